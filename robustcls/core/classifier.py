@@ -1,0 +1,93 @@
+"""An image classifier: pixels in [0, 1] to logits."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.core.errors import InputError
+
+
+class Classifier(nn.Module):
+    """Takes pixels in [0, 1] as N,C,H,W and gives logits N,K; owns normalisation, input size and class names.
+
+    Normalisation happens inside, so that every attack works in pixel space and eps means what it says.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        classes: Sequence[str],
+        input_size: Sequence[int],
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+        arch: str = "",
+    ) -> None:
+        """net: the network behind the normalisation. input_size: (C, H, W). mean, std: one value, or one a channel."""
+        super().__init__()
+        channels = input_size[0]
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) not in (1, channels):
+                raise InputError(f"{name} has {len(values)} values for {channels} channels: give one, or one a channel")
+        if any(value <= 0 for value in std):
+            raise InputError(f"std {tuple(std)} is not positive: give the standard deviation of each channel")
+        self.net = net
+        self.classes = tuple(classes)
+        self.input_size: tuple[int, int, int] = (input_size[0], input_size[1], input_size[2])
+        self.arch = arch
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x - self.mean) / self.std)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters, or else its buffers, are; the CPU for a model without any."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def check_images(images: Tensor, labels: Tensor | None = None, input_size: Sequence[int] | None = None) -> None:
+    """Raises InputError unless images are float N,C,H,W in [0, 1] (of `input_size`) and labels are integers, one an image."""
+    if not isinstance(images, Tensor) or images.ndim != 4 or len(images) == 0:
+        shape = tuple(getattr(images, "shape", ()))
+        raise InputError(f"images of shape {shape}: give a non-empty float tensor N,C,H,W")
+    if not images.is_floating_point():
+        raise InputError(f"images are {images.dtype}: give floats in [0, 1], for instance images.float() / 255")
+    low, high = images.amin().item(), images.amax().item()
+    if not (low >= 0 and high <= 1):
+        raise InputError(
+            f"images lie in [{low:.3g}, {high:.3g}], not in [0, 1]: give pixels, and let the model normalise inside"
+        )
+    if input_size is not None and tuple(images.shape[1:]) != tuple(input_size):
+        raise InputError(
+            f"images are {_size(images.shape[1:])}, the model takes {_size(input_size)}: resize the images"
+        )
+    if labels is None:
+        return
+    if labels.ndim != 1 or len(labels) != len(images) or labels.is_floating_point():
+        raise InputError(
+            f"labels of shape {tuple(labels.shape)} and {labels.dtype} for {len(images)} images: give one integer an image"
+        )
+    if labels.min().item() < 0:
+        raise InputError(f"label {labels.min().item()} is negative: labels count from 0")
+
+
+def check_logits(logits: Tensor, labels: Tensor) -> None:
+    """Raises InputError unless logits are N,K with K >= 2 and every label is below K."""
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"the model gives {shape}: it must give logits N,K of two classes or more")
+    if labels.max().item() >= logits.shape[1]:
+        raise InputError(
+            f"label {labels.max().item()} is beyond the model's {logits.shape[1]} classes: is it a model for other data?"
+        )
+
+
+def _size(size: Sequence[int]) -> str:
+    return "x".join(str(value) for value in size)

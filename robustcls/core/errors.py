@@ -1,0 +1,18 @@
+"""The one exception that means: what was asked for or handed in is wrong."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """Wrong usage or input. The message is one line: what, where, how to mend. The command line ends with status 2."""
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
+    """An InputError that names the nearest of the known names, or all of them when none is near."""
+    known = sorted(known)
+    near = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return InputError(
+        f"unknown {what} {str(name)!r}: {hint}there {'is' if len(known) == 1 else 'are'} {', '.join(known) or 'none'}"
+    )

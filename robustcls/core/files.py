@@ -1,0 +1,49 @@
+"""Files that are never half-written: a temporary name beside the target, then a rename."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from robustcls.core.errors import InputError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; at the end it takes the place of `path`, or is removed after an error.
+
+    Raises InputError where the folder cannot be made or written.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        check_writable(path)
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}: name another place with --out") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def check_writable(path: str | Path) -> None:
+    """Makes the folder of `path`. Raises InputError where a file cannot be written there: ask before a long run."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}: name another place with --out") from None
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder: name a file with --out")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"cannot write {path}: the folder is read-only: name another place with --out")
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,38 @@
+"""Losses of each sample, in float32 whatever the logits' precision. Larger is better for the attacker."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Negative log-probability of the true class. logits: N,K; y: N; returns N."""
+    return F.cross_entropy(logits.float(), y, reduction="none")
+
+
+def kl(logits: Tensor, reference: Tensor) -> Tensor:
+    """KL(p_reference || p_logits), both given as logits N,K; returns N (TRADES, Zhang et al. 2019, arXiv:1901.08573)."""
+    return F.kl_div(
+        F.log_softmax(logits.float(), 1), F.log_softmax(reference.float(), 1), reduction="none", log_target=True
+    ).sum(1)
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Largest other logit minus the true one: positive exactly where the sample is misclassified (ties count as right).
+
+    Carlini and Wagner 2017, arXiv:1608.04644. logits: N,K with K >= 2; y: N; returns N.
+    """
+    logits = logits.float()
+    true = logits.gather(1, y[:, None]).squeeze(1)
+    return logits.scatter(1, y[:, None], -float("inf")).amax(1) - true
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio: the margin over the gap between first and third logit, unmoved by a scale or a shift.
+
+    Croce and Hein 2020, arXiv:2003.01690. With two classes there is no third logit, and the gap between the two is used.
+    logits: N,K with K >= 2; y: N; returns N.
+    """
+    logits = logits.float()
+    ordered = logits.sort(dim=1, descending=True).values
+    gap = ordered[:, 0] - ordered[:, min(2, logits.shape[1] - 1)]
+    return margin(logits, y) / (gap + 1e-12)

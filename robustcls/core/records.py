@@ -1,0 +1,320 @@
+"""What an evaluation found: dataclasses, and versioned JSON both ways.
+
+The report, the gate and the comparison see these records alone; nothing here imports torch.
+"""
+
+import base64
+import dataclasses
+import json
+import math
+import types
+import typing
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustcls.core.errors import InputError
+from robustcls.core.files import replacing
+from robustcls.core.statistics import wilson
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SCHEMA = "robustcls/evaluation/1"
+
+
+@dataclass
+class Model:
+    """The model that was judged."""
+
+    name: str
+    sha256: str  # of the checkpoint file, or of the parameters and buffers where there is no file
+    arch: str = ""
+    parameters: int = 0
+    input_size: list[int] = field(default_factory=list)  # C, H, W
+    classes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Data:
+    """The samples it was judged on."""
+
+    name: str
+    split: str
+    n: int
+    sha256: str  # of the pixels and labels that were used
+    available: int = 0  # how many the split holds
+    sampling: str = ""  # the rule by which n of them were chosen
+    note: str = ""  # what a reader must know about them, such as skipped files
+
+
+@dataclass
+class Threat:
+    norm: str
+    eps: float
+    eps_text: str
+    goal: str = "untargeted: any wrong label"
+    knowledge: str = "white box: architecture, weights and gradients are known"
+
+
+@dataclass
+class Accuracy:
+    """correct of total, with the 95% Wilson interval."""
+
+    correct: int
+    total: int
+    accuracy: float
+    ci95: list[float]
+    kind: str = ""
+
+    @classmethod
+    def of(cls, correct: int, total: int, kind: str = "") -> "Accuracy":
+        return cls(correct, total, correct / total if total else 0.0, list(wilson(correct, total)), kind)
+
+
+@dataclass
+class Attack:
+    """One attack of the cascade: it met the samples that were still right when its turn came."""
+
+    name: str
+    options: dict[str, Any]
+    attacked: int
+    broken: int
+    robust_accuracy: float  # after this attack and all before it
+    seconds: float
+    forwards: int  # images passed forward, summed over the attack
+    backwards: int
+    alone: Accuracy | None = None  # against every sample; None where the attack met survivors only
+    unique: int | None = None  # samples that no other attack broke; None likewise
+    median_distance: float | None = None  # over the samples that it broke
+    error: str = ""
+
+
+@dataclass
+class Check:
+    """A diagnostic of the numbers themselves."""
+
+    id: str
+    status: str  # pass, warn, fail, not_run
+    measured: float | None
+    threshold: float | None
+    message: str
+
+
+@dataclass
+class Sample:
+    """One image: its label, the clean prediction, and the prediction after the attacks."""
+
+    index: int  # in the split
+    label: int
+    clean: int
+    adversarial: int  # the label of the verified adversarial example; the clean prediction where none was found
+    broken_by: str | None  # the first attack of the cascade that broke it
+    distance: float | None  # of that example, in the threat model's norm
+    fooled_by: list[str] | None = None  # every attack that broke it; None where attacks met survivors only
+
+
+@dataclass
+class Array:
+    """Numbers as text: value = integer * scale, little-endian, zlib, base64."""
+
+    shape: list[int]
+    dtype: str  # uint8 or int8
+    scale: float
+    data: str
+
+    @classmethod
+    def encode(cls, values: "np.ndarray", dtype: str = "int8", scale: float | None = None) -> "Array":
+        """Rounds values to 255 levels; without a scale, the largest magnitude becomes 127 (int8) or 255 (uint8)."""
+        import numpy as np
+
+        top = 127 if dtype == "int8" else 255
+        if scale is None:
+            scale = float(np.abs(values).max()) / top or 1.0
+        levels = np.clip(np.rint(values / scale), -top if dtype == "int8" else 0, top).astype(dtype)
+        packed = base64.b64encode(zlib.compress(levels.tobytes(), 9)).decode()
+        return cls(list(values.shape), dtype, scale, packed)
+
+    def decode(self) -> "np.ndarray":
+        """float32, of the original shape. Raises InputError where the data does not fill the shape."""
+        import numpy as np
+
+        try:
+            if self.dtype not in ("uint8", "int8") or any(side < 0 for side in self.shape):
+                raise ValueError
+            size = math.prod(self.shape)
+            raw = zlib.decompressobj().decompress(base64.b64decode(self.data, validate=True), size + 1)
+            return (np.frombuffer(raw, self.dtype).reshape(self.shape) * np.float32(self.scale)).astype(np.float32)
+        except (ValueError, zlib.error):
+            raise InputError(f"an array of shape {self.shape} does not hold its data: the file is damaged") from None
+
+
+@dataclass
+class Map:
+    """An attribution map, H,W."""
+
+    method: str
+    role: str  # clean | adversarial | adversarial_class
+    target: int  # the class that it explains
+    values: Array
+    note: str = ""  # e.g. the grid of GradCAM
+
+
+@dataclass
+class Example:
+    """One image of the gallery. Refers to the sample with the same index."""
+
+    index: int
+    outcome: str  # broken | survived | clean_error
+    clean: Array  # C,H,W uint8
+    adversarial: Array  # C,H,W uint8; the strongest attempt where the sample survived
+    perturbation: Array  # C,H,W int8, exact to 1/127 of its largest value
+    clean_top: list[list[float]]  # [class, probability], highest first
+    adversarial_top: list[list[float]]
+    maps: list[Map] = field(default_factory=list)
+
+
+@dataclass
+class Gallery:
+    rule: str  # how the examples were drawn, in words
+    examples: list[Example]
+
+
+@dataclass
+class Epoch:
+    """A line of history.jsonl. Accuracies are shares; None where not measured."""
+
+    epoch: int  # from 1
+    lr: float
+    train_loss: float
+    train_clean: float | None
+    train_robust: float | None  # under the training attack, while training
+    val_clean: float | None
+    val_robust: float | None
+    val_fgsm: float | None
+    seconds: float
+    images_per_second: float
+
+
+@dataclass
+class Training:
+    config: dict[str, Any]
+    epochs: list[Epoch]
+    chosen_epoch: int
+    selected_by: str  # e.g. "robust accuracy on the validation split, pgd(steps=10)"
+    val_attack: str = ""
+
+
+@dataclass
+class Provenance:
+    command: str
+    config: dict[str, Any]
+    seed: int
+    versions: dict[str, str]
+    device: str
+    commit: str
+    started: str  # ISO 8601, UTC
+    seconds: float
+    precision: str = ""
+
+
+@dataclass
+class Evaluation:
+    """Everything that one evaluation measured: `Evaluation.load(path)`, `evaluation.save(path)`."""
+
+    model: Model
+    data: Data
+    threat: Threat
+    clean: Accuracy
+    robust: Accuracy
+    attacks: list[Attack]
+    checks: list[Check]
+    samples: list[Sample]
+    provenance: Provenance
+    gallery: Gallery | None = None
+    training: Training | None = None
+    schema: str = SCHEMA
+
+    def to_json(self) -> str:
+        """The JSON text: `schema` first, no NaN, ends with a newline."""
+        whole = {"schema": self.schema, **dataclasses.asdict(self)}
+        return json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        with replacing(path) as part:
+            part.write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def from_json(cls, text: str, name: str = "evaluation") -> "Evaluation":
+        """Raises InputError that names the first place where the text is not an evaluation."""
+        try:
+            whole = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"{name} is not JSON ({error}): give the file that `robustcls attack` wrote") from None
+        schema = whole.get("schema") if isinstance(whole, dict) else None
+        if schema != SCHEMA:
+            raise InputError(
+                f"{name} has schema {schema!r}, not {SCHEMA!r}: give the file that `robustcls attack` wrote"
+            )
+        evaluation = _build(cls, whole, name)
+        _check_sums(evaluation, name)
+        return evaluation
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Evaluation":
+        """Raises InputError where the file is missing or is not an evaluation."""
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"), str(path))
+        except OSError as error:
+            raise InputError(
+                f"cannot read {path}: {error.strerror}: give the file that `robustcls attack` wrote"
+            ) from None
+        except UnicodeDecodeError:
+            raise InputError(f"{path} is not a text file: give the JSON file that `robustcls attack` wrote") from None
+
+
+def _check_sums(evaluation: Evaluation, name: str) -> None:
+    for label, accuracy in (("clean", evaluation.clean), ("robust", evaluation.robust)):
+        if not 0 <= accuracy.correct <= accuracy.total or len(accuracy.ci95) != 2:
+            raise InputError(
+                f"{name}: {label}: {accuracy.correct} of {accuracy.total} is not a count: the file is damaged"
+            )
+
+
+def _build(hint: Any, value: Any, where: str) -> Any:
+    """`value` (parsed JSON) as an instance of `hint`; unknown keys are ignored so that older readers take newer files."""
+    origin = typing.get_origin(hint)
+    if isinstance(hint, types.UnionType):
+        if value is None and type(None) in typing.get_args(hint):
+            return None
+        return _build(next(part for part in typing.get_args(hint) if part is not type(None)), value, where)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        hints = typing.get_type_hints(hint)
+        given = {
+            f.name: _build(hints[f.name], value[f.name], f"{where}: {f.name}")
+            for f in dataclasses.fields(hint)
+            if f.name in value
+        }
+        missing = [
+            f.name
+            for f in dataclasses.fields(hint)
+            if f.name not in given and f.default is f.default_factory is dataclasses.MISSING
+        ]
+        if missing:
+            raise InputError(f"{where}: {missing[0]!r} is missing: the file is damaged or of another version")
+        return hint(**given)
+    if origin is list and isinstance(value, list):
+        (item,) = typing.get_args(hint)
+        return [_build(item, element, f"{where}[{i}]") for i, element in enumerate(value)]
+    if origin is dict and isinstance(value, Mapping):
+        item = typing.get_args(hint)[1]
+        return {str(key): _build(item, element, f"{where}.{key}") for key, element in value.items()}
+    if hint is Any:
+        return value
+    if hint is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    if hint in (int, str, bool) and type(value) is hint:
+        return value
+    raise InputError(f"{where}: {value!r:.40} is not {getattr(hint, '__name__', hint)}: the file is damaged")

@@ -1,0 +1,54 @@
+"""Intervals and paired tests for accuracies. Plain Python: the report uses it without torch."""
+
+import math
+from collections.abc import Sequence
+
+Z95 = 1.959963984540054
+
+
+def wilson(correct: int, total: int) -> tuple[float, float]:
+    """The 95% Wilson score interval of correct / total (Wilson 1927); (0, 1) where nothing was counted."""
+    if total == 0:
+        return 0.0, 1.0
+    p, z2 = correct / total, Z95**2
+    centre = (p + z2 / (2 * total)) / (1 + z2 / total)
+    half = Z95 / (1 + z2 / total) * math.sqrt(p * (1 - p) / total + z2 / (4 * total**2))
+    # Clamped to the estimate: at 0 and at 1 the formula misses it by a rounding error.
+    return min(max(0.0, centre - half), p), max(min(1.0, centre + half), p)
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """Exact two-sided McNemar p-value for two classifiers judged on the same samples (McNemar 1947).
+
+    first, second: whether each sample was classified correctly. 1 where they never disagree.
+    """
+    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
+    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    n, k = only_first + only_second, min(only_first, only_second)
+    if n == 0:
+        return 1.0
+    log_terms = [
+        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2) for i in range(k + 1)
+    ]
+    return min(1.0, 2 * math.fsum(map(math.exp, log_terms)))
+
+
+def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, tuple[float, float]]:
+    """Accuracy of second minus first on the same samples, with its 95% interval (Newcombe 1998, method 10)."""
+    n = len(first)
+    a = sum(x and y for x, y in zip(first, second, strict=True))
+    b = sum(x and not y for x, y in zip(first, second, strict=True))
+    c = sum(y and not x for x, y in zip(first, second, strict=True))
+    d = n - a - b - c
+    if n == 0:
+        return 0.0, (-1.0, 1.0)
+    p1, p2 = (a + b) / n, (a + c) / n
+    (l1, u1), (l2, u2) = wilson(a + b, n), wilson(a + c, n)
+    margins = (a + b) * (c + d) * (a + c) * (b + d)
+    numerator: float = a * d - b * c
+    if numerator > 0:
+        numerator = max(numerator - n / 2, 0.0)  # the continuity correction of the method
+    phi = numerator / math.sqrt(margins) if margins else 0.0
+    down = math.sqrt(max(0.0, (p2 - l2) ** 2 - 2 * phi * (p2 - l2) * (u1 - p1) + (u1 - p1) ** 2))
+    up = math.sqrt(max(0.0, (u2 - p2) ** 2 - 2 * phi * (u2 - p2) * (p1 - l1) + (p1 - l1) ** 2))
+    return p2 - p1, (max(-1.0, p2 - p1 - down), min(1.0, p2 - p1 + up))

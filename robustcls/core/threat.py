@@ -1,0 +1,169 @@
+"""What the attacker may do: a norm ball of radius eps in pixel space, inside the box [0, 1].
+
+This is the only file that branches on a norm.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+
+from robustcls.core.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+Norm = Literal["linf", "l2", "l1"]
+
+
+def parse_eps(text: str | float) -> float:
+    """The radius as a number, from `8/255`, `0.031` or a number. Raises InputError unless finite and not negative."""
+    try:
+        eps = float(Fraction(text.strip())) if isinstance(text, str) else float(text)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        eps = math.nan
+    if not 0 <= eps < math.inf:
+        raise InputError(
+            f"eps {text!r} is not a radius: give a fraction such as 8/255 or a decimal such as 0.031, not negative"
+        )
+    return eps
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """All images within `eps` (pixel values, [0, 1] scale) of the clean one in `norm`, and inside [0, 1]."""
+
+    norm: Norm
+    eps: float
+
+    def __post_init__(self) -> None:
+        if self.norm not in get_args(Norm):
+            raise unknown("norm", self.norm, get_args(Norm))
+        object.__setattr__(self, "eps", parse_eps(self.eps))
+
+    @classmethod
+    def parse(cls, text: str) -> "ThreatModel":
+        """From `linf:8/255`. Raises InputError."""
+        norm, colon, eps = text.partition(":")
+        if not colon:
+            raise InputError(f"threat model {text!r} has no radius: write it as linf:8/255")
+        return cls(norm, parse_eps(eps))  # type: ignore[arg-type]
+
+    @property
+    def eps_text(self) -> str:
+        """The radius as people write it: `8/255` where it is a whole number of grey levels below 128, else a decimal."""
+        levels = self.eps * 255
+        if self.norm == "linf" and 0 < round(levels) < 128 and abs(levels - round(levels)) < 1e-6:
+            return f"{round(levels)}/255"
+        return f"{self.eps:.6g}"
+
+    def __str__(self) -> str:
+        return f"{self.norm}:{self.eps_text}"
+
+    def project(self, x_adv: "Tensor", x: "Tensor") -> "Tensor":
+        """Onto the ball around x, then onto the box.
+
+        Clipping to the box moves every pixel towards x, which lies in the box, so the result is inside both. For linf it
+        is the nearest such point; for l2 and l1 it is feasible, not always nearest. x, x_adv: N,C,H,W.
+        """
+        return (x + _NORMS[self.norm].clip(x_adv - x, self.eps)).clamp(0, 1)
+
+    def random_start(self, x: "Tensor", generator: "Generator | None" = None) -> "Tensor":
+        """A point drawn uniformly from the ball around each x, clipped to the box."""
+        return (x + _NORMS[self.norm].uniform(x, generator) * self.eps).clamp(0, 1)
+
+    def steepest(self, grad: "Tensor") -> "Tensor":
+        """The direction of norm 1 along which a loss with this gradient rises fastest; 0 where the gradient is 0.
+
+        linf: the sign. l2: the gradient over its length. l1: the sign on the largest 1% of the coordinates, divided by
+        their number, since the exact maximiser moves one pixel a step (SLIDE, Tramer and Boneh 2019, arXiv:1904.13000).
+        """
+        return _NORMS[self.norm].steepest(grad)
+
+    def distance(self, x_adv: "Tensor", x: "Tensor") -> "Tensor":
+        """The norm of x_adv - x for each sample: N."""
+        return _NORMS[self.norm].size(x_adv - x)
+
+
+class _NormFunctions(NamedTuple):
+    size: Callable[["Tensor"], "Tensor"]  # delta -> N
+    clip: Callable[["Tensor", float], "Tensor"]  # delta, eps -> delta inside the ball
+    uniform: Callable[["Tensor", "Generator | None"], "Tensor"]  # like x -> a point in the unit ball
+    steepest: Callable[["Tensor"], "Tensor"]
+
+
+def _per_sample(values: "Tensor", like: "Tensor") -> "Tensor":
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def _linf_size(delta: "Tensor") -> "Tensor":
+    return delta.flatten(1).abs().amax(1)
+
+
+def _linf_clip(delta: "Tensor", eps: float) -> "Tensor":
+    return delta.clamp(-eps, eps)
+
+
+def _linf_uniform(x: "Tensor", generator: "Generator | None") -> "Tensor":
+    return x.new_empty(x.shape).uniform_(-1, 1, generator=generator)
+
+
+def _linf_steepest(grad: "Tensor") -> "Tensor":
+    return grad.sign()
+
+
+def _l2_size(delta: "Tensor") -> "Tensor":
+    return delta.flatten(1).norm(dim=1)
+
+
+def _l2_clip(delta: "Tensor", eps: float) -> "Tensor":
+    shrink = (eps / _l2_size(delta).clamp_min(1e-30)).clamp_max(1)
+    return delta * _per_sample(shrink, delta)
+
+
+def _l2_uniform(x: "Tensor", generator: "Generator | None") -> "Tensor":
+    direction = _l2_steepest(x.new_empty(x.shape).normal_(generator=generator))
+    radius = x.new_empty(len(x)).uniform_(0, 1, generator=generator) ** (1 / x[0].numel())
+    return direction * _per_sample(radius, x)
+
+
+def _l2_steepest(grad: "Tensor") -> "Tensor":
+    # Dividing by the largest entry first keeps tiny gradients from vanishing in the squares.
+    grad = grad / _per_sample(_linf_size(grad).clamp_min(1e-30), grad)
+    return grad / _per_sample(_l2_size(grad).clamp_min(1e-30), grad)
+
+
+def _l1_size(delta: "Tensor") -> "Tensor":
+    return delta.flatten(1).abs().sum(1)
+
+
+def _l1_clip(delta: "Tensor", eps: float) -> "Tensor":
+    """Euclidean projection onto the l1 ball (Duchi et al. 2008): soft-threshold so that the sizes add up to eps."""
+    size = delta.flatten(1).abs()
+    ordered = size.sort(dim=1, descending=True).values
+    excess = (ordered.cumsum(1) - eps) / ordered.new_ones(ordered.shape[1]).cumsum(0)
+    active = (ordered > excess).sum(1, keepdim=True).clamp_min(1)
+    threshold = excess.gather(1, active - 1)
+    threshold = threshold.where(size.sum(1, keepdim=True) > eps, 0)
+    return (delta.flatten(1).sign() * (size - threshold).clamp_min(0)).view_as(delta)
+
+
+def _l1_uniform(x: "Tensor", generator: "Generator | None") -> "Tensor":
+    sizes = x.new_empty(len(x), x[0].numel() + 1).exponential_(generator=generator)  # one more than pixels: the slack
+    sign = x.new_empty(x.shape).uniform_(-1, 1, generator=generator).sign()
+    return sign * (sizes / sizes.sum(1, keepdim=True))[:, :-1].view_as(x)
+
+
+def _l1_steepest(grad: "Tensor") -> "Tensor":
+    flat = grad.flatten(1)
+    top = flat.abs().topk(max(1, flat.shape[1] // 100), dim=1).indices
+    step = flat.new_zeros(flat.shape).scatter(1, top, flat.gather(1, top).sign())
+    return (step / step.abs().sum(1, keepdim=True).clamp_min(1)).view_as(grad)
+
+
+_NORMS: dict[str, _NormFunctions] = {
+    "linf": _NormFunctions(_linf_size, _linf_clip, _linf_uniform, _linf_steepest),
+    "l2": _NormFunctions(_l2_size, _l2_clip, _l2_uniform, _l2_steepest),
+    "l1": _NormFunctions(_l1_size, _l1_clip, _l1_uniform, _l1_steepest),
+}
