@@ -1,0 +1,127 @@
+"""Attribution maps: which pixels a class's logit rests on. One method per file; `explain` runs any of them.
+
+A method is `(model, x, target, *, options) -> Tensor`, N,C,H,W or N,H,W: x lies on the model's device, target holds one
+class an image, and the model is in eval mode with frozen parameters, which `explain` sees to. It explains the logit as
+the model gives it, never a softmax: there the other classes' evidence would be mixed in. A method's file may also define
+`note(model, x, *, options) -> str`, what a reader of its maps must know.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.attribution.batches import images_per_pass
+from robustcls.core.classifier import check_images, check_logits, device_of
+from robustcls.core.errors import InputError
+from robustcls.core.gradients import frozen
+from robustcls.core.plugins import load, resolved
+
+
+def explain(
+    model: nn.Module,
+    images: Tensor,
+    target: int | Tensor | Sequence[int] | None = None,
+    method: str = "integrated_gradients",
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Attribution maps of the target class's logit, float32 on the CPU: N,C,H,W, or N,H,W from `gradcam`.
+
+    model: any module on pixels in [0, 1], on any device and in any mode; it is left exactly as it was. images: float
+    N,C,H,W. target: one class for all, or one an image; None takes each image's predicted class. method: a spec such as
+    `integrated_gradients(steps=64, baseline="mean")`. batch_size: images at a time; None goes by their size. progress: a
+    bar on stderr. Raises InputError for images, targets, methods or options that do not fit.
+    """
+    function = load("attribution", method)
+    check_images(images, input_size=_input_size(model))
+    labels = None if target is None else torch.as_tensor(target, device="cpu")
+    if labels is not None:
+        labels = labels.expand(len(images)) if labels.ndim == 0 else labels
+        check_images(images, labels)
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch size {batch_size} is not positive: give 1 or more, or none for the automatic one")
+    size = batch_size or images_per_pass(images)
+    maps = []
+    # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
+    with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+        for start in _steps(range(0, len(images), size), method, progress):
+            x = _placed(model, images[start : start + size])
+            classes = _classes(model, x, None if labels is None else labels[start : start + size])
+            maps.append(_checked(_run(function, model, x, classes, method), x, method))
+    return torch.cat(maps)
+
+
+def note(model: nn.Module, images: Tensor, method: str = "integrated_gradients") -> str:
+    """What a reader of the method's maps must know, in a few words: baseline and steps, or layer and grid; may be empty.
+
+    images: N,C,H,W as for `explain`; the first is passed through the model where the answer depends on it.
+    """
+    function = load("attribution", method)
+    describe = getattr(sys.modules[function.func.__module__], "note", None)  # type: ignore[attr-defined]
+    if describe is None:
+        return ""
+    check_images(images, input_size=_input_size(model))
+    with torch.inference_mode(False), frozen(model):
+        return describe(model, _placed(model, images[:1]), **resolved("attribution", method))
+
+
+def collapse(maps: Tensor) -> Tensor:
+    """One value a pixel: the sum over channels. N,C,H,W to N,H,W; maps that are N,H,W already come back as they are.
+
+    The sum is what keeps the meaning. Of signed maps, the pixels still add up to what the channels did (the completeness
+    of integrated gradients), and evidence for and against cancels inside a pixel as it does in the logit. Of magnitudes,
+    it is the l1 norm of a pixel's gradient: how far the logit moves, to first order, when each channel moves by one.
+    """
+    return maps.sum(1) if maps.ndim == 4 else maps
+
+
+def _input_size(model: nn.Module) -> Sequence[int] | None:
+    size = getattr(model, "input_size", None)  # other people's modules may mean something else by it
+    return size if isinstance(size, (tuple, list, torch.Size)) and len(size) == 3 else None
+
+
+def _placed(model: nn.Module, images: Tensor) -> Tensor:
+    """A copy on the model's device, in the precision of its parameters."""
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return images.detach().to(device_of(model), dtype, copy=True)
+
+
+def _classes(model: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
+    """The class to explain for each image, on x's device. Raises InputError for a class that the model does not have."""
+    with torch.no_grad():
+        logits = model(x if labels is None else x[:1])  # one image is enough to count the classes
+    if labels is None:
+        labels = logits.argmax(1) if isinstance(logits, Tensor) and logits.ndim == 2 else torch.zeros(len(x))
+    check_logits(logits, labels)
+    return labels.to(x.device, torch.int64, copy=True)
+
+
+def _run(function, model: nn.Module, x: Tensor, classes: Tensor, method: str) -> Tensor:
+    try:
+        return function(model, x, classes)
+    except RuntimeError as error:
+        if "does not require grad" not in str(error) and "not have been used" not in str(error):
+            raise
+        raise InputError(
+            f"{method} found no gradient: the logits do not depend on what it differentiates: is the model differentiable?"
+        ) from None
+
+
+def _checked(maps: Tensor, x: Tensor, method: str) -> Tensor:
+    if maps.shape not in (x.shape, (len(x), *x.shape[2:])):
+        raise InputError(
+            f"{method} gives {tuple(maps.shape)} for images {tuple(x.shape)}: a map must be N,C,H,W or N,H,W of their size"
+        )
+    return maps.detach().to("cpu", torch.float32)
+
+
+def _steps(starts: range, method: str, progress: bool):
+    if not progress:
+        return starts
+    from tqdm import tqdm
+
+    return tqdm(
+        starts, desc=method, unit="batch", leave=False, delay=2, disable=None
+    )  # None: not where stderr is a file

@@ -19,6 +19,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         check_writable(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         os.replace(part, path)
     except OSError as error:
@@ -28,16 +29,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def check_writable(path: str | Path) -> None:
-    """Makes the folder of `path`. Raises InputError where a file cannot be written there: ask before a long run."""
+    """Raises InputError where a file cannot be written at `path`, and makes nothing: ask before a long run."""
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}: name another place with --out") from None
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder: name a file with --out")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"cannot write {path}: the folder is read-only: name another place with --out")
+    home = next(parent for parent in path.absolute().parents if parent.exists())
+    if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write {path}: {home} is no folder that can be written: name another with --out")
 
 
 def sha256(path: str | Path) -> str:

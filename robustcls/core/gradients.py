@@ -15,28 +15,38 @@ def input_gradient(
     y: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
 ) -> Tensor:
-    """The gradient of each sample's loss(model(x), y) by its own x: N,C,H,W. Parameters' gradients are not touched.
+    """The gradient of each sample's loss(model(x), y) by its own x: N,C,H,W. Parameters' gradients are not touched."""
+    return logits_and_gradient(model, x, loss, y)[2]
 
-    The losses are summed, not averaged, so that the batch size does not scale gradients towards underflow.
+
+def logits_and_gradient(
+    model: Callable[[Tensor], Tensor], x: Tensor, loss: Callable[..., Tensor], *labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits N,K, losses N = loss(logits, *labels), and the gradient of each loss by its own x: N,C,H,W, from one pass.
+
+    The losses are summed, not averaged, so that the batch size does not scale gradients towards underflow. A model
+    without a gradient gives zeros, which the zero-gradient check reports.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        total = loss(model(x), y).sum()
-        if (
-            not total.requires_grad
-        ):  # the model is not differentiable: say so with zeros, as a gradient-masking check sees it
-            return torch.zeros_like(x)
-        (grad,) = torch.autograd.grad(total, x, allow_unused=True)
-    return torch.zeros_like(x) if grad is None else grad
+        logits = model(x)
+        losses = loss(logits, *labels)
+        grad = torch.autograd.grad(losses.sum(), x, allow_unused=True)[0] if losses.requires_grad else None
+    return logits.detach(), losses.detach(), torch.zeros_like(x) if grad is None else grad
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """The model in eval mode without parameter gradients; at the end modes, flags and buffers are exactly as before.
 
-    Buffers are copied too, for modules that count or average in their forward pass whatever their mode.
+    Buffers are kept too, for modules that count or average in their forward pass whatever their mode.
     """
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
@@ -50,5 +60,6 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
         for parameter, requires_grad in flags:
             parameter.requires_grad_(requires_grad)
         with torch.no_grad():
-            for buffer, before in buffers:
+            for module, name, buffer, before in buffers:
                 buffer.copy_(before)
+                module._buffers[name] = buffer  # a module may have put another tensor in its place

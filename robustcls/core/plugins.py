@@ -7,7 +7,6 @@ A file that holds several names them in `__all__`. Listing reads the source with
 import ast
 import importlib
 import inspect
-import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from robustcls.core.config import union_parts
 from robustcls.core.errors import InputError, unknown
 
 KINDS = {
@@ -27,7 +27,7 @@ KINDS = {
     "schedule": "robustcls/training/schedule.py",
     "section": "robustcls/reporting/sections",
     "step": "robustcls/steps",
-    "suite": "robustcls/attacks/suites.py",
+    "suite": "robustcls/evaluation/suites.py",
     "tracker": "robustcls/trackers",
 }
 _ROOT = Path(__file__).resolve().parents[2]
@@ -161,13 +161,22 @@ def import_dotted(kind: str, module: str, attribute: str) -> Callable[..., Any]:
 
 def _options(function: Callable[..., Any]) -> list[tuple[str, inspect.Parameter, Any]]:
     """The keyword-only parameters that a spec can set: those annotated with a simple type."""
-    hints = typing.get_type_hints(function)
     keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    return [(p.name, p, hints.get(p.name)) for p in keywords if _simple_types(hints.get(p.name))]
+    hints = {p.name: _hint(p.annotation) for p in keywords}
+    return [(p.name, p, hints[p.name]) for p in keywords if _simple_types(hints[p.name])]
+
+
+def _hint(annotation: Any) -> Any:
+    """An annotation that is text (`from __future__ import annotations`) as the union of simple types that it names."""
+    if not isinstance(annotation, str):
+        return annotation
+    known = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
+    parts = [known.get(part.strip()) for part in annotation.split("|")]
+    return typing.Union[tuple(parts)] if all(parts) else None
 
 
 def _simple_types(hint: Any) -> tuple[type, ...]:
-    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    parts = union_parts(hint)
     if typing.get_origin(hint) is typing.Literal:
         return (str,)
     return parts if all(part in _SIMPLE or part is type(None) for part in parts) else ()
@@ -196,7 +205,8 @@ def _plugins(kind: str) -> dict[str, Plugin]:
     if kind not in KINDS:
         raise unknown("kind of plug-in", kind, KINDS)
     place = _ROOT / KINDS[kind]
-    files = [place] if place.is_file() else sorted(place.glob("*.py"))
+    others = {_ROOT / home for home in KINDS.values()}  # such as data/augment.py, which is a kind of its own
+    files = [place] if place.is_file() else [file for file in sorted(place.glob("*.py")) if file not in others]
     return {plugin.name: plugin for file in files for plugin in _read(kind, file)}
 
 
@@ -228,3 +238,8 @@ def _declared(node: ast.FunctionDef) -> tuple[Option, ...]:
         if argument.annotation
         and set(ast.unparse(argument.annotation).split(" | ")) <= {"int", "float", "str", "bool", "None"}
     )
+
+
+def _is_simple(annotation: str) -> bool:
+    parts = set(annotation.split(" | ")) - {"int", "float", "str", "bool", "None"}
+    return all(part.startswith("Literal[") for part in parts)

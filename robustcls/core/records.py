@@ -7,7 +7,6 @@ import base64
 import dataclasses
 import json
 import math
-import types
 import typing
 import zlib
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustcls.core.config import union_parts
 from robustcls.core.errors import InputError
 from robustcls.core.files import replacing
 from robustcls.core.statistics import wilson
@@ -286,10 +286,9 @@ def _check_sums(evaluation: Evaluation, name: str) -> None:
 def _build(hint: Any, value: Any, where: str) -> Any:
     """`value` (parsed JSON) as an instance of `hint`; unknown keys are ignored so that older readers take newer files."""
     origin = typing.get_origin(hint)
-    if isinstance(hint, types.UnionType):
-        if value is None and type(None) in typing.get_args(hint):
-            return None
-        return _build(next(part for part in typing.get_args(hint) if part is not type(None)), value, where)
+    parts = union_parts(hint)
+    if len(parts) > 1:  # only `X | None` occurs
+        return None if value is None else _build(parts[0], value, where)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         hints = typing.get_type_hints(hint)
         given = {

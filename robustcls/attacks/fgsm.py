@@ -1,0 +1,28 @@
+"""The fast gradient sign method."""
+
+from torch import Generator, Tensor, nn
+
+from robustcls.core.gradients import input_gradient
+from robustcls.core.losses import cross_entropy
+from robustcls.core.threat import ThreatModel
+
+
+def fgsm(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    random_start: bool = False,
+    step_size: float | None = None,
+    loss=cross_entropy,
+    generator: Generator | None = None,
+) -> Tensor:
+    """One gradient step of length eps (Goodfellow et al. 2014, arXiv:1412.6572).
+
+    With random_start and a step of 1.25 eps it is FGSM-RS (Wong et al. 2020, arXiv:2001.03994).
+    """
+    step_size = threat.eps if step_size is None else step_size
+    x_adv = threat.random_start(x, generator) if random_start else x
+    grad = input_gradient(model, x_adv, y, loss)
+    return threat.project(x_adv + step_size * threat.steepest(grad), x)

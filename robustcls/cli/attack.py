@@ -1,0 +1,74 @@
+"""`robustcls attack`."""
+
+from pathlib import Path
+
+import click
+
+from robustcls.cli.console import note, percent, progress, table
+from robustcls.cli.options import build, config_option, options
+from robustcls.core.files import check_writable
+from robustcls.core.records import Evaluation
+from robustcls.evaluation.config import AttackConfig
+
+
+@click.command("attack")
+@click.option("--model", required=True, metavar="M", help="Checkpoint, state dict (with --arch) or module:callable.")
+@click.option("--out", metavar="FILE.json", help="The evaluation.  [default: evaluation.json beside the checkpoint]")
+@click.option("--save-examples", metavar="FILE.npz", help="Also save the verified adversarial examples.")
+@config_option
+@options(AttackConfig)
+def command(flags: dict, config_file: str | None, model: str, out: str | None, save_examples: str | None) -> None:
+    """Measure clean and robust accuracy; write an evaluation.
+
+    Attacks run in order, each on the samples that are still right. An adversarial example counts when the fp32 model gives
+    another label on the image as saved, inside the ball and inside [0, 1]. Robust accuracy is an upper bound.
+
+    \b
+      robustcls attack --model ckpt.pt
+      robustcls attack --model ckpt.pt --attack fgsm --attack "pgd(steps=50, restarts=5)" --n all
+      robustcls attack --model mylab.nets:resnet --data folder:images --eps 4/255 --n 300
+      robustcls attack --model weights.pt --arch "vgg16(width=0.25)" --data cifar10 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26
+    """
+    config = build(AttackConfig, flags, config_file)
+
+    from robustcls.cli.judging import judge_subject
+    from robustcls.cli.subject import default_out, load_subject
+    from robustcls.evaluation.examples import save_examples as save
+    from robustcls.runtime.device import keep_freed_memory
+
+    keep_freed_memory()
+    target = Path(out) if out else default_out(model, "evaluation.json")
+    for path in (target, save_examples):
+        if path:
+            check_writable(path)
+    subject = load_subject(model, config, config.n)
+    for line in subject.notes:
+        note(line, config.quiet)
+    judged = judge_subject(subject, config, progress(config.quiet))
+    judged.evaluation.save(target)
+    click.echo(summarise(judged.evaluation))
+    click.echo(f"\n{target}")
+    if save_examples:
+        click.echo(f"{save_examples}: {save(save_examples, judged)} adversarial examples")
+
+
+def summarise(evaluation: Evaluation) -> str:
+    """The evaluation in at most 80 columns."""
+    rows = [("none (clean)", "", "", f"{evaluation.clean.accuracy:.1%}", "", "")]
+    for attack in evaluation.attacks:
+        mark = "  failed" if attack.error else f"{attack.robust_accuracy:.1%}"
+        alone = f"{attack.alone.accuracy:.1%}" if attack.alone else ""
+        rows.append((attack.name, str(attack.attacked), str(attack.broken), mark, alone, f"{attack.seconds:.1f}"))
+    lines = [
+        table(("attack", "attacked", "broken", "accuracy", "alone", "seconds"), rows),
+        "",
+        f"clean   {percent(evaluation.clean)}",
+        f"robust  {percent(evaluation.robust)}",
+        f"        {evaluation.robust.kind}",
+        f"        {evaluation.threat.norm} {evaluation.threat.eps_text}, n = {evaluation.data.n}, 95% Wilson intervals",
+    ]
+    lines += [f"failed: {attack.name}: {attack.error}" for attack in evaluation.attacks if attack.error]
+    lines += [
+        f"warning: {check.id}: {check.message}" for check in evaluation.checks if check.status in ("warn", "fail")
+    ]
+    return "\n".join(lines)

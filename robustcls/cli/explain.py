@@ -1,0 +1,35 @@
+"""`robustcls explain`."""
+
+from pathlib import Path
+
+import click
+
+from robustcls.cli.console import note
+from robustcls.cli.options import build, config_option, options
+from robustcls.core.files import check_writable
+from robustcls.evaluation.config import METHODS, ExplainConfig
+
+
+@click.command("explain")
+@click.option("--model", required=True, metavar="M", help="Checkpoint, state dict (with --arch) or module:callable.")
+@config_option
+@options(ExplainConfig)
+def command(flags: dict, config_file: str | None, model: str) -> None:
+    """Draw attribution maps of clean and adversarial images: a PNG per sample, the arrays in maps.npz.
+
+    \b
+      robustcls explain --model ckpt.pt
+      robustcls explain --model ckpt.pt --method gradcam --method "integrated_gradients(steps=64)" --n 20
+    """
+    config = build(ExplainConfig, flags, config_file)
+
+    from robustcls.cli.pictures import draw_pictures
+    from robustcls.cli.subject import default_out, load_subject
+
+    folder = Path(config.out) if config.out else default_out(model, "explain")
+    check_writable(folder / "maps.npz")
+    subject = load_subject(model, config, config.n)
+    for line in subject.notes:
+        note(line, config.quiet)
+    for path in draw_pictures(subject, config, config.method or METHODS, folder):
+        click.echo(path)

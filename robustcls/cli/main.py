@@ -1,0 +1,90 @@
+"""The `robustcls` command: finds commands by file name, turns errors into one line and an exit status."""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from robustcls import __version__
+from robustcls.core.errors import InputError, unknown
+
+SUMMARIES = {
+    "train": "Train a classifier, adversarially or not.",
+    "attack": "Measure clean and robust accuracy.",
+    "explain": "Draw attribution maps of clean and adversarial images.",
+    "report": "Attack, explain and diagnose, then write the HTML report.",
+    "compare": "Show evaluations of the same samples side by side.",
+    "gate": "Exit with 0 or 1 by thresholds on accuracy, for CI.",
+    "list": "List the plug-ins with their options and source.",
+    "bench": "Measure the speed of training and attack on this machine.",
+    "doctor": "Say what is installed, found and missing.",
+}
+WRONG_INPUT, INTERRUPTED = 2, 130
+
+
+class Commands(click.Group):
+    """Imports a command's module when the command is run, not before."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(SUMMARIES)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in SUMMARIES:
+            return None
+        return importlib.import_module(f"robustcls.cli.{name}").command
+
+    def resolve_command(self, context: click.Context, args: list[str]):
+        if args and args[0] not in SUMMARIES:
+            raise InputError(f"{unknown('command', args[0], SUMMARIES)}; see robustcls --help")
+        return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUMMARIES.items()))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="robustcls")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Train, attack, explain and report: adversarial robustness of image classifiers.
+
+    \b
+      robustcls train --adv pgd                          # digits, embedded: a minute or two
+      robustcls attack --model runs/.../ckpt.pt          # clean and robust accuracy
+      robustcls report --model runs/.../ckpt.pt          # one HTML file
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command line. 0 done, 1 the gate failed, 2 wrong usage or input, 3 inconclusive, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    # --debug is taken anywhere, as one adds it to a line that has just failed.
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        status = cli.main(arguments, prog_name="robustcls", standalone_mode=False)
+        sys.stdout.flush()
+    except (InputError, click.ClickException) as error:
+        status = _complain(error, debug)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("robustcls: interrupted", err=True)
+        status = INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _complain(error: Exception, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        message = f"{message.rstrip('.')}; see {error.ctx.command_path} --help"
+    click.echo(f"robustcls: {' '.join(message.split())}", err=True)
+    return WRONG_INPUT

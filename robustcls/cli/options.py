@@ -1,0 +1,67 @@
+"""Dataclass fields as click options."""
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from robustcls.core.config import read_toml, resolve, union_parts
+
+T = TypeVar("T")
+Command = Callable[..., Any]
+
+
+def options(config: type) -> Callable[[Command], Command]:
+    """Adds an option for each field of a dataclass; those that were given arrive as one dict, `flags`."""
+    hints = typing.get_type_hints(config)
+    fields = [field for field in dataclasses.fields(config) if "help" in field.metadata]
+
+    def decorate(command: Command) -> Command:
+        names = {field.name for field in fields}
+
+        @functools.wraps(command)
+        def collect(**given: Any) -> Any:
+            flags = {name: given.pop(name) for name in names}
+            return command(flags={name: value for name, value in flags.items() if value not in (None, ())}, **given)
+
+        decorated: Command = collect
+        for field in reversed(fields):
+            decorated = _click_option(field, hints[field.name])(decorated)
+        return decorated
+
+    return decorate
+
+
+def config_option(command: Command) -> Command:
+    return click.option("--config", "config_file", metavar="FILE.toml", help="Take options from this file; flags win.")(
+        command
+    )
+
+
+def build(config: type[T], flags: Mapping[str, Any], config_file: str | None) -> T:
+    """defaults < configuration file < flags. Raises InputError."""
+    return resolve(config, read_toml(config_file) if config_file else {}, flags)
+
+
+def _click_option(field: dataclasses.Field, hint: Any) -> Callable[[Command], Command]:
+    name = f"--{field.name.replace('_', '-')}"
+    parts = [part for part in union_parts(hint) if part is not type(None)]
+    kind = str if str in parts else parts[0]  # a number or a word arrives as text
+    help_text = field.metadata["help"]
+    settings: dict[str, Any] = {"default": None}
+    if field.default not in (None, (), False) and field.default is not dataclasses.MISSING:
+        help_text += f"  [default: {field.default}]"
+    if kind is bool:
+        settings["is_flag"] = True
+    elif typing.get_origin(kind) is tuple:
+        settings |= {"multiple": True, "type": str}
+    elif typing.get_origin(kind) is typing.Literal:
+        settings["type"] = click.Choice(typing.get_args(kind))
+    else:
+        settings["type"] = kind
+    if "metavar" in field.metadata:
+        settings["metavar"] = field.metadata["metavar"]
+    return click.option(name, field.name, help=help_text, **settings)

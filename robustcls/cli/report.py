@@ -1,0 +1,88 @@
+"""`robustcls report`."""
+
+from pathlib import Path
+
+import click
+
+from robustcls.cli.console import note, progress
+from robustcls.cli.options import build, config_option, options
+from robustcls.core.files import check_writable
+from robustcls.core.policy import Policy
+from robustcls.core.records import Evaluation
+from robustcls.evaluation.config import METHODS, ReportConfig
+
+
+@click.command("report")
+@click.argument("files", nargs=-1, metavar="[FILE.json]...")
+@click.option("--model", "models", multiple=True, metavar="M", help="Model to attack and explain first; repeatable.")
+@click.option("--out", metavar="FILE.html", help="The report.  [default: report.html beside the first model or file]")
+@click.option("--title", help="Title of the report.")
+@click.option("--min-robust", type=float, metavar="SHARE", help="Threshold of the verdict, such as 0.40.")
+@click.option("--min-clean", type=float, metavar="SHARE", help="Threshold of the verdict, such as 0.75.")
+@click.option("--redact-images", is_flag=True, help="Leave the images out.")
+@config_option
+@options(ReportConfig)
+def command(
+    flags: dict,
+    config_file: str | None,
+    files: tuple[str, ...],
+    models: tuple[str, ...],
+    out: str | None,
+    title: str | None,
+    min_robust: float | None,
+    min_clean: float | None,
+    redact_images: bool,
+) -> None:
+    """Write the HTML report of evaluations, or of models after attacking and explaining them.
+
+    With FILE.json alone it only renders. Two or more are shown side by side, compared where they judge the same samples.
+
+    \b
+      robustcls report --model ckpt.pt --each-alone
+      robustcls report --model standard.pt --model pgd.pt --attack fgsm --attack "pgd(steps=20)"
+      robustcls report a/evaluation.json b/evaluation.json --out report.html
+    """
+    if not files and not models:
+        raise click.UsageError("nothing to report: give --model or an evaluation's FILE.json")
+    policy = Policy(min_clean=min_clean, min_robust=min_robust)
+    target = Path(out) if out else _beside((*models, *files)[0])
+    check_writable(target)
+    evaluations = [Evaluation.load(file) for file in files]
+    if models:
+        config = build(ReportConfig, flags, config_file)
+        evaluations += [measure(model, config) for model in models]
+    elif flags.keys() - {"quiet"}:
+        name = min(flags.keys() - {"quiet"}).replace("_", "-")
+        raise click.UsageError(f"--{name} says how to judge a model: give it with --model")
+
+    from robustcls.reporting import report
+
+    report(evaluations, target, policy=policy, title=title, redact_images=redact_images)
+    click.echo(target)
+
+
+def measure(model: str, config: ReportConfig) -> Evaluation:
+    """Attacks and explains a model; writes its evaluation beside it."""
+    from robustcls.cli.attack import summarise
+    from robustcls.cli.judging import judge_subject
+    from robustcls.cli.subject import default_out, load_subject
+    from robustcls.core.options import parse_batch_size
+    from robustcls.evaluation.gallery import make_gallery
+    from robustcls.runtime.device import keep_freed_memory, resolve_batch_size, resolve_device
+
+    keep_freed_memory()
+    subject = load_subject(model, config, config.n)
+    for line in subject.notes:
+        note(line, config.quiet)
+    judged = judge_subject(subject, config, progress(config.quiet))
+    size = resolve_batch_size(parse_batch_size(config.batch_size), judged.x.shape[1:], resolve_device(config.device))
+    methods = config.method or METHODS
+    note(f"attribution maps of {config.examples} examples: {', '.join(methods)}", config.quiet)
+    judged.evaluation.gallery = make_gallery(subject.loaded.model, judged, methods, config.examples, config.seed, size)
+    judged.evaluation.save(default_out(model, "evaluation.json"))
+    note(f"{model}\n{summarise(judged.evaluation)}\n", config.quiet)
+    return judged.evaluation
+
+
+def _beside(spec: str) -> Path:
+    return Path(spec).parent / "report.html" if Path(spec).exists() else Path("report.html")

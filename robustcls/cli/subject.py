@@ -1,0 +1,109 @@
+"""The model and the samples that a command speaks of."""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustcls.core import records
+from robustcls.core.errors import InputError
+from robustcls.core.options import parse_n
+from robustcls.core.threat import ThreatModel, parse_eps
+from robustcls.data import recipe
+from robustcls.data.images import Images
+from robustcls.data.splits import SAMPLING_RULE, choose, load_split
+from robustcls.evaluation.config import SubjectOptions
+from robustcls.evaluation.evaluate import describe_model
+from robustcls.models.loading import LoadedModel, ModelSource, build_model, read_model
+from robustcls.runtime.device import resolve_device
+from robustcls.training.record import read_training
+
+
+@dataclass
+class Subject:
+    loaded: LoadedModel
+    images: Images  # the chosen samples, on the CPU
+    threat: ThreatModel
+    data: records.Data
+    model: records.Model
+    training: records.Training | None
+    notes: list[str]
+
+
+def load_subject(spec: str, config: SubjectOptions, n: int | str) -> Subject:
+    """Takes what the options leave open from the checkpoint, and notes what it took. Raises InputError."""
+    source = read_model(spec)
+    threat, notes = _threat(source, config)
+    data_spec = config.data or source.meta.get("data") or "digits"
+    full = load_split(
+        data_spec,
+        config.split,
+        seed=source.meta.get("seed", config.seed),
+        data_dir=config.data_dir or source.meta.get("data_dir"),
+        skip_corrupt=config.skip_corrupt,
+    )
+    images = choose(full, parse_n(n))
+    size = tuple(images.pixels.shape[1:])
+    loaded = build_model(
+        source,
+        arch=config.arch,
+        classes=images.classes,
+        input_size=size,
+        mean=_numbers(config.mean, "mean"),
+        std=_numbers(config.std, "std"),
+    )
+    loaded.model.to(resolve_device(config.device))
+    notes = [*loaded.notes, *_check_classes(loaded, images), *notes]
+    notes.append(f"{data_spec}, split {config.split}: {len(images)} of {len(full)} samples")
+    if images.note:
+        notes.append(images.note)
+    sampling = SAMPLING_RULE if len(images) < len(full) else "all"
+    data = records.Data(data_spec, config.split, len(images), images.sha256(), len(full), sampling, images.note)
+    model = describe_model(loaded.model, loaded.name, loaded.sha256)
+    model.classes = model.classes or list(images.classes)
+    model.input_size = model.input_size or list(size)
+    training = read_training(Path(spec), source.meta) if source.meta else None
+    return Subject(loaded, images, threat, data, model, training, notes)
+
+
+def default_out(spec: str, name: str) -> Path:
+    """`name` beside the model's file, or in the current folder for a model from code."""
+    return Path(spec).parent / name if Path(spec).exists() else Path(name)
+
+
+def command_line() -> str:
+    """The command as it was typed."""
+    return shlex.join(["robustcls", *sys.argv[1:]])
+
+
+def _threat(source: ModelSource, config: SubjectOptions) -> tuple[ThreatModel, list[str]]:
+    """From the flags, else the checkpoint, else the data set's recipe; a radius holds for its own norm alone."""
+    known, whose = source.meta.get("threat"), f"from {Path(source.spec).name}"
+    if not known:
+        data = recipe(config.data or "digits")
+        known = {"norm": data.get("norm", "linf"), "eps": parse_eps(data.get("eps", "8/255"))}
+        whose = "the usual one for the data"
+    norm = config.norm or known["norm"]
+    if config.eps is None and norm != known["norm"]:
+        raise InputError(f"norm {norm} has no radius here: give --eps, such as --eps 0.5")
+    threat = ThreatModel(norm, parse_eps(config.eps) if config.eps is not None else known["eps"])
+    return threat, [f"threat {threat}, {whose}" if config.eps is None else f"threat {threat}"]
+
+
+def _check_classes(loaded: LoadedModel, images: Images) -> list[str]:
+    have, want = list(loaded.classes), list(images.classes)
+    if have and len(have) != len(want):
+        raise InputError(
+            f"{loaded.name} knows {len(have)} classes ({', '.join(have[:3])} ...), the data has {len(want)} "
+            f"({', '.join(want[:3])} ...): name the data that it was trained on with --data"
+        )
+    return [f"class names differ: {have[0]} ... and {want[0]} ..."] if have and have != want else []
+
+
+def _numbers(text: str | None, name: str) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--{name} {text!r} is not a list of numbers: write it as 0.49,0.48,0.45") from None

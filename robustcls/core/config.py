@@ -1,0 +1,91 @@
+"""Options are declared once, as dataclass fields; the command line and the TOML schema are made from them."""
+
+import dataclasses
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from robustcls.core.errors import InputError, unknown
+
+T = TypeVar("T")
+
+
+def option(default: Any, help: str, **metadata: Any) -> Any:
+    """A dataclass field with its help text. metadata: what only the command line needs, such as metavar."""
+    return dataclasses.field(default=default, metadata={"help": help, **metadata})
+
+
+def resolve(config: type[T], *layers: Mapping[str, Any]) -> T:
+    """An instance of the dataclass `config`; of several layers the later wins, and None in a layer says nothing.
+
+    Raises InputError for an unknown name (naming the nearest) or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(config)
+    values: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            if name not in hints:
+                raise unknown("option", name, hints)
+            if value is not None:
+                values[name] = _convert(hints[name], value, name)
+    return config(**values)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The options of a TOML file; dashes in names are underscores. Raises InputError."""
+    try:
+        with open(path, "rb") as file:
+            return {name.replace("-", "_"): value for name, value in tomllib.load(file).items()}
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}: give a TOML file with --config") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from None
+
+
+def to_toml(config: Any) -> str:
+    """A dataclass of scalars and tuples as TOML; None is left out, as TOML has no null."""
+    values = dataclasses.asdict(config)
+    return "".join(f"{name} = {_toml(value)}\n" for name, value in values.items() if value is not None)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)  # TOML's basic strings, numbers and booleans are written as JSON's
+
+
+def union_parts(hint: Any) -> tuple[Any, ...]:
+    """The members of a union such as `int | None`; a hint that is no union alone."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    parts = [part for part in union_parts(hint) if part is not type(None)]
+    if len(parts) > 1:
+        for part in parts:
+            try:
+                return _convert(part, value, name)
+            except InputError:
+                continue
+    elif hint is not parts[0]:
+        return _convert(parts[0], value, name)
+    elif typing.get_origin(hint) is typing.Literal:
+        if value in typing.get_args(hint):
+            return value
+        raise unknown(name, value, typing.get_args(hint))
+    elif typing.get_origin(hint) is tuple and isinstance(value, (tuple, list)):
+        return tuple(_convert(typing.get_args(hint)[0], item, name) for item in value)
+    elif hint is float and type(value) in (int, float):
+        return float(value)
+    elif hint in (int, str, bool) and type(value) is hint:
+        return value
+    raise InputError(f"option {name}: {value!r} is not {_words(hint)}")
+
+
+def _words(hint: Any) -> str:
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    return " or ".join(words.get(part, "a list") for part in union_parts(hint) if part is not type(None))

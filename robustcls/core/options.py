@@ -1,0 +1,63 @@
+"""The options that commands share. Each is declared here and nowhere else."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from robustcls.core.config import option
+
+
+@dataclass(kw_only=True)
+class DataOptions:
+    data: str | None = option(
+        None,
+        "digits, cifar10, cifar100, svhn, fashion_mnist, folder:PATH, module:callable.  [default: the checkpoint's, or digits]",
+        metavar="SPEC",
+    )
+    data_dir: str | None = option(None, "Where downloaded data sets lie.  [default: ~/.cache/robustcls]", metavar="DIR")
+    skip_corrupt: bool = option(False, "Skip images of a folder that cannot be read, and count them.")
+
+
+@dataclass(kw_only=True)
+class ThreatOptions:
+    norm: Literal["linf", "l2", "l1"] | None = option(
+        None, "Norm of the perturbation.  [default: the checkpoint's, else the data set's]"
+    )
+    eps: str | None = option(
+        None, "Its radius in [0, 1] pixels, such as 8/255 or 0.03.  [default: as for --norm]", metavar="EPS"
+    )
+
+
+@dataclass(kw_only=True)
+class RuntimeOptions:
+    device: str = option("auto", "auto, cpu, cuda or cuda:i.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "For speed alone: images, perturbations, losses, weights and verdicts stay fp32."
+    )
+    batch_size: int | str | None = option(None, "Images at a time: a number or auto.", metavar="INT|auto")
+    seed: int = option(0, "Seed of everything random.")
+    quiet: bool = option(False, "Print results only.")
+
+
+def parse_batch_size(text: int | str | None) -> int | str:
+    """A positive number, or auto. Raises InputError."""
+    return _count(text or "auto", "batch-size", "auto")
+
+
+def parse_n(text: int | str) -> int | None:
+    """A positive number, or None for all. Raises InputError."""
+    value = _count(text, "n", "all")
+    return None if value == "all" else int(value)
+
+
+def _count(text: int | str, name: str, word: str) -> int | str:
+    from robustcls.core.errors import InputError
+
+    if text == word:
+        return str(word)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise InputError(f"--{name} {text!r} is not a number of images: give 1 or more, or {word}")
+    return value

@@ -1,0 +1,36 @@
+"""What a number was made with."""
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("robustcls", "torch", "torchvision", "foolbox", "captum", "numpy", "matplotlib", "scikit-learn")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape a result; those not installed are left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The git commit of the code that runs, with + where the work tree differs; empty outside a checkout."""
+    home = Path(__file__).resolve().parents[2]
+    if not (home / ".git").exists():
+        return ""
+    try:
+        sha = _git(home, "rev-parse", "--short=12", "HEAD")
+        return sha + ("+" if _git(home, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _git(home: Path, *arguments: str) -> str:
+    result = subprocess.run(["git", *arguments], cwd=home, capture_output=True, text=True, timeout=10, check=True)
+    return result.stdout.strip()

@@ -1,0 +1,55 @@
+"""Downloads that arrive whole or not at all."""
+
+import http.client
+import os
+import shutil
+import socket
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from robustcls.core.errors import InputError
+
+TIMEOUT = 10.0  # seconds without a byte, after which a download counts as failed
+
+
+def data_folder(data_dir: str | None) -> Path:
+    """Where data sets lie: data_dir, else $ROBUSTCLS_DATA, else ~/.cache/robustcls."""
+    return Path(data_dir or os.environ.get("ROBUSTCLS_DATA") or "~/.cache/robustcls").expanduser()
+
+
+@contextmanager
+def arriving(name: str, folder: Path, url: str) -> Iterator[Path]:
+    """Yields a temporary folder to download into; at the end its files move into `folder`, after an error none does.
+
+    Raises InputError that says what could not be had, from where, and what to put where by hand.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
+    except OSError as error:
+        raise InputError(
+            f"cannot write {folder} for the data set {name}: {error.strerror}: name another place with --data-dir"
+        ) from None
+    usual = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)  # torchvision passes none to urllib and would wait for ever
+    try:
+        yield part
+        for file in sorted(path for path in part.rglob("*") if path.is_file()):
+            if file.name.endswith(".tar.gz"):
+                continue  # unpacked already
+            target = folder / file.relative_to(part)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, target)
+    except (OSError, RuntimeError, EOFError, zlib.error, tarfile.TarError, http.client.HTTPException) as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(
+            f"cannot download {name} from {url}: {reason}: check the network, or put the file into {folder} "
+            "(another place: --data-dir)"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(usual)
+        shutil.rmtree(part, ignore_errors=True)

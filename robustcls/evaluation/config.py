@@ -1,0 +1,42 @@
+"""The options of evaluation."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from robustcls.core.config import option
+from robustcls.core.options import DataOptions, RuntimeOptions, ThreatOptions
+
+
+@dataclass(kw_only=True)
+class SubjectOptions(DataOptions, ThreatOptions, RuntimeOptions):
+    """Which model on which samples."""
+
+    arch: str | None = option(None, "Architecture of a state dict, such as vgg16(width=0.25).", metavar="SPEC")
+    mean: str | None = option(None, "Normalisation of foreign weights, such as 0.49,0.48,0.45.", metavar="M,M,M")
+    std: str | None = option(None, "The same, such as 0.25,0.24,0.26.", metavar="S,S,S")
+    split: Literal["train", "val", "test"] = option("test", "Which samples.")
+
+
+@dataclass(kw_only=True)
+class AttackConfig(SubjectOptions):
+    attack: tuple[str, ...] = option((), "Attack, such as pgd(steps=20); repeatable, run in order.", metavar="SPEC")
+    suite: str | None = option(None, "Named list of attacks: fast.  [default: fast, without --attack]", metavar="NAME")
+    n: int | str = option("1000", "Samples, as many of each class; or all.", metavar="INT|all")
+    each_alone: bool = option(False, "Run every attack on every sample, to compare attacks; survivors only else.")
+
+
+@dataclass(kw_only=True)
+class ReportConfig(AttackConfig):
+    method: tuple[str, ...] = option((), "Attribution method (repeatable).  [default: three]", metavar="SPEC")
+    examples: int = option(24, "Examples in the gallery.")
+
+
+@dataclass(kw_only=True)
+class ExplainConfig(SubjectOptions):
+    attack: str = option("pgd(steps=20)", "Attack that makes the adversarial images.", metavar="SPEC")
+    method: tuple[str, ...] = option((), "Attribution method (repeatable).  [default: three]", metavar="SPEC")
+    n: int | str = option("8", "Samples, as many of each class; or all.", metavar="INT|all")
+    out: str | None = option(None, "Folder for the pictures.  [default: explain, beside the checkpoint]", metavar="DIR")
+
+
+METHODS = ("saliency", "integrated_gradients", "gradcam")

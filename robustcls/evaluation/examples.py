@@ -1,0 +1,28 @@
+"""Verified adversarial examples, as a file."""
+
+from pathlib import Path
+
+import numpy as np
+
+from robustcls.core.files import replacing
+from robustcls.evaluation.evaluate import Judged
+
+
+def save_examples(path: str | Path, judged: Judged) -> int:
+    """Writes the verified adversarial examples, and them alone, as npz; returns how many there are.
+
+    x, x_adv: float32 N,C,H,W in [0, 1]; y, index: N; broken_by: the name of the attack, N.
+    """
+    broken = judged.outcome.broken_by >= 0
+    names = np.array([attack.name for attack in judged.evaluation.attacks])
+    index = np.array([sample.index for sample in judged.evaluation.samples])
+    with replacing(path) as part, open(part, "wb") as file:
+        np.savez_compressed(
+            file,
+            x=judged.x[broken].numpy(),
+            x_adv=judged.outcome.x_adv[broken].numpy(),
+            y=judged.y[broken].numpy(),
+            index=index[broken.numpy()],
+            broken_by=names[judged.outcome.broken_by[broken].numpy()],
+        )
+    return int(broken.sum())

@@ -1,0 +1,102 @@
+"""Examples for the report: drawn by a rule, not by hand, with their attribution maps."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustcls.attribution import collapse, explain, note
+from robustcls.core.gradients import frozen
+from robustcls.core.records import Array, Example, Gallery, Map
+from robustcls.evaluation.cascade import predict
+from robustcls.evaluation.evaluate import Judged
+
+OUTCOMES = ("broken", "survived", "clean_error")
+SHARES = (0.5, 0.4, 0.1)
+
+
+def draw_examples(judged: Judged, count: int, seed: int) -> list[int]:
+    """Rows of up to `count` samples: half broken, four tenths surviving, the rest clean errors, over the classes in turn.
+
+    What one outcome lacks, the others fill. The order within a class is shuffled by seed.
+    """
+    chosen: list[int] = []
+    queues = {name: _in_turn(judged, name, seed) for name in OUTCOMES}
+    for name, share in zip(OUTCOMES, SHARES, strict=True):
+        wanted = round(count * share)
+        chosen += queues[name][:wanted]
+        queues[name] = queues[name][wanted:]
+    for name in OUTCOMES:
+        room = count - len(chosen)
+        chosen += queues[name][: max(0, room)]
+    return sorted(chosen[:count])
+
+
+def make_gallery(
+    model: nn.Module, judged: Judged, methods: Sequence[str], count: int, seed: int, batch_size: int
+) -> Gallery:
+    """Images, perturbations, confidences and maps of the drawn examples; the model is left as it was."""
+    rows = draw_examples(judged, count, seed)
+    x, x_adv, y = judged.x[rows], judged.outcome.x_adv[rows], judged.y[rows]
+    with frozen(model):
+        clean, attacked = (predict(model, images, batch_size).softmax(1) for images in (x, x_adv))
+    examples = [
+        Example(
+            index=judged.evaluation.samples[row].index,
+            outcome=outcome_of(judged, row),
+            clean=_pixels(x[i]),
+            adversarial=_pixels(x_adv[i]),
+            perturbation=Array.encode((x_adv[i] - x[i]).numpy()),
+            clean_top=_top(clean[i]),
+            adversarial_top=_top(attacked[i]),
+        )
+        for i, row in enumerate(rows)
+    ]
+    for method in methods if rows else ():
+        _add_maps(model, examples, method, x, x_adv, y, attacked.argmax(1))
+    rule = (
+        f"{len(rows)} of {len(judged.y)} samples: half broken, four tenths surviving, the rest errors on the clean image, "
+        f"over the classes in turn, shuffled with seed {seed}; what one group lacks, the next fills"
+    )
+    return Gallery(rule, examples)
+
+
+def outcome_of(judged: Judged, row: int) -> str:
+    if judged.outcome.broken_by[row] >= 0:
+        return "broken"
+    return "survived" if judged.outcome.clean[row] == judged.y[row] else "clean_error"
+
+
+def _in_turn(judged: Judged, outcome: str, seed: int) -> list[int]:
+    rows = np.array([row for row in range(len(judged.y)) if outcome_of(judged, row) == outcome], dtype=int)
+    rows = np.random.default_rng(seed).permutation(rows)
+    labels = judged.y.numpy()[rows]
+    rank = np.zeros(len(rows), dtype=int)
+    for label in np.unique(labels):
+        rank[labels == label] = np.arange((labels == label).sum())
+    return [int(row) for row in rows[np.lexsort((labels, rank))]]
+
+
+def _add_maps(
+    model: nn.Module, examples: list[Example], method: str, x: Tensor, x_adv: Tensor, y: Tensor, found: Tensor
+) -> None:
+    text = note(model, x, method)
+    for role, images, target in (
+        ("clean", x, y),
+        ("adversarial", x_adv, y),
+        ("adversarial_class", x_adv, found),
+    ):
+        maps = collapse(explain(model, images, target=target, method=method))
+        for i, example in enumerate(examples):
+            if role != "adversarial_class" or found[i] != y[i]:
+                example.maps.append(Map(method, role, int(target[i]), Array.encode(maps[i].numpy()), text))
+
+
+def _pixels(image: Tensor) -> Array:
+    return Array.encode((image * 255).round().to(torch.uint8).numpy().astype(np.float32) / 255, "uint8", 1 / 255)
+
+
+def _top(probabilities: Tensor) -> list[list[float]]:
+    top = probabilities.topk(min(3, len(probabilities)))
+    return [[int(label), round(float(p), 6)] for p, label in zip(top.values, top.indices, strict=True)]

@@ -1,0 +1,123 @@
+"""Checkpoints: tensors and primitives alone, so that `torch.load(weights_only=True)` reads them and nothing else runs."""
+
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.core import plugins
+from robustcls.core.classifier import Classifier
+from robustcls.core.errors import InputError
+from robustcls.core.files import replacing
+
+FORMAT = "robustcls/checkpoint/1"
+
+
+def build(
+    arch: str, *, classes: Sequence[str], input_size: Sequence[int], **normalisation: Sequence[float]
+) -> Classifier:
+    """A fresh classifier of `arch`, a spec such as `vgg16(width=0.25)`. normalisation: mean, std."""
+    net = plugins.load("model", arch)(len(classes), input_size)
+    return Classifier(net, classes=classes, input_size=input_size, arch=arch, **normalisation)
+
+
+def save_checkpoint(path: str | Path, model: Classifier, meta: Mapping[str, Any], **more: Any) -> None:
+    """Writes model and meta (primitives: data, threat model, versions ...) atomically. more: what resuming needs."""
+    content = {
+        "format": FORMAT,
+        "arch": model.arch,
+        "classes": list(model.classes),
+        "input_size": list(model.input_size),
+        "mean": model.mean.flatten().tolist(),
+        "std": model.std.flatten().tolist(),
+        "state_dict": {name: tensor.contiguous() for name, tensor in model.net.state_dict().items()},
+        "meta": dict(meta),
+        **more,
+    }
+    with replacing(path) as part:
+        torch.save(content, part)
+
+
+def read_file(path: str | Path) -> Any:
+    """What a .pt or .safetensors file holds, on the CPU. Raises InputError for anything but tensors and primitives."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"no file {path}: give a checkpoint, a state dict with --arch, or package.module:callable")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        if zipfile.is_zipfile(path) or path.read_bytes()[:1] == b"\x80":
+            raise InputError(
+                f"{path} holds more than tensors and is not loaded, since it could run code: save model.state_dict()"
+            ) from None
+        raise InputError(f"{path} is not a PyTorch file: give a checkpoint or a state dict") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        reason = str(error).strip().splitlines()
+        raise InputError(f"cannot read {path}: it is truncated or damaged ({(reason or ['empty'])[0]:.80})") from None
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise InputError(f"{path} needs safetensors: pip install 'robustcls[safetensors]'") from None
+    try:
+        return load_file(path)
+    except Exception as error:  # its own exception class is not exported
+        raise InputError(f"cannot read {path}: it is truncated or damaged ({error!s:.80})") from None
+
+
+def is_checkpoint(content: Any) -> bool:
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def restore(content: Mapping[str, Any], name: str) -> tuple[Classifier, dict[str, Any]]:
+    """The classifier of a checkpoint and its meta. Raises InputError where the weights do not fit the architecture."""
+    try:
+        classes, input_size, arch = content["classes"], content["input_size"], content["arch"]
+        model = build(arch, classes=classes, input_size=input_size, mean=content["mean"], std=content["std"])
+        load_weights(model.net, content["state_dict"], name)
+        return model.eval(), content["meta"]
+    except KeyError as error:
+        raise InputError(f"{name} lacks {error}: it is damaged or of another version") from None
+
+
+def load_weights(net: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    """Loads a state dict in place. Raises InputError that names the first weight that does not fit."""
+    wanted = net.state_dict()
+    for key, tensor in wanted.items():
+        if key not in state:
+            raise InputError(f"{name} has no weight {key!r}: is --arch the architecture that it was trained with?")
+        if state[key].shape != tensor.shape:
+            have, want = tuple(state[key].shape), tuple(tensor.shape)
+            raise InputError(
+                f"{name}: weight {key!r} is {have}, the architecture wants {want}: other classes, image size or width?"
+            )
+    surplus = next((key for key in state if key not in wanted), None)
+    if surplus is not None:
+        raise InputError(
+            f"{name} has a weight {surplus!r} that --arch lacks: is it the architecture it was trained with?"
+        )
+    net.load_state_dict(dict(state))
+
+
+def state_dict_of(content: Any, name: str) -> dict[str, Tensor]:
+    """The state dict inside a foreign file: at the top or under state_dict, model or net; `module.` prefixes removed."""
+    for _ in range(3):
+        inner = next((content[key] for key in ("state_dict", "model", "net") if _holds(content, key)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise InputError(f"{name} holds no state dict, neither at its top nor under state_dict, model or net")
+    return {str(key).removeprefix("module."): tensor for key, tensor in content.items()}
+
+
+def _holds(content: Any, key: str) -> bool:
+    return isinstance(content, Mapping) and isinstance(content.get(key), Mapping)

@@ -1,0 +1,79 @@
+"""matplotlib drawings as inline SVG: same numbers, same bytes; colours follow the page's theme."""
+
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+# Colours that stand for a CSS value: matplotlib wants hex, the page decides what is seen.
+INK, LINE = "#010203", "#010204"
+SERIES = ("#010300", "#010301", "#010302", "#010303")
+_SEEN = {INK: "currentColor", LINE: "var(--line-strong)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES)}
+_SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "robustcls",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "grid.color": LINE,
+    "grid.alpha": 0.5,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+}
+
+
+def draw(
+    name: str, title: str, description: str, paint: Callable[[Axes], None], size: tuple[float, float] = (7.4, 3.2)
+) -> Markup:
+    """`paint`ed axes as an <svg> whose ids all start with `name`; size in inches, of 96 CSS pixels at full width."""
+    with rc_context(_SETTINGS):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        paint(figure.subplots())
+        buffer = io.StringIO()
+        figure.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
+    return _inline(buffer.getvalue(), name, title, description)
+
+
+def _inline(svg: str, name: str, title: str, description: str) -> Markup:
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r'\b(id="|xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"'DejaVu Sans'(?:, [^;\"]*)?", "system-ui, sans-serif", svg)
+    for colour, seen in _SEEN.items():
+        svg = svg.replace(colour, seen)
+    view = re.search(r'viewBox="([^"]*)"', svg)
+    assert view is not None  # matplotlib always writes one
+    opening = Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{}" role="img" '
+        'aria-labelledby="{name}-title {name}-desc"><title id="{name}-title">{}</title><desc id="{name}-desc">{}</desc>'
+    ).format(view[1], title, description, name=name)
+    return opening + Markup(svg[svg.index(">", svg.index("<svg")) + 1 :])
+
+
+def shorten(name: str, length: int = 22) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"

@@ -1,0 +1,119 @@
+"""Arrays of the gallery as data URIs at native resolution, within the size that a report may have."""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from robustcls.core.records import Array, Evaluation, Example
+from robustcls.reporting.scrub import without_arrays
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LIMIT = 4_600_000  # bytes; a report of 5 MB can still be mailed
+_PAGE = 500_000  # for the page around images and JSON
+_QUALITIES = (90, 75, 55, 35, 15)
+
+
+def plan(evaluations: Sequence[Evaluation]) -> tuple[int | None, bool]:
+    """The quality of WebP images (None: PNG, lossless) and whether the JSON inside the page may keep its arrays."""
+    galleries = [evaluation.gallery for evaluation in evaluations if evaluation.gallery is not None]
+    examples = [example for gallery in galleries for example in gallery.examples]
+    packed = sum(len(array.data) for example in examples for array in _arrays(example))
+    if not packed:
+        return None, True
+    bare = sum(len(json.dumps(vars(sample))) for evaluation in evaluations for sample in evaluation.samples)
+    room = LIMIT - _PAGE - bare
+    if 1.25 * packed <= room:  # what zlib makes of an array is about what PNG makes of it
+        return None, 2.25 * packed <= room
+    tried = examples[:: max(1, len(examples) // 3)]
+    for quality in _QUALITIES:
+        size = sum(len(uri) for example in tried for uri in _drawn(example, quality)) * len(examples) / len(tried)
+        if size <= 0.92 * room:
+            return quality, False
+    return _QUALITIES[-1], False
+
+
+def is_empty(array: Array) -> bool:
+    """Whether the pixels were taken out."""
+    return 0 in array.shape
+
+
+def show_image(array: Array, quality: int | None) -> str:
+    """A C,H,W image in [0, 1] as a data URI."""
+    return _encode(_to_bytes(array.decode()), quality)
+
+
+def show_perturbation(array: Array, quality: int | None) -> tuple[str, int]:
+    """A C,H,W perturbation as a data URI, with the whole factor that it is amplified by; grey is zero."""
+    delta = array.decode()
+    largest = float(abs(delta).max())
+    factor = max(1, int(0.5 / largest)) if largest else 1
+    return _encode(_to_bytes(0.5 + factor * delta), quality), factor
+
+
+def show_maps(arrays: Sequence[Array], quality: int | None) -> tuple[list[str], float, bool]:
+    """H,W maps on one scale as data URIs, the largest magnitude of that scale, and whether the maps are signed."""
+    import numpy as np
+
+    maps = [array.decode() for array in arrays]
+    limit = max(float(np.abs(values).max()) for values in maps)
+    signed = any(values.min() < 0 for values in maps)
+    low = -limit if signed else 0.0
+    scaled = [(values - low) / ((limit - low) or 1.0) for values in maps]
+    colours = _colours("RdBu_r" if signed else "cividis")
+    levels = [np.clip(np.rint(values * 255), 0, 255).astype(np.uint8) for values in scaled]
+    return [_encode(level, quality, colours) for level in levels], limit, signed
+
+
+def _arrays(example: Example) -> list[Array]:
+    return [example.clean, example.adversarial, example.perturbation, *(one.values for one in example.maps)]
+
+
+def _drawn(example: Example, quality: int) -> list[str]:
+    pair = [show_image(array, quality) for array in (example.clean, example.adversarial)]
+    maps = show_maps([one.values for one in example.maps], quality)[0] if example.maps else []
+    return [*pair, show_perturbation(example.perturbation, quality)[0], *maps]
+
+
+def _to_bytes(values: "np.ndarray") -> "np.ndarray":
+    """C,H,W in [0, 1] to H,W or H,W,3 bytes."""
+    import numpy as np
+
+    pixels = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
+    return pixels[0] if len(pixels) != 3 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
+@cache
+def _colours(name: str) -> bytes:
+    import numpy as np
+    from matplotlib import colormaps
+
+    return np.rint(colormaps[name](np.arange(256))[:, :3] * 255).astype(np.uint8).tobytes()
+
+
+def _encode(pixels: "np.ndarray", quality: int | None, colours: bytes | None = None) -> str:
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    if colours is not None:
+        image.putpalette(colours)
+    buffer = io.BytesIO()
+    if quality is None:
+        image.save(buffer, "PNG", compress_level=6)
+    else:
+        image.convert("RGB").save(buffer, "WEBP", quality=quality, method=1)
+    kind = "png" if quality is None else "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def embed(evaluation: Evaluation, arrays: bool) -> str:
+    """The evaluation's JSON for a <script> block: no character in it can end the block."""
+    kept = evaluation if arrays else without_arrays(evaluation)
+    text = json.dumps(json.loads(kept.to_json()), ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

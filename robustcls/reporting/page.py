@@ -1,0 +1,82 @@
+"""The whole page: sections in order, style, script, and the evaluations themselves."""
+
+import base64
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from markupsafe import Markup
+
+from robustcls.core import plugins
+from robustcls.core.policy import Policy
+from robustcls.core.records import Evaluation
+from robustcls.reporting.context import Context, find_mismatch, name_each
+from robustcls.reporting.html import ASSETS, environment, seen
+from robustcls.reporting.images import embed, plan
+from robustcls.reporting.scrub import scrub, without_arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """A section on the page."""
+
+    slug: str
+    title: str
+    body: Markup
+
+
+def compose(
+    evaluations: Sequence[Evaluation],
+    policy: Policy,
+    title: str | None,
+    redact_images: bool,
+    sections: Sequence[str] | None,
+) -> str:
+    """The report as text. Raises InputError for an unknown section."""
+    shown = tuple(scrub(without_arrays(one) if redact_images else one) for one in evaluations)
+    quality, arrays = plan(shown)
+    names = name_each(shown)
+    context = Context(shown, names, policy, find_mismatch(shown), redact_images, quality, arrays)
+    script = Markup((ASSETS / "report.js").read_text(encoding="utf-8"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text = (
+        environment()
+        .get_template("page.html")
+        .render(
+            **seen(context),
+            title=title or "Adversarial robustness: " + " against ".join(names),
+            sections=_place(context, sections),
+            css=Markup((ASSETS / "style.css").read_text(encoding="utf-8")),
+            script=script,
+            digest=digest,
+            embedded=[Markup(embed(one, arrays)) for one in shown],
+        )
+    )
+    return text if text.endswith("\n") else text + "\n"
+
+
+def _place(context: Context, wanted: Sequence[str] | None) -> list[Placed]:
+    if wanted is None:
+        found = [_load(name) for name in plugins.names("section")]
+        found.sort(key=lambda one: (one[0], one[1]))
+    else:
+        found = [_load(name) for name in wanted]
+    placed = [Placed(slug, title, body) for _, slug, title, show in found if (body := show(context)) is not None]
+    slugs = [one.slug for one in placed]
+    return [
+        dataclasses.replace(one, slug=f"{one.slug}-{i}") if one.slug in slugs[:i] else one
+        for i, one in enumerate(placed)
+    ]
+
+
+def _load(name: str) -> tuple[int, str, str, Callable[[Context], Markup | None]]:
+    """(order, slug, title, function) of a section plug-in; a stranger's without ORDER or TITLE comes last, under its name."""
+    show: Any = plugins.load("section", name)
+    function = show.func if isinstance(show, partial) else show
+    home = sys.modules[function.__module__]
+    slug = function.__name__.replace("_", "-")
+    title = getattr(home, "TITLE", function.__name__.replace("_", " ").capitalize())
+    return getattr(home, "ORDER", 1000), slug, title, show

@@ -1,0 +1,89 @@
+"""What must not leave the house with a report: home folders, absolute paths, user names, and pixels on request."""
+
+import dataclasses
+import re
+from typing import Any
+
+from robustcls.core.records import Array, Evaluation
+
+_ROOTED = r"(?:file:/{2,3}|~[\w.-]*/|/|[A-Za-z]:[\\/]|\\\\)"
+_QUOTED = re.compile(rf"(?P<quote>['\"])(?P<path>{_ROOTED}[^'\"\n]*)(?P=quote)")
+_BARE = re.compile(
+    rf"(?<![\w/\\.~:-])(?P<path>{_ROOTED}(?:\\ |[^\s'\"<>|,;:()\[\]])+)|(?<=\w:)(?P<spec>/[^\s'\"<>|,;:()]+)"
+)
+_HOME = re.compile(r"^(?:file:/{2,3})?(?:/home/|/Users/|[A-Za-z]:[\\/]Users[\\/])(?P<user>[^/\\]+)[/\\]?$|^/root/?$")
+_USERS = re.compile(r"(?:/home/|/Users/|[A-Za-z]:[\\/]Users[\\/])(?P<user>[^/\\\s'\":;,]+)")
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
+_KEPT = ("classes", "schema", "sha256", "data_sha256")  # class names are the reader's vocabulary, not paths
+
+
+def scrub(evaluation: Evaluation) -> Evaluation:
+    """A copy whose texts hold no home folder, absolute path or user name: of a path its last part is left."""
+    users = {match["user"] for text in _texts(evaluation) for match in _USERS.finditer(text)}
+    return _clean(evaluation, users, whole=False)
+
+
+def without_arrays(evaluation: Evaluation) -> Evaluation:
+    """A copy whose gallery holds no pixels and no maps: arrays of no elements, so that the JSON still loads."""
+    if evaluation.gallery is None:
+        return evaluation
+    examples = [
+        dataclasses.replace(
+            example,
+            clean=_emptied(example.clean),
+            adversarial=_emptied(example.adversarial),
+            perturbation=_emptied(example.perturbation),
+            maps=[dataclasses.replace(one, values=_emptied(one.values)) for one in example.maps],
+        )
+        for example in evaluation.gallery.examples
+    ]
+    return dataclasses.replace(evaluation, gallery=dataclasses.replace(evaluation.gallery, examples=examples))
+
+
+def scrub_text(text: str, users: frozenset[str] | set[str] = frozenset()) -> str:
+    """The text with every rooted path cut to its last part, a home folder to ~, and `users` taken out of paths."""
+    text = _CREDENTIALS.sub("", text)
+    text = _QUOTED.sub(lambda match: match["quote"] + _last(match["path"]) + match["quote"], text)
+    text = _BARE.sub(lambda match: _last(match["path"] or match["spec"]), text)
+    for user in sorted(users):
+        text = re.sub(rf"(?<![\w-]){re.escape(user)}(?=[/\\@]|$)|(?<=[/\\=@]){re.escape(user)}(?![\w-])", "~", text)
+    return text
+
+
+def _last(path: str) -> str:
+    if _HOME.match(path):
+        return "~"
+    parts = [part for part in re.split(r"[/\\](?! )", path) if part]
+    # One part below the root, as in "/255" or "/data", tells nothing about its owner.
+    return path if len(parts) < 2 and not path.startswith("~") else parts[-1]
+
+
+def _emptied(array: Array) -> Array:
+    return Array([0] * len(array.shape), array.dtype, array.scale, "eNoDAAAAAAE=")  # nothing, compressed
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Array):
+        return []
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [text for one in value for text in _texts(one)] if isinstance(value, (list, tuple)) else []
+
+
+def _clean(value: Any, users: set[str], whole: bool) -> Any:
+    """`whole`: a text is one value, so that a path in it may hold spaces; false for running text and commands."""
+    if isinstance(value, str):
+        alone = whole and re.match(_ROOTED, value) and "\n" not in value
+        return scrub_text(_last(value) if alone else value, users)
+    if isinstance(value, Array) or value is None or isinstance(value, (bool, int, float)):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {name: one if name in _KEPT else _clean(one, users, False) for name, one in vars(value).items()}
+        return dataclasses.replace(value, **fields)
+    if isinstance(value, dict):
+        return {key: _clean(one, users, True) for key, one in value.items()}
+    return [_clean(one, users, whole) for one in value]

@@ -1,0 +1,126 @@
+"""Accuracies with intervals; differences on the same samples."""
+
+from functools import partial
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from robustcls.core.records import Accuracy
+from robustcls.core.statistics import mcnemar, paired_difference
+from robustcls.reporting.context import Context, held, was_right
+from robustcls.reporting.figures import INK, SERIES, draw, shorten
+from robustcls.reporting.html import derived, figure, fill_file, model_tag, number, p_value, points, table
+
+ORDER, TITLE = 30, "Accuracy"
+
+
+def accuracy(context: Context) -> Markup:
+    """Clean and robust accuracy of each model, and paired differences where there are several."""
+    rows = [_row(context, model, part) for model in range(len(context.evaluations)) for part in ("clean", "robust")]
+    heads = ["Model", "Accuracy of", "Share", "95% low", "95% high", "Correct", "Samples"]
+    size = (7.4, 0.9 + 0.62 * len(context.evaluations))
+    title = "Clean and robust accuracy"
+    described = "; ".join(
+        f"{name}: clean {one.clean.accuracy:.1%}, robust {one.robust.accuracy:.1%}"
+        for name, one in zip(context.names, context.evaluations, strict=True)
+    )
+    svg = draw("accuracy", title, described, partial(_paint, context), size)
+    return fill_file(
+        "accuracy.html",
+        context,
+        drawn=figure("accuracy", svg, title + " with 95% intervals", table("Data: accuracy", heads, rows)),
+        accuracies=table("Accuracy", heads, rows),
+        differences=_differences(context) if context.comparable else None,
+        agreement=_agreement(context) if context.comparable else None,
+    )
+
+
+def _row(context: Context, model: int, part: str) -> list[Markup | str]:
+    shares = (f"{part}.accuracy", f"{part}.ci95.0", f"{part}.ci95.1")
+    return [
+        model_tag(context, model),
+        {"clean": "clean images", "robust": "images under attack"}[part],
+        *(number(context, model, path, ".1%") for path in shares),
+        *(number(context, model, f"{part}.{count}", ",d") for count in ("correct", "total")),
+    ]
+
+
+def _differences(context: Context) -> Markup:
+    rows: list[list[Markup | str]] = []
+    first = context.evaluations[0].samples
+    for model in range(1, len(context.evaluations)):
+        for part, right in (("clean", was_right), ("robust", held)):
+            ours = [right(sample) for sample in first]
+            theirs = [right(sample) for sample in context.evaluations[model].samples]
+            difference, (low, high) = paired_difference(ours, theirs)
+            pairs = list(zip(ours, theirs, strict=True))
+            rows.append(
+                [
+                    Markup("{} minus {}").format(model_tag(context, model), model_tag(context, 0)),
+                    part,
+                    points("difference", difference),
+                    points("low", low),
+                    points("high", high),
+                    derived("only first right", sum(a and not b for a, b in pairs), ",d"),
+                    derived("only second right", sum(b and not a for a, b in pairs), ",d"),
+                    p_value("mcnemar", mcnemar(ours, theirs)),
+                ]
+            )
+    heads = [
+        "Difference",
+        "Accuracy of",
+        "Points",
+        "95% low",
+        "95% high",
+        "Only the first is right",
+        "Only the second is right",
+        "McNemar, exact",
+    ]
+    return table("Paired differences", heads, rows)
+
+
+def _agreement(context: Context) -> Markup:
+    rows: list[list[Markup | str]] = []
+    for model in range(1, len(context.evaluations)):
+        pairs = list(
+            zip(map(held, context.evaluations[0].samples), map(held, context.evaluations[model].samples), strict=True)
+        )
+        counts = [pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))]
+        rows.append(
+            [
+                Markup("{} and {}").format(model_tag(context, 0), model_tag(context, model)),
+                *(derived(f"agreement {i}", count, ",d") for i, count in enumerate([*counts, len(pairs)])),
+            ]
+        )
+    heads = ["Models", "Both hold", "Only the first holds", "Only the second holds", "Neither holds", "Samples"]
+    return table("Agreement under attack", heads, rows)
+
+
+def _paint(context: Context, axes: Axes) -> None:
+    count = len(context.evaluations)
+    for model, one in enumerate(context.evaluations):
+        colour, y = SERIES[model % 4], count - 1 - model
+        axes.plot([100 * one.robust.accuracy, 100 * one.clean.accuracy], [y, y], color=colour, linewidth=1, alpha=0.5)
+        _paint_one(axes, one.clean, y, colour, hollow=True)
+        _paint_one(axes, one.robust, y, colour, hollow=False)
+    axes.set_yticks(range(count), [shorten(name, 28) for name in reversed(context.names)])
+    axes.set_xlim(-3, 103)
+    axes.set_ylim(-0.7, count - 0.3)
+    axes.set_xlabel("accuracy in % (hollow: clean, filled: under attack)")
+    axes.grid(axis="x")
+
+
+def _paint_one(axes: Axes, found: Accuracy, y: float, colour: str, hollow: bool) -> None:
+    low, high = (100 * end for end in found.ci95)
+    share = 100 * found.accuracy
+    axes.errorbar(
+        [share],
+        [y],
+        xerr=[[share - low], [high - share]],
+        fmt="o",
+        color=colour,
+        capsize=3,
+        markersize=7,
+        markerfacecolor="none" if hollow else colour,
+    )
+    axes.annotate(f"{share:.1f}", (share, y), (0, 9), textcoords="offset points", ha="center", color=INK, fontsize=9)

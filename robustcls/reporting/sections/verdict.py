@@ -1,0 +1,81 @@
+"""The first screen: how accurate, how robust, how sure, and against which thresholds."""
+
+from markupsafe import Markup
+
+from robustcls.core.policy import judge
+from robustcls.core.statistics import mcnemar, paired_difference
+from robustcls.reporting.context import Context, held, was_right
+from robustcls.reporting.html import derived, fill_file, number
+
+ORDER, TITLE = 10, "Verdict"
+
+
+def verdict(context: Context) -> Markup:
+    """Clean and worst-case robust accuracy with intervals, the policy's thresholds and the status of each model."""
+    verdicts = []
+    for evaluation in context.evaluations:
+        found = judge(evaluation, context.policy)
+        kind = found.status.lower().replace(" ", "-")
+        bound = evaluation.robust.kind.removeprefix("upper bound").lstrip(": ")
+        verdicts.append(
+            {
+                "evaluation": evaluation,
+                "status": found.status,
+                "kind": kind,
+                "reasons": found.reasons,
+                "attacks": ", ".join(attack.name for attack in evaluation.attacks),
+                "bound": f" ({bound})" if bound else "",
+            }
+        )
+    pairs = _pair(context) if context.comparable else []
+    asked = {"clean": context.policy.min_clean, "robust": context.policy.min_robust}
+    return fill_file(
+        "verdict.html",
+        context,
+        verdicts=verdicts,
+        pairs=pairs,
+        headline=_headline(context, pairs),
+        thresholds=asked,
+        asked=Markup(", ").join(
+            Markup("{} at least {}").format(part, derived(f"{part} threshold", share, ".1%"))
+            for part, share in asked.items()
+            if share is not None
+        )
+        or "none were given",
+        parts=[
+            ("clean", "Clean accuracy", "on the unchanged images"),
+            ("robust", "Worst-case robust accuracy", "still right after every attack: an empirical upper bound"),
+        ],
+    )
+
+
+def _pair(context: Context) -> list[dict[str, object]]:
+    """Every model against the first, on the same samples."""
+    first, *others = context.evaluations
+    pairs: list[dict[str, object]] = []
+    for part, right in (("clean", was_right), ("robust", held)):
+        ours = [right(sample) for sample in first.samples]
+        for model, other in enumerate(others, 1):
+            theirs = [right(sample) for sample in other.samples]
+            difference, (low, high) = paired_difference(ours, theirs)
+            p = mcnemar(ours, theirs)
+            pairs.append({"part": part, "model": model, "difference": difference, "low": low, "high": high, "p": p})
+    return pairs
+
+
+def _headline(context: Context, pairs: list[dict[str, object]]) -> Markup | str:
+    """One sentence on the best and the worst model under attack; says so where the data cannot tell them apart."""
+    if not pairs:
+        return ""
+    shares = [evaluation.robust.accuracy for evaluation in context.evaluations]
+    best, worst = shares.index(max(shares)), shares.index(min(shares))
+    right = [[held(sample) for sample in context.evaluations[model].samples] for model in (worst, best)]
+    low, high = paired_difference(*right)[1]
+    threat = context.evaluations[0].threat
+    under = f"On the same images, under {threat.norm} perturbations of {threat.eps_text},"
+    if low <= 0 <= high:
+        return f"{under} no difference in robust accuracy between {context.names[worst]} and {context.names[best]} is established."
+    falls = "falls to" if context.evaluations[worst].clean.accuracy - shares[worst] > 0.05 else "keeps"
+    kept, lost = (number(context, model, "robust.accuracy", ".1%") for model in (best, worst))
+    sentence = Markup("{} <strong>{} still classifies {} correctly</strong>, where <strong>{} {} {}</strong>.")
+    return sentence.format(under, context.names[best], kept, context.names[worst], falls, lost)

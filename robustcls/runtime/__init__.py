@@ -1,0 +1,1 @@
+"""Speed, kept out of the science: devices, precision, memory and the model as attacks search on it."""

@@ -1,0 +1,99 @@
+"""Which device, in which precision, with how many images at a time."""
+
+import ctypes
+import platform
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+
+from robustcls.core.errors import InputError
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """auto, cpu, cuda or cuda:i as a device. Raises InputError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device {name!r} is not known: give auto, cpu, cuda or cuda:0") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device {name!r} is not supported: give auto, cpu, cuda or cuda:0")
+    if device.type == "cuda" and (device.index or 0) >= (torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        raise InputError(
+            f"device {name!r} is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices; give cpu"
+        )
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """auto as bf16 where the processor multiplies in it, else fp32. Raises InputError for what the device lacks."""
+    if name == "auto":
+        return "bf16" if has_bf16(device) else "fp32"
+    if name not in ("fp32", *_DTYPES):
+        raise InputError(f"precision {name!r} is not known: give auto, fp32, bf16 or fp16")
+    if name == "fp16" and device.type == "cpu":
+        raise InputError("precision fp16 needs CUDA: give fp32, or bf16 where the processor has it")
+    return name
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device has bf16 matrix instructions (CUDA from compute capability 8, AVX512-BF16, AMX)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
+
+
+def cpu_flags() -> set[str]:
+    """The processor's instruction sets as Linux names them; empty on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return set(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), []))
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """Autocast in a low precision; nothing in fp32."""
+    return torch.autocast(device.type, _DTYPES[precision]) if precision in _DTYPES else nullcontext()
+
+
+def describe_device(device: torch.device) -> str:
+    """The device's name with what a reader needs to compare timings."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu_name()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def resolve_batch_size(batch_size: int | str, input_size: Sequence[int], device: torch.device) -> int:
+    """auto as a size that keeps the activations of a VGG16 near the caches (CPU) or the card full (CUDA)."""
+    if batch_size != "auto":
+        return int(batch_size)
+    area = input_size[-1] * input_size[-2]
+    pixels = 512 * 32 * 32 if device.type == "cuda" else 128 * 32 * 32
+    return max(4, min(pixels // area, pixels // (28 * 28)))
+
+
+def keep_freed_memory() -> None:
+    """Lets glibc keep large freed blocks for the next tensor of that size.
+
+    By default it gives each back to the kernel and takes page faults on the next: about a fifth of a training step on
+    a CPU. Process-wide, so the command line calls it and the library does not.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        libc.mallopt(m_mmap_threshold, 1 << 30)
+        libc.mallopt(m_trim_threshold, (1 << 31) - 1)

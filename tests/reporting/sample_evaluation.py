@@ -1,0 +1,198 @@
+"""Evaluations with counts that agree with each other, made from a seed. Needs numpy, no torch."""
+
+import numpy as np
+
+from robustcls.core.records import (
+    Accuracy,
+    Array,
+    Attack,
+    Check,
+    Data,
+    Epoch,
+    Evaluation,
+    Example,
+    Gallery,
+    Map,
+    Model,
+    Provenance,
+    Sample,
+    Threat,
+    Training,
+)
+
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+ATTACKS = {  # name: (options, how often it breaks a sample that can be broken)
+    "apgd_ce": ({"steps": 100, "restarts": 1}, 0.85),
+    "apgd_t": ({"steps": 100, "targets": 9}, 0.93),
+    "fab_t": ({"steps": 100, "targets": 9}, 0.7),
+    "square": ({"queries": 5000, "p_init": 0.8}, 0.4),
+}
+EPS = 8 / 255
+
+
+def sample_evaluation(
+    name: str = "vgg16-pgd",
+    *,
+    seed: int = 0,
+    n: int = 400,
+    classes: int = 10,
+    clean: float = 0.82,
+    robust: float = 0.46,
+    examples: int = 6,
+    size: int = 32,
+    smooth: bool = True,
+    training: bool = True,
+    alone: bool = True,
+    checks: bool = True,
+) -> Evaluation:
+    """`clean` and `robust` are the shares aimed at. examples: 0 leaves the gallery out. smooth: images that compress."""
+    rng = np.random.default_rng(seed)
+    samples = _draw_samples(rng, n, classes, clean, robust, alone)
+    right = sum(sample.clean == sample.label for sample in samples)
+    held = sum(sample.clean == sample.label == sample.adversarial for sample in samples)
+    names = [NAMES[i] if classes <= 10 else f"class_{i:04d}" for i in range(classes)]
+    return Evaluation(
+        Model(name, f"{seed:02d}" + "ab" * 31, "vgg16(width=0.25)", 1_204_554, [3, size, size], names),
+        Data("cifar10", "test", n, "cd" * 32, 10_000, "the first n of a permutation by seed 0", ""),
+        Threat("linf", EPS, "8/255"),
+        Accuracy.of(right, n),
+        Accuracy.of(held, n, "upper bound: standard"),
+        _sum_attacks(samples, alone),
+        _make_checks() if checks else [],
+        samples,
+        Provenance(
+            f"/home/alice/venv/bin/robustcls attack --model /home/alice/runs/{name}/ckpt.pt --n {n}",
+            {
+                "model": f"/home/alice/runs/{name}/ckpt.pt",
+                "data_dir": "C:\\Users\\Bob Smith\\data sets",
+                "n": n,
+                "eps": EPS,
+            },
+            seed,
+            {"python": "3.11.7", "torch": "2.9.1", "robustcls": "0.1.0"},
+            "NVIDIA H100",
+            "1892c62",
+            "2026-11-24T06:10:00+00:00",
+            184.25,
+            "bf16 search, fp32 verdict",
+        ),
+        _make_gallery(rng, samples, classes, examples, size, smooth) if examples else None,
+        _make_training(clean, robust) if training else None,
+    )
+
+
+def _draw_samples(
+    rng: np.random.Generator, n: int, classes: int, clean: float, robust: float, alone: bool
+) -> list[Sample]:
+    samples = []
+    labels = np.random.default_rng(7).integers(classes, size=n)  # the same data for every model
+    for index in range(n):
+        label = int(labels[index])
+        wrong = (label + 1 + int(rng.integers(min(3, classes - 1)))) % classes
+        if rng.random() > clean:
+            samples.append(Sample(index, label, wrong, wrong, None, None, [] if alone else None))
+            continue
+        ease = (robust / clean) * (1.15 - 0.3 * label / max(1, classes - 1))
+        fooled = [] if rng.random() < ease else [key for key, (_, share) in ATTACKS.items() if rng.random() < share]
+        distance = EPS * float(rng.uniform(0.9, 1)) if fooled else None
+        samples.append(
+            Sample(
+                index, label, label, wrong if fooled else label, fooled[0] if fooled else None, distance,
+                fooled if alone else None,
+            )
+        )  # fmt: skip
+    return samples
+
+
+def _sum_attacks(samples: list[Sample], alone: bool) -> list[Attack]:
+    left = sum(sample.clean == sample.label for sample in samples)
+    attacks = []
+    for name, (options, _) in ATTACKS.items():
+        broken = [sample.distance for sample in samples if sample.broken_by == name and sample.distance is not None]
+        stands = sum(s.clean == s.label and name not in (s.fooled_by or []) for s in samples)
+        attacks.append(
+            Attack(
+                name, dict(options), left, len(broken), (left - len(broken)) / len(samples), 0.25 * left, 100 * left,
+                0 if name == "square" else 100 * left,
+                Accuracy.of(stands, len(samples)) if alone else None,
+                sum(s.fooled_by == [name] for s in samples) if alone else None,
+                float(np.median(broken)) if broken else None,
+                "RuntimeError: out of memory, batch halved" if name == "fab_t" else "",
+            )
+        )  # fmt: skip
+        left -= len(broken)
+    return attacks
+
+
+def _make_checks() -> list[Check]:
+    return [
+        Check("zero_gradients", "pass", 0.0025, 0.05, "0.2% of 400 samples have no input gradient"),
+        Check("softmax_output", "pass", 0.0, 0.5, "outputs are not probabilities"),
+        Check("random_output", "warn", 3e-5, 1e-4, "two passes differ by 3.0e-05 of the largest logit"),
+        Check("transfer", "not_run", None, None, "no second model was given"),
+    ]
+
+
+def _make_gallery(
+    rng: np.random.Generator, samples: list[Sample], classes: int, count: int, size: int, smooth: bool
+) -> Gallery:
+    outcome = {
+        sample.index: "clean_error" if sample.clean != sample.label else "broken" if sample.broken_by else "survived"
+        for sample in samples
+    }
+    drawn = [
+        sample
+        for kind in ("broken", "survived", "clean_error")
+        for sample in [s for s in samples if outcome[s.index] == kind][: -(-count // 3)]
+    ][:count]
+    return Gallery(
+        "a third each of broken, survived and clean errors, the first by a permutation of seed 0",
+        [_make_example(rng, sample, outcome[sample.index], classes, size, smooth) for sample in drawn],
+    )
+
+
+def _make_example(
+    rng: np.random.Generator, sample: Sample, outcome: str, classes: int, size: int, smooth: bool
+) -> Example:
+    grid = np.linspace(0, 1, size)
+    waves = [np.outer(np.sin(a * grid * 6), np.cos(b * grid * 6)) for a, b in rng.uniform(0.5, 2, (3, 2))]
+    clean = 0.5 + 0.45 * np.stack(waves)
+    if not smooth:
+        clean = clean + rng.normal(0, 0.08, clean.shape)
+    clean = np.clip(clean, 0, 1)
+    delta = EPS * np.sign(np.roll(clean, 3, 1) - 0.5) if smooth else rng.uniform(-EPS, EPS, clean.shape)
+    delta = np.clip(clean + delta, 0, 1) - clean
+    if outcome == "clean_error":
+        delta = 0 * delta
+    ranked = [sample.adversarial, *(label for label in range(classes) if label != sample.adversarial)][:3]
+    before = [sample.clean, *(label for label in ranked if label != sample.clean)]
+    top = [[float(label), share] for label, share in zip(ranked, (0.71, 0.2, 0.0425), strict=False)]
+    roles = [("clean", sample.label), ("adversarial", sample.label), ("adversarial_class", sample.adversarial)]
+    maps = [
+        Map("integrated_gradients", role, target, Array.encode(waves[i] * (0.5 + 0.5 * rng.random(waves[i].shape))))
+        for i, (role, target) in enumerate(roles)
+    ]
+    maps += [
+        Map("gradcam", role, target, Array.encode(np.abs(waves[i]), "uint8"), "grid 2 × 2")
+        for i, (role, target) in enumerate(roles)
+    ]
+    return Example(
+        sample.index, outcome, Array.encode(clean, "uint8", 1 / 255), Array.encode(clean + delta, "uint8", 1 / 255),
+        Array.encode(delta), [[float(label), share] for label, share in zip(before[:3], (0.88, 0.07, 0.0125), strict=False)], top, maps,
+    )  # fmt: skip
+
+
+def _make_training(clean: float, robust: float) -> Training:
+    epochs = []
+    for epoch in range(1, 21):
+        rise = 1 - 0.8 ** (epoch + 1)
+        slip = 0.004 * max(0, epoch - 14)
+        epochs.append(
+            Epoch(
+                epoch, 0.1 * (1 - epoch / 20), 2.3 - 1.1 * rise, clean * rise + slip, robust * rise + 2 * slip,
+                clean * rise, max(0.0, robust * rise - slip), max(0.0, robust * rise + 0.05), 31.5, 1587.0,
+            )
+        )  # fmt: skip
+    config = {"arch": "vgg16(width=0.25)", "adv": "pgd(steps=10)", "epochs": 20, "lr": 0.1, "out": "/home/alice/runs/x"}
+    selection = "robust accuracy on the validation split, pgd(steps=10)"
+    return Training(config, epochs, 14, selection, "pgd(steps=10)")
