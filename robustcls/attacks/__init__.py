@@ -18,23 +18,32 @@ def attack(
     batch_size: int = 128,
     seed: int = 0,
 ) -> "Tensor":
-    """What the attack `spec`, such as `pgd(steps=20)`, makes of images (N,C,H,W in [0, 1]): x_adv, on their device.
+    """What the attack `spec`, such as `pgd(steps=20)`, makes of images (N,C,H,W in [0, 1]): x_adv, float32, on their device.
 
     model: any nn.Module on [0, 1] pixels, left exactly as it was. labels: N. Raises InputError.
     """
     import torch
 
     from robustcls.core import plugins
-    from robustcls.core.classifier import check_images, device_of
+    from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
     from robustcls.core.gradients import frozen
+    from robustcls.runtime.device import resolve_batch_size
+    from robustcls.runtime.search import Counted
 
-    check_images(images, labels, getattr(model, "input_size", None))
+    check_images(images, labels, input_size_of(model))
     function = plugins.load("attack", spec)
     device = device_of(model)
+    size = resolve_batch_size(batch_size, images.shape[1:], device)
     generator = torch.Generator(device).manual_seed(seed)
-    with frozen(model):
+    # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
+    with torch.inference_mode(False), frozen(model):
+        x = images.detach().to(device, torch.float32, copy=True)
+        y = labels.detach().to(device, torch.int64, copy=True)
+        fp32 = Counted(model)
+        with torch.no_grad():
+            check_logits(fp32(x[:1]), y)
         found = [
-            function(model, x.to(device), y.to(device), threat, generator=generator).to(images.device)
-            for x, y in zip(images.float().split(batch_size), labels.split(batch_size), strict=True)
+            function(fp32, *batch, threat, generator=generator).detach()
+            for batch in zip(x.split(size), y.split(size), strict=True)
         ]
-    return torch.cat(found)
+        return torch.cat(found).to(images.device)

@@ -79,13 +79,16 @@ def apgd_t(
 
 
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """Target minus true logit over the spread of the largest four; with fewer classes, of those that there are. N."""
+    """Target minus true logit over the spread of the largest four, or three where there are no more: N.
+
+    The spread is the largest less the mean of the last two. With two classes the ratio is constant: the gap alone.
+    """
     logits = logits.float()
-    ordered = logits.sort(dim=1, descending=True).values
-    last = logits.shape[1] - 1
-    spread = ordered[:, 0] - (ordered[:, min(2, last)] + ordered[:, min(3, last)]) / 2
-    gap = logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])
-    return gap.squeeze(1) / (spread + 1e-12)
+    gap = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+    if logits.shape[1] == 2:
+        return gap
+    ordered = logits.sort(dim=1, descending=True).values[:, :4]
+    return gap / (ordered[:, 0] - ordered[:, -2:].mean(1) + 1e-12)
 
 
 def _ascend(

@@ -1,13 +1,14 @@
 """`robustcls attack`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from robustcls.cli.console import note, percent, progress, table
+from robustcls.cli.console import note, percent, progress, table, wrap
 from robustcls.cli.options import build, config_option, options
 from robustcls.core.files import check_writable
-from robustcls.core.records import Evaluation
+from robustcls.core.records import Attack, Evaluation
 from robustcls.evaluation.config import AttackConfig
 
 
@@ -25,9 +26,10 @@ def command(flags: dict, config_file: str | None, model: str, out: str | None, s
 
     \b
       robustcls attack --model ckpt.pt
-      robustcls attack --model ckpt.pt --attack fgsm --attack "pgd(steps=50, restarts=5)" --n all
-      robustcls attack --model mylab.nets:resnet --data folder:images --eps 4/255 --n 300
-      robustcls attack --model weights.pt --arch "vgg16(width=0.25)" --data cifar10 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26
+      robustcls attack --model ckpt.pt --attack fgsm --attack "pgd(steps=50)" --n all
+      robustcls attack --model mylab.nets:resnet --data folder:images --eps 4/255
+      robustcls attack --model weights.pt --arch "vgg16(width=0.25)" --data cifar10 \\
+          --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26
     """
     config = build(AttackConfig, flags, config_file)
 
@@ -54,21 +56,35 @@ def command(flags: dict, config_file: str | None, model: str, out: str | None, s
 
 def summarise(evaluation: Evaluation) -> str:
     """The evaluation in at most 80 columns."""
-    rows = [("none (clean)", "", "", f"{evaluation.clean.accuracy:.1%}", "", "")]
-    for attack in evaluation.attacks:
-        mark = "  failed" if attack.error else f"{attack.robust_accuracy:.1%}"
+    rows = [["none (clean)", "", "", f"{evaluation.clean.accuracy:.1%}", "", ""]]
+    for name, attack in zip(attack_names(evaluation.attacks), evaluation.attacks, strict=True):
+        after = "failed" if attack.error else f"{attack.robust_accuracy:.1%}"
         alone = f"{attack.alone.accuracy:.1%}" if attack.alone else ""
-        rows.append((attack.name, str(attack.attacked), str(attack.broken), mark, alone, f"{attack.seconds:.1f}"))
+        rows.append([name, str(attack.attacked), str(attack.broken), after, alone, f"{attack.seconds:.1f}"])
+    header = ["attack", "attacked", "broken", "accuracy", "alone", "seconds"]
+    if not any(attack.alone for attack in evaluation.attacks):
+        for row in (header, *rows):
+            del row[4]
     lines = [
-        table(("attack", "attacked", "broken", "accuracy", "alone", "seconds"), rows),
+        table(header, rows),
         "",
         f"clean   {percent(evaluation.clean)}",
         f"robust  {percent(evaluation.robust)}",
-        f"        {evaluation.robust.kind}",
-        f"        {evaluation.threat.norm} {evaluation.threat.eps_text}, n = {evaluation.data.n}, 95% Wilson intervals",
+        f"         {evaluation.robust.kind}",
+        f"         {evaluation.threat.norm} {evaluation.threat.eps_text}, n = {evaluation.data.n}, 95% Wilson intervals",
     ]
     lines += [f"failed: {attack.name}: {attack.error}" for attack in evaluation.attacks if attack.error]
     lines += [
         f"warning: {check.id}: {check.message}" for check in evaluation.checks if check.status in ("warn", "fail")
     ]
-    return "\n".join(lines)
+    return "\n".join([lines[0], *(wrap(line, indent=9) for line in lines[1:])])
+
+
+def attack_names(attacks: Sequence[Attack]) -> list[str]:
+    """Their names; of attacks that share one, also the options in which they differ."""
+    names = []
+    for attack in attacks:
+        others = [other.options for other in attacks if other.name == attack.name]
+        differing = [f"{k}={v}" for k, v in attack.options.items() if any(o.get(k) != v for o in others)]
+        names.append(f"{attack.name}({', '.join(differing)})" if differing else attack.name)
+    return names

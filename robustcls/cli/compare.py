@@ -2,7 +2,7 @@
 
 import click
 
-from robustcls.cli.console import table
+from robustcls.cli.console import table, wrap
 from robustcls.core.comparison import clean_right, robust_right, why_not_comparable
 from robustcls.core.errors import InputError
 from robustcls.core.records import Evaluation
@@ -42,10 +42,9 @@ def command(files: tuple[str, ...]) -> None:
             interval = f"[{low:+.1%}, {high:+.1%}]"
             differences.append((f"{name[0]} - {names[0][0]}", what, f"{gain:+.1%}", interval, f"{mcnemar(a, b):.2g}"))
     click.echo(table(("difference", "accuracy", "points", "95%", "McNemar p"), differences))
-    click.echo(
-        f"\n{first.data.name} {first.data.split}, n = {first.data.n}; {first.threat.norm} {first.threat.eps_text}; "
-        f"{first.robust.kind}"
-    )
+    click.echo("")
+    click.echo(wrap(f"{first.data.name}, split {first.data.split}, n = {first.data.n}"))
+    click.echo(wrap(f"{first.threat.norm} {first.threat.eps_text}, {first.robust.kind}, 95% intervals"))
 
 
 def _interval(ci95: list[float]) -> str:

@@ -1,6 +1,7 @@
 """What commands print: results on stdout, progress and notes on stderr."""
 
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,16 +10,29 @@ import click
 from robustcls.core.records import Accuracy
 
 
+COLUMNS = 80
+
+
 def note(text: str, quiet: bool = False) -> None:
-    """A line that says what was taken or assumed."""
+    """What was taken or assumed, in lines that fit."""
     if not quiet:
-        click.echo(text, err=True)
+        click.echo("\n".join(wrap(line) for line in text.splitlines()), err=True)
+
+
+def wrap(text: str, indent: int = 2) -> str:
+    """The text in lines that fit, but for words that are too long, such as paths; all but the first are indented."""
+    return textwrap.fill(
+        text, COLUMNS, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need, the first left-aligned, numbers to the right."""
+    """Columns as wide as they need, the first left-aligned and cut where the line would not fit, numbers to the right."""
     cells = [list(map(str, row)) for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    widths[0] = min(widths[0], max(16, COLUMNS - sum(width + 2 for width in widths[1:])))
+    for row in cells:
+        row[0] = row[0] if len(row[0]) <= widths[0] else row[0][: widths[0] - 3] + "..."
     lines = [
         "  ".join(
             cell.ljust(width) if column == 0 else cell.rjust(width)
@@ -26,7 +40,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         )
         for row in cells
     ]
-    return "\n".join(["".join(line.rstrip()) for line in (lines[0], "-" * min(80, len(lines[0])), *lines[1:])])
+    return "\n".join([line.rstrip() for line in (lines[0], "-" * len(lines[0]), *lines[1:])])
 
 
 def percent(accuracy: Accuracy) -> str:

@@ -19,7 +19,8 @@ def command(flags: dict, config_file: str | None, model: str) -> None:
 
     \b
       robustcls explain --model ckpt.pt
-      robustcls explain --model ckpt.pt --method gradcam --method "integrated_gradients(steps=64)" --n 20
+      robustcls explain --model ckpt.pt --method gradcam --n 20
+      robustcls explain --model ckpt.pt --method "integrated_gradients(steps=64)"
     """
     config = build(ExplainConfig, flags, config_file)
 

@@ -5,7 +5,7 @@ from xml.sax.saxutils import quoteattr
 
 import click
 
-from robustcls.core.files import replacing
+from robustcls.core.files import check_writable, replacing
 from robustcls.core.policy import FAIL, INCONCLUSIVE, Policy, Verdict, judge
 from robustcls.core.records import Evaluation
 
@@ -29,6 +29,8 @@ def command(file: str, min_robust: float | None, min_clean: float | None, junit:
     """
     if min_robust is None and min_clean is None:
         raise click.UsageError("a gate needs a threshold: give --min-robust or --min-clean")
+    if junit:
+        check_writable(junit)
     verdict = judge(Evaluation.load(file), Policy(min_clean=min_clean, min_robust=min_robust))
     click.echo("\n".join([verdict.status, *(f"  {reason}" for reason in verdict.reasons)]))
     if junit:

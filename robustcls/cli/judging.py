@@ -7,7 +7,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
 from robustcls.evaluation.cascade import Progress
 from robustcls.evaluation.config import AttackConfig
-from robustcls.evaluation.evaluate import Judged, judge, suite_attacks
+from robustcls.evaluation.judge import Judged, judge, suite_attacks
 
 
 def judge_subject(subject: Subject, config: AttackConfig, progress: Progress) -> Judged:

@@ -54,9 +54,9 @@ def cli(debug: bool) -> None:
     """Train, attack, explain and report: adversarial robustness of image classifiers.
 
     \b
-      robustcls train --adv pgd                          # digits, embedded: a minute or two
-      robustcls attack --model runs/.../ckpt.pt          # clean and robust accuracy
-      robustcls report --model runs/.../ckpt.pt          # one HTML file
+      robustcls train --adv pgd                   # digits, embedded: minutes
+      robustcls attack --model runs/.../ckpt.pt   # clean and robust accuracy
+      robustcls report --model runs/.../ckpt.pt   # one HTML file
     """
 
 
@@ -67,16 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # --debug is taken anywhere, as one adds it to a line that has just failed.
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        status = cli.main(arguments, prog_name="robustcls", standalone_mode=False)
+        status = cli.main(arguments or ["--help"], prog_name="robustcls", standalone_mode=False)
         sys.stdout.flush()
-    except (InputError, click.ClickException) as error:
-        status = _complain(error, debug)
     except (KeyboardInterrupt, click.Abort):
         click.echo("robustcls: interrupted", err=True)
         status = INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
+    except Exception as error:
+        status = _complain(error, debug)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -85,6 +85,8 @@ def _complain(error: Exception, debug: bool) -> int:
         traceback.print_exc()
     message = error.format_message() if isinstance(error, click.ClickException) else str(error)
     if isinstance(error, click.UsageError) and error.ctx is not None:
-        message = f"{message.rstrip('.')}; see {error.ctx.command_path} --help"
+        message = f"{message.rstrip('.?')}; see {error.ctx.command_path} --help"
+    if not isinstance(error, (InputError, click.ClickException)):  # a fault of ours, or of code that was handed in
+        message = f"{type(error).__name__}: {message}; --debug shows where"
     click.echo(f"robustcls: {' '.join(message.split())}", err=True)
     return WRONG_INPUT

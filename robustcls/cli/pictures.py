@@ -18,6 +18,7 @@ from robustcls.core.options import parse_batch_size
 from robustcls.evaluation.cascade import predict
 from robustcls.evaluation.config import ExplainConfig
 from robustcls.runtime.device import resolve_batch_size, resolve_device
+from robustcls.runtime.search import Counted
 
 
 def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str], folder: Path) -> Iterator[Path]:
@@ -27,7 +28,7 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
     size = resolve_batch_size(parse_batch_size(config.batch_size), x.shape[1:], resolve_device(config.device))
     x_adv = attack(model, x, y, subject.threat, config.attack, batch_size=size, seed=config.seed)
     with frozen(model):
-        clean, attacked = (predict(model, images, size).softmax(1) for images in (x, x_adv))
+        clean, attacked = (predict(Counted(model), images, size).softmax(1) for images in (x, x_adv))
     found = attacked.argmax(1)
     maps = {
         (method, role): explain(model, images, target=target, method=method, progress=not config.quiet)

@@ -1,5 +1,6 @@
 """`robustcls report`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -39,7 +40,7 @@ def command(
 
     \b
       robustcls report --model ckpt.pt --each-alone
-      robustcls report --model standard.pt --model pgd.pt --attack fgsm --attack "pgd(steps=20)"
+      robustcls report --model standard.pt --model pgd.pt --attack "pgd(steps=20)"
       robustcls report a/evaluation.json b/evaluation.json --out report.html
     """
     if not files and not models:
@@ -50,9 +51,12 @@ def command(
     evaluations = [Evaluation.load(file) for file in files]
     if models:
         config = build(ReportConfig, flags, config_file)
-        evaluations += [measure(model, config) for model in models]
-    elif flags.keys() - {"quiet"}:
-        name = min(flags.keys() - {"quiet"}).replace("_", "-")
+        outs = evaluation_files(models)
+        for path in outs:
+            check_writable(path)
+        evaluations += [measure(model, config, path) for model, path in zip(models, outs, strict=True)]
+    elif flags.keys() - {"quiet"} or config_file:
+        name = min(flags.keys() - {"quiet"}, default="config").replace("_", "-")
         raise click.UsageError(f"--{name} says how to judge a model: give it with --model")
 
     from robustcls.reporting import report
@@ -61,11 +65,23 @@ def command(
     click.echo(target)
 
 
-def measure(model: str, config: ReportConfig) -> Evaluation:
-    """Attacks and explains a model; writes its evaluation beside it."""
+def evaluation_files(models: Sequence[str]) -> list[Path]:
+    """evaluation.json beside each model; of models that share a folder, each its own, such as evaluation-pgd.json."""
+    from robustcls.cli.subject import default_out
+
+    homes = [default_out(model, "evaluation.json") for model in models]
+    names = [Path(model).name.removesuffix(".pt").replace(":", "-") for model in models]
+    return [
+        home if homes.count(home) == 1 else home.with_name(f"evaluation-{name}.json")
+        for home, name in zip(homes, names, strict=True)
+    ]
+
+
+def measure(model: str, config: ReportConfig, out: Path) -> Evaluation:
+    """Attacks and explains a model; writes its evaluation."""
     from robustcls.cli.attack import summarise
     from robustcls.cli.judging import judge_subject
-    from robustcls.cli.subject import default_out, load_subject
+    from robustcls.cli.subject import load_subject
     from robustcls.core.options import parse_batch_size
     from robustcls.evaluation.gallery import make_gallery
     from robustcls.runtime.device import keep_freed_memory, resolve_batch_size, resolve_device
@@ -79,7 +95,7 @@ def measure(model: str, config: ReportConfig) -> Evaluation:
     methods = config.method or METHODS
     note(f"attribution maps of {config.examples} examples: {', '.join(methods)}", config.quiet)
     judged.evaluation.gallery = make_gallery(subject.loaded.model, judged, methods, config.examples, config.seed, size)
-    judged.evaluation.save(default_out(model, "evaluation.json"))
+    judged.evaluation.save(out)
     note(f"{model}\n{summarise(judged.evaluation)}\n", config.quiet)
     return judged.evaluation
 

@@ -13,7 +13,7 @@ from robustcls.data import recipe
 from robustcls.data.images import Images
 from robustcls.data.splits import SAMPLING_RULE, choose, load_split
 from robustcls.evaluation.config import SubjectOptions
-from robustcls.evaluation.evaluate import describe_model
+from robustcls.evaluation.judge import describe_model
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, read_model
 from robustcls.runtime.device import resolve_device
 from robustcls.training.record import read_training

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from robustcls.cli.console import note
+from robustcls.cli.console import note, wrap
 from robustcls.cli.options import config_option, options
 from robustcls.core.config import read_toml, resolve
 from robustcls.training.config import TrainConfig
@@ -20,12 +20,13 @@ from robustcls.training.config import TrainConfig
 def command(flags: dict, config_file: str | None, resume: str | None) -> int:
     """Train a classifier, adversarially or not; write a run folder.
 
-    The folder holds ckpt.pt (the best by validation), last.pt (for --resume), config.toml and history.jsonl.
+    The folder holds ckpt.pt (the best by validation), last.pt (for --resume), config.toml and history.jsonl. What is not
+    given comes from the recipe of the data set, and else is the default below.
 
     \b
       robustcls train                                        # VGG16 on digits with PGD
       robustcls train --adv none                             # the same without an attack
-      robustcls train --data cifar10 --adv "pgd(steps=3)" --eps 8/255 --epochs 30
+      robustcls train --data cifar10 --adv "pgd(steps=3)" --eps 8/255 --epochs 40
       robustcls train --data folder:images --arch "vgg16(width=0.25)"
       robustcls train --resume runs/digits-vgg16-pgd-20260101-120000
     """
@@ -38,7 +39,7 @@ def command(flags: dict, config_file: str | None, resume: str | None) -> int:
     content = None
     if resume:
         if flags.keys() - {"quiet"} or config_file:
-            name = next(iter(flags.keys() - {"quiet"}), "config").replace("_", "-")
+            name = min(flags.keys() - {"quiet"}, default="config").replace("_", "-")
             raise click.UsageError(f"--resume goes on with the run's own configuration: leave out --{name}")
         folder = Path(resume)
         config, content = read_last(folder)
@@ -57,6 +58,7 @@ def command(flags: dict, config_file: str | None, resume: str | None) -> int:
     if content:
         run.load_last(content)
     else:
+        run.rehearse()
         run.save_config()
     note(describe(run), config.quiet)
     if run.epoch >= config.epochs:
@@ -70,11 +72,11 @@ def command(flags: dict, config_file: str | None, resume: str | None) -> int:
             click.echo(f"interrupted and saved; go on with: robustcls train --resume {folder}", err=True)
             return 130
     best = run.history[run.best_epoch - 1]
-    click.echo(
-        f"best epoch {best.epoch} by {run.selected_by}: clean {best.val_clean:.1%}, robust {best.val_robust:.1%}"
-    )
+    click.echo(f"best epoch {best.epoch}: clean {_share(best.val_clean)}, robust {_share(best.val_robust)}")
+    click.echo(wrap(f"by {run.selected_by}"))
     click.echo(f"{folder / 'ckpt.pt'}")
-    note(f"next: robustcls attack --model {folder / 'ckpt.pt'}", config.quiet)
+    if not config.quiet:
+        click.echo(f"next: robustcls attack --model {folder / 'ckpt.pt'}", err=True)
     return 0
 
 
@@ -95,12 +97,19 @@ def describe(run) -> str:
     config, size = run.config, "x".join(map(str, run.model.input_size))
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
     remark = f" ({run.train.note})" if run.train.note else ""
-    return f"""\
-data      {config.data}: {len(run.train)} training, {len(run.val)} validation images{remark}
-model     {config.arch}, {parameters / 1e6:.2f} million parameters, {len(run.train.classes)} classes, input {size}
-training  {config.objective}, attack {config.adv}, {run.threat}, {config.epochs} epochs, batch {run.batch_size}
-device    {describe_device(run.device)}, {run.precision}
-folder    {run.folder}"""
+    lines = [
+        f"data      {config.data}: {len(run.train)} training, {min(config.val_n, len(run.val))} validation images{remark}",
+        f"model     {config.arch}, {parameters / 1e6:.2f} million parameters, {len(run.train.classes)} classes, input {size}",
+        f"training  {config.objective}, attack {config.adv}, {run.threat}, {config.epochs} epochs, batch {run.batch_size}",
+        f"device    {describe_device(run.device)}, {run.precision}",
+        f"folder    {run.folder}",
+    ]
+    return "\n".join(wrap(line, indent=10) for line in lines)
+
+
+HEADER = """\
+                          -- training --    ------ validation ------
+ epoch          lr    loss   clean  attacked   clean  robust    fgsm    img/s"""
 
 
 class Progress:
@@ -136,12 +145,14 @@ class Progress:
             return
         with tqdm.external_write_mode(file=sys.stdout):
             if not self.headed:
-                click.echo(" epoch     lr    loss   train:clean  attacked   val:clean  robust   img/s")
+                click.echo(HEADER)
                 self.headed = True
+            shares = (row.train_clean, row.train_robust, row.val_clean, row.val_robust, row.val_fgsm)
+            clean, attacked, *validation = map(_share, shares)
             click.echo(
-                f"{row.epoch:>3}/{self.run.config.epochs:<3}{row.lr:>6.3f}  {row.train_loss:>6.3f}"
-                f"{_share(row.train_clean):>14}{_share(row.train_robust):>10}"
-                f"{_share(row.val_clean):>12}{_share(row.val_robust):>8}{row.images_per_second:>8.0f}"
+                f"{row.epoch:>3}/{self.run.config.epochs:<3}{row.lr:>10.3g}{row.train_loss:>8.3f}{clean:>8}{attacked:>10}"
+                + "".join(f"{share:>8}" for share in validation)
+                + f"{row.images_per_second:>9.0f}"
             )
 
 

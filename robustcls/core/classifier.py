@@ -52,6 +52,20 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The precision of the model's parameters, or else of its buffers; float32 for a model without any."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            return tensor.dtype
+    return torch.float32
+
+
+def input_size_of(model: nn.Module) -> Sequence[int] | None:
+    """(C, H, W) where the model says it; other people's modules may mean something else by `input_size`."""
+    size = getattr(model, "input_size", None)
+    return size if isinstance(size, (tuple, list, torch.Size)) and len(size) == 3 else None
+
+
 def check_images(images: Tensor, labels: Tensor | None = None, input_size: Sequence[int] | None = None) -> None:
     """Raises InputError unless images are float N,C,H,W in [0, 1] (of `input_size`) and labels are integers, one an image."""
     if not isinstance(images, Tensor) or images.ndim != 4 or len(images) == 0:
@@ -70,6 +84,8 @@ def check_images(images: Tensor, labels: Tensor | None = None, input_size: Seque
         )
     if labels is None:
         return
+    if not isinstance(labels, Tensor):
+        raise InputError(f"labels are {type(labels).__name__}: give a tensor with one integer an image")
     if labels.ndim != 1 or len(labels) != len(images) or labels.is_floating_point():
         raise InputError(
             f"labels of shape {tuple(labels.shape)} and {labels.dtype} for {len(images)} images: give one integer an image"
@@ -78,12 +94,12 @@ def check_images(images: Tensor, labels: Tensor | None = None, input_size: Seque
         raise InputError(f"label {labels.min().item()} is negative: labels count from 0")
 
 
-def check_logits(logits: Tensor, labels: Tensor) -> None:
+def check_logits(logits: Tensor, labels: Tensor | None = None) -> None:
     """Raises InputError unless logits are N,K with K >= 2 and every label is below K."""
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"the model gives {shape}: it must give logits N,K of two classes or more")
-    if labels.max().item() >= logits.shape[1]:
+    if labels is not None and labels.max().item() >= logits.shape[1]:
         raise InputError(
             f"label {labels.max().item()} is beyond the model's {logits.shape[1]} classes: is it a model for other data?"
         )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 import tomllib
 import types
 import typing
@@ -55,7 +56,8 @@ def to_toml(config: Any) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False)  # TOML's basic strings, numbers and booleans are written as JSON's
+    # TOML's basic strings, numbers and booleans are written as JSON's, but for one character that TOML wants escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
 
 
 def union_parts(hint: Any) -> tuple[Any, ...]:
@@ -79,7 +81,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         raise unknown(name, value, typing.get_args(hint))
     elif typing.get_origin(hint) is tuple and isinstance(value, (tuple, list)):
         return tuple(_convert(typing.get_args(hint)[0], item, name) for item in value)
-    elif hint is float and type(value) in (int, float):
+    elif hint is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     elif hint in (int, str, bool) and type(value) is hint:
         return value

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from robustcls.core.errors import InputError
@@ -16,16 +16,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Raises InputError where the folder cannot be made or written.
     """
     path = Path(path)
+    check_writable(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        check_writable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         os.replace(part, path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}: name another place with --out") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def check_writable(path: str | Path) -> None:

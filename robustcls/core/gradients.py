@@ -41,12 +41,8 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
 
     Buffers are kept too, for modules that count or average in their forward pass whatever their mode.
     """
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
+    values = [(buffer, buffer.clone()) for _, own in buffers for buffer in own.values() if buffer is not None]
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
@@ -60,6 +56,12 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
         for parameter, requires_grad in flags:
             parameter.requires_grad_(requires_grad)
         with torch.no_grad():
-            for module, name, buffer, before in buffers:
-                buffer.copy_(before)
-                module._buffers[name] = buffer  # a module may have put another tensor in its place
+            for buffer, before in values:
+                if not torch.equal(buffer, before):  # a copy, even of equal values, breaks a backward pass to come
+                    buffer.copy_(before)
+        for module, own in buffers:  # a module may have put another tensor in a buffer's place, or made one
+            for name in set(module._buffers.keys()) - own.keys():
+                del module._buffers[name]
+            for name, kept in own.items():
+                if name not in module._buffers or module._buffers[name] is not kept:
+                    module._buffers[name] = kept

@@ -29,10 +29,11 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio: the margin over the gap between first and third logit, unmoved by a scale or a shift.
 
-    Croce and Hein 2020, arXiv:2003.01690. With two classes there is no third logit, and the gap between the two is used.
-    logits: N,K with K >= 2; y: N; returns N.
+    Croce and Hein 2020, arXiv:2003.01690. With two classes any such ratio is constant, without a gradient: there it is
+    the margin alone. logits: N,K with K >= 2; y: N; returns N.
     """
     logits = logits.float()
+    if logits.shape[1] == 2:
+        return margin(logits, y)
     ordered = logits.sort(dim=1, descending=True).values
-    gap = ordered[:, 0] - ordered[:, min(2, logits.shape[1] - 1)]
-    return margin(logits, y) / (gap + 1e-12)
+    return margin(logits, y) / (ordered[:, 0] - ordered[:, 2] + 1e-12)

@@ -40,7 +40,7 @@ class RuntimeOptions:
 
 def parse_batch_size(text: int | str | None) -> int | str:
     """A positive number, or auto. Raises InputError."""
-    return _count(text or "auto", "batch-size", "auto")
+    return _count("auto" if text is None else text, "batch-size", "auto")
 
 
 def parse_n(text: int | str) -> int | None:

@@ -7,10 +7,13 @@ A file that holds several names them in `__all__`. Listing reads the source with
 import ast
 import importlib
 import inspect
+import math
+import operator
+import sys
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ KINDS = {
     "suite": "robustcls/evaluation/suites.py",
     "tracker": "robustcls/trackers",
 }
+PLACED = ("data",)  # the kinds whose plug-ins take a place: `folder:PATH`
 _ROOT = Path(__file__).resolve().parents[2]
 _SIMPLE = {int: "whole number", float: "number", str: "text", bool: "True or False"}
 
@@ -96,7 +100,7 @@ def parse(kind: str, text: str) -> Spec:
     """A spec string as a Spec. Raises InputError. Values are literals or fractions such as 2/255; nothing is evaluated."""
     text = text.strip()
     head, colon, rest = text.partition(":")
-    if colon and head in _plugins(kind):
+    if colon and head in _plugins(kind) and kind in PLACED:
         return Spec(head, (rest,))
     call, parenthesis, _ = text.partition("(")
     if not parenthesis:
@@ -106,7 +110,9 @@ def parse(kind: str, text: str) -> Spec:
         if not isinstance(tree, ast.Call) or tree.args or not isinstance(tree.func, ast.Name):
             raise ValueError
         options = tuple((keyword.arg or "**", _value(keyword.value)) for keyword in tree.keywords)
-    except (ValueError, SyntaxError, ZeroDivisionError):
+        if len(dict(options)) < len(options):
+            raise ValueError
+    except (ValueError, TypeError, SyntaxError, ArithmeticError, RecursionError, MemoryError):
         raise InputError(f"{kind} {text!r} is not a spec: write it as name(option=value, option=value)") from None
     return Spec(call.strip(), (), options)
 
@@ -133,27 +139,30 @@ def _find(kind: str, name: str) -> Callable[..., Any]:
     if plugin is not None:
         return getattr(importlib.import_module(plugin.module), name)
     module, colon, attribute = name.partition(":")
-    if not colon:
+    if not colon or module in _plugins(kind):
         raise unknown(kind, name, names(kind))
     return import_dotted(kind, module, attribute)
 
 
 def import_dotted(kind: str, module: str, attribute: str) -> Callable[..., Any]:
     """`attribute` of `module`, looked up in the current folder too. Raises InputError that says which part failed."""
-    import sys
-
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise InputError(
+            f"{kind} {module}:{attribute}: {module!r} is no module's name: write it as package.module:name"
+        )
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name and module.startswith(error.name):
+        if error.name and f"{module}.".startswith(f"{error.name}."):
             raise InputError(
                 f"{kind} {module}:{attribute}: no module {error.name!r}: is its folder in PYTHONPATH?"
             ) from None
         raise
-    except (AttributeError, ValueError, TypeError):
-        raise InputError(f"{kind} {module}:{attribute}: the module has no {attribute!r}") from None
+    found = getattr(imported, attribute, None)
+    if found is None:
+        raise InputError(f"{kind} {module}:{attribute}: the module has no {attribute!r}")
     if not callable(found):
         raise InputError(f"{kind} {module}:{attribute} is not callable: name a function")
     return found
@@ -172,7 +181,7 @@ def _hint(annotation: Any) -> Any:
         return annotation
     known = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
     parts = [known.get(part.strip()) for part in annotation.split("|")]
-    return typing.Union[tuple(parts)] if all(parts) else None
+    return reduce(operator.or_, parts) if all(parts) else None
 
 
 def _simple_types(hint: Any) -> tuple[type, ...]:
@@ -184,19 +193,27 @@ def _simple_types(hint: Any) -> tuple[type, ...]:
 
 def _checked(kind: str, spec: Spec, function: Callable[..., Any]) -> dict[str, Any]:
     options = {name: hint for name, _, hint in _options(function)}
-    takes = ", ".join(f"{name}={parameter.default!r}" for name, parameter, _ in _options(function)) or "no options"
+    takes = ", ".join(
+        name if parameter.default is parameter.empty else f"{name}={parameter.default!r}"
+        for name, parameter, _ in _options(function)
+    )
+    takes = takes or "no options"
     values = {}
     for name, value in spec.options:
         if name not in options:
             raise InputError(f"{unknown(f'option of {spec.name}', name, options)}; {spec.name} takes {takes}")
         allowed = _simple_types(options[name])
-        if float in allowed and type(value) is int:
+        if float in allowed and type(value) is int and abs(value) <= sys.float_info.max:
             value = float(value)
         choices = typing.get_args(options[name]) if typing.get_origin(options[name]) is typing.Literal else ()
-        if type(value) not in allowed or (choices and value not in choices):
+        endless = type(value) is float and not math.isfinite(value)
+        if type(value) not in allowed or endless or (choices and value not in choices):
             want = " or ".join(map(repr, choices)) or " or ".join(_SIMPLE[t] for t in allowed if t in _SIMPLE)
             raise InputError(f"{kind} {spec.name}: {name}={value!r} is not a {want}; {spec.name} takes {takes}")
         values[name] = value
+    for name, parameter, _ in _options(function):
+        if parameter.default is parameter.empty and name not in values:
+            raise InputError(f"{kind} {spec.name} needs {name}: write it as {spec.name}({name}=...)")
     return values
 
 
@@ -235,8 +252,7 @@ def _declared(node: ast.FunctionDef) -> tuple[Option, ...]:
     return tuple(
         Option(argument.arg, ast.unparse(argument.annotation), ast.unparse(default) if default else "required")
         for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-        if argument.annotation
-        and set(ast.unparse(argument.annotation).split(" | ")) <= {"int", "float", "str", "bool", "None"}
+        if argument.annotation and _is_simple(ast.unparse(argument.annotation))
     )
 
 

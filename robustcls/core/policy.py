@@ -33,7 +33,8 @@ class Verdict:
 def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
     """PASS needs the whole interval at or above each threshold; FAIL has one wholly below.
 
-    INCONCLUSIVE: an interval straddles its threshold, or a diagnostic failed. WARN: passed, and a diagnostic warns.
+    INCONCLUSIVE: an interval straddles its threshold, a diagnostic failed, or an attack broke off. WARN: passed, and a
+    diagnostic warns.
     Without thresholds nothing is judged.
     """
     wanted = [
@@ -48,6 +49,7 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
         return Verdict(UNJUDGED, ["no thresholds were given"])
     outcomes = [_against(name, accuracy, threshold) for name, accuracy, threshold in wanted]
     failed = [f"check {check.id} failed: {check.message}" for check in evaluation.checks if check.status == "fail"]
+    failed += [f"attack {attack.name} broke off: {attack.error}" for attack in evaluation.attacks if attack.error]
     warned = [f"check {check.id} warns: {check.message}" for check in evaluation.checks if check.status == "warn"]
     reasons = [reason for _, reason in outcomes]
     statuses = {status for status, _ in outcomes}

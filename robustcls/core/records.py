@@ -7,6 +7,7 @@ import base64
 import dataclasses
 import json
 import math
+import sys
 import typing
 import zlib
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 SCHEMA = "robustcls/evaluation/1"
+LARGEST_ARRAY = 1 << 26  # values; more in a file is damage or malice
 
 
 @dataclass
@@ -127,9 +129,13 @@ class Array:
 
     @classmethod
     def encode(cls, values: "np.ndarray", dtype: str = "int8", scale: float | None = None) -> "Array":
-        """Rounds values to 255 levels; without a scale, the largest magnitude becomes 127 (int8) or 255 (uint8)."""
+        """Rounds values to 255 levels; without a scale, the largest magnitude becomes 127 (int8) or 255 (uint8).
+
+        What is not finite becomes 0.
+        """
         import numpy as np
 
+        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)  # JSON has no NaN
         top = 127 if dtype == "int8" else 255
         if scale is None:
             scale = float(np.abs(values).max()) / top or 1.0
@@ -145,6 +151,8 @@ class Array:
             if self.dtype not in ("uint8", "int8") or any(side < 0 for side in self.shape):
                 raise ValueError
             size = math.prod(self.shape)
+            if size > LARGEST_ARRAY:
+                raise ValueError
             raw = zlib.decompressobj().decompress(base64.b64decode(self.data, validate=True), size + 1)
             return (np.frombuffer(raw, self.dtype).reshape(self.shape) * np.float32(self.scale)).astype(np.float32)
         except (ValueError, zlib.error):
@@ -244,14 +252,15 @@ class Evaluation:
 
     def save(self, path: str | Path) -> None:
         with replacing(path) as part:
-            part.write_text(self.to_json(), encoding="utf-8")
+            # A path that is not UTF-8 reaches us with surrogates; as \\udcXX it stays JSON and reads back as it was.
+            part.write_text(self.to_json(), encoding="utf-8", errors="backslashreplace")
 
     @classmethod
     def from_json(cls, text: str, name: str = "evaluation") -> "Evaluation":
         """Raises InputError that names the first place where the text is not an evaluation."""
         try:
-            whole = json.loads(text)
-        except ValueError as error:
+            whole = json.loads(text, parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{name} is not JSON ({error}): give the file that `robustcls attack` wrote") from None
         schema = whole.get("schema") if isinstance(whole, dict) else None
         if schema != SCHEMA:
@@ -273,6 +282,10 @@ class Evaluation:
             ) from None
         except UnicodeDecodeError:
             raise InputError(f"{path} is not a text file: give the JSON file that `robustcls attack` wrote") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
 
 
 def _check_sums(evaluation: Evaluation, name: str) -> None:
@@ -312,7 +325,7 @@ def _build(hint: Any, value: Any, where: str) -> Any:
         return {str(key): _build(item, element, f"{where}.{key}") for key, element in value.items()}
     if hint is Any:
         return value
-    if hint is float and type(value) in (int, float) and math.isfinite(value):
+    if hint is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         return value

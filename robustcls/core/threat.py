@@ -21,7 +21,7 @@ def parse_eps(text: str | float) -> float:
     """The radius as a number, from `8/255`, `0.031` or a number. Raises InputError unless finite and not negative."""
     try:
         eps = float(Fraction(text.strip())) if isinstance(text, str) else float(text)
-    except (ValueError, ZeroDivisionError, OverflowError):
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError):
         eps = math.nan
     if not 0 <= eps < math.inf:
         raise InputError(
@@ -71,7 +71,8 @@ class ThreatModel:
 
     def random_start(self, x: "Tensor", generator: "Generator | None" = None) -> "Tensor":
         """A point drawn uniformly from the ball around each x, clipped to the box."""
-        return (x + _NORMS[self.norm].uniform(x, generator) * self.eps).clamp(0, 1)
+        norm = _NORMS[self.norm]
+        return (x + norm.clip(norm.uniform(x, generator) * self.eps, self.eps)).clamp(0, 1)
 
     def steepest(self, grad: "Tensor") -> "Tensor":
         """The direction of norm 1 along which a loss with this gradient rises fastest; 0 where the gradient is 0.
@@ -114,10 +115,12 @@ def _linf_steepest(grad: "Tensor") -> "Tensor":
 
 
 def _l2_size(delta: "Tensor") -> "Tensor":
-    return delta.flatten(1).norm(dim=1)
+    # Summed in double: over a large image, float32 is off by more than the tolerance of the ball. So in l1.
+    return delta.flatten(1).double().norm(dim=1).to(delta.dtype)
 
 
 def _l2_clip(delta: "Tensor", eps: float) -> "Tensor":
+    eps *= 1 - 2e-7  # what rounding may add
     shrink = (eps / _l2_size(delta).clamp_min(1e-30)).clamp_max(1)
     return delta * _per_sample(shrink, delta)
 
@@ -135,18 +138,19 @@ def _l2_steepest(grad: "Tensor") -> "Tensor":
 
 
 def _l1_size(delta: "Tensor") -> "Tensor":
-    return delta.flatten(1).abs().sum(1)
+    return delta.flatten(1).abs().double().sum(1).to(delta.dtype)
 
 
 def _l1_clip(delta: "Tensor", eps: float) -> "Tensor":
     """Euclidean projection onto the l1 ball (Duchi et al. 2008): soft-threshold so that the sizes add up to eps."""
-    size = delta.flatten(1).abs()
+    eps -= min(2**-25 * delta[0].numel(), 0.001 * eps)  # what rounding x + delta to float32 may add, pixel by pixel
+    size = delta.flatten(1).abs().double()
     ordered = size.sort(dim=1, descending=True).values
     excess = (ordered.cumsum(1) - eps) / ordered.new_ones(ordered.shape[1]).cumsum(0)
     active = (ordered > excess).sum(1, keepdim=True).clamp_min(1)
     threshold = excess.gather(1, active - 1)
     threshold = threshold.where(size.sum(1, keepdim=True) > eps, 0)
-    return (delta.flatten(1).sign() * (size - threshold).clamp_min(0)).view_as(delta)
+    return (delta.flatten(1).sign() * (size - threshold).clamp_min(0)).to(delta.dtype).view_as(delta)
 
 
 def _l1_uniform(x: "Tensor", generator: "Generator | None") -> "Tensor":

@@ -31,7 +31,7 @@ def evaluate(
     the samples that are still right; with `alone` each meets every sample. Raises InputError.
     """
     from robustcls.core.errors import InputError
-    from robustcls.evaluation.evaluate import describe_model, judge, suite_attacks
+    from robustcls.evaluation.judge import describe_model, judge, suite_attacks
 
     if suite is not None and attacks is not None:
         raise InputError("both a suite and attacks were given: give one")

@@ -83,7 +83,7 @@ def run_cascade(
                 found = _attack_batch(attack, searches, judge, x, y, threat, indices, seed, number, device)
             except InputError:
                 raise
-            except (RuntimeError, ValueError, ArithmeticError, IndexError) as failure:
+            except Exception as failure:
                 error = f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else 'no message'}"
                 break
             _record(outcome, found, best, threat, x, number)
@@ -143,6 +143,8 @@ def _attack_batch(
             continue
         generator = torch.Generator(device).manual_seed(mix(seed, number, int(indices[0])))
         x_adv = attack(search, clean[left], labels[left], threat, generator=generator)
+        if x_adv.shape != clean[left].shape:
+            raise ValueError(f"it gave {tuple(x_adv.shape)} for images {tuple(clean[left].shape)}")
         judged = _verify(judge, x_adv.detach().float(), clean[left], labels[left], threat, indices[left])
         if found is None:
             found = judged
@@ -189,7 +191,6 @@ def _record(outcome: Outcome, found: _Found, best: Tensor, threat: ThreatModel, 
 def predict(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
     """Logits N,K on the CPU for images N,C,H,W on any device."""
     device = device_of(model)
-    logits = [model(batch.to(device)) for batch in x.split(batch_size)]
-    if not all(isinstance(batch, Tensor) and batch.ndim == 2 for batch in logits):
-        check_logits(logits[0], torch.zeros(1, dtype=torch.long))
-    return torch.cat(logits).float().cpu()
+    fp32 = model if isinstance(model, Counted) else Counted(model)
+    logits = [fp32(batch.to(device)) for batch in x.split(batch_size)]
+    return torch.cat(logits).cpu()

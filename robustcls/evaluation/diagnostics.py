@@ -1,5 +1,7 @@
 """Self-checks of an evaluation: signs that gradients, and so the numbers, mislead (Carlini et al. 2019, arXiv:1902.06705)."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -52,4 +54,5 @@ def _random_output(logits: Tensor, again: Tensor) -> Check:
 
 def _check(name: str, measured: float, threshold: float, what: str, mend: str) -> Check:
     failed = not measured <= threshold
-    return Check(name, "fail" if failed else "pass", measured, threshold, f"{what}; {mend}" if failed else what)
+    known = measured if math.isfinite(measured) else None  # JSON has no NaN
+    return Check(name, "fail" if failed else "pass", known, threshold, f"{what}; {mend}" if failed else what)

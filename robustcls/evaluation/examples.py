@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from robustcls.core.files import replacing
-from robustcls.evaluation.evaluate import Judged
+from robustcls.evaluation.judge import Judged
 
 
 def save_examples(path: str | Path, judged: Judged) -> int:

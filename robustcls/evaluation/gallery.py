@@ -10,7 +10,7 @@ from robustcls.attribution import collapse, explain, note
 from robustcls.core.gradients import frozen
 from robustcls.core.records import Array, Example, Gallery, Map
 from robustcls.evaluation.cascade import predict
-from robustcls.evaluation.evaluate import Judged
+from robustcls.evaluation.judge import Judged
 
 OUTCOMES = ("broken", "survived", "clean_error")
 SHARES = (0.5, 0.4, 0.1)

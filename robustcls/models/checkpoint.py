@@ -1,7 +1,7 @@
 """Checkpoints: tensors and primitives alone, so that `torch.load(weights_only=True)` reads them and nothing else runs."""
 
 import pickle
-import zipfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,16 +50,22 @@ def read_file(path: str | Path) -> Any:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        if zipfile.is_zipfile(path) or path.read_bytes()[:1] == b"\x80":
-            raise InputError(
-                f"{path} holds more than tensors and is not loaded, since it could run code: save model.state_dict()"
-            ) from None
-        raise InputError(f"{path} is not a PyTorch file: give a checkpoint or a state dict") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        reason = str(error).strip().splitlines()
-        raise InputError(f"cannot read {path}: it is truncated or damaged ({(reason or ['empty'])[0]:.80})") from None
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes the unpickler raise
+        raise InputError(f"cannot read {path}: {_why_unread(path, error)}") from None
+
+
+def _why_unread(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.strerror}: give a checkpoint or a state dict"
+    with open(path, "rb") as file:
+        head = file.read(2)
+    if head[:1] != b"\x80" and head != b"PK":
+        return f"it is {'not a PyTorch file' if head else 'empty'}: give a checkpoint or a state dict"
+    if isinstance(error, pickle.UnpicklingError) or "TorchScript" in str(error):
+        return "it holds more than tensors and is not loaded, since it could run code: save model.state_dict()"
+    return "it is truncated or damaged: copy or save it again"
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -69,10 +69,13 @@ def build_model(
     """
     if source.content is None:
         return _from_callable(source.spec)
-    name = Path(source.spec).name
     if is_checkpoint(source.content):
         model, _ = restore(source.content, source.spec)
-        return LoadedModel(model, name, source.sha256, model.classes)
+        name = "/".join(Path(source.spec).parts[-2:])  # all runs call it ckpt.pt: the folder tells them apart
+        ignored = [f"--{option}" for option, value in (("arch", arch), ("mean", mean), ("std", std)) if value]
+        notes = [f"{name} knows its own: {', '.join(ignored)} not used"] if ignored else []
+        return LoadedModel(model, name, source.sha256, model.classes, notes)
+    name = Path(source.spec).name
     state = state_dict_of(source.content, source.spec)
     if arch is None:
         raise InputError(f"{source.spec} is a state dict without its architecture: name it with --arch, such as vgg16")
@@ -84,9 +87,15 @@ def build_model(
 
 def _from_callable(spec: str) -> LoadedModel:
     module, _, attribute = spec.partition(":")
-    model = plugins.import_dotted("model", module, attribute)
-    if not isinstance(model, nn.Module):
-        model = model()
+    try:
+        model = plugins.import_dotted("model", module, attribute)
+        if not isinstance(model, nn.Module):
+            model = model()
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"model {spec} failed: {reason}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"model {spec} gave {type(model).__name__}: it must return a torch.nn.Module on [0, 1] pixels")
     return LoadedModel(model, spec, classes=tuple(getattr(model, "classes", ())))

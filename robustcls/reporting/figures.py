@@ -22,6 +22,8 @@ _SETTINGS: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "text.color": INK,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "axes.edgecolor": LINE,
     "axes.labelcolor": INK,
     "axes.titlesize": 10.5,
@@ -46,16 +48,11 @@ def draw(
 ) -> Markup:
     """`paint`ed axes as an <svg> whose ids all start with `name`; size in inches, of 96 CSS pixels at full width."""
     with rc_context(_SETTINGS):
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasSVG(figure)
+        figure = Figure(figsize=size, dpi=72, layout="constrained")
         paint(figure.subplots())
         buffer = io.StringIO()
-        figure.savefig(
-            buffer,
-            format="svg",
-            transparent=True,
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-        )
+        # Not savefig, which lays the figure out twice.
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return _inline(buffer.getvalue(), name, title, description)
 
 

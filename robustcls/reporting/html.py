@@ -52,7 +52,7 @@ def number(context: Context, model: int, path: str, spec: str) -> Markup:
 def derived(name: str, value: float, spec: str) -> Markup:
     """A number that the evaluation does not hold, with the name of what it is."""
     return Markup('<span class="n" data-derived="{}" data-value="{}" data-format="{}">{}</span>').format(
-        name, f"{value:.12g}", spec, format(value, spec)
+        name, repr(value), spec, format(value, spec)
     )
 
 

@@ -29,7 +29,7 @@ def plan(evaluations: Sequence[Evaluation]) -> tuple[int | None, bool]:
     room = LIMIT - _PAGE - bare
     if 1.25 * packed <= room:  # what zlib makes of an array is about what PNG makes of it
         return None, 2.25 * packed <= room
-    tried = examples[:: max(1, len(examples) // 3)]
+    tried = examples[:: max(1, len(examples) // 2)]
     for quality in _QUALITIES:
         size = sum(len(uri) for example in tried for uri in _drawn(example, quality)) * len(examples) / len(tried)
         if size <= 0.92 * room:
@@ -105,7 +105,7 @@ def _encode(pixels: "np.ndarray", quality: int | None, colours: bytes | None = N
     if quality is None:
         image.save(buffer, "PNG", compress_level=6)
     else:
-        image.convert("RGB").save(buffer, "WEBP", quality=quality, method=1)
+        image.convert("RGB").save(buffer, "WEBP", quality=quality, method=0)
     kind = "png" if quality is None else "webp"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 

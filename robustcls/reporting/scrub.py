@@ -9,7 +9,7 @@ from robustcls.core.records import Array, Evaluation
 _ROOTED = r"(?:file:/{2,3}|~[\w.-]*/|/|[A-Za-z]:[\\/]|\\\\)"
 _QUOTED = re.compile(rf"(?P<quote>['\"])(?P<path>{_ROOTED}[^'\"\n]*)(?P=quote)")
 _BARE = re.compile(
-    rf"(?<![\w/\\.~:-])(?P<path>{_ROOTED}(?:\\ |[^\s'\"<>|,;:()\[\]])+)|(?<=\w:)(?P<spec>/[^\s'\"<>|,;:()]+)"
+    rf"(?<![\w/\\.~:-])(?P<path>{_ROOTED}(?:\\ |[^\s'\"<>|,;:()\[\]])+)|(?<=\w:)(?P<spec>/(?!/)[^\s'\"<>|,;:()]+)"
 )
 _HOME = re.compile(r"^(?:file:/{2,3})?(?:/home/|/Users/|[A-Za-z]:[\\/]Users[\\/])(?P<user>[^/\\]+)[/\\]?$|^/root/?$")
 _USERS = re.compile(r"(?:/home/|/Users/|[A-Za-z]:[\\/]Users[\\/])(?P<user>[^/\\\s'\":;,]+)")
@@ -74,16 +74,26 @@ def _texts(value: Any) -> list[str]:
     return [text for one in value for text in _texts(one)] if isinstance(value, (list, tuple)) else []
 
 
+def _readable(text: str) -> str:
+    """Without the lone surrogates that a path which is not UTF-8 leaves: no page can hold them."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _keep(value: Any) -> Any:
+    return [_readable(one) for one in value] if isinstance(value, list) else _readable(value)
+
+
 def _clean(value: Any, users: set[str], whole: bool) -> Any:
     """`whole`: a text is one value, so that a path in it may hold spaces; false for running text and commands."""
     if isinstance(value, str):
+        value = _readable(value)
         alone = whole and re.match(_ROOTED, value) and "\n" not in value
         return scrub_text(_last(value) if alone else value, users)
     if isinstance(value, Array) or value is None or isinstance(value, (bool, int, float)):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {name: one if name in _KEPT else _clean(one, users, False) for name, one in vars(value).items()}
+        fields = {name: _keep(one) if name in _KEPT else _clean(one, users, False) for name, one in vars(value).items()}
         return dataclasses.replace(value, **fields)
     if isinstance(value, dict):
-        return {key: _clean(one, users, True) for key, one in value.items()}
+        return {_readable(key): _clean(one, users, True) for key, one in value.items()}
     return [_clean(one, users, whole) for one in value]

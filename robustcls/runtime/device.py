@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from robustcls.core.errors import InputError
+from robustcls.core.options import parse_batch_size
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -78,9 +79,13 @@ def cpu_name() -> str:
 
 
 def resolve_batch_size(batch_size: int | str, input_size: Sequence[int], device: torch.device) -> int:
-    """auto as a size that keeps the activations of a VGG16 near the caches (CPU) or the card full (CUDA)."""
-    if batch_size != "auto":
-        return int(batch_size)
+    """auto as a size that keeps the activations of a VGG16 near the caches (CPU) or the card full (CUDA).
+
+    Raises InputError for what is neither auto nor a positive number.
+    """
+    batch_size = parse_batch_size(batch_size)
+    if isinstance(batch_size, int):
+        return batch_size
     area = input_size[-1] * input_size[-2]
     pixels = 512 * 32 * 32 if device.type == "cuda" else 128 * 32 * 32
     return max(4, min(pixels // area, pixels // (28 * 28)))

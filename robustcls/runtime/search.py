@@ -9,7 +9,7 @@ from collections import Counter
 import torch
 from torch import Tensor, nn
 
-from robustcls.core.classifier import device_of
+from robustcls.core.classifier import check_logits, device_of, dtype_of
 from robustcls.core.gradients import frozen
 from robustcls.runtime.device import autocast
 
@@ -25,7 +25,7 @@ class SearchTwin(nn.Module):
     def __init__(self, model: nn.Module, precision: str = "fp32") -> None:
         super().__init__()
         self.precision = precision
-        self.device = device_of(model)
+        self.device, self.dtype = device_of(model), dtype_of(model)
         self.forwards = self.backwards = 0
         self._source = [model]  # in a list, so that the model is not a sub-module of its twin
         self.twin = copy.deepcopy(model).eval().requires_grad_(False)
@@ -56,7 +56,7 @@ class SearchTwin(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
         with autocast(self.precision, self.device):
-            logits = self.twin(x).float()
+            logits = self.twin(x.to(self.dtype, copy=True)).float()  # a copy: some models write on their input
         if logits.requires_grad:
             logits.register_hook(self._count_backward)
         return logits
@@ -66,16 +66,19 @@ class SearchTwin(nn.Module):
 
 
 class Counted(nn.Module):
-    """A model that counts the images passing forward and backward; fp32 logits."""
+    """A model that counts the images passing forward and backward: fp32 images, left as they are, to fp32 logits."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.dtype = dtype_of(model)
         self.forwards = self.backwards = 0
 
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
-        logits = self.model(x).float()
+        logits = self.model(x.to(self.dtype, copy=True))
+        check_logits(logits)
+        logits = logits.float()
         if logits.requires_grad:
             logits.register_hook(self._count_backward)
         return logits
@@ -89,12 +92,13 @@ def make_search_model(model: nn.Module, precision: str, x: Tensor) -> SearchTwin
 
     Agreement: fp32 logits within a thousandth of their largest, low-precision ones within a tenth.
     """
-    try:
-        twin = SearchTwin(model, precision)
-    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):  # a model that cannot be copied
-        return Counted(model)
     with torch.no_grad(), frozen(model):
-        expected, proposed = model(x).float(), twin(x)
+        expected = Counted(model)(x)
+        try:
+            twin = SearchTwin(model, precision)
+            proposed = twin(x)
+        except Exception:  # whatever a model raises that cannot be copied, or cannot run in this precision
+            return Counted(model)
     twin.forwards = 0
     tolerance = (1e-3 if precision == "fp32" else 0.1) * expected.abs().max()
     return twin if (proposed - expected).abs().max() <= tolerance else Counted(model)

@@ -16,6 +16,7 @@ from robustcls.core.classifier import Classifier
 from robustcls.core.config import resolve, to_toml
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, replacing
+from robustcls.core.gradients import frozen
 from robustcls.core.options import parse_batch_size
 from robustcls.core.provenance import versions
 from robustcls.core.records import Epoch
@@ -49,6 +50,10 @@ class Run:
         size = tuple(train.pixels.shape[1:])
         self.batch_size = resolve_batch_size(parse_batch_size(config.batch_size), size, self.device)
         self.num_batches = num_batches(train, self.batch_size, drop_last=True)
+        if min(self.batch_size, len(train)) < 2:
+            raise InputError("BatchNorm cannot train on batches of one image: give --batch-size and --limit-train 2 or more")
+        for name in config.track:
+            plugins.load("tracker", name)
         self.augment = augmenter(config.augment, train.flip)
         self.schedule = plugins.load("schedule", config.schedule)
         self.objective: Callable[..., Loss] = plugins.load("objective", config.objective or "standard")
@@ -94,17 +99,24 @@ class Run:
             self.set_lr()
             yield self.augment(x, self.generator), y
 
+    def rehearse(self) -> None:
+        """Augments, attacks and validates two images, so that what would stop the run is said before it writes."""
+        x, y = choose(self.train, 2).batch()
+        with frozen(self.model), self.autocast():
+            self.objective(self.model, self.augment(x, self.generator), y, self.attack)
+        self.validate(2)
+
     def set_lr(self) -> None:
         progress = (self.epoch * self.num_batches + self.batch + 0.5) / (self.config.epochs * self.num_batches)
-        self.lr = self.config.lr * self.schedule(progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.config.lr * self.schedule(progress)
 
     def attack(self, model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> Tensor:
         """The inner attack, crafted on the model's eval-mode twin, so that BatchNorm statistics stay the data's."""
         if self.inner is None:
             raise InputError(
-                f"objective {self.config.objective} needs an attack: name one with --adv, such as --adv pgd"
+                f"objective {self.config.objective} needs an attack: name one with --adv, such as --adv pgd, "
+                "or give --objective standard"
             )
         self.twin.refresh()
         with torch.autocast(self.device.type, enabled=False):
@@ -132,13 +144,12 @@ class Run:
         """Validates, writes history and checkpoints, and moves on to the next epoch."""
         loss, right, seen = self.totals.tolist()
         if loss != loss or loss in (float("inf"), -float("inf")):
-            raise InputError(
-                f"the loss became {loss} in epoch {self.epoch + 1}: lower --lr; {self.folder / 'ckpt.pt'} keeps the best so far"
-            )
-        measured = self.validate()
+            kept = f"; {self.folder / 'ckpt.pt'} keeps epoch {self.best_epoch}, the best so far" if self.history else ""
+            raise InputError(f"the loss became {loss} in epoch {self.epoch + 1}: lower --lr{kept}")
+        measured = self.validate(self.config.val_n)
         row = Epoch(
             epoch=self.epoch + 1,
-            lr=self.lr,
+            lr=self.optimizer.param_groups[0]["lr"],
             train_loss=loss / seen,
             train_robust=right / seen if self.attacked else None,
             seconds=round(self.epoch_seconds, 2),
@@ -157,8 +168,7 @@ class Run:
         self.save_last()
         return row
 
-    def validate(self) -> dict[str, float]:
-        count = self.config.val_n
+    def validate(self, count: int) -> dict[str, float]:
         (x, y), (seen, labels) = (choose(images, count).batch() for images in (self.val, self.train))
         x, seen = (images.contiguous(memory_format=torch.channels_last) for images in (x, seen))
         robust = [

@@ -166,6 +166,7 @@ def _make_example(
         delta = 0 * delta
     ranked = [sample.adversarial, *(label for label in range(classes) if label != sample.adversarial)][:3]
     before = [sample.clean, *(label for label in ranked if label != sample.clean)]
+    clean_top = [[float(label), share] for label, share in zip(before[:3], (0.88, 0.07, 0.0125), strict=False)]
     top = [[float(label), share] for label, share in zip(ranked, (0.71, 0.2, 0.0425), strict=False)]
     roles = [("clean", sample.label), ("adversarial", sample.label), ("adversarial_class", sample.adversarial)]
     maps = [
@@ -178,7 +179,7 @@ def _make_example(
     ]
     return Example(
         sample.index, outcome, Array.encode(clean, "uint8", 1 / 255), Array.encode(clean + delta, "uint8", 1 / 255),
-        Array.encode(delta), [[float(label), share] for label, share in zip(before[:3], (0.88, 0.07, 0.0125), strict=False)], top, maps,
+        Array.encode(delta), clean_top, top, maps,
     )  # fmt: skip
 
 

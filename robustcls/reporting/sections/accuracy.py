@@ -17,7 +17,7 @@ ORDER, TITLE = 30, "Accuracy"
 def accuracy(context: Context) -> Markup:
     """Clean and robust accuracy of each model, and paired differences where there are several."""
     rows = [_row(context, model, part) for model in range(len(context.evaluations)) for part in ("clean", "robust")]
-    heads = ["Model", "Accuracy of", "Share", "95% low", "95% high", "Correct", "Samples"]
+    heads = ["Model", "Accuracy\u00a0of", "Share", "95% low", "95% high", "Correct", "Samples"]
     size = (7.4, 0.9 + 0.62 * len(context.evaluations))
     title = "Clean and robust accuracy"
     described = "; ".join(
@@ -29,7 +29,7 @@ def accuracy(context: Context) -> Markup:
         "accuracy.html",
         context,
         drawn=figure("accuracy", svg, title + " with 95% intervals", table("Data: accuracy", heads, rows)),
-        accuracies=table("Accuracy", heads, rows),
+        accuracies=table("Accuracy by model", heads, rows),
         differences=_differences(context) if context.comparable else None,
         agreement=_agreement(context) if context.comparable else None,
     )
@@ -68,7 +68,7 @@ def _differences(context: Context) -> Markup:
             )
     heads = [
         "Difference",
-        "Accuracy of",
+        "Accuracy\u00a0of",
         "Points",
         "95% low",
         "95% high",

@@ -70,7 +70,7 @@ def _settings(context: Context, model: int, root: str, label: str) -> Markup | N
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         # Left aligned: a configuration is read by name, not compared by size.
         shown = number(context, model, path, "") if counted else lines([text])
-        rows.append([key, Markup("<code>{}</code>").format(shown)])
+        rows.append([key, Markup('<code class="value">{}</code>').format(shown)])
     return table(f"{label} of {context.names[model]}", ["Option", "Value"], rows) if rows else None
 
 

@@ -40,11 +40,10 @@ def verdict(context: Context) -> Markup:
             Markup("{} at least {}").format(part, derived(f"{part} threshold", share, ".1%"))
             for part, share in asked.items()
             if share is not None
-        )
-        or "none were given",
+        ),
         parts=[
             ("clean", "Clean accuracy", "on the unchanged images"),
-            ("robust", "Worst-case robust accuracy", "still right after every attack: an empirical upper bound"),
+            ("robust", "Worst-case robust accuracy", "after every attack: an empirical upper bound"),
         ],
     )
 
@@ -74,7 +73,7 @@ def _headline(context: Context, pairs: list[dict[str, object]]) -> Markup | str:
     threat = context.evaluations[0].threat
     under = f"On the same images, under {threat.norm} perturbations of {threat.eps_text},"
     if low <= 0 <= high:
-        return f"{under} no difference in robust accuracy between {context.names[worst]} and {context.names[best]} is established."
+        return f"{under} {context.names[worst]} and {context.names[best]} cannot be told apart by robust accuracy."
     falls = "falls to" if context.evaluations[worst].clean.accuracy - shares[worst] > 0.05 else "keeps"
     kept, lost = (number(context, model, "robust.accuracy", ".1%") for model in (best, worst))
     sentence = Markup("{} <strong>{} still classifies {} correctly</strong>, where <strong>{} {} {}</strong>.")

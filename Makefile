@@ -1,0 +1,33 @@
+# make demo: train, attack, explain and report on the embedded digits. make test: the tests. make check: ruff and mypy.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check clean
+
+demo: .venv/installed
+	rm -rf runs/demo
+	$(BIN)/robustcls train --adv none --arch "vgg16(width=0.25)" --out runs/demo/standard
+	$(BIN)/robustcls train --adv "pgd(steps=5)" --arch "vgg16(width=0.25)" --out runs/demo/pgd
+	$(BIN)/robustcls report --model runs/demo/standard/ckpt.pt --model runs/demo/pgd/ckpt.pt \
+		--attack fgsm --attack "pgd(steps=20)" --each-alone --n all --out reports/demo/report.html
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+check: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "robustcls needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv runs/demo reports/demo

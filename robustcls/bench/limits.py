@@ -1,0 +1,46 @@
+"""The limit that arithmetic sets: FLOPs of a model over the matrix rate that this machine reaches."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from robustcls.runtime.device import has_bf16
+
+
+def forward_flops(model: nn.Module, input_size: Sequence[int]) -> float:
+    """Floating-point operations (two a multiply-add) of one image's forward pass."""
+    device = next(model.parameters()).device
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(torch.zeros(1, *input_size, device=device))
+    return float(counter.get_total_flops())
+
+
+def matrix_rates(device: torch.device, seconds: float = 0.5) -> dict[str, float]:
+    """FLOP/s of a large matrix product in fp32 and, where the hardware has it, bf16: the best of several."""
+    rates = {"fp32": _rate(device, torch.float32, seconds)}
+    if has_bf16(device):
+        rates["bf16"] = _rate(device, torch.bfloat16, seconds)
+    return rates
+
+
+def _rate(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
+    side = 8192 if device.type == "cuda" else 1536
+    a = torch.randn(side, side, device=device).to(dtype)
+    a @ a
+    best, began = 0.0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        _wait(device)
+        started = time.perf_counter()
+        a @ a
+        _wait(device)
+        best = max(best, 2 * side**3 / (time.perf_counter() - started))
+    return best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

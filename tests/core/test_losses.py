@@ -1,0 +1,103 @@
+import pytest
+import torch
+
+from robustcls.attacks.apgd import targeted_dlr
+from robustcls.core.losses import cross_entropy, dlr, kl, margin
+
+CLASSES = (2, 3, 4, 10)
+
+
+@pytest.fixture(params=CLASSES)
+def case(request):
+    draw = torch.Generator().manual_seed(request.param)
+    logits = 3 * torch.randn(64, request.param, generator=draw)
+    y = torch.randint(0, request.param, (64,), generator=draw)
+    return logits, y
+
+
+def by_hand(logits, y, formula):
+    return torch.tensor([formula(row, label) for row, label in zip(logits.tolist(), y.tolist(), strict=True)])
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_cross_entropy(case):
+    logits, y = case
+    probabilities = logits.double().softmax(1)[torch.arange(64), y]
+    close(cross_entropy(logits, y), -probabilities.log().float())
+
+
+def test_kl(case):
+    logits, y = case
+    reference = logits.roll(1, 0)
+    p, q = reference.double().softmax(1), logits.double().softmax(1)
+    close(kl(logits, reference), (p * (p / q).log()).sum(1).float())
+    close(kl(logits, logits), torch.zeros(64))
+    assert (kl(logits, reference) > 0).all()
+
+
+def test_margin(case):
+    logits, y = case
+    close(margin(logits, y), by_hand(logits, y, lambda z, k: max(z[:k] + z[k + 1 :]) - z[k]))
+    assert torch.equal(margin(logits, y) > 0, logits.argmax(1) != y)
+
+
+def test_a_tie_counts_as_right():
+    logits = torch.tensor([[1.0, 1.0, 0.0], [2.0, 2.0, 2.0]])
+    assert margin(logits, torch.tensor([1, 2])).tolist() == [0.0, 0.0]
+
+
+def test_dlr(case):
+    logits, y = case
+
+    def formula(z, k):
+        ordered = sorted(z, reverse=True)
+        gap = max(z[:k] + z[k + 1 :]) - z[k]
+        return gap if len(z) == 2 else gap / (ordered[0] - ordered[2])
+
+    close(dlr(logits, y), by_hand(logits, y, formula))
+    if logits.shape[1] > 2:
+        torch.testing.assert_close(dlr(100 * logits + 7, y), dlr(logits, y), rtol=1e-3, atol=1e-3)
+        assert dlr(logits, logits.argmax(1)).abs().max() <= 1 + 1e-6
+
+
+def test_targeted_dlr(case):
+    logits, y = case
+    num_classes = logits.shape[1]
+    for shift in range(1, num_classes):
+        target = (y + shift) % num_classes
+        expected = []
+        for z, k, t in zip(logits.tolist(), y.tolist(), target.tolist(), strict=True):
+            ordered = sorted(z, reverse=True)
+            spread = {2: 1, 3: ordered[0] - sum(ordered[1:]) / 2}.get(
+                num_classes, ordered[0] - sum(ordered[2:4]) / 2 if num_classes > 3 else 0
+            )
+            expected.append((z[t] - z[k]) / spread)
+        close(targeted_dlr(logits, y, target), torch.tensor(expected))
+
+
+def test_no_ratio_is_constant(case):
+    """With few classes the formulas of the paper have no gradient, and an attack on them stands still."""
+    logits, _ = case
+    y = logits.argmax(1)
+    logits.requires_grad_()
+    (grad,) = torch.autograd.grad(dlr(logits, y).sum(), logits)
+    assert (grad.abs().amax(1) > 1e-4).all()
+    for rank in range(1, logits.shape[1]):
+        target = logits.argsort(1, descending=True)[:, rank]
+        (grad,) = torch.autograd.grad(targeted_dlr(logits, y, target).sum(), logits)
+        assert (grad.abs().amax(1) > 1e-4).all(), rank
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_losses_are_float32_whatever_the_logits(case, dtype):
+    logits, y = case
+    low = logits.to(dtype)
+    for loss in (cross_entropy, margin, dlr):
+        assert loss(low, y).dtype == torch.float32
+        assert torch.equal(loss(low, y), loss(low.float(), y))
+        assert loss(low, y).shape == (64,)
+    assert kl(low, low).dtype == torch.float32
+    assert targeted_dlr(low, y, y).dtype == torch.float32

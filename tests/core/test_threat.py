@@ -1,0 +1,202 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from robustcls.core.errors import InputError
+from robustcls.core.threat import ThreatModel, parse_eps
+
+NORMS = ("linf", "l2", "l1")
+SHAPES = ((1, 4, 4), (3, 8, 8), (3, 32, 32))
+RADII = {"linf": (1 / 255, 8 / 255, 0.3), "l2": (0.1, 0.5, 3.0), "l1": (0.05, 2.0, 12.0)}
+CASES = [(norm, eps, shape) for norm in NORMS for eps in RADII[norm] for shape in SHAPES]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def norm_of(delta: Tensor, norm: str) -> Tensor:
+    """In double precision and by other functions than the code's."""
+    order = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
+    return torch.linalg.vector_norm(delta.double().flatten(1), ord=order, dim=1)
+
+
+@pytest.mark.parametrize(("norm", "eps", "shape"), CASES)
+def test_a_projection_is_inside_ball_and_box_and_stays_where_it_is(norm, eps, shape):
+    threat, draw = ThreatModel(norm, eps), generator()
+    for scale in (0.01, 0.1, 1.0, 10.0):
+        for low, high in ((0, 1), (0.3, 0.7)):  # with the box active, and hardly
+            x = low + (high - low) * torch.rand(16, *shape, generator=draw)
+            x_adv = threat.project(x + scale * torch.randn(x.shape, generator=draw), x)
+            assert norm_of(x_adv - x, norm).max() <= eps + 1e-6
+            assert 0 <= x_adv.min()
+            assert x_adv.max() <= 1
+            assert x_adv.dtype == torch.float32
+            torch.testing.assert_close(threat.project(x_adv, x), x_adv, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("l2", 3.0), ("l2", 10.0), ("l1", 12.0), ("l1", 60.0)])
+def test_large_images_stay_inside_the_ball(norm, eps):
+    """Sums over 150,528 pixels in float32 miss the tolerance."""
+    threat, x = ThreatModel(norm, eps), torch.full((4, 3, 224, 224), 0.6)
+    noise = torch.randn(x.shape, generator=generator())
+    for x_adv in (
+        threat.project(x + 0.02 * noise, x),
+        threat.project(x + 0.001 * noise.sign(), x),
+        threat.random_start(x, generator()),
+    ):
+        excess = norm_of(x_adv - x, norm) - eps
+        assert excess.max() <= 1e-6
+        torch.testing.assert_close(threat.distance(x_adv, x).double(), excess + eps, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_projection_leaves_what_is_inside(norm):
+    x = torch.rand(8, 3, 8, 8, generator=generator())
+    inside = ThreatModel(norm, 0.1).random_start(x, generator(1))
+    torch.testing.assert_close(ThreatModel(norm, 0.2).project(inside, x), inside, rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_projection_is_the_nearest_point_of_the_ball(norm):
+    """Variational inequality: <delta - p, q - p> <= 0 for every q of the ball; the box plays no part at 0.5."""
+    eps = {"linf": 0.01, "l2": 0.1, "l1": 0.4}[norm]
+    x, draw = torch.full((32, 2, 5, 5), 0.5), generator()
+    delta = 0.05 * torch.randn(x.shape, generator=draw)
+    p = ThreatModel(norm, eps).project(x + delta, x) - x
+    vertices = torch.randn(200, *x.shape[1:], generator=draw)
+    vertices[:50] = torch.eye(50).view(50, 2, 5, 5)
+    q = vertices * (eps / norm_of(vertices, norm)).float().view(-1, 1, 1, 1)
+    product = ((delta - p)[:, None] * (q[None] - p[:, None])).flatten(2).sum(2)
+    assert norm_of(delta, norm).min() > eps, "nothing would be projected"
+    assert product.max() <= 1e-4 * eps
+
+
+def test_the_l1_projection_equals_bisection():
+    draw = generator()
+    for eps in (0.3, 2.0):
+        x = torch.full((16, 1, 8, 8), 0.5)
+        delta = 0.1 * torch.randn(x.shape, generator=draw)
+        found = ThreatModel("l1", eps).project(x + delta, x) - x
+        for row, clipped in zip(delta.double().flatten(1), found.flatten(1), strict=True):
+            low, high = 0.0, row.abs().max().item()
+            for _ in range(100):
+                middle = (low + high) / 2
+                low, high = (low, middle) if (row.abs() - middle).clamp_min(0).sum() <= eps else (middle, high)
+            threshold = high if row.abs().sum() > eps else 0.0
+            expected = row.sign() * (row.abs() - threshold).clamp_min(0)
+            torch.testing.assert_close(clipped.double(), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_random_start_is_inside_and_uniform(norm):
+    """Of a uniform point in a ball of dimension D, (radius / eps) ** D is uniform in [0, 1]."""
+    eps = {"linf": 0.1, "l2": 0.2, "l1": 0.3}[norm]
+    x = torch.full((4000, 1, 2, 2), 0.5)
+    start = ThreatModel(norm, eps).random_start(x, generator())
+    radius = norm_of(start - x, norm) / eps
+    assert radius.max() <= 1 + 1e-6
+    share = (radius**4).sort().values
+    uniform = torch.linspace(0, 1, len(share), dtype=torch.float64)
+    assert (share - uniform).abs().max() < 1.63 / len(share) ** 0.5, "Kolmogorov-Smirnov at the 1% level"
+    assert (start - x).mean(0).abs().max() < 0.01 * 0.5
+    assert torch.equal(start, ThreatModel(norm, eps).random_start(x, generator()))
+    assert not torch.equal(start, ThreatModel(norm, eps).random_start(x, generator(1)))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_random_start_at_the_edge_of_the_box_is_inside_it(norm):
+    start = ThreatModel(norm, 0.5).random_start(torch.ones(8, 1, 4, 4), generator())
+    assert start.max() <= 1
+    assert start.min() < 1
+
+
+def test_steepest_is_the_maximiser_over_the_unit_ball():
+    grad = torch.randn(8, 3, 6, 6, generator=generator())
+    product = {n: (grad * ThreatModel(n, 1).steepest(grad)).flatten(1).sum(1) for n in ("linf", "l2")}
+    torch.testing.assert_close(product["linf"], grad.abs().flatten(1).sum(1))  # the dual norms
+    torch.testing.assert_close(product["l2"], grad.flatten(1).pow(2).sum(1).sqrt())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("scale", [1e-20, 1e-8, 1.0, 1e8])
+def test_steepest_has_norm_one_whatever_the_size_of_the_gradient(norm, scale):
+    grad = scale * torch.randn(8, 3, 32, 32, generator=generator())
+    step = ThreatModel(norm, 1).steepest(grad)
+    torch.testing.assert_close(norm_of(step, norm), torch.ones(8, dtype=torch.float64), rtol=1e-5, atol=0)
+    assert (step * grad >= 0).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_steepest_of_no_gradient_is_no_step(norm):
+    grad = torch.randn(2, 1, 4, 4, generator=generator())
+    grad[0] = 0
+    step = ThreatModel(norm, 1).steepest(grad)
+    assert torch.equal(step[0], torch.zeros(1, 4, 4))
+    assert step[1].abs().sum() > 0
+
+
+def test_steepest_in_l1_moves_the_largest_hundredth():
+    grad = torch.randn(4, 3, 20, 20, generator=generator())
+    step = ThreatModel("l1", 1).steepest(grad).flatten(1)
+    size = grad.flatten(1).abs()
+    assert ((step != 0).sum(1) == 12).all()
+    assert (size[step != 0].view(4, 12).min(1).values >= size.where(step == 0, 0).amax(1)).all()
+
+
+def test_distance():
+    x, x_adv = torch.zeros(2, 1, 1, 3), torch.tensor([[0.3, -0.4, 0.0], [0.0, 0.0, 0.0]]).view(2, 1, 1, 3)
+    for norm, expected in (("linf", 0.4), ("l2", 0.5), ("l1", 0.7)):
+        torch.testing.assert_close(ThreatModel(norm, 1).distance(x_adv, x), torch.tensor([expected, 0.0]))
+
+
+@pytest.mark.parametrize(
+    ("text", "eps"), [("8/255", 8 / 255), (" 0.03 ", 0.03), ("0", 0.0), ("1e-2", 0.01), (0.5, 0.5), (1, 1.0)]
+)
+def test_radii(text, eps):
+    assert parse_eps(text) == eps
+    assert ThreatModel("l2", text).eps == eps
+
+
+@pytest.mark.parametrize("text", ["abc", "0/0", "-1", "-8/255", "nan", "inf", "", "1/0", "8//255", "1e999", None, -0.1])
+def test_what_is_no_radius(text):
+    with pytest.raises(InputError, match="is not a radius") as caught:
+        parse_eps(text)
+    assert "8/255" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError):
+        ThreatModel("linf", text)
+
+
+def test_parse():
+    assert ThreatModel.parse("linf:8/255") == ThreatModel("linf", 8 / 255)
+    assert ThreatModel.parse("l2: 0.5 ") == ThreatModel("l2", 0.5)
+    with pytest.raises(InputError, match="no radius: write it as linf:8/255"):
+        ThreatModel.parse("linf")
+    with pytest.raises(InputError, match="did you mean 'linf'"):
+        ThreatModel.parse("lInf:0.1")
+    with pytest.raises(InputError, match="there are l1, l2, linf"):
+        ThreatModel("spatial", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "text"),
+    [
+        ("linf", 8 / 255, "8/255"),
+        ("linf", 1 / 255, "1/255"),
+        ("linf", 0.3, "0.3"),
+        ("linf", 0.0, "0"),
+        ("linf", 1.0, "1"),
+        ("linf", 8.5 / 255, "0.0333333"),
+        ("l2", 128 / 255, "0.501961"),
+        ("l2", 0.5, "0.5"),
+        ("l1", 12.0, "12"),
+    ],
+)
+def test_radii_in_words(norm, eps, text):
+    threat = ThreatModel(norm, eps)
+    assert threat.eps_text == text
+    assert str(threat) == f"{norm}:{text}"
+    assert ThreatModel.parse(str(threat)).eps == pytest.approx(eps, rel=1e-5)

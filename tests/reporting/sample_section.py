@@ -1,0 +1,11 @@
+"""A section that a stranger might write."""
+
+from markupsafe import Markup
+
+from robustcls.reporting.context import Context
+from robustcls.reporting.html import fill
+
+
+def speed(context: Context) -> Markup:
+    """How long the evaluation took."""
+    return fill("<p>{{ n(0, 'provenance.seconds', '.0f') }} s</p>", context)
