@@ -101,9 +101,11 @@ def _measure(updates, task: dict[str, Any], batch_size: int, precision: str) -> 
 
 
 def peak_memory_mb() -> float:
-    """Peak memory of this process: of the device where there is one, else resident."""
+    """Peak memory of this process: of the device where there is one, else resident; 0 where it cannot be told."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    try:  # getrusage would give the parent's peak where that was larger
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM")), 0.0)

@@ -33,7 +33,7 @@ def command(flags: dict, config_file: str | None, model: str, out: str | None, s
     """
     config = build(AttackConfig, flags, config_file)
 
-    from robustcls.cli.judging import judge_subject
+    from robustcls.cli.judging import chosen_attacks, judge_subject
     from robustcls.cli.subject import default_out, load_subject
     from robustcls.evaluation.examples import save_examples as save
     from robustcls.runtime.device import keep_freed_memory
@@ -43,7 +43,7 @@ def command(flags: dict, config_file: str | None, model: str, out: str | None, s
     for path in (target, save_examples):
         if path:
             check_writable(path)
-    subject = load_subject(model, config, config.n)
+    subject = load_subject(model, config, config.n, chosen_attacks(config))
     for line in subject.notes:
         note(line, config.quiet)
     judged = judge_subject(subject, config, progress(config.quiet))

@@ -9,7 +9,6 @@ import click
 
 from robustcls.core.records import Accuracy
 
-
 COLUMNS = 80
 
 
@@ -21,9 +20,7 @@ def note(text: str, quiet: bool = False) -> None:
 
 def wrap(text: str, indent: int = 2) -> str:
     """The text in lines that fit, but for words that are too long, such as paths; all but the first are indented."""
-    return textwrap.fill(
-        text, COLUMNS, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
-    )
+    return textwrap.fill(text, COLUMNS, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

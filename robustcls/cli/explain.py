@@ -6,6 +6,7 @@ import click
 
 from robustcls.cli.console import note
 from robustcls.cli.options import build, config_option, options
+from robustcls.core import plugins
 from robustcls.core.files import check_writable
 from robustcls.evaluation.config import METHODS, ExplainConfig
 
@@ -29,8 +30,11 @@ def command(flags: dict, config_file: str | None, model: str) -> None:
 
     folder = Path(config.out) if config.out else default_out(model, "explain")
     check_writable(folder / "maps.npz")
-    subject = load_subject(model, config, config.n)
+    methods = config.method or METHODS
+    for method in methods:
+        plugins.resolved("attribution", method)
+    subject = load_subject(model, config, config.n, [config.attack])
     for line in subject.notes:
         note(line, config.quiet)
-    for path in draw_pictures(subject, config, config.method or METHODS, folder):
+    for path in draw_pictures(subject, config, methods, folder):
         click.echo(path)

@@ -10,11 +10,16 @@ from robustcls.evaluation.config import AttackConfig
 from robustcls.evaluation.judge import Judged, judge, suite_attacks
 
 
-def judge_subject(subject: Subject, config: AttackConfig, progress: Progress) -> Judged:
-    """Runs the attacks that the options name. Raises InputError."""
+def chosen_attacks(config: AttackConfig) -> list[str]:
+    """The attack specs that the options name. Raises InputError."""
     if config.attack and config.suite:
         raise InputError("both --attack and --suite were given: give one")
-    attacks = list(config.attack) or suite_attacks(config.suite or "fast")
+    return list(config.attack) or suite_attacks(config.suite or "fast")
+
+
+def judge_subject(subject: Subject, config: AttackConfig, progress: Progress) -> Judged:
+    """Runs the attacks that the options name. Raises InputError."""
+    attacks = chosen_attacks(config)
     x, y = subject.images.batch()
     judged = judge(
         subject.loaded.model,

@@ -7,6 +7,7 @@ import click
 
 from robustcls.cli.console import note, progress
 from robustcls.cli.options import build, config_option, options
+from robustcls.core import plugins
 from robustcls.core.files import check_writable
 from robustcls.core.policy import Policy
 from robustcls.core.records import Evaluation
@@ -51,10 +52,7 @@ def command(
     evaluations = [Evaluation.load(file) for file in files]
     if models:
         config = build(ReportConfig, flags, config_file)
-        outs = evaluation_files(models)
-        for path in outs:
-            check_writable(path)
-        evaluations += [measure(model, config, path) for model, path in zip(models, outs, strict=True)]
+        evaluations += measure(models, config)
     elif flags.keys() - {"quiet"} or config_file:
         name = min(flags.keys() - {"quiet"}, default="config").replace("_", "-")
         raise click.UsageError(f"--{name} says how to judge a model: give it with --model")
@@ -77,27 +75,38 @@ def evaluation_files(models: Sequence[str]) -> list[Path]:
     ]
 
 
-def measure(model: str, config: ReportConfig, out: Path) -> Evaluation:
-    """Attacks and explains a model; writes its evaluation."""
+def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
+    """Attacks and explains the models and writes their evaluations, once every model is found good."""
     from robustcls.cli.attack import summarise
-    from robustcls.cli.judging import judge_subject
+    from robustcls.cli.judging import chosen_attacks, judge_subject
     from robustcls.cli.subject import load_subject
     from robustcls.core.options import parse_batch_size
     from robustcls.evaluation.gallery import make_gallery
     from robustcls.runtime.device import keep_freed_memory, resolve_batch_size, resolve_device
 
     keep_freed_memory()
-    subject = load_subject(model, config, config.n)
-    for line in subject.notes:
-        note(line, config.quiet)
-    judged = judge_subject(subject, config, progress(config.quiet))
-    size = resolve_batch_size(parse_batch_size(config.batch_size), judged.x.shape[1:], resolve_device(config.device))
     methods = config.method or METHODS
-    note(f"attribution maps of {config.examples} examples: {', '.join(methods)}", config.quiet)
-    judged.evaluation.gallery = make_gallery(subject.loaded.model, judged, methods, config.examples, config.seed, size)
-    judged.evaluation.save(out)
-    note(f"{model}\n{summarise(judged.evaluation)}\n", config.quiet)
-    return judged.evaluation
+    for method in methods:
+        plugins.resolved("attribution", method)
+    outs = evaluation_files(models)
+    for out in outs:
+        check_writable(out)
+    subjects = [load_subject(model, config, config.n, chosen_attacks(config)) for model in models]
+    evaluations = []
+    for model, subject, out in zip(models, subjects, outs, strict=True):
+        note("\n".join([model, *subject.notes]), config.quiet)
+        judged = judge_subject(subject, config, progress(config.quiet))
+        size = resolve_batch_size(
+            parse_batch_size(config.batch_size), judged.x.shape[1:], resolve_device(config.device)
+        )
+        note(f"attribution maps of {config.examples} examples: {', '.join(methods)}", config.quiet)
+        judged.evaluation.gallery = make_gallery(
+            subject.loaded.model, judged, methods, config.examples, config.seed, size
+        )
+        judged.evaluation.save(out)
+        note(f"\n{summarise(judged.evaluation)}\n\n{out}\n\n", config.quiet)
+        evaluations.append(judged.evaluation)
+    return evaluations
 
 
 def _beside(spec: str) -> Path:

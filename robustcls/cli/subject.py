@@ -2,12 +2,14 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustcls.core import records
+from robustcls.core import plugins, records
+from robustcls.core.classifier import check_images, input_size_of
 from robustcls.core.errors import InputError
-from robustcls.core.options import parse_n
+from robustcls.core.options import parse_batch_size, parse_n
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data import recipe
 from robustcls.data.images import Images
@@ -15,7 +17,7 @@ from robustcls.data.splits import SAMPLING_RULE, choose, load_split
 from robustcls.evaluation.config import SubjectOptions
 from robustcls.evaluation.judge import describe_model
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, read_model
-from robustcls.runtime.device import resolve_device
+from robustcls.runtime.device import resolve_device, resolve_precision
 from robustcls.training.record import read_training
 
 
@@ -30,19 +32,29 @@ class Subject:
     notes: list[str]
 
 
-def load_subject(spec: str, config: SubjectOptions, n: int | str) -> Subject:
-    """Takes what the options leave open from the checkpoint, and notes what it took. Raises InputError."""
+def load_subject(spec: str, config: SubjectOptions, n: int | str, attacks: Sequence[str]) -> Subject:
+    """Takes what the options leave open from the checkpoint, and notes what it took.
+
+    Raises InputError for whatever is wrong with the options, so that nothing is said or computed before. attacks: specs.
+    """
+    device, count = resolve_device(config.device), parse_n(n)
+    parse_batch_size(config.batch_size)
+    resolve_precision(config.precision, device)
+    for attack in attacks:
+        plugins.resolved("attack", attack)
     source = read_model(spec)
     threat, notes = _threat(source, config)
     data_spec = config.data or source.meta.get("data") or "digits"
+    trained = source.meta if data_spec == source.meta.get("data") else {}  # its own data: the split that it trained on
     full = load_split(
         data_spec,
         config.split,
-        seed=source.meta.get("seed", config.seed),
-        data_dir=config.data_dir or source.meta.get("data_dir"),
+        seed=trained.get("seed", config.seed),
+        data_dir=config.data_dir or trained.get("data_dir"),
         skip_corrupt=config.skip_corrupt,
+        limit_train=trained.get("config", {}).get("limit_train"),
     )
-    images = choose(full, parse_n(n))
+    images = choose(full, count)
     size = tuple(images.pixels.shape[1:])
     loaded = build_model(
         source,
@@ -52,9 +64,11 @@ def load_subject(spec: str, config: SubjectOptions, n: int | str) -> Subject:
         mean=_numbers(config.mean, "mean"),
         std=_numbers(config.std, "std"),
     )
-    loaded.model.to(resolve_device(config.device))
+    loaded.model.to(device)
     notes = [*loaded.notes, *_check_classes(loaded, images), *notes]
-    notes.append(f"{data_spec}, split {config.split}: {len(images)} of {len(full)} samples")
+    check_images(images.batch(slice(1))[0], input_size=input_size_of(loaded.model))
+    whose = "" if config.data else f", from {Path(spec).name}" if source.meta else ", the default"
+    notes.append(f"data {data_spec}{whose}, split {config.split}: {len(images)} of {len(full)} samples")
     if images.note:
         notes.append(images.note)
     sampling = SAMPLING_RULE if len(images) < len(full) else "all"

@@ -51,7 +51,9 @@ class Run:
         self.batch_size = resolve_batch_size(parse_batch_size(config.batch_size), size, self.device)
         self.num_batches = num_batches(train, self.batch_size, drop_last=True)
         if min(self.batch_size, len(train)) < 2:
-            raise InputError("BatchNorm cannot train on batches of one image: give --batch-size and --limit-train 2 or more")
+            raise InputError(
+                "BatchNorm cannot train on batches of one image: give --batch-size and --limit-train 2 or more"
+            )
         for name in config.track:
             plugins.load("tracker", name)
         self.augment = augmenter(config.augment, train.flip)

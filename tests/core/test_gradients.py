@@ -131,9 +131,7 @@ def check_same(before, after):
     for name, (identity, value) in before["buffers"].items():
         assert after["buffers"][name][0] == identity, name
         assert value is None or torch.equal(value, after["buffers"][name][1]), name
-    for (identity, value), (identity_after, value_after) in zip(
-        before["parameters"], after["parameters"], strict=True
-    ):
+    for (identity, value), (identity_after, value_after) in zip(before["parameters"], after["parameters"], strict=True):
         assert identity == identity_after
         assert torch.equal(value, value_after)
 

@@ -6,7 +6,7 @@ from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.plugins import KINDS, describe, load, names, parse, resolved
 
-MODULE = '''
+MODULE = """
 def foo(model, x, y, threat, *, k: int = 2, scale: float = 1.0, generator=None):
     return (k, scale)
 
@@ -17,8 +17,8 @@ class Callable:
     def __call__(self, model): ...
 
 value = 3
-'''
-FUTURE = '''
+"""
+FUTURE = """
 from __future__ import annotations
 from typing import TYPE_CHECKING
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def foo(model, x, y, threat, *, k: int = 2, scale: float | None = None, word: str = "a", loss: Loss = None, generator=None):
     return k, scale, word
-'''
+"""
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def test_a_projection_is_inside_ball_and_box_and_stays_where_it_is(norm, eps, sh
             x = low + (high - low) * torch.rand(16, *shape, generator=draw)
             x_adv = threat.project(x + scale * torch.randn(x.shape, generator=draw), x)
             assert norm_of(x_adv - x, norm).max() <= eps + 1e-6
-            assert 0 <= x_adv.min()
+            assert x_adv.min() >= 0
             assert x_adv.max() <= 1
             assert x_adv.dtype == torch.float32
             torch.testing.assert_close(threat.project(x_adv, x), x_adv, rtol=0, atol=1e-6)

@@ -36,7 +36,7 @@ CASES = {
     "differ": lambda: [sample_evaluation(examples=0, training=False), sample_evaluation(n=300, examples=2)],
     "bare": lambda: [sample_evaluation(examples=0, training=False, alone=False, checks=False)],
     "binary": lambda: [sample_evaluation(classes=2, training=False)],
-    "thousand": lambda: [sample_evaluation(classes=1000, n=1500, training=False)],
+    "thousand": lambda: [sample_evaluation(classes=1000, n=600, training=False)],
     "tiny": lambda: [sample_evaluation(n=5, examples=2)],
 }
 

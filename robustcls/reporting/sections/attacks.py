@@ -56,7 +56,7 @@ def _results(context: Context, model: int) -> Markup:
         "Attack",
         "Met",
         "Broken",
-        "So far",
+        "Broken so far",
         "Accuracy after",
         "Accuracy alone",
         "Unique kills",

@@ -14,7 +14,7 @@ ORDER, TITLE = 160, "Limits and reproduction"
 # Sections of a full report that this version does not measure, with the reason that the reader is given.
 NOT_RUN = {
     "Security curves": "accuracy was measured at one eps; curves need attacks at several",
-    "Minimum perturbation": "no minimum-norm attack was run",
+    "Minimum perturbation": "the smallest perturbation that breaks each sample was not estimated",
     "Calibration": "probabilities are kept for the gallery only, so calibration errors were not computed",
     "Corruptions": "only adversarial perturbations were applied, no natural corruptions",
     "Attribution stability": "attribution maps are shown as examples; their stability was not measured",
