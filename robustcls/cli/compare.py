@@ -3,7 +3,7 @@
 import click
 
 from robustcls.cli.console import table, wrap
-from robustcls.core.comparison import clean_right, robust_right, why_not_comparable
+from robustcls.core.comparison import find_mismatch, held, was_right
 from robustcls.core.errors import InputError
 from robustcls.core.records import Evaluation
 from robustcls.core.statistics import mcnemar, paired_difference
@@ -23,8 +23,7 @@ def command(files: tuple[str, ...]) -> None:
         raise click.UsageError("compare needs two evaluations or more: give their JSON files")
     evaluations = [Evaluation.load(file) for file in files]
     for file, evaluation in zip(files[1:], evaluations[1:], strict=True):
-        reason = why_not_comparable(evaluations[0], evaluation)
-        if reason:
+        if reason := find_mismatch([evaluations[0], evaluation]):
             raise InputError(f"{files[0]} and {file} cannot be compared: {reason}")
     names = [f"{chr(65 + i)} {e.model.name}" for i, e in enumerate(evaluations)]
     first = evaluations[0]
@@ -36,8 +35,8 @@ def command(files: tuple[str, ...]) -> None:
     click.echo("")
     differences = []
     for name, other in zip(names[1:], evaluations[1:], strict=True):
-        for what, right in (("clean", clean_right), ("robust", robust_right)):
-            a, b = right(first), right(other)
+        for what, right in (("clean", was_right), ("robust", held)):
+            a, b = ([right(sample) for sample in e.samples] for e in (first, other))
             gain, (low, high) = paired_difference(a, b)
             interval = f"[{low:+.1%}, {high:+.1%}]"
             differences.append((f"{name[0]} - {names[0][0]}", what, f"{gain:+.1%}", interval, f"{mcnemar(a, b):.2g}"))

@@ -1,24 +1,37 @@
-"""When two evaluations may be compared, and on what."""
+"""When evaluations may be compared, and on what."""
 
-from robustcls.core.records import Evaluation
+from collections.abc import Sequence
+from typing import Any
+
+from robustcls.core.records import Evaluation, Sample
 
 
-def why_not_comparable(a: Evaluation, b: Evaluation) -> str:
-    """The reason why the numbers of two evaluations do not mean the same; empty where they do."""
-    if a.data.sha256 != b.data.sha256 or [s.index for s in a.samples] != [s.index for s in b.samples]:
-        return "they judge different samples"
-    if (a.threat.norm, a.threat.eps) != (b.threat.norm, b.threat.eps):
-        return f"one is {a.threat.norm} {a.threat.eps_text}, the other {b.threat.norm} {b.threat.eps_text}"
-    if [(x.name, x.options) for x in a.attacks] != [(x.name, x.options) for x in b.attacks]:
-        return "they were attacked differently"
+def find_mismatch(evaluations: Sequence[Evaluation]) -> str:
+    """The first reason why the evaluations do not answer the same question; "" where they do."""
+    first = evaluations[0]
+    for other in evaluations[1:]:
+        if first.data.sha256 != other.data.sha256:
+            return "the data differ (SHA-256 of pixels and labels)"
+        if (first.threat.norm, first.threat.eps) != (other.threat.norm, other.threat.eps):
+            ours, theirs = (f"{one.threat.norm} {one.threat.eps_text}" for one in (first, other))
+            return f"the threat models differ ({ours} and {theirs})"
+        if _attacks(first) != _attacks(other):
+            return "the attacks or their options differ"
+        if [(one.index, one.label) for one in first.samples] != [(one.index, one.label) for one in other.samples]:
+            return "the sample indices or labels differ"
+        if not first.samples:
+            return "the evaluations hold no samples to pair"
     return ""
 
 
-def clean_right(evaluation: Evaluation) -> list[bool]:
-    """Whether each sample is right on the clean image."""
-    return [sample.clean == sample.label for sample in evaluation.samples]
+def was_right(sample: Sample) -> bool:
+    return sample.clean == sample.label
 
 
-def robust_right(evaluation: Evaluation) -> list[bool]:
-    """Whether each sample is right on the clean image and no attack broke it."""
-    return [sample.clean == sample.label and sample.broken_by is None for sample in evaluation.samples]
+def held(sample: Sample) -> bool:
+    """Right on the clean image and on the worst that the attacks found."""
+    return sample.clean == sample.label == sample.adversarial
+
+
+def _attacks(evaluation: Evaluation) -> list[tuple[str, dict[str, Any]]]:
+    return [(attack.name, attack.options) for attack in evaluation.attacks]

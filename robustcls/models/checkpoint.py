@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ def _why_unread(path: Path, error: Exception) -> str:
         head = file.read(2)
     if head[:1] != b"\x80" and head != b"PK":
         return f"it is {'not a PyTorch file' if head else 'empty'}: give a checkpoint or a state dict"
-    if isinstance(error, pickle.UnpicklingError) or "TorchScript" in str(error):
+    whole = head != b"PK" or zipfile.is_zipfile(path)
+    if whole and (isinstance(error, pickle.UnpicklingError) or "TorchScript" in str(error)):
         return "it holds more than tensors and is not loaded, since it could run code: save model.state_dict()"
     return "it is truncated or damaged: copy or save it again"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robustcls.core.policy import Policy
-from robustcls.core.records import Evaluation, Sample
+from robustcls.core.records import Evaluation
 
 
 @dataclass(frozen=True)
@@ -43,33 +43,6 @@ def name_each(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
     return tuple(f"{name} ({i})" if counts[name] > 1 else name for i, name in enumerate(names, 1))
 
 
-def find_mismatch(evaluations: Sequence[Evaluation]) -> str:
-    """The first reason why the evaluations do not answer the same question; "" where they do."""
-    first = evaluations[0]
-    for other in evaluations[1:]:
-        if first.data.sha256 != other.data.sha256:
-            return "the data differ (SHA-256 of pixels and labels)"
-        if (first.threat.norm, first.threat.eps) != (other.threat.norm, other.threat.eps):
-            ours, theirs = (f"{one.threat.norm} {one.threat.eps_text}" for one in (first, other))
-            return f"the threat models differ ({ours} and {theirs})"
-        if _attacks(first) != _attacks(other):
-            return "the attacks or their options differ"
-        if [(one.index, one.label) for one in first.samples] != [(one.index, one.label) for one in other.samples]:
-            return "the sample indices or labels differ"
-        if not first.samples:
-            return "the evaluations hold no samples to pair"
-    return ""
-
-
-def was_right(sample: Sample) -> bool:
-    return sample.clean == sample.label
-
-
-def held(sample: Sample) -> bool:
-    """Right on the clean image and on the worst that the attacks found."""
-    return sample.clean == sample.label == sample.adversarial
-
-
 def look_up(evaluation: Evaluation, path: str) -> Any:
     """The value at a path such as `attacks.0.options.steps`; a dot inside a key is written as two characters, \\\\ and dot."""
     value: Any = evaluation
@@ -80,7 +53,3 @@ def look_up(evaluation: Evaluation, path: str) -> Any:
         else:
             value = value[int(key)] if isinstance(value, list) else value[key]
     return value
-
-
-def _attacks(evaluation: Evaluation) -> list[tuple[str, dict[str, Any]]]:
-    return [(attack.name, attack.options) for attack in evaluation.attacks]

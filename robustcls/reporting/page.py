@@ -11,9 +11,10 @@ from typing import Any
 from markupsafe import Markup
 
 from robustcls.core import plugins
+from robustcls.core.comparison import find_mismatch
 from robustcls.core.policy import Policy
 from robustcls.core.records import Evaluation
-from robustcls.reporting.context import Context, find_mismatch, name_each
+from robustcls.reporting.context import Context, name_each
 from robustcls.reporting.html import ASSETS, environment, seen
 from robustcls.reporting.images import embed, plan
 from robustcls.reporting.scrub import scrub, without_arrays

@@ -36,7 +36,7 @@ def evaluation(**changes) -> Evaluation:
             "a rule",
             [
                 records.Example(
-                    0, "broken", image, image, delta, [[0, 0.9]], [[1, 0.8], [0, 0.2]], [records.Map("s", "clean", 0, delta)]
+                    0, "broken", image, image, delta, [[0.0, 0.9]], [[1.0, 0.8], [0.0, 0.2]], [records.Map("s", "clean", 0, delta)]
                 )
             ],
         ),

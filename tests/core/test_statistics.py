@@ -44,17 +44,29 @@ def test_mcnemar(b, c):
     assert mcnemar(*pairs(0, c, b, 0)) == pytest.approx(expected, rel=1e-9)
 
 
-def test_paired_difference_of_the_paper():
-    """Newcombe 1998, Statistics in Medicine 17:2635, table III: p1 - p2, method 10."""
-    for cells, difference, low, high in (
-        ((36, 12, 2, 0), 0.2, 0.0562, 0.3290),
-        ((43, 0, 0, 7), 0.0, -0.0642, 0.0642),
-        ((20, 12, 2, 16), 0.2, 0.0562, 0.3292),
-    ):
-        both, first, second, neither = cells
-        found, interval = paired_difference(*pairs(both, second, first, neither))  # ours is second minus first
-        assert found == pytest.approx(difference)
-        assert interval == (pytest.approx(low, abs=6e-3), pytest.approx(high, abs=6e-3))
+def test_paired_difference_of_published_examples():
+    """Cavo et al. 2012 as in Fagerland et al., Statistical Analysis of Contingency Tables, chapter 8: p1 - p2."""
+    difference, (low, high) = paired_difference(*pairs(59, 16, 6, 80))  # ours is second minus first
+    assert difference == pytest.approx(-0.0621, abs=5e-5)
+    assert (low, high) == (pytest.approx(-0.1186, abs=5e-5), pytest.approx(-0.0046, abs=5e-5))
+
+
+@pytest.mark.parametrize(
+    "cells", [(36, 12, 2, 0), (14, 5, 0, 22), (1, 1, 7, 12), (20, 12, 2, 16), (43, 0, 0, 7), (9, 0, 1, 0)]
+)
+def test_paired_difference_by_the_formula(cells):
+    """Newcombe 1998, method 10, as he writes it: p1 - p2 with delta, epsilon and the corrected phi; limits by scipy."""
+    both, first, second, neither = cells
+    n, p1, p2 = sum(cells), (both + first) / sum(cells), (both + second) / sum(cells)
+    (l1, u1), (l2, u2) = (stats.binomtest(k, n).proportion_ci(0.95, "wilson") for k in (both + first, both + second))
+    product = both * neither - first * second
+    corrected = product - n / 2 if product > n / 2 else min(product, 0)
+    spread = ((both + first) * (second + neither) * (both + second) * (first + neither)) ** 0.5
+    phi = corrected / spread if spread else 0
+    delta = ((p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2) ** 0.5
+    epsilon = ((u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2) ** 0.5
+    found, (low, high) = paired_difference(*pairs(both, second, first, neither))
+    assert (found, low, high) == pytest.approx((p1 - p2, p1 - p2 - delta, p1 - p2 + epsilon), abs=1e-12)
 
 
 def test_paired_difference():

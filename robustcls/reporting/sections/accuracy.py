@@ -5,9 +5,10 @@ from functools import partial
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from robustcls.core.comparison import held, was_right
 from robustcls.core.records import Accuracy
 from robustcls.core.statistics import mcnemar, paired_difference
-from robustcls.reporting.context import Context, held, was_right
+from robustcls.reporting.context import Context
 from robustcls.reporting.figures import INK, SERIES, draw, shorten
 from robustcls.reporting.html import derived, figure, fill_file, model_tag, number, p_value, points, table
 

@@ -7,8 +7,9 @@ from functools import partial
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from robustcls.core.comparison import held, was_right
 from robustcls.core.statistics import paired_difference, wilson
-from robustcls.reporting.context import Context, held, was_right
+from robustcls.reporting.context import Context
 from robustcls.reporting.figures import INK, SERIES, draw, shorten
 from robustcls.reporting.html import derived, figure, fill_file, heat_table, model_tag, points, table
 

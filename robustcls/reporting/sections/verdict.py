@@ -2,9 +2,10 @@
 
 from markupsafe import Markup
 
+from robustcls.core.comparison import held, was_right
 from robustcls.core.policy import judge
 from robustcls.core.statistics import mcnemar, paired_difference
-from robustcls.reporting.context import Context, held, was_right
+from robustcls.reporting.context import Context
 from robustcls.reporting.html import derived, fill_file, number
 
 ORDER, TITLE = 10, "Verdict"
