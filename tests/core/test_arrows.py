@@ -30,6 +30,7 @@ MAY_IMPORT = {  # besides itself; `.` is the package's own __init__.py
 TYPES_ONLY = {"steps": {"training"}}  # a step is handed the run that it belongs to
 TOP = {"cli", "bench"}
 NORMS = {"linf", "l2", "l1"}
+DEFAULTS = {"training/config.py": 1}  # branches that choose a default, since a radius holds for one norm alone
 
 
 def home_of(file: Path) -> str:
@@ -118,8 +119,9 @@ def norm_branches(source: str) -> list[int]:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_only_the_threat_model_branches_on_a_norm(file):
-    if file.relative_to(ROOT).as_posix() != "core/threat.py":
-        assert norm_branches(file.read_text(encoding="utf-8")) == []
+    name = file.relative_to(ROOT).as_posix()
+    if name != "core/threat.py":
+        assert len(norm_branches(file.read_text(encoding="utf-8"))) <= DEFAULTS.get(name, 0)
 
 
 def test_the_walk_sees_branches():

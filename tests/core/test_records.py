@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from robustcls.core import records
-from robustcls.core.comparison import clean_right, robust_right, why_not_comparable
+from robustcls.core.comparison import find_mismatch, held, was_right
 from robustcls.core.errors import InputError
 from robustcls.core.records import SCHEMA, Accuracy, Array, Evaluation
 
@@ -245,12 +245,10 @@ def test_accuracy():
 
 def test_comparable():
     one = evaluation()
-    assert why_not_comparable(one, evaluation()) == ""
-    assert "different samples" in why_not_comparable(one, evaluation(samples=one.samples[:2]))
-    assert "different samples" in why_not_comparable(one, evaluation(data=records.Data("digits", "test", 3, "other")))
-    assert "one is linf 8/255, the other l2 0.5" in why_not_comparable(
-        one, evaluation(threat=records.Threat("l2", 0.5, "0.5"))
-    )
-    assert "attacked differently" in why_not_comparable(one, evaluation(attacks=[]))
-    assert clean_right(one) == [True, True, False]
-    assert robust_right(one) == [False, True, False]
+    assert find_mismatch([one, evaluation()]) == ""
+    assert "the sample indices" in find_mismatch([one, evaluation(samples=one.samples[:2])])
+    assert "the data differ" in find_mismatch([one, evaluation(data=records.Data("digits", "test", 3, "other"))])
+    assert "l2 0.5" in find_mismatch([one, evaluation(threat=records.Threat("l2", 0.5, "0.5"))])
+    assert "the attacks" in find_mismatch([one, evaluation(attacks=[])])
+    assert [was_right(sample) for sample in one.samples] == [True, True, False]
+    assert [held(sample) for sample in one.samples] == [False, True, False]

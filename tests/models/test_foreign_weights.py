@@ -183,7 +183,7 @@ def test_a_module_that_is_missing_or_broken(code, tmp_path):
     with pytest.raises(InputError, match="no module 'no_such_module_here'"):
         load("no_such_module_here:make")
     Path(tmp_path / f"{code}_broken.py").write_text("import no_such_module_there\n", encoding="utf-8")
-    with pytest.raises(InputError, match="ModuleNotFoundError.*no_such_module_there"):
+    with pytest.raises(InputError, match=r"ModuleNotFoundError.*no_such_module_there"):
         load(f"{code}_broken:make")
 
 

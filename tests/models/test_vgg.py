@@ -38,7 +38,7 @@ def test_width_multiplies_every_convolution(width, first, last):
 
 @pytest.mark.parametrize("width", [0, -1, 17, float("inf")])
 def test_a_width_that_is_none(width):
-    with pytest.raises(InputError, match="0.25"):
+    with pytest.raises(InputError, match=r"0\.25"):
         vgg16(10, (3, 32, 32), width=width)
 
 

@@ -1,0 +1,322 @@
+"""What holds for every attack plug-in, under every norm."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import robustcls
+from robustcls.core import plugins
+from robustcls.core.errors import InputError
+from robustcls.core.losses import cross_entropy, margin
+from robustcls.core.threat import ThreatModel
+
+ATTACKS = plugins.names("attack")
+CHEAP = {"steps": 5, "restarts": 2, "targets": 3, "queries": 60}
+EPS = {"linf": 0.1, "l2": 0.4, "l1": 1.0}
+LINEAR_BOX = 0.45  # images of the linear models lie this far from the box
+
+
+def cheap(name: str, **given) -> str:
+    """The attack with few steps, whatever of them it takes."""
+    options = plugins.resolved("attack", name)
+    chosen = {key: value for key, value in (CHEAP | given).items() if key in options}
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in chosen.items())})"
+
+
+class Net(nn.Module):
+    """BatchNorm and dropout tell modes apart."""
+
+    def __init__(self, num_classes: int = 4) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Dropout(0.5))
+        self.head = nn.Linear(8 * 36, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).flatten(1))
+
+
+def make_net(num_classes: int = 4) -> Net:
+    torch.manual_seed(0)
+    net = Net(num_classes)
+    net.body[1].running_mean.uniform_(-0.5, 0.5)
+    return net.eval()
+
+
+def make_linear(num_classes: int, dim: int = 48) -> nn.Sequential:
+    torch.manual_seed(num_classes)
+    return nn.Sequential(nn.Flatten(), nn.Linear(dim, num_classes))
+
+
+def images(n: int = 6, size: int = 8) -> Tensor:
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def right_labels(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x).argmax(1)
+
+
+every_attack = pytest.mark.parametrize("name", ATTACKS)
+every_norm = pytest.mark.parametrize("norm", EPS)
+
+
+@every_attack
+@every_norm
+def test_the_result_is_inside_and_the_inputs_are_untouched(name, norm):
+    model, x, threat = make_net(), images(), ThreatModel(norm, EPS[norm])
+    x[0], x[1] = 0, 1  # the corners of the box
+    y = right_labels(model, x)
+    pixels, labels = x.clone(), y.clone()
+    x_adv = robustcls.attack(model, x, y, threat, cheap(name))
+    order = {"linf": float("inf"), "l2": 2, "l1": 1}[norm]
+    size = torch.linalg.vector_norm((x_adv.double() - x.double()).flatten(1), ord=order, dim=1)
+    assert size.max() <= threat.eps + 1e-6
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+    assert x_adv.shape == x.shape
+    assert x_adv.dtype == torch.float32
+    assert not x_adv.requires_grad
+    assert torch.equal(x, pixels)
+    assert torch.equal(y, labels)
+    assert not torch.equal(x_adv, x)
+
+
+@every_attack
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_bit_for_bit(name, training):
+    model, x = make_net(), images()
+    y = right_labels(model, x)
+    expected = robustcls.attack(copy.deepcopy(model), x, y, ThreatModel("linf", 0.1), cheap(name))
+    model.train(training)
+    model.body[1].train(not training)  # modes need not agree
+    model.body[0].weight.requires_grad_(False)
+    model(x).sum().backward()
+    model.body[1].load_state_dict(make_net().body[1].state_dict())
+    before = copy.deepcopy(model)
+    grads = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+    random = torch.get_rng_state()
+
+    found = robustcls.attack(model, x, y, ThreatModel("linf", 0.1), cheap(name))
+
+    assert torch.equal(found, expected), "the mode of the module must not matter"
+    assert torch.equal(torch.get_rng_state(), random)
+    for (key, old), (_, new) in zip(before.state_dict().items(), model.state_dict().items(), strict=True):
+        assert torch.equal(old, new), key
+    for old, new in zip(before.modules(), model.modules(), strict=True):
+        assert old.training == new.training
+        assert not new._forward_hooks
+    for (key, old), (_, new) in zip(before.named_parameters(), model.named_parameters(), strict=True):
+        assert old.requires_grad == new.requires_grad, key
+        assert (new.grad is None) == (key not in grads)
+        assert new.grad is None or torch.equal(new.grad, grads[key])
+
+
+@every_attack
+@every_norm
+def test_same_seed_same_result(name, norm):
+    model, x, threat = make_net(), images(), ThreatModel(norm, EPS[norm])
+    y = right_labels(model, x)
+    first, again, other = (robustcls.attack(model, x, y, threat, cheap(name), seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    if plugins.resolved("attack", name).get("random_start", True):
+        assert not torch.equal(first, other)
+
+
+@every_attack
+@every_norm
+@pytest.mark.parametrize("num_classes", [2, 3, 5])
+def test_the_loss_on_a_linear_model_is_not_lower(name, norm, num_classes):
+    """Also with two and three classes, where ratios of logits degenerate."""
+    model, threat = make_linear(num_classes), ThreatModel(norm, EPS[norm] / 2)
+    x = 0.5 + (images(16, 4) - 0.5) * (1 - 2 * LINEAR_BOX)
+    y = right_labels(model, x)
+    x_adv = robustcls.attack(model, x, y, threat, cheap(name))
+    with torch.no_grad():
+        gain = margin(model(x_adv), y) - margin(model(x), y)
+    assert gain.min() >= -1e-6
+    assert gain.max() > 1e-3
+
+
+@every_attack
+@every_norm
+def test_no_radius_no_change(name, norm):
+    model, x = make_net(), images()
+    x_adv = robustcls.attack(model, x, right_labels(model, x), ThreatModel(norm, 0), cheap(name))
+    assert torch.equal(x_adv, x)
+
+
+@every_attack
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("n", [1, 5])
+def test_few_classes_and_small_batches(name, num_classes, n):
+    model, x = make_net(num_classes), images(n)
+    y = right_labels(model, x)
+    x_adv = robustcls.attack(model, x, y, ThreatModel("linf", 0.1), cheap(name), batch_size=2)
+    assert x_adv.shape == x.shape
+    assert (x_adv - x).abs().max() <= 0.1 + 1e-6
+    with torch.no_grad():
+        assert margin(model(x_adv), y).mean() > margin(model(x), y).mean()
+
+
+@every_attack
+def test_samples_that_are_wrong_already_do_no_harm(name):
+    model, x = make_net(), images()
+    wrong = (right_labels(model, x) + 1) % 4
+    x_adv = robustcls.attack(model, x, wrong, ThreatModel("linf", 0.1), cheap(name))
+    assert (x_adv - x).abs().max() <= 0.1 + 1e-6
+    with torch.no_grad():
+        assert (model(x_adv).argmax(1) != wrong).all()
+
+
+@every_attack
+def test_gradients_switched_off_outside_do_not_matter(name):
+    model, x, threat = make_net(), images(), ThreatModel("linf", 0.1)
+    y = right_labels(model, x)
+    expected = robustcls.attack(model, x, y, threat, cheap(name))
+    with torch.no_grad():
+        assert torch.equal(robustcls.attack(model, x, y, threat, cheap(name)), expected)
+    with torch.inference_mode():
+        found = robustcls.attack(model, x * 1, y * 1, threat, cheap(name))
+    assert torch.equal(found, expected)
+    assert not found.is_inference()
+
+
+@every_attack
+def test_other_precisions_and_models_that_write_on_their_input(name):
+    class Normalising(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = make_linear(3, 192)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x.sub_(0.5).mul_(2))
+
+    model, x, threat = Normalising(), images(), ThreatModel("linf", 0.05)
+    pixels = x.clone()
+    y = right_labels(model, x.clone())
+    single = robustcls.attack(model, x, y, threat, cheap(name))
+    double = robustcls.attack(copy.deepcopy(model).double(), x.double().requires_grad_(), y.int(), threat, cheap(name))
+    assert torch.equal(x, pixels)
+    assert double.dtype == torch.float32
+    assert not double.requires_grad
+    torch.testing.assert_close(double, single, rtol=0, atol=1e-4)
+
+
+def worst_margin(model: nn.Sequential, x: Tensor, y: Tensor, eps: float, dual: float) -> Tensor:
+    """In closed form: each other class gains eps times the dual norm of the difference of the weights."""
+    weight, logits = model[1].weight, model(x)
+    rows = []
+    for i, label in enumerate(y.tolist()):
+        gains = torch.linalg.vector_norm(weight - weight[label], ord=dual, dim=1) * eps
+        others = [k for k in range(len(weight)) if k != label]
+        rows.append((logits[i] - logits[i, label] + gains)[others].max())
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
+@pytest.mark.parametrize(
+    ("spec", "num_classes"),
+    [
+        ("fgsm", 2),
+        ("pgd(steps=20)", 2),
+        ("pgd(steps=100, restarts=2)", 2),
+        ("apgd_ce(steps=50)", 2),
+        ("apgd_dlr(steps=50)", 2),
+        ("apgd_t(steps=50)", 2),
+        ("apgd_t(steps=50)", 3),
+        ("apgd_t(steps=50)", 5),
+    ],
+)
+@torch.no_grad()
+def test_a_linear_models_optimum_is_reached(spec, num_classes, norm, dual):
+    """Auto-PGD stops at the first fooled point, so it is held to fooling where the optimum does."""
+    eps = {"linf": 0.02, "l2": 0.1}[norm]
+    model = make_linear(num_classes)
+    x = 0.5 + (images(64, 4) - 0.5) * (1 - 2 * LINEAR_BOX)
+    y = right_labels(model, x)
+    best = worst_margin(model, x, y, eps, dual)
+    scale = best.abs().median()
+    x_adv = robustcls.attack(model, x, y, ThreatModel(norm, eps), spec)
+    found = margin(model(x_adv), y)
+    assert (found <= best + 1e-5).all(), "no attack beats the optimum"
+    if spec.startswith("apgd"):
+        sure = best.abs() > 0.02 * scale
+        assert torch.equal(found[sure] > 0, best[sure] > 0)
+        assert 0.05 < (best > 0).float().mean(), "the case tells nothing"
+        stood = found <= 0
+        torch.testing.assert_close(found[stood], best[stood], rtol=0, atol=0.05 * scale.item())
+    else:
+        torch.testing.assert_close(found, best, rtol=1e-3, atol=1e-5)
+
+
+def test_more_steps_and_restarts_do_not_weaken_pgd():
+    model, x, threat = make_net(), images(32), ThreatModel("linf", 0.05)
+    y = right_labels(model, x)
+    gaps = []
+    with torch.no_grad():
+        for spec in ("pgd(steps=1)", "pgd(steps=20)", "pgd(steps=20, restarts=4)"):
+            gaps.append(margin(model(robustcls.attack(model, x, y, threat, spec)), y))
+    assert gaps[1].mean() > gaps[0].mean()
+    assert (gaps[2] >= gaps[1] - 1e-6).all(), "the first of four runs is the run alone"
+    assert gaps[2].mean() > gaps[1].mean()
+
+
+def test_fgsm_is_one_signed_step():
+    model, x = make_net(), images()
+    y = right_labels(model, x)
+    leaf = x.clone().requires_grad_()
+    F.cross_entropy(model(leaf), y, reduction="sum").backward()
+    expected = (x + 0.03 * leaf.grad.sign()).clamp(0, 1)
+    found = robustcls.attack(model, x, y, ThreatModel("linf", 0.03), "fgsm")
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_a_loss_can_be_handed_in():
+    model, x, threat = make_net(), images(), ThreatModel("linf", 0.03)
+    y = right_labels(model, x)
+    pgd = plugins.load("attack", "pgd(steps=3, random_start=False)")
+    backwards = pgd(model, x, y, threat, loss=lambda logits, labels: -cross_entropy(logits, labels))
+    with torch.no_grad():
+        assert (cross_entropy(model(backwards), y) < cross_entropy(model(x), y)).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spec": "pdg"}, "did you mean 'pgd'"),
+        ({"spec": "pgd(steps=0)"}, "give 1 or more"),
+        ({"spec": "pgd(restarts=0)"}, "give 1 or more"),
+        ({"spec": "apgd_ce(steps=0)"}, "give 1 or more"),
+        ({"spec": "apgd_t(targets=0)"}, "give 1 or more"),
+        ({"images": images() * 255}, "not in [0, 1]"),
+        ({"images": (images() * 255).byte()}, "torch.uint8"),
+        ({"labels": torch.tensor([0, 1, 2, 3, 4, 0])}, "beyond the model's 4 classes"),
+        ({"labels": [0, 1, 2, 3, 0, 1]}, "labels are list"),
+        ({"batch_size": 0}, "batch-size"),
+        ({"batch_size": -3}, "batch-size"),
+        ({"model": nn.Flatten(0)}, "must give logits N,K"),
+    ],
+)
+def test_wrong_input_is_named_in_one_line(changes, message):
+    arguments = {"model": make_net(), "images": images(), "labels": torch.zeros(6, dtype=torch.long), "spec": "fgsm"}
+    with pytest.raises(InputError) as caught:
+        robustcls.attack(**(arguments | changes), threat=ThreatModel("linf", 0.1))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@every_attack
+@every_norm
+def test_a_model_on_the_gpu(name, norm):
+    model, x, threat = make_net(), images(), ThreatModel(norm, EPS[norm])
+    y = right_labels(model, x)
+    x_adv = robustcls.attack(model.cuda(), x, y, threat, cheap(name))
+    assert x_adv.device.type == "cpu"
+    assert threat.distance(x_adv, x).max() <= threat.eps + 1e-6
+    with torch.no_grad():
+        assert margin(model(x_adv.cuda()).cpu(), y).mean() > margin(model(x.cuda()).cpu(), y).mean()

@@ -1,0 +1,121 @@
+"""A run that was stopped and resumed ends as one that was not, bit for bit."""
+
+import dataclasses
+import os
+import signal
+
+import pytest
+import torch
+
+from robustcls.core.errors import InputError
+from robustcls.training.loop import Interrupted, train
+from robustcls.training.run import read_last
+
+EPOCHS, BATCHES = 3, 5
+
+
+def finish(run, on_batch=lambda _: None):
+    train(run, on_batch, lambda _: None)
+    return run
+
+
+def resumed(run, make_run):
+    """Another process goes on: nothing is left but the folder."""
+    config, content = read_last(run.folder)
+    assert config == run.config
+    torch.manual_seed(12345)
+    again = make_run(run.folder.name, **dataclasses.asdict(config))
+    again.load_last(content)
+    return again
+
+
+def same(a, b):
+    """Tensors compared bit for bit, wherever they lie in dicts and lists; times left out."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        timed = ("seconds", "images_per_second", "epoch_seconds", "saved", "config")
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if key not in timed)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, tiny_images):
+    """The run that nobody stopped."""
+    from conftest import TINY  # the folder's own
+
+    from robustcls.training.config import TrainConfig
+    from robustcls.training.run import Run
+
+    config = TrainConfig(**{**TINY, **OPTIONS})
+    run = Run(config, tmp_path_factory.mktemp("straight"), *tiny_images[160])
+    assert run.num_batches == BATCHES
+    return finish(run)
+
+
+OPTIONS = {"ema": 0.8, "epochs": EPOCHS, "seed": 5, "adv": "pgd(steps=1)"}
+
+
+@pytest.mark.parametrize(
+    ("epoch", "batch", "number"),
+    [(0, 2, signal.SIGINT), (1, 3, signal.SIGTERM), (0, BATCHES, signal.SIGINT), (2, BATCHES, signal.SIGINT)],
+    ids=["before the first epoch ends", "in the second", "after an epoch's last batch", "after the very last batch"],
+)
+def test_stopped_anywhere_and_resumed_it_ends_the_same(epoch, batch, number, make_run, straight):
+    def stop(run):
+        if (run.epoch, run.batch) == (epoch, batch):
+            os.kill(os.getpid(), number)
+
+    run = make_run("stopped", **OPTIONS)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        finish(run, stop)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert (run.epoch, run.batch) == (epoch, batch)
+    last = finish(resumed(run, make_run))
+    for name in ("ckpt.pt", "last.pt"):
+        one, other = (torch.load(run.folder / name, weights_only=True) for run in (straight, last))
+        assert one.keys() == other.keys()
+        for key in one:
+            assert same(one[key], other[key]), f"{name}: {key}"
+    assert len((last.folder / "history.jsonl").read_text().splitlines()) == EPOCHS
+
+
+def test_the_comparison_can_fail(straight):
+    content = torch.load(straight.folder / "last.pt", weights_only=True)
+    other = torch.load(straight.folder / "last.pt", weights_only=True)
+    assert same(content, other)
+    other["optimizer"]["state"][0]["momentum_buffer"].view(-1)[0] += 1e-6
+    assert not same(content["optimizer"], other["optimizer"])
+    other["progress"]["history"][0]["val_clean"] += 0.1
+    assert not same(content["progress"], other["progress"])
+
+
+def test_a_finished_run_has_nothing_to_do(straight, make_run):
+    config, content = read_last(straight.folder)
+    run = make_run("again", **dataclasses.asdict(config))
+    run.load_last(content)
+    assert run.epoch == EPOCHS
+    finish(run, on_batch=lambda _: pytest.fail("trained on"))
+
+
+def test_a_second_ctrl_c_stops_at_once(make_run):
+    run = make_run()
+
+    def twice(run):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        finish(run, twice)
+    assert not (run.folder / "last.pt").exists()
+
+
+def test_what_is_no_run_is_refused(tmp_path, make_run):
+    with pytest.raises(InputError, match=r"no .*last\.pt"):
+        read_last(tmp_path)
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "last.pt")
+    with pytest.raises(InputError, match=r"is not the last\.pt of a run"):
+        read_last(tmp_path)

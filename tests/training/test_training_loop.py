@@ -1,0 +1,272 @@
+"""What training does: the loss falls, the attack leaves the model alone, the best epoch is kept, and it repeats bit for bit."""
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import robustcls
+from robustcls.core.config import read_toml, resolve
+from robustcls.core.errors import InputError
+from robustcls.core.records import Epoch
+from robustcls.runtime.device import resolve_precision
+from robustcls.training.config import TrainConfig
+from robustcls.training.loop import train
+from robustcls.training.record import read_training
+from robustcls.training.run import channel_statistics, make_optimizer, new_folder
+
+
+def nothing(_):
+    pass
+
+
+def state_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def equal(a, b):
+    return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("adv", ["none", "fgsm"])
+def test_the_loss_falls_in_two_epochs(adv, make_run):
+    run = make_run(adv=adv, arch="vgg16(width=0.15)", limit_train=1000, augment="none", eps="0.05", lr=0.05)
+    losses = []
+
+    def on_batch(run):
+        losses.append(run.totals[0].item())
+
+    train(run, on_batch, nothing)
+    first, second = run.history
+    assert len(losses) == 2 * run.num_batches == 2 * 31
+    assert losses[0] / 32 == pytest.approx(math.log(10), rel=0.3)  # an untrained model guesses
+    assert second.train_loss < first.train_loss - 0.3
+    assert second.val_clean > 0.4
+    assert second.val_clean >= second.val_robust
+    assert (second.train_robust is None) == (adv == "none")
+
+
+def five_steps(make_run, name, seed, rehearse=False):
+    run = make_run(name, seed=seed, ema=0.9, epochs=1)
+    if rehearse:
+        run.rehearse()
+    for number, (x, y) in enumerate(run.batches()):
+        run.note(run.step(run, x, y), y, 0.1)
+        if number == 4:
+            break
+    assert run.batch == 5
+    return {
+        **state_of(run.model),
+        **{f"ema.{key}": value for key, value in state_of(run.ema.model).items()},
+        "totals": run.totals.clone(),
+    }
+
+
+def test_five_steps_are_golden(make_run):
+    first = five_steps(make_run, "a", seed=1)
+    torch.manual_seed(99)
+    torch.rand(7)
+    assert equal(first, five_steps(make_run, "b", seed=1))
+    assert not equal(first, five_steps(make_run, "c", seed=2))
+
+
+def test_a_rehearsal_changes_nothing(make_run):
+    assert equal(five_steps(make_run, "a", seed=1), five_steps(make_run, "b", seed=1, rehearse=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"adv": "pgd(steps=0)"},
+        {"val_attack": "pgd(steps=0)"},
+        {"augment": "crop_flip(pad=-1)"},
+        {"adv": "none", "objective": "adversarial"},
+    ],
+)
+def test_a_rehearsal_finds_what_would_stop_the_run(options, make_run):
+    run = make_run(**options)
+    with pytest.raises(InputError):
+        run.rehearse()
+    assert not run.folder.exists()
+
+
+def test_the_attack_sees_current_weights_and_leaves_the_model_alone(make_run):
+    run = make_run()
+    inner, seen = run.inner, []
+
+    def spy(model, x, y, threat, **options):
+        own = copy.deepcopy(run.model).eval()
+        with torch.no_grad():
+            assert torch.allclose(model(x), own(x), atol=1e-4)
+            seen.append(own(x))
+        before, modes = state_of(run.model), [module.training for module in run.model.modules()]
+        x_adv = inner(model, x, y, threat, **options)
+        assert equal(before, state_of(run.model))
+        assert modes == [module.training for module in run.model.modules()]
+        assert all(parameter.requires_grad for parameter in run.model.parameters())
+        assert 0 < threat.distance(x_adv, x).max() <= 0.15 + 1e-6
+        return x_adv
+
+    run.inner = spy
+    run.model.train()
+    probe = next(iter(run.batches()))
+    for _ in range(3):
+        run.step(run, *probe)
+    assert not torch.allclose(seen[0], seen[2], atol=1e-3)  # the weights did move between the attacks
+    counts = [module.num_batches_tracked.item() for module in run.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert set(counts) == {3}  # one pass in training mode a step: that of the objective
+
+
+@pytest.mark.parametrize(
+    ("adv", "best"),
+    [("fgsm", 3), ("none", 1)],  # robust accuracy first, clean breaks the tie; without an attack the other way about
+)
+def test_the_checkpoint_is_the_best_epoch(adv, best, make_run, monkeypatch):
+    run = make_run(adv=adv, epochs=4)
+    measured = zip([0.2, 0.5, 0.5, 0.4], [0.9, 0.3, 0.4, 0.9], strict=True)
+    scripted = [{"train_clean": 0.1, "val_robust": r, "val_clean": c, "val_fgsm": 0.1} for r, c in measured]
+    monkeypatch.setattr(run, "validate", lambda count: scripted[run.epoch])
+    weights = []
+    train(run, nothing, lambda row: weights.append(state_of(run.model)))
+    if adv == "none":
+        assert run.history[0].val_robust < run.history[3].val_robust
+        best = 4  # clean 0.9 both; robust breaks the tie
+    assert run.best_epoch == best
+    checkpoint = robustcls.load(run.folder / "ckpt.pt")
+    assert equal(state_of(checkpoint), weights[best - 1])
+    meta = torch.load(run.folder / "ckpt.pt", weights_only=True)["meta"]
+    assert meta["epoch"] == best
+    assert meta["threat"] == {"norm": "linf", "eps": 0.15}
+    assert "40 validation images" in meta["selected_by"]
+    assert ("pgd(steps=2)" in meta["selected_by"]) == (adv != "none")
+
+
+def test_the_average_is_what_is_judged_and_saved(make_run):
+    run = make_run(ema=0.9, epochs=1)
+    train(run, nothing, nothing)
+    saved = state_of(robustcls.load(run.folder / "ckpt.pt"))
+    assert equal(saved, state_of(run.ema.model))
+    assert not equal(saved, state_of(run.model))
+    assert run.judged is run.ema.model
+
+
+def test_the_run_folder(make_run):
+    run = make_run(adv="fgsm", track=(), seed=4)
+    run.save_config()
+    train(run, nothing, nothing)
+    assert sorted(path.name for path in run.folder.iterdir()) == ["ckpt.pt", "config.toml", "history.jsonl", "last.pt"]
+    assert resolve(TrainConfig, read_toml(run.folder / "config.toml")) == run.config
+    lines = (run.folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [Epoch(**json.loads(line)) for line in lines] == run.history
+    assert [row.epoch for row in run.history] == [1, 2]
+    record = read_training(run.folder / "ckpt.pt", torch.load(run.folder / "ckpt.pt", weights_only=True)["meta"])
+    assert record.epochs == run.history
+    assert (record.chosen_epoch, record.val_attack) == (run.best_epoch, "pgd(steps=2)")
+    assert read_training(run.folder / "ckpt.pt", {"epoch": 9}) is None
+    assert read_training(run.folder / "other" / "ckpt.pt", {"epoch": 1}) is None
+
+
+def poison(run, x, y):
+    """A step whose loss is NaN from the second epoch on."""
+    from robustcls.steps.once import once
+
+    loss = once(run, x, y)
+    loss.total = loss.total * (float("nan") if run.epoch else 1.0)
+    return loss
+
+
+def test_a_loss_that_is_none_stops_and_keeps_the_best(make_run):
+    run = make_run(adv="fgsm")
+    run.step = poison
+    weights = []
+    with pytest.raises(InputError, match=r"loss became nan in epoch 2: lower --lr; .*ckpt\.pt keeps epoch 1"):
+        train(run, nothing, lambda row: weights.append(state_of(run.model)))
+    assert equal(state_of(robustcls.load(run.folder / "ckpt.pt")), weights[0])
+    assert len((run.folder / "history.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_loss_that_is_none_at_once_promises_no_checkpoint(make_run):
+    run = make_run(adv="none", lr=1e30)
+    with pytest.raises(InputError, match=r"became (nan|inf) in epoch 1: lower --lr$"):
+        train(run, nothing, nothing)
+    assert not (run.folder / "ckpt.pt").exists()
+
+
+def test_weight_decay_is_for_the_weights_of_convolutions_and_linear_layers(make_run):
+    run = make_run(weight_decay=0.3)
+    decayed, rest = run.optimizer.param_groups
+    assert (decayed["weight_decay"], rest["weight_decay"]) == (0.3, 0.0)
+    names = {id(parameter): name for name, parameter in run.model.named_parameters()}
+    matrices = {id(parameter) for parameter in run.model.parameters() if parameter.ndim > 1}
+    assert {id(parameter) for parameter in decayed["params"]} == matrices
+    assert len(decayed["params"]) == 14
+    assert {id(p) for p in rest["params"]} == names.keys() - matrices
+    assert len(rest["params"]) == 2 * 13 + 1
+
+
+def test_weight_decay_acts(make_run):
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    before = state_of(model)
+    optimizer = make_optimizer(model, TrainConfig(lr=0.1, weight_decay=0.5, momentum=0.0))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert torch.allclose(model[0].weight, before["0.weight"] * (1 - 0.1 * 0.5))
+    assert torch.equal(model[0].bias, before["0.bias"])
+    assert torch.equal(model[1].weight, before["1.weight"])
+
+
+@pytest.mark.parametrize("count", [5, 4097])
+def test_channel_statistics(count):
+    pixels = torch.randint(0, 256, (count, 3, 3, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels[:, 2] = 7
+    mean, std = channel_statistics(pixels)
+    values = pixels.numpy() / 255
+    assert np.allclose(mean, values.mean((0, 2, 3)), rtol=1e-12)
+    assert np.allclose(std[:2], values.std((0, 2, 3))[:2], rtol=1e-9)
+    assert std[2] == pytest.approx(1e-4)  # a constant channel must not be divided by 0
+
+
+def test_the_model_normalises_by_the_training_images(make_run):
+    run = make_run()
+    mean, std = channel_statistics(run.train.pixels)
+    assert run.model.mean.flatten().tolist() == pytest.approx(mean)
+    assert run.model.std.flatten().tolist() == pytest.approx(std)
+
+
+def test_precision_auto_is_bf16_where_the_processor_multiplies_in_it(make_run):
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        text = file.read()
+    wanted = "bf16" if "avx512_bf16" in text or "amx_bf16" in text else "fp32"
+    assert make_run(precision="auto").precision == wanted
+    assert resolve_precision("auto", torch.device("cpu")) == wanted
+
+
+def test_bf16_trains_and_saves_fp32(make_run):
+    run = make_run(precision="bf16", epochs=1, adv="fgsm")
+    train(run, nothing, nothing)
+    assert math.isfinite(run.history[0].train_loss)
+    assert {tensor.dtype for tensor in robustcls.load(run.folder / "ckpt.pt").parameters()} == {torch.float32}
+
+
+def test_batches_of_one_image_are_refused(make_run):
+    with pytest.raises(InputError, match="give --batch-size"):
+        make_run(batch_size=1)
+
+
+def test_a_tracker_that_is_not_there_is_refused(make_run):
+    with pytest.raises(InputError, match="unknown tracker 'tensorbored'"):
+        make_run(track=("tensorbored",))
+
+
+def test_the_usual_folder_is_named_for_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig(data="folder:/some where/pets", arch="vgg16(width=0.25)", adv="pgd(steps=3)")
+    parent, name = new_folder(config).parts
+    assert parent == "runs"
+    assert name.startswith("pets-vgg16-pgd-2")
+    assert not list(tmp_path.iterdir())
