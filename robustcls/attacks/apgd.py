@@ -60,19 +60,22 @@ def apgd_t(
 ) -> Tensor:
     """Auto-PGD on the targeted difference of logits ratio, towards each of the likeliest wrong classes in turn.
 
-    Croce and Hein 2020, arXiv:2003.01690. With fewer classes there are as many targets as wrong classes.
+    Croce and Hein 2020, arXiv:2003.01690. With fewer classes there are as many targets as wrong classes. Of what no
+    target fooled, the attempt of the largest margin is kept.
     """
     if targets < 1:
         raise InputError(f"apgd_t(targets={targets}): give 1 or more")
     with torch.no_grad():
         likeliest = _others(model(x), y).argsort(1, descending=True)
-    x_adv, left = x.clone(), torch.arange(len(x), device=x.device)
+    x_adv, largest, left = x.clone(), x.new_full((len(x),), -float("inf")), torch.arange(len(x), device=x.device)
     for rank in range(min(targets, likeliest.shape[1] - 1)):
-        x_adv[left] = _ascend(
-            model, x[left], y[left], threat, targeted_dlr, steps, generator, target=likeliest[left, rank]
-        )
+        found = _ascend(model, x[left], y[left], threat, targeted_dlr, steps, generator, target=likeliest[left, rank])
         with torch.no_grad():
-            left = left[~_is_fooled(model(x_adv[left]), y[left])]
+            logits = model(found)
+        gap = margin(logits, y[left])
+        better = gap > largest[left]
+        x_adv[left[better]], largest[left[better]] = found[better], gap[better]
+        left = left[~_is_fooled(logits, y[left])]
         if len(left) == 0:
             break
     return x_adv

@@ -26,9 +26,10 @@ def command(flags: dict, config_file: str | None, model: str, out: str | None, s
 
     \b
       robustcls attack --model ckpt.pt
-      robustcls attack --model ckpt.pt --attack fgsm --attack "pgd(steps=50)" --n all
+      robustcls attack --model ckpt.pt --attack fgsm --attack "pgd(steps=50)"
+      robustcls attack --model ckpt.pt --suite fast --n all
       robustcls attack --model mylab.nets:resnet --data folder:images --eps 4/255
-      robustcls attack --model weights.pt --arch "vgg16(width=0.25)" --data cifar10 \\
+      robustcls attack --model weights.pt --arch vgg16 --data cifar10 \\
           --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26
     """
     config = build(AttackConfig, flags, config_file)

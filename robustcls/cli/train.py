@@ -24,8 +24,8 @@ def command(flags: dict, config_file: str | None, resume: str | None) -> int:
     given comes from the recipe of the data set, and else is the default below.
 
     \b
-      robustcls train                                        # VGG16 on digits with PGD
-      robustcls train --adv none                             # the same without an attack
+      robustcls train                  # VGG16 on digits with PGD
+      robustcls train --adv none       # the same without an attack
       robustcls train --data cifar10 --adv "pgd(steps=3)" --eps 8/255 --epochs 40
       robustcls train --data folder:images --arch "vgg16(width=0.25)"
       robustcls train --resume runs/digits-vgg16-pgd-20260101-120000
@@ -108,8 +108,8 @@ def describe(run) -> str:
 
 
 HEADER = """\
-                          -- training --    ------ validation ------
- epoch          lr    loss   clean  attacked   clean  robust    fgsm    img/s"""
+                         -- training --    ------ validation ------
+ epoch         lr    loss   clean  attacked   clean  robust    fgsm    img/s"""
 
 
 class Progress:

@@ -10,7 +10,7 @@ from robustcls.data.stratify import stratified_order
 RECIPE = {
     "norm": "linf",
     "eps": "0.15",
-    "augment": "affine(degrees=10.0, shift=0.1, shear=0.0, zoom=0.1)",
+    "augment": "none",
     "epochs": 12,
     "lr": 0.1,
     "batch_size": 64,

@@ -205,60 +205,54 @@ def test_other_precisions_and_models_that_write_on_their_input(name):
     torch.testing.assert_close(double, single, rtol=0, atol=1e-4)
 
 
-def worst_margin(model: nn.Sequential, x: Tensor, y: Tensor, eps: float, dual: float) -> Tensor:
-    """In closed form: each other class gains eps times the dual norm of the difference of the weights."""
-    weight, logits = model[1].weight, model(x)
-    rows = []
-    for i, label in enumerate(y.tolist()):
-        gains = torch.linalg.vector_norm(weight - weight[label], ord=dual, dim=1) * eps
-        others = [k for k in range(len(weight)) if k != label]
-        rows.append((logits[i] - logits[i, label] + gains)[others].max())
-    return torch.stack(rows)
-
-
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
 @pytest.mark.parametrize(
-    ("spec", "num_classes"),
-    [
-        ("fgsm", 2),
-        ("pgd(steps=20)", 2),
-        ("pgd(steps=100, restarts=2)", 2),
-        ("apgd_ce(steps=50)", 2),
-        ("apgd_dlr(steps=50)", 2),
-        ("apgd_t(steps=50)", 2),
-        ("apgd_t(steps=50)", 3),
-        ("apgd_t(steps=50)", 5),
+    ("spec", "num_classes", "share"),
+    [  # with more classes only what knows its target follows one straight line
+        ("fgsm", 2, 1e-4),
+        ("pgd(steps=20, random_start=False)", 2, 1e-4),
+        ("pgd(steps=100, restarts=2)", 2, 0.05),
+        ("apgd_ce(steps=50)", 2, 0.01),
+        ("apgd_dlr(steps=50)", 2, 0.01),
+        ("apgd_t(steps=50)", 2, 0.01),
+        ("apgd_t(steps=50)", 3, 0.02),
+        ("apgd_t(steps=50)", 5, 0.02),
     ],
 )
 @torch.no_grad()
-def test_a_linear_models_optimum_is_reached(spec, num_classes, norm, dual):
-    """Auto-PGD stops at the first fooled point, so it is held to fooling where the optimum does."""
-    eps = {"linf": 0.02, "l2": 0.1}[norm]
+def test_a_linear_models_optimum_is_reached(spec, num_classes, share, norm, dual):
+    """The optimum: each other class gains eps times the dual norm of the difference of the weights; the box is far."""
     model = make_linear(num_classes)
     x = 0.5 + (images(64, 4) - 0.5) * (1 - 2 * LINEAR_BOX)
     y = right_labels(model, x)
-    best = worst_margin(model, x, y, eps, dual)
-    scale = best.abs().median()
+    weight, logits = model[1].weight, model(x)
+    slopes = torch.linalg.vector_norm(weight[None] - weight[y][:, None], ord=dual, dim=2)
+    gaps = logits - logits.gather(1, y[:, None])
+    others = F.one_hot(y, num_classes) == 0
+    eps = (-gaps[others] / slopes[others]).view(64, -1).amin(1).median().item()  # breaks half of them
+    assert eps < (LINEAR_BOX if norm == "linf" else 2), "the box would matter"
+    best = (gaps + eps * slopes)[others].view(64, -1).amax(1)
+    gained = best - gaps[others].view(64, -1).amax(1)
+
     x_adv = robustcls.attack(model, x, y, ThreatModel(norm, eps), spec)
+
+    assert x_adv.min() > 0
+    assert x_adv.max() < 1
     found = margin(model(x_adv), y)
-    assert (found <= best + 1e-5).all(), "no attack beats the optimum"
-    if spec.startswith("apgd"):
-        sure = best.abs() > 0.02 * scale
-        assert torch.equal(found[sure] > 0, best[sure] > 0)
-        assert 0.05 < (best > 0).float().mean(), "the case tells nothing"
-        stood = found <= 0
-        torch.testing.assert_close(found[stood], best[stood], rtol=0, atol=0.05 * scale.item())
-    else:
-        torch.testing.assert_close(found, best, rtol=1e-3, atol=1e-5)
+    assert (found <= best + 1e-5).all(), "nothing beats the optimum"
+    within = found >= best - share * gained
+    if spec.startswith("apgd"):  # which stops at the first point that fools
+        within |= found > 0
+    assert within.all()
+    assert 16 < (found > 0).sum() < 48
 
 
 def test_more_steps_and_restarts_do_not_weaken_pgd():
     model, x, threat = make_net(), images(32), ThreatModel("linf", 0.05)
     y = right_labels(model, x)
-    gaps = []
+    specs = ("pgd(steps=1)", "pgd(steps=20)", "pgd(steps=20, restarts=4)")
     with torch.no_grad():
-        for spec in ("pgd(steps=1)", "pgd(steps=20)", "pgd(steps=20, restarts=4)"):
-            gaps.append(margin(model(robustcls.attack(model, x, y, threat, spec)), y))
+        gaps = [margin(model(robustcls.attack(model, x, y, threat, spec)), y) for spec in specs]
     assert gaps[1].mean() > gaps[0].mean()
     assert (gaps[2] >= gaps[1] - 1e-6).all(), "the first of four runs is the run alone"
     assert gaps[2].mean() > gaps[1].mean()

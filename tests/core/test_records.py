@@ -15,6 +15,7 @@ from robustcls.core.records import SCHEMA, Accuracy, Array, Evaluation
 
 def evaluation(**changes) -> Evaluation:
     image = Array.encode(np.linspace(0, 1, 16).reshape(1, 4, 4), "uint8", 1 / 255)
+    tops = [[0.0, 0.9]], [[1.0, 0.8], [0.0, 0.2]]
     delta = Array.encode(np.linspace(-0.03, 0.03, 16).reshape(1, 4, 4))
     whole = {
         "model": records.Model("m", "abc", "vgg16", 7, [1, 4, 4], ["zéro", "one"]),
@@ -36,7 +37,7 @@ def evaluation(**changes) -> Evaluation:
             "a rule",
             [
                 records.Example(
-                    0, "broken", image, image, delta, [[0.0, 0.9]], [[1.0, 0.8], [0.0, 0.2]], [records.Map("s", "clean", 0, delta)]
+                    0, "broken", image, image, delta, *tops, [records.Map("s", "clean", 0, delta)]
                 )
             ],
         ),

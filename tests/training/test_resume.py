@@ -6,12 +6,14 @@ import signal
 
 import pytest
 import torch
+from tiny_run import tiny_run
 
 from robustcls.core.errors import InputError
 from robustcls.training.loop import Interrupted, train
 from robustcls.training.run import read_last
 
 EPOCHS, BATCHES = 3, 5
+OPTIONS = {"ema": 0.8, "epochs": EPOCHS, "seed": 5, "adv": "pgd(steps=1)"}
 
 
 def finish(run, on_batch=lambda _: None):
@@ -44,18 +46,9 @@ def same(a, b):
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory, tiny_images):
     """The run that nobody stopped."""
-    from conftest import TINY  # the folder's own
-
-    from robustcls.training.config import TrainConfig
-    from robustcls.training.run import Run
-
-    config = TrainConfig(**{**TINY, **OPTIONS})
-    run = Run(config, tmp_path_factory.mktemp("straight"), *tiny_images[160])
+    run = tiny_run(tmp_path_factory.mktemp("straight"), tiny_images, **OPTIONS)
     assert run.num_batches == BATCHES
     return finish(run)
-
-
-OPTIONS = {"ema": 0.8, "epochs": EPOCHS, "seed": 5, "adv": "pgd(steps=1)"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,112 @@
+"""The command line in this process, and small models for it to work on."""
+
+import contextlib
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from judged_by_hand import make_evaluation
+from PIL import Image
+
+from robustcls.cli.main import main
+from robustcls.models.checkpoint import build, save_checkpoint
+
+CODE = '''
+"""Plug-ins of a user's own."""
+
+def interrupt(model, x, y, threat, *, generator=None):
+    raise KeyboardInterrupt
+
+def net():
+    from robustcls.models.checkpoint import build
+    return build("vgg16(width=0.05)", classes=[str(i) for i in range(10)], input_size=(1, 8, 8))
+
+def boom():
+    raise RuntimeError("boom")
+
+def digits(split):
+    from robustcls.data.digits import digits
+    images = digits(split, size=8)
+    return images.pixels, images.labels, images.classes
+'''
+
+
+@dataclass
+class Result:
+    """What a command gave back."""
+
+    status: int
+    out: str
+    err: str
+
+
+def run_main(*arguments) -> Result:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    assert isinstance(caught.value.code, int)
+    return Result(caught.value.code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch):
+    """Runs a command in an empty folder, where a user's code lies one up: status, out, err."""
+    (tmp_path / "my_plugins.py").write_text(CODE, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return run_main
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """A folder with runs, checkpoints, evaluations and image folders. Tests do not write into it."""
+    home = tmp_path_factory.mktemp("home")
+    tiny = ("--data", "digits(size=8)", "--arch", "vgg16(width=0.1)", "--limit-train", 600, "--augment", "none")
+    tiny += ("--epochs", 3, "--batch-size", 32, "--val-n", 40, "--eps", 0.06, "--device", "cpu")
+    for name, adv in (("standard", "none"), ("pgd", "pgd(steps=2)")):
+        trained = run_main("train", *tiny, "--adv", adv, "--out", home / name)
+        assert trained.status == 0, trained.err
+    torch.manual_seed(0)
+    for name, classes, size in (("two", "ab", (1, 8, 8)), ("colour", "0123456789", (3, 8, 8))):
+        model = build("vgg16(width=0.05)", classes=list(classes), input_size=size)
+        save_checkpoint(home / f"{name}.pt", model, {})
+        torch.save(model.net.state_dict(), home / f"{name}-weights.pt")
+    whole = (home / "pgd" / "ckpt.pt").read_bytes()
+    (home / "truncated.pt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"state_dict": Evil(home / "trap")}, home / "evil.pt")
+    draw_folders(home)
+    write_evaluations(home)
+    (home / "unknown.toml").write_text("stepz = 3\n", encoding="utf-8")
+    (home / "wrong.toml").write_text('seed = "seven"\n', encoding="utf-8")
+    (home / "broken.toml").write_text("seed = \n", encoding="utf-8")
+    (home / "other.json").write_text('{"schema": "other/1"}', encoding="utf-8")
+    return home
+
+
+class Evil:
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return open, (self.target, "w")
+
+
+def draw_folders(home):
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
+    for folder, classes in (("images", ("cat", "dog")), ("one", ("cat",)), ("corrupt", ("cat", "dog"))):
+        for name in classes:
+            (home / folder / name).mkdir(parents=True)
+            for i in range(10):
+                Image.fromarray(pixels[i]).save(home / folder / name / f"{i}.png")
+    (home / "corrupt" / "dog" / "3.png").write_bytes(b"\x89PNG and no more")
+    (home / "empty").mkdir()
+
+
+def write_evaluations(home):
+    make_evaluation(90, 50).save(home / "a.json")
+    make_evaluation(85, 60, name="pgd/ckpt.pt").save(home / "b.json")
+    make_evaluation(85, 60, attack="fgsm").save(home / "otherattack.json")
+    make_evaluation(85, 60, data="cd").save(home / "otherdata.json")

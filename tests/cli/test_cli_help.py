@@ -1,0 +1,129 @@
+"""Help, listing and start: examples that run, and nothing heavy before a command needs it."""
+
+import re
+import shlex
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import click
+import pytest
+
+from robustcls.cli.main import SUMMARIES
+from robustcls.cli.main import cli as group
+from robustcls.core import plugins
+
+COMMANDS = list(SUMMARIES)
+KINDS = {
+    "--attack": "attack",
+    "--adv": "attack",
+    "--arch": "model",
+    "--method": "attribution",
+    "--objective": "objective",
+    "--suite": "suite",
+}
+
+
+def examples(help_text):
+    """The command lines of a help text, without `robustcls`."""
+    joined = help_text.replace("\\\n", " ")
+    lines = [line.strip() for line in joined.split("Options:")[0].splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("robustcls ")]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_examples_whose_options_exist(name, cli):
+    result = cli(name, "--help")
+    assert (result.status, result.err) == (0, "")
+    found = examples(result.out)
+    assert found
+    command = group.get_command(None, name)
+    for line in found:
+        assert line[0] == name
+        command.make_context(name, line[1:])  # raises where an option is not there
+        for option, value in pairwise(line):
+            if option in KINDS and (option, value) != ("--adv", "none") and (name, option) != ("bench", "--suite"):
+                plugins.resolved(KINDS[option], value)
+
+
+def test_an_example_that_does_not_exist_would_be_found():
+    command = group.get_command(None, "attack")
+    with pytest.raises(click.UsageError, match="--modle"):
+        command.make_context("attack", ["--modle", "x"])
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_fits_in_80_columns(name, cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    result = cli(*filter(None, [name]), "--help")
+    assert result.status == 0
+    assert max(map(len, result.out.splitlines())) <= 80, max(result.out.splitlines(), key=len)
+
+
+def test_the_summary_lists_every_command(cli):
+    result = cli("--help")
+    for name, summary in SUMMARIES.items():
+        assert re.search(rf"^  {name} +{re.escape(summary)}$", result.out, re.MULTILINE)
+    assert cli().out == result.out  # without a command too
+    for line in examples(result.out.split("Commands:")[0]):
+        assert line[0] in COMMANDS
+
+
+def test_list_shows_every_plug_in_with_its_options_and_source(cli):
+    result = cli("list")
+    assert (result.status, result.err) == (0, "")
+    assert max(map(len, result.out.splitlines())) <= 80
+    for kind in plugins.KINDS:
+        for plugin in plugins.describe(kind):
+            assert f"  {plugin.name}(" in result.out
+            assert plugin.path in result.out
+    only = cli("list", "attack").out
+    assert "pgd(steps=10, step_size=None, restarts=1, random_start=True)" in " ".join(only.split())
+    assert "vgg16" in result.out
+    assert "vgg16" not in only
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["--version"], ["attack", "--help"]])
+def test_light_commands_import_nothing_heavy_and_answer_at_once(arguments):
+    heavy = ["torch", "torchvision", "captum", "foolbox", "matplotlib", "sklearn", "numpy", "PIL"]
+    code = (
+        "import sys\n"
+        "from robustcls.cli.main import main\n"
+        "try:\n"
+        f"    main({arguments!r})\n"
+        "except SystemExit as end:\n"
+        f"    print('loaded', [name for name in {heavy!r} if name in sys.modules], end.code)\n"
+    )
+    seconds = []
+    for _ in range(5):  # the machine may be busy
+        started = time.perf_counter()
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - started)
+        if seconds[-1] < 0.6:
+            break
+    assert result.stdout.splitlines()[-1] == "loaded [] 0"
+    assert min(seconds) < 0.6
+
+
+def test_python_dash_m_is_the_same(cli):
+    result = subprocess.run([sys.executable, "-m", "robustcls", "list", "step"], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert result.stdout == cli("list", "step").out
+    assert subprocess.run([sys.executable, "-m", "robustcls", "nope"], capture_output=True).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trian"], "unknown command 'trian': did you mean 'train'?"),
+        (["train", "--epoch", "3"], "--epochs"),
+        (["attack", "--modle", "x"], "--model"),
+        (["list", "atack"], "did you mean 'attack'?"),
+    ],
+)
+def test_misspelt_names_get_the_nearest(arguments, words, cli):
+    result = cli(*arguments)
+    assert result.status == 2
+    assert words in result.err
+    assert result.err.count("\n") == 1

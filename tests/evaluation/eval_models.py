@@ -1,0 +1,102 @@
+"""Small models and hostile attacks for the tests of evaluation."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Net(nn.Module):
+    """Batch norm and dropout tell modes apart; a buffer counts passes whatever the mode."""
+
+    def __init__(self, num_classes: int = 4) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Dropout(0.5))
+        self.head = nn.Linear(8 * 36, num_classes)
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return self.head(self.body(x).flatten(1))
+
+
+def make_net(num_classes: int = 4) -> Net:
+    torch.manual_seed(0)
+    net = Net(num_classes)
+    net.body[1].running_mean.uniform_(-0.5, 0.5)
+    return net.eval()
+
+
+def make_batch(n: int = 60, num_classes: int = 4) -> tuple[Tensor, Tensor]:
+    """Images, and labels by which the model of make_net is right on three quarters."""
+    x = torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        y = make_net(num_classes)(x).argmax(1)
+    y[::4] = (y[::4] + 1) % num_classes
+    return x, y
+
+
+def others(model, x, y):
+    """Images of another class from far outside the ball, which fool for sure."""
+    with torch.no_grad():
+        found = model(x).argmax(1)
+        best = torch.rand(256, *x.shape[1:], generator=torch.Generator().manual_seed(2)).to(x.device)
+        labels = model(best).argmax(1)
+    return torch.stack([best[(labels != label).nonzero()[0, 0]] for label in found])
+
+
+def far(model, x, y, threat, *, generator=None):
+    return others(model, x, y)
+
+
+def beside(model, x, y, threat, *, generator=None):
+    """A step of twice the radius that fools."""
+    x.requires_grad_()
+    grad = torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)[0]
+    return x.detach() + 2 * threat.eps * grad.sign()
+
+
+def outside_the_box(model, x, y, threat, *, generator=None):
+    x_adv = x + threat.eps * (2 * torch.rand(x.shape, generator=generator) - 1)
+    x_adv[:, 0, 0, 0] = 1 + threat.eps / 2
+    return x_adv
+
+
+def not_a_number(model, x, y, threat, *, generator=None):
+    return torch.full_like(x, float("nan"))
+
+
+def infinite(model, x, y, threat, *, generator=None):
+    return torch.full_like(x, float("inf"))
+
+
+def overwriting(model, x, y, threat, *, generator=None):
+    """Moves the clean images instead, so that what it gives looks near."""
+    x_adv = others(model, x, y)
+    x.copy_(x_adv)
+    return x_adv
+
+
+HARMLESS = ("far", "outside_the_box", "not_a_number", "infinite", "overwriting")
+
+
+def raises(model, x, y, threat, *, kind: str = "RuntimeError", generator=None):
+    raise {"RuntimeError": RuntimeError, "KeyError": KeyError, "TypeError": TypeError, "Assertion": AssertionError}[
+        kind
+    ]("two\nlines")
+
+
+def returns_none(model, x, y, threat, *, generator=None):
+    return None
+
+
+def returns_one(model, x, y, threat, *, generator=None):
+    return x[:1]
+
+
+def returns_twice(model, x, y, threat, *, generator=None):
+    return torch.cat([x, x])
+
+
+def double(model, x, y, threat, *, generator=None):
+    step = beside(model, x, y, threat) - x.detach()
+    return (x.detach() + step.clamp(-threat.eps, threat.eps)).clamp(0, 1).double()

@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from robustcls.core.errors import InputError
+from robustcls.runtime import device as runtime
+from robustcls.runtime.device import (
+    autocast,
+    describe_device,
+    has_bf16,
+    resolve_batch_size,
+    resolve_device,
+    resolve_precision,
+)
+
+CPU = torch.device("cpu")
+
+
+def test_devices(monkeypatch):
+    assert resolve_device("cpu") == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device() == CPU
+    for name in ("cuda", "cuda:0"):
+        with pytest.raises(InputError, match="is not there"):
+            resolve_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device() == torch.device("cuda")
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(InputError, match="PyTorch sees 2 CUDA devices"):
+        resolve_device("cuda:2")
+    with pytest.raises(InputError, match="is not supported"):
+        resolve_device("mps")
+    for name in ("gpu", "", "cuda:x"):
+        with pytest.raises(InputError, match="is not known"):
+            resolve_device(name)
+
+
+def test_precisions(monkeypatch):
+    for flags, expected in (({"avx2"}, "fp32"), ({"avx512_bf16"}, "bf16"), ({"amx_bf16"}, "bf16"), (set(), "fp32")):
+        monkeypatch.setattr(runtime, "cpu_flags", lambda flags=flags: flags)
+        assert resolve_precision("auto", CPU) == expected
+        assert has_bf16(CPU) == (expected == "bf16")
+    assert resolve_precision("bf16", CPU) == "bf16"
+    assert resolve_precision("fp16", torch.device("cuda")) == "fp16"
+    with pytest.raises(InputError, match="fp16 needs CUDA"):
+        resolve_precision("fp16", CPU)
+    with pytest.raises(InputError, match="give auto, fp32, bf16 or fp16"):
+        resolve_precision("int8", CPU)
+
+
+def test_autocast():
+    a = torch.rand(2, 2)
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        with autocast(precision, CPU):
+            assert (a @ a).dtype == dtype
+
+
+def test_batch_sizes():
+    assert resolve_batch_size(7, (3, 32, 32), CPU) == resolve_batch_size("7", (3, 32, 32), CPU) == 7
+    assert resolve_batch_size("auto", (3, 32, 32), CPU) == 128
+    assert resolve_batch_size("auto", (3, 32, 32), torch.device("cuda")) == 512
+    sizes = [resolve_batch_size("auto", (3, side, side), CPU) for side in (8, 28, 64, 224, 2000)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == 4
+    for wrong in (0, -1, "0", "many", ""):
+        with pytest.raises(InputError, match="batch-size"):
+            resolve_batch_size(wrong, (3, 32, 32), CPU)
+
+
+def test_the_device_in_words():
+    assert f"{torch.get_num_threads()} threads" in describe_device(CPU)
