@@ -13,7 +13,7 @@ from robustcls.core.classifier import Classifier
 from robustcls.core.gradients import frozen
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data.images import Images
-from robustcls.evaluation.evaluate import judge
+from robustcls.evaluation.judge import judge
 from robustcls.models import load
 from robustcls.runtime.device import keep_freed_memory, resolve_device
 

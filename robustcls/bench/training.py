@@ -52,7 +52,7 @@ def plain(images: Images, task: dict[str, Any]) -> Result:
     model: nn.Module = run.model.to(memory_format=torch.contiguous_format)
     optimizer = make_optimizer(model, run.config)
     threat, steps = ThreatModel(task["norm"], parse_eps(task["eps"])), task["steps"]
-    generator = torch.Generator(run.device)
+    generator = torch.Generator(run.device).manual_seed(task["seed"])
 
     def updates():
         for epoch in range(10_000):

@@ -11,6 +11,8 @@ from robustcls.core.files import check_writable
 from robustcls.core.records import Attack, Evaluation
 from robustcls.evaluation.config import AttackConfig
 
+INCONCLUSIVE = 3  # an attack failed on an error of its own, so the number is not what was asked for
+
 
 @click.command("attack")
 @click.option("--model", required=True, metavar="M", help="Checkpoint, state dict (with --arch) or module:callable.")
@@ -18,7 +20,7 @@ from robustcls.evaluation.config import AttackConfig
 @click.option("--save-examples", metavar="FILE.npz", help="Also save the verified adversarial examples.")
 @config_option
 @options(AttackConfig)
-def command(flags: dict, config_file: str | None, model: str, out: str | None, save_examples: str | None) -> None:
+def command(flags: dict, config_file: str | None, model: str, out: str | None, save_examples: str | None) -> int:
     """Measure clean and robust accuracy; write an evaluation.
 
     Attacks run in order, each on the samples that are still right. An adversarial example counts when the fp32 model gives
@@ -53,6 +55,7 @@ def command(flags: dict, config_file: str | None, model: str, out: str | None, s
     click.echo(f"\n{target}")
     if save_examples:
         click.echo(f"{save_examples}: {save(save_examples, judged)} adversarial examples")
+    return INCONCLUSIVE if any(attack.error for attack in judged.evaluation.attacks) else 0
 
 
 def summarise(evaluation: Evaluation) -> str:

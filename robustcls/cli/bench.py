@@ -76,9 +76,9 @@ def attack(suite: dict[str, Any]) -> str:
         )
         for name, row in suite["rows"].items()
     ]
-    head = f"attack, PGD-{task['steps']}, {task['norm']} {task['eps']}, n = {suite['n']}; "
-    head += f"all samples in fp32 at the matrix rate: {suite['fp32_limit_seconds']:.2f} s"
-    return head + "\n" + table(("", "precision", "seconds", "ratio", "robust", "peak MB"), rows)
+    head = f"attack, PGD-{task['steps']}, {task['norm']} {task['eps']}, n = {suite['n']}"
+    limit = f"all samples in fp32 at the matrix rate: {suite['fp32_limit_seconds']:.2f} s"
+    return f"{head}\n{limit}\n" + table(("", "precision", "seconds", "ratio", "robust", "peak MB"), rows)
 
 
 SHOW = {"train": training, "attack": attack}

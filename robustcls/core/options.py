@@ -22,7 +22,7 @@ class ThreatOptions:
     norm: Literal["linf", "l2", "l1"] | None = option(
         None, "Norm of the perturbation.  [default: the checkpoint's, else the data set's]"
     )
-    eps: str | None = option(
+    eps: float | str | None = option(
         None, "Its radius in [0, 1] pixels, such as 8/255 or 0.03.  [default: as for --norm]", metavar="EPS"
     )
 

@@ -76,7 +76,7 @@ def run_cascade(
         for counter in searches:
             counter.forwards = counter.backwards = 0
         started, error = time.perf_counter(), ""
-        batches = met.nonzero().squeeze(1).split(batch_size)
+        batches = met.nonzero().squeeze(1).split(batch_size) if met.any() else ()
         label = plugins.parse("attack", spec).name
         for indices in progress(batches, label, int(met.sum())) if progress else batches:
             try:

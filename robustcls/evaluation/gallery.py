@@ -99,4 +99,4 @@ def _pixels(image: Tensor) -> Array:
 
 def _top(probabilities: Tensor) -> list[list[float]]:
     top = probabilities.topk(min(3, len(probabilities)))
-    return [[int(label), round(float(p), 6)] for p, label in zip(top.values, top.indices, strict=True)]
+    return [[float(label), round(float(p), 6)] for p, label in zip(top.values, top.indices, strict=True)]

@@ -85,10 +85,15 @@ def is_checkpoint(content: Any) -> bool:
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
-def restore(content: Mapping[str, Any], name: str) -> tuple[Classifier, dict[str, Any]]:
-    """The classifier of a checkpoint and its meta. Raises InputError where the weights do not fit the architecture."""
+def restore(content: Mapping[str, Any], name: str, trusted: str | None = None) -> tuple[Classifier, dict[str, Any]]:
+    """The classifier of a checkpoint and its meta. Raises InputError where the weights do not fit the architecture.
+
+    An architecture of somebody's own, `module:function`, is code: a file may not choose it, so `trusted` must name it too.
+    """
     try:
         classes, input_size, arch = content["classes"], content["input_size"], content["arch"]
+        if ":" in str(arch) and arch != trusted:
+            raise InputError(f"{name} asks to run {arch!r}: if you trust that code, say so with --arch {arch!r}")
         model = build(arch, classes=classes, input_size=input_size, mean=content["mean"], std=content["std"])
         load_weights(model.net, content["state_dict"], name)
         return model.eval(), content["meta"]

@@ -70,9 +70,13 @@ def build_model(
     if source.content is None:
         return _from_callable(source.spec)
     if is_checkpoint(source.content):
-        model, _ = restore(source.content, source.spec)
+        model, _ = restore(source.content, source.spec, trusted=arch)
         name = "/".join(Path(source.spec).parts[-2:])  # all runs call it ckpt.pt: the folder tells them apart
-        ignored = [f"--{option}" for option, value in (("arch", arch), ("mean", mean), ("std", std)) if value]
+        ignored = [
+            f"--{option}"
+            for option, value in (("arch", None if arch == model.arch else arch), ("mean", mean), ("std", std))
+            if value
+        ]
         notes = [f"{name} knows its own: {', '.join(ignored)} not used"] if ignored else []
         return LoadedModel(model, name, source.sha256, model.classes, notes)
     name = Path(source.spec).name

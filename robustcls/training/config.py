@@ -44,6 +44,6 @@ class TrainConfig(DataOptions, ThreatOptions, RuntimeOptions):
         self.norm = self.norm or "linf"
         if self.eps is None and self.norm != "linf":
             raise InputError(f"norm {self.norm} has no usual radius: give --eps, such as --eps 0.5")
-        self.eps = self.eps or "8/255"
+        self.eps = "8/255" if self.eps is None else self.eps
         self.adv = self.adv or "pgd"
         self.objective = self.objective or ("standard" if self.adv == "none" else "adversarial")

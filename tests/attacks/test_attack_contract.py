@@ -258,6 +258,40 @@ def test_more_steps_and_restarts_do_not_weaken_pgd():
     assert gaps[2].mean() > gaps[1].mean()
 
 
+@pytest.mark.parametrize("norm", EPS)
+@pytest.mark.parametrize("spec", ["apgd_ce(steps=100)", "apgd_dlr(steps=100)", "apgd_t(steps=100)"])
+def test_auto_pgd_finds_an_optimum_inside_the_ball(spec, norm):
+    """The nearer to a point, the larger the loss; nothing fools. Steps that do not shrink jump over it."""
+    x, threat = torch.full((4, 1, 2, 2), 0.5), ThreatModel(norm, EPS[norm])
+    goal = threat.project(x + 0.3 * EPS[norm] * torch.tensor([0.3, -0.2, 0.1, 0.25]).view(1, 1, 2, 2), x)
+
+    class Bowl(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            far = (x - goal).flatten(1).pow(2).sum(1)
+            return torch.stack([1 + 20 * far, torch.zeros_like(far)], 1)
+
+    x_adv = robustcls.attack(Bowl(), x, torch.zeros(4, dtype=torch.long), threat, spec)
+    start, end = (threat.distance(image, goal) for image in (x, x_adv))
+    assert (end < 0.1 * start).all(), (start, end)
+
+
+def test_auto_pgd_keeps_the_best_point_that_it_saw():
+    """Not the last: at a radius that dwarfs the bowl it jumps to and fro."""
+    seen = []
+
+    class Bowl(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            far = (x - 0.503).flatten(1).pow(2).sum(1)
+            seen.append(far.detach())
+            return torch.stack([1 + far, torch.zeros_like(far)], 1)
+
+    x, threat = torch.full((4, 1, 2, 2), 0.5), ThreatModel("linf", 0.1)
+    x_adv = robustcls.attack(Bowl(), x, torch.zeros(4, dtype=torch.long), threat, "apgd_ce(steps=3)")
+    seen = torch.stack(seen[1:5])  # after the check of the logits: the start and three steps
+    torch.testing.assert_close((x_adv - 0.503).flatten(1).pow(2).sum(1), seen.amin(0))
+    assert (seen[-1] > seen.amin(0)).any(), "the last is the best: the case tells nothing"
+
+
 def test_fgsm_is_one_signed_step():
     model, x = make_net(), images()
     y = right_labels(model, x)

@@ -90,11 +90,12 @@ def test_robust_accuracy_under_pgd_is_foolboxs(trained, norm):
 
 
 @pytest.mark.parametrize("norm", EPS)
-@pytest.mark.parametrize(("spec", "peer"), [("apgd_ce", "apgd-ce"), ("apgd_t", "apgd-t")])
-def test_robust_accuracy_under_auto_pgd_is_autoattacks(trained, norm, spec, peer):
+@pytest.mark.parametrize(("spec", "peer", "n"), [("apgd_ce", "apgd-ce", 400), ("apgd_t", "apgd-t", 100)])
+def test_robust_accuracy_under_auto_pgd_is_autoattacks(trained, norm, spec, peer, n):
+    """Each from its own random start: within a point and a half."""
     autoattack = pytest.importorskip("pyautoattack", reason="AutoAttack's own code is not installed")
     net, x, y = trained
-    x, y = x[:100], y[:100]
+    x, y = x[:n], y[:n]
     name = {"linf": "Linf", "l2": "L2"}[norm]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -103,9 +104,9 @@ def test_robust_accuracy_under_auto_pgd_is_autoattacks(trained, norm, spec, peer
         )
         judge.apgd.n_restarts = judge.apgd_targeted.n_restarts = 1
         judge.apgd_targeted.n_target_classes = 9
-        theirs = accuracy(net, judge.run_standard_evaluation(x, y, batch_size=100)[0], y)
+        theirs = accuracy(net, judge.run_standard_evaluation(x, y, batch_size=n)[0], y)
     ours = robustcls.evaluate(net, x, y, ThreatModel(norm, EPS[norm]), attacks=[spec], precision="fp32")
-    assert ours.robust.accuracy == pytest.approx(theirs, abs=0.0101)
+    assert ours.robust.accuracy == pytest.approx(theirs, abs=0.015)
 
 
 @pytest.mark.parametrize("norm", EPS)

@@ -23,9 +23,10 @@ def test_forward_flops_of_a_convolution_by_hand():
 def test_both_training_contestants_see_the_same_first_loss_and_both_learn():
     images = choose(load_split("digits", "train"), 256)
     ours, theirs = robustcls(images, TASK | {"updates": 24}), plain(images, TASK | {"updates": 24})
-    assert ours["losses"][0] == pytest.approx(theirs["losses"][0], rel=0.02)
-    assert ours["losses"][-1] < ours["losses"][0]
-    assert theirs["losses"][-1] == pytest.approx(ours["losses"][-1], abs=0.3)
+    assert ours["losses"][0] == pytest.approx(theirs["losses"][0], rel=0.06)
+    late = [sum(result["losses"][12:]) / 12 for result in (ours, theirs)]
+    assert max(late) < ours["losses"][0] - 0.2
+    assert late[0] == pytest.approx(late[1], abs=0.15)
 
 
 def test_bench_writes_every_round(tmp_path, capsys):

@@ -160,11 +160,13 @@ def test_choices():
     ],
 )
 def test_nothing_is_evaluated(inside, monkeypatch):
-    monkeypatch.setattr("builtins.eval", None)
-    monkeypatch.setattr("builtins.exec", None)
+    ran = []
+    monkeypatch.setattr("builtins.eval", lambda *code: ran.append(code))
+    monkeypatch.setattr("builtins.exec", lambda *code: ran.append(code))
     spec = f"pgd({inside}" if inside == "steps=3" else f"pgd({inside})"
     message = refused("attack", spec, parse)
     assert "is not a spec" in message
+    assert ran == []
 
 
 def test_specs_print_as_they_are_written():

@@ -2,6 +2,7 @@ import base64
 import dataclasses
 import json
 import os
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -237,6 +238,16 @@ def packed(data: bytes) -> str:
 def test_arrays_that_do_not_hold_their_data(array):
     with pytest.raises(InputError, match="does not hold its data"):
         array.decode()
+
+
+def test_a_bomb_is_not_unpacked():
+    bomb = Array([2, 2], "uint8", 1.0, packed(bytes(100_000_000)))
+    tracemalloc.start()
+    with pytest.raises(InputError):
+        bomb.decode()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
 
 
 def test_accuracy():

@@ -132,3 +132,22 @@ def test_load_takes_checkpoints_alone(tmp_path):
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "weights.pt")
     with pytest.raises(InputError, match="--arch"):
         robustcls.load(tmp_path / "weights.pt")
+
+
+def test_a_checkpoint_cannot_choose_code_to_run(tmp_path, monkeypatch):
+    """An architecture of the user's own loads only where the user names it too."""
+    from robustcls.models.loading import build_model, read_model
+
+    (tmp_path / "own_arch_here.py").write_text(
+        "from torch import nn\n\n\ndef net(num_classes, input_size):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = build("own_arch_here:net", classes=["a", "b"], input_size=(1, 8, 8))
+    save_checkpoint(tmp_path / "own.pt", model, {})
+    with pytest.raises(InputError, match="asks to run 'own_arch_here:net'"):
+        robustcls.load(tmp_path / "own.pt")
+    source = read_model(str(tmp_path / "own.pt"))
+    loaded = build_model(source, arch="own_arch_here:net", classes=["a", "b"], input_size=(1, 8, 8))
+    assert loaded.notes == []
