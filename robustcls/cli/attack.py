@@ -1,6 +1,5 @@
 """`robustcls attack`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -8,7 +7,7 @@ import click
 from robustcls.cli.console import note, percent, progress, table, wrap
 from robustcls.cli.options import build, config_option, options
 from robustcls.core.files import check_writable
-from robustcls.core.records import Attack, Evaluation
+from robustcls.core.records import Evaluation
 from robustcls.evaluation.config import AttackConfig
 
 INCONCLUSIVE = 3  # an attack failed on an error of its own, so the number is not what was asked for
@@ -61,10 +60,10 @@ def command(flags: dict, config_file: str | None, model: str, out: str | None, s
 def summarise(evaluation: Evaluation) -> str:
     """The evaluation in at most 80 columns."""
     rows = [["none (clean)", "", "", f"{evaluation.clean.accuracy:.1%}", "", ""]]
-    for name, attack in zip(attack_names(evaluation.attacks), evaluation.attacks, strict=True):
+    for attack in evaluation.attacks:
         after = "failed" if attack.error else f"{attack.robust_accuracy:.1%}"
         alone = f"{attack.alone.accuracy:.1%}" if attack.alone else ""
-        rows.append([name, str(attack.attacked), str(attack.broken), after, alone, f"{attack.seconds:.1f}"])
+        rows.append([attack.name, str(attack.attacked), str(attack.broken), after, alone, f"{attack.seconds:.1f}"])
     header = ["attack", "attacked", "broken", "accuracy", "alone", "seconds"]
     if not any(attack.alone for attack in evaluation.attacks):
         for row in (header, *rows):
@@ -82,13 +81,3 @@ def summarise(evaluation: Evaluation) -> str:
         f"warning: {check.id}: {check.message}" for check in evaluation.checks if check.status in ("warn", "fail")
     ]
     return "\n".join([lines[0], *(wrap(line, indent=9) for line in lines[1:])])
-
-
-def attack_names(attacks: Sequence[Attack]) -> list[str]:
-    """Their names; of attacks that share one, also the options in which they differ."""
-    names = []
-    for attack in attacks:
-        others = [other.options for other in attacks if other.name == attack.name]
-        differing = [f"{k}={v}" for k, v in attack.options.items() if any(o.get(k) != v for o in others)]
-        names.append(f"{attack.name}({', '.join(differing)})" if differing else attack.name)
-    return names

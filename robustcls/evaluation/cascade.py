@@ -69,7 +69,7 @@ def run_cascade(
         torch.zeros(len(attacks), len(y), dtype=torch.bool) if alone else None, clean.shape[1],
     )  # fmt: skip
     best = torch.full((len(y),), -float("inf"))  # largest margin of an attempt so far
-    for number, spec in enumerate(attacks):
+    for number, (spec, label) in enumerate(zip(attacks, name_attacks(attacks), strict=True)):
         attack = plugins.load("attack", spec)
         survivors = right & (outcome.broken_by < 0)
         met = right if alone else survivors
@@ -77,7 +77,6 @@ def run_cascade(
             counter.forwards = counter.backwards = 0
         started, error = time.perf_counter(), ""
         batches = met.nonzero().squeeze(1).split(batch_size) if met.any() else ()
-        label = plugins.parse("attack", spec).name
         for indices in progress(batches, label, int(met.sum())) if progress else batches:
             try:
                 found = _attack_batch(attack, searches, judge, x, y, threat, indices, seed, number, device)
@@ -109,6 +108,14 @@ def run_cascade(
             others = outcome.fooled[[i for i in range(len(attacks)) if i != number]].any(0)
             record.unique = int((outcome.fooled[number] & ~others).sum())
     return outcome
+
+
+def name_attacks(specs: Sequence[str]) -> list[str]:
+    """The plug-ins' names; where two share one, their specs, numbered where even these are the same."""
+    parsed = [plugins.parse("attack", spec) for spec in specs]
+    names = [one.name for one in parsed]
+    names = [name if names.count(name) == 1 else str(one) for name, one in zip(names, parsed, strict=True)]
+    return [name if names.count(name) == 1 else f"{name} #{names[: i + 1].count(name)}" for i, name in enumerate(names)]
 
 
 @dataclass

@@ -8,9 +8,10 @@ import torch
 from judged_by_hand import make_evaluation
 
 import robustcls
-from robustcls.cli.attack import attack_names, summarise
+from robustcls.cli.attack import summarise
 from robustcls.core.records import Accuracy, Attack, Check, Evaluation
 from robustcls.core.statistics import wilson
+from robustcls.evaluation.cascade import name_attacks
 
 KEYS = {  # DESIGN, part 2
     "schema": (),
@@ -132,8 +133,8 @@ def widest():
     evaluation.attacks = [
         Attack("mylab.attacks.gradients:momentum_iterative_method", {"steps": 1}, 10000, 10000, 1.0, 98765.43, 0, 0,
                Accuracy(10000, 10000, 1.0, [1.0, 1.0])),
-        Attack("pgd", {"steps": 10, "restarts": 1}, 10000, 0, 1.0, 12.34, 0, 0),
-        Attack("pgd", {"steps": 200, "restarts": 1}, 10000, 0, 0.5, 12.34, 0, 0, error="RuntimeError: " + "why " * 40),
+        Attack("pgd(steps=10)", {"steps": 10}, 10000, 0, 1.0, 12.34, 0, 0),
+        Attack("pgd(steps=200)", {"steps": 200}, 10000, 0, 0.5, 12.34, 0, 0, error="RuntimeError: " + "why " * 40),
     ]  # fmt: skip
     evaluation.checks = [Check("zero_gradients", "fail", 0.5, 0.05, "too many of the gradients are 0, " * 5)]
     return evaluation
@@ -152,7 +153,7 @@ def test_the_widest_table_fits_and_is_aligned():
             assert row[:end].endswith(f" {cell}")
     assert second.startswith("pgd(steps=10) ")
     assert third.startswith("pgd(steps=200) ")
-    assert any(line.startswith("failed: pgd: RuntimeError") for line in lines)
+    assert any(line.startswith("failed: pgd(steps=200): RuntimeError") for line in lines)
     assert any(line.startswith("warning: zero_gradients: too many") for line in lines)
 
 
@@ -164,15 +165,12 @@ def test_without_attacks_alone_the_table_has_no_such_column():
 
 
 def test_attacks_of_one_name_are_told_apart_by_what_differs():
-    attacks = [
-        Attack(name, options, 0, 0, 0.0, 0.0, 0, 0)
-        for name, options in [
-            ("pgd", {"steps": 5, "restarts": 1, "loss": "ce"}),
-            ("fgsm", {"random_start": False}),
-            ("pgd", {"steps": 5, "restarts": 2, "loss": "ce"}),
-        ]
+    assert name_attacks(["pgd(steps=5)", "fgsm", "pgd(steps=9)", "pgd(steps=9)"]) == [
+        "pgd(steps=5)",
+        "fgsm",
+        "pgd(steps=9) #1",
+        "pgd(steps=9) #2",
     ]
-    assert attack_names(attacks) == ["pgd(restarts=1)", "fgsm", "pgd(restarts=2)"]
 
 
 @pytest.mark.parametrize("status", ["pass", "not_run"])
