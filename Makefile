@@ -6,8 +6,8 @@ BIN := .venv/bin
 
 demo: .venv/installed
 	rm -rf runs/demo
-	$(BIN)/robustcls train --adv none --arch "vgg16(width=0.25)" --epochs 10 --val-attack "pgd(steps=5)" --out runs/demo/standard
-	$(BIN)/robustcls train --adv "pgd(steps=5)" --arch "vgg16(width=0.25)" --epochs 10 --val-attack "pgd(steps=5)" --out runs/demo/pgd
+	$(BIN)/robustcls train --adv none --arch "vgg16(width=0.25)" --val-attack "pgd(steps=5)" --out runs/demo/standard
+	$(BIN)/robustcls train --adv "pgd(steps=5)" --arch "vgg16(width=0.25)" --val-attack "pgd(steps=5)" --out runs/demo/pgd
 	$(BIN)/robustcls report --model runs/demo/standard/ckpt.pt --model runs/demo/pgd/ckpt.pt \
 		--attack fgsm --attack "pgd(steps=20)" --each-alone --n 300 --examples 16 --out reports/demo/report.html
 
