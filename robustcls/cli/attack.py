@@ -17,18 +17,27 @@ INCONCLUSIVE = 3  # an attack failed on an error of its own, so the number is no
 @click.option("--model", required=True, metavar="M", help="Checkpoint, state dict (with --arch) or module:callable.")
 @click.option("--out", metavar="FILE.json", help="The evaluation.  [default: evaluation.json beside the checkpoint]")
 @click.option("--save-examples", metavar="FILE.npz", help="Also save the verified adversarial examples.")
+@click.option("--resume", is_flag=True, help="Go on with an evaluation that was cut off, to the same result.")
 @config_option
 @options(AttackConfig)
-def command(flags: dict, config_file: str | None, model: str, out: str | None, save_examples: str | None) -> int:
+def command(
+    flags: dict, config_file: str | None, model: str, out: str | None, save_examples: str | None, resume: bool
+) -> int:
     """Measure clean and robust accuracy; write an evaluation.
 
     Attacks run in order, each on the samples that are still right. An adversarial example counts when the fp32 model gives
     another label on the image as saved, inside the ball and inside [0, 1]. Robust accuracy is an upper bound.
 
+    Under torchrun the samples are shared among the processes, to the same result.
+
     \b
       robustcls attack --model ckpt.pt
       robustcls attack --model ckpt.pt --attack fgsm --attack "pgd(steps=50)"
-      robustcls attack --model ckpt.pt --suite fast --n all
+      robustcls attack --model ckpt.pt --suite standard --n all
+      robustcls attack --model ckpt.pt --suite standard --n all --resume
+      robustcls attack --model ckpt.pt --eps-grid 0,2/255,4/255,16/255
+      robustcls attack --model ckpt.pt --transfer-from other.pt
+      torchrun --nproc-per-node 4 -m robustcls attack --model ckpt.pt -n all
       robustcls attack --model mylab.nets:resnet --data folder:images --eps 4/255
       robustcls attack --model weights.pt --arch vgg16 --data cifar10 \\
           --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26
@@ -38,18 +47,33 @@ def command(flags: dict, config_file: str | None, model: str, out: str | None, s
     from robustcls.cli.judging import chosen_attacks, judge_subject
     from robustcls.cli.subject import default_out, load_subject
     from robustcls.evaluation.examples import save_examples as save
+    from robustcls.evaluation.journal import Journal
     from robustcls.runtime.device import keep_freed_memory
+    from robustcls.runtime.world import join_world
 
     keep_freed_memory()
+    world = join_world()
+    quiet = config.quiet or not world.first
     target = Path(out) if out else default_out(model, "evaluation.json")
     for path in (target, save_examples):
         if path:
             check_writable(path)
+    journal = Journal(target.with_name(f"{target.name}.partial"), resume=resume, world=world)
     subject = load_subject(model, config, config.n, chosen_attacks(config))
     for line in subject.notes:
-        note(line, config.quiet)
-    judged = judge_subject(subject, config, progress(config.quiet))
+        note(line, quiet)
+    try:
+        judged = judge_subject(subject, config, progress(quiet), journal=journal, world=world)
+    except KeyboardInterrupt:
+        if journal.is_empty():
+            journal.remove()
+        else:
+            note(f"kept in {journal.folder}: the same command with --resume goes on from here", quiet)
+        raise
+    if not world.first:
+        return 0
     judged.evaluation.save(target)
+    journal.remove()
     click.echo(summarise(judged.evaluation))
     click.echo(f"\n{target}")
     if save_examples:
@@ -76,8 +100,17 @@ def summarise(evaluation: Evaluation) -> str:
         f"         {evaluation.robust.kind}",
         f"         {evaluation.threat.norm} {evaluation.threat.eps_text}, n = {evaluation.data.n}, 95% Wilson intervals",
     ]
+    if evaluation.curve:
+        radii = [[f"eps {point.eps_text}", percent(point.robust)] for point in evaluation.curve]
+        lines += ["", table(["security curve", "robust accuracy"], radii)]
+    for attack in evaluation.attacks:
+        if attack.censored is not None:
+            typical = "beyond reach" if attack.median_nearest is None else f"{attack.median_nearest:.4g}"
+            lines.append(f"{attack.name}: median distance {typical}, none found for {attack.censored}")
+    if evaluation.surrogate:
+        lines.append(f"transfer: examples crafted on {evaluation.surrogate.name}")
     lines += [f"failed: {attack.name}: {attack.error}" for attack in evaluation.attacks if attack.error]
     lines += [
         f"warning: {check.id}: {check.message}" for check in evaluation.checks if check.status in ("warn", "fail")
     ]
-    return "\n".join([lines[0], *(wrap(line, indent=9) for line in lines[1:])])
+    return "\n".join(line if "\n" in line else wrap(line, indent=9) for line in lines)

@@ -2,7 +2,7 @@
 
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -46,9 +46,9 @@ def percent(accuracy: Accuracy) -> str:
 
 
 def progress(quiet: bool):
-    """A wrapper for batches of an attack: survivors, rate and time left on stderr after two seconds."""
+    """A wrapper for the batches of an attack: samples done, those that still stand, and time left, after two seconds."""
 
-    def wrap(batches: Iterable[Any], label: str, total: int) -> Iterator[Any]:
+    def wrap(batches: Sequence[Any], label: str, total: int, standing: Callable[[], int]) -> Iterator[Any]:
         from tqdm import tqdm
 
         with tqdm(
@@ -57,5 +57,6 @@ def progress(quiet: bool):
             for batch in batches:
                 yield batch
                 bar.update(len(batch))
+                bar.set_postfix_str(f"{standing()} stand", refresh=False)
 
     return wrap

@@ -2,12 +2,21 @@
 
 import dataclasses
 
+from torch import nn
+
 from robustcls.cli.subject import Subject, command_line
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
+from robustcls.core.records import Model
 from robustcls.evaluation.cascade import Progress
 from robustcls.evaluation.config import AttackConfig
-from robustcls.evaluation.judge import Judged, judge, suite_attacks
+from robustcls.evaluation.curve import parse_grid
+from robustcls.evaluation.engine import check_attacks
+from robustcls.evaluation.journal import Journal
+from robustcls.evaluation.judge import Judged, describe_model, judge, suite_attacks
+from robustcls.models.loading import LoadedModel, build_model, read_model
+from robustcls.runtime.device import resolve_device
+from robustcls.runtime.world import World
 
 
 def chosen_attacks(config: AttackConfig) -> list[str]:
@@ -17,16 +26,57 @@ def chosen_attacks(config: AttackConfig) -> list[str]:
     return list(config.attack) or suite_attacks(config.suite or "fast")
 
 
-def judge_subject(subject: Subject, config: AttackConfig, progress: Progress) -> Judged:
+@dataclasses.dataclass
+class Task:
+    """What a subject is judged by, found good before anything is computed."""
+
+    attacks: list[str]
+    eps_grid: list[float]
+    surrogate: LoadedModel | None
+
+    @property
+    def surrogate_model(self) -> nn.Module | None:
+        return self.surrogate.model if self.surrogate else None
+
+    @property
+    def surrogate_record(self) -> Model | None:
+        loaded = self.surrogate
+        return describe_model(loaded.model, loaded.name, loaded.sha256) if loaded else None
+
+
+def set_task(subject: Subject, config: AttackConfig) -> Task:
+    """Raises InputError for what the options ask and the model, or the threat, does not allow."""
+    surrogate = None
+    if config.transfer_from:
+        surrogate = build_model(
+            read_model(config.transfer_from),
+            arch=config.arch,
+            classes=subject.images.classes,
+            input_size=tuple(subject.images.pixels.shape[1:]),
+        )
+        surrogate.model.to(resolve_device(config.device))
+    task = Task(chosen_attacks(config), parse_grid(config.eps_grid) if config.eps_grid else [], surrogate)
+    check_attacks(task.attacks, subject.loaded.model, task.surrogate_model, subject.threat)
+    return task
+
+
+def judge_subject(
+    subject: Subject,
+    config: AttackConfig,
+    progress: Progress,
+    *,
+    journal: Journal | None = None,
+    world: World | None = None,
+) -> Judged:
     """Runs the attacks that the options name. Raises InputError."""
-    attacks = chosen_attacks(config)
+    task = set_task(subject, config)
     x, y = subject.images.batch()
     judged = judge(
         subject.loaded.model,
         x,
         y,
         subject.threat,
-        attacks,
+        task.attacks,
         kind=", ".join(config.attack) or config.suite or "fast",
         model_record=subject.model,
         data_record=subject.data,
@@ -35,6 +85,11 @@ def judge_subject(subject: Subject, config: AttackConfig, progress: Progress) ->
         precision=config.precision,
         alone=config.each_alone,
         seed=config.seed,
+        eps_grid=task.eps_grid,
+        surrogate=task.surrogate_model,
+        surrogate_record=task.surrogate_record,
+        journal=journal,
+        world=world,
         command=command_line(),
         config={name: value for name, value in dataclasses.asdict(config).items() if value not in (None, ())},
         progress=progress,

@@ -64,4 +64,6 @@ def _click_option(field: dataclasses.Field, hint: Any) -> Callable[[Command], Co
         settings["type"] = kind
     if "metavar" in field.metadata:
         settings["metavar"] = field.metadata["metavar"]
-    return click.option(name, field.name, help=help_text, **settings)
+    # The short form of --n is for torchrun, which takes --n for an abbreviation of its own options.
+    names = ("-n", name) if name == "--n" else (name,)
+    return click.option(*names, field.name, help=help_text, **settings)

@@ -15,9 +15,9 @@ from robustcls.cli.subject import Subject
 from robustcls.core.files import replacing
 from robustcls.core.gradients import frozen
 from robustcls.core.options import parse_batch_size
-from robustcls.evaluation.cascade import predict
 from robustcls.evaluation.config import ExplainConfig
 from robustcls.runtime.device import resolve_batch_size, resolve_device
+from robustcls.runtime.predict import predict
 from robustcls.runtime.search import Counted
 
 

@@ -92,6 +92,10 @@ class Attack:
     unique: int | None = None  # samples that no other attack broke; None likewise
     median_distance: float | None = None  # over the samples that it broke
     error: str = ""
+    median_nearest: float | None = (
+        None  # of a minimum-norm attack, over all that it met; None where over half are censored
+    )
+    censored: int | None = None  # of a minimum-norm attack: samples without any adversarial example
 
 
 @dataclass
@@ -116,6 +120,17 @@ class Sample:
     broken_by: str | None  # the first attack of the cascade that broke it
     distance: float | None  # of that example, in the threat model's norm
     fooled_by: list[str] | None = None  # every attack that broke it; None where attacks met survivors only
+    nearest: dict[str, float | None] | None = None  # distance that a minimum-norm attack needed, in the ball or not
+
+
+@dataclass
+class CurvePoint:
+    """Robust accuracy at one radius, an upper bound as at every other."""
+
+    eps: float
+    eps_text: str
+    robust: Accuracy
+    error: str = ""  # of an attack that broke off here
 
 
 @dataclass
@@ -243,6 +258,8 @@ class Evaluation:
     provenance: Provenance
     gallery: Gallery | None = None
     training: Training | None = None
+    curve: list[CurvePoint] | None = None  # by radius, from the smallest
+    surrogate: Model | None = None  # the model on which the examples were crafted, where that is another one
     schema: str = SCHEMA
 
     def to_json(self) -> str:

@@ -58,6 +58,11 @@ class ThreatModel:
             return f"{round(levels)}/255"
         return f"{self.eps:.6g}"
 
+    @property
+    def is_whole_box(self) -> bool:
+        """Whether every image in [0, 1] lies in the ball, whatever the clean one."""
+        return self.norm == "linf" and self.eps >= 1
+
     def __str__(self) -> str:
         return f"{self.norm}:{self.eps_text}"
 

@@ -20,9 +20,17 @@ class SubjectOptions(DataOptions, ThreatOptions, RuntimeOptions):
 @dataclass(kw_only=True)
 class AttackConfig(SubjectOptions):
     attack: tuple[str, ...] = option((), "Attack, such as pgd(steps=20); repeatable, run in order.", metavar="SPEC")
-    suite: str | None = option(None, "Named list of attacks: fast.  [default: fast, without --attack]", metavar="NAME")
+    suite: str | None = option(
+        None, "Named list of attacks: fast or standard.  [default: fast, without --attack]", metavar="NAME"
+    )
     n: int | str = option("1000", "Samples, as many of each class; or all.", metavar="INT|all")
     each_alone: bool = option(False, "Run every attack on every sample, to compare attacks; survivors only else.")
+    eps_grid: str | None = option(
+        None, "Also measure robust accuracy at these radii, such as 0,2/255,4/255,16/255.", metavar="EPS,EPS"
+    )
+    transfer_from: str | None = option(
+        None, "Craft the examples on this model and judge them on --model, as an attacker without access.", metavar="M"
+    )
 
 
 @dataclass(kw_only=True)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from robustcls.attribution import collapse, explain, note
 from robustcls.core.gradients import frozen
 from robustcls.core.records import Array, Example, Gallery, Map
-from robustcls.evaluation.cascade import predict
 from robustcls.evaluation.judge import Judged
+from robustcls.runtime.predict import predict
 
 OUTCOMES = ("broken", "survived", "clean_error")
 SHARES = (0.5, 0.4, 0.1)

@@ -17,10 +17,15 @@ from robustcls.core.gradients import frozen
 from robustcls.core.provenance import commit, versions
 from robustcls.core.records import Accuracy, Evaluation, Sample, Threat
 from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits_of
 from robustcls.evaluation.cascade import Outcome, Progress, run_cascade
+from robustcls.evaluation.curve import security_curve
 from robustcls.evaluation.diagnostics import run_checks
+from robustcls.evaluation.engine import Engine, check_attacks
+from robustcls.evaluation.journal import Journal
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
 from robustcls.runtime.search import Counted
+from robustcls.runtime.world import World
 
 
 @dataclass
@@ -48,38 +53,60 @@ def judge(
     precision: str = "auto",
     alone: bool = False,
     seed: int = 0,
+    eps_grid: Sequence[float] = (),
+    surrogate: nn.Module | None = None,
+    surrogate_record: records.Model | None = None,
+    journal: Journal | None = None,
+    world: World | None = None,
     command: str = "robustcls.evaluate",
     config: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Judged:
-    """Runs the cascade and the self-checks; `evaluate` says more. index: position of each image in its split."""
+    """Runs the cascade, the self-checks and the security curve; `evaluate` says more.
+
+    index: position of each image in its split. surrogate: examples are crafted on it. journal: keeps what is done.
+    """
     started, began = datetime.now(UTC), time.perf_counter()
     check_images(images, labels, input_size_of(model))
     if not attacks:
         raise InputError("no attack was named: give --attack or --suite")
-    for spec in attacks:
-        plugins.resolved("attack", spec)  # a wrong option is said before hours of work
+    check_attacks(attacks, model, surrogate, threat)
     device = device_of(model)
     precision = resolve_precision(precision, device)
     size = resolve_batch_size(batch_size, images.shape[1:], device)
     # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
-    with torch.inference_mode(False), frozen(model):
-        x = images.detach().to("cpu", torch.float32, copy=True)
-        y = labels.detach().to("cpu", torch.int64, copy=True)
-        checked, fp32 = min(len(x), size), Counted(model)
+    with torch.inference_mode(False), frozen(model), frozen(surrogate or model):
+        x = images.detach().to("cpu", torch.float32, copy=images.is_inference())
+        y = labels.detach().to("cpu", torch.int64, copy=labels.is_inference())
         with torch.no_grad():
-            check_logits(fp32(x[:1].to(device)), y)
-        checks = run_checks(fp32, x[:checked].to(device), y[:checked].to(device))
-        outcome = run_cascade(
-            model, x, y, threat, attacks,
-            batch_size=size, precision=precision, alone=alone, seed=seed, progress=progress,
+            logits = Counted(model)(x[:1].to(device))
+            check_logits(logits, y)
+        model_record = model_record or describe_model(model, num_classes=logits.shape[1])
+        if surrogate is not None:
+            surrogate_record = surrogate_record or describe_model(surrogate, num_classes=logits.shape[1])
+        data_record = data_record or records.Data(
+            "tensors", "given", len(y), _hash_tensors(x, y), len(y), "as handed in"
+        )
+        if journal is not None:
+            journal.open({
+                "model": model_record.sha256, "data": data_record.sha256, "threat": str(threat), "attacks": list(attacks),
+                "each alone": alone, "batch size": size, "precision": precision, "seed": seed, "radii": list(eps_grid),
+                "surrogate": surrogate_record.sha256 if surrogate_record else "", "torch": torch.__version__,
+            })  # fmt: skip
+        engine = Engine(
+            model, x, y,
+            batch_size=size, precision=precision, seed=seed, surrogate=surrogate, journal=journal, world=world,
         )  # fmt: skip
+        outcome = run_cascade(engine, threat, attacks, alone=alone, progress=progress)
+        first = slice(engine.parts.size)
+        checks = run_checks(engine.judge, x[first].to(device), y[first].to(device))
+        curve = security_curve(engine, outcome, threat, attacks, eps_grid, progress) if eps_grid else None
     right = outcome.clean == y
     index = torch.arange(len(y)) if index is None else index.cpu()
     evaluation = Evaluation(
-        model=model_record or describe_model(model, num_classes=int(outcome.num_classes)),
-        data=data_record or records.Data("tensors", "given", len(y), _hash_tensors(x, y), len(y), "as handed in"),
-        threat=Threat(threat.norm, threat.eps, threat.eps_text),
+        model=model_record,
+        data=data_record,
+        threat=_describe_threat(threat, attacks, surrogate_record),
         clean=Accuracy.of(int(right.sum()), len(y)),
         robust=Accuracy.of(int((right & (outcome.broken_by < 0)).sum()), len(y), f"upper bound: {kind}"),
         attacks=outcome.attacks,
@@ -96,6 +123,8 @@ def judge(
             seconds=round(time.perf_counter() - began, 3),
             precision=precision,
         ),
+        curve=curve,
+        surrogate=surrogate_record,
     )
     return Judged(evaluation, x, y, outcome)
 
@@ -120,6 +149,15 @@ def suite_attacks(suite: str) -> list[str]:
     return plugins.load("suite", suite)()
 
 
+def _describe_threat(threat: ThreatModel, attacks: Sequence[str], surrogate: records.Model | None) -> Threat:
+    described = Threat(threat.norm, threat.eps, threat.eps_text)
+    if surrogate is not None:
+        described.knowledge = f"transfer: examples are crafted on {surrogate.name}; the judged model gives labels alone"
+    elif not any(traits_of(plugins.load("attack", spec)).gradients for spec in attacks):
+        described.knowledge = "black box: the attacks see the model's outputs alone"
+    return described
+
+
 def _samples(outcome: Outcome, y: Tensor, index: Tensor) -> list[Sample]:
     names = [attack.name for attack in outcome.attacks]
     fooled = outcome.fooled
@@ -132,9 +170,14 @@ def _samples(outcome: Outcome, y: Tensor, index: Tensor) -> list[Sample]:
             broken_by=names[breaker] if breaker >= 0 else None,
             distance=float(outcome.distance[i]) if breaker >= 0 else None,
             fooled_by=None if fooled is None else [names[a] for a in range(len(names)) if fooled[a, i]],
+            nearest={name: _known(distances[i]) for name, distances in outcome.nearest.items()} or None,
         )
         for i, breaker in enumerate(outcome.broken_by.tolist())
     ]
+
+
+def _known(distance: Tensor) -> float | None:
+    return None if distance.isnan() else float(distance)
 
 
 def _hash_tensors(*tensors: Tensor) -> str:

@@ -19,6 +19,16 @@ CODE = '''
 def interrupt(model, x, y, threat, *, generator=None):
     raise KeyboardInterrupt
 
+calls = 0
+
+def interrupt_second(model, x, y, threat, *, generator=None):
+    """As Ctrl-C in the second batch, once."""
+    global calls
+    calls += 1
+    if calls == 2:
+        raise KeyboardInterrupt
+    return x
+
 def net():
     from robustcls.models.checkpoint import build
     return build("vgg16(width=0.05)", classes=[str(i) for i in range(10)], input_size=(1, 8, 8))

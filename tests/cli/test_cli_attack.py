@@ -116,7 +116,7 @@ def test_the_usual_place_is_beside_the_checkpoint(cli, home, tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["ckpt.pt", "evaluation.json"]
 
 
-def test_ctrl_c_ends_with_130_and_leaves_nothing(cli, home, tmp_path):
+def test_ctrl_c_before_anything_is_done_ends_with_130_and_leaves_nothing(cli, home, tmp_path):
     result = cli("attack", "--model", home / "pgd" / "ckpt.pt", "--attack", "my_plugins:interrupt", "--out", "e.json")
     assert result.status == 130
     assert result.err.splitlines()[-1] == "robustcls: interrupted"

@@ -380,10 +380,11 @@ def test_provenance():
 def test_progress_sees_every_attack():
     seen = []
 
-    def progress(batches, label, count):
-        batches = list(batches)
+    def progress(batches, label, count, standing):
+        assert standing() == count
+        yield from batches
         seen.append((label, count, sum(len(batch) for batch in batches)))
-        return batches
+        assert 0 < standing() <= count
 
     judged(attacks=["fgsm", "eval_models:far"], progress=progress)
     assert seen[0] == ("fgsm", 45, 45)

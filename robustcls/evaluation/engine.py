@@ -1,0 +1,178 @@
+"""One attack over many samples: in batches that fit, on the fast model first, verified in fp32, by one process or several."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.core import plugins
+from robustcls.core.classifier import device_of
+from robustcls.core.errors import InputError
+from robustcls.core.seeds import mix
+from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits_of
+from robustcls.evaluation.found import Found, join, verify
+from robustcls.evaluation.journal import Journal
+from robustcls.runtime.memory import Parts
+from robustcls.runtime.predict import predict
+from robustcls.runtime.search import Counted, make_search_model
+from robustcls.runtime.world import World
+
+
+class AttackError(Exception):
+    """An attack failed on an error of its own; the message is one line."""
+
+
+class Engine:
+    """Attacks samples of x (N,C,H,W in [0, 1], CPU) with labels y; the model, and the surrogate, must be frozen.
+
+    surrogate: where given, examples are crafted on it and judged on the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        batch_size: int,
+        precision: str = "fp32",
+        seed: int = 0,
+        surrogate: nn.Module | None = None,
+        journal: Journal | None = None,
+        world: World | None = None,
+    ) -> None:
+        self.judge, self.device, self.x, self.y = Counted(model), device_of(model), x, y
+        self.batch_size, self.seed, self.journal, self.world = batch_size, seed, journal, world or World()
+        self.parts = Parts(batch_size)
+        self.logits = predict(
+            self.judge, x, self.parts
+        )  # N,K on the clean images; first, for it finds what memory holds
+        self.crafts_elsewhere = surrogate is not None
+        exact = self.judge if surrogate is None else Counted(surrogate)
+        search = make_search_model(exact.model, precision, x[: self.parts.size].to(self.device))
+        # What low precision could not break is attacked again in fp32 before it is called robust.
+        self.searches = [search, exact] if precision != "fp32" and not isinstance(search, Counted) else [search]
+
+    def load(self, spec: str) -> tuple[Callable[..., Tensor], dict[str, Any]]:
+        """The attack, and every option with the value that it runs with.
+
+        A sample that is fooled may leave the attack at once, unless the example must fool another model than this.
+        """
+        attack, options = plugins.load("attack", spec), plugins.resolved("attack", spec)
+        if "early_stop" in options and "early_stop" not in dict(plugins.parse("attack", spec).options):
+            options["early_stop"] = not self.crafts_elsewhere
+            attack = partial(attack, early_stop=options["early_stop"])
+        return attack, options
+
+    def batches(self, attack: Callable[..., Tensor], met: Tensor) -> tuple[Tensor, ...]:
+        """The samples met (indices) as this attack takes them."""
+        if len(met) == 0:
+            return ()
+        return met.split(len(met) if traits_of(attack).universal else self.batch_size)
+
+    def attack(
+        self,
+        attack: Callable[..., Tensor],
+        met: Tensor,
+        threat: ThreatModel,
+        stream: tuple[int, ...],
+        *,
+        start: Tensor | None = None,
+        progress: Callable[[Any], Any] = iter,
+    ) -> Iterator[Found]:
+        """Verified attempts on the samples met (indices), batch by batch.
+
+        stream: names the random numbers. start: N,C,H,W for all samples, from where an attack that can may begin.
+        Raises AttackError after the batches that succeeded, and InputError.
+        """
+        done = self._attack_mine(attack, met, threat, stream, start, progress)
+        if self.world.size == 1:
+            yield from done
+            return
+        found, error = [], ""
+        try:
+            for batch in done:
+                found.append(batch)  # noqa: PERF402  # those before an error are kept
+        except AttackError as failure:
+            error = str(failure)
+        everything = self.world.gather((found, error))
+        yield from sorted((batch for part, _ in everything for batch in part), key=lambda batch: int(batch.indices[0]))
+        for _, message in everything:
+            if message:
+                raise AttackError(message)
+
+    def _attack_mine(self, attack, met, threat, stream, start, progress) -> Iterator[Found]:
+        for indices in progress(self.world.mine(self.batches(attack, met))):
+            name = "-".join(map(str, (*stream, int(indices[0]))))
+            found = self.journal.read(name, indices) if self.journal else None
+            if found is None:
+                found = self._attack_batch(attack, indices, threat, stream, start)
+                if self.journal:
+                    self.journal.write(name, found)
+            yield found
+
+    def _attack_batch(self, attack, indices: Tensor, threat: ThreatModel, stream, start) -> Found:
+        try:
+            if traits_of(attack).universal:
+                return self._attack_part(attack, indices, threat, stream, start)
+            return join(
+                list(self.parts.map(lambda part: self._attack_part(attack, part, threat, stream, start), indices))
+            )
+        except InputError:
+            raise
+        except Exception as failure:
+            lines = str(failure).splitlines() or ["no message"]
+            raise AttackError(f"{type(failure).__name__}: {lines[0]}") from failure
+
+    def _attack_part(self, attack, indices: Tensor, threat: ThreatModel, stream, start: Tensor | None) -> Found:
+        began, counted = time.perf_counter(), self._counts()
+        x, y = self.x[indices].to(self.device), self.y[indices].to(self.device)
+        found = None
+        for search in self.searches:
+            rows = torch.arange(len(indices)) if found is None else (~found.fooled).nonzero().squeeze(1)
+            if len(rows) == 0:
+                continue
+            generator = torch.Generator(self.device).manual_seed(mix(self.seed, *stream, int(indices[0])))
+            begin = {} if start is None else {"start": start[indices[rows]].to(self.device)}
+            x_adv = attack(search, x[rows], y[rows], threat, generator=generator, **begin)
+            if x_adv.shape != x[rows].shape:
+                raise ValueError(f"it gave {tuple(x_adv.shape)} for images {tuple(x[rows].shape)}")
+            judged = self._verify(x_adv.detach().float(), indices[rows], threat)
+            if found is None:
+                found = judged
+            else:
+                found.take_better(judged, rows)
+        assert found is not None
+        forwards, backwards = (now - before for now, before in zip(self._counts(), counted, strict=True))
+        found.forwards, found.backwards, found.seconds = forwards, backwards, time.perf_counter() - began
+        return found
+
+    def _verify(self, x_adv: Tensor, indices: Tensor, threat: ThreatModel) -> Found:
+        size = self.parts.size
+        return join([
+            verify(self.judge, part, self.x[samples].to(self.device), self.y[samples].to(self.device), threat, samples)
+            for part, samples in zip(x_adv.split(size), indices.split(size), strict=True)
+        ])  # fmt: skip
+
+    def _counts(self) -> tuple[int, int]:
+        counters = {id(model): model for model in (*self.searches, self.judge)}.values()
+        return sum(model.forwards for model in counters), sum(model.backwards for model in counters)
+
+
+def check_attacks(attacks: Sequence[str], model: nn.Module, surrogate: nn.Module | None, threat: ThreatModel) -> None:
+    """Raises InputError for an attack that cannot be run, before hours of work for the others."""
+    source = surrogate if surrogate is not None else model
+    for spec in attacks:
+        plugins.resolved("attack", spec)
+        traits = traits_of(plugins.load("attack", spec))
+        if traits.gradients and not getattr(source, "differentiable", True):
+            raise InputError(
+                f"{spec} needs gradients, which this model does not give: "
+                "use --attack square or --attack noise, or craft on another model with --transfer-from"
+            )
+        if traits.unrestricted and not threat.is_whole_box:
+            raise InputError(f"{spec} leaves every small ball: judge it by the whole box, with --norm linf --eps 1")

@@ -1,0 +1,62 @@
+"""What an attack gave for a batch, as the fp32 model judges it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.core.losses import margin
+from robustcls.core.threat import ThreatModel
+
+# A margin below this share of the logits could flip with the order of a sum, so it counts neither way as broken.
+TIE = 1e-5
+BALL = 1e-6
+
+
+@dataclass
+class Found:
+    """A batch of verified attempts, on the CPU; N samples."""
+
+    indices: Tensor  # N, of the samples in the evaluation
+    x_adv: Tensor  # N,C,H,W
+    predicted: Tensor  # N
+    margin: Tensor  # N, -inf outside ball or box
+    distance: Tensor  # N
+    wrong: Tensor  # N, misclassified inside the box, at whatever distance
+    fooled: Tensor  # N, misclassified inside ball and box
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+
+    def take_better(self, other: "Found", rows: Tensor) -> None:
+        """Replaces these rows by other's attempts where they fool, or come closer to it."""
+        better = other.fooled | (other.margin > self.margin[rows])
+        for name in ("x_adv", "predicted", "margin", "distance", "wrong", "fooled"):
+            getattr(self, name)[rows[better]] = getattr(other, name)[better]
+
+
+def join(parts: Sequence[Found]) -> Found:
+    """The parts of a batch as one."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Found)}
+    joined: dict[str, Any] = {
+        name: torch.cat(values) if isinstance(values[0], Tensor) else sum(values) for name, values in columns.items()
+    }
+    return Found(**joined)
+
+
+@torch.no_grad()
+def verify(judge: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, threat: ThreatModel, indices: Tensor) -> Found:
+    """An example counts when the fp32 model gives another label on the tensor as saved, inside ball and box."""
+    logits = judge(x_adv)
+    gap, predicted, distance = margin(logits, y), logits.argmax(1), threat.distance(x_adv, x)
+    in_box = (x_adv.flatten(1).amin(1) >= 0) & (x_adv.flatten(1).amax(1) <= 1)
+    inside = in_box & (distance <= threat.eps + BALL)
+    wrong = in_box & (predicted != y) & (gap > TIE * logits.abs().amax(1))
+    gap = gap.where(inside, torch.full_like(gap, -float("inf")))
+    return Found(
+        indices, x_adv.cpu(), predicted.cpu(), gap.cpu(), distance.cpu(), wrong.cpu(), (wrong & inside).cpu()
+    )  # fmt: skip

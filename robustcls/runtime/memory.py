@@ -1,0 +1,45 @@
+"""Work in parts that fit in memory."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Parts:
+    """Calls a function on parts of a tensor of at most `size` rows; a part that memory cannot hold is halved, for good."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def map(self, function: Callable[[Tensor], T], rows: Tensor) -> Iterator[T]:
+        """function of each part, in order. Raises what function raises, and out of memory for a single row."""
+        waiting = deque(rows.split(self.size))
+        while waiting:
+            part = waiting.popleft()
+            if len(part) > self.size:
+                waiting.extendleft(reversed(part.split(self.size)))
+                continue
+            try:
+                result = function(part)
+            except Exception as error:
+                if not is_out_of_memory(error) or len(part) == 1:
+                    raise
+                self.size = (len(part) + 1) // 2
+                waiting.appendleft(part)
+            else:
+                yield result
+                continue
+            if torch.cuda.is_available():  # after the except clause, whose traceback holds the tensors
+                torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """CUDA has an exception of its own for it; the CPU allocator says it in words."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

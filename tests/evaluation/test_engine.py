@@ -1,0 +1,276 @@
+"""What runs an attack over many samples: batches, memory, resumption, transfer, traits."""
+
+import json
+
+import pytest
+import torch
+from eval_models import make_batch, make_net
+from torch import nn
+
+import robustcls
+from robustcls.core.errors import InputError
+from robustcls.core.gradients import frozen, input_gradient
+from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits
+from robustcls.evaluation.cascade import run_cascade
+from robustcls.evaluation.engine import Engine, check_attacks
+from robustcls.evaluation.journal import Journal
+from robustcls.evaluation.judge import judge
+from robustcls.runtime.search import Counted
+
+LINF = ThreatModel("linf", 0.02)
+ATTACKS = ["pgd(steps=3)", "apgd_ce(steps=5)", "apgd_t(steps=3)"]
+BOX = ThreatModel("linf", 1.0)
+met = []  # how many samples an attack of this file was handed, call by call
+
+
+def judged(model=None, attacks=ATTACKS, threat=LINF, **options):
+    x, y = make_batch()
+    options = {"precision": "fp32", "batch_size": 16, "kind": "test"} | options
+    return judge(model or make_net(), x, y, threat, attacks, **options)
+
+
+def result(judgement) -> dict:
+    """The JSON without times."""
+    whole = json.loads(judgement.evaluation.to_json())
+    whole["provenance"] = None
+    for attack in whole["attacks"]:
+        del attack["seconds"]
+    return whole
+
+
+def stopping(model, x, y, threat, *, early_stop: bool = True, generator=None):
+    """Says which way it was asked to go."""
+    met.append(early_stop)
+    return x
+
+
+@traits(universal=True)
+def universal(model, x, y, threat, *, generator=None):
+    met.append(len(x))
+    return x
+
+
+@traits(minimum_norm=True)
+def nearest(model, x, y, threat, *, generator=None):
+    """Goes along the gradient as far as it takes, but gives up on labels 0."""
+    grad = input_gradient(model, x, y).sign()
+    x_adv = x.clone()
+    for size in torch.linspace(0.2, 0.001, 40):
+        moved = (x + size * grad).clamp(0, 1)
+        with torch.no_grad():
+            wrong = (model(moved).argmax(1) != y) & (y != 0)
+        x_adv[wrong] = moved[wrong]
+    return x_adv
+
+
+@traits(unrestricted=True, gradients=False)
+def anywhere(model, x, y, threat, *, generator=None):
+    return 1 - x
+
+
+class OutOfMemory(nn.Module):
+    """A model with memory for three images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = make_net()
+        self.largest = 0
+
+    def forward(self, x):
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.largest = max(self.largest, len(x))
+        return self.net(x)
+
+
+def test_a_model_that_fills_the_memory_is_judged_in_smaller_parts():
+    model = OutOfMemory()
+    x, y = make_batch()
+    with frozen(model):
+        engine = Engine(model, x, y, batch_size=16, seed=3)
+        outcome = run_cascade(engine, LINF, ["fgsm"])
+    expected = judged(attacks=["fgsm"], seed=3).outcome
+    assert model.largest == 2, "16, 8, 4, 2"
+    assert torch.equal(outcome.broken_by, expected.broken_by)
+    assert torch.equal(outcome.clean, expected.clean)
+
+
+def test_early_stop_is_asked_for_unless_the_example_must_fool_another_model():
+    met.clear()
+    assert judged(attacks=["test_engine:stopping"]).evaluation.attacks[0].options == {"early_stop": True}
+    assert set(met) == {True}
+    met.clear()
+    found = judged(attacks=["test_engine:stopping"], surrogate=make_net())
+    assert found.evaluation.attacks[0].options == {"early_stop": False}
+    assert set(met) == {False}
+    met.clear()
+    judged(attacks=["test_engine:stopping(early_stop=False)"])
+    assert set(met) == {False}
+
+
+def test_a_universal_attack_meets_all_samples_at_once():
+    met.clear()
+    assert judged(attacks=["test_engine:universal"]).evaluation.attacks[0].attacked == 45
+    assert met == [45]
+
+
+def test_a_minimum_norm_attack_gives_distances_and_censors_its_failures():
+    found = judged(attacks=["test_engine:nearest"])
+    x, y = make_batch()
+    evaluation, attack = found.evaluation, found.evaluation.attacks[0]
+    right = [sample for sample in evaluation.samples if sample.clean == sample.label]
+    distances = [sample.nearest["test_engine:nearest"] for sample in right]
+    assert attack.censored == sum(distance is None for distance in distances) >= sum(s.label == 0 for s in right) > 0
+    known = sorted(distance if distance is not None else 9.0 for distance in distances)
+    assert attack.median_nearest == pytest.approx(known[(len(known) - 1) // 2])
+    for sample, distance in zip(right, distances, strict=True):
+        inside = distance is not None and distance <= LINF.eps + 1e-6
+        assert inside == (sample.broken_by is not None)
+        assert not inside or distance == pytest.approx(sample.distance)
+    assert any(distance is not None and distance > LINF.eps for distance in distances), "outside the ball counts too"
+    wrong = [sample for sample in evaluation.samples if sample.clean != sample.label]
+    assert all(sample.nearest["test_engine:nearest"] is None for sample in wrong)
+    assert LINF.distance(found.outcome.x_adv, x).max() <= LINF.eps + 1e-6
+
+
+def test_a_median_that_is_censored_is_not_known():
+    x, y = make_batch()
+    zeros = (y == 0).nonzero().squeeze(1)
+    model = make_net()
+    keep = zeros[(model(x[zeros]).argmax(1) == 0)]
+    found = robustcls.evaluate(model, x[keep], y[keep], LINF, attacks=["test_engine:nearest"])
+    assert found.attacks[0].median_nearest is None
+    assert found.attacks[0].censored == len(keep) > 0
+
+
+def test_transfer_crafts_on_one_model_and_judges_on_the_other():
+    other = make_net()
+    torch.manual_seed(5)
+    for parameter in other.parameters():
+        parameter.data += 0.3 * parameter.data.std() * torch.randn_like(parameter)
+    attacks = ["pgd(steps=10)"]
+    white, transferred = judged(attacks=attacks), judged(attacks=attacks, surrogate=other)
+    assert white.evaluation.robust.correct < transferred.evaluation.robust.correct < white.evaluation.clean.correct
+    assert "transfer" in transferred.evaluation.threat.knowledge
+    assert transferred.evaluation.surrogate.sha256 != transferred.evaluation.model.sha256
+    assert transferred.evaluation.attacks[0].backwards > 0
+    same = judged(attacks=attacks, surrogate=make_net())
+    assert same.evaluation.robust.correct == pytest.approx(white.evaluation.robust.correct, abs=1)
+    with torch.no_grad():
+        fooled = make_net()(transferred.outcome.x_adv).argmax(1) != transferred.y
+    assert (fooled >= (transferred.outcome.broken_by >= 0)).all()
+
+
+def test_the_surrogate_is_left_as_it_was():
+    other = make_net().train()
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    judged(surrogate=other)
+    assert other.training
+    assert all(parameter.requires_grad for parameter in other.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
+
+
+def test_what_cannot_be_run_is_refused_before_anything_is_computed():
+    class Outputs(nn.Module):
+        differentiable = False
+
+    for attacks, model, threat, message in (
+        (["test_engine:anywhere", "pgd"], Outputs(), BOX, "pgd needs gradients"),
+        (["pgd", "test_engine:anywhere"], make_net(), LINF, "--norm linf --eps 1"),
+        (["pgd", "pgd(step=3)"], make_net(), LINF, "did you mean 'steps'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_attacks(attacks, model, None, threat)
+    check_attacks(["pgd"], Outputs(), make_net(), LINF)
+    check_attacks(["test_engine:anywhere"], Outputs(), None, BOX)
+
+
+def test_the_whole_box_judges_attacks_that_leave_every_ball():
+    found = judged(attacks=["test_engine:anywhere"], threat=BOX).evaluation
+    assert found.attacks[0].broken > 0
+    assert "black box" in found.threat.knowledge
+    assert "white box" in judged().evaluation.threat.knowledge
+
+
+class Cut(Exception):
+    """Stands for the end of the process."""
+
+
+def cut_after(batches: int):
+    """Progress that ends the evaluation after so many batches."""
+    left = [batches]
+
+    def progress(batches, label, total, standing):
+        for batch in batches:
+            if left[0] == 0:
+                raise Cut
+            left[0] -= 1
+            yield batch
+
+    return progress
+
+
+@pytest.mark.parametrize("batches", [0, 2, 4, 6])
+@pytest.mark.parametrize("alone", [True, False])
+def test_resumed_equals_uninterrupted(batches, alone, tmp_path):
+    options = {"alone": alone, "eps_grid": [0.01, 0.04]}
+    whole = judged(**options)
+    with pytest.raises(Cut):
+        judged(journal=Journal(tmp_path / "e.partial", resume=False), progress=cut_after(batches), **options)
+    calls = Counted.forward, []
+
+    def count(self, x):
+        calls[1].append(len(x))
+        return calls[0](self, x)
+
+    Counted.forward = count
+    try:
+        again = judged(journal=Journal(tmp_path / "e.partial", resume=True), **options)
+        resumed = sum(calls[1])
+        calls[1].clear()
+        judged(**options)
+    finally:
+        Counted.forward = calls[0]
+    assert result(again) == result(whole)
+    assert torch.equal(again.outcome.x_adv, whole.outcome.x_adv)
+    assert (resumed < sum(calls[1])) == (batches > 0), "what was done is not done again"
+
+
+def test_a_journal_of_another_evaluation_is_refused_and_kept(tmp_path):
+    folder = tmp_path / "e.partial"
+    with pytest.raises(Cut):
+        judged(journal=Journal(folder, resume=False), progress=cut_after(2))
+    before = sorted(file.name for file in folder.iterdir())
+    with pytest.raises(InputError, match="another seed") as caught:
+        judged(journal=Journal(folder, resume=True), seed=1)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="another attacks"):
+        judged(journal=Journal(folder, resume=True), attacks=["fgsm"])
+    assert sorted(file.name for file in folder.iterdir()) == before
+    judged(journal=Journal(folder, resume=False), seed=1, attacks=["fgsm"])
+    assert sorted(file.name for file in folder.iterdir()) != before, "without --resume it starts anew"
+
+
+def test_a_folder_that_is_not_ours_is_not_removed(tmp_path):
+    folder = tmp_path / "e.partial"
+    folder.mkdir()
+    (folder / "precious").write_text("x")
+    journal = Journal(folder, resume=False)
+    journal.remove()
+    assert (folder / "precious").exists()
+
+
+def test_a_half_written_batch_is_done_again(tmp_path):
+    folder = tmp_path / "e.partial"
+    whole = judged(journal=Journal(folder, resume=False))
+    for file in folder.glob("*.pt"):
+        file.rename(folder / f".{file.name}.123.part")
+    assert result(judged(journal=Journal(folder, resume=True))) == result(whole)
+
+
+def test_an_attack_that_breaks_off_alone_claims_nothing_about_those_it_did_not_meet():
+    found = judged(attacks=["eval_models:raises", "fgsm"], alone=True).evaluation
+    assert found.attacks[0].error
+    assert found.attacks[0].alone is None
+    assert found.attacks[1].alone is not None
