@@ -8,16 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor, nn
 
-from robustcls.attacks.restarts import worst_of
+from robustcls.attacks.survivors import Attempts, is_fooled, keep, likeliest_others, per_sample
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import logits_and_gradient
-from robustcls.core.losses import cross_entropy, dlr, margin
+from robustcls.core.losses import cross_entropy, dlr
 from robustcls.core.threat import ThreatModel
 
 __all__ = ["apgd_ce", "apgd_dlr", "apgd_t"]
-
-# Fooled by a margin that survives the rounding of another batch size; the share is of the largest logit.
-CLEARLY = 1e-4
 
 
 def apgd_ce(
@@ -28,10 +25,15 @@ def apgd_ce(
     *,
     steps: int = 100,
     restarts: int = 1,
+    early_stop: bool = True,
+    start: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Auto-PGD on the cross-entropy (Croce and Hein 2020, arXiv:2003.01690)."""
-    return worst_of(model, y, (_ascend(model, x, y, threat, cross_entropy, steps, generator) for _ in range(restarts)))
+    """Auto-PGD on the cross-entropy (Croce and Hein 2020, arXiv:2003.01690).
+
+    start: N,C,H,W, where the first run begins instead of a random point of the ball.
+    """
+    return _restart(model, x, y, threat, cross_entropy, steps, restarts, early_stop, start, generator)
 
 
 def apgd_dlr(
@@ -42,10 +44,15 @@ def apgd_dlr(
     *,
     steps: int = 100,
     restarts: int = 1,
+    early_stop: bool = True,
+    start: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Auto-PGD on the difference of logits ratio (Croce and Hein 2020, arXiv:2003.01690)."""
-    return worst_of(model, y, (_ascend(model, x, y, threat, dlr, steps, generator) for _ in range(restarts)))
+    """Auto-PGD on the difference of logits ratio (Croce and Hein 2020, arXiv:2003.01690).
+
+    start: N,C,H,W, where the first run begins instead of a random point of the ball.
+    """
+    return _restart(model, x, y, threat, dlr, steps, restarts, early_stop, start, generator)
 
 
 def apgd_t(
@@ -56,29 +63,39 @@ def apgd_t(
     *,
     steps: int = 100,
     targets: int = 9,
+    restarts: int = 1,
+    closest: float = 1.0,
+    early_stop: bool = True,
+    start: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """Auto-PGD on the targeted difference of logits ratio, towards each of the likeliest wrong classes in turn.
 
     Croce and Hein 2020, arXiv:2003.01690. With fewer classes there are as many targets as wrong classes. Of what no
-    target fooled, the attempt of the largest margin is kept.
+    target fooled, the attempt that came closest is kept. The first two restarts meet all survivors, each later one the
+    share `closest` of those before: the ones that came closest (successive halving, Jamieson and Talwalkar 2015,
+    arXiv:1502.07943). start: N,C,H,W, where the runs of the first restart begin.
     """
-    if targets < 1:
-        raise InputError(f"apgd_t(targets={targets}): give 1 or more")
+    if targets < 1 or restarts < 1 or not 0 < closest <= 1:
+        raise InputError(
+            f"apgd_t(targets={targets}, restarts={restarts}, closest={closest}): give 1 or more, and a share in (0, 1]"
+        )
     with torch.no_grad():
-        likeliest = _others(model(x), y).argsort(1, descending=True)
-    x_adv, largest, left = x.clone(), x.new_full((len(x),), -float("inf")), torch.arange(len(x), device=x.device)
-    for rank in range(min(targets, likeliest.shape[1] - 1)):
-        found = _ascend(model, x[left], y[left], threat, targeted_dlr, steps, generator, target=likeliest[left, rank])
-        with torch.no_grad():
-            logits = model(found)
-        gap = margin(logits, y[left])
-        better = gap > largest[left]
-        x_adv[left[better]], largest[left[better]] = found[better], gap[better]
-        left = left[~_is_fooled(logits, y[left])]
-        if len(left) == 0:
-            break
-    return x_adv
+        likeliest = likeliest_others(model(x), y)
+    attempts = Attempts(model, x, y, early_stop, dlr)  # whose scale lets samples be compared
+    for restart in range(restarts):
+        for rank in range(min(targets, likeliest.shape[1])):
+            rows = attempts.left
+            if len(rows) == 0:
+                return attempts.x_adv
+            begin = start[rows] if start is not None and restart == 0 else None
+            target = likeliest[rows, rank]
+            attempts.add(
+                _ascend(model, x[rows], y[rows], threat, targeted_dlr, steps, early_stop, begin, generator, target)
+            )
+        if restart > 0:  # one start tells too little of how far a sample is
+            attempts.keep_closest(closest)
+    return attempts.x_adv
 
 
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
@@ -94,6 +111,33 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return gap / (ordered[:, 0] - ordered[:, -2:].mean(1) + 1e-12)
 
 
+def _restart(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    loss: Callable[..., Tensor],
+    steps: int,
+    restarts: int,
+    early_stop: bool,
+    start: Tensor | None,
+    generator: Generator | None,
+) -> Tensor:
+    if restarts < 1:
+        raise InputError(f"apgd(restarts={restarts}): give 1 or more")
+    attempts = Attempts(model, x, y, early_stop)
+    for restart in range(restarts):
+        rows = attempts.left
+        if len(rows) == 0:
+            break
+        begin = start[rows] if start is not None and restart == 0 else None
+        found = _ascend(model, x[rows], y[rows], threat, loss, steps, early_stop, begin, generator)
+        if restarts == 1:
+            return found
+        attempts.add(found)
+    return attempts.x_adv
+
+
 def _ascend(
     model: nn.Module,
     x: Tensor,
@@ -101,6 +145,8 @@ def _ascend(
     threat: ThreatModel,
     loss: Callable[..., Tensor],
     steps: int,
+    early_stop: bool,
+    start: Tensor | None,
     generator: Generator | None,
     target: Tensor | None = None,
 ) -> Tensor:
@@ -109,7 +155,7 @@ def _ascend(
         raise InputError(f"apgd(steps={steps}): give 1 or more")
     result = x.clone()
     period, shortest, shrink = max(int(0.22 * steps), 1), max(int(0.06 * steps), 1), max(int(0.03 * steps), 1)
-    start = threat.random_start(x, generator)
+    start = threat.random_start(x, generator) if start is None else threat.project(start, x)
     low, zeros = x.new_full((len(x),), -float("inf")), x.new_zeros(len(x))
     s = {  # the state of the samples still in the batch; each tensor's first axis is the sample
         "index": torch.arange(len(x), device=x.device), "x": x, "y": y,
@@ -123,27 +169,27 @@ def _ascend(
     for i in range(steps + 1):
         labels = (s["y"],) if target is None else (s["y"], s["target"])
         logits, losses, s["grad"] = logits_and_gradient(model, s["x_adv"], loss, *labels)
-        fooled = _is_fooled(logits, s["y"])
-        if fooled.any():
+        fooled = is_fooled(logits, s["y"])
+        if early_stop and fooled.any():
             result[s["index"][fooled]] = s["x_adv"][fooled]
-            s, losses = {name: tensor[~fooled] for name, tensor in s.items()}, losses[~fooled]
+            s, losses = keep(s, ~fooled), losses[~fooled]
             if len(losses) == 0:
                 return result
         s["rises"] = s["rises"] + (losses > s["last"])
         s["last"] = losses
         better = losses > s["best"]
         s["best"] = torch.where(better, losses, s["best"])
-        s["x_best"] = torch.where(_wide(better), s["x_adv"], s["x_best"])
-        s["grad_best"] = torch.where(_wide(better), s["grad"], s["grad_best"])
+        s["x_best"] = torch.where(per_sample(better), s["x_adv"], s["x_best"])
+        s["grad_best"] = torch.where(per_sample(better), s["grad"], s["grad_best"])
         if i == 0:
             s["best_at_check"], s["rises"] = s["best"], torch.zeros_like(s["rises"])
         elif since_check == period:
             # Halve where the loss rose in too few steps, or where the best did not move since a check without halving.
             halve = (s["rises"] <= 0.75 * period) | (~s["halved"] & (s["best_at_check"] >= s["best"]))
             s["halved"], s["best_at_check"], s["rises"] = halve, s["best"], torch.zeros_like(s["rises"])
-            s["step"] = torch.where(_wide(halve), s["step"] / 2, s["step"])
-            s["x_adv"] = torch.where(_wide(halve), s["x_best"], s["x_adv"])
-            s["grad"] = torch.where(_wide(halve), s["grad_best"], s["grad"])
+            s["step"] = torch.where(per_sample(halve), s["step"] / 2, s["step"])
+            s["x_adv"] = torch.where(per_sample(halve), s["x_best"], s["x_adv"])
+            s["grad"] = torch.where(per_sample(halve), s["grad_best"], s["grad"])
             period, since_check = max(period - shrink, shortest), 0
         if i < steps:
             momentum = 0.25 if i > 0 else 0.0
@@ -153,15 +199,3 @@ def _ascend(
             since_check += 1
     result[s["index"]] = s["x_best"]
     return result
-
-
-def _is_fooled(logits: Tensor, y: Tensor) -> Tensor:
-    return margin(logits, y) > CLEARLY * logits.float().abs().amax(1)
-
-
-def _others(logits: Tensor, y: Tensor) -> Tensor:
-    return logits.float().scatter(1, y[:, None], -float("inf"))
-
-
-def _wide(per_sample: Tensor) -> Tensor:
-    return per_sample.view(-1, 1, 1, 1)

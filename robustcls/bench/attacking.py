@@ -1,105 +1,242 @@
-"""Contestants of the attack suite: PGD at equal steps on the same model and samples; each in its own process."""
+"""Contestants of the attack suite, on the same model and samples; each in its own process.
 
+A contestant's time runs from clean predictions to its own verdicts. The bench judges its examples again afterwards.
+"""
+
+import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
+import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from robustcls.bench.training import Result, peak_memory_mb, plain_pgd
-from robustcls.core.classifier import Classifier
+from robustcls.bench.training import BASELINE, plain_pgd
 from robustcls.core.gradients import frozen
-from robustcls.core.threat import ThreatModel, parse_eps
-from robustcls.data.images import Images
-from robustcls.evaluation.judge import judge
-from robustcls.models import load
-from robustcls.runtime.device import keep_freed_memory, resolve_device
+from robustcls.core.threat import ThreatModel
+from robustcls.evaluation.judge import judge, suite_attacks
+from robustcls.runtime.device import keep_freed_memory
 
+Task = dict[str, Any]
+Strike = Callable[[Tensor, Tensor], Tensor]  # x, y -> x_adv
+STANDARD = "pyautoattack standard"
+SLOW = "ART AutoAttack"  # takes part only where it is asked for
 BATCH = 128
-Attacker = Callable[[Classifier, Tensor, Tensor, ThreatModel, dict[str, Any]], Tensor]
+AUTOATTACK_BATCH = 250  # its own default
 
 
-def robustcls(images: Images, task: dict[str, Any]) -> Result:
-    """The cascade with one PGD, from clean predictions to verified verdicts."""
+@dataclass
+class Answer:
+    """What a contestant made of N samples."""
+
+    seconds: float
+    x_adv: Tensor  # N,C,H,W
+    stands: Tensor  # N, right on the clean image and not fooled, by its own word
+    precision: str = "fp32"
+    attacks: list[dict[str, Any]] = field(default_factory=list)  # where it tells: each stage with its time and passes
+
+
+Runner = Callable[[nn.Module, Tensor, Tensor, ThreatModel, Task], Answer]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    name: str
+    run: Runner
+    reference: str  # the contestant of the same contest that it is compared with
+    package: str = ""  # the module that it needs, where it is a peer
+
+
+def cascade(
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, task: Task, *, specs: Callable[[Task], Sequence[str]]
+) -> Answer:
+    """The cascade of robustcls, with the self-checks that an evaluation makes."""
     keep_freed_memory()
-    model, x, y, threat = _set_up(images, task)
-    spec = f"pgd(steps={task['steps']})"
 
-    def run(count: int):
-        part = (x[:count], y[:count])
-        return judge(model, *part, threat, [spec], kind=spec, precision=task["precision"], seed=task["seed"])
+    def run(count: int, attacks: Sequence[str]):
+        return judge(
+            model, x[:count], y[:count], threat, attacks,
+            kind="bench", precision=task["precision"], batch_size=task["batch_size"], seed=task["seed"],
+        )  # fmt: skip
 
-    run(8)
+    run(8, ["pgd(steps=2)"])
     started = time.perf_counter()
-    evaluation = run(len(y)).evaluation
-    return _result(started, evaluation.robust.accuracy, evaluation.provenance.precision)
+    judged = run(len(y), specs(task))
+    seconds = time.perf_counter() - started
+    evaluation = judged.evaluation
+    attacks = [asdict(attack) for attack in evaluation.attacks]
+    return Answer(
+        seconds, judged.outcome.x_adv, judged.outcome.standing(judged.y), evaluation.provenance.precision, attacks
+    )
 
 
-def plain(images: Images, task: dict[str, Any]) -> Result:
-    """A plain fp32 loop over all samples."""
-    generator = torch.Generator(resolve_device(task["device"])).manual_seed(task["seed"])
-    return _all_samples(images, task, lambda m, x, y, t, k: plain_pgd(m, x, y, t, k["steps"], generator))
+def in_batches(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    task: Task,
+    *,
+    make: Callable[[nn.Module, Tensor, ThreatModel, Task], Strike],
+    warm_up: bool = True,
+) -> Answer:
+    """An attack that gives examples and no verdicts, in fp32 on all samples: they are predicted before and after."""
+    strike = make(model, x, threat, task)
+    if warm_up:
+        strike(x[:8], y[:8])
+    started, examples, stands = time.perf_counter(), [], []
+    for images, labels in zip(x.split(BATCH), y.split(BATCH), strict=True):
+        with torch.no_grad():
+            right = model(images).argmax(1) == labels
+        x_adv = strike(images, labels)
+        with torch.no_grad():
+            stands.append((right & (model(x_adv).argmax(1) == labels)).cpu())
+        examples.append(x_adv)
+    return Answer(time.perf_counter() - started, torch.cat(examples), torch.cat(stands))
 
 
-def foolbox(images: Images, task: dict[str, Any]) -> Result:
+def plain(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task) -> Strike:
+    """A plain fp32 loop."""
+    generator = torch.Generator(x.device).manual_seed(task["seed"])
+    return lambda x, y: plain_pgd(model, x, y, threat, task["steps"], generator)
+
+
+def foolbox(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task) -> Strike:
     """foolbox's PGD, through its PyTorchModel."""
     import foolbox as fb
 
-    def attacker(model, x, y, threat, task):
-        wrapped = fb.PyTorchModel(model, bounds=(0, 1), device=x.device)
-        family = {"linf": fb.attacks.LinfPGD, "l2": fb.attacks.L2PGD}[task["norm"]]
-        made = family(abs_stepsize=2.5 * threat.eps / task["steps"], steps=task["steps"], random_start=True)
-        return made(wrapped, x, y, epsilons=threat.eps)[1]
-
-    return _all_samples(images, task, attacker)
+    wrapped = fb.PyTorchModel(model, bounds=(0, 1), device=x.device)
+    families: dict[str, Any] = {"linf": fb.attacks.LinfPGD, "l2": fb.attacks.L2PGD, "l1": fb.attacks.L1PGD}
+    made = families[threat.norm](abs_stepsize=_step_size(threat, task), steps=task["steps"], random_start=True)
+    return lambda x, y: made(wrapped, x, y, epsilons=threat.eps)[1]
 
 
-def torchattacks(images: Images, task: dict[str, Any]) -> Result:
+def torchattacks(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task) -> Strike:
     """torchattacks' PGD."""
     import torchattacks as ta
 
-    def attacker(model, x, y, threat, task):
-        family = {"linf": ta.PGD, "l2": ta.PGDL2}[task["norm"]]
-        return family(model, eps=threat.eps, alpha=2.5 * threat.eps / task["steps"], steps=task["steps"])(x, y)
+    family = {"linf": ta.PGD, "l2": ta.PGDL2}.get(threat.norm)
+    if family is None:
+        raise ValueError(f"torchattacks has no PGD in {threat.norm}")
+    return family(model, eps=threat.eps, alpha=_step_size(threat, task), steps=task["steps"])
 
-    return _all_samples(images, task, attacker)
+
+def art(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task) -> Strike:
+    """ART's PGD: the class that picks the implementation in PyTorch for a PyTorchClassifier."""
+    from art.attacks.evasion import ProjectedGradientDescent
+
+    made = ProjectedGradientDescent(
+        _art_classifier(model, x), norm=_art_norm(threat), eps=threat.eps, max_iter=task["steps"],
+        eps_step=min(_step_size(threat, task), threat.eps),  # it takes no longer ones
+        num_random_init=1, batch_size=BATCH, verbose=False,
+    )  # fmt: skip
+    return _on_arrays(made)
 
 
-CONTESTANTS: dict[str, Callable[[Images, dict[str, Any]], Result]] = {
-    "plain fp32 loop": plain,
-    "robustcls": robustcls,
-    "foolbox": foolbox,
-    "torchattacks": torchattacks,
+def art_autoattack(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task) -> Strike:
+    """ART's own AutoAttack, with its own composition: APGD twice, DeepFool, Square."""
+    from art.attacks.evasion import AutoAttack
+
+    made = AutoAttack(
+        _art_classifier(model, x), norm=_art_norm(threat), eps=threat.eps, eps_step=2 * threat.eps, batch_size=BATCH
+    )
+    return _on_arrays(made)
+
+
+def pyautoattack(
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, task: Task, *, only: str | None = None
+) -> Answer:
+    """The reference code of AutoAttack's standard version; `only`: one of its attacks, as that version sets it."""
+    from pyautoattack import AutoAttack
+
+    logging.getLogger("auto-attack").disabled = True
+    norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[threat.norm]
+    made = AutoAttack(model, norm=norm, eps=threat.eps, seed=task["seed"], version="standard", device=str(x.device))
+    made.verbose = False
+    if only:
+        made.attacks_to_run = [only]
+    with torch.no_grad():
+        others = model(x[:1]).shape[1] - 1
+    for family in (made.apgd_targeted, made.fab):  # with fewer classes, as many targets as there are
+        family.n_target_classes = min(family.n_target_classes, others)
+    plain_pgd(model, x[:8], y[:8], threat, 2, torch.Generator(x.device).manual_seed(task["seed"]))  # warms up
+    started = time.perf_counter()
+    x_adv, predicted = made.run_standard_evaluation(x, y, batch_size=AUTOATTACK_BATCH)
+    stands = (predicted == y).cpu()
+    return Answer(time.perf_counter() - started, x_adv, stands)
+
+
+def _pgd(name: str, make: Callable[..., Strike], package: str = "") -> Contestant:
+    return Contestant(name, partial(in_batches, make=make), BASELINE, package)
+
+
+def _ours(name: str, specs: Callable[[Task], Sequence[str]], reference: str) -> Contestant:
+    return Contestant(f"robustcls{name}", partial(cascade, specs=specs), reference)
+
+
+def _single(ours: str, theirs: str) -> list[Contestant]:
+    reference = f"pyautoattack {theirs}"
+    return [
+        _ours(f" {ours}", lambda task: [ours], reference),
+        Contestant(reference, partial(pyautoattack, only=theirs), reference, "pyautoattack"),
+    ]
+
+
+CONTESTS: dict[str, list[Contestant]] = {
+    "pgd": [
+        _pgd(BASELINE, plain),
+        _ours("", lambda task: [f"pgd(steps={task['steps']})"], BASELINE),
+        _pgd("foolbox", foolbox, "foolbox"),
+        _pgd("torchattacks", torchattacks, "torchattacks"),
+        _pgd("ART", art, "art"),
+    ],
+    "autoattack": [
+        _ours(" standard", lambda task: suite_attacks("standard"), STANDARD),
+        _ours(" fast", lambda task: suite_attacks("fast"), STANDARD),
+        Contestant(STANDARD, pyautoattack, STANDARD, "pyautoattack"),
+        Contestant(SLOW, partial(in_batches, make=art_autoattack, warm_up=False), STANDARD, "art"),
+    ],
+    "single": [
+        *_single("apgd_ce", "apgd-ce"),
+        *_single("apgd_t", "apgd-t"),
+        *_single("fab_t", "fab-t"),
+        *_single("square", "square"),
+    ],
 }
 
 
-def _set_up(images: Images, task: dict[str, Any]) -> tuple[Classifier, Tensor, Tensor, ThreatModel]:
-    device = resolve_device(task["device"])
-    x, y = images.to(device).batch()
-    return load(task["model"]).to(device), x, y, ThreatModel(task["norm"], parse_eps(task["eps"]))
-
-
-def _all_samples(images: Images, task: dict[str, Any], attacker: Attacker) -> Result:
+def run_contestant(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, task: Task) -> Answer:
+    """The turn of task["contestant"] in task["contest"]."""
     warnings.simplefilter("ignore")  # of peers
     torch.manual_seed(task["seed"])
-    model, x, y, threat = _set_up(images, task)
+    numpy.random.seed(task["seed"])  # ART draws from it
+    contestant = next(one for one in CONTESTS[task["contest"]] if one.name == task["contestant"])
     with frozen(model):
-        attacker(model, x[:8], y[:8], threat, task)
-        started, right = time.perf_counter(), 0
-        for images_, labels in zip(x.split(BATCH), y.split(BATCH), strict=True):
-            x_adv = attacker(model, images_, labels, threat, task)
-            with torch.no_grad():
-                stands = (model(images_).argmax(1) == labels) & (model(x_adv).argmax(1) == labels)
-            right += int(stands.sum())
-    return _result(started, right / len(y), "fp32")
+        return contestant.run(model, x, y, threat, task)
 
 
-def _result(started: float, robust_accuracy: float, precision: str) -> Result:
-    return {
-        "seconds": time.perf_counter() - started,
-        "robust_accuracy": robust_accuracy,
-        "precision": precision,
-        "peak_memory_mb": peak_memory_mb(),
-    }
+def _step_size(threat: ThreatModel, task: Task) -> float:
+    return 2.5 * threat.eps / task["steps"]
+
+
+def _art_classifier(model: nn.Module, x: Tensor):
+    from art.estimators.classification import PyTorchClassifier
+
+    with torch.no_grad():
+        num_classes = model(x[:1]).shape[1]
+    return PyTorchClassifier(
+        model, loss=nn.CrossEntropyLoss(), input_shape=tuple(x.shape[1:]), nb_classes=num_classes,
+        clip_values=(0.0, 1.0), device_type="gpu" if x.is_cuda else "cpu",
+    )  # fmt: skip
+
+
+def _art_norm(threat: ThreatModel) -> float | int:
+    return {"linf": float("inf"), "l2": 2, "l1": 1}[threat.norm]
+
+
+def _on_arrays(made: Any) -> Strike:
+    return lambda x, y: torch.from_numpy(made.generate(x.cpu().numpy(), y.cpu().numpy())).to(x.device)

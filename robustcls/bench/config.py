@@ -4,29 +4,54 @@ from dataclasses import dataclass
 from typing import Literal
 
 from robustcls.core.config import option
-from robustcls.core.errors import InputError
+from robustcls.core.errors import InputError, unknown
 from robustcls.core.options import RuntimeOptions
+
+CONTESTS = {"pgd": 3, "autoattack": 1, "single": 1}  # with their usual number of rounds: all but pgd take minutes
 
 
 @dataclass(kw_only=True)
 class BenchConfig(RuntimeOptions):
     suite: Literal["train", "attack", "all"] = option("all", "What is measured.")
+    contest: tuple[str, ...] = option(
+        (), "Contest of the attack suite: pgd, autoattack, single or all; repeatable.  [default: pgd]", metavar="NAME"
+    )
     data: str = option("digits", "Data set.", metavar="SPEC")
     data_dir: str | None = option(None, "Where downloaded data sets lie.", metavar="DIR")
-    arch: str = option("vgg16(width=0.25)", "Architecture.", metavar="SPEC")
-    model: str | None = option(None, "Checkpoint to attack.  [default: one trained for a few seconds]", metavar="M")
-    norm: Literal["linf", "l2"] = option("linf", "Norm of the perturbation.")
+    arch: str = option("vgg16(width=0.25)", "Architecture to train, or of a state dict.", metavar="SPEC")
+    model: str | None = option(
+        None, "Model to attack, as `robustcls attack` takes it.  [default: one trained for a few seconds]", metavar="M"
+    )
+    mean: str | None = option(None, "Normalisation of foreign weights, such as 0.49,0.48,0.45.", metavar="M,M,M")
+    std: str | None = option(None, "The same, such as 0.25,0.24,0.26.", metavar="S,S,S")
+    norm: Literal["linf", "l2", "l1"] = option("linf", "Norm of the perturbation.")
     eps: str = option("8/255", "Its radius.", metavar="EPS")
     train_steps: int = option(3, "PGD steps in training.")
-    attack_steps: int = option(20, "PGD steps in the attack.")
+    attack_steps: int = option(20, "PGD steps in the contest pgd.")
+    art_autoattack: bool = option(False, "ART's AutoAttack too in the contest autoattack; it is slow.")
     updates: int = option(20, "Updates that each training contestant makes in a round.")
     n: int = option(256, "Images that each attack contestant attacks in a round.")
-    rounds: int = option(3, "Rounds; in each, every contestant has its turn.")
+    rounds: int | None = option(
+        None, "Rounds; in each, every contestant has its turn.  [default: 3, in autoattack and single 1]"
+    )
     out: str | None = option(None, "Also write the measurements as JSON.", metavar="FILE.json")
 
     def __post_init__(self) -> None:
         for name in ("train_steps", "attack_steps", "n", "rounds"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)} is too small: give 1 or more")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')} {value} is too small: give 1 or more")
         if self.updates < 4:
             raise InputError(f"--updates {self.updates} is too small: give 4 or more, as the first two only warm up")
+        for contest in self.contest:
+            if contest not in (*CONTESTS, "all"):
+                raise unknown("contest", contest, (*CONTESTS, "all"))
+
+    @property
+    def contests(self) -> list[str]:
+        """The contests that were asked for, the quickest first."""
+        asked = self.contest or ("pgd",)
+        return [name for name in CONTESTS if name in asked or "all" in asked]
+
+    def rounds_of(self, contest: str) -> int:
+        return self.rounds or CONTESTS[contest]

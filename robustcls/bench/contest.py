@@ -1,32 +1,29 @@
 """Rounds in which the contestants of a suite take turns, and what comes of them."""
 
-import importlib.util
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from robustcls.bench.attack_suite import run_attack_suite
 from robustcls.bench.config import BenchConfig
 from robustcls.bench.limits import forward_flops, matrix_rates
+from robustcls.bench.training import BASELINE, CONTESTANTS
+from robustcls.bench.turns import TurnError, take_turn
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
 from robustcls.core.provenance import commit, versions
 from robustcls.data.images import Images
 from robustcls.data.splits import choose, load_split
-from robustcls.models import load
 from robustcls.models.checkpoint import build, save_checkpoint
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_device, resolve_precision
 from robustcls.training.loop import train
 from robustcls.training.run import Run
 
-BASELINE = "plain fp32 loop"
-PEERS = ("foolbox", "torchattacks")
+TRAINING_ROUNDS = 3
 
 
 def run_bench(config: BenchConfig, say: Callable[[str], None]) -> dict[str, Any]:
@@ -50,53 +47,35 @@ def run_bench(config: BenchConfig, say: Callable[[str], None]) -> dict[str, Any]
             size = resolve_batch_size(parse_batch_size(config.batch_size), images.pixels.shape[1:], device)
             task = common | {"arch": config.arch, "steps": config.train_steps, "updates": config.updates}
             task |= {"batch_size": min(size, len(images)), "precision": precision}
-            say(f"training: {config.rounds} rounds of {config.updates} updates of {task['batch_size']} images")
-            rounds = _rounds("train", (BASELINE, "robustcls"), images, task, config.rounds, home, say)
+            count = config.rounds or TRAINING_ROUNDS
+            say(f"training: {count} rounds of {config.updates} updates of {task['batch_size']} images")
+            rounds = _training_rounds(images, task, count, home, say)
             model = build(config.arch, classes=images.classes, input_size=images.pixels.shape[1:])
             flops = (2 * config.train_steps + 3) * forward_flops(model, images.pixels.shape[1:])
             result["suites"]["train"] = _training_summary(rounds, task, flops, result["matrix_rates"])
         if config.suite in ("attack", "all"):
-            images = choose(load_split(config.data, "test", data_dir=config.data_dir, seed=config.seed), config.n)
-            model_path = config.model or _quick_model(config, home, say)
-            task = common | {"model": str(model_path), "steps": config.attack_steps, "precision": precision}
-            contestants = (BASELINE, "robustcls", *(peer for peer in PEERS if importlib.util.find_spec(peer)))
-            say(f"attack: {config.rounds} rounds of PGD-{config.attack_steps} on {len(images)} images")
-            rounds = _rounds("attack", contestants, images, task, config.rounds, home, say)
-            classifier = load(model_path)
-            flops = (2 * config.attack_steps + 2) * forward_flops(classifier, classifier.input_size)
-            result["suites"]["attack"] = _attack_summary(rounds, task, flops, len(images), result["matrix_rates"])
+            spec = config.model or str(_quick_model(config, home, say))
+            task = common | {"model": spec, "arch": config.arch, "mean": config.mean, "std": config.std}
+            task |= {"steps": config.attack_steps, "precision": precision, "batch_size": config.batch_size or "auto"}
+            result["suites"] |= run_attack_suite(config, task, home, result["matrix_rates"], say)
     return result
 
 
-def _rounds(
-    suite: str,
-    contestants: Iterable[str],
-    images: Images,
-    task: dict[str, Any],
-    count: int,
-    home: Path,
-    say: Callable[[str], None],
+def _training_rounds(
+    images: Images, task: dict[str, Any], count: int, home: Path, say: Callable[[str], None]
 ) -> dict[str, list[dict[str, Any]]]:
     """In each round every contestant has its turn, alone on the machine, so that drift meets all of them."""
-    file = home / f"{suite}.images"
+    file = home / "train.images"
     torch.save({"pixels": images.pixels, "labels": images.labels, "classes": list(images.classes)}, file)
-    turns: dict[str, list[dict[str, Any]]] = {contestant: [] for contestant in contestants}
+    turns: dict[str, list[dict[str, Any]]] = {contestant: [] for contestant in CONTESTANTS}
     for number in range(count):
         for contestant, results in turns.items():
             say(f"  round {number + 1}/{count}: {contestant}")
-            results.append(_turn(home, task | {"suite": suite, "contestant": contestant, "images": str(file)}))
+            try:
+                results.append(take_turn(home, task | {"contestant": contestant, "images": str(file)}))
+            except TurnError as failure:
+                raise InputError(f"bench contestant {contestant!r} failed: {failure}") from None
     return turns
-
-
-def _turn(home: Path, task: dict[str, Any]) -> dict[str, Any]:
-    file = home / "task.json"
-    file.write_text(json.dumps(task), encoding="utf-8")
-    command = [sys.executable, "-m", "robustcls.bench.contestant", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise InputError(f"bench contestant {task['contestant']!r} failed: {reason}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _training_summary(
@@ -115,30 +94,7 @@ def _training_summary(
             "precision": results[0]["precision"],
             "peak_memory_mb": max(result["peak_memory_mb"] for result in results),
         }
-    return {"task": _public(task), "flops_per_image": flops, "rows": rows, "rounds": rounds}
-
-
-def _attack_summary(
-    rounds: dict[str, list[dict[str, Any]]], task: dict[str, Any], flops: float, n: int, rates: dict[str, float]
-) -> dict[str, Any]:
-    rows = {}
-    for name, results in rounds.items():
-        seconds = [result["seconds"] for result in results]
-        ratios = [b["seconds"] / a for a, b in zip(seconds, rounds[BASELINE], strict=True)]
-        rows[name] = {
-            "seconds": statistics.median(seconds),
-            "images_per_second": n / statistics.median(seconds),
-            "ratio": statistics.median(ratios),
-            "robust_accuracy": statistics.median(result["robust_accuracy"] for result in results),
-            "precision": results[0]["precision"],
-            "peak_memory_mb": max(result["peak_memory_mb"] for result in results),
-        }
-    limit = flops / rates["fp32"] * n
-    return {"task": _public(task), "n": n, "fp32_limit_seconds": limit, "rows": rows, "rounds": rounds}
-
-
-def _public(task: dict[str, Any]) -> dict[str, Any]:
-    return {name: Path(value).name if name == "model" else value for name, value in task.items()}
+    return {"task": task, "flops_per_image": flops, "rows": rows, "rounds": rounds}
 
 
 def _quick_model(config: BenchConfig, home: Path, say: Callable[[str], None]) -> Path:
@@ -158,5 +114,6 @@ def _quick_model(config: BenchConfig, home: Path, say: Callable[[str], None]) ->
     )
     run = Run(made, home / "run", train_images, val_images)
     train(run, lambda _: None, lambda _: None)
-    save_checkpoint(home / "quick.pt", run.judged, run.meta())
-    return home / "quick.pt"
+    path = home / "bench" / "quick.pt"  # named by its folder and file
+    save_checkpoint(path, run.judged, run.meta())
+    return path

@@ -3,20 +3,40 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from robustcls.bench import attacking, training
+from robustcls.bench.subject import load_subject
+from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data.images import Images
-
-SUITES = {"train": training.CONTESTANTS, "attack": attacking.CONTESTANTS}
+from robustcls.evaluation.judge import describe_model
 
 
 def main() -> None:
     task = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     content = torch.load(task["images"], weights_only=True)
     images = Images(content["pixels"], content["labels"], tuple(content["classes"]), "bench", flip=False)
-    print(json.dumps(SUITES[task["suite"]][task["contestant"]](images, task)))
+    result = attack(images, task) if "contest" in task else training.CONTESTANTS[task["contestant"]](images, task)
+    print(json.dumps(result))
+
+
+def attack(images: Images, task: dict[str, Any]) -> dict[str, Any]:
+    """Attacks, and leaves examples and verdicts in the file task["answer"] for the bench to judge."""
+    model = load_subject(task, images).model
+    x, y = images.to(task["device"]).batch()
+    threat = ThreatModel(task["norm"], parse_eps(task["eps"]))
+    answer = attacking.run_contestant(model, x, y, threat, task)
+    torch.save({"x_adv": answer.x_adv.detach().cpu(), "stands": answer.stands.cpu()}, task["answer"])
+    result = {
+        "seconds": answer.seconds,
+        "precision": answer.precision,
+        "peak_memory_mb": training.peak_memory_mb(),
+        "threads": torch.get_num_threads(),
+        "weights": describe_model(model).sha256,
+    }
+    return result | ({"attacks": answer.attacks} if answer.attacks else {})
 
 
 if __name__ == "__main__":

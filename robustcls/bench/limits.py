@@ -7,12 +7,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from robustcls.core.classifier import device_of
 from robustcls.runtime.device import has_bf16
 
 
 def forward_flops(model: nn.Module, input_size: Sequence[int]) -> float:
     """Floating-point operations (two a multiply-add) of one image's forward pass."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         model(torch.zeros(1, *input_size, device=device))

@@ -17,6 +17,7 @@ from robustcls.training.config import TrainConfig
 from robustcls.training.run import Run, make_optimizer
 
 WARM_UP = 2
+BASELINE = "plain fp32 loop"
 Result = dict[str, Any]
 
 
@@ -79,7 +80,7 @@ def plain_pgd(model: nn.Module, x, y, threat: ThreatModel, steps: int, generator
     return x_adv.detach()
 
 
-CONTESTANTS: dict[str, Callable[[Images, dict[str, Any]], Result]] = {"plain fp32 loop": plain, "robustcls": robustcls}
+CONTESTANTS: dict[str, Callable[[Images, dict[str, Any]], Result]] = {BASELINE: plain, "robustcls": robustcls}
 
 
 def _measure(updates, task: dict[str, Any], batch_size: int, precision: str) -> Result:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from robustcls.bench.config import BenchConfig
-from robustcls.cli.console import note, table
+from robustcls.cli.console import note, table, wrap
 from robustcls.cli.options import build, config_option, options
 from robustcls.core.files import check_writable, replacing
 
@@ -21,10 +21,15 @@ def command(flags: dict, config_file: str | None) -> None:
     Contestants run one after another in processes of their own, in rounds; ratios are taken within a round. The limit is the
     arithmetic of the network over the rate of a large matrix product, measured here.
 
+    The attack suite has three contests: pgd, at equal steps (the default); autoattack, the suites standard and fast beside
+    AutoAttack's own code; single, each attack of AutoAttack beside the same attack of that code. All examples are judged
+    again by the bench.
+
     \b
       robustcls bench
       robustcls bench --suite train --arch "vgg16(width=1.0)" --rounds 5
       robustcls bench --suite attack --model ckpt.pt --n 512 --out bench.json
+      robustcls bench --suite attack --contest all --model mylab.models:net
     """
     config = build(BenchConfig, flags, config_file)
     if config.out:
@@ -64,21 +69,48 @@ def training(suite: dict[str, Any]) -> str:
 
 
 def attack(suite: dict[str, Any]) -> str:
-    task = suite["task"]
-    rows = [
-        (
-            name,
-            row["precision"],
-            f"{row['seconds']:.2f}",
-            f"{row['ratio']:.2f}x",
-            f"{row['robust_accuracy']:.1%}",
-            f"{row['peak_memory_mb']:.0f}",
-        )
-        for name, row in suite["rows"].items()
+    task, subject, rows = suite["task"], suite["subject"], suite["rows"]
+    names = {
+        "pgd": f"attack, PGD-{task['steps']}",
+        "autoattack": "AutoAttack",
+        "single": "the attacks of AutoAttack, each alone",
+    }
+    threads = f"{subject['threads']} thread{'s' * (subject['threads'] != 1)}"
+    lines = [
+        f"{names[suite['contest']]}, {task['norm']} {task['eps']}, n = {suite['n']}",
+        f"{subject['model']['name']} on {subject['data']['name']}, {threads}",
     ]
-    head = f"attack, PGD-{task['steps']}, {task['norm']} {task['eps']}, n = {suite['n']}"
-    limit = f"all samples in fp32 at the matrix rate: {suite['fp32_limit_seconds']:.2f} s"
-    return f"{head}\n{limit}\n" + table(("", "precision", "seconds", "ratio", "robust", "peak MB"), rows)
+    if "fp32_limit_seconds" in suite:
+        lines.append(f"all samples in fp32 at the matrix rate: {suite['fp32_limit_seconds']:.2f} s")
+    head = ("", "prec.", "seconds", "ratio", "robust", "points", "claimed", "peak MB")
+    lines.append(table(head, [(name, *_cells(row)) for name, row in rows.items()]))
+    clean = next(row["clean_accuracy"] for row in rows.values() if "seconds" in row)
+    references = {row["reference"] for row in rows.values()}
+    reference = references.pop() if len(references) == 1 else "pyautoattack's of the same attack"
+    lines.append(f"clean {clean:.1%}; ratio and points are to {reference}.")
+    lines.append("robust: judged by the bench in fp32, in ball and box; claimed: by the contestant.")
+    for name, row in rows.items():
+        if row.get("unverified"):
+            lines.append(f"{name}: {row['unverified']} claims do not hold; {row['outside']} images left ball or box")
+        if "error" in row:
+            lines.append(f"{name}: {row['error']}")
+    if suite["missing"]:
+        lines.append(f"not installed: {', '.join(suite['missing'])}")
+    return "\n".join(line if "\n" in line else wrap(line) for line in lines)
 
 
-SHOW = {"train": training, "attack": attack}
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    if "seconds" not in row:
+        return ("", "failed", "", "", "", "", "")
+    return (
+        row["precision"],
+        f"{row['seconds']:.2f}",
+        "-" if row["ratio"] is None else f"{row['ratio']:.2f}x",
+        f"{row['robust_accuracy']:.1%}",
+        "-" if row["points"] is None else f"{row['points']:+.2f}",
+        f"{row['claimed_robust_accuracy']:.1%}",
+        f"{row['peak_memory_mb']:.0f}",
+    )
+
+
+SHOW = {"train": training, "attack": attack, "autoattack": attack, "single": attack}

@@ -36,6 +36,7 @@ class Classifier(nn.Module):
         self.classes = tuple(classes)
         self.input_size: tuple[int, int, int] = (input_size[0], input_size[1], input_size[2])
         self.arch = arch
+        self.differentiable = bool(getattr(net, "differentiable", True))
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).view(1, -1, 1, 1))
@@ -46,8 +47,13 @@ class Classifier(nn.Module):
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's parameters, or else its buffers, are; the CPU for a model without any."""
+    """Where the model's first parameter, or else its first buffer, is; the CPU for a model without any.
+
+    Raises InputError for a model that was built on the meta device and holds no weights.
+    """
     for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_meta:
+            raise InputError("the model is on the meta device, without weights: load them first, such as with to_empty")
         return tensor.device
     return torch.device("cpu")
 

@@ -43,7 +43,8 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     values = [(buffer, buffer.clone()) for _, own in buffers for buffer in own.values() if buffer is not None]
-    modes = [(module, module.training) for module in model.modules()]
+    # A module of torch.jit.freeze has no mode.
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.eval()

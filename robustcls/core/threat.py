@@ -148,7 +148,8 @@ def _l1_size(delta: "Tensor") -> "Tensor":
 
 def _l1_clip(delta: "Tensor", eps: float) -> "Tensor":
     """Euclidean projection onto the l1 ball (Duchi et al. 2008): soft-threshold so that the sizes add up to eps."""
-    eps -= min(2**-25 * delta[0].numel(), 0.001 * eps)  # what rounding x + delta to float32 may add, pixel by pixel
+    # What rounding x + delta to float32 may add, pixel by pixel.
+    eps -= min(2**-25 * delta.shape[1:].numel(), 0.001 * eps)
     size = delta.flatten(1).abs().double()
     ordered = size.sort(dim=1, descending=True).values
     excess = (ordered.cumsum(1) - eps) / ordered.new_ones(ordered.shape[1]).cumsum(0)

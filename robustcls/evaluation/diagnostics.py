@@ -1,31 +1,125 @@
 """Self-checks of an evaluation: signs that gradients, and so the numbers, mislead (Carlini et al. 2019, arXiv:1902.06705)."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from robustcls.core import plugins
+from robustcls.core.classifier import device_of, dtype_of
 from robustcls.core.gradients import input_gradient
+from robustcls.core.losses import cross_entropy, dlr
 from robustcls.core.records import Check
+from robustcls.core.seeds import mix
+from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits_of
+from robustcls.evaluation.cascade import Outcome
+from robustcls.evaluation.engine import AttackError, Engine
 
 ZERO_GRADIENTS = 0.05  # share of samples
+RANDOM = 1e-4  # share of the largest logit
+COMPANY = 1e-3  # the same; larger, for a sample's place in the batch may change the order of a sum
+# Samples that only attacks without gradients broke, as (count, share) of those met: what exceeds both warns, or fails.
+# Square takes one or two of hundreds from an honest model too (AutoAttack's own tables show it).
+WARN, FAIL = (1, 0.01), (2, 0.05)
+PROBE, PROBED = ("noise(draws=10)", "square(queries=200)"), 32
+STREAM = mix(*b"black_box_wins")
 
 
-def run_checks(model: nn.Module, x: Tensor, y: Tensor) -> list[Check]:
-    """All self-checks on a batch x (N,C,H,W), y, on the model's device; the model must be frozen."""
+def run_checks(model: nn.Module, x: Tensor, y: Tensor, *, handed_in: torch.device | None = None) -> list[Check]:
+    """All self-checks on a batch x (N,C,H,W), y, on the model's device; the model must be frozen.
+
+    handed_in: where the caller's images were; that of x unless given.
+    """
     with torch.no_grad():
         logits, again = model(x).float(), model(x).float()
-    return [_zero_gradients(model, x, y), _softmax_output(logits), _random_output(logits, again)]
+    return [
+        _zero_gradients(model, x, y),
+        _softmax_output(logits),
+        _random_output(model, x, logits, again),
+        _device(model, handed_in or x.device),
+    ]
+
+
+def check_black_box(engine: Engine, outcome: Outcome, threat: ThreatModel, attacks: Sequence[str]) -> Check:
+    """Whether attacks without gradients break what the cascade's gradient attacks left: then those were misled.
+
+    Where the cascade ran such attacks after the last gradient attack (or each attack alone), what they broke decides;
+    otherwise, or where it was noise and found little, a short probe of the survivors nearest to the boundary does.
+    attacks: the cascade's specs, in its order.
+    """
+    if not _is_differentiable(engine.judge):
+        return _not_run("black_box_wins", "the model gives no gradients, so there is nothing to compare")
+    if engine.crafts_elsewhere:
+        return _not_run("black_box_wins", "the gradients are another model's, so there is nothing to compare")
+    blind = [not traits_of(plugins.load("attack", spec)).gradients for spec in attacks]
+    ran = [not record.error for record in outcome.attacks]
+    white = [number for number in range(len(attacks)) if ran[number] and not blind[number]]
+    if not white:
+        return _not_run("black_box_wins", "no attack used gradients, so there is nothing to compare")
+    black = [
+        number for number in range(len(attacks))
+        if ran[number] and blind[number] and (outcome.fooled is not None or number > white[-1])
+    ]  # fmt: skip
+    if black:
+        if outcome.fooled is not None:
+            left = (outcome.clean == engine.y) & ~outcome.fooled[white].any(0)
+            won = outcome.fooled[black].any(0)
+        else:
+            won = torch.isin(outcome.broken_by, torch.tensor(black))
+            left = outcome.standing(engine.y) | won
+        names = [outcome.attacks[number].name for number in black]
+        check = _black_box_wins(won[left], names, "", "more queries may break still more")
+        # That noise found little means little.
+        if check.status == "fail" or any(plugins.parse("attack", attacks[number]).name != "noise" for number in black):
+            return check
+    standing = outcome.standing(engine.y).nonzero().squeeze(1)
+    # Those that came closest to the boundary: what weak gradients just missed is among them.
+    met = standing[outcome.margin[standing].argsort(descending=True, stable=True)[:PROBED]].sort().values
+    won = torch.zeros(len(engine.y), dtype=torch.bool)
+    for number, spec in enumerate(PROBE):
+        try:
+            attack, _ = engine.load(spec)
+            for found in engine.attack(attack, met[~won[met]], threat, (STREAM, number)):
+                won[found.indices] = found.fooled
+        except AttackError as failure:
+            return _not_run("black_box_wins", f"{spec} broke off: {failure}")
+    return _black_box_wins(won[met], PROBE, "the nearest ", "run --suite standard")
+
+
+def _black_box_wins(won: Tensor, names: Sequence[str], which: str, mend: str) -> Check:
+    """won: whether each sample was broken that the gradient attacks had left."""
+    count, total = int(won.sum()), len(won)
+    if total == 0:
+        return Check("black_box_wins", "pass", 0.0, WARN[1], "gradient attacks left nothing to break")
+    warn, fail = (max(least / total, share) for least, share in (WARN, FAIL))
+    share = count / total
+    what = f"{' and '.join(names)} broke {count} of {which}{total} samples that gradient attacks left"
+    if share <= warn:
+        return Check("black_box_wins", "pass", share, warn, what)
+    if share <= fail:
+        return Check("black_box_wins", "warn", share, warn, f"{what}; gradients may be masked a little: {mend}")
+    verdict = "gradients are masked, or the gradient attacks too weak; robust accuracy is overstated"
+    return Check("black_box_wins", "fail", share, fail, f"{what}; {verdict}: {mend}")
 
 
 def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Check:
-    share = (input_gradient(model, x, y).flatten(1).abs().amax(1) == 0).float().mean().item()
+    if not _is_differentiable(model):
+        return _not_run("zero_gradients", "the model gives no gradients: only attacks without them can judge it")
+    of_entropy, of_ratio = (
+        input_gradient(model, x, y, loss).flatten(1).abs().amax(1) == 0 for loss in (cross_entropy, dlr)
+    )
+    share, both = of_entropy.float().mean().item(), (of_entropy & of_ratio).float().mean().item()
+    mend = "gradient attacks cannot move them, so robust accuracy is overstated: attack without gradients too"
+    if both <= ZERO_GRADIENTS:
+        mend = "the logits are too large for float32, which the DLR loss sees through: use apgd_t, or divide the logits"
     return _check(
         "zero_gradients",
         share,
         ZERO_GRADIENTS,
-        f"{share:.1%} of {len(x)} samples have no input gradient",
-        "gradient attacks cannot move them, so robust accuracy is overstated: attack without gradients too",
+        f"{share:.1%} of {len(x)} samples have no input gradient of the cross-entropy, {both:.1%} none of the DLR either",
+        mend,
     )
 
 
@@ -40,16 +134,52 @@ def _softmax_output(logits: Tensor) -> Check:
     )
 
 
-def _random_output(logits: Tensor, again: Tensor) -> Check:
+def _random_output(model: nn.Module, x: Tensor, logits: Tensor, again: Tensor) -> Check:
+    """Two equal passes, and one in which the samples change their places and half of them their content.
+
+    The second shows noise of a fixed seed and statistics of the batch. Its shape is the first one's, so that cuDNN takes
+    the same algorithm and only rounding differs.
+    """
     scale = logits.abs().max().clamp_min(1e-12)
-    difference = ((logits - again).abs().max() / scale).item()
+    repeated = ((logits - again).abs().max() / scale).item()
+    if not repeated <= RANDOM:
+        return _check(
+            "random_output",
+            repeated,
+            RANDOM,
+            f"two passes differ by {repeated:.1e} of the largest logit",
+            "the model is random: attack its expectation (EOT), one pass is not a verdict",
+        )
+    half = len(x) // 2
+    with torch.no_grad():
+        moved = model(torch.cat([x[half:].flip(0), 1 - x[:half]])).float()[: len(x) - half].flip(0)
+    elsewhere = ((logits[half:] - moved).abs().max() / scale).item()
     return _check(
         "random_output",
-        difference,
-        1e-4,
-        f"two passes differ by {difference:.1e} of the largest logit",
-        "the model is random: attack its expectation (EOT), one pass is not a verdict",
+        max(repeated, elsewhere),
+        max(COMPANY, 4 * torch.finfo(dtype_of(model)).eps),
+        f"two passes differ by {repeated:.1e} of the largest logit, {elsewhere:.1e} in other company",
+        "a sample's logits depend on the batch around it: no example holds by itself; make the model see one image alone",
     )
+
+
+def _device(model: nn.Module, handed_in: torch.device) -> Check:
+    places = sorted({str(tensor.device) for tensor in (*model.parameters(), *model.buffers())})
+    if len(places) > 1:
+        mend = "move the whole model to one, with model.to(device)"
+        return Check("device", "warn", float(len(places)), 1.0, f"the model lies on {' and '.join(places)}: {mend}")
+    if places and handed_in != device_of(model):
+        message = f"the images were on {handed_in}, the model is on {places[0]}: the evaluation moved them"
+        return Check("device", "warn", 2.0, 1.0, message)
+    return Check("device", "pass", 1.0, 1.0, f"model and images are on {handed_in}")
+
+
+def _is_differentiable(model: nn.Module) -> bool:
+    return getattr(getattr(model, "model", model), "differentiable", True)
+
+
+def _not_run(name: str, reason: str) -> Check:
+    return Check(name, "not_run", None, None, reason)
 
 
 def _check(name: str, measured: float, threshold: float, what: str, mend: str) -> Check:

@@ -20,7 +20,7 @@ from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
 from robustcls.evaluation.cascade import Outcome, Progress, run_cascade
 from robustcls.evaluation.curve import security_curve
-from robustcls.evaluation.diagnostics import run_checks
+from robustcls.evaluation.diagnostics import check_black_box, run_checks
 from robustcls.evaluation.engine import Engine, check_attacks
 from robustcls.evaluation.journal import Journal
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
@@ -99,7 +99,10 @@ def judge(
         )  # fmt: skip
         outcome = run_cascade(engine, threat, attacks, alone=alone, progress=progress)
         first = slice(engine.parts.size)
-        checks = run_checks(engine.judge, x[first].to(device), y[first].to(device))
+        # Images on the CPU are the usual case, whatever the model's device.
+        handed_in = images.device if images.device.type != "cpu" else None
+        checks = run_checks(engine.judge, x[first].to(device), y[first].to(device), handed_in=handed_in)
+        checks.append(check_black_box(engine, outcome, threat, attacks))
         curve = security_curve(engine, outcome, threat, attacks, eps_grid, progress) if eps_grid else None
     right = outcome.clean == y
     index = torch.arange(len(y)) if index is None else index.cpu()

@@ -4,6 +4,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ FORMAT = "robustcls/checkpoint/1"
 def build(
     arch: str, *, classes: Sequence[str], input_size: Sequence[int], **normalisation: Sequence[float]
 ) -> Classifier:
-    """A fresh classifier of `arch`, a spec such as `vgg16(width=0.25)`. normalisation: mean, std."""
-    net = plugins.load("model", arch)(len(classes), input_size)
+    """A fresh classifier of `arch`, a spec such as `vgg16(width=0.25)` or `torchvision/resnet18`. normalisation: mean, std."""
+    from robustcls.models import zoo  # which reads its files by this module
+
+    make_net = partial(zoo.make_net, arch) if zoo.is_zoo(arch) else plugins.load("model", arch)
+    net = make_net(len(classes), input_size)
     return Classifier(net, classes=classes, input_size=input_size, arch=arch, **normalisation)
 
 

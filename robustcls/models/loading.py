@@ -12,6 +12,8 @@ from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.files import sha256
 from robustcls.models.checkpoint import build, is_checkpoint, load_weights, read_file, restore, state_dict_of
+from robustcls.models.onnx import hash_onnx, load_onnx
+from robustcls.models.zoo import is_zoo, load_pretrained
 
 
 @dataclass
@@ -19,7 +21,7 @@ class ModelSource:
     """What a user named as a model, read but not yet built."""
 
     spec: str
-    content: Any = None  # of the file; None where the model comes from code
+    content: Any = None  # of a file of ours or PyTorch's; None where the model comes from elsewhere
     sha256: str = ""  # of the file
     meta: Mapping[str, Any] = field(default_factory=dict)  # what a checkpoint of ours says of itself
 
@@ -44,10 +46,13 @@ def load(path: str | Path) -> Classifier:
 
 
 def read_model(spec: str) -> ModelSource:
-    """Reads a checkpoint or a state dict; `package.module:callable` waits for `build_model`. Raises InputError."""
-    if spec.startswith(("torchvision/", "timm/")) or spec.endswith(".onnx"):
-        raise InputError(f"model {spec}: this version takes checkpoints, state dicts and package.module:callable")
-    if ":" in spec and not Path(spec).exists():
+    """Reads a checkpoint or a state dict; a zoo's model and `package.module:callable` wait for `build_model`.
+
+    Raises InputError.
+    """
+    if spec.endswith(".onnx"):
+        return ModelSource(spec, sha256=hash_onnx(spec))
+    if is_zoo(spec) or (":" in spec and not Path(spec).exists()):
         return ModelSource(spec)
     content = read_file(spec)
     meta = content["meta"] if is_checkpoint(content) and isinstance(content.get("meta"), Mapping) else {}
@@ -67,26 +72,35 @@ def build_model(
 
     mean, std: the normalisation that foreign weights were trained with; none is assumed, and said, without them.
     """
+    normalisation = {"mean": mean or (0.0,), "std": std or (1.0,)}
+    name = Path(source.spec).name
+    note = f"{name}: assumed to take [0, 1] pixels; give --mean and --std if it was trained on normalised ones"
+    notes = [] if mean or std else [note]
+    if source.spec.endswith(".onnx"):
+        model = load_onnx(source.spec, classes=classes, input_size=input_size, **normalisation)
+        return LoadedModel(model, name, source.sha256, model.classes, notes + _unused(name, arch=arch))
+    if is_zoo(source.spec):
+        model, file = load_pretrained(source.spec)
+        notes = _unused(source.spec, arch=arch, mean=mean, std=std)
+        return LoadedModel(model, source.spec, sha256(file), model.classes, notes)
     if source.content is None:
         return _from_callable(source.spec)
     if is_checkpoint(source.content):
         model, _ = restore(source.content, source.spec, trusted=arch)
         name = "/".join(Path(source.spec).parts[-2:])  # all runs call it ckpt.pt: the folder tells them apart
-        ignored = [
-            f"--{option}"
-            for option, value in (("arch", None if arch == model.arch else arch), ("mean", mean), ("std", std))
-            if value
-        ]
-        notes = [f"{name} knows its own: {', '.join(ignored)} not used"] if ignored else []
+        notes = _unused(name, arch=None if arch == model.arch else arch, mean=mean, std=std)
         return LoadedModel(model, name, source.sha256, model.classes, notes)
-    name = Path(source.spec).name
     state = state_dict_of(source.content, source.spec)
     if arch is None:
         raise InputError(f"{source.spec} is a state dict without its architecture: name it with --arch, such as vgg16")
-    model = build(arch, classes=classes, input_size=input_size, mean=mean or (0.0,), std=std or (1.0,))
+    model = build(arch, classes=classes, input_size=input_size, **normalisation)
     load_weights(model.net, state, source.spec)
-    note = f"{name}: assumed to take [0, 1] pixels; give --mean and --std if it was trained on normalised ones"
-    return LoadedModel(model.eval(), name, source.sha256, model.classes, [] if mean or std else [note])
+    return LoadedModel(model.eval(), name, source.sha256, model.classes, notes)
+
+
+def _unused(name: str, **options: Any) -> list[str]:
+    given = ", ".join(f"--{option}" for option, value in options.items() if value)
+    return [f"{name} knows its own: {given} not used"] if given else []
 
 
 def _from_callable(spec: str) -> LoadedModel:

@@ -1,19 +1,26 @@
-"""The model as attacks search on it: a twin with BatchNorm folded into the convolutions, in low precision where that pays.
+"""The model as attacks search on it: a twin with BatchNorm folded into the layers before, in low precision where that pays.
 
 What the twin finds is a proposal. The model itself decides, in fp32.
 """
 
 import copy
+import sys
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
-from robustcls.core.classifier import check_logits, device_of, dtype_of
+from robustcls.core.classifier import check_logits, device_of, dtype_of, input_size_of
 from robustcls.core.gradients import frozen
 from robustcls.runtime.device import autocast
 
-Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
+Layer = nn.Conv2d | nn.Linear
+Norm = nn.BatchNorm2d | nn.BatchNorm1d
+_FOLDABLE = ((nn.Conv2d, nn.BatchNorm2d, 4), (nn.Linear, nn.BatchNorm1d, 2))  # layer, norm, dimensions between them
 
 
 class SearchTwin(nn.Module):
@@ -22,24 +29,39 @@ class SearchTwin(nn.Module):
     `refresh` takes over the model's weights after an update. Parameters of the twin need no gradient.
     """
 
-    def __init__(self, model: nn.Module, precision: str = "fp32") -> None:
+    def __init__(
+        self, model: nn.Module, precision: str = "fp32", x: Tensor | None = None, *, fold: bool = True
+    ) -> None:
+        """x: an image 1,C,H,W that shows what follows what; black by default, where the model says its input size."""
         super().__init__()
         self.precision = precision
         self.device, self.dtype = device_of(model), dtype_of(model)
         self.forwards = self.backwards = 0
         self._source = [model]  # in a list, so that the model is not a sub-module of its twin
-        self.twin = copy.deepcopy(model).eval().requires_grad_(False)
-        self._folds = list(zip(_foldable(model), _foldable(self.twin), strict=True))
-        folded = {id(module) for _, pair in self._folds for module in pair}
+        self.twin = copy.deepcopy(model).eval()
+        for parameter in self.twin.parameters():  # one by one, for a ScriptModule has no requires_grad_
+            parameter.requires_grad_(False)
+        if x is None and (size := input_size_of(model)) is not None:
+            x = torch.zeros(1, *size, device=self.device)
+        pairs = foldable(self.twin, x.to(self.dtype, copy=True)) if fold and x is not None else []
+        folded = {id(module) for pair in pairs for module in pair}
+        modules = list(zip(model.modules(), self.twin.modules(), strict=True))
+        source_of: dict[int, Any] = {id(twin): source for source, twin in modules}
+        self._folds = [((source_of[id(layer)], source_of[id(norm)]), layer) for layer, norm in pairs]
         self._same = [
             (source, twin)
-            for source_module, twin_module in zip(model.modules(), self.twin.modules(), strict=True)
+            for source_module, twin_module in modules
             if id(twin_module) not in folded
             for source, twin in zip(_own_tensors(source_module), _own_tensors(twin_module), strict=True)
         ]
-        for _, (conv, norm) in self._folds:
-            conv.bias = nn.Parameter(norm.weight.new_zeros(conv.out_channels), requires_grad=False)
-        _replace(self.twin, {id(norm): nn.Identity() for _, (_, norm) in self._folds})
+        for layer, _ in pairs:  # tensors of its own, since another layer may share the weight
+            layer.weight = nn.Parameter(torch.empty_like(layer.weight), requires_grad=False)
+            layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)), requires_grad=False)
+        _replace(self.twin, {id(norm): nn.Identity() for _, norm in pairs})
+        if self.device.type == "cpu" or precision != "fp32":  # CUDA gains by it on its low-precision units alone
+            for parameter in self.twin.parameters():
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.refresh()
 
     @torch.no_grad()
@@ -47,15 +69,15 @@ class SearchTwin(nn.Module):
         """Takes over the model's weights and statistics."""
         for source, copied in self._same:
             copied.copy_(source)
-        for (conv, norm), (folded, _) in self._folds:
-            weight, bias = folded_weights(conv, norm)
+        for (layer, norm), folded in self._folds:
+            weight, bias = folded_weights(layer, norm)
             assert folded.bias is not None
             folded.weight.copy_(weight)
             folded.bias.copy_(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
-        with autocast(self.precision, self.device):
+        with uncompiled(), autocast(self.precision, self.device):
             logits = self.twin(x.to(self.dtype, copy=True)).float()  # a copy: some models write on their input
         if logits.requires_grad:
             logits.register_hook(self._count_backward)
@@ -76,7 +98,8 @@ class Counted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
-        logits = self.model(x.to(self.dtype, copy=True))
+        with uncompiled():
+            logits = self.model(x.to(self.dtype, copy=True))
         check_logits(logits)
         logits = logits.float()
         if logits.requires_grad:
@@ -92,43 +115,89 @@ def make_search_model(model: nn.Module, precision: str, x: Tensor) -> SearchTwin
 
     Agreement: fp32 logits within a thousandth of their largest, low-precision ones within a tenth.
     """
+    if not getattr(model, "differentiable", True):  # it runs elsewhere: there is nothing to fold, and often no copy
+        return Counted(model)
     with torch.no_grad(), frozen(model):
         expected = Counted(model)(x)
-        try:
-            twin = SearchTwin(model, precision)
-            proposed = twin(x)
-        except Exception:  # whatever a model raises that cannot be copied, or cannot run in this precision
-            return Counted(model)
-    twin.forwards = 0
-    tolerance = (1e-3 if precision == "fp32" else 0.1) * expected.abs().max()
-    return twin if (proposed - expected).abs().max() <= tolerance else Counted(model)
+        tolerance = (1e-3 if precision == "fp32" else 0.1) * expected.abs().max()
+        for fold in (True, False):
+            try:
+                twin = SearchTwin(model, precision, x[:1], fold=fold)
+                proposed = twin(x)
+            except Exception:  # whatever a model raises that cannot be copied, or cannot run in this precision
+                continue
+            if (proposed - expected).abs().max() <= tolerance:
+                twin.forwards = 0
+                return twin
+    return Counted(model)
 
 
-def folded_weights(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one convolution that equals conv, then norm in eval mode."""
+def uncompiled() -> AbstractContextManager:
+    """Whatever torch.compile made runs as it was written.
+
+    Attacks change batch sizes, modes and gradient flags, and each change would compile again; a machine without a C++
+    compiler could not judge the model at all. Nothing is compiled before torch._dynamo is imported, which takes a second.
+    """
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def folded_weights(layer: Layer, norm: Norm) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one layer that equals layer, then norm in eval mode."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     bias = norm.bias - norm.running_mean * scale
-    return conv.weight * scale.view(-1, 1, 1, 1), bias if conv.bias is None else bias + conv.bias * scale
+    weight = layer.weight * scale.view(-1, *[1] * (layer.weight.ndim - 1))
+    return weight, bias if layer.bias is None else bias + layer.bias * scale
 
 
-def _foldable(model: nn.Module) -> list[Pair]:
-    """Convolutions whose output goes to a BatchNorm and nowhere else: neighbours in a plain nn.Sequential."""
-    uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+@torch.no_grad()
+def foldable(model: nn.Module, x: Tensor) -> list[tuple[Layer, Norm]]:
+    """Layers whose output goes to a BatchNorm and nowhere else, as one forward pass of x (N,C,H,W) in eval mode shows."""
+    calls: Counter[int] = Counter()
+    uses = _Uses()
+    made: list[tuple[Any, Tensor]] = []  # holds the tensors, so that none of their ids is given out again
+    pairs: list[tuple[Any, Any, Tensor]] = []
+
+    def record(module: nn.Module, arguments: tuple, output: Tensor) -> None:
+        calls[id(module)] += 1
+        if isinstance(module, Layer):
+            made.append((module, output))
+            uses.of[id(output)] = 0
+        else:
+            pairs.extend((layer, module, tensor) for layer, tensor in made if arguments and tensor is arguments[0])
+
+    kinds = {kind for layer, norm, _ in _FOLDABLE for kind in (layer, norm)}
+    hooks = [m.register_forward_hook(record) for m in model.modules() if type(m) in kinds and not _is_observed(m)]
+    try:
+        with uncompiled(), uses:
+            model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return [
-        (conv, norm)
-        for sequence in model.modules()
-        if type(sequence) is nn.Sequential
-        for conv, norm in zip(list(sequence), list(sequence)[1:], strict=False)
-        if type(conv) is nn.Conv2d
-        and type(norm) is nn.BatchNorm2d
+        (layer, norm)
+        for layer, norm, tensor in pairs
+        if (type(layer), type(norm), tensor.ndim) in _FOLDABLE
         and norm.affine
         and norm.track_running_stats
-        and uses[id(conv)] == uses[id(norm)] == 1
-        and not _is_observed(conv)
-        and not _is_observed(norm)
+        and calls[id(layer)] == calls[id(norm)] == 1
+        and uses.of[id(tensor)] == 1
     ]
+
+
+class _Uses(TorchFunctionMode):
+    """Counts the functions that make tensors from a tensor; asking for its shape is no use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: Counter[int] = Counter()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+            self.of.update({id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)})
+        return result
 
 
 def _is_observed(module: nn.Module) -> bool:
@@ -142,6 +211,6 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
 
 def _replace(model: nn.Module, replacements: dict[int, nn.Module]) -> None:
     for parent in list(model.modules()):
-        for name, child in parent.named_children():
+        for name, child in list(parent._modules.items()):  # named_children leaves out a child's second name
             if id(child) in replacements:
                 setattr(parent, name, replacements[id(child)])

@@ -12,9 +12,10 @@ from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.losses import cross_entropy, margin
 from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits_of
 
-ATTACKS = plugins.names("attack")
-CHEAP = {"steps": 5, "restarts": 2, "targets": 3, "queries": 60}
+ATTACKS = [name for name in plugins.names("attack") if not traits_of(plugins.load("attack", name)).unrestricted]
+CHEAP = {"steps": 5, "restarts": 2, "targets": 3, "queries": 200, "draws": 20}
 EPS = {"linf": 0.1, "l2": 0.4, "l1": 1.0}
 LINEAR_BOX = 0.45  # images of the linear models lie this far from the box
 
@@ -136,8 +137,9 @@ def test_the_loss_on_a_linear_model_is_not_lower(name, norm, num_classes):
     x_adv = robustcls.attack(model, x, y, threat, cheap(name))
     with torch.no_grad():
         gain = margin(model(x_adv), y) - margin(model(x), y)
-    assert gain.min() >= -1e-6
-    assert gain.max() > 1e-3
+    if traits_of(plugins.load("attack", name)).gradients:
+        assert gain.min() >= -1e-6
+    assert gain.mean() > 1e-3
 
 
 @every_attack

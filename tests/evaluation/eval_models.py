@@ -4,6 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustcls.core import plugins
+from robustcls.core.threat import ThreatModel
+from robustcls.data.digits import digits
+
 
 class Net(nn.Module):
     """Batch norm and dropout tell modes apart; a buffer counts passes whatever the mode."""
@@ -105,3 +109,33 @@ def returns_twice(model, x, y, threat, *, generator=None):
 
 def double(model, x, y, threat, *, generator=None):
     return step(model, x, y, threat.eps).double()
+
+
+def train_digits(spec: str = "none", epochs: int = 6) -> nn.Module:
+    """A small network on digits of 8x8, trained on what the attack `spec` makes of them at linf 0.15."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10),
+    )  # fmt: skip
+    x, y = digits("train", size=8).batch()
+    attack = None if spec == "none" else plugins.load("attack", spec)
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(x)).split(64):
+            seen = x[rows] if attack is None else attack(net, x[rows], y[rows], ThreatModel("linf", 0.15))
+            optimizer.zero_grad()
+            F.cross_entropy(net(seen), y[rows]).backward()
+            optimizer.step()
+    return net.eval()
+
+
+class Masked(nn.Module):
+    """Changes what a network sees, and what it says."""
+
+    def __init__(self, net: nn.Module, before=lambda x: x, after=lambda logits: logits) -> None:
+        super().__init__()
+        self.net, self.before, self.after = net, before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.net(self.before(x)))

@@ -2,80 +2,217 @@ import json
 
 import pytest
 import torch
-from eval_models import make_batch, make_net
+from eval_models import Masked, make_batch, make_net, train_digits
 from torch import nn
 
 import robustcls
+from robustcls.core.gradients import frozen
 from robustcls.core.threat import ThreatModel
+from robustcls.data.digits import digits
+from robustcls.evaluation.cascade import run_cascade
+from robustcls.evaluation.diagnostics import check_black_box, run_checks
+from robustcls.evaluation.engine import Engine
+from robustcls.reporting.sections.diagnostics import EXPECTED
+
+LINF = ThreatModel("linf", 0.15)
+IDS = {"zero_gradients", "softmax_output", "random_output", "device"}
+STRONG = ["apgd_ce(steps=20)", "apgd_t(steps=20, targets=3)"]
 
 
-class Around(nn.Module):
-    def __init__(self, change):
-        super().__init__()
-        self.net, self.change = make_net(), change
-
-    def forward(self, x):
-        return self.change(self.net(x))
+def quantise(x):
+    return (x * 16).round() / 16
 
 
-class Quantised(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = make_net()
-
-    def forward(self, x):
-        return self.net((x * 16).round() / 16)
+def fixed_noise(x):
+    return x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
 
 
-def checks(model):
-    x, y = make_batch()
-    found = robustcls.evaluate(model, x, y, ThreatModel("linf", 0.02), attacks=["fgsm"], precision="fp32")
-    assert json.loads(found.to_json())["checks"]
-    return {check.id: check for check in found.checks}
+MASKS = {
+    "softmax_output": {"after": lambda logits: logits.softmax(1)},
+    "random_output": {"before": lambda x: x + 0.05 * torch.randn_like(x)},
+    "zero_gradients": {"before": quantise},
+}
 
 
-IDS = {"zero_gradients", "softmax_output", "random_output"}
+@pytest.fixture(scope="module")
+def net():
+    return train_digits()
 
 
-def failed(model):
-    found = checks(model)
+@pytest.fixture(scope="module")
+def batch():
+    x, y = digits("test", size=8).batch()
+    return x[:100], y[:100]
+
+
+def checks(model, x=None, y=None):
+    if x is None:
+        x, y = make_batch()
+    with frozen(model):
+        return {check.id: check for check in run_checks(model, x, y)}
+
+
+def failed(model, x=None, y=None):
+    found = checks(model, x, y)
     assert found.keys() == IDS
     return {name for name, check in found.items() if check.status == "fail"}
 
 
-def test_a_sound_model_passes():
-    found = checks(make_net())
-    assert {check.status for check in found.values()} == {"pass"}
-    assert found["zero_gradients"].measured == 0
-    assert all(check.message and "\n" not in check.message for check in found.values())
+def black_box(model, batch, attacks=STRONG, *, threat=LINF, alone=False, surrogate=None):
+    with frozen(model):
+        engine = Engine(model, *batch, batch_size=64, surrogate=surrogate)
+        outcome = run_cascade(engine, threat, attacks, alone=alone)
+        return check_black_box(engine, outcome, threat, attacks)
 
 
-def test_a_softmax_is_named():
-    model = Around(lambda logits: logits.softmax(1))
+def robust(model, batch, threat, *attacks):
+    return robustcls.evaluate(model, *batch, threat, attacks=attacks, precision="fp32").robust.accuracy
+
+
+@pytest.mark.parametrize("spec", ["none", "pgd(steps=3)"])
+def test_a_sound_model_passes_all(spec, net, batch):
+    model = net if spec == "none" else train_digits(spec, epochs=4)
+    found = [*checks(model, *batch).values(), black_box(model, batch)]
+    assert {check.status for check in found} == {"pass"}, found
+    assert all(check.message and "\n" not in check.message for check in found)
+    assert {check.id for check in found} == IDS | {"black_box_wins"} <= EXPECTED.keys()
+
+
+def test_the_evaluation_runs_them():
+    found = robustcls.evaluate(make_net(), *make_batch(), ThreatModel("linf", 0.02), attacks=["fgsm"])
+    assert json.loads(found.to_json())["checks"]
+    assert {check.id for check in found.checks} >= IDS - {"device"}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_each_mask_is_named(name, net, batch):
+    assert failed(Masked(net, **MASKS[name]), *batch) == {name}
+
+
+def test_a_softmax_is_told_from_what_resembles_it():
+    model = Masked(make_net(), after=lambda logits: logits.softmax(1))
     assert failed(model) == {"softmax_output"}
     assert "without its softmax" in checks(model)["softmax_output"].message
-    assert failed(Around(lambda logits: logits.log_softmax(1))) == set()
-    assert failed(Around(lambda logits: logits.sigmoid())) == set()
+    assert failed(Masked(make_net(), after=lambda logits: logits.log_softmax(1))) == set()
+    assert failed(Masked(make_net(), after=lambda logits: logits.sigmoid())) == set()
 
 
 @pytest.mark.parametrize("size", [1e-2, 1.0])
-def test_a_random_model_is_named(size):
-    model = Around(lambda logits: logits + size * torch.randn_like(logits))
+def test_random_logits_are_named(size):
+    model = Masked(make_net(), after=lambda logits: logits + size * torch.randn_like(logits))
     assert failed(model) == {"random_output"}
     assert checks(model)["random_output"].measured > 1e-4
 
 
 @pytest.mark.parametrize(
-    "model", [Quantised(), Around(lambda logits: logits.round()), Around(lambda logits: 1e4 * logits)]
+    "before",
+    [fixed_noise, lambda x: x - x.mean(0) + 0.5, lambda x: nn.functional.batch_norm(x, None, None, training=True)],
 )
-def test_gradients_of_zero_are_named(model):
-    assert failed(model) == {"zero_gradients"}
-    found = checks(model)["zero_gradients"]
+def test_a_model_that_looks_at_the_whole_batch_is_named(before, net, batch):
+    """Two passes agree to the bit."""
+    found = checks(Masked(net, before=before), *batch)["random_output"]
+    assert found.status == "fail"
+    assert "depend on the batch" in found.message
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("n", [1, 2, 7, 100])
+def test_rounding_is_not_randomness(dtype, n, batch):
+    model, x = train_digits(epochs=1).to(dtype), batch[0][:n].to(dtype)
+    assert checks(model, x, batch[1][:n])["random_output"].status == "pass"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"before": quantise}, {"after": lambda logits: logits.round()}, {"after": lambda logits: 1e6 * logits}],
+)
+def test_gradients_of_zero_are_named(changes, net, batch):
+    model = Masked(net, **changes)
+    assert failed(model, *batch) == {"zero_gradients"}
+    found = checks(model, *batch)["zero_gradients"]
     assert found.measured > found.threshold == 0.05
-    assert "without gradients" in found.message
+
+
+def test_large_logits_are_told_from_missing_gradients(net, batch):
+    huge, steps = Masked(net, after=lambda logits: 1e6 * logits), Masked(net, before=quantise)
+    assert "too large for float32" in checks(huge, *batch)["zero_gradients"].message
+    assert "attack without gradients too" in checks(steps, *batch)["zero_gradients"].message
 
 
 def test_a_model_of_nan_is_named_and_written():
-    found = checks(Around(lambda logits: logits * float("nan")))
-    assert found["random_output"].status == "fail"
-    assert found["random_output"].measured is None
+    found = checks(Masked(make_net(), after=lambda logits: logits * float("nan")))["random_output"]
+    assert found.status == "fail"
+    assert found.measured is None
+
+
+def test_a_model_without_gradients_is_not_blamed(net, batch):
+    model = Masked(net, before=quantise)
+    model.differentiable = False
+    assert checks(model, *batch)["zero_gradients"].status == "not_run"
+    assert black_box(model, batch, ["square(queries=2)"]).status == "not_run"
+
+
+def test_other_devices_are_named():
+    model, (x, y) = make_net(), make_batch()
+    elsewhere = run_checks(model, x, y, handed_in=torch.device("meta"))[-1]
+    assert (elsewhere.id, elsewhere.status) == ("device", "warn")
+    assert "on meta, the model is on cpu" in elsewhere.message
+    model.register_buffer("unused", torch.zeros(1, device="meta"))
+    scattered = run_checks(model, x, y)[-1]
+    assert (scattered.status, scattered.measured) == ("warn", 2)
+    assert "cpu and meta" in scattered.message
+    assert run_checks(nn.Flatten(), x, y, handed_in=x.device)[-1].status == "pass"
+
+
+@pytest.mark.parametrize("changes", [{"before": quantise}, {"after": lambda logits: 1e6 * logits}])
+def test_the_probe_finds_what_misled_gradients_left(changes, net, batch):
+    found = black_box(Masked(net, **changes), batch, ["pgd"])
+    assert found.status == "fail"
+    assert found.measured > 0.5
+    assert "of the nearest 32 samples" in found.message
+    assert "robust accuracy is overstated: run --suite standard" in found.message
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_blind_attacks_of_the_cascade_decide(alone, net, batch):
+    model, attacks = Masked(net, before=quantise), ["square(queries=3)", "pgd", "square(queries=100)"]
+    found = black_box(model, batch, attacks, threat=ThreatModel("linf", 0.25), alone=alone)
+    assert found.status == "fail"
+    assert "nearest" not in found.message
+    assert ("square(queries=3)" in found.message) == alone, "in a cascade the first met what gradients never saw"
+
+
+def test_noise_alone_acquits_nobody(net, batch):
+    found = black_box(Masked(net, before=quantise), batch, ["pgd", "noise(draws=1)"])
+    assert found.status == "fail"
+    assert "square" in found.message
+
+
+def test_where_there_is_nothing_to_compare(net, batch):
+    assert "no attack used gradients" in black_box(net, batch, ["noise"]).message
+    assert "another model's" in black_box(net, batch, ["fgsm"], surrogate=train_digits(epochs=1)).message
+    nothing_left = black_box(net, batch, ["fgsm", "pgd"], threat=ThreatModel("linf", 0.9))
+    assert (nothing_left.status, nothing_left.measured) == ("pass", 0)
+    assert black_box(net, batch, threat=ThreatModel("linf", 0)).status == "pass"
+    assert black_box(net, batch, ["eval_models:raises"]).status == "not_run", "the only one broke off"
+
+
+def test_the_same_probe_each_time(net, batch):
+    model = Masked(net, before=quantise)
+    assert black_box(model, batch, ["fgsm"]) == black_box(model, batch, ["fgsm"])
+
+
+def test_the_cascade_sees_through_large_logits(net, batch):
+    """The ratio of logits has no scale."""
+    huge = Masked(net, after=lambda logits: 1e6 * logits)
+    assert robust(huge, batch, LINF, "pgd") > 0.9, "the cross-entropy is fooled"
+    assert robust(huge, batch, LINF, *STRONG) == pytest.approx(robust(net, batch, LINF, *STRONG), abs=0.03)
+
+
+def test_the_cascade_sees_through_quantised_input(net, batch):
+    steps, threat = Masked(net, before=quantise), ThreatModel("linf", 0.2)
+    assert robust(steps, batch, threat, *STRONG) > 0.9, "gradients are fooled"
+    square = "square(queries=1000)"
+    assert robust(steps, batch, threat, STRONG[0], square) == pytest.approx(
+        robust(net, batch, threat, square), abs=0.06
+    )

@@ -185,9 +185,3 @@ def test_a_module_that_is_missing_or_broken(code, tmp_path):
     Path(tmp_path / f"{code}_broken.py").write_text("import no_such_module_there\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"ModuleNotFoundError.*no_such_module_there"):
         load(f"{code}_broken:make")
-
-
-@pytest.mark.parametrize("spec", ["torchvision/resnet18", "timm/resnet18", "model.onnx"])
-def test_what_this_version_does_not_take_is_said(spec):
-    with pytest.raises(InputError, match="this version takes checkpoints"):
-        read_model(spec)

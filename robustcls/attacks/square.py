@@ -1,0 +1,204 @@
+"""Square Attack: random search over square windows, which needs nothing of the model but its logits.
+
+Each sample tries a square of its own. Only the window is read and written: a query costs little beside its forward pass.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from functools import cache, partial
+
+import torch
+from torch import Generator, Tensor, nn
+
+from robustcls.attacks.survivors import is_fooled, keep, per_sample
+from robustcls.core.errors import InputError
+from robustcls.core.losses import margin
+from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits
+
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after so many queries the square's area halves
+State = dict[str, Tensor]
+Settle = Callable[[Tensor], None]  # told which samples keep their change
+
+
+@traits(gradients=False)
+@torch.no_grad()
+def square(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    queries: int = 5000,
+    p_init: float = 0.8,
+    early_stop: bool = True,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Squares at random places, kept where the margin grows (Andriushchenko et al. 2019, arXiv:1912.00049).
+
+    p_init: the first squares' share of the image. early_stop: a sample leaves once it is fooled.
+    """
+    if queries < 1 or not 0 < p_init <= 1:
+        raise InputError(f"square(queries={queries}, p_init={p_init}): give 1 query or more and a share in (0, 1]")
+    begin, propose = _SEARCHES[threat.norm]
+    result, area = x.clone(), x.shape[2] * x.shape[3]
+    s = {"index": torch.arange(len(x), device=x.device), "x": x.contiguous(), "y": y, "clean": margin(model(x), y)}
+    s |= begin(s["x"], threat, generator)
+    for query in range(queries + 1):
+        if query > 0:  # the first looks at the start alone
+            side = round((p_init / 2 ** bisect_left(HALVINGS, query - 1) * area) ** 0.5)
+            settle = propose(s, threat.eps, side, generator)
+        logits = model(s["x_adv"])
+        gap = margin(logits, s["y"])
+        if query == 0:
+            s["best"] = gap
+        else:
+            settle(gap > s["best"])
+            s["best"] = torch.maximum(s["best"], gap)
+        if early_stop and (gap > 0).any() and (fooled := is_fooled(logits, s["y"])).any():
+            result[s["index"][fooled]] = s["x_adv"][fooled]
+            s = keep(s, ~fooled)
+            if len(s["y"]) == 0:
+                break
+    gained = s["best"] > s["clean"]
+    result[s["index"][gained]] = s["x_adv"][gained]
+    return threat.project(result, x)
+
+
+def _stripes(x: Tensor, threat: ThreatModel, generator: Generator | None) -> State:
+    """Vertical stripes, one pixel wide, of the lowest and the highest values that the ball and the box allow."""
+    low, high = (x - threat.eps).clamp_min_(0), (x + threat.eps).clamp_max_(1)
+    up = _coins(x, (*x.shape[:2], 1, x.shape[3]), generator)
+    return {"low": low, "high": high, "x_adv": torch.where(up, high, low)}
+
+
+def _recolour(s: State, eps: float, side: int, generator: Generator | None) -> Settle:
+    """A square of one colour: each channel at its lowest or at its highest."""
+    x_adv = s["x_adv"]
+    window = _window(x_adv, max(side, 1), generator)
+    up = _coins(x_adv, (*x_adv.shape[:2], 1), generator)
+    old, new = x_adv.take(window), torch.where(up, s["high"].take(window), s["low"].take(window))
+    x_adv.put_(window, new)
+
+    def settle(better: Tensor) -> None:
+        x_adv.put_(window, torch.where(better.view(-1, 1, 1), new, old))
+
+    return settle
+
+
+def _tiles(x: Tensor, threat: ThreatModel, generator: Generator | None, order: int) -> State:
+    """Some five by five humps of random signs side by side, as far as the ball allows."""
+    n, c, h, w = x.shape
+    side = max(min(h, w) // 5, 1)
+    rows, columns = h // side, w // side
+    turned = _coins(x, (n, rows, columns), generator).long()
+    sign = _coins(x, (n, c, rows, columns, 1, 1), generator).to(x.dtype).mul_(2).sub_(1)
+    humps = sign * _hump(side, order).to(x)[turned][:, None]
+    delta, top, left = torch.zeros_like(x), (h - rows * side) // 2, (w - columns * side) // 2
+    tiled = humps.transpose(3, 4).reshape(n, c, rows * side, columns * side)
+    delta[:, :, top : top + rows * side, left : left + columns * side] = tiled
+    size = torch.linalg.vector_norm(delta.flatten(1), order, dim=1).view(-1, 1, 1, 1)
+    x_adv = threat.project(x + delta * (threat.eps / size.clamp_min(1e-12)).clamp_min(1), x)
+    return {"x_adv": x_adv, "mass": (x_adv - x).flatten(1).double().abs().pow(order).sum(1)}
+
+
+def _move_mass(s: State, eps: float, side: int, generator: Generator | None, order: int) -> Settle:
+    """What two squares hold, and what the ball has left, goes to the first of them, in the shape of a hump.
+
+    mass: N, the sum of |delta|^order of each sample. In l1 each channel of the square gets what all hold together.
+    """
+    x, x_adv = s["x"], s["x_adv"]
+    side = min(max(side, 3) // 2 * 2 + 1, *x.shape[2:])
+    to, source = _window(x, side, generator), _window(x, side, generator)
+    at_to, at_source = x.take(to), x.take(source)
+    old_to = x_adv.take(to)
+    x_adv.put_(to, at_to)  # where the squares overlap, the second is empty now
+    old_source = x_adv.take(source)
+    x_adv.put_(source, at_source)
+    held = _mass(old_to - at_to, order), _mass(old_source - at_source, order)  # N,C each
+    spare = (eps**order - s["mass"]).clamp_min_(0) / x.shape[1]
+    height = (held[0] + held[1] + spare[:, None]) ** (1 / order) * (x.shape[1] if order == 1 else 1)
+    turned, sign = _coins(x, (len(x),), generator).long(), _coins(x, (*x.shape[:2], 1), generator).to(x.dtype)
+    shape = (2 * sign - 1) * _hump(side, order).to(x)[turned].flatten(1)[:, None]
+    shape += (old_to - at_to) / (held[0] ** (1 / order)).to(x.dtype).clamp_min(1e-12)[:, :, None]
+    scale = height / (_mass(shape, order) ** (1 / order)).clamp_min(1e-12)
+    new_to = torch.addcmul(at_to, shape, scale.to(x.dtype)[:, :, None]).clamp_(0, 1)
+    x_adv.put_(to, new_to)
+    mass = s["mass"] - (held[0] + held[1]).sum(1) + _mass(new_to - at_to, order).sum(1)
+
+    def settle(better: Tensor) -> None:
+        stay = better.view(-1, 1, 1)
+        x_adv.put_(source, torch.where(stay, at_source, old_source))
+        x_adv.put_(to, torch.where(stay, new_to, old_to))
+        s["mass"] = torch.where(better, mass, s["mass"])
+
+    return settle
+
+
+def _move_sparsely(s: State, eps: float, side: int, generator: Generator | None) -> Settle:
+    """Moves more mass than the ball holds, then takes the same from every pixel that has it: few pixels remain."""
+    before = s["x_adv"].clone()
+    _move_mass(s, eps, side, generator, order=1)
+    delta = _shrink(s["x_adv"] - s["x"], eps)
+    mass = delta.flatten(1).abs().double().sum(1)
+    torch.add(s["x"], delta, out=s["x_adv"])
+
+    def settle(better: Tensor) -> None:
+        s["x_adv"].copy_(torch.where(per_sample(better), s["x_adv"], before))
+        s["mass"] = torch.where(better, mass, s["mass"])
+
+    return settle
+
+
+def _shrink(delta: Tensor, eps: float) -> Tensor:
+    """Soft-thresholded so that the sizes add up to eps: Newton's method on a convex function, from the left."""
+    size, threshold = delta.abs(), torch.zeros_like(delta[:, :1, :1, :1])
+    for _ in range(30):
+        above = (size - threshold).clamp_min_(0)
+        excess = above.sum((1, 2, 3), keepdim=True) - eps
+        step = (excess / (above > 0).sum((1, 2, 3), keepdim=True).clamp_min(1)).clamp_min_(0)
+        threshold = threshold + step
+        if not (excess > 1e-5 * eps).any():
+            break
+    return (size - threshold).clamp_min_(0).mul_(delta.sign())
+
+
+def _mass(delta: Tensor, order: int) -> Tensor:
+    return delta.double().abs().pow(order).sum(2)
+
+
+@cache
+def _hump(side: int, order: int) -> Tensor:
+    """A hill beside a valley, of norm 1, and the same turned: 2,side,side. Each is steepest in its middle."""
+
+    def hill(rows: int, columns: int) -> Tensor:
+        rings = torch.arange(max(rows, columns) // 2 + 1)
+        heights = (1.0 / (rings + 1) ** (2 * order)).flip(0).cumsum(0).flip(0)  # of the rings from the middle outwards
+        down, across = ((torch.arange(length) - length // 2).abs() for length in (rows, columns))
+        return heights[torch.maximum(down[:, None], across)]
+
+    hump = torch.cat([hill(side // 2, side), -hill(side - side // 2, side)])
+    hump /= torch.linalg.vector_norm(hump, order)
+    return torch.stack([hump, hump.T])
+
+
+def _window(x: Tensor, side: int, generator: Generator | None) -> Tensor:
+    """Where in the flat batch a square at a random place of each sample lies: N,C,side^2."""
+    n, c, h, w = x.shape
+    side = min(side, h, w)
+    place = torch.rand(2, n, 1, 1, device=x.device, generator=generator)
+    corner = (place[0] * (h - side + 1)).long() * w + (place[1] * (w - side + 1)).long()
+    planes = torch.arange(0, x.numel(), h * w, device=x.device).view(n, c, 1)
+    cells = torch.arange(side, device=x.device)
+    return planes + corner + (cells[:, None] * w + cells).flatten()
+
+
+def _coins(x: Tensor, shape: tuple[int, ...], generator: Generator | None) -> Tensor:
+    return torch.rand(shape, device=x.device, generator=generator) < 0.5
+
+
+_SEARCHES: dict[str, tuple[Callable[..., State], Callable[..., Settle]]] = {
+    "linf": (_stripes, _recolour),
+    "l2": (partial(_tiles, order=2), partial(_move_mass, order=2)),
+    "l1": (partial(_tiles, order=1), _move_sparsely),
+}

@@ -1,0 +1,32 @@
+"""The model that contestants attack: built in each process by the same rule, so that all have the same weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from robustcls.core.errors import InputError
+from robustcls.data.images import Images
+from robustcls.models.loading import LoadedModel, build_model, read_model
+
+
+def load_subject(task: Mapping[str, Any], images: Images) -> LoadedModel:
+    """The model of task["model"], as `robustcls attack --model` takes it, in eval mode. Raises InputError."""
+    torch.manual_seed(task["seed"])  # code that draws its weights draws the same in every process
+    loaded = build_model(
+        read_model(task["model"]),
+        arch=task["arch"],
+        classes=images.classes,
+        input_size=tuple(images.pixels.shape[1:]),
+        mean=_numbers(task["mean"], "mean"),
+        std=_numbers(task["std"], "std"),
+    )
+    loaded.model.to(task["device"]).eval()
+    return loaded
+
+
+def _numbers(text: str | None, name: str) -> list[float] | None:
+    try:
+        return [float(part) for part in text.split(",")] if text is not None else None
+    except ValueError:
+        raise InputError(f"--{name} {text!r} is not a list of numbers: write it as 0.49,0.48,0.45") from None

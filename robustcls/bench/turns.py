@@ -1,0 +1,24 @@
+"""A contestant's turn, seen from outside: a process of its own, and what it says at its end."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+class TurnError(Exception):
+    """A contestant failed; the message is one line."""
+
+
+def take_turn(home: Path, task: dict[str, Any]) -> dict[str, Any]:
+    """What the contestant measured. It inherits folder, environment and so the number of threads. Raises TurnError."""
+    file = home / "task.json"
+    file.write_text(json.dumps(task), encoding="utf-8")
+    command = [sys.executable, "-m", "robustcls.bench.contestant", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    if done.returncode < 0:
+        raise TurnError(f"ended by signal {-done.returncode}: out of memory?")
+    if done.returncode:
+        raise TurnError((done.stderr.strip().splitlines() or ["no message"])[-1])
+    return json.loads(done.stdout.splitlines()[-1])

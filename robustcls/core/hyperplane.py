@@ -1,0 +1,70 @@
+"""The shortest way from a point of the box [0, 1] to a hyperplane, inside the box.
+
+A pixel can move as far as the wall ahead of it, its room. In linf all pixels go equally far and in l2 in proportion to
+their weight, until each meets its wall; in l1 the pixels of the largest weight go first, each to its wall.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_PASSES = 50  # Newton's method needs five or so; each pass moves towards the answer and never beyond it
+
+
+def to_hyperplane(norm: str, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """The delta of smallest norm with w . (x + delta) = b and x + delta in [0, 1]; where there is none, the closest: N,D.
+
+    x: N,D in [0, 1]; w: N,D; b: N.
+    """
+    lack = b - torch.linalg.vecdot(w, x)
+    heading = (w * lack.sign()[:, None]).sign_()
+    room = heading.clamp_min(0).addcmul_(heading, x, value=-1)  # 1 - x upwards, x downwards, 0 without a weight
+    return _MOVES[norm](w.abs(), room, lack.abs()).mul_(heading)
+
+
+def _together(weight: Tensor, room: Tensor, lack: Tensor, speed: Callable[[Tensor], Tensor]) -> Tensor:
+    """Each pixel at its own speed for the same time: the time at which weight . min(time * speed, room) = lack.
+
+    The gain is concave in time, so Newton's method from the left stays left of the answer, and it ends exactly, once no
+    further pixel meets its wall.
+    """
+    speed_of, tiny = speed(weight), torch.finfo(lack.dtype).tiny
+    rate = weight * speed_of
+    time = lack / (rate * (room > 0)).sum(1).clamp_min(tiny)
+    for _ in range(_PASSES):
+        way = time[:, None] * speed_of
+        missing = lack - torch.linalg.vecdot(weight, torch.minimum(way, room))
+        slope = torch.linalg.vecdot(rate, (way < room).to(rate.dtype))
+        step = torch.where(slope > 0, missing / slope.clamp_min(tiny), 0).clamp_min_(0)
+        time = time + step
+        if not (step > 1e-6 * time).any():
+            break
+    return torch.minimum(time[:, None] * speed_of, room)
+
+
+def _linf(weight: Tensor, room: Tensor, lack: Tensor) -> Tensor:
+    return _together(weight, room, lack, torch.ones_like)
+
+
+def _l2(weight: Tensor, room: Tensor, lack: Tensor) -> Tensor:
+    return _together(weight, room, lack, lambda weight: weight)
+
+
+def _l1(weight: Tensor, room: Tensor, lack: Tensor) -> Tensor:
+    """Few pixels suffice as a rule: of the largest weights as many are ordered as the neediest sample takes."""
+    goal = torch.minimum(lack, torch.linalg.vecdot(weight, room) * (1 - 1e-6))
+    count, pixels = min(32, weight.shape[1]), weight.shape[1]
+    while True:
+        top, index = weight.topk(count, dim=1)
+        space = room.gather(1, index)
+        gain = (top * space).cumsum(1)
+        if count == pixels or (gain[:, -1] >= goal).all():
+            break
+        count = min(4 * count, pixels)
+    still = lack[:, None] - gain + top * space
+    way = torch.minimum((still / top.clamp_min(torch.finfo(top.dtype).tiny)).clamp_min_(0), space)
+    return torch.zeros_like(weight).scatter_(1, index, way)
+
+
+_MOVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"linf": _linf, "l2": _l2, "l1": _l1}

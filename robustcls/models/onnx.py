@@ -1,0 +1,121 @@
+"""Models in ONNX files, run by onnxruntime: logits without gradients."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.core.classifier import Classifier
+from robustcls.core.errors import InputError
+from robustcls.core.files import sha256
+
+_PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+
+
+class OnnxNet(nn.Module):
+    """The network of an ONNX file: float32 N,C,H,W to logits N,K, on CUDA where onnxruntime has it and x lies there."""
+
+    differentiable = False
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises InputError for a file that onnxruntime cannot read, or that is no classifier of images N,C,H,W."""
+        super().__init__()
+        self.path = str(path)
+        self._sessions: dict[str, Any] = {}
+        session = self._session("cpu")
+        self._input = _only(self.path, "input", session.get_inputs())
+        self._output = _only(self.path, "output", session.get_outputs())
+        shape = self._input.shape
+        if self._input.type != "tensor(float)" or len(shape) != 4:
+            raise InputError(f"{path} takes {self._input.type} of shape {shape}: export it with float32 images N,C,H,W")
+        if shape[3] in (1, 3) and shape[1] not in (1, 3):
+            raise InputError(f"{path} takes images N,H,W,C of shape {shape}: export it with N,C,H,W")
+        if len(self._output.shape or (0, 0)) != 2:  # a shape that the file leaves open is empty
+            raise InputError(f"{path} gives shape {self._output.shape}: export it with logits N,K as its output")
+        self.batch_size: int | None = _fixed(shape[0])  # where the file allows no other
+        self.num_classes = _fixed((self._output.shape or (0, 0))[1])
+
+    def input_size(self, assumed: Sequence[int]) -> tuple[int, ...]:
+        """(C, H, W), with the assumed size where the file leaves it open."""
+        return tuple(_fixed(size) or other for size, other in zip(self._input.shape[1:], assumed, strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [x] if self.batch_size is None else x.split(self.batch_size)
+        return torch.cat([self._run(part) for part in parts])
+
+    def _run(self, x: Tensor) -> Tensor:
+        missing = (self.batch_size or len(x)) - len(x)
+        pixels = torch.cat([x, x[-1:].expand(missing, -1, -1, -1)]) if missing else x
+        pixels = pixels.detach().to("cpu", torch.float32).contiguous()
+        session = self._session(x.device.type)
+        logits = session.run([self._output.name], {self._input.name: pixels.numpy()})[0]
+        return torch.from_numpy(logits)[: len(x)].to(x.device)
+
+    def _session(self, device: str) -> Any:
+        if device not in self._sessions:
+            self._sessions[device] = _open(self.path, device)
+        return self._sessions[device]
+
+
+def load_onnx(
+    path: str | Path,
+    *,
+    classes: Sequence[str],
+    input_size: Sequence[int],
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+) -> Classifier:
+    """The classifier of an ONNX file; classes, and what the file leaves open of its input size, are the data's.
+
+    mean, std: the normalisation that the file expects to have been done. Raises InputError.
+    """
+    net = OnnxNet(path)
+    if net.num_classes not in (None, len(classes)):
+        raise InputError(
+            f"{path} gives {net.num_classes} logits, the data has {len(classes)} classes: "
+            "name the data that it was trained on with --data"
+        )
+    size = net.input_size(input_size)
+    return Classifier(net, classes=classes, input_size=size, mean=mean, std=std, arch="onnx").eval()
+
+
+def hash_onnx(path: str | Path) -> str:
+    """SHA-256 of the file, together with the weights that large models keep beside it."""
+    if not Path(path).is_file():
+        raise InputError(f"no file {path}: give an ONNX model, a checkpoint, or a state dict with --arch")
+    beside = Path(f"{path}.data")
+    if not beside.exists():
+        return sha256(path)
+    return hashlib.sha256((sha256(path) + sha256(beside)).encode()).hexdigest()
+
+
+def _open(path: str, device: str) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise InputError(f"{path} needs onnxruntime: pip install 'robustcls[onnx]'") from None
+    there = onnxruntime.get_available_providers()
+    providers = [name for name in dict.fromkeys((_PROVIDERS.get(device), _PROVIDERS["cpu"])) if name in there]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors: it warns of every weight that it prunes
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # its exceptions have no class in common
+        reason = " ".join(str(error).split())
+        raise InputError(f"cannot read {path}: {reason:.160}: export it again") from None
+
+
+def _only(path: str, what: str, values: Sequence[Any]) -> Any:
+    if len(values) != 1:
+        names = ", ".join(value.name for value in values)
+        raise InputError(f"{path} has {len(values)} {what}s ({names}): export it with the images in and the logits out")
+    return values[0]
+
+
+def _fixed(size: Any) -> int | None:
+    """A dimension's size; none where it is open, which files write as a name, -1 or nothing."""
+    return size if isinstance(size, int) and size > 0 else None

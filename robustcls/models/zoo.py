@@ -1,0 +1,153 @@
+"""Models of torchvision and timm: `torchvision/resnet18`, `timm/vit_tiny_patch16_224`."""
+
+import os
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from robustcls.core import plugins
+from robustcls.core.classifier import Classifier
+from robustcls.core.errors import InputError, unknown
+from robustcls.models.checkpoint import read_file
+
+ZOOS = ("torchvision/", "timm/")
+DOWNLOAD = "ROBUSTCLS_DOWNLOAD"  # set to 1, it allows what no model may do unasked: go to the network
+
+
+def is_zoo(spec: str) -> bool:
+    return spec.startswith(ZOOS) and not Path(spec).is_file()
+
+
+def make_net(spec: str, num_classes: int, input_size: Sequence[int]) -> nn.Module:
+    """The untrained network of a zoo, such as `timm/vit_tiny_patch16_224(img_size=32)`. Raises InputError."""
+    zoo, name, options = _parse(spec)
+    if zoo == "timm":
+        timm, _ = _import_timm(name)
+        return _made(spec, timm.create_model, name, num_classes=num_classes, in_chans=input_size[0], **options)
+    if input_size[0] != 3:
+        raise InputError(f"{spec} takes 3 channels, the data has {input_size[0]}: timm/NAME adapts to its channels")
+    models = _import_torchvision(name)
+    return _made(spec, models.get_model, name, weights=None, num_classes=num_classes, **options)
+
+
+def load_pretrained(spec: str) -> tuple[Classifier, Path]:
+    """The classifier with its zoo's default weights, and their file. Normalisation, size and classes are the weights'.
+
+    Only what lies in the zoo's own cache is read, unless $ROBUSTCLS_DOWNLOAD is 1. Raises InputError.
+    """
+    zoo, name, options = _parse(spec)
+    return _from_timm(spec, name, options) if zoo == "timm" else _from_torchvision(spec, name, options)
+
+
+def _from_torchvision(spec: str, name: str, options: dict[str, Any]) -> tuple[Classifier, Path]:
+    models = _import_torchvision(name)
+    weights = models.get_model_weights(name).DEFAULT
+    file = _hub_file(weights.url)
+    _allow(spec, file if file.is_file() else None, f"put {weights.url} into {file.parent}")
+    if file.is_file():
+        read_file(file)  # torchvision would run what a pickle asks for
+    net = _made(spec, models.get_model, name, weights=weights, **options)
+    shown = weights.transforms()
+    side = shown.crop_size[0]
+    model = Classifier(
+        net, classes=weights.meta["categories"], input_size=(3, side, side), mean=shown.mean, std=shown.std, arch=spec
+    )
+    return model.eval(), file
+
+
+def _from_timm(spec: str, name: str, options: dict[str, Any]) -> tuple[Classifier, Path]:
+    timm, config = _import_timm(name)
+    if not (config.hf_hub_id or config.url):
+        raise InputError(f"{spec} has no pretrained weights: give a state dict to --model, and --arch {spec}")
+    file = _cached_by_timm(config)
+    _allow(spec, file, f"fetch {config.hf_hub_id or config.url} into timm's cache")
+    if file is None:
+        _made(spec, timm.create_model, name, pretrained=True, **options)
+        file = _cached_by_timm(config)
+        if file is None:
+            raise InputError(
+                f"{spec}: timm kept no file of its weights: give a state dict to --model, and --arch {spec}"
+            )
+    read_file(file)
+    net = _made(spec, timm.create_model, name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **options)
+    shown = timm.data.resolve_data_config({}, model=net)
+    model = Classifier(
+        net,
+        classes=_classes_of_timm(timm, net),
+        input_size=shown["input_size"],
+        mean=shown["mean"],
+        std=shown["std"],
+        arch=spec,
+    )
+    return model.eval(), file
+
+
+def _parse(spec: str) -> tuple[str, str, dict[str, Any]]:
+    parsed = plugins.parse("model", spec)
+    zoo, _, name = parsed.name.partition("/")
+    return zoo, name, dict(parsed.options)
+
+
+def _import_torchvision(name: str) -> Any:
+    from torchvision import models
+
+    known = models.list_models(module=models)  # the classifiers: not detection, segmentation or video
+    if name not in known:
+        raise unknown("torchvision model", name, known)
+    return models
+
+
+def _import_timm(name: str) -> tuple[Any, Any]:
+    try:
+        import timm
+        import timm.data
+    except ImportError:
+        raise InputError(f"timm/{name} needs timm: pip install 'robustcls[timm]'") from None
+    if not timm.is_model(name):
+        near = ", ".join(get_close_matches(name, timm.list_models(), n=3, cutoff=0.5))
+        hint = f"did you mean one of {near}? " if near else ""
+        raise InputError(f"unknown timm model {name!r}: {hint}timm.list_models() names them all")
+    return timm, timm.get_pretrained_cfg(name)
+
+
+def _made(spec: str, builder: Any, name: str, **options: Any) -> nn.Module:
+    try:
+        return builder(name, **options)
+    except Exception as error:  # builders raise whatever their options, the file or the network make them
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{spec} cannot be made: {reason:.200}") from error
+
+
+def _allow(spec: str, file: Path | None, how: str) -> None:
+    if file is None and os.environ.get(DOWNLOAD) != "1":
+        raise InputError(f"{spec}: its weights are not on this machine: set {DOWNLOAD}=1 to download them, or {how}")
+
+
+def _hub_file(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
+def _cached_by_timm(config: Any) -> Path | None:
+    """Where the weights lie, in Hugging Face's cache or in that of torch.hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if config.hf_hub_id:
+        repository, _, revision = config.hf_hub_id.partition("@")
+        names = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+        for name in names:
+            found = try_to_load_from_cache(repository, name, revision=revision or None)
+            if isinstance(found, str):
+                return Path(found)
+    file = _hub_file(config.url) if config.url else None
+    return file if file is not None and file.is_file() else None
+
+
+def _classes_of_timm(timm: Any, net: nn.Module) -> Sequence[str]:
+    count = int(getattr(net, "num_classes", 0))
+    subset = timm.data.infer_imagenet_subset(net)
+    names = timm.data.ImageNetInfo(subset).label_descriptions() if subset else ()
+    return [name.partition(",")[0] for name in names] if len(names) == count else [str(i) for i in range(count)]

@@ -1,0 +1,71 @@
+"""Small models and agreement with AutoAttack's own code, for the tests of single attacks."""
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustcls.core.threat import ThreatModel
+from robustcls.data.digits import digits
+
+
+class Counting(nn.Module):
+    """Counts the images that pass forward, and the passes."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.images, self.passes = net, 0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.images, self.passes = self.images + len(x), self.passes + 1
+        return self.net(x)
+
+
+def linear(num_classes: int, *shape: int) -> nn.Sequential:
+    torch.manual_seed(num_classes)
+    size = torch.Size(shape).numel()
+    return nn.Sequential(nn.Flatten(), nn.Linear(size, num_classes)).requires_grad_(False)
+
+
+def trained_on_digits(n: int = 60) -> tuple[nn.Module, Tensor, Tensor]:
+    """A small net, trained a little against noise, and n test images that it gets right."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(192, 10))
+    x, y = digits("train", size=8).batch()
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
+    for _ in range(10):
+        for rows in torch.randperm(len(x)).split(64):
+            noisy = (x[rows] + 0.2 * torch.randn(x[rows].shape)).clamp(0, 1)
+            optimizer.zero_grad()
+            F.cross_entropy(net(noisy), y[rows]).backward()
+            optimizer.step()
+    net.eval().requires_grad_(False)
+    x, y = digits("test", size=8).batch()
+    right = net(x).argmax(1) == y
+    return net, x[right][:n], y[right][:n]
+
+
+def robust_under_autoattack(
+    net: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, attack: str, **settings
+) -> float:
+    """The share that AutoAttack's own `attack` leaves right."""
+    autoattack = pytest.importorskip("pyautoattack", reason="AutoAttack's own code is not installed")
+    name = {"linf": "Linf", "l2": "L2", "l1": "L1"}[threat.norm]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        judge = autoattack.AutoAttack(
+            net, norm=name, eps=threat.eps, version="custom", attacks=[attack], device="cpu", seed=0
+        )
+        peer = judge.fab if attack == "fab-t" else judge.square
+        for key, value in {"n_restarts": 1, **settings}.items():
+            setattr(peer, key, value)
+        x_adv = judge.run_standard_evaluation(x, y, batch_size=len(x))[0]
+    return robust(net, x_adv, x, y, threat)
+
+
+def robust(net: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, threat: ThreatModel) -> float:
+    """The share that is right on x_adv; what lies outside the ball fools nobody."""
+    outside = threat.distance(x_adv, x) > threat.eps * (1 + 1e-5) + 1e-6
+    return ((net(x_adv).argmax(1) == y) | outside).float().mean().item()

@@ -1,0 +1,107 @@
+"""Square Attack: random search inside ball and box, with forward passes alone."""
+
+import pytest
+import torch
+from attack_nets import Counting, linear, robust, robust_under_autoattack, trained_on_digits
+
+from robustcls.attacks.square import square
+from robustcls.core.errors import InputError
+from robustcls.core.losses import margin
+from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits_of
+
+EPS = {"linf": 0.15, "l2": 0.8, "l1": 3.0}
+every_norm = pytest.mark.parametrize("norm", EPS)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return trained_on_digits()
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_it_needs_no_gradient(trained):
+    class Blocked(torch.nn.Module):
+        def forward(self, x):
+            assert not torch.is_grad_enabled()
+            return trained[0](x)
+
+    assert not traits_of(square).gradients
+    x_adv = square(Blocked(), *trained[1:], ThreatModel("linf", 0.1), queries=5, generator=seeded())
+    assert not x_adv.requires_grad
+
+
+@every_norm
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 2), (3, 5, 11), (2, 17, 3), (4, 1, 9)])
+@pytest.mark.parametrize("early_stop", [True, False])
+def test_any_shape_stays_inside_and_gains(norm, shape, early_stop):
+    model, threat = linear(3, *shape), ThreatModel(norm, EPS[norm] / 2)
+    x = torch.rand(9, *shape, generator=seeded(1))
+    y = model(x).argmax(1)
+    x_adv = square(model, x, y, threat, queries=80, early_stop=early_stop, generator=seeded())
+    assert x_adv.shape == x.shape
+    assert (threat.distance(x_adv, x) <= threat.eps + 1e-6).all()
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+    gain = margin(model(x_adv), y) - margin(model(x), y)
+    assert gain.min() >= -1e-6
+    assert gain.max() > 0
+
+
+def test_on_a_linear_model_it_comes_close_to_the_optimum():
+    """Each pixel to the end of its range that its weight asks for."""
+    model, threat = linear(2, 1, 6, 6), ThreatModel("linf", 0.05)
+    x = torch.rand(20, 1, 6, 6, generator=seeded(1))
+    y = model(x).argmax(1)
+    weight = (model[1].weight[1 - y] - model[1].weight[y]).view_as(x)
+    best = margin(model((x + 0.05 * weight.sign()).clamp(0, 1)), y)
+    x_adv = square(model, x, y, threat, queries=2500, early_stop=False, generator=seeded())
+    gained = margin(model(x_adv), y) - margin(model(x), y)
+    assert (gained > 0.93 * (best - margin(model(x), y))).all()
+
+
+@every_norm
+def test_robust_accuracy_is_autoattacks(norm, trained):
+    net, x, y = trained
+    threat = ThreatModel(norm, EPS[norm])
+    theirs = robust_under_autoattack(net, x, y, threat, "square", n_queries=400)
+    ours = [
+        robust(net, square(net, x, y, threat, queries=400, generator=seeded(seed)), x, y, threat) for seed in (0, 1)
+    ]
+    assert 0.1 < sum(ours) / 2 < 0.9, "the case tells nothing"
+    assert theirs - 0.25 < sum(ours) / 2 < theirs + 0.05, "theirs never puts a square at the last row or column"
+
+
+@every_norm
+def test_more_queries_find_more_and_the_fooled_cost_nothing(norm, trained):
+    net, x, y = trained
+    threat, shares = ThreatModel(norm, EPS[norm]), []
+    for queries in (10, 300):
+        model = Counting(net)
+        x_adv = square(model, x, y, threat, queries=queries, generator=seeded())
+        shares.append(robust(net, x_adv, x, y, threat))
+        assert model.passes <= queries + 2
+    assert shares[1] < shares[0]
+    assert shares[1] * 300 * len(x) <= model.images < 0.5 * (1 + shares[0]) * 302 * len(x)
+    everywhere = Counting(net)
+    square(everywhere, x, y, threat, queries=10, early_stop=False, generator=seeded())
+    assert everywhere.images == 12 * len(x)
+
+
+@every_norm
+def test_the_generator_alone_decides(norm, trained):
+    net, x, y = trained
+    threat, state = ThreatModel(norm, EPS[norm] / 3), torch.get_rng_state()
+    first, again, other = (square(net, x, y, threat, queries=30, generator=seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("wrong", [{"queries": 0}, {"p_init": 0.0}, {"p_init": 1.5}])
+def test_wrong_options_are_named(wrong):
+    with pytest.raises(InputError, match="give 1 query or more"):
+        square(linear(2, 1, 2, 2), torch.zeros(1, 1, 2, 2), torch.zeros(1).long(), ThreatModel("l2", 1), **wrong)

@@ -1,0 +1,82 @@
+"""Models of others on the command line: ONNX files, zoos, and what a user is told of them."""
+
+import json
+import warnings
+
+import pytest
+import torch
+
+from robustcls.models.checkpoint import build
+
+SMALL = ("--data", "digits(size=8)", "--n", 30, "--eps", 0.1, "--device", "cpu")
+
+
+@pytest.fixture
+def onnx_file(home, tmp_path):
+    """The standard run's network, exported with its normalisation inside."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    import robustcls
+
+    model = robustcls.load(home / "standard" / "ckpt.pt")
+    with warnings.catch_warnings(action="ignore"):
+        torch.onnx.export(
+            model, (torch.rand(2, 1, 8, 8),), tmp_path / "net.onnx", dynamo=False, dynamic_axes={"x": {0: "n"}},
+            input_names=["x"], output_names=["logits"],
+        )  # fmt: skip
+    return tmp_path / "net.onnx"
+
+
+def test_an_onnx_file_is_judged_without_gradients(cli, home, onnx_file, tmp_path):
+    ours = cli(
+        "attack", "--model", home / "standard" / "ckpt.pt", *SMALL, "--attack", "noise", "--out", tmp_path / "a.json"
+    )
+    theirs = cli("attack", "--model", onnx_file, *SMALL, "--attack", "noise", "--out", tmp_path / "b.json")
+    assert (ours.status, theirs.status) == (0, 0), theirs.err
+    a, b = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
+    assert b["clean"]["accuracy"] == a["clean"]["accuracy"] > 0.5
+    assert b["model"]["name"] == "net.onnx"
+    assert len(b["model"]["sha256"]) == 64
+    assert len(b["model"]["classes"]) == 10
+
+
+@pytest.mark.parametrize("what", [("--attack", "pgd(steps=2)"), ("--suite", "fast")])
+def test_attacks_by_gradients_are_refused_for_an_onnx_file(what, cli, onnx_file):
+    result = cli("attack", "--model", onnx_file, *SMALL, *what)
+    assert result.status == 2
+    assert "needs gradients" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_an_onnx_file_is_attacked_by_transfer(cli, home, onnx_file, tmp_path):
+    surrogate = ("--transfer-from", home / "pgd" / "ckpt.pt", "--attack", "pgd(steps=2)")
+    result = cli("attack", "--model", onnx_file, *SMALL, *surrogate, "--out", tmp_path / "t.json")
+    assert result.status == 0, result.err
+    assert "transfer" in json.loads((tmp_path / "t.json").read_text())["threat"]["knowledge"]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("torchvision/resnet18", "ROBUSTCLS_DOWNLOAD=1"),
+        ("torchvision/resnet19", "did you mean 'resnet"),
+        ("nothing.onnx", "no file nothing.onnx"),
+    ],
+)
+def test_a_model_that_is_not_here_is_said_in_one_line(model, words, cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("ROBUSTCLS_DOWNLOAD", raising=False)
+    result = cli("attack", "--model", model, *SMALL)
+    assert result.status == 2
+    assert words in result.err.strip().splitlines()[-1]
+    assert "Traceback" not in result.err
+
+
+def test_a_state_dict_of_torchvision(cli, home, tmp_path):
+    net = build("torchvision/squeezenet1_1", classes=["cat", "dog"], input_size=(3, 32, 32)).net
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    data = ("--data", f"folder:{home / 'images'}(size=32)", "--n", 4, "--eps", "1/255", "--device", "cpu")
+    weights = ("--model", tmp_path / "w.pt", "--arch", "torchvision/squeezenet1_1", "--mean", "0.5", "--std", "0.5")
+    result = cli("attack", *weights, *data, "--attack", "fgsm", "--out", tmp_path / "e.json")
+    assert result.status == 0, result.err
+    assert json.loads((tmp_path / "e.json").read_text())["model"]["arch"] == "torchvision/squeezenet1_1"

@@ -1,0 +1,185 @@
+"""torchvision's and timm's models: their weights from the local cache, and as architectures of state dicts."""
+
+import sys
+import urllib.error
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from robustcls.core.errors import InputError
+from robustcls.models.checkpoint import build, restore, save_checkpoint
+from robustcls.models.loading import build_model, read_model
+
+CLASSES = [str(i) for i in range(1000)]
+TINY = "timm/test_resnet"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """Empty caches, and no network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv("ROBUSTCLS_DOWNLOAD", raising=False)
+
+    def offline(*_, **__):
+        raise urllib.error.URLError("no network in tests")
+
+    monkeypatch.setattr(torch.hub, "urlopen", offline)
+    return tmp_path / "torch" / "hub" / "checkpoints"
+
+
+def load(spec, arch=None, classes=CLASSES, input_size=(3, 224, 224), **options):
+    return build_model(read_model(str(spec)), arch=arch, classes=classes, input_size=input_size, **options)
+
+
+@pytest.fixture
+def squeezenet(home):
+    """torchvision's smallest model, with weights of our own where its pretrained ones would lie."""
+    from torchvision import models
+
+    net = models.squeezenet1_1().eval()
+    home.mkdir(parents=True)
+    torch.save(net.state_dict(), home / "squeezenet1_1-b8a52dc0.pth")
+    return net
+
+
+def test_torchvision_takes_the_cached_weights_and_what_belongs_to_them(squeezenet):
+    loaded = load("torchvision/squeezenet1_1")
+    model = loaded.model
+    assert (loaded.name, loaded.notes, len(loaded.sha256)) == ("torchvision/squeezenet1_1", [], 64)
+    assert (loaded.classes[0], len(loaded.classes), model.input_size) == ("tench", 1000, (3, 224, 224))
+    assert not any(module.training for module in model.modules())
+    x = torch.rand(1, 3, 64, 64)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = squeezenet((x - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_options_that_the_weights_answer_are_not_used_and_that_is_said(squeezenet):
+    loaded = load("torchvision/squeezenet1_1", arch="vgg16", mean=[0.5])
+    assert loaded.notes == ["torchvision/squeezenet1_1 knows its own: --arch, --mean not used"]
+
+
+def test_weights_that_are_not_here_are_not_fetched_unasked(home):
+    with pytest.raises(
+        InputError, match="ROBUSTCLS_DOWNLOAD=1 to download them, or put https://.*resnet18-.*pth"
+    ) as no:
+        load("torchvision/resnet18")
+    assert str(home) in str(no.value)
+    assert "\n" not in str(no.value)
+
+
+def test_a_download_is_asked_for_by_the_environment(home, monkeypatch):
+    monkeypatch.setenv("ROBUSTCLS_DOWNLOAD", "1")
+    with pytest.raises(InputError, match="squeezenet1_1 cannot be made: URLError: .*no network in tests") as caught:
+        load("torchvision/squeezenet1_1")
+    assert "\n" not in str(caught.value)
+
+    def arrive(url, file, *_, **__):
+        from torchvision import models
+
+        torch.save(models.squeezenet1_1().state_dict(), file)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", arrive)
+    assert load("torchvision/squeezenet1_1").sha256
+    assert [file.name for file in home.iterdir()] == ["squeezenet1_1-b8a52dc0.pth"]
+
+
+def test_cached_weights_run_no_code(home, squeezenet):
+    (home / "squeezenet1_1-b8a52dc0.pth").write_bytes(b"not weights")
+    with pytest.raises(InputError, match="not a PyTorch file"):
+        load("torchvision/squeezenet1_1")
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("torchvision/resnet17", "did you mean 'resnet"),
+        ("torchvision/fcn_resnet50", "unknown torchvision model"),
+        ("torchvision/squeezenet1_1(dropuot=1)", "cannot be made: TypeError: .*dropuot"),
+    ],
+)
+def test_names_and_options_that_are_none(spec, words, squeezenet):
+    with pytest.raises(InputError, match=words) as caught:
+        load(spec)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("spec", ["torchvision/resnet18", "timm/test_resnet"])
+def test_a_state_dict_with_the_architecture_of_a_zoo(spec, tmp_path):
+    if spec.startswith("timm"):
+        pytest.importorskip("timm")
+    model = build(spec, classes=["a", "b", "c"], input_size=(3, 32, 32)).eval()
+    torch.save(model.net.state_dict(), tmp_path / "w.pt")
+    small = {"classes": ["a", "b", "c"], "input_size": (3, 32, 32)}
+    loaded = load(tmp_path / "w.pt", arch=spec, mean=[0.5], std=[0.2], **small)
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(loaded.model(x), model.net((x - 0.5) / 0.2))
+    assert (loaded.classes, loaded.notes, loaded.model.arch) == (("a", "b", "c"), [], spec)
+    with pytest.raises(InputError, match=r"is \(3, .*, the architecture wants \(1000"):
+        load(tmp_path / "w.pt", arch=spec)
+
+
+def test_a_checkpoint_remembers_the_architecture_of_a_zoo(tmp_path):
+    model = build("torchvision/squeezenet1_1(dropout=0.1)", classes=["a", "b"], input_size=(3, 32, 32)).eval()
+    save_checkpoint(tmp_path / "ckpt.pt", model, {})
+    again, _ = restore(torch.load(tmp_path / "ckpt.pt", weights_only=True), "ckpt.pt")
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(again(x), model(x))
+
+
+def test_torchvision_does_not_take_grey_images():
+    with pytest.raises(InputError, match="3 channels, the data has 1"):
+        build("torchvision/resnet18", classes=["a", "b"], input_size=(1, 28, 28))
+
+
+def test_a_folder_may_be_called_like_a_zoo(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("timm").mkdir()
+    torch.save(nn.Linear(2, 2).state_dict(), "timm/w.pt")
+    assert set(read_model("timm/w.pt").content) == {"weight", "bias"}
+
+
+def test_timm_that_is_not_installed_names_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InputError, match=r"pip install 'robustcls\[timm\]'"):
+        load("timm/resnet18")
+
+
+@pytest.fixture
+def hugging_face(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    return tmp_path / "hf"
+
+
+def test_timm_takes_the_cached_weights_and_what_belongs_to_them(hugging_face):
+    import timm
+    from safetensors.torch import save_file
+
+    with pytest.raises(InputError, match="ROBUSTCLS_DOWNLOAD=1 to download them, or fetch timm/test_resnet"):
+        load(TINY)
+    config = timm.get_pretrained_cfg("test_resnet")
+    net = timm.create_model("test_resnet").eval()
+    repository = hugging_face / f"models--{config.hf_hub_id.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    (repository / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    save_file(net.state_dict(), repository / "snapshots" / ("0" * 40) / "model.safetensors")
+    loaded = load(TINY)
+    assert (loaded.classes[:2], len(loaded.classes)) == (("tench", "goldfish"), 1000)
+    assert (loaded.model.input_size, len(loaded.sha256)) == (tuple(config.input_size), 64)
+    x = torch.rand(2, *config.input_size)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.mean, config.std))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(x), net((x - mean) / std))
+
+
+def test_timm_builds_for_other_channels_and_says_what_it_does_not_know():
+    pytest.importorskip("timm")
+    assert build(TINY, classes=["a", "b"], input_size=(1, 32, 32)).eval()(torch.rand(1, 1, 32, 32)).shape == (1, 2)
+    with pytest.raises(InputError, match="did you mean one of .*resnet18") as caught:
+        load("timm/resnet19")
+    assert "\n" not in str(caught.value)
