@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor, nn
 
+from robustcls.attacks.apgd_l1 import ascend_l1
 from robustcls.attacks.survivors import Attempts, is_fooled, keep, likeliest_others, per_sample
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import logits_and_gradient
@@ -82,6 +83,7 @@ def apgd_t(
         )
     with torch.no_grad():
         likeliest = likeliest_others(model(x), y)
+    ascend = _ASCENTS[threat.norm]
     attempts = Attempts(model, x, y, early_stop, dlr)  # whose scale lets samples be compared
     for restart in range(restarts):
         for rank in range(min(targets, likeliest.shape[1])):
@@ -89,10 +91,11 @@ def apgd_t(
             if len(rows) == 0:
                 return attempts.x_adv
             begin = start[rows] if start is not None and restart == 0 else None
-            target = likeliest[rows, rank]
-            attempts.add(
-                _ascend(model, x[rows], y[rows], threat, targeted_dlr, steps, early_stop, begin, generator, target)
-            )
+            found = ascend(
+                model, x[rows], y[rows], threat, targeted_dlr, steps, generator,
+                target=likeliest[rows, rank], start=begin, early_stop=early_stop,
+            )  # fmt: skip
+            attempts.add(found)
         if restart > 0:  # one start tells too little of how far a sample is
             attempts.keep_closest(closest)
     return attempts.x_adv
@@ -131,7 +134,8 @@ def _restart(
         if len(rows) == 0:
             break
         begin = start[rows] if start is not None and restart == 0 else None
-        found = _ascend(model, x[rows], y[rows], threat, loss, steps, early_stop, begin, generator)
+        ascend = _ASCENTS[threat.norm]
+        found = ascend(model, x[rows], y[rows], threat, loss, steps, generator, start=begin, early_stop=early_stop)
         if restarts == 1:
             return found
         attempts.add(found)
@@ -145,10 +149,11 @@ def _ascend(
     threat: ThreatModel,
     loss: Callable[..., Tensor],
     steps: int,
-    early_stop: bool,
-    start: Tensor | None,
     generator: Generator | None,
+    *,
     target: Tensor | None = None,
+    start: Tensor | None = None,
+    early_stop: bool = True,
 ) -> Tensor:
     """One run of Auto-PGD: for each sample the first point that fools the model, else the one of the largest loss."""
     if steps < 1:
@@ -199,3 +204,6 @@ def _ascend(
             since_check += 1
     result[s["index"]] = s["x_best"]
     return result
+
+
+_ASCENTS: dict[str, Callable[..., Tensor]] = {"linf": _ascend, "l2": _ascend, "l1": ascend_l1}

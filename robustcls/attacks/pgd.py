@@ -1,11 +1,13 @@
 """Projected gradient descent."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor, nn
 
-from robustcls.attacks.survivors import Attempts, is_fooled, keep
+from robustcls.attacks.survivors import Attempts, is_fooled, keep, per_sample
 from robustcls.core.errors import InputError
-from robustcls.core.gradients import input_gradient, logits_and_gradient
+from robustcls.core.gradients import logits_and_gradient
 from robustcls.core.losses import cross_entropy
 from robustcls.core.threat import ThreatModel
 
@@ -33,53 +35,52 @@ def pgd(
     """
     if steps < 1 or restarts < 1:
         raise InputError(f"pgd(steps={steps}, restarts={restarts}): give 1 or more of each")
+    if momentum < 0:
+        raise InputError(f"pgd(momentum={momentum}): give 0 for none, or a decay such as 1.0")
     step_size = 2.5 * threat.eps / steps if step_size is None else step_size
-    ascend = _ascend_survivors if early_stop else _ascend
     attempts = Attempts(model, x, y, early_stop)
     for _ in range(restarts):
         rows = attempts.left
         if len(rows) == 0:
             break
-        begin = threat.random_start(x[rows], generator) if random_start else x[rows]
-        found = ascend(model, begin, x[rows], y[rows], threat, loss, steps, step_size, momentum)
+        start = threat.random_start(x[rows], generator) if random_start else x[rows]
+        found = _ascend(model, x[rows], y[rows], threat, loss, steps, step_size, momentum, start, early_stop)
         if restarts == 1:
             return found
         attempts.add(found)
     return attempts.x_adv
 
 
-def _ascend(model, x_adv, x, y, threat, loss, steps, step_size, momentum) -> Tensor:
-    velocity = torch.zeros_like(x)
-    for _ in range(steps):
-        velocity = _accelerate(velocity, input_gradient(model, x_adv, y, loss), momentum)
-        x_adv = threat.project(x_adv + step_size * threat.steepest(velocity), x)
-    return x_adv
-
-
-def _ascend_survivors(model, x_adv, x, y, threat, loss, steps, step_size, momentum) -> Tensor:
-    result = x_adv.clone()
-    s = {
-        "index": torch.arange(len(x), device=x.device),
-        "x": x,
-        "y": y,
-        "x_adv": x_adv,
+def _ascend(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    loss: Callable[..., Tensor],
+    steps: int,
+    step_size: float,
+    momentum: float,
+    start: Tensor,
+    early_stop: bool,
+) -> Tensor:
+    """One run from `start`: for each sample the last iterate or, with early_stop, the first that fools the model."""
+    result = start.clone() if early_stop else start
+    s = {  # the state of the samples still in the batch
+        "index": torch.arange(len(x), device=x.device), "x": x, "y": y, "x_adv": start,
         "velocity": torch.zeros_like(x),
-    }
+    }  # fmt: skip
     for _ in range(steps):
         logits, _, grad = logits_and_gradient(model, s["x_adv"], loss, s["y"])
-        fooled = is_fooled(logits, s["y"])
-        if fooled.any():
+        if early_stop and (fooled := is_fooled(logits, s["y"])).any():
             result[s["index"][fooled]] = s["x_adv"][fooled]
             s, grad = keep(s, ~fooled), grad[~fooled]
             if len(grad) == 0:
                 return result
-        s["velocity"] = _accelerate(s["velocity"], grad, momentum)
-        s["x_adv"] = threat.project(s["x_adv"] + step_size * threat.steepest(s["velocity"]), s["x"])
+        if momentum > 0:
+            mean = per_sample(grad.abs().flatten(1).mean(1)).clamp_min(1e-30)
+            grad = s["velocity"] = momentum * s["velocity"] + grad / mean
+        s["x_adv"] = threat.project(s["x_adv"] + step_size * threat.steepest(grad), s["x"])
+    if not early_stop:
+        return s["x_adv"]
     result[s["index"]] = s["x_adv"]
     return result
-
-
-def _accelerate(velocity: Tensor, grad: Tensor, momentum: float) -> Tensor:
-    if momentum == 0:
-        return grad
-    return momentum * velocity + grad / grad.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-30)

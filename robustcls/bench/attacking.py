@@ -195,8 +195,8 @@ CONTESTS: dict[str, list[Contestant]] = {
         _pgd("ART", art, "art"),
     ],
     "autoattack": [
-        _ours(" standard", lambda task: suite_attacks("standard"), STANDARD),
-        _ours(" fast", lambda task: suite_attacks("fast"), STANDARD),
+        _ours(" standard", lambda task: suite_attacks("standard", task["norm"]), STANDARD),
+        _ours(" fast", lambda task: suite_attacks("fast", task["norm"]), STANDARD),
         Contestant(STANDARD, pyautoattack, STANDARD, "pyautoattack"),
         Contestant(SLOW, partial(in_batches, make=art_autoattack, warm_up=False), STANDARD, "art"),
     ],

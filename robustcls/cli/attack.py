@@ -14,7 +14,12 @@ INCONCLUSIVE = 3  # an attack failed on an error of its own, so the number is no
 
 
 @click.command("attack")
-@click.option("--model", required=True, metavar="M", help="Checkpoint, state dict (with --arch) or module:callable.")
+@click.option(
+    "--model",
+    required=True,
+    metavar="M",
+    help="Checkpoint, state dict (with --arch), module:callable, torchvision/NAME, timm/NAME or FILE.onnx.",
+)
 @click.option("--out", metavar="FILE.json", help="The evaluation.  [default: evaluation.json beside the checkpoint]")
 @click.option("--save-examples", metavar="FILE.npz", help="Also save the verified adversarial examples.")
 @click.option("--resume", is_flag=True, help="Go on with an evaluation that was cut off, to the same result.")
@@ -59,7 +64,7 @@ def command(
         if path:
             check_writable(path)
     journal = Journal(target.with_name(f"{target.name}.partial"), resume=resume, world=world)
-    subject = load_subject(model, config, config.n, chosen_attacks(config))
+    subject = load_subject(model, config, config.n, chosen_attacks(config, config.norm or "linf"))
     for line in subject.notes:
         note(line, quiet)
     try:

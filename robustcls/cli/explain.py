@@ -12,7 +12,12 @@ from robustcls.evaluation.config import METHODS, ExplainConfig
 
 
 @click.command("explain")
-@click.option("--model", required=True, metavar="M", help="Checkpoint, state dict (with --arch) or module:callable.")
+@click.option(
+    "--model",
+    required=True,
+    metavar="M",
+    help="Checkpoint, state dict (with --arch), module:callable, torchvision/NAME, timm/NAME or FILE.onnx.",
+)
 @config_option
 @options(ExplainConfig)
 def command(flags: dict, config_file: str | None, model: str) -> None:

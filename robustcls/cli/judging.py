@@ -19,11 +19,11 @@ from robustcls.runtime.device import resolve_device
 from robustcls.runtime.world import World
 
 
-def chosen_attacks(config: AttackConfig) -> list[str]:
-    """The attack specs that the options name. Raises InputError."""
+def chosen_attacks(config: AttackConfig, norm: str) -> list[str]:
+    """The attack specs that the options name, of a suite those for the norm. Raises InputError."""
     if config.attack and config.suite:
         raise InputError("both --attack and --suite were given: give one")
-    return list(config.attack) or suite_attacks(config.suite or "fast")
+    return list(config.attack) or suite_attacks(config.suite or "fast", norm)
 
 
 @dataclasses.dataclass
@@ -55,7 +55,9 @@ def set_task(subject: Subject, config: AttackConfig) -> Task:
             input_size=tuple(subject.images.pixels.shape[1:]),
         )
         surrogate.model.to(resolve_device(config.device))
-    task = Task(chosen_attacks(config), parse_grid(config.eps_grid) if config.eps_grid else [], surrogate)
+    task = Task(
+        chosen_attacks(config, subject.threat.norm), parse_grid(config.eps_grid) if config.eps_grid else [], surrogate
+    )
     check_attacks(task.attacks, subject.loaded.model, task.surrogate_model, subject.threat)
     return task
 

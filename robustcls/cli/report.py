@@ -91,7 +91,9 @@ def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
     outs = evaluation_files(models)
     for out in outs:
         check_writable(out)
-    subjects = [load_subject(model, config, config.n, chosen_attacks(config)) for model in models]
+    subjects = [
+        load_subject(model, config, config.n, chosen_attacks(config, config.norm or "linf")) for model in models
+    ]
     evaluations = []
     for model, subject, out in zip(models, subjects, outs, strict=True):
         note("\n".join([model, *subject.notes]), config.quiet)

@@ -69,15 +69,15 @@ class ThreatModel:
     def project(self, x_adv: "Tensor", x: "Tensor") -> "Tensor":
         """Onto the ball around x, then onto the box.
 
-        Clipping to the box moves every pixel towards x, which lies in the box, so the result is inside both. For linf it
-        is the nearest such point; for l2 and l1 it is feasible, not always nearest. x, x_adv: N,C,H,W.
+        Clipping to the box moves every pixel towards x, which lies in the box, so the result is inside both. For linf and
+        l1 it is the nearest such point; for l2 it is feasible, not always nearest. x, x_adv: N,C,H,W.
         """
-        return (x + _NORMS[self.norm].clip(x_adv - x, self.eps)).clamp(0, 1)
+        return (x + _NORMS[self.norm].clip(x_adv - x, self.eps, x)).clamp(0, 1)
 
     def random_start(self, x: "Tensor", generator: "Generator | None" = None) -> "Tensor":
         """A point drawn uniformly from the ball around each x, clipped to the box."""
         norm = _NORMS[self.norm]
-        return (x + norm.clip(norm.uniform(x, generator) * self.eps, self.eps)).clamp(0, 1)
+        return (x + norm.clip(norm.uniform(x, generator) * self.eps, self.eps, x)).clamp(0, 1)
 
     def steepest(self, grad: "Tensor") -> "Tensor":
         """The direction of norm 1 along which a loss with this gradient rises fastest; 0 where the gradient is 0.
@@ -94,7 +94,7 @@ class ThreatModel:
 
 class _NormFunctions(NamedTuple):
     size: Callable[["Tensor"], "Tensor"]  # delta -> N
-    clip: Callable[["Tensor", float], "Tensor"]  # delta, eps -> delta inside the ball
+    clip: Callable[["Tensor", float, "Tensor"], "Tensor"]  # delta, eps, x -> delta inside the ball around x
     uniform: Callable[["Tensor", "Generator | None"], "Tensor"]  # like x -> a point in the unit ball
     steepest: Callable[["Tensor"], "Tensor"]
 
@@ -107,7 +107,7 @@ def _linf_size(delta: "Tensor") -> "Tensor":
     return delta.flatten(1).abs().amax(1)
 
 
-def _linf_clip(delta: "Tensor", eps: float) -> "Tensor":
+def _linf_clip(delta: "Tensor", eps: float, x: "Tensor") -> "Tensor":
     return delta.clamp(-eps, eps)
 
 
@@ -124,7 +124,7 @@ def _l2_size(delta: "Tensor") -> "Tensor":
     return delta.flatten(1).double().norm(dim=1).to(delta.dtype)
 
 
-def _l2_clip(delta: "Tensor", eps: float) -> "Tensor":
+def _l2_clip(delta: "Tensor", eps: float, x: "Tensor") -> "Tensor":
     eps *= 1 - 2e-7  # what rounding may add
     shrink = (eps / _l2_size(delta).clamp_min(1e-30)).clamp_max(1)
     return delta * _per_sample(shrink, delta)
@@ -146,17 +146,30 @@ def _l1_size(delta: "Tensor") -> "Tensor":
     return delta.flatten(1).abs().double().sum(1).to(delta.dtype)
 
 
-def _l1_clip(delta: "Tensor", eps: float) -> "Tensor":
-    """Euclidean projection onto the l1 ball (Duchi et al. 2008): soft-threshold so that the sizes add up to eps."""
+def _l1_clip(delta: "Tensor", eps: float, x: "Tensor") -> "Tensor":
+    """Euclidean projection onto ball and box at once (Croce and Hein 2021, arXiv:2103.01208).
+
+    Every size falls by one threshold and then to its room, the way to the wall of the box. How much that leaves is
+    piecewise linear in the threshold: Newton's method finds it, with bisection where a step leaves the bracket.
+    """
     # What rounding x + delta to float32 may add, pixel by pixel.
     eps -= min(2**-25 * delta.shape[1:].numel(), 0.001 * eps)
-    size = delta.flatten(1).abs().double()
-    ordered = size.sort(dim=1, descending=True).values
-    excess = (ordered.cumsum(1) - eps) / ordered.new_ones(ordered.shape[1]).cumsum(0)
-    active = (ordered > excess).sum(1, keepdim=True).clamp_min(1)
-    threshold = excess.gather(1, active - 1)
-    threshold = threshold.where(size.sum(1, keepdim=True) > eps, 0)
-    return (delta.flatten(1).sign() * (size - threshold).clamp_min(0)).to(delta.dtype).view_as(delta)
+    size, room = delta.flatten(1).abs().double(), (1 - x).where(delta > 0, x).flatten(1).double()
+    threshold = low = size.new_zeros(len(size), 1)
+    high = size.amax(1, keepdim=True)
+    for _ in range(100):  # ten do, as a rule
+        rest = (size - threshold).clamp_min_(0)
+        falling = ((rest > 0) & (rest < room)).sum(1, keepdim=True)
+        excess = rest.minimum(room).sum(1, keepdim=True) - eps
+        inside = excess <= 1e-10 * eps
+        low, high = low.where(inside, threshold), threshold.where(inside, high)
+        wrong = (excess.abs() > 1e-10 * eps) & (high > 0)
+        if not wrong.any():
+            break
+        newton = threshold + excess / falling
+        newton = newton.where((low < newton) & (newton < high), (low + high) / 2)
+        threshold = newton.where(wrong, threshold)
+    return (delta.flatten(1).sign() * (size - high).clamp_min_(0).minimum(room)).to(delta.dtype).view_as(delta)
 
 
 def _l1_uniform(x: "Tensor", generator: "Generator | None") -> "Tensor":

@@ -38,7 +38,7 @@ def evaluate(
     if isinstance(attacks, str):
         attacks = [attacks]
     kind = ", ".join(attacks) if attacks is not None else suite or "fast"
-    chosen = attacks if attacks is not None else suite_attacks(suite or "fast")
+    chosen = attacks if attacks is not None else suite_attacks(suite or "fast", threat.norm)
     judged = judge(
         model, images, labels, threat, chosen,
         kind=kind, batch_size=batch_size, precision=precision, alone=alone, seed=seed,

@@ -23,7 +23,7 @@ COMPANY = 1e-3  # the same; larger, for a sample's place in the batch may change
 # Samples that only attacks without gradients broke, as (count, share) of those met: what exceeds both warns, or fails.
 # Square takes one or two of hundreds from an honest model too (AutoAttack's own tables show it).
 WARN, FAIL = (1, 0.01), (2, 0.05)
-PROBE, PROBED = ("noise(draws=10)", "square(queries=200)"), 32
+PROBED, PROBE_SHARE, QUERIES = 16, 0.1, (40, 200)  # samples, forwards as a share of the cascade's passes, their bounds
 STREAM = mix(*b"black_box_wins")
 
 
@@ -78,14 +78,17 @@ def check_black_box(engine: Engine, outcome: Outcome, threat: ThreatModel, attac
     # Those that came closest to the boundary: what weak gradients just missed is among them.
     met = standing[outcome.margin[standing].argsort(descending=True, stable=True)[:PROBED]].sort().values
     won = torch.zeros(len(engine.y), dtype=torch.bool)
-    for number, spec in enumerate(PROBE):
+    passes = sum(record.forwards + record.backwards for record in outcome.attacks)
+    queries = min(max(int(PROBE_SHARE * passes / PROBED), QUERIES[0]), QUERIES[1])
+    probe = ("noise(draws=4)", f"square(queries={queries})")
+    for number, spec in enumerate(probe):
         try:
             attack, _ = engine.load(spec)
             for found in engine.attack(attack, met[~won[met]], threat, (STREAM, number)):
                 won[found.indices] = found.fooled
         except AttackError as failure:
             return _not_run("black_box_wins", f"{spec} broke off: {failure}")
-    return _black_box_wins(won[met], PROBE, "the nearest ", "run --suite standard")
+    return _black_box_wins(won[met], probe, "the nearest ", "run --suite standard")
 
 
 def _black_box_wins(won: Tensor, names: Sequence[str], which: str, mend: str) -> Check:

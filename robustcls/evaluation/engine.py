@@ -21,6 +21,8 @@ from robustcls.runtime.predict import predict
 from robustcls.runtime.search import Counted, make_search_model
 from robustcls.runtime.world import World
 
+COMPARED = 32  # samples on which the search model must agree with the model
+
 
 class AttackError(Exception):
     """An attack failed on an error of its own; the message is one line."""
@@ -53,7 +55,7 @@ class Engine:
         )  # N,K on the clean images; first, for it finds what memory holds
         self.crafts_elsewhere = surrogate is not None
         exact = self.judge if surrogate is None else Counted(surrogate)
-        search = make_search_model(exact.model, precision, x[: self.parts.size].to(self.device))
+        search = make_search_model(exact.model, precision, x[: min(self.parts.size, COMPARED)].to(self.device))
         # What low precision could not break is attacked again in fp32 before it is called robust.
         self.searches = [search, exact] if precision != "fp32" and not isinstance(search, Counted) else [search]
 

@@ -27,6 +27,8 @@ from robustcls.runtime.device import describe_device, resolve_batch_size, resolv
 from robustcls.runtime.search import Counted
 from robustcls.runtime.world import World
 
+CHECKED = 32  # samples of the self-checks that need no attack
+
 
 @dataclass
 class Judged:
@@ -98,7 +100,7 @@ def judge(
             batch_size=size, precision=precision, seed=seed, surrogate=surrogate, journal=journal, world=world,
         )  # fmt: skip
         outcome = run_cascade(engine, threat, attacks, alone=alone, progress=progress)
-        first = slice(engine.parts.size)
+        first = slice(min(engine.parts.size, CHECKED))
         # Images on the CPU are the usual case, whatever the model's device.
         handed_in = images.device if images.device.type != "cpu" else None
         checks = run_checks(engine.judge, x[first].to(device), y[first].to(device), handed_in=handed_in)
@@ -147,9 +149,9 @@ def describe_model(model: nn.Module, name: str = "", sha256: str = "", num_class
     )
 
 
-def suite_attacks(suite: str) -> list[str]:
-    """The attack specs of a suite. Raises InputError for an unknown one."""
-    return plugins.load("suite", suite)()
+def suite_attacks(suite: str, norm: str) -> list[str]:
+    """The attack specs of a suite under a norm. Raises InputError for an unknown one."""
+    return plugins.load("suite", suite)(norm)
 
 
 def _describe_threat(threat: ThreatModel, attacks: Sequence[str], surrogate: records.Model | None) -> Threat:
@@ -187,7 +189,7 @@ def _hash_tensors(*tensors: Tensor) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(repr(tuple(tensor.shape)).encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
 
 

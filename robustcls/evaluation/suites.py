@@ -1,9 +1,16 @@
-"""Named lists of attacks."""
+"""Named lists of attacks, by the norm of the threat model."""
 
 __all__ = ["fast", "standard"]
 
+_USUAL = ["apgd_ce", "apgd_t", "fab_t", "square"]
+_STANDARD = {
+    "linf": _USUAL,
+    "l2": _USUAL,
+    "l1": ["apgd_ce(restarts=5)", "apgd_t(targets=5)", "fab_t", "square"],
+}
 
-def fast() -> list[str]:
+
+def fast(norm: str) -> list[str]:
     """APGD with cross-entropy, then targeted APGD with DLR, with steps where samples are nearly broken: an upper bound.
 
     Fewer steps and targets than AutoAttack's, more starts, and those for the samples that came closest.
@@ -11,6 +18,6 @@ def fast() -> list[str]:
     return ["apgd_ce(steps=20)", "apgd_t(steps=20, targets=3, restarts=8, closest=0.5)"]
 
 
-def standard() -> list[str]:
+def standard(norm: str) -> list[str]:
     """The composition and hyperparameters of AutoAttack's standard version (Croce and Hein 2020, arXiv:2003.01690)."""
-    return ["apgd_ce", "apgd_t", "fab_t", "square"]
+    return _STANDARD[norm]

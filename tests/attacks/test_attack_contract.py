@@ -1,7 +1,11 @@
 """What holds for every attack plug-in, under every norm."""
 
 import copy
+import logging
+import random
+from functools import cache
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,10 +16,16 @@ from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.losses import cross_entropy, margin
 from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import traits_of
+from robustcls.core.traits import Traits, traits_of
 
-ATTACKS = [name for name in plugins.names("attack") if not traits_of(plugins.load("attack", name)).unrestricted]
-CHEAP = {"steps": 5, "restarts": 2, "targets": 3, "queries": 200, "draws": 20}
+ATTACKS = plugins.names("attack")
+CHEAP = {
+    "steps": 5, "restarts": 2, "targets": 3, "queries": 200, "draws": 20,
+    "binary_search_steps": 4, "initial_const": 1.0, "initial_evaluations": 10, "size": 0.6,
+}  # fmt: skip
+DETERMINISTIC = {"blur", "contrast", "cw", "ddn", "deepfool", "ead", "fab_t", "fgsm", "fmn"}
+GREYING = {"blur", "contrast"}  # on images near grey, and on a net that takes grey for the same, they find nothing
+RESISTED = GREYING | {"patch", "spatial"}  # by a linear model of images near grey
 EPS = {"linf": 0.1, "l2": 0.4, "l1": 1.0}
 LINEAR_BOX = 0.45  # images of the linear models lie this far from the box
 
@@ -23,8 +33,54 @@ LINEAR_BOX = 0.45  # images of the linear models lie this far from the box
 def cheap(name: str, **given) -> str:
     """The attack with few steps, whatever of them it takes."""
     options = plugins.resolved("attack", name)
-    chosen = {key: value for key, value in (CHEAP | given).items() if key in options}
+    slow = traits(name).minimum_norm and name != "hopskipjump"  # with few steps they find nothing
+    wanted = CHEAP | ({"steps": 25} if slow else {}) | given
+    chosen = {key: value for key, value in wanted.items() if key in options}
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in chosen.items())})"
+
+
+def traits(name: str) -> Traits:
+    return traits_of(plugins.load("attack", name))
+
+
+def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, name: str, **options) -> Tensor:
+    """Skips a norm only where the attack refuses it in words."""
+    try:
+        return robustcls.attack(model, x, y, threat, cheap(name), **options)
+    except InputError as refusal:
+        if f"not {threat.norm}: judge it with --norm" not in str(refusal):
+            raise
+        pytest.skip(str(refusal))
+
+
+@cache
+def norms_of(name: str) -> tuple[str, ...]:
+    """The norms that the attack does not refuse."""
+    if traits(name).unrestricted:
+        return ("linf",)
+    taken = []
+    for norm in EPS:
+        try:
+            robustcls.attack(make_net(), images(1), torch.zeros(1).long(), ThreatModel(norm, EPS[norm]), cheap(name))
+        except InputError as refusal:
+            if f"not {norm}: judge it with --norm" not in str(refusal):
+                raise
+        else:
+            taken.append(norm)
+    return tuple(taken)
+
+
+def threat_of(name: str, norm: str = "", share: float = 1) -> ThreatModel:
+    """A ball of this norm, or of the attack's first; the whole box for what leaves every ball."""
+    if traits(name).unrestricted:
+        return ThreatModel("linf", 1)
+    norm = norm or norms_of(name)[0]
+    return ThreatModel(norm, EPS[norm] * share)
+
+
+def norm_of_each(delta: Tensor, norm: str) -> Tensor:
+    order = {"linf": float("inf"), "l2": 2, "l1": 1}[norm]
+    return torch.linalg.vector_norm(delta.double().flatten(1), ord=order, dim=1)
 
 
 class Net(nn.Module):
@@ -61,20 +117,29 @@ def right_labels(model: nn.Module, x: Tensor) -> Tensor:
 
 
 every_attack = pytest.mark.parametrize("name", ATTACKS)
-every_norm = pytest.mark.parametrize("norm", EPS)
+every_attack_and_norm = pytest.mark.parametrize(
+    ("name", "norm"),
+    [(name, norm) for name in ATTACKS for norm in EPS if norm == "linf" or not traits(name).unrestricted],
+)
 
 
 @every_attack
-@every_norm
+def test_every_attack_takes_a_norm(name):
+    """So that the tests below cannot all be skipped."""
+    assert norms_of(name)
+
+
+@every_attack_and_norm
 def test_the_result_is_inside_and_the_inputs_are_untouched(name, norm):
-    model, x, threat = make_net(), images(), ThreatModel(norm, EPS[norm])
+    model, x, threat = make_net(), images(), threat_of(name, norm)
     x[0], x[1] = 0, 1  # the corners of the box
     y = right_labels(model, x)
     pixels, labels = x.clone(), y.clone()
-    x_adv = robustcls.attack(model, x, y, threat, cheap(name))
-    order = {"linf": float("inf"), "l2": 2, "l1": 1}[norm]
-    size = torch.linalg.vector_norm((x_adv.double() - x.double()).flatten(1), ord=order, dim=1)
-    assert size.max() <= threat.eps + 1e-6
+    x_adv = attacked(model, x, y, threat, name)
+    if traits(name).minimum_norm:
+        assert ((right_labels(model, x_adv) != y) | (x_adv == x).flatten(1).all(1)).all()
+    else:
+        assert norm_of_each(x_adv - x, norm).max() <= threat.eps + 1e-6
     assert x_adv.min() >= 0
     assert x_adv.max() <= 1
     assert x_adv.shape == x.shape
@@ -82,7 +147,7 @@ def test_the_result_is_inside_and_the_inputs_are_untouched(name, norm):
     assert not x_adv.requires_grad
     assert torch.equal(x, pixels)
     assert torch.equal(y, labels)
-    assert not torch.equal(x_adv, x)
+    assert torch.equal(x_adv, x) == (name in GREYING)
 
 
 @every_attack
@@ -90,7 +155,8 @@ def test_the_result_is_inside_and_the_inputs_are_untouched(name, norm):
 def test_the_model_is_left_bit_for_bit(name, training):
     model, x = make_net(), images()
     y = right_labels(model, x)
-    expected = robustcls.attack(copy.deepcopy(model), x, y, ThreatModel("linf", 0.1), cheap(name))
+    threat = threat_of(name)
+    expected = robustcls.attack(copy.deepcopy(model), x, y, threat, cheap(name))
     model.train(training)
     model.body[1].train(not training)  # modes need not agree
     model.body[0].weight.requires_grad_(False)
@@ -98,12 +164,15 @@ def test_the_model_is_left_bit_for_bit(name, training):
     model.body[1].load_state_dict(make_net().body[1].state_dict())
     before = copy.deepcopy(model)
     grads = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
-    random = torch.get_rng_state()
+    generators = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    handlers = list(logging.root.handlers)
 
-    found = robustcls.attack(model, x, y, ThreatModel("linf", 0.1), cheap(name))
+    found = robustcls.attack(model, x, y, threat, cheap(name))
 
     assert torch.equal(found, expected), "the mode of the module must not matter"
-    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(torch.get_rng_state(), generators[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == generators[1:]
+    assert logging.root.handlers == handlers
     for (key, old), (_, new) in zip(before.state_dict().items(), model.state_dict().items(), strict=True):
         assert torch.equal(old, new), key
     for old, new in zip(before.modules(), model.modules(), strict=True):
@@ -115,39 +184,42 @@ def test_the_model_is_left_bit_for_bit(name, training):
         assert new.grad is None or torch.equal(new.grad, grads[key])
 
 
-@every_attack
-@every_norm
+@every_attack_and_norm
 def test_same_seed_same_result(name, norm):
-    model, x, threat = make_net(), images(), ThreatModel(norm, EPS[norm])
+    model, x, threat = make_net(), images(), threat_of(name, norm)
     y = right_labels(model, x)
-    first, again, other = (robustcls.attack(model, x, y, threat, cheap(name), seed=seed) for seed in (3, 3, 4))
+    first, again, other = (attacked(model, x, y, threat, name, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(first, again)
-    if plugins.resolved("attack", name).get("random_start", True):
-        assert not torch.equal(first, other)
+    assert torch.equal(first, other) == (name in DETERMINISTIC)
 
 
-@every_attack
-@every_norm
+@every_attack_and_norm
 @pytest.mark.parametrize("num_classes", [2, 3, 5])
 def test_the_loss_on_a_linear_model_is_not_lower(name, norm, num_classes):
     """Also with two and three classes, where ratios of logits degenerate."""
-    model, threat = make_linear(num_classes), ThreatModel(norm, EPS[norm] / 2)
+    model, threat = make_linear(num_classes), threat_of(name, norm, 1 / 2)
     x = 0.5 + (images(16, 4) - 0.5) * (1 - 2 * LINEAR_BOX)
     y = right_labels(model, x)
-    x_adv = robustcls.attack(model, x, y, threat, cheap(name))
+    x_adv = attacked(model, x, y, threat, name)
     with torch.no_grad():
         gain = margin(model(x_adv), y) - margin(model(x), y)
-    if traits_of(plugins.load("attack", name)).gradients:
+    if traits(name).minimum_norm or (traits(name).gradients and not traits(name).unrestricted):
         assert gain.min() >= -1e-6
-    assert gain.mean() > 1e-3
+    assert gain.mean() > 1e-3 or name in RESISTED
 
 
-@every_attack
-@every_norm
+@every_attack_and_norm
 def test_no_radius_no_change(name, norm):
+    """A minimum-norm attack heeds no radius; what leaves every ball is told to say so."""
     model, x = make_net(), images()
-    x_adv = robustcls.attack(model, x, right_labels(model, x), ThreatModel(norm, 0), cheap(name))
-    assert torch.equal(x_adv, x)
+    y = right_labels(model, x)
+    if traits(name).unrestricted:
+        with pytest.raises(InputError, match="judge it with --norm linf --eps 1"):
+            robustcls.attack(model, x, y, ThreatModel(norm, 0), cheap(name))
+        return
+    x_adv = attacked(model, x, y, ThreatModel(norm, 0), name)
+    expected = attacked(model, x, y, threat_of(name, norm), name) if traits(name).minimum_norm else x
+    assert torch.equal(x_adv, expected)
 
 
 @every_attack
@@ -156,26 +228,28 @@ def test_no_radius_no_change(name, norm):
 def test_few_classes_and_small_batches(name, num_classes, n):
     model, x = make_net(num_classes), images(n)
     y = right_labels(model, x)
-    x_adv = robustcls.attack(model, x, y, ThreatModel("linf", 0.1), cheap(name), batch_size=2)
+    threat = threat_of(name)
+    x_adv = robustcls.attack(model, x, y, threat, cheap(name), batch_size=2)
     assert x_adv.shape == x.shape
-    assert (x_adv - x).abs().max() <= 0.1 + 1e-6
+    assert traits(name).minimum_norm or norm_of_each(x_adv - x, threat.norm).max() <= threat.eps + 1e-6
     with torch.no_grad():
-        assert margin(model(x_adv), y).mean() > margin(model(x), y).mean()
+        assert margin(model(x_adv), y).mean() > margin(model(x), y).mean() or name in GREYING
 
 
 @every_attack
 def test_samples_that_are_wrong_already_do_no_harm(name):
     model, x = make_net(), images()
     wrong = (right_labels(model, x) + 1) % 4
-    x_adv = robustcls.attack(model, x, wrong, ThreatModel("linf", 0.1), cheap(name))
-    assert (x_adv - x).abs().max() <= 0.1 + 1e-6
+    threat = threat_of(name)
+    x_adv = robustcls.attack(model, x, wrong, threat, cheap(name))
+    assert norm_of_each(x_adv - x, threat.norm).max() <= (0 if traits(name).minimum_norm else threat.eps + 1e-6)
     with torch.no_grad():
         assert (model(x_adv).argmax(1) != wrong).all()
 
 
 @every_attack
 def test_gradients_switched_off_outside_do_not_matter(name):
-    model, x, threat = make_net(), images(), ThreatModel("linf", 0.1)
+    model, x, threat = make_net(), images(), threat_of(name)
     y = right_labels(model, x)
     expected = robustcls.attack(model, x, y, threat, cheap(name))
     with torch.no_grad():
@@ -196,7 +270,7 @@ def test_other_precisions_and_models_that_write_on_their_input(name):
         def forward(self, x: Tensor) -> Tensor:
             return self.net(x.sub_(0.5).mul_(2))
 
-    model, x, threat = Normalising(), images(), ThreatModel("linf", 0.05)
+    model, x, threat = Normalising(), images(), threat_of(name, share=1 / 2)
     pixels = x.clone()
     y = right_labels(model, x.clone())
     single = robustcls.attack(model, x, y, threat, cheap(name))
@@ -204,7 +278,28 @@ def test_other_precisions_and_models_that_write_on_their_input(name):
     assert torch.equal(x, pixels)
     assert double.dtype == torch.float32
     assert not double.requires_grad
-    torch.testing.assert_close(double, single, rtol=0, atol=1e-4)
+    if name == "hopskipjump":  # which walks where rounding decides
+        sizes = [norm_of_each(x_adv - x, threat.norm) for x_adv in (double, single)]
+        torch.testing.assert_close(*sizes, rtol=0.3, atol=0)
+    else:
+        torch.testing.assert_close(double, single, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if not traits(name).gradients])
+def test_labels_are_enough_where_no_gradient_is_asked_for(name):
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = make_linear(3, 192)
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert not x.requires_grad
+            return self.net((8 * x).round() / 8 - 0.5).detach()
+
+    model, x = Steps(), images(16)
+    y = right_labels(model, x)
+    x_adv = robustcls.attack(model, x, y, threat_of(name), cheap(name))
+    assert (right_labels(model, x_adv) != y).any()
 
 
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
@@ -274,7 +369,8 @@ def test_auto_pgd_finds_an_optimum_inside_the_ball(spec, norm):
 
     x_adv = robustcls.attack(Bowl(), x, torch.zeros(4, dtype=torch.long), threat, spec)
     start, end = (threat.distance(image, goal) for image in (x, x_adv))
-    assert (end < 0.1 * start).all(), (start, end)
+    share = 0.25 if norm == "l1" else 0.1  # in l1 steps stay above a tenth of eps
+    assert (end < share * start).all(), (start, end)
 
 
 def test_auto_pgd_keeps_the_best_point_that_it_saw():
@@ -340,13 +436,13 @@ def test_wrong_input_is_named_in_one_line(changes, message):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@every_attack
-@every_norm
+@every_attack_and_norm
 def test_a_model_on_the_gpu(name, norm):
-    model, x, threat = make_net(), images(), ThreatModel(norm, EPS[norm])
+    model, x, threat = make_net(), images(), threat_of(name, norm)
     y = right_labels(model, x)
-    x_adv = robustcls.attack(model.cuda(), x, y, threat, cheap(name))
+    x_adv = attacked(model.cuda(), x, y, threat, name)
     assert x_adv.device.type == "cpu"
-    assert threat.distance(x_adv, x).max() <= threat.eps + 1e-6
+    assert traits(name).minimum_norm or threat.distance(x_adv, x).max() <= threat.eps + 1e-6
     with torch.no_grad():
-        assert margin(model(x_adv.cuda()).cpu(), y).mean() > margin(model(x.cuda()).cpu(), y).mean()
+        gained = margin(model(x_adv.cuda()).cpu(), y).mean() > margin(model(x.cuda()).cpu(), y).mean()
+    assert gained or name in GREYING

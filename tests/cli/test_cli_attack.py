@@ -178,3 +178,75 @@ def test_checks_that_did_not_fail_are_not_shown(status):
     evaluation = make_evaluation(90, 50)
     evaluation.checks = [Check("zero_gradients", status, 0.0, 0.05, "fine")]
     assert "zero_gradients" not in summarise(evaluation)
+
+
+# Radii, other models, distances
+
+
+def test_the_security_curve(cli, home, tmp_path):
+    result = cli("attack", "--model", home / "pgd" / "ckpt.pt", *FAST, "--eps-grid", "0,0.03,0.12", "--out", "e.json")
+    assert result.status == 0, result.err
+    found = Evaluation.load(tmp_path / "here" / "e.json")
+    assert [point.eps for point in found.curve] == [0, 0.03, 0.06, 0.12]
+    shares = [point.robust.accuracy for point in found.curve]
+    assert shares == sorted(shares, reverse=True)
+    assert (shares[0], shares[2]) == (found.clean.accuracy, found.robust.accuracy)
+    assert "security curve" in result.out
+    assert "eps 0.03" in result.out
+    assert max(map(len, result.out.splitlines()[:-1])) <= 80
+    refused = cli("attack", "--model", home / "pgd" / "ckpt.pt", *FAST, "--eps-grid", "0,x", "--out", "f.json")
+    assert (refused.status, len(refused.err.strip().splitlines())) == (2, 3)
+    assert not (tmp_path / "here" / "f.json").exists()
+
+
+def test_transfer_from_another_model(cli, home, tmp_path):
+    arguments = ("attack", "--model", home / "pgd" / "ckpt.pt", *FAST, "--transfer-from", home / "standard" / "ckpt.pt")
+    result = cli(*arguments, "--out", "e.json")
+    assert result.status == 0, result.err
+    found = Evaluation.load(tmp_path / "here" / "e.json")
+    assert found.surrogate.name == "standard/ckpt.pt"
+    assert found.threat.knowledge.startswith("transfer")
+    assert "transfer: examples crafted on standard/ckpt.pt" in result.out
+    white = cli("attack", "--model", home / "pgd" / "ckpt.pt", *FAST, "--out", "w.json")
+    assert white.status == 0
+    assert Evaluation.load(tmp_path / "here" / "w.json").robust.correct < found.robust.correct
+    missing = cli("attack", "--model", home / "pgd" / "ckpt.pt", *FAST, "--transfer-from", "no.pt", "--out", "f.json")
+    assert missing.status == 2
+    assert "no.pt" in missing.err
+
+
+def test_minimum_norm_distances(cli, home, tmp_path):
+    result = cli(
+        "attack", "--model", home / "pgd" / "ckpt.pt", "--n", 20, "--attack", "fmn(steps=20)", "--out", "e.json"
+    )
+    assert result.status == 0, result.err
+    found = Evaluation.load(tmp_path / "here" / "e.json")
+    (attack,) = found.attacks
+    right = [sample for sample in found.samples if sample.clean == sample.label]
+    distances = [sample.nearest["fmn"] for sample in right]
+    assert attack.censored == sum(distance is None for distance in distances)
+    assert "fmn: median distance" in result.out
+    assert attack.broken == sum(distance is not None and distance <= 0.06 + 1e-6 for distance in distances) > 0
+
+
+def test_attacks_that_leave_every_ball_need_the_whole_box(cli, home):
+    model = home / "pgd" / "ckpt.pt"
+    refused = cli("attack", "--model", model, "--n", 20, "--attack", "pgd", "--attack", "patch", "--out", "e.json")
+    assert refused.status == 2
+    assert "--norm linf --eps 1" in refused.err
+    patched = cli(
+        "attack",
+        "--model",
+        model,
+        "--n",
+        20,
+        "--attack",
+        "patch(steps=2)",
+        "--norm",
+        "linf",
+        "--eps",
+        1,
+        "--out",
+        "e.json",
+    )
+    assert patched.status == 0, patched.err

@@ -74,7 +74,9 @@ def test_the_attacks():
 
 def test_a_signature_is_read_from_the_source():
     pgd = next(plugin for plugin in describe("attack") if plugin.name == "pgd")
-    assert pgd.signature == "pgd(steps=10, step_size=None, restarts=1, random_start=True)"
+    assert (
+        pgd.signature == "pgd(steps=10, step_size=None, momentum=0.0, restarts=1, random_start=True, early_stop=False)"
+    )
     assert pgd.path == "robustcls/attacks/pgd.py"
     gradients = next(plugin for plugin in describe("attribution") if plugin.name == "integrated_gradients")
     assert "baseline='black'" in gradients.signature, "choices are options too"
@@ -101,7 +103,7 @@ def test_options_are_bound():
 
 def test_resolved_fills_in_the_defaults():
     assert resolved("attack", "pgd(steps=3)") == {
-        "steps": 3, "step_size": None, "restarts": 1, "random_start": True,
+        "steps": 3, "step_size": None, "momentum": 0.0, "restarts": 1, "random_start": True, "early_stop": False,
     }  # fmt: skip
 
 
@@ -126,7 +128,7 @@ def test_resolved_fills_in_the_defaults():
 def test_wrong_options_say_what_the_plug_in_takes(spec, message):
     text = refused("attack", spec)
     assert message in text
-    assert "pgd takes steps=10, step_size=None, restarts=1, random_start=True" in text
+    assert "pgd takes steps=10, step_size=None, momentum=0.0, restarts=1, random_start=True" in text
 
 
 def test_choices():

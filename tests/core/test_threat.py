@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from robustcls.core.errors import InputError
@@ -74,20 +76,73 @@ def test_a_projection_is_the_nearest_point_of_the_ball(norm):
     assert product.max() <= 1e-4 * eps
 
 
-def test_the_l1_projection_equals_bisection():
-    draw = generator()
-    for eps in (0.3, 2.0):
-        x = torch.full((16, 1, 8, 8), 0.5)
-        delta = 0.1 * torch.randn(x.shape, generator=draw)
-        found = ThreatModel("l1", eps).project(x + delta, x) - x
-        for row, clipped in zip(delta.double().flatten(1), found.flatten(1), strict=True):
-            low, high = 0.0, row.abs().max().item()
-            for _ in range(100):
-                middle = (low + high) / 2
-                low, high = (low, middle) if (row.abs() - middle).clamp_min(0).sum() <= eps else (middle, high)
-            threshold = high if row.abs().sum() > eps else 0.0
-            expected = row.sign() * (row.abs() - threshold).clamp_min(0)
-            torch.testing.assert_close(clipped.double(), expected, rtol=0, atol=2e-6)
+def bisected(delta: Tensor, x: Tensor, eps: float) -> Tensor:
+    """The l1 projection of one delta onto ball and box, by the threshold that bisection finds in double."""
+    delta, x = delta.double(), x.double()
+    room = torch.where(delta > 0, 1 - x, x)
+
+    def fallen(threshold: float) -> Tensor:
+        return torch.minimum((delta.abs() - threshold).clamp_min(0), room)
+
+    low, high = 0.0, delta.abs().max().item()
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (low, middle) if fallen(middle).sum() <= eps else (middle, high)
+    return delta.sign() * fallen(high if fallen(0.0).sum() > eps else 0.0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    pixels=st.sampled_from([1, 2, 7, 64, 300]),
+    eps=st.floats(1e-3, 100),
+    scale=st.floats(1e-3, 30),
+    power=st.sampled_from([1, 3]),
+    levels=st.sampled_from([1, 4, 255]),
+)
+@example(seed=0, pixels=7, eps=1.0, scale=1e4, power=1, levels=1)
+def test_the_l1_projection_equals_bisection(seed, pixels, eps, scale, power, levels):
+    """Also of heavy tails, of ties and of pixels at the walls of the box."""
+    draw = generator(seed)
+    x = (torch.rand(5, 1, 1, pixels, generator=draw) * levels).round() / levels
+    x_adv = x + scale * torch.randn(x.shape, generator=draw) ** power
+    found = ThreatModel("l1", eps).project(x_adv, x) - x
+    for row, image, moved in zip(x_adv - x, x, found, strict=True):
+        torch.testing.assert_close(moved.double(), bisected(row, image, eps), rtol=0, atol=1e-6 + pixels * 2**-24)
+
+
+def test_the_l1_projection_is_the_nearest_point_of_ball_and_box():
+    """Variational inequality: <delta - p, q - p> <= 0 for every q of both."""
+    eps, draw = 1.5, generator()
+    x = torch.rand(32, 2, 5, 5, generator=draw)
+    x[:4], x[4:8], threat = 0, 1, ThreatModel("l1", eps)
+    delta = 0.8 * torch.randn(x.shape, generator=draw)
+    p = threat.project(x + delta, x) - x
+    for _ in range(50):
+        q = threat.random_start(x, draw) - x
+        assert ((delta - p) * (q - p)).flatten(1).sum(1).max() <= 1e-4
+    clipped = (x + delta).clamp(0, 1) - x
+    spent = norm_of(p, "l1")
+    torch.testing.assert_close(spent, norm_of(clipped, "l1").clamp_max(eps), rtol=1e-5, atol=0)
+
+
+def test_the_l1_projection_spends_eps_where_the_box_leaves_room():
+    """A step out of the box costs nothing: all of eps goes to the one pixel that can move."""
+    x = torch.tensor([[1.0, 0.0, 0.5], [1.0, 0.0, 1.0]]).view(2, 1, 1, 3)
+    x_adv = x + torch.tensor([3.0, -3.0, 0.4]).view(1, 1, 1, 3)
+    expected = torch.tensor([[1.0, 0.0, 0.7], [1.0, 0.0, 1.0]]).view(2, 1, 1, 3)
+    torch.testing.assert_close(ThreatModel("l1", 0.2).project(x_adv, x), expected, rtol=0, atol=1e-6)
+    assert torch.equal(ThreatModel("l1", 0.0).project(x_adv, x), x)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 1.0)])
+def test_the_other_projections_are_onto_the_ball_and_then_onto_the_box(norm, eps):
+    x, draw = torch.rand(8, 3, 8, 8, generator=generator()), generator(1)
+    x_adv = x + 0.3 * torch.randn(x.shape, generator=draw)
+    delta = x_adv - x
+    shrink = (eps * (1 - 2e-7) / norm_of(delta, "l2").float()).clamp_max(1).view(-1, 1, 1, 1)
+    clipped = delta.clamp(-eps, eps) if norm == "linf" else delta * shrink
+    assert torch.equal(ThreatModel(norm, eps).project(x_adv, x), (x + clipped).clamp(0, 1))
 
 
 @pytest.mark.parametrize("norm", NORMS)

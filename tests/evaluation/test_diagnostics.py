@@ -169,7 +169,7 @@ def test_the_probe_finds_what_misled_gradients_left(changes, net, batch):
     found = black_box(Masked(net, **changes), batch, ["pgd"])
     assert found.status == "fail"
     assert found.measured > 0.5
-    assert "of the nearest 32 samples" in found.message
+    assert "of the nearest 16 samples" in found.message
     assert "robust accuracy is overstated: run --suite standard" in found.message
 
 

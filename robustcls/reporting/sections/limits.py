@@ -13,8 +13,6 @@ ORDER, TITLE = 160, "Limits and reproduction"
 
 # Sections of a full report that this version does not measure, with the reason that the reader is given.
 NOT_RUN = {
-    "Security curves": "accuracy was measured at one eps; curves need attacks at several",
-    "Minimum perturbation": "the smallest perturbation that breaks each sample was not estimated",
     "Calibration": "probabilities are kept for the gallery only, so calibration errors were not computed",
     "Corruptions": "only adversarial perturbations were applied, no natural corruptions",
     "Attribution stability": "attribution maps are shown as examples; their stability was not measured",
@@ -39,7 +37,15 @@ def limits(context: Context) -> Markup:
 def _missing_here(context: Context) -> dict[str, str]:
     """Parts that exist in this version and that these evaluations do not hold."""
     some = context.evaluations
+    curves = any(one.curve for one in some)
+    distances = any(attack.censored is not None for one in some for attack in one.attacks)
     absent = {
+        "Security curves": "measured, and kept in the evaluation: this version draws none"
+        if curves
+        else "accuracy was measured at one eps; give several with --eps-grid",
+        "Minimum perturbation": "measured, and kept in the evaluation: this version shows none"
+        if distances
+        else "no minimum-norm attack was run, such as --attack fmn",
         "Comparison": "one model was handed in" if not context.several else context.mismatch,
         "Attacks": "no attack was run" if not all(one.attacks for one in some) else "",
         "Accuracy under each attack alone": "the attacks met survivors only"
