@@ -252,10 +252,11 @@ def hopskipjump(
             grad = voted - torch.where(mean.abs() == 1, 0.0, mean) * drawn
             return type(x_advs)(grad / _length(grad))
 
-    draw = {"linf": lambda x: 2 * torch.rand_like(x) - 1, "l2": torch.randn_like}[threat.norm]
+    draws: dict[str, Callable[[Tensor], Tensor]] = {"linf": lambda x: 2 * torch.rand_like(x) - 1, "l2": torch.randn_like}
+    draw, constraint = draws[threat.norm], {"linf": "linf", "l2": "l2"}
     attack = OneByOne(
         steps=steps, initial_gradient_eval_steps=initial_evaluations, max_gradient_eval_steps=max_evaluations,
-        constraint={"linf": "linf", "l2": "l2"}[threat.norm],
+        constraint=constraint[threat.norm],  # type: ignore[arg-type]
     )  # fmt: skip
     return _search(attack, model, x, y, threat, generator, needs_start=True)
 
