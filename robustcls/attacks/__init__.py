@@ -27,6 +27,7 @@ def attack(
     from robustcls.core import plugins
     from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
     from robustcls.core.gradients import frozen
+    from robustcls.core.traits import traits_of
     from robustcls.runtime.device import resolve_batch_size
     from robustcls.runtime.search import Counted
 
@@ -34,6 +35,8 @@ def attack(
     function = plugins.load("attack", spec)
     device = device_of(model)
     size = resolve_batch_size(batch_size, images.shape[1:], device)
+    if traits_of(function).universal:
+        size = len(images)
     generator = torch.Generator(device).manual_seed(seed)
     # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
     with torch.inference_mode(False), frozen(model):

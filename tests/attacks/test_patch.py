@@ -172,3 +172,17 @@ def test_wrong_input_is_named_in_one_line(threat, options, message):
         patch(model, torch.rand(2, 1, 8, 8), torch.zeros(2, dtype=torch.long), threat, **options)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_function_hands_in_all_images_at_once():
+    seen = []
+
+    class Watched(torch.nn.Module):
+        def forward(self, x):
+            seen.append(len(x))
+            return x.flatten(1)[:, :3] * 5
+
+    x, y = torch.rand(20, 1, 8, 8), torch.zeros(20, dtype=torch.long)
+    whole = ThreatModel("linf", 1)
+    together = robustcls.attack(Watched(), x, y, whole, "patch(steps=2)", batch_size=4)
+    assert torch.equal(together, robustcls.attack(Watched(), x, y, whole, "patch(steps=2)", batch_size=20))

@@ -79,7 +79,7 @@ def test_list_shows_every_plug_in_with_its_options_and_source(cli):
             assert f"  {plugin.name}(" in result.out
             assert plugin.path in result.out
     only = cli("list", "attack").out
-    assert "pgd(steps=10, step_size=None, restarts=1, random_start=True)" in " ".join(only.split())
+    assert "pgd(steps=10, step_size=None, momentum=0.0, restarts=1," in " ".join(only.split())
     assert "vgg16" in result.out
     assert "vgg16" not in only
 
