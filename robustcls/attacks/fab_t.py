@@ -7,6 +7,7 @@ from robustcls.attacks.survivors import CLEARLY, is_fooled, keep, likeliest_othe
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import logits_and_gradient
 from robustcls.core.hyperplane import to_hyperplane
+from robustcls.core.losses import rival_scale
 from robustcls.core.threat import ThreatModel
 
 ALPHA_MAX, ETA, BETA = 0.1, 1.05, 0.9  # pull to the image, overshoot, retreat from a success: as published
@@ -104,4 +105,4 @@ def _gap(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """Target minus true logit, less what `is_fooled` asks for: the boundary is that of a clear error, not of a tie."""
     logits = logits.float()
     gap = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
-    return gap - CLEARLY * logits.detach().abs().amax(1)
+    return gap - CLEARLY * rival_scale(logits.detach(), y)

@@ -2,6 +2,7 @@
 
 from torch import Generator, Tensor, nn
 
+from robustcls.core.errors import InputError
 from robustcls.core.gradients import input_gradient
 from robustcls.core.losses import cross_entropy
 from robustcls.core.threat import ThreatModel
@@ -23,6 +24,8 @@ def fgsm(
     With random_start and a step of 1.25 eps it is FGSM-RS (Wong et al. 2020, arXiv:2001.03994).
     """
     step_size = threat.eps if step_size is None else step_size
+    if step_size < 0:
+        raise InputError(f"fgsm(step_size={step_size}): give 0 or more, in pixel values")
     x_adv = threat.random_start(x, generator) if random_start else x
     grad = input_gradient(model, x_adv, y, loss)
     return threat.project(x_adv + step_size * threat.steepest(grad), x)

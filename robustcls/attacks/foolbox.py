@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from robustcls.attacks.survivors import CLEARLY, is_fooled, per_sample
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
-from robustcls.core.losses import margin
+from robustcls.core.losses import margin, rival_scale
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 
@@ -252,7 +252,10 @@ def hopskipjump(
             grad = voted - torch.where(mean.abs() == 1, 0.0, mean) * drawn
             return type(x_advs)(grad / _length(grad))
 
-    draws: dict[str, Callable[[Tensor], Tensor]] = {"linf": lambda x: 2 * torch.rand_like(x) - 1, "l2": torch.randn_like}
+    draws: dict[str, Callable[[Tensor], Tensor]] = {
+        "linf": lambda x: 2 * torch.rand_like(x) - 1,
+        "l2": torch.randn_like,
+    }
     draw, constraint = draws[threat.norm], {"linf": "linf", "l2": "l2"}
     attack = OneByOne(
         steps=steps, initial_gradient_eval_steps=initial_evaluations, max_gradient_eval_steps=max_evaluations,
@@ -411,7 +414,7 @@ class _Raised(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.model(x)
-        lead = 2 * CLEARLY * logits.detach().abs().amax(1, keepdim=True)
+        lead = 2 * CLEARLY * rival_scale(logits.detach(), self.y)[:, None]
         return logits.scatter_add(1, self.y[:, None], lead)
 
 
@@ -434,7 +437,7 @@ def _nearest_seen(x: Tensor, y: Tensor, threat: ThreatModel) -> Any:
         @torch.no_grad()
         def see(self, tried: Tensor, logits: Tensor) -> Tensor:
             tried = tried.detach().clamp(0, 1)
-            fooled = margin(logits, y) > -CLEARLY * logits.abs().amax(1)
+            fooled = margin(logits, y) > -CLEARLY * rival_scale(logits, y)
             distance = threat.distance(tried, x)
             nearer = fooled & (distance < self.distance)
             self.distance = torch.where(nearer, distance, self.distance)

@@ -49,7 +49,7 @@ def command(
     """
     config = build(AttackConfig, flags, config_file)
 
-    from robustcls.cli.judging import chosen_attacks, judge_subject
+    from robustcls.cli.judging import chosen_attacks, judge_subject, set_task
     from robustcls.cli.subject import default_out, load_subject
     from robustcls.evaluation.examples import save_examples as save
     from robustcls.evaluation.journal import Journal
@@ -65,10 +65,11 @@ def command(
             check_writable(path)
     journal = Journal(target.with_name(f"{target.name}.partial"), resume=resume, world=world)
     subject = load_subject(model, config, config.n, chosen_attacks(config, config.norm or "linf"))
+    task = set_task(subject, config)
     for line in subject.notes:
         note(line, quiet)
     try:
-        judged = judge_subject(subject, config, progress(quiet), journal=journal, world=world)
+        judged = judge_subject(subject, config, task, progress(quiet), journal=journal, world=world)
     except KeyboardInterrupt:
         if journal.is_empty():
             journal.remove()

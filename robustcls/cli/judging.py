@@ -4,7 +4,7 @@ import dataclasses
 
 from torch import nn
 
-from robustcls.cli.subject import Subject, command_line
+from robustcls.cli.subject import Subject, check_classes, command_line, numbers
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
 from robustcls.core.records import Model
@@ -53,25 +53,28 @@ def set_task(subject: Subject, config: AttackConfig) -> Task:
             arch=config.arch,
             classes=subject.images.classes,
             input_size=tuple(subject.images.pixels.shape[1:]),
+            mean=numbers(config.mean, "mean"),
+            std=numbers(config.std, "std"),
         )
+        subject.notes += [*surrogate.notes, *check_classes(surrogate, subject.images)]
         surrogate.model.to(resolve_device(config.device))
     task = Task(
         chosen_attacks(config, subject.threat.norm), parse_grid(config.eps_grid) if config.eps_grid else [], surrogate
     )
-    check_attacks(task.attacks, subject.loaded.model, task.surrogate_model, subject.threat)
+    check_attacks(task.attacks, subject.loaded.model, task.surrogate_model, subject.threat, task.eps_grid)
     return task
 
 
 def judge_subject(
     subject: Subject,
     config: AttackConfig,
+    task: Task,
     progress: Progress,
     *,
     journal: Journal | None = None,
     world: World | None = None,
 ) -> Judged:
-    """Runs the attacks that the options name. Raises InputError."""
-    task = set_task(subject, config)
+    """Runs the attacks of the task. Raises InputError."""
     x, y = subject.images.batch()
     judged = judge(
         subject.loaded.model,

@@ -78,7 +78,7 @@ def evaluation_files(models: Sequence[str]) -> list[Path]:
 def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
     """Attacks and explains the models and writes their evaluations, once every model is found good."""
     from robustcls.cli.attack import summarise
-    from robustcls.cli.judging import chosen_attacks, judge_subject
+    from robustcls.cli.judging import chosen_attacks, judge_subject, set_task
     from robustcls.cli.subject import load_subject
     from robustcls.core.options import parse_batch_size
     from robustcls.evaluation.gallery import make_gallery
@@ -94,10 +94,11 @@ def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
     subjects = [
         load_subject(model, config, config.n, chosen_attacks(config, config.norm or "linf")) for model in models
     ]
+    tasks = [set_task(subject, config) for subject in subjects]
     evaluations = []
-    for model, subject, out in zip(models, subjects, outs, strict=True):
+    for model, subject, task, out in zip(models, subjects, tasks, outs, strict=True):
         note("\n".join([model, *subject.notes]), config.quiet)
-        judged = judge_subject(subject, config, progress(config.quiet))
+        judged = judge_subject(subject, config, task, progress(config.quiet))
         size = resolve_batch_size(
             parse_batch_size(config.batch_size), judged.x.shape[1:], resolve_device(config.device)
         )

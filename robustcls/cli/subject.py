@@ -61,11 +61,11 @@ def load_subject(spec: str, config: SubjectOptions, n: int | str, attacks: Seque
         arch=config.arch,
         classes=images.classes,
         input_size=size,
-        mean=_numbers(config.mean, "mean"),
-        std=_numbers(config.std, "std"),
+        mean=numbers(config.mean, "mean"),
+        std=numbers(config.std, "std"),
     )
     loaded.model.to(device)
-    notes = [*loaded.notes, *_check_classes(loaded, images), *notes]
+    notes = [*loaded.notes, *check_classes(loaded, images), *notes]
     check_images(images.batch(slice(1))[0], input_size=input_size_of(loaded.model))
     whose = "" if config.data else f", from {Path(spec).name}" if source.meta else ", the default"
     notes.append(f"data {data_spec}{whose}, split {config.split}: {len(images)} of {len(full)} samples")
@@ -104,7 +104,8 @@ def _threat(source: ModelSource, config: SubjectOptions) -> tuple[ThreatModel, l
     return threat, [f"threat {threat}, {whose}" if config.eps is None else f"threat {threat}"]
 
 
-def _check_classes(loaded: LoadedModel, images: Images) -> list[str]:
+def check_classes(loaded: LoadedModel, images: Images) -> list[str]:
+    """A note where class names differ. Raises InputError where their number does."""
     have, want = list(loaded.classes), list(images.classes)
     if have and len(have) != len(want):
         raise InputError(
@@ -114,7 +115,8 @@ def _check_classes(loaded: LoadedModel, images: Images) -> list[str]:
     return [f"class names differ: {have[0]} ... and {want[0]} ..."] if have and have != want else []
 
 
-def _numbers(text: str | None, name: str) -> list[float] | None:
+def numbers(text: str | None, name: str) -> list[float] | None:
+    """`0.49,0.48,0.45` as numbers. Raises InputError."""
     if text is None:
         return None
     try:

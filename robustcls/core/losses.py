@@ -1,5 +1,6 @@
 """Losses of each sample, in float32 whatever the logits' precision. Larger is better for the attacker."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,6 +25,16 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     logits = logits.float()
     true = logits.gather(1, y[:, None]).squeeze(1)
     return logits.scatter(1, y[:, None], -float("inf")).amax(1) - true
+
+
+def rival_scale(logits: Tensor, y: Tensor) -> Tensor:
+    """The larger magnitude of the true logit and its largest rival: what rounding of their difference goes with; N.
+
+    Logits that are masked, with -1e9 or -inf, do not count.
+    """
+    logits = logits.float()
+    true = logits.gather(1, y[:, None]).squeeze(1)
+    return torch.maximum(logits.scatter(1, y[:, None], -torch.inf).amax(1).abs(), true.abs())
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ class Outcome:
     fooled: Tensor | None  # attacks,N: who breaks whom, where every attack met every sample
     num_classes: int
     attacks: list[Attack] = field(default_factory=list)
+    not_finite: int = 0  # attempts whose logits are not numbers
     nearest: dict[str, Tensor] = field(default_factory=dict)  # of minimum-norm attacks: N distances, NaN for none found
 
     def standing(self, y: Tensor) -> Tensor:
@@ -75,11 +76,13 @@ def run_cascade(
         minimum_norm = traits_of(attack).minimum_norm
         if minimum_norm:
             outcome.nearest[name] = torch.full((len(y),), torch.nan)
-        began = time.perf_counter()
+        began, engine.earlier_seconds = time.perf_counter(), 0.0
+        tried = torch.zeros_like(met)
         wrap = iter if progress is None else partial(_show, progress, name, met, outcome, number)
         try:
             for found in engine.attack(attack, met.nonzero().squeeze(1), threat, (number,), progress=wrap):
                 _take(outcome, found, number)
+                tried[found.indices] = True
                 record.forwards += found.forwards
                 record.backwards += found.backwards
                 if minimum_norm:
@@ -87,8 +90,8 @@ def run_cascade(
                     outcome.nearest[name][found.indices[wrong]] = found.distance[wrong]
         except AttackError as failure:
             record.error = str(failure)
-        record.seconds = round(time.perf_counter() - began, 3)
-        _sum_up(record, outcome, number, met, y)
+        record.seconds = round(time.perf_counter() - began + engine.earlier_seconds, 3)
+        _sum_up(record, outcome, number, met, tried, y)
         outcome.attacks.append(record)
     if outcome.fooled is not None:
         for number, record in enumerate(outcome.attacks):
@@ -116,6 +119,7 @@ def _take(outcome: Outcome, found: Found, number: int) -> None:
     """Keeps the examples of samples that stood, and the strongest attempts on those that still do."""
     if outcome.fooled is not None:
         outcome.fooled[number, found.indices] = found.fooled
+    outcome.not_finite += int(found.margin.isnan().sum())
     standing = outcome.broken_by[found.indices] < 0
     new = standing & found.fooled
     stronger = new | (standing & (found.margin > outcome.margin[found.indices]))
@@ -127,7 +131,7 @@ def _take(outcome: Outcome, found: Found, number: int) -> None:
     outcome.adversarial[found.indices[new]] = found.predicted[new]
 
 
-def _sum_up(record: Attack, outcome: Outcome, number: int, met: Tensor, y: Tensor) -> None:
+def _sum_up(record: Attack, outcome: Outcome, number: int, met: Tensor, tried: Tensor, y: Tensor) -> None:
     broken = outcome.broken_by == number
     record.broken = int(broken.sum())
     record.robust_accuracy = int(outcome.standing(y).sum()) / len(y)
@@ -135,7 +139,7 @@ def _sum_up(record: Attack, outcome: Outcome, number: int, met: Tensor, y: Tenso
     if outcome.fooled is not None and not record.error:  # one that broke off has not met them all
         record.alone = Accuracy.of(int((met & ~outcome.fooled[number]).sum()), len(y))
     if record.name in outcome.nearest:
-        nearest = outcome.nearest[record.name][met].nan_to_num(nan=torch.inf)
+        nearest = outcome.nearest[record.name][tried].nan_to_num(nan=torch.inf)
         median = nearest.median().item() if len(nearest) else torch.inf
         record.censored = int(nearest.isinf().sum())
         record.median_nearest = median if median < torch.inf else None

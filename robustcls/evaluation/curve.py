@@ -7,7 +7,7 @@ from torch import Tensor
 
 from robustcls.core.records import Accuracy, CurvePoint
 from robustcls.core.seeds import mix
-from robustcls.core.threat import ThreatModel, parse_eps
+from robustcls.core.threat import Norm, ThreatModel, parse_eps
 from robustcls.evaluation.cascade import Outcome, Progress, takes
 from robustcls.evaluation.engine import AttackError, Engine
 
@@ -33,7 +33,7 @@ def security_curve(
     """
     standing = outcome.standing(engine.y)
     broken = (outcome.clean == engine.y) & ~standing
-    walk = _Walk(engine, threat.norm, attacks, outcome.x_adv, progress)
+    walk = _Walk(engine, threat.norm, attacks, outcome, progress)
     below = walk.along([eps for eps in grid if eps < threat.eps], broken)
     above = walk.along([eps for eps in grid if eps > threat.eps], standing)
     counts = [(eps, count + int(standing.sum()), error) for eps, count, error in below]
@@ -48,14 +48,22 @@ def security_curve(
 class _Walk:
     """The attacks at ever larger radii; those that can begin from the strongest attempt at the radius before."""
 
-    def __init__(self, engine: Engine, norm, attacks: Sequence[str], x_adv: Tensor, progress: Progress | None) -> None:
-        self.engine, self.norm, self.attacks, self.x_adv, self.progress = engine, norm, attacks, x_adv, progress
+    def __init__(
+        self, engine: Engine, norm: Norm, attacks: Sequence[str], outcome: Outcome, progress: Progress | None
+    ) -> None:
+        self.engine, self.norm, self.attacks, self.progress = engine, norm, attacks, progress
+        self.x_adv = outcome.x_adv
+        # The nearest verified example of each sample, which breaks it at every radius that holds it.
+        self.known = outcome.distance.where(outcome.broken_by >= 0, torch.inf)
+        for distances in outcome.nearest.values():
+            self.known = torch.minimum(self.known, distances.nan_to_num(nan=torch.inf))
 
     def along(self, radii: Sequence[float], met: Tensor) -> list[tuple[float, int, str]]:
         """Each radius with how many of the samples met (N, bool) stand at it, and the error of an attack that broke off."""
         stands, best, points = met.clone(), self.x_adv, []
         for eps in sorted(radii):
             error = ""
+            stands &= ~(self.known <= eps)
             if eps > 0:
                 ball = ThreatModel(self.norm, eps)
                 best = torch.cat(

@@ -53,6 +53,8 @@ def check_black_box(engine: Engine, outcome: Outcome, threat: ThreatModel, attac
         return _not_run("black_box_wins", "the model gives no gradients, so there is nothing to compare")
     if engine.crafts_elsewhere:
         return _not_run("black_box_wins", "the gradients are another model's, so there is nothing to compare")
+    if threat.is_whole_box:
+        return _not_run("black_box_wins", "every image is allowed, so anything wins")
     blind = [not traits_of(plugins.load("attack", spec)).gradients for spec in attacks]
     ran = [not record.error for record in outcome.attacks]
     white = [number for number in range(len(attacks)) if ran[number] and not blind[number]]
@@ -89,6 +91,18 @@ def check_black_box(engine: Engine, outcome: Outcome, threat: ThreatModel, attac
         except AttackError as failure:
             return _not_run("black_box_wins", f"{spec} broke off: {failure}")
     return _black_box_wins(won[met], probe, "the nearest ", "run --suite standard")
+
+
+def check_finite(outcome: Outcome) -> Check:
+    """Whether the model answered every attempt with numbers: one that it does not answer fools nobody."""
+    count = outcome.not_finite
+    return _check(
+        "finite_output",
+        float(count),
+        0.5,
+        f"{count} attempts gave logits that are not numbers",
+        "they count as robust, which overstates it: mend the model, or clamp what overflows",
+    )
 
 
 def _black_box_wins(won: Tensor, names: Sequence[str], which: str, mend: str) -> Check:
@@ -143,8 +157,8 @@ def _random_output(model: nn.Module, x: Tensor, logits: Tensor, again: Tensor) -
     The second shows noise of a fixed seed and statistics of the batch. Its shape is the first one's, so that cuDNN takes
     the same algorithm and only rounding differs.
     """
-    scale = logits.abs().max().clamp_min(1e-12)
-    repeated = ((logits - again).abs().max() / scale).item()
+    scale = logits.amax(1).abs().max().clamp_min(1e-12)  # not of masked logits, such as -1e9
+    repeated = (_difference(logits, again) / scale).item()
     if not repeated <= RANDOM:
         return _check(
             "random_output",
@@ -156,7 +170,7 @@ def _random_output(model: nn.Module, x: Tensor, logits: Tensor, again: Tensor) -
     half = len(x) // 2
     with torch.no_grad():
         moved = model(torch.cat([x[half:].flip(0), 1 - x[:half]])).float()[: len(x) - half].flip(0)
-    elsewhere = ((logits[half:] - moved).abs().max() / scale).item()
+    elsewhere = (_difference(logits[half:], moved) / scale).item()
     return _check(
         "random_output",
         max(repeated, elsewhere),
@@ -164,6 +178,11 @@ def _random_output(model: nn.Module, x: Tensor, logits: Tensor, again: Tensor) -
         f"two passes differ by {repeated:.1e} of the largest logit, {elsewhere:.1e} in other company",
         "a sample's logits depend on the batch around it: no example holds by itself; make the model see one image alone",
     )
+
+
+def _difference(logits: Tensor, others: Tensor) -> Tensor:
+    """The largest, where equal infinities do not differ."""
+    return (logits - others).abs().where(logits != others, 0).max()
 
 
 def _device(model: nn.Module, handed_in: torch.device) -> Check:

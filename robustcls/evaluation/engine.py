@@ -54,6 +54,7 @@ class Engine:
             self.judge, x, self.parts
         )  # N,K on the clean images; first, for it finds what memory holds
         self.crafts_elsewhere = surrogate is not None
+        self.earlier_seconds = 0.0  # of batches that the journal knew
         exact = self.judge if surrogate is None else Counted(surrogate)
         search = make_search_model(exact.model, precision, x[: min(self.parts.size, COMPARED)].to(self.device))
         # What low precision could not break is attacked again in fp32 before it is called robust.
@@ -111,7 +112,9 @@ class Engine:
         for indices in progress(self.world.mine(self.batches(attack, met))):
             name = "-".join(map(str, (*stream, int(indices[0]))))
             found = self.journal.read(name, indices) if self.journal else None
-            if found is None:
+            if found is not None:
+                self.earlier_seconds += found.seconds
+            else:
                 found = self._attack_batch(attack, indices, threat, stream, start)
                 if self.journal:
                     self.journal.write(name, found)
@@ -134,7 +137,8 @@ class Engine:
         began, counted = time.perf_counter(), self._counts()
         x, y = self.x[indices].to(self.device), self.y[indices].to(self.device)
         found = None
-        for search in self.searches:
+        # Of a nearest example the distance counts too, which low precision blurs.
+        for search in self.searches[-1:] if traits_of(attack).minimum_norm else self.searches:
             rows = torch.arange(len(indices)) if found is None else (~found.fooled).nonzero().squeeze(1)
             if len(rows) == 0:
                 continue
@@ -165,7 +169,13 @@ class Engine:
         return sum(model.forwards for model in counters), sum(model.backwards for model in counters)
 
 
-def check_attacks(attacks: Sequence[str], model: nn.Module, surrogate: nn.Module | None, threat: ThreatModel) -> None:
+def check_attacks(
+    attacks: Sequence[str],
+    model: nn.Module,
+    surrogate: nn.Module | None,
+    threat: ThreatModel,
+    eps_grid: Sequence[float] = (),
+) -> None:
     """Raises InputError for an attack that cannot be run, before hours of work for the others."""
     source = surrogate if surrogate is not None else model
     for spec in attacks:
@@ -178,3 +188,5 @@ def check_attacks(attacks: Sequence[str], model: nn.Module, surrogate: nn.Module
             )
         if traits.unrestricted and not threat.is_whole_box:
             raise InputError(f"{spec} leaves every small ball: judge it by the whole box, with --norm linf --eps 1")
+        if traits.unrestricted and any(eps < 1 for eps in eps_grid):
+            raise InputError(f"{spec} leaves every small ball: it has no curve over radii: leave --eps-grid away")

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcls.core.losses import margin
+from robustcls.core.losses import margin, rival_scale
 from robustcls.core.threat import ThreatModel
 
-# A margin below this share of the logits could flip with the order of a sum, so it counts neither way as broken.
-TIE = 1e-5
+# A margin below this share of the two logits compared could flip with the order of a sum: it does not count as broken.
+TIE = 3e-6
 BALL = 1e-6
 
 
@@ -55,7 +55,7 @@ def verify(judge: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, threat: Threat
     gap, predicted, distance = margin(logits, y), logits.argmax(1), threat.distance(x_adv, x)
     in_box = (x_adv.flatten(1).amin(1) >= 0) & (x_adv.flatten(1).amax(1) <= 1)
     inside = in_box & (distance <= threat.eps + BALL)
-    wrong = in_box & (predicted != y) & (gap > TIE * logits.abs().amax(1))
+    wrong = in_box & (predicted != y) & (gap > TIE * rival_scale(logits, y))
     gap = gap.where(inside, torch.full_like(gap, -float("inf")))
     return Found(
         indices, x_adv.cpu(), predicted.cpu(), gap.cpu(), distance.cpu(), wrong.cpu(), (wrong & inside).cpu()

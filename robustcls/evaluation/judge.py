@@ -20,7 +20,7 @@ from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
 from robustcls.evaluation.cascade import Outcome, Progress, run_cascade
 from robustcls.evaluation.curve import security_curve
-from robustcls.evaluation.diagnostics import check_black_box, run_checks
+from robustcls.evaluation.diagnostics import check_black_box, check_finite, run_checks
 from robustcls.evaluation.engine import Engine, check_attacks
 from robustcls.evaluation.journal import Journal
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
@@ -86,25 +86,28 @@ def judge(
         model_record = model_record or describe_model(model, num_classes=logits.shape[1])
         if surrogate is not None:
             surrogate_record = surrogate_record or describe_model(surrogate, num_classes=logits.shape[1])
+            with torch.no_grad():
+                check_logits(Counted(surrogate)(x[:1].to(device)), y)
         data_record = data_record or records.Data(
             "tensors", "given", len(y), _hash_tensors(x, y), len(y), "as handed in"
         )
-        if journal is not None:
-            journal.open({
-                "model": model_record.sha256, "data": data_record.sha256, "threat": str(threat), "attacks": list(attacks),
-                "each alone": alone, "batch size": size, "precision": precision, "seed": seed, "radii": list(eps_grid),
-                "surrogate": surrogate_record.sha256 if surrogate_record else "", "torch": torch.__version__,
-            })  # fmt: skip
         engine = Engine(
             model, x, y,
             batch_size=size, precision=precision, seed=seed, surrogate=surrogate, journal=journal, world=world,
         )  # fmt: skip
+        if journal is not None:
+            journal.open({
+                "model": [model_record.name, model_record.sha256], "data": data_record.sha256, "threat": str(threat),
+                "attacks": list(attacks), "each alone": alone, "batch size": size, "precision": precision, "seed": seed,
+                "radii": list(eps_grid), "versions": versions(),
+                "surrogate": [surrogate_record.name, surrogate_record.sha256] if surrogate_record else [],
+            }, engine.logits)  # fmt: skip
         outcome = run_cascade(engine, threat, attacks, alone=alone, progress=progress)
         first = slice(min(engine.parts.size, CHECKED))
         # Images on the CPU are the usual case, whatever the model's device.
         handed_in = images.device if images.device.type != "cpu" else None
         checks = run_checks(engine.judge, x[first].to(device), y[first].to(device), handed_in=handed_in)
-        checks.append(check_black_box(engine, outcome, threat, attacks))
+        checks += [check_black_box(engine, outcome, threat, attacks), check_finite(outcome)]
         curve = security_curve(engine, outcome, threat, attacks, eps_grid, progress) if eps_grid else None
     right = outcome.clean == y
     index = torch.arange(len(y)) if index is None else index.cpu()

@@ -76,3 +76,12 @@ def test_random_state_and_images_are_left_alone():
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(found.x, x)
     assert ThreatModel("linf", 0.02).distance(found.outcome.x_adv, x).max() <= 0.02 + 1e-6, "the curve has its own"
+
+
+def test_the_curve_knows_the_distances_that_are_known():
+    """An attack that gives nothing the second time: the points come from the first."""
+    found = curve_at(0.02, [0.005, 0.01, 0.04, 0.08], attacks=["test_engine:nearest", "eval_models:raises"])
+    distances = [sample.nearest["test_engine:nearest"] for sample in found.evaluation.samples]
+    for point in found.evaluation.curve:
+        reached = sum(distance is not None and distance <= point.eps for distance in distances)
+        assert point.robust.correct <= found.evaluation.clean.correct - reached

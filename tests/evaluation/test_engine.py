@@ -274,3 +274,89 @@ def test_an_attack_that_breaks_off_alone_claims_nothing_about_those_it_did_not_m
     assert found.attacks[0].error
     assert found.attacks[0].alone is None
     assert found.attacks[1].alone is not None
+
+
+class Shifted(nn.Module):
+    """The same labels from logits that are shifted, masked, or no numbers off the clean images."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.net, self.kind = make_net(), kind
+
+    def forward(self, x):
+        logits = self.net(x)
+        if self.kind == "masked":
+            return torch.cat([logits, torch.full_like(logits[:, :2], -1e9)], 1)
+        if self.kind == "minus infinity":
+            return torch.cat([logits, torch.full_like(logits[:, :2], -torch.inf)], 1)
+        if self.kind == "large":
+            return logits + 100
+        clean = make_batch()[0]
+        known = (x[:, None] == clean[None, : len(clean)]).flatten(2).all(2).any(1)
+        return logits.where(known[:, None], torch.nan)
+
+
+@pytest.mark.parametrize("kind", ["masked", "minus infinity", "large"])
+def test_the_verdict_follows_the_label_whatever_the_other_logits(kind):
+    attacks = ["pgd(steps=5)", "apgd_ce(steps=10)", "fab_t(steps=5)", "square(queries=50)"]
+    plain, shifted = judged(attacks=attacks).evaluation, judged(Shifted(kind), attacks=attacks).evaluation
+    assert shifted.robust.correct == pytest.approx(plain.robust.correct, abs=2)
+    assert shifted.robust.correct < shifted.clean.correct
+    assert {check.id: check.status for check in shifted.checks}["random_output"] == "pass"
+
+
+def test_a_model_that_does_not_answer_is_not_called_robust_in_silence():
+    found = judged(Shifted("nan"), attacks=["pgd(steps=3)"]).evaluation
+    assert found.clean.correct == found.robust.correct == 45
+    assert {check.id: check.status for check in found.checks}["finite_output"] == "fail"
+    assert {check.id: check.status for check in judged().evaluation.checks}["finite_output"] == "pass"
+
+
+def test_a_journal_of_a_model_with_the_same_weights_and_other_code_is_refused(tmp_path):
+    class Halved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = make_net()
+
+        def forward(self, x):
+            return self.net(x / 2)
+
+    class Whole(Halved):
+        def forward(self, x):
+            return self.net(x)
+
+    Whole.__name__ = "Halved"
+    with pytest.raises(Cut):
+        judged(Whole(), journal=Journal(tmp_path / "e.partial", resume=False), progress=cut_after(2))
+    with pytest.raises(InputError, match="its outputs on the clean images differ"):
+        judged(Halved(), journal=Journal(tmp_path / "e.partial", resume=True))
+
+
+@traits(minimum_norm=True)
+def first_batch_alone(model, x, y, threat, *, generator=None):
+    met.append(len(x))
+    if len(met) > 1:
+        raise RuntimeError("enough")
+    return x
+
+
+def test_samples_that_an_attack_never_met_are_not_censored():
+    met.clear()
+    found = judged(attacks=["test_engine:first_batch_alone"]).evaluation
+    assert found.attacks[0].error
+    assert found.attacks[0].censored == 16
+
+
+def test_the_whole_box_says_nothing_of_masked_gradients():
+    checks = judged(attacks=["pgd(steps=1)"], threat=BOX).evaluation.checks
+    assert {check.id: check.status for check in checks}["black_box_wins"] == "not_run"
+
+
+def test_a_curve_is_refused_where_there_can_be_none():
+    with pytest.raises(InputError, match="no curve"):
+        check_attacks(["test_engine:anywhere"], make_net(), None, BOX, [0.5])
+
+
+def test_a_surrogate_of_other_classes_is_refused():
+    with pytest.raises(InputError, match="beyond the model's 2 classes"):
+        judged(surrogate=make_net(2))
