@@ -1,8 +1,5 @@
 """Checkpoints: tensors and primitives alone, so that `torch.load(weights_only=True)` reads them and nothing else runs."""
 
-import pickle
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +12,7 @@ from robustcls.core import plugins
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.files import replacing
+from robustcls.models import zoo
 
 FORMAT = "robustcls/checkpoint/1"
 
@@ -23,8 +21,6 @@ def build(
     arch: str, *, classes: Sequence[str], input_size: Sequence[int], **normalisation: Sequence[float]
 ) -> Classifier:
     """A fresh classifier of `arch`, a spec such as `vgg16(width=0.25)` or `torchvision/resnet18`. normalisation: mean, std."""
-    from robustcls.models import zoo  # which reads its files by this module
-
     make_net = partial(zoo.make_net, arch) if zoo.is_zoo(arch) else plugins.load("model", arch)
     net = make_net(len(classes), input_size)
     return Classifier(net, classes=classes, input_size=input_size, arch=arch, **normalisation)
@@ -45,44 +41,6 @@ def save_checkpoint(path: str | Path, model: Classifier, meta: Mapping[str, Any]
     }
     with replacing(path) as part:
         torch.save(content, part)
-
-
-def read_file(path: str | Path) -> Any:
-    """What a .pt or .safetensors file holds, on the CPU. Raises InputError for anything but tensors and primitives."""
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"no file {path}: give a checkpoint, a state dict with --arch, or package.module:callable")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes the unpickler raise
-        raise InputError(f"cannot read {path}: {_why_unread(path, error)}") from None
-
-
-def _why_unread(path: Path, error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"{error.strerror}: give a checkpoint or a state dict"
-    with open(path, "rb") as file:
-        head = file.read(2)
-    if head[:1] != b"\x80" and head != b"PK":
-        return f"it is {'not a PyTorch file' if head else 'empty'}: give a checkpoint or a state dict"
-    whole = head != b"PK" or zipfile.is_zipfile(path)
-    if whole and (isinstance(error, pickle.UnpicklingError) or "TorchScript" in str(error)):
-        return "it holds more than tensors and is not loaded, since it could run code: save model.state_dict()"
-    return "it is truncated or damaged: copy or save it again"
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        from safetensors.torch import load_file
-    except ImportError:
-        raise InputError(f"{path} needs safetensors: pip install 'robustcls[safetensors]'") from None
-    try:
-        return load_file(path)
-    except Exception as error:  # its own exception class is not exported
-        raise InputError(f"cannot read {path}: it is truncated or damaged ({error!s:.80})") from None
 
 
 def is_checkpoint(content: Any) -> bool:

@@ -11,8 +11,9 @@ from robustcls.core import plugins
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.files import sha256
-from robustcls.models.checkpoint import build, is_checkpoint, load_weights, read_file, restore, state_dict_of
+from robustcls.models.checkpoint import build, is_checkpoint, load_weights, restore, state_dict_of
 from robustcls.models.onnx import hash_onnx, load_onnx
+from robustcls.models.weights import read_file
 from robustcls.models.zoo import is_zoo, load_pretrained
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from robustcls.core import plugins
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError, unknown
-from robustcls.models.checkpoint import read_file
+from robustcls.models.weights import read_file
 
 ZOOS = ("torchvision/", "timm/")
 DOWNLOAD = "ROBUSTCLS_DOWNLOAD"  # set to 1, it allows what no model may do unasked: go to the network

@@ -26,7 +26,8 @@ from robustcls.data.augment import augmenter
 from robustcls.data.images import Images
 from robustcls.data.loader import batches, num_batches
 from robustcls.data.splits import choose
-from robustcls.models.checkpoint import build, load_weights, read_file, save_checkpoint
+from robustcls.models.checkpoint import build, load_weights, save_checkpoint
+from robustcls.models.weights import read_file
 from robustcls.objectives.loss import Loss
 from robustcls.runtime.device import autocast, resolve_batch_size, resolve_device, resolve_precision
 from robustcls.runtime.search import SearchTwin

@@ -10,7 +10,8 @@ from torch import nn
 
 import robustcls
 from robustcls.core.errors import InputError
-from robustcls.models.checkpoint import build, read_file, save_checkpoint
+from robustcls.models.checkpoint import build, save_checkpoint
+from robustcls.models.weights import read_file
 
 META = {"data": "digits", "threat": {"norm": "linf", "eps": 0.1}, "track": (), "note": None}
 
