@@ -283,8 +283,7 @@ def spatial(
     max_rotation: in degrees; max_translation: in pixels, both either way. rotations, translations: how many the grid
     has, the latter along each axis. draws: so many random ones instead of the grid.
     """
-    if not threat.is_whole_box:
-        raise InputError("spatial leaves every small ball: judge it with --norm linf --eps 1")
+    threat.check_whole_box("spatial")
     _check_positive("spatial", rotations=rotations, translations=translations, draws=1 if draws is None else draws)
     from foolbox.attacks import SpatialAttack
 

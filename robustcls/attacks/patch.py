@@ -33,8 +33,7 @@ def patch(
     size: its side as a share of the image's shorter one. rotation: up to so many degrees either way. scale: up to this
     share larger or smaller. target: the class to be taken for; any wrong one unless given. Raises InputError.
     """
-    if not threat.is_whole_box:
-        raise InputError("patch leaves every small ball: judge it with --norm linf --eps 1")
+    threat.check_whole_box("patch")
     if steps < 0 or batch_size < 1 or step_size <= 0:
         raise InputError(
             f"patch(steps={steps}, step_size={step_size}, batch_size={batch_size}): give 0 steps or more of a size "

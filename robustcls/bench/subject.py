@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from robustcls.core.errors import InputError
+from robustcls.core.options import parse_numbers
 from robustcls.data.images import Images
 from robustcls.models.loading import LoadedModel, build_model, read_model
 
@@ -18,15 +18,8 @@ def load_subject(task: Mapping[str, Any], images: Images) -> LoadedModel:
         arch=task["arch"],
         classes=images.classes,
         input_size=tuple(images.pixels.shape[1:]),
-        mean=_numbers(task["mean"], "mean"),
-        std=_numbers(task["std"], "std"),
+        mean=parse_numbers(task["mean"], "mean"),
+        std=parse_numbers(task["std"], "std"),
     )
     loaded.model.to(task["device"]).eval()
     return loaded
-
-
-def _numbers(text: str | None, name: str) -> list[float] | None:
-    try:
-        return [float(part) for part in text.split(",")] if text is not None else None
-    except ValueError:
-        raise InputError(f"--{name} {text!r} is not a list of numbers: write it as 0.49,0.48,0.45") from None

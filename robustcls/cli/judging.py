@@ -4,9 +4,9 @@ import dataclasses
 
 from torch import nn
 
-from robustcls.cli.subject import Subject, check_classes, command_line, numbers
+from robustcls.cli.subject import Subject, check_classes, command_line
 from robustcls.core.errors import InputError
-from robustcls.core.options import parse_batch_size
+from robustcls.core.options import parse_batch_size, parse_numbers
 from robustcls.core.records import Model
 from robustcls.evaluation.cascade import Progress
 from robustcls.evaluation.config import AttackConfig
@@ -53,8 +53,8 @@ def set_task(subject: Subject, config: AttackConfig) -> Task:
             arch=config.arch,
             classes=subject.images.classes,
             input_size=tuple(subject.images.pixels.shape[1:]),
-            mean=numbers(config.mean, "mean"),
-            std=numbers(config.std, "std"),
+            mean=parse_numbers(config.mean, "mean"),
+            std=parse_numbers(config.std, "std"),
         )
         subject.notes += [*surrogate.notes, *check_classes(surrogate, subject.images)]
         surrogate.model.to(resolve_device(config.device))

@@ -9,7 +9,7 @@ from pathlib import Path
 from robustcls.core import plugins, records
 from robustcls.core.classifier import check_images, input_size_of
 from robustcls.core.errors import InputError
-from robustcls.core.options import parse_batch_size, parse_n
+from robustcls.core.options import parse_batch_size, parse_n, parse_numbers
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data import recipe
 from robustcls.data.images import Images
@@ -61,8 +61,8 @@ def load_subject(spec: str, config: SubjectOptions, n: int | str, attacks: Seque
         arch=config.arch,
         classes=images.classes,
         input_size=size,
-        mean=numbers(config.mean, "mean"),
-        std=numbers(config.std, "std"),
+        mean=parse_numbers(config.mean, "mean"),
+        std=parse_numbers(config.std, "std"),
     )
     loaded.model.to(device)
     notes = [*loaded.notes, *check_classes(loaded, images), *notes]
@@ -113,13 +113,3 @@ def check_classes(loaded: LoadedModel, images: Images) -> list[str]:
             f"({', '.join(want[:3])} ...): name the data that it was trained on with --data"
         )
     return [f"class names differ: {have[0]} ... and {want[0]} ..."] if have and have != want else []
-
-
-def numbers(text: str | None, name: str) -> list[float] | None:
-    """`0.49,0.48,0.45` as numbers. Raises InputError."""
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"--{name} {text!r} is not a list of numbers: write it as 0.49,0.48,0.45") from None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from robustcls.core.config import option
+from robustcls.core.errors import InputError
 
 
 @dataclass(kw_only=True)
@@ -43,6 +44,16 @@ def parse_batch_size(text: int | str | None) -> int | str:
     return _count("auto" if text is None else text, "batch-size", "auto")
 
 
+def parse_numbers(text: str | None, name: str) -> list[float] | None:
+    """`0.49,0.48,0.45` as numbers. Raises InputError."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--{name} {text!r} is not a list of numbers: write it as 0.49,0.48,0.45") from None
+
+
 def parse_n(text: int | str) -> int | None:
     """A positive number, or None for all. Raises InputError."""
     value = _count(text, "n", "all")
@@ -50,8 +61,6 @@ def parse_n(text: int | str) -> int | None:
 
 
 def _count(text: int | str, name: str, word: str) -> int | str:
-    from robustcls.core.errors import InputError
-
     if text == word:
         return str(word)
     try:

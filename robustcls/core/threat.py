@@ -63,6 +63,11 @@ class ThreatModel:
         """Whether every image in [0, 1] lies in the ball, whatever the clean one."""
         return self.norm == "linf" and self.eps >= 1
 
+    def check_whole_box(self, attack: str) -> None:
+        """Raises InputError unless every image is allowed, as an attack that leaves every small ball needs it."""
+        if not self.is_whole_box:
+            raise InputError(f"{attack} leaves every small ball: judge it with --norm linf --eps 1")
+
     def __str__(self) -> str:
         return f"{self.norm}:{self.eps_text}"
 

@@ -50,9 +50,8 @@ class Engine:
         self.judge, self.device, self.x, self.y = Counted(model), device_of(model), x, y
         self.batch_size, self.seed, self.journal, self.world = batch_size, seed, journal, world or World()
         self.parts = Parts(batch_size)
-        self.logits = predict(
-            self.judge, x, self.parts
-        )  # N,K on the clean images; first, for it finds what memory holds
+        # N,K on the clean images; first, for it finds what memory holds.
+        self.logits = predict(self.judge, x, self.parts)
         self.crafts_elsewhere = surrogate is not None
         self.earlier_seconds = 0.0  # of batches that the journal knew
         exact = self.judge if surrogate is None else Counted(surrogate)
@@ -186,7 +185,7 @@ def check_attacks(
                 f"{spec} needs gradients, which this model does not give: "
                 "use --attack square or --attack noise, or craft on another model with --transfer-from"
             )
-        if traits.unrestricted and not threat.is_whole_box:
-            raise InputError(f"{spec} leaves every small ball: judge it by the whole box, with --norm linf --eps 1")
+        if traits.unrestricted:
+            threat.check_whole_box(spec)
         if traits.unrestricted and any(eps < 1 for eps in eps_grid):
             raise InputError(f"{spec} leaves every small ball: it has no curve over radii: leave --eps-grid away")

@@ -72,7 +72,7 @@ def judge(
     check_images(images, labels, input_size_of(model))
     if not attacks:
         raise InputError("no attack was named: give --attack or --suite")
-    check_attacks(attacks, model, surrogate, threat)
+    check_attacks(attacks, model, surrogate, threat, eps_grid)
     device = device_of(model)
     precision = resolve_precision(precision, device)
     size = resolve_batch_size(batch_size, images.shape[1:], device)

@@ -29,20 +29,34 @@ def linear(num_classes: int, *shape: int) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(size, num_classes)).requires_grad_(False)
 
 
+def fit_digits(net: nn.Module, epochs: int, noise: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Trains net on the digits, against noise where given, freezes it, and gives the test images and labels."""
+    x, y = digits("train", size=8).batch()
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(x)).split(64):
+            images = (x[rows] + noise * torch.randn(x[rows].shape)).clamp(0, 1) if noise else x[rows]
+            optimizer.zero_grad()
+            F.cross_entropy(net(images), y[rows]).backward()
+            optimizer.step()
+    net.eval().requires_grad_(False)
+    return digits("test", size=8).batch()
+
+
+def deeper_net() -> nn.Sequential:
+    """Two convolutions, from the same weights each time."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10),
+    )  # fmt: skip
+
+
 def trained_on_digits(n: int = 60) -> tuple[nn.Module, Tensor, Tensor]:
     """A small net, trained a little against noise, and n test images that it gets right."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(192, 10))
-    x, y = digits("train", size=8).batch()
-    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
-    for _ in range(10):
-        for rows in torch.randperm(len(x)).split(64):
-            noisy = (x[rows] + 0.2 * torch.randn(x[rows].shape)).clamp(0, 1)
-            optimizer.zero_grad()
-            F.cross_entropy(net(noisy), y[rows]).backward()
-            optimizer.step()
-    net.eval().requires_grad_(False)
-    x, y = digits("test", size=8).batch()
+    x, y = fit_digits(net, epochs=10, noise=0.2)
     right = net(x).argmax(1) == y
     return net, x[right][:n], y[right][:n]
 

@@ -4,12 +4,10 @@ import warnings
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
+from attack_nets import deeper_net, fit_digits
 
 import robustcls
 from robustcls.core.threat import ThreatModel
-from robustcls.data.digits import digits
 
 EPS = {"linf": 0.15, "l2": 0.8}
 
@@ -17,21 +15,9 @@ EPS = {"linf": 0.15, "l2": 0.8}
 @pytest.fixture(scope="module")
 def trained():
     """A net trained a little against noise, so that attacks break half of what it gets right; and 400 test images."""
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10),
-    )  # fmt: skip
-    x, y = digits("train", size=8).batch()
-    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
-    for _ in range(12):
-        for rows in torch.randperm(len(x)).split(64):
-            noisy = (x[rows] + 0.2 * torch.randn(x[rows].shape)).clamp(0, 1)
-            optimizer.zero_grad()
-            F.cross_entropy(net(noisy), y[rows]).backward()
-            optimizer.step()
-    x, y = digits("test", size=8).batch()
-    return net.eval().requires_grad_(False), x[:400], y[:400]
+    net = deeper_net()
+    x, y = fit_digits(net, epochs=12, noise=0.2)
+    return net, x[:400], y[:400]
 
 
 @torch.no_grad()

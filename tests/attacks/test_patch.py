@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
+from attack_nets import deeper_net, fit_digits
 from torch import nn
 
 import robustcls
@@ -11,7 +11,6 @@ from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
-from robustcls.data.digits import digits
 
 BOX = ThreatModel("linf", 1)
 
@@ -19,20 +18,9 @@ BOX = ThreatModel("linf", 1)
 @pytest.fixture(scope="module")
 def trained():
     """A network, and the 300 first test images."""
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10),
-    )  # fmt: skip
-    x, y = digits("train", size=8).batch()
-    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
-    for _ in range(12):
-        for rows in torch.randperm(len(x)).split(64):
-            optimizer.zero_grad()
-            F.cross_entropy(net(x[rows]), y[rows]).backward()
-            optimizer.step()
-    x, y = digits("test", size=8).batch()
-    return net.eval().requires_grad_(False), x[:300], y[:300]
+    net = deeper_net()
+    x, y = fit_digits(net, epochs=12)
+    return net, x[:300], y[:300]
 
 
 def attacked(trained, seed=0, **options):
