@@ -6,8 +6,10 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import input_gradient
 from robustcls.core.losses import cross_entropy
 from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits
 
 
+@traits(soft_labels=True)
 def fgsm(
     model: nn.Module,
     x: Tensor,

@@ -10,8 +10,10 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import logits_and_gradient
 from robustcls.core.losses import cross_entropy
 from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits
 
 
+@traits(soft_labels=True)
 def pgd(
     model: nn.Module,
     x: Tensor,
@@ -37,6 +39,8 @@ def pgd(
         raise InputError(f"pgd(steps={steps}, restarts={restarts}): give 1 or more of each")
     if momentum < 0:
         raise InputError(f"pgd(momentum={momentum}): give 0 for none, or a decay such as 1.0")
+    if y.is_floating_point() and (early_stop or restarts > 1):
+        raise InputError("pgd needs one label an image for early_stop and restarts: leave them out")
     step_size = 2.5 * threat.eps / steps if step_size is None else step_size
     attempts = Attempts(model, x, y, early_stop)
     for _ in range(restarts):

@@ -22,6 +22,7 @@ from robustcls.models.checkpoint import build, save_checkpoint
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_device, resolve_precision
 from robustcls.training.loop import train
 from robustcls.training.run import Run
+from robustcls.training.saved import meta
 
 TRAINING_ROUNDS = 3
 
@@ -115,5 +116,5 @@ def _quick_model(config: BenchConfig, home: Path, say: Callable[[str], None]) ->
     run = Run(made, home / "run", train_images, val_images)
     train(run, lambda _: None, lambda _: None)
     path = home / "bench" / "quick.pt"  # named by its folder and file
-    save_checkpoint(path, run.judged, run.meta())
+    save_checkpoint(path, run.judged, meta(run))
     return path

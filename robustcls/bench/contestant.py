@@ -12,6 +12,7 @@ from robustcls.bench.subject import load_subject
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data.images import Images
 from robustcls.evaluation.judge import describe_model
+from robustcls.runtime.memory import peak_memory_mb
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def attack(images: Images, task: dict[str, Any]) -> dict[str, Any]:
     result = {
         "seconds": answer.seconds,
         "precision": answer.precision,
-        "peak_memory_mb": training.peak_memory_mb(),
+        "peak_memory_mb": peak_memory_mb(),
         "threads": torch.get_num_threads(),
         "weights": describe_model(model).sha256,
     }

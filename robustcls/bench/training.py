@@ -13,8 +13,10 @@ from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data.images import Images
 from robustcls.data.loader import batches
 from robustcls.runtime.device import keep_freed_memory
+from robustcls.runtime.memory import peak_memory_mb
 from robustcls.training.config import TrainConfig
-from robustcls.training.run import Run, make_optimizer
+from robustcls.training.optimizer import make_optimizer
+from robustcls.training.run import Run
 
 WARM_UP = 2
 BASELINE = "plain fp32 loop"
@@ -51,7 +53,7 @@ def plain(images: Images, task: dict[str, Any]) -> Result:
     """The loop that one writes first: fp32, NCHW, PGD by autograd on the model in eval mode."""
     run = make_run(images, task | {"precision": "fp32"})  # for the same first weights, read out below
     model: nn.Module = run.model.to(memory_format=torch.contiguous_format)
-    optimizer = make_optimizer(model, run.config)
+    optimizer = make_optimizer(run.model, run.config)
     threat, steps = ThreatModel(task["norm"], parse_eps(task["eps"])), task["steps"]
     generator = torch.Generator(run.device).manual_seed(task["seed"])
 
@@ -99,14 +101,3 @@ def _measure(updates, task: dict[str, Any], batch_size: int, precision: str) -> 
         "losses": [float(value) for value in losses],
         "peak_memory_mb": peak_memory_mb(),
     }
-
-
-def peak_memory_mb() -> float:
-    """Peak memory of this process: of the device where there is one, else resident; 0 where it cannot be told."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    try:  # getrusage would give the parent's peak where that was larger
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM")), 0.0)

@@ -15,37 +15,57 @@ from robustcls.training.config import TrainConfig
 
 @click.command("train")
 @click.option("--resume", metavar="RUN", help="Go on with this run folder; it knows its configuration.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the resolved configuration, cost and time of an epoch; train nothing."
+)
 @config_option
 @options(TrainConfig)
-def command(flags: dict, config_file: str | None, resume: str | None) -> int:
+def command(flags: dict, config_file: str | None, resume: str | None, dry_run: bool) -> int:
     """Train a classifier, adversarially or not; write a run folder.
 
     The folder holds ckpt.pt (the best by validation), last.pt (for --resume), config.toml and history.jsonl. What is not
     given comes from the recipe of the data set, and else is the default below.
 
+    Under torchrun the processes share each batch; a restart goes on by itself.
+
     \b
       robustcls train                  # VGG16 on digits with PGD
       robustcls train --adv none       # the same without an attack
+      robustcls train --objective "trades(beta=6)" --step awp --ema 0.995
+      robustcls train --step "free(replays=4)" --epochs 5
       robustcls train --data cifar10 --adv "pgd(steps=3)" --eps 8/255 --epochs 40
-      robustcls train --data folder:images --arch "vgg16(width=0.25)"
+      robustcls train --data folder:images --arch torchvision/resnet18 \\
+          --init imagenet --freeze backbone --head 512-relu-K
+      robustcls train --config trades.toml --dry-run
       robustcls train --resume runs/digits-vgg16-pgd-20260101-120000
+      torchrun --nproc-per-node 2 -m robustcls train --out runs/two
     """
     from robustcls.data.splits import load_training_data
     from robustcls.runtime.device import keep_freed_memory
+    from robustcls.runtime.world import join_world
     from robustcls.training.loop import Interrupted, train
-    from robustcls.training.run import Run, new_folder, read_last
+    from robustcls.training.run import Run
+    from robustcls.training.saved import new_folder, read_last, restore_state, save_config, save_last
 
     keep_freed_memory()
-    content = None
+    world = join_world()
     if resume:
         if flags.keys() - {"quiet"} or config_file:
             name = min(flags.keys() - {"quiet"}, default="config").replace("_", "-")
             raise click.UsageError(f"--resume goes on with the run's own configuration: leave out --{name}")
         folder = Path(resume)
-        config, content = read_last(folder)
-        config.quiet = bool(flags.get("quiet"))
     else:
         config = configure(flags, read_toml(config_file) if config_file else {})
+        if world.size > 1 and not config.out:
+            raise click.UsageError("the processes of torchrun must agree on a run folder: give --out DIR")
+        restarted = world.restarts > 0 and config.out is not None and (Path(config.out) / "last.pt").exists()
+        resume = config.out if restarted else None
+        folder = Path(resume) if resume else new_folder(config)
+    content = None
+    if resume:
+        config, content = read_last(folder)
+        config.quiet = bool(flags.get("quiet"))
+    config.quiet = config.quiet or not world.first
     training, validation = load_training_data(
         config.data or "digits",
         seed=config.seed,
@@ -53,31 +73,78 @@ def command(flags: dict, config_file: str | None, resume: str | None) -> int:
         skip_corrupt=config.skip_corrupt,
         limit_train=config.limit_train,
     )
-    folder = folder if resume else new_folder(config)
-    run = Run(config, folder, training, validation)
+    run = Run(config, folder, training, validation, world)
     if content:
-        run.load_last(content)
+        restore_state(run, content)
     else:
         run.rehearse()
-        run.save_config()
+    if dry_run:
+        click.echo(estimate(run) if world.first else "", nl=world.first)
+        return 0
+    if not content:
+        save_config(run)
+        save_last(run)
     note(describe(run), config.quiet)
-    if run.epoch >= config.epochs:
-        note(f"{folder} is finished: {config.epochs} of {config.epochs} epochs", config.quiet)
+    if run.epoch >= config.epochs or run.stopped:
+        note(f"{folder} is finished: {run.stopped or f'{config.epochs} of {config.epochs} epochs'}", config.quiet)
         return 0
     with Progress(run) as progress:
         try:
             train(run, progress.batch, progress.epoch)
         except Interrupted:
             progress.close()
-            click.echo(f"interrupted and saved; go on with: robustcls train --resume {folder}", err=True)
+            if world.first:
+                click.echo(f"interrupted and saved; go on with: robustcls train --resume {folder}", err=True)
             return 130
-    best = run.history[run.best_epoch - 1]
+    if world.first:
+        conclude(run)
+    return 0
+
+
+def conclude(run) -> None:
+    """Says what came of a run that is finished."""
+    from robustcls.core.overfitting import robust_overfitting
+
+    best = next(row for row in reversed(run.history) if row.epoch == run.best_epoch)
+    warnings = [
+        run.stopped and f"stopped: {run.stopped}",
+        run.config.is_adversarial and robust_overfitting(run.history),
+    ]
+    for warning in filter(None, warnings):
+        click.echo(wrap(f"{warning}"))
     click.echo(f"best epoch {best.epoch}: clean {_share(best.val_clean)}, robust {_share(best.val_robust)}")
     click.echo(wrap(f"by {run.selected_by}"))
-    click.echo(f"{folder / 'ckpt.pt'}")
-    if not config.quiet:
-        click.echo(f"next: robustcls attack --model {folder / 'ckpt.pt'}", err=True)
-    return 0
+    click.echo(f"{run.folder / 'ckpt.pt'}")
+    note(f"next: robustcls attack --model {run.folder / 'ckpt.pt'}", run.config.quiet)
+
+
+def estimate(run) -> str:
+    """The resolved configuration as TOML, and in its comments what an epoch would cost."""
+    from robustcls.core.config import to_toml
+    from robustcls.training.estimate import measure_cost
+
+    cost = measure_cost(run)
+    lines = [
+        f"parameters      {cost.parameters:,}, {cost.trained:,} of them trained",
+        f"forward         {cost.forward_flops / 1e6:,.1f} MFLOP an image",
+        f"update          {cost.update_flops / 1e6:,.1f} MFLOP an image, attack included",
+        f"speed           {cost.images_per_second:,.0f} img/s, median of {cost.timed} updates",
+        f"epoch           {_minutes(cost.epoch_seconds)}, of which validation {_minutes(cost.val_seconds)}",
+        f"run             {_minutes(cost.epoch_seconds * run.config.epochs)}, {run.config.epochs} epochs",
+        f"peak memory     {cost.peak_memory_mb:,.0f} MB",
+    ]
+    return to_toml(run.config) + "\n" + "".join(f"# {line}\n" for line in [*describe(run).splitlines(), *lines])
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"{minutes // 60} h {minutes % 60} min"
+        if minutes >= 60
+        else f"{minutes} min {rest} s"
+        if minutes
+        else f"{seconds:.1f} s"
+    )
 
 
 def configure(flags: Mapping[str, Any], file: Mapping[str, Any]) -> TrainConfig:
@@ -97,19 +164,27 @@ def describe(run) -> str:
     config, size = run.config, "x".join(map(str, run.model.input_size))
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
     remark = f" ({run.train.note})" if run.train.note else ""
+    how = [] if config.makes_examples else [f"attack {config.adv}"]
+    how += [] if config.step == "once" else [f"step {config.step}"]
     lines = [
         f"data      {config.data}: {len(run.train)} training, {min(config.val_n, len(run.val))} validation images{remark}",
         f"model     {config.arch}, {parameters / 1e6:.2f} million parameters, {len(run.train.classes)} classes, input {size}",
-        f"training  {config.objective}, attack {config.adv}, {run.threat}, {config.epochs} epochs, batch {run.batch_size}",
+        f"training  {', '.join([config.objective, *how])}, {run.threat}, "
+        f"{config.epochs} epochs, batch {run.batch_size}",
         f"device    {describe_device(run.device)}, {run.precision}",
         f"folder    {run.folder}",
     ]
+    if run.init_note:
+        lines.insert(2, f"init      {run.init_note}")
+    if run.world.size > 1:
+        lines.append(f"world     {run.world.size} processes, {run.batch_size // run.world.size} images each")
     return "\n".join(wrap(line, indent=10) for line in lines)
 
 
+# The gap is attacked less robust: robust overfitting widens it.
 HEADER = """\
-                         -- training --    ------ validation ------
- epoch         lr    loss   clean  attacked   clean  robust    fgsm    img/s"""
+                         -- training ---  ---- validation ----
+ epoch        lr    loss  clean attacked  clean  robust   fgsm    gap    img/s"""
 
 
 class Progress:
@@ -147,13 +222,17 @@ class Progress:
             if not self.headed:
                 click.echo(HEADER)
                 self.headed = True
-            shares = (row.train_clean, row.train_robust, row.val_clean, row.val_robust, row.val_fgsm)
-            clean, attacked, *validation = map(_share, shares)
-            click.echo(
-                f"{row.epoch:>3}/{self.run.config.epochs:<3}{row.lr:>10.3g}{row.train_loss:>8.3f}{clean:>8}{attacked:>10}"
-                + "".join(f"{share:>8}" for share in validation)
-                + f"{row.images_per_second:>9.0f}"
+            clean, attacked, *validation = map(
+                _share, (row.train_clean, row.train_robust, row.val_clean, row.val_robust, row.val_fgsm)
             )
+            seen, held = row.train_robust, row.val_robust
+            gap = "-" if seen is None or held is None else f"{100 * (seen - held):+.1f}"
+            click.echo(
+                f"{row.epoch:>3}/{self.run.config.epochs:<3}{row.lr:>9.3g}{row.train_loss:>8.3f}{clean:>7}{attacked:>9}"
+                f"{validation[0]:>7}{validation[1]:>8}{validation[2]:>7}{gap:>7}{row.images_per_second:>9.0f}"
+            )
+            if row.event:
+                click.echo(wrap(f"  {row.event}", indent=2))
 
 
 def _share(value: float | None) -> str:

@@ -37,28 +37,38 @@ def logits_and_gradient(
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode without parameter gradients; at the end modes, flags and buffers are exactly as before.
-
-    Buffers are kept too, for modules that count or average in their forward pass whatever their mode.
-    """
-    buffers = [(module, dict(module._buffers)) for module in model.modules()]
-    values = [(buffer, buffer.clone()) for _, own in buffers for buffer in own.values() if buffer is not None]
+    """The model in eval mode without parameter gradients; at the end modes, flags and buffers are exactly as before."""
     # A module of torch.jit.freeze has no mode.
     modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        model.eval()
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        yield model
+        with kept_buffers(model):
+            model.eval()
+            for parameter, _ in flags:
+                parameter.requires_grad_(False)
+            yield model
     finally:
         for module, training in modes:
             module.training = training
         for parameter, requires_grad in flags:
             parameter.requires_grad_(requires_grad)
+
+
+@contextmanager
+def kept_buffers(model: nn.Module, *, graph_lives_on: bool = True) -> Iterator[None]:
+    """Buffers, such as BatchNorm's statistics, are at the end what they were, though modules count in their forward pass.
+
+    Writing a buffer, even with equal values, breaks a backward pass to come; comparing them first waits for the device.
+    graph_lives_on: whether such a pass may come.
+    """
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
+    values = [(buffer, buffer.clone()) for _, own in buffers for buffer in own.values() if buffer is not None]
+    try:
+        yield
+    finally:
         with torch.no_grad():
             for buffer, before in values:
-                if not torch.equal(buffer, before):  # a copy, even of equal values, breaks a backward pass to come
+                if not (graph_lives_on and torch.equal(buffer, before)):
                     buffer.copy_(before)
         for module, own in buffers:  # a module may have put another tensor in a buffer's place, or made one
             for name in set(module._buffers.keys()) - own.keys():

@@ -4,10 +4,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustcls.core.errors import InputError
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Negative log-probability of the true class. logits: N,K; y: N; returns N."""
-    return F.cross_entropy(logits.float(), y, reduction="none")
+
+def cross_entropy(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Negative log-probability of the true class. logits: N,K; y: N, or probabilities N,K; returns N.
+
+    label_smoothing: the share of the target that is spread over all classes (Szegedy et al. 2015, arXiv:1512.00567).
+    """
+    if not 0 <= label_smoothing < 1:
+        raise InputError(f"label_smoothing={label_smoothing}: give 0 or more, below 1")
+    return F.cross_entropy(logits.float(), y, reduction="none", label_smoothing=label_smoothing)
+
+
+def probabilities(y: Tensor, num_classes: int) -> Tensor:
+    """Labels N as probabilities N,K; those that are already come back as they are."""
+    return y if y.is_floating_point() else F.one_hot(y, num_classes).float()
+
+
+def likeliest(y: Tensor) -> Tensor:
+    """Probabilities N,K as labels N; labels come back as they are."""
+    return y.argmax(1) if y.is_floating_point() else y
 
 
 def kl(logits: Tensor, reference: Tensor) -> Tensor:

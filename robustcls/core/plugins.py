@@ -22,7 +22,7 @@ from robustcls.core.errors import InputError, unknown
 
 KINDS = {
     "attack": "robustcls/attacks",
-    "augment": "robustcls/data/augment.py",
+    "augment": "robustcls/data/augmentations",
     "data": "robustcls/data",
     "attribution": "robustcls/attribution",
     "model": "robustcls/models",
@@ -222,8 +222,7 @@ def _plugins(kind: str) -> dict[str, Plugin]:
     if kind not in KINDS:
         raise unknown("kind of plug-in", kind, KINDS)
     place = _ROOT / KINDS[kind]
-    others = {_ROOT / home for home in KINDS.values()}  # such as data/augment.py, which is a kind of its own
-    files = [place] if place.is_file() else [file for file in sorted(place.glob("*.py")) if file not in others]
+    files = [place] if place.is_file() else sorted(place.glob("*.py"))
     return {plugin.name: plugin for file in files for plugin in _read(kind, file)}
 
 

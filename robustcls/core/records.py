@@ -219,6 +219,9 @@ class Epoch:
     val_fgsm: float | None
     seconds: float
     images_per_second: float
+    val_seconds: float | None = None
+    parts: dict[str, float] = field(default_factory=dict)  # of the objective, mean over the epoch
+    event: str = ""  # what the watch over training did after this epoch
 
 
 @dataclass

@@ -13,6 +13,8 @@ class Traits:
     gradients: bool = True  # needs the gradient of the model, not its outputs alone
     minimum_norm: bool = False  # looks for the nearest example, at whatever distance; the ball only judges it
     unrestricted: bool = False  # leaves every small ball: only the whole box, linf:1, can judge it
+    soft_labels: bool = False  # takes probabilities N,K for labels
+    training_only: bool = False  # leaves the ball on purpose: its images train a model and never judge one
     universal: bool = False  # makes one perturbation for all images, so it must meet them all at once
 
 

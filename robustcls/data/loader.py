@@ -19,11 +19,14 @@ def batches(
     start: int = 0,
     device: torch.device | str | None = None,
     channels_last: bool = False,
+    rank: int = 0,
+    size: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields x float32 N,C,H,W in [0, 1] and y int64 N, from batch number `start` on.
 
     The order depends on seed and epoch alone, on every device, so that a run resumes at any batch. drop_last leaves out a
-    short last batch, unless it is the only one. Move the images to the device once (`Images.to`) rather than each epoch.
+    short last batch, unless it is the only one. rank, size: this process's equal part of each batch. Move the images to
+    the device once (`Images.to`) rather than each epoch.
     """
     images = images if device is None else images.to(device)
     order = torch.arange(len(images))
@@ -32,7 +35,9 @@ def batches(
         order = torch.randperm(len(images), generator=generator)
     order = order.to(images.pixels.device)
     for number in range(start, num_batches(images, batch_size, drop_last=drop_last)):
-        x, y = images.batch(order[number * batch_size : (number + 1) * batch_size])
+        chosen = order[number * batch_size : (number + 1) * batch_size]
+        each = len(chosen) // size
+        x, y = images.batch(chosen[rank * each : (rank + 1) * each] if size > 1 else chosen)
         yield (x.contiguous(memory_format=torch.channels_last) if channels_last else x), y
 
 

@@ -180,6 +180,10 @@ def check_attacks(
     for spec in attacks:
         plugins.resolved("attack", spec)
         traits = traits_of(plugins.load("attack", spec))
+        if traits.training_only:
+            raise InputError(
+                f"{spec} leaves the ball on purpose, to train on: judge with --attack fgsm or --attack pgd"
+            )
         if traits.gradients and not getattr(source, "differentiable", True):
             raise InputError(
                 f"{spec} needs gradients, which this model does not give: "

@@ -13,17 +13,27 @@ from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.files import replacing
 from robustcls.models import zoo
+from robustcls.models.heads import LINEAR, replace_head
 
 FORMAT = "robustcls/checkpoint/1"
 
 
 def build(
-    arch: str, *, classes: Sequence[str], input_size: Sequence[int], **normalisation: Sequence[float]
+    arch: str,
+    *,
+    classes: Sequence[str],
+    input_size: Sequence[int],
+    head: str = LINEAR,
+    **normalisation: Sequence[float],
 ) -> Classifier:
-    """A fresh classifier of `arch`, a spec such as `vgg16(width=0.25)` or `torchvision/resnet18`. normalisation: mean, std."""
+    """A fresh classifier of `arch`, a spec such as `vgg16(width=0.25)` or `torchvision/resnet18`, with a head such as
+    `512-relu-K`. normalisation: mean, std. Raises InputError.
+    """
     make_net = partial(zoo.make_net, arch) if zoo.is_zoo(arch) else plugins.load("model", arch)
     net = make_net(len(classes), input_size)
-    return Classifier(net, classes=classes, input_size=input_size, arch=arch, **normalisation)
+    model = Classifier(net, classes=classes, input_size=input_size, arch=arch, **normalisation)
+    replace_head(model, head)
+    return model
 
 
 def save_checkpoint(path: str | Path, model: Classifier, meta: Mapping[str, Any], **more: Any) -> None:
@@ -31,6 +41,7 @@ def save_checkpoint(path: str | Path, model: Classifier, meta: Mapping[str, Any]
     content = {
         "format": FORMAT,
         "arch": model.arch,
+        "head": getattr(model, "head", LINEAR),
         "classes": list(model.classes),
         "input_size": list(model.input_size),
         "mean": model.mean.flatten().tolist(),
@@ -56,7 +67,9 @@ def restore(content: Mapping[str, Any], name: str, trusted: str | None = None) -
         classes, input_size, arch = content["classes"], content["input_size"], content["arch"]
         if ":" in str(arch) and arch != trusted:
             raise InputError(f"{name} asks to run {arch!r}: if you trust that code, say so with --arch {arch!r}")
-        model = build(arch, classes=classes, input_size=input_size, mean=content["mean"], std=content["std"])
+        normalisation = {"mean": content["mean"], "std": content["std"]}
+        head = content.get("head", LINEAR)  # older checkpoints do not say
+        model = build(arch, classes=classes, input_size=input_size, head=head, **normalisation)
         load_weights(model.net, content["state_dict"], name)
         return model.eval(), content["meta"]
     except KeyError as error:
@@ -74,12 +87,13 @@ def load_weights(net: nn.Module, state: Mapping[str, Tensor], name: str) -> None
             raise InputError(
                 f"{name}: weight {key!r} is {have}, the architecture wants {want}: other classes, image size or width?"
             )
-    surplus = next((key for key in state if key not in wanted), None)
+    dropped = zoo.AUXILIARY if hasattr(net, "aux_logits") else ()
+    surplus = next((key for key in state if key not in wanted and not key.startswith(dropped)), None)
     if surplus is not None:
         raise InputError(
             f"{name} has a weight {surplus!r} that --arch lacks: is it the architecture it was trained with?"
         )
-    net.load_state_dict(dict(state))
+    net.load_state_dict({key: state[key] for key in wanted})
 
 
 def state_dict_of(content: Any, name: str) -> dict[str, Tensor]:

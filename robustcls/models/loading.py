@@ -12,6 +12,7 @@ from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.files import sha256
 from robustcls.models.checkpoint import build, is_checkpoint, load_weights, restore, state_dict_of
+from robustcls.models.heads import LINEAR
 from robustcls.models.onnx import hash_onnx, load_onnx
 from robustcls.models.weights import read_file
 from robustcls.models.zoo import is_zoo, load_pretrained
@@ -94,7 +95,7 @@ def build_model(
     state = state_dict_of(source.content, source.spec)
     if arch is None:
         raise InputError(f"{source.spec} is a state dict without its architecture: name it with --arch, such as vgg16")
-    model = build(arch, classes=classes, input_size=input_size, **normalisation)
+    model = build(arch, classes=classes, input_size=input_size, head=LINEAR, **normalisation)
     load_weights(model.net, state, source.spec)
     return LoadedModel(model.eval(), name, source.sha256, model.classes, notes)
 

@@ -1,21 +1,35 @@
-"""Models of torchvision and timm: `torchvision/resnet18`, `timm/vit_tiny_patch16_224`."""
+"""Models of torchvision and timm: `torchvision/resnet18`, `timm/vit_tiny_patch16_224`.
+
+The option `size` is ours: `torchvision/alexnet(size=64)` resizes images inside the network, behind the normalisation, so
+that attacks stay in the data's pixels.
+"""
 
 import os
+import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from robustcls.core import plugins
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError, unknown
+from robustcls.core.gradients import frozen
 from robustcls.models.weights import read_file
 
 ZOOS = ("torchvision/", "timm/")
 DOWNLOAD = "ROBUSTCLS_DOWNLOAD"  # set to 1, it allows what no model may do unasked: go to the network
+AUXILIARY = (
+    "aux1.",
+    "aux2.",
+    "AuxLogits.",
+)  # prefixes of further heads of GoogLeNet and Inception, whose logits come out in training
+SIDES = (32, 64, 96, 128, 224, 256, 384, 448, 518)  # what to propose for `size`
 
 
 def is_zoo(spec: str) -> bool:
@@ -23,15 +37,24 @@ def is_zoo(spec: str) -> bool:
 
 
 def make_net(spec: str, num_classes: int, input_size: Sequence[int]) -> nn.Module:
-    """The untrained network of a zoo, such as `timm/vit_tiny_patch16_224(img_size=32)`. Raises InputError."""
-    zoo, name, options = _parse(spec)
+    """The untrained network of a zoo, such as `timm/vit_tiny_patch16_224(img_size=32)`: N,C,H,W to logits N,K.
+
+    torchvision's networks see a grey image as three equal channels. Raises InputError, also for images too small for it.
+    """
+    zoo, name, size, options = _parse(spec)
+    channels = input_size[0] if zoo == "timm" else 3
+    if input_size[0] not in (1, channels):
+        raise InputError(f"{spec} takes 1 or 3 channels, the data has {input_size[0]}: timm/NAME adapts to any")
     if zoo == "timm":
         timm, _ = _import_timm(name)
-        return _made(spec, timm.create_model, name, num_classes=num_classes, in_chans=input_size[0], **options)
-    if input_size[0] != 3:
-        raise InputError(f"{spec} takes 3 channels, the data has {input_size[0]}: timm/NAME adapts to its channels")
-    models = _import_torchvision(name)
-    return _made(spec, models.get_model, name, weights=None, num_classes=num_classes, **options)
+        net = _made(spec, timm.create_model, name, num_classes=num_classes, in_chans=channels, **options)
+    else:
+        models = _import_torchvision(name)
+        net = _made(spec, models.get_model, name, weights=None, num_classes=num_classes, **options)
+    net = _without_auxiliary(net)
+    height, width = (size, size) if size else input_size[1:]
+    _check_takes(net, spec, (channels, height, width))
+    return _adapted(net, size, repeats=channels // input_size[0])
 
 
 def load_pretrained(spec: str) -> tuple[Classifier, Path]:
@@ -39,8 +62,10 @@ def load_pretrained(spec: str) -> tuple[Classifier, Path]:
 
     Only what lies in the zoo's own cache is read, unless $ROBUSTCLS_DOWNLOAD is 1. Raises InputError.
     """
-    zoo, name, options = _parse(spec)
-    return _from_timm(spec, name, options) if zoo == "timm" else _from_torchvision(spec, name, options)
+    zoo, name, size, options = _parse(spec)
+    model, file = (_from_timm if zoo == "timm" else _from_torchvision)(spec, name, options)
+    _adapted(model.net, size)
+    return model, file
 
 
 def _from_torchvision(spec: str, name: str, options: dict[str, Any]) -> tuple[Classifier, Path]:
@@ -50,11 +75,13 @@ def _from_torchvision(spec: str, name: str, options: dict[str, Any]) -> tuple[Cl
     _allow(spec, file if file.is_file() else None, f"put {weights.url} into {file.parent}")
     if file.is_file():
         read_file(file)  # torchvision would run what a pickle asks for
-    net = _made(spec, models.get_model, name, weights=weights, **options)
+    net = _without_auxiliary(_made(spec, models.get_model, name, weights=weights, **options))
     shown = weights.transforms()
-    side = shown.crop_size[0]
+    side, mean, std = shown.crop_size[0], shown.mean, shown.std
+    if getattr(net, "transform_input", False):  # from ImageNet's normalisation to its own, which the Classifier can do
+        net.transform_input, mean, std = False, (0.5,), (0.5,)
     model = Classifier(
-        net, classes=weights.meta["categories"], input_size=(3, side, side), mean=shown.mean, std=shown.std, arch=spec
+        net, classes=weights.meta["categories"], input_size=(3, side, side), mean=mean, std=std, arch=spec
     )
     return model.eval(), file
 
@@ -86,10 +113,60 @@ def _from_timm(spec: str, name: str, options: dict[str, Any]) -> tuple[Classifie
     return model.eval(), file
 
 
-def _parse(spec: str) -> tuple[str, str, dict[str, Any]]:
+def _parse(spec: str) -> tuple[str, str, int | None, dict[str, Any]]:
     parsed = plugins.parse("model", spec)
     zoo, _, name = parsed.name.partition("/")
-    return zoo, name, dict(parsed.options)
+    options = dict(parsed.options)
+    size = options.pop("size", None)
+    if size is not None and not (type(size) is int and 1 <= size <= 4096):
+        raise InputError(f"{spec}: size={size!r} is not the side of an image: give a whole number, such as 64")
+    return zoo, name, size, options
+
+
+def _without_auxiliary(net: Any) -> Any:
+    """The network that gives logits alone in both modes."""
+    if getattr(net, "aux_logits", False):
+        net.aux_logits = False
+        for prefix in AUXILIARY:
+            if hasattr(net, prefix.rstrip(".")):
+                setattr(net, prefix.rstrip("."), None)
+    return net
+
+
+def _check_takes(net: nn.Module, spec: str, input_size: Sequence[int]) -> None:
+    reason = _refusal(net, input_size)
+    if reason is None:
+        return
+    channels, height, width = input_size
+    side = next((side for side in SIDES if _refusal(net, (channels, side, side)) is None), "...")
+    raise InputError(
+        f"{spec} cannot take images of {height}x{width} ({reason:.100}): "
+        f"give {spec.partition('(')[0]}(size={side}), which resizes them inside"
+    )
+
+
+def _refusal(net: nn.Module, input_size: Sequence[int]) -> str | None:
+    """Why the network cannot take images C,H,W; None where it can."""
+    try:
+        with torch.no_grad(), frozen(net):
+            net(torch.zeros(1, *input_size))
+    except Exception as error:  # whatever the first layer that finds no pixels left raises
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    return None
+
+
+def _adapted(net: nn.Module, size: int | None, repeats: int = 1) -> nn.Module:
+    """The network that resizes and repeats channels before its first layer: by a hook, so that weights keep their names."""
+    if size or repeats > 1:
+        net.register_forward_pre_hook(partial(_adapt, size, repeats))
+    return net
+
+
+def _adapt(size: int | None, repeats: int, net: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    (x,) = inputs
+    if size:
+        x = interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=False)
+    return x.repeat(1, repeats, 1, 1) if repeats > 1 else x
 
 
 def _import_torchvision(name: str) -> Any:
@@ -116,7 +193,8 @@ def _import_timm(name: str) -> tuple[Any, Any]:
 
 def _made(spec: str, builder: Any, name: str, **options: Any) -> nn.Module:
     try:
-        return builder(name, **options)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of initial weights that may change
+            return builder(name, **options)
     except Exception as error:  # builders raise whatever their options, the file or the network make them
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{spec} cannot be made: {reason:.200}") from error

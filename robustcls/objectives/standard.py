@@ -6,7 +6,7 @@ from robustcls.core.losses import cross_entropy
 from robustcls.objectives.loss import BoundAttack, Loss
 
 
-def standard(model: nn.Module, x: Tensor, y: Tensor, attack: BoundAttack) -> Loss:
+def standard(model: nn.Module, x: Tensor, y: Tensor, attack: BoundAttack, *, label_smoothing: float = 0.0) -> Loss:
     """Cross-entropy of the clean images."""
     logits = model(x)
-    return Loss(cross_entropy(logits, y).mean(), logits)
+    return Loss(cross_entropy(logits, y, label_smoothing=label_smoothing).mean(), logits)

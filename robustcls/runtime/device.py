@@ -1,6 +1,7 @@
 """Which device, in which precision, with how many images at a time."""
 
 import ctypes
+import os
 import platform
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -89,6 +90,13 @@ def resolve_batch_size(batch_size: int | str, input_size: Sequence[int], device:
     area = input_size[-1] * input_size[-2]
     pixels = 512 * 32 * 32 if device.type == "cuda" else 128 * 32 * 32
     return max(4, min(pixels // area, pixels // (28 * 28)))
+
+
+def make_deterministic() -> None:
+    """Process-wide: operations that give other bits each time raise, or are replaced by ones that do not."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
 
 
 def keep_freed_memory() -> None:

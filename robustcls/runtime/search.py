@@ -37,6 +37,7 @@ class SearchTwin(nn.Module):
         self.precision = precision
         self.device, self.dtype = device_of(model), dtype_of(model)
         self.forwards = self.backwards = 0
+        self.compiled = False
         self._source = [model]  # in a list, so that the model is not a sub-module of its twin
         self.twin = copy.deepcopy(model).eval()
         for parameter in self.twin.parameters():  # one by one, for a ScriptModule has no requires_grad_
@@ -75,16 +76,41 @@ class SearchTwin(nn.Module):
             folded.weight.copy_(weight)
             folded.bias.copy_(bias)
 
+    def compile_twin(self) -> None:
+        """Compiles the twin (torch.compile), for many attacks with batches of one size."""
+        self.twin.compile()
+        self.compiled = True
+
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
-        with uncompiled(), autocast(self.precision, self.device):
-            logits = self.twin(x.to(self.dtype, copy=True)).float()  # a copy: some models write on their input
+        images = x.to(self.dtype, copy=True)  # a copy: some models write on their input
+        with nullcontext() if self.compiled else uncompiled(), autocast(self.precision, self.device):
+            logits = self.twin(images).float()
         if logits.requires_grad:
+            if self.precision == "fp16":
+                scale_gradients(images, logits)
             logits.register_hook(self._count_backward)
         return logits
 
     def _count_backward(self, grad: Tensor) -> None:
         self.backwards += len(grad)
+
+
+def scale_gradients(x: Tensor, logits: Tensor) -> None:
+    """On its way from the logits to x, each sample's gradient is scaled to a largest entry near 2^10, then back.
+
+    A confident sample's gradient would round to zero in fp16, and its attack would stand still. In eval mode samples do
+    not mix, and powers of two change no digit.
+    """
+    scales: list[Tensor] = []
+
+    def up(grad: Tensor) -> Tensor:
+        largest = grad.abs().amax(1, keepdim=True)
+        scales.append(torch.where(largest > 0, torch.exp2(10 - largest.clamp_min(1e-30).log2().ceil()), 1.0))
+        return grad * scales[-1]
+
+    logits.register_hook(up)
+    x.register_hook(lambda grad: grad / scales[-1].view(-1, 1, 1, 1))
 
 
 class Counted(nn.Module):

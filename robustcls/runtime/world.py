@@ -1,4 +1,4 @@
-"""The processes that `torchrun` started, which share one evaluation."""
+"""The processes that `torchrun` started, which share one training or one evaluation."""
 
 import os
 from collections.abc import Sequence
@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
 
@@ -18,6 +20,7 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    restarts: int = 0  # how often torchrun has started these processes again
 
     @property
     def first(self) -> bool:
@@ -35,6 +38,26 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, on the CPU, of a tensor that lies there."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up in any process."""
+        return bool(self.sum(torch.tensor(int(flag))))
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Gives every process the first one's buffers, such as BatchNorm's statistics."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
+    def parallel(self, module: nn.Module) -> nn.Module:
+        """The module with gradients averaged over the processes; itself where there is one."""
+        return DistributedDataParallel(module) if self.size > 1 else module
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.size > 1:
@@ -44,11 +67,12 @@ class World:
 def join_world() -> World:
     """The world that `torchrun` describes in the environment, joined; a world of one without it."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if size == 1:
-        return World()
+        return World(restarts=restarts)
     if not dist.is_initialized():
-        dist.init_process_group("gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
-    return World(dist.get_rank(), size, local_rank)
+    return World(dist.get_rank(), size, local_rank, restarts)

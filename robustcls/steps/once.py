@@ -12,10 +12,6 @@ if TYPE_CHECKING:
 
 def once(run: "Run", x: Tensor, y: Tensor) -> Loss:
     """One update by the gradient of the objective on one batch."""
-    with run.autocast():
-        loss = run.objective(run.model, x, y, run.attack)
-    run.optimizer.zero_grad(set_to_none=True)
-    run.scaler.scale(loss.total).backward()
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
+    loss = run.gradient(x, y, run.attack)
+    run.update()
     return loss

@@ -1,28 +1,63 @@
-"""Averages of the weights over the course of training."""
+"""Averages of the weights over the course of training, in fp32."""
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
+from robustcls.core.classifier import Classifier
 
-class Ema:
-    """Exponential moving average of a model's weights and statistics, in fp32 (Izmailov et al. 2018, arXiv:1803.05407).
 
-    The decay starts low and rises to its value, so that the first random weights are forgotten.
-    """
+class Average:
+    """A copy of the model whose weights are an average; `updates` counts what went into it."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False)
-        self.decay, self.updates = decay, 0
+    def __init__(self, model: Classifier) -> None:
+        self.model: Classifier = copy.deepcopy(model).requires_grad_(False)
+        self.updates = 0
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+    def move(self, model: nn.Module, share: float) -> None:
+        """Weights go by `share` of the way to the model's; buffers, such as BatchNorm's statistics, are its latest."""
         self.updates += 1
-        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
-        floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        torch._foreach_lerp_([average for average, _ in floats], [weight for _, weight in floats], 1 - decay)
-        for average, weight in pairs:
-            if not average.is_floating_point():
-                average.copy_(weight)
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), share)
+        for kept, latest in zip(self.model.buffers(), model.buffers(), strict=True):
+            kept.copy_(latest)
+
+
+class Ema(Average):
+    """Exponential moving average over the updates.
+
+    The decay starts low and rises to its value, so that the first random weights are forgotten (as in Rebuffi et al.
+    2021, arXiv:2103.01946).
+    """
+
+    def __init__(self, model: Classifier, decay: float) -> None:
+        super().__init__(model)
+        self.decay = decay
+
+    def update(self, model: nn.Module) -> None:
+        self.move(model, 1 - min(self.decay, (1 + self.updates) / (10 + self.updates)))
+
+
+class Swa(Average):
+    """The plain mean over the ends of the last epochs (Izmailov et al. 2018, arXiv:1803.05407).
+
+    Such weights were never run together, so BatchNorm's statistics are estimated anew by `forwards`: passes of the
+    averaged model in train mode, one at each item.
+    """
+
+    def update(self, model: nn.Module, forwards: Iterable[object]) -> None:
+        self.move(model, 1 / (1 + self.updates))
+        norms = [module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all passes, not one that forgets
+        self.model.train()
+        with torch.no_grad():
+            for _ in forwards:
+                pass
+        self.model.eval()
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

@@ -1,49 +1,89 @@
 """The options of training."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
 from robustcls.core.options import DataOptions, RuntimeOptions, ThreatOptions, parse_batch_size
 
+LEAST = {"epochs": 1, "val_n": 1, "limit_train": 1, "accumulate": 1, "patience": 0, "save_every": 1, "track_images": 0}
+BELOW = {"momentum": 1, "ema": 1, "swa": 1}  # exclusive bounds; the others have none
+
 
 @dataclass(kw_only=True)
 class TrainConfig(DataOptions, ThreatOptions, RuntimeOptions):
-    arch: str = option("vgg16", "Architecture, such as vgg16(width=0.25).", metavar="SPEC")
+    arch: str = option("vgg16", "Architecture, such as vgg16(width=0.25) or torchvision/resnet18.", metavar="SPEC")
+    init: str | None = option(None, "First weights: imagenet (the zoo's own), or a file of weights.", metavar="PATH")
+    head: str = option("linear", "Layers that give the logits: linear, or such as 512-relu-K.", metavar="LAYERS")
+    freeze: str = option("none", "Weights that stay as they are: none, backbone, or the first N layers.", metavar="N")
     adv: str | None = option(
-        None, "Inner attack: none, fgsm, pgd(steps=3) ...  [default: the data set's recipe]", metavar="SPEC"
+        None, "Inner attack: none, fgsm, n_fgsm, pgd(steps=3) ...  [default: the data set's recipe]", metavar="SPEC"
     )
     objective: str | None = option(
-        None, "What is minimised.  [default: standard with --adv none, else adversarial]", metavar="SPEC"
+        None,
+        "What is minimised: trades(beta=6) ...  [default: standard with --adv none, else adversarial]",
+        metavar="SPEC",
     )
-    step: str = option("once", "Who owns the update.", metavar="SPEC")
+    step: str = option("once", "Who owns the update: once, free(replays=4), awp(gamma=0.005).", metavar="SPEC")
     epochs: int = option(30, "Passes over the training images.")
+    optimizer: Literal["sgd", "adamw"] = option("sgd", "SGD with Nesterov momentum, or AdamW.")
     lr: float = option(0.1, "Peak learning rate.")
-    momentum: float = option(0.9, "Nesterov momentum of SGD.")
+    backbone_lr: float = option(1.0, "Share of it for all but the head.")
+    momentum: float = option(0.9, "Momentum of SGD; the first beta of AdamW.")
     weight_decay: float = option(5e-4, "Weight decay, not applied to BatchNorm and biases.")
-    schedule: str = option("one_cycle", "Learning rate over the run: one_cycle, cosine, constant.", metavar="SPEC")
-    augment: str = option("crop_flip", "Augmentation: none, crop_flip, affine.", metavar="SPEC")
+    schedule: str = option(
+        "one_cycle",
+        "Learning rate over the run: one_cycle, cosine, piecewise, cyclic, constant.",
+        metavar="SPEC",
+    )
+    clip: float = option(0.0, "Largest norm of a gradient, which is else scaled down to it; 0 for none.")
+    accumulate: int = option(1, "Cut each batch in so many parts, one after another, for less memory.", metavar="N")
+    augment: str = option(
+        "crop_flip", "Augmentation, such as crop_flip+cutout; see robustcls list augment.", metavar="SPEC"
+    )
     ema: float = option(0.0, "Decay of an average of the weights, which is then judged and saved; 0 for none.")
+    swa: float = option(0.0, "Share of the run after which epochs' weights are averaged, likewise; 0 for none.")
     limit_train: int | None = option(None, "Train on so many images, the same share of each class.", metavar="N")
     val_n: int = option(500, "Validation images, held out of the training set.")
     val_attack: str = option("pgd(steps=10)", "Attack that measures robust validation accuracy.", metavar="SPEC")
-    track: tuple[str, ...] = option((), "Also log to this tracker (repeatable).", metavar="NAME")
+    patience: int = option(0, "Stop after so many epochs without a better score; 0 to go on.", metavar="N")
+    on_collapse: Literal["stop", "rollback", "ignore"] = option(
+        "stop", "On catastrophic overfitting: stop, or go back an epoch with half the attack's step, or nothing."
+    )
+    save_every: int | None = option(None, "Write last.pt also after so many batches.", metavar="N")
+    compile: bool = option(False, "Compile the model (torch.compile): for long runs on CUDA.")
+    deterministic: bool = option(False, "Only operations that give the same bits each time, also on CUDA.")
+    track: tuple[str, ...] = option((), "Also log to tensorboard or wandb (repeatable).", metavar="NAME")
+    track_images: int = option(1, "Log images every so many epochs; 0 for never.", metavar="N")
     out: str | None = option(None, "Run folder.  [default: runs/<data>-<arch>-<adv>-<time>]", metavar="DIR")
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("val_n", 1), ("limit_train", 1)):
+        for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"--{name.replace('_', '-')} {value} is too small: give {least} or more")
-        for name in ("lr", "momentum", "weight_decay", "ema"):
+        for name in ("lr", "backbone_lr", "momentum", "weight_decay", "clip", "ema", "swa"):
             value = getattr(self, name)
-            if not (0 <= value < (1 if name in ("momentum", "ema") else float("inf"))):
+            if not (0 <= value < BELOW.get(name, float("inf"))):
                 raise InputError(f"--{name.replace('_', '-')} {value} is out of range")
+        if self.ema and self.swa:
+            raise InputError("--ema and --swa are two averages of the weights: give one of them")
         parse_batch_size(self.batch_size)
         self.data = self.data or "digits"
         self.norm = self.norm or "linf"
         if self.eps is None and self.norm != "linf":
             raise InputError(f"norm {self.norm} has no usual radius: give --eps, such as --eps 0.5")
         self.eps = "8/255" if self.eps is None else self.eps
-        self.adv = self.adv or "pgd"
-        self.objective = self.objective or ("standard" if self.adv == "none" else "adversarial")
+        self.adv = "none" if self.makes_examples else self.adv or "pgd"
+        plain = self.adv == "none" and not self.makes_examples
+        self.objective = self.objective or ("standard" if plain else "adversarial")
+
+    @property
+    def makes_examples(self) -> bool:
+        """Whether the step makes the adversarial images itself, without --adv."""
+        return self.step.partition("(")[0] == "free"
+
+    @property
+    def is_adversarial(self) -> bool:
+        return (self.objective or "").partition("(")[0] != "standard"

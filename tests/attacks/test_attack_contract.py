@@ -18,7 +18,7 @@ from robustcls.core.losses import cross_entropy, margin
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import Traits, traits_of
 
-ATTACKS = plugins.names("attack")
+ATTACKS = [name for name in plugins.names("attack") if not traits_of(plugins.load("attack", name)).training_only]
 CHEAP = {
     "steps": 5, "restarts": 2, "targets": 3, "queries": 200, "draws": 20,
     "binary_search_steps": 4, "initial_const": 1.0, "initial_evaluations": 10, "size": 0.6,

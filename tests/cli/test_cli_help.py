@@ -13,6 +13,8 @@ import pytest
 from robustcls.cli.main import SUMMARIES
 from robustcls.cli.main import cli as group
 from robustcls.core import plugins
+from robustcls.models.checkpoint import build
+from robustcls.models.zoo import is_zoo
 
 COMMANDS = list(SUMMARIES)
 KINDS = {
@@ -43,7 +45,9 @@ def test_help_has_examples_whose_options_exist(name, cli):
         assert line[0] == name
         command.make_context(name, line[1:])  # raises where an option is not there
         for option, value in pairwise(line):
-            if option in KINDS and (option, value) != ("--adv", "none") and (name, option) != ("bench", "--suite"):
+            if option == "--arch" and is_zoo(value):
+                build(value, classes=list("abcde"), input_size=(3, 64, 64))
+            elif option in KINDS and (option, value) != ("--adv", "none") and (name, option) != ("bench", "--suite"):
                 plugins.resolved(KINDS[option], value)
 
 

@@ -14,6 +14,7 @@ import torch
 from robustcls.cli.train import HEADER, Progress, configure, describe
 from robustcls.core.config import read_toml
 from robustcls.core.records import Epoch
+from robustcls.runtime.world import World
 
 TINY = (
     "--data", "digits(size=8)", "--arch", "vgg16(width=0.05)", "--limit-train", "96", "--val-n", "20",
@@ -22,7 +23,7 @@ TINY = (
 
 
 def history(folder):
-    timed = ("seconds", "images_per_second")
+    timed = ("seconds", "val_seconds", "images_per_second")
     rows = map(json.loads, (folder / "history.jsonl").read_text(encoding="utf-8").splitlines())
     return [{name: value for name, value in row.items() if name not in timed} for row in rows]
 
@@ -107,8 +108,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
 def fake_run(**options):
     config = SimpleNamespace(
         data="folder:/home/somebody/data sets/retina photographs of 2024", arch="mylab.networks:wide_resnet(depth=34)",
-        objective="adversarial", adv="pgd(steps=10, step_size=0.00784313725490196, restarts=2)", epochs=300, quiet=False,
-        val_n=2000,
+        step="free(replays=4)", objective="adversarial", adv="pgd(steps=10, step_size=0.00784313725490196, restarts=2)", epochs=300, quiet=False,
+        val_n=2000, makes_examples=False,
     )  # fmt: skip
     training = SimpleNamespace(
         classes=range(1000), note="12 corrupt files skipped; 37 sizes: shorter side resized to 224"
@@ -116,7 +117,7 @@ def fake_run(**options):
     return SimpleNamespace(
         config=config, model=torch.nn.Linear(2000, 20000), train=Sized(training, 1281167), val=range(50000),
         threat="linf:0.0156863", batch_size=4096, device=torch.device("cpu"), precision="bf16", folder="runs/x",
-        num_batches=10, epoch=0, batch=0,
+        num_batches=10, epoch=0, batch=0, init_note="", world=World(),
     )  # fmt: skip
 
 

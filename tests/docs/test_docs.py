@@ -14,6 +14,8 @@ import torch
 import robustcls
 from robustcls.cli.main import SUMMARIES
 from robustcls.core import plugins
+from robustcls.models.checkpoint import build
+from robustcls.models.zoo import is_zoo
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -129,10 +131,19 @@ def test_every_command_shown_parses(line):
     command = importlib.import_module(f"robustcls.cli.{name}").command
     with command.make_context(name, arguments, resilient_parsing=False) as context:
         assert isinstance(context, click.Context)
-        for option, kind in (("attack", "attack"), ("adv", "attack"), ("arch", "model"), ("method", "attribution")):
+        for option, kind in (
+            ("attack", "attack"),
+            ("adv", "attack"),
+            ("arch", "model"),
+            ("method", "attribution"),
+            ("step", "step"),
+            ("objective", "objective"),
+        ):
             given = context.params.get(option)
             for spec in [given] if isinstance(given, str) else given or ():
-                if spec != "none":
+                if kind == "model" and is_zoo(spec):
+                    build(spec, classes=list("abcde"), input_size=(3, 64, 64))
+                elif spec != "none":
                     plugins.resolved(kind, spec)
 
 

@@ -62,7 +62,7 @@ def test_without_a_normalisation_none_is_assumed_and_said(net, tmp_path):
             r"weight '0\.0\.weight' is \(3, 1, 3, 3\), the architecture wants \(6, 1, 3, 3\)",
         ),
         ({"classes": ("a", "b", "c")}, r"'3\.weight' is \(2, 26\), the architecture wants \(3, 26\)"),
-        ({"arch": "vgg17"}, "did you mean 'vgg16'"),
+        ({"arch": "vgg17"}, "did you mean 'vgg1"),
         ({"mean": [0.1, 0.2]}, "mean has 2 values for 1 channels"),
         ({"std": [0.0]}, "not positive"),
     ],

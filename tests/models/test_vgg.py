@@ -1,4 +1,4 @@
-"""The structure of VGG16, and the images that it takes."""
+"""The structure of VGG, and the images that it takes."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from robustcls.core.errors import InputError
 from robustcls.models.checkpoint import build
-from robustcls.models.vgg import vgg16
+from robustcls.models.vgg import vgg11, vgg13, vgg16, vgg19
 
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -26,6 +26,31 @@ def test_thirteen_convolutions_with_batch_norm_and_one_linear_layer():
     # 9 x (3x64 + 64x64 + 64x128 + 128x128 + 128x256 + 2 x 256x256 + 256x512 + 5 x 512x512) = 14,710,464 in convolutions,
     # 2 x 4,224 in BatchNorm, 512 x 10 + 10 in the linear layer.
     assert sum(parameter.numel() for parameter in net.parameters()) == 14_710_464 + 8_448 + 5_130
+
+
+@pytest.mark.parametrize(("vgg", "convolutions"), [(vgg11, 8), (vgg13, 10), (vgg16, 13), (vgg19, 16)])
+def test_each_vgg_has_as_many_weight_layers_as_its_name_says(vgg, convolutions):
+    assert len(kinds(vgg(10, (3, 32, 32), width=0.05), nn.Conv2d)) == convolutions
+
+
+def test_the_names_of_its_weights_are_those_of_older_checkpoints():
+    places = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)  # three a convolution, and one a pooling
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    expected = [
+        key for at in places for key in (f"0.{at}.weight", *(f"0.{at + 1}.{name}" for name in norm))
+    ] + ["3.weight", "3.bias"]  # fmt: skip
+    assert list(vgg16(10, (3, 32, 32), width=0.05).state_dict()) == expected
+
+
+def test_the_weights_that_a_seed_gives_are_those_of_older_versions():
+    torch.manual_seed(3)
+    net = vgg16(10, (3, 32, 32), width=0.05)
+    torch.manual_seed(3)
+    for conv in kinds(net, nn.Conv2d):  # PyTorch's own draws first, as the layers are made
+        nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=False)
+    for conv in kinds(net, nn.Conv2d):
+        assert torch.equal(conv.weight, nn.init.kaiming_normal_(torch.empty_like(conv.weight), mode="fan_out"))
+    assert torch.equal(kinds(net, nn.Linear)[0].weight, nn.Linear(26, 10).weight)
 
 
 @pytest.mark.parametrize(("width", "first", "last"), [(0.25, 16, 128), (0.05, 3, 26), (0.001, 1, 1), (1.25, 80, 640)])
@@ -64,7 +89,7 @@ def test_build_makes_a_classifier_that_normalises_inside():
 
 
 def test_an_unknown_architecture_names_the_nearest():
-    with pytest.raises(InputError, match="did you mean 'vgg16'"):
-        build("vgg17", classes=["a", "b"], input_size=(1, 8, 8))
+    with pytest.raises(InputError, match="did you mean 'resnet18'"):
+        build("resnet17", classes=["a", "b"], input_size=(1, 8, 8))
     with pytest.raises(InputError, match="did you mean 'width'"):
         build("vgg16(widht=2)", classes=["a", "b"], input_size=(1, 8, 8))

@@ -1,7 +1,9 @@
 """torchvision's and timm's models: their weights from the local cache, and as architectures of state dicts."""
 
+import copy
 import sys
 import urllib.error
+import warnings
 from pathlib import Path
 
 import pytest
@@ -9,11 +11,13 @@ import torch
 from torch import nn
 
 from robustcls.core.errors import InputError
-from robustcls.models.checkpoint import build, restore, save_checkpoint
+from robustcls.models.checkpoint import build, load_weights, restore, save_checkpoint
 from robustcls.models.loading import build_model, read_model
+from robustcls.runtime.search import SearchTwin
 
 CLASSES = [str(i) for i in range(1000)]
 TINY = "timm/test_resnet"
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @pytest.fixture(autouse=True)
@@ -129,9 +133,80 @@ def test_a_checkpoint_remembers_the_architecture_of_a_zoo(tmp_path):
     assert torch.equal(again(x), model(x))
 
 
-def test_torchvision_does_not_take_grey_images():
-    with pytest.raises(InputError, match="3 channels, the data has 1"):
-        build("torchvision/resnet18", classes=["a", "b"], input_size=(1, 28, 28))
+def test_torchvision_sees_a_grey_image_as_three_equal_channels(tmp_path):
+    model = build("torchvision/squeezenet1_1", classes=["a", "b"], input_size=(1, 28, 28), mean=[0.4], std=[0.3]).eval()
+    assert list(model.net.state_dict()) == list(get_net("squeezenet1_1").state_dict())
+    x = torch.rand(2, 1, 28, 28)
+    colour = get_net("squeezenet1_1")
+    colour.load_state_dict(model.net.state_dict())
+    assert torch.equal(model(x), colour((x.repeat(1, 3, 1, 1) - 0.4) / 0.3))
+    with pytest.raises(InputError, match="takes 1 or 3 channels, the data has 4"):
+        build("torchvision/squeezenet1_1", classes=["a", "b"], input_size=(4, 28, 28))
+
+
+def get_net(name, num_classes=2):
+    from torchvision import models
+
+    return models.get_model(name, weights=None, num_classes=num_classes).eval()
+
+
+def test_size_resizes_behind_the_normalisation_and_comes_back_from_a_checkpoint(tmp_path):
+    spec = "torchvision/squeezenet1_1(size=64)"
+    model = build(spec, classes=["a", "b"], input_size=(3, 16, 24), mean=[0.4], std=[0.3]).eval()
+    plain = get_net("squeezenet1_1")
+    plain.load_state_dict(model.net.state_dict())
+    x = torch.rand(2, 3, 16, 24)
+    large = nn.functional.interpolate((x - 0.4) / 0.3, (64, 64), mode="bilinear", align_corners=False)
+    assert torch.equal(model(x), plain(large))
+    assert torch.equal(copy.deepcopy(model)(x), model(x))
+    torch.testing.assert_close(SearchTwin(model)(x), model(x))
+    save_checkpoint(tmp_path / "ckpt.pt", model, {})
+    again, _ = restore(torch.load(tmp_path / "ckpt.pt", weights_only=True), "ckpt.pt")
+    assert torch.equal(again(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("torchvision/alexnet", r"alexnet cannot take images of 32x32 .*give torchvision/alexnet\(size=64\)"),
+        ("torchvision/alexnet(dropout=0.1)", r"give torchvision/alexnet\(size=64\)"),
+        ("torchvision/alexnet(size=32)", r"give torchvision/alexnet\(size=64\)"),
+        ("torchvision/alexnet(size=0)", "size=0 is not the side of an image"),
+        ("torchvision/alexnet(size='64')", "size='64' is not the side of an image"),
+        ("timm/vit_tiny_patch16_224", r"give timm/vit_tiny_patch16_224\(size=224\)"),
+    ],
+)
+def test_images_that_are_too_small_are_refused_with_a_size_that_works(spec, words):
+    if spec.startswith("timm"):
+        pytest.importorskip("timm")
+    with pytest.raises(InputError, match=words) as caught:
+        build(spec, classes=["a", "b"], input_size=(3, 32, 32))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "side"), [("googlenet", 32), ("inception_v3", 75)])
+def test_networks_with_auxiliary_heads_give_plain_logits_in_both_modes(name, side, home):
+    model = build(f"torchvision/{name}", classes=["a", "b"], input_size=(3, side, side))
+    x = torch.rand(2, 3, side, side)
+    assert model.train()(x).shape == model.eval()(x).shape == (2, 2)
+    with warnings.catch_warnings(action="ignore"):
+        whole = get_net(name)
+    load_weights(model.net, whole.state_dict(), "whole.pt")  # weights of the auxiliary heads are left aside
+    with torch.no_grad():
+        assert torch.equal(model(x), whole(x))
+
+
+def test_googlenet_takes_cached_weights_in_the_normalisation_that_they_want(home):
+    with warnings.catch_warnings(action="ignore"):
+        net = get_net("googlenet", 1000)
+    home.mkdir(parents=True)
+    torch.save(net.state_dict(), home / "googlenet-1378be20.pth")
+    net.transform_input = True
+    model = load("torchvision/googlenet").model
+    x, (mean, std) = torch.rand(2, 3, 64, 64), (torch.tensor(v).view(3, 1, 1) for v in IMAGENET)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), net((x - mean) / std), rtol=1e-3, atol=1e-4)
+        assert model.train()(x).shape == (2, 1000)
 
 
 def test_a_folder_may_be_called_like_a_zoo(tmp_path, monkeypatch):

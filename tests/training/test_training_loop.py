@@ -16,8 +16,10 @@ from robustcls.core.records import Epoch
 from robustcls.runtime.device import resolve_precision
 from robustcls.training.config import TrainConfig
 from robustcls.training.loop import train
+from robustcls.training.optimizer import make_optimizer
 from robustcls.training.record import read_training
-from robustcls.training.run import channel_statistics, make_optimizer, new_folder
+from robustcls.training.run import channel_statistics
+from robustcls.training.saved import new_folder, save_config
 
 
 def nothing(_):
@@ -61,7 +63,7 @@ def five_steps(make_run, name, seed, rehearse=False):
     assert run.batch == 5
     return {
         **state_of(run.model),
-        **{f"ema.{key}": value for key, value in state_of(run.ema.model).items()},
+        **{f"ema.{key}": value for key, value in state_of(run.average.model).items()},
         "totals": run.totals.clone(),
     }
 
@@ -152,14 +154,14 @@ def test_the_average_is_what_is_judged_and_saved(make_run):
     run = make_run(ema=0.9, epochs=1)
     train(run, nothing, nothing)
     saved = state_of(robustcls.load(run.folder / "ckpt.pt"))
-    assert equal(saved, state_of(run.ema.model))
+    assert equal(saved, state_of(run.average.model))
     assert not equal(saved, state_of(run.model))
-    assert run.judged is run.ema.model
+    assert run.judged is run.average.model
 
 
 def test_the_run_folder(make_run):
     run = make_run(adv="fgsm", track=(), seed=4)
-    run.save_config()
+    save_config(run)
     train(run, nothing, nothing)
     assert sorted(path.name for path in run.folder.iterdir()) == ["ckpt.pt", "config.toml", "history.jsonl", "last.pt"]
     assert resolve(TrainConfig, read_toml(run.folder / "config.toml")) == run.config
@@ -174,11 +176,11 @@ def test_the_run_folder(make_run):
 
 
 def poison(run, x, y):
-    """A step whose loss is NaN from the second epoch on."""
+    """A step whose loss is NaN in the third batch of the second epoch."""
     from robustcls.steps.once import once
 
     loss = once(run, x, y)
-    loss.total = loss.total * (float("nan") if run.epoch else 1.0)
+    loss.total = loss.total * (float("nan") if (run.epoch, run.batch) == (1, 2) else 1.0)
     return loss
 
 
@@ -186,7 +188,7 @@ def test_a_loss_that_is_none_stops_and_keeps_the_best(make_run):
     run = make_run(adv="fgsm")
     run.step = poison
     weights = []
-    with pytest.raises(InputError, match=r"loss became nan in epoch 2: lower --lr; .*ckpt\.pt keeps epoch 1"):
+    with pytest.raises(InputError, match=r"no finite number in batch 3 of 5 of epoch 2: lower --lr.*last\.pt keeps"):
         train(run, nothing, lambda row: weights.append(state_of(run.model)))
     assert equal(state_of(robustcls.load(run.folder / "ckpt.pt")), weights[0])
     assert len((run.folder / "history.jsonl").read_text().splitlines()) == 1
@@ -194,7 +196,7 @@ def test_a_loss_that_is_none_stops_and_keeps_the_best(make_run):
 
 def test_a_loss_that_is_none_at_once_promises_no_checkpoint(make_run):
     run = make_run(adv="none", lr=1e30)
-    with pytest.raises(InputError, match=r"became (nan|inf) in epoch 1: lower --lr$"):
+    with pytest.raises(InputError, match=r"in batch \d of 5 of epoch 1: lower --lr or give --clip 1$"):
         train(run, nothing, nothing)
     assert not (run.folder / "ckpt.pt").exists()
 

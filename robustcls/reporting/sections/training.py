@@ -6,14 +6,14 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from robustcls.core.records import Epoch, Training
+from robustcls.core.overfitting import CATASTROPHIC, catastrophes
+from robustcls.core.records import Training
 from robustcls.reporting.context import Context
 from robustcls.reporting.figures import INK, SERIES, draw
 from robustcls.reporting.html import figure, fill_file, number, table
 
 ORDER, TITLE = 150, "Training"
 
-CATASTROPHIC = 0.20  # of FGSM accuracy above robust accuracy; a sound model stays within a few hundredths
 CURVES = {  # field: (name, colour, line style)
     "train_clean": ("train, clean", SERIES[0], ":"),
     "train_robust": ("train, under attack", SERIES[1], ":"),
@@ -34,6 +34,7 @@ def _part(context: Context, model: int) -> dict[str, object] | None:
     history = context.evaluations[model].training
     if history is None or not history.epochs:
         return None
+    flagged = catastrophes(history.epochs)
     robust = [epoch.val_robust for epoch in history.epochs if epoch.val_robust is not None]
     return {
         "training": history,
@@ -41,21 +42,9 @@ def _part(context: Context, model: int) -> dict[str, object] | None:
         "gap": max(robust) - robust[-1] if robust else None,
         "best": max(robust, default=None),
         "last": robust[-1] if robust else None,
-        "flagged": find_catastrophe(history.epochs),
+        "flagged": None if flagged is None else [history.epochs[place].epoch for place in flagged],
         "drawn": _draw(context, model, history),
     }
-
-
-def find_catastrophe(epochs: list[Epoch]) -> list[int] | None:
-    """The epochs where only single-step attacks are still withstood (Wong et al. 2020, arXiv:2001.03994); None: unknown."""
-    known = [(one.epoch, one.val_fgsm, one.val_robust) for one in epochs]
-    measured = [(i, fgsm, robust) for i, fgsm, robust in known if fgsm is not None and robust is not None]
-    best, found = 0.0, []
-    for epoch, fgsm, robust in measured:
-        best = max(best, robust)
-        if fgsm - robust > CATASTROPHIC and robust < best / 2:
-            found.append(epoch)
-    return found if measured else None
 
 
 def _draw(context: Context, model: int, history: Training) -> Markup:

@@ -1,0 +1,33 @@
+"""Noise-FGSM, for training."""
+
+from torch import Generator, Tensor, nn
+
+from robustcls.core.errors import InputError
+from robustcls.core.gradients import input_gradient
+from robustcls.core.losses import cross_entropy
+from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits
+
+
+@traits(training_only=True, soft_labels=True)
+def n_fgsm(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    noise: float = 2.0,
+    step_size: float | None = None,
+    loss=cross_entropy,
+    generator: Generator | None = None,
+) -> Tensor:
+    """One gradient step from strong noise, not projected back (de Jorge et al. 2022, arXiv:2202.01181).
+
+    noise: radius of the uniform noise, in multiples of eps. step_size: in pixel values; eps unless given. The images lie
+    up to noise * eps + step_size from the clean ones: they train a model and never judge it.
+    """
+    step_size = threat.eps if step_size is None else step_size
+    if noise < 0 or step_size < 0:
+        raise InputError(f"n_fgsm(noise={noise}, step_size={step_size}): give 0 or more of each")
+    noisy = ThreatModel(threat.norm, noise * threat.eps).random_start(x, generator)
+    return (noisy + step_size * threat.steepest(input_gradient(model, noisy, y, loss))).clamp(0, 1)

@@ -1,0 +1,38 @@
+"""The two ways in which adversarial training overfits, read from its epochs."""
+
+from collections.abc import Sequence
+
+from robustcls.core.records import Epoch
+
+CATASTROPHIC = 0.20  # of FGSM accuracy above robust accuracy; a sound model stays within a few hundredths
+WORTH_SAYING = 0.02  # of robust accuracy below its best
+
+
+def catastrophes(epochs: Sequence[Epoch]) -> list[int] | None:
+    """The positions where only single-step attacks are still withstood (Wong et al. 2020, arXiv:2001.03994).
+
+    Robust accuracy is then below half of its best so far, and far below that under one step. None: not measured.
+    """
+    measured = [(place, one.val_fgsm, one.val_robust) for place, one in enumerate(epochs)]
+    best, found, known = 0.0, [], False
+    for place, fgsm, robust in measured:
+        if fgsm is None or robust is None:
+            continue
+        best, known = max(best, robust), True
+        if fgsm - robust > CATASTROPHIC and robust < best / 2:
+            found.append(place)
+    return found if known else None
+
+
+def robust_overfitting(epochs: Sequence[Epoch]) -> str:
+    """One sentence where robust accuracy ended below its best (Rice et al. 2020, arXiv:2002.11569), else nothing."""
+    measured = [(one.val_robust, one.epoch) for one in epochs if one.val_robust is not None]
+    if not measured:
+        return ""
+    (best, when), (last, _) = max(measured), measured[-1]
+    if best - last < WORTH_SAYING:
+        return ""
+    return (
+        f"robust overfitting: robust validation accuracy fell from {best:.1%} in epoch {when} to {last:.1%}; "
+        "ckpt.pt keeps the best"
+    )

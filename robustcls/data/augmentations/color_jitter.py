@@ -1,0 +1,36 @@
+"""Brightness, contrast, saturation and hue jittered."""
+
+import torch
+from torch import Generator, Tensor
+
+from robustcls.core.errors import InputError
+from robustcls.data.augment import in_format_of
+from robustcls.data.augmentations.functional import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
+
+
+def color_jitter(
+    x: Tensor,
+    generator: Generator,
+    *,
+    brightness: float = 0.4,
+    contrast: float = 0.4,
+    saturation: float = 0.4,
+    hue: float = 0.1,
+) -> Tensor:
+    """Random brightness, contrast, saturation and hue, as torchvision's ColorJitter but in this order always.
+
+    The factors of the first three are drawn from [max(0, 1 - value), 1 + value], that of hue from [-hue, hue]; what is
+    not given keeps its default, and 0 turns it off.
+    """
+    if not (min(brightness, contrast, saturation) >= 0 and 0 <= hue <= 0.5):
+        raise InputError("color_jitter: brightness, contrast and saturation must not be negative, hue lie in [0, 0.5]")
+    adjusts = (adjust_brightness, adjust_contrast, adjust_saturation)
+    *draws, turn = torch.rand(4, len(x), generator=generator, device=x.device)
+    y = x.contiguous()
+    for adjust, value, draw in zip(adjusts, (brightness, contrast, saturation), draws, strict=True):
+        if value:
+            low = max(0.0, 1 - value)
+            y = adjust(y, low + (1 + value - low) * draw)
+    if hue:
+        y = adjust_hue(y, (2 * turn - 1) * hue)
+    return in_format_of(x, y)

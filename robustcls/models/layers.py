@@ -1,0 +1,55 @@
+"""What the architectures for small images are made of."""
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from robustcls.core.errors import InputError
+
+ALPHA = 10.0  # of Parametric Softplus, log(1 + exp(alpha x)) / alpha, which is nearer to ReLU than plain softplus
+
+
+def make_activation(name: str) -> nn.Module:
+    """relu, or what smooth adversarial training has in its place: silu, softplus (Xie et al. 2020, arXiv:2006.14536)."""
+    if name == "softplus":
+        return nn.Softplus(beta=ALPHA)
+    return nn.SiLU() if name == "silu" else nn.ReLU()
+
+
+def widen(channels: Sequence[int], width: float) -> list[int]:
+    """The channels of each layer times width, at least one. Raises InputError."""
+    if not 0 < width <= 16:
+        raise InputError(f"width {width} is not a multiplier of channels: give a number above 0, such as 0.25")
+    return [max(1, round(base * width)) for base in channels]
+
+
+def conv3x3(channels: int, out: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(channels, out, 3, stride, padding=1, bias=False)
+
+
+def residual_stages(
+    make_block: Callable[[int, int, int, str], nn.Module],
+    channels: int,
+    widths: Sequence[int],
+    num_blocks: int,
+    activation: str,
+) -> dict[str, nn.Module]:
+    """layer1, layer2 ...: a stage of num_blocks blocks for each width; every stage but the first halves the grid.
+
+    make_block: (channels in, channels out, stride, activation). channels: of the image that enters layer1.
+    """
+    stages: dict[str, nn.Module] = {}
+    for number, out in enumerate(widths, start=1):
+        first = make_block(channels, out, 1 if number == 1 else 2, activation)
+        stages[f"layer{number}"] = nn.Sequential(
+            first, *(make_block(out, out, 1, activation) for _ in range(num_blocks - 1))
+        )
+        channels = out
+    return stages
+
+
+def init_convolutions(net: nn.Module) -> None:
+    """Normal weights whose variance the gradient keeps through ReLU (He et al. 2015, arXiv:1502.01852)."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

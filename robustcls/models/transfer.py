@@ -1,0 +1,149 @@
+"""Training that begins from somebody's weights (Yosinski et al. 2014, arXiv:1411.1792)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from robustcls.core.classifier import Classifier
+from robustcls.core.errors import InputError
+from robustcls.models.checkpoint import is_checkpoint, state_dict_of
+from robustcls.models.heads import head_of
+from robustcls.models.weights import read_file
+from robustcls.models.zoo import is_zoo, load_pretrained
+
+IMAGENET = "imagenet"
+
+
+def initialise(model: Classifier, init: str) -> str:
+    """Takes over every weight that fits by name and shape, and the normalisation that belongs to them; says what it took.
+
+    init: `imagenet`, the default weights of the zoo that model.arch names, or the path of a checkpoint, a state dict or
+    a .safetensors. A head of another shape stays as it is. Call it before anything copies the model. Raises InputError
+    where fewer than half of the backbone's tensors fit.
+    """
+    state, mean, std = _read_imagenet(model.arch) if init == IMAGENET else _read(init)
+    wanted = model.net.state_dict()
+    head, _ = head_of(model.net, len(model.classes))
+    fits = {key for key, tensor in wanted.items() if key in state and state[key].shape == tensor.shape}
+    backbone = [key for key in wanted if not _is_in(head, key)]
+    misfits = [key for key in backbone if key not in fits]
+    if 2 * len(misfits) > len(backbone):
+        first = misfits[0]
+        have = f"is {tuple(state[first].shape)} there" if first in state else "is not there"
+        raise InputError(
+            f"{init} is of another architecture than {model.arch}: {len(backbone) - len(misfits)} of "
+            f"{len(backbone)} tensors fit, and {first!r}, here {tuple(wanted[first].shape)}, {have}: give its --arch"
+        )
+    new_head = any(_is_in(head, key) and key not in fits for key in wanted)
+    taken = [key for key in fits if not (new_head and _is_in(head, key))]  # half a head is none
+    model.net.load_state_dict({key: state[key] for key in taken}, strict=False)
+    _normalise_as(model, mean, std)
+    left = [key for key in state if key not in wanted and not _is_in(head, key)]
+    said = [f"{len(taken)} of {len(wanted)} tensors taken"]
+    said += [f"{len(misfits)} of the backbone not, such as {misfits[0]}"] if misfits else []
+    said += [f"{len(left)} without a place here, such as {left[0]}"] if left else []
+    return f"{init}: {', '.join(said)}, {'new head' if new_head else 'with its head'}"
+
+
+def freeze(model: Classifier, what: str) -> list[nn.Module]:
+    """Stops the training of `none`, of the `backbone` (all but the head) or of the first N layers; gives these modules.
+
+    A layer is a module with tensors of its own, in the order of registration. `keep_frozen_in_eval` keeps the statistics
+    of their BatchNorms. Raises InputError.
+    """
+    layers = [module for module in model.net.modules() if _own_tensors(module)]
+    if what == "none":
+        chosen = []
+    elif what == "backbone":
+        spared = set(head_of(model.net, len(model.classes))[1].modules())
+        chosen = [layer for layer in layers if layer not in spared]
+    elif what.isdecimal() and len(what) < 9 and int(what) < len(layers):
+        chosen = layers[: int(what)]
+    else:
+        raise InputError(
+            f"cannot freeze {what!r}: give none, backbone or how many layers, of {len(layers) - 1} at the most"
+        )
+    for layer in chosen:
+        for parameter in layer.parameters(recurse=False):
+            parameter.requires_grad_(False)
+    return chosen
+
+
+def keep_frozen_in_eval(modules: Iterable[nn.Module]) -> None:
+    """To be called after model.train(): BatchNorms of frozen modules use and keep the statistics that they have.
+
+    Each module alone, without those inside: one that holds a frozen tensor may hold the head too.
+    """
+    for module in modules:
+        module.training = False
+
+
+def parameter_groups(
+    model: Classifier, *, lr: float, weight_decay: float, backbone_lr: float = 1.0
+) -> list[dict[str, Any]]:
+    """Groups for an optimizer: trainable parameters, of which weights of convolutions and linear layers decay.
+
+    backbone_lr: times lr, for all but the head. A group's `lr_scale` is its share in lr, for the schedule to keep.
+    Raises InputError.
+    """
+    if not 0 < backbone_lr < float("inf"):
+        raise InputError(f"backbone_lr {backbone_lr} is no factor of lr: give a number above 0, such as 0.1")
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = {
+        module.weight
+        for module in model.modules()
+        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) and module.weight.requires_grad
+    }
+    parts = [(parameters, 1.0)]
+    if backbone_lr != 1:
+        head = set(head_of(model.net, len(model.classes))[1].parameters())
+        backbone = [parameter for parameter in parameters if parameter not in head]
+        parts = [(backbone, backbone_lr), ([parameter for parameter in parameters if parameter in head], 1.0)]
+    groups = [
+        {
+            "params": [parameter for parameter in part if (parameter in decayed) == decays],
+            "weight_decay": weight_decay if decays else 0.0,
+            "lr": lr * scale,
+            "lr_scale": scale,
+        }
+        for part, scale in parts
+        for decays in (True, False)
+    ]
+    return [group for group in groups if group["params"]]
+
+
+Weights = tuple[Mapping[str, Tensor], Sequence[float], Sequence[float]]  # state dict, mean, std; empty where unknown
+
+
+def _read_imagenet(arch: str) -> Weights:
+    if not is_zoo(arch):
+        raise InputError(f"{arch} has no ImageNet weights: take a torchvision/ or timm/ architecture, or give a file")
+    pretrained, _ = load_pretrained(arch)
+    return pretrained.net.state_dict(), pretrained.mean.flatten().tolist(), pretrained.std.flatten().tolist()
+
+
+def _read(path: str) -> Weights:
+    content = read_file(path)
+    if not is_checkpoint(content):
+        return state_dict_of(content, Path(path).name), (), ()
+    try:
+        return content["state_dict"], content["mean"], content["std"]
+    except KeyError as error:
+        raise InputError(f"{path} lacks {error}: it is damaged or of another version") from None
+
+
+def _normalise_as(model: Classifier, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Takes mean and std over, except those of colours for grey images."""
+    if {len(mean), len(std)} <= {1, model.input_size[0]}:
+        model.mean = model.mean.new_tensor(mean).view(1, -1, 1, 1)
+        model.std = model.std.new_tensor(std).view(1, -1, 1, 1)
+
+
+def _is_in(module: str, key: str) -> bool:
+    return not module or key.startswith(f"{module}.")
+
+
+def _own_tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]

@@ -1,0 +1,23 @@
+"""Adversarial logit pairing."""
+
+from torch import Tensor, nn
+
+from robustcls.core.losses import cross_entropy
+from robustcls.objectives.loss import BoundAttack, Loss
+
+
+def alp(
+    model: nn.Module, x: Tensor, y: Tensor, attack: BoundAttack, *, weight: float = 0.5, label_smoothing: float = 0.0
+) -> Loss:
+    """Half clean, half adversarial cross-entropy, plus the squared distance of the logits (arXiv:1803.06373).
+
+    Kannan et al. 2018. It leans on masked gradients where the attack is weak (Engstrom et al. 2018, arXiv:1807.10272).
+    """
+    x_adv = attack(model, x, y)
+    clean, attacked = model(x).float(), model(x_adv).float()
+    entropies = [cross_entropy(logits, y, label_smoothing=label_smoothing).mean() for logits in (clean, attacked)]
+    entropy = (entropies[0] + entropies[1]) / 2
+    pairing = (clean - attacked).square().mean()
+    return Loss(
+        entropy + weight * pairing, attacked, seen="adversarial", parts={"entropy": entropy, "pairing": pairing}
+    )

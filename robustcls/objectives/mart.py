@@ -1,0 +1,32 @@
+"""MART."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustcls.core.errors import InputError
+from robustcls.core.losses import cross_entropy, kl
+from robustcls.objectives.loss import BoundAttack, Loss
+
+
+def mart(
+    model: nn.Module, x: Tensor, y: Tensor, attack: BoundAttack, *, beta: float = 5.0, label_smoothing: float = 0.0
+) -> Loss:
+    """Boosted cross-entropy under attack, plus a divergence that counts most where the clean image is misclassified.
+
+    Wang et al. 2020, "Improving adversarial robustness requires revisiting misclassified examples" (ICLR 2020).
+    """
+    if y.is_floating_point():
+        raise InputError("objective mart needs one label an image: leave out the augmentation that mixes labels")
+    x_adv = attack(model, x, y)
+    clean, attacked = model(x).float(), model(x_adv).float()
+    boosted = (cross_entropy(attacked, y, label_smoothing=label_smoothing) + _rival_entropy(attacked, y)).mean()
+    missed = 1 - F.softmax(clean, 1).gather(1, y[:, None]).squeeze(1)
+    weighted = (kl(attacked, clean) * missed).mean()
+    return Loss(boosted + beta * weighted, attacked, seen="adversarial", parts={"bce": boosted, "kl": weighted})
+
+
+def _rival_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """-log(1 - p) for the likeliest wrong class; N. From the logits of all others, it stays finite where p rounds to 1."""
+    rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
+    return logits.logsumexp(1) - logits.scatter(1, rival, -torch.inf).logsumexp(1)

@@ -1,0 +1,20 @@
+"""TRADES."""
+
+from torch import Tensor, nn
+
+from robustcls.core.losses import cross_entropy, kl
+from robustcls.objectives.loss import BoundAttack, Loss
+
+
+def trades(
+    model: nn.Module, x: Tensor, y: Tensor, attack: BoundAttack, *, beta: float = 6.0, label_smoothing: float = 0.0
+) -> Loss:
+    """Clean cross-entropy plus beta times the divergence under attack (Zhang et al. 2019, arXiv:1901.08573).
+
+    The attack maximises that divergence, KL(p(x) || p(x_adv)), and never sees the labels.
+    """
+    x_adv = attack(model, x, y, loss=kl)
+    clean, attacked = model(x), model(x_adv)
+    natural = cross_entropy(clean, y, label_smoothing=label_smoothing).mean()
+    robust = kl(attacked, clean).mean()
+    return Loss(natural + beta * robust, attacked, seen="adversarial", parts={"clean": natural, "kl": robust})

@@ -1,0 +1,65 @@
+"""Adversarial weight perturbation."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.core.errors import InputError
+from robustcls.core.gradients import kept_buffers
+from robustcls.objectives.loss import BoundAttack, Loss
+from robustcls.steps.once import once
+
+if TYPE_CHECKING:
+    from robustcls.training.run import Run
+
+
+def awp(run: "Run", x: Tensor, y: Tensor, *, gamma: float = 0.005, warmup: float = 0.1) -> Loss:
+    """One update by the gradient at the weights that a step uphill has made worse (Wu et al. 2020, arXiv:2004.05884).
+
+    gamma: length of that step, relative to each layer's weights. warmup: share of the run that is trained without it.
+    """
+    if gamma < 0 or not 0 <= warmup <= 1:
+        raise InputError(f"awp(gamma={gamma}, warmup={warmup}): give a gamma of 0 or more and a warmup from 0 to 1")
+    if run.share_done < warmup:
+        return once(run, x, y)
+    attack = remembered(run.attack)
+    with kept_buffers(run.model, graph_lives_on=False):
+        loss = run.gradient(x, y, attack)
+    with ascended(run.model, gamma):
+        run.gradient(x, y, attack)
+    run.update()
+    return loss
+
+
+def remembered(attack: BoundAttack) -> BoundAttack:
+    """The attack, made once for each images tensor: worse weights meet the examples of the ones before."""
+    made: dict[int, Tensor] = {}
+
+    def attack_once(model: nn.Module, x: Tensor, y: Tensor, **options: Callable) -> Tensor:
+        key = x.data_ptr()  # a part of a batch is a view of its own each time
+        if key not in made:
+            made[key] = attack(model, x, y, **options)
+        return made[key]
+
+    return attack_once
+
+
+@contextmanager
+def ascended(model: nn.Module, gamma: float) -> Iterator[None]:
+    """Weights of two dimensions and more, moved along their gradients by gamma times their norm; then as before."""
+    moved = [p for p in model.parameters() if p.grad is not None and p.ndim > 1]
+    before = [p.detach().clone() for p in moved]
+    with torch.no_grad():
+        for p in moved:
+            assert p.grad is not None
+            # A gradient that overflowed in fp16 moves nothing; the scaler skips that update anyway.
+            p.add_((gamma * p.norm() / (p.grad.norm() + 1e-12) * p.grad).nan_to_num(0, 0, 0))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, kept in zip(moved, before, strict=True):
+                p.copy_(kept)

@@ -1,0 +1,59 @@
+"""TensorBoard."""
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from robustcls.core.errors import InputError
+from robustcls.trackers.tracker import Tracker
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+def tensorboard(folder: Path, config: Mapping[str, Any], start: int) -> Tracker:
+    """Event files for TensorBoard, in `tensorboard/` of the run folder. Raises InputError without the package."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError:
+        raise InputError("--track tensorboard needs tensorboard: pip install 'robustcls[tensorboard]'") from None
+    return EventFiles(folder / "tensorboard", config, start)
+
+
+class EventFiles:
+    """A Tracker that opens its file when first used."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], start: int) -> None:
+        self.folder, self.config, self.start = folder, config, start
+
+    @cached_property
+    def writer(self) -> "SummaryWriter":
+        from torch.utils.tensorboard import SummaryWriter
+
+        # What was logged at `start` still holds; the configuration belongs to the image after it and is purged with it.
+        first = self.start + 1
+        writer = SummaryWriter(str(self.folder), purge_step=first)
+        writer.add_text("config", code_block(self.config), first)
+        return writer
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def images(self, step: int, name: str, grid: Tensor) -> None:
+        self.writer.add_image(name, grid, step)
+
+    def close(self) -> None:
+        if "writer" in vars(self):
+            self.writer.close()
+
+
+def code_block(config: Mapping[str, Any]) -> str:
+    """The configuration as TOML, indented by four spaces: a code block in Markdown."""
+    given = {name: json.dumps(value, ensure_ascii=False) for name, value in config.items() if value is not None}
+    return "\n".join(f"    {name} = {value}" for name, value in given.items())

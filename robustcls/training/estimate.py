@@ -1,0 +1,70 @@
+"""What a run would cost, from a few of its own updates."""
+
+import copy
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from robustcls.runtime.memory import peak_memory_mb
+from robustcls.training.run import Run
+from robustcls.training.saved import restore_state, state_of
+
+TIMED = 3
+
+
+@dataclass(frozen=True)
+class Cost:
+    parameters: int
+    trained: int
+    forward_flops: float  # of one image; two a multiply-add
+    update_flops: float  # of one image: attack, forward and backward
+    images_per_second: float
+    timed: int
+    epoch_seconds: float
+    val_seconds: float
+    peak_memory_mb: float
+
+
+def measure_cost(run: Run) -> Cost:
+    """Counts and times updates on the run's first batches, after one that warms up; the run is then as it was."""
+    content = copy.deepcopy(state_of(run) | {"state_dict": run.model.net.state_dict()})
+    run.begin_epoch()
+    seconds, update_flops = [], 0.0
+    for number, (x, y) in zip(range(TIMED + 1), run.batches(), strict=False):
+        started = time.perf_counter()
+        if number == 0:
+            with FlopCounterMode(display=False) as counter:
+                run.step(run, x, y)
+            update_flops = counter.get_total_flops() / len(x)
+        else:
+            run.step(run, x, y)
+        _wait(run.device)
+        seconds.append(time.perf_counter() - started)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run.judged(x[:1])
+    forward_flops = float(counter.get_total_flops())
+    restore_state(run, content)
+    started = time.perf_counter()
+    run.validate(run.config.val_n)
+    val_seconds = time.perf_counter() - started
+    each = statistics.median(seconds[1:] or seconds)
+    parameters = list(run.model.parameters())
+    return Cost(
+        parameters=sum(p.numel() for p in parameters),
+        trained=sum(p.numel() for p in parameters if p.requires_grad),
+        forward_flops=forward_flops,
+        update_flops=update_flops,
+        images_per_second=run.batch_size / each,
+        timed=max(1, len(seconds) - 1),
+        epoch_seconds=each * run.num_batches + val_seconds,
+        val_seconds=val_seconds,
+        peak_memory_mb=peak_memory_mb(),
+    )
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

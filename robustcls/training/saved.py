@@ -1,0 +1,139 @@
+"""The files of a run folder: what a run saves, and how it goes on from there."""
+
+import dataclasses
+import json
+import shutil
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from robustcls.core.config import resolve, to_toml
+from robustcls.core.errors import InputError
+from robustcls.core.files import check_writable, replacing
+from robustcls.core.provenance import versions
+from robustcls.core.records import Epoch
+from robustcls.models.checkpoint import load_weights, save_checkpoint
+from robustcls.models.weights import read_file
+from robustcls.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from robustcls.training.run import Run
+
+# The plain values of a run that last.pt holds.
+PROGRESS = ("epoch", "batch", "best_score", "best_epoch", "epoch_seconds", "attacked", "rollbacks", "stopped")
+
+
+def state_of(run: "Run") -> dict[str, Any]:
+    """Everything that going on needs, besides the model's weights: tensors and primitives, shared with the run."""
+    return {
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": run.scaler.state_dict(),
+        "average": {"updates": run.average.updates, "state_dict": run.average.model.state_dict()}
+        if run.average
+        else None,
+        "steps": run.world.gather({name: value.cpu() for name, value in run.state.items()}),  # each process has its own
+        "totals": run.totals.tolist(),
+        "parts": {name: float(value) for name, value in run.parts.items()},
+        "progress": {name: getattr(run, name) for name in PROGRESS},
+        "history": [dataclasses.asdict(row) for row in run.history],
+    }
+
+
+def restore_state(run: "Run", content: dict[str, Any]) -> None:
+    """Goes back to a model's weights and the rest, as `state_of` gave it."""
+    load_weights(run.model.net, content["state_dict"], "last.pt")
+    run.optimizer.load_state_dict(content["optimizer"])
+    run.scaler.load_state_dict(content["scaler"])
+    if run.average:
+        run.average.updates = content["average"]["updates"]
+        load_weights(run.average.model, content["average"]["state_dict"], "last.pt")
+    steps = content["steps"][run.world.rank] if run.world.rank < len(content["steps"]) else {}
+    run.state = {name: value.to(run.device) for name, value in steps.items()}
+    run.totals.copy_(torch.tensor(content["totals"], dtype=torch.float64))
+    run.parts = {
+        name: torch.tensor(value, dtype=torch.float64, device=run.device) for name, value in content["parts"].items()
+    }
+    for name in PROGRESS:
+        setattr(run, name, content["progress"][name])
+    run.history = [Epoch(**row) for row in content["history"]]
+    run.track_from_here()
+
+
+def save_last(run: "Run", name: str = "last.pt") -> None:
+    """Writes history.jsonl, then last.pt, from the first process alone; all must call it."""
+    state = state_of(run)
+    if not run.world.first:
+        return
+    lines = [json.dumps(row, allow_nan=False) + "\n" for row in state["history"]]
+    with replacing(run.folder / "history.jsonl") as part:
+        part.write_text("".join(lines), encoding="utf-8")
+    save_checkpoint(run.folder / name, run.model, meta(run), **state)
+
+
+def save_best(run: "Run") -> None:
+    if run.world.first:
+        save_checkpoint(run.folder / "ckpt.pt", run.judged, meta(run))
+
+
+def keep_good(run: "Run") -> None:
+    """Keeps last.pt under a name of its own, to go back to."""
+    if run.world.first:
+        with replacing(run.folder / "good.pt") as part:
+            shutil.copyfile(run.folder / "last.pt", part)
+
+
+def save_config(run: "Run") -> None:
+    if run.world.first:
+        with replacing(run.folder / "config.toml") as part:
+            part.write_text(to_toml(run.config), encoding="utf-8")
+
+
+def meta(run: "Run") -> dict[str, Any]:
+    """What a checkpoint says of itself: primitives alone."""
+    return {
+        "data": run.config.data,
+        "data_dir": run.config.data_dir,
+        "seed": run.config.seed,
+        "threat": {"norm": run.threat.norm, "eps": run.threat.eps},
+        "epoch": run.best_epoch,
+        "selected_by": run.selected_by,
+        "note": run.train.note,
+        "config": dataclasses.asdict(run.config),
+        "precision": run.precision,
+        "versions": versions(),
+        "saved": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def read_last(folder: Path, name: str = "last.pt") -> tuple[TrainConfig, dict[str, Any]]:
+    """The configuration and the content of a run folder's last.pt. Raises InputError."""
+    path = folder / name
+    if not path.exists():
+        raise InputError(f"no {path}: give the folder of a run")
+    content = read_file(path)
+    if not isinstance(content, dict) or "progress" not in content:
+        raise InputError(f"{path} is not the last.pt of a run: give a run folder")
+    if "steps" not in content:
+        raise InputError(f"{path} was written by an older version, which alone can go on with it")
+    return resolve(TrainConfig, content["meta"]["config"]), content
+
+
+def new_folder(config: TrainConfig) -> Path:
+    """The run folder: --out, or a fresh one named for data, architecture, attack and time. Raises InputError."""
+    if config.out:
+        folder = Path(config.out)
+        if (folder / "last.pt").exists():
+            raise InputError(f"{folder} already holds a run: go on with --resume {folder}, or name another --out")
+    else:
+        parts = [config.data or "", config.arch, config.adv or "none", time.strftime("%Y%m%d-%H%M%S")]
+        folder = Path("runs") / "-".join(_slug(part) for part in parts)
+    check_writable(folder / "config.toml")
+    return folder
+
+
+def _slug(text: str) -> str:
+    head = text.rstrip("/").rsplit("/", 1)[-1].split("(")[0]
+    return "".join(letter if letter.isalnum() or letter in "_." else "_" for letter in head) or "run"

@@ -1,0 +1,90 @@
+"""What TensorBoard reads back."""
+
+import io
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
+
+from robustcls.core import plugins
+from robustcls.core.errors import InputError
+
+CONFIG = {"adv": "pgd(steps=2)", "lr": 0.1, "track": ("tensorboard",), "limit_train": None}
+
+
+@pytest.fixture
+def track(tmp_path):
+    """Makes the tracker of a run that starts, or goes on, at a step."""
+    pytest.importorskip("tensorboard", reason="needs tensorboard")
+    return lambda start=0: plugins.load("tracker", "tensorboard")(tmp_path, CONFIG, start)
+
+
+def read(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(folder / "tensorboard")).Reload()
+
+
+def configurations(folder):
+    """By step, as TensorBoard's own loader reads them; EventAccumulator does not purge texts."""
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard")).Reload().Tensors("config/text_summary")
+    return [(event.step, event.tensor_proto.string_val[0].decode()) for event in events]
+
+
+def points(events, name):
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_scalars_image_and_configuration_are_read_back(track, tmp_path):
+    tracker = track()
+    grid = torch.linspace(0, 1, 3 * 4 * 5).view(3, 4, 5)
+    tracker.images(160, "adversarial", grid)
+    tracker.scalars(160, {"train/loss": 0.5, "lr": 0.25})
+    tracker.scalars(320, {"train/loss": 0.125})
+    tracker.close()
+    events = read(tmp_path)
+    assert points(events, "train/loss") == [(160, 0.5), (320, 0.125)]
+    assert points(events, "lr") == [(160, 0.25)]
+    (image,) = events.Images("adversarial")
+    pixels = pil_to_tensor(Image.open(io.BytesIO(image.encoded_image_string)))
+    assert image.step == 160
+    torch.testing.assert_close(pixels / 255, grid, atol=1 / 255, rtol=0)
+    assert configurations(tmp_path) == [(1, '    adv = "pgd(steps=2)"\n    lr = 0.1\n    track = ["tensorboard"]')]
+
+
+def test_scalars_are_on_disk_before_the_end(track, tmp_path):
+    tracker = track()
+    tracker.scalars(160, {"lr": 0.5})
+    assert points(read(tmp_path), "lr") == [(160, 0.5)]
+    tracker.close()
+
+
+@pytest.mark.parametrize("start", [160, 200])
+def test_resumption_hides_what_came_after_its_start(track, tmp_path, start):
+    first = track()
+    first.scalars(160, {"lr": 1})
+    first.scalars(320, {"lr": 2})
+    first.close()
+    for _ in range(2):
+        again = track(start)
+        again.scalars(320, {"lr": 3})
+        again.scalars(480, {"lr": 4})
+        again.close()
+    assert points(read(tmp_path), "lr") == [(160, 1), (320, 3), (480, 4)]
+    assert [step for step, _ in configurations(tmp_path)] == [1, start + 1]
+
+
+def test_nothing_is_written_before_the_first_use(track, tmp_path):
+    track().close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    with pytest.raises(InputError, match=r"^.* needs tensorboard: pip install 'robustcls\[tensorboard\]'$"):
+        plugins.load("tracker", "tensorboard")(tmp_path, CONFIG, 0)

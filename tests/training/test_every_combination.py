@@ -1,0 +1,77 @@
+"""Every objective with every step: it learns in two epochs, and resumes bit-equal."""
+
+import pytest
+import torch
+
+from robustcls.core import plugins
+from robustcls.training.loop import train
+from robustcls.training.saved import read_last, restore_state, save_last
+
+STEPS = ["once", "free(replays=2)", "awp(warmup=0.2)"]
+COMBINATIONS = [
+    (objective, step)
+    for objective in plugins.names("objective")
+    for step in STEPS
+    if (objective, step) != ("standard", "free(replays=2)")  # refused: free needs an objective that attacks
+]
+every_combination = pytest.mark.parametrize(("objective", "step"), COMBINATIONS)
+
+
+def nothing(_):
+    pass
+
+
+def test_every_step_is_here():
+    assert {step.partition("(")[0] for step in STEPS} == set(plugins.names("step"))
+
+
+@every_combination
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loss_falls_in_two_epochs(objective, step, precision, make_run):
+    run = make_run(
+        objective=objective,
+        step=step,
+        precision=precision,
+        adv="none" if objective == "standard" else "pgd(steps=1)",
+        arch="tiny_run:small_cnn",
+        limit_train=1000,
+        augment="none",
+        eps="0.05",
+        lr=0.05,
+        val_n=16,
+    )
+    train(run, nothing, nothing)
+    first, second = run.history
+    assert second.train_loss < 0.95 * first.train_loss
+
+
+@every_combination
+def test_a_run_that_was_cut_off_ends_bit_equal(objective, step, make_run):
+    options = {"objective": objective, "step": step, "ema": 0.8, "save_every": 2, "accumulate": 1}
+    options["adv"] = "none" if objective == "standard" else "pgd(steps=1)"
+    straight = make_run("straight", **options)
+    train(straight, nothing, nothing)
+
+    class CutError(Exception):
+        pass
+
+    def cut(run):
+        if (run.epoch, run.batch) == (1, 4):  # as a SIGKILL does: nothing is saved, what is on disk stays
+            raise CutError
+
+    run = make_run("cut", **options)
+    save_last(run)
+    with pytest.raises(CutError):
+        train(run, cut, nothing)
+    config, content = read_last(run.folder)
+    assert (content["progress"]["epoch"], content["progress"]["batch"]) == (1, 2)
+    torch.manual_seed(1)
+    again = make_run("cut", **vars(config))
+    restore_state(again, content)
+    train(again, nothing, nothing)
+    for name in ("ckpt.pt", "last.pt"):
+        one, other = (torch.load(folder / name, weights_only=True) for folder in (straight.folder, again.folder))
+        for key in one["state_dict"]:
+            assert torch.equal(one["state_dict"][key], other["state_dict"][key]), f"{name}: {key}"
+    for one, other in zip(straight.history, again.history, strict=True):
+        assert (one.train_loss, one.val_robust, one.parts) == (other.train_loss, other.val_robust, other.parts)
