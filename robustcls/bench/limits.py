@@ -5,19 +5,18 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from robustcls.core.classifier import device_of
 from robustcls.runtime.device import has_bf16
+from robustcls.runtime.flops import FlopCounter
 
 
 def forward_flops(model: nn.Module, input_size: Sequence[int]) -> float:
     """Floating-point operations (two a multiply-add) of one image's forward pass."""
     device = device_of(model)
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
+    with FlopCounter() as counter, torch.no_grad():
         model(torch.zeros(1, *input_size, device=device))
-    return float(counter.get_total_flops())
+    return float(counter.total)
 
 
 def matrix_rates(device: torch.device, seconds: float = 0.5) -> dict[str, float]:

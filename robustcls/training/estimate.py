@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from robustcls.runtime.flops import FlopCounter
 from robustcls.runtime.memory import peak_memory_mb
 from robustcls.training.run import Run
 from robustcls.training.saved import restore_state, state_of
@@ -36,16 +36,16 @@ def measure_cost(run: Run) -> Cost:
     for number, (x, y) in zip(range(TIMED + 1), run.batches(), strict=False):
         started = time.perf_counter()
         if number == 0:
-            with FlopCounterMode(display=False) as counter:
+            with FlopCounter() as counter:
                 run.step(run, x, y)
-            update_flops = counter.get_total_flops() / len(x)
+            update_flops = counter.total / len(x)
         else:
             run.step(run, x, y)
         _wait(run.device)
         seconds.append(time.perf_counter() - started)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounter() as counter, torch.no_grad():
         run.judged(x[:1])
-    forward_flops = float(counter.get_total_flops())
+    forward_flops = float(counter.total)
     restore_state(run, content)
     started = time.perf_counter()
     run.validate(run.config.val_n)

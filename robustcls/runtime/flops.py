@@ -1,0 +1,21 @@
+"""Floating-point operations of whatever runs."""
+
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+
+class FlopCounter(TorchDispatchMode):
+    """Counts, as a context, the operations of matrix products and convolutions, backward too: two a multiply-add.
+
+    torch.utils.flop_counter.FlopCounterMode also tracks modules, which fails where a gradient is taken by the input.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if count := flop_registry.get(function._overloadpacket):
+            self.total += count(*args, **(kwargs or {}), out_val=result)
+        return result
