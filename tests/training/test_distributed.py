@@ -1,0 +1,153 @@
+"""Two processes of torchrun on the CPU: the gradients of one, one folder, restarts that go on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+QUICK = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+TINY = [
+    "--data", "digits(size=8)", "--arch", "tiny_run:small_cnn", "--limit-train", "160", "--val-n", "40",
+    "--val-attack", "pgd(steps=2)", "--batch-size", "32", "--epochs", "2", "--adv", "fgsm(random_start=True)",
+    "--device", "cpu", "--seed", "3",
+]  # fmt: skip
+
+
+def torchrun(*arguments, cwd, processes=2, restarts=0, env=QUICK):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+        "--max-restarts", str(restarts), *arguments,
+    ]  # fmt: skip
+    return subprocess.run(list(map(str, command)), cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+GRADIENTS = """
+import sys
+from pathlib import Path
+
+import torch
+from tiny_run import tiny_run
+
+from robustcls.data.splits import load_training_data
+from robustcls.runtime.world import join_world
+from robustcls.training.run import Run
+from robustcls.training.config import TrainConfig
+
+world = join_world()
+config = TrainConfig(
+    data="digits(size=8)", arch="no_norm:net", adv="fgsm", augment="none", limit_train=160, batch_size=32,
+    objective=sys.argv[2], step="once", accumulate=int(sys.argv[3]), device="cpu", eps="0.1", seed=3,
+)
+run = Run(config, Path("unused"), *load_training_data(config.data, limit_train=160), world)
+run.begin_epoch()
+x, y = next(iter(run.batches()))
+run.gradient(x, y, run.attack)
+if world.first:
+    torch.save([parameter.grad for parameter in run.model.parameters()], sys.argv[1])
+"""
+NO_NORM = """
+from torch import nn
+
+def net(num_classes, input_size):
+    layers = [nn.Conv2d(input_size[0], 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.ReLU(), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(32, num_classes))
+"""
+
+
+@pytest.mark.parametrize(("objective", "accumulate"), [("adversarial(mix=0.5)", 1), ("mart", 2)])
+def test_two_processes_give_the_gradients_of_one(objective, accumulate, tmp_path):
+    (tmp_path / "gradients.py").write_text(GRADIENTS)
+    (tmp_path / "no_norm.py").write_text(NO_NORM)
+    found = []
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}.pt"
+        done = torchrun("gradients.py", out, objective, accumulate, cwd=tmp_path, processes=processes)
+        assert done.returncode == 0, done.stderr
+        found.append(load(out))
+    for one, two in zip(*found, strict=True):
+        assert one.abs().max() > 1e-4
+        assert torch.allclose(one, two, atol=1e-6)
+
+
+def test_torchrun_trains_and_attacks(tmp_path):
+    done = torchrun(
+        "-m", "robustcls", "train", *TINY, "--step", "awp(warmup=0.2)", "--ema", "0.9", "--out", "run", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("best epoch") == 1  # one process speaks
+    assert "2 processes, 16 images each" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "ckpt.pt",
+        "config.toml",
+        "history.jsonl",
+        "last.pt",
+    ]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert rows[1]["train_loss"] < rows[0]["train_loss"]
+    assert rows[1]["val_clean"] * 40 == pytest.approx(round(rows[1]["val_clean"] * 40), abs=1e-9)  # of all 40 images
+    done = torchrun(
+        "-m",
+        "robustcls",
+        "attack",
+        "--model",
+        "run/ckpt.pt",
+        "--arch",
+        "tiny_run:small_cnn",
+        "--attack",
+        "fgsm",
+        "-n",
+        "40",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["clean"]["total"] == 40
+
+
+def test_a_restart_of_torchrun_goes_on_by_itself_to_the_same_end(tmp_path):
+    options = [*TINY, "--step", "free(replays=2)", "--save-every", "2"]
+    straight = torchrun("-m", "robustcls", "train", *options, "--out", "straight", cwd=tmp_path)
+    assert straight.returncode == 0, straight.stderr
+    (tmp_path / "dying.py").write_text(DYING)
+    done = torchrun("dying.py", "train", *options, "--out", "cut", cwd=tmp_path, restarts=2)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "died").exists()
+    assert "best epoch" in done.stdout
+    one, other = (load(tmp_path / name / "last.pt") for name in ("straight", "cut"))
+    assert all(torch.equal(tensor, other["state_dict"][name]) for name, tensor in one["state_dict"].items())
+
+
+DYING = """
+import os, signal
+from pathlib import Path
+
+from robustcls.training.run import Run
+
+note = Run.note
+
+def dying(run, *arguments):
+    note(run, *arguments)
+    if (run.epoch, run.batch, run.world.rank) == (1, 3, 1) and not Path("died").exists():
+        Path("died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Run.note = dying
+from robustcls.cli.main import main
+main()
+"""
+
+
+def test_torchrun_wants_a_folder_that_all_agree_on(tmp_path):
+    done = torchrun("-m", "robustcls", "train", *TINY, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "give --out DIR" in done.stderr
+    assert not (tmp_path / "runs").exists()
