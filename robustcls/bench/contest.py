@@ -11,13 +11,13 @@ import torch
 from robustcls.bench.attack_suite import run_attack_suite
 from robustcls.bench.config import BenchConfig
 from robustcls.bench.limits import forward_flops, matrix_rates
-from robustcls.bench.training import BASELINE, CONTESTANTS
+from robustcls.bench.training import BASELINE, EPOCHS, TORCHATTACKS, contestants_of
 from robustcls.bench.turns import TurnError, take_turn
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
 from robustcls.core.provenance import commit, versions
 from robustcls.data.images import Images
-from robustcls.data.splits import choose, load_split
+from robustcls.data.splits import choose, load_training_data
 from robustcls.models.checkpoint import build, save_checkpoint
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_device, resolve_precision
 from robustcls.training.loop import train
@@ -44,16 +44,23 @@ def run_bench(config: BenchConfig, say: Callable[[str], None]) -> dict[str, Any]
         home = Path(folder)
         common = {"device": str(device), "seed": config.seed, "norm": config.norm, "eps": config.eps}
         if config.suite in ("train", "all"):
-            images = choose(load_split(config.data, "train", data_dir=config.data_dir, seed=config.seed), 4096)
+            full, val = load_training_data(config.data, data_dir=config.data_dir, seed=config.seed)
+            images = choose(full, 4096)
             size = resolve_batch_size(parse_batch_size(config.batch_size), images.pixels.shape[1:], device)
             task = common | {"arch": config.arch, "steps": config.train_steps, "updates": config.updates}
             task |= {"batch_size": min(size, len(images)), "precision": precision}
+            task |= {"val_images": len(val)}
             count = config.rounds or TRAINING_ROUNDS
             say(f"training: {count} rounds of {config.updates} updates of {task['batch_size']} images")
-            rounds = _training_rounds(images, task, count, home, say)
+            present, missing = contestants_of(config.norm)
+            turns = _Turns(images, task, home)
+            rounds = _training_rounds(turns, present, count, say)
+            say(f"  {EPOCHS} short epochs of robustcls, with validation and files")
+            costs = turns.take("epochs")
             model = build(config.arch, classes=images.classes, input_size=images.pixels.shape[1:])
             flops = (2 * config.train_steps + 3) * forward_flops(model, images.pixels.shape[1:])
-            result["suites"]["train"] = _training_summary(rounds, task, flops, result["matrix_rates"])
+            suite = _training_summary(rounds, task, flops, result["matrix_rates"])
+            result["suites"]["train"] = suite | {"missing": missing} | _epoch_summary(costs, suite, len(full))
         if config.suite in ("attack", "all"):
             spec = config.model or str(_quick_model(config, home, say))
             task = common | {"model": spec, "arch": config.arch, "mean": config.mean, "std": config.std}
@@ -62,21 +69,31 @@ def run_bench(config: BenchConfig, say: Callable[[str], None]) -> dict[str, Any]
     return result
 
 
+class _Turns:
+    """Turns of the training suite, on the same images."""
+
+    def __init__(self, images: Images, task: dict[str, Any], home: Path) -> None:
+        file = home / "train.images"
+        torch.save({"pixels": images.pixels, "labels": images.labels, "classes": list(images.classes)}, file)
+        self.task, self.home = task | {"images": str(file)}, home
+
+    def take(self, contestant: str) -> dict[str, Any]:
+        try:
+            return take_turn(self.home, self.task | {"contestant": contestant})
+        except TurnError as failure:
+            raise InputError(f"bench contestant {contestant!r} failed: {failure}") from None
+
+
 def _training_rounds(
-    images: Images, task: dict[str, Any], count: int, home: Path, say: Callable[[str], None]
+    turns: _Turns, contestants: list[str], count: int, say: Callable[[str], None]
 ) -> dict[str, list[dict[str, Any]]]:
     """In each round every contestant has its turn, alone on the machine, so that drift meets all of them."""
-    file = home / "train.images"
-    torch.save({"pixels": images.pixels, "labels": images.labels, "classes": list(images.classes)}, file)
-    turns: dict[str, list[dict[str, Any]]] = {contestant: [] for contestant in CONTESTANTS}
+    rounds: dict[str, list[dict[str, Any]]] = {contestant: [] for contestant in contestants}
     for number in range(count):
-        for contestant, results in turns.items():
+        for contestant, results in rounds.items():
             say(f"  round {number + 1}/{count}: {contestant}")
-            try:
-                results.append(take_turn(home, task | {"contestant": contestant, "images": str(file)}))
-            except TurnError as failure:
-                raise InputError(f"bench contestant {contestant!r} failed: {failure}") from None
-    return turns
+            results.append(turns.take(contestant))
+    return rounds
 
 
 def _training_summary(
@@ -85,17 +102,28 @@ def _training_summary(
     rows = {}
     for name, results in rounds.items():
         speeds = [result["images_per_second"] for result in results]
-        ratios = [a / b["images_per_second"] for a, b in zip(speeds, rounds[BASELINE], strict=True)]
         last = results[0]["losses"][-max(1, len(results[0]["losses"]) // 2) :]
         rows[name] = {
             "images_per_second": statistics.median(speeds),
-            "ratio": statistics.median(ratios),
+            "ratio": _ratio(results, rounds[BASELINE]),
+            "ratio_to_torchattacks": _ratio(results, rounds[TORCHATTACKS]) if TORCHATTACKS in rounds else None,
             "share_of_limit": statistics.median(speeds) * flops / rates.get(results[0]["precision"], rates["fp32"]),
             "loss_second_half": statistics.mean(last),
             "precision": results[0]["precision"],
             "peak_memory_mb": max(result["peak_memory_mb"] for result in results),
         }
     return {"task": task, "flops_per_image": flops, "rows": rows, "rounds": rounds}
+
+
+def _ratio(own: list[dict[str, Any]], other: list[dict[str, Any]]) -> float:
+    return statistics.median(a["images_per_second"] / b["images_per_second"] for a, b in zip(own, other, strict=True))
+
+
+def _epoch_summary(costs: dict[str, Any], suite: dict[str, Any], epoch_images: int) -> dict[str, Any]:
+    """What validation takes of the updates of an epoch: all images that train, at the median speed of robustcls."""
+    seconds = epoch_images / suite["rows"]["robustcls"]["images_per_second"]
+    shares = {key.replace("seconds", "share"): costs[key] / seconds for key in ("val_seconds", "val_seconds_at_most")}
+    return costs | {"epoch_images": epoch_images, "epoch_seconds": seconds} | shares
 
 
 def _quick_model(config: BenchConfig, home: Path, say: Callable[[str], None]) -> Path:

@@ -19,7 +19,7 @@ def main() -> None:
     task = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     content = torch.load(task["images"], weights_only=True)
     images = Images(content["pixels"], content["labels"], tuple(content["classes"]), "bench", flip=False)
-    result = attack(images, task) if "contest" in task else training.CONTESTANTS[task["contestant"]](images, task)
+    result = attack(images, task) if "contest" in task else training.TURNS[task["contestant"]](images, task)
     print(json.dumps(result))
 
 

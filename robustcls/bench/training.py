@@ -1,36 +1,49 @@
 """Contestants of the training suite. Same weights, same batches, same attack; each in its own process."""
 
+import importlib.util
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustcls.core import plugins
+from robustcls.core.gradients import input_gradient
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data.images import Images
 from robustcls.data.loader import batches
+from robustcls.data.splits import choose
 from robustcls.runtime.device import keep_freed_memory
 from robustcls.runtime.memory import peak_memory_mb
 from robustcls.training.config import TrainConfig
+from robustcls.training.loop import train
 from robustcls.training.optimizer import make_optimizer
 from robustcls.training.run import Run
 
 WARM_UP = 2
 BASELINE = "plain fp32 loop"
+TORCHATTACKS = "torchattacks"
+EPOCHS, EPOCH_BATCHES = 4, 6
+CACHED_SIZES = 64
 Result = dict[str, Any]
 
 
-def make_run(images: Images, task: dict[str, Any]) -> Run:
-    """The run that both contestants start from: no augmentation, a constant rate."""
-    config = TrainConfig(
-        data="bench", arch=task["arch"], adv=f"pgd(steps={task['steps']})", norm=task["norm"], eps=task["eps"],
-        epochs=10_000, lr=0.02, schedule="constant", augment="none", batch_size=task["batch_size"],
-        device=task["device"], precision=task["precision"], seed=task["seed"],
-    )  # fmt: skip
-    return Run(config, Path("unused"), images, images)
+def make_run(
+    images: Images, task: dict[str, Any], *, val: Images | None = None, folder: Path = Path("unused"), **changes: Any
+) -> Run:
+    """The run that all contestants start from: no augmentation, a constant rate."""
+    options = {
+        "data": "bench", "arch": task["arch"], "adv": f"pgd(steps={task['steps']})", "norm": task["norm"],
+        "eps": task["eps"], "epochs": 10_000, "lr": 0.02, "schedule": "constant", "augment": "none",
+        "batch_size": task["batch_size"], "device": task["device"], "precision": task["precision"],
+        "seed": task["seed"],
+    }  # fmt: skip
+    return Run(TrainConfig(**options | changes), folder, images, images if val is None else val)
 
 
 def robustcls(images: Images, task: dict[str, Any]) -> Result:
@@ -51,16 +64,34 @@ def robustcls(images: Images, task: dict[str, Any]) -> Result:
 
 def plain(images: Images, task: dict[str, Any]) -> Result:
     """The loop that one writes first: fp32, NCHW, PGD by autograd on the model in eval mode."""
+    threat = ThreatModel(task["norm"], parse_eps(task["eps"]))
+    generator = torch.Generator(task["device"]).manual_seed(task["seed"])
+    return _plain_loop(
+        images, task, lambda model: lambda x, y: plain_pgd(model.eval(), x, y, threat, task["steps"], generator)
+    )
+
+
+def torchattacks(images: Images, task: dict[str, Any]) -> Result:
+    """The same loop with the PGD of torchattacks, as its users write it."""
+    import torchattacks as ta
+
+    eps, steps = parse_eps(task["eps"]), task["steps"]
+    return _plain_loop(images, task, lambda model: ta.PGD(model, eps=eps, alpha=2.5 * eps / steps, steps=steps))
+
+
+def _plain_loop(
+    images: Images, task: dict[str, Any], make: Callable[[nn.Module], Callable[[Tensor, Tensor], Tensor]]
+) -> Result:
+    """make: from the model, the attack x, y -> x_adv."""
     run = make_run(images, task | {"precision": "fp32"})  # for the same first weights, read out below
     model: nn.Module = run.model.to(memory_format=torch.contiguous_format)
     optimizer = make_optimizer(run.model, run.config)
-    threat, steps = ThreatModel(task["norm"], parse_eps(task["eps"])), task["steps"]
-    generator = torch.Generator(run.device).manual_seed(task["seed"])
+    attack = make(model)
 
     def updates():
         for epoch in range(10_000):
             for x, y in batches(run.train, run.batch_size, seed=task["seed"], epoch=epoch, drop_last=True):
-                x_adv = plain_pgd(model.eval(), x, y, threat, steps, generator)
+                x_adv = attack(x, y)
                 model.train()
                 loss = F.cross_entropy(model(x_adv), y)
                 optimizer.zero_grad()
@@ -82,7 +113,82 @@ def plain_pgd(model: nn.Module, x, y, threat: ThreatModel, steps: int, generator
     return x_adv.detach()
 
 
-CONTESTANTS: dict[str, Callable[[Images, dict[str, Any]], Result]] = {BASELINE: plain, "robustcls": robustcls}
+def epochs(images: Images, task: dict[str, Any]) -> Result:
+    """Short epochs of robustcls with validation and files: memory of each, and the time of one validation.
+
+    task["val_images"]: how many images the data set has for validation, at most.
+    """
+    keep_freed_memory()
+    memory: list[float] = []
+    some = choose(images, max(EPOCH_BATCHES * task["batch_size"], TrainConfig.val_n))
+    val = choose(images, task["val_images"])  # of the training images, for only the time counts
+    with tempfile.TemporaryDirectory() as folder:
+        run = make_run(some, task, val=val, folder=Path(folder), epochs=EPOCHS, on_collapse="ignore")
+        _fill_caches(run)
+        train(run, lambda _: None, lambda _: memory.append(_epoch_memory_mb()))
+    return {
+        "memory_per_epoch_mb": memory,
+        "memory_peak_mb": max(*memory, peak_memory_mb()),
+        "memory_growth_mb": memory[-1] - memory[1],
+        "val_seconds": _validation_seconds(run),
+        "val_seconds_at_most": _validation_seconds(_dearest_to_validate(some, val, task)),
+    }
+
+
+def _fill_caches(run: Run) -> None:
+    """Meets the batch sizes that early stopping meets over many epochs.
+
+    oneDNN and its PyTorch layer keep something for each shape, up to a cap: tens of MB that would look like a leak.
+    """
+    x, y = choose(run.train, CACHED_SIZES).batch()
+    for size in range(len(y), 0, -1):
+        input_gradient(run.twin, x[:size], y[:size])
+
+
+def _epoch_memory_mb() -> float:
+    """On CUDA the peak since the last call, else what is resident now; 0 where it cannot be told."""
+    if torch.cuda.is_available():
+        peak = peak_memory_mb()
+        torch.cuda.reset_peak_memory_stats()
+        return peak
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmRSS")), 0.0)
+
+
+def _validation_seconds(run: Run) -> float:
+    started = time.perf_counter()
+    run.validate(run.config.val_n)
+    return time.perf_counter() - started
+
+
+def _dearest_to_validate(images: Images, val: Images, task: dict[str, Any]) -> Run:
+    """A run that is right on all images and whose attack none leaves early: no accuracy makes validation dearer."""
+    attack = plugins.parse("attack", TrainConfig.val_attack)
+    attack = replace(attack, options=(*attack.options, ("early_stop", False)))
+    run = make_run(images, task, val=replace(val, labels=val.labels.clone()), val_attack=str(attack))
+    run.model.eval()
+    with torch.no_grad():
+        for pixels, labels in zip(run.val.pixels.split(128), run.val.labels.split(128), strict=True):
+            labels.copy_(run.model(pixels.float() / 255).argmax(1))
+    return run
+
+
+CONTESTANTS: dict[str, Callable[[Images, dict[str, Any]], Result]] = {
+    BASELINE: plain,
+    TORCHATTACKS: torchattacks,
+    "robustcls": robustcls,
+}
+TURNS = CONTESTANTS | {"epochs": epochs}
+
+
+def contestants_of(norm: str) -> tuple[list[str], list[str]]:
+    """Those that take part at this norm, and the packages that would if they were installed."""
+    asked = [name for name in CONTESTANTS if norm == "linf" or name != TORCHATTACKS]
+    missing = [name for name in asked if name == TORCHATTACKS and importlib.util.find_spec(name) is None]
+    return [name for name in asked if name not in missing], missing
 
 
 def _measure(updates, task: dict[str, Any], batch_size: int, precision: str) -> Result:

@@ -21,6 +21,8 @@ def command(flags: dict, config_file: str | None) -> None:
     Contestants run one after another in processes of their own, in rounds; ratios are taken within a round. The limit is the
     arithmetic of the network over the rate of a large matrix product, measured here.
 
+    The training suite also measures what validation takes of an epoch, at this accuracy and at most, and memory over epochs.
+
     The attack suite has three contests: pgd, at equal steps (the default); autoattack, the suites standard and fast beside
     AutoAttack's own code; single, each attack of AutoAttack beside the same attack of that code. All examples are judged
     again by the bench.
@@ -57,15 +59,26 @@ def training(suite: dict[str, Any]) -> str:
             name,
             row["precision"],
             f"{row['images_per_second']:.0f}",
-            f"{row['ratio']:.2f}x",
+            _times(row["ratio"]),
+            _times(row["ratio_to_torchattacks"]),
             f"{row['share_of_limit']:.0%}",
             f"{row['loss_second_half']:.3f}",
             f"{row['peak_memory_mb']:.0f}",
         )
         for name, row in suite["rows"].items()
     ]
-    head = f"training, {task['arch']}, PGD-{task['steps']}, {task['norm']} {task['eps']}, batch {task['batch_size']}"
-    return head + "\n" + table(("", "precision", "img/s", "ratio", "of limit", "loss", "peak MB"), rows)
+    memory = suite["memory_per_epoch_mb"]
+    lines = [
+        f"training, {task['arch']}, PGD-{task['steps']}, {task['norm']} {task['eps']}, batch {task['batch_size']}",
+        table(("", "prec.", "img/s", "/plain", "/torchattacks", "of limit", "loss", "peak MB"), rows),
+        f"validation: {suite['val_seconds']:.2f} s, {suite['val_share']:.1%} of an epoch's {suite['epoch_seconds']:.1f} s "
+        f"of updates on {suite['epoch_images']} images; {suite['val_share_at_most']:.1%} at most",
+        f"memory over {len(memory)} epochs: peak {suite['memory_peak_mb']:.0f} MB, "
+        f"{suite['memory_growth_mb']:+.1f} MB from the second to the last",
+    ]
+    if suite["missing"]:
+        lines.append(f"not installed: {', '.join(suite['missing'])}")
+    return "\n".join(line if "\n" in line else wrap(line) for line in lines)
 
 
 def attack(suite: dict[str, Any]) -> str:
@@ -105,12 +118,16 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         row["precision"],
         f"{row['seconds']:.2f}",
-        "-" if row["ratio"] is None else f"{row['ratio']:.2f}x",
+        _times(row["ratio"]),
         f"{row['robust_accuracy']:.1%}",
         "-" if row["points"] is None else f"{row['points']:+.2f}",
         f"{row['claimed_robust_accuracy']:.1%}",
         f"{row['peak_memory_mb']:.0f}",
     )
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}x"
 
 
 SHOW = {"train": training, "attack": attack, "autoattack": attack, "single": attack}

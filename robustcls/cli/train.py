@@ -10,6 +10,7 @@ import click
 from robustcls.cli.console import note, wrap
 from robustcls.cli.options import config_option, options
 from robustcls.core.config import read_toml, resolve
+from robustcls.core.errors import InputError
 from robustcls.training.config import TrainConfig
 
 
@@ -73,7 +74,7 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
         skip_corrupt=config.skip_corrupt,
         limit_train=config.limit_train,
     )
-    run = Run(config, folder, training, validation, world)
+    run = Run(config, folder, training, validation, world, resumed=content is not None)
     if content:
         restore_state(run, content)
     else:
@@ -155,7 +156,10 @@ def configure(flags: Mapping[str, Any], file: Mapping[str, Any]) -> TrainConfig:
     defaults = recipe(chosen.get("data") or "digits")
     if chosen.get("norm") not in (None, defaults.get("norm")):
         defaults.pop("eps", None)
-    return resolve(TrainConfig, defaults, file, flags)
+    config = resolve(TrainConfig, defaults, file, flags)
+    if config.makes_examples and chosen.get("adv") not in (None, "none"):
+        raise InputError(f"step {config.step} makes its own adversarial images: leave out --adv {chosen['adv']}")
+    return config
 
 
 def describe(run) -> str:
@@ -194,8 +198,8 @@ class Progress:
         from tqdm import tqdm
 
         self.run = run
-        total = run.config.epochs * run.num_batches * run.batch_size
-        done = (run.epoch * run.num_batches + run.batch) * run.batch_size
+        total = run.config.epochs * run.num_batches * run.images_per_batch
+        done = run.images_seen
         hidden = run.config.quiet or not sys.stderr.isatty()
         self.bar = tqdm(total=total, initial=done, unit="img", unit_scale=True, delay=2, disable=hidden, leave=False)
         self.headed = False
@@ -211,7 +215,7 @@ class Progress:
 
     def batch(self, run) -> None:
         self.bar.set_description(f"epoch {run.epoch + 1}/{run.config.epochs}", refresh=False)
-        self.bar.update(run.batch_size)
+        self.bar.update(run.images_per_batch)
 
     def epoch(self, row) -> None:
         from tqdm import tqdm

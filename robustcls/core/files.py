@@ -21,6 +21,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
+        with open(part, "rb") as file:  # or a power cut could leave the new name without the content
+            os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}: name another place with --out") from None

@@ -29,7 +29,7 @@ def robust_overfitting(epochs: Sequence[Epoch]) -> str:
     measured = [(one.val_robust, one.epoch) for one in epochs if one.val_robust is not None]
     if not measured:
         return ""
-    (best, when), (last, _) = max(measured), measured[-1]
+    (best, when), (last, _) = max(measured, key=lambda pair: (pair[0], -pair[1])), measured[-1]
     if best - last < WORTH_SAYING:
         return ""
     return (

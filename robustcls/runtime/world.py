@@ -44,6 +44,10 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def total(self, value: Tensor) -> float:
+        """The sum over all processes of one number each, which stays as it is."""
+        return float(self.sum(value.detach().cpu().clone()))
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is up in any process."""
         return bool(self.sum(torch.tensor(int(flag))))

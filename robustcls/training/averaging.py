@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from robustcls.core.classifier import Classifier
+from robustcls.models.transfer import freeze, keep_frozen_in_eval
 
 
 class Average:
@@ -47,14 +48,20 @@ class Swa(Average):
     averaged model in train mode, one at each item.
     """
 
+    def __init__(self, model: Classifier, freeze_spec: str = "none") -> None:
+        """freeze_spec: the layers that do not train, as `transfer.freeze` takes it; their statistics stay."""
+        super().__init__(model)
+        self.still = freeze(self.model, freeze_spec)
+
     def update(self, model: nn.Module, forwards: Iterable[object]) -> None:
         self.move(model, 1 / (1 + self.updates))
-        norms = [module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        self.model.train()
+        keep_frozen_in_eval(self.still)
+        norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the mean over all passes, not one that forgets
-        self.model.train()
         with torch.no_grad():
             for _ in forwards:
                 pass

@@ -78,6 +78,9 @@ class TrainConfig(DataOptions, ThreatOptions, RuntimeOptions):
         self.adv = "none" if self.makes_examples else self.adv or "pgd"
         plain = self.adv == "none" and not self.makes_examples
         self.objective = self.objective or ("standard" if plain else "adversarial")
+        self.adv = self.adv if self.is_adversarial else "none"
+        if not -(2**63) <= self.seed < 2**63:
+            raise InputError(f"--seed {self.seed} is out of range: give a number of at most 18 digits")
 
     @property
     def makes_examples(self) -> bool:

@@ -1,16 +1,17 @@
 """What a run would cost, from a few of its own updates."""
 
-import copy
 import statistics
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 
+from robustcls.core.gradients import frozen
 from robustcls.runtime.flops import FlopCounter
 from robustcls.runtime.memory import peak_memory_mb
 from robustcls.training.run import Run
-from robustcls.training.saved import restore_state, state_of
+from robustcls.training.saved import as_it_was
 
 TIMED = 3
 
@@ -30,23 +31,20 @@ class Cost:
 
 def measure_cost(run: Run) -> Cost:
     """Counts and times updates on the run's first batches, after one that warms up; the run is then as it was."""
-    content = copy.deepcopy(state_of(run) | {"state_dict": run.model.net.state_dict()})
-    run.begin_epoch()
     seconds, update_flops = [], 0.0
-    for number, (x, y) in zip(range(TIMED + 1), run.batches(), strict=False):
-        started = time.perf_counter()
-        if number == 0:
-            with FlopCounter() as counter:
+    with as_it_was(run):
+        run.begin_epoch()
+        for number, (x, y) in zip(range(TIMED + 1), run.batches(), strict=False):
+            started = time.perf_counter()
+            with FlopCounter() if number == 0 else nullcontext() as counter:
                 run.step(run, x, y)
-            update_flops = counter.total / len(x)
-        else:
-            run.step(run, x, y)
-        _wait(run.device)
-        seconds.append(time.perf_counter() - started)
-    with FlopCounter() as counter, torch.no_grad():
+            if counter:
+                update_flops = counter.total / len(x)
+            _wait(run.device)
+            seconds.append(time.perf_counter() - started)
+    with FlopCounter() as counter, torch.no_grad(), frozen(run.judged):
         run.judged(x[:1])
     forward_flops = float(counter.total)
-    restore_state(run, content)
     started = time.perf_counter()
     run.validate(run.config.val_n)
     val_seconds = time.perf_counter() - started
@@ -57,7 +55,7 @@ def measure_cost(run: Run) -> Cost:
         trained=sum(p.numel() for p in parameters if p.requires_grad),
         forward_flops=forward_flops,
         update_flops=update_flops,
-        images_per_second=run.batch_size / each,
+        images_per_second=run.images_per_batch / each,
         timed=max(1, len(seconds) - 1),
         epoch_seconds=each * run.num_batches + val_seconds,
         val_seconds=val_seconds,

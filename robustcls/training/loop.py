@@ -18,7 +18,7 @@ class Interrupted(Exception):
 
 def train(run: Run, on_batch: Callable[[Run], None], on_epoch: Callable[[Epoch], None]) -> None:
     """Trains to the end, validating, selecting and saving after each epoch. Raises Interrupted, with the state saved."""
-    with stop_requests() as stopped, closing(run.tracking):
+    with stop_requests() as stopped, closing(run):
         while run.epoch < run.config.epochs and not run.stopped:
             run.begin_epoch()
             started = time.perf_counter()

@@ -1,9 +1,12 @@
 """The files of a run folder: what a run saves, and how it goes on from there."""
 
+import copy
 import dataclasses
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,28 +26,44 @@ if TYPE_CHECKING:
     from robustcls.training.run import Run
 
 # The plain values of a run that last.pt holds.
-PROGRESS = ("epoch", "batch", "best_score", "best_epoch", "epoch_seconds", "attacked", "rollbacks", "stopped")
+PROGRESS = ("epoch", "batch", "best_score", "best_epoch", "rollbacks", "stopped")
 
 
 def state_of(run: "Run") -> dict[str, Any]:
     """Everything that going on needs, besides the model's weights: tensors and primitives, shared with the run."""
     return {
+        "data": run.data_sha256,
         "optimizer": run.optimizer.state_dict(),
         "scaler": run.scaler.state_dict(),
         "average": {"updates": run.average.updates, "state_dict": run.average.model.state_dict()}
         if run.average
         else None,
         "steps": run.world.gather({name: value.cpu() for name, value in run.state.items()}),  # each process has its own
-        "totals": run.totals.tolist(),
-        "parts": {name: float(value) for name, value in run.parts.items()},
+        "meter": run.meter.state_dict(),
         "progress": {name: getattr(run, name) for name in PROGRESS},
         "history": [dataclasses.asdict(row) for row in run.history],
     }
 
 
 def restore_state(run: "Run", content: dict[str, Any]) -> None:
-    """Goes back to a model's weights and the rest, as `state_of` gave it."""
+    """Goes back to a model's weights and the rest, as `state_of` gave it. Raises InputError where it is not of this run."""
+    if content["data"] != run.data_sha256:
+        raise InputError(
+            f"the training or validation images of {run.config.data} are not those that {run.folder} began with: "
+            "put them back, or begin a new run"
+        )
+    try:
+        _restore(run, content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{run.folder / 'last.pt'} is damaged or of another version ({type(error).__name__}: {error}): begin a new run"
+        ) from None
+
+
+def _restore(run: "Run", content: dict[str, Any]) -> None:
     load_weights(run.model.net, content["state_dict"], "last.pt")
+    for buffer, values in ((run.model.mean, content["mean"]), (run.model.std, content["std"])):
+        buffer.copy_(torch.as_tensor(values).view_as(buffer))
     run.optimizer.load_state_dict(content["optimizer"])
     run.scaler.load_state_dict(content["scaler"])
     if run.average:
@@ -52,14 +71,22 @@ def restore_state(run: "Run", content: dict[str, Any]) -> None:
         load_weights(run.average.model, content["average"]["state_dict"], "last.pt")
     steps = content["steps"][run.world.rank] if run.world.rank < len(content["steps"]) else {}
     run.state = {name: value.to(run.device) for name, value in steps.items()}
-    run.totals.copy_(torch.tensor(content["totals"], dtype=torch.float64))
-    run.parts = {
-        name: torch.tensor(value, dtype=torch.float64, device=run.device) for name, value in content["parts"].items()
-    }
+    run.meter.load_state_dict(content["meter"])
     for name in PROGRESS:
         setattr(run, name, content["progress"][name])
     run.history = [Epoch(**row) for row in content["history"]]
     run.track_from_here()
+
+
+@contextmanager
+def as_it_was(run: "Run") -> Iterator[None]:
+    """At the end the run is what it was before, whatever it was trained on inside."""
+    model = {"state_dict": run.model.net.state_dict(), "mean": run.model.mean.flatten(), "std": run.model.std.flatten()}
+    content = copy.deepcopy(state_of(run) | model)
+    try:
+        yield
+    finally:
+        restore_state(run, content)
 
 
 def save_last(run: "Run", name: str = "last.pt") -> None:
@@ -116,8 +143,8 @@ def read_last(folder: Path, name: str = "last.pt") -> tuple[TrainConfig, dict[st
     content = read_file(path)
     if not isinstance(content, dict) or "progress" not in content:
         raise InputError(f"{path} is not the last.pt of a run: give a run folder")
-    if "steps" not in content:
-        raise InputError(f"{path} was written by an older version, which alone can go on with it")
+    if "data" not in content or not isinstance(content.get("meta"), dict) or "config" not in content["meta"]:
+        raise InputError(f"{path} is damaged or of another version: begin a new run")
     return resolve(TrainConfig, content["meta"]["config"]), content
 
 
@@ -127,6 +154,8 @@ def new_folder(config: TrainConfig) -> Path:
         folder = Path(config.out)
         if (folder / "last.pt").exists():
             raise InputError(f"{folder} already holds a run: go on with --resume {folder}, or name another --out")
+        if (folder / "ckpt.pt").exists():
+            raise InputError(f"{folder} already holds a checkpoint: name another --out")
     else:
         parts = [config.data or "", config.arch, config.adv or "none", time.strftime("%Y%m%d-%H%M%S")]
         folder = Path("runs") / "-".join(_slug(part) for part in parts)

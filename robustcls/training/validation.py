@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.threat import ThreatModel
 from robustcls.data.images import Images
@@ -31,7 +32,8 @@ class Validation:
         seed: int,
         world: World,
     ) -> None:
-        """count: images chosen of each. attacks: by the name of what they measure."""
+        """count: images chosen of each, if val has so many. attacks: by the name of what they measure."""
+        count = min(count, len(val))
         self.val, self.train = (self._share(choose(images, count), world) for images in (val, train))
         self.attacks = {name: stopping_early(attack) for name, attack in attacks.items()}
         self.threat, self.batch_size, self.seed, self.world = threat, batch_size, seed, world
@@ -66,7 +68,10 @@ class Validation:
 
     @torch.no_grad()
     def _right(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return model(x).argmax(1) == y
+        logits = model(x)
+        if not logits.isfinite().all():
+            raise InputError("the model's logits are no finite numbers any more: lower --lr or give --clip 1")
+        return logits.argmax(1) == y
 
     def _batches(self, images: Images):
         for x, y in zip(images.pixels.split(self.batch_size), images.labels.split(self.batch_size), strict=True):

@@ -40,7 +40,7 @@ def test_the_loss_falls_in_two_epochs(adv, make_run):
     losses = []
 
     def on_batch(run):
-        losses.append(run.totals[0].item())
+        losses.append(run.meter.sums["loss"].item())
 
     train(run, on_batch, nothing)
     first, second = run.history
@@ -64,7 +64,7 @@ def five_steps(make_run, name, seed, rehearse=False):
     return {
         **state_of(run.model),
         **{f"ema.{key}": value for key, value in state_of(run.average.model).items()},
-        "totals": run.totals.clone(),
+        **run.meter.sums,
     }
 
 
@@ -104,7 +104,7 @@ def test_a_rehearsal_finds_what_would_stop_the_run(options, make_run):
 
 def test_the_attack_sees_current_weights_and_leaves_the_model_alone(make_run):
     run = make_run()
-    inner, seen = run.inner, []
+    inner, seen = run.inner.function, []
 
     def spy(model, x, y, threat, **options):
         own = copy.deepcopy(run.model).eval()
@@ -119,7 +119,7 @@ def test_the_attack_sees_current_weights_and_leaves_the_model_alone(make_run):
         assert 0 < threat.distance(x_adv, x).max() <= 0.15 + 1e-6
         return x_adv
 
-    run.inner = spy
+    run.inner.function = spy
     run.model.train()
     probe = next(iter(run.batches()))
     for _ in range(3):

@@ -29,7 +29,7 @@ def small_cnn(num_classes, input_size):
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, num_classes))
 
 
-def tiny_run(folder, images: dict[int, tuple[Images, Images]], **options) -> Run:
+def tiny_run(folder, images: dict[int, tuple[Images, Images]], *, resumed: bool = False, **options) -> Run:
     """With other options than the tiny ones where given; images: training and validation images for each limit."""
     config = TrainConfig(**{**TINY, **options})
-    return Run(config, folder, *images[config.limit_train])
+    return Run(config, folder, *images[config.limit_train], resumed=resumed)

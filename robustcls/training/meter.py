@@ -1,0 +1,63 @@
+"""What an epoch's batches add up to, without waiting for the device."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustcls.core.losses import likeliest
+from robustcls.objectives.loss import Loss
+from robustcls.runtime.world import World
+
+
+class Meter:
+    """Sums of loss, right answers and images over an epoch, and the first batch whose loss was no number."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.reset()
+
+    def reset(self) -> None:
+        self.sums = {
+            name: torch.zeros((), dtype=torch.float64, device=self.device) for name in ("loss", "right", "seen")
+        }
+        self.parts: dict[str, Tensor] = {}
+        self.first_bad = torch.full((), -1, device=self.device)
+        self.seconds = 0.0
+        self.attacked = False  # whether the logits are those of adversarial images
+
+    @torch.no_grad()
+    def add(self, loss: Loss, y: Tensor, batch: int, seconds: float) -> None:
+        total = loss.total.detach().double()
+        self.sums["loss"] += total * len(y)
+        self.sums["right"] += (loss.logits.argmax(1) == likeliest(y)).sum()
+        self.sums["seen"] += len(y)
+        for name, value in loss.parts.items():
+            self.parts[name] = self.parts.get(name, 0) + value.detach().double() * len(y)
+        self.first_bad = torch.where((self.first_bad < 0) & ~total.isfinite(), batch, self.first_bad)
+        self.attacked = loss.seen == "adversarial"
+        self.seconds += seconds
+
+    def means(self, world: World) -> dict[str, Any]:
+        """The fields of an Epoch that training measures, over all processes."""
+        loss, right, seen = (world.total(self.sums[name]) for name in ("loss", "right", "seen"))
+        return {
+            "train_loss": loss / seen,
+            "train_robust": right / seen if self.attacked else None,
+            "seconds": round(self.seconds, 2),
+            "images_per_second": round(seen / self.seconds, 1),
+            "parts": {name: world.total(value) / seen for name, value in self.parts.items()},
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Primitives alone."""
+        sums, parts = ({name: float(value) for name, value in each.items()} for each in (self.sums, self.parts))
+        return {"sums": sums, "parts": parts, "seconds": self.seconds, "attacked": self.attacked}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.reset()
+        self.sums, self.parts = (
+            {name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in state[each].items()}
+            for each in ("sums", "parts")
+        )
+        self.seconds, self.attacked = state["seconds"], state["attacked"]
