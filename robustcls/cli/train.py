@@ -44,6 +44,7 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
     from robustcls.data.splits import load_training_data
     from robustcls.runtime.device import keep_freed_memory
     from robustcls.runtime.world import join_world
+    from robustcls.training.epoch import rehearse
     from robustcls.training.loop import Interrupted, train
     from robustcls.training.run import Run
     from robustcls.training.saved import new_folder, read_last, restore_state, save_config, save_last
@@ -78,7 +79,7 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
     if content:
         restore_state(run, content)
     else:
-        run.rehearse()
+        rehearse(run)
     if dry_run:
         click.echo(estimate(run) if world.first else "", nl=world.first)
         return 0

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
 from robustcls.core.records import Epoch
+from robustcls.training.epoch import finish_epoch
 from robustcls.training.run import Run
 from robustcls.training.saved import save_last
 
@@ -35,7 +36,7 @@ def train(run: Run, on_batch: Callable[[Run], None], on_epoch: Callable[[Epoch],
                 if run.config.save_every and run.batch % run.config.save_every == 0:
                     run.check_finite()
                     save_last(run)
-            on_epoch(run.finish_epoch())
+            on_epoch(finish_epoch(run))
             if run.world.any(stopped()) and run.epoch < run.config.epochs and not run.stopped:
                 raise Interrupted
 

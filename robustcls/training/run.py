@@ -1,6 +1,5 @@
 """A training run: what it owns, and what happens in a batch and in an epoch."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
@@ -15,7 +14,6 @@ from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.losses import cross_entropy
 from robustcls.core.options import parse_batch_size
-from robustcls.core.overfitting import catastrophes
 from robustcls.core.records import Epoch
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel, parse_eps
@@ -23,7 +21,6 @@ from robustcls.core.traits import traits_of
 from robustcls.data.augment import augmenter
 from robustcls.data.images import Images
 from robustcls.data.loader import batches, num_batches
-from robustcls.data.splits import choose
 from robustcls.models.checkpoint import build
 from robustcls.models.transfer import freeze, initialise, keep_frozen_in_eval
 from robustcls.objectives.loss import BoundAttack, Loss
@@ -34,9 +31,8 @@ from robustcls.runtime.device import (
     resolve_device,
     resolve_precision,
 )
-from robustcls.runtime.search import SearchTwin, uncompiled
+from robustcls.runtime.search import SearchTwin
 from robustcls.runtime.world import World
-from robustcls.training import saved
 from robustcls.training.averaging import Average, Ema, Swa
 from robustcls.training.config import TrainConfig
 from robustcls.training.inner import InnerAttack
@@ -44,9 +40,6 @@ from robustcls.training.meter import Meter
 from robustcls.training.optimizer import make_optimizer
 from robustcls.training.tracking import Tracking
 from robustcls.training.validation import Validation
-
-MOST_ROLLBACKS = 5
-SWA_FORWARDS = 50  # batches that estimate BatchNorm's statistics of averaged weights
 
 
 class Run:
@@ -143,7 +136,9 @@ class Run:
     def _check_batch_size(self) -> None:
         shares, least = self.world.size * self.config.accumulate, self.images_per_batch
         if least % shares:
-            raise InputError(f"batches of {least} cannot be cut in {shares} equal parts: give another --batch-size or --accumulate")
+            raise InputError(
+                f"batches of {least} cannot be cut in {shares} equal parts: give another --batch-size or --accumulate"
+            )
         if least < 2 * shares:
             raise InputError(
                 f"BatchNorm cannot train on batches of one image: give --batch-size and --limit-train {2 * shares} or more"
@@ -279,96 +274,9 @@ class Run:
         self.model.train()
         keep_frozen_in_eval(self.still)
 
-    def finish_epoch(self) -> Epoch:
-        """Validates, selects, watches, writes history and checkpoints, and moves on to the next epoch."""
-        self.check_finite()
-        if isinstance(self.average, Swa) and self.epoch + 1 > self.config.swa * self.config.epochs:
-            self.average.update(self.model, self._forwards(self.average.model))
-        started = time.perf_counter()
-        measured = self.validate(self.config.val_n)
-        row = Epoch(
-            epoch=self.epoch + 1,
-            lr=self.optimizer.param_groups[-1]["lr"],  # the head's
-            val_seconds=round(time.perf_counter() - started, 2),
-            **self.meter.means(self.world),
-            **measured,
-        )
-        self.history.append(row)
-        self._track(row)
-        collapsed = self.config.is_adversarial and len(self.history) - 1 in (catastrophes(self.history) or ())
-        went_back = collapsed and self._meet_collapse(row)
-        if not went_back:
-            self._begin_next(row)
-        saved.save_last(self)
-        if self.config.on_collapse == "rollback" and not row.event:
-            saved.keep_good(self)
-        return row
-
-    def _begin_next(self, row: Epoch) -> None:
-        self.epoch, self.batch = row.epoch, 0
-        self.meter.reset()
-        score = (row.val_robust or 0.0, row.val_clean or 0.0)
-        score = score if self.config.is_adversarial else score[::-1]
-        if score > self.best_score:
-            self.best_score, self.best_epoch = score, row.epoch
-            saved.save_best(self)
-        if 0 < self.config.patience <= row.epoch - self.best_epoch and not self.stopped:
-            self.stopped = f"no better epoch than {self.best_epoch} for {self.config.patience} epochs"
-            row.event = "; ".join(filter(None, (row.event, self.stopped)))
-
-    def _meet_collapse(self, row: Epoch) -> bool:
-        """Does what was asked for on a collapse. Whether it went back to the last good epoch."""
-        row.event = (
-            f"catastrophic overfitting in epoch {row.epoch}: "
-            f"robust {row.val_robust or 0:.1%}, single-step {row.val_fgsm or 0:.1%}"
-        )
-        if self.config.on_collapse == "stop":
-            self.stopped = row.event
-        elif self.config.on_collapse == "rollback" and (self.folder / "good.pt").exists():
-            if self.rollbacks == MOST_ROLLBACKS:
-                self.stopped = f"{row.event}, after {MOST_ROLLBACKS} rollbacks"
-                return False
-            history, rollbacks = self.history, self.rollbacks + 1
-            saved.restore_state(self, saved.read_last(self.folder, "good.pt")[1])
-            what = "the attack's step" if self.halves_attack else "the learning rate"
-            row.event += f"; back to epoch {self.epoch}, {what} cut to 1/{2**rollbacks}"
-            self.history, self.rollbacks = history, rollbacks
-            return True
-        return False
-
-    def _forwards(self, model: Classifier) -> Iterator[Loss]:
-        """The objective on the model, on batches of other draws than training's; BatchNorm sees what it will see."""
-        attack: BoundAttack = (lambda _model, x, *_, **__: x) if self.inner is None else self.attack
-        for (x, y), _ in zip(self.batches(stream=1), range(SWA_FORWARDS), strict=False):
-            with self.autocast():
-                yield self.objective(model, x, y, attack)
-
     def validate(self, count: int) -> dict[str, Any]:
         self.world.share_buffers(self.judged)
         return self.validation(count).measure(self.judged, self.judged_twin)
-
-    def _track(self, row: Epoch) -> None:
-        assert self.tracking is not None
-        if self.tracking.wants_images(row.epoch):
-            x, y = choose(self.val, 8).batch()
-            generator = torch.Generator(self.device).manual_seed(self.config.seed)
-            with uncompiled():
-                x_adv = self.val_attack(self.judged_twin, x, y, self.threat, generator=generator)
-            self.tracking.images(self.images_seen, x, x_adv)
-        self.tracking.epoch(row, self.images_seen, {})
-
-    def rehearse(self) -> None:
-        """Takes a step, attacks and validates on a few images, and forgets it: what would stop the run is said first."""
-        x, y = choose(self.train, 2 * self.config.accumulate).batch()
-        with saved.as_it_was(self), uncompiled():
-            self.draw_anew(self.config.seed)
-            self.set_lr()
-            self.begin_epoch()
-            self.step(self, *self.augment(x, y, self.generator))
-        with uncompiled():
-            for attack in self.validation(2).attacks.values():
-                attack(self.twin, x, y, self.threat, generator=self.generator)
-        self.validate(2)
 
     @property
     def selected_by(self) -> str:

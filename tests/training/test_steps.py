@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from robustcls.core.errors import InputError
 from robustcls.steps.awp import ascended
+from robustcls.training.epoch import rehearse
 from robustcls.training.loop import train
 
 
@@ -132,5 +133,5 @@ def test_awp_waits_for_its_warmup(make_run):
 def test_what_cannot_go_together_is_refused_before_anything_is_written(options, words, make_run):
     run = make_run(**options)
     with pytest.raises(InputError, match=words):
-        run.rehearse()
+        rehearse(run)
     assert not run.folder.exists()

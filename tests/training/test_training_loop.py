@@ -15,6 +15,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.records import Epoch
 from robustcls.runtime.device import resolve_precision
 from robustcls.training.config import TrainConfig
+from robustcls.training.epoch import rehearse
 from robustcls.training.loop import train
 from robustcls.training.optimizer import make_optimizer
 from robustcls.training.record import read_training
@@ -52,10 +53,10 @@ def test_the_loss_falls_in_two_epochs(adv, make_run):
     assert (second.train_robust is None) == (adv == "none")
 
 
-def five_steps(make_run, name, seed, rehearse=False):
+def five_steps(make_run, name, seed, rehearsed=False):
     run = make_run(name, seed=seed, ema=0.9, epochs=1)
-    if rehearse:
-        run.rehearse()
+    if rehearsed:
+        rehearse(run)
     for number, (x, y) in enumerate(run.batches()):
         run.note(run.step(run, x, y), y, 0.1)
         if number == 4:
@@ -83,7 +84,7 @@ def test_every_batch_of_every_epoch_draws_anew(make_run):
 
 
 def test_a_rehearsal_changes_nothing(make_run):
-    assert equal(five_steps(make_run, "a", seed=1), five_steps(make_run, "b", seed=1, rehearse=True))
+    assert equal(five_steps(make_run, "a", seed=1), five_steps(make_run, "b", seed=1, rehearsed=True))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_a_rehearsal_changes_nothing(make_run):
 def test_a_rehearsal_finds_what_would_stop_the_run(options, make_run):
     run = make_run(**options)
     with pytest.raises(InputError):
-        run.rehearse()
+        rehearse(run)
     assert not run.folder.exists()
 
 

@@ -13,6 +13,7 @@ from robustcls.data.splits import load_training_data
 from robustcls.models.checkpoint import build
 from robustcls.models.heads import head_of
 from robustcls.training.config import TrainConfig
+from robustcls.training.epoch import rehearse
 from robustcls.training.loop import train
 from robustcls.training.run import Run
 from robustcls.training.saved import read_last, restore_state
@@ -52,7 +53,7 @@ def test_a_run_begins_where_a_checkpoint_ended(source, make_run):
     run, taken = make_run(**PLAIN, init=str(source)), robustcls.load(source)
     assert not moved(values_of(taken), run.model)
     assert run.init_note == f"{source}: 80 of 80 tensors taken, with its head"
-    run.rehearse()
+    rehearse(run)
     assert not moved(values_of(taken), run.model)
     x = run.val.batch()[0][:8]
     with torch.no_grad():
@@ -211,7 +212,7 @@ def test_a_network_of_torchvisions_trains_an_epoch(arch, tmp_path):
     assert run.init_note.endswith("new head")
     before, (head, backbone) = values_of(run.model), parts_of(run.model)
     assert not [key for key in backbone if not torch.equal(before[key], theirs.state_dict()[key])]
-    run.rehearse()
+    rehearse(run)
     train(run, nothing, nothing)
     assert moved(before, run.model) == head
     assert run.history[0].train_loss < 20

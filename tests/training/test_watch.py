@@ -13,8 +13,8 @@ import torch
 from robustcls.core.errors import InputError
 from robustcls.core.overfitting import catastrophes, robust_overfitting
 from robustcls.core.records import Epoch
+from robustcls.training.epoch import MOST_ROLLBACKS, rehearse
 from robustcls.training.loop import train
-from robustcls.training.run import MOST_ROLLBACKS
 from robustcls.training.saved import read_last, restore_state, state_of
 
 SOUND, LOST = (0.4, 0.45), (0.05, 0.6)  # robust and single-step accuracy
@@ -153,7 +153,7 @@ def test_no_step_is_said_to_be_cut_where_none_is(options, make_run):
     run = None
     with suppress(InputError):
         run = make_run(**SMALL, on_collapse="rollback", epochs=2, **options)
-        run.rehearse()
+        rehearse(run)
         train(measure(run, [SOUND, LOST, LOST, LOST, LOST, LOST, LOST]), nothing, nothing)
     assert not any("step cut" in row.event for row in (run.history if run else []))
 
