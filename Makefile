@@ -12,7 +12,7 @@ demo: .venv/installed
 		--attack fgsm --attack "pgd(steps=20)" --each-alone --n 300 --examples 16 --out reports/demo/report.html
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .
