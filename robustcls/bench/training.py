@@ -181,12 +181,13 @@ CONTESTANTS: dict[str, Callable[[Images, dict[str, Any]], Result]] = {
     TORCHATTACKS: torchattacks,
     "robustcls": robustcls,
 }
+NORMS_OF = {TORCHATTACKS: ("linf",)}  # of those that do not take every norm
 TURNS = CONTESTANTS | {"epochs": epochs}
 
 
 def contestants_of(norm: str) -> tuple[list[str], list[str]]:
     """Those that take part at this norm, and the packages that would if they were installed."""
-    asked = [name for name in CONTESTANTS if norm == "linf" or name != TORCHATTACKS]
+    asked = [name for name in CONTESTANTS if norm in NORMS_OF.get(name, (norm,))]
     missing = [name for name in asked if name == TORCHATTACKS and importlib.util.find_spec(name) is None]
     return [name for name in asked if name not in missing], missing
 

@@ -54,7 +54,7 @@ from robustcls.bench import training
 from robustcls.data.images import Images
 from robustcls.training.run import Run
 
-kept, finish_epoch = [], Run.finish_epoch
+kept, begin_epoch = [], Run.begin_epoch
 
 
 def net(num_classes, input_size):
@@ -64,12 +64,12 @@ def net(num_classes, input_size):
 
 def leak(run):
     kept.append(torch.ones(64, 3, 32, 32))
-    return finish_epoch(run)
+    begin_epoch(run)
 
 
 if __name__ == "__main__":
     if sys.argv[2] == "leak":
-        Run.finish_epoch = leak
+        Run.begin_epoch = leak
     training.EPOCHS, training.EPOCH_BATCHES = 40, 1
     pixels = torch.randint(256, (500, 3, 32, 32), dtype=torch.uint8)
     images = Images(pixels, torch.arange(500) % 10, tuple("0123456789"), "noise")
