@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcls.core import plugins
 from robustcls.core.gradients import input_gradient
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data.images import Images
@@ -165,10 +164,8 @@ def _validation_seconds(run: Run) -> float:
 
 
 def _dearest_to_validate(images: Images, val: Images, task: dict[str, Any]) -> Run:
-    """A run that is right on all images and whose attack none leaves early: no accuracy makes validation dearer."""
-    attack = plugins.parse("attack", TrainConfig.val_attack)
-    attack = replace(attack, options=(*attack.options, ("early_stop", False)))
-    run = make_run(images, task, val=replace(val, labels=val.labels.clone()), val_attack=str(attack))
+    """A run that is right on all images: no accuracy makes validation dearer."""
+    run = make_run(images, task, val=replace(val, labels=val.labels.clone()))
     run.model.eval()
     with torch.no_grad():
         for pixels, labels in zip(run.val.pixels.split(128), run.val.labels.split(128), strict=True):

@@ -81,7 +81,9 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
     else:
         rehearse(run)
     if dry_run:
-        click.echo(estimate(run) if world.first else "", nl=world.first)
+        estimated = estimate(run)  # by all processes
+        if world.first:
+            click.echo(estimated)
         return 0
     if not content:
         save_config(run)
@@ -158,6 +160,8 @@ def configure(flags: Mapping[str, Any], file: Mapping[str, Any]) -> TrainConfig:
     if chosen.get("norm") not in (None, defaults.get("norm")):
         defaults.pop("eps", None)
     config = resolve(TrainConfig, defaults, file, flags)
+    if not config.is_adversarial and chosen.get("adv") not in (None, "none"):
+        raise InputError(f"objective {config.objective} makes no attack: leave out --adv {chosen['adv']}")
     if config.makes_examples and chosen.get("adv") not in (None, "none"):
         raise InputError(f"step {config.step} makes its own adversarial images: leave out --adv {chosen['adv']}")
     return config

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from robustcls.core.records import Epoch
 
 CATASTROPHIC = 0.20  # of FGSM accuracy above robust accuracy; a sound model stays within a few hundredths
+NEARLY_NONE = 0.05  # robust accuracy that is lost whatever the best was
 WORTH_SAYING = 0.02  # of robust accuracy below its best
 
 
 def catastrophes(epochs: Sequence[Epoch]) -> list[int] | None:
     """The positions where only single-step attacks are still withstood (Wong et al. 2020, arXiv:2001.03994).
 
-    Robust accuracy is then below half of its best so far, and far below that under one step. None: not measured.
+    Robust accuracy is then far below that under one step, and below half of its best so far or nearly none. None: not
+    measured.
     """
     measured = [(place, one.val_fgsm, one.val_robust) for place, one in enumerate(epochs)]
     best, found, known = 0.0, [], False
@@ -19,9 +21,14 @@ def catastrophes(epochs: Sequence[Epoch]) -> list[int] | None:
         if fgsm is None or robust is None:
             continue
         best, known = max(best, robust), True
-        if fgsm - robust > CATASTROPHIC and robust < best / 2:
+        if fgsm - robust > CATASTROPHIC and robust < max(best / 2, NEARLY_NONE):
             found.append(place)
     return found if known else None
+
+
+def undone(epochs: Sequence[Epoch]) -> list[int]:
+    """The positions of the epochs that a rollback took back: a later one has the same number or a smaller one."""
+    return [place for place, one in enumerate(epochs) if any(later.epoch <= one.epoch for later in epochs[place + 1 :])]
 
 
 def robust_overfitting(epochs: Sequence[Epoch]) -> str:

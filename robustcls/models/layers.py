@@ -16,11 +16,14 @@ def make_activation(name: str) -> nn.Module:
     return nn.SiLU() if name == "silu" else nn.ReLU()
 
 
-def widen(channels: Sequence[int], width: float) -> list[int]:
-    """The channels of each layer times width, at least one. Raises InputError."""
+def widen(channels: Sequence[int], width: float, least: int = 1) -> list[int]:
+    """The channels of each layer times width, at least one. Raises InputError where one has fewer than `least`."""
     if not 0 < width <= 16:
         raise InputError(f"width {width} is not a multiplier of channels: give a number above 0, such as 0.25")
-    return [max(1, round(base * width)) for base in channels]
+    widened = [max(1, round(base * width)) for base in channels]
+    if min(widened) < least:
+        raise InputError(f"width {width} leaves a layer {min(widened)} channels: give one that leaves {least} or more")
+    return widened
 
 
 def conv3x3(channels: int, out: int, stride: int = 1) -> nn.Conv2d:

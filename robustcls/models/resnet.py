@@ -39,7 +39,8 @@ def resnet18(
 
     num_classes: K. input_size: (C, H, W). width: multiplies the channels of every convolution. Raises InputError.
     """
-    stem, *widths = widen((64, 64, 128, 256, 512), width)
+    # PyTorch 2.14 crashes on a CPU in 1x1 convolutions of stride 2 with 2 to 6 channels.
+    stem, *widths = widen((64, 64, 128, 256, 512), width, least=8)
     net = nn.Sequential(
         OrderedDict(
             conv1=conv3x3(input_size[0], stem),

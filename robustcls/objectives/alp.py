@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from robustcls.core.errors import InputError
 from robustcls.core.losses import cross_entropy
 from robustcls.objectives.loss import BoundAttack, Loss
 
@@ -13,6 +14,8 @@ def alp(
 
     Kannan et al. 2018. It leans on masked gradients where the attack is weak (Engstrom et al. 2018, arXiv:1807.10272).
     """
+    if weight < 0:
+        raise InputError(f"alp(weight={weight}): give 0 or more")
     x_adv = attack(model, x, y)
     clean, attacked = model(x).float(), model(x_adv).float()
     entropies = [cross_entropy(logits, y, label_smoothing=label_smoothing).mean() for logits in (clean, attacked)]

@@ -18,6 +18,8 @@ def mart(
     """
     if y.is_floating_point():
         raise InputError("objective mart needs one label an image: leave out the augmentation that mixes labels")
+    if beta < 0:
+        raise InputError(f"mart(beta={beta}): give 0 or more")
     x_adv = attack(model, x, y)
     clean, attacked = model(x).float(), model(x_adv).float()
     boosted = (cross_entropy(attacked, y, label_smoothing=label_smoothing) + _rival_entropy(attacked, y)).mean()

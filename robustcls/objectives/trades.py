@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from robustcls.core.errors import InputError
 from robustcls.core.losses import cross_entropy, kl
 from robustcls.objectives.loss import BoundAttack, Loss
 
@@ -13,6 +14,8 @@ def trades(
 
     The attack maximises that divergence, KL(p(x) || p(x_adv)), and never sees the labels.
     """
+    if beta < 0:
+        raise InputError(f"trades(beta={beta}): give 0 or more")
     x_adv = attack(model, x, y, loss=kl)
     clean, attacked = model(x), model(x_adv)
     natural = cross_entropy(clean, y, label_smoothing=label_smoothing).mean()

@@ -19,7 +19,6 @@ class World:
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
     restarts: int = 0  # how often torchrun has started these processes again
 
     @property
@@ -76,7 +75,6 @@ def join_world() -> World:
         return World(restarts=restarts)
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank % torch.cuda.device_count())
-    return World(dist.get_rank(), size, local_rank, restarts)
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return World(dist.get_rank(), size, restarts)

@@ -36,10 +36,10 @@ def awp(run: "Run", x: Tensor, y: Tensor, *, gamma: float = 0.005, warmup: float
 
 def remembered(attack: BoundAttack) -> BoundAttack:
     """The attack, made once for each images tensor: worse weights meet the examples of the ones before."""
-    made: dict[int, Tensor] = {}
+    made: dict[tuple, Tensor] = {}
 
     def attack_once(model: nn.Module, x: Tensor, y: Tensor, **options: Callable) -> Tensor:
-        key = x.data_ptr()  # a part of a batch is a view of its own each time
+        key = (x.data_ptr(), options.get("loss"))  # a part of a batch is a view of its own each time
         if key not in made:
             made[key] = attack(model, x, y, **options)
         return made[key]

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def free(run: "Run", x: Tensor, y: Tensor, *, replays: int = 4) -> Loss:
     """Replays each batch, and lets every backward pass update both weights and perturbation (arXiv:1904.12843).
 
-    Shafahi et al. 2019. The perturbation is kept from batch to batch. An epoch costs `replays` times a plain one: divide
-    --epochs by it.
+    Shafahi et al. 2019. The perturbation, clipped with its images to the box, is kept from batch to batch. An epoch costs
+    `replays` times a plain one: divide --epochs by it.
     """
     if replays < 1:
         raise InputError(f"free(replays={replays}): give 1 or more")

@@ -67,6 +67,8 @@ class TrainConfig(DataOptions, ThreatOptions, RuntimeOptions):
             value = getattr(self, name)
             if not (0 <= value < BELOW.get(name, float("inf"))):
                 raise InputError(f"--{name.replace('_', '-')} {value} is out of range")
+        if self.lr == 0:
+            raise InputError("--lr 0 trains nothing: give a rate such as 0.1")
         if self.ema and self.swa:
             raise InputError("--ema and --swa are two averages of the weights: give one of them")
         parse_batch_size(self.batch_size)

@@ -13,7 +13,7 @@ from robustcls.objectives.loss import BoundAttack, Loss
 from robustcls.runtime.search import uncompiled
 from robustcls.training.averaging import Swa
 from robustcls.training.run import Run
-from robustcls.training.saved import as_it_was, keep_good, read_last, restore_state, save_best, save_last
+from robustcls.training.saved import as_it_was, read_last, restore_state, save_best, save_last
 
 MOST_ROLLBACKS = 5
 SWA_FORWARDS = 50  # batches that estimate BatchNorm's statistics of averaged weights
@@ -39,9 +39,9 @@ def finish_epoch(run: Run) -> Epoch:
     went_back = collapsed and _meet_collapse(run, row)
     if not went_back:
         _begin_next(run, row)
-    save_last(run)
     if run.config.on_collapse == "rollback" and not row.event:
-        keep_good(run)
+        save_last(run, "good.pt")  # first: a run that is killed in between comes here again
+    save_last(run)
     return row
 
 
@@ -80,7 +80,7 @@ def _meet_collapse(run: Run, row: Epoch) -> bool:
 
 
 def _forwards(run: Run, model: Classifier) -> Iterator[Loss]:
-    """The objective on the model, on batches of other draws than training's; BatchNorm sees what it will see."""
+    """The objective on the averaged model, on batches of other draws than training's, attacked through the live one."""
     attack: BoundAttack = (lambda _model, x, *_, **__: x) if run.inner is None else run.attack
     for (x, y), _ in zip(run.batches(stream=1), range(SWA_FORWARDS), strict=False):
         with run.autocast():
@@ -95,13 +95,14 @@ def _track(run: Run, row: Epoch) -> None:
         with uncompiled():
             x_adv = run.val_attack(run.judged_twin, x, y, run.threat, generator=generator)
         run.tracking.images(run.images_seen, x, x_adv)
-    run.tracking.epoch(row, run.images_seen, {})
+    run.tracking.epoch(row, run.images_seen)
 
 
 def rehearse(run: Run) -> None:
     """Takes a step, attacks and validates on a few images, and forgets it: what would stop the run is said first."""
     x, y = choose(run.train, 2 * run.config.accumulate).batch()
     with as_it_was(run), uncompiled():
+        run.epoch, run.batch = run.config.epochs - 1, run.num_batches - 1  # past whatever has a warm-up
         run.draw_anew(run.config.seed)
         run.set_lr()
         run.begin_epoch()

@@ -34,6 +34,8 @@ def measure_cost(run: Run) -> Cost:
     seconds, update_flops = [], 0.0
     with as_it_was(run):
         run.begin_epoch()
+        # At the end of the run, where whatever has a warm-up is past it.
+        run.epoch, run.batch = run.config.epochs - 1, max(0, run.num_batches - TIMED - 1)
         for number, (x, y) in zip(range(TIMED + 1), run.batches(), strict=False):
             started = time.perf_counter()
             with FlopCounter() if number == 0 else nullcontext() as counter:

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +38,7 @@ def state_of(run: "Run") -> dict[str, Any]:
         if run.average
         else None,
         "steps": run.world.gather({name: value.cpu() for name, value in run.state.items()}),  # each process has its own
-        "meter": run.meter.state_dict(),
+        "meter": run.world.gather(run.meter.state_dict()),
         "progress": {name: getattr(run, name) for name in PROGRESS},
         "history": [dataclasses.asdict(row) for row in run.history],
     }
@@ -69,9 +68,10 @@ def _restore(run: "Run", content: dict[str, Any]) -> None:
     if run.average:
         run.average.updates = content["average"]["updates"]
         load_weights(run.average.model, content["average"]["state_dict"], "last.pt")
-    steps = content["steps"][run.world.rank] if run.world.rank < len(content["steps"]) else {}
-    run.state = {name: value.to(run.device) for name, value in steps.items()}
-    run.meter.load_state_dict(content["meter"])
+    if run.world.rank < len(content["steps"]):  # else there are more processes than there were
+        steps = content["steps"][run.world.rank]
+        run.state = {name: value.to(run.device) for name, value in steps.items()}
+        run.meter.load_state_dict(content["meter"][run.world.rank])
     for name in PROGRESS:
         setattr(run, name, content["progress"][name])
     run.history = [Epoch(**row) for row in content["history"]]
@@ -103,13 +103,6 @@ def save_last(run: "Run", name: str = "last.pt") -> None:
 def save_best(run: "Run") -> None:
     if run.world.first:
         save_checkpoint(run.folder / "ckpt.pt", run.judged, meta(run))
-
-
-def keep_good(run: "Run") -> None:
-    """Keeps last.pt under a name of its own, to go back to."""
-    if run.world.first:
-        with replacing(run.folder / "good.pt") as part:
-            shutil.copyfile(run.folder / "last.pt", part)
 
 
 def save_config(run: "Run") -> None:
@@ -158,7 +151,9 @@ def new_folder(config: TrainConfig) -> Path:
             raise InputError(f"{folder} already holds a checkpoint: name another --out")
     else:
         parts = [config.data or "", config.arch, config.adv or "none", time.strftime("%Y%m%d-%H%M%S")]
-        folder = Path("runs") / "-".join(_slug(part) for part in parts)
+        name = "-".join(_slug(part) for part in parts)
+        free = (Path("runs") / f"{name}{end}" for end in ("", *(f"-{count}" for count in range(2, 10_000))))
+        folder = next(folder for folder in free if not folder.exists())
     check_writable(folder / "config.toml")
     return folder
 

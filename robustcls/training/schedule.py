@@ -25,16 +25,20 @@ def piecewise(
 ) -> float:
     """The peak, times `factor` after the share `first` of the run, and again after `second` (Rice et al. 2020,
     arXiv:2002.11569)."""
+    if not 0 <= factor <= 1:
+        raise InputError(f"piecewise(factor={factor}): give a share from 0 to 1")
     if not 0 <= first <= second <= 1:
         raise InputError(f"piecewise(first={first}, second={second}): give shares of the run, the smaller first")
     return _warm(progress, warmup, lambda _: factor ** ((progress >= first) + (progress >= second)))
 
 
-def cyclic(progress: float, *, cycles: int = 2, low: float = 0.0, warmup: float = 0.0) -> float:
+def cyclic(progress: float, *, cycles: int = 2, low: float = 0.0) -> float:
     """Triangles between `low` and the peak (Smith 2015, arXiv:1506.01186): each cycle rises and falls linearly."""
     if cycles < 1:
         raise InputError(f"cyclic(cycles={cycles}): give 1 or more")
-    return _warm(progress, warmup, lambda rest: low + (1 - low) * (1 - abs(2 * ((rest * cycles) % 1) - 1)))
+    if not 0 <= low <= 1:
+        raise InputError(f"cyclic(low={low}): give a share of the peak, from 0 to 1")
+    return low + (1 - low) * (1 - abs(2 * ((progress * cycles) % 1) - 1))
 
 
 def constant(progress: float, *, warmup: float = 0.0) -> float:

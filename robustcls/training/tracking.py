@@ -40,10 +40,10 @@ class Tracking:
             for tracker in self.trackers:
                 tracker.images(step, "adversarial", grid)
 
-    def epoch(self, row: Epoch, step: int, extra: Mapping[str, float]) -> None:
-        """Logs every number of an epoch that was measured, and what is extra."""
+    def epoch(self, row: Epoch, step: int) -> None:
+        """Logs every number of an epoch that was measured."""
         for tracker in self.trackers:
-            tracker.scalars(step, {**numbers(row), **extra})
+            tracker.scalars(step, numbers(row))
 
     def close(self) -> None:
         for tracker in self.trackers:

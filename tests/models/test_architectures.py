@@ -13,7 +13,7 @@ from robustcls.models.layers import make_activation
 from robustcls.models.resnet import resnet18
 from robustcls.runtime.search import SearchTwin
 
-SMALL = {"wide_resnet": "depth=10, width=1"}
+SMALL = {"wide_resnet": "depth=10, width=1"} | dict.fromkeys(("resnet18", "preact_resnet18"), "width=0.125")
 SPECS = {name: f"{name}({SMALL.get(name, 'width=0.05')}, activation='{{}}')" for name in plugins.names("model")}
 
 

@@ -20,7 +20,7 @@ def make(arch=SMALL, head="linear", input_size=(3, 8, 8)):
     ("arch", "name"),
     [
         (SMALL, "3"),
-        ("resnet18(width=0.05)", "linear"),
+        ("resnet18(width=0.125)", "linear"),
         ("torchvision/resnet18", "fc"),
         ("torchvision/squeezenet1_1", "classifier.1"),
         ("torchvision/mobilenet_v3_small", "classifier.3"),

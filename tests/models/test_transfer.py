@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_named(tmp_path):
         initialise(model, path)
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"'conv1\.weight', here .*, is not there: give its --arch"):
-        initialise(make("resnet18(width=0.05)"), path)
+        initialise(make("resnet18(width=0.125)"), path)
     assert all(torch.equal(model.state_dict()[key], before[key]) for key in before)
 
 
@@ -137,7 +137,7 @@ def step(model, frozen):
     optimizer.step()
 
 
-@pytest.mark.parametrize("arch", [SMALL, "resnet18(width=0.05)", "preact_resnet18(width=0.05)"])
+@pytest.mark.parametrize("arch", [SMALL, "resnet18(width=0.125)", "preact_resnet18(width=0.125)"])
 @pytest.mark.parametrize("head", ["linear", "7-relu-K"])
 def test_a_frozen_backbone_keeps_weights_and_statistics(arch, head, tmp_path):
     model = make(arch, head=head)
@@ -197,7 +197,7 @@ def names(model, group):
 
 
 def test_weights_of_layers_decay_and_nothing_else_does():
-    model = make("resnet18(width=0.05)")
+    model = make("resnet18(width=0.125)")
     decayed, rest = parameter_groups(model, lr=0.2, weight_decay=0.3)
     assert names(model, decayed) == [
         name for name, p in model.net.named_parameters() if p.ndim > 1

@@ -75,14 +75,14 @@ def test_a_new_numeric_field_needs_no_edit():
 def test_every_tracker_is_told(tracked, tmp_path):
     x = torch.zeros(1, 1, 2, 2)
     tracked.images(480, x, x)
-    tracked.epoch(ROW, 480, {"memory": 1.0})
+    tracked.epoch(ROW, 480)
     tracked.close()
     assert len(tracked.trackers) == 2
     for tracker in tracked.trackers:
         (step, name, grid), scalars, end = tracker.told
         assert tracker.made == (tmp_path, {"lr": 0.1}, 7)
         assert (step, name, grid.shape[0]) == (480, "adversarial", 3)
-        assert scalars == (480, NUMBERS | {"memory": 1.0})
+        assert scalars == (480, NUMBERS)
         assert end == "close"
 
 
@@ -94,7 +94,7 @@ def test_without_trackers_nothing_happens(tmp_path):
     none = Tracking([], tmp_path / "run", {}, start=0)
     assert not none.wants_images(1)
     none.images(1, None, None)  # not even looked at
-    none.epoch(ROW, 1, {})
+    none.epoch(ROW, 1)
     none.close()
     assert not list(tmp_path.iterdir())
 

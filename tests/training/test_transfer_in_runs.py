@@ -184,7 +184,7 @@ def test_the_backbones_update_is_so_much_smaller(make_run):
     ("options", "words"),
     [
         ({"arch": "vgg16(width=0.1)"}, "is of another architecture than vgg16(width=0.1)"),
-        ({"arch": "resnet18(width=0.05)"}, "is of another architecture"),
+        ({"arch": "resnet18(width=0.125)"}, "is of another architecture"),
         ({"init": "nowhere.pt"}, "no file nowhere.pt"),
         ({"init": "imagenet"}, "has no ImageNet weights"),
         ({"freeze": "99"}, "cannot freeze '99': give none, backbone or how many layers, of 26"),

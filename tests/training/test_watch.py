@@ -281,7 +281,7 @@ def epochs(*values):
         ([(None, None), (None, 0.5)], None),
         ([(0.4, 0.45), (0.41, 0.47)], []),
         ([(0.4, 0.45), (0.0, 0.9), (0.05, 0.6)], [1, 2]),
-        ([(0.0, 0.9)], []),  # one that was never robust lost nothing
+        ([(0.0, 0.9)], [0]),  # never robust, and FGSM says otherwise
         ([(0.4, 0.45), (0.2, 0.9)], []),  # half of the best is not below half
         ([(0.4, 0.45), (0.1999, 0.9)], [1]),
         ([(0.5, 0.5), (0.125, 0.3125)], []),  # both fell

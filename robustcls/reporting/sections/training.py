@@ -6,7 +6,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from robustcls.core.overfitting import CATASTROPHIC, catastrophes
+from robustcls.core.overfitting import CATASTROPHIC, catastrophes, undone
 from robustcls.core.records import Training
 from robustcls.reporting.context import Context
 from robustcls.reporting.figures import INK, SERIES, draw
@@ -34,15 +34,17 @@ def _part(context: Context, model: int) -> dict[str, object] | None:
     history = context.evaluations[model].training
     if history is None or not history.epochs:
         return None
+    gone = undone(history.epochs)
     flagged = catastrophes(history.epochs)
     robust = [epoch.val_robust for epoch in history.epochs if epoch.val_robust is not None]
     return {
         "training": history,
-        "epochs": len(history.epochs),
+        "epochs": len(history.epochs) - len(gone),
+        "events": [epoch.event for epoch in history.epochs if epoch.event],
         "gap": max(robust) - robust[-1] if robust else None,
         "best": max(robust, default=None),
         "last": robust[-1] if robust else None,
-        "flagged": None if flagged is None else [history.epochs[place].epoch for place in flagged],
+        "flagged": None if flagged is None else [history.epochs[place].epoch for place in flagged if place not in gone],
         "drawn": _draw(context, model, history),
     }
 
