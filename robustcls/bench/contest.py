@@ -122,8 +122,11 @@ def _ratio(own: list[dict[str, Any]], other: list[dict[str, Any]]) -> float:
 def _epoch_summary(costs: dict[str, Any], suite: dict[str, Any], epoch_images: int) -> dict[str, Any]:
     """What validation takes of the updates of an epoch: all images that train, at the median speed of robustcls."""
     seconds = epoch_images / suite["rows"]["robustcls"]["images_per_second"]
-    shares = {key.replace("seconds", "share"): costs[key] / seconds for key in ("val_seconds", "val_seconds_at_most")}
-    return costs | {"epoch_images": epoch_images, "epoch_seconds": seconds} | shares
+    return costs | {
+        "epoch_images": epoch_images,
+        "epoch_seconds": seconds,
+        "val_share": costs["val_seconds"] / seconds,
+    }
 
 
 def _quick_model(config: BenchConfig, home: Path, say: Callable[[str], None]) -> Path:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from robustcls.core.classifier import device_of
-from robustcls.runtime.device import has_bf16
+from robustcls.runtime.device import has_bf16, wait_for
 from robustcls.runtime.flops import FlopCounter
 
 
@@ -33,14 +33,9 @@ def _rate(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
     a @ a
     best, began = 0.0, time.perf_counter()
     while time.perf_counter() - began < seconds:
-        _wait(device)
+        wait_for(device)
         started = time.perf_counter()
         a @ a
-        _wait(device)
+        wait_for(device)
         best = max(best, 2 * side**3 / (time.perf_counter() - started))
     return best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -4,7 +4,6 @@ import importlib.util
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcls.core.gradients import input_gradient
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data.images import Images
 from robustcls.data.loader import batches
 from robustcls.data.splits import choose
 from robustcls.runtime.device import keep_freed_memory
-from robustcls.runtime.memory import peak_memory_mb
+from robustcls.runtime.memory import peak_memory_mb, resident_mb
 from robustcls.training.config import TrainConfig
 from robustcls.training.loop import train
 from robustcls.training.optimizer import make_optimizer
@@ -28,7 +26,6 @@ WARM_UP = 2
 BASELINE = "plain fp32 loop"
 TORCHATTACKS = "torchattacks"
 EPOCHS, EPOCH_BATCHES = 4, 6
-CACHED_SIZES = 64
 Result = dict[str, Any]
 
 
@@ -123,54 +120,28 @@ def epochs(images: Images, task: dict[str, Any]) -> Result:
     val = choose(images, task["val_images"])  # of the training images, for only the time counts
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(some, task, val=val, folder=Path(folder), epochs=EPOCHS, on_collapse="ignore")
-        _fill_caches(run)
         train(run, lambda _: None, lambda _: memory.append(_epoch_memory_mb()))
     return {
         "memory_per_epoch_mb": memory,
         "memory_peak_mb": max(*memory, peak_memory_mb()),
         "memory_growth_mb": memory[-1] - memory[1],
         "val_seconds": _validation_seconds(run),
-        "val_seconds_at_most": _validation_seconds(_dearest_to_validate(some, val, task)),
     }
-
-
-def _fill_caches(run: Run) -> None:
-    """Meets the batch sizes that early stopping meets over many epochs.
-
-    oneDNN and its PyTorch layer keep something for each shape, up to a cap: tens of MB that would look like a leak.
-    """
-    x, y = choose(run.train, CACHED_SIZES).batch()
-    for size in range(len(y), 0, -1):
-        input_gradient(run.twin, x[:size], y[:size])
 
 
 def _epoch_memory_mb() -> float:
     """On CUDA the peak since the last call, else what is resident now; 0 where it cannot be told."""
-    if torch.cuda.is_available():
-        peak = peak_memory_mb()
-        torch.cuda.reset_peak_memory_stats()
-        return peak
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmRSS")), 0.0)
+    if not torch.cuda.is_available():
+        return resident_mb()
+    peak = peak_memory_mb()
+    torch.cuda.reset_peak_memory_stats()
+    return peak
 
 
 def _validation_seconds(run: Run) -> float:
     started = time.perf_counter()
     run.validate(run.config.val_n)
     return time.perf_counter() - started
-
-
-def _dearest_to_validate(images: Images, val: Images, task: dict[str, Any]) -> Run:
-    """A run that is right on all images: no accuracy makes validation dearer."""
-    run = make_run(images, task, val=replace(val, labels=val.labels.clone()))
-    run.model.eval()
-    with torch.no_grad():
-        for pixels, labels in zip(run.val.pixels.split(128), run.val.labels.split(128), strict=True):
-            labels.copy_(run.model(pixels.float() / 255).argmax(1))
-    return run
 
 
 CONTESTANTS: dict[str, Callable[[Images, dict[str, Any]], Result]] = {

@@ -72,7 +72,7 @@ def training(suite: dict[str, Any]) -> str:
         f"training, {task['arch']}, PGD-{task['steps']}, {task['norm']} {task['eps']}, batch {task['batch_size']}",
         table(("", "prec.", "img/s", "/plain", "/torchattacks", "of limit", "loss", "peak MB"), rows),
         f"validation: {suite['val_seconds']:.2f} s, {suite['val_share']:.1%} of an epoch's {suite['epoch_seconds']:.1f} s "
-        f"of updates on {suite['epoch_images']} images; {suite['val_share_at_most']:.1%} at most",
+        f"of updates on {suite['epoch_images']} images",
         f"memory over {len(memory)} epochs: peak {suite['memory_peak_mb']:.0f} MB, "
         f"{suite['memory_growth_mb']:+.1f} MB from the second to the last",
     ]

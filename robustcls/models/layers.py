@@ -16,6 +16,9 @@ def make_activation(name: str) -> nn.Module:
     return nn.SiLU() if name == "silu" else nn.ReLU()
 
 
+LEAST_RESIDUAL = 8  # PyTorch 2.14 crashes on a CPU in 1x1 convolutions of stride 2 with 2 to 6 channels
+
+
 def widen(channels: Sequence[int], width: float, least: int = 1) -> list[int]:
     """The channels of each layer times width, at least one. Raises InputError where one has fewer than `least`."""
     if not 0 < width <= 16:

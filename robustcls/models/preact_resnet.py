@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from robustcls.models.layers import conv3x3, init_convolutions, make_activation, residual_stages, widen
+from robustcls.models.layers import LEAST_RESIDUAL, conv3x3, init_convolutions, make_activation, residual_stages, widen
 
 __all__ = ["preact_resnet18"]
 
@@ -40,8 +40,7 @@ def preact_resnet18(
 
     num_classes: K. input_size: (C, H, W). width: multiplies the channels of every convolution. Raises InputError.
     """
-    # PyTorch 2.14 crashes on a CPU in 1x1 convolutions of stride 2 with 2 to 6 channels.
-    stem, *widths = widen((64, 64, 128, 256, 512), width, least=8)
+    stem, *widths = widen((64, 64, 128, 256, 512), width, least=LEAST_RESIDUAL)
     return make_preact(num_classes, input_size, stem, widths, 2, activation)
 
 

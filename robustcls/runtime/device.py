@@ -92,6 +92,12 @@ def resolve_batch_size(batch_size: int | str, input_size: Sequence[int], device:
     return max(4, min(pixels // area, pixels // (28 * 28)))
 
 
+def wait_for(device: torch.device) -> None:
+    """Until the device has done what it was given, as timing needs it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def make_deterministic() -> None:
     """Process-wide: operations that give other bits each time raise, or are replaced by ones that do not."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -50,8 +50,13 @@ def peak_memory_mb() -> float:
     """Peak memory of this process: of the device where there is one, else resident; 0 where it cannot be told."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    try:  # getrusage would give the parent's peak where that was larger
+    return resident_mb("VmHWM")  # getrusage would give the parent's peak where that was larger
+
+
+def resident_mb(field: str = "VmRSS") -> float:
+    """This process's resident memory as Linux tells it: VmRSS now, VmHWM at its peak; 0 where it cannot be told."""
+    try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0.0
-    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM")), 0.0)
+    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith(field)), 0.0)

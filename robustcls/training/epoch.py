@@ -107,7 +107,4 @@ def rehearse(run: Run) -> None:
         run.set_lr()
         run.begin_epoch()
         run.step(run, *run.augment(x, y, run.generator))
-    with uncompiled():
-        for attack in run.validation(2).attacks.values():
-            attack(run.twin, x, y, run.threat, generator=run.generator)
     run.validate(2)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from robustcls.core.gradients import frozen
+from robustcls.runtime.device import wait_for
 from robustcls.runtime.flops import FlopCounter
 from robustcls.runtime.memory import peak_memory_mb
 from robustcls.training.run import Run
@@ -42,7 +43,7 @@ def measure_cost(run: Run) -> Cost:
                 run.step(run, x, y)
             if counter:
                 update_flops = counter.total / len(x)
-            _wait(run.device)
+            wait_for(run.device)
             seconds.append(time.perf_counter() - started)
     with FlopCounter() as counter, torch.no_grad(), frozen(run.judged):
         run.judged(x[:1])
@@ -63,8 +64,3 @@ def measure_cost(run: Run) -> Cost:
         val_seconds=val_seconds,
         peak_memory_mb=peak_memory_mb(),
     )
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""A training run: what it owns, and what happens in a batch and in an epoch."""
+"""A training run: what it owns, and what happens in a batch."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -178,7 +178,7 @@ class Run:
 
     # One batch
 
-    def batches(self, *, stream: int | None = None, start: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, *, stream: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """What is left of this epoch: images float32 in [0, 1], augmented, and labels; the learning rate is set.
 
         stream: another order and other draws, for batches that are not trained on.
@@ -268,7 +268,7 @@ class Run:
                 "lower --lr or give --clip 1" + (f"; {kept} keeps the last good state" if kept.exists() else "")
             )
 
-    # One epoch
+    # Around an epoch
 
     def begin_epoch(self) -> None:
         self.model.train()

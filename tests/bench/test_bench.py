@@ -96,7 +96,7 @@ def test_memory_does_not_grow_over_epochs_and_a_batch_kept_in_each_is_seen(how, 
     assert measured["memory_growth_mb"] == memory[-1] - memory[1]
     assert measured["memory_peak_mb"] >= max(memory)
     assert (measured["memory_growth_mb"] > 10) == (how == "leak"), memory
-    assert min(measured["val_seconds"], measured["val_seconds_at_most"]) > 0
+    assert measured["val_seconds"] > 0
 
 
 def test_bench_writes_every_round(tmp_path, capsys):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_run import TINY
+from tiny_run import TINY, same
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,7 +27,6 @@ from robustcls.training.saved import read_last, restore_state
 SMALL = {"arch": "tiny_run:small_cnn", "augment": "none"}
 TINIEST = {"arch": "test_engine_options:tiny_net", "augment": "none"}
 FLAT = {"arch": "test_engine_options:flat_net", "augment": "none"}
-TIMED = ("seconds", "images_per_second", "val_seconds", "epoch_seconds")
 
 
 def flat_net(num_classes, input_size):
@@ -65,17 +64,6 @@ def named_gradients(model):
 
 def values_of(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def same(a, b):
-    """Bit for bit, wherever tensors lie in dicts and lists; times left out."""
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if key not in TIMED)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 # One update

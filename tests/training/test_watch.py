@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_run import same
 
 from robustcls.core.errors import InputError
 from robustcls.core.overfitting import catastrophes, robust_overfitting
@@ -42,18 +43,6 @@ def snapshot(run):
 
 def weights_of(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def same(a, b):
-    """Bit for bit, wherever tensors lie in dicts and lists."""
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        timed = ("seconds", "images_per_second", "val_seconds", "epoch_seconds")
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if key not in timed)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def lines_of(run):

@@ -1,11 +1,13 @@
 """A run on tiny digits: under a second an epoch."""
 
+import torch
 from torch import nn
 
 from robustcls.data.images import Images
 from robustcls.training.config import TrainConfig
 from robustcls.training.run import Run
 
+TIMES = ("seconds", "val_seconds", "images_per_second")
 TINY = {
     "data": "digits(size=8)",
     "arch": "vgg16(width=0.05)",
@@ -33,3 +35,14 @@ def tiny_run(folder, images: dict[int, tuple[Images, Images]], *, resumed: bool 
     """With other options than the tiny ones where given; images: training and validation images for each limit."""
     config = TrainConfig(**{**TINY, **options})
     return Run(config, folder, *images[config.limit_train], resumed=resumed)
+
+
+def same(a, b, left_out=TIMES):
+    """Bit for bit, wherever tensors lie in dicts and lists; the keys in left_out are not compared."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key], left_out) for key in a if key not in left_out)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(one, other, left_out) for one, other in zip(a, b, strict=True))
+    return a == b
