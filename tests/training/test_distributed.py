@@ -114,7 +114,7 @@ def test_torchrun_trains_and_attacks(tmp_path):
 
 
 def test_a_restart_of_torchrun_goes_on_by_itself_to_the_same_end(tmp_path):
-    options = [*TINY, "--step", "free(replays=2)", "--save-every", "2"]
+    options = [*TINY, "--adv", "none", "--step", "free(replays=2)", "--save-every", "2"]
     straight = torchrun("-m", "robustcls", "train", *options, "--out", "straight", cwd=tmp_path)
     assert straight.returncode == 0, straight.stderr
     (tmp_path / "dying.py").write_text(DYING)
