@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from robustcls.runtime.rendezvous import meet
 
 T = TypeVar("T")
 
@@ -69,12 +71,16 @@ class World:
 
 def join_world() -> World:
     """The world that `torchrun` describes in the environment, joined; a world of one without it."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if size == 1:
         return World(restarts=restarts)
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        store, meetings = meet(rank, size)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        restarts = max(restarts, meetings)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    return World(dist.get_rank(), size, restarts)
+    world = World(dist.get_rank(), dist.get_world_size())
+    return replace(world, restarts=max(world.gather(restarts)))  # each node has its own count
