@@ -7,10 +7,11 @@ import base64
 import dataclasses
 import json
 import math
+import statistics
 import sys
 import typing
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -206,6 +207,60 @@ class Gallery:
 
 
 @dataclass
+class Spread:
+    """One measure over n samples: median and quartiles; None where no sample has a value."""
+
+    n: int
+    median: float | None = None
+    q1: float | None = None
+    q3: float | None = None
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Spread":
+        """Of the finite values alone: a measure that is not defined on a sample is left out of n."""
+        found = sorted(value for value in map(float, values) if math.isfinite(value))
+        if len(found) < 2:
+            return cls(len(found), *(found * 3))
+        q1, median, q3 = statistics.quantiles(found, n=4, method="inclusive")
+        return cls(len(found), median, q1, q3)
+
+
+@dataclass
+class Likeness:
+    """How like the map of the clean image is to another map of the same class."""
+
+    against: str  # what the other map is of: adversarial | benign_noise | random_map
+    label: str  # kept | flipped by the attack; "" for the controls
+    n: int
+    measures: dict[str, Spread] = field(default_factory=dict)  # spearman, top_k, top_k_tolerant, ssim, cosine
+
+
+@dataclass
+class MethodMeasures:
+    """What was measured of one attribution method."""
+
+    method: str  # the spec
+    note: str  # what a reader of its maps must know, such as baseline and steps
+    images_per_second: float
+    likeness: list[Likeness] = field(default_factory=list)
+    quality: dict[str, Spread] = field(default_factory=dict)  # infidelity, sensitivity_max, gini, insertion, ...
+    checks: list[Check] = field(default_factory=list)  # completeness, parameter_randomisation, insertion, ...
+
+
+@dataclass
+class Explanations:
+    """Stability and sanity of attribution maps over the same samples."""
+
+    rule: str  # which samples, in words
+    attack: str  # the spec of the attack that made the adversarial images
+    n: int  # samples whose maps were compared: those that the model gets right
+    flipped: int  # of these, how many the attack gave another label
+    quality_n: int  # samples on which quality and sanity were measured
+    seed: int
+    methods: list[MethodMeasures] = field(default_factory=list)
+
+
+@dataclass
 class Epoch:
     """A line of history.jsonl. Accuracies are shares; None where not measured."""
 
@@ -262,6 +317,7 @@ class Evaluation:
     gallery: Gallery | None = None
     training: Training | None = None
     curve: list[CurvePoint] | None = None  # by radius, from the smallest
+    explanations: Explanations | None = None
     surrogate: Model | None = None  # the model on which the examples were crafted, where that is another one
     schema: str = SCHEMA
 
