@@ -1,18 +1,21 @@
 """Attribution maps: which pixels a class's logit rests on. One method per file; `explain` runs any of them.
 
 A method is `(model, x, target, *, options) -> Tensor`, N,C,H,W or N,H,W: x lies on the model's device, target holds one
-class an image, and the model is in eval mode with frozen parameters, which `explain` sees to. It explains the logit as
-the model gives it, never a softmax: there the other classes' evidence would be mixed in. A method's file may also define
-`note(model, x, *, options) -> str`, what a reader of its maps must know.
+class an image, the model is in eval mode with frozen parameters, and torch's and numpy's random streams begin at a seed,
+all of which `explain` sees to. It explains the logit as the model gives it, never a softmax: there the other classes'
+evidence would be mixed in. Keywords named `reference` and `background` are handed images, as `explain` says. A method's
+file may also define `note(model, x, *, options) -> str`, what a reader of its maps must know.
 """
 
 import sys
+import warnings
 from collections.abc import Sequence
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution.batches import images_per_pass
+from robustcls.attribution.batches import images_per_chunk, seeded
 from robustcls.core.classifier import check_images, check_logits, device_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
@@ -26,30 +29,47 @@ def explain(
     method: str = "integrated_gradients",
     batch_size: int | None = None,
     progress: bool = False,
+    seed: int = 0,
+    reference: Tensor | None = None,
+    background: Tensor | None = None,
 ) -> Tensor:
-    """Attribution maps of the target class's logit, float32 on the CPU: N,C,H,W, or N,H,W from `gradcam`.
+    """Attribution maps of the target class's logit, float32 on the CPU: N,C,H,W, or N,H,W from methods on a grid.
 
     model: any module on pixels in [0, 1], on any device and in any mode; it is left exactly as it was. images: float
     N,C,H,W. target: one class for all, or one an image; None takes each image's predicted class. method: a spec such as
     `integrated_gradients(steps=64, baseline="mean")`. batch_size: images at a time; None goes by their size. progress: a
-    bar on stderr. Raises InputError for images, targets, methods or options that do not fit.
+    bar on stderr. seed: of methods that draw; every image has the same draws. reference: the images that superpixels are
+    made of, where x are their adversarial versions. background: baselines M,C,H,W of the SHAP methods, in place of each
+    image's own black, mean and blur. Raises InputError for images, targets, methods or options that do not fit.
     """
     function = load("attribution", method)
+    takes = signature(function.func).parameters  # type: ignore[attr-defined]
     check_images(images, input_size=_input_size(model))
+    for given in (reference, background):
+        if given is not None:
+            check_images(given, input_size=images.shape[1:])
+    if reference is not None and len(reference) != len(images):
+        raise InputError(f"{len(reference)} reference images for {len(images)} images: give one an image")
     labels = None if target is None else torch.as_tensor(target, device="cpu")
     if labels is not None:
         labels = labels.expand(len(images)) if labels.ndim == 0 else labels
         check_images(images, labels)
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch size {batch_size} is not positive: give 1 or more, or none for the automatic one")
-    size = batch_size or images_per_pass(images)
+    size = batch_size or images_per_chunk(images, device_of(model))
     maps = []
     # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
         for start in _steps(range(0, len(images), size), method, progress):
             x = _placed(model, images[start : start + size])
             classes = _classes(model, x, None if labels is None else labels[start : start + size])
-            maps.append(_checked(_run(function, model, x, classes, method), x, method))
+            extra = {}
+            if reference is not None and "reference" in takes:
+                extra["reference"] = _placed(model, reference[start : start + size])
+            if background is not None and "background" in takes:
+                extra["background"] = _placed(model, background)
+            with seeded(seed):
+                maps.append(_checked(_run(function, model, x, classes, method, extra), x, method))
     return torch.cat(maps)
 
 
@@ -98,9 +118,11 @@ def _classes(model: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
     return labels.to(x.device, torch.int64, copy=True)
 
 
-def _run(function, model: nn.Module, x: Tensor, classes: Tensor, method: str) -> Tensor:
+def _run(function, model: nn.Module, x: Tensor, classes: Tensor, method: str, extra: dict[str, Tensor]) -> Tensor:
     try:
-        return function(model, x, classes)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="captum")  # it announces its hooks
+            return function(model, x, classes, **extra)
     except RuntimeError as error:
         if "does not require grad" not in str(error) and "not have been used" not in str(error):
             raise

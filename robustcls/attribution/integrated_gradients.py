@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from robustcls.attribution.baselines import baseline_of
 from robustcls.attribution.batches import images_per_pass
 from robustcls.core.errors import InputError
 
@@ -21,9 +22,7 @@ def integrated_gradients(
     """Gradients along the line from a baseline, times the way (Sundararajan et al. 2017, arXiv:1703.01365): N,C,H,W.
 
     x: N,C,H,W in [0, 1]; target: N. Signed, in logits: a map adds up to logit(x) - logit(baseline) as the steps
-    (Gauss-Legendre points) grow. baseline: `black` is 0 in pixel space, which is not 0 behind the normalisation: that
-    would be the mean colour. `mean` is each image's own mean colour. `blur` is the image under a Gaussian whose sigma is
-    an eighth of the shorter side. Pixels equal to the baseline get 0: with `black`, dark pixels never count.
+    (Gauss-Legendre points) grow. baseline: see `baseline_of`; pixels equal to it get 0: with `black`, dark pixels never count.
     internal_batch_size: images in one pass; None goes by their size. Raises InputError for less than one of either.
     """
     from captum.attr import IntegratedGradients
@@ -46,25 +45,5 @@ def integrated_gradients(
     return torch.cat(maps)
 
 
-def baseline_of(x: Tensor, baseline: Literal["black", "mean", "blur"]) -> Tensor:
-    """The images that `integrated_gradients` starts from: N,C,H,W in [0, 1]."""
-    if baseline == "black":
-        return torch.zeros_like(x)
-    if baseline == "mean":
-        return x.mean((2, 3), keepdim=True).expand_as(x)
-    from torchvision.transforms.functional import gaussian_blur
-
-    sigma = min(x.shape[2:]) / 8
-    radius = int(3 * sigma)  # always below the side, as the reflecting border needs
-    return gaussian_blur(x, [2 * radius + 1] * 2, [sigma] * 2)
-
-
-def note(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    steps: int = 50,
-    baseline: Literal["black", "mean", "blur"] = "black",
-    internal_batch_size: int | None = None,
-) -> str:
+def note(model: nn.Module, x: Tensor, *, steps: int, baseline: str, internal_batch_size: int | None) -> str:
     return f"baseline {baseline}, {steps} steps"

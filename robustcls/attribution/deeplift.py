@@ -1,0 +1,35 @@
+"""DeepLIFT: the logit's change from a baseline, passed back through every layer by its own share."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.attribution.baselines import baseline_of
+from robustcls.attribution.batches import singly
+from robustcls.attribution.preparation import prepared, rescale_rules
+
+
+def deeplift(
+    model: nn.Module, x: Tensor, target: Tensor, *, baseline: Literal["black", "mean", "blur"] = "black"
+) -> Tensor:
+    """Contributions by the rescale rule (Shrikumar et al. 2017, arXiv:1704.02685): N,C,H,W.
+
+    x: N,C,H,W in [0, 1]; target: N. Signed, in logits: a map adds up to logit(x) - logit(baseline) where the network is
+    made of linear layers, elementwise activations and max pooling; products, such as attention's or LayerNorm's, have no
+    rule and pass their plain gradient. Works on a mended copy of the model (`preparation`). Raises InputError where a
+    module cannot be mended.
+    """
+    from captum.attr import DeepLift
+
+    with prepared(model, x, "deeplift") as mended, rescale_rules():
+        method = DeepLift(mended)
+        maps = [  # one at a time: for pixels like the baseline captum takes the gradient of the batch's first image
+            method.attribute(image, start, one).detach()
+            for image, start, one in singly(x.detach(), baseline_of(x.detach(), baseline), target)
+        ]
+    return torch.cat(maps)
+
+
+def note(model: nn.Module, x: Tensor, *, baseline: str) -> str:
+    return f"baseline {baseline}"

@@ -1,0 +1,182 @@
+"""A copy of the model that hooks can explain: every activation a module of its own, and none in place.
+
+Captum's DeepLIFT and guided backpropagation attach rules to modules. An activation that is called as a function is not
+seen, one that is used twice mixes up its two uses, and one in place overwrites what its rule needs.
+"""
+
+import copy
+import operator
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from robustcls.core.errors import InputError
+
+ELEMENTWISE = (
+    nn.CELU, nn.ELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.ReLU,
+    nn.ReLU6, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Tanh,
+)  # fmt: skip
+RULED = (*ELEMENTWISE, nn.MaxPool2d, nn.Softmax)
+FUNCTIONS: dict[Any, type[nn.Module]] = {
+    F.relu: nn.ReLU, torch.relu: nn.ReLU, torch.relu_: nn.ReLU, "relu": nn.ReLU, "relu_": nn.ReLU,
+    F.silu: nn.SiLU, F.gelu: nn.GELU, F.relu6: nn.ReLU6, F.hardswish: nn.Hardswish, F.hardsigmoid: nn.Hardsigmoid,
+    F.leaky_relu: nn.LeakyReLU, F.elu: nn.ELU, F.softplus: nn.Softplus, F.mish: nn.Mish, F.tanh: nn.Tanh,
+    torch.tanh: nn.Tanh, "tanh": nn.Tanh, F.sigmoid: nn.Sigmoid, torch.sigmoid: nn.Sigmoid, "sigmoid": nn.Sigmoid,
+    F.max_pool2d: nn.MaxPool2d, torch.max_pool2d: nn.MaxPool2d,
+}  # fmt: skip
+OUT_OF_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
+AGREEMENT = 1e-4  # of the largest logit
+
+
+@contextmanager
+def prepared(model: nn.Module, x: Tensor, method: str) -> Iterator[nn.Module]:
+    """A mended deep copy of an eval-mode model whose logits on x are the model's; the model itself is not touched.
+
+    Activations and poolings that are functions become modules, those that are used again get a module for each use, each
+    has an input of its own and none works in place; windows of poolings that overlap are laid side by side.
+    method: who asks, for the message. Raises InputError, naming the module, for a model that torch.fx cannot trace and
+    that uses an activation twice, and where the copy's logits differ.
+    """
+    try:
+        mended = copy.deepcopy(model)
+    except Exception as error:  # whatever a foreign module raises
+        raise InputError(f"{method} works on a copy, and {type(model).__name__} cannot be copied: {error}") from None
+    for name, module in list(mended.named_modules()):
+        if getattr(module, "inplace", False):
+            module.inplace = False
+        if isinstance(module, RULED) and name:
+            mended.set_submodule(name, Alone(module))
+    try:
+        mended = _separated(mended)
+    except Exception as error:  # fx raises what the model's own code raises on a stand-in for a tensor
+        _refuse_reuse(mended, x, method, error)
+    with torch.no_grad():
+        expected, found = model(x[:1].clone()), mended(x[:1].clone())
+    gap = (found - expected).abs().max().item()
+    if not gap <= AGREEMENT * max(1.0, expected.abs().max().item()):
+        raise InputError(f"{method}: the mended copy of {type(model).__name__} gives logits that differ by {gap:.2g}")
+    yield mended
+
+
+@contextmanager
+def rescale_rules() -> Iterator[None]:
+    """Gives captum's DeepLIFT the rescale rule for every elementwise activation; it knows but six of them."""
+    from captum.attr._core import deep_lift
+
+    with patch.dict(deep_lift.SUPPORTED_NON_LINEAR, dict.fromkeys(ELEMENTWISE, deep_lift.nonlinear)):
+        yield
+
+
+class SideBySide(nn.Module):
+    """Max pooling whose windows are first laid side by side, so that none overlaps another and each pixel's part adds up."""
+
+    def __init__(self, pooling: nn.MaxPool2d) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.padding, self.dilation = (
+            (value, value) if isinstance(value, int) else tuple(value)
+            for value in (pooling.kernel_size, pooling.stride, pooling.padding, pooling.dilation)
+        )
+        self.sizes = nn.MaxPool2d(self.kernel, self.stride, self.padding, self.dilation, ceil_mode=pooling.ceil_mode)
+        self.pool = nn.MaxPool2d(self.kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.max_pool2d(  # on the meta device: its size alone
+            torch.empty(x.shape, device="meta"),
+            self.kernel, self.stride, self.padding, self.dilation, self.sizes.ceil_mode,
+        ).shape[2:]  # fmt: skip
+        borders = []
+        for axis in (1, 0):
+            reach = (out[axis] - 1) * self.stride[axis] + self.dilation[axis] * (self.kernel[axis] - 1) + 1
+            before = self.padding[axis]
+            borders += [before, reach - before - x.shape[2 + axis]]
+        padded = F.pad(x, borders, value=torch.finfo(x.dtype).min / 4)
+        windows = F.unfold(padded, self.kernel, self.dilation, 0, self.stride)
+        windows = windows.view(len(x), x.shape[1], *self.kernel, *out).permute(0, 1, 4, 2, 5, 3)
+        return self.pool(windows.reshape(len(x), x.shape[1], out[0] * self.kernel[0], out[1] * self.kernel[1]))
+
+
+class Alone(nn.Module):
+    """A module with a rule, whose input is no other module's output: on a tensor that two rules share, one is lost."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        overlaps = isinstance(module, nn.MaxPool2d) and not (
+            module.stride == module.kernel_size and module.padding in (0, (0, 0)) and module.dilation in (1, (1, 1))
+        )
+        self.module = SideBySide(module) if overlaps else module  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x.clone())
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(module, Alone) or super().is_leaf_module(module, module_qualified_name)
+
+
+def _separated(model: nn.Module) -> nn.Module:
+    """The model as a graph in which each activation and pooling is a module that runs once."""
+    graph = _Tracer().trace(model)
+    traced = fx.GraphModule(model, graph)
+    uses: Counter[str] = Counter()
+    for number, node in enumerate(list(graph.nodes)):
+        if node.op == "call_module":
+            uses[node.target] += 1
+            module = traced.get_submodule(node.target)
+            if isinstance(module, Alone) and uses[node.target] > 1:
+                node.target = f"{node.target}_use{uses[node.target]}"
+                traced.add_submodule(node.target, copy.deepcopy(module))
+        elif node.op in ("call_function", "call_method") and node.target in FUNCTIONS:
+            name = f"function{number}"
+            traced.add_submodule(name, Alone(_as_module(node)))
+            node.op, node.target, node.args, node.kwargs = "call_module", name, node.args[:1], {}
+        elif node.op == "call_function":
+            node.target = OUT_OF_PLACE.get(node.target, node.target)
+    graph.lint()
+    traced.recompile()
+    return traced
+
+
+def _refuse_reuse(model: nn.Module, x: Tensor, method: str, error: Exception) -> None:
+    """Raises InputError where an activation of a model that cannot be traced runs more than once."""
+    runs: Counter[str] = Counter()
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: runs.update([name]))
+        for name, module in model.named_modules()
+        if isinstance(module, Alone)
+    ]
+    try:
+        with torch.no_grad():
+            model(x[:1].clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, count in runs.items():
+        if count > 1:
+            raise InputError(
+                f"{method}: module {name!r} runs {count} times in a pass and torch.fx cannot trace the model "
+                f"({type(error).__name__}): give each use a module of its own"
+            ) from None
+
+
+def _as_module(node: fx.Node) -> nn.Module:
+    """The module of a function call, with its options; the tensor is the first argument."""
+    kind = FUNCTIONS[node.target]
+    options = dict(zip(_PARAMETERS.get(kind, ()), node.args[1:], strict=False)) | dict(node.kwargs)
+    options.pop("inplace", None)
+    options.pop("input", None)
+    return kind(**options)
+
+
+_PARAMETERS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+    nn.LeakyReLU: ("negative_slope",),
+    nn.ELU: ("alpha",),
+    nn.Softplus: ("beta", "threshold"),
+}

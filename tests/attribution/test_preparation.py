@@ -1,0 +1,202 @@
+"""The mended copy: DeepLIFT of a model that reuses, overlaps and overwrites is that of its hand-mended twin."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import robustcls
+from robustcls.attribution.preparation import Alone, SideBySide, prepared
+from robustcls.core.errors import InputError
+from robustcls.models.checkpoint import build
+
+
+class Tangled(nn.Module):
+    """One ReLU in place, used twice as a module and once as a function; a pooling whose windows overlap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu, self.pool = nn.ReLU(inplace=True), nn.MaxPool2d(2)
+        self.conv1, self.conv2 = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.conv3, self.head = nn.Conv2d(6, 6, 3, padding=1), nn.Linear(54, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.conv1(self.conv0(x)))
+        x = self.relu(x)
+        out = self.relu(self.conv2(x))
+        out += x
+        out = F.relu(self.pool(self.conv3(out)), inplace=True)
+        return self.head(out.flatten(1))
+
+    def conv0(self, x: Tensor) -> Tensor:
+        return x - 0.5
+
+
+class Mended(Tangled):
+    """The same with a module for each use; what lies between two of them is a tensor of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu1, self.relu2, self.relu3 = nn.ReLU(), nn.ReLU(), nn.ReLU()
+        self.pool1, self.pool2 = nn.MaxPool2d(2), nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu1(self.pool1(self.conv1(self.conv0(x))) * 1)
+        x = self.relu2(self.conv2(x)) + x
+        return self.head(self.relu3(self.pool2(self.conv3(x)) * 1).flatten(1))
+
+
+class Untraceable(Mended):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() >= 0 else -x)
+
+
+class UntraceableTangled(Tangled):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() >= 0 else -x)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+def net(kind: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    weights = Tangled().state_dict()
+    made = kind().eval()
+    made.load_state_dict(weights)
+    return made
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_reused_relu_in_place_gives_the_maps_of_the_hand_mended_twin(images: Tensor) -> None:
+    from captum.attr import DeepLift
+
+    tangled, mended = net(Tangled), net(Mended)
+    assert torch.equal(tangled(images), mended(images))
+    target = torch.tensor([1, 0, 3])
+    maps = robustcls.explain(tangled, images, target, "deeplift")
+    for i in range(3):
+        by_hand = DeepLift(mended).attribute(images[i : i + 1], torch.zeros(1, 3, 12, 12), target[i : i + 1])
+        torch.testing.assert_close(maps[i : i + 1], by_hand.detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(robustcls.explain(net(Untraceable), images, target, "deeplift"), maps, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["deeplift", "deeplift_shap", "guided_gradcam"])
+def test_reuse_that_cannot_be_mended_is_refused_by_name(method: str, images: Tensor) -> None:
+    with pytest.raises(InputError, match=r"module '(pool|relu)' runs 2 times in a pass") as caught:
+        robustcls.explain(net(UntraceableTangled), images, 1, method)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_copy_has_the_models_logits_and_the_model_is_untouched(training: bool, images: Tensor) -> None:
+    tangled = net(Tangled)
+    modules = dict(tangled.named_modules())
+    with prepared(tangled, images, "test") as mended:
+        assert torch.equal(mended(images), tangled(images))
+        assert not any(getattr(module, "inplace", False) for module in mended.modules())
+        assert sum(isinstance(module, Alone) for module in mended.modules()) == 5
+    assert dict(tangled.named_modules()) == modules
+    assert tangled.relu.inplace
+
+
+POOLINGS = [
+    {"kernel_size": 3, "stride": 2}, {"kernel_size": 3, "stride": 2, "padding": 1},
+    {"kernel_size": 3, "stride": 2, "ceil_mode": True}, {"kernel_size": 3, "stride": 1, "padding": 1, "ceil_mode": True},
+    {"kernel_size": (2, 3), "stride": (1, 2), "dilation": (2, 1)}, {"kernel_size": 2, "stride": 3},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", POOLINGS)
+@pytest.mark.parametrize("size", [9, 12])
+def test_windows_side_by_side_give_the_poolings_output_and_gradient(options: dict, size: int) -> None:
+    x = torch.randn(2, 3, size, size + 1, dtype=torch.float64, requires_grad=True)
+    pooling = nn.MaxPool2d(**options)
+    found, expected = SideBySide(pooling)(x), pooling(x)
+    assert torch.equal(found, expected)
+    weight = torch.randn_like(expected)
+    (one,), (other,) = (torch.autograd.grad((out * weight).sum(), x) for out in (found, expected))
+    torch.testing.assert_close(one, other)
+
+
+def completeness_gap(model: nn.Module, x: Tensor) -> float:
+    target = torch.tensor([0, 1])
+    maps = robustcls.explain(model, x, target, "deeplift")
+    with torch.no_grad():
+        change = (model(x) - model(torch.zeros_like(x)))[[0, 1], target]
+    return ((maps.flatten(1).sum(1) - change) / change).abs().max().item()
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """With weights at which activations neither die nor explode, and statistics that are not the identity."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, 0, (2 / parameter[0].numel()) ** 0.5)
+    return model.eval()
+
+
+OURS = [
+    "vgg11(width=0.25)", "vgg11(width=0.25, activation='silu')", "vgg11(width=0.25, activation='softplus')",
+    "resnet18(width=0.125)", "preact_resnet18(width=0.125)", "wide_resnet(depth=10, width=1)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arch", OURS)
+def test_deeplift_is_complete_on_our_architectures(arch: str) -> None:
+    model = build(arch, classes=list("abcde"), input_size=(3, 32, 32), mean=[0.5], std=[0.25])
+    assert completeness_gap(shaken(model), torch.rand(2, 3, 32, 32)) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("alexnet", 64), ("vgg11", 32), ("resnet18", 64), ("googlenet", 64), ("inception_v3", 75)]
+)
+def test_deeplift_is_complete_on_architectures_of_torchvision(name: str, side: int) -> None:
+    """Overlapping poolings, ReLU in place and used again, additions in place, poolings as functions."""
+    torchvision = pytest.importorskip("torchvision")
+    more = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    model = shaken(torchvision.models.get_model(name, weights=None, num_classes=4, **more))
+    x = torch.rand(2, 3, side, side)
+    assert completeness_gap(model, x) < 1e-3
+    for method in ("guided_gradcam", "gradient_shap(samples=2)", "saliency", "occlusion"):
+        assert robustcls.explain(model, x[:1], 1, method).isfinite().all()
+
+
+def test_a_vision_transformer_of_timm_can_be_explained() -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", pretrained=False, img_size=32, patch_size=8, num_classes=4, depth=2
+    )
+    x = torch.rand(2, 3, 32, 32)
+    for method in (
+        "deeplift",
+        "integrated_gradients(steps=4)",
+        "kernel_shap(samples=20, segments=9)",
+        "smoothgrad(samples=2)",
+    ):
+        maps = robustcls.explain(model, x, 1, method)
+        assert maps.isfinite().all()
+        assert maps.abs().max() > 0
+
+
+class Noisy(nn.Module):
+    """A model whose logits change from call to call, so that no copy can have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.flatten(1)) + torch.rand(1)
+
+
+def test_a_copy_with_other_logits_is_refused() -> None:
+    with pytest.raises(InputError, match="gives logits that differ"):
+        robustcls.explain(Noisy(), torch.rand(1, 3, 2, 2), 1, "deeplift")
