@@ -11,11 +11,15 @@ from robustcls.core.records import (
     Epoch,
     Evaluation,
     Example,
+    Explanations,
     Gallery,
+    Likeness,
     Map,
+    MethodMeasures,
     Model,
     Provenance,
     Sample,
+    Spread,
     Threat,
     Training,
 )
@@ -45,7 +49,10 @@ def sample_evaluation(
     alone: bool = True,
     checks: bool = True,
 ) -> Evaluation:
-    """`clean` and `robust` are the shares aimed at. examples: 0 leaves the gallery out. smooth: images that compress."""
+    """`clean` and `robust` are the shares aimed at. examples: 0 leaves the gallery out. smooth: images that compress.
+
+    checks: of the numbers and of the attribution maps; False leaves out both.
+    """
     rng = np.random.default_rng(seed)
     samples = _draw_samples(rng, n, classes, clean, robust, alone)
     right = sum(sample.clean == sample.label for sample in samples)
@@ -78,6 +85,7 @@ def sample_evaluation(
         ),
         _make_gallery(rng, samples, classes, examples, size, smooth) if examples else None,
         _make_training(clean, robust) if training else None,
+        explanations=_make_explanations(np.random.default_rng(seed), samples) if checks else None,
     )
 
 
@@ -197,3 +205,78 @@ def _make_training(clean: float, robust: float) -> Training:
     config = {"arch": "vgg16(width=0.25)", "adv": "pgd(steps=10)", "epochs": 20, "lr": 0.1, "out": "/home/alice/runs/x"}
     selection = "robust accuracy on the validation split, pgd(steps=10)"
     return Training(config, epochs, 14, selection, "pgd(steps=10)")
+
+
+LIKENESS = {"spearman": 0.0, "top_k": -0.1, "top_k_tolerant": 0.05, "ssim": -0.05, "cosine": 0.02}  # about Spearman
+METHODS = {  # spec: (note, Spearman against label kept, label flipped, noise and a random map)
+    "integrated_gradients(steps=32)": ("baseline: black; 32 steps", (0.62, 0.41, 0.86, 0.0)),
+    "gradcam": ("layer features.24, grid 4 × 4 <img src=x onerror=alert(2)>", (0.85, 0.7, 0.93, 0.01)),
+    "guided_gradcam": ("fails the sanity checks of Adebayo et al. 2018; grid 4 × 4", (0.91, 0.89, 0.95, -0.01)),
+}
+
+
+def _make_explanations(rng: np.random.Generator, samples: list[Sample]) -> Explanations:
+    right = [sample for sample in samples if sample.clean == sample.label][:64]
+    flipped = sum(sample.adversarial != sample.label for sample in right)
+    return Explanations(
+        "the first 64 that the model gets right, in the order of a permutation by seed 0", "pgd(steps=20)",
+        len(right), flipped, min(len(right), 32), 0,
+        [_measure_method(rng, method, len(right), flipped) for method in METHODS],
+    )  # fmt: skip
+
+
+def _measure_method(rng: np.random.Generator, method: str, n: int, flipped: int) -> MethodMeasures:
+    note, centres = METHODS[method]
+    groups = [("adversarial", "kept", n - flipped), ("adversarial", "flipped", flipped)]
+    groups += [("benign_noise", "", n), ("random_map", "", n)]
+    if method == "gradcam":  # as where no flipped map is other than zero
+        groups[1] = ("adversarial", "flipped", 0)
+    likeness = [
+        Likeness(against, label, count, _compare(rng, centre, count))
+        for (against, label, count), centre in zip(groups, centres, strict=True)
+    ]
+    if method == "guided_gradcam":  # not defined on every sample
+        likeness[3].measures["ssim"] = _spread(rng, 0.0, n - 2)
+    quality = {
+        "sensitivity_max": _spread(rng, 0.3, min(n, 32)),
+        "infidelity": _spread(rng, 0.0042, min(n, 32), 0.001),
+        "gini": _spread(rng, 0.6, min(n, 32)),
+        "insertion": _spread(rng, 0.5, min(n, 32)),
+        "insertion_random": _spread(rng, 0.3, min(n, 32)),
+        "deletion": _spread(rng, 0.2, min(n, 32)),
+        "deletion_random": _spread(rng, 0.31, min(n, 32)),
+    }
+    if method.startswith("integrated"):
+        quality["completeness_gap"] = _spread(rng, 0.012, min(n, 32), 0.003)
+    return MethodMeasures(method, note, 4567.8 / len(method), likeness, quality, _check_method(method))
+
+
+def _compare(rng: np.random.Generator, centre: float, count: int) -> dict[str, Spread]:
+    shifts = {key: max(0.03, centre + shift) if "top" in key else centre + shift for key, shift in LIKENESS.items()}
+    return {key: _spread(rng, middle, count, 0.02 if middle < 0.1 else 0.08) for key, middle in shifts.items()}
+
+
+def _spread(rng: np.random.Generator, centre: float, count: int, width: float = 0.08) -> Spread:
+    return Spread.of(np.minimum(0.99, rng.normal(centre, width, count)))
+
+
+def _check_method(method: str) -> list[Check]:
+    if method == "gradcam":  # completeness does not hold for it; random_logit and deletion are missing
+        return [
+            Check("completeness", "not_run", None, None, "gradcam does not claim to add up"),
+            Check("parameter_randomisation", "pass", 0.12, 0.5, "median Spearman with shuffled weights"),
+            Check("repeatability", "pass", 0.0, 1e-6, "largest difference of two maps with one seed"),
+            Check("insertion", "warn", 0.02, 0.05, "median gain over a random map"),
+        ]
+    guided = method.startswith("guided")
+    status = "fail" if guided else "pass"
+    return [
+        Check("completeness", "pass", 0.0121, 0.05, "median gap between the sum of a map and the change of the logit"),
+        Check(
+            "parameter_randomisation", status, 0.83 if guided else 0.04, 0.5, "median Spearman with shuffled weights"
+        ),
+        Check("random_logit", "pass", 0.31, 0.9, "median Spearman with the map of another class"),
+        Check("repeatability", "pass", 0.0, 1e-6, "largest difference of two maps with one seed"),
+        Check("insertion", status, -0.01 if guided else 0.2, 0.0, "median gain over a random map"),
+        Check("deletion", "pass", 0.11, 0.0, "median gain over a random map"),
+    ]

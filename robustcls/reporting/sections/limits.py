@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from robustcls.reporting.context import Context
 from robustcls.reporting.html import badge, fill_file, lines, number, table
+from robustcls.reporting.sections import sanity, stability
 
 ORDER, TITLE = 160, "Limits and reproduction"
 
@@ -15,8 +16,6 @@ ORDER, TITLE = 160, "Limits and reproduction"
 NOT_RUN = {
     "Calibration": "probabilities are kept for the gallery only, so calibration errors were not computed",
     "Corruptions": "only adversarial perturbations were applied, no natural corruptions",
-    "Attribution stability": "attribution maps are shown as examples; their stability was not measured",
-    "Attribution sanity": "randomisation, completeness and deletion tests were not run on the maps",
 }
 
 
@@ -39,6 +38,7 @@ def _missing_here(context: Context) -> dict[str, str]:
     some = context.evaluations
     curves = any(one.curve for one in some)
     distances = any(attack.censored is not None for one in some for attack in one.attacks)
+    explained = all(one.explanations and one.explanations.methods for one in some)
     absent = {
         "Security curves": "measured, and kept in the evaluation: this version draws none"
         if curves
@@ -52,6 +52,8 @@ def _missing_here(context: Context) -> dict[str, str]:
         if any(attack.alone is None for one in some for attack in one.attacks)
         else "",
         "Gallery": "no images were kept" if not all(one.gallery and one.gallery.examples for one in some) else "",
+        "Attribution stability": "" if explained else stability.ABSENT,
+        "Attribution sanity": "" if explained else sanity.ABSENT,
         "Training": "no training history was handed in" if not all(one.training for one in some) else "",
         "Self-checks": "no check was run" if not all(one.checks for one in some) else "",
     }
