@@ -15,6 +15,7 @@ class Traits:
     unrestricted: bool = False  # leaves every small ball: only the whole box, linf:1, can judge it
     soft_labels: bool = False  # takes probabilities N,K for labels
     training_only: bool = False  # leaves the ball on purpose: its images train a model and never judge one
+    keeps_label: bool = False  # moves the explanation and never the label: it says nothing of accuracy
     universal: bool = False  # makes one perturbation for all images, so it must meet them all at once
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from shlex import quote
 from typing import Any
 
 import torch
@@ -183,6 +184,11 @@ def check_attacks(
         if traits.training_only:
             raise InputError(
                 f"{spec} leaves the ball on purpose, to train on: judge with --attack fgsm or --attack pgd"
+            )
+        if traits.keeps_label:
+            raise InputError(
+                f"{spec} keeps the label, so it says nothing of accuracy: "
+                f"give it to `robustcls explain --attack {quote(spec)}`"
             )
         if traits.gradients and not getattr(source, "differentiable", True):
             raise InputError(

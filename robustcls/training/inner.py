@@ -20,6 +20,8 @@ class InnerAttack:
     def __init__(self, spec: str, objective: str, threat: ThreatModel) -> None:
         self.spec, self.objective, self.threat = spec, objective, threat
         self.function: Callable[..., Tensor] = plugins.load("attack", spec)
+        if traits_of(self.function).keeps_label:
+            raise InputError(f"--adv {spec} keeps the label, so there is nothing to train against: give --adv pgd")
         self.parameters = inspect.signature(self.function).parameters
 
     def __call__(

@@ -100,6 +100,10 @@ class Run:
         self.val_attack = plugins.load("attack", config.val_attack)
         if traits_of(self.val_attack).training_only:
             raise InputError(f"--val-attack {config.val_attack} leaves the ball, to train on: give pgd(steps=10)")
+        if traits_of(self.val_attack).keeps_label:
+            raise InputError(
+                f"--val-attack {config.val_attack} keeps the label, so it says nothing of accuracy: give pgd(steps=10)"
+            )
         self.validation = partial(
             Validation,
             self.val,

@@ -1,0 +1,164 @@
+"""The attack on the explanation: the label stays, the attribution map moves."""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from robustcls.attacks.survivors import CLEARLY
+from robustcls.core.errors import InputError
+from robustcls.core.gradients import logits_and_gradient
+from robustcls.core.losses import margin, rival_scale
+from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits
+
+ROUNDING = 1e-5  # a share of the map that falls by less has not moved
+
+
+@traits(keeps_label=True)
+def interpretation(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    method: Literal["saliency", "input_x_gradient", "integrated_gradients"] = "saliency",
+    steps: int = 50,
+    step_size: float | None = None,
+    share: float = 0.05,
+    beta: float = 10.0,
+    path_points: int = 8,
+    random_start: bool = True,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Moves the map off its top pixels and keeps the predicted label (Ghorbani, Abid, Zou 2017, arXiv:1710.10547).
+
+    The top-k attack: y's logit is explained, and of the iterates that the model predicts as it predicts x, whether right
+    or wrong, each sample gets the one with the least of its map on the clean map's top pixels; x itself where none has
+    less. share: of the pixels that are top. step_size: in pixel values; 2.5 eps / steps unless given. beta: ReLU has no
+    second derivative, so the steps, and nothing else, differentiate softplus(beta) in its place, for relu in any
+    spelling outside TorchScript (Dombrowski et al. 2019, arXiv:1906.07983). path_points: gradients on the line from
+    black, of integrated_gradients alone. Raises InputError for wrong options, and for a model without gradients.
+    """
+    if steps < 1 or path_points < 1:
+        raise InputError(f"interpretation(steps={steps}, path_points={path_points}): give 1 or more of each")
+    if not 0 < share < 1:
+        raise InputError(f"interpretation(share={share}): give the share of the pixels that are top, such as 0.05")
+    if not beta > 0:
+        raise InputError(f"interpretation(beta={beta}): give more than 0, such as 10; the larger, the nearer to ReLU")
+    step_size = 2.5 * threat.eps / steps if step_size is None else step_size
+    maps = Maps(model, method, path_points)
+    size = max(1, len(x) // len(maps.at))  # samples at once, so that no more images pass at once than were given
+    found = [
+        _search(maps, *part, threat, steps, step_size, share, beta, random_start, generator)
+        for part in zip(x.split(size), y.split(size), strict=True)
+    ]
+    return torch.cat(found)
+
+
+def _search(
+    maps: "Maps",
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    steps: int,
+    step_size: float,
+    share: float,
+    beta: float,
+    random_start: bool,
+    generator: Generator | None,
+) -> Tensor:
+    """One run: for each sample the best of its iterates, by the model itself."""
+
+    def softened(x_adv: Tensor) -> Tensor:
+        with SoftplusForRelu(beta):
+            return maps(x_adv, y)
+
+    with torch.no_grad():
+        own = maps.model(x).argmax(1)
+    clean = maps(x, y).detach().flatten(1)
+    top = clean.topk(max(1, round(share * clean.shape[1])), dim=1).indices
+    best, least = x.clone(), share_on(clean, top) * (1 - ROUNDING)
+    x_adv = threat.random_start(x, generator) if random_start else x
+    for _ in range(steps):
+        _, _, grad = logits_and_gradient(softened, x_adv, share_on, top)
+        x_adv = threat.project(x_adv - step_size * threat.steepest(grad), x)
+        rows = _is_kept(maps.model, x_adv, own).nonzero().squeeze(1)
+        if len(rows) == 0:
+            continue
+        shares = share_on(maps(x_adv[rows], y[rows]).detach(), top[rows])
+        better = shares < least[rows]
+        best[rows[better]], least[rows[better]] = x_adv[rows[better]], shares[better]
+    return best
+
+
+@torch.no_grad()
+def _is_kept(model: nn.Module, x_adv: Tensor, own: Tensor) -> Tensor:
+    """N: whether the prediction is `own`, by a margin that survives the rounding of another batch size."""
+    logits = model(x_adv)
+    return margin(logits, own) < -CLEARLY * rival_scale(logits, own)
+
+
+def share_on(maps: Tensor, top: Tensor) -> Tensor:
+    """How much of each map (N,H,W or N,H*W, not negative) lies on its pixels `top` (N,k, as indices of H*W): N, 0 to 1."""
+    maps = maps.flatten(1)
+    return maps.gather(1, top).sum(1) / maps.sum(1).clamp_min(1e-30)
+
+
+class Maps:
+    """(x, y) -> N,H,W: how much each pixel matters for y's logit; differentiable by x where x requires a gradient.
+
+    Over channels, saliency adds up magnitudes; the others add up signed parts of the logit, and the magnitude follows.
+    """
+
+    def __init__(self, model: nn.Module, method: str, points: int) -> None:
+        """points: of integrated_gradients, on the line from black (Gauss-Legendre, as `robustcls.explain` has them)."""
+        self.model, self.method = model, method
+        if method == "integrated_gradients":
+            at, weights = np.polynomial.legendre.leggauss(points)  # on [-1, 1]
+            self.at, self.weights = (at + 1) / 2, weights / 2
+        else:
+            self.at = self.weights = np.ones(1)
+
+    @torch.enable_grad()
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        again = x.requires_grad
+        x = x if again else x.detach().requires_grad_()
+        at, weights = (x.new_tensor(values).view(-1, 1, 1, 1, 1) for values in (self.at, self.weights))
+        line = (at * x).flatten(0, 1)
+        logits = self.model(line).gather(1, y.repeat(len(at))[:, None])
+        found = None
+        if logits.requires_grad:
+            found = torch.autograd.grad(logits.sum(), line, create_graph=again, allow_unused=True)[0]
+        if found is None:
+            raise InputError(
+                "interpretation finds no gradient of the logits by the image: is the model differentiable?"
+            )
+        gradient = (weights * found.view(len(at), *x.shape)).sum(0)
+        return gradient.abs().sum(1) if self.method == "saliency" else (gradient * x).sum(1).abs()
+
+
+class SoftplusForRelu(TorchFunctionMode):
+    """Inside, every relu is softplus(beta), called as a module or a function and in place or not; models stay as they are."""
+
+    RELU = (F.relu, torch.relu, Tensor.relu)
+    IN_PLACE = (torch.relu_, Tensor.relu_)  # F.relu_ is torch.relu_
+
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function in self.IN_PLACE:
+            kwargs = {**kwargs, "inplace": True}
+        elif function not in self.RELU:
+            return function(*args, **kwargs)
+        return self._softplus(*args, **kwargs)
+
+    def _softplus(self, input: Tensor, inplace: bool = False) -> Tensor:
+        # In place, of a copy: softplus needs what it was given for its gradient.
+        return input.copy_(F.softplus(input.clone(), self.beta)) if inplace else F.softplus(input, self.beta)
