@@ -4,12 +4,13 @@ A method is `(model, x, target, *, options) -> Tensor`, N,C,H,W or N,H,W: x lies
 class an image, the model is in eval mode with frozen parameters, and torch's and numpy's random streams begin at a seed,
 all of which `explain` sees to. It explains the logit as the model gives it, never a softmax: there the other classes'
 evidence would be mixed in. Keywords named `reference` and `background` are handed images, as `explain` says. A method's
-file may also define `note(model, x, *, options) -> str`, what a reader of its maps must know.
+file may also define `note(model, x, *, options) -> str`, what a reader of its maps must know, and, where a map adds up to
+logit(x) - logit(origin), `origin(x, *, options) -> Tensor`.
 """
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from inspect import signature
 
 import torch
@@ -78,13 +79,18 @@ def note(model: nn.Module, images: Tensor, method: str = "integrated_gradients")
 
     images: N,C,H,W as for `explain`; the first is passed through the model where the answer depends on it.
     """
-    function = load("attribution", method)
-    describe = getattr(sys.modules[function.func.__module__], "note", None)  # type: ignore[attr-defined]
+    describe = _beside(method, "note")
     if describe is None:
         return ""
     check_images(images, input_size=_input_size(model))
     with torch.inference_mode(False), frozen(model):
         return describe(model, _placed(model, images[:1]), **resolved("attribution", method))
+
+
+def origin(images: Tensor, method: str) -> Tensor | None:
+    """The images from which the method's maps add up to the change of the logit; None where they do not claim to."""
+    start = _beside(method, "origin")
+    return None if start is None else start(images, **resolved("attribution", method))
 
 
 def collapse(maps: Tensor) -> Tensor:
@@ -95,6 +101,12 @@ def collapse(maps: Tensor) -> Tensor:
     it is the l1 norm of a pixel's gradient: how far the logit moves, to first order, when each channel moves by one.
     """
     return maps.sum(1) if maps.ndim == 4 else maps
+
+
+def _beside(method: str, name: str) -> Callable | None:
+    """What the method's file defines under the name."""
+    function = load("attribution", method)
+    return getattr(sys.modules[function.func.__module__], name, None)  # type: ignore[attr-defined]
 
 
 def _input_size(model: nn.Module) -> Sequence[int] | None:

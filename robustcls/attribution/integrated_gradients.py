@@ -45,5 +45,11 @@ def integrated_gradients(
     return torch.cat(maps)
 
 
+def origin(
+    x: Tensor, *, steps: int, baseline: Literal["black", "mean", "blur"], internal_batch_size: int | None
+) -> Tensor:
+    return baseline_of(x, baseline)
+
+
 def note(model: nn.Module, x: Tensor, *, steps: int, baseline: str, internal_batch_size: int | None) -> str:
     return f"baseline {baseline}, {steps} steps"
