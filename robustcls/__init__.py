@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from robustcls.core.records import Evaluation as Evaluation
     from robustcls.core.threat import ThreatModel as ThreatModel
     from robustcls.evaluation import evaluate as evaluate
+    from robustcls.evaluation.explanations import explain_metrics as explain_metrics
     from robustcls.models import load as load
     from robustcls.reporting import report as report
 
@@ -29,6 +30,7 @@ _HOMES = {
     "attack": "robustcls.attacks",
     "evaluate": "robustcls.evaluation",
     "explain": "robustcls.attribution",
+    "explain_metrics": "robustcls.evaluation.explanations",
     "load": "robustcls.models",
     "report": "robustcls.reporting",
 }

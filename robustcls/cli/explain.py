@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
-from robustcls.cli.console import note
+from robustcls.cli.console import note, table
 from robustcls.cli.options import build, config_option, options
 from robustcls.core import plugins
 from robustcls.core.files import check_writable
+from robustcls.core.records import Measures
 from robustcls.evaluation.config import METHODS, ExplainConfig
 
 
@@ -21,12 +22,17 @@ from robustcls.evaluation.config import METHODS, ExplainConfig
 @config_option
 @options(ExplainConfig)
 def command(flags: dict, config_file: str | None, model: str) -> None:
-    """Draw attribution maps of clean and adversarial images: a PNG per sample, the arrays in maps.npz.
+    """Draw attribution maps of clean and adversarial images, and measure whether they can be trusted.
+
+    Writes maps.npz, measures.json and a PNG for each of the first samples. Measured are, on the samples that the model gets
+    right: how like the maps of clean and adversarial images are, beside noise and a random map; completeness, insertion and
+    deletion, infidelity, sensitivity; and whether maps change with the weights and with the class.
 
     \b
       robustcls explain --model ckpt.pt
-      robustcls explain --model ckpt.pt --method gradcam --n 20
+      robustcls explain --model ckpt.pt --method gradcam --method deeplift --n 200
       robustcls explain --model ckpt.pt --method "integrated_gradients(steps=64)"
+      robustcls explain --model ckpt.pt --attack interpretation
     """
     config = build(ExplainConfig, flags, config_file)
 
@@ -42,4 +48,30 @@ def command(flags: dict, config_file: str | None, model: str) -> None:
     for line in subject.notes:
         note(line, config.quiet)
     for path in draw_pictures(subject, config, methods, folder):
+        if path.name == "measures.json":
+            note(f"\n{summarise(path)}\n", config.quiet)
         click.echo(path)
+
+
+SHOWN = (  # of the likeness of a clean image's map to others: who, and its heading
+    ("adversarial", "kept", "kept"), ("adversarial", "flipped", "flipped"), ("benign_noise", "", "noise"),
+    ("random_map", "", "random"),
+)  # fmt: skip
+
+
+def summarise(path: Path) -> str:
+    """The measures in a file measures.json, for a terminal."""
+    found = Measures.load(path).explanations
+    rows = []
+    for its in found.methods:
+        medians = {(like.against, like.label): like.measures["spearman"].median for like in its.likeness}
+        bad = [check.id for check in its.checks if check.status == "fail"]
+        cells = [medians.get(who[:2]) for who in SHOWN]
+        rows.append((its.method, *("-" if cell is None else f"{cell:.2f}" for cell in cells), ", ".join(bad) or "none"))
+    lines = [
+        f"{found.n} samples that the model gets right and {found.attack} moved; {found.flipped} of them flipped.",
+        "Median rank correlation of the clean image's map with that of the adversarial",
+        "image (label kept, flipped), of noise of the same norm, and with a random map:",
+        table(("", *(name for _, _, name in SHOWN), "checks failed"), rows),
+    ]
+    return "\n".join(lines)

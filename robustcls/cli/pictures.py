@@ -1,6 +1,9 @@
 """The files of `robustcls explain`."""
 
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,51 +12,83 @@ import torch
 from torch import Tensor
 
 from robustcls.attacks import attack
-from robustcls.attribution import collapse, explain, note
+from robustcls.attribution import collapse, explain
+from robustcls.attribution import note as describe
 from robustcls.attribution.figure import Row, draw
-from robustcls.cli.subject import Subject
+from robustcls.cli.console import note
+from robustcls.cli.subject import Subject, command_line
+from robustcls.core.classifier import device_of
 from robustcls.core.files import replacing
 from robustcls.core.gradients import frozen
 from robustcls.core.options import parse_batch_size
+from robustcls.core.provenance import commit, versions
+from robustcls.core.records import Measures, Provenance, Threat
+from robustcls.core.seeds import mix
 from robustcls.evaluation.config import ExplainConfig
-from robustcls.runtime.device import resolve_batch_size, resolve_device
+from robustcls.evaluation.explanations import MARK, comparable, gaps_of, make_maps, measure_all
+from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_device
 from robustcls.runtime.predict import predict
 from robustcls.runtime.search import Counted
 
 
 def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str], folder: Path) -> Iterator[Path]:
-    """Yields the files as they are written: maps.npz, then one PNG a sample."""
+    """Yields the files as they are written: maps.npz, measures.json, then one PNG a sample."""
     model, classes = subject.loaded.model, subject.images.classes
+    started, began = datetime.now(UTC), time.perf_counter()
     x, y = subject.images.batch()
     size = resolve_batch_size(parse_batch_size(config.batch_size), x.shape[1:], resolve_device(config.device))
     x_adv = attack(model, x, y, subject.threat, config.attack, batch_size=size, seed=config.seed)
     with frozen(model):
         clean, attacked = (predict(Counted(model), images, size).softmax(1) for images in (x, x_adv))
-    found = attacked.argmax(1)
-    maps = {
-        (method, role): explain(model, images, target=target, method=method, progress=not config.quiet)
-        for method in methods
-        for role, images, target in (("clean", x, y), ("adversarial", x_adv, y), ("adversarial_class", x_adv, found))
+    found, show = attacked.argmax(1), not config.quiet
+    maps = {method: make_maps(model, x, y, x_adv, method, seed=config.seed, progress=show) for method in methods}
+    drawn = slice(config.pictures)  # the third map of a row is made for these alone
+    third = {
+        method: explain(model, x_adv[drawn], found[drawn], method, reference=x[drawn], seed=mix(config.seed, 0))
+        for method in (methods if config.pictures else ())
     }
+    gaps = {method: gaps_of(model, x, y, its.clean, method) for method, its in maps.items()}
     index = subject.images.index.numpy()
     with replacing(folder / "maps.npz") as part, open(part, "wb") as file:
-        arrays: dict[str, Any] = {f"{method}/{role}": values.numpy() for (method, role), values in maps.items()}
+        arrays: dict[str, Any] = {}
+        for method, its in maps.items():
+            arrays |= {f"{method}/clean": its.clean.numpy(), f"{method}/adversarial": its.adversarial.numpy()}
+            if method in third:
+                arrays[f"{method}/adversarial_class"] = third[method].numpy()
+            if gaps[method] is not None:
+                arrays[f"{method}/completeness_gap"] = gaps[method].numpy()  # type: ignore[union-attr]
         np.savez_compressed(
             file, x=x.numpy(), x_adv=x_adv.numpy(), y=y.numpy(), adversarial=found.numpy(), index=index, **arrays
         )  # fmt: skip
     yield folder / "maps.npz"
-    notes = {method: note(model, x, method) for method in methods}
-    for i in range(len(y)):
+
+    if config.quality_n:
+        samples = comparable(model, x, y, x_adv, size)
+        explanations = measure_all(
+            model, samples, {method: its.take(samples.rows) for method, its in maps.items()}, config.attack,
+            quality_n=config.quality_n, seed=config.seed,
+            on_method=lambda method: note(f"measuring the maps of {method}", config.quiet),
+        )  # fmt: skip
+        threat = Threat(subject.threat.norm, subject.threat.eps, subject.threat.eps_text)
+        provenance = Provenance(
+            command_line(), asdict(config), config.seed, versions(), describe_device(device_of(model)), commit(),
+            started.isoformat(timespec="seconds"), round(time.perf_counter() - began, 3),
+        )  # fmt: skip
+        Measures(subject.model, subject.data, threat, explanations, provenance).save(folder / "measures.json")
+        yield folder / "measures.json"
+
+    notes = {method: describe(model, x, method) for method in methods}
+    for i in range(min(config.pictures, len(y))):
         changed = bool(found[i] != y[i])
         rows = [
             Row(
                 method,
-                collapse(maps[method, "clean"][i : i + 1])[0],
-                collapse(maps[method, "adversarial"][i : i + 1])[0],
-                collapse(maps[method, "adversarial_class"][i : i + 1])[0] if changed else None,
-                notes[method],
+                collapse(its.clean[i : i + 1])[0],
+                collapse(its.adversarial[i : i + 1])[0],
+                collapse(third[method][i : i + 1])[0] if changed else None,
+                " · ".join(filter(None, (notes[method], _mark(gaps[method], i)))),
             )
-            for method in methods
+            for method, its in maps.items()
         ]
         path = folder / f"sample-{index[i]:05d}.png"
         draw(
@@ -68,6 +103,13 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
             title=f"{subject.model.name}, {subject.data.split} sample {index[i]}, {config.attack}, {subject.threat}",
         )
         yield path
+
+
+def _mark(gaps: Tensor | None, i: int) -> str:
+    """What the map of the clean image misses of the change that it claims to add up to, where that is too much."""
+    if gaps is None or gaps[i] <= MARK:
+        return ""
+    return f"! incomplete: adds up to the change of the logit but for {gaps[i]:.1%}"
 
 
 def _top(probabilities: Tensor, classes: Sequence[str]) -> list[tuple[str, float]]:

@@ -81,6 +81,7 @@ def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
     from robustcls.cli.judging import chosen_attacks, judge_subject, set_task
     from robustcls.cli.subject import load_subject
     from robustcls.core.options import parse_batch_size
+    from robustcls.evaluation.explanations import explain_judged
     from robustcls.evaluation.gallery import make_gallery
     from robustcls.runtime.device import keep_freed_memory, resolve_batch_size, resolve_device
 
@@ -106,6 +107,11 @@ def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
         judged.evaluation.gallery = make_gallery(
             subject.loaded.model, judged, methods, config.examples, config.seed, size
         )
+        if config.maps_n:
+            judged.evaluation.explanations = explain_judged(
+                subject.loaded.model, judged, methods, config.maps_n, config.seed,
+                on_method=lambda method: note(f"measuring the maps of {method}", config.quiet),
+            )  # fmt: skip
         judged.evaluation.save(out)
         note(f"\n{summarise(judged.evaluation)}\n\n{out}\n\n", config.quiet)
         evaluations.append(judged.evaluation)

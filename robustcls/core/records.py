@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 SCHEMA = "robustcls/evaluation/1"
+EXPLANATION_SCHEMA = "robustcls/explanation/1"
+ATTACK, EXPLAIN = "`robustcls attack`", "`robustcls explain`"  # who writes the files
 LARGEST_ARRAY = 1 << 26  # values; more in a file is damage or malice
 
 
@@ -261,6 +263,26 @@ class Explanations:
 
 
 @dataclass
+class Measures:
+    """The file measures.json of `robustcls explain`."""
+
+    model: Model
+    data: Data
+    threat: Threat
+    explanations: Explanations
+    provenance: "Provenance"
+    schema: str = EXPLANATION_SCHEMA
+
+    def save(self, path: str | Path) -> None:
+        _write_json(path, self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Measures":
+        """Raises InputError where the file is missing or holds no measures."""
+        return _build(cls, _parse(_read(path, EXPLAIN), str(path), EXPLANATION_SCHEMA, EXPLAIN), str(path))
+
+
+@dataclass
 class Epoch:
     """A line of history.jsonl. Accuracies are shares; None where not measured."""
 
@@ -323,26 +345,15 @@ class Evaluation:
 
     def to_json(self) -> str:
         """The JSON text: `schema` first, no NaN, ends with a newline."""
-        whole = {"schema": self.schema, **dataclasses.asdict(self)}
-        return json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        return _to_json(self)
 
     def save(self, path: str | Path) -> None:
-        with replacing(path) as part:
-            # A path that is not UTF-8 reaches us with surrogates; as \\udcXX it stays JSON and reads back as it was.
-            part.write_text(self.to_json(), encoding="utf-8", errors="backslashreplace")
+        _write_json(path, self)
 
     @classmethod
     def from_json(cls, text: str, name: str = "evaluation") -> "Evaluation":
         """Raises InputError that names the first place where the text is not an evaluation."""
-        try:
-            whole = json.loads(text, parse_constant=_refuse)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{name} is not JSON ({error}): give the file that `robustcls attack` wrote") from None
-        schema = whole.get("schema") if isinstance(whole, dict) else None
-        if schema != SCHEMA:
-            raise InputError(
-                f"{name} has schema {schema!r}, not {SCHEMA!r}: give the file that `robustcls attack` wrote"
-            )
+        whole = _parse(text, name, SCHEMA, ATTACK)
         evaluation = _build(cls, whole, name)
         _check_sums(evaluation, name)
         return evaluation
@@ -350,14 +361,38 @@ class Evaluation:
     @classmethod
     def load(cls, path: str | Path) -> "Evaluation":
         """Raises InputError where the file is missing or is not an evaluation."""
-        try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"), str(path))
-        except OSError as error:
-            raise InputError(
-                f"cannot read {path}: {error.strerror}: give the file that `robustcls attack` wrote"
-            ) from None
-        except UnicodeDecodeError:
-            raise InputError(f"{path} is not a text file: give the JSON file that `robustcls attack` wrote") from None
+        return cls.from_json(_read(path, ATTACK), str(path))
+
+
+def _to_json(record: "Evaluation | Measures") -> str:
+    whole = {"schema": record.schema, **dataclasses.asdict(record)}
+    return json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _write_json(path: str | Path, record: "Evaluation | Measures") -> None:
+    with replacing(path) as part:
+        # A path that is not UTF-8 reaches us with surrogates; as \\udcXX it stays JSON and reads back as it was.
+        part.write_text(_to_json(record), encoding="utf-8", errors="backslashreplace")
+
+
+def _read(path: str | Path, writer: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}: give the file that {writer} wrote") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not a text file: give the JSON file that {writer} wrote") from None
+
+
+def _parse(text: str, name: str, schema: str, writer: str) -> dict[str, Any]:
+    try:
+        whole = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name} is not JSON ({error}): give the file that {writer} wrote") from None
+    found = whole.get("schema") if isinstance(whole, dict) else None
+    if found != schema:
+        raise InputError(f"{name} has schema {found!r}, not {schema!r}: give the file that {writer} wrote")
+    return whole
 
 
 def _refuse(constant: str) -> None:

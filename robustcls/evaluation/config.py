@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from robustcls.core.config import option
+from robustcls.core.errors import InputError
 from robustcls.core.options import DataOptions, RuntimeOptions, ThreatOptions
 
 
@@ -37,14 +38,29 @@ class AttackConfig(SubjectOptions):
 class ReportConfig(AttackConfig):
     method: tuple[str, ...] = option((), "Attribution method (repeatable).  [default: three]", metavar="SPEC")
     examples: int = option(24, "Examples in the gallery.")
+    maps_n: int = option(50, "Samples at most whose attribution maps are compared and tested; 0: none.")
+
+    def __post_init__(self) -> None:
+        _check_counts(examples=self.examples, maps_n=self.maps_n)
 
 
 @dataclass(kw_only=True)
 class ExplainConfig(SubjectOptions):
     attack: str = option("pgd(steps=20)", "Attack that makes the adversarial images.", metavar="SPEC")
     method: tuple[str, ...] = option((), "Attribution method (repeatable).  [default: three]", metavar="SPEC")
-    n: int | str = option("8", "Samples, as many of each class; or all.", metavar="INT|all")
-    out: str | None = option(None, "Folder for the pictures.  [default: explain, beside the checkpoint]", metavar="DIR")
+    n: int | str = option("32", "Samples, as many of each class; or all.", metavar="INT|all")
+    pictures: int = option(8, "Samples that are also drawn.")
+    quality_n: int = option(50, "Samples at most on which quality and sanity are measured; 0: no measures at all.")
+    out: str | None = option(None, "Folder for the files.  [default: explain, beside the checkpoint]", metavar="DIR")
+
+    def __post_init__(self) -> None:
+        _check_counts(pictures=self.pictures, quality_n=self.quality_n)
 
 
 METHODS = ("saliency", "integrated_gradients", "gradcam")
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 0:
+            raise InputError(f"--{name.replace('_', '-')} {count} is negative: give 0 or more")

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,12 +20,13 @@ from robustcls.attribution.measures.faithfulness import (
 from robustcls.attribution.measures.sanity import other_class, shuffled_weights
 from robustcls.attribution.measures.similarity import compare, shuffled, spearman
 from robustcls.attribution.measures.sparseness import gini
-from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
+from robustcls.core.classifier import check_images, check_logits, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.records import Check, Explanations, Likeness, MethodMeasures, Spread
 from robustcls.core.seeds import mix
 from robustcls.core.statistics import Z95
+from robustcls.evaluation.judge import Judged
 from robustcls.runtime.predict import predict
 
 MARK = 0.01  # a gap in completeness beyond this marks a map
@@ -34,24 +35,35 @@ LIKE, ALIKE = 0.5, 0.8  # of the likeness of a map to itself under another seed
 
 
 @dataclass
-class Explained:
+class Comparable:
     """The samples whose maps are compared (CPU): those that the model gets right and the attack moved."""
 
+    rows: Tensor  # of the samples among those that were given
     x: Tensor
     y: Tensor
     x_adv: Tensor
     flipped: Tensor  # bool, N: the model gives x_adv another label
     num_classes: int
 
+    def first(self, count: int) -> "Comparable":
+        rows, x, y, x_adv, flipped = (part[:count] for part in (self.rows, self.x, self.y, self.x_adv, self.flipped))
+        return Comparable(rows, x, y, x_adv, flipped, self.num_classes)
+
+    @property
+    def attacked(self) -> bool:
+        return not torch.equal(self.x, self.x_adv)
+
 
 @dataclass
-class Measured:
-    """The measures of a method, and the maps that they are of, as `explain` gives them."""
+class Maps:
+    """A method's maps of the true classes, as `explain` gives them."""
 
-    record: MethodMeasures
     clean: Tensor
     adversarial: Tensor
-    gaps: Tensor | None  # in completeness, of the first samples' clean maps
+    images_per_second: float
+
+    def take(self, rows: Tensor) -> "Maps":
+        return Maps(self.clean[rows], self.adversarial[rows], self.images_per_second)
 
 
 def explain_metrics(
@@ -77,75 +89,93 @@ def explain_metrics(
     samples = comparable(model, images, target, images if adversarial is None else adversarial)
     if not len(samples.x):
         raise InputError("the model predicts the target of no image that was moved: there is nothing to measure")
-    return measure(model, samples, method, quality_n=quality_n, seed=seed).record
+    maps = make_maps(model, samples.x, samples.y, samples.x_adv, method, seed=seed)
+    return measure(model, samples, method, maps, quality_n=quality_n, seed=seed)
 
 
-def comparable(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, batch_size: int = 128) -> Explained:
+def comparable(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, batch_size: int = 128) -> Comparable:
     """The samples among these whose maps can be compared. x_adv is x: no attack, and all that the model gets right stay."""
     x, y, x_adv = (tensor.detach().cpu() for tensor in (x, y, x_adv))
     with frozen(model):
         clean = predict(model, x, batch_size)
         check_logits(clean, y)
         found = predict(model, x_adv, batch_size).argmax(1)
-    kept = clean.argmax(1) == y
-    if x_adv is not x and not torch.equal(x, x_adv):
-        kept &= (x_adv != x).flatten(1).any(1)
-    return Explained(x[kept], y[kept], x_adv[kept], (found != y)[kept], clean.shape[1])
+    chosen = clean.argmax(1) == y
+    if not torch.equal(x, x_adv):
+        chosen &= (x_adv != x).flatten(1).any(1)
+    rows = chosen.nonzero()[:, 0]
+    return Comparable(rows, x[rows], y[rows], x_adv[rows], (found != y)[rows], clean.shape[1])
+
+
+def make_maps(
+    model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, method: str, *, seed: int = 0, progress: bool = False
+) -> Maps:
+    """The maps of clean and adversarial images, on the same superpixels and with the same draws."""
+    started = time.perf_counter()
+    clean = explain(model, x, y, method, seed=mix(seed, 0), reference=x, progress=progress)
+    rate = len(x) / (time.perf_counter() - started)
+    if torch.equal(x, x_adv):
+        return Maps(clean, clean, rate)
+    return Maps(clean, explain(model, x_adv, y, method, seed=mix(seed, 0), reference=x, progress=progress), rate)
 
 
 def measure_all(
     model: nn.Module,
-    samples: Explained,
-    methods: Sequence[str],
+    samples: Comparable,
+    maps: Mapping[str, Maps],
     attack: str,
     *,
     quality_n: int = 50,
     seed: int = 0,
-    progress: bool = False,
-    done: Callable[[str, Measured, float], None] = lambda method, measured, seconds: None,
+    on_method: Callable[[str], None] = lambda method: None,
 ) -> Explanations:
-    """The measures of several methods on the same samples; `done` is called after each method."""
+    """The measures of several methods by their maps of the same samples. attack: its spec, for the record."""
     n = len(samples.x)
-    found = Explanations(
-        "samples that the model gets right and that the attack moved; maps of the true class's logit, channels summed",
-        attack, n, int(samples.flipped.sum()), min(n, quality_n), seed,
-    )  # fmt: skip
-    for method in methods if n else ():
-        started = time.perf_counter()
-        measured = measure(model, samples, method, quality_n=quality_n, seed=seed, progress=progress)
-        found.methods.append(measured.record)
-        done(method, measured, time.perf_counter() - started)
+    rule = (
+        "samples that the model gets right and that the attack moved; maps of the true class's logit, channels summed"
+    )
+    found = Explanations(rule, attack, n, int(samples.flipped.sum()), min(n, quality_n), seed)
+    for method, its in maps.items() if n else ():
+        on_method(method)
+        found.methods.append(measure(model, samples, method, its, quality_n=quality_n, seed=seed))
     return found
 
 
+def explain_judged(
+    model: nn.Module,
+    judged: Judged,
+    methods: Sequence[str],
+    count: int,
+    seed: int,
+    on_method: Callable[[str], None] = lambda method: None,
+) -> Explanations:
+    """The measures on the first `count` comparable samples of an evaluation, as many of each class as it has them."""
+    samples = comparable(model, judged.x, judged.y, judged.outcome.x_adv).first(count)
+    maps = {m: make_maps(model, samples.x, samples.y, samples.x_adv, m, seed=seed) for m in methods if len(samples.x)}
+    attacks = ", ".join(one.name for one in judged.evaluation.attacks)
+    return measure_all(model, samples, maps, attacks, quality_n=count, seed=seed, on_method=on_method)
+
+
 def measure(
-    model: nn.Module, samples: Explained, method: str, *, quality_n: int = 50, seed: int = 0, progress: bool = False
-) -> Measured:
-    """The maps of the samples and of their adversarial versions by one method, and all measures of them."""
-
-    def maps_of(images: Tensor, stream: int = 0) -> Tensor:
-        return explain(model, images, samples.y, method, reference=samples.x, seed=mix(seed, stream), progress=progress)
-
-    started = time.perf_counter()
-    clean = maps_of(samples.x)
-    rate = len(samples.x) / (time.perf_counter() - started)
-    attacked = not torch.equal(samples.x, samples.x_adv)
-    adversarial = maps_of(samples.x_adv) if attacked else clean
-    record = MethodMeasures(method, note(model, samples.x, method), round(rate, 3))
-    flat = collapse(clean)
-    if attacked:
-        likeness = compare(flat, collapse(adversarial))
+    model: nn.Module, samples: Comparable, method: str, maps: Maps, *, quality_n: int = 50, seed: int = 0
+) -> MethodMeasures:
+    """All measures of a method's maps of the samples."""
+    record = MethodMeasures(method, note(model, samples.x, method), round(maps.images_per_second, 3))
+    flat = collapse(maps.clean)
+    if samples.attacked:
+        likeness = compare(flat, collapse(maps.adversarial))
+        noisy = explain(model, benign_noise(samples, seed), samples.y, method, seed=mix(seed, 0), reference=samples.x)
         record.likeness = [
             _likeness("adversarial", "kept", likeness, ~samples.flipped),
             _likeness("adversarial", "flipped", likeness, samples.flipped),
-            _likeness("benign_noise", "", compare(flat, collapse(maps_of(benign_noise(samples, seed))))),
+            _likeness("benign_noise", "", compare(flat, collapse(noisy))),
         ]
     record.likeness.append(_likeness("random_map", "", compare(flat, shuffled(flat, mix(seed, 1)))))
-    gaps = _assess(model, samples, method, clean, record, min(len(samples.x), quality_n), seed)
-    return Measured(record, clean, adversarial, gaps)
+    _assess(model, samples, method, maps.clean, record, min(len(samples.x), quality_n), seed)
+    return record
 
 
-def benign_noise(samples: Explained, seed: int) -> Tensor:
+def benign_noise(samples: Comparable, seed: int) -> Tensor:
     """The images with the attack's own changes at other places, with other signs: of the same norm, whichever it is.
 
     Values that leave [0, 1] are clamped, which can only shorten the change.
@@ -157,18 +187,23 @@ def benign_noise(samples: Explained, seed: int) -> Tensor:
     return (samples.x + (delta.gather(1, order) * signs).view(samples.x.shape)).clamp(0, 1)
 
 
+def gaps_of(model: nn.Module, x: Tensor, y: Tensor, maps: Tensor, method: str) -> Tensor | None:
+    """How far each map misses the change that it claims to add up to, as a share; None where it claims nothing."""
+    start = origin(x, method)
+    return None if start is None else completeness_gap(model, x, y, maps, start)
+
+
 def _assess(
-    model: nn.Module, samples: Explained, method: str, clean: Tensor, record: MethodMeasures, n: int, seed: int
-) -> Tensor | None:
-    """Fills in quality and checks from the first n samples; gives the gaps in completeness."""
+    model: nn.Module, samples: Comparable, method: str, clean: Tensor, record: MethodMeasures, n: int, seed: int
+) -> None:
+    """Fills in quality and checks, from the first n samples."""
     x, y, maps = samples.x[:n], samples.y[:n], clean[:n]
     flat = collapse(maps)
 
     def again(images: Tensor = x, target: Tensor = y, of: nn.Module = model, stream: int = 0) -> Tensor:
         return explain(of, images, target, method, reference=x, seed=mix(seed, stream))
 
-    start = origin(x.to(device_of(model)), method)
-    gaps = None if start is None else completeness_gap(model, x, y, maps, start.cpu())
+    gaps = gaps_of(model, x, y, maps, method)
     record.checks.append(_check_completeness(gaps))
     repeated = again()
     record.checks.append(_check_repeatability(maps, repeated))
@@ -202,7 +237,6 @@ def _assess(
     if gaps is not None:
         measures["completeness_gap"] = gaps
     record.quality = {name: Spread.of(values.tolist()) for name, values in measures.items()}
-    return gaps
 
 
 def _likeness(against: str, label: str, measures: dict[str, Tensor], chosen: Tensor | None = None) -> Likeness:

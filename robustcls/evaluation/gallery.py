@@ -87,7 +87,7 @@ def _add_maps(
         ("adversarial", x_adv, y),
         ("adversarial_class", x_adv, found),
     ):
-        maps = collapse(explain(model, images, target=target, method=method))
+        maps = collapse(explain(model, images, target=target, method=method, reference=x))
         for i, example in enumerate(examples):
             if role != "adversarial_class" or found[i] != y[i]:
                 example.maps.append(Map(method, role, int(target[i]), Array.encode(maps[i].numpy()), text))
