@@ -32,7 +32,7 @@ FAILED = {
 QUALITY = {  # measure: (name, how to read it)
     "infidelity": (
         "Infidelity",
-        "squared error, in logits, of what the map predicts for small changes of the pixels; lower is better",
+        "share of the logit's falls, as random halves of the image are blanked, that the map does not account for; 0 is best",
     ),
     "gini": ("Gini index", "how concentrated the map is: 0 is spread evenly, 1 is all on one pixel; neither is better"),
     "insertion": (
@@ -46,6 +46,10 @@ QUALITY = {  # measure: (name, how to read it)
     "completeness_gap": (
         "Completeness gap",
         "how far the map's sum misses the change of the logit, as a share of it; 0 is exact",
+    ),
+    "reseeded": (
+        "Likeness under another seed",
+        "rank correlation with the map of other random draws; 1 where none are drawn",
     ),
 }
 BADGED = "fails the sanity checks"  # in the note of a method that is known to, whatever was measured here
