@@ -6,21 +6,27 @@ from typing import Literal
 from robustcls.core.config import option
 from robustcls.core.errors import InputError, unknown
 from robustcls.core.options import RuntimeOptions
+from robustcls.core.plugins import names
 
 CONTESTS = {"pgd": 3, "autoattack": 1, "single": 1}  # with their usual number of rounds: all but pgd take minutes
 
 
 @dataclass(kw_only=True)
 class BenchConfig(RuntimeOptions):
-    suite: Literal["train", "attack", "all"] = option("all", "What is measured.")
+    suite: Literal["train", "attack", "explain", "all"] = option("all", "What is measured.")
     contest: tuple[str, ...] = option(
         (), "Contest of the attack suite: pgd, autoattack, single or all; repeatable.  [default: pgd]", metavar="NAME"
+    )
+    method: tuple[str, ...] = option(
+        (), "Attribution method of the explain suite; repeatable.  [default: all]", metavar="NAME"
     )
     data: str = option("digits", "Data set.", metavar="SPEC")
     data_dir: str | None = option(None, "Where downloaded data sets lie.", metavar="DIR")
     arch: str = option("vgg16(width=0.25)", "Architecture to train, or of a state dict.", metavar="SPEC")
     model: str | None = option(
-        None, "Model to attack, as `robustcls attack` takes it.  [default: one trained for a few seconds]", metavar="M"
+        None,
+        "Model to attack or explain, as `robustcls attack` takes it.  [default: one trained for a few seconds]",
+        metavar="M",
     )
     mean: str | None = option(None, "Normalisation of foreign weights, such as 0.49,0.48,0.45.", metavar="M,M,M")
     std: str | None = option(None, "The same, such as 0.25,0.24,0.26.", metavar="S,S,S")
@@ -30,9 +36,9 @@ class BenchConfig(RuntimeOptions):
     attack_steps: int = option(20, "PGD steps in the contest pgd.")
     art_autoattack: bool = option(False, "ART's AutoAttack too in the contest autoattack; it is slow.")
     updates: int = option(20, "Updates that each training contestant makes in a round.")
-    n: int = option(256, "Images that each attack contestant attacks in a round.")
+    n: int = option(256, "Images that each contestant attacks, or explains at most, in a round.")
     rounds: int | None = option(
-        None, "Rounds; in each, every contestant has its turn.  [default: 3, in autoattack and single 1]"
+        None, "Rounds; in each, every contestant has its turn.  [default: 3, in autoattack, single and explain 1]"
     )
     out: str | None = option(None, "Also write the measurements as JSON.", metavar="FILE.json")
 
@@ -46,6 +52,10 @@ class BenchConfig(RuntimeOptions):
         for contest in self.contest:
             if contest not in (*CONTESTS, "all"):
                 raise unknown("contest", contest, (*CONTESTS, "all"))
+
+        for method in self.method:
+            if method not in names("attribution"):
+                raise unknown("attribution method", method, names("attribution"))
 
     @property
     def contests(self) -> list[str]:

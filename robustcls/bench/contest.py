@@ -15,9 +15,10 @@ from robustcls.bench.training import BASELINE, EPOCHS, TORCHATTACKS, contestants
 from robustcls.bench.turns import TurnError, take_turn
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
+from robustcls.core.plugins import names
 from robustcls.core.provenance import commit, versions
 from robustcls.data.images import Images
-from robustcls.data.splits import choose, load_training_data
+from robustcls.data.splits import choose, load_split, load_training_data
 from robustcls.models.checkpoint import build, save_checkpoint
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_device, resolve_precision
 from robustcls.training.loop import train
@@ -61,9 +62,22 @@ def run_bench(config: BenchConfig, say: Callable[[str], None]) -> dict[str, Any]
             flops = (2 * config.train_steps + 3) * forward_flops(model, images.pixels.shape[1:])
             suite = _training_summary(rounds, task, flops, result["matrix_rates"])
             result["suites"]["train"] = suite | {"missing": missing} | _epoch_summary(costs, suite, len(full))
+        if config.suite == "train":
+            return result
+        spec = config.model or str(_quick_model(config, home, say))
+        subject = common | {"model": spec, "arch": config.arch, "mean": config.mean, "std": config.std}
+        if config.suite in ("explain", "all"):
+            from robustcls.bench.explaining import run_explain_suite
+
+            images = choose(load_split(config.data, "test", data_dir=config.data_dir, seed=config.seed), config.n)
+            say(f"explanations of at most {len(images)} images")
+            task = subject | {
+                "model_name": config.model or "quick model",
+                "methods": config.method or names("attribution"),
+            }
+            result["suites"]["explain"] = run_explain_suite(images, task, home, config.rounds, say)
         if config.suite in ("attack", "all"):
-            spec = config.model or str(_quick_model(config, home, say))
-            task = common | {"model": spec, "arch": config.arch, "mean": config.mean, "std": config.std}
+            task = dict(subject)
             task |= {"steps": config.attack_steps, "precision": precision, "batch_size": config.batch_size or "auto"}
             result["suites"] |= run_attack_suite(config, task, home, result["matrix_rates"], say)
     return result

@@ -19,8 +19,17 @@ def main() -> None:
     task = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     content = torch.load(task["images"], weights_only=True)
     images = Images(content["pixels"], content["labels"], tuple(content["classes"]), "bench", flip=False)
-    result = attack(images, task) if "contest" in task else training.TURNS[task["contestant"]](images, task)
-    print(json.dumps(result))
+    print(json.dumps(take(images, task)))
+
+
+def take(images: Images, task: dict[str, Any]) -> dict[str, Any]:
+    if "contest" in task:
+        return attack(images, task)
+    if task.get("suite") == "explain":
+        from robustcls.bench.explaining import take_explain_turn
+
+        return take_explain_turn(images, task)
+    return training.TURNS[task["contestant"]](images, task)
 
 
 def attack(images: Images, task: dict[str, Any]) -> dict[str, Any]:

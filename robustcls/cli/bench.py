@@ -16,7 +16,7 @@ from robustcls.core.files import check_writable, replacing
 @config_option
 @options(BenchConfig)
 def command(flags: dict, config_file: str | None) -> None:
-    """Measure the speed of training and attack on this machine, beside a plain fp32 loop and the peers installed.
+    """Measure the speed of training, attack and explanation on this machine, beside a plain fp32 loop and the peers installed.
 
     Contestants run one after another in processes of their own, in rounds; ratios are taken within a round. The limit is the
     arithmetic of the network over the rate of a large matrix product, measured here.
@@ -27,10 +27,13 @@ def command(flags: dict, config_file: str | None) -> None:
     AutoAttack's own code; single, each attack of AutoAttack beside the same attack of that code. All examples are judged
     again by the bench.
 
+    The explain suite gives each attribution method's images per second, beside captum called image by image.
+
     \b
       robustcls bench
       robustcls bench --suite train --arch "vgg16(width=1.0)" --rounds 5
       robustcls bench --suite attack --model ckpt.pt --n 512 --out bench.json
+      robustcls bench --suite explain --model ckpt.pt
       robustcls bench --suite attack --contest all --model mylab.models:net
     """
     config = build(BenchConfig, flags, config_file)
@@ -112,6 +115,26 @@ def attack(suite: dict[str, Any]) -> str:
     return "\n".join(line if "\n" in line else wrap(line) for line in lines)
 
 
+def explanation(suite: dict[str, Any]) -> str:
+    rows = [
+        (
+            method,
+            f"{row['images_per_second']:.1f}",
+            f"{row['captum_images_per_second']:.1f}",
+            _times(row["ratio"]),
+            f"{row['largest_difference']:.0e}",
+        )
+        for method, row in suite["rows"].items()
+    ]
+    threads = suite["rounds"]["robustcls"][0]["threads"]
+    lines = [
+        f"explanation, {suite['model']}, {threads} thread{'s' * (threads != 1)}, images per second",
+        table(("", "robustcls", "captum", "ratio", "difference"), rows),
+        "captum: called image by image. difference: the largest of the first maps, of their largest value.",
+    ]
+    return "\n".join(line if "\n" in line else wrap(line) for line in lines)
+
+
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     if "seconds" not in row:
         return ("", "failed", "", "", "", "", "")
@@ -130,4 +153,4 @@ def _times(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio:.2f}x"
 
 
-SHOW = {"train": training, "attack": attack, "autoattack": attack, "single": attack}
+SHOW = {"explain": explanation, "train": training, "attack": attack, "autoattack": attack, "single": attack}

@@ -104,12 +104,14 @@ def test_bench_writes_every_round(tmp_path, capsys):
 
     out = tmp_path / "bench.json"
     arguments = "bench --arch vgg16(width=0.05) --rounds 1 --updates 4 --n 32 --attack-steps 2 --batch-size 32 --quiet"
+    arguments += " --method gradcam"
     with pytest.raises(SystemExit) as stop:
         main([*arguments.split(), "--out", str(out)])
     assert not stop.value.code
     result = json.loads(out.read_text())
     attack = result["suites"]["attack"]["rows"]
     assert attack["robustcls"]["robust_accuracy"] == pytest.approx(attack["foolbox"]["robust_accuracy"], abs=0.1)
+    assert list(result["suites"]["explain"]["rows"]) == ["gradcam"]
     training = result["suites"]["train"]
     rows = training["rows"]
     assert rows["plain fp32 loop"]["ratio"] == 1
@@ -123,3 +125,16 @@ def test_bench_writes_every_round(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "memory over 4 epochs: peak " in shown
     assert max(len(line) for line in shown.splitlines() if str(tmp_path) not in line) <= 80
+
+
+def test_the_bench_explains_as_captum_does():
+    from robustcls.bench.explaining import captum_loop, ours
+    from robustcls.core.plugins import names
+    from robustcls.models.checkpoint import build
+
+    torch.manual_seed(0)
+    model = build("vgg11(width=0.1)", classes=list("abcd"), input_size=(3, 16, 16), mean=[0.5], std=[0.25]).eval()
+    x, y = torch.rand(2, 3, 16, 16), torch.tensor([1, 3])
+    for method in names("attribution"):
+        one, other = (make(model, method, x, y, 5) for make in (ours, captum_loop))
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * other.abs().max().item(), msg=method)
