@@ -25,7 +25,7 @@ from robustcls.core.provenance import commit, versions
 from robustcls.core.records import Measures, Provenance, Threat
 from robustcls.core.seeds import mix
 from robustcls.evaluation.config import ExplainConfig
-from robustcls.evaluation.explanations import MARK, comparable, gaps_of, make_maps, measure_all
+from robustcls.evaluation.explanations import MARK, comparable, gaps_of, make_maps, measure_all, try_methods
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_device
 from robustcls.runtime.predict import predict
 from robustcls.runtime.search import Counted
@@ -37,6 +37,7 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
     started, began = datetime.now(UTC), time.perf_counter()
     x, y = subject.images.batch()
     size = resolve_batch_size(parse_batch_size(config.batch_size), x.shape[1:], resolve_device(config.device))
+    try_methods(model, x, methods)
     x_adv = attack(model, x, y, subject.threat, config.attack, batch_size=size, seed=config.seed)
     with frozen(model):
         clean, attacked = (predict(Counted(model), images, size).softmax(1) for images in (x, x_adv))

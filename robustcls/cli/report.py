@@ -81,7 +81,7 @@ def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
     from robustcls.cli.judging import chosen_attacks, judge_subject, set_task
     from robustcls.cli.subject import load_subject
     from robustcls.core.options import parse_batch_size
-    from robustcls.evaluation.explanations import explain_judged
+    from robustcls.evaluation.explanations import explain_judged, try_methods
     from robustcls.evaluation.gallery import make_gallery
     from robustcls.runtime.device import keep_freed_memory, resolve_batch_size, resolve_device
 
@@ -95,6 +95,8 @@ def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
     subjects = [
         load_subject(model, config, config.n, chosen_attacks(config, config.norm or "linf")) for model in models
     ]
+    for subject in subjects:
+        try_methods(subject.loaded.model, subject.images.batch(slice(1))[0], methods)
     tasks = [set_task(subject, config) for subject in subjects]
     evaluations = []
     for model, subject, task, out in zip(models, subjects, tasks, outs, strict=True):

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from robustcls.attribution.measures.similarity import compare, cosine, shuffled, spearman, ssim, top_k
+from robustcls.attribution.measures.similarity import compare, cosine, displaced, shuffled, spearman, ssim, top_k
 from robustcls.attribution.measures.sparseness import gini
 from robustcls.core.errors import InputError
 
@@ -196,3 +196,15 @@ def test_wrong_input_is_named() -> None:
         top_k(a, a, share=0)
     with pytest.raises(InputError, match="tolerance=-1"):
         top_k(a, a, tolerance=-1)
+
+
+def test_a_displaced_map_has_its_texture_at_other_places() -> None:
+    maps = torch.arange(2 * 5 * 4, dtype=torch.float32).view(2, 5, 4)
+    moved = displaced(maps, 3)
+    assert torch.equal(moved, displaced(maps, 3))
+    for one, other in zip(maps, moved, strict=True):
+        assert not torch.equal(one, other)
+        assert torch.equal(one.flatten().sort().values, other.flatten().sort().values)
+        steps = [(t - t.roll(1, axis)).abs().flatten().sort().values for t in (one, other) for axis in (0, 1)]
+        assert torch.equal(steps[0], steps[2])  # neighbours stay neighbours
+        assert torch.equal(steps[1], steps[3])

@@ -102,6 +102,22 @@ def shuffled(maps: Tensor, seed: int) -> Tensor:
     return values.gather(1, order.to(maps.device)).view(maps.shape)
 
 
+def displaced(maps: Tensor, seed: int) -> Tensor:
+    """A random map of the same texture: each map, mirrored at random and shifted round the image by a random way.
+
+    maps: N,H,W. Where pixels are put in or taken out by rank, scattered ones harm an image more than patches do, so a map
+    must be held against one that is as patchy as itself.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    height, width = maps.shape[1:]
+    moved = []
+    for one in maps:
+        down, right = (int(torch.randint(1, max(2, side), (), generator=generator)) for side in (height, width))
+        axes = [axis for axis in (0, 1) if torch.rand((), generator=generator) < 0.5]
+        moved.append(one.flip(axes).roll((down, right), (0, 1)))
+    return torch.stack(moved)
+
+
 def _check(maps: Tensor) -> None:
     if not isinstance(maps, Tensor) or maps.ndim != 3 or not maps.is_floating_point() or maps[:1].numel() == 0:
         raise InputError(

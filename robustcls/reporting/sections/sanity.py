@@ -17,8 +17,8 @@ EXPECTED = {
     "parameter_randomisation": "maps of the model were not compared with maps of a model with shuffled weights",
     "random_logit": "maps of the class were not compared with maps of another class",
     "repeatability": "the maps were not made twice with the same seed",
-    "insertion": "pixels were not put in by the map's order and by a random map's",
-    "deletion": "pixels were not taken out by the map's order and by a random map's",
+    "insertion": "pixels were not put in by the map's order and by its displaced copies'",
+    "deletion": "pixels were not taken out by the map's order and by its displaced copies'",
 }
 # What a failure means, and no more than that.
 FAILED = {
@@ -26,8 +26,8 @@ FAILED = {
     "parameter_randomisation": "its maps change too little when the model's weights are shuffled",
     "random_logit": "its maps change too little when another class is explained",
     "repeatability": "its maps differ when they are made again with the same seed",
-    "insertion": "putting in the pixels that it ranks first does no better than a random map",
-    "deletion": "taking out the pixels that it ranks first does no better than a random map",
+    "insertion": "putting in the pixels that it ranks first does no better than the same map at random other places",
+    "deletion": "taking out the pixels that it ranks first does no better than the same map at random other places",
 }
 QUALITY = {  # measure: (name, how to read it)
     "infidelity": (
@@ -37,11 +37,11 @@ QUALITY = {  # measure: (name, how to read it)
     "gini": ("Gini index", "how concentrated the map is: 0 is spread evenly, 1 is all on one pixel; neither is better"),
     "insertion": (
         "Insertion",
-        "mean probability of the class while pixels are put in, the highest first; good where above the random map's",
+        "mean probability of the class while pixels are put in, the highest first; good where above its displaced copies'",
     ),
     "deletion": (
         "Deletion",
-        "mean probability of the class while pixels are taken out, the highest first; good where below the random map's",
+        "mean probability of the class while pixels are taken out, the highest first; good where below its displaced copies'",
     ),
     "completeness_gap": (
         "Completeness gap",
