@@ -17,12 +17,15 @@ def attack(
     *,
     batch_size: int = 128,
     seed: int = 0,
+    progress: bool = False,
 ) -> "Tensor":
     """What the attack `spec`, such as `pgd(steps=20)`, makes of images (N,C,H,W in [0, 1]): x_adv, float32, on their device.
 
-    model: any nn.Module on [0, 1] pixels, left exactly as it was. labels: N. Raises InputError.
+    model: any nn.Module on [0, 1] pixels, left exactly as it was. labels: N. progress: a bar on stderr, where that is a
+    terminal. Raises InputError.
     """
     import torch
+    from tqdm import tqdm
 
     from robustcls.core import plugins
     from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
@@ -45,8 +48,10 @@ def attack(
         fp32 = Counted(model)
         with torch.no_grad():
             check_logits(fp32(x[:1]), y)
+        batches = list(zip(x.split(size), y.split(size), strict=True))
+        hidden = None if progress else True  # None: where stderr is a file
         found = [
             function(fp32, *batch, threat, generator=generator).detach()
-            for batch in zip(x.split(size), y.split(size), strict=True)
+            for batch in tqdm(batches, desc=spec, unit="batch", leave=False, delay=2, disable=hidden)
         ]
         return torch.cat(found).to(images.device)

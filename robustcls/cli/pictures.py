@@ -38,10 +38,11 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
     x, y = subject.images.batch()
     size = resolve_batch_size(parse_batch_size(config.batch_size), x.shape[1:], resolve_device(config.device))
     try_methods(model, x, methods)
-    x_adv = attack(model, x, y, subject.threat, config.attack, batch_size=size, seed=config.seed)
+    show = not config.quiet
+    x_adv = attack(model, x, y, subject.threat, config.attack, batch_size=size, seed=config.seed, progress=show)
     with frozen(model):
         clean, attacked = (predict(Counted(model), images, size).softmax(1) for images in (x, x_adv))
-    found, show = attacked.argmax(1), not config.quiet
+    found = attacked.argmax(1)
     maps = {method: make_maps(model, x, y, x_adv, method, seed=config.seed, progress=show) for method in methods}
     drawn = slice(config.pictures)  # the third map of a row is made for these alone
     third = {
@@ -67,7 +68,7 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
         samples = comparable(model, x, y, x_adv, size)
         explanations = measure_all(
             model, samples, {method: its.take(samples.rows) for method, its in maps.items()}, config.attack,
-            quality_n=config.quality_n, seed=config.seed,
+            quality_n=config.quality_n, seed=config.seed, progress=show,
             on_method=lambda method: note(f"measuring the maps of {method}", config.quiet),
         )  # fmt: skip
         threat = Threat(subject.threat.norm, subject.threat.eps, subject.threat.eps_text)

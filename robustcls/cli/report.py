@@ -111,7 +111,7 @@ def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
         )
         if config.maps_n:
             judged.evaluation.explanations = explain_judged(
-                subject.loaded.model, judged, methods, config.maps_n, config.seed,
+                subject.loaded.model, judged, methods, config.maps_n, config.seed, progress=not config.quiet,
                 on_method=lambda method: note(f"measuring the maps of {method}", config.quiet),
             )  # fmt: skip
         judged.evaluation.save(out)

@@ -134,6 +134,7 @@ def measure_all(
     *,
     quality_n: int = 50,
     seed: int = 0,
+    progress: bool = False,
     on_method: Callable[[str], None] = lambda method: None,
 ) -> Explanations:
     """The measures of several methods by their maps of the same samples. attack: its spec, for the record."""
@@ -144,7 +145,7 @@ def measure_all(
     found = Explanations(rule, attack, n, int(samples.flipped.sum()), min(n, quality_n), seed)
     for method, its in maps.items() if n else ():
         on_method(method)
-        found.methods.append(measure(model, samples, method, its, quality_n=quality_n, seed=seed))
+        found.methods.append(measure(model, samples, method, its, quality_n=quality_n, seed=seed, progress=progress))
     return found
 
 
@@ -154,31 +155,46 @@ def explain_judged(
     methods: Sequence[str],
     count: int,
     seed: int,
+    *,
+    progress: bool = False,
     on_method: Callable[[str], None] = lambda method: None,
 ) -> Explanations:
     """The measures on the first `count` comparable samples of an evaluation, as many of each class as it has them."""
     samples = comparable(model, judged.x, judged.y, judged.outcome.x_adv).first(count)
-    maps = {m: make_maps(model, samples.x, samples.y, samples.x_adv, m, seed=seed) for m in methods if len(samples.x)}
+    maps = {
+        method: make_maps(model, samples.x, samples.y, samples.x_adv, method, seed=seed, progress=progress)
+        for method in (methods if len(samples.x) else ())
+    }
     attacks = ", ".join(one.name for one in judged.evaluation.attacks)
-    return measure_all(model, samples, maps, attacks, quality_n=count, seed=seed, on_method=on_method)
+    return measure_all(
+        model, samples, maps, attacks, quality_n=count, seed=seed, progress=progress, on_method=on_method
+    )
 
 
 def measure(
-    model: nn.Module, samples: Comparable, method: str, maps: Maps, *, quality_n: int = 50, seed: int = 0
+    model: nn.Module,
+    samples: Comparable,
+    method: str,
+    maps: Maps,
+    *,
+    quality_n: int = 50,
+    seed: int = 0,
+    progress: bool = False,
 ) -> MethodMeasures:
     """All measures of a method's maps of the samples."""
     record = MethodMeasures(method, note(model, samples.x, method), round(maps.images_per_second, 3))
     flat = collapse(maps.clean)
     if samples.attacked:
         likeness = compare(flat, collapse(maps.adversarial))
-        noisy = explain(model, benign_noise(samples, seed), samples.y, method, seed=mix(seed, 0), reference=samples.x)
+        noise = benign_noise(samples, seed)
+        noisy = explain(model, noise, samples.y, method, seed=mix(seed, 0), reference=samples.x, progress=progress)
         record.likeness = [
             _likeness("adversarial", "kept", likeness, ~samples.flipped),
             _likeness("adversarial", "flipped", likeness, samples.flipped),
             _likeness("benign_noise", "", compare(flat, collapse(noisy))),
         ]
     record.likeness.append(_likeness("random_map", "", compare(flat, shuffled(flat, mix(seed, 1)))))
-    _assess(model, samples, method, maps.clean, record, min(len(samples.x), quality_n), seed)
+    _assess(model, samples, method, maps.clean, record, min(len(samples.x), quality_n), seed, progress)
     return record
 
 
@@ -201,14 +217,21 @@ def gaps_of(model: nn.Module, x: Tensor, y: Tensor, maps: Tensor, method: str) -
 
 
 def _assess(
-    model: nn.Module, samples: Comparable, method: str, clean: Tensor, record: MethodMeasures, n: int, seed: int
+    model: nn.Module,
+    samples: Comparable,
+    method: str,
+    clean: Tensor,
+    record: MethodMeasures,
+    n: int,
+    seed: int,
+    progress: bool,
 ) -> None:
     """Fills in quality and checks, from the first n samples."""
     x, y, maps = samples.x[:n], samples.y[:n], clean[:n]
     flat = collapse(maps)
 
     def again(images: Tensor = x, target: Tensor = y, of: nn.Module = model, stream: int = 0) -> Tensor:
-        return explain(of, images, target, method, reference=x, seed=mix(seed, stream))
+        return explain(of, images, target, method, reference=x, seed=mix(seed, stream), progress=progress)
 
     gaps = gaps_of(model, x, y, maps, method)
     record.checks.append(_check_completeness(gaps))
