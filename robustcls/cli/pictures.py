@@ -111,7 +111,7 @@ def _mark(gaps: Tensor | None, i: int) -> str:
     """What the map of the clean image misses of the change that it claims to add up to, where that is too much."""
     if gaps is None or gaps[i] <= MARK:
         return ""
-    return f"! incomplete: adds up to the change of the logit but for {gaps[i]:.1%}"
+    return f"! misses the change of the logit by {gaps[i]:.1%}"
 
 
 def _top(probabilities: Tensor, classes: Sequence[str]) -> list[tuple[str, float]]:

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from robustcls.core.records import Evaluation, Measures
@@ -144,3 +145,12 @@ def test_a_report_of_an_evaluation_only_renders(cli, home, tmp_path):
     result = cli("report", "a.json", "--min-robust", 0.4)
     assert (result.status, result.out, result.err) == (0, "report.html\n", "")
     assert "PASS" in (tmp_path / "here" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_map_is_marked_where_it_misses_the_change_of_the_logit():
+    from robustcls.cli.pictures import _mark
+
+    assert _mark(None, 0) == ""
+    gaps = torch.tensor([0.01, 0.013, float("nan"), float("inf")])
+    assert [bool(_mark(gaps, i)) for i in range(4)] == [False, True, True, True]
+    assert "1.3%" in _mark(gaps, 1)
