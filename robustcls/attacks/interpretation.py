@@ -43,6 +43,8 @@ def interpretation(
     spelling outside TorchScript (Dombrowski et al. 2019, arXiv:1906.07983). path_points: gradients on the line from
     black, of integrated_gradients alone. Raises InputError for wrong options, and for a model without gradients.
     """
+    if step_size is not None and not step_size > 0:
+        raise InputError(f"interpretation(step_size={step_size}): give more than 0, or none for 2.5 * eps / steps")
     if steps < 1 or path_points < 1:
         raise InputError(f"interpretation(steps={steps}, path_points={path_points}): give 1 or more of each")
     if not 0 < share < 1:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.attribution.batches import images_per_chunk, seeded
+from robustcls.attribution.preparation import input_kept
 from robustcls.core.classifier import check_images, check_logits, device_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
@@ -60,7 +61,7 @@ def explain(
     size = batch_size or images_per_chunk(images, device_of(model))
     maps = []
     # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
-    with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+    with torch.inference_mode(False), torch.enable_grad(), frozen(model), input_kept(model):
         for start in _steps(range(0, len(images), size), method, progress):
             x = _placed(model, images[start : start + size])
             classes = _classes(model, x, None if labels is None else labels[start : start + size])
@@ -83,7 +84,7 @@ def note(model: nn.Module, images: Tensor, method: str = "integrated_gradients")
     if describe is None:
         return ""
     check_images(images, input_size=_input_size(model))
-    with torch.inference_mode(False), frozen(model):
+    with torch.inference_mode(False), frozen(model), input_kept(model):
         return describe(model, _placed(model, images[:1]), **resolved("attribution", method))
 
 
@@ -122,8 +123,12 @@ def _placed(model: nn.Module, images: Tensor) -> Tensor:
 
 def _classes(model: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
     """The class to explain for each image, on x's device. Raises InputError for a class that the model does not have."""
-    with torch.no_grad():
-        logits = model(x if labels is None else x[:1])  # one image is enough to count the classes
+    try:
+        with torch.no_grad():
+            logits = model((x if labels is None else x[:1]).clone())  # one image is enough to count the classes
+    except RuntimeError as error:
+        size, reason = "x".join(map(str, x.shape[1:])), " ".join(str(error).split())
+        raise InputError(f"the model cannot take images of {size}: {reason}") from error
     if labels is None:
         labels = logits.argmax(1) if isinstance(logits, Tensor) and logits.ndim == 2 else torch.zeros(len(x))
     check_logits(logits, labels)
@@ -144,6 +149,8 @@ def _run(function, model: nn.Module, x: Tensor, classes: Tensor, method: str, ex
 
 
 def _checked(maps: Tensor, x: Tensor, method: str) -> Tensor:
+    if not isinstance(maps, Tensor):
+        raise InputError(f"{method} gives {type(maps).__name__}: a map must be a tensor N,C,H,W or N,H,W")
     if maps.shape not in (x.shape, (len(x), *x.shape[2:])):
         raise InputError(
             f"{method} gives {tuple(maps.shape)} for images {tuple(x.shape)}: a map must be N,C,H,W or N,H,W of their size"

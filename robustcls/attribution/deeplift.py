@@ -22,7 +22,7 @@ def deeplift(
     """
     from captum.attr import DeepLift
 
-    with prepared(model, x, "deeplift") as mended, rescale_rules():
+    with prepared(model, x, "deeplift") as mended, rescale_rules(mended):
         method = DeepLift(mended)
         maps = [  # one at a time: for pixels like the baseline captum takes the gradient of the batch's first image
             method.attribute(image, start, one).detach()

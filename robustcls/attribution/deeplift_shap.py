@@ -17,7 +17,7 @@ def deeplift_shap(model: nn.Module, x: Tensor, target: Tensor, *, background: Te
     from captum.attr import DeepLift
 
     maps = []
-    with prepared(model, x, "deeplift_shap") as mended, rescale_rules():
+    with prepared(model, x, "deeplift_shap") as mended, rescale_rules(mended):
         method = DeepLift(mended)
         for image, one in singly(x.detach(), target):
             baselines = baselines_of(image, background)

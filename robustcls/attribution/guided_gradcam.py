@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from robustcls.attribution.gradcam import layer_and_grid
+from robustcls.attribution.gradcam import gradcam
 from robustcls.attribution.gradcam import note as describe_layer
 from robustcls.attribution.preparation import prepared
 
@@ -14,13 +14,16 @@ def guided_gradcam(model: nn.Module, x: Tensor, target: Tensor, *, layer: str | 
     of the image whatever the weights, and fails the sanity checks (Adebayo et al. 2018, arXiv:1810.03292). layer: as for
     `gradcam`. Works on a mended copy of the model (`preparation`). Raises InputError where a module cannot be mended.
     """
-    from captum.attr import GuidedGradCam
+    from captum.attr import GuidedBackprop
 
-    name, _ = layer_and_grid(model, x, layer)
+    coarse = gradcam(model, x, target, layer=layer)
     with prepared(model, x, "guided_gradcam") as mended:
-        method = GuidedGradCam(mended, mended.get_submodule(name))
-        return method.attribute(x.detach().clone().requires_grad_(), target, interpolate_mode="bilinear").detach()
+        return coarse[:, None] * GuidedBackprop(mended).attribute(x.detach().clone().requires_grad_(), target).detach()
 
 
 def note(model: nn.Module, x: Tensor, *, layer: str | None) -> str:
-    return f"fails the sanity checks of Adebayo et al. 2018; {describe_layer(model, x, layer=layer)}"
+    where = describe_layer(model, x, layer=layer)
+    with prepared(model, x, "guided_gradcam") as mended:
+        if not any(isinstance(module, nn.ReLU) for module in mended.modules()):
+            where += "; without ReLU the gradient is the plain one"
+    return f"fails the sanity checks of Adebayo et al. 2018; {where}"

@@ -15,12 +15,13 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
 from robustcls.core.errors import InputError
 
 ELEMENTWISE = (
     nn.CELU, nn.ELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.ReLU,
-    nn.ReLU6, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Tanh,
+    nn.ReLU6, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Tanh, nn.PReLU, nn.RReLU, nn.Threshold,
 )  # fmt: skip
 RULED = (*ELEMENTWISE, nn.MaxPool2d, nn.Softmax)
 FUNCTIONS: dict[Any, type[nn.Module]] = {
@@ -28,10 +29,29 @@ FUNCTIONS: dict[Any, type[nn.Module]] = {
     F.silu: nn.SiLU, F.gelu: nn.GELU, F.relu6: nn.ReLU6, F.hardswish: nn.Hardswish, F.hardsigmoid: nn.Hardsigmoid,
     F.leaky_relu: nn.LeakyReLU, F.elu: nn.ELU, F.softplus: nn.Softplus, F.mish: nn.Mish, F.tanh: nn.Tanh,
     torch.tanh: nn.Tanh, "tanh": nn.Tanh, F.sigmoid: nn.Sigmoid, torch.sigmoid: nn.Sigmoid, "sigmoid": nn.Sigmoid,
+    F.selu: nn.SELU, torch.selu: nn.SELU, F.celu: nn.CELU, torch.celu: nn.CELU, "tanh_": nn.Tanh, "sigmoid_": nn.Sigmoid,
+    F.logsigmoid: nn.LogSigmoid, F.hardtanh: nn.Hardtanh, F.softsign: nn.Softsign, F.softmax: nn.Softmax,
     F.max_pool2d: nn.MaxPool2d, torch.max_pool2d: nn.MaxPool2d,
 }  # fmt: skip
 OUT_OF_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
 AGREEMENT = 1e-4  # of the largest logit
+
+
+@contextmanager
+def input_kept(model: nn.Module) -> Iterator[None]:
+    """The model gets a copy of its input, on which it may work in place."""
+    if isinstance(model, torch.jit.ScriptModule):  # takes no hooks
+        yield
+        return
+    handle = model.register_forward_pre_hook(_copy_input)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _copy_input(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return inputs[0].clone(), *inputs[1:]
 
 
 @contextmanager
@@ -47,6 +67,8 @@ def prepared(model: nn.Module, x: Tensor, method: str) -> Iterator[nn.Module]:
         mended = copy.deepcopy(model)
     except Exception as error:  # whatever a foreign module raises
         raise InputError(f"{method} works on a copy, and {type(model).__name__} cannot be copied: {error}") from None
+    for key in [key for key, hook in mended._forward_pre_hooks.items() if hook is _copy_input]:
+        del mended._forward_pre_hooks[key]  # captum's own hook on the model hands on more than a tensor
     for name, module in list(mended.named_modules()):
         if getattr(module, "inplace", False):
             module.inplace = False
@@ -65,11 +87,12 @@ def prepared(model: nn.Module, x: Tensor, method: str) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def rescale_rules() -> Iterator[None]:
-    """Gives captum's DeepLIFT the rescale rule for every elementwise activation; it knows but six of them."""
+def rescale_rules(mended: nn.Module) -> Iterator[None]:
+    """Gives captum's DeepLIFT the rescale rule for every elementwise activation of a model; it knows but six of them."""
     from captum.attr._core import deep_lift
 
-    with patch.dict(deep_lift.SUPPORTED_NON_LINEAR, dict.fromkeys(ELEMENTWISE, deep_lift.nonlinear)):
+    kinds = {type(module) for module in mended.modules() if isinstance(module, ELEMENTWISE)}
+    with patch.dict(deep_lift.SUPPORTED_NON_LINEAR, dict.fromkeys(kinds, deep_lift.nonlinear)):
         yield
 
 
@@ -124,6 +147,10 @@ def _separated(model: nn.Module) -> nn.Module:
     """The model as a graph in which each activation and pooling is a module that runs once."""
     graph = _Tracer().trace(model)
     traced = fx.GraphModule(model, graph)
+    images = next(node for node in graph.nodes if node.op == "placeholder")
+    with graph.inserting_after(images):  # a model may work in place on its input
+        copied = graph.call_function(torch.clone, (images,))
+    images.replace_all_uses_with(copied, lambda user: user is not copied)
     uses: Counter[str] = Counter()
     for number, node in enumerate(list(graph.nodes)):
         if node.op == "call_module":
@@ -144,33 +171,54 @@ def _separated(model: nn.Module) -> nn.Module:
 
 
 def _refuse_reuse(model: nn.Module, x: Tensor, method: str, error: Exception) -> None:
-    """Raises InputError where an activation of a model that cannot be traced runs more than once."""
+    """Raises InputError where an activation of a model that cannot be traced runs twice, or is a function."""
     runs: Counter[str] = Counter()
-    handles = [
-        module.register_forward_hook(lambda *_, name=name: runs.update([name]))
-        for name, module in model.named_modules()
-        if isinstance(module, Alone)
-    ]
+    modules = [(name, module) for name, module in model.named_modules() if isinstance(module, Alone)]
+    names = {id(module): name for name, module in modules}
+    seen = _Functions()
+
+    def enter(module: nn.Module, _inputs: object) -> None:
+        runs[names[id(module)]] += 1
+        seen.inside += 1
+
+    def leave(*_: object) -> None:
+        seen.inside -= 1
+
+    handles = [h for _, m in modules for h in (m.register_forward_pre_hook(enter), m.register_forward_hook(leave))]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), seen:
             model(x[:1].clone())
     finally:
         for handle in handles:
             handle.remove()
+    why = f"torch.fx cannot trace the model ({type(error).__name__}): give each use a module of its own"
     for name, count in runs.items():
         if count > 1:
-            raise InputError(
-                f"{method}: module {name!r} runs {count} times in a pass and torch.fx cannot trace the model "
-                f"({type(error).__name__}): give each use a module of its own"
-            ) from None
+            raise InputError(f"{method}: module {name!r} runs {count} times in a pass and {why}") from None
+    if seen.found:
+        raise InputError(f"{method}: {seen.found} is called as a function and {why}") from None
+
+
+class _Functions(TorchFunctionMode):
+    """Notes an activation that is called outside the modules that hold one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.found = 0, ""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(function, "__name__", "")
+        if not self.inside and (function in FUNCTIONS or (name in FUNCTIONS and "method" in str(type(function)))):
+            self.found = self.found or name
+        return function(*args, **(kwargs or {}))
 
 
 def _as_module(node: fx.Node) -> nn.Module:
     """The module of a function call, with its options; the tensor is the first argument."""
     kind = FUNCTIONS[node.target]
     options = dict(zip(_PARAMETERS.get(kind, ()), node.args[1:], strict=False)) | dict(node.kwargs)
-    options.pop("inplace", None)
-    options.pop("input", None)
+    for name in ("inplace", "input", "_stacklevel", "dtype"):
+        options.pop(name, None)
     return kind(**options)
 
 
@@ -178,5 +226,7 @@ _PARAMETERS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
     nn.LeakyReLU: ("negative_slope",),
     nn.ELU: ("alpha",),
+    nn.CELU: ("alpha",),
+    nn.Softmax: ("dim",),
     nn.Softplus: ("beta", "threshold"),
 }

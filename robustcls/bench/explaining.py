@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from robustcls.attribution import explain
 from robustcls.attribution.baselines import baseline_of
 from robustcls.attribution.gradcam import layer_and_grid
-from robustcls.attribution.preparation import prepared
+from robustcls.attribution.preparation import prepared, rescale_rules
 from robustcls.attribution.superpixels import segmented
 from robustcls.bench.subject import load_subject
 from robustcls.bench.turns import TurnError, take_turn
@@ -63,20 +64,23 @@ def captum_map(model: nn.Module, method: str, x: Tensor, y: Tensor) -> Tensor:
     if method == "gradcam":
         maps = captum.LayerGradCam(model, model.get_submodule(layer)).attribute(x, y, relu_attributions=True)
         return nn.functional.interpolate(maps, x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-    with prepared(model, x, method) as mended:  # captum alone would be wrong here, not slower
-        if method == "deeplift":
-            return captum.DeepLift(mended).attribute(x, black, y)
-        if method == "deeplift_shap":
-            return captum.DeepLiftShap(mended).attribute(x, three, y)
-        if method == "guided_gradcam":
-            guided = captum.GuidedGradCam(mended, mended.get_submodule(layer))
-            return guided.attribute(leaf, y, interpolate_mode="bilinear")
+    if method == "deeplift":
+        return captum.DeepLift(model).attribute(x, black, y)
+    if method == "deeplift_shap":
+        return captum.DeepLiftShap(model).attribute(x, three, y)
+    if method == "guided_gradcam":
+        guided = captum.GuidedGradCam(model, model.get_submodule(layer))
+        return guided.attribute(leaf, y, interpolate_mode="bilinear")
     raise InputError(f"captum has no method {method}: the bench knows no peer of it")
 
 
 def captum_loop(model: nn.Module, method: str, x: Tensor, y: Tensor, seed: int) -> Tensor:
     maps = []
-    with frozen(model):
+    # Without the mended copy captum would be wrong here, not slower.
+    mend = (
+        prepared(model, x, method) if method in ("deeplift", "deeplift_shap", "guided_gradcam") else nullcontext(model)
+    )
+    with frozen(model), mend as model, rescale_rules(model):
         for i in range(len(x)):
             torch.manual_seed(seed)
             np.random.seed(seed)

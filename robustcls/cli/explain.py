@@ -1,5 +1,6 @@
 """`robustcls explain`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -7,6 +8,7 @@ import click
 from robustcls.cli.console import note, table
 from robustcls.cli.options import build, config_option, options
 from robustcls.core import plugins
+from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable
 from robustcls.core.records import Measures
 from robustcls.evaluation.config import METHODS, ExplainConfig
@@ -41,16 +43,36 @@ def command(flags: dict, config_file: str | None, model: str) -> None:
 
     folder = Path(config.out) if config.out else default_out(model, "explain")
     check_writable(folder / "maps.npz")
-    methods = config.method or METHODS
+    methods: Sequence[str] = config.method or METHODS
     for method in methods:
         plugins.resolved("attribution", method)
     subject = load_subject(model, config, config.n, [config.attack])
     for line in subject.notes:
         note(line, config.quiet)
+    methods = carried_methods(subject, methods, config.method, config.quiet)
+    if not methods:
+        raise InputError("the model carries none of the default methods: name one with --method, such as occlusion")
     for path in draw_pictures(subject, config, methods, folder):
         if path.name == "measures.json":
             note(f"\n{summarise(path)}\n", config.quiet)
         click.echo(path)
+
+
+def carried_methods(subject, methods: Sequence[str], named: Sequence[str], quiet: bool) -> list[str]:
+    """The methods that the model can carry. Raises InputError where one cannot be that was named by the user."""
+    from robustcls.evaluation.explanations import try_methods
+
+    carried = []
+    for method in methods:
+        try:
+            try_methods(subject.loaded.model, subject.images.batch(slice(1))[0], [method])
+        except InputError as error:
+            if named:
+                raise
+            note(f"left out: {error}", quiet)
+        else:
+            carried.append(method)
+    return carried
 
 
 SHOWN = (  # of the likeness of a clean image's map to others: who, and its heading
@@ -62,16 +84,20 @@ SHOWN = (  # of the likeness of a clean image's map to others: who, and its head
 def summarise(path: Path) -> str:
     """The measures in a file measures.json, for a terminal."""
     found = Measures.load(path).explanations
-    rows = []
+    if not found.n:
+        return f"Nothing was measured: {found.attack} moved no sample that the model gets right."
+    rows, failures = [], []
     for its in found.methods:
         medians = {(like.against, like.label): like.measures["spearman"].median for like in its.likeness}
         bad = [check.id for check in its.checks if check.status == "fail"]
         cells = [medians.get(who[:2]) for who in SHOWN]
-        rows.append((its.method, *("-" if cell is None else f"{cell:.2f}" for cell in cells), ", ".join(bad) or "none"))
+        rows.append((its.method, *("-" if cell is None else f"{cell:.2f}" for cell in cells), str(len(bad))))
+        failures += [f"{its.method} fails {', '.join(bad)}"] if bad else []
     lines = [
         f"{found.n} samples that the model gets right and {found.attack} moved; {found.flipped} of them flipped.",
         "Median rank correlation of the clean image's map with that of the adversarial",
         "image (label kept, flipped), of noise of the same norm, and with a random map:",
         table(("", *(name for _, _, name in SHOWN), "checks failed"), rows),
+        *failures,
     ]
     return "\n".join(lines)

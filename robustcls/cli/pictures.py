@@ -25,7 +25,7 @@ from robustcls.core.provenance import commit, versions
 from robustcls.core.records import Measures, Provenance, Threat
 from robustcls.core.seeds import mix
 from robustcls.evaluation.config import ExplainConfig
-from robustcls.evaluation.explanations import MARK, comparable, gaps_of, make_maps, measure_all, try_methods
+from robustcls.evaluation.explanations import MARK, comparable, gaps_of, make_maps, measure_all
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_device
 from robustcls.runtime.predict import predict
 from robustcls.runtime.search import Counted
@@ -37,7 +37,6 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
     started, began = datetime.now(UTC), time.perf_counter()
     x, y = subject.images.batch()
     size = resolve_batch_size(parse_batch_size(config.batch_size), x.shape[1:], resolve_device(config.device))
-    try_methods(model, x, methods)
     show = not config.quiet
     x_adv = attack(model, x, y, subject.threat, config.attack, batch_size=size, seed=config.seed, progress=show)
     with frozen(model):
@@ -51,6 +50,8 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
     }
     gaps = {method: gaps_of(model, x, y, its.clean, method) for method, its in maps.items()}
     index = subject.images.index.numpy()
+    for old in (folder / "measures.json", *folder.glob("sample-*.png")):  # of an earlier run into this folder
+        old.unlink(missing_ok=True)
     with replacing(folder / "maps.npz") as part, open(part, "wb") as file:
         arrays: dict[str, Any] = {}
         for method, its in maps.items():
@@ -99,7 +100,7 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
             adversarial=x_adv[i],
             maps=rows,
             label=classes[int(y[i])],
-            adversarial_label=classes[int(found[i])],
+            adversarial_label=_name(int(found[i]), classes),
             clean_top=_top(clean[i], classes),
             adversarial_top=_top(attacked[i], classes),
             title=f"{subject.model.name}, {subject.data.split} sample {index[i]}, {config.attack}, {subject.threat}",
@@ -111,9 +112,15 @@ def _mark(gaps: Tensor | None, i: int) -> str:
     """What the map of the clean image misses of the change that it claims to add up to, where that is too much."""
     if gaps is None or gaps[i] <= MARK:
         return ""
+    if not gaps[i].isfinite():
+        return "! the logit does not change from the baseline to the image"
     return f"! misses the change of the logit by {gaps[i]:.1%}"
+
+
+def _name(label: int, classes: Sequence[str]) -> str:
+    return classes[label] if label < len(classes) else f"class {label}"  # the model may know more than the data has
 
 
 def _top(probabilities: Tensor, classes: Sequence[str]) -> list[tuple[str, float]]:
     top = torch.topk(probabilities, min(3, len(probabilities)))
-    return [(classes[int(label)], float(value)) for value, label in zip(top.values, top.indices, strict=True)]
+    return [(_name(int(label), classes), float(value)) for value, label in zip(top.values, top.indices, strict=True)]

@@ -78,15 +78,16 @@ def evaluation_files(models: Sequence[str]) -> list[Path]:
 def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
     """Attacks and explains the models and writes their evaluations, once every model is found good."""
     from robustcls.cli.attack import summarise
+    from robustcls.cli.explain import carried_methods
     from robustcls.cli.judging import chosen_attacks, judge_subject, set_task
     from robustcls.cli.subject import load_subject
     from robustcls.core.options import parse_batch_size
-    from robustcls.evaluation.explanations import explain_judged, try_methods
+    from robustcls.evaluation.explanations import explain_judged
     from robustcls.evaluation.gallery import make_gallery
     from robustcls.runtime.device import keep_freed_memory, resolve_batch_size, resolve_device
 
     keep_freed_memory()
-    methods = config.method or METHODS
+    methods: Sequence[str] = config.method or METHODS
     for method in methods:
         plugins.resolved("attribution", method)
     outs = evaluation_files(models)
@@ -95,16 +96,17 @@ def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
     subjects = [
         load_subject(model, config, config.n, chosen_attacks(config, config.norm or "linf")) for model in models
     ]
-    for subject in subjects:
-        try_methods(subject.loaded.model, subject.images.batch(slice(1))[0], methods)
+    wanted = methods if config.examples or config.maps_n else ()
+    carried = [carried_methods(subject, wanted, config.method, config.quiet) for subject in subjects]
     tasks = [set_task(subject, config) for subject in subjects]
     evaluations = []
-    for model, subject, task, out in zip(models, subjects, tasks, outs, strict=True):
+    for model, subject, task, out, methods in zip(models, subjects, tasks, outs, carried, strict=True):
         note("\n".join([model, *subject.notes]), config.quiet)
         judged = judge_subject(subject, config, task, progress(config.quiet))
         size = resolve_batch_size(
             parse_batch_size(config.batch_size), judged.x.shape[1:], resolve_device(config.device)
         )
+        judged.evaluation.save(out)  # what follows may take long, or fail
         note(f"attribution maps of {config.examples} examples: {', '.join(methods)}", config.quiet)
         judged.evaluation.gallery = make_gallery(
             subject.loaded.model, judged, methods, config.examples, config.seed, size

@@ -25,7 +25,6 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.records import Check, Explanations, Likeness, MethodMeasures, Spread
 from robustcls.core.seeds import mix
-from robustcls.core.statistics import Z95
 from robustcls.evaluation.judge import Judged
 from robustcls.runtime.predict import predict
 
@@ -87,22 +86,27 @@ def explain_metrics(
     check_images(images, target, input_size_of(model))
     if adversarial is not None and adversarial.shape != images.shape:
         raise InputError(f"adversarial images are {tuple(adversarial.shape)}, the clean ones {tuple(images.shape)}")
-    samples = comparable(model, images, target, images if adversarial is None else adversarial)
+    if quality_n < 1:
+        raise InputError(f"quality_n {quality_n} is not positive: give 1 or more, 50 is usual")
+    attacked = adversarial is not None
+    samples = comparable(model, images, target, adversarial if attacked else images, attacked=attacked)  # type: ignore[arg-type]
     if not len(samples.x):
         raise InputError("the model predicts the target of no image that was moved: there is nothing to measure")
     maps = make_maps(model, samples.x, samples.y, samples.x_adv, method, seed=seed)
     return measure(model, samples, method, maps, quality_n=quality_n, seed=seed)
 
 
-def comparable(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, batch_size: int = 128) -> Comparable:
-    """The samples among these whose maps can be compared. x_adv is x: no attack, and all that the model gets right stay."""
+def comparable(
+    model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, batch_size: int = 128, *, attacked: bool = True
+) -> Comparable:
+    """The samples among these whose maps can be compared. Not attacked: all that the model gets right."""
     x, y, x_adv = (tensor.detach().cpu() for tensor in (x, y, x_adv))
     with frozen(model):
         clean = predict(model, x, batch_size)
         check_logits(clean, y)
         found = predict(model, x_adv, batch_size).argmax(1)
     chosen = clean.argmax(1) == y
-    if not torch.equal(x, x_adv):
+    if attacked:
         chosen &= (x_adv != x).flatten(1).any(1)
     rows = chosen.nonzero()[:, 0]
     return Comparable(rows, x[rows], y[rows], x_adv[rows], (found != y)[rows], clean.shape[1])
@@ -201,13 +205,16 @@ def measure(
 def benign_noise(samples: Comparable, seed: int) -> Tensor:
     """The images with the attack's own changes at other places, with other signs: of the same norm, whichever it is.
 
-    Values that leave [0, 1] are clamped, which can only shorten the change.
+    A change that would leave [0, 1] takes the other sign; where that leaves it too, it is shortened.
     """
     generator = torch.Generator().manual_seed(mix(seed, 2))
     delta = (samples.x_adv - samples.x).flatten(1)
     order = torch.rand(delta.shape, generator=generator).argsort(1)
     signs = torch.randint(0, 2, delta.shape, generator=generator) * 2 - 1
-    return (samples.x + (delta.gather(1, order) * signs).view(samples.x.shape)).clamp(0, 1)
+    change = (delta.gather(1, order) * signs).view(samples.x.shape)
+    moved = samples.x + change
+    moved = torch.where((moved < 0) | (moved > 1), samples.x - change, moved)
+    return moved.clamp(0, 1)
 
 
 def gaps_of(model: nn.Module, x: Tensor, y: Tensor, maps: Tensor, method: str) -> Tensor | None:
@@ -238,11 +245,13 @@ def _assess(
     repeated = again()
     record.checks.append(_check_repeatability(maps, repeated))
     reseeded = spearman(flat, collapse(again(stream=1)))
-    bound = Spread.of(reseeded.tolist()).median or 0.0
-    untrained = spearman(flat, collapse(again(of=shuffled_weights(model, mix(seed, 3)))))
-    record.checks.append(
-        _check_dependence("parameter_randomisation", "of the same model with its weights shuffled", untrained, bound)
-    )
+    bound = max(0.0, Spread.of(reseeded.tolist()).median or 0.0)
+    other = "of the same model with its weights shuffled"
+    if any(parameter.is_floating_point() for parameter in model.parameters()):
+        untrained = spearman(flat, collapse(again(of=shuffled_weights(model, mix(seed, 3)))))
+        record.checks.append(_check_dependence("parameter_randomisation", other, untrained, bound))
+    else:
+        record.checks.append(Check("parameter_randomisation", "not_run", None, None, "the model shows no weights"))
     if samples.num_classes > 1:
         others = other_class(y, samples.num_classes, mix(seed, 4))
         unlike = spearman(flat, collapse(again(target=others)))
@@ -286,6 +295,9 @@ def _check_completeness(gaps: Tensor | None) -> Check:
 
 
 def _check_repeatability(maps: Tensor, repeated: Tensor) -> Check:
+    odd = int((~maps.isfinite()).flatten(1).any(1).sum())
+    if odd:
+        return Check("repeatability", "fail", None, 1e-5, f"{odd} of {len(maps)} maps hold values that are not finite")
     size = maps.abs().max().item() or 1.0
     worst = (maps - repeated).abs().max().item() / size
     good = worst <= 1e-5
@@ -313,11 +325,13 @@ def _check_order(name: str, gains: Tensor, done: str, moves: str) -> Check:
     n = len(gains)
     if n < 2:
         return Check(name, "not_run", None, 0.0, "fewer than two samples")
+    from scipy.stats import t
+
     mean, error = gains.mean().item(), gains.std().item() / math.sqrt(n)
-    low = mean - Z95 * error
+    low = mean - float(t.ppf(0.975, n - 1)) * error
     how = (
-        f"pixels {done} by the map: the probability {moves} earlier by {mean:+.3f} of the area than by the same map at "
-        f"random other places (95% interval from {low:+.3f}, n = {n})"
+        f"pixels {done} by the map: the probability {moves} {'earlier' if mean > 0 else 'later'} by {abs(mean):.3f} of "
+        f"the area than by the same map at random other places (gain {mean:+.3f}, 95% interval from {low:+.3f}, n = {n})"
     )
     status = "pass" if low > 0 else "fail" if n >= FEW or mean <= 0 else "warn"
     return Check(name, status, mean, 0.0, how)

@@ -175,7 +175,8 @@ def test_infidelity_is_captums_over_the_mean_square_of_the_falls(model: Classifi
     model.eval()
     blank = images.mean((2, 3), keepdim=True).expand_as(images)
     maps = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(3))
-    ours = infidelity(model, images, TARGET, maps, blank=blank, draws=9, seed=5)
+    ours, reverse = (infidelity(model, images, TARGET, sign * maps, blank=blank, draws=9, seed=5) for sign in (1, -1))
+    assert (torch.maximum(ours, reverse) == 1).all()  # one of the two says the reverse, which captum's scale would mend
     masks = _random_squares(images, 9, 5)
     assert 0.3 < masks.float().mean() < 0.7
     moved = torch.where(
@@ -197,7 +198,9 @@ def test_infidelity_is_captums_over_the_mean_square_of_the_falls(model: Classifi
     with torch.no_grad():
         logits = model(moved.flatten(0, 1)).view(4, 9, 3)
         falls = (model(images)[:, None] - logits)[torch.arange(4), :, TARGET]
-    torch.testing.assert_close(ours, (theirs / falls.square().mean(1)).double(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        torch.minimum(ours, reverse), (theirs / falls.square().mean(1)).double(), rtol=1e-4, atol=1e-6
+    )
     assert not torch.equal(ours, infidelity(model, images, TARGET, maps, blank=blank, draws=9, seed=6))
 
 

@@ -200,3 +200,75 @@ class Noisy(nn.Module):
 def test_a_copy_with_other_logits_is_refused() -> None:
     with pytest.raises(InputError, match="gives logits that differ"):
         robustcls.explain(Noisy(), torch.rand(1, 3, 2, 2), 1, "deeplift")
+
+
+class InPlace(nn.Module):
+    """Normalises its input where it lies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(27, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x -= 0.5
+        return self.head(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["occlusion", "feature_ablation(segments=4)", "deeplift", "saliency", "integrated_gradients", "kernel_shap"],
+)
+def test_a_model_that_overwrites_its_input_is_explained_as_it_is(method: str) -> None:
+    method = "kernel_shap(samples=40, segments=4)" if method == "kernel_shap" else method
+    torch.manual_seed(0)
+    model, x = InPlace(), torch.rand(2, 3, 3, 3)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(27, 3))
+    plain[1].load_state_dict(model.head.state_dict())
+    plain[1].bias.data -= 0.5 * plain[1].weight.sum(1)
+    expected = robustcls.explain(plain, x, 1, method)
+    torch.testing.assert_close(robustcls.explain(model, x, 1, method), expected, rtol=1e-4, atol=1e-5)
+
+
+class Functional(nn.Module):
+    """An activation that fx cannot reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(400, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() < 0:
+            return -x
+        return self.head(F.relu(self.conv(x)).flatten(1))
+
+
+def test_an_activation_that_cannot_become_a_module_is_refused_by_name(images: Tensor) -> None:
+    with pytest.raises(InputError, match="relu is called as a function and torch.fx cannot trace the model"):
+        robustcls.explain(Functional(), images, 1, "deeplift")
+
+
+class OwnReLU(nn.ReLU):
+    pass
+
+
+@pytest.mark.parametrize(
+    "activation", [OwnReLU(), nn.PReLU(), nn.Threshold(0.1, 0.0), nn.RReLU(), nn.SELU(), nn.Mish()]
+)
+def test_deeplift_is_complete_with_other_activations(activation: nn.Module) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), activation, nn.Flatten(), nn.Linear(400, 3)).eval()
+    assert completeness_gap(model, torch.rand(2, 3, 12, 12)) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["selu", "celu", "tanh", "sigmoid", "leaky_relu", "logsigmoid", "softsign"])
+def test_deeplift_is_complete_with_activations_that_are_functions(name: str) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(400, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(getattr(F, name)(self.conv(x)).flatten(1))
+
+    torch.manual_seed(0)
+    assert completeness_gap(Model(), torch.rand(2, 3, 12, 12)) < 1e-3

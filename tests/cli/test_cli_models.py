@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 
+from robustcls.core.records import Measures
 from robustcls.models.checkpoint import build
 
 SMALL = ("--data", "digits(size=8)", "--n", 30, "--eps", 0.1, "--device", "cpu")
@@ -80,3 +81,20 @@ def test_a_state_dict_of_torchvision(cli, home, tmp_path):
     result = cli("attack", *weights, *data, "--attack", "fgsm", "--out", tmp_path / "e.json")
     assert result.status == 0, result.err
     assert json.loads((tmp_path / "e.json").read_text())["model"]["arch"] == "torchvision/squeezenet1_1"
+
+
+def test_an_onnx_file_is_explained_without_gradients(cli, onnx_file, tmp_path):
+    some = ("--model", onnx_file, *SMALL, "--attack", "noise", "--quiet")
+    result = cli("explain", *some, "--method", "occlusion", "--pictures", 1, "--out", "maps")
+    assert result.status == 0, result.err
+    (method,) = Measures.load(tmp_path / "here" / "maps" / "measures.json").explanations.methods
+    assert {check.id: check.status for check in method.checks}["parameter_randomisation"] == "not_run"
+    result = cli("explain", *some, "--method", "saliency", "--out", "other")
+    assert (result.status, len(result.err.splitlines())) == (2, 1)
+    assert "found no gradient" in result.err
+    result = cli("explain", *some, "--out", "other")
+    assert (result.status, len(result.err.splitlines())) == (2, 1)
+    assert "carries none of the default methods" in result.err
+    result = cli("report", *some, "--examples", 2, "--out", "report.html")  # the default methods are left out
+    assert result.status == 0, result.err
+    assert "the model carries none of the methods" in (tmp_path / "here" / "report.html").read_text(encoding="utf-8")

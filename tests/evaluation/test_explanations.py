@@ -123,7 +123,7 @@ def test_likeness_is_split_by_label_and_beside_its_controls(model: nn.Module, at
     assert groups["adversarial", "flipped"].n == int((right & wrong).sum()) > 5
     assert groups["benign_noise", ""].n == groups["random_map", ""].n == int(right.sum())
     medians = [like.measures["spearman"].median for like in record.likeness]
-    assert medians[2] > max(medians[:2])
+    assert min(medians[:3]) > 0.5
     assert abs(medians[3]) < 0.2
     assert record.quality["gini"].n == 4
     clean = collapse(robustcls.explain(model, x, y, "integrated_gradients"))
@@ -139,7 +139,7 @@ def test_likeness_is_split_by_label_and_beside_its_controls(model: nn.Module, at
 
 def test_noise_has_the_norms_of_the_attack_at_other_places(model: nn.Module, attacked: tuple[Tensor, ...]) -> None:
     x, y, x_adv = attacked
-    inner = x * 0.5 + 0.25  # nothing is clamped
+    inner = x * 0.7 + 0.15  # one of the two signs always stays in [0, 1]
     samples = comparable(model, inner, y, inner + (x_adv - x))
     noise, delta = benign_noise(samples, 0) - samples.x, samples.x_adv - samples.x
     for norm in (1, 2, math.inf):
@@ -157,7 +157,7 @@ def test_samples_that_are_wrong_or_did_not_move_are_left_out(model: nn.Module, a
     with torch.no_grad():
         right = (model(x).argmax(1) == y).tolist()
     assert samples.rows.tolist() == [i for i in range(10) if right[i] and i != 5]
-    assert len(comparable(model, x, y, x).x) == sum(right)
+    assert len(comparable(model, x, y, x, attacked=False).x) == sum(right)
     with pytest.raises(InputError, match="nothing to measure"):
         robustcls.explain_metrics(model, x[3:4], y[3:4])
     with pytest.raises(InputError, match="adversarial images are"):

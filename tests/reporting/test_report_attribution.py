@@ -156,19 +156,27 @@ def test_method_without_checks_or_quality_never_passes():
     assert "✓ pass" not in shown_text(html)
 
 
-@pytest.mark.parametrize("methods", [None, []], ids=["absent", "no method"])
-def test_absent_explanations_are_not_run_and_never_a_pass(methods):
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (None, r"attribution maps were not (compared|tested): run robustcls report --model"),
+        ({"methods": []}, "the model carries none of the methods"),
+        ({"methods": [], "n": 0}, "no sample that the model gets right was moved by the attack"),
+    ],
+    ids=["absent", "no method", "no sample"],
+)
+def test_absent_explanations_are_not_run_and_never_a_pass(changes, reason):
     evaluation = sample_evaluation(examples=0)
-    bare = dataclasses.replace(evaluation, explanations=None) if methods is None else part_of(evaluation, methods=[])
+    bare = dataclasses.replace(evaluation, explanations=None) if changes is None else part_of(evaluation, **changes)
     html = show(bare)
     for slug in SECTIONS:
         text = section(html, slug).text
-        assert re.search(r"not run attribution maps were not (compared|tested): run robustcls report --model", text)
+        assert re.search(f"not run {reason}", text)
         assert "✓ pass" not in text
     limits = {row[1]: row for row in table_rows(render([bare]), "limits", "What was not tested")}
     for title in ("Attribution stability", "Attribution sanity"):
         assert limits[title][0] == "○ not run"
-        assert "robustcls explain" in limits[title][2]
+        assert re.search(reason, limits[title][2])
 
 
 def test_limits_do_not_list_what_was_measured():

@@ -79,6 +79,7 @@ def infidelity(
         before = _target_logits(model, x, target)
         falls = torch.stack([before - _target_logits(model, torch.where(m, blank, x), target) for m in masks], 1)
     scale = (claimed * falls).sum(1) / claimed.square().sum(1).clamp_min(1e-300)
+    scale = scale.clamp_min(0)  # a map that says the reverse accounts for nothing
     return (scale[:, None] * claimed - falls).square().sum(1) / falls.square().sum(1)
 
 

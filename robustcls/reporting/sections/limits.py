@@ -52,8 +52,8 @@ def _missing_here(context: Context) -> dict[str, str]:
         if any(attack.alone is None for one in some for attack in one.attacks)
         else "",
         "Gallery": "no images were kept" if not all(one.gallery and one.gallery.examples for one in some) else "",
-        "Attribution stability": "" if explained else stability.ABSENT,
-        "Attribution sanity": "" if explained else sanity.ABSENT,
+        "Attribution stability": "" if explained else stability.why_absent(context, stability.ABSENT),
+        "Attribution sanity": "" if explained else stability.why_absent(context, sanity.ABSENT),
         "Training": "no training history was handed in" if not all(one.training for one in some) else "",
         "Self-checks": "no check was run" if not all(one.checks for one in some) else "",
     }
