@@ -52,10 +52,7 @@ def explain(
             check_images(given, input_size=images.shape[1:])
     if reference is not None and len(reference) != len(images):
         raise InputError(f"{len(reference)} reference images for {len(images)} images: give one an image")
-    labels = None if target is None else torch.as_tensor(target, device="cpu")
-    if labels is not None:
-        labels = labels.expand(len(images)) if labels.ndim == 0 else labels
-        check_images(images, labels)
+    labels = None if target is None else one_each(target, images)
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch size {batch_size} is not positive: give 1 or more, or none for the automatic one")
     size = batch_size or images_per_chunk(images, device_of(model))
@@ -73,6 +70,14 @@ def explain(
             with seeded(seed):
                 maps.append(_checked(_run(function, model, x, classes, method, extra), x, method))
     return torch.cat(maps)
+
+
+def one_each(target: int | Tensor | Sequence[int], images: Tensor) -> Tensor:
+    """The target class of each image, N on the CPU. Raises InputError unless there is one for all, or one for each."""
+    labels = torch.as_tensor(target, device="cpu")
+    labels = labels.expand(len(images)) if labels.ndim == 0 else labels
+    check_images(images, labels)
+    return labels
 
 
 def note(model: nn.Module, images: Tensor, method: str = "integrated_gradients") -> str:

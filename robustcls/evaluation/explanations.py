@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution import collapse, explain, note, origin
+from robustcls.attribution import collapse, explain, note, one_each, origin
 from robustcls.attribution.baselines import baseline_of
 from robustcls.attribution.measures.faithfulness import (
     completeness_gap,
@@ -69,7 +69,7 @@ class Maps:
 def explain_metrics(
     model: nn.Module,
     images: Tensor,
-    target: Tensor,
+    target: int | Tensor | Sequence[int] | None = None,
     method: str = "integrated_gradients",
     *,
     adversarial: Tensor | None = None,
@@ -78,18 +78,23 @@ def explain_metrics(
 ) -> MethodMeasures:
     """What can be measured of a method's maps of the target classes: `.likeness`, `.quality` and `.checks`.
 
-    model: any nn.Module on [0, 1] pixels; it is left exactly as it was. images: float N,C,H,W in [0, 1]; target: N.
-    adversarial: images like them; with these, likeness also tells how like the maps of clean and adversarial images are,
-    beside noise of the same norm. Samples whose target the model does not predict, or that the attack did not move, are
-    left out of all measures. quality_n: samples for quality and checks. Raises InputError.
+    model: any nn.Module on [0, 1] pixels; it is left exactly as it was. images: float N,C,H,W in [0, 1]. target: one class
+    for all, or one an image; None takes each image's predicted class. adversarial: images like them; with these, likeness
+    also tells how like the maps of clean and adversarial images are, beside noise of the same norm. Samples whose target
+    the model does not predict, or that the attack did not move, are left out of all measures. quality_n: samples for
+    quality and checks. Raises InputError.
     """
-    check_images(images, target, input_size_of(model))
+    check_images(images, input_size=input_size_of(model))
+    if target is None:
+        with frozen(model):
+            target = predict(model, images, 128).argmax(1)
+    labels = one_each(target, images)
     if adversarial is not None and adversarial.shape != images.shape:
         raise InputError(f"adversarial images are {tuple(adversarial.shape)}, the clean ones {tuple(images.shape)}")
     if quality_n < 1:
         raise InputError(f"quality_n {quality_n} is not positive: give 1 or more, 50 is usual")
-    attacked = adversarial is not None
-    samples = comparable(model, images, target, adversarial if attacked else images, attacked=attacked)  # type: ignore[arg-type]
+    x_adv = images if adversarial is None else adversarial
+    samples = comparable(model, images, labels, x_adv, attacked=adversarial is not None)
     if not len(samples.x):
         raise InputError("the model predicts the target of no image that was moved: there is nothing to measure")
     maps = make_maps(model, samples.x, samples.y, samples.x_adv, method, seed=seed)

@@ -194,3 +194,28 @@ def test_a_spread_is_of_finite_values_alone() -> None:
     assert Spread.of([math.nan, 2.0]) == Spread(1, 2.0, 2.0, 2.0)
     assert Spread.of([1, 2, 3, 4, math.inf]) == Spread(4, 2.5, 1.75, 3.25)
     assert json.loads(json.dumps(vars(Spread.of([1, 2])))) == {"n": 2, "median": 1.5, "q1": 1.25, "q3": 1.75}
+
+
+def test_targets_are_taken_as_explain_takes_them(model: nn.Module, attacked: tuple[Tensor, ...]) -> None:
+    x = attacked[0][:12]
+    with torch.no_grad():
+        predicted = model(x).argmax(1)
+    expected = robustcls.explain_metrics(model, x, predicted, "saliency", quality_n=3)
+    for target in (None, predicted.tolist()):
+        found = robustcls.explain_metrics(model, x, target, "saliency", quality_n=3)
+        assert (found.quality, found.checks, found.likeness) == (expected.quality, expected.checks, expected.likeness)
+    one = robustcls.explain_metrics(model, x, int(predicted[0]), "saliency", quality_n=50)
+    assert one.quality["gini"].n == int((predicted == predicted[0]).sum())
+    for wrong, message in ((10, "beyond the model's 10 classes"), (-1, "negative"), ([0, 1], "one integer an image")):
+        with pytest.raises(InputError, match=message):
+            robustcls.explain_metrics(model, x, wrong, "saliency")
+    with pytest.raises(InputError, match="quality_n 0 is not positive"):
+        robustcls.explain_metrics(model, x, None, "saliency", quality_n=0)
+
+
+def test_without_an_attack_nothing_is_said_of_one(model: nn.Module, attacked: tuple[Tensor, ...]) -> None:
+    x, y, _ = attacked
+    record = robustcls.explain_metrics(model, x[:9], None, "saliency", quality_n=3)
+    assert [like.against for like in record.likeness] == ["random_map"]
+    with pytest.raises(InputError, match="nothing to measure"):  # an attack that moved nothing
+        robustcls.explain_metrics(model, x[:9], y[:9], "saliency", adversarial=x[:9].clone())

@@ -121,7 +121,7 @@ def _quality(context: Context, model: int, place: int, method: MethodMeasures) -
                 reading,
             ]
         )
-    heads = ["Measure", "Median (quartiles)", "Random map", "n", "How to read it"]
+    heads = ["Measure", "Median (quartiles)", "Displaced map", "n", "How to read it"]
     return table(f"Quality of the maps of {context.names[model]} by {method.method}", heads, rows)
 
 
