@@ -63,6 +63,11 @@ def prepared(model: nn.Module, x: Tensor, method: str) -> Iterator[nn.Module]:
     method: who asks, for the message. Raises InputError, naming the module, for a model that torch.fx cannot trace and
     that uses an activation twice, and where the copy's logits differ.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(
+                f"{method}: {name or 'the model'} is a ScriptModule, which takes no rules: give it unscripted"
+            )
     try:
         mended = copy.deepcopy(model)
     except Exception as error:  # whatever a foreign module raises

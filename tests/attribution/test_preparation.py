@@ -272,3 +272,13 @@ def test_deeplift_is_complete_with_activations_that_are_functions(name: str) -> 
 
     torch.manual_seed(0)
     assert completeness_gap(Model(), torch.rand(2, 3, 12, 12)) < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_scripted_module_is_refused_by_name(images: Tensor) -> None:
+    inner = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    model = nn.Sequential(torch.jit.trace(inner, images), nn.Flatten(), nn.Linear(400, 3)).eval()
+    with pytest.raises(InputError, match="0 is a ScriptModule"):
+        robustcls.explain(model, images, 1, "deeplift")
+    assert robustcls.explain(model, images, 1, "saliency").isfinite().all()
+    assert robustcls.explain(torch.jit.trace(model, images), images, 1, "occlusion").isfinite().all()
