@@ -26,7 +26,7 @@ from robustcls.evaluation.config import METHODS, ExplainConfig
 def command(flags: dict, config_file: str | None, model: str) -> None:
     """Draw attribution maps of clean and adversarial images, and measure whether they can be trusted.
 
-    Writes maps.npz, measures.json and a PNG for each of the first samples. Measured are, on the samples that the model gets
+    Writes maps.npz, measures.json and a PNG for each of some samples. Measured are, on the samples that the model gets
     right: how like the maps of clean and adversarial images are, beside noise and a random map; completeness, insertion and
     deletion, infidelity, sensitivity; and whether maps change with the weights and with the class.
 

@@ -25,7 +25,7 @@ from robustcls.core.provenance import commit, versions
 from robustcls.core.records import Measures, Provenance, Threat
 from robustcls.core.seeds import mix
 from robustcls.evaluation.config import ExplainConfig
-from robustcls.evaluation.explanations import MARK, comparable, gaps_of, make_maps, measure_all
+from robustcls.evaluation.explanations import MARK, comparable, gaps_of, make_maps, measure_all, spaced
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_device
 from robustcls.runtime.predict import predict
 from robustcls.runtime.search import Counted
@@ -43,7 +43,7 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
         clean, attacked = (predict(Counted(model), images, size).softmax(1) for images in (x, x_adv))
     found = attacked.argmax(1)
     maps = {method: make_maps(model, x, y, x_adv, method, seed=config.seed, progress=show) for method in methods}
-    drawn = slice(config.pictures)  # the third map of a row is made for these alone
+    drawn = spaced(len(y), config.pictures)  # the third map of a row is made for these alone
     third = {
         method: explain(model, x_adv[drawn], found[drawn], method, reference=x[drawn], seed=mix(config.seed, 0))
         for method in (methods if config.pictures else ())
@@ -53,10 +53,10 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
     for old in (folder / "measures.json", *folder.glob("sample-*.png")):  # of an earlier run into this folder
         old.unlink(missing_ok=True)
     with replacing(folder / "maps.npz") as part, open(part, "wb") as file:
-        arrays: dict[str, Any] = {}
+        arrays: dict[str, Any] = {"drawn": drawn.numpy()}
         for method, its in maps.items():
             arrays |= {f"{method}/clean": its.clean.numpy(), f"{method}/adversarial": its.adversarial.numpy()}
-            if method in third:
+            if method in third:  # of the samples that are drawn
                 arrays[f"{method}/adversarial_class"] = third[method].numpy()
             if gaps[method] is not None:
                 arrays[f"{method}/completeness_gap"] = gaps[method].numpy()  # type: ignore[union-attr]
@@ -81,14 +81,14 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
         yield folder / "measures.json"
 
     notes = {method: describe(model, x, method) for method in methods}
-    for i in range(min(config.pictures, len(y))):
+    for number, i in enumerate(drawn.tolist()):
         changed = bool(found[i] != y[i])
         rows = [
             Row(
                 method,
                 collapse(its.clean[i : i + 1])[0],
                 collapse(its.adversarial[i : i + 1])[0],
-                collapse(third[method][i : i + 1])[0] if changed else None,
+                collapse(third[method][number : number + 1])[0] if changed else None,
                 " · ".join(filter(None, (notes[method], _mark(gaps[method], i)))),
             )
             for method, its in maps.items()

@@ -34,6 +34,11 @@ CONTROLS = 4  # random maps whose insertion and deletion are averaged
 LIKE, ALIKE = 0.5, 0.8  # of the likeness of a map to itself under another seed
 
 
+def spaced(n: int, count: int) -> Tensor:
+    """At most `count` of n positions, evenly spaced."""
+    return torch.arange(min(n, count)) * n // max(1, min(n, count))
+
+
 @dataclass
 class Comparable:
     """The samples whose maps are compared (CPU): those that the model gets right and the attack moved."""
@@ -45,9 +50,10 @@ class Comparable:
     flipped: Tensor  # bool, N: the model gives x_adv another label
     num_classes: int
 
-    def first(self, count: int) -> "Comparable":
-        rows, x, y, x_adv, flipped = (part[:count] for part in (self.rows, self.x, self.y, self.x_adv, self.flipped))
-        return Comparable(rows, x, y, x_adv, flipped, self.num_classes)
+    def spread(self, count: int) -> "Comparable":
+        """At most `count` of them, evenly spaced: samples of a folder stand class by class."""
+        at = spaced(len(self.rows), count)
+        return Comparable(self.rows[at], self.x[at], self.y[at], self.x_adv[at], self.flipped[at], self.num_classes)
 
     @property
     def attacked(self) -> bool:
@@ -168,8 +174,8 @@ def explain_judged(
     progress: bool = False,
     on_method: Callable[[str], None] = lambda method: None,
 ) -> Explanations:
-    """The measures on the first `count` comparable samples of an evaluation, as many of each class as it has them."""
-    samples = comparable(model, judged.x, judged.y, judged.outcome.x_adv).first(count)
+    """The measures on at most `count` comparable samples of an evaluation, evenly spaced."""
+    samples = comparable(model, judged.x, judged.y, judged.outcome.x_adv).spread(count)
     maps = {
         method: make_maps(model, samples.x, samples.y, samples.x_adv, method, seed=seed, progress=progress)
         for method in (methods if len(samples.x) else ())
@@ -203,7 +209,7 @@ def measure(
             _likeness("benign_noise", "", compare(flat, collapse(noisy))),
         ]
     record.likeness.append(_likeness("random_map", "", compare(flat, shuffled(flat, mix(seed, 1)))))
-    _assess(model, samples, method, maps.clean, record, min(len(samples.x), quality_n), seed, progress)
+    _assess(model, samples, method, maps.clean, record, quality_n, seed, progress)
     return record
 
 
@@ -238,8 +244,9 @@ def _assess(
     seed: int,
     progress: bool,
 ) -> None:
-    """Fills in quality and checks, from the first n samples."""
-    x, y, maps = samples.x[:n], samples.y[:n], clean[:n]
+    """Fills in quality and checks, from at most n samples."""
+    at = spaced(len(clean), n)
+    x, y, maps = samples.x[at], samples.y[at], clean[at]
     flat = collapse(maps)
 
     def again(images: Tensor = x, target: Tensor = y, of: nn.Module = model, stream: int = 0) -> Tensor:

@@ -24,7 +24,7 @@ def test_explain_writes_maps_and_pictures(cli, home, tmp_path):
     assert max(map(len, result.err.splitlines())) <= 80
     arrays = np.load(folder / "maps.npz")
     assert set(arrays.files) == {
-        "x", "x_adv", "y", "adversarial", "index",
+        "x", "x_adv", "y", "adversarial", "index", "drawn",
         *(f"{method}/{role}" for method in ("saliency", "gradcam") for role in ("clean", "adversarial", "adversarial_class")),
     }  # fmt: skip
     assert [path.name for path in pictures] == [f"sample-{index:05d}.png" for index in arrays["index"]]
@@ -59,6 +59,7 @@ def test_explain_measures_what_it_draws(cli, home, tmp_path):
     assert gaps.shape == (40,)
     assert arrays["gradcam/clean"].shape[0] == 40
     assert arrays["gradcam/adversarial_class"].shape[0] == 1
+    assert arrays["drawn"].tolist() == [0]
     for name in ("Median rank correlation", "integrated_gradients", "random"):
         assert name in result.err
     assert {check.id for check in first.checks} == {

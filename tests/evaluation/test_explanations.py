@@ -14,7 +14,7 @@ from robustcls.attribution import collapse
 from robustcls.core.errors import InputError
 from robustcls.core.records import MethodMeasures, Spread
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.explanations import benign_noise, comparable, make_maps, measure, measure_all
+from robustcls.evaluation.explanations import benign_noise, comparable, make_maps, measure, measure_all, spaced
 
 HERE = __name__
 
@@ -187,6 +187,12 @@ def test_the_model_and_the_random_streams_are_left_alone(model: nn.Module, attac
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     model.eval()
+
+
+def test_samples_are_taken_from_all_over() -> None:
+    assert spaced(10, 4).tolist() == [0, 2, 5, 7]
+    assert spaced(3, 8).tolist() == [0, 1, 2]
+    assert spaced(5, 0).tolist() == spaced(0, 5).tolist() == []
 
 
 def test_a_spread_is_of_finite_values_alone() -> None:
