@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from robustcls.attribution.batches import images_per_chunk, seeded
 from robustcls.attribution.preparation import input_kept
-from robustcls.core.classifier import check_images, check_logits, device_of
+from robustcls.core.classifier import check_images, check_logits, device_of, dtype_of, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.plugins import load, resolved
@@ -46,7 +46,7 @@ def explain(
     """
     function = load("attribution", method)
     takes = signature(function.func).parameters  # type: ignore[attr-defined]
-    check_images(images, input_size=_input_size(model))
+    check_images(images, input_size=input_size_of(model))
     for given in (reference, background):
         if given is not None:
             check_images(given, input_size=images.shape[1:])
@@ -88,7 +88,7 @@ def note(model: nn.Module, images: Tensor, method: str = "integrated_gradients")
     describe = _beside(method, "note")
     if describe is None:
         return ""
-    check_images(images, input_size=_input_size(model))
+    check_images(images, input_size=input_size_of(model))
     with torch.inference_mode(False), frozen(model), input_kept(model):
         return describe(model, _placed(model, images[:1]), **resolved("attribution", method))
 
@@ -115,15 +115,9 @@ def _beside(method: str, name: str) -> Callable | None:
     return getattr(sys.modules[function.func.__module__], name, None)  # type: ignore[attr-defined]
 
 
-def _input_size(model: nn.Module) -> Sequence[int] | None:
-    size = getattr(model, "input_size", None)  # other people's modules may mean something else by it
-    return size if isinstance(size, (tuple, list, torch.Size)) and len(size) == 3 else None
-
-
 def _placed(model: nn.Module, images: Tensor) -> Tensor:
     """A copy on the model's device, in the precision of its parameters."""
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    return images.detach().to(device_of(model), dtype, copy=True)
+    return images.detach().to(device_of(model), dtype_of(model), copy=True)
 
 
 def _classes(model: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:

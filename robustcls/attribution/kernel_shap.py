@@ -5,7 +5,6 @@ from typing import Literal
 from torch import Tensor, nn
 
 from robustcls.attribution.superpixels import by_superpixels
-from robustcls.core.errors import InputError
 
 
 def kernel_shap(
@@ -27,11 +26,7 @@ def kernel_shap(
     """
     from captum.attr import KernelShap
 
-    if samples < segments:
-        raise InputError(
-            f"kernel_shap: {samples} samples for {segments} segments: give as many samples or more, 500 is usual"
-        )
-    return by_superpixels(KernelShap(model), x, target, segments, baseline, reference, n_samples=samples)
+    return by_superpixels(KernelShap(model), x, target, segments, baseline, reference, samples=samples)
 
 
 def note(model: nn.Module, x: Tensor, *, samples: int, segments: int, baseline: str) -> str:

@@ -5,7 +5,6 @@ from typing import Literal
 from torch import Tensor, nn
 
 from robustcls.attribution.superpixels import by_superpixels
-from robustcls.core.errors import InputError
 
 
 def lime(
@@ -28,10 +27,8 @@ def lime(
     from captum._utils.models.linear_model import SkLearnRidge
     from captum.attr import Lime
 
-    if samples < segments:
-        raise InputError(f"lime: {samples} samples for {segments} segments: give as many samples or more, 500 is usual")
     return by_superpixels(
-        Lime(model, SkLearnRidge(alpha=1.0)), x, target, segments, baseline, reference, n_samples=samples
+        Lime(model, SkLearnRidge(alpha=1.0)), x, target, segments, baseline, reference, samples=samples
     )
 
 

@@ -110,13 +110,13 @@ class SideBySide(nn.Module):
             (value, value) if isinstance(value, int) else tuple(value)
             for value in (pooling.kernel_size, pooling.stride, pooling.padding, pooling.dilation)
         )
-        self.sizes = nn.MaxPool2d(self.kernel, self.stride, self.padding, self.dilation, ceil_mode=pooling.ceil_mode)
+        self.ceil_mode = pooling.ceil_mode
         self.pool = nn.MaxPool2d(self.kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.max_pool2d(  # on the meta device: its size alone
             torch.empty(x.shape, device="meta"),
-            self.kernel, self.stride, self.padding, self.dilation, self.sizes.ceil_mode,
+            self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode,
         ).shape[2:]  # fmt: skip
         borders = []
         for axis in (1, 0):

@@ -48,9 +48,15 @@ def by_superpixels(
     segments: int,
     baseline: Baseline,
     reference: Tensor | None,
-    **options: Any,
+    samples: int | None = None,
 ) -> Tensor:
-    """The maps N,H,W of a captum method that blanks superpixels: each pixel carries its superpixel's value."""
+    """The maps N,H,W of a captum method that blanks superpixels: each pixel carries its superpixel's value.
+
+    samples: random subsets, of a method that fits a model to them. Raises InputError for fewer than segments.
+    """
+    if samples is not None and samples < segments:
+        raise InputError(f"{samples} samples for {segments} superpixels: give as many samples or more, 500 is usual")
+    options = {} if samples is None else {"n_samples": samples}
     maps = [
         method.attribute(
             image,

@@ -59,13 +59,17 @@ def command(flags: dict, config_file: str | None, model: str) -> None:
 
 
 def carried_methods(subject, methods: Sequence[str], named: Sequence[str], quiet: bool) -> list[str]:
-    """The methods that the model can carry. Raises InputError where one cannot be that was named by the user."""
-    from robustcls.evaluation.explanations import try_methods
+    """The methods that the model can carry, tried on one image before an attack is paid for.
 
+    Raises InputError where one cannot be carried that was named by the user.
+    """
+    from robustcls.attribution import explain
+
+    x, _ = subject.images.batch(slice(1))
     carried = []
     for method in methods:
         try:
-            try_methods(subject.loaded.model, subject.images.batch(slice(1))[0], [method])
+            explain(subject.loaded.model, x, method=method)
         except InputError as error:
             if named:
                 raise

@@ -123,12 +123,6 @@ def comparable(
     return Comparable(rows, x[rows], y[rows], x_adv[rows], (found != y)[rows], clean.shape[1])
 
 
-def try_methods(model: nn.Module, x: Tensor, methods: Sequence[str]) -> None:
-    """Explains one image by each method, so that what a model cannot carry is said before an attack is paid for."""
-    for method in methods:
-        explain(model, x[:1], method=method)
-
-
 def make_maps(
     model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, method: str, *, seed: int = 0, progress: bool = False
 ) -> Maps:
