@@ -4,21 +4,16 @@ The report, the gate and the comparison see these records alone; nothing here im
 """
 
 import base64
-import dataclasses
-import json
 import math
 import statistics
-import sys
-import typing
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustcls.core.config import union_parts
 from robustcls.core.errors import InputError
-from robustcls.core.files import replacing
+from robustcls.core.json_files import build, parse, read, to_json, write_json
 from robustcls.core.statistics import wilson
 
 if TYPE_CHECKING:
@@ -274,12 +269,95 @@ class Measures:
     schema: str = EXPLANATION_SCHEMA
 
     def save(self, path: str | Path) -> None:
-        _write_json(path, self)
+        write_json(path, self)
 
     @classmethod
     def load(cls, path: str | Path) -> "Measures":
         """Raises InputError where the file is missing or holds no measures."""
-        return _build(cls, _parse(_read(path, EXPLAIN), str(path), EXPLANATION_SCHEMA, EXPLAIN), str(path))
+        return build(cls, parse(read(path, EXPLAIN), str(path), EXPLANATION_SCHEMA, EXPLAIN), str(path))
+
+
+@dataclass
+class NormCurve:
+    """A security curve in one norm, on n of the samples; the threat model's own norm has `Evaluation.curve`."""
+
+    norm: str
+    attacks: list[str]  # specs, each on what the ones before left standing
+    rule: str  # which samples, in words
+    n: int
+    points: list[CurvePoint]  # by radius, from the smallest
+
+
+@dataclass
+class MinimumNorm:
+    """How far the nearest adversarial example is that a minimum-norm attack found, in or out of the ball."""
+
+    norm: str
+    attack: str  # spec
+    rule: str  # which samples, in words
+    n: int
+    index: list[int]  # of the samples in the split
+    distance: list[
+        float | None
+    ]  # an upper bound on the distance; 0 where the clean image is misclassified, None: censored
+    censored: int  # samples without any adversarial example
+    q1: float | None = None  # quartiles over all n, censored ones counted as farther; None where a quartile is censored
+    median: float | None = None
+    q3: float | None = None
+    error: str = ""
+
+
+@dataclass
+class Bin:
+    """The predictions whose confidence lies in (low, high]."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float | None  # mean; None of an empty bin
+    accuracy: float | None
+
+
+@dataclass
+class Reliability:
+    """How far confidence, the largest softmax probability, and accuracy agree on one set of images."""
+
+    n: int
+    accuracy: float
+    confidence: float  # mean
+    ece: float  # expected calibration error over the bins (Guo et al. 2017, arXiv:1706.04599)
+    bins: list[Bin]
+    when_right: Spread  # confidence
+    when_wrong: Spread
+
+
+@dataclass
+class Calibration:
+    clean: Reliability
+    adversarial: Reliability  # the worst image found of each sample
+    rule: str = ""  # what the adversarial images are, in words
+
+
+@dataclass
+class Corruption:
+    """Accuracy under one common corruption."""
+
+    name: str
+    severity: int  # 1 to 5
+    accuracy: Accuracy
+
+
+@dataclass
+class Corruptions:
+    """Accuracy under common corruptions (Hendrycks and Dietterich 2019, arXiv:1903.12261)."""
+
+    rule: str  # which samples, in words
+    source: str  # whose images: made here by the published definitions, or the published files
+    n: int
+    clean: Accuracy  # on the same samples
+    results: list[Corruption]
+    mean: float | None = None  # over all results
+    note: str = ""  # where what was measured differs from what was published
 
 
 @dataclass
@@ -340,63 +418,34 @@ class Evaluation:
     training: Training | None = None
     curve: list[CurvePoint] | None = None  # by radius, from the smallest
     explanations: Explanations | None = None
+    other_curves: list[NormCurve] | None = None  # in other norms than the threat model's
+    minimum: list[MinimumNorm] | None = None
+    calibration: Calibration | None = None
+    corruptions: Corruptions | None = None
+    profile: str = ""  # the profile that chose what to measure
+    not_run: dict[str, str] = field(default_factory=dict)  # section: why it was left out
     surrogate: Model | None = None  # the model on which the examples were crafted, where that is another one
     schema: str = SCHEMA
 
     def to_json(self) -> str:
         """The JSON text: `schema` first, no NaN, ends with a newline."""
-        return _to_json(self)
+        return to_json(self)
 
     def save(self, path: str | Path) -> None:
-        _write_json(path, self)
+        write_json(path, self)
 
     @classmethod
     def from_json(cls, text: str, name: str = "evaluation") -> "Evaluation":
         """Raises InputError that names the first place where the text is not an evaluation."""
-        whole = _parse(text, name, SCHEMA, ATTACK)
-        evaluation = _build(cls, whole, name)
+        whole = parse(text, name, SCHEMA, ATTACK)
+        evaluation = build(cls, whole, name)
         _check_sums(evaluation, name)
         return evaluation
 
     @classmethod
     def load(cls, path: str | Path) -> "Evaluation":
         """Raises InputError where the file is missing or is not an evaluation."""
-        return cls.from_json(_read(path, ATTACK), str(path))
-
-
-def _to_json(record: "Evaluation | Measures") -> str:
-    whole = {"schema": record.schema, **dataclasses.asdict(record)}
-    return json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def _write_json(path: str | Path, record: "Evaluation | Measures") -> None:
-    with replacing(path) as part:
-        # A path that is not UTF-8 reaches us with surrogates; as \\udcXX it stays JSON and reads back as it was.
-        part.write_text(_to_json(record), encoding="utf-8", errors="backslashreplace")
-
-
-def _read(path: str | Path, writer: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}: give the file that {writer} wrote") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not a text file: give the JSON file that {writer} wrote") from None
-
-
-def _parse(text: str, name: str, schema: str, writer: str) -> dict[str, Any]:
-    try:
-        whole = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name} is not JSON ({error}): give the file that {writer} wrote") from None
-    found = whole.get("schema") if isinstance(whole, dict) else None
-    if found != schema:
-        raise InputError(f"{name} has schema {found!r}, not {schema!r}: give the file that {writer} wrote")
-    return whole
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a number")
+        return cls.from_json(read(path, ATTACK), str(path))
 
 
 def _check_sums(evaluation: Evaluation, name: str) -> None:
@@ -405,39 +454,3 @@ def _check_sums(evaluation: Evaluation, name: str) -> None:
             raise InputError(
                 f"{name}: {label}: {accuracy.correct} of {accuracy.total} is not a count: the file is damaged"
             )
-
-
-def _build(hint: Any, value: Any, where: str) -> Any:
-    """`value` (parsed JSON) as an instance of `hint`; unknown keys are ignored so that older readers take newer files."""
-    origin = typing.get_origin(hint)
-    parts = union_parts(hint)
-    if len(parts) > 1:  # only `X | None` occurs
-        return None if value is None else _build(parts[0], value, where)
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        hints = typing.get_type_hints(hint)
-        given = {
-            f.name: _build(hints[f.name], value[f.name], f"{where}: {f.name}")
-            for f in dataclasses.fields(hint)
-            if f.name in value
-        }
-        missing = [
-            f.name
-            for f in dataclasses.fields(hint)
-            if f.name not in given and f.default is f.default_factory is dataclasses.MISSING
-        ]
-        if missing:
-            raise InputError(f"{where}: {missing[0]!r} is missing: the file is damaged or of another version")
-        return hint(**given)
-    if origin is list and isinstance(value, list):
-        (item,) = typing.get_args(hint)
-        return [_build(item, element, f"{where}[{i}]") for i, element in enumerate(value)]
-    if origin is dict and isinstance(value, Mapping):
-        item = typing.get_args(hint)[1]
-        return {str(key): _build(item, element, f"{where}.{key}") for key, element in value.items()}
-    if hint is Any:
-        return value
-    if hint is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
-        return float(value)
-    if hint in (int, str, bool) and type(value) is hint:
-        return value
-    raise InputError(f"{where}: {value!r:.40} is not {getattr(hint, '__name__', hint)}: the file is damaged")

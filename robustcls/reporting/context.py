@@ -30,6 +30,10 @@ class Context:
     def comparable(self) -> bool:
         return self.several and not self.mismatch
 
+    def why_not(self, model: int, section: str, usual: str) -> str:
+        """Why a section has nothing to show of a model: as the evaluation says, else the usual reason."""
+        return self.evaluations[model].not_run.get(section, usual)
+
     def class_name(self, model: int, label: int) -> str:
         """The name of a class, or its number where the evaluation holds none."""
         classes = self.evaluations[model].model.classes
