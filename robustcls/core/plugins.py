@@ -25,6 +25,7 @@ KINDS = {
     "augment": "robustcls/data/augmentations",
     "data": "robustcls/data",
     "attribution": "robustcls/attribution",
+    "corruption": "robustcls/corruptions",
     "model": "robustcls/models",
     "objective": "robustcls/objectives",
     "schedule": "robustcls/training/schedule.py",

@@ -19,11 +19,12 @@ MAY_IMPORT = {  # besides itself; `.` is the package's own __init__.py
     "models": BASE,
     "attacks": BASE,
     "attribution": BASE,
+    "corruptions": {"core"},
     "objectives": BASE | {"data", "models", "attacks", "attribution"},
     "steps": BASE | {"data", "models", "attacks", "attribution", "objectives"},
     "trackers": BASE,
     "training": BASE | {"data", "models", "attacks", "objectives", "steps", "trackers"},
-    "evaluation": BASE | {"attacks", "attribution"},
+    "evaluation": BASE | {"attacks", "attribution", "corruptions"},
     "reporting": {"core"},
     ".": {"core", "attacks", "attribution", "evaluation", "models", "reporting"},
 }
