@@ -5,8 +5,9 @@ from xml.sax.saxutils import quoteattr
 
 import click
 
+from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, replacing
-from robustcls.core.policy import FAIL, INCONCLUSIVE, Policy, Verdict, judge
+from robustcls.core.policy import FAIL, INCONCLUSIVE, UNJUDGED, Criterion, Policy, Verdict, judge
 from robustcls.core.records import Evaluation
 
 STATUS = {FAIL: 1, INCONCLUSIVE: 3}
@@ -14,24 +15,30 @@ STATUS = {FAIL: 1, INCONCLUSIVE: 3}
 
 @click.command("gate")
 @click.argument("file", metavar="FILE.json")
+@click.option("--policy", "policy_file", metavar="FILE.toml", help="Thresholds; --min-robust and --min-clean win.")
 @click.option("--min-robust", type=float, metavar="SHARE", help="Least robust accuracy, such as 0.40.")
 @click.option("--min-clean", type=float, metavar="SHARE", help="Least clean accuracy, such as 0.75.")
 @click.option("--junit", metavar="FILE.xml", help="Also write the verdict as JUnit XML.")
-def command(file: str, min_robust: float | None, min_clean: float | None, junit: str | None) -> int:
+def command(
+    file: str, policy_file: str | None, min_robust: float | None, min_clean: float | None, junit: str | None
+) -> int:
     """Exit with 0 where an evaluation passes its thresholds, with 1 where it fails, for CI.
 
     It passes when the whole 95% interval lies at or above each threshold and fails when one lies below. An interval around
-    its threshold, or a failed self-check, is inconclusive: exit status 3.
+    its threshold, a failed self-check, or a threshold on what was not measured is inconclusive: exit status 3.
 
     \b
       robustcls gate evaluation.json --min-robust 0.40 --min-clean 0.75
-      robustcls gate evaluation.json --min-robust 0.40 --junit gate.xml
+      robustcls gate evaluation.json --policy policy.toml --junit gate.xml
     """
-    if min_robust is None and min_clean is None:
-        raise click.UsageError("a gate needs a threshold: give --min-robust or --min-clean")
+    if policy_file is None and min_robust is None and min_clean is None:
+        raise click.UsageError("a gate needs a threshold: give --min-robust or --min-clean, or --policy")
+    policy = Policy.load(policy_file, min_clean=min_clean, min_robust=min_robust)
+    if not policy.thresholds:
+        raise InputError(f"{policy_file} sets no threshold: give one, such as min_robust = 0.40")
     if junit:
         check_writable(junit)
-    verdict = judge(Evaluation.load(file), Policy(min_clean=min_clean, min_robust=min_robust))
+    verdict = judge(Evaluation.load(file), policy)
     click.echo("\n".join([verdict.status, *(f"  {reason}" for reason in verdict.reasons)]))
     if junit:
         with replacing(junit) as part:
@@ -40,12 +47,29 @@ def command(file: str, min_robust: float | None, min_clean: float | None, junit:
 
 
 def junit_xml(name: str, verdict: Verdict) -> str:
-    """One test case; a failure element unless it passed."""
-    bad = verdict.status in STATUS
-    reasons = quoteattr("; ".join(verdict.reasons))
-    failure = f"<failure type={quoteattr(verdict.status)} message={reasons}/>" if bad else ""
+    """A test case for each criterion, the diagnostics among them; a failure element where it fails or stays open."""
+    bad = sum(one.status in STATUS for one in verdict.criteria)
+    skipped = sum(one.status == UNJUDGED for one in verdict.criteria)
+    cases = "".join(_case(name, one) for one in verdict.criteria)
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f'<testsuite name="robustcls gate" tests="1" failures="{int(bad)}" errors="0">'
-        f'<testcase classname="robustcls" name={quoteattr(name)}>{failure}</testcase></testsuite>\n'
+        f'<testsuite name="robustcls gate" tests="{len(verdict.criteria)}" failures="{bad}" errors="0"'
+        f' skipped="{skipped}">\n{cases}</testsuite>\n'
     )
+
+
+def _case(file: str, criterion: Criterion) -> str:
+    message = _attribute(criterion.reason)
+    inside = ""
+    if criterion.status in STATUS:
+        inside = f"<failure type={_attribute(criterion.status)} message={message}/>"
+    elif criterion.status == UNJUDGED:
+        inside = f"<skipped message={message}/>"
+    title = _attribute(f"{criterion.name}: {criterion.asked}")
+    return f"<testcase classname={_attribute(file)} name={title}>{inside}</testcase>\n"
+
+
+def _attribute(text: str) -> str:
+    """Quoted, without the characters that XML 1.0 has no way to write."""
+    legal = "".join(c if c >= " " and not "\ud800" <= c <= "\udfff" and c not in "\ufffe\uffff" else " " for c in text)
+    return quoteattr(legal)

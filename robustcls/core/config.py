@@ -36,13 +36,13 @@ def resolve(config: type[T], *layers: Mapping[str, Any]) -> T:
     return config(**values)
 
 
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """The options of a TOML file; dashes in names are underscores. Raises InputError."""
+def read_toml(path: str | Path, flag: str = "--config") -> dict[str, Any]:
+    """The options of a TOML file; dashes in names are underscores. flag: what named it. Raises InputError."""
     try:
         with open(path, "rb") as file:
             return {name.replace("-", "_"): value for name, value in tomllib.load(file).items()}
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}: give a TOML file with --config") from None
+        raise InputError(f"cannot read {path}: {error.strerror}: give a TOML file with {flag}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from None
 

@@ -1,25 +1,100 @@
-"""The verdict on an evaluation: thresholds against intervals."""
+"""The verdict on an evaluation: what a policy asks for against what was measured."""
 
-from dataclasses import dataclass, field
+import ast
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
+from robustcls.core import plugins
+from robustcls.core.comparison import held
+from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError
-from robustcls.core.records import Accuracy, Evaluation
+from robustcls.core.records import Evaluation
+from robustcls.core.statistics import wilson
+from robustcls.core.threat import ThreatModel, parse_eps
 
 PASS, WARN, FAIL, INCONCLUSIVE, UNJUDGED = "PASS", "WARN", "FAIL", "INCONCLUSIVE", "NOT JUDGED"
+THRESHOLDS = {  # what each of them is about
+    "min_clean": "clean accuracy",
+    "min_robust": "robust accuracy",
+    "max_drop": "drop from clean to robust accuracy",
+    "min_class_robust": "robust accuracy of the worst class",
+    "max_ece": "clean calibration error (ECE)",
+    "max_adversarial_ece": "adversarial calibration error (ECE)",
+    "min_corruption": "mean accuracy under common corruptions",
+}
+_UNDER_ATTACK = ("min_robust", "max_drop", "min_class_robust", "max_adversarial_ece")
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What a model must reach, as shares in [0, 1]; None asks for nothing."""
+    """What a model must reach, as shares in [0, 1], and how it must have been measured; None asks for nothing."""
 
     min_clean: float | None = None
     min_robust: float | None = None
+    max_drop: float | None = None
+    min_class_robust: float | None = None
+    max_ece: float | None = None
+    max_adversarial_ece: float | None = None
+    min_corruption: float | None = None
+    min_n: int | None = None  # samples
+    norm: str | None = None  # of the threat that the policy is about, with eps
+    eps: str | float | None = None
+    required_attacks: tuple[str, ...] = ()  # specs or names of suites
+    name: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("min_clean", "min_robust"):
+        for name in THRESHOLDS:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise InputError(f"{name} {value} is not a share: give a number from 0 to 1, such as 0.40")
+        if self.min_n is not None and self.min_n < 1:
+            raise InputError(f"min_n {self.min_n} is no number of samples: give 1 or more")
+        if (self.norm is None) != (self.eps is None):
+            raise InputError('a policy names a threat by norm and eps together, such as norm = "linf", eps = "8/255"')
+        if self.norm is not None:
+            ThreatModel(self.norm, self.eps)  # type: ignore[arg-type]
+        for spec in self.required_attacks:
+            plugins.parse("attack", spec)
+
+    @classmethod
+    def load(cls, path: str | Path | None, **flags: Any) -> "Policy":
+        """From a TOML file of this class's fields; a flag that is not None wins over the file. None: flags alone.
+
+        Raises InputError where the file cannot be read, has an unknown key or a value of the wrong kind.
+        """
+        given = {name: value for name, value in flags.items() if value is not None}
+        if path is None:
+            return cls(**given)
+        values = read_toml(path, "--policy")
+        try:
+            found = resolve(cls, values)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        return replace(found, **given)
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Those that are set, in the order of THRESHOLDS."""
+        return {name: value for name in THRESHOLDS if (value := getattr(self, name)) is not None}
+
+    @property
+    def threat_text(self) -> str:
+        """`linf 8/255`, or "" where the policy names no threat."""
+        return f"{self.norm} {self.eps}" if self.norm is not None else ""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One thing that a policy asks for, with its own status."""
+
+    name: str  # the policy's key, or `diagnostics`
+    asked: str  # in words
+    status: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -28,41 +103,189 @@ class Verdict:
 
     status: str
     reasons: list[str] = field(default_factory=list)
+    criteria: list[Criterion] = field(default_factory=list)
 
 
 def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
-    """PASS needs the whole interval at or above each threshold; FAIL has one wholly below.
+    """PASS needs the whole 95% interval on the right side of each threshold; FAIL has one wholly on the wrong side.
 
-    INCONCLUSIVE: an interval straddles its threshold, a diagnostic failed, or an attack broke off. WARN: passed, and a
-    diagnostic warns.
+    INCONCLUSIVE: an interval straddles its threshold, what a threshold is about was not measured, or was measured in
+    another way than the policy asks for, a diagnostic failed, or an attack broke off. WARN: passed, and a diagnostic
+    warns. Calibration errors and the mean over corruptions have no interval here and are compared as they are.
     Without thresholds nothing is judged.
     """
-    wanted = [
-        (name, accuracy, threshold)
-        for name, accuracy, threshold in (
-            ("clean", evaluation.clean, policy.min_clean),
-            ("robust", evaluation.robust, policy.min_robust),
-        )
-        if threshold is not None
-    ]
-    if not wanted:
+    if not policy.thresholds:
         return Verdict(UNJUDGED, ["no thresholds were given"])
-    outcomes = [_against(name, accuracy, threshold) for name, accuracy, threshold in wanted]
+    criteria = _conditions(evaluation, policy)
+    threat_fits = all(one.status == PASS for one in criteria if one.name == "threat")
+    for name, threshold in policy.thresholds.items():
+        if name in _UNDER_ATTACK and not threat_fits:
+            reason = f"{THRESHOLDS[name]} under {policy.threat_text} was not measured"
+            status = INCONCLUSIVE
+        else:
+            status, reason = _JUDGES[name](evaluation, threshold)
+        side = "at least" if name.startswith("min") else "at most"
+        criteria.append(Criterion(name, f"{THRESHOLDS[name]} {side} {threshold:.1%}", status, reason))
     failed = [f"check {check.id} failed: {check.message}" for check in evaluation.checks if check.status == "fail"]
     failed += [f"attack {attack.name} broke off: {attack.error}" for attack in evaluation.attacks if attack.error]
     warned = [f"check {check.id} warns: {check.message}" for check in evaluation.checks if check.status == "warn"]
-    reasons = [reason for _, reason in outcomes]
-    statuses = {status for status, _ in outcomes}
-    if FAIL in statuses:
-        return Verdict(FAIL, reasons + failed + warned)
-    if INCONCLUSIVE in statuses or failed:
-        return Verdict(INCONCLUSIVE, reasons + failed + warned)
-    return Verdict(WARN if warned else PASS, reasons + warned)
+    reasons = [one.reason for one in criteria if one.name in THRESHOLDS or one.status != PASS] + failed + warned
+    criteria.append(_diagnostics(evaluation, failed, warned))
+    statuses = {one.status for one in criteria}
+    status = next((one for one in (FAIL, INCONCLUSIVE, WARN) if one in statuses), PASS)
+    return Verdict(status, reasons, criteria)
 
 
-def _against(name: str, accuracy: Accuracy, threshold: float) -> tuple[str, str]:
-    low, high = accuracy.ci95
+def lacking_attacks(evaluation: Evaluation, wanted: tuple[str, ...]) -> list[str]:
+    """Specs of `wanted` that did not run to their end with the options that they name.
+
+    A suite stands for its attacks, whose other options must have their defaults.
+    """
+    lacking = []
+    for one in wanted:
+        suite = one in plugins.names("suite")
+        for spec in plugins.load("suite", one)(evaluation.threat.norm) if suite else [one]:
+            parsed = plugins.parse("attack", spec)
+            options = (_defaults(parsed.name) if suite else {}) | dict(parsed.options)
+            if not any(
+                attack.name == parsed.name
+                and not attack.error
+                and all(attack.options.get(key, value) == value for key, value in options.items())
+                for attack in evaluation.attacks
+            ):
+                lacking.append(spec)
+    return lacking
+
+
+def _defaults(attack: str) -> dict[str, Any]:
+    """The defaults that the attack's source writes as literals; reading them imports no torch."""
+    found: dict[str, Any] = {}
+    for option in next((one.options for one in plugins.describe("attack") if one.name == attack), ()):
+        with suppress(ValueError, SyntaxError):
+            found[option.name] = ast.literal_eval(option.default)
+    return found
+
+
+def _conditions(evaluation: Evaluation, policy: Policy) -> list[Criterion]:
+    """How it must have been measured: never FAIL, as that says nothing about the model."""
+    criteria = []
+    if policy.eps is not None:
+        threat, found = evaluation.threat, f"{evaluation.threat.norm} {evaluation.threat.eps_text}"
+        fits = threat.norm == policy.norm and abs(threat.eps - parse_eps(policy.eps)) < 1e-9
+        reason = f"attacked under {found}" + ("" if fits else f", while the policy is about {policy.threat_text}")
+        criteria.append(_condition("threat", f"attacked under {policy.threat_text}", fits, reason))
+    if policy.min_n is not None:
+        n = evaluation.robust.total
+        reason = f"n = {n:,} samples, {'at least' if n >= policy.min_n else 'fewer than'} {policy.min_n:,}"
+        criteria.append(_condition("min_n", f"at least {policy.min_n:,} samples", n >= policy.min_n, reason))
+    if policy.required_attacks:
+        lacking = lacking_attacks(evaluation, policy.required_attacks)
+        asked = f"attacked by {', '.join(policy.required_attacks)}"
+        reason = f"was not {asked}: {', '.join(lacking)} did not run to the end" if lacking else f"was {asked}"
+        criteria.append(_condition("required_attacks", asked, not lacking, reason))
+    return criteria
+
+
+def _condition(name: str, asked: str, fits: bool, reason: str) -> Criterion:
+    return Criterion(name, asked, PASS if fits else INCONCLUSIVE, reason)
+
+
+def _diagnostics(evaluation: Evaluation, failed: list[str], warned: list[str]) -> Criterion:
+    asked = "no attack broke off and no self-check failed"
+    if failed or warned:
+        return Criterion("diagnostics", asked, INCONCLUSIVE if failed else WARN, "; ".join(failed + warned))
+    ran = sum(check.status != "not_run" for check in evaluation.checks)
+    if not ran:
+        return Criterion("diagnostics", asked, UNJUDGED, "no self-check was run")
+    return Criterion("diagnostics", asked, PASS, f"no attack broke off, and {ran} self-checks found nothing")
+
+
+def _clean(evaluation: Evaluation, threshold: float) -> tuple[str, str]:
+    found = evaluation.clean
+    return _at_least("clean accuracy", found.accuracy, found.ci95, threshold)
+
+
+def _robust(evaluation: Evaluation, threshold: float) -> tuple[str, str]:
+    found = evaluation.robust
+    return _at_least("robust accuracy", found.accuracy, found.ci95, threshold)
+
+
+def _drop(evaluation: Evaluation, threshold: float) -> tuple[str, str]:
+    clean, robust = evaluation.clean, evaluation.robust
+    if not clean.total or clean.total != robust.total:
+        return _not_measured("max_drop")
+    broken = clean.correct - robust.correct  # a sample stands only where it was right, so this is a count of samples
+    low, high = wilson(broken, clean.total)
+    status = PASS if high <= threshold else FAIL if low > threshold else INCONCLUSIVE
+    how = {PASS: "at or below", FAIL: "above", INCONCLUSIVE: "around"}[status]
+    drop = f"{broken / clean.total:.1%} [{low:.1%}, {high:.1%}]"
+    return status, f"the drop from clean to robust accuracy {drop} lies {how} the threshold {threshold:.1%}"
+
+
+def _worst_class(evaluation: Evaluation, threshold: float) -> tuple[str, str]:
+    """Each class with an interval of its own, as the report lists them: all must lie at or above the threshold."""
+    totals = Counter(sample.label for sample in evaluation.samples)
+    if not totals:
+        return _not_measured("min_class_robust")
+    names = evaluation.model.classes
+    right = Counter(sample.label for sample in evaluation.samples if held(sample))
+    intervals = {label: wilson(right[label], totals[label]) for label in sorted(totals)}
+    worst = min(intervals, key=lambda label: (right[label] / totals[label], intervals[label]))
+    ends = [min(low for low, _ in intervals.values()), min(high for _, high in intervals.values())]
+    name = names[worst] if worst < len(names) else f"class {worst}"
+    what = f"robust accuracy of the worst class, {name},"
+    status, reason = _at_least(what, right[worst] / totals[worst], ends, threshold)
+    empty = sum(label not in totals for label in range(len(names)))
+    if empty and status == PASS:
+        return INCONCLUSIVE, f"robust accuracy of {empty} of {len(names)} classes was not measured: no samples"
+    return status, reason
+
+
+def _ece(evaluation: Evaluation, threshold: float) -> tuple[str, str]:
+    found = evaluation.calibration
+    if found is None or not found.clean.n:
+        return _not_measured("max_ece")
+    return _plain("max_ece", found.clean.ece, threshold, found.clean.ece <= threshold)
+
+
+def _adversarial_ece(evaluation: Evaluation, threshold: float) -> tuple[str, str]:
+    found = evaluation.calibration
+    if found is None or not found.adversarial.n:
+        return _not_measured("max_adversarial_ece")
+    return _plain("max_adversarial_ece", found.adversarial.ece, threshold, found.adversarial.ece <= threshold)
+
+
+def _corruption(evaluation: Evaluation, threshold: float) -> tuple[str, str]:
+    found = evaluation.corruptions
+    if found is None or found.mean is None:
+        return _not_measured("min_corruption")
+    return _plain("min_corruption", found.mean, threshold, found.mean >= threshold)
+
+
+_JUDGES: dict[str, Callable[[Evaluation, float], tuple[str, str]]] = {
+    "min_clean": _clean,
+    "min_robust": _robust,
+    "max_drop": _drop,
+    "min_class_robust": _worst_class,
+    "max_ece": _ece,
+    "max_adversarial_ece": _adversarial_ece,
+    "min_corruption": _corruption,
+}
+
+
+def _at_least(what: str, share: float, ci95: list[float], threshold: float) -> tuple[str, str]:
+    low, high = ci95
     status = PASS if low >= threshold else FAIL if high < threshold else INCONCLUSIVE
     how = {PASS: "at or above", FAIL: "below", INCONCLUSIVE: "around"}[status]
-    interval = f"{accuracy.accuracy:.1%} [{low:.1%}, {high:.1%}]"
-    return status, f"{name} accuracy {interval} lies {how} the threshold {threshold:.1%}"
+    return status, f"{what} {share:.1%} [{low:.1%}, {high:.1%}] lies {how} the threshold {threshold:.1%}"
+
+
+def _plain(name: str, value: float, threshold: float, holds: bool) -> tuple[str, str]:
+    words = ("at or above", "below") if name.startswith("min") else ("at or below", "above")
+    how = words[0] if holds else words[1]
+    reason = f"{THRESHOLDS[name]} {value:.1%} lies {how} the threshold {threshold:.1%}, compared without an interval"
+    return PASS if holds else FAIL, reason
+
+
+def _not_measured(name: str) -> tuple[str, str]:
+    return INCONCLUSIVE, f"{THRESHOLDS[name]} was not measured"

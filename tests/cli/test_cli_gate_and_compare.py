@@ -5,7 +5,10 @@ from xml.etree import ElementTree
 import pytest
 from judged_by_hand import make_evaluation
 
-from robustcls.core.records import Accuracy, Check
+from robustcls.cli.gate import junit_xml
+from robustcls.core.policy import Criterion, Policy, Verdict
+from robustcls.core.records import Accuracy, Check, Evaluation
+from robustcls.reporting import render
 
 
 @pytest.mark.parametrize(
@@ -26,14 +29,81 @@ def test_the_verdict_is_the_exit_status_and_the_junit_file(thresholds, status, w
     assert result.out.splitlines()[0] == word
     assert len(result.out.splitlines()) == 1 + len(thresholds) // 2
     suite = ElementTree.parse("new/gate.xml").getroot()
-    (case,) = suite
-    assert (suite.tag, suite.get("tests"), suite.get("failures")) == ("testsuite", "1", str(int(status != 0)))
-    assert (case.tag, case.get("name")) == ("testcase", "a.json")
-    if status:
-        assert case[0].get("type") == word
-        assert "accuracy" in case[0].get("message")
-    else:
-        assert len(case) == 0
+    cases = {case.get("name").partition(":")[0]: case for case in suite}
+    assert suite.tag == "testsuite"
+    assert int(suite.get("tests")) == len(suite) == 1 + len(thresholds) // 2
+    assert {case.get("classname") for case in suite} == {"a.json"}
+    assert [one.tag for one in cases.pop("diagnostics")] == ["skipped"]  # none was run
+    failures = [failure for case in cases.values() for failure in case]
+    assert int(suite.get("failures")) == len(failures) == int(status != 0)
+    for failure in failures:
+        assert (failure.tag, failure.get("type")) == ("failure", word)
+        assert "accuracy" in failure.get("message")
+
+
+POLICY = """
+min-clean = 0.80
+min_robust = 0.40
+max_ece = 0.05
+min_n = 100
+norm = "linf"
+eps = "8/255"
+name = "release"
+"""
+
+
+def test_a_policy_file_gives_gate_and_report_the_same_verdict(cli, home, tmp_path):
+    (tmp_path / "here" / "policy.toml").write_text(POLICY)
+    result = cli("gate", home / "a.json", "--policy", "policy.toml", "--junit", "gate.xml")
+    assert (result.status, result.err) == (3, "")
+    assert result.out.splitlines()[0] == "INCONCLUSIVE"
+    assert "clean calibration error (ECE) was not measured" in result.out
+    suite = ElementTree.parse("gate.xml").getroot()
+    failed = {
+        case.get("name").partition(":")[0]: [one.get("type") for one in case.findall("failure")] for case in suite
+    }
+    assert failed == {
+        "threat": [], "min_n": [], "min_clean": [], "min_robust": [], "max_ece": ["INCONCLUSIVE"], "diagnostics": [],
+    }  # fmt: skip
+    html = render([Evaluation.load(home / "a.json")], policy=Policy.load("policy.toml"), sections=["verdict"])
+    text = html.partition('<section id="verdict"')[2].partition("</section>")[0]
+    assert 'class="card verdict is-inconclusive"' in text
+    assert "clean calibration error (ECE) was not measured" in text
+    assert "clean calibration error (ECE) at most" in text
+    assert "<dd>release</dd>" in text
+    assert text.count("<li>") == len(suite)
+
+
+def test_a_flag_wins_over_the_policy_file(cli, home, tmp_path):
+    (tmp_path / "here" / "policy.toml").write_text("min_robust = 0.9")
+    assert cli("gate", home / "a.json", "--policy", "policy.toml").status == 1
+    assert cli("gate", home / "a.json", "--policy", "policy.toml", "--min-robust", 0.4).status == 0
+    assert cli("gate", home / "a.json", "--policy", "policy.toml", "--min-clean", 0.8).status == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("min_robus = 0.4", "policy.toml: unknown option 'min_robus': did you mean 'min_robust'?"),
+        ("min_n = 100", "policy.toml sets no threshold: give one, such as min_robust = 0.40"),
+        ("min_robust = 40", "is not a share"),
+        (None, "cannot read policy.toml"),
+    ],
+)
+def test_a_wrong_policy_file_is_one_line_and_status_2(text, words, cli, home, tmp_path):
+    if text is not None:
+        (tmp_path / "here" / "policy.toml").write_text(text)
+    result = cli("gate", home / "a.json", "--policy", "policy.toml", "--junit", "gate.xml")
+    assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
+    assert words in result.err
+    assert not (tmp_path / "here" / "gate.xml").exists()
+
+
+def test_junit_holds_what_xml_cannot_write(tmp_path):
+    criterion = Criterion("diagnostics", "nothing", "INCONCLUSIVE", 'a "quote" & <tag>\x00\x1b[31m\ud800')
+    (case,) = ElementTree.fromstring(junit_xml("a<b>.json", Verdict("INCONCLUSIVE", [], [criterion])).encode())
+    assert case.get("classname") == "a<b>.json"
+    assert case[0].get("message") == 'a "quote" & <tag>  [31m '
 
 
 @pytest.mark.parametrize(("mark", "status", "word"), [("fail", 3, "INCONCLUSIVE"), ("warn", 0, "WARN")])

@@ -1,10 +1,12 @@
 import dataclasses
+import re
 
 import pytest
 from sample_records import tiny_evaluation
 
+from robustcls.core import records
 from robustcls.core.errors import InputError
-from robustcls.core.policy import Policy, judge
+from robustcls.core.policy import Policy, judge, lacking_attacks
 from robustcls.core.records import Accuracy, Attack, Check
 
 BOTH = Policy(min_clean=0.75, min_robust=0.4)
@@ -64,3 +66,141 @@ def test_the_edge_of_an_interval_passes():
 def test_a_threshold_is_a_share(value):
     with pytest.raises(InputError, match="is not a share"):
         Policy(min_robust=value)
+
+
+FILE = """
+name = "road signs, release 3"
+min-clean = 0.75
+min_robust = 0.4
+max_ece = 0.05
+min_n = 500
+norm = "linf"
+eps = "0.1"
+required_attacks = ["apgd_ce(steps=100)"]
+"""
+
+
+def reliability(ece):
+    spread = records.Spread(0)
+    return records.Reliability(1000, 0.9, 0.9 + ece, ece, [], spread, spread)
+
+
+def measured(**changes):
+    """With calibration, corruptions and two classes: all that a policy can ask about."""
+    kinds = [(0, 0, 0)] * 250 + [(0, 0, 1)] * 150 + [(0, 1, 1)] * 100 + [(1, 1, 1)] * 450 + [(1, 1, 0)] * 50
+    one = dataclasses.replace(
+        sample(clean=900, robust=700),
+        samples=[records.Sample(i, *kind, None, None) for i, kind in enumerate(kinds)],
+        calibration=records.Calibration(reliability(0.03), reliability(0.3)),
+        corruptions=records.Corruptions("all", "made here", 1000, Accuracy.of(900, 1000), [], mean=0.7),
+        attacks=[Attack("apgd_ce", {"steps": 100, "restarts": 1}, 900, 200, 0.7, 0, 0, 0)],
+    )
+    one.model.classes = ["cat", "dog"]
+    return dataclasses.replace(one, **changes)
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "reason"),
+    [
+        (Policy(max_drop=0.23), "PASS", "drop from clean to robust accuracy 20.0% [17.6%, 22.6%] lies at or below"),
+        (Policy(max_drop=0.2), "INCONCLUSIVE", "lies around the threshold 20.0%"),
+        (Policy(max_drop=0.1), "FAIL", "lies above the threshold 10.0%"),
+        (Policy(min_class_robust=0.4), "PASS", "worst class, cat, 50.0% [45.6%, 54.4%] lies at or above"),
+        (Policy(min_class_robust=0.5), "INCONCLUSIVE", "cat"),
+        (Policy(min_class_robust=0.8), "FAIL", "cat"),
+        (Policy(max_ece=0.03), "PASS", "ECE) 3.0% lies at or below the threshold 3.0%, compared without an interval"),
+        (Policy(max_ece=0.02), "FAIL", "above the threshold 2.0%"),
+        (Policy(max_adversarial_ece=0.3), "PASS", "adversarial calibration error"),
+        (Policy(max_adversarial_ece=0.1), "FAIL", "adversarial calibration error"),
+        (Policy(min_corruption=0.7), "PASS", "common corruptions 70.0% lies at or above"),
+        (Policy(min_corruption=0.71), "FAIL", "below the threshold 71.0%"),
+        (Policy(min_clean=0.8, min_n=1000), "PASS", "clean"),
+        (Policy(min_clean=0.8, min_n=1001), "INCONCLUSIVE", "n = 1,000 samples, fewer than 1,001"),
+        (Policy(min_robust=0.5, norm="linf", eps=0.1), "PASS", "robust"),
+        (Policy(min_robust=0.5, norm="linf", eps="8/255"), "INCONCLUSIVE", "under linf 8/255 was not measured"),
+        (Policy(min_robust=0.9, norm="l2", eps=0.1), "INCONCLUSIVE", "attacked under linf 0.1, while the policy"),
+        (Policy(min_clean=0.95, norm="l2", eps=0.1), "FAIL", "clean accuracy"),
+        (Policy(min_robust=0.5, required_attacks=("apgd_ce(steps=100)",)), "PASS", "robust"),
+        (Policy(min_robust=0.5, required_attacks=("apgd_ce(steps=50)",)), "INCONCLUSIVE", "did not run to the end"),
+        (Policy(min_robust=0.5, required_attacks=("standard",)), "INCONCLUSIVE", "apgd_t, fab_t, square did not run"),
+    ],
+)
+def test_each_criterion(policy, status, reason):
+    verdict = judge(measured(), policy)
+    assert verdict.status == status
+    assert any(reason in line for line in verdict.reasons), verdict.reasons
+    assert [one.name for one in verdict.criteria if one.name in policy.thresholds] == list(policy.thresholds)
+
+
+@pytest.mark.parametrize("name", ["max_ece", "max_adversarial_ece", "min_corruption", "min_class_robust"])
+def test_what_was_not_measured_never_passes(name):
+    bare = measured(calibration=None, corruptions=None, samples=[])
+    for threshold in (0.0, 0.5, 1.0):
+        verdict = judge(bare, Policy(**{"min_clean": 0.1, name: threshold}))
+        assert verdict.status == "INCONCLUSIVE"
+        assert any(line.endswith("was not measured") for line in verdict.reasons)
+
+
+def test_a_class_without_samples_is_no_pass():
+    one = measured()
+    one.model.classes = ["cat", "dog", "fish"]
+    assert judge(one, Policy(min_class_robust=0.1)).reasons == [
+        "robust accuracy of 1 of 3 classes was not measured: no samples"
+    ]
+    assert judge(one, Policy(min_class_robust=0.8)).status == "FAIL"
+
+
+def test_a_suite_asks_for_its_attacks_with_their_defaults():
+    names = ("apgd_ce", "apgd_t", "fab_t", "square")
+    attacks = [Attack(name, {"restarts": 1}, 9, 0, 0.7, 0, 0, 0) for name in names]
+    one = measured(attacks=attacks)
+    assert lacking_attacks(one, ("standard",)) == []
+    attacks[1].options["targets"] = 3
+    attacks[3].error = "RuntimeError: no"
+    assert lacking_attacks(one, ("standard", "fab_t")) == ["apgd_t", "square"]
+
+
+def test_a_file_is_read_and_a_flag_wins(tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text(FILE)
+    found = Policy.load(path, min_clean=None, min_robust=0.5)
+    assert found == Policy(
+        0.75, 0.5, max_ece=0.05, min_n=500, norm="linf", eps="0.1", required_attacks=("apgd_ce(steps=100)",),
+        name="road signs, release 3",
+    )  # fmt: skip
+    assert found.thresholds == {"min_clean": 0.75, "min_robust": 0.5, "max_ece": 0.05}
+    assert judge(measured(), found).status == "PASS"
+    assert Policy.load(None, min_clean=0.3) == Policy(min_clean=0.3)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("min_robus = 0.4", "did you mean 'min_robust'?"),
+        ("min_robust = 40", "min_robust 40.0 is not a share: give a number from 0 to 1"),
+        ('min_robust = "high"', "option min_robust: 'high' is not a number"),
+        ("min_robust = true", "is not a number"),
+        ("max_ece = nan", "is not"),
+        ("min_n = 0.5", "option min_n: 0.5 is not a whole number"),
+        ("min_n = 0", "give 1 or more"),
+        ('norm = "linf"', "by norm and eps together"),
+        ('norm = "l3"\neps = 1', "unknown norm 'l3'"),
+        ('norm = "l2"\neps = "far"', "is not a radius"),
+        ('required_attacks = ["pgd(steps=few)"]', "is not a spec"),
+        ("required_attacks = 3", "is not a list"),
+        ("min_robust == 0.4", "is not TOML"),
+        ("[min_robust]", "is not a number"),
+    ],
+)
+def test_wrong_files_are_refused_in_one_line_that_names_them(text, words, tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=re.escape(words)) as caught:
+        Policy.load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_names_the_flag(tmp_path):
+    with pytest.raises(InputError, match="give a TOML file with --policy"):
+        Policy.load(tmp_path / "none.toml")
