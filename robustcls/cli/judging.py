@@ -1,6 +1,7 @@
 """An evaluation of a subject, as attack and report make it."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -8,9 +9,10 @@ from robustcls.cli.subject import Subject, check_classes, command_line
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size, parse_numbers
 from robustcls.core.records import Model
+from robustcls.evaluation.attack_checks import AttackCheck
 from robustcls.evaluation.cascade import Progress
 from robustcls.evaluation.config import AttackConfig
-from robustcls.evaluation.curve import parse_grid
+from robustcls.evaluation.curve import choose_grid
 from robustcls.evaluation.engine import check_attacks
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.judge import Judged, describe_model, judge, suite_attacks
@@ -31,7 +33,7 @@ class Task:
     """What a subject is judged by, found good before anything is computed."""
 
     attacks: list[str]
-    eps_grid: list[float]
+    eps_grid: Sequence[float]
     surrogate: LoadedModel | None
 
     @property
@@ -58,9 +60,8 @@ def set_task(subject: Subject, config: AttackConfig) -> Task:
         )
         subject.notes += [*surrogate.notes, *check_classes(surrogate, subject.images)]
         surrogate.model.to(resolve_device(config.device))
-    task = Task(
-        chosen_attacks(config, subject.threat.norm), parse_grid(config.eps_grid) if config.eps_grid else [], surrogate
-    )
+    attacks = chosen_attacks(config, subject.threat.norm)
+    task = Task(attacks, choose_grid(config.eps_grid, subject.threat, attacks), surrogate)
     check_attacks(task.attacks, subject.loaded.model, task.surrogate_model, subject.threat, task.eps_grid)
     return task
 
@@ -71,10 +72,11 @@ def judge_subject(
     task: Task,
     progress: Progress,
     *,
+    checks: Sequence[AttackCheck] = (),
     journal: Journal | None = None,
     world: World | None = None,
 ) -> Judged:
-    """Runs the attacks of the task. Raises InputError."""
+    """Runs the attacks of the task, and the further self-checks given. Raises InputError."""
     x, y = subject.images.batch()
     judged = judge(
         subject.loaded.model,
@@ -91,6 +93,7 @@ def judge_subject(
         alone=config.each_alone,
         seed=config.seed,
         eps_grid=task.eps_grid,
+        checks=checks,
         surrogate=task.surrogate_model,
         surrogate_record=task.surrogate_record,
         journal=journal,

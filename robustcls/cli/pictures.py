@@ -25,7 +25,8 @@ from robustcls.core.provenance import commit, versions
 from robustcls.core.records import Measures, Provenance, Threat
 from robustcls.core.seeds import mix
 from robustcls.evaluation.config import ExplainConfig
-from robustcls.evaluation.explanations import MARK, comparable, gaps_of, make_maps, measure_all, spaced
+from robustcls.evaluation.explanations import MARK, comparable, gaps_of, make_maps, measure_all
+from robustcls.evaluation.spacing import spaced
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_device
 from robustcls.runtime.predict import predict
 from robustcls.runtime.search import Counted

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 Norm = Literal["linf", "l2", "l1"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
 
 
 def parse_eps(text: str | float) -> float:
@@ -38,8 +39,8 @@ class ThreatModel:
     eps: float
 
     def __post_init__(self) -> None:
-        if self.norm not in get_args(Norm):
-            raise unknown("norm", self.norm, get_args(Norm))
+        if self.norm not in NORMS:
+            raise unknown("norm", self.norm, NORMS)
         object.__setattr__(self, "eps", parse_eps(self.eps))
 
     @classmethod

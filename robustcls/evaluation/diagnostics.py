@@ -20,7 +20,7 @@ from robustcls.evaluation.engine import AttackError, Engine
 ZERO_GRADIENTS = 0.05  # share of samples
 RANDOM = 1e-4  # share of the largest logit
 COMPANY = 1e-3  # the same; larger, for a sample's place in the batch may change the order of a sum
-# Samples that only attacks without gradients broke, as (count, share) of those met: what exceeds both warns, or fails.
+# Samples that speak against the numbers, as (count, share) of those met: what exceeds both warns, or fails.
 # Square takes one or two of hundreds from an honest model too (AutoAttack's own tables show it).
 WARN, FAIL = (1, 0.01), (2, 0.05)
 PROBED, PROBE_SHARE, QUERIES = 16, 0.1, (40, 200)  # samples, forwards as a share of the cascade's passes, their bounds
@@ -49,17 +49,17 @@ def check_black_box(engine: Engine, outcome: Outcome, threat: ThreatModel, attac
     otherwise, or where it was noise and found little, a short probe of the survivors nearest to the boundary does.
     attacks: the cascade's specs, in its order.
     """
-    if not _is_differentiable(engine.judge):
-        return _not_run("black_box_wins", "the model gives no gradients, so there is nothing to compare")
+    if not is_differentiable(engine.judge):
+        return not_run("black_box_wins", "the model gives no gradients, so there is nothing to compare")
     if engine.crafts_elsewhere:
-        return _not_run("black_box_wins", "the gradients are another model's, so there is nothing to compare")
+        return not_run("black_box_wins", "the gradients are another model's, so there is nothing to compare")
     if threat.is_whole_box:
-        return _not_run("black_box_wins", "every image is allowed, so anything wins")
+        return not_run("black_box_wins", "every image is allowed, so anything wins")
     blind = [not traits_of(plugins.load("attack", spec)).gradients for spec in attacks]
     ran = [not record.error for record in outcome.attacks]
     white = [number for number in range(len(attacks)) if ran[number] and not blind[number]]
     if not white:
-        return _not_run("black_box_wins", "no attack used gradients, so there is nothing to compare")
+        return not_run("black_box_wins", "no attack used gradients, so there is nothing to compare")
     black = [
         number for number in range(len(attacks))
         if ran[number] and blind[number] and (outcome.fooled is not None or number > white[-1])
@@ -89,7 +89,7 @@ def check_black_box(engine: Engine, outcome: Outcome, threat: ThreatModel, attac
             for found in engine.attack(attack, met[~won[met]], threat, (STREAM, number)):
                 won[found.indices] = found.fooled
         except AttackError as failure:
-            return _not_run("black_box_wins", f"{spec} broke off: {failure}")
+            return not_run("black_box_wins", f"{spec} broke off: {failure}")
     return _black_box_wins(won[met], probe, "the nearest ", "run --suite standard")
 
 
@@ -110,20 +110,28 @@ def _black_box_wins(won: Tensor, names: Sequence[str], which: str, mend: str) ->
     count, total = int(won.sum()), len(won)
     if total == 0:
         return Check("black_box_wins", "pass", 0.0, WARN[1], "gradient attacks left nothing to break")
+    what = f"{' and '.join(names)} broke {count} of {which}{total} samples that gradient attacks left"
+    return check_count(
+        "black_box_wins", count, total, what,
+        f"gradients may be masked a little: {mend}",
+        f"gradients are masked, or the gradient attacks too weak; robust accuracy is overstated: {mend}",
+    )  # fmt: skip
+
+
+def check_count(name: str, count: int, total: int, what: str, if_warned: str, if_failed: str) -> Check:
+    """Judges `count` of `total` samples, which should be none, by WARN and FAIL; the share is what was measured."""
     warn, fail = (max(least / total, share) for least, share in (WARN, FAIL))
     share = count / total
-    what = f"{' and '.join(names)} broke {count} of {which}{total} samples that gradient attacks left"
     if share <= warn:
-        return Check("black_box_wins", "pass", share, warn, what)
+        return Check(name, "pass", share, warn, what)
     if share <= fail:
-        return Check("black_box_wins", "warn", share, warn, f"{what}; gradients may be masked a little: {mend}")
-    verdict = "gradients are masked, or the gradient attacks too weak; robust accuracy is overstated"
-    return Check("black_box_wins", "fail", share, fail, f"{what}; {verdict}: {mend}")
+        return Check(name, "warn", share, warn, f"{what}; {if_warned}")
+    return Check(name, "fail", share, fail, f"{what}; {if_failed}")
 
 
 def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Check:
-    if not _is_differentiable(model):
-        return _not_run("zero_gradients", "the model gives no gradients: only attacks without them can judge it")
+    if not is_differentiable(model):
+        return not_run("zero_gradients", "the model gives no gradients: only attacks without them can judge it")
     of_entropy, of_ratio = (
         input_gradient(model, x, y, loss).flatten(1).abs().amax(1) == 0 for loss in (cross_entropy, dlr)
     )
@@ -196,11 +204,11 @@ def _device(model: nn.Module, handed_in: torch.device) -> Check:
     return Check("device", "pass", 1.0, 1.0, f"model and images are on {handed_in}")
 
 
-def _is_differentiable(model: nn.Module) -> bool:
+def is_differentiable(model: nn.Module) -> bool:
     return getattr(getattr(model, "model", model), "differentiable", True)
 
 
-def _not_run(name: str, reason: str) -> Check:
+def not_run(name: str, reason: str) -> Check:
     return Check(name, "not_run", None, None, reason)
 
 

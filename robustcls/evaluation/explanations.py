@@ -26,17 +26,13 @@ from robustcls.core.gradients import frozen
 from robustcls.core.records import Check, Explanations, Likeness, MethodMeasures, Spread
 from robustcls.core.seeds import mix
 from robustcls.evaluation.judge import Judged
+from robustcls.evaluation.spacing import spaced
 from robustcls.runtime.predict import predict
 
 MARK = 0.01  # a gap in completeness beyond this marks a map
 FEW = 30  # samples: with fewer, a map that is no better than a random one may be so by chance
 CONTROLS = 4  # random maps whose insertion and deletion are averaged
 LIKE, ALIKE = 0.5, 0.8  # of the likeness of a map to itself under another seed
-
-
-def spaced(n: int, count: int) -> Tensor:
-    """At most `count` of n positions, evenly spaced."""
-    return torch.arange(min(n, count)) * n // max(1, min(n, count))
 
 
 @dataclass

@@ -18,6 +18,7 @@ from robustcls.core.provenance import commit, versions
 from robustcls.core.records import Accuracy, Evaluation, Sample, Threat
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
+from robustcls.evaluation.attack_checks import AttackCheck
 from robustcls.evaluation.cascade import Outcome, Progress, run_cascade
 from robustcls.evaluation.curve import security_curve
 from robustcls.evaluation.diagnostics import check_black_box, check_finite, run_checks
@@ -56,6 +57,7 @@ def judge(
     alone: bool = False,
     seed: int = 0,
     eps_grid: Sequence[float] = (),
+    checks: Sequence[AttackCheck] = (),
     surrogate: nn.Module | None = None,
     surrogate_record: records.Model | None = None,
     journal: Journal | None = None,
@@ -66,7 +68,8 @@ def judge(
 ) -> Judged:
     """Runs the cascade, the self-checks and the security curve; `evaluate` says more.
 
-    index: position of each image in its split. surrogate: examples are crafted on it. journal: keeps what is done.
+    index: position of each image in its split. checks: self-checks beyond the usual ones, such as ATTACK_CHECKS.
+    surrogate: examples are crafted on it. journal: keeps what is done.
     """
     started, began = datetime.now(UTC), time.perf_counter()
     check_images(images, labels, input_size_of(model))
@@ -106,8 +109,9 @@ def judge(
         first = slice(min(engine.parts.size, CHECKED))
         # Images on the CPU are the usual case, whatever the model's device.
         handed_in = images.device if images.device.type != "cpu" else None
-        checks = run_checks(engine.judge, x[first].to(device), y[first].to(device), handed_in=handed_in)
-        checks += [check_black_box(engine, outcome, threat, attacks), check_finite(outcome)]
+        found = run_checks(engine.judge, x[first].to(device), y[first].to(device), handed_in=handed_in)
+        found += [check_black_box(engine, outcome, threat, attacks), check_finite(outcome)]
+        found += [check(engine, outcome, threat, attacks) for check in checks]
         curve = security_curve(engine, outcome, threat, attacks, eps_grid, progress) if eps_grid else None
     right = outcome.clean == y
     index = torch.arange(len(y)) if index is None else index.cpu()
@@ -118,7 +122,7 @@ def judge(
         clean=Accuracy.of(int(right.sum()), len(y)),
         robust=Accuracy.of(int((right & (outcome.broken_by < 0)).sum()), len(y), f"upper bound: {kind}"),
         attacks=outcome.attacks,
-        checks=checks,
+        checks=found,
         samples=_samples(outcome, y, index),
         provenance=records.Provenance(
             command=command,

@@ -139,3 +139,25 @@ class Masked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.after(self.net(self.before(x)))
+
+
+class Bump(nn.Module):
+    """Two classes; the second's lead is a function of the mean of the image, or of its first pixel."""
+
+    def __init__(self, lead, pixel: bool = False) -> None:
+        super().__init__()
+        self.lead, self.pixel = lead, pixel
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = self.lead(x[:, 0, 0, 0] if self.pixel else x.flatten(1).mean(1))
+        return torch.stack([-lead / 2, lead / 2], 1)
+
+
+def idle(model, x, y, threat, *, generator=None):
+    """Does nothing."""
+    return x.clone()
+
+
+def downhill(model, x, y, threat, *, generator=None):
+    """A step the wrong way."""
+    return step(model, x, y, -threat.eps)

@@ -1,11 +1,12 @@
 import pytest
 import torch
-from eval_models import make_batch, make_net
+from eval_models import Masked, make_batch, make_net
 
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.curve import parse_grid
+from robustcls.evaluation.curve import AutoGrid, auto_grid, choose_grid, parse_grid, reach
 from robustcls.evaluation.judge import judge
+from robustcls.evaluation.norm_curves import measure_other_curves
 
 ATTACKS = ["pgd(steps=3)", "apgd_t(steps=5)"]
 GRID = [0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.3]
@@ -85,3 +86,84 @@ def test_the_curve_knows_the_distances_that_are_known():
     for point in found.evaluation.curve:
         reached = sum(distance is not None and distance <= point.eps for distance in distances)
         assert point.robust.correct <= found.evaluation.clean.correct - reached
+
+
+@pytest.mark.parametrize("eps", [0.002, 0.02])
+def test_an_automatic_grid_ends_where_nothing_stands(eps):
+    threat = ThreatModel("linf", eps)
+    found = curve_at(eps, auto_grid(threat)).evaluation
+    radii, shares = zip(*((point.eps, point.robust.accuracy) for point in found.curve), strict=True)
+    assert radii[:5] == pytest.approx([0, eps / 4, eps / 2, 3 * eps / 4, eps])
+    assert list(shares) == sorted(shares, reverse=True)
+    assert shares[-1] <= 0.01 < shares[-2]
+    assert len(radii) < len(auto_grid(threat))
+    whole = curve_at(eps, [*auto_grid(threat)[:14]]).evaluation.curve
+    assert len(whole) == 14, "a grid that was asked for is measured whole"
+    assert [point.robust.correct for point in whole[: len(radii)]] == [point.robust.correct for point in found.curve]
+
+
+def test_an_automatic_grid_ends_where_every_ball_holds_grey():
+    """No attack moves anything: what stands, stands at every radius."""
+    found = curve_at(0.02, auto_grid(ThreatModel("linf", 0.02)), attacks=["test_engine:stopping"])
+    last = [point.eps for point in found.evaluation.curve][-2:]
+    assert last[0] < reach(found.x, "linf") <= last[1]
+    assert found.evaluation.curve[-1].robust.accuracy == found.evaluation.clean.accuracy
+
+
+def test_the_grid_is_chosen_by_the_option():
+    threat, whole = ThreatModel("linf", 0.02), ThreatModel("linf", 1.0)
+    assert choose_grid(None, threat, ATTACKS) == []
+    assert choose_grid("0,0.1", threat, ATTACKS) == [0, 0.1]
+    assert isinstance(choose_grid("auto", threat, ATTACKS), AutoGrid)
+    assert choose_grid("auto", whole, ["patch"]) == [], "it leaves every small ball"
+    with pytest.raises(InputError):
+        choose_grid("automatic", threat, ATTACKS)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_reach_is_the_distance_to_grey(norm):
+    x, _ = make_batch()
+    distances = (x - 0.5).flatten(1).norm(dim=1, p=float("inf") if norm == "linf" else 2)
+    assert reach(x, norm) == pytest.approx(distances.max().item())
+
+
+def test_curves_in_other_norms_fall_from_clean_accuracy_to_nothing():
+    found = curve_at(0.02, [])
+    net = make_net()
+    once = measure_other_curves(net, found, ["l2", "l1"], n=12, batch_size=16, seed=0)
+    again = measure_other_curves(net, found, ["l2"], n=12, batch_size=16, seed=0)
+    assert once[:1] == again, "the seed decides"
+    assert [curve.norm for curve in once] == ["l2", "l1"]
+    clean = int((found.outcome.clean == found.y)[::5].sum())
+    for curve in once:
+        assert curve.n == 12
+        radii, counts = zip(*((point.eps, point.robust.correct) for point in curve.points), strict=True)
+        assert len(radii) == 9
+        assert radii[0] == 0
+        assert list(radii) == sorted(radii)
+        assert counts[0] == clean
+        assert list(counts) == sorted(counts, reverse=True)
+        assert counts[-1] == 0
+        assert counts[3] > 0, "the radii are spread over where the curve falls"
+        point = curve.points[3]
+        alone = judge(
+            net, found.x[::5], found.y[::5], ThreatModel(curve.norm, point.eps), curve.attacks, kind="test",
+            precision="fp32", batch_size=16,
+        )  # fmt: skip
+        assert point.robust.correct == pytest.approx(alone.evaluation.robust.correct, abs=1)
+    assert net.passes == 0, "the model is left as it was"
+
+
+def test_a_curve_that_never_falls_goes_to_the_farthest_radius_and_names_the_error():
+    found = curve_at(0.02, [], attacks=["fgsm"])
+    usual = torch.nn.functional.one_hot(found.y[0], 4)
+    flat = Masked(make_net(), after=lambda logits: logits * 0 + usual)
+    (curve,) = measure_other_curves(flat, found, ["l2"], n=6, batch_size=16, seed=0)
+    standing = int((found.y[::10] == found.y[0]).sum())
+    assert {point.robust.correct for point in curve.points} == {standing}
+    assert curve.points[-1].eps >= reach(found.x[::10], "l2")
+
+    blind = Masked(make_net())
+    blind.differentiable = False
+    with pytest.raises(InputError, match="gradients"):
+        measure_other_curves(blind, found, ["l2"], n=6, batch_size=16, seed=0)

@@ -14,7 +14,8 @@ from robustcls.attribution import collapse
 from robustcls.core.errors import InputError
 from robustcls.core.records import MethodMeasures, Spread
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.explanations import benign_noise, comparable, make_maps, measure, measure_all, spaced
+from robustcls.evaluation.explanations import benign_noise, comparable, make_maps, measure, measure_all
+from robustcls.evaluation.spacing import spaced
 
 HERE = __name__
 

@@ -1,0 +1,66 @@
+"""Whether a model's confidence means anything, on clean images and on the worst that the attacks found."""
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.core.errors import InputError
+from robustcls.core.gradients import frozen
+from robustcls.core.records import Bin, Calibration, Reliability, Spread
+from robustcls.evaluation.judge import Judged
+from robustcls.runtime.predict import predict
+
+WORST = (
+    "the worst image found of each sample: the verified adversarial example; where none was found the strongest attempt, "
+    "and where the clean image is misclassified that image. Attacks stop at the first wrong label, so a model may be "
+    "surer of wrong labels than this shows"
+)
+
+
+def measure_calibration(model: nn.Module, judged: Judged, *, batch_size: int, bins: int = 15) -> Calibration:
+    """Confidence and accuracy on the clean images of an evaluation, and on the worst image found of each sample.
+
+    Raises InputError where the logits of no image are finite.
+    """
+    rule = WORST
+    found = []
+    with torch.inference_mode(False), frozen(model):
+        for name, images in (("clean", judged.x), ("adversarial", judged.outcome.x_adv)):
+            logits = predict(model, images, batch_size)
+            finite = logits.isfinite().all(1)
+            if not finite.any():
+                raise InputError(f"the logits of no {name} image are finite: there is no confidence to measure")
+            if not finite.all():
+                rule += f"; left out of the {name} images: {int((~finite).sum())} whose logits are not finite"
+            found.append(reliability(logits[finite], judged.y[finite], bins))
+    clean, adversarial = found
+    return Calibration(clean, adversarial, rule)
+
+
+def reliability(logits: Tensor, y: Tensor, bins: int = 15) -> Reliability:
+    """Expected calibration error over bins of equal width (Guo et al. 2017, arXiv:1706.04599). logits: N,K, finite; y: N.
+
+    Confidence is the largest softmax probability.
+    """
+    confidence, predicted = logits.double().softmax(1).max(1)
+    right = predicted == y
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
+    bin_of = torch.bucketize(confidence, edges[1:-1])  # an edge belongs to the bin below it
+    records, gap = [], 0.0
+    for number in range(bins):
+        inside = bin_of == number
+        n = int(inside.sum())
+        record = Bin(edges[number].item(), edges[number + 1].item(), n, None, None)
+        if n:
+            record.confidence = confidence[inside].mean().item()
+            record.accuracy = right[inside].double().mean().item()
+            gap += n / len(y) * abs(record.accuracy - record.confidence)
+        records.append(record)
+    return Reliability(
+        n=len(y),
+        accuracy=right.double().mean().item(),
+        confidence=confidence.mean().item(),
+        ece=gap,
+        bins=records,
+        when_right=Spread.of(confidence[right].tolist()),
+        when_wrong=Spread.of(confidence[~right].tolist()),
+    )

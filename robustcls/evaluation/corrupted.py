@@ -1,0 +1,157 @@
+"""Accuracy under common corruptions (Hendrycks and Dietterich 2019, arXiv:1903.12261)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from robustcls.core import plugins
+from robustcls.core.errors import InputError
+from robustcls.core.gradients import frozen
+from robustcls.core.records import Accuracy, Corruption, Corruptions
+from robustcls.core.seeds import mix
+from robustcls.corruptions.severity import LARGE, SEVERITIES, is_large
+from robustcls.evaluation.judge import Judged
+from robustcls.evaluation.spacing import spaced
+from robustcls.runtime.predict import predict
+
+CHUNK = 128  # images that are corrupted at a time: fixed, so that the batch size changes no draw
+
+
+def measure_corruptions(
+    model: nn.Module,
+    judged: Judged,
+    *,
+    n: int,
+    batch_size: int,
+    seed: int,
+    published: Path | None = None,
+    progress: bool = False,
+) -> Corruptions:
+    """Accuracy under every corruption at every severity, on at most n samples, evenly spaced.
+
+    The images are made here from the judged samples and rounded to 8 bits; or, with `published`, read from a folder of
+    files like those of CIFAR-10-C, whose own labels count. The model is left as it was. progress: a bar on stderr, where
+    that is a terminal. Raises InputError for images that corruptions are not defined for, and for files that do not fit.
+    """
+    files = read_published(published) if published else None
+    at = spaced(len(judged.y), n)
+    x, y = judged.x[at].float(), judged.y[at]
+    names = plugins.names("corruption")
+    hidden = None if progress else True  # None: where stderr is a file
+    with frozen(model):
+        clean = predict(model, x, batch_size)
+        if files:
+            files.check(tuple(x.shape[1:]), clean.shape[1])
+        results = []
+        for name in tqdm(names, desc="corruptions", unit="corruption", leave=False, delay=2, disable=hidden):
+            for severity in SEVERITIES:
+                parts = files.take(name, severity, n) if files else corrupt(x, y, name, severity, seed)
+                right = torch.cat([predict(model, images, batch_size).argmax(1) == labels for images, labels in parts])
+                results.append(Corruption(name, severity, _accuracy(right)))
+    total = results[0].accuracy.total
+    if files:
+        rule = (
+            f"{total} of the {files.each} published images of every corruption and severity, evenly spaced; "
+            f"clean: {len(at)} of the {len(judged.y)} judged samples, evenly spaced, which need not be the same pictures"
+        )
+        source = f"published files in {files.folder.name}"
+        note = "class k of the files is taken for class k of the model"
+    else:
+        rule = f"{len(at)} of {len(judged.y)} judged samples, evenly spaced; every corrupted image rounded to 8 bits"
+        source = "made here by the published definitions (Hendrycks and Dietterich 2019)"
+        note = _differences(x)
+    mean = sum(result.accuracy.accuracy for result in results) / len(results)
+    return Corruptions(rule, source, total, _accuracy(clean.argmax(1) == y), results, mean, note)
+
+
+def corrupt(x: Tensor, y: Tensor, name: str, severity: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of corrupted images N,C,H,W in [0, 1], rounded to 8 bits, with their labels.
+
+    What is drawn depends on seed, name and severity alone.
+    """
+    function = plugins.load("corruption", name)
+    generator = torch.Generator().manual_seed(mix(seed, severity, *name.encode()))
+    for images, labels in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
+        yield (function(images, severity, generator=generator) * 255).round() / 255, labels
+
+
+@dataclass
+class Published:
+    """Files like those of CIFAR-10-C: uint8 images 5 M,H,W,3 for each corruption, M a severity, from 1 to 5."""
+
+    folder: Path
+    images: dict[str, np.ndarray]  # by corruption; read where they are looked at
+    labels: np.ndarray  # 5 M
+
+    @property
+    def each(self) -> int:
+        return len(self.labels) // len(SEVERITIES)
+
+    def take(self, name: str, severity: int, n: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of at most n images of a severity, evenly spaced, as float N,3,H,W in [0, 1], with their labels."""
+        for rows in (spaced(self.each, n) + (severity - 1) * self.each).split(CHUNK):
+            images = torch.from_numpy(self.images[name][rows.numpy()]).permute(0, 3, 1, 2).float() / 255
+            yield images.contiguous(), torch.from_numpy(self.labels[rows.numpy()].astype(np.int64))
+
+    def check(self, size: tuple[int, ...], num_classes: int) -> None:
+        """Raises InputError unless the files hold images of C,H,W = size, and labels of so many classes."""
+        h, w = next(iter(self.images.values())).shape[1:3]
+        if (3, h, w) != size:
+            raise InputError(
+                f"{self.folder}: images of 3x{h}x{w}, but the model was judged on {'x'.join(map(str, size))}: "
+                "name files made of the same data set"
+            )
+        classes = int(self.labels.max()) + 1
+        if classes != num_classes:
+            raise InputError(
+                f"{self.folder}: labels of {classes} classes, but the model has {num_classes}: "
+                "name files made of the same data set"
+            )
+
+
+def read_published(folder: Path) -> Published:
+    """The files of all corruptions and labels.npy. Raises InputError for one that is missing or has another shape."""
+    labels = _load(folder / "labels.npy")
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels) or len(labels) % len(SEVERITIES):
+        raise InputError(
+            f"{folder / 'labels.npy'}: {labels.dtype} of shape {labels.shape}: expected whole numbers, as many for each of "
+            "5 severities; download the file again"
+        )
+    if labels.min() < 0:
+        raise InputError(f"{folder / 'labels.npy'}: label {labels.min()} is negative: download the file again")
+    images = {name: _load(folder / f"{name}.npy") for name in plugins.names("corruption")}
+    size = next(iter(images.values())).shape[1:3]
+    for name, its in images.items():
+        if its.dtype != np.uint8 or its.shape != (len(labels), *size, 3):
+            raise InputError(
+                f"{folder / name}.npy: {its.dtype} of shape {its.shape}: expected uint8 images of {len(labels)},H,W,3, "
+                "all of one size; download the file again"
+            )
+    return Published(folder, images, labels)
+
+
+def _load(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{file} is missing: name the unpacked folder of CIFAR-10-C") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{file} is no array of numpy ({str(error).splitlines()[0]}): download it again") from None
+
+
+def _accuracy(right: Tensor) -> Accuracy:
+    return Accuracy.of(int(right.sum()), len(right))
+
+
+def _differences(x: Tensor) -> str:
+    strengths = f"ImageNet-C (images from {LARGE} pixels on)" if is_large(x) else "CIFAR-10-C (images of 32 pixels)"
+    return (
+        f"severities as in {strengths}; frost uses generated textures, not the published photographs; motion blur and snow "
+        "follow ImageMagick's rule without ImageMagick; so the numbers compare with each other, not with those that others "
+        "measured on the published files"
+    )

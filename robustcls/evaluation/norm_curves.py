@@ -1,0 +1,114 @@
+"""Security curves in other norms than that of the threat model."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from robustcls.core import plugins
+from robustcls.core.errors import InputError
+from robustcls.core.gradients import frozen
+from robustcls.core.records import Accuracy, CurvePoint, NormCurve
+from robustcls.core.seeds import mix
+from robustcls.core.threat import Norm, ThreatModel
+from robustcls.evaluation.cascade import Progress, run_cascade
+from robustcls.evaluation.curve import ABOUT_ZERO, Walk, reach
+from robustcls.evaluation.engine import Engine
+from robustcls.evaluation.judge import Judged
+from robustcls.evaluation.spacing import spaced
+
+POINTS = 8  # of a curve, beside the one at 0
+SHRINK, SHRINKINGS = 2 / 3, 60  # from one radius to the next, in search of where a curve ends
+CLOSER = 3  # times that a curve is drawn, at most, where it ends sooner than the search said
+
+
+def measure_other_curves(
+    model: nn.Module,
+    judged: Judged,
+    norms: Sequence[Norm],
+    *,
+    n: int,
+    batch_size: int,
+    seed: int,
+    progress: bool = False,
+) -> list[NormCurve]:
+    """Security curves in these norms on at most n samples of an evaluation, evenly spaced, under the suite `fast`.
+
+    The radii follow from the model: the curve goes from 0 to where accuracy is about 0%, or to where the ball around every
+    image holds uniform grey. Raises InputError for a model without gradients.
+    """
+    if not getattr(model, "differentiable", True):
+        raise InputError("curves in other norms need gradients, which this model does not give")
+    total = len(judged.y)
+    at = spaced(total, n)
+    rule = (
+        f"{len(at)} of the {total} samples, evenly spaced; from the largest radius down, and what stands at a radius is "
+        "taken to stand at every smaller one"
+    )
+    if judged.evaluation.surrogate is not None:
+        rule += "; with the gradients of the judged model itself"
+    show = partial(show_batches, disable=not progress)
+    curves = []
+    with torch.inference_mode(False), frozen(model):
+        for norm in norms:
+            engine = Engine(
+                model, judged.x[at], judged.y[at], batch_size=batch_size, seed=mix(seed, *b"curve", *norm.encode()),
+                precision=judged.evaluation.provenance.precision or "fp32",
+            )  # fmt: skip
+            attacks = plugins.load("suite", "fast")(norm)
+            curves.append(NormCurve(norm, attacks, rule, len(at), _whole_curve(engine, norm, attacks, show)))
+    return curves
+
+
+def _whole_curve(engine: Engine, norm: Norm, attacks: Sequence[str], progress: Progress) -> list[CurvePoint]:
+    """From 0 to the radius at which accuracy is about 0%: few steps break a sample there, so that it is quickly found."""
+    n = len(engine.y)
+    everywhere = ThreatModel(norm, reach(engine.x, norm))
+    outcome = run_cascade(engine, everywhere, attacks, progress=progress)
+    right = int((outcome.clean == engine.y).sum())
+    broken = outcome.broken_by >= 0
+    walk = Walk(engine, norm, attacks, outcome, progress)
+    end = everywhere.eps
+    for eps, count, _ in walk.down((end * SHRINK**step for step in range(1, SHRINKINGS)), broken):
+        if right - count > ABOUT_ZERO * n or right == 0:
+            break
+        end = eps
+    for _ in range(CLOSER):
+        end = _round_up(end)
+        radii = [float(f"{end * step / POINTS:.3g}") for step in range(POINTS, 0, -1)]
+        points = list(walk.down(radii, broken))
+        fallen = [eps for eps, count, _ in points if right - count <= ABOUT_ZERO * n]
+        if right == 0 or not fallen or min(fallen) > end / 2:
+            break
+        end = min(fallen)  # what was found on the way shows more than the search for the end did
+    points.append((0.0, right, ""))
+    failed = next((f"{attack.name}: {attack.error}" for attack in outcome.attacks if attack.error), "")
+    return [
+        CurvePoint(
+            eps, ThreatModel(norm, eps).eps_text, Accuracy.of(right - count if eps else right, n), error or failed
+        )
+        for eps, count, error in reversed(points)
+    ]
+
+
+def _round_up(radius: float) -> float:
+    """To two significant digits."""
+    digit = 10 ** (math.floor(math.log10(radius)) - 1)
+    return math.ceil(radius / digit) * digit
+
+
+def show_batches(
+    batches: Sequence[Any],
+    label: str,
+    total: int = 0,
+    standing: Callable[[], int] | None = None,
+    *,
+    disable: bool = False,
+) -> Iterable[Any]:
+    """The batches of an attack behind a progress bar, which shows after two seconds where stderr is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(batches, desc=label, unit="batch", leave=False, delay=2, disable=disable or None)

@@ -1,0 +1,326 @@
+"""Each check that attacks: it names what it is made for, and finds nothing in honest models."""
+
+import math
+
+import pytest
+import torch
+from eval_models import Bump, Masked, train_digits
+from torch import nn
+
+from robustcls.core.hyperplane import to_hyperplane
+from robustcls.core.threat import NORMS, ThreatModel
+from robustcls.data.digits import digits
+from robustcls.evaluation import attack_checks
+from robustcls.evaluation.attack_checks import ATTACK_CHECKS, linear_model
+from robustcls.evaluation.judge import judge
+from robustcls.reporting.sections.diagnostics import EXPECTED
+
+LINF = ThreatModel("linf", 0.1)
+STRONG = ["apgd_ce(steps=20)", "apgd_t(steps=20, targets=3, restarts=2)"]
+IDS = [check.__name__ for check in ATTACK_CHECKS]
+
+
+@pytest.fixture(scope="module")
+def net():
+    return train_digits()
+
+
+@pytest.fixture(scope="module")
+def robust_net():
+    return train_digits("pgd(steps=3)", epochs=4)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    x, y = digits("test", size=8).batch()
+    return x[:100], y[:100]
+
+
+def run(model, x, y, attacks, *names, threat=LINF, **options):
+    """The checks of these names, or all, by id."""
+    chosen = [check for check in ATTACK_CHECKS if not names or check.__name__ in names]
+    found = judge(model, x, y, threat, attacks, kind="test", checks=chosen, precision="fp32", **options).evaluation
+    return {check.id: check for check in found.checks if check.id in IDS}
+
+
+def one(model, x, y, attacks, name, **options):
+    return run(model, x, y, attacks, name, **options)[name]
+
+
+def grey(n=40):
+    """Images of the class 0 for a model of one bump."""
+    return torch.full((n, 1, 8, 8), 0.5), torch.zeros(n, dtype=torch.long)
+
+
+class Purified(nn.Module):
+    """Walks the image uphill in confidence before it predicts."""
+
+    def __init__(self, net, grad=torch.autograd.grad):
+        super().__init__()
+        self.net, self.grad = net, grad
+
+    def forward(self, x):
+        with torch.enable_grad():
+            moved = x.detach().requires_grad_()
+            grad = self.grad(self.net(moved).logsumexp(1).sum(), moved)[0]
+        return self.net((x + 0.02 * grad.sign()).clamp(0, 1))
+
+
+class Functional(nn.Module):
+    """The same with torch.func, which saves nothing that could be watched."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x + 0.02 * torch.func.grad(lambda x: self.net(x).logsumexp(1).sum())(x).sign())
+
+
+class Remembering(nn.Module):
+    """Counts its passes, and may keep a running mean of what it saw, which it does not use."""
+
+    def __init__(self, net, keeps):
+        super().__init__()
+        self.net, self.keeps = net, keeps
+        self.register_buffer("passes", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(64))
+
+    def forward(self, x):
+        self.passes += 1
+        if self.keeps:
+            self.mean.lerp_(x.detach().mean(0).flatten(), 0.1)
+        return self.net(x)
+
+
+def test_every_check_is_explained():
+    assert [check for check in EXPECTED if check in IDS] == IDS
+    assert len(EXPECTED) == 6 + len(IDS)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("which", ["net", "robust_net"])
+def test_honest_models_pass_all(which, norm, batch, request):
+    radius = {"linf": 0.1, "l2": 0.5, "l1": 1.5}[norm]
+    model = request.getfixturevalue(which)
+    found = run(model, *batch, STRONG, threat=ThreatModel(norm, radius))
+    assert list(found) == IDS
+    assert {name: check.message for name, check in found.items() if check.status != "pass"} == {
+        "transfer": "no adversarial examples of another model were tried; give --transfer-from"
+    }
+    assert all(check.message and "\n" not in check.message for check in found.values())
+
+
+def test_the_same_each_time(net, batch):
+    assert run(net, *batch, ["pgd"]) == run(net, *batch, ["pgd"])
+
+
+@pytest.mark.parametrize("defence", [Purified, Functional])
+def test_optimisation_in_the_forward_pass_is_named(defence, net, batch):
+    found = one(defence(net), *batch, ["noise"], "inference_optimisation")
+    assert found.status == "fail"
+    assert "adaptive test-time defence" in found.message
+
+
+def test_gradients_taken_by_another_name_are_seen(net, batch):
+    def backward(loss, x):
+        loss.backward(inputs=[x])
+        return [x.grad]
+
+    assert one(Purified(net, backward), *batch, ["noise"], "inference_optimisation").status == "fail"
+
+
+def test_a_model_that_keeps_what_it_saw_is_named(net, batch):
+    model = Remembering(net, keeps=True)
+    found = one(model, *batch, ["noise"], "inference_optimisation")
+    assert found.status == "fail"
+    assert "mean changed in a forward pass" in found.message
+    assert not model.mean.any(), "the model is left as it was"
+    assert one(Remembering(net, keeps=False), *batch, ["noise"], "inference_optimisation").status == "pass"
+
+
+def test_a_model_that_records_gradients_and_takes_none_passes(net, batch):
+    class Recording(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            with torch.enable_grad():
+                return self.net(x)
+
+    assert one(Recording(), *batch, ["fgsm"], "inference_optimisation").status == "pass"
+
+
+def test_a_step_that_jumps_over_the_trap_is_named():
+    """Up to 0.52 and down again leads PGD; the whole step lands where the label changes."""
+    model = Bump(lambda m: -2 - 10 * (m - 0.52).abs() + 10 * (m > 0.595))
+    found = one(model, *grey(), ["pgd"], "single_step_beats_iterative")
+    assert found.status == "fail"
+    assert "fgsm broke 40 and pgd(steps=10) 0" in found.message
+    assert found.measured == 1
+
+
+def test_examples_lost_in_a_larger_ball_are_named():
+    """Only the edge of the smaller ball changes the label; larger steps fly past it."""
+    model = Bump(lambda m: -1 + 19 * (m - 0.5) - 5 * (m > 0.5505) + 0.06 * ((m > 0.5495) & (m < 0.5505)))
+    found = one(model, *grey(), ["pgd"], "eps_monotone")
+    assert found.status == "fail"
+    assert "a larger ball cannot hold fewer examples" in found.message
+
+
+@pytest.mark.parametrize(
+    "changes", [{"before": lambda x: x.mul(8).round() / 8}, {"after": lambda logits: 1e6 * logits.softmax(1).round()}]
+)
+def test_what_stands_at_a_huge_eps_is_named(changes, net, batch):
+    found = one(Masked(net, **changes), *batch, ["pgd"], "large_eps")
+    assert found.status == "fail"
+    assert found.measured > 0.5 > found.threshold
+    assert "eps 0.5, where every image may become grey" in found.message
+
+
+def test_too_few_steps_are_named(net, batch):
+    weak = "pgd(steps=2, step_size=0.02, random_start=False)"
+    found = one(net, *batch, [weak], "doubled_steps", threat=ThreatModel("linf", 0.2))
+    assert found.status == "fail"
+    assert "pgd(steps=4, step_size=0.02, random_start=False) broke" in found.message
+    assert "judge with more steps" in found.message
+
+
+def test_luck_of_the_start_is_named():
+    """A start on one side of the image's mean leads to an example, on the other to none."""
+    model = Bump(lambda m: 50 * (m - 0.5).abs() - 3 - 4 * (m < 0.5))
+    found = one(model, *grey(60), ["pgd"], "doubled_restarts")
+    assert found.status == "fail"
+    assert "pgd(restarts=2)" in found.message
+
+
+def test_the_last_attack_with_the_option_is_repeated(net, batch):
+    found = run(net, *batch, ["pgd(steps=3)", "apgd_ce(steps=4)", "fgsm"], "doubled_steps", "doubled_restarts")
+    assert "apgd_ce(steps=8)" in found["doubled_steps"].message
+    assert "apgd_ce(steps=4, restarts=2)" in found["doubled_restarts"].message
+    found = run(net, *batch, ["pgd(steps=9)", "pgd(steps=1, step_size=0.01)"], "doubled_steps", alone=True)
+    assert "pgd(steps=18)" in found["doubled_steps"].message, "alone, the stronger one"
+    found = run(net, *batch, ["fgsm"], "doubled_steps", "doubled_restarts")
+    assert {check.status for check in found.values()} == {"not_run"}
+    assert "has the option steps" in found["doubled_steps"].message
+
+
+def test_noise_of_the_model_breaks_at_eps_zero(net, batch):
+    model = Masked(net, after=lambda logits: logits + 20 * torch.randn_like(logits))
+    found = one(model, *batch, ["pgd"], "eps_zero")
+    assert found.status == "fail"
+    assert "make it deterministic" in found.message
+
+
+def test_noise_that_beats_gradients_is_named():
+    """Half of all random points change the label, and no gradient says so."""
+    model = Bump(lambda pixel: 2 * (pixel > 0.5).float() - 1, pixel=True)
+    found = one(model, *grey(), ["pgd(random_start=False)"], "noise_baseline")
+    assert found.status == "fail"
+    assert found.measured > 0.9
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_noise_meets_what_gradients_left(alone):
+    """Also what an attack without gradients broke after them."""
+    model = Bump(lambda pixel: 2 * (pixel > 0.5).float() - 1, pixel=True)
+    attacks = ["pgd(random_start=False)", "noise(draws=20)"]
+    assert one(model, *grey(), attacks, "noise_baseline", alone=alone).status == "fail"
+
+
+def test_transfer_that_beats_a_white_box_is_named(net, robust_net, batch):
+    masked = Masked(net, before=lambda x: x.mul(8).round() / 8)
+    threat = ThreatModel("linf", 0.2)
+    found = one(masked, *batch, STRONG[:1], "transfer", threat=threat, surrogate=net)
+    assert found.status == "fail"
+    assert "gradients of this model are masked" in found.message
+    assert one(net, *batch, STRONG[:1], "transfer", threat=threat, surrogate=robust_net).status == "pass"
+
+
+def test_gradients_of_a_surrogate_say_nothing(net, robust_net, batch):
+    found = run(net, *batch, ["pgd"], surrogate=robust_net)
+    compared = {"single_step_beats_iterative", "doubled_steps", "doubled_restarts", "eps_monotone", "large_eps"}
+    assert {name for name, check in found.items() if check.status == "not_run"} == compared | {"noise_baseline"}
+
+
+@pytest.mark.parametrize("name", ["idle", "downhill"])
+def test_a_broken_attack_is_named(name, net, batch):
+    found = one(net, *batch, [f"eval_models:{name}", "pgd"], "attack_self_test")
+    assert found.status == "fail"
+    assert f"eval_models:{name} broke 0.0%" in found.message
+    assert "pgd broke" not in found.message
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 28, 28), (3, 224, 224)])
+def test_the_linear_model_can_be_broken_just_where_it_says(norm, shape):
+    threat = ThreatModel(norm, 1)
+    model, x, y, needed = linear_model(shape, 10, threat, 0)
+    assert (model(x).argmax(1) == y).all()
+    assert set(y.tolist()) == {0, 1}
+    assert 0 <= x.min() <= x.max() <= 1
+    w = model[1].weight[1] - model[1].weight[0]
+    # What a ball of this radius gains at most, by the dual norm; the walls of the box take from it where pixels go far.
+    gain = needed * {"linf": w.abs().sum(), "l2": w.norm(), "l1": w.abs().max()}[norm].item()
+    assert gain >= 1 - 1e-3
+    assert norm == "l1" or gain == pytest.approx(1, abs=1e-3)
+    beyond = 0.5 * w.sum() + 0.01 * (1 - 2 * y.float())
+    x_adv = (x.flatten(1) + to_hyperplane(norm, x.flatten(1), w.expand(len(x), -1), beyond)).view_as(x)
+    assert (model(x_adv).argmax(1) != y).all()
+    assert threat.distance(x_adv, x).max() <= 1.03 * needed
+
+
+@pytest.mark.parametrize("spec", [
+    "fgsm", "pgd", "apgd_ce(steps=20)", "apgd_dlr(steps=20)", "apgd_t(steps=20, targets=3)", "fab_t(steps=10)",
+    "square(queries=2)",
+])  # fmt: skip
+@pytest.mark.parametrize("norm", NORMS)
+def test_our_attacks_pass_the_self_test(spec, norm, net, batch):
+    x, y = batch
+    found = one(net, x[:4], y[:4], [spec], "attack_self_test", threat=ThreatModel(norm, 0.01))
+    assert (found.status, found.measured) == ("pass", 1), found
+
+
+def test_where_checks_mean_nothing(net, batch):
+    x, y = batch
+    blind = Masked(net)
+    blind.differentiable = False
+    found = run(blind, x, y, ["square(queries=5)"])
+    ran = {name for name, check in found.items() if check.status != "not_run"}
+    assert ran == {"eps_zero", "attack_self_test"}
+    found = run(net, x[:20], y[:20], ["patch(steps=2)"], threat=ThreatModel("linf", 1))
+    assert {name for name, check in found.items() if check.status != "not_run"} == {"inference_optimisation"}
+    assert all(check.message for check in found.values())
+    nothing_right = run(net, x, (y + 1) % 10, ["pgd"])
+    assert {nothing_right[name].status for name in ("large_eps", "eps_zero", "eps_monotone")} <= {"not_run", "pass"}
+    at_zero = run(net, x, y, ["pgd"], threat=ThreatModel("linf", 0))
+    assert at_zero["eps_monotone"].status == "not_run"
+    assert {check.status for check in at_zero.values()} <= {"pass", "not_run"}
+
+
+def test_attacks_that_break_off_are_reported(net, batch):
+    found = run(net, *batch, ["eval_models:raises"])
+    assert "RuntimeError: two" in found["eps_zero"].message
+    assert {found[name].status for name in ("eps_zero", "attack_self_test", "doubled_steps")} == {"not_run"}
+
+
+@pytest.mark.parametrize("spec", ["eval_models:far", "eval_models:not_a_number", "eval_models:returns_one"])
+def test_strange_attacks_crash_no_check(spec, net, batch):
+    found = run(net, *batch, [spec])
+    assert list(found) == IDS
+    assert found["eps_zero"].status in ("pass", "not_run")
+
+
+def test_few_samples_are_spread_evenly_and_counted(net, batch, monkeypatch):
+    monkeypatch.setattr(attack_checks, "SAMPLES", 10)
+    assert one(net, *batch, ["pgd"], "eps_monotone").message.startswith("of 10 samples")
+    assert attack_checks._spaced(torch.arange(100), 4).tolist() == [0, 25, 50, 75]
+    assert attack_checks._spaced(torch.arange(3), 4).tolist() == [0, 1, 2]
+
+
+def test_chance_has_room_for_few_samples(net, batch):
+    x, y = batch
+    few, many = (one(net, x[:n], y[:n], ["fgsm"], "large_eps").threshold for n in (4, 100))
+    assert few > many > 0.1
+    assert few == pytest.approx(0.1 + 2 * math.sqrt(0.09 / 4), abs=0.1)
