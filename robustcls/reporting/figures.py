@@ -10,6 +10,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import LayoutEngine
+from matplotlib.transforms import Bbox
 
 # Colours that stand for a CSS value: matplotlib wants hex, the page decides what is seen.
 INK, LINE = "#010203", "#010204"
@@ -43,12 +45,34 @@ _SETTINGS: Any = {
 }
 
 
+class _OnePass(LayoutEngine):
+    """Moves the borders of the axes so that all labels fit: as constrained layout does, in a fraction of its time."""
+
+    _adjust_compatible, _colorbar_gridspec = True, False
+    PAD = 4.0  # points
+
+    def execute(self, fig: Any) -> None:
+        fig.subplots_adjust(0.1, 0.1, 0.9, 0.9)
+        renderer = fig._get_renderer()
+        axes = [one.get_tightbbox(renderer, for_layout_only=True) for one in fig.axes]
+        outer = Bbox.union([box for box in axes if box is not None])
+        inner, (width, height) = Bbox.union([one.bbox for one in fig.axes]), fig.bbox.size
+        pad = self.PAD * fig.dpi / 72
+        fig.subplots_adjust(
+            left=(pad + inner.x0 - outer.x0) / width,
+            bottom=(pad + inner.y0 - outer.y0) / height,
+            right=1 - (pad + outer.x1 - inner.x1) / width,
+            top=1 - (pad + outer.y1 - inner.y1) / height,
+        )
+
+
 def draw(
     name: str, title: str, description: str, paint: Callable[[Axes], None], size: tuple[float, float] = (7.4, 3.2)
 ) -> Markup:
     """`paint`ed axes as an <svg> whose ids all start with `name`; size in inches, of 96 CSS pixels at full width."""
     with rc_context(_SETTINGS):
-        figure = Figure(figsize=size, dpi=72, layout="constrained")
+        figure = Figure(figsize=size, dpi=72)
+        figure.set_layout_engine(_OnePass())
         paint(figure.subplots())
         buffer = io.StringIO()
         # Not savefig, which lays the figure out twice.

@@ -1,8 +1,10 @@
 """Arrays of the gallery as data URIs at native resolution, within the size that a report may have."""
 
 import base64
+import hashlib
 import io
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
@@ -18,8 +20,11 @@ _PAGE = 500_000  # for the page around images and JSON
 _QUALITIES = (90, 75, 55, 35, 15)
 
 
-def plan(evaluations: Sequence[Evaluation]) -> tuple[int | None, bool]:
-    """The quality of WebP images (None: PNG, lossless) and whether the JSON inside the page may keep its arrays."""
+def plan(evaluations: Sequence[Evaluation], apart: bool = False) -> tuple[int | None, bool]:
+    """The quality of WebP images (None: PNG, lossless) and whether the JSON inside the page may keep its arrays.
+
+    apart: the images become files of their own, and need no room on the page.
+    """
     galleries = [evaluation.gallery for evaluation in evaluations if evaluation.gallery is not None]
     examples = [example for gallery in galleries for example in gallery.examples]
     packed = sum(len(array.data) for example in examples for array in _arrays(example))
@@ -27,6 +32,8 @@ def plan(evaluations: Sequence[Evaluation]) -> tuple[int | None, bool]:
         return None, True
     bare = sum(len(json.dumps(vars(sample))) for evaluation in evaluations for sample in evaluation.samples)
     room = LIMIT - _PAGE - bare
+    if apart:
+        return None, packed <= room
     if 1.25 * packed <= room:  # what zlib makes of an array is about what PNG makes of it
         return None, 2.25 * packed <= room
     tried = examples[:: max(1, len(examples) // 2)]
@@ -35,6 +42,19 @@ def plan(evaluations: Sequence[Evaluation]) -> tuple[int | None, bool]:
         if size <= 0.92 * room:
             return quality, False
     return _QUALITIES[-1], False
+
+
+def take_out(text: str, folder: str) -> tuple[str, dict[str, bytes]]:
+    """HTML whose PNG images are files in `folder` (a relative URL), and these by name: the same image has the same name."""
+    files: dict[str, bytes] = {}
+
+    def name(found: re.Match[str]) -> str:
+        content = base64.b64decode(found[1])
+        name = f"{hashlib.sha256(content).hexdigest()[:16]}.png"
+        files[name] = content
+        return f'src="{folder}/{name}"'
+
+    return re.sub(r'src="data:image/png;base64,([\w+/]+=*)"', name, text), files
 
 
 def is_empty(array: Array) -> bool:

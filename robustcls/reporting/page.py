@@ -16,7 +16,7 @@ from robustcls.core.policy import Policy
 from robustcls.core.records import Evaluation
 from robustcls.reporting.context import Context, name_each
 from robustcls.reporting.html import ASSETS, environment, seen
-from robustcls.reporting.images import embed, plan
+from robustcls.reporting.images import embed, plan, take_out
 from robustcls.reporting.scrub import scrub, without_arrays
 
 
@@ -35,12 +35,20 @@ def compose(
     title: str | None,
     redact_images: bool,
     sections: Sequence[str] | None,
-) -> str:
-    """The report as text. Raises InputError for an unknown section."""
+    assets: str | None = None,
+) -> tuple[str, dict[str, bytes]]:
+    """The report as text, and the images that it refers to in `assets`, a relative URL; without that there are none.
+
+    Raises InputError for an unknown section.
+    """
     shown = tuple(scrub(without_arrays(one) if redact_images else one) for one in evaluations)
-    quality, arrays = plan(shown)
+    quality, arrays = plan(shown, apart=assets is not None)
     names = name_each(shown)
     context = Context(shown, names, policy, find_mismatch(shown), redact_images, quality, arrays)
+    placed = _place(context, sections)
+    files: dict[str, bytes] = {}
+    if assets is not None:
+        placed, files = _move_images(placed, assets)
     script = Markup((ASSETS / "report.js").read_text(encoding="utf-8"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = (
@@ -49,14 +57,27 @@ def compose(
         .render(
             **seen(context),
             title=title or "Adversarial robustness: " + " against ".join(names),
-            sections=_place(context, sections),
+            sections=placed,
+            images="'self' file: data: blob:"
+            if files
+            else "data: blob:",  # file: for browsers to which 'self' is no file
             css=Markup((ASSETS / "style.css").read_text(encoding="utf-8")),
             script=script,
             digest=digest,
             embedded=[Markup(embed(one, arrays)) for one in shown],
         )
     )
-    return text if text.endswith("\n") else text + "\n"
+    return text if text.endswith("\n") else text + "\n", files
+
+
+def _move_images(placed: list[Placed], assets: str) -> tuple[list[Placed], dict[str, bytes]]:
+    files: dict[str, bytes] = {}
+    moved = []
+    for one in placed:
+        body, found = take_out(str(one.body), assets)
+        moved.append(dataclasses.replace(one, body=Markup(body)))
+        files |= found
+    return moved, files
 
 
 def _place(context: Context, wanted: Sequence[str] | None) -> list[Placed]:

@@ -1,10 +1,13 @@
-"""Evaluations in, one self-contained HTML file out."""
+"""Evaluations in, one HTML file out: self-contained, unless its images are to be files of their own."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from robustcls.core.errors import InputError
-from robustcls.core.files import replacing
+from robustcls.core.files import check_writable, replacing
 from robustcls.core.policy import Policy
 from robustcls.core.records import Evaluation
 
@@ -17,16 +20,27 @@ def report(
     title: str | None = None,
     redact_images: bool = False,
     sections: Sequence[str] | None = None,
+    assets: str | Path | None = None,
 ) -> Path:
     """Writes the report of one evaluation, or of several side by side, and returns its path.
 
-    Raises InputError where the file cannot be written or a section is unknown.
+    assets: a folder that takes the images of the gallery as lossless PNG files, named by their content; the page refers to
+    them by a relative path. Without it the page holds them.
+
+    Raises InputError where a file cannot be written or a section is unknown.
     """
     evaluations = [evaluation] if isinstance(evaluation, Evaluation) else list(evaluation)
-    text = render(evaluations, policy=policy, title=title, redact_images=redact_images, sections=sections)
-    with replacing(path) as part:
+    path, folder = Path(path), Path(assets) if assets is not None else None
+    prefix = None
+    if folder is not None:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"cannot write images to {folder}: it is a file: name a folder with --assets")
+        check_writable(path)
+        prefix = quote(Path(os.path.relpath(folder, path.parent)).as_posix())
+    text, files = _compose(evaluations, policy, title, redact_images, sections, prefix)
+    with _added(folder, files), replacing(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
-    return Path(path)
+    return path
 
 
 def render(
@@ -42,8 +56,42 @@ def render(
     sections: names of section plug-ins in the order wanted, dotted ones too; None takes all of ours in their own order.
     redact_images: leaves out the pixels and the attribution maps, from the page and from the JSON inside it.
     """
+    return _compose(evaluations, policy, title, redact_images, sections, None)[0]
+
+
+def _compose(
+    evaluations: Sequence[Evaluation],
+    policy: Policy | None,
+    title: str | None,
+    redact_images: bool,
+    sections: Sequence[str] | None,
+    assets: str | None,
+) -> tuple[str, dict[str, bytes]]:
     if not evaluations:
         raise InputError("a report needs an evaluation: give the file that `robustcls attack` wrote")
     from robustcls.reporting.page import compose  # Jinja2 and NumPy load here, not with the package
 
-    return compose(evaluations, policy or Policy(), title, redact_images, sections)
+    return compose(evaluations, policy or Policy(), title, redact_images, sections, assets)
+
+
+@contextmanager
+def _added(folder: Path | None, files: dict[str, bytes]) -> Iterator[None]:
+    """The files in the folder; those that were not there before are taken out again where the page cannot be written."""
+    written: list[Path] = []
+    made = folder is not None and not folder.exists()
+    try:
+        for name, content in files.items():
+            assert folder is not None
+            file = folder / name
+            if not file.exists():
+                with replacing(file) as part:
+                    part.write_bytes(content)
+                written.append(file)
+        yield
+    except BaseException:
+        for file in written:
+            file.unlink(missing_ok=True)
+        if made and folder is not None:
+            with suppress(OSError):
+                folder.rmdir()
+        raise

@@ -6,7 +6,12 @@ from robustcls.core.records import (
     Accuracy,
     Array,
     Attack,
+    Bin,
+    Calibration,
     Check,
+    Corruption,
+    Corruptions,
+    CurvePoint,
     Data,
     Epoch,
     Evaluation,
@@ -16,8 +21,11 @@ from robustcls.core.records import (
     Likeness,
     Map,
     MethodMeasures,
+    MinimumNorm,
     Model,
+    NormCurve,
     Provenance,
+    Reliability,
     Sample,
     Spread,
     Threat,
@@ -48,16 +56,20 @@ def sample_evaluation(
     training: bool = True,
     alone: bool = True,
     checks: bool = True,
+    measured: bool = True,
 ) -> Evaluation:
     """`clean` and `robust` are the shares aimed at. examples: 0 leaves the gallery out. smooth: images that compress.
 
-    checks: of the numbers and of the attribution maps; False leaves out both.
+    checks: of the numbers and of the attribution maps; False leaves out both. measured: False leaves out the curves,
+    minimum perturbations, calibration and corruptions.
     """
     rng = np.random.default_rng(seed)
     samples = _draw_samples(rng, n, classes, clean, robust, alone)
     right = sum(sample.clean == sample.label for sample in samples)
     held = sum(sample.clean == sample.label == sample.adversarial for sample in samples)
     names = [NAMES[i] if classes <= 10 else f"class_{i:04d}" for i in range(classes)]
+    nearest = _draw_nearest(np.random.default_rng(seed + 100), samples)
+    more = np.random.default_rng(seed + 200)
     return Evaluation(
         Model(name, f"{seed:02d}" + "ab" * 31, "vgg16(width=0.25)", 1_204_554, [3, size, size], names),
         Data("cifar10", "test", n, "cd" * 32, 10_000, "the first n of a permutation by seed 0", ""),
@@ -86,6 +98,12 @@ def sample_evaluation(
         _make_gallery(rng, samples, classes, examples, size, smooth) if examples else None,
         _make_training(clean, robust) if training else None,
         explanations=_make_explanations(np.random.default_rng(seed), samples) if checks else None,
+        curve=_make_curve(nearest, RADII, EPS) if measured else None,
+        other_curves=[_make_norm_curve(norm, nearest) for norm in OTHERS] if measured else None,
+        minimum=[_make_minimum(norm, nearest) for norm in ("linf", *OTHERS)] if measured else None,
+        calibration=_make_calibration(more, samples) if measured else None,
+        corruptions=_make_corruptions(more, samples) if measured else None,
+        profile="standard" if measured else "quick",
     )
 
 
@@ -130,6 +148,115 @@ def _sum_attacks(samples: list[Sample], alone: bool) -> list[Attack]:
         )  # fmt: skip
         left -= len(broken)
     return attacks
+
+
+RADII = [0.0, *(levels / 255 for levels in (1, 2, 4, 6, 8, 12, 16, 24, 32))]
+OTHERS = {"l2": 16.0, "l1": 400.0}  # norm: its distance for each unit of linf
+SUBSET = 100  # samples of the slow measures
+BINS = 15
+CORRUPTIONS = {
+    "gaussian_noise": 0.09, "shot_noise": 0.07, "impulse_noise": 0.1, "defocus_blur": 0.06, "glass_blur": 0.09,
+    "motion_blur": 0.07, "zoom_blur": 0.06, "snow": 0.05, "frost": 0.06, "fog": 0.08, "brightness": 0.02,
+    "contrast": 0.14, "elastic_transform": 0.04, "pixelate": 0.03, "jpeg_compression": 0.025,
+}  # fmt: skip  # name: what each severity costs
+
+
+def spread_out(count: int) -> list[int]:
+    """At most SUBSET places out of so many, evenly."""
+    kept = min(SUBSET, count)
+    return [i * count // kept for i in range(kept)]
+
+
+def _draw_nearest(rng: np.random.Generator, samples: list[Sample]) -> list[float]:
+    """The linf distance of each sample's nearest adversarial example: 0 where it is wrong already, within its own where
+    it was broken, beyond EPS where it was not."""
+    found = []
+    for sample in samples:
+        near, far = float(rng.uniform(0.1, 1)), EPS * (1.01 + float(rng.gamma(2.0, 0.6)))
+        wrong = sample.clean != sample.label
+        found.append(0.0 if wrong else far if sample.distance is None else near * sample.distance)
+    return found
+
+
+def _make_curve(nearest: list[float], radii: list[float], eps: float) -> list[CurvePoint]:
+    points = []
+    for radius in radii:
+        stands = sum(distance > max(radius, 0.0) for distance in nearest)
+        grey = radius < 0.5 and eps == EPS and radius > 0
+        points.append(
+            CurvePoint(
+                radius, f"{round(255 * radius)}/255" if grey else f"{radius:.6g}", Accuracy.of(stands, len(nearest))
+            )
+        )
+    return points
+
+
+def _make_norm_curve(norm: str, nearest: list[float]) -> NormCurve:
+    scale = OTHERS[norm]
+    some = [scale * nearest[i] for i in spread_out(len(nearest))]
+    radii = [scale * EPS * step for step in (0, 0.25, 0.5, 1, 1.5, 2, 3)]
+    points = _make_curve(some, radii, scale * EPS)
+    points[-2].error = "apgd_t: RuntimeError: out of memory" if norm == "l1" else ""
+    return NormCurve(
+        norm, ["apgd_ce(steps=20)", "apgd_t(steps=20,targets=3)"], f"{len(some)} spaced evenly over the samples",
+        len(some), points,
+    )  # fmt: skip
+
+
+def _make_minimum(norm: str, nearest: list[float]) -> MinimumNorm:
+    scale = OTHERS.get(norm, 1.0)
+    index = spread_out(len(nearest))
+    distance = [scale * nearest[i] if nearest[i] < 3 * EPS else None for i in index]
+    ranked = sorted(1e9 if one is None else one for one in distance)
+    quartiles = [ranked[-(-quarter * len(ranked) // 4) - 1] for quarter in (1, 2, 3)]
+    return MinimumNorm(
+        norm, "fab_t(steps=30,targets=3)", f"{len(index)} spaced evenly over the samples", len(index), index, distance,
+        distance.count(None), *(None if one == 1e9 else one for one in quartiles),
+    )  # fmt: skip
+
+
+def _make_calibration(rng: np.random.Generator, samples: list[Sample]) -> Calibration:
+    parts = []
+    for predictions in ([s.clean for s in samples], [s.adversarial for s in samples]):
+        right = np.array([label == s.label for label, s in zip(predictions, samples, strict=True)])
+        confidence = np.where(right, rng.beta(8, 1.5, len(right)), rng.beta(5, 3, len(right)))
+        parts.append(_make_reliability(confidence, right))
+    return Calibration(*parts, "the worst image that the attacks found of each sample; clean errors keep their image")
+
+
+def _make_reliability(confidence: np.ndarray, right: np.ndarray) -> Reliability:
+    bins, n = [], len(right)
+    for place in range(BINS):
+        low, high = place / BINS, (place + 1) / BINS
+        inside = (confidence > low) & (confidence <= high)
+        known = bool(inside.any())
+        bins.append(
+            Bin(
+                low, high, int(inside.sum()), float(confidence[inside].mean()) if known else None,
+                float(right[inside].mean()) if known else None,
+            )
+        )  # fmt: skip
+    ece = sum(one.n / n * abs(one.confidence - one.accuracy) for one in bins if one.n)
+    return Reliability(
+        n, float(right.mean()), float(confidence.mean()), ece, bins, Spread.of(confidence[right]),
+        Spread.of(confidence[~right]),
+    )  # fmt: skip
+
+
+def _make_corruptions(rng: np.random.Generator, samples: list[Sample]) -> Corruptions:
+    some = [samples[i] for i in spread_out(len(samples))]
+    clean = sum(sample.clean == sample.label for sample in some)
+    results = [
+        Corruption(name, severity, Accuracy.of(round(clean * max(0.1, 1 - cost * severity * k)), len(some)))
+        for name, cost in CORRUPTIONS.items()
+        for k in [float(rng.uniform(0.8, 1.2))]
+        for severity in range(1, 6)
+    ]
+    return Corruptions(
+        f"{len(some)} spaced evenly over the samples", "made here by the published definitions", len(some),
+        Accuracy.of(clean, len(some)), results, float(np.mean([one.accuracy.accuracy for one in results])),
+        "frost uses generated textures",
+    )  # fmt: skip
 
 
 def _make_checks() -> list[Check]:

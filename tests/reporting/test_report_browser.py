@@ -77,12 +77,27 @@ def test_asks_for_nothing_and_says_nothing(visit, page_file, scheme):
     assert {urllib.parse.urlsplit(url).scheme for url in page.asked} <= {"file", "data", "blob"}
     assert [url for url in page.asked if url.startswith("file:")] == [page_file.as_uri()]
     assert page.said == []
-    loaded = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
-    took = [page.evaluate(loaded)]
-    while took[-1] > 3000 and len(took) < 5:  # the promise is 1 s on a quiet machine; this one may be busy
+
+
+SECOND = 1000  # milliseconds
+
+
+@pytest.mark.parametrize("size", [32, 224])
+def test_forty_examples_open_within_a_second(visit, tmp_path, size):
+    evaluation = sample_evaluation(size=size, examples=40, smooth=False, n=1000)
+    page = visit(report(evaluation, tmp_path / "forty.html"))
+    assert page.locator(".example").count() == 40
+    assert (tmp_path / "forty.html").stat().st_size <= 5_000_000
+    took = [_load_time(page)]
+    while took[-1] > SECOND and len(took) < 12:  # other tests share the machine
         page.reload()
-        took.append(page.evaluate(loaded))
-    assert min(took) < 3000
+        took.append(_load_time(page))
+    assert min(took) <= SECOND, took
+
+
+def _load_time(page) -> float:
+    page.wait_for_load_state("load")
+    return page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
 
 
 @pytest.mark.parametrize("width", [320, 768, 1280])
@@ -104,7 +119,10 @@ def test_is_whole_without_javascript(visit, page_file):
         "#accuracy > .scroll table",
         "#attacks svg",
         "#gallery .strip img",
-        "#limits table",
+        "#curves svg",
+        "#corruptions table.heat",
+        "#comparison table",
+        "#limits dl",
     ):
         assert page.locator(selector).first.is_visible(), selector
     for selector in (".filters", ".downloads", ".theme"):
@@ -191,6 +209,8 @@ def test_axe_finds_nothing(visit, files, models, scheme):
         pytest.skip("axe-core is not installed: pip install axe-playwright-python")
     page = visit(files[models], color_scheme=scheme, bypass_csp=True, viewport={"width": 1280, "height": 900})
     page.evaluate(scripts[0].read_text(encoding="utf-8") + ";0")
+    assert _violations(page) == []
+    page.select_option("select[name=outcome]", "broken")
     assert _violations(page) == []
     page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     page.evaluate("document.querySelector('.zoom').click()")

@@ -34,7 +34,7 @@ CASES = {
     "two": robust_pair,
     "three": lambda: [sample_evaluation(n=60, seed=seed, examples=0, training=False) for seed in range(3)],
     "differ": lambda: [sample_evaluation(examples=0, training=False), sample_evaluation(n=300, examples=2)],
-    "bare": lambda: [sample_evaluation(examples=0, training=False, alone=False, checks=False)],
+    "bare": lambda: [sample_evaluation(examples=0, training=False, alone=False, checks=False, measured=False)],
     "binary": lambda: [sample_evaluation(classes=2, training=False)],
     "thousand": lambda: [sample_evaluation(classes=1000, n=600, training=False)],
     "tiny": lambda: [sample_evaluation(n=5, examples=2)],

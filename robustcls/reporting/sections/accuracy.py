@@ -1,22 +1,20 @@
-"""Accuracies with intervals; differences on the same samples."""
+"""Accuracies with intervals; the comparison section has their paired differences."""
 
 from functools import partial
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from robustcls.core.comparison import held, was_right
 from robustcls.core.records import Accuracy
-from robustcls.core.statistics import mcnemar, paired_difference
 from robustcls.reporting.context import Context
 from robustcls.reporting.figures import INK, SERIES, draw, shorten
-from robustcls.reporting.html import derived, figure, fill_file, model_tag, number, p_value, points, table
+from robustcls.reporting.html import figure, fill_file, model_tag, number, table
 
 ORDER, TITLE = 30, "Accuracy"
 
 
 def accuracy(context: Context) -> Markup:
-    """Clean and robust accuracy of each model, and paired differences where there are several."""
+    """Clean and robust accuracy of each model."""
     rows = [_row(context, model, part) for model in range(len(context.evaluations)) for part in ("clean", "robust")]
     heads = ["Model", "Accuracy\u00a0of", "Share", "95% low", "95% high", "Correct", "Samples"]
     size = (7.4, 0.9 + 0.62 * len(context.evaluations))
@@ -31,8 +29,6 @@ def accuracy(context: Context) -> Markup:
         context,
         drawn=figure("accuracy", svg, title + " with 95% intervals", table("Data: accuracy", heads, rows)),
         accuracies=table("Accuracy by model", heads, rows),
-        differences=_differences(context) if context.comparable else None,
-        agreement=_agreement(context) if context.comparable else None,
     )
 
 
@@ -44,57 +40,6 @@ def _row(context: Context, model: int, part: str) -> list[Markup | str]:
         *(number(context, model, path, ".1%") for path in shares),
         *(number(context, model, f"{part}.{count}", ",d") for count in ("correct", "total")),
     ]
-
-
-def _differences(context: Context) -> Markup:
-    rows: list[list[Markup | str]] = []
-    first = context.evaluations[0].samples
-    for model in range(1, len(context.evaluations)):
-        for part, right in (("clean", was_right), ("robust", held)):
-            ours = [right(sample) for sample in first]
-            theirs = [right(sample) for sample in context.evaluations[model].samples]
-            difference, (low, high) = paired_difference(ours, theirs)
-            pairs = list(zip(ours, theirs, strict=True))
-            rows.append(
-                [
-                    Markup("{} minus {}").format(model_tag(context, model), model_tag(context, 0)),
-                    part,
-                    points("difference", difference),
-                    points("low", low),
-                    points("high", high),
-                    derived("only first right", sum(a and not b for a, b in pairs), ",d"),
-                    derived("only second right", sum(b and not a for a, b in pairs), ",d"),
-                    p_value("mcnemar", mcnemar(ours, theirs)),
-                ]
-            )
-    heads = [
-        "Difference",
-        "Accuracy\u00a0of",
-        "Points",
-        "95% low",
-        "95% high",
-        "Only the first is right",
-        "Only the second is right",
-        "McNemar, exact",
-    ]
-    return table("Paired differences", heads, rows)
-
-
-def _agreement(context: Context) -> Markup:
-    rows: list[list[Markup | str]] = []
-    for model in range(1, len(context.evaluations)):
-        pairs = list(
-            zip(map(held, context.evaluations[0].samples), map(held, context.evaluations[model].samples), strict=True)
-        )
-        counts = [pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))]
-        rows.append(
-            [
-                Markup("{} and {}").format(model_tag(context, 0), model_tag(context, model)),
-                *(derived(f"agreement {i}", count, ",d") for i, count in enumerate([*counts, len(pairs)])),
-            ]
-        )
-    heads = ["Models", "Both hold", "Only the first holds", "Only the second holds", "Neither holds", "Samples"]
-    return table("Agreement under attack", heads, rows)
 
 
 def _paint(context: Context, axes: Axes) -> None:

@@ -8,6 +8,7 @@ from robustcls.core.records import Example, Map, Sample
 from robustcls.reporting.context import Context
 from robustcls.reporting.html import derived, fill_file
 from robustcls.reporting.images import is_empty, show_image, show_maps, show_perturbation
+from robustcls.reporting.missing import reasons_of
 
 ORDER, TITLE = 110, "Gallery"
 
@@ -28,6 +29,7 @@ def gallery(context: Context) -> Markup:
         "gallery.html",
         context,
         parts=parts,
+        absent=reasons_of(context, "gallery"),
         filters=_filters(context) if examples else None,
         withheld=bool(examples) and all(is_empty(example.clean) for example in examples),
     )

@@ -5,11 +5,11 @@ from markupsafe import Markup
 from robustcls.core.records import MethodMeasures
 from robustcls.reporting.context import Context
 from robustcls.reporting.html import badge, fill_file, number, table
-from robustcls.reporting.sections.stability import FEW, HOW, NOT_MEASURED, show_spread, why_absent
+from robustcls.reporting.missing import reasons_of
+from robustcls.reporting.sections.stability import FEW, NOT_MEASURED, show_spread
 
 ORDER, TITLE = 130, "Attribution sanity"
 
-ABSENT = Markup("attribution maps were not tested: {}").format(HOW)
 
 # What is checked of every method, with the reason that is shown where it was not.
 EXPECTED = {
@@ -58,7 +58,7 @@ BADGED = "fails the sanity checks"  # in the note of a method that is known to, 
 def sanity(context: Context) -> Markup:
     """Each method's checks and quality measures; a method that fails a check is named."""
     parts = [_part(context, model) for model in range(len(context.evaluations))]
-    return fill_file("sanity.html", context, parts=parts, absent=why_absent(context, ABSENT), few=FEW)
+    return fill_file("sanity.html", context, parts=parts, absent=reasons_of(context, "sanity"), few=FEW)
 
 
 def _part(context: Context, model: int) -> dict[str, object] | None:

@@ -10,12 +10,11 @@ from robustcls.core.records import Explanations, MethodMeasures, Spread
 from robustcls.reporting.context import Context, look_up
 from robustcls.reporting.figures import INK, SERIES, draw, shorten
 from robustcls.reporting.html import figure, fill_file, lines, number, table
+from robustcls.reporting.missing import reasons_of
 
 ORDER, TITLE = 120, "Attribution stability"
 
 FEW = 30  # samples, below which a median says little
-HOW = Markup("run <code>robustcls report --model ...</code> or <code>robustcls explain</code>")
-ABSENT = Markup("attribution maps were not compared: {}").format(HOW)
 NOT_MEASURED = Markup('<span class="none">not measured</span>')
 NO_SAMPLE = Markup('<span class="none">no sample</span>')
 
@@ -38,20 +37,10 @@ CONTROLS = {
 }
 
 
-def why_absent(context: Context, usual: Markup) -> Markup:
-    """Why an evaluation has no measures of maps: none were asked for, or there was nothing to measure."""
-    tried = [one.explanations for one in context.evaluations if one.explanations and not one.explanations.methods]
-    if not tried or any(one.explanations is None for one in context.evaluations):
-        return usual
-    if any(found.n == 0 for found in tried):
-        return Markup("no sample that the model gets right was moved by the attack")
-    return Markup("the model carries none of the methods")
-
-
 def stability(context: Context) -> Markup:
     """How like the map of a clean image is to that of the attacked one, to that under noise, and to a random map."""
     parts = [_part(context, model) for model in range(len(context.evaluations))]
-    return fill_file("stability.html", context, parts=parts, absent=why_absent(context, ABSENT), few=FEW)
+    return fill_file("stability.html", context, parts=parts, absent=reasons_of(context, "stability"), few=FEW)
 
 
 def show_spread(context: Context, model: int, path: str, spec: str, n: int | None = None) -> Markup:

@@ -11,6 +11,7 @@ from robustcls.core.records import Training
 from robustcls.reporting.context import Context
 from robustcls.reporting.figures import INK, SERIES, draw
 from robustcls.reporting.html import figure, fill_file, number, table
+from robustcls.reporting.missing import reasons_of
 
 ORDER, TITLE = 150, "Training"
 
@@ -26,7 +27,11 @@ CURVES = {  # field: (name, colour, line style)
 def training(context: Context) -> Markup:
     """Curves of train and validation, the chosen epoch, and the two ways in which adversarial training overfits."""
     return fill_file(
-        "training.html", context, parts=[_part(context, i) for i in range(len(context.evaluations))], limit=CATASTROPHIC
+        "training.html",
+        context,
+        parts=[_part(context, i) for i in range(len(context.evaluations))],
+        absent=reasons_of(context, "training"),
+        limit=CATASTROPHIC,
     )
 
 

@@ -3,7 +3,7 @@
 from markupsafe import Markup
 
 from robustcls.core.comparison import held, was_right
-from robustcls.core.policy import judge
+from robustcls.core.policy import THRESHOLDS, judge
 from robustcls.core.statistics import mcnemar, paired_difference
 from robustcls.reporting.context import Context
 from robustcls.reporting.html import derived, fill_file, number
@@ -12,7 +12,7 @@ ORDER, TITLE = 10, "Verdict"
 
 
 def verdict(context: Context) -> Markup:
-    """Clean and worst-case robust accuracy with intervals, the policy's thresholds and the status of each model."""
+    """Clean and worst-case robust accuracy with intervals, and the status of each model, criterion by criterion."""
     verdicts = []
     for evaluation in context.evaluations:
         found = judge(evaluation, context.policy)
@@ -23,7 +23,8 @@ def verdict(context: Context) -> Markup:
                 "evaluation": evaluation,
                 "status": found.status,
                 "kind": kind,
-                "reasons": found.reasons,
+                "reasons": [] if found.criteria else found.reasons,
+                "criteria": found.criteria,
                 "attacks": ", ".join(attack.name for attack in evaluation.attacks),
                 "bound": f" ({bound})" if bound else "",
             }
@@ -37,15 +38,21 @@ def verdict(context: Context) -> Markup:
         pairs=pairs,
         headline=_headline(context, pairs),
         thresholds=asked,
-        asked=Markup(", ").join(
-            Markup("{} at least {}").format(part, derived(f"{part} threshold", share, ".1%"))
-            for part, share in asked.items()
-            if share is not None
-        ),
+        dotted=_say_thresholds({f"min_{part}": share for part, share in asked.items() if share is not None}),
+        asked=_say_thresholds(context.policy.thresholds),
         parts=[
             ("clean", "Clean accuracy", "on the unchanged images"),
             ("robust", "Worst-case robust accuracy", "after every attack: an empirical upper bound"),
         ],
+    )
+
+
+def _say_thresholds(thresholds: dict[str, float]) -> Markup:
+    return Markup(", ").join(
+        Markup("{} {} {}").format(
+            THRESHOLDS[name], "at least" if name.startswith("min") else "at most", derived(name, share, ".1%")
+        )
+        for name, share in thresholds.items()
     )
 
 

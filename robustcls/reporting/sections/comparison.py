@@ -1,0 +1,227 @@
+"""Two or more models on identical samples."""
+
+from collections.abc import Callable
+from functools import partial
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from robustcls.core.comparison import held, was_right
+from robustcls.core.records import Evaluation, MinimumNorm
+from robustcls.core.statistics import mcnemar, paired_difference
+from robustcls.reporting.context import Context
+from robustcls.reporting.figures import SERIES, draw, shorten
+from robustcls.reporting.html import (
+    derived,
+    figure,
+    fill_file,
+    interval,
+    model_tag,
+    not_run,
+    number,
+    p_value,
+    points,
+    table,
+)
+from robustcls.reporting.missing import ONE_MODEL
+from robustcls.reporting.sections.classes import FEW, Row, count_classes
+from robustcls.reporting.sections.minimum import BEYOND
+
+ORDER, TITLE = 140, "Comparison"
+
+DRAWN = 20  # classes: those with the largest gains and the largest losses
+NONE = Markup('<span class="none">not measured</span>')
+UNLIKE = Markup('<span class="none">not on the same samples</span>')
+
+
+def comparison(context: Context) -> Markup:
+    """Key figures side by side, paired differences, agreement and classes; refused where the evaluations are unlike."""
+    if not context.several:
+        return not_run(ONE_MODEL)
+    if context.mismatch:
+        return fill_file("comparison.html", context, overview=None)
+    drawn, classes = _classes(context)
+    return fill_file(
+        "comparison.html",
+        context,
+        overview=_overview(context),
+        differences=_differences(context),
+        agreement=_agreement(context),
+        drawn=drawn,
+        classes=classes,
+        few=FEW,
+    )
+
+
+def _overview(context: Context) -> Markup:
+    models = range(len(context.evaluations))
+    rows: list[list[Markup | str]] = [
+        ["Clean accuracy", *(interval(context, model, "clean") for model in models)],
+        ["Robust accuracy", *(interval(context, model, "robust") for model in models)],
+    ]
+    for part, images in (("clean", "clean images"), ("adversarial", "images under attack")):
+        rows.append([f"Calibration error (ECE), {images}", *(_ece(context, model, part) for model in models)])
+    rows.append(["Mean accuracy under corruptions", *_corrupted(context)])
+    rows += _distances(context)
+    return table(
+        "Models side by side", ["Measure", *(model_tag(context, model) for model in models)], rows, sortable=False
+    )
+
+
+def _ece(context: Context, model: int, part: str) -> Markup:
+    there = context.evaluations[model].calibration is not None
+    return number(context, model, f"calibration.{part}.ece", ".3f") if there else NONE
+
+
+def _corrupted(context: Context) -> list[Markup]:
+    found = [one.corruptions for one in context.evaluations]
+    alike = len({(one.n, one.rule, one.source) for one in found if one is not None}) <= 1
+    return [
+        NONE if one is None else number(context, model, "corruptions.mean", ".1%") if alike else UNLIKE
+        for model, one in enumerate(found)
+    ]
+
+
+def _distances(context: Context) -> list[list[Markup | str]]:
+    """The median distance of the nearest adversarial example, by norm and attack."""
+    kinds = dict.fromkeys((one.norm, one.attack) for e in context.evaluations for one in e.minimum or [])
+    rows: list[list[Markup | str]] = []
+    for norm, attack in kinds:
+        places = [_place(evaluation, norm, attack) for evaluation in context.evaluations]
+        alike = len({tuple(found.index) for _, found in filter(None, places)}) <= 1
+        cells = [
+            NONE
+            if place is None
+            else UNLIKE
+            if not alike
+            else BEYOND
+            if place[1].median is None
+            else number(context, model, f"minimum.{place[0]}.median", ".4f")
+            for model, place in enumerate(places)
+        ]
+        rows.append([Markup("Median smallest distance, {}<br>{}").format(norm, attack), *cells])
+    return rows
+
+
+def _place(evaluation: Evaluation, norm: str, attack: str) -> tuple[int, MinimumNorm] | None:
+    for i, found in enumerate(evaluation.minimum or []):
+        if (found.norm, found.attack) == (norm, attack):
+            return i, found
+    return None
+
+
+def _differences(context: Context) -> Markup:
+    rows: list[list[Markup | str]] = []
+    parts: tuple[tuple[str, Callable], ...] = (("clean", was_right), ("robust", held))
+    for model in range(1, len(context.evaluations)):
+        for part, right in parts:
+            ours, theirs = ([right(sample) for sample in context.evaluations[m].samples] for m in (0, model))
+            difference, (low, high) = paired_difference(ours, theirs)
+            pairs = list(zip(ours, theirs, strict=True))
+            rows.append(
+                [
+                    Markup("{} minus {}").format(model_tag(context, model), model_tag(context, 0)),
+                    part,
+                    points("difference", difference),
+                    Markup("{} to {}").format(points("low", low), points("high", high)),
+                    derived("only first right", sum(a and not b for a, b in pairs), ",d"),
+                    derived("only second right", sum(b and not a for a, b in pairs), ",d"),
+                    p_value("mcnemar", mcnemar(ours, theirs)),
+                ]
+            )
+    heads = [
+        "Difference",
+        "Accuracy\u00a0of",
+        "Points",
+        "95% interval, points",
+        "Only first right",
+        "Only second right",
+        "McNemar, exact",
+    ]
+    return table("Paired differences", heads, rows)
+
+
+def _agreement(context: Context) -> Markup:
+    rows: list[list[Markup | str]] = []
+    for model in range(1, len(context.evaluations)):
+        pairs = list(
+            zip(map(held, context.evaluations[0].samples), map(held, context.evaluations[model].samples), strict=True)
+        )
+        counts = [pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))]
+        rows.append(
+            [
+                Markup("{} and {}").format(model_tag(context, 0), model_tag(context, model)),
+                *(derived(f"agreement {i}", count, ",d") for i, count in enumerate([*counts, len(pairs)])),
+            ]
+        )
+    heads = ["Models", "Both hold", "Only the first holds", "Only the second holds", "Neither holds", "Samples"]
+    return table("Agreement under attack", heads, rows)
+
+
+def _classes(context: Context) -> tuple[Markup, str]:
+    """The figure of robust accuracy by class, and what it leaves out."""
+    everyone = [count_classes(context, model) for model in range(len(context.evaluations))]
+    by_class = list(zip(*everyone, strict=True))
+    by_class.sort(key=lambda rows: (_gain(rows), rows[0].label))
+    left_out = len(by_class) - DRAWN
+    if left_out > 0:
+        by_class = by_class[: DRAWN // 2] + by_class[-DRAWN // 2 :]
+    title = "Robust accuracy by class, model by model"
+    described = "; ".join(
+        f"{context.class_name(0, rows[0].label)}: " + ", ".join(f"{row.robust / row.total:.0%}" for row in rows)
+        for rows in by_class
+    )
+    height = 1.3 + 0.26 * len(by_class)
+    svg = draw("comparison", title, described, partial(_paint, context, by_class), (7.4, height))
+    data = _class_table(context, by_class)
+    caption = title + ", from the largest gain of the last model over the first to its largest loss"
+    words = (
+        f"Only the {DRAWN // 2} largest gains and the {DRAWN // 2} largest losses are drawn." if left_out > 0 else ""
+    )
+    return figure("comparison", svg, caption, data), words
+
+
+def _gain(rows: tuple[Row, ...]) -> float:
+    return (rows[-1].robust - rows[0].robust) / rows[0].total
+
+
+def _class_table(context: Context, by_class: list[tuple[Row, ...]]) -> Markup:
+    cells = []
+    for rows in reversed(by_class):
+        label = rows[0].label
+        ours, theirs = (
+            [held(sample) for sample in context.evaluations[model].samples if sample.label == label]
+            for model in (0, len(rows) - 1)
+        )
+        difference, (low, high) = paired_difference(ours, theirs)
+        cells.append(
+            [
+                context.class_name(0, label),
+                derived("class n", rows[0].total, ",d"),
+                *(derived("class robust", row.robust / row.total, ".1%") for row in rows),
+                points("class difference", difference),
+                points("low", low),
+                points("high", high),
+            ]
+        )
+    names = [model_tag(context, model) for model in range(len(context.evaluations))]
+    grey = [i for i, rows in enumerate(reversed(by_class)) if rows[0].total < FEW]
+    heads = ["Class", "n", *names, "Last minus first, points", "95% low", "95% high"]
+    return table("Data: robust accuracy by class, model by model", heads, cells, grey=grey)
+
+
+def _paint(context: Context, by_class: list[tuple[Row, ...]], axes: Axes) -> None:
+    for model, name in enumerate(context.names):
+        axes.plot([], [], "os^v"[model % 4], color=SERIES[model % 4], label=shorten(name, 30))
+    for place, rows in enumerate(by_class):
+        shares = [100 * row.robust / row.total for row in rows]
+        faint = 0.45 if rows[0].total < FEW else 1.0
+        axes.plot([min(shares), max(shares)], [place, place], color=SERIES[0], linewidth=1.2, alpha=0.5 * faint)
+        for model, share in enumerate(shares):
+            axes.plot([share], [place], "os^v"[model % 4], color=SERIES[model % 4], markersize=6, alpha=faint)
+    axes.set_yticks(range(len(by_class)), [shorten(context.class_name(0, rows[0].label)) for rows in by_class])
+    axes.set_ylim(-0.7, len(by_class) - 0.3)
+    axes.set_xlim(-3, 103)
+    axes.set_xlabel("robust accuracy in %")
+    axes.grid(axis="x")
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)

@@ -1,0 +1,222 @@
+"""The model card and the RobustBench entry."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from sample_evaluation import ATTACKS, sample_evaluation
+
+from robustcls.core.errors import InputError
+from robustcls.core.records import Accuracy, Attack, Check
+from robustcls.reporting.card import model_card, robustbench_info, write_card
+
+HOSTILE = 'evil\n---\nlicense: mit\n# <img src=x onerror=alert(1)> | [a](https://x.example) `b` @you \x85\u2028 "q" ☃'
+
+
+def front_matter(card: str) -> list[tuple[str, str, object]]:
+    """(indent and dash, key, value) of each line; the scalars are JSON."""
+    head, mark, _ = card.removeprefix("---\n").partition("\n---\n")
+    assert mark
+    rows = []
+    for line in head.split("\n"):
+        found = re.fullmatch(r"( *(?:- )?)(?:([a-z_-]+):)?(?: ?(\S.*))?", line)
+        assert found, line
+        rows.append((found[1], found[2] or "", json.loads(found[3]) if found[3] else None))
+    return rows
+
+
+def whole_autoattack(norm="linf", eps=8 / 255, eps_text="8/255"):
+    """As after the standard suite on all of CIFAR-10."""
+    one = sample_evaluation(examples=0)
+    one.threat.norm, one.threat.eps, one.threat.eps_text = norm, eps, eps_text
+    one.data.n = 10_000
+    one.clean, one.robust = Accuracy.of(8_412, 10_000), Accuracy.of(4_567, 10_000)
+    one.attacks = [Attack(name, {"restarts": 1}, 9, 0, 0.4567, 0, 0, 0) for name in ATTACKS]
+    return one
+
+
+def test_the_front_matter_is_what_the_hub_reads():
+    one = sample_evaluation(examples=0)
+    rows = front_matter(model_card(one))
+    values = {key: value for _, key, value in rows if value is not None}
+    assert values["license"] == "unknown"
+    assert values["library_name"] == "pytorch"
+    assert values["pipeline_tag"] == "image-classification"
+    assert [value for start, key, value in rows if key == "value"][:2] == [one.clean.accuracy, one.robust.accuracy]
+    assert ("          ", "split", "test") in rows
+    assert ("  - ", "", "adversarial-robustness") in rows
+    assert ("  - ", "", "uoft-cs/cifar10") in rows
+    assert [key for start, key, _ in rows if not start] == [
+        "license", "library_name", "pipeline_tag", "tags", "datasets", "metrics", "model-index",
+    ]  # fmt: skip
+
+
+def test_yaml_reads_it_alike():
+    yaml = pytest.importorskip("yaml")
+    one = sample_evaluation(HOSTILE, examples=0)
+    whole = yaml.safe_load(model_card(one).removeprefix("---\n").partition("\n---\n")[0])
+    (entry,) = whole["model-index"]
+    assert entry["name"] == HOSTILE
+    assert whole["license"] == "unknown"
+    (result,) = entry["results"]
+    assert result["task"] == {"type": "image-classification"}
+    assert result["dataset"] == {"type": "uoft-cs/cifar10", "name": "cifar10", "split": "test"}
+    assert result["metrics"][1]["value"] == one.robust.accuracy
+
+
+def test_unknown_data_are_no_dataset_of_the_hub():
+    one = sample_evaluation(examples=0)
+    one.data.name = "folder:signs"
+    assert "datasets" not in [key for _, key, _ in front_matter(model_card(one))]
+    assert ("          ", "type", "folder:signs") in front_matter(model_card(one))
+
+
+def test_the_numbers_are_the_evaluations():
+    one = sample_evaluation(examples=0)
+    card = model_card(one)
+    low, high = one.robust.ci95
+    assert f"| {one.robust.accuracy:.1%} | {low:.1%} to {high:.1%} | 400 |" in card
+    assert "**empirical upper bound**" in card
+    assert one.model.sha256 in card
+    assert one.data.sha256 in card
+    for attack in one.attacks:
+        assert f"| {attack.attacked:,} | {attack.broken:,} | {attack.robust_accuracy:.1%} |" in card
+    assert "broke off: RuntimeError: out of memory" in card
+    assert re.search(r"^- `adv`: pgd\(steps=10\)$", card, re.MULTILINE)
+    worst = re.search(r"^## Worst class\n\n(\w+): robust accuracy ([\d.]+)%", card, re.MULTILINE)
+    label = one.model.classes.index(worst[1])
+    ours = [s.clean == s.label == s.adversarial for s in one.samples if s.label == label]
+    assert float(worst[2]) == round(100 * sum(ours) / len(ours), 1)
+
+
+def test_what_was_not_run_is_said():
+    one = sample_evaluation(examples=0, training=False, checks=False)
+    one.calibration = one.corruptions = None
+    one.not_run = {"corruptions": "left out by --corruptions-n 0 (--profile quick)"}
+    card = model_card(one)
+    assert "Not run: corruptions: left out by --corruptions-n 0 (--profile quick)" in card
+    assert "Not run: calibration: not recorded in the evaluation" in card
+    assert "No self-check was run." in card
+    assert "No training history came with the evaluation." in card
+    assert "## Calibration" not in card
+
+
+def test_hostile_names_are_inert():
+    one = sample_evaluation(HOSTILE, examples=0)
+    one.model.classes = [HOSTILE] * 10
+    one.provenance.command = "robustcls attack ``` \n# heading"
+    one.checks = [Check("x|y", "fail", None, None, HOSTILE)]
+    card = model_card(one)
+    rows = front_matter(card)
+    assert [value for _, key, value in rows if key == "license"] == ["unknown"]
+    assert HOSTILE in [value for _, key, value in rows if key == "name"]
+    body = card.partition("\n---\n")[2]
+    assert "<img" not in body
+    shown = re.sub(r"^- `\w+`", "-", body.partition("## How to reproduce")[0], flags=re.MULTILINE)
+    assert not re.search(r"(?<!\\)(?:\]\(|`)", shown)
+    assert "://" not in body
+    assert not re.search(r"^(license|---)", body, re.MULTILINE)
+    assert len(re.findall(r"^# ", body, re.MULTILINE)) == 1
+    assert "````text\nrobustcls attack ```  # heading\n````" in body
+    assert r"| x\|y | fail | evil --- license: mit \# &lt;img" in body
+
+
+def test_no_path_or_user_name_is_in_it(tmp_path: Path):
+    one = sample_evaluation("/home/alice/runs/x/ckpt.pt", examples=0)
+    for path in write_card(one, tmp_path / "deep" / "MODEL_CARD.md"):
+        text = path.read_text(encoding="utf-8")
+        assert "alice" not in text
+        assert "/home" not in text
+
+
+@pytest.mark.parametrize("threat", [("linf", 8 / 255, "8/255"), ("l2", 0.5, "0.5")])
+def test_a_whole_autoattack_run_is_a_robustbench_entry(threat):
+    info = robustbench_info(whole_autoattack(*threat))
+    assert list(info) == [
+        "link", "name", "authors", "additional_data", "number_forward_passes", "dataset", "venue", "architecture", "eps",
+        "clean_acc", "reported", "autoattack_acc", "footnote", "unreliable",
+    ]  # fmt: skip
+    assert (info["dataset"], info["eps"]) == ("cifar10", threat[2])
+    assert (info["clean_acc"], info["autoattack_acc"]) == ("84.12", "45.67")
+    assert info["unreliable"] is False
+
+
+def fewer(one):
+    one.robust = Accuracy.of(456, 1000)
+
+
+def broken(one):
+    one.attacks[2].error = "RuntimeError: no"
+
+
+def weaker(one):
+    one.attacks[0].options["steps"] = 20
+
+
+def more(one):
+    one.attacks.append(Attack("pgd", {}, 9, 0, 0.4, 0, 0, 0))
+
+
+def missing(one):
+    del one.attacks[3]
+
+
+def other_data(one):
+    one.data.name = "folder:cifar"
+
+
+def transferred(one):
+    one.surrogate = one.model
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (fewer, "1,000 samples of cifar10 test are not the whole test split"),
+        (other_data, "folder:cifar test are not the whole"),
+        (broken, "fab_t did not run to the end"),
+        (weaker, "apgd_ce did not run to the end with the standard options"),
+        (missing, "square did not run"),
+        (more, "other attacks than the standard ones"),
+        (transferred, "crafted on another model"),
+    ],
+)
+def test_anything_less_is_no_autoattack_accuracy(change, words):
+    one = whole_autoattack()
+    change(one)
+    info = robustbench_info(one)
+    assert info["autoattack_acc"] is None
+    assert words in info["footnote"]
+
+
+def test_a_failed_check_is_unreliable():
+    one = whole_autoattack()
+    one.checks = [Check("zero_gradients", "fail", 0.5, 0.05, "half have none")]
+    assert robustbench_info(one)["unreliable"] is True
+
+
+@pytest.mark.parametrize("threat", [("linf", 4 / 255, "4/255"), ("l2", 8 / 255, "0.03"), ("l1", 12.0, "12")])
+def test_other_threats_have_no_entry(threat, tmp_path: Path):
+    one = whole_autoattack(*threat)
+    assert robustbench_info(one) is None
+    assert write_card(one, tmp_path / "MODEL_CARD.md") == [tmp_path / "MODEL_CARD.md"]
+
+
+def test_the_files_are_written_and_the_same_each_time(tmp_path: Path):
+    one = whole_autoattack()
+    paths = write_card(one, tmp_path / "a" / "MODEL_CARD.md")
+    assert [path.name for path in paths] == ["MODEL_CARD.md", "robustbench.json"]
+    assert sorted(paths[0].parent.iterdir()) == sorted(paths)
+    assert json.loads(paths[1].read_text(encoding="utf-8")) == robustbench_info(one)
+    others = write_card(one, paths[0].with_name("MODEL_CARD-pgd.md"))
+    assert [path.name for path in others] == ["MODEL_CARD-pgd.md", "robustbench-pgd.json"]
+    before = [path.read_bytes() for path in paths]
+    assert [path.read_bytes() for path in write_card(one, paths[0])] == before
+
+
+def test_a_card_that_cannot_be_written_leaves_nothing(tmp_path: Path):
+    (tmp_path / "robustbench.json").mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        write_card(whole_autoattack(), tmp_path / "MODEL_CARD.md")
+    assert not (tmp_path / "MODEL_CARD.md").exists()
