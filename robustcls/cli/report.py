@@ -1,17 +1,21 @@
 """`robustcls report`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 from robustcls.cli.console import note, progress
-from robustcls.cli.options import build, config_option, options
+from robustcls.cli.options import config_option, options
 from robustcls.core import plugins
+from robustcls.core.config import read_toml, resolve
 from robustcls.core.files import check_writable
 from robustcls.core.policy import Policy
 from robustcls.core.records import Evaluation
 from robustcls.evaluation.config import METHODS, ReportConfig
+from robustcls.evaluation.profiles import profile_options
 
 
 @click.command("report")
@@ -19,9 +23,13 @@ from robustcls.evaluation.config import METHODS, ReportConfig
 @click.option("--model", "models", multiple=True, metavar="M", help="Model to attack and explain first; repeatable.")
 @click.option("--out", metavar="FILE.html", help="The report.  [default: report.html beside the first model or file]")
 @click.option("--title", help="Title of the report.")
+@click.option("--policy", "policy_file", metavar="FILE.toml", help="Thresholds of the verdict; --min-... win over it.")
 @click.option("--min-robust", type=float, metavar="SHARE", help="Threshold of the verdict, such as 0.40.")
 @click.option("--min-clean", type=float, metavar="SHARE", help="Threshold of the verdict, such as 0.75.")
 @click.option("--redact-images", is_flag=True, help="Leave the images out.")
+@click.option("--assets", metavar="DIR", help="Put the gallery's images there, lossless, instead of into the page.")
+@click.option("--model-card", is_flag=True, help="Also write MODEL_CARD.md beside each model or file.")
+@click.option("--index", "index_folder", metavar="DIR", help="List all evaluations below a folder on one page.")
 @config_option
 @options(ReportConfig)
 def command(
@@ -31,47 +39,87 @@ def command(
     models: tuple[str, ...],
     out: str | None,
     title: str | None,
+    policy_file: str | None,
     min_robust: float | None,
     min_clean: float | None,
     redact_images: bool,
+    assets: str | None,
+    model_card: bool,
+    index_folder: str | None,
 ) -> None:
     """Write the HTML report of evaluations, or of models after attacking and explaining them.
 
     With FILE.json alone it only renders. Two or more are shown side by side, compared where they judge the same samples.
+    A profile says how much is measured: quick is a look, standard the usual report, full what a paper would show; what it
+    leaves out is shown as not run.
 
     \b
-      robustcls report --model ckpt.pt --each-alone
+      robustcls report --model ckpt.pt
+      robustcls report --model ckpt.pt --profile quick --policy policy.toml
       robustcls report --model standard.pt --model pgd.pt --attack "pgd(steps=20)"
       robustcls report a/evaluation.json b/evaluation.json --out report.html
+      robustcls report evaluation.json --model-card
+      robustcls report --index reports/
     """
-    if not files and not models:
-        raise click.UsageError("nothing to report: give --model or an evaluation's FILE.json")
-    policy = Policy(min_clean=min_clean, min_robust=min_robust)
-    target = Path(out) if out else _beside((*models, *files)[0])
-    check_writable(target)
-    evaluations = [Evaluation.load(file) for file in files]
-    if models:
-        config = build(ReportConfig, flags, config_file)
-        evaluations += measure(models, config)
-    elif flags.keys() - {"quiet"} or config_file:
+    specs = (*models, *files)
+    if not specs and not index_folder:
+        raise click.UsageError("nothing to report: give --model or an evaluation's FILE.json, or --index with a folder")
+    policy = Policy.load(policy_file, min_clean=min_clean, min_robust=min_robust)
+    config = configure(flags, config_file) if models else None
+    if not models and (flags.keys() - {"quiet"} or config_file):
         name = min(flags.keys() - {"quiet"}, default="config").replace("_", "-")
         raise click.UsageError(f"--{name} says how to judge a model: give it with --model")
+    if specs:
+        target = Path(out) if out else _beside(specs[0])
+        cards = beside_each(specs, "MODEL_CARD.md") if model_card else []
+        for path in (target, *cards):
+            check_writable(path)
+        evaluations = [Evaluation.load(file) for file in files]
+        if config:
+            evaluations = measure(models, config) + evaluations
+        _write(evaluations, target, cards, policy, title, redact_images, assets)
+    if index_folder:
+        from robustcls.reporting.index import index
 
+        click.echo(index(index_folder, policy=policy))
+
+
+def configure(flags: Mapping[str, Any], config_file: str | None) -> ReportConfig:
+    """defaults < profile < configuration file < flags. Raises InputError."""
+    given = {**(read_toml(config_file) if config_file else {}), **flags}
+    profile = given.get("profile", ReportConfig.profile)
+    return resolve(ReportConfig, profile_options(profile, given), given)
+
+
+def _write(
+    evaluations: Sequence[Evaluation],
+    target: Path,
+    cards: Sequence[Path],
+    policy: Policy,
+    title: str | None,
+    redact_images: bool,
+    assets: str | None,
+) -> None:
     from robustcls.reporting import report
+    from robustcls.reporting.card import write_card
 
-    report(evaluations, target, policy=policy, title=title, redact_images=redact_images)
+    folder = Path(assets) if assets else None
+    report(evaluations, target, policy=policy, title=title, redact_images=redact_images, assets=folder)
     click.echo(target)
+    for evaluation, card in zip(evaluations, cards, strict=bool(cards)):
+        for path in write_card(evaluation, card):
+            click.echo(path)
 
 
-def evaluation_files(models: Sequence[str]) -> list[Path]:
-    """evaluation.json beside each model; of models that share a folder, each its own, such as evaluation-pgd.json."""
+def beside_each(specs: Sequence[str], name: str) -> list[Path]:
+    """A file beside each model or evaluation; of those that share a folder, each its own, such as evaluation-pgd.json."""
     from robustcls.cli.subject import default_out
 
-    homes = [default_out(model, "evaluation.json") for model in models]
-    names = [Path(model).name.removesuffix(".pt").replace(":", "-") for model in models]
+    homes = [default_out(spec, name) for spec in specs]
+    tails = [Path(spec).name.removesuffix(".pt").removesuffix(".json").replace(":", "-") for spec in specs]
     return [
-        home if homes.count(home) == 1 else home.with_name(f"evaluation-{name}.json")
-        for home, name in zip(homes, names, strict=True)
+        home if homes.count(home) == 1 else home.with_name(f"{home.stem}-{tail}{home.suffix}")
+        for home, tail in zip(homes, tails, strict=True)
     ]
 
 
@@ -82,15 +130,18 @@ def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
     from robustcls.cli.judging import chosen_attacks, judge_subject, set_task
     from robustcls.cli.subject import load_subject
     from robustcls.core.options import parse_batch_size
-    from robustcls.evaluation.explanations import explain_judged
-    from robustcls.evaluation.gallery import make_gallery
+    from robustcls.evaluation.attack_checks import ATTACK_CHECKS
+    from robustcls.evaluation.complete import complete
+    from robustcls.evaluation.corrupted import read_published
     from robustcls.runtime.device import keep_freed_memory, resolve_batch_size, resolve_device
 
     keep_freed_memory()
     methods: Sequence[str] = config.method or METHODS
     for method in methods:
         plugins.resolved("attribution", method)
-    outs = evaluation_files(models)
+    if config.corruptions_from:
+        read_published(Path(config.corruptions_from))  # hours before it is needed
+    outs = beside_each(models, "evaluation.json")
     for out in outs:
         check_writable(out)
     subjects = [
@@ -99,24 +150,18 @@ def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
     wanted = methods if config.examples or config.maps_n else ()
     carried = [carried_methods(subject, wanted, config.method, config.quiet) for subject in subjects]
     tasks = [set_task(subject, config) for subject in subjects]
+    checks = ATTACK_CHECKS if config.checks == "all" else ()
     evaluations = []
     for model, subject, task, out, methods in zip(models, subjects, tasks, outs, carried, strict=True):
         note("\n".join([model, *subject.notes]), config.quiet)
-        judged = judge_subject(subject, config, task, progress(config.quiet))
+        judged = judge_subject(subject, config, task, progress(config.quiet), checks=checks)
         size = resolve_batch_size(
             parse_batch_size(config.batch_size), judged.x.shape[1:], resolve_device(config.device)
         )
-        judged.evaluation.save(out)  # what follows may take long, or fail
-        note(f"attribution maps of {config.examples} examples: {', '.join(methods)}", config.quiet)
-        judged.evaluation.gallery = make_gallery(
-            subject.loaded.model, judged, methods, config.examples, config.seed, size
-        )
-        if config.maps_n:
-            judged.evaluation.explanations = explain_judged(
-                subject.loaded.model, judged, methods, config.maps_n, config.seed, progress=not config.quiet,
-                on_method=lambda method: note(f"measuring the maps of {method}", config.quiet),
-            )  # fmt: skip
-        judged.evaluation.save(out)
+        complete(
+            subject.loaded.model, judged, config, methods, size,
+            say=lambda text: note(text, config.quiet), done=partial(judged.evaluation.save, out),
+        )  # fmt: skip
         note(f"\n{summarise(judged.evaluation)}\n\n{out}\n\n", config.quiet)
         evaluations.append(judged.evaluation)
     return evaluations

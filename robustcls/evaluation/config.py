@@ -39,9 +39,20 @@ class ReportConfig(AttackConfig):
     method: tuple[str, ...] = option((), "Attribution method (repeatable).  [default: three]", metavar="SPEC")
     examples: int = option(24, "Examples in the gallery.")
     maps_n: int = option(50, "Samples at most whose attribution maps are compared and tested; 0: none.")
+    curves_n: int = option(100, "Samples at most of security curves in other norms; 0: none.")
+    minimum_n: int = option(100, "Samples at most whose minimum perturbation is looked for; 0: none.")
+    corruptions_n: int = option(200, "Samples at most under the 15 common corruptions; 0: none.")
+    corruptions_from: str | None = option(None, "Folder of published corrupted images (CIFAR-10-C).", metavar="DIR")
+    checks: Literal["passive", "all"] = option("all", "Self-checks: those without an attack of their own, or all.")
+    profile: Literal["quick", "standard", "full"] = option(
+        "standard", "How much is measured; every other option wins over it."
+    )
 
     def __post_init__(self) -> None:
-        _check_counts(examples=self.examples, maps_n=self.maps_n)
+        _check_counts(
+            examples=self.examples, maps_n=self.maps_n, curves_n=self.curves_n, minimum_n=self.minimum_n,
+            corruptions_n=self.corruptions_n,
+        )  # fmt: skip
 
 
 @dataclass(kw_only=True)

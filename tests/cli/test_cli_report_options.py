@@ -1,0 +1,126 @@
+"""`robustcls report`: profiles, policy, model card, assets, index."""
+
+import json
+import shutil
+
+import pytest
+
+from robustcls.cli.report import configure
+from robustcls.core.errors import InputError
+from robustcls.core.records import Evaluation
+from robustcls.evaluation.profiles import PROFILES
+
+
+@pytest.fixture
+def checkpoint(home, tmp_path):
+    """A copy that evaluations may be written beside, by its name."""
+    shutil.copy(home / "pgd" / "ckpt.pt", tmp_path / "here" / "pgd.pt")
+    return "pgd.pt"
+
+
+def test_a_profile_gives_way_to_the_file_and_the_file_to_flags(tmp_path):
+    file = tmp_path / "options.toml"
+    file.write_text('profile = "quick"\nexamples = 5\nn = 60\nminimum-n = 3\n', encoding="utf-8")
+    config = configure({"n": "70"}, str(file))
+    assert (config.profile, config.examples, config.n, config.minimum_n) == ("quick", 5, "70", 3)
+    assert config.corruptions_n == PROFILES["quick"]["corruptions_n"] == 0
+    assert configure({"profile": "full"}, str(file)).profile == "full"
+
+
+def test_named_attacks_replace_the_suite_of_a_profile():
+    assert configure({"profile": "full"}, None).suite == "standard"
+    assert configure({"profile": "full", "attack": ("fgsm",)}, None).suite is None
+
+
+def test_unknown_profiles_name_the_nearest(tmp_path):
+    file = tmp_path / "options.toml"
+    file.write_text('profile = "standart"\n', encoding="utf-8")
+    with pytest.raises(InputError, match="'standard'"):
+        configure({}, str(file))
+
+
+def test_what_a_profile_leaves_out_is_not_run_with_its_reason(cli, checkpoint, tmp_path):
+    result = cli("report", "--model", checkpoint, "--profile", "quick", "--n", 30, "--attack", "fgsm", "--quiet")
+    assert (result.status, result.out, result.err) == (0, "report.html\n", "")
+    evaluation = Evaluation.load("evaluation.json")
+    assert evaluation.profile == "quick"
+    assert evaluation.calibration is not None
+    for section in ("other_curves", "minimum", "corruptions", "diagnostics"):
+        assert "profile quick" in evaluation.not_run[section]
+    assert evaluation.curve is evaluation.corruptions is evaluation.other_curves is None
+    page = (tmp_path / "here" / "report.html").read_text(encoding="utf-8")
+    assert "left out by --corruptions-n 0 (--profile quick)" in page
+
+
+@pytest.mark.slow
+def test_the_standard_profile_fills_every_section(cli, checkpoint, tmp_path):
+    small = ("--n", 40, "--attack", "pgd(steps=5)", "--examples", 4, "--maps-n", 4, "--method", "saliency")
+    small += ("--curves-n", 10, "--minimum-n", 10, "--corruptions-n", 10)
+    result = cli("report", "--model", checkpoint, *small)
+    assert result.status == 0, result.err
+    evaluation = Evaluation.load("evaluation.json")
+    assert evaluation.not_run == {}
+    assert evaluation.curve[0].eps == 0
+    assert {one.norm for one in evaluation.other_curves} == {"l2", "l1"}
+    assert {one.norm for one in evaluation.minimum} == {"linf", "l2", "l1"}
+    assert len(evaluation.corruptions.results) == 75
+    assert evaluation.calibration.adversarial.n == 40
+    assert max(len(line) for line in result.err.splitlines() if "/" not in line) <= 80
+
+
+POLICY = 'name = "release"\nmin_clean = 0.80\nmin_robust = 0.40\n'
+
+
+def test_report_and_gate_give_the_same_verdict_by_one_file(cli, home, tmp_path):
+    here = tmp_path / "here"
+    (here / "policy.toml").write_text(POLICY, encoding="utf-8")
+    for name in ("a", "b", "otherattack"):
+        shutil.copy(home / f"{name}.json", here / f"{name}.json")
+        gate = cli("gate", f"{name}.json", "--policy", "policy.toml")
+        verdict = gate.out.splitlines()[0]
+        rendered = cli("report", f"{name}.json", "--policy", "policy.toml", "--out", f"{name}.html")
+        assert rendered.status == 0, rendered.err
+        page = (here / f"{name}.html").read_text(encoding="utf-8")
+        status = page[page.index('<p class="status">') :]
+        assert f"</span> {verdict}</span>" in status[:200]
+
+
+def test_flags_win_over_the_policy_file(cli, home, tmp_path):
+    (tmp_path / "here" / "policy.toml").write_text(POLICY, encoding="utf-8")
+    shutil.copy(home / "a.json", tmp_path / "here" / "a.json")
+    assert cli("gate", "a.json", "--policy", "policy.toml").status == 0
+    assert cli("gate", "a.json", "--policy", "policy.toml", "--min-robust", 0.9).status == 1
+    cli("report", "a.json", "--policy", "policy.toml", "--min-robust", 0.9)
+    assert "FAIL" in (tmp_path / "here" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_model_card_lies_beside_each_evaluation(cli, home, tmp_path):
+    here = tmp_path / "here"
+    shutil.copy(home / "a.json", here / "a.json")
+    result = cli("report", "a.json", "--model-card")
+    assert result.status == 0, result.err
+    written = result.out.split()
+    assert written[:2] == ["report.html", "MODEL_CARD.md"]
+    assert (here / "MODEL_CARD.md").read_text(encoding="utf-8").startswith("---\n")
+    for name in written[2:]:
+        json.loads((here / name).read_text(encoding="utf-8"))
+    shutil.copy(home / "b.json", here / "b.json")
+    result = cli("report", "a.json", "b.json", "--model-card")
+    assert {"MODEL_CARD-a.md", "MODEL_CARD-b.md"} <= set(result.out.split())
+
+
+def test_an_index_lists_the_evaluations_of_a_folder(cli, home, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "here" / "reports" / name).mkdir(parents=True)
+        shutil.copy(home / f"{name}.json", tmp_path / "here" / "reports" / name / "evaluation.json")
+    result = cli("report", "--index", "reports")
+    assert (result.status, result.out) == (0, "reports/index.html\n"), result.err
+    page = (tmp_path / "here" / "reports" / "index.html").read_text(encoding="utf-8")
+    assert "pgd/ckpt.pt" in page
+
+
+def test_nothing_to_report_and_options_without_a_model_are_refused(cli, home, tmp_path):
+    assert cli("report").status == 2
+    shutil.copy(home / "a.json", tmp_path / "here" / "a.json")
+    result = cli("report", "a.json", "--profile", "quick")
+    assert (result.status, "--profile says how to judge a model" in result.err) == (2, True)
