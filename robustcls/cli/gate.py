@@ -25,7 +25,8 @@ def command(
     """Exit with 0 where an evaluation passes its thresholds, with 1 where it fails, for CI.
 
     It passes when the whole 95% interval lies at or above each threshold and fails when one lies below. An interval around
-    its threshold, a failed self-check, or a threshold on what was not measured is inconclusive: exit status 3.
+    its threshold, a failed self-check, or a threshold on what was not measured is inconclusive: exit status 3. A warning
+    self-check, or none at all, makes a pass a WARN: exit status 0.
 
     \b
       robustcls gate evaluation.json --min-robust 0.40 --min-clean 0.75

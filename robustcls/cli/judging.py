@@ -78,6 +78,7 @@ def judge_subject(
 ) -> Judged:
     """Runs the attacks of the task, and the further self-checks given. Raises InputError."""
     x, y = subject.images.batch()
+    notes = (subject.data.note, config.data_note)
     judged = judge(
         subject.loaded.model,
         x,
@@ -86,7 +87,7 @@ def judge_subject(
         task.attacks,
         kind=", ".join(config.attack) or config.suite or "fast",
         model_record=subject.model,
-        data_record=subject.data,
+        data_record=dataclasses.replace(subject.data, note="; ".join(filter(None, notes))),
         index=subject.images.index,
         batch_size=parse_batch_size(config.batch_size),
         precision=config.precision,

@@ -15,7 +15,7 @@ from robustcls.core.files import check_writable
 from robustcls.core.policy import Policy
 from robustcls.core.records import Evaluation
 from robustcls.evaluation.config import METHODS, ReportConfig
-from robustcls.evaluation.profiles import profile_options
+from robustcls.evaluation.profiles import layered
 
 
 @click.command("report")
@@ -86,9 +86,7 @@ def command(
 
 def configure(flags: Mapping[str, Any], config_file: str | None) -> ReportConfig:
     """defaults < profile < configuration file < flags. Raises InputError."""
-    given = {**(read_toml(config_file) if config_file else {}), **flags}
-    profile = given.get("profile", ReportConfig.profile)
-    return resolve(ReportConfig, profile_options(profile, given), given)
+    return resolve(ReportConfig, *layered(read_toml(config_file) if config_file else {}, flags))
 
 
 def _write(
@@ -139,14 +137,16 @@ def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
     methods: Sequence[str] = config.method or METHODS
     for method in methods:
         plugins.resolved("attribution", method)
-    if config.corruptions_from:
-        read_published(Path(config.corruptions_from))  # hours before it is needed
+    files = read_published(Path(config.corruptions_from)) if config.corruptions_from else None
     outs = beside_each(models, "evaluation.json")
     for out in outs:
         check_writable(out)
     subjects = [
         load_subject(model, config, config.n, chosen_attacks(config, config.norm or "linf")) for model in models
     ]
+    if files:  # hours before they are needed
+        for subject in subjects:
+            files.check_model(subject.loaded.model, subject.images.batch(slice(1))[0])
     wanted = methods if config.examples or config.maps_n else ()
     carried = [carried_methods(subject, wanted, config.method, config.quiet) for subject in subjects]
     tasks = [set_task(subject, config) for subject in subjects]

@@ -1,9 +1,44 @@
-"""When evaluations may be compared, and on what."""
+"""When evaluations may be compared, and on what: classes, and pairs of the same samples."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from robustcls.core.records import Evaluation, Sample
+from robustcls.core.statistics import mcnemar, paired_difference
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """A class and how many of its samples were right."""
+
+    label: int
+    total: int
+    clean: int
+    robust: int
+
+    @property
+    def accuracy(self) -> float:
+        """Robust accuracy."""
+        return self.robust / self.total
+
+    @property
+    def drop(self) -> float:
+        return (self.clean - self.robust) / self.total
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two evaluations on the same samples: accuracy of the second minus that of the first."""
+
+    part: str  # clean | robust
+    difference: float
+    low: float  # of its 95% interval
+    high: float
+    only_first: int  # samples that the first alone gets right
+    only_second: int
+    p: float  # of the exact McNemar test
 
 
 def find_mismatch(evaluations: Sequence[Evaluation]) -> str:
@@ -31,6 +66,31 @@ def was_right(sample: Sample) -> bool:
 def held(sample: Sample) -> bool:
     """Right on the clean image and on the worst that the attacks found."""
     return sample.clean == sample.label == sample.adversarial
+
+
+def count_classes(samples: Sequence[Sample]) -> list[ClassCounts]:
+    """The classes that have samples, by label."""
+    totals = Counter(sample.label for sample in samples)
+    clean = Counter(sample.label for sample in samples if was_right(sample))
+    robust = Counter(sample.label for sample in samples if held(sample))
+    return [ClassCounts(label, totals[label], clean[label], robust[label]) for label in sorted(totals)]
+
+
+def worst_class(counts: Sequence[ClassCounts]) -> ClassCounts:
+    """The class with the lowest robust accuracy; of equals that with the most samples, then the first label."""
+    return min(counts, key=lambda one: (one.accuracy, -one.total, one.label))
+
+
+def pair(first: Evaluation, second: Evaluation) -> list[Pair]:
+    """Clean and robust accuracy against each other, for evaluations without a mismatch."""
+    pairs = []
+    for part, right in (("clean", was_right), ("robust", held)):
+        ours, theirs = ([right(sample) for sample in one.samples] for one in (first, second))
+        difference, (low, high) = paired_difference(ours, theirs)
+        only_first = sum(a and not b for a, b in zip(ours, theirs, strict=True))
+        only_second = sum(b and not a for a, b in zip(ours, theirs, strict=True))
+        pairs.append(Pair(part, difference, low, high, only_first, only_second, mcnemar(ours, theirs)))
+    return pairs
 
 
 def _attacks(evaluation: Evaluation) -> list[tuple[str, dict[str, Any]]]:

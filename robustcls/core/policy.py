@@ -1,7 +1,7 @@
 """The verdict on an evaluation: what a policy asks for against what was measured."""
 
 import ast
-from collections import Counter
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from robustcls.core import plugins
-from robustcls.core.comparison import held
+from robustcls.core.comparison import ClassCounts, count_classes, worst_class
 from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError
 from robustcls.core.records import Evaluation
-from robustcls.core.statistics import wilson
+from robustcls.core.statistics import bonferroni, wilson
 from robustcls.core.threat import ThreatModel, parse_eps
 
 PASS, WARN, FAIL, INCONCLUSIVE, UNJUDGED = "PASS", "WARN", "FAIL", "INCONCLUSIVE", "NOT JUDGED"
@@ -111,8 +111,8 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
 
     INCONCLUSIVE: an interval straddles its threshold, what a threshold is about was not measured, or was measured in
     another way than the policy asks for, a diagnostic failed, or an attack broke off. WARN: passed, and a diagnostic
-    warns. Calibration errors and the mean over corruptions have no interval here and are compared as they are.
-    Without thresholds nothing is judged.
+    warns or none was run. Calibration errors and the mean over corruptions have no interval here and are compared as
+    they are. Without thresholds nothing is judged.
     """
     if not policy.thresholds:
         return Verdict(UNJUDGED, ["no thresholds were given"])
@@ -131,7 +131,9 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
     warned = [f"check {check.id} warns: {check.message}" for check in evaluation.checks if check.status == "warn"]
     reasons = [one.reason for one in criteria if one.name in THRESHOLDS or one.status != PASS] + failed + warned
     criteria.append(_diagnostics(evaluation, failed, warned))
-    statuses = {one.status for one in criteria}
+    if criteria[-1].status == UNJUDGED:
+        reasons.append(criteria[-1].reason)
+    statuses = {WARN if one.status == UNJUDGED else one.status for one in criteria}
     status = next((one for one in (FAIL, INCONCLUSIVE, WARN) if one in statuses), PASS)
     return Verdict(status, reasons, criteria)
 
@@ -148,13 +150,18 @@ def lacking_attacks(evaluation: Evaluation, wanted: tuple[str, ...]) -> list[str
             parsed = plugins.parse("attack", spec)
             options = (_defaults(parsed.name) if suite else {}) | dict(parsed.options)
             if not any(
-                attack.name == parsed.name
+                _plugin(attack.name) == parsed.name
                 and not attack.error
                 and all(attack.options.get(key, value) == value for key, value in options.items())
                 for attack in evaluation.attacks
             ):
                 lacking.append(spec)
     return lacking
+
+
+def _plugin(recorded: str) -> str:
+    """The plug-in behind a recorded name, which is a spec with a number where several attacks share the plug-in."""
+    return re.sub(r" #\d+$", "", recorded).partition("(")[0].strip()
 
 
 def _defaults(attack: str) -> dict[str, Any]:
@@ -223,22 +230,33 @@ def _drop(evaluation: Evaluation, threshold: float) -> tuple[str, str]:
 
 
 def _worst_class(evaluation: Evaluation, threshold: float) -> tuple[str, str]:
-    """Each class with an interval of its own, as the report lists them: all must lie at or above the threshold."""
-    totals = Counter(sample.label for sample in evaluation.samples)
-    if not totals:
+    """Each class has an interval of its own, widened so that all hold together: all must lie above the threshold.
+
+    Without the correction, chance alone would put some class of many on the wrong side.
+    """
+    counts = count_classes(evaluation.samples)
+    if not counts:
         return _not_measured("min_class_robust")
-    names = evaluation.model.classes
-    right = Counter(sample.label for sample in evaluation.samples if held(sample))
-    intervals = {label: wilson(right[label], totals[label]) for label in sorted(totals)}
-    worst = min(intervals, key=lambda label: (right[label] / totals[label], intervals[label]))
-    ends = [min(low for low, _ in intervals.values()), min(high for _, high in intervals.values())]
-    name = names[worst] if worst < len(names) else f"class {worst}"
-    what = f"robust accuracy of the worst class, {name},"
-    status, reason = _at_least(what, right[worst] / totals[worst], ends, threshold)
-    empty = sum(label not in totals for label in range(len(names)))
+    z, names = bonferroni(len(counts)), evaluation.model.classes
+
+    def judge_one(one: ClassCounts, which: str) -> tuple[str, str]:
+        name = names[one.label] if one.label < len(names) else f"class {one.label}"
+        interval = list(wilson(one.robust, one.total, z))
+        return _at_least(f"robust accuracy of {which} class, {name},", one.accuracy, interval, threshold)
+
+    worst = worst_class(counts)
+    by_status: dict[str, list[ClassCounts]] = {}
+    for one in counts:
+        by_status.setdefault(judge_one(one, "a")[0], []).append(one)
+    status = next(one for one in (FAIL, INCONCLUSIVE, PASS) if one in by_status)
+    reason = judge_one(worst, "the worst")[1]
+    if worst not in by_status[status]:  # a class of few samples, whose interval reaches further
+        reason += "; " + judge_one(worst_class(by_status[status]), "another")[1]
+    empty = len(set(range(len(names))) - {one.label for one in counts})
     if empty and status == PASS:
         return INCONCLUSIVE, f"robust accuracy of {empty} of {len(names)} classes was not measured: no samples"
-    return status, reason
+    corrected = f"; the intervals hold for all {len(counts)} classes together (Bonferroni)" if len(counts) > 1 else ""
+    return status, reason + corrected
 
 
 def _ece(evaluation: Evaluation, threshold: float) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustcls.core.consistency import check_consistent
 from robustcls.core.errors import InputError
 from robustcls.core.json_files import build, parse, read, to_json, write_json
 from robustcls.core.statistics import wilson
@@ -439,18 +440,10 @@ class Evaluation:
         """Raises InputError that names the first place where the text is not an evaluation."""
         whole = parse(text, name, SCHEMA, ATTACK)
         evaluation = build(cls, whole, name)
-        _check_sums(evaluation, name)
+        check_consistent(evaluation, name)
         return evaluation
 
     @classmethod
     def load(cls, path: str | Path) -> "Evaluation":
         """Raises InputError where the file is missing or is not an evaluation."""
         return cls.from_json(read(path, ATTACK), str(path))
-
-
-def _check_sums(evaluation: Evaluation, name: str) -> None:
-    for label, accuracy in (("clean", evaluation.clean), ("robust", evaluation.robust)):
-        if not 0 <= accuracy.correct <= accuracy.total or len(accuracy.ci95) != 2:
-            raise InputError(
-                f"{name}: {label}: {accuracy.correct} of {accuracy.total} is not a count: the file is damaged"
-            )

@@ -2,17 +2,29 @@
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 Z95 = 1.959963984540054
 
 
-def wilson(correct: int, total: int) -> tuple[float, float]:
-    """The 95% Wilson score interval of correct / total (Wilson 1927); (0, 1) where nothing was counted."""
+def bonferroni(count: int) -> float:
+    """The z at which `count` two-sided intervals hold their values together with a probability of at least 95%.
+
+    Each interval covers 1 - 0.05 / count (Bonferroni's inequality; Dunn 1961). count: at least 1.
+    """
+    return NormalDist().inv_cdf(1 - 0.05 / (2 * count))
+
+
+def wilson(correct: int, total: int, z: float = Z95) -> tuple[float, float]:
+    """The Wilson score interval of correct / total (Wilson 1927), at 95% unless z says otherwise.
+
+    (0, 1) where nothing was counted.
+    """
     if total == 0:
         return 0.0, 1.0
-    p, z2 = correct / total, Z95**2
+    p, z2 = correct / total, z**2
     centre = (p + z2 / (2 * total)) / (1 + z2 / total)
-    half = Z95 / (1 + z2 / total) * math.sqrt(p * (1 - p) / total + z2 / (4 * total**2))
+    half = z / (1 + z2 / total) * math.sqrt(p * (1 - p) / total + z2 / (4 * total**2))
     # Clamped to the estimate: at 0 and at 1 the formula misses it by a rounding error.
     return min(max(0.0, centre - half), p), max(min(1.0, centre + half), p)
 

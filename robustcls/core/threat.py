@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
+# An example this far beyond eps still counts as inside the ball: what float32 arithmetic may add.
+BALL = 1e-6
 
 
 def parse_eps(text: str | float) -> float:

@@ -23,12 +23,17 @@ def defocus_blur(x: Tensor, severity: int, *, generator: Generator) -> Tensor:
 
 
 def disk(radius: float, softness: float) -> Tensor:
-    """A disk that sums to 1, blurred by a Gaussian of deviation `softness` cut at 3x3, or at 5x5 beyond radius 8."""
-    cut = 1 if radius <= 8 else 2
-    reach = int(radius) + cut
+    """A disk, blurred by a Gaussian of deviation `softness` cut at 3x3, or at 5x5 beyond radius 8, without empty margins.
+
+    As published on a grid that ends at 8, or at a larger radius, and is mirrored there: such a disk sums to 1 but nearly.
+    """
+    cut, reach = (1, 8) if radius <= 8 else (2, int(radius))
     at = torch.arange(-reach, reach + 1, dtype=torch.float64)
     inside = (at[:, None] ** 2 + at**2 <= radius**2).double()
     near = torch.arange(-cut, cut + 1, dtype=torch.float64)
     bell = torch.exp(-(near**2) / (2 * softness**2))
     bell = bell / bell.sum()
-    return F.conv2d((inside / inside.sum())[None, None], torch.outer(bell, bell)[None, None], padding=cut)[0, 0]
+    mirrored = F.pad((inside / inside.sum())[None, None], (cut,) * 4, mode="reflect")
+    blurred = F.conv2d(mirrored, torch.outer(bell, bell)[None, None])[0, 0]
+    margin = int(blurred.any(0).nonzero()[0])
+    return blurred[margin : len(blurred) - margin, margin : len(blurred) - margin]

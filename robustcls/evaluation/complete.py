@@ -1,5 +1,6 @@
 """What a full report shows beside the attacks: measured one after another, each left out with its reason."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,8 +31,9 @@ def complete(
 ) -> Evaluation:
     """Adds to an evaluation all that the configuration asks for, in place, and returns it.
 
-    methods: attribution methods that the model carries. say: told what comes next. done: called after each part, since
-    what follows may take long, or fail. A part that the model or the data do not allow is left out with its reason.
+    methods: attribution methods that the model carries. say: told what comes next. done: called before the first part and
+    after each, since what follows may take long, or fail. A part that the model or the data do not allow is left out with
+    its reason. The time that the parts take is added to the evaluation's.
     """
     found, seed, show = judged.evaluation, config.seed, not config.quiet
     found.profile = config.profile
@@ -80,17 +82,20 @@ def complete(
         ("minimum", "minimum_n", config.minimum_n, "minimum perturbations", minimum),
         ("corruptions", "corruptions_n", config.corruptions_n, "common corruptions", corruptions),
     )
+    done()  # hours of attacks may lie behind
     for section, option, wanted, title, measure in parts:
         if not wanted:
             found.not_run[section] = _left_out(f"{option.replace('_', '-')} 0", config)
             continue
         if title:
             say(title)
+        began = time.perf_counter()
         try:
             measure()
         except InputError as error:
             found.not_run[section] = str(error)
             say(f"left out: {error}")
+        found.provenance.seconds = round(found.provenance.seconds + time.perf_counter() - began, 3)
         done()
     done()  # with the reasons of those left out last
     return found

@@ -59,7 +59,7 @@ def measure_corruptions(
             f"{total} of the {files.each} published images of every corruption and severity, evenly spaced; "
             f"clean: {len(at)} of the {len(judged.y)} judged samples, evenly spaced, which need not be the same pictures"
         )
-        source = f"published files in {files.folder.name}"
+        source = f"published files in {files.folder.resolve().name}"
         note = "class k of the files is taken for class k of the model"
     else:
         rule = f"{len(at)} of {len(judged.y)} judged samples, evenly spaced; every corrupted image rounded to 8 bits"
@@ -97,6 +97,11 @@ class Published:
         for rows in (spaced(self.each, n) + (severity - 1) * self.each).split(CHUNK):
             images = torch.from_numpy(self.images[name][rows.numpy()]).permute(0, 3, 1, 2).float() / 255
             yield images.contiguous(), torch.from_numpy(self.labels[rows.numpy()].astype(np.int64))
+
+    def check_model(self, model: nn.Module, images: Tensor) -> None:
+        """As `check`, for a model and N,C,H,W of the images that it is judged on."""
+        with frozen(model):
+            self.check(tuple(images.shape[1:]), predict(model, images, 1).shape[1])
 
     def check(self, size: tuple[int, ...], num_classes: int) -> None:
         """Raises InputError unless the files hold images of C,H,W = size, and labels of so many classes."""
@@ -152,6 +157,6 @@ def _differences(x: Tensor) -> str:
     strengths = f"ImageNet-C (images from {LARGE} pixels on)" if is_large(x) else "CIFAR-10-C (images of 32 pixels)"
     return (
         f"severities as in {strengths}; frost uses generated textures, not the published photographs; motion blur and snow "
-        "follow ImageMagick's rule without ImageMagick; so the numbers compare with each other, not with those that others "
-        "measured on the published files"
+        "follow ImageMagick's rule without ImageMagick; glass blur and snow are not cut to 8 bits between their steps; so "
+        "the numbers compare with each other, not with those that others measured on the published files"
     )

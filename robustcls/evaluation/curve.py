@@ -76,7 +76,8 @@ def security_curve(
     walk = Walk(engine, threat.norm, attacks, outcome, progress)
     below = walk.along(sorted(eps for eps in grid if eps < threat.eps), broken)
     counts = [(eps, count + int(standing.sum()), error) for eps, count, error in below]
-    counts.append((threat.eps, int(standing.sum()), ""))
+    failed = [f"{spec}: {record.error}" for spec, record in zip(attacks, outcome.attacks, strict=True) if record.error]
+    counts.append((threat.eps, int(standing.sum()), failed[0] if failed else ""))
 
     def above() -> Iterator[float]:
         for eps in sorted(grid):
@@ -100,7 +101,8 @@ class Walk:
         self, engine: Engine, norm: Norm, attacks: Sequence[str], outcome: Outcome, progress: Progress | None
     ) -> None:
         self.engine, self.norm, self.attacks, self.progress = engine, norm, attacks, progress
-        self.first = self.x_adv = outcome.x_adv
+        self.first = outcome.x_adv  # never written to
+        self.x_adv = self.first.clone()
         # The nearest verified example of each sample, which breaks it at every radius that holds it.
         self.known = outcome.distance.where(outcome.broken_by >= 0, torch.inf)
         for distances in outcome.nearest.values():
@@ -111,7 +113,8 @@ class Walk:
 
         And the error of an attack that broke off.
         """
-        stands, self.x_adv = met.clone(), self.first
+        stands = met.clone()
+        self.x_adv.copy_(self.first)
         for eps in radii:
             error = self._attack_at(eps, stands)
             yield eps, int(stands.sum()), error
@@ -134,8 +137,8 @@ class Walk:
         if eps == 0 or not stands.any():
             return ""
         error, ball = "", ThreatModel(self.norm, eps)
-        pairs = zip(self.x_adv.split(512), self.engine.x.split(512), strict=True)
-        self.x_adv = torch.cat([ball.project(*rows) for rows in pairs])
+        for rows in stands.nonzero().squeeze(1).split(512):
+            self.x_adv[rows] = ball.project(self.x_adv[rows], self.engine.x[rows])
         for number, spec in enumerate(self.attacks):
             try:
                 self._strike(spec, number, ball, stands)
@@ -146,7 +149,7 @@ class Walk:
     def _strike(self, spec: str, number: int, ball: ThreatModel, stands: Tensor) -> None:
         attack, _ = self.engine.load(spec)
         met = stands.nonzero().squeeze(1)
-        start = self.x_adv.clone() if takes(attack, "start") else None
+        start = self.x_adv if takes(attack, "start") else None  # a batch reads its rows before they are written
 
         def show(batches):
             label = f"{spec.partition('(')[0]} at {ball.eps_text}"

@@ -24,6 +24,7 @@ COMPANY = 1e-3  # the same; larger, for a sample's place in the batch may change
 # Square takes one or two of hundreds from an honest model too (AutoAttack's own tables show it).
 WARN, FAIL = (1, 0.01), (2, 0.05)
 PROBED, PROBE_SHARE, QUERIES = 16, 0.1, (40, 200)  # samples, forwards as a share of the cascade's passes, their bounds
+NOTHING_RIGHT = "the model gets no clean image right, so there is nothing to break"
 STREAM = mix(*b"black_box_wins")
 
 
@@ -55,6 +56,8 @@ def check_black_box(engine: Engine, outcome: Outcome, threat: ThreatModel, attac
         return not_run("black_box_wins", "the gradients are another model's, so there is nothing to compare")
     if threat.is_whole_box:
         return not_run("black_box_wins", "every image is allowed, so anything wins")
+    if not (outcome.clean == engine.y).any():
+        return not_run("black_box_wins", NOTHING_RIGHT)
     blind = [not traits_of(plugins.load("attack", spec)).gradients for spec in attacks]
     ran = [not record.error for record in outcome.attacks]
     white = [number for number in range(len(attacks)) if ran[number] and not blind[number]]

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.core.losses import margin, rival_scale
-from robustcls.core.threat import ThreatModel
+from robustcls.core.threat import BALL, ThreatModel
 
 # A margin below this share of the two logits compared could flip with the order of a sum: it does not count as broken.
 TIE = 3e-6
-BALL = 1e-6
 
 
 @dataclass

@@ -6,23 +6,30 @@ from typing import Any
 from robustcls.core.errors import unknown
 
 PROFILES: dict[str, dict[str, Any]] = {
-    # Two minutes for the digits on two cores.
+    # Two minutes for VGG16 on the digits, on two cores.
     "quick": {
-        "n": "100", "examples": 12, "maps_n": 10, "curves_n": 0, "minimum_n": 0, "corruptions_n": 0, "checks": "passive",
+        "n": "100", "attack": ("apgd_ce(steps=20)",), "method": ("saliency", "gradcam"), "examples": 12, "maps_n": 10,
+        "curves_n": 0, "minimum_n": 0, "corruptions_n": 0, "checks": "passive",
     },
     "standard": {"n": "1000", "each_alone": True, "eps_grid": "auto"},
     "full": {
         "n": "all", "suite": "standard", "each_alone": True, "eps_grid": "auto", "examples": 40, "maps_n": 200,
-        "curves_n": 500, "minimum_n": 500, "corruptions_n": 10_000,
+        "curves_n": 500, "minimum_n": 500, "corruptions_n": 1000,
     },
 }  # fmt: skip
 
 
-def profile_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a profile; its suite gives way to attacks that were named. Raises InputError."""
+def layered(*layers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The profile that the layers of options name, then the layers; of several the later wins.
+
+    A layer that names attacks or a suite silences what the ones before it say of either. Raises InputError.
+    """
+    name = next((layer["profile"] for layer in reversed(layers) if layer.get("profile")), "standard")
     if name not in PROFILES:
         raise unknown("profile", name, PROFILES)
-    chosen = {"profile": name, **PROFILES[name]}
-    if given.get("attack"):
-        chosen.pop("suite", None)
-    return chosen
+    found: list[dict[str, Any]] = []
+    for layer in ({"profile": name, **PROFILES[name]}, *layers):
+        if layer.get("attack") or layer.get("suite"):
+            found = [{key: value for key, value in one.items() if key not in ("attack", "suite")} for one in found]
+        found.append(dict(layer))
+    return found

@@ -2,17 +2,18 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from robustcls.core import plugins
-from robustcls.core.comparison import held
+from robustcls.core.comparison import count_classes, worst_class
 from robustcls.core.files import check_writable, replacing
 from robustcls.core.policy import lacking_attacks
 from robustcls.core.records import Accuracy, Evaluation, Reliability
 from robustcls.core.statistics import wilson
+from robustcls.reporting.context import say_who_was_met
+from robustcls.reporting.missing import ACTIVE_CHECKS, PARTS, usual_reason
 from robustcls.reporting.scrub import scrub
 
 ROBUSTBENCH = "robustbench"
@@ -279,22 +280,18 @@ def _attacks(found: Evaluation) -> str:
         )
         for attack in found.attacks
     ]
-    heads = ("Attack", "Options", "Attacked", "Broken", "Robust accuracy after it", "State")
-    return f"In this order, each on the samples that were still right.\n\n{_table(heads, rows)}"
+    heads = ("Attack", "Options", "Met", "Broken", "Robust accuracy after it", "State")
+    return f"In this order, {say_who_was_met(found.attacks)}.\n\n{_table(heads, rows)}"
 
 
 def _worst_class(found: Evaluation) -> str:
-    totals = Counter(sample.label for sample in found.samples)
-    right = Counter(sample.label for sample in found.samples if held(sample))
-    if not totals:
+    counts = count_classes(found.samples)
+    if not counts:
         return ""
-    label = min(sorted(totals), key=lambda one: right[one] / totals[one])
-    name = found.model.classes[label] if label < len(found.model.classes) else f"class {label}"
-    low, high = wilson(right[label], totals[label])
-    return (
-        f"{_plain(name)}: robust accuracy {right[label] / totals[label]:.1%} [{low:.1%}, {high:.1%}],"
-        f" n = {totals[label]:,}."
-    )
+    worst = worst_class(counts)
+    name = found.model.classes[worst.label] if worst.label < len(found.model.classes) else f"class {worst.label}"
+    low, high = wilson(worst.robust, worst.total)
+    return f"{_plain(name)}: robust accuracy {worst.accuracy:.1%} [{low:.1%}, {high:.1%}], n = {worst.total:,}."
 
 
 def _calibration(found: Evaluation) -> str:
@@ -338,14 +335,15 @@ def _limit_lines(found: Evaluation) -> Iterator[str]:
     yield "No certificate: what these attacks did not find may exist."
     if found.surrogate is not None:
         yield f"The examples were crafted on another model, {_plain(found.surrogate.name)}."
-    absent = {
-        "calibration": found.calibration is None,
-        "corruptions": found.corruptions is None,
-        "training": found.training is None,
-    }
-    reasons = {name: "not recorded in the evaluation" for name, missing in absent.items() if missing} | found.not_run
-    for name, reason in sorted(reasons.items()):
-        yield f"Not run: {_plain(name.replace('_', ' '))}: {_plain(reason)}"
+    reasons = {part: usual_reason(found, part) for part, (_, holds, _) in PARTS.items() if not holds(found)}
+    for part, reason in (reasons | found.not_run).items():
+        title = PARTS[part][0] if part in PARTS else part.replace("_", " ").capitalize()
+        if part == "diagnostics" and found.checks:
+            title = ACTIVE_CHECKS
+        yield f"Not run: {_plain(title)}: {_plain(reason)}"
+    for one in found.minimum or []:
+        if one.error and "minimum" not in reasons:
+            yield f"Broke off: minimum perturbation, {_plain(one.norm)}: {_plain(one.error)}"
 
 
 def _reproduce(found: Evaluation) -> str:

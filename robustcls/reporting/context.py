@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robustcls.core.policy import Policy
-from robustcls.core.records import Evaluation
+from robustcls.core.records import Attack, Evaluation
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,20 @@ def name_each(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
     names = [evaluation.model.name or evaluation.model.arch or "model" for evaluation in evaluations]
     counts = Counter(names)
     return tuple(f"{name} ({i})" if counts[name] > 1 else name for i, name in enumerate(names, 1))
+
+
+def say_who_was_met(every: Sequence[Attack]) -> str:
+    """Which samples the attacks met, as a sentence begun with "in the order shown"."""
+    alone = [attack.alone is not None for attack in every]
+    survivors = "on the samples that were still classified correctly"
+    if not any(alone):
+        return f"each {survivors}"
+    who = "each" if all(alone) else "those with an accuracy alone"
+    rest = "" if all(alone) else f", the others only {survivors}"
+    return (
+        f"{who} on every sample that is right on the clean image{rest}; met and broken count the samples that were "
+        "still classified correctly"
+    )
 
 
 def look_up(evaluation: Evaluation, path: str) -> Any:

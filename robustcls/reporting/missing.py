@@ -34,7 +34,7 @@ PARTS: dict[str, tuple[str, Callable[[Evaluation], bool], str]] = {
     "classes": ("Classes", lambda one: bool(one.samples), "the evaluation holds no record of single samples"),
     "minimum": (
         "Minimum perturbation",
-        lambda one: bool(one.minimum),
+        lambda one: any(found.distance for found in one.minimum or []),
         "no minimum-norm attack was run, such as --attack fmn",
     ),
     "calibration": (
@@ -57,6 +57,7 @@ PARTS: dict[str, tuple[str, Callable[[Evaluation], bool], str]] = {
         "no training history was handed in with this model",
     ),
 }
+ACTIVE_CHECKS = "Self-checks with attacks of their own"  # left out where others ran
 ONE_MODEL = "one model was handed in; give two or more evaluations to compare them on the same samples"
 
 
@@ -80,9 +81,17 @@ def reasons_of(context: Context, part: str) -> dict[int, str | Markup]:
     }
 
 
+def usual_reason(evaluation: Evaluation, part: str) -> str:
+    """Why an evaluation that gives no reason of its own lacks the part."""
+    failed = [found for found in evaluation.minimum or [] if found.error]
+    if part == "minimum" and failed:
+        return "; ".join(dict.fromkeys(f"{found.attack} broke off: {found.error}" for found in failed))
+    return PARTS[part][2]
+
+
 def reason_of(context: Context, model: int, part: str) -> str | Markup:
     """Why a model lacks the part: as its evaluation says, else the usual reason."""
-    usual = PARTS[part][2]
+    usual = usual_reason(context.evaluations[model], part)
     if part not in ("stability", "sanity"):
         return context.why_not(model, part, usual)
     recorded = context.why_not(model, "stability", "")  # both come from the same maps

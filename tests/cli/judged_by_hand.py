@@ -1,6 +1,6 @@
 """Evaluations whose counts are chosen."""
 
-from robustcls.core.records import Accuracy, Attack, Data, Evaluation, Model, Provenance, Sample, Threat
+from robustcls.core.records import Accuracy, Attack, Check, Data, Evaluation, Model, Provenance, Sample, Threat
 
 
 def make_evaluation(clean, robust, n=100, name="run/ckpt.pt", attack="pgd", data="ab"):
@@ -17,7 +17,7 @@ def make_evaluation(clean, robust, n=100, name="run/ckpt.pt", attack="pgd", data
         Accuracy.of(clean, n),
         Accuracy.of(robust, n, f"upper bound: {attack}"),
         [Attack(attack, {"steps": 10}, clean, clean - robust, robust / n, 1.0, 10, 10)],
-        [],
+        [Check("zero_gradients", "pass", 0.0, 0.05, "every sample has an input gradient")],
         samples,
         Provenance("robustcls attack", {}, 0, {}, "cpu", "", "2026-01-01T00:00:00+00:00", 1.0),
     )

@@ -250,3 +250,9 @@ def test_attacks_that_leave_every_ball_need_the_whole_box(cli, home):
         "e.json",
     )
     assert patched.status == 0, patched.err
+
+
+def test_a_note_on_the_data_is_kept(cli, home):
+    options = ("--n", 10, "--attack", "fgsm", "--data-note", "a JPEG copy", "--out", "noted.json", "--quiet")
+    assert cli("attack", "--model", home / "pgd" / "ckpt.pt", *options).status == 0
+    assert Evaluation.load("noted.json").data.note == "a JPEG copy"

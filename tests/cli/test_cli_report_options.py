@@ -3,9 +3,11 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from robustcls.cli.report import configure
+from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.records import Evaluation
 from robustcls.evaluation.profiles import PROFILES
@@ -27,9 +29,24 @@ def test_a_profile_gives_way_to_the_file_and_the_file_to_flags(tmp_path):
     assert configure({"profile": "full"}, str(file)).profile == "full"
 
 
+def test_the_full_profile_corrupts_no_more_images_than_take_an_hour():
+    assert configure({"profile": "full"}, None).corruptions_n == 1000
+
+
 def test_named_attacks_replace_the_suite_of_a_profile():
     assert configure({"profile": "full"}, None).suite == "standard"
     assert configure({"profile": "full", "attack": ("fgsm",)}, None).suite is None
+    assert configure({"profile": "quick", "suite": "fast"}, None).attack == ()
+
+
+@pytest.mark.parametrize(("file", "flag"), [("suite", "attack"), ("attack", "suite")])
+def test_a_flag_that_says_what_attacks_silences_the_file(tmp_path, file, flag):
+    given = {"suite": "standard", "attack": ["fgsm"]}
+    options = tmp_path / "options.toml"
+    options.write_text(f"{file} = {json.dumps(given[file])}\n", encoding="utf-8")
+    config = configure({flag: given[flag]}, str(options))
+    assert bool(config.suite) == (flag == "suite")
+    assert bool(config.attack) == (flag == "attack")
 
 
 def test_unknown_profiles_name_the_nearest(tmp_path):
@@ -40,7 +57,7 @@ def test_unknown_profiles_name_the_nearest(tmp_path):
 
 
 def test_what_a_profile_leaves_out_is_not_run_with_its_reason(cli, checkpoint, tmp_path):
-    result = cli("report", "--model", checkpoint, "--profile", "quick", "--n", 30, "--attack", "fgsm", "--quiet")
+    result = cli("report", "--model", checkpoint, "--profile", "quick", "--n", 30, "--quiet")
     assert (result.status, result.out, result.err) == (0, "report.html\n", "")
     evaluation = Evaluation.load("evaluation.json")
     assert evaluation.profile == "quick"
@@ -50,6 +67,19 @@ def test_what_a_profile_leaves_out_is_not_run_with_its_reason(cli, checkpoint, t
     assert evaluation.curve is evaluation.corruptions is evaluation.other_curves is None
     page = (tmp_path / "here" / "report.html").read_text(encoding="utf-8")
     assert "left out by --corruptions-n 0 (--profile quick)" in page
+
+
+def test_published_images_that_do_not_fit_are_refused_before_the_attacks(cli, checkpoint, tmp_path):
+    folder = tmp_path / "here" / "published"
+    folder.mkdir()
+    np.save(folder / "labels.npy", np.arange(10) % 10)
+    for name in plugins.names("corruption"):
+        np.save(folder / f"{name}.npy", np.zeros((10, 32, 32, 3), dtype=np.uint8))
+    options = ("--profile", "quick", "--corruptions-n", 4, "--corruptions-from", "published", "--n", 20)
+    result = cli("report", "--model", checkpoint, *options)
+    assert result.status == 2
+    assert "images of 3x32x32, but the model was judged on 1x" in result.err
+    assert not (tmp_path / "here" / "evaluation.json").exists()
 
 
 @pytest.mark.slow

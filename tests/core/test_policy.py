@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from statistics import NormalDist
 
 import pytest
 from sample_records import tiny_evaluation
@@ -8,18 +9,23 @@ from robustcls.core import records
 from robustcls.core.errors import InputError
 from robustcls.core.policy import Policy, judge, lacking_attacks
 from robustcls.core.records import Accuracy, Attack, Check
+from robustcls.core.statistics import wilson
+from robustcls.evaluation.cascade import name_attacks
 
 BOTH = Policy(min_clean=0.75, min_robust=0.4)
 
 
-def sample(clean=900, robust=500, checks=(), attacks=None):
+def check(status):
+    return Check("zero_gradients", status, 0.5, 0.05, "half have none")
+
+
+FINE = (check("pass"),)
+
+
+def sample(clean=900, robust=500, checks=FINE, attacks=None):
     one = tiny_evaluation()
     changes = {"clean": Accuracy.of(clean, 1000), "robust": Accuracy.of(robust, 1000), "checks": list(checks)}
     return dataclasses.replace(one, **changes, **({} if attacks is None else {"attacks": attacks}))
-
-
-def check(status):
-    return Check("zero_gradients", status, 0.5, 0.05, "half have none")
 
 
 @pytest.mark.parametrize(
@@ -37,6 +43,9 @@ def check(status):
         (sample(checks=[check("warn")]), BOTH, "WARN", "check zero_gradients warns: half have none"),
         (sample(checks=[check("warn"), check("fail")]), BOTH, "INCONCLUSIVE", "warns"),
         (sample(checks=[check("not_run"), check("pass")]), BOTH, "PASS", "at or above"),
+        (sample(checks=[]), BOTH, "WARN", "no self-check was run"),
+        (sample(checks=[check("not_run")]), BOTH, "WARN", "no self-check was run"),
+        (sample(robust=300, checks=[]), BOTH, "FAIL", "no self-check was run"),
         (sample(checks=[check("fail")]), Policy(), "NOT JUDGED", "no thresholds"),
         (sample(clean=600), Policy(min_robust=0.4), "PASS", "robust"),
         (sample(robust=0), Policy(min_robust=0.0), "PASS", "robust"),
@@ -105,7 +114,8 @@ def measured(**changes):
         (Policy(max_drop=0.23), "PASS", "drop from clean to robust accuracy 20.0% [17.6%, 22.6%] lies at or below"),
         (Policy(max_drop=0.2), "INCONCLUSIVE", "lies around the threshold 20.0%"),
         (Policy(max_drop=0.1), "FAIL", "lies above the threshold 10.0%"),
-        (Policy(min_class_robust=0.4), "PASS", "worst class, cat, 50.0% [45.6%, 54.4%] lies at or above"),
+        (Policy(min_class_robust=0.4), "PASS", "worst class, cat, 50.0% [45.0%, 55.0%] lies at or above"),
+        (Policy(min_class_robust=0.4), "PASS", "hold for all 2 classes together (Bonferroni)"),
         (Policy(min_class_robust=0.5), "INCONCLUSIVE", "cat"),
         (Policy(min_class_robust=0.8), "FAIL", "cat"),
         (Policy(max_ece=0.03), "PASS", "ECE) 3.0% lies at or below the threshold 3.0%, compared without an interval"),
@@ -148,6 +158,50 @@ def test_a_class_without_samples_is_no_pass():
         "robust accuracy of 1 of 3 classes was not measured: no samples"
     ]
     assert judge(one, Policy(min_class_robust=0.8)).status == "FAIL"
+
+
+def by_class(*counts):
+    """(robust, total) of each class; every clean prediction is right."""
+    kinds = [
+        (label, held)
+        for label, (robust, total) in enumerate(counts)
+        for held in [True] * robust + [False] * (total - robust)
+    ]
+    samples = [records.Sample(i, a, a, a if held else a + 1, None, None) for i, (a, held) in enumerate(kinds)]
+    one = measured(samples=samples)
+    one.model.classes = [f"c{label}" for label in range(len(counts))]
+    return one
+
+
+def test_the_interval_beside_the_worst_class_is_its_own():
+    one = by_class((600, 1000), (7, 10), (980, 1000))
+    verdict = judge(one, Policy(min_class_robust=0.5))
+    z = NormalDist().inv_cdf(1 - 0.05 / 6)
+    (low, high), (low_of_few, high_of_few) = wilson(600, 1000, z), wilson(7, 10, z)
+    assert low_of_few < 0.5 < low
+    assert verdict.status == "INCONCLUSIVE"
+    assert verdict.reasons[0] == (
+        f"robust accuracy of the worst class, c0, 60.0% [{low:.1%}, {high:.1%}] lies at or above the threshold 50.0%; "
+        f"robust accuracy of another class, c1, 70.0% [{low_of_few:.1%}, {high_of_few:.1%}] lies around the threshold "
+        "50.0%; the intervals hold for all 3 classes together (Bonferroni)"
+    )
+
+
+def test_many_classes_do_not_fail_by_chance():
+    policy, counts = Policy(min_class_robust=0.48), [(5, 20), *[(10, 20)] * 99]
+    assert wilson(5, 20)[1] < 0.48, "alone, the class would fail"
+    assert judge(by_class(*counts), policy).status == "INCONCLUSIVE"
+    assert judge(by_class((5, 20)), policy).status == "FAIL"
+    assert judge(by_class((0, 60), *counts), policy).status == "FAIL"
+
+
+def test_attacks_that_share_a_plug_in_are_found_by_it():
+    names = name_attacks(["pgd(steps=20)", "pgd(steps=50)", "fgsm", "fgsm"])
+    assert names == ["pgd(steps=20)", "pgd(steps=50)", "fgsm #1", "fgsm #2"]
+    options = [{"steps": 20}, {"steps": 50}, {}, {}]
+    one = measured(attacks=[Attack(*both, 9, 0, 0.7, 0, 0, 0) for both in zip(names, options, strict=True)])
+    assert lacking_attacks(one, ("pgd(steps=50)", "fgsm", "pgd(steps=20)")) == []
+    assert lacking_attacks(one, ("pgd(steps=30)", "apgd_ce")) == ["pgd(steps=30)", "apgd_ce"]
 
 
 def test_a_suite_asks_for_its_attacks_with_their_defaults():

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from robustcls.core.seeds import mix
-from robustcls.core.statistics import mcnemar, paired_difference, wilson
+from robustcls.core.statistics import Z95, bonferroni, mcnemar, paired_difference, wilson
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -29,6 +29,18 @@ def test_wilson_holds_the_estimate():
         for correct in {0, 1, total // 2, total - 1, total}:
             low, high = wilson(correct, total)
             assert 0 <= low <= correct / total <= high <= 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 1000])
+def test_bonferroni_widens_the_intervals(count):
+    z = bonferroni(count)
+    assert z == pytest.approx(stats.norm.ppf(1 - 0.025 / count))
+    theirs = stats.binomtest(81, 263).proportion_ci(1 - 0.05 / count, "wilson")
+    assert wilson(81, 263, z) == (pytest.approx(theirs.low), pytest.approx(theirs.high))
+
+
+def test_one_interval_needs_no_correction():
+    assert bonferroni(1) == pytest.approx(Z95, abs=1e-12)
 
 
 def pairs(both, only_first, only_second, neither):

@@ -14,6 +14,7 @@ import torch
 import robustcls
 from robustcls.cli.main import SUMMARIES
 from robustcls.core import plugins
+from robustcls.core.policy import Policy
 from robustcls.models.checkpoint import build
 from robustcls.models.zoo import is_zoo
 
@@ -113,6 +114,13 @@ def test_readme_python_runs(tmp_path, monkeypatch):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "report.html").exists()
+
+
+def test_readme_policy_loads(tmp_path):
+    file = tmp_path / "policy.toml"
+    file.write_text(re.search(r"```toml\n(.*?)```", README, re.DOTALL).group(1), encoding="utf-8")
+    policy = Policy.load(file)
+    assert (policy.name, policy.min_robust, policy.required_attacks) == ("release", 0.4, ("fast",))
 
 
 def commands() -> list[str]:

@@ -1,5 +1,6 @@
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,7 +38,12 @@ def test_fifteen_corruptions_at_five_severities(measured):
     assert len(set(shares)) > 10
     assert measured.rule.startswith("140 of 150 judged samples, evenly spaced")
     assert "8 bits" in measured.rule
-    for said in ("CIFAR-10-C", "frost uses generated textures", "without ImageMagick"):
+    for said in (
+        "CIFAR-10-C",
+        "frost uses generated textures",
+        "without ImageMagick",
+        "glass blur and snow are not cut",
+    ):
         assert said in measured.note
 
 
@@ -121,6 +127,12 @@ def test_published_images_are_read_by_severity_with_their_labels(tmp_path, judge
     for one in few.results:
         if one.name != "fog":
             assert one.accuracy.correct == sum(place >= one.severity - 1 for place in at)
+
+
+def test_the_folder_one_is_in_has_a_name(tmp_path, judged, monkeypatch):
+    monkeypatch.chdir(publish(tmp_path / "CIFAR-10-C"))
+    found = measure_corruptions(make_net(), judged, n=2, batch_size=3, seed=0, published=Path())
+    assert found.source == "published files in CIFAR-10-C"
 
 
 IMAGES = np.zeros((5 * EACH, 8, 8, 3), dtype=np.uint8)

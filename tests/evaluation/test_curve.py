@@ -59,8 +59,9 @@ def test_only_samples_whose_fate_is_open_are_attacked():
 
 def test_an_attack_that_breaks_off_is_named_at_its_radius():
     found = curve_at(0.02, [0.01], attacks=["eval_models:raises", "fgsm"]).evaluation
-    assert [bool(point.error) for point in found.curve] == [True, False]
-    assert found.curve[0].error.startswith("eval_models:raises: RuntimeError")
+    assert len(found.curve) == 2, "one below the threat's own radius, and that"
+    for point in found.curve:
+        assert point.error.startswith("eval_models:raises: RuntimeError")
 
 
 def test_the_grid_is_read_like_eps():
@@ -76,7 +77,20 @@ def test_random_state_and_images_are_left_alone():
     found = curve_at(0.02)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(found.x, x)
-    assert ThreatModel("linf", 0.02).distance(found.outcome.x_adv, x).max() <= 0.02 + 1e-6, "the curve has its own"
+    assert torch.equal(found.outcome.x_adv, curve_at(0.02, []).outcome.x_adv), "the curve has its own"
+
+
+def test_only_samples_that_stand_are_brought_into_the_next_ball(monkeypatch):
+    projected, project = [], ThreatModel.project
+
+    def watched(self, x_adv, x):
+        projected.append(len(x))
+        return project(self, x_adv, x)
+
+    monkeypatch.setattr(ThreatModel, "project", watched)
+    found = curve_at(0.02, [0.01, 0.04, 0.08], attacks=["eval_models:idle"]).evaluation
+    assert projected[-2:] == [found.clean.correct] * 2, "those of two radii, after what the self-checks took"
+    assert found.clean.correct < found.clean.total
 
 
 def test_the_curve_knows_the_distances_that_are_known():

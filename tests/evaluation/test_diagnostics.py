@@ -12,6 +12,7 @@ from robustcls.data.digits import digits
 from robustcls.evaluation.cascade import run_cascade
 from robustcls.evaluation.diagnostics import check_black_box, run_checks
 from robustcls.evaluation.engine import Engine
+from robustcls.evaluation.judge import judge
 from robustcls.reporting.sections.diagnostics import EXPECTED
 
 LINF = ThreatModel("linf", 0.15)
@@ -216,3 +217,11 @@ def test_the_cascade_sees_through_quantised_input(net, batch):
     assert robust(steps, batch, threat, STRONG[0], square) == pytest.approx(
         robust(net, batch, threat, square), abs=0.06
     )
+
+
+def test_black_boxes_meet_nothing_where_no_clean_image_is_right():
+    x, y = make_batch()
+    wrong = (make_net()(x).argmax(1) + 1) % 4
+    found = judge(make_net(), x, wrong, ThreatModel("linf", 0.01), ["fgsm"], kind="test", precision="fp32").evaluation
+    check = next(check for check in found.checks if check.id == "black_box_wins")
+    assert (check.status, "no clean image right" in check.message) == ("not_run", True)

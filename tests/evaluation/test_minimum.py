@@ -1,6 +1,8 @@
 """Minimum perturbations against the closed form of linear models, and what is said where none is found."""
 
 import math
+import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,10 +11,11 @@ from torch import Tensor, nn
 
 from robustcls.core.errors import InputError
 from robustcls.core.hyperplane import to_hyperplane
-from robustcls.core.threat import NORMS, ThreatModel
+from robustcls.core.threat import BALL, NORMS, ThreatModel
 from robustcls.evaluation import minimum
 from robustcls.evaluation.judge import Judged, judge
 from robustcls.evaluation.minimum import measure_minimum, minimum_of_cascade, quartiles
+from robustcls.reporting import render
 
 
 def linear(num_classes: int = 3) -> nn.Sequential:
@@ -138,6 +141,21 @@ def test_the_cascade_has_the_distances_already():
             assert distance > 0
     assert record.censored == record.distance.count(None) > 0
     assert minimum_of_cascade(judged_by(net, x, y)) == []
+
+
+def test_within_eps_on_the_page_are_those_that_the_cascade_broke():
+    """Attacks end on the sphere, where rounding puts the example a little beyond eps: `verify` allows for that."""
+    x, y = make_batch()
+    eps = 0.06
+    judged = judged_by(make_net(), x, y, ["pgd(steps=3)", "test_engine:nearest"], eps)
+    (record,) = minimum_of_cascade(judged)
+    robust = judged.evaluation.robust
+    assert sum(one is not None and eps < one <= eps + BALL for one in record.distance) > 0
+    broken_or_wrong = sum(one is not None and one <= eps + BALL for one in record.distance)
+    assert broken_or_wrong == robust.total - robust.correct
+    page = render([replace(judged.evaluation, minimum=[record])], sections=["minimum"])
+    shown = re.findall(r'data-derived="share within eps"[^>]*>([^<]*)<', page)
+    assert shown == [f"{1 - robust.accuracy:.1%}"]
 
 
 def test_quartiles_with_censored_distances():

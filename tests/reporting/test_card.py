@@ -8,8 +8,10 @@ import pytest
 from sample_evaluation import ATTACKS, sample_evaluation
 
 from robustcls.core.errors import InputError
-from robustcls.core.records import Accuracy, Attack, Check
+from robustcls.core.policy import Policy, judge
+from robustcls.core.records import Accuracy, Attack, Check, MinimumNorm, Sample
 from robustcls.reporting.card import model_card, robustbench_info, write_card
+from robustcls.reporting.missing import PARTS
 
 HOSTILE = 'evil\n---\nlicense: mit\n# <img src=x onerror=alert(1)> | [a](https://x.example) `b` @you \x85\u2028 "q" ☃'
 
@@ -95,11 +97,48 @@ def test_what_was_not_run_is_said():
     one.calibration = one.corruptions = None
     one.not_run = {"corruptions": "left out by --corruptions-n 0 (--profile quick)"}
     card = model_card(one)
-    assert "Not run: corruptions: left out by --corruptions-n 0 (--profile quick)" in card
-    assert "Not run: calibration: not recorded in the evaluation" in card
+    assert "Not run: Corruptions: left out by --corruptions-n 0 (--profile quick)" in card
+    assert "Not run: Calibration: the model's confidence was not recorded" in card
     assert "No self-check was run." in card
     assert "No training history came with the evaluation." in card
     assert "## Calibration" not in card
+
+
+def test_every_part_that_a_report_would_miss_is_listed():
+    bare = sample_evaluation(examples=0, training=False, checks=False, measured=False, alone=False)
+    bare.samples = []
+    listed = re.findall(r"^- Not run: ([^:]+):", model_card(bare), re.MULTILINE)
+    assert listed == [title for key, (title, _, _) in PARTS.items() if key != "attacks"]
+    some = sample_evaluation()
+    some.not_run["diagnostics"] = "left out by --checks passive"
+    assert "Not run: Self-checks with attacks of their own: left out" in model_card(some)
+    whole = model_card(sample_evaluation())
+    assert "Not run" not in whole
+    assert "Broke off" not in whole
+
+
+def test_minimum_perturbations_that_broke_off_are_said():
+    one = sample_evaluation()
+    one.minimum[1] = MinimumNorm("l2", "fab_t", "five", 5, [], [], 0, error="RuntimeError: no gradient")
+    assert "- Broke off: minimum perturbation, l2: RuntimeError: no gradient" in model_card(one)
+    del one.minimum[2], one.minimum[0]
+    assert r"- Not run: Minimum perturbation: fab\_t broke off: RuntimeError: no gradient" in model_card(one)
+
+
+def test_card_and_policy_name_the_same_worst_class():
+    one = sample_evaluation(examples=0)
+    held = {0: (1, 2), 1: (10, 20), 2: (9, 10)}  # the first two have equal shares
+    kinds = [(label, i < robust) for label, (robust, total) in held.items() for i in range(total)]
+    one.samples = [Sample(i, a, a, a if stands else a + 1, None, None) for i, (a, stands) in enumerate(kinds)]
+    assert "## Worst class\n\none: robust accuracy 50.0%" in model_card(one)
+    reasons = judge(one, Policy(min_class_robust=0.9)).reasons
+    assert any("of the worst class, one, 50.0%" in reason for reason in reasons), reasons
+
+
+def test_the_attacks_met_what_the_card_says():
+    assert "In this order, each on every sample that is right" in model_card(sample_evaluation(examples=0))
+    card = model_card(sample_evaluation(examples=0, alone=False))
+    assert "In this order, each on the samples that were still classified correctly." in card
 
 
 def test_hostile_names_are_inert():

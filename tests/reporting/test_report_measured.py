@@ -180,12 +180,39 @@ def test_censored_samples_stay_in_n_and_a_censored_quartile_is_not_a_gap():
     assert Line(0, "minimum.0", found).within(0.015) == 2
 
 
-def test_an_attack_that_failed_everywhere_still_renders():
-    found = MinimumNorm("l2", "fab_t", "five", 5, list(range(5)), [None] * 5, 5, error="RuntimeError: no gradient")
-    empty = MinimumNorm("l1", "fab_t", "none", 0, [], [], 0)
-    html = show(dataclasses.replace(sample(), minimum=[found, empty]))
-    assert "no gradient" in section(html, "minimum").text
+def failed(norm: str) -> MinimumNorm:
+    """As `measure_minimum` records an attack that broke off."""
+    return MinimumNorm(norm, "fab_t", "five", 5, [], [], 0, error="RuntimeError: no gradient")
+
+
+def test_an_attack_that_broke_off_is_not_measured_and_draws_no_curve():
+    evaluation = sample()
+    evaluation.minimum = [failed("linf"), evaluation.minimum[1], MinimumNorm("l1", "fab_t", "none", 0, [], [], 0)]
+    html = show(evaluation)
+    row = rows_of(html, "Quartiles of the smallest distance, linf")[0]
+    assert row[3:9] == ["not measured: RuntimeError: no gradient"] * 6
+    assert rows_of(html, "Quartiles of the smallest distance, l1")[0][3:8] == ["not measured"] * 5
+    drawn = [e.text for e in below(section(html, "minimum")) if e.tag == "svg"]
+    assert len(drawn) == 1
+    assert "l2" in drawn[0]
     assert re.findall(r"\b(?:NaN|nan|None|inf)\b", shown_text(html)) == []
+
+
+def test_minimum_perturbations_that_all_broke_off_are_not_run():
+    html = show(dataclasses.replace(sample(), minimum=[failed("linf")]), sections=["minimum", "limits"])
+    assert "○ not run" in section(html, "minimum").text
+    listed = {row[1]: row[2] for row in rows_of(html, "What was not tested")}
+    assert listed["Minimum perturbation"] == "fab_t broke off: RuntimeError: no gradient"
+
+
+def test_the_comparison_does_not_call_an_attack_that_broke_off_robust():
+    first, second = pair()
+    failure = failed("linf")
+    failure.attack = first.minimum[0].attack
+    second.minimum[0] = failure
+    rows = {row[0]: row[1:] for row in rows_of(show(first, second), "Models side by side")}
+    cells = next(row for key, row in rows.items() if "linf" in key)
+    assert cells == [f"{first.minimum[0].median:.4f}", "not measured: RuntimeError: no gradient"]
 
 
 # Calibration
@@ -238,6 +265,51 @@ def test_corruptions_carry_intervals_and_leave_room_for_what_is_missing():
     assert "not measured" in section(html, "corruptions").text
     assert any(row[0] == "Other" for row in rows_of(html, "Accuracy of model by corruption and severity"))
     assert not any(e.tag == "img" for e in read(html))
+
+
+@pytest.mark.parametrize("source", ["made here by the published definitions", "published files in CIFAR-10-C"])
+def test_clean_accuracy_beside_corruptions_carries_its_own_n(source):
+    evaluation = sample()
+    evaluation.corruptions.source = source
+    evaluation.corruptions.clean = Accuracy.of(310, 377)
+    text = " ".join(section(show(evaluation), "corruptions").text.split())
+    assert ("clean, on the same n = 377 samples" in text) == source.startswith("made here")
+    assert ("on n = 377 samples of the evaluation, which need not be the same" in text) != source.startswith(
+        "made here"
+    )
+
+
+def test_the_range_over_severities_is_one_of_accuracy():
+    evaluation = sample()
+    html = show(evaluation)
+    row = next(row for row in rows_of(html, "Data: mean accuracy by corruption") if row[0] == "Fog")
+    shares = [one.accuracy.accuracy for one in evaluation.corruptions.results if one.name == "fog"]
+    assert row[3:] == [f"{min(shares):.1%}", f"{max(shares):.1%}"]
+    heads = [e.text for e in below(section(html, "corruptions")) if e.tag == "th"]
+    assert {"Lowest accuracy", "Highest accuracy"} < set(heads)
+    assert not any("ildest" in head for head in heads)
+
+
+# Attacks and limits
+
+
+def test_which_samples_the_attacks_met_is_said_as_it_was():
+    survivors = "each on the samples that were still classified correctly"
+    everyone = "each on every sample that is right on the clean image"
+    texts = {alone: section(show(sample(alone=alone), sections=["attacks"]), "attacks").text for alone in (True, False)}
+    assert (survivors in texts[False], everyone in texts[False]) == (True, False)
+    assert (survivors in texts[True], everyone in texts[True]) == (False, True)
+    mixed = sample()
+    mixed.attacks[1].alone = None
+    text = section(show(mixed, sections=["attacks"]), "attacks").text
+    assert "those with an accuracy alone on every sample" in text
+    assert "the others only on the samples that were still" in text
+
+
+def test_only_robust_accuracy_is_said_to_rest_on_the_ball():
+    text = section(show(sample(), sections=["limits"]), "limits").text
+    assert "Robust accuracy rests on perturbations inside the stated ball alone" in text
+    assert "The verdict rests" not in text
 
 
 # Comparison

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from robustcls.core.records import Attack, Evaluation
 from robustcls.core.statistics import wilson
-from robustcls.reporting.context import Context
+from robustcls.reporting.context import Context, say_who_was_met
 from robustcls.reporting.figures import SERIES, draw, shorten
 from robustcls.reporting.html import derived, figure, fill_file, heat_table, interval, lines, model_tag, number, table
 
@@ -28,7 +28,8 @@ def attacks(context: Context) -> Markup:
                 "overlap": _overlap(context, model),
             }
         )
-    return fill_file("attacks.html", context, parts=parts, drawn=_draw(context))
+    every = [attack for evaluation in context.evaluations for attack in evaluation.attacks]
+    return fill_file("attacks.html", context, parts=parts, drawn=_draw(context), met=say_who_was_met(every))
 
 
 def _results(context: Context, model: int) -> Markup:

@@ -1,13 +1,12 @@
 """Which classes fall, and what they are taken for."""
 
 from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from robustcls.core.comparison import held, was_right
+from robustcls.core.comparison import ClassCounts, count_classes, held
 from robustcls.core.statistics import paired_difference, wilson
 from robustcls.reporting.context import Context
 from robustcls.reporting.figures import INK, SERIES, draw, shorten
@@ -21,20 +20,6 @@ SQUARE = 12  # classes in the confusion table; the rest are summed
 PAIRS = 10
 
 
-@dataclass(frozen=True)
-class Row:
-    """A class and how many of its samples were right."""
-
-    label: int
-    total: int
-    clean: int
-    robust: int
-
-    @property
-    def drop(self) -> float:
-        return (self.clean - self.robust) / self.total
-
-
 def classes(context: Context) -> Markup:
     """Clean and robust accuracy by class, and the confusion under attack."""
     parts = [_part(context, model) for model in range(len(context.evaluations))]
@@ -42,17 +27,8 @@ def classes(context: Context) -> Markup:
     return fill_file("classes.html", context, parts=parts, few=FEW, paired=paired)
 
 
-def count_classes(context: Context, model: int) -> list[Row]:
-    """The classes that have samples, by label."""
-    samples = context.evaluations[model].samples
-    totals = Counter(sample.label for sample in samples)
-    clean = Counter(sample.label for sample in samples if was_right(sample))
-    robust = Counter(sample.label for sample in samples if held(sample))
-    return [Row(label, totals[label], clean[label], robust[label]) for label in sorted(totals)]
-
-
 def _part(context: Context, model: int) -> dict[str, object] | None:
-    rows = count_classes(context, model)
+    rows = count_classes(context.evaluations[model].samples)
     if not rows:
         return None
     name = context.names[model]
@@ -131,7 +107,7 @@ def _pairs(context: Context, model: int) -> Markup | None:
 
 
 def _pair(context: Context) -> Markup:
-    everyone = [count_classes(context, model) for model in range(len(context.evaluations))]
+    everyone = [count_classes(evaluation.samples) for evaluation in context.evaluations]
     rows = []
     for i, first in enumerate(everyone[0]):
         row: list[Markup | str] = [context.class_name(0, first.label), derived("class n", first.total, ",d")]
@@ -155,7 +131,7 @@ def _pair(context: Context) -> Markup:
     return Markup("<details><summary>All {} classes</summary>{}</details>").format(len(rows), inner)
 
 
-def _draw(context: Context, model: int, rows: list[Row]) -> Markup:
+def _draw(context: Context, model: int, rows: list[ClassCounts]) -> Markup:
     drawn = sorted(rows, key=lambda row: (-row.drop, row.label))[:DRAWN]
     many = len(rows) > DRAWN
     title = f"Accuracy by class of {context.names[model]}"
@@ -182,7 +158,7 @@ def _draw(context: Context, model: int, rows: list[Row]) -> Markup:
     return figure(f"classes-{model}", svg, caption, data)
 
 
-def _paint(context: Context, model: int, rows: list[Row], axes: Axes) -> None:
+def _paint(context: Context, model: int, rows: list[ClassCounts], axes: Axes) -> None:
     colour = SERIES[model % 4]
     for place, row in enumerate(reversed(rows)):
         faint = 0.45 if row.total < FEW else 1.0

@@ -1,14 +1,13 @@
 """Two or more models on identical samples."""
 
-from collections.abc import Callable
 from functools import partial
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from robustcls.core.comparison import held, was_right
+from robustcls.core.comparison import ClassCounts, count_classes, held, pair
 from robustcls.core.records import Evaluation, MinimumNorm
-from robustcls.core.statistics import mcnemar, paired_difference
+from robustcls.core.statistics import paired_difference
 from robustcls.reporting.context import Context
 from robustcls.reporting.figures import SERIES, draw, shorten
 from robustcls.reporting.html import (
@@ -24,8 +23,8 @@ from robustcls.reporting.html import (
     table,
 )
 from robustcls.reporting.missing import ONE_MODEL
-from robustcls.reporting.sections.classes import FEW, Row, count_classes
-from robustcls.reporting.sections.minimum import BEYOND
+from robustcls.reporting.sections.classes import FEW
+from robustcls.reporting.sections.minimum import BEYOND, not_measured
 
 ORDER, TITLE = 140, "Comparison"
 
@@ -88,10 +87,12 @@ def _distances(context: Context) -> list[list[Markup | str]]:
     rows: list[list[Markup | str]] = []
     for norm, attack in kinds:
         places = [_place(evaluation, norm, attack) for evaluation in context.evaluations]
-        alike = len({tuple(found.index) for _, found in filter(None, places)}) <= 1
+        alike = len({tuple(found.index) for _, found in filter(None, places) if found.distance}) <= 1
         cells = [
             NONE
             if place is None
+            else not_measured(place[1])
+            if not place[1].distance
             else UNLIKE
             if not alike
             else BEYOND
@@ -111,24 +112,20 @@ def _place(evaluation: Evaluation, norm: str, attack: str) -> tuple[int, Minimum
 
 
 def _differences(context: Context) -> Markup:
-    rows: list[list[Markup | str]] = []
-    parts: tuple[tuple[str, Callable], ...] = (("clean", was_right), ("robust", held))
-    for model in range(1, len(context.evaluations)):
-        for part, right in parts:
-            ours, theirs = ([right(sample) for sample in context.evaluations[m].samples] for m in (0, model))
-            difference, (low, high) = paired_difference(ours, theirs)
-            pairs = list(zip(ours, theirs, strict=True))
-            rows.append(
-                [
-                    Markup("{} minus {}").format(model_tag(context, model), model_tag(context, 0)),
-                    part,
-                    points("difference", difference),
-                    Markup("{} to {}").format(points("low", low), points("high", high)),
-                    derived("only first right", sum(a and not b for a, b in pairs), ",d"),
-                    derived("only second right", sum(b and not a for a, b in pairs), ",d"),
-                    p_value("mcnemar", mcnemar(ours, theirs)),
-                ]
-            )
+    first, *others = context.evaluations
+    rows: list[list[Markup | str]] = [
+        [
+            Markup("{} minus {}").format(model_tag(context, model), model_tag(context, 0)),
+            one.part,
+            points("difference", one.difference),
+            Markup("{} to {}").format(points("low", one.low), points("high", one.high)),
+            derived("only first right", one.only_first, ",d"),
+            derived("only second right", one.only_second, ",d"),
+            p_value("mcnemar", one.p),
+        ]
+        for model, other in enumerate(others, 1)
+        for one in pair(first, other)
+    ]
     heads = [
         "Difference",
         "Accuracy\u00a0of",
@@ -160,7 +157,7 @@ def _agreement(context: Context) -> Markup:
 
 def _classes(context: Context) -> tuple[Markup, str]:
     """The figure of robust accuracy by class, and what it leaves out."""
-    everyone = [count_classes(context, model) for model in range(len(context.evaluations))]
+    everyone = [count_classes(evaluation.samples) for evaluation in context.evaluations]
     by_class = list(zip(*everyone, strict=True))
     by_class.sort(key=lambda rows: (_gain(rows), rows[0].label))
     left_out = len(by_class) - DRAWN
@@ -181,11 +178,11 @@ def _classes(context: Context) -> tuple[Markup, str]:
     return figure("comparison", svg, caption, data), words
 
 
-def _gain(rows: tuple[Row, ...]) -> float:
+def _gain(rows: tuple[ClassCounts, ...]) -> float:
     return (rows[-1].robust - rows[0].robust) / rows[0].total
 
 
-def _class_table(context: Context, by_class: list[tuple[Row, ...]]) -> Markup:
+def _class_table(context: Context, by_class: list[tuple[ClassCounts, ...]]) -> Markup:
     cells = []
     for rows in reversed(by_class):
         label = rows[0].label
@@ -210,7 +207,7 @@ def _class_table(context: Context, by_class: list[tuple[Row, ...]]) -> Markup:
     return table("Data: robust accuracy by class, model by model", heads, cells, grey=grey)
 
 
-def _paint(context: Context, by_class: list[tuple[Row, ...]], axes: Axes) -> None:
+def _paint(context: Context, by_class: list[tuple[ClassCounts, ...]], axes: Axes) -> None:
     for model, name in enumerate(context.names):
         axes.plot([], [], "os^v"[model % 4], color=SERIES[model % 4], label=shorten(name, 30))
     for place, rows in enumerate(by_class):

@@ -48,6 +48,7 @@ def _part(context: Context, model: int) -> dict[str, object] | None:
         "heat": _heat(context, model, found),
         "intervals": _intervals(context, model, found),
         "clean": interval(context, model, "corruptions.clean"),
+        "same": found.source.startswith("made here"),  # published files hold images of their own
     }
 
 
@@ -141,20 +142,19 @@ def _draw(context: Context, models: list[int]) -> Markup:
     svg = draw("corruptions", title, described, partial(_paint, context, some, names), (7.4, height))
     data = table(
         "Data: mean accuracy by corruption",
-        ["Corruption", "Model", "Mean", "Worst severity", "Mildest severity"],
+        ["Corruption", "Model", "Mean", "Lowest accuracy", "Highest accuracy"],
         rows,
     )
-    return figure(
-        "corruptions", svg, title + "; lines: from the worst severity to the mildest, dashes: clean accuracy", data
-    )
+    caption = title + "; lines: from the lowest accuracy of a severity to the highest, dashes: clean accuracy"
+    return figure("corruptions", svg, caption, data)
 
 
 def _range(found: Corruptions, name: str) -> list[Markup]:
     shares = [one.accuracy.accuracy for one in found.results if one.name == name]
     return [
         derived("mean over severities", fmean(shares), ".1%"),
-        derived("worst severity", min(shares), ".1%"),
-        derived("mildest severity", max(shares), ".1%"),
+        derived("lowest accuracy", min(shares), ".1%"),
+        derived("highest accuracy", max(shares), ".1%"),
     ]
 
 

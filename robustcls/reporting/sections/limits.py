@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from robustcls.reporting.context import Context
 from robustcls.reporting.html import badge, fill_file, lines, number, table
-from robustcls.reporting.missing import ONE_MODEL, PARTS, reasons_of
+from robustcls.reporting.missing import ACTIVE_CHECKS, ONE_MODEL, PARTS, reasons_of
 
 ORDER, TITLE = 160, "Limits and reproduction"
 
@@ -38,7 +38,7 @@ def _missing(context: Context) -> Iterator[tuple[str, str]]:
         left_out = evaluation.not_run.get("diagnostics") if evaluation.checks else None
         if left_out:
             named = f"{left_out} ({context.names[model]})" if context.several else left_out
-            yield "Self-checks with attacks of their own", named
+            yield ACTIVE_CHECKS, named
     if not context.comparable:
         yield "Comparison", context.mismatch or ONE_MODEL
 

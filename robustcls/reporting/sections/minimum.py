@@ -9,6 +9,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from robustcls.core.records import MinimumNorm
+from robustcls.core.threat import BALL
 from robustcls.reporting.context import Context
 from robustcls.reporting.figures import SERIES, draw, shorten
 from robustcls.reporting.html import derived, figure, fill_file, model_tag, number, table
@@ -37,6 +38,13 @@ class Line:
     def within(self, eps: float) -> int:
         """How many samples have an example at most so far."""
         return sum(distance <= eps for distance, _ in self.known)
+
+
+def not_measured(found: MinimumNorm) -> Markup:
+    """Of an attack that broke off before it gave any distance, which says nothing about the model."""
+    return Markup('<span class="none">{}</span>').format(
+        f"not measured: {found.error}" if found.error else "not measured"
+    )
 
 
 def minimum(context: Context) -> Markup:
@@ -76,9 +84,11 @@ def _quartiles(context: Context, norm: str, some: list[Line]) -> Markup:
     own = any(context.evaluations[line.model].threat.norm == norm for line in some)
     for line in some:
         found, threat = line.found, context.evaluations[line.model].threat
-        inside = []
+        none = not_measured(found)
+        inside: list[Markup] = []
         if threat.norm == norm:
-            inside = [derived("share within eps", line.within(threat.eps) / found.n if found.n else 0.0, ".1%")]
+            share = line.within(threat.eps + BALL) / found.n if found.distance else None
+            inside = [none if share is None else derived("share within eps", share, ".1%")]
         elif own:
             inside = [Markup('<span class="none">eps is in another norm</span>')]
         rows.append(
@@ -87,14 +97,16 @@ def _quartiles(context: Context, norm: str, some: list[Line]) -> Markup:
                 found.attack,
                 number(context, line.model, f"{line.path}.n", ",d"),
                 *(
-                    BEYOND
+                    none
+                    if not found.distance
+                    else BEYOND
                     if getattr(found, name) is None
                     else number(context, line.model, f"{line.path}.{name}", ".4f")
                     for name in ("q1", "median", "q3")
                 ),
                 *inside,
-                derived("misclassified without any change", line.within(0.0), ",d"),
-                number(context, line.model, f"{line.path}.censored", ",d"),
+                derived("misclassified without any change", line.within(0.0), ",d") if found.distance else none,
+                number(context, line.model, f"{line.path}.censored", ",d") if found.distance else none,
                 *([Markup('<span class="error">{}</span>').format(found.error or "none")] if failed else []),
             ]
         )
@@ -114,7 +126,7 @@ def _quartiles(context: Context, norm: str, some: list[Line]) -> Markup:
 
 
 def _draw(context: Context, place: int, norm: str, some: list[Line]) -> Markup | None:
-    shown = [line for line in some if line.found.n]
+    shown = [line for line in some if line.found.distance]
     if not shown:
         return None
     title = f"Share of samples with an adversarial example within a distance, {norm}"

@@ -2,9 +2,9 @@
 
 from markupsafe import Markup
 
-from robustcls.core.comparison import held, was_right
+from robustcls.core.comparison import Pair, held, pair
 from robustcls.core.policy import THRESHOLDS, judge
-from robustcls.core.statistics import mcnemar, paired_difference
+from robustcls.core.statistics import paired_difference
 from robustcls.reporting.context import Context
 from robustcls.reporting.html import derived, fill_file, number
 
@@ -29,7 +29,7 @@ def verdict(context: Context) -> Markup:
                 "bound": f" ({bound})" if bound else "",
             }
         )
-    pairs = _pair(context) if context.comparable else []
+    pairs = _pairs(context) if context.comparable else []
     asked = {"clean": context.policy.min_clean, "robust": context.policy.min_robust}
     return fill_file(
         "verdict.html",
@@ -56,21 +56,13 @@ def _say_thresholds(thresholds: dict[str, float]) -> Markup:
     )
 
 
-def _pair(context: Context) -> list[dict[str, object]]:
-    """Every model against the first, on the same samples."""
+def _pairs(context: Context) -> list[tuple[int, Pair]]:
+    """Every model against the first, on the same samples, with its place."""
     first, *others = context.evaluations
-    pairs: list[dict[str, object]] = []
-    for part, right in (("clean", was_right), ("robust", held)):
-        ours = [right(sample) for sample in first.samples]
-        for model, other in enumerate(others, 1):
-            theirs = [right(sample) for sample in other.samples]
-            difference, (low, high) = paired_difference(ours, theirs)
-            p = mcnemar(ours, theirs)
-            pairs.append({"part": part, "model": model, "difference": difference, "low": low, "high": high, "p": p})
-    return pairs
+    return [(model, one) for model, other in enumerate(others, 1) for one in pair(first, other)]
 
 
-def _headline(context: Context, pairs: list[dict[str, object]]) -> Markup | str:
+def _headline(context: Context, pairs: list[tuple[int, Pair]]) -> Markup | str:
     """One sentence on the best and the worst model under attack; says so where the data cannot tell them apart."""
     if not pairs:
         return ""
