@@ -60,9 +60,9 @@ def command(
     world = join_world()
     quiet = config.quiet or not world.first
     target = Path(out) if out else default_out(model, "evaluation.json")
-    for path in (target, save_examples):
+    for path, flag in ((target, "--out"), (save_examples, "--save-examples")):
         if path:
-            check_writable(path)
+            check_writable(path, flag, [model])
     journal = Journal(target.with_name(f"{target.name}.partial"), resume=resume, world=world)
     subject = load_subject(model, config, config.n, chosen_attacks(config, config.norm or "linf"))
     task = set_task(subject, config)

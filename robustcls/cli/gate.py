@@ -38,11 +38,11 @@ def command(
     if not policy.thresholds:
         raise InputError(f"{policy_file} sets no threshold: give one, such as min_robust = 0.40")
     if junit:
-        check_writable(junit)
+        check_writable(junit, "--junit", [one for one in (file, policy_file) if one])
     verdict = judge(Evaluation.load(file), policy)
     click.echo("\n".join([verdict.status, *(f"  {reason}" for reason in verdict.reasons)]))
     if junit:
-        with replacing(junit) as part:
+        with replacing(junit, "--junit") as part:
             part.write_text(junit_xml(Path(file).name, verdict), encoding="utf-8")
     return STATUS.get(verdict.status, 0)
 

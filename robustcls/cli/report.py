@@ -11,6 +11,7 @@ from robustcls.cli.console import note, progress
 from robustcls.cli.options import config_option, options
 from robustcls.core import plugins
 from robustcls.core.config import read_toml, resolve
+from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable
 from robustcls.core.policy import Policy
 from robustcls.core.records import Evaluation
@@ -64,6 +65,19 @@ def command(
     specs = (*models, *files)
     if not specs and not index_folder:
         raise click.UsageError("nothing to report: give --model or an evaluation's FILE.json, or --index with a folder")
+    if not specs and (
+        unused := [
+            name
+            for name, value in (
+                ("out", out),
+                ("assets", assets),
+                ("model-card", model_card),
+                ("redact-images", redact_images),
+            )
+            if value
+        ]
+    ):
+        raise click.UsageError(f"--{unused[0]} is about a report: give it with --model or an evaluation's FILE.json")
     policy = Policy.load(policy_file, min_clean=min_clean, min_robust=min_robust)
     config = configure(flags, config_file) if models else None
     if not models and (flags.keys() - {"quiet"} or config_file):
@@ -73,7 +87,9 @@ def command(
         target = Path(out) if out else _beside(specs[0])
         cards = beside_each(specs, "MODEL_CARD.md") if model_card else []
         for path in (target, *cards):
-            check_writable(path)
+            check_writable(path, inputs=specs)
+        if target in cards:
+            raise InputError(f"--out {target} is where the model card goes: name another file with --out")
         evaluations = [Evaluation.load(file) for file in files]
         if config:
             evaluations = measure(models, config) + evaluations
@@ -81,7 +97,7 @@ def command(
     if index_folder:
         from robustcls.reporting.index import index
 
-        click.echo(index(index_folder, policy=policy))
+        click.echo(index(index_folder, policy=policy, title=None if specs else title))
 
 
 def configure(flags: Mapping[str, Any], config_file: str | None) -> ReportConfig:
@@ -115,10 +131,14 @@ def beside_each(specs: Sequence[str], name: str) -> list[Path]:
 
     homes = [default_out(spec, name) for spec in specs]
     tails = [Path(spec).name.removesuffix(".pt").removesuffix(".json").replace(":", "-") for spec in specs]
-    return [
+    named = [
         home if homes.count(home) == 1 else home.with_name(f"{home.stem}-{tail}{home.suffix}")
         for home, tail in zip(homes, tails, strict=True)
     ]
+    for place, path in enumerate(named):
+        if path in named[:place]:
+            raise InputError(f"{specs[place]} was given twice, or shares its name: give each model and each file once")
+    return named
 
 
 def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
@@ -140,7 +160,7 @@ def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
     files = read_published(Path(config.corruptions_from)) if config.corruptions_from else None
     outs = beside_each(models, "evaluation.json")
     for out in outs:
-        check_writable(out)
+        check_writable(out, inputs=models)
     subjects = [
         load_subject(model, config, config.n, chosen_attacks(config, config.norm or "linf")) for model in models
     ]
@@ -158,10 +178,17 @@ def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
         size = resolve_batch_size(
             parse_batch_size(config.batch_size), judged.x.shape[1:], resolve_device(config.device)
         )
-        complete(
-            subject.loaded.model, judged, config, methods, size,
-            say=lambda text: note(text, config.quiet), done=partial(judged.evaluation.save, out),
-        )  # fmt: skip
+        unfinished = out.with_name(f"{out.stem}-unfinished.json")
+        try:
+            complete(
+                subject.loaded.model, judged, config, methods, size,
+                say=lambda text: note(text, config.quiet), done=partial(judged.evaluation.save, unfinished),
+            )  # fmt: skip
+        except BaseException:
+            note(f"what was measured is kept in {unfinished}", config.quiet)
+            raise
+        judged.evaluation.save(out)
+        unfinished.unlink()
         note(f"\n{summarise(judged.evaluation)}\n\n{out}\n\n", config.quiet)
         evaluations.append(judged.evaluation)
     return evaluations

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from robustcls.core.errors import InputError
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, flag: str = "--out") -> Iterator[Path]:
     """Yields a temporary path beside `path`; at the end it takes the place of `path`, or is removed after an error.
 
-    Raises InputError where the folder cannot be made or written.
+    flag: the option that named it. Raises InputError where the folder cannot be made or written.
     """
     path = Path(path)
-    check_writable(path)
+    check_writable(path, flag)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,20 +25,25 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}: name another place with --out") from None
+        raise InputError(f"cannot write {path}: {error.strerror or error}: name another place with {flag}") from None
     finally:
         with suppress(OSError):
             part.unlink()
 
 
-def check_writable(path: str | Path) -> None:
-    """Raises InputError where a file cannot be written at `path`, and makes nothing: ask before a long run."""
+def check_writable(path: str | Path, flag: str = "--out", inputs: Iterable[str | Path] = ()) -> None:
+    """Raises InputError where a file cannot be written at `path`, and makes nothing: ask before a long run.
+
+    flag: the option that named it. inputs: files that are read, which it must not replace.
+    """
     path = Path(path)
     if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder: name a file with --out")
+        raise InputError(f"cannot write {path}: it is a folder: name a file with {flag}")
+    if path.exists() and any(Path(one).exists() and path.samefile(one) for one in inputs):
+        raise InputError(f"cannot write {path}: it is an input of this command: name another file with {flag}")
     home = next(parent for parent in path.absolute().parents if parent.exists())
     if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write {path}: {home} is no folder that can be written: name another with --out")
+        raise InputError(f"cannot write {path}: {home} is no folder that can be written: name another with {flag}")
 
 
 def sha256(path: str | Path) -> str:

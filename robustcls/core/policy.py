@@ -11,7 +11,7 @@ from typing import Any
 from robustcls.core import plugins
 from robustcls.core.comparison import ClassCounts, count_classes, worst_class
 from robustcls.core.config import read_toml, resolve
-from robustcls.core.errors import InputError
+from robustcls.core.errors import InputError, unknown
 from robustcls.core.records import Evaluation
 from robustcls.core.statistics import bonferroni, wilson
 from robustcls.core.threat import ThreatModel, parse_eps
@@ -58,7 +58,7 @@ class Policy:
         if self.norm is not None:
             ThreatModel(self.norm, self.eps)  # type: ignore[arg-type]
         for spec in self.required_attacks:
-            plugins.parse("attack", spec)
+            _check_attack(spec)
 
     @classmethod
     def load(cls, path: str | Path | None, **flags: Any) -> "Policy":
@@ -119,7 +119,9 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
     criteria = _conditions(evaluation, policy)
     threat_fits = all(one.status == PASS for one in criteria if one.name == "threat")
     for name, threshold in policy.thresholds.items():
-        if name in _UNDER_ATTACK and not threat_fits:
+        if name in _UNDER_ATTACK and not evaluation.attacks:
+            status, reason = _not_measured(name)
+        elif name in _UNDER_ATTACK and not threat_fits:
             reason = f"{THRESHOLDS[name]} under {policy.threat_text} was not measured"
             status = INCONCLUSIVE
         else:
@@ -162,6 +164,20 @@ def lacking_attacks(evaluation: Evaluation, wanted: tuple[str, ...]) -> list[str
 def _plugin(recorded: str) -> str:
     """The plug-in behind a recorded name, which is a spec with a number where several attacks share the plug-in."""
     return re.sub(r" #\d+$", "", recorded).partition("(")[0].strip()
+
+
+def _check_attack(spec: str) -> None:
+    """Raises InputError for neither a suite nor an attack; of an attack from elsewhere only the way it is written counts."""
+    parsed = plugins.parse("attack", spec)
+    known = {one.name: one for one in plugins.describe("attack")}
+    if spec in plugins.names("suite") or ":" in parsed.name:
+        return
+    if parsed.name not in known:
+        raise unknown("required attack or suite", parsed.name, [*known, *plugins.names("suite")])
+    options = [option.name for option in known[parsed.name].options]
+    for name, _ in parsed.options:
+        if name not in options:
+            raise unknown(f"option of required attack {parsed.name}", name, options)
 
 
 def _defaults(attack: str) -> dict[str, Any]:
@@ -277,7 +293,8 @@ def _corruption(evaluation: Evaluation, threshold: float) -> tuple[str, str]:
     found = evaluation.corruptions
     if found is None or found.mean is None:
         return _not_measured("min_corruption")
-    return _plain("min_corruption", found.mean, threshold, found.mean >= threshold)
+    status, reason = _plain("min_corruption", found.mean, threshold, found.mean >= threshold)
+    return status, f"{reason}, on n = {found.n:,} samples"
 
 
 _JUDGES: dict[str, Callable[[Evaluation, float], tuple[str, str]]] = {

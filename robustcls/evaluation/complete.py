@@ -18,6 +18,8 @@ from robustcls.evaluation.judge import Judged
 from robustcls.evaluation.minimum import measure_minimum, minimum_of_cascade
 from robustcls.evaluation.norm_curves import measure_other_curves
 
+CUT_OFF = "the evaluation was cut off before this part was measured"
+
 
 def complete(
     model: nn.Module,
@@ -82,22 +84,23 @@ def complete(
         ("minimum", "minimum_n", config.minimum_n, "minimum perturbations", minimum),
         ("corruptions", "corruptions_n", config.corruptions_n, "common corruptions", corruptions),
     )
+    for section, option, wanted, _, _ in parts:
+        found.not_run[section] = CUT_OFF if wanted else _left_out(f"{option.replace('_', '-')} 0", config)
     done()  # hours of attacks may lie behind
-    for section, option, wanted, title, measure in parts:
+    for section, _, wanted, title, measure in parts:
         if not wanted:
-            found.not_run[section] = _left_out(f"{option.replace('_', '-')} 0", config)
             continue
         if title:
             say(title)
         began = time.perf_counter()
         try:
             measure()
+            del found.not_run[section]
         except InputError as error:
             found.not_run[section] = str(error)
             say(f"left out: {error}")
         found.provenance.seconds = round(found.provenance.seconds + time.perf_counter() - began, 3)
         done()
-    done()  # with the reasons of those left out last
     return found
 
 

@@ -168,6 +168,9 @@ def _random_output(model: nn.Module, x: Tensor, logits: Tensor, again: Tensor) -
     The second shows noise of a fixed seed and statistics of the batch. Its shape is the first one's, so that cuDNN takes
     the same algorithm and only rounding differs.
     """
+    if logits.isnan().any():
+        what, mend = "some outputs are not numbers", "two passes cannot be compared: mend the model first"
+        return _check("random_output", math.nan, RANDOM, what, mend)
     scale = logits.amax(1).abs().max().clamp_min(1e-12)  # not of masked logits, such as -1e9
     repeated = (_difference(logits, again) / scale).item()
     if not repeated <= RANDOM:

@@ -98,5 +98,5 @@ def _pixels(image: Tensor) -> Array:
 
 
 def _top(probabilities: Tensor) -> list[list[float]]:
-    top = probabilities.topk(min(3, len(probabilities)))
+    top = probabilities.nan_to_num(nan=0.0).topk(min(3, len(probabilities)))  # JSON has no NaN
     return [[float(label), round(float(p), 6)] for p, label in zip(top.values, top.indices, strict=True)]

@@ -98,6 +98,10 @@ def judge(
             model, x, y,
             batch_size=size, precision=precision, seed=seed, surrogate=surrogate, journal=journal, world=world,
         )  # fmt: skip
+        if engine.logits.isnan().any(1).all():
+            raise InputError(
+                "the model's outputs are not numbers on any of these images: look at its weights and its normalisation"
+            )
         if journal is not None:
             journal.open({
                 "model": [model_record.name, model_record.sha256], "data": data_record.sha256, "threat": str(threat),

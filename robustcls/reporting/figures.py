@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -70,7 +71,8 @@ def draw(
     name: str, title: str, description: str, paint: Callable[[Axes], None], size: tuple[float, float] = (7.4, 3.2)
 ) -> Markup:
     """`paint`ed axes as an <svg> whose ids all start with `name`; size in inches, of 96 CSS pixels at full width."""
-    with rc_context(_SETTINGS):
+    with rc_context(_SETTINGS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of glyphs that its own font lacks: the reader's browser has another
         figure = Figure(figsize=size, dpi=72)
         figure.set_layout_engine(_OnePass())
         paint(figure.subplots())

@@ -19,7 +19,7 @@ from robustcls.reporting.context import look_up
 from robustcls.reporting.html import ASSETS, badge, environment, table
 from robustcls.reporting.scrub import scrub
 
-NAME = "index.html"
+NAME, MARK = "index.html", '<meta name="generator" content="robustcls">'
 _OURS = re.compile(rb'"schema"\s*:\s*"robustcls/evaluation/')
 
 
@@ -35,8 +35,12 @@ class Entry:
 def index(folder: str | Path, *, policy: Policy | None = None, title: str | None = None) -> Path:
     """Writes index.html into the folder and returns its path. Raises InputError where that cannot be done."""
     path = Path(folder) / NAME
+    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        raise InputError(
+            f"cannot write {path}: it is a page that robustcls did not make: move it, or list another folder"
+        )
     text = render_index(folder, policy=policy, title=title)
-    with replacing(path) as part:
+    with replacing(path, "--index") as part:
         part.write_text(text, encoding="utf-8", newline="\n")
     return path
 

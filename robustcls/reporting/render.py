@@ -84,7 +84,7 @@ def _added(folder: Path | None, files: dict[str, bytes]) -> Iterator[None]:
             assert folder is not None
             file = folder / name
             if not file.exists():
-                with replacing(file) as part:
+                with replacing(file, "--assets") as part:
                     part.write_bytes(content)
                 written.append(file)
         yield

@@ -154,3 +154,71 @@ def test_nothing_to_report_and_options_without_a_model_are_refused(cli, home, tm
     shutil.copy(home / "a.json", tmp_path / "here" / "a.json")
     result = cli("report", "a.json", "--profile", "quick")
     assert (result.status, "--profile says how to judge a model" in result.err) == (2, True)
+
+
+def test_an_evaluation_that_is_cut_off_keeps_what_was_there_and_what_was_measured(
+    cli, checkpoint, tmp_path, monkeypatch
+):
+    from robustcls.evaluation import complete
+
+    here = tmp_path / "here"
+    small = (
+        "--model",
+        checkpoint,
+        "--profile",
+        "quick",
+        "--n",
+        20,
+        "--method",
+        "saliency",
+        "--maps-n",
+        0,
+        "--examples",
+        2,
+    )
+    assert cli("report", *small, "--quiet").status == 0
+    before = (here / "evaluation.json").read_bytes()
+
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(complete, "measure_corruptions", interrupt)
+    result = cli("report", *small, "--corruptions-n", 5)
+    assert result.status == 130
+    assert "kept in evaluation-unfinished.json" in result.err
+    assert (here / "evaluation.json").read_bytes() == before
+    kept = Evaluation.load("evaluation-unfinished.json")
+    assert kept.gallery is not None
+    assert "cut off" in kept.not_run["corruptions"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("report", "a.json", "--out", "a.json"), "it is an input of this command"),
+        (("report", "a.json", "--out", "MODEL_CARD.md", "--model-card"), "is where the model card goes"),
+        (("report", "a.json", "a.json", "--model-card"), "given twice"),
+        (("report", "--index", ".", "--out", "x.html"), "--out is about a report"),
+        (("gate", "a.json", "--min-clean", 0.2, "--junit", "a.json"), "with --junit"),
+        (("attack", "--model", "pgd.pt", "--n", 5, "--attack", "fgsm", "--out", "pgd.pt"), "with --out"),
+    ],
+)
+def test_no_input_is_overwritten(cli, home, checkpoint, tmp_path, arguments, message):
+    here = tmp_path / "here"
+    shutil.copy(home / "a.json", here / "a.json")
+    before = {file.name: file.read_bytes() for file in here.iterdir()}
+    result = cli(*arguments)
+    assert (result.status, message in result.err) == (2, True), result.err
+    assert {file.name: file.read_bytes() for file in here.iterdir()} == before
+
+
+def test_a_page_of_others_is_not_replaced_by_the_index(cli, home, tmp_path):
+    folder = tmp_path / "here" / "reports"
+    folder.mkdir()
+    (folder / "index.html").write_text("MINE", encoding="utf-8")
+    result = cli("report", "--index", "reports")
+    assert (result.status, "did not make" in result.err) == (2, True)
+    assert (folder / "index.html").read_text(encoding="utf-8") == "MINE"
+    (folder / "index.html").unlink()
+    assert [cli("report", "--index", "reports", "--title", "All").status for _ in range(2)] == [0, 0]
+    assert "<h1>All</h1>" in (folder / "index.html").read_text(encoding="utf-8")

@@ -25,7 +25,8 @@ FINE = (check("pass"),)
 def sample(clean=900, robust=500, checks=FINE, attacks=None):
     one = tiny_evaluation()
     changes = {"clean": Accuracy.of(clean, 1000), "robust": Accuracy.of(robust, 1000), "checks": list(checks)}
-    return dataclasses.replace(one, **changes, **({} if attacks is None else {"attacks": attacks}))
+    attacks = [Attack("pgd", {}, clean, clean - robust, robust / 1000, 1.0, 10, 10)] if attacks is None else attacks
+    return dataclasses.replace(one, **changes, attacks=attacks)
 
 
 @pytest.mark.parametrize(
@@ -258,3 +259,15 @@ def test_wrong_files_are_refused_in_one_line_that_names_them(text, words, tmp_pa
 def test_a_missing_file_names_the_flag(tmp_path):
     with pytest.raises(InputError, match="give a TOML file with --policy"):
         Policy.load(tmp_path / "none.toml")
+
+
+def test_nothing_that_was_not_attacked_is_robust():
+    found = judge(sample(attacks=[]), Policy(min_robust=0.2))
+    assert (found.status, "was not measured" in found.reasons[0]) == ("INCONCLUSIVE", True)
+
+
+@pytest.mark.parametrize("spec", ["nope", "pgd(stpes=5)", "fgsn"])
+def test_a_required_attack_must_exist(spec):
+    with pytest.raises(InputError, match="required attack"):
+        Policy(min_robust=0.2, required_attacks=(spec,))
+    Policy(min_robust=0.2, required_attacks=("fast", "pgd(steps=5)", "mylab.attacks:foo(k=1)"))

@@ -151,8 +151,8 @@ def drop(*keys):
         (altered(set_in("threat", value=None)), "threat: None is not Threat"),
         (altered(set_in("provenance", "versions", "torch", value=2)), "provenance: versions.torch: 2 is not str"),
         (altered(set_in("gallery", "examples", 0, "clean", "shape", 0, value="x")), "examples[0]: clean: shape[0]"),
-        (altered(set_in("clean", "correct", value=4)), "clean: 4 of 3"),
-        (altered(set_in("robust", "correct", value=-1)), "robust: -1 of 3"),
+        (altered(set_in("clean", "correct", value=4)), "clean.correct: 4 is not a count of 3"),
+        (altered(set_in("robust", "correct", value=-1)), "robust.correct: -1 is not a count"),
         (altered(set_in("robust", "ci95", value=[0.1])), "robust"),
     ],
 )

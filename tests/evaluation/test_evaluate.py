@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from eval_models import HARMLESS, make_batch, make_net
+from eval_models import HARMLESS, Masked, make_batch, make_net
 from torch import nn
 
 import robustcls
@@ -399,3 +399,10 @@ def test_a_model_on_the_gpu():
     found = evaluate(make_net().cuda())
     assert found.clean == expected.clean
     assert found.robust.correct == pytest.approx(expected.robust.correct, abs=2)
+
+
+def test_a_model_that_gives_no_number_is_refused_before_it_is_attacked():
+    x, y = make_batch(8)
+    broken = Masked(make_net(), after=lambda logits: logits * float("nan"))
+    with pytest.raises(InputError, match="are not numbers on any"):
+        robustcls.evaluate(broken, x, y, robustcls.ThreatModel("linf", 0.1), attacks=["fgsm"])

@@ -66,6 +66,9 @@ def _results(context: Context, model: int) -> Markup:
     return table(f"Attacks on {context.names[model]}", heads, rows)
 
 
+NONE_BROKEN = Markup('<span class="none">none broken</span>')
+
+
 def _cost(context: Context, model: int) -> Markup:
     rows = []
     for i, attack in enumerate(context.evaluations[model].attacks):
@@ -75,7 +78,7 @@ def _cost(context: Context, model: int) -> Markup:
             [
                 attack.name,
                 lines(f"{key} = {json.dumps(value)}" for key, value in attack.options.items()) or "defaults",
-                number(context, model, f"{at}.median_distance", ".4f"),
+                number(context, model, f"{at}.median_distance", ".4f") if attack.broken else NONE_BROKEN,
                 derived("forward passes a sample", attack.forwards / met if met else 0.0, ",.1f"),
                 number(context, model, f"{at}.forwards", ",d"),
                 number(context, model, f"{at}.backwards", ",d"),

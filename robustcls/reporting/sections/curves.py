@@ -44,7 +44,11 @@ def curves(context: Context) -> Markup:
         }
         for i, (norm, some) in enumerate(found.items())
     ]
-    missing = [missing_of(context, part) for part in ("curves", "other_curves")]
+    missing = [
+        (title, lack)
+        for title, part in (("In the norm of the threat model", "curves"), ("In other norms", "other_curves"))
+        if (lack := missing_of(context, part))
+    ]
     short = any(line.points[-1].robust.accuracy > NEAR_ZERO for some in found.values() for line in some)
     return fill_file("curves.html", context, panels=panels, missing=missing, short=short)
 
