@@ -9,7 +9,8 @@ demo: .venv/installed
 	$(BIN)/robustcls train --adv none --arch "vgg16(width=0.25)" --val-attack "pgd(steps=5)" --out runs/demo/standard
 	$(BIN)/robustcls train --adv "pgd(steps=5)" --arch "vgg16(width=0.25)" --val-attack "pgd(steps=5)" --out runs/demo/pgd
 	$(BIN)/robustcls report --model runs/demo/standard/ckpt.pt --model runs/demo/pgd/ckpt.pt \
-		--attack fgsm --attack "pgd(steps=20)" --each-alone --n 300 --examples 16 --out reports/demo/report.html
+		--attack fgsm --attack "pgd(steps=20)" --n 300 --examples 16 --maps-n 10 --curves-n 20 --minimum-n 20 \
+		--corruptions-n 50 --out reports/demo/report.html
 
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
