@@ -9,7 +9,22 @@ from PIL import Image
 
 from robustcls.core.records import Evaluation, Measures
 
-FAST = ("--profile", "quick", "--n", 30, "--attack", "fgsm", "--method", "saliency", "--examples", 3, "--maps-n", 2, "--device", "cpu")
+FAST = (
+    "--profile",
+    "quick",
+    "--n",
+    30,
+    "--attack",
+    "fgsm",
+    "--method",
+    "saliency",
+    "--examples",
+    3,
+    "--maps-n",
+    2,
+    "--device",
+    "cpu",
+)
 
 
 def test_explain_writes_maps_and_pictures(cli, home, tmp_path):
