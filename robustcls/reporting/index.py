@@ -16,7 +16,7 @@ from robustcls.core.files import replacing
 from robustcls.core.policy import Policy, judge
 from robustcls.core.records import Evaluation
 from robustcls.reporting.context import look_up
-from robustcls.reporting.html import ASSETS, badge, environment, table
+from robustcls.reporting.html import ASSETS, badge, environment, lines, table
 from robustcls.reporting.scrub import scrub
 
 NAME, MARK = "index.html", '<meta name="generator" content="robustcls">'
@@ -116,7 +116,7 @@ def _row(folder: Path, file: str, evaluation: Evaluation, policy: Policy) -> lis
         shares = [number(f"{part}.{end}", ".1%") for end in ("accuracy", "ci95.0", "ci95.1")]
         return Markup('{} <span class="ci">[{}, {}]</span>').format(*shares)
 
-    attacks = ", ".join(attack.name + (" (broke off)" if attack.error else "") for attack in evaluation.attacks)
+    attacks = lines(attack.name + (" (broke off)" if attack.error else "") for attack in evaluation.attacks)
     links = [_link(one, "report" if one.endswith(".html") else "JSON") for one in (*_pages(folder, file), file)]
     return [
         evaluation.model.name or evaluation.model.arch or "model",
