@@ -13,7 +13,7 @@ demo: .venv/installed
 		--corruptions-n 50 --out reports/demo/report.html
 
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -r s
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .
