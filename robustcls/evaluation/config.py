@@ -27,7 +27,7 @@ class AttackConfig(SubjectOptions):
     n: int | str = option("1000", "Samples, as many of each class; or all.", metavar="INT|all")
     each_alone: bool = option(False, "Run every attack on every sample, to compare attacks; survivors only else.")
     eps_grid: str | None = option(
-        None, "Also measure robust accuracy at these radii, such as 0,2/255,4/255,16/255.", metavar="EPS,EPS"
+        None, "Also measure robust accuracy at these radii, such as 0,2/255,4/255, or auto.", metavar="EPS,EPS|auto"
     )
     data_note: str | None = option(None, "What a reader must know of the data, kept in the evaluation.", metavar="TEXT")
     transfer_from: str | None = option(

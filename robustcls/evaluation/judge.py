@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -115,7 +115,10 @@ def judge(
         handed_in = images.device if images.device.type != "cpu" else None
         found = run_checks(engine.judge, x[first].to(device), y[first].to(device), handed_in=handed_in)
         found += [check_black_box(engine, outcome, threat, attacks), check_finite(outcome)]
-        found += [check(engine, outcome, threat, attacks) for check in checks]
+        one_by_one: Iterable[Sequence[AttackCheck]] = [(check,) for check in checks]
+        if progress is not None and checks:
+            one_by_one = progress(list(one_by_one), "self-checks", len(checks), lambda: int(outcome.standing(y).sum()))
+        found += [check(engine, outcome, threat, attacks) for (check,) in one_by_one]
         curve = security_curve(engine, outcome, threat, attacks, eps_grid, progress) if eps_grid else None
     right = outcome.clean == y
     index = torch.arange(len(y)) if index is None else index.cpu()
