@@ -1,23 +1,26 @@
 """`robustcls compare`."""
 
+from collections.abc import Sequence
+
 import click
 
 from robustcls.cli.console import table, wrap
-from robustcls.core.comparison import find_mismatch, held, was_right
+from robustcls.core.comparison import find_mismatch, pair
 from robustcls.core.errors import InputError
 from robustcls.core.records import Evaluation
-from robustcls.core.statistics import mcnemar, paired_difference
 
 
 @click.command("compare")
 @click.argument("files", nargs=-1, required=True, metavar="A.json B.json [...]")
-def command(files: tuple[str, ...]) -> None:
+@click.option("--markdown", is_flag=True, help="Print Markdown tables, for a README.")
+def command(files: tuple[str, ...], markdown: bool) -> None:
     """Show evaluations of the same samples side by side; differences are paired, against the first.
 
     Refused where data, threat model or attacks differ, since the numbers would not mean the same.
 
     \b
       robustcls compare standard/evaluation.json pgd/evaluation.json
+      robustcls compare standard/evaluation.json pgd/evaluation.json --markdown
     """
     if len(files) < 2:
         raise click.UsageError("compare needs two evaluations or more: give their JSON files")
@@ -26,24 +29,30 @@ def command(files: tuple[str, ...]) -> None:
         if reason := find_mismatch([evaluations[0], evaluation]):
             raise InputError(f"{files[0]} and {file} cannot be compared: {reason}")
     names = [f"{chr(65 + i)} {e.model.name}" for i, e in enumerate(evaluations)]
-    first = evaluations[0]
+    first, *others = evaluations
     rows = [
         (name, f"{e.clean.accuracy:.1%}", _interval(e.clean.ci95), f"{e.robust.accuracy:.1%}", _interval(e.robust.ci95))
         for name, e in zip(names, evaluations, strict=True)
     ]
-    click.echo(table(("model", "clean", "95%", "robust", "95%"), rows))
+    differences = [
+        (f"{name[0]} - {names[0][0]}", one.part, f"{one.difference:+.1%}", f"[{one.low:+.1%}, {one.high:+.1%}]", f"{one.p:.2g}")
+        for name, other in zip(names[1:], others, strict=True)
+        for one in pair(first, other)
+    ]  # fmt: skip
+    show = _markdown if markdown else table
+    data = f"{first.data.name}, split {first.data.split}, n = {first.data.n}"
+    threat = f"{first.threat.norm} {first.threat.eps_text}, {first.robust.kind}, 95% intervals"
+    click.echo(show(("model", "clean", "95%", "robust", "95%"), rows))
     click.echo("")
-    differences = []
-    for name, other in zip(names[1:], evaluations[1:], strict=True):
-        for what, right in (("clean", was_right), ("robust", held)):
-            a, b = ([right(sample) for sample in e.samples] for e in (first, other))
-            gain, (low, high) = paired_difference(a, b)
-            interval = f"[{low:+.1%}, {high:+.1%}]"
-            differences.append((f"{name[0]} - {names[0][0]}", what, f"{gain:+.1%}", interval, f"{mcnemar(a, b):.2g}"))
-    click.echo(table(("difference", "accuracy", "points", "95%", "McNemar p"), differences))
+    click.echo(show(("difference", "accuracy", "points", "95%", "McNemar p"), differences))
     click.echo("")
-    click.echo(wrap(f"{first.data.name}, split {first.data.split}, n = {first.data.n}"))
-    click.echo(wrap(f"{first.threat.norm} {first.threat.eps_text}, {first.robust.kind}, 95% intervals"))
+    click.echo(wrap(data))
+    click.echo(wrap(threat))
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, ["---"] * len(header), *rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def _interval(ci95: list[float]) -> str:

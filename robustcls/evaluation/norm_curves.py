@@ -66,7 +66,7 @@ def measure_other_curves(
 def _whole_curve(engine: Engine, norm: Norm, attacks: Sequence[str], progress: Progress) -> list[CurvePoint]:
     """From 0 to the radius at which accuracy is about 0%: few steps break a sample there, so that it is quickly found."""
     n = len(engine.y)
-    everywhere = ThreatModel(norm, reach(engine.x, norm))
+    everywhere = ThreatModel(norm, max(reach(engine.x, norm), 1 / 255))  # of grey images it is 0
     outcome = run_cascade(engine, everywhere, attacks, progress=progress)
     right = int((outcome.clean == engine.y).sum())
     broken = outcome.broken_by >= 0

@@ -1,5 +1,6 @@
 """`robustcls gate` and `robustcls compare`."""
 
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -156,3 +157,13 @@ def test_the_widest_comparison_fits(cli, tmp_path):
     assert result.status == 0, result.err
     assert max(map(len, result.out.splitlines())) <= 80
     assert "+100.0%" in result.out
+
+
+def test_compare_writes_markdown_tables(cli, home):
+    plain, result = (cli("compare", home / "a.json", home / "b.json", *more) for more in ((), ("--markdown",)))
+    assert result.status == 0, result.err
+    rows = [line for line in result.out.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in rows} == {6}
+    assert sum(set(line) == set("| -") for line in rows) == 2
+    numbers = re.compile(r"[+-]?\d+\.\d%")
+    assert numbers.findall(result.out) == numbers.findall(plain.out)
