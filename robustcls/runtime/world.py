@@ -1,5 +1,6 @@
 """The processes that `torchrun` started, which share one training or one evaluation."""
 
+import atexit
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -79,8 +80,15 @@ def join_world() -> World:
         store, meetings = meet(rank, size)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        atexit.register(_leave)
         restarts = max(restarts, meetings)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     world = World(dist.get_rank(), dist.get_world_size())
     return replace(world, restarts=max(world.gather(restarts)))  # each node has its own count
+
+
+def _leave() -> None:
+    """Ends the threads of the group while there is an interpreter: else they can abort a process that has done its work."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
