@@ -44,7 +44,7 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
         clean, attacked = (predict(Counted(model), images, size).softmax(1) for images in (x, x_adv))
     found = attacked.argmax(1)
     maps = {method: make_maps(model, x, y, x_adv, method, seed=config.seed, progress=show) for method in methods}
-    drawn = spaced(len(y), config.pictures)  # the third map of a row is made for these alone
+    drawn = spaced(y, config.pictures)  # the third map of a row is made for these alone
     third = {
         method: explain(model, x_adv[drawn], found[drawn], method, reference=x[drawn], seed=mix(config.seed, 0))
         for method in (methods if config.pictures else ())

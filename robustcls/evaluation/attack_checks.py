@@ -228,7 +228,7 @@ def transfer(name: str, engine: Engine, outcome: Outcome, threat: ThreatModel, a
     if threat.is_whole_box:
         raise _NotRun("every image is allowed, so anything breaks it")
     _right(engine, outcome, 1)
-    met = _spaced((outcome.broken_by >= 0).nonzero().squeeze(1), SAMPLES)
+    met = _spaced(engine, (outcome.broken_by >= 0).nonzero().squeeze(1), SAMPLES)
     if len(met) == 0:
         raise _NotRun("the examples of the other model broke nothing, so there is nothing to compare")
     white = Engine(engine.judge.model, engine.x[met], engine.y[met], batch_size=engine.batch_size, seed=engine.seed)
@@ -258,9 +258,9 @@ def noise_baseline(name: str, engine: Engine, outcome: Outcome, threat: ThreatMo
     else:
         left = outcome.standing(engine.y) | (outcome.broken_by > white[-1])
     _right(engine, outcome, 1)
-    met = _spaced(left.nonzero().squeeze(1), SAMPLES)
+    met = _spaced(engine, left.nonzero().squeeze(1), SAMPLES)
     if len(met) == 0:
-        return Check(name, "pass", 0.0, 0.0, "gradient attacks left nothing to break")
+        raise _NotRun("gradient attacks left nothing to break")
     spec = "noise(draws=10)"
     count = int(_broken(engine, spec, met, threat, name, 0).sum())
     mend = "use more steps and restarts, and attacks without gradients"
@@ -366,10 +366,10 @@ def _doubled(
     spec = plugins.Spec(parsed.name, (), tuple(options.items()))
     standing = outcome.standing(engine.y).nonzero().squeeze(1)
     if len(standing) == 0:
-        return Check(name, "pass", 0.0, 0.0, "the attacks left nothing to break")
+        raise _NotRun("the attacks left nothing to break")
     cost = 2 * (record.forwards + record.backwards) / max(record.attacked, 1)
     passes = sum(record.forwards + record.backwards for record in outcome.attacks)
-    met = _spaced(standing, min(max(int(max(REPEATED * passes, PASSES) / max(cost, 1)), FEW), SAMPLES))
+    met = _spaced(engine, standing, min(max(int(max(REPEATED * passes, PASSES) / max(cost, 1)), FEW), SAMPLES))
     count = int(_broken(engine, str(spec), met, threat, name, 0).sum())
     # Judged by what it takes off the robust accuracy, not by the share of what may be a handful of survivors.
     total = round(len(met) * len(engine.y) / len(standing))
@@ -407,14 +407,14 @@ def _need_gradients(engine: Engine, threat: ThreatModel) -> None:
 
 def _right(engine: Engine, outcome: Outcome, most: int) -> Tensor:
     """Samples that the model gets right, spread evenly: indices. Without any, the check was not run."""
-    met = _spaced((outcome.clean == engine.y).nonzero().squeeze(1), most)
+    met = _spaced(engine, (outcome.clean == engine.y).nonzero().squeeze(1), most)
     if len(met) == 0:
         raise _NotRun(NOTHING_RIGHT)
     return met
 
 
-def _spaced(indices: Tensor, most: int) -> Tensor:
-    return indices[spaced(len(indices), most)]
+def _spaced(engine: Engine, indices: Tensor, most: int) -> Tensor:
+    return indices[spaced(engine.y[indices], most)]
 
 
 def _stream(name: str) -> int:

@@ -39,7 +39,7 @@ def measure_corruptions(
     that is a terminal. Raises InputError for images that corruptions are not defined for, and for files that do not fit.
     """
     files = read_published(published) if published else None
-    at = spaced(len(judged.y), n)
+    at = spaced(judged.y, n)
     x, y = judged.x[at].float(), judged.y[at]
     names = plugins.names("corruption")
     hidden = None if progress else True  # None: where stderr is a file
@@ -94,7 +94,9 @@ class Published:
 
     def take(self, name: str, severity: int, n: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of at most n images of a severity, evenly spaced, as float N,3,H,W in [0, 1], with their labels."""
-        for rows in (spaced(self.each, n) + (severity - 1) * self.each).split(CHUNK):
+        first = (severity - 1) * self.each
+        labels = torch.from_numpy(self.labels[first : first + self.each].astype(np.int64))
+        for rows in (spaced(labels, n) + first).split(CHUNK):
             images = torch.from_numpy(self.images[name][rows.numpy()]).permute(0, 3, 1, 2).float() / 255
             yield images.contiguous(), torch.from_numpy(self.labels[rows.numpy()].astype(np.int64))
 

@@ -48,7 +48,7 @@ class Comparable:
 
     def spread(self, count: int) -> "Comparable":
         """At most `count` of them, evenly spaced: samples of a folder stand class by class."""
-        at = spaced(len(self.rows), count)
+        at = spaced(self.y, count)
         return Comparable(self.rows[at], self.x[at], self.y[at], self.x_adv[at], self.flipped[at], self.num_classes)
 
     @property
@@ -235,7 +235,7 @@ def _assess(
     progress: bool,
 ) -> None:
     """Fills in quality and checks, from at most n samples."""
-    at = spaced(len(clean), n)
+    at = spaced(samples.y, n)
     x, y, maps = samples.x[at], samples.y[at], clean[at]
     flat = collapse(maps)
 

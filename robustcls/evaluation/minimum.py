@@ -36,7 +36,7 @@ def measure_minimum(
             "minimum perturbations are looked for with gradients, which this model does not give: give the evaluation a "
             "minimum-norm attack that needs none, such as --attack hopskipjump"
         )
-    at = spaced(len(judged.y), n)
+    at = spaced(judged.y, n)
     with torch.inference_mode(False), frozen(model):
         engine = Engine(model, judged.x[at], judged.y[at], batch_size=batch_size, seed=mix(seed, *b"minimum"))
         return [_in_norm(engine, judged, at, norm, number, progress) for number, norm in enumerate(NORMS)]
@@ -65,8 +65,8 @@ def minimum_of_cascade(judged: Judged) -> list[MinimumNorm]:
 
 def _in_norm(engine: Engine, judged: Judged, at: Tensor, norm: Norm, number: int, progress: bool) -> MinimumNorm:
     rule = (
-        f"{len(at)} of the {len(judged.y)} samples, evenly spaced; the nearer of what the attack found and of the "
-        f"evaluation's own example, each drawn back towards the image by {HALVINGS} halvings"
+        f"{len(at)} of the {len(judged.y)} samples, evenly spaced over the classes; the nearer of what the attack found and "
+        f"of the evaluation's own example, each drawn back towards the image by {HALVINGS} halvings"
     )
     anywhere = ThreatModel(norm, reach(engine.x, norm))
     attack, _ = engine.load(ATTACK)

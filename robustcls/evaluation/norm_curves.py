@@ -43,10 +43,10 @@ def measure_other_curves(
     if not getattr(model, "differentiable", True):
         raise InputError("curves in other norms need gradients, which this model does not give")
     total = len(judged.y)
-    at = spaced(total, n)
+    at = spaced(judged.y, n)
     rule = (
-        f"{len(at)} of the {total} samples, evenly spaced; from the largest radius down, and what stands at a radius is "
-        "taken to stand at every smaller one"
+        f"{len(at)} of the {total} samples, evenly spaced over the classes; from the largest radius down, and what stands "
+        "at a radius is taken to stand at every smaller one"
     )
     if judged.evaluation.surrogate is not None:
         rule += "; with the gradients of the judged model itself"

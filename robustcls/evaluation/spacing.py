@@ -4,6 +4,11 @@ import torch
 from torch import Tensor
 
 
-def spaced(n: int, count: int) -> Tensor:
-    """At most `count` of n positions, evenly spaced: samples of a folder stand class by class."""
-    return torch.arange(min(n, count)) * n // max(1, min(n, count))
+def spaced(labels: Tensor, count: int) -> Tensor:
+    """At most `count` positions, in order, evenly spaced over the samples sorted by class: of each class its share.
+
+    labels: N.
+    """
+    n = len(labels)
+    taken = torch.arange(min(n, count)) * n // max(1, min(n, count))
+    return labels.cpu().argsort(stable=True)[taken].sort().values

@@ -191,9 +191,12 @@ def test_the_model_and_the_random_streams_are_left_alone(model: nn.Module, attac
 
 
 def test_samples_are_taken_from_all_over() -> None:
-    assert spaced(10, 4).tolist() == [0, 2, 5, 7]
-    assert spaced(3, 8).tolist() == [0, 1, 2]
-    assert spaced(5, 0).tolist() == spaced(0, 5).tolist() == []
+    alike = torch.zeros(10)
+    assert spaced(alike, 4).tolist() == [0, 2, 5, 7]
+    assert spaced(alike[:3], 8).tolist() == [0, 1, 2]
+    assert spaced(alike[:5], 0).tolist() == spaced(alike[:0], 5).tolist() == []
+    for labels in (torch.arange(200) % 10, torch.arange(200) // 20):
+        assert labels[spaced(labels, 50)].bincount().tolist() == [5] * 10
 
 
 def test_a_spread_is_of_finite_values_alone() -> None:
