@@ -104,4 +104,5 @@ def judge_subject(
         progress=progress,
     )
     judged.evaluation.training = subject.training
+    judged.evaluation.intended_use = config.intended_use or ""
     return judged

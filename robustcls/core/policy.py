@@ -115,7 +115,7 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
     they are. Without thresholds nothing is judged.
     """
     if not policy.thresholds:
-        return Verdict(UNJUDGED, ["no thresholds were given"])
+        return Verdict(UNJUDGED, ["no thresholds were given", *_failed(evaluation), *_warned(evaluation)])
     criteria = _conditions(evaluation, policy)
     threat_fits = all(one.status == PASS for one in criteria if one.name == "threat")
     for name, threshold in policy.thresholds.items():
@@ -128,9 +128,7 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
             status, reason = _JUDGES[name](evaluation, threshold)
         side = "at least" if name.startswith("min") else "at most"
         criteria.append(Criterion(name, f"{THRESHOLDS[name]} {side} {threshold:.1%}", status, reason))
-    failed = [f"check {check.id} failed: {check.message}" for check in evaluation.checks if check.status == "fail"]
-    failed += [f"attack {attack.name} broke off: {attack.error}" for attack in evaluation.attacks if attack.error]
-    warned = [f"check {check.id} warns: {check.message}" for check in evaluation.checks if check.status == "warn"]
+    failed, warned = _failed(evaluation), _warned(evaluation)
     reasons = [one.reason for one in criteria if one.name in THRESHOLDS or one.status != PASS] + failed + warned
     criteria.append(_diagnostics(evaluation, failed, warned))
     if criteria[-1].status == UNJUDGED:
@@ -211,6 +209,15 @@ def _conditions(evaluation: Evaluation, policy: Policy) -> list[Criterion]:
 
 def _condition(name: str, asked: str, fits: bool, reason: str) -> Criterion:
     return Criterion(name, asked, PASS if fits else INCONCLUSIVE, reason)
+
+
+def _failed(evaluation: Evaluation) -> list[str]:
+    failed = [f"check {check.id} failed: {check.message}" for check in evaluation.checks if check.status == "fail"]
+    return failed + [f"attack {attack.name} broke off: {attack.error}" for attack in evaluation.attacks if attack.error]
+
+
+def _warned(evaluation: Evaluation) -> list[str]:
+    return [f"check {check.id} warns: {check.message}" for check in evaluation.checks if check.status == "warn"]
 
 
 def _diagnostics(evaluation: Evaluation, failed: list[str], warned: list[str]) -> Criterion:

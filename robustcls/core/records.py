@@ -355,7 +355,7 @@ class Corruptions:
     rule: str  # which samples, in words
     source: str  # whose images: made here by the published definitions, or the published files
     n: int
-    clean: Accuracy  # on the same samples
+    clean: Accuracy  # on the same samples; of published files, on the judged ones
     results: list[Corruption]
     mean: float | None = None  # over all results
     note: str = ""  # where what was measured differs from what was published
@@ -425,6 +425,7 @@ class Evaluation:
     corruptions: Corruptions | None = None
     profile: str = ""  # the profile that chose what to measure
     not_run: dict[str, str] = field(default_factory=dict)  # section: why it was left out
+    intended_use: str = ""  # of the model, as its owner states it
     surrogate: Model | None = None  # the model on which the examples were crafted, where that is another one
     schema: str = SCHEMA
 

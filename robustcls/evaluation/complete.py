@@ -86,6 +86,8 @@ def complete(
     )
     for section, option, wanted, _, _ in parts:
         found.not_run[section] = CUT_OFF if wanted else _left_out(f"{option.replace('_', '-')} 0", config)
+    if config.maps_n and not methods:
+        found.not_run["stability"] = "the model carries none of the methods"
     done()  # hours of attacks may lie behind
     for section, _, wanted, title, measure in parts:
         if not wanted:

@@ -30,6 +30,7 @@ class AttackConfig(SubjectOptions):
         None, "Also measure robust accuracy at these radii, such as 0,2/255,4/255, or auto.", metavar="EPS,EPS|auto"
     )
     data_note: str | None = option(None, "What a reader must know of the data, kept in the evaluation.", metavar="TEXT")
+    intended_use: str | None = option(None, "What the model is for, kept in the evaluation.", metavar="TEXT")
     transfer_from: str | None = option(
         None, "Craft the examples on this model and judge them on --model, as an attacker without access.", metavar="M"
     )

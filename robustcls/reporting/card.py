@@ -52,7 +52,7 @@ def model_card(evaluation: Evaluation) -> str:
     blocks = [f"# {_plain(_title(found))}", _opening(found)]
     for heading, body in (
         ("Model", _model(found)),
-        ("Intended use", _intended()),
+        ("Intended use", _intended(found)),
         ("Training", _training(found)),
         ("Data", _data(found)),
         ("Results", _results(found)),
@@ -222,7 +222,9 @@ def _model(found: Evaluation) -> str:
     )
 
 
-def _intended() -> str:
+def _intended(found: Evaluation) -> str:
+    if found.intended_use:
+        return _plain(found.intended_use)
     return (
         "Research on adversarial robustness, and comparison with models that were judged in the same way. An evaluation"
         " records no other purpose: whoever releases the model states it here."

@@ -68,6 +68,7 @@ def render_index(folder: str | Path, *, policy: Policy | None = None, title: str
             skipped=skipped,
             policy=policy,
             listed=_list(folder, found, policy),
+            others=[_link(one, one) for one in _other_pages(folder, found)],
             unreadable=[one for one in found if one.evaluation is None],
         )
     )
@@ -143,6 +144,19 @@ def _pages(folder: Path, file: str) -> Iterator[str]:
     for name in [same] if same in beside else beside:
         if (home / name).as_posix() != NAME:
             yield (home / name).as_posix()
+
+
+def _other_pages(folder: Path, found: list[Entry]) -> list[str]:
+    """Pages that robustcls made and that lie beside no evaluation, such as comparisons."""
+    known = {page for one in found for page in _pages(folder, one.file)}
+    pages = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.html") if path.is_file())
+    return [
+        page
+        for page in pages
+        if page not in known
+        and not any(part.startswith(".") or part == NAME for part in page.split("/"))
+        and MARK in (folder / page).read_text(encoding="utf-8", errors="replace")[:4000]
+    ]
 
 
 def _link(file: str, word: str) -> Markup:

@@ -7,6 +7,7 @@ from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.curve import AutoGrid, auto_grid, choose_grid, parse_grid, reach
 from robustcls.evaluation.judge import judge
 from robustcls.evaluation.norm_curves import measure_other_curves
+from robustcls.evaluation.spacing import spaced
 
 ATTACKS = ["pgd(steps=3)", "apgd_t(steps=5)"]
 GRID = [0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.3]
@@ -148,7 +149,8 @@ def test_curves_in_other_norms_fall_from_clean_accuracy_to_nothing():
     again = measure_other_curves(net, found, ["l2"], n=12, batch_size=16, seed=0)
     assert once[:1] == again, "the seed decides"
     assert [curve.norm for curve in once] == ["l2", "l1"]
-    clean = int((found.outcome.clean == found.y)[::5].sum())
+    at = spaced(found.y, 12)
+    clean = int((found.outcome.clean == found.y)[at].sum())
     for curve in once:
         assert curve.n == 12
         radii, counts = zip(*((point.eps, point.robust.correct) for point in curve.points), strict=True)
@@ -161,7 +163,7 @@ def test_curves_in_other_norms_fall_from_clean_accuracy_to_nothing():
         assert counts[3] > 0, "the radii are spread over where the curve falls"
         point = curve.points[3]
         alone = judge(
-            net, found.x[::5], found.y[::5], ThreatModel(curve.norm, point.eps), curve.attacks, kind="test",
+            net, found.x[at], found.y[at], ThreatModel(curve.norm, point.eps), curve.attacks, kind="test",
             precision="fp32", batch_size=16,
         )  # fmt: skip
         assert point.robust.correct == pytest.approx(alone.evaluation.robust.correct, abs=1)
@@ -173,9 +175,10 @@ def test_a_curve_that_never_falls_goes_to_the_farthest_radius_and_names_the_erro
     usual = torch.nn.functional.one_hot(found.y[0], 4)
     flat = Masked(make_net(), after=lambda logits: logits * 0 + usual)
     (curve,) = measure_other_curves(flat, found, ["l2"], n=6, batch_size=16, seed=0)
-    standing = int((found.y[::10] == found.y[0]).sum())
+    at = spaced(found.y, 6)
+    standing = int((found.y[at] == found.y[0]).sum())
     assert {point.robust.correct for point in curve.points} == {standing}
-    assert curve.points[-1].eps >= reach(found.x[::10], "l2")
+    assert curve.points[-1].eps >= reach(found.x[at], "l2")
 
     blind = Masked(make_net())
     blind.differentiable = False

@@ -12,6 +12,7 @@ from sample_evaluation import sample_evaluation
 from robustcls.core.errors import InputError
 from robustcls.core.policy import Policy
 from robustcls.core.records import Evaluation
+from robustcls.reporting import report
 from robustcls.reporting.context import look_up
 from robustcls.reporting.index import index, render_index
 
@@ -134,3 +135,14 @@ def test_it_fits_a_narrow_screen_and_sorts(folder: Path):
     assert said == []
     assert width <= 320
     assert names == [HOSTILE, "ckpt.pt"]
+
+
+def test_pages_of_several_evaluations_are_linked(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        sample_evaluation(name, examples=0).save(tmp_path / name / "evaluation.json")
+    report([sample_evaluation(name, examples=0) for name in "ab"], tmp_path / "comparison.html", sections=["verdict"])
+    (tmp_path / "foreign.html").write_text("<p>mine</p>", encoding="utf-8")
+    page = render_index(tmp_path)
+    assert 'href="comparison.html"' in page
+    assert "foreign.html" not in page

@@ -299,3 +299,27 @@ def _below(element: Element):
     for child in element.children:
         yield child
         yield from _below(child)
+
+
+def test_a_tie_names_both_models():
+    pair = [sample_evaluation("one", examples=0), sample_evaluation("other", examples=0)]
+    assert "one and other cannot be told apart" in shown_text(render(pair, sections=["verdict"]))
+
+
+def test_a_failed_check_is_named_without_thresholds():
+    evaluation = sample_evaluation(examples=0)
+    evaluation.checks[0].status = "fail"
+    assert f"check {evaluation.checks[0].id} failed" in shown_text(render([evaluation], sections=["verdict"]))
+
+
+def test_a_check_that_was_not_run_is_among_the_limits():
+    evaluation = sample_evaluation(examples=0)
+    text = shown_text(render([evaluation], sections=["limits"]))
+    assert "Self-check transfer" in text
+
+
+def test_the_intended_use_is_what_its_owner_states():
+    evaluation = sample_evaluation(examples=0)
+    assert "not stated" in shown_text(render([evaluation], sections=["threat"]))
+    evaluation.intended_use = "sorting parcels <b>"
+    assert "sorting parcels <b>" in shown_text(render([evaluation], sections=["threat"]))

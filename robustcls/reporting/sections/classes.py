@@ -27,12 +27,27 @@ def classes(context: Context) -> Markup:
     return fill_file("classes.html", context, parts=parts, few=FEW, paired=paired)
 
 
+def _change(row: ClassCounts) -> Markup:
+    """The Wilson interval of the samples that the attacks took, for a sample stands only where it was right."""
+    low, high = wilson(row.clean - row.robust, row.total)
+    return Markup("{} to {}").format(points("change low", -high), points("change high", -low))
+
+
 def _part(context: Context, model: int) -> dict[str, object] | None:
     rows = count_classes(context.evaluations[model].samples)
     if not rows:
         return None
     name = context.names[model]
-    heads = ["Class", "n", "Clean", "95% interval, clean", "Robust", "95% interval, robust", "Change, points"]
+    heads = [
+        "Class",
+        "n",
+        "Clean",
+        "95% interval, clean",
+        "Robust",
+        "95% interval, robust",
+        "Change, points",
+        "95% interval, change",
+    ]
     cells = [
         [
             context.class_name(model, row.label),
@@ -42,6 +57,7 @@ def _part(context: Context, model: int) -> dict[str, object] | None:
             derived("class robust", row.robust / row.total, ".1%"),
             _interval(row.robust, row.total),
             points("drop", -row.drop),
+            _change(row),
         ]
         for row in rows
     ]

@@ -60,7 +60,9 @@ def _overview(context: Context) -> Markup:
     ]
     for part, images in (("clean", "clean images"), ("adversarial", "images under attack")):
         rows.append([f"Calibration error (ECE), {images}", *(_ece(context, model, part) for model in models)])
-    rows.append(["Mean accuracy under corruptions", *_corrupted(context)])
+    measured = next((one.corruptions for one in context.evaluations if one.corruptions), None)
+    of = Markup(", n = {}").format(derived("corrupted samples", measured.n, ",d")) if measured else ""
+    rows.append([Markup("Mean accuracy under corruptions{}").format(of), *_corrupted(context)])
     rows += _distances(context)
     return table(
         "Models side by side", ["Measure", *(model_tag(context, model) for model in models)], rows, sortable=False
@@ -100,7 +102,9 @@ def _distances(context: Context) -> list[list[Markup | str]]:
             else number(context, model, f"minimum.{place[0]}.median", ".4f")
             for model, place in enumerate(places)
         ]
-        rows.append([Markup("Median smallest distance, {}<br>{}").format(norm, attack), *cells])
+        of = derived("samples", next(found.n for _, found in filter(None, places)), ",d")
+        title = Markup("Median smallest distance, {}, n = {}<br>{}<br>0 for each sample that is wrong unchanged")
+        rows.append([title.format(norm, of, attack), *cells])
     return rows
 
 

@@ -39,6 +39,10 @@ def _missing(context: Context) -> Iterator[tuple[str, str]]:
         if left_out:
             named = f"{left_out} ({context.names[model]})" if context.several else left_out
             yield ACTIVE_CHECKS, named
+        for check in evaluation.checks:
+            if check.status == "not_run":
+                named = f"{check.message} ({context.names[model]})" if context.several else check.message
+                yield f"Self-check {check.id}", named
     if not context.comparable:
         yield "Comparison", context.mismatch or ONE_MODEL
 

@@ -67,7 +67,8 @@ def _headline(context: Context, pairs: list[tuple[int, Pair]]) -> Markup | str:
     if not pairs:
         return ""
     shares = [evaluation.robust.accuracy for evaluation in context.evaluations]
-    best, worst = shares.index(max(shares)), shares.index(min(shares))
+    best = shares.index(max(shares))
+    worst = min((model for model in range(len(shares)) if model != best), key=lambda model: shares[model])
     right = [[held(sample) for sample in context.evaluations[model].samples] for model in (worst, best)]
     low, high = paired_difference(*right)[1]
     threat = context.evaluations[0].threat
