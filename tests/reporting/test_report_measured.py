@@ -352,7 +352,7 @@ def test_measures_on_other_samples_are_not_put_side_by_side():
     second.corruptions.n -= 1
     second.calibration = None
     rows = {row[0]: row[1:] for row in rows_of(show(first, second), "Models side by side")}
-    assert rows["Mean accuracy under corruptions"] == ["not on the same samples"] * 2
+    assert next(row for key, row in rows.items() if "corruptions" in key) == ["not on the same samples"] * 2
     assert next(row for key, row in rows.items() if "linf" in key) == ["not on the same samples"] * 2
     assert rows["Calibration error (ECE), clean images"][1] == "not measured"
 

@@ -74,7 +74,8 @@ def _headline(context: Context, pairs: list[tuple[int, Pair]]) -> Markup | str:
     threat = context.evaluations[0].threat
     under = f"On the same images, under {threat.norm} perturbations of {threat.eps_text},"
     if low <= 0 <= high:
-        return f"{under} {context.names[worst]} and {context.names[best]} cannot be told apart by robust accuracy."
+        first, second = (context.names[model] for model in sorted((worst, best)))
+        return f"{under} {first} and {second} cannot be told apart by robust accuracy."
     falls = "falls to" if context.evaluations[worst].clean.accuracy - shares[worst] > 0.05 else "keeps"
     kept, lost = (number(context, model, "robust.accuracy", ".1%") for model in (best, worst))
     sentence = Markup("{} <strong>{} still classifies {} correctly</strong>, where <strong>{} {} {}</strong>.")
