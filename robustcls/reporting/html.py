@@ -1,5 +1,7 @@
 """The pieces that sections are built from. Everything that is not Markup is escaped."""
 
+import base64
+import hashlib
 from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -37,6 +39,13 @@ def fill_file(name: str, context: Context, **values: Any) -> Markup:
 def seen(context: Context) -> dict[str, Any]:
     """What every template sees besides the functions of this file."""
     return {"c": context, "n": partial(number, context)}
+
+
+def dress() -> dict[str, Markup | str]:
+    """What a whole page wears: our style, our script, and the digest by which its policy allows the script."""
+    script = Markup((ASSETS / "report.js").read_text(encoding="utf-8"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"css": Markup((ASSETS / "style.css").read_text(encoding="utf-8")), "script": script, "digest": digest}
 
 
 def number(context: Context, model: int, path: str, spec: str) -> Markup:

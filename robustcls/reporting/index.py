@@ -1,7 +1,5 @@
 """One page that lists every evaluation below a folder with its key numbers."""
 
-import base64
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -16,7 +14,7 @@ from robustcls.core.files import replacing
 from robustcls.core.policy import Policy, judge
 from robustcls.core.records import Evaluation
 from robustcls.reporting.context import look_up
-from robustcls.reporting.html import ASSETS, badge, environment, lines, table
+from robustcls.reporting.html import badge, dress, environment, lines, table
 from robustcls.reporting.scrub import scrub
 
 NAME, MARK = "index.html", '<meta name="generator" content="robustcls">'
@@ -55,15 +53,13 @@ def render_index(folder: str | Path, *, policy: Policy | None = None, title: str
     if not folder.is_dir():
         raise InputError(f"no folder {folder}: name one that holds evaluations with --index")
     found, skipped = _find(folder)
-    script = Markup((ASSETS / "report.js").read_text(encoding="utf-8"))
     text = (
         environment()
         .get_template("index.html")
         .render(
             title=title or "Adversarial robustness reports",
-            css=Markup((ASSETS / "style.css").read_text(encoding="utf-8")),
-            script=script,
-            digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            **dress(),
+            images="data:",
             count=len(found),
             skipped=skipped,
             policy=policy,

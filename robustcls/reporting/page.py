@@ -1,8 +1,6 @@
 """The whole page: sections in order, style, script, and the evaluations themselves."""
 
-import base64
 import dataclasses
-import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,7 +13,7 @@ from robustcls.core.comparison import find_mismatch
 from robustcls.core.policy import Policy
 from robustcls.core.records import Evaluation
 from robustcls.reporting.context import Context, name_each
-from robustcls.reporting.html import ASSETS, environment, seen
+from robustcls.reporting.html import dress, environment, seen
 from robustcls.reporting.images import embed, plan, take_out
 from robustcls.reporting.scrub import scrub, without_arrays
 
@@ -49,21 +47,17 @@ def compose(
     files: dict[str, bytes] = {}
     if assets is not None:
         placed, files = _move_images(placed, assets)
-    script = Markup((ASSETS / "report.js").read_text(encoding="utf-8"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = (
         environment()
         .get_template("page.html")
         .render(
             **seen(context),
+            **dress(),
             title=title or "Adversarial robustness: " + " against ".join(names),
             sections=placed,
             images="'self' file: data: blob:"
             if files
             else "data: blob:",  # file: for browsers to which 'self' is no file
-            css=Markup((ASSETS / "style.css").read_text(encoding="utf-8")),
-            script=script,
-            digest=digest,
             embedded=[Markup(embed(one, arrays)) for one in shown],
         )
     )
