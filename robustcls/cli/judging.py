@@ -91,6 +91,7 @@ def judge_subject(
         index=subject.images.index,
         batch_size=parse_batch_size(config.batch_size),
         precision=config.precision,
+        compiled=config.compile,
         alone=config.each_alone,
         seed=config.seed,
         eps_grid=task.eps_grid,

@@ -35,6 +35,7 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
       robustcls train --objective "trades(beta=6)" --step awp --ema 0.995
       robustcls train --step "free(replays=4)" --epochs 5
       robustcls train --data cifar10 --adv "pgd(steps=3)" --eps 8/255 --epochs 40
+      robustcls train --data cifar10 --adv n_fgsm --minutes 10
       robustcls train --data folder:images --arch torchvision/resnet18 \\
           --init imagenet --freeze backbone --head 512-relu-K
       robustcls train --config trades.toml --dry-run
@@ -42,9 +43,10 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
       torchrun --nproc-per-node 2 -m robustcls train --out runs/two
     """
     from robustcls.data.splits import load_training_data
-    from robustcls.runtime.device import keep_freed_memory
+    from robustcls.runtime.device import keep_freed_memory, search_for_fastest_convolutions
     from robustcls.runtime.world import join_world
     from robustcls.training.epoch import rehearse
+    from robustcls.training.estimate import fit_epochs
     from robustcls.training.loop import Interrupted, train
     from robustcls.training.run import Run
     from robustcls.training.saved import new_folder, read_last, restore_state, save_config, save_last
@@ -75,11 +77,15 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
         skip_corrupt=config.skip_corrupt,
         limit_train=config.limit_train,
     )
+    if not config.deterministic:
+        search_for_fastest_convolutions()
     run = Run(config, folder, training, validation, world, resumed=content is not None)
     if content:
         restore_state(run, content)
     else:
         rehearse(run)
+        if config.minutes:
+            fit_epochs(run)
     if dry_run:
         estimated = estimate(run)  # by all processes
         if world.first:

@@ -19,7 +19,8 @@ def cross_entropy(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) ->
 
 def probabilities(y: Tensor, num_classes: int) -> Tensor:
     """Labels N as probabilities N,K; those that are already come back as they are."""
-    return y if y.is_floating_point() else F.one_hot(y, num_classes).float()
+    # F.one_hot would look at the largest label first, for which the host waits.
+    return y if y.is_floating_point() else (y[:, None] == torch.arange(num_classes, device=y.device)).float()
 
 
 def likeliest(y: Tensor) -> Tensor:

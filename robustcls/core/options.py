@@ -39,6 +39,11 @@ class RuntimeOptions:
     quiet: bool = option(False, "Print results only.")
 
 
+@dataclass(kw_only=True)
+class CompileOption:
+    compile: bool = option(False, "Compile the model (torch.compile): for long runs on CUDA.")
+
+
 def parse_batch_size(text: int | str | None) -> int | str:
     """A positive number, or auto. Raises InputError."""
     return _count("auto" if text is None else text, "batch-size", "auto")

@@ -5,7 +5,7 @@ from typing import Literal
 
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
-from robustcls.core.options import DataOptions, RuntimeOptions, ThreatOptions
+from robustcls.core.options import CompileOption, DataOptions, RuntimeOptions, ThreatOptions
 
 
 @dataclass(kw_only=True)
@@ -19,7 +19,7 @@ class SubjectOptions(DataOptions, ThreatOptions, RuntimeOptions):
 
 
 @dataclass(kw_only=True)
-class AttackConfig(SubjectOptions):
+class AttackConfig(SubjectOptions, CompileOption):
     attack: tuple[str, ...] = option((), "Attack, such as pgd(steps=20); repeatable, run in order.", metavar="SPEC")
     suite: str | None = option(
         None, "Named list of attacks: fast or standard.  [default: fast, without --attack]", metavar="NAME"

@@ -43,6 +43,7 @@ class Engine:
         *,
         batch_size: int,
         precision: str = "fp32",
+        compiled: bool = False,
         seed: int = 0,
         surrogate: nn.Module | None = None,
         journal: Journal | None = None,
@@ -56,7 +57,8 @@ class Engine:
         self.crafts_elsewhere = surrogate is not None
         self.earlier_seconds = 0.0  # of batches that the journal knew
         exact = self.judge if surrogate is None else Counted(surrogate)
-        search = make_search_model(exact.model, precision, x[: min(self.parts.size, COMPARED)].to(self.device))
+        compared = x[: min(self.parts.size, COMPARED)].to(self.device)
+        search = make_search_model(exact.model, precision, compared, compiled=compiled)
         # What low precision could not break is attacked again in fp32 before it is called robust.
         self.searches = [search, exact] if precision != "fp32" and not isinstance(search, Counted) else [search]
 

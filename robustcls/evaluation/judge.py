@@ -24,7 +24,7 @@ from robustcls.evaluation.curve import security_curve
 from robustcls.evaluation.diagnostics import check_black_box, check_finite, run_checks
 from robustcls.evaluation.engine import Engine, check_attacks
 from robustcls.evaluation.journal import Journal
-from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
+from robustcls.runtime.device import describe_device, exact_fp32, resolve_batch_size, resolve_precision
 from robustcls.runtime.search import Counted
 from robustcls.runtime.world import World
 
@@ -54,6 +54,7 @@ def judge(
     index: Tensor | None = None,
     batch_size: int | str = "auto",
     precision: str = "auto",
+    compiled: bool = False,
     alone: bool = False,
     seed: int = 0,
     eps_grid: Sequence[float] = (),
@@ -80,7 +81,7 @@ def judge(
     precision = resolve_precision(precision, device)
     size = resolve_batch_size(batch_size, images.shape[1:], device)
     # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
-    with torch.inference_mode(False), frozen(model), frozen(surrogate or model):
+    with torch.inference_mode(False), exact_fp32(), frozen(model), frozen(surrogate or model):
         x = images.detach().to("cpu", torch.float32, copy=images.is_inference())
         y = labels.detach().to("cpu", torch.int64, copy=labels.is_inference())
         with torch.no_grad():
@@ -96,7 +97,8 @@ def judge(
         )
         engine = Engine(
             model, x, y,
-            batch_size=size, precision=precision, seed=seed, surrogate=surrogate, journal=journal, world=world,
+            batch_size=size, precision=precision, compiled=compiled, seed=seed, surrogate=surrogate, journal=journal,
+            world=world,
         )  # fmt: skip
         if engine.logits.isnan().any(1).all():
             raise InputError(
@@ -106,7 +108,7 @@ def judge(
             journal.open({
                 "model": [model_record.name, model_record.sha256], "data": data_record.sha256, "threat": str(threat),
                 "attacks": list(attacks), "each alone": alone, "batch size": size, "precision": precision, "seed": seed,
-                "radii": list(eps_grid), "versions": versions(),
+                "compiled": compiled, "radii": list(eps_grid), "versions": versions(),
                 "surrogate": [surrogate_record.name, surrogate_record.sha256] if surrogate_record else [],
             }, engine.logits)  # fmt: skip
         outcome = run_cascade(engine, threat, attacks, alone=alone, progress=progress)

@@ -3,8 +3,8 @@
 import ctypes
 import os
 import platform
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -36,7 +36,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
     """auto as bf16 where the processor multiplies in it, else fp32. Raises InputError for what the device lacks."""
     if name == "auto":
         return "bf16" if has_bf16(device) else "fp32"
-    if name not in ("fp32", *_DTYPES):
+    if name not in DTYPES:
         raise InputError(f"precision {name!r} is not known: give auto, fp32, bf16 or fp16")
     if name == "fp16" and device.type == "cpu":
         raise InputError("precision fp16 needs CUDA: give fp32, or bf16 where the processor has it")
@@ -61,7 +61,27 @@ def cpu_flags() -> set[str]:
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """Autocast in a low precision; nothing in fp32."""
-    return torch.autocast(device.type, _DTYPES[precision]) if precision in _DTYPES else nullcontext()
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, DTYPES[precision])
+
+
+@contextmanager
+def exact_fp32() -> Iterator[None]:
+    """Products of fp32 numbers keep all their digits, forward and backward; by default CUDA rounds those of
+    convolutions to TF32, and `torch.set_float32_matmul_precision` may have asked for less still."""
+    backends = (
+        torch.backends.cudnn.conv,
+        torch.backends.cuda.matmul,
+        torch.backends.mkldnn.conv,
+        torch.backends.mkldnn.matmul,
+    )
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 def describe_device(device: torch.device) -> str:
@@ -103,6 +123,11 @@ def make_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
+
+
+def search_for_fastest_convolutions() -> None:
+    """Process-wide: cuDNN times its algorithms on each new shape. For training alone, whose batches are all alike."""
+    torch.backends.cudnn.benchmark = True
 
 
 def keep_freed_memory() -> None:

@@ -15,8 +15,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from robustcls.core.classifier import check_logits, device_of, dtype_of, input_size_of
+from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
-from robustcls.runtime.device import autocast
+from robustcls.runtime.device import DTYPES, autocast, exact_fp32
 
 Layer = nn.Conv2d | nn.Linear
 Norm = nn.BatchNorm2d | nn.BatchNorm1d
@@ -37,7 +38,7 @@ class SearchTwin(nn.Module):
         self.precision = precision
         self.device, self.dtype = device_of(model), dtype_of(model)
         self.forwards = self.backwards = 0
-        self.compiled = False
+        self.compiled = self.replayed = False
         self._source = [model]  # in a list, so that the model is not a sub-module of its twin
         self.twin = copy.deepcopy(model).eval()
         for parameter in self.twin.parameters():  # one by one, for a ScriptModule has no requires_grad_
@@ -55,8 +56,11 @@ class SearchTwin(nn.Module):
             if id(twin_module) not in folded
             for source, twin in zip(_own_tensors(source_module), _own_tensors(twin_module), strict=True)
         ]
-        for layer, _ in pairs:  # tensors of its own, since another layer may share the weight
-            layer.weight = nn.Parameter(torch.empty_like(layer.weight), requires_grad=False)
+        for (
+            layer,
+            _,
+        ) in pairs:  # tensors of its own, since another layer may share the weight; rounded once, not each pass
+            layer.weight = nn.Parameter(torch.empty_like(layer.weight, dtype=self._low), requires_grad=False)
             layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)), requires_grad=False)
         _replace(self.twin, {id(norm): nn.Identity() for _, norm in pairs})
         if self.device.type == "cpu" or precision != "fp32":  # CUDA gains by it on its low-precision units alone
@@ -76,16 +80,29 @@ class SearchTwin(nn.Module):
             folded.weight.copy_(weight)
             folded.bias.copy_(bias)
 
-    def compile_twin(self) -> None:
-        """Compiles the twin (torch.compile), for many attacks with batches of one size."""
-        self.twin.compile()
-        self.compiled = True
+    @property
+    def _low(self) -> torch.dtype:
+        return self.dtype if self.precision == "fp32" else DTYPES[self.precision]
+
+    def compile_twin(self, *, cuda_graphs: bool = False, any_size: bool = False) -> None:
+        """Compiles the twin (torch.compile). cuda_graphs: on CUDA also replays it, without the cost of each launch.
+
+        any_size: batches shrink as samples are fooled, and must not be compiled for each size.
+        """
+        self.twin.compile(mode="reduce-overhead" if cuda_graphs else None, dynamic=any_size or None)
+        self.compiled, self.replayed = True, cuda_graphs
 
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
         images = x.to(self.dtype, copy=True)  # a copy: some models write on their input
+        if self.replayed:
+            torch.compiler.cudagraph_mark_step_begin()
         with nullcontext() if self.compiled else uncompiled(), autocast(self.precision, self.device):
             logits = self.twin(images).float()
+        if self.replayed:  # the next replay writes where these lie
+            logits = logits.clone()
+            if images.requires_grad:
+                images.register_hook(torch.clone)
         if logits.requires_grad:
             if self.precision == "fp16":
                 scale_gradients(images, logits)
@@ -124,7 +141,7 @@ class Counted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
-        with uncompiled():
+        with uncompiled(), exact_fp32():
             logits = self.model(x.to(self.dtype, copy=True))
         check_logits(logits)
         logits = logits.float()
@@ -136,10 +153,11 @@ class Counted(nn.Module):
         self.backwards += len(grad)
 
 
-def make_search_model(model: nn.Module, precision: str, x: Tensor) -> SearchTwin | Counted:
+def make_search_model(model: nn.Module, precision: str, x: Tensor, *, compiled: bool = False) -> SearchTwin | Counted:
     """A twin of the model where one can be made and agrees with it on x (N,C,H,W), else the model itself.
 
-    Agreement: fp32 logits within a thousandth of their largest, low-precision ones within a tenth.
+    Agreement: fp32 logits within a thousandth of their largest, low-precision ones within a tenth. Raises InputError
+    for a twin that was to be compiled and cannot be.
     """
     if not getattr(model, "differentiable", True):  # it runs elsewhere: there is nothing to fold, and often no copy
         return Counted(model)
@@ -153,9 +171,19 @@ def make_search_model(model: nn.Module, precision: str, x: Tensor) -> SearchTwin
             except Exception:  # whatever a model raises that cannot be copied, or cannot run in this precision
                 continue
             if (proposed - expected).abs().max() <= tolerance:
+                if compiled:
+                    _compile(twin, x)
                 twin.forwards = 0
                 return twin
     return Counted(model)
+
+
+def _compile(twin: SearchTwin, x: Tensor) -> None:
+    twin.compile_twin(any_size=True)
+    try:
+        twin(x)
+    except Exception as error:  # a model that cannot be traced, or a machine without a compiler
+        raise InputError(f"the model cannot be compiled ({type(error).__name__}): leave out --compile") from error
 
 
 def uncompiled() -> AbstractContextManager:

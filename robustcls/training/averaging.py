@@ -22,8 +22,7 @@ class Average:
         """Weights go by `share` of the way to the model's; buffers, such as BatchNorm's statistics, are its latest."""
         self.updates += 1
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), share)
-        for kept, latest in zip(self.model.buffers(), model.buffers(), strict=True):
-            kept.copy_(latest)
+        torch._foreach_copy_(list(self.model.buffers()), list(model.buffers()))
 
 
 class Ema(Average):

@@ -5,14 +5,14 @@ from typing import Literal
 
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
-from robustcls.core.options import DataOptions, RuntimeOptions, ThreatOptions, parse_batch_size
+from robustcls.core.options import CompileOption, DataOptions, RuntimeOptions, ThreatOptions, parse_batch_size
 
 LEAST = {"epochs": 1, "val_n": 1, "limit_train": 1, "accumulate": 1, "patience": 0, "save_every": 1, "track_images": 0}
 BELOW = {"momentum": 1, "ema": 1, "swa": 1}  # exclusive bounds; the others have none
 
 
 @dataclass(kw_only=True)
-class TrainConfig(DataOptions, ThreatOptions, RuntimeOptions):
+class TrainConfig(DataOptions, ThreatOptions, RuntimeOptions, CompileOption):
     arch: str = option("vgg16", "Architecture, such as vgg16(width=0.25) or torchvision/resnet18.", metavar="SPEC")
     init: str | None = option(None, "First weights: imagenet (the zoo's own), or a file of weights.", metavar="PATH")
     head: str = option("linear", "Layers that give the logits: linear, or such as 512-relu-K.", metavar="LAYERS")
@@ -27,6 +27,9 @@ class TrainConfig(DataOptions, ThreatOptions, RuntimeOptions):
     )
     step: str = option("once", "Who owns the update: once, free(replays=4), awp(gamma=0.005).", metavar="SPEC")
     epochs: int = option(30, "Passes over the training images.")
+    minutes: float = option(
+        0.0, "Instead: as many passes as fit in this time, as the first updates tell it; 0 for none."
+    )
     optimizer: Literal["sgd", "adamw"] = option("sgd", "SGD with Nesterov momentum, or AdamW.")
     lr: float = option(0.1, "Peak learning rate.")
     backbone_lr: float = option(1.0, "Share of it for all but the head.")
@@ -52,7 +55,7 @@ class TrainConfig(DataOptions, ThreatOptions, RuntimeOptions):
         "stop", "On catastrophic overfitting: stop, or go back an epoch with half the attack's step, or nothing."
     )
     save_every: int | None = option(None, "Write last.pt also after so many batches.", metavar="N")
-    compile: bool = option(False, "Compile the model (torch.compile): for long runs on CUDA.")
+    cuda_graphs: bool = option(False, "Compile the inner attack's passes and replay them as CUDA graphs.")
     deterministic: bool = option(False, "Only operations that give the same bits each time, also on CUDA.")
     track: tuple[str, ...] = option((), "Also log to tensorboard or wandb (repeatable).", metavar="NAME")
     track_images: int = option(1, "Log images every so many epochs; 0 for never.", metavar="N")
@@ -63,7 +66,7 @@ class TrainConfig(DataOptions, ThreatOptions, RuntimeOptions):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"--{name.replace('_', '-')} {value} is too small: give {least} or more")
-        for name in ("lr", "backbone_lr", "momentum", "weight_decay", "clip", "ema", "swa"):
+        for name in ("minutes", "lr", "backbone_lr", "momentum", "weight_decay", "clip", "ema", "swa"):
             value = getattr(self, name)
             if not (0 <= value < BELOW.get(name, float("inf"))):
                 raise InputError(f"--{name.replace('_', '-')} {value} is out of range")

@@ -1,8 +1,7 @@
-"""What a run would cost, from a few of its own updates."""
+"""What a run would cost, from a few of its own updates, and how many epochs a time allows."""
 
 import statistics
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from robustcls.core.gradients import frozen
 from robustcls.runtime.device import wait_for
 from robustcls.runtime.flops import FlopCounter
 from robustcls.runtime.memory import peak_memory_mb
+from robustcls.runtime.search import uncompiled
 from robustcls.training.run import Run
 from robustcls.training.saved import as_it_was
 
@@ -31,27 +31,31 @@ class Cost:
 
 
 def measure_cost(run: Run) -> Cost:
-    """Counts and times updates on the run's first batches, after one that warms up; the run is then as it was."""
+    """Counts one update and times others, after one that warms up; the run is then as it was."""
     seconds, update_flops = [], 0.0
     with as_it_was(run):
         run.begin_epoch()
         # At the end of the run, where whatever has a warm-up is past it.
-        run.epoch, run.batch = run.config.epochs - 1, max(0, run.num_batches - TIMED - 1)
-        for number, (x, y) in zip(range(TIMED + 1), run.batches(), strict=False):
+        run.epoch, run.batch = run.config.epochs - 1, max(0, run.num_batches - TIMED - 2)
+        for number, (x, y) in zip(range(TIMED + 2), run.batches(), strict=False):
             started = time.perf_counter()
-            with FlopCounter() if number == 0 else nullcontext() as counter:
-                run.step(run, x, y)
-            if counter:
+            if number == 0:
+                with uncompiled(), FlopCounter() as counter:
+                    run.step(run, x, y)
                 update_flops = counter.total / len(x)
+            else:
+                run.step(run, x, y)
             wait_for(run.device)
             seconds.append(time.perf_counter() - started)
-    with FlopCounter() as counter, torch.no_grad(), frozen(run.judged):
+    with uncompiled(), FlopCounter() as counter, torch.no_grad(), frozen(run.judged):
         run.judged(x[:1])
     forward_flops = float(counter.total)
+    run.validate(min(run.batch_size, run.config.val_n))  # warms up
     started = time.perf_counter()
     run.validate(run.config.val_n)
     val_seconds = time.perf_counter() - started
-    each = statistics.median(seconds[1:] or seconds)
+    timed = seconds[2:] or seconds[-1:]
+    each = statistics.median(timed)
     parameters = list(run.model.parameters())
     return Cost(
         parameters=sum(p.numel() for p in parameters),
@@ -59,8 +63,15 @@ def measure_cost(run: Run) -> Cost:
         forward_flops=forward_flops,
         update_flops=update_flops,
         images_per_second=run.images_per_batch / each,
-        timed=max(1, len(seconds) - 1),
+        timed=len(timed),
         epoch_seconds=each * run.num_batches + val_seconds,
         val_seconds=val_seconds,
         peak_memory_mb=peak_memory_mb(),
     )
+
+
+def fit_epochs(run: Run) -> None:
+    """Sets the run's epochs to what config.minutes hold, with validation; at least one. All processes must call it."""
+    seconds = run.world.gather(measure_cost(run).epoch_seconds)[0]
+    run.config.epochs = max(1, int(60 * run.config.minutes / seconds))
+    run.config.minutes = 0.0  # so that the configuration that is written gives this run again

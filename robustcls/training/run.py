@@ -95,7 +95,8 @@ class Run:
         self.generator = torch.Generator(self.device)
         if config.compile:
             self.model.compile()
-            self.twin.compile_twin()
+        if config.compile or config.cuda_graphs:
+            self.twin.compile_twin(cuda_graphs=config.cuda_graphs)
         self.replica = self.world.parallel(_Objective(self.model, self.objective))
         self.val_attack = plugins.load("attack", config.val_attack)
         if traits_of(self.val_attack).training_only:

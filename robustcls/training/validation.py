@@ -12,6 +12,7 @@ from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
 from robustcls.data.images import Images
 from robustcls.data.splits import choose
+from robustcls.runtime.device import exact_fp32
 from robustcls.runtime.search import SearchTwin, uncompiled
 from robustcls.runtime.world import World
 
@@ -45,7 +46,7 @@ class Validation:
         twin.refresh()
         counts = torch.zeros(4 + len(self.attacks), dtype=torch.float64)  # seen and right: train, val; then attacks
         generator = Generator(self.val.pixels.device)
-        with frozen(model), uncompiled():
+        with frozen(model), uncompiled(), exact_fp32():
             for _, x, y in self._batches(self.train):
                 counts[:2] += torch.tensor([len(y), int(self._right(model, x, y).sum())])
             for number, x, y in self._batches(self.val):

@@ -207,7 +207,8 @@ VALUES = {
     "step": "awp(gamma=0.01)", "epochs": 17, "optimizer": "adamw", "lr": 0.003, "backbone_lr": 0.5, "momentum": 0.8,
     "weight_decay": 0.01, "schedule": "cosine", "clip": 2.0, "accumulate": 4, "augment": "cutmix+cutout", "ema": 0.9,
     "swa": 0.7, "limit_train": 1234, "val_n": 321, "val_attack": "pgd(steps=3)", "patience": 6,
-    "on_collapse": "rollback", "save_every": 50, "compile": True, "deterministic": True,
+    "on_collapse": "rollback", "save_every": 50, "compile": True, "cuda_graphs": True, "deterministic": True,
+    "minutes": 2.5,
     "track": ("tensorboard", "wandb(mode='offline')"), "track_images": 3, "out": "a folder",
 }  # fmt: skip
 

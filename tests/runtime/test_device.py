@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 import torch
 
@@ -6,6 +8,7 @@ from robustcls.runtime import device as runtime
 from robustcls.runtime.device import (
     autocast,
     describe_device,
+    exact_fp32,
     has_bf16,
     resolve_batch_size,
     resolve_device,
@@ -53,6 +56,32 @@ def test_autocast():
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         with autocast(precision, CPU):
             assert (a @ a).dtype == dtype
+
+
+BACKENDS = (
+    torch.backends.cudnn.conv,
+    torch.backends.cuda.matmul,
+    torch.backends.mkldnn.conv,
+    torch.backends.mkldnn.matmul,
+)
+
+
+@pytest.mark.parametrize("asked", ["highest", "high", "medium"])
+def test_fp32_is_exact_inside_and_what_it_was_outside(asked):
+    torch.set_float32_matmul_precision(asked)
+    try:
+        before = [backend.fp32_precision for backend in BACKENDS]
+        assert "tf32" in before  # CUDA's default for convolutions
+        inside = []
+        with contextlib.suppress(ZeroDivisionError), exact_fp32():
+            inside = [backend.fp32_precision for backend in BACKENDS]
+            raise ZeroDivisionError
+        assert inside == ["ieee"] * 4
+        assert [backend.fp32_precision for backend in BACKENDS] == before
+        assert torch.backends.cudnn.allow_tf32  # the older switches can still be read
+        assert torch.get_float32_matmul_precision() == asked
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_batch_sizes():

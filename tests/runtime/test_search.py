@@ -1,4 +1,5 @@
 import copy
+import shutil
 import threading
 
 import pytest
@@ -222,7 +223,68 @@ def test_a_fold_that_disagrees_leaves_the_twin_unfolded(vgg, x, monkeypatch):
     agree(twin, vgg, x)
 
 
-def no_compiler(graph, inputs):
+def test_folded_weights_are_rounded_once_and_count_as_autocast_counts_them(vgg, x):
+    rounded, cast_each_time = (SearchTwin(vgg, "bf16", x[:1]) for _ in range(2))
+    layers = [m for m in rounded.twin.modules() if isinstance(m, nn.Conv2d)]
+    assert {layer.weight.dtype for layer in layers} == {torch.bfloat16}
+    for layer in cast_each_time.twin.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.weight = nn.Parameter(torch.empty_like(layer.weight, dtype=torch.float32), requires_grad=False)
+    cast_each_time.refresh()
+    with torch.no_grad():
+        assert torch.equal(rounded(x), cast_each_time(x))
+
+
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="needs a C++ compiler"
+)
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_compiled_twin_takes_every_size_without_compiling_again(x):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 5)
+    )
+    twin = make_search_model(model.eval(), "fp32", x, compiled=True)
+    assert isinstance(twin, SearchTwin)
+    assert twin.forwards == 0
+    labels = torch.arange(6) % 5
+    before = None
+    for size in (6, 5, 4, 3, 2):
+        found = input_gradient(twin, x[:size], labels[:size])
+        torch.testing.assert_close(found, input_gradient(model, x[:size], labels[:size]))
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        assert graphs > 0
+        assert before in (None, graphs)
+        before = graphs
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_twin_that_cannot_be_compiled_is_refused(vgg, x, monkeypatch):
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: setattr(self, "forward", no_compiler))
+    with pytest.raises(InputError, match="cannot be compiled .*leave out --compile"):
+        make_search_model(vgg, "fp32", x, compiled=True)
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_what_a_replayed_twin_gave_is_kept(x):
+    """As with CUDA graphs, whose next replay overwrites its outputs; the CPU has none, but the same code runs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 5)
+    )
+    twin = SearchTwin(model.eval(), x=x[:1])
+    twin.compile_twin(cuda_graphs=True)
+    labels = torch.arange(6) % 5
+    first = input_gradient(twin, x, labels)
+    input_gradient(twin, 1 - x, labels)
+    torch.testing.assert_close(first, input_gradient(model, x, labels))
+
+
+def no_compiler(graph, inputs=None):
     raise RuntimeError("no C++ compiler here")
 
 

@@ -45,7 +45,7 @@ from robustcls.training.config import TrainConfig
 world = join_world()
 config = TrainConfig(
     data="digits(size=8)", arch="no_norm:net", adv="fgsm", augment="none", limit_train=160, batch_size=32,
-    objective=sys.argv[2], step="once", accumulate=int(sys.argv[3]), device="cpu", eps="0.1", seed=3,
+    objective=sys.argv[2], step="once", accumulate=int(sys.argv[3]), device="cpu", precision="fp32", eps="0.1", seed=3,
 )
 run = Run(config, Path("unused"), *load_training_data(config.data, limit_train=160), world)
 run.begin_epoch()

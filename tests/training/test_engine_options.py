@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from robustcls.cli.main import main
 from robustcls.core.gradients import input_gradient
 from robustcls.models.checkpoint import restore
 from robustcls.runtime.search import SearchTwin, scale_gradients
+from robustcls.training.estimate import fit_epochs
 from robustcls.training.loop import train
 from robustcls.training.saved import read_last, restore_state
 
@@ -498,3 +500,18 @@ def test_the_twin_scales_in_fp16_alone():
         wanted = input_gradient(exact, x, y).flatten(1)
         cosines = F.cosine_similarity(found.double(), wanted.double(), eps=1e-60)
         assert (cosines > 0.99).tolist() == ([True] * 4 if precision == "fp16" else [True, False, False, True])
+
+
+def test_minutes_become_the_epochs_that_fit(make_run, monkeypatch):
+    run = make_run(**TINIEST, minutes=1.0)
+    before = values_of(run.model)
+    fit_epochs(run)
+    assert run.config.epochs > 1  # an epoch takes well under a second here
+    assert run.config.minutes == 0
+    assert (run.epoch, run.batch) == (0, 0)
+    assert same(before, values_of(run.model))
+    for minutes, epochs in ((1.0, 8), (0.01, 1)):
+        monkeypatch.setattr("robustcls.training.estimate.measure_cost", lambda _: SimpleNamespace(epoch_seconds=7.0))
+        run.config.minutes = minutes
+        fit_epochs(run)
+        assert run.config.epochs == epochs
