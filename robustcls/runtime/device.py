@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,14 +67,14 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
 
 @contextmanager
 def exact_fp32() -> Iterator[None]:
-    """Products of fp32 numbers keep all their digits, forward and backward; by default CUDA rounds those of
-    convolutions to TF32, and `torch.set_float32_matmul_precision` may have asked for less still."""
-    backends = (
-        torch.backends.cudnn.conv,
-        torch.backends.cuda.matmul,
-        torch.backends.mkldnn.conv,
-        torch.backends.mkldnn.matmul,
-    )
+    """Products of fp32 numbers keep all their digits, forward and backward.
+
+    By default CUDA rounds those of convolutions to TF32; `torch.set_float32_matmul_precision` may ask for less still.
+    """
+    cuda: Any = torch.backends.cuda
+    cudnn: Any = torch.backends.cudnn
+    onednn: Any = torch.backends.mkldnn
+    backends = (cuda.matmul, cudnn.conv, onednn.matmul, onednn.conv)
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
