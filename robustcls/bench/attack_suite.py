@@ -25,7 +25,7 @@ from robustcls.data.images import Images
 from robustcls.data.splits import SAMPLING_RULE, choose, load_split
 from robustcls.evaluation.judge import describe_model
 from robustcls.models.loading import LoadedModel
-from robustcls.runtime.device import describe_device
+from robustcls.runtime.device import describe_device, has_bf16
 
 NAMES = {"pgd": "attack"}  # of the contests among the suites, where they differ: files of old say attack
 PEERS = ("foolbox", "torchattacks", "adversarial-robustness-toolbox", "pyautoattack")
@@ -52,6 +52,8 @@ class Arena:
             "model": {key: getattr(record, key) for key in ("name", "sha256", "arch", "parameters")},
             "data": data | {"n": len(images), "sha256": images.sha256()},
             "threat": {"norm": self.threat.norm, "eps": self.threat.eps, "eps_text": self.threat.eps_text},
+            "classes": list(images.classes),
+            "input_size": list(images.pixels.shape[1:]),
             "device": describe_device(torch.device(task["device"])),
             "threads": torch.get_num_threads(),
             "seed": task["seed"],
@@ -94,14 +96,15 @@ def run_attack_suite(
 ) -> dict[str, dict[str, Any]]:
     """The contests that were asked for, as suites of the result. Raises InputError where nobody finished."""
     full = load_split(config.data, "test", data_dir=config.data_dir, seed=config.seed)
-    images = choose(full, config.n)
+    images = choose(full, config.num_samples)
     sampling = SAMPLING_RULE if len(images) < len(full) else "all"
     arena = Arena(images, task, home, {"name": config.data, "split": "test", "sampling": sampling})
     for note in arena.loaded.notes:
         say(f"  {note}")
     suites = {}
     for contest in config.contests:
-        present, missing = contestants_of(contest, slow=config.art_autoattack)
+        ways = ways_of(torch.device(task["device"])) if config.suite == "cuda" else ()
+        present, missing = contestants_of(contest, slow=config.art_autoattack, ways=ways)
         count = config.rounds_of(contest)
         say(f"contest {contest}: {count} round{'s' * (count > 1)} on {len(images)} images")
         rounds: Turns = {one.name: [] for one in present}
@@ -121,11 +124,19 @@ def run_attack_suite(
     return suites
 
 
-def contestants_of(contest: str, *, slow: bool) -> tuple[list[Contestant], list[str]]:
-    """Those that can take part, and the packages whose contestants cannot, as they are not installed."""
-    asked = [one for one in CONTESTS[contest] if slow or one.name != SLOW]
+def contestants_of(contest: str, *, slow: bool = False, ways: Sequence[str] = ()) -> tuple[list[Contestant], list[str]]:
+    """Those that can take part, and the packages whose contestants cannot, as they are not installed.
+
+    ways: of searching, beside the default.
+    """
+    asked = [one for one in CONTESTS[contest] if (slow or one.name != SLOW) and one.way in ("", *ways)]
     missing = {one.package for one in asked if one.package and importlib.util.find_spec(one.package) is None}
     return [one for one in asked if one.package not in missing], sorted(missing)
+
+
+def ways_of(device: torch.device) -> list[str]:
+    """The ways of searching that mean something on the device."""
+    return ["exact"] + ["bf16"] * has_bf16(device) + ["compiled"] * (device.type == "cuda")
 
 
 def summarize(contestant: Contestant, rounds: Turns, n: int) -> dict[str, Any]:

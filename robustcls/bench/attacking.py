@@ -7,6 +7,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -15,17 +16,18 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from robustcls.bench.training import BASELINE, plain_pgd
+from robustcls.bench.training import Task
+from robustcls.bench.workloads import BASELINE, plain_pgd
 from robustcls.core.gradients import frozen
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.judge import judge, suite_attacks
-from robustcls.runtime.device import keep_freed_memory
+from robustcls.runtime.device import exact_fp32, keep_freed_memory, resolve_batch_size
 
-Task = dict[str, Any]
 Strike = Callable[[Tensor, Tensor], Tensor]  # x, y -> x_adv
 STANDARD = "pyautoattack standard"
+APGD = "pyautoattack's two APGD"
 SLOW = "ART AutoAttack"  # takes part only where it is asked for
-BATCH = 128
+EXACT = "robustcls, exact fp32"  # without TF32 or bf16: the others must agree with it
 AUTOATTACK_BATCH = 250  # its own default
 
 
@@ -49,24 +51,34 @@ class Contestant:
     run: Runner
     reference: str  # the contestant of the same contest that it is compared with
     package: str = ""  # the module that it needs, where it is a peer
+    way: str = ""  # of searching: exact, bf16 or compiled, for the cuda suite alone
 
 
 def cascade(
-    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, task: Task, *, specs: Callable[[Task], Sequence[str]]
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    task: Task,
+    *,
+    specs: Callable[[Task], Sequence[str]],
+    way: str = "",
 ) -> Answer:
-    """The cascade of robustcls, with the self-checks that an evaluation makes."""
+    """The cascade of robustcls, with the self-checks that an evaluation makes, in one of the ways of a contestant."""
     keep_freed_memory()
+    precision: str = {"exact": "fp32", "bf16": "bf16"}.get(way) or task["precision"]
 
     def run(count: int, attacks: Sequence[str]):
         return judge(
             model, x[:count], y[:count], threat, attacks,
-            kind="bench", precision=task["precision"], batch_size=task["batch_size"], seed=task["seed"],
+            kind="bench", precision=precision, compiled=way == "compiled", batch_size=task["batch_size"], seed=task["seed"],
         )  # fmt: skip
 
-    run(8, ["pgd(steps=2)"])
-    started = time.perf_counter()
-    judged = run(len(y), specs(task))
-    seconds = time.perf_counter() - started
+    with exact_fp32() if way == "exact" else nullcontext():
+        run(8, ["pgd(steps=2)"])
+        started = time.perf_counter()
+        judged = run(len(y), specs(task))
+        seconds = time.perf_counter() - started
     evaluation = judged.evaluation
     attacks = [asdict(attack) for attack in evaluation.attacks]
     return Answer(
@@ -88,8 +100,9 @@ def in_batches(
     strike = make(model, x, threat, task)
     if warm_up:
         strike(x[:8], y[:8])
+    size = resolve_batch_size("auto", x.shape[1:], x.device)
     started, examples, stands = time.perf_counter(), [], []
-    for images, labels in zip(x.split(BATCH), y.split(BATCH), strict=True):
+    for images, labels in zip(x.split(size), y.split(size), strict=True):
         with torch.no_grad():
             right = model(images).argmax(1) == labels
         x_adv = strike(images, labels)
@@ -132,7 +145,7 @@ def art(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task) -> Strike:
     made = ProjectedGradientDescent(
         _art_classifier(model, x), norm=_art_norm(threat), eps=threat.eps, max_iter=task["steps"],
         eps_step=min(_step_size(threat, task), threat.eps),  # it takes no longer ones
-        num_random_init=1, batch_size=BATCH, verbose=False,
+        num_random_init=1, batch_size=resolve_batch_size("auto", x.shape[1:], x.device), verbose=False,
     )  # fmt: skip
     return _on_arrays(made)
 
@@ -142,15 +155,16 @@ def art_autoattack(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task)
     from art.attacks.evasion import AutoAttack
 
     made = AutoAttack(
-        _art_classifier(model, x), norm=_art_norm(threat), eps=threat.eps, eps_step=2 * threat.eps, batch_size=BATCH
-    )
+        _art_classifier(model, x), norm=_art_norm(threat), eps=threat.eps, eps_step=2 * threat.eps,
+        batch_size=resolve_batch_size("auto", x.shape[1:], x.device),
+    )  # fmt: skip
     return _on_arrays(made)
 
 
 def pyautoattack(
-    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, task: Task, *, only: str | None = None
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, task: Task, *, only: Sequence[str] = ()
 ) -> Answer:
-    """The reference code of AutoAttack's standard version; `only`: one of its attacks, as that version sets it."""
+    """The reference code of AutoAttack's standard version; `only`: some of its attacks, as that version sets them."""
     from pyautoattack import AutoAttack
 
     logging.getLogger("auto-attack").disabled = True
@@ -158,7 +172,7 @@ def pyautoattack(
     made = AutoAttack(model, norm=norm, eps=threat.eps, seed=task["seed"], version="standard", device=str(x.device))
     made.verbose = False
     if only:
-        made.attacks_to_run = [only]
+        made.attacks_to_run = list(only)
     with torch.no_grad():
         others = model(x[:1]).shape[1] - 1
     for family in (made.apgd_targeted, made.fab):  # with fewer classes, as many targets as there are
@@ -178,21 +192,34 @@ def _ours(name: str, specs: Callable[[Task], Sequence[str]], reference: str) -> 
     return Contestant(f"robustcls{name}", partial(cascade, specs=specs), reference)
 
 
+def _our_ways(specs: Callable[[Task], Sequence[str]], reference: str) -> list[Contestant]:
+    """As it runs by default, and in the other ways that can be asked for."""
+    names = {"exact": EXACT, "bf16": "robustcls, bf16 first", "compiled": "robustcls, compiled"}
+    return [
+        _ours("", specs, reference),
+        *(Contestant(name, partial(cascade, specs=specs, way=way), reference, way=way) for way, name in names.items()),
+    ]
+
+
 def _single(ours: str, theirs: str) -> list[Contestant]:
     reference = f"pyautoattack {theirs}"
     return [
         _ours(f" {ours}", lambda task: [ours], reference),
-        Contestant(reference, partial(pyautoattack, only=theirs), reference, "pyautoattack"),
+        Contestant(reference, partial(pyautoattack, only=[theirs]), reference, "pyautoattack"),
     ]
 
 
 CONTESTS: dict[str, list[Contestant]] = {
     "pgd": [
         _pgd(BASELINE, plain),
-        _ours("", lambda task: [f"pgd(steps={task['steps']})"], BASELINE),
+        *_our_ways(lambda task: [f"pgd(steps={task['steps']})"], BASELINE),
         _pgd("foolbox", foolbox, "foolbox"),
         _pgd("torchattacks", torchattacks, "torchattacks"),
         _pgd("ART", art, "art"),
+    ],
+    "fast": [
+        *_our_ways(lambda task: suite_attacks("fast", task["norm"]), APGD),
+        Contestant(APGD, partial(pyautoattack, only=["apgd-ce", "apgd-t"]), APGD, "pyautoattack"),
     ],
     "autoattack": [
         _ours(" standard", lambda task: suite_attacks("standard", task["norm"]), STANDARD),

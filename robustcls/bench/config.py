@@ -8,21 +8,37 @@ from robustcls.core.errors import InputError, unknown
 from robustcls.core.options import RuntimeOptions
 from robustcls.core.plugins import names
 
-CONTESTS = {"pgd": 3, "autoattack": 1, "single": 1}  # with their usual number of rounds: all but pgd take minutes
+# With their usual number of rounds: all but pgd take minutes.
+CONTESTS = {"pgd": 3, "fast": 1, "autoattack": 1, "single": 1}
+TRAININGS = ("clean", "fgsm_rs", "pgd10", "trades10")
+EVALUATIONS = {"pgd20": "pgd", "fast": "fast"}  # workloads of the cuda suite, by the contest that they are
 
 
 @dataclass(kw_only=True)
 class BenchConfig(RuntimeOptions):
-    suite: Literal["train", "attack", "explain", "all"] = option("all", "What is measured.")
+    suite: Literal["train", "attack", "explain", "cuda", "all"] = option(
+        "all", "What is measured; all: the first three."
+    )
     contest: tuple[str, ...] = option(
-        (), "Contest of the attack suite: pgd, autoattack, single or all; repeatable.  [default: pgd]", metavar="NAME"
+        (),
+        "Contest of the attack suite: pgd, fast, autoattack, single or all; repeatable.  [default: pgd]",
+        metavar="NAME",
+    )
+    workload: tuple[str, ...] = option(
+        (),
+        "Workload of the cuda suite: clean, fgsm_rs, pgd10, trades10, pgd20, fast; repeatable.  [default: all]",
+        metavar="NAME",
     )
     method: tuple[str, ...] = option(
         (), "Attribution method of the explain suite; repeatable.  [default: all]", metavar="NAME"
     )
     data: str = option("digits", "Data set.", metavar="SPEC")
     data_dir: str | None = option(None, "Where downloaded data sets lie.", metavar="DIR")
-    arch: str = option("vgg16(width=0.25)", "Architecture to train, or of a state dict.", metavar="SPEC")
+    arch: str | None = option(
+        None,
+        "Architecture to train, or of a state dict.  [default: vgg16(width=0.25); in the suite cuda vgg16, then resnet18]",
+        metavar="SPEC",
+    )
     model: str | None = option(
         None,
         "Model to attack or explain, as `robustcls attack` takes it.  [default: one trained for a few seconds]",
@@ -36,9 +52,12 @@ class BenchConfig(RuntimeOptions):
     attack_steps: int = option(20, "PGD steps in the contest pgd.")
     art_autoattack: bool = option(False, "ART's AutoAttack too in the contest autoattack; it is slow.")
     updates: int = option(20, "Updates that each training contestant makes in a round.")
-    n: int = option(256, "Images that each contestant attacks, or explains at most, in a round.")
+    n: int | None = option(
+        None, "Images that each contestant attacks, or explains at most, in a round.  [default: 256; suite cuda 10000]"
+    )
     rounds: int | None = option(
-        None, "Rounds; in each, every contestant has its turn.  [default: 3, in autoattack, single and explain 1]"
+        None,
+        "Rounds; in each, every contestant has its turn.  [default: 3 in the suite train and the contest pgd, else 1]",
     )
     out: str | None = option(None, "Also write the measurements as JSON.", metavar="FILE.json")
 
@@ -52,7 +71,9 @@ class BenchConfig(RuntimeOptions):
         for contest in self.contest:
             if contest not in (*CONTESTS, "all"):
                 raise unknown("contest", contest, (*CONTESTS, "all"))
-
+        for workload in self.workload:
+            if workload not in (*TRAININGS, *EVALUATIONS):
+                raise unknown("workload", workload, (*TRAININGS, *EVALUATIONS))
         for method in self.method:
             if method not in names("attribution"):
                 raise unknown("attribution method", method, names("attribution"))
@@ -62,6 +83,23 @@ class BenchConfig(RuntimeOptions):
         """The contests that were asked for, the quickest first."""
         asked = self.contest or ("pgd",)
         return [name for name in CONTESTS if name in asked or "all" in asked]
+
+    @property
+    def archs(self) -> list[str]:
+        """The architectures that are measured, one after another."""
+        return [self.arch] if self.arch else ["vgg16", "resnet18"] if self.suite == "cuda" else ["vgg16(width=0.25)"]
+
+    @property
+    def num_samples(self) -> int:
+        return self.n or (10_000 if self.suite == "cuda" else 256)
+
+    @property
+    def trainings(self) -> list[str]:
+        return [name for name in TRAININGS if name in (self.workload or TRAININGS)]
+
+    @property
+    def evaluations(self) -> list[str]:
+        return [name for name in EVALUATIONS if name in (self.workload or EVALUATIONS)]
 
     def rounds_of(self, contest: str) -> int:
         return self.rounds or CONTESTS[contest]

@@ -10,9 +10,11 @@ import torch
 
 from robustcls.bench.attack_suite import run_attack_suite
 from robustcls.bench.config import BenchConfig
-from robustcls.bench.limits import forward_flops, matrix_rates
-from robustcls.bench.training import BASELINE, EPOCHS, TORCHATTACKS, contestants_of
+from robustcls.bench.cuda_suite import run_evaluation, run_training
+from robustcls.bench.limits import copy_bandwidth, forward_flops, matrix_rates
+from robustcls.bench.training import EPOCHS
 from robustcls.bench.turns import TurnError, take_turn
+from robustcls.bench.workloads import BASELINE, TORCHATTACKS, contestants_of
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
 from robustcls.core.plugins import names
@@ -25,13 +27,16 @@ from robustcls.training.loop import train
 from robustcls.training.run import Run
 from robustcls.training.saved import meta
 
-TRAINING_ROUNDS = 3
+TRAINING_ROUNDS, TRAINING_IMAGES = 3, 4096
+Say = Callable[[str], None]
 
 
-def run_bench(config: BenchConfig, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measures the suites; gives a JSON-ready dict with every round and the medians."""
+def run_bench(config: BenchConfig, say: Say, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Measures the suites; gives a JSON-ready dict with every round and the medians.
+
+    save: is given what there is so far, as often as a contestant of the cuda suite is done.
+    """
     device = resolve_device(config.device)
-    precision = resolve_precision(config.precision, device)
     result: dict[str, Any] = {
         "schema": "robustcls/bench/1",
         "device": describe_device(device),
@@ -41,35 +46,33 @@ def run_bench(config: BenchConfig, say: Callable[[str], None]) -> dict[str, Any]
         "matrix_rates": matrix_rates(device),
         "suites": {},
     }
+    common = {"device": str(device), "seed": config.seed, "norm": config.norm, "eps": config.eps}
+    resolve_precision(config.precision, device)  # what the device lacks is said first
+    common |= {"precision": config.precision}
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        common = {"device": str(device), "seed": config.seed, "norm": config.norm, "eps": config.eps}
+        if config.suite == "cuda":
+            result["copy_bandwidth"] = copy_bandwidth(device)
+            suites: dict[str, Any] = {}
+            result["suites"]["cuda"] = suites
+            for arch in config.archs:
+                home = Path(folder) / str(len(suites))
+                home.mkdir()
+                suites[arch] = {"training": {}, "evaluation": {}}
+                say(f"{arch}")
+                _run_cuda_suite(config, common | {"arch": arch}, home, result, suites[arch], say, lambda: save(result))
+            result["matrix_rates_at_the_end"] = matrix_rates(device)
+            return result
+        home, common = Path(folder), common | {"arch": config.archs[0]}
         if config.suite in ("train", "all"):
-            full, val = load_training_data(config.data, data_dir=config.data_dir, seed=config.seed)
-            images = choose(full, 4096)
-            size = resolve_batch_size(parse_batch_size(config.batch_size), images.pixels.shape[1:], device)
-            task = common | {"arch": config.arch, "steps": config.train_steps, "updates": config.updates}
-            task |= {"batch_size": min(size, len(images)), "precision": precision}
-            task |= {"val_images": len(val)}
-            count = config.rounds or TRAINING_ROUNDS
-            say(f"training: {count} rounds of {config.updates} updates of {task['batch_size']} images")
-            present, missing = contestants_of(config.norm)
-            turns = _Turns(images, task, home)
-            rounds = _training_rounds(turns, present, count, say)
-            say(f"  {EPOCHS} short epochs of robustcls, with validation and files")
-            costs = turns.take("epochs")
-            model = build(config.arch, classes=images.classes, input_size=images.pixels.shape[1:])
-            flops = (2 * config.train_steps + 3) * forward_flops(model, images.pixels.shape[1:])
-            suite = _training_summary(rounds, task, flops, result["matrix_rates"])
-            result["suites"]["train"] = suite | {"missing": missing} | _epoch_summary(costs, suite, len(full))
+            result["suites"]["train"] = _run_train_suite(config, common, home, result["matrix_rates"], say)
         if config.suite == "train":
             return result
-        spec = config.model or str(_quick_model(config, home, say))
-        subject = common | {"model": spec, "arch": config.arch, "mean": config.mean, "std": config.std}
+        subject = _subject(config, common, home, say)
         if config.suite in ("explain", "all"):
             from robustcls.bench.explaining import run_explain_suite
 
-            images = choose(load_split(config.data, "test", data_dir=config.data_dir, seed=config.seed), config.n)
+            full = load_split(config.data, "test", data_dir=config.data_dir, seed=config.seed)
+            images = choose(full, config.num_samples)
             say(f"explanations of at most {len(images)} images")
             task = subject | {
                 "model_name": config.model or "quick model",
@@ -77,10 +80,50 @@ def run_bench(config: BenchConfig, say: Callable[[str], None]) -> dict[str, Any]
             }
             result["suites"]["explain"] = run_explain_suite(images, task, home, config.rounds, say)
         if config.suite in ("attack", "all"):
-            task = dict(subject)
-            task |= {"steps": config.attack_steps, "precision": precision, "batch_size": config.batch_size or "auto"}
-            result["suites"] |= run_attack_suite(config, task, home, result["matrix_rates"], say)
+            result["suites"] |= run_attack_suite(config, subject, home, result["matrix_rates"], say)
     return result
+
+
+def _subject(config: BenchConfig, common: dict[str, Any], home: Path, say: Say) -> dict[str, Any]:
+    """The task of contestants that share a model: the one that was named, or one trained for a few seconds."""
+    spec = config.model or str(_quick_model(config, common["arch"], home, say))
+    subject = common | {"model": spec, "mean": config.mean, "std": config.std}
+    return subject | {"steps": config.attack_steps, "batch_size": config.batch_size or "auto"}
+
+
+def _training_task(config: BenchConfig, common: dict[str, Any], images: Images) -> dict[str, Any]:
+    batch_size = parse_batch_size(config.batch_size)
+    size = resolve_batch_size(batch_size, images.pixels.shape[1:], torch.device(common["device"]))
+    return common | {"updates": config.updates, "batch_size": min(size, len(images))}
+
+
+def _run_cuda_suite(config: BenchConfig, common, home: Path, result, suite, say: Say, save) -> None:
+    full, _ = load_training_data(config.data, data_dir=config.data_dir, seed=config.seed)
+    images = choose(full, TRAINING_IMAGES)
+    if config.trainings:
+        task = _training_task(config, common, images)
+        say(f"training: {config.updates} updates of {task['batch_size']} images")
+        run_training(images, task, config.trainings, config.rounds or 1, home, suite["training"], say, save)
+    if config.evaluations:
+        subject = _subject(config, common, home, say)
+        run_evaluation(config, subject, home, suite["evaluation"], result["matrix_rates"], say, save)
+
+
+def _run_train_suite(config: BenchConfig, common, home: Path, rates: dict[str, float], say: Say) -> dict[str, Any]:
+    full, val = load_training_data(config.data, data_dir=config.data_dir, seed=config.seed)
+    images = choose(full, TRAINING_IMAGES)
+    task = _training_task(config, common, images) | {"steps": config.train_steps, "val_images": len(val)}
+    count = config.rounds or TRAINING_ROUNDS
+    say(f"training: {count} rounds of {config.updates} updates of {task['batch_size']} images")
+    present, missing = contestants_of(config.norm, torch.device(common["device"]))
+    turns = _Turns(images, task, home)
+    rounds = _training_rounds(turns, present, count, say)
+    say(f"  {EPOCHS} short epochs of robustcls, with validation and files")
+    costs = turns.take("epochs")
+    model = build(task["arch"], classes=images.classes, input_size=images.pixels.shape[1:])
+    flops = (2 * config.train_steps + 3) * forward_flops(model, images.pixels.shape[1:])
+    suite = _training_summary(rounds, task, flops, rates)
+    return suite | {"missing": missing} | _epoch_summary(costs, suite, len(full))
 
 
 class _Turns:
@@ -89,18 +132,21 @@ class _Turns:
     def __init__(self, images: Images, task: dict[str, Any], home: Path) -> None:
         file = home / "train.images"
         torch.save({"pixels": images.pixels, "labels": images.labels, "classes": list(images.classes)}, file)
-        self.task, self.home = task | {"images": str(file)}, home
+        self.task, self.home, self.workload = task | {"images": str(file)}, home, f"pgd{task['steps']}"
 
     def take(self, contestant: str) -> dict[str, Any]:
+        task = self.task | {"contestant": contestant, "workloads": [self.workload]}
         try:
-            return take_turn(self.home, self.task | {"contestant": contestant})
+            result = take_turn(self.home, task)
         except TurnError as failure:
             raise InputError(f"bench contestant {contestant!r} failed: {failure}") from None
+        result = result.get(self.workload, result)
+        if "error" in result:
+            raise InputError(f"bench contestant {contestant!r} failed: {result['error']}")
+        return result
 
 
-def _training_rounds(
-    turns: _Turns, contestants: list[str], count: int, say: Callable[[str], None]
-) -> dict[str, list[dict[str, Any]]]:
+def _training_rounds(turns: _Turns, contestants: list[str], count: int, say: Say) -> dict[str, list[dict[str, Any]]]:
     """In each round every contestant has its turn, alone on the machine, so that drift meets all of them."""
     rounds: dict[str, list[dict[str, Any]]] = {contestant: [] for contestant in contestants}
     for number in range(count):
@@ -143,7 +189,7 @@ def _epoch_summary(costs: dict[str, Any], suite: dict[str, Any], epoch_images: i
     }
 
 
-def _quick_model(config: BenchConfig, home: Path, say: Callable[[str], None]) -> Path:
+def _quick_model(config: BenchConfig, arch: str, home: Path, say: Say) -> Path:
     """A classifier trained for three epochs with FGSM: enough for accuracies that can be compared."""
     from robustcls.data import recipe
     from robustcls.data.splits import load_training_data
@@ -152,8 +198,9 @@ def _quick_model(config: BenchConfig, home: Path, say: Callable[[str], None]) ->
     say("  training a model to attack: 3 epochs with FGSM")
     options = {key: value for key, value in recipe(config.data).items() if key in ("augment", "lr", "batch_size")}
     made = TrainConfig(
-        data=config.data, arch=config.arch, adv="fgsm(random_start=True)", norm=config.norm, eps=config.eps,
-        epochs=3, limit_train=4096, val_n=64, device=config.device, seed=config.seed, **options,
+        data=config.data, arch=arch, adv="fgsm(random_start=True)", norm=config.norm, eps=config.eps,
+        epochs=3, limit_train=None if config.suite == "cuda" else TRAINING_IMAGES, val_n=64, device=config.device,
+        seed=config.seed, **options,
     )  # fmt: skip
     train_images, val_images = load_training_data(
         config.data, data_dir=config.data_dir, seed=config.seed, limit_train=made.limit_train

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from robustcls.bench import attacking, training
+from robustcls.bench import attacking, training, workloads
 from robustcls.bench.subject import load_subject
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data.images import Images
@@ -29,7 +29,9 @@ def take(images: Images, task: dict[str, Any]) -> dict[str, Any]:
         from robustcls.bench.explaining import take_explain_turn
 
         return take_explain_turn(images, task)
-    return training.TURNS[task["contestant"]](images, task)
+    if task["contestant"] == "epochs":
+        return training.epochs(images, task)
+    return workloads.take_workloads(images, task)
 
 
 def attack(images: Images, task: dict[str, Any]) -> dict[str, Any]:

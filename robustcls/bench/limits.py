@@ -27,6 +27,19 @@ def matrix_rates(device: torch.device, seconds: float = 0.5) -> dict[str, float]
     return rates
 
 
+def copy_bandwidth(device: torch.device, bytes_copied: int = 1 << 30) -> float:
+    """Bytes read and written a second by a copy on the device: the best of several."""
+    source = torch.empty(bytes_copied, dtype=torch.uint8, device=device)
+    target, best = torch.empty_like(source), 0.0
+    for _ in range(10):
+        wait_for(device)
+        started = time.perf_counter()
+        target.copy_(source)
+        wait_for(device)
+        best = max(best, 2 * bytes_copied / (time.perf_counter() - started))
+    return best
+
+
 def _rate(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
     side = 8192 if device.type == "cuda" else 1536
     a = torch.randn(side, side, device=device).to(dtype)

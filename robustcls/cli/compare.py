@@ -1,9 +1,8 @@
 """`robustcls compare`."""
 
-from collections.abc import Sequence
-
 import click
 
+from robustcls.cli.console import markdown as as_markdown
 from robustcls.cli.console import table, wrap
 from robustcls.core.comparison import find_mismatch, pair
 from robustcls.core.errors import InputError
@@ -39,7 +38,7 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
         for name, other in zip(names[1:], others, strict=True)
         for one in pair(first, other)
     ]  # fmt: skip
-    show = _markdown if markdown else table
+    show = as_markdown if markdown else table
     data = f"{first.data.name}, split {first.data.split}, n = {first.data.n}"
     threat = f"{first.threat.norm} {first.threat.eps_text}, {first.robust.kind}, 95% intervals"
     click.echo(show(("model", "clean", "95%", "robust", "95%"), rows))
@@ -48,11 +47,6 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
     click.echo("")
     click.echo(wrap(data))
     click.echo(wrap(threat))
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, ["---"] * len(header), *rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def _interval(ci95: list[float]) -> str:

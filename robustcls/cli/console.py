@@ -40,6 +40,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line.rstrip() for line in (lines[0], "-" * len(lines[0]), *lines[1:])])
 
 
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same as a Markdown table."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, ["---"] * len(header), *rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
 def percent(accuracy: Accuracy) -> str:
     low, high = accuracy.ci95
     return f"{accuracy.accuracy:6.1%}  [{low:.1%}, {high:.1%}]  {accuracy.correct} of {accuracy.total}"

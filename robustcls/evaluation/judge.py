@@ -24,7 +24,7 @@ from robustcls.evaluation.curve import security_curve
 from robustcls.evaluation.diagnostics import check_black_box, check_finite, run_checks
 from robustcls.evaluation.engine import Engine, check_attacks
 from robustcls.evaluation.journal import Journal
-from robustcls.runtime.device import describe_device, exact_fp32, resolve_batch_size, resolve_precision
+from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
 from robustcls.runtime.search import Counted
 from robustcls.runtime.world import World
 
@@ -78,10 +78,11 @@ def judge(
         raise InputError("no attack was named: give --attack or --suite")
     check_attacks(attacks, model, surrogate, threat, eps_grid)
     device = device_of(model)
-    precision = resolve_precision(precision, device)
+    # bf16 first and fp32 again on what stands takes longer than fp32 alone, unless the model is hardly robust.
+    precision = resolve_precision("fp32" if precision == "auto" else precision, device)
     size = resolve_batch_size(batch_size, images.shape[1:], device)
     # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
-    with torch.inference_mode(False), exact_fp32(), frozen(model), frozen(surrogate or model):
+    with torch.inference_mode(False), frozen(model), frozen(surrogate or model):
         x = images.detach().to("cpu", torch.float32, copy=images.is_inference())
         y = labels.detach().to("cpu", torch.int64, copy=labels.is_inference())
         with torch.no_grad():

@@ -63,10 +63,9 @@ class SearchTwin(nn.Module):
             layer.weight = nn.Parameter(torch.empty_like(layer.weight, dtype=self._low), requires_grad=False)
             layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)), requires_grad=False)
         _replace(self.twin, {id(norm): nn.Identity() for _, norm in pairs})
-        if self.device.type == "cpu" or precision != "fp32":  # CUDA gains by it on its low-precision units alone
-            for parameter in self.twin.parameters():
-                if parameter.ndim == 4:
-                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        for parameter in self.twin.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.refresh()
 
     @torch.no_grad()

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from robustcls.bench.limits import forward_flops
-from robustcls.bench.training import CONTESTANTS, contestants_of
+from robustcls.bench.workloads import contestants_of, take_workloads
 from robustcls.data.splits import choose, load_split
 
 TASK = {
     "arch": "vgg16(width=0.05)", "steps": 2, "norm": "linf", "eps": "0.1", "batch_size": 32, "device": "cpu",
-    "precision": "fp32", "seed": 0, "updates": 6,
+    "precision": "fp32", "seed": 0, "updates": 6, "workloads": ["pgd2"],
 }  # fmt: skip
+CPU = torch.device("cpu")
 
 
 def test_forward_flops_of_a_convolution_by_hand():
@@ -26,9 +27,11 @@ def test_forward_flops_of_a_convolution_by_hand():
 @pytest.mark.slow
 def test_all_training_contestants_see_the_same_first_loss_and_all_learn():
     images, seeds, curves = choose(load_split("digits", "train"), 256), range(3), {}
-    for name in contestants_of("linf")[0]:
+    for name in contestants_of("linf", CPU)[0]:
         tasks = [TASK | {"seed": seed, "updates": 16} for seed in seeds]
-        curves[name] = torch.tensor([CONTESTANTS[name](images, task)["losses"] for task in tasks]).mean(0)
+        curves[name] = torch.tensor(
+            [take_workloads(images, task | {"contestant": name})["pgd2"]["losses"] for task in tasks]
+        ).mean(0)
     plain = curves["plain fp32 loop"]
     for name, curve in curves.items():  # other random starts, another order of sums
         assert curve[0] == pytest.approx(plain[0].item(), rel=0.06), name
@@ -37,10 +40,10 @@ def test_all_training_contestants_see_the_same_first_loss_and_all_learn():
 
 
 def test_torchattacks_takes_part_in_linf_where_it_is_installed():
-    present, missing = contestants_of("linf")
+    present, missing = contestants_of("linf", CPU)
     installed = importlib.util.find_spec("torchattacks") is not None
     assert ("torchattacks" in present, missing) == (installed, [] if installed else ["torchattacks"])
-    assert contestants_of("l2") == (["plain fp32 loop", "robustcls"], [])
+    assert contestants_of("l2", CPU) == (["plain fp32 loop", "robustcls"], [])
 
 
 LEAKY = """

@@ -11,7 +11,6 @@ from robustcls.bench.attack_suite import Arena, contestants_of, summarize
 from robustcls.bench.attacking import CONTESTS, Contestant, pyautoattack
 from robustcls.bench.config import BenchConfig
 from robustcls.bench.verdict import rejudge
-from robustcls.cli.bench import attack as shown
 from robustcls.cli.main import main
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
@@ -119,10 +118,10 @@ def test_the_table_shows_lies_failures_and_absence_in_80_columns():
         "dead": [{"error": "no " * 60}],
     }
     rows = {name: summarize(Contestant(name, pyautoattack, long), rounds, 10) for name in rounds}
-    text = shown({
+    text = attack({
         "contest": "autoattack", "task": {"steps": 3, "norm": "linf", "eps": "0.1"}, "n": 10, "rows": rows,
         "subject": {"model": {"name": "m"}, "data": {"name": "d"}, "threads": 1}, "missing": ["art"],
-    })  # fmt: skip
+    }, table)  # fmt: skip
     assert max(map(len, text.splitlines())) <= 80
     assert "liar: 3 claims do not hold; 4 images left ball or box" in text
     assert "failed" in text
@@ -134,7 +133,7 @@ def test_contests_are_asked_for_by_name():
     assert BenchConfig().contests == ["pgd"]
     assert BenchConfig(contest=("single", "pgd", "single")).contests == ["pgd", "single"]
     assert BenchConfig(contest=("all",)).contests == list(CONTESTS)
-    assert [BenchConfig().rounds_of(name) for name in CONTESTS] == [3, 1, 1]
+    assert [BenchConfig().rounds_of(name) for name in CONTESTS] == [3, 1, 1, 1]
     with pytest.raises(InputError, match="did you mean 'single'"):
         BenchConfig(contest=("singel",))
     assert "ART AutoAttack" not in [one.name for one in contestants_of("autoattack", slow=False)[0]]

@@ -1,0 +1,150 @@
+"""The cuda suite: operations counted right, ratios from their rounds, failures in their row; here on the CPU, tiny."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from robustcls.bench import workloads
+from robustcls.bench.attack_suite import ways_of
+from robustcls.bench.attacking import EXACT
+from robustcls.bench.cuda_suite import _training_rows, agreement
+from robustcls.bench.limits import forward_flops
+from robustcls.bench.workloads import BASELINE, plain_loss, take_workloads, update_flops
+from robustcls.cli.main import main
+from robustcls.core.threat import ThreatModel
+from robustcls.data.splits import choose, load_split
+from robustcls.models.checkpoint import build
+
+TASK = {
+    "arch": "vgg16(width=0.05)", "norm": "linf", "eps": "0.1", "batch_size": 32, "device": "cpu", "precision": "fp32",
+    "seed": 0, "updates": 6,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images():
+    return choose(load_split("digits", "train"), 64)
+
+
+@pytest.mark.parametrize(
+    ("workload", "passes"),
+    [
+        ("clean", 3), ("fgsm_rs", 2 + 3), ("pgd3", 3 * 2 + 3),
+        ("trades3", 1 + 3 * 2 + 2 * 3),  # the clean prediction, the attack, two images in the update
+    ],
+)  # fmt: skip
+def test_operations_of_an_update_are_its_passes(workload, passes, images):
+    size = images.pixels.shape[1:]
+    forward = forward_flops(build(TASK["arch"], classes=images.classes, input_size=size), size)
+    counted = update_flops(workload, images, TASK) / forward
+    # No gradient reaches the images of an update, nor the clean ones' first layer: a little under whole passes.
+    assert passes - 0.5 < counted <= passes + 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", ["clean", "fgsm_rs", "pgd2", "trades2"])
+def test_our_loop_and_the_plain_one_begin_and_learn_alike(workload, images):
+    curves = [
+        take_workloads(images, TASK | {"contestant": name, "workloads": [workload], "updates": 16})[workload]["losses"]
+        for name in (BASELINE, "robustcls")
+    ]
+    plain, ours = torch.tensor(curves)
+    assert ours[0] == pytest.approx(plain[0].item(), rel=0.1)  # other random starts
+    assert ours[8:].mean() < ours[0] - 0.1
+    assert ours[8:].mean() == pytest.approx(plain[8:].mean().item(), rel=0.25)
+
+
+def test_the_attack_of_the_plain_loop_raises_the_divergence(images):
+    threat = ThreatModel("linf", 0.1)
+    model = build(TASK["arch"], classes=images.classes, input_size=images.pixels.shape[1:])
+    x, y = images.batch()
+    loss = plain_loss("trades2", threat, torch.Generator().manual_seed(0))(model, x, y)
+    assert loss > torch.nn.functional.cross_entropy(model.train()(x), y)
+
+
+def test_a_workload_that_fails_leaves_the_others_their_numbers(images, monkeypatch):
+    def fails_on_clean(workload, *_, **__):
+        if workload == "clean":
+            raise RuntimeError("CUDA out of memory\nTried to allocate")
+        return {"images_per_second": 2.0, "precision": "fp32", "losses": [1.0], "peak_memory_mb": 1.0}
+
+    monkeypatch.setitem(workloads.CONTESTANTS, "robustcls", fails_on_clean)
+    found = take_workloads(images, TASK | {"contestant": "robustcls", "workloads": ["clean", "pgd10"]})
+    assert found["clean"] == {"error": "RuntimeError: CUDA out of memory Tried to allocate"}
+    plain = {"clean": found["pgd10"], "pgd10": found["pgd10"] | {"images_per_second": 4.0}}
+    rounds = {BASELINE: [plain], "robustcls": [found]}
+    assert _training_rows("clean", rounds, 10.0)["robustcls"] == found["clean"]
+    row = _training_rows("pgd10", rounds, 10.0)["robustcls"]
+    assert (row["ratio"], row["flop_per_second"]) == (0.5, 20.0)
+
+
+NET = """
+from torch import nn
+
+def small():
+    return nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
+"""
+
+
+def row(accuracy):
+    return {"robust_accuracy": accuracy, "seconds": 1.0}
+
+
+def test_agreement():
+    rows = {"plain fp32 loop": row(0.9), "robustcls": row(0.5), EXACT: row(0.5), "robustcls, bf16 first": row(0.4971)}
+    found = agreement(rows, 1000)
+    assert found["status"] == "pass"
+    assert found["points"] == pytest.approx({"robustcls": 0.0, "robustcls, bf16 first": -0.29})
+    assert agreement(rows | {"robustcls": row(0.504)}, 1000)["status"] == "fail"
+    assert agreement(rows, 300)["status"] == "not_run"
+    assert "one sample of 300" in agreement(rows, 300)["reason"]
+    failed = {"error": "out of memory"}
+    assert agreement(rows | {"robustcls": failed}, 1000)["status"] == "not_run"
+    assert agreement(rows | {EXACT: failed}, 1000)["status"] == "not_run"
+
+
+@pytest.mark.slow
+def test_the_suite_on_the_cpu(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "net.py").write_text(NET, encoding="utf-8")
+    arguments = "bench --suite cuda --arch vgg16(width=0.05) --updates 4 --batch-size 16 --n 10 --attack-steps 2"
+    arguments += " --model net:small --workload clean --workload pgd20 --out bench.json"
+    with pytest.raises(SystemExit) as stop:
+        main(arguments.split())
+    assert not stop.value.code
+    printed = capsys.readouterr().out
+    result = json.loads((tmp_path / "bench.json").read_text())
+    suite = result["suites"]["cuda"]["vgg16(width=0.05)"]
+    assert list(suite["training"]["rows"]) == ["clean"]
+    rows, rounds = suite["training"]["rows"]["clean"], suite["training"]["rounds"]
+    speeds = [rounds[name][0]["clean"]["images_per_second"] for name in ("robustcls", BASELINE)]
+    assert rows["robustcls"]["ratio"] == speeds[0] / speeds[1]
+    assert rows["robustcls"]["flop_per_second"] == speeds[0] * suite["training"]["flops_per_image"]["clean"]
+    contest = suite["evaluation"]["pgd20"]
+    ways = {"exact": EXACT, "bf16": "robustcls, bf16 first"}
+    assert {ways[way] for way in ways_of(torch.device("cpu"))} <= set(contest["rows"])
+    assert contest["agreement"]["status"] == "not_run"
+    assert contest["rows"]["robustcls"]["flop_per_second"] > 0
+    assert set(result["matrix_rates"]) == set(result["matrix_rates_at_the_end"])
+    assert max(map(len, printed.splitlines())) <= 80
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "bench.json"])
+    assert not stop.value.code
+    assert capsys.readouterr().out.strip() == printed.partition("\n\nbench.json")[0].strip()
+
+
+def test_a_file_that_is_no_bench_is_refused_in_a_line(tmp_path, capsys):
+    for name, text in (("empty.json", "{}"), ("broken.json", "{"), ("list.json", "[]")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(SystemExit) as stop:
+            main(["bench", str(tmp_path / name)])
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "is no result of robustcls bench" in error
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", str(tmp_path / "empty.json"), "--n", "3"])
+    assert stop.value.code == 2
