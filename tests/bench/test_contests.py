@@ -11,6 +11,8 @@ from robustcls.bench.attack_suite import Arena, contestants_of, summarize
 from robustcls.bench.attacking import CONTESTS, Contestant, pyautoattack
 from robustcls.bench.config import BenchConfig
 from robustcls.bench.verdict import rejudge
+from robustcls.cli.bench_tables import attack
+from robustcls.cli.console import table
 from robustcls.cli.main import main
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
