@@ -1,0 +1,173 @@
+#!/usr/bin/env bash
+# Everything that a CUDA machine should run, most important first, in steps that each end within nine minutes.
+#
+#   experiments/cuda/run.sh ARCHIVE OUT [STEP ...]
+#   experiments/cuda/run.sh --list
+#
+# ARCHIVE: CIFAR-10 as a tar of train/ and test/, each with a folder of images for every class. OUT: takes the JSON of
+# every step, its log, summary.json, and results.tar.gz with all of them but the weights. Needs no network, and no
+# installation: the package is taken from where this script lies.
+#
+# A step whose result is in OUT already is skipped, so a second call goes on; a step starts only while it fits in MINUTES
+# (25) from the call. One that fails or is cut leaves its log, and the next one goes on.
+#
+# PYTHON=python3   which interpreter      DEVICE=cuda   or cpu, to try the script
+# MINUTES=25       for all steps          SCALE=full    or tiny: the same steps on almost nothing
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+PYTHON=${PYTHON:-python3}
+DEVICE=${DEVICE:-cuda}
+MINUTES=${MINUTES:-25}
+SCALE=${SCALE:-full}
+LIMIT=530 # seconds of a step; with the time to stop, under nine minutes
+
+# Name, seconds that it should take, the file that it leaves, what it tells.
+STEPS='
+correctness      200 correctness.xml       the tests marked gpu, and what robustcls doctor sees
+bench_vgg16      500 bench_vgg16.json      training and evaluation of VGG16 beside a plain loop and the peers installed
+record_first     530 record/last.pt        the record recipe, until the limit; its state is saved
+record_rest      200 record/ckpt.done      the same run to its end
+record_standard  400 record_standard.json  AutoAttack standard composition on 1,000 samples of it
+record_fast      100 record_fast.json      the suite fast on the same samples
+autoattack       500 autoattack.json       standard and fast beside the code of AutoAttack, time and verdict
+bench_resnet18   500 bench_resnet18.json   as bench_vgg16
+pgd10            530 pgd10.json            PGD-10 training of VGG16 for eight minutes, then fast
+modern           530 modern.json           experiments/seed/modern.toml, then PGD-20
+as_written       530 as_written.json       experiments/seed/as_written.toml for eight minutes, then PGD-20
+'
+
+if [ "$SCALE" = tiny ]; then
+    SMALL=(--arch "vgg16(width=0.05)" --limit-train 200 --val-n 20 --batch-size 20 --epochs 2 --minutes 0)
+    BENCH=(--updates 4 --n 10 --batch-size 10 --attack-steps 2 --arch "vgg16(width=0.05)")
+    N=10 CONTEST_N=10
+else
+    SMALL=() BENCH=() N=1000 CONTEST_N=1000
+fi
+
+robustcls() { "$PYTHON" -m robustcls "$@"; }
+
+train() { # run folder, configuration, further options
+    robustcls train --config "$ROOT/experiments/$2" --data folder:data --device "$DEVICE" --out "$1" "${@:3}" \
+        ${SMALL[@]+"${SMALL[@]}"}
+}
+
+attack() { # run folder, result, attacks
+    robustcls attack --model "$1/ckpt.pt" --data folder:data --device "$DEVICE" --n "$N" --out "$2" \
+        --data-note "CIFAR-10, from $(basename "$ARCHIVE")" "${@:3}"
+}
+
+bench() { # result, suite, further options
+    robustcls bench --suite "$2" --data folder:data --device "$DEVICE" --out "$1" "${@:3}"
+}
+
+step_correctness() {
+    robustcls doctor >doctor.txt
+    local status=0
+    "$PYTHON" -m pytest "$ROOT/tests" -c "$ROOT/pyproject.toml" --rootdir "$ROOT" -m gpu -p no:cacheprovider \
+        --junitxml=correctness.xml || status=$?
+    [ "$status" -eq 0 ] || { mv correctness.xml correctness_failed.xml && return "$status"; }
+}
+step_bench_vgg16() { bench bench_vgg16.json cuda --arch vgg16 ${BENCH[@]+"${BENCH[@]}"}; }
+step_bench_resnet18() { bench bench_resnet18.json cuda --arch resnet18 ${BENCH[@]+"${BENCH[@]}"}; }
+step_record_first() { train record record/vgg16.toml; }
+step_record_rest() { robustcls train --resume record && touch record/ckpt.done; }
+step_record_standard() { attack record record_standard.json --suite standard; }
+step_record_fast() { attack record record_fast.json --suite fast; }
+step_autoattack() { bench autoattack.json attack --contest autoattack --model record/ckpt.pt --n "$CONTEST_N"; }
+step_pgd10() { train_then_attack pgd10 record/vgg16_pgd10.toml --suite fast; }
+step_modern() { train_then_attack modern seed/modern.toml --attack "pgd(steps=20)"; }
+step_as_written() { train_then_attack as_written seed/as_written.toml --attack "pgd(steps=20)"; }
+
+train_then_attack() { # name, configuration, attacks
+    rm -rf "$1"
+    train "$1" "$2" --minutes 7
+    attack "$1" "$1.json" "${@:3}"
+}
+
+unpack() {
+    [ -d data/train ] && return
+    rm -rf data.part && mkdir data.part
+    tar -xf "$ARCHIVE" -C data.part
+    local train
+    train=$(find data.part -maxdepth 2 -type d -name train | head -n 1)
+    [ -n "$train" ] || { echo "$ARCHIVE holds no train/ and test/: give a tar of image folders" >&2 && return 2; }
+    mv "$(dirname "$train")" data
+}
+
+run() { # name, seconds
+    local name=$1 started status=0 ended
+    started=$(date +%s)
+    (
+        export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+        export ROOT PYTHON DEVICE ARCHIVE N CONTEST_N
+        timeout --signal TERM --kill-after 20 "$LIMIT" "$BASH" "$ROOT/experiments/cuda/run.sh" --step "$name"
+    ) >"$name.log" 2>&1 || status=$?
+    ended=$(date +%s)
+    case $name:$status in
+    *:0) status='done' ;;
+    record_first:130 | record_first:124) status="cut, its state is saved" ;;
+    *:124 | *:137) status="cut at $LIMIT s" ;;
+    *) status="failed with status $status" ;;
+    esac
+    echo "$name: $status, $((ended - started)) s"
+    printf '%s\t%s\t%s\n' "$name" "$status" "$((ended - started))" >>steps.tsv
+}
+
+summarise() {
+    "$PYTHON" - "$ROOT" "$DEVICE" <<'PY'
+import json, platform, subprocess, sys
+from pathlib import Path
+
+root, device = sys.argv[1:]
+summary = {"steps": {}, "python": platform.python_version(), "device": "cpu"}
+for line in Path("steps.tsv").read_text().splitlines():
+    name, status, seconds = line.split("\t")
+    summary["steps"][name] = {"status": status, "seconds": int(seconds)}
+try:
+    import torch
+
+    summary["torch"] = torch.__version__
+    if device != "cpu":
+        summary["device"] = torch.cuda.get_device_name()
+except Exception as error:
+    summary["device"] = f"{type(error).__name__}: {error}"
+commit = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True)
+summary["commit"] = commit.stdout.strip()
+Path("summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+PY
+    find . \( -name '*.json' -o -name '*.jsonl' -o -name '*.log' -o -name '*.xml' -o -name '*.txt' -o -name 'config.toml' \) \
+        -not -path './data/*' -print0 | tar -czf results.part --null -T - && mv results.part results.tar.gz
+}
+
+main() {
+    [ $# -ge 2 ] || { sed -n '2,17s/^# \{0,1\}//p' "$0" >&2 && exit 2; }
+    ARCHIVE=$(realpath "$1")
+    mkdir -p "$2" && cd "$2"
+    [ -f "$ARCHIVE" ] || { echo "no archive $1: give CIFAR-10 as a tar of train/ and test/" >&2 && exit 2; }
+    local wanted=" ${*:3} " began name seconds result
+    began=$(date +%s)
+    touch steps.tsv
+    unpack
+    while read -r name seconds result _; do
+        [ -n "$name" ] || continue
+        [ "$wanted" = "  " ] || [[ $wanted == *" $name "* ]] || continue
+        if [ -e "$result" ] || { [ "$name" = record_first ] && [ -e record/ckpt.done ]; }; then
+            echo "$name: in OUT already"
+        elif [ $(($(date +%s) - began + seconds)) -gt $((MINUTES * 60)) ]; then
+            echo "$name: left for another call, it takes $seconds s"
+        else
+            run "$name"
+            summarise
+        fi
+    done <<<"$STEPS"
+}
+
+case ${1:-} in
+--list) sed '/^$/d' <<<"$STEPS" ;;
+--step)
+    trap : TERM # bash waits for the run below, which saves its state
+    "step_$2"
+    ;;
+*) main "$@" ;;
+esac

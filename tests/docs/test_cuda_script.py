@@ -1,0 +1,88 @@
+"""experiments/cuda/run.sh, tried on the CPU with almost nothing: the same steps and files as on a card."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "experiments" / "cuda" / "run.sh"
+pytestmark = pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 25), ("test", 2)):
+        for name in ("airplane", "bird", "cat", "deer"):
+            target = folder / split / name
+            target.mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(256, (32, 32, 3), dtype=torch.uint8, generator=generator).numpy()
+                Image.fromarray(pixels).save(target / f"{number}.png")
+    path = folder / "tiny.tar.xz"
+    with tarfile.open(path, "w:xz") as tar:
+        for split in ("train", "test"):
+            tar.add(folder / split, split)
+    return path
+
+
+def run(*arguments, **environment):
+    environment = os.environ | {"PYTHON": sys.executable, "DEVICE": "cpu", "SCALE": "tiny"} | environment
+    command = ["bash", str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+def test_every_step_is_listed_and_written():
+    listed = [line.split()[0] for line in run("--list").stdout.splitlines()]
+    assert listed[:4] == ["correctness", "bench_vgg16", "record_first", "record_rest"]
+    written = [line.split("(")[0] for line in SCRIPT.read_text().splitlines() if line.startswith("step_")]
+    assert {f"step_{name}" for name in listed} == set(written)
+    seconds = [int(line.split()[1]) for line in run("--list").stdout.splitlines()]
+    assert max(seconds) <= 540
+    assert sum(seconds[:5]) / 60 <= 31  # what the issue of a borrowed half hour asks for
+
+
+@pytest.mark.slow
+def test_the_record_in_two_calls_on_a_tiny_archive(archive, tmp_path):
+    first = run(archive, tmp_path / "out", "record_first")
+    assert first.returncode == 0, first.stderr
+    log = (tmp_path / "out" / "record_first.log").read_text()
+    assert "record_first: done" in first.stdout, log
+    second = run(archive, tmp_path / "out", "record_first", "record_rest", "record_fast")
+    assert "record_first: in OUT already" in second.stdout
+    assert "record_fast: done" in second.stdout, (tmp_path / "out" / "record_fast.log").read_text()
+    evaluation = json.loads((tmp_path / "out" / "record_fast.json").read_text())
+    assert evaluation["robust"]["kind"] == "upper bound: fast"
+    assert str(tmp_path) not in json.dumps(evaluation)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [summary["steps"][name]["status"] for name in ("record_rest", "record_fast")] == ["done", "done"]
+    with tarfile.open(tmp_path / "out" / "results.tar.gz") as tar:
+        names = tar.getnames()
+    assert {"./record_fast.json", "./record/history.jsonl", "./summary.json", "./record_rest.log"} <= set(names)
+    assert not any(name.endswith(".pt") for name in names)
+
+
+def test_what_fails_is_told_and_the_next_step_goes_on(archive, tmp_path):
+    found = run(archive, tmp_path, "record_standard", "record_rest")  # there is no run yet
+    assert found.returncode == 0
+    assert "record_standard: failed with status 2" in found.stdout
+    assert "record_rest: failed with status 2" in found.stdout
+    late = run(archive, tmp_path, "record_fast", MINUTES="1")
+    assert "record_fast: left for another call" in late.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["nowhere.tar"], ["nowhere.tar", "out"]])
+def test_wrong_use_ends_in_status_2(arguments, tmp_path):
+    arguments = [str(tmp_path / argument) for argument in arguments]
+    found = run(*arguments)
+    assert found.returncode == 2
+    assert ("no archive" in found.stderr) == (len(arguments) == 2)
