@@ -1,6 +1,6 @@
 """Prints the table of the eight-minute recipes from what `robustcls attack` wrote.
 
-python experiments/table.py            # from reports/eight_minutes
+python experiments/eight_minutes.py
 """
 
 import json

@@ -1,0 +1,88 @@
+"""Does an attribution map point at the lesion? The pointing game (Zhang et al. 2016, arXiv:1608.00507).
+
+python experiments/medical/pointing.py FOLDER OUT.json NAME=CKPT.pt [...]    # measures
+python experiments/medical/pointing.py OUT.json                             # prints the table
+
+A hit is a map whose largest value lies in the lesion or at most two pixels beside it. Maps are of the class lesion, on the
+test images that have one, clean and under PGD-20 at the checkpoint's radius, as many as there are.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+import robustcls
+from robustcls.core.statistics import wilson
+from robustcls.data.splits import load_split
+
+METHODS = ("saliency", "integrated_gradients", "gradcam")
+ATTACK, BESIDE = "pgd(steps=20)", 2  # pixels
+
+
+def measure(folder: Path, models: dict[str, str]) -> dict:
+    images = load_split(f"folder:{folder}/images", "test")
+    positive = images.classes.index("lesion")
+    x, y = images.take((images.labels == positive).nonzero().squeeze(1)).batch()
+    near = dilated(masks(folder))
+    assert len(near) == len(x)
+    found: dict = {"n": len(x), "attack": ATTACK, "beside": BESIDE, "chance": near.mean().item(), "models": {}}
+    for name, path in models.items():
+        model = robustcls.load(path)
+        threat = robustcls.ThreatModel("linf", 4 / 255)
+        attacked = robustcls.attack(model, x, y, threat, ATTACK)
+        with torch.no_grad():
+            seen = {"clean": model(x), "attacked": model(attacked)}
+        found["models"][name] = {
+            which: {"called_lesion": int((seen[which].argmax(1) == positive).sum())}
+            | {method: hits(robustcls.explain(model, batch, y, method), near) for method in METHODS}
+            for which, batch in (("clean", x), ("attacked", attacked))
+        }
+    return found
+
+
+def masks(folder: Path) -> Tensor:
+    """N,1,H,W of 0 and 1, in the order of the files."""
+    files = sorted((folder / "masks").glob("*.png"))
+    return torch.stack([torch.from_numpy(np.asarray(Image.open(file)) > 127).float()[None] for file in files])
+
+
+def dilated(mask: Tensor) -> Tensor:
+    return F.max_pool2d(mask, 2 * BESIDE + 1, stride=1, padding=BESIDE)
+
+
+def hits(maps: Tensor, near: Tensor) -> int:
+    """Maps N,...,H,W whose largest value is in the mask N,1,H,W."""
+    peaks = maps.reshape(len(maps), -1, *near.shape[2:]).sum(1).flatten(1).argmax(1)
+    return int(near.flatten(1).gather(1, peaks[:, None]).sum())
+
+
+def table(found: dict) -> str:
+    head = ["Model", "Images", "Called lesion", *(f"`{method}`" for method in METHODS)]
+    lines = [head, ["---"] * len(head)]
+    lines += [
+        [f"`{name}`", which, *(share(row[key], found["n"]) for key in ("called_lesion", *METHODS))]
+        for name, rows in found["models"].items()
+        for which, row in rows.items()
+    ]
+    lines.append(["chance", "", "", *[f"{found['chance']:.1%}"] * len(METHODS)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def share(count: int, total: int) -> str:
+    low, high = (100 * bound for bound in wilson(count, total))
+    return f"{count / total:.0%} [{low:.0f}, {high:.0f}]"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        print(table(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
+    else:
+        folder, out, *models = sys.argv[1:]
+        measured = measure(Path(folder), dict(model.split("=", 1) for model in models))
+        Path(out).write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,50 @@
+"""Prints the table of all experiments: each TOML file, what its header says it is, and what its evaluation measured.
+
+python experiments/overview.py
+"""
+
+import re
+from pathlib import Path
+
+from robustcls import Evaluation
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+
+
+def table() -> str:
+    lines = ["| Experiment | What | Clean | Robust | n | Evidence |", "|---|---|---|---|---|---|"]
+    lines += [row(path) for path in sorted(HERE.rglob("*.toml"))]
+    return "\n".join(lines)
+
+
+def row(path: Path) -> str:
+    header = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    name = path.relative_to(HERE).as_posix()
+    what = re.split(r" \(|[.:](?: |$)", " ".join(header))[0]
+    return f"| [`{name.removesuffix('.toml')}`]({name}) | {what} | {' | '.join(measured(header))} |"
+
+
+def measured(header: list[str]) -> list[str]:
+    """Clean and robust accuracy with intervals, samples and the evaluation that the header names last."""
+    named = [match[0] for line in header if (match := re.match(r"reports/\S+", line))]
+    if not named:
+        return ["not measured yet", "", "", ""]
+    evidence = ROOT / named[-1]
+    file = evidence / "ema_fast.json" if (evidence / "ema_fast.json").exists() else evidence
+    file = file / "evaluation.json" if file.is_dir() else file
+    link = f"[JSON](../{file.relative_to(ROOT).as_posix()})"
+    if "bench" in named[-1]:
+        return ["in the contests below", "", "", link]
+    found = Evaluation.load(file)
+    attacks = found.robust.kind.removeprefix("upper bound: ")
+    return [percent(found.clean), f"{percent(found.robust)} `{attacks}`", f"{found.clean.total:,}", link]
+
+
+def percent(accuracy) -> str:
+    low, high = (100 * bound for bound in accuracy.ci95)
+    return f"{accuracy.accuracy:.1%} [{low:.1f}, {high:.1f}]"
+
+
+if __name__ == "__main__":
+    print(table())
