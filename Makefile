@@ -1,8 +1,9 @@
 # make demo: train, attack, explain and report on the embedded digits. make test: the tests. make check: ruff and mypy.
+# make tables: those of experiments/README.md, printed anew from reports/.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check tables clean
 
 demo: .venv/installed
 	rm -rf runs/demo
@@ -19,6 +20,9 @@ check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+tables: .venv/installed
+	$(BIN)/python experiments/readme.py
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "robustcls needs Python 3.11 or newer: make PYTHON=python3.12 ...")'

@@ -14,14 +14,14 @@ ROOT = HERE.parent
 
 def table() -> str:
     lines = ["| Experiment | What | Clean | Robust | n | Evidence |", "|---|---|---|---|---|---|"]
-    lines += [row(path) for path in sorted(HERE.rglob("*.toml"))]
+    lines += [row(path) for path in sorted(HERE.rglob("*.toml")) if path.name != "policy.toml"]
     return "\n".join(lines)
 
 
 def row(path: Path) -> str:
     header = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     name = path.relative_to(HERE).as_posix()
-    what = re.split(r" \(|[.:](?: |$)", " ".join(header))[0]
+    what = re.split(r" \(|\.(?: |$)", " ".join(header))[0]
     return f"| [`{name.removesuffix('.toml')}`]({name}) | {what} | {' | '.join(measured(header))} |"
 
 

@@ -42,7 +42,7 @@ if [ "$SCALE" = tiny ]; then
     BENCH=(--updates 4 --n 10 --batch-size 10 --attack-steps 2 --arch "vgg16(width=0.05)")
     N=10 CONTEST_N=10
 else
-    SMALL=() BENCH=() N=1000 CONTEST_N=1000
+    SMALL=() BENCH=() N=1000 CONTEST_N=2000
 fi
 
 robustcls() { "$PYTHON" -m robustcls "$@"; }

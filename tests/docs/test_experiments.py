@@ -1,0 +1,77 @@
+"""What the documents of experiments/ say is what the committed files say."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENTS = ROOT / "experiments"
+MEASURED = [
+    path
+    for path in sorted(EXPERIMENTS.rglob("*.toml"))
+    if re.search(r"^# +reports/", path.read_text(encoding="utf-8"), re.MULTILINE)
+]
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_table_is_what_its_command_prints():
+    readme = load("readme")
+    text = readme.README.read_text(encoding="utf-8")
+    blocks = list(readme.BLOCK.finditer(text))
+    assert len(blocks) > 10
+    outside = readme.BLOCK.sub("", text)
+    assert not re.search(r"^\|", outside, re.MULTILINE), "a table without a command"
+    for block in blocks:
+        assert block[3].strip() == readme.printed_by(block[2]), block[2]
+
+
+def evidence(path):
+    """The evaluations of a TOML file's header, by the word that begins the line they are shown on."""
+    text = path.read_text(encoding="utf-8")
+    named = ROOT / re.findall(r"^# +(reports/\S+)", text, re.MULTILINE)[-1]
+    return text, named
+
+
+@pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.relative_to(EXPERIMENTS).as_posix())
+def test_the_figures_of_a_header_are_those_of_its_evaluation(path):
+    text, named = evidence(path)
+    shown = {
+        line.split("clean")[0].strip("# ").strip(): re.findall(r"(\S+) (\d+\.\d)%", line)
+        for line in text.splitlines()
+        if re.match(r"#.* clean \d", line)
+    }
+    assert shown
+    if "bench" in named.parts:
+        rows = json.loads(named.read_text())["suites"]["autoattack"]["rows"]
+        (figures,) = shown.values()
+        assert f"{100 * rows['robustcls fast']['clean_accuracy']:.1f}" == dict(figures)["clean"]
+        return
+    for weights, figures in shown.items():
+        prefix = {"average": "ema_", "last epoch": "raw_", "": ""}[weights]
+        for word, figure in figures:
+            kind = {"PGD-20": "pgd20"}.get(word, "fast")
+            file = named / f"{prefix}{kind}.json" if prefix else named
+            file = file / "evaluation.json" if file.is_dir() else file
+            part = "clean" if word == "clean" else "robust"
+            assert figure == f"{100 * json.loads(file.read_text())[part]['accuracy']:.1f}", (weights, word)
+
+
+def test_no_figure_of_a_card_stands_without_its_file():
+    """TFLOP/s, or images a second on a GPU, may stand only in documents whose JSON names the card."""
+    cards = [
+        path
+        for path in (ROOT / "reports").rglob("*.json")
+        if re.search(r'"device": "NVIDIA', path.read_text(encoding="utf-8"))
+    ]
+    for document in (ROOT / "README.md", EXPERIMENTS / "README.md"):
+        found = re.findall(r"\d[\d,.]* (?:TFLOP/s|GFLOP/s bf16)", document.read_text(encoding="utf-8"))
+        assert not found or cards, (document.name, found)
