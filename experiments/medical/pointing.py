@@ -3,10 +3,12 @@
 python experiments/medical/pointing.py FOLDER OUT.json NAME=CKPT.pt [...]    # measures
 python experiments/medical/pointing.py OUT.json                             # prints the table
 
-A hit is a map whose largest value lies in the lesion or at most two pixels beside it. Maps are of the class lesion, on the
-test images that have one, clean and under PGD-20 at the checkpoint's radius, as many as there are.
+A hit is a map whose largest value lies in the lesion or at most two pixels beside it. Maps are of the class lesion, on all
+test images that have one, clean and under PGD-20 at linf 4/255. Lesions are bright, so that chance is not the only thing to
+compare with: the brightest pixel of the image needs no model, and the first model with new random weights knows nothing.
 """
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -18,11 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import robustcls
+from robustcls.core.classifier import Classifier
 from robustcls.core.statistics import wilson
 from robustcls.data.splits import load_split
 
 METHODS = ("saliency", "integrated_gradients", "gradcam")
-ATTACK, BESIDE = "pgd(steps=20)", 2  # pixels
+THREAT, ATTACK = robustcls.ThreatModel("linf", "4/255"), "pgd(steps=20)"
+BESIDE = 2  # pixels
 
 
 def measure(folder: Path, models: dict[str, str]) -> dict:
@@ -31,19 +35,38 @@ def measure(folder: Path, models: dict[str, str]) -> dict:
     x, y = images.take((images.labels == positive).nonzero().squeeze(1)).batch()
     near = dilated(masks(folder))
     assert len(near) == len(x)
-    found: dict = {"n": len(x), "attack": ATTACK, "beside": BESIDE, "chance": near.mean().item(), "models": {}}
-    for name, path in models.items():
-        model = robustcls.load(path)
-        threat = robustcls.ThreatModel("linf", 4 / 255)
-        attacked = robustcls.attack(model, x, y, threat, ATTACK)
-        with torch.no_grad():
-            seen = {"clean": model(x), "attacked": model(attacked)}
-        found["models"][name] = {
-            which: {"called_lesion": int((seen[which].argmax(1) == positive).sum())}
-            | {method: hits(robustcls.explain(model, batch, y, method), near) for method in METHODS}
-            for which, batch in (("clean", x), ("attacked", attacked))
-        }
+    found: dict = {
+        "n": len(x),
+        "threat": str(THREAT),
+        "attack": ATTACK,
+        "beside": BESIDE,
+        "chance": near.mean().item(),
+        "brightest": hits(x, near),
+        "models": {},
+    }
+    loaded = {name: robustcls.load(path) for name, path in models.items()}
+    for name, model in loaded.items():
+        attacked = robustcls.attack(model, x, y, THREAT, ATTACK)
+        found["models"][name] = {"clean": point(model, x, y, near), "attacked": point(model, attacked, y, near)}
+    found["models"]["untrained"] = {"clean": point(untrained(next(iter(loaded.values()))), x, y, near)}
     return found
+
+
+def point(model: Classifier, x: Tensor, y: Tensor, near: Tensor) -> dict[str, int]:
+    """Of images N,1,H,W with their labels: how many are classified so, and how many maps of each method hit near."""
+    with torch.no_grad():
+        right = int((model(x).argmax(1) == y).sum())
+    return {"called_lesion": right} | {name: hits(robustcls.explain(model, x, y, name), near) for name in METHODS}
+
+
+def untrained(model: Classifier) -> Classifier:
+    """A copy with new weights (Adebayo et al. 2018, arXiv:1810.03292)."""
+    torch.manual_seed(0)
+    fresh = copy.deepcopy(model)
+    for module in fresh.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return fresh
 
 
 def masks(folder: Path) -> Tensor:
@@ -70,6 +93,7 @@ def table(found: dict) -> str:
         for name, rows in found["models"].items()
         for which, row in rows.items()
     ]
+    lines.append(["brightest pixel", "clean", "", *[share(found["brightest"], found["n"])] * len(METHODS)])
     lines.append(["chance", "", "", *[f"{found['chance']:.1%}"] * len(METHODS)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

@@ -16,8 +16,9 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from robustcls.bench.config import BASELINE
 from robustcls.bench.training import Task
-from robustcls.bench.workloads import BASELINE, plain_pgd
+from robustcls.bench.workloads import plain_pgd
 from robustcls.core.gradients import frozen
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.judge import judge, suite_attacks

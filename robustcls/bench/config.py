@@ -10,6 +10,7 @@ from robustcls.core.plugins import names
 
 # With their usual number of rounds: all but pgd take minutes.
 CONTESTS = {"pgd": 3, "fast": 1, "autoattack": 1, "single": 1}
+BASELINE = "plain fp32 loop"  # what all are compared with
 TRAININGS = ("clean", "fgsm_rs", "pgd10", "trades10")
 EVALUATIONS = {"pgd20": "pgd", "fast": "fast"}  # workloads of the cuda suite, by the contest that they are
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from robustcls.bench.attack_suite import run_attack_suite
-from robustcls.bench.config import BenchConfig
+from robustcls.bench.config import BASELINE, BenchConfig
 from robustcls.bench.cuda_suite import run_evaluation, run_training
 from robustcls.bench.limits import copy_bandwidth, forward_flops, matrix_rates
 from robustcls.bench.training import EPOCHS
 from robustcls.bench.turns import TurnError, take_turn
-from robustcls.bench.workloads import BASELINE, TORCHATTACKS, contestants_of
+from robustcls.bench.workloads import TORCHATTACKS, contestants_of
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
 from robustcls.core.plugins import names

@@ -10,10 +10,10 @@ import torch
 
 from robustcls.bench.attack_suite import run_attack_suite
 from robustcls.bench.attacking import EXACT
-from robustcls.bench.config import EVALUATIONS, BenchConfig
+from robustcls.bench.config import BASELINE, EVALUATIONS, BenchConfig
 from robustcls.bench.limits import forward_flops
 from robustcls.bench.turns import TurnError, take_turn
-from robustcls.bench.workloads import BASELINE, contestants_of, update_flops
+from robustcls.bench.workloads import contestants_of, update_flops
 from robustcls.data.images import Images
 from robustcls.models.checkpoint import build
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from robustcls.core.gradients import frozen
 from robustcls.core.threat import ThreatModel
+from robustcls.runtime.device import exact_fp32
 
 BALL = 1e-6
 BATCH = 128
@@ -28,7 +29,7 @@ def rejudge(
             f"it gave {tuple(x_adv.shape)} with {tuple(claimed.shape)} verdicts for images {tuple(x.shape)}"
         )
     right, fooled, inside, distances = [], [], [], []
-    with frozen(model):
+    with frozen(model), exact_fp32():
         for images, labels, candidates in zip(*(t.split(BATCH) for t in (x, y, x_adv.float())), strict=True):
             candidates = candidates.to(images.device)
             distance, flat = threat.distance(candidates, images), candidates.flatten(1)

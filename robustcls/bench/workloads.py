@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from robustcls.bench.config import BASELINE
 from robustcls.bench.training import Result, Task, make_run, measure, our_updates
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data.images import Images
@@ -22,7 +23,6 @@ from robustcls.runtime.flops import FlopCounter
 from robustcls.training.optimizer import make_optimizer
 
 PlainLoss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # model, x, y -> loss
-BASELINE = "plain fp32 loop"
 TORCHATTACKS = "torchattacks"
 COUNTED = 8  # images of the update whose operations are counted
 BETA = 6.0

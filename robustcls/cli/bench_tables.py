@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from robustcls.bench.config import BASELINE
 from robustcls.cli.console import wrap
 
 Show = Callable[[Sequence[str], Sequence[Sequence[str]]], str]  # header, rows
-BASELINE = "plain fp32 loop"
 
 
 def render(result: dict[str, Any], show: Show) -> str:

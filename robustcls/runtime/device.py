@@ -3,7 +3,7 @@
 import ctypes
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -71,18 +71,41 @@ def exact_fp32() -> Iterator[None]:
 
     By default CUDA rounds those of convolutions to TF32; `torch.set_float32_matmul_precision` may ask for less still.
     """
-    cuda: Any = torch.backends.cuda
-    cudnn: Any = torch.backends.cudnn
-    onednn: Any = torch.backends.mkldnn
-    backends = (cuda.matmul, cudnn.conv, onednn.matmul, onednn.conv)
-    before = [backend.fp32_precision for backend in backends]
+    restore = _multiply_exactly()
     try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
         yield
     finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
+        restore()
+
+
+def _multiply_exactly() -> Callable[[], None]:
+    """Gives what restores it. PyTorch has two sets of switches, and where both were used it fails at the next product.
+
+    So the set is used that can be read: the newer one only where somebody has used it.
+    """
+    cuda: Any = torch.backends.cuda
+    cudnn: Any = torch.backends.cudnn
+    try:
+        products, convolutions = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    except RuntimeError:
+        backends = (cuda.matmul, cudnn.conv, cudnn.rnn)
+        before = [backend.fp32_precision for backend in backends]
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+
+        def restore() -> None:
+            for backend, precision in zip(backends, before, strict=True):
+                backend.fp32_precision = precision
+
+        return restore
+    torch.set_float32_matmul_precision("highest")
+    cudnn.allow_tf32 = False
+
+    def restore_older() -> None:
+        torch.set_float32_matmul_precision(products)
+        cudnn.allow_tf32 = convolutions
+
+    return restore_older
 
 
 def describe_device(device: torch.device) -> str:

@@ -9,9 +9,10 @@ import torch
 from robustcls.bench import workloads
 from robustcls.bench.attack_suite import ways_of
 from robustcls.bench.attacking import EXACT
+from robustcls.bench.config import BASELINE
 from robustcls.bench.cuda_suite import _training_rows, agreement
 from robustcls.bench.limits import forward_flops
-from robustcls.bench.workloads import BASELINE, plain_loss, take_workloads, update_flops
+from robustcls.bench.workloads import plain_loss, take_workloads, update_flops
 from robustcls.cli.main import main
 from robustcls.core.threat import ThreatModel
 from robustcls.data.splits import choose, load_split

@@ -1,6 +1,5 @@
 """What the scripts of the examples make, on a few images of their own."""
 
-import json
 import runpy
 from pathlib import Path
 
@@ -73,11 +72,17 @@ def test_the_pointing_game_counts_maps_whose_peak_is_near_the_lesion():
     assert module["hits"](maps[:, None], near) == 2
 
 
-def test_the_table_of_the_pointing_game_is_printed_from_its_file(capsys, monkeypatch, tmp_path):
+def test_the_table_of_the_pointing_game_is_printed_from_its_file():
     row = {"called_lesion": 60, "saliency": 40, "integrated_gradients": 20, "gradcam": 80}
-    found = {"n": 80, "chance": 0.031, "models": {"pgd": {"clean": row, "attacked": row | {"saliency": 0}}}}
-    text = script("medical/pointing.py")["table"](json.loads(json.dumps(found)))
+    found = {
+        "n": 80,
+        "chance": 0.031,
+        "brightest": 76,
+        "models": {"pgd": {"clean": row, "attacked": row | {"saliency": 0}}},
+    }
+    text = script("medical/pointing.py")["table"](found)
     assert "| `pgd` | clean | 75% [65, 83] | 50% [39, 61] |" in text
+    assert "| brightest pixel | clean |  | 95% [88, 98] |" in text
     assert "| chance |  |  | 3.1% | 3.1% | 3.1% |" in text
 
 

@@ -58,30 +58,47 @@ def test_autocast():
             assert (a @ a).dtype == dtype
 
 
-BACKENDS = (
-    torch.backends.cudnn.conv,
-    torch.backends.cuda.matmul,
-    torch.backends.mkldnn.conv,
-    torch.backends.mkldnn.matmul,
-)
+CUDA, CUDNN = torch.backends.cuda, torch.backends.cudnn
 
 
-@pytest.mark.parametrize("asked", ["highest", "high", "medium"])
-def test_fp32_is_exact_inside_and_what_it_was_outside(asked):
-    torch.set_float32_matmul_precision(asked)
+def asked_for_tf32():
+    return CUDA.matmul.fp32_precision == "tf32", CUDNN.conv.fp32_precision == "tf32"
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+@pytest.mark.parametrize("convolutions", [True, False])
+def test_fp32_is_exact_inside_and_what_it_was_outside(precision, convolutions):
+    def state():  # each of these fails where the older and the newer switches disagree
+        return torch.get_float32_matmul_precision(), CUDNN.allow_tf32, CUDA.matmul.allow_tf32, *asked_for_tf32()
+
+    torch.set_float32_matmul_precision(precision)
+    CUDNN.allow_tf32 = convolutions
     try:
-        before = [backend.fp32_precision for backend in BACKENDS]
-        assert "tf32" in before  # CUDA's default for convolutions
-        inside = []
-        with contextlib.suppress(ZeroDivisionError), exact_fp32():
-            inside = [backend.fp32_precision for backend in BACKENDS]
+        before = state()
+        with contextlib.suppress(ZeroDivisionError), exact_fp32(), exact_fp32():
+            inside = state()
             raise ZeroDivisionError
-        assert inside == ["ieee"] * 4
-        assert [backend.fp32_precision for backend in BACKENDS] == before
-        assert torch.backends.cudnn.allow_tf32  # the older switches can still be read
-        assert torch.get_float32_matmul_precision() == asked
+        assert inside == ("highest", False, False, False, False)
+        assert (
+            state() == before == (precision, convolutions, precision != "highest", precision != "highest", convolutions)
+        )
     finally:
         torch.set_float32_matmul_precision("highest")
+        CUDNN.allow_tf32 = True
+
+
+def test_fp32_is_exact_inside_where_the_newer_switches_were_used():
+    CUDA.matmul.fp32_precision = "tf32"
+    try:
+        with pytest.raises(RuntimeError, match="mix of the legacy and new API"):
+            torch.get_float32_matmul_precision()
+        with exact_fp32():
+            assert asked_for_tf32() == (False, False)
+        assert asked_for_tf32() == (True, True)
+    finally:
+        CUDA.matmul.fp32_precision = "none"
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert CUDNN.allow_tf32
 
 
 def test_batch_sizes():
