@@ -130,14 +130,14 @@ CONTESTANTS: dict[str, Callable[..., Result]] = {
     "robustcls, compiled": partial(robustcls, compile=True),
     "robustcls, CUDA graphs": partial(robustcls, compile=True, cuda_graphs=True),
 }
+NORMS_OF = {TORCHATTACKS: ("linf",)}  # of those that do not take every norm
 ON_CUDA = ("robustcls, compiled", "robustcls, CUDA graphs")
 
 
 def contestants_of(norm: str, device: torch.device) -> tuple[list[str], list[str]]:
     """Those that take part at this norm and on this device, and the packages that would if they were installed."""
-    asked = [name for name in CONTESTANTS if name not in ON_CUDA or device.type == "cuda"]
-    if norm != "linf":
-        asked.remove(TORCHATTACKS)
+    able = [name for name in CONTESTANTS if norm in NORMS_OF.get(name, (norm,))]
+    asked = [name for name in able if name not in ON_CUDA or device.type == "cuda"]
     missing = [name for name in asked if name == TORCHATTACKS and importlib.util.find_spec(name) is None]
     return [name for name in asked if name not in missing], missing
 
