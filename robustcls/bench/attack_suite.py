@@ -52,8 +52,7 @@ class Arena:
             "model": {key: getattr(record, key) for key in ("name", "sha256", "arch", "parameters")},
             "data": data | {"n": len(images), "sha256": images.sha256()},
             "threat": {"norm": self.threat.norm, "eps": self.threat.eps, "eps_text": self.threat.eps_text},
-            "classes": list(images.classes),
-            "input_size": list(images.pixels.shape[1:]),
+            "forward_flops": forward_flops(self.model, images.pixels.shape[1:]),
             "device": describe_device(torch.device(task["device"])),
             "threads": torch.get_num_threads(),
             "seed": task["seed"],
@@ -118,7 +117,7 @@ def run_attack_suite(
             raise InputError(f"no contestant of {contest} finished; {first}: {rows[first]['error']}")
         suite = {"contest": contest, "task": _public(task), "subject": arena.subject, "n": len(images)}
         if contest == "pgd":
-            flops = (2 * config.attack_steps + 2) * forward_flops(arena.model, images.pixels.shape[1:])
+            flops = (2 * config.attack_steps + 2) * arena.subject["forward_flops"]
             suite["fp32_limit_seconds"] = flops / rates["fp32"] * len(images)
         suites[NAMES.get(contest, contest)] = suite | {"missing": missing, "rows": rows, "rounds": rounds}
     return suites

@@ -11,11 +11,9 @@ import torch
 from robustcls.bench.attack_suite import run_attack_suite
 from robustcls.bench.attacking import EXACT
 from robustcls.bench.config import BASELINE, EVALUATIONS, BenchConfig
-from robustcls.bench.limits import forward_flops
 from robustcls.bench.turns import TurnError, take_turn
 from robustcls.bench.workloads import contestants_of, update_flops
 from robustcls.data.images import Images
-from robustcls.models.checkpoint import build
 
 AGREED = 0.3  # points of robust accuracy between any way of searching and exact fp32
 Result = dict[str, Any]
@@ -78,10 +76,8 @@ def run_evaluation(config: BenchConfig, task: Result, home: Path, suite: Result,
     for workload in config.evaluations:
         one = dataclasses.replace(config, contest=(EVALUATIONS[workload],), rounds=config.rounds or 1)
         (contest,) = run_attack_suite(one, task, home, rates, say).values()
-        size = contest["subject"]["input_size"]
-        forward = forward_flops(build(task["arch"], classes=contest["subject"]["classes"], input_size=size), size)
         for name, row in contest["rows"].items():
-            row["flop_per_second"] = _flop_per_second(contest["rounds"][name], forward)
+            row["flop_per_second"] = _flop_per_second(contest["rounds"][name], contest["subject"]["forward_flops"])
         suite[workload] = contest | {"agreement": agreement(contest["rows"], contest["n"])}
         save()
 

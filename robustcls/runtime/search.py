@@ -56,10 +56,8 @@ class SearchTwin(nn.Module):
             if id(twin_module) not in folded
             for source, twin in zip(_own_tensors(source_module), _own_tensors(twin_module), strict=True)
         ]
-        for (
-            layer,
-            _,
-        ) in pairs:  # tensors of its own, since another layer may share the weight; rounded once, not each pass
+        # Tensors of their own, for another layer may share the weight; rounded once, not at each pass.
+        for layer, _ in pairs:
             layer.weight = nn.Parameter(torch.empty_like(layer.weight, dtype=self._low), requires_grad=False)
             layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)), requires_grad=False)
         _replace(self.twin, {id(norm): nn.Identity() for _, norm in pairs})
