@@ -1,9 +1,12 @@
-"""What only a CUDA device can show: fp16, no waiting inside a step, the same recipe as on the CPU."""
+"""What only a CUDA device can show: fp16, no waiting inside a step, replayed attacks, verdicts without TF32."""
 
 import pytest
 import torch
 from test_every_combination import every_combination, nothing
 
+from robustcls.core.gradients import input_gradient
+from robustcls.runtime.device import exact_fp32
+from robustcls.runtime.search import Counted, SearchTwin
 from robustcls.training.loop import train
 
 pytestmark = pytest.mark.gpu
@@ -46,10 +49,37 @@ def test_nothing_inside_a_step_waits_for_the_device(objective, step, precision, 
             torch.cuda.set_sync_debug_mode("default")
 
 
-def test_compiled_training_learns_as_much(make_run):
+@pytest.mark.parametrize("how", [{"compile": True}, {"cuda_graphs": True}, {"compile": True, "cuda_graphs": True}])
+def test_compiled_training_learns_as_much(how, make_run):
     losses = []
-    for number, compiled in enumerate((False, True)):
-        run = make_run(str(number), compile=compiled, adv="pgd(steps=2)", **TRAINED)
+    for number, options in enumerate(({}, how)):
+        run = make_run(str(number), **options, adv="pgd(steps=2)", **TRAINED)
         train(run, nothing, nothing)
         losses.append(run.history[-1].train_loss)
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+def test_what_a_replayed_twin_gave_is_not_overwritten(make_run):
+    run = make_run(cuda_graphs=True, precision="fp32", **TRAINED)
+    plain = SearchTwin(run.model)
+    batches = list(zip(range(6), run.batches(), strict=False))
+    for _ in range(2):  # it is recorded in the first passes, then replayed
+        with exact_fp32():
+            found = [input_gradient(run.twin, x, y) for _, (x, y) in batches]
+            expected = [input_gradient(plain, x, y) for _, (x, y) in batches]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_a_verdict_is_fp32_though_convolutions_are_tf32_by_default():
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(64, 64, 3, padding=1)
+    model = torch.nn.Sequential(conv, torch.nn.Flatten(), torch.nn.Linear(64 * 64, 10))
+    x = torch.rand(8, 64, 8, 8)
+    expected = model.double()(x.double()).float()
+    model = model.float().cuda()
+    error = (Counted(model)(x.cuda()).cpu() - expected).abs().max()
+    with torch.no_grad():
+        by_default = (model(x.cuda()).cpu() - expected).abs().max()
+    assert error < 1e-5
+    assert error < by_default / 5
