@@ -1,32 +1,35 @@
-"""Two folders of 224-pixel images for the transfer-learning example: a source of eight classes, a small target of two.
+"""Two folders of images for the transfer-learning example: a source of eight classes, a small target of two at 224 pixels.
 
-python experiments/transfer/make_data.py CIFAR TARGET
+python experiments/transfer/make_data.py CIFAR FOLDER
 
-CIFAR: a folder with train/ and test/, each with a folder of images a class. They are enlarged (bicubic) to TARGET/source
-and TARGET/target: photographs of one's own would lie there in the same way.
+CIFAR: a folder with train/ and test/, each with a folder of images a class. FOLDER/source takes eight classes as they are;
+FOLDER/target some images of two others, enlarged (bicubic): photographs of one's own would lie there in the same way.
 """
 
 import random
+import shutil
 import sys
 from pathlib import Path
 
 from PIL import Image
 
 TARGET_CLASSES = ("automobile", "truck")
-COUNTS = {("source", "train"): 250, ("source", "test"): 25, ("target", "train"): 70, ("target", "test"): 200}  # a class
+COUNTS = {"train": 70, "test": 200}  # of each class of the target
 SIDE = 224
 
 
 def make(cifar: Path, folder: Path, seed: int = 0) -> None:
     """Raises FileNotFoundError where cifar has no train/ and test/."""
-    for split in ("train", "test"):
+    for split, count in COUNTS.items():
         for source in sorted(path for path in (cifar / split).iterdir() if path.is_dir()):
-            task = "target" if source.name in TARGET_CLASSES else "source"
             files = sorted(source.iterdir())
+            out = folder / ("target" if source.name in TARGET_CLASSES else "source") / split / source.name
+            if source.name not in TARGET_CLASSES:
+                shutil.copytree(source, out, dirs_exist_ok=True)
+                continue
             random.Random(f"{seed} {split} {source.name}").shuffle(files)
-            out = folder / task / split / source.name
             out.mkdir(parents=True, exist_ok=True)
-            for file in files[: COUNTS[task, split]]:
+            for file in files[:count]:
                 with Image.open(file) as image:
                     large = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
                 large.save(out / f"{file.stem}.jpg", quality=92)

@@ -32,13 +32,16 @@ def script(name):
     return runpy.run_path(str(EXPERIMENTS / name))
 
 
-def test_the_transfer_data_are_two_folders_at_224_pixels(cifar, tmp_path):
-    make = script("transfer/make_data.py")["make"]
-    make(cifar, tmp_path / "photos")
-    for task, classes in (("source", ("bird", "cat")), ("target", ("automobile", "truck"))):
+def test_the_transfer_data_are_small_ones_to_learn_from_and_large_ones_to_go_on_with(cifar, tmp_path):
+    script("transfer/make_data.py")["make"](cifar, tmp_path / "photos")
+    net = script("transfer/net.py")["pooled_vgg16"]
+    for task, classes, side in (("source", ("bird", "cat"), 32), ("target", ("automobile", "truck"), 224)):
         images = load_split(f"folder:{tmp_path / 'photos' / task}", "test")
         assert images.classes == classes
-        assert tuple(images.pixels.shape) == (6, 3, 224, 224)
+        assert tuple(images.pixels.shape) == (6, 3, side, side)
+        assert net(2, (3, side, side))(images.batch()[0]).shape == (6, 2)
+    one, other = (net(2, (3, side, side)).state_dict() for side in (32, 224))
+    assert {name: tensor.shape for name, tensor in one.items()} == {name: t.shape for name, t in other.items()}
 
 
 def test_the_lesions_are_where_the_masks_say_and_in_a_fifth_of_the_images(cifar, tmp_path):
