@@ -8,11 +8,12 @@
 # every step, its log, summary.json, and results.tar.gz with all of them but the weights. Needs no network, and no
 # installation: the package is taken from where this script lies.
 #
-# A step whose result is in OUT already is skipped, so a second call goes on; a step starts only while it fits in MINUTES
-# (25) from the call. One that fails or is cut leaves its log, and the next one goes on.
+# A step whose result is in OUT already is skipped, so a second call goes on. A step starts only while the seconds that it
+# should take, which are guessed, fit in MINUTES from the call, and is stopped when they are over. One that fails or is cut
+# leaves its log, and the next one goes on, unless it needs what is then missing.
 #
 # PYTHON=python3   which interpreter      DEVICE=cuda   or cpu, to try the script
-# MINUTES=25       for all steps          SCALE=full    or tiny: the same steps on almost nothing
+# MINUTES=25       for one call, whole    SCALE=full    or tiny: the same steps on almost nothing
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -20,21 +21,21 @@ PYTHON=${PYTHON:-python3}
 DEVICE=${DEVICE:-cuda}
 MINUTES=${MINUTES:-25}
 SCALE=${SCALE:-full}
-LIMIT=530 # seconds of a step; with the time to stop, under nine minutes
+LIMIT=530 # seconds of a step; with ten to stop, nine minutes
 
-# Name, seconds that it should take, the file that it leaves, what it tells.
+# Name, seconds that it should take, the file that it needs, the file that it leaves, what it tells.
 STEPS='
-correctness      200 correctness.xml       the tests marked gpu, and what robustcls doctor sees
-bench_vgg16      500 bench_vgg16.json      training and evaluation of VGG16 beside a plain loop and the peers installed
-record_first     530 record/last.pt        the record recipe, until the limit; its state is saved
-record_rest      200 record/ckpt.done      the same run to its end
-record_standard  400 record_standard.json  AutoAttack standard composition on 1,000 samples of it
-record_fast      100 record_fast.json      the suite fast on the same samples
-autoattack       500 autoattack.json       standard and fast beside the code of AutoAttack, time and verdict
-bench_resnet18   500 bench_resnet18.json   as bench_vgg16
-pgd10            530 pgd10.json            PGD-10 training of VGG16 for eight minutes, then fast
-modern           530 modern.json           experiments/seed/modern.toml, then PGD-20
-as_written       530 as_written.json       experiments/seed/as_written.toml for eight minutes, then PGD-20
+correctness      200 -                correctness.xml       the tests marked gpu, and what robustcls doctor sees
+bench_vgg16      500 -                bench_vgg16.json      training and evaluation of VGG16 beside a plain loop and peers
+record_first     530 -                record/last.pt        the record recipe, until the limit; its state is saved
+record_rest      200 record/last.pt   record/ckpt.done      the same run to its end
+record_fast      60  record/ckpt.done record_fast.json      the suite fast on 1,000 samples of it
+record_standard  200 record/ckpt.done record_standard.json  AutoAttack standard composition on the same samples
+autoattack       400 record/ckpt.done autoattack.json       standard and fast beside the code of AutoAttack
+bench_resnet18   500 -                bench_resnet18.json   as bench_vgg16
+pgd10            500 -                pgd10.json            PGD-10 training of VGG16 for seven minutes, then fast
+modern           500 -                modern.json           experiments/seed/modern.toml for seven minutes, then PGD-20
+as_written       500 -                as_written.json       experiments/seed/as_written.toml, likewise
 '
 
 if [ "$SCALE" = tiny ]; then
@@ -57,14 +58,18 @@ attack() { # run folder, result, attacks
         --data-note "CIFAR-10, from $(basename "$ARCHIVE")" "${@:3}"
 }
 
-bench() { # result, suite, further options
-    robustcls bench --suite "$2" --data folder:data --device "$DEVICE" --out "$1" "${@:3}"
+bench() { # result, suite, further options; what a cut one has measured stays under another name
+    local part=${1%.json}_partial.json
+    robustcls bench --suite "$2" --data folder:data --device "$DEVICE" --out "$part" "${@:3}"
+    mv "$part" "$1"
 }
 
 step_correctness() {
     robustcls doctor >doctor.txt
-    local status=0
-    "$PYTHON" -m pytest "$ROOT/tests" -c "$ROOT/pyproject.toml" --rootdir "$ROOT" -m gpu -p no:cacheprovider \
+    local files status=0
+    "$PYTHON" -c "import torch; torch.empty(1, device='$DEVICE')" # without a card every test below is skipped
+    mapfile -t files < <(grep -rl --include='*.py' 'mark\.gpu' "$ROOT/tests")
+    "$PYTHON" -m pytest "${files[@]}" -c "$ROOT/pyproject.toml" --rootdir "$ROOT" -m gpu -p no:cacheprovider \
         --junitxml=correctness.xml || status=$?
     [ "$status" -eq 0 ] || { mv correctness.xml correctness_failed.xml && return "$status"; }
 }
@@ -72,8 +77,8 @@ step_bench_vgg16() { bench bench_vgg16.json cuda --arch vgg16 ${BENCH[@]+"${BENC
 step_bench_resnet18() { bench bench_resnet18.json cuda --arch resnet18 ${BENCH[@]+"${BENCH[@]}"}; }
 step_record_first() { train record record/vgg16.toml; }
 step_record_rest() { robustcls train --resume record && touch record/ckpt.done; }
-step_record_standard() { attack record record_standard.json --suite standard; }
 step_record_fast() { attack record record_fast.json --suite fast; }
+step_record_standard() { attack record record_standard.json --suite standard; }
 step_autoattack() { bench autoattack.json attack --contest autoattack --model record/ckpt.pt --n "$CONTEST_N"; }
 step_pgd10() { train_then_attack pgd10 record/vgg16_pgd10.toml --suite fast; }
 step_modern() { train_then_attack modern seed/modern.toml --attack "pgd(steps=20)"; }
@@ -95,43 +100,43 @@ unpack() {
     mv "$(dirname "$train")" data
 }
 
-run() { # name, seconds
-    local name=$1 started status=0 ended
+run() { # name, its file, seconds that are left
+    local name=$1 limit=$(($3 < LIMIT ? $3 : LIMIT)) started status=0
     started=$(date +%s)
     (
         export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-        export ROOT PYTHON DEVICE ARCHIVE N CONTEST_N
-        timeout --signal TERM --kill-after 20 "$LIMIT" "$BASH" "$ROOT/experiments/cuda/run.sh" --step "$name"
+        export PYTHON DEVICE SCALE ARCHIVE
+        timeout --signal TERM --kill-after 10 "$limit" "$BASH" "$ROOT/experiments/cuda/run.sh" --step "$name"
     ) >"$name.log" 2>&1 || status=$?
-    ended=$(date +%s)
     case $name:$status in
     *:0) status='done' ;;
-    record_first:130 | record_first:124) status="cut, its state is saved" ;;
-    *:124 | *:137) status="cut at $LIMIT s" ;;
+    record_first:124 | record_rest:124) status="cut at $limit s, record_rest goes on" ;;
+    *:124 | *:137) status="cut at $limit s" ;;
     *) status="failed with status $status" ;;
     esac
-    echo "$name: $status, $((ended - started)) s"
-    printf '%s\t%s\t%s\n' "$name" "$status" "$((ended - started))" >>steps.tsv
+    tell "$name" "$status" $(($(date +%s) - started)) "$2"
+}
+
+tell() { # name, status, seconds, file
+    echo "$1: $2, $3 s"
+    printf '%s\t%s\t%s\t%s\n' "$@" >>steps.tsv
 }
 
 summarise() {
     "$PYTHON" - "$ROOT" "$DEVICE" <<'PY'
 import json, platform, subprocess, sys
+from importlib.metadata import version
 from pathlib import Path
 
 root, device = sys.argv[1:]
-summary = {"steps": {}, "python": platform.python_version(), "device": "cpu"}
+summary = {"steps": {}, "python": platform.python_version(), "torch": version("torch"), "device": "cpu"}
 for line in Path("steps.tsv").read_text().splitlines():
-    name, status, seconds = line.split("\t")
-    summary["steps"][name] = {"status": status, "seconds": int(seconds)}
-try:
+    name, status, seconds, file = line.split("\t")
+    summary["steps"][name] = {"status": status, "seconds": int(seconds), "file": file if Path(file).exists() else None}
+if device != "cpu":
     import torch
 
-    summary["torch"] = torch.__version__
-    if device != "cpu":
-        summary["device"] = torch.cuda.get_device_name()
-except Exception as error:
-    summary["device"] = f"{type(error).__name__}: {error}"
+    summary["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
 commit = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True)
 summary["commit"] = commit.stdout.strip()
 Path("summary.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -145,22 +150,29 @@ main() {
     ARCHIVE=$(realpath "$1")
     mkdir -p "$2" && cd "$2"
     [ -f "$ARCHIVE" ] || { echo "no archive $1: give CIFAR-10 as a tar of train/ and test/" >&2 && exit 2; }
-    local wanted=" ${*:3} " began name seconds result
-    began=$(date +%s)
+    local wanted=" ${*:3} " end left name seconds needs result
+    for name in "${@:3}"; do
+        grep -q "^$name " <<<"$STEPS" || { echo "no step $name: $0 --list names them" >&2 && exit 2; }
+    done
+    end=$(($(date +%s) + MINUTES * 60))
     touch steps.tsv
     unpack
-    while read -r name seconds result _; do
+    while read -r name seconds needs result _; do
         [ -n "$name" ] || continue
         [ "$wanted" = "  " ] || [[ $wanted == *" $name "* ]] || continue
-        if [ -e "$result" ] || { [ "$name" = record_first ] && [ -e record/ckpt.done ]; }; then
+        left=$((end - $(date +%s)))
+        if [ -e "$result" ]; then
             echo "$name: in OUT already"
-        elif [ $(($(date +%s) - began + seconds)) -gt $((MINUTES * 60)) ]; then
-            echo "$name: left for another call, it takes $seconds s"
+        elif [ "$needs" != - ] && [ ! -e "$needs" ]; then
+            tell "$name" "skipped, needs $needs" 0 "$result"
+        elif [ "$left" -lt "$seconds" ]; then
+            tell "$name" "left for another call, should take $seconds s" 0 "$result"
         else
-            run "$name"
+            run "$name" "$result" "$left"
             summarise
         fi
     done <<<"$STEPS"
+    summarise
 }
 
 case ${1:-} in

@@ -48,7 +48,7 @@ def test_every_step_is_listed_and_written():
     assert {f"step_{name}" for name in listed} == set(written)
     seconds = [int(line.split()[1]) for line in run("--list").stdout.splitlines()]
     assert max(seconds) <= 540
-    assert sum(seconds[:5]) / 60 <= 31  # what the issue of a borrowed half hour asks for
+    assert sum(seconds[:5]) <= 25 * 60  # of one call: as far as the first figure of the record
 
 
 @pytest.mark.slow
@@ -71,13 +71,30 @@ def test_the_record_in_two_calls_on_a_tiny_archive(archive, tmp_path):
     assert not any(name.endswith(".pt") for name in names)
 
 
-def test_what_fails_is_told_and_the_next_step_goes_on(archive, tmp_path):
-    found = run(archive, tmp_path, "record_standard", "record_rest")  # there is no run yet
-    assert found.returncode == 0
-    assert "record_standard: failed with status 2" in found.stdout
-    assert "record_rest: failed with status 2" in found.stdout
-    late = run(archive, tmp_path, "record_fast", MINUTES="1")
-    assert "record_fast: left for another call" in late.stdout
+def test_a_step_fails_and_the_others_wait_for_it_and_for_their_time(archive, tmp_path):
+    (tmp_path / "record").mkdir()
+    (tmp_path / "record" / "last.pt").write_text("of no run")
+    found = run(archive, tmp_path, "record_rest", "record_fast", "bench_vgg16", MINUTES="4")
+    assert found.returncode == 0, found.stderr
+    assert "last.pt" in (tmp_path / "record_rest.log").read_text()
+    steps = json.loads((tmp_path / "summary.json").read_text())["steps"]
+    assert {name: (step["status"], step["file"]) for name, step in steps.items()} == {
+        "record_rest": ("failed with status 2", None),
+        "record_fast": ("skipped, needs record/ckpt.done", None),
+        "bench_vgg16": ("left for another call, should take 500 s", None),
+    }
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_tests_that_were_all_skipped_are_no_correctness(archive, tmp_path):
+    found = run(archive, tmp_path, "correctness", DEVICE="cuda")
+    assert "correctness: failed with status 1" in found.stdout
+    assert not (tmp_path / "correctness.xml").exists()
+
+
+def test_a_step_that_is_not_known(archive, tmp_path):
+    found = run(archive, tmp_path, "record_frist")
+    assert (found.returncode, "no step record_frist" in found.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("arguments", [[], ["nowhere.tar"], ["nowhere.tar", "out"]])

@@ -240,14 +240,17 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
+def small_classifier():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 5))
+    return Classifier(net, classes="abcde", input_size=(3, 32, 32)).eval()
+
+
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_compiled_twin_takes_every_size_without_compiling_again(x):
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 5)
-    )
-    twin = make_search_model(model.eval(), "fp32", x, compiled=True)
+    model = small_classifier()
+    twin = make_search_model(model, "fp32", x, compiled=True)
     assert isinstance(twin, SearchTwin)
     assert twin.forwards == 0
     labels = torch.arange(6) % 5
@@ -272,11 +275,8 @@ def test_a_twin_that_cannot_be_compiled_is_refused(vgg, x, monkeypatch):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_what_a_replayed_twin_gave_is_kept(x):
     """As with CUDA graphs, whose next replay overwrites its outputs; the CPU has none, but the same code runs."""
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 5)
-    )
-    twin = SearchTwin(model.eval(), x=x[:1])
+    model = small_classifier()
+    twin = SearchTwin(model)
     twin.compile_twin(cuda_graphs=True)
     labels = torch.arange(6) % 5
     first = input_gradient(twin, x, labels)
