@@ -40,7 +40,7 @@ as_written       500 -                as_written.json       experiments/seed/as_
 
 if [ "$SCALE" = tiny ]; then
     SMALL=(--arch "vgg16(width=0.05)" --limit-train 200 --val-n 20 --batch-size 20 --epochs 2 --minutes 0)
-    BENCH=(--updates 4 --n 10 --batch-size 10 --attack-steps 2 --arch "vgg16(width=0.05)")
+    BENCH=(--updates 4 --n 10 --batch-size 10 --arch "vgg16(width=0.05)")
     N=10 CONTEST_N=10
 else
     SMALL=() BENCH=() N=1000 CONTEST_N=2000

@@ -101,7 +101,7 @@ def in_batches(
     strike = make(model, x, threat, task)
     if warm_up:
         strike(x[:8], y[:8])
-    size = resolve_batch_size("auto", x.shape[1:], x.device)
+    size = batch_size_of(task, x)
     started, examples, stands = time.perf_counter(), [], []
     for images, labels in zip(x.split(size), y.split(size), strict=True):
         with torch.no_grad():
@@ -111,6 +111,11 @@ def in_batches(
             stands.append((right & (model(x_adv).argmax(1) == labels)).cpu())
         examples.append(x_adv)
     return Answer(time.perf_counter() - started, torch.cat(examples), torch.cat(stands))
+
+
+def batch_size_of(task: Task, x: Tensor) -> int:
+    """The same for all that do not bring one of their own."""
+    return resolve_batch_size(task["batch_size"], x.shape[1:], x.device)
 
 
 def plain(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task) -> Strike:
@@ -146,7 +151,7 @@ def art(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task) -> Strike:
     made = ProjectedGradientDescent(
         _art_classifier(model, x), norm=_art_norm(threat), eps=threat.eps, max_iter=task["steps"],
         eps_step=min(_step_size(threat, task), threat.eps),  # it takes no longer ones
-        num_random_init=1, batch_size=resolve_batch_size("auto", x.shape[1:], x.device), verbose=False,
+        num_random_init=1, batch_size=batch_size_of(task, x), verbose=False,
     )  # fmt: skip
     return _on_arrays(made)
 
@@ -157,7 +162,7 @@ def art_autoattack(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task)
 
     made = AutoAttack(
         _art_classifier(model, x), norm=_art_norm(threat), eps=threat.eps, eps_step=2 * threat.eps,
-        batch_size=resolve_batch_size("auto", x.shape[1:], x.device),
+        batch_size=batch_size_of(task, x),
     )  # fmt: skip
     return _on_arrays(made)
 

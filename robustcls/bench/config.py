@@ -72,6 +72,12 @@ class BenchConfig(RuntimeOptions):
         for contest in self.contest:
             if contest not in (*CONTESTS, "all"):
                 raise unknown("contest", contest, (*CONTESTS, "all"))
+        if self.suite == "cuda" and self.attack_steps != 20:
+            raise InputError(f"--attack-steps {self.attack_steps}: the suite cuda measures pgd20, so leave it out")
+        if self.suite == "cuda" and self.model and not self.arch:
+            raise InputError(f"--model {self.model} is one architecture: give its --arch to the suite cuda")
+        if self.suite != "cuda" and self.workload:
+            raise InputError(f"--workload {self.workload[0]} belongs to --suite cuda: add that, or leave it out")
         for workload in self.workload:
             if workload not in (*TRAININGS, *EVALUATIONS):
                 raise unknown("workload", workload, (*TRAININGS, *EVALUATIONS))

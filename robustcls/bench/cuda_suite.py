@@ -13,6 +13,7 @@ from robustcls.bench.attacking import EXACT
 from robustcls.bench.config import BASELINE, EVALUATIONS, BenchConfig
 from robustcls.bench.turns import TurnError, take_turn
 from robustcls.bench.workloads import contestants_of, update_flops
+from robustcls.core.errors import InputError
 from robustcls.data.images import Images
 
 AGREED = 0.3  # points of robust accuracy between any way of searching and exact fp32
@@ -75,7 +76,12 @@ def run_evaluation(config: BenchConfig, task: Result, home: Path, suite: Result,
     """Fills suite: the contests of the attack suite on one model, with what arithmetic they needed and whether they agree."""
     for workload in config.evaluations:
         one = dataclasses.replace(config, contest=(EVALUATIONS[workload],), rounds=config.rounds or 1)
-        (contest,) = run_attack_suite(one, task, home, rates, say).values()
+        try:
+            (contest,) = run_attack_suite(one, task, home, rates, say).values()
+        except InputError as failure:  # nobody finished
+            suite[workload] = {"error": str(failure)}
+            save()
+            continue
         for name, row in contest["rows"].items():
             row["flop_per_second"] = _flop_per_second(contest["rounds"][name], contest["subject"]["forward_flops"])
         suite[workload] = contest | {"agreement": agreement(contest["rows"], contest["n"])}

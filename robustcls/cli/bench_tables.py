@@ -166,7 +166,10 @@ def _cuda_training(arch: str, suite: dict[str, Any], show: Show, rate: float) ->
 
 def _cuda_evaluations(suite: dict[str, Any], show: Show, rate: float) -> list[str]:
     parts = []
-    for contest in suite.values():
+    for workload, contest in suite.items():
+        if "error" in contest:
+            parts.append(wrap(f"{workload}: {contest['error']}"))
+            continue
         needed = [
             f"{name}: {row['flop_per_second'] / 1e12:.2f} TFLOP/s, {row['flop_per_second'] / rate:.0%} of the matrix product's"
             for name, row in contest["rows"].items()
@@ -174,10 +177,11 @@ def _cuda_evaluations(suite: dict[str, Any], show: Show, rate: float) -> list[st
         ]
         found = contest["agreement"]
         points = ", ".join(f"{name} {value:+.2f}" for name, value in found["points"].items() if value is not None)
+        compiled = ["compiled: with the time of compiling"] * ("robustcls, compiled" in contest["rows"])
         agreed = f"agreement with exact fp32 within {found['limit']} points: {found['status']}; " + (
             found.get("reason") or f"{points} on {found['n']} samples"
         )
-        parts.append("\n".join([attack(contest, show), *(wrap(line) for line in (*needed, agreed))]))
+        parts.append("\n".join([attack(contest, show), *(wrap(line) for line in (*needed, *compiled, agreed))]))
     return parts
 
 

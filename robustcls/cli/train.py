@@ -1,6 +1,7 @@
 """`robustcls train`."""
 
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
     from robustcls.training.run import Run
     from robustcls.training.saved import new_folder, read_last, restore_state, save_config, save_last
 
+    began = time.perf_counter()
     keep_freed_memory()
     world = join_world()
     if resume:
@@ -85,7 +87,7 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
     else:
         rehearse(run)
         if config.minutes:
-            fit_epochs(run)
+            fit_epochs(run, began)
     if dry_run:
         estimated = estimate(run)  # by all processes
         if world.first:
@@ -166,6 +168,11 @@ def configure(flags: Mapping[str, Any], file: Mapping[str, Any]) -> TrainConfig:
     if chosen.get("norm") not in (None, defaults.get("norm")):
         defaults.pop("eps", None)
     config = resolve(TrainConfig, defaults, file, flags)
+    for given in (flags, file):
+        if given.get("minutes") and "epochs" in given:
+            raise InputError(f"--minutes {given['minutes']:g} chooses the epochs: leave out --epochs")
+    if "epochs" in flags and "minutes" not in flags:
+        config.minutes = 0.0
     if not config.is_adversarial and chosen.get("adv") not in (None, "none"):
         raise InputError(f"objective {config.objective} makes no attack: leave out --adv {chosen['adv']}")
     if config.makes_examples and chosen.get("adv") not in (None, "none"):

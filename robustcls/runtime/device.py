@@ -79,33 +79,29 @@ def exact_fp32() -> Iterator[None]:
 
 
 def _multiply_exactly() -> Callable[[], None]:
-    """Gives what restores it. PyTorch has two sets of switches, and where both were used it fails at the next product.
+    """Gives what restores it. PyTorch has two sets of switches, and where they disagree it fails at the next product.
 
-    So the set is used that can be read: the newer one only where somebody has used it.
+    So the older ones are set too, unless they cannot be read because somebody has used the newer.
     """
     cuda: Any = torch.backends.cuda
     cudnn: Any = torch.backends.cudnn
+    onednn: Any = torch.backends.mkldnn
+    backends = (cuda.matmul, cudnn.conv, cudnn.rnn, onednn.matmul)
+    newer = [backend.fp32_precision for backend in backends]
     try:
-        products, convolutions = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+        older = torch.get_float32_matmul_precision(), cudnn.allow_tf32
     except RuntimeError:
-        backends = (cuda.matmul, cudnn.conv, cudnn.rnn)
-        before = [backend.fp32_precision for backend in backends]
-        for backend in backends:
-            backend.fp32_precision = "ieee"
+        older = None
 
-        def restore() -> None:
-            for backend, precision in zip(backends, before, strict=True):
-                backend.fp32_precision = precision
+    def set_all(older: tuple[str, bool] | None, newer: Sequence[str]) -> None:
+        if older:
+            torch.set_float32_matmul_precision(older[0])
+            cudnn.allow_tf32 = older[1]
+        for backend, precision in zip(backends, newer, strict=True):
+            backend.fp32_precision = precision
 
-        return restore
-    torch.set_float32_matmul_precision("highest")
-    cudnn.allow_tf32 = False
-
-    def restore_older() -> None:
-        torch.set_float32_matmul_precision(products)
-        cudnn.allow_tf32 = convolutions
-
-    return restore_older
+    set_all(older and ("highest", False), ["ieee"] * len(backends))
+    return lambda: set_all(older, newer)
 
 
 def describe_device(device: torch.device) -> str:

@@ -128,7 +128,10 @@ def scale_gradients(x: Tensor, logits: Tensor) -> None:
 
 
 class Counted(nn.Module):
-    """A model that counts the images passing forward and backward: fp32 images, left as they are, to fp32 logits."""
+    """A model that counts the images passing forward and backward: fp32 images, left as they are, to fp32 logits.
+
+    Logits are those of exact fp32; a gradient that is taken afterwards is of the precision that PyTorch is set to.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

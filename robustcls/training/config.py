@@ -28,7 +28,7 @@ class TrainConfig(DataOptions, ThreatOptions, RuntimeOptions, CompileOption):
     step: str = option("once", "Who owns the update: once, free(replays=4), awp(gamma=0.005).", metavar="SPEC")
     epochs: int = option(30, "Passes over the training images.")
     minutes: float = option(
-        0.0, "Instead: as many passes as fit in this time, as the first updates tell it; 0 for none."
+        0.0, "Instead: as many passes as fit in this time from the start, as the first updates tell it; 0 for none."
     )
     optimizer: Literal["sgd", "adamw"] = option("sgd", "SGD with Nesterov momentum, or AdamW.")
     lr: float = option(0.1, "Peak learning rate.")

@@ -70,8 +70,12 @@ def measure_cost(run: Run) -> Cost:
     )
 
 
-def fit_epochs(run: Run) -> None:
-    """Sets the run's epochs to what config.minutes hold, with validation; at least one. All processes must call it."""
-    seconds = run.world.gather(measure_cost(run).epoch_seconds)[0]
-    run.config.epochs = max(1, int(60 * run.config.minutes / seconds))
+def fit_epochs(run: Run, began: float) -> None:
+    """Sets the run's epochs to what is left of config.minutes, with validation; at least one. All processes must call it.
+
+    began: when the time started, by time.perf_counter(). Reading data, compiling and this measurement count too.
+    """
+    seconds = measure_cost(run).epoch_seconds
+    left = 60 * run.config.minutes - (time.perf_counter() - began)
+    run.config.epochs = run.world.gather(max(1, int(left / seconds)))[0]
     run.config.minutes = 0.0  # so that the configuration that is written gives this run again

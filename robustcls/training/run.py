@@ -63,6 +63,8 @@ class Run:
         if config.deterministic:
             make_deterministic()
         self.device = resolve_device(config.device)
+        if config.cuda_graphs and self.device.type != "cuda":
+            raise InputError("--cuda-graphs needs a CUDA device: leave it out")
         self.precision = resolve_precision(config.precision, self.device)
         self.threat = ThreatModel(config.norm, parse_eps(config.eps))  # type: ignore[arg-type]
         self.train, self.val = train.to(self.device), val.to(self.device)

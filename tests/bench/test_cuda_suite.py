@@ -13,6 +13,8 @@ from robustcls.bench.config import BASELINE
 from robustcls.bench.cuda_suite import _training_rows, agreement
 from robustcls.bench.limits import forward_flops
 from robustcls.bench.workloads import plain_loss, take_workloads, update_flops
+from robustcls.cli.bench_tables import cuda
+from robustcls.cli.console import table
 from robustcls.cli.main import main
 from robustcls.core.threat import ThreatModel
 from robustcls.data.splits import choose, load_split
@@ -111,7 +113,7 @@ def test_the_suite_on_the_cpu(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "net.py").write_text(NET, encoding="utf-8")
-    arguments = "bench --suite cuda --arch vgg16(width=0.05) --updates 4 --batch-size 16 --n 10 --attack-steps 2"
+    arguments = "bench --suite cuda --arch vgg16(width=0.05) --updates 4 --batch-size 16 --n 10"
     arguments += " --model net:small --workload clean --workload pgd20 --out bench.json"
     with pytest.raises(SystemExit) as stop:
         main(arguments.split())
@@ -149,3 +151,24 @@ def test_a_file_that_is_no_bench_is_refused_in_a_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["bench", str(tmp_path / "empty.json"), "--n", "3"])
     assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--suite cuda --attack-steps 3", "measures pgd20"),
+        ("--suite cuda --model m.pt", "give its --arch"),
+        ("--suite train --workload clean", "belongs to --suite cuda"),
+        ("--suite cuda --workload pgd", "did you mean"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(arguments, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", *arguments.split()])
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_contest_that_nobody_finishes_is_told_in_its_place():
+    failed = {"a": {"training": {}, "evaluation": {"pgd20": {"error": "no contestant of pgd finished"}}}}
+    assert cuda(failed, table, 1e9) == "pgd20: no contestant of pgd finished"

@@ -8,6 +8,7 @@ import torch
 
 from robustcls.cli.train import command, configure
 from robustcls.core.config import read_toml, resolve, to_toml
+from robustcls.core.errors import InputError
 from robustcls.data.images import Images
 from robustcls.data.splits import load_training_data
 from robustcls.training.config import TrainConfig
@@ -226,10 +227,10 @@ def flags_of(values):
     return arguments
 
 
-@pytest.mark.parametrize("left_out", ["ema", "swa"])  # one excludes the other
+@pytest.mark.parametrize("left_out", [("ema", "minutes"), ("swa", "minutes")])  # others exclude them
 def test_every_option_can_be_set_from_a_file_and_from_flags(left_out, tmp_path):
     assert VALUES.keys() == {field.name for field in dataclasses.fields(TrainConfig)}
-    values = {name: value for name, value in VALUES.items() if name != left_out}
+    values = {name: value for name, value in VALUES.items() if name not in left_out}
     wanted = TrainConfig(**values)
     plain = TrainConfig()
     same = [name for name in values if getattr(wanted, name) == getattr(plain, name)]
@@ -251,8 +252,19 @@ def test_every_option_can_be_set_from_a_file_and_from_flags(left_out, tmp_path):
 
 @pytest.mark.parametrize("name", VALUES)
 def test_a_flag_wins_over_the_file(name):
-    if name == "swa":
+    if name == "minutes":
+        file, flags = {"epochs": 5}, {"minutes": 2.5}
+    elif name == "epochs":
+        file, flags = {"minutes": 5.0}, {"epochs": 17}
+        assert configure(flags, file).minutes == 0
+    elif name == "swa":
         file, flags = {"swa": 0.2}, {"swa": 0.7}
     else:
         file, flags = {**dataclasses.asdict(TrainConfig()), "objective": None, "eps": "0.1"}, {name: VALUES[name]}
     assert getattr(configure(flags, file), name) == VALUES[name]
+
+
+def test_minutes_and_epochs_from_one_source_are_refused():
+    for flags, file in (({"minutes": 1.0, "epochs": 3}, {}), ({}, {"minutes": 1.0, "epochs": 3})):
+        with pytest.raises(InputError, match="--minutes 1 chooses the epochs"):
+            configure(flags, file)

@@ -87,6 +87,23 @@ def test_fp32_is_exact_inside_and_what_it_was_outside(precision, convolutions):
         CUDNN.allow_tf32 = True
 
 
+def test_every_switch_is_what_it_was_and_a_later_one_for_all_is_no_exception():
+    backends = (CUDA.matmul, CUDNN.conv, CUDNN.rnn, torch.backends.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    with exact_fp32():
+        pass
+    assert [backend.fp32_precision for backend in backends] == before
+    CUDNN.allow_tf32 = False  # leaves convolutions to the switch for all
+    torch.backends.fp32_precision = "tf32"
+    try:
+        with exact_fp32():
+            assert asked_for_tf32() == (False, False)
+    finally:
+        torch.backends.fp32_precision = "none"
+        CUDNN.allow_tf32 = True
+    assert [backend.fp32_precision for backend in backends] == before
+
+
 def test_fp32_is_exact_inside_where_the_newer_switches_were_used():
     CUDA.matmul.fp32_precision = "tf32"
     try:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from robustcls.cli.main import main
+from robustcls.core.errors import InputError
 from robustcls.core.gradients import input_gradient
 from robustcls.models.checkpoint import restore
 from robustcls.runtime.search import SearchTwin, scale_gradients
@@ -505,13 +507,18 @@ def test_the_twin_scales_in_fp16_alone():
 def test_minutes_become_the_epochs_that_fit(make_run, monkeypatch):
     run = make_run(**TINIEST, minutes=1.0)
     before = values_of(run.model)
-    fit_epochs(run)
+    fit_epochs(run, time.perf_counter())
     assert run.config.epochs > 1  # an epoch takes well under a second here
     assert run.config.minutes == 0
     assert (run.epoch, run.batch) == (0, 0)
     assert same(before, values_of(run.model))
-    for minutes, epochs in ((1.0, 8), (0.01, 1)):
+    for minutes, spent, epochs in ((1.0, 0, 8), (1.0, 30, 4), (1.0, 90, 1), (0.01, 0, 1)):
         monkeypatch.setattr("robustcls.training.estimate.measure_cost", lambda _: SimpleNamespace(epoch_seconds=7.0))
         run.config.minutes = minutes
-        fit_epochs(run)
+        fit_epochs(run, time.perf_counter() - spent)
         assert run.config.epochs == epochs
+
+
+def test_cuda_graphs_need_cuda(make_run):
+    with pytest.raises(InputError, match="--cuda-graphs needs a CUDA device"):
+        make_run(**TINIEST, cuda_graphs=True)
