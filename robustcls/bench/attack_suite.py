@@ -32,6 +32,10 @@ PEERS = ("foolbox", "torchattacks", "adversarial-robustness-toolbox", "pyautoatt
 Turns = dict[str, list[dict[str, Any]]]
 
 
+class NobodyFinishedError(InputError):
+    """Every contestant of a contest failed; the message has the first one's error."""
+
+
 class Arena:
     """The model, the images and the files that the contestants of a bench share."""
 
@@ -114,7 +118,7 @@ def run_attack_suite(
         rows = {one.name: summarize(one, rounds, len(images)) for one in present}
         if all("seconds" not in row for row in rows.values()):
             first = next(iter(rows))
-            raise InputError(f"no contestant of {contest} finished; {first}: {rows[first]['error']}")
+            raise NobodyFinishedError(f"no contestant of {contest} finished; {first}: {rows[first]['error']}")
         suite = {"contest": contest, "task": _public(task), "subject": arena.subject, "n": len(images)}
         if contest == "pgd":
             flops = (2 * config.attack_steps + 2) * arena.subject["forward_flops"]

@@ -12,6 +12,7 @@ from robustcls.bench.attack_suite import run_attack_suite
 from robustcls.bench.config import BASELINE, BenchConfig
 from robustcls.bench.cuda_suite import run_evaluation, run_training
 from robustcls.bench.limits import copy_bandwidth, forward_flops, matrix_rates
+from robustcls.bench.subject import load_subject
 from robustcls.bench.training import EPOCHS
 from robustcls.bench.turns import TurnError, take_turn
 from robustcls.bench.workloads import TORCHATTACKS, contestants_of
@@ -100,6 +101,8 @@ def _training_task(config: BenchConfig, common: dict[str, Any], images: Images) 
 def _run_cuda_suite(config: BenchConfig, common, home: Path, result, suite, say: Say, save) -> None:
     full, _ = load_training_data(config.data, data_dir=config.data_dir, seed=config.seed)
     images = choose(full, TRAINING_IMAGES)
+    if config.model and config.evaluations:
+        load_subject(_subject(config, common, home, say), images)  # wrong input is told before minutes of training
     if config.trainings:
         task = _training_task(config, common, images)
         say(f"training: {config.updates} updates of {task['batch_size']} images")

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from robustcls.bench.attack_suite import run_attack_suite
+from robustcls.bench.attack_suite import NobodyFinishedError, run_attack_suite
 from robustcls.bench.attacking import EXACT
 from robustcls.bench.config import BASELINE, EVALUATIONS, BenchConfig
 from robustcls.bench.turns import TurnError, take_turn
 from robustcls.bench.workloads import contestants_of, update_flops
-from robustcls.core.errors import InputError
 from robustcls.data.images import Images
 
 AGREED = 0.3  # points of robust accuracy between any way of searching and exact fp32
@@ -78,7 +77,7 @@ def run_evaluation(config: BenchConfig, task: Result, home: Path, suite: Result,
         one = dataclasses.replace(config, contest=(EVALUATIONS[workload],), rounds=config.rounds or 1)
         try:
             (contest,) = run_attack_suite(one, task, home, rates, say).values()
-        except InputError as failure:  # nobody finished
+        except NobodyFinishedError as failure:
             suite[workload] = {"error": str(failure)}
             save()
             continue

@@ -2,9 +2,10 @@
 
 import atexit
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -86,6 +87,17 @@ def join_world() -> World:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     world = World(dist.get_rank(), dist.get_world_size())
     return replace(world, restarts=max(world.gather(restarts)))  # each node has its own count
+
+
+def end_process(status: int) -> NoReturn:
+    """Ends a process of torchrun that has done its work, at once.
+
+    On the way out of the interpreter a thread of PyTorch's can abort it ("terminate called without an active exception",
+    also after destroy_process_group), which torchrun takes for a failure of all.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _leave() -> None:

@@ -160,6 +160,7 @@ def test_a_file_that_is_no_bench_is_refused_in_a_line(tmp_path, capsys):
         ("--suite cuda --model m.pt", "give its --arch"),
         ("--suite train --workload clean", "belongs to --suite cuda"),
         ("--suite cuda --workload pgd", "did you mean"),
+        ("--suite cuda --model nowhere.pt --arch vgg16(width=0.05)", "no file nowhere.pt"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(arguments, words, capsys):

@@ -9,11 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ROOT / "experiments"
-MEASURED = [
-    path
-    for path in sorted(EXPERIMENTS.rglob("*.toml"))
-    if re.search(r"^# +reports/", path.read_text(encoding="utf-8"), re.MULTILINE)
-]
+RECIPES = [path for path in sorted(EXPERIMENTS.rglob("*.toml")) if path.name != "policy.toml"]
+MEASURED = [path for path in RECIPES if re.search(r"^# +reports/", path.read_text(encoding="utf-8"), re.MULTILINE)]
 
 
 def load(name):
@@ -41,6 +38,18 @@ def evidence(path):
     return text, named
 
 
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(EXPERIMENTS).as_posix())
+def test_a_header_gives_command_samples_and_machine_or_says_that_nothing_was_measured(path):
+    header = "".join(re.findall(r"^#.*\n", path.read_text(encoding="utf-8"), re.MULTILINE))
+    assert f"robustcls train --config {path.relative_to(ROOT).as_posix()}" in header
+    if path in MEASURED:
+        assert re.search(r"\d test images", header)
+        assert "AMD EPYC" in header
+    else:
+        assert "Meant for CUDA" in header
+        assert "Not measured yet" in header
+
+
 @pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.relative_to(EXPERIMENTS).as_posix())
 def test_the_figures_of_a_header_are_those_of_its_evaluation(path):
     text, named = evidence(path)
@@ -52,8 +61,14 @@ def test_the_figures_of_a_header_are_those_of_its_evaluation(path):
     assert shown
     if "bench" in named.parts:
         rows = json.loads(named.read_text())["suites"]["autoattack"]["rows"]
+        measured = {
+            "clean": rows["robustcls fast"]["clean_accuracy"],
+            "standard": rows["robustcls standard"]["robust_accuracy"],
+            "fast": rows["robustcls fast"]["robust_accuracy"],
+            "code": rows["pyautoattack standard"]["robust_accuracy"],  # "AutoAttack's own code"
+        }
         (figures,) = shown.values()
-        assert f"{100 * rows['robustcls fast']['clean_accuracy']:.1f}" == dict(figures)["clean"]
+        assert dict(figures) == {word: f"{100 * value:.1f}" for word, value in measured.items()}
         return
     for weights, figures in shown.items():
         prefix = {"average": "ema_", "last epoch": "raw_", "": ""}[weights]

@@ -38,7 +38,7 @@ import torch
 from tiny_run import tiny_run
 
 from robustcls.data.splits import load_training_data
-from robustcls.runtime.world import join_world
+from robustcls.runtime.world import end_process, join_world
 from robustcls.training.run import Run
 from robustcls.training.config import TrainConfig
 
@@ -53,6 +53,7 @@ x, y = next(iter(run.batches()))
 run.gradient(x, y, run.attack)
 if world.first:
     torch.save([parameter.grad for parameter in run.model.parameters()], sys.argv[1])
+end_process(0)
 """
 NO_NORM = """
 from torch import nn
