@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 from robustcls import Evaluation
+from robustcls.cli.console import markdown, with_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = {"ema": "average", "raw": "last epoch"}
@@ -23,17 +24,11 @@ def table(folder: Path) -> str:
         config = tomllib.loads((ROOT / "experiments" / folder.name / f"{recipe.name}.toml").read_text())
         for weights, words in WEIGHTS.items():
             pgd, fast = (Evaluation.load(recipe / f"{weights}_{suite}.json") for suite in ("pgd20", "fast"))
-            cells = [f"`{recipe.name}`", words, *map(percent, (fast.clean, pgd.robust, fast.robust))]
+            cells = [f"`{recipe.name}`", words, *map(with_interval, (fast.clean, pgd.robust, fast.robust))]
             cells += [str(config["epochs"]), f"{minutes:.1f}"]
             rows.append((-fast.robust.accuracy, -fast.clean.accuracy, cells))
     head = ["Recipe", "Weights", "Clean", "PGD-20", "`fast`", "Epochs", "Minutes on one core"]
-    lines = [head, ["---"] * len(head), *(cells for *_, cells in sorted(rows))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def percent(accuracy) -> str:
-    low, high = (100 * bound for bound in accuracy.ci95)
-    return f"{accuracy.accuracy:.1%} [{low:.1f}, {high:.1f}]"
+    return markdown(head, [cells for *_, cells in sorted(rows)])
 
 
 if __name__ == "__main__":

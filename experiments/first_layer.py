@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 import robustcls
 from robustcls.attacks.pgd import pgd
+from robustcls.cli.console import markdown
 from robustcls.core.gradients import input_gradient
 from robustcls.data.splits import choose, load_split
 from robustcls.runtime.search import SearchTwin
@@ -81,17 +82,13 @@ def compare(model: nn.Module, twins: dict[str, SearchTwin], threat, x: Tensor, y
 
 
 def table(found: dict) -> str:
-    lines = [
-        "| Model | eps | Search | Gradient signs as in fp32 | Loss | Accuracy under PGD-20 |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| `{name}` | {eps} | {search} | {row['signs_as_fp32']:.1%} | {row['loss']:.4f} | {row['accuracy']:.1%} |"
+    rows = [
+        [f"`{name}`", eps, search, f"{row['signs_as_fp32']:.1%}", f"{row['loss']:.4f}", f"{row['accuracy']:.1%}"]
         for name, radii in found["models"].items()
         for eps, rows in radii.items()
         for search, row in rows.items()
     ]
-    return "\n".join(lines)
+    return markdown(["Model", "eps", "Search", "Gradient signs as in fp32", "Loss", "Accuracy under PGD-20"], rows)
 
 
 if __name__ == "__main__":

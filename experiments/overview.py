@@ -7,22 +7,22 @@ import re
 from pathlib import Path
 
 from robustcls import Evaluation
+from robustcls.cli.console import markdown, with_interval
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 
 
 def table() -> str:
-    lines = ["| Experiment | What | Clean | Robust | n | Evidence |", "|---|---|---|---|---|---|"]
-    lines += [row(path) for path in sorted(HERE.rglob("*.toml")) if path.name != "policy.toml"]
-    return "\n".join(lines)
+    paths = [path for path in sorted(HERE.rglob("*.toml")) if path.name != "policy.toml"]
+    return markdown(["Experiment", "What", "Clean", "Robust", "n", "Evidence"], [row(path) for path in paths])
 
 
-def row(path: Path) -> str:
+def row(path: Path) -> list[str]:
     header = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     name = path.relative_to(HERE).as_posix()
     what = re.split(r" \(|\.(?: |$)", " ".join(header))[0]
-    return f"| [`{name.removesuffix('.toml')}`]({name}) | {what} | {' | '.join(measured(header))} |"
+    return [f"[`{name.removesuffix('.toml')}`]({name})", what, *measured(header)]
 
 
 def measured(header: list[str]) -> list[str]:
@@ -38,12 +38,7 @@ def measured(header: list[str]) -> list[str]:
         return ["in the contests below", "", "", link]
     found = Evaluation.load(file)
     attacks = found.robust.kind.removeprefix("upper bound: ")
-    return [percent(found.clean), f"{percent(found.robust)} `{attacks}`", f"{found.clean.total:,}", link]
-
-
-def percent(accuracy) -> str:
-    low, high = (100 * bound for bound in accuracy.ci95)
-    return f"{accuracy.accuracy:.1%} [{low:.1f}, {high:.1f}]"
+    return [with_interval(found.clean), f"{with_interval(found.robust)} `{attacks}`", f"{found.clean.total:,}", link]
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ python experiments/stability.py        # from reports/attribution_stability
 import sys
 from pathlib import Path
 
+from robustcls.cli.console import markdown
 from robustcls.core.records import Likeness, Measures, MethodMeasures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,13 +16,13 @@ ATTACKS = {"pgd": "PGD-20", "interpretation": "interpretation"}
 def table(folder: Path) -> str:
     """A row for each model, method and attack, in Markdown: medians and quartiles beside the noise of the same norm."""
     head = ["Model", "Method", "Attack", "Label", "n", "Spearman", "Top 5%", "SSIM", "Cosine", "Spearman under noise"]
-    lines = [head, ["---"] * len(head)]
+    lines: list[list[str]] = []
     for model in ("standard", "pgd"):
         files = {attack: Measures.load(folder / f"{model}_{attack}.json").explanations for attack in ATTACKS}
         for number in range(len(files["pgd"].methods)):
             for attack, found in files.items():
                 lines += [[f"`{model}`", *row] for row in rows(found.methods[number], ATTACKS[attack])]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown(head, lines)
 
 
 def rows(method: MethodMeasures, attack: str) -> list[list[str]]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import robustcls
+from robustcls.cli.console import markdown
 from robustcls.core.classifier import Classifier
 from robustcls.core.statistics import wilson
 from robustcls.data.splits import load_split
@@ -87,15 +88,14 @@ def hits(maps: Tensor, near: Tensor) -> int:
 
 def table(found: dict) -> str:
     head = ["Model", "Images", "Called lesion", *(f"`{method}`" for method in METHODS)]
-    lines = [head, ["---"] * len(head)]
-    lines += [
+    lines = [
         [f"`{name}`", which, *(share(row[key], found["n"]) for key in ("called_lesion", *METHODS))]
         for name, rows in found["models"].items()
         for which, row in rows.items()
     ]
     lines.append(["brightest pixel", "clean", "", *[share(found["brightest"], found["n"])] * len(METHODS)])
     lines.append(["chance", "", "", *[f"{found['chance']:.1%}"] * len(METHODS)])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown(head, lines)
 
 
 def share(count: int, total: int) -> str:

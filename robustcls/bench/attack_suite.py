@@ -14,7 +14,7 @@ from robustcls.bench.attacking import CONTESTS, SLOW, Contestant
 from robustcls.bench.config import BenchConfig
 from robustcls.bench.limits import forward_flops
 from robustcls.bench.subject import load_subject
-from robustcls.bench.turns import TurnError, take_turn
+from robustcls.bench.turns import TurnError, hand_over, take_turn
 from robustcls.bench.verdict import rejudge
 from robustcls.core.classifier import check_images, check_logits, input_size_of
 from robustcls.core.errors import InputError
@@ -49,9 +49,8 @@ class Arena:
         logits = self._first_logits()
         record = describe_model(self.model, self.loaded.name, self.loaded.sha256, logits.shape[1])
         self.weights = describe_model(self.model).sha256
-        file = home / "attack.images"
-        torch.save({"pixels": images.pixels, "labels": images.labels, "classes": list(images.classes)}, file)
-        self.task = task | {"images": str(file), "answer": str(home / "answer.pt")}
+        file = hand_over(images, home / "attack.images")
+        self.task = task | {"images": file, "answer": str(home / "answer.pt")}
         self.subject = {
             "model": {key: getattr(record, key) for key in ("name", "sha256", "arch", "parameters")},
             "data": data | {"n": len(images), "sha256": images.sha256()},

@@ -27,7 +27,7 @@ class BenchConfig(RuntimeOptions):
     )
     workload: tuple[str, ...] = option(
         (),
-        "Workload of the cuda suite: clean, fgsm_rs, pgd10, trades10, pgd20, fast; repeatable.  [default: all]",
+        f"Workload of the cuda suite: {', '.join((*TRAININGS, *EVALUATIONS))}; repeatable.  [default: all]",
         metavar="NAME",
     )
     method: tuple[str, ...] = option(

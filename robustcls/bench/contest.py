@@ -14,7 +14,7 @@ from robustcls.bench.cuda_suite import run_evaluation, run_training
 from robustcls.bench.limits import copy_bandwidth, forward_flops, matrix_rates
 from robustcls.bench.subject import load_subject
 from robustcls.bench.training import EPOCHS
-from robustcls.bench.turns import TurnError, take_turn
+from robustcls.bench.turns import TurnError, hand_over, take_turn
 from robustcls.bench.workloads import TORCHATTACKS, contestants_of
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
@@ -133,9 +133,8 @@ class _Turns:
     """Turns of the training suite, on the same images."""
 
     def __init__(self, images: Images, task: dict[str, Any], home: Path) -> None:
-        file = home / "train.images"
-        torch.save({"pixels": images.pixels, "labels": images.labels, "classes": list(images.classes)}, file)
-        self.task, self.home, self.workload = task | {"images": str(file)}, home, f"pgd{task['steps']}"
+        self.task = task | {"images": hand_over(images, home / "train.images")}
+        self.home, self.workload = home, f"pgd{task['steps']}"
 
     def take(self, contestant: str) -> dict[str, Any]:
         task = self.task | {"contestant": contestant, "workloads": [self.workload]}

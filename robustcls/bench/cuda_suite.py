@@ -11,7 +11,7 @@ import torch
 from robustcls.bench.attack_suite import NobodyFinishedError, run_attack_suite
 from robustcls.bench.attacking import EXACT
 from robustcls.bench.config import BASELINE, EVALUATIONS, BenchConfig
-from robustcls.bench.turns import TurnError, take_turn
+from robustcls.bench.turns import TurnError, hand_over, take_turn
 from robustcls.bench.workloads import contestants_of, update_flops
 from robustcls.data.images import Images
 
@@ -25,8 +25,7 @@ def run_training(
 ) -> None:
     """Fills suite: each contestant runs all its workloads in one process, so that a start is paid once."""
     present, suite["missing"] = contestants_of(task["norm"], torch.device(task["device"]))
-    file = home / "train.images"
-    torch.save({"pixels": images.pixels, "labels": images.labels, "classes": list(images.classes)}, file)
+    file = hand_over(images, home / "train.images")
     say("  counting the operations of each workload")
     flops = {workload: update_flops(workload, images, task) for workload in workloads}
     rounds: dict[str, list[Result]] = {name: [] for name in present}
@@ -34,7 +33,7 @@ def run_training(
     for number in range(count):
         for name, results in rounds.items():
             say(f"  round {number + 1}/{count}: {name}")
-            turn = task | {"images": str(file), "contestant": name, "workloads": workloads}
+            turn = task | {"images": file, "contestant": name, "workloads": workloads}
             try:
                 results.append(take_turn(home, turn))
             except TurnError as failure:

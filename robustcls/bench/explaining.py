@@ -19,7 +19,7 @@ from robustcls.attribution.gradcam import layer_and_grid
 from robustcls.attribution.preparation import prepared, rescale_rules
 from robustcls.attribution.superpixels import segmented
 from robustcls.bench.subject import load_subject
-from robustcls.bench.turns import TurnError, take_turn
+from robustcls.bench.turns import TurnError, hand_over, take_turn
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
@@ -126,10 +126,9 @@ def run_explain_suite(
     images: Images, task: dict[str, Any], home: Path, rounds: int | None, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Rounds in which both explain the same images; the median of the ratios, and how far the maps differ."""
-    file, count = home / "explain.images", rounds or ROUNDS
-    torch.save({"pixels": images.pixels, "labels": images.labels, "classes": list(images.classes)}, file)
+    file, count = hand_over(images, home / "explain.images"), rounds or ROUNDS
     methods = list(task["methods"])
-    task = task | {"images": str(file), "answer": str(home / "maps.pt"), "suite": "explain"}
+    task = task | {"images": file, "answer": str(home / "maps.pt"), "suite": "explain"}
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTESTANTS}
     maps: dict[str, dict[str, Tensor]] = {}
     for number in range(count):

@@ -46,6 +46,11 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
+def with_interval(accuracy: Accuracy) -> str:
+    low, high = (100 * bound for bound in accuracy.ci95)
+    return f"{accuracy.accuracy:.1%} [{low:.1f}, {high:.1f}]"
+
+
 def percent(accuracy: Accuracy) -> str:
     low, high = accuracy.ci95
     return f"{accuracy.accuracy:6.1%}  [{low:.1%}, {high:.1%}]  {accuracy.correct} of {accuracy.total}"

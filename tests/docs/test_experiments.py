@@ -80,7 +80,7 @@ def test_the_figures_of_a_header_are_those_of_its_evaluation(path):
             assert figure == f"{100 * json.loads(file.read_text())[part]['accuracy']:.1f}", (weights, word)
 
 
-def test_no_figure_of_a_card_stands_without_its_file():
+def test_figures_of_speed_stand_in_printed_blocks_alone():
     """Operations or images a second stand in blocks that a command prints from its JSON, and nowhere else."""
     block = load("readme").BLOCK
     for document in (ROOT / "README.md", EXPERIMENTS / "README.md"):
