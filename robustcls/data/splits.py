@@ -8,9 +8,9 @@ from typing import Any
 from robustcls.core import plugins
 from robustcls.core.errors import InputError, unknown
 from robustcls.data.images import Images, as_images
-from robustcls.data.stratify import ranks, stratified_order
+from robustcls.data.stratify import first_proportional, stratified_order
 
-SAMPLING_RULE = "the first samples of each class in file order, taken in turn over the classes"
+SAMPLING_RULE = "the first samples of each class in file order, as many as the class's share of the split"
 
 
 def load_split(
@@ -86,10 +86,7 @@ def choose(images: Images, n: int | None) -> Images:
         raise InputError(f"n {n} is not a number of samples: give 1 or more, or all")
     if n is None or n >= len(images):
         return images
-    labels = images.labels.cpu()
-    rank, _ = ranks(labels)
-    turn = rank.long() * (int(labels.max()) + 1) + labels  # no two samples share one
-    return images.take(turn.argsort()[:n].sort().values)
+    return images.take(first_proportional(images.labels, n))
 
 
 def _load(spec: str, split: str, data_dir: str | None, skip_corrupt: bool) -> Images:

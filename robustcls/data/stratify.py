@@ -17,6 +17,21 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
     return by_class[((rank + 0.5) / count).argsort(stable=True)]
 
 
+def first_proportional(labels: Tensor, n: int) -> Tensor:
+    """At most n positions, sorted: the first samples of each class in file order, as many as its share of all samples.
+
+    So accuracy on them estimates accuracy on all of them. A smaller choice is part of a larger one. labels: int64 N.
+    Returns int64 on the CPU.
+    """
+    rank, count = ranks(labels.cpu())
+    # Rounded, so that equal shares are equal numbers; of these a rarer class, then the first label comes first.
+    turn = ((rank + 0.5) / count * 2**40).round().long()
+    order = labels.cpu().argsort(stable=True)
+    for key in (rank, turn):
+        order = order[key[order].argsort(stable=True)]
+    return order[:n].sort().values
+
+
 def ranks(labels: Tensor) -> tuple[Tensor, Tensor]:
     """For each sample, how many of its class come before it, and how many there are (float64). labels: int64 N, CPU."""
     by_class = labels.argsort(stable=True)

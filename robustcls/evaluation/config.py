@@ -24,7 +24,7 @@ class AttackConfig(SubjectOptions, CompileOption):
     suite: str | None = option(
         None, "Named list of attacks: fast or standard.  [default: fast, without --attack]", metavar="NAME"
     )
-    n: int | str = option("1000", "Samples, as many of each class; or all.", metavar="INT|all")
+    n: int | str = option("1000", "Samples, of each class its share of the split; or all.", metavar="INT|all")
     each_alone: bool = option(False, "Run every attack on every sample, to compare attacks; survivors only else.")
     eps_grid: str | None = option(
         None, "Also measure robust accuracy at these radii, such as 0,2/255,4/255, or auto.", metavar="EPS,EPS|auto"
@@ -61,7 +61,7 @@ class ReportConfig(AttackConfig):
 class ExplainConfig(SubjectOptions):
     attack: str = option("pgd(steps=20)", "Attack that makes the adversarial images.", metavar="SPEC")
     method: tuple[str, ...] = option((), "Attribution method (repeatable).  [default: three]", metavar="SPEC")
-    n: int | str = option("32", "Samples, as many of each class; or all.", metavar="INT|all")
+    n: int | str = option("32", "Samples, of each class its share of the split; or all.", metavar="INT|all")
     pictures: int = option(8, "Samples that are also drawn.")
     quality_n: int = option(50, "Samples at most on which quality and sanity are measured; 0: no measures at all.")
     out: str | None = option(None, "Folder for the files.  [default: explain, beside the checkpoint]", metavar="DIR")

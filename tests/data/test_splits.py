@@ -110,6 +110,13 @@ def test_choose_when_a_class_runs_out():
     assert choose(images, 5).index.tolist() == [0, 1, 2, 3, 7]
 
 
+def test_choose_keeps_the_share_of_each_class():
+    labels = torch.tensor([0] * 570 + [1] * 30)
+    images = Images(torch.zeros(600, 1, 2, 2, dtype=torch.uint8), labels, ("healthy", "ill"), "t")
+    for n in (40, 60, 100, 400):
+        assert choose(images, n).labels.bincount(minlength=2).tolist() == [round(0.95 * n), n - round(0.95 * n)]
+
+
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     """A module with data sets, right and wrong ones."""
