@@ -105,13 +105,18 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """Target minus true logit over the spread of the largest four, or three where there are no more: N.
 
     The spread is the largest less the mean of the last two. With two classes the ratio is constant: the gap alone.
+    Classes that are masked with -inf do not count.
     """
     logits = logits.float()
     gap = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
     if logits.shape[1] == 2:
         return gap
-    ordered = logits.sort(dim=1, descending=True).values[:, :4]
-    return gap / (ordered[:, 0] - ordered[:, -2:].mean(1) + 1e-12)
+    ordered = logits.topk(min(4, logits.shape[1]), dim=1).values
+    last = ordered[:, -2:]
+    if logits.shape[1] > 3:
+        last = torch.where(ordered[:, 3:].isfinite(), last, ordered[:, 1:3])
+    usable = ordered[:, :3].isfinite().all(1)
+    return gap / torch.where(usable, ordered[:, 0] - last.mean(1) + 1e-12, 1.0)
 
 
 def _restart(

@@ -75,6 +75,7 @@ def _approach(
     s = {"index": torch.arange(len(x), device=x.device), "x": x, "y": y, "target": target, "x_adv": start}
     for _ in range(steps + 1):
         logits, gap, grad = logits_and_gradient(model, s["x_adv"], _gap, s["y"], s["target"])
+        gap = gap.where(gap.isfinite(), 0)  # no boundary to step to
         s |= {"grad": grad, "offset": torch.linalg.vecdot(grad.flatten(1), s["x_adv"].flatten(1)) - gap}
         fooled = is_fooled(logits, s["y"])
         if fooled.any():

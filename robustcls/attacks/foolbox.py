@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 from robustcls.attacks.survivors import CLEARLY, is_fooled, per_sample
 from robustcls.core.errors import InputError
-from robustcls.core.gradients import frozen
+from robustcls.core.gradients import finite, frozen
 from robustcls.core.losses import margin, rival_scale
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
@@ -412,6 +412,8 @@ class _Raised(nn.Module):
         self.model, self.y = model, y
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            x.register_hook(finite)
         logits = self.model(x)
         lead = 2 * CLEARLY * rival_scale(logits.detach(), self.y)[:, None]
         return logits.scatter_add(1, self.y[:, None], lead)
@@ -436,8 +438,8 @@ def _nearest_seen(x: Tensor, y: Tensor, threat: ThreatModel) -> Any:
         @torch.no_grad()
         def see(self, tried: Tensor, logits: Tensor) -> Tensor:
             tried = tried.detach().clamp(0, 1)
-            fooled = margin(logits, y) > -CLEARLY * rival_scale(logits, y)
             distance = threat.distance(tried, x)
+            fooled = (margin(logits, y) > -CLEARLY * rival_scale(logits, y)) & distance.isfinite()
             nearer = fooled & (distance < self.distance)
             self.distance = torch.where(nearer, distance, self.distance)
             self.x_adv = torch.where(per_sample(nearer), tried, self.x_adv)

@@ -10,8 +10,8 @@ from torch.overrides import TorchFunctionMode
 
 from robustcls.attacks.survivors import CLEARLY
 from robustcls.core.errors import InputError
-from robustcls.core.gradients import logits_and_gradient
-from robustcls.core.losses import margin, rival_scale
+from robustcls.core.gradients import finite, logits_and_gradient
+from robustcls.core.losses import margin, predict_labels, rival_scale
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 
@@ -80,7 +80,7 @@ def _search(
             return maps(x_adv, y)
 
     with torch.no_grad():
-        own = maps.model(x).argmax(1)
+        own = predict_labels(maps.model(x))
     clean = maps(x, y).detach().flatten(1)
     top = clean.topk(max(1, round(share * clean.shape[1])), dim=1).indices
     best, least = x.clone(), share_on(clean, top) * (1 - ROUNDING)
@@ -100,8 +100,8 @@ def _search(
 @torch.no_grad()
 def _is_kept(model: nn.Module, x_adv: Tensor, own: Tensor) -> Tensor:
     """N: whether the prediction is `own`, by a margin that survives the rounding of another batch size."""
-    logits = model(x_adv)
-    return margin(logits, own) < -CLEARLY * rival_scale(logits, own)
+    logits, label = model(x_adv), own.clamp_min(0)
+    return (own == label) & (margin(logits, label) < -CLEARLY * rival_scale(logits, label))
 
 
 def share_on(maps: Tensor, top: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class Maps:
             raise InputError(
                 "interpretation finds no gradient of the logits by the image: is the model differentiable?"
             )
-        gradient = (weights * found.view(len(at), *x.shape)).sum(0)
+        gradient = (weights * finite(found).view(len(at), *x.shape)).sum(0)
         return gradient.abs().sum(1) if self.method == "saliency" else (gradient * x).sum(1).abs()
 
 

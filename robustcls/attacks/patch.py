@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from robustcls.core.errors import InputError
-from robustcls.core.gradients import input_gradient
+from robustcls.core.gradients import finite, input_gradient
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 
@@ -85,7 +85,12 @@ def lay(square: Tensor, x: Tensor, grid: Tensor) -> Tensor:
 
 
 def _gradient(model: nn.Module, square: Tensor, x: Tensor, y: Tensor, grid: Tensor) -> Tensor:
-    return input_gradient(lambda square: model(lay(square, x, grid)), square, y)
+    def covered(square: Tensor) -> Tensor:
+        images = lay(square, x, grid)
+        images.register_hook(finite)  # before the images' gradients are added up
+        return model(images)
+
+    return input_gradient(covered, square, y)
 
 
 def _all_towards(target: int, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from robustcls.attribution.preparation import input_kept
 from robustcls.core.classifier import check_images, check_logits, device_of, dtype_of, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
+from robustcls.core.losses import predict_labels
 from robustcls.core.plugins import load, resolved
 
 
@@ -129,7 +130,11 @@ def _classes(model: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
         size, reason = "x".join(map(str, x.shape[1:])), " ".join(str(error).split())
         raise InputError(f"the model cannot take images of {size}: {reason}") from error
     if labels is None:
-        labels = logits.argmax(1) if isinstance(logits, Tensor) and logits.ndim == 2 else torch.zeros(len(x))
+        labels = (
+            predict_labels(logits).clamp_min(0)
+            if isinstance(logits, Tensor) and logits.ndim == 2
+            else torch.zeros(len(x))
+        )
     check_logits(logits, labels)
     return labels.to(x.device, torch.int64, copy=True)
 

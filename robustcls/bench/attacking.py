@@ -20,6 +20,7 @@ from robustcls.bench.config import BASELINE
 from robustcls.bench.training import Task
 from robustcls.bench.workloads import plain_pgd
 from robustcls.core.gradients import frozen
+from robustcls.core.losses import predict_labels
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.judge import judge, suite_attacks
 from robustcls.runtime.device import exact_fp32, keep_freed_memory, resolve_batch_size
@@ -105,10 +106,10 @@ def in_batches(
     started, examples, stands = time.perf_counter(), [], []
     for images, labels in zip(x.split(size), y.split(size), strict=True):
         with torch.no_grad():
-            right = model(images).argmax(1) == labels
+            right = predict_labels(model(images)) == labels
         x_adv = strike(images, labels)
         with torch.no_grad():
-            stands.append((right & (model(x_adv).argmax(1) == labels)).cpu())
+            stands.append((right & (predict_labels(model(x_adv)) == labels)).cpu())
         examples.append(x_adv)
     return Answer(time.perf_counter() - started, torch.cat(examples), torch.cat(stands))
 

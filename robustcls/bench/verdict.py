@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.core.gradients import frozen
+from robustcls.core.losses import predict_labels
 from robustcls.core.threat import ThreatModel
 from robustcls.runtime.device import exact_fp32
 
@@ -36,8 +37,10 @@ def rejudge(
             in_box = (flat.amin(1) >= 0) & (flat.amax(1) <= 1)
             inside.append((in_box & (distance <= threat.eps + BALL)).cpu())
             distances.append(distance.cpu())
-            right.append((model(images.clone()).argmax(1) == labels).cpu())  # copies: some models write on their input
-            fooled.append((model(candidates.clone()).argmax(1) != labels).cpu())
+            right.append(
+                (predict_labels(model(images.clone())) == labels).cpu()
+            )  # copies: some models write on their input
+            fooled.append((predict_labels(model(candidates.clone())) != labels).cpu())
     is_right, is_inside = torch.cat(right), torch.cat(inside)
     broken = torch.cat(fooled) & is_inside
     farthest = torch.cat(distances).amax().item()

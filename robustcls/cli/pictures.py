@@ -20,6 +20,7 @@ from robustcls.cli.subject import Subject, command_line
 from robustcls.core.classifier import device_of
 from robustcls.core.files import replacing
 from robustcls.core.gradients import frozen
+from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.options import parse_batch_size
 from robustcls.core.provenance import commit, versions
 from robustcls.core.records import Measures, Provenance, Threat
@@ -41,12 +42,13 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
     show = not config.quiet
     x_adv = attack(model, x, y, subject.threat, config.attack, batch_size=size, seed=config.seed, progress=show)
     with frozen(model):
-        clean, attacked = (predict(Counted(model), images, size).softmax(1) for images in (x, x_adv))
-    found = attacked.argmax(1)
+        clean, attacked = (predict(Counted(model), images, size) for images in (x, x_adv))
+    found = predict_labels(attacked)
+    shown = torch.where(found == NO_ANSWER, y, found)
     maps = {method: make_maps(model, x, y, x_adv, method, seed=config.seed, progress=show) for method in methods}
     drawn = spaced(y, config.pictures)  # the third map of a row is made for these alone
     third = {
-        method: explain(model, x_adv[drawn], found[drawn], method, reference=x[drawn], seed=mix(config.seed, 0))
+        method: explain(model, x_adv[drawn], shown[drawn], method, reference=x[drawn], seed=mix(config.seed, 0))
         for method in (methods if config.pictures else ())
     }
     gaps = {method: gaps_of(model, x, y, its.clean, method) for method, its in maps.items()}
@@ -83,7 +85,7 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
 
     notes = {method: describe(model, x, method) for method in methods}
     for number, i in enumerate(drawn.tolist()):
-        changed = bool(found[i] != y[i])
+        changed = bool(shown[i] != y[i])
         rows = [
             Row(
                 method,
@@ -102,8 +104,8 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
             maps=rows,
             label=classes[int(y[i])],
             adversarial_label=_name(int(found[i]), classes),
-            clean_top=_top(clean[i], classes),
-            adversarial_top=_top(attacked[i], classes),
+            clean_top=_top(clean[i].softmax(0), classes),
+            adversarial_top=_top(attacked[i].softmax(0), classes),
             title=f"{subject.model.name}, {subject.data.split} sample {index[i]}, {config.attack}, {subject.threat}",
         )
         yield path
@@ -119,9 +121,13 @@ def _mark(gaps: Tensor | None, i: int) -> str:
 
 
 def _name(label: int, classes: Sequence[str]) -> str:
+    if label == NO_ANSWER:
+        return "no class: logits are not numbers"
     return classes[label] if label < len(classes) else f"class {label}"  # the model may know more than the data has
 
 
 def _top(probabilities: Tensor, classes: Sequence[str]) -> list[tuple[str, float]]:
+    if probabilities.isnan().any():
+        return []
     top = torch.topk(probabilities, min(3, len(probabilities)))
     return [(_name(int(label), classes), float(value)) for value, label in zip(top.values, top.indices, strict=True)]

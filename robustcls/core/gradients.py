@@ -25,14 +25,19 @@ def logits_and_gradient(
     """Logits N,K, losses N = loss(logits, *labels), and the gradient of each loss by its own x: N,C,H,W, from one pass.
 
     The losses are summed, not averaged, so that the batch size does not scale gradients towards underflow. A model
-    without a gradient gives zeros, which the zero-gradient check reports.
+    without a gradient gives zeros, which the zero-gradient check reports; entries that are not finite are 0, too.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         logits = model(x)
         losses = loss(logits, *labels)
         grad = torch.autograd.grad(losses.sum(), x, allow_unused=True)[0] if losses.requires_grad else None
-    return logits.detach(), losses.detach(), torch.zeros_like(x) if grad is None else grad
+    return logits.detach(), losses.detach(), torch.zeros_like(x) if grad is None else finite(grad)
+
+
+def finite(grad: Tensor) -> Tensor:
+    """A copy with 0 for what is not finite: one such entry, such as that of a root at 0, must not stop all the others."""
+    return grad.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 @contextmanager

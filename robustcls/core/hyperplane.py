@@ -31,7 +31,7 @@ def _together(weight: Tensor, room: Tensor, lack: Tensor, speed: Callable[[Tenso
     """
     speed_of, tiny = speed(weight), torch.finfo(lack.dtype).tiny
     rate = weight * speed_of
-    time = lack / (rate * (room > 0)).sum(1).clamp_min(tiny)
+    time = (lack / (rate * (room > 0)).sum(1).clamp_min(tiny)).clamp_max_(torch.finfo(lack.dtype).max)  # inf * 0 is NaN
     for _ in range(_PASSES):
         way = time[:, None] * speed_of
         missing = lack - torch.linalg.vecdot(weight, torch.minimum(way, room))

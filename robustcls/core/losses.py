@@ -38,31 +38,49 @@ def kl(logits: Tensor, reference: Tensor) -> Tensor:
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Largest other logit minus the true one: positive exactly where the sample is misclassified (ties count as right).
 
-    Carlini and Wagner 2017, arXiv:1608.04644. logits: N,K with K >= 2; y: N; returns N.
+    Carlini and Wagner 2017, arXiv:1608.04644. Logits that name no class (`predict_labels`) are a wrong answer: inf.
+    logits: N,K with K >= 2; y: N; returns N.
     """
     logits = logits.float()
     true = logits.gather(1, y[:, None]).squeeze(1)
-    return logits.scatter(1, y[:, None], -float("inf")).amax(1) - true
+    gap = logits.scatter(1, y[:, None], -torch.inf).amax(1) - true
+    return gap.masked_fill(gap.isnan(), torch.inf)
+
+
+NO_ANSWER = -1  # in place of a label
+
+
+def predict_labels(logits: Tensor) -> Tensor:
+    """The class of the largest logit, NO_ANSWER where a logit is NaN or where several are the largest and infinite: N.
+
+    argmax would call NaN a class. Logits of -inf are classes that the model rules out. logits: N,K.
+    """
+    top, label = logits.max(1)  # NaN counts as the largest
+    tied = top.isinf() & ((logits == top[:, None]).sum(1) > 1)
+    return label.masked_fill(top.isnan() | tied, NO_ANSWER)
 
 
 def rival_scale(logits: Tensor, y: Tensor) -> Tensor:
     """The larger magnitude of the true logit and its largest rival: what rounding of their difference goes with; N.
 
-    Logits that are masked, with -1e9 or -inf, do not count.
+    Logits that are masked, with -1e9 or -inf, do not count; where one of the two is not finite nothing rounds: 0.
     """
     logits = logits.float()
     true = logits.gather(1, y[:, None]).squeeze(1)
-    return torch.maximum(logits.scatter(1, y[:, None], -torch.inf).amax(1).abs(), true.abs())
+    scale = torch.maximum(logits.scatter(1, y[:, None], -torch.inf).amax(1).abs(), true.abs())
+    return scale.nan_to_num(nan=0.0, posinf=0.0)
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio: the margin over the gap between first and third logit, unmoved by a scale or a shift.
 
     Croce and Hein 2020, arXiv:2003.01690. With two classes any such ratio is constant, without a gradient: there it is
-    the margin alone. logits: N,K with K >= 2; y: N; returns N.
+    the margin alone. Classes that are masked with -inf do not count. logits: N,K with K >= 2; y: N; returns N.
     """
     logits = logits.float()
+    gap = margin(logits, y)
     if logits.shape[1] == 2:
-        return margin(logits, y)
-    ordered = logits.sort(dim=1, descending=True).values
-    return margin(logits, y) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
+        return gap
+    first, _, third = logits.topk(3, dim=1).values.unbind(1)
+    usable = third.isfinite() & first.isfinite()
+    return gap / torch.where(usable, first - third + 1e-12, 1.0)

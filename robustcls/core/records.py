@@ -114,8 +114,8 @@ class Sample:
 
     index: int  # in the split
     label: int
-    clean: int
-    adversarial: int  # the label of the verified adversarial example; the clean prediction where none was found
+    clean: int | None  # None: the logits named no class (NaN), which is a wrong answer
+    adversarial: int | None  # of the verified adversarial example; the clean prediction where none was found
     broken_by: str | None  # the first attack of the cascade that broke it
     distance: float | None  # of that example, in the threat model's norm
     fooled_by: list[str] | None = None  # every attack that broke it; None where attacks met survivors only

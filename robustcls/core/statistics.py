@@ -64,3 +64,17 @@ def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[fl
     down = math.sqrt(max(0.0, (p2 - l2) ** 2 - 2 * phi * (p2 - l2) * (u1 - p1) + (u1 - p1) ** 2))
     up = math.sqrt(max(0.0, (u2 - p2) ** 2 - 2 * phi * (u2 - p2) * (p1 - l1) + (p1 - l1) ** 2))
     return p2 - p1, (max(-1.0, p2 - p1 - down), min(1.0, p2 - p1 + up))
+
+
+def quartiles(values: Sequence[float]) -> list[float | None]:
+    """The three quartiles, interpolated, of values of which some may be inf (censored); None where one of these takes part.
+
+    The second is the median: of an even number the mean of the two in the middle. All None of no values.
+    """
+    ordered, found = sorted(values), []
+    for quarter in (1, 2, 3):
+        low, rest = divmod(quarter * (len(ordered) - 1), 4)
+        ends = ordered[low : low + (2 if rest else 1)]
+        known = ends and ends[-1] < math.inf
+        found.append(ends[0] + (ends[-1] - ends[0]) * rest / 4 if known else None)
+    return found

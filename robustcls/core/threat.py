@@ -90,10 +90,11 @@ class ThreatModel:
     def steepest(self, grad: "Tensor") -> "Tensor":
         """The direction of norm 1 along which a loss with this gradient rises fastest; 0 where the gradient is 0.
 
-        linf: the sign. l2: the gradient over its length. l1: the sign on the largest 1% of the coordinates, divided by
-        their number, since the exact maximiser moves one pixel a step (SLIDE, Tramer and Boneh 2019, arXiv:1904.13000).
+        Entries that are not finite count as 0. linf: the sign. l2: the gradient over its length. l1: the sign on the
+        largest 1% of the coordinates, divided by their number, since the exact maximiser moves one pixel a step (SLIDE,
+        Tramer and Boneh 2019, arXiv:1904.13000).
         """
-        return _NORMS[self.norm].steepest(grad)
+        return _NORMS[self.norm].steepest(grad.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
 
     def distance(self, x_adv: "Tensor", x: "Tensor") -> "Tensor":
         """The norm of x_adv - x for each sample: N."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.hyperplane import to_hyperplane
+from robustcls.core.losses import predict_labels
 from robustcls.core.records import Check
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
@@ -171,7 +172,7 @@ def large_eps(name: str, engine: Engine, outcome: Outcome, threat: ThreatModel, 
     ball = ThreatModel(threat.norm, max(threat.eps, threat.distance(torch.full_like(x, 0.5), x).max().item()))
     spec = "apgd_ce(steps=20)"
     # A model is right at grey on every sample of the class that it predicts there.
-    at_grey = predict(engine.judge, torch.full_like(x[:1], 0.5), 1).argmax(1)
+    at_grey = predict_labels(predict(engine.judge, torch.full_like(x[:1], 0.5), 1))
     share = (engine.y[met] == at_grey).float().mean().item()
     chance = max(1 / outcome.num_classes, share)
     error = math.sqrt(chance * (1 - chance) / len(met))

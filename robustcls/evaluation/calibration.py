@@ -19,25 +19,25 @@ WORST = (
 def measure_calibration(model: nn.Module, judged: Judged, *, batch_size: int, bins: int = 15) -> Calibration:
     """Confidence and accuracy on the clean images of an evaluation, and on the worst image found of each sample.
 
-    Raises InputError where the logits of no image are finite.
+    Raises InputError where the logits of no image give probabilities.
     """
     rule = WORST
     found = []
     with torch.inference_mode(False), frozen(model):
         for name, images in (("clean", judged.x), ("adversarial", judged.outcome.x_adv)):
             logits = predict(model, images, batch_size)
-            finite = logits.isfinite().all(1)
-            if not finite.any():
-                raise InputError(f"the logits of no {name} image are finite: there is no confidence to measure")
-            if not finite.all():
-                rule += f"; left out of the {name} images: {int((~finite).sum())} whose logits are not finite"
-            found.append(reliability(logits[finite], judged.y[finite], bins))
+            sure = ~logits.softmax(1).isnan().any(1)  # -inf is a class that is ruled out
+            if not sure.any():
+                raise InputError(f"the logits of no {name} image give probabilities: there is no confidence to measure")
+            if not sure.all():
+                rule += f"; left out of the {name} images: {int((~sure).sum())} whose logits give no probabilities"
+            found.append(reliability(logits[sure], judged.y[sure], bins))
     clean, adversarial = found
     return Calibration(clean, adversarial, rule)
 
 
 def reliability(logits: Tensor, y: Tensor, bins: int = 15) -> Reliability:
-    """Expected calibration error over bins of equal width (Guo et al. 2017, arXiv:1706.04599). logits: N,K, finite; y: N.
+    """Expected calibration error over bins of equal width (Guo et al. 2017, arXiv:1706.04599). logits: N,K, without NaN; y: N.
 
     Confidence is the largest softmax probability.
     """

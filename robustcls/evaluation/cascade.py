@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from robustcls.core import plugins
+from robustcls.core.losses import predict_labels
 from robustcls.core.records import Accuracy, Attack
+from robustcls.core.statistics import quartiles
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
 from robustcls.evaluation.engine import AttackError, Engine
@@ -30,8 +32,8 @@ class Progress(Protocol):
 class Outcome:
     """What the cascade found. Tensors are on the CPU; N samples."""
 
-    clean: Tensor  # N, clean predictions
-    adversarial: Tensor  # N, predictions after the attacks
+    clean: Tensor  # N, clean predictions; NO_ANSWER where the logits name no class
+    adversarial: Tensor  # N, predictions after the attacks, likewise
     x_adv: Tensor  # N,C,H,W: the verified example; for survivors the strongest attempt; for clean errors the image
     broken_by: Tensor  # N, index of the attack, -1 for none
     distance: Tensor  # N, of x_adv
@@ -39,7 +41,9 @@ class Outcome:
     fooled: Tensor | None  # attacks,N: who breaks whom, where every attack met every sample
     num_classes: int
     attacks: list[Attack] = field(default_factory=list)
-    not_finite: int = 0  # attempts whose logits are not numbers
+    unanswered: int = 0  # attempts for which the model named no class
+    lost: list[tuple[int, int]] = field(default_factory=list)  # by attack: attempts that are no images, of how many
+    not_finite: int = 0  # gradients of an image, of those that the attacks took, with entries that were not finite
     nearest: dict[str, Tensor] = field(default_factory=dict)  # of minimum-norm attacks: N distances, NaN for none found
 
     def standing(self, y: Tensor) -> Tensor:
@@ -61,7 +65,7 @@ def run_cascade(
     An attack that fails on an error of its own is recorded with it, and the next one goes on.
     """
     x, y = engine.x, engine.y
-    clean = engine.logits.argmax(1)
+    clean = predict_labels(engine.logits)
     right = clean == y
     outcome = Outcome(
         clean, clean.clone(), x.clone(), torch.full_like(y, -1), torch.zeros(len(y)), torch.full((len(y),), -torch.inf),
@@ -75,12 +79,13 @@ def run_cascade(
         if minimum_norm:
             outcome.nearest[name] = torch.full((len(y),), torch.nan)
         began, engine.earlier_seconds = time.perf_counter(), 0.0
-        tried = torch.zeros_like(met)
+        tried, lost = torch.zeros_like(met), 0
         wrap = iter if progress is None else partial(_show, progress, name, met, outcome, number)
         try:
             for found in engine.attack(attack, met.nonzero().squeeze(1), threat, (number,), progress=wrap):
                 _take(outcome, found, number)
                 tried[found.indices] = True
+                lost += found.lost
                 record.forwards += found.forwards
                 record.backwards += found.backwards
                 if minimum_norm:
@@ -91,6 +96,7 @@ def run_cascade(
         record.seconds = round(time.perf_counter() - began + engine.earlier_seconds, 3)
         _sum_up(record, outcome, number, met, tried, y)
         outcome.attacks.append(record)
+        outcome.lost.append((lost, int(tried.sum())))
     if outcome.fooled is not None:
         for number, record in enumerate(outcome.attacks):
             others = outcome.fooled[[i for i in range(len(attacks)) if i != number]].any(0)
@@ -115,7 +121,8 @@ def _take(outcome: Outcome, found: Found, number: int) -> None:
     """Keeps the examples of samples that stood, and the strongest attempts on those that still do."""
     if outcome.fooled is not None:
         outcome.fooled[number, found.indices] = found.fooled
-    outcome.not_finite += int(found.margin.isnan().sum())
+    outcome.unanswered += found.unanswered
+    outcome.not_finite += found.not_finite
     standing = outcome.broken_by[found.indices] < 0
     new = standing & found.fooled
     stronger = new | (standing & (found.margin > outcome.margin[found.indices]))
@@ -131,14 +138,13 @@ def _sum_up(record: Attack, outcome: Outcome, number: int, met: Tensor, tried: T
     broken = outcome.broken_by == number
     record.broken = int(broken.sum())
     record.robust_accuracy = int(outcome.standing(y).sum()) / len(y)
-    record.median_distance = outcome.distance[broken].median().item() if broken.any() else None
+    record.median_distance = quartiles(outcome.distance[broken].tolist())[1]
     if outcome.fooled is not None and not record.error:  # one that broke off has not met them all
         record.alone = Accuracy.of(int((met & ~outcome.fooled[number]).sum()), len(y))
     if record.name in outcome.nearest:
         nearest = outcome.nearest[record.name][tried].nan_to_num(nan=torch.inf)
-        median = nearest.median().item() if len(nearest) else torch.inf
         record.censored = int(nearest.isinf().sum())
-        record.median_nearest = median if median < torch.inf else None
+        record.median_nearest = quartiles(nearest.tolist())[1]
 
 
 def _show(progress: Progress, name: str, met: Tensor, outcome: Outcome, number: int, batches: Sequence[Any]):

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
+from robustcls.core.losses import predict_labels
 from robustcls.core.records import Accuracy, Corruption, Corruptions
 from robustcls.core.seeds import mix
 from robustcls.corruptions.severity import LARGE, SEVERITIES, is_large
@@ -51,7 +52,9 @@ def measure_corruptions(
         for name in tqdm(names, desc="corruptions", unit="corruption", leave=False, delay=2, disable=hidden):
             for severity in SEVERITIES:
                 parts = files.take(name, severity, n) if files else corrupt(x, y, name, severity, seed)
-                right = torch.cat([predict(model, images, batch_size).argmax(1) == labels for images, labels in parts])
+                right = torch.cat(
+                    [predict_labels(predict(model, images, batch_size)) == labels for images, labels in parts]
+                )
                 results.append(Corruption(name, severity, _accuracy(right)))
     total = results[0].accuracy.total
     if files:
@@ -66,7 +69,7 @@ def measure_corruptions(
         source = "made here by the published definitions (Hendrycks and Dietterich 2019)"
         note = _differences(x)
     mean = sum(result.accuracy.accuracy for result in results) / len(results)
-    return Corruptions(rule, source, total, _accuracy(clean.argmax(1) == y), results, mean, note)
+    return Corruptions(rule, source, total, _accuracy(predict_labels(clean) == y), results, mean, note)
 
 
 def corrupt(x: Tensor, y: Tensor, name: str, severity: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

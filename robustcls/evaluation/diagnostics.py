@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,15 +10,18 @@ from torch import Tensor, nn
 from robustcls.core import plugins
 from robustcls.core.classifier import device_of, dtype_of
 from robustcls.core.gradients import input_gradient
-from robustcls.core.losses import cross_entropy, dlr
+from robustcls.core.losses import NO_ANSWER, cross_entropy, dlr
 from robustcls.core.records import Check
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.engine import AttackError, Engine
+from robustcls.evaluation.spacing import spaced
 
 ZERO_GRADIENTS = 0.05  # share of samples
+LOST = 0.05  # share of an attack's attempts
+LOOKED = 32  # samples whose gradients are looked at
 RANDOM = 1e-4  # share of the largest logit
 COMPANY = 1e-3  # the same; larger, for a sample's place in the batch may change the order of a sum
 # Samples that speak against the numbers, as (count, share) of those met: what exceeds both warns, or fails.
@@ -97,15 +101,84 @@ def check_black_box(engine: Engine, outcome: Outcome, threat: ThreatModel, attac
 
 
 def check_finite(outcome: Outcome) -> Check:
-    """Whether the model answered every attempt with numbers: one that it does not answer fools nobody."""
-    count = outcome.not_finite
+    """Whether the model named a class for every image: one that it does not answer counts as misclassified."""
+    clean, attempts = int((outcome.clean == NO_ANSWER).sum()), outcome.unanswered
     return _check(
         "finite_output",
-        float(count),
+        float(clean + attempts),
         0.5,
-        f"{count} attempts gave logits that are not numbers",
-        "they count as robust, which overstates it: mend the model, or clamp what overflows",
+        f"{clean} clean images and {attempts} attempts gave logits that are not numbers",
+        "each counts as a wrong answer: mend the model, or clamp what overflows",
     )
+
+
+def check_attempts(outcome: Outcome) -> Check:
+    """Whether every attempt of every attack was an image: one of NaN can break nothing, and its sample was not attacked."""
+    parts = [(lost, tried, record.name) for (lost, tried), record in zip(outcome.lost, outcome.attacks, strict=True)]
+    lost, tried = sum(part[0] for part in parts), sum(part[1] for part in parts)
+    share, worst = max(((lost / tried, name) for lost, tried, name in parts if tried), default=(0.0, ""))
+    if not tried:
+        return not_run("finite_attempts", NOTHING_RIGHT)
+    what = f"{lost} of {tried} attempts hold values that are not finite"
+    if not lost:
+        return Check("finite_attempts", "pass", 0.0, 0.0, what)
+    mend = "they are lost, and robust accuracy is overstated as far as no other attack breaks these samples: mend the attack"
+    status, threshold = ("fail", LOST) if share > LOST else ("warn", 0.0)
+    return Check("finite_attempts", status, share, threshold, f"{what}, most of them {share:.1%} of {worst}'s; {mend}")
+
+
+def check_gradients(engine: Engine, outcome: Outcome) -> Check:
+    """Whether the gradients by the image are finite, on clean images and wherever the attacks came.
+
+    Entries that are not count as 0, so that an attack goes on along the others; what has none left stands still.
+    """
+    if not is_differentiable(engine.exact):
+        return not_run("finite_gradients", "the model gives no gradients: only attacks without them can judge it")
+    answered = (outcome.clean != NO_ANSWER).nonzero().squeeze(1)
+    met = answered[spaced(engine.y[answered], LOOKED)]
+    clean, attacked = _look(engine, engine.x, met), _look(engine, outcome.x_adv, met)  # a pole may lie off the image
+    odd, stuck = (clean.odd | attacked.odd), clean.stuck & attacked.stuck & outcome.standing(engine.y)[met]
+    taken = sum(record.backwards for record in outcome.attacks)
+    found, along = odd.float().mean().item(), outcome.not_finite / max(taken, 1)
+    still = stuck.float().mean().item()
+    what = (
+        f"{found:.1%} of {len(met)} samples have an input gradient with entries that are not finite, on the clean image or "
+        f"on the attempt; so had {along:.1%} of the {taken} gradients that the attacks took"
+    )
+    if still > ZERO_GRADIENTS:
+        mend = "gradient attacks cannot move them, so robust accuracy is overstated: attack without gradients too"
+        return Check(
+            "finite_gradients", "fail", still, ZERO_GRADIENTS,
+            f"{what}; {still:.1%} stand and have no finite gradient but 0: {mend}",
+        )  # fmt: skip
+    share = max(found, along)
+    if share == 0:
+        return Check("finite_gradients", "pass", share, 0.0, what)
+    return Check(
+        "finite_gradients", "warn", share, 0.0,
+        f"{what}; they count as 0, and attacks follow the others: look for roots, norms and logarithms at 0, keep them "
+        "from their pole, and attack without gradients too",
+    )  # fmt: skip
+
+
+class _Seen(NamedTuple):
+    odd: Tensor  # N, bool: the input gradient has entries that are not finite
+    stuck: Tensor  # N, bool: and no others but 0
+
+
+def _look(engine: Engine, images: Tensor, met: Tensor) -> _Seen:
+    """At the gradients of the cross-entropy, and of the DLR, which has one where the former rounds to 0."""
+    model = engine.exact
+
+    def look(rows: Tensor) -> Tensor:
+        x, y = images[rows].to(engine.device), engine.y[rows].to(engine.device)
+        odd = moves = torch.zeros_like(y, dtype=torch.bool)
+        for loss in (cross_entropy, dlr):
+            moves = moves | (input_gradient(model, x, y, loss) != 0).flatten(1).any(1)
+            odd = odd | model.odd
+        return torch.stack([odd, odd & ~moves]).cpu()
+
+    return _Seen(*torch.cat(list(engine.parts.map(look, met)), 1))
 
 
 def _black_box_wins(won: Tensor, names: Sequence[str], which: str, mend: str) -> Check:

@@ -56,7 +56,9 @@ class Engine:
         self.logits = predict(self.judge, x, self.parts)
         self.crafts_elsewhere = surrogate is not None
         self.earlier_seconds = 0.0  # of batches that the journal knew
-        exact = self.judge if surrogate is None else Counted(surrogate)
+        self.exact = exact = (
+            self.judge if surrogate is None else Counted(surrogate)
+        )  # whose gradients the attacks follow
         compared = x[: min(self.parts.size, COMPARED)].to(self.device)
         search = make_search_model(exact.model, precision, compared, compiled=compiled)
         # What low precision could not break is attacked again in fp32 before it is called robust.
@@ -136,7 +138,8 @@ class Engine:
             raise AttackError(f"{type(failure).__name__}: {lines[0]}") from failure
 
     def _attack_part(self, attack, indices: Tensor, threat: ThreatModel, stream, start: Tensor | None) -> Found:
-        began, counted = time.perf_counter(), self._counts()
+        began, counted, last = time.perf_counter(), self._counts(), self.searches[-1]
+        not_finite = last.not_finite  # an overflow in low precision is no fault of the model, and fp32 comes after it
         x, y = self.x[indices].to(self.device), self.y[indices].to(self.device)
         found = None
         # Of a nearest example the distance counts too, which low precision blurs.
@@ -157,6 +160,7 @@ class Engine:
         assert found is not None
         forwards, backwards = (now - before for now, before in zip(self._counts(), counted, strict=True))
         found.forwards, found.backwards, found.seconds = forwards, backwards, time.perf_counter() - began
+        found.not_finite = last.not_finite - not_finite
         return found
 
     def _verify(self, x_adv: Tensor, indices: Tensor, threat: ThreatModel) -> Found:

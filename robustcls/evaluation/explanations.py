@@ -23,6 +23,7 @@ from robustcls.attribution.measures.sparseness import gini
 from robustcls.core.classifier import check_images, check_logits, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
+from robustcls.core.losses import predict_labels
 from robustcls.core.records import Check, Explanations, Likeness, MethodMeasures, Spread
 from robustcls.core.seeds import mix
 from robustcls.evaluation.judge import Judged
@@ -89,7 +90,7 @@ def explain_metrics(
     check_images(images, input_size=input_size_of(model))
     if target is None:
         with frozen(model):
-            target = predict(model, images, 128).argmax(1)
+            target = predict_labels(predict(model, images, 128)).clamp_min(0)  # of no class: left out below
     labels = one_each(target, images)
     if adversarial is not None and adversarial.shape != images.shape:
         raise InputError(f"adversarial images are {tuple(adversarial.shape)}, the clean ones {tuple(images.shape)}")
@@ -111,8 +112,8 @@ def comparable(
     with frozen(model):
         clean = predict(model, x, batch_size)
         check_logits(clean, y)
-        found = predict(model, x_adv, batch_size).argmax(1)
-    chosen = clean.argmax(1) == y
+        found = predict_labels(predict(model, x_adv, batch_size))
+    chosen = predict_labels(clean) == y
     if attacked:
         chosen &= (x_adv != x).flatten(1).any(1)
     rows = chosen.nonzero()[:, 0]

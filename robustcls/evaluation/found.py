@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcls.core.losses import margin, rival_scale
+from robustcls.core.losses import NO_ANSWER, margin, predict_labels, rival_scale
 from robustcls.core.threat import BALL, ThreatModel
 
 # A margin below this share of the two logits compared could flip with the order of a sum: it does not count as broken.
@@ -20,14 +20,25 @@ class Found:
 
     indices: Tensor  # N, of the samples in the evaluation
     x_adv: Tensor  # N,C,H,W
-    predicted: Tensor  # N
+    predicted: Tensor  # N, NO_ANSWER where the logits name no class
     margin: Tensor  # N, -inf outside ball or box
-    distance: Tensor  # N
+    distance: Tensor  # N, not finite where the attempt is no image
     wrong: Tensor  # N, misclassified inside the box, at whatever distance
     fooled: Tensor  # N, misclassified inside ball and box
     forwards: int = 0
     backwards: int = 0
     seconds: float = 0.0
+    not_finite: int = 0  # gradients of an image with entries that were not finite
+
+    @property
+    def lost(self) -> int:
+        """Attempts with values that are not finite: no images."""
+        return int((~self.distance.isfinite()).sum())
+
+    @property
+    def unanswered(self) -> int:
+        """Attempts inside ball and box for which the model named no class; they count as misclassified."""
+        return int((self.fooled & (self.predicted == NO_ANSWER)).sum())
 
     def take_better(self, other: "Found", rows: Tensor) -> None:
         """Replaces these rows by other's attempts where they fool, or come closer to it."""
@@ -49,9 +60,9 @@ def join(parts: Sequence[Found]) -> Found:
 
 @torch.no_grad()
 def verify(judge: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, threat: ThreatModel, indices: Tensor) -> Found:
-    """An example counts when the fp32 model gives another label on the tensor as saved, inside ball and box."""
+    """An example counts when the fp32 model gives another label, or none, on the tensor as saved, inside ball and box."""
     logits = judge(x_adv)
-    gap, predicted, distance = margin(logits, y), logits.argmax(1), threat.distance(x_adv, x)
+    gap, predicted, distance = margin(logits, y), predict_labels(logits), threat.distance(x_adv, x)
     in_box = (x_adv.flatten(1).amin(1) >= 0) & (x_adv.flatten(1).amax(1) <= 1)
     inside = in_box & (distance <= threat.eps + BALL)
     wrong = in_box & (predicted != y) & (gap > TIE * rival_scale(logits, y))

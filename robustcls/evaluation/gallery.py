@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from robustcls.attribution import collapse, explain, note
 from robustcls.core.gradients import frozen
+from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.records import Array, Example, Gallery, Map
 from robustcls.evaluation.judge import Judged
 from robustcls.runtime.predict import predict
@@ -40,7 +41,7 @@ def make_gallery(
     rows = draw_examples(judged, count, seed)
     x, x_adv, y = judged.x[rows], judged.outcome.x_adv[rows], judged.y[rows]
     with frozen(model):
-        clean, attacked = (predict(model, images, batch_size).softmax(1) for images in (x, x_adv))
+        clean, attacked = (predict(model, images, batch_size) for images in (x, x_adv))
     examples = [
         Example(
             index=judged.evaluation.samples[row].index,
@@ -48,13 +49,13 @@ def make_gallery(
             clean=_pixels(x[i]),
             adversarial=_pixels(x_adv[i]),
             perturbation=Array.encode((x_adv[i] - x[i]).numpy()),
-            clean_top=_top(clean[i]),
-            adversarial_top=_top(attacked[i]),
+            clean_top=_top(clean[i].softmax(0)),
+            adversarial_top=_top(attacked[i].softmax(0)),
         )
         for i, row in enumerate(rows)
     ]
     for method in methods if rows else ():
-        _add_maps(model, examples, method, x, x_adv, y, attacked.argmax(1))
+        _add_maps(model, examples, method, x, x_adv, y, predict_labels(attacked))
     rule = (
         f"{len(rows)} of {len(judged.y)} samples: half broken, four tenths surviving, the rest errors on the clean image, "
         f"over the classes in turn, shuffled with seed {seed}; what one group lacks, the next fills"
@@ -85,11 +86,11 @@ def _add_maps(
     for role, images, target in (
         ("clean", x, y),
         ("adversarial", x_adv, y),
-        ("adversarial_class", x_adv, found),
+        ("adversarial_class", x_adv, torch.where(found == NO_ANSWER, y, found)),
     ):
         maps = collapse(explain(model, images, target=target, method=method, reference=x))
         for i, example in enumerate(examples):
-            if role != "adversarial_class" or found[i] != y[i]:
+            if role != "adversarial_class" or target[i] != y[i]:
                 example.maps.append(Map(method, role, int(target[i]), Array.encode(maps[i].numpy()), text))
 
 
@@ -98,5 +99,8 @@ def _pixels(image: Tensor) -> Array:
 
 
 def _top(probabilities: Tensor) -> list[list[float]]:
-    top = probabilities.nan_to_num(nan=0.0).topk(min(3, len(probabilities)))  # JSON has no NaN
+    """Class and probability of the likeliest three; none where the logits give no probabilities."""
+    if probabilities.isnan().any():
+        return []
+    top = probabilities.topk(min(3, len(probabilities)))
     return [[float(label), round(float(p), 6)] for p, label in zip(top.values, top.indices, strict=True)]

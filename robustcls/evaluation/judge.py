@@ -14,6 +14,7 @@ from robustcls.core import plugins, records
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
+from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.provenance import commit, versions
 from robustcls.core.records import Accuracy, Evaluation, Sample, Threat
 from robustcls.core.threat import ThreatModel
@@ -21,7 +22,7 @@ from robustcls.core.traits import traits_of
 from robustcls.evaluation.attack_checks import AttackCheck
 from robustcls.evaluation.cascade import Outcome, Progress, run_cascade
 from robustcls.evaluation.curve import security_curve
-from robustcls.evaluation.diagnostics import check_black_box, check_finite, run_checks
+from robustcls.evaluation.diagnostics import check_attempts, check_black_box, check_finite, check_gradients, run_checks
 from robustcls.evaluation.engine import Engine, check_attacks
 from robustcls.evaluation.journal import Journal
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
@@ -101,7 +102,7 @@ def judge(
             batch_size=size, precision=precision, compiled=compiled, seed=seed, surrogate=surrogate, journal=journal,
             world=world,
         )  # fmt: skip
-        if engine.logits.isnan().any(1).all():
+        if (predict_labels(engine.logits) == NO_ANSWER).all():
             raise InputError(
                 "the model's outputs are not numbers on any of these images: look at its weights and its normalisation"
             )
@@ -117,7 +118,10 @@ def judge(
         # Images on the CPU are the usual case, whatever the model's device.
         handed_in = images.device if images.device.type != "cpu" else None
         found = run_checks(engine.judge, x[first].to(device), y[first].to(device), handed_in=handed_in)
-        found += [check_black_box(engine, outcome, threat, attacks), check_finite(outcome)]
+        found += [
+            check_black_box(engine, outcome, threat, attacks), check_finite(outcome), check_gradients(engine, outcome),
+            check_attempts(outcome),
+        ]  # fmt: skip
         one_by_one: Iterable[Sequence[AttackCheck]] = [(check,) for check in checks]
         if progress is not None and checks:
             one_by_one = progress(list(one_by_one), "self-checks", len(checks), lambda: int(outcome.standing(y).sum()))
@@ -187,8 +191,8 @@ def _samples(outcome: Outcome, y: Tensor, index: Tensor) -> list[Sample]:
         Sample(
             index=int(index[i]),
             label=int(y[i]),
-            clean=int(outcome.clean[i]),
-            adversarial=int(outcome.adversarial[i]),
+            clean=_label(outcome.clean[i]),
+            adversarial=_label(outcome.adversarial[i]),
             broken_by=names[breaker] if breaker >= 0 else None,
             distance=float(outcome.distance[i]) if breaker >= 0 else None,
             fooled_by=None if fooled is None else [names[a] for a in range(len(names)) if fooled[a, i]],
@@ -196,6 +200,10 @@ def _samples(outcome: Outcome, y: Tensor, index: Tensor) -> list[Sample]:
         )
         for i, breaker in enumerate(outcome.broken_by.tolist())
     ]
+
+
+def _label(predicted: Tensor) -> int | None:
+    return None if predicted == NO_ANSWER else int(predicted)
 
 
 def _known(distance: Tensor) -> float | None:

@@ -1,7 +1,6 @@
 """How far the nearest adversarial example is, in each norm."""
 
 import math
-from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -9,9 +8,11 @@ from torch import Tensor, nn
 
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
+from robustcls.core.losses import predict_labels
 from robustcls.core.plugins import Spec
 from robustcls.core.records import Attack, MinimumNorm
 from robustcls.core.seeds import mix
+from robustcls.core.statistics import quartiles
 from robustcls.core.threat import NORMS, Norm, ThreatModel
 from robustcls.evaluation.curve import reach
 from robustcls.evaluation.engine import AttackError, Engine
@@ -70,7 +71,7 @@ def _in_norm(engine: Engine, judged: Judged, at: Tensor, norm: Norm, number: int
     )
     anywhere = ThreatModel(norm, reach(engine.x, norm))
     attack, _ = engine.load(ATTACK)
-    right = engine.logits.argmax(1) == engine.y
+    right = predict_labels(engine.logits) == engine.y
     distance = torch.zeros(len(at)).where(~right, torch.inf)
     met = right.nonzero().squeeze(1)
     show = partial(show_batches, label=f"minimum {norm}", disable=not progress)
@@ -119,17 +120,6 @@ def _record(norm: str, attack: str, rule: str, judged: Judged, at: Tensor, dista
         median=median,
         q3=q3,
     )
-
-
-def quartiles(distances: Sequence[float]) -> list[float | None]:
-    """The three quartiles, interpolated, of distances of which some are inf; None where one of these takes part."""
-    values, found = sorted(distances), []
-    for quarter in (1, 2, 3):
-        low, rest = divmod(quarter * (len(values) - 1), 4)
-        ends = values[low : low + (2 if rest else 1)]
-        known = ends and ends[-1] < math.inf
-        found.append(ends[0] + (ends[-1] - ends[0]) * rest / 4 if known else None)
-    return found
 
 
 def _spec(attack: Attack) -> str:

@@ -34,8 +34,10 @@ class Context:
         """Why a section has nothing to show of a model: as the evaluation says, else the usual reason."""
         return self.evaluations[model].not_run.get(section, usual)
 
-    def class_name(self, model: int, label: int) -> str:
-        """The name of a class, or its number where the evaluation holds none."""
+    def class_name(self, model: int, label: int | None) -> str:
+        """The name of a class, or its number where the evaluation holds none; None: the model named no class."""
+        if label is None:
+            return "no answer"
         classes = self.evaluations[model].model.classes
         return classes[label] if 0 <= label < len(classes) else f"class {label}"
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from robustcls.core.classifier import check_logits, device_of, dtype_of, input_size_of
 from robustcls.core.errors import InputError
-from robustcls.core.gradients import frozen
+from robustcls.core.gradients import finite, frozen
 from robustcls.runtime.device import DTYPES, autocast, exact_fp32
 
 Layer = nn.Conv2d | nn.Linear
@@ -24,7 +24,38 @@ Norm = nn.BatchNorm2d | nn.BatchNorm1d
 _FOLDABLE = ((nn.Conv2d, nn.BatchNorm2d, 4), (nn.Linear, nn.BatchNorm1d, 2))  # layer, norm, dimensions between them
 
 
-class SearchTwin(nn.Module):
+class _Watched(nn.Module):
+    """Counts the images that pass forward and backward; attacks get gradients without entries that are not finite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forwards = self.backwards = 0
+        self._not_finite: int | Tensor = 0
+        self.odd: Tensor = torch.zeros(0)  # N, bool: images of the latest pass whose gradient was not finite somewhere
+
+    @property
+    def not_finite(self) -> int:
+        """Images whose gradient came back with entries that were not finite."""
+        return int(self._not_finite)
+
+    def _watch(self, images: Tensor, logits: Tensor) -> None:
+        self.odd = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        if images.requires_grad:
+            images.register_hook(self._mend)
+        if logits.requires_grad:
+            logits.register_hook(self._count_backward)
+
+    def _mend(self, grad: Tensor) -> Tensor:
+        # Added up where the gradient lies: the host need not wait.
+        self.odd = ~grad.detach().isfinite().flatten(1).all(1)
+        self._not_finite = self._not_finite + self.odd.sum()
+        return finite(grad)
+
+    def _count_backward(self, grad: Tensor) -> None:
+        self.backwards += len(grad)
+
+
+class SearchTwin(_Watched):
     """An eval-mode copy of a model for attacks: `forward` gives fp32 logits and counts the images that pass.
 
     `refresh` takes over the model's weights after an update. Parameters of the twin need no gradient.
@@ -37,7 +68,6 @@ class SearchTwin(nn.Module):
         super().__init__()
         self.precision = precision
         self.device, self.dtype = device_of(model), dtype_of(model)
-        self.forwards = self.backwards = 0
         self.compiled = self.replayed = False
         self._source = [model]  # in a list, so that the model is not a sub-module of its twin
         self.twin = copy.deepcopy(model).eval()
@@ -96,18 +126,12 @@ class SearchTwin(nn.Module):
             torch.compiler.cudagraph_mark_step_begin()
         with nullcontext() if self.compiled else uncompiled(), autocast(self.precision, self.device):
             logits = self.twin(images).float()
-        if self.replayed:  # the next replay writes where these lie
+        if self.replayed:  # the next replay writes where these lie; of gradients, `_mend` makes a copy
             logits = logits.clone()
-            if images.requires_grad:
-                images.register_hook(torch.clone)
-        if logits.requires_grad:
-            if self.precision == "fp16":
-                scale_gradients(images, logits)
-            logits.register_hook(self._count_backward)
+        if logits.requires_grad and self.precision == "fp16":
+            scale_gradients(images, logits)
+        self._watch(images, logits)
         return logits
-
-    def _count_backward(self, grad: Tensor) -> None:
-        self.backwards += len(grad)
 
 
 def scale_gradients(x: Tensor, logits: Tensor) -> None:
@@ -127,7 +151,7 @@ def scale_gradients(x: Tensor, logits: Tensor) -> None:
     x.register_hook(lambda grad: grad / scales[-1].view(-1, 1, 1, 1))
 
 
-class Counted(nn.Module):
+class Counted(_Watched):
     """A model that counts the images passing forward and backward: fp32 images, left as they are, to fp32 logits.
 
     Logits are those of exact fp32; a gradient that is taken afterwards is of the precision that PyTorch is set to.
@@ -137,20 +161,16 @@ class Counted(nn.Module):
         super().__init__()
         self.model = model
         self.dtype = dtype_of(model)
-        self.forwards = self.backwards = 0
 
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
+        images = x.to(self.dtype, copy=True)
         with uncompiled(), exact_fp32():
-            logits = self.model(x.to(self.dtype, copy=True))
+            logits = self.model(images)
         check_logits(logits)
         logits = logits.float()
-        if logits.requires_grad:
-            logits.register_hook(self._count_backward)
+        self._watch(images, logits)
         return logits
-
-    def _count_backward(self, grad: Tensor) -> None:
-        self.backwards += len(grad)
 
 
 def make_search_model(model: nn.Module, precision: str, x: Tensor, *, compiled: bool = False) -> SearchTwin | Counted:

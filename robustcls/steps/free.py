@@ -31,7 +31,7 @@ def free(run: "Run", x: Tensor, y: Tensor, *, replays: int = 4) -> Loss:
         run.update()
         if x_adv.grad is None:
             raise InputError("step free needs an objective that attacks: leave out --objective standard")
-        ascent = run.threat.eps * run.threat.steepest(x_adv.grad.nan_to_num())
+        ascent = run.threat.eps * run.threat.steepest(x_adv.grad)
         delta = run.threat.project(x_adv.detach() + ascent, x) - x
     run.state["delta"] = delta
     return loss

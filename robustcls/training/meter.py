@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustcls.core.losses import likeliest
+from robustcls.core.losses import likeliest, predict_labels
 from robustcls.objectives.loss import Loss
 from robustcls.runtime.world import World
 
@@ -30,7 +30,7 @@ class Meter:
     def add(self, loss: Loss, y: Tensor, batch: int, seconds: float) -> None:
         total = loss.total.detach().double()
         self.sums["loss"] += total * len(y)
-        self.sums["right"] += (loss.logits.argmax(1) == likeliest(y)).sum()
+        self.sums["right"] += (predict_labels(loss.logits) == likeliest(y)).sum()
         self.sums["seen"] += len(y)
         for name, value in loss.parts.items():
             self.parts[name] = self.parts.get(name, 0) + value.detach().double() * len(y)

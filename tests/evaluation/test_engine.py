@@ -305,10 +305,12 @@ def test_the_verdict_follows_the_label_whatever_the_other_logits(kind):
     assert {check.id: check.status for check in shifted.checks}["random_output"] == "pass"
 
 
-def test_a_model_that_does_not_answer_is_not_called_robust_in_silence():
+def test_a_model_that_does_not_answer_is_not_called_robust():
+    """NaN is a wrong answer, also under attack."""
     found = judged(Shifted("nan"), attacks=["pgd(steps=3)"]).evaluation
-    assert found.clean.correct == found.robust.correct == 45
+    assert (found.clean.correct, found.robust.correct) == (45, 0)
     assert {check.id: check.status for check in found.checks}["finite_output"] == "fail"
+    assert all(sample.adversarial is None for sample in found.samples if sample.broken_by)
     assert {check.id: check.status for check in judged().evaluation.checks}["finite_output"] == "pass"
 
 

@@ -1,5 +1,6 @@
 """Which classes fall, and what they are taken for."""
 
+import math
 from collections import Counter
 from functools import partial
 
@@ -80,9 +81,13 @@ def _interval(correct: int, total: int) -> Markup:
     return Markup("{} to {}").format(derived("low", low, ".1%"), derived("high", high, ".1%"))
 
 
-def _labels(context: Context, model: int) -> list[int]:
+def _labels(context: Context, model: int) -> list[int | None]:
     samples = context.evaluations[model].samples
-    return sorted({sample.label for sample in samples} | {sample.adversarial for sample in samples})
+    return sorted({sample.label for sample in samples} | {sample.adversarial for sample in samples}, key=_place)
+
+
+def _place(label: int | None) -> float:
+    return math.inf if label is None else label  # no answer comes last
 
 
 def _confusion(context: Context, model: int) -> Markup:
@@ -91,7 +96,7 @@ def _confusion(context: Context, model: int) -> Markup:
     rest = len(labels) > SQUARE
     if rest:
         errors = Counter(label for s in samples if not held(s) for label in (s.label, s.adversarial))
-        labels = sorted(sorted(labels, key=lambda label: (-errors[label], label))[: SQUARE - 1])
+        labels = sorted(sorted(labels, key=lambda label: (-errors[label], _place(label)))[: SQUARE - 1], key=_place)
     places = {label: i for i, label in enumerate(labels)}
     side = len(labels) + rest
     counts = [[0] * side for _ in range(side)]
@@ -107,7 +112,7 @@ def _pairs(context: Context, model: int) -> Markup | None:
     samples = context.evaluations[model].samples
     mistakes = Counter((s.label, s.adversarial) for s in samples if s.label != s.adversarial)
     totals = Counter(sample.label for sample in samples)
-    ranked = sorted(mistakes.items(), key=lambda item: (-item[1], item[0]))[:PAIRS]
+    ranked = sorted(mistakes.items(), key=lambda item: (-item[1], item[0][0], _place(item[0][1])))[:PAIRS]
     rows = [
         [
             Markup("{} → {}").format(context.class_name(model, source), context.class_name(model, target)),

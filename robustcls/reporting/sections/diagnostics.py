@@ -32,8 +32,16 @@ EXPECTED = {
         "the share of samples without an input gradient was not measured",
     ),
     "finite_output": Described(
-        "Outputs that are not numbers, which no attack can turn into another label.",
+        "Outputs that are not numbers, which count as wrong answers.",
         "whether the outputs under attack are numbers was not looked at",
+    ),
+    "finite_gradients": Described(
+        "Input gradients that are not finite, along which an attack cannot go.",
+        "whether the input gradients are finite was not looked at",
+    ),
+    "finite_attempts": Described(
+        "Attempts of an attack that are no images, and so break nothing.",
+        "whether the attempts of the attacks are finite was not looked at",
     ),
     "device": Described(
         "Model and images on different devices.",
