@@ -401,6 +401,21 @@ def _search(
     return result
 
 
+class _IntoBox(torch.autograd.Function):
+    """Clips images to the box, beyond which a model may mean nothing; attacks that step over it keep their gradient.
+
+    Entries of the gradient that are not finite become 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return finite(grads[0])
+
+
 class _Raised(nn.Module):
     """The model with the true class's logit raised by twice what a clear error takes.
 
@@ -412,9 +427,7 @@ class _Raised(nn.Module):
         self.model, self.y = model, y
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad:
-            x.register_hook(finite)
-        logits = self.model(x)
+        logits = self.model(_IntoBox.apply(x))
         lead = 2 * CLEARLY * rival_scale(logits.detach(), self.y)[:, None]
         return logits.scatter_add(1, self.y[:, None], lead)
 

@@ -17,6 +17,7 @@ from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after so many queries the square's area halves
+_ORDERS = {"l2": 2, "l1": 1}  # of the norms whose search counts the mass that a sample has moved
 State = dict[str, Tensor]
 Settle = Callable[[Tensor], None]  # told which samples keep their change
 
@@ -32,11 +33,13 @@ def square(
     queries: int = 5000,
     p_init: float = 0.8,
     early_stop: bool = True,
+    start: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """Squares at random places, kept where the margin grows (Andriushchenko et al. 2019, arXiv:1912.00049).
 
-    p_init: the first squares' share of the image. early_stop: a sample leaves once it is fooled.
+    p_init: the first squares' share of the image. early_stop: a sample leaves once it is fooled. start: N,C,H,W, where the
+    search begins for a sample whose margin is larger there than at the usual start.
     """
     if queries < 1 or not 0 < p_init <= 1:
         raise InputError(f"square(queries={queries}, p_init={p_init}): give 1 query or more and a share in (0, 1]")
@@ -44,6 +47,8 @@ def square(
     result, area = x.clone(), x.shape[2] * x.shape[3]
     s = {"index": torch.arange(len(x), device=x.device), "x": x.contiguous(), "y": y, "clean": margin(model(x), y)}
     s |= begin(s["x"], threat, generator)
+    if start is not None:
+        s |= _from_nearer(model, s, threat.project(start, s["x"]), _ORDERS.get(threat.norm))
     for query in range(queries + 1):
         if query > 0:  # the first looks at the start alone
             side = round((p_init / 2 ** bisect_left(HALVINGS, query - 1) * area) ** 0.5)
@@ -63,6 +68,15 @@ def square(
     gained = s["best"] > s["clean"]
     result[s["index"][gained]] = s["x_adv"][gained]
     return threat.project(result, x)
+
+
+def _from_nearer(model: nn.Module, s: State, start: Tensor, order: int | None) -> State:
+    """Where the search begins, if for the samples whose margin is larger at `start` it begins there."""
+    nearer = margin(model(start), s["y"]) > margin(model(s["x_adv"]), s["y"])
+    moved = {"x_adv": torch.where(per_sample(nearer), start, s["x_adv"]).contiguous()}
+    if order is not None:
+        moved["mass"] = (moved["x_adv"] - s["x"]).flatten(1).double().abs().pow(order).sum(1)
+    return moved
 
 
 def _stripes(x: Tensor, threat: ThreatModel, generator: Generator | None) -> State:

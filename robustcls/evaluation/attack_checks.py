@@ -20,8 +20,9 @@ from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
 from robustcls.evaluation.cascade import Outcome
-from robustcls.evaluation.diagnostics import NOTHING_RIGHT, check_count, is_differentiable, not_run
+from robustcls.evaluation.diagnostics import NOTHING_RIGHT, check_count, check_nearest, is_differentiable, not_run
 from robustcls.evaluation.engine import AttackError, Engine
+from robustcls.evaluation.nearest import nearest
 from robustcls.evaluation.spacing import spaced
 from robustcls.runtime.predict import predict
 
@@ -370,13 +371,13 @@ def _doubled(
         raise _NotRun("the attacks left nothing to break")
     cost = 2 * (record.forwards + record.backwards) / max(record.attacked, 1)
     passes = sum(record.forwards + record.backwards for record in outcome.attacks)
-    met = _spaced(engine, standing, min(max(int(max(REPEATED * passes, PASSES) / max(cost, 1)), FEW), SAMPLES))
+    most = min(max(int(max(REPEATED * passes, PASSES) / max(cost, 1)), FEW), SAMPLES)
+    met = nearest(engine, outcome, standing, most)
     count = int(_broken(engine, str(spec), met, threat, name, 0).sum())
-    # Judged by what it takes off the robust accuracy, not by the share of what may be a handful of survivors.
-    total = round(len(met) * len(engine.y) / len(standing))
-    what = f"{spec} broke {count} of {len(met)} survivors, {count / total:.1%} of all samples by that measure"
     mend = f"the attack has not converged: judge with more {option}"
-    return check_count(name, count, total, what, mend, f"robust accuracy is overstated, for {mend}")
+    return check_nearest(
+        name, count, len(met), len(engine.y), str(spec), mend, f"robust accuracy is overstated, for {mend}"
+    )
 
 
 def _strongest(outcome: Outcome, attacks: Sequence[str], option: str) -> int:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,24 +9,30 @@ from torch import Tensor, nn
 from robustcls.core import plugins
 from robustcls.core.classifier import device_of, dtype_of
 from robustcls.core.gradients import input_gradient
-from robustcls.core.losses import NO_ANSWER, cross_entropy, dlr
+from robustcls.core.losses import cross_entropy, dlr
 from robustcls.core.records import Check
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.engine import AttackError, Engine
-from robustcls.evaluation.spacing import spaced
+from robustcls.evaluation.nearest import nearest
 
 ZERO_GRADIENTS = 0.05  # share of samples
-LOST = 0.05  # share of an attack's attempts
-LOOKED = 32  # samples whose gradients are looked at
 RANDOM = 1e-4  # share of the largest logit
 COMPANY = 1e-3  # the same; larger, for a sample's place in the batch may change the order of a sum
 # Samples that speak against the numbers, as (count, share) of those met: what exceeds both warns, or fails.
 # Square takes one or two of hundreds from an honest model too (AutoAttack's own tables show it).
 WARN, FAIL = (1, 0.01), (2, 0.05)
-PROBED, PROBE_SHARE, QUERIES = 16, 0.1, (40, 200)  # samples, forwards as a share of the cascade's passes, their bounds
+# Of the nearest survivors alone, as (count, share of all samples, largest share of those met): what was lost at least.
+WARN_LOST, FAIL_LOST = (1, 0.005, 0.25), (2, 0.02, 0.5)
+# The probe: its forwards as a share of the cascade's passes; bounds of its samples, and of the queries of each. With more
+# than the middle number there are more samples instead.
+PROBE_SHARE, PROBED, QUERIES = 0.1, (16, 100), (40, 700, 5000)
+NOTHING_LEFT = "gradient attacks left nothing to break"
+MASKED_A_LITTLE = "gradients may be masked a little: {}"
+MASKED = "gradients are masked, or the gradient attacks too weak; robust accuracy is overstated: {}"
+STANDARD = "run --suite standard"
 NOTHING_RIGHT = "the model gets no clean image right, so there is nothing to break"
 STREAM = mix(*b"black_box_wins")
 
@@ -79,119 +84,40 @@ def check_black_box(engine: Engine, outcome: Outcome, threat: ThreatModel, attac
             won = torch.isin(outcome.broken_by, torch.tensor(black))
             left = outcome.standing(engine.y) | won
         names = [outcome.attacks[number].name for number in black]
-        check = _black_box_wins(won[left], names, "", "more queries may break still more")
+        check = _black_box_wins(won[left], names)
         # That noise found little means little.
         if check.status == "fail" or any(plugins.parse("attack", attacks[number]).name != "noise" for number in black):
             return check
-    standing = outcome.standing(engine.y).nonzero().squeeze(1)
-    # Those that came closest to the boundary: what weak gradients just missed is among them.
-    met = standing[outcome.margin[standing].argsort(descending=True, stable=True)[:PROBED]].sort().values
+    forwards = int(PROBE_SHARE * sum(record.forwards + record.backwards for record in outcome.attacks))
+    most = min(max(forwards // QUERIES[1], PROBED[0]), PROBED[1])
+    met = nearest(engine, outcome, outcome.standing(engine.y).nonzero().squeeze(1), most)
+    if len(met) == 0:
+        return not_run("black_box_wins", NOTHING_LEFT)
     won = torch.zeros(len(engine.y), dtype=torch.bool)
-    passes = sum(record.forwards + record.backwards for record in outcome.attacks)
-    queries = min(max(int(PROBE_SHARE * passes / PROBED), QUERIES[0]), QUERIES[1])
-    probe = ("noise(draws=4)", f"square(queries={queries})")
-    for number, spec in enumerate(probe):
+    queries = min(max(forwards // most, QUERIES[0]), QUERIES[2]) // 2
+    # Around the strongest attempts, by small squares, and anew: where gradients are masked, one may be far from the other.
+    probe = ("noise(draws=4)", f"square(queries={queries}, p_init=0.1)", f"square(queries={queries})")
+    for number, (spec, start) in enumerate(zip(probe, (None, outcome.x_adv, None), strict=True)):
         try:
             attack, _ = engine.load(spec)
-            for found in engine.attack(attack, met[~won[met]], threat, (STREAM, number)):
+            for found in engine.attack(attack, met[~won[met]], threat, (STREAM, number), start=start):
                 won[found.indices] = found.fooled
         except AttackError as failure:
             return not_run("black_box_wins", f"{spec} broke off: {failure}")
-    return _black_box_wins(won[met], probe, "the nearest ", "run --suite standard")
-
-
-def check_finite(outcome: Outcome) -> Check:
-    """Whether the model named a class for every image: one that it does not answer counts as misclassified."""
-    clean, attempts = int((outcome.clean == NO_ANSWER).sum()), outcome.unanswered
-    return _check(
-        "finite_output",
-        float(clean + attempts),
-        0.5,
-        f"{clean} clean images and {attempts} attempts gave logits that are not numbers",
-        "each counts as a wrong answer: mend the model, or clamp what overflows",
-    )
-
-
-def check_attempts(outcome: Outcome) -> Check:
-    """Whether every attempt of every attack was an image: one of NaN can break nothing, and its sample was not attacked."""
-    parts = [(lost, tried, record.name) for (lost, tried), record in zip(outcome.lost, outcome.attacks, strict=True)]
-    lost, tried = sum(part[0] for part in parts), sum(part[1] for part in parts)
-    share, worst = max(((lost / tried, name) for lost, tried, name in parts if tried), default=(0.0, ""))
-    if not tried:
-        return not_run("finite_attempts", NOTHING_RIGHT)
-    what = f"{lost} of {tried} attempts hold values that are not finite"
-    if not lost:
-        return Check("finite_attempts", "pass", 0.0, 0.0, what)
-    mend = "they are lost, and robust accuracy is overstated as far as no other attack breaks these samples: mend the attack"
-    status, threshold = ("fail", LOST) if share > LOST else ("warn", 0.0)
-    return Check("finite_attempts", status, share, threshold, f"{what}, most of them {share:.1%} of {worst}'s; {mend}")
-
-
-def check_gradients(engine: Engine, outcome: Outcome) -> Check:
-    """Whether the gradients by the image are finite, on clean images and wherever the attacks came.
-
-    Entries that are not count as 0, so that an attack goes on along the others; what has none left stands still.
-    """
-    if not is_differentiable(engine.exact):
-        return not_run("finite_gradients", "the model gives no gradients: only attacks without them can judge it")
-    answered = (outcome.clean != NO_ANSWER).nonzero().squeeze(1)
-    met = answered[spaced(engine.y[answered], LOOKED)]
-    clean, attacked = _look(engine, engine.x, met), _look(engine, outcome.x_adv, met)  # a pole may lie off the image
-    odd, stuck = (clean.odd | attacked.odd), clean.stuck & attacked.stuck & outcome.standing(engine.y)[met]
-    taken = sum(record.backwards for record in outcome.attacks)
-    found, along = odd.float().mean().item(), outcome.not_finite / max(taken, 1)
-    still = stuck.float().mean().item()
-    what = (
-        f"{found:.1%} of {len(met)} samples have an input gradient with entries that are not finite, on the clean image or "
-        f"on the attempt; so had {along:.1%} of the {taken} gradients that the attacks took"
-    )
-    if still > ZERO_GRADIENTS:
-        mend = "gradient attacks cannot move them, so robust accuracy is overstated: attack without gradients too"
-        return Check(
-            "finite_gradients", "fail", still, ZERO_GRADIENTS,
-            f"{what}; {still:.1%} stand and have no finite gradient but 0: {mend}",
-        )  # fmt: skip
-    share = max(found, along)
-    if share == 0:
-        return Check("finite_gradients", "pass", share, 0.0, what)
-    return Check(
-        "finite_gradients", "warn", share, 0.0,
-        f"{what}; they count as 0, and attacks follow the others: look for roots, norms and logarithms at 0, keep them "
-        "from their pole, and attack without gradients too",
+    return check_nearest(
+        "black_box_wins", int(won.sum()), len(met), len(engine.y), ", ".join(probe), MASKED_A_LITTLE.format(STANDARD),
+        MASKED.format(STANDARD),
     )  # fmt: skip
 
 
-class _Seen(NamedTuple):
-    odd: Tensor  # N, bool: the input gradient has entries that are not finite
-    stuck: Tensor  # N, bool: and no others but 0
-
-
-def _look(engine: Engine, images: Tensor, met: Tensor) -> _Seen:
-    """At the gradients of the cross-entropy, and of the DLR, which has one where the former rounds to 0."""
-    model = engine.exact
-
-    def look(rows: Tensor) -> Tensor:
-        x, y = images[rows].to(engine.device), engine.y[rows].to(engine.device)
-        odd = moves = torch.zeros_like(y, dtype=torch.bool)
-        for loss in (cross_entropy, dlr):
-            moves = moves | (input_gradient(model, x, y, loss) != 0).flatten(1).any(1)
-            odd = odd | model.odd
-        return torch.stack([odd, odd & ~moves]).cpu()
-
-    return _Seen(*torch.cat(list(engine.parts.map(look, met)), 1))
-
-
-def _black_box_wins(won: Tensor, names: Sequence[str], which: str, mend: str) -> Check:
+def _black_box_wins(won: Tensor, names: Sequence[str]) -> Check:
     """won: whether each sample was broken that the gradient attacks had left."""
     count, total = int(won.sum()), len(won)
     if total == 0:
-        return not_run("black_box_wins", "gradient attacks left nothing to break")
-    what = f"{' and '.join(names)} broke {count} of {which}{total} samples that gradient attacks left"
-    return check_count(
-        "black_box_wins", count, total, what,
-        f"gradients may be masked a little: {mend}",
-        f"gradients are masked, or the gradient attacks too weak; robust accuracy is overstated: {mend}",
-    )  # fmt: skip
+        return not_run("black_box_wins", NOTHING_LEFT)
+    what = f"{' and '.join(names)} broke {count} of {total} samples that gradient attacks left"
+    mend = "more queries may break still more"
+    return check_count("black_box_wins", count, total, what, MASKED_A_LITTLE.format(mend), MASKED.format(mend))
 
 
 def check_count(name: str, count: int, total: int, what: str, if_warned: str, if_failed: str) -> Check:
@@ -205,6 +131,24 @@ def check_count(name: str, count: int, total: int, what: str, if_warned: str, if
     return Check(name, "fail", share, fail, f"{what}; {if_failed}")
 
 
+def check_nearest(name: str, count: int, met: int, n: int, attack: str, if_warned: str, if_failed: str) -> Check:
+    """Judges what an attack took of the nearest survivors, which should be nothing, by WARN_LOST and FAIL_LOST.
+
+    count of met samples, of n in all. The share of those met is what was measured.
+    """
+    warn, fail = (min(max(least, share * n) / met, most) for least, share, most in (WARN_LOST, FAIL_LOST))
+    what = (
+        f"{attack} broke {count} of the nearest {met} samples that the attacks left: robust accuracy falls by "
+        f"{100 * count / n:.1f} points at least"
+    )
+    measured = count / met
+    if measured <= warn:
+        return Check(name, "pass", measured, warn, what)
+    if measured <= fail:
+        return Check(name, "warn", measured, warn, f"{what}; {if_warned}")
+    return Check(name, "fail", measured, fail, f"{what}; {if_failed}")
+
+
 def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Check:
     if not is_differentiable(model):
         return not_run("zero_gradients", "the model gives no gradients: only attacks without them can judge it")
@@ -215,7 +159,7 @@ def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Check:
     mend = "gradient attacks cannot move them, so robust accuracy is overstated: attack without gradients too"
     if both <= ZERO_GRADIENTS:
         mend = "the logits are too large for float32, which the DLR loss sees through: use apgd_t, or divide the logits"
-    return _check(
+    return judge_measure(
         "zero_gradients",
         share,
         ZERO_GRADIENTS,
@@ -226,7 +170,7 @@ def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Check:
 
 def _softmax_output(logits: Tensor) -> Check:
     looks = (logits.min() >= 0) & ((logits.sum(1) - 1).abs() < 1e-4).all()
-    return _check(
+    return judge_measure(
         "softmax_output",
         float(looks),
         0.5,
@@ -243,11 +187,11 @@ def _random_output(model: nn.Module, x: Tensor, logits: Tensor, again: Tensor) -
     """
     if logits.isnan().any():
         what, mend = "some outputs are not numbers", "two passes cannot be compared: mend the model first"
-        return _check("random_output", math.nan, RANDOM, what, mend)
+        return judge_measure("random_output", math.nan, RANDOM, what, mend)
     scale = logits.amax(1).abs().max().clamp_min(1e-12)  # not of masked logits, such as -1e9
     repeated = (_difference(logits, again) / scale).item()
     if not repeated <= RANDOM:
-        return _check(
+        return judge_measure(
             "random_output",
             repeated,
             RANDOM,
@@ -258,7 +202,7 @@ def _random_output(model: nn.Module, x: Tensor, logits: Tensor, again: Tensor) -
     with torch.no_grad():
         moved = model(torch.cat([x[half:].flip(0), 1 - x[:half]])).float()[: len(x) - half].flip(0)
     elsewhere = (_difference(logits[half:], moved) / scale).item()
-    return _check(
+    return judge_measure(
         "random_output",
         max(repeated, elsewhere),
         max(COMPANY, 4 * torch.finfo(dtype_of(model)).eps),
@@ -291,7 +235,7 @@ def not_run(name: str, reason: str) -> Check:
     return Check(name, "not_run", None, None, reason)
 
 
-def _check(name: str, measured: float, threshold: float, what: str, mend: str) -> Check:
+def judge_measure(name: str, measured: float, threshold: float, what: str, mend: str) -> Check:
     failed = not measured <= threshold
     known = measured if math.isfinite(measured) else None  # JSON has no NaN
     return Check(name, "fail" if failed else "pass", known, threshold, f"{what}; {mend}" if failed else what)

@@ -22,8 +22,9 @@ from robustcls.core.traits import traits_of
 from robustcls.evaluation.attack_checks import AttackCheck
 from robustcls.evaluation.cascade import Outcome, Progress, run_cascade
 from robustcls.evaluation.curve import security_curve
-from robustcls.evaluation.diagnostics import check_attempts, check_black_box, check_finite, check_gradients, run_checks
+from robustcls.evaluation.diagnostics import check_black_box, run_checks
 from robustcls.evaluation.engine import Engine, check_attacks
+from robustcls.evaluation.finite_checks import check_attempts, check_finite, check_gradients
 from robustcls.evaluation.journal import Journal
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
 from robustcls.runtime.search import Counted
@@ -119,7 +120,8 @@ def judge(
         handed_in = images.device if images.device.type != "cpu" else None
         found = run_checks(engine.judge, x[first].to(device), y[first].to(device), handed_in=handed_in)
         found += [
-            check_black_box(engine, outcome, threat, attacks), check_finite(outcome), check_gradients(engine, outcome),
+            check_black_box(engine, outcome, threat, attacks), check_finite(outcome),
+            check_gradients(engine, outcome, threat),
             check_attempts(outcome),
         ]  # fmt: skip
         one_by_one: Iterable[Sequence[AttackCheck]] = [(check,) for check in checks]

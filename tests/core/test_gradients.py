@@ -171,3 +171,17 @@ def test_frozen_takes_a_scripted_model(batch):
         assert not net.training
         net(batch[0])
     assert net.training
+
+
+def test_entries_that_are_not_finite_are_zero():
+    x, y = torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1])
+    x[:2, 0, 0] = 0
+
+    def root(x):
+        return x.pow(0.5).flatten(1)[:, 4:8]  # the first row is black in two images
+
+    losses, grad = logits_and_gradient(root, x, cross_entropy, y)[1:]
+    assert losses.isfinite().all()
+    assert (grad[:2, 0, 0, 4:] == 0).all()
+    assert (grad[2:, 0, 0, 4:] != 0).all()
+    assert torch.equal(grad[2:], input_gradient(root, x[2:], y[2:]))

@@ -91,3 +91,11 @@ def test_it_is_autoattacks_projection(norm, share, pixels):
     torch.testing.assert_close(exact, peer, rtol=0, atol=1e-5)
     sizes = [torch.linalg.vector_norm(delta.double(), ORDERS[norm], dim=1) for delta in (ours, peer)]
     torch.testing.assert_close(*sizes, rtol=1e-5, atol=1e-7)  # in l1 rounding decides how far the last pixel goes
+
+
+@every_norm
+def test_without_a_slope_nothing_moves(norm):
+    """However far the hyperplane."""
+    x = torch.rand(3, 8, generator=torch.Generator().manual_seed(0))
+    delta = to_hyperplane(norm, x, torch.zeros_like(x), torch.tensor([0.1, 1e3, 1e30]))
+    assert (delta == 0).all()

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from robustcls.attacks.apgd import targeted_dlr
-from robustcls.core.losses import cross_entropy, dlr, kl, margin
+from robustcls.core.losses import NO_ANSWER, cross_entropy, dlr, kl, margin, predict_labels, rival_scale
 
 CLASSES = (2, 3, 4, 10)
 
@@ -101,3 +101,45 @@ def test_losses_are_float32_whatever_the_logits(case, dtype):
         assert loss(low, y).shape == (64,)
     assert kl(low, low).dtype == torch.float32
     assert targeted_dlr(low, y, y).dtype == torch.float32
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("logits", "label"),
+    [
+        ([1, 3, 2], 1), ([3, 3, 2], 0), ([-INF, 1, -INF], 1), ([1, INF, 2], 1), ([-1e9, 1, 2], 2),
+        ([NAN, 1, 2], NO_ANSWER), ([1, 2, NAN], NO_ANSWER), ([NAN] * 3, NO_ANSWER), ([INF, INF, 2], NO_ANSWER),
+        ([-INF] * 3, NO_ANSWER),
+    ],
+)  # fmt: skip
+def test_only_numbers_name_a_class(logits, label):
+    """And every label of a row that names none is wrong, by any margin."""
+    row = torch.tensor([logits])
+    assert predict_labels(row).item() == label
+    for y in range(3):
+        gap = margin(row, torch.tensor([y])).item()
+        assert (gap > 0) == (label == NO_ANSWER or (label != y and logits[y] != max(logits)))
+        if label == NO_ANSWER:
+            assert gap == INF
+
+
+def test_infinite_logits_do_not_blur_a_margin():
+    row = torch.tensor([[1.0, INF, 2.0], [1.0, -INF, 2.0]])
+    assert rival_scale(row, torch.tensor([0, 1])).tolist() == [0, 0]
+    assert margin(row, torch.tensor([0, 1])).tolist() == [INF, INF]
+
+
+@pytest.mark.parametrize("known", [2, 3, 4, 7])
+def test_classes_masked_with_infinity_change_no_ratio(known):
+    """Nor its gradient: an attack goes as if the model did not have them."""
+    draw = torch.Generator().manual_seed(known)
+    logits, y = torch.randn(32, known, generator=draw), torch.randint(0, known, (32,), generator=draw)
+    target = (y + 1) % known
+    for loss in (lambda logits: dlr(logits, y), lambda logits: targeted_dlr(logits, y, target)):
+        plain = logits.clone().requires_grad_()
+        masked = torch.cat([plain, torch.full((32, 3), -INF)], 1)
+        expected, found = loss(plain), loss(masked)
+        close(found, expected)
+        close(torch.autograd.grad(found.sum(), plain)[0], torch.autograd.grad(expected.sum(), plain)[0])

@@ -255,3 +255,15 @@ def test_radii_in_words(norm, eps, text):
     assert threat.eps_text == text
     assert str(threat) == f"{norm}:{text}"
     assert ThreatModel.parse(str(threat)).eps == pytest.approx(eps, rel=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_entries_that_are_not_finite_count_as_zero(norm):
+    grad = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    odd = grad.clone()
+    for n, value in enumerate((float("nan"), float("inf"), -float("inf"))):
+        odd[n, 0, n] = value
+        grad[n, 0, n] = 0
+    threat = ThreatModel(norm, 1)
+    assert torch.equal(threat.steepest(odd), threat.steepest(grad))
+    assert (threat.steepest(torch.full_like(grad, float("nan"))) == 0).all()

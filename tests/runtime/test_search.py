@@ -476,3 +476,31 @@ def test_what_are_no_logits():
     for net in (nn.Flatten(0), nn.Sequential(nn.Flatten(), nn.Linear(12, 1)), nn.LSTM(2, 2)):
         with pytest.raises(InputError, match="must give logits"):
             Counted(net)(torch.rand(2, 3, 2, 2) if not isinstance(net, nn.LSTM) else torch.rand(2, 3, 2))
+
+
+class Root(nn.Module):
+    """An infinite gradient at black pixels."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(48, 3)
+
+    def forward(self, x):
+        return self.head(x.pow(0.5).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "wrap", [Counted, SearchTwin, lambda model: SearchTwin(model, "bf16"), lambda model: SearchTwin(model, "fp16")]
+)
+def test_gradients_come_without_poles_and_their_images_are_counted(wrap):
+    """Whoever takes them, in whatever precision."""
+    x = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0)).clamp_min(0.1)
+    x[1, 0, 0, 0] = x[3, 2] = 0
+    model = wrap(Root().eval())
+    images = x.requires_grad_()
+    grad = torch.autograd.grad(model(images).logsumexp(1).sum(), images)[0]
+    assert ((grad == 0) == (x == 0)).all()
+    assert grad.isfinite().all()
+    assert model.not_finite == 2
+    assert model.odd.tolist() == [False, True, False, True]

@@ -1,0 +1,89 @@
+"""A model whose input gradient has poles is broken as its twin is that answers alike and has none."""
+
+import pytest
+import torch
+from attack_nets import robust, trained_on_digits
+from torch import nn
+
+import robustcls
+from robustcls.attacks.pgd import pgd
+from robustcls.core import plugins
+from robustcls.core.errors import InputError
+from robustcls.core.gradients import input_gradient
+from robustcls.core.losses import dlr
+from robustcls.core.threat import ThreatModel
+from robustcls.runtime.search import SearchTwin
+
+TINY = 1e-8
+EPS = {"linf": 0.06, "l2": 0.5, "l1": 1.5}
+# Each first as one writes it, then without the pole; black pixels are at it.
+POLES = {
+    "root": (lambda x: x.pow(0.5) * (x > 0), lambda x: x.clamp_min(TINY).pow(0.5) * (x > 0)),
+    "norm": (
+        lambda x: x / (x.square().sum(1, keepdim=True).sqrt() + 0.2),
+        lambda x: x * (x > 0) / (x.square().sum(1, keepdim=True).clamp_min(TINY**2).sqrt() + 0.2),
+    ),
+    "masked infinity": (
+        lambda x: torch.where(x > 0, 1 + 0.1 * x.log(), 0.0), lambda x: torch.where(x > 0, 1 + 0.1 * x.clamp_min(TINY).log(), 0.0)
+    ),
+}  # fmt: skip
+ATTACKS = (
+    "pgd", "pgd(steps=5, random_start=False, momentum=0.9)", "fgsm", "apgd_ce(steps=10)", "apgd_t(steps=10, targets=2)",
+    "fab_t(steps=10, targets=2)", "fmn(steps=30)", "deepfool(steps=10)", "ddn(steps=30)", "cw(steps=20, initial_const=1.0)",
+    "ead(steps=20, initial_const=1.0)",
+)  # fmt: skip
+
+
+class Seen(nn.Module):
+    """A network behind something that changes what it sees."""
+
+    def __init__(self, before, net: nn.Module) -> None:
+        super().__init__()
+        self.before, self.net = before, net
+
+    def forward(self, x):
+        return self.net(self.before(x))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    net, x, _ = trained_on_digits(40)
+    return net, x
+
+
+@pytest.fixture(scope="module", params=POLES)
+def pair(request, trained):
+    """The model with the pole, its twin without, images and the labels that both give them."""
+    net, x = trained
+    model, twin = (Seen(before, net).eval() for before in POLES[request.param])
+    return model, twin, x, twin(x).argmax(1)
+
+
+def test_the_pole_is_one(pair):
+    model, twin, x, y = pair
+    torch.testing.assert_close(model(x), twin(x))
+    images = x.clone().requires_grad_()
+    grad = torch.autograd.grad(nn.functional.cross_entropy(model(images), y), images)[0]
+    assert (~grad.isfinite()).flatten(1).any(1).all(), "every image has black pixels"
+    for loss in (nn.functional.cross_entropy, dlr):
+        reduced = {"reduction": "none"} if loss is not dlr else {}
+        found, expected = (
+            input_gradient(one, x, y, lambda logits, y: loss(logits, y, **reduced)) for one in (model, twin)
+        )
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("norm", EPS)
+@pytest.mark.parametrize("spec", ATTACKS)
+def test_every_attack_breaks_both_alike(pair, norm, spec):
+    model, twin, x, y = pair
+    threat = ThreatModel(norm, EPS[norm])
+    try:
+        found, expected = (robustcls.attack(one, x, y, threat, spec) for one in (model, twin))
+    except InputError as refusal:
+        assert f"not {norm}: judge it with --norm" in str(refusal)
+        pytest.skip(str(refusal))
+    assert found.isfinite().all()
+    left = robust(twin, expected, x, y, threat)
+    assert left < 1, "nothing was broken that could be compared"
+    assert robust(model, found, x, y, threat) == pytest.approx(left, abs=2.5 / len(x))
