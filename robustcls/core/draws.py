@@ -41,19 +41,19 @@ class SampleGenerator(Generator):
     def __new__(cls, streams: Tensor, *_: object) -> "SampleGenerator":
         return super().__new__(cls, streams.device)
 
-    def __init__(self, streams: Tensor, rows: Tensor | None, seed: int) -> None:
+    def __init__(self, streams: Tensor, rows: Tensor | None, seed: int, common: int) -> None:
         """streams: int64, where each stream stands. rows: those that are of this batch, N; None for all.
 
-        seed: of what torch's own functions draw.
+        seed: of what torch's own functions draw. common: a seed for what all samples, of this batch or not, shall share.
         """
-        self.streams, self.rows, self.taken = streams, rows, 0
+        self.streams, self.rows, self.common, self.taken = streams, rows, common, 0
         self.manual_seed(seed)
 
     @classmethod
     def of(cls, samples: Tensor, seed: int, device: torch.device | str = "cpu") -> "SampleGenerator":
         """samples: N whole numbers, not negative, that name the samples: each has one stream for one seed."""
         streams = samples.to(device, torch.int64).add(1).mul_(GAMMA).add_(mix(seed))
-        return cls(_scramble(streams), None, mix(seed, int(samples[0]) if len(samples) else 0))
+        return cls(_scramble(streams), None, mix(seed, int(samples[0]) if len(samples) else 0), mix(seed))
 
     def __len__(self) -> int:
         return len(self.streams if self.rows is None else self.rows)
@@ -62,7 +62,7 @@ class SampleGenerator(Generator):
         """The same streams for some rows of the batch (indices, or N bool) alone; these go on where they stand."""
         own = torch.arange(len(self.streams), device=self.device) if self.rows is None else self.rows
         self.taken += 1
-        return SampleGenerator(self.streams, own[rows], mix(self.initial_seed(), self.taken))
+        return SampleGenerator(self.streams, own[rows], mix(self.initial_seed(), self.taken), self.common)
 
     def advance(self) -> Tensor:
         """A key for the next draw of each stream: N."""

@@ -74,8 +74,9 @@ def judge(
 ) -> Judged:
     """Runs the cascade, the self-checks and the security curve; `evaluate` says more.
 
-    index: position of each image in its split; its random numbers depend on it and on the seed alone. checks: self-checks beyond the usual ones, such as ATTACK_CHECKS.
-    surrogate: examples are crafted on it. journal: keeps what is done.
+    index: position of each image in its split; on it and on the seed alone its random numbers depend. checks:
+    self-checks beyond the usual ones, such as ATTACK_CHECKS. surrogate: examples are crafted on it. journal: keeps what
+    is done.
     """
     started, began = datetime.now(UTC), time.perf_counter()
     check_images(images, labels, input_size_of(model))
