@@ -161,10 +161,11 @@ def _shrink(delta: Tensor, eps: float) -> Tensor:
     for _ in range(30):
         above = (size - threshold).clamp_min_(0)
         excess = above.sum((1, 2, 3), keepdim=True) - eps
-        step = (excess / (above > 0).sum((1, 2, 3), keepdim=True).clamp_min(1)).clamp_min_(0)
-        threshold = threshold + step
-        if not (excess > 1e-5 * eps).any():
+        going = excess > 1e-5 * eps  # each to its own end, whatever the others take
+        if not going.any():
             break
+        step = excess / (above > 0).sum((1, 2, 3), keepdim=True).clamp_min(1)
+        threshold = torch.where(going, threshold + step, threshold)
     return (size - threshold).clamp_min_(0).mul_(delta.sign())
 
 

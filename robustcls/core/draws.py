@@ -39,7 +39,7 @@ class SampleGenerator(Generator):
     """
 
     def __new__(cls, streams: Tensor, *_: object) -> "SampleGenerator":
-        return super().__new__(cls, streams.device)
+        return super().__new__(cls, streams.device)  # type: ignore[call-arg]
 
     def __init__(self, streams: Tensor, rows: Tensor | None, seed: int, common: int) -> None:
         """streams: int64, where each stream stands. rows: those that are of this batch, N; None for all.
