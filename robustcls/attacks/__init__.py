@@ -17,18 +17,21 @@ def attack(
     *,
     batch_size: int = 128,
     seed: int = 0,
+    index: "Tensor | None" = None,
     progress: bool = False,
 ) -> "Tensor":
     """What the attack `spec`, such as `pgd(steps=20)`, makes of images (N,C,H,W in [0, 1]): x_adv, float32, on their device.
 
-    model: any nn.Module on [0, 1] pixels, left exactly as it was. labels: N. progress: a bar on stderr, where that is a
-    terminal. Raises InputError.
+    model: any nn.Module on [0, 1] pixels, left exactly as it was. labels: N. batch_size: of it depends rounding alone, for
+    each image has its own random numbers. index: N whole numbers that name the images, on which with the seed these
+    depend; their places unless given. progress: a bar on stderr, where that is a terminal. Raises InputError.
     """
     import torch
     from tqdm import tqdm
 
     from robustcls.core import plugins
     from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
+    from robustcls.core.draws import SampleGenerator
     from robustcls.core.gradients import frozen
     from robustcls.core.traits import traits_of
     from robustcls.runtime.device import resolve_batch_size
@@ -40,7 +43,7 @@ def attack(
     size = resolve_batch_size(batch_size, images.shape[1:], device)
     if traits_of(function).universal:
         size = len(images)
-    generator = torch.Generator(device).manual_seed(seed)
+    index = torch.arange(len(images)) if index is None else index
     # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
     with torch.inference_mode(False), frozen(model):
         x = images.detach().to(device, torch.float32, copy=True)
@@ -48,10 +51,10 @@ def attack(
         fp32 = Counted(model)
         with torch.no_grad():
             check_logits(fp32(x[:1]), y)
-        batches = list(zip(x.split(size), y.split(size), strict=True))
+        batches = torch.arange(len(x)).split(size)
         hidden = None if progress else True  # None: where stderr is a file
         found = [
-            function(fp32, *batch, threat, generator=generator).detach()
-            for batch in tqdm(batches, desc=spec, unit="batch", leave=False, delay=2, disable=hidden)
+            function(fp32, x[rows], y[rows], threat, generator=SampleGenerator.of(index[rows], seed, device)).detach()
+            for rows in tqdm(batches, desc=spec, unit="batch", leave=False, delay=2, disable=hidden)
         ]
         return torch.cat(found).to(images.device)

@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 
 from robustcls.attacks.apgd_l1 import ascend_l1
 from robustcls.attacks.survivors import Attempts, is_fooled, keep, likeliest_others, per_sample
+from robustcls.core.draws import take
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import logits_and_gradient
 from robustcls.core.losses import cross_entropy, dlr
@@ -73,16 +74,17 @@ def apgd_t(
     """Auto-PGD on the targeted difference of logits ratio, towards each of the likeliest wrong classes in turn.
 
     Croce and Hein 2020, arXiv:2003.01690. With fewer classes there are as many targets as wrong classes. Of what no
-    target fooled, the attempt that came closest is kept. The first two restarts meet all survivors, each later one the
-    share `closest` of those before: the ones that came closest (successive halving, Jamieson and Talwalkar 2015,
-    arXiv:1502.07943). start: N,C,H,W, where the runs of the first restart begin.
+    target fooled, the attempt that came closest is kept. closest: the first two restarts meet all survivors, the third
+    those to which at most this share is left of the way from the clean image to an error, by the DLR, and for each later
+    one that share is multiplied by its root. start: N,C,H,W, where the runs of the first restart begin.
     """
     if targets < 1 or restarts < 1 or not 0 < closest <= 1:
         raise InputError(
             f"apgd_t(targets={targets}, restarts={restarts}, closest={closest}): give 1 or more, and a share in (0, 1]"
         )
     with torch.no_grad():
-        likeliest = likeliest_others(model(x), y)
+        logits = model(x)
+    likeliest, way = likeliest_others(logits, y), dlr(logits, y)  # the way is below 0 for what is right
     ascend = _ASCENTS[threat.norm]
     attempts = Attempts(model, x, y, early_stop, dlr)  # whose scale lets samples be compared
     for restart in range(restarts):
@@ -92,12 +94,13 @@ def apgd_t(
                 return attempts.x_adv
             begin = start[rows] if start is not None and restart == 0 else None
             found = ascend(
-                model, x[rows], y[rows], threat, targeted_dlr, steps, generator,
+                model, x[rows], y[rows], threat, targeted_dlr, steps, take(generator, rows),
                 target=likeliest[rows, rank], start=begin, early_stop=early_stop,
             )  # fmt: skip
             attempts.add(found)
-        if restart > 0:  # one start tells too little of how far a sample is
-            attempts.keep_closest(closest)
+        # One start tells too little of how far a sample is. The rule sees the sample alone, so that no other decides.
+        if restart > 0 and closest < 1:
+            attempts.give_up_below(closest ** ((restart + 1) / 2) * way)
     return attempts.x_adv
 
 
@@ -140,7 +143,8 @@ def _restart(
             break
         begin = start[rows] if start is not None and restart == 0 else None
         ascend = _ASCENTS[threat.norm]
-        found = ascend(model, x[rows], y[rows], threat, loss, steps, generator, start=begin, early_stop=early_stop)
+        draws = take(generator, rows)
+        found = ascend(model, x[rows], y[rows], threat, loss, steps, draws, start=begin, early_stop=early_stop)
         if restarts == 1:
             return found
         attempts.add(found)

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks.survivors import is_fooled, keep, per_sample
+from robustcls.core.draws import Draws
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import logits_and_gradient
 from robustcls.core.threat import ThreatModel
@@ -39,7 +40,7 @@ def ascend_l1(
         raise InputError(f"apgd(steps={steps}): give 1 or more")
     result, eps = x.clone(), threat.eps
     early = min(math.ceil(0.3 * steps), (steps - 1) // 2)
-    begin = x + x.new_empty(x.shape).normal_(generator=generator) if start is None else start
+    begin = x + Draws(x, generator).normal(*x.shape[1:]) if start is None else start
     s = {"index": torch.arange(len(x), device=x.device), "x": x, "y": y, "x_best": begin}
     if target is not None:
         s["target"] = target

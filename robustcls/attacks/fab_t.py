@@ -4,6 +4,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks.survivors import CLEARLY, is_fooled, keep, likeliest_others, per_sample
+from robustcls.core.draws import take
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import logits_and_gradient
 from robustcls.core.hyperplane import to_hyperplane
@@ -46,7 +47,7 @@ def fab_t(
                 break
             clean = x[left]
             moved = random_start or restart > 0
-            start = clean.lerp(threat.random_start(clean, generator), 0.5) if moved else clean
+            start = clean.lerp(threat.random_start(clean, take(generator, left)), 0.5) if moved else clean
             found, size = _approach(model, clean, y[left], likeliest[left, rank], threat, start, steps, enough)
             nearer = size < distance[left]
             nearest[left[nearer]], distance[left[nearer]] = found[nearer], size[nearer]

@@ -2,20 +2,26 @@
 
 Whatever foolbox tries goes through one criterion, which keeps for each sample the nearest adversarial example in the
 threat model's norm. That is the result, at whatever distance; where there is none it is the clean image.
+
+foolbox draws its random numbers for a batch as a whole. Here each sample draws its own, or all samples, of whatever batch,
+share the same. One thing is left that the batch decides: where noise gives no start to a decision-based attack, other
+images of the batch are tried.
 """
 
 import logging
 import random
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from robustcls.attacks.survivors import CLEARLY, is_fooled, per_sample
+from robustcls.core.draws import Draws, SampleGenerator, take
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import finite, frozen
 from robustcls.core.losses import margin, rival_scale
@@ -36,7 +42,9 @@ __all__ = [
     "spatial",
 ]
 
-STARTS = 300  # images tried as a start of the decision-based attacks, for each sample
+# Images tried as a start of the decision-based attacks: so many for each sample, of which the nearest is taken, and more
+# for those without any, up to so many; then other images of the batch.
+FIRST, STARTS, OTHERS = 30, 200, 100
 
 
 @traits(minimum_norm=True)
@@ -69,7 +77,7 @@ def fmn(
     attack = Overshooting(steps=steps)
     x_adv = _search(attack, model, x, y, threat, generator)
     left = (x_adv == x).flatten(1).all(1)  # from the image itself a sparse step may run against the box and stay there
-    x_adv[left] = _search(attack, model, x[left], y[left], threat, generator, needs_start=True)
+    x_adv[left] = _search(attack, model, x[left], y[left], threat, take(generator, left), needs_start=True)
     return x_adv
 
 
@@ -150,7 +158,7 @@ def cw(
 
     attack = L2CarliniWagnerAttack(
         binary_search_steps=binary_search_steps, steps=steps, stepsize=step_size, confidence=confidence,
-        initial_const=initial_const,
+        initial_const=initial_const, abort_early=False,  # it would look at the sum of the batch's losses; so in ead
     )  # fmt: skip
     return _search(attack, model, x, y, threat, generator, judges_all=True)
 
@@ -184,7 +192,7 @@ def ead(
 
     attack = EADAttack(
         binary_search_steps=binary_search_steps, steps=steps, initial_stepsize=step_size, confidence=confidence,
-        initial_const=initial_const, regularization=regularization, decision_rule="L1",
+        initial_const=initial_const, regularization=regularization, decision_rule="L1", abort_early=False,
     )  # fmt: skip
     return _search(attack, model, x, y, threat, generator, judges_all=True)
 
@@ -291,7 +299,7 @@ def spatial(
         max_translation=max_translation, max_rotation=max_rotation, num_translations=translations,
         num_rotations=rotations, grid_search=draws is None, random_steps=draws or 0,
     )  # fmt: skip
-    return _search(attack, model, x, y, threat, generator)
+    return _search(attack, model, x, y, threat, generator, tries_all=True)
 
 
 @traits(gradients=False, minimum_norm=True)
@@ -334,7 +342,8 @@ def blur(
     _check_positive("blur", steps=steps, max_sigma=1.0 if max_sigma is None else max_sigma)
     from foolbox.attacks import GaussianBlurAttack
 
-    return _search(GaussianBlurAttack(steps=steps, max_sigma=max_sigma), model, x, y, threat, generator)
+    attack = GaussianBlurAttack(steps=steps, max_sigma=max_sigma)
+    return _search(attack, model, x, y, threat, generator, tries_all=True)
 
 
 @traits(gradients=False, minimum_norm=True)
@@ -367,8 +376,12 @@ def _search(
     *,
     needs_start: bool = False,
     judges_all: bool = False,
+    tries_all: bool = False,
 ) -> Tensor:
-    """judges_all: the attack shows the criterion all that it tries, and gives a black image where it finds nothing."""
+    """judges_all: the attack shows the criterion all that it tries, and gives a black image where it finds nothing.
+
+    tries_all: so does this one, and it would end with the last of the batch to be fooled: it is not told.
+    """
     import eagerpy
     from foolbox.models import PyTorchModel
 
@@ -380,23 +393,24 @@ def _search(
             rows = (~is_fooled(model(x), y)).nonzero().squeeze(1)
         if len(rows) == 0:
             return result
-        x, y = x[rows], y[rows]
+        x, y, generator = x[rows], y[rows], take(generator, rows)
         options: dict[str, Any] = {}
         found = torch.ones_like(y, dtype=torch.bool)
         if needs_start:
-            start, found = _find_starts(_Raised(model, y), x, y, threat)
+            start, found = _find_starts(_Raised(model, y), x, y, threat, generator)
             if not found.any():
                 return result
             # Twins of the first that has one take the place of those without: in a smaller batch logits round otherwise.
             twins = torch.where(found, torch.arange(len(y), device=y.device), found.nonzero()[0])
             x, y, options["starting_points"] = x[twins], y[twins], eagerpy.astensor(start[twins])
-        seen = _nearest_seen(x, y, threat)
+        seen = _nearest_seen(x, y, threat, tells=not tries_all)
         raised = _Raised(model, y).eval()
         peer = PyTorchModel(raised, bounds=(0, 1), device=x.device)
-        if judges_all:
-            attack.run(peer, x, seen, **options)
-        else:
-            attack(peer, x, seen, epsilons=None, **options)
+        with _EachDraws(x, generator) if isinstance(generator, SampleGenerator) else nullcontext():
+            if judges_all or tries_all:
+                attack.run(peer, x, seen, **options)
+            else:
+                attack(peer, x, seen, epsilons=None, **options)
         result[rows[found]] = seen.x_adv[found]
     return result
 
@@ -416,6 +430,27 @@ class _IntoBox(torch.autograd.Function):
         return finite(grads[0])
 
 
+class _EachDraws(TorchFunctionMode):
+    """Inside, torch.rand and torch.randn of N images draw for each of x (N,C,H,W) from its own stream."""
+
+    def __init__(self, x: Tensor, generator: SampleGenerator) -> None:
+        super().__init__()
+        draws = Draws(x, generator)
+        self.n, self.draw = len(x), {torch.rand: draws.uniform, torch.randn: draws.normal}
+        self.like = {torch.rand_like: draws.uniform, torch.randn_like: draws.normal}
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in self.like:
+            shape, draw = args[0].shape, self.like[function]
+        elif function in self.draw:
+            shape, draw = args[0] if isinstance(args[0], Sequence) else args, self.draw[function]
+        else:
+            return function(*args, **(kwargs or {}))
+        if len(shape) == 4 and shape[0] == self.n:
+            return draw(*shape[1:])
+        return function(*args, **(kwargs or {}))
+
+
 class _Raised(nn.Module):
     """The model with the true class's logit raised by twice what a clear error takes.
 
@@ -432,10 +467,11 @@ class _Raised(nn.Module):
         return logits.scatter_add(1, self.y[:, None], lead)
 
 
-def _nearest_seen(x: Tensor, y: Tensor, threat: ThreatModel) -> Any:
+def _nearest_seen(x: Tensor, y: Tensor, threat: ThreatModel, *, tells: bool = True) -> Any:
     """A criterion of foolbox, on the raised logits of `_Raised`, that keeps the nearest adversarial example it is shown.
 
     Adversarial means clearly so: what an evaluation would call a tie is none. Without any it keeps the clean image.
+    tells: the attack which are; else that none is.
     """
     import eagerpy
     from foolbox.criteria import Misclassification
@@ -446,7 +482,8 @@ def _nearest_seen(x: Tensor, y: Tensor, threat: ThreatModel) -> Any:
             self.x_adv, self.distance = x, torch.full_like(x[:, 0, 0, 0], torch.inf)
 
         def __call__(self, perturbed: Any, outputs: Any) -> Any:
-            return eagerpy.astensor(self.see(perturbed.raw, outputs.raw))
+            fooled = self.see(perturbed.raw, outputs.raw)
+            return eagerpy.astensor(fooled if tells else torch.zeros_like(fooled))
 
         @torch.no_grad()
         def see(self, tried: Tensor, logits: Tensor) -> Tensor:
@@ -462,28 +499,38 @@ def _nearest_seen(x: Tensor, y: Tensor, threat: ThreatModel) -> Any:
 
 
 @torch.no_grad()
-def _find_starts(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
+def _find_starts(
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, generator: Generator | None
+) -> tuple[Tensor, Tensor]:
     """An adversarial image for each sample, N,C,H,W, and which samples have one, N.
 
-    Tried are other images of the batch, flat colours and noise, then blends of the image with the nearest of them.
+    Tried are flat colours and noise, for want of them other images of the batch, then blends of the image with the nearest.
     """
     seen = _nearest_seen(x, y, threat)
-    others = min(len(x) - 1, STARTS // 3)
-    for number in range(STARTS):
-        if number < others:
-            tried = x.roll(number + 1, 0)
-        elif number % 3 == 0:
-            tried = torch.rand_like(x[:, :, :1, :1]).expand_as(x)
-        else:
-            tried = torch.rand_like(x) if number % 3 == 1 else torch.rand_like(x).round()
-        seen.see(tried, model(tried))
-        if number >= others and seen.distance.isfinite().all():
+    for number in range(STARTS + min(len(x) - 1, OTHERS)):
+        tried, rows = x.clone(), seen.distance.isinf()  # no image is an example of itself
+        if number >= FIRST and not rows.any():
             break
+        if number < FIRST:
+            rows = torch.ones_like(rows)
+        if number < STARTS:
+            tried[rows] = _noise(number, x[rows], take(generator, rows))
+        else:
+            tried[rows] = x.roll(number - STARTS + 1, 0)[rows]
+        seen.see(tried, model(tried))
     far = seen.x_adv
     for step in range(1, 20):
         blend = x + step / 20 * (far - x)
         seen.see(blend, model(blend))
     return seen.x_adv, seen.distance.isfinite()
+
+
+def _noise(number: int, x: Tensor, generator: Generator | None) -> Tensor:
+    """Images like x: of one colour, of noise, and of noise in black and white, in turn."""
+    draws = Draws(x, generator)
+    if number % 3 == 0:
+        return draws.uniform(x.shape[1], 1, 1).expand_as(x)
+    return draws.uniform(*x.shape[1:]) if number % 3 == 1 else draws.uniform(*x.shape[1:]).round()
 
 
 @contextmanager
@@ -493,7 +540,10 @@ def _seeded(generator: Generator | None, device: torch.device) -> Iterator[None]
     python, legacy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(cuda):
         at = None if generator is None else generator.device
-        seed = int(torch.randint(2**31, (), generator=generator, device=at))
+        if isinstance(generator, SampleGenerator):
+            seed = generator.common % 2**31
+        else:
+            seed = int(torch.randint(2**31, (), generator=generator, device=at))
         torch.default_generator.manual_seed(seed)
         for one in cuda:
             with torch.cuda.device(one):

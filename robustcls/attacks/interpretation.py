@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from robustcls.attacks.survivors import CLEARLY
+from robustcls.core.draws import take
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import finite, logits_and_gradient
 from robustcls.core.losses import margin, predict_labels, rival_scale
@@ -55,8 +56,8 @@ def interpretation(
     maps = Maps(model, method, path_points)
     size = max(1, len(x) // len(maps.at))  # samples at once, so that no more images pass at once than were given
     found = [
-        _search(maps, *part, threat, steps, step_size, share, beta, random_start, generator)
-        for part in zip(x.split(size), y.split(size), strict=True)
+        _search(maps, x[rows], y[rows], threat, steps, step_size, share, beta, random_start, take(generator, rows))
+        for rows in torch.arange(len(x), device=x.device).split(size)
     ]
     return torch.cat(found)
 

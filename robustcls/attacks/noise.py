@@ -4,6 +4,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks.survivors import is_fooled, keep
+from robustcls.core.draws import Draws, take
 from robustcls.core.errors import InputError
 from robustcls.core.losses import margin
 from robustcls.core.threat import ThreatModel
@@ -32,7 +33,7 @@ def noise(
     s = {"index": torch.arange(len(x), device=x.device), "x": x, "y": y, "best": margin(logits, y)}
     for draw in range(draws):
         if early_stop and (fooled := is_fooled(logits, s["y"])).any():
-            s = keep(s, ~fooled)
+            s, generator = keep(s, ~fooled), take(generator, ~fooled)
             if len(s["y"]) == 0:
                 break
         point = _on_surface(threat, s["x"], generator) if draw % 2 else threat.random_start(s["x"], generator)
@@ -45,5 +46,5 @@ def noise(
 
 
 def _on_surface(threat: ThreatModel, x: Tensor, generator: Generator | None) -> Tensor:
-    direction = threat.steepest(torch.empty_like(x).normal_(generator=generator))
+    direction = threat.steepest(Draws(x, generator).normal(*x.shape[1:]))
     return threat.project(x + threat.eps * direction, x)

@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks.survivors import Attempts, is_fooled, keep, per_sample
+from robustcls.core.draws import take
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import logits_and_gradient
 from robustcls.core.losses import cross_entropy
@@ -47,7 +48,7 @@ def pgd(
         rows = attempts.left
         if len(rows) == 0:
             break
-        start = threat.random_start(x[rows], generator) if random_start else x[rows]
+        start = threat.random_start(x[rows], take(generator, rows)) if random_start else x[rows]
         found = _ascend(model, x[rows], y[rows], threat, loss, steps, step_size, momentum, start, early_stop)
         if restarts == 1:
             return found

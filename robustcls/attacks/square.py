@@ -11,11 +11,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks.survivors import is_fooled, keep, per_sample
+from robustcls.core.draws import Draws, take
 from robustcls.core.errors import InputError
 from robustcls.core.losses import margin
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 
+AHEAD = 32  # queries whose random numbers are drawn at once: one by one they would cost more than the rest of a query
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after so many queries the square's area halves
 _ORDERS = {"l2": 2, "l1": 1}  # of the norms whose search counts the mass that a sample has moved
 State = dict[str, Tensor]
@@ -46,13 +48,16 @@ def square(
     begin, propose = _SEARCHES[threat.norm]
     result, area = x.clone(), x.shape[2] * x.shape[3]
     s = {"index": torch.arange(len(x), device=x.device), "x": x.contiguous(), "y": y, "clean": margin(model(x), y)}
-    s |= begin(s["x"], threat, generator)
+    s |= begin(s["x"], threat, Draws(x, generator))
     if start is not None:
         s |= _from_nearer(model, s, threat.project(start, s["x"]), _ORDERS.get(threat.norm))
     for query in range(queries + 1):
         if query > 0:  # the first looks at the start alone
             side = round((p_init / 2 ** bisect_left(HALVINGS, query - 1) * area) ** 0.5)
-            settle = propose(s, threat.eps, side, generator)
+            ahead = (query - 1) % AHEAD
+            if ahead == 0:
+                s["chance"] = Draws(s["x"], generator).uniform(AHEAD, 5 + x.shape[1])
+            settle = propose(s, threat.eps, side, s["chance"][:, ahead])
         logits = model(s["x_adv"])
         gap = margin(logits, s["y"])
         if query == 0:
@@ -62,7 +67,7 @@ def square(
             s["best"] = torch.maximum(s["best"], gap)
         if early_stop and (gap > 0).any() and (fooled := is_fooled(logits, s["y"])).any():
             result[s["index"][fooled]] = s["x_adv"][fooled]
-            s = keep(s, ~fooled)
+            s, generator = keep(s, ~fooled), take(generator, ~fooled)
             if len(s["y"]) == 0:
                 break
     gained = s["best"] > s["clean"]
@@ -79,18 +84,17 @@ def _from_nearer(model: nn.Module, s: State, start: Tensor, order: int | None) -
     return moved
 
 
-def _stripes(x: Tensor, threat: ThreatModel, generator: Generator | None) -> State:
+def _stripes(x: Tensor, threat: ThreatModel, draws: Draws) -> State:
     """Vertical stripes, one pixel wide, of the lowest and the highest values that the ball and the box allow."""
     low, high = (x - threat.eps).clamp_min_(0), (x + threat.eps).clamp_max_(1)
-    up = _coins(x, (*x.shape[:2], 1, x.shape[3]), generator)
+    up = draws.coins(x.shape[1], 1, x.shape[3])
     return {"low": low, "high": high, "x_adv": torch.where(up, high, low)}
 
 
-def _recolour(s: State, eps: float, side: int, generator: Generator | None) -> Settle:
-    """A square of one colour: each channel at its lowest or at its highest."""
+def _recolour(s: State, eps: float, side: int, chance: Tensor) -> Settle:
+    """A square of one colour: each channel at its lowest or at its highest. chance: N,5+C, from 0 to 1, as below."""
     x_adv = s["x_adv"]
-    window = _window(x_adv, max(side, 1), generator)
-    up = _coins(x_adv, (*x_adv.shape[:2], 1), generator)
+    window, up = _window(x_adv, max(side, 1), chance[:, :2]), chance[:, 5:, None] < 0.5
     old, new = x_adv.take(window), torch.where(up, s["high"].take(window), s["low"].take(window))
     x_adv.put_(window, new)
 
@@ -100,13 +104,13 @@ def _recolour(s: State, eps: float, side: int, generator: Generator | None) -> S
     return settle
 
 
-def _tiles(x: Tensor, threat: ThreatModel, generator: Generator | None, order: int) -> State:
+def _tiles(x: Tensor, threat: ThreatModel, draws: Draws, order: int) -> State:
     """Some five by five humps of random signs side by side, as far as the ball allows."""
     n, c, h, w = x.shape
     side = max(min(h, w) // 5, 1)
     rows, columns = h // side, w // side
-    turned = _coins(x, (n, rows, columns), generator).long()
-    sign = _coins(x, (n, c, rows, columns, 1, 1), generator).to(x.dtype).mul_(2).sub_(1)
+    turned = draws.coins(rows, columns).long()
+    sign = draws.coins(c, rows, columns, 1, 1).to(x.dtype).mul_(2).sub_(1)
     humps = sign * _hump(side, order).to(x)[turned][:, None]
     delta, top, left = torch.zeros_like(x), (h - rows * side) // 2, (w - columns * side) // 2
     tiled = humps.transpose(3, 4).reshape(n, c, rows * side, columns * side)
@@ -116,14 +120,15 @@ def _tiles(x: Tensor, threat: ThreatModel, generator: Generator | None, order: i
     return {"x_adv": x_adv, "mass": (x_adv - x).flatten(1).double().abs().pow(order).sum(1)}
 
 
-def _move_mass(s: State, eps: float, side: int, generator: Generator | None, order: int) -> Settle:
+def _move_mass(s: State, eps: float, side: int, chance: Tensor, order: int) -> Settle:
     """What two squares hold, and what the ball has left, goes to the first of them, in the shape of a hump.
 
     mass: N, the sum of |delta|^order of each sample. In l1 each channel of the square gets what all hold together.
+    chance: the places of the two, whether the hump is turned, and the sign of each channel.
     """
     x, x_adv = s["x"], s["x_adv"]
     side = min(max(side, 3) // 2 * 2 + 1, *x.shape[2:])
-    to, source = _window(x, side, generator), _window(x, side, generator)
+    to, source = _window(x, side, chance[:, :2]), _window(x, side, chance[:, 2:4])
     at_to, at_source = x.take(to), x.take(source)
     old_to = x_adv.take(to)
     x_adv.put_(to, at_to)  # where the squares overlap, the second is empty now
@@ -132,7 +137,7 @@ def _move_mass(s: State, eps: float, side: int, generator: Generator | None, ord
     held = _mass(old_to - at_to, order), _mass(old_source - at_source, order)  # N,C each
     spare = (eps**order - s["mass"]).clamp_min_(0) / x.shape[1]
     height = (held[0] + held[1] + spare[:, None]) ** (1 / order) * (x.shape[1] if order == 1 else 1)
-    turned, sign = _coins(x, (len(x),), generator).long(), _coins(x, (*x.shape[:2], 1), generator).to(x.dtype)
+    turned, sign = (chance[:, 4] < 0.5).long(), (chance[:, 5:, None] < 0.5).to(x.dtype)
     shape = (2 * sign - 1) * _hump(side, order).to(x)[turned].flatten(1)[:, None]
     shape += (old_to - at_to) / (held[0] ** (1 / order)).to(x.dtype).clamp_min(1e-12)[:, :, None]
     scale = height / (_mass(shape, order) ** (1 / order)).clamp_min(1e-12)
@@ -149,10 +154,10 @@ def _move_mass(s: State, eps: float, side: int, generator: Generator | None, ord
     return settle
 
 
-def _move_sparsely(s: State, eps: float, side: int, generator: Generator | None) -> Settle:
+def _move_sparsely(s: State, eps: float, side: int, chance: Tensor) -> Settle:
     """Moves more mass than the ball holds, then takes the same from every pixel that has it: few pixels remain."""
     before = s["x_adv"].clone()
-    _move_mass(s, eps, side, generator, order=1)
+    _move_mass(s, eps, side, chance, order=1)
     delta = _shrink(s["x_adv"] - s["x"], eps)
     mass = delta.flatten(1).abs().double().sum(1)
     torch.add(s["x"], delta, out=s["x_adv"])
@@ -170,10 +175,11 @@ def _shrink(delta: Tensor, eps: float) -> Tensor:
     for _ in range(30):
         above = (size - threshold).clamp_min_(0)
         excess = above.sum((1, 2, 3), keepdim=True) - eps
-        step = (excess / (above > 0).sum((1, 2, 3), keepdim=True).clamp_min(1)).clamp_min_(0)
-        threshold = threshold + step
-        if not (excess > 1e-5 * eps).any():
+        going = excess > 1e-5 * eps  # each to its own end, whatever the others take
+        if not going.any():
             break
+        step = excess / (above > 0).sum((1, 2, 3), keepdim=True).clamp_min(1)
+        threshold = torch.where(going, threshold + step, threshold)
     return (size - threshold).clamp_min_(0).mul_(delta.sign())
 
 
@@ -196,19 +202,14 @@ def _hump(side: int, order: int) -> Tensor:
     return torch.stack([hump, hump.T])
 
 
-def _window(x: Tensor, side: int, generator: Generator | None) -> Tensor:
-    """Where in the flat batch a square at a random place of each sample lies: N,C,side^2."""
+def _window(x: Tensor, side: int, place: Tensor) -> Tensor:
+    """Where in the flat batch a square of each sample lies: N,C,side^2. place: N,2, from 0 to 1, down and across."""
     n, c, h, w = x.shape
     side = min(side, h, w)
-    place = torch.rand(2, n, 1, 1, device=x.device, generator=generator)
-    corner = (place[0] * (h - side + 1)).long() * w + (place[1] * (w - side + 1)).long()
+    corner = ((place[:, 0] * (h - side + 1)).long() * w + (place[:, 1] * (w - side + 1)).long()).view(n, 1, 1)
     planes = torch.arange(0, x.numel(), h * w, device=x.device).view(n, c, 1)
     cells = torch.arange(side, device=x.device)
     return planes + corner + (cells[:, None] * w + cells).flatten()
-
-
-def _coins(x: Tensor, shape: tuple[int, ...], generator: Generator | None) -> Tensor:
-    return torch.rand(shape, device=x.device, generator=generator) < 0.5
 
 
 _SEARCHES: dict[str, tuple[Callable[..., State], Callable[..., Settle]]] = {

@@ -1,6 +1,5 @@
 """Samples that are fooled leave the batch: the steps that they no longer need are most of an attack's cost."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -60,8 +59,6 @@ class Attempts:
         if self.early_stop:
             self.left = self.left[~is_fooled(logits, y)]
 
-    def keep_closest(self, share: float) -> None:
-        """Gives up on the rest."""
-        count = math.ceil(share * len(self.left))
-        if count < len(self.left):
-            self.left = self.left[self.closeness[self.left].topk(count).indices.sort().values]
+    def give_up_below(self, least: Tensor) -> None:
+        """On samples whose closest attempt is less close than `least` (N)."""
+        self.left = self.left[self.closeness[self.left] >= least[self.left]]

@@ -40,7 +40,10 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
     x, y = subject.images.batch()
     size = resolve_batch_size(parse_batch_size(config.batch_size), x.shape[1:], resolve_device(config.device))
     show = not config.quiet
-    x_adv = attack(model, x, y, subject.threat, config.attack, batch_size=size, seed=config.seed, progress=show)
+    x_adv = attack(
+        model, x, y, subject.threat, config.attack, batch_size=size, seed=config.seed, index=subject.images.index,
+        progress=show,
+    )  # fmt: skip
     with frozen(model):
         clean, attacked = (predict(Counted(model), images, size) for images in (x, x_adv))
     found = predict_labels(attacked)
@@ -78,7 +81,7 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
         threat = Threat(subject.threat.norm, subject.threat.eps, subject.threat.eps_text)
         provenance = Provenance(
             command_line(), asdict(config), config.seed, versions(), describe_device(device_of(model)), commit(),
-            started.isoformat(timespec="seconds"), round(time.perf_counter() - began, 3),
+            started.isoformat(timespec="seconds"), round(time.perf_counter() - began, 3), batch_size=size,
         )  # fmt: skip
         Measures(subject.model, subject.data, threat, explanations, provenance).save(folder / "measures.json")
         yield folder / "measures.json"

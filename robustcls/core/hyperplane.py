@@ -36,10 +36,11 @@ def _together(weight: Tensor, room: Tensor, lack: Tensor, speed: Callable[[Tenso
         way = time[:, None] * speed_of
         missing = lack - torch.linalg.vecdot(weight, torch.minimum(way, room))
         slope = torch.linalg.vecdot(rate, (way < room).to(rate.dtype))
-        step = torch.where(slope > 0, missing / slope.clamp_min(tiny), 0).clamp_min_(0)
-        time = time + step
-        if not (step > 1e-6 * time).any():
+        step = torch.where(slope > 0, missing / slope.clamp_min(tiny), 0)
+        going = step > 1e-6 * time  # each to its own end, whatever the others take
+        if not going.any():
             break
+        time = torch.where(going, time + step, time)
     return torch.minimum(time[:, None] * speed_of, room)
 
 
@@ -52,8 +53,12 @@ def _l2(weight: Tensor, room: Tensor, lack: Tensor) -> Tensor:
 
 
 def _l1(weight: Tensor, room: Tensor, lack: Tensor) -> Tensor:
-    """Few pixels suffice as a rule: of the largest weights as many are ordered as the neediest sample takes."""
-    goal = torch.minimum(lack, torch.linalg.vecdot(weight, room) * (1 - 1e-6))
+    """Few pixels suffice as a rule: of the largest weights as many are ordered as the neediest sample takes.
+
+    Out of reach every pixel goes to its wall.
+    """
+    beyond = lack >= torch.linalg.vecdot(weight, room) * (1 - 1e-6)
+    goal = torch.where(beyond, 0, lack)
     count, pixels = min(32, weight.shape[1]), weight.shape[1]
     while True:
         top, index = weight.topk(count, dim=1)
@@ -62,9 +67,9 @@ def _l1(weight: Tensor, room: Tensor, lack: Tensor) -> Tensor:
         if count == pixels or (gain[:, -1] >= goal).all():
             break
         count = min(4 * count, pixels)
-    still = lack[:, None] - gain + top * space
+    still = goal[:, None] - gain + top * space
     way = torch.minimum((still / top.clamp_min(torch.finfo(top.dtype).tiny)).clamp_min_(0), space)
-    return torch.zeros_like(weight).scatter_(1, index, way)
+    return torch.where(beyond[:, None], room, torch.zeros_like(weight).scatter_(1, index, way))
 
 
 _MOVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"linf": _linf, "l2": _l2, "l1": _l1}

@@ -400,6 +400,9 @@ class Provenance:
     started: str  # ISO 8601, UTC
     seconds: float
     precision: str = ""
+    batch_size: int = (
+        0  # images at a time; where memory did not hold so many as were asked for, what it held; 0: not known
+    )
 
 
 @dataclass

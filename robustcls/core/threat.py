@@ -14,6 +14,8 @@ from robustcls.core.errors import InputError, unknown
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from robustcls.core.draws import Draws
+
 Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 # An example this far beyond eps still counts as inside the ball: what float32 arithmetic may add.
@@ -84,8 +86,10 @@ class ThreatModel:
 
     def random_start(self, x: "Tensor", generator: "Generator | None" = None) -> "Tensor":
         """A point drawn uniformly from the ball around each x, clipped to the box."""
+        from robustcls.core.draws import Draws  # which imports torch
+
         norm = _NORMS[self.norm]
-        return (x + norm.clip(norm.uniform(x, generator) * self.eps, self.eps, x)).clamp(0, 1)
+        return (x + norm.clip(norm.uniform(x, Draws(x, generator)) * self.eps, self.eps, x)).clamp(0, 1)
 
     def steepest(self, grad: "Tensor") -> "Tensor":
         """The direction of norm 1 along which a loss with this gradient rises fastest; 0 where the gradient is 0.
@@ -104,7 +108,7 @@ class ThreatModel:
 class _NormFunctions(NamedTuple):
     size: Callable[["Tensor"], "Tensor"]  # delta -> N
     clip: Callable[["Tensor", float, "Tensor"], "Tensor"]  # delta, eps, x -> delta inside the ball around x
-    uniform: Callable[["Tensor", "Generator | None"], "Tensor"]  # like x -> a point in the unit ball
+    uniform: Callable[["Tensor", "Draws"], "Tensor"]  # like x -> a point in the unit ball
     steepest: Callable[["Tensor"], "Tensor"]
 
 
@@ -120,8 +124,8 @@ def _linf_clip(delta: "Tensor", eps: float, x: "Tensor") -> "Tensor":
     return delta.clamp(-eps, eps)
 
 
-def _linf_uniform(x: "Tensor", generator: "Generator | None") -> "Tensor":
-    return x.new_empty(x.shape).uniform_(-1, 1, generator=generator)
+def _linf_uniform(x: "Tensor", draws: "Draws") -> "Tensor":
+    return draws.uniform(*x.shape[1:], low=-1, high=1)
 
 
 def _linf_steepest(grad: "Tensor") -> "Tensor":
@@ -139,9 +143,9 @@ def _l2_clip(delta: "Tensor", eps: float, x: "Tensor") -> "Tensor":
     return delta * _per_sample(shrink, delta)
 
 
-def _l2_uniform(x: "Tensor", generator: "Generator | None") -> "Tensor":
-    direction = _l2_steepest(x.new_empty(x.shape).normal_(generator=generator))
-    radius = x.new_empty(len(x)).uniform_(0, 1, generator=generator) ** (1 / x[0].numel())
+def _l2_uniform(x: "Tensor", draws: "Draws") -> "Tensor":
+    direction = _l2_steepest(draws.normal(*x.shape[1:]))
+    radius = draws.uniform() ** (1 / x[0].numel())
     return direction * _per_sample(radius, x)
 
 
@@ -181,9 +185,9 @@ def _l1_clip(delta: "Tensor", eps: float, x: "Tensor") -> "Tensor":
     return (delta.flatten(1).sign() * (size - high).clamp_min_(0).minimum(room)).to(delta.dtype).view_as(delta)
 
 
-def _l1_uniform(x: "Tensor", generator: "Generator | None") -> "Tensor":
-    sizes = x.new_empty(len(x), x[0].numel() + 1).exponential_(generator=generator)  # one more than pixels: the slack
-    sign = x.new_empty(x.shape).uniform_(-1, 1, generator=generator).sign()
+def _l1_uniform(x: "Tensor", draws: "Draws") -> "Tensor":
+    sizes = draws.exponential(x[0].numel() + 1)  # one more than pixels: the slack
+    sign = draws.uniform(*x.shape[1:], low=-1, high=1).sign()
     return sign * (sizes / sizes.sum(1, keepdim=True))[:, :-1].view_as(x)
 
 

@@ -233,7 +233,10 @@ def transfer(name: str, engine: Engine, outcome: Outcome, threat: ThreatModel, a
     met = _spaced(engine, (outcome.broken_by >= 0).nonzero().squeeze(1), SAMPLES)
     if len(met) == 0:
         raise _NotRun("the examples of the other model broke nothing, so there is nothing to compare")
-    white = Engine(engine.judge.model, engine.x[met], engine.y[met], batch_size=engine.batch_size, seed=engine.seed)
+    white = Engine(
+        engine.judge.model, engine.x[met], engine.y[met], batch_size=engine.batch_size, seed=engine.seed,
+        index=engine.index[met],
+    )  # fmt: skip
     spec = "pgd(steps=20)"
     missed = int((~_broken(white, spec, torch.arange(len(met)), threat, name, 0)).sum())
     mend = "attack this model without gradients too"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustcls.core import plugins
 from robustcls.core.classifier import device_of
+from robustcls.core.draws import SampleGenerator
 from robustcls.core.errors import InputError
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
@@ -32,7 +33,8 @@ class AttackError(Exception):
 class Engine:
     """Attacks samples of x (N,C,H,W in [0, 1], CPU) with labels y; the model, and the surrogate, must be frozen.
 
-    surrogate: where given, examples are crafted on it and judged on the model.
+    index: N whole numbers that name the samples, on which with the seed their random numbers depend, and not on the batch
+    or on other samples; their places unless given. surrogate: where given, examples are crafted on it.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class Engine:
         precision: str = "fp32",
         compiled: bool = False,
         seed: int = 0,
+        index: Tensor | None = None,
         surrogate: nn.Module | None = None,
         journal: Journal | None = None,
         world: World | None = None,
     ) -> None:
         self.judge, self.device, self.x, self.y = Counted(model), device_of(model), x, y
         self.batch_size, self.seed, self.journal, self.world = batch_size, seed, journal, world or World()
+        self.index = torch.arange(len(x)) if index is None else index
         self.parts = Parts(batch_size)
         # N,K on the clean images; first, for it finds what memory holds.
         self.logits = predict(self.judge, x, self.parts)
@@ -147,7 +151,7 @@ class Engine:
             rows = torch.arange(len(indices)) if found is None else (~found.fooled).nonzero().squeeze(1)
             if len(rows) == 0:
                 continue
-            generator = torch.Generator(self.device).manual_seed(mix(self.seed, *stream, int(indices[0])))
+            generator = SampleGenerator.of(self.index[indices[rows]], mix(self.seed, *stream), self.device)
             begin = {} if start is None else {"start": start[indices[rows]].to(self.device)}
             x_adv = attack(search, x[rows], y[rows], threat, generator=generator, **begin)
             if x_adv.shape != x[rows].shape:

@@ -42,6 +42,11 @@ class Judged:
     y: Tensor
     outcome: Outcome
 
+    @property
+    def index(self) -> Tensor:
+        """N, of the samples in their split: what their random numbers go by."""
+        return torch.tensor([sample.index for sample in self.evaluation.samples])
+
 
 def judge(
     model: nn.Module,
@@ -71,8 +76,9 @@ def judge(
 ) -> Judged:
     """Runs the cascade, the self-checks and the security curve; `evaluate` says more.
 
-    index: position of each image in its split. checks: self-checks beyond the usual ones, such as ATTACK_CHECKS.
-    surrogate: examples are crafted on it. journal: keeps what is done.
+    index: position of each image in its split; on it and on the seed alone its random numbers depend. checks:
+    self-checks beyond the usual ones, such as ATTACK_CHECKS. surrogate: examples are crafted on it. journal: keeps what
+    is done.
     """
     started, began = datetime.now(UTC), time.perf_counter()
     check_images(images, labels, input_size_of(model))
@@ -98,10 +104,11 @@ def judge(
         data_record = data_record or records.Data(
             "tensors", "given", len(y), _hash_tensors(x, y), len(y), "as handed in"
         )
+        index = torch.arange(len(y)) if index is None else index.cpu()
         engine = Engine(
             model, x, y,
-            batch_size=size, precision=precision, compiled=compiled, seed=seed, surrogate=surrogate, journal=journal,
-            world=world,
+            batch_size=size, precision=precision, compiled=compiled, seed=seed, index=index, surrogate=surrogate,
+            journal=journal, world=world,
         )  # fmt: skip
         if (predict_labels(engine.logits) == NO_ANSWER).all():
             raise InputError(
@@ -130,7 +137,6 @@ def judge(
         found += [check(engine, outcome, threat, attacks) for (check,) in one_by_one]
         curve = security_curve(engine, outcome, threat, attacks, eps_grid, progress) if eps_grid else None
     right = outcome.clean == y
-    index = torch.arange(len(y)) if index is None else index.cpu()
     evaluation = Evaluation(
         model=model_record,
         data=data_record,
@@ -150,6 +156,7 @@ def judge(
             started=started.isoformat(timespec="seconds"),
             seconds=round(time.perf_counter() - began, 3),
             precision=precision,
+            batch_size=min(engine.world.gather(engine.parts.size)),
         ),
         curve=curve,
         surrogate=surrogate_record,

@@ -39,7 +39,14 @@ def measure_minimum(
         )
     at = spaced(judged.y, n)
     with torch.inference_mode(False), frozen(model):
-        engine = Engine(model, judged.x[at], judged.y[at], batch_size=batch_size, seed=mix(seed, *b"minimum"))
+        engine = Engine(
+            model,
+            judged.x[at],
+            judged.y[at],
+            batch_size=batch_size,
+            seed=mix(seed, *b"minimum"),
+            index=judged.index[at],
+        )
         return [_in_norm(engine, judged, at, norm, number, progress) for number, norm in enumerate(NORMS)]
 
 

@@ -55,7 +55,8 @@ def measure_other_curves(
     with torch.inference_mode(False), frozen(model):
         for norm in norms:
             engine = Engine(
-                model, judged.x[at], judged.y[at], batch_size=batch_size, seed=mix(seed, *b"curve", *norm.encode()),
+                model, judged.x[at], judged.y[at], batch_size=batch_size, index=judged.index[at],
+                seed=mix(seed, *b"curve", *norm.encode()),
                 precision=judged.evaluation.provenance.precision or "fp32",
             )  # fmt: skip
             attacks = plugins.load("suite", "fast")(norm)

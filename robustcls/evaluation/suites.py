@@ -13,7 +13,7 @@ _STANDARD = {
 def fast(norm: str) -> list[str]:
     """APGD with cross-entropy, then targeted APGD with DLR, with steps where samples are nearly broken: an upper bound.
 
-    Fewer steps and targets than AutoAttack's, more starts, and those for the samples that came closest.
+    Fewer steps and targets than AutoAttack's, more starts, and those for the samples that come close to an error.
     """
     return ["apgd_ce(steps=20)", "apgd_t(steps=20, targets=3, restarts=8, closest=0.5)"]
 

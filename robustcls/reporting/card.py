@@ -355,6 +355,7 @@ def _reproduce(found: Evaluation) -> str:
         ("Versions", ", ".join(f"{name} {version}" for name, version in made.versions.items()) or "not recorded"),
         ("Commit", made.commit or "not recorded"),
         ("Device", f"{made.device}{f', {made.precision}' if made.precision else ''}"),
+        ("Images at a time", made.batch_size or "not recorded"),
         ("Started", f"{made.started}, took {made.seconds:.0f} s"),
     ]
     return f"{_code(made.command)}\n\n{_bullets(items)}"

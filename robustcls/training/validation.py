@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
+from robustcls.core.draws import SampleGenerator
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import NO_ANSWER, predict_labels
@@ -46,15 +47,15 @@ class Validation:
         """
         twin.refresh()
         counts = torch.zeros(4 + len(self.attacks), dtype=torch.float64)  # seen and right: train, val; then attacks
-        generator = Generator(self.val.pixels.device)
         with frozen(model), uncompiled(), exact_fp32():
             for _, x, y in self._batches(self.train):
                 counts[:2] += torch.tensor([len(y), int(self._right(model, x, y).sum())])
-            for number, x, y in self._batches(self.val):
+            for start, x, y in self._batches(self.val):
                 right = self._right(model, x, y)
                 counts[2:4] += torch.tensor([len(y), int(right.sum())])
-                generator.manual_seed(mix(self.seed, number))  # the same in whatever process
+                index = torch.arange(start, start + len(x))  # the same in whatever batch and process
                 for place, attack in enumerate(self.attacks.values(), start=4):
+                    generator = SampleGenerator.of(index, mix(self.seed, place), x.device)
                     x_adv = attack(twin, x, y, self.threat, generator=generator)
                     counts[place] += int((right & (_labels(model, x_adv) == y)).sum())
         train_seen, train_right, val_seen, *rights = self.world.sum(counts).tolist()
@@ -71,11 +72,10 @@ class Validation:
         return labels == y
 
     def _batches(self, images: Images) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """This process's share of the batches, with their numbers."""
-        starts = range(0, len(images), self.batch_size)
-        for number in range(self.world.rank, len(starts), self.world.size):
-            x, y = images.batch(slice(starts[number], starts[number] + self.batch_size))
-            yield number, x.contiguous(memory_format=torch.channels_last), y
+        """This process's share of the batches, with where they start."""
+        for start in self.world.mine(range(0, len(images), self.batch_size)):
+            x, y = images.batch(slice(start, start + self.batch_size))
+            yield start, x.contiguous(memory_format=torch.channels_last), y
 
 
 @torch.no_grad()

@@ -1,0 +1,55 @@
+"""An attack does to a sample what it does to it in any other batch: its random numbers and its rules are its own."""
+
+from functools import cache
+
+import pytest
+import torch
+from test_attack_contract import ATTACKS, cheap, norms_of, right_labels, threat_of, traits
+from torch import Tensor, nn
+
+import robustcls
+from robustcls.attacks.survivors import is_fooled
+
+N = 16
+FEW = {"steps": 6, "binary_search_steps": 2, "queries": 70}  # queries: more than are drawn for at once
+SHARE = {"linf": 0.5, "l2": 1.0, "l1": 1.5}  # of the radii of the contract: some samples break and some stand
+OWN = [name for name in ATTACKS if not traits(name).universal]  # a universal attack must meet all samples at once
+every_norm = pytest.mark.parametrize(("name", "norm"), [(name, norm) for name in OWN for norm in norms_of(name)])
+
+
+@cache
+def subject() -> tuple[nn.Module, Tensor, Tensor]:
+    """A net in float64, whose rounding no batch size shows, with images that it gets right."""
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Softplus(), nn.Flatten(), nn.Linear(8 * 36, 4)).double().eval()
+    x = 0.2 + 0.6 * torch.rand(N, 3, 8, 8)
+    return net, x, right_labels(net, x.double())
+
+
+def attacked(name: str, norm: str, rows: Tensor | slice, batch_size: int, **given) -> Tensor:
+    net, x, y = subject()
+    index = torch.arange(N)[rows]
+    threat = threat_of(name, norm, SHARE[norm])
+    spec = cheap(name, **FEW | given)
+    return robustcls.attack(net, x[rows], y[rows], threat, spec, batch_size=batch_size, seed=5, index=index)
+
+
+def assert_alike(found: Tensor, expected: Tensor, rows: Tensor | slice) -> None:
+    net, _, y = subject()
+    assert (found - expected).abs().max() < 1e-5
+    assert torch.equal(is_fooled(net(found.double()), y[rows]), is_fooled(net(expected.double()), y[rows]))
+
+
+@every_norm
+def test_the_batch_size_decides_nothing(name, norm):
+    whole = attacked(name, norm, slice(None), 64)
+    for size in (1, 7):
+        assert_alike(attacked(name, norm, slice(None), size), whole, slice(None))
+
+
+@every_norm
+def test_the_company_decides_nothing(name, norm):
+    """A sample in another order among others, and alone."""
+    whole = attacked(name, norm, slice(None), 64)
+    for rows in (torch.tensor([11, 4, 15, 9, 0]), torch.tensor([7])):
+        assert_alike(attacked(name, norm, rows, 64), whole[rows], rows)

@@ -1,0 +1,162 @@
+"""A verdict belongs to the sample: neither the batch size, nor the memory, nor who else is in the run decides it."""
+
+import json
+
+import pytest
+import torch
+from eval_models import make_batch, make_net
+from torch import Tensor, nn
+
+import robustcls
+from robustcls.core.gradients import frozen
+from robustcls.core.records import Evaluation
+from robustcls.core.threat import ThreatModel
+from robustcls.evaluation.cascade import run_cascade
+from robustcls.evaluation.curve import security_curve
+from robustcls.evaluation.engine import Engine
+from robustcls.evaluation.judge import judge
+from robustcls.evaluation.minimum import measure_minimum
+from robustcls.runtime.world import World
+
+LINF = ThreatModel("linf", 0.02)
+# Few draws, so that luck decides on many samples.
+ATTACKS = [
+    "noise(draws=2)",
+    "pgd(steps=2, restarts=2)",
+    "square(queries=40)",
+    "apgd_t(steps=3, targets=2, restarts=4, closest=0.5)",
+]
+
+
+def net() -> nn.Module:
+    """In float64, whose rounding no batch size shows."""
+    return make_net().double()
+
+
+class Small(nn.Module):
+    """A model with memory for so many images."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__()
+        self.net, self.images = net(), images
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.images:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.net(x)
+
+
+def judged(model: nn.Module | None = None, rows=slice(None), attacks=ATTACKS, threat=LINF, **options):
+    x, y = make_batch()
+    index = torch.arange(100, 160)[rows]
+    options = {"precision": "fp32", "batch_size": 60, "kind": "test", "index": index} | options
+    return judge(model or net(), x[rows], y[rows], threat, attacks, **options)
+
+
+def verdicts(found) -> dict[int, tuple]:
+    return {s.index: (s.clean, s.adversarial, s.broken_by) for s in found.evaluation.samples}
+
+
+def assert_alike(found, expected) -> None:
+    """Of the samples in both, the same verdicts and the same images."""
+    assert verdicts(found).items() <= verdicts(expected).items()
+    rows = [list(verdicts(expected)).index(index) for index in verdicts(found)]
+    assert (found.outcome.x_adv - expected.outcome.x_adv[rows]).abs().max() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def whole():
+    found = judged()
+    counts = [attack.broken for attack in found.evaluation.attacks]
+    assert all(counts), "each attack decides on some samples"
+    assert found.evaluation.robust.correct > 0
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 7, 16])
+def test_the_batch_size_decides_nothing_and_is_recorded(size, whole):
+    found = judged(batch_size=size)
+    assert_alike(found, whole)
+    assert found.evaluation.provenance.batch_size == size
+    counts = [[(a.attacked, a.broken, a.backwards) for a in e.attacks] for e in (found.evaluation, whole.evaluation)]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("images", [1, 11])
+def test_memory_decides_nothing_and_what_it_held_is_recorded(images, whole):
+    found = judged(Small(images))
+    assert_alike(found, whole)
+    assert found.evaluation.provenance.batch_size == {1: 1, 11: 8}[images], "60, halved until it fits"
+
+
+def test_auto_is_recorded_as_what_it_was(whole):
+    found = judged(batch_size="auto", attacks=["fgsm"]).evaluation
+    assert found.provenance.batch_size == 128 * 32 * 32 // (28 * 28)
+    again = Evaluation.from_json(found.to_json())
+    assert again.provenance.batch_size == found.provenance.batch_size
+    before = json.loads(found.to_json())
+    del before["provenance"]["batch_size"]
+    assert Evaluation.from_json(json.dumps(before)).provenance.batch_size == 0, "made before it was recorded"
+
+
+@pytest.mark.parametrize("rows", [slice(5, 30), torch.tensor([41, 3, 22, 8, 59]), torch.tensor([17])])
+def test_who_else_is_in_the_run_decides_nothing(rows, whole):
+    assert_alike(judged(rows=rows), whole)
+    assert_alike(judged(rows=rows, batch_size=3), whole)
+
+
+def test_other_seeds_and_other_samples_have_other_luck(whole):
+    assert verdicts(judged(seed=1)) != verdicts(whole)
+    shifted = judged(index=torch.arange(60))
+    assert [v[2] for v in verdicts(shifted).values()] != [v[2] for v in verdicts(whole).values()]
+
+
+class One(World):
+    """A process of two that waits for nobody: `gather` gives what it found itself."""
+
+    def gather(self, value):
+        return [value]
+
+
+def test_the_processes_share_the_work_and_not_the_luck(whole):
+    x, y = make_batch()
+    parts = []
+    with frozen(model := net()):
+        for rank in range(2):
+            engine = Engine(model, x, y, batch_size=7, index=torch.arange(100, 160), world=One(rank, 2))
+            attack, _ = engine.load(ATTACKS[0])
+            met = (whole.outcome.clean == y).nonzero().squeeze(1)
+            parts += list(engine.attack(attack, met, LINF, (0,)))
+    indices, fooled = (torch.cat([getattr(part, name) for part in parts]) for name in ("indices", "fooled"))
+    assert sorted(indices.tolist()) == met.tolist()
+    assert set(indices[fooled].tolist()) == set((whole.outcome.broken_by == 0).nonzero().squeeze(1).tolist())
+
+
+def test_curves_and_minimum_perturbations_neither():
+    x, y = make_batch()
+    grid, attacks = [0.005, 0.01, 0.04], ["pgd(steps=2)", "square(queries=20)"]
+    curves, nearest = [], []
+    for size in (5, 60):
+        with frozen(model := net()):
+            engine = Engine(model, x, y, batch_size=size)
+            outcome = run_cascade(engine, LINF, attacks)
+            curves.append([p.robust.correct for p in security_curve(engine, outcome, LINF, attacks, grid)])
+        found = measure_minimum(model, judged(attacks=["fgsm"], batch_size=size), n=12, batch_size=size, seed=0)
+        nearest.append([d for norm in found for d in norm.distance])
+    assert curves[0] == curves[1]
+    assert nearest[0] == pytest.approx(nearest[1], abs=1e-5)
+
+
+def test_the_public_functions_neither():
+    x, y = make_batch()
+    for spec in ("square(queries=30)", "pgd(steps=2, restarts=2)"):
+        whole = robustcls.attack(net(), x, y, LINF, spec, batch_size=64, seed=2)
+        for size in (1, 7):
+            found = robustcls.attack(net(), x, y, LINF, spec, batch_size=size, seed=2)
+            assert (found - whole).abs().max() < 1e-5
+        first = robustcls.attack(net(), x[:9], y[:9], LINF, spec, seed=2)
+        assert (first - whole[:9]).abs().max() < 1e-5
+        moved = robustcls.attack(net(), x[20:30], y[20:30], LINF, spec, seed=2, index=torch.arange(20, 30))
+        assert (moved - whole[20:30]).abs().max() < 1e-5
+    found = [robustcls.evaluate(net(), x, y, LINF, attacks=ATTACKS, batch_size=size) for size in (9, 64)]
+    assert [s.broken_by for s in found[0].samples] == [s.broken_by for s in found[1].samples]
