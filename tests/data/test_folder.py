@@ -23,10 +23,10 @@ def draw(path, size=(8, 6), mode="RGB", seed=0, **options):
 
 
 def fill(root, splits=("train", "test"), classes=("cat", "dog"), n=3, **options):
-    for split in splits:
+    for s, split in enumerate(splits):
         for c, name in enumerate(classes):
             for i in range(n):
-                draw(root / split / name / f"{i}.png", seed=100 * c + i, **options)
+                draw(root / split / name / f"{i}.png", seed=1000 * s + 100 * c + i, **options)
     return root
 
 
