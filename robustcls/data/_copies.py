@@ -27,7 +27,8 @@ def note_copies(split: str, tested: Files, train: Files, name_of: Callable[[str]
     notes = []
     shared = [group for group in groups if group[0] < first <= group[-1]]
     if shared:
-        count, one, other = sum(i < first for group in shared for i in group), shared[0][0], shared[0][-1]
+        count, one = sum(i < first for group in shared for i in group), shared[0][0]
+        other = next(i for i in shared[0] if i >= first)
         notes.append(
             f"{count} of {first} {'val' if split == 'val' else 'test'} images are duplicates of training images, such as "
             f"{quoted(name_of(paths[one]))} of {quoted(name_of(paths[other]))}"
@@ -69,7 +70,7 @@ def _equal_files(paths: Sequence[str], first: int) -> list[list[int]] | None:
     for group in alike:
         for i in group:
             with suppress(OSError), open(paths[i], "rb") as file:
-                digests[i] = hashlib.file_digest(file, _blake2b).digest()
+                digests[i] = hashlib.file_digest(file, "blake2b").digest()
     return [group for group in _groups(digests.items()) if group[0] < first]
 
 
@@ -82,7 +83,3 @@ def _groups(keyed: Iterable[tuple[int, Hashable]]) -> list[list[int]]:
 
 def _digest(image: Tensor) -> bytes:
     return hashlib.blake2b(image.cpu().contiguous().numpy().data, digest_size=20).digest()
-
-
-def _blake2b() -> "hashlib._Hash":
-    return hashlib.blake2b(digest_size=20)

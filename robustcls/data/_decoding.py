@@ -94,7 +94,9 @@ def describe(found: Decoded, names: Sequence[str], scale: float | None) -> list[
     for key, rule in RULES.items():
         if rows := found.remarks.get(key):
             said = rule.format(scale=scale or 1)
-            notes.append(f"{len(rows)} image{'s' if len(rows) > 1 else ''} with {said}, such as {some_of([names[rows[0]]])}")
+            notes.append(
+                f"{len(rows)} image{'s' if len(rows) > 1 else ''} with {said}, such as {some_of([names[rows[0]]])}"
+            )
     if 0 < found.top < DARK:
         bits = next(bits for bits in (8, 10, 12, 14) if found.top < 2**bits)
         notes.append(

@@ -6,7 +6,16 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 
-NOT_IMAGES = {"EPS", "MPEG", "BUFR", "GRIB", "HDF5", "IPTC", "WMF", "PDF"}  # documents, films, and stubs without a decoder
+NOT_IMAGES = {
+    "EPS",
+    "MPEG",
+    "BUFR",
+    "GRIB",
+    "HDF5",
+    "IPTC",
+    "WMF",
+    "PDF",
+}  # documents, films, and stubs without a decoder
 DICOM = (".dcm", ".dicom")
 HEIC = (".heic", ".heif", ".hif")
 

@@ -69,7 +69,7 @@ def lay_out(root: Path, split: str, *, whole: bool = False) -> Layout:
     if not homes:
         layout = _class_folders_alone(root, split, whole and split == "test")
     else:
-        layout = _splits_of_classes(root, homes, split)
+        layout = _splits_of_classes(root, homes, split, notes)
     layout.notes = {name: notes + said for name, said in layout.notes.items()}
     return layout
 
@@ -97,7 +97,7 @@ def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
         found[split], taken[split] = homes[name], name
     notes = [f"{quoted(name)} is the {split} split" for split, name in taken.items() if name != split]
     if flat:
-        notes.append(f"{some_of(flat)} without class folders, not used")
+        notes.append(f"{some_of(flat)} has no class folders and is not used")
     if others := [name for name in names if name not in spelled]:
         notes.append(f"folders not used: {some_of(others)}")
     return found, notes
@@ -128,18 +128,19 @@ def _home(parent: Path, split: str) -> Path:
     return parent
 
 
-def _splits_of_classes(root: Path, homes: dict[str, Path], split: str) -> Layout:
+def _splits_of_classes(root: Path, homes: dict[str, Path], split: str, taken: Sequence[str]) -> Layout:
     used = dict(homes)
     notes: dict[str, list[str]] = {"test": []}
     if "test" not in used and "val" in used:
         used["test"] = used.pop("val")
         notes["test"].append(f"{quoted(used['test'].name)} stands for test")
+    aside = f" ({'; '.join(taken)})" if taken else ""
     if "test" not in used:
-        raise InputError(f"folder {root}: has train/ and neither test/ nor val/ with class folders: add one")
+        raise InputError(f"folder {root}: has train/ and neither test/ nor val/ with class folders{aside}: add one")
     if split == "train" and "train" not in used:
         raise InputError(
-            f"folder {root}: has {readable(used['test'].name)}/ and no train/: enough to evaluate (--split test), nothing to "
-            "train on: add train/ with class folders"
+            f"folder {root}: has {readable(used['test'].name)}/ and no train/ with class folders{aside}: enough to evaluate "
+            "(--split test), nothing to train on: add train/"
         )
     classes, found = _classes_of(root, used)
     files: dict[str, Files] = {}
@@ -149,7 +150,9 @@ def _splits_of_classes(root: Path, homes: dict[str, Path], split: str) -> Layout
         notes[name] = [*notes.get(name, []), *_remarks(root, list(found[name].values()))]
         without = [label for label in classes if not by_class.get(label, _Found()).images]
         if without and name == split == "train":
-            raise InputError(f"folder {home / without[0]}: no images ({_wanted()}): fill it or remove it{_unread(by_class)}")
+            raise InputError(
+                f"folder {home / without[0]}: no images ({_wanted()}): fill it or remove it{_unread(by_class)}"
+            )
         if without:
             notes[name].append(f"no {name} images of {len(without)} of {len(classes)} classes: {some_of(without)}")
     return Layout(root, tuple(map(readable, classes)), files, notes)
@@ -203,8 +206,11 @@ def _class_folders_alone(root: Path, split: str, whole: bool) -> Layout:
                 f"folder {root / empty[0]}: no images ({_wanted()}): fill it or remove it{_unread(by_class)}"
             )
         splits = _divide(root, files)
-        part, share = len(splits[split].paths), "20% that training leaves out" if split == "test" else "80% to train on"
-        notes.append(f"class folders alone, divided by a fixed seed: {part} of {len(files.paths)} images, the {share}")
+        part = f"{len(splits[split].paths)} of {len(files.paths)} images"
+        share = (
+            "20% that training leaves out; folder:PATH(whole=True) takes all" if split == "test" else "80% to train on"
+        )
+        notes.append(f"class folders alone, divided by a fixed seed: {part} ({share})")
     return Layout(root, tuple(map(readable, classes)), splits, {name: list(notes) for name in splits})
 
 
@@ -262,7 +268,8 @@ def _remarks(root: Path, found: Sequence[_Found]) -> list[str]:
         what = "1 file passed over that is" if len(passed) == 1 else f"{len(passed)} files passed over that are"
         remarks.append(f"{what} no image in a class folder by ending, such as {quoted(passed[0])}{how_to_read(passed)}")
     if loops:
-        remarks.append(f"{len(loops)} linked folders lead to images read already, such as {quoted(loops[0])}")
+        what = "1 linked folder leads" if len(loops) == 1 else f"{len(loops)} linked folders lead"
+        remarks.append(f"{what} to images that are read already, such as {quoted(loops[0])}")
     return remarks
 
 
@@ -292,7 +299,7 @@ def _walk(top: Path) -> _Found:
     found = _Found()
     top_real = os.path.realpath(top)
     visited: set[str] = set()
-    places, links = [str(top)], []
+    places, links = [str(top)], list[str]()
     while places or links:
         linked = not places
         place = places.pop() if places else links.pop(0)  # folders before links: each is read under its own name

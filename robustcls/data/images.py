@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustcls.core.errors import InputError, unknown
+from robustcls.core.names import without_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,11 @@ class Images:
 def with_note(images: Images, text: str) -> Images:
     """The same images with one more thing that a reader must know."""
     return replace(images, note="; ".join(filter(None, (images.note, text)))) if text else images
+
+
+def without_files(images: Images) -> Images:
+    """The same images without the names of their files."""
+    return replace(images, files=None, skipped=(), note=without_names(images.note))
 
 
 def check_split(split: str) -> None:
