@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 MIXED_SIZE = 224  # the side of images that come in several sizes, as usual for ImageNet
 CHUNK = 256  # images a task: large enough that the pool's own work does not count
+ROUND = 32  # tasks, before it is asked whether enough is known
 
 
 class Form(NamedTuple):
@@ -25,7 +26,11 @@ def choose_form(
     if size is not None and grey:
         return Form(size, size, 1, scale)
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
-    kinds = {kind for chunk in pool.map(_headers, chunks) for kind in chunk}
+    kinds: set[tuple[int, int, int]] = set()
+    for start in range(0, len(chunks), ROUND):
+        kinds.update(*pool.map(_headers, chunks[start : start + ROUND]))
+        if size is not None and any(channels == 3 for *_, channels in kinds):
+            break  # the rest cannot change the form
     channels = 1 if grey or {channels for *_, channels in kinds} == {1} else 3
     if size is not None:
         return Form(size, size, channels, scale)

@@ -27,7 +27,9 @@ def test_reads_in_sorted_order(tmp_path):
     assert images.classes == ("cat", "dog")
     assert images.files[0] == "test/cat/0.png"
     assert images.files[-1] == "test/dog/more/9.JPG"
-    assert images.note == "1 file passed over that is no image in a class folder by ending, such as “test/cat/notes.txt”"
+    assert (
+        images.note == "1 file passed over that is no image in a class folder by ending, such as “test/cat/notes.txt”"
+    )
     assert images.flip
     assert torch.equal(images.pixels[0], torch.from_numpy(expected).permute(2, 0, 1))
     assert folder(str(root), "test").sha256() == images.sha256()
@@ -126,7 +128,12 @@ def test_a_corrupt_image_is_named_or_skipped(tmp_path, kind, ending):
     assert images.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert images.note == f"1 corrupt file skipped: “test/cat/1b.{ending}”"
     assert images.skipped == (f"test/cat/1b.{ending}",)
-    assert images.files == ("test/cat/0.png", "test/cat/1.png", "test/cat/2.png", *(f"test/dog/{i}.png" for i in range(3)))
+    assert images.files == (
+        "test/cat/0.png",
+        "test/cat/1.png",
+        "test/cat/2.png",
+        *(f"test/dog/{i}.png" for i in range(3)),
+    )
     assert images.pixels.shape[2:] == (64, 64)
 
 

@@ -15,7 +15,7 @@ from robustcls.data.splits import choose, load_split, load_training_data
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
 
 
-@pytest.fixture()
+@pytest.fixture
 def decoded(monkeypatch):
     """The paths of the files whose pixels were read."""
     paths = []

@@ -253,7 +253,10 @@ def test_dicom(tmp_path):
         one = Dataset()
         one.file_meta = FileMetaDataset()
         one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        one.file_meta.MediaStorageSOPClassUID, one.file_meta.MediaStorageSOPInstanceUID = SecondaryCaptureImageStorage, "1.2"
+        one.file_meta.MediaStorageSOPClassUID, one.file_meta.MediaStorageSOPInstanceUID = (
+            SecondaryCaptureImageStorage,
+            "1.2",
+        )
         one.Rows, one.Columns, one.SamplesPerPixel = 2, 2, 1
         one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 12, 11, 0
         one.PhotometricInterpretation = photometric
