@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustcls.core.errors import InputError
 from robustcls.core.files import replacing
+from robustcls.core.names import readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -206,7 +207,7 @@ def _write(
     across, up = figure.get_size_inches()
     style: dict[str, Any] = {"fontsize": size, "fontweight": weight, "color": color, "ha": align}
     # A class may be called $100: it is not a formula.
-    figure.text(left / across, bottom / up, text, va="baseline", parse_math=False, **style)
+    figure.text(left / across, bottom / up, readable(text), va="baseline", parse_math=False, **style)
 
 
 def _left(column: int) -> float:

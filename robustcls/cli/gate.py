@@ -43,7 +43,7 @@ def command(
     click.echo("\n".join([verdict.status, *(f"  {reason}" for reason in verdict.reasons)]))
     if junit:
         with replacing(junit, "--junit") as part:
-            part.write_text(junit_xml(Path(file).name, verdict), encoding="utf-8")
+            part.write_text(junit_xml(Path(file).name, verdict), encoding="utf-8", errors="backslashreplace")
     return STATUS.get(verdict.status, 0)
 
 

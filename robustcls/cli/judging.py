@@ -104,6 +104,8 @@ def judge_subject(
         config={name: value for name, value in dataclasses.asdict(config).items() if value not in (None, ())},
         progress=progress,
     )
+    for sample, file in zip(judged.evaluation.samples, subject.images.files or (), strict=False):
+        sample.file = file
     judged.evaluation.training = subject.training
     judged.evaluation.intended_use = config.intended_use or ""
     return judged

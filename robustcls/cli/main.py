@@ -1,6 +1,7 @@
 """The `robustcls` command: finds commands by file name, turns errors into one line and an exit status."""
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -66,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     debug = "--debug" in arguments
     # --debug is taken anywhere, as one adds it to a line that has just failed.
     arguments = [argument for argument in arguments if argument != "--debug"]
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows its code
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = cli.main(arguments or ["--help"], prog_name="robustcls", standalone_mode=False)
         sys.stdout.flush()

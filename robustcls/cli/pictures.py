@@ -55,11 +55,13 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
         for method in (methods if config.pictures else ())
     }
     gaps = {method: gaps_of(model, x, y, its.clean, method) for method, its in maps.items()}
-    index = subject.images.index.numpy()
+    index, files = subject.images.index.numpy(), subject.images.files
     for old in (folder / "measures.json", *folder.glob("sample-*.png")):  # of an earlier run into this folder
         old.unlink(missing_ok=True)
     with replacing(folder / "maps.npz") as part, open(part, "wb") as file:
         arrays: dict[str, Any] = {"drawn": drawn.numpy()}
+        if files is not None:
+            arrays["files"] = np.array(files, dtype=np.str_)
         for method, its in maps.items():
             arrays |= {f"{method}/clean": its.clean.numpy(), f"{method}/adversarial": its.adversarial.numpy()}
             if method in third:  # of the samples that are drawn
@@ -83,12 +85,15 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
             command_line(), asdict(config), config.seed, versions(), describe_device(device_of(model)), commit(),
             started.isoformat(timespec="seconds"), round(time.perf_counter() - began, 3), batch_size=size,
         )  # fmt: skip
-        Measures(subject.model, subject.data, threat, explanations, provenance).save(folder / "measures.json")
+        Measures(
+            subject.model, subject.data, threat, explanations, provenance, files=list(files or ())
+        ).save(folder / "measures.json")  # fmt: skip
         yield folder / "measures.json"
 
     notes = {method: describe(model, x, method) for method in methods}
     for number, i in enumerate(drawn.tolist()):
         changed = bool(shown[i] != y[i])
+        which = f"{subject.data.split} sample {index[i]}{f' ({files[i]})' if files else ''}"
         rows = [
             Row(
                 method,
@@ -109,7 +114,7 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
             adversarial_label=_name(int(found[i]), classes),
             clean_top=_top(clean[i].softmax(0), classes),
             adversarial_top=_top(attacked[i].softmax(0), classes),
-            title=f"{subject.model.name}, {subject.data.split} sample {index[i]}, {config.attack}, {subject.threat}",
+            title=f"{subject.model.name}, {which}, {config.attack}, {subject.threat}",
         )
         yield path
 

@@ -17,6 +17,9 @@ from robustcls.core.policy import Policy
 from robustcls.core.records import Evaluation
 from robustcls.evaluation.config import METHODS, ReportConfig
 from robustcls.evaluation.profiles import layered
+from robustcls.reporting.scrub import without_file_names
+
+RENDERING = {"quiet", "redact_names"}  # options that also hold where evaluations are only rendered
 
 
 @click.command("report")
@@ -80,8 +83,8 @@ def command(
         raise click.UsageError(f"--{unused[0]} is about a report: give it with --model or an evaluation's FILE.json")
     policy = Policy.load(policy_file, min_clean=min_clean, min_robust=min_robust)
     config = configure(flags, config_file) if models else None
-    if not models and (flags.keys() - {"quiet"} or config_file):
-        name = min(flags.keys() - {"quiet"}, default="config").replace("_", "-")
+    if not models and (flags.keys() - RENDERING or config_file):
+        name = min(flags.keys() - RENDERING, default="config").replace("_", "-")
         raise click.UsageError(f"--{name} says how to judge a model: give it with --model")
     if specs:
         target = Path(out) if out else _beside(specs[0])
@@ -91,6 +94,8 @@ def command(
         if target in cards:
             raise InputError(f"--out {target} is where the model card goes: name another file with --out")
         evaluations = [Evaluation.load(file) for file in files]
+        if flags.get("redact_names"):
+            evaluations = [without_file_names(one) for one in evaluations]
         if config:
             evaluations = measure(models, config) + evaluations
         _write(evaluations, target, cards, policy, title, redact_images, assets)

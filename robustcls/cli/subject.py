@@ -12,8 +12,8 @@ from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size, parse_n, parse_numbers
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data import recipe
-from robustcls.data.images import Images
-from robustcls.data.splits import SAMPLING_RULE, choose, load_split
+from robustcls.data.images import Images, without_files
+from robustcls.data.splits import SAMPLING_RULE, load_split, may_have_trained_on
 from robustcls.evaluation.config import SubjectOptions
 from robustcls.evaluation.judge import describe_model
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, read_model
@@ -45,16 +45,20 @@ def load_subject(spec: str, config: SubjectOptions, n: int | str, attacks: Seque
     source = read_model(spec)
     threat, notes = _threat(source, config)
     data_spec = config.data or source.meta.get("data") or "digits"
-    trained = source.meta if data_spec == source.meta.get("data") else {}  # its own data: the split that it trained on
-    full = load_split(
+    own = source.meta.get("data")
+    trained = source.meta if own and may_have_trained_on(own, data_spec) else {}  # then the split that it trained on
+    images = load_split(
         data_spec,
         config.split,
         seed=trained.get("seed", config.seed),
         data_dir=config.data_dir or trained.get("data_dir"),
         skip_corrupt=config.skip_corrupt,
         limit_train=trained.get("config", {}).get("limit_train"),
+        n=count,
+        whole=not trained,
     )
-    images = choose(full, count)
+    if config.redact_names:
+        images = without_files(images)
     size = tuple(images.pixels.shape[1:])
     loaded = build_model(
         source,
@@ -68,11 +72,14 @@ def load_subject(spec: str, config: SubjectOptions, n: int | str, attacks: Seque
     notes = [*loaded.notes, *check_classes(loaded, images), *notes]
     check_images(images.batch(slice(1))[0], input_size=input_size_of(loaded.model))
     whose = "" if config.data else f", from {Path(spec).name}" if source.meta else ", the default"
-    notes.append(f"data {data_spec}{whose}, split {config.split}: {len(images)} of {len(full)} samples")
+    notes.append(f"data {data_spec}{whose}, split {config.split}: {len(images)} of {images.available} samples")
     if images.note:
         notes.append(images.note)
-    sampling = SAMPLING_RULE if len(images) < len(full) else "all"
-    data = records.Data(data_spec, config.split, len(images), images.sha256(), len(full), sampling, images.note)
+    sampling = SAMPLING_RULE if len(images) < images.available else "all"
+    data = records.Data(
+        data_spec, config.split, len(images), images.sha256(), images.available, sampling, images.note,
+        list(images.skipped),
+    )  # fmt: skip
     model = describe_model(loaded.model, loaded.name, loaded.sha256)
     model.classes = model.classes or list(images.classes)
     model.input_size = model.input_size or list(size)

@@ -15,7 +15,7 @@ class DataOptions:
         metavar="SPEC",
     )
     data_dir: str | None = option(None, "Where downloaded data sets lie.  [default: ~/.cache/robustcls]", metavar="DIR")
-    skip_corrupt: bool = option(False, "Skip images of a folder that cannot be read, and count them.")
+    skip_corrupt: bool = option(False, "Skip images of a folder that cannot be read, and name them.")
 
 
 @dataclass(kw_only=True)

@@ -49,6 +49,7 @@ class Data:
     available: int = 0  # how many the split holds
     sampling: str = ""  # the rule by which n of them were chosen
     note: str = ""  # what a reader must know about them, such as skipped files
+    skipped: list[str] = field(default_factory=list)  # files that could not be read, by their names in the folder
 
 
 @dataclass
@@ -120,6 +121,7 @@ class Sample:
     distance: float | None  # of that example, in the threat model's norm
     fooled_by: list[str] | None = None  # every attack that broke it; None where attacks met survivors only
     nearest: dict[str, float | None] | None = None  # distance that a minimum-norm attack needed, in the ball or not
+    file: str | None = None  # its name in the data's folder; None of data that are no files
 
 
 @dataclass
@@ -268,6 +270,7 @@ class Measures:
     explanations: Explanations
     provenance: "Provenance"
     schema: str = EXPLANATION_SCHEMA
+    files: list[str] = field(default_factory=list)  # of all samples that were explained, in the order of maps.npz
 
     def save(self, path: str | Path) -> None:
         write_json(path, self)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustcls.core.errors import InputError, unknown
+from robustcls.core.names import without_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,10 +23,15 @@ class Images:
     flip: bool = True  # may a mirrored image keep its label?
     note: str = ""  # what a reader must know, such as skipped files
     index: Tensor = None  # type: ignore[assignment]  # int64 N: positions in the full split; filled in when not given
+    files: tuple[str, ...] | None = None  # N names, relative to the data's folder, of images that come from files
+    skipped: tuple[str, ...] = ()  # the names of files that could not be read
+    available: int = 0  # how many samples the split holds; filled in when not given
 
     def __post_init__(self) -> None:
         if self.index is None:
             object.__setattr__(self, "index", torch.arange(len(self.labels), device=self.labels.device))
+        if not self.available:
+            object.__setattr__(self, "available", len(self.labels))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -37,7 +43,10 @@ class Images:
     def take(self, indices: Tensor) -> "Images":
         """The samples at these positions, in this order."""
         indices = indices.to(self.labels.device)
-        return replace(self, pixels=self.pixels[indices], labels=self.labels[indices], index=self.index[indices])
+        files = None if self.files is None else tuple(self.files[i] for i in indices.tolist())
+        return replace(
+            self, pixels=self.pixels[indices], labels=self.labels[indices], index=self.index[indices], files=files
+        )
 
     def batch(self, indices: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Pixels as float32 N,C,H,W in [0, 1] and labels of the samples at these positions; of all without an argument."""
@@ -49,6 +58,16 @@ class Images:
         for tensor in (self.pixels, self.labels):
             digest.update(tensor.cpu().contiguous().numpy().data)
         return digest.hexdigest()
+
+
+def with_note(images: Images, text: str) -> Images:
+    """The same images with one more thing that a reader must know."""
+    return replace(images, note="; ".join(filter(None, (images.note, text)))) if text else images
+
+
+def without_files(images: Images) -> Images:
+    """The same images without the names of their files."""
+    return replace(images, files=None, skipped=(), note=without_names(images.note))
 
 
 def check_split(split: str) -> None:
@@ -65,6 +84,8 @@ def as_images(made: Any, name: str) -> Images:
     """
     if isinstance(made, Images):
         _check(made.pixels, made.labels, made.classes, name)
+        if made.files is not None and len(made.files) != len(made):
+            raise InputError(f"data {name}: {len(made.files)} file names for {len(made)} images: give one an image")
         return made
     if not isinstance(made, (tuple, list)) or len(made) not in (2, 3):
         raise InputError(

@@ -1,13 +1,20 @@
 """A spec and a split's name to images: what is held out for validation, and which samples are chosen."""
 
 import inspect
+import os
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from robustcls.core import plugins
 from robustcls.core.errors import InputError, unknown
-from robustcls.data.images import Images, as_images
+from robustcls.data._copies import count_copies
+from robustcls.data.images import Images, as_images, with_note
 from robustcls.data.stratify import first_proportional, stratified_order
 
 SAMPLING_RULE = "the first samples of each class in file order, as many as the class's share of the split"
@@ -23,26 +30,25 @@ def load_split(
     limit_train: int | None = None,
     val_share: float = 0.1,
     val_max: int = 2000,
+    n: int | None = None,
+    whole: bool = False,
 ) -> Images:
-    """The images of one split. val is held out of the data set's train split, stratified, by seed; train is the rest.
+    """The images of one split, or n of them by SAMPLING_RULE, as `choose` takes them.
 
-    spec: `digits`, `cifar10`, `folder:PATH`, `folder:PATH(size=64)`, `module:callable`. limit_train: as
-    `load_training_data` takes it. The test split is the data set's own, whole. Raises InputError.
+    val is the data set's own where it has one beside test; else it is held out of train, stratified, by seed, and train is
+    the rest. spec: `digits`, `cifar10`, `folder:PATH`, `folder:PATH(size=64)`, `module:callable`. limit_train: as
+    `load_training_data` takes it. The test split is the data set's own, whole. Of a folder, only what is chosen is decoded.
+    whole: a folder of class folders alone is a test split, all of it, for a model that was not trained on it. Raises
+    InputError.
     """
     if split not in ("train", "val", "test"):
         raise unknown("split", split, ("train", "val", "test"))
-    if split == "test":
-        return _load(spec, "test", data_dir, skip_corrupt)
-    train, val = load_training_data(
-        spec,
-        seed=seed,
-        data_dir=data_dir,
-        skip_corrupt=skip_corrupt,
-        limit_train=limit_train,
-        val_share=val_share,
-        val_max=val_max,
-    )
-    return train if split == "train" else val
+    _check_n(n)
+    source = _Source(spec, data_dir, skip_corrupt, whole)
+    if split == "test" or (split == "val" and source.has_val()):
+        return source.load(split, _Pick(_all, n))
+    held_out = _HeldOut(spec, seed, limit_train, 0 if source.has_val() else val_share, val_max)
+    return source.load("train", _Pick(held_out.train if split == "train" else held_out.val, n))
 
 
 def load_training_data(
@@ -55,26 +61,23 @@ def load_training_data(
     val_share: float = 0.1,
     val_max: int = 2000,
 ) -> tuple[Images, Images]:
-    """The train and val images, disjoint, of one reading of the data set's train split.
+    """The train and val images, disjoint, of one reading of the data set's train split; or its own val, where it has one.
 
     val is val_share of it, at least one sample a class and at most val_max (or the number of classes). limit_train: a
     stratified random subset of what is left, by seed, so that val is the same for every limit. Raises InputError where
     there are too few samples.
     """
-    if limit_train is not None and limit_train < 1:
-        raise InputError(f"limit_train {limit_train} is not a number of samples: give 1 or more, or leave it out")
-    full = _load(spec, "train", data_dir, skip_corrupt)
-    num_classes = len(full.labels.unique())
-    num_val = max(min(round(val_share * len(full)), val_max), num_classes)
-    order = stratified_order(full.labels, seed)
-    held, rest = order[:num_val], order[num_val:]
-    if len(full.labels.cpu()[rest].unique()) < num_classes:
-        raise InputError(
-            f"data {spec}: {len(full)} train samples in {num_classes} classes are too few to hold out {num_val} for "
-            "validation: give each class 2 images or more"
-        )
-    # `rest` is ordered so that any beginning of it is stratified: a smaller limit is a subset of a larger one.
-    return full.take(rest[:limit_train].sort().values), full.take(held.sort().values)
+    source = _Source(spec, data_dir, skip_corrupt)
+    held_out = _HeldOut(spec, seed, limit_train, 0 if source.has_val() else val_share, val_max)
+    if source.has_val():
+        return source.load("train", _Pick(held_out.train)), source.load("val", _Pick(_all))
+    pick = _Pick(held_out.both)
+    both = source.load("train", pick)
+    is_val = torch.isin(pick.positions, held_out.val(pick.labels))
+    train, val = (both.take(rows.nonzero().squeeze(1)) for rows in (~is_val, is_val))
+    train, val = (replace(images, available=len(images)) for images in (train, val))
+    note = _copies_in_val(val, train) if both.files is not None else ""
+    return with_note(train, note), with_note(val, note)
 
 
 def choose(images: Images, n: int | None) -> Images:
@@ -82,30 +85,140 @@ def choose(images: Images, n: int | None) -> Images:
 
     A smaller choice is part of a larger one. Raises InputError for n below 1.
     """
-    if n is not None and n < 1:
-        raise InputError(f"n {n} is not a number of samples: give 1 or more, or all")
+    _check_n(n)
     if n is None or n >= len(images):
         return images
     return images.take(first_proportional(images.labels, n))
 
 
-def _load(spec: str, split: str, data_dir: str | None, skip_corrupt: bool) -> Images:
-    parsed = _parsed(spec)
-    function = plugins.load("data", parsed)
-    takes = inspect.signature(function).parameters
-    given = {"data_dir": data_dir, "skip_corrupt": skip_corrupt or None}
-    options = {name: value for name, value in given.items() if value is not None and name in takes}
-    _check_call(function, spec, parsed.name, split, options)
-    if ":" not in parsed.name:
-        return function(split, **options)
-    try:
-        made = function(split, **options)
-    except InputError:
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"data {spec} failed for split {split!r}: {reason}") from error
-    return as_images(made, spec)
+def _check_n(n: int | None) -> None:
+    if n is not None and n < 1:
+        raise InputError(f"n {n} is not a number of samples: give 1 or more, or all")
+
+
+def _all(labels: Tensor) -> Tensor:
+    return torch.arange(len(labels))
+
+
+class _Pick:
+    """From the labels of all samples of a data set's split, N, to the sorted positions of those that are wanted."""
+
+    def __init__(self, part: Callable[[Tensor], Tensor], n: int | None = None):
+        self.part, self.n, self.available = part, n, 0
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        self.labels = labels.cpu()
+        self.positions = self.part(self.labels)
+        self.available = len(self.positions)
+        if self.n is not None and self.n < self.available:
+            self.positions = self.positions[first_proportional(self.labels[self.positions], self.n)]
+        return self.positions
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """What is held out of train for validation, by seed; nothing with a share of 0."""
+
+    spec: str
+    seed: int
+    limit_train: int | None
+    share: float
+    most: int
+
+    def __post_init__(self) -> None:
+        if self.limit_train is not None and self.limit_train < 1:
+            raise InputError(
+                f"limit_train {self.limit_train} is not a number of samples: give 1 or more, or leave it out"
+            )
+
+    def val(self, labels: Tensor) -> Tensor:
+        return self._divide(labels)[0].sort().values
+
+    def train(self, labels: Tensor) -> Tensor:
+        # What is left is ordered so that any beginning of it is stratified: a smaller limit is a subset of a larger one.
+        return self._divide(labels)[1][: self.limit_train].sort().values
+
+    def both(self, labels: Tensor) -> Tensor:
+        return torch.cat([self.val(labels), self.train(labels)]).sort().values
+
+    def _divide(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        num_classes = len(labels.unique())
+        num_val = max(min(round(self.share * len(labels)), self.most), num_classes) if self.share else 0
+        order = stratified_order(labels, self.seed)
+        held, rest = order[:num_val], order[num_val:]
+        if len(labels[rest].unique()) < num_classes:
+            raise InputError(
+                f"data {self.spec}: {len(labels)} train samples in {num_classes} classes are too few to hold out {num_val} "
+                "for validation: give each class 2 images or more"
+            )
+        return held, rest
+
+
+def _copies_in_val(val: Images, train: Images) -> str:
+    count = count_copies(val.pixels, train.pixels)
+    return f"{count} of {len(val)} images held out for validation are duplicates of training images" if count else ""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A data spec, and how it is to be read."""
+
+    spec: str
+    data_dir: str | None
+    skip_corrupt: bool
+    whole: bool = False
+
+    def has_val(self) -> bool:
+        """Whether the data set's file says, with `has_val`, that there is a validation split beside test."""
+        parsed = _parsed(self.spec)
+        function: Any = plugins.load("data", parsed)
+        ask = None if ":" in parsed.name else getattr(sys.modules[function.func.__module__], "has_val", None)
+        return ask is not None and bool(parsed.args) and ask(*parsed.args)
+
+    def load(self, split: str, pick: _Pick) -> Images:
+        """The picked images of a split. Raises InputError."""
+        parsed = _parsed(self.spec)
+        function = plugins.load("data", parsed)
+        takes = inspect.signature(function).parameters
+        # Validation is drawn among the images that can be read, so all of train must be looked at where some cannot.
+        early = None if split == "train" and self.skip_corrupt else pick
+        whole = self.whole and "whole" not in dict(parsed.options)
+        given = {
+            "data_dir": self.data_dir, "skip_corrupt": self.skip_corrupt or None, "whole": whole or None, "pick": early,
+        }  # fmt: skip
+        own = ":" not in parsed.name  # a stranger's keywords are its own
+        known = given if own else {name: given[name] for name in ("data_dir", "skip_corrupt")}
+        options = {name: value for name, value in known.items() if value is not None and name in takes}
+        _check_call(function, self.spec, parsed.name, split, options)
+        images = function(split, **options) if own else self._call(function, split, options)
+        if "pick" not in options:
+            positions = pick(images.labels)
+            images = images if len(positions) == len(images) else images.take(positions)
+        return replace(images, available=pick.available)
+
+    def _call(self, function: Callable[..., Any], split: str, options: dict[str, Any]) -> Images:
+        try:
+            made = function(split, **options)
+        except InputError:
+            raise
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(f"data {self.spec} failed for split {split!r}: {reason}") from error
+        return as_images(made, self.spec)
+
+
+def may_have_trained_on(trained: str, data: str) -> bool:
+    """Whether a model that was trained on one data spec may have seen images of another: the same one, or the same folder.
+
+    A folder that is not here may be the same one, moved.
+    """
+    ours, theirs = _parsed(data), _parsed(trained)
+    if ours.name != theirs.name:
+        return False
+    if ours.name != "folder" or not (ours.args and theirs.args):
+        return True
+    here, there = (Path(one.args[0]).expanduser() for one in (ours, theirs))
+    return not there.exists() or os.path.realpath(here) == os.path.realpath(there)
 
 
 def _parsed(spec: str) -> plugins.Spec:

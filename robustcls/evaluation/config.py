@@ -16,6 +16,7 @@ class SubjectOptions(DataOptions, ThreatOptions, RuntimeOptions):
     mean: str | None = option(None, "Normalisation of foreign weights, such as 0.49,0.48,0.45.", metavar="M,M,M")
     std: str | None = option(None, "The same, such as 0.25,0.24,0.26.", metavar="S,S,S")
     split: Literal["train", "val", "test"] = option("test", "Which samples.")
+    redact_names: bool = option(False, "Keep the names of image files out of everything that is written.")
 
 
 @dataclass(kw_only=True)

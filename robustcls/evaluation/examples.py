@@ -1,6 +1,7 @@
 """Verified adversarial examples, as a file."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +12,14 @@ from robustcls.evaluation.judge import Judged
 def save_examples(path: str | Path, judged: Judged) -> int:
     """Writes the verified adversarial examples, and them alone, as npz; returns how many there are.
 
-    x, x_adv: float32 N,C,H,W in [0, 1]; y, index: N; broken_by: the name of the attack, N.
+    x, x_adv: float32 N,C,H,W in [0, 1]; y, index: N; broken_by: the name of the attack, N; files: their names, N, of data
+    that are files.
     """
     broken = judged.outcome.broken_by >= 0
     names = np.array([attack.name for attack in judged.evaluation.attacks])
     index = np.array([sample.index for sample in judged.evaluation.samples])
+    files = [sample.file for sample, was in zip(judged.evaluation.samples, broken.tolist(), strict=True) if was]
+    named: dict[str, Any] = {"files": np.array(files, dtype=np.str_)} if files and None not in files else {}
     with replacing(path) as part, open(part, "wb") as file:
         np.savez_compressed(
             file,
@@ -24,5 +28,6 @@ def save_examples(path: str | Path, judged: Judged) -> int:
             y=judged.y[broken].numpy(),
             index=index[broken.numpy()],
             broken_by=names[judged.outcome.broken_by[broken].numpy()],
+            **named,
         )
     return int(broken.sum())

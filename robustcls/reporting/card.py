@@ -39,7 +39,7 @@ def write_card(evaluation: Evaluation, path: str | Path) -> list[Path]:
         check_writable(file)
     for file, text in texts.items():
         with replacing(file) as part:
-            part.write_text(text, encoding="utf-8", newline="\n")
+            part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return list(texts)
 
 

@@ -39,7 +39,7 @@ def index(folder: str | Path, *, policy: Policy | None = None, title: str | None
         )
     text = render_index(folder, policy=policy, title=title)
     with replacing(path, "--index") as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return path
 
 

@@ -39,7 +39,7 @@ def report(
         prefix = quote(Path(os.path.relpath(folder, path.parent)).as_posix())
     text, files = _compose(evaluations, policy, title, redact_images, sections, prefix)
     with _added(folder, files), replacing(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return path
 
 

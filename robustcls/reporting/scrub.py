@@ -4,6 +4,7 @@ import dataclasses
 import re
 from typing import Any
 
+from robustcls.core.names import without_names
 from robustcls.core.records import Array, Evaluation
 
 _ROOTED = r"(?:file:/{2,3}|~[\w.-]*/|/|[A-Za-z]:[\\/]|\\\\)"
@@ -38,6 +39,13 @@ def without_arrays(evaluation: Evaluation) -> Evaluation:
         for example in evaluation.gallery.examples
     ]
     return dataclasses.replace(evaluation, gallery=dataclasses.replace(evaluation.gallery, examples=examples))
+
+
+def without_file_names(evaluation: Evaluation) -> Evaluation:
+    """A copy that does not say which files its samples were."""
+    data = dataclasses.replace(evaluation.data, note=without_names(evaluation.data.note), skipped=[])
+    samples = [dataclasses.replace(sample, file=None) for sample in evaluation.samples]
+    return dataclasses.replace(evaluation, data=data, samples=samples)
 
 
 def scrub_text(text: str, users: frozenset[str] | set[str] = frozenset()) -> str:

@@ -108,7 +108,7 @@ def save_best(run: "Run") -> None:
 def save_config(run: "Run") -> None:
     if run.world.first:
         with replacing(run.folder / "config.toml") as part:
-            part.write_text(to_toml(run.config), encoding="utf-8")
+            part.write_text(to_toml(run.config), encoding="utf-8", errors="backslashreplace")
 
 
 def meta(run: "Run") -> dict[str, Any]:

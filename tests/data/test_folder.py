@@ -3,6 +3,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from drawn import draw, fill
 from PIL import Image
 
 from robustcls.core.errors import InputError
@@ -11,23 +12,6 @@ from robustcls.data.splits import load_split
 
 # Noted in folder.py, which does without the decoder where it is gone.
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
-
-
-def draw(path, size=(8, 6), mode="RGB", seed=0, **options):
-    """Writes one random image; size is (width, height)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
-    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-    Image.fromarray(pixels).save(path, **options)
-    return pixels
-
-
-def fill(root, splits=("train", "test"), classes=("cat", "dog"), n=3, **options):
-    for split in splits:
-        for c, name in enumerate(classes):
-            for i in range(n):
-                draw(root / split / name / f"{i}.png", seed=100 * c + i, **options)
-    return root
 
 
 def test_reads_in_sorted_order(tmp_path):
@@ -41,7 +25,11 @@ def test_reads_in_sorted_order(tmp_path):
     assert images.pixels.shape == (7, 3, 6, 8)
     assert images.labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
     assert images.classes == ("cat", "dog")
-    assert images.note == ""
+    assert images.files[0] == "test/cat/0.png"
+    assert images.files[-1] == "test/dog/more/9.JPG"
+    assert (
+        images.note == "1 file passed over that is no image in a class folder by ending, such as “test/cat/notes.txt”"
+    )
     assert images.flip
     assert torch.equal(images.pixels[0], torch.from_numpy(expected).permute(2, 0, 1))
     assert folder(str(root), "test").sha256() == images.sha256()
@@ -138,15 +126,29 @@ def test_a_corrupt_image_is_named_or_skipped(tmp_path, kind, ending):
     assert "\n" not in str(error.value)
     images = load_split(f"folder:{root}", "test", skip_corrupt=True)
     assert images.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert images.note == "1 corrupt file skipped"
+    assert images.note == f"1 corrupt file skipped: “test/cat/1b.{ending}”"
+    assert images.skipped == (f"test/cat/1b.{ending}",)
+    assert images.files == (
+        "test/cat/0.png",
+        "test/cat/1.png",
+        "test/cat/2.png",
+        *(f"test/dog/{i}.png" for i in range(3)),
+    )
     assert images.pixels.shape[2:] == (64, 64)
 
 
-def test_sixteen_bits_are_refused(tmp_path):
-    root = fill(tmp_path)
-    Image.fromarray(np.full((6, 8), 60000, np.uint16)).save(root / "test" / "cat" / "deep.png")
-    with pytest.raises(InputError, match="more than 8 bits"):
+def test_all_corrupt_images_are_listed_at_once(tmp_path):
+    root = fill(tmp_path, n=20)
+    for i in range(13):
+        damage(root / "test" / "cat" / f"{i}.png", "text")
+    with pytest.raises(InputError, match="13 corrupt images: ") as error:
         folder(str(root), "test")
+    assert str(error.value).count(".png") == 10
+    assert "and 3 more" in str(error.value)
+    images = folder(str(root), "test", skip_corrupt=True)
+    assert len(images) == 27
+    assert len(images.skipped) == 13
+    assert "13 corrupt files skipped: “test/cat/0.png”, “test/cat/1.png”, “test/cat/10.png” and 10 more" in images.note
 
 
 def test_a_class_of_corrupt_images_only(tmp_path):

@@ -60,6 +60,7 @@ def _show(context: Context, model: int, i: int, example: Example, place: int | N
         "path": path,
         "sample_path": f"samples.{place}" if sample is not None else "",
         "distance": sample.distance if sample is not None else None,
+        "file": sample.file if sample is not None else None,
         "label": sample.label if sample is not None else "",
         "label_name": name,
         "attack": (sample.broken_by or "") if sample is not None else "",
