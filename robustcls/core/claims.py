@@ -66,10 +66,11 @@ def _acquire(lock: Path, path: Path, flag: str) -> int | None:
         except BlockingIOError:
             holder = _holder(file)
             os.close(file)
-            again = f"wait for it, or name another place with {flag}"
             if holder.startswith(f"process {os.getpid()} on {platform.node()} "):
-                again = "this command, for another of its files: give each its own"
-            raise InputError(f"{path} is being written by {holder}: {again}") from None
+                raise InputError(f"{path} is to hold two files of this command: give each its own place") from None
+            raise InputError(
+                f"{path} is being written by {holder}: wait for it, or name another place with {flag}"
+            ) from None
         except OSError:
             return file
         if _is_same(file, lock):

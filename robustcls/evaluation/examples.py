@@ -16,7 +16,7 @@ def save_examples(path: str | Path, judged: Judged) -> int:
     broken = judged.outcome.broken_by >= 0
     names = np.array([attack.name for attack in judged.evaluation.attacks])
     index = np.array([sample.index for sample in judged.evaluation.samples])
-    with replacing(path) as part, open(part, "wb") as file:
+    with replacing(path, "--save-examples") as part, open(part, "wb") as file:
         np.savez_compressed(
             file,
             x=judged.x[broken].numpy(),

@@ -33,12 +33,10 @@ class Journal:
 
         Logits on the clean images tell models apart whose weights are the same and whose code is not.
         """
-        self.mark = uuid4().hex
-        if self.resume:
-            self.mark = self._mark_before(task, logits) or self.mark
-        elif self.world.first:
+        mark = self._mark_before(task, logits) if self.resume else ""
+        if not self.resume and self.world.first:
             self.remove()
-        self.mark = self.world.gather(self.mark)[0]  # after this nothing is removed any more
+        self.mark = self.world.gather(mark or uuid4().hex)[0]
         if self.world.first:
             with replacing(self.folder / "task.json") as part:
                 part.write_text(json.dumps({**task, "run": self.mark}, indent=1), encoding="utf-8")
