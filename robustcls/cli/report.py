@@ -106,8 +106,8 @@ def command(
                 held.enter_context(claim(assets, "--assets", folder=True))
             if config:
                 evaluations = measure(models, config, places.evaluations, redact_images) + evaluations
-            elif redact_images:
-                warn_of_pixels(files, evaluations)
+            if redact_images:
+                warn_of_pixels(files, evaluations[len(models) :])
             _write(evaluations, places, policy, title, redact_images, assets)
     if index_folder:
         from robustcls.reporting.index import index

@@ -83,9 +83,9 @@ def cannot_write(path: str | Path, error: Exception, flag: str = "--out", part: 
     """The line for an error that came while `path` was written; part: where its content was gathered."""
     if isinstance(error, RuntimeError):
         error = _ask_the_disk(part) or error
-    number = getattr(error, "errno", None)
-    reason = (getattr(error, "strerror", None) or str(error).splitlines()[0]) if str(error) else type(error).__name__
-    return f"cannot write {path}: {reason}: {'make room, or ' if number in FULL else ''}name another place with {flag}"
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120] or type(error).__name__
+    full = getattr(error, "errno", None) in FULL
+    return f"cannot write {path}: {reason}: {'make room, or ' if full else ''}name another place with {flag}"
 
 
 def sha256(path: str | Path) -> str:
