@@ -90,7 +90,7 @@ def _complain(error: Exception, debug: bool) -> int:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         message = f"{message.rstrip('.?')}; see {error.ctx.command_path} --help"
     if isinstance(error, OSError) and error.errno in FULL:
-        place = error.filename or ("standard output" if _is_stuck(sys.stdout) else "a file")
+        place = error.filename or ("standard output" if _came_from_printing(error) else "a file")
         message = f"cannot write {place}: {error.strerror}: make room"
     elif not isinstance(error, (InputError, click.ClickException)):  # a fault of ours, or of code that was handed in
         message = f"{type(error).__name__}: {message}; --debug shows where"
@@ -103,16 +103,15 @@ def _say(line: str) -> None:
         click.echo(f"robustcls: {line}", err=True)
 
 
+def _came_from_printing(error: Exception) -> bool:
+    code = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return click.echo.__code__ in code or code[-1] is main.__code__
+
+
 def _drop_unwritten(stream: TextIO) -> None:
     """What cannot be written any more: else the interpreter complains of it once more, with a status of its own."""
-    if _is_stuck(stream):
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _is_stuck(stream: TextIO) -> bool:
     try:
         stream.flush()
     except OSError:
-        return True
-    return False
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -16,7 +16,7 @@ overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace files of another model, or of somebody else, at the default place too."
 )
 _EMBEDDED = re.compile(r'<script type="application/json" id="evaluation-\d+">(.*?)</script>', re.DOTALL)
-_CARD = re.compile(r'\A---\n.*^  - "robustcls"$.*^model-index:\n  - name: (".*")$', re.DOTALL | re.MULTILINE)
+_CARD = re.compile(r'\A---\n.*^  - "robustcls"$.*^model-index:\n  - name: ("[^\n]*")$', re.DOTALL | re.MULTILINE)
 
 
 def name_of(spec: str) -> str:
