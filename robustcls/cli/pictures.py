@@ -64,8 +64,8 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
         np.savez_compressed(
             file, x=x.numpy(), x_adv=x_adv.numpy(), y=y.numpy(), adversarial=found.numpy(), index=index, **arrays
         )  # fmt: skip
-    for file in stale:
-        file.unlink(missing_ok=True)
+    for old in stale:
+        old.unlink(missing_ok=True)
     yield folder / "maps.npz"
 
     if config.quality_n:

@@ -202,9 +202,7 @@ def beside_each(specs: Sequence[str], name: str, home: Path) -> list[Path]:
     return named
 
 
-def measure(
-    models: Sequence[str], config: ReportConfig, outs: Sequence[Path], redact_images: bool
-) -> list[Evaluation]:
+def measure(models: Sequence[str], config: ReportConfig, outs: Sequence[Path], redact_images: bool) -> list[Evaluation]:
     """Attacks and explains the models and writes their evaluations to outs, once every model is found good.
 
     redact_images: the evaluations hold no images and no maps, in no file.

@@ -151,32 +151,33 @@ def _check_attacks(evaluation: "Evaluation", name: str) -> None:
         path = f"attacks.{place}"
         broke = f"at most the {attack.attacked} that it met"
         _need(attack.broken <= attack.attacked, name, path, "broken", attack, broke)
-        if by:
-            _need(attack.broken == by[attack.name], name, path, "broken", attack, f"{by[attack.name]}, as its samples say")
+        counted = by[attack.name] if by else attack.broken
+        _need(attack.broken == counted, name, path, "broken", attack, f"{counted}, as its samples say")
         standing -= attack.broken
         if total:
             close = abs(attack.robust_accuracy - standing / total) < SLACK
             _need(close, name, path, "robust_accuracy", attack, f"{standing} of {total}, which stand after it")
-    robust = evaluation.robust
-    if evaluation.attacks:
-        _need(robust.correct == standing, name, "robust", "correct", robust, f"the {standing} that stand after the attacks")
+    holds = not evaluation.attacks or evaluation.robust.correct == standing
+    _need(holds, name, "robust", "correct", evaluation.robust, f"the {standing} that stand after the attacks")
 
 
 def _check_radii(evaluation: "Evaluation", name: str) -> None:
     """A radius is the same as text; a curve passes through robust accuracy and cannot rise."""
-    threat = evaluation.threat
-    for path, one in (("threat", threat), *((f"curve.{i}", point) for i, point in enumerate(evaluation.curve or ()))):
-        try:
-            same = math.isclose(parse_eps(one.eps_text), one.eps, rel_tol=1e-3, abs_tol=1e-9)
-        except InputError:
-            same = False
-        _need(same, name, path, "eps_text", one, f"the radius {one.eps:.6g} as text")
+    threat, robust, curve = evaluation.threat, evaluation.robust, evaluation.curve or []
+    _need(_is_text_of(threat.eps_text, threat.eps), name, "threat", "eps_text", threat, f"{threat.eps:.6g} as text")
     before = None
-    for place, point in enumerate(evaluation.curve or ()):
-        path, robust = f"curve.{place}.robust", point.robust
-        if before is not None and point.eps >= before.eps:
-            falls = robust.correct <= before.robust.correct
-            _need(falls, name, path, "correct", robust, "at most that of a smaller radius")
-        if point.eps == threat.eps:
-            _need(robust.correct == evaluation.robust.correct, name, path, "correct", robust, "robust accuracy at this eps")
+    for place, point in enumerate(curve):
+        path, count = f"curve.{place}", point.robust.correct
+        _need(_is_text_of(point.eps_text, point.eps), name, path, "eps_text", point, f"{point.eps:.6g} as text")
+        falls = before is None or point.eps < before.eps or count <= before.robust.correct
+        _need(falls, name, f"{path}.robust", "correct", point.robust, "at most that of a smaller radius")
+        same = point.eps != threat.eps or count == robust.correct
+        _need(same, name, f"{path}.robust", "correct", point.robust, f"robust accuracy, {robust.correct}, at its eps")
         before = point
+
+
+def _is_text_of(text: str, eps: float) -> bool:
+    try:
+        return math.isclose(parse_eps(text), eps, rel_tol=1e-3, abs_tol=1e-9)
+    except InputError:
+        return False

@@ -208,7 +208,9 @@ def test_a_pipe_takes_the_evaluation_and_another_the_examples(cli, checkpoint, t
     here, got = tmp_path / "here", {}
     for name in ("e", "x"):
         os.mkfifo(here / name)
-    readers = [threading.Thread(target=lambda name=name: got.update({name: (here / name).read_bytes()})) for name in "ex"]
+    readers = [
+        threading.Thread(target=lambda name=name: got.update({name: (here / name).read_bytes()})) for name in "ex"
+    ]
     for reader in readers:
         reader.start()
     result = cli("attack", "--model", checkpoint, *SMALL, "--out", "e", "--save-examples", "x")
@@ -348,8 +350,9 @@ def test_a_full_disk_is_told_in_one_line_and_nothing_is_left(name, command, room
 
 def unfinished(cli, here):
     """A run that was cut off after its first epoch."""
-    from robustcls.models.weights import read_file
     import torch
+
+    from robustcls.models.weights import read_file
 
     assert cli(*TRAIN, "--out", "begun").status == 0
     content = read_file(here / "begun" / "last.pt")
@@ -373,6 +376,8 @@ def test_a_full_disk_under_the_output(command, home):
 def test_a_log_on_a_full_disk_ends_nothing(home, tmp_path):
     arguments = ["attack", "--model", home / "pgd" / "ckpt.pt", *SMALL, "--out", tmp_path / "e.json"]
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "robustcls", *map(str, arguments)], stderr=full, stdout=subprocess.PIPE)
+        done = subprocess.run(
+            [sys.executable, "-m", "robustcls", *map(str, arguments)], stderr=full, stdout=subprocess.PIPE
+        )
     assert done.returncode == 0
     assert Evaluation.load(tmp_path / "e.json").data.n == 10

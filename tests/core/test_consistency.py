@@ -49,7 +49,9 @@ def test_a_number_that_cannot_be_is_refused_by_its_place(path, value, place):
 
 
 BROKEN = next(i for i, one in enumerate(json.loads(TEXT)["samples"]) if one["broken_by"])
-STANDING = next(i for i, one in enumerate(json.loads(TEXT)["samples"]) if one["clean"] == one["adversarial"] == one["label"])
+STANDING = next(
+    i for i, one in enumerate(json.loads(TEXT)["samples"]) if one["clean"] == one["adversarial"] == one["label"]
+)
 WRONG = next(i for i, one in enumerate(json.loads(TEXT)["samples"]) if one["clean"] != one["label"])
 
 
