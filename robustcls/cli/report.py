@@ -137,10 +137,10 @@ class Places:
         """The places that nobody named, each with the models whose files may be there. names: of all models and files."""
         if not self.named:
             yield self.page, names
-        for path, name in (*zip(self.evaluations, names, strict=False), *zip(self.cards, names, strict=False)):
-            yield path, [name]
+        for path, name in zip(self.evaluations, names, strict=False):
+            yield from ((path, [name]), (unfinished_beside(path), [name]))
         for path, name in zip(self.cards, names, strict=False):
-            yield beside_card(path), [name]
+            yield from ((path, [name]), (beside_card(path), [name]))
 
 
 def choose_places(
@@ -159,6 +159,11 @@ def choose_places(
     if assets and is_stream(page):
         raise InputError(f"--assets lie beside a page, and --out {page} is a pipe or a device: name a file with --out")
     return places
+
+
+def unfinished_beside(path: Path) -> Path:
+    """Where an evaluation is kept until all parts are measured."""
+    return path.with_name(f"{path.stem}-unfinished.json")
 
 
 def warn_of_pixels(files: Sequence[str], evaluations: Sequence[Evaluation]) -> None:
@@ -239,10 +244,12 @@ def measure(models: Sequence[str], config: ReportConfig, outs: Sequence[Path], r
         size = resolve_batch_size(
             parse_batch_size(config.batch_size), judged.x.shape[1:], resolve_device(config.device)
         )
-        unfinished, kept = out.with_name(f"{out.stem}-unfinished.json"), judged.evaluation
+        unfinished, found = unfinished_beside(out), judged.evaluation
+        kept: list[Path] = []
 
-        def save(path: Path, kept: Evaluation = kept) -> None:
-            (without_arrays(kept) if redact_images else kept).save(path)
+        def save(path: Path, found: Evaluation = found, kept: list[Path] = kept) -> None:
+            (without_arrays(found) if redact_images else found).save(path)
+            kept.append(path)
 
         try:
             complete(
@@ -250,12 +257,12 @@ def measure(models: Sequence[str], config: ReportConfig, outs: Sequence[Path], r
                 say=lambda text: note(text, config.quiet), done=partial(save, unfinished),
             )  # fmt: skip
         except BaseException:
-            note(f"what was measured is kept in {unfinished}", config.quiet)
+            note(f"what was measured is kept in {unfinished}", config.quiet or not kept)
             raise
         save(out)
         unfinished.unlink()
-        note(f"\n{summarise(kept)}\n\n{out}\n\n", config.quiet)
-        evaluations.append(kept)
+        note(f"\n{summarise(found)}\n\n{out}\n\n", config.quiet)
+        evaluations.append(found)
     return evaluations
 
 
