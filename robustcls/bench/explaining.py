@@ -22,6 +22,7 @@ from robustcls.bench.subject import load_subject
 from robustcls.bench.turns import TurnError, hand_over, take_turn
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
+from robustcls.core.files import replacing
 from robustcls.core.gradients import frozen
 from robustcls.data.images import Images
 from robustcls.runtime.device import wait_for
@@ -108,7 +109,8 @@ def take_explain_turn(images: Images, task: dict[str, Any]) -> dict[str, Any]:
         count = max(FIRST, min(len(x), int(SECONDS * FIRST / seconds)))
         seconds, _ = _timed(make, model, method, x[:count], y[:count], task["seed"], device)
         rates[method] = {"images": count, "seconds": seconds}
-    torch.save(first, task["answer"])
+    with replacing(task["answer"], "TMPDIR") as part:
+        torch.save(first, part)
     return {"rates": rates, "peak_memory_mb": peak_memory_mb(), "threads": torch.get_num_threads()}
 
 

@@ -6,7 +6,9 @@ import click
 
 from robustcls.cli.console import note, percent, progress, table, wrap
 from robustcls.cli.options import build, config_option, options
-from robustcls.core.files import check_writable
+from robustcls.cli.places import check_not_lost, name_of, overwrite_option
+from robustcls.core.errors import InputError
+from robustcls.core.files import check_writable, is_stream
 from robustcls.core.records import Evaluation
 from robustcls.evaluation.config import AttackConfig
 
@@ -23,10 +25,17 @@ INCONCLUSIVE = 3  # an attack failed on an error of its own, so the number is no
 @click.option("--out", metavar="FILE.json", help="The evaluation.  [default: evaluation.json beside the checkpoint]")
 @click.option("--save-examples", metavar="FILE.npz", help="Also save the verified adversarial examples.")
 @click.option("--resume", is_flag=True, help="Go on with an evaluation that was cut off, to the same result.")
+@overwrite_option
 @config_option
 @options(AttackConfig)
 def command(
-    flags: dict, config_file: str | None, model: str, out: str | None, save_examples: str | None, resume: bool
+    flags: dict,
+    config_file: str | None,
+    model: str,
+    out: str | None,
+    save_examples: str | None,
+    resume: bool,
+    overwrite: bool,
 ) -> int:
     """Measure clean and robust accuracy; write an evaluation.
 
@@ -60,30 +69,38 @@ def command(
     world = join_world()
     quiet = config.quiet or not world.first
     target = Path(out) if out else default_out(model, "evaluation.json")
-    for path, flag in ((target, "--out"), (save_examples, "--save-examples")):
-        if path:
-            check_writable(path, flag, [model])
-    journal = Journal(target.with_name(f"{target.name}.partial"), resume=resume, world=world)
-    subject = load_subject(model, config, config.n, chosen_attacks(config, config.norm or "linf"))
-    task = set_task(subject, config)
-    for line in subject.notes:
-        note(line, quiet)
-    try:
-        judged = judge_subject(subject, config, task, progress(quiet), journal=journal, world=world)
-    except KeyboardInterrupt:
-        if journal.is_empty():
-            journal.remove()
-        else:
-            note(f"kept in {journal.folder}: the same command with --resume goes on from here", quiet)
-        raise
-    if not world.first:
-        return 0
-    judged.evaluation.save(target)
-    journal.remove()
+    places = [(target, "--out"), *([(Path(save_examples), "--save-examples")] if save_examples else [])]
+    for path, flag in places:
+        check_writable(path, flag, [model])
+    if resume and is_stream(target):
+        raise InputError(f"nothing is kept for --resume where --out is {target}, a pipe or a device: name a file")
+    with world.claim(*places):
+        if not out:
+            check_not_lost(target, [name_of(model)], overwrite)
+        journal = Journal(target.with_name(f"{target.name}.partial"), resume=resume, world=world)
+        kept = None if is_stream(target) else journal
+        subject = load_subject(model, config, config.n, chosen_attacks(config, config.norm or "linf"))
+        task = set_task(subject, config)
+        for line in subject.notes:
+            note(line, quiet)
+        try:
+            judged = judge_subject(subject, config, task, progress(quiet), journal=kept, world=world)
+            if not world.first:
+                return 0
+            judged.evaluation.save(target)
+            examples = save(save_examples, judged) if save_examples else 0
+        except BaseException:
+            if kept and kept.mark and kept.is_empty():
+                kept.remove()
+            elif kept and kept.mark:
+                note(f"kept in {kept.folder}: the same command with --resume goes on from here", quiet)
+            raise
+        if kept:
+            kept.remove()
     click.echo(summarise(judged.evaluation))
     click.echo(f"\n{target}")
     if save_examples:
-        click.echo(f"{save_examples}: {save(save_examples, judged)} adversarial examples")
+        click.echo(f"{save_examples}: {examples} adversarial examples")
     return INCONCLUSIVE if any(attack.error for attack in judged.evaluation.attacks) else 0
 
 

@@ -1,6 +1,7 @@
 """`robustcls bench`."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from robustcls.cli.bench_tables import Show, render
 from robustcls.cli.console import markdown as as_markdown
 from robustcls.cli.console import note, table
 from robustcls.cli.options import build, config_option, options
+from robustcls.core.claims import claim
 from robustcls.core.errors import InputError
-from robustcls.core.files import check_writable, replacing
+from robustcls.core.files import check_writable, is_stream, replacing
 
 
 @click.command("bench")
@@ -56,20 +58,27 @@ def command(flags: dict, config_file: str | None, file: str | None, markdown: bo
         return
     config = build(BenchConfig, flags, config_file)
     if config.out:
-        check_writable(config.out)
+        check_writable(config.out, inputs=[one for one in (config.model, config_file) if one])
+    with claim(config.out) if config.out else nullcontext():
+        result = measure(config)
+    click.echo(render(result, show))
+    if config.out:
+        click.echo(f"\n{config.out}")
+
+
+def measure(config: BenchConfig) -> dict[str, Any]:
+    """The measurements, which are also written where that was asked; a file has what there is so far."""
+    from robustcls.bench.contest import run_bench
 
     def save(result: dict[str, Any]) -> None:
         if config.out:
-            with replacing(Path(config.out)) as part:
+            with replacing(config.out) as part:
                 part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
-    from robustcls.bench.contest import run_bench
-
-    result = run_bench(config, lambda text: note(text, config.quiet), save)
-    click.echo(render(result, show))
+    so_far = save if config.out and not is_stream(config.out) else lambda result: None
+    result = run_bench(config, lambda text: note(text, config.quiet), so_far)
     save(result)
-    if config.out:
-        click.echo(f"\n{config.out}")
+    return result
 
 
 def read(file: Path, show: Show) -> str:

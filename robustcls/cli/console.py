@@ -3,6 +3,7 @@
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -15,7 +16,8 @@ COLUMNS = 80
 def note(text: str, quiet: bool = False) -> None:
     """What was taken or assumed, in lines that fit."""
     if not quiet:
-        click.echo("\n".join(wrap(line) for line in text.splitlines()), err=True)
+        with suppress(OSError):  # a log on a full disk ends no computation
+            click.echo("\n".join(wrap(line) for line in text.splitlines()), err=True)
 
 
 def wrap(text: str, indent: int = 2) -> str:

@@ -7,7 +7,9 @@ import click
 
 from robustcls.cli.console import note, table
 from robustcls.cli.options import build, config_option, options
+from robustcls.cli.places import check_not_lost, name_of, overwrite_option
 from robustcls.core import plugins
+from robustcls.core.claims import claim
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable
 from robustcls.core.records import Measures
@@ -21,9 +23,10 @@ from robustcls.evaluation.config import METHODS, ExplainConfig
     metavar="M",
     help="Checkpoint, state dict (with --arch), module:callable, torchvision/NAME, timm/NAME or FILE.onnx.",
 )
+@overwrite_option
 @config_option
 @options(ExplainConfig)
-def command(flags: dict, config_file: str | None, model: str) -> None:
+def command(flags: dict, config_file: str | None, model: str, overwrite: bool) -> None:
     """Draw attribution maps of clean and adversarial images, and measure whether they can be trusted.
 
     Writes maps.npz, measures.json and a PNG for each of some samples. Measured are, on the samples that the model gets
@@ -38,14 +41,24 @@ def command(flags: dict, config_file: str | None, model: str) -> None:
     """
     config = build(ExplainConfig, flags, config_file)
 
-    from robustcls.cli.pictures import draw_pictures
-    from robustcls.cli.subject import default_out, load_subject
+    from robustcls.cli.subject import default_out
 
     folder = Path(config.out) if config.out else default_out(model, "explain")
-    check_writable(folder / "maps.npz")
+    check_writable(folder / "maps.npz", inputs=[model])
+    if not config.out:
+        check_not_lost(folder / "measures.json", [name_of(model)], overwrite)
     methods: Sequence[str] = config.method or METHODS
     for method in methods:
         plugins.resolved("attribution", method)
+    with claim(folder, folder=True):
+        draw_all(config, model, methods, folder)
+
+
+def draw_all(config: ExplainConfig, model: str, methods: Sequence[str], folder: Path) -> None:
+    """Writes the files, and says which, once the model is found good."""
+    from robustcls.cli.pictures import draw_pictures
+    from robustcls.cli.subject import load_subject
+
     subject = load_subject(model, config, config.n, [config.attack])
     for line in subject.notes:
         note(line, config.quiet)

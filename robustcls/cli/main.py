@@ -6,12 +6,14 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from contextlib import suppress
+from typing import NoReturn, TextIO
 
 import click
 
 from robustcls import __version__
 from robustcls.core.errors import InputError, unknown
+from robustcls.core.files import FULL
 
 SUMMARIES = {
     "train": "Train a classifier, adversarially or not.",
@@ -74,13 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         status = cli.main(arguments or ["--help"], prog_name="robustcls", standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
-        click.echo("robustcls: interrupted", err=True)
+        _say("interrupted")
         status = INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe, such as head, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except Exception as error:
         status = _complain(error, debug)
+    _drop_unwritten(sys.stdout)
+    _drop_unwritten(sys.stderr)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -90,7 +93,29 @@ def _complain(error: Exception, debug: bool) -> int:
     message = error.format_message() if isinstance(error, click.ClickException) else str(error)
     if isinstance(error, click.UsageError) and error.ctx is not None:
         message = f"{message.rstrip('.?')}; see {error.ctx.command_path} --help"
-    if not isinstance(error, (InputError, click.ClickException)):  # a fault of ours, or of code that was handed in
+    if isinstance(error, OSError) and error.errno in FULL:
+        place = error.filename or ("standard output" if _came_from_printing(error) else "a file")
+        message = f"cannot write {place}: {error.strerror}: make room"
+    elif not isinstance(error, (InputError, click.ClickException)):  # a fault of ours, or of code that was handed in
         message = f"{type(error).__name__}: {message}; --debug shows where"
-    click.echo(f"robustcls: {' '.join(message.split())}", err=True)
+    _say(" ".join(message.split()))
     return WRONG_INPUT
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):
+        click.echo(f"robustcls: {line}", err=True)
+
+
+def _came_from_printing(error: Exception) -> bool:
+    code = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return click.echo.__code__ in code or code[-1] is main.__code__
+
+
+def _drop_unwritten(stream: TextIO) -> None:
+    """What cannot be written any more: else the interpreter complains of it once more, with a status of its own."""
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -56,8 +56,8 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
     }
     gaps = {method: gaps_of(model, x, y, its.clean, method) for method, its in maps.items()}
     index, files = subject.images.index.numpy(), subject.images.files
-    for old in (folder / "measures.json", *folder.glob("sample-*.png")):  # of an earlier run into this folder
-        old.unlink(missing_ok=True)
+    stale = [folder / "measures.json", *folder.glob("sample-[0-9][0-9][0-9][0-9][0-9]*.png")]
+    stale = stale if (folder / "maps.npz").exists() else []  # of an earlier run into this folder
     with replacing(folder / "maps.npz") as part, open(part, "wb") as file:
         arrays: dict[str, Any] = {"drawn": drawn.numpy()}
         if files is not None:
@@ -71,6 +71,8 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
         np.savez_compressed(
             file, x=x.numpy(), x_adv=x_adv.numpy(), y=y.numpy(), adversarial=found.numpy(), index=index, **arrays
         )  # fmt: skip
+    for old in stale:
+        old.unlink(missing_ok=True)
     yield folder / "maps.npz"
 
     if config.quality_n:

@@ -1,6 +1,8 @@
 """`robustcls report`."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,15 +11,18 @@ import click
 
 from robustcls.cli.console import note, progress
 from robustcls.cli.options import config_option, options
+from robustcls.cli.places import check_not_lost, name_of, overwrite_option
 from robustcls.core import plugins
+from robustcls.core.claims import claim
 from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError
-from robustcls.core.files import check_writable
+from robustcls.core.files import check_writable, is_stream
 from robustcls.core.policy import Policy
 from robustcls.core.records import Evaluation
 from robustcls.evaluation.config import METHODS, ReportConfig
 from robustcls.evaluation.profiles import layered
-from robustcls.reporting.scrub import without_file_names
+from robustcls.reporting.card import beside_card
+from robustcls.reporting.scrub import without_arrays, without_file_names
 
 RENDERING = {"quiet", "redact_names"}  # options that also hold where evaluations are only rendered
 
@@ -30,10 +35,13 @@ RENDERING = {"quiet", "redact_names"}  # options that also hold where evaluation
 @click.option("--policy", "policy_file", metavar="FILE.toml", help="Thresholds of the verdict; --min-... win over it.")
 @click.option("--min-robust", type=float, metavar="SHARE", help="Threshold of the verdict, such as 0.40.")
 @click.option("--min-clean", type=float, metavar="SHARE", help="Threshold of the verdict, such as 0.75.")
-@click.option("--redact-images", is_flag=True, help="Leave the images out.")
+@click.option(
+    "--redact-images", is_flag=True, help="Leave images and attribution maps out of every file that is written."
+)
 @click.option("--assets", metavar="DIR", help="Put the gallery's images there, lossless, instead of into the page.")
 @click.option("--model-card", is_flag=True, help="Also write MODEL_CARD.md beside each model or file.")
 @click.option("--index", "index_folder", metavar="DIR", help="List all evaluations below a folder on one page.")
+@overwrite_option
 @config_option
 @options(ReportConfig)
 def command(
@@ -50,6 +58,7 @@ def command(
     assets: str | None,
     model_card: bool,
     index_folder: str | None,
+    overwrite: bool,
 ) -> None:
     """Write the HTML report of evaluations, or of models after attacking and explaining them.
 
@@ -87,18 +96,23 @@ def command(
         name = min(flags.keys() - RENDERING, default="config").replace("_", "-")
         raise click.UsageError(f"--{name} says how to judge a model: give it with --model")
     if specs:
-        target = Path(out) if out else _beside(specs[0])
-        cards = beside_each(specs, "MODEL_CARD.md") if model_card else []
-        for path in (target, *cards):
-            check_writable(path, inputs=specs)
-        if target in cards:
-            raise InputError(f"--out {target} is where the model card goes: name another file with --out")
+        places = choose_places(models, files, out, model_card, assets)
         evaluations = [Evaluation.load(file) for file in files]
         if flags.get("redact_names"):
             evaluations = [without_file_names(one) for one in evaluations]
-        if config:
-            evaluations = measure(models, config) + evaluations
-        _write(evaluations, target, cards, policy, title, redact_images, assets)
+        names = [*map(name_of, models), *(found.model.name for found in evaluations)]
+        for path, whose in places.unnamed(names):
+            check_not_lost(path, whose, overwrite)
+        with ExitStack() as held:
+            for path in places.written:
+                held.enter_context(claim(path))
+            if assets:
+                held.enter_context(claim(assets, "--assets", folder=True))
+            if config:
+                evaluations = measure(models, config, places.evaluations, redact_images) + evaluations
+            if redact_images:
+                warn_of_pixels(files, evaluations[len(models) :])
+            _write(evaluations, places, policy, title, redact_images, assets)
     if index_folder:
         from robustcls.reporting.index import index
 
@@ -110,10 +124,61 @@ def configure(flags: Mapping[str, Any], config_file: str | None) -> ReportConfig
     return resolve(ReportConfig, *layered(read_toml(config_file) if config_file else {}, flags))
 
 
+@dataclasses.dataclass
+class Places:
+    """Where the files of a report go."""
+
+    page: Path
+    named: bool  # the page, by --out
+    evaluations: list[Path]  # one of each model
+    cards: list[Path]  # one of each model and each file, where they were asked for
+
+    @property
+    def written(self) -> list[Path]:
+        return [self.page, *self.evaluations, *self.cards]
+
+    def unnamed(self, names: Sequence[str]) -> Iterator[tuple[Path, Sequence[str]]]:
+        """The places that nobody named, each with the models whose files may be there. names: of all models and files."""
+        if not self.named:
+            yield self.page, names
+        for path, name in zip(self.evaluations, names, strict=False):
+            yield from ((path, [name]), (unfinished_beside(path), [name]))
+        for path, name in zip(self.cards, names, strict=False):
+            yield from ((path, [name]), (beside_card(path), [name]))
+
+
+def choose_places(
+    models: Sequence[str], files: Sequence[str], out: str | None, model_card: bool, assets: str | None
+) -> Places:
+    """Beside the model or the file; of a model from code beside the page. Raises InputError where one cannot be written."""
+    specs = (*models, *files)
+    page = Path(out) if out else _beside(specs[0])
+    home = Path() if is_stream(page) else page.parent
+    evaluations = beside_each(models, "evaluation.json", home)
+    places = Places(page, bool(out), evaluations, beside_each(specs, "MODEL_CARD.md", home) if model_card else [])
+    for path in places.written:
+        check_writable(path, inputs=specs)
+    if page in places.cards:
+        raise InputError(f"--out {page} is where the model card goes: name another file with --out")
+    if assets and is_stream(page):
+        raise InputError(f"--assets lie beside a page, and --out {page} is a pipe or a device: name a file with --out")
+    return places
+
+
+def unfinished_beside(path: Path) -> Path:
+    """Where an evaluation is kept until all parts are measured."""
+    return path.with_name(f"{path.stem}-unfinished.json")
+
+
+def warn_of_pixels(files: Sequence[str], evaluations: Sequence[Evaluation]) -> None:
+    """Says which files still hold what a page that is made from them leaves out."""
+    if full := [file for file, found in zip(files, evaluations, strict=True) if without_arrays(found) != found]:
+        note(f"the images are left out of the page alone: {', '.join(full)} still holds them", quiet=False)
+
+
 def _write(
     evaluations: Sequence[Evaluation],
-    target: Path,
-    cards: Sequence[Path],
+    places: Places,
     policy: Policy,
     title: str | None,
     redact_images: bool,
@@ -123,18 +188,18 @@ def _write(
     from robustcls.reporting.card import write_card
 
     folder = Path(assets) if assets else None
-    report(evaluations, target, policy=policy, title=title, redact_images=redact_images, assets=folder)
-    click.echo(target)
-    for evaluation, card in zip(evaluations, cards, strict=bool(cards)):
+    report(evaluations, places.page, policy=policy, title=title, redact_images=redact_images, assets=folder)
+    click.echo(places.page)
+    for evaluation, card in zip(evaluations, places.cards, strict=bool(places.cards)):
         for path in write_card(evaluation, card):
             click.echo(path)
 
 
-def beside_each(specs: Sequence[str], name: str) -> list[Path]:
-    """A file beside each model or evaluation; of those that share a folder, each its own, such as evaluation-pgd.json."""
-    from robustcls.cli.subject import default_out
-
-    homes = [default_out(spec, name) for spec in specs]
+def beside_each(specs: Sequence[str], name: str, home: Path) -> list[Path]:
+    """A file beside each model or evaluation, in `home` for a model from code; of those that share a folder, each its own,
+    such as evaluation-pgd.json.
+    """
+    homes = [Path(spec).parent / name if Path(spec).exists() else home / name for spec in specs]
     tails = [Path(spec).name.removesuffix(".pt").removesuffix(".json").replace(":", "-") for spec in specs]
     named = [
         home if homes.count(home) == 1 else home.with_name(f"{home.stem}-{tail}{home.suffix}")
@@ -146,8 +211,11 @@ def beside_each(specs: Sequence[str], name: str) -> list[Path]:
     return named
 
 
-def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
-    """Attacks and explains the models and writes their evaluations, once every model is found good."""
+def measure(models: Sequence[str], config: ReportConfig, outs: Sequence[Path], redact_images: bool) -> list[Evaluation]:
+    """Attacks and explains the models and writes their evaluations to outs, once every model is found good.
+
+    redact_images: the evaluations hold no images and no maps, in no file.
+    """
     from robustcls.cli.attack import summarise
     from robustcls.cli.explain import carried_methods
     from robustcls.cli.judging import chosen_attacks, judge_subject, set_task
@@ -163,9 +231,6 @@ def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
     for method in methods:
         plugins.resolved("attribution", method)
     files = read_published(Path(config.corruptions_from)) if config.corruptions_from else None
-    outs = beside_each(models, "evaluation.json")
-    for out in outs:
-        check_writable(out, inputs=models)
     subjects = [
         load_subject(model, config, config.n, chosen_attacks(config, config.norm or "linf")) for model in models
     ]
@@ -183,19 +248,25 @@ def measure(models: Sequence[str], config: ReportConfig) -> list[Evaluation]:
         size = resolve_batch_size(
             parse_batch_size(config.batch_size), judged.x.shape[1:], resolve_device(config.device)
         )
-        unfinished = out.with_name(f"{out.stem}-unfinished.json")
+        unfinished, found = unfinished_beside(out), judged.evaluation
+        kept: list[Path] = []
+
+        def save(path: Path, found: Evaluation = found, kept: list[Path] = kept) -> None:
+            (without_arrays(found) if redact_images else found).save(path)
+            kept.append(path)
+
         try:
             complete(
                 subject.loaded.model, judged, config, methods, size,
-                say=lambda text: note(text, config.quiet), done=partial(judged.evaluation.save, unfinished),
+                say=lambda text: note(text, config.quiet), done=partial(save, unfinished),
             )  # fmt: skip
         except BaseException:
-            note(f"what was measured is kept in {unfinished}", config.quiet)
+            note(f"what was measured is kept in {unfinished}", config.quiet or not kept)
             raise
-        judged.evaluation.save(out)
+        save(out)
         unfinished.unlink()
-        note(f"\n{summarise(judged.evaluation)}\n\n{out}\n\n", config.quiet)
-        evaluations.append(judged.evaluation)
+        note(f"\n{summarise(found)}\n\n{out}\n\n", config.quiet)
+        evaluations.append(found)
     return evaluations
 
 

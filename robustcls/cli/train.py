@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +44,14 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
       robustcls train --resume runs/digits-vgg16-pgd-20260101-120000
       torchrun --nproc-per-node 2 -m robustcls train --out runs/two
     """
-    from robustcls.data.splits import load_training_data
-    from robustcls.runtime.device import keep_freed_memory, search_for_fastest_convolutions
+    from robustcls.runtime.device import keep_freed_memory
     from robustcls.runtime.world import join_world
-    from robustcls.training.epoch import rehearse
-    from robustcls.training.estimate import fit_epochs
-    from robustcls.training.loop import Interrupted, train
-    from robustcls.training.run import Run
-    from robustcls.training.saved import new_folder, read_last, restore_state, save_config, save_last
+    from robustcls.training.saved import check_new, new_folder, read_last
 
     began = time.perf_counter()
     keep_freed_memory()
     world = join_world()
+    config = None
     if resume:
         if flags.keys() - {"quiet"} or config_file:
             name = min(flags.keys() - {"quiet"}, default="config").replace("_", "-")
@@ -64,13 +61,32 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
         config = configure(flags, read_toml(config_file) if config_file else {})
         if world.size > 1 and not config.out:
             raise click.UsageError("the processes of torchrun must agree on a run folder: give --out DIR")
-        restarted = world.restarts > 0 and config.out is not None and (Path(config.out) / "last.pt").exists()
-        resume = config.out if restarted else None
-        folder = Path(resume) if resume else new_folder(config)
-    content = None
-    if resume:
-        config, content = read_last(folder)
-        config.quiet = bool(flags.get("quiet"))
+        folder = new_folder(config)
+    writes = not dry_run and (not resume or folder.is_dir())
+    with world.claim((folder, "--out"), folder=True) if writes else nullcontext():
+        restarted = world.restarts > 0 and (folder / "last.pt").exists()
+        content = None
+        if resume or restarted:
+            config, content = read_last(folder)
+            config.quiet = bool(flags.get("quiet"))
+        else:
+            check_new(folder, [config_file] if config_file else [])
+        assert config is not None
+        return work(config, folder, content, world, dry_run=dry_run, began=began)
+
+
+def work(
+    config: TrainConfig, folder: Path, content: dict[str, Any] | None, world, *, dry_run: bool, began: float
+) -> int:
+    """Trains in the folder, on from the content of its last.pt, or only estimates; the exit status."""
+    from robustcls.data.splits import load_training_data
+    from robustcls.runtime.device import search_for_fastest_convolutions
+    from robustcls.training.epoch import rehearse
+    from robustcls.training.estimate import fit_epochs
+    from robustcls.training.loop import Interrupted, train
+    from robustcls.training.run import Run
+    from robustcls.training.saved import begin_folder, restore_state
+
     config.quiet = config.quiet or not world.first
     training, validation = load_training_data(
         config.data or "digits",
@@ -94,8 +110,7 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
             click.echo(estimated)
         return 0
     if not content:
-        save_config(run)
-        save_last(run)
+        begin_folder(run)
     note(describe(run), config.quiet)
     if run.epoch >= config.epochs or run.stopped:
         note(f"{folder} is finished: {run.stopped or f'{config.epochs} of {config.epochs} epochs'}", config.quiet)

@@ -1,34 +1,48 @@
-"""Files that are never half-written: a temporary name beside the target, then a rename."""
+"""Files that are never half-written: a temporary name beside the target, then a rename.
 
+What cannot be renamed over without loss is written into: pipes, devices, and files that have several names. Of a link, the
+file that it names is replaced, and the link stays.
+"""
+
+import errno
 import hashlib
 import os
+import shutil
+import stat
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from robustcls.core.errors import InputError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+KINDS = {stat.S_IFDIR: "a folder", stat.S_IFBLK: "a block device", stat.S_IFSOCK: "a socket"}  # never written to
+TORCH_WRITER = ("inline_container", "PytorchStreamWriter")  # in the RuntimeError that torch.save makes of a full disk
+
 
 @contextmanager
 def replacing(path: str | Path, flag: str = "--out") -> Iterator[Path]:
-    """Yields a temporary path beside `path`; at the end it takes the place of `path`, or is removed after an error.
+    """Yields a temporary path; at the end its content takes the place of `path`'s, or is removed after an error.
 
-    flag: the option that named it. Raises InputError where the folder cannot be made or written.
+    flag: the option that named it. Raises InputError where the file cannot be written, as on a full disk.
     """
     path = Path(path)
     check_writable(path, flag)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _begin_part(path)
         yield part
-        with open(part, "rb") as file:  # or a power cut could leave the new name without the content
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}: name another place with {flag}") from None
+        _finish(part, path)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH_WRITER):
+            raise
+        raise InputError(cannot_write(path, error, flag, part)) from None
     finally:
-        with suppress(OSError):
-            part.unlink()
+        if part is not None:
+            with suppress(OSError):
+                part.unlink()
 
 
 def check_writable(path: str | Path, flag: str = "--out", inputs: Iterable[str | Path] = ()) -> None:
@@ -37,13 +51,41 @@ def check_writable(path: str | Path, flag: str = "--out", inputs: Iterable[str |
     flag: the option that named it. inputs: files that are read, which it must not replace.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder: name a file with {flag}")
-    if path.exists() and any(Path(one).exists() and path.samefile(one) for one in inputs):
+    try:
+        found = _look_at(path)
+        if found is None:
+            home = next(parent for parent in Path(os.path.realpath(path)).parents if parent.exists())
+    except OSError as error:  # a ring of links, a name that is too long
+        raise InputError(cannot_write(path, error, flag)) from None
+    if found is None:
+        if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
+            raise InputError(f"cannot write {path}: {home} is no folder that can be written: name another with {flag}")
+        return
+    if kind := KINDS.get(stat.S_IFMT(found.st_mode)):
+        raise InputError(f"cannot write {path}: it is {kind}: name a file with {flag}")
+    if any(Path(one).exists() and path.samefile(one) for one in inputs):
         raise InputError(f"cannot write {path}: it is an input of this command: name another file with {flag}")
-    home = next(parent for parent in path.absolute().parents if parent.exists())
-    if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write {path}: {home} is no folder that can be written: name another with {flag}")
+    guarded = stat.S_ISREG(found.st_mode) and not found.st_mode & 0o222  # to root as well
+    if guarded or not os.access(path, os.W_OK):
+        raise InputError(f"cannot write {path}: it is read-only: name another file with {flag}")
+
+
+def is_stream(path: str | Path) -> bool:
+    """Whether what is written there is gone at once, or goes on elsewhere: a pipe, a device, /dev/stdout."""
+    try:
+        found = _look_at(Path(path))
+    except OSError:
+        return False
+    return found is not None and (not stat.S_ISREG(found.st_mode) or _descriptor_of(path) is not None)
+
+
+def cannot_write(path: str | Path, error: Exception, flag: str = "--out", part: Path | None = None) -> str:
+    """The line for an error that came while `path` was written; part: where its content was gathered."""
+    if isinstance(error, RuntimeError):
+        error = _ask_the_disk(part) or error
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120] or type(error).__name__
+    full = getattr(error, "errno", None) in FULL
+    return f"cannot write {path}: {reason}: {'make room, or ' if full else ''}name another place with {flag}"
 
 
 def sha256(path: str | Path) -> str:
@@ -53,3 +95,91 @@ def sha256(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _look_at(path: Path) -> os.stat_result | None:
+    """What is there, links followed; None for nothing."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _descriptor_of(path: str | Path) -> int | None:
+    """The number of this process's open file that a path names, such as 1 for /dev/stdout."""
+    own = os.path.realpath("/proc/self/fd")
+    path = os.path.abspath(path)
+    for _ in range(8):
+        head, name = os.path.split(path)
+        if name.isdigit() and os.path.realpath(head) == own:
+            return int(name)
+        if not os.path.islink(path):
+            return None
+        path = os.path.join(head, os.readlink(path))
+    return None
+
+
+def _is_renamed_over(path: Path) -> bool:
+    found, home = _look_at(path), os.path.dirname(os.path.realpath(path))
+    if is_stream(path):
+        return False
+    return found is None or (found.st_nlink == 1 and os.access(home, os.W_OK | os.X_OK))
+
+
+def _begin_part(path: Path) -> Path:
+    if not _is_renamed_over(path):
+        number, name = tempfile.mkstemp(prefix="robustcls-", suffix=".part")
+        os.close(number)
+        return Path(name)
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target.with_name(f".{target.name[:60]}.{os.getpid()}.part")
+
+
+def _finish(part: Path, path: Path) -> None:
+    if not _is_renamed_over(path):
+        _pour(part, path)
+        return
+    target = Path(os.path.realpath(path))
+    if target.exists():
+        with suppress(OSError):
+            shutil.copymode(target, part)
+    with open(part, "rb") as file:  # or a power cut could leave the new name without the content
+        os.fsync(file.fileno())
+    try:
+        os.replace(part, target)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        _pour(part, path)  # one that is mounted by itself, as into a container
+
+
+def _pour(part: Path, path: Path) -> None:
+    """Writes the content of a finished file into what is there; a file on a full disk keeps its old content."""
+    size, number = part.stat().st_size, _descriptor_of(path)
+    if number is None:
+        file = os.open(path, os.O_WRONLY)  # of a pipe: once somebody reads
+    else:
+        sys.stdout.flush()
+        file = os.dup(number)  # opened anew, a file would be written from its start
+    with open(part, "rb") as source, open(file, "wb") as sink:
+        is_file = number is None and stat.S_ISREG(os.fstat(file).st_mode)
+        if is_file and size and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file, 0, size)
+        shutil.copyfileobj(source, sink)
+        sink.flush()
+        if is_file:
+            os.ftruncate(file, size)
+            os.fsync(file)
+
+
+def _ask_the_disk(part: Path | None) -> OSError | None:
+    """Why a writer that does not say so could not write: one more block is tried."""
+    try:
+        with open(part or os.devnull, "ab") as file:
+            file.write(bytes(1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error
+    return None

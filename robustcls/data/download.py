@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from robustcls.core.errors import InputError
+from robustcls.core.files import FULL, cannot_write
 
 TIMEOUT = 10.0  # seconds without a byte, after which a download counts as failed
 
@@ -45,6 +46,8 @@ def arriving(name: str, folder: Path, url: str) -> Iterator[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, target)
     except (OSError, RuntimeError, EOFError, zlib.error, tarfile.TarError, http.client.HTTPException) as error:
+        if getattr(error, "errno", None) in FULL:
+            raise InputError(cannot_write(folder, error, "--data-dir")) from None
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(
             f"cannot download {name} from {url}: {reason}: check the network, or put the file into {folder} "

@@ -20,7 +20,7 @@ def save_examples(path: str | Path, judged: Judged) -> int:
     index = np.array([sample.index for sample in judged.evaluation.samples])
     files = [sample.file for sample, was in zip(judged.evaluation.samples, broken.tolist(), strict=True) if was]
     named: dict[str, Any] = {"files": np.array(files, dtype=np.str_)} if files and None not in files else {}
-    with replacing(path) as part, open(part, "wb") as file:
+    with replacing(path, "--save-examples") as part, open(part, "wb") as file:
         np.savez_compressed(
             file,
             x=judged.x[broken].numpy(),

@@ -3,8 +3,10 @@
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -16,47 +18,65 @@ from robustcls.runtime.world import World
 
 
 class Journal:
-    """A folder with one file for each attacked batch, and `task.json`: which evaluation they belong to."""
+    """A folder with one file for each attacked batch, and `task.json`: which evaluation they belong to.
+
+    Every file bears the mark of the run that began it, so that none of another run is ever read, whoever wrote it when.
+    """
 
     def __init__(self, folder: str | Path, *, resume: bool, world: World | None = None) -> None:
         """resume: take what is there. Else it is thrown away."""
         self.folder, self.resume, self.world = Path(folder), resume, world or World()
+        self.mark = ""
 
     def open(self, task: Mapping[str, Any], logits: Tensor) -> None:
         """Raises InputError where the folder holds another evaluation than task, or of a model with other logits (N,K).
 
         Logits on the clean images tell models apart whose weights are the same and whose code is not.
         """
-        file = self.folder / "task.json"
+        mark = self._mark_before(task, logits) if self.resume else ""
         if not self.resume and self.world.first:
             self.remove()
+        self.mark = self.world.gather(mark or uuid4().hex)[0]
+        if self.world.first:
+            with replacing(self.folder / "task.json") as part:
+                part.write_text(json.dumps({**task, "run": self.mark}, indent=1), encoding="utf-8")
+            with replacing(self.folder / "logits") as part:
+                torch.save(logits, part)
         self.world.wait()
-        if file.exists():
+
+    def _mark_before(self, task: Mapping[str, Any], logits: Tensor) -> str:
+        """The mark of the run to go on with; none where there is none."""
+        file, known = self.folder / "task.json", self.folder / "logits"
+        if not file.exists() or not known.exists():
+            return ""
+        try:
             before = json.loads(file.read_text(encoding="utf-8"))
             differ = [name for name in task if before.get(name) != task[name]]
-            if not differ and not _agree(torch.load(self.folder / "logits", weights_only=True), logits):
+            if not differ and not _agree(torch.load(known, weights_only=True), logits):
                 differ = ["model: its outputs on the clean images differ"]
-            if differ:
-                raise InputError(
-                    f"{self.folder} was left by an evaluation with another {', '.join(differ)}: "
-                    "repeat that command with --resume, or start anew without"
-                )
-        with replacing(self.folder / "logits") as part:
-            torch.save(logits, part)
-        with replacing(file) as part:  # any process may write it: they write the same
-            part.write_text(json.dumps(task, indent=1), encoding="utf-8")
+        except (OSError, ValueError, RuntimeError, EOFError, AttributeError):
+            raise InputError(f"{self.folder} is damaged: start anew, without --resume") from None
+        if differ:
+            raise InputError(
+                f"{self.folder} was left by an evaluation with another {', '.join(differ)}: "
+                "repeat that command with --resume, or start anew without"
+            )
+        return str(before.get("run", ""))
 
     def read(self, name: str, indices: Tensor) -> Found | None:
-        """The attempts on exactly these samples, if they were written."""
+        """The attempts of this run on exactly these samples, if they were written."""
         file = self.folder / f"{name}.pt"
-        if not file.exists():
+        if not self.resume or not file.exists():
             return None
-        found = Found(**torch.load(file, weights_only=True))
+        content = torch.load(file, weights_only=True)
+        if content.pop("run", "") != self.mark:
+            return None
+        found = Found(**content)
         return found if torch.equal(found.indices, indices) else None
 
     def write(self, name: str, found: Found) -> None:
         with replacing(self.folder / f"{name}.pt") as part:
-            torch.save(vars(found), part)
+            torch.save({**vars(found), "run": self.mark}, part)
 
     def is_empty(self) -> bool:
         return not any(self.folder.glob("*.pt"))
@@ -64,6 +84,8 @@ class Journal:
     def remove(self) -> None:
         if (self.folder / "task.json").exists():  # else it is no folder of ours
             shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):
+            self.folder.rmdir()  # where not even that could be written
 
 
 def _agree(before: Tensor, now: Tensor) -> bool:

@@ -51,10 +51,7 @@ def save_checkpoint(path: str | Path, model: Classifier, meta: Mapping[str, Any]
         **more,
     }
     with replacing(path) as part:
-        try:
-            torch.save(content, part)
-        except RuntimeError as error:  # what its writer makes of a full disk
-            raise OSError(f"is the disk full? ({str(error).splitlines()[0]:.60})") from None
+        torch.save(content, part)
 
 
 def is_checkpoint(content: Any) -> bool:

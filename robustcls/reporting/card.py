@@ -31,16 +31,18 @@ def write_card(evaluation: Evaluation, path: str | Path) -> list[Path]:
     info = robustbench_info(evaluation)
     texts = {path: model_card(evaluation)}
     if info is not None:
-        # MODEL_CARD-pgd.md, one of several in a folder, has its own.
-        texts[path.with_name(ROBUSTBENCH + path.stem.partition("MODEL_CARD")[2] + ".json")] = (
-            json.dumps(info, indent=2, ensure_ascii=False) + "\n"
-        )
+        texts[beside_card(path)] = json.dumps(info, indent=2, ensure_ascii=False) + "\n"
     for file in texts:
         check_writable(file)
     for file, text in texts.items():
         with replacing(file) as part:
             part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return list(texts)
+
+
+def beside_card(path: Path) -> Path:
+    """Where the RobustBench entry goes: MODEL_CARD-pgd.md, one of several in a folder, has its own."""
+    return path.with_name(ROBUSTBENCH + path.stem.partition("MODEL_CARD")[2] + ".json")
 
 
 def model_card(evaluation: Evaluation) -> str:

@@ -26,7 +26,7 @@ def plan(evaluations: Sequence[Evaluation], apart: bool = False) -> tuple[int | 
     apart: the images become files of their own, and need no room on the page.
     """
     galleries = [evaluation.gallery for evaluation in evaluations if evaluation.gallery is not None]
-    examples = [example for gallery in galleries for example in gallery.examples]
+    examples = [example for gallery in galleries for example in gallery.examples if not is_empty(example.clean)]
     packed = sum(len(array.data) for example in examples for array in _arrays(example))
     if not packed:
         return None, True

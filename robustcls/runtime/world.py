@@ -3,8 +3,10 @@
 import atexit
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -12,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from robustcls.core.claims import claim
+from robustcls.core.errors import InputError
 from robustcls.runtime.rendezvous import meet
 
 T = TypeVar("T")
@@ -64,6 +68,23 @@ class World:
     def parallel(self, module: nn.Module) -> nn.Module:
         """The module with gradients averaged over the processes; itself where there is one."""
         return DistributedDataParallel(module) if self.size > 1 else module
+
+    @contextmanager
+    def claim(self, *places: tuple[str | Path, str], folder: bool = False) -> Iterator[None]:
+        """The places, each with the option that named it, are written by these processes alone until the end.
+
+        folder: they are folders. Raises InputError, in all of them, where another run writes there.
+        """
+        with ExitStack() as held:
+            refusal = ""
+            try:
+                for path, flag in places if self.first else ():
+                    held.enter_context(claim(path, flag, folder=folder))
+            except InputError as error:
+                refusal = str(error)
+            if refusal := self.gather(refusal)[0]:
+                raise InputError(refusal)
+            yield
 
     def wait(self) -> None:
         """Until all processes are here."""

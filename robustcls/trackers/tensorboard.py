@@ -1,7 +1,9 @@
 """TensorBoard."""
 
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from robustcls.core.errors import InputError
+from robustcls.core.files import cannot_write
 from robustcls.trackers.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ class EventFiles:
     """A Tracker that opens its file when first used."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], start: int) -> None:
-        self.folder, self.config, self.start = folder, config, start
+        self.folder, self.config, self.start, self.failed = folder, config, start, False
 
     @cached_property
     def writer(self) -> "SummaryWriter":
@@ -41,16 +44,32 @@ class EventFiles:
         return writer
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-        self.writer.flush()
+        with self._telling():
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+            self.writer.flush()
 
     def images(self, step: int, name: str, grid: Tensor) -> None:
-        self.writer.add_image(name, grid, step)
+        with self._telling():
+            self.writer.add_image(name, grid, step)
 
     def close(self) -> None:
-        if "writer" in vars(self):
-            self.writer.close()
+        if "writer" in vars(self) and not self.failed:
+            with self._telling():
+                self.writer.close()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """An error of the thread that writes, such as a full disk, is told in one line, and once."""
+        hook = threading.excepthook
+        threading.excepthook = lambda found: None if issubclass(found.exc_type, OSError) else hook(found)
+        try:
+            yield
+        except OSError as error:
+            self.failed = True
+            raise InputError(cannot_write(self.folder, error)) from None
+        finally:
+            threading.excepthook = hook
 
 
 def code_block(config: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from robustcls.core.errors import InputError, unknown
+from robustcls.core.files import replacing
 from robustcls.trackers.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class RemoteRun:
             )
         except api.Error as error:
             raise _refused(error) from None
-        known.write_text(f"{run.id}\n")
+        with replacing(known) as part:
+            part.write_text(f"{run.id}\n")
         return run
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

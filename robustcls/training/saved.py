@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -142,20 +142,35 @@ def read_last(folder: Path, name: str = "last.pt") -> tuple[TrainConfig, dict[st
 
 
 def new_folder(config: TrainConfig) -> Path:
-    """The run folder: --out, or a fresh one named for data, architecture, attack and time. Raises InputError."""
+    """The run folder: --out, or a fresh one named for data, architecture, attack and time."""
     if config.out:
-        folder = Path(config.out)
-        if (folder / "last.pt").exists():
-            raise InputError(f"{folder} already holds a run: go on with --resume {folder}, or name another --out")
-        if (folder / "ckpt.pt").exists():
-            raise InputError(f"{folder} already holds a checkpoint: name another --out")
-    else:
-        parts = [config.data or "", config.arch, config.adv or "none", time.strftime("%Y%m%d-%H%M%S")]
-        name = "-".join(_slug(part) for part in parts)
-        free = (Path("runs") / f"{name}{end}" for end in ("", *(f"-{count}" for count in range(2, 10_000))))
-        folder = next(folder for folder in free if not folder.exists())
-    check_writable(folder / "config.toml")
-    return folder
+        return Path(config.out)
+    parts = [config.data or "", config.arch, config.adv or "none", time.strftime("%Y%m%d-%H%M%S")]
+    name = "-".join(_slug(part) for part in parts)
+    free = (Path("runs") / f"{name}{end}" for end in ("", *(f"-{count}" for count in range(2, 10_000))))
+    return next(folder for folder in free if not folder.exists())
+
+
+def check_new(folder: Path, inputs: Iterable[str] = ()) -> None:
+    """Raises InputError where a run cannot begin in the folder. inputs: files that it must not replace."""
+    if (folder / "last.pt").exists():
+        raise InputError(f"{folder} already holds a run: go on with --resume {folder}, or name another --out")
+    if (folder / "ckpt.pt").exists():
+        raise InputError(f"{folder} already holds a checkpoint: name another --out")
+    check_writable(folder / "config.toml", inputs=inputs)
+
+
+def begin_folder(run: "Run") -> None:
+    """Writes a new run's first files; all of them or none."""
+    before = set(run.folder.glob("*"))
+    try:
+        save_config(run)
+        save_last(run)
+    except BaseException:
+        if run.world.first:
+            for file in set(run.folder.glob("*")) - before:
+                file.unlink(missing_ok=True)
+        raise
 
 
 def _slug(text: str) -> str:

@@ -18,7 +18,7 @@ from robustcls.core.policy import Policy
 from robustcls.core.records import Evaluation
 from robustcls.reporting import render, report
 from robustcls.reporting.context import look_up
-from robustcls.reporting.scrub import scrub_text
+from robustcls.reporting.scrub import scrub_text, without_arrays
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 SLOWEST = 3.0  # seconds
@@ -222,6 +222,14 @@ def test_names_that_are_not_utf8_are_written(tmp_path: Path):
     evaluation.provenance.config = {"\udce9": "\udce9"}
     text = report(evaluation, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "caf?" in text
+
+
+def test_of_several_models_each_gallery_says_whether_its_images_were_withheld():
+    redacted, full = without_arrays(sample_evaluation()), sample_evaluation()
+    assert shown_text(render([redacted])).count("withheld on request") == 1
+    html = render([redacted, full])
+    assert shown_text(html).count("withheld on request") == 1
+    assert html.count("data:image/png") > 5
 
 
 def test_redacted_report_holds_no_pixels():

@@ -1,6 +1,7 @@
 """What TensorBoard reads back."""
 
 import io
+import resource
 import sys
 
 import pytest
@@ -88,3 +89,18 @@ def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     with pytest.raises(InputError, match=r"^.* needs tensorboard: pip install 'robustcls\[tensorboard\]'$"):
         plugins.load("tracker", "tensorboard")(tmp_path, CONFIG, 0)
+
+
+def test_a_full_disk_is_told_once_and_in_one_line(track, capfd):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    tracker = track()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(InputError, match="cannot write .*tensorboard: File too large: make room"):
+            for step in range(1000):
+                tracker.images(step, "noise", torch.rand(3, 64, 64))
+                tracker.scalars(step, {"loss": 1.0})
+        tracker.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "Traceback" not in capfd.readouterr().err

@@ -44,7 +44,8 @@ def _part(context: Context, model: int) -> dict[str, object] | None:
         _show(context, model, i, example, places.get(example.index)) for i, example in enumerate(found.examples)
     ]
     rule = found.rule[:1].upper() + found.rule[1:]
-    return {"rule": rule if rule.endswith(".") else rule + ".", "examples": examples}
+    withheld = all(is_empty(example.clean) for example in found.examples)
+    return {"rule": rule if rule.endswith(".") else rule + ".", "examples": examples, "withheld": withheld}
 
 
 def _show(context: Context, model: int, i: int, example: Example, place: int | None) -> dict[str, object]:

@@ -1,0 +1,110 @@
+"""Who writes: one run at a time into one place.
+
+A lock of the kernel's on a hidden file beside the place. It goes with its process, however that ends, so that a file that a
+killed run left behind holds nobody up.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from robustcls.core.errors import InputError
+from robustcls.core.files import FULL, cannot_write, check_writable, is_stream
+
+try:
+    import fcntl
+except ImportError:  # no POSIX: nobody is held up
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def claim(path: str | Path, flag: str = "--out", *, folder: bool = False) -> Iterator[None]:
+    """Nobody else claims `path`, a file or a folder of files, until the end; folders that are missing are made for it.
+
+    flag: the option that named it. Raises InputError where another run writes there, and says which. What goes elsewhere at
+    once, such as a pipe, needs no claim, and a file system that knows no locks gives none.
+    """
+    path = Path(path)
+    check_writable(path / "any" if folder else path, flag)
+    if fcntl is None or (not folder and is_stream(path)):
+        yield
+        return
+    real = Path(os.path.realpath(path))
+    lock = real / ".lock" if folder else real.with_name(f".{real.name}.lock")
+    made = [home for home in lock.parents if not home.exists()]  # the deepest first
+    file = _acquire(lock, path, flag)
+    try:
+        yield
+    finally:
+        if file is not None:
+            with suppress(OSError):
+                lock.unlink()  # before another can have it
+            os.close(file)
+        for home in made:
+            with suppress(OSError):
+                home.rmdir()  # where nothing was written
+
+
+def _acquire(lock: Path, path: Path, flag: str) -> int | None:
+    """The open and locked file; None where the folder cannot hold one."""
+    for _ in range(100):
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = _open(lock)
+        except FileNotFoundError:  # another run took away the folder that it had made
+            continue
+        except OSError as error:
+            if error.errno in FULL:
+                raise InputError(cannot_write(path, error, flag)) from None
+            return None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(file)
+            os.close(file)
+            if holder.startswith(f"process {os.getpid()} on {platform.node()} "):
+                raise InputError(f"{path} is to hold two files of this command: give each its own place") from None
+            raise InputError(
+                f"{path} is being written by {holder}: wait for it, or name another place with {flag}"
+            ) from None
+        except OSError:
+            return file
+        if _is_same(file, lock):
+            _sign(file)
+            return file
+        os.close(file)  # its owner has just removed it
+    return None
+
+
+def _open(lock: Path) -> int:
+    try:
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except PermissionError:  # another user's
+        return os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
+
+
+def _is_same(file: int, lock: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), lock.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _sign(file: int) -> None:
+    since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    with suppress(OSError):
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"process {os.getpid()} on {platform.node()} since {since}\n".encode(), 0)
+
+
+def _holder(file: int) -> str:
+    """Who signed, who may be about to."""
+    for _ in range(20):
+        if text := os.pread(file, 300, 0).decode("utf-8", "replace"):
+            return " ".join(text.split())
+        time.sleep(0.01)
+    return "another process"
