@@ -362,3 +362,30 @@ def test_a_curve_is_refused_where_there_can_be_none():
 def test_a_surrogate_of_other_classes_is_refused():
     with pytest.raises(InputError, match="beyond the model's 2 classes"):
         judged(surrogate=make_net(2))
+
+
+# Together
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize(
+    ("threat", "attacks"),
+    [
+        (LINF, ["noise", "pgd(steps=3)", "fmn(steps=5)", "eval_models:raises", "square(queries=20)"]),
+        (ThreatModel("l2", 0.7), ["fgsm", "fab_t(steps=3)", "pgd(steps=3)"]),
+        (ThreatModel("l1", 9.0), ["fgsm", "fmn(steps=5)"]),
+        (BOX, ["patch(steps=2)"]),
+    ],
+    ids=str,
+)
+def test_what_is_measured_is_taken_when_it_is_read(threat, attacks, alone):
+    grid = [] if threat is BOX else [threat.eps / 4, threat.eps * 2]
+    found = judged(attacks=attacks, threat=threat, alone=alone, eps_grid=grid).evaluation
+    assert any(attack.broken for attack in found.attacks)
+    assert robustcls.Evaluation.from_json(found.to_json()) == found
+
+
+@pytest.mark.parametrize("kind", ["nan", "masked", "minus infinity"])
+def test_so_is_that_of_a_model_whose_logits_are_no_numbers(kind):
+    found = judged(Shifted(kind), attacks=["pgd(steps=3)", "fgsm"], alone=True).evaluation
+    assert robustcls.Evaluation.from_json(found.to_json()) == found
