@@ -21,7 +21,6 @@ from robustcls.core.policy import Policy
 from robustcls.core.records import Evaluation
 from robustcls.evaluation.config import METHODS, ReportConfig
 from robustcls.evaluation.profiles import layered
-from robustcls.reporting.card import beside_card
 from robustcls.reporting.scrub import without_arrays, without_file_names
 
 RENDERING = {"quiet", "redact_names"}  # options that also hold where evaluations are only rendered
@@ -139,6 +138,8 @@ class Places:
 
     def unnamed(self, names: Sequence[str]) -> Iterator[tuple[Path, Sequence[str]]]:
         """The places that nobody named, each with the models whose files may be there. names: of all models and files."""
+        from robustcls.reporting.card import beside_card
+
         if not self.named:
             yield self.page, names
         for path, name in zip(self.evaluations, names, strict=False):

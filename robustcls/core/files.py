@@ -10,7 +10,6 @@ import os
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -128,6 +127,8 @@ def _is_renamed_over(path: Path) -> bool:
 
 def _begin_part(path: Path) -> Path:
     if not _is_renamed_over(path):
+        import tempfile
+
         number, name = tempfile.mkstemp(prefix="robustcls-", suffix=".part")
         os.close(number)
         return Path(name)

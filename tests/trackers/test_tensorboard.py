@@ -94,12 +94,16 @@ def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
 def test_a_full_disk_is_told_once_and_in_one_line(track, capfd):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     tracker = track()
+
+    def log():
+        for step in range(1000):
+            tracker.images(step, "noise", torch.rand(3, 64, 64))
+            tracker.scalars(step, {"loss": 1.0})
+
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
         with pytest.raises(InputError, match="cannot write .*tensorboard: File too large: make room"):
-            for step in range(1000):
-                tracker.images(step, "noise", torch.rand(3, 64, 64))
-                tracker.scalars(step, {"loss": 1.0})
+            log()
         tracker.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
