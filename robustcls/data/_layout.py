@@ -183,7 +183,7 @@ def _classes_of(root: Path, homes: dict[str, Path]) -> tuple[list[str], dict[str
                 raise InputError(f"folder {homes[split]}: two class folders are called {readable(name)!r}: rename one")
             found[split][name] = its
     classes = sorted(names.values())
-    _check_classes(homes[first], classes, [its for by_class in found.values() for its in by_class.values()])
+    _check_classes(homes[first], classes, list(found.values()))
     return classes, found
 
 
@@ -191,10 +191,10 @@ def _class_folders_alone(root: Path, split: str, whole: bool) -> Layout:
     classes = _folders(root)
     by_class = {name: _walk(root / name) for name in classes}
     loose = _loose(root)
-    _check_classes(root, classes, [loose, *by_class.values()])
+    _check_classes(root, classes, [{"": loose, **by_class}])
     files = _in_order(classes, by_class)
     empty = [name for name in classes if not by_class[name].images]
-    notes = _remarks(root, [loose, *by_class.values()])
+    notes = [*_look_like_splits(root, classes), *_remarks(root, [loose, *by_class.values()])]
     if whole:
         notes.append(f"class folders alone: all {len(files.paths)} images are the test split")
         if empty:
@@ -238,16 +238,26 @@ def _divide(root: Path, files: Files) -> dict[str, Files]:
     return divided
 
 
-def _check_classes(parent: Path, classes: Sequence[str], found: Sequence[_Found]) -> None:
-    if not any(its.images for its in found):
-        passed = [path for its in found for path in its.passed]
+def _check_classes(parent: Path, classes: Sequence[str], found: Sequence[dict[str, _Found]]) -> None:
+    """Raises InputError unless two classes have images, in one split or another."""
+    filled = [name for name in classes if any(name in split and split[name].images for split in found)]
+    if not filled:
+        passed = [path for split in found for its in split.values() for path in its.passed]
         more = f" ({len(passed)} files passed over, such as {quoted(passed[0])})" if passed else ""
         hint = how_to_read(passed)
         raise InputError(f"folder {parent}: no images in class folders: put {_wanted()} into them{more}{hint}")
-    if len(classes) == 1:
+    if len(filled) == 1:
         raise InputError(
-            f"folder {parent}: only one class, {readable(classes[0])!r}: a classifier needs a folder for each of two"
+            f"folder {parent}: only one class, {readable(filled[0])!r}: a classifier needs a folder for each of two"
         )
+
+
+def _look_like_splits(home: Path, classes: Sequence[str]) -> list[str]:
+    """A note where every class folder holds the same folders, so that they may be splits, or splits be inside them."""
+    inside = {tuple(_folders(home / name)) for name in classes}
+    if len(classes) < 2 or len(inside) > 1 or len(inner := inside.pop()) < 2:
+        return []
+    return [f"each class folder holds {some_of(inner)}, read as one: if either are splits, name them train and test"]
 
 
 def _wanted() -> str:

@@ -82,6 +82,25 @@ def test_classes_that_sound_like_splits(tmp_path, classes):
     assert ("“train” taken as a class" in images.note) == ("train" in classes)
 
 
+@pytest.mark.parametrize(
+    ("splits", "classes"), [(("cat", "dog"), ("train", "test")), (("fold1", "fold2"), ("cat", "dog"))]
+)
+def test_folders_that_repeat_in_each_class_are_said(tmp_path, splits, classes):
+    root = fill(tmp_path, splits=splits, classes=classes, n=5)
+    first, second = sorted(classes)
+    note = folder(str(root), "test").note
+    assert f"each class folder holds “{first}”, “{second}”, read as one" in note
+
+
+def test_a_class_without_any_image_does_not_make_two(tmp_path):
+    root = fill(tmp_path, classes=("images",))
+    for split in ("train", "test"):
+        (root / split / "labels").mkdir()
+        (root / split / "labels" / "0.txt").write_text("")
+        with pytest.raises(InputError, match="only one class, 'images'"):
+            folder(str(root), split)
+
+
 def test_other_folders_beside_splits_are_said(tmp_path):
     root = fill(tmp_path, splits=("train", "test", "seg_pred"))
     assert "folders not used: “seg_pred”" in folder(str(root), "test").note
