@@ -242,7 +242,8 @@ def test_transfer_that_beats_a_white_box_is_named(net, robust_net, batch):
 def test_gradients_of_a_surrogate_say_nothing(net, robust_net, batch):
     found = run(net, *batch, ["pgd"], surrogate=robust_net)
     compared = {"single_step_beats_iterative", "doubled_steps", "doubled_restarts", "eps_monotone", "large_eps"}
-    assert {name for name, check in found.items() if check.status == "not_run"} == compared | {"noise_baseline"}
+    not_run = {name for name, check in found.items() if check.status == "not_run"}
+    assert not_run == compared | {"noise_baseline", "doubled_targets"}
 
 
 @pytest.mark.parametrize("name", ["idle", "downhill"])
