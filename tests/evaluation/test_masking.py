@@ -37,18 +37,19 @@ def trained(spec: str, eps: float) -> nn.Module:
     return net.eval()
 
 
-@pytest.mark.parametrize(("spec", "eps", "masks"), [("fgsm", 0.2, True), ("pgd(steps=5)", 0.1, False)])
-def test_fast_says_where_it_is_too_high(spec, eps, masks):
+@pytest.mark.parametrize(("spec", "eps", "n"), [("fgsm", 0.2, 400), ("pgd(steps=5)", 0.1, 120)])
+def test_fast_says_where_it_is_too_high(spec, eps, n):
     model, threat = trained(spec, eps), ThreatModel("linf", eps)
     x, y = digits("test", size=8).batch()
     with frozen(model):
-        engine = Engine(model, x[:400], y[:400], batch_size=128)
+        engine = Engine(model, x[:n], y[:n], batch_size=128)
         outcome = run_cascade(engine, threat, fast("linf"))
         standing = outcome.standing(engine.y).nonzero().squeeze(1)
         attack, _ = engine.load(WIDER)
         lost = sum(int(found.fooled.sum()) for found in engine.attack(attack, standing, threat, (1,)))
         checks = [check(engine, outcome, threat, fast("linf")) for check in (check_black_box, doubled_targets)]
-    assert (lost / 400 > 0.01) == masks, "what a wider attack takes of the survivors"
+    masks = spec == "fgsm"
+    assert (lost / n > 0.01) == masks, "what a wider attack takes of the survivors"
     assert any(check.status in ("warn", "fail") for check in checks) == masks, checks
     assert all("points at least" in check.message for check in checks)
 
