@@ -142,6 +142,12 @@ def doubled_restarts(name: str, engine: Engine, outcome: Outcome, threat: Threat
     return _doubled(name, "restarts", engine, outcome, threat, attacks)
 
 
+@_named("doubled_targets")
+def doubled_targets(name: str, engine: Engine, outcome: Outcome, threat: ThreatModel, attacks: Sequence[str]) -> Check:
+    """Whether the strongest targeted attack breaks more towards twice as many classes: then it left some out."""
+    return _doubled(name, "targets", engine, outcome, threat, attacks)
+
+
 @_named("eps_monotone")
 def eps_monotone(name: str, engine: Engine, outcome: Outcome, threat: ThreatModel, attacks: Sequence[str]) -> Check:
     """Whether PGD breaks fewer samples in a larger ball, which holds all that the smaller one does."""
@@ -319,6 +325,7 @@ ATTACK_CHECKS: tuple[AttackCheck, ...] = (
     single_step_beats_iterative,
     doubled_steps,
     doubled_restarts,
+    doubled_targets,
     eps_monotone,
     large_eps,
     eps_zero,

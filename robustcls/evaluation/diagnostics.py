@@ -94,9 +94,13 @@ def check_black_box(engine: Engine, outcome: Outcome, threat: ThreatModel, attac
     if len(met) == 0:
         return not_run("black_box_wins", NOTHING_LEFT)
     won = torch.zeros(len(engine.y), dtype=torch.bool)
-    queries = min(max(forwards // most, QUERIES[0]), QUERIES[2]) // 2
-    # Around the strongest attempts, by small squares, and anew: where gradients are masked, one may be far from the other.
-    probe = ("noise(draws=4)", f"square(queries={queries}, p_init=0.1)", f"square(queries={queries})")
+    queries = min(max(forwards // most, QUERIES[0]), QUERIES[2])
+    # Around the strongest attempts, by small squares; and a little from elsewhere, where these may be no good.
+    probe = (
+        "noise(draws=4)",
+        f"square(queries={queries}, p_init=0.1)",
+        f"square(queries={max(queries // 4, QUERIES[0])})",
+    )
     for number, (spec, start) in enumerate(zip(probe, (None, outcome.x_adv, None), strict=True)):
         try:
             attack, _ = engine.load(spec)

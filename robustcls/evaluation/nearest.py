@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from robustcls.core.losses import dlr
+from robustcls.core.losses import margin
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.engine import Engine
 from robustcls.runtime.predict import predict
@@ -11,10 +11,9 @@ from robustcls.runtime.predict import predict
 def nearest(engine: Engine, outcome: Outcome, among: Tensor, most: int) -> Tensor:
     """At most `most` of these samples (indices), in order: those whose strongest attempt came closest to another class.
 
-    By the difference of logits ratio, which has no scale, so that samples can be compared.
+    By the margin, which ranks what other attacks break far higher than the difference of logits ratio does.
     """
     if len(among) <= most:
         return among
     logits = predict(engine.judge, outcome.x_adv[among], engine.parts)
-    closeness = dlr(logits, engine.y[among])
-    return among[closeness.argsort(descending=True, stable=True)[:most]].sort().values
+    return among[margin(logits, engine.y[among]).argsort(descending=True, stable=True)[:most]].sort().values

@@ -6,6 +6,7 @@ from attack_nets import Counting, linear, robust, robust_under_autoattack, train
 
 from robustcls.attacks.square import square
 from robustcls.core.errors import InputError
+from robustcls.core.gradients import input_gradient
 from robustcls.core.losses import margin
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
@@ -105,3 +106,17 @@ def test_the_generator_alone_decides(norm, trained):
 def test_wrong_options_are_named(wrong):
     with pytest.raises(InputError, match="give 1 query or more"):
         square(linear(2, 1, 2, 2), torch.zeros(1, 1, 2, 2), torch.zeros(1).long(), ThreatModel("l2", 1), **wrong)
+
+
+@every_norm
+def test_it_goes_on_from_a_start_that_is_better(trained, norm):
+    """Inside ball and box."""
+    net, x, y = trained
+    threat = ThreatModel(norm, EPS[norm])
+    start = threat.project(x + threat.eps * threat.steepest(input_gradient(net, x, y)), x)
+    found = square(net, x, y, threat, queries=1, start=start, generator=seeded())
+    assert (margin(net(found), y) >= margin(net(start), y) - 1e-6).all(), "without gradients, in two looks"
+    assert (threat.distance(found, x) <= threat.eps + 1e-6).all()
+    longer = square(net, x, y, threat, queries=60, start=start, p_init=0.1, generator=seeded())
+    assert margin(net(longer), y).mean() > margin(net(found), y).mean()
+    assert (threat.distance(longer, x) <= threat.eps + 1e-6).all()

@@ -67,6 +67,10 @@ EXPECTED = {
         "Twice the restarts that break more: the random start decided.",
         "the attacks were not repeated with twice the restarts",
     ),
+    "doubled_targets": Described(
+        "Twice the target classes that break more: the attack left some out.",
+        "the attacks were not repeated with twice the target classes",
+    ),
     "eps_monotone": Described(
         "A larger radius at which fewer samples are broken.",
         "only one eps was attacked",
