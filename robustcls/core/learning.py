@@ -14,7 +14,9 @@ def few_updates(updates: int, epochs: int) -> str:
     if updates >= FEW_UPDATES:
         return ""
     words = f"{updates} update{'s' if updates > 1 else ''}"
-    return f"an epoch has only {words}, the run {updates * epochs}: more come of a smaller --batch-size or more --epochs"
+    return (
+        f"an epoch has only {words}, the run {updates * epochs}: more come of a smaller --batch-size or more --epochs"
+    )
 
 
 def first_rise(epochs: Sequence[Epoch]) -> str:

@@ -106,7 +106,9 @@ class Run:
             Validation,
             self.val,
             self.train,
-            attacks={"val_robust": self.val_attack, "val_fgsm": plugins.load("attack", "fgsm")} if self.val_attack else {},
+            attacks={"val_robust": self.val_attack, "val_fgsm": plugins.load("attack", "fgsm")}
+            if self.val_attack
+            else {},
             threat=self.threat,
             batch_size=self.batch_size,
             seed=config.seed,
