@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 MEAN, STD = 127 / 255, 128 / 255  # the published preprocessing is (pixel - 127) / 128
 MODEL = "efficientnet-lite0"
+BATCH_NORM_MOMENTUM = 0.1  # the package's own is the share that is kept
 
 
 class Normalised(nn.Module):
@@ -40,7 +41,11 @@ def lite0(num_classes: int, input_size: Sequence[int]) -> nn.Module:
     """The untrained network for colour images of any size, normalised already; --init with `weights` gives it ImageNet's."""
     from efficientnet_lite_pytorch import EfficientNet
 
-    return EfficientNet.from_name(MODEL, num_classes=num_classes, image_size=input_size[-1])
+    # BatchNorm's statistics move by a tenth in each batch, as usual in PyTorch; by the published hundredth they stay
+    # ImageNet's over the few hundred updates of a small set, and the model in eval mode at chance.
+    return EfficientNet.from_name(
+        MODEL, num_classes=num_classes, image_size=input_size[-1], batch_norm_momentum=1 - BATCH_NORM_MOMENTUM
+    )
 
 
 def weights() -> Path:
