@@ -233,11 +233,11 @@ def describe(run, remark: str = "") -> str:
 
     config, size = run.config, "x".join(map(str, run.model.input_size))
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
-    remark = f" ({run.train.note})" if run.train.note else ""
+    about = f" ({run.train.note})" if run.train.note else ""
     how = [] if config.makes_examples else [f"attack {config.adv}"]
     how += [] if config.step == "once" else [f"step {config.step}"]
     lines = [
-        f"data      {config.data}: {len(run.train)} training, {min(config.val_n, len(run.val))} validation images{remark}",
+        f"data      {config.data}: {len(run.train)} training, {min(config.val_n, len(run.val))} validation images{about}",
         f"model     {config.arch}, {parameters / 1e6:.2f} million parameters, {len(run.train.classes)} classes, input {size}",
         f"training  {', '.join([config.objective, *how])}, {run.threat}, "
         f"{config.epochs} epochs, batch {run.batch_size}",
