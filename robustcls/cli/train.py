@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
     """Train a classifier, adversarially or not; write a run folder.
 
     The folder holds ckpt.pt (the best by validation), last.pt (for --resume), config.toml and history.jsonl. What is not
-    given comes from the recipe of the data set, and else is the default below.
+    given comes from the recipe of the data set, and else is the default below. On few images and with --init the batch and
+    the learning rate are cut, which the header says; --lr and --batch-size are taken as they are.
 
     Under torchrun the processes share each batch; a restart goes on by itself.
 
@@ -38,6 +39,7 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
       robustcls train --step "free(replays=4)" --epochs 5
       robustcls train --data cifar10 --adv "pgd(steps=3)" --eps 8/255 --epochs 40
       robustcls train --data cifar10 --adv n_fgsm --minutes 10
+      robustcls train --data folder:images --val-attack none
       robustcls train --data folder:images --arch torchvision/resnet18 \\
           --init imagenet --freeze backbone --head 512-relu-K
       robustcls train --config trades.toml --dry-run
@@ -51,14 +53,16 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
     began = time.perf_counter()
     keep_freed_memory()
     world = join_world()
-    config = None
+    config, given = None, set[str]()
     if resume:
         if flags.keys() - {"quiet"} or config_file:
             name = min(flags.keys() - {"quiet"}, default="config").replace("_", "-")
             raise click.UsageError(f"--resume goes on with the run's own configuration: leave out --{name}")
         folder = Path(resume)
     else:
-        config = configure(flags, read_toml(config_file) if config_file else {})
+        file = read_toml(config_file) if config_file else {}
+        config = configure(flags, file)
+        given = {name for name, value in (*file.items(), *flags.items()) if value is not None}
         if world.size > 1 and not config.out:
             raise click.UsageError("the processes of torchrun must agree on a run folder: give --out DIR")
         folder = new_folder(config)
@@ -72,13 +76,23 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
         else:
             check_new(folder, [config_file] if config_file else [])
         assert config is not None
-        return work(config, folder, content, world, dry_run=dry_run, began=began)
+        return work(config, folder, content, world, given=given, dry_run=dry_run, began=began)
 
 
 def work(
-    config: TrainConfig, folder: Path, content: dict[str, Any] | None, world, *, dry_run: bool, began: float
+    config: TrainConfig,
+    folder: Path,
+    content: dict[str, Any] | None,
+    world,
+    *,
+    given: Container[str],
+    dry_run: bool,
+    began: float,
 ) -> int:
-    """Trains in the folder, on from the content of its last.pt, or only estimates; the exit status."""
+    """Trains in the folder, on from the content of its last.pt, or only estimates; the exit status.
+
+    given: the options that the user chose, which stay as they are.
+    """
     from robustcls.data.splits import load_training_data
     from robustcls.runtime.device import search_for_fastest_convolutions
     from robustcls.training.epoch import rehearse
@@ -95,6 +109,7 @@ def work(
         skip_corrupt=config.skip_corrupt,
         limit_train=config.limit_train,
     )
+    remark = adapt_to(config, given, training, world) if content is None else ""
     if not config.deterministic:
         search_for_fastest_convolutions()
     run = Run(config, folder, training, validation, world, resumed=content is not None)
@@ -105,13 +120,13 @@ def work(
         if config.minutes:
             fit_epochs(run, began)
     if dry_run:
-        estimated = estimate(run)  # by all processes
+        estimated = estimate(run, remark)  # by all processes
         if world.first:
             click.echo(estimated)
         return 0
     if not content:
-        begin_folder(run)
-    note(describe(run), config.quiet)
+        begin_folder(run, remark)
+    note(describe(run, remark), config.quiet)
     if run.epoch >= config.epochs or run.stopped:
         note(f"{folder} is finished: {run.stopped or f'{config.epochs} of {config.epochs} epochs'}", config.quiet)
         return 0
@@ -128,24 +143,41 @@ def work(
     return 0
 
 
+def adapt_to(config: TrainConfig, given: Container[str], training, world) -> str:
+    """Fits the recipe to so many images and to --init, as far as nothing else is given; says what changed."""
+    from robustcls.core.options import parse_batch_size
+    from robustcls.runtime.device import resolve_batch_size, resolve_device
+    from robustcls.training.recipe import adapt
+
+    size = training.pixels.shape[1:]
+    batch_size = resolve_batch_size(parse_batch_size(config.batch_size), size, resolve_device(config.device))
+    return adapt(config, given, len(training), batch_size, processes=world.size)
+
+
 def conclude(run) -> None:
     """Says what came of a run that is finished."""
+    from robustcls.core.learning import at_chance, few_updates, first_rise
     from robustcls.core.overfitting import robust_overfitting
 
     best = next(row for row in reversed(run.history) if row.epoch == run.best_epoch)
+    adversarial = run.config.is_adversarial
     warnings = [
         run.stopped and f"stopped: {run.stopped}",
-        run.config.is_adversarial and robust_overfitting(run.history),
+        few_updates(run.num_batches, run.config.epochs),
+        first_rise(run.history),
+        at_chance(run.history, run.chance, adversarial=adversarial),
+        adversarial and robust_overfitting(run.history, run.chance),
     ]
     for warning in filter(None, warnings):
         click.echo(wrap(f"{warning}"))
-    click.echo(f"best epoch {best.epoch}: clean {_share(best.val_clean)}, robust {_share(best.val_robust)}")
+    robust = "not measured" if best.val_robust is None else _share(best.val_robust)
+    click.echo(f"best epoch {best.epoch}: clean {_share(best.val_clean)}, robust {robust}")
     click.echo(wrap(f"by {run.selected_by}"))
     click.echo(f"{run.folder / 'ckpt.pt'}")
     note(f"next: robustcls attack --model {run.folder / 'ckpt.pt'}", run.config.quiet)
 
 
-def estimate(run) -> str:
+def estimate(run, remark: str = "") -> str:
     """The resolved configuration as TOML, and in its comments what an epoch would cost."""
     from robustcls.core.config import to_toml
     from robustcls.training.estimate import measure_cost
@@ -160,7 +192,7 @@ def estimate(run) -> str:
         f"run             {_minutes(cost.epoch_seconds * run.config.epochs)}, {run.config.epochs} epochs",
         f"peak memory     {cost.peak_memory_mb:,.0f} MB",
     ]
-    return to_toml(run.config) + "\n" + "".join(f"# {line}\n" for line in [*describe(run).splitlines(), *lines])
+    return to_toml(run.config) + "\n" + "".join(f"# {line}\n" for line in [*describe(run, remark).splitlines(), *lines])
 
 
 def _minutes(seconds: float) -> str:
@@ -195,16 +227,17 @@ def configure(flags: Mapping[str, Any], file: Mapping[str, Any]) -> TrainConfig:
     return config
 
 
-def describe(run) -> str:
+def describe(run, remark: str = "") -> str:
+    """The header of a run. remark: what was made of the recipe."""
     from robustcls.runtime.device import describe_device
 
     config, size = run.config, "x".join(map(str, run.model.input_size))
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
-    remark = f" ({run.train.note})" if run.train.note else ""
+    about = f" ({run.train.note})" if run.train.note else ""
     how = [] if config.makes_examples else [f"attack {config.adv}"]
     how += [] if config.step == "once" else [f"step {config.step}"]
     lines = [
-        f"data      {config.data}: {len(run.train)} training, {min(config.val_n, len(run.val))} validation images{remark}",
+        f"data      {config.data}: {len(run.train)} training, {min(config.val_n, len(run.val))} validation images{about}",
         f"model     {config.arch}, {parameters / 1e6:.2f} million parameters, {len(run.train.classes)} classes, input {size}",
         f"training  {', '.join([config.objective, *how])}, {run.threat}, "
         f"{config.epochs} epochs, batch {run.batch_size}",
@@ -213,6 +246,8 @@ def describe(run) -> str:
     ]
     if run.init_note:
         lines.insert(2, f"init      {run.init_note}")
+    if remark:
+        lines.insert(-2, f"recipe    {remark}")
     if run.world.size > 1:
         lines.append(f"world     {run.world.size} processes, {run.batch_size // run.world.size} images each")
     return "\n".join(wrap(line, indent=10) for line in lines)
@@ -268,8 +303,8 @@ class Progress:
                 f"{row.epoch:>3}/{self.run.config.epochs:<3}{row.lr:>9.3g}{row.train_loss:>8.3f}{clean:>7}{attacked:>9}"
                 f"{validation[0]:>7}{validation[1]:>8}{validation[2]:>7}{gap:>7}{row.images_per_second:>9.0f}"
             )
-            if row.event:
-                click.echo(wrap(f"  {row.event}", indent=2))
+            for said in filter(None, (row.event, row.warning)):
+                click.echo(wrap(f"  {said}", indent=2))
 
 
 def _share(value: float | None) -> str:

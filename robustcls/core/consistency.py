@@ -19,12 +19,14 @@ SHARES = {  # fields that are shares in [0, 1], where they are measured, by reco
     "Bin": ("low", "high", "confidence", "accuracy"),
     "Reliability": ("accuracy", "confidence", "ece"),
     "Corruptions": ("mean",),
+    "Chance": ("majority",),
     "Epoch": ("train_clean", "train_robust", "val_clean", "val_robust", "val_fgsm"),
 }
 COUNTS = {  # fields that count, by record
     "Accuracy": ("correct", "total"),
     "Attack": ("attacked", "broken", "forwards", "backwards", "unique", "censored"),
     "Bin": ("n",),
+    "Chance": ("images",),
     "Corruptions": ("n",),
     "Data": ("n", "available"),
     "Explanations": ("n", "flipped", "quality_n"),

@@ -381,6 +381,15 @@ class Epoch:
     val_seconds: float | None = None
     parts: dict[str, float] = field(default_factory=dict)  # of the objective, mean over the epoch
     event: str = ""  # what the watch over training did after this epoch
+    warning: str = ""  # what is wrong with how it learns, as far as this epoch tells
+
+
+@dataclass
+class Chance:
+    """What a model reaches that has learned nothing."""
+
+    images: int  # validation images
+    majority: float  # share of the commonest class among them
 
 
 @dataclass
@@ -390,6 +399,7 @@ class Training:
     chosen_epoch: int
     selected_by: str  # e.g. "robust accuracy on the validation split, pgd(steps=10)"
     val_attack: str = ""
+    chance: Chance | None = None  # None of runs that did not record it
 
 
 @dataclass

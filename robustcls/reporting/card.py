@@ -242,6 +242,7 @@ def _training(found: Evaluation) -> str:
         (f"`{key}`", training.config[key]) for key in keys if training.config.get(key) is not None
     ]
     items += [("Chosen epoch", f"{training.chosen_epoch} of {len(training.epochs)}"), ("By", training.selected_by)]
+    items += [("Warning", f"epoch {epoch.epoch}: {epoch.warning}") for epoch in training.epochs if epoch.warning]
     return _bullets(items)
 
 

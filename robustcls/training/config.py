@@ -49,7 +49,9 @@ class TrainConfig(DataOptions, ThreatOptions, RuntimeOptions, CompileOption):
     swa: float = option(0.0, "Share of the run after which epochs' weights are averaged, likewise; 0 for none.")
     limit_train: int | None = option(None, "Train on so many images, the same share of each class.", metavar="N")
     val_n: int = option(500, "Validation images, held out of the training set.")
-    val_attack: str = option("pgd(steps=10)", "Attack that measures robust validation accuracy.", metavar="SPEC")
+    val_attack: str = option(
+        "pgd(steps=10)", "Attack that measures robust validation accuracy, or none to measure none.", metavar="SPEC"
+    )
     patience: int = option(0, "Stop after so many epochs without a better score; 0 to go on.", metavar="N")
     on_collapse: Literal["stop", "rollback", "ignore"] = option(
         "stop", "On catastrophic overfitting: stop, or go back an epoch with half the attack's step, or nothing."
@@ -84,6 +86,8 @@ class TrainConfig(DataOptions, ThreatOptions, RuntimeOptions, CompileOption):
         plain = self.adv == "none" and not self.makes_examples
         self.objective = self.objective or ("standard" if plain else "adversarial")
         self.adv = self.adv if self.is_adversarial else "none"
+        if self.val_attack == "none" and self.on_collapse == "rollback":
+            raise InputError("--on-collapse rollback needs robust validation accuracy: leave out --val-attack none")
         if not -(2**63) <= self.seed < 2**63:
             raise InputError(f"--seed {self.seed} is out of range: give a number of at most 18 digits")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from robustcls.core.classifier import Classifier
+from robustcls.core.learning import at_chance, few_updates, first_rise, risen_loss
 from robustcls.core.overfitting import catastrophes
 from robustcls.core.records import Epoch
 from robustcls.data.splits import choose
@@ -39,6 +40,7 @@ def finish_epoch(run: Run) -> Epoch:
     went_back = collapsed and _meet_collapse(run, row)
     if not went_back:
         _begin_next(run, row)
+    row.warning = _warn(run)
     if run.config.on_collapse == "rollback" and not row.event:
         save_last(run, "good.pt")  # first: a run that is killed in between comes here again
     save_last(run)
@@ -48,7 +50,7 @@ def finish_epoch(run: Run) -> Epoch:
 def _begin_next(run: Run, row: Epoch) -> None:
     run.epoch, run.batch = row.epoch, 0
     run.meter.reset()
-    score = (row.val_robust or 0.0, row.val_clean or 0.0)
+    score = (row.val_robust or 0.0, row.val_clean or 0.0)  # by clean accuracy alone with --val-attack none
     score = score if run.config.is_adversarial else score[::-1]
     if score > run.best_score:
         run.best_score, run.best_epoch = score, row.epoch
@@ -79,6 +81,19 @@ def _meet_collapse(run: Run, row: Epoch) -> bool:
     return False
 
 
+def _warn(run: Run) -> str:
+    """What the epoch that has just ended tells of how the model learns; each thing is said once, chance half-way too."""
+    count, row = len(run.history), run.history[-1]
+    rise = risen_loss(run.history)
+    half, over = row.epoch == (run.config.epochs + 1) // 2, row.epoch == run.config.epochs or run.stopped
+    said = [
+        few_updates(run.num_batches, run.config.epochs) if count == 1 else "",
+        rise if rise == first_rise(run.history) else "",
+        at_chance(run.history, run.chance, adversarial=run.config.is_adversarial) if half or over else "",
+    ]
+    return "; ".join(filter(None, said))
+
+
 def _forwards(run: Run, model: Classifier) -> Iterator[Loss]:
     """The objective on the averaged model, on batches of other draws than training's, attacked through the live one."""
     attack: BoundAttack = (lambda _model, x, *_, **__: x) if run.inner is None else run.attack
@@ -89,7 +104,7 @@ def _forwards(run: Run, model: Classifier) -> Iterator[Loss]:
 
 def _track(run: Run, row: Epoch) -> None:
     assert run.tracking is not None
-    if run.tracking.wants_images(row.epoch):
+    if run.val_attack and run.tracking.wants_images(row.epoch):
         x, y = choose(run.val, 8).batch()
         generator = torch.Generator(run.device).manual_seed(run.config.seed)
         with uncompiled():

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from robustcls.core.records import Epoch, Training
+from robustcls.core.records import Chance, Epoch, Training
 
 
 def read_training(checkpoint: Path, meta: Mapping[str, Any]) -> Training | None:
@@ -18,4 +18,5 @@ def read_training(checkpoint: Path, meta: Mapping[str, Any]) -> Training | None:
     if not any(epoch.epoch == meta.get("epoch") for epoch in epochs):
         return None
     config = dict(meta.get("config", {}))
-    return Training(config, epochs, meta["epoch"], meta.get("selected_by", ""), config.get("val_attack", ""))
+    chance = Chance(**meta["chance"]) if "chance" in meta else None
+    return Training(config, epochs, meta["epoch"], meta.get("selected_by", ""), config.get("val_attack", ""), chance)

@@ -14,13 +14,14 @@ from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.losses import cross_entropy
 from robustcls.core.options import parse_batch_size
-from robustcls.core.records import Epoch
+from robustcls.core.records import Chance, Epoch
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.core.traits import traits_of
 from robustcls.data.augment import augmenter
 from robustcls.data.images import Images
 from robustcls.data.loader import batches, num_batches
+from robustcls.data.splits import choose
 from robustcls.models.checkpoint import build
 from robustcls.models.transfer import freeze, initialise, keep_frozen_in_eval
 from robustcls.objectives.loss import BoundAttack, Loss
@@ -100,18 +101,14 @@ class Run:
         if config.compile or config.cuda_graphs:
             self.twin.compile_twin(cuda_graphs=config.cuda_graphs)
         self.replica = self.world.parallel(_Objective(self.model, self.objective))
-        self.val_attack = plugins.load("attack", config.val_attack)
-        if traits_of(self.val_attack).training_only:
-            raise InputError(f"--val-attack {config.val_attack} leaves the ball, to train on: give pgd(steps=10)")
-        if traits_of(self.val_attack).keeps_label:
-            raise InputError(
-                f"--val-attack {config.val_attack} keeps the label, so it says nothing of accuracy: give pgd(steps=10)"
-            )
+        self.val_attack = load_val_attack(config)
         self.validation = partial(
             Validation,
             self.val,
             self.train,
-            attacks={"val_robust": self.val_attack, "val_fgsm": plugins.load("attack", "fgsm")},
+            attacks={"val_robust": self.val_attack, "val_fgsm": plugins.load("attack", "fgsm")}
+            if self.val_attack
+            else {},
             threat=self.threat,
             batch_size=self.batch_size,
             seed=config.seed,
@@ -287,8 +284,15 @@ class Run:
 
     @property
     def selected_by(self) -> str:
-        how = f"under {self.config.val_attack}" if self.config.is_adversarial else "without an attack"
+        robust = self.config.is_adversarial and self.val_attack is not None
+        how = f"under {self.config.val_attack}" if robust else "without an attack"
         return f"accuracy {how} on {min(self.config.val_n, len(self.val))} validation images"
+
+    @cached_property
+    def chance(self) -> Chance:
+        """What a model that has learned nothing reaches on the validation images."""
+        labels = choose(self.val, min(self.config.val_n, len(self.val))).labels
+        return Chance(len(labels), labels.bincount().max().item() / len(labels))
 
 
 class _Objective(nn.Module):
@@ -300,6 +304,20 @@ class _Objective(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, attack: BoundAttack) -> Loss:
         return self.objective(self.model, x, y, attack)
+
+
+def load_val_attack(config: TrainConfig) -> Callable[..., Tensor] | None:
+    """The attack of --val-attack; None for none. Raises InputError where it says nothing of robust accuracy."""
+    if config.val_attack == "none":
+        return None
+    attack = plugins.load("attack", config.val_attack)
+    if traits_of(attack).training_only:
+        raise InputError(f"--val-attack {config.val_attack} leaves the ball, to train on: give pgd(steps=10)")
+    if traits_of(attack).keeps_label:
+        raise InputError(
+            f"--val-attack {config.val_attack} keeps the label, so it says nothing of accuracy: give pgd(steps=10)"
+        )
+    return attack
 
 
 def channel_statistics(pixels: Tensor) -> tuple[list[float], list[float]]:

@@ -105,10 +105,12 @@ def save_best(run: "Run") -> None:
         save_checkpoint(run.folder / "ckpt.pt", run.judged, meta(run))
 
 
-def save_config(run: "Run") -> None:
+def save_config(run: "Run", remark: str = "") -> None:
+    """Writes config.toml, after a remark of one line where there is one."""
     if run.world.first:
         with replacing(run.folder / "config.toml") as part:
-            part.write_text(to_toml(run.config), encoding="utf-8", errors="backslashreplace")
+            text = (f"# {remark}\n" if remark else "") + to_toml(run.config)
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def meta(run: "Run") -> dict[str, Any]:
@@ -120,6 +122,7 @@ def meta(run: "Run") -> dict[str, Any]:
         "threat": {"norm": run.threat.norm, "eps": run.threat.eps},
         "epoch": run.best_epoch,
         "selected_by": run.selected_by,
+        "chance": dataclasses.asdict(run.chance),
         "note": run.train.note,
         "config": dataclasses.asdict(run.config),
         "precision": run.precision,
@@ -160,11 +163,11 @@ def check_new(folder: Path, inputs: Iterable[str] = ()) -> None:
     check_writable(folder / "config.toml", inputs=inputs)
 
 
-def begin_folder(run: "Run") -> None:
+def begin_folder(run: "Run", remark: str = "") -> None:
     """Writes a new run's first files; all of them or none."""
     before = set(run.folder.glob("*"))
     try:
-        save_config(run)
+        save_config(run, remark)
         save_last(run)
     except BaseException:
         if run.world.first:

@@ -43,6 +43,7 @@ class Validation:
     def measure(self, model: nn.Module, twin: SearchTwin) -> dict[str, Any]:
         """Shares of images that are right: train_clean, val_clean, and right both clean and under each attack.
 
+        val_robust and val_fgsm are None where they are not among the attacks.
         Fooled images stay in their batch: sizes that vary cost memory (a CPU keeps a plan for each), and no time is short.
         """
         twin.refresh()
@@ -60,9 +61,8 @@ class Validation:
                     counts[place] += int((right & (_labels(model, x_adv) == y)).sum())
         train_seen, train_right, val_seen, *rights = self.world.sum(counts).tolist()
         names = ("val_clean", *self.attacks)
-        return {"train_clean": train_right / train_seen} | {
-            name: n / val_seen for name, n in zip(names, rights, strict=True)
-        }
+        shares = {name: n / val_seen for name, n in zip(names, rights, strict=True)}
+        return {"train_clean": train_right / train_seen, "val_robust": None, "val_fgsm": None} | shares
 
     def _right(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """N. A model that names no class for any image has diverged; for some images, these are wrong answers."""

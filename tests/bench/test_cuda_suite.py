@@ -46,17 +46,52 @@ def test_operations_of_an_update_are_its_passes(workload, passes, images):
     assert passes - 0.5 < counted <= passes + 0.01
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workload", ["clean", "fgsm_rs", "pgd2", "trades2"])
-def test_our_loop_and_the_plain_one_begin_and_learn_alike(workload, images):
-    curves = [
-        take_workloads(images, TASK | {"contestant": name, "workloads": [workload], "updates": 16})[workload]["losses"]
+WORKLOADS = ["clean", "fgsm_rs", "pgd2", "trades2"]
+
+
+def waves(threat, x, generator=None):
+    """A random start without the randomness, the same for both loops."""
+    return threat.project(x + threat.eps / 2 * torch.sin(1000 * x + torch.arange(x[0].numel()).view(x[0].shape)), x)
+
+
+def weights_of(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_the_first_update_of_our_loop_is_that_of_the_plain_one(workload, images, monkeypatch):
+    """In fp32, from the same starts, they differ by the order of summation alone: channels last in one of them.
+
+    That is 1e-6 of the loss on any processor, and 5e-3 of the update at most: a gradient's sign may turn where it is
+    nearly zero. Later updates are not compared: each multiplies the difference by about 50, so that the fifth differs by
+    percents between two processors with the same loop, too.
+    """
+    begun = []
+
+    def spy(*arguments, make=workloads.make_run, **options):
+        run = make(*arguments, **options)
+        begun.append((run.model, weights_of(run.model)))
+        return run
+
+    monkeypatch.setattr(ThreatModel, "random_start", waves)
+    monkeypatch.setattr(workloads, "make_run", spy)
+    plain, ours = (
+        take_workloads(images, TASK | {"contestant": name, "workloads": [workload], "updates": 1})[workload]["losses"]
         for name in (BASELINE, "robustcls")
-    ]
-    plain, ours = torch.tensor(curves)
-    assert ours[0] == pytest.approx(plain[0].item(), rel=0.1)  # other random starts
-    assert ours[8:].mean() < ours[0] - 0.1
-    assert ours[8:].mean() == pytest.approx(plain[8:].mean().item(), rel=0.25)
+    )
+    assert ours[0] == pytest.approx(plain[0], rel=1e-4)
+    theirs, own = (weights_of(model) - first for model, first in begun)
+    assert (own - theirs).norm() < 0.05 * theirs.norm()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("contestant", [BASELINE, "robustcls"])
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_our_loop_and_the_plain_one_learn(workload, contestant, images):
+    """Each by itself; in three seeds the loss fell by 0.24 or more, with AVX2 as with AVX-512."""
+    losses = take_workloads(images, TASK | {"contestant": contestant, "workloads": [workload], "updates": 16})
+    losses = torch.tensor(losses[workload]["losses"])
+    assert losses[8:].mean() < losses[0] - 0.1
 
 
 def test_the_attack_of_the_plain_loop_raises_the_divergence(images):

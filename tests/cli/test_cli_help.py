@@ -1,10 +1,10 @@
 """Help, listing and start: examples that run, and nothing heavy before a command needs it."""
 
 import re
+import resource
 import shlex
 import subprocess
 import sys
-import time
 from itertools import pairwise
 
 import click
@@ -99,15 +99,12 @@ def test_light_commands_import_nothing_heavy_and_answer_at_once(arguments):
         "except SystemExit as end:\n"
         f"    print('loaded', [name for name in {heavy!r} if name in sys.modules], end.code)\n"
     )
-    seconds = []
-    for _ in range(5):  # the machine may be busy
-        started = time.perf_counter()
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - started)
-        if seconds[-1] < 0.6:
-            break
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert result.stdout.splitlines()[-1] == "loaded [] 0"
-    assert min(seconds) < 0.6
+    # Of the processor, whatever else it does: 0.2 s as a rule, where importing torch alone takes 2.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
 def test_python_dash_m_is_the_same(cli):

@@ -34,8 +34,9 @@ def test_a_run_prints_its_epochs_and_says_where_it_is(cli, tmp_path):
     lines = result.out.splitlines()
     assert lines[:2] == HEADER.splitlines()
     assert re.match(r"^  1/2  .* \d+\.\d% ", lines[2])
-    assert re.match(r"best epoch [12]: clean \d+\.\d%, robust \d+\.\d%$", lines[4])
-    assert lines[5:] == ["by accuracy under fgsm on 20 validation images", "run/ckpt.pt"]
+    assert "an epoch has only 3 updates, the run 6" in result.out
+    assert re.match(r"best epoch [12]: clean \d+\.\d%, robust \d+\.\d%$", lines[-3])
+    assert lines[-2:] == ["by accuracy under fgsm on 20 validation images", "run/ckpt.pt"]
     assert max(map(len, lines)) <= 80
     notes = result.err.splitlines()
     assert notes[0] == "data      digits(size=8): 96 training, 20 validation images"
@@ -47,7 +48,53 @@ def test_a_run_prints_its_epochs_and_says_where_it_is(cli, tmp_path):
 def test_quiet_prints_the_result_alone(cli):
     result = cli("train", *TINY, "--adv", "none", "--epochs", 1, "--out", "run", "--quiet")
     assert (result.status, result.err) == (0, "")
-    assert [line.split()[0] for line in result.out.splitlines()] == ["best", "by", "run/ckpt.pt"]
+    printed = [line.split()[0] for line in result.out.splitlines() if not line.startswith(" ")]
+    assert printed == ["an", "the", "best", "by", "run/ckpt.pt"]  # that it has learned nothing is part of the result
+    assert "the model has learned nothing: clean validation accuracy" in result.out
+
+
+def test_few_images_and_first_weights_get_a_batch_and_a_rate_that_fit(cli, tmp_path):
+    small = ("--data", "digits(size=8)", "--arch", "vgg16(width=0.05)", "--limit-train", 96, "--epochs", 1)
+    small += ("--val-n", 20, "--device", "cpu", "--adv", "none", "--val-attack", "none")
+    assert cli("train", *small, "--out", "first").status == 0
+    result = cli("train", *small, "--init", "first/ckpt.pt", "--out", "run")
+    assert result.status == 0, result.err
+    words = "fine-tuning on 96 images: batch 8, for 12 updates an epoch; lr 0.00125 = 0.1 x 8/64 (batch) x 0.1 (--init)"
+    assert f"recipe {words}" in " ".join(result.err.split())
+    folder = tmp_path / "here" / "run"
+    assert (folder / "config.toml").read_text(encoding="utf-8").startswith(f"# {words}\n")
+    written = read_toml(folder / "config.toml")
+    assert (written["batch_size"], written["lr"]) == (8, 0.00125)
+    again = cli("train", "--config", folder / "config.toml", "--out", "again")
+    assert "recipe" not in again.err  # everything is given
+    assert history(folder) == history(tmp_path / "here" / "again")
+
+
+def test_a_run_that_began_otherwise_goes_on_as_it_began(cli, tmp_path):
+    """Its last.pt knows the batch and the rate, whatever the recipe would be."""
+    given = ("--batch-size", 48, "--lr", 0.2)
+    assert cli("train", *TINY, "--adv", "none", "--epochs", 2, *given, "--out", "run").status == 0
+    folder = tmp_path / "here" / "run"
+    before = history(folder)
+    progress = torch.load(folder / "last.pt", weights_only=True)
+    progress["meta"]["config"]["epochs"] = 3
+    torch.save(progress, folder / "last.pt")
+    result = cli("train", "--resume", "run")
+    assert result.status == 0, result.err
+    assert "recipe" not in result.err
+    assert history(folder)[:2] == before
+    meta = torch.load(folder / "last.pt", weights_only=True)["meta"]["config"]
+    assert (meta["batch_size"], meta["lr"]) == ("48", 0.2)
+
+
+def test_without_robust_validation_a_dash_stands_for_it(cli):
+    result = cli("train", *TINY, "--adv", "fgsm", "--val-attack", "none", "--epochs", 1, "--out", "run")
+    assert result.status == 0, result.err
+    lines = result.out.splitlines()
+    row = next(line for line in lines if line.startswith("  1/1"))
+    assert row.split()[-4:-1] == ["-", "-", "-"]  # robust, fgsm, gap
+    assert any(line.startswith("best epoch 1: clean") and line.endswith("robust not measured") for line in lines)
+    assert "by accuracy without an attack on 20 validation images" in lines
 
 
 def test_the_configuration_of_a_run_makes_the_same_run(cli, tmp_path):

@@ -14,6 +14,7 @@ from robustcls.data.splits import load_training_data
 from robustcls.training.config import TrainConfig
 from robustcls.training.estimate import measure_cost
 from robustcls.training.loop import train
+from robustcls.training.recipe import adapt
 from robustcls.training.run import Run
 
 TINY = (
@@ -80,6 +81,7 @@ def test_a_dry_run_prints_the_configuration_that_config_takes_back(flags, cli, t
     assert files(tmp_path / "here") == []
     (tmp_path / "printed.toml").write_text(result.out, encoding="utf-8")
     expected = configure({**tiny, **numbers, **flags}, {})
+    adapt(expected, {"batch_size", *flags}, images=96, batch_size=32)
     assert configure({}, read_toml(tmp_path / "printed.toml")) == expected
     lines = result.out.splitlines()
     comments = [line for line in lines if line.startswith("#")]

@@ -244,10 +244,9 @@ def test_the_model_normalises_by_the_training_images(make_run):
     assert run.model.std.flatten().tolist() == pytest.approx(std)
 
 
-def test_precision_auto_is_bf16_where_the_processor_multiplies_in_it(make_run):
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        text = file.read()
-    wanted = "bf16" if "avx512_bf16" in text or "amx_bf16" in text else "fp32"
+@pytest.mark.parametrize(("has", "wanted"), [(True, "bf16"), (False, "fp32")])
+def test_precision_auto_is_bf16_where_the_processor_multiplies_in_it(has, wanted, make_run, monkeypatch):
+    monkeypatch.setattr("robustcls.runtime.device.has_bf16", lambda device: has)
     assert make_run(precision="auto").precision == wanted
     assert resolve_precision("auto", torch.device("cpu")) == wanted
 

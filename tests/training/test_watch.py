@@ -278,6 +278,8 @@ def epochs(*values):
         ([(0.4, 0.45), (None, None), (0.1, 0.7), (0.4, 0.4)], [2]),
         ([(0.1, 0.5), (0.6, 0.65)], []),  # the best so far, not of what is to come
         ([(0.1, 0.5), (0.6, 0.65), (0.1, 0.5)], [2]),
+        ([(0.0, 0.33), (0.4, 0.5)], []),  # on its way: of clean 0.8, one step takes more than half
+        ([(0.03, 0.55), (0.0, 0.9)], [1]),  # never robust, and then one step takes nothing
     ],
 )
 def test_catastrophes(values, places):

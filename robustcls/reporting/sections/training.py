@@ -6,6 +6,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from robustcls.core.learning import above_chance
 from robustcls.core.overfitting import CATASTROPHIC, catastrophes, undone
 from robustcls.core.records import Training
 from robustcls.reporting.context import Context
@@ -45,7 +46,8 @@ def _part(context: Context, model: int) -> dict[str, object] | None:
     return {
         "training": history,
         "epochs": len(history.epochs) - len(gone),
-        "events": [epoch.event for epoch in history.epochs if epoch.event],
+        "events": [said for epoch in history.epochs for said in (epoch.event, epoch.warning) if said],
+        "learned": above_chance(robust, history.chance),
         "gap": max(robust) - robust[-1] if robust else None,
         "best": max(robust, default=None),
         "last": robust[-1] if robust else None,

@@ -1,0 +1,53 @@
+"""From a data set's recipe to this run's images and weights: the batch and the rate where they are not given.
+
+A recipe is for a whole data set and for weights that know nothing. On a few hundred images its batch leaves an epoch two
+updates, and its rate, which belongs to that batch, diverges; so it does on weights that are trained already.
+"""
+
+from collections.abc import Container
+
+from robustcls.core.learning import FEW_UPDATES
+from robustcls.data import recipe
+from robustcls.training.config import TrainConfig
+
+UPDATES = 20  # an epoch, once the batch is cut, and more: it is a power of two
+SMALLEST = 8  # images, of fewer of which BatchNorm's statistics are mostly noise
+USUAL = 128  # the batch that a rate is meant for, where no recipe names one
+FINE_TUNING = 0.1  # of the rate, for weights that are trained already
+ADAMW = 0.01  # of SGD's rate
+
+
+def adapt(config: TrainConfig, given: Container[str], images: int, batch_size: int, *, processes: int = 1) -> str:
+    """Sets the batch size and the learning rate for so many images, unless they are `given`; says what it did and why.
+
+    batch_size: what config's comes to. A batch that leaves an epoch fewer than FEW_UPDATES updates is cut; the rate shrinks
+    with the batch (Goyal et al. 2017, arXiv:1706.02677), for --init and for AdamW. Nothing is said where nothing is done.
+    """
+    said = []
+    if "batch_size" not in given and images // batch_size < FEW_UPDATES:
+        smaller = cut(images, config.accumulate * processes)
+        if smaller < batch_size:
+            config.batch_size = batch_size = smaller
+            said.append(f"batch {batch_size}, for {images // batch_size} updates an epoch")
+    if "lr" not in given:
+        usual = recipe(config.data or "digits").get("batch_size", USUAL)
+        shares = {
+            f"{batch_size}/{usual} (batch)": min(1.0, batch_size / usual),
+            f"{FINE_TUNING:g} (--init)": FINE_TUNING if config.init and config.freeze != "backbone" else 1.0,
+            f"{ADAMW:g} (AdamW)": ADAMW if config.optimizer == "adamw" else 1.0,
+        }
+        factors = [words for words, share in shares.items() if share != 1]
+        if factors:
+            before = config.lr
+            for share in shares.values():
+                config.lr *= share
+            config.lr = float(f"{config.lr:.3g}")
+            said.append(f"lr {config.lr:g} = {' x '.join([f'{before:g}', *factors])}")
+    what = "fine-tuning on " if config.init else ""
+    return f"{what}{images} images: {'; '.join(said)}" if said else ""
+
+
+def cut(images: int, parts: int) -> int:
+    """A batch of which an epoch has UPDATES, where it is large enough for that and for equal parts of two images."""
+    batch = max(SMALLEST, 1 << max(0, (images // UPDATES).bit_length() - 1))
+    return max(2 * parts, batch - batch % parts)

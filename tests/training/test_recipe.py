@@ -1,0 +1,82 @@
+"""What a recipe becomes on few images and with --init: the batch and the rate, unless they are given."""
+
+import pytest
+
+from robustcls.core.errors import InputError
+from robustcls.training.config import TrainConfig
+from robustcls.training.recipe import adapt, cut
+
+FOLDER = {"data": "folder:pets", "lr": 0.1, "batch_size": 128}  # its recipe
+
+
+def adapted(images, given=(), processes=1, **options):
+    config = TrainConfig(**{**FOLDER, **options})
+    base = config.batch_size if isinstance(config.batch_size, int) else 128
+    said = adapt(config, given, images, base, processes=processes)
+    return config.batch_size, config.lr, said
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "batch", "rate"),
+    [
+        (50_000, {}, 128, 0.1),  # the recipe as it stands
+        (1280, {}, 128, 0.1),
+        (1279, {}, 32, 0.025),
+        (324, {}, 16, 0.0125),
+        (40, {}, 8, 0.00625),
+        (324, {"init": "w.pt"}, 16, 0.00125),
+        (50_000, {"init": "w.pt"}, 128, 0.01),
+        (324, {"init": "imagenet", "freeze": "backbone"}, 16, 0.0125),  # only a new head is trained
+        (324, {"init": "w.pt", "freeze": "3"}, 16, 0.00125),
+        (50_000, {"optimizer": "adamw"}, 128, 0.001),
+        (324, {"optimizer": "adamw", "init": "w.pt"}, 16, 1.25e-5),
+        (1131, {"data": "digits", "batch_size": 64}, 64, 0.1),  # 17 updates an epoch
+    ],
+)
+def test_batch_and_rate(images, options, batch, rate):
+    found_batch, found_rate, said = adapted(images, **options)
+    assert (found_batch, found_rate) == (batch, pytest.approx(rate))
+    changed = (batch, rate) != (options.get("batch_size", 128), 0.1)
+    assert bool(said) == changed
+    assert not changed or f"{images} images" in said
+    assert said.startswith("fine-tuning on ") == ("init" in options)
+
+
+def test_what_is_given_is_taken_as_it_is():
+    assert adapted(324, {"lr", "batch_size"}, init="w.pt") == (128, 0.1, "")
+    batch, rate, said = adapted(324, {"lr"}, lr=0.3)
+    assert (batch, rate) == (16, 0.3)
+    assert "lr" not in said
+    assert adapted(324, {"batch_size"}, batch_size=32)[:2] == (32, 0.025)  # the rate belongs to the batch
+    assert adapted(50_000, {"batch_size"}, batch_size=512)[:2] == (512, 0.1)  # and is not raised
+
+
+def test_it_says_how_the_rate_came_about():
+    assert adapted(324, init="w.pt")[2] == (
+        "fine-tuning on 324 images: batch 16, for 20 updates an epoch; lr 0.00125 = 0.1 x 16/128 (batch) x 0.1 (--init)"
+    )
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("images", [2, 40, 100, 324, 1000])
+def test_a_cut_batch_has_equal_parts_of_two_images(images, parts):
+    batch = cut(images, parts)
+    assert batch % parts == 0
+    assert batch // parts >= 2
+
+
+def test_it_is_cut_for_parts_and_processes():
+    assert adapted(324, accumulate=3)[0] == 15
+    assert adapted(324, accumulate=2, processes=8)[0] == 32
+    assert adapted(324, accumulate=128)[0] == 128  # no smaller one has such parts
+
+
+def test_auto_is_a_batch_like_others():
+    config = TrainConfig(data="my:images", batch_size=None)
+    assert adapt(config, (), 50_000, 4) == "50000 images: lr 0.00313 = 0.1 x 4/128 (batch)"
+    assert config.batch_size is None
+
+
+def test_rollback_needs_robust_accuracy():
+    with pytest.raises(InputError, match="leave out --val-attack none"):
+        TrainConfig(val_attack="none", on_collapse="rollback")
