@@ -101,6 +101,7 @@ def _broken_beside(engine: Engine, met: Tensor, threat: ThreatModel) -> int:
         engine.y[met],
         batch_size=engine.batch_size,
         seed=engine.seed,
+        index=engine.index[met],
         surrogate=beside,
     )
     attack, _ = probe.load(PROBE)

@@ -21,11 +21,9 @@ from robustcls.runtime.world import World
 LINF = ThreatModel("linf", 0.02)
 # Few draws, so that luck decides on many samples.
 ATTACKS = [
-    "noise(draws=2)",
-    "pgd(steps=2, restarts=2)",
-    "square(queries=40)",
+    "noise(draws=2)", "square(queries=40)", "pgd(steps=2, restarts=2)",
     "apgd_t(steps=3, targets=2, restarts=4, closest=0.5)",
-]
+]  # fmt: skip
 
 
 def net() -> nn.Module:

@@ -1,0 +1,54 @@
+"""Targeted Auto-PGD: which samples get further restarts."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustcls.attacks.apgd import apgd_t
+from robustcls.core.threat import ThreatModel
+
+THREAT = ThreatModel("linf", 0.04)
+LEFT = torch.tensor([0.1, 0.3, 0.6, 0.9])  # of the way to an error, after whatever run
+
+
+class Walled(nn.Module):
+    """Three classes. The first pixel says how much of a sample's way to an error is left at the edge of the ball."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, gone = x[:, 0, 0, 0].round(decimals=1), (x[:, 0, 0, 1] - 0.5).abs() / THREAT.eps
+        self.met.append(left.detach())
+        lead = 1 - (1 - left) * gone
+        return torch.stack([lead / 2, -lead / 2, lead / 2 - 2], 1)  # so that the DLR is -lead / 2
+
+
+def runs(restarts: int, rows: slice = slice(None), **given) -> list[int]:
+    """How many runs each sample of LEFT got, of one target and one step."""
+    x = torch.full((len(LEFT), 1, 1, 2), 0.5)
+    x[:, 0, 0, 0] = LEFT
+    model, x = Walled(), x[rows]
+    apgd_t(model, x, torch.zeros(len(x)).long(), THREAT, steps=1, targets=1, restarts=restarts, **given)
+    met = torch.cat(model.met)
+    # One pass looks at the clean image, and a run takes three.
+    return [(int(((met - value).abs() < 0.01).sum()) - 1) // 3 for value in LEFT[rows]]
+
+
+def test_all_samples_get_all_restarts_unless_closest_says_otherwise():
+    assert runs(5) == [5] * 4
+
+
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_the_first_two_restarts_meet_all(restarts):
+    assert runs(restarts, closest=0.3) == [restarts] * 4
+
+
+def test_a_later_restart_meets_those_with_little_of_the_way_left():
+    """At most 0.5 for the third, 0.35 for the fourth, 0.25, 0.18, 0.125 for the seventh, 0.09."""
+    assert runs(8, closest=0.5) == [7, 4, 2, 2]
+
+
+def test_no_sample_decides_for_another():
+    assert [runs(8, slice(i, i + 1), closest=0.5) for i in range(4)] == [[7], [4], [2], [2]]
