@@ -77,6 +77,7 @@ def carried_methods(subject, methods: Sequence[str], named: Sequence[str], quiet
     Raises InputError where one cannot be carried that was named by the user.
     """
     from robustcls.attribution import explain
+    from robustcls.attribution import note as describe
 
     x, _ = subject.images.batch(slice(1))
     carried = []
@@ -89,6 +90,7 @@ def carried_methods(subject, methods: Sequence[str], named: Sequence[str], quiet
             note(f"left out: {error}", quiet)
         else:
             carried.append(method)
+            note(f"{method}: {describe(subject.loaded.model, x, method) or 'no options of its own'}", quiet)
     return carried
 
 
