@@ -118,7 +118,8 @@ def _finest(seen: Watched, modules: dict[str, nn.Module]) -> tuple[str, Grid]:
     """
     once = [name for name, _ in seen.runs]
     single = [(name, output) for name, output in seen.runs if once.count(name) == 1]
-    convolutions, norms = [], []  # places in `single`
+    convolutions: list[int] = []  # places in `single`
+    norms: list[int] = []
     for place, (name, output) in enumerate(single):
         if isinstance(modules[name], nn.Conv2d):
             convolutions.append(place)

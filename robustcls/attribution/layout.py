@@ -19,16 +19,17 @@ from robustcls.core.errors import InputError
 from robustcls.runtime.search import uncompiled
 
 LAYOUTS = {"nchw": 4, "nhwc": 4, "ntc": 3}  # and their dimensions
-CHANNELS_FIRST = frozenset(
-    "conv1d conv2d conv_transpose2d batch_norm instance_norm group_norm max_pool2d avg_pool2d adaptive_avg_pool2d "
-    "adaptive_max_pool2d max_pool2d_with_indices interpolate pixel_shuffle".split()
-)
-NORMS = frozenset({"layer_norm", "rms_norm"})
+CHANNELS_FIRST = {
+    "conv1d", "conv2d", "conv_transpose2d", "batch_norm", "instance_norm", "group_norm", "max_pool2d",
+    "max_pool2d_with_indices", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate", "pixel_shuffle",
+}  # fmt: skip
+NORMS = {"layer_norm", "rms_norm"}
 CHANNELS_LAST = NORMS | {"linear"}
-KEEP_LAYOUT = frozenset(
-    "add iadd radd sub isub mul imul rmul div relu relu6 gelu silu mish elu selu celu leaky_relu hardswish hardtanh "
-    "softplus sigmoid tanh dropout clone contiguous detach to float".split()
-)
+KEEP_LAYOUT = {
+    "add", "iadd", "radd", "sub", "isub", "mul", "imul", "rmul", "div", "relu", "relu6", "gelu", "silu", "mish", "elu",
+    "selu", "celu", "leaky_relu", "hardswish", "hardtanh", "softplus", "sigmoid", "tanh", "dropout", "clone",
+    "contiguous", "detach", "to", "float",
+}  # fmt: skip
 MOST_EXTRA = 8  # tokens beside the patches, such as class and registers, where the pass does not show how many
 NEARLY = 1.5  # proportions of grid and image that may still be the same picture
 

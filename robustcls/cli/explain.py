@@ -90,7 +90,8 @@ def carried_methods(subject, methods: Sequence[str], named: Sequence[str], quiet
             note(f"left out: {error}", quiet)
         else:
             carried.append(method)
-            note(f"{method}: {describe(subject.loaded.model, x, method) or 'no options of its own'}", quiet)
+            if text := describe(subject.loaded.model, x, method):
+                note(f"{method}: {text}", quiet)
     return carried
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
+from robustcls.core.progress import follow
 from robustcls.core.records import Accuracy, CurvePoint, NormCurve
 from robustcls.core.seeds import mix
 from robustcls.core.threat import Norm, ThreatModel
@@ -50,7 +50,10 @@ def measure_other_curves(
     )
     if judged.evaluation.surrogate is not None:
         rule += "; with the gradients of the judged model itself"
-    show = partial(show_batches, disable=not progress)
+
+    def show(batches: Sequence[Any], label: str, total: int, standing: Callable[[], int]) -> Iterable[Any]:
+        return follow(batches, label, show=progress)
+
     curves = []
     with torch.inference_mode(False), frozen(model):
         for norm in norms:
@@ -99,17 +102,3 @@ def _round_up(radius: float) -> float:
     """To two significant digits."""
     digit = 10 ** (math.floor(math.log10(radius)) - 1)
     return math.ceil(radius / digit) * digit
-
-
-def show_batches(
-    batches: Sequence[Any],
-    label: str,
-    total: int = 0,
-    standing: Callable[[], int] | None = None,
-    *,
-    disable: bool = False,
-) -> Iterable[Any]:
-    """The batches of an attack behind a progress bar, which shows after two seconds where stderr is a terminal."""
-    from tqdm import tqdm
-
-    return tqdm(batches, desc=label, unit="batch", leave=False, delay=2, disable=disable or None)
