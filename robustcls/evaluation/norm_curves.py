@@ -74,12 +74,13 @@ def _whole_curve(engine: Engine, norm: Norm, attacks: Sequence[str], progress: P
     outcome = run_cascade(engine, everywhere, attacks, progress=progress)
     right = int((outcome.clean == engine.y).sum())
     broken = outcome.broken_by >= 0
-    walk = Walk(engine, norm, attacks, outcome, progress)
+    walk = Walk(engine, norm, attacks[:1], outcome, progress)  # to find the end; all of them draw the curve
     end = everywhere.eps
     for eps, count, _ in walk.down((end * SHRINK**step for step in range(1, SHRINKINGS)), broken):
         if right - count > ABOUT_ZERO * n or right == 0:
             break
         end = eps
+    walk.attacks = attacks
     for _ in range(CLOSER):
         end = _round_up(end)
         radii = [float(f"{end * step / POINTS:.3g}") for step in range(POINTS, 0, -1)]
