@@ -22,6 +22,7 @@ from robustcls.evaluation.judge import Judged
 from robustcls.evaluation.spacing import spaced
 
 ATTACK = "fab_t(steps=30, targets=3, early_stop=False)"
+PASSES = 320  # forward and backward, of a sample in the three norms together, as measured
 HALVINGS = 12  # of the way from an example back to the image
 
 

@@ -22,6 +22,7 @@ from robustcls.evaluation.spacing import spaced
 
 POINTS = 8  # of a curve, beside the one at 0
 SHRINK, SHRINKINGS = 2 / 3, 60  # from one radius to the next, in search of where a curve ends
+PASSES = 650  # forward and backward, of a sample in two norms together, as measured
 CLOSER = 3  # times that a curve is drawn, at most, where it ends sooner than the search said
 
 
