@@ -99,7 +99,7 @@ def _parts(
     found, seed, show = judged.evaluation, config.seed, not config.quiet
 
     def calibration(_: int) -> None:
-        found.calibration = measure_calibration(model, judged, batch_size=batch_size)
+        found.calibration = measure_calibration(model, judged, batch_size=batch_size, progress=show)
 
     def gallery(n: int) -> None:
         found.gallery = make_gallery(model, judged, methods, n, seed, batch_size, progress=show)
