@@ -62,7 +62,7 @@ def progress(quiet: bool):
     """A wrapper for the batches of an attack: samples done, those that still stand, and time left."""
 
     def wrap(batches: Sequence[Any], label: str, total: int, standing: Callable[[], int]) -> Iterator[Any]:
-        with Bar(total, label, "image", show=not quiet) as bar:
+        with Bar(total, label, "", show=not quiet) as bar:  # of images, or of self-checks
             for batch in batches:
                 yield batch
                 bar.advance(len(batch), f"{standing()} stand")

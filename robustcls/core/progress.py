@@ -18,7 +18,7 @@ _last_line: list[float] = []  # when the last line was written, or the first bar
 class Bar:
     """How much of something is done. Shows nothing in the first two seconds, with TQDM_DISABLE set, or where show is off.
 
-    total: units in all. done: of these, before this run. unit: what is counted, such as image. scale: large numbers as 12k.
+    total: units in all. done: of these, before this run. unit: what is counted, such as image; may be empty. scale: large numbers as 12k.
     clock: seconds that only go up.
     """
 
@@ -81,9 +81,11 @@ class Bar:
         self.close()
 
     def _line(self, now: float, remark: str) -> str:
-        units = self.unit if self.total == 1 else f"{self.unit}{'es' if self.unit.endswith('ch') else 's'}"
+        units = (
+            self.unit if not self.unit or self.total == 1 else f"{self.unit}{'es' if self.unit.endswith('ch') else 's'}"
+        )
         left = (self.total - self.done) * (now - self.begun) / max(self.done - self.before, 1)
-        parts = [f"{self.done} of {self.total} {units}", remark, f"{duration(left)} left"]
+        parts = [f"{self.done} of {self.total} {units}".rstrip(), remark, f"{duration(left)} left"]
         return f"{self.label}: {', '.join(filter(None, parts))}"
 
 
