@@ -14,8 +14,8 @@ demo: .venv/installed
 	$(BIN)/robustcls train --adv "pgd(steps=5)" --arch "vgg16(width=0.25)" --val-attack "pgd(steps=5)" --out runs/demo/pgd
 	@echo "3 of 3: attacks and explains both and writes the report, about 40 s each; few samples, as the report says"
 	$(BIN)/robustcls report --model runs/demo/standard/ckpt.pt --model runs/demo/pgd/ckpt.pt \
-		--attack fgsm --attack "pgd(steps=20)" --n 150 --minutes 0.75 --examples 12 --maps-n 6 --curves-n 8 \
-		--minimum-n 10 --corruptions-n 30 --out reports/demo/report.html
+		--attack fgsm --attack "pgd(steps=20)" --n 150 --examples 12 --maps-n 6 --curves-n 6 --minimum-n 8 \
+		--corruptions-n 20 --out reports/demo/report.html
 
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -r s

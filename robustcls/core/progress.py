@@ -18,8 +18,8 @@ _last_line: list[float] = []  # when the last line was written, or the first bar
 class Bar:
     """How much of something is done. Shows nothing in the first two seconds, with TQDM_DISABLE set, or where show is off.
 
-    total: units in all. done: of these, before this run. unit: what is counted, such as image; may be empty. scale: large numbers as 12k.
-    clock: seconds that only go up.
+    total: units in all. done: of these, before this run. unit: what is counted, such as image; may be empty. scale: large
+    numbers as 12k. clock: seconds that only go up.
     """
 
     def __init__(

@@ -170,4 +170,3 @@ def test_the_demo_says_before_each_command_how_long_it_takes():
     for number in commands:
         assert re.search(r"@echo .*\d+ s\b", recipe[number - 1]), recipe[number]
     assert re.search(r"@echo .*\d+ minutes", recipe[1])
-    assert "--minutes" in recipe[commands[-1]]
