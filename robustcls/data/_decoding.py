@@ -58,7 +58,6 @@ class Decoded:
 
 def decode(paths: Sequence[str], form: Form, pool: ThreadPoolExecutor) -> Decoded:
     """All files, in their order; those that cannot be read are left as they come. Raises InputError."""
-
     shape = (len(paths), form.channels, form.height, form.width)
     check_memory(shape)
     pixels = numpy.empty(shape, dtype=numpy.uint8)
