@@ -24,15 +24,16 @@ def attack(
 
     model: any nn.Module on [0, 1] pixels, left exactly as it was. labels: N. batch_size: of it depends rounding alone, for
     each image has its own random numbers. index: N whole numbers that name the images, on which with the seed these
-    depend; their places unless given. progress: a bar on stderr, where that is a terminal. Raises InputError.
+    depend; their places unless given. progress: shown on stderr, as `core/progress.py` says.
+    Raises InputError.
     """
     import torch
-    from tqdm import tqdm
 
     from robustcls.core import plugins
     from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
     from robustcls.core.draws import SampleGenerator
     from robustcls.core.gradients import frozen
+    from robustcls.core.progress import follow
     from robustcls.core.traits import traits_of
     from robustcls.runtime.device import resolve_batch_size
     from robustcls.runtime.search import Counted
@@ -52,9 +53,8 @@ def attack(
         with torch.no_grad():
             check_logits(fp32(x[:1]), y)
         batches = torch.arange(len(x)).split(size)
-        hidden = None if progress else True  # None: where stderr is a file
         found = [
             function(fp32, x[rows], y[rows], threat, generator=SampleGenerator.of(index[rows], seed, device)).detach()
-            for rows in tqdm(batches, desc=spec, unit="batch", leave=False, delay=2, disable=hidden)
+            for rows in follow(batches, spec, show=progress)
         ]
         return torch.cat(found).to(images.device)

@@ -23,6 +23,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
 from robustcls.core.plugins import load, resolved
+from robustcls.core.progress import follow
 
 
 def explain(
@@ -40,8 +41,8 @@ def explain(
 
     model: any module on pixels in [0, 1], on any device and in any mode; it is left exactly as it was. images: float
     N,C,H,W. target: one class for all, or one an image; None takes each image's predicted class. method: a spec such as
-    `integrated_gradients(steps=64, baseline="mean")`. batch_size: images at a time; None goes by their size. progress: a
-    bar on stderr. seed: of methods that draw; every image has the same draws. reference: the images that superpixels are
+    `integrated_gradients(steps=64, baseline="mean")`. batch_size: images at a time; None goes by their size. progress:
+    shown on stderr. seed: of methods that draw; every image has the same draws. reference: the images that superpixels are
     made of, where x are their adversarial versions. background: baselines M,C,H,W of the SHAP methods, in place of each
     image's own black, mean and blur. Raises InputError for images, targets, methods or options that do not fit.
     """
@@ -60,7 +61,7 @@ def explain(
     maps = []
     # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
     with torch.inference_mode(False), torch.enable_grad(), frozen(model), input_kept(model):
-        for start in _steps(range(0, len(images), size), method, progress):
+        for start in follow(range(0, len(images), size), method, show=progress):
             x = _placed(model, images[start : start + size])
             classes = _classes(model, x, None if labels is None else labels[start : start + size])
             extra = {}
@@ -160,13 +161,3 @@ def _checked(maps: Tensor, x: Tensor, method: str) -> Tensor:
             f"{method} gives {tuple(maps.shape)} for images {tuple(x.shape)}: a map must be N,C,H,W or N,H,W of their size"
         )
     return maps.detach().to("cpu", torch.float32)
-
-
-def _steps(starts: range, method: str, progress: bool):
-    if not progress:
-        return starts
-    from tqdm import tqdm
-
-    return tqdm(
-        starts, desc=method, unit="batch", leave=False, delay=2, disable=None
-    )  # None: not where stderr is a file

@@ -1,84 +1,162 @@
-"""GradCAM: a convolution's channels, weighted by how much the logit rises with each."""
+"""GradCAM: a layer's channels, weighted by how much the logit rises with each."""
 
-from collections.abc import Mapping
 from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 
+from robustcls.attribution.layout import LAYOUTS, Grid, Watched, clear_grid_of, grid_of, watch
 from robustcls.core.errors import InputError
 
 MIN_GRID = 4
+BLOCKS = 2  # norms on a grid after the last convolution: with so many, a transformer follows it
 
 
-def gradcam(model: nn.Module, x: Tensor, target: Tensor, *, layer: str | None = None, relu: bool = True) -> Tensor:
+def gradcam(
+    model: nn.Module,
+    x: Tensor,
+    target: Tensor,
+    *,
+    layer: str | None = None,
+    relu: bool = True,
+    layout: str | None = None,
+) -> Tensor:
     """Channels of a layer weighted by their mean gradient (Selvaraju et al. 2016, arXiv:1610.02391): N,H,W.
 
     x: N,C,H,W in [0, 1]; target: N. The sum over channels, on the layer's grid, is enlarged bilinearly to the image. relu:
     keep the evidence for the class alone, as in the paper; False keeps the sign. layer: the name of a module in
-    `model.named_modules()` with an output N,C,H,W. None takes the last convolution in forward order on a grid of 4x4 or
-    finer: VGG16 ends on 2x2 where images are 32x32, four numbers that would look like a map. Where no grid is that fine,
-    it is the last convolution on the finest grid there is. `layer_and_grid` says which it was. Raises InputError for a
-    layer that does not exist (naming the nearest), does not run exactly once, or has no grid.
+    `model.named_modules()` with an output N,C,H,W, N,H,W,C (Swin) or N,T,C (ViT), whose T tokens are a grid and a few
+    others, such as the class token, that are left out. layout: nchw, nhwc or ntc, where the model's pass does not show
+    which it is. layer None takes the last convolution in forward order on a grid of 4x4 or finer: VGG16 ends on 2x2
+    where images are 32x32, four numbers that would look like a map; in a transformer the last norm on such a grid whose
+    places the logits depend on. Where no grid is that fine, it is the last on the finest grid there is.
+    `layer_and_grid` says which it was. Raises InputError for a layer that does not exist (naming the nearest), does not
+    run exactly once, has no grid or an unclear one, and for tokens that the logits do not depend on.
     """
-    from captum.attr import LayerGradCam
+    name, grid, _ = _choose(model, x, layer, layout)
+    kept: list[Tensor] = []
 
-    name, _ = layer_and_grid(model, x, layer)
-    # Captum passes a copy of the layer's output on, so that a ReLU in place behind it does not change what is weighted.
-    method = LayerGradCam(model, model.get_submodule(name))
-    maps = method.attribute(x.detach(), target, relu_attributions=relu).detach()
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        kept.append(output)
+        return output.clone()  # so that a ReLU in place behind the layer does not change what is weighted
+
+    handle = model.get_submodule(name).register_forward_hook(keep)
+    try:
+        logits = model(x.detach().clone().requires_grad_())
+    finally:
+        handle.remove()
+    (gradient,) = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), kept)
+    slopes = grid.take(gradient)
+    if grid.layout == "ntc" and not slopes.any() and gradient.any():
+        raise InputError(
+            f"gradcam: the logits depend on the tokens of layer {name!r} only through the class token: name a layer before "
+            f"the last attention, such as {_choose(model, x, None, None)[0]!r}, the default"
+        )
+    maps = (slopes.mean((2, 3), keepdim=True) * grid.take(kept[0].detach())).sum(1, keepdim=True)
+    maps = maps.clamp_min(0) if relu else maps
     return nn.functional.interpolate(maps, x.shape[2:], mode="bilinear", align_corners=False).squeeze(1)
 
 
-def layer_and_grid(model: nn.Module, x: Tensor, layer: str | None = None) -> tuple[str, tuple[int, int]]:
+def layer_and_grid(
+    model: nn.Module, x: Tensor, layer: str | None = None, layout: str | None = None
+) -> tuple[str, tuple[int, int]]:
     """The name of the layer that `gradcam` uses for images like x, and the height and width of its grid."""
+    name, grid, _ = _choose(model, x, layer, layout)
+    return name, grid.size
+
+
+def note(model: nn.Module, x: Tensor, *, layer: str | None = None, relu: bool = True, layout: str | None = None) -> str:
+    name, grid, embedding = _choose(model, x, layer, layout)
+    text = f"grid {grid.height}x{grid.width} of layer {name or 'model'}"
+    if grid.layout == "nhwc":
+        text += ", channels last"
+    if grid.layout == "ntc":
+        text += f", of {grid.height * grid.width + grid.extra} tokens"
+    if embedding:
+        text += "; that is the patch embedding, before any block: name a later layer for what the model makes of it"
+    return text
+
+
+def _choose(model: nn.Module, x: Tensor, layer: str | None, layout: str | None) -> tuple[str, Grid, bool]:
+    """The layer's name, its grid, and whether it is the patch embedding of a model that goes on with tokens."""
+    if layout is not None and layout not in LAYOUTS:
+        raise InputError(f"gradcam: layout {layout!r} is none of {', '.join(LAYOUTS)}")
+    if layout is not None and layer is None:
+        raise InputError(f'gradcam: layout is that of a layer: name it, as gradcam(layer="...", layout="{layout}")')
     modules = dict(model.named_modules())
-    convolutions = {name: module for name, module in modules.items() if isinstance(module, nn.Conv2d)}
     if layer is None:
-        return _finest(_grids(model, x, convolutions))
-    if layer not in modules:
-        near = get_close_matches(layer, modules, n=3, cutoff=0.4) or list(convolutions)[-3:] or list(modules)[-3:]
-        raise InputError(f"gradcam: the model has no layer {layer!r}: the nearest are {', '.join(near)}")
-    runs = _grids(model, x, {layer: modules[layer]})
-    if len(runs) != 1:
-        raise InputError(f"gradcam: layer {layer!r} runs {len(runs)} times in a pass: name a layer that runs once")
-    ((name, grid),) = runs
+        seen = watch(model, x, modules)
+        name, grid = _finest(seen, modules)
+    else:
+        if layer not in modules:
+            convolutions = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
+            near = get_close_matches(layer, modules, n=3, cutoff=0.4) or convolutions[-3:] or list(modules)[-3:]
+            raise InputError(f"gradcam: the model has no layer {layer!r}: the nearest are {', '.join(near)}")
+        seen = watch(model, x, modules)
+        name, grid = layer, _named(seen, layer, layout)
+    return name, grid, _is_embedding(seen, modules, name)
+
+
+def _named(seen: Watched, layer: str, layout: str | None) -> Grid:
+    outputs = [output for name, output in seen.runs if name == layer]
+    if len(outputs) != 1:
+        raise InputError(f"gradcam: layer {layer!r} runs {len(outputs)} times in a pass: name a layer that runs once")
+    grid = grid_of(seen, layer, outputs[0], layout)
     if grid is None:
-        raise InputError(f"gradcam: layer {layer!r} has no grid: name a layer whose output is N,C,H,W")
-    return name, grid
+        shape = f" N,{','.join(map(str, outputs[0].shape[1:]))}" if isinstance(outputs[0], Tensor) else ""
+        raise InputError(
+            f"gradcam: layer {layer!r} has no grid: name a layer whose output{shape and ' is not' + shape + ' but'} is "
+            "N,C,H,W, N,H,W,C, or N,T,C with one token a patch"
+        )
+    return grid
 
 
-def note(model: nn.Module, x: Tensor, *, layer: str | None = None, relu: bool = True) -> str:
-    name, (height, width) = layer_and_grid(model, x, layer)
-    return f"grid {height}x{width} of layer {name or 'model'}"
+def _finest(seen: Watched, modules: dict[str, nn.Module]) -> tuple[str, Grid]:
+    """The last run on a grid of 4x4 or finer, else the last on the finest. Modules that run more than once do not count.
 
-
-def _finest(runs: list[tuple[str, tuple[int, int] | None]]) -> tuple[str, tuple[int, int]]:
-    """The last run on a grid of 4x4 or finer, else the last on the finest. Modules that run more than once do not count."""
-    once = [name for name, _ in runs]
-    usable = [(name, grid) for name, grid in runs if grid is not None and once.count(name) == 1]
+    Of convolutions; of norms where a transformer follows these.
+    """
+    once = [name for name, _ in seen.runs]
+    single = [(name, output) for name, output in seen.runs if once.count(name) == 1]
+    convolutions: list[int] = []  # places in `single`
+    norms: list[int] = []
+    for place, (name, output) in enumerate(single):
+        if isinstance(modules[name], nn.Conv2d):
+            convolutions.append(place)
+        elif seen.is_norm(output) and not any(single[norm][1] is output for norm in norms):
+            norms.append(place)
+    grids = {place: grid for place in (*convolutions, *norms) if (grid := clear_grid_of(seen, single[place][1]))}
+    convolutions = [place for place in convolutions if place in grids]
+    last = max(convolutions, default=-1)
+    norms = [place for place in norms if place in grids and place > last and min(grids[place].size) > 1]
+    usable = convolutions
+    if len(norms) >= BLOCKS or not convolutions:
+        usable = _with_slopes(seen, norms, [single[place][1] for place in norms], grids) or convolutions
     if not usable:
-        raise InputError("gradcam: the model has no convolution that runs once: name a layer with an output N,C,H,W")
-    fine = min(MIN_GRID, max(min(grid) for _, grid in usable))
-    return next((name, grid) for name, grid in reversed(usable) if min(grid) >= fine)
+        raise InputError(
+            "gradcam: the model has no convolution, and no norm on a grid, that runs once: name a layer with an output "
+            "N,C,H,W, N,H,W,C or N,T,C"
+        )
+    fine = min(MIN_GRID, max(min(grids[place].size) for place in usable))
+    place = next(place for place in reversed(usable) if min(grids[place].size) >= fine)
+    return single[place][0], grids[place]
 
 
-def _grids(model: nn.Module, x: Tensor, modules: Mapping[str, nn.Module]) -> list[tuple[str, tuple[int, int] | None]]:
-    """Each run of these modules in a pass of the first image, in order, with the grid of its output; None without one."""
-    runs: list[tuple[str, tuple[int, int] | None]] = []
+def _with_slopes(seen: Watched, places: list[int], outputs: list[Tensor], grids: dict[int, Grid]) -> list[int]:
+    """Those on whose grids the largest logit depends: the patches of a ViT's last norm lead nowhere."""
+    if not places or not getattr(seen.logits, "requires_grad", False):
+        return []
+    slopes = torch.autograd.grad(seen.logits[0].max(), outputs, allow_unused=True)
+    return [
+        place
+        for place, slope in zip(places, slopes, strict=True)
+        if slope is not None and grids[place].take(slope).any()
+    ]
 
-    def record(name: str):
-        def hook(module: nn.Module, inputs: object, output: object) -> None:
-            image = isinstance(output, Tensor) and output.ndim == 4
-            runs.append((name, (output.shape[2], output.shape[3]) if image else None))  # type: ignore[attr-defined]
 
-        return hook
-
-    handles = [module.register_forward_hook(record(name)) for name, module in modules.items()]
-    try:
-        with torch.no_grad():
-            model(x[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return runs
+def _is_embedding(seen: Watched, modules: dict[str, nn.Module], name: str) -> bool:
+    """Whether the layer is the model's only convolution, and cuts the image into patches."""
+    convolutions = [module for one, _ in seen.runs if isinstance(module := modules[one], nn.Conv2d)]
+    if len(convolutions) != 1 or convolutions[0] is not modules[name]:
+        return False
+    return convolutions[0].stride == convolutions[0].kernel_size != (1, 1)

@@ -7,22 +7,25 @@ from robustcls.attribution.gradcam import note as describe_layer
 from robustcls.attribution.preparation import prepared
 
 
-def guided_gradcam(model: nn.Module, x: Tensor, target: Tensor, *, layer: str | None = None) -> Tensor:
+def guided_gradcam(
+    model: nn.Module, x: Tensor, target: Tensor, *, layer: str | None = None, layout: str | None = None
+) -> Tensor:
     """GradCAM, enlarged, times guided backpropagation (Selvaraju et al. 2016, arXiv:1610.02391): N,C,H,W.
 
     x: N,C,H,W in [0, 1]; target: N. For comparison with other people's pictures: guided backpropagation restores edges
-    of the image whatever the weights, and fails the sanity checks (Adebayo et al. 2018, arXiv:1810.03292). layer: as for
-    `gradcam`. Works on a mended copy of the model (`preparation`). Raises InputError where a module cannot be mended.
+    of the image whatever the weights, and fails the sanity checks (Adebayo et al. 2018, arXiv:1810.03292). layer, layout:
+    as for `gradcam`. Works on a mended copy of the model (`preparation`). Raises InputError where a module cannot be
+    mended.
     """
     from captum.attr import GuidedBackprop
 
-    coarse = gradcam(model, x, target, layer=layer)
+    coarse = gradcam(model, x, target, layer=layer, layout=layout)
     with prepared(model, x, "guided_gradcam") as mended:
         return coarse[:, None] * GuidedBackprop(mended).attribute(x.detach().clone().requires_grad_(), target).detach()
 
 
-def note(model: nn.Module, x: Tensor, *, layer: str | None) -> str:
-    where = describe_layer(model, x, layer=layer)
+def note(model: nn.Module, x: Tensor, *, layer: str | None, layout: str | None = None) -> str:
+    where = describe_layer(model, x, layer=layer, layout=layout)
     with prepared(model, x, "guided_gradcam") as mended:
         if not any(isinstance(module, nn.ReLU) for module in mended.modules()):
             where += "; without ReLU the gradient is the plain one"

@@ -1,6 +1,5 @@
 """What commands print: results on stdout, progress and notes on stderr."""
 
-import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -8,6 +7,7 @@ from typing import Any
 
 import click
 
+from robustcls.core.progress import Bar
 from robustcls.core.records import Accuracy
 
 COLUMNS = 80
@@ -59,17 +59,12 @@ def percent(accuracy: Accuracy) -> str:
 
 
 def progress(quiet: bool):
-    """A wrapper for the batches of an attack: samples done, those that still stand, and time left, after two seconds."""
+    """A wrapper for the batches of an attack: samples done, those that still stand, and time left."""
 
     def wrap(batches: Sequence[Any], label: str, total: int, standing: Callable[[], int]) -> Iterator[Any]:
-        from tqdm import tqdm
-
-        with tqdm(
-            total=total, desc=label, unit="img", delay=2, leave=False, disable=quiet or not sys.stderr.isatty()
-        ) as bar:
+        with Bar(total, label, "", show=not quiet) as bar:  # of images, or of self-checks
             for batch in batches:
                 yield batch
-                bar.update(len(batch))
-                bar.set_postfix_str(f"{standing()} stand", refresh=False)
+                bar.advance(len(batch), f"{standing()} stand")
 
     return wrap

@@ -65,6 +65,7 @@ def draw_all(config: ExplainConfig, model: str, methods: Sequence[str], folder: 
     methods = carried_methods(subject, methods, config.method, config.quiet)
     if not methods:
         raise InputError("the model carries none of the default methods: name one with --method, such as occlusion")
+    describe_methods(subject, methods, config.quiet)
     for path in draw_pictures(subject, config, methods, folder):
         if path.name == "measures.json":
             note(f"\n{summarise(path)}\n", config.quiet)
@@ -90,6 +91,16 @@ def carried_methods(subject, methods: Sequence[str], named: Sequence[str], quiet
         else:
             carried.append(method)
     return carried
+
+
+def describe_methods(subject, methods: Sequence[str], quiet: bool) -> None:
+    """Says what a reader of the maps must know, such as the layer of GradCAM and its grid."""
+    from robustcls.attribution import note as describe
+
+    x, _ = subject.images.batch(slice(1))
+    for method in () if quiet else methods:
+        if text := describe(subject.loaded.model, x, method):
+            note(f"{method}: {text}")
 
 
 SHOWN = (  # of the likeness of a clean image's map to others: who, and its heading

@@ -1,7 +1,7 @@
 """`robustcls report`."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -63,7 +63,8 @@ def command(
 
     With FILE.json alone it only renders. Two or more are shown side by side, compared where they judge the same samples.
     A profile says how much is measured: quick is a look, standard the usual report, full what a paper would show; what it
-    leaves out is shown as not run.
+    leaves out is shown as not run. quick keeps a time budget, as --minutes does: it measures the model's speed first, and
+    takes fewer samples, and says so, where they would not fit.
 
     \b
       robustcls report --model ckpt.pt
@@ -91,6 +92,7 @@ def command(
         raise click.UsageError(f"--{unused[0]} is about a report: give it with --model or an evaluation's FILE.json")
     policy = Policy.load(policy_file, min_clean=min_clean, min_robust=min_robust)
     config = configure(flags, config_file) if models else None
+    given = {*flags, *(read_toml(config_file) if models and config_file else ())}
     if not models and (flags.keys() - RENDERING or config_file):
         name = min(flags.keys() - RENDERING, default="config").replace("_", "-")
         raise click.UsageError(f"--{name} says how to judge a model: give it with --model")
@@ -108,7 +110,7 @@ def command(
             if assets:
                 held.enter_context(claim(assets, "--assets", folder=True))
             if config:
-                evaluations = measure(models, config, places.evaluations, redact_images) + evaluations
+                evaluations = measure(models, config, places.evaluations, redact_images, given) + evaluations
             if redact_images:
                 warn_of_pixels(files, evaluations[len(models) :])
             _write(evaluations, places, policy, title, redact_images, assets)
@@ -212,13 +214,21 @@ def beside_each(specs: Sequence[str], name: str, home: Path) -> list[Path]:
     return named
 
 
-def measure(models: Sequence[str], config: ReportConfig, outs: Sequence[Path], redact_images: bool) -> list[Evaluation]:
+def measure(
+    models: Sequence[str],
+    config: ReportConfig,
+    outs: Sequence[Path],
+    redact_images: bool,
+    given: Collection[str] = (),
+) -> list[Evaluation]:
     """Attacks and explains the models and writes their evaluations to outs, once every model is found good.
 
-    redact_images: the evaluations hold no images and no maps, in no file.
+    redact_images: the evaluations hold no images and no maps, in no file. given: options that the user
+    named, whose counts win over the budget of the profile.
     """
     from robustcls.cli.attack import summarise
-    from robustcls.cli.explain import carried_methods
+    from robustcls.cli.budgeting import make_plans
+    from robustcls.cli.explain import carried_methods, describe_methods
     from robustcls.cli.judging import chosen_attacks, judge_subject, set_task
     from robustcls.cli.subject import load_subject
     from robustcls.core.options import parse_batch_size
@@ -243,12 +253,18 @@ def measure(models: Sequence[str], config: ReportConfig, outs: Sequence[Path], r
     tasks = [set_task(subject, config) for subject in subjects]
     checks = ATTACK_CHECKS if config.checks == "all" else ()
     evaluations = []
-    for model, subject, task, out, methods in zip(models, subjects, tasks, outs, carried, strict=True):
+    plans = make_plans(subjects, tasks, carried, config, given)
+    for model, plan, task, out, methods in zip(models, plans, tasks, outs, carried, strict=True):
+        subject = plan.subject
         note("\n".join([model, *subject.notes]), config.quiet)
+        describe_methods(subject, methods, config.quiet)
+        budget = plan.begin(given, config.quiet)
         judged = judge_subject(subject, config, task, progress(config.quiet), checks=checks)
         size = resolve_batch_size(
             parse_batch_size(config.batch_size), judged.x.shape[1:], resolve_device(config.device)
         )
+        if plan.reduced:
+            judged.evaluation.reduced["attacks"] = plan.reduced
         unfinished, found = unfinished_beside(out), judged.evaluation
         kept: list[Path] = []
 
@@ -258,7 +274,7 @@ def measure(models: Sequence[str], config: ReportConfig, outs: Sequence[Path], r
 
         try:
             complete(
-                subject.loaded.model, judged, config, methods, size,
+                subject.loaded.model, judged, config, methods, size, budget=budget, pace=plan.pace,
                 say=lambda text: note(text, config.quiet), done=partial(save, unfinished),
             )  # fmt: skip
         except BaseException:

@@ -1,6 +1,5 @@
 """`robustcls train`."""
 
-import sys
 import time
 from collections.abc import Container, Mapping
 from contextlib import nullcontext
@@ -13,6 +12,7 @@ from robustcls.cli.console import note, wrap
 from robustcls.cli.options import config_option, options
 from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError
+from robustcls.core.progress import Bar, duration
 from robustcls.training.config import TrainConfig
 
 
@@ -188,22 +188,11 @@ def estimate(run, remark: str = "") -> str:
         f"forward         {cost.forward_flops / 1e6:,.1f} MFLOP an image",
         f"update          {cost.update_flops / 1e6:,.1f} MFLOP an image, attack included",
         f"speed           {cost.images_per_second:,.0f} img/s, median of {cost.timed} updates",
-        f"epoch           {_minutes(cost.epoch_seconds)}, of which validation {_minutes(cost.val_seconds)}",
-        f"run             {_minutes(cost.epoch_seconds * run.config.epochs)}, {run.config.epochs} epochs",
+        f"epoch           {duration(cost.epoch_seconds)}, of which validation {duration(cost.val_seconds)}",
+        f"run             {duration(cost.epoch_seconds * run.config.epochs)}, {run.config.epochs} epochs",
         f"peak memory     {cost.peak_memory_mb:,.0f} MB",
     ]
     return to_toml(run.config) + "\n" + "".join(f"# {line}\n" for line in [*describe(run, remark).splitlines(), *lines])
-
-
-def _minutes(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes // 60} h {minutes % 60} min"
-        if minutes >= 60
-        else f"{minutes} min {rest} s"
-        if minutes
-        else f"{seconds:.1f} s"
-    )
 
 
 def configure(flags: Mapping[str, Any], file: Mapping[str, Any]) -> TrainConfig:
@@ -263,13 +252,10 @@ class Progress:
     """A bar with rate and time left for the whole run, and one line per epoch."""
 
     def __init__(self, run) -> None:
-        from tqdm import tqdm
-
         self.run = run
         total = run.config.epochs * run.num_batches * run.images_per_batch
         done = run.images_seen
-        hidden = run.config.quiet or not sys.stderr.isatty()
-        self.bar = tqdm(total=total, initial=done, unit="img", unit_scale=True, delay=2, disable=hidden, leave=False)
+        self.bar = Bar(total, "training", "image", show=not run.config.quiet, done=done, scale=True)
         self.headed = False
 
     def __enter__(self) -> "Progress":
@@ -282,15 +268,13 @@ class Progress:
         self.bar.close()
 
     def batch(self, run) -> None:
-        self.bar.set_description(f"epoch {run.epoch + 1}/{run.config.epochs}", refresh=False)
-        self.bar.update(run.images_per_batch)
+        self.bar.label = f"epoch {run.epoch + 1}/{run.config.epochs}"
+        self.bar.advance(run.images_per_batch)
 
     def epoch(self, row) -> None:
-        from tqdm import tqdm
-
         if self.run.config.quiet:
             return
-        with tqdm.external_write_mode(file=sys.stdout):
+        with self.bar.above():
             if not self.headed:
                 click.echo(HEADER)
                 self.headed = True

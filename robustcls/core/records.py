@@ -444,6 +444,8 @@ class Evaluation:
     intended_use: str = ""  # of the model, as its owner states it
     surrogate: Model | None = None  # the model on which the examples were crafted, where that is another one
     schema: str = SCHEMA
+    # Since the first version; older files lack it.
+    reduced: dict[str, str] = field(default_factory=dict)  # section: from how many samples to how many, and why
 
     def to_json(self) -> str:
         """The JSON text: `schema` first, no NaN, ends with a newline."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from robustcls.core.errors import InputError
 from robustcls.core.names import some_of
+from robustcls.core.progress import Bar
 from robustcls.data import _dicom
 from robustcls.data._form import CHUNK, Form
 
@@ -57,8 +58,6 @@ class Decoded:
 
 def decode(paths: Sequence[str], form: Form, pool: ThreadPoolExecutor) -> Decoded:
     """All files, in their order; those that cannot be read are left as they come. Raises InputError."""
-    from tqdm import tqdm
-
     shape = (len(paths), form.channels, form.height, form.width)
     check_memory(shape)
     pixels = numpy.empty(shape, dtype=numpy.uint8)
@@ -69,12 +68,10 @@ def decode(paths: Sequence[str], form: Form, pool: ThreadPoolExecutor) -> Decode
     failures: dict[int, str] = {}
     remarks: dict[str, list[int]] = defaultdict(list)
     top = 0.0
-    # Nothing is shown in the first two seconds, away from a terminal, or with TQDM_DISABLE set.
-    hidden = True if os.environ.get("TQDM_DISABLE") else None
     try:
-        with tqdm(total=len(paths), desc="reading images", unit="image", delay=2, leave=False, disable=hidden) as bar:
+        with Bar(len(paths), "reading images", "image") as bar:
             for found in pool.map(some, range(0, len(paths), CHUNK)):
-                bar.update(len(found))
+                bar.advance(len(found))
                 for i, what in found:
                     if isinstance(what, str):
                         failures[i] = what

@@ -16,7 +16,9 @@ WORST = (
 )
 
 
-def measure_calibration(model: nn.Module, judged: Judged, *, batch_size: int, bins: int = 15) -> Calibration:
+def measure_calibration(
+    model: nn.Module, judged: Judged, *, batch_size: int, bins: int = 15, progress: bool = False
+) -> Calibration:
     """Confidence and accuracy on the clean images of an evaluation, and on the worst image found of each sample.
 
     Raises InputError where the logits of no image give probabilities.
@@ -25,7 +27,7 @@ def measure_calibration(model: nn.Module, judged: Judged, *, batch_size: int, bi
     found = []
     with torch.inference_mode(False), frozen(model):
         for name, images in (("clean", judged.x), ("adversarial", judged.outcome.x_adv)):
-            logits = predict(model, images, batch_size)
+            logits = predict(model, images, batch_size, label=f"calibration, {name}" if progress else "")
             sure = ~logits.softmax(1).isnan().any(1)  # -inf is a class that is ruled out
             if not sure.any():
                 raise InputError(f"the logits of no {name} image give probabilities: there is no confidence to measure")

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
+from robustcls.core.progress import follow
 from robustcls.core.records import Accuracy, Corruption, Corruptions
 from robustcls.core.seeds import mix
 from robustcls.corruptions.severity import LARGE, SEVERITIES, is_large
@@ -36,20 +36,19 @@ def measure_corruptions(
     """Accuracy under every corruption at every severity, on at most n samples, evenly spaced.
 
     The images are made here from the judged samples and rounded to 8 bits; or, with `published`, read from a folder of
-    files like those of CIFAR-10-C, whose own labels count. The model is left as it was. progress: a bar on stderr, where
-    that is a terminal. Raises InputError for images that corruptions are not defined for, and for files that do not fit.
+    files like those of CIFAR-10-C, whose own labels count. The model is left as it was. progress: shown on stderr.
+    Raises InputError for images that corruptions are not defined for, and for files that do not fit.
     """
     files = read_published(published) if published else None
     at = spaced(judged.y, n)
     x, y = judged.x[at].float(), judged.y[at]
     names = plugins.names("corruption")
-    hidden = None if progress else True  # None: where stderr is a file
     with frozen(model):
         clean = predict(model, x, batch_size)
         if files:
             files.check(tuple(x.shape[1:]), clean.shape[1])
         results = []
-        for name in tqdm(names, desc="corruptions", unit="corruption", leave=False, delay=2, disable=hidden):
+        for name in follow(names, "corruptions", "corruption", show=progress):
             for severity in SEVERITIES:
                 parts = files.take(name, severity, n) if files else corrupt(x, y, name, severity, seed)
                 right = torch.cat(

@@ -20,19 +20,26 @@ from robustcls.attribution.measures.faithfulness import (
 from robustcls.attribution.measures.sanity import other_class, shuffled_weights
 from robustcls.attribution.measures.similarity import compare, displaced, shuffled, spearman
 from robustcls.attribution.measures.sparseness import gini
-from robustcls.core.classifier import check_images, check_logits, input_size_of
+from robustcls.core.classifier import check_images, check_logits, device_of, dtype_of, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
+from robustcls.core.progress import follow
 from robustcls.core.records import Check, Explanations, Likeness, MethodMeasures, Spread
 from robustcls.core.seeds import mix
 from robustcls.evaluation.judge import Judged
 from robustcls.evaluation.spacing import spaced
 from robustcls.runtime.predict import predict
+from robustcls.runtime.search import make_search_model
 
 MARK = 0.01  # a gap in completeness beyond this marks a map
 FEW = 30  # samples: with fewer, a map that is no better than a random one may be so by chance
 CONTROLS = 4  # random maps whose insertion and deletion are averaged
+STEPS, DRAWS, NOISY = 16, 32, 3  # of insertion and deletion, infidelity, sensitivity_max
+MAPS = (
+    7 + NOISY
+)  # of each sample and method: clean, adversarial, noise, again, another seed, weights and class; noisy ones
+FORWARDS = 2 * (1 + CONTROLS) * (STEPS + 1) + DRAWS + 1  # of each sample and method, beside these maps
 LIKE, ALIKE = 0.5, 0.8  # of the likeness of a map to itself under another seed
 
 
@@ -262,16 +269,25 @@ def _assess(
 
     orders = [displaced(flat, mix(seed, 5, number)) for number in range(CONTROLS)]
     blurred, grey = baseline_of(x, "blur"), baseline_of(x, "mean")
-    put_in, cut_out = insertion(model, x, y, flat, blank=blurred), deletion(model, x, y, flat, blank=grey)
-    put_in_random = torch.stack([insertion(model, x, y, order, blank=blurred) for order in orders]).mean(0)
-    cut_out_random = torch.stack([deletion(model, x, y, order, blank=grey) for order in orders]).mean(0)
+    fast = make_search_model(model, "fp32", x[:2].to(device_of(model), dtype_of(model)))  # for passes without gradients
+
+    def areas(measured: Callable[..., Tensor], blank: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the maps, and the mean over their controls."""
+        shown = follow([flat, *orders], f"{measured.__name__}, {method}", "order", show=progress)
+        mine, *controls = [measured(fast, x, y, order, blank=blank, steps=STEPS) for order in shown]
+        return mine, torch.stack(controls).mean(0)
+
+    put_in, put_in_random = areas(insertion, blurred)
+    cut_out, cut_out_random = areas(deletion, grey)
     record.checks += [
         _check_order("insertion", put_in - put_in_random, "inserted", "rises"),
         _check_order("deletion", cut_out_random - cut_out, "deleted", "falls"),
     ]
     measures = {
-        "infidelity": infidelity(model, x, y, flat, blank=grey, seed=mix(seed, 6)),
-        "sensitivity_max": sensitivity_max(lambda images: collapse(again(images)), x, flat, seed=mix(seed, 7)),
+        "infidelity": infidelity(fast, x, y, flat, blank=grey, draws=DRAWS, seed=mix(seed, 6)),
+        "sensitivity_max": sensitivity_max(
+            lambda images: collapse(again(images)), x, flat, draws=NOISY, seed=mix(seed, 7)
+        ),
         "gini": gini(flat),
         "insertion": put_in, "insertion_random": put_in_random,
         "deletion": cut_out, "deletion_random": cut_out_random,

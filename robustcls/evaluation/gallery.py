@@ -14,6 +14,7 @@ from robustcls.evaluation.judge import Judged
 from robustcls.runtime.predict import predict
 
 OUTCOMES = ("broken", "survived", "clean_error")
+MAPS = 3  # of each example and method: the clean image, the adversarial one, and that for the class it was taken for
 SHARES = (0.5, 0.4, 0.1)
 
 
@@ -35,7 +36,14 @@ def draw_examples(judged: Judged, count: int, seed: int) -> list[int]:
 
 
 def make_gallery(
-    model: nn.Module, judged: Judged, methods: Sequence[str], count: int, seed: int, batch_size: int
+    model: nn.Module,
+    judged: Judged,
+    methods: Sequence[str],
+    count: int,
+    seed: int,
+    batch_size: int,
+    *,
+    progress: bool = False,
 ) -> Gallery:
     """Images, perturbations, confidences and maps of the drawn examples; the model is left as it was."""
     rows = draw_examples(judged, count, seed)
@@ -55,7 +63,7 @@ def make_gallery(
         for i, row in enumerate(rows)
     ]
     for method in methods if rows else ():
-        _add_maps(model, examples, method, x, x_adv, y, predict_labels(attacked))
+        _add_maps(model, examples, method, x, x_adv, y, predict_labels(attacked), progress)
     rule = (
         f"{len(rows)} of {len(judged.y)} samples: half broken, four tenths surviving, the rest errors on the clean image, "
         f"over the classes in turn, shuffled with seed {seed}; what one group lacks, the next fills"
@@ -80,7 +88,14 @@ def _in_turn(judged: Judged, outcome: str, seed: int) -> list[int]:
 
 
 def _add_maps(
-    model: nn.Module, examples: list[Example], method: str, x: Tensor, x_adv: Tensor, y: Tensor, found: Tensor
+    model: nn.Module,
+    examples: list[Example],
+    method: str,
+    x: Tensor,
+    x_adv: Tensor,
+    y: Tensor,
+    found: Tensor,
+    progress: bool,
 ) -> None:
     text = note(model, x, method)
     for role, images, target in (
@@ -88,7 +103,7 @@ def _add_maps(
         ("adversarial", x_adv, y),
         ("adversarial_class", x_adv, torch.where(found == NO_ANSWER, y, found)),
     ):
-        maps = collapse(explain(model, images, target=target, method=method, reference=x))
+        maps = collapse(explain(model, images, target=target, method=method, reference=x, progress=progress))
         for i, example in enumerate(examples):
             if role != "adversarial_class" or target[i] != y[i]:
                 example.maps.append(Map(method, role, int(target[i]), Array.encode(maps[i].numpy()), text))

@@ -10,6 +10,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
 from robustcls.core.plugins import Spec
+from robustcls.core.progress import follow
 from robustcls.core.records import Attack, MinimumNorm
 from robustcls.core.seeds import mix
 from robustcls.core.statistics import quartiles
@@ -18,10 +19,10 @@ from robustcls.evaluation.curve import reach
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.evaluation.found import verify
 from robustcls.evaluation.judge import Judged
-from robustcls.evaluation.norm_curves import show_batches
 from robustcls.evaluation.spacing import spaced
 
 ATTACK = "fab_t(steps=30, targets=3, early_stop=False)"
+PASSES = 320  # forward and backward, of a sample in the three norms together, as measured
 HALVINGS = 12  # of the way from an example back to the image
 
 
@@ -81,7 +82,7 @@ def _in_norm(engine: Engine, judged: Judged, at: Tensor, norm: Norm, number: int
     right = predict_labels(engine.logits) == engine.y
     distance = torch.zeros(len(at)).where(~right, torch.inf)
     met = right.nonzero().squeeze(1)
-    show = partial(show_batches, label=f"minimum {norm}", disable=not progress)
+    show = partial(follow, label=f"minimum {norm}", show=progress)
     try:
         for found in engine.attack(attack, met, anywhere, (number,), progress=show):
             rows = found.indices

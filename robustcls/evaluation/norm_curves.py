@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
+from robustcls.core.progress import follow
 from robustcls.core.records import Accuracy, CurvePoint, NormCurve
 from robustcls.core.seeds import mix
 from robustcls.core.threat import Norm, ThreatModel
@@ -22,6 +22,7 @@ from robustcls.evaluation.spacing import spaced
 
 POINTS = 8  # of a curve, beside the one at 0
 SHRINK, SHRINKINGS = 2 / 3, 60  # from one radius to the next, in search of where a curve ends
+PASSES = 650  # forward and backward, of a sample in two norms together, as measured
 CLOSER = 3  # times that a curve is drawn, at most, where it ends sooner than the search said
 
 
@@ -50,7 +51,10 @@ def measure_other_curves(
     )
     if judged.evaluation.surrogate is not None:
         rule += "; with the gradients of the judged model itself"
-    show = partial(show_batches, disable=not progress)
+
+    def show(batches: Sequence[Any], label: str, total: int, standing: Callable[[], int]) -> Iterable[Any]:
+        return follow(batches, label, show=progress)
+
     curves = []
     with torch.inference_mode(False), frozen(model):
         for norm in norms:
@@ -71,12 +75,13 @@ def _whole_curve(engine: Engine, norm: Norm, attacks: Sequence[str], progress: P
     outcome = run_cascade(engine, everywhere, attacks, progress=progress)
     right = int((outcome.clean == engine.y).sum())
     broken = outcome.broken_by >= 0
-    walk = Walk(engine, norm, attacks, outcome, progress)
+    walk = Walk(engine, norm, attacks[:1], outcome, progress)  # to find the end; all of them draw the curve
     end = everywhere.eps
     for eps, count, _ in walk.down((end * SHRINK**step for step in range(1, SHRINKINGS)), broken):
         if right - count > ABOUT_ZERO * n or right == 0:
             break
         end = eps
+    walk.attacks = attacks
     for _ in range(CLOSER):
         end = _round_up(end)
         radii = [float(f"{end * step / POINTS:.3g}") for step in range(POINTS, 0, -1)]
@@ -99,17 +104,3 @@ def _round_up(radius: float) -> float:
     """To two significant digits."""
     digit = 10 ** (math.floor(math.log10(radius)) - 1)
     return math.ceil(radius / digit) * digit
-
-
-def show_batches(
-    batches: Sequence[Any],
-    label: str,
-    total: int = 0,
-    standing: Callable[[], int] | None = None,
-    *,
-    disable: bool = False,
-) -> Iterable[Any]:
-    """The batches of an attack behind a progress bar, which shows after two seconds where stderr is a terminal."""
-    from tqdm import tqdm
-
-    return tqdm(batches, desc=label, unit="batch", leave=False, delay=2, disable=disable or None)

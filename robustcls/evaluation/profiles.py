@@ -6,7 +6,7 @@ from typing import Any
 from robustcls.core.errors import unknown
 
 PROFILES: dict[str, dict[str, Any]] = {
-    # Two minutes for VGG16 on the digits, on two cores.
+    # Keeps a time budget besides, which `minutes_of` in evaluation/budget.py gives it by the size of the images.
     "quick": {
         "n": "100", "attack": ("apgd_ce(steps=20)",), "method": ("saliency", "gradcam"), "examples": 12, "maps_n": 10,
         "curves_n": 0, "minimum_n": 0, "corruptions_n": 0, "checks": "passive",

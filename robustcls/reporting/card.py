@@ -346,6 +346,9 @@ def _limit_lines(found: Evaluation) -> Iterator[str]:
         if part == "diagnostics" and found.checks:
             title = ACTIVE_CHECKS
         yield f"Not run: {_plain(title)}: {_plain(reason)}"
+    for part, reason in found.reduced.items():
+        title = PARTS[part][0] if part in PARTS else part.replace("_", " ").capitalize()
+        yield f"On fewer samples: {_plain(title)}: {_plain(reason)}"
     for one in found.minimum or []:
         if one.error and "minimum" not in reasons:
             yield f"Broke off: minimum perturbation, {_plain(one.norm)}: {_plain(one.error)}"

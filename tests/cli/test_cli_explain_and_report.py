@@ -1,5 +1,6 @@
 """`robustcls explain` and `robustcls report`: the files that they write."""
 
+import re
 import shutil
 
 import numpy as np
@@ -31,6 +32,7 @@ def test_explain_writes_maps_and_pictures(cli, home, tmp_path):
     options = ("--n", 2, "--attack", "fgsm", "--method", "saliency", "--method", "gradcam", "--out", "new/maps")
     result = cli("explain", "--model", home / "standard" / "ckpt.pt", *options)
     assert result.status == 0, result.err
+    assert re.search(r"^gradcam: grid \d+x\d+ of layer net\.", result.err, re.MULTILINE)
     folder = tmp_path / "here" / "new" / "maps"
     pictures = sorted(folder.glob("*.png"))
     written = ["maps.npz", "measures.json", *(path.name for path in pictures)]

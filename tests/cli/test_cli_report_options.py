@@ -69,6 +69,56 @@ def test_what_a_profile_leaves_out_is_not_run_with_its_reason(cli, checkpoint, t
     assert "left out by --corruptions-n 0 (--profile quick)" in page
 
 
+@pytest.fixture
+def slow(monkeypatch):
+    """Every model takes ten seconds a gradient, by what is measured of it."""
+    from robustcls.cli import budgeting
+    from robustcls.evaluation.budget import Pace
+
+    monkeypatch.setattr(
+        budgeting, "measure_pace", lambda *_, **__: Pace(0.001, 10.0, {"saliency": 0.001, "gradcam": 0.001})
+    )
+
+
+def test_quick_takes_fewer_samples_of_a_slow_model_and_says_so(cli, checkpoint, tmp_path, slow):
+    result = cli("report", "--model", checkpoint, "--profile", "quick", "--attack", "fgsm")
+    assert result.status == 0, result.err
+    evaluation = Evaluation.load("evaluation.json")
+    assert evaluation.data.n == len(evaluation.samples) == 4
+    assert evaluation.data.available > 4
+    reason = "reduced from n = 100 to n = 4 to keep the budget of 2 minutes"
+    assert evaluation.reduced["attacks"] == reason
+    said = " ".join(result.err.split())
+    assert f"attacks: 4 samples, at most about 1 min 32 s, of the budget of 2 minutes; {reason}" in said
+    assert "attribution maps of examples: 4 samples, about " in said
+    assert reason in (tmp_path / "here" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_number_of_samples_that_was_asked_for_wins_over_the_budget(cli, checkpoint, slow):
+    assert (
+        cli("report", "--model", checkpoint, "--profile", "quick", "--attack", "fgsm", "--n", 12, "--quiet").status == 0
+    )
+    evaluation = Evaluation.load("evaluation.json")
+    assert evaluation.data.n == 12
+    assert "attacks" not in evaluation.reduced
+
+
+def test_models_of_one_report_keep_the_same_samples(cli, checkpoint, home, tmp_path, monkeypatch):
+    from robustcls.cli import budgeting
+    from robustcls.evaluation.budget import Pace
+
+    paces = iter([Pace(0.001, 0.001), Pace(0.001, 4.0)])
+    monkeypatch.setattr(budgeting, "measure_pace", lambda *_, **__: next(paces))
+    shutil.copy(home / "standard" / "ckpt.pt", tmp_path / "here" / "standard.pt")
+    options = ("--profile", "quick", "--attack", "fgsm", "--examples", 0, "--maps-n", 0, "--quiet")
+    result = cli("report", "--model", checkpoint, "--model", "standard.pt", *options)
+    assert result.status == 0, result.err
+    both = [Evaluation.load(f"evaluation-{name}.json") for name in ("pgd", "standard")]
+    assert both[0].data.n == both[1].data.n < 100
+    assert both[0].data.sha256 == both[1].data.sha256
+    assert all("n = 100" in one.reduced["attacks"] for one in both)
+
+
 def test_published_images_that_do_not_fit_are_refused_before_the_attacks(cli, checkpoint, tmp_path):
     folder = tmp_path / "here" / "published"
     folder.mkdir()

@@ -160,3 +160,13 @@ def test_make_targets_named_in_the_readme_exist():
     targets = re.findall(r"^ +make (\w+)", README, re.MULTILINE)
     assert {"demo", "test"} <= set(targets)
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+def test_the_demo_says_before_each_command_how_long_it_takes():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    recipe = re.search(r"^demo:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE).group(1).splitlines()
+    commands = [number for number, line in enumerate(recipe) if "/robustcls " in line]
+    assert len(commands) >= 3
+    for number in commands:
+        assert re.search(r"@echo .*\d+ s\b", recipe[number - 1]), recipe[number]
+    assert re.search(r"@echo .*\d+ minutes", recipe[1])

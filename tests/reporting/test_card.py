@@ -95,9 +95,11 @@ def test_the_numbers_are_the_evaluations():
 def test_what_was_not_run_is_said():
     one = sample_evaluation(examples=0, training=False, checks=False)
     one.calibration = one.corruptions = None
+    one.reduced = {"gallery": "reduced from n = 24 to n = 5"}
     one.not_run = {"corruptions": "left out by --corruptions-n 0 (--profile quick)"}
     card = model_card(one)
     assert "Not run: Corruptions: left out by --corruptions-n 0 (--profile quick)" in card
+    assert "On fewer samples: Gallery: reduced from n = 24 to n = 5" in card
     assert "Not run: Calibration: the model's confidence was not recorded" in card
     assert "No self-check was run." in card
     assert "No training history came with the evaluation." in card

@@ -108,6 +108,16 @@ def test_checks_that_were_left_out_are_listed_beside_those_that_ran():
     assert "Self-checks" not in listed
 
 
+def test_what_a_budget_reduced_is_listed_and_nothing_else():
+    first, second = pair()
+    assert "fewer samples" not in shown_text(show(first, second, sections=["limits"]))
+    second.reduced["other_curves"] = "reduced from n = 100 to n = 9 to keep the budget of <5> minutes"
+    html = show(first, second, sections=["limits"])
+    (row,) = rows_of(html, "What was measured on fewer samples")
+    assert row[0] == "Security curves in other norms"
+    assert row[1].startswith("reduced from n = 100 to n = 9 to keep the budget of <5> minutes (")
+
+
 # Security curves
 
 

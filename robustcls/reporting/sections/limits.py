@@ -16,11 +16,15 @@ ORDER, TITLE = 160, "Limits and reproduction"
 def limits(context: Context) -> Markup:
     """What was not tested; command, configuration, seeds, versions and hashes; downloads."""
     rows = [[badge("not_run"), title, reason] for title, reason in _missing(context)]
+    fewer = [[title, reason] for title, reason in _reduced(context)]
     indices = range(len(context.evaluations))
     return fill_file(
         "limits.html",
         context,
         missing=table("What was not tested", ["Status", "Section", "Reason"], rows, sortable=False) if rows else None,
+        reduced=table("What was measured on fewer samples", ["Section", "Reason"], fewer, sortable=False)
+        if fewer
+        else None,
         configs=[_settings(context, m, "provenance.config", "Configuration") for m in indices],
         trainings=[_settings(context, m, "training.config", "Training configuration") for m in indices],
     )
@@ -45,6 +49,14 @@ def _missing(context: Context) -> Iterator[tuple[str, str]]:
                 yield f"Self-check {check.id}", named
     if not context.comparable:
         yield "Comparison", context.mismatch or ONE_MODEL
+
+
+def _reduced(context: Context) -> Iterator[tuple[str, str]]:
+    """(section, reason) of all that a time budget had measured on fewer samples."""
+    for model, evaluation in enumerate(context.evaluations):
+        for part, reason in evaluation.reduced.items():
+            title = PARTS[part][0] if part in PARTS else part.replace("_", " ").capitalize()
+            yield title, f"{reason} ({context.names[model]})" if context.several else reason
 
 
 def _settings(context: Context, model: int, root: str, label: str) -> Markup | None:

@@ -1,0 +1,107 @@
+"""Progress of long work on stderr: a bar on a terminal, elsewhere a line every half minute. Both say what time is left."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+DELAY = 2.0  # seconds before anything is shown
+EVERY = 30.0  # seconds between two lines, whichever bars they are of
+
+_last_line: list[float] = []  # when the last line was written, or the first bar made; empty before
+
+
+class Bar:
+    """How much of something is done. Shows nothing in the first two seconds, with TQDM_DISABLE set, or where show is off.
+
+    total: units in all. done: of these, before this run. unit: what is counted, such as image; may be empty. scale: large
+    numbers as 12k. clock: seconds that only go up.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        label: str,
+        unit: str = "batch",
+        *,
+        show: bool = True,
+        done: int = 0,
+        scale: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.label, self.unit, self.clock = total, label, unit, clock
+        self.begun, self.before, self.done = clock(), done, done
+        show = show and not os.environ.get("TQDM_DISABLE")
+        terminal = show and sys.stderr is not None and sys.stderr.isatty()
+        self.lines = show and not terminal
+        self.bar: Any = None
+        if terminal:
+            from tqdm import tqdm
+
+            self.bar = tqdm(
+                total=total, initial=done, desc=label, unit=unit, unit_scale=scale, delay=DELAY, leave=False, disable=False
+            )  # fmt: skip
+        elif self.lines and not _last_line:
+            _last_line.append(self.begun)
+
+    def advance(self, count: int = 1, remark: str = "") -> None:
+        """So many units more are done. remark: what else there is to say, such as `12 stand`."""
+        self.done += count
+        if self.bar is not None:
+            self.bar.set_description(self.label, refresh=False)
+            if remark:
+                self.bar.set_postfix_str(remark, refresh=False)
+            self.bar.update(count)
+        elif self.lines:
+            now = self.clock()
+            if now - _last_line[0] >= EVERY and now - self.begun >= DELAY and self.done < self.total:
+                _last_line[0] = now
+                print(self._line(now, remark), file=sys.stderr, flush=True)
+
+    def above(self) -> AbstractContextManager:
+        """In it, lines may be printed to stdout: the bar makes room for them."""
+        if self.bar is None:
+            return nullcontext()
+        from tqdm import tqdm
+
+        return tqdm.external_write_mode(file=sys.stdout)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _line(self, now: float, remark: str) -> str:
+        units = (
+            self.unit if not self.unit or self.total == 1 else f"{self.unit}{'es' if self.unit.endswith('ch') else 's'}"
+        )
+        left = (self.total - self.done) * (now - self.begun) / max(self.done - self.before, 1)
+        parts = [f"{self.done} of {self.total} {units}".rstrip(), remark, f"{duration(left)} left"]
+        return f"{self.label}: {', '.join(filter(None, parts))}"
+
+
+def follow(items: Sequence[T], label: str, unit: str = "batch", *, show: bool = True) -> Iterator[T]:
+    """The items, one after another, behind a bar."""
+    with Bar(len(items), label, unit, show=show) as bar:
+        for item in items:
+            yield item
+            bar.advance()
+
+
+def duration(seconds: float) -> str:
+    """Such as `40 s`, `3 min 20 s`, `1 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s" if 0 < seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

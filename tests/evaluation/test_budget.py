@@ -1,0 +1,269 @@
+"""A report keeps its time budget: what is measured first, what fits, and what is said of the rest."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from eval_models import make_batch, make_net
+from torch import nn
+
+from robustcls.core import plugins
+from robustcls.core.errors import InputError
+from robustcls.core.records import Evaluation
+from robustcls.core.threat import ThreatModel
+from robustcls.evaluation import complete as module
+from robustcls.evaluation.budget import (
+    Budget,
+    Pace,
+    even_share,
+    fitting_samples,
+    kept_counts,
+    measure_pace,
+    minutes_of,
+    passes_of,
+)
+from robustcls.evaluation.complete import complete
+from robustcls.evaluation.config import ReportConfig
+from robustcls.evaluation.explanations import FORWARDS, MAPS, comparable, make_maps, measure
+from robustcls.evaluation.judge import judge
+from robustcls.evaluation.minimum import PASSES as MINIMUM_PASSES
+from robustcls.evaluation.minimum import measure_minimum
+from robustcls.evaluation.norm_curves import PASSES as CURVE_PASSES
+from robustcls.evaluation.norm_curves import measure_other_curves
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("total", "needs", "share"),
+    [(10, [1, 2, 3], math.inf), (10, [1, 2, 30], 7), (9, [30, 30, 30], 3), (10, [1, 30, 30], 4.5), (0, [1], 0)],
+)
+def test_who_needs_little_has_it_and_the_rest_share_alike(total, needs, share):
+    assert even_share(total, needs) == share
+    assert sum(min(need, share) for need in needs) <= total
+
+
+def test_a_budget_holds_as_many_samples_as_the_time_that_is_left():
+    clock = Clock()
+    budget = Budget(1, clock=clock)  # 54 seconds, for a tenth is kept
+    assert budget.fitting("maps_n", 20, 2.0) == 20
+    assert budget.fitting("maps_n", 100, 2.0) == 27
+    assert budget.fitting("maps_n", 100, 2.0, [200.0]) == 13
+    assert budget.fitting("maps_n", 100, 2.0, [4.0]) == 25
+    clock.now += 50
+    assert budget.fitting("maps_n", 100, 2.0) == 2
+    clock.now += 50
+    assert (budget.left(), budget.fitting("maps_n", 100, 2.0)) == (0, 0)
+    assert Budget(None, clock=clock).fitting("maps_n", 10**6, 10.0) == 10**6
+
+
+def test_a_count_that_was_given_wins_over_the_budget_of_a_profile():
+    clock = Clock()
+    assert Budget(1, kept_counts({"curves_n"}), clock).fitting("curves_n", 100, 60.0) == 100
+    assert Budget(1, kept_counts({"curves_n", "minutes"}), clock).fitting("curves_n", 100, 60.0) == 0
+    assert kept_counts({"n", "maps_n", "minutes"}) == {"n"}
+
+
+def test_the_profile_quick_has_two_minutes_at_32_pixels_and_five_at_224():
+    quick, standard = ReportConfig(profile="quick"), ReportConfig()
+    assert [minutes_of(quick, (side, side)) for side in (8, 32, 128, 224, 384)] == [2, 2, 3.5, 5, 5]
+    assert minutes_of(standard, (32, 32)) is None
+    assert minutes_of(ReportConfig(profile="full"), (32, 32)) is None
+    assert minutes_of(ReportConfig(profile="quick", minutes=0.5), (224, 224)) == 0.5
+
+
+@pytest.mark.parametrize("minutes", [0.0, -1.0, math.inf, math.nan])
+def test_a_budget_that_is_no_time_is_refused(minutes):
+    with pytest.raises(InputError, match="--minutes"):
+        ReportConfig(minutes=minutes)
+
+
+def test_an_attack_passes_an_image_as_often_as_its_options_say():
+    assert passes_of("fgsm") == 2
+    assert passes_of("pgd(steps=20, restarts=3)") == 61
+    assert passes_of("apgd_t(steps=20, targets=3, restarts=2)") == 121
+    assert passes_of("square(queries=500)") == 501
+
+
+def test_fewer_samples_are_attacked_where_the_budget_asks_for_it():
+    pace = Pace(forward=0.1, gradient=1.0, maps={"saliency": 1.0})
+    config = ReportConfig(
+        profile="quick", examples=0, maps_n=0, curves_n=0, minimum_n=0, corruptions_n=0, checks="passive"
+    )
+    clock, attacks = Clock(), ["apgd_ce(steps=20)"]
+    each = pace.of_attacks(attacks, curve=False, checks=False)
+    assert fitting_samples(Budget(2, clock=clock), pace, config, attacks, 100, curve=False)[0] == int(108 / each)
+    assert fitting_samples(Budget(2, ("n",), clock), pace, config, attacks, 100, curve=False)[0] == 100
+    assert fitting_samples(Budget(None, clock=clock), pace, config, attacks, 100, curve=False)[0] == 100
+    config.maps_n = 1000  # others want the time, too
+    assert fitting_samples(Budget(2, clock=clock), pace, config, attacks, 100, curve=False)[0] == max(4, int(54 / each))
+
+
+class Slow(nn.Module):
+    """A network on a clock of its own: a second an image forward, two backward."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = [clock]
+        self.layer = nn.Linear(4, 3)
+
+    def __deepcopy__(self, memo):
+        raise RuntimeError("one of a kind")
+
+    def forward(self, x):
+        self.clock[0].now += len(x)
+        logits = self.layer(x.mean((1, 2))[:, :4])
+        if logits.requires_grad:
+            logits.register_hook(lambda grad: setattr(self.clock[0], "now", self.clock[0].now + 2 * len(grad)))
+        return logits
+
+
+def test_the_pace_is_measured_by_the_clock():
+    clock = Clock()
+    model = Slow(clock).train()
+    pace = measure_pace(model, torch.rand(5, 3, 4, 4), ["saliency"], clock=clock)
+    assert (pace.forward, pace.gradient) == (1, 3)
+    assert pace.maps["saliency"] == 1 + (1 + 2)  # the number of classes, then the gradient
+    assert model.training
+    assert pace.of_part("stability") == pytest.approx(MAPS * 4 + FORWARDS)
+
+
+class Counting(nn.Module):
+    """Counts images, whoever copies it."""
+
+    passed = 0
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        Counting.passed += len(x)
+        return self.net(x)
+
+
+@pytest.fixture(scope="module")
+def counted():
+    x, y = make_batch(12)
+    model = Counting(make_net())
+    judged = judge(model, x, y, ThreatModel("linf", 0.05), ["pgd(steps=3)"], kind="test", batch_size=12)
+    return model, judged
+
+
+def test_the_measures_of_maps_pass_as_many_images_as_is_said(counted):
+    model, judged = counted
+    samples = comparable(model, judged.x, judged.y, judged.outcome.x_adv)
+    Counting.passed = 0
+    maps = make_maps(model, samples.x, samples.y, samples.x_adv, "saliency")
+    measure(model, samples, "saliency", maps)
+    assert Counting.passed / len(samples.x) == pytest.approx(MAPS + FORWARDS, rel=0.1)
+
+
+def test_curves_and_minimum_perturbations_pass_about_as_many_images_as_is_said(counted):
+    model, judged = counted
+    for passes, run in (
+        (CURVE_PASSES, lambda: measure_other_curves(model, judged, ["l2", "l1"], n=3, batch_size=12, seed=0)),
+        (MINIMUM_PASSES, lambda: measure_minimum(model, judged, n=3, batch_size=12, seed=0)),
+    ):
+        Counting.passed = 0
+        run()
+        assert passes / 3 < Counting.passed / 3 < 3 * passes
+
+
+def test_corruptions_pass_each_image_once_for_each(counted):
+    pace = Pace(forward=1.0, gradient=2.0)
+    assert pace.of_part("corruptions") == 5 * len(plugins.names("corruption")) == 75
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """Measures that take a second a sample by the clock, and note how many they took."""
+    clock, took = Clock(), {}
+
+    def fake(section):
+        def run(*args, n=None, **_):
+            count = n if n is not None else args[3]
+            took[section] = count
+            clock.now += count * PACE.of_part(section)
+            return None if section != "stability" else SimpleNamespace()
+
+        return run
+
+    monkeypatch.setattr(module, "measure_calibration", lambda *_, **__: None)
+    for name, section in (
+        ("make_gallery", "gallery"), ("explain_judged", "stability"), ("measure_other_curves", "other_curves"),
+        ("measure_minimum", "minimum"), ("measure_corruptions", "corruptions"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, fake(section))
+    return clock, took
+
+
+PACE = Pace(forward=0.001, gradient=0.01, maps={"saliency": 0.02})
+EVERYTHING = ReportConfig(examples=10, maps_n=10, curves_n=20, minimum_n=20, corruptions_n=20, minutes=2, quiet=True)
+
+
+@pytest.fixture
+def judged():
+    x, y = make_batch(20)
+    return judge(make_net(), x, y, ThreatModel("linf", 0.01), ["fgsm"], kind="test", precision="fp32", batch_size=20)
+
+
+def finish(judged, budget, config=EVERYTHING):
+    said: list[str] = []
+    complete(make_net(), judged, config, ["saliency"], 20, budget=budget, pace=PACE, say=said.append)
+    judged.evaluation.explanations = None
+    return judged.evaluation, said
+
+
+def test_a_part_that_does_not_fit_is_measured_on_fewer_samples_and_says_so(judged, parts):
+    clock, took = parts
+    began = clock.now
+    found, said = finish(judged, Budget(2, clock=clock))
+    assert clock.now - began <= 120
+    assert took["gallery"] == 10  # what is cheap is measured whole
+    assert 4 <= took["other_curves"] < 20
+    assert found.reduced["other_curves"] == (
+        f"reduced from n = 20 to n = {took['other_curves']} to keep the budget of 2 minutes"
+    )
+    assert "gallery" not in found.reduced
+    assert any(line.startswith("attribution maps of examples: 10 samples, about ") for line in said)
+    assert any(found.reduced["other_curves"] in line for line in said)
+    assert Evaluation.from_json(found.to_json()).reduced == found.reduced
+
+
+def test_a_part_that_does_not_fit_at_all_is_left_out_with_its_reason(judged, parts):
+    clock, took = parts
+    found, said = finish(judged, Budget(0.2, clock=clock))
+    assert "other_curves" not in took
+    assert "left out to keep the budget of 0.2 minutes: it takes about 2 min 10 s" in found.not_run["other_curves"]
+    assert any(line.startswith("security curves in other norms: left out") for line in said)
+    assert found.other_curves is None
+
+
+def test_without_a_budget_all_is_measured_and_what_it_takes_is_said(judged, parts):
+    _, took = parts
+    found, said = finish(judged, None)
+    right = found.clean.correct
+    assert took == {"gallery": 10, "stability": min(10, right), "other_curves": 20, "minimum": 20, "corruptions": 20}
+    assert found.reduced == {}
+    assert any(line == "security curves in other norms: 20 samples, about 2 min 10 s" for line in said)
+
+
+def test_what_took_longer_than_said_is_taken_off_the_parts_that_follow(judged, parts, monkeypatch):
+    clock, took = parts
+
+    def late(*_, **__):
+        clock.now += 1000
+
+    monkeypatch.setattr(module, "make_gallery", late)
+    found, _ = finish(judged, Budget(2, clock=clock))
+    assert took == {}
+    for section in ("stability", "other_curves", "minimum", "corruptions"):
+        assert "0 s are left" in found.not_run[section]
