@@ -28,7 +28,7 @@ from robustcls.core.records import Check, Explanations, Likeness, MethodMeasures
 from robustcls.core.seeds import mix
 from robustcls.evaluation.judge import Judged
 from robustcls.evaluation.spacing import spaced
-from robustcls.runtime.predict import predict
+from robustcls.runtime.predict import predict, told
 
 MARK = 0.01  # a gap in completeness beyond this marks a map
 FEW = 30  # samples: with fewer, a map that is no better than a random one may be so by chance
@@ -88,6 +88,7 @@ def explain_metrics(
     quality and checks. Raises InputError.
     """
     check_images(images, input_size=input_size_of(model))
+    model = told(model, images)
     if target is None:
         with frozen(model):
             target = predict_labels(predict(model, images, 128)).clamp_min(0)  # of no class: left out below
