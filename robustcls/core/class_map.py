@@ -65,7 +65,9 @@ def match_classes(
         raise InputError(
             f"{model} names {len(named)} classes and gives {outputs} outputs: say which output is which with --classes FILE"
         )
-    return _by_name(tuple(data), named, model) if named else _by_place(tuple(data), outputs, model)
+    if named or (len(known) == outputs and Counter(data) == Counter(known)):
+        return _by_name(tuple(data), tuple(known), model)
+    return _by_place(tuple(data), outputs, model)
 
 
 def read_listing(path: str, data: Sequence[str]) -> Listing:
@@ -107,7 +109,12 @@ def _by_name(data: tuple[str, ...], known: tuple[str, ...], model: str) -> Class
         return _map(numbers, known, data, "class folders are taken as numbers of the model's outputs")
     if None in found:
         _refuse(data, found, known, len(known), model)
-    return _map([place for place in found if place is not None], known, data, "classes mapped by name")
+    rule = "classes mapped by name, since the model has them in another order"
+    if len(data) < len(known):
+        rule = f"classes mapped by name to {len(data)} of the model's {len(known)}"
+    elif set(data) != set(known):
+        rule = "classes mapped by name, in other spellings"
+    return _map([place for place in found if place is not None], known, data, rule)
 
 
 def _by_place(data: tuple[str, ...], outputs: int, model: str) -> ClassMap:
@@ -172,7 +179,7 @@ def _map(
         raise InputError(
             f"{one!r} and {other!r} are both output {twice}, {names[twice]!r}: map them with --classes FILE"
         )
-    if _is_numbering(names):  # nobody named the outputs: the data's names stand for those it has
+    if _is_numbering(names) and Counter(names) != Counter(data):  # nobody named the outputs: the data's names stand for those it has
         named = list(names)
         for name, place in reversed(list(zip(data, places, strict=True))):
             named[place] = name

@@ -36,7 +36,7 @@ def normalised_twice(model: nn.Module, x: Tensor) -> Check:
     if not (seen.isfinite().all() and (rise != 0).all() and (bent <= BENT * rise.abs()).all()):
         return Check(NAME, "not_run", None, None, "what lies before the first layer is more than a normalisation")
     if classifier is not None and classifier.normalises:
-        times = (rise.abs() * classifier.std.flatten().mean()).mean().item()
+        times = (rise.abs() * classifier.std.flatten().float()).mean().item()
         twice = max(times, 1 / times) > CHANGED
         what = f"behind (pixels - mean) / std, the first layer sees {times:.2g} times the contrast"
         mend = (
@@ -46,7 +46,7 @@ def normalised_twice(model: nn.Module, x: Tensor) -> Check:
         return Check(NAME, "warn" if twice else "pass", times, CHANGED, f"{what}; {mend}" if twice else what)
     rises = rise.abs().mean().item()
     spread = rises * x.std((0, 2, 3)).mean().item()
-    twice = rises > RISE and SPREAD[0] < spread < SPREAD[1] and _normalisers(inside) != 1
+    twice = rises > RISE and SPREAD[0] < spread < SPREAD[1]
     what = f"the first layer sees the pixels' contrast times {rises:.2g}, {spread:.2g} of its units on these images"
     mend = "so much comes of two normalisations: take one out of the module, unless it was trained so"
     return Check(NAME, "warn" if twice else "pass", spread, SPREAD[0], f"{what}; {mend}" if twice else what)
@@ -71,7 +71,7 @@ def _first_input(model: nn.Module, inside: nn.Module, x: Tensor) -> Tensor | Non
     if not found or len(found[0]) != len(SHOWN):
         return None
     seen = found[0]
-    if seen.ndim == 4 and seen.shape[1] == x.shape[1]:
+    if seen.ndim == 4 and x.shape[1] in (1, seen.shape[1]):  # a grey image may be shown as three equal channels
         return seen[:, :, seen.shape[2] // 2, seen.shape[3] // 2]
     if seen.ndim == 2 and seen.shape[1] % x.shape[1] == 0:  # flattened
         return seen.view(len(seen), x.shape[1], -1)[:, :, seen.shape[1] // x.shape[1] // 2]
@@ -87,7 +87,3 @@ def _is_layer(module: nn.Module) -> bool:
 
 def _is_normaliser(module: nn.Module) -> bool:
     return any(hasattr(module, mean) and hasattr(module, std) for mean, std in (("mean", "std"), ("mu", "sigma")))
-
-
-def _normalisers(model: nn.Module) -> int:
-    return sum(map(_is_normaliser, model.modules()))

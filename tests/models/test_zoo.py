@@ -120,7 +120,7 @@ def test_a_state_dict_with_the_architecture_of_a_zoo(spec, tmp_path):
     loaded = load(tmp_path / "w.pt", arch=spec, mean=[0.5], std=[0.2], **small)
     x = torch.rand(2, 3, 32, 32)
     assert torch.equal(loaded.model(x), model.net((x - 0.5) / 0.2))
-    assert (loaded.classes, loaded.notes, loaded.model.arch) == (("a", "b", "c"), [], spec)
+    assert (loaded.model.classes, loaded.notes, loaded.model.arch) == (("a", "b", "c"), [], spec)
     with pytest.raises(InputError, match=r"is \(3, .*, the architecture wants \(1000"):
         load(tmp_path / "w.pt", arch=spec)
 
