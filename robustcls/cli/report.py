@@ -237,7 +237,9 @@ def measure(models: Sequence[str], config: ReportConfig, outs: Sequence[Path], r
     ]
     if files:  # hours before they are needed
         for subject in subjects:
-            files.numbered_as(subject.data.class_map).check_model(subject.loaded.model, subject.images.batch(slice(1))[0])
+            files.numbered_as(subject.data.class_map).check_model(
+                subject.loaded.model, subject.images.batch(slice(1))[0]
+            )
     wanted = methods if config.examples or config.maps_n else ()
     carried = [carried_methods(subject, wanted, config.method, config.quiet) for subject in subjects]
     tasks = [set_task(subject, config) for subject in subjects]

@@ -179,7 +179,9 @@ def _map(
         raise InputError(
             f"{one!r} and {other!r} are both output {twice}, {names[twice]!r}: map them with --classes FILE"
         )
-    if _is_numbering(names) and Counter(names) != Counter(data):  # nobody named the outputs: the data's names stand for those it has
+    if _is_numbering(names) and Counter(names) != Counter(
+        data
+    ):  # nobody named the outputs: the data's names stand for those it has
         named = list(names)
         for name, place in reversed(list(zip(data, places, strict=True))):
             named[place] = name

@@ -27,7 +27,10 @@ def normalised_twice(model: nn.Module, x: Tensor) -> Check:
     inside = classifier.net if classifier is not None else model
     try:
         seen = _first_input(model, inside, x)
-    except (RuntimeError, InputError):  # hooks on a ScriptModule; images of one value through what divides by their spread
+    except (
+        RuntimeError,
+        InputError,
+    ):  # hooks on a ScriptModule; images of one value through what divides by their spread
         seen = None
     if seen is None:
         return Check(NAME, "not_run", None, None, "what the first layer sees cannot be told")
