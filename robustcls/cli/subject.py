@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from robustcls.core import plugins, records
-from robustcls.core.class_map import read_listing
+from robustcls.core.class_map import match_classes, read_listing
 from robustcls.core.classifier import check_images, input_size_of, sees
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size, parse_n, parse_numbers
@@ -98,8 +98,10 @@ def fit(
     """
     loaded.model.to(resolve_device(config.device))
     x, _ = images.batch(slice(2))
-    check_images(x[:1], input_size=input_size_of(loaded.model))
     listing = read_listing(config.classes, images.classes) if config.classes else None
+    if loaded.classes and listing is None:  # of what is wrong this says most, and needs no pass through the model
+        match_classes(images.classes, loaded.classes, len(loaded.classes), model=loaded.name)
+    check_images(x[:1], input_size=input_size_of(loaded.model))
     found, taken = fit_to_data(loaded, x, images.classes, listing)
     model = describe_model(loaded.model, loaded.name, loaded.sha256)
     model.classes = list(found.names)

@@ -221,11 +221,11 @@ def describe(run) -> str:
         f"device    {describe_device(run.device)}, {run.precision}",
         f"folder    {run.folder}",
     ]
-    lines.insert(2, f"input     {config.arch} {sees(run.model)}")
-    if run.output_note:
-        lines.insert(3, f"output    {run.output_note}")
     if run.init_note:
-        lines.insert(3, f"init      {run.init_note}")
+        lines.insert(2, f"init      {run.init_note}")
+    lines.insert(-2, f"input     {config.arch} {sees(run.model)}")
+    if run.output_note:
+        lines.insert(-2, f"output    {run.output_note}")
     if run.world.size > 1:
         lines.append(f"world     {run.world.size} processes, {run.batch_size // run.world.size} images each")
     return "\n".join(wrap(line, indent=10) for line in lines)
