@@ -145,7 +145,8 @@ def conclude(run) -> None:
     click.echo(f"best epoch {best.epoch}: clean {_share(best.val_clean)}, robust {_share(best.val_robust)}")
     click.echo(wrap(f"by {run.selected_by}"))
     click.echo(f"{run.folder / 'ckpt.pt'}")
-    note(f"next: {attack_command(run)}", run.config.quiet)
+    if not run.config.quiet:
+        click.echo(f"next: {attack_command(run)}", err=True)  # in one line, to be copied
 
 
 def attack_command(run) -> str:

@@ -25,7 +25,7 @@ class NormalisationOptions:
     mean: str | None = option(
         None,
         "Mean to subtract in front of a network that does not do so itself, such as 0.49,0.48,0.45; a module:callable "
-        "sees [0, 1] pixels without it.",
+        "sees [0, 1] pixels without it. train also takes the word data, for the training images' own.",
         metavar="M,M,M",
     )
     std: str | None = option(None, "What to divide by likewise, such as 0.25,0.24,0.26.", metavar="S,S,S")

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from robustcls.core import plugins
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
-from robustcls.core.gradients import frozen
 from robustcls.core.losses import cross_entropy
-from robustcls.core.options import parse_batch_size, parse_numbers
+from robustcls.core.options import parse_batch_size
 from robustcls.core.records import Epoch
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel, parse_eps
@@ -32,11 +31,11 @@ from robustcls.runtime.device import (
     resolve_device,
     resolve_precision,
 )
-from robustcls.runtime.predict import classifier_of
 from robustcls.runtime.search import SearchTwin
 from robustcls.runtime.world import World
 from robustcls.training.averaging import Average, Ema, Swa
 from robustcls.training.config import TrainConfig
+from robustcls.training.ends import check_outputs, normalisation
 from robustcls.training.inner import InnerAttack
 from robustcls.training.meter import Meter
 from robustcls.training.optimizer import make_optimizer
@@ -305,43 +304,3 @@ class _Objective(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, attack: BoundAttack) -> Loss:
         return self.objective(self.model, x, y, attack)
-
-
-def normalisation(config: TrainConfig, pixels: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and std of each channel in front of the network: those asked for, else the data's, but none in front of a module
-    of the user's own: `module:callable` sees [0, 1] pixels, whether it is trained here or comes trained."""
-    channels = pixels.shape[1]
-    mean, std = (parse_numbers(text, name) for text, name in ((config.mean, "mean"), (config.std, "std")))
-    if mean is None and std is None and ":" not in config.arch:
-        return channel_statistics(pixels)
-    mean, std = mean or [0.0], std or [1.0]
-    return (mean * channels if len(mean) == 1 else mean), (std * channels if len(std) == 1 else std)
-
-
-def check_outputs(model: Classifier, train: Images) -> str:
-    """Which part of the network's output is taken for the logits, "" for all of it. Raises InputError unless there is one
-    for each class."""
-    x, _ = train.batch(slice(2))
-    fitted, said = classifier_of(model, x)
-    with frozen(fitted), torch.no_grad():
-        logits = fitted(x.cpu())
-    outputs = logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else None
-    if fitted is not model or outputs != len(train.classes):
-        found = "one logit" if fitted is not model else "no logits N,K" if outputs is None else f"{outputs} outputs"
-        raise InputError(
-            f"{model.arch} gives {found} for {len(train.classes)} classes, {train.classes[0]!r} first: its function is "
-            "called with the number of classes and must give one logit for each"
-        )
-    return said
-
-
-def channel_statistics(pixels: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of uint8 pixels N,C,H,W, on the [0, 1] scale."""
-    means, squares = [], []
-    for chunk in pixels.split(4096):
-        values = chunk.double() / 255
-        means.append(values.mean((2, 3)).sum(0))
-        squares.append(values.square().mean((2, 3)).sum(0))
-    mean = torch.stack(means).sum(0) / len(pixels)
-    variance = torch.stack(squares).sum(0) / len(pixels) - mean.square()
-    return mean.tolist(), variance.clamp_min(1e-8).sqrt().tolist()

@@ -205,8 +205,9 @@ def test_a_module_of_ones_own_sees_pixels_unless_asked_otherwise(cli, tmp_path):
     assert torch.equal(model(x), model.net(x))
     with pytest.raises(robustcls.InputError, match="asks to run 'colours:small'"):
         robustcls.load("my run/ckpt.pt")
-    typed = next(line for line in trained.err.split("\n") if line.startswith("next:"))
-    words = shlex.split(" ".join(trained.err[trained.err.index(typed) :].split()).removeprefix("next: robustcls "))
+    typed = trained.err.splitlines()[-1]
+    assert typed.startswith("next: robustcls attack ")
+    words = shlex.split(typed)[2:]
     result = cli(*words, "--attack", "noise", "--out", "e.json")
     assert result.status == 0, result.err
     assert "sees pixels in [0, 1]" in json.loads((tmp_path / "here" / "e.json").read_text())["model"]["note"]
@@ -214,6 +215,9 @@ def test_a_module_of_ones_own_sees_pixels_unless_asked_otherwise(cli, tmp_path):
     assert trained.status == 0, trained.err
     model = robustcls.load("other/ckpt.pt", arch="colours:small")
     assert torch.allclose(model(x), model.net((x - 0.5) / 0.25))
+    trained = cli("train", "--arch", "colours:small", *quick, "--mean", "data", "--std", "data", "--out", "third")
+    assert trained.status == 0, trained.err
+    assert 0.05 < robustcls.load("third/ckpt.pt", arch="colours:small").mean.mean() < 0.5
 
 
 def test_an_architecture_with_other_outputs_than_classes_is_refused(cli, tmp_path):
