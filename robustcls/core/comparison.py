@@ -72,11 +72,11 @@ def by_data(evaluation: Evaluation) -> list[Sample]:
         return evaluation.samples
     own = {output: number for number, output in reversed(list(enumerate(mapped.outputs)))}
 
-    def number(output: int) -> int:
-        return own.get(output, len(mapped.classes) + output)
+    def number(output: int | None) -> int | None:
+        return None if output is None else own.get(output, len(mapped.classes) + output)  # None: no answer
 
     return [
-        replace(s, label=number(s.label), clean=number(s.clean), adversarial=number(s.adversarial))
+        replace(s, label=own.get(s.label, s.label), clean=number(s.clean), adversarial=number(s.adversarial))
         for s in evaluation.samples
     ]
 

@@ -15,8 +15,8 @@ from robustcls.core import plugins, records
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
-from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.logits import unwrapped
+from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.provenance import commit, versions
 from robustcls.core.records import Accuracy, Evaluation, Sample, Threat
 from robustcls.core.threat import ThreatModel
