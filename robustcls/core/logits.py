@@ -64,26 +64,26 @@ class Logits(nn.Module):
         return logits.reshape(x.shape[0], -1)
 
 
-def as_classifier(model: nn.Module, two: Tensor) -> tuple[nn.Module, str]:
+def as_classifier(model: nn.Module, images: Tensor) -> tuple[nn.Module, str]:
     """The model where it gives logits N,K, else one around it that does; and what was taken, in a line, "" for nothing.
 
-    two: images 2,C,H,W on the model's device and in its precision, which are passed through. What gives no logits either
+    images: some, N,C,H,W on the model's device and in its precision, which are passed through. What gives no logits either
     way is handed back as it is: `check_logits` says why. Raises InputError.
     """
     with torch.no_grad(), frozen(model):
-        output = model(two.clone())
+        output = model(images.clone())
         part, logits = part_of(output), logits_of(output)
         if not part and (inner := getattr(model, "raw_output", None)) is not None:  # a Classifier took it already
-            part = part_of(inner(two.clone()))
+            part = part_of(inner(images.clone()))
     if not isinstance(logits, Tensor):
         return model, ""
     said = [f"logits taken from {part}"] if part else []
-    shape = tuple(logits.shape)
+    shape, n = tuple(logits.shape), len(images)
     trailing = len(shape) > 2 and set(shape[2:]) == {1}
-    if shape == (2,) or (len(shape) > 1 and shape[0] == 2 and logits.numel() == 2):
+    if shape == (n,) or (len(shape) > 1 and shape[0] == logits.numel() == n):
         said.append("its one logit speaks for class 1 of two, above 0 means class 1: logits -z/2 and z/2")
         return Logits(model, single=True), "; ".join(said)
-    if trailing and shape[0] == 2:
+    if trailing and shape[0] == n:
         said.append(f"output N,{','.join(map(str, shape[1:]))} is taken as N,{shape[1]}")
     elif logits.ndim != 2:
         return model, ""

@@ -24,10 +24,10 @@ def predict(model: nn.Module, x: Tensor, batch_size: int | Parts) -> Tensor:
 def classifier_of(model: nn.Module, images: Tensor) -> tuple[nn.Module, str]:
     """The model where it gives logits N,K, else one around it that does, and what was taken of its output, in a line.
 
-    images: N,C,H,W on any device, of which two are passed through. The model is left as it was.
+    images: N,C,H,W on any device, of which the first is passed through. The model is left as it was.
     """
     with uncompiled(), exact_fp32():
-        return as_classifier(model, images[[0, -1]].detach().to(device_of(model), dtype_of(model)))
+        return as_classifier(model, images[:1].detach().to(device_of(model), dtype_of(model)))
 
 
 def told(model: nn.Module, images: Tensor) -> nn.Module:
