@@ -36,9 +36,11 @@ def attack(
     from robustcls.core.progress import follow
     from robustcls.core.traits import traits_of
     from robustcls.runtime.device import resolve_batch_size
+    from robustcls.runtime.predict import told
     from robustcls.runtime.search import Counted
 
     check_images(images, labels, input_size_of(model))
+    model = told(model, images)
     function = plugins.load("attack", spec)
     device = device_of(model)
     size = resolve_batch_size(batch_size, images.shape[1:], device)

@@ -24,6 +24,7 @@ from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
 from robustcls.core.plugins import load, resolved
 from robustcls.core.progress import follow
+from robustcls.runtime.predict import told
 
 
 def explain(
@@ -49,6 +50,7 @@ def explain(
     function = load("attribution", method)
     takes = signature(function.func).parameters  # type: ignore[attr-defined]
     check_images(images, input_size=input_size_of(model))
+    model = told(model, images)
     for given in (reference, background):
         if given is not None:
             check_images(given, input_size=images.shape[1:])
@@ -91,6 +93,7 @@ def note(model: nn.Module, images: Tensor, method: str = "integrated_gradients")
     if describe is None:
         return ""
     check_images(images, input_size=input_size_of(model))
+    model = told(model, images)
     with torch.inference_mode(False), frozen(model), input_kept(model):
         return describe(model, _placed(model, images[:1]), **resolved("attribution", method))
 

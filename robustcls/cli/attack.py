@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from robustcls.cli.console import note, percent, progress, table, wrap
-from robustcls.cli.options import build, config_option, options
+from robustcls.cli.options import MODEL_HELP, build, config_option, options
 from robustcls.cli.places import check_not_lost, name_of, overwrite_option
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stream
@@ -20,7 +20,7 @@ INCONCLUSIVE = 3  # an attack failed on an error of its own, so the number is no
     "--model",
     required=True,
     metavar="M",
-    help="Checkpoint, state dict (with --arch), module:callable, torchvision/NAME, timm/NAME or FILE.onnx.",
+    help=MODEL_HELP,
 )
 @click.option("--out", metavar="FILE.json", help="The evaluation.  [default: evaluation.json beside the checkpoint]")
 @click.option("--save-examples", metavar="FILE.npz", help="Also save the verified adversarial examples.")

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from robustcls.cli.console import note, table
-from robustcls.cli.options import build, config_option, options
+from robustcls.cli.options import MODEL_HELP, build, config_option, options
 from robustcls.cli.places import check_not_lost, name_of, overwrite_option
 from robustcls.core import plugins
 from robustcls.core.claims import claim
@@ -21,7 +21,7 @@ from robustcls.evaluation.config import METHODS, ExplainConfig
     "--model",
     required=True,
     metavar="M",
-    help="Checkpoint, state dict (with --arch), module:callable, torchvision/NAME, timm/NAME or FILE.onnx.",
+    help=MODEL_HELP,
 )
 @overwrite_option
 @config_option

@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
-from robustcls.cli.subject import Subject, check_classes, command_line
+from robustcls.cli.subject import Subject, command_line, fit, renumber
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size, parse_numbers
 from robustcls.core.records import Model
@@ -15,9 +15,8 @@ from robustcls.evaluation.config import AttackConfig
 from robustcls.evaluation.curve import choose_grid
 from robustcls.evaluation.engine import check_attacks
 from robustcls.evaluation.journal import Journal
-from robustcls.evaluation.judge import Judged, describe_model, judge, suite_attacks
-from robustcls.models.loading import LoadedModel, build_model, read_model
-from robustcls.runtime.device import resolve_device
+from robustcls.evaluation.judge import Judged, judge, suite_attacks
+from robustcls.models.loading import build_model, read_model
 from robustcls.runtime.world import World
 
 
@@ -34,35 +33,29 @@ class Task:
 
     attacks: list[str]
     eps_grid: Sequence[float]
-    surrogate: LoadedModel | None
-
-    @property
-    def surrogate_model(self) -> nn.Module | None:
-        return self.surrogate.model if self.surrogate else None
-
-    @property
-    def surrogate_record(self) -> Model | None:
-        loaded = self.surrogate
-        return describe_model(loaded.model, loaded.name, loaded.sha256) if loaded else None
+    surrogate: nn.Module | None
+    surrogate_record: Model | None
+    surrogate_labels: Tensor | None  # of the samples, as the surrogate numbers its outputs
 
 
 def set_task(subject: Subject, config: AttackConfig) -> Task:
     """Raises InputError for what the options ask and the model, or the threat, does not allow."""
-    surrogate = None
+    surrogate = record = labels = None
     if config.transfer_from:
-        surrogate = build_model(
+        loaded = build_model(
             read_model(config.transfer_from),
             arch=config.arch,
-            classes=subject.images.classes,
+            classes=subject.unmapped.classes,
             input_size=tuple(subject.images.pixels.shape[1:]),
             mean=parse_numbers(config.mean, "mean"),
             std=parse_numbers(config.std, "std"),
         )
-        subject.notes += [*surrogate.notes, *check_classes(surrogate, subject.images)]
-        surrogate.model.to(resolve_device(config.device))
+        mapped, record, said = fit(loaded, subject.unmapped, config)
+        surrogate, labels = loaded.model, renumber(subject.unmapped, mapped, record.classes).labels
+        subject.notes += said
     attacks = chosen_attacks(config, subject.threat.norm)
-    task = Task(attacks, choose_grid(config.eps_grid, subject.threat, attacks), surrogate)
-    check_attacks(task.attacks, subject.loaded.model, task.surrogate_model, subject.threat, task.eps_grid)
+    task = Task(attacks, choose_grid(config.eps_grid, subject.threat, attacks), surrogate, record, labels)
+    check_attacks(task.attacks, subject.loaded.model, task.surrogate, subject.threat, task.eps_grid)
     return task
 
 
@@ -78,7 +71,8 @@ def judge_subject(
 ) -> Judged:
     """Runs the attacks of the task, and the further self-checks given. Raises InputError."""
     x, y = subject.images.batch()
-    notes = (subject.data.note, config.data_note)
+    rule = subject.data.class_map.rule if subject.data.class_map else ""
+    notes = (subject.data.note, rule, config.data_note)
     judged = judge(
         subject.loaded.model,
         x,
@@ -96,8 +90,9 @@ def judge_subject(
         seed=config.seed,
         eps_grid=task.eps_grid,
         checks=checks,
-        surrogate=task.surrogate_model,
+        surrogate=task.surrogate,
         surrogate_record=task.surrogate_record,
+        surrogate_labels=task.surrogate_labels,
         journal=journal,
         world=world,
         command=command_line(),

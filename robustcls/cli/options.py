@@ -10,6 +10,10 @@ import click
 
 from robustcls.core.config import read_toml, resolve, union_parts
 
+MODEL_HELP = (
+    "Checkpoint, state dict (with --arch), torchvision/NAME, timm/NAME, FILE.onnx, or module:callable: a torch.nn.Module, "
+    "or a function without arguments that makes one, that sees [0, 1] pixels."
+)
 T = TypeVar("T")
 Command = Callable[..., Any]
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from robustcls.cli.console import note, progress
-from robustcls.cli.options import config_option, options
+from robustcls.cli.options import MODEL_HELP, config_option, options
 from robustcls.cli.places import check_not_lost, name_of, overwrite_option
 from robustcls.core import plugins
 from robustcls.core.claims import claim
@@ -28,7 +28,9 @@ RENDERING = {"quiet", "redact_names"}  # options that also hold where evaluation
 
 @click.command("report")
 @click.argument("files", nargs=-1, metavar="[FILE.json]...")
-@click.option("--model", "models", multiple=True, metavar="M", help="Model to attack and explain first; repeatable.")
+@click.option(
+    "--model", "models", multiple=True, metavar="M", help=f"Attacked and explained first; repeatable. {MODEL_HELP}"
+)
 @click.option("--out", metavar="FILE.html", help="The report.  [default: report.html beside the first model or file]")
 @click.option("--title", help="Title of the report.")
 @click.option("--policy", "policy_file", metavar="FILE.toml", help="Thresholds of the verdict; --min-... win over it.")
@@ -247,7 +249,9 @@ def measure(
     ]
     if files:  # hours before they are needed
         for subject in subjects:
-            files.check_model(subject.loaded.model, subject.images.batch(slice(1))[0])
+            files.numbered_as(subject.data.class_map).check_model(
+                subject.loaded.model, subject.images.batch(slice(1))[0]
+            )
     wanted = methods if config.examples or config.maps_n else ()
     carried = [carried_methods(subject, wanted, config.method, config.quiet) for subject in subjects]
     tasks = [set_task(subject, config) for subject in subjects]

@@ -1,13 +1,17 @@
 """The model and the samples that a command speaks of."""
 
+import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from robustcls.core import plugins, records
-from robustcls.core.classifier import check_images, input_size_of
+from robustcls.core.class_map import match_classes, read_listing
+from robustcls.core.classifier import check_images, input_size_of, sees
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size, parse_n, parse_numbers
 from robustcls.core.threat import ThreatModel, parse_eps
@@ -16,7 +20,7 @@ from robustcls.data.images import Images, without_files
 from robustcls.data.splits import SAMPLING_RULE, load_split, may_have_trained_on
 from robustcls.evaluation.config import SubjectOptions
 from robustcls.evaluation.judge import describe_model
-from robustcls.models.loading import LoadedModel, ModelSource, build_model, read_model
+from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, read_model
 from robustcls.runtime.device import resolve_device, resolve_precision
 from robustcls.training.record import read_training
 
@@ -24,12 +28,13 @@ from robustcls.training.record import read_training
 @dataclass
 class Subject:
     loaded: LoadedModel
-    images: Images  # the chosen samples, on the CPU
+    images: Images  # the chosen samples, on the CPU; labels are numbers of the model's outputs
     threat: ThreatModel
     data: records.Data
     model: records.Model
     training: records.Training | None
     notes: list[str]
+    unmapped: Images  # the same samples, with the numbers and the names that the data gives their classes
 
 
 def load_subject(spec: str, config: SubjectOptions, n: int | str, attacks: Sequence[str]) -> Subject:
@@ -68,23 +73,52 @@ def load_subject(spec: str, config: SubjectOptions, n: int | str, attacks: Seque
         mean=parse_numbers(config.mean, "mean"),
         std=parse_numbers(config.std, "std"),
     )
-    loaded.model.to(device)
-    notes = [*loaded.notes, *check_classes(loaded, images), *notes]
-    check_images(images.batch(slice(1))[0], input_size=input_size_of(loaded.model))
+    mapped, model, said = fit(loaded, images, config)
     whose = "" if config.data else f", from {Path(spec).name}" if source.meta else ", the default"
+    notes = [*said, *notes]
     notes.append(f"data {data_spec}{whose}, split {config.split}: {len(images)} of {images.available} samples")
     if images.note:
         notes.append(images.note)
     sampling = SAMPLING_RULE if len(images) < images.available else "all"
     data = records.Data(
         data_spec, config.split, len(images), images.sha256(), images.available, sampling, images.note,
-        list(images.skipped),
+        list(images.skipped), class_map=mapped,
     )  # fmt: skip
-    model = describe_model(loaded.model, loaded.name, loaded.sha256)
-    model.classes = model.classes or list(images.classes)
-    model.input_size = model.input_size or list(size)
     training = read_training(Path(spec), source.meta) if source.meta else None
-    return Subject(loaded, images, threat, data, model, training, notes)
+    return Subject(loaded, renumber(images, mapped, model.classes), threat, data, model, training, notes, images)
+
+
+def fit(
+    loaded: LoadedModel, images: Images, config: SubjectOptions
+) -> tuple[records.ClassMap | None, records.Model, list[str]]:
+    """Puts the model on its device and its outputs beside the classes of the data: how they were mapped (None where they
+    are the same), the model's record, and what is said of both.
+
+    Raises InputError where a class of the data is no output of the model.
+    """
+    loaded.model.to(resolve_device(config.device))
+    x, _ = images.batch(slice(2))
+    listing = read_listing(config.classes, images.classes) if config.classes else None
+    if loaded.classes and listing is None:  # of what is wrong this says most, and needs no pass through the model
+        match_classes(images.classes, loaded.classes, len(loaded.classes), model=loaded.name)
+    check_images(x[:1], input_size=input_size_of(loaded.model))
+    found, taken = fit_to_data(loaded, x, images.classes, listing)
+    model = describe_model(loaded.model, loaded.name, loaded.sha256)
+    model.classes = list(found.names)
+    model.input_size = model.input_size or list(x.shape[1:])
+    model.note = "; ".join(filter(None, (taken, sees(loaded.model))))
+    mapped = records.ClassMap(list(images.classes), list(found.outputs), found.rule) if found.rule else None
+    said = [*loaded.notes, f"model {loaded.name} {sees(loaded.model)}"]
+    said += [f"{loaded.name}: {line}" for line in (taken, found.rule) if line]
+    return mapped, model, said
+
+
+def renumber(images: Images, mapped: records.ClassMap | None, names: Sequence[str]) -> Images:
+    """The images with the numbers of the model's outputs for labels, and its names for classes."""
+    if mapped is None:
+        return images
+    outputs = torch.tensor(mapped.outputs, device=images.labels.device)
+    return dataclasses.replace(images, labels=outputs[images.labels], classes=tuple(names))
 
 
 def default_out(spec: str, name: str) -> Path:
@@ -109,14 +143,3 @@ def _threat(source: ModelSource, config: SubjectOptions) -> tuple[ThreatModel, l
         raise InputError(f"norm {norm} has no radius here: give --eps, such as --eps 0.5")
     threat = ThreatModel(norm, parse_eps(config.eps) if config.eps is not None else known["eps"])
     return threat, [f"threat {threat}, {whose}" if config.eps is None else f"threat {threat}"]
-
-
-def check_classes(loaded: LoadedModel, images: Images) -> list[str]:
-    """A note where class names differ. Raises InputError where their number does."""
-    have, want = list(loaded.classes), list(images.classes)
-    if have and len(have) != len(want):
-        raise InputError(
-            f"{loaded.name} knows {len(have)} classes ({', '.join(have[:3])} ...), the data has {len(want)} "
-            f"({', '.join(want[:3])} ...): name the data that it was trained on with --data"
-        )
-    return [f"class names differ: {have[0]} ... and {want[0]} ..."] if have and have != want else []

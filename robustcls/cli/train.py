@@ -1,5 +1,6 @@
 """`robustcls train`."""
 
+import shlex
 import time
 from collections.abc import Container, Mapping
 from contextlib import nullcontext
@@ -136,7 +137,9 @@ def work(
         except Interrupted:
             progress.close()
             if world.first:
-                click.echo(f"interrupted and saved; go on with: robustcls train --resume {folder}", err=True)
+                click.echo(
+                    f"interrupted and saved; go on with: robustcls train --resume {shlex.quote(str(folder))}", err=True
+                )
             return 130
     if world.first:
         conclude(run)
@@ -174,7 +177,14 @@ def conclude(run) -> None:
     click.echo(f"best epoch {best.epoch}: clean {_share(best.val_clean)}, robust {robust}")
     click.echo(wrap(f"by {run.selected_by}"))
     click.echo(f"{run.folder / 'ckpt.pt'}")
-    note(f"next: robustcls attack --model {run.folder / 'ckpt.pt'}", run.config.quiet)
+    if not run.config.quiet:
+        click.echo(f"next: {attack_command(run)}", err=True)  # in one line, to be copied
+
+
+def attack_command(run) -> str:
+    """The command that judges what was trained, as a shell takes it."""
+    words = ["robustcls", "attack", "--model", str(run.folder / "ckpt.pt")]
+    return shlex.join([*words, "--arch", run.config.arch] if ":" in run.config.arch else words)
 
 
 def estimate(run, remark: str = "") -> str:
@@ -218,6 +228,7 @@ def configure(flags: Mapping[str, Any], file: Mapping[str, Any]) -> TrainConfig:
 
 def describe(run, remark: str = "") -> str:
     """The header of a run. remark: what was made of the recipe."""
+    from robustcls.core.classifier import sees
     from robustcls.runtime.device import describe_device
 
     config, size = run.config, "x".join(map(str, run.model.input_size))
@@ -237,6 +248,9 @@ def describe(run, remark: str = "") -> str:
         lines.insert(2, f"init      {run.init_note}")
     if remark:
         lines.insert(-2, f"recipe    {remark}")
+    lines.insert(-2, f"input     {config.arch} {sees(run.model)}")
+    if run.output_note:
+        lines.insert(-2, f"output    {run.output_note}")
     if run.world.size > 1:
         lines.append(f"world     {run.world.size} processes, {run.batch_size // run.world.size} images each")
     return "\n".join(wrap(line, indent=10) for line in lines)

@@ -1,11 +1,13 @@
 """An image classifier: pixels in [0, 1] to logits."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robustcls.core.errors import InputError
+from robustcls.core.logits import logits_of
 
 
 class Classifier(nn.Module):
@@ -43,7 +45,27 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        return logits_of(self.raw_output(x))
+
+    def raw_output(self, x: Tensor) -> Any:
+        """What the network gives, which may be a mapping, a tuple or an object that holds the logits."""
         return self.net((x - self.mean) / self.std)
+
+    @property
+    def normalises(self) -> bool:
+        """Whether anything is done to the pixels before the network sees them."""
+        return bool((self.mean != 0).any() or (self.std != 1).any())
+
+
+def sees(model: nn.Module) -> str:
+    """What the network inside a model is shown, in a line: pixels, or pixels behind which normalisation."""
+    inner = getattr(model, "model", model)  # of a wrapper
+    if not (isinstance(inner, Classifier) and inner.normalises):
+        return "sees pixels in [0, 1], no normalisation in front"
+    mean, std = (
+        ",".join(f"{value:.3g}" for value in values.flatten().tolist()[:4]) for values in (inner.mean, inner.std)
+    )
+    return f"sees (pixels - mean) / std: mean {mean}, std {std}"
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from robustcls.core.records import Evaluation, Sample
@@ -52,11 +52,39 @@ def find_mismatch(evaluations: Sequence[Evaluation]) -> str:
             return f"the threat models differ ({ours} and {theirs})"
         if _attacks(first) != _attacks(other):
             return "the attacks or their options differ"
-        if [(one.index, one.label) for one in first.samples] != [(one.index, one.label) for one in other.samples]:
+        if not _same_samples(first, other):
             return "the sample indices or labels differ"
         if not first.samples:
             return "the evaluations hold no samples to pair"
     return ""
+
+
+def _same_samples(first: Evaluation, second: Evaluation) -> bool:
+    ours, theirs = ([(sample.index, sample.label) for sample in by_data(one)] for one in (first, second))
+    return ours == theirs
+
+
+def by_data(evaluation: Evaluation) -> list[Sample]:
+    """The samples with labels and predictions as the data numbers its classes, whatever the model's outputs are; outputs
+    that are no class of the data are numbered behind."""
+    mapped = evaluation.data.class_map
+    if mapped is None:
+        return evaluation.samples
+    own = {output: number for number, output in reversed(list(enumerate(mapped.outputs)))}
+
+    def number(output: int | None) -> int | None:
+        return None if output is None else own.get(output, len(mapped.classes) + output)  # None: no answer
+
+    return [
+        replace(s, label=own.get(s.label, s.label), clean=number(s.clean), adversarial=number(s.adversarial))
+        for s in evaluation.samples
+    ]
+
+
+def data_class(evaluation: Evaluation, label: int) -> str:
+    """The name of a class as the data numbers it."""
+    names = evaluation.data.class_map.classes if evaluation.data.class_map else evaluation.model.classes
+    return names[label] if 0 <= label < len(names) else f"class {label}"
 
 
 def was_right(sample: Sample) -> bool:

@@ -19,6 +19,19 @@ class DataOptions:
 
 
 @dataclass(kw_only=True)
+class NormalisationOptions:
+    """What is put in front of a network that is not ours. Without it a module of the user's own sees [0, 1] pixels."""
+
+    mean: str | None = option(
+        None,
+        "Mean to subtract in front of a network that does not do so itself, such as 0.49,0.48,0.45; a module:callable "
+        "sees [0, 1] pixels without it. train also takes the word data, for the training images' own.",
+        metavar="M,M,M",
+    )
+    std: str | None = option(None, "What to divide by likewise, such as 0.25,0.24,0.26.", metavar="S,S,S")
+
+
+@dataclass(kw_only=True)
 class ThreatOptions:
     norm: Literal["linf", "l2", "l1"] | None = option(
         None, "Norm of the perturbation.  [default: the checkpoint's, else the data set's]"

@@ -275,9 +275,11 @@ def _worst_class(evaluation: Evaluation, threshold: float) -> tuple[str, str]:
     reason = judge_one(worst, "the worst")[1]
     if worst not in by_status[status]:  # a class of few samples, whose interval reaches further
         reason += "; " + judge_one(worst_class(by_status[status]), "another")[1]
-    empty = len(set(range(len(names))) - {one.label for one in counts})
+    mapped = evaluation.data.class_map
+    expected = set(mapped.outputs) if mapped else set(range(len(names)))  # a model may know more classes than the data
+    empty = len(expected - {one.label for one in counts})
     if empty and status == PASS:
-        return INCONCLUSIVE, f"robust accuracy of {empty} of {len(names)} classes was not measured: no samples"
+        return INCONCLUSIVE, f"robust accuracy of {empty} of {len(expected)} classes was not measured: no samples"
     corrected = f"; the intervals hold for all {len(counts)} classes together (Bonferroni)" if len(counts) > 1 else ""
     return status, reason + corrected
 

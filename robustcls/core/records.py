@@ -36,6 +36,16 @@ class Model:
     parameters: int = 0
     input_size: list[int] = field(default_factory=list)  # C, H, W
     classes: list[str] = field(default_factory=list)
+    note: str = ""  # what was taken of its output, and what it sees of the pixels; since it is kept, may be empty
+
+
+@dataclass
+class ClassMap:
+    """Which output of the model each class of the data is; labels of samples are numbers of outputs."""
+
+    classes: list[str]  # of the data, in its own order
+    outputs: list[int]
+    rule: str  # how they were mapped, or what was assumed
 
 
 @dataclass
@@ -45,11 +55,12 @@ class Data:
     name: str
     split: str
     n: int
-    sha256: str  # of the pixels and labels that were used
+    sha256: str  # of the pixels and the data's own labels that were used
     available: int = 0  # how many the split holds
     sampling: str = ""  # the rule by which n of them were chosen
     note: str = ""  # what a reader must know about them, such as skipped files
     skipped: list[str] = field(default_factory=list)  # files that could not be read, by their names in the folder
+    class_map: ClassMap | None = None  # None where the model's classes are the data's; later than earlier evaluations
 
 
 @dataclass

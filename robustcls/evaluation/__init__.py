@@ -26,8 +26,9 @@ def evaluate(
 ) -> "Evaluation":
     """Clean and robust accuracy of a model under a cascade of attacks; robust accuracy is an upper bound.
 
-    model: any nn.Module on [0, 1] pixels, on any device and in any mode; it is left exactly as it was. images: float
-    N,C,H,W in [0, 1]. labels: N. suite: `fast` (the default), or attacks: specs such as `pgd(steps=20)`, run in order on
+    model: any nn.Module on [0, 1] pixels, on any device and in any mode; it is left exactly as it was. Where it gives
+    a mapping, a tuple, an object with `.logits`, or one logit for two classes, a warning says which part was used. images:
+    float N,C,H,W in [0, 1]. labels: N. suite: `fast` (the default), or attacks: specs such as `pgd(steps=20)`, run in order on
     the samples that are still right; with `alone` each meets every sample. Raises InputError.
     """
     from robustcls.core.errors import InputError
@@ -44,5 +45,7 @@ def evaluate(
         kind=kind, batch_size=batch_size, precision=precision, alone=alone, seed=seed,
     )  # fmt: skip
     if name:
-        judged.evaluation.model = describe_model(model, name, num_classes=judged.outcome.num_classes)
+        judged.evaluation.model = describe_model(
+            model, name, num_classes=judged.outcome.num_classes, note=judged.evaluation.model.note
+        )
     return judged.evaluation

@@ -5,16 +5,24 @@ from typing import Literal
 
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
-from robustcls.core.options import CompileOption, DataOptions, RuntimeOptions, ThreatOptions
+from robustcls.core.options import CompileOption, DataOptions, NormalisationOptions, RuntimeOptions, ThreatOptions
 
 
 @dataclass(kw_only=True)
-class SubjectOptions(DataOptions, ThreatOptions, RuntimeOptions):
+class SubjectOptions(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptions):
     """Which model on which samples."""
 
-    arch: str | None = option(None, "Architecture of a state dict, such as vgg16(width=0.25).", metavar="SPEC")
-    mean: str | None = option(None, "Normalisation of foreign weights, such as 0.49,0.48,0.45.", metavar="M,M,M")
-    std: str | None = option(None, "The same, such as 0.25,0.24,0.26.", metavar="S,S,S")
+    arch: str | None = option(
+        None,
+        "Architecture of a state dict, such as vgg16(width=0.25), or a module:callable of your own.",
+        metavar="SPEC",
+    )
+    classes: str | None = option(
+        None,
+        "Which of the model's outputs each class of the data is: lines folder=output, or the names of all outputs in "
+        "order, one a line.  [default: by name]",
+        metavar="FILE",
+    )
     split: Literal["train", "val", "test"] = option("test", "Which samples.")
     redact_names: bool = option(False, "Keep the names of image files out of everything that is written.")
 

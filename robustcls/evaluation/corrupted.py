@@ -1,7 +1,7 @@
 """Accuracy under common corruptions (Hendrycks and Dietterich 2019, arXiv:1903.12261)."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
 from robustcls.core.progress import follow
-from robustcls.core.records import Accuracy, Corruption, Corruptions
+from robustcls.core.records import Accuracy, ClassMap, Corruption, Corruptions
 from robustcls.core.seeds import mix
 from robustcls.corruptions.severity import LARGE, SEVERITIES, is_large
 from robustcls.evaluation.judge import Judged
@@ -39,7 +39,7 @@ def measure_corruptions(
     files like those of CIFAR-10-C, whose own labels count. The model is left as it was. progress: shown on stderr.
     Raises InputError for images that corruptions are not defined for, and for files that do not fit.
     """
-    files = read_published(published) if published else None
+    files = read_published(published).numbered_as(judged.evaluation.data.class_map) if published else None
     at = spaced(judged.y, n)
     x, y = judged.x[at].float(), judged.y[at]
     names = plugins.names("corruption")
@@ -62,7 +62,7 @@ def measure_corruptions(
             f"clean: {len(at)} of the {len(judged.y)} judged samples, evenly spaced, which need not be the same pictures"
         )
         source = f"published files in {files.folder.resolve().name}"
-        note = "class k of the files is taken for class k of the model"
+        note = "class k of the files is taken for class k of the data"
     else:
         rule = f"{len(at)} of {len(judged.y)} judged samples, evenly spaced; every corrupted image rounded to 8 bits"
         source = "made here by the published definitions (Hendrycks and Dietterich 2019)"
@@ -89,10 +89,15 @@ class Published:
     folder: Path
     images: dict[str, np.ndarray]  # by corruption; read where they are looked at
     labels: np.ndarray  # 5 M
+    outputs: Sequence[int] | None = None  # of the model, for each class; None where the numbers are the same
 
     @property
     def each(self) -> int:
         return len(self.labels) // len(SEVERITIES)
+
+    def numbered_as(self, mapped: ClassMap | None) -> "Published":
+        """The same files for a model whose outputs the classes of the data were mapped to."""
+        return replace(self, outputs=mapped.outputs if mapped else None)
 
     def take(self, name: str, severity: int, n: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of at most n images of a severity, evenly spaced, as float N,3,H,W in [0, 1], with their labels."""
@@ -100,7 +105,8 @@ class Published:
         labels = torch.from_numpy(self.labels[first : first + self.each].astype(np.int64))
         for rows in (spaced(labels, n) + first).split(CHUNK):
             images = torch.from_numpy(self.images[name][rows.numpy()]).permute(0, 3, 1, 2).float() / 255
-            yield images.contiguous(), torch.from_numpy(self.labels[rows.numpy()].astype(np.int64))
+            own = torch.from_numpy(self.labels[rows.numpy()].astype(np.int64))
+            yield images.contiguous(), own if self.outputs is None else torch.tensor(self.outputs)[own]
 
     def check_model(self, model: nn.Module, images: Tensor) -> None:
         """As `check`, for a model and N,C,H,W of the images that it is judged on."""
@@ -116,9 +122,10 @@ class Published:
                 "name files made of the same data set"
             )
         classes = int(self.labels.max()) + 1
-        if classes != num_classes:
+        expected = num_classes if self.outputs is None else len(self.outputs)
+        if classes != expected:
             raise InputError(
-                f"{self.folder}: labels of {classes} classes, but the model has {num_classes}: "
+                f"{self.folder}: labels of {classes} classes, but the model has {expected}: "
                 "name files made of the same data set"
             )
 

@@ -17,6 +17,7 @@ from robustcls.core.traits import traits_of
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.evaluation.nearest import nearest
+from robustcls.evaluation.shown import normalised_twice
 
 ZERO_GRADIENTS = 0.05  # share of samples
 RANDOM = 1e-4  # share of the largest logit
@@ -47,6 +48,7 @@ def run_checks(model: nn.Module, x: Tensor, y: Tensor, *, handed_in: torch.devic
     return [
         _zero_gradients(model, x, y),
         _softmax_output(logits),
+        normalised_twice(model, x),
         _random_output(model, x, logits, again),
         _device(model, handed_in or x.device),
     ]
@@ -174,6 +176,8 @@ def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Check:
 
 def _softmax_output(logits: Tensor) -> Check:
     looks = (logits.min() >= 0) & ((logits.sum(1) - 1).abs() < 1e-4).all()
+    if logits.shape[1] == 2:  # or one logit z for two classes, -z/2 and z/2, that a sigmoid has made a probability
+        looks |= (logits.sum(1) == 0).all() & (logits[:, 1] >= 0).all() & (logits[:, 1] <= 0.5).all()
     return judge_measure(
         "softmax_output",
         float(looks),

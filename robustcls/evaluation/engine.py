@@ -34,7 +34,8 @@ class Engine:
     """Attacks samples of x (N,C,H,W in [0, 1], CPU) with labels y; the model, and the surrogate, must be frozen.
 
     index: N whole numbers that name the samples, on which with the seed their random numbers depend, and not on the batch
-    or on other samples; their places unless given. surrogate: where given, examples are crafted on it.
+    or on other samples; their places unless given. surrogate: where given, examples are crafted on it. surrogate_y: its
+    labels of the samples, where it numbers the classes in another way.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Engine:
         seed: int = 0,
         index: Tensor | None = None,
         surrogate: nn.Module | None = None,
+        surrogate_y: Tensor | None = None,
         journal: Journal | None = None,
         world: World | None = None,
     ) -> None:
@@ -59,6 +61,7 @@ class Engine:
         # N,K on the clean images; first, for it finds what memory holds.
         self.logits = predict(self.judge, x, self.parts)
         self.crafts_elsewhere = surrogate is not None
+        self.crafted_y = y if surrogate_y is None else surrogate_y
         self.earlier_seconds = 0.0  # of batches that the journal knew
         self.exact = exact = (
             self.judge if surrogate is None else Counted(surrogate)
@@ -144,7 +147,7 @@ class Engine:
     def _attack_part(self, attack, indices: Tensor, threat: ThreatModel, stream, start: Tensor | None) -> Found:
         began, counted, last = time.perf_counter(), self._counts(), self.searches[-1]
         not_finite = last.not_finite  # an overflow in low precision is no fault of the model, and fp32 comes after it
-        x, y = self.x[indices].to(self.device), self.y[indices].to(self.device)
+        x, y = self.x[indices].to(self.device), self.crafted_y[indices].to(self.device)
         found = None
         # Of a nearest example the distance counts too, which low precision blurs.
         for search in self.searches[-1:] if traits_of(attack).minimum_norm else self.searches:

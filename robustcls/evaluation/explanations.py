@@ -29,7 +29,7 @@ from robustcls.core.records import Check, Explanations, Likeness, MethodMeasures
 from robustcls.core.seeds import mix
 from robustcls.evaluation.judge import Judged
 from robustcls.evaluation.spacing import spaced
-from robustcls.runtime.predict import predict
+from robustcls.runtime.predict import predict, told
 from robustcls.runtime.search import make_search_model
 
 MARK = 0.01  # a gap in completeness beyond this marks a map
@@ -95,6 +95,7 @@ def explain_metrics(
     quality and checks. Raises InputError.
     """
     check_images(images, input_size=input_size_of(model))
+    model = told(model, images)
     if target is None:
         with frozen(model):
             target = predict_labels(predict(model, images, 128)).clamp_min(0)  # of no class: left out below

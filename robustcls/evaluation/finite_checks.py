@@ -134,7 +134,7 @@ def _look(engine: Engine, images: Tensor, met: Tensor) -> _Seen:
     model = engine.exact
 
     def look(rows: Tensor) -> Tensor:
-        x, y = images[rows].to(engine.device), engine.y[rows].to(engine.device)
+        x, y = images[rows].to(engine.device), engine.crafted_y[rows].to(engine.device)
         odd = moves = torch.zeros_like(y, dtype=torch.bool)
         for loss in (cross_entropy, dlr):
             moves = moves | (input_gradient(model, x, y, loss) != 0).flatten(1).any(1)

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from robustcls.core import plugins, records
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
+from robustcls.core.logits import unwrapped
 from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.provenance import commit, versions
 from robustcls.core.records import Accuracy, Evaluation, Sample, Threat
@@ -27,6 +29,7 @@ from robustcls.evaluation.engine import Engine, check_attacks
 from robustcls.evaluation.finite_checks import check_attempts, check_finite, check_gradients
 from robustcls.evaluation.journal import Journal
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
+from robustcls.runtime.predict import classifier_of, told
 from robustcls.runtime.search import Counted
 from robustcls.runtime.world import World
 
@@ -68,6 +71,7 @@ def judge(
     checks: Sequence[AttackCheck] = (),
     surrogate: nn.Module | None = None,
     surrogate_record: records.Model | None = None,
+    surrogate_labels: Tensor | None = None,
     journal: Journal | None = None,
     world: World | None = None,
     command: str = "robustcls.evaluate",
@@ -77,8 +81,8 @@ def judge(
     """Runs the cascade, the self-checks and the security curve; `evaluate` says more.
 
     index: position of each image in its split; on it and on the seed alone its random numbers depend. checks:
-    self-checks beyond the usual ones, such as ATTACK_CHECKS. surrogate: examples are crafted on it. journal: keeps what
-    is done.
+    self-checks beyond the usual ones, such as ATTACK_CHECKS. surrogate: examples are crafted on it. surrogate_labels: N,
+    as it numbers the classes. journal: keeps what is done.
     """
     started, began = datetime.now(UTC), time.perf_counter()
     check_images(images, labels, input_size_of(model))
@@ -86,6 +90,9 @@ def judge(
         raise InputError("no attack was named: give --attack or --suite")
     check_attacks(attacks, model, surrogate, threat, eps_grid)
     device = device_of(model)
+    model, taken = classifier_of(model, images)
+    if taken and model_record is None:
+        warnings.warn(f"{type(unwrapped(model)).__name__}: {taken}", stacklevel=3)
     # bf16 first and fp32 again on what stands takes longer than fp32 alone, unless the model is hardly robust.
     precision = resolve_precision("fp32" if precision == "auto" else precision, device)
     size = resolve_batch_size(batch_size, images.shape[1:], device)
@@ -96,11 +103,12 @@ def judge(
         with torch.no_grad():
             logits = Counted(model)(x[:1].to(device))
             check_logits(logits, y)
-        model_record = model_record or describe_model(model, num_classes=logits.shape[1])
+        model_record = model_record or describe_model(model, num_classes=logits.shape[1], note=taken)
         if surrogate is not None:
+            surrogate = told(surrogate, images)
             surrogate_record = surrogate_record or describe_model(surrogate, num_classes=logits.shape[1])
             with torch.no_grad():
-                check_logits(Counted(surrogate)(x[:1].to(device)), y)
+                check_logits(Counted(surrogate)(x[:1].to(device)), y if surrogate_labels is None else surrogate_labels)
         data_record = data_record or records.Data(
             "tensors", "given", len(y), _hash_tensors(x, y), len(y), "as handed in"
         )
@@ -108,7 +116,7 @@ def judge(
         engine = Engine(
             model, x, y,
             batch_size=size, precision=precision, compiled=compiled, seed=seed, index=index, surrogate=surrogate,
-            journal=journal, world=world,
+            surrogate_y=surrogate_labels, journal=journal, world=world,
         )  # fmt: skip
         if (predict_labels(engine.logits) == NO_ANSWER).all():
             raise InputError(
@@ -116,7 +124,8 @@ def judge(
             )
         if journal is not None:
             journal.open({
-                "model": [model_record.name, model_record.sha256], "data": data_record.sha256, "threat": str(threat),
+                "model": [model_record.name, model_record.sha256], "data": data_record.sha256,
+                "outputs": data_record.class_map.outputs if data_record.class_map else [], "threat": str(threat),
                 "attacks": list(attacks), "each alone": alone, "batch size": size, "precision": precision, "seed": seed,
                 "compiled": compiled, "radii": list(eps_grid), "versions": versions(),
                 "surrogate": [surrogate_record.name, surrogate_record.sha256] if surrogate_record else [],
@@ -164,8 +173,11 @@ def judge(
     return Judged(evaluation, x, y, outcome)
 
 
-def describe_model(model: nn.Module, name: str = "", sha256: str = "", num_classes: int = 0) -> records.Model:
+def describe_model(
+    model: nn.Module, name: str = "", sha256: str = "", num_classes: int = 0, note: str = ""
+) -> records.Model:
     """The record of a model: its own class names and input size where it says them, and a hash of its weights."""
+    model = unwrapped(model)
     classes = getattr(model, "classes", None)
     if not isinstance(classes, (tuple, list)) or not classes:
         classes = [str(number) for number in range(num_classes)]
@@ -176,6 +188,7 @@ def describe_model(model: nn.Module, name: str = "", sha256: str = "", num_class
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         input_size=list(input_size_of(model) or ()),
         classes=[str(label) for label in classes],
+        note=note,
     )
 
 

@@ -3,11 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustcls.core.classifier import Classifier
+    from torch import nn
 
 
-def load(path: Any) -> "Classifier":
-    """The classifier of a checkpoint: pixels in [0, 1], N,C,H,W, to logits N,K; in eval mode. Raises InputError."""
+def load(spec: Any, **options: Any) -> "nn.Module":
+    """Whatever --model takes, as a model on pixels in [0, 1], N,C,H,W, to logits N,K; in eval mode.
+
+    spec: a checkpoint of ours; a state dict of others, with arch and input_size; `torchvision/NAME`, `timm/NAME`,
+    `FILE.onnx`, `module:callable`. options: arch, classes, input_size, mean, std. A checkpoint whose architecture is code,
+    such as `mylab.nets:net`, needs arch="mylab.nets:net": naming it is to trust it. Raises InputError.
+    """
     from robustcls.models import loading
 
-    return loading.load(path)
+    return loading.load(spec, **options)

@@ -94,19 +94,3 @@ def load_weights(net: nn.Module, state: Mapping[str, Tensor], name: str) -> None
             f"{name} has a weight {surplus!r} that --arch lacks: is it the architecture it was trained with?"
         )
     net.load_state_dict({key: state[key] for key in wanted})
-
-
-def state_dict_of(content: Any, name: str) -> dict[str, Tensor]:
-    """The state dict inside a foreign file: at the top or under state_dict, model or net; `module.` prefixes removed."""
-    for _ in range(3):
-        inner = next((content[key] for key in ("state_dict", "model", "net") if _holds(content, key)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise InputError(f"{name} holds no state dict, neither at its top nor under state_dict, model or net")
-    return {str(key).removeprefix("module."): tensor for key, tensor in content.items()}
-
-
-def _holds(content: Any, key: str) -> bool:
-    return isinstance(content, Mapping) and isinstance(content.get(key), Mapping)

@@ -2,20 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from robustcls.core import plugins
+from robustcls.core.class_map import ClassMap, Listing, match_classes
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.files import sha256
-from robustcls.models.checkpoint import build, is_checkpoint, load_weights, restore, state_dict_of
-from robustcls.models.heads import LINEAR
+from robustcls.core.gradients import frozen
+from robustcls.models.checkpoint import build, is_checkpoint, load_weights, restore
+from robustcls.models.foreign import find_weights, holds_tensors, is_counter
+from robustcls.models.heads import head_of
 from robustcls.models.onnx import hash_onnx, load_onnx
 from robustcls.models.weights import read_file
 from robustcls.models.zoo import is_zoo, load_pretrained
+from robustcls.runtime.predict import classifier_of, predict
 
 
 @dataclass
@@ -35,16 +40,39 @@ class LoadedModel:
     model: nn.Module
     name: str
     sha256: str = ""
-    classes: Sequence[str] = ()  # empty where it does not say
+    classes: Sequence[str] = ()  # its own names; empty where it does not say
     notes: list[str] = field(default_factory=list)  # what was assumed
 
 
-def load(path: str | Path) -> Classifier:
-    """The classifier of a checkpoint of ours: pixels in [0, 1] to logits, in eval mode. Raises InputError."""
-    content = read_file(path)
-    if not is_checkpoint(content):
-        raise InputError(f"{path} is not a checkpoint of robustcls: foreign weights go with --model and --arch")
-    return restore(content, str(path))[0]
+def load(
+    spec: str | Path,
+    *,
+    arch: str | None = None,
+    classes: Sequence[str] = (),
+    input_size: Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> nn.Module:
+    """Whatever --model takes, as a model on pixels in [0, 1], N,C,H,W, that gives logits N,K; in eval mode.
+
+    spec: a checkpoint of ours, whose classifier knows the rest; a state dict, which needs arch and input_size;
+    `torchvision/NAME`, `timm/NAME`; `FILE.onnx`; `module:callable`. arch: the architecture, such as `vgg16(width=0.25)`. A
+    checkpoint whose architecture is code, `mylab.nets:net`, runs that code only where arch names it, too. classes: names
+    of the outputs, in order. input_size: (C, H, W). mean, std: put in front of foreign weights, or of the module. Raises
+    InputError.
+    """
+    source = read_model(str(spec))
+    ours = source.content is not None and is_checkpoint(source.content)
+    if input_size is None and not ours and (arch or mean or std) and not is_zoo(source.spec):
+        raise InputError(f"{spec} does not say which images it takes: give input_size, such as input_size=(3, 32, 32)")
+    size = input_size or (3, 224, 224)  # where an ONNX file leaves it open
+    loaded = build_model(source, arch=arch, classes=classes, input_size=size, mean=mean, std=std)
+    if isinstance(loaded.model, Classifier) and classes and not loaded.classes:
+        known = getattr(loaded.model, "classes", ())
+        if known and len(known) != len(classes):
+            raise InputError(f"{spec} gives {len(known)} outputs, {len(classes)} classes were named: name each output")
+        loaded.model.classes = tuple(classes)
+    return loaded.model.eval()
 
 
 def read_model(spec: str) -> ModelSource:
@@ -72,7 +100,8 @@ def build_model(
 ) -> LoadedModel:
     """The model of a source. A state dict takes arch (a spec), and classes and input_size (C, H, W) from the data.
 
-    mean, std: the normalisation that foreign weights were trained with; none is assumed, and said, without them.
+    mean, std: the normalisation that foreign weights were trained with, put in front of a state dict, an ONNX file or a
+    module of the user's own; none is assumed, and said, without them. Raises InputError.
     """
     normalisation = {"mean": mean or (0.0,), "std": std or (1.0,)}
     name = Path(source.spec).name
@@ -80,24 +109,82 @@ def build_model(
     notes = [] if mean or std else [note]
     if source.spec.endswith(".onnx"):
         model = load_onnx(source.spec, classes=classes, input_size=input_size, **normalisation)
-        return LoadedModel(model, name, source.sha256, model.classes, notes + _unused(name, arch=arch))
+        return LoadedModel(model, name, source.sha256, (), notes + _unused(name, arch=arch))
     if is_zoo(source.spec):
         model, file = load_pretrained(source.spec)
         notes = _unused(source.spec, arch=arch, mean=mean, std=std)
         return LoadedModel(model, source.spec, sha256(file), model.classes, notes)
     if source.content is None:
-        return _from_callable(source.spec)
+        return _from_callable(source.spec, input_size, mean, std)
     if is_checkpoint(source.content):
         model, _ = restore(source.content, source.spec, trusted=arch)
         name = "/".join(Path(source.spec).parts[-2:])  # all runs call it ckpt.pt: the folder tells them apart
         notes = _unused(name, arch=None if arch == model.arch else arch, mean=mean, std=std)
         return LoadedModel(model, name, source.sha256, model.classes, notes)
-    state = state_dict_of(source.content, source.spec)
+    if not holds_tensors(source.content):
+        raise InputError(f"{source.spec} holds no state dict, neither at its top nor inside: save model.state_dict()")
     if arch is None:
         raise InputError(f"{source.spec} is a state dict without its architecture: name it with --arch, such as vgg16")
-    model = build(arch, classes=classes, input_size=input_size, head=LINEAR, **normalisation)
-    load_weights(model.net, state, source.spec)
-    return LoadedModel(model.eval(), name, source.sha256, model.classes, notes)
+    model, said = build_from(source.content, name, arch, classes, input_size, mean, std)
+    return LoadedModel(model, name, source.sha256, (), (said if model.normalises else said + notes))
+
+
+def build_from(
+    content: Any,
+    name: str,
+    arch: str,
+    classes: Sequence[str],
+    input_size: Sequence[int],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> tuple[Classifier, list[str]]:
+    """The classifier of foreign weights, with as many outputs as they have, and what was chosen among what the file holds.
+
+    The normalisation is the one given, else one that the file keeps beside the weights. Raises InputError.
+    """
+    make = partial(build, arch, input_size=input_size, mean=mean or (0.0,), std=std or (1.0,))
+    model = make(classes=classes or _numbered(10))
+    found = find_weights(content, model.net.state_dict(), name)
+    outputs = _outputs_of(model, found.state)
+    if outputs is not None and outputs != len(model.classes):
+        model = make(classes=_numbered(outputs))
+    own = model.net.state_dict()
+    load_weights(model.net, {**{key: own[key] for key in own if is_counter(key)}, **found.state}, name)
+    if found.mean is not None and found.std is not None:
+        if mean or std:
+            found.notes.append(f"{name}: the mean and std that it keeps are left out for --mean and --std")
+        elif len(found.mean) in (1, input_size[0]):
+            model.mean, model.std = (model.mean.new_tensor(one).view(1, -1, 1, 1) for one in (found.mean, found.std))
+            found.notes.append(f"{name}: the mean and std that it keeps beside its weights are put in front")
+    return model.eval(), found.notes
+
+
+def fit_to_data(
+    loaded: LoadedModel, images: Tensor, classes: Sequence[str], listing: Listing | None = None
+) -> tuple[ClassMap, str]:
+    """Which output each class of the data is, and what was taken of the model's output, "" where it gives logits.
+
+    A model that gives something else is put inside one that gives logits. images: some of the data, N,C,H,W. classes: the
+    data's names. listing: of --classes. Raises InputError where a class has no output.
+    """
+    loaded.model, said = classifier_of(loaded.model, images)
+    with frozen(loaded.model):
+        outputs = predict(loaded.model, images[:2], 2).shape[1]
+    return match_classes(classes, loaded.classes, outputs, model=loaded.name, listing=listing), said
+
+
+def _outputs_of(model: Classifier, state: Mapping[str, Tensor]) -> int | None:
+    """How many outputs the head of these weights has; None where the architecture has no such head."""
+    try:
+        head, _ = head_of(model.net, len(model.classes))
+    except InputError:
+        return None
+    weight = state.get(f"{head}.weight" if head else "weight")
+    return None if weight is None or not weight.ndim else len(weight)
+
+
+def _numbered(count: int) -> list[str]:
+    return [str(number) for number in range(count)]
 
 
 def _unused(name: str, **options: Any) -> list[str]:
@@ -105,7 +192,9 @@ def _unused(name: str, **options: Any) -> list[str]:
     return [f"{name} knows its own: {given} not used"] if given else []
 
 
-def _from_callable(spec: str) -> LoadedModel:
+def _from_callable(
+    spec: str, input_size: Sequence[int], mean: Sequence[float] | None, std: Sequence[float] | None
+) -> LoadedModel:
     module, _, attribute = spec.partition(":")
     try:
         model = plugins.import_dotted("model", module, attribute)
@@ -118,4 +207,11 @@ def _from_callable(spec: str) -> LoadedModel:
         raise InputError(f"model {spec} failed: {reason}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"model {spec} gave {type(model).__name__}: it must return a torch.nn.Module on [0, 1] pixels")
-    return LoadedModel(model, spec, classes=tuple(getattr(model, "classes", ())))
+    classes = getattr(model, "classes", ())
+    if not isinstance(classes, (tuple, list)) or not all(isinstance(name, str) for name in classes):
+        classes = ()  # other people's modules may mean something else by it
+    if mean or std:
+        model = Classifier(
+            model, classes=classes, input_size=input_size, mean=mean or (0.0,), std=std or (1.0,), arch=spec
+        )
+    return LoadedModel(model, spec, classes=tuple(classes))

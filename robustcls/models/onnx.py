@@ -68,16 +68,14 @@ def load_onnx(
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
 ) -> Classifier:
-    """The classifier of an ONNX file; classes, and what the file leaves open of its input size, are the data's.
+    """The classifier of an ONNX file; what it leaves open of its input size is the data's, and so are the classes where
+    there are as many as outputs: a file has no names for them.
 
     mean, std: the normalisation that the file expects to have been done. Raises InputError.
     """
     net = OnnxNet(path)
     if net.num_classes not in (None, len(classes)):
-        raise InputError(
-            f"{path} gives {net.num_classes} logits, the data has {len(classes)} classes: "
-            "name the data that it was trained on with --data"
-        )
+        classes = [str(number) for number in range(net.num_classes or 0)]
     size = net.input_size(input_size)
     return Classifier(net, classes=classes, input_size=size, mean=mean, std=std, arch="onnx").eval()
 

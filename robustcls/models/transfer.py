@@ -1,15 +1,18 @@
 """Training that begins from somebody's weights (Yosinski et al. 2014, arXiv:1411.1792)."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from robustcls.core.class_map import match_classes
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
-from robustcls.models.checkpoint import is_checkpoint, state_dict_of
-from robustcls.models.heads import head_of
+from robustcls.models.checkpoint import is_checkpoint
+from robustcls.models.foreign import Weights, find_weights
+from robustcls.models.heads import Head, head_of
 from robustcls.models.weights import read_file
 from robustcls.models.zoo import is_zoo, load_pretrained
 
@@ -23,9 +26,12 @@ def initialise(model: Classifier, init: str) -> str:
     a .safetensors. A head of another shape stays as it is. Call it before anything copies the model. Raises InputError
     where fewer than half of the backbone's tensors fit.
     """
-    state, mean, std = _read_imagenet(model.arch) if init == IMAGENET else _read(init)
     wanted = model.net.state_dict()
-    head, _ = head_of(model.net, len(model.classes))
+    read = _read_imagenet(model.arch) if init == IMAGENET else _read(init, wanted)
+    state = dict(read.state)
+    head, module = head_of(model.net, len(model.classes))
+    last = f"{head}.{len(module) - 1}" if isinstance(module, Head) else head
+    about_head = _order_head(model, init, state, read.classes, [key for key in wanted if _is_in(last, key)])
     fits = {key for key, tensor in wanted.items() if key in state and state[key].shape == tensor.shape}
     backbone = [key for key in wanted if not _is_in(head, key)]
     misfits = [key for key in backbone if key not in fits]
@@ -39,12 +45,13 @@ def initialise(model: Classifier, init: str) -> str:
     new_head = any(_is_in(head, key) and key not in fits for key in wanted)
     taken = [key for key in fits if not (new_head and _is_in(head, key))]  # half a head is none
     model.net.load_state_dict({key: state[key] for key in taken}, strict=False)
-    _normalise_as(model, mean, std)
+    _normalise_as(model, read.mean or (), read.std or ())
     left = [key for key in state if key not in wanted and not _is_in(head, key)]
     said = [f"{len(taken)} of {len(wanted)} tensors taken"]
     said += [f"{len(misfits)} of the backbone not, such as {misfits[0]}"] if misfits else []
     said += [f"{len(left)} without a place here, such as {left[0]}"] if left else []
-    return f"{init}: {', '.join(said)}, {'new head' if new_head else 'with its head'}"
+    whose = f"new head{about_head}" if new_head else f"with its head{about_head}"
+    return "; ".join([f"{init}: {', '.join(said)}, {whose}", *read.notes])
 
 
 def freeze(model: Classifier, what: str) -> list[nn.Module]:
@@ -114,24 +121,51 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
-Weights = tuple[Mapping[str, Tensor], Sequence[float], Sequence[float]]  # state dict, mean, std; empty where unknown
+@dataclass
+class Initial(Weights):
+    """Weights to begin from. classes: the names of their outputs; empty where unknown."""
+
+    classes: Sequence[str] = ()
 
 
-def _read_imagenet(arch: str) -> Weights:
+def _read_imagenet(arch: str) -> Initial:
     if not is_zoo(arch):
         raise InputError(f"{arch} has no ImageNet weights: take a torchvision/ or timm/ architecture, or give a file")
     pretrained, _ = load_pretrained(arch)
-    return pretrained.net.state_dict(), pretrained.mean.flatten().tolist(), pretrained.std.flatten().tolist()
+    mean, std = pretrained.mean.flatten().tolist(), pretrained.std.flatten().tolist()
+    return Initial(pretrained.net.state_dict(), [], mean, std, pretrained.classes)
 
 
-def _read(path: str) -> Weights:
+def _read(path: str, wanted: Mapping[str, Tensor]) -> Initial:
     content = read_file(path)
     if not is_checkpoint(content):
-        return state_dict_of(content, Path(path).name), (), ()
+        return Initial(**vars(find_weights(content, wanted, Path(path).name)))
     try:
-        return content["state_dict"], content["mean"], content["std"]
+        return Initial(content["state_dict"], [], content["mean"], content["std"], content["classes"])
     except KeyError as error:
         raise InputError(f"{path} lacks {error}: it is damaged or of another version") from None
+
+
+def _order_head(
+    model: Classifier, init: str, state: dict[str, Tensor], known: Sequence[str], layer: Sequence[str]
+) -> str:
+    """Puts the rows of the last layer in the order of the model's classes, in place, or takes them out where the classes
+    are others; says which. layer: the names of its tensors."""
+    count = len(model.classes)
+    rows = [key for key in layer if key in state and state[key].ndim and len(state[key]) == count]
+    if not rows or list(known) == list(model.classes):
+        return ""
+    try:
+        found = match_classes(model.classes, known, count, model=init)
+    except InputError:
+        for key in rows:
+            del state[key]
+        return f", since its classes are others ({known[0]} ...)" if known else ", since its classes are not known"
+    if not found.moves_labels:
+        return "" if known else ", its outputs taken in the data's order"
+    for key in rows:
+        state[key] = state[key][list(found.outputs)]
+    return ", its rows put in the order of the data's classes"
 
 
 def _normalise_as(model: Classifier, mean: Sequence[float], std: Sequence[float]) -> None:

@@ -1,15 +1,33 @@
 """Files of weights, read so that nothing in them runs."""
 
+import argparse
+import pathlib
 import pickle
+import re
 import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
 from robustcls.core.errors import InputError
+
+# What trainings write beside the weights, and that does nothing when it is made: values, with names or without.
+HARMLESS: tuple[Any, ...] = (
+    argparse.Namespace,
+    *(
+        (pathlib.PureWindowsPath if "Windows" in kind else pathlib.PurePosixPath, f"{module}.{kind}")
+        for module in ("pathlib", "pathlib._local")  # as Python 3.13 calls it
+        for kind in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
+    ),
+    numpy.dtype,
+    *(type(numpy.dtype(kind)) for kind in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")),
+    *((numpy.float64().__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+)
+CONVERT = "in a session that trusts it, torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
 
 
 def read_file(path: str | Path) -> Any:
@@ -20,7 +38,7 @@ def read_file(path: str | Path) -> Any:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(list(HARMLESS)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes the unpickler raise
         raise InputError(f"cannot read {path}: {_why_unread(path, error)}") from None
@@ -30,12 +48,19 @@ def _why_unread(path: Path, error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.strerror}: give a checkpoint or a state dict"
     with open(path, "rb") as file:
-        head = file.read(2)
+        head, rest = file.read(2), file.read(62)
+    if (head + rest).startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the file: git lfs pull"
     if head[:1] != b"\x80" and head != b"PK":
         return f"it is {'not a PyTorch file' if head else 'empty'}: give a checkpoint or a state dict"
     whole = head != b"PK" or zipfile.is_zipfile(path)
     if whole and (isinstance(error, pickle.UnpicklingError) or "TorchScript" in str(error)):
-        return "it holds more than tensors and is not loaded, since it could run code: save model.state_dict()"
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f" ({found[1]})" if found else ""
+        return (
+            f"it holds more than tensors{what} and is not loaded, since it could run code: save model.state_dict(), or "
+            f"{CONVERT}"
+        )
     return "it is truncated or damaged: copy or save it again"
 
 

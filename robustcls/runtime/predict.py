@@ -1,12 +1,16 @@
 """Logits of many images."""
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
-from robustcls.core.classifier import device_of
+from robustcls.core.classifier import device_of, dtype_of
+from robustcls.core.logits import as_classifier
 from robustcls.core.progress import Bar
+from robustcls.runtime.device import exact_fp32
 from robustcls.runtime.memory import Parts
-from robustcls.runtime.search import Counted
+from robustcls.runtime.search import Counted, uncompiled
 
 
 @torch.no_grad()
@@ -21,3 +25,20 @@ def predict(model: nn.Module, x: Tensor, batch_size: int | Parts, *, label: str 
             found.append(logits)
             bar.advance(len(logits))
     return torch.cat(found)
+
+
+def classifier_of(model: nn.Module, images: Tensor) -> tuple[nn.Module, str]:
+    """The model where it gives logits N,K, else one around it that does, and what was taken of its output, in a line.
+
+    images: N,C,H,W on any device, of which the first is passed through. The model is left as it was.
+    """
+    with uncompiled(), exact_fp32():
+        return as_classifier(model, images[:1].detach().to(device_of(model), dtype_of(model)))
+
+
+def told(model: nn.Module, images: Tensor) -> nn.Module:
+    """As `classifier_of`, with a warning that says what was taken where the model gives something else than logits."""
+    fitted, taken = classifier_of(model, images)
+    if fitted is not model:
+        warnings.warn(f"{type(model).__name__}: {taken}", stacklevel=3)
+    return fitted

@@ -5,15 +5,27 @@ from typing import Literal
 
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
-from robustcls.core.options import CompileOption, DataOptions, RuntimeOptions, ThreatOptions, parse_batch_size
+from robustcls.core.options import (
+    CompileOption,
+    DataOptions,
+    NormalisationOptions,
+    RuntimeOptions,
+    ThreatOptions,
+    parse_batch_size,
+)
 
 LEAST = {"epochs": 1, "val_n": 1, "limit_train": 1, "accumulate": 1, "patience": 0, "save_every": 1, "track_images": 0}
 BELOW = {"momentum": 1, "ema": 1, "swa": 1}  # exclusive bounds; the others have none
 
 
 @dataclass(kw_only=True)
-class TrainConfig(DataOptions, ThreatOptions, RuntimeOptions, CompileOption):
-    arch: str = option("vgg16", "Architecture, such as vgg16(width=0.25) or torchvision/resnet18.", metavar="SPEC")
+class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptions, CompileOption):
+    arch: str = option(
+        "vgg16",
+        "Architecture, such as vgg16(width=0.25) or torchvision/resnet18, behind the data's mean and std; or "
+        "module:callable, (num_classes, input_size) to a module on [0, 1] pixels.",
+        metavar="SPEC",
+    )
     init: str | None = option(None, "First weights: imagenet (the zoo's own), or a file of weights.", metavar="PATH")
     head: str = option("linear", "Layers that give the logits: linear, or such as 512-relu-K.", metavar="LAYERS")
     freeze: str = option("none", "Weights that stay as they are: none, backbone, or the first N layers.", metavar="N")

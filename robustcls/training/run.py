@@ -36,6 +36,7 @@ from robustcls.runtime.search import SearchTwin
 from robustcls.runtime.world import World
 from robustcls.training.averaging import Average, Ema, Swa
 from robustcls.training.config import TrainConfig
+from robustcls.training.ends import check_outputs, normalisation
 from robustcls.training.inner import InnerAttack
 from robustcls.training.meter import Meter
 from robustcls.training.optimizer import make_optimizer
@@ -83,9 +84,12 @@ class Run:
         )
 
         torch.manual_seed(config.seed)
-        mean, std = channel_statistics(train.pixels)
+        mean, std = normalisation(config, train.pixels)
         model = build(config.arch, classes=train.classes, input_size=size, mean=mean, std=std, head=config.head)
+        self.output_note = "" if resumed else check_outputs(model, train)
         self.init_note = initialise(model, config.init) if config.init and not resumed else ""
+        if config.mean or config.std:  # what was asked for wins over what the weights were trained with
+            model.mean, model.std = (model.mean.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
         self.model: Classifier = model.to(self.device).to(memory_format=torch.channels_last)
         self.still = freeze(self.model, config.freeze)
         self.twin = SearchTwin(self.model, self.precision)
@@ -318,15 +322,3 @@ def load_val_attack(config: TrainConfig) -> Callable[..., Tensor] | None:
             f"--val-attack {config.val_attack} keeps the label, so it says nothing of accuracy: give pgd(steps=10)"
         )
     return attack
-
-
-def channel_statistics(pixels: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of uint8 pixels N,C,H,W, on the [0, 1] scale."""
-    means, squares = [], []
-    for chunk in pixels.split(4096):
-        values = chunk.double() / 255
-        means.append(values.mean((2, 3)).sum(0))
-        squares.append(values.square().mean((2, 3)).sum(0))
-    mean = torch.stack(means).sum(0) / len(pixels)
-    variance = torch.stack(squares).sum(0) / len(pixels) - mean.square()
-    return mean.tolist(), variance.clamp_min(1e-8).sqrt().tolist()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,13 @@ def restore_state(run: "Run", content: dict[str, Any]) -> None:
             f"the training or validation images of {run.config.data} are not those that {run.folder} began with: "
             "put them back, or begin a new run"
         )
+    began = list(content.get("classes", ()))
+    if began != list(run.model.classes):
+        first = next(pair for pair in zip_longest(began, run.model.classes) if pair[0] != pair[1])
+        raise InputError(
+            f"the classes of {run.config.data} are not those that {run.folder} began with: {first[1]!r} is where {first[0]!r} "
+            "was: name them as they were, or begin a new run"
+        )
     try:
         _restore(run, content)
     except (KeyError, TypeError, AttributeError) as error:
@@ -82,7 +90,7 @@ def _restore(run: "Run", content: dict[str, Any]) -> None:
 def as_it_was(run: "Run") -> Iterator[None]:
     """At the end the run is what it was before, whatever it was trained on inside."""
     model = {"state_dict": run.model.net.state_dict(), "mean": run.model.mean.flatten(), "std": run.model.std.flatten()}
-    content = copy.deepcopy(state_of(run) | model)
+    content = copy.deepcopy(state_of(run) | model | {"classes": run.model.classes})
     try:
         yield
     finally:

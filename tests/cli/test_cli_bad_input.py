@@ -23,7 +23,7 @@ BAD = {
     "truncated checkpoint": (model("{home}/truncated.pt"), "truncated or damaged"),
     "pickle": (model("{home}/evil.pt"), "could run code"),
     "folder as checkpoint": (model("{home}/pgd"), "Is a directory"),
-    "checkpoint for other classes": (model("{home}/two.pt"), "knows 2 classes (a, b ...), the data has 10"),
+    "checkpoint for other classes": (model("{home}/two.pt"), "knows 2 classes (a, b), the data has 10"),
     "checkpoint for other images": (model("{home}/pgd/ckpt.pt", "--data", "digits"), "the model takes 1x8x8"),
     "checkpoint for colour": (model("{home}/colour.pt", "--data", "digits(size=8)"), "the model takes 3x8x8"),
     "checkpoint of pictures": (model("{home}/pgd/ckpt.pt", "--data", "folder:{home}/images"), "the data has 2"),

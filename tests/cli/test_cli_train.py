@@ -165,7 +165,7 @@ def fake_run(**options):
     return SimpleNamespace(
         config=config, model=torch.nn.Linear(2000, 20000), train=Sized(training, 1281167), val=range(50000),
         threat="linf:0.0156863", batch_size=4096, device=torch.device("cpu"), precision="bf16", folder="runs/x",
-        num_batches=10, epoch=0, batch=0, images_per_batch=4096, images_seen=0, init_note="", world=World(),
+        num_batches=10, epoch=0, batch=0, images_per_batch=4096, images_seen=0, init_note="", output_note="", world=World(),
     )  # fmt: skip
 
 
@@ -184,7 +184,7 @@ def test_the_widest_description_fits():
     lines = describe(run).splitlines()
     assert max(map(len, lines)) <= 80
     starts = [line.split()[0] for line in lines if not line.startswith(" ")]
-    assert starts == ["data", "model", "training", "device", "folder"]
+    assert starts == ["data", "model", "training", "input", "device", "folder"]
     assert all(line.startswith(" " * 10) for line in lines if line.startswith(" "))
     assert "2000 validation images" in describe(run)
 

@@ -211,7 +211,7 @@ VALUES = {
     "weight_decay": 0.01, "schedule": "cosine", "clip": 2.0, "accumulate": 4, "augment": "cutmix+cutout", "ema": 0.9,
     "swa": 0.7, "limit_train": 1234, "val_n": 321, "val_attack": "pgd(steps=3)", "patience": 6,
     "on_collapse": "rollback", "save_every": 50, "compile": True, "cuda_graphs": True, "deterministic": True,
-    "minutes": 2.5,
+    "minutes": 2.5, "mean": "0.4,0.5,0.6", "std": "0.2",
     "track": ("tensorboard", "wandb(mode='offline')"), "track_images": 3, "out": "a folder",
 }  # fmt: skip
 

@@ -141,7 +141,7 @@ LIGHT = [
     "robustcls.attacks",
     "robustcls.cli.main",
 ]
-HEAVY_CORE = {"classifier", "draws", "gradients", "hyperplane", "losses"}
+HEAVY_CORE = {"classifier", "draws", "gradients", "hyperplane", "logits", "losses"}
 
 
 def test_light_modules_do_not_import_torch():

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 from sample_records import tiny_evaluation
 
-from robustcls.core.comparison import ClassCounts, count_classes, pair, worst_class
-from robustcls.core.records import Evaluation, Sample
+from robustcls.core.comparison import ClassCounts, by_data, count_classes, data_class, find_mismatch, pair, worst_class
+from robustcls.core.records import ClassMap, Evaluation, Sample
 
 
 def evaluation(*kinds: tuple[int, int, int]) -> Evaluation:
@@ -45,3 +45,21 @@ def test_a_pair_counts_who_alone_is_right():
     assert (clean.p, robust.p) == (1, 1)
     losing = pair(first, evaluation(*[(0, 0, 1)] * 10))[1]
     assert (losing.only_first, losing.p) == (6, pytest.approx(2 / 2**6))
+
+
+def mapped(outputs, kinds, names):
+    one = evaluation(*kinds)
+    data = dataclasses.replace(one.data, class_map=ClassMap(["a", "b"], outputs, "by name"))
+    return dataclasses.replace(one, data=data, model=dataclasses.replace(one.model, classes=names))
+
+
+def test_models_that_number_the_classes_in_another_way_are_paired_by_the_datas_own():
+    first = mapped([1, 0], [(1, 1, 1), (0, 0, 1), (0, 1, 1)], ["b", "a"])
+    second = mapped([5, 3], [(5, 5, 3), (3, 3, 3), (3, 7, None)], list("stubva"))
+    assert find_mismatch([first, second]) == ""
+    assert [one.label for one in by_data(second)] == [0, 1, 1]
+    assert [one.adversarial for one in by_data(second)] == [1, 1, None]  # no answer
+    assert count_classes(by_data(first)) == [ClassCounts(0, 1, 1, 1), ClassCounts(1, 2, 1, 0)]
+    assert [data_class(second, label) for label in (0, 1)] == ["a", "b"]
+    other = mapped([3, 5], [(5, 5, 3), (3, 3, 3), (3, 7, 7)], list("stubva"))
+    assert find_mismatch([first, other]) == "the sample indices or labels differ"

@@ -16,7 +16,7 @@ from robustcls.evaluation.judge import judge
 from robustcls.reporting.sections.diagnostics import EXPECTED
 
 LINF = ThreatModel("linf", 0.15)
-IDS = {"zero_gradients", "softmax_output", "random_output", "device"}
+IDS = {"zero_gradients", "softmax_output", "random_output", "normalised_twice", "device"}
 STRONG = ["apgd_ce(steps=20)", "apgd_t(steps=20, targets=3)"]
 
 

@@ -270,7 +270,7 @@ def test_an_attack_may_give_doubles():
         ({"batch_size": 0}, "batch-size"),
         ({"precision": "int8"}, "give auto, fp32, bf16 or fp16"),
         ({"model": nn.Flatten(0)}, "must give logits"),
-        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(192, 1))}, "two classes or more"),
+        ({"model": nn.Sequential(nn.Conv2d(3, 2, 3))}, "two classes or more"),
     ],
 )
 def test_wrong_input_is_named_in_one_line(changes, message):

@@ -7,7 +7,7 @@ from functools import partial
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from robustcls.core.comparison import ClassCounts, count_classes, held
+from robustcls.core.comparison import ClassCounts, by_data, count_classes, data_class, held
 from robustcls.core.statistics import paired_difference, wilson
 from robustcls.reporting.context import Context
 from robustcls.reporting.figures import INK, SERIES, draw, shorten
@@ -128,13 +128,16 @@ def _pairs(context: Context, model: int) -> Markup | None:
 
 
 def _pair(context: Context) -> Markup:
-    everyone = [count_classes(evaluation.samples) for evaluation in context.evaluations]
+    everyone = [count_classes(by_data(evaluation)) for evaluation in context.evaluations]
     rows = []
     for i, first in enumerate(everyone[0]):
-        row: list[Markup | str] = [context.class_name(0, first.label), derived("class n", first.total, ",d")]
+        row: list[Markup | str] = [
+            data_class(context.evaluations[0], first.label),
+            derived("class n", first.total, ",d"),
+        ]
         row += [derived("class robust", some[i].robust / some[i].total, ".1%") for some in everyone]
         ours, theirs = (
-            [held(sample) for sample in context.evaluations[model].samples if sample.label == first.label]
+            [held(sample) for sample in by_data(context.evaluations[model]) if sample.label == first.label]
             for model in (0, len(everyone) - 1)
         )
         difference, (low, high) = paired_difference(ours, theirs)

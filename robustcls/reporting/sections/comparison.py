@@ -5,7 +5,7 @@ from functools import partial
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from robustcls.core.comparison import ClassCounts, count_classes, held, pair
+from robustcls.core.comparison import ClassCounts, by_data, count_classes, data_class, held, pair
 from robustcls.core.records import Evaluation, MinimumNorm
 from robustcls.core.statistics import paired_difference
 from robustcls.reporting.context import Context
@@ -161,7 +161,7 @@ def _agreement(context: Context) -> Markup:
 
 def _classes(context: Context) -> tuple[Markup, str]:
     """The figure of robust accuracy by class, and what it leaves out."""
-    everyone = [count_classes(evaluation.samples) for evaluation in context.evaluations]
+    everyone = [count_classes(by_data(evaluation)) for evaluation in context.evaluations]
     by_class = list(zip(*everyone, strict=True))
     by_class.sort(key=lambda rows: (_gain(rows), rows[0].label))
     left_out = len(by_class) - DRAWN
@@ -169,7 +169,8 @@ def _classes(context: Context) -> tuple[Markup, str]:
         by_class = by_class[: DRAWN // 2] + by_class[-DRAWN // 2 :]
     title = "Robust accuracy by class, model by model"
     described = "; ".join(
-        f"{context.class_name(0, rows[0].label)}: " + ", ".join(f"{row.robust / row.total:.0%}" for row in rows)
+        f"{data_class(context.evaluations[0], rows[0].label)}: "
+        + ", ".join(f"{row.robust / row.total:.0%}" for row in rows)
         for rows in by_class
     )
     height = 1.3 + 0.26 * len(by_class)
@@ -191,13 +192,13 @@ def _class_table(context: Context, by_class: list[tuple[ClassCounts, ...]]) -> M
     for rows in reversed(by_class):
         label = rows[0].label
         ours, theirs = (
-            [held(sample) for sample in context.evaluations[model].samples if sample.label == label]
+            [held(sample) for sample in by_data(context.evaluations[model]) if sample.label == label]
             for model in (0, len(rows) - 1)
         )
         difference, (low, high) = paired_difference(ours, theirs)
         cells.append(
             [
-                context.class_name(0, label),
+                data_class(context.evaluations[0], label),
                 derived("class n", rows[0].total, ",d"),
                 *(derived("class robust", row.robust / row.total, ".1%") for row in rows),
                 points("class difference", difference),
@@ -220,7 +221,9 @@ def _paint(context: Context, by_class: list[tuple[ClassCounts, ...]], axes: Axes
         axes.plot([min(shares), max(shares)], [place, place], color=SERIES[0], linewidth=1.2, alpha=0.5 * faint)
         for model, share in enumerate(shares):
             axes.plot([share], [place], "os^v"[model % 4], color=SERIES[model % 4], markersize=6, alpha=faint)
-    axes.set_yticks(range(len(by_class)), [shorten(context.class_name(0, rows[0].label)) for rows in by_class])
+    axes.set_yticks(
+        range(len(by_class)), [shorten(data_class(context.evaluations[0], rows[0].label)) for rows in by_class]
+    )
     axes.set_ylim(-0.7, len(by_class) - 0.3)
     axes.set_xlim(-3, 103)
     axes.set_xlabel("robust accuracy in %")

@@ -27,6 +27,10 @@ EXPECTED = {
         "Probabilities in place of logits, which make gradients vanish.",
         "whether the outputs are probabilities was not looked at",
     ),
+    "normalised_twice": Described(
+        "A network that normalises its input behind a normalisation, which costs accuracy.",
+        "whether the network normalises once more was not looked at",
+    ),
     "zero_gradients": Described(
         "Samples whose loss has no gradient, so that gradient attacks stand still.",
         "the share of samples without an input gradient was not measured",

@@ -1,0 +1,113 @@
+"""What a network gives, and the logits in it."""
+
+import copy
+from collections import OrderedDict
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+import robustcls
+from robustcls.core.classifier import Classifier
+from robustcls.core.errors import InputError
+from robustcls.core.logits import as_classifier
+from robustcls.core.threat import ThreatModel
+
+X = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+class Pair(NamedTuple):
+    scores: torch.Tensor
+    features: torch.Tensor
+
+
+class Net(nn.Module):
+    """A linear network whose logits are put into something."""
+
+    def __init__(self, form, outputs=3):
+        super().__init__()
+        torch.manual_seed(3)
+        self.form, self.layer = form, nn.Linear(16, outputs)
+        self.norm = nn.BatchNorm2d(1)
+
+    def forward(self, x):
+        return self.form(self.layer(self.norm(x).flatten(1)))
+
+
+FORMS = {
+    "mapping": (lambda z: {"features": z * 2, "logits": z}, "'logits' of a mapping"),
+    "ordered": (lambda z: OrderedDict(out=z, aux=z * 2), "'out' of a mapping"),
+    "only matrix": (lambda z: {"loss": z.sum(), "cls": z}, "'cls' of a mapping"),
+    "tuple": (lambda z: (z, z * 2), "first of 2 parts of a tuple"),
+    "list": (lambda z: [z], "first of 1 parts of a list"),
+    "named tuple": (lambda z: Pair(z, z), "first of 2 parts of a Pair"),
+    "loss before": (lambda z: (None, z), "first of 2 parts"),
+    "object": (lambda z: SimpleNamespace(logits=z, hidden=None), r"\.logits of SimpleNamespace"),
+    "trailing ones": (lambda z: z[:, :, None, None], "output N,3,1,1 is taken as N,3"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_part_with_the_logits_is_taken_and_said(form):
+    how, words = FORMS[form]
+    net, plain = Net(how), Net(lambda z: z).eval()
+    model, said = as_classifier(net, X[:2])
+    model.eval()
+    assert torch.equal(model(X), plain(X))
+    assert words.replace("\\", "") in said
+
+
+@pytest.mark.parametrize("form", [lambda z: z, lambda z: z[:, 0]], ids=["N,1", "N"])
+def test_one_logit_speaks_for_class_1_of_two(form):
+    net = Net(form, outputs=1).eval()
+    model, said = as_classifier(net, X[:2])
+    z = net(X).flatten()
+    assert torch.allclose(model(X).softmax(1)[:, 1], z.sigmoid())
+    assert torch.equal(model(X).argmax(1), (z > 0).long())
+    assert model(X[:1]).shape == (1, 2)
+    assert "class 1" in said
+
+
+def test_a_module_that_gives_logits_is_the_model_itself():
+    net = Net(lambda z: z)
+    assert as_classifier(net, X[:2]) == (net, "")
+
+
+def test_a_mapping_without_logits_is_refused():
+    with pytest.raises(InputError, match="a mapping with 'a', 'b': name the logits"):
+        as_classifier(Net(lambda z: {"a": z, "b": z}), X[:2])
+
+
+def test_a_classifier_takes_the_part_in_training_too():
+    model = Classifier(Net(FORMS["tuple"][0]), classes="abc", input_size=(1, 4, 4))
+    assert model.train()(X).shape == (6, 3)
+    fitted, said = as_classifier(model, X[:2])
+    assert fitted is model
+    assert "first of 2 parts" in said
+
+
+@pytest.mark.parametrize("form", ["mapping", "tuple", "object", "trailing ones"])
+def test_python_takes_such_modules_says_so_and_leaves_them_as_they_were(form):
+    how, words = FORMS[form]
+    net, plain = Net(how).train(), Net(lambda z: z).train()
+    before = copy.deepcopy(net.state_dict())
+    y = plain.eval()(X).argmax(1)
+    threat = ThreatModel("linf", 0.1)
+    with pytest.warns(UserWarning, match=words):
+        found = robustcls.evaluate(net, X, y, threat, attacks=["pgd(steps=3)"])
+    expected = robustcls.evaluate(plain, X, y, threat, attacks=["pgd(steps=3)"])
+    assert found.robust == expected.robust
+    assert found.model.name == "Net"
+    assert words.replace("\\", "") in found.model.note
+    with pytest.warns(UserWarning, match=words):
+        x_adv = robustcls.attack(net, X, y, threat, "pgd(steps=3)")
+    assert torch.equal(x_adv, robustcls.attack(plain, X, y, threat, "pgd(steps=3)"))
+    for method in ("saliency", "integrated_gradients", "deeplift"):
+        with pytest.warns(UserWarning, match=words):
+            maps = robustcls.explain(net, X, y, method)
+        assert torch.allclose(maps, robustcls.explain(plain, X, y, method), atol=1e-6)
+    assert net.training
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())

@@ -1,0 +1,207 @@
+"""Checkpoints as the tools that people use write them: every one gives the same network, or one line."""
+
+import argparse
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import robustcls
+from robustcls.core.errors import InputError
+from robustcls.models.checkpoint import build, save_checkpoint
+from robustcls.models.loading import build_model, read_model
+from robustcls.models.transfer import initialise
+
+ARCH, CLASSES, SIZE = "vgg11(width=0.05)", ("a", "b", "c"), (3, 8, 8)
+X = torch.rand(2, *SIZE, generator=torch.Generator().manual_seed(0))
+
+
+def net_of(classes=CLASSES, seed=5):
+    torch.manual_seed(seed)
+    return build(ARCH, classes=classes, input_size=SIZE).net.eval()
+
+
+NET = net_of()
+STATE = NET.state_dict()
+ZEROS = {key: torch.zeros_like(value) for key, value in STATE.items()}
+
+
+def under(prefix, state=STATE):
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+def averaged():
+    average = torch.optim.swa_utils.AveragedModel(NET)
+    average.update_parameters(NET)
+    return average.state_dict()
+
+
+LIGHTNING = {"epoch": 3, "pytorch-lightning_version": "2.5.0", "loops": {}, "optimizer_states": [], "callbacks": {}}
+FILES = {  # what is saved, and words of the note
+    "module": (under("module."), ""),
+    "compiled": (under("_orig_mod."), ""),
+    "both": (under("module._orig_mod."), ""),
+    "compiled inside": ({key.replace("0.", "0._orig_mod.", 1): value for key, value in STATE.items()}, ""),
+    "lightning": ({**LIGHTNING, "state_dict": under("model."), "hyper_parameters": {"lr": 0.1}}, ""),
+    "lightning, namespace": (
+        {**LIGHTNING, "state_dict": under("net."), "hyper_parameters": argparse.Namespace(lr=1, data=Path("/x"))}, "",
+    ),
+    "lightning with a metric": (
+        {"state_dict": {**under("backbone."), "acc.total": torch.ones(1), "loss.weight": torch.ones(3)}},
+        "2 tensors beside it not used",
+    ),
+    "averaged": (averaged(), "the average of the weights"),
+    "timm": ({"state_dict": ZEROS, "state_dict_ema": STATE, "args": argparse.Namespace(a=1), "metric": np.float64(0.9)},
+             "'state_dict_ema' is taken, not 'state_dict'"),
+    "torchvision": ({"model": ZEROS, "model_ema": averaged(), "optimizer": {"state": {0: {"step": torch.ones(1)}}}},
+                    "under 'model_ema' is taken, not 'model'"),
+    "ema in one": ({**under("model.", ZEROS), **under("model_ema.module.")}, "'model_ema.module.' is taken, not 'model.'"),
+    "model_state_dict": ({"model_state_dict": STATE, "optimizer_state_dict": {}, "loss": 0.1}, ""),
+    "params": ({"params": STATE}, ""),
+    "numpy": ({"net": STATE, "acc": np.float32(93.1)}, ""),
+    "half": ({key: value.half() if value.is_floating_point() else value for key, value in STATE.items()}, ""),
+    "profiled": ({**STATE, "total_ops": torch.ones(1), "0.total_params": torch.ones(1)}, ""),
+    "without counters": ({key: v for key, v in STATE.items() if not key.endswith("num_batches_tracked")}, ""),
+}  # fmt: skip
+
+
+def load(content, tmp_path, arch=ARCH, **options):
+    torch.save(content, tmp_path / "w.pt")
+    source = read_model(str(tmp_path / "w.pt"))
+    return build_model(source, arch=arch, classes=CLASSES, input_size=SIZE, **options)
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_the_weights_are_found(kind, tmp_path):
+    content, words = FILES[kind]
+    loaded = load(content, tmp_path, mean=[0.0])
+    torch.testing.assert_close(loaded.model(X), NET(X), atol=2e-3 if kind == "half" else 0, rtol=0)
+    assert (len(loaded.notes) > 0) == bool(words)
+    assert words in " ".join(loaded.notes)
+
+
+NORMALISED = {
+    "robustbench": {"state_dict": {**under("module."), "module.mu": torch.full((1, 3, 1, 1), 0.4),
+                                   "module.sigma": torch.full((1, 3, 1, 1), 0.2)}},
+    "madry": {"model": {**under("module.model."), **under("module.attacker.model."),
+                        "module.normalizer.new_mean": torch.full((3, 1, 1), 0.4),
+                        "module.normalizer.new_std": torch.full((3, 1, 1), 0.2)}},
+    "sequential": {**under("1."), "0.mean": torch.full((3,), 0.4), "0.std": torch.full((3,), 0.2)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NORMALISED)
+def test_a_normalisation_beside_the_weights_is_put_in_front_and_said(kind, tmp_path):
+    loaded = load(NORMALISED[kind], tmp_path)
+    torch.testing.assert_close(loaded.model(X), NET((X - 0.4) / 0.2))
+    assert "put in front" in loaded.notes[0]
+    assert not any("assumed to take [0, 1] pixels" in note for note in loaded.notes)
+    loaded = load(NORMALISED[kind], tmp_path, mean=[0.5], std=[0.5])
+    torch.testing.assert_close(loaded.model(X), NET((X - 0.5) / 0.5))
+    assert "left out for --mean and --std" in loaded.notes[0]
+
+
+def test_a_normalisation_of_the_architecture_stays_inside(tmp_path, monkeypatch):
+    class Own(nn.Module):
+        def __init__(self, classes, size):
+            super().__init__()
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(192, classes))
+            self.register_buffer("mean", torch.zeros(1))
+            self.register_buffer("std", torch.ones(1))
+
+        def forward(self, x):
+            return self.net((x - self.mean) / self.std)
+
+    monkeypatch.setitem(sys.modules, "own_normaliser", ModuleType("own_normaliser"))
+    sys.modules["own_normaliser"].net = Own
+    net = Own(3, SIZE)
+    net.mean.fill_(0.3)
+    loaded = load(
+        {f"model.{key}": value for key, value in net.state_dict().items()}, tmp_path, arch="own_normaliser:net"
+    )
+    assert torch.equal(loaded.model(X), net(X))
+    assert not loaded.model.normalises
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({f"encoder.layers.{key}x": value for key, value in STATE.items()}, r"with the prefix 'encoder\.layers\.'"),
+        (
+            {f"{'front' if key.startswith('0') else 'back'}.{key}": value for key, value in STATE.items()},
+            "under several prefixes, 'back.' and 'front.'",
+        ),
+        ({**STATE, "head.weight": torch.ones(2)}, "has a weight 'head.weight' that --arch lacks"),
+        ({"optimizer": {"state": {0: torch.ones(2)}}}, "holds no state dict"),
+        ({"net": NET}, "it holds more than tensors .*Sequential.* save model.state_dict"),
+    ],
+)
+def test_what_does_not_fit_names_the_prefix_in_one_line(content, words, tmp_path):
+    with pytest.raises(InputError, match=words) as caught:
+        load(content, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pointer_of_git_lfs(tmp_path):
+    (tmp_path / "w.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", encoding="utf-8")
+    with pytest.raises(InputError, match="git lfs pull"):
+        read_model(str(tmp_path / "w.pt"))
+
+
+def test_weights_of_other_classes_keep_their_outputs(tmp_path):
+    loaded = load(net_of("abcdefg").state_dict(), tmp_path)
+    assert loaded.model(X).shape == (2, 7)
+    assert loaded.classes == ()
+
+
+# robustcls.load
+
+
+def test_python_loads_what_model_takes(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "own_models", ModuleType("own_models"))
+    sys.modules["own_models"].make = net_of
+    torch.save({"state_dict": under("model.")}, tmp_path / "w.pt")
+    model = robustcls.load(tmp_path / "w.pt", arch=ARCH, input_size=SIZE, classes=CLASSES, mean=[0.5], std=[0.25])
+    assert torch.equal(model(X), NET((X - 0.5) / 0.25))
+    assert (model.classes, model.training) == (CLASSES, False)
+    assert torch.equal(robustcls.load("own_models:make")(X), NET(X))
+    model = robustcls.load("own_models:make", input_size=SIZE, mean=[0.5], std=[0.25], classes=CLASSES)
+    assert torch.equal(model(X), NET((X - 0.5) / 0.25))
+    for options, words in (
+        ({"input_size": SIZE}, "name it with --arch"),
+        ({"arch": ARCH}, "give input_size"),
+        ({"arch": ARCH, "input_size": SIZE, "classes": "ab"}, "gives 3 outputs, 2 classes were named"),
+    ):
+        with pytest.raises(InputError, match=words):
+            robustcls.load(tmp_path / "w.pt", **options)
+
+
+# --init with a head
+
+
+def head(model):
+    return [value for key, value in model.net.state_dict().items() if value.ndim and len(value) == len(model.classes)][
+        -2:
+    ]
+
+
+@pytest.mark.parametrize("own", ["linear", "7-relu-K"])
+def test_the_head_is_put_in_the_order_of_the_data(own, tmp_path):
+    source = build(ARCH, classes=("cat", "dog", "owl"), input_size=SIZE, head=own)
+    save_checkpoint(tmp_path / "c.pt", source, {})
+    model = build(ARCH, classes=("owl", "cat", "dog"), input_size=SIZE, head=own)
+    assert "rows put in the order of the data's classes" in initialise(model, str(tmp_path / "c.pt"))
+    assert torch.equal(model.eval()(X), source.eval()(X)[:, [2, 0, 1]])
+
+
+def test_a_head_of_other_classes_begins_anew(tmp_path):
+    source = build(ARCH, classes=("cat", "dog", "owl"), input_size=SIZE)
+    save_checkpoint(tmp_path / "c.pt", source, {})
+    model = build(ARCH, classes=("cat", "cow", "dog"), input_size=SIZE)
+    before = [value.clone() for value in head(model)]
+    assert "new head, since its classes are others (cat ...)" in initialise(model, str(tmp_path / "c.pt"))
+    assert all(torch.equal(one, other) for one, other in zip(head(model), before, strict=True))
