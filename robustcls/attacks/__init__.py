@@ -39,6 +39,8 @@ def attack(
 
     check_images(images, labels, input_size_of(model))
     function = plugins.load("attack", spec)
+    threat.check_options(spec, plugins.resolved("attack", spec))
+    threat.check_eps(images.shape[1:])
     device = device_of(model)
     size = resolve_batch_size(batch_size, images.shape[1:], device)
     if traits_of(function).universal:

@@ -25,6 +25,24 @@ def wrap(text: str, indent: int = 2) -> str:
     return textwrap.fill(text, COLUMNS, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
+_MARKS = {  # status of a criterion: symbol, symbol where the terminal cannot show that, word
+    "PASS": ("✓", "+", "met"),
+    "WARN": ("!", "!", "warned"),
+    "FAIL": ("✕", "x", "failed"),
+    "INCONCLUSIVE": ("?", "?", "open"),
+}
+
+
+def mark(status: str) -> str:
+    """A status as symbol and word, in ten columns."""
+    symbol, plain, word = _MARKS[status]
+    try:
+        symbol.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeError:
+        symbol = plain
+    return f"{symbol} {word:<8}"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as they need, the first left-aligned and cut where the line would not fit, numbers to the right."""
     cells = [list(map(str, row)) for row in (header, *rows)]

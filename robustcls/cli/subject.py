@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustcls.core import plugins, records
+from robustcls.core.balance import SHARES, WHOLE
 from robustcls.core.classifier import check_images, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size, parse_n, parse_numbers
@@ -40,10 +41,11 @@ def load_subject(spec: str, config: SubjectOptions, n: int | str, attacks: Seque
     device, count = resolve_device(config.device), parse_n(n)
     parse_batch_size(config.batch_size)
     resolve_precision(config.precision, device)
-    for attack in attacks:
-        plugins.resolved("attack", attack)
+    options = {attack: plugins.resolved("attack", attack) for attack in attacks}
     source = read_model(spec)
     threat, notes = _threat(source, config)
+    for attack in attacks:
+        threat.check_options(attack, options[attack])
     data_spec = config.data or source.meta.get("data") or "digits"
     own = source.meta.get("data")
     trained = source.meta if own and may_have_trained_on(own, data_spec) else {}  # then the split that it trained on
@@ -60,6 +62,7 @@ def load_subject(spec: str, config: SubjectOptions, n: int | str, attacks: Seque
     if config.redact_names:
         images = without_files(images)
     size = tuple(images.pixels.shape[1:])
+    threat.check_eps(size)
     loaded = build_model(
         source,
         arch=config.arch,
@@ -75,10 +78,10 @@ def load_subject(spec: str, config: SubjectOptions, n: int | str, attacks: Seque
     notes.append(f"data {data_spec}{whose}, split {config.split}: {len(images)} of {images.available} samples")
     if images.note:
         notes.append(images.note)
-    sampling = SAMPLING_RULE if len(images) < images.available else "all"
+    sampling, estimates = (SAMPLING_RULE, SHARES) if len(images) < images.available else ("all", WHOLE)
     data = records.Data(
         data_spec, config.split, len(images), images.sha256(), images.available, sampling, images.note,
-        list(images.skipped),
+        list(images.skipped), estimates, list(images.split_counts),
     )  # fmt: skip
     model = describe_model(loaded.model, loaded.name, loaded.sha256)
     model.classes = model.classes or list(images.classes)

@@ -213,6 +213,11 @@ def describe(run) -> str:
     ]
     if run.init_note:
         lines.insert(2, f"init      {run.init_note}")
+    if run.config.is_adversarial and run.threat.reaches_grey(run.model.input_size):
+        lines.append(
+            f"warning   within {run.threat} every image may become uniform grey, so that no model can be robust: a radius "
+            "in grey levels is written as 8/255"
+        )
     if run.world.size > 1:
         lines.append(f"world     {run.world.size} processes, {run.batch_size // run.world.size} images each")
     return "\n".join(wrap(line, indent=10) for line in lines)

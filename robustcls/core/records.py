@@ -50,6 +50,8 @@ class Data:
     sampling: str = ""  # the rule by which n of them were chosen
     note: str = ""  # what a reader must know about them, such as skipped files
     skipped: list[str] = field(default_factory=list)  # files that could not be read, by their names in the folder
+    estimates: str = ""  # what accuracy on them estimates, in words; "" where the evaluation does not say
+    split_counts: list[int] = field(default_factory=list)  # samples of each class in the whole split, by label
 
 
 @dataclass
@@ -74,6 +76,47 @@ class Accuracy:
     @classmethod
     def of(cls, correct: int, total: int, kind: str = "") -> "Accuracy":
         return cls(correct, total, correct / total if total else 0.0, list(wilson(correct, total)), kind)
+
+    @property
+    def value(self) -> float:
+        """The accuracy, as an Estimate calls it."""
+        return self.accuracy
+
+
+@dataclass
+class Estimate:
+    """A number in [0, 1] that is no share of a count, with its 95% interval."""
+
+    value: float
+    ci95: list[float]
+
+
+@dataclass
+class Balanced:
+    """Balanced accuracy: the mean of the classes' accuracies, over the classes that have samples."""
+
+    num_classes: int  # that have samples
+    clean: Estimate
+    robust: Estimate
+
+
+@dataclass
+class Rates:
+    """How two classes are told apart; None where a class has no sample, or the scores were not kept."""
+
+    sensitivity: Accuracy | None  # of the positive class
+    specificity: Accuracy | None  # of the other
+    auc: Estimate | None  # area under the ROC curve
+
+
+@dataclass
+class TwoClasses:
+    """Sensitivity, specificity and ROC-AUC, on clean images and on the worst that the attacks found."""
+
+    positive: int  # the label that sensitivity is about
+    clean: Rates
+    robust: Rates
+    rule: str = ""  # what the attacked images and the scores are, in words
 
 
 @dataclass
@@ -434,6 +477,9 @@ class Evaluation:
     intended_use: str = ""  # of the model, as its owner states it
     surrogate: Model | None = None  # the model on which the examples were crafted, where that is another one
     schema: str = SCHEMA
+    balanced: Balanced | None = None
+    two_classes: TwoClasses | None = None
+    license: str = ""  # of the model, as its owner states it: an SPDX identifier
 
     def to_json(self) -> str:
         """The JSON text: `schema` first, no NaN, ends with a newline."""

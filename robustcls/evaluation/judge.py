@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.core import plugins, records
+from robustcls.core.balance import measure_balanced
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
@@ -26,6 +27,8 @@ from robustcls.evaluation.diagnostics import check_black_box, run_checks
 from robustcls.evaluation.engine import Engine, check_attacks
 from robustcls.evaluation.finite_checks import check_attempts, check_finite, check_gradients
 from robustcls.evaluation.journal import Journal
+from robustcls.evaluation.radius import check_radius
+from robustcls.evaluation.two_classes import tell_apart
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
 from robustcls.runtime.search import Counted
 from robustcls.runtime.world import World
@@ -82,6 +85,7 @@ def judge(
     """
     started, began = datetime.now(UTC), time.perf_counter()
     check_images(images, labels, input_size_of(model))
+    threat.check_eps(images.shape[1:])
     if not attacks:
         raise InputError("no attack was named: give --attack or --suite")
     check_attacks(attacks, model, surrogate, threat, eps_grid)
@@ -131,11 +135,15 @@ def judge(
             check_gradients(engine, outcome, threat),
             check_attempts(outcome),
         ]  # fmt: skip
+        found += check_radius(x, threat, attacks)
         one_by_one: Iterable[Sequence[AttackCheck]] = [(check,) for check in checks]
         if progress is not None and checks:
             one_by_one = progress(list(one_by_one), "self-checks", len(checks), lambda: int(outcome.standing(y).sum()))
         found += [check(engine, outcome, threat, attacks) for (check,) in one_by_one]
         curve = security_curve(engine, outcome, threat, attacks, eps_grid, progress) if eps_grid else None
+        index = torch.arange(len(y)) if index is None else index.cpu()
+        samples = _samples(outcome, y, index)
+        two_classes = tell_apart(engine, outcome, samples)
     right = outcome.clean == y
     evaluation = Evaluation(
         model=model_record,
@@ -145,7 +153,7 @@ def judge(
         robust=Accuracy.of(int((right & (outcome.broken_by < 0)).sum()), len(y), f"upper bound: {kind}"),
         attacks=outcome.attacks,
         checks=found,
-        samples=_samples(outcome, y, index),
+        samples=samples,
         provenance=records.Provenance(
             command=command,
             config=config or {"attacks": list(attacks), "batch_size": size},
@@ -160,6 +168,8 @@ def judge(
         ),
         curve=curve,
         surrogate=surrogate_record,
+        balanced=measure_balanced(samples),
+        two_classes=two_classes,
     )
     return Judged(evaluation, x, y, outcome)
 

@@ -69,6 +69,7 @@ class Run:
         self.threat = ThreatModel(config.norm, parse_eps(config.eps))  # type: ignore[arg-type]
         self.train, self.val = train.to(self.device), val.to(self.device)
         size = tuple(train.pixels.shape[1:])
+        self.threat.check_eps(size)
         self.batch_size = resolve_batch_size(parse_batch_size(config.batch_size), size, self.device)
         self.num_batches = num_batches(train, self.batch_size, drop_last=True)
         self._check_batch_size()
@@ -101,6 +102,7 @@ class Run:
             self.twin.compile_twin(cuda_graphs=config.cuda_graphs)
         self.replica = self.world.parallel(_Objective(self.model, self.objective))
         self.val_attack = plugins.load("attack", config.val_attack)
+        self.threat.check_options(config.val_attack, plugins.resolved("attack", config.val_attack))
         if traits_of(self.val_attack).training_only:
             raise InputError(f"--val-attack {config.val_attack} leaves the ball, to train on: give pgd(steps=10)")
         if traits_of(self.val_attack).keeps_label:

@@ -3,7 +3,17 @@ import random
 import pytest
 
 from robustcls.core.seeds import mix
-from robustcls.core.statistics import Z95, bonferroni, mcnemar, paired_difference, quartiles, wilson
+from robustcls.core.statistics import (
+    Z95,
+    auc_interval,
+    bonferroni,
+    mcnemar,
+    mean_of_shares,
+    paired_difference,
+    quartiles,
+    roc_auc,
+    wilson,
+)
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -109,15 +119,14 @@ def test_seeds_are_unrelated():
     assert 25 < sum(flips) / 200 < 39, "half of 63 bits"
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 8, 31])
-def test_quartiles_are_those_of_numpy(n):
-    values = [random.Random(n).random() for _ in range(n)]
-    np = pytest.importorskip("numpy")
-    assert quartiles(values) == pytest.approx(np.quantile(values, [0.25, 0.5, 0.75]).tolist())
-
-
-def test_a_median_between_a_distance_and_none_is_not_known():
-    inf = float("inf")
-    assert quartiles([1, inf])[1] is None
-    assert quartiles([1, 3, inf, inf])[1] is None
-    assert quartiles([1, 2, 4, inf])[1] == 3
+from robustcls.core.statistics import (
+    Z95,
+    auc_interval,
+    bonferroni,
+    mcnemar,
+    mean_of_shares,
+    paired_difference,
+    quartiles,
+    roc_auc,
+    wilson,
+)
