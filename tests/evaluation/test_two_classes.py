@@ -92,3 +92,39 @@ def test_a_radius_or_a_step_in_grey_levels_is_refused_before_anything_is_compute
     ):
         with pytest.raises(InputError, match=r"is too large: pixels are in \[0, 1\].*did you mean (128|2)/255\?"):
             act()
+
+
+def test_logits_that_are_no_numbers_are_wrong_in_every_rate():
+    class Halved(torch.nn.Module):
+        """NaN for class 1, right for class 0."""
+
+        def forward(self, x):
+            z = x.mean((1, 2, 3))[:, None] * 0
+            bright = (x.mean((1, 2, 3)) > 0.5)[:, None]
+            return torch.cat([z + 1, z], 1).masked_fill(bright, torch.nan)
+
+    x = torch.cat([torch.full((6, 3, 8, 8), 0.2), torch.full((4, 3, 8, 8), 0.8)])
+    one = robustcls.evaluate(Halved(), x, torch.tensor([0] * 6 + [1] * 4), LINF, attacks=["noise(draws=1)"])
+    assert one.balanced.clean.value == 0.5
+    assert one.two_classes.clean.sensitivity.correct == 0
+    assert one.two_classes.clean.auc.value == 0
+
+
+def test_the_self_checks_meet_every_class_of_data_that_lies_class_by_class():
+    """A gradient that vanishes on the images of the last class alone is found, in its share."""
+
+    class Flat(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = make_net(2)
+
+        def forward(self, x):
+            bright = (x.mean((1, 2, 3), keepdim=True) > 0.5).float()
+            return self.net(x * (1 - bright) + x.detach() * bright) + bright[:, :, 0, 0] * 0
+
+    x = torch.rand(80, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([x[:40] * 0.5, 0.5 + x[40:] * 0.5])
+    y = torch.tensor([0] * 40 + [1] * 40)
+    found = robustcls.evaluate(Flat(), x, y, LINF, attacks=["fgsm"])
+    zero = next(check for check in found.checks if check.id == "zero_gradients")
+    assert zero.measured == pytest.approx(0.5, abs=0.1)
