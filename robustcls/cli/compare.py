@@ -56,7 +56,8 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
     click.echo(show(("difference", "accuracy", "points", "95%", "McNemar p"), differences))
     click.echo("")
     click.echo(wrap(data))
-    click.echo(wrap(f"accuracy estimates {what_is_estimated(first)}"))
+    if by_class:
+        click.echo(wrap(f"accuracy estimates {what_is_estimated(first)}"))
     click.echo(wrap(threat))
 
 
