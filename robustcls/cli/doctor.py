@@ -14,6 +14,7 @@ EXTRAS = {  # what each optional dependency is for; which there are, the package
     "bench": "contestants of robustcls bench",
     "dev": "tests and checks of robustcls itself",
     "dicom": "DICOM images",
+    "heic": "photos as .heic",
     "onnx": "models as .onnx",
     "safetensors": "weights as .safetensors",
     "tensorboard": "robustcls train --track tensorboard",
