@@ -29,5 +29,5 @@ def n_fgsm(
     step_size = threat.eps if step_size is None else step_size
     if noise < 0 or step_size < 0:
         raise InputError(f"n_fgsm(noise={noise}, step_size={step_size}): give 0 or more of each")
-    noisy = ThreatModel(threat.norm, noise * threat.eps).random_start(x, generator)
+    noisy = threat.at(noise * threat.eps).random_start(x, generator)
     return (noisy + step_size * threat.steepest(input_gradient(model, noisy, y, loss))).clamp(0, 1)

@@ -7,6 +7,7 @@ import click
 from robustcls.cli.console import note, percent, progress, table, wrap
 from robustcls.cli.options import MODEL_HELP, build, config_option, options
 from robustcls.cli.places import check_not_lost, name_of, overwrite_option
+from robustcls.core.balance import measures_by_class, needs_balance, say_absent, say_counts, what_is_estimated
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stream
 from robustcls.core.records import Evaluation
@@ -122,6 +123,8 @@ def summarise(evaluation: Evaluation) -> str:
         f"robust  {percent(evaluation.robust)}",
         f"         {evaluation.robust.kind}",
         f"         {evaluation.threat.norm} {evaluation.threat.eps_text}, n = {evaluation.data.n}, 95% Wilson intervals",
+        f"         estimates {what_is_estimated(evaluation)}",
+        *_by_class(evaluation),
     ]
     if evaluation.curve:
         radii = [[f"eps {point.eps_text}", percent(point.robust)] for point in evaluation.curve]
@@ -137,3 +140,13 @@ def summarise(evaluation: Evaluation) -> str:
         f"warning: {check.id}: {check.message}" for check in evaluation.checks if check.status in ("warn", "fail")
     ]
     return "\n".join(line if "\n" in line else wrap(line, indent=9) for line in lines)
+
+
+def _by_class(evaluation: Evaluation) -> list[str]:
+    """Which classes have no sample; counts, and what does not depend on them, where accuracy alone would mislead."""
+    lines = [f"         {absent}" for absent in [say_absent(evaluation)] if absent]
+    if not needs_balance(evaluation):
+        return lines
+    rows = [(one.name, *one.write(one.clean), *one.write(one.robust)) for one in measures_by_class(evaluation)]
+    heads = ("by class", "clean", "95%", "robust", "95%")
+    return [*lines, f"         samples by class: {say_counts(evaluation)}", "", table(heads, rows)]

@@ -4,6 +4,7 @@ import click
 
 from robustcls.cli.console import markdown as as_markdown
 from robustcls.cli.console import table, wrap
+from robustcls.core.balance import measures_by_class, needs_balance, what_is_estimated
 from robustcls.core.comparison import find_mismatch, pair
 from robustcls.core.errors import InputError
 from robustcls.core.records import Evaluation
@@ -38,14 +39,25 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
         for name, other in zip(names[1:], others, strict=True)
         for one in pair(first, other)
     ]  # fmt: skip
+    by_class = [
+        (f"{name[0]} {one.name}", *one.write(one.clean), *one.write(one.robust))
+        for name, e in zip(names, evaluations, strict=True)
+        if needs_balance(e)
+        for one in measures_by_class(e)
+    ]
     show = as_markdown if markdown else table
     data = f"{first.data.name}, split {first.data.split}, n = {first.data.n}"
     threat = f"{first.threat.norm} {first.threat.eps_text}, {first.robust.kind}, 95% intervals"
     click.echo(show(("model", "clean", "95%", "robust", "95%"), rows))
     click.echo("")
+    if by_class:
+        click.echo(show(("by class", "clean", "95%", "robust", "95%"), by_class))
+        click.echo("")
     click.echo(show(("difference", "accuracy", "points", "95%", "McNemar p"), differences))
     click.echo("")
     click.echo(wrap(data))
+    if by_class:
+        click.echo(wrap(f"accuracy estimates {what_is_estimated(first)}"))
     click.echo(wrap(threat))
 
 

@@ -1,5 +1,6 @@
 """What commands print: results on stdout, progress and notes on stderr."""
 
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -23,6 +24,24 @@ def note(text: str, quiet: bool = False) -> None:
 def wrap(text: str, indent: int = 2) -> str:
     """The text in lines that fit, but for words that are too long, such as paths; all but the first are indented."""
     return textwrap.fill(text, COLUMNS, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+
+
+_MARKS = {  # status of a criterion: symbol, symbol where the terminal cannot show that, word
+    "PASS": ("✓", "+", "met"),
+    "WARN": ("!", "!", "warned"),
+    "FAIL": ("✕", "x", "failed"),
+    "INCONCLUSIVE": ("?", "?", "open"),
+}
+
+
+def mark(status: str) -> str:
+    """A status as symbol and word, in ten columns."""
+    symbol, plain, word = _MARKS[status]
+    try:
+        symbol.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeError:
+        symbol = plain
+    return f"{symbol} {word:<8}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

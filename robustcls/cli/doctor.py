@@ -1,14 +1,25 @@
 """`robustcls doctor`."""
 
-import importlib.util
 import os
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
+from packaging.requirements import Requirement
 
-EXTRAS = {
-    "safetensors": ("safetensors", "pip install 'robustcls[safetensors]'", "weights as .safetensors"),
-    "torchattacks": ("torchattacks", "pip install torchattacks", "a contestant of robustcls bench"),
+from robustcls.cli.console import wrap
+
+EXTRAS = {  # what each optional dependency is for; which there are, the package's own metadata says
+    "bench": "contestants of robustcls bench",
+    "dev": "tests and checks of robustcls itself",
+    "dicom": "DICOM images",
+    "heic": "photos as .heic",
+    "onnx": "models as .onnx",
+    "safetensors": "weights as .safetensors",
+    "tensorboard": "robustcls train --track tensorboard",
+    "timm": "models by --model timm/NAME",
+    "wandb": "robustcls train --track wandb",
 }
 
 
@@ -36,11 +47,44 @@ def command() -> None:
         lines.append(f"  {'cuda':<14}none: {_why_no_cuda()}")
     device = resolve_device()
     chosen = "bf16" if has_bf16(device) else "fp32, since the processor has no bf16 instructions"
-    lines += [f"  {'auto':<14}{device}, {chosen}", "", "data", *_data(), "", "extras"]
-    for name, (module, how, what) in EXTRAS.items():
-        found = "installed" if importlib.util.find_spec(module) else f"missing: {how}"
-        lines.append(f"  {name:<14}{found}  ({what})")
+    lines += [f"  {'auto':<14}{device}, {chosen}", "", "data", *_data(), "", "extras", *extras()]
     click.echo("\n".join(lines))
+
+
+def extras() -> list[str]:
+    """Two lines for each extra of the package: what it is for, and which of its packages are there or how to get them."""
+    try:
+        own = metadata.metadata("robustcls").get_all("Provides-Extra") or []
+    except metadata.PackageNotFoundError:
+        return ["  unknown: robustcls is not installed: run pip install . in its folder"]
+    lines = []
+    for extra in sorted(own):
+        states = {need.name: _state(need) for need in _needs(extra)}
+        missing = [name for name, state in states.items() if state.endswith(" missing") or ", needs " in state]
+        lines.append(f"  {extra:<14}" + (f"missing: pip install 'robustcls[{extra}]'" if missing else "installed"))
+        lines.append(wrap(f"{'':<16}{EXTRAS.get(extra, '')}: {', '.join(states.values())}", indent=16))
+    found = "installed" if find_spec("torchattacks") else "missing: pip install torchattacks"
+    return [*lines, f"  {'no extra':<14}torchattacks {found}  (a contestant of bench)"]
+
+
+def _needs(extra: str) -> list[Requirement]:
+    """What an extra adds to the package's own dependencies on this machine."""
+    every = [Requirement(text) for text in metadata.requires("robustcls") or []]
+    return [
+        need
+        for need in every
+        if need.marker and need.marker.evaluate({"extra": extra}) and not need.marker.evaluate({"extra": ""})
+    ]
+
+
+def _state(need: Requirement) -> str:
+    """`timm 1.0.19`, `timm missing` or `timm 0.9, needs >=1.0`."""
+    try:
+        version = metadata.version(need.name)
+    except metadata.PackageNotFoundError:
+        return f"{need.name} missing"
+    fits = need.specifier.contains(version, prereleases=True)
+    return f"{need.name} {version}" + ("" if fits else f", needs {need.specifier}")
 
 
 def _why_no_cuda() -> str:

@@ -5,10 +5,12 @@ from xml.sax.saxutils import quoteattr
 
 import click
 
+from robustcls.cli.console import mark, wrap
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, replacing
-from robustcls.core.policy import FAIL, INCONCLUSIVE, UNJUDGED, Criterion, Policy, Verdict, judge
+from robustcls.core.policy import Criterion, Policy, Verdict, judge
 from robustcls.core.records import Evaluation
+from robustcls.core.thresholds import FAIL, INCONCLUSIVE, PASS, THRESHOLDS, UNJUDGED
 
 STATUS = {FAIL: 1, INCONCLUSIVE: 3}
 
@@ -40,11 +42,19 @@ def command(
     if junit:
         check_writable(junit, "--junit", [one for one in (file, policy_file) if one])
     verdict = judge(Evaluation.load(file), policy)
-    click.echo("\n".join([verdict.status, *(f"  {reason}" for reason in verdict.reasons)]))
+    shown = [one for one in verdict.criteria if one.name in THRESHOLDS or one.status != PASS]
+    click.echo("\n".join([verdict.status, *map(_line, shown)]))
     if junit:
         with replacing(junit, "--junit") as part:
             part.write_text(junit_xml(Path(file).name, verdict), encoding="utf-8", errors="backslashreplace")
     return STATUS.get(verdict.status, 0)
+
+
+def _line(criterion: Criterion) -> str:
+    """What became of a threshold or a condition, marked; further lines are indented to its text."""
+    text = f"{criterion.asked}: {criterion.measured}" if criterion.measured else criterion.reason
+    start = "  " if criterion.status == UNJUDGED else f"  {mark(criterion.status)}"
+    return wrap(start + text, indent=len(start))
 
 
 def junit_xml(name: str, verdict: Verdict) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from robustcls.cli.subject import Subject, command_line, fit, renumber
+from robustcls.core.balance import find_positive, two_classes_of
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size, parse_numbers
 from robustcls.core.records import Model
@@ -55,6 +56,8 @@ def set_task(subject: Subject, config: AttackConfig) -> Task:
         subject.notes += said
     attacks = chosen_attacks(config, subject.threat.norm)
     task = Task(attacks, choose_grid(config.eps_grid, subject.threat, attacks), surrogate, record, labels)
+    if config.positive is not None:
+        find_positive(config.positive, subject.model.classes)
     check_attacks(task.attacks, subject.loaded.model, task.surrogate, subject.threat, task.eps_grid)
     return task
 
@@ -102,5 +105,7 @@ def judge_subject(
     for sample, file in zip(judged.evaluation.samples, subject.images.files or (), strict=False):
         sample.file = file
     judged.evaluation.training = subject.training
-    judged.evaluation.intended_use = config.intended_use or ""
+    evaluation = judged.evaluation
+    evaluation.intended_use, evaluation.license = config.intended_use or "", config.license or ""
+    evaluation.two_classes = two_classes_of(evaluation, config.positive)
     return judged

@@ -13,17 +13,19 @@ from robustcls.cli.console import note, progress
 from robustcls.cli.options import MODEL_HELP, config_option, options
 from robustcls.cli.places import check_not_lost, name_of, overwrite_option
 from robustcls.core import plugins
+from robustcls.core.balance import find_positive, two_classes_of
 from robustcls.core.claims import claim
 from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stream
 from robustcls.core.policy import Policy
 from robustcls.core.records import Evaluation
-from robustcls.evaluation.config import METHODS, ReportConfig
+from robustcls.evaluation.config import METHODS, ReportConfig, check_license
 from robustcls.evaluation.profiles import layered
 from robustcls.reporting.scrub import without_arrays, without_file_names
 
-RENDERING = {"quiet", "redact_names"}  # options that also hold where evaluations are only rendered
+STATED = ("intended_use", "license", "positive")  # what is stated of a model, whether measured or only rendered
+RENDERING = {"quiet", "redact_names", *STATED}  # options that also hold where evaluations are only rendered
 
 
 @click.command("report")
@@ -73,7 +75,7 @@ def command(
       robustcls report --model ckpt.pt --profile quick --policy policy.toml
       robustcls report --model standard.pt --model pgd.pt --attack "pgd(steps=20)"
       robustcls report a/evaluation.json b/evaluation.json --out report.html
-      robustcls report evaluation.json --model-card
+      robustcls report evaluation.json --model-card --license MIT
       robustcls report --index reports/
     """
     specs = (*models, *files)
@@ -95,12 +97,14 @@ def command(
     policy = Policy.load(policy_file, min_clean=min_clean, min_robust=min_robust)
     config = configure(flags, config_file) if models else None
     given = {*flags, *(read_toml(config_file) if models and config_file else ())}
+    stated = {name: flags[name] for name in STATED if name in flags}
+    check_license(stated.get("license"))
     if not models and (flags.keys() - RENDERING or config_file):
         name = min(flags.keys() - RENDERING, default="config").replace("_", "-")
         raise click.UsageError(f"--{name} says how to judge a model: give it with --model")
     if specs:
         places = choose_places(models, files, out, model_card, assets)
-        evaluations = [Evaluation.load(file) for file in files]
+        evaluations = [state(Evaluation.load(file), stated) for file in files]
         if flags.get("redact_names"):
             evaluations = [without_file_names(one) for one in evaluations]
         names = [*map(name_of, models), *(found.model.name for found in evaluations)]
@@ -120,6 +124,20 @@ def command(
         from robustcls.reporting.index import index
 
         click.echo(index(index_folder, policy=policy, title=None if specs else title))
+
+
+def state(evaluation: Evaluation, stated: Mapping[str, str]) -> Evaluation:
+    """The evaluation with what is stated of it by STATED; the file stays as it is. Raises InputError."""
+    two_classes = evaluation.two_classes
+    if "positive" in stated:
+        find_positive(stated["positive"], evaluation.model.classes)
+        two_classes = two_classes_of(evaluation, stated["positive"])
+    return dataclasses.replace(
+        evaluation,
+        two_classes=two_classes,
+        intended_use=stated.get("intended_use", evaluation.intended_use),
+        license=stated.get("license", evaluation.license),
+    )
 
 
 def configure(flags: Mapping[str, Any], config_file: str | None) -> ReportConfig:
@@ -196,7 +214,7 @@ def _write(
     report(evaluations, places.page, policy=policy, title=title, redact_images=redact_images, assets=folder)
     click.echo(places.page)
     for evaluation, card in zip(evaluations, places.cards, strict=bool(places.cards)):
-        for path in write_card(evaluation, card):
+        for path in write_card(evaluation, card, policy):
             click.echo(path)
 
 

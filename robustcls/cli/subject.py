@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from robustcls.core import plugins, records
+from robustcls.core.balance import SHARES, WHOLE
 from robustcls.core.class_map import match_classes, read_listing
 from robustcls.core.classifier import check_images, input_size_of, sees
 from robustcls.core.errors import InputError
@@ -45,10 +46,11 @@ def load_subject(spec: str, config: SubjectOptions, n: int | str, attacks: Seque
     device, count = resolve_device(config.device), parse_n(n)
     parse_batch_size(config.batch_size)
     resolve_precision(config.precision, device)
-    for attack in attacks:
-        plugins.resolved("attack", attack)
+    options = {attack: plugins.resolved("attack", attack) for attack in attacks}
     source = read_model(spec)
     threat, notes = _threat(source, config)
+    for attack in attacks:
+        threat.check_options(attack, options[attack])
     data_spec = config.data or source.meta.get("data") or "digits"
     own = source.meta.get("data")
     trained = source.meta if own and may_have_trained_on(own, data_spec) else {}  # then the split that it trained on
@@ -65,6 +67,7 @@ def load_subject(spec: str, config: SubjectOptions, n: int | str, attacks: Seque
     if config.redact_names:
         images = without_files(images)
     size = tuple(images.pixels.shape[1:])
+    threat.check_eps(size)
     loaded = build_model(
         source,
         arch=config.arch,
@@ -79,10 +82,11 @@ def load_subject(spec: str, config: SubjectOptions, n: int | str, attacks: Seque
     notes.append(f"data {data_spec}{whose}, split {config.split}: {len(images)} of {images.available} samples")
     if images.note:
         notes.append(images.note)
-    sampling = SAMPLING_RULE if len(images) < images.available else "all"
+    sampling, estimates = (SAMPLING_RULE, SHARES) if len(images) < images.available else ("all", WHOLE)
     data = records.Data(
         data_spec, config.split, len(images), images.sha256(), images.available, sampling, images.note,
-        list(images.skipped), class_map=mapped,
+        list(images.skipped), class_map=mapped, estimates=estimates,
+        split_counts=mapped.renumber(list(images.split_counts)) if mapped else list(images.split_counts),
     )  # fmt: skip
     training = read_training(Path(spec), source.meta) if source.meta else None
     return Subject(loaded, renumber(images, mapped, model.classes), threat, data, model, training, notes, images)

@@ -251,6 +251,11 @@ def describe(run, remark: str = "") -> str:
     lines.insert(-2, f"input     {config.arch} {sees(run.model)}")
     if run.output_note:
         lines.insert(-2, f"output    {run.output_note}")
+    if run.config.is_adversarial and run.threat.reaches_grey(run.model.input_size):
+        lines.append(
+            f"warning   within {run.threat} every image may become uniform grey, so that no model can be robust: a radius "
+            "in grey levels is written as 8/255"
+        )
     if run.world.size > 1:
         lines.append(f"world     {run.world.size} processes, {run.batch_size // run.world.size} images each")
     return "\n".join(wrap(line, indent=10) for line in lines)

@@ -20,10 +20,13 @@ SHARES = {  # fields that are shares in [0, 1], where they are measured, by reco
     "Reliability": ("accuracy", "confidence", "ece"),
     "Corruptions": ("mean",),
     "Chance": ("majority",),
+    "Estimate": ("value",),
     "Epoch": ("train_clean", "train_robust", "val_clean", "val_robust", "val_fgsm"),
 }
 COUNTS = {  # fields that count, by record
     "Accuracy": ("correct", "total"),
+    "Balanced": ("num_classes",),
+    "TwoClasses": ("positive",),
     "Attack": ("attacked", "broken", "forwards", "backwards", "unique", "censored"),
     "Bin": ("n",),
     "Chance": ("images",),
@@ -52,6 +55,8 @@ def check_consistent(evaluation: "Evaluation", name: str) -> None:
             _need(_between(getattr(record, field), 0, MOST), name, path, field, record, "a count")
         if kind == "Accuracy":
             _check_accuracy(record, name, path)
+        elif kind == "Estimate":
+            _check_interval(record, record.value, name, path)
         elif kind == "Check":
             _need(record.status in STATUSES, name, path, "status", record, f"one of {', '.join(STATUSES)}")
         elif kind in ("Threat", "CurvePoint"):
@@ -92,9 +97,13 @@ def _check_accuracy(found: Any, name: str, path: str) -> None:
     if found.total:
         close = abs(found.accuracy - found.correct / found.total) < SLACK
         _need(close, name, path, "accuracy", found, f"{found.correct} of {found.total}")
+    _check_interval(found, found.accuracy, name, path)
+
+
+def _check_interval(found: Any, value: float, name: str, path: str) -> None:
     _need(len(found.ci95) == 2, name, path, "ci95", found, "an interval")
-    inside = all(_between(end, 0, 1) for end in found.ci95) and _between(found.accuracy, *found.ci95)
-    _need(inside, name, path, "ci95", found, f"an interval around {found.accuracy:.3g}")
+    inside = all(_between(end, 0, 1) for end in found.ci95) and _between(value, *found.ci95)
+    _need(inside, name, path, "ci95", found, f"an interval around {value:.3g}")
 
 
 def _check_totals(evaluation: "Evaluation", name: str) -> None:

@@ -2,31 +2,28 @@
 
 import ast
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from robustcls.core import plugins
-from robustcls.core.comparison import ClassCounts, count_classes, worst_class
 from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError, unknown
 from robustcls.core.records import Evaluation
-from robustcls.core.statistics import bonferroni, wilson
 from robustcls.core.threat import ThreatModel, parse_eps
-
-PASS, WARN, FAIL, INCONCLUSIVE, UNJUDGED = "PASS", "WARN", "FAIL", "INCONCLUSIVE", "NOT JUDGED"
-THRESHOLDS = {  # what each of them is about
-    "min_clean": "clean accuracy",
-    "min_robust": "robust accuracy",
-    "max_drop": "drop from clean to robust accuracy",
-    "min_class_robust": "robust accuracy of the worst class",
-    "max_ece": "clean calibration error (ECE)",
-    "max_adversarial_ece": "adversarial calibration error (ECE)",
-    "min_corruption": "mean accuracy under common corruptions",
-}
-_UNDER_ATTACK = ("min_robust", "max_drop", "min_class_robust", "max_adversarial_ece")
+from robustcls.core.thresholds import (
+    FAIL,
+    INCONCLUSIVE,
+    PASS,
+    THRESHOLDS,
+    UNDER_ATTACK,
+    UNJUDGED,
+    WARN,
+    Judged,
+    judge_threshold,
+    not_measured,
+)
 
 
 @dataclass(frozen=True)
@@ -45,12 +42,20 @@ class Policy:
     eps: str | float | None = None
     required_attacks: tuple[str, ...] = ()  # specs or names of suites
     name: str = ""
+    min_balanced_clean: float | None = None  # balanced accuracy: each class counts alike
+    min_balanced_robust: float | None = None
+    min_sensitivity: float | None = None  # of two classes, on clean images
+    min_specificity: float | None = None
+    min_robust_sensitivity: float | None = None  # under attack
+    min_robust_specificity: float | None = None
+    positive: str | None = None  # the class that sensitivity is about; as the evaluation has it unless given
 
     def __post_init__(self) -> None:
         for name in THRESHOLDS:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
-                raise InputError(f"{name} {value} is not a share: give a number from 0 to 1, such as 0.40")
+                meant = f"; did you mean {value / 100:g}?" if 1 < value <= 100 else ", such as 0.40"
+                raise InputError(f"{name} {value} is not a share: give a number from 0 to 1{meant}")
         if self.min_n is not None and self.min_n < 1:
             raise InputError(f"min_n {self.min_n} is no number of samples: give 1 or more")
         if (self.norm is None) != (self.eps is None):
@@ -95,6 +100,7 @@ class Criterion:
     asked: str  # in words
     status: str
     reason: str
+    measured: str = ""  # what was found, in short; "" where the reason says it
 
 
 @dataclass(frozen=True)
@@ -119,15 +125,16 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
     criteria = _conditions(evaluation, policy)
     threat_fits = all(one.status == PASS for one in criteria if one.name == "threat")
     for name, threshold in policy.thresholds.items():
-        if name in _UNDER_ATTACK and not evaluation.attacks:
-            status, reason = _not_measured(name)
-        elif name in _UNDER_ATTACK and not threat_fits:
+        if name in UNDER_ATTACK and not evaluation.attacks:
+            found = not_measured(name)
+        elif name in UNDER_ATTACK and not threat_fits:
             reason = f"{THRESHOLDS[name]} under {policy.threat_text} was not measured"
-            status = INCONCLUSIVE
+            found = Judged(INCONCLUSIVE, reason, f"not measured under {policy.threat_text}")
         else:
-            status, reason = _JUDGES[name](evaluation, threshold)
+            found = judge_threshold(name, evaluation, threshold, policy.positive)
         side = "at least" if name.startswith("min") else "at most"
-        criteria.append(Criterion(name, f"{THRESHOLDS[name]} {side} {threshold:.1%}", status, reason))
+        asked = f"{THRESHOLDS[name]} {side} {threshold:.1%}"
+        criteria.append(Criterion(name, asked, found.status, found.reason, found.measured))
     failed, warned = _failed(evaluation), _warned(evaluation)
     reasons = [one.reason for one in criteria if one.name in THRESHOLDS or one.status != PASS] + failed + warned
     criteria.append(_diagnostics(evaluation, failed, warned))
@@ -228,108 +235,3 @@ def _diagnostics(evaluation: Evaluation, failed: list[str], warned: list[str]) -
     if not ran:
         return Criterion("diagnostics", asked, UNJUDGED, "no self-check was run")
     return Criterion("diagnostics", asked, PASS, f"no attack broke off, and {ran} self-checks found nothing")
-
-
-def _clean(evaluation: Evaluation, threshold: float) -> tuple[str, str]:
-    found = evaluation.clean
-    return _at_least("clean accuracy", found.accuracy, found.ci95, threshold)
-
-
-def _robust(evaluation: Evaluation, threshold: float) -> tuple[str, str]:
-    found = evaluation.robust
-    return _at_least("robust accuracy", found.accuracy, found.ci95, threshold)
-
-
-def _drop(evaluation: Evaluation, threshold: float) -> tuple[str, str]:
-    clean, robust = evaluation.clean, evaluation.robust
-    if not clean.total or clean.total != robust.total:
-        return _not_measured("max_drop")
-    broken = clean.correct - robust.correct  # a sample stands only where it was right, so this is a count of samples
-    low, high = wilson(broken, clean.total)
-    status = PASS if high <= threshold else FAIL if low > threshold else INCONCLUSIVE
-    how = {PASS: "at or below", FAIL: "above", INCONCLUSIVE: "around"}[status]
-    drop = f"{broken / clean.total:.1%} [{low:.1%}, {high:.1%}]"
-    return status, f"the drop from clean to robust accuracy {drop} lies {how} the threshold {threshold:.1%}"
-
-
-def _worst_class(evaluation: Evaluation, threshold: float) -> tuple[str, str]:
-    """Each class has an interval of its own, widened so that all hold together: all must lie above the threshold.
-
-    Without the correction, chance alone would put some class of many on the wrong side.
-    """
-    counts = count_classes(evaluation.samples)
-    if not counts:
-        return _not_measured("min_class_robust")
-    z, names = bonferroni(len(counts)), evaluation.model.classes
-
-    def judge_one(one: ClassCounts, which: str) -> tuple[str, str]:
-        name = names[one.label] if one.label < len(names) else f"class {one.label}"
-        interval = list(wilson(one.robust, one.total, z))
-        return _at_least(f"robust accuracy of {which} class, {name},", one.accuracy, interval, threshold)
-
-    worst = worst_class(counts)
-    by_status: dict[str, list[ClassCounts]] = {}
-    for one in counts:
-        by_status.setdefault(judge_one(one, "a")[0], []).append(one)
-    status = next(one for one in (FAIL, INCONCLUSIVE, PASS) if one in by_status)
-    reason = judge_one(worst, "the worst")[1]
-    if worst not in by_status[status]:  # a class of few samples, whose interval reaches further
-        reason += "; " + judge_one(worst_class(by_status[status]), "another")[1]
-    mapped = evaluation.data.class_map
-    expected = set(mapped.outputs) if mapped else set(range(len(names)))  # a model may know more classes than the data
-    empty = len(expected - {one.label for one in counts})
-    if empty and status == PASS:
-        return INCONCLUSIVE, f"robust accuracy of {empty} of {len(expected)} classes was not measured: no samples"
-    corrected = f"; the intervals hold for all {len(counts)} classes together (Bonferroni)" if len(counts) > 1 else ""
-    return status, reason + corrected
-
-
-def _ece(evaluation: Evaluation, threshold: float) -> tuple[str, str]:
-    found = evaluation.calibration
-    if found is None or not found.clean.n:
-        return _not_measured("max_ece")
-    return _plain("max_ece", found.clean.ece, threshold, found.clean.ece <= threshold)
-
-
-def _adversarial_ece(evaluation: Evaluation, threshold: float) -> tuple[str, str]:
-    found = evaluation.calibration
-    if found is None or not found.adversarial.n:
-        return _not_measured("max_adversarial_ece")
-    return _plain("max_adversarial_ece", found.adversarial.ece, threshold, found.adversarial.ece <= threshold)
-
-
-def _corruption(evaluation: Evaluation, threshold: float) -> tuple[str, str]:
-    found = evaluation.corruptions
-    if found is None or found.mean is None:
-        return _not_measured("min_corruption")
-    status, reason = _plain("min_corruption", found.mean, threshold, found.mean >= threshold)
-    return status, f"{reason}, on n = {found.n:,} samples"
-
-
-_JUDGES: dict[str, Callable[[Evaluation, float], tuple[str, str]]] = {
-    "min_clean": _clean,
-    "min_robust": _robust,
-    "max_drop": _drop,
-    "min_class_robust": _worst_class,
-    "max_ece": _ece,
-    "max_adversarial_ece": _adversarial_ece,
-    "min_corruption": _corruption,
-}
-
-
-def _at_least(what: str, share: float, ci95: list[float], threshold: float) -> tuple[str, str]:
-    low, high = ci95
-    status = PASS if low >= threshold else FAIL if high < threshold else INCONCLUSIVE
-    how = {PASS: "at or above", FAIL: "below", INCONCLUSIVE: "around"}[status]
-    return status, f"{what} {share:.1%} [{low:.1%}, {high:.1%}] lies {how} the threshold {threshold:.1%}"
-
-
-def _plain(name: str, value: float, threshold: float, holds: bool) -> tuple[str, str]:
-    words = ("at or above", "below") if name.startswith("min") else ("at or below", "above")
-    how = words[0] if holds else words[1]
-    reason = f"{THRESHOLDS[name]} {value:.1%} lies {how} the threshold {threshold:.1%}, compared without an interval"
-    return PASS if holds else FAIL, reason
-
-
-def _not_measured(name: str) -> tuple[str, str]:
-    return INCONCLUSIVE, f"{THRESHOLDS[name]} was not measured"

@@ -47,6 +47,13 @@ class ClassMap:
     outputs: list[int]
     rule: str  # how they were mapped, or what was assumed
 
+    def renumber(self, counts: list[int]) -> list[int]:
+        """Counts by class of the data as counts by output, to the last output that a class is."""
+        found = [0] * (max(self.outputs, default=-1) + 1)
+        for output, count in zip(self.outputs, counts, strict=False):
+            found[output] += count
+        return found
+
 
 @dataclass
 class Data:
@@ -61,6 +68,8 @@ class Data:
     note: str = ""  # what a reader must know about them, such as skipped files
     skipped: list[str] = field(default_factory=list)  # files that could not be read, by their names in the folder
     class_map: ClassMap | None = None  # None where the model's classes are the data's; later than earlier evaluations
+    estimates: str = ""  # what accuracy on them estimates, in words; "" where the evaluation does not say
+    split_counts: list[int] = field(default_factory=list)  # samples in the whole split, by label
 
 
 @dataclass
@@ -85,6 +94,47 @@ class Accuracy:
     @classmethod
     def of(cls, correct: int, total: int, kind: str = "") -> "Accuracy":
         return cls(correct, total, correct / total if total else 0.0, list(wilson(correct, total)), kind)
+
+    @property
+    def value(self) -> float:
+        """The accuracy, as an Estimate calls it."""
+        return self.accuracy
+
+
+@dataclass
+class Estimate:
+    """A number in [0, 1] that is no share of a count, with its 95% interval."""
+
+    value: float
+    ci95: list[float]
+
+
+@dataclass
+class Balanced:
+    """Balanced accuracy: the mean of the classes' accuracies, over the classes that have samples."""
+
+    num_classes: int  # that have samples
+    clean: Estimate
+    robust: Estimate
+
+
+@dataclass
+class Rates:
+    """How two classes are told apart; None where a class has no sample, or the scores were not kept."""
+
+    sensitivity: Accuracy | None  # of the positive class
+    specificity: Accuracy | None  # of the other
+    auc: Estimate | None  # area under the ROC curve
+
+
+@dataclass
+class TwoClasses:
+    """Sensitivity, specificity and ROC-AUC, on clean images and on the worst that the attacks found."""
+
+    positive: int  # the label that sensitivity is about
+    clean: Rates
+    robust: Rates
+    rule: str = ""  # what the attacked images and the scores are, in words
 
 
 @dataclass
@@ -455,8 +505,10 @@ class Evaluation:
     intended_use: str = ""  # of the model, as its owner states it
     surrogate: Model | None = None  # the model on which the examples were crafted, where that is another one
     schema: str = SCHEMA
-    # Since the first version; older files lack it.
     reduced: dict[str, str] = field(default_factory=dict)  # section: from how many samples to how many, and why
+    balanced: Balanced | None = None
+    two_classes: TwoClasses | None = None
+    license: str = ""  # of the model, as its owner states it: an SPDX identifier
 
     def to_json(self) -> str:
         """The JSON text: `schema` first, no NaN, ends with a newline."""

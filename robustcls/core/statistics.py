@@ -1,7 +1,7 @@
 """Intervals and paired tests for accuracies. Plain Python: the report uses it without torch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 Z95 = 1.959963984540054
@@ -15,7 +15,7 @@ def bonferroni(count: int) -> float:
     return NormalDist().inv_cdf(1 - 0.05 / (2 * count))
 
 
-def wilson(correct: int, total: int, z: float = Z95) -> tuple[float, float]:
+def wilson(correct: float, total: float, z: float = Z95) -> tuple[float, float]:
     """The Wilson score interval of correct / total (Wilson 1927), at 95% unless z says otherwise.
 
     (0, 1) where nothing was counted.
@@ -78,3 +78,72 @@ def quartiles(values: Sequence[float]) -> list[float | None]:
         known = ends and ends[-1] < math.inf
         found.append(ends[0] + (ends[-1] - ends[0]) * rest / 4 if known else None)
     return found
+
+
+def mean_of_shares(counts: Sequence[tuple[int, int]]) -> tuple[float, tuple[float, float]]:
+    """The mean of the shares correct / total of independent groups, each counting alike, with its 95% interval.
+
+    Each end is the farther one of two. One follows from the groups' Wilson intervals: the root of the summed squares of
+    their reach, over the number of groups (Zou, Huang and Zhang 2009, Comput. Stat. Data Anal. 53:1080). Of groups of one
+    or two samples it knows too little; so the other is the Wilson interval of the mean on as many samples as have its
+    variance, the number of groups times the harmonic mean of their sizes. counts: (correct, total), no total 0.
+    (0, (0, 1)) where there is no group.
+    """
+    if not counts:
+        return 0.0, (0.0, 1.0)
+    k, shares = len(counts), [correct / total for correct, total in counts]
+    mean = math.fsum(shares) / k
+    ends = [wilson(correct, total) for correct, total in counts]
+    down = math.hypot(*(share - low for share, (low, _) in zip(shares, ends, strict=True))) / k
+    up = math.hypot(*(high - share for share, (_, high) in zip(shares, ends, strict=True))) / k
+    size = k**2 / math.fsum(1 / total for _, total in counts)
+    low, high = wilson(mean * size, size)
+    return mean, (max(0.0, min(low, mean - down)), min(1.0, max(high, mean + up)))
+
+
+def roc_auc(scores: Sequence[float], positive: Sequence[bool]) -> float:
+    """The probability that a positive sample has the higher score than a negative one, ties counted half.
+
+    The area under the ROC curve, as the Mann-Whitney statistic has it (Hanley and McNeil 1982). Scores may be infinite.
+    Raises ValueError where one of the two kinds has no sample.
+    """
+    positives = sum(positive)
+    negatives = len(positive) - positives
+    if not positives or not negatives:
+        raise ValueError("an area under the ROC curve needs samples of both classes")
+    ranked = sorted(zip(scores, positive, strict=True))
+    twice, below, place = 0, 0, 0  # twice: wins counted double, so that ties are whole numbers
+    while place < len(ranked):
+        end = place
+        while end < len(ranked) and ranked[end][0] == ranked[place][0]:
+            end += 1
+        ours = sum(kind for _, kind in ranked[place:end])
+        theirs = end - place - ours
+        twice += ours * (2 * below + theirs)
+        below, place = below + theirs, end
+    return twice / (2 * positives * negatives)
+
+
+def auc_interval(auc: float, positives: int, negatives: int, z: float = Z95) -> tuple[float, float]:
+    """The interval of an area under the ROC curve (Newcombe 2006, Stat. Med. 25:559, method 5).
+
+    The areas that lie within z standard errors, by Hanley and McNeil's variance at that area, with the mean of the two
+    sample sizes in place of each: so it neither ends outside [0, 1] nor vanishes where the classes are fully separated.
+    """
+    mean = (positives + negatives) / 2 - 1
+
+    def inside(area: float) -> bool:
+        spread = 1 + mean * ((1 - area) / (2 - area) + area / (1 + area))
+        return (area - auc) ** 2 <= z**2 * area * (1 - area) * spread / (positives * negatives)
+
+    return _farthest(inside, auc, 0.0), _farthest(inside, auc, 1.0)
+
+
+def _farthest(inside: Callable[[float], bool], start: float, end: float) -> float:
+    """The last point from start towards end that is inside, by bisection."""
+    if inside(end):
+        return end
+    for _ in range(60):
+        middle = (start + end) / 2
+        start, end = (middle, end) if inside(middle) else (start, middle)
+    return start

@@ -4,10 +4,10 @@ This is the only file that branches on a norm.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from robustcls.core.errors import InputError, unknown
 
@@ -35,9 +35,17 @@ def parse_eps(text: str | float) -> float:
     return eps
 
 
+def _grey_levels(value: float) -> str:
+    """What a radius that is too large may have been meant as: `: did you mean 8/255?`."""
+    return f": did you mean {value:.0f}/255?" if value == round(value) and 1 <= value <= 255 else ""
+
+
 @dataclass(frozen=True)
 class ThreatModel:
-    """All images within `eps` (pixel values, [0, 1] scale) of the clean one in `norm`, and inside [0, 1]."""
+    """All images within `eps` (pixel values, [0, 1] scale) of the clean one in `norm`, and inside [0, 1].
+
+    Raises InputError for a radius of linf beyond 1, which allows every image, as one in grey levels would.
+    """
 
     norm: Norm
     eps: float
@@ -46,6 +54,11 @@ class ThreatModel:
         if self.norm not in NORMS:
             raise unknown("norm", self.norm, NORMS)
         object.__setattr__(self, "eps", parse_eps(self.eps))
+        if self.norm == "linf" and self.eps > 1:
+            hint = _grey_levels(self.eps) or ": give a fraction such as 8/255"
+            raise InputError(
+                f"linf eps {self.eps:g} is too large: pixels are in [0, 1], and 1 allows every image{hint}"
+            )
 
     @classmethod
     def parse(cls, text: str) -> "ThreatModel":
@@ -62,6 +75,38 @@ class ThreatModel:
         if self.norm == "linf" and 0 < round(levels) < 128 and abs(levels - round(levels)) < 1e-6:
             return f"{round(levels)}/255"
         return f"{self.eps:.6g}"
+
+    def at(self, eps: float) -> "ThreatModel":
+        """The ball of another radius in the same norm; of linf at most 1, which allows every image."""
+        return ThreatModel(self.norm, min(eps, 1.0) if self.norm == "linf" else eps)
+
+    def check_eps(self, shape: Sequence[int]) -> None:
+        """Raises InputError where no two images are as far apart as eps, as in grey levels. shape: C,H,W of an image."""
+        whole = self._widest(shape)
+        if self.eps > whole * (1 + BALL):
+            size = " x ".join(map(str, shape))
+            hint = _grey_levels(self.eps) or ": give a smaller radius"
+            raise InputError(
+                f"{self.norm} eps {self.eps:g} is too large: pixels are in [0, 1], so that images of {size} are at most "
+                f"{whole:g} apart{hint}"
+            )
+
+    def reaches_grey(self, shape: Sequence[int]) -> bool:
+        """Whether every image may become uniform grey, so that no model can be robust. shape: C,H,W of an image."""
+        return self.eps >= self._widest(shape) / 2
+
+    def _widest(self, shape: Sequence[int]) -> float:
+        """How far apart two images can be."""
+        import torch
+
+        return _NORMS[self.norm].size(torch.ones(1, *shape)).item()
+
+    def check_options(self, attack: str, options: Mapping[str, Any]) -> None:
+        """Raises InputError for a step of linf that is larger than the whole range of pixels. attack: its spec."""
+        step_size = options.get("step_size")
+        if self.norm == "linf" and step_size is not None and step_size > 1:
+            hint = _grey_levels(step_size) or ": give a fraction such as 2/255"
+            raise InputError(f"{attack}: step_size {step_size:g} is too large: pixels are in [0, 1]{hint}")
 
     @property
     def is_whole_box(self) -> bool:

@@ -26,12 +26,15 @@ class Images:
     files: tuple[str, ...] | None = None  # N names, relative to the data's folder, of images that come from files
     skipped: tuple[str, ...] = ()  # the names of files that could not be read
     available: int = 0  # how many samples the split holds; filled in when not given
+    split_counts: tuple[int, ...] = ()  # how many of each class the split holds; filled in when not given
 
     def __post_init__(self) -> None:
         if self.index is None:
             object.__setattr__(self, "index", torch.arange(len(self.labels), device=self.labels.device))
         if not self.available:
             object.__setattr__(self, "available", len(self.labels))
+        if not self.split_counts:
+            object.__setattr__(self, "split_counts", count_labels(self.labels, len(self.classes)))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,6 +61,11 @@ class Images:
         for tensor in (self.pixels, self.labels):
             digest.update(tensor.cpu().contiguous().numpy().data)
         return digest.hexdigest()
+
+
+def count_labels(labels: Tensor, num_classes: int) -> tuple[int, ...]:
+    """How many samples each class has, by label. labels: int64 N."""
+    return tuple(labels.bincount(minlength=num_classes).tolist())
 
 
 def with_note(images: Images, text: str) -> Images:

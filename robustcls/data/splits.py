@@ -14,7 +14,7 @@ from torch import Tensor
 from robustcls.core import plugins
 from robustcls.core.errors import InputError, unknown
 from robustcls.data._copies import count_copies
-from robustcls.data.images import Images, as_images, with_note
+from robustcls.data.images import Images, as_images, count_labels, with_note
 from robustcls.data.stratify import first_proportional, stratified_order
 
 SAMPLING_RULE = "the first samples of each class in file order, as many as the class's share of the split"
@@ -75,7 +75,7 @@ def load_training_data(
     both = source.load("train", pick)
     is_val = torch.isin(pick.positions, held_out.val(pick.labels))
     train, val = (both.take(rows.nonzero().squeeze(1)) for rows in (~is_val, is_val))
-    train, val = (replace(images, available=len(images)) for images in (train, val))
+    train, val = (replace(images, available=len(images), split_counts=()) for images in (train, val))
     note = _copies_in_val(val, train) if both.files is not None else ""
     return with_note(train, note), with_note(val, note)
 
@@ -110,6 +110,7 @@ class _Pick:
         self.labels = labels.cpu()
         self.positions = self.part(self.labels)
         self.available = len(self.positions)
+        self.counts = count_labels(self.labels[self.positions], 0)
         if self.n is not None and self.n < self.available:
             self.positions = self.positions[first_proportional(self.labels[self.positions], self.n)]
         return self.positions
@@ -194,7 +195,8 @@ class _Source:
         if "pick" not in options:
             positions = pick(images.labels)
             images = images if len(positions) == len(images) else images.take(positions)
-        return replace(images, available=pick.available)
+        counts = pick.counts + (0,) * (len(images.classes) - len(pick.counts))
+        return replace(images, available=pick.available, split_counts=counts)
 
     def _call(self, function: Callable[..., Any], split: str, options: dict[str, Any]) -> Images:
         try:

@@ -153,7 +153,7 @@ def eps_monotone(name: str, engine: Engine, outcome: Outcome, threat: ThreatMode
     """Whether PGD breaks fewer samples in a larger ball, which holds all that the smaller one does."""
     _need_gradients(engine, threat)
     met = _right(engine, outcome, SAMPLES)
-    radii = [ThreatModel(threat.norm, threat.eps * factor) for factor in (0.5, 1, 2)]
+    radii = [threat.at(threat.eps * factor) for factor in (0.5, 1, 2)]
     counts = [int(_broken(engine, ITERATIVE, met, ball, name, i).sum()) for i, ball in enumerate(radii)]
     fewer = max(0, counts[0] - counts[1], counts[1] - counts[2])
     found = ", ".join(f"{count} at {ball.eps_text}" for count, ball in zip(counts, radii, strict=True))
@@ -299,7 +299,7 @@ def attack_self_test(name: str, engine: Engine, outcome: Outcome, threat: Threat
             skipped.append(parsed.name)
             continue
         within = MINIMUM_NORM_RADIUS if traits.minimum_norm else RADIUS
-        ball = ThreatModel(threat.norm, needed * (within if traits.gradients else BLIND_RADIUS))
+        ball = threat.at(needed * (within if traits.gradients else BLIND_RADIUS))
         try:
             broken = _broken(toy, _with(spec, {"queries": QUERIES}, max), torch.arange(len(x)), ball, name, number)
             shares[str(parsed)] = broken.float().mean().item()

@@ -7,6 +7,8 @@ from robustcls.core.config import option
 from robustcls.core.errors import InputError
 from robustcls.core.options import CompileOption, DataOptions, NormalisationOptions, RuntimeOptions, ThreatOptions
 
+LONGEST_LICENSE = 200  # characters
+
 
 @dataclass(kw_only=True)
 class SubjectOptions(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptions):
@@ -40,9 +42,16 @@ class AttackConfig(SubjectOptions, CompileOption):
     )
     data_note: str | None = option(None, "What a reader must know of the data, kept in the evaluation.", metavar="TEXT")
     intended_use: str | None = option(None, "What the model is for, kept in the evaluation.", metavar="TEXT")
+    license: str | None = option(None, "Licence of the model, kept in the evaluation, such as MIT.", metavar="SPDX")
+    positive: str | None = option(
+        None, "Of two classes, the one that sensitivity is about.  [default: the second]", metavar="CLASS"
+    )
     transfer_from: str | None = option(
         None, "Craft the examples on this model and judge them on --model, as an attacker without access.", metavar="M"
     )
+
+    def __post_init__(self) -> None:
+        check_license(self.license)
 
 
 @dataclass(kw_only=True)
@@ -66,6 +75,7 @@ class ReportConfig(AttackConfig):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_counts(
             examples=self.examples, maps_n=self.maps_n, curves_n=self.curves_n, minimum_n=self.minimum_n,
             corruptions_n=self.corruptions_n,
@@ -87,6 +97,12 @@ class ExplainConfig(SubjectOptions):
 
     def __post_init__(self) -> None:
         _check_counts(pictures=self.pictures, quality_n=self.quality_n)
+
+
+def check_license(text: str | None) -> None:
+    """Raises InputError unless it is one line, as an SPDX identifier is."""
+    if text is not None and (not text.strip() or not text.isprintable() or len(text) > LONGEST_LICENSE):
+        raise InputError(f"license {text!r:.40} is not one line: give an SPDX identifier such as MIT or Apache-2.0")
 
 
 METHODS = ("saliency", "integrated_gradients", "gradcam")

@@ -64,7 +64,8 @@ def measure_corruptions(
         source = f"published files in {files.folder.resolve().name}"
         note = "class k of the files is taken for class k of the data"
     else:
-        rule = f"{len(at)} of {len(judged.y)} judged samples, evenly spaced; every corrupted image rounded to 8 bits"
+        rule = f"{len(at)} of {len(judged.y)} judged samples, evenly spaced over the classes"
+        rule += "; every corrupted image rounded to 8 bits"
         source = "made here by the published definitions (Hendrycks and Dietterich 2019)"
         note = _differences(x)
     mean = sum(result.accuracy.accuracy for result in results) / len(results)

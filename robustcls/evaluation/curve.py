@@ -31,7 +31,7 @@ def choose_grid(text: str | None, threat: ThreatModel, attacks: Sequence[str]) -
     if not text:
         return []
     if text.strip() != "auto":
-        return parse_grid(text)
+        return [ThreatModel(threat.norm, eps).eps for eps in parse_grid(text)]
     unrestricted = any(traits_of(plugins.load("attack", spec)).unrestricted for spec in attacks)
     return [] if unrestricted else auto_grid(threat)
 
@@ -39,7 +39,7 @@ def choose_grid(text: str | None, threat: ThreatModel, attacks: Sequence[str]) -
 def auto_grid(threat: ThreatModel) -> AutoGrid:
     """Radii around that of the threat, from 0 on."""
     shares = [*SHARES, *(SHARES[-1] * 2**doubling for doubling in range(1, DOUBLINGS + 1))]
-    return AutoGrid(sorted({share * threat.eps for share in shares}))
+    return AutoGrid(sorted({threat.at(share * threat.eps).eps for share in shares}))
 
 
 def parse_grid(text: str) -> list[float]:

@@ -192,7 +192,7 @@ def check_attacks(
     """Raises InputError for an attack that cannot be run, before hours of work for the others."""
     source = surrogate if surrogate is not None else model
     for spec in attacks:
-        plugins.resolved("attack", spec)
+        threat.check_options(spec, plugins.resolved("attack", spec))
         traits = traits_of(plugins.load("attack", spec))
         if traits.training_only:
             raise InputError(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.core import plugins, records
+from robustcls.core.balance import measure_balanced
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
@@ -28,6 +29,9 @@ from robustcls.evaluation.diagnostics import check_black_box, run_checks
 from robustcls.evaluation.engine import Engine, check_attacks
 from robustcls.evaluation.finite_checks import check_attempts, check_finite, check_gradients
 from robustcls.evaluation.journal import Journal
+from robustcls.evaluation.radius import check_radius
+from robustcls.evaluation.spacing import spaced
+from robustcls.evaluation.two_classes import tell_apart
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
 from robustcls.runtime.predict import classifier_of, told
 from robustcls.runtime.search import Counted
@@ -86,6 +90,7 @@ def judge(
     """
     started, began = datetime.now(UTC), time.perf_counter()
     check_images(images, labels, input_size_of(model))
+    threat.check_eps(images.shape[1:])
     if not attacks:
         raise InputError("no attack was named: give --attack or --suite")
     check_attacks(attacks, model, surrogate, threat, eps_grid)
@@ -131,20 +136,24 @@ def judge(
                 "surrogate": [surrogate_record.name, surrogate_record.sha256] if surrogate_record else [],
             }, engine.logits)  # fmt: skip
         outcome = run_cascade(engine, threat, attacks, alone=alone, progress=progress)
-        first = slice(min(engine.parts.size, CHECKED))
+        some = spaced(y, min(engine.parts.size, CHECKED))  # of every class: files lie class by class
         # Images on the CPU are the usual case, whatever the model's device.
         handed_in = images.device if images.device.type != "cpu" else None
-        found = run_checks(engine.judge, x[first].to(device), y[first].to(device), handed_in=handed_in)
+        found = run_checks(engine.judge, x[some].to(device), y[some].to(device), handed_in=handed_in)
         found += [
             check_black_box(engine, outcome, threat, attacks), check_finite(outcome),
             check_gradients(engine, outcome, threat),
             check_attempts(outcome),
         ]  # fmt: skip
+        found += check_radius(x, threat, attacks)
         one_by_one: Iterable[Sequence[AttackCheck]] = [(check,) for check in checks]
         if progress is not None and checks:
             one_by_one = progress(list(one_by_one), "self-checks", len(checks), lambda: int(outcome.standing(y).sum()))
         found += [check(engine, outcome, threat, attacks) for (check,) in one_by_one]
         curve = security_curve(engine, outcome, threat, attacks, eps_grid, progress) if eps_grid else None
+        index = torch.arange(len(y)) if index is None else index.cpu()
+        samples = _samples(outcome, y, index)
+        two_classes = tell_apart(engine, outcome, samples)
     right = outcome.clean == y
     evaluation = Evaluation(
         model=model_record,
@@ -154,7 +163,7 @@ def judge(
         robust=Accuracy.of(int((right & (outcome.broken_by < 0)).sum()), len(y), f"upper bound: {kind}"),
         attacks=outcome.attacks,
         checks=found,
-        samples=_samples(outcome, y, index),
+        samples=samples,
         provenance=records.Provenance(
             command=command,
             config=config or {"attacks": list(attacks), "batch_size": size},
@@ -169,6 +178,8 @@ def judge(
         ),
         curve=curve,
         surrogate=surrogate_record,
+        balanced=measure_balanced(samples),
+        two_classes=two_classes,
     )
     return Judged(evaluation, x, y, outcome)
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from robustcls.core import plugins
+from robustcls.core.balance import measures_by_class, say_absent, say_counts, what_is_estimated
 from robustcls.core.comparison import count_classes, worst_class
 from robustcls.core.files import check_writable, replacing
-from robustcls.core.policy import lacking_attacks
-from robustcls.core.records import Accuracy, Evaluation, Reliability
+from robustcls.core.policy import Policy, judge, lacking_attacks
+from robustcls.core.records import Accuracy, Estimate, Evaluation, Reliability
 from robustcls.core.statistics import wilson
 from robustcls.reporting.context import say_who_was_met
 from robustcls.reporting.missing import ACTIVE_CHECKS, PARTS, usual_reason
@@ -22,14 +23,14 @@ _LEADERBOARDS = {"linf": (8 / 255, "8/255"), "l2": (0.5, "0.5")}  # of RobustBen
 _WHOLE = {"cifar10": 10_000, "cifar100": 10_000}  # images of the test split
 
 
-def write_card(evaluation: Evaluation, path: str | Path) -> list[Path]:
+def write_card(evaluation: Evaluation, path: str | Path, policy: Policy | None = None) -> list[Path]:
     """Writes the model card and, for a threat that RobustBench ranks, robustbench.json beside it; the paths written.
 
     Raises InputError where a file cannot be written.
     """
     path = Path(path)
     info = robustbench_info(evaluation)
-    texts = {path: model_card(evaluation)}
+    texts = {path: model_card(evaluation, policy)}
     if info is not None:
         texts[beside_card(path)] = json.dumps(info, indent=2, ensure_ascii=False) + "\n"
     for file in texts:
@@ -45,9 +46,10 @@ def beside_card(path: Path) -> Path:
     return path.with_name(ROBUSTBENCH + path.stem.partition("MODEL_CARD")[2] + ".json")
 
 
-def model_card(evaluation: Evaluation) -> str:
+def model_card(evaluation: Evaluation, policy: Policy | None = None) -> str:
     """MODEL_CARD.md as text (Mitchell et al. 2019, arXiv:1810.03993; front matter as huggingface.co/docs/hub/model-cards).
 
+    policy: the thresholds of its verdict; without, it says that nothing was judged.
     Every text of the evaluation is quoted in YAML and escaped in Markdown; paths and user names are scrubbed.
     """
     found = scrub(evaluation)
@@ -58,6 +60,7 @@ def model_card(evaluation: Evaluation) -> str:
         ("Training", _training(found)),
         ("Data", _data(found)),
         ("Results", _results(found)),
+        ("Verdict", _verdict(found, policy)),
         ("Attacks", _attacks(found)),
         ("Worst class", _worst_class(found)),
         ("Calibration", _calibration(found)),
@@ -140,7 +143,7 @@ def _front_matter(found: Evaluation) -> dict[str, Any]:
     dataset = {"type": hub or found.data.name, "name": found.data.name, "split": found.data.split}
     result = {"task": {"type": "image-classification"}, "dataset": dataset, "metrics": metrics}
     return {
-        "license": "unknown",
+        "license": found.license or "unknown",
         "library_name": "pytorch",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "adversarial-robustness", "robustcls"],
@@ -197,8 +200,8 @@ def _bullets(items: Iterable[tuple[str, object]]) -> str:
     return "\n".join(f"- {name}: {_plain(value)}" for name, value in items)
 
 
-def _interval(found: Accuracy) -> str:
-    return f"{found.ci95[0]:.1%} to {found.ci95[1]:.1%}"
+def _interval(found: Accuracy | Estimate, spec: str = ".1%") -> str:
+    return f"{found.ci95[0]:{spec}} to {found.ci95[1]:{spec}}"
 
 
 def _opening(found: Evaluation) -> str:
@@ -219,18 +222,14 @@ def _model(found: Evaluation) -> str:
             ("Parameters", f"{model.parameters:,}" if model.parameters else "not recorded"),
             ("Input", " × ".join(map(str, model.input_size)) or "not recorded"),
             ("Classes", f"{len(model.classes):,}: {shown}{more}" if model.classes else "not recorded"),
+            ("Licence", found.license or "not stated"),
             ("SHA-256", model.sha256),
         ]
     )
 
 
 def _intended(found: Evaluation) -> str:
-    if found.intended_use:
-        return _plain(found.intended_use)
-    return (
-        "Research on adversarial robustness, and comparison with models that were judged in the same way. An evaluation"
-        " records no other purpose: whoever releases the model states it here."
-    )
+    return _plain(found.intended_use) if found.intended_use else "Not stated."
 
 
 def _training(found: Evaluation) -> str:
@@ -252,6 +251,9 @@ def _data(found: Evaluation) -> str:
     items = [
         ("Data", f"{data.name}, split {data.split}"),
         ("Samples", f"{data.n:,}{of}" + (f", {data.sampling}" if data.sampling else "")),
+        ("Accuracy estimates", what_is_estimated(found)),
+        *([("Samples by class", counts)] if (counts := say_counts(found)) else []),
+        *([("Not judged", absent)] if (absent := say_absent(found)) else []),
         ("SHA-256 of pixels and labels", data.sha256),
     ]
     return _bullets([*items, *([("Note", data.note)] if data.note else [])])
@@ -267,8 +269,23 @@ def _results(found: Evaluation) -> str:
             f"{found.robust.total:,}",
         ),
     ]
+    for one in measures_by_class(found):
+        for when, value in (("clean", one.clean), (f"under {_under(found)}", one.robust)):
+            if value is not None:
+                n = value.total if isinstance(value, Accuracy) else len(found.samples)
+                rows.append((f"{one.name}, {when}", f"{value.value:{one.spec}}", _interval(value, one.spec), f"{n:,}"))
     threat = [("Attacker's goal", found.threat.goal), ("Attacker's knowledge", found.threat.knowledge)]
-    return f"{_table(('Measure', 'Value', '95% Wilson interval', 'n'), rows)}\n\n{_bullets(threat)}"
+    return f"{_table(('Measure', 'Value', '95% interval', 'n'), rows)}\n\n{_bullets(threat)}"
+
+
+def _verdict(found: Evaluation, policy: Policy | None) -> str:
+    """The status, and what became of each criterion; that nothing was judged, without thresholds."""
+    if policy is None or not policy.thresholds:
+        return "Not judged: no thresholds were given."
+    verdict = judge(found, policy)
+    by = f" by the policy {_plain(policy.name)}" if policy.name else ""
+    rows = [(one.status, one.asked, one.reason) for one in verdict.criteria]
+    return f"**{verdict.status}**{by}.\n\n{_table(('Status', 'Asked', 'Found'), rows)}"
 
 
 def _attacks(found: Evaluation) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from robustcls.core.balance import class_name
 from robustcls.core.policy import Policy
 from robustcls.core.records import Attack, Evaluation
 
@@ -36,10 +37,7 @@ class Context:
 
     def class_name(self, model: int, label: int | None) -> str:
         """The name of a class, or its number where the evaluation holds none; None: the model named no class."""
-        if label is None:
-            return "no answer"
-        classes = self.evaluations[model].model.classes
-        return classes[label] if 0 <= label < len(classes) else f"class {label}"
+        return class_name(self.evaluations[model], label)
 
 
 def name_each(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
+from robustcls.core.records import Accuracy, Estimate
 from robustcls.reporting.context import Context, look_up
 
 ASSETS = Path(__file__).parent / "assets"
@@ -71,6 +72,14 @@ def interval(context: Context, model: int, path: str) -> Markup:
     return Markup('{} <span class="ci">[{}, {}]</span>').format(
         number(context, model, f"{path}.accuracy", ".1%"), low, high
     )
+
+
+def estimate(name: str, found: Accuracy | Estimate | None, spec: str) -> Markup:
+    """A value that need not stand in the evaluation, with its interval: `0.913 [0.871, 0.942]`."""
+    if found is None:
+        return Markup('<span class="none">not measured</span>')
+    low, high = (derived(f"{name}, {end}", bound, spec) for end, bound in zip(("low", "high"), found.ci95, strict=True))
+    return Markup('{} <span class="ci">[{}, {}]</span>').format(derived(name, found.value, spec), low, high)
 
 
 def points(name: str, value: float) -> Markup:

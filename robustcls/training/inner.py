@@ -22,6 +22,7 @@ class InnerAttack:
         self.function: Callable[..., Tensor] = plugins.load("attack", spec)
         if traits_of(self.function).keeps_label:
             raise InputError(f"--adv {spec} keeps the label, so there is nothing to train against: give --adv pgd")
+        threat.check_options(spec, plugins.resolved("attack", spec))
         self.parameters = inspect.signature(self.function).parameters
 
     def __call__(

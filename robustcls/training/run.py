@@ -71,6 +71,7 @@ class Run:
         self.threat = ThreatModel(config.norm, parse_eps(config.eps))  # type: ignore[arg-type]
         self.train, self.val = train.to(self.device), val.to(self.device)
         size = tuple(train.pixels.shape[1:])
+        self.threat.check_eps(size)
         self.batch_size = resolve_batch_size(parse_batch_size(config.batch_size), size, self.device)
         self.num_batches = num_batches(train, self.batch_size, drop_last=True)
         self._check_batch_size()
@@ -105,7 +106,7 @@ class Run:
         if config.compile or config.cuda_graphs:
             self.twin.compile_twin(cuda_graphs=config.cuda_graphs)
         self.replica = self.world.parallel(_Objective(self.model, self.objective))
-        self.val_attack = load_val_attack(config)
+        self.val_attack = load_val_attack(config, self.threat)
         self.validation = partial(
             Validation,
             self.val,
@@ -310,11 +311,12 @@ class _Objective(nn.Module):
         return self.objective(self.model, x, y, attack)
 
 
-def load_val_attack(config: TrainConfig) -> Callable[..., Tensor] | None:
+def load_val_attack(config: TrainConfig, threat: ThreatModel) -> Callable[..., Tensor] | None:
     """The attack of --val-attack; None for none. Raises InputError where it says nothing of robust accuracy."""
     if config.val_attack == "none":
         return None
     attack = plugins.load("attack", config.val_attack)
+    threat.check_options(config.val_attack, plugins.resolved("attack", config.val_attack))
     if traits_of(attack).training_only:
         raise InputError(f"--val-attack {config.val_attack} leaves the ball, to train on: give pgd(steps=10)")
     if traits_of(attack).keeps_label:

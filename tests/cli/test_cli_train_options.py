@@ -270,3 +270,11 @@ def test_minutes_and_epochs_from_one_source_are_refused():
     for flags, file in (({"minutes": 1.0, "epochs": 3}, {}), ({}, {"minutes": 1.0, "epochs": 3})):
         with pytest.raises(InputError, match="--minutes 1 chooses the epochs"):
             configure(flags, file)
+
+
+def test_a_radius_that_allows_every_image_is_said(cli):
+    tiny = ("train", "--data", "digits(size=8)", "--arch", "vgg16(width=0.05)", "--epochs", 1, "--limit-train", 64)
+    for eps, said in ((1, True), ("8/255", False)):
+        result = cli(*tiny, "--adv", "fgsm", "--eps", eps, "--val-n", 10, "--batch-size", 32, "--dry-run")
+        assert result.status == 0, result.err
+        assert ("every image may become uniform grey" in " ".join(result.out.replace("#", " ").split())) == said

@@ -3,7 +3,17 @@ import random
 import pytest
 
 from robustcls.core.seeds import mix
-from robustcls.core.statistics import Z95, bonferroni, mcnemar, paired_difference, quartiles, wilson
+from robustcls.core.statistics import (
+    Z95,
+    auc_interval,
+    bonferroni,
+    mcnemar,
+    mean_of_shares,
+    paired_difference,
+    quartiles,
+    roc_auc,
+    wilson,
+)
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -121,3 +131,68 @@ def test_a_median_between_a_distance_and_none_is_not_known():
     assert quartiles([1, inf])[1] is None
     assert quartiles([1, 3, inf, inf])[1] is None
     assert quartiles([1, 2, 4, inf])[1] == 3
+
+
+def test_the_mean_of_shares_of_one_group_is_its_wilson_interval():
+    for correct, total in ((0, 10), (7, 10), (431, 1000)):
+        mean, interval = mean_of_shares([(correct, total)])
+        assert mean == correct / total
+        assert interval == pytest.approx(wilson(correct, total))
+
+
+def test_the_mean_of_equal_groups_is_as_sure_as_all_of_them_together():
+    mean, (low, high) = mean_of_shares([(9, 10), (5, 10), (7, 10)])
+    assert mean == pytest.approx(0.7)
+    together = wilson(21, 30)
+    assert low <= together[0] + 1e-9
+    assert high >= together[1] - 1e-9
+    assert mean_of_shares([]) == (0.0, (0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shares"),
+    [((57, 3), (0.99, 0.4)), ((570, 30), (0.95, 0.5)), ((10,) * 10, (0.3, 0.9) * 5), ((1,) * 60, (0.7,) * 60)],
+)
+def test_the_interval_of_a_mean_of_shares_holds_the_truth(sizes, shares):
+    rng, truth, held = random.Random(0), sum(shares) / len(shares), 0
+    for _ in range(400):
+        counts = [
+            (sum(rng.random() < share for _ in range(size)), size) for size, share in zip(sizes, shares, strict=True)
+        ]
+        low, high = mean_of_shares(counts)[1]
+        held += low <= truth <= high
+    assert held / 400 >= 0.91  # 95%, less three standard errors and what discreteness takes
+
+
+def test_roc_auc_is_scikit_learns():
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = random.Random(0)
+    for n in (2, 5, 40, 300):
+        positive = [True, False] + [rng.random() < 0.3 for _ in range(n - 2)]
+        scores = [round(rng.gauss(kind, 1), 1) for kind in positive]
+        assert roc_auc(scores, positive) == pytest.approx(metrics.roc_auc_score(positive, scores))
+    with pytest.raises(ValueError, match="both classes"):
+        roc_auc([0.1, 0.2], [True, True])
+
+
+def test_the_interval_of_roc_auc():
+    for auc in (0.0, 0.1, 0.5, 0.9, 1.0):
+        low, high = auc_interval(auc, 30, 570)
+        assert 0 <= low <= auc <= high <= 1
+        assert high - low > 0.02  # also where the classes are fully separated
+        mirrored = auc_interval(1 - auc, 570, 30)
+        assert mirrored == (pytest.approx(1 - high), pytest.approx(1 - low))
+    # The ends are where the estimate lies z standard errors away, by Hanley and McNeil's variance.
+    for end in auc_interval(0.8, 40, 60):
+        mean = (40 + 60) / 2 - 1
+        variance = end * (1 - end) * (1 + mean * ((1 - end) / (2 - end) + end / (1 + end))) / (40 * 60)
+        assert abs(0.8 - end) == pytest.approx(Z95 * variance**0.5)
+
+
+def test_the_interval_of_roc_auc_holds_the_truth():
+    rng, truth, held = random.Random(0), stats.norm.cdf(1 / 2**0.5), 0
+    kinds = [True] * 20 + [False] * 60
+    for _ in range(300):
+        low, high = auc_interval(roc_auc([rng.gauss(kind, 1) for kind in kinds], kinds), 20, 60)
+        held += low <= truth <= high
+    assert held / 300 >= 0.91

@@ -267,3 +267,58 @@ def test_entries_that_are_not_finite_count_as_zero(norm):
     threat = ThreatModel(norm, 1)
     assert torch.equal(threat.steepest(odd), threat.steepest(grad))
     assert (threat.steepest(torch.full_like(grad, float("nan"))) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("eps", "hint"),
+    [
+        (8, "did you mean 8/255?"),
+        ("8", "did you mean 8/255?"),
+        (255, "255/255"),
+        (1.5, "such as 8/255"),
+        (2000, "8/255"),
+    ],
+)
+def test_a_radius_in_grey_levels_is_refused(eps, hint):
+    for make in (lambda: ThreatModel("linf", eps), lambda: ThreatModel.parse(f"linf:{eps}")):
+        with pytest.raises(InputError, match="pixels are in") as caught:
+            make()
+        assert hint in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_one_is_the_whole_box_and_no_ball_of_linf_is_larger():
+    assert ThreatModel("linf", 1).is_whole_box
+    assert ThreatModel("linf", 0.6).at(1.2) == ThreatModel("linf", 1)
+    assert ThreatModel("linf", 0.6).at(0.3) == ThreatModel("linf", 0.3)
+    assert ThreatModel("l2", 0.6).at(1.2) == ThreatModel("l2", 1.2)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("l2", 128), ("l1", 3073), ("l1", 5000)])
+def test_a_radius_beyond_the_farthest_images_is_refused(norm, eps):
+    threat = ThreatModel(norm, eps)
+    with pytest.raises(InputError, match="images of 3 x 32 x 32 are at most") as caught:
+        threat.check_eps((3, 32, 32))
+    assert ("did you mean 128/255?" in str(caught.value)) == (eps == 128)
+    threat.check_eps((3, 224, 224))
+    for norm, eps in (("l2", 3 * 32 * 32), ("l1", 3 * 32 * 32)):
+        ThreatModel(norm, eps**0.5 if norm == "l2" else eps).check_eps((3, 32, 32))
+
+
+def test_a_step_in_grey_levels_is_refused():
+    for norm, step, bad in (("linf", 2.0, True), ("linf", 1.0, False), ("linf", None, False), ("l2", 2.0, False)):
+        options = {"steps": 10, "step_size": step}
+        if not bad:
+            ThreatModel(norm, 0.1).check_options("pgd", options)
+            continue
+        with pytest.raises(InputError, match=r"pgd\(step_size=2\): step_size 2 is too large.*did you mean 2/255\?"):
+            ThreatModel(norm, 0.1).check_options("pgd(step_size=2)", options)
+
+
+def test_a_ball_that_reaches_grey_from_every_image():
+    shape = (3, 8, 8)
+    for norm, half in (("linf", 0.5), ("l2", (192**0.5) / 2), ("l1", 96)):
+        assert ThreatModel(norm, half * 1.001).reaches_grey(shape)
+        assert not ThreatModel(norm, half * 0.999).reaches_grey(shape)
+        grey, x = torch.full((1, *shape), 0.5), (torch.rand(1, *shape, generator=generator()) > 0.5).float()
+        assert ThreatModel(norm, half * 1.001).distance(grey, x).item() <= half * 1.001

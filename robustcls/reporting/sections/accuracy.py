@@ -5,10 +5,11 @@ from functools import partial
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from robustcls.core.balance import measures_by_class, two_classes_of
 from robustcls.core.records import Accuracy
 from robustcls.reporting.context import Context
 from robustcls.reporting.figures import INK, SERIES, draw, shorten
-from robustcls.reporting.html import figure, fill_file, model_tag, number, table
+from robustcls.reporting.html import estimate, figure, fill_file, model_tag, number, table
 
 ORDER, TITLE = 30, "Accuracy"
 
@@ -24,12 +25,32 @@ def accuracy(context: Context) -> Markup:
         for name, one in zip(context.names, context.evaluations, strict=True)
     )
     svg = draw("accuracy", title, described, partial(_paint, context), size)
+    found = [two_classes_of(one) for one in context.evaluations]
     return fill_file(
         "accuracy.html",
         context,
         drawn=figure("accuracy", svg, title + " with 95% intervals", table("Data: accuracy", heads, rows)),
         accuracies=table("Accuracy by model", heads, rows),
+        by_class=_by_class(context),
+        two_classes=any(found),
+        rules=sorted({one.rule for one in found if one and one.rule}),
     )
+
+
+def _by_class(context: Context) -> Markup | None:
+    """Balanced accuracy, and of two classes sensitivity, specificity and ROC-AUC, of each model that has samples."""
+    rows = [
+        [
+            model_tag(context, model),
+            one.name,
+            estimate(f"{one.name}, clean", one.clean, one.spec),
+            estimate(f"{one.name}, robust", one.robust, one.spec),
+        ]
+        for model, evaluation in enumerate(context.evaluations)
+        for one in measures_by_class(evaluation)
+    ]
+    heads = ["Model", "Measure", "Clean [95% interval]", "Under attack [95% interval]"]
+    return table("Whatever the classes' sizes", heads, rows, sortable=False) if rows else None
 
 
 def _row(context: Context, model: int, part: str) -> list[Markup | str]:

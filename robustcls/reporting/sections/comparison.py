@@ -5,6 +5,7 @@ from functools import partial
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from robustcls.core.balance import measures_by_class
 from robustcls.core.comparison import ClassCounts, by_data, count_classes, data_class, held, pair
 from robustcls.core.records import Evaluation, MinimumNorm
 from robustcls.core.statistics import paired_difference
@@ -12,6 +13,7 @@ from robustcls.reporting.context import Context
 from robustcls.reporting.figures import SERIES, draw, shorten
 from robustcls.reporting.html import (
     derived,
+    estimate,
     figure,
     fill_file,
     interval,
@@ -58,6 +60,11 @@ def _overview(context: Context) -> Markup:
         ["Clean accuracy", *(interval(context, model, "clean") for model in models)],
         ["Robust accuracy", *(interval(context, model, "robust") for model in models)],
     ]
+    for each in zip(*(measures_by_class(one) for one in context.evaluations), strict=False):
+        rows += [
+            [f"{each[0].name}, {name}", *(estimate(one.name, getattr(one, part), one.spec) for one in each)]
+            for part, name in (("clean", "clean"), ("robust", "under attack"))
+        ]
     for part, images in (("clean", "clean images"), ("adversarial", "images under attack")):
         rows.append([f"Calibration error (ECE), {images}", *(_ece(context, model, part) for model in models)])
     measured = next((one.corruptions for one in context.evaluations if one.corruptions), None)

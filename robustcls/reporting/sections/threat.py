@@ -2,6 +2,7 @@
 
 from markupsafe import Markup
 
+from robustcls.core.balance import say_absent, say_counts, what_is_estimated
 from robustcls.reporting.context import Context
 from robustcls.reporting.html import fill_file
 
@@ -16,4 +17,7 @@ def threat(context: Context) -> Markup:
         context,
         forwards=[sum(attack.forwards for attack in some) for some in attacks],
         backwards=[sum(attack.backwards for attack in some) for some in attacks],
+        estimates=[what_is_estimated(evaluation) for evaluation in context.evaluations],
+        counts=[say_counts(evaluation) for evaluation in context.evaluations],
+        absent=[say_absent(evaluation) for evaluation in context.evaluations],
     )

@@ -2,11 +2,14 @@
 
 from markupsafe import Markup
 
+from robustcls.core.balance import balanced_of, is_uneven, say_absent, say_counts, what_is_estimated
 from robustcls.core.comparison import Pair, held, pair
-from robustcls.core.policy import THRESHOLDS, judge
+from robustcls.core.policy import judge
+from robustcls.core.records import Evaluation
 from robustcls.core.statistics import paired_difference
+from robustcls.core.thresholds import THRESHOLDS
 from robustcls.reporting.context import Context
-from robustcls.reporting.html import derived, fill_file, number
+from robustcls.reporting.html import derived, estimate, fill_file, number
 
 ORDER, TITLE = 10, "Verdict"
 
@@ -27,6 +30,10 @@ def verdict(context: Context) -> Markup:
                 "criteria": found.criteria,
                 "attacks": ", ".join(attack.name for attack in evaluation.attacks),
                 "bound": f" ({bound})" if bound else "",
+                "estimates": what_is_estimated(evaluation),
+                "counts": say_counts(evaluation),
+                "absent": say_absent(evaluation),
+                "balanced": _balanced(evaluation),
             }
         )
     pairs = _pairs(context) if context.comparable else []
@@ -45,6 +52,17 @@ def verdict(context: Context) -> Markup:
             ("robust", "Worst-case robust accuracy", "after every attack: an empirical upper bound"),
         ],
     )
+
+
+def _balanced(evaluation: Evaluation) -> list[Markup] | None:
+    """Balanced accuracy, clean and robust, where the classes differ in number."""
+    found = balanced_of(evaluation)
+    if found is None or not is_uneven(evaluation.samples):
+        return None
+    return [
+        estimate(f"balanced {name} accuracy", one, ".1%")
+        for name, one in (("clean", found.clean), ("robust", found.robust))
+    ]
 
 
 def _say_thresholds(thresholds: dict[str, float]) -> Markup:

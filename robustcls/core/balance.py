@@ -1,0 +1,212 @@
+"""Accuracy where the classes differ in number: what it estimates, balanced accuracy, and how two classes are told apart."""
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from robustcls.core.comparison import count_classes, held, was_right
+from robustcls.core.errors import InputError, unknown
+from robustcls.core.records import Accuracy, Balanced, Estimate, Evaluation, Rates, Sample, TwoClasses
+from robustcls.core.statistics import auc_interval, mean_of_shares, roc_auc
+
+# What accuracy estimates, by how the samples were chosen.
+WHOLE = "accuracy on the split itself: all of it was judged"
+SHARES = "accuracy on the whole split: every class has its share of it among the samples, to within one sample"
+EVENLY = "accuracy where every class is equally frequent, not on the split: the classes were taken in turn"
+IN_TURN = "taken in turn over the classes"  # how evaluations made earlier say that they did so
+LISTED = 10  # classes that a sentence names
+
+
+class Measure(NamedTuple):
+    """A number that does not depend on how frequent the classes are, clean and under attack; None: not measured."""
+
+    name: str
+    clean: Accuracy | Estimate | None
+    robust: Accuracy | Estimate | None
+    spec: str  # how it is written
+
+    def write(self, found: Accuracy | Estimate | None) -> tuple[str, str]:
+        """A value of this measure and its interval; dashes where it was not measured."""
+        if found is None:
+            return "-", "-"
+        low, high = found.ci95
+        return format(found.value, self.spec), f"[{low:{self.spec}}, {high:{self.spec}}]"
+
+
+def measures_by_class(evaluation: Evaluation) -> list[Measure]:
+    """Balanced accuracy, and of two classes sensitivity, specificity and ROC-AUC; none without samples."""
+    balanced, two = balanced_of(evaluation), two_classes_of(evaluation)
+    found = [Measure("Balanced accuracy", balanced.clean, balanced.robust, ".1%")] if balanced else []
+    if two:
+        names = [class_name(evaluation, label) for label in (two.positive, 1 - two.positive)]
+        for name, part, spec in (
+            (f"Sensitivity ({names[0]})", "sensitivity", ".1%"),
+            (f"Specificity ({names[1]})", "specificity", ".1%"),
+            ("ROC-AUC", "auc", ".3f"),
+        ):
+            found.append(Measure(name, getattr(two.clean, part), getattr(two.robust, part), spec))
+    return found
+
+
+def needs_balance(evaluation: Evaluation) -> bool:
+    """Whether accuracy alone would mislead: classes differ by two samples or more, or there are two classes."""
+    return is_uneven(evaluation.samples) or two_classes_of(evaluation) is not None
+
+
+def what_is_estimated(evaluation: Evaluation) -> str:
+    """What accuracy on the samples estimates, in words; `not recorded` where the evaluation does not tell."""
+    data = evaluation.data
+    if data.estimates:
+        return data.estimates
+    if data.available and data.n == data.available:
+        return WHOLE
+    return EVENLY if IN_TURN in data.sampling else "not recorded"
+
+
+def is_uneven(samples: Sequence[Sample]) -> bool:
+    """Whether some class has at least two samples more than another, so that accuracy weighs it more."""
+    counts = [one.total for one in count_classes(samples)]
+    return bool(counts) and max(counts) - min(counts) > 1
+
+
+def say_counts(evaluation: Evaluation) -> str:
+    """How many samples each class has: by name where they are few, else the least and the most; "" without samples."""
+    counts = count_classes(evaluation.samples)
+    if not counts:
+        return ""
+    if len(counts) <= LISTED:
+        return ", ".join(f"{class_name(evaluation, one.label)} {one.total:,}" for one in counts)
+    least, most = (choose(counts, key=lambda one: one.total) for choose in (min, max))
+    if least.total == most.total:
+        return f"{least.total:,} of each of {len(counts):,} classes"
+    ends = (f"{one.total:,} ({class_name(evaluation, one.label)})" for one in (least, most))
+    return f"{len(counts):,} classes of {' to '.join(ends)} samples"
+
+
+def say_absent(evaluation: Evaluation) -> str:
+    """Which classes have no sample, so that nothing is known of them; "" where every class has one."""
+    split = evaluation.data.split_counts
+    present = {sample.label for sample in evaluation.samples}
+    absent = sorted(expected_labels(evaluation) - present) if present else []
+    if not absent:
+        return ""
+    named = [
+        class_name(evaluation, label) + (f" ({split[label]:,} in the split)" if label < len(split) else "")
+        for label in absent[:LISTED]
+    ]
+    more = f" and {len(absent) - LISTED:,} more classes" if len(absent) > LISTED else ""
+    return f"no sample of {', '.join(named)}{more}"
+
+
+def expected_labels(evaluation: Evaluation) -> set[int]:
+    """The labels that the data has: a model may know more classes than these."""
+    mapped = evaluation.data.class_map
+    return (
+        set(mapped.outputs)
+        if mapped
+        else set(range(max(len(evaluation.data.split_counts), len(evaluation.model.classes))))
+    )
+
+
+def class_name(evaluation: Evaluation, label: int | None) -> str:
+    """The name of a class, or its number where the evaluation holds none; None: the model named no class."""
+    if label is None:
+        return "no answer"
+    classes = evaluation.model.classes
+    return classes[label] if 0 <= label < len(classes) else f"class {label}"
+
+
+def balanced_of(evaluation: Evaluation) -> Balanced | None:
+    """Balanced accuracy, as recorded, or of the samples of an evaluation made earlier; None without samples."""
+    return evaluation.balanced or measure_balanced(evaluation.samples)
+
+
+def measure_balanced(samples: Sequence[Sample]) -> Balanced | None:
+    """The mean of the classes' accuracies, clean and robust, each class counting alike (Brodersen et al. 2010).
+
+    Over the classes that have samples; None where there are none.
+    """
+    counts = count_classes(samples)
+    if not counts:
+        return None
+    clean, robust = (
+        _estimate(*mean_of_shares([(getattr(one, part), one.total) for one in counts])) for part in ("clean", "robust")
+    )
+    return Balanced(len(counts), clean, robust)
+
+
+def two_classes_of(evaluation: Evaluation, positive: str | None = None) -> TwoClasses | None:
+    """How two classes are told apart, as recorded, or of the samples of an evaluation made earlier; None for more classes.
+
+    positive: the name of the class that sensitivity is about; as recorded, else the second, unless given. Raises
+    InputError for a name that is none of the two.
+    """
+    classes = evaluation.model.classes
+    found = evaluation.two_classes
+    if found is None and len(classes) == 2 and evaluation.samples:
+        found = measure_two_classes(evaluation.samples, 1)
+    if found is None or positive is None:
+        return found
+    label = find_positive(positive, classes)
+    if label == found.positive:
+        return found
+    clean, robust = (
+        dataclasses.replace(one, sensitivity=one.specificity, specificity=one.sensitivity)
+        for one in (found.clean, found.robust)
+    )  # the area under the curve is the same for either class, for the scores change their sign
+    return dataclasses.replace(found, positive=label, clean=clean, robust=robust)
+
+
+def find_positive(name: str, classes: Sequence[str]) -> int:
+    """The label of the positive class. Raises InputError where there are not two classes, or neither has this name."""
+    if len(classes) != 2:
+        raise InputError(f"positive class {name!r}: there are {len(classes)} classes, not two: leave it out")
+    if name not in classes:
+        raise unknown("positive class", name, classes)
+    return list(classes).index(name)
+
+
+def measure_two_classes(
+    samples: Sequence[Sample],
+    positive: int,
+    clean_scores: Sequence[float] | None = None,
+    robust_scores: Sequence[float] | None = None,
+    rule: str = "",
+) -> TwoClasses:
+    """Sensitivity, specificity and ROC-AUC of samples with labels 0 and 1.
+
+    scores: of each sample, the higher the more class 1; NaN counts as wrong. Without them there is no ROC-AUC.
+    """
+    return TwoClasses(
+        positive,
+        _rates(samples, was_right, positive, clean_scores),
+        _rates(samples, held, positive, robust_scores),
+        rule,
+    )
+
+
+def _rates(
+    samples: Sequence[Sample], right: Callable[[Sample], bool], positive: int, scores: Sequence[float] | None
+) -> Rates:
+    total = Counter(sample.label == positive for sample in samples)
+    correct = Counter(sample.label == positive for sample in samples if right(sample))
+    sensitivity, specificity = (
+        Accuracy.of(correct[kind], total[kind]) if total[kind] else None for kind in (True, False)
+    )
+    auc = None
+    if scores is not None and sensitivity is not None and specificity is not None:
+        ones = [sample.label == 1 for sample in samples]
+        worst = [
+            (-math.inf if one else math.inf) if math.isnan(score) else score
+            for score, one in zip(scores, ones, strict=True)
+        ]
+        area = roc_auc(worst, ones)
+        auc = _estimate(area, auc_interval(area, total[True], total[False]))
+    return Rates(sensitivity, specificity, auc)
+
+
+def _estimate(value: float, interval: tuple[float, float]) -> Estimate:
+    low, high = interval
+    return Estimate(value, [min(low, value), max(high, value)])  # a rounding error may lie between them
