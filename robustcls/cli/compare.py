@@ -44,6 +44,7 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
         for name, e in zip(names, evaluations, strict=True)
         if needs_balance(e)
         for one in measures_by_class(e)
+        if one.clean or one.robust
     ]
     show = as_markdown if markdown else table
     data = f"{first.data.name}, split {first.data.split}, n = {first.data.n}"
@@ -57,7 +58,7 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
     click.echo("")
     click.echo(wrap(data))
     if by_class:
-        click.echo(wrap(f"accuracy estimates {what_is_estimated(first)}"))
+        click.echo(wrap(f"estimated: {what_is_estimated(first)}"))
     click.echo(wrap(threat))
 
 
