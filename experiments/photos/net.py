@@ -38,7 +38,7 @@ def efficientnet_lite0() -> nn.Module:
 
 
 def lite0(num_classes: int, input_size: Sequence[int]) -> nn.Module:
-    """The untrained network for colour images of any size, normalised already; --init with `weights` gives it ImageNet's."""
+    """The untrained network for colour images of any size, behind a normalisation (MEAN, STD); `weights` are ImageNet's."""
     from efficientnet_lite_pytorch import EfficientNet
 
     # BatchNorm's statistics move by a tenth in each batch, as usual in PyTorch; by the published hundredth they stay

