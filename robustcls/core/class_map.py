@@ -73,9 +73,10 @@ def match_classes(
 def read_listing(path: str, data: Sequence[str]) -> Listing:
     """A file of classes. Raises InputError.
 
-    Either a line for each class of the data, `folder<TAB>output` (or `=` or `,` in place of the tab), with the output's
-    number or its name; or a line for each output, in order, with its name, as lists of ImageNet's classes are written. In
-    JSON: {"folder": 217}, ["tench", ...], or {"0": ["n01440764", "tench"], ...}. Lines that begin with # are comments.
+    Either a line for each class of the data, `folder<TAB>output` (or `=` or `,` in place of the tab, or a space before a
+    number), with the output's number or its name; or a line for each output, in order, with its name, as lists of
+    ImageNet's classes are written. In JSON: {"folder": 217}, ["tench", ...], or {"0": ["n01440764", "tench"], ...}. Lines
+    that begin with # are comments.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -252,16 +253,20 @@ def _base(listing: Listing) -> str:
 def _targets(path: str, lines: Sequence[str], data: Sequence[str]) -> dict[str, int | str]:
     """The lines as class of the data to output; nothing where they are a list of outputs.
 
-    They are pairs where each has one separator and names a class of the data before it; a comma may stand in a name, too.
+    They are pairs where each has one separator and names a class of the data before it; a comma or a space may stand in a
+    name, too.
     """
     wanted = {normal(name) for name in data}
-    for separator in SEPARATORS:
-        pairs = [tuple(part.strip() for part in line.split(separator)) for line in lines]
+    for separator in (*SEPARATORS, None):  # None: white space before a number
+        split = str.split if separator else str.rsplit
+        pairs = [tuple(part.strip() for part in split(line, separator, -1 if separator else 1)) for line in lines]
         if not all(len(pair) == 2 and all(pair) for pair in pairs):
             continue
         heads = [normal(pair[0]) for pair in pairs]
         all_numbers = all(pair[1].isdecimal() for pair in pairs)
-        if not (all_numbers or separator != "," or wanted & set(heads)):
+        if separator is None and not (all_numbers and wanted <= set(heads)):
+            continue
+        if separator == "," and not (all_numbers or wanted & set(heads)):
             continue
         if len(set(heads)) < len(heads):
             twice = next(head for head, count in Counter(heads).items() if count > 1)

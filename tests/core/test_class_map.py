@@ -97,6 +97,7 @@ LISTS = {  # of the outputs of a model with four
     "tabs": "ray\t2\nwhite_shark\t1\n",
     "equals": "# mine\nray = 2\nwhite_shark = 1\n",
     "commas": "ray,2\nwhite_shark,1\n",
+    "spaces": "ray 2\nwhite shark 1\n",
     "pairs": json.dumps({"ray": 2, "white_shark": 1}),
 }
 
