@@ -40,10 +40,10 @@ def attack(
     from robustcls.runtime.search import Counted
 
     check_images(images, labels, input_size_of(model))
-    model = told(model, images)
     function = plugins.load("attack", spec)
     threat.check_options(spec, plugins.resolved("attack", spec))
     threat.check_eps(images.shape[1:])
+    model = told(model, images)
     device = device_of(model)
     size = resolve_batch_size(batch_size, images.shape[1:], device)
     if traits_of(function).universal:

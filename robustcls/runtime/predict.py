@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.core.classifier import device_of, dtype_of
+from robustcls.core.errors import InputError
 from robustcls.core.logits import as_classifier
 from robustcls.core.progress import Bar
 from robustcls.runtime.device import exact_fp32
@@ -30,10 +31,18 @@ def predict(model: nn.Module, x: Tensor, batch_size: int | Parts, *, label: str 
 def classifier_of(model: nn.Module, images: Tensor) -> tuple[nn.Module, str]:
     """The model where it gives logits N,K, else one around it that does, and what was taken of its output, in a line.
 
-    images: N,C,H,W on any device, of which the first is passed through. The model is left as it was.
+    images: N,C,H,W on any device, of which the first is passed through. The model is left as it was. Raises InputError
+    where it cannot take the image.
     """
-    with uncompiled(), exact_fp32():
-        return as_classifier(model, images[:1].detach().to(device_of(model), dtype_of(model)))
+    image = images[:1].detach().to(device_of(model), dtype_of(model))
+    try:
+        with uncompiled(), exact_fp32():
+            return as_classifier(model, image)
+    except InputError:
+        raise
+    except Exception as error:  # whatever the first layer that the image does not fit raises
+        size, reason = "x".join(map(str, image.shape[1:])), " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"the model cannot take images of {size}: {reason}") from error
 
 
 def told(model: nn.Module, images: Tensor) -> nn.Module:

@@ -14,6 +14,7 @@ import torch
 from robustcls.cli.train import HEADER, Progress, configure, describe
 from robustcls.core.config import read_toml
 from robustcls.core.records import Epoch
+from robustcls.core.threat import ThreatModel
 from robustcls.runtime.world import World
 
 TINY = (
@@ -157,14 +158,14 @@ def fake_run(**options):
         data="folder:/home/somebody/data sets/retina photographs of 2024", arch="mylab.networks:wide_resnet(depth=34)",
         step="free(replays=4)", objective="adversarial",
         adv="pgd(steps=10, step_size=0.00784313725490196, restarts=2)", epochs=300, quiet=False,
-        val_n=2000, makes_examples=False,
+        val_n=2000, makes_examples=False, is_adversarial=True,
     )  # fmt: skip
     training = SimpleNamespace(
         classes=range(1000), note="12 corrupt files skipped; 37 sizes: shorter side resized to 224"
     )
     return SimpleNamespace(
         config=config, model=torch.nn.Linear(2000, 20000), train=Sized(training, 1281167), val=range(50000),
-        threat="linf:0.0156863", batch_size=4096, device=torch.device("cpu"), precision="bf16", folder="runs/x",
+        threat=ThreatModel("linf", 0.0156863), batch_size=4096, device=torch.device("cpu"), precision="bf16", folder="runs/x",
         num_batches=10, epoch=0, batch=0, images_per_batch=4096, images_seen=0, init_note="", output_note="", world=World(),
     )  # fmt: skip
 

@@ -130,9 +130,9 @@ def test_the_pace_is_measured_by_the_clock():
     model = Slow(clock).train()
     pace = measure_pace(model, torch.rand(5, 3, 4, 4), ["saliency"], clock=clock)
     assert (pace.forward, pace.gradient) == (1, 3)
-    assert pace.maps["saliency"] == 1 + (1 + 2)  # the number of classes, then the gradient
+    assert pace.maps["saliency"] == 1 + 1 + (1 + 2)  # what the model gives, the number of classes, then the gradient
     assert model.training
-    assert pace.of_part("stability") == pytest.approx(MAPS * 4 + FORWARDS)
+    assert pace.of_part("stability") == pytest.approx(MAPS * 5 + FORWARDS)
 
 
 class Counting(nn.Module):

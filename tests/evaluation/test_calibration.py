@@ -92,6 +92,6 @@ def test_logits_that_are_not_finite_are_left_out_and_counted():
 
     calibration = measure_calibration(Masked(net, after=spoil), found, batch_size=len(bright))
     assert calibration.clean.n == int((~bright).sum()) < len(bright)
-    assert f"{int(bright.sum())} whose logits are not finite" in calibration.rule
-    with pytest.raises(InputError, match="no clean image are finite"):
+    assert f"{int(bright.sum())} whose logits give no probabilities" in calibration.rule
+    with pytest.raises(InputError, match="no clean image give probabilities"):
         measure_calibration(Masked(net, after=lambda logits: logits * math.nan), found, batch_size=16)
