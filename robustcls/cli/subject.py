@@ -18,7 +18,7 @@ from robustcls.core.options import parse_batch_size, parse_n, parse_numbers
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data import recipe
 from robustcls.data.images import Images, without_files
-from robustcls.data.splits import SAMPLING_RULE, load_split, may_have_trained_on
+from robustcls.data.splits import SAMPLING_RULE, check_named_by_file, load_split, may_have_trained_on
 from robustcls.evaluation.config import SubjectOptions
 from robustcls.evaluation.judge import describe_model
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, read_model
@@ -51,8 +51,10 @@ def load_subject(spec: str, config: SubjectOptions, n: int | str, attacks: Seque
     threat, notes = _threat(source, config)
     for attack in attacks:
         threat.check_options(attack, options[attack])
-    data_spec = config.data or source.meta.get("data") or "digits"
     own = source.meta.get("data")
+    if own and not config.data:
+        check_named_by_file(own, spec)
+    data_spec = config.data or own or "digits"
     trained = source.meta if own and may_have_trained_on(own, data_spec) else {}  # then the split that it trained on
     images = load_split(
         data_spec,

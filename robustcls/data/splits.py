@@ -223,6 +223,22 @@ def may_have_trained_on(trained: str, data: str) -> bool:
     return not there.exists() or os.path.realpath(here) == os.path.realpath(there)
 
 
+def check_named_by_file(spec: str, file: str) -> None:
+    """Raises InputError where a file names, as its data, code that does not look like a data set.
+
+    The file may come from anywhere, and it could name any function on this machine, such as shutil:rmtree.
+    """
+    name = _parsed(spec).name
+    if ":" not in name:
+        return
+    parameters = list(inspect.signature(plugins.load("data", name)).parameters)
+    if parameters[:1] != ["split"]:
+        raise InputError(
+            f"{file} asks to run {name} for its data, whose first parameter is not called split: if you trust that code, "
+            f"say so with --data {spec}"
+        )
+
+
 def _parsed(spec: str) -> plugins.Spec:
     """As plugins.parse, and with options behind a path: `folder:PATH(size=64)`, unless such a file exists."""
     parsed = plugins.parse("data", spec)

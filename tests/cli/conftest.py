@@ -84,6 +84,7 @@ def home(tmp_path_factory):
         model = build("vgg16(width=0.05)", classes=list(classes), input_size=size)
         save_checkpoint(home / f"{name}.pt", model, {})
         torch.save(model.net.state_dict(), home / f"{name}-weights.pt")
+    save_checkpoint(home / "trap.pt", model, {"data": "shutil:rmtree"})
     whole = (home / "pgd" / "ckpt.pt").read_bytes()
     (home / "truncated.pt").write_bytes(whole[: len(whole) // 2])
     torch.save({"state_dict": Evil(home / "trap")}, home / "evil.pt")

@@ -22,6 +22,7 @@ BAD = {
     "no checkpoint": (model("{home}/none.pt"), "no file"),
     "truncated checkpoint": (model("{home}/truncated.pt"), "truncated or damaged"),
     "pickle": (model("{home}/evil.pt"), "could run code"),
+    "code as a checkpoint's data": (model("{home}/trap.pt"), "asks to run shutil:rmtree for its data"),
     "folder as checkpoint": (model("{home}/pgd"), "Is a directory"),
     "checkpoint for other classes": (model("{home}/two.pt"), "knows 2 classes (a, b), the data has 10"),
     "checkpoint for other images": (model("{home}/pgd/ckpt.pt", "--data", "digits"), "the model takes 1x8x8"),
