@@ -6,7 +6,7 @@
 #
 # EfficientNet-Lite0 with its ImageNet weights meets 25 photos in 24 class folders: which output each folder is says
 # classes.txt. Then it is fine-tuned on 360 images of two classes (of CIFAR, a folder with train/ and test/, where given,
-# else digits) and must pass a gate. Ends with the exit status of the gate.
+# else digits) and meets a gate on clean accuracy. Nothing here defends a model: robust accuracy is what it is.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=$(realpath -m "${1:?name a folder for the results}")
@@ -29,8 +29,8 @@ echo "== fine-tune it on 360 images of two classes"
 rm -rf "$out/run"
 robustcls train --arch experiments.photos.net:lite0 --init "$(python -m experiments.photos.net)" \
     --mean 0.498,0.498,0.498 --std 0.502,0.502,0.502 \
-    --data "folder:$out/pair" --adv fgsm --eps 1/255 --val-attack "pgd(steps=5)" --epochs 8 --out "$out/run"
-robustcls attack --model "$out/run/ckpt.pt" --arch experiments.photos.net:lite0 --n all
+    --data "folder:$out/pair" --adv none --val-attack none --epochs 10 --eps 1/255 --out "$out/run"
+robustcls attack --model "$out/run/ckpt.pt" --arch experiments.photos.net:lite0 --n all --suite fast
 
 echo "== may it go out?"
-robustcls gate "$out/run/evaluation.json" --min-clean 0.60 --min-robust 0.40
+robustcls gate "$out/run/evaluation.json" --min-clean 0.70
