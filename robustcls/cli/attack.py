@@ -9,7 +9,7 @@ from robustcls.cli.options import MODEL_HELP, build, config_option, options
 from robustcls.cli.places import check_not_lost, name_of, overwrite_option
 from robustcls.core.balance import measures_by_class, needs_balance, say_absent, say_counts, what_is_estimated
 from robustcls.core.errors import InputError
-from robustcls.core.files import check_writable, is_stream
+from robustcls.core.files import check_writable, is_stdout, is_stream
 from robustcls.core.records import Evaluation
 from robustcls.evaluation.config import AttackConfig
 
@@ -98,10 +98,11 @@ def command(
             raise
         if kept:
             kept.remove()
-    click.echo(summarise(judged.evaluation))
-    click.echo(f"\n{target}")
+    aside = is_stdout(target) or is_stdout(save_examples)  # what a file fills is no place for words
+    click.echo(summarise(judged.evaluation), err=aside)
+    click.echo(f"\n{target}", err=aside)
     if save_examples:
-        click.echo(f"{save_examples}: {examples} adversarial examples")
+        click.echo(f"{save_examples}: {examples} adversarial examples", err=aside)
     return INCONCLUSIVE if any(attack.error for attack in judged.evaluation.attacks) else 0
 
 

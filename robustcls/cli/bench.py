@@ -14,7 +14,7 @@ from robustcls.cli.console import note, table
 from robustcls.cli.options import build, config_option, options
 from robustcls.core.claims import claim
 from robustcls.core.errors import InputError
-from robustcls.core.files import check_writable, is_stream, replacing
+from robustcls.core.files import check_writable, is_stdout, is_stream, replacing
 
 
 @click.command("bench")
@@ -61,9 +61,10 @@ def command(flags: dict, config_file: str | None, file: str | None, markdown: bo
         check_writable(config.out, inputs=[one for one in (config.model, config_file) if one])
     with claim(config.out) if config.out else nullcontext():
         result = measure(config)
-    click.echo(render(result, show))
+    aside = is_stdout(config.out)
+    click.echo(render(result, show), err=aside)
     if config.out:
-        click.echo(f"\n{config.out}")
+        click.echo(f"\n{config.out}", err=aside)
 
 
 def measure(config: BenchConfig) -> dict[str, Any]:

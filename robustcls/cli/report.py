@@ -17,7 +17,7 @@ from robustcls.core.balance import find_positive, two_classes_of
 from robustcls.core.claims import claim
 from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError
-from robustcls.core.files import check_writable, is_stream
+from robustcls.core.files import check_writable, is_stdout, is_stream
 from robustcls.core.policy import Policy
 from robustcls.core.records import Evaluation
 from robustcls.evaluation.config import METHODS, ReportConfig, check_license
@@ -212,10 +212,11 @@ def _write(
 
     folder = Path(assets) if assets else None
     report(evaluations, places.page, policy=policy, title=title, redact_images=redact_images, assets=folder)
-    click.echo(places.page)
+    aside = is_stdout(places.page)
+    click.echo(places.page, err=aside)
     for evaluation, card in zip(evaluations, places.cards, strict=bool(places.cards)):
         for path in write_card(evaluation, card, policy):
-            click.echo(path)
+            click.echo(path, err=aside)
 
 
 def beside_each(specs: Sequence[str], name: str, home: Path) -> list[Path]:

@@ -306,7 +306,8 @@ class Progress:
                 f"{row.epoch:>3}/{self.run.config.epochs:<3}{row.lr:>9.3g}{row.train_loss:>8.3f}{clean:>7}{attacked:>9}"
                 f"{validation[0]:>7}{validation[1]:>8}{validation[2]:>7}{gap:>7}{row.images_per_second:>9.0f}"
             )
-            for said in filter(None, (row.event, row.warning)):
+            last = row.epoch == self.run.config.epochs or self.run.stopped  # of it the conclusion tells
+            for said in filter(None, (row.event, "" if last else row.warning)):
                 click.echo(wrap(f"  {said}", indent=2))
 
 

@@ -78,6 +78,14 @@ def is_stream(path: str | Path) -> bool:
     return found is not None and (not stat.S_ISREG(found.st_mode) or _descriptor_of(path) is not None)
 
 
+def is_stdout(path: str | Path | None) -> bool:
+    """Whether a file of this name is where this process prints, so that words have to go elsewhere."""
+    try:
+        return path is not None and os.path.samestat(os.stat(path), os.fstat(1)) and is_stream(path)
+    except OSError:
+        return False
+
+
 def cannot_write(path: str | Path, error: Exception, flag: str = "--out", part: Path | None = None) -> str:
     """The line for an error that came while `path` was written; part: where its content was gathered."""
     if isinstance(error, RuntimeError):

@@ -41,13 +41,16 @@ def risen_loss(epochs: Sequence[Epoch]) -> str:
 def above_chance(shares: Sequence[float], chance: Chance | None) -> bool:
     """Whether the best of several accuracies on the same images is beyond that of always naming the commonest class.
 
-    By Wilson intervals that hold together (Bonferroni), as the best of many is high by luck alone. True where nothing was
-    measured, or chance is not known: runs did not always record it.
+    By Wilson intervals that hold together (Bonferroni), as the best of many is high by luck alone; of so few images that
+    even no error would not show it, more than chance is enough. True where nothing was measured, or chance is not known:
+    runs did not always record it.
     """
     if chance is None or not shares:
         return True
-    best = round(max(shares) * chance.images)
-    return wilson(best, chance.images, bonferroni(len(shares)))[0] > chance.majority
+    best, z = round(max(shares) * chance.images), bonferroni(len(shares))
+    if wilson(chance.images, chance.images, z)[0] <= chance.majority:
+        return best > chance.majority * chance.images
+    return wilson(best, chance.images, z)[0] > chance.majority
 
 
 def at_chance(epochs: Sequence[Epoch], chance: Chance | None, *, adversarial: bool) -> str:

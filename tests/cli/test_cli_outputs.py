@@ -381,3 +381,15 @@ def test_a_log_on_a_full_disk_ends_nothing(home, tmp_path):
         )
     assert done.returncode == 0
     assert Evaluation.load(tmp_path / "e.json").data.n == 10
+
+
+def test_words_stay_out_of_a_file_that_is_written_to_stdout(home, tmp_path):
+    """In a process of its own, whose stdout is a file, as behind a >."""
+    command = [sys.executable, "-m", "robustcls", "attack", "--model", home / "pgd" / "ckpt.pt", *SMALL, "--quiet"]
+    with open(tmp_path / "out.json", "w") as out:
+        done = subprocess.run(
+            [*map(str, command), "--out", "/dev/stdout"], stdout=out, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert Evaluation.load(tmp_path / "out.json").data.n == 10
+    assert "upper bound" in done.stderr

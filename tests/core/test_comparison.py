@@ -63,3 +63,12 @@ def test_models_that_number_the_classes_in_another_way_are_paired_by_the_datas_o
     assert [data_class(second, label) for label in (0, 1)] == ["a", "b"]
     other = mapped([3, 5], [(5, 5, 3), (3, 3, 3), (3, 7, 7)], list("stubva"))
     assert find_mismatch([first, other]) == "the sample indices or labels differ"
+
+
+def test_samples_drawn_by_other_rules_are_named():
+    first, second = (evaluation((0, 0, 0)) for _ in range(2))
+    first.data = dataclasses.replace(first.data, sha256="a", sampling="in turn")
+    second.data = dataclasses.replace(second.data, sha256="b", sampling="by share")
+    assert "drawn by other rules, 'in turn' and 'by share': judge both with --n all" in find_mismatch([first, second])
+    second.data.sampling = "in turn"
+    assert find_mismatch([first, second]).startswith("the data differ")

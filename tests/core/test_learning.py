@@ -57,6 +57,12 @@ def test_few_updates():
         ([0.5], HALVES, False),
         ([23 / 36], HALVES, False),  # Wilson's lower bound is 0.476
         ([24 / 36], HALVES, True),  # 0.503
+        (
+            [1.0] * 3,
+            Chance(images=4, majority=0.5),
+            True,
+        ),  # so few that no error would not tell: more than chance will do
+        ([0.5] * 3, Chance(images=4, majority=0.5), False),
         ([24 / 36] * 2, HALVES, False),  # the best of two is high by luck more often
         ([0.1, 0.2], Chance(500, 0.1), True),
         ([0.36, 0.41], HALVES, False),  # below chance
