@@ -46,13 +46,9 @@ def find_mismatch(evaluations: Sequence[Evaluation]) -> str:
     first = evaluations[0]
     for other in evaluations[1:]:
         if first.data.sha256 != other.data.sha256:
-            ours, theirs = first.data, other.data
-            if (ours.name, ours.split, ours.n) == (
-                theirs.name,
-                theirs.split,
-                theirs.n,
-            ) and ours.sampling != theirs.sampling:
-                rules = f"{ours.sampling!r} and {theirs.sampling!r}"
+            a, b = first.data, other.data
+            if (a.name, a.split, a.n) == (b.name, b.split, b.n) and a.sampling != b.sampling:
+                rules = f"{a.sampling!r} and {b.sampling!r}"
                 return f"the samples were drawn by other rules, {rules}: judge both with --n all, or in one version"
             return "the data differ (SHA-256 of pixels and labels)"
         if (first.threat.norm, first.threat.eps) != (other.threat.norm, other.threat.eps):

@@ -51,15 +51,13 @@ class Journal:
             return ""
         try:
             before = json.loads(file.read_text(encoding="utf-8"))
-            if "run" not in before:
-                raise InputError(
-                    f"{self.folder} was left by an earlier version of robustcls: start anew, without --resume"
-                )
             differ = [name for name in task if before.get(name) != task[name]]
             if not differ and not _agree(torch.load(known, weights_only=True), logits):
                 differ = ["model: its outputs on the clean images differ"]
         except (OSError, ValueError, RuntimeError, EOFError, AttributeError):
             raise InputError(f"{self.folder} is damaged: start anew, without --resume") from None
+        if "run" not in before:
+            raise InputError(f"{self.folder} was left by an earlier version of robustcls: start anew, without --resume")
         if differ:
             raise InputError(
                 f"{self.folder} was left by an evaluation with another {', '.join(differ)}: "

@@ -166,7 +166,8 @@ def fake_run(**options):
     return SimpleNamespace(
         config=config, model=torch.nn.Linear(2000, 20000), train=Sized(training, 1281167), val=range(50000),
         threat=ThreatModel("linf", 0.0156863), batch_size=4096, device=torch.device("cpu"), precision="bf16", folder="runs/x",
-        num_batches=10, epoch=0, batch=0, images_per_batch=4096, images_seen=0, init_note="", output_note="", world=World(),
+        num_batches=10, epoch=0, batch=0, images_per_batch=4096, images_seen=0, init_note="", output_note="", stopped="",
+        world=World(),
     )  # fmt: skip
 
 
