@@ -80,7 +80,8 @@ def command(
             check_not_lost(target, [name_of(model)], overwrite)
         journal = Journal(target.with_name(f"{target.name}.partial"), resume=resume, world=world)
         kept = None if is_stream(target) else journal
-        subject = load_subject(model, config, config.n, chosen_attacks(config, config.norm or "linf"))
+        attacks = chosen_attacks(config, config.norm or "linf")
+        subject = load_subject(model, config, config.n, attacks, shared=config.transfer_from is not None)
         task = set_task(subject, config)
         for line in subject.notes:
             note(line, quiet)

@@ -51,7 +51,7 @@ def set_task(subject: Subject, config: AttackConfig) -> Task:
             mean=parse_numbers(config.mean, "mean"),
             std=parse_numbers(config.std, "std"),
         )
-        mapped, record, said = fit(loaded, subject.unmapped, config)
+        mapped, record, said = fit(loaded, subject.unmapped, config, shared=True)
         surrogate, labels = loaded.model, renumber(subject.unmapped, mapped, record.classes).labels
         subject.notes += said
     attacks = chosen_attacks(config, subject.threat.norm)

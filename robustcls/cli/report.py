@@ -263,8 +263,10 @@ def measure(
     for method in methods:
         plugins.resolved("attribution", method)
     files = read_published(Path(config.corruptions_from)) if config.corruptions_from else None
+    shared = len(models) > 1 or config.transfer_from is not None
     subjects = [
-        load_subject(model, config, config.n, chosen_attacks(config, config.norm or "linf")) for model in models
+        load_subject(model, config, config.n, chosen_attacks(config, config.norm or "linf"), shared=shared)
+        for model in models
     ]
     if files:  # hours before they are needed
         for subject in subjects:

@@ -11,7 +11,8 @@ import torch
 
 from robustcls.core import plugins, records
 from robustcls.core.balance import SHARES, WHOLE
-from robustcls.core.class_map import match_classes, read_listing
+from robustcls.core.class_files import read_listing
+from robustcls.core.class_map import match_classes
 from robustcls.core.classifier import check_images, input_size_of, sees
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size, parse_n, parse_numbers
@@ -38,8 +39,11 @@ class Subject:
     unmapped: Images  # the same samples, with the numbers and the names that the data gives their classes
 
 
-def load_subject(spec: str, config: SubjectOptions, n: int | str, attacks: Sequence[str]) -> Subject:
-    """Takes what the options leave open from the checkpoint, and notes what it took.
+def load_subject(
+    spec: str, config: SubjectOptions, n: int | str, attacks: Sequence[str], *, shared: bool = False
+) -> Subject:
+    """Takes what the options leave open from the checkpoint, and notes what it took. shared: other models are judged by the
+    same options.
 
     Raises InputError for whatever is wrong with the options, so that nothing is said or computed before. attacks: specs.
     """
@@ -78,7 +82,7 @@ def load_subject(spec: str, config: SubjectOptions, n: int | str, attacks: Seque
         mean=parse_numbers(config.mean, "mean"),
         std=parse_numbers(config.std, "std"),
     )
-    mapped, model, said = fit(loaded, images, config)
+    mapped, model, said = fit(loaded, images, config, shared=shared)
     whose = "" if config.data else f", from {Path(spec).name}" if source.meta else ", the default"
     notes = [*said, *notes]
     notes.append(f"data {data_spec}{whose}, split {config.split}: {len(images)} of {images.available} samples")
@@ -95,10 +99,10 @@ def load_subject(spec: str, config: SubjectOptions, n: int | str, attacks: Seque
 
 
 def fit(
-    loaded: LoadedModel, images: Images, config: SubjectOptions
+    loaded: LoadedModel, images: Images, config: SubjectOptions, *, shared: bool = False
 ) -> tuple[records.ClassMap | None, records.Model, list[str]]:
     """Puts the model on its device and its outputs beside the classes of the data: how they were mapped (None where they
-    are the same), the model's record, and what is said of both.
+    are the same), the model's record, and what is said of both. shared: --classes may be about another model.
 
     Raises InputError where a class of the data is no output of the model.
     """
@@ -108,7 +112,7 @@ def fit(
     if loaded.classes and listing is None:  # of what is wrong this says most, and needs no pass through the model
         match_classes(images.classes, loaded.classes, len(loaded.classes), model=loaded.name)
     check_images(x[:1], input_size=input_size_of(loaded.model))
-    found, taken = fit_to_data(loaded, x, images.classes, listing)
+    found, taken = fit_to_data(loaded, x, images.classes, listing, shared=shared)
     model = describe_model(loaded.model, loaded.name, loaded.sha256)
     model.classes = list(found.names)
     model.input_size = model.input_size or list(x.shape[1:])

@@ -1,18 +1,15 @@
 """Which of a model's outputs each class of the data is: by name where both have names, by number, or by a file."""
 
-import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from robustcls.core.errors import InputError
 
 WNID = re.compile(r"n\d{8}")
-SEPARATORS = ("\t", "=", ",")
 OTHERS_REMAIN = "the other {} outputs stay possible predictions, and are wrong ones"
 
 
@@ -32,10 +29,10 @@ class ClassMap:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a file of classes says. One of the two is empty.
+    """What a file of classes says.
 
-    aliases: the names of each output, in the outputs' order, the first for display. targets: of a class of the data, the
-    number or the name of an output.
+    aliases: the names of each output, in the outputs' order, the first for display; empty where it does not list them.
+    targets: of a class of the data, the number or the name of an output; asked where the outputs are not as many as aliases.
     """
 
     source: str
@@ -44,58 +41,50 @@ class Listing:
 
 
 def match_classes(
-    data: Sequence[str], known: Sequence[str], outputs: int, *, model: str, listing: Listing | None = None
+    data: Sequence[str],
+    known: Sequence[str],
+    outputs: int,
+    *,
+    model: str,
+    listing: Listing | None = None,
+    shared: bool = False,
 ) -> ClassMap:
     """How the classes of the data relate to a model's outputs.
 
     data: class names, label by label. known: the model's own class names, output by output; empty where it has none.
-    outputs: how many logits it gives. model: its name, for messages. listing: what a user's file says, which wins.
+    outputs: how many logits it gives. model: its name, for messages. listing: what a user's file says, which wins where it
+    does not contradict the model. shared: the file may be about another model than this, whose own names then win.
     Raises InputError that names the first class without an output.
     """
-    named = () if _is_numbering(known) else tuple(known)
+    data, known = tuple(data), tuple(known)
+    fits = len(known) == outputs
     if listing is not None:
-        try:
-            return _by_listing(tuple(data), named, outputs, model, listing)
-        except InputError:
-            # Of several models, the file may be about another one than this.
-            if named and len(named) == outputs and Counter(data) == Counter(named):
-                return _by_name(tuple(data), named, model)
-            raise
-    if named and len(named) != outputs:
+        aliases = tuple((name,) for name in known)
+        if not (shared and fits and all(_find(name, aliases) is not None for name in data)):
+            return _by_listing(data, known if fits else (), outputs, model, listing)
+        found = _by_name(data, known, model)
+        unused = f"{_base(listing)} is not used, since the model has classes of the data's names"
+        return replace(found, rule="; ".join(filter(None, (found.rule, unused))))
+    if known and not fits:
         raise InputError(
-            f"{model} names {len(named)} classes and gives {outputs} outputs: say which output is which with --classes FILE"
+            f"{model} names {len(known)} classes and gives {outputs} outputs: say which output is which with --classes FILE"
         )
-    if named or (len(known) == outputs and Counter(data) == Counter(known)):
-        return _by_name(tuple(data), tuple(known), model)
-    return _by_place(tuple(data), outputs, model)
+    return _by_name(data, known, model) if known else _by_place(data, outputs, model)
 
 
-def read_listing(path: str, data: Sequence[str]) -> Listing:
-    """A file of classes. Raises InputError.
-
-    Either a line for each class of the data, `folder<TAB>output` (or `=` or `,` in place of the tab, or a space before a
-    number), with the output's number or its name; or a line for each output, in order, with its name, as lists of
-    ImageNet's classes are written. In JSON: {"folder": 217}, ["tench", ...], or {"0": ["n01440764", "tench"], ...}. Lines
-    that begin with # are comments.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}: give a file of classes with --classes") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not a text file: give a line for each class with --classes") from None
-    if text.lstrip()[:1] in ("{", "["):
-        return _read_json(path, text)
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    if not lines:
-        raise InputError(f"{path} names no class: give a line for each, such as cat=281")
-    targets = _targets(path, lines, data)
-    return Listing(path, targets=targets) if targets else Listing(path, tuple(_aliases(line) for line in lines))
+def own_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of outputs; none where they only count, 0, 1, 2 ..., as in code that had to call them something."""
+    return () if _is_numbering(names) else tuple(names)
 
 
 def normal(name: str) -> str:
-    """A name without what spellings differ by: case, spaces, hyphens, underscores, Unicode's two ways to write an accent."""
-    return re.sub(r"[\s_\-]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()
+    """A name without what spellings differ by: case, spaces, hyphens, underscores, Unicode's two ways to write an accent.
+
+    Numbers have one spelling: -1 and _1 are not 1.
+    """
+    name = unicodedata.normalize("NFC", name).strip()
+    spelled = " ".join(re.sub(r"[\s_]|-(?!\d)|(?<=\w)-", " ", name).split())
+    return name if spelled.isdecimal() else spelled.casefold()
 
 
 def _by_name(data: tuple[str, ...], known: tuple[str, ...], model: str) -> ClassMap:
@@ -141,33 +130,59 @@ def _by_place(data: tuple[str, ...], outputs: int, model: str) -> ClassMap:
 
 
 def _by_listing(data: tuple[str, ...], named: tuple[str, ...], outputs: int, model: str, listing: Listing) -> ClassMap:
-    if listing.aliases:
+    rule = f"classes mapped by {_base(listing)}"
+    if listing.aliases and (len(listing.aliases) == outputs or not listing.targets):
         if len(listing.aliases) != outputs:
             raise InputError(
-                f"{listing.source} lists {len(listing.aliases)} classes, {model} gives {outputs} outputs: one line an output"
+                f"{listing.source} lists {len(listing.aliases)} classes, {model} gives {outputs} outputs: give each output "
+                f"a line with its name, or each class of the data one such as {data[0]}=0"
             )
+        _check_order(named, listing, model)
         names = tuple(alias[0] for alias in listing.aliases)
         found = [_find(name, listing.aliases) for name in data]
         if None in found and (numbers := _numbers(data, outputs)) is not None:
             found = list(numbers)
         if None in found:
             _refuse(data, found, names, outputs, f"{model} with {listing.source}")
-        return _map([place for place in found if place is not None], names, data, f"classes mapped by {_base(listing)}")
-    names = named if len(named) == outputs else tuple(map(str, range(outputs)))
-    aliases = tuple((name,) for name in names)
-    places: list[int | None] = []
-    for name in data:
-        target = _target(name, listing.targets or {})
-        place = target if isinstance(target, int) else _find(name if target is None else target, aliases)
-        if place is None and isinstance(target, str) and target.isdecimal():
-            place = int(target)
-        if place is not None and not 0 <= place < outputs:
-            raise InputError(f"{listing.source}: {name!r} is output {place}, {model} has 0 to {outputs - 1}")
-        if place is None:
-            what = f"calls {name!r} {target!r}, which is no class of" if target is not None else f"lacks {name!r} of"
-            raise InputError(f"{listing.source} {what} {model}: give the number of its output")
-        places.append(place)
-    return _map([p for p in places if p is not None], names, data, f"classes mapped by {_base(listing)}", several=True)
+        return _map([place for place in found if place is not None], names, data, rule)
+    aliases = tuple((name,) for name in named or map(str, range(outputs)))
+    places = [_place(name, aliases, model, listing) for name in data]
+    own = [_find(name, aliases) if named else None for name in data]
+    moved = next((label for label, place in enumerate(own) if place not in (None, places[label])), None)
+    if moved is not None:
+        calls = f"calls output {own[moved]} {named[own[moved] or 0]!r}"
+        if len(data) == outputs and None not in own:
+            raise InputError(
+                f"{listing.source} takes {data[moved]!r} for output {places[moved]}, {model} itself {calls}: leave out "
+                "--classes, or mend the file"
+            )
+        rule += f", although the model {calls}"
+    return _map(places, tuple(alias[0] for alias in aliases), data, rule, several=True)
+
+
+def _check_order(named: tuple[str, ...], listing: Listing, model: str) -> None:
+    """Raises InputError where a list of the outputs has one of the model's own names in another place."""
+    for place, name in enumerate(named):
+        found = _find(name, listing.aliases)
+        if found not in (None, place) and normal(name) not in map(normal, listing.aliases[place]):
+            raise InputError(
+                f"{listing.source} lists {name!r} as output {found}, {model} itself calls output {place} so: leave out "
+                "--classes, or mend the file"
+            )
+
+
+def _place(name: str, aliases: Sequence[Sequence[str]], model: str, listing: Listing) -> int:
+    """The output that a file gives a class of the data; where it leaves it out, the one of that name."""
+    target = _target(name, listing.targets or {})
+    place = target if isinstance(target, int) else _find(name if target is None else target, aliases)
+    if place is None and isinstance(target, str) and target.isdecimal():
+        place = int(target)
+    if place is not None and not 0 <= place < len(aliases):
+        raise InputError(f"{listing.source}: {name!r} is output {place}, {model} has 0 to {len(aliases) - 1}")
+    if place is None:
+        what = f"calls {name!r} {target!r}, which is no class of" if target is not None else f"lacks {name!r} of"
+        raise InputError(f"{listing.source} {what} {model}: give the number of its output in a line such as {name}=0")
+    return place
 
 
 def _map(
@@ -248,64 +263,3 @@ def _is_numbering(names: Sequence[str]) -> bool:
 
 def _base(listing: Listing) -> str:
     return Path(listing.source).name
-
-
-def _targets(path: str, lines: Sequence[str], data: Sequence[str]) -> dict[str, int | str]:
-    """The lines as class of the data to output; nothing where they are a list of outputs.
-
-    They are pairs where each has one separator and names a class of the data before it; a comma or a space may stand in a
-    name, too.
-    """
-    wanted = {normal(name) for name in data}
-    for separator in (*SEPARATORS, None):  # None: white space before a number
-        split = str.split if separator else str.rsplit
-        pairs = [tuple(part.strip() for part in split(line, separator, -1 if separator else 1)) for line in lines]
-        if not all(len(pair) == 2 and all(pair) for pair in pairs):
-            continue
-        heads = [normal(pair[0]) for pair in pairs]
-        all_numbers = all(pair[1].isdecimal() for pair in pairs)
-        if separator is None and not (all_numbers and wanted <= set(heads)):
-            continue
-        if separator == "," and not (all_numbers or wanted & set(heads)):
-            continue
-        if len(set(heads)) < len(heads):
-            twice = next(head for head, count in Counter(heads).items() if count > 1)
-            raise InputError(f"{path} names {twice!r} twice: give each class of the data one output")
-        return {pair[0]: int(pair[1]) if pair[1].isdecimal() and len(pair[1]) < 9 else pair[1] for pair in pairs}
-    return {}
-
-
-def _aliases(line: str) -> tuple[str, ...]:
-    """The names of an output in a line of a list: `tench`, `tench, Tinca tinca`, `n01440764 tench, Tinca tinca`."""
-    head, _, rest = line.partition(" ")
-    wnid = (head,) if WNID.fullmatch(head) and rest else ()
-    whole = rest.strip() if wnid else line
-    words = [word.strip() for word in whole.split(",") if word.strip()]
-    return tuple(dict.fromkeys((*(words[:1] or [whole]), whole, *words, *wnid)))
-
-
-def _read_json(path: str, text: str) -> Listing:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error!s:.80}): give a file of classes with --classes") from None
-    if isinstance(content, dict) and content and sorted(content) == sorted(map(str, range(len(content)))):
-        content = [content[str(number)] for number in range(len(content))]  # {"0": ["n01440764", "tench"], ...}
-    if isinstance(content, list) and content and all(map(_is_named, content)):
-        return Listing(path, tuple(_json_aliases(one) for one in content))
-    if isinstance(content, dict) and content and all(type(v) in (int, str) for v in content.values()):
-        return Listing(path, targets=content)
-    raise InputError(f'{path} is no map of classes: write {{"folder": 217, ...}} or a list of the outputs\' names')
-
-
-def _is_named(value: Any) -> bool:
-    return isinstance(value, str) or (
-        isinstance(value, list) and len(value) > 0 and all(isinstance(part, str) for part in value)
-    )
-
-
-def _json_aliases(value: str | list[str]) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return _aliases(value)
-    spoken = [name for name in value if not WNID.fullmatch(name)]
-    return tuple(dict.fromkeys((*spoken, *value)))

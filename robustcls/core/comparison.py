@@ -56,11 +56,33 @@ def find_mismatch(evaluations: Sequence[Evaluation]) -> str:
             return f"the threat models differ ({ours} and {theirs})"
         if _attacks(first) != _attacks(other):
             return "the attacks or their options differ"
+        if moved := _remapped(first, other):
+            return moved
         if not _same_samples(first, other):
             return "the sample indices or labels differ"
         if not first.samples:
             return "the evaluations hold no samples to pair"
     return ""
+
+
+def _remapped(first: Evaluation, other: Evaluation) -> str:
+    """Where evaluations of one model take a class of the data for different outputs; "" where they do not."""
+    one, two = ((e.model.name, e.model.sha256, len(e.model.classes)) for e in (first, other))
+    if one != two:
+        return ""
+    ours, theirs = (_outputs(evaluation) for evaluation in (first, other))
+    for name, output in ours.items():
+        if theirs.get(name, output) != output:
+            return f"{first.model.name} is judged under two maps of classes ({name!r} is output {output} and {theirs[name]})"
+    return ""
+
+
+def _outputs(evaluation: Evaluation) -> dict[str, int]:
+    """The output that each class of the data is."""
+    mapped = evaluation.data.class_map
+    if mapped is None:
+        return {name: output for output, name in enumerate(evaluation.model.classes)}
+    return dict(zip(mapped.classes, mapped.outputs, strict=False))
 
 
 def _same_samples(first: Evaluation, second: Evaluation) -> bool:

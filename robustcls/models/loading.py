@@ -9,12 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from robustcls.core import plugins
-from robustcls.core.class_map import ClassMap, Listing, match_classes
+from robustcls.core.class_map import ClassMap, Listing, match_classes, own_names
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.files import sha256
 from robustcls.core.gradients import frozen
 from robustcls.models.checkpoint import build, is_checkpoint, load_weights, restore
+from robustcls.models.class_names import find_class_names
 from robustcls.models.foreign import find_weights, holds_tensors, is_counter
 from robustcls.models.heads import head_of
 from robustcls.models.onnx import hash_onnx, load_onnx
@@ -113,7 +114,7 @@ def build_model(
     if is_zoo(source.spec):
         model, file = load_pretrained(source.spec)
         notes = _unused(source.spec, arch=arch, mean=mean, std=std)
-        return LoadedModel(model, source.spec, sha256(file), model.classes, notes)
+        return LoadedModel(model, source.spec, sha256(file), own_names(model.classes), notes)
     if source.content is None:
         return _from_callable(source.spec, input_size, mean, std)
     if is_checkpoint(source.content):
@@ -126,7 +127,11 @@ def build_model(
     if arch is None:
         raise InputError(f"{source.spec} is a state dict without its architecture: name it with --arch, such as vgg16")
     model, said = build_from(source.content, name, arch, classes, input_size, mean, std)
-    return LoadedModel(model, name, source.sha256, (), (said if model.normalises else said + notes))
+    named, told = find_class_names(source.content, _outputs_of(model, model.net.state_dict()), name)
+    if len(named) == len(model.classes):
+        model.classes = named
+    said += told
+    return LoadedModel(model, name, source.sha256, named, (said if model.normalises else said + notes))
 
 
 def build_from(
@@ -160,17 +165,19 @@ def build_from(
 
 
 def fit_to_data(
-    loaded: LoadedModel, images: Tensor, classes: Sequence[str], listing: Listing | None = None
+    loaded: LoadedModel, images: Tensor, classes: Sequence[str], listing: Listing | None = None, *, shared: bool = False
 ) -> tuple[ClassMap, str]:
     """Which output each class of the data is, and what was taken of the model's output, "" where it gives logits.
 
     A model that gives something else is put inside one that gives logits. images: some of the data, N,C,H,W. classes: the
-    data's names. listing: of --classes. Raises InputError where a class has no output.
+    data's names. listing: of --classes. shared: it may be about another model. Raises InputError where a class has no
+    output.
     """
     loaded.model, said = classifier_of(loaded.model, images)
     with frozen(loaded.model):
         outputs = predict(loaded.model, images[:2], 2).shape[1]
-    return match_classes(classes, loaded.classes, outputs, model=loaded.name, listing=listing), said
+    found = match_classes(classes, loaded.classes, outputs, model=loaded.name, listing=listing, shared=shared)
+    return found, said
 
 
 def _outputs_of(model: Classifier, state: Mapping[str, Tensor]) -> int | None:
@@ -210,8 +217,9 @@ def _from_callable(
     classes = getattr(model, "classes", ())
     if not isinstance(classes, (tuple, list)) or not all(isinstance(name, str) for name in classes):
         classes = ()  # other people's modules may mean something else by it
+    classes = own_names(classes)
     if mean or std:
         model = Classifier(
             model, classes=classes, input_size=input_size, mean=mean or (0.0,), std=std or (1.0,), arch=spec
         )
-    return LoadedModel(model, spec, classes=tuple(classes))
+    return LoadedModel(model, spec, classes=classes)

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from robustcls.core.class_map import match_classes
+from robustcls.core.class_map import match_classes, own_names
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.models.checkpoint import is_checkpoint
+from robustcls.models.class_names import find_class_names
 from robustcls.models.foreign import Weights, find_weights
 from robustcls.models.heads import Head, head_of
 from robustcls.models.weights import read_file
@@ -27,7 +28,7 @@ def initialise(model: Classifier, init: str) -> str:
     where fewer than half of the backbone's tensors fit.
     """
     wanted = model.net.state_dict()
-    read = _read_imagenet(model.arch) if init == IMAGENET else _read(init, wanted)
+    read = _read_imagenet(model.arch) if init == IMAGENET else _read(init, wanted, len(model.classes))
     state = dict(read.state)
     head, module = head_of(model.net, len(model.classes))
     last = f"{head}.{len(module) - 1}" if isinstance(module, Head) else head
@@ -133,13 +134,16 @@ def _read_imagenet(arch: str) -> Initial:
         raise InputError(f"{arch} has no ImageNet weights: take a torchvision/ or timm/ architecture, or give a file")
     pretrained, _ = load_pretrained(arch)
     mean, std = pretrained.mean.flatten().tolist(), pretrained.std.flatten().tolist()
-    return Initial(pretrained.net.state_dict(), [], mean, std, pretrained.classes)
+    return Initial(pretrained.net.state_dict(), [], mean, std, own_names(pretrained.classes))
 
 
-def _read(path: str, wanted: Mapping[str, Tensor]) -> Initial:
-    content = read_file(path)
+def _read(path: str, wanted: Mapping[str, Tensor], outputs: int) -> Initial:
+    content, name = read_file(path), Path(path).name
     if not is_checkpoint(content):
-        return Initial(**vars(find_weights(content, wanted, Path(path).name)))
+        initial = Initial(**vars(find_weights(content, wanted, name)))
+        initial.classes, said = find_class_names(content, outputs, name)
+        initial.notes += said if initial.classes else []
+        return initial
     try:
         return Initial(content["state_dict"], [], content["mean"], content["std"], content["classes"])
     except KeyError as error:

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from robustcls.core.class_map import Listing, match_classes, read_listing
+from robustcls.core.class_files import read_listing
+from robustcls.core.class_map import Listing, match_classes
 from robustcls.core.errors import InputError
 
 NUMBERED = ("0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9")  # as folders sort

@@ -1,0 +1,139 @@
+"""Files that say which output each class of the data is."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from robustcls.core.class_map import WNID, Listing, normal
+from robustcls.core.errors import InputError
+
+SEPARATORS = ("\t", "=", ":", ";", ",", None)  # None: white space beside a number
+CLEAR = ("\t", "=")  # no name has them
+
+
+def read_listing(path: str, data: Sequence[str]) -> Listing:
+    """A file of classes. Raises InputError.
+
+    Either a line for each class of the data, `folder=output` (or a tab, `:`, `;` or `,` in place of `=`, or a space before a
+    number), with the output's number or its name, or its number first; or a line for each output, in order, with its
+    name, as lists of ImageNet's classes are written. In JSON: {"folder": 217}, {"217": "folder"}, ["tench", ...], or
+    {"0": ["n01440764", "tench"], ...}. Lines that begin with # are comments.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}: give a file of classes with --classes") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not a text file: give a line for each class with --classes") from None
+    if text.lstrip()[:1] in ("{", "["):
+        return _read_json(path, text, data)
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if not lines:
+        raise InputError(f"{path} names no class: give a line for each, such as cat=281")
+    return _pairs(path, lines, data) or Listing(path, tuple(_aliases(line) for line in lines))
+
+
+def _pairs(path: str, lines: Sequence[str], data: Sequence[str]) -> Listing | None:
+    """The lines as class of the data and output, in either order; None where they are a list of outputs.
+
+    They are pairs where each has one separator and names a class of the data; a comma, say, may stand in a name, too.
+    """
+    wanted = {normal(name) for name in data}
+    if wanted <= set(map(normal, lines)):
+        return None
+    for separator in SEPARATORS:
+        first = [_split(line, separator, last=False) for line in lines]
+        numbered = all(len(one) == 2 and all(one) and _is_number(one[0]) and one[0] not in wanted for one in first)
+        if numbered and (found := _by_number(path, [(one[0], _aliases(one[1])) for one in first], data)):
+            return found
+        pairs = [_split(line, separator, last=True) for line in lines]
+        if not all(len(pair) == 2 and all(pair) for pair in pairs):
+            continue
+        heads = [pair[0] for pair in pairs]
+        named = wanted & set(map(normal, heads))
+        all_numbers = all(_is_number(pair[1]) for pair in pairs)
+        if separator is None and not (all_numbers and named == wanted):
+            continue
+        if separator not in CLEAR and not (all_numbers or named):
+            continue
+        _check_once(path, heads)
+        return Listing(path, targets={head: int(tail) if _is_number(tail) else tail for head, tail in pairs})
+    return None
+
+
+def _split(line: str, separator: str | None, *, last: bool) -> list[str]:
+    """A line at its separators; with last at every one, white space aside, which is split at the last, else at the first."""
+    parts = (line.split(separator) if separator else line.rsplit(None, 1)) if last else line.split(separator, 1)
+    return [part.strip() for part in parts]
+
+
+def _by_number(path: str, named: Sequence[tuple[str, tuple[str, ...]]], data: Sequence[str]) -> Listing | None:
+    """Numbers of outputs with their names: of all outputs, or of those that the data has; None where it is the other way
+    round, or the names are none of the data's."""
+    wanted = {normal(name) for name in data}
+    names = [name for _, aliases in named for name in aliases]
+    if all(_is_number(aliases[0]) for _, aliases in named):
+        return None
+    targets = {}
+    if wanted & set(map(normal, names)):
+        targets = {name: int(number) for number, aliases in named for name in aliases}
+    in_order = sorted(named, key=lambda one: int(one[0]))
+    if [int(number) for number, _ in in_order] == list(range(len(named))):
+        return Listing(path, tuple(aliases for _, aliases in in_order), targets)
+    if not targets or wanted & {number for number, _ in named}:
+        return None
+    _check_once(path, [name for name in names if normal(name) in wanted])
+    return Listing(path, targets=targets)
+
+
+def _check_once(path: str, names: Sequence[str]) -> None:
+    twice = next((name for name, count in Counter(map(normal, names)).items() if count > 1), None)
+    if twice is not None:
+        raise InputError(f"{path} names {twice!r} twice: give each class of the data one output")
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 9
+
+
+def _aliases(line: str) -> tuple[str, ...]:
+    """The names of an output in a line of a list: `tench`, `tench, Tinca tinca`, `n01440764 tench, Tinca tinca`."""
+    head, _, rest = line.partition(" ")
+    wnid = (head,) if WNID.fullmatch(head) and rest else ()
+    whole = rest.strip() if wnid else line
+    words = [word.strip() for word in whole.split(",") if word.strip()]
+    return tuple(dict.fromkeys((*(words[:1] or [whole]), whole, *words, *wnid)))
+
+
+def _read_json(path: str, text: str, data: Sequence[str]) -> Listing:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error!s:.80}): give a file of classes with --classes") from None
+    if isinstance(content, list) and content and all(map(_is_named, content)):
+        return Listing(path, tuple(_json_aliases(one) for one in content))
+    if isinstance(content, dict) and content:
+        if all(map(_is_number, content)) and all(map(_is_named, content.values())):
+            named = [(number, _json_aliases(one)) for number, one in content.items()]
+            if found := _by_number(path, named, data):
+                return found
+        if all(type(value) in (int, str) for value in content.values()):
+            return Listing(path, targets=content)
+    raise InputError(
+        f'{path} is no map of classes: write {{"{data[0]}": 217, ...}}, or a list of the outputs\' names, ["tench", ...]'
+    )
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, list) and len(value) > 0 and all(isinstance(part, str) for part in value)
+    )
+
+
+def _json_aliases(value: str | list[str]) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return _aliases(value)
+    spoken = [name for name in value if not WNID.fullmatch(name)]
+    return tuple(dict.fromkeys((*spoken, *value)))

@@ -1,0 +1,64 @@
+"""The class names that a file of somebody else's training keeps beside its weights."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from robustcls.core.errors import InputError
+from robustcls.models.foreign import DEPTH, FOLLOWERS
+
+KEYS = (
+    "classes", "class_names", "classnames", "class_to_idx", "class_to_index", "class2idx", "idx_to_class", "idx2class",
+    "index_to_class", "id2label", "label2id", "labels", "label_names", "names", "categories",
+)  # fmt: skip
+
+
+def find_class_names(content: Any, outputs: int | None, name: str) -> tuple[tuple[str, ...], list[str]]:
+    """The names of the outputs that a file keeps, in the outputs' order, and what to say of them; empty where it has none.
+
+    They are a list of names, or a mapping of names to numbers or of numbers to names, as many as there are outputs.
+    outputs: of the head; None where unknown. Raises InputError where the file names them in two ways.
+    """
+    found = [one for one in _names(content) if one[1]]
+    fitting = [one for one in found if outputs is None or len(one[1]) in (outputs, 2 if outputs == 1 else outputs)]
+    if not fitting:
+        said = [
+            f"{name}: names {len(names)} classes under {where!r}, not its {outputs} outputs" for where, names in found
+        ]
+        return (), said[:1]
+    where, names = fitting[0]
+    other = next((one for one in fitting if one[1] != names), None)
+    if other is not None:
+        raise InputError(
+            f"{name} names its classes in two ways, under {where!r} and {other[0]!r}: leave one in the file"
+        )
+    return names, [f"{name}: its class names are those under {where!r}"]
+
+
+def _names(content: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, tuple[str, ...]]]:
+    if not isinstance(content, Mapping) or depth > DEPTH:
+        return
+    for key, value in content.items():
+        where = f"{path}.{key}" if path else str(key)
+        if str(key).lower() in KEYS:
+            yield where, _in_order(value)
+        elif isinstance(value, Mapping) and not any(word in str(key).lower() for word in FOLLOWERS):
+            yield from _names(value, where, depth + 1)
+
+
+def _in_order(value: Any) -> tuple[str, ...]:
+    """Names by number; none where the value is something else."""
+    if isinstance(value, Mapping):
+        pairs = list(value.items())
+        if all(type(number) is int for number in value.values()):
+            pairs = [(number, name) for name, number in pairs]
+        if not all(_is_number(number) and isinstance(name, str) for number, name in pairs):
+            return ()
+        ordered = sorted((int(number), name) for number, name in pairs)
+        return tuple(name for _, name in ordered) if [n for n, _ in ordered] == list(range(len(ordered))) else ()
+    if isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    return ()
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int or (isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 9)
