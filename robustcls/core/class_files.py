@@ -45,9 +45,11 @@ def _pairs(path: str, lines: Sequence[str], data: Sequence[str]) -> Listing | No
         return None
     for separator in SEPARATORS:
         first = [_split(line, separator, last=False) for line in lines]
-        numbered = all(len(one) == 2 and all(one) and _is_number(one[0]) and one[0] not in wanted for one in first)
-        if numbered and (found := _by_number(path, [(one[0], _aliases(one[1])) for one in first], data)):
-            return found
+        numbered = all(len(one) == 2 and all(one) and _is_number(one[0]) for one in first)
+        if numbered and wanted != {one[0] for one in first}:
+            found = _by_number(path, [(number, _aliases(name)) for number, name in first], data)
+            if found is not None:
+                return found
         pairs = [_split(line, separator, last=True) for line in lines]
         if not all(len(pair) == 2 and all(pair) for pair in pairs):
             continue

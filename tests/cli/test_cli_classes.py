@@ -193,6 +193,60 @@ def test_a_surrogate_and_a_second_model_have_orders_of_their_own(run, cli, tmp_p
     assert "Paired differences" in page
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("blue,5\ngreen,1\nred,0\n", "'blue' is output 5"),
+        ("blue\tx\ngreen\t1\nred\t0\n", "calls 'blue' 'x', which is no class of"),
+        ("blue\ngreen\nred\n", "lists 'red' as output 2"),
+        ("blue=0\ngreen=1\nred=2\n", "takes 'blue' for output 0"),
+    ],
+)
+def test_a_file_that_contradicts_a_checkpoint_is_refused(text, words, run, tmp_path):
+    data = draw(tmp_path / "d", COLOURS)
+    model = save(tmp_path / "m.pt", ["red", "green", "blue"])
+    (tmp_path / "c.txt").write_text(text, encoding="utf-8")
+    asked = ("--arch", "colours:arch", "--classes", tmp_path / "c.txt")
+    result, _ = run(model, data, *asked)
+    assert (result.status, len(result.err.splitlines())) == (2, 1)
+    assert words in result.err
+
+
+def test_of_several_models_a_file_is_about_those_without_names(run, cli, tmp_path):
+    data, names = draw(tmp_path / "d", COLOURS), tmp_path / "c.txt"
+    names.write_text("blue\ngreen\nred\n", encoding="utf-8")
+    model = save(tmp_path / "m.pt", ["red", "green", "blue"])
+    asked = ("--arch", "colours:arch", "--classes", names)
+    result, found = run(model, data, *asked, "--transfer-from", "colours:bgr")
+    assert (result.status, found.clean.accuracy) == (0, 1), result.err
+    assert "c.txt is not used" in found.data.note
+    parts = ("--examples", 0, "--maps-n", 0, "--curves-n", 0, "--minimum-n", 0, "--corruptions-n", 0)
+    result = cli(
+        "report", "--model", model, "--model", "colours:bgr", "--data", data, *asked, *parts, *QUICK,
+        "--checks", "passive", "--out", "r.html",
+    )  # fmt: skip
+    assert result.status == 0, result.err
+    assert "c.txt is not used" in " ".join(result.err.split())
+    kept = [Evaluation.load(path) for path in tmp_path.rglob("evaluation*.json")]
+    assert [one.clean.accuracy for one in kept] == [1, 1]
+
+
+def test_class_names_in_somebody_elses_file_are_read(run, tmp_path):
+    data = draw(tmp_path / "d", COLOURS)
+    state = {"net.gain": torch.tensor(5.0)}
+    torch.save({"state_dict": state, "hyper_parameters": {"classes": ["red", "green", "blue"]}}, tmp_path / "f.pt")
+    result, found = run(tmp_path / "f.pt", data, "--arch", "colours:arch")
+    assert (result.status, found.clean.accuracy) == (0, 1), result.err
+    assert "its class names are those under 'hyper_parameters.classes'" in " ".join(result.err.split())
+
+
+def test_a_checkpoint_of_numbered_classes_is_not_judged_on_others(run, tmp_path):
+    model = save(tmp_path / "m.pt", ["0", "1", "2"])
+    result, _ = run(model, draw(tmp_path / "d", COLOURS), "--arch", "colours:arch")
+    assert (result.status, len(result.err.splitlines())) == (2, 1)
+    assert "'blue' is none of the model's, which has '0' instead" in result.err
+
+
 def test_a_module_of_ones_own_sees_pixels_unless_asked_otherwise(cli, tmp_path):
     (tmp_path / "colours.py").write_text(CODE, encoding="utf-8")
     data = draw(tmp_path / "d", COLOURS)

@@ -1,18 +1,15 @@
 """Which output of a model each class of the data is."""
 
-import json
-
 import pytest
 
-from robustcls.core.class_files import read_listing
-from robustcls.core.class_map import Listing, match_classes
+from robustcls.core.class_map import Listing, match_classes, own_names
 from robustcls.core.errors import InputError
 
 NUMBERED = ("0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9")  # as folders sort
 
 
-def match(data, known=(), outputs=None, listing=None):
-    return match_classes(data, known, outputs or len(known), model="net", listing=listing)
+def match(data, known=(), outputs=None, listing=None, **more):
+    return match_classes(data, known, outputs or len(known), model="net", listing=listing, **more)
 
 
 @pytest.mark.parametrize("known", [("cat", "dog", "owl"), ("0", "1", "2")])
@@ -87,39 +84,6 @@ def test_classes_that_do_not_match_are_refused(data, known, outputs, words):
     assert "\n" not in str(caught.value)
 
 
-LISTS = {  # of the outputs of a model with four
-    "lines": "tench\nwhite shark\nray\ncock\n",
-    "synonyms": "tench, Tinca tinca\ngreat white shark, white shark, man-eater\nray\ncock\n",
-    "synsets": "n01440764 tench, Tinca tinca\nn01484850 white shark, man-eater\nn01491361 ray\nn01514668 cock\n",
-    "json": json.dumps(["tench", "white shark", "ray", "cock"]),
-    "index": json.dumps(
-        {"0": ["n01440764", "tench"], "1": ["n01484850", "white_shark"], "2": ["n01491361", "ray"], "3": ["n0", "cock"]}
-    ),
-    "tabs": "ray\t2\nwhite_shark\t1\n",
-    "equals": "# mine\nray = 2\nwhite_shark = 1\n",
-    "commas": "ray,2\nwhite_shark,1\n",
-    "spaces": "ray 2\nwhite shark 1\n",
-    "pairs": json.dumps({"ray": 2, "white_shark": 1}),
-}
-
-
-@pytest.mark.parametrize("kind", LISTS)
-def test_a_file_maps_folders_to_outputs(kind, tmp_path):
-    path, data = tmp_path / "classes.txt", ("ray", "white_shark")
-    path.write_text(LISTS[kind], encoding="utf-8")
-    found = match(data, (), 4, read_listing(str(path), data))
-    assert found.outputs == (2, 1)
-    assert "classes.txt" in found.rule
-
-
-@pytest.mark.parametrize("kind", ["synsets", "index"])
-def test_a_list_with_wnids_maps_folders_named_by_them(kind, tmp_path):
-    path, data = tmp_path / "classes.txt", ("n01440764", "n01491361")
-    path.write_text(LISTS[kind], encoding="utf-8")
-    found = match(data, (), 4, read_listing(str(path), data))
-    assert (found.outputs, found.names[0], found.names[2]) == ((0, 2), "tench", "ray")
-
-
 def test_a_file_may_name_the_models_classes_and_join_folders():
     listing = Listing("f", targets={"husky": "dog", "beagle": "dog", "tabby": "cat"})
     assert match(("beagle", "husky", "tabby"), ("cat", "dog", "owl"), 3, listing).outputs == (1, 1, 0)
@@ -129,34 +93,44 @@ def test_what_a_file_leaves_out_is_mapped_by_name():
     assert match(("cow", "cat"), ("cat", "ox"), 2, Listing("f", targets={"cow": "ox"})).outputs == (1, 0)
 
 
-def test_a_file_wins_over_names_but_not_where_it_is_about_another_model():
-    listing = Listing("f", targets={"a": 1, "b": 0})
-    assert match(("a", "b"), ("a", "b"), 2, listing).outputs == (1, 0)
-    far = Listing("f", targets={"a": 700, "b": 300})
-    assert match(("a", "b"), ("a", "b"), 2, far).outputs == (0, 1)
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("numbers", [(700, 300), (1, 0)])
+def test_a_file_that_contradicts_the_models_names_is_refused_unless_another_model_may_be_meant(numbers, shared):
+    listing = Listing("f", targets=dict(zip("ab", numbers, strict=True)))
+    if shared:
+        found = match(("a", "b"), ("a", "b"), 2, listing, shared=True)
+        assert found.outputs == (0, 1)
+        assert "f is not used" in found.rule
+    else:
+        with pytest.raises(InputError, match="'a' (is|for) output"):
+            match(("a", "b"), ("a", "b"), 2, listing)
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("a=7\nb=1\n", "'a' is output 7, net has 0 to 3"),
-        ("a=wolf\nb=1\n", "calls 'a' 'wolf', which is no class of net"),
-        ("a=1\n", "lacks 'b' of net"),
-        ("one\ntwo\n", "lists 2 classes, net gives 4 outputs"),
-        ("w\nx\ny\nz\n", "'a' is none of the model's"),
-        ("a=1\na=2\nb=3", "names 'a' twice"),
-        ("", "names no class"),
-        ("{", "is not JSON"),
-        ('{"a": [1]}', "is no map of classes"),
-    ],
-)
-def test_a_file_that_does_not_fit_is_refused(text, words, tmp_path):
-    path, data = tmp_path / "classes.txt", ("a", "b")
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=words):
-        match(data, (), 4, read_listing(str(path), data))
+def test_a_list_in_another_order_than_the_models_own_is_refused_and_synonyms_are_not():
+    known = ("tench", "crane", "shark", "crane")
+    with pytest.raises(InputError, match="lists 'tench' as output 2, net itself calls output 0 so"):
+        match(("tench",), known, 4, Listing("f", (("shark",), ("crane",), ("tench",), ("crane",))))
+    listing = Listing("f", (("Tinca", "tench"), ("crane", "bird"), ("white shark", "tench"), ("crane", "machine")))
+    assert match(("bird", "machine"), known, 4, listing).outputs == (1, 3)
 
 
-def test_no_file():
-    with pytest.raises(InputError, match="cannot read nothing.txt"):
-        read_listing("nothing.txt", ("a", "b"))
+def test_a_file_may_take_one_of_many_classes_for_another_and_that_is_said():
+    found = match(("seal",), ("cat", "seal", "envelope"), 3, Listing("f", targets={"seal": "envelope"}))
+    assert found.outputs == (2,)
+    assert "the model calls output 1 'seal'" in found.rule
+
+
+@pytest.mark.parametrize("target", ["-1", "_1", "1.0"])
+def test_what_only_resembles_a_number_is_none(target):
+    with pytest.raises(InputError, match="which is no class of net"):
+        match(("cat",), (), 3, Listing("f", targets={"cat": target}))
+    with pytest.raises(InputError, match="is none of the model's"):
+        match((target,), ("0", "1", "2"), 3)
+
+
+def test_numbers_that_a_model_calls_its_classes_are_names():
+    with pytest.raises(InputError, match="'cat' is none of the model's"):
+        match(("cat", "dog", "owl"), ("0", "1", "2"))
+    assert match(("2", "0"), ("0", "1", "2")).outputs == (2, 0)
+    assert own_names(("0", "1", "2")) == ()
+    assert own_names(("1", "2", "3")) == ("1", "2", "3")

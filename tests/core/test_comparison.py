@@ -72,3 +72,15 @@ def test_samples_drawn_by_other_rules_are_named():
     assert "drawn by other rules, 'in turn' and 'by share': judge both with --n all" in find_mismatch([first, second])
     second.data.sampling = "in turn"
     assert find_mismatch([first, second]).startswith("the data differ")
+
+
+def test_one_model_under_two_maps_of_its_classes_is_not_compared():
+    kinds = [(1, 1, 1), (0, 0, 1)]
+    first, same = (mapped([1, 0], kinds, ["b", "a"]) for _ in range(2))
+    other = mapped([0, 1], [(0, 1, 1), (1, 0, 0)], ["a", "b"])
+    assert find_mismatch([first, same]) == ""
+    assert "two maps of classes ('a' is output 1 and 0)" in find_mismatch([first, other])
+    plain = dataclasses.replace(other, data=dataclasses.replace(other.data, class_map=None))
+    assert "two maps of classes" in find_mismatch([first, plain])
+    renamed = dataclasses.replace(other, model=dataclasses.replace(other.model, name="another", sha256="f"))
+    assert find_mismatch([first, renamed]) == ""
