@@ -67,7 +67,7 @@ def find_mismatch(evaluations: Sequence[Evaluation]) -> str:
 
 def _remapped(first: Evaluation, other: Evaluation) -> str:
     """Where evaluations of one model take a class of the data for different outputs; "" where they do not."""
-    one, two = ((e.model.sha256 or e.model.name, len(e.model.classes)) for e in (first, other))
+    one, two = ((e.model.name, e.model.sha256, len(e.model.classes)) for e in (first, other))
     if one != two:
         return ""
     ours, theirs = (_outputs(evaluation) for evaluation in (first, other))
