@@ -101,7 +101,7 @@ def test_the_rates_of_two_classes_are_scikit_learns():
     labels, clean = [s.label for s in found], [s.clean for s in found]
     rng = random.Random(1)
     scores = [round(label + rng.gauss(0, 1.5), 1) for label in labels]  # with ties
-    two = measure_two_classes(found, 1, scores, [-score for score in scores])
+    two = measure_two_classes(found, (0, 1), scores, [-score for score in scores])
     assert two.clean.sensitivity.accuracy == pytest.approx(metrics.recall_score(labels, clean))
     assert two.clean.specificity.accuracy == pytest.approx(metrics.recall_score(labels, clean, pos_label=0))
     assert two.clean.auc.value == pytest.approx(metrics.roc_auc_score(labels, scores))
@@ -125,18 +125,18 @@ def test_the_other_class_may_be_the_positive_one():
 
 def test_scores_that_are_no_numbers_count_as_wrong():
     found = samples((0, 0, 0, 2), (1, 1, 1, 2))
-    right = measure_two_classes(found, 1, [-1.0, -2.0, 1.0, 2.0])
+    right = measure_two_classes(found, (0, 1), [-1.0, -2.0, 1.0, 2.0])
     assert right.clean.auc.value == 1
     assert right.clean.auc.ci95[0] < 0.9  # four samples prove little
-    wrong = measure_two_classes(found, 1, [math.nan, -2.0, math.nan, 2.0])
+    wrong = measure_two_classes(found, (0, 1), [math.nan, -2.0, math.nan, 2.0])
     assert wrong.clean.auc.value == 0.25  # the pair of the two that have scores
-    endless = measure_two_classes(found, 1, [-math.inf, -math.inf, math.inf, 1.0])
+    endless = measure_two_classes(found, (0, 1), [-math.inf, -math.inf, math.inf, 1.0])
     assert endless.clean.auc.value == 1
 
 
 def test_a_class_without_samples_has_no_rate():
     found = samples((0, 0, 0, 4))
-    two = measure_two_classes(found, 1, [0.0] * 4)
+    two = measure_two_classes(found, (0, 1), [0.0] * 4)
     assert (two.clean.sensitivity, two.clean.auc) == (None, None)
     one = of(found)
     assert measures_by_class(one)[1].write(None) == ("-", "-")
