@@ -169,3 +169,62 @@ def test_counts_are_named_where_they_are_few():
 def test_what_accuracy_estimates(data, words):
     one = of(MAJORITY, data=records.Data("folder:x", "test", sha256="ab", **data))
     assert words in what_is_estimated(one)
+
+
+def mapped(found, outputs=(2, 0), names=("fox", "owl", "lynx", "hare")):
+    """An evaluation of cats and dogs by a model that knows more animals."""
+    one = of(found, names)
+    one.data.class_map = records.ClassMap(["cat", "dog"], list(outputs), "by a file")
+    return one
+
+
+def test_two_classes_of_the_data_are_told_apart_by_a_model_that_knows_more():
+    """Any other output is a wrong answer; an evaluation made earlier has no scores."""
+    one = mapped(samples((2, 2, 2, 4), (2, 3, 3, 1), (0, 0, 1, 2), (0, 0, 0, 5), (0, 2, 2, 1)))
+    two = two_classes_of(one)
+    assert (two.negative, two.positive, two.clean.auc) == (2, 0, None)
+    assert (two.clean.sensitivity, two.robust.sensitivity) == (Accuracy.of(7, 8), Accuracy.of(5, 8))
+    assert two.clean.specificity == Accuracy.of(4, 5)
+    assert "another of the model's 4 outputs is wrong" in two.rule
+    for name in ("cat", "lynx"):  # as the data calls it, or the model
+        assert two_classes_of(one, name).clean.sensitivity == Accuracy.of(4, 5)
+    assert [row.name for row in measures_by_class(one)] == [
+        "Balanced accuracy", "Sensitivity (dog)", "Specificity (cat)", "ROC-AUC",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="unknown positive class 'owl'"):
+        two_classes_of(one, "owl")
+
+
+def test_classes_that_are_one_output_are_not_two():
+    one = mapped(samples((2, 2, 2, 4)), outputs=(2, 2))
+    assert two_classes_of(one) is None
+    with pytest.raises(InputError, match="there is 1 class, not two"):
+        two_classes_of(one, "cat")
+    with pytest.raises(InputError, match="there are 3 classes, not two"):
+        two_classes_of(of(samples((2, 2, 2, 4)), "abc"), "a")
+
+
+def test_the_positive_class_of_an_evaluation_made_earlier_has_the_other_of_two():
+    one = of(MAJORITY)
+    one.two_classes = dataclasses.replace(two_classes_of(one, "healthy"), negative=None)
+    assert (one.two_classes.positive, one.two_classes.other) == (0, 1)
+    assert two_classes_of(one, "ill") == two_classes_of(of(MAJORITY))
+
+
+@pytest.mark.parametrize(
+    ("one", "words"),
+    [
+        (of(samples((0, 0, 0, 60))), "over 1 of 2 classes"),
+        (of(samples((0, 0, 0, 4), (2, 2, 2, 9)), classes="abc"), "over 2 of 3 classes"),
+        (of(MAJORITY), ""),
+        (mapped(samples((2, 2, 2, 9))), "over 1 of 2 classes"),
+        (mapped(samples((2, 2, 2, 9), (0, 2, 2, 1))), ""),  # the model's other outputs are no classes of the data
+        (of(samples((0, 0, 0, 3)), classes=()), ""),  # of how many is not known
+    ],
+)
+def test_balanced_accuracy_says_over_which_classes_it_is(one, words):
+    """Whether recorded by an earlier version, which did not say, or not at all."""
+    for recorded in (None, measure_balanced(one.samples)):
+        one.balanced = recorded
+        row = measures_by_class(one)[0]
+        assert (row.over, row.full_name) == (words, f"Balanced accuracy {words}".strip())
