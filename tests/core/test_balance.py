@@ -21,7 +21,9 @@ from robustcls.core.balance import (
     what_is_estimated,
 )
 from robustcls.core.errors import InputError
+from robustcls.core.policy import Policy, judge
 from robustcls.core.records import Accuracy, Sample
+from robustcls.core.thresholds import FAIL, INCONCLUSIVE
 
 metrics = pytest.importorskip("sklearn.metrics")
 
@@ -228,3 +230,11 @@ def test_balanced_accuracy_says_over_which_classes_it_is(one, words):
         one.balanced = recorded
         row = measures_by_class(one)[0]
         assert (row.over, row.full_name) == (words, f"Balanced accuracy {words}".strip())
+
+
+@pytest.mark.parametrize(("threshold", "status"), [(0.1, INCONCLUSIVE), (0.5, INCONCLUSIVE), (0.6, FAIL)])
+def test_a_class_without_samples_can_still_make_or_mar_balanced_accuracy(threshold, status):
+    """Of half the classes all are misclassified: were the other all right, it would be about one half."""
+    one = of(samples((0, 1, 1, 60)))
+    found = judge(one, Policy(min_balanced_clean=threshold)).criteria[0]
+    assert (found.status, "over 1 of 2 classes: no sample of ill" in found.measured) == (status, True)
