@@ -7,7 +7,14 @@ import click
 from robustcls.cli.console import note, percent, progress, table, wrap
 from robustcls.cli.options import MODEL_HELP, build, config_option, options
 from robustcls.cli.places import check_not_lost, name_of, overwrite_option
-from robustcls.core.balance import measures_by_class, needs_balance, say_absent, say_counts, what_is_estimated
+from robustcls.core.balance import (
+    measures_by_class,
+    needs_balance,
+    say_absent,
+    say_counts,
+    say_others,
+    what_is_estimated,
+)
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stdout, is_stream
 from robustcls.core.records import Evaluation
@@ -149,6 +156,7 @@ def _by_class(evaluation: Evaluation) -> list[str]:
     lines = [f"         {absent}" for absent in [say_absent(evaluation)] if absent]
     if not needs_balance(evaluation):
         return lines
-    rows = [(one.name, *one.write(one.clean), *one.write(one.robust)) for one in measures_by_class(evaluation)]
+    rows = [row for one in measures_by_class(evaluation) for row in one.rows()]
     heads = ("by class", "clean", "95%", "robust", "95%")
-    return [*lines, f"         samples by class: {say_counts(evaluation)}", "", table(heads, rows)]
+    found = [*lines, f"         samples by class: {say_counts(evaluation)}", "", table(heads, rows)]
+    return [*found, *([others] if (others := say_others(evaluation)) else [])]

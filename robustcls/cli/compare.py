@@ -4,7 +4,7 @@ import click
 
 from robustcls.cli.console import markdown as as_markdown
 from robustcls.cli.console import table, wrap
-from robustcls.core.balance import measures_by_class, needs_balance, what_is_estimated
+from robustcls.core.balance import measures_by_class, needs_balance, say_absent, say_others, what_is_estimated
 from robustcls.core.comparison import find_mismatch, pair
 from robustcls.core.errors import InputError
 from robustcls.core.records import Evaluation
@@ -40,11 +40,12 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
         for one in pair(first, other)
     ]  # fmt: skip
     by_class = [
-        (f"{name[0]} {one.name}", *one.write(one.clean), *one.write(one.robust))
+        row
         for name, e in zip(names, evaluations, strict=True)
         if needs_balance(e)
         for one in measures_by_class(e)
         if one.clean or one.robust
+        for row in one.rows(f"{name[0]} ", narrow=not markdown)
     ]
     show = as_markdown if markdown else table
     data = f"{first.data.name}, split {first.data.split}, n = {first.data.n}"
@@ -59,6 +60,8 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
     click.echo(wrap(data))
     if by_class:
         click.echo(wrap(f"estimated: {what_is_estimated(first)}"))
+        for said in dict.fromkeys(filter(None, (*map(say_absent, evaluations), *map(say_others, evaluations)))):
+            click.echo(wrap(said))
     click.echo(wrap(threat))
 
 

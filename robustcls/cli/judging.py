@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from robustcls.cli.subject import Subject, command_line, fit, renumber
-from robustcls.core.balance import find_positive, two_classes_of
+from robustcls.core.balance import find_positive, two_labels
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size, parse_numbers
 from robustcls.core.records import Model
@@ -57,7 +57,7 @@ def set_task(subject: Subject, config: AttackConfig) -> Task:
     attacks = chosen_attacks(config, subject.threat.norm)
     task = Task(attacks, choose_grid(config.eps_grid, subject.threat, attacks), surrogate, record, labels)
     if config.positive is not None:
-        find_positive(config.positive, subject.model.classes)
+        find_positive(config.positive, two_labels(subject.model, subject.data), subject.model, subject.data)
     check_attacks(task.attacks, subject.loaded.model, task.surrogate, subject.threat, task.eps_grid)
     return task
 
@@ -101,11 +101,11 @@ def judge_subject(
         command=command_line(),
         config={name: value for name, value in dataclasses.asdict(config).items() if value not in (None, ())},
         progress=progress,
+        positive=config.positive,
     )
     for sample, file in zip(judged.evaluation.samples, subject.images.files or (), strict=False):
         sample.file = file
     judged.evaluation.training = subject.training
     evaluation = judged.evaluation
     evaluation.intended_use, evaluation.license = config.intended_use or "", config.license or ""
-    evaluation.two_classes = two_classes_of(evaluation, config.positive)
     return judged

@@ -13,7 +13,7 @@ from robustcls.cli.console import note, progress
 from robustcls.cli.options import MODEL_HELP, config_option, options
 from robustcls.cli.places import check_not_lost, name_of, overwrite_option
 from robustcls.core import plugins
-from robustcls.core.balance import find_positive, two_classes_of
+from robustcls.core.balance import two_classes_of
 from robustcls.core.claims import claim
 from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError
@@ -130,7 +130,6 @@ def state(evaluation: Evaluation, stated: Mapping[str, str]) -> Evaluation:
     """The evaluation with what is stated of it by STATED; the file stays as it is. Raises InputError."""
     two_classes = evaluation.two_classes
     if "positive" in stated:
-        find_positive(stated["positive"], evaluation.model.classes)
         two_classes = two_classes_of(evaluation, stated["positive"])
     return dataclasses.replace(
         evaluation,

@@ -25,8 +25,8 @@ SHARES = {  # fields that are shares in [0, 1], where they are measured, by reco
 }
 COUNTS = {  # fields that count, by record
     "Accuracy": ("correct", "total"),
-    "Balanced": ("num_classes",),
-    "TwoClasses": ("positive",),
+    "Balanced": ("num_classes", "of_classes"),
+    "TwoClasses": ("positive", "negative"),
     "Attack": ("attacked", "broken", "forwards", "backwards", "unique", "censored"),
     "Bin": ("n",),
     "Chance": ("images",),

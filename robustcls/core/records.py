@@ -116,6 +116,12 @@ class Balanced:
     num_classes: int  # that have samples
     clean: Estimate
     robust: Estimate
+    of_classes: int = 0  # that the data has; 0 where the evaluation does not say
+
+    @property
+    def over(self) -> str:
+        """`over 1 of 2 classes` where some class has no sample, so that nothing is known of it; else ""."""
+        return f"over {self.num_classes:,} of {self.of_classes:,} classes" if self.num_classes < self.of_classes else ""
 
 
 @dataclass
@@ -135,6 +141,12 @@ class TwoClasses:
     clean: Rates
     robust: Rates
     rule: str = ""  # what the attacked images and the scores are, in words
+    negative: int | None = None  # the label that specificity is about; None of earlier files: the other of 0 and 1
+
+    @property
+    def other(self) -> int:
+        """The label that specificity is about."""
+        return 1 - self.positive if self.negative is None else self.negative
 
 
 @dataclass

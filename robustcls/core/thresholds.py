@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from robustcls.core.balance import balanced_of, class_name, expected_labels, find_positive, two_classes_of
+from robustcls.core.balance import balanced_of, class_name, expected_labels, label_name, say_absent, two_classes_of
 from robustcls.core.comparison import ClassCounts, count_classes, worst_class
 from robustcls.core.records import Accuracy, Evaluation, Rates
 from robustcls.core.statistics import bonferroni, wilson
@@ -147,11 +147,12 @@ def _balanced(name: str, evaluation: Evaluation, threshold: float) -> Judged:
         return not_measured(name)
     part = found.clean if name == "min_balanced_clean" else found.robust
     held = _at_least(THRESHOLDS[name], part.value, part.ci95, threshold)
-    empty = len(evaluation.model.classes) - found.num_classes
-    if empty <= 0:
+    if not found.over:
         return held
-    reason = f"{held.reason}, without {empty} of {len(evaluation.model.classes)} classes: no samples"
-    return held._replace(status=INCONCLUSIVE if held.status == PASS else held.status, reason=reason)
+    empty = found.of_classes - found.num_classes
+    best = (found.num_classes * part.ci95[1] + empty) / found.of_classes  # were the classes without samples all right
+    which = f"{found.over}: {say_absent(evaluation)}"
+    return Judged(FAIL if best < threshold else INCONCLUSIVE, f"{held.reason}, {which}", f"{held.measured} {which}")
 
 
 _RATES: dict[str, tuple[str, str]] = {  # threshold: the part of two_classes, and which of its rates
@@ -164,16 +165,16 @@ _RATES: dict[str, tuple[str, str]] = {  # threshold: the part of two_classes, an
 
 def _rate(name: str, evaluation: Evaluation, threshold: float, positive: str | None) -> Judged:
     """Of two classes; the reason names the class, so that nobody takes one for the other."""
-    if positive is not None:
-        find_positive(positive, evaluation.model.classes)
     found = two_classes_of(evaluation, positive)
     part, which = _RATES[name]
     rates: Rates | None = getattr(found, part, None)
     rate: Accuracy | None = getattr(rates, which, None)
-    if found is None or rate is None:
+    if found is None:
         return not_measured(name)
-    label = found.positive if which == "sensitivity" else 1 - found.positive
-    of = class_name(evaluation, label)
+    of = label_name(evaluation, found.positive if which == "sensitivity" else found.other)
+    if rate is None:
+        missing = f"not measured: no sample of {of}"
+        return Judged(INCONCLUSIVE, f"{THRESHOLDS[name]} ({of}) was {missing}", missing)
     held = _at_least(f"{THRESHOLDS[name]} ({of})", rate.accuracy, rate.ci95, threshold)
     return held._replace(measured=f"{of} {held.measured}")
 

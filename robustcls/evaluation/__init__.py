@@ -23,13 +23,15 @@ def evaluate(
     alone: bool = False,
     seed: int = 0,
     name: str = "",
+    positive: str | int | None = None,
 ) -> "Evaluation":
     """Clean and robust accuracy of a model under a cascade of attacks; robust accuracy is an upper bound.
 
     model: any nn.Module on [0, 1] pixels, on any device and in any mode; it is left exactly as it was. Where it gives
     a mapping, a tuple, an object with `.logits`, or one logit for two classes, a warning says which part was used. images:
     float N,C,H,W in [0, 1]. labels: N. suite: `fast` (the default), or attacks: specs such as `pgd(steps=20)`, run in order on
-    the samples that are still right; with `alone` each meets every sample. Raises InputError.
+    the samples that are still right; with `alone` each meets every sample. positive: where the labels are of two classes,
+    the one that sensitivity is about, by its label or the model's name for it; the second unless given. Raises InputError.
     """
     from robustcls.core.errors import InputError
     from robustcls.evaluation.judge import describe_model, judge, suite_attacks
@@ -43,6 +45,7 @@ def evaluate(
     judged = judge(
         model, images, labels, threat, chosen,
         kind=kind, batch_size=batch_size, precision=precision, alone=alone, seed=seed,
+        positive=positive,
     )  # fmt: skip
     if name:
         judged.evaluation.model = describe_model(

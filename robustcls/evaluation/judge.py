@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.core import plugins, records
-from robustcls.core.balance import measure_balanced
+from robustcls.core.balance import balanced_of, find_positive, two_classes_of, two_labels
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
@@ -81,12 +81,13 @@ def judge(
     command: str = "robustcls.evaluate",
     config: dict[str, Any] | None = None,
     progress: Progress | None = None,
+    positive: str | int | None = None,
 ) -> Judged:
     """Runs the cascade, the self-checks and the security curve; `evaluate` says more.
 
     index: position of each image in its split; on it and on the seed alone its random numbers depend. checks:
     self-checks beyond the usual ones, such as ATTACK_CHECKS. surrogate: examples are crafted on it. surrogate_labels: N,
-    as it numbers the classes. journal: keeps what is done.
+    as it numbers the classes. journal: keeps what is done. positive: of two classes, the one that sensitivity is about.
     """
     started, began = datetime.now(UTC), time.perf_counter()
     check_images(images, labels, input_size_of(model))
@@ -114,9 +115,13 @@ def judge(
             surrogate_record = surrogate_record or describe_model(surrogate, num_classes=logits.shape[1])
             with torch.no_grad():
                 check_logits(Counted(surrogate)(x[:1].to(device)), y if surrogate_labels is None else surrogate_labels)
+        own_data = data_record is None  # then its classes are those of the labels
         data_record = data_record or records.Data(
             "tensors", "given", len(y), _hash_tensors(x, y), len(y), "as handed in"
         )
+        two = two_labels(model_record, data_record, y.tolist() if own_data else ())
+        if positive is not None:
+            find_positive(positive, two, model_record, data_record)
         index = torch.arange(len(y)) if index is None else index.cpu()
         engine = Engine(
             model, x, y,
@@ -153,7 +158,7 @@ def judge(
         curve = security_curve(engine, outcome, threat, attacks, eps_grid, progress) if eps_grid else None
         index = torch.arange(len(y)) if index is None else index.cpu()
         samples = _samples(outcome, y, index)
-        two_classes = tell_apart(engine, outcome, samples)
+        two_classes = tell_apart(engine, outcome, samples, two) if two else None
     right = outcome.clean == y
     evaluation = Evaluation(
         model=model_record,
@@ -178,9 +183,10 @@ def judge(
         ),
         curve=curve,
         surrogate=surrogate_record,
-        balanced=measure_balanced(samples),
         two_classes=two_classes,
     )
+    evaluation.balanced = balanced_of(evaluation)
+    evaluation.two_classes = two_classes_of(evaluation, positive)
     return Judged(evaluation, x, y, outcome)
 
 

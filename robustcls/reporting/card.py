@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcls.core import plugins
-from robustcls.core.balance import measures_by_class, say_absent, say_counts, what_is_estimated
+from robustcls.core.balance import measures_by_class, say_absent, say_counts, two_classes_of, what_is_estimated
 from robustcls.core.comparison import count_classes, worst_class
 from robustcls.core.files import check_writable, replacing
 from robustcls.core.policy import Policy, judge, lacking_attacks
@@ -273,9 +273,12 @@ def _results(found: Evaluation) -> str:
         for when, value in (("clean", one.clean), (f"under {_under(found)}", one.robust)):
             if value is not None:
                 n = value.total if isinstance(value, Accuracy) else len(found.samples)
-                rows.append((f"{one.name}, {when}", f"{value.value:{one.spec}}", _interval(value, one.spec), f"{n:,}"))
-    threat = [("Attacker's goal", found.threat.goal), ("Attacker's knowledge", found.threat.knowledge)]
-    return f"{_table(('Measure', 'Value', '95% interval', 'n'), rows)}\n\n{_bullets(threat)}"
+                rows.append(
+                    (f"{one.full_name}, {when}", f"{value.value:{one.spec}}", _interval(value, one.spec), f"{n:,}")
+                )
+    items = [("Attacker's goal", found.threat.goal), ("Attacker's knowledge", found.threat.knowledge)]
+    items += [("Two classes", two.rule)] if (two := two_classes_of(found)) and two.rule else []
+    return f"{_table(('Measure', 'Value', '95% interval', 'n'), rows)}\n\n{_bullets(items)}"
 
 
 def _verdict(found: Evaluation, policy: Policy | None) -> str:

@@ -116,6 +116,26 @@ def test_other_classes_are_refused_before_anything_is_computed(model, names, wor
     assert not (tmp_path / "here" / "e.json").exists()
 
 
+def test_two_folders_in_a_larger_model_have_sensitivity_and_roc_auc(run, cli, tmp_path):
+    data = draw(tmp_path / "d", {"a sky": 2, "grass": 1})
+    (tmp_path / "c.txt").write_text("a sky=2\ngrass=1\n", encoding="utf-8")
+    mapped = ("--classes", tmp_path / "c.txt")
+    result, found = run("colours:many", data, *mapped, "--positive", "a sky")
+    assert result.status == 0, result.err
+    two = found.two_classes
+    assert (two.positive, two.negative, two.clean.sensitivity.accuracy, two.clean.auc.value) == (2, 1, 1, 1)
+    text = " ".join(result.out.split())
+    for words in ("Sensitivity (a sky) 100.0%", "ROC-AUC 1.000", "another of the model's 40 outputs is wrong"):
+        assert words in text
+    (tmp_path / "p.toml").write_text("min_balanced_clean = 0.3\nmin_sensitivity = 0.3\npositive = 'grass'\n", "utf-8")
+    gate = cli("gate", "e.json", "--policy", tmp_path / "p.toml")
+    assert "met     clean balanced" in gate.out
+    assert "met     sensitivity at least 30.0%: grass" in gate.out
+    assert run("colours:many", data, *mapped)[1].two_classes.positive == 1  # the second folder
+    result, _ = run("colours:many", data, *mapped, "--positive", "red")
+    assert (result.status, "'red'" in result.err) == (2, True)
+
+
 def test_a_file_maps_folders_to_some_of_many_outputs(run, cli, tmp_path):
     data = draw(tmp_path / "d", {"a sky": 2, "grass": 1})
     (tmp_path / "c.txt").write_text("a sky=2\ngrass=1\n", encoding="utf-8")

@@ -86,6 +86,50 @@ def test_a_class_without_samples_is_named(judge):
     assert one.two_classes.clean.auc is None
 
 
+def test_balanced_accuracy_without_a_class_is_marked_wherever_it_stands(judge, cli):
+    result, one = judge("--n", 9)
+    one.save("f.json")
+    assert (one.balanced.num_classes, one.balanced.of_classes) == (1, 2)
+    assert cli("report", "e.json", "--model-card", "--out", "r.html").status == 0
+    assert cli("report", "e.json", "f.json", "--out", "two.html").status == 0
+    pair, markdown = (cli("compare", "e.json", "f.json", *more).out for more in ((), ("--markdown",)))
+    card = Path("MODEL_CARD.md").read_text(encoding="utf-8")
+    for text in (shown("r.html"), shown("two.html"), card, markdown):
+        assert "Balanced accuracy over 1 of 2 classes" in text
+    for text in (result.out, pair):
+        rows = text.splitlines()
+        at = next(i for i, row in enumerate(rows) if "Balanced accuracy" in row)
+        assert rows[at + 1] == "  over 1 of 2 classes"
+        assert "no sample of ill (5 in the split)" in text
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "words"),
+    [
+        ("min_balanced_clean = 0.6", 3, "over 1 of 2 classes: no sample of ill (5 in the split)"),
+        ("min_balanced_robust = 0.99", 3, "over 1 of 2 classes: no sample of ill (5 in the split)"),
+        ("min_sensitivity = 0.5", 3, "not measured: no sample of ill"),
+    ],
+)
+def test_a_gate_says_which_class_it_knows_nothing_of(policy, status, words, judge, cli):
+    judge("--n", 9)
+    Path("p.toml").write_text(policy, encoding="utf-8")
+    result = cli("gate", "e.json", "--policy", "p.toml", "--junit", "g.xml")
+    assert result.status == status
+    assert words in " ".join(result.out.split())
+    assert words in Path("g.xml").read_text(encoding="utf-8")
+
+
+def test_a_sensitivity_is_not_set_beside_that_of_another_class(judge, cli):
+    _, one = judge("--n", 40)
+    one.save("f.json")
+    judge("--n", 40, "--positive", "healthy")
+    assert cli("report", "e.json", "f.json", "--out", "two.html").status == 0
+    text = shown("two.html")
+    for name in ("Sensitivity (healthy)", "Sensitivity (ill)"):
+        assert f"{name}, clean" in text
+
+
 def test_the_positive_class_can_be_chosen_when_measured_and_when_rendered(judge, cli):
     _, one = judge("--n", 40)
     assert one.two_classes.positive == 1

@@ -21,7 +21,9 @@ from robustcls.core.balance import (
     what_is_estimated,
 )
 from robustcls.core.errors import InputError
+from robustcls.core.policy import Policy, judge
 from robustcls.core.records import Accuracy, Sample
+from robustcls.core.thresholds import FAIL, INCONCLUSIVE
 
 metrics = pytest.importorskip("sklearn.metrics")
 
@@ -101,7 +103,7 @@ def test_the_rates_of_two_classes_are_scikit_learns():
     labels, clean = [s.label for s in found], [s.clean for s in found]
     rng = random.Random(1)
     scores = [round(label + rng.gauss(0, 1.5), 1) for label in labels]  # with ties
-    two = measure_two_classes(found, 1, scores, [-score for score in scores])
+    two = measure_two_classes(found, (0, 1), scores, [-score for score in scores])
     assert two.clean.sensitivity.accuracy == pytest.approx(metrics.recall_score(labels, clean))
     assert two.clean.specificity.accuracy == pytest.approx(metrics.recall_score(labels, clean, pos_label=0))
     assert two.clean.auc.value == pytest.approx(metrics.roc_auc_score(labels, scores))
@@ -125,18 +127,18 @@ def test_the_other_class_may_be_the_positive_one():
 
 def test_scores_that_are_no_numbers_count_as_wrong():
     found = samples((0, 0, 0, 2), (1, 1, 1, 2))
-    right = measure_two_classes(found, 1, [-1.0, -2.0, 1.0, 2.0])
+    right = measure_two_classes(found, (0, 1), [-1.0, -2.0, 1.0, 2.0])
     assert right.clean.auc.value == 1
     assert right.clean.auc.ci95[0] < 0.9  # four samples prove little
-    wrong = measure_two_classes(found, 1, [math.nan, -2.0, math.nan, 2.0])
+    wrong = measure_two_classes(found, (0, 1), [math.nan, -2.0, math.nan, 2.0])
     assert wrong.clean.auc.value == 0.25  # the pair of the two that have scores
-    endless = measure_two_classes(found, 1, [-math.inf, -math.inf, math.inf, 1.0])
+    endless = measure_two_classes(found, (0, 1), [-math.inf, -math.inf, math.inf, 1.0])
     assert endless.clean.auc.value == 1
 
 
 def test_a_class_without_samples_has_no_rate():
     found = samples((0, 0, 0, 4))
-    two = measure_two_classes(found, 1, [0.0] * 4)
+    two = measure_two_classes(found, (0, 1), [0.0] * 4)
     assert (two.clean.sensitivity, two.clean.auc) == (None, None)
     one = of(found)
     assert measures_by_class(one)[1].write(None) == ("-", "-")
@@ -169,3 +171,70 @@ def test_counts_are_named_where_they_are_few():
 def test_what_accuracy_estimates(data, words):
     one = of(MAJORITY, data=records.Data("folder:x", "test", sha256="ab", **data))
     assert words in what_is_estimated(one)
+
+
+def mapped(found, outputs=(2, 0), names=("fox", "owl", "lynx", "hare")):
+    """An evaluation of cats and dogs by a model that knows more animals."""
+    one = of(found, names)
+    one.data.class_map = records.ClassMap(["cat", "dog"], list(outputs), "by a file")
+    return one
+
+
+def test_two_classes_of_the_data_are_told_apart_by_a_model_that_knows_more():
+    """Any other output is a wrong answer; an evaluation made earlier has no scores."""
+    one = mapped(samples((2, 2, 2, 4), (2, 3, 3, 1), (0, 0, 1, 2), (0, 0, 0, 5), (0, 2, 2, 1)))
+    two = two_classes_of(one)
+    assert (two.negative, two.positive, two.clean.auc) == (2, 0, None)
+    assert (two.clean.sensitivity, two.robust.sensitivity) == (Accuracy.of(7, 8), Accuracy.of(5, 8))
+    assert two.clean.specificity == Accuracy.of(4, 5)
+    assert "another of the model's 4 outputs is wrong" in two.rule
+    for name in ("cat", "lynx"):  # as the data calls it, or the model
+        assert two_classes_of(one, name).clean.sensitivity == Accuracy.of(4, 5)
+    assert [row.name for row in measures_by_class(one)] == [
+        "Balanced accuracy", "Sensitivity (dog)", "Specificity (cat)", "ROC-AUC",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="unknown positive class 'owl'"):
+        two_classes_of(one, "owl")
+
+
+def test_classes_that_are_one_output_are_not_two():
+    one = mapped(samples((2, 2, 2, 4)), outputs=(2, 2))
+    assert two_classes_of(one) is None
+    with pytest.raises(InputError, match="there is 1 class, not two"):
+        two_classes_of(one, "cat")
+    with pytest.raises(InputError, match="there are 3 classes, not two"):
+        two_classes_of(of(samples((2, 2, 2, 4)), "abc"), "a")
+
+
+def test_the_positive_class_of_an_evaluation_made_earlier_has_the_other_of_two():
+    one = of(MAJORITY)
+    one.two_classes = dataclasses.replace(two_classes_of(one, "healthy"), negative=None)
+    assert (one.two_classes.positive, one.two_classes.other) == (0, 1)
+    assert two_classes_of(one, "ill") == two_classes_of(of(MAJORITY))
+
+
+@pytest.mark.parametrize(
+    ("one", "words"),
+    [
+        (of(samples((0, 0, 0, 60))), "over 1 of 2 classes"),
+        (of(samples((0, 0, 0, 4), (2, 2, 2, 9)), classes="abc"), "over 2 of 3 classes"),
+        (of(MAJORITY), ""),
+        (mapped(samples((2, 2, 2, 9))), "over 1 of 2 classes"),
+        (mapped(samples((2, 2, 2, 9), (0, 2, 2, 1))), ""),  # the model's other outputs are no classes of the data
+        (of(samples((0, 0, 0, 3)), classes=()), ""),  # of how many is not known
+    ],
+)
+def test_balanced_accuracy_says_over_which_classes_it_is(one, words):
+    """Whether recorded by an earlier version, which did not say, or not at all."""
+    for recorded in (None, measure_balanced(one.samples)):
+        one.balanced = recorded
+        row = measures_by_class(one)[0]
+        assert (row.over, row.full_name) == (words, f"Balanced accuracy {words}".strip())
+
+
+@pytest.mark.parametrize(("threshold", "status"), [(0.1, INCONCLUSIVE), (0.5, INCONCLUSIVE), (0.6, FAIL)])
+def test_a_class_without_samples_can_still_make_or_mar_balanced_accuracy(threshold, status):
+    """Of half the classes all are misclassified: were the other all right, it would be about one half."""
+    one = of(samples((0, 1, 1, 60)))
+    found = judge(one, Policy(min_balanced_clean=threshold)).criteria[0]
+    assert (found.status, "over 1 of 2 classes: no sample of ill" in found.measured) == (status, True)

@@ -128,3 +128,41 @@ def test_the_self_checks_meet_every_class_of_data_that_lies_class_by_class():
     found = robustcls.evaluate(Flat(), x, y, LINF, attacks=["fgsm"])
     zero = next(check for check in found.checks if check.id == "zero_gradients")
     assert zero.measured == pytest.approx(0.5, abs=0.1)
+
+
+def test_two_labels_of_a_larger_model_are_told_apart_by_their_own_logits():
+    x, y = make_batch(num_classes=4)
+    some = (y == 3) | (y == 1)
+    x, y = x[some], y[some]
+    net = make_net(4)
+    found = judge(net, x, y, LINF, ["pgd(steps=3)"], kind="test", precision="fp32")
+    two, labels = found.evaluation.two_classes, (found.y == 3).tolist()
+    assert (two.negative, two.positive) == (1, 3)
+    for rates, images, right in (
+        (two.clean, found.x, found.outcome.clean == found.y),
+        (two.robust, found.outcome.x_adv, found.outcome.standing(found.y)),
+    ):
+        with torch.no_grad():
+            logits = net(images)
+        area = metrics.roc_auc_score(labels, (logits[:, 3] - logits[:, 1]).tolist())
+        assert rates.auc.value == pytest.approx(area, abs=1e-6)
+        assert rates.sensitivity.correct == int(right[found.y == 3].sum())
+        assert rates.specificity.correct == int(right[found.y == 1].sum())
+    assert "another of the model's 4 outputs is wrong" in two.rule
+
+
+def test_the_positive_class_may_be_named_from_python():
+    x, y = make_batch(num_classes=2)
+    usual, other = (
+        robustcls.evaluate(make_net(2), x, y, LINF, attacks=["fgsm"], positive=positive).two_classes
+        for positive in (None, 0)
+    )
+    assert (usual.positive, other.positive) == (1, 0)
+    assert (other.clean.sensitivity, other.robust.specificity) == (usual.clean.specificity, usual.robust.sensitivity)
+    assert other.clean.auc == usual.clean.auc
+    for positive in ("2", 2):
+        with pytest.raises(InputError, match="unknown positive class '2'"):
+            robustcls.evaluate(make_net(2), x, y, LINF, attacks=["fgsm"], positive=positive)
+    x, y = make_batch(num_classes=4)
+    with pytest.raises(InputError, match="there are 4 classes, not two"):
+        robustcls.evaluate(make_net(4), x, y, LINF, attacks=["fgsm"], positive=1)

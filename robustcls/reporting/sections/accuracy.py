@@ -42,7 +42,7 @@ def _by_class(context: Context) -> Markup | None:
     rows = [
         [
             model_tag(context, model),
-            one.name,
+            one.full_name,
             estimate(f"{one.name}, clean", one.clean, one.spec),
             estimate(f"{one.name}, robust", one.robust, one.spec),
         ]

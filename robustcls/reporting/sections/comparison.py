@@ -5,7 +5,7 @@ from functools import partial
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from robustcls.core.balance import measures_by_class
+from robustcls.core.balance import Measure, measures_by_class
 from robustcls.core.comparison import ClassCounts, by_data, count_classes, data_class, held, pair
 from robustcls.core.records import Evaluation, MinimumNorm
 from robustcls.core.statistics import paired_difference
@@ -60,10 +60,11 @@ def _overview(context: Context) -> Markup:
         ["Clean accuracy", *(interval(context, model, "clean") for model in models)],
         ["Robust accuracy", *(interval(context, model, "robust") for model in models)],
     ]
-    for each in zip(*(measures_by_class(one) for one in context.evaluations), strict=False):
+    by_name = [{one.full_name: one for one in measures_by_class(found)} for found in context.evaluations]
+    for name in dict.fromkeys(name for found in by_name for name in found):  # each class has a sensitivity of its own
         rows += [
-            [f"{each[0].name}, {name}", *(estimate(one.name, getattr(one, part), one.spec) for one in each)]
-            for part, name in (("clean", "clean"), ("robust", "under attack"))
+            [f"{name}, {when}", *(_measure(found.get(name), part) for found in by_name)]
+            for part, when in (("clean", "clean"), ("robust", "under attack"))
         ]
     for part, images in (("clean", "clean images"), ("adversarial", "images under attack")):
         rows.append([f"Calibration error (ECE), {images}", *(_ece(context, model, part) for model in models)])
@@ -74,6 +75,10 @@ def _overview(context: Context) -> Markup:
     return table(
         "Models side by side", ["Measure", *(model_tag(context, model) for model in models)], rows, sortable=False
     )
+
+
+def _measure(found: Measure | None, part: str) -> Markup:
+    return NONE if found is None else estimate(found.name, getattr(found, part), found.spec)
 
 
 def _ece(context: Context, model: int, part: str) -> Markup:

@@ -34,6 +34,7 @@ def verdict(context: Context) -> Markup:
                 "counts": say_counts(evaluation),
                 "absent": say_absent(evaluation),
                 "balanced": _balanced(evaluation),
+                "over": balanced.over if (balanced := balanced_of(evaluation)) else "",
             }
         )
     pairs = _pairs(context) if context.comparable else []
