@@ -29,7 +29,7 @@ SEVERAL = ("GIF", "TIFF", "PNG", "WEBP", "AVIF", "FLI", "DCX")  # formats whose 
 DEEP, FLOAT = "16-bit grey", "float pixels"
 RULES = {
     "orientation": "EXIF orientation, ignored as by torchvision",
-    "turned": "an orientation by which Pillow turned them, as for torchvision's folders",
+    "turned": "an orientation by which Pillow turned it, as for torchvision's folders",
     "alpha": "transparency, dropped as by torchvision",
     "frames": "several pictures in a file, the first taken",
     "cmyk": "CMYK, converted to RGB without a colour profile",
