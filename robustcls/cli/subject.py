@@ -57,7 +57,7 @@ def load_subject(spec: str, config: SubjectOptions, n: int | str, attacks: Seque
     data_spec, carried = decoded_alike(config.data or own or "digits", own) if own else (config.data or "digits", "")
     if carried:
         notes.append(
-            f"images decoded with {carried}, as in training, from {Path(spec).name}: --data NAME(...) says otherwise"
+            f"images decoded with {carried}, as in training, from {Path(spec).name}: --data folder:PATH(...) says otherwise"
         )
     trained = source.meta if own and may_have_trained_on(own, data_spec) else {}  # then the split that it trained on
     images = load_split(

@@ -82,7 +82,9 @@ def _splits_of_classes(root: Path, homes: Homes, split: str, whole: bool) -> Lay
                 f"it{unread(by_class)}"
             )
         if without:
-            notes[name].append(f"no {name} images of {len(without)} of {len(classes)} classes: {some_of(without)}")
+            said = f"no {name} images of {len(without)} of {len(classes)} classes: {some_of(without)}"
+            for reader in {name, split} if name == "train" else {name}:
+                notes[reader].append(said)
     notes[split] += _one_class(classes, list(found.values()))
     return Layout(root, tuple(map(readable, classes)), files, notes)
 

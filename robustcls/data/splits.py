@@ -247,10 +247,10 @@ def may_have_trained_on(trained: str, data: str) -> bool:
 
 
 def decoded_alike(data: str, trained: str) -> tuple[str, str]:
-    """A data spec with the options of decoding that a model was trained with, where both are of one data set and the spec
-    leaves them open; and what is said of them, or ""."""
+    """A folder's spec with the options of decoding that a model was trained with on a folder, where the spec leaves them
+    open; and what is said of them, or ""."""
     ours, theirs = _parsed(data), _parsed(trained)
-    if ours.name != theirs.name or ":" in ours.name:
+    if ours.name != "folder" or theirs.name != "folder":
         return data, ""
     given = dict(ours.options)
     taken = tuple((key, value) for key, value in theirs.options if key in DECODING and key not in given)

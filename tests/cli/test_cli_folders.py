@@ -194,7 +194,7 @@ def test_a_class_in_test_only_is_judged_by_a_model_of_others(cli, photos):
     shutil.copytree(photos / "test" / "cat", photos / "train" / "cat")
     evaluation, _ = judge(cli, "--data", "folder:photos")
     assert evaluation.data.n == 20
-    assert "no train images" not in evaluation.data.note
+    assert "no train images of 1 of 2 classes: “dog”" in evaluation.data.note
 
 
 def deepen(photos):
