@@ -19,7 +19,7 @@ from robustcls.core.options import parse_batch_size, parse_n, parse_numbers
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data import recipe
 from robustcls.data.images import Images, without_files
-from robustcls.data.splits import SAMPLING_RULE, check_named_by_file, load_split, may_have_trained_on
+from robustcls.data.splits import SAMPLING_RULE, check_named_by_file, decoded_alike, load_split, may_have_trained_on
 from robustcls.evaluation.config import SubjectOptions
 from robustcls.evaluation.judge import describe_model
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, read_model
@@ -58,7 +58,11 @@ def load_subject(
     own = source.meta.get("data")
     if own and not config.data:
         check_named_by_file(own, spec)
-    data_spec = config.data or own or "digits"
+    data_spec, carried = decoded_alike(config.data or own or "digits", own) if own else (config.data or "digits", "")
+    if carried:
+        notes.append(
+            f"images decoded with {carried}, as in training, from {Path(spec).name}: --data folder:PATH(...) says otherwise"
+        )
     trained = source.meta if own and may_have_trained_on(own, data_spec) else {}  # then the split that it trained on
     images = load_split(
         data_spec,

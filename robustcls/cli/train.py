@@ -183,8 +183,11 @@ def conclude(run) -> None:
 
 def attack_command(run) -> str:
     """The command that judges what was trained, as a shell takes it."""
+    from robustcls.data.splits import has_test
+
     words = ["robustcls", "attack", "--model", str(run.folder / "ckpt.pt")]
-    return shlex.join([*words, "--arch", run.config.arch] if ":" in run.config.arch else words)
+    words += ["--arch", run.config.arch] if ":" in run.config.arch else []
+    return shlex.join(words if has_test(run.config.data or "digits") else [*words, "--split", "val"])
 
 
 def estimate(run, remark: str = "") -> str:

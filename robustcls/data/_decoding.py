@@ -1,8 +1,8 @@
 """Files to 8-bit pixels of one form, by stated rules.
 
 Whatever is not plain 8-bit grey or colour is said, with how many images it concerns: transparency is dropped and an EXIF
-orientation ignored, as torchvision does; of several pictures in a file the first is taken; CMYK is converted without a
-profile; 16-bit grey is divided by 257, float pixels are taken from [0, 1].
+orientation ignored, as torchvision does (but Pillow turns a TIFF, and that is said); of several pictures in a file
+the first is taken; CMYK is converted without a profile; 16-bit grey is divided by 257, float pixels are taken from [0, 1].
 """
 
 import io
@@ -29,6 +29,7 @@ SEVERAL = ("GIF", "TIFF", "PNG", "WEBP", "AVIF", "FLI", "DCX")  # formats whose 
 DEEP, FLOAT = "16-bit grey", "float pixels"
 RULES = {
     "orientation": "EXIF orientation, ignored as by torchvision",
+    "turned": "an orientation by which Pillow turned it, as for torchvision's folders",
     "alpha": "transparency, dropped as by torchvision",
     "frames": "several pictures in a file, the first taken",
     "cmyk": "CMYK, converted to RGB without a colour profile",
@@ -163,6 +164,10 @@ def _read(path: str, form: Form, found: _Read) -> NDArray[numpy.uint8]:
                 if image.n_frames > 1:  # type: ignore[attr-defined]
                     found.remarks.append("frames")
                 image.seek(0)
+        turn = _is_turned(image)
+        image.load()  # of some formats, the size and the mode are known only now, and a TIFF is turned
+        if turn:
+            found.remarks.append("orientation" if _is_turned(image) else "turned")
         plain: Any = image
         if image.mode[0] in "IF":
             plain = _eight_bit(image, form.scale, found)
@@ -172,10 +177,7 @@ def _read(path: str, form: Form, found: _Read) -> NDArray[numpy.uint8]:
             found.remarks.append("cmyk")
         if _is_transparent(image):
             found.remarks.append("alpha")
-        pixels = _array(_resized(plain.convert("L" if form.channels == 1 else "RGB"), form))
-        if image.format != "TIFF" and _is_turned(image):  # Pillow turns a TIFF itself
-            found.remarks.append("orientation")
-        return pixels
+        return _array(_resized(plain.convert("L" if form.channels == 1 else "RGB"), form))
 
 
 def _array(image: Any) -> NDArray[numpy.uint8]:

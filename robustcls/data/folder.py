@@ -14,7 +14,8 @@ from robustcls.core.names import some_of
 from robustcls.data._copies import note_copies
 from robustcls.data._decoding import Decoded, decode, describe
 from robustcls.data._form import Form, choose_form
-from robustcls.data._layout import Files, Layout, find_splits, lay_out
+from robustcls.data._homes import find_homes
+from robustcls.data._layout import Files, Layout, lay_out
 from robustcls.data.images import Images, check_split
 
 RECIPE = {
@@ -38,29 +39,32 @@ def folder(
     grey: bool = False,
     scale: float | None = None,
     whole: bool = False,
+    nested: bool = False,
     skip_corrupt: bool = False,
     pick: Callable[[Tensor], Tensor] | None = None,
 ) -> Images:
     """Images below `path`: train/ and test/ (or val/), each with a folder a class; or class folders alone, split 80/20.
 
-    Splits are recognised as people spell them (Training, test_set, seg_train ...); val/ beside test/ is what training
-    validates on, and test/ alone is enough to evaluate. Class names are the sorted folder names. Every file is read whose
-    ending Pillow knows; hidden files and what tools leave behind are passed over, linked folders are followed.
+    Splits are recognised as people spell them (Training, test_set, seg_train ...), in class folders, too (cat/train); val/
+    beside test/ is what training validates on; test/ alone is enough to evaluate, train/ alone to train. Class names are the
+    sorted folder names. Every file is read whose ending Pillow knows; hidden files and what tools leave behind are passed
+    over, linked folders are followed.
 
     size: the side in pixels (shorter side resized, centre crop); without it the images keep their size, or become 224
     where sizes differ. grey: one channel (taken anyway where all images are grey). scale: the value of 16-bit and float
-    images that becomes white; 0 is black. whole: class folders alone are the test split, all of them. skip_corrupt: leave
-    out what cannot be read, and name it, rather than stop. pick: int64 labels N -> positions to decode, sorted; all
-    without it. data_dir is not used. The note of the images says what was passed over, converted or found twice. Raises
-    InputError.
+    images that becomes white; 0 is black. whole: for a model that was not trained on this folder: class folders alone are
+    the test split, all of them, and a class may be in one split only. nested: the folders inside a class folder belong to
+    its class, though all classes hold the same ones, which is refused else. skip_corrupt: leave out what cannot be read,
+    and name it, rather than stop. pick: int64 labels N -> positions to decode, sorted; all without it. data_dir is not
+    used. The note of the images says what was passed over, converted or found twice. Raises InputError.
     """
-    if split != "val" or not has_val(path):
+    if split != "val" or not has_val(path, nested=nested, whole=True):
         check_split(split)
     if size is not None and size < 1:
         raise InputError(f"folder: size={size} is not a size: give the side in pixels, such as 64")
     if scale is not None and scale <= 0:
         raise InputError(f"folder: scale={scale} is not a value: give the one that is white, such as 4095 for 12 bits")
-    layout = lay_out(Path(path).expanduser(), split, whole=whole)
+    layout = lay_out(Path(path).expanduser(), split, whole=whole, nested=nested)
     files = layout.splits[split]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         # The form is that of all splits together: a model trained on one must take the others.
@@ -89,10 +93,22 @@ def folder(
     )
 
 
-def has_val(path: str, **options: object) -> bool:
-    """Whether the folder has a validation split of its own, beside train and test. Raises InputError."""
+def has_val(path: str, *, whole: bool = False, nested: bool = False, **options: object) -> bool:
+    """Whether the folder has a validation split of its own.
+
+    Where val/ lies beside train/ and no test/, it stands for test, and training validates on a part of train/; whole: it is
+    the validation split even so, for a model that was not trained on this folder. Raises InputError.
+    """
     root = Path(path).expanduser()
-    return root.is_dir() and find_splits(root).keys() >= {"train", "val", "test"}
+    found = find_homes(root, nested=nested).splits if root.is_dir() else {}
+    return "val" in found and (whole or "test" in found or "train" not in found)
+
+
+def has_test(path: str, *, nested: bool = False, **options: object) -> bool:
+    """Whether there is a test split, or what stands for it. Raises InputError."""
+    root = Path(path).expanduser()
+    found = find_homes(root, nested=nested).splits if root.is_dir() else {}
+    return not found or bool(found.keys() & {"test", "val"})
 
 
 @dataclass

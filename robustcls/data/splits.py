@@ -17,6 +17,7 @@ from robustcls.data._copies import count_copies
 from robustcls.data.images import Images, as_images, count_labels, with_note
 from robustcls.data.stratify import first_proportional, stratified_order
 
+DECODING = ("size", "grey", "scale")  # options that say how a file becomes pixels
 SAMPLING_RULE = "the first samples of each class in file order, as many as the class's share of the split"
 
 
@@ -35,11 +36,11 @@ def load_split(
 ) -> Images:
     """The images of one split, or n of them by SAMPLING_RULE, as `choose` takes them.
 
-    val is the data set's own where it has one beside test; else it is held out of train, stratified, by seed, and train is
-    the rest. spec: `digits`, `cifar10`, `folder:PATH`, `folder:PATH(size=64)`, `module:callable`. limit_train: as
-    `load_training_data` takes it. The test split is the data set's own, whole. Of a folder, only what is chosen is decoded.
-    whole: a folder of class folders alone is a test split, all of it, for a model that was not trained on it. Raises
-    InputError.
+    val is the data set's own where it has one beside test, or beside train for a model that was not trained on it; else it
+    is held out of train, stratified, by seed, and train is the rest. spec: `digits`, `cifar10`, `folder:PATH`,
+    `folder:PATH(size=64)`, `module:callable`. limit_train: as `load_training_data` takes it. The test split is the data set's
+    own, whole. Of a folder, only what is chosen is decoded. whole: for a model that was not trained on the data: a folder of
+    class folders alone is a test split, all of it. Raises InputError.
     """
     if split not in ("train", "val", "test"):
         raise unknown("split", split, ("train", "val", "test"))
@@ -48,7 +49,8 @@ def load_split(
     if split == "test" or (split == "val" and source.has_val()):
         return source.load(split, _Pick(_all, n))
     held_out = _HeldOut(spec, seed, limit_train, 0 if source.has_val() else val_share, val_max)
-    return source.load("train", _Pick(held_out.train if split == "train" else held_out.val, n))
+    images = source.load("train", _Pick(held_out.train if split == "train" else held_out.val, n))
+    return with_note(images, source.other_val()) if split == "val" else images
 
 
 def load_training_data(
@@ -76,7 +78,8 @@ def load_training_data(
     is_val = torch.isin(pick.positions, held_out.val(pick.labels))
     train, val = (both.take(rows.nonzero().squeeze(1)) for rows in (~is_val, is_val))
     train, val = (replace(images, available=len(images), split_counts=()) for images in (train, val))
-    note = _copies_in_val(val, train) if both.files is not None else ""
+    copies = _copies_in_val(val, train) if both.files is not None else ""
+    note = "; ".join(filter(None, (source.other_val(), copies)))
     return with_note(train, note), with_note(val, note)
 
 
@@ -170,11 +173,26 @@ class _Source:
     whole: bool = False
 
     def has_val(self) -> bool:
-        """Whether the data set's file says, with `has_val`, that there is a validation split beside test."""
+        """Whether the data set's file says, with `has_val`, that there is a validation split of its own."""
+        return self._asked("has_val", usual=False)
+
+    def has_test(self) -> bool:
+        """As has_val, with `has_test`; data sets that do not say have one."""
+        return self._asked("has_test", usual=True)
+
+    def _asked(self, question: str, *, usual: bool) -> bool:
         parsed = _parsed(self.spec)
         function: Any = plugins.load("data", parsed)
-        ask = None if ":" in parsed.name else getattr(sys.modules[function.func.__module__], "has_val", None)
-        return ask is not None and bool(parsed.args) and ask(*parsed.args)
+        ask = None if ":" in parsed.name else getattr(sys.modules[function.func.__module__], question, None)
+        if ask is None or not parsed.args:
+            return usual
+        return ask(*parsed.args, **{**dict(parsed.options), "whole": self.whole})
+
+    def other_val(self) -> str:
+        """What is said where validation is held out of train though there is a folder for it, which stands for test."""
+        if self.has_val() or not replace(self, whole=True).has_val():
+            return ""
+        return "the folder's own val stands for test: validation is held out of train, as in training"
 
     def load(self, split: str, pick: _Pick) -> Images:
         """The picked images of a split. Raises InputError."""
@@ -209,6 +227,11 @@ class _Source:
         return as_images(made, self.spec)
 
 
+def has_test(spec: str) -> bool:
+    """Whether the data set has a test split, which a folder with train/ alone has not. Raises InputError."""
+    return _Source(spec, None, False).has_test()
+
+
 def may_have_trained_on(trained: str, data: str) -> bool:
     """Whether a model that was trained on one data spec may have seen images of another: the same one, or the same folder.
 
@@ -221,6 +244,21 @@ def may_have_trained_on(trained: str, data: str) -> bool:
         return True
     here, there = (Path(one.args[0]).expanduser() for one in (ours, theirs))
     return not there.exists() or os.path.realpath(here) == os.path.realpath(there)
+
+
+def decoded_alike(data: str, trained: str) -> tuple[str, str]:
+    """A folder's spec with the options of decoding that a model was trained with on a folder, where the spec leaves them
+    open; and what is said of them, or ""."""
+    ours, theirs = _parsed(data), _parsed(trained)
+    if ours.name != "folder" or theirs.name != "folder":
+        return data, ""
+    given = dict(ours.options)
+    taken = tuple((key, value) for key, value in theirs.options if key in DECODING and key not in given)
+    if not taken:
+        return data, ""
+    said = ", ".join(f"{key}={value!r}" for key, value in taken)
+    options = str(plugins.Spec("", (), (*ours.options, *taken)))
+    return ":".join((ours.name, *ours.args)) + options, said
 
 
 def check_named_by_file(spec: str, file: str) -> None:

@@ -126,3 +126,97 @@ def test_loose_images_in_splits_are_not_trained_on(cli, photos):
     assert result.status == 2
     assert "sort the images by class" in result.err
     assert not (photos.parent / "run").exists()
+
+
+TRAIN = ("--arch", "vgg11(width=0.05)", "--adv", "none", "--epochs", 1, "--batch-size", 4, "--augment", "none")
+TRAIN += ("--device", "cpu", "--out", "run")
+
+
+def in_split(photos, split):
+    """Puts the class folders below a split."""
+    inside = photos.rename(photos.parent / "moved")
+    photos.mkdir()
+    inside.rename(photos / split)
+    return photos
+
+
+def test_val_is_what_split_val_judges(cli, photos):
+    in_split(photos, "train")
+    shutil.copytree(photos / "train", photos / "val")
+    evaluation, _ = judge(cli, "--data", "folder:photos", "--split", "val")
+    assert (evaluation.data.n, evaluation.samples[0].file) == (20, "val/cat/secret00.png")
+    assert cli("train", "--data", "folder:photos", *TRAIN).status == 0
+    result = cli("attack", "--model", "run/ckpt.pt", *NOISE, "--split", "val", "--out", "own.json")
+    assert result.status == 0, result.err
+    own = Evaluation.load("own.json")
+    assert own.samples[0].file.startswith("train/")
+    assert "val stands for test: validation is held out of train" in own.data.note
+
+
+def test_train_alone_is_trained_on_and_the_next_command_runs(cli, photos):
+    in_split(photos, "train")
+    trained = cli("train", "--data", "folder:photos", *TRAIN)
+    assert trained.status == 0, trained.err
+    assert "no test split" in " ".join((trained.out + trained.err).split())
+    (line,) = [line for line in trained.err.splitlines() if line.startswith("next: ")]
+    result = cli(*line.removeprefix("next: robustcls ").split(), *NOISE, "--out", "e.json")
+    assert result.status == 0, result.err
+    assert Evaluation.load("e.json").data.split == "val"
+
+
+def test_splits_in_class_folders_are_kept_apart_in_training(cli, photos):
+    for name in ("cat", "dog"):
+        in_split(photos / name, "train")
+        (photos / name / "test").mkdir()
+        next((photos / name / "train").iterdir()).rename(photos / name / "test" / "one.png")
+    assert cli("train", "--data", "folder:photos", *TRAIN).status == 0
+    assert cli("attack", "--model", "run/ckpt.pt", *NOISE, "--out", "e.json").status == 0
+    assert [one.file for one in Evaluation.load("e.json").samples] == ["cat/test/one.png", "dog/test/one.png"]
+
+
+def test_one_class_of_those_that_a_checkpoint_knows_is_judged(cli, photos):
+    assert cli("train", "--data", "folder:photos", *TRAIN).status == 0
+    (photos.parent / "others" / "test").mkdir(parents=True)
+    shutil.copytree(photos / "dog", photos.parent / "others" / "test" / "dog")
+    for command in ("attack", "report"):
+        options = LOOK if command == "report" else ()
+        out = ("--out", "r.html") if command == "report" else ("--out", "e.json")
+        result = cli(command, "--model", "run/ckpt.pt", *NOISE, "--data", "folder:others", *options, *out)
+        assert result.status == 0, result.err
+    evaluation = Evaluation.load("e.json")
+    assert {sample.label for sample in evaluation.samples} == {1}
+    assert "only one class has images: “dog”" in evaluation.data.note
+
+
+def test_a_class_in_test_only_is_judged_by_a_model_of_others(cli, photos):
+    in_split(photos, "test")
+    (photos / "train").mkdir()
+    shutil.copytree(photos / "test" / "cat", photos / "train" / "cat")
+    evaluation, _ = judge(cli, "--data", "folder:photos")
+    assert evaluation.data.n == 20
+    assert "no train images of 1 of 2 classes: “dog”" in evaluation.data.note
+
+
+def deepen(photos):
+    """Turns the photos into 12 bits of grey."""
+    for path in photos.rglob("*.png"):
+        grey = np.asarray(Image.open(path).convert("L"))
+        Image.fromarray(grey.astype(np.uint16) * 16).save(path)
+
+
+def test_a_model_is_judged_with_the_decoding_that_it_was_trained_with(cli, photos):
+    deepen(photos)
+    shutil.copytree(photos, photos.parent / "others")
+    trained = cli("train", "--data", "folder:photos(scale=4095)", *TRAIN)
+    assert trained.status == 0, trained.err
+    found = {}
+    for data in ("folder:others(scale=4095)", "folder:others", "folder:others(scale=65535)"):
+        result = cli("attack", "--model", "run/ckpt.pt", *NOISE, "--data", data, "--out", "e.json", "--overwrite")
+        assert result.status == 0, result.err
+        found[data] = Evaluation.load("e.json").data.sha256
+        said = "decoded with scale=4095" in " ".join(result.err.split())
+        assert said == (data == "folder:others")
+        if said:
+            assert Evaluation.load("e.json").data.name == "folder:others(scale=4095)"
+    right, carried, other = found.values()
+    assert carried == right != other

@@ -189,10 +189,6 @@ def other_classes(root):
     draw(root / "test" / "eel" / "0.png")
 
 
-def no_test(root):
-    fill(root, splits=("train",))
-
-
 def too_few(root):
     fill(root, splits=(".",), n=1)
 
@@ -207,7 +203,6 @@ def too_few(root):
         (one_class, "only one class, 'cat'"),
         (empty_class, "eel: no images"),
         (other_classes, "class 'eel' is in test/ only"),
-        (no_test, "neither test/ nor val/"),
         (too_few, "too few images to split"),
     ],
 )

@@ -58,7 +58,17 @@ def test_images_beside_class_folders_are_counted(tmp_path):
 
 def test_what_tools_leave_behind_is_neither_class_nor_image(tmp_path):
     root = fill(tmp_path)
-    for name in ("@eaDir", "__MACOSX", ".ipynb_checkpoints", ".thumbnails", "lost+found", "#recycle", "$RECYCLE.BIN"):
+    for name in (
+        "@eaDir",
+        "__MACOSX",
+        ".ipynb_checkpoints",
+        ".thumbnails",
+        "lost+found",
+        "#recycle",
+        "$RECYCLE.BIN",
+        "@Recently-Snapshot",
+        "@Transcode",
+    ):
         draw(root / "train" / name / "0.png")
         draw(root / "test" / "cat" / name / "0.png")
         draw(root / name / "0.png")
@@ -211,6 +221,42 @@ def test_what_is_ignored_is_counted(tmp_path):
     assert "1 image with transparency, dropped as by torchvision, such as “test/cat/clear.png”" in images.note
     assert "1 image with several pictures in a file, the first taken, such as “test/cat/stack.tiff”" in images.note
     assert "1 image with CMYK" in images.note
+
+
+def test_a_tiff_that_is_turned_on_reading_is_said(tmp_path):
+    root = fill(tmp_path)
+    rgb = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(root / "test" / "cat" / "turned.tiff", tiffinfo={0x0112: 6})
+    with Image.open(root / "test" / "cat" / "turned.tiff") as image:
+        expected = np.asarray(image)
+    images = folder(str(root), "test")
+    pixels = images.pixels[images.files.index("test/cat/turned.tiff")].permute(1, 2, 0).numpy()
+    assert np.array_equal(pixels, expected)
+    assert np.array_equal(pixels, np.rot90(rgb, -1))
+    assert "1 image with an orientation by which Pillow turned it" in images.note
+    assert "“test/cat/turned.tiff”" in images.note
+    assert "ignored" not in images.note
+
+
+@pytest.mark.parametrize("ending", ["icns", "ico"])
+def test_formats_whose_mode_is_known_only_when_they_are_read(tmp_path, ending):
+    root = fill(tmp_path, size=(32, 32))
+    rgba = np.random.default_rng(0).integers(0, 255, (32, 32, 4), dtype=np.uint8)
+    path = root / "test" / "cat" / f"icon.{ending}"
+    if ending == "icns":  # one opaque picture of 32 pixels: three packed planes without a mask
+        planes = b"".join(pack(rgba[:, :, i].tobytes()) for i in range(3))
+        path.write_bytes(b"icns" + (16 + len(planes)).to_bytes(4) + b"il32" + (8 + len(planes)).to_bytes(4) + planes)
+    else:
+        Image.fromarray(rgba).save(path, sizes=[(32, 32)])
+    images = folder(str(root), "test")
+    pixels = images.pixels[images.files.index(f"test/cat/icon.{ending}")].permute(1, 2, 0).numpy()
+    assert np.array_equal(pixels, rgba[:, :, :3])
+    assert ("transparency" in images.note) == (ending == "ico")
+
+
+def pack(plane):
+    """Bytes as the literal runs of an ICNS file."""
+    return b"".join(bytes([len(run) - 1]) + run for run in (plane[i : i + 128] for i in range(0, len(plane), 128)))
 
 
 def test_palette_and_one_bit_images(tmp_path):

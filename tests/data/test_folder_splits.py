@@ -36,6 +36,23 @@ pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding 
         ("train", "hold-out"),
         ("chest_xray/train", "chest_xray/test"),
         ("training", "holdout_images"),
+        ("train", "test@2x"),
+        ("cifartrain", "cifartest"),
+        ("xtrain", "xtest"),
+        ("trainA", "testA"),
+        ("tr", "ts"),
+        ("TR", "VA"),
+        ("tr", "test"),
+        ("Trainingsdaten", "Testdaten"),
+        ("Trainingsbilder", "Validierungsbilder"),
+        ("entrenamiento", "validación"),
+        ("entrainement", "test"),
+        ("treino", "teste"),
+        ("训练集", "测试集"),
+        ("train_val", "test"),
+        ("archive/archive/Train", "archive/archive/Test"),
+        ("train/images", "test/images"),
+        ("data/train/imgs", "data/valid/imgs"),
     ],
 )
 def test_usual_spellings_of_splits(tmp_path, train, test):
@@ -46,15 +63,21 @@ def test_usual_spellings_of_splits(tmp_path, train, test):
     assert len(images) == 7
     assert images.files[0] == f"{test}/cat/0.png"
     assert len(folder(str(root), "train")) == 6
-    last = test.split("/")[-1 if test.startswith("chest") else 0]
+    last = next(part for part in test.split("/") if part not in ("chest_xray", "archive", "data"))
     assert last in ("test", "val") or f"“{last}”" in images.note  # a spelling of its own is said
 
 
-@pytest.mark.parametrize("names", [("train", "test"), ("Train", "Validation"), ("training_set", "test_set"), ("test",)])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "test"), ("Train", "Validation"), ("training_set", "test_set"), ("test",), ("xtest", "xtrain"),
+        ("ts", "tr"), ("Testdaten", "Trainingsdaten"), ("validacion", "entrenamiento"),
+    ],
+)  # fmt: skip
 def test_loose_images_in_splits_are_no_classes(tmp_path, names):
     root = fill(tmp_path, splits=(".",), classes=names, n=10)
     for split in ("train", "test"):
-        with pytest.raises(InputError, match=f"{names[-1]}/.* sort the images by class") as error:
+        with pytest.raises(InputError, match=r"\w/.* sort the images by class") as error:
             folder(str(root), split)
         assert "\n" not in str(error.value)
 
@@ -72,7 +95,14 @@ def test_two_folders_for_one_split_are_refused(tmp_path):
         folder(str(root), "test")
 
 
-@pytest.mark.parametrize("classes", [("bus", "train"), ("contest", "protest"), ("bus station", "train station")])
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ("bus", "car", "train"), ("bus", "train"), ("contest", "protest"), ("bus station", "train station"),
+        ("latest", "oldest"), ("test_strip", "test_tube"), ("attestation", "strain"), ("oval", "restrain"), ("naval", "train"),
+        ("ta", "te", "tr"), ("data", "images"),
+    ],
+)  # fmt: skip
 def test_classes_that_sound_like_splits(tmp_path, classes):
     root = fill(tmp_path, splits=("train", "test"), classes=classes)
     assert folder(str(root), "test").classes == classes
@@ -80,16 +110,6 @@ def test_classes_that_sound_like_splits(tmp_path, classes):
     images = folder(str(alone), "train")
     assert images.classes == classes
     assert ("“train” taken as a class" in images.note) == ("train" in classes)
-
-
-@pytest.mark.parametrize(
-    ("splits", "classes"), [(("cat", "dog"), ("train", "test")), (("fold1", "fold2"), ("cat", "dog"))]
-)
-def test_folders_that_repeat_in_each_class_are_said(tmp_path, splits, classes):
-    root = fill(tmp_path, splits=splits, classes=classes, n=5)
-    first, second = sorted(classes)
-    note = folder(str(root), "test").note
-    assert f"each class folder holds “{first}”, “{second}”, read as one" in note
 
 
 def test_a_class_without_any_image_does_not_make_two(tmp_path):
@@ -123,9 +143,13 @@ def test_a_test_split_alone_is_enough_to_evaluate(tmp_path, name):
     root = fill(tmp_path, splits=(name,), n=4)
     images = load_split(f"folder:{root}", "test")
     assert len(images) == 8
-    for split in ("train", "val"):
-        with pytest.raises(InputError, match="no train/ with class folders.*enough to evaluate"):
-            load_split(f"folder:{root}", split)
+    with pytest.raises(InputError, match="no train/ with class folders.*enough to evaluate"):
+        load_split(f"folder:{root}", "train")
+    if name == "val":  # it is called so, though it stands for test, too
+        assert load_split(f"folder:{root}", "val").sha256() == images.sha256()
+        return
+    with pytest.raises(InputError, match="no train/ with class folders.*enough to evaluate"):
+        load_split(f"folder:{root}", "val")
 
 
 def test_class_folders_alone_can_be_evaluated_as_a_whole(tmp_path):
