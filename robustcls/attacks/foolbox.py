@@ -390,7 +390,6 @@ def _search(
     """others: M,C,H,W, for an attack that needs a start.
 
     judges_all: the attack shows the criterion all that it tries, and gives a black image where it finds nothing.
-
     tries_all: so does this one, and it would end with the last of the batch to be fooled: it is not told.
     """
     import eagerpy

@@ -181,10 +181,10 @@ def halves() -> tuple[Tensor, Tensor]:
     return x, torch.tensor([0, 0, 1, 1])
 
 
-@pytest.mark.parametrize("spec", ["boundary(steps=5)", "hopskipjump(steps=1)"])
+@pytest.mark.parametrize("spec", ["boundary(steps=5)", "hopskipjump(steps=1, initial_evaluations=9)"])
 def test_where_a_walk_begins_neither(spec):
     x, y = halves()
-    l2 = ThreatModel("l2", 20)
+    l2 = ThreatModel("l2", 13)
     assert (Halves()(x).argmax(1) == y).all()
     made, whole = robustcls.attack(Halves(), x, y, l2, spec), None
     for size in (4, 2, 1):
@@ -209,7 +209,7 @@ def test_where_a_walk_begins_neither(spec):
 def test_samples_without_a_start_are_counted_and_said(attacks, status, lacking):
     """All images are of class 0, and so is whatever is tried as a start."""
     x, y = halves()
-    found = robustcls.evaluate(Halves(), x[:2], y[:2], ThreatModel("l2", 20 if lacking == 0 else 0.1), attacks=attacks)
+    found = robustcls.evaluate(Halves(), x[:2], y[:2], ThreatModel("l2", 13 if lacking == 0 else 0.1), attacks=attacks)
     checks = {check.id: check for check in found.checks}
     if status is None:
         assert "attack_starts" not in checks
