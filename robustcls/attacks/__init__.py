@@ -29,12 +29,13 @@ def attack(
     """
     import torch
 
+    from robustcls.attacks.pool import others_of
     from robustcls.core import plugins
     from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
     from robustcls.core.draws import SampleGenerator
     from robustcls.core.gradients import frozen
     from robustcls.core.progress import follow
-    from robustcls.core.traits import traits_of
+    from robustcls.core.traits import takes, traits_of
     from robustcls.runtime.device import resolve_batch_size
     from robustcls.runtime.predict import told
     from robustcls.runtime.search import Counted
@@ -56,9 +57,10 @@ def attack(
         fp32 = Counted(model)
         with torch.no_grad():
             check_logits(fp32(x[:1]), y)
+        more = {"others": others_of(x, y, index)} if takes(function, "others") else {}
         batches = torch.arange(len(x)).split(size)
-        found = [
-            function(fp32, x[rows], y[rows], threat, generator=SampleGenerator.of(index[rows], seed, device)).detach()
-            for rows in follow(batches, spec, show=progress)
-        ]
+        found = []
+        for rows in follow(batches, spec, show=progress):
+            generator = SampleGenerator.of(index[rows], seed, device)
+            found.append(function(fp32, x[rows], y[rows], threat, generator=generator, **more).detach())
         return torch.cat(found).to(images.device)

@@ -4,8 +4,8 @@ Whatever foolbox tries goes through one criterion, which keeps for each sample t
 threat model's norm. That is the result, at whatever distance; where there is none it is the clean image.
 
 foolbox draws its random numbers for a batch as a whole. Here each sample draws its own, or all samples, of whatever batch,
-share the same. One thing is left that the batch decides: where noise gives no start to a decision-based attack, other
-images of the batch are tried.
+share the same. Where noise gives no start to an attack by labels, the images `others` are tried, which an evaluation draws
+from all of its samples.
 """
 
 import logging
@@ -43,8 +43,8 @@ __all__ = [
 ]
 
 # Images tried as a start of the decision-based attacks: so many for each sample, of which the nearest is taken, and more
-# for those without any, up to so many; then other images of the batch.
-FIRST, STARTS, OTHERS = 30, 200, 100
+# for those without any, up to so many; then other images.
+FIRST, STARTS = 30, 200
 
 
 @traits(minimum_norm=True)
@@ -55,9 +55,13 @@ def fmn(
     threat: ThreatModel,
     *,
     steps: int = 100,
+    others: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Fast minimum-norm attack: a ball that shrinks and grows around the boundary (Pintor et al. 2021, arXiv:2102.12827)."""
+    """Fast minimum-norm attack: a ball that shrinks and grows around the boundary (Pintor et al. 2021, arXiv:2102.12827).
+
+    others: as in boundary; for images from which it finds nothing.
+    """
     _check_norm("fmn", threat, "linf", "l2", "l1")
     _check_positive("fmn", steps=steps)
     from foolbox.attacks import L1FMNAttack, L2FMNAttack, LInfFMNAttack
@@ -77,7 +81,8 @@ def fmn(
     attack = Overshooting(steps=steps)
     x_adv = _search(attack, model, x, y, threat, generator)
     left = (x_adv == x).flatten(1).all(1)  # from the image itself a sparse step may run against the box and stay there
-    x_adv[left] = _search(attack, model, x[left], y[left], threat, take(generator, left), needs_start=True)
+    others = x if others is None else others
+    x_adv[left] = _search(attack, model, x[left], y[left], threat, take(generator, left), others=others)
     return x_adv
 
 
@@ -207,18 +212,21 @@ def boundary(
     steps: int = 5000,
     spherical_step: float = 0.01,
     source_step: float = 0.01,
+    others: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """A random walk along the boundary towards the image, by labels alone (Brendel et al. 2017, arXiv:1712.04248).
 
-    spherical_step, source_step: the first step around the image and towards it, as shares of the distance.
+    spherical_step, source_step: the first step around the image and towards it, as shares of the distance. others:
+    M,C,H,W, images to begin from where noise is no adversarial example; x unless given. The clean image is what a sample
+    without any start comes back as.
     """
     _check_norm("boundary", threat, "l2")
     _check_positive("boundary", steps=steps, spherical_step=spherical_step, source_step=source_step)
     from foolbox.attacks import BoundaryAttack
 
     attack = BoundaryAttack(steps=steps, spherical_step=spherical_step, source_step=source_step)
-    return _search(attack, model, x, y, threat, generator, needs_start=True)
+    return _search(attack, model, x, y, threat, generator, others=x if others is None else others)
 
 
 @traits(gradients=False, minimum_norm=True)
@@ -231,12 +239,13 @@ def hopskipjump(
     steps: int = 32,
     initial_evaluations: int = 100,
     max_evaluations: int = 10000,
+    others: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """Gradients at the boundary estimated from labels alone (Chen et al. 2019, arXiv:1904.02144).
 
     initial_evaluations: queries for the first estimate; their number grows with the root of the step, up to
-    max_evaluations.
+    max_evaluations. others: as in boundary.
     """
     _check_norm("hopskipjump", threat, "linf", "l2")
     _check_positive(
@@ -269,7 +278,7 @@ def hopskipjump(
         steps=steps, initial_gradient_eval_steps=initial_evaluations, max_gradient_eval_steps=max_evaluations,
         constraint=constraint[threat.norm],  # type: ignore[arg-type]
     )  # fmt: skip
-    return _search(attack, model, x, y, threat, generator, needs_start=True)
+    return _search(attack, model, x, y, threat, generator, others=x if others is None else others)
 
 
 @traits(gradients=False, unrestricted=True)
@@ -374,12 +383,13 @@ def _search(
     threat: ThreatModel,
     generator: Generator | None,
     *,
-    needs_start: bool = False,
+    others: Tensor | None = None,
     judges_all: bool = False,
     tries_all: bool = False,
 ) -> Tensor:
-    """judges_all: the attack shows the criterion all that it tries, and gives a black image where it finds nothing.
+    """others: M,C,H,W, for an attack that needs a start.
 
+    judges_all: the attack shows the criterion all that it tries, and gives a black image where it finds nothing.
     tries_all: so does this one, and it would end with the last of the batch to be fooled: it is not told.
     """
     import eagerpy
@@ -396,8 +406,8 @@ def _search(
         x, y, generator = x[rows], y[rows], take(generator, rows)
         options: dict[str, Any] = {}
         found = torch.ones_like(y, dtype=torch.bool)
-        if needs_start:
-            start, found = _find_starts(_Raised(model, y), x, y, threat, generator)
+        if others is not None:
+            start, found = _find_starts(_Raised(model, y), x, y, threat, generator, others)
             if not found.any():
                 return result
             # Twins of the first that has one take the place of those without: in a smaller batch logits round otherwise.
@@ -462,7 +472,9 @@ class _Raised(nn.Module):
         self.model, self.y = model, y
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = self.model(_IntoBox.apply(x))
+        return self.raised(self.model(_IntoBox.apply(x)))
+
+    def raised(self, logits: Tensor) -> Tensor:
         lead = 2 * CLEARLY * rival_scale(logits.detach(), self.y)[:, None]
         return logits.scatter_add(1, self.y[:, None], lead)
 
@@ -500,29 +512,40 @@ def _nearest_seen(x: Tensor, y: Tensor, threat: ThreatModel, *, tells: bool = Tr
 
 @torch.no_grad()
 def _find_starts(
-    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, generator: Generator | None
+    model: _Raised, x: Tensor, y: Tensor, threat: ThreatModel, generator: Generator | None, others: Tensor
 ) -> tuple[Tensor, Tensor]:
     """An adversarial image for each sample, N,C,H,W, and which samples have one, N.
 
-    Tried are flat colours and noise, for want of them other images of the batch, then blends of the image with the nearest.
+    Tried are flat colours and noise, for want of them the other images, then blends of the image with the nearest.
     """
     seen = _nearest_seen(x, y, threat)
-    for number in range(STARTS + min(len(x) - 1, OTHERS)):
+    for number in range(STARTS):
         tried, rows = x.clone(), seen.distance.isinf()  # no image is an example of itself
         if number >= FIRST and not rows.any():
             break
         if number < FIRST:
             rows = torch.ones_like(rows)
-        if number < STARTS:
-            tried[rows] = _noise(number, x[rows], take(generator, rows))
-        else:
-            tried[rows] = x.roll(number - STARTS + 1, 0)[rows]
+        tried[rows] = _noise(number, x[rows], take(generator, rows))
         seen.see(tried, model(tried))
+    lacks = seen.distance.isinf()
+    if lacks.any():
+        nearest = _nearest_of(others, model.model, x[lacks], y[lacks], threat)
+        seen.x_adv[lacks], seen.distance[lacks] = nearest.x_adv, nearest.distance
     far = seen.x_adv
     for step in range(1, 20):
         blend = x + step / 20 * (far - x)
         seen.see(blend, model(blend))
     return seen.x_adv, seen.distance.isfinite()
+
+
+def _nearest_of(others: Tensor, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Any:
+    """The nearest of these images (M,C,H,W) that the model does not give y (N), for each x: as `_nearest_seen` keeps it."""
+    seen, raised = _nearest_seen(x, y, threat), _Raised(model, y).raised
+    for part in others.split(len(x)):  # what memory holds
+        part = part.to(x)
+        for image, logits in zip(part, model(part), strict=True):
+            seen.see(image.expand_as(x), raised(logits.expand(len(x), -1)))
+    return seen
 
 
 def _noise(number: int, x: Tensor, generator: Generator | None) -> Tensor:

@@ -20,7 +20,7 @@ from robustcls.attribution.batches import images_per_chunk, seeded
 from robustcls.attribution.preparation import input_kept
 from robustcls.core.classifier import check_images, check_logits, device_of, dtype_of, input_size_of
 from robustcls.core.errors import InputError
-from robustcls.core.gradients import frozen
+from robustcls.core.gradients import finite, frozen
 from robustcls.core.losses import predict_labels
 from robustcls.core.plugins import load, resolved
 from robustcls.core.progress import follow
@@ -45,8 +45,27 @@ def explain(
     `integrated_gradients(steps=64, baseline="mean")`. batch_size: images at a time; None goes by their size. progress:
     shown on stderr. seed: of methods that draw; every image has the same draws. reference: the images that superpixels are
     made of, where x are their adversarial versions. background: baselines M,C,H,W of the SHAP methods, in place of each
-    image's own black, mean and blur. Raises InputError for images, targets, methods or options that do not fit.
+    image's own black, mean and blur. Entries that are not finite become 0, with a warning that says in how many maps.
+    Raises InputError for images, targets, methods or options that do not fit.
     """
+    maps, odd = explain_counted(model, images, target, method, batch_size, progress, seed, reference, background)
+    if said := not_finite(odd):
+        warnings.warn(f"{method}: {said}", stacklevel=2)
+    return maps
+
+
+def explain_counted(
+    model: nn.Module,
+    images: Tensor,
+    target: int | Tensor | Sequence[int] | None = None,
+    method: str = "integrated_gradients",
+    batch_size: int | None = None,
+    progress: bool = False,
+    seed: int = 0,
+    reference: Tensor | None = None,
+    background: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As `explain`, without its warning: the maps, and which of them (N, bool) had entries that were not finite."""
     function = load("attribution", method)
     takes = signature(function.func).parameters  # type: ignore[attr-defined]
     check_images(images, input_size=input_size_of(model))
@@ -73,7 +92,13 @@ def explain(
                 extra["background"] = _placed(model, background)
             with seeded(seed):
                 maps.append(_checked(_run(function, model, x, classes, method, extra), x, method))
-    return torch.cat(maps)
+    found = torch.cat(maps)
+    return finite(found), (~found.isfinite()).flatten(1).any(1)
+
+
+def not_finite(odd: Tensor) -> str:
+    """What to say of maps, of which `odd` (N, bool) had entries that were not finite; "" where none had."""
+    return f"{int(odd.sum())} of {len(odd)} maps had values that are not finite, taken as 0" if odd.any() else ""
 
 
 def one_each(target: int | Tensor | Sequence[int], images: Tensor) -> Tensor:

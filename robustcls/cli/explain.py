@@ -77,13 +77,13 @@ def carried_methods(subject, methods: Sequence[str], named: Sequence[str], quiet
 
     Raises InputError where one cannot be carried that was named by the user.
     """
-    from robustcls.attribution import explain
+    from robustcls.attribution import explain_counted
 
     x, _ = subject.images.batch(slice(1))
     carried = []
     for method in methods:
         try:
-            explain(subject.loaded.model, x, method=method)
+            explain_counted(subject.loaded.model, x, method=method)
         except InputError as error:
             if named:
                 raise

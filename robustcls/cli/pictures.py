@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustcls.attacks import attack
-from robustcls.attribution import collapse, explain
+from robustcls.attribution import collapse, explain_counted, not_finite
 from robustcls.attribution import note as describe
 from robustcls.attribution.figure import Row, draw
 from robustcls.cli.console import note
@@ -49,9 +49,14 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
     found = predict_labels(attacked)
     shown = torch.where(found == NO_ANSWER, y, found)
     maps = {method: make_maps(model, x, y, x_adv, method, seed=config.seed, progress=show) for method in methods}
+    for method, its in maps.items():
+        if said := not_finite(its.odd):
+            note(f"{method}: {said}", config.quiet)
     drawn = spaced(y, config.pictures)  # the third map of a row is made for these alone
     third = {
-        method: explain(model, x_adv[drawn], shown[drawn], method, reference=x[drawn], seed=mix(config.seed, 0))
+        method: explain_counted(
+            model, x_adv[drawn], shown[drawn], method, reference=x[drawn], seed=mix(config.seed, 0)
+        )[0]
         for method in (methods if config.pictures else ())
     }
     gaps = {method: gaps_of(model, x, y, its.clean, method) for method, its in maps.items()}

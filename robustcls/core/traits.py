@@ -1,5 +1,6 @@
 """What an evaluation must know of an attack before it runs it."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -34,3 +35,8 @@ def traits_of(attack: Callable[..., Any]) -> Traits:
     while isinstance(attack, partial):
         attack = attack.func
     return getattr(attack, "traits", Traits())
+
+
+def takes(attack: Callable[..., Any], option: str) -> bool:
+    """Whether an attack has a keyword of this name."""
+    return option in inspect.signature(attack).parameters

@@ -1,6 +1,5 @@
 """Attacks one after another, each on the samples that are still right."""
 
-import inspect
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -110,11 +109,6 @@ def name_attacks(specs: Sequence[str]) -> list[str]:
     names = [one.name for one in parsed]
     names = [name if names.count(name) == 1 else str(one) for name, one in zip(names, parsed, strict=True)]
     return [name if names.count(name) == 1 else f"{name} #{names[: i + 1].count(name)}" for i, name in enumerate(names)]
-
-
-def takes(attack: Callable[..., Any], option: str) -> bool:
-    """Whether an attack has a keyword of this name."""
-    return option in inspect.signature(attack).parameters
 
 
 def _take(outcome: Outcome, found: Found, number: int) -> None:

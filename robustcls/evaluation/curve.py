@@ -10,8 +10,8 @@ from robustcls.core import plugins
 from robustcls.core.records import Accuracy, CurvePoint
 from robustcls.core.seeds import mix
 from robustcls.core.threat import Norm, ThreatModel, parse_eps
-from robustcls.core.traits import traits_of
-from robustcls.evaluation.cascade import Outcome, Progress, takes
+from robustcls.core.traits import takes, traits_of
+from robustcls.evaluation.cascade import Outcome, Progress
 from robustcls.evaluation.engine import AttackError, Engine
 
 ABOUT_ZERO = 0.01  # robust accuracy at which a curve has shown what it can

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcls.attacks.pool import others_of
 from robustcls.core import plugins
 from robustcls.core.classifier import device_of
 from robustcls.core.draws import SampleGenerator
 from robustcls.core.errors import InputError
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import traits_of
+from robustcls.core.traits import takes, traits_of
 from robustcls.evaluation.found import Found, join, verify
 from robustcls.evaluation.journal import Journal
 from robustcls.runtime.memory import Parts
@@ -57,6 +58,7 @@ class Engine:
         self.judge, self.device, self.x, self.y = Counted(model), device_of(model), x, y
         self.batch_size, self.seed, self.journal, self.world = batch_size, seed, journal, world or World()
         self.index = torch.arange(len(x)) if index is None else index
+        self.others = others_of(x, y, self.index)  # the same for every batch and process
         self.parts = Parts(batch_size)
         # N,K on the clean images; first, for it finds what memory holds.
         self.logits = predict(self.judge, x, self.parts)
@@ -156,6 +158,8 @@ class Engine:
                 continue
             generator = SampleGenerator.of(self.index[indices[rows]], mix(self.seed, *stream), self.device)
             begin = {} if start is None else {"start": start[indices[rows]].to(self.device)}
+            if takes(attack, "others"):
+                begin["others"] = self.others
             x_adv = attack(search, x[rows], y[rows], threat, generator=generator, **begin)
             if x_adv.shape != x[rows].shape:
                 raise ValueError(f"it gave {tuple(x_adv.shape)} for images {tuple(x[rows].shape)}")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution import collapse, explain, note
+from robustcls.attribution import collapse, explain_counted, note
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.records import Array, Example, Gallery, Map
@@ -103,10 +103,12 @@ def _add_maps(
         ("adversarial", x_adv, y),
         ("adversarial_class", x_adv, torch.where(found == NO_ANSWER, y, found)),
     ):
-        maps = collapse(explain(model, images, target=target, method=method, reference=x, progress=progress))
+        drawn, odd = explain_counted(model, images, target=target, method=method, reference=x, progress=progress)
+        maps = collapse(drawn)
         for i, example in enumerate(examples):
             if role != "adversarial_class" or target[i] != y[i]:
-                example.maps.append(Map(method, role, int(target[i]), Array.encode(maps[i].numpy()), text))
+                said = "; ".join(filter(None, (text, "values that are not finite count as 0" if odd[i] else "")))
+                example.maps.append(Map(method, role, int(target[i]), Array.encode(maps[i].numpy()), said))
 
 
 def _pixels(image: Tensor) -> Array:

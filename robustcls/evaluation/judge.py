@@ -31,6 +31,7 @@ from robustcls.evaluation.finite_checks import check_attempts, check_finite, che
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.radius import check_radius
 from robustcls.evaluation.spacing import spaced
+from robustcls.evaluation.start_checks import check_starts
 from robustcls.evaluation.two_classes import tell_apart
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
 from robustcls.runtime.predict import classifier_of, told
@@ -150,7 +151,7 @@ def judge(
             check_gradients(engine, outcome, threat),
             check_attempts(outcome),
         ]  # fmt: skip
-        found += check_radius(x, threat, attacks)
+        found += check_radius(x, threat, attacks) + check_starts(engine, outcome, attacks)
         one_by_one: Iterable[Sequence[AttackCheck]] = [(check,) for check in checks]
         if progress is not None and checks:
             one_by_one = progress(list(one_by_one), "self-checks", len(checks), lambda: int(outcome.standing(y).sum()))

@@ -125,13 +125,27 @@ class SearchTwin(_Watched):
         if self.replayed:
             torch.compiler.cudagraph_mark_step_begin()
         with nullcontext() if self.compiled else uncompiled(), autocast(self.precision, self.device):
-            logits = self.twin(images).float()
+            logits = in_company(self.twin, images).float()
         if self.replayed:  # the next replay writes where these lie; of gradients, `_mend` makes a copy
             logits = logits.clone()
         if logits.requires_grad and self.precision == "fp16":
             scale_gradients(images, logits)
         self._watch(images, logits)
         return logits
+
+
+def in_company(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits of images N,C,H,W, where a lone one that takes a gradient passes twice and only the first takes it.
+
+    The memory format of one image is ambiguous. Layers whose weights are channels-last may then run in the other, where
+    pooling breaks its ties in another way, and the gradient would depend on who else is in the batch.
+    """
+    if len(images) == 1 and images.requires_grad:
+        try:
+            return model(torch.cat([images, images.detach()]))[:1]
+        except Exception:  # there is memory for one, or the model takes no more: what else it may be shows below
+            pass
+    return model(images)
 
 
 def scale_gradients(x: Tensor, logits: Tensor) -> None:
@@ -161,12 +175,14 @@ class Counted(_Watched):
         super().__init__()
         self.model = model
         self.dtype = dtype_of(model)
+        self.channels_last = any(p.ndim == 4 and not p.is_contiguous() for p in model.parameters())
 
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
         images = x.to(self.dtype, copy=True)
+        mixed = self.channels_last or not images.is_contiguous()
         with uncompiled(), exact_fp32():
-            logits = self.model(images)
+            logits = in_company(self.model, images) if mixed else self.model(images)
         check_logits(logits)
         logits = logits.float()
         self._watch(images, logits)

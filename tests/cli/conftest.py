@@ -33,6 +33,16 @@ def net():
     from robustcls.models.checkpoint import build
     return build("vgg16(width=0.05)", classes=[str(i) for i in range(10)], input_size=(1, 8, 8))
 
+def rooted():
+    """Its gradient has a pole at black pixels."""
+    from torch import nn
+
+    class Root(nn.Module):
+        def forward(self, x):
+            return x.pow(0.5)
+
+    return nn.Sequential(Root(), nn.Flatten(), nn.Linear(64, 10))
+
 def boom():
     raise RuntimeError("boom")
 

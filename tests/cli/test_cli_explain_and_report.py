@@ -80,8 +80,30 @@ def test_explain_measures_what_it_draws(cli, home, tmp_path):
     for name in ("Median rank correlation", "integrated_gradients", "random"):
         assert name in result.err
     assert {check.id for check in first.checks} == {
-        "completeness", "repeatability", "parameter_randomisation", "random_logit", "insertion", "deletion",
+        "finite_maps", "completeness", "repeatability", "parameter_randomisation", "random_logit", "insertion",
+        "deletion",
     }  # fmt: skip
+
+
+def test_explain_says_where_maps_are_not_finite(cli, tmp_path):
+    options = (
+        "--data",
+        "my_plugins:digits",
+        "--n",
+        6,
+        "--pictures",
+        0,
+        "--quality-n",
+        0,
+        "--attack",
+        "fgsm",
+        "--method",
+        "saliency",
+    )
+    result = cli("explain", "--model", "my_plugins:rooted", *options, "--out", "maps")
+    assert result.status == 0, result.err
+    assert "saliency: 6 of 6 maps had values that are not finite, taken as 0" in result.err
+    assert np.isfinite(np.load(tmp_path / "here" / "maps" / "maps.npz")["saliency/clean"]).all()
 
 
 def test_explain_without_measures_or_pictures(cli, home, tmp_path):

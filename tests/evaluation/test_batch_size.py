@@ -8,6 +8,7 @@ from eval_models import make_batch, make_net
 from torch import Tensor, nn
 
 import robustcls
+from robustcls.attacks.pool import OTHERS, others_of
 from robustcls.core.gradients import frozen
 from robustcls.core.records import Evaluation
 from robustcls.core.threat import ThreatModel
@@ -158,3 +159,74 @@ def test_the_public_functions_neither():
         assert (moved - whole[20:30]).abs().max() < 1e-5
     found = [robustcls.evaluate(net(), x, y, LINF, attacks=ATTACKS, batch_size=size) for size in (9, 64)]
     assert [s.broken_by for s in found[0].samples] == [s.broken_by for s in found[1].samples]
+
+
+class Halves(nn.Module):
+    """Class 1 where the upper and the lower half differ: all flat colours and all noise are of class 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        upper, lower = x.chunk(2, 2)
+        apart = (upper.mean((1, 2, 3)) - lower.mean((1, 2, 3))).abs()
+        return torch.stack([torch.full_like(apart, 0.25), apart], 1) + self.weight
+
+
+def halves() -> tuple[Tensor, Tensor]:
+    """Two images of each class, class by class."""
+    x = 0.3 + 0.2 * torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    x[2:, :, :4], x[2:, :, 4:] = 0.9, 0.2
+    return x, torch.tensor([0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("spec", ["boundary(steps=5)", "hopskipjump(steps=1, initial_evaluations=9)"])
+def test_where_a_walk_begins_neither(spec):
+    x, y = halves()
+    l2 = ThreatModel("l2", 13)
+    assert (Halves()(x).argmax(1) == y).all()
+    made, whole = robustcls.attack(Halves(), x, y, l2, spec), None
+    for size in (4, 2, 1):
+        found = robustcls.evaluate(Halves(), x, y, l2, attacks=[spec], batch_size=size)
+        assert found.attacks[0].censored == found.robust.correct == 0, "another image of the run is a start"
+        nearest = [next(iter(sample.nearest.values())) for sample in found.samples]
+        whole = whole or nearest
+        assert nearest == pytest.approx(whole, abs=1e-4)
+        assert (robustcls.attack(Halves(), x, y, l2, spec, batch_size=size) - made).abs().max() < 1e-4
+    assert {check.id: check.status for check in found.checks}["attack_starts"] == "pass"
+
+
+@pytest.mark.parametrize(
+    ("attacks", "status", "lacking"),
+    [
+        (["hopskipjump(steps=1)"], "fail", 2),
+        (["boundary(steps=5)", "pgd(steps=1)"], "warn", 2),
+        (["pgd(steps=50, step_size=0.5)", "hopskipjump(steps=1)"], "pass", 0),
+        (["pgd(steps=1)"], None, 0),
+    ],
+)
+def test_samples_without_a_start_are_counted_and_said(attacks, status, lacking):
+    """All images are of class 0, and so is whatever is tried as a start."""
+    x, y = halves()
+    found = robustcls.evaluate(Halves(), x[:2], y[:2], ThreatModel("l2", 13 if lacking == 0 else 0.1), attacks=attacks)
+    checks = {check.id: check for check in found.checks}
+    if status is None:
+        assert "attack_starts" not in checks
+        return
+    assert checks["attack_starts"].status == status
+    assert f"no start for {lacking} of" in checks["attack_starts"].message
+
+
+def test_the_images_to_begin_from_are_of_all_classes_whatever_their_order():
+    y = torch.tensor([0] * 150 + [1] * 20 + [2] * 5)
+    x = torch.arange(175.0).view(-1, 1, 1, 1)
+    index = torch.arange(175)
+    chosen = others_of(x, y, index).flatten()
+    assert len(chosen) == OTHERS
+    assert {int(label): int(n) for label, n in zip(*y[chosen.long()].unique(return_counts=True), strict=True)} == {
+        0: 75, 1: 20, 2: 5,
+    }  # fmt: skip
+    order = torch.randperm(175, generator=torch.Generator().manual_seed(0))
+    assert set(others_of(x[order], y[order], index[order]).flatten().tolist()) == set(chosen.tolist())
+    assert len(others_of(x[:3], y[:3], index[:3])) == 3

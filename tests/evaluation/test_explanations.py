@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import warnings
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from robustcls.core.records import MethodMeasures, Spread
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.explanations import benign_noise, comparable, make_maps, measure, measure_all
 from robustcls.evaluation.spacing import spaced
+from robustcls.reporting.sections import sanity
 
 HERE = __name__
 
@@ -229,3 +231,53 @@ def test_without_an_attack_nothing_is_said_of_one(model: nn.Module, attacked: tu
     assert [like.against for like in record.likeness] == ["random_map"]
     with pytest.raises(InputError, match="nothing to measure"):  # an attack that moved nothing
         robustcls.explain_metrics(model, x[:9], y[:9], "saliency", adversarial=x[:9].clone())
+
+
+class Rooted(nn.Module):
+    """The model on the roots of the pixels, whose gradient has a pole at black."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.pow(0.5))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "saliency",
+        "input_x_gradient",
+        "integrated_gradients(steps=4)",
+        "smoothgrad(samples=3)",
+        "gradient_shap(samples=4)",
+    ],
+)
+def test_values_that_are_not_finite_count_as_0_and_are_said(method: str, model: nn.Module, attacked) -> None:
+    x, y = attacked[0][:4], attacked[1][:4]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert robustcls.explain(model, x, y, method).isfinite().all()
+    with pytest.warns(
+        UserWarning, match=rf"{re.escape(method)}: 4 of 4 maps had values that are not finite, taken as 0"
+    ):
+        maps = robustcls.explain(Rooted(model), x, y, method, batch_size=3)
+    assert maps.isfinite().all()
+    assert (maps != 0).any()
+
+
+def test_a_record_of_maps_that_are_not_finite_says_just_that(model: nn.Module, attacked, recwarn) -> None:
+    x, y = attacked[0][:20], attacked[1][:20]
+    rooted = Rooted(model)
+    with torch.no_grad():
+        y = rooted(x).argmax(1)
+    found = robustcls.explain_metrics(rooted, x, y, "saliency", quality_n=4)
+    assert "20 of 20 maps had values that are not finite, taken as 0" in found.note
+    assert checks(found)["finite_maps"] == "fail"
+    assert checks(found)["repeatability"] == "pass"
+    assert checks(robustcls.explain_metrics(model, *attacked[:2], "saliency", quality_n=4))["finite_maps"] == "pass"
+    failing = sanity._failing(found)
+    assert "finite_maps" in failing
+    assert "its maps had values that are not finite, which count as 0" in failing
+    assert "same seed" not in failing

@@ -504,3 +504,24 @@ def test_gradients_come_without_poles_and_their_images_are_counted(wrap):
     assert grad.isfinite().all()
     assert model.not_finite == 2
     assert model.odd.tolist() == [False, True, False, True]
+
+
+@pytest.mark.parametrize("kind", ["twin", "folded twin", "model", "channels-last model"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_lone_samples_gradient_is_that_in_company(kind, layout):
+    """Pooling breaks the ties of flat areas by the memory format, which one image alone does not show."""
+    torch.manual_seed(1)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8) if kind == "folded twin" else nn.Identity(), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 4),
+    ).eval()  # fmt: skip
+    x = torch.full((16, 3, 12, 12), 0.2)
+    for i in range(16):
+        x[i, :, i % 6 : i % 6 + 5, i // 4 : i // 4 + 5] = torch.rand(3, 1, 1)
+    x, y = x.contiguous(memory_format=layout), torch.arange(16) % 4
+    model = Counted(net.to(memory_format=torch.channels_last) if "last" in kind else net)
+    tried = SearchTwin(net, x=x[:1]) if "twin" in kind else model
+    together = input_gradient(tried, x, y)
+    alone = torch.cat([input_gradient(tried, x[i : i + 1], y[i : i + 1]) for i in range(16)])
+    assert (alone - together).abs().max() < 1e-6 * max(1, together.abs().max().item())
+    assert tried.forwards == tried.backwards == 32, "a lone image counts once"

@@ -13,6 +13,7 @@ ORDER, TITLE = 130, "Attribution sanity"
 
 # What is checked of every method, with the reason that is shown where it was not.
 EXPECTED = {
+    "finite_maps": "whether the maps had values that are not finite was not looked at",
     "completeness": "whether the map's values add up to the change of the logit was not checked",
     "parameter_randomisation": "maps of the model were not compared with maps of a model with shuffled weights",
     "random_logit": "maps of the class were not compared with maps of another class",
@@ -22,6 +23,7 @@ EXPECTED = {
 }
 # What a failure means, and no more than that.
 FAILED = {
+    "finite_maps": "its maps had values that are not finite, which count as 0",
     "completeness": "its values do not add up to the change of the logit",
     "parameter_randomisation": "its maps change too little when the model's weights are shuffled",
     "random_logit": "its maps change too little when another class is explained",
