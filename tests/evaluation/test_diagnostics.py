@@ -182,7 +182,9 @@ def test_the_batch_size_decides_no_check(size, net, batch):
         assert found.status == "fail", found
         assert "depend on the batch" in found.message
     sound, whole = checks(net, x, y, parts=Parts(size)), checks(net, x, y)
-    assert {name: check.status for name, check in sound.items()} == {name: check.status for name, check in whole.items()}
+    assert {name: check.status for name, check in sound.items()} == {
+        name: check.status for name, check in whole.items()
+    }
     assert sound["normalised_twice"] == whole["normalised_twice"]
 
 
