@@ -75,7 +75,7 @@ def inference_optimisation(name: str, engine: Engine, *_: object) -> Check:
 
     A buffer of one number is taken for a counter.
     """
-    model, x = engine.judge, engine.x[: min(engine.parts.size, FEW)].to(engine.device)
+    model, x = engine.judge, engine.x[:FEW].to(engine.device)
     before = {key: tensor.detach().clone() for key, tensor in _state(model)}
     passes = 0
 
@@ -86,7 +86,8 @@ def inference_optimisation(name: str, engine: Engine, *_: object) -> Check:
 
     try:
         with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
-            model(x)
+            for _ in engine.parts.map(model, x):
+                pass
     except RuntimeError as failure:
         if "saved tensor hooks" not in str(failure):  # what torch.func, which takes gradients, says of them
             raise AttackError(str(failure).splitlines()[0]) from failure

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robustcls.core import plugins
 from robustcls.core.classifier import device_of, dtype_of
 from robustcls.core.gradients import input_gradient
-from robustcls.core.losses import cross_entropy, dlr
+from robustcls.core.losses import NO_ANSWER, cross_entropy, dlr, predict_labels
 from robustcls.core.records import Check
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
@@ -18,6 +18,7 @@ from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.evaluation.nearest import nearest
 from robustcls.evaluation.shown import normalised_twice
+from robustcls.runtime.memory import Parts
 
 ZERO_GRADIENTS = 0.05  # share of samples
 RANDOM = 1e-4  # share of the largest logit
@@ -27,9 +28,9 @@ COMPANY = 1e-3  # the same; larger, for a sample's place in the batch may change
 WARN, FAIL = (1, 0.01), (2, 0.05)
 # Of the nearest survivors alone, as (count, share of all samples, largest share of those met): what was lost at least.
 WARN_LOST, FAIL_LOST = (1, 0.005, 0.25), (2, 0.02, 0.5)
-# The probe: its forwards as a share of the cascade's passes; bounds of its samples, and of the queries of each. With more
-# than the middle number there are more samples instead.
-PROBE_SHARE, PROBED, QUERIES = 0.1, (16, 100), (40, 700, 5000)
+# The probe: its forwards as a share of the cascade's passes; its samples, and the queries of each. There are more samples
+# than the middle number where each has more queries than theirs, and fewer where each would have less than the least.
+PROBE_SHARE, PROBED, QUERIES = 0.1, (8, 16, 100), (200, 700, 5000)
 NOTHING_LEFT = "gradient attacks left nothing to break"
 MASKED_A_LITTLE = "gradients may be masked a little: {}"
 MASKED = "gradients are masked, or the gradient attacks too weak; robust accuracy is overstated: {}"
@@ -38,20 +39,28 @@ NOTHING_RIGHT = "the model gets no clean image right, so there is nothing to bre
 STREAM = mix(*b"black_box_wins")
 
 
-def run_checks(model: nn.Module, x: Tensor, y: Tensor, *, handed_in: torch.device | None = None) -> list[Check]:
-    """All self-checks on a batch x (N,C,H,W), y, on the model's device; the model must be frozen.
+def run_checks(
+    model: nn.Module, x: Tensor, y: Tensor, *, parts: Parts | None = None, handed_in: torch.device | None = None
+) -> list[Check]:
+    """All self-checks on images x (N,C,H,W), y, on the model's device; the model must be frozen.
 
-    handed_in: where the caller's images were; that of x unless given.
+    parts: in which the images pass; together unless given. handed_in: where the caller's images were; that of x unless
+    given.
     """
-    with torch.no_grad():
-        logits, again = model(x).float(), model(x).float()
+    parts = parts or Parts(len(x))
+    logits, again = _logits(model, x, parts), _logits(model, x, parts)
     return [
-        _zero_gradients(model, x, y),
+        _zero_gradients(model, x, y, predict_labels(logits) != NO_ANSWER, parts),
         _softmax_output(logits),
         normalised_twice(model, x),
-        _random_output(model, x, logits, again),
+        _random_output(model, x, logits, again, parts),
         _device(model, handed_in or x.device),
     ]
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, x: Tensor, parts: Parts) -> Tensor:
+    return torch.cat(list(parts.map(lambda part: model(part).float(), x)))
 
 
 def check_black_box(engine: Engine, outcome: Outcome, threat: ThreatModel, attacks: Sequence[str]) -> Check:
@@ -61,22 +70,12 @@ def check_black_box(engine: Engine, outcome: Outcome, threat: ThreatModel, attac
     otherwise, or where it was noise and found little, a short probe of the survivors nearest to the boundary does.
     attacks: the cascade's specs, in its order.
     """
-    if not is_differentiable(engine.judge):
-        return not_run("black_box_wins", "the model gives no gradients, so there is nothing to compare")
-    if engine.crafts_elsewhere:
-        return not_run("black_box_wins", "the gradients are another model's, so there is nothing to compare")
-    if threat.is_whole_box:
-        return not_run("black_box_wins", "every image is allowed, so anything wins")
-    if not (outcome.clean == engine.y).any():
-        return not_run("black_box_wins", NOTHING_RIGHT)
-    blind = [not traits_of(plugins.load("attack", spec)).gradients for spec in attacks]
-    ran = [not record.error for record in outcome.attacks]
-    white = [number for number in range(len(attacks)) if ran[number] and not blind[number]]
-    if not white:
-        return not_run("black_box_wins", "no attack used gradients, so there is nothing to compare")
+    if reason := why_not_compared(engine, outcome, threat, attacks):
+        return not_run("black_box_wins", reason)
+    white = of_gradients(outcome, attacks)
     black = [
-        number for number in range(len(attacks))
-        if ran[number] and blind[number] and (outcome.fooled is not None or number > white[-1])
+        number for number, record in enumerate(outcome.attacks)
+        if not record.error and number not in white and (outcome.fooled is not None or number > white[-1])
     ]  # fmt: skip
     if black:
         if outcome.fooled is not None:
@@ -91,17 +90,18 @@ def check_black_box(engine: Engine, outcome: Outcome, threat: ThreatModel, attac
         if check.status == "fail" or any(plugins.parse("attack", attacks[number]).name != "noise" for number in black):
             return check
     forwards = int(PROBE_SHARE * sum(record.forwards + record.backwards for record in outcome.attacks))
-    most = min(max(forwards // QUERIES[1], PROBED[0]), PROBED[1])
+    fewer, more = forwards // QUERIES[0], forwards // QUERIES[1]
+    most = min(max(fewer, PROBED[0]), PROBED[1]) if more < PROBED[1] else min(more, PROBED[2])
     met = nearest(engine, outcome, outcome.standing(engine.y).nonzero().squeeze(1), most)
     if len(met) == 0:
         return not_run("black_box_wins", NOTHING_LEFT)
     won = torch.zeros(len(engine.y), dtype=torch.bool)
-    queries = min(max(forwards // most, QUERIES[0]), QUERIES[2])
+    queries = min(max(forwards // len(met), QUERIES[0]), QUERIES[2])
     # Around the strongest attempts, by small squares; and a little from elsewhere, where these may be no good.
     probe = (
         "noise(draws=4)",
         f"square(queries={queries}, p_init=0.1)",
-        f"square(queries={max(queries // 4, QUERIES[0])})",
+        f"square(queries={queries // 4})",
     )
     for number, (spec, start) in enumerate(zip(probe, (None, outcome.x_adv, None), strict=True)):
         try:
@@ -114,6 +114,27 @@ def check_black_box(engine: Engine, outcome: Outcome, threat: ThreatModel, attac
         "black_box_wins", int(won.sum()), len(met), len(engine.y), ", ".join(probe), MASKED_A_LITTLE.format(STANDARD),
         MASKED.format(STANDARD),
     )  # fmt: skip
+
+
+def why_not_compared(engine: Engine, outcome: Outcome, threat: ThreatModel, attacks: Sequence[str]) -> str:
+    """Why another attack says nothing of what the cascade's gradient attacks left; "" where it does."""
+    if not is_differentiable(engine.judge):
+        return "the model gives no gradients, so there is nothing to compare"
+    if engine.crafts_elsewhere:
+        return "the gradients are another model's, so there is nothing to compare"
+    if threat.is_whole_box:
+        return "every image is allowed, so anything wins"
+    if not (outcome.clean == engine.y).any():
+        return NOTHING_RIGHT
+    return "" if of_gradients(outcome, attacks) else "no attack used gradients, so there is nothing to compare"
+
+
+def of_gradients(outcome: Outcome, attacks: Sequence[str]) -> list[int]:
+    """Numbers of the cascade's attacks that used gradients and did not break off."""
+    return [
+        number for number, spec in enumerate(attacks)
+        if traits_of(plugins.load("attack", spec)).gradients and not outcome.attacks[number].error
+    ]  # fmt: skip
 
 
 def _black_box_wins(won: Tensor, names: Sequence[str]) -> Check:
@@ -155,12 +176,19 @@ def check_nearest(name: str, count: int, met: int, n: int, attack: str, if_warne
     return Check(name, "fail", measured, fail, f"{what}; {if_failed}")
 
 
-def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Check:
+def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor, answered: Tensor, parts: Parts) -> Check:
+    """answered: N, bool. What names no class is wrong already, so that it needs no gradient."""
     if not is_differentiable(model):
         return not_run("zero_gradients", "the model gives no gradients: only attacks without them can judge it")
-    of_entropy, of_ratio = (
-        input_gradient(model, x, y, loss).flatten(1).abs().amax(1) == 0 for loss in (cross_entropy, dlr)
-    )
+    met = answered.nonzero().squeeze(1)
+    if len(met) == 0:
+        return not_run("zero_gradients", "the model names no class for any of the images looked at")
+
+    def zero(rows: Tensor) -> Tensor:
+        gradients = [input_gradient(model, x[rows], y[rows], loss) for loss in (cross_entropy, dlr)]
+        return torch.stack([gradient.flatten(1).abs().amax(1) == 0 for gradient in gradients])
+
+    of_entropy, of_ratio = torch.cat(list(parts.map(zero, met)), 1)
     share, both = of_entropy.float().mean().item(), (of_entropy & of_ratio).float().mean().item()
     mend = "gradient attacks cannot move them, so robust accuracy is overstated: attack without gradients too"
     if both <= ZERO_GRADIENTS:
@@ -169,7 +197,7 @@ def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Check:
         "zero_gradients",
         share,
         ZERO_GRADIENTS,
-        f"{share:.1%} of {len(x)} samples have no input gradient of the cross-entropy, {both:.1%} none of the DLR either",
+        f"{share:.1%} of {len(met)} samples have no input gradient of the cross-entropy, {both:.1%} none of the DLR either",
         mend,
     )
 
@@ -187,11 +215,11 @@ def _softmax_output(logits: Tensor) -> Check:
     )
 
 
-def _random_output(model: nn.Module, x: Tensor, logits: Tensor, again: Tensor) -> Check:
-    """Two equal passes, and one in which the samples change their places and half of them their content.
+def _random_output(model: nn.Module, x: Tensor, logits: Tensor, again: Tensor, parts: Parts) -> Check:
+    """Two equal passes, and one in which half of the samples change their places, each beside another's negative.
 
-    The second shows noise of a fixed seed and statistics of the batch. Its shape is the first one's, so that cuDNN takes
-    the same algorithm and only rounding differs.
+    The last shows noise of a fixed seed and statistics of the batch, and so holds two images or more whatever the parts.
+    Where they are larger its shape is the first one's, so that cuDNN takes the same algorithm and only rounding differs.
     """
     if logits.isnan().any():
         what, mend = "some outputs are not numbers", "two passes cannot be compared: mend the model first"
@@ -207,8 +235,14 @@ def _random_output(model: nn.Module, x: Tensor, logits: Tensor, again: Tensor) -
             "the model is random: attack its expectation (EOT), one pass is not a verdict",
         )
     half = len(x) // 2
-    with torch.no_grad():
-        moved = model(torch.cat([x[half:].flip(0), 1 - x[:half]])).float()[: len(x) - half].flip(0)
+    beside = torch.stack([1 - x[: len(x) - half], x[half:].flip(0)], 1).flatten(0, 1)
+    try:
+        moved = _logits(model, beside, Parts(max(parts.size, 2)))[1::2].flip(0)
+    except Exception as failure:
+        if parts.size > 1:
+            raise
+        reason = (str(failure).splitlines() or [type(failure).__name__])[0]
+        return not_run("random_output", f"two passes are alike, but two images cannot pass together: {reason}")
     elsewhere = (_difference(logits[half:], moved) / scale).item()
     return judge_measure(
         "random_output",

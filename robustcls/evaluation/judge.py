@@ -29,6 +29,7 @@ from robustcls.evaluation.diagnostics import check_black_box, run_checks
 from robustcls.evaluation.engine import Engine, check_attacks
 from robustcls.evaluation.finite_checks import check_attempts, check_finite, check_gradients
 from robustcls.evaluation.journal import Journal
+from robustcls.evaluation.more_steps import check_more_steps
 from robustcls.evaluation.radius import check_radius
 from robustcls.evaluation.spacing import spaced
 from robustcls.evaluation.start_checks import check_starts
@@ -142,12 +143,15 @@ def judge(
                 "surrogate": [surrogate_record.name, surrogate_record.sha256] if surrogate_record else [],
             }, engine.logits)  # fmt: skip
         outcome = run_cascade(engine, threat, attacks, alone=alone, progress=progress)
-        some = spaced(y, min(engine.parts.size, CHECKED))  # of every class: files lie class by class
+        some = spaced(y, CHECKED)  # of every class: files lie class by class
         # Images on the CPU are the usual case, whatever the model's device.
         handed_in = images.device if images.device.type != "cpu" else None
-        found = run_checks(engine.judge, x[some].to(device), y[some].to(device), handed_in=handed_in)
+        found = run_checks(
+            engine.judge, x[some].to(device), y[some].to(device), parts=engine.parts, handed_in=handed_in
+        )
         found += [
-            check_black_box(engine, outcome, threat, attacks), check_finite(outcome),
+            check_black_box(engine, outcome, threat, attacks), check_more_steps(engine, outcome, threat, attacks),
+            check_finite(outcome),
             check_gradients(engine, outcome, threat),
             check_attempts(outcome),
         ]  # fmt: skip

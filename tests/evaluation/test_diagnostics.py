@@ -14,6 +14,7 @@ from robustcls.evaluation.diagnostics import check_black_box, run_checks
 from robustcls.evaluation.engine import Engine
 from robustcls.evaluation.judge import judge
 from robustcls.reporting.sections.diagnostics import EXPECTED
+from robustcls.runtime.memory import Parts
 
 LINF = ThreatModel("linf", 0.15)
 IDS = {"zero_gradients", "softmax_output", "random_output", "normalised_twice", "device"}
@@ -46,11 +47,11 @@ def batch():
     return x[:100], y[:100]
 
 
-def checks(model, x=None, y=None):
+def checks(model, x=None, y=None, **options):
     if x is None:
         x, y = make_batch()
     with frozen(model):
-        return {check.id: check for check in run_checks(model, x, y)}
+        return {check.id: check for check in run_checks(model, x, y, **options)}
 
 
 def failed(model, x=None, y=None):
@@ -165,12 +166,69 @@ def test_other_devices_are_named():
     assert run_checks(nn.Flatten(), x, y, handed_in=x.device)[-1].status == "pass"
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 24])
+def test_the_batch_size_decides_no_check(size, net, batch):
+    x, y = batch[0][:24], batch[1][:24]
+    some = torch.arange(24) % 3 == 0
+
+    def flat_where_bright(images):  # whose gradient is 0 for every third image alone
+        bright = (images[:, None] == x[some]).flatten(2).all(2).any(1).view(-1, 1, 1, 1)
+        return torch.where(bright, images.detach(), images)
+
+    third = checks(Masked(net, before=flat_where_bright), x, y, parts=Parts(size))["zero_gradients"]
+    assert (third.status, third.measured) == ("fail", pytest.approx(1 / 3))
+    for before in (lambda images: images - images.mean(0), fixed_noise):
+        found = checks(Masked(net, before=before), x, y, parts=Parts(size))["random_output"]
+        assert found.status == "fail", found
+        assert "depend on the batch" in found.message
+    sound, whole = checks(net, x, y, parts=Parts(size)), checks(net, x, y)
+    assert {name: check.status for name, check in sound.items()} == {
+        name: check.status for name, check in whole.items()
+    }
+    assert sound["normalised_twice"] == whole["normalised_twice"]
+
+
+def test_each_evaluation_checks_the_same_samples(net, batch):
+    model = Masked(net, before=quantise)
+    model.before = lambda images: torch.where(images.mean((1, 2, 3), keepdim=True) > 0.31, quantise(images), images)
+    found = []
+    for size in (1, 100):
+        done = robustcls.evaluate(model, *batch, LINF, attacks=["fgsm"], batch_size=size, precision="fp32")
+        found.append(next(check for check in done.checks if check.id == "zero_gradients"))
+    assert found[0] == found[1]
+    assert " of 32 samples" in found[0].message
+    assert 0 < found[0].measured < 1
+
+
+def test_images_that_must_pass_alone_have_no_company(net, batch):
+    def alone(images):
+        if len(images) == 2:
+            raise ValueError("one image at a time")
+        return images
+
+    found = checks(Masked(net, before=alone), batch[0][:5], batch[1][:5], parts=Parts(1))["random_output"]
+    assert found.status == "not_run"
+    assert "two images cannot pass together: one image at a time" in found.message
+
+
+def test_images_without_an_answer_need_no_gradient(net, batch):
+    def lose(images):  # every second one
+        odd = (images[:, None] == batch[0][::2]).flatten(2).all(2).any(1).view(-1, 1, 1, 1)
+        return torch.where(odd, float("nan"), images)
+
+    found = checks(Masked(net, before=lose), *batch)["zero_gradients"]
+    assert (found.status, found.measured) == ("pass", 0)
+    assert "of 50 samples" in found.message
+    nothing = checks(Masked(net, after=lambda logits: logits * float("nan")), *batch)["zero_gradients"]
+    assert nothing.status == "not_run"
+
+
 @pytest.mark.parametrize("changes", [{"before": quantise}, {"after": lambda logits: 1e6 * logits}])
 def test_the_probe_finds_what_misled_gradients_left(changes, net, batch):
     found = black_box(Masked(net, **changes), batch, ["pgd"])
     assert found.status == "fail"
     assert found.measured > 0.5
-    assert "of the nearest 16 samples" in found.message
+    assert "square(queries=200, p_init=0.1), square(queries=50) broke 8 of the nearest 8 samples" in found.message
     assert "robust accuracy is overstated: run --suite standard" in found.message
 
 

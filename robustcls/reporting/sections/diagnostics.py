@@ -55,6 +55,10 @@ EXPECTED = {
         "Attacks without gradients that break what gradient attacks left.",
         "no check compared attacks without gradients with gradient attacks",
     ),
+    "more_steps": Described(
+        "Survivors that fall to many more gradient steps: the attacks had not converged.",
+        "no check attacked the survivors with more steps",
+    ),
     "inference_optimisation": Described(
         "A model that optimises while it predicts, or keeps what it saw.",
         "whether the model optimises while it predicts was not looked at",
