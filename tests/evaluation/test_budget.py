@@ -301,7 +301,7 @@ def test_attacks_stop_when_the_budget_is_used_up_and_the_evaluation_says_so():
 
 
 def test_what_was_attacked_before_the_budget_was_used_up_is_kept():
-    found, _ = judge_in_time(8, ["pgd(steps=20)"])  # four samples of eight fit
+    found, _ = judge_in_time(11, ["pgd(steps=20)"])  # four samples of eight fit
     assert "; 4 of 8 samples were not attacked to the end" in found.attacks[0].error
     free, _ = judge_in_time(None, ["pgd(steps=20)"])
     assert not free.attacks[0].error
@@ -315,8 +315,8 @@ def test_self_checks_and_curves_stop_with_the_budget():
     checks = {check.id: check for check in found.checks}
     assert checks["doubled_steps"].status == "not_run"
     assert "stopped by the budget" in checks["doubled_steps"].message
-    cut, took = judge_in_time(5, ["pgd(steps=4)"], eps_grid=[0, 1e-6, 2e-6, 3e-6, 4e-6, 5e-6, 6e-6, 7e-6])
-    assert took < 300
+    cut, took = judge_in_time(20, ["pgd(steps=4)"], eps_grid=[0, 1e-6, 2e-6, 3e-6, 4e-6, 5e-6, 6e-6, 7e-6])
+    assert took < 1200
     assert 1 < len(cut.curve) < 8
     assert "radii are missing: stopped by the budget" in cut.reduced["curves"]
 
