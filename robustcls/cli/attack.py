@@ -6,7 +6,7 @@ import click
 
 from robustcls.cli.console import note, percent, progress, table, wrap
 from robustcls.cli.options import MODEL_HELP, build, config_option, options
-from robustcls.cli.places import check_not_lost, name_of, overwrite_option
+from robustcls.cli.places import check_not_lost, keep_earlier, name_of, overwrite_option
 from robustcls.core.balance import (
     measures_by_class,
     needs_balance,
@@ -96,6 +96,8 @@ def command(
             judged = judge_subject(subject, config, task, progress(quiet), journal=kept, world=world)
             if not world.first:
                 return 0
+            if not out and not overwrite:
+                keep_earlier(target, judged.evaluation, names=not config.redact_names)
             judged.evaluation.save(target)
             examples = save(save_examples, judged) if save_examples else 0
         except BaseException:

@@ -14,7 +14,7 @@ from robustcls.evaluation.attack_checks import AttackCheck
 from robustcls.evaluation.cascade import Progress
 from robustcls.evaluation.config import AttackConfig
 from robustcls.evaluation.curve import choose_grid
-from robustcls.evaluation.engine import check_attacks
+from robustcls.evaluation.engine import Over, check_attacks, never
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.judge import Judged, judge, suite_attacks
 from robustcls.models.loading import build_model, read_model
@@ -71,8 +71,9 @@ def judge_subject(
     checks: Sequence[AttackCheck] = (),
     journal: Journal | None = None,
     world: World | None = None,
+    over: Over = never,
 ) -> Judged:
-    """Runs the attacks of the task, and the further self-checks given. Raises InputError."""
+    """Runs the attacks of the task, and the further self-checks given, until `over` gives a reason. Raises InputError."""
     x, y = subject.images.batch()
     rule = subject.data.class_map.rule if subject.data.class_map else ""
     notes = (subject.data.note, rule, config.data_note)
@@ -102,6 +103,7 @@ def judge_subject(
         config={name: value for name, value in dataclasses.asdict(config).items() if value not in (None, ())},
         progress=progress,
         positive=config.positive,
+        over=over,
     )
     for sample, file in zip(judged.evaluation.samples, subject.images.files or (), strict=False):
         sample.file = file

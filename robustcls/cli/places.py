@@ -1,20 +1,26 @@
 """What must not be lost where a command writes to a place that nobody named."""
 
 import json
+import os
 import re
 from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import click
 
+from robustcls.cli.console import note
 from robustcls.core.errors import InputError
 from robustcls.core.files import is_stream
-from robustcls.reporting.scrub import scrub_text
+from robustcls.core.records import Evaluation
+from robustcls.reporting.scrub import scrub_text, without_arrays, without_file_names
 
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace files of another model, or of somebody else, at the default place too."
 )
+PARTS = ("gallery", "explanations", "other_curves", "minimum", "calibration", "corruptions")  # of an evaluation
 _EMBEDDED = re.compile(r'<script type="application/json" id="evaluation-\d+">(.*?)</script>', re.DOTALL)
 _CARD = re.compile(r'\A---\n.*^  - "robustcls"$.*^model-index:\n  - name: ("[^\n]*")$', re.DOTALL | re.MULTILINE)
 
@@ -34,6 +40,51 @@ def check_not_lost(path: Path, models: Iterable[str], overwrite: bool) -> None:
         return
     whose = f"is about another model, {min(before)}" if before else "was not made by this command"
     raise InputError(f"{path} {whose}: move it away, or replace it with --overwrite")
+
+
+def keep_earlier(path: Path, new: Evaluation, *, images: bool = True, names: bool = True) -> None:
+    """Copies an evaluation at `path` that holds what the new one does not to a name beside it, and says so.
+
+    One that was kept before, and would lose nothing by it, is replaced. images, names: of image files, go with it.
+    """
+    old = _evaluation_at(path)
+    if old is None or not loses(old, new):
+        return
+    for number in count(1):
+        kept = path.with_name(f"{path.stem}-earlier{f'-{number}' if number > 1 else ''}{path.suffix}")
+        before = _evaluation_at(kept)
+        if not os.path.lexists(kept) or (before and before.model.sha256 == old.model.sha256 and not loses(before, old)):
+            break
+    old = old if images else without_arrays(old)
+    (old if names else without_file_names(old)).save(kept)
+    kind = old.robust.kind.removeprefix("upper bound: ")
+    threat = f"{old.threat.norm} {old.threat.eps_text}"
+    note(f"kept the earlier evaluation ({kind}, {threat}, n = {old.data.n}) as {kept}", quiet=False)
+
+
+def loses(old: Evaluation, new: Evaluation) -> bool:
+    """Whether the new evaluation, in the place of the old one, would leave out something that took time to measure."""
+    return (
+        _task(old) != _task(new)
+        or old.data.n > new.data.n
+        or bool({point.eps for point in old.curve or []} - {point.eps for point in new.curve or []})
+        or any(getattr(old, part) and not getattr(new, part) for part in PARTS)
+        or any(after.error and not before.error for before, after in zip(old.attacks, new.attacks, strict=True))
+    )
+
+
+def _task(found: Evaluation) -> str:
+    """Under what, by what and on what a model was judged, as text."""
+    attacks = [[attack.name, attack.options, attack.alone is not None] for attack in found.attacks]
+    data = [found.data.name, found.data.split]
+    return json.dumps([asdict(found.threat), attacks, data], sort_keys=True, default=str)
+
+
+def _evaluation_at(path: Path) -> Evaluation | None:
+    try:
+        return None if is_stream(path) or not path.is_file() else Evaluation.load(path)
+    except InputError:
+        return None
 
 
 def models_of(path: Path) -> set[str]:

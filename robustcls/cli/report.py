@@ -1,7 +1,7 @@
 """`robustcls report`."""
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ import click
 
 from robustcls.cli.console import note, progress
 from robustcls.cli.options import MODEL_HELP, config_option, options
-from robustcls.cli.places import check_not_lost, name_of, overwrite_option
+from robustcls.cli.places import check_not_lost, keep_earlier, name_of, overwrite_option
 from robustcls.core import plugins
 from robustcls.core.balance import two_classes_of
 from robustcls.core.claims import claim
@@ -104,7 +104,7 @@ def command(
         raise click.UsageError(f"--{name} says how to judge a model: give it with --model")
     if specs:
         places = choose_places(models, files, out, model_card, assets)
-        evaluations = [state(Evaluation.load(file), stated) for file in files]
+        loaded = evaluations = [state(Evaluation.load(file), stated) for file in files]
         if flags.get("redact_names"):
             evaluations = [without_file_names(one) for one in evaluations]
         names = [*map(name_of, models), *(found.model.name for found in evaluations)]
@@ -116,9 +116,11 @@ def command(
             if assets:
                 held.enter_context(claim(assets, "--assets", folder=True))
             if config:
-                evaluations = measure(models, config, places.evaluations, redact_images, given) + evaluations
-            if redact_images:
-                warn_of_pixels(files, evaluations[len(models) :])
+                evaluations = measure(models, config, places.evaluations, redact_images, given, overwrite) + evaluations
+            redacted = [("images", without_arrays)] if redact_images else []
+            redacted += [("names of image files", without_file_names)] if flags.get("redact_names") else []
+            for what, without in redacted:
+                warn_of_what_stays(files, loaded, what, without)
             _write(evaluations, places, policy, title, redact_images, assets)
     if index_folder:
         from robustcls.reporting.index import index
@@ -192,10 +194,12 @@ def unfinished_beside(path: Path) -> Path:
     return path.with_name(f"{path.stem}-unfinished.json")
 
 
-def warn_of_pixels(files: Sequence[str], evaluations: Sequence[Evaluation]) -> None:
+def warn_of_what_stays(
+    files: Sequence[str], evaluations: Sequence[Evaluation], what: str, without: Callable[[Evaluation], Evaluation]
+) -> None:
     """Says which files still hold what a page that is made from them leaves out."""
-    if full := [file for file, found in zip(files, evaluations, strict=True) if without_arrays(found) != found]:
-        note(f"the images are left out of the page alone: {', '.join(full)} still holds them", quiet=False)
+    if full := [file for file, found in zip(files, evaluations, strict=True) if without(found) != found]:
+        note(f"the {what} are left out of the page alone: {', '.join(full)} still holds them", quiet=False)
 
 
 def _write(
@@ -240,11 +244,12 @@ def measure(
     outs: Sequence[Path],
     redact_images: bool,
     given: Collection[str] = (),
+    overwrite: bool = False,
 ) -> list[Evaluation]:
     """Attacks and explains the models and writes their evaluations to outs, once every model is found good.
 
     redact_images: the evaluations hold no images and no maps, in no file. given: options that the user
-    named, whose counts win over the budget of the profile.
+    named, whose counts win over the budget of the profile. overwrite: keep no earlier evaluation.
     """
     from robustcls.cli.attack import summarise
     from robustcls.cli.budgeting import make_plans
@@ -283,7 +288,7 @@ def measure(
         note("\n".join([model, *subject.notes]), config.quiet)
         describe_methods(subject, methods, config.quiet)
         budget = plan.begin(given, config.quiet)
-        judged = judge_subject(subject, config, task, progress(config.quiet), checks=checks)
+        judged = judge_subject(subject, config, task, progress(config.quiet), checks=checks, over=budget.over)
         size = resolve_batch_size(
             parse_batch_size(config.batch_size), judged.x.shape[1:], resolve_device(config.device)
         )
@@ -304,6 +309,8 @@ def measure(
         except BaseException:
             note(f"what was measured is kept in {unfinished}", config.quiet or not kept)
             raise
+        if not overwrite:
+            keep_earlier(out, found, images=not redact_images, names=not config.redact_names)
         save(out)
         unfinished.unlink()
         note(f"\n{summarise(found)}\n\n{out}\n\n", config.quiet)

@@ -54,6 +54,8 @@ def _named(name: str) -> Callable[[Callable[..., Check]], AttackCheck]:
     def wrap(body: Callable[..., Check]) -> AttackCheck:
         @wraps(body)
         def check(engine: Engine, outcome: Outcome, threat: ThreatModel, attacks: Sequence[str]) -> Check:
+            if reason := engine.over():
+                return not_run(name, reason)
             try:
                 return body(name, engine, outcome, threat, attacks)
             except _NotRun as reason:

@@ -37,6 +37,11 @@ RESERVE = 0.1  # of a budget, for what is not estimated: reading, checks, writin
 ATTACKS = 0.5  # of a budget that the attacks may take where other parts want the rest
 FEWEST = 4  # samples: a part that holds fewer says nothing
 COUNTED = ("steps", "queries", "restarts", "targets", "draws", "evaluations")  # options that multiply passes
+CHECKED = (
+    32,
+    6,
+    6,
+)  # of the self-checks without an attack: samples at most, passes forward and with a gradient of each
 CHECKS, ALL_CHECKS, CURVE = 0.15, 1.0, 2.0  # of the attacks' passes, that self-checks and a security curve take
 
 
@@ -59,6 +64,16 @@ class Pace:
             "minimum": MINIMUM_PASSES * self.gradient,
             "corruptions": self.corrupting + len(SEVERITIES) * len(plugins.names("corruption")) * self.forward,
         }[section]
+
+    def of_one_step(self, attacks: Sequence[str]) -> float:
+        """Seconds that a sample takes at least: a clean pass, and one step of each attack, as the weakest models do."""
+        gradients = [traits_of(plugins.load("attack", spec)).gradients for spec in attacks]
+        return self.forward + sum(self.gradient if one else self.forward for one in gradients)
+
+    def of_checks(self, count: int) -> float:
+        """Seconds that the self-checks without an attack take, which follow the attacks on so many samples."""
+        samples, forwards, gradients = CHECKED
+        return min(count, samples) * (forwards * self.forward + gradients * self.gradient)
 
     def of_attacks(self, attacks: Sequence[str], *, curve: bool, checks: bool) -> float:
         """Seconds that a sample takes which withstands the attacks, with self-checks, and with a curve over radii."""
@@ -131,13 +146,21 @@ class Budget:
     minutes: float | None = None
     kept: Collection[str] = ()  # options whose counts the user gave, which it does not lower
     clock: Clock = time.perf_counter
+    spent: float = 0.0  # seconds of it, before
+    stops: bool = True  # whether attacks are stopped when it is used up
+    after: float = 0.0  # seconds of it that follow the attacks, however short these are
 
     def __post_init__(self) -> None:
-        self.end = math.inf if self.minutes is None else self.clock() + 60 * self.minutes * (1 - RESERVE)
+        held = math.inf if self.minutes is None else 60 * self.minutes * (1 - RESERVE) - self.spent
+        self.end = self.clock() + held
 
     @property
     def text(self) -> str:
         return f"the budget of {self.minutes:g} minute{'' if self.minutes == 1 else 's'}"
+
+    def over(self) -> str:
+        """Why attacks are stopped now; "" while they may go on."""
+        return f"stopped by {self.text}: give more with --minutes" if self.stops and self.left() <= self.after else ""
 
     def left(self) -> float:
         """Seconds; 0 where it is used up."""
@@ -200,8 +223,29 @@ def fitting_samples(
     return count, count * each
 
 
+def check_holds(budget: Budget, pace: Pace, attacks: Sequence[str], count: int, each: float, name: str) -> None:
+    """Raises InputError where a budget that stops the attacks on `count` samples does not hold even one step of each.
+
+    each: seconds of a sample that withstands them. name: of the model.
+    """
+    least, most = count * pace.of_one_step(attacks), count * each
+    if not budget.stops or least <= budget.left():
+        return
+    enough = math.ceil((most + pace.of_checks(count) + budget.spent) / (1 - RESERVE) / 6) / 10
+    raise InputError(
+        f"{budget.text} is too little for {name}: measuring its speed took {duration(budget.spent)}, and a clean pass with "
+        f"one step of each attack on {count} samples takes about {duration(least)}, all steps up to {duration(most)}: "
+        f"give --minutes {enough:g}, {'fewer samples with --n, ' if 'n' in budget.kept else ''}or fewer or cheaper attacks"
+    )
+
+
 def lowered(count: int, fits: int, budget: Budget) -> str:
     return f"reduced from n = {count} to n = {fits} to keep {budget.text}"
+
+
+def lowered_to_fewest(count: int, fits: int, budget: Budget) -> str:
+    """Of attacks that may take longer even so."""
+    return f"reduced from n = {count} to n = {fits}, the fewest, for {budget.text}"
 
 
 def too_long(seconds: float, budget: Budget) -> str:

@@ -15,7 +15,7 @@ from robustcls.core.records import Accuracy, Attack
 from robustcls.core.statistics import quartiles
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
-from robustcls.evaluation.engine import AttackError, Engine
+from robustcls.evaluation.engine import AttackError, Engine, TimeUp
 from robustcls.evaluation.found import Found
 
 
@@ -61,7 +61,7 @@ def run_cascade(
     """Attacks the engine's samples with each spec in turn.
 
     alone: every attack meets every sample that is right on the clean image, so that attacks can be compared.
-    An attack that fails on an error of its own is recorded with it, and the next one goes on.
+    An attack that fails on an error of its own, or is stopped, is recorded with it, and the next one goes on.
     """
     x, y = engine.x, engine.y
     clean = predict_labels(engine.logits)
@@ -92,6 +92,10 @@ def run_cascade(
                     outcome.nearest[name][found.indices[wrong]] = found.distance[wrong]
         except AttackError as failure:
             record.error = str(failure)
+            if isinstance(failure, TimeUp):
+                record.error += (
+                    f"; {int((met & ~tried).sum())} of {int(met.sum())} samples were not attacked to the end"
+                )
         record.seconds = round(time.perf_counter() - began + engine.earlier_seconds, 3)
         _sum_up(record, outcome, number, met, tried, y)
         outcome.attacks.append(record)

@@ -66,7 +66,7 @@ def complete(
     if not config.eps_grid:
         found.not_run["curves"] = "accuracy was measured at one eps; give several with --eps-grid auto"
     elif not found.curve:
-        found.not_run["curves"] = "an attack that leaves every small ball has no curve over radii"
+        found.not_run.setdefault("curves", "an attack that leaves every small ball has no curve over radii")
     found.minimum = minimum_of_cascade(judged) or None
     every = _parts(model, judged, config, methods, batch_size, say)
     for part in every:

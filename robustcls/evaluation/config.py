@@ -69,8 +69,8 @@ class ReportConfig(AttackConfig):
     )
     minutes: float | None = option(
         None,
-        "Time that the report of one model may take: fewer samples are measured, or parts left out, to keep it.  [default: "
-        "of the profile quick 2 for images of 32 pixels, 5 from 224 on; else no limit]",
+        "Time that the report of one model may take: fewer samples are measured, parts left out, or attacks stopped, to keep "
+        "it.  [default: of the profile quick 2 for images of 32 pixels, 5 from 224 on; else no limit]",
         metavar="MINUTES",
     )
 

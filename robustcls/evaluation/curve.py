@@ -68,13 +68,14 @@ def security_curve(
     Balls are nested: what breaks at a radius is broken at every larger one, and what stood at the threat's radius stands
     at every smaller one. So the curve cannot rise, and below the threat's radius only broken samples are attacked, above
     it only the rest. An AutoGrid ends where robust accuracy is about 0%, at the latest where every ball holds uniform grey.
+    Radii that are left when the engine's time is up have no point.
     """
     n = len(engine.y)
     enough, last = (ABOUT_ZERO * n, reach(engine.x, threat.norm)) if isinstance(grid, AutoGrid) else (-1.0, math.inf)
     standing = outcome.standing(engine.y)
     broken = (outcome.clean == engine.y) & ~standing
     walk = Walk(engine, threat.norm, attacks, outcome, progress)
-    below = walk.along(sorted(eps for eps in grid if eps < threat.eps), broken)
+    below = walk.along((eps for eps in sorted(grid) if eps < threat.eps and not engine.over()), broken)
     counts = [(eps, count + int(standing.sum()), error) for eps, count, error in below]
     failed = [f"{spec}: {record.error}" for spec, record in zip(attacks, outcome.attacks, strict=True) if record.error]
     counts.append((threat.eps, int(standing.sum()), failed[0] if failed else ""))
@@ -82,7 +83,7 @@ def security_curve(
     def above() -> Iterator[float]:
         for eps in sorted(grid):
             reached, count, _ = counts[-1]
-            if count <= enough or reached >= last:
+            if count <= enough or reached >= last or engine.over():
                 return
             if eps > threat.eps:
                 yield eps

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from shlex import quote
 from typing import Any
@@ -31,12 +32,23 @@ class AttackError(Exception):
     """An attack failed on an error of its own; the message is one line."""
 
 
+class TimeUp(AttackError):
+    """An attack was stopped, for its time is up; the message says by what."""
+
+
+Over = Callable[[], str]  # by what attacks are stopped now; "" while they may go on
+
+
+def never() -> str:
+    return ""
+
+
 class Engine:
     """Attacks samples of x (N,C,H,W in [0, 1], CPU) with labels y; the model, and the surrogate, must be frozen.
 
     index: N whole numbers that name the samples, on which with the seed their random numbers depend, and not on the batch
     or on other samples; their places unless given. surrogate: where given, examples are crafted on it. surrogate_y: its
-    labels of the samples, where it numbers the classes in another way.
+    labels of the samples, where it numbers the classes in another way. over: asked before each pass of an attack.
     """
 
     def __init__(
@@ -54,7 +66,9 @@ class Engine:
         surrogate_y: Tensor | None = None,
         journal: Journal | None = None,
         world: World | None = None,
+        over: Over = never,
     ) -> None:
+        self.over = over
         self.judge, self.device, self.x, self.y = Counted(model), device_of(model), x, y
         self.batch_size, self.seed, self.journal, self.world = batch_size, seed, journal, world or World()
         self.index = torch.arange(len(x)) if index is None else index
@@ -103,7 +117,7 @@ class Engine:
         """Verified attempts on the samples met (indices), batch by batch.
 
         stream: names the random numbers. start: N,C,H,W for all samples, from where an attack that can may begin.
-        Raises AttackError after the batches that succeeded, and InputError.
+        Raises AttackError after the batches that succeeded, TimeUp where it was stopped, and InputError.
         """
         done = self._attack_mine(attack, met, threat, stream, start, progress)
         if self.world.size == 1:
@@ -140,7 +154,7 @@ class Engine:
             return join(
                 list(self.parts.map(lambda part: self._attack_part(attack, part, threat, stream, start), indices))
             )
-        except InputError:
+        except (InputError, TimeUp):
             raise
         except Exception as failure:
             lines = str(failure).splitlines() or ["no message"]
@@ -160,7 +174,8 @@ class Engine:
             begin = {} if start is None else {"start": start[indices[rows]].to(self.device)}
             if takes(attack, "others"):
                 begin["others"] = self.others
-            x_adv = attack(search, x[rows], y[rows], threat, generator=generator, **begin)
+            with self._in_time(search):
+                x_adv = attack(search, x[rows], y[rows], threat, generator=generator, **begin)
             if x_adv.shape != x[rows].shape:
                 raise ValueError(f"it gave {tuple(x_adv.shape)} for images {tuple(x[rows].shape)}")
             judged = self._verify(x_adv.detach().float(), indices[rows], threat)
@@ -173,6 +188,20 @@ class Engine:
         found.forwards, found.backwards, found.seconds = forwards, backwards, time.perf_counter() - began
         found.not_finite = last.not_finite - not_finite
         return found
+
+    @contextmanager
+    def _in_time(self, search: nn.Module) -> Iterator[None]:
+        """In it, a pass of the model raises TimeUp once the time is up."""
+
+        def stop(*_: object) -> None:
+            if reason := self.over():
+                raise TimeUp(reason)
+
+        hook = search.register_forward_pre_hook(stop)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _verify(self, x_adv: Tensor, indices: Tensor, threat: ThreatModel) -> Found:
         size = self.parts.size

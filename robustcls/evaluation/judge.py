@@ -26,7 +26,7 @@ from robustcls.evaluation.attack_checks import AttackCheck
 from robustcls.evaluation.cascade import Outcome, Progress, run_cascade
 from robustcls.evaluation.curve import security_curve
 from robustcls.evaluation.diagnostics import check_black_box, run_checks
-from robustcls.evaluation.engine import Engine, check_attacks
+from robustcls.evaluation.engine import Engine, Over, check_attacks, never
 from robustcls.evaluation.finite_checks import check_attempts, check_finite, check_gradients
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.more_steps import check_more_steps
@@ -84,12 +84,14 @@ def judge(
     config: dict[str, Any] | None = None,
     progress: Progress | None = None,
     positive: str | int | None = None,
+    over: Over = never,
 ) -> Judged:
     """Runs the cascade, the self-checks and the security curve; `evaluate` says more.
 
     index: position of each image in its split; on it and on the seed alone its random numbers depend. checks:
     self-checks beyond the usual ones, such as ATTACK_CHECKS. surrogate: examples are crafted on it. surrogate_labels: N,
     as it numbers the classes. journal: keeps what is done. positive: of two classes, the one that sensitivity is about.
+    over: attacks, of self-checks too, are stopped once it gives a reason; they are recorded with it.
     """
     started, began = datetime.now(UTC), time.perf_counter()
     check_images(images, labels, input_size_of(model))
@@ -128,7 +130,7 @@ def judge(
         engine = Engine(
             model, x, y,
             batch_size=size, precision=precision, compiled=compiled, seed=seed, index=index, surrogate=surrogate,
-            surrogate_y=surrogate_labels, journal=journal, world=world,
+            surrogate_y=surrogate_labels, journal=journal, world=world, over=over,
         )  # fmt: skip
         if (predict_labels(engine.logits) == NO_ANSWER).all():
             raise InputError(
@@ -160,7 +162,10 @@ def judge(
         if progress is not None and checks:
             one_by_one = progress(list(one_by_one), "self-checks", len(checks), lambda: int(outcome.standing(y).sum()))
         found += [check(engine, outcome, threat, attacks) for (check,) in one_by_one]
-        curve = security_curve(engine, outcome, threat, attacks, eps_grid, progress) if eps_grid else None
+        stopped = over()
+        curve = (
+            security_curve(engine, outcome, threat, attacks, eps_grid, progress) if eps_grid and not stopped else None
+        )
         index = torch.arange(len(y)) if index is None else index.cpu()
         samples = _samples(outcome, y, index)
         two_classes = tell_apart(engine, outcome, samples, two) if two else None
@@ -192,6 +197,10 @@ def judge(
     )
     evaluation.balanced = balanced_of(evaluation)
     evaluation.two_classes = two_classes_of(evaluation, positive)
+    if eps_grid and stopped:
+        evaluation.not_run["curves"] = stopped
+    elif eps_grid and (stopped := over()):
+        evaluation.reduced["curves"] = f"radii are missing: {stopped}"
     return Judged(evaluation, x, y, outcome)
 
 

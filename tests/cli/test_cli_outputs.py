@@ -139,6 +139,45 @@ def test_models_from_code_do_not_replace_each_others_evaluation(cli, tmp_path):
     assert Evaluation.load("evaluation.json").model.name == "more:other"
 
 
+def test_another_evaluation_of_the_same_model_is_kept(cli, checkpoint, tmp_path):
+    here = tmp_path / "here"
+    attack = ("attack", "--model", checkpoint, "--quiet", "--n")
+    assert [cli(*attack, 20, "--attack", "fgsm").status for _ in range(2)] == [0, 0]
+    assert not list(here.glob("*earlier*")), "the same command is repeated"
+    first = (here / "evaluation.json").read_text(encoding="utf-8")
+    result = cli(*attack, 10, "--attack", "fgsm", "--eps", "1/255")
+    assert result.status == 0
+    assert Evaluation.load("evaluation.json").threat.eps_text == "1/255"
+    said = "kept the earlier evaluation (fgsm, linf 0.06, n = 20) as evaluation-earlier.json"
+    assert " ".join(result.err.split()) == said
+    assert (here / "evaluation-earlier.json").read_text(encoding="utf-8") == first
+    for number, options in enumerate((("noise",), ("noise", "--split", "val")), 2):
+        assert cli(*attack, 10, "--attack", *options).status == 0
+        assert (here / f"evaluation-earlier-{number}.json").exists()
+    assert cli(*attack, 8, "--attack", "noise", "--overwrite").status == 0
+    assert cli(*attack, 8, "--attack", "noise", "--out", "evaluation.json").status == 0
+    assert len(list(here.glob("*earlier*"))) == 3
+
+
+def test_loops_over_radii_keep_one_evaluation_of_each(cli, checkpoint, tmp_path):
+    for _ in range(3):
+        for eps in ("1/255", "2/255"):
+            assert cli("attack", "--model", checkpoint, *SMALL, "--eps", eps).status == 0
+            assert Evaluation.load("evaluation.json").threat.eps_text == eps
+    kept = sorted(Evaluation.load(file).threat.eps_text for file in (tmp_path / "here").glob("*earlier*.json"))
+    assert kept == ["1/255", "2/255"]
+
+
+def test_a_report_keeps_a_larger_evaluation_and_what_only_it_measured(cli, checkpoint, tmp_path):
+    assert cli("attack", "--model", checkpoint, "--attack", "fgsm", "--n", 20, "--quiet").status == 0
+    result = cli("report", "--model", checkpoint, *QUICK)
+    assert (result.status, "n = 20) as evaluation-earlier.json" in " ".join(result.err.split())) == (0, True)
+    assert Evaluation.load("evaluation-earlier.json").data.n == 20
+    assert cli("attack", "--model", checkpoint, *SMALL).status == 0
+    assert Evaluation.load("evaluation-earlier-2.json").calibration is not None
+    assert Evaluation.load("evaluation.json").calibration is None
+
+
 @pytest.mark.parametrize("content", ['{"mine": 1}', "no JSON at all"])
 def test_a_file_of_somebody_else_stays(content, cli, checkpoint, tmp_path):
     (tmp_path / "here" / "evaluation.json").write_text(content, encoding="utf-8")

@@ -89,9 +89,29 @@ def test_quick_takes_fewer_samples_of_a_slow_model_and_says_so(cli, checkpoint, 
     reason = "reduced from n = 100 to n = 4 to keep the budget of 2 minutes"
     assert evaluation.reduced["attacks"] == reason
     said = " ".join(result.err.split())
-    assert f"attacks: 4 samples, at most about 1 min 32 s, of the budget of 2 minutes; {reason}" in said
+    assert "attacks: 4 samples, at most about 1 min 32 s, of the budget of 2 minutes, at whose end" in said
+    assert f"; {reason}" in said
     assert "attribution maps of examples: 4 samples, about " in said
     assert reason in (tmp_path / "here" / "report.html").read_text(encoding="utf-8")
+
+
+def test_where_the_fewest_samples_may_take_longer_it_is_not_called_kept(cli, checkpoint, slow):
+    result = cli("report", "--model", checkpoint, "--profile", "quick", "--attack", "pgd(steps=100)")
+    assert result.status == 0, result.err
+    said = " ".join(result.err.split())
+    assert "of the budget of 2 minutes, at whose end they are stopped, and the evaluation says so; reduced from" in said
+    assert "n = 4, the fewest, for the budget of 2 minutes" in said
+    assert "to keep" not in Evaluation.load("evaluation.json").reduced["attacks"]
+
+
+@pytest.mark.parametrize("more", [(), ("--n", 8)])
+def test_a_budget_that_holds_no_step_is_refused_before_anything_is_written(more, cli, checkpoint, tmp_path, slow):
+    before = sorted((tmp_path / "here").rglob("*"))
+    result = cli("report", "--model", checkpoint, "--suite", "standard", "--minutes", 0.3, *more)
+    assert (result.status, result.err.count("\n"), result.out) == (2, 1, "")
+    assert "the budget of 0.3 minutes is too little for pgd.pt" in result.err
+    assert ("fewer samples with --n" in result.err) == bool(more)
+    assert sorted((tmp_path / "here").rglob("*")) == before
 
 
 def test_the_number_of_samples_that_was_asked_for_wins_over_the_budget(cli, checkpoint, slow):

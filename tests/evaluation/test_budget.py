@@ -10,12 +10,16 @@ from torch import nn
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
+from robustcls.core.policy import Policy
+from robustcls.core.policy import judge as decide
 from robustcls.core.records import Evaluation
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation import complete as module
+from robustcls.evaluation.attack_checks import ATTACK_CHECKS
 from robustcls.evaluation.budget import (
     Budget,
     Pace,
+    check_holds,
     even_share,
     fitting_samples,
     kept_counts,
@@ -267,3 +271,70 @@ def test_what_took_longer_than_said_is_taken_off_the_parts_that_follow(judged, p
     assert took == {}
     for section in ("stability", "other_curves", "minimum", "corruptions"):
         assert "0 s are left" in found.not_run[section]
+
+
+def judge_in_time(minutes, attacks, n=8, **options):
+    """On a network on a clock of its own, as a report with a budget does: the evaluation, and seconds that it took."""
+    clock = Clock()
+    model, x = Slow(clock).eval(), torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    y = model(x).argmax(1)
+    budget, began = Budget(minutes, clock=clock, after=Pace(1, 3).of_checks(n)), clock.now
+    found = judge(
+        model, x, y, ThreatModel("linf", 1e-6), attacks, kind="test", precision="fp32", batch_size=4, over=budget.over,
+        **options,
+    )  # fmt: skip
+    return found.evaluation, clock.now - began
+
+
+def test_attacks_stop_when_the_budget_is_used_up_and_the_evaluation_says_so():
+    found, took = judge_in_time(5, ["fgsm", "pgd(steps=1000)", "pgd(steps=900)"])
+    assert took < 300
+    assert found.robust.correct == 8
+    fgsm, long, after = found.attacks
+    assert not fgsm.error
+    reason = "stopped by the budget of 5 minutes: give more with --minutes; 8 of 8 samples were not attacked to the end"
+    assert long.error == after.error == reason
+    assert Evaluation.from_json(found.to_json()).attacks[1].error == reason
+    verdict = decide(found, Policy(min_robust=0.1))
+    assert verdict.status == "INCONCLUSIVE"
+    assert any("stopped by the budget" in one for one in verdict.reasons)
+
+
+def test_what_was_attacked_before_the_budget_was_used_up_is_kept():
+    found, _ = judge_in_time(11, ["pgd(steps=20)"])  # four samples of eight fit
+    assert "; 4 of 8 samples were not attacked to the end" in found.attacks[0].error
+    free, _ = judge_in_time(None, ["pgd(steps=20)"])
+    assert not free.attacks[0].error
+
+
+def test_self_checks_and_curves_stop_with_the_budget():
+    found, took = judge_in_time(5, ["pgd(steps=1000)"], checks=ATTACK_CHECKS, eps_grid=[0, 1e-6, 0.1, 0.2])
+    assert took < 300
+    assert found.curve is None
+    assert "stopped by the budget of 5 minutes" in found.not_run["curves"]
+    checks = {check.id: check for check in found.checks}
+    assert checks["doubled_steps"].status == "not_run"
+    assert "stopped by the budget" in checks["doubled_steps"].message
+    attacks = ["pgd(steps=4)", "square(queries=2)"]  # after which black_box_wins needs no attack of its own
+    cut, took = judge_in_time(14, attacks, eps_grid=[0, 1e-6, 2e-6, 3e-6, 4e-6, 5e-6, 6e-6, 7e-6])
+    assert took < 840
+    assert 1 < len(cut.curve) < 8
+    assert "radii are missing: stopped by the budget" in cut.reduced["curves"]
+
+
+def test_a_budget_that_does_not_hold_one_step_of_each_attack_is_refused():
+    pace, attacks = Pace(forward=1.0, gradient=3.0), ["fgsm", "pgd(steps=1000)"]
+    each = pace.of_attacks(attacks, curve=False, checks=False)
+    with pytest.raises(
+        InputError, match="the budget of 0.4 minutes is too little for net.pt.*28 s.*--minutes"
+    ) as caught:
+        check_holds(Budget(0.4, clock=Clock()), pace, attacks, 4, each, "net.pt")
+    enough = float(str(caught.value).partition("--minutes ")[2].partition(",")[0])
+    assert Budget(enough, clock=Clock()).left() >= 4 * each
+    check_holds(Budget(1, clock=Clock()), pace, attacks, 4, each, "net.pt")  # though all steps would take hours
+    with pytest.raises(InputError, match="too little"):
+        check_holds(Budget(1, clock=Clock(), spent=50), pace, attacks, 4, each, "net.pt")
+    with pytest.raises(InputError, match="fewer samples with --n"):
+        check_holds(Budget(1, {"n"}, Clock()), pace, attacks, 100, each, "net.pt")
+    check_holds(Budget(1, {"n"}, Clock(), stops=False), pace, attacks, 100, each, "net.pt")
+    check_holds(Budget(None, clock=Clock()), pace, attacks, 10**6, each, "net.pt")
