@@ -149,7 +149,7 @@ def build_from(
     """
     make = partial(build, arch, input_size=input_size, mean=mean or (0.0,), std=std or (1.0,))
     model = make(classes=classes or _numbered(10))
-    found = find_weights(content, model.net.state_dict(), name)
+    found = find_weights(content, model.net, name)
     outputs = _outputs_of(model, found.state)
     if outputs is not None and outputs != len(model.classes):
         model = make(classes=_numbered(outputs))

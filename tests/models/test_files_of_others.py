@@ -34,6 +34,12 @@ def under(prefix, state=STATE):
     return {f"{prefix}{key}": value for key, value in state.items()}
 
 
+PARAMETERS = [key for key, _ in NET.named_parameters()]
+AVERAGE = {key: STATE[key] for key in PARAMETERS}
+RAW = {key: torch.zeros_like(value) if key in PARAMETERS else value for key, value in STATE.items()}
+SAID = "is taken, not 'model', but for"
+
+
 def averaged():
     average = torch.optim.swa_utils.AveragedModel(NET)
     average.update_parameters(NET)
@@ -60,6 +66,28 @@ FILES = {  # what is saved, and words of the note
     "torchvision": ({"model": ZEROS, "model_ema": averaged(), "optimizer": {"state": {0: {"step": torch.ones(1)}}}},
                     "under 'model_ema' is taken, not 'model'"),
     "ema in one": ({**under("model.", ZEROS), **under("model_ema.module.")}, "'model_ema.module.' is taken, not 'model.'"),
+    "ema of parameters": ({"model": RAW, "ema": AVERAGE}, SAID),
+    "ema of parameters beside": ({**under("model.", RAW), **under("ema.", AVERAGE)}, "taken, not 'model.', but for"),
+    "ema of parameters and statistics": (
+        {"model": RAW, "ema": {key: v for key, v in STATE.items() if not key.endswith("tracked")}},
+        "'ema' is taken, not 'model'",
+    ),
+    "ema without dots": (
+        {"state_dict": {**under("model.", RAW), "model_ema.decay": torch.ones(1),
+                        **{f"model_ema.{key.replace('.', '')}": value for key, value in AVERAGE.items()}}},
+        "'model_ema.' under 'state_dict', is taken, not 'model.' under 'state_dict', but for",
+    ),
+    "ema without dots of the whole": (
+        {**under("net.", RAW), **{f"ema.net{key.replace('.', '')}": value for key, value in AVERAGE.items()}},
+        "'ema.', is taken, not 'net.'",
+    ),
+    "ema without names": (
+        {"model": RAW, "ema": {"decay": 0.9, "shadow_params": list(AVERAGE.values()), "collected_params": None}},
+        "'ema.shadow_params', is taken",
+    ),
+    "half an ema": ({"model": STATE, "ema": dict(list(AVERAGE.items())[3:])}, "under 'ema' and is not used, since it has no"),
+    "ema of another": ({"model": STATE, "ema": {key: value[:1] for key, value in AVERAGE.items()}}, "its shapes are others"),
+    "some tensors": ({"model": STATE, "ema": {"shadow": [torch.ones(2)]}}, "'ema.shadow' and is not used, since it is not by"),
     "model_state_dict": ({"model_state_dict": STATE, "optimizer_state_dict": {}, "loss": 0.1}, ""),
     "params": ({"params": STATE}, ""),
     "numpy": ({"net": STATE, "acc": np.float32(93.1)}, ""),
@@ -146,6 +174,24 @@ def test_what_does_not_fit_names_the_prefix_in_one_line(content, words, tmp_path
     assert "\n" not in str(caught.value)
 
 
+def test_a_layer_called_as_an_average_is_no_average(tmp_path, monkeypatch):
+    class Pooled(nn.Module):
+        def __init__(self, classes, size):
+            super().__init__()
+            self.norm, self.avg = nn.BatchNorm2d(3), nn.ModuleDict({"norm": nn.BatchNorm2d(3)})
+            self.last = nn.Linear(192, classes)
+
+        def forward(self, x):
+            return self.last(self.avg["norm"](self.norm(x)).flatten(1))
+
+    monkeypatch.setitem(sys.modules, "own_average", ModuleType("own_average"))
+    sys.modules["own_average"].net = Pooled
+    net = Pooled(3, SIZE).eval()
+    loaded = load(net.state_dict(), tmp_path, arch="own_average:net", mean=[0.0])
+    assert torch.equal(loaded.model(X), net(X))
+    assert loaded.notes == []
+
+
 def test_a_pointer_of_git_lfs(tmp_path):
     (tmp_path / "w.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", encoding="utf-8")
     with pytest.raises(InputError, match="git lfs pull"):
@@ -180,7 +226,22 @@ def test_python_loads_what_model_takes(tmp_path, monkeypatch):
             robustcls.load(tmp_path / "w.pt", **options)
 
 
-# --init with a head
+# --init
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FILES if kind.startswith("ema ") and kind != "ema of another"])
+def test_training_begins_from_the_average_too(kind, tmp_path):
+    torch.save(FILES[kind][0], tmp_path / "w.pt")
+    model = build(ARCH, classes=CLASSES, input_size=SIZE).eval()
+    assert "average of the weights" in initialise(model, str(tmp_path / "w.pt"))
+    assert torch.equal(model(X), NET(X))
+
+
+def test_an_average_with_a_head_of_other_classes_is_taken_for_the_backbone(tmp_path):
+    torch.save({"model": RAW, "ema": AVERAGE}, tmp_path / "w.pt")
+    model = build(ARCH, classes="abcde", input_size=SIZE)
+    assert SAID in initialise(model, str(tmp_path / "w.pt"))
+    assert torch.equal(model.net.state_dict()[PARAMETERS[0]], STATE[PARAMETERS[0]])
 
 
 def head(model):
