@@ -173,10 +173,14 @@ def fit_to_data(
     data's names. listing: of --classes. shared: it may be about another model. Raises InputError where a class has no
     output.
     """
-    loaded.model, said = classifier_of(loaded.model, images)
+    expected = len(loaded.classes or (listing.aliases if listing else ()) or classes)
+    loaded.model, said = classifier_of(loaded.model, images, expected)
     with frozen(loaded.model):
         outputs = predict(loaded.model, images[:2], 2).shape[1]
-    found = match_classes(classes, loaded.classes, outputs, model=loaded.name, listing=listing, shared=shared)
+    try:
+        found = match_classes(classes, loaded.classes, outputs, model=loaded.name, listing=listing, shared=shared)
+    except InputError as error:
+        raise InputError(f"{error} ({said})" if said else str(error)) from None
     return found, said
 
 
