@@ -94,10 +94,8 @@ def as_classifier(
     image = images[:1]
     with torch.no_grad(), frozen(model):
         output = model(image.clone())
-        if isinstance(output, Tensor) and hasattr(model, "raw_output"):  # a Classifier took a part already
-            raw = _raw(model, image.clone())
-        else:
-            raw = output
+        taken = isinstance(output, Tensor) and hasattr(model, "raw_output")  # by a Classifier
+        raw = _raw(model, image.clone()) if taken else output
         number = choose_part(raw, classes or 0)
         if not classes and labels is not None and choose_part(raw, int(labels.max()) + 1) is not None:
             raise InputError(

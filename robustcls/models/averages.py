@@ -29,9 +29,7 @@ def lists_of_tensors(content: Any, path: str = "", depth: int = 0) -> Iterator[t
             yield from lists_of_tensors(value, place, depth + 1)
 
 
-def undotted(
-    path: str, state: Mapping[str, Tensor], needed: Sequence[str]
-) -> tuple[str, dict[str, Tensor]] | None:
+def undotted(path: str, state: Mapping[str, Tensor], needed: Sequence[str]) -> tuple[str, dict[str, Tensor]] | None:
     """The part of a mapping that keeps names without their dots, as LitEma does, by the names needed; and its prefix.
 
     None where there is none. Names that are the same with their dots do not count.

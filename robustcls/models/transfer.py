@@ -1,6 +1,6 @@
 """Training that begins from somebody's weights (Yosinski et al. 2014, arXiv:1411.1792)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

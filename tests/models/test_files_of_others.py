@@ -218,12 +218,123 @@ def test_python_loads_what_model_takes(tmp_path, monkeypatch):
     model = robustcls.load("own_models:make", input_size=SIZE, mean=[0.5], std=[0.25], classes=CLASSES)
     assert torch.equal(model(X), NET((X - 0.5) / 0.25))
     for options, words in (
-        ({"input_size": SIZE}, "name it with --arch"),
+        ({"input_size": SIZE}, "name it with arch, such as"),
         ({"arch": ARCH}, "give input_size"),
         ({"arch": ARCH, "input_size": SIZE, "classes": "ab"}, "gives 3 outputs, 2 classes were named"),
     ):
         with pytest.raises(InputError, match=words):
             robustcls.load(tmp_path / "w.pt", **options)
+
+
+@pytest.fixture
+def own_models(monkeypatch):
+    module = ModuleType("own_models")
+    monkeypatch.setitem(sys.modules, "own_models", module)
+    return module
+
+
+def test_python_hears_every_note(tmp_path):
+    torch.save({"state_dict": ZEROS, "state_dict_ema": STATE}, tmp_path / "w.pt")
+    with pytest.warns(UserWarning, match="w.pt") as caught:
+        robustcls.load(tmp_path / "w.pt", arch=ARCH, input_size=SIZE)
+    said = " ".join(str(one.message) for one in caught)
+    assert "'state_dict_ema' is taken, not 'state_dict'" in said
+    assert "assumed to take [0, 1] pixels; give mean and std" in said
+    assert caught[0].filename == __file__
+    save_checkpoint(tmp_path / "c.pt", build(ARCH, classes=CLASSES, input_size=SIZE), {})
+    with pytest.warns(UserWarning, match="knows its own: mean, std not used"):
+        robustcls.load(tmp_path / "c.pt", mean=0.4, std=0.2)
+
+
+def test_python_says_nothing_where_nothing_was_assumed(tmp_path, own_models, recwarn):
+    save_checkpoint(tmp_path / "c.pt", build(ARCH, classes=CLASSES, input_size=SIZE), {})
+    assert robustcls.load(tmp_path / "c.pt", classes=CLASSES, input_size=SIZE).classes == CLASSES
+    own_models.net = NET
+    assert robustcls.load("own_models:net", classes=["x", "y", "z"]).classes == ("x", "y", "z")
+    assert robustcls.load("own_models:net", classes=CLASSES, input_size=SIZE).classes == CLASSES
+    assert not hasattr(NET, "classes")
+    assert not recwarn
+
+
+def test_python_refuses_what_contradicts_the_model(tmp_path, own_models):
+    save_checkpoint(tmp_path / "c.pt", build(ARCH, classes=CLASSES, input_size=SIZE), {})
+    own_models.net = NET
+    for spec, options, words in (
+        (tmp_path / "c.pt", {"classes": "bac"}, "has 'a' where classes say 'b': leave classes out"),
+        (tmp_path / "c.pt", {"classes": "ab"}, "has 'c' where classes say 'none'"),
+        (
+            tmp_path / "c.pt",
+            {"input_size": (3, 32, 32)},
+            r"takes images of \(3, 8, 8\), not of input_size=\(3, 32, 32\)",
+        ),
+        ("own_models:net", {"classes": "ab"}, "3 outputs, not 2: if that is wrong, give input_size"),
+        ("own_models:net", {"classes": "ab", "input_size": SIZE}, "3 outputs, 2 classes were named"),
+        ("own_models:net", {"mean": "x"}, "mean='x' is not a list of numbers"),
+        ("own_models:net", {"mean": 104, "std": 54, "input_size": SIZE}, "in grey levels"),
+    ):
+        with pytest.raises(InputError, match=words):
+            robustcls.load(spec, **options)
+
+
+def test_python_takes_one_number_for_all_channels(tmp_path):
+    torch.save(STATE, tmp_path / "w.pt")
+    for mean, std in (
+        (0.5, 0.25),
+        (torch.tensor(0.5), np.float32(0.25)),
+        (np.full(3, 0.5), torch.full((3, 1, 1), 0.25)),
+    ):
+        model = robustcls.load(tmp_path / "w.pt", arch=ARCH, input_size=SIZE, mean=mean, std=std)
+        assert torch.equal(model(X), NET((X - 0.5) / 0.25))
+
+
+def make(classes, size):
+    return build(ARCH, classes=range(classes), input_size=size).net
+
+
+def test_python_takes_the_function_or_the_network_itself_for_the_architecture(tmp_path, own_models):
+    torch.save({"model": STATE}, tmp_path / "w.pt")
+    own_models.net = make
+    for arch in (make, make(3, SIZE), "own_models:net"):
+        model = robustcls.load(tmp_path / "w.pt", arch=arch, input_size=SIZE, mean=0.0)
+        assert torch.equal(model(X), NET(X))
+    torch.save({"model": net_of("abcdefg").state_dict()}, tmp_path / "seven.pt")
+    assert robustcls.load(tmp_path / "seven.pt", arch=make, input_size=SIZE, mean=0.0)(X).shape == (2, 7)
+    ours = build("own_models:net", classes=CLASSES, input_size=SIZE)
+    save_checkpoint(tmp_path / "c.pt", ours, {})
+    for arch in (make, make(3, SIZE)):
+        model = robustcls.load(tmp_path / "c.pt", arch=arch)
+        assert torch.equal(model(X), ours.eval()(X))
+        assert model.arch == "own_models:net"
+    with pytest.raises(InputError, match="say so with arch 'own_models:net'"):
+        robustcls.load(tmp_path / "c.pt")
+
+
+def takes_one(num_classes):
+    return None
+
+
+def raises(num_classes, input_size):
+    raise ValueError("no such width")
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (takes_one, r"failed: TypeError: takes_one\(\) takes 1 positional argument"),
+        (raises, "failed: ValueError: no such width"),
+        (lambda num_classes, input_size: None, "gave NoneType"),
+        (lambda num_classes, input_size: "vgg", "gave str"),
+    ],
+)
+def test_an_architecture_of_ones_own_that_fails_names_itself_and_its_signature(function, words, own_models, tmp_path):
+    own_models.make = function
+    with pytest.raises(InputError, match=f"--arch own_models:make {words}") as caught:
+        build("own_models:make", classes=CLASSES, input_size=SIZE)
+    assert "(num_classes, input_size)" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    torch.save(STATE, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=f"arch .*{words}"):
+        robustcls.load(tmp_path / "w.pt", arch=function, input_size=SIZE)
 
 
 # --init
