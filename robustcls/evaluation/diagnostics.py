@@ -38,17 +38,24 @@ NOTHING_RIGHT = "the model gets no clean image right, so there is nothing to bre
 STREAM = mix(*b"black_box_wins")
 
 
-def run_checks(model: nn.Module, x: Tensor, y: Tensor, *, handed_in: torch.device | None = None) -> list[Check]:
+def run_checks(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    handed_in: torch.device | None = None,
+    surrogate: nn.Module | None = None,
+) -> list[Check]:
     """All self-checks on a batch x (N,C,H,W), y, on the model's device; the model must be frozen.
 
-    handed_in: where the caller's images were; that of x unless given.
+    handed_in: where the caller's images were; that of x unless given. surrogate: frozen, whose examples it is attacked by.
     """
     with torch.no_grad():
         logits, again = model(x).float(), model(x).float()
     return [
         _zero_gradients(model, x, y),
         _softmax_output(logits),
-        normalised_twice(model, x),
+        normalised_twice(model, x, surrogate),
         _random_output(model, x, logits, again),
         _device(model, handed_in or x.device),
     ]

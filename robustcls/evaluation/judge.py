@@ -145,7 +145,9 @@ def judge(
         some = spaced(y, min(engine.parts.size, CHECKED))  # of every class: files lie class by class
         # Images on the CPU are the usual case, whatever the model's device.
         handed_in = images.device if images.device.type != "cpu" else None
-        found = run_checks(engine.judge, x[some].to(device), y[some].to(device), handed_in=handed_in)
+        found = run_checks(
+            engine.judge, x[some].to(device), y[some].to(device), handed_in=handed_in, surrogate=surrogate
+        )
         found += [
             check_black_box(engine, outcome, threat, attacks), check_finite(outcome),
             check_gradients(engine, outcome, threat),
