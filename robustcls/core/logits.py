@@ -119,7 +119,8 @@ def as_classifier(
         said.append(f"output N,{','.join(map(str, shape[1:]))} is taken as N,{shape[1]}")
     elif logits.ndim != 2:
         return model, ""
-    wrapped = not isinstance(output, Tensor) or trailing or number is not None
+    nameless = bool(part) and not getattr(model, "classes", ())  # or what was chosen here would be asked again
+    wrapped = not isinstance(output, Tensor) or trailing or number is not None or nameless
     return (Logits(model, part=number) if wrapped else model), "; ".join(said)
 
 

@@ -159,6 +159,15 @@ def test_of_parts_that_fit_alike_or_not_at_all_the_first_is_taken_with_its_shape
     assert f"the first of 2 parts of a tuple (N,{3 if classes == 3 else 6}, N,3)" in said
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_was_chosen_once_is_not_asked_again(inside):
+    net = Net(lambda z: (z, z[:, :2])).eval()
+    if inside:
+        net = Classifier(net, classes="", input_size=(1, 4, 4)).eval()
+    fitted, _ = as_classifier(net, X, 3)
+    assert as_classifier(fitted, X, None, torch.tensor([0, 1])) == (fitted, "")
+
+
 def test_features_that_labels_contradict_are_not_taken_for_logits():
     y = torch.tensor([0, 1, 2, 0, 1, 2])
     for judge in (
