@@ -26,7 +26,7 @@ def logits_of(output: Any, part: int | None = None) -> Any:
         return logits_of(output[_key(output)])
     if _has_logits(output):
         return logits_of(output.logits)
-    if isinstance(output, (tuple, list)) and len(output):
+    if _is_several(output):
         return logits_of(output[_first(output) if part is None else part])
     return output
 
@@ -34,7 +34,7 @@ def logits_of(output: Any, part: int | None = None) -> Any:
 def choose_part(output: Any, columns: int) -> int | None:
     """Which part of a tuple or list has as many columns as there are classes, where that is one and not the first; else
     None."""
-    if isinstance(output, Mapping) or _has_logits(output) or not isinstance(output, (tuple, list)) or not len(output):
+    if not _is_several(output):
         return None
     fitting = [number for number, width in enumerate(map(_columns, output)) if width == columns]
     return fitting[0] if len(fitting) == 1 and fitting[0] != _first(output) else None
@@ -49,7 +49,7 @@ def part_of(output: Any, part: int | None = None) -> str:
         return f"{key!r} of a mapping with {_listed(list(map(str, output)))}"
     if _has_logits(output):
         return f".logits of {type(output).__name__}"
-    if isinstance(output, (tuple, list)) and len(output):
+    if _is_several(output):
         which = "the first" if part in (None, 0) else f"part {part + 1}"
         shapes = ", ".join(f"N,{width}" if (width := _columns(one)) else type(one).__name__ for one in output[:4])
         shapes = f" ({shapes}{', ...' if len(output) > 4 else ''})" if len(output) > 1 else ""
@@ -97,6 +97,12 @@ def as_classifier(
         taken = isinstance(output, Tensor) and hasattr(model, "raw_output")  # by a Classifier
         raw = _raw(model, image.clone()) if taken else output
         number = choose_part(raw, classes or 0)
+        widths = set(map(_columns, raw)) - {None} if _is_several(raw) else set()
+        if classes and len(widths) > 1 and classes not in widths:
+            raise InputError(
+                f"the model gives several outputs, {part_of(raw)} would be taken, and none has a column for each of "
+                f"{classes} classes: return the logits alone, or name every output with a file of classes"
+            )
         if not classes and labels is not None and choose_part(raw, int(labels.max()) + 1) is not None:
             raise InputError(
                 f"the model gives several outputs, {part_of(raw)} would be taken, and the labels are 0 to "
@@ -148,6 +154,10 @@ def _gives_probabilities(model: nn.Module, images: Tensor) -> bool:
 def _raw(model: nn.Module, x: Tensor) -> Any:
     """What the network gives, of a Classifier before it takes a part of it."""
     return getattr(model, "raw_output", model)(x)
+
+
+def _is_several(output: Any) -> bool:
+    return isinstance(output, (tuple, list)) and len(output) > 0 and not _has_logits(output)
 
 
 def _first(output: Any) -> int:

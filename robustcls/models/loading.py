@@ -239,7 +239,8 @@ def fit_to_data(
     data's names. listing: of --classes. shared: it may be about another model. Raises InputError where a class has no
     output.
     """
-    expected = len(loaded.classes or (listing.aliases if listing else ()) or classes)
+    # A file that gives some outputs' numbers does not say how many there are.
+    expected = len(loaded.classes or (listing.aliases if listing else classes))
     loaded.model, said = classifier_of(loaded.model, images, expected)
     with frozen(loaded.model):
         outputs = predict(loaded.model, images[:2], 2).shape[1]

@@ -150,8 +150,8 @@ def test_the_part_with_a_column_a_class_is_taken_where_that_is_known():
     assert torch.allclose(maps, robustcls.explain(plain, X, y, "deeplift"), atol=1e-6)
 
 
-@pytest.mark.parametrize("classes", [3, 4, None])
-def test_of_parts_that_fit_alike_or_not_at_all_the_first_is_taken_with_its_shape(classes):
+@pytest.mark.parametrize("classes", [3, None])
+def test_of_parts_that_fit_alike_or_of_which_nothing_is_known_the_first_is_taken_with_its_shape(classes):
     form = (lambda z: (z, z * 2)) if classes == 3 else features
     net = Net(form).eval()
     fitted, said = as_classifier(net, X, classes)
@@ -166,6 +166,11 @@ def test_what_was_chosen_once_is_not_asked_again(inside):
         net = Classifier(net, classes="", input_size=(1, 4, 4)).eval()
     fitted, _ = as_classifier(net, X, 3)
     assert as_classifier(fitted, X, None, torch.tensor([0, 1])) == (fitted, "")
+
+
+def test_parts_of_which_none_has_a_column_a_class_are_refused():
+    with pytest.raises(InputError, match=r"tuple \(N,6, N,3\) would be taken, and none .* 4 classes"):
+        as_classifier(Net(features), X, 4)
 
 
 def test_features_that_labels_contradict_are_not_taken_for_logits():
