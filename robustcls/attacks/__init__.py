@@ -44,7 +44,7 @@ def attack(
     function = plugins.load("attack", spec)
     threat.check_options(spec, plugins.resolved("attack", spec))
     threat.check_eps(images.shape[1:])
-    model = told(model, images)
+    model = told(model, images, labels)
     device = device_of(model)
     size = resolve_batch_size(batch_size, images.shape[1:], device)
     if traits_of(function).universal:

@@ -9,6 +9,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.options import parse_numbers
 from robustcls.data.images import Images
 from robustcls.models.loading import LoadedModel, build_model, fit_to_data, read_model
+from robustcls.runtime.predict import LOOKED_AT
 
 
 def load_subject(task: Mapping[str, Any], images: Images) -> LoadedModel:
@@ -23,7 +24,7 @@ def load_subject(task: Mapping[str, Any], images: Images) -> LoadedModel:
         std=parse_numbers(task["std"], "std"),
     )
     loaded.model.to(task["device"]).eval()
-    found, _ = fit_to_data(loaded, images.batch(slice(2))[0], images.classes)
+    found, _ = fit_to_data(loaded, images.batch(slice(LOOKED_AT))[0], images.classes)
     if found.moves_labels:
         raise InputError(
             f"{loaded.name} has the classes of the data in another order: bench takes one that has them in it"

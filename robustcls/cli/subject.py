@@ -24,6 +24,7 @@ from robustcls.evaluation.config import SubjectOptions
 from robustcls.evaluation.judge import describe_model
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, read_model
 from robustcls.runtime.device import resolve_device, resolve_precision
+from robustcls.runtime.predict import LOOKED_AT
 from robustcls.training.record import read_training
 
 
@@ -111,7 +112,7 @@ def fit(
     Raises InputError where a class of the data is no output of the model.
     """
     loaded.model.to(resolve_device(config.device))
-    x, _ = images.batch(slice(2))
+    x, _ = images.batch(slice(LOOKED_AT))
     listing = read_listing(config.classes, images.classes) if config.classes else None
     if loaded.classes and listing is None:  # of what is wrong this says most, and needs no pass through the model
         match_classes(images.classes, loaded.classes, len(loaded.classes), model=loaded.name)

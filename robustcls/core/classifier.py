@@ -32,8 +32,7 @@ class Classifier(nn.Module):
         for name, values in (("mean", mean), ("std", std)):
             if len(values) not in (1, channels):
                 raise InputError(f"{name} has {len(values)} values for {channels} channels: give one, or one a channel")
-        if any(value <= 0 for value in std):
-            raise InputError(f"std {tuple(std)} is not positive: give the standard deviation of each channel")
+        check_normalisation(mean, std)
         self.net = net
         self.classes = tuple(classes)
         self.input_size: tuple[int, int, int] = (input_size[0], input_size[1], input_size[2])
@@ -55,6 +54,20 @@ class Classifier(nn.Module):
     def normalises(self) -> bool:
         """Whether anything is done to the pixels before the network sees them."""
         return bool((self.mean != 0).any() or (self.std != 1).any())
+
+
+def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raises InputError unless mean and std can be those of pixels in [0, 1]."""
+    if not all(value > 0 for value in std):
+        raise InputError(f"std {tuple(std)} is not positive: give the standard deviation of each channel")
+    for name, values in (("mean", mean), ("std", std)):
+        if all(0 <= value <= 1 for value in values):
+            continue
+        levels = max(values) > 1 and all(0 <= value <= 255 for value in values)
+        meant = ",".join(f"{value / 255:.4g}" for value in values)
+        hint = f"in grey levels? divide by 255: {name} {meant}" if levels else f"give the {name} of each channel there"
+        listed = ",".join(f"{value:.6g}" for value in values)
+        raise InputError(f"{name} {listed} is none of pixels in [0, 1], which the model is given: {hint}")
 
 
 def sees(model: nn.Module) -> str:

@@ -10,14 +10,15 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 
 KEYS = ("logits", "logit", "out", "output", "outputs", "pred", "preds", "prediction", "predictions", "scores")
+PROBES = (1, -1, 100, -100, 1e4, -1e4)  # times an image's contrast
 MIRRORED = ("classes", "input_size", "arch", "differentiable")  # what a module may say of itself
 
 
-def logits_of(output: Any) -> Any:
+def logits_of(output: Any, part: int | None = None) -> Any:
     """The part of a network's output that holds the logits; a tensor, or torch.fx's stand-in for one, as it is.
 
-    Of a mapping that under `logits` or a like key, of an object its `.logits`, of a tuple or list the first part. Raises
-    InputError for a mapping without such a key.
+    Of a mapping that under `logits` or a like key, of an object its `.logits`, of a tuple or list the first, or the one of
+    number `part`. Raises InputError for a mapping without such a key.
     """
     if isinstance(output, Tensor):
         return output
@@ -25,12 +26,21 @@ def logits_of(output: Any) -> Any:
         return logits_of(output[_key(output)])
     if _has_logits(output):
         return logits_of(output.logits)
-    if isinstance(output, (tuple, list)) and len(output):
-        return logits_of(next((part for part in output if part is not None), None))
+    if _is_several(output):
+        return logits_of(output[_first(output) if part is None else part])
     return output
 
 
-def part_of(output: Any) -> str:
+def choose_part(output: Any, columns: int) -> int | None:
+    """Which part of a tuple or list has as many columns as there are classes, where that is one and not the first; else
+    None."""
+    if not _is_several(output):
+        return None
+    fitting = [number for number, width in enumerate(map(_columns, output)) if width == columns]
+    return fitting[0] if len(fitting) == 1 and fitting[0] != _first(output) else None
+
+
+def part_of(output: Any, part: int | None = None) -> str:
     """Which part `logits_of` takes, in words; "" for a tensor."""
     if isinstance(output, Tensor):
         return ""
@@ -39,60 +49,124 @@ def part_of(output: Any) -> str:
         return f"{key!r} of a mapping with {_listed(list(map(str, output)))}"
     if _has_logits(output):
         return f".logits of {type(output).__name__}"
-    if isinstance(output, (tuple, list)) and len(output):
-        return f"the first of {len(output)} parts of a {type(output).__name__}"
+    if _is_several(output):
+        which = "the first" if part in (None, 0) else f"part {part + 1}"
+        shapes = ", ".join(f"N,{width}" if (width := _columns(one)) else type(one).__name__ for one in output[:4])
+        shapes = f" ({shapes}{', ...' if len(output) > 4 else ''})" if len(output) > 1 else ""
+        return f"{which} of {len(output)} parts of a {type(output).__name__}{shapes}"
     return ""
 
 
 class Logits(nn.Module):
     """A module of somebody else's whose output is not logits N,K, as one that gives them; the module stays as it is."""
 
-    def __init__(self, model: nn.Module, *, single: bool = False) -> None:
-        """single: its one logit z speaks for class 1 of two; their logits are -z/2 and z/2, whose softmax is its sigmoid."""
+    def __init__(
+        self, model: nn.Module, *, part: int | None = None, single: bool = False, probability: bool = False
+    ) -> None:
+        """part: of the tuple that it gives. single: its one logit z speaks for class 1 of two; their logits are -z/2 and
+        z/2, whose softmax is its sigmoid. probability: what it gives is that sigmoid."""
         super().__init__()
-        self.model, self.single = model, single
+        self.model, self.part, self.single, self.probability = model, part, single, probability
         for name in MIRRORED:
             if not isinstance(value := getattr(model, name, None), (nn.Module, Tensor, type(None))):
                 setattr(self, name, value)
         self.training = model.training
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = logits_of(self.model(x))
+        logits = logits_of(self.model(x) if self.part is None else _raw(self.model, x), self.part)
         if self.single:
+            if self.probability:
+                logits = logits.float().logit(torch.finfo(torch.float32).eps)
             half = logits.reshape(-1) / 2
             return torch.stack([-half, half], 1)
         return logits.reshape(x.shape[0], -1)
 
 
-def as_classifier(model: nn.Module, images: Tensor) -> tuple[nn.Module, str]:
+def as_classifier(
+    model: nn.Module, images: Tensor, classes: int | None = None, labels: Tensor | None = None
+) -> tuple[nn.Module, str]:
     """The model where it gives logits N,K, else one around it that does; and what was taken, in a line, "" for nothing.
 
-    images: some, N,C,H,W on the model's device and in its precision, which are passed through. What gives no logits either
-    way is handed back as it is: `check_logits` says why. Raises InputError.
+    images: some, N,C,H,W on the model's device and in its precision; the first is passed through, and all where they tell
+    more. classes: how many there are, where that is known. labels: which hint at it else. What gives no logits either way
+    is handed back as it is: `check_logits` says why. Raises InputError, too for a tuple whose first part is hardly it.
     """
+    image = images[:1]
     with torch.no_grad(), frozen(model):
-        output = model(images.clone())
-        part, logits = part_of(output), logits_of(output)
-        if not part and (inner := getattr(model, "raw_output", None)) is not None:  # a Classifier took it already
-            part = part_of(inner(images.clone()))
+        output = model(image.clone())
+        taken = isinstance(output, Tensor) and hasattr(model, "raw_output")  # by a Classifier
+        raw = _raw(model, image.clone()) if taken else output
+        number = choose_part(raw, classes or 0)
+        widths = set(map(_columns, raw)) - {None} if _is_several(raw) else set()
+        if classes and len(widths) > 1 and classes not in widths:
+            raise InputError(
+                f"the model gives several outputs, {part_of(raw)} would be taken, and none has a column for each of "
+                f"{classes} classes: return the logits alone, or name every output with a file of classes"
+            )
+        if not classes and labels is not None and choose_part(raw, int(labels.max()) + 1) is not None:
+            raise InputError(
+                f"the model gives several outputs, {part_of(raw)} would be taken, and the labels are 0 to "
+                f"{int(labels.max())}: return the logits alone, or name the classes in the model's .classes"
+            )
+        part, logits = part_of(raw, number), logits_of(raw, number)
     if not isinstance(logits, Tensor):
         return model, ""
     said = [f"logits taken from {part}"] if part else []
-    shape, n = tuple(logits.shape), len(images)
+    shape, n = tuple(logits.shape), len(image)
     trailing = len(shape) > 2 and set(shape[2:]) == {1}
     if shape == (n,) or (len(shape) > 1 and shape[0] == logits.numel() == n):
-        said.append("its one logit speaks for class 1 of two, above 0 means class 1: logits -z/2 and z/2")
-        return Logits(model, single=True), "; ".join(said)
+        probability = _gives_probabilities(Logits(model, part=number), images)
+        what = "one probability p is that of class 1 of two, above 0.5 means class 1: its logit z is taken back"
+        if not probability:
+            what = "one logit speaks for class 1 of two, above 0 means class 1"
+        said.append(f"its {what}: logits -z/2 and z/2")
+        return Logits(model, part=number, single=True, probability=probability), "; ".join(said)
     if trailing and shape[0] == n:
         said.append(f"output N,{','.join(map(str, shape[1:]))} is taken as N,{shape[1]}")
     elif logits.ndim != 2:
         return model, ""
-    return (Logits(model) if not isinstance(output, Tensor) or trailing else model), "; ".join(said)
+    nameless = bool(part) and not getattr(model, "classes", ())  # or what was chosen here would be asked again
+    wrapped = not isinstance(output, Tensor) or trailing or number is not None or nameless
+    return (Logits(model, part=number) if wrapped else model), "; ".join(said)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The user's own module inside one of these."""
     return model.model if isinstance(model, Logits) else model
+
+
+def _gives_probabilities(model: nn.Module, images: Tensor) -> bool:
+    """Whether a model of one output keeps it within [0, 1]: on images, and far outside of them, where a logit leaves it."""
+    found: list[Tensor] = []
+    with torch.no_grad(), frozen(model):
+        for image in images.split(1):
+            for factor in PROBES:
+                try:
+                    found.append(model((image - 0.5) * factor + 0.5).flatten())
+                except Exception:  # what takes no such pixels may raise anything
+                    if factor == 1:
+                        raise
+    values = torch.cat(found)
+    values = values[~values.isnan()]
+    return bool(((values >= 0) & (values <= 1)).all())
+
+
+def _raw(model: nn.Module, x: Tensor) -> Any:
+    """What the network gives, of a Classifier before it takes a part of it."""
+    return getattr(model, "raw_output", model)(x)
+
+
+def _is_several(output: Any) -> bool:
+    return isinstance(output, (tuple, list)) and len(output) > 0 and not _has_logits(output)
+
+
+def _first(output: Any) -> int:
+    return next((number for number, part in enumerate(output) if part is not None), 0)
+
+
+def _columns(output: Any) -> int | None:
+    """Of N,K; None for anything else."""
+    return output.shape[1] if isinstance(output, Tensor) and output.ndim == 2 else None
 
 
 def _has_logits(output: Any) -> bool:

@@ -40,19 +40,25 @@ STREAM = mix(*b"black_box_wins")
 
 
 def run_checks(
-    model: nn.Module, x: Tensor, y: Tensor, *, parts: Parts | None = None, handed_in: torch.device | None = None
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    parts: Parts | None = None,
+    handed_in: torch.device | None = None,
+    surrogate: nn.Module | None = None,
 ) -> list[Check]:
     """All self-checks on images x (N,C,H,W), y, on the model's device; the model must be frozen.
 
     parts: in which the images pass; together unless given. handed_in: where the caller's images were; that of x unless
-    given.
+    given. surrogate: frozen, whose examples it is attacked by.
     """
     parts = parts or Parts(len(x))
     logits, again = _logits(model, x, parts), _logits(model, x, parts)
     return [
         _zero_gradients(model, x, y, predict_labels(logits) != NO_ANSWER, parts),
         _softmax_output(logits),
-        normalised_twice(model, x),
+        normalised_twice(model, x, surrogate),
         _random_output(model, x, logits, again, parts),
         _device(model, handed_in or x.device),
     ]

@@ -100,7 +100,7 @@ def judge(
         raise InputError("no attack was named: give --attack or --suite")
     check_attacks(attacks, model, surrogate, threat, eps_grid)
     device = device_of(model)
-    model, taken = classifier_of(model, images)
+    model, taken = classifier_of(model, images, labels=labels)
     if taken and model_record is None:
         warnings.warn(f"{type(unwrapped(model)).__name__}: {taken}", stacklevel=3)
     # bf16 first and fp32 again on what stands takes longer than fp32 alone, unless the model is hardly robust.
@@ -115,7 +115,7 @@ def judge(
             check_logits(logits, y)
         model_record = model_record or describe_model(model, num_classes=logits.shape[1], note=taken)
         if surrogate is not None:
-            surrogate = told(surrogate, images)
+            surrogate = told(surrogate, images, y if surrogate_labels is None else surrogate_labels)
             surrogate_record = surrogate_record or describe_model(surrogate, num_classes=logits.shape[1])
             with torch.no_grad():
                 check_logits(Counted(surrogate)(x[:1].to(device)), y if surrogate_labels is None else surrogate_labels)
@@ -149,7 +149,12 @@ def judge(
         # Images on the CPU are the usual case, whatever the model's device.
         handed_in = images.device if images.device.type != "cpu" else None
         found = run_checks(
-            engine.judge, x[some].to(device), y[some].to(device), parts=engine.parts, handed_in=handed_in
+            engine.judge,
+            x[some].to(device),
+            y[some].to(device),
+            parts=engine.parts,
+            handed_in=handed_in,
+            surrogate=surrogate,
         )
         found += [
             check_black_box(engine, outcome, threat, attacks), check_more_steps(engine, outcome, threat, attacks),

@@ -17,11 +17,32 @@ CHANGED = 1.05  # times as much contrast behind a normalisation as that alone gi
 SPREAD, RISE = (2.5, 30.0), 6.0
 
 
-def normalised_twice(model: nn.Module, x: Tensor) -> Check:
+def normalised_twice(model: nn.Module, x: Tensor, surrogate: nn.Module | None = None) -> Check:
     """Whether a network behind a normalisation, or a module of the user's own, normalises once more: it warns.
 
-    model: frozen. x: some images N,C,H,W on its device. Measured is the contrast that the first layer with weights sees: of
-    a network behind mean and std as a multiple of theirs, which should be 1; else in standard deviations of x.
+    model: frozen. x: some images N,C,H,W on its device. surrogate: likewise, on which examples are crafted; the check is
+    then of whichever warns.
+    """
+    own = _judge(model, x)
+    if surrogate is None:
+        return own
+    other = _judge(surrogate, x)
+    other.message = f"of the surrogate: {other.message}"
+    if "warn" in (own.status, other.status):
+        worse = own if own.status == "warn" else other
+        if own.status == other.status:
+            worse.message += f"; {other.message}"
+        return worse
+    if own.status != other.status:  # one cannot be told, and the other passes
+        passed, untold = (own, other) if own.status == "pass" else (other, own)
+        passed.message += f"; {untold.message}"
+        return passed
+    return own
+
+
+def _judge(model: nn.Module, x: Tensor) -> Check:
+    """Measured is the contrast that the first layer with weights sees: of a network behind mean and std as a multiple of
+    theirs, which should be 1; else in standard deviations of x.
     """
     classifier = next((module for module in model.modules() if isinstance(module, Classifier)), None)
     inside = classifier.net if classifier is not None else model

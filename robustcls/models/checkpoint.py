@@ -1,7 +1,6 @@
 """Checkpoints: tensors and primitives alone, so that `torch.load(weights_only=True)` reads them and nothing else runs."""
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,12 @@ from robustcls.models.heads import LINEAR, replace_head
 FORMAT = "robustcls/checkpoint/1"
 
 
+SIGNATURE = "(num_classes, input_size), input_size being (C, H, W)"
+Arch = str | Callable[..., nn.Module]
+
+
 def build(
-    arch: str,
+    arch: Arch,
     *,
     classes: Sequence[str],
     input_size: Sequence[int],
@@ -27,13 +30,44 @@ def build(
     **normalisation: Sequence[float],
 ) -> Classifier:
     """A fresh classifier of `arch`, a spec such as `vgg16(width=0.25)` or `torchvision/resnet18`, with a head such as
-    `512-relu-K`. normalisation: mean, std. Raises InputError.
+    `512-relu-K`. arch may be a function of (num_classes, input_size) too, or the network itself. normalisation: mean, std.
+    Raises InputError.
     """
-    make_net = partial(zoo.make_net, arch) if zoo.is_zoo(arch) else plugins.load("model", arch)
-    net = make_net(len(classes), input_size)
-    model = Classifier(net, classes=classes, input_size=input_size, arch=arch, **normalisation)
+    net = _make_net(arch, len(classes), input_size)
+    model = Classifier(net, classes=classes, input_size=input_size, arch=arch_name(arch), **normalisation)
     replace_head(model, head)
     return model
+
+
+def arch_name(arch: Arch) -> str:
+    """The spec, or what code calls itself."""
+    if isinstance(arch, str):
+        return arch
+    named = type(arch) if isinstance(arch, nn.Module) or not hasattr(arch, "__qualname__") else arch
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def _make_net(arch: Arch, outputs: int, input_size: Sequence[int]) -> nn.Module:
+    """Raises InputError, too for whatever a function of the user's own raises."""
+    if isinstance(arch, nn.Module):
+        return arch
+    if isinstance(arch, str) and zoo.is_zoo(arch):
+        return zoo.make_net(arch, outputs, input_size)
+    if isinstance(arch, str) and ":" not in arch:
+        return plugins.load("model", arch)(outputs, input_size)
+    try:
+        net = (plugins.load("model", arch) if isinstance(arch, str) else arch)(outputs, input_size)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"--arch {arch_name(arch)} failed: {reason}: it is called with {SIGNATURE}") from error
+    if not isinstance(net, nn.Module):
+        what = type(net).__name__
+        raise InputError(
+            f"--arch {arch_name(arch)} gave {what}: called with {SIGNATURE}, it must return a torch.nn.Module"
+        )
+    return net
 
 
 def save_checkpoint(path: str | Path, model: Classifier, meta: Mapping[str, Any], **more: Any) -> None:
@@ -58,18 +92,23 @@ def is_checkpoint(content: Any) -> bool:
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
-def restore(content: Mapping[str, Any], name: str, trusted: str | None = None) -> tuple[Classifier, dict[str, Any]]:
+def restore(content: Mapping[str, Any], name: str, trusted: Arch | None = None) -> tuple[Classifier, dict[str, Any]]:
     """The classifier of a checkpoint and its meta. Raises InputError where the weights do not fit the architecture.
 
-    An architecture of somebody's own, `module:function`, is code: a file may not choose it, so `trusted` must name it too.
+    An architecture of somebody's own, `module:function`, is code: a file may not choose it, so `trusted` must name it too, or
+    be it.
     """
     try:
         classes, input_size, arch = content["classes"], content["input_size"], content["arch"]
-        if ":" in str(arch) and arch != trusted:
+        made = arch
+        if ":" in str(arch) and trusted is not None and not isinstance(trusted, str):
+            made = trusted
+        elif ":" in str(arch) and arch != trusted:
             raise InputError(f"{name} asks to run {arch!r}: if you trust that code, say so with --arch {arch!r}")
         normalisation = {"mean": content["mean"], "std": content["std"]}
         head = content.get("head", LINEAR)  # older checkpoints do not say
-        model = build(arch, classes=classes, input_size=input_size, head=head, **normalisation)
+        model = build(made, classes=classes, input_size=input_size, head=head, **normalisation)
+        model.arch = arch
         load_weights(model.net, content["state_dict"], name)
         return model.eval(), content["meta"]
     except KeyError as error:

@@ -1,15 +1,14 @@
 """The weights inside a file that somebody else's training wrote: which of its parts, under which prefix."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustcls.core.errors import InputError
+from robustcls.models.averages import DEPTH, FOLLOWERS, by_order, is_named_average, lists_of_tensors, undotted
 
-DEPTH = 4  # of mappings inside mappings
-AVERAGE = ("ema", "avg", "averaged", "average", "swa", "shadow")  # words in the name of an average of the weights
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # of torch, anywhere in a name
 COUNTERS = ("n_averaged", "total_ops", "total_params", "num_batches_tracked")  # tensors that no forward pass uses
 NORMALISERS = (
@@ -19,7 +18,6 @@ NORMALISERS = (
     ("_mean", "_std"),
     ("pixel_mean", "pixel_std"),
 )
-FOLLOWERS = ("optim", "sched", "scaler")  # parts of a file that hold tensors and are no weights
 
 
 @dataclass
@@ -42,22 +40,31 @@ class _Candidate:
 
     @property
     def is_average(self) -> bool:
-        words = f"{self.path}.{self.prefix}".lower().replace(".", "_").split("_")
-        return any(word in AVERAGE for word in words) or "n_averaged" in self.state
+        return is_named_average(f"{self.path}.{self.prefix}") or "n_averaged" in self.state
 
     @property
     def title(self) -> str:
         return " under ".join(repr(part) for part in (self.prefix, self.path) if part) or "its top"
 
+    def renamed(self) -> dict[str, Tensor]:
+        """The tensors under the prefix, by the architecture's names."""
+        return {
+            self.shift + key.removeprefix(self.prefix): tensor
+            for key, tensor in self.state.items()
+            if key.startswith(self.prefix)
+        }
 
-def find_weights(content: Any, wanted: Iterable[str], name: str) -> Weights:
-    """The tensors of a file by the names that an architecture wants.
+
+def find_weights(content: Any, net: nn.Module, name: str) -> Weights:
+    """The tensors of a file by the names that a network wants.
 
     Looked for in every mapping of the file, with every prefix that wrappers put before names (`module.`, `model.`,
-    `_orig_mod.`, `backbone.` ...). Of several that fit an average of the weights is taken, then the shortest name.
+    `_orig_mod.`, `backbone.` ...). Of several that fit an average of the weights is taken, then the shortest name; one of
+    the parameters alone takes the buffers of the raw weights, and one that does not fit is said.
     Raises InputError where the file holds no tensors by name.
     """
-    wanted = list(wanted)
+    wanted = list(net.state_dict())
+    buffers = set(wanted) - {key for key, _ in net.named_parameters(remove_duplicate=False)}
     needed = [key for key in wanted if not is_counter(key)]
     found = [one for path, state in _states(content) for one in _candidates(path, state, needed)]
     if not needed:
@@ -68,16 +75,55 @@ def find_weights(content: Any, wanted: Iterable[str], name: str) -> Weights:
     best = found[0]
     if best.covered < len(needed):
         _explain(found, needed, name)
-    state = {
-        best.shift + key.removeprefix(best.prefix): tensor
-        for key, tensor in best.state.items()
-        if key.startswith(best.prefix)
-    }
+    state = best.renamed()
+    average, said = ({}, []) if best.is_average else _average_of_part(content, found, needed, buffers, name)
+    state |= average
     weights = Weights({key: value for key, value in state.items() if key in set(wanted) or not is_counter(key)})
     if best.covered == len(needed):
         weights.notes = _say(best, found, name)
         _take_normalisation(weights, best, set(wanted), name)
+    weights.notes += said
     return weights
+
+
+def _average_of_part(
+    content: Any, found: Sequence[_Candidate], needed: Sequence[str], buffers: set[str], name: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """An average of all parameters of the raw weights, found[0], by the network's names, and what is said of it.
+
+    Of an average that lacks one of them, or has it in another shape, nothing is taken.
+    """
+    raw = found[0].renamed()
+    mine = {key: raw[key] for key in raw if key in needed}
+    places = [
+        (one.title, one.renamed())
+        for one in found[1:]
+        if one.is_average and one.covered and not _is_inside(one, found[0], needed)
+    ]
+    for path, state in _states(content):
+        if (part := undotted(path, state, needed)) is not None:
+            places.append((" under ".join(map(repr, filter(None, (part[0], path)))), part[1]))
+    for path, values in lists_of_tensors(content):
+        places.append((repr(path), by_order(values, mine, buffers) or {}))
+    parameters = [key for key in mine if key not in buffers]
+    for title, average in places:
+        if parameters and all(key in average and average[key].shape == mine[key].shape for key in parameters):
+            taken = {key: average[key] for key in mine if key in average and average[key].shape == mine[key].shape}
+            rest = [key for key in mine if key not in taken]
+            said = f"{name}: the average of the weights, {title}, is taken, not {found[0].title}"
+            return taken, [said + (f", but for {len(rest)} buffers that it lacks, such as {rest[0]}" if rest else "")]
+    if not places:
+        return {}, []
+    title, average = max(places, key=lambda place: len(place[1]))
+    lacking = next((key for key in parameters if key not in average), None)
+    why = "its shapes are others" if lacking is None else f"it has no {lacking!r}" if average else "it is not by names"
+    return {}, [f"{name}: an average of the weights lies under {title} and is not used, since {why}"]
+
+
+def _is_inside(part: _Candidate, whole: _Candidate, needed: Sequence[str]) -> bool:
+    """Whether a part is one of the network's own, as where a network has a layer called `avg`."""
+    own = whole.shift + part.prefix.removeprefix(whole.prefix)
+    return part.state is whole.state and any(key.startswith(own) for key in needed)
 
 
 def holds_tensors(content: Any) -> bool:
@@ -132,7 +178,7 @@ def _say(best: _Candidate, found: Sequence[_Candidate], name: str) -> list[str]:
         notes.append(f"{name}: {what}{best.title} is taken{beside}")
     left = [key for key in best.state if not key.startswith(best.prefix) and not is_counter(key)]
     left = [key for key in left if not any(one.prefix and key.startswith(one.prefix) for one in found)]
-    left = [key for key in left if _normaliser(key) is None]
+    left = [key for key in left if _normaliser(key) is None and not is_named_average(key.rpartition(".")[0])]
     if left:
         notes.append(
             f"{name}: the network is under {best.prefix!r}; {len(left)} tensors beside it not used, such as {left[0]}"

@@ -1,20 +1,25 @@
 """From what a user names as a model to a model."""
 
+import copy
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from robustcls.core import plugins
 from robustcls.core.class_map import ClassMap, Listing, match_classes, own_names
-from robustcls.core.classifier import Classifier
+from robustcls.core.classifier import Classifier, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.files import sha256
 from robustcls.core.gradients import frozen
-from robustcls.models.checkpoint import build, is_checkpoint, load_weights, restore
+from robustcls.models.checkpoint import Arch, build, is_checkpoint, load_weights, restore
 from robustcls.models.class_names import find_class_names
 from robustcls.models.foreign import find_weights, holds_tensors, is_counter
 from robustcls.models.heads import head_of
@@ -48,32 +53,93 @@ class LoadedModel:
 def load(
     spec: str | Path,
     *,
-    arch: str | None = None,
+    arch: Arch | None = None,
     classes: Sequence[str] = (),
     input_size: Sequence[int] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
 ) -> nn.Module:
     """Whatever --model takes, as a model on pixels in [0, 1], N,C,H,W, that gives logits N,K; in eval mode.
 
     spec: a checkpoint of ours, whose classifier knows the rest; a state dict, which needs arch and input_size;
-    `torchvision/NAME`, `timm/NAME`; `FILE.onnx`; `module:callable`. arch: the architecture, such as `vgg16(width=0.25)`. A
-    checkpoint whose architecture is code, `mylab.nets:net`, runs that code only where arch names it, too. classes: names
-    of the outputs, in order. input_size: (C, H, W). mean, std: put in front of foreign weights, or of the module. Raises
-    InputError.
+    `torchvision/NAME`, `timm/NAME`; `FILE.onnx`; `module:callable`. arch: the architecture, such as `vgg16(width=0.25)`, a
+    function of (num_classes, input_size) that makes it, or the network itself, whose weights are replaced. A checkpoint
+    whose architecture is code, `mylab.nets:net`, runs that code only where arch names it, or is it. classes: names of the
+    outputs, in order. input_size: (C, H, W). mean, std: of pixels in [0, 1], one value or one a channel; put in front of
+    foreign weights, or of the module. What was assumed, chosen or not used is a UserWarning. Raises InputError, too where
+    classes or input_size contradict what the model says of itself.
     """
-    source = read_model(str(spec))
+    try:
+        loaded = _load(str(spec), arch, tuple(classes), input_size, _values(mean, "mean"), _values(std, "std"))
+    except InputError as error:
+        raise InputError(_in_python(str(error))) from error.__cause__
+    for note in loaded.notes:
+        warnings.warn(_in_python(note), stacklevel=3)
+    return loaded.model.eval()
+
+
+def _load(
+    spec: str,
+    arch: Arch | None,
+    classes: Sequence[str],
+    input_size: Sequence[int] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> LoadedModel:
+    source = read_model(spec)
     ours = source.content is not None and is_checkpoint(source.content)
     if input_size is None and not ours and (arch or mean or std) and not is_zoo(source.spec):
         raise InputError(f"{spec} does not say which images it takes: give input_size, such as input_size=(3, 32, 32)")
     size = input_size or (3, 224, 224)  # where an ONNX file leaves it open
     loaded = build_model(source, arch=arch, classes=classes, input_size=size, mean=mean, std=std)
-    if isinstance(loaded.model, Classifier) and classes and not loaded.classes:
-        known = getattr(loaded.model, "classes", ())
-        if known and len(known) != len(classes):
-            raise InputError(f"{spec} gives {len(known)} outputs, {len(classes)} classes were named: name each output")
-        loaded.model.classes = tuple(classes)
-    return loaded.model.eval()
+    own_size = input_size_of(loaded.model)
+    if input_size is not None and own_size is not None and tuple(own_size) != tuple(input_size):
+        raise InputError(f"{spec} takes images of {tuple(own_size)}, not of input_size={tuple(input_size)}")
+    if classes:
+        known = () if not ours and list(loaded.classes) == _numbered(len(loaded.classes)) else tuple(loaded.classes)
+        if known and known != classes:
+            one, other = next(pair for pair in zip_longest(known, classes, fillvalue="none") if pair[0] != pair[1])
+            raise InputError(
+                f"{spec} knows its classes, and has {one!r} where classes say {other!r}: leave classes out"
+            )
+        _check_count(loaded.model, spec, classes, own_size or input_size)
+        if not isinstance(loaded.model, Classifier):  # it may be an object of the user's
+            loaded.model = copy.copy(loaded.model)
+        loaded.model.classes = classes  # type: ignore[assignment]
+    return loaded
+
+
+def _check_count(model: nn.Module, spec: str, classes: Sequence[str], size: Sequence[int] | None) -> None:
+    """Raises InputError where there are more or fewer outputs than names, or that cannot be told."""
+    if size is not None:
+        image = torch.zeros(1, *size)
+        fitted, _ = classifier_of(model, image, len(classes))
+        with frozen(fitted):
+            outputs = predict(fitted, image, 1).shape[1]
+    else:  # by the layer that was registered last
+        widths = (getattr(module, "out_features", getattr(module, "out_channels", 0)) for module in model.modules())
+        outputs = next((width for width in reversed(list(widths)) if width), 0)
+        if outputs != len(classes):
+            raise InputError(
+                f"{spec} seems to give {outputs} outputs, not {len(classes)}: if that is wrong, give input_size"
+            )
+    if outputs != len(classes):
+        raise InputError(f"{spec} gives {outputs} outputs, {len(classes)} classes were named: name each output")
+
+
+def _values(given: Any, name: str) -> list[float] | None:
+    """A number, or several, as a list. Raises InputError."""
+    if given is None:
+        return None
+    try:
+        return torch.as_tensor(given, dtype=torch.float64).flatten().tolist()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{name}={given!r} is not a list of numbers: give one, or one a channel") from None
+
+
+def _in_python(text: str) -> str:
+    """A line of the command's as one of Python's: `--arch` is `arch` there."""
+    return re.sub(r"--([a-z]+)(?=[\s,:;.]|$)", r"\1", text)
 
 
 def read_model(spec: str) -> ModelSource:
@@ -93,7 +159,7 @@ def read_model(spec: str) -> ModelSource:
 def build_model(
     source: ModelSource,
     *,
-    arch: str | None,
+    arch: Arch | None,
     classes: Sequence[str],
     input_size: Sequence[int],
     mean: Sequence[float] | None = None,
@@ -120,7 +186,7 @@ def build_model(
     if is_checkpoint(source.content):
         model, _ = restore(source.content, source.spec, trusted=arch)
         name = "/".join(Path(source.spec).parts[-2:])  # all runs call it ckpt.pt: the folder tells them apart
-        notes = _unused(name, arch=None if arch == model.arch else arch, mean=mean, std=std)
+        notes = _unused(name, arch=_unlike(arch, model), mean=mean, std=std)
         return LoadedModel(model, name, source.sha256, model.classes, notes)
     if not holds_tensors(source.content):
         raise InputError(f"{source.spec} holds no state dict, neither at its top nor inside: save model.state_dict()")
@@ -137,7 +203,7 @@ def build_model(
 def build_from(
     content: Any,
     name: str,
-    arch: str,
+    arch: Arch,
     classes: Sequence[str],
     input_size: Sequence[int],
     mean: Sequence[float] | None,
@@ -149,7 +215,7 @@ def build_from(
     """
     make = partial(build, arch, input_size=input_size, mean=mean or (0.0,), std=std or (1.0,))
     model = make(classes=classes or _numbered(10))
-    found = find_weights(content, model.net.state_dict(), name)
+    found = find_weights(content, model.net, name)
     outputs = _outputs_of(model, found.state)
     if outputs is not None and outputs != len(model.classes):
         model = make(classes=_numbered(outputs))
@@ -173,10 +239,15 @@ def fit_to_data(
     data's names. listing: of --classes. shared: it may be about another model. Raises InputError where a class has no
     output.
     """
-    loaded.model, said = classifier_of(loaded.model, images)
+    # A file that gives some outputs' numbers does not say how many there are.
+    expected = len(loaded.classes or (listing.aliases if listing else classes))
+    loaded.model, said = classifier_of(loaded.model, images, expected)
     with frozen(loaded.model):
         outputs = predict(loaded.model, images[:2], 2).shape[1]
-    found = match_classes(classes, loaded.classes, outputs, model=loaded.name, listing=listing, shared=shared)
+    try:
+        found = match_classes(classes, loaded.classes, outputs, model=loaded.name, listing=listing, shared=shared)
+    except InputError as error:
+        raise InputError(f"{error} ({said})" if said else str(error)) from None
     return found, said
 
 
@@ -197,6 +268,12 @@ def _numbered(count: int) -> list[str]:
 def _unused(name: str, **options: Any) -> list[str]:
     given = ", ".join(f"--{option}" for option, value in options.items() if value)
     return [f"{name} knows its own: {given} not used"] if given else []
+
+
+def _unlike(arch: Arch | None, model: Classifier) -> Arch | None:
+    """An architecture that is not the one a checkpoint was built with."""
+    own = ":" in model.arch and not isinstance(arch, str)
+    return None if own or arch == model.arch else arch
 
 
 def _from_callable(

@@ -1,6 +1,6 @@
 """Training that begins from somebody's weights (Yosinski et al. 2014, arXiv:1411.1792)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def initialise(model: Classifier, init: str) -> str:
     where fewer than half of the backbone's tensors fit.
     """
     wanted = model.net.state_dict()
-    read = _read_imagenet(model.arch) if init == IMAGENET else _read(init, wanted, len(model.classes))
+    read = _read_imagenet(model.arch) if init == IMAGENET else _read(init, model.net, len(model.classes))
     state = dict(read.state)
     head, module = head_of(model.net, len(model.classes))
     last = f"{head}.{len(module) - 1}" if isinstance(module, Head) else head
@@ -137,10 +137,10 @@ def _read_imagenet(arch: str) -> Initial:
     return Initial(pretrained.net.state_dict(), [], mean, std, own_names(pretrained.classes))
 
 
-def _read(path: str, wanted: Mapping[str, Tensor], outputs: int) -> Initial:
+def _read(path: str, net: nn.Module, outputs: int) -> Initial:
     content, name = read_file(path), Path(path).name
     if not is_checkpoint(content):
-        initial = Initial(**vars(find_weights(content, wanted, name)))
+        initial = Initial(**vars(find_weights(content, net, name)))
         initial.classes, said = find_class_names(content, outputs, name)
         initial.notes += said if initial.classes else []
         return initial

@@ -13,6 +13,8 @@ from robustcls.runtime.device import exact_fp32
 from robustcls.runtime.memory import Parts
 from robustcls.runtime.search import Counted, uncompiled
 
+LOOKED_AT = 4  # images
+
 
 @torch.no_grad()
 def predict(model: nn.Module, x: Tensor, batch_size: int | Parts, *, label: str = "") -> Tensor:
@@ -28,16 +30,20 @@ def predict(model: nn.Module, x: Tensor, batch_size: int | Parts, *, label: str 
     return torch.cat(found)
 
 
-def classifier_of(model: nn.Module, images: Tensor) -> tuple[nn.Module, str]:
+def classifier_of(
+    model: nn.Module, images: Tensor, classes: int | None = None, labels: Tensor | None = None
+) -> tuple[nn.Module, str]:
     """The model where it gives logits N,K, else one around it that does, and what was taken of its output, in a line.
 
-    images: N,C,H,W on any device, of which the first is passed through. The model is left as it was. Raises InputError
-    where it cannot take the image.
+    images: N,C,H,W on any device, of which the first few are passed through. classes: how many there are, where the model
+    itself does not say. labels: N. The model is left as it was. Raises InputError where it cannot take the image.
     """
-    image = images[:1].detach().to(device_of(model), dtype_of(model))
+    image = images[:LOOKED_AT].detach().to(device_of(model), dtype_of(model))
+    own = getattr(model, "classes", None)
+    classes = (len(own) if isinstance(own, (tuple, list)) else None) or classes
     try:
         with uncompiled(), exact_fp32():
-            return as_classifier(model, image)
+            return as_classifier(model, image, classes, labels)
     except InputError:
         raise
     except Exception as error:  # whatever the first layer that the image does not fit raises
@@ -45,9 +51,9 @@ def classifier_of(model: nn.Module, images: Tensor) -> tuple[nn.Module, str]:
         raise InputError(f"the model cannot take images of {size}: {reason}") from error
 
 
-def told(model: nn.Module, images: Tensor) -> nn.Module:
+def told(model: nn.Module, images: Tensor, labels: Tensor | None = None) -> nn.Module:
     """As `classifier_of`, with a warning that says what was taken where the model gives something else than logits."""
-    fitted, taken = classifier_of(model, images)
+    fitted, taken = classifier_of(model, images, labels=labels)
     if fitted is not model:
         warnings.warn(f"{type(model).__name__}: {taken}", stacklevel=3)
     return fitted

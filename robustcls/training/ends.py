@@ -42,7 +42,10 @@ def check_outputs(model: Classifier, train: Images) -> str:
         logits = fitted(x.cpu())
     outputs = logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else None
     if fitted is not model or outputs != len(train.classes):
-        found = "one logit" if fitted is not model else "no logits N,K" if outputs is None else f"{outputs} outputs"
+        if fitted is not model:
+            found = "one logit" if getattr(fitted, "single", False) else f"something else ({said})"
+        else:
+            found = "no logits N,K" if outputs is None else f"{outputs} outputs"
         raise InputError(
             f"{model.arch} gives {found} for {len(train.classes)} classes, {train.classes[0]!r} first: its function is "
             "called with the number of classes and must give one logit for each"

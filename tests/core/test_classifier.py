@@ -21,7 +21,7 @@ def classifier(**options):
 
 
 def test_normalisation_happens_inside():
-    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 1.0)
     found = classifier(mean=mean, std=std)(X).view_as(X)
     for channel in range(3):
         torch.testing.assert_close(found[:, channel], (X[:, channel] - mean[channel]) / std[channel])
@@ -34,6 +34,22 @@ def test_wrong_normalisation():
         classifier(mean=(0.1, 0.2))
     with pytest.raises(InputError, match="std .* is not positive"):
         classifier(std=(0.1, 0.0, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mean": (103, 101.5, 104.5)}, r"mean 103,101.5,104.5 .* in grey levels\? .* mean 0.4039,0.398,0.4098"),
+        ({"std": (53.8, 54, 54)}, r"std 53.8,54,54 .* in grey levels\? .* std 0.211,0.2118,0.2118"),
+        ({"mean": (0.5,), "std": (127.5,)}, "std 127.5 .* std 0.5"),
+        ({"mean": (-0.5,)}, "mean -0.5 is none of pixels in .0, 1.* give the mean of each channel"),
+        ({"mean": (float("nan"),)}, "mean nan"),
+        ({"std": (float("nan"),)}, "not positive"),
+    ],
+)
+def test_a_normalisation_that_is_not_for_pixels_between_0_and_1_is_refused(options, words):
+    with pytest.raises(InputError, match=words):
+        classifier(**options)
 
 
 @pytest.mark.parametrize(

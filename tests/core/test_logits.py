@@ -70,6 +70,119 @@ def test_one_logit_speaks_for_class_1_of_two(form):
     assert "class 1" in said
 
 
+class Feeling(nn.Module):
+    """One output for two classes, far from 0 or near, with or without its sigmoid."""
+
+    def __init__(self, form, scale=1.0, bias=0.0):
+        super().__init__()
+        torch.manual_seed(2)
+        self.form, self.layer = form, nn.Linear(16, 1)
+        self.layer.weight.data *= scale
+        self.layer.bias.data.fill_(bias)
+
+    def forward(self, x):
+        return self.form(self.layer(x.flatten(1)))
+
+
+PROBABILITIES = {
+    "N,1": torch.sigmoid,
+    "N": lambda z: z.sigmoid()[:, 0],
+    "in a mapping": lambda z: {"logits": z.sigmoid()},
+    "half": lambda z: z.sigmoid().half(),
+}
+
+
+@pytest.mark.parametrize("form", PROBABILITIES)
+@pytest.mark.parametrize("inside", [False, True])
+def test_one_probability_is_no_logit(form, inside):
+    net, plain = Feeling(PROBABILITIES[form], 3), Feeling(lambda z: z, 3)
+    if inside:
+        net = Classifier(net, classes="ab", input_size=(1, 4, 4))
+    model, said = as_classifier(net, X[:4])
+    expected, _ = as_classifier(plain, X[:4])
+    atol = 1e-2 if form == "half" else 1e-4
+    torch.testing.assert_close(model(X), expected(X), atol=atol, rtol=0)
+    assert 0 < model(X).argmax(1).sum() < len(X)
+    assert "probability p" in said
+
+
+def test_one_logit_that_lies_between_0_and_1_on_the_images_stays_a_logit():
+    net = Feeling(lambda z: z, 0.01, 0.5)
+    assert ((net(X) > 0) & (net(X) < 1)).all()
+    model, said = as_classifier(net, X[:4])
+    assert (model(X).argmax(1) == 1).all()
+    assert "one logit" in said
+
+
+def test_a_saturated_probability_has_a_finite_logit():
+    model, _ = as_classifier(Feeling(torch.sigmoid, 1000), X[:4])
+    assert model(X).isfinite().all()
+
+
+def test_one_probability_has_the_accuracy_and_the_attacks_of_its_logit():
+    y = (Feeling(lambda z: z, 3)(X) > 0).long()[:, 0]
+    found = []
+    for form in (torch.sigmoid, lambda z: z):
+        with pytest.warns(UserWarning, match="class 1 of two"):
+            found.append(
+                robustcls.evaluate(Feeling(form, 3), X, y, ThreatModel("linf", 0.05), attacks=["pgd(steps=3)"])
+            )
+    assert found[0].clean.value == found[1].clean.value == 1
+    assert found[0].robust == found[1].robust
+
+
+def features(z):
+    return torch.cat([z, z], 1), z
+
+
+def test_the_part_with_a_column_a_class_is_taken_where_that_is_known():
+    net, plain = Net(features).eval(), Net(lambda z: z).eval()
+    for model in (net, Classifier(net, classes="", input_size=(1, 4, 4))):
+        fitted, said = as_classifier(model, X, 3)
+        assert torch.equal(fitted.eval()(X), plain(X))
+        assert "part 2 of 2 parts of a tuple (N,6, N,3)" in said
+    net.classes = ("a", "b", "c")
+    y = plain(X).argmax(1)
+    with pytest.warns(UserWarning, match="part 2 of 2"):
+        assert robustcls.evaluate(net, X, y, ThreatModel("linf", 0.0), attacks=["noise"]).clean.value == 1
+    with pytest.warns(UserWarning, match="part 2 of 2"):
+        maps = robustcls.explain(net, X, y, "deeplift")
+    assert torch.allclose(maps, robustcls.explain(plain, X, y, "deeplift"), atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [3, None])
+def test_of_parts_that_fit_alike_or_of_which_nothing_is_known_the_first_is_taken_with_its_shape(classes):
+    form = (lambda z: (z, z * 2)) if classes == 3 else features
+    net = Net(form).eval()
+    fitted, said = as_classifier(net, X, classes)
+    assert torch.equal(fitted(X), form(Net(lambda z: z).eval()(X))[0])
+    assert f"the first of 2 parts of a tuple (N,{3 if classes == 3 else 6}, N,3)" in said
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_was_chosen_once_is_not_asked_again(inside):
+    net = Net(lambda z: (z, z[:, :2])).eval()
+    if inside:
+        net = Classifier(net, classes="", input_size=(1, 4, 4)).eval()
+    fitted, _ = as_classifier(net, X, 3)
+    assert as_classifier(fitted, X, None, torch.tensor([0, 1])) == (fitted, "")
+
+
+def test_parts_of_which_none_has_a_column_a_class_are_refused():
+    with pytest.raises(InputError, match=r"tuple \(N,6, N,3\) would be taken, and none .* 4 classes"):
+        as_classifier(Net(features), X, 4)
+
+
+def test_features_that_labels_contradict_are_not_taken_for_logits():
+    y = torch.tensor([0, 1, 2, 0, 1, 2])
+    for judge in (
+        lambda: robustcls.evaluate(Net(features), X, y, ThreatModel("linf", 0.1), attacks=["noise"]),
+        lambda: robustcls.attack(Net(features), X, y, ThreatModel("linf", 0.1), "noise"),
+    ):
+        with pytest.raises(InputError, match=r"tuple \(N,6, N,3\).* labels are 0 to 2: return the logits alone"):
+            judge()
+
+
 def test_a_module_that_gives_logits_is_the_model_itself():
     net = Net(lambda z: z)
     assert as_classifier(net, X[:2]) == (net, "")

@@ -6,6 +6,8 @@ from torch import nn
 
 from robustcls.core.classifier import Classifier
 from robustcls.core.gradients import frozen
+from robustcls.core.threat import ThreatModel
+from robustcls.evaluation.judge import judge
 from robustcls.evaluation.shown import normalised_twice
 
 MEAN, STD = (0.5, 0.4, 0.45), (0.2, 0.25, 0.22)
@@ -110,3 +112,35 @@ def test_other_transforms_are_not_judged():
 
     assert check(Standardised).status == "not_run"
     assert check(lambda: torch.jit.script(convolutional())).status in ("not_run", "pass")
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "status", "words"),
+    [
+        ("one", "two", "warn", "of the surrogate: behind"),
+        ("two", "one", "warn", "normalises once more"),
+        ("two", "two", "warn", "; of the surrogate: "),
+        ("one", "one", "pass", "behind"),
+        ("one", "untold", "pass", "of the surrogate: what lies before"),
+        ("untold", "two", "warn", "of the surrogate"),
+    ],
+)
+def test_the_surrogate_is_looked_at_too(own, other, status, words):
+    models = {
+        "one": classifier(convolutional()),
+        "two": classifier(Inline(convolutional())),
+        "untold": nn.Sequential(nn.Softmax(3), convolutional()),
+    }
+    with torch.no_grad():
+        found = normalised_twice(models[own].eval(), X, models[other].eval())
+    assert (found.status, words in found.message) == (status, True), found.message
+
+
+def test_an_evaluation_by_transfer_looks_at_the_surrogate():
+    surrogate = classifier(Inline(convolutional())).eval()
+    y = torch.arange(len(X)) % 2
+    model, threat = classifier(convolutional()).eval(), ThreatModel("linf", 0.01)
+    found = judge(model, X, y, threat, ["noise"], kind="noise", surrogate=surrogate).evaluation
+    check = next(check for check in found.checks if check.id == "normalised_twice")
+    assert check.status == "warn"
+    assert "of the surrogate" in check.message

@@ -34,6 +34,12 @@ def under(prefix, state=STATE):
     return {f"{prefix}{key}": value for key, value in state.items()}
 
 
+PARAMETERS = [key for key, _ in NET.named_parameters()]
+AVERAGE = {key: STATE[key] for key in PARAMETERS}
+RAW = {key: torch.zeros_like(value) if key in PARAMETERS else value for key, value in STATE.items()}
+SAID = "is taken, not 'model', but for"
+
+
 def averaged():
     average = torch.optim.swa_utils.AveragedModel(NET)
     average.update_parameters(NET)
@@ -60,6 +66,28 @@ FILES = {  # what is saved, and words of the note
     "torchvision": ({"model": ZEROS, "model_ema": averaged(), "optimizer": {"state": {0: {"step": torch.ones(1)}}}},
                     "under 'model_ema' is taken, not 'model'"),
     "ema in one": ({**under("model.", ZEROS), **under("model_ema.module.")}, "'model_ema.module.' is taken, not 'model.'"),
+    "ema of parameters": ({"model": RAW, "ema": AVERAGE}, SAID),
+    "ema of parameters beside": ({**under("model.", RAW), **under("ema.", AVERAGE)}, "taken, not 'model.', but for"),
+    "ema of parameters and statistics": (
+        {"model": RAW, "ema": {key: v for key, v in STATE.items() if not key.endswith("tracked")}},
+        "'ema' is taken, not 'model'",
+    ),
+    "ema without dots": (
+        {"state_dict": {**under("model.", RAW), "model_ema.decay": torch.ones(1),
+                        **{f"model_ema.{key.replace('.', '')}": value for key, value in AVERAGE.items()}}},
+        "'model_ema.' under 'state_dict', is taken, not 'model.' under 'state_dict', but for",
+    ),
+    "ema without dots of the whole": (
+        {**under("net.", RAW), **{f"ema.net{key.replace('.', '')}": value for key, value in AVERAGE.items()}},
+        "'ema.', is taken, not 'net.'",
+    ),
+    "ema without names": (
+        {"model": RAW, "ema": {"decay": 0.9, "shadow_params": list(AVERAGE.values()), "collected_params": None}},
+        "'ema.shadow_params', is taken",
+    ),
+    "half an ema": ({"model": STATE, "ema": dict(list(AVERAGE.items())[3:])}, "under 'ema' and is not used, since it has no"),
+    "ema of another": ({"model": STATE, "ema": {key: value[:1] for key, value in AVERAGE.items()}}, "its shapes are others"),
+    "some tensors": ({"model": STATE, "ema": {"shadow": [torch.ones(2)]}}, "'ema.shadow' and is not used, since it is not by"),
     "model_state_dict": ({"model_state_dict": STATE, "optimizer_state_dict": {}, "loss": 0.1}, ""),
     "params": ({"params": STATE}, ""),
     "numpy": ({"net": STATE, "acc": np.float32(93.1)}, ""),
@@ -146,6 +174,24 @@ def test_what_does_not_fit_names_the_prefix_in_one_line(content, words, tmp_path
     assert "\n" not in str(caught.value)
 
 
+def test_a_layer_called_as_an_average_is_no_average(tmp_path, monkeypatch):
+    class Pooled(nn.Module):
+        def __init__(self, classes, size):
+            super().__init__()
+            self.norm, self.avg = nn.BatchNorm2d(3), nn.ModuleDict({"norm": nn.BatchNorm2d(3)})
+            self.last = nn.Linear(192, classes)
+
+        def forward(self, x):
+            return self.last(self.avg["norm"](self.norm(x)).flatten(1))
+
+    monkeypatch.setitem(sys.modules, "own_average", ModuleType("own_average"))
+    sys.modules["own_average"].net = Pooled
+    net = Pooled(3, SIZE).eval()
+    loaded = load(net.state_dict(), tmp_path, arch="own_average:net", mean=[0.0])
+    assert torch.equal(loaded.model(X), net(X))
+    assert loaded.notes == []
+
+
 def test_a_pointer_of_git_lfs(tmp_path):
     (tmp_path / "w.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", encoding="utf-8")
     with pytest.raises(InputError, match="git lfs pull"):
@@ -172,7 +218,7 @@ def test_python_loads_what_model_takes(tmp_path, monkeypatch):
     model = robustcls.load("own_models:make", input_size=SIZE, mean=[0.5], std=[0.25], classes=CLASSES)
     assert torch.equal(model(X), NET((X - 0.5) / 0.25))
     for options, words in (
-        ({"input_size": SIZE}, "name it with --arch"),
+        ({"input_size": SIZE}, "name it with arch, such as"),
         ({"arch": ARCH}, "give input_size"),
         ({"arch": ARCH, "input_size": SIZE, "classes": "ab"}, "gives 3 outputs, 2 classes were named"),
     ):
@@ -180,7 +226,133 @@ def test_python_loads_what_model_takes(tmp_path, monkeypatch):
             robustcls.load(tmp_path / "w.pt", **options)
 
 
-# --init with a head
+@pytest.fixture
+def own_models(monkeypatch):
+    module = ModuleType("own_models")
+    monkeypatch.setitem(sys.modules, "own_models", module)
+    return module
+
+
+def test_python_hears_every_note(tmp_path):
+    torch.save({"state_dict": ZEROS, "state_dict_ema": STATE}, tmp_path / "w.pt")
+    with pytest.warns(UserWarning, match="w.pt") as caught:
+        robustcls.load(tmp_path / "w.pt", arch=ARCH, input_size=SIZE)
+    said = " ".join(str(one.message) for one in caught)
+    assert "'state_dict_ema' is taken, not 'state_dict'" in said
+    assert "assumed to take [0, 1] pixels; give mean and std" in said
+    assert caught[0].filename == __file__
+    save_checkpoint(tmp_path / "c.pt", build(ARCH, classes=CLASSES, input_size=SIZE), {})
+    with pytest.warns(UserWarning, match="knows its own: mean, std not used"):
+        robustcls.load(tmp_path / "c.pt", mean=0.4, std=0.2)
+
+
+def test_python_says_nothing_where_nothing_was_assumed(tmp_path, own_models, recwarn):
+    save_checkpoint(tmp_path / "c.pt", build(ARCH, classes=CLASSES, input_size=SIZE), {})
+    assert robustcls.load(tmp_path / "c.pt", classes=CLASSES, input_size=SIZE).classes == CLASSES
+    own_models.net = NET
+    assert robustcls.load("own_models:net", classes=["x", "y", "z"]).classes == ("x", "y", "z")
+    assert robustcls.load("own_models:net", classes=CLASSES, input_size=SIZE).classes == CLASSES
+    assert not hasattr(NET, "classes")
+    assert not recwarn
+
+
+def test_python_refuses_what_contradicts_the_model(tmp_path, own_models):
+    save_checkpoint(tmp_path / "c.pt", build(ARCH, classes=CLASSES, input_size=SIZE), {})
+    own_models.net = NET
+    for spec, options, words in (
+        (tmp_path / "c.pt", {"classes": "bac"}, "has 'a' where classes say 'b': leave classes out"),
+        (tmp_path / "c.pt", {"classes": "ab"}, "has 'c' where classes say 'none'"),
+        (
+            tmp_path / "c.pt",
+            {"input_size": (3, 32, 32)},
+            r"takes images of \(3, 8, 8\), not of input_size=\(3, 32, 32\)",
+        ),
+        ("own_models:net", {"classes": "ab"}, "3 outputs, not 2: if that is wrong, give input_size"),
+        ("own_models:net", {"classes": "ab", "input_size": SIZE}, "3 outputs, 2 classes were named"),
+        ("own_models:net", {"mean": "x"}, "mean='x' is not a list of numbers"),
+        ("own_models:net", {"mean": 104, "std": 54, "input_size": SIZE}, "in grey levels"),
+    ):
+        with pytest.raises(InputError, match=words):
+            robustcls.load(spec, **options)
+
+
+def test_python_takes_one_number_for_all_channels(tmp_path):
+    torch.save(STATE, tmp_path / "w.pt")
+    for mean, std in (
+        (0.5, 0.25),
+        (torch.tensor(0.5), np.float32(0.25)),
+        (np.full(3, 0.5), torch.full((3, 1, 1), 0.25)),
+    ):
+        model = robustcls.load(tmp_path / "w.pt", arch=ARCH, input_size=SIZE, mean=mean, std=std)
+        assert torch.equal(model(X), NET((X - 0.5) / 0.25))
+
+
+def make(classes, size):
+    return build(ARCH, classes=range(classes), input_size=size).net
+
+
+def test_python_takes_the_function_or_the_network_itself_for_the_architecture(tmp_path, own_models):
+    torch.save({"model": STATE}, tmp_path / "w.pt")
+    own_models.net = make
+    for arch in (make, make(3, SIZE), "own_models:net"):
+        model = robustcls.load(tmp_path / "w.pt", arch=arch, input_size=SIZE, mean=0.0)
+        assert torch.equal(model(X), NET(X))
+    torch.save({"model": net_of("abcdefg").state_dict()}, tmp_path / "seven.pt")
+    assert robustcls.load(tmp_path / "seven.pt", arch=make, input_size=SIZE, mean=0.0)(X).shape == (2, 7)
+    ours = build("own_models:net", classes=CLASSES, input_size=SIZE)
+    save_checkpoint(tmp_path / "c.pt", ours, {})
+    for arch in (make, make(3, SIZE)):
+        model = robustcls.load(tmp_path / "c.pt", arch=arch)
+        assert torch.equal(model(X), ours.eval()(X))
+        assert model.arch == "own_models:net"
+    with pytest.raises(InputError, match="say so with arch 'own_models:net'"):
+        robustcls.load(tmp_path / "c.pt")
+
+
+def takes_one(num_classes):
+    return None
+
+
+def raises(num_classes, input_size):
+    raise ValueError("no such width")
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (takes_one, r"failed: TypeError: takes_one\(\) takes 1 positional argument"),
+        (raises, "failed: ValueError: no such width"),
+        (lambda num_classes, input_size: None, "gave NoneType"),
+        (lambda num_classes, input_size: "vgg", "gave str"),
+    ],
+)
+def test_an_architecture_of_ones_own_that_fails_names_itself_and_its_signature(function, words, own_models, tmp_path):
+    own_models.make = function
+    with pytest.raises(InputError, match=f"--arch own_models:make {words}") as caught:
+        build("own_models:make", classes=CLASSES, input_size=SIZE)
+    assert "(num_classes, input_size)" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    torch.save(STATE, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=f"arch .*{words}"):
+        robustcls.load(tmp_path / "w.pt", arch=function, input_size=SIZE)
+
+
+# --init
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FILES if kind.startswith("ema ") and kind != "ema of another"])
+def test_training_begins_from_the_average_too(kind, tmp_path):
+    torch.save(FILES[kind][0], tmp_path / "w.pt")
+    model = build(ARCH, classes=CLASSES, input_size=SIZE).eval()
+    assert "average of the weights" in initialise(model, str(tmp_path / "w.pt"))
+    assert torch.equal(model(X), NET(X))
+
+
+def test_an_average_with_a_head_of_other_classes_is_taken_for_the_backbone(tmp_path):
+    torch.save({"model": RAW, "ema": AVERAGE}, tmp_path / "w.pt")
+    model = build(ARCH, classes="abcde", input_size=SIZE)
+    assert SAID in initialise(model, str(tmp_path / "w.pt"))
+    assert torch.equal(model.net.state_dict()[PARAMETERS[0]], STATE[PARAMETERS[0]])
 
 
 def head(model):
