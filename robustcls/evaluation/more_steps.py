@@ -33,6 +33,7 @@ def check_more_steps(engine: Engine, outcome: Outcome, threat: ThreatModel, atta
     """Whether many more gradient steps break the survivors nearest to the boundary: then the attacks had not converged.
 
     attacks: the cascade's specs, in its order. Where one of them took as many steps already, there is nothing to learn.
+    Without targeted Auto-PGD among them it warns and never fails.
     """
     if reason := why_not_compared(engine, outcome, threat, attacks):
         return not_run(NAME, reason)
@@ -57,7 +58,12 @@ def check_more_steps(engine: Engine, outcome: Outcome, threat: ThreatModel, atta
         except AttackError as failure:
             return not_run(NAME, f"{spec} broke off: {failure}")
     mend = f"the attacks have not converged: {STANDARD}"
-    return check_nearest(
+    check = check_nearest(
         NAME, int(won.sum()), len(met), len(engine.y), ", ".join(PROBE), mend,
         f"robust accuracy is overstated, for {mend}",
     )  # fmt: skip
+    # Attacks that the user named, such as FGSM alone, are weaker by their nature: the figure bears their names, and this
+    # says how much. A cascade with targeted Auto-PGD is believed to have found what there is.
+    if check.status == "fail" and not any(plugins.parse("attack", spec).name == "apgd_t" for spec in attacks):
+        check.status = "warn"
+    return check
