@@ -86,6 +86,10 @@ def test_names_are_redacted_from_every_file(cli, photos, tmp_path):
     assert Evaluation.load("evaluation.json").data.skipped == ["cat/secret99.png"]
     assert "cat/secret00.png" in (photos.parent / "report.html").read_text(encoding="utf-8")
     again = cli("report", "evaluation.json", "--redact-names", "--out", "r.html", "--model-card")
+    left = "the names of image files are left out of the page alone: evaluation.json still holds them"
+    assert left in " ".join(again.err.split())
+    both = cli("report", "evaluation.json", "--redact-names", "--redact-images", "--out", "both.html")
+    assert left in " ".join(both.err.split())
     assert again.status == 0, again.err
     assert "secret" not in (photos.parent / "r.html").read_text(encoding="utf-8")
     assert "secret" not in (photos.parent / "MODEL_CARD.md").read_text(encoding="utf-8")
