@@ -1,6 +1,7 @@
 """Each check that attacks: it names what it is made for, and finds nothing in honest models."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -358,7 +359,7 @@ def test_what_breaks_a_check_is_its_message():
         def body(*_):
             raise kind("two\nlines")
 
-        return attack_checks._named("some_check")(body)(None, None, LINF, ())
+        return attack_checks._named("some_check")(body)(SimpleNamespace(over=lambda: ""), None, LINF, ())
 
     found = broken(ZeroDivisionError)
     assert (found.id, found.status) == ("some_check", "not_run")

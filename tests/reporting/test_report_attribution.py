@@ -141,7 +141,7 @@ def test_badged_method_shows_its_note():
 def test_checks_that_are_missing_are_not_run_with_a_reason():
     rows = table_rows(show(sample_evaluation()), "sanity", "Checks of the maps of vgg16-pgd by gradcam")
     found = {row[1]: row for row in rows}
-    assert len(found) == 6
+    assert len(found) == 7
     for name in ("random_logit", "deletion"):
         assert found[name][0] == "○ not run"
         assert found[name][2] == "not measured"
