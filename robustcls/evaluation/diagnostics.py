@@ -155,31 +155,33 @@ def _black_box_wins(won: Tensor, names: Sequence[str]) -> Check:
 
 def check_count(name: str, count: int, total: int, what: str, if_warned: str, if_failed: str) -> Check:
     """Judges `count` of `total` samples, which should be none, by WARN and FAIL; the share is what was measured."""
-    warn, fail = (max(least / total, share) for least, share in (WARN, FAIL))
-    share = count / total
+    bounds = [max(least / total, share) for least, share in (WARN, FAIL)]
+    return _judge_share(name, count / total, bounds, what, if_warned, if_failed)
+
+
+def check_nearest(
+    name: str, count: int, met: int, n: int, attack: str, if_warned: str, if_failed: str, *, may_fail: bool = True
+) -> Check:
+    """Judges what an attack took of the nearest survivors, which should be nothing, by WARN_LOST and FAIL_LOST.
+
+    count of met samples, of n in all. The share of those met is what was measured. may_fail: else it warns at most.
+    """
+    bounds = [min(max(least, share * n) / met, most) for least, share, most in (WARN_LOST, FAIL_LOST)]
+    what = (
+        f"{attack} broke {count} of the nearest {met} samples that the attacks left: robust accuracy falls by "
+        f"{100 * count / n:.1f} points at least"
+    )
+    return _judge_share(name, count / met, bounds if may_fail else [bounds[0], math.inf], what, if_warned, if_failed)
+
+
+def _judge_share(name: str, share: float, bounds: Sequence[float], what: str, if_warned: str, if_failed: str) -> Check:
+    """bounds: beyond the first it warns, beyond the second it fails."""
+    warn, fail = bounds
     if share <= warn:
         return Check(name, "pass", share, warn, what)
     if share <= fail:
         return Check(name, "warn", share, warn, f"{what}; {if_warned}")
     return Check(name, "fail", share, fail, f"{what}; {if_failed}")
-
-
-def check_nearest(name: str, count: int, met: int, n: int, attack: str, if_warned: str, if_failed: str) -> Check:
-    """Judges what an attack took of the nearest survivors, which should be nothing, by WARN_LOST and FAIL_LOST.
-
-    count of met samples, of n in all. The share of those met is what was measured.
-    """
-    warn, fail = (min(max(least, share * n) / met, most) for least, share, most in (WARN_LOST, FAIL_LOST))
-    what = (
-        f"{attack} broke {count} of the nearest {met} samples that the attacks left: robust accuracy falls by "
-        f"{100 * count / n:.1f} points at least"
-    )
-    measured = count / met
-    if measured <= warn:
-        return Check(name, "pass", measured, warn, what)
-    if measured <= fail:
-        return Check(name, "warn", measured, warn, f"{what}; {if_warned}")
-    return Check(name, "fail", measured, fail, f"{what}; {if_failed}")
 
 
 def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor, answered: Tensor, parts: Parts) -> Check:

@@ -30,6 +30,10 @@ TRAIN = ("train", "--data", "digits(size=8)", "--arch", "vgg16(width=0.05)", "--
 TRAIN += ("--limit-train", 64, "--batch-size", 32, "--val-n", 16, "--epochs", 1, "--eps", 0.1, "--device", "cpu")
 
 
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
 @contextmanager
 def another_run(place, kind="file"):
     """A process that writes there, and its number."""
@@ -339,7 +343,7 @@ def test_redaction_covers_every_file(cli, checkpoint, tmp_path, monkeypatch):
     quiet = cli("report", "evaluation.json", "--redact-images", "--out", "again.html")
     assert (quiet.status, quiet.err) == (0, "")
 
-    monkeypatch.setattr(complete, "measure_corruptions", lambda *_, **__: exec("raise KeyboardInterrupt"))
+    monkeypatch.setattr(complete, "measure_corruptions", interrupt)
     assert cli(*command, "--redact-images", "--corruptions-n", 5).status == 130
     assert "evaluation-unfinished.json" in files(here)
     assert pixels_in(here) == []
