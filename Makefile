@@ -1,4 +1,4 @@
-# make demo: train, attack, explain and report on the embedded digits. make test: the tests. make check: ruff and mypy.
+# make demo: train, attack, explain and report on the embedded digits. make test: the tests. make check: ruff, mypy, import-linter.
 # make tables: those of experiments/README.md, printed anew from reports/.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -24,6 +24,7 @@ check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache > /dev/null || $(BIN)/lint-imports --no-cache
 
 tables: .venv/installed
 	$(BIN)/python experiments/readme.py

@@ -20,7 +20,7 @@ from robustcls.attacks.pgd import pgd
 from robustcls.cli.console import markdown
 from robustcls.core.gradients import input_gradient
 from robustcls.data.splits import choose, load_split
-from robustcls.runtime.search import SearchTwin
+from robustcls.runtime.fused import SearchTwin
 
 N, BATCH, RADII = 500, 100, ("1/255", "8/255")
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from robustcls.cli.console import markdown
-from robustcls.core.records import Likeness, Measures, MethodMeasures
+from robustcls.results.records import Likeness, Measures, MethodMeasures
 
 ROOT = Path(__file__).resolve().parents[1]
 ATTACKS = {"pgd": "PGD-20", "interpretation": "interpretation"}

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from robustcls.attacks import attack as attack
     from robustcls.attribution import explain as explain
-    from robustcls.core.records import Evaluation as Evaluation
     from robustcls.core.threat import ThreatModel as ThreatModel
     from robustcls.evaluation import evaluate as evaluate
     from robustcls.evaluation.explanations import explain_metrics as explain_metrics
     from robustcls.models import load as load
     from robustcls.reporting import report as report
+    from robustcls.results.records import Evaluation as Evaluation
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Evaluation": "robustcls.core.records",
+    "Evaluation": "robustcls.results.records",
     "InputError": "robustcls.core.errors",
     "ThreatModel": "robustcls.core.threat",
     "attack": "robustcls.attacks",

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 import robustcls
 from robustcls.cli.console import markdown
 from robustcls.core.classifier import Classifier
-from robustcls.core.statistics import wilson
 from robustcls.data.splits import load_split
+from robustcls.results.statistics import wilson
 
 METHODS = ("saliency", "integrated_gradients", "gradcam")
 THREAT, ATTACK = robustcls.ThreatModel("linf", "4/255"), "pgd(steps=20)"

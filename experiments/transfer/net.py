@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from robustcls.models.vgg import vgg16
+from robustcls.models.architectures.vgg import vgg16
 
 SIDE = 32
 

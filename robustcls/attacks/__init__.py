@@ -29,7 +29,7 @@ def attack(
     """
     import torch
 
-    from robustcls.attacks.pool import others_of
+    from robustcls.attacks._pool import others_of
     from robustcls.core import plugins
     from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
     from robustcls.core.draws import SampleGenerator
@@ -37,8 +37,8 @@ def attack(
     from robustcls.core.progress import follow
     from robustcls.core.traits import takes, traits_of
     from robustcls.runtime.device import resolve_batch_size
+    from robustcls.runtime.fused import Counted
     from robustcls.runtime.predict import told
-    from robustcls.runtime.search import Counted
 
     check_images(images, labels, input_size_of(model))
     function = plugins.load("attack", spec)

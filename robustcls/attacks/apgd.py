@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor, nn
 
-from robustcls.attacks.apgd_l1 import ascend_l1
-from robustcls.attacks.survivors import Attempts, is_fooled, keep, likeliest_others, per_sample
+from robustcls.attacks._apgd_l1 import ascend_l1
+from robustcls.attacks._survivors import Attempts, is_fooled, keep, likeliest_others, per_sample
 from robustcls.core.draws import take
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import logits_and_gradient

@@ -3,11 +3,11 @@
 import torch
 from torch import Generator, Tensor, nn
 
-from robustcls.attacks.survivors import CLEARLY, is_fooled, keep, likeliest_others, per_sample
+from robustcls.attacks._hyperplane import to_hyperplane
+from robustcls.attacks._survivors import CLEARLY, is_fooled, keep, likeliest_others, per_sample
 from robustcls.core.draws import take
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import logits_and_gradient
-from robustcls.core.hyperplane import to_hyperplane
 from robustcls.core.losses import rival_scale
 from robustcls.core.threat import ThreatModel
 

@@ -20,7 +20,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from robustcls.attacks.survivors import CLEARLY, is_fooled, per_sample
+from robustcls.attacks._survivors import CLEARLY, is_fooled, per_sample
 from robustcls.core.draws import Draws, SampleGenerator, take
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import finite, frozen

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from robustcls.attacks.survivors import CLEARLY
+from robustcls.attacks._survivors import CLEARLY
 from robustcls.core.draws import take
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import finite, logits_and_gradient

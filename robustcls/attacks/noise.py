@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, Tensor, nn
 
-from robustcls.attacks.survivors import is_fooled, keep
+from robustcls.attacks._survivors import is_fooled, keep
 from robustcls.core.draws import Draws, take
 from robustcls.core.errors import InputError
 from robustcls.core.losses import margin

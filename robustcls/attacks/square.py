@@ -10,7 +10,7 @@ from functools import cache, partial
 import torch
 from torch import Generator, Tensor, nn
 
-from robustcls.attacks.survivors import is_fooled, keep, per_sample
+from robustcls.attacks._survivors import is_fooled, keep, per_sample
 from robustcls.core.draws import Draws, take
 from robustcls.core.errors import InputError
 from robustcls.core.losses import margin

@@ -16,8 +16,8 @@ from inspect import signature
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution.batches import images_per_chunk, seeded
-from robustcls.attribution.preparation import input_kept
+from robustcls.attribution._batches import images_per_chunk, seeded
+from robustcls.attribution._preparation import input_kept
 from robustcls.core.classifier import check_images, check_logits, device_of, dtype_of, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import finite, frozen

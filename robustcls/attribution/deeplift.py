@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution.baselines import baseline_of
-from robustcls.attribution.batches import singly
-from robustcls.attribution.preparation import prepared, rescale_rules
+from robustcls.attribution._baselines import baseline_of
+from robustcls.attribution._batches import singly
+from robustcls.attribution._preparation import prepared, rescale_rules
 
 
 def deeplift(

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution.baselines import baselines_of
-from robustcls.attribution.batches import images_per_pass, singly
-from robustcls.attribution.preparation import prepared, rescale_rules
+from robustcls.attribution._baselines import baselines_of
+from robustcls.attribution._batches import images_per_pass, singly
+from robustcls.attribution._preparation import prepared, rescale_rules
 
 
 def deeplift_shap(model: nn.Module, x: Tensor, target: Tensor, *, background: Tensor | None = None) -> Tensor:

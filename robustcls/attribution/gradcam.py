@@ -5,7 +5,7 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution.layout import LAYOUTS, Grid, Watched, clear_grid_of, grid_of, watch
+from robustcls.attribution._layout import LAYOUTS, Grid, Watched, clear_grid_of, grid_of, watch
 from robustcls.core.errors import InputError
 
 MIN_GRID = 4

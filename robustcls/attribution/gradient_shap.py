@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution.baselines import baselines_of
-from robustcls.attribution.batches import shares, singly
+from robustcls.attribution._baselines import baselines_of
+from robustcls.attribution._batches import shares, singly
 from robustcls.core.errors import InputError
 
 

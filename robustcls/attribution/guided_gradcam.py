@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
+from robustcls.attribution._preparation import prepared
 from robustcls.attribution.gradcam import gradcam
 from robustcls.attribution.gradcam import note as describe_layer
-from robustcls.attribution.preparation import prepared
 
 
 def guided_gradcam(

@@ -5,8 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution.baselines import baseline_of
-from robustcls.attribution.batches import images_per_pass
+from robustcls.attribution._baselines import baseline_of
+from robustcls.attribution._batches import images_per_pass
 from robustcls.core.errors import InputError
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from robustcls.attribution.superpixels import by_superpixels
+from robustcls.attribution._superpixels import by_superpixels
 
 
 def lime(

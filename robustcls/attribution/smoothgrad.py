@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution.batches import images_per_pass, singly
+from robustcls.attribution._batches import images_per_pass, singly
 from robustcls.core.errors import InputError
 
 

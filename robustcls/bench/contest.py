@@ -24,9 +24,9 @@ from robustcls.data.images import Images
 from robustcls.data.splits import choose, load_split, load_training_data
 from robustcls.models.checkpoint import build, save_checkpoint
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_device, resolve_precision
+from robustcls.training.checkpoint import meta
 from robustcls.training.loop import train
 from robustcls.training.run import Run
-from robustcls.training.saved import meta
 
 TRAINING_ROUNDS, TRAINING_IMAGES = 3, 4096
 Say = Callable[[str], None]

@@ -9,7 +9,7 @@ import torch
 
 from robustcls.bench import attacking, training, workloads
 from robustcls.bench.subject import load_subject
-from robustcls.core.files import replacing
+from robustcls.core.files import atomic_write
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data.images import Images
 from robustcls.evaluation.judge import describe_model
@@ -41,7 +41,7 @@ def attack(images: Images, task: dict[str, Any]) -> dict[str, Any]:
     x, y = images.to(task["device"]).batch()
     threat = ThreatModel(task["norm"], parse_eps(task["eps"]))
     answer = attacking.run_contestant(model, x, y, threat, task)
-    with replacing(task["answer"], "TMPDIR") as part:
+    with atomic_write(task["answer"], "TMPDIR") as part:
         torch.save({"x_adv": answer.x_adv.detach().cpu(), "stands": answer.stands.cpu()}, part)
     result = {
         "seconds": answer.seconds,

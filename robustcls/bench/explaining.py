@@ -14,15 +14,15 @@ from captum._utils.models.linear_model import SkLearnRidge
 from torch import Tensor, nn
 
 from robustcls.attribution import explain
-from robustcls.attribution.baselines import baseline_of
+from robustcls.attribution._baselines import baseline_of
+from robustcls.attribution._preparation import prepared, rescale_rules
+from robustcls.attribution._superpixels import segmented
 from robustcls.attribution.gradcam import layer_and_grid
-from robustcls.attribution.preparation import prepared, rescale_rules
-from robustcls.attribution.superpixels import segmented
 from robustcls.bench.subject import load_subject
 from robustcls.bench.turns import TurnError, hand_over, take_turn
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
-from robustcls.core.files import replacing
+from robustcls.core.files import atomic_write
 from robustcls.core.gradients import frozen
 from robustcls.data.images import Images
 from robustcls.runtime.device import wait_for
@@ -109,7 +109,7 @@ def take_explain_turn(images: Images, task: dict[str, Any]) -> dict[str, Any]:
         count = max(FIRST, min(len(x), int(SECONDS * FIRST / seconds)))
         seconds, _ = _timed(make, model, method, x[:count], y[:count], task["seed"], device)
         rates[method] = {"images": count, "seconds": seconds}
-    with replacing(task["answer"], "TMPDIR") as part:
+    with atomic_write(task["answer"], "TMPDIR") as part:
         torch.save(first, part)
     return {"rates": rates, "peak_memory_mb": peak_memory_mb(), "threads": torch.get_num_threads()}
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from robustcls.core.files import replacing
+from robustcls.core.files import atomic_write
 from robustcls.data.images import Images
 
 
 def hand_over(images: Images, file: Path) -> str:
     """Writes the images that a task names, for the processes of its contestants; gives the file's path."""
     content = {"pixels": images.pixels, "labels": images.labels, "classes": list(images.classes)}
-    with replacing(file, "TMPDIR") as part:
+    with atomic_write(file, "TMPDIR") as part:
         torch.save(content, part)
     return str(file)
 

@@ -7,7 +7,10 @@ import click
 from robustcls.cli.console import note, percent, progress, table, wrap
 from robustcls.cli.options import MODEL_HELP, build, config_option, options
 from robustcls.cli.places import check_not_lost, keep_earlier, name_of, overwrite_option
-from robustcls.core.balance import (
+from robustcls.core.errors import InputError
+from robustcls.core.files import check_writable, is_stdout, is_stream
+from robustcls.evaluation.config import AttackConfig
+from robustcls.results.balance import (
     measures_by_class,
     needs_balance,
     say_absent,
@@ -15,10 +18,7 @@ from robustcls.core.balance import (
     say_others,
     what_is_estimated,
 )
-from robustcls.core.errors import InputError
-from robustcls.core.files import check_writable, is_stdout, is_stream
-from robustcls.core.records import Evaluation
-from robustcls.evaluation.config import AttackConfig
+from robustcls.results.records import Evaluation
 
 INCONCLUSIVE = 3  # an attack failed on an error of its own, so the number is not what was asked for
 

@@ -14,7 +14,7 @@ from robustcls.cli.console import note, table
 from robustcls.cli.options import build, config_option, options
 from robustcls.core.claims import claim
 from robustcls.core.errors import InputError
-from robustcls.core.files import check_writable, is_stdout, is_stream, replacing
+from robustcls.core.files import atomic_write, check_writable, is_stdout, is_stream
 
 
 @click.command("bench")
@@ -73,7 +73,7 @@ def measure(config: BenchConfig) -> dict[str, Any]:
 
     def save(result: dict[str, Any]) -> None:
         if config.out:
-            with replacing(config.out) as part:
+            with atomic_write(config.out) as part:
                 part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
     so_far = save if config.out and not is_stream(config.out) else lambda result: None

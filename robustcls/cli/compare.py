@@ -4,10 +4,10 @@ import click
 
 from robustcls.cli.console import markdown as as_markdown
 from robustcls.cli.console import table, wrap
-from robustcls.core.balance import measures_by_class, needs_balance, say_absent, say_others, what_is_estimated
-from robustcls.core.comparison import find_mismatch, pair
 from robustcls.core.errors import InputError
-from robustcls.core.records import Evaluation
+from robustcls.results.balance import measures_by_class, needs_balance, say_absent, say_others, what_is_estimated
+from robustcls.results.comparison import find_mismatch, pair
+from robustcls.results.records import Evaluation
 
 
 @click.command("compare")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from robustcls.core.progress import Bar
-from robustcls.core.records import Accuracy
+from robustcls.results.records import Accuracy
 
 COLUMNS = 80
 

@@ -12,8 +12,8 @@ from robustcls.core import plugins
 from robustcls.core.claims import claim
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable
-from robustcls.core.records import Measures
 from robustcls.evaluation.config import METHODS, ExplainConfig
+from robustcls.results.records import Measures
 
 
 @click.command("explain")

@@ -7,10 +7,10 @@ import click
 
 from robustcls.cli.console import mark, wrap
 from robustcls.core.errors import InputError
-from robustcls.core.files import check_writable, replacing
-from robustcls.core.policy import Criterion, Policy, Verdict, judge
-from robustcls.core.records import Evaluation
-from robustcls.core.thresholds import FAIL, INCONCLUSIVE, PASS, THRESHOLDS, UNJUDGED
+from robustcls.core.files import atomic_write, check_writable
+from robustcls.results.policy import Criterion, Policy, Verdict, judge
+from robustcls.results.records import Evaluation
+from robustcls.results.thresholds import FAIL, INCONCLUSIVE, PASS, THRESHOLDS, UNJUDGED
 
 STATUS = {FAIL: 1, INCONCLUSIVE: 3}
 
@@ -45,7 +45,7 @@ def command(
     shown = [one for one in verdict.criteria if one.name in THRESHOLDS or one.status != PASS]
     click.echo("\n".join([verdict.status, *map(_line, shown)]))
     if junit:
-        with replacing(junit, "--junit") as part:
+        with atomic_write(junit, "--junit") as part:
             part.write_text(junit_xml(Path(file).name, verdict), encoding="utf-8", errors="backslashreplace")
     return STATUS.get(verdict.status, 0)
 

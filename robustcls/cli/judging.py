@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from robustcls.cli.subject import Subject, command_line, fit, renumber
-from robustcls.core.balance import find_positive, two_labels
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size, parse_numbers
-from robustcls.core.records import Model
 from robustcls.evaluation.attack_checks import AttackCheck
 from robustcls.evaluation.cascade import Progress
 from robustcls.evaluation.config import AttackConfig
@@ -18,6 +16,8 @@ from robustcls.evaluation.engine import Over, check_attacks, never
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.judge import Judged, judge, suite_attacks
 from robustcls.models.loading import build_model, read_model
+from robustcls.results.balance import find_positive, two_labels
+from robustcls.results.records import Model
 from robustcls.runtime.world import World
 
 

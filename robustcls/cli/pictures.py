@@ -14,23 +14,23 @@ from torch import Tensor
 from robustcls.attacks import attack
 from robustcls.attribution import collapse, explain_counted, not_finite
 from robustcls.attribution import note as describe
-from robustcls.attribution.figure import Row, draw
+from robustcls.attribution._figure import Row, draw
 from robustcls.cli.console import note
 from robustcls.cli.subject import Subject, command_line
 from robustcls.core.classifier import device_of
-from robustcls.core.files import replacing
+from robustcls.core.files import atomic_write
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.options import parse_batch_size
 from robustcls.core.provenance import commit, versions
-from robustcls.core.records import Measures, Provenance, Threat
 from robustcls.core.seeds import mix
 from robustcls.evaluation.config import ExplainConfig
 from robustcls.evaluation.explanations import MARK, comparable, gaps_of, make_maps, measure_all
 from robustcls.evaluation.spacing import spaced
+from robustcls.results.records import Measures, Provenance, Threat
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_device
+from robustcls.runtime.fused import Counted
 from robustcls.runtime.predict import predict
-from robustcls.runtime.search import Counted
 
 
 def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str], folder: Path) -> Iterator[Path]:
@@ -63,7 +63,7 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
     index, files = subject.images.index.numpy(), subject.images.files
     stale = [folder / "measures.json", *folder.glob("sample-[0-9][0-9][0-9][0-9][0-9]*.png")]
     stale = stale if (folder / "maps.npz").exists() else []  # of an earlier run into this folder
-    with replacing(folder / "maps.npz") as part, open(part, "wb") as file:
+    with atomic_write(folder / "maps.npz") as part, open(part, "wb") as file:
         arrays: dict[str, Any] = {"drawn": drawn.numpy()}
         if files is not None:
             arrays["files"] = np.array(files, dtype=np.str_)

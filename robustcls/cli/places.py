@@ -14,8 +14,8 @@ import click
 from robustcls.cli.console import note
 from robustcls.core.errors import InputError
 from robustcls.core.files import is_stream
-from robustcls.core.records import Evaluation
 from robustcls.reporting.scrub import scrub_text, without_arrays, without_file_names
+from robustcls.results.records import Evaluation
 
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace files of another model, or of somebody else, at the default place too."

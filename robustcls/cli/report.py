@@ -13,16 +13,16 @@ from robustcls.cli.console import note, progress
 from robustcls.cli.options import MODEL_HELP, config_option, options
 from robustcls.cli.places import check_not_lost, keep_earlier, name_of, overwrite_option
 from robustcls.core import plugins
-from robustcls.core.balance import two_classes_of
 from robustcls.core.claims import claim
 from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stdout, is_stream
-from robustcls.core.policy import Policy
-from robustcls.core.records import Evaluation
 from robustcls.evaluation.config import METHODS, ReportConfig, check_license
 from robustcls.evaluation.profiles import layered
 from robustcls.reporting.scrub import without_arrays, without_file_names
+from robustcls.results.balance import two_classes_of
+from robustcls.results.policy import Policy
+from robustcls.results.records import Evaluation
 
 STATED = ("intended_use", "license", "positive")  # what is stated of a model, whether measured or only rendered
 RENDERING = {"quiet", "redact_names", *STATED}  # options that also hold where evaluations are only rendered

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from robustcls.core import plugins, records
-from robustcls.core.balance import SHARES, WHOLE
+from robustcls.core import plugins
 from robustcls.core.class_files import read_listing
 from robustcls.core.class_map import match_classes
 from robustcls.core.classifier import check_images, input_size_of, sees
@@ -23,9 +22,11 @@ from robustcls.data.splits import SAMPLING_RULE, check_named_by_file, decoded_al
 from robustcls.evaluation.config import SubjectOptions
 from robustcls.evaluation.judge import describe_model
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, read_model
+from robustcls.results import records
+from robustcls.results.balance import SHARES, WHOLE
 from robustcls.runtime.device import resolve_device, resolve_precision
 from robustcls.runtime.predict import LOOKED_AT
-from robustcls.training.record import read_training
+from robustcls.training.history import read_training
 
 
 @dataclass

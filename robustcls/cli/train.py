@@ -49,7 +49,7 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
     """
     from robustcls.runtime.device import keep_freed_memory
     from robustcls.runtime.world import join_world
-    from robustcls.training.saved import check_new, new_folder, read_last
+    from robustcls.training.checkpoint import check_new, new_folder, read_last
 
     began = time.perf_counter()
     keep_freed_memory()
@@ -96,11 +96,11 @@ def work(
     """
     from robustcls.data.splits import load_training_data
     from robustcls.runtime.device import search_for_fastest_convolutions
+    from robustcls.training.checkpoint import begin_folder, restore_state
     from robustcls.training.epoch import rehearse
     from robustcls.training.estimate import fit_epochs
     from robustcls.training.loop import Interrupted, train
     from robustcls.training.run import Run
-    from robustcls.training.saved import begin_folder, restore_state
 
     config.quiet = config.quiet or not world.first
     training, validation = load_training_data(
@@ -159,8 +159,8 @@ def adapt_to(config: TrainConfig, given: Container[str], training, world) -> str
 
 def conclude(run) -> None:
     """Says what came of a run that is finished."""
-    from robustcls.core.learning import at_chance, few_updates, first_rise
-    from robustcls.core.overfitting import robust_overfitting
+    from robustcls.results.learning import at_chance, few_updates, first_rise
+    from robustcls.results.overfitting import robust_overfitting
 
     best = next(row for row in reversed(run.history) if row.epoch == run.best_epoch)
     adversarial = run.config.is_adversarial

@@ -22,7 +22,7 @@ TORCH_WRITER = ("inline_container", "PytorchStreamWriter")  # in the RuntimeErro
 
 
 @contextmanager
-def replacing(path: str | Path, flag: str = "--out") -> Iterator[Path]:
+def atomic_write(path: str | Path, flag: str = "--out") -> Iterator[Path]:
     """Yields a temporary path; at the end its content takes the place of `path`'s, or is removed after an error.
 
     flag: the option that named it. Raises InputError where the file cannot be written, as on a full disk.

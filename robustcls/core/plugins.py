@@ -23,10 +23,10 @@ from robustcls.core.errors import InputError, unknown
 KINDS = {
     "attack": "robustcls/attacks",
     "augment": "robustcls/data/augmentations",
-    "data": "robustcls/data",
+    "data": "robustcls/data/sets",
     "attribution": "robustcls/attribution",
     "corruption": "robustcls/corruptions",
-    "model": "robustcls/models",
+    "model": "robustcls/models/architectures",
     "objective": "robustcls/objectives",
     "schedule": "robustcls/training/schedule.py",
     "section": "robustcls/reporting/sections",

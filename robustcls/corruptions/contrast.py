@@ -2,7 +2,7 @@
 
 from torch import Generator, Tensor
 
-from robustcls.corruptions.severity import strength
+from robustcls.corruptions._severity import strength
 
 
 def contrast(x: Tensor, severity: int, *, generator: Generator) -> Tensor:

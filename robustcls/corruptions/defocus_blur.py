@@ -4,7 +4,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from robustcls.corruptions.severity import strength
+from robustcls.corruptions._severity import strength
 
 
 def defocus_blur(x: Tensor, severity: int, *, generator: Generator) -> Tensor:

@@ -5,7 +5,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from robustcls.corruptions.severity import is_large, strength
+from robustcls.corruptions._severity import is_large, strength
 
 
 def elastic_transform(x: Tensor, severity: int, *, generator: Generator) -> Tensor:

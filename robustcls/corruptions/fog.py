@@ -2,8 +2,8 @@
 
 from torch import Generator, Tensor
 
-from robustcls.corruptions.fractal import plasma
-from robustcls.corruptions.severity import strength
+from robustcls.corruptions._fractal import plasma
+from robustcls.corruptions._severity import strength
 
 
 def fog(x: Tensor, severity: int, *, generator: Generator) -> Tensor:

@@ -3,8 +3,8 @@
 import torch
 from torch import Generator, Tensor
 
-from robustcls.corruptions.fractal import plasma
-from robustcls.corruptions.severity import strength
+from robustcls.corruptions._fractal import plasma
+from robustcls.corruptions._severity import strength
 
 TINT = (0.85, 0.95, 1.0)  # of ice, in red, green and blue
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, Tensor
 
-from robustcls.corruptions.severity import strength
+from robustcls.corruptions._severity import strength
 
 
 def gaussian_noise(x: Tensor, severity: int, *, generator: Generator) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Generator, Tensor
 
-from robustcls.corruptions.severity import strength
+from robustcls.corruptions._severity import strength
 
 
 def glass_blur(x: Tensor, severity: int, *, generator: Generator) -> Tensor:

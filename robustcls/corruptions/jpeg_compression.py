@@ -5,8 +5,8 @@ from io import BytesIO
 from PIL import Image
 from torch import Generator, Tensor
 
-from robustcls.corruptions.pictures import through_pillow
-from robustcls.corruptions.severity import strength
+from robustcls.corruptions._pictures import through_pillow
+from robustcls.corruptions._severity import strength
 
 
 def jpeg_compression(x: Tensor, severity: int, *, generator: Generator) -> Tensor:

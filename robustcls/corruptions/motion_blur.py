@@ -2,8 +2,8 @@
 
 from torch import Generator, Tensor
 
-from robustcls.corruptions.motion import angles, move
-from robustcls.corruptions.severity import strength
+from robustcls.corruptions._motion import angles, move
+from robustcls.corruptions._severity import strength
 
 
 def motion_blur(x: Tensor, severity: int, *, generator: Generator) -> Tensor:

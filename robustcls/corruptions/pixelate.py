@@ -3,8 +3,8 @@
 from PIL import Image
 from torch import Generator, Tensor
 
-from robustcls.corruptions.pictures import through_pillow
-from robustcls.corruptions.severity import strength
+from robustcls.corruptions._pictures import through_pillow
+from robustcls.corruptions._severity import strength
 
 
 def pixelate(x: Tensor, severity: int, *, generator: Generator) -> Tensor:

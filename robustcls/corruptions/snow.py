@@ -3,9 +3,9 @@
 import torch
 from torch import Generator, Tensor
 
-from robustcls.corruptions.motion import angles, move
-from robustcls.corruptions.severity import strength
-from robustcls.corruptions.zooming import enlarge
+from robustcls.corruptions._motion import angles, move
+from robustcls.corruptions._severity import strength
+from robustcls.corruptions._zooming import enlarge
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 

@@ -3,8 +3,8 @@
 import numpy as np
 from torch import Generator, Tensor
 
-from robustcls.corruptions.severity import strength
-from robustcls.corruptions.zooming import enlarge
+from robustcls.corruptions._severity import strength
+from robustcls.corruptions._zooming import enlarge
 
 
 def zoom_blur(x: Tensor, severity: int, *, generator: Generator) -> Tensor:

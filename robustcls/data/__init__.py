@@ -18,7 +18,7 @@ def recipe(spec: str) -> dict[str, Any]:
         return {}
     if name not in plugins.names("data"):
         raise unknown("data", name, plugins.names("data"))
-    file = Path(__file__).with_name(f"{name}.py")
+    file = Path(__file__).parent / "sets" / f"{name}.py"
     tree = ast.parse(file.read_text(encoding="utf-8")) if file.is_file() else ast.Module([], [])
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "RECIPE":

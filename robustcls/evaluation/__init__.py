@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from robustcls.core.records import Evaluation
     from robustcls.core.threat import ThreatModel
+    from robustcls.results.records import Evaluation
 
 
 def evaluate(

@@ -11,11 +11,10 @@ from functools import wraps
 import torch
 from torch import Tensor, nn
 
+from robustcls.attacks._hyperplane import to_hyperplane
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
-from robustcls.core.hyperplane import to_hyperplane
 from robustcls.core.losses import predict_labels
-from robustcls.core.records import Check
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
@@ -24,6 +23,7 @@ from robustcls.evaluation.diagnostics import NOTHING_RIGHT, check_count, check_n
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.evaluation.nearest import nearest
 from robustcls.evaluation.spacing import spaced
+from robustcls.results.records import Check
 from robustcls.runtime.predict import predict
 
 AttackCheck = Callable[[Engine, Outcome, ThreatModel, Sequence[str]], Check]

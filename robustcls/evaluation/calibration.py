@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
-from robustcls.core.records import Bin, Calibration, Reliability, Spread
 from robustcls.evaluation.judge import Judged
+from robustcls.results.records import Bin, Calibration, Reliability, Spread
 from robustcls.runtime.predict import predict
 
 WORST = (

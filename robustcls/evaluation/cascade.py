@@ -11,12 +11,12 @@ from torch import Tensor
 
 from robustcls.core import plugins
 from robustcls.core.losses import predict_labels
-from robustcls.core.records import Accuracy, Attack
-from robustcls.core.statistics import quartiles
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
 from robustcls.evaluation.engine import AttackError, Engine, TimeUp
-from robustcls.evaluation.found import Found
+from robustcls.evaluation.verify import Found
+from robustcls.results.records import Accuracy, Attack
+from robustcls.results.statistics import quartiles
 
 
 class Progress(Protocol):

@@ -9,7 +9,6 @@ from torch import nn
 
 from robustcls.core.errors import InputError
 from robustcls.core.progress import duration
-from robustcls.core.records import Evaluation
 from robustcls.core.threat import NORMS
 from robustcls.evaluation.budget import FEWEST, Budget, Pace, lowered, measure_pace, too_long
 from robustcls.evaluation.calibration import measure_calibration
@@ -20,6 +19,7 @@ from robustcls.evaluation.gallery import make_gallery
 from robustcls.evaluation.judge import Judged
 from robustcls.evaluation.minimum import measure_minimum, minimum_of_cascade
 from robustcls.evaluation.norm_curves import measure_other_curves
+from robustcls.results.records import Evaluation
 
 CUT_OFF = "the evaluation was cut off before this part was measured"
 

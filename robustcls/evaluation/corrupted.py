@@ -13,11 +13,11 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
 from robustcls.core.progress import follow
-from robustcls.core.records import Accuracy, ClassMap, Corruption, Corruptions
 from robustcls.core.seeds import mix
-from robustcls.corruptions.severity import LARGE, SEVERITIES, is_large
+from robustcls.corruptions._severity import LARGE, SEVERITIES, is_large
 from robustcls.evaluation.judge import Judged
 from robustcls.evaluation.spacing import spaced
+from robustcls.results.records import Accuracy, ClassMap, Corruption, Corruptions
 from robustcls.runtime.predict import predict
 
 CHUNK = 128  # images that are corrupted at a time: fixed, so that the batch size changes no draw

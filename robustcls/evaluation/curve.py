@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from robustcls.core import plugins
-from robustcls.core.records import Accuracy, CurvePoint
 from robustcls.core.seeds import mix
 from robustcls.core.threat import Norm, ThreatModel, parse_eps
 from robustcls.core.traits import takes, traits_of
 from robustcls.evaluation.cascade import Outcome, Progress
 from robustcls.evaluation.engine import AttackError, Engine
+from robustcls.results.records import Accuracy, CurvePoint
 
 ABOUT_ZERO = 0.01  # robust accuracy at which a curve has shown what it can
 SHARES = (0, 1 / 4, 1 / 2, 3 / 4, 1, 3 / 2, 2, 3, 4, 6, 8)  # of eps, the radii of `auto`; from then on it doubles

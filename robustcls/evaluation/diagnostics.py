@@ -10,7 +10,6 @@ from robustcls.core import plugins
 from robustcls.core.classifier import device_of, dtype_of
 from robustcls.core.gradients import input_gradient
 from robustcls.core.losses import NO_ANSWER, cross_entropy, dlr, predict_labels
-from robustcls.core.records import Check
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
@@ -18,6 +17,7 @@ from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.evaluation.nearest import nearest
 from robustcls.evaluation.shown import normalised_twice
+from robustcls.results.records import Check
 from robustcls.runtime.memory import Parts
 
 ZERO_GRADIENTS = 0.05  # share of samples

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcls.attacks.pool import others_of
+from robustcls.attacks._pool import others_of
 from robustcls.core import plugins
 from robustcls.core.classifier import device_of
 from robustcls.core.draws import SampleGenerator
@@ -18,11 +18,11 @@ from robustcls.core.errors import InputError
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import takes, traits_of
-from robustcls.evaluation.found import Found, join, verify
 from robustcls.evaluation.journal import Journal
+from robustcls.evaluation.verify import Found, join, verify
+from robustcls.runtime.fused import Counted, make_search_model
 from robustcls.runtime.memory import Parts
 from robustcls.runtime.predict import predict
-from robustcls.runtime.search import Counted, make_search_model
 from robustcls.runtime.world import World
 
 COMPARED = 32  # samples on which the search model must agree with the model

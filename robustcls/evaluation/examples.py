@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from robustcls.core.files import replacing
+from robustcls.core.files import atomic_write
 from robustcls.evaluation.judge import Judged
 
 
@@ -20,7 +20,7 @@ def save_examples(path: str | Path, judged: Judged) -> int:
     index = np.array([sample.index for sample in judged.evaluation.samples])
     files = [sample.file for sample, was in zip(judged.evaluation.samples, broken.tolist(), strict=True) if was]
     named: dict[str, Any] = {"files": np.array(files, dtype=np.str_)} if files and None not in files else {}
-    with replacing(path, "--save-examples") as part, open(part, "wb") as file:
+    with atomic_write(path, "--save-examples") as part, open(part, "wb") as file:
         np.savez_compressed(
             file,
             x=judged.x[broken].numpy(),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.attribution import collapse, explain_counted, not_finite, note, one_each, origin
-from robustcls.attribution.baselines import baseline_of
+from robustcls.attribution._baselines import baseline_of
 from robustcls.attribution.measures.faithfulness import (
     completeness_gap,
     deletion,
@@ -25,12 +25,12 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
 from robustcls.core.progress import follow
-from robustcls.core.records import Check, Explanations, Likeness, MethodMeasures, Spread
 from robustcls.core.seeds import mix
 from robustcls.evaluation.judge import Judged
 from robustcls.evaluation.spacing import spaced
+from robustcls.results.records import Check, Explanations, Likeness, MethodMeasures, Spread
+from robustcls.runtime.fused import make_search_model
 from robustcls.runtime.predict import predict, told
-from robustcls.runtime.search import make_search_model
 
 MARK = 0.01  # a gap in completeness beyond this marks a map
 FEW = 30  # samples: with fewer, a map that is no better than a random one may be so by chance

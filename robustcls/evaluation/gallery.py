@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from robustcls.attribution import collapse, explain_counted, note
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import NO_ANSWER, predict_labels
-from robustcls.core.records import Array, Example, Gallery, Map
 from robustcls.evaluation.judge import Judged
+from robustcls.results.records import Array, Example, Gallery, Map
 from robustcls.runtime.predict import predict
 
 OUTCOMES = ("broken", "survived", "clean_error")

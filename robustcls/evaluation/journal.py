@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from robustcls.core.errors import InputError
-from robustcls.core.files import replacing
-from robustcls.evaluation.found import Found
+from robustcls.core.files import atomic_write
+from robustcls.evaluation.verify import Found
 from robustcls.runtime.world import World
 
 
@@ -38,9 +38,9 @@ class Journal:
             self.remove()
         self.mark = self.world.gather(mark or uuid4().hex)[0]
         if self.world.first:
-            with replacing(self.folder / "task.json") as part:
+            with atomic_write(self.folder / "task.json") as part:
                 part.write_text(json.dumps({**task, "run": self.mark}, indent=1), encoding="utf-8")
-            with replacing(self.folder / "logits") as part:
+            with atomic_write(self.folder / "logits") as part:
                 torch.save(logits, part)
         self.world.wait()
 
@@ -77,7 +77,7 @@ class Journal:
         return found if torch.equal(found.indices, indices) else None
 
     def write(self, name: str, found: Found) -> None:
-        with replacing(self.folder / f"{name}.pt") as part:
+        with atomic_write(self.folder / f"{name}.pt") as part:
             torch.save({**vars(found), "run": self.mark}, part)
 
     def is_empty(self) -> bool:

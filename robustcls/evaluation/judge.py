@@ -11,15 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcls.core import plugins, records
-from robustcls.core.balance import balanced_of, find_positive, two_classes_of, two_labels
+from robustcls.core import plugins
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.logits import unwrapped
 from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.provenance import commit, versions
-from robustcls.core.records import Accuracy, Evaluation, Sample, Threat
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
 from robustcls.evaluation.attack_checks import AttackCheck
@@ -34,9 +32,12 @@ from robustcls.evaluation.radius import check_radius
 from robustcls.evaluation.spacing import spaced
 from robustcls.evaluation.start_checks import check_starts
 from robustcls.evaluation.two_classes import tell_apart
+from robustcls.results import records
+from robustcls.results.balance import balanced_of, find_positive, two_classes_of, two_labels
+from robustcls.results.records import Accuracy, Evaluation, Sample, Threat
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
+from robustcls.runtime.fused import Counted
 from robustcls.runtime.predict import classifier_of, told
-from robustcls.runtime.search import Counted
 from robustcls.runtime.world import World
 
 CHECKED = 32  # samples of the self-checks that need no attack

@@ -11,15 +11,15 @@ from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
 from robustcls.core.plugins import Spec
 from robustcls.core.progress import follow
-from robustcls.core.records import Attack, MinimumNorm
 from robustcls.core.seeds import mix
-from robustcls.core.statistics import quartiles
 from robustcls.core.threat import NORMS, Norm, ThreatModel
 from robustcls.evaluation.curve import reach
 from robustcls.evaluation.engine import AttackError, Engine
-from robustcls.evaluation.found import verify
 from robustcls.evaluation.judge import Judged
 from robustcls.evaluation.spacing import spaced
+from robustcls.evaluation.verify import verify
+from robustcls.results.records import Attack, MinimumNorm
+from robustcls.results.statistics import quartiles
 
 ATTACK = "fab_t(steps=30, targets=3, early_stop=False)"
 PASSES = 320  # forward and backward, of a sample in the three norms together, as measured

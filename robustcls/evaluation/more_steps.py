@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 
 from robustcls.core import plugins
-from robustcls.core.records import Check
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.cascade import Outcome
@@ -19,6 +18,7 @@ from robustcls.evaluation.diagnostics import (
 )
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.evaluation.nearest import nearest
+from robustcls.results.records import Check
 
 NAME = "more_steps"
 STEPS = 100  # AutoAttack's

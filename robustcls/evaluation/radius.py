@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from robustcls.core import plugins
-from robustcls.core.records import Check
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
 from robustcls.evaluation.curve import reach
+from robustcls.results.records import Check
 
 
 def check_radius(x: Tensor, threat: ThreatModel, attacks: Sequence[str]) -> list[Check]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
-from robustcls.core.records import Check
+from robustcls.results.records import Check
 
 NAME = "normalised_twice"
 SHOWN = (0.0, 0.5, 1.0)  # grey images: what lies before the first layer, resizing included, leaves them even

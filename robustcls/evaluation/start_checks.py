@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from robustcls.core import plugins
-from robustcls.core.records import Check
 from robustcls.core.traits import takes, traits_of
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.engine import Engine
+from robustcls.results.records import Check
 
 LOST = 0.05  # share of the samples that an attack met
 

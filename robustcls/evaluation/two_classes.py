@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from robustcls.core.balance import OTHERS, measure_two_classes
-from robustcls.core.records import Sample, TwoClasses
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.engine import Engine
+from robustcls.results.balance import OTHERS, measure_two_classes
+from robustcls.results.records import Sample, TwoClasses
 from robustcls.runtime.predict import predict
 
 RULE = (

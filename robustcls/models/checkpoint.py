@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustcls.core import plugins
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
-from robustcls.core.files import replacing
+from robustcls.core.files import atomic_write
 from robustcls.models import zoo
 from robustcls.models.heads import LINEAR, replace_head
 
@@ -84,7 +84,7 @@ def save_checkpoint(path: str | Path, model: Classifier, meta: Mapping[str, Any]
         "meta": dict(meta),
         **more,
     }
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         torch.save(content, part)
 
 

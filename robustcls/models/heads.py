@@ -6,7 +6,7 @@ from torch import nn
 
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
-from robustcls.models.layers import make_activation
+from robustcls.models.architectures._layers import make_activation
 
 LINEAR = "linear"
 _HIDDEN = r"([1-9]\d{0,4})-(relu|silu|softplus)(?:-dropout(0?\.\d{1,4}))?-"

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from robustcls.core.errors import InputError
 from robustcls.core.losses import cross_entropy
-from robustcls.objectives.loss import BoundAttack, Loss
+from robustcls.core.objective import BoundAttack, Loss
 
 
 def alp(

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from robustcls.core.errors import InputError
 from robustcls.core.losses import cross_entropy, kl
-from robustcls.objectives.loss import BoundAttack, Loss
+from robustcls.core.objective import BoundAttack, Loss
 
 
 def mart(

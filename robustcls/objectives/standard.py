@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from robustcls.core.losses import cross_entropy
-from robustcls.objectives.loss import BoundAttack, Loss
+from robustcls.core.objective import BoundAttack, Loss
 
 
 def standard(model: nn.Module, x: Tensor, y: Tensor, attack: BoundAttack, *, label_smoothing: float = 0.0) -> Loss:

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from robustcls.core import plugins
-from robustcls.core.balance import measures_by_class, say_absent, say_counts, two_classes_of, what_is_estimated
-from robustcls.core.comparison import count_classes, worst_class
-from robustcls.core.files import check_writable, replacing
-from robustcls.core.policy import Policy, judge, lacking_attacks
-from robustcls.core.records import Accuracy, Estimate, Evaluation, Reliability
-from robustcls.core.statistics import wilson
+from robustcls.core.files import atomic_write, check_writable
 from robustcls.reporting.context import say_who_was_met
 from robustcls.reporting.missing import ACTIVE_CHECKS, PARTS, usual_reason
 from robustcls.reporting.scrub import scrub
+from robustcls.results.balance import measures_by_class, say_absent, say_counts, two_classes_of, what_is_estimated
+from robustcls.results.comparison import count_classes, worst_class
+from robustcls.results.policy import Policy, judge, lacking_attacks
+from robustcls.results.records import Accuracy, Estimate, Evaluation, Reliability
+from robustcls.results.statistics import wilson
 
 ROBUSTBENCH = "robustbench"
 _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "fashion_mnist": "zalando-datasets/fashion_mnist"}
@@ -36,7 +36,7 @@ def write_card(evaluation: Evaluation, path: str | Path, policy: Policy | None =
     for file in texts:
         check_writable(file)
     for file, text in texts.items():
-        with replacing(file) as part:
+        with atomic_write(file) as part:
             part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return list(texts)
 

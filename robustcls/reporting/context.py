@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robustcls.core.balance import class_name
-from robustcls.core.policy import Policy
-from robustcls.core.records import Attack, Evaluation
+from robustcls.results.balance import class_name
+from robustcls.results.policy import Policy
+from robustcls.results.records import Attack, Evaluation
 
 
 @dataclass(frozen=True)

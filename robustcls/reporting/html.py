@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from robustcls.core.records import Accuracy, Estimate
 from robustcls.reporting.context import Context, look_up
+from robustcls.results.records import Accuracy, Estimate
 
 ASSETS = Path(__file__).parent / "assets"
 _STATUS = {  # icon and words; the colour is in style.css

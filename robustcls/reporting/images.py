@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from robustcls.core.records import Array, Evaluation, Example
 from robustcls.reporting.scrub import without_arrays
+from robustcls.results.records import Array, Evaluation, Example
 
 if TYPE_CHECKING:
     import numpy as np

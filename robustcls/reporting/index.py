@@ -10,12 +10,12 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from robustcls.core.errors import InputError
-from robustcls.core.files import replacing
-from robustcls.core.policy import Policy, judge
-from robustcls.core.records import Evaluation
+from robustcls.core.files import atomic_write
 from robustcls.reporting.context import look_up
 from robustcls.reporting.html import badge, dress, environment, lines, table
 from robustcls.reporting.scrub import scrub
+from robustcls.results.policy import Policy, judge
+from robustcls.results.records import Evaluation
 
 NAME, MARK = "index.html", '<meta name="generator" content="robustcls">'
 _OURS = re.compile(rb'"schema"\s*:\s*"robustcls/evaluation/')
@@ -38,7 +38,7 @@ def index(folder: str | Path, *, policy: Policy | None = None, title: str | None
             f"cannot write {path}: it is a page that robustcls did not make: move it, or list another folder"
         )
     text = render_index(folder, policy=policy, title=title)
-    with replacing(path, "--index") as part:
+    with atomic_write(path, "--index") as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return path
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from markupsafe import Markup
 
-from robustcls.core.records import Evaluation
 from robustcls.reporting.context import Context
 from robustcls.reporting.html import model_tag, not_run
+from robustcls.results.records import Evaluation
 
 
 def _has_maps(one: Evaluation) -> bool:

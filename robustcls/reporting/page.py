@@ -9,13 +9,13 @@ from typing import Any
 from markupsafe import Markup
 
 from robustcls.core import plugins
-from robustcls.core.comparison import find_mismatch
-from robustcls.core.policy import Policy
-from robustcls.core.records import Evaluation
 from robustcls.reporting.context import Context, name_each
 from robustcls.reporting.html import dress, environment, seen
 from robustcls.reporting.images import embed, plan, take_out
 from robustcls.reporting.scrub import scrub, without_arrays
+from robustcls.results.comparison import find_mismatch
+from robustcls.results.policy import Policy
+from robustcls.results.records import Evaluation
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from robustcls.core.errors import InputError
-from robustcls.core.files import check_writable, replacing
-from robustcls.core.policy import Policy
-from robustcls.core.records import Evaluation
+from robustcls.core.files import atomic_write, check_writable
+from robustcls.results.policy import Policy
+from robustcls.results.records import Evaluation
 
 
 def report(
@@ -38,7 +38,7 @@ def report(
         check_writable(path)
         prefix = quote(Path(os.path.relpath(folder, path.parent)).as_posix())
     text, files = _compose(evaluations, policy, title, redact_images, sections, prefix)
-    with _added(folder, files), replacing(path) as part:
+    with _added(folder, files), atomic_write(path) as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return path
 
@@ -84,7 +84,7 @@ def _added(folder: Path | None, files: dict[str, bytes]) -> Iterator[None]:
             assert folder is not None
             file = folder / name
             if not file.exists():
-                with replacing(file, "--assets") as part:
+                with atomic_write(file, "--assets") as part:
                     part.write_bytes(content)
                 written.append(file)
         yield

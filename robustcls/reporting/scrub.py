@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from robustcls.core.names import without_names
-from robustcls.core.records import Array, Evaluation
+from robustcls.results.records import Array, Evaluation
 
 _ROOTED = r"(?:file:/{2,3}|~[\w.-]*/|/|[A-Za-z]:[\\/]|\\\\)"
 _QUOTED = re.compile(rf"(?P<quote>['\"])(?P<path>{_ROOTED}[^'\"\n]*)(?P=quote)")

@@ -10,8 +10,8 @@ from robustcls.core.errors import InputError
 from robustcls.core.logits import as_classifier
 from robustcls.core.progress import Bar
 from robustcls.runtime.device import exact_fp32
+from robustcls.runtime.fused import Counted, uncompiled
 from robustcls.runtime.memory import Parts
-from robustcls.runtime.search import Counted, uncompiled
 
 LOOKED_AT = 4  # images
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import kept_buffers
-from robustcls.objectives.loss import BoundAttack, Loss
+from robustcls.core.objective import BoundAttack, Loss
 from robustcls.steps.once import once
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustcls.core.errors import InputError
-from robustcls.objectives.loss import Loss
+from robustcls.core.objective import Loss
 
 if TYPE_CHECKING:
     from robustcls.training.run import Run

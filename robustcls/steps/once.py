@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from robustcls.objectives.loss import Loss
+from robustcls.core.objective import Loss
 
 if TYPE_CHECKING:
     from robustcls.training.run import Run

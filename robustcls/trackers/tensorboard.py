@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustcls.core.errors import InputError
 from robustcls.core.files import cannot_write
-from robustcls.trackers.tracker import Tracker
+from robustcls.trackers._tracker import Tracker
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

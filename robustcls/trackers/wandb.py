@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from robustcls.core.errors import InputError, unknown
-from robustcls.core.files import replacing
-from robustcls.trackers.tracker import Tracker
+from robustcls.core.files import atomic_write
+from robustcls.trackers._tracker import Tracker
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -71,7 +71,7 @@ class RemoteRun:
             )
         except api.Error as error:
             raise _refused(error) from None
-        with replacing(known) as part:
+        with atomic_write(known) as part:
             part.write_text(f"{run.id}\n")
         return run
 

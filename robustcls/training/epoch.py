@@ -6,15 +6,15 @@ from collections.abc import Iterator
 import torch
 
 from robustcls.core.classifier import Classifier
-from robustcls.core.learning import at_chance, few_updates, first_rise, risen_loss
-from robustcls.core.overfitting import catastrophes
-from robustcls.core.records import Epoch
+from robustcls.core.objective import BoundAttack, Loss
 from robustcls.data.splits import choose
-from robustcls.objectives.loss import BoundAttack, Loss
-from robustcls.runtime.search import uncompiled
+from robustcls.results.learning import at_chance, few_updates, first_rise, risen_loss
+from robustcls.results.overfitting import catastrophes
+from robustcls.results.records import Epoch
+from robustcls.runtime.fused import uncompiled
 from robustcls.training.averaging import Swa
+from robustcls.training.checkpoint import as_it_was, read_last, restore_state, save_best, save_last
 from robustcls.training.run import Run
-from robustcls.training.saved import as_it_was, read_last, restore_state, save_best, save_last
 
 MOST_ROLLBACKS = 5
 SWA_FORWARDS = 50  # batches that estimate BatchNorm's statistics of averaged weights

@@ -9,10 +9,10 @@ import torch
 from robustcls.core.gradients import frozen
 from robustcls.runtime.device import wait_for
 from robustcls.runtime.flops import FlopCounter
+from robustcls.runtime.fused import uncompiled
 from robustcls.runtime.memory import peak_memory_mb
-from robustcls.runtime.search import uncompiled
+from robustcls.training.checkpoint import as_it_was
 from robustcls.training.run import Run
-from robustcls.training.saved import as_it_was
 
 TIMED = 3
 

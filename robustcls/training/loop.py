@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
-from robustcls.core.records import Epoch
+from robustcls.results.records import Epoch
+from robustcls.training.checkpoint import save_last
 from robustcls.training.epoch import finish_epoch
 from robustcls.training.run import Run
-from robustcls.training.saved import save_last
 
 CHECK_EVERY = 16  # batches: to look at a flag on the device, or in other processes, waits for them
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustcls.core.losses import likeliest, predict_labels
-from robustcls.objectives.loss import Loss
+from robustcls.core.objective import Loss
 from robustcls.runtime.world import World
 
 

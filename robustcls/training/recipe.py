@@ -6,8 +6,8 @@ updates, and its rate, which belongs to that batch, diverges; so it does on weig
 
 from collections.abc import Container
 
-from robustcls.core.learning import FEW_UPDATES
 from robustcls.data import recipe
+from robustcls.results.learning import FEW_UPDATES
 from robustcls.training.config import TrainConfig
 
 UPDATES = 20  # an epoch, once the batch is cut, and more: it is a power of two

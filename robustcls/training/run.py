@@ -13,8 +13,8 @@ from robustcls.core import plugins
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.losses import cross_entropy
+from robustcls.core.objective import BoundAttack, Loss
 from robustcls.core.options import parse_batch_size
-from robustcls.core.records import Chance, Epoch
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.core.traits import traits_of
@@ -24,7 +24,7 @@ from robustcls.data.loader import batches, num_batches
 from robustcls.data.splits import choose
 from robustcls.models.checkpoint import build
 from robustcls.models.transfer import freeze, initialise, keep_frozen_in_eval
-from robustcls.objectives.loss import BoundAttack, Loss
+from robustcls.results.records import Chance, Epoch
 from robustcls.runtime.device import (
     autocast,
     make_deterministic,
@@ -32,12 +32,12 @@ from robustcls.runtime.device import (
     resolve_device,
     resolve_precision,
 )
-from robustcls.runtime.search import SearchTwin
+from robustcls.runtime.fused import SearchTwin
 from robustcls.runtime.world import World
 from robustcls.training.averaging import Average, Ema, Swa
 from robustcls.training.config import TrainConfig
 from robustcls.training.ends import check_outputs, normalisation
-from robustcls.training.inner import InnerAttack
+from robustcls.training.inner_attack import InnerAttack
 from robustcls.training.meter import Meter
 from robustcls.training.optimizer import make_optimizer
 from robustcls.training.tracking import Tracking

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
-from robustcls.core.records import Epoch
-from robustcls.trackers.tracker import Tracker
+from robustcls.results.records import Epoch
+from robustcls.trackers._tracker import Tracker
 
 COLUMNS = 8
 

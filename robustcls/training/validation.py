@@ -15,7 +15,7 @@ from robustcls.core.threat import ThreatModel
 from robustcls.data.images import Images
 from robustcls.data.splits import choose
 from robustcls.runtime.device import exact_fp32
-from robustcls.runtime.search import SearchTwin, uncompiled
+from robustcls.runtime.fused import SearchTwin, uncompiled
 from robustcls.runtime.world import World
 
 

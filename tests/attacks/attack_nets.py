@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustcls.core.threat import ThreatModel
-from robustcls.data.digits import digits
+from robustcls.data.sets.digits import digits
 
 
 class Counting(nn.Module):

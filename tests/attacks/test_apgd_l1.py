@@ -5,10 +5,10 @@ import torch
 from attack_nets import Counting, linear, robust, trained_on_digits
 from torch import Tensor
 
+from robustcls.attacks._apgd_l1 import ascend_l1
+from robustcls.attacks._survivors import is_fooled, likeliest_others
 from robustcls.attacks.apgd import targeted_dlr
-from robustcls.attacks.apgd_l1 import ascend_l1
 from robustcls.attacks.pgd import pgd
-from robustcls.attacks.survivors import is_fooled, likeliest_others
 from robustcls.core.errors import InputError
 from robustcls.core.losses import cross_entropy, dlr, margin
 from robustcls.core.threat import ThreatModel

@@ -8,7 +8,7 @@ from test_attack_contract import ATTACKS, cheap, norms_of, right_labels, threat_
 from torch import Tensor, nn
 
 import robustcls
-from robustcls.attacks.survivors import is_fooled
+from robustcls.attacks._survivors import is_fooled
 
 N = 16
 FEW = {"steps": 6, "binary_search_steps": 2, "queries": 70}  # queries: more than are drawn for at once

@@ -10,8 +10,8 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import input_gradient
 from robustcls.core.losses import cross_entropy, dlr
 from robustcls.core.threat import ThreatModel
-from robustcls.runtime.search import SearchTwin
-from robustcls.training.inner import InnerAttack
+from robustcls.runtime.fused import SearchTwin
+from robustcls.training.inner_attack import InnerAttack
 
 TINY = 1e-8
 EPS = {"linf": 0.06, "l2": 0.5, "l1": 1.5}

@@ -16,7 +16,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
 from robustcls.evaluation.engine import check_attacks
-from robustcls.training.inner import InnerAttack
+from robustcls.training.inner_attack import InnerAttack
 
 EPS = {"linf": 0.1, "l2": 0.6, "l1": 1.8}
 GAP = {"linf": 0.1, "l2": 0.1, "l1": 0.05}  # measured: 0.19 to 0.23, 0.20 to 0.26, 0.11 to 0.40

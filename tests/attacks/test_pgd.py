@@ -5,8 +5,8 @@ import torch
 from attack_nets import Counting, linear, robust, trained_on_digits
 from torch import Tensor
 
+from robustcls.attacks._survivors import is_fooled
 from robustcls.attacks.pgd import pgd
-from robustcls.attacks.survivors import is_fooled
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import input_gradient
 from robustcls.core.losses import cross_entropy, margin

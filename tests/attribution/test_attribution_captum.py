@@ -20,8 +20,8 @@ from captum.attr import (
 from torch import Tensor, nn
 
 import robustcls
-from robustcls.attribution.baselines import baseline_of
-from robustcls.attribution.superpixels import segmented
+from robustcls.attribution._baselines import baseline_of
+from robustcls.attribution._superpixels import segmented
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from robustcls.attribution.figure import Row, _amplification, _limits, draw
+from robustcls.attribution._figure import Row, _amplification, _limits, draw
 from robustcls.core.errors import InputError
 
 

@@ -7,7 +7,7 @@ from captum.attr import IntegratedGradients, LayerGradCam, Saliency
 from torch import Tensor, nn
 
 from robustcls.attribution import explain
-from robustcls.attribution.baselines import baseline_of
+from robustcls.attribution._baselines import baseline_of
 from robustcls.attribution.gradcam import layer_and_grid
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import robustcls
-from robustcls.attribution.preparation import Alone, SideBySide, prepared
+from robustcls.attribution._preparation import Alone, SideBySide, prepared
 from robustcls.core.errors import InputError
 from robustcls.models.checkpoint import build
 

@@ -47,7 +47,7 @@ def boom():
     raise RuntimeError("boom")
 
 def digits(split):
-    from robustcls.data.digits import digits
+    from robustcls.data.sets.digits import digits
     images = digits(split, size=8)
     return images.pixels, images.labels, images.classes
 '''

@@ -1,6 +1,6 @@
 """Evaluations whose counts are chosen."""
 
-from robustcls.core.records import Accuracy, Attack, Check, Data, Evaluation, Model, Provenance, Sample, Threat
+from robustcls.results.records import Accuracy, Attack, Check, Data, Evaluation, Model, Provenance, Sample, Threat
 
 
 def make_evaluation(clean, robust, n=100, name="run/ckpt.pt", attack="pgd", data="ab"):

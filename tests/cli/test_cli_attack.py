@@ -9,9 +9,9 @@ from judged_by_hand import make_evaluation
 
 import robustcls
 from robustcls.cli.attack import summarise
-from robustcls.core.records import Accuracy, Attack, Check, Evaluation
-from robustcls.core.statistics import wilson
 from robustcls.evaluation.cascade import name_attacks
+from robustcls.results.records import Accuracy, Attack, Check, Evaluation
+from robustcls.results.statistics import wilson
 
 KEYS = {  # DESIGN, part 2
     "schema": (),

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 import robustcls
-from robustcls.core.comparison import pair
-from robustcls.core.records import Evaluation
 from robustcls.models.checkpoint import build, save_checkpoint
+from robustcls.results.comparison import pair
+from robustcls.results.records import Evaluation
 
 COLOURS = {"red": 0, "green": 1, "blue": 2}
 CODE = '''

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from robustcls.core.records import Evaluation, Measures
+from robustcls.results.records import Evaluation, Measures
 
 FAST = (
     "--profile",

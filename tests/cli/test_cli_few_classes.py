@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robustcls.core.records import Evaluation
+from robustcls.results.records import Evaluation
 
 
 def draw(folder, classes: int) -> None:

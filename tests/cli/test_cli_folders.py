@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robustcls.core.records import Evaluation, Measures
+from robustcls.results.records import Evaluation, Measures
 
 NET = """
 import torch

@@ -7,9 +7,9 @@ import pytest
 from judged_by_hand import make_evaluation
 
 from robustcls.cli.gate import junit_xml
-from robustcls.core.policy import Criterion, Policy, Verdict
-from robustcls.core.records import Accuracy, Check, Evaluation
 from robustcls.reporting import render
+from robustcls.results.policy import Criterion, Policy, Verdict
+from robustcls.results.records import Accuracy, Check, Evaluation
 
 
 @pytest.mark.parametrize(

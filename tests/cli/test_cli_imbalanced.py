@@ -10,8 +10,8 @@ from judged_by_hand import make_evaluation
 from PIL import Image
 from report_text import shown
 
-from robustcls.core.balance import balanced_of
-from robustcls.core.records import Evaluation
+from robustcls.results.balance import balanced_of
+from robustcls.results.records import Evaluation
 
 MODEL = '''
 import torch

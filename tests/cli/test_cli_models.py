@@ -6,8 +6,8 @@ import warnings
 import pytest
 import torch
 
-from robustcls.core.records import Measures
 from robustcls.models.checkpoint import build
+from robustcls.results.records import Measures
 
 SMALL = ("--data", "digits(size=8)", "--n", 30, "--eps", 0.1, "--device", "cpu")
 

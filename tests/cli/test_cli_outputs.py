@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from robustcls.cli.places import models_of
-from robustcls.core.records import Evaluation
+from robustcls.results.records import Evaluation
 
 HOLD = """
 import sys

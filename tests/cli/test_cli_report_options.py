@@ -9,8 +9,8 @@ import pytest
 from robustcls.cli.report import configure
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
-from robustcls.core.records import Evaluation
 from robustcls.evaluation.profiles import PROFILES
+from robustcls.results.records import Evaluation
 
 
 @pytest.fixture

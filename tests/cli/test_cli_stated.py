@@ -10,7 +10,7 @@ from report_text import shown
 
 import robustcls
 from robustcls.cli import console, doctor
-from robustcls.core.records import Evaluation
+from robustcls.results.records import Evaluation
 
 ROOT = Path(robustcls.__file__).parent.parent
 

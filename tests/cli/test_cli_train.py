@@ -13,8 +13,8 @@ import torch
 
 from robustcls.cli.train import HEADER, Progress, configure, describe
 from robustcls.core.config import read_toml
-from robustcls.core.records import Epoch
 from robustcls.core.threat import ThreatModel
+from robustcls.results.records import Epoch
 from robustcls.runtime.world import World
 
 TINY = (

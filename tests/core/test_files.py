@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from robustcls.core.errors import InputError
-from robustcls.core.files import check_writable, is_stream, replacing, sha256
+from robustcls.core.files import atomic_write, check_writable, is_stream, sha256
 from robustcls.core.provenance import commit, versions
 
 
 def test_a_file_appears_whole(tmp_path):
     path = tmp_path / "new" / "file.txt"
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         part.write_text("abc")
         assert not path.exists()
         assert part.parent == path.parent
@@ -31,7 +31,7 @@ def test_after_an_error_nothing_is_left(tmp_path, error):
     path.write_text("old")
 
     def write():
-        with replacing(path) as part:
+        with atomic_write(path) as part:
             part.write_text("half")
             raise error
 
@@ -47,7 +47,7 @@ def test_places_that_cannot_be_written(tmp_path, place, monkeypatch):
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
     for path in (Path(place), place):
-        with pytest.raises(InputError, match="cannot write") as caught, replacing(path) as part:
+        with pytest.raises(InputError, match="cannot write") as caught, atomic_write(path) as part:
             part.write_text("y")
         assert "--out" in str(caught.value)
         with pytest.raises(InputError):
@@ -68,7 +68,7 @@ def test_checking_makes_nothing(tmp_path):
 
 
 def write(path, content=b"new"):
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(content)
 
 
@@ -202,7 +202,7 @@ def test_a_full_disk_says_so_in_one_line_and_leaves_what_was_there(tmp_path, sav
     path.write_text("old")
     if names == 2:
         (tmp_path / "second").hardlink_to(path)
-    with small_disk(10_000), pytest.raises(InputError) as caught, replacing(path, "--there") as part:
+    with small_disk(10_000), pytest.raises(InputError) as caught, atomic_write(path, "--there") as part:
         save(part)
     assert str(caught.value) == f"cannot write {path}: File too large: make room, or name another place with --there"
     assert path.read_text() == "old"
@@ -210,7 +210,7 @@ def test_a_full_disk_says_so_in_one_line_and_leaves_what_was_there(tmp_path, sav
 
 
 def test_another_error_of_torch_is_not_taken_for_a_full_disk(tmp_path):
-    with pytest.raises(RuntimeError, match="shapes"), replacing(tmp_path / "file"):
+    with pytest.raises(RuntimeError, match="shapes"), atomic_write(tmp_path / "file"):
         raise RuntimeError("shapes differ")
 
 

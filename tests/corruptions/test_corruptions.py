@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.corruptions import elastic_transform as elastic
+from robustcls.corruptions._fractal import plasma
+from robustcls.corruptions._motion import angles, move
+from robustcls.corruptions._zooming import enlarge
 from robustcls.corruptions.defocus_blur import disk
-from robustcls.corruptions.fractal import plasma
 from robustcls.corruptions.frost import TINT, ice
 from robustcls.corruptions.glass_blur import sources
-from robustcls.corruptions.motion import angles, move
-from robustcls.corruptions.zooming import enlarge
 
 NAMES = plugins.names("corruption")
 SEVERITIES = (1, 2, 3, 4, 5)

@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms import InterpolationMode, RandAugment, autoaugment
 from torchvision.transforms import functional as oracle
 
-from robustcls.data.augmentations import functional as F
+from robustcls.data.augmentations import _functional as F
 from robustcls.data.augmentations import rand_augment as module
 from robustcls.data.augmentations.color_jitter import color_jitter
 from robustcls.data.augmentations.idbh_weak import color_shape, crop_shift, idbh_weak

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from robustcls.core.errors import InputError
-from robustcls.data import fashion_mnist as fashion_module
 from robustcls.data.download import arriving, data_folder
+from robustcls.data.sets import fashion_mnist as fashion_module
 from robustcls.data.splits import load_split
 
 

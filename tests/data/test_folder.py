@@ -7,7 +7,7 @@ from drawn import draw, fill
 from PIL import Image
 
 from robustcls.core.errors import InputError
-from robustcls.data.folder import folder
+from robustcls.data.sets.folder import folder
 from robustcls.data.splits import load_split
 
 # Noted in folder.py, which does without the decoder where it is gone.

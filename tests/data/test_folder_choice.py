@@ -8,8 +8,8 @@ from drawn import draw, fill
 
 from robustcls.core.errors import InputError
 from robustcls.data import _copies, _decoding
-from robustcls.data.folder import folder
 from robustcls.data.images import Images, as_images, without_files
+from robustcls.data.sets.folder import folder
 from robustcls.data.splits import choose, load_split, load_training_data
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")

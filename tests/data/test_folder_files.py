@@ -11,7 +11,7 @@ from PIL import Image
 
 from robustcls.core.errors import InputError
 from robustcls.data._endings import endings
-from robustcls.data.folder import folder
+from robustcls.data.sets.folder import folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
 LOSSLESS = ("png", "PNG", "bmp", "dib", "ppm", "pnm", "tif", "tiff", "TIFF", "tga", "sgi", "pcx", "webp", "apng")

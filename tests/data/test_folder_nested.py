@@ -4,7 +4,7 @@ import pytest
 from drawn import draw, fill
 
 from robustcls.core.errors import InputError
-from robustcls.data.folder import folder
+from robustcls.data.sets.folder import folder
 from robustcls.data.splits import load_split, load_training_data
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")

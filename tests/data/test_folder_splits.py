@@ -6,7 +6,7 @@ import pytest
 from drawn import draw, fill
 
 from robustcls.core.errors import InputError
-from robustcls.data.folder import folder
+from robustcls.data.sets.folder import folder
 from robustcls.data.splits import load_split, load_training_data, may_have_trained_on
 
 # Noted in the folder's decoder, which does without torchvision's where it is gone.

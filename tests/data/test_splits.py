@@ -7,8 +7,8 @@ import torch
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.data import recipe
-from robustcls.data.digits import digits
 from robustcls.data.images import Images
+from robustcls.data.sets.digits import digits
 from robustcls.data.splits import SAMPLING_RULE, choose, load_split, load_training_data
 from robustcls.data.stratify import stratified_order
 

@@ -14,9 +14,9 @@ import torch
 import robustcls
 from robustcls.cli.main import SUMMARIES
 from robustcls.core import plugins
-from robustcls.core.policy import Policy
 from robustcls.models.checkpoint import build
 from robustcls.models.zoo import is_zoo
+from robustcls.results.policy import Policy
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from robustcls.core import plugins
 from robustcls.core.threat import ThreatModel
-from robustcls.data.digits import digits
+from robustcls.data.sets.digits import digits
 
 
 class Net(nn.Module):

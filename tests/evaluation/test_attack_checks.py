@@ -8,9 +8,9 @@ import torch
 from eval_models import Bump, Masked, train_digits
 from torch import nn
 
-from robustcls.core.hyperplane import to_hyperplane
+from robustcls.attacks._hyperplane import to_hyperplane
 from robustcls.core.threat import NORMS, ThreatModel
-from robustcls.data.digits import digits
+from robustcls.data.sets.digits import digits
 from robustcls.evaluation import attack_checks
 from robustcls.evaluation.attack_checks import ATTACK_CHECKS, linear_model
 from robustcls.evaluation.judge import judge

@@ -8,15 +8,15 @@ from eval_models import make_batch, make_net
 from torch import Tensor, nn
 
 import robustcls
-from robustcls.attacks.pool import OTHERS, others_of
+from robustcls.attacks._pool import OTHERS, others_of
 from robustcls.core.gradients import frozen
-from robustcls.core.records import Evaluation
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.cascade import run_cascade
 from robustcls.evaluation.curve import security_curve
 from robustcls.evaluation.engine import Engine
 from robustcls.evaluation.judge import judge
 from robustcls.evaluation.minimum import measure_minimum
+from robustcls.results.records import Evaluation
 from robustcls.runtime.world import World
 
 LINF = ThreatModel("linf", 0.02)

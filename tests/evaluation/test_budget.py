@@ -10,9 +10,6 @@ from torch import nn
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
-from robustcls.core.policy import Policy
-from robustcls.core.policy import judge as decide
-from robustcls.core.records import Check, Evaluation
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation import complete as module
 from robustcls.evaluation import judge as judging
@@ -36,6 +33,9 @@ from robustcls.evaluation.minimum import PASSES as MINIMUM_PASSES
 from robustcls.evaluation.minimum import measure_minimum
 from robustcls.evaluation.norm_curves import PASSES as CURVE_PASSES
 from robustcls.evaluation.norm_curves import measure_other_curves
+from robustcls.results.policy import Policy
+from robustcls.results.policy import judge as decide
+from robustcls.results.records import Check, Evaluation
 
 
 class Clock:

@@ -5,12 +5,12 @@ import time
 import pytest
 from eval_models import make_batch, make_net
 
-from robustcls.core.records import Evaluation
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation import complete as module
 from robustcls.evaluation.complete import complete
 from robustcls.evaluation.config import ReportConfig
 from robustcls.evaluation.judge import judge
+from robustcls.results.records import Evaluation
 
 NOTHING = ReportConfig(examples=0, maps_n=0, curves_n=0, minimum_n=0, corruptions_n=0, quiet=True)
 

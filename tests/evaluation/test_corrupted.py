@@ -9,11 +9,11 @@ from eval_models import make_batch, make_net
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
-from robustcls.core.records import Evaluation
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.corrupted import CHUNK, corrupt, measure_corruptions, read_published
 from robustcls.evaluation.judge import judge
 from robustcls.evaluation.spacing import spaced
+from robustcls.results.records import Evaluation
 
 NAMES = plugins.names("corruption")
 EACH = 7  # published images of a severity

@@ -8,7 +8,7 @@ from torch import nn
 import robustcls
 from robustcls.core.gradients import frozen
 from robustcls.core.threat import ThreatModel
-from robustcls.data.digits import digits
+from robustcls.data.sets.digits import digits
 from robustcls.evaluation.cascade import run_cascade
 from robustcls.evaluation.diagnostics import check_black_box, run_checks
 from robustcls.evaluation.engine import Engine

@@ -16,7 +16,7 @@ from robustcls.evaluation.cascade import run_cascade
 from robustcls.evaluation.engine import Engine, check_attacks
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.judge import judge
-from robustcls.runtime.search import Counted
+from robustcls.runtime.fused import Counted
 
 LINF = ThreatModel("linf", 0.02)
 ATTACKS = ["pgd(steps=3)", "apgd_ce(steps=5)", "apgd_t(steps=3)"]

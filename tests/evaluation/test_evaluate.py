@@ -12,10 +12,10 @@ from torch import nn
 import robustcls
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
-from robustcls.core.records import Evaluation
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.examples import save_examples
 from robustcls.evaluation.judge import describe_model, judge
+from robustcls.results.records import Evaluation
 
 LINF = ThreatModel("linf", 0.02)
 ATTACKS = ["fgsm", "pgd(steps=5)", "apgd_ce(steps=5)", "apgd_t(steps=5)"]

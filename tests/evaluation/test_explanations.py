@@ -13,11 +13,11 @@ from torch import Tensor, nn
 import robustcls
 from robustcls.attribution import collapse
 from robustcls.core.errors import InputError
-from robustcls.core.records import MethodMeasures, Spread
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.explanations import benign_noise, comparable, make_maps, measure, measure_all
 from robustcls.evaluation.spacing import spaced
 from robustcls.reporting.sections import sanity
+from robustcls.results.records import MethodMeasures, Spread
 
 HERE = __name__
 

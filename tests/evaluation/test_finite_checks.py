@@ -6,15 +6,15 @@ from eval_models import Masked, train_digits
 from torch import nn
 
 import robustcls
-from robustcls.core.comparison import count_classes
-from robustcls.core.records import Evaluation
 from robustcls.core.threat import ThreatModel
-from robustcls.data.digits import digits
+from robustcls.data.sets.digits import digits
 from robustcls.evaluation.calibration import measure_calibration
 from robustcls.evaluation.finite_checks import LOOKED
 from robustcls.evaluation.gallery import make_gallery
 from robustcls.evaluation.judge import judge
 from robustcls.reporting.render import render
+from robustcls.results.comparison import count_classes
+from robustcls.results.records import Evaluation
 
 LINF = ThreatModel("linf", 0.1)
 STRONG = ["apgd_ce(steps=10)", "apgd_t(steps=10, targets=2)"]

@@ -3,10 +3,10 @@ import pytest
 import torch
 from eval_models import make_batch, make_net
 
-from robustcls.core.records import Gallery
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.gallery import draw_examples, make_gallery, outcome_of
 from robustcls.evaluation.judge import judge
+from robustcls.results.records import Gallery
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from torch import nn
 from robustcls.core import plugins
 from robustcls.core.gradients import frozen
 from robustcls.core.threat import ThreatModel
-from robustcls.data.digits import digits
+from robustcls.data.sets.digits import digits
 from robustcls.evaluation.cascade import run_cascade
 from robustcls.evaluation.diagnostics import check_black_box
 from robustcls.evaluation.engine import Engine

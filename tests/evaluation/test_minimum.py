@@ -9,8 +9,8 @@ import torch
 from eval_models import Masked, make_batch, make_net
 from torch import Tensor, nn
 
+from robustcls.attacks._hyperplane import to_hyperplane
 from robustcls.core.errors import InputError
-from robustcls.core.hyperplane import to_hyperplane
 from robustcls.core.threat import BALL, NORMS, ThreatModel
 from robustcls.evaluation import minimum
 from robustcls.evaluation.judge import Judged, judge

@@ -6,9 +6,9 @@ from eval_models import make_batch, make_net
 
 import robustcls
 from robustcls.core.errors import InputError
-from robustcls.core.records import Evaluation
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.judge import judge
+from robustcls.results.records import Evaluation
 
 metrics = pytest.importorskip("sklearn.metrics")
 

@@ -8,10 +8,10 @@ from torch import nn
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
+from robustcls.models.architectures._layers import make_activation
+from robustcls.models.architectures.resnet import resnet18
 from robustcls.models.checkpoint import build
-from robustcls.models.layers import make_activation
-from robustcls.models.resnet import resnet18
-from robustcls.runtime.search import SearchTwin
+from robustcls.runtime.fused import SearchTwin
 
 SMALL = {"wide_resnet": "depth=10, width=1"} | dict.fromkeys(("resnet18", "preact_resnet18"), "width=0.125")
 SPECS = {name: f"{name}({SMALL.get(name, 'width=0.05')}, activation='{{}}')" for name in plugins.names("model")}

@@ -11,7 +11,7 @@ from robustcls.core.classifier import device_of, dtype_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.models.loading import build_model, read_model
-from robustcls.runtime.search import Counted, make_search_model
+from robustcls.runtime.fused import Counted, make_search_model
 
 SIZE, CLASSES = (3, 8, 8), ["a", "b", "c"]
 

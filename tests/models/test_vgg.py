@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from robustcls.core.errors import InputError
+from robustcls.models.architectures.vgg import vgg11, vgg13, vgg16, vgg19
 from robustcls.models.checkpoint import build
-from robustcls.models.vgg import vgg11, vgg13, vgg16, vgg19
 
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 

@@ -13,7 +13,7 @@ from torch import nn
 from robustcls.core.errors import InputError
 from robustcls.models.checkpoint import build, load_weights, restore, save_checkpoint
 from robustcls.models.loading import build_model, fit_to_data, read_model
-from robustcls.runtime.search import SearchTwin
+from robustcls.runtime.fused import SearchTwin
 
 CLASSES = [str(i) for i in range(1000)]
 TINY = "timm/test_resnet"

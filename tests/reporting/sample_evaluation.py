@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from robustcls.core.records import (
+from robustcls.results.records import (
     Accuracy,
     Array,
     Attack,

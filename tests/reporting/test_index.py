@@ -10,11 +10,11 @@ from report_page import read, shown_text
 from sample_evaluation import sample_evaluation
 
 from robustcls.core.errors import InputError
-from robustcls.core.policy import Policy
-from robustcls.core.records import Evaluation
 from robustcls.reporting import report
 from robustcls.reporting.context import look_up
 from robustcls.reporting.index import index, render_index
+from robustcls.results.policy import Policy
+from robustcls.results.records import Evaluation
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 

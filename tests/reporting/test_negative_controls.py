@@ -7,14 +7,14 @@ import pytest
 import torch
 from report_page import read
 
-from robustcls.core.policy import Policy
-from robustcls.core.policy import judge as verdict
 from robustcls.core.threat import ThreatModel
-from robustcls.data.digits import digits
+from robustcls.data.sets.digits import digits
 from robustcls.evaluation.attack_checks import ATTACK_CHECKS
 from robustcls.evaluation.judge import judge
 from robustcls.reporting import report
 from robustcls.reporting.sections.diagnostics import EXPECTED
+from robustcls.results.policy import Policy
+from robustcls.results.policy import judge as verdict
 
 sys.path.append(str(Path(__file__).parents[1] / "evaluation"))
 from eval_models import Masked, train_digits

@@ -9,9 +9,9 @@ import pytest
 from report_page import Element, read, shown_text
 from sample_evaluation import METHODS, sample_evaluation
 
-from robustcls.core.records import Check, Evaluation, Likeness, MethodMeasures, Spread
 from robustcls.reporting import render
 from robustcls.reporting.context import look_up
+from robustcls.results.records import Check, Evaluation, Likeness, MethodMeasures, Spread
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 SECTIONS = ["stability", "sanity"]

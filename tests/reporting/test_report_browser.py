@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sample_evaluation import sample_evaluation
 
-from robustcls.core.policy import Policy
 from robustcls.reporting import report
+from robustcls.results.policy import Policy
 
 pytestmark = pytest.mark.browser
 

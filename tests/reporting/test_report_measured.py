@@ -8,11 +8,11 @@ import pytest
 from report_page import Element, read, shown_text
 from sample_evaluation import CORRUPTIONS, sample_evaluation
 
-from robustcls.core.comparison import held
-from robustcls.core.records import Accuracy, CurvePoint, Evaluation, MinimumNorm, Reliability, Spread
-from robustcls.core.statistics import wilson
 from robustcls.reporting import render
 from robustcls.reporting.sections.minimum import Line
+from robustcls.results.comparison import held
+from robustcls.results.records import Accuracy, CurvePoint, Evaluation, MinimumNorm, Reliability, Spread
+from robustcls.results.statistics import wilson
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 MEASURED = ["curves", "minimum", "calibration", "corruptions"]

@@ -14,11 +14,11 @@ from report_page import Element, read, shown_text
 from sample_evaluation import sample_evaluation
 
 from robustcls.core.errors import InputError
-from robustcls.core.policy import Policy
-from robustcls.core.records import Evaluation
 from robustcls.reporting import render, report
 from robustcls.reporting.context import look_up
 from robustcls.reporting.scrub import scrub_text, without_arrays
+from robustcls.results.policy import Policy
+from robustcls.results.records import Evaluation
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 SLOWEST = 3.0  # seconds
@@ -292,7 +292,7 @@ sys.modules["torch"] = None
 import robustcls.reporting
 heavy = {{"numpy", "matplotlib", "jinja2", "PIL"}} & set(sys.modules)
 assert not heavy, heavy
-from robustcls.core.records import Evaluation
+from robustcls.results.records import Evaluation
 robustcls.reporting.report(Evaluation.load({str(source)!r}), {str(tmp_path / "report.html")!r})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -10,7 +10,7 @@ import torch
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
-from robustcls.core.records import Epoch
+from robustcls.results.records import Epoch
 from robustcls.training import tracking
 from robustcls.training.tracking import Tracking, numbers, pairs
 

@@ -23,10 +23,10 @@ from robustcls.cli.main import main
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import input_gradient
 from robustcls.models.checkpoint import restore
-from robustcls.runtime.search import SearchTwin, scale_gradients
+from robustcls.runtime.fused import SearchTwin, scale_gradients
+from robustcls.training.checkpoint import read_last, restore_state
 from robustcls.training.estimate import fit_epochs
 from robustcls.training.loop import train
-from robustcls.training.saved import read_last, restore_state
 
 SMALL = {"arch": "tiny_run:small_cnn", "augment": "none"}
 TINIEST = {"arch": "test_engine_options:tiny_net", "augment": "none"}

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from robustcls.core import plugins
+from robustcls.training.checkpoint import read_last, restore_state, save_last
 from robustcls.training.loop import train
-from robustcls.training.saved import read_last, restore_state, save_last
 
 STEPS = ["once", "free(replays=2)", "awp(warmup=0.2)"]
 COMBINATIONS = [

@@ -6,7 +6,7 @@ from test_every_combination import every_combination, nothing
 
 from robustcls.core.gradients import input_gradient
 from robustcls.runtime.device import exact_fp32
-from robustcls.runtime.search import Counted, SearchTwin
+from robustcls.runtime.fused import Counted, SearchTwin
 from robustcls.training.loop import train
 
 pytestmark = pytest.mark.gpu

@@ -9,8 +9,8 @@ import torch
 from tiny_run import TIMES, same, tiny_run
 
 from robustcls.core.errors import InputError
+from robustcls.training.checkpoint import read_last, restore_state
 from robustcls.training.loop import Interrupted, train
-from robustcls.training.saved import read_last, restore_state
 
 EPOCHS, BATCHES = 3, 5
 OPTIONS = {"ema": 0.8, "epochs": EPOCHS, "seed": 5, "adv": "pgd(steps=1)"}

@@ -12,15 +12,15 @@ from torch import nn
 import robustcls
 from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError
-from robustcls.core.records import Epoch
+from robustcls.results.records import Epoch
 from robustcls.runtime.device import resolve_precision
+from robustcls.training.checkpoint import new_folder, save_config
 from robustcls.training.config import TrainConfig
 from robustcls.training.ends import channel_statistics
 from robustcls.training.epoch import rehearse
+from robustcls.training.history import read_training
 from robustcls.training.loop import train
 from robustcls.training.optimizer import make_optimizer
-from robustcls.training.record import read_training
-from robustcls.training.saved import new_folder, save_config
 
 
 def nothing(_):

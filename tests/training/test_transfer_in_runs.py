@@ -12,11 +12,11 @@ from robustcls.core.errors import InputError
 from robustcls.data.splits import load_training_data
 from robustcls.models.checkpoint import build
 from robustcls.models.heads import head_of
+from robustcls.training.checkpoint import read_last, restore_state
 from robustcls.training.config import TrainConfig
 from robustcls.training.epoch import rehearse
 from robustcls.training.loop import train
 from robustcls.training.run import Run
-from robustcls.training.saved import read_last, restore_state
 
 PLAIN = {"augment": "none", "epochs": 1}
 

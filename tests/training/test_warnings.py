@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from robustcls.core.learning import FEW_UPDATES
-from robustcls.core.records import Chance
+from robustcls.results.learning import FEW_UPDATES
+from robustcls.results.records import Chance
+from robustcls.training.checkpoint import read_last, restore_state, save_last
 from robustcls.training.epoch import rehearse
+from robustcls.training.history import read_training
 from robustcls.training.loop import train
-from robustcls.training.record import read_training
-from robustcls.training.saved import read_last, restore_state, save_last
 from robustcls.training.tracking import numbers
 
 SMALL = {"arch": "tiny_run:small_cnn", "augment": "none"}

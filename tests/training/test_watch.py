@@ -12,11 +12,11 @@ import torch
 from tiny_run import same
 
 from robustcls.core.errors import InputError
-from robustcls.core.overfitting import catastrophes, robust_overfitting
-from robustcls.core.records import Epoch
+from robustcls.results.overfitting import catastrophes, robust_overfitting
+from robustcls.results.records import Epoch
+from robustcls.training.checkpoint import read_last, restore_state, state_of
 from robustcls.training.epoch import MOST_ROLLBACKS, rehearse
 from robustcls.training.loop import train
-from robustcls.training.saved import read_last, restore_state, state_of
 
 SOUND, LOST = (0.4, 0.45), (0.05, 0.6)  # robust and single-step accuracy
 SMALL = {"arch": "tiny_run:small_cnn", "augment": "none"}

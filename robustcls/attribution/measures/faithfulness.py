@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution.batches import images_per_pass
+from robustcls.attribution._batches import images_per_pass
 from robustcls.core.classifier import check_images, check_logits, device_of, dtype_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen

@@ -5,7 +5,7 @@ from torch import Generator, Tensor
 
 from robustcls.core.errors import InputError
 from robustcls.data.augment import in_format_of
-from robustcls.data.augmentations.functional import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
+from robustcls.data.augmentations._functional import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
 
 
 def color_jitter(

@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from robustcls.core.errors import InputError
 from robustcls.data.augment import box, coins, in_format_of
-from robustcls.data.augmentations import functional as F
+from robustcls.data.augmentations import _functional as F
 from robustcls.data.augmentations.random_erasing import random_erasing
 
 

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from robustcls.core.errors import InputError
 from robustcls.data.augment import in_format_of
-from robustcls.data.augmentations import functional as F
+from robustcls.data.augmentations import _functional as F
 
 
 def rand_augment(x: Tensor, generator: Generator, *, num_ops: int = 2, magnitude: int = 9) -> Tensor:

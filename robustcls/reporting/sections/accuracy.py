@@ -5,11 +5,11 @@ from functools import partial
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from robustcls.core.balance import measures_by_class, two_classes_of
-from robustcls.core.records import Accuracy
 from robustcls.reporting.context import Context
 from robustcls.reporting.figures import INK, SERIES, draw, shorten
 from robustcls.reporting.html import estimate, figure, fill_file, model_tag, number, table
+from robustcls.results.balance import measures_by_class, two_classes_of
+from robustcls.results.records import Accuracy
 
 ORDER, TITLE = 30, "Accuracy"
 

@@ -6,11 +6,11 @@ from functools import partial
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from robustcls.core.records import Attack, Evaluation
-from robustcls.core.statistics import wilson
 from robustcls.reporting.context import Context, say_who_was_met
 from robustcls.reporting.figures import SERIES, draw, shorten
 from robustcls.reporting.html import derived, figure, fill_file, heat_table, interval, lines, model_tag, number, table
+from robustcls.results.records import Attack, Evaluation
+from robustcls.results.statistics import wilson
 
 ORDER, TITLE = 50, "Attacks"
 

@@ -7,11 +7,11 @@ from functools import partial
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from robustcls.core.comparison import ClassCounts, by_data, count_classes, data_class, held
-from robustcls.core.statistics import paired_difference, wilson
 from robustcls.reporting.context import Context
 from robustcls.reporting.figures import INK, SERIES, draw, shorten
 from robustcls.reporting.html import derived, figure, fill_file, heat_table, model_tag, points, table
+from robustcls.results.comparison import ClassCounts, by_data, count_classes, data_class, held
+from robustcls.results.statistics import paired_difference, wilson
 
 ORDER, TITLE = 60, "Classes"
 

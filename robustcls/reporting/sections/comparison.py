@@ -5,10 +5,6 @@ from functools import partial
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from robustcls.core.balance import Measure, measures_by_class
-from robustcls.core.comparison import ClassCounts, by_data, count_classes, data_class, held, pair
-from robustcls.core.records import Evaluation, MinimumNorm
-from robustcls.core.statistics import paired_difference
 from robustcls.reporting.context import Context
 from robustcls.reporting.figures import SERIES, draw, shorten
 from robustcls.reporting.html import (
@@ -27,6 +23,10 @@ from robustcls.reporting.html import (
 from robustcls.reporting.missing import ONE_MODEL
 from robustcls.reporting.sections.classes import FEW
 from robustcls.reporting.sections.minimum import BEYOND, not_measured
+from robustcls.results.balance import Measure, measures_by_class
+from robustcls.results.comparison import ClassCounts, by_data, count_classes, data_class, held, pair
+from robustcls.results.records import Evaluation, MinimumNorm
+from robustcls.results.statistics import paired_difference
 
 ORDER, TITLE = 140, "Comparison"
 

@@ -7,11 +7,11 @@ from functools import partial
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from robustcls.core.records import CurvePoint
 from robustcls.reporting.context import Context
 from robustcls.reporting.figures import INK, SERIES, draw, shorten
 from robustcls.reporting.html import derived, figure, fill_file, model_tag, number, table
 from robustcls.reporting.missing import missing_of
+from robustcls.results.records import CurvePoint
 
 ORDER, TITLE = 40, "Security curves"
 

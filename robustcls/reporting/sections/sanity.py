@@ -2,11 +2,11 @@
 
 from markupsafe import Markup
 
-from robustcls.core.records import MethodMeasures
 from robustcls.reporting.context import Context
 from robustcls.reporting.html import badge, fill_file, number, table
 from robustcls.reporting.missing import reasons_of
 from robustcls.reporting.sections.stability import FEW, NOT_MEASURED, show_spread
+from robustcls.results.records import MethodMeasures
 
 ORDER, TITLE = 130, "Attribution sanity"
 

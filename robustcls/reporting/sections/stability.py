@@ -6,11 +6,11 @@ from functools import partial
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from robustcls.core.records import Explanations, MethodMeasures, Spread
 from robustcls.reporting.context import Context, look_up
 from robustcls.reporting.figures import INK, SERIES, draw, shorten
 from robustcls.reporting.html import figure, fill_file, lines, number, table
 from robustcls.reporting.missing import reasons_of
+from robustcls.results.records import Explanations, MethodMeasures, Spread
 
 ORDER, TITLE = 120, "Attribution stability"
 

@@ -2,9 +2,9 @@
 
 from markupsafe import Markup
 
-from robustcls.core.balance import say_absent, say_counts, what_is_estimated
 from robustcls.reporting.context import Context
 from robustcls.reporting.html import fill_file
+from robustcls.results.balance import say_absent, say_counts, what_is_estimated
 
 ORDER, TITLE = 20, "Threat model and provenance"
 

@@ -6,13 +6,13 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from robustcls.core.learning import above_chance
-from robustcls.core.overfitting import CATASTROPHIC, catastrophes, undone
-from robustcls.core.records import Training
 from robustcls.reporting.context import Context
 from robustcls.reporting.figures import INK, SERIES, draw
 from robustcls.reporting.html import figure, fill_file, number, table
 from robustcls.reporting.missing import reasons_of
+from robustcls.results.learning import above_chance
+from robustcls.results.overfitting import CATASTROPHIC, catastrophes, undone
+from robustcls.results.records import Training
 
 ORDER, TITLE = 150, "Training"
 

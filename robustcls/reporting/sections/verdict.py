@@ -2,14 +2,14 @@
 
 from markupsafe import Markup
 
-from robustcls.core.balance import balanced_of, is_uneven, say_absent, say_counts, what_is_estimated
-from robustcls.core.comparison import Pair, held, pair
-from robustcls.core.policy import judge
-from robustcls.core.records import Evaluation
-from robustcls.core.statistics import paired_difference
-from robustcls.core.thresholds import THRESHOLDS
 from robustcls.reporting.context import Context
 from robustcls.reporting.html import derived, estimate, fill_file, number
+from robustcls.results.balance import balanced_of, is_uneven, say_absent, say_counts, what_is_estimated
+from robustcls.results.comparison import Pair, held, pair
+from robustcls.results.policy import judge
+from robustcls.results.records import Evaluation
+from robustcls.results.statistics import paired_difference
+from robustcls.results.thresholds import THRESHOLDS
 
 ORDER, TITLE = 10, "Verdict"
 

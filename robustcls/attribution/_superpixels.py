@@ -1,0 +1,71 @@
+"""Superpixels: neighbouring pixels of like colour, which are blanked together."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustcls.attribution._baselines import Baseline, baseline_of
+from robustcls.attribution._batches import images_per_pass, singly
+from robustcls.core.errors import InputError
+
+COMPACTNESS = 0.25  # the distance in colour, of [0, 1], that counts as much as the distance to the next cell's centre
+
+
+def segmented(image: Tensor, segments: int) -> Tensor:
+    """About `segments` segments of an image C,H,W in [0, 1]: int64 H,W, numbered from 0.
+
+    K-means over colour and place, begun on a regular grid, as in SLIC (Achanta et al. 2012,
+    doi:10.1109/TPAMI.2012.120) without its restriction to near pixels. The same image gives the same segments.
+    """
+    from sklearn.cluster import KMeans
+
+    height, width = image.shape[1:]
+    if not 1 < segments <= height * width:
+        raise InputError(
+            f"{segments} superpixels of an image of {height}x{width}: give from 2 to {height * width}, 64 is usual"
+        )
+    rows = min(height, segments, max(1, round((segments * height / width) ** 0.5)))
+    columns = min(width, round(segments / rows))
+    place = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1).reshape(-1, 2)
+    colour = image.detach().cpu().double().numpy().reshape(len(image), -1).T
+    points = np.hstack([colour, place * (COMPACTNESS / (height * width / segments) ** 0.5)])
+    centres = [
+        int((row + 0.5) * height / rows) * width + int((column + 0.5) * width / columns)
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    found = KMeans(len(centres), init=points[centres], n_init=1, max_iter=20).fit_predict(points)
+    _, numbers = np.unique(found, return_inverse=True)
+    return torch.from_numpy(numbers.reshape(height, width)).long().to(image.device)
+
+
+def by_superpixels(
+    method: Any,
+    x: Tensor,
+    target: Tensor,
+    segments: int,
+    baseline: Baseline,
+    reference: Tensor | None,
+    samples: int | None = None,
+) -> Tensor:
+    """The maps N,H,W of a captum method that blanks superpixels: each pixel carries its superpixel's value.
+
+    samples: random subsets, of a method that fits a model to them. Raises InputError for fewer than segments.
+    """
+    if samples is not None and samples < segments:
+        raise InputError(f"{samples} samples for {segments} superpixels: give as many samples or more, 500 is usual")
+    options = {} if samples is None else {"n_samples": samples}
+    maps = [
+        method.attribute(
+            image,
+            baseline_of(image, baseline),
+            one,
+            feature_mask=segmented(origin[0], segments)[None, None].expand_as(image),
+            perturbations_per_eval=images_per_pass(x),
+            **options,
+        ).detach()[:, 0]
+        for image, one, origin in singly(x.detach(), target, x if reference is None else reference)
+    ]
+    return torch.cat(maps)

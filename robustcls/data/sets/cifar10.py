@@ -1,0 +1,22 @@
+"""CIFAR-10: 60,000 colour images of 32x32 in 10 classes."""
+
+from robustcls.data.images import Images
+from robustcls.data.sets._cifar import load_cifar
+
+RECIPE = {
+    "norm": "linf",
+    "eps": "8/255",
+    "augment": "crop_flip",
+    "epochs": 30,
+    "lr": 0.1,
+    "batch_size": 128,
+    "adv": "pgd(steps=7)",
+}
+
+
+def cifar10(split: str, *, data_dir: str | None = None) -> Images:
+    """CIFAR-10 (Krizhevsky 2009), downloaded on demand: 50,000 train and 10,000 test images of 3x32x32.
+
+    data_dir: default $ROBUSTCLS_DATA or ~/.cache/robustcls. Raises InputError where it is neither there nor to be had.
+    """
+    return load_cifar("cifar10", split, data_dir)

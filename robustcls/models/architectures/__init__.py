@@ -1,0 +1,1 @@
+"""Architectures, one per file; the name of the file is the name in `--arch`."""

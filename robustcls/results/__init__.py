@@ -1,0 +1,1 @@
+"""What was found: records, statistics, comparison, policy; never imports torch."""

@@ -1,0 +1,151 @@
+"""When evaluations may be compared, and on what: classes, and pairs of the same samples."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from robustcls.results.records import Evaluation, Sample
+from robustcls.results.statistics import mcnemar, paired_difference
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """A class and how many of its samples were right."""
+
+    label: int
+    total: int
+    clean: int
+    robust: int
+
+    @property
+    def accuracy(self) -> float:
+        """Robust accuracy."""
+        return self.robust / self.total
+
+    @property
+    def drop(self) -> float:
+        return (self.clean - self.robust) / self.total
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two evaluations on the same samples: accuracy of the second minus that of the first."""
+
+    part: str  # clean | robust
+    difference: float
+    low: float  # of its 95% interval
+    high: float
+    only_first: int  # samples that the first alone gets right
+    only_second: int
+    p: float  # of the exact McNemar test
+
+
+def find_mismatch(evaluations: Sequence[Evaluation]) -> str:
+    """The first reason why the evaluations do not answer the same question; "" where they do."""
+    first = evaluations[0]
+    for other in evaluations[1:]:
+        if first.data.sha256 != other.data.sha256:
+            a, b = first.data, other.data
+            if (a.name, a.split, a.n) == (b.name, b.split, b.n) and "" != a.sampling != b.sampling != "":
+                rules = f"{a.sampling!r} and {b.sampling!r}"
+                return f"the samples were drawn by other rules, {rules}: judge both with --n all, or in one version"
+            return "the data differ (SHA-256 of pixels and labels)"
+        if (first.threat.norm, first.threat.eps) != (other.threat.norm, other.threat.eps):
+            ours, theirs = (f"{one.threat.norm} {one.threat.eps_text}" for one in (first, other))
+            return f"the threat models differ ({ours} and {theirs})"
+        if _attacks(first) != _attacks(other):
+            return "the attacks or their options differ"
+        if moved := _remapped(first, other):
+            return moved
+        if not _same_samples(first, other):
+            return "the sample indices or labels differ"
+        if not first.samples:
+            return "the evaluations hold no samples to pair"
+    return ""
+
+
+def _remapped(first: Evaluation, other: Evaluation) -> str:
+    """Where evaluations of one model take a class of the data for different outputs; "" where they do not."""
+    one, two = ((e.model.name, e.model.sha256, len(e.model.classes)) for e in (first, other))
+    if one != two:
+        return ""
+    ours, theirs = (_outputs(evaluation) for evaluation in (first, other))
+    for name, output in ours.items():
+        if theirs.get(name, output) != output:
+            return f"{first.model.name} is judged under two maps of classes ({name!r} is output {output} and {theirs[name]})"
+    return ""
+
+
+def _outputs(evaluation: Evaluation) -> dict[str, int]:
+    """The output that each class of the data is."""
+    mapped = evaluation.data.class_map
+    if mapped is None:
+        return {name: output for output, name in enumerate(evaluation.model.classes)}
+    return dict(zip(mapped.classes, mapped.outputs, strict=False))
+
+
+def _same_samples(first: Evaluation, second: Evaluation) -> bool:
+    ours, theirs = ([(sample.index, sample.label) for sample in by_data(one)] for one in (first, second))
+    return ours == theirs
+
+
+def by_data(evaluation: Evaluation) -> list[Sample]:
+    """The samples with labels and predictions as the data numbers its classes, whatever the model's outputs are; outputs
+    that are no class of the data are numbered behind."""
+    mapped = evaluation.data.class_map
+    if mapped is None:
+        return evaluation.samples
+    own = {output: number for number, output in reversed(list(enumerate(mapped.outputs)))}
+
+    def number(output: int | None) -> int | None:
+        return None if output is None else own.get(output, len(mapped.classes) + output)  # None: no answer
+
+    return [
+        replace(s, label=own.get(s.label, s.label), clean=number(s.clean), adversarial=number(s.adversarial))
+        for s in evaluation.samples
+    ]
+
+
+def data_class(evaluation: Evaluation, label: int) -> str:
+    """The name of a class as the data numbers it."""
+    names = evaluation.data.class_map.classes if evaluation.data.class_map else evaluation.model.classes
+    return names[label] if 0 <= label < len(names) else f"class {label}"
+
+
+def was_right(sample: Sample) -> bool:
+    return sample.clean == sample.label
+
+
+def held(sample: Sample) -> bool:
+    """Right on the clean image and on the worst that the attacks found."""
+    return sample.clean == sample.label == sample.adversarial
+
+
+def count_classes(samples: Sequence[Sample]) -> list[ClassCounts]:
+    """The classes that have samples, by label."""
+    totals = Counter(sample.label for sample in samples)
+    clean = Counter(sample.label for sample in samples if was_right(sample))
+    robust = Counter(sample.label for sample in samples if held(sample))
+    return [ClassCounts(label, totals[label], clean[label], robust[label]) for label in sorted(totals)]
+
+
+def worst_class(counts: Sequence[ClassCounts]) -> ClassCounts:
+    """The class with the lowest robust accuracy; of equals that with the most samples, then the first label."""
+    return min(counts, key=lambda one: (one.accuracy, -one.total, one.label))
+
+
+def pair(first: Evaluation, second: Evaluation) -> list[Pair]:
+    """Clean and robust accuracy against each other, for evaluations without a mismatch."""
+    pairs = []
+    for part, right in (("clean", was_right), ("robust", held)):
+        ours, theirs = ([right(sample) for sample in one.samples] for one in (first, second))
+        difference, (low, high) = paired_difference(ours, theirs)
+        only_first = sum(a and not b for a, b in zip(ours, theirs, strict=True))
+        only_second = sum(b and not a for a, b in zip(ours, theirs, strict=True))
+        pairs.append(Pair(part, difference, low, high, only_first, only_second, mcnemar(ours, theirs)))
+    return pairs
+
+
+def _attacks(evaluation: Evaluation) -> list[tuple[str, dict[str, Any]]]:
+    return [(attack.name, attack.options) for attack in evaluation.attacks]

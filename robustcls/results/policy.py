@@ -1,0 +1,237 @@
+"""The verdict on an evaluation: what a policy asks for against what was measured."""
+
+import ast
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from robustcls.core import plugins
+from robustcls.core.config import read_toml, resolve
+from robustcls.core.errors import InputError, unknown
+from robustcls.core.threat import ThreatModel, parse_eps
+from robustcls.results.records import Evaluation
+from robustcls.results.thresholds import (
+    FAIL,
+    INCONCLUSIVE,
+    PASS,
+    THRESHOLDS,
+    UNDER_ATTACK,
+    UNJUDGED,
+    WARN,
+    Judged,
+    judge_threshold,
+    not_measured,
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a model must reach, as shares in [0, 1], and how it must have been measured; None asks for nothing."""
+
+    min_clean: float | None = None
+    min_robust: float | None = None
+    max_drop: float | None = None
+    min_class_robust: float | None = None
+    max_ece: float | None = None
+    max_adversarial_ece: float | None = None
+    min_corruption: float | None = None
+    min_n: int | None = None  # samples
+    norm: str | None = None  # of the threat that the policy is about, with eps
+    eps: str | float | None = None
+    required_attacks: tuple[str, ...] = ()  # specs or names of suites
+    name: str = ""
+    min_balanced_clean: float | None = None  # balanced accuracy: each class counts alike
+    min_balanced_robust: float | None = None
+    min_sensitivity: float | None = None  # of two classes, on clean images
+    min_specificity: float | None = None
+    min_robust_sensitivity: float | None = None  # under attack
+    min_robust_specificity: float | None = None
+    positive: str | None = None  # the class that sensitivity is about; as the evaluation has it unless given
+
+    def __post_init__(self) -> None:
+        for name in THRESHOLDS:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                meant = f"; did you mean {value / 100:g}?" if 1 < value <= 100 else ", such as 0.40"
+                raise InputError(f"{name} {value} is not a share: give a number from 0 to 1{meant}")
+        if self.min_n is not None and self.min_n < 1:
+            raise InputError(f"min_n {self.min_n} is no number of samples: give 1 or more")
+        if (self.norm is None) != (self.eps is None):
+            raise InputError('a policy names a threat by norm and eps together, such as norm = "linf", eps = "8/255"')
+        if self.norm is not None:
+            ThreatModel(self.norm, self.eps)  # type: ignore[arg-type]
+        for spec in self.required_attacks:
+            _check_attack(spec)
+
+    @classmethod
+    def load(cls, path: str | Path | None, **flags: Any) -> "Policy":
+        """From a TOML file of this class's fields; a flag that is not None wins over the file. None: flags alone.
+
+        Raises InputError where the file cannot be read, has an unknown key or a value of the wrong kind.
+        """
+        given = {name: value for name, value in flags.items() if value is not None}
+        if path is None:
+            return cls(**given)
+        values = read_toml(path, "--policy")
+        try:
+            found = resolve(cls, values)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        return replace(found, **given)
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Those that are set, in the order of THRESHOLDS."""
+        return {name: value for name in THRESHOLDS if (value := getattr(self, name)) is not None}
+
+    @property
+    def threat_text(self) -> str:
+        """`linf 8/255`, or "" where the policy names no threat."""
+        return f"{self.norm} {self.eps}" if self.norm is not None else ""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One thing that a policy asks for, with its own status."""
+
+    name: str  # the policy's key, or `diagnostics`
+    asked: str  # in words
+    status: str
+    reason: str
+    measured: str = ""  # what was found, in short; "" where the reason says it
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """PASS, WARN, FAIL, INCONCLUSIVE or NOT JUDGED, with the reasons in words."""
+
+    status: str
+    reasons: list[str] = field(default_factory=list)
+    criteria: list[Criterion] = field(default_factory=list)
+
+
+def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
+    """PASS needs the whole 95% interval on the right side of each threshold; FAIL has one wholly on the wrong side.
+
+    INCONCLUSIVE: an interval straddles its threshold, what a threshold is about was not measured, or was measured in
+    another way than the policy asks for, a diagnostic failed, or an attack broke off. WARN: passed, and a diagnostic
+    warns or none was run. Calibration errors and the mean over corruptions have no interval here and are compared as
+    they are. Without thresholds nothing is judged.
+    """
+    if not policy.thresholds:
+        return Verdict(UNJUDGED, ["no thresholds were given", *_failed(evaluation), *_warned(evaluation)])
+    criteria = _conditions(evaluation, policy)
+    threat_fits = all(one.status == PASS for one in criteria if one.name == "threat")
+    for name, threshold in policy.thresholds.items():
+        if name in UNDER_ATTACK and not evaluation.attacks:
+            found = not_measured(name)
+        elif name in UNDER_ATTACK and not threat_fits:
+            reason = f"{THRESHOLDS[name]} under {policy.threat_text} was not measured"
+            found = Judged(INCONCLUSIVE, reason, f"not measured under {policy.threat_text}")
+        else:
+            found = judge_threshold(name, evaluation, threshold, policy.positive)
+        side = "at least" if name.startswith("min") else "at most"
+        asked = f"{THRESHOLDS[name]} {side} {threshold:.1%}"
+        criteria.append(Criterion(name, asked, found.status, found.reason, found.measured))
+    failed, warned = _failed(evaluation), _warned(evaluation)
+    reasons = [one.reason for one in criteria if one.name in THRESHOLDS or one.status != PASS] + failed + warned
+    criteria.append(_diagnostics(evaluation, failed, warned))
+    if criteria[-1].status == UNJUDGED:
+        reasons.append(criteria[-1].reason)
+    statuses = {WARN if one.status == UNJUDGED else one.status for one in criteria}
+    status = next((one for one in (FAIL, INCONCLUSIVE, WARN) if one in statuses), PASS)
+    return Verdict(status, reasons, criteria)
+
+
+def lacking_attacks(evaluation: Evaluation, wanted: tuple[str, ...]) -> list[str]:
+    """Specs of `wanted` that did not run to their end with the options that they name.
+
+    A suite stands for its attacks, whose other options must have their defaults.
+    """
+    lacking = []
+    for one in wanted:
+        suite = one in plugins.names("suite")
+        for spec in plugins.load("suite", one)(evaluation.threat.norm) if suite else [one]:
+            parsed = plugins.parse("attack", spec)
+            options = (_defaults(parsed.name) if suite else {}) | dict(parsed.options)
+            if not any(
+                _plugin(attack.name) == parsed.name
+                and not attack.error
+                and all(attack.options.get(key, value) == value for key, value in options.items())
+                for attack in evaluation.attacks
+            ):
+                lacking.append(spec)
+    return lacking
+
+
+def _plugin(recorded: str) -> str:
+    """The plug-in behind a recorded name, which is a spec with a number where several attacks share the plug-in."""
+    return re.sub(r" #\d+$", "", recorded).partition("(")[0].strip()
+
+
+def _check_attack(spec: str) -> None:
+    """Raises InputError for neither a suite nor an attack; of an attack from elsewhere only the way it is written counts."""
+    parsed = plugins.parse("attack", spec)
+    known = {one.name: one for one in plugins.describe("attack")}
+    if spec in plugins.names("suite") or ":" in parsed.name:
+        return
+    if parsed.name not in known:
+        raise unknown("required attack or suite", parsed.name, [*known, *plugins.names("suite")])
+    options = [option.name for option in known[parsed.name].options]
+    for name, _ in parsed.options:
+        if name not in options:
+            raise unknown(f"option of required attack {parsed.name}", name, options)
+
+
+def _defaults(attack: str) -> dict[str, Any]:
+    """The defaults that the attack's source writes as literals; reading them imports no torch."""
+    found: dict[str, Any] = {}
+    for option in next((one.options for one in plugins.describe("attack") if one.name == attack), ()):
+        with suppress(ValueError, SyntaxError):
+            found[option.name] = ast.literal_eval(option.default)
+    return found
+
+
+def _conditions(evaluation: Evaluation, policy: Policy) -> list[Criterion]:
+    """How it must have been measured: never FAIL, as that says nothing about the model."""
+    criteria = []
+    if policy.eps is not None:
+        threat, found = evaluation.threat, f"{evaluation.threat.norm} {evaluation.threat.eps_text}"
+        fits = threat.norm == policy.norm and abs(threat.eps - parse_eps(policy.eps)) < 1e-9
+        reason = f"attacked under {found}" + ("" if fits else f", while the policy is about {policy.threat_text}")
+        criteria.append(_condition("threat", f"attacked under {policy.threat_text}", fits, reason))
+    if policy.min_n is not None:
+        n = evaluation.robust.total
+        reason = f"n = {n:,} samples, {'at least' if n >= policy.min_n else 'fewer than'} {policy.min_n:,}"
+        criteria.append(_condition("min_n", f"at least {policy.min_n:,} samples", n >= policy.min_n, reason))
+    if policy.required_attacks:
+        lacking = lacking_attacks(evaluation, policy.required_attacks)
+        asked = f"attacked by {', '.join(policy.required_attacks)}"
+        reason = f"was not {asked}: {', '.join(lacking)} did not run to the end" if lacking else f"was {asked}"
+        criteria.append(_condition("required_attacks", asked, not lacking, reason))
+    return criteria
+
+
+def _condition(name: str, asked: str, fits: bool, reason: str) -> Criterion:
+    return Criterion(name, asked, PASS if fits else INCONCLUSIVE, reason)
+
+
+def _failed(evaluation: Evaluation) -> list[str]:
+    failed = [f"check {check.id} failed: {check.message}" for check in evaluation.checks if check.status == "fail"]
+    return failed + [f"attack {attack.name} broke off: {attack.error}" for attack in evaluation.attacks if attack.error]
+
+
+def _warned(evaluation: Evaluation) -> list[str]:
+    return [f"check {check.id} warns: {check.message}" for check in evaluation.checks if check.status == "warn"]
+
+
+def _diagnostics(evaluation: Evaluation, failed: list[str], warned: list[str]) -> Criterion:
+    asked = "no attack broke off and no self-check failed"
+    if failed or warned:
+        return Criterion("diagnostics", asked, INCONCLUSIVE if failed else WARN, "; ".join(failed + warned))
+    ran = sum(check.status != "not_run" for check in evaluation.checks)
+    if not ran:
+        return Criterion("diagnostics", asked, UNJUDGED, "no self-check was run")
+    return Criterion("diagnostics", asked, PASS, f"no attack broke off, and {ran} self-checks found nothing")

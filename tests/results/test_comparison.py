@@ -1,0 +1,94 @@
+"""Classes and pairs of evaluations."""
+
+import dataclasses
+
+import pytest
+from sample_records import tiny_evaluation
+
+from robustcls.results.comparison import (
+    ClassCounts,
+    by_data,
+    count_classes,
+    data_class,
+    find_mismatch,
+    pair,
+    worst_class,
+)
+from robustcls.results.records import ClassMap, Evaluation, Sample
+
+
+def evaluation(*kinds: tuple[int, int, int]) -> Evaluation:
+    """kinds: label, clean and adversarial prediction of each sample."""
+    samples = [Sample(i, *kind, None, None) for i, kind in enumerate(kinds)]
+    return dataclasses.replace(tiny_evaluation(), samples=samples)
+
+
+def test_classes_are_counted_by_label():
+    one = evaluation((3, 3, 3), (0, 0, 1), (3, 1, 1), (3, 3, 0))
+    assert count_classes(one.samples) == [ClassCounts(0, 1, 1, 0), ClassCounts(3, 3, 2, 1)]
+    assert count_classes([]) == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "label"),
+    [
+        ([(0, 10, 9, 5), (1, 10, 9, 4), (2, 100, 99, 60)], 1),
+        ([(0, 10, 9, 4), (1, 20, 9, 8), (2, 20, 9, 8)], 1),  # equal shares: most samples, then first label
+        ([(0, 4, 4, 0), (1, 10, 9, 0)], 1),
+    ],
+)
+def test_the_worst_class_has_the_lowest_robust_accuracy(counts, label):
+    rows = [ClassCounts(*row) for row in counts]
+    assert worst_class(rows).label == worst_class(rows[::-1]).label == label
+
+
+def test_a_pair_counts_who_alone_is_right():
+    first = evaluation(*[(0, 0, 0)] * 6, *[(0, 0, 1)] * 3, (0, 1, 1))
+    second = evaluation(*[(0, 0, 0)] * 2, *[(0, 0, 1)] * 4, *[(0, 0, 0)] * 3, (0, 0, 1))
+    clean, robust = pair(first, second)
+    assert (clean.part, robust.part) == ("clean", "robust")
+    assert (clean.only_first, clean.only_second, clean.difference) == (0, 1, pytest.approx(0.1))
+    assert (robust.only_first, robust.only_second, robust.difference) == (4, 3, pytest.approx(-0.1))
+    assert robust.low < robust.difference < robust.high
+    assert (clean.p, robust.p) == (1, 1)
+    losing = pair(first, evaluation(*[(0, 0, 1)] * 10))[1]
+    assert (losing.only_first, losing.p) == (6, pytest.approx(2 / 2**6))
+
+
+def mapped(outputs, kinds, names):
+    one = evaluation(*kinds)
+    data = dataclasses.replace(one.data, class_map=ClassMap(["a", "b"], outputs, "by name"))
+    return dataclasses.replace(one, data=data, model=dataclasses.replace(one.model, classes=names))
+
+
+def test_models_that_number_the_classes_in_another_way_are_paired_by_the_datas_own():
+    first = mapped([1, 0], [(1, 1, 1), (0, 0, 1), (0, 1, 1)], ["b", "a"])
+    second = mapped([5, 3], [(5, 5, 3), (3, 3, 3), (3, 7, None)], list("stubva"))
+    assert find_mismatch([first, second]) == ""
+    assert [one.label for one in by_data(second)] == [0, 1, 1]
+    assert [one.adversarial for one in by_data(second)] == [1, 1, None]  # no answer
+    assert count_classes(by_data(first)) == [ClassCounts(0, 1, 1, 1), ClassCounts(1, 2, 1, 0)]
+    assert [data_class(second, label) for label in (0, 1)] == ["a", "b"]
+    other = mapped([3, 5], [(5, 5, 3), (3, 3, 3), (3, 7, 7)], list("stubva"))
+    assert find_mismatch([first, other]) == "the sample indices or labels differ"
+
+
+def test_samples_drawn_by_other_rules_are_named():
+    first, second = (evaluation((0, 0, 0)) for _ in range(2))
+    first.data = dataclasses.replace(first.data, sha256="a", sampling="in turn")
+    second.data = dataclasses.replace(second.data, sha256="b", sampling="by share")
+    assert "drawn by other rules, 'in turn' and 'by share': judge both with --n all" in find_mismatch([first, second])
+    second.data.sampling = "in turn"
+    assert find_mismatch([first, second]).startswith("the data differ")
+
+
+def test_one_model_under_two_maps_of_its_classes_is_not_compared():
+    kinds = [(1, 1, 1), (0, 0, 1)]
+    first, same = (mapped([1, 0], kinds, ["b", "a"]) for _ in range(2))
+    other = mapped([0, 1], [(0, 1, 1), (1, 0, 0)], ["a", "b"])
+    assert find_mismatch([first, same]) == ""
+    assert "two maps of classes ('a' is output 1 and 0)" in find_mismatch([first, other])
+    plain = dataclasses.replace(other, data=dataclasses.replace(other.data, class_map=None))
+    assert "two maps of classes" in find_mismatch([first, plain])
+    renamed = dataclasses.replace(other, model=dataclasses.replace(other.model, name="another", sha256="f"))
+    assert find_mismatch([first, renamed]) == ""
