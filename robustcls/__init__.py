@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from robustcls.attacks import attack as attack
     from robustcls.attribution import explain as explain
     from robustcls.core.threat import ThreatModel as ThreatModel
-    from robustcls.evaluation import evaluate as evaluate
+    from robustcls.evaluation.evaluate import evaluate as evaluate
     from robustcls.evaluation.explanations import explain_metrics as explain_metrics
     from robustcls.models import load as load
     from robustcls.reporting import report as report
@@ -28,7 +28,7 @@ _HOMES = {
     "InputError": "robustcls.core.errors",
     "ThreatModel": "robustcls.core.threat",
     "attack": "robustcls.attacks",
-    "evaluate": "robustcls.evaluation",
+    "evaluate": "robustcls.evaluation.evaluate",
     "explain": "robustcls.attribution",
     "explain_metrics": "robustcls.evaluation.explanations",
     "load": "robustcls.models",

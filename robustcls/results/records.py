@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from robustcls.core.errors import InputError
 from robustcls.results.consistency import check_consistent
@@ -521,6 +521,9 @@ class Evaluation:
     balanced: Balanced | None = None
     two_classes: TwoClasses | None = None
     license: str = ""  # of the model, as its owner states it: an SPDX identifier
+
+    # Of one that was just made: its evaluation.examples.Examples, in memory. No field, for no file holds them.
+    examples = cast(Any, None)
 
     def to_json(self) -> str:
         """The JSON text: `schema` first, no NaN, ends with a newline."""
