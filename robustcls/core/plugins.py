@@ -7,6 +7,7 @@ A file that holds several names them in `__all__`. Listing reads the source with
 import ast
 import importlib
 import inspect
+import json
 import math
 import operator
 import sys
@@ -87,19 +88,32 @@ def describe(kind: str) -> list[Plugin]:
     return [plugin for _, plugin in sorted(_plugins(kind).items())]
 
 
-def load(kind: str, spec: str | Spec) -> Callable[..., Any]:
-    """The plug-in function with the spec's options bound; called as its kind is called.
+def load(kind: str, plugin: str | Spec | Callable[..., Any]) -> "partial[Any]":
+    """The plug-in function with its options bound; called as its kind is called.
 
+    plugin: a spec, or a function (or partial, or other callable) of the user's own, which is taken as it is.
     Raises InputError for an unknown name or option (naming the nearest) and for a value of the wrong type.
     """
-    spec = parse(kind, spec) if isinstance(spec, str) else spec
+    if not isinstance(plugin, (str, Spec)):
+        return partial(plugin)
+    spec = parse(kind, plugin)
     function = _find(kind, spec.name)
     return partial(function, *spec.args, **_checked(kind, spec, function))
 
 
-def parse(kind: str, text: str) -> Spec:
-    """A spec string as a Spec. Raises InputError. Values are literals or fractions such as 2/255; nothing is evaluated."""
-    text = text.strip()
+def parse(kind: str, plugin: str | Spec | Callable[..., Any]) -> Spec:
+    """The name of a plug-in and the options that it is given.
+
+    Of a callable: its own name and the keywords of a partial, as JSON holds them, else their repr. Values in a spec are
+    literals or fractions such as 2/255; nothing is evaluated. Raises InputError.
+    """
+    if isinstance(plugin, Spec):
+        return plugin
+    if not isinstance(plugin, str):
+        bound = partial(plugin)  # flattens partials of partials
+        name = getattr(bound.func, "__name__", type(bound.func).__name__)
+        return Spec(name, tuple(map(_plain, bound.args)), tuple((key, _plain(v)) for key, v in bound.keywords.items()))
+    text = plugin.strip()
     head, colon, rest = text.partition(":")
     if colon and head in _plugins(kind) and kind in PLACED:
         return Spec(head, (rest,))
@@ -118,12 +132,47 @@ def parse(kind: str, text: str) -> Spec:
     return Spec(call.strip(), (), options)
 
 
-def resolved(kind: str, spec: str | Spec) -> dict[str, Any]:
-    """Every option of the plug-in with the value that the spec gives it: defaults filled in."""
-    spec = parse(kind, spec) if isinstance(spec, str) else spec
+def resolved(kind: str, plugin: str | Spec | Callable[..., Any]) -> dict[str, Any]:
+    """Every option of the plug-in with the value that it is given: defaults filled in.
+
+    Of a callable: the simple defaults of its signature and the keywords of a partial. Raises InputError.
+    """
+    spec = parse(kind, plugin)
+    if not isinstance(plugin, (str, Spec)):
+        return _simple_defaults(partial(plugin).func) | dict(spec.options)
     function = _find(kind, spec.name)
     defaults = {name: parameter.default for name, parameter, _ in _options(function)}
     return defaults | _checked(kind, spec, function)
+
+
+def with_options(kind: str, plugin: str | Spec | Callable[..., Any], **options: Any) -> str | Callable[..., Any]:
+    """The same plug-in with some options set anew: a spec as text, a callable as a partial."""
+    if not isinstance(plugin, (str, Spec)):
+        return partial(plugin, **options)
+    spec = parse(kind, plugin)
+    return str(Spec(spec.name, spec.args, tuple((dict(spec.options) | options).items())))
+
+
+def _plain(value: Any) -> Any:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return repr(value)
+    return value
+
+
+def _simple_defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """The defaults that a spec could set, of parameters with a simple type or, without annotation, a simple value."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # builtins and the like do not tell
+        return {}
+    return {
+        p.name: p.default
+        for p in parameters
+        if p.default is not p.empty
+        and (type(p.default) in _SIMPLE if p.annotation is p.empty else _simple_types(_hint(p.annotation)))
+    }
 
 
 def _value(node: ast.expr) -> Any:
@@ -224,7 +273,7 @@ def _plugins(kind: str) -> dict[str, Plugin]:
         raise unknown("kind of plug-in", kind, KINDS)
     place = _ROOT / KINDS[kind]
     files = [place] if place.is_file() else sorted(place.glob("*.py"))
-    return {plugin.name: plugin for file in files for plugin in _read(kind, file)}
+    return {plugin.name: plugin for file in files if file.name[0] != "_" for plugin in _read(kind, file)}
 
 
 def _read(kind: str, file: Path) -> list[Plugin]:
