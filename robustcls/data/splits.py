@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError, unknown
-from robustcls.data._copies import count_copies
+from robustcls.data.duplicates import count_copies
 from robustcls.data.images import Images, as_images, count_labels, with_note
 from robustcls.data.stratify import first_proportional, stratified_order
 
