@@ -17,15 +17,6 @@ from robustcls.data.folders.form import Form, choose_form
 from robustcls.data.folders.layout import Files, lay_out
 from robustcls.data.images import Images, check_split
 
-RECIPE = {
-    "norm": "linf",
-    "eps": "8/255",
-    "augment": "crop_flip",
-    "epochs": 30,
-    "lr": 0.1,
-    "batch_size": 128,
-    "adv": "pgd(steps=7)",
-}
 LISTED = 10  # corrupt files that an error names
 
 
