@@ -67,7 +67,7 @@ def explain_counted(
 ) -> tuple[Tensor, Tensor]:
     """As `explain`, without its warning: the maps, and which of them (N, bool) had entries that were not finite."""
     function = load("attribution", method)
-    takes = signature(function.func).parameters  # type: ignore[attr-defined]
+    takes = signature(function.func).parameters
     check_images(images, input_size=input_size_of(model))
     model = told(model, images)
     for given in (reference, background):
@@ -142,7 +142,7 @@ def collapse(maps: Tensor) -> Tensor:
 def _beside(method: str, name: str) -> Callable | None:
     """What the method's file defines under the name."""
     function = load("attribution", method)
-    return getattr(sys.modules[function.func.__module__], name, None)  # type: ignore[attr-defined]
+    return getattr(sys.modules[function.func.__module__], name, None)
 
 
 def _placed(model: nn.Module, images: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""The one exception that means: what was asked for or handed in is wrong."""
+"""The one exception that means wrong usage or input."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class InputError(ValueError):
-    """Wrong usage or input. The message is one line: what, where, how to mend. The command line ends with status 2."""
+    """Wrong usage or input. The message is one line: what, where, how to fix it. The command line ends with status 2."""
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
@@ -16,3 +16,8 @@ def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
     return InputError(
         f"unknown {what} {str(name)!r}: {hint}there {'is' if len(known) == 1 else 'are'} {', '.join(known) or 'none'}"
     )
+
+
+def one_line(error: BaseException) -> str:
+    """The class and the text of an exception, in a line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

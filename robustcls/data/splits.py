@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustcls.core import plugins
-from robustcls.core.errors import InputError, unknown
+from robustcls.core.errors import InputError, one_line, unknown
 from robustcls.data.duplicates import count_copies
 from robustcls.data.images import Images, as_images, count_labels, with_note
 from robustcls.data.stratify import first_proportional, stratified_order
@@ -225,8 +225,7 @@ class _Source:
         except InputError:
             raise
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(f"data {self.spec} failed for split {split!r}: {reason}") from error
+            raise InputError(f"data {self.spec} failed for split {split!r}: {one_line(error)}") from error
         return as_images(made, self.spec)
 
 
