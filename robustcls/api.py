@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.attacks._pool import others_of
+from robustcls.attacks._targets import choose_targets
 from robustcls.attribution import explain_counted, not_finite
 from robustcls.core import plugins
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
@@ -21,7 +22,8 @@ from robustcls.core.draws import SampleGenerator
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.options import parse_n
-from robustcls.core.progress import follow
+from robustcls.core.progress import follow, show_attacks
+from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import takes, traits_of
 from robustcls.data.splits import load_split
@@ -33,8 +35,9 @@ from robustcls.reporting.render import report as report
 from robustcls.results.records import Evaluation
 from robustcls.runtime.device import resolve_batch_size
 from robustcls.runtime.fused import Counted
-from robustcls.runtime.predict import told
+from robustcls.runtime.predict import predict, told
 
+TARGETS = 1  # names the random numbers that choose the targets
 Attack = str | Callable[..., Tensor]  # a spec such as "pgd(steps=20)", or a function (model, x, y, threat) -> x_adv
 
 
@@ -168,13 +171,26 @@ def attack(
         fp32 = Counted(model)
         with torch.no_grad():
             check_logits(fp32(x[:1]), y)
+        aims = None
+        if target is not None:
+            if not takes(function, "target"):
+                raise InputError(
+                    f"{named} cannot aim at a class: leave out `target`, or take an attack that can, such as pgd"
+                )
+            draws = SampleGenerator.of(index, mix(seed, TARGETS), device)
+            aims = choose_targets(target, predict(fp32, x, size).to(device), y, draws)
         more: dict[str, Any] = {"others": others_of(x, y, index)} if takes(function, "others") else {}
         found = []
         for rows in follow(torch.arange(len(x)).split(size), str(named), show=progress):
             if takes(function, "generator"):
                 more["generator"] = SampleGenerator.of(index[rows], seed, device)
-            found.append(function(fp32, x[rows], y[rows], ball, **more).detach())
-        return torch.cat(found).to(images.device)
+            if aims is not None:
+                more["target"] = aims[rows]
+            found.append(function(fp32, x[rows], y[rows], ball, **more).detach().float())
+        x_adv = torch.cat(found)
+        if aims is not None:
+            x_adv = x.where((aims == y).view(-1, 1, 1, 1), x_adv)
+        return x_adv.to(images.device)
 
 
 def evaluate(
@@ -191,8 +207,35 @@ def evaluate(
     seed: int = 0,
     name: str = "",
     positive: str | int | None = None,
+    progress: bool = False,
 ) -> Evaluation:
-    """Clean and robust accuracy of a model under attacks, run in order; robust accuracy is an empirical upper bound."""
+    """Measure clean and robust accuracy under attacks that run in order; robust accuracy is an empirical upper bound.
+
+    Args:
+        model: any module that gives logits N,K for [0, 1] pixels. Of one that gives a mapping, a tuple, an object with
+            `.logits`, or one logit for two classes, a warning says which part was taken.
+        images: float N,C,H,W in [0, 1], on any device; or an iterable of (images, labels), such as a DataLoader.
+        labels: whole numbers N, counted from 0; None where `images` is an iterable that holds them.
+        threat: a ThreatModel, or text such as `linf:8/255`.
+        suite: a named list of attacks: `fast` (the default) or `standard`.
+        attacks: instead, attacks run in order, each on the samples that are still correct: specs such as `pgd(steps=20)`.
+        batch_size: images at a time.
+        precision: `auto` (fp32), `fp32`, `bf16` or `fp16`: for speed alone; an adversarial example counts only when the fp32
+            model misclassifies it.
+        alone: every attack meets every sample, so that attacks can be compared.
+        seed: of everything random.
+        name: of the model, in the record.
+        positive: of two classes, the one that sensitivity is about, by its label or name; the second unless given.
+        progress: show progress on stderr.
+
+    Raises:
+        InputError: for a model, data, attacks or options that do not fit.
+
+    Example:
+        >>> result = robustcls.evaluate(model, loader, threat="linf:8/255", attacks=["pgd(steps=20)"])
+        >>> result.robust.accuracy, result.robust.ci95
+        >>> result.save("evaluation.json")
+    """
     ball = _threat_model(threat)
     x, y = _collect(images, labels)
     if suite is not None and attacks is not None:
@@ -204,7 +247,7 @@ def evaluate(
     judged = judge(
         model, x, y, ball, chosen,  # type: ignore[arg-type]
         kind=kind, batch_size=batch_size, precision=precision, alone=alone, seed=seed,
-        positive=positive,
+        positive=positive, progress=show_attacks() if progress else None,
     )  # fmt: skip
     if name:
         judged.evaluation.model = describe_model(
