@@ -1,9 +1,7 @@
 """The attacks of an evaluation: specs such as `pgd(steps=20)`, and functions, as one thing."""
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from shlex import quote
 from typing import Any
 
@@ -14,19 +12,21 @@ from robustcls.core.errors import InputError
 from robustcls.core.traits import Traits, takes, traits_of
 from robustcls.evaluation.subject import Subject
 
-PASSED = ("generator", "start", "others")  # keywords of an attack that the engine passes, and that are no options
-
 
 @dataclass(frozen=True)
 class NamedAttack:
     """An attack with the options that were given to it."""
 
+    source: plugins.AnyPlugin  # as the user gave it
     name: str  # the plug-in's, or the function's
-    text: str  # as the user wrote it
     given: Mapping[str, Any]  # the options that were given
-    options: Mapping[str, Any]  # every option with its value, as a record keeps it
+    options: Mapping[str, Any]  # every option with its value
     function: Callable[..., Tensor]  # (model, x, y, threat, *, generator, ...) -> x_adv, with `given` bound
-    is_spec: bool
+
+    @property
+    def text(self) -> str:
+        """As the user wrote it."""
+        return self.source if isinstance(self.source, str) else str(self)
 
     @property
     def traits(self) -> Traits:
@@ -37,10 +37,7 @@ class NamedAttack:
 
     def but(self, **options: Any) -> "NamedAttack":
         """The same attack with other values of these options."""
-        given = {**self.given, **options}
-        if self.is_spec:
-            return as_attack(plugins.Spec(self.name, (), tuple(given.items())))
-        return as_attack(partial(self.function, **options))
+        return as_attack(plugins.with_options("attack", self.source, **options))
 
     def bounded(self, bounds: Mapping[str, int], bound: Callable[[int, int], int]) -> "NamedAttack":
         """The same with each whole number among these options brought to its bound, by min or by max."""
@@ -51,40 +48,21 @@ class NamedAttack:
         return str(plugins.Spec(self.name, (), tuple(self.given.items())))
 
 
-AttackLike = str | plugins.Spec | Callable[..., Tensor] | NamedAttack
+AttackLike = plugins.AnyPlugin | NamedAttack
 
 
 def as_attack(given: AttackLike) -> NamedAttack:
     """A spec, or a function `(model, x, y, threat, *, ...)`, also a functools.partial of one, as an attack.
 
-    Raises InputError for an unknown plug-in or option, and for a function that cannot be called so.
+    Raises InputError for an unknown plug-in or option.
     """
     if isinstance(given, NamedAttack):
         return given
-    if isinstance(given, (str, plugins.Spec)):
-        spec = plugins.parse("attack", given) if isinstance(given, str) else given
-        function, options = plugins.load("attack", spec), plugins.resolved("attack", spec)
-        return NamedAttack(spec.name, str(given), dict(spec.options), options, function, is_spec=True)
-    if not callable(given):
+    if not isinstance(given, (str, plugins.Spec)) and not callable(given):
         raise InputError(f"attack {given!r:.60} is neither a spec, such as 'pgd(steps=20)', nor a function")
-    inner: Any = given
-    bound: dict[str, Any] = {}
-    while isinstance(inner, partial):
-        inner, bound = inner.func, {**inner.keywords, **bound}
-    name = getattr(inner, "__name__", type(inner).__name__)
-    parameters = inspect.signature(given).parameters
-    try:
-        inspect.signature(given).bind(None, None, None, None)
-    except TypeError as error:
-        raise InputError(f"attack {name} cannot be called as {name}(model, x, y, threat): {error}") from None
-    defaults = {
-        option: parameter.default
-        for option, parameter in parameters.items()
-        if parameter.default is not parameter.empty and option not in PASSED
-    }
-    options = {option: _plain(value) for option, value in {**defaults, **bound}.items()}
-    attack = NamedAttack(name, name, {option: _plain(value) for option, value in bound.items()}, options, given, False)
-    return NamedAttack(name, str(attack), attack.given, options, given, is_spec=False)
+    spec = plugins.parse("attack", given)
+    function, options = plugins.load("attack", given), plugins.resolved("attack", given)
+    return NamedAttack(given, spec.name, dict(spec.options), options, function)
 
 
 def as_attacks(given: AttackLike | Iterable[AttackLike]) -> list[NamedAttack]:
@@ -110,14 +88,14 @@ def suite_attacks(suite: str, norm: str) -> list[str]:
 def check_attacks(attacks: Sequence[NamedAttack], subject: Subject, eps_grid: Sequence[float] = ()) -> None:
     """Raises InputError for an attack that cannot be run, before hours of work for the others."""
     if not attacks:
-        raise InputError("no attack was named: give --attack or --suite")
+        raise InputError("no attack was named: give `attacks` or `suite`")
     threat = subject.threat
     for attack in attacks:
         threat.check_options(attack.text, attack.options)
         traits = attack.traits
         if traits.training_only:
             raise InputError(
-                f"{attack.text} leaves the ball on purpose, to train on: judge with --attack fgsm or --attack pgd"
+                f'{attack.text} leaves the ball on purpose, to train on: take `attacks="fgsm"` or `attacks="pgd"`'
             )
         if traits.keeps_label:
             raise InputError(
@@ -127,18 +105,9 @@ def check_attacks(attacks: Sequence[NamedAttack], subject: Subject, eps_grid: Se
         if traits.gradients and not getattr(subject.source, "differentiable", True):
             raise InputError(
                 f"{attack.text} needs gradients, which this model does not give: "
-                "use --attack square or --attack noise, or craft on another model with --transfer-from"
+                'take `attacks="square"` or `attacks="noise"`, or craft on another model with `transfer_from`'
             )
         if traits.unrestricted:
             threat.check_whole_box(attack.text)
         if traits.unrestricted and any(eps < 1 for eps in eps_grid):
-            raise InputError(
-                f"{attack.text} leaves every small ball: it has no curve over radii: leave --eps-grid away"
-            )
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON keeps it."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return getattr(value, "__name__", None) or repr(value)
+            raise InputError(f"{attack.text} leaves every small ball: it has no curve over radii: leave out `eps_grid`")

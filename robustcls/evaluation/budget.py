@@ -118,7 +118,7 @@ def check_holds(budget: Budget, pace: Pace, attacks: Sequence[NamedAttack], coun
     raise InputError(
         f"{budget.text} is too little for {name}: measuring its speed took {duration(budget.spent)}, and a clean pass with "
         f"one step of each attack on {count} samples takes about {duration(least)}, all steps up to {duration(most)}: "
-        f"give --minutes {enough:g}, {'fewer samples with --n, ' if 'n' in budget.kept else ''}or fewer or cheaper attacks"
+        f"give `minutes={enough:g}`, {'fewer samples with `n`, ' if 'n' in budget.kept else ''}or fewer or cheaper attacks"
     )
 
 

@@ -161,7 +161,7 @@ class Engine:
             begin: dict[str, Any] = {} if start is None else {"start": start[indices[rows]].to(self.device)}
             if attack.takes("others"):
                 begin["others"] = self.others
-            if attack.is_spec or attack.takes("generator"):
+            if attack.takes("generator"):
                 begin["generator"] = SampleGenerator.of(
                     self.subject.index[indices[rows]], mix(self.seed, *stream), self.device
                 )

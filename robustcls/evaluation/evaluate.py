@@ -1,67 +1,30 @@
 """From a subject and a plan to an Evaluation."""
 
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from robustcls.core.classifier import device_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.provenance import commit, versions
-from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.attacks import AttackLike
 from robustcls.evaluation.cascade import Progress, run_cascade
 from robustcls.evaluation.checks import run_checks
 from robustcls.evaluation.config import AttackConfig
 from robustcls.evaluation.curves import security_curve
 from robustcls.evaluation.engine import Engine, Over, never
 from robustcls.evaluation.journal import Journal
-from robustcls.evaluation.plan import Plan, choose_attacks, make_plan
-from robustcls.evaluation.subject import Subject, make_subject
+from robustcls.evaluation.plan import Plan
+from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.two_classes import tell_apart
 from robustcls.results.balance import balanced_of, two_classes_of
 from robustcls.results.records import Accuracy, Evaluation, Provenance, Threat
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
 from robustcls.runtime.world import World
-
-
-def evaluate(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    threat: ThreatModel,
-    suite: str | None = None,
-    attacks: AttackLike | Iterable[AttackLike] | None = None,
-    *,
-    batch_size: int | str = "auto",
-    precision: str = "auto",
-    alone: bool = False,
-    seed: int = 0,
-    name: str = "",
-    positive: str | int | None = None,
-) -> Evaluation:
-    """Clean and robust accuracy of a model under a cascade of attacks; robust accuracy is an upper bound.
-
-    model: any nn.Module on [0, 1] pixels, on any device and in any mode; it is left exactly as it was. Where it gives
-    a mapping, a tuple, an object with `.logits`, or one logit for two classes, a warning says which part was used. images:
-    float N,C,H,W in [0, 1]. labels: N. suite: `fast` (the default), or attacks: specs such as `pgd(steps=20)`, or functions,
-    run in order on the samples that are still correct; with `alone` each meets every sample. positive: where the labels are
-    of two classes, the one that sensitivity is about, by its label or the model's name for it; the second unless given.
-    Raises InputError.
-    """
-    for attack in choose_attacks(attacks, suite, threat.norm)[0]:  # before the model is asked
-        threat.check_options(attack.text, attack.options)
-    subject = make_subject(model, images, labels, threat, name=name)
-    plan = make_plan(
-        subject, attacks, suite, alone=alone, batch_size=batch_size, precision=precision, seed=seed, positive=positive
-    )
-    return evaluate_subject(subject, plan)
 
 
 def evaluate_subject(

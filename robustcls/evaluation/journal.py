@@ -57,13 +57,13 @@ class Journal:
             if not differ and not _agree(torch.load(known, weights_only=True), logits):
                 differ = ["model: its outputs on the clean images differ"]
         except (OSError, ValueError, RuntimeError, EOFError, AttributeError):
-            raise InputError(f"{self.folder} is damaged: start anew, without --resume") from None
+            raise InputError(f"{self.folder} is damaged: start anew, without `resume`") from None
         if "run" not in before:
-            raise InputError(f"{self.folder} was left by an earlier version of robustcls: start anew, without --resume")
+            raise InputError(f"{self.folder} was left by an earlier version of robustcls: start anew, without `resume`")
         if differ:
             raise InputError(
                 f"{self.folder} was left by an evaluation with another {', '.join(differ)}: "
-                "repeat that command with --resume, or start anew without"
+                "repeat it with `resume`, or start anew without"
             )
         return str(before.get("run", ""))
 

@@ -80,7 +80,7 @@ def choose_attacks(
 ) -> tuple[list[NamedAttack], str]:
     """The attacks that were named, or those of the suite for the norm, and what robust accuracy is called after."""
     if attacks is not None and suite is not None:
-        raise InputError("both --attack and --suite were given: give one")
+        raise InputError("both `attacks` and `suite` were given: give one")
     if attacks is None:
         return as_attacks(suite_attacks(suite or "fast", norm)), suite or "fast"
     chosen = as_attacks(attacks)

@@ -142,7 +142,7 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
     data_spec, decoding = decoded_alike(options.data or own or "digits", own) if own else (options.data or "digits", "")
     if decoding:
         notes.append(
-            f"images decoded with {decoding}, as in training, from {Path(spec).name}: --data folder:PATH(...) says otherwise"
+            f"images decoded with {decoding}, as in training, from {Path(spec).name}: `data=folder:PATH(...)` says otherwise"
         )
     trained = source.meta if own and may_have_trained_on(own, data_spec) else {}  # then the split that it trained on
     images = load_split(
@@ -216,7 +216,7 @@ def _choose_threat(source: ModelSource, options: AttackConfig | ExplainConfig) -
         whose = "the usual one for the data"
     norm = options.norm or known["norm"]
     if options.eps is None and norm != known["norm"]:
-        raise InputError(f"norm {norm} has no radius here: give --eps, such as --eps 0.5")
+        raise InputError(f"norm {norm} has no radius here: give `eps`, such as `eps=0.5`")
     threat = ThreatModel(norm, parse_eps(options.eps) if options.eps is not None else known["eps"])
     return threat, [f"threat {threat}, {whose}" if options.eps is None else f"threat {threat}"]
 

@@ -323,15 +323,15 @@ def test_a_budget_that_does_not_hold_one_step_of_each_attack_is_refused():
     pace, attacks = Pace(forward=1.0, gradient=3.0), as_attacks(["fgsm", "pgd(steps=1000)"])
     each = pace.of_attacks(attacks, curve=False, checks=False)
     with pytest.raises(
-        InputError, match="the budget of 0.4 minutes is too little for net.pt.*28 s.*--minutes"
+        InputError, match="the budget of 0.4 minutes is too little for net.pt.*28 s.*`minutes="
     ) as caught:
         check_holds(Budget(0.4, clock=Clock()), pace, attacks, 4, each, "net.pt")
-    enough = float(str(caught.value).partition("--minutes ")[2].partition(",")[0])
+    enough = float(str(caught.value).partition("`minutes=")[2].partition("`")[0])
     assert Budget(enough, clock=Clock()).left() >= 4 * each
     check_holds(Budget(1, clock=Clock()), pace, attacks, 4, each, "net.pt")  # though all steps would take hours
     with pytest.raises(InputError, match="too little"):
         check_holds(Budget(1, clock=Clock(), spent=50), pace, attacks, 4, each, "net.pt")
-    with pytest.raises(InputError, match="fewer samples with --n"):
+    with pytest.raises(InputError, match="fewer samples with `n`"):
         check_holds(Budget(1, {"n"}, Clock()), pace, attacks, 100, each, "net.pt")
     check_holds(Budget(1, {"n"}, Clock(), stops=False), pace, attacks, 100, each, "net.pt")
     check_holds(Budget(None, clock=Clock()), pace, attacks, 10**6, each, "net.pt")

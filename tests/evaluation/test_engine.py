@@ -253,7 +253,7 @@ def test_a_journal_of_another_evaluation_is_refused_and_kept(tmp_path):
     assert sorted(file.name for file in folder.iterdir()) == before
     task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     (folder / "task.json").write_text(json.dumps({k: v for k, v in task.items() if k != "run"}), encoding="utf-8")
-    with pytest.raises(InputError, match="left by an earlier version of robustcls: start anew, without --resume"):
+    with pytest.raises(InputError, match="left by an earlier version of robustcls: start anew, without `resume`"):
         judged(journal=Journal(folder, resume=True))
     judged(journal=Journal(folder, resume=False), seed=1, attacks=["fgsm"])
     assert sorted(file.name for file in folder.iterdir()) != before, "without --resume it starts anew"

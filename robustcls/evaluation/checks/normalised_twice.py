@@ -23,8 +23,8 @@ SPREAD, RISE = (2.5, 30.0), 6.0
 @check(30)
 def normalised_twice(engine: Engine, outcome: Outcome) -> Check:
     """Whether a network behind a normalisation, or a module of the user's own, normalises once more: it warns."""
-    surrogate = engine.subject.surrogate
-    return look_at(engine.model, engine.x[passive_rows(engine)].to(engine.device), surrogate and surrogate.model)
+    x = engine.x[passive_rows(engine)].to(engine.device)
+    return look_at(engine.model, x, engine.subject.surrogate.model if engine.subject.surrogate else None)
 
 
 def look_at(model: nn.Module, x: Tensor, surrogate: nn.Module | None = None) -> Check:
