@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from robustcls.core import plugins
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
 from robustcls.core.options import (
@@ -13,7 +14,9 @@ from robustcls.core.options import (
     ThreatOptions,
     parse_batch_size,
 )
+from robustcls.core.traits import traits_of
 
+PYTHON = "python"  # for --data: images that were given in Python, which no spec names
 LEAST = {"epochs": 1, "val_n": 1, "limit_train": 1, "accumulate": 1, "patience": 0, "save_every": 1, "track_images": 0}
 BELOW = {"momentum": 1, "ema": 1, "swa": 1}  # exclusive bounds; the others have none
 
@@ -106,8 +109,9 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
     @property
     def makes_examples(self) -> bool:
         """Whether the step makes the adversarial images itself, without --adv."""
-        return self.step.partition("(")[0] == "free"
+        return traits_of(plugins.load("step", self.step)).makes_examples
 
     @property
     def is_adversarial(self) -> bool:
-        return (self.objective or "").partition("(")[0] != "standard"
+        """Whether the objective asks for adversarial images."""
+        return traits_of(plugins.load("objective", self.objective or "standard")).attacks
