@@ -18,7 +18,7 @@ def free(state: StepContext, x: Tensor, y: Tensor, *, replays: int = 4) -> Loss:
     if replays < 1:
         raise InputError(f"free(replays={replays}): give 1 or more")
     if state.accumulate > 1:
-        raise InputError("step free moves one perturbation for the whole batch: leave out --accumulate")
+        raise InputError("step free moves one perturbation for the whole batch: leave out `accumulate`")
     delta = state.state.get("delta")
     if delta is None or delta.shape != x.shape:
         delta = torch.zeros_like(x)
@@ -27,7 +27,7 @@ def free(state: StepContext, x: Tensor, y: Tensor, *, replays: int = 4) -> Loss:
         loss = state.gradient(x, y, lambda *_, x_adv=x_adv, **__: x_adv)
         state.update()
         if x_adv.grad is None:
-            raise InputError("step free needs an objective that attacks: leave out --objective standard")
+            raise InputError('step free needs an objective that attacks: leave out `objective="standard"`')
         ascent = state.threat.eps * state.threat.steepest(x_adv.grad)
         delta = state.threat.project(x_adv.detach() + ascent, x) - x
     state.state["delta"] = delta

@@ -117,9 +117,9 @@ def new_folder(config: TrainConfig) -> Path:
 def check_new(folder: Path, inputs: Iterable[str] = ()) -> None:
     """Raises InputError where a run cannot begin in the folder. inputs: files that it must not replace."""
     if (folder / "last.pt").exists():
-        raise InputError(f"{folder} already holds a run: go on with --resume {folder}, or name another --out")
+        raise InputError(f"{folder} already holds a run: go on with `resume={folder}`, or name another `out`")
     if (folder / "ckpt.pt").exists():
-        raise InputError(f"{folder} already holds a checkpoint: name another --out")
+        raise InputError(f"{folder} already holds a checkpoint: name another `out`")
     check_writable(folder / "config.toml", inputs=inputs)
 
 

@@ -20,7 +20,7 @@ class InnerAttack:
         self.spec, self.objective, self.threat = spec, objective, threat
         self.function: Callable[..., Tensor] = plugins.load("attack", spec)
         if traits_of(self.function).keeps_label:
-            raise InputError(f"--adv {spec} keeps the label, so there is nothing to train against: give --adv pgd")
+            raise InputError(f'`adv="{spec}"` keeps the label, so there is nothing to train against: give `adv="pgd"`')
         threat.check_options(spec, plugins.resolved("attack", spec))
         self.parameters = inspect.signature(self.function).parameters
 
@@ -66,11 +66,11 @@ class InnerAttack:
 
     def _check(self, loss: Callable[..., Tensor], y: Tensor, diverges: bool) -> None:
         if loss is not cross_entropy and "loss" not in self.parameters:
-            raise InputError(f"objective {self.objective} needs an inner attack that takes its loss: give --adv pgd")
+            raise InputError(f'objective {self.objective} needs an inner attack that takes its loss: give `adv="pgd"`')
         if diverges and "random_start" in self.parameters and not self.parameters["random_start"].default:
             raise InputError(
                 f"{self.spec} starts at the clean image, where {self.objective} has no gradient: "
-                f"give --adv {plugins.parse('attack', self.spec).name}(random_start=True)"
+                f'give `adv="{plugins.parse("attack", self.spec).name}(random_start=True)"`'
             )
         if (diverges or y.is_floating_point()) and not traits_of(self.function).soft_labels:
-            raise InputError(f"{self.spec} needs one label an image: give --adv pgd, fgsm or n_fgsm")
+            raise InputError(f'{self.spec} needs one label per image: give `adv="pgd"`, fgsm or n_fgsm')

@@ -25,7 +25,7 @@ def configure(options: Mapping[str, Any], file: Mapping[str, Any] | None = None)
 
     Raises InputError for options that do not go together.
     """
-    file = file or {}
+    options, file = ({k: v for k, v in layer.items() if v is not None} for layer in (options, file or {}))
     chosen = {**file, **options}
     defaults = recipe_of(chosen.get("data"))
     if chosen.get("norm") not in (None, defaults.get("norm")):
@@ -33,16 +33,16 @@ def configure(options: Mapping[str, Any], file: Mapping[str, Any] | None = None)
     config = resolve(TrainConfig, defaults, file, options)
     for given in (options, file):
         if given.get("minutes") and "epochs" in given:
-            raise InputError(f"--minutes {given['minutes']:g} chooses the epochs: leave out --epochs")
+            raise InputError(f"`minutes={given['minutes']:g}` chooses the epochs: leave out `epochs`")
     if "epochs" in options and "minutes" not in options:
         config.minutes = 0.0
     adv = chosen.get("adv")
     if adv in (None, "none"):
         return config
     if not config.is_adversarial:
-        raise InputError(f"objective {config.objective} makes no attack: leave out --adv {adv}")
+        raise InputError(f'objective {config.objective} makes no attack: leave out `adv="{adv}"`')
     if config.makes_examples:
-        raise InputError(f"step {config.step} makes its own adversarial images: leave out --adv {adv}")
+        raise InputError(f'step {config.step} makes its own adversarial images: leave out `adv="{adv}"`')
     return config
 
 

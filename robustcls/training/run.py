@@ -52,7 +52,7 @@ class Run:
             make_deterministic()
         self.device = resolve_device(config.device)
         if config.cuda_graphs and self.device.type != "cuda":
-            raise InputError("--cuda-graphs needs a CUDA device: leave it out")
+            raise InputError("`cuda_graphs` needs a CUDA device: leave it out")
         self.precision = resolve_precision(config.precision, self.device)
         self.threat = ThreatModel(config.norm, parse_eps(config.eps))  # type: ignore[arg-type]
         self.train, self.val = train.to(self.device), val.to(self.device)
@@ -135,7 +135,7 @@ class Run:
         if bad >= 0:
             raise InputError(
                 f"the loss was no finite number in batch {bad + 1} of {state.num_batches} of epoch {state.epoch + 1}: "
-                "lower --lr or give --clip 1" + (f"; {kept} keeps the last good state" if kept.exists() else "")
+                "lower `lr` or give `clip=1`" + (f"; {kept} keeps the last good state" if kept.exists() else "")
             )
 
     @property
@@ -167,9 +167,9 @@ class Run:
         shares, least = self.world.size * self.config.accumulate, self.images_per_batch
         if least % shares:
             raise InputError(
-                f"batches of {least} cannot be cut in {shares} equal parts: give another --batch-size or --accumulate"
+                f"batches of {least} cannot be cut in {shares} equal parts: give another `batch_size` or `accumulate`"
             )
         if least < 2 * shares:
             raise InputError(
-                f"BatchNorm cannot train on batches of one image: give --batch-size and --limit-train {2 * shares} or more"
+                f"BatchNorm cannot train on batches of one image: give `batch_size` and `limit_train` of {2 * shares} or more"
             )

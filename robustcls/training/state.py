@@ -94,7 +94,7 @@ class TrainState:
         return loss
 
     def gradient(self, x: Tensor, y: Tensor, attack: BoundAttack) -> Loss:
-        """Fills the parameters' gradients with those of the objective on the batch, part by part with --accumulate."""
+        """Fills the parameters' gradients with those of the objective on the batch, part by part with `accumulate`."""
         self.optimizer.zero_grad(set_to_none=True)
         parts = list(zip(x.chunk(self.accumulate), y.chunk(self.accumulate), strict=True))
         losses = []
@@ -119,8 +119,8 @@ class TrainState:
         it has one."""
         if self.inner is None:
             raise InputError(
-                f"objective {self.config.objective} needs an attack: name one with --adv, such as --adv pgd, "
-                "or give --objective standard"
+                f'objective {self.config.objective} needs an attack: name one, such as `adv="pgd"`, or give '
+                '`objective="standard"`'
             )
         twin = self.twins.get(model)
         if twin:

@@ -70,7 +70,7 @@ class Validation:
         """N. A model that names no class for any image has diverged; for some images, these are wrong answers."""
         labels = _labels(model, x)
         if (labels == NO_ANSWER).all():
-            raise InputError("the model's logits are no finite numbers any more: lower --lr or give --clip 1")
+            raise InputError("the model's logits are no finite numbers any more: lower `lr` or give `clip=1`")
         return labels == y
 
     def _batches(self, images: Images) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -92,9 +92,9 @@ def load_val_attack(config: TrainConfig, threat: ThreatModel) -> Callable[..., T
     attack = plugins.load("attack", config.val_attack)
     threat.check_options(config.val_attack, plugins.resolved("attack", config.val_attack))
     if traits_of(attack).training_only:
-        raise InputError(f"--val-attack {config.val_attack} leaves the ball, to train on: give pgd(steps=10)")
+        raise InputError(f'`val_attack="{config.val_attack}"` leaves the ball, to train on: give pgd(steps=10)')
     if traits_of(attack).keeps_label:
         raise InputError(
-            f"--val-attack {config.val_attack} keeps the label, so it says nothing of accuracy: give pgd(steps=10)"
+            f'`val_attack="{config.val_attack}"` keeps the label, so it says nothing of accuracy: give pgd(steps=10)'
         )
     return attack

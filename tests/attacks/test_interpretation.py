@@ -287,5 +287,5 @@ def test_it_neither_judges_nor_trains_a_model(trained):
         check_attacks(["pgd", "interpretation"], trained[0], None, LINF)
     with pytest.raises(InputError, match=r"explain --attack 'interpretation\(steps=3\)'`$"):
         check_attacks(["interpretation(steps=3)"], trained[0], trained[0], LINF)
-    with pytest.raises(InputError, match="^--adv interpretation keeps the label.*: give --adv pgd$"):
+    with pytest.raises(InputError, match='^`adv="interpretation"` keeps the label.*: give `adv="pgd"`$'):
         InnerAttack("interpretation", "adversarial", LINF)

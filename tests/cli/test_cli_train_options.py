@@ -270,7 +270,7 @@ def test_a_flag_wins_over_the_file(name):
 
 def test_minutes_and_epochs_from_one_source_are_refused():
     for flags, file in (({"minutes": 1.0, "epochs": 3}, {}), ({}, {"minutes": 1.0, "epochs": 3})):
-        with pytest.raises(InputError, match="--minutes 1 chooses the epochs"):
+        with pytest.raises(InputError, match="`minutes=1` chooses the epochs"):
             configure(flags, file)
 
 

@@ -523,5 +523,5 @@ def test_minutes_become_the_epochs_that_fit(make_run, monkeypatch):
 
 
 def test_cuda_graphs_need_cuda(make_run):
-    with pytest.raises(InputError, match="--cuda-graphs needs a CUDA device"):
+    with pytest.raises(InputError, match="`cuda_graphs` needs a CUDA device"):
         make_run(**TINIEST, cuda_graphs=True)

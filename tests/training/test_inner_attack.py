@@ -116,7 +116,7 @@ def test_a_divergence_of_ones_own_gets_the_models_clean_logits():
 def test_a_divergence_needs_an_attack_that_can_take_it(options):
     x, y = torch.rand(6, 1, 4, 4), torch.arange(6) % 3
     for spec, words in {
-        "fgsm": r"fgsm starts at the clean image, where mine has no gradient: give --adv fgsm\(random_start=True\)",
+        "fgsm": r"fgsm starts at the clean image, where mine has no gradient: give `adv=.fgsm\(random_start=True\).`",
         "apgd_ce": "objective mine needs an inner attack that takes its loss",
     }.items():
         with pytest.raises(InputError, match=words):

@@ -121,14 +121,14 @@ def test_awp_waits_for_its_warmup(make_run):
     ("options", "words"),
     [
         ({"step": "free", "objective": "standard"}, "free needs an objective that attacks"),
-        ({"step": "free", "accumulate": 2}, "leave out --accumulate"),
+        ({"step": "free", "accumulate": 2}, "leave out `accumulate`"),
         ({"step": "free(replays=0)"}, "give 1 or more"),
         ({"step": "awp(gamma=-1.0)"}, "give a gamma"),
         ({"step": "awp(warmup=2.0)"}, "a warmup from 0 to 1"),
         ({"objective": "trades", "adv": "fgsm"}, "starts at the clean image"),
         ({"objective": "trades", "adv": "apgd_ce"}, "needs an inner attack that takes its loss"),
         ({"objective": "mart", "augment": "cutmix"}, "one label an image"),
-        ({"adv": "apgd_ce", "augment": "mixup"}, "one label an image"),
+        ({"adv": "apgd_ce", "augment": "mixup"}, "one label per image"),
         ({"adv": "pgd(early_stop=True)", "augment": "mixup"}, "one label an image"),
     ],
 )

@@ -52,14 +52,15 @@ def test_tensors_and_a_module_of_ones_own(digits, tmp_path):
 
 
 def test_a_function_and_images_are_taken_as_specs_are(digits, tmp_path):
+    task = {"given": {"lr", "batch_size"}}  # which belong to a data set's recipe, and these images have none
+    spec = {"data": "digits(size=8)", "limit_train": 160, "arch": "tiny_run:small_cnn", "lr": 0.05}
+    by_spec = train(options(tmp_path / "a", **spec), **task)
     images = load_training_data("digits(size=8)", limit_train=160)
-    by_spec = train(options(tmp_path / "a", data="digits(size=8)", limit_train=160, arch="tiny_run:small_cnn"))
-    by_hand = train(options(tmp_path / "b", data="digits(size=8)"), data=images, arch=small_cnn)
-    given = configure({**OPTIONS, "out": "x", "data": "python"})  # no recipe: it may have another batch, but all is given
-    assert (by_hand.config.lr, by_hand.config.data) == (by_spec.config.lr, given.data)
+    by_hand = train(options(tmp_path / "b", lr=0.05), data=images, arch=small_cnn, **task)
     for one, other in zip(by_spec.history, by_hand.history, strict=True):
         assert (one.train_loss, one.val_robust) == (other.train_loss, other.val_robust)
     assert same(weights(by_spec.model.net), weights(by_hand.model.net))
+    assert (by_spec.config.data, by_hand.config.data) == ("digits(size=8)", "python")
 
 
 def test_tensors_are_divided_as_a_data_set_is(digits):
@@ -91,7 +92,9 @@ def test_such_a_run_says_what_came_from_python_and_goes_on_with_it(digits, tmp_p
     text = (tmp_path / "run" / "config.toml").read_text()
     assert "# data and arch came from Python\n" in text
     assert read_toml(tmp_path / "run" / "config.toml")["data"] == "python"
-    with pytest.raises(InputError, match=r"began in Python with its own data and arch: go on there, .*data=.*arch=") as caught:
+    with pytest.raises(
+        InputError, match=r"began in Python with its own data and arch: go on there, .*data=.*arch="
+    ) as caught:
         train(resume=tmp_path / "run")
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="with its own arch: "):

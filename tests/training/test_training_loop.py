@@ -191,7 +191,7 @@ def test_a_loss_that_is_none_stops_and_keeps_the_best(make_run):
     run = make_run(adv="fgsm")
     run.state.step = poison
     weights = []
-    with pytest.raises(InputError, match=r"no finite number in batch 3 of 5 of epoch 2: lower --lr.*last\.pt keeps"):
+    with pytest.raises(InputError, match=r"no finite number in batch 3 of 5 of epoch 2: lower `lr`.*last\.pt keeps"):
         fit(run, nothing, lambda row: weights.append(state_of(run.state.model)))
     assert equal(state_of(robustcls.load(run.folder / "ckpt.pt")), weights[0])
     assert len((run.folder / "history.jsonl").read_text().splitlines()) == 1
@@ -199,7 +199,7 @@ def test_a_loss_that_is_none_stops_and_keeps_the_best(make_run):
 
 def test_a_loss_that_is_none_at_once_promises_no_checkpoint(make_run):
     run = make_run(adv="none", lr=1e30)
-    with pytest.raises(InputError, match=r"in batch \d of 5 of epoch 1: lower --lr or give --clip 1$"):
+    with pytest.raises(InputError, match=r"in batch \d of 5 of epoch 1: lower `lr` or give `clip=1`$"):
         fit(run, nothing, nothing)
     assert not (run.folder / "ckpt.pt").exists()
 
@@ -261,7 +261,7 @@ def test_bf16_trains_and_saves_fp32(make_run):
 
 
 def test_batches_of_one_image_are_refused(make_run):
-    with pytest.raises(InputError, match="give --batch-size"):
+    with pytest.raises(InputError, match="give `batch_size`"):
         make_run(batch_size=1)
 
 
