@@ -1,4 +1,4 @@
-"""Files that say which output each class of the data is."""
+"""Reads files that say which output of a model each class of the data is."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Which of a model's outputs each class of the data is: by name where both have names, by number, or by a file."""
+"""Maps the classes of the data to the outputs of a model: by name, by number, or by a file."""
 
 import re
 import unicodedata
@@ -210,7 +210,9 @@ def _map(
         raise InputError(
             f"{one!r} and {other!r} are both output {twice}, {names[twice]!r}: map them with --classes FILE"
         )
-    if _is_numbering(names) and Counter(names) != Counter(data):  # nobody named the outputs: they get the data's names
+    if _is_numbering(names) and Counter(names) != Counter(
+        data
+    ):  # without names of their own, outputs get the data's names
         own = dict(zip(reversed(places), reversed(data), strict=True))
         names = tuple(own.get(place, name) for place, name in enumerate(names))
     if rule:
