@@ -1,11 +1,34 @@
-"""The one exception that means wrong usage or input."""
+"""The one exception that means wrong usage or input.
 
-from collections.abc import Iterable
+Texts name an option in backticks, as Python writes it: `eps` or `eps=0.5`. The command line shows it as a flag.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
 class InputError(ValueError):
     """Wrong usage or input. The message is one line: what, where, how to fix it. The command line ends with status 2."""
+
+
+def as_flags(text: str, flags: Mapping[str, str]) -> str:
+    """The text with options in backticks as flags: `eps=0.5` as --eps 0.5, `attacks=["fgsm"]` as --attack fgsm.
+
+    flags: by the option's name in Python; other names stay as they are.
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        if name not in flags:
+            return found[0]
+        plain = "" if value is None or value == "True" else f" {value.strip('[]').strip(QUOTES)}"
+        return flags[name] + plain
+
+    return re.sub(r"`([a-z_]+)(?:=([^`]*))?`", flag, text)
+
+
+QUOTES = "\"'"
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
