@@ -1,4 +1,4 @@
-"""A spec and a split's name to images: what is held out for validation, and which samples are chosen."""
+"""Loads the split of a data set: finds the data set of a spec, holds out validation, chooses n samples."""
 
 import inspect
 import os
