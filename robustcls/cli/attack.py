@@ -1,6 +1,7 @@
 """`robustcls attack`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,15 +11,9 @@ from robustcls.cli.places import check_not_lost, command_line, default_out, keep
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stdout, is_stream
 from robustcls.evaluation.config import AttackConfig
-from robustcls.results.balance import (
-    measures_by_class,
-    needs_balance,
-    say_absent,
-    say_counts,
-    say_others,
-    what_is_estimated,
-)
-from robustcls.results.records import Evaluation
+
+if TYPE_CHECKING:
+    from robustcls.results.records import Evaluation
 
 INCONCLUSIVE = 3  # an attack failed on an error of its own, so the number is not what was asked for
 
@@ -120,8 +115,10 @@ def command(
     return INCONCLUSIVE if any(attack.error for attack in evaluation.attacks) else 0
 
 
-def summarise(evaluation: Evaluation) -> str:
+def summarise(evaluation: "Evaluation") -> str:
     """The evaluation in at most 80 columns."""
+    from robustcls.results.balance import what_is_estimated
+
     rows = [["none (clean)", "", "", f"{evaluation.clean.accuracy:.1%}", "", ""]]
     for attack in evaluation.attacks:
         after = "failed" if attack.error else f"{attack.robust_accuracy:.1%}"
@@ -157,8 +154,10 @@ def summarise(evaluation: Evaluation) -> str:
     return "\n".join(line if "\n" in line else wrap(line, indent=9) for line in lines)
 
 
-def _by_class(evaluation: Evaluation) -> list[str]:
+def _by_class(evaluation: "Evaluation") -> list[str]:
     """Which classes have no sample; counts, and what does not depend on them, where accuracy alone would mislead."""
+    from robustcls.results.balance import measures_by_class, needs_balance, say_absent, say_counts, say_others
+
     lines = [f"         {absent}" for absent in [say_absent(evaluation)] if absent]
     if not needs_balance(evaluation):
         return lines

@@ -13,7 +13,6 @@ from robustcls.core.claims import claim
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable
 from robustcls.evaluation.config import METHODS, ExplainConfig
-from robustcls.results.records import Measures
 
 
 @click.command("explain")
@@ -112,6 +111,8 @@ SHOWN = (  # of the likeness of a clean image's map to others: who, and its head
 
 def summarise(path: Path) -> str:
     """The measures in a file measures.json, for a terminal."""
+    from robustcls.results.records import Measures
+
     found = Measures.load(path).explanations
     if not found.n:
         return f"Nothing was measured: {found.attack} moved no sample that the model gets right."

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,10 +19,10 @@ from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stdout, is_stream
 from robustcls.evaluation.config import METHODS, ReportConfig, check_license
 from robustcls.evaluation.profiles import layered
-from robustcls.reporting.scrub import without_arrays, without_file_names
-from robustcls.results.balance import two_classes_of
-from robustcls.results.policy import Policy
-from robustcls.results.records import Evaluation
+
+if TYPE_CHECKING:
+    from robustcls.results.policy import Policy
+    from robustcls.results.records import Evaluation
 
 STATED = ("intended_use", "license", "positive")  # what is stated of a model, whether measured or only rendered
 RENDERING = {"quiet", "redact_names", *STATED}  # options that also hold where evaluations are only rendered
@@ -78,6 +78,10 @@ def command(
       robustcls report evaluation.json --model-card --license MIT
       robustcls report --index reports/
     """
+    from robustcls.reporting.scrub import without_arrays, without_file_names
+    from robustcls.results.policy import Policy
+    from robustcls.results.records import Evaluation
+
     specs = (*models, *files)
     if not specs and not index_folder:
         raise click.UsageError("nothing to report: give --model or an evaluation's FILE.json, or --index with a folder")
@@ -128,8 +132,10 @@ def command(
         click.echo(index(index_folder, policy=policy, title=None if specs else title))
 
 
-def state(evaluation: Evaluation, stated: Mapping[str, str]) -> Evaluation:
+def state(evaluation: "Evaluation", stated: Mapping[str, str]) -> "Evaluation":
     """The evaluation with what is stated of it by STATED; the file stays as it is. Raises InputError."""
+    from robustcls.results.balance import two_classes_of
+
     two_classes = evaluation.two_classes
     if "positive" in stated:
         two_classes = two_classes_of(evaluation, stated["positive"])
@@ -195,7 +201,10 @@ def unfinished_beside(path: Path) -> Path:
 
 
 def warn_of_what_stays(
-    files: Sequence[str], evaluations: Sequence[Evaluation], what: str, without: Callable[[Evaluation], Evaluation]
+    files: Sequence[str],
+    evaluations: Sequence["Evaluation"],
+    what: str,
+    without: Callable[["Evaluation"], "Evaluation"],
 ) -> None:
     """Says which files still hold what a page that is made from them leaves out."""
     if full := [file for file, found in zip(files, evaluations, strict=True) if without(found) != found]:
@@ -203,9 +212,9 @@ def warn_of_what_stays(
 
 
 def _write(
-    evaluations: Sequence[Evaluation],
+    evaluations: Sequence["Evaluation"],
     places: Places,
-    policy: Policy,
+    policy: "Policy",
     title: str | None,
     redact_images: bool,
     assets: str | None,
@@ -245,7 +254,7 @@ def measure(
     redact_images: bool,
     given: Collection[str] = (),
     overwrite: bool = False,
-) -> list[Evaluation]:
+) -> list["Evaluation"]:
     """Attacks and explains the models and writes their evaluations to outs, once every model is found good.
 
     redact_images: the evaluations hold no images and no maps, in no file. given: options that the user
@@ -259,6 +268,7 @@ def measure(
     from robustcls.evaluation.corrupted import read_published
     from robustcls.evaluation.plan import choose_attacks, plan_from
     from robustcls.evaluation.subject import load_subject
+    from robustcls.reporting.scrub import without_arrays
     from robustcls.runtime.device import keep_freed_memory, resolve_batch_size, resolve_device
 
     keep_freed_memory()
@@ -296,7 +306,7 @@ def measure(
         unfinished = unfinished_beside(out)
         kept: list[Path] = []
 
-        def save(path: Path, found: Evaluation = found, kept: list[Path] = kept) -> None:
+        def save(path: Path, found: "Evaluation" = found, kept: list[Path] = kept) -> None:
             (without_arrays(found) if redact_images else found).save(path)
             kept.append(path)
 

@@ -289,5 +289,5 @@ def test_it_neither_judges_nor_trains_a_model(trained):
         check_attacks(as_attacks(["pgd", "interpretation"]), subject)
     with pytest.raises(InputError, match=r"explain --attack 'interpretation\(steps=3\)'`$"):
         check_attacks(as_attacks("interpretation(steps=3)"), subject)
-    with pytest.raises(InputError, match="^--adv interpretation keeps the label.*: give --adv pgd$"):
+    with pytest.raises(InputError, match='^`adv="interpretation"` keeps the label.*: give `adv="pgd"`$'):
         InnerAttack("interpretation", "adversarial", LINF)

@@ -259,7 +259,7 @@ def test_an_attack_may_give_doubles():
         ({"images": make_batch()[0][:0], "labels": make_batch()[1][:0]}, "non-empty"),
         ({"labels": make_batch()[1] + 4}, "beyond the model's 4 classes"),
         ({"labels": make_batch()[1] - 1}, "negative"),
-        ({"labels": make_batch()[1][:3]}, "one integer an image"),
+        ({"labels": make_batch()[1][:3]}, "one integer per image"),
         ({"labels": make_batch()[1].tolist()}, "labels are list"),
         ({"attacks": []}, "no attack was named"),
         ({"attacks": ["pdg"]}, "did you mean 'pgd'"),

@@ -92,7 +92,7 @@ required_attacks = ["apgd_ce(steps=100)"]
 
 def reliability(ece):
     spread = records.Spread(0)
-    return records.Reliability(1000, 0.9, 0.9 + ece, ece, [], spread, spread)
+    return records.Reliability(1000, 0.9, 0.9 - ece, ece, [], spread, spread)
 
 
 def measured(**changes):
