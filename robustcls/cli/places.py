@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shlex
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import count
@@ -29,6 +31,16 @@ _CARD = re.compile(r'\A---\n.*^  - "robustcls"$.*^model-index:\n  - name: ("[^\n
 def name_of(spec: str) -> str:
     """What a model is called in the files about it; of one in a file the last part, since its folder may be moved."""
     return Path(spec).name if Path(spec).exists() else spec
+
+
+def default_out(spec: str, name: str) -> Path:
+    """`name` beside the model's file, or in the current folder for a model from code."""
+    return Path(spec).parent / name if Path(spec).exists() else Path(name)
+
+
+def command_line() -> str:
+    """The command as it was typed."""
+    return shlex.join(["robustcls", *sys.argv[1:]])
 
 
 def check_not_lost(path: Path, models: Iterable[str], overwrite: bool) -> None:

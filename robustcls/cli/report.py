@@ -11,7 +11,7 @@ import click
 
 from robustcls.cli.console import note, progress
 from robustcls.cli.options import MODEL_HELP, config_option, options
-from robustcls.cli.places import check_not_lost, keep_earlier, name_of, overwrite_option
+from robustcls.cli.places import check_not_lost, command_line, keep_earlier, name_of, overwrite_option
 from robustcls.core import plugins
 from robustcls.core.claims import claim
 from robustcls.core.config import read_toml, resolve
@@ -261,14 +261,13 @@ def measure(
     named, whose counts win over the budget of the profile. overwrite: keep no earlier evaluation.
     """
     from robustcls.cli.attack import summarise
-    from robustcls.cli.budgeting import make_plans
     from robustcls.cli.explain import carried_methods, describe_methods
-    from robustcls.cli.judging import chosen_attacks, judge_subject, set_task
-    from robustcls.cli.subject import load_subject
-    from robustcls.core.options import parse_batch_size
-    from robustcls.evaluation.attack_checks import ATTACK_CHECKS
+    from robustcls.evaluation import evaluate
+    from robustcls.evaluation.budget import estimate
     from robustcls.evaluation.complete import complete
     from robustcls.evaluation.corrupted import read_published
+    from robustcls.evaluation.plan import choose_attacks, plan_from
+    from robustcls.evaluation.subject import load_subject
     from robustcls.reporting.scrub import without_arrays
     from robustcls.runtime.device import keep_freed_memory, resolve_batch_size, resolve_device
 
@@ -278,33 +277,33 @@ def measure(
         plugins.resolved("attribution", method)
     files = read_published(Path(config.corruptions_from)) if config.corruptions_from else None
     shared = len(models) > 1 or config.transfer_from is not None
-    subjects = [
-        load_subject(model, config, config.n, chosen_attacks(config, config.norm or "linf"), shared=shared)
-        for model in models
-    ]
+    choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
+    subjects = [load_subject(model, config, shared=shared) for model in models]
+    for subject in subjects:
+        if subject.data_record.sha256 == subjects[0].data_record.sha256:
+            subject.x = subjects[0].x  # in memory once
     if files:  # hours before they are needed
         for subject in subjects:
-            files.numbered_as(subject.data.class_map).check_model(
-                subject.loaded.model, subject.images.batch(slice(1))[0]
-            )
+            files.numbered_as(subject.data_record.class_map).check_model(subject.model, subject.x[:1])
     wanted = methods if config.examples or config.maps_n else ()
     carried = [carried_methods(subject, wanted, config.method, config.quiet) for subject in subjects]
-    tasks = [set_task(subject, config) for subject in subjects]
-    checks = ATTACK_CHECKS if config.checks == "all" else ()
+    plans = [plan_from(config, subject) for subject in subjects]
     evaluations = []
-    plans = make_plans(subjects, tasks, carried, config, given)
-    for model, plan, task, out, methods in zip(models, plans, tasks, outs, carried, strict=True):
-        subject = plan.subject
+    estimates = estimate(subjects, plans, carried, config, given)
+    for model, its, out, methods in zip(models, estimates, outs, carried, strict=True):
+        subject = its.subject
         note("\n".join([model, *subject.notes]), config.quiet)
         describe_methods(subject, methods, config.quiet)
-        budget = plan.begin(given, config.quiet)
-        judged = judge_subject(subject, config, task, progress(config.quiet), checks=checks, over=budget.over)
-        size = resolve_batch_size(
-            parse_batch_size(config.batch_size), judged.x.shape[1:], resolve_device(config.device)
+        budget, text = its.begin(given)
+        note(text, config.quiet)
+        found = evaluate.evaluate_subject(
+            subject, its.plan, progress=progress(config.quiet), over=budget.over, command=command_line()
         )
-        if plan.reduced:
-            judged.evaluation.reduced["attacks"] = plan.reduced
-        unfinished, found = unfinished_beside(out), judged.evaluation
+        evaluate.state(found, config)
+        size = resolve_batch_size(its.plan.batch_size, subject.x.shape[1:], resolve_device(config.device))
+        if its.reduced:
+            found.reduced["attacks"] = its.reduced
+        unfinished = unfinished_beside(out)
         kept: list[Path] = []
 
         def save(path: Path, found: "Evaluation" = found, kept: list[Path] = kept) -> None:
@@ -313,7 +312,7 @@ def measure(
 
         try:
             complete(
-                subject.loaded.model, judged, config, methods, size, budget=budget, pace=plan.pace,
+                subject, found, config, methods, size, budget=budget, pace=its.pace,
                 say=lambda text: note(text, config.quiet), done=partial(save, unfinished),
             )  # fmt: skip
         except BaseException:
@@ -324,6 +323,7 @@ def measure(
         save(out)
         unfinished.unlink()
         note(f"\n{summarise(found)}\n\n{out}\n\n", config.quiet)
+        found.examples = None  # in memory of one model at a time
         evaluations.append(found)
     return evaluations
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
+from typing import Any, cast
 
 from pydantic.dataclasses import dataclass
 
@@ -55,6 +56,9 @@ class Evaluation:
     balanced: Balanced | None = None
     two_classes: TwoClasses | None = None
     license: str = ""  # of the model, as its owner states it: an SPDX identifier
+
+    # Of one that was just made: its evaluation.examples.Examples, in memory. No field, for no file holds them.
+    examples = cast(Any, None)
 
     def to_json(self) -> str:
         """The JSON text: `schema` first, no NaN, ends with a newline."""

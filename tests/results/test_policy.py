@@ -6,7 +6,7 @@ import pytest
 from sample_records import tiny_evaluation
 
 from robustcls.core.errors import InputError
-from robustcls.evaluation.cascade import name_attacks
+from robustcls.evaluation.attacks import name_attacks
 from robustcls.results import records
 from robustcls.results.policy import Policy, judge, lacking_attacks
 from robustcls.results.records import Accuracy, Attack, Check
