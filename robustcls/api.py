@@ -247,7 +247,9 @@ def evaluate(
         subject, attacks, suite,
         alone=alone, batch_size=batch_size, precision=precision, seed=seed, positive=positive,
     )  # fmt: skip
-    return evaluate_subject(subject, plan, progress=show_attacks() if progress else None)
+    result = evaluate_subject(subject, plan, progress=show_attacks() if progress else None)
+    result.examples = result.examples.to(x.device)
+    return result
 
 
 def explain(
