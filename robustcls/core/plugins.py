@@ -27,7 +27,7 @@ KINDS = {
     "corruption": "robustcls/corruptions",
     "model": "robustcls/models/architectures",
     "objective": "robustcls/objectives",
-    "schedule": "robustcls/training/schedule.py",
+    "schedule": "robustcls/training/optimizer.py",
     "section": "robustcls/reporting/sections",
     "step": "robustcls/steps",
     "suite": "robustcls/evaluation/suites.py",
