@@ -72,7 +72,10 @@ def load(
         >>> model = robustcls.load("runs/digits-vgg16-pgd/ckpt.pt")
         >>> model = robustcls.load("weights.pt", arch="vgg16", input_size=(3, 32, 32), mean=0.5, std=0.25)
     """
-    return loading.load(spec, arch=arch, classes=classes, input_size=input_size, mean=mean, std=std)
+    loaded = loading.load(str(spec), arch=arch, classes=tuple(classes), input_size=input_size, mean=mean, std=std)
+    for note in loaded.notes:
+        warnings.warn(note, stacklevel=2)
+    return loaded.model.eval()
 
 
 def load_data(

@@ -160,6 +160,7 @@ def parse(kind: str, plugin: AnyPlugin) -> Spec:
 
 def import_dotted(kind: str, module: str, attribute: str) -> Callable[..., Any]:
     """`attribute` of `module`, looked up in the current folder too. Raises InputError that says which part failed."""
+    # The installed command has the folder of its script in sys.path, and not the current one, as `python -m` has.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     spec = f"{kind} {module}:{attribute}"
