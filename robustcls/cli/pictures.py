@@ -24,9 +24,9 @@ from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.options import parse_batch_size
 from robustcls.core.provenance import commit, versions
 from robustcls.core.seeds import mix
+from robustcls.core.subset import spaced
 from robustcls.evaluation.config import ExplainConfig
 from robustcls.evaluation.explanations import MARK, comparable, gaps_of, make_maps, measure_all
-from robustcls.evaluation.spacing import spaced
 from robustcls.results.records import Measures, Provenance, Threat
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_device
 from robustcls.runtime.fused import Counted

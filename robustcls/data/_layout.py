@@ -10,11 +10,11 @@ import torch
 
 from robustcls.core.errors import InputError
 from robustcls.core.names import quoted, readable, some_of
+from robustcls.core.subset import stratified_order
 from robustcls.data._endings import how_to_read
 from robustcls.data._homes import Home, Homes, find_homes
 from robustcls.data._split_names import says_images
 from robustcls.data._walking import Found, loose_files, remarks_on, unread, walk, wanted
-from robustcls.data.stratify import stratified_order
 
 SPLIT_SEED = 8020  # for folders without a test split
 TRAIN_SHARE = 0.8

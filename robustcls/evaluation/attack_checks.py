@@ -16,13 +16,13 @@ from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.losses import predict_labels
 from robustcls.core.seeds import mix
+from robustcls.core.subset import spaced
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.diagnostics import NOTHING_RIGHT, check_count, check_nearest, is_differentiable, not_run
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.evaluation.nearest import nearest
-from robustcls.evaluation.spacing import spaced
 from robustcls.results.records import Check
 from robustcls.runtime.predict import predict
 

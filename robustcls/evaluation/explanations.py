@@ -26,8 +26,8 @@ from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
+from robustcls.core.subset import spaced
 from robustcls.evaluation.judge import Judged
-from robustcls.evaluation.spacing import spaced
 from robustcls.results.records import Check, Explanations, Likeness, MethodMeasures, Spread
 from robustcls.runtime.fused import make_search_model
 from robustcls.runtime.predict import predict, told

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from robustcls.core.gradients import input_gradient
 from robustcls.core.losses import NO_ANSWER, cross_entropy, dlr
+from robustcls.core.subset import spaced
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.diagnostics import (
@@ -19,7 +20,6 @@ from robustcls.evaluation.diagnostics import (
 )
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.evaluation.nearest import nearest
-from robustcls.evaluation.spacing import spaced
 from robustcls.results.records import Check
 
 LOST = 0.05  # share of an attack's attempts

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from robustcls.attribution import collapse, explain_counted, note
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import NO_ANSWER, predict_labels
+from robustcls.core.subset import in_turn
 from robustcls.evaluation.judge import Judged
 from robustcls.results.records import Array, Example, Gallery, Map
 from robustcls.runtime.predict import predict
@@ -80,11 +81,8 @@ def outcome_of(judged: Judged, row: int) -> str:
 def _in_turn(judged: Judged, outcome: str, seed: int) -> list[int]:
     rows = np.array([row for row in range(len(judged.y)) if outcome_of(judged, row) == outcome], dtype=int)
     rows = np.random.default_rng(seed).permutation(rows)
-    labels = judged.y.numpy()[rows]
-    rank = np.zeros(len(rows), dtype=int)
-    for label in np.unique(labels):
-        rank[labels == label] = np.arange((labels == label).sum())
-    return [int(row) for row in rows[np.lexsort((labels, rank))]]
+    rows = rows[np.argsort(judged.y.numpy()[rows], kind="stable")]  # of the classes, the first label begins
+    return rows[in_turn(judged.y[rows]).numpy()].tolist()
 
 
 def _add_maps(

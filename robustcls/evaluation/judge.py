@@ -18,6 +18,7 @@ from robustcls.core.gradients import frozen
 from robustcls.core.logits import unwrapped
 from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.provenance import commit, versions
+from robustcls.core.subset import spaced
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
 from robustcls.evaluation.attack_checks import AttackCheck
@@ -29,7 +30,6 @@ from robustcls.evaluation.finite_checks import check_attempts, check_finite, che
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.more_steps import check_more_steps
 from robustcls.evaluation.radius import check_radius
-from robustcls.evaluation.spacing import spaced
 from robustcls.evaluation.start_checks import check_starts
 from robustcls.evaluation.two_classes import tell_apart
 from robustcls.results import records

@@ -12,11 +12,11 @@ from robustcls.core.losses import predict_labels
 from robustcls.core.plugins import Spec
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
+from robustcls.core.subset import spaced
 from robustcls.core.threat import NORMS, Norm, ThreatModel
 from robustcls.evaluation.curve import reach
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.evaluation.judge import Judged
-from robustcls.evaluation.spacing import spaced
 from robustcls.evaluation.verify import verify
 from robustcls.results.records import Attack, MinimumNorm
 from robustcls.results.statistics import quartiles

@@ -12,12 +12,12 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
+from robustcls.core.subset import spaced
 from robustcls.core.threat import Norm, ThreatModel
 from robustcls.evaluation.cascade import Progress, run_cascade
 from robustcls.evaluation.curve import ABOUT_ZERO, Walk, reach
 from robustcls.evaluation.engine import Engine
 from robustcls.evaluation.judge import Judged
-from robustcls.evaluation.spacing import spaced
 from robustcls.results.records import Accuracy, CurvePoint, NormCurve
 
 POINTS = 8  # of a curve, beside the one at 0

@@ -15,7 +15,6 @@ from robustcls.attribution import collapse
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.explanations import benign_noise, comparable, make_maps, measure, measure_all
-from robustcls.evaluation.spacing import spaced
 from robustcls.reporting.sections import sanity
 from robustcls.results.records import MethodMeasures, Spread
 
@@ -190,15 +189,6 @@ def test_the_model_and_the_random_streams_are_left_alone(model: nn.Module, attac
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     model.eval()
-
-
-def test_samples_are_taken_from_all_over() -> None:
-    alike = torch.zeros(10)
-    assert spaced(alike, 4).tolist() == [0, 2, 5, 7]
-    assert spaced(alike[:3], 8).tolist() == [0, 1, 2]
-    assert spaced(alike[:5], 0).tolist() == spaced(alike[:0], 5).tolist() == []
-    for labels in (torch.arange(200) % 10, torch.arange(200) // 20):
-        assert labels[spaced(labels, 50)].bincount().tolist() == [5] * 10
 
 
 def test_a_spread_is_of_finite_values_alone() -> None:

@@ -4,8 +4,8 @@ import torch
 from torch.nn import functional as F
 
 from robustcls.core.errors import InputError
+from robustcls.core.subset import stratified_order
 from robustcls.data.images import Images, check_split
-from robustcls.data.stratify import stratified_order
 
 RECIPE = {
     "norm": "linf",
