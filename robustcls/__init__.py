@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from robustcls.attacks import attack as attack
     from robustcls.attribution import explain as explain
+    from robustcls.attribution.measures.trust import explain_metrics as explain_metrics
     from robustcls.core.threat import ThreatModel as ThreatModel
     from robustcls.evaluation import evaluate as evaluate
-    from robustcls.evaluation.explanations import explain_metrics as explain_metrics
     from robustcls.models import load as load
     from robustcls.reporting import report as report
     from robustcls.results.records import Evaluation as Evaluation
@@ -30,7 +30,7 @@ _HOMES = {
     "attack": "robustcls.attacks",
     "evaluate": "robustcls.evaluation",
     "explain": "robustcls.attribution",
-    "explain_metrics": "robustcls.evaluation.explanations",
+    "explain_metrics": "robustcls.attribution.measures.trust",
     "load": "robustcls.models",
     "report": "robustcls.reporting",
 }

@@ -176,7 +176,7 @@ def _separated(model: nn.Module) -> nn.Module:
 
 def _refuse_reuse(model: nn.Module, x: Tensor, method: str, error: Exception) -> None:
     """Raises InputError where an activation of a model that cannot be traced runs twice, or is a function."""
-    names = {module: name for name, module in model.named_modules() if isinstance(module, Alone)}
+    names: dict[nn.Module, str] = {m: name for name, m in model.named_modules() if isinstance(m, Alone)}
     runs: Counter[str] = Counter()
     seen = _Functions()
 

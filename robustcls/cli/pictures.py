@@ -15,6 +15,7 @@ from robustcls.attacks import attack
 from robustcls.attribution import collapse, explain_counted, not_finite
 from robustcls.attribution import note as describe
 from robustcls.attribution._figure import Row, draw
+from robustcls.attribution.measures.trust import MARK, gaps_of, make_maps, measure_all, select_samples
 from robustcls.cli.console import note
 from robustcls.cli.subject import Subject, command_line
 from robustcls.core.classifier import device_of
@@ -26,7 +27,6 @@ from robustcls.core.provenance import commit, versions
 from robustcls.core.seeds import mix
 from robustcls.core.subset import spaced
 from robustcls.evaluation.config import ExplainConfig
-from robustcls.evaluation.explanations import MARK, comparable, gaps_of, make_maps, measure_all
 from robustcls.results.records import Measures, Provenance, Threat
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_device
 from robustcls.runtime.fused import Counted
@@ -50,7 +50,7 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
     shown = torch.where(found == NO_ANSWER, y, found)
     maps = {method: make_maps(model, x, y, x_adv, method, seed=config.seed, progress=show) for method in methods}
     for method, its in maps.items():
-        if said := not_finite(its.odd):
+        if said := not_finite(its.nonfinite):
             note(f"{method}: {said}", config.quiet)
     drawn = spaced(y, config.pictures)  # the third map of a row is made for these alone
     third = {
@@ -81,7 +81,7 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
     yield folder / "maps.npz"
 
     if config.quality_n:
-        samples = comparable(model, x, y, x_adv, size)
+        samples = select_samples(model, x, y, x_adv, size)
         explanations = measure_all(
             model, samples, {method: its.take(samples.rows) for method, its in maps.items()}, config.attack,
             quality_n=config.quality_n, seed=config.seed, progress=show,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robustcls.attribution import explain
 from robustcls.attribution._batches import images_per_pass
+from robustcls.attribution.measures.trust import FORWARDS, MAPS
 from robustcls.core import plugins
 from robustcls.core.classifier import device_of
 from robustcls.core.errors import InputError
@@ -23,7 +24,6 @@ from robustcls.core.progress import duration
 from robustcls.core.traits import traits_of
 from robustcls.corruptions._severity import SEVERITIES
 from robustcls.evaluation.config import ReportConfig
-from robustcls.evaluation.explanations import FORWARDS, MAPS
 from robustcls.evaluation.gallery import MAPS as GALLERY_MAPS
 from robustcls.evaluation.minimum import PASSES as MINIMUM_PASSES
 from robustcls.evaluation.norm_curves import PASSES as CURVE_PASSES
