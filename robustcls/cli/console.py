@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
-from robustcls.core.progress import Bar
+from robustcls.cli.options import flags_of
+from robustcls.core.errors import as_flags
+from robustcls.core.progress import show_attacks
 from robustcls.results.records import Accuracy
 
 COLUMNS = 80
@@ -17,6 +19,8 @@ COLUMNS = 80
 def note(text: str, quiet: bool = False) -> None:
     """What was taken or assumed, in lines that fit."""
     if not quiet:
+        context = click.get_current_context(silent=True)
+        text = as_flags(text, flags_of(context.command if context else None))
         with suppress(OSError):  # a log on a full disk ends no computation
             click.echo("\n".join(wrap(line) for line in text.splitlines()), err=True)
 
@@ -77,13 +81,6 @@ def percent(accuracy: Accuracy) -> str:
     return f"{accuracy.accuracy:6.1%}  [{low:.1%}, {high:.1%}]  {accuracy.correct} of {accuracy.total}"
 
 
-def progress(quiet: bool):
-    """A wrapper for the batches of an attack: samples done, those that still stand, and time left."""
-
-    def wrap(batches: Sequence[Any], label: str, total: int, standing: Callable[[], int]) -> Iterator[Any]:
-        with Bar(total, label, "", show=not quiet) as bar:  # of images, or of self-checks
-            for batch in batches:
-                yield batch
-                bar.advance(len(batch), f"{standing()} stand")
-
-    return wrap
+def progress(quiet: bool) -> Callable[..., Iterator[Any]]:
+    """A wrapper for the batches of an attack."""
+    return show_attacks(not quiet)

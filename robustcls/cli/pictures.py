@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustcls.attacks import attack
+from robustcls.api import attack
 from robustcls.attribution import collapse, explain_counted, not_finite
 from robustcls.attribution import note as describe
 from robustcls.attribution._figure import Row, draw

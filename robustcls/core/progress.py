@@ -97,6 +97,18 @@ def follow(items: Sequence[T], label: str, unit: str = "batch", *, show: bool = 
             bar.advance()
 
 
+def show_attacks(show: bool = True) -> Callable[..., Iterator[Any]]:
+    """A wrapper for the batches of an attack: samples done, those that are still correct, and time left."""
+
+    def wrap(batches: Sequence[Any], label: str, total: int, standing: Callable[[], int]) -> Iterator[Any]:
+        with Bar(total, label, "", show=show) as bar:  # of images, or of self-checks
+            for batch in batches:
+                yield batch
+                bar.advance(len(batch), f"{standing()} stand")
+
+    return wrap
+
+
 def duration(seconds: float) -> str:
     """Such as `40 s`, `3 min 20 s`, `1 h 5 min`."""
     if seconds < 10:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution import explain
+from robustcls.attribution import explain_counted
 from robustcls.attribution._batches import images_per_pass
 from robustcls.attribution.measures.trust import FORWARDS, MAPS
 from robustcls.core import plugins
@@ -128,7 +128,7 @@ def measure_pace(
         if getattr(model, "differentiable", True):
             image = batch.clone().requires_grad_()
             gradient = timed(lambda: torch.autograd.grad(search(image).sum(), image), len(batch)) or forward
-    maps = {method: timed(partial(explain, model, x[:1].float(), method=method)) for method in methods}
+    maps = {method: timed(partial(explain_counted, model, x[:1].float(), method=method)) for method in methods}
     return Pace(forward, gradient, maps, _corrupting(x[:1].float().cpu(), timed) if corruptions else 0.0)
 
 

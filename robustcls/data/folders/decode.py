@@ -1,28 +1,26 @@
-"""Files to 8-bit pixels of one form, by stated rules.
+"""Files to 8-bit pixels of one form.
 
-Whatever is not plain 8-bit grey or colour is said, with how many images it concerns: transparency is dropped and an EXIF
-orientation ignored, as torchvision does (but Pillow turns a TIFF, and that is said); of several pictures in a file
-the first is taken; CMYK is converted without a profile; 16-bit grey is divided by 257, float pixels are taken from [0, 1].
+Whatever is not plain 8-bit grey or colour follows one of RULES, and a note says how many images it concerns.
 """
 
 import io
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from robustcls.core.errors import InputError
-from robustcls.core.names import some_of
+from robustcls.core.names import quoted
 from robustcls.core.progress import Bar
-from robustcls.data import _dicom
-from robustcls.data._form import CHUNK, Form
+from robustcls.data.folders import dicom
+from robustcls.data.folders.form import CHUNK, Form
 
 ORIENTATION = 0x0112  # the EXIF tag
 SEVERAL = ("GIF", "TIFF", "PNG", "WEBP", "AVIF", "FLI", "DCX")  # formats whose frames are pictures of their own
@@ -38,9 +36,17 @@ RULES = {
     FLOAT: f"{FLOAT}, 1 is white",
     "scaled": "{scale:g} is white, by scale={scale:g}",
     "clipped": "values outside 0..{scale:g}, clipped",
-    "dicom": _dicom.RULE,
+    "dicom": dicom.RULE,
 }
 DARK = 65535 / 8  # a 16-bit set that is darker than this everywhere was made with fewer bits
+
+
+@dataclass
+class _Remarks:
+    """What was remarkable about one image: keys of RULES, and the largest value of 16 bits."""
+
+    keys: list[str] = field(default_factory=list)
+    top: float = 0.0
 
 
 class Unscaled(InputError):
@@ -49,57 +55,66 @@ class Unscaled(InputError):
 
 @dataclass
 class Decoded:
-    """Pixels of the files asked for, uint8 N,C,H,W, and what befell."""
+    """What was decoded of a list of files; positions are those in the list."""
 
-    pixels: torch.Tensor
+    pixels: Tensor  # uint8 N,C,H,W
+    positions: list[int]  # N
+    remarks: dict[int, _Remarks] = field(default_factory=dict)  # position: what was remarkable
     failures: dict[int, str] = field(default_factory=dict)  # position: why it could not be read
-    remarks: dict[str, list[int]] = field(default_factory=dict)  # key of RULES: positions
-    top: float = 0.0  # the largest value of 16-bit images
+
+    def take(self, positions: list[int]) -> "Decoded":
+        """The images at these positions, in this order."""
+        if positions == self.positions:
+            return self
+        rows = {position: row for row, position in enumerate(self.positions)}
+        return replace(self, pixels=self.pixels[[rows[position] for position in positions]], positions=positions)
+
+    def joined(self, then: "Decoded") -> "Decoded":
+        pixels, positions = torch.cat([self.pixels, then.pixels]), self.positions + then.positions
+        return Decoded(pixels, positions, self.remarks | then.remarks, self.failures | then.failures)
 
 
-def decode(paths: Sequence[str], form: Form, pool: ThreadPoolExecutor) -> Decoded:
-    """All files, in their order; those that cannot be read are left as they come. Raises InputError."""
-    shape = (len(paths), form.channels, form.height, form.width)
+def decode(paths: Sequence[str], positions: list[int], form: Form, pool: ThreadPoolExecutor) -> Decoded:
+    """The files at these positions, in this order; the pixels of those that cannot be read mean nothing. Raises InputError."""
+    shape = (len(positions), form.channels, form.height, form.width)
     check_memory(shape)
     pixels = numpy.empty(shape, dtype=numpy.uint8)
+    decoded = Decoded(torch.from_numpy(pixels), positions)
 
-    def some(start: int) -> list[tuple[int, "_Read | str"]]:
-        return [(i, _try(path, form, pixels[i])) for i, path in enumerate(paths[start : start + CHUNK], start)]
+    def decode_chunk(start: int) -> int:
+        chunk = positions[start : start + CHUNK]
+        for row, position in enumerate(chunk, start):
+            outcome = _try(paths[position], form, pixels[row])
+            if isinstance(outcome, str):
+                decoded.failures[position] = outcome
+            elif outcome.keys:
+                decoded.remarks[position] = outcome
+        return len(chunk)
 
-    failures: dict[int, str] = {}
-    remarks: dict[str, list[int]] = defaultdict(list)
-    top = 0.0
     try:
-        with Bar(len(paths), "reading images", "image") as bar:
-            for found in pool.map(some, range(0, len(paths), CHUNK)):
-                bar.advance(len(found))
-                for i, what in found:
-                    if isinstance(what, str):
-                        failures[i] = what
-                        continue
-                    top = max(top, what.top)
-                    for remark in what.remarks:
-                        remarks[remark].append(i)
+        with Bar(len(positions), "reading images", "image") as bar:
+            for count in pool.map(decode_chunk, range(0, len(positions), CHUNK)):
+                bar.advance(count)
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
-    return Decoded(torch.from_numpy(pixels), failures, dict(remarks), top)
+    decoded.failures = dict(sorted(decoded.failures.items()))
+    return decoded
 
 
-def describe(found: Decoded, names: Sequence[str], scale: float | None) -> list[str]:
+def describe(decoded: Decoded, names: Sequence[str], scale: float | None) -> list[str]:
     """What a reader must know of the images that were decoded. names: of the files, by position."""
-    notes = []
+    notes, remarks = [], {i: decoded.remarks[i] for i in decoded.positions if i in decoded.remarks}
     for key, rule in RULES.items():
-        if rows := found.remarks.get(key):
-            said = rule.format(scale=scale or 1)
-            notes.append(
-                f"{len(rows)} image{'s' if len(rows) > 1 else ''} with {said}, such as {some_of([names[rows[0]]])}"
-            )
-    if 0 < found.top < DARK:
-        bits = next(bits for bits in (8, 10, 12, 14) if found.top < 2**bits)
+        if its := [i for i, remark in remarks.items() if key in remark.keys]:
+            what = f"{len(its)} image{'s' if len(its) > 1 else ''} with {rule.format(scale=scale or 1)}"
+            notes.append(f"{what}, such as {quoted(names[its[0]])}")
+    top = max((remark.top for remark in remarks.values()), default=0.0)
+    if 0 < top < DARK:
+        white = next(2**bits - 1 for bits in (8, 10, 12, 14) if top < 2**bits)
         notes.append(
-            f"their largest value is {found.top:.0f}, so that few grey levels are left: "
-            f"folder:PATH(scale={2**bits - 1}) makes {2**bits - 1} white"
+            f"their largest value is {top:.0f}, so that few grey levels are left: "
+            f"folder:PATH(scale={white}) makes {white} white"
         )
     return notes
 
@@ -118,21 +133,13 @@ def check_memory(shape: Sequence[int]) -> None:
         )
 
 
-@dataclass
-class _Read:
-    """What was remarkable about one image."""
-
-    remarks: list[str]
-    top: float = 0.0
-
-
-def _try(path: str, form: Form, into: NDArray[numpy.uint8]) -> "_Read | str":
+def _try(path: str, form: Form, into: NDArray[numpy.uint8]) -> _Remarks | str:
     """Fills in the pixels of one file, or says why it cannot be read."""
     from PIL import UnidentifiedImageError
 
-    found = _Read([])
+    remarks = _Remarks()
     try:
-        into[:] = _read(path, form, found)
+        into[:] = _read(path, form, remarks)
     except Unscaled as error:
         raise Unscaled(f"image {path}: {error}") from None
     except MemoryError:
@@ -140,10 +147,10 @@ def _try(path: str, form: Form, into: NDArray[numpy.uint8]) -> "_Read | str":
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         known = not isinstance(error, UnidentifiedImageError)  # its text is a memory address
         return " ".join(str(error).split()) if known and str(error) else "not an image"
-    return found
+    return remarks
 
 
-def _read(path: str, form: Form, found: _Read) -> NDArray[numpy.uint8]:
+def _read(path: str, form: Form, remarks: _Remarks) -> NDArray[numpy.uint8]:
     """One image as uint8 C,H,W of the form. Raises what the decoder raises."""
     from PIL import Image
 
@@ -153,30 +160,30 @@ def _read(path: str, form: Form, found: _Read) -> NDArray[numpy.uint8]:
         quick = _decode_jpeg(content)
         if quick is not None and quick.shape == (form.channels, form.height, form.width):
             if b"Exif\0\0" in content[:4096] and _is_turned(Image.open(io.BytesIO(content))):
-                found.remarks.append("orientation")
+                remarks.keys.append("orientation")
             return quick
-    if _dicom.is_dicom(path):
-        found.remarks.append("dicom")
-        return _array(_resized(_dicom.read(io.BytesIO(content)).convert("L" if form.channels == 1 else "RGB"), form))
+    if dicom.is_dicom(path):
+        remarks.keys.append("dicom")
+        return _array(_resized(dicom.read(io.BytesIO(content)).convert("L" if form.channels == 1 else "RGB"), form))
     with Image.open(io.BytesIO(content)) as image:
         if image.format in SEVERAL:
             with suppress(Exception):  # a damaged tail
                 if image.n_frames > 1:  # type: ignore[attr-defined]
-                    found.remarks.append("frames")
+                    remarks.keys.append("frames")
                 image.seek(0)
         turn = _is_turned(image)
         image.load()  # of some formats, the size and the mode are known only now, and a TIFF is turned
         if turn:
-            found.remarks.append("orientation" if _is_turned(image) else "turned")
+            remarks.keys.append("orientation" if _is_turned(image) else "turned")
         plain: Any = image
         if image.mode[0] in "IF":
-            plain = _eight_bit(image, form.scale, found)
+            plain = _eight_bit(image, form.scale, remarks)
         elif _depth(image, content) > 8:
-            found.remarks.append("deep colour")
+            remarks.keys.append("deep colour")
         if image.mode == "CMYK":
-            found.remarks.append("cmyk")
+            remarks.keys.append("cmyk")
         if _is_transparent(image):
-            found.remarks.append("alpha")
+            remarks.keys.append("alpha")
         return _array(_resized(plain.convert("L" if form.channels == 1 else "RGB"), form))
 
 
@@ -184,7 +191,7 @@ def _array(image: Any) -> NDArray[numpy.uint8]:
     return numpy.atleast_3d(numpy.asarray(image)).transpose(2, 0, 1)
 
 
-def _eight_bit(image: Any, scale: float | None, found: _Read) -> Any:
+def _eight_bit(image: Any, scale: float | None, remarks: _Remarks) -> Any:
     """Deep or float pixels as 8-bit grey: 0 is black, `scale` white; without one 65535, or 1 of floats. Raises Unscaled."""
     from PIL import Image
 
@@ -201,17 +208,17 @@ def _eight_bit(image: Any, scale: float | None, found: _Read) -> Any:
                 f"{what} from {low:g} to {high:g}, not in 0..{white:g}: say which value is white, such as "
                 f"folder:PATH(scale={max(high, 1):g})"
             )
-        found.remarks.append("clipped")
+        remarks.keys.append("clipped")
     if scale is not None:
-        found.remarks.append("scaled")
+        remarks.keys.append("scaled")
     else:
-        found.remarks.append(DEEP if whole else FLOAT)
-        found.top = high if whole else 0.0
+        remarks.keys.append(DEEP if whole else FLOAT)
+        remarks.top = high if whole else 0.0
     return Image.fromarray((values.clip(0, white) * (255 / white)).round().astype(numpy.uint8))
 
 
 def _depth(image: Any, content: bytes) -> int:
-    """Bits a channel in the file, of PNG and TIFF; Pillow gives 8 of them for colour."""
+    """Bits per channel in the file, of PNG and TIFF; Pillow gives 8 of them for colour."""
     if image.format == "PNG" and len(content) > 24:
         return content[24]  # of the header chunk, which comes first
     if image.format == "TIFF":

@@ -1,11 +1,13 @@
-"""The one size and number of channels that all images of a folder are turned into, found from their headers."""
+"""The one size and number of channels that all images of a folder get, found from their headers."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from robustcls.data.folders import dicom
+
 MIXED_SIZE = 224  # the side of images that come in several sizes, as usual for ImageNet
-CHUNK = 256  # images a task: large enough that the pool's own work does not count
+CHUNK = 256  # images per task: large enough that the pool's own work does not count
 ROUND = 32  # tasks, before it is asked whether enough is known
 
 
@@ -37,9 +39,8 @@ def choose_form(
     sizes = {(height, width) for height, width, _ in kinds}
     if len(sizes) == 1:
         return Form(*sizes.pop(), channels, scale)
-    if not sizes:
-        return Form(MIXED_SIZE, MIXED_SIZE, channels, scale)  # nothing is readable: decoding names the files
-    note = f"{len(sizes)} sizes: shorter side resized to {MIXED_SIZE}, centre crop"
+    # Without any, nothing is readable: decoding names the files.
+    note = f"{len(sizes)} sizes: shorter side resized to {MIXED_SIZE}, centre crop" if sizes else ""
     return Form(MIXED_SIZE, MIXED_SIZE, channels, scale, note)
 
 
@@ -51,16 +52,13 @@ def _headers(paths: Sequence[str]) -> set[tuple[int, int, int]]:
 def _header(path: str) -> tuple[int, int, int] | None:
     from PIL import Image
 
-    from robustcls.data import _dicom
-
     try:
         with open(path, "rb") as file:
-            found = _jpeg_header(file.read(4096))
-            if found is not None:
-                return found
+            if (size := _jpeg_header(file.read(4096))) is not None:
+                return size
             file.seek(0)
-            if _dicom.is_dicom(path):
-                return _dicom.header(file)
+            if dicom.is_dicom(path):
+                return dicom.header(file)
             with Image.open(file) as image:
                 return image.height, image.width, 1 if image.mode in ("1", "L") or image.mode[0] in "IF" else 3
     except Exception:  # whatever a damaged file makes a decoder raise: decoding will name the file

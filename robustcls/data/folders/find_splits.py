@@ -1,29 +1,29 @@
 """Which of the folders below a folder are splits, and where the class folders of each lie."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from robustcls.core.errors import InputError
 from robustcls.core.names import quoted, readable, some_of
-from robustcls.data._split_names import Spelling, parts_of_no_split, says_images, spellings
-from robustcls.data._walking import folders, has_loose_images, walk
+from robustcls.data.folders.split_names import Spelling, parts_of_no_split, says_images, spellings
+from robustcls.data.folders.walk import folders, has_loose_images, walk
 
 DEPTH = 8  # of folders that hold one folder each; links may make a ring
 NESTED = "folder:PATH(nested=True)"
 
 
 class Home(NamedTuple):
-    """The class folders of a split. beside: the folders in which they lie, where loose files are of no class."""
+    """Where the class folders of a split lie. beside: the folders around them, where loose files are of no class."""
 
-    name: str  # as a person knows it
+    name: str  # as the folder spells it
     path: Path
     classes: dict[str, Path]
     beside: tuple[Path, ...]
 
 
 class Homes(NamedTuple):
-    """The home of each split, by train, val and test; without any, that of class folders that stand alone; notes."""
+    """The home of each split, by train, val and test; that of class folders alone, where there are no splits; notes."""
 
     splits: dict[str, Home]
     alone: Home
@@ -36,45 +36,46 @@ def find_homes(root: Path, *, nested: bool = False) -> Homes:
     nested: whatever lies below a class folder belongs to the class.
     """
     base = _unwrapped(root, nested)
-    names = folders(base)
+    notes = [] if base == root else [f"read from {quoted(str(base.relative_to(root)))}"]
+    names, alone = folders(base), _home(base)
     spelled = spellings(names)
     inner = {name: _inner(base / name, its.split) for name, its in spelled.items()}
-    full = [name for name in spelled if folders(inner[name])]
-    notes = [] if base == root else [f"read from {quoted(str(base.relative_to(root)))}"]
-    if not full:
-        notes += _classes_named_as_splits(base, names, [name for name in spelled if name not in full], spelled)
-        classes = _home(base)
-        splits, said = ({}, []) if nested else _splits_in_classes(base, classes)
-        if not splits and not nested:
-            said = _look_for_repeats(classes)
-        return Homes(splits, classes, notes + said)
-    splits, said = _named_splits(base, names, spelled, full, inner)
-    for home in splits.values():
-        notes += [] if nested else _look_for_repeats(home)
-    return Homes(splits, Home(base.name, base, {}, ()), notes + said)
+    full = {name: its for name, its in spelled.items() if folders(inner[name])}
+    flat = [name for name in spelled if name not in full]
+    if full:
+        taken = _by_split(base, full)
+        splits = {split: _home(inner[name]) for split, name in taken.items()}
+        notes += [f"{quoted(name)} is the {split} split" for split, name in taken.items() if name != split]
+        notes += [f"{some_of(flat)} has no class folders and is not used"] if flat else []
+        notes += _unused(name for name in names if name not in spelled)
+        searched = list(splits.values())
+    else:
+        notes += _check_flat(base, names, flat, spelled)
+        splits, said = ({}, []) if nested else _splits_in_classes(base, alone)
+        notes += said
+        searched = [] if splits else [alone]
+    for home in [] if nested else searched:
+        notes += _look_for_repeats(home)
+    return Homes(splits, alone, notes)
 
 
 def _home(path: Path) -> Home:
     return Home(path.name, path, {name: path / name for name in folders(path)}, (path,))
 
 
-def _named_splits(
-    base: Path, names: Sequence[str], spelled: dict[str, Spelling], full: Sequence[str], inner: dict[str, Path]
-) -> tuple[dict[str, Home], list[str]]:
-    found: dict[str, Home] = {}
+def _unused(names: Iterable[str]) -> list[str]:
+    return [f"folders not used: {some_of(unused)}"] if (unused := list(names)) else []
+
+
+def _by_split(parent: Path, spelled: dict[str, Spelling]) -> dict[str, str]:
+    """The folder of each split. Raises InputError where there are two of one."""
     taken: dict[str, str] = {}
-    for name in full:
-        split = spelled[name].split
+    for name, (split, _) in spelled.items():
         if split in taken:
             both = f"{readable(taken[split])}/ and {readable(name)}/"
-            raise InputError(f"folder {base}: {both} both look like the {split} split: rename one of them")
-        found[split], taken[split] = _home(inner[name]), name
-    notes = [f"{quoted(name)} is the {split} split" for split, name in taken.items() if name != split]
-    if flat := [name for name in spelled if name not in full]:
-        notes.append(f"{some_of(flat)} has no class folders and is not used")
-    if others := [name for name in names if name not in spelled]:
-        notes.append(f"folders not used: {some_of(others)}")
-    return found, notes
+            raise InputError(f"folder {parent}: {both} both look like the {split} split: rename one of them")
+        taken[split] = name
+    return taken
 
 
 def _unwrapped(root: Path, nested: bool) -> Path:
@@ -86,8 +87,8 @@ def _unwrapped(root: Path, nested: bool) -> Path:
             break
         base = base / names[0]
     names = folders(base)
-    splits = [name for name in spellings(names) if folders(base / name)]
-    return base if splits or (len(names) > 1 and not nested) else root
+    has_splits = any(folders(base / name) for name in spellings(names))
+    return base if has_splits or (len(names) > 1 and not nested) else root
 
 
 def _inner(parent: Path, split: str) -> Path:
@@ -103,9 +104,7 @@ def _inner(parent: Path, split: str) -> Path:
     return parent
 
 
-def _classes_named_as_splits(
-    base: Path, names: Sequence[str], flat: Sequence[str], spelled: dict[str, Spelling]
-) -> list[str]:
+def _check_flat(base: Path, names: Sequence[str], flat: Sequence[str], spelled: dict[str, Spelling]) -> list[str]:
     """Raises InputError where folders of loose images are splits by their names; else a note on a class so called."""
     if parts_of_no_split(names) and not any(folders(base / name) for name in names):
         raise InputError(
@@ -120,7 +119,7 @@ def _classes_named_as_splits(
             f"folder {base}: no images in class folders: {listed} named as splits hold none: sort the images by class, as "
             f"in {readable(flat[0])}/CLASS/IMAGE (labels in a table: move each image into the folder of its class)"
         )
-    return [f"{some_of(flat)} taken as a class, not as a split, for it stands beside class folders"]
+    return [f"{some_of(flat)} taken as a class, not as a split, since it lies beside class folders"]
 
 
 def _splits_in_classes(base: Path, alone: Home) -> tuple[dict[str, Home], list[str]]:
@@ -128,12 +127,11 @@ def _splits_in_classes(base: Path, alone: Home) -> tuple[dict[str, Home], list[s
 
     Raises InputError where some do and others do not.
     """
-    spelled = {name: spellings(folders(path)) for name, path in alone.classes.items()}
-    inside = [name for name, its in spelled.items() if its]
-    if not inside:
+    spelled = {name: its for name, path in alone.classes.items() if (its := spellings(folders(path)))}
+    if not spelled:
         return {}, []
-    outside = [name for name, path in alone.classes.items() if not spelled[name] and walk(path).images]
-    several = [name for name in inside if len({one.split for one in spelled[name].values()}) > 1]
+    outside = [name for name, path in alone.classes.items() if name not in spelled and walk(path).images]
+    several = [name for name, its in spelled.items() if len({one.split for one in its.values()}) > 1]
     if outside and several:
         raise InputError(
             f"folder {base}: {some_of([several[0]])} holds {some_of(list(spelled[several[0]]))}, which look like splits, and "
@@ -142,21 +140,14 @@ def _splits_in_classes(base: Path, alone: Home) -> tuple[dict[str, Home], list[s
     if outside:
         return {}, []
     homes: dict[str, Home] = {}
-    beside = (base, *(alone.classes[name] for name in inside))
-    unused = []
-    for name in inside:
-        taken: dict[str, str] = {}
-        for folder, one in spelled[name].items():
-            if one.split in taken:
-                both = f"{readable(taken[one.split])}/ and {readable(folder)}/"
-                raise InputError(
-                    f"folder {base / name}: {both} both look like the {one.split} split: rename one of them"
-                )
-            taken[one.split] = folder
-            homes.setdefault(one.split, Home(one.split, base, {}, beside)).classes[name] = base / name / folder
-        unused += [f"{name}/{folder}" for folder in folders(base / name) if folder not in spelled[name]]
-    notes = [f"the class folders hold the splits, such as {quoted(f'{inside[0]}/{next(iter(spelled[inside[0]]))}')}"]
-    return homes, notes + ([f"folders not used: {some_of(unused)}"] if unused else [])
+    beside = (base, *(base / name for name in spelled))
+    for name, its in spelled.items():
+        for split, inner in _by_split(base / name, its).items():
+            homes.setdefault(split, Home(split, base, {}, beside)).classes[name] = base / name / inner
+    first, its = next(iter(spelled.items()))
+    notes = [f"the class folders hold the splits, such as {quoted(f'{first}/{next(iter(its))}')}"]
+    unused = (f"{name}/{one}" for name, its in spelled.items() for one in folders(base / name) if one not in its)
+    return homes, notes + _unused(unused)
 
 
 def _look_for_repeats(home: Home) -> list[str]:
@@ -164,9 +155,7 @@ def _look_for_repeats(home: Home) -> list[str]:
     where they share some."""
     inside = {name: set(folders(path)) for name, path in home.classes.items()}
     filled = [name for name in inside if inside[name] or has_loose_images(home.classes[name])]
-    if len(filled) < 2:
-        return []
-    shared = sorted(set.intersection(*(inside[name] for name in filled)))
+    shared = sorted(set.intersection(*(inside[name] for name in filled))) if len(filled) > 1 else []
     if len(shared) > 1:
         shared = [one for one in shared if all(walk(home.classes[name] / one).images for name in filled)]
     if len(shared) < 2:

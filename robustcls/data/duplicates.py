@@ -9,7 +9,7 @@ from contextlib import suppress
 from torch import Tensor
 
 from robustcls.core.names import quoted
-from robustcls.data._layout import Files
+from robustcls.data.folders.layout import Files
 
 MOST_BYTES = 2 << 30  # of files of equal size; more are not read for this
 
