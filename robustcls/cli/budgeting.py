@@ -56,7 +56,7 @@ def make_budget(minutes: float | None, given: Collection[str], spent: float = 0.
 def make_plans(
     subjects: Sequence[Subject],
     tasks: Sequence[Task],
-    carried: Sequence[Sequence[str]],
+    methods_of: Sequence[Sequence[str]],
     config: ReportConfig,
     given: Collection[str],
 ) -> list[Plan]:
@@ -66,7 +66,7 @@ def make_plans(
     not hold even the first step of each attack.
     """
     plans, counts = [], []
-    for subject, task, methods in zip(subjects, tasks, carried, strict=True):
+    for subject, task, methods in zip(subjects, tasks, methods_of, strict=True):
         x, _ = subject.images.batch(slice(32))
         began, minutes = time.perf_counter(), minutes_of(config, x.shape[2:])
         pace = measure_pace(subject.loaded.model, x, methods, corruptions=bool(config.corruptions_n))

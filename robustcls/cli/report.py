@@ -253,13 +253,14 @@ def measure(
     """
     from robustcls.cli.attack import summarise
     from robustcls.cli.budgeting import make_plans
-    from robustcls.cli.explain import carried_methods, describe_methods
+    from robustcls.cli.explain import describe_methods
     from robustcls.cli.judging import chosen_attacks, judge_subject, set_task
     from robustcls.cli.subject import load_subject
     from robustcls.core.options import parse_batch_size
     from robustcls.evaluation.attack_checks import ATTACK_CHECKS
     from robustcls.evaluation.complete import complete
     from robustcls.evaluation.corrupted import read_published
+    from robustcls.evaluation.explain import supported_methods
     from robustcls.runtime.device import keep_freed_memory, resolve_batch_size, resolve_device
 
     keep_freed_memory()
@@ -278,15 +279,19 @@ def measure(
                 subject.loaded.model, subject.images.batch(slice(1))[0]
             )
     wanted = methods if config.examples or config.maps_n else ()
-    carried = [carried_methods(subject, wanted, config.method, config.quiet) for subject in subjects]
+    say = partial(note, quiet=config.quiet)
+    supported = [
+        supported_methods(one.loaded.model, one.images.batch(slice(1))[0], wanted, strict=bool(config.method), say=say)
+        for one in subjects
+    ]
     tasks = [set_task(subject, config) for subject in subjects]
     checks = ATTACK_CHECKS if config.checks == "all" else ()
     evaluations = []
-    plans = make_plans(subjects, tasks, carried, config, given)
-    for model, plan, task, out, methods in zip(models, plans, tasks, outs, carried, strict=True):
+    plans = make_plans(subjects, tasks, supported, config, given)
+    for model, plan, task, out, methods in zip(models, plans, tasks, outs, supported, strict=True):
         subject = plan.subject
         note("\n".join([model, *subject.notes]), config.quiet)
-        describe_methods(subject, methods, config.quiet)
+        describe_methods(subject.loaded.model, subject.images.batch(slice(1))[0], methods, config.quiet)
         budget = plan.begin(given, config.quiet)
         judged = judge_subject(subject, config, task, progress(config.quiet), checks=checks, over=budget.over)
         size = resolve_batch_size(
