@@ -28,7 +28,9 @@ from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import takes, traits_of
 from robustcls.data.splits import load_split
-from robustcls.evaluation.judge import describe_model, judge, suite_attacks
+from robustcls.evaluation.evaluate import evaluate_subject
+from robustcls.evaluation.plan import choose_attacks, make_plan
+from robustcls.evaluation.subject import make_subject
 from robustcls.models import loading
 from robustcls.models.checkpoint import Arch
 from robustcls.reporting.render import report as report
@@ -238,22 +240,14 @@ def evaluate(
     """
     ball = _threat_model(threat)
     x, y = _collect(images, labels)
-    if suite is not None and attacks is not None:
-        raise InputError("both a suite and attacks were given: give one")
-    if isinstance(attacks, str) or callable(attacks):
-        attacks = [attacks]
-    kind = ", ".join(map(str, attacks)) if attacks is not None else suite or "fast"
-    chosen = list(attacks) if attacks is not None else suite_attacks(suite or "fast", ball.norm)
-    judged = judge(
-        model, x, y, ball, chosen,  # type: ignore[arg-type]
-        kind=kind, batch_size=batch_size, precision=precision, alone=alone, seed=seed,
-        positive=positive, progress=show_attacks() if progress else None,
+    for one in choose_attacks(attacks, suite, ball.norm)[0]:  # before the model is asked
+        ball.check_options(one.text, one.options)
+    subject = make_subject(model, x, y, ball, name=name)
+    plan = make_plan(
+        subject, attacks, suite,
+        alone=alone, batch_size=batch_size, precision=precision, seed=seed, positive=positive,
     )  # fmt: skip
-    if name:
-        judged.evaluation.model = describe_model(
-            model, name, num_classes=judged.outcome.num_classes, note=judged.evaluation.model.note
-        )
-    return judged.evaluation
+    return evaluate_subject(subject, plan, progress=show_attacks() if progress else None)
 
 
 def explain(

@@ -4,14 +4,16 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from robustcls.cli.options import flags_of
 from robustcls.core.errors import as_flags
 from robustcls.core.progress import show_attacks
-from robustcls.results.records import Accuracy
+
+if TYPE_CHECKING:
+    from robustcls.results.records import Accuracy
 
 COLUMNS = 80
 
@@ -71,12 +73,12 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
-def with_interval(accuracy: Accuracy) -> str:
+def with_interval(accuracy: "Accuracy") -> str:
     low, high = (100 * bound for bound in accuracy.ci95)
     return f"{accuracy.accuracy:.1%} [{low:.1f}, {high:.1f}]"
 
 
-def percent(accuracy: Accuracy) -> str:
+def percent(accuracy: "Accuracy") -> str:
     low, high = accuracy.ci95
     return f"{accuracy.accuracy:6.1%}  [{low:.1%}, {high:.1%}]  {accuracy.correct} of {accuracy.total}"
 

@@ -3,23 +3,21 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import click
 
 from robustcls.cli.console import note, table
 from robustcls.cli.options import MODEL_HELP, build, config_option, options
-from robustcls.cli.places import check_not_lost, name_of, overwrite_option
+from robustcls.cli.places import check_not_lost, command_line, default_out, name_of, overwrite_option
 from robustcls.core import plugins
 from robustcls.core.claims import claim
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable
 from robustcls.evaluation.config import METHODS, ExplainConfig
-from robustcls.results.records import Measures
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from robustcls.evaluation.subject import Subject
 
 
 @click.command("explain")
@@ -42,8 +40,6 @@ def command(flags: dict, config_file: str | None, model: str, overwrite: bool) -
     """
     config = build(ExplainConfig, flags, config_file)
 
-    from robustcls.cli.subject import default_out
-
     folder = Path(config.out) if config.out else default_out(model, "explain")
     check_writable(folder / "maps.npz", inputs=[model])
     if not config.out:
@@ -55,28 +51,26 @@ def command(flags: dict, config_file: str | None, model: str, overwrite: bool) -
         explain_all(config, model, methods, folder)
 
 
-def explain_all(config: ExplainConfig, spec: str, methods: Sequence[str], folder: Path) -> None:
+def explain_all(config: ExplainConfig, model: str, methods: Sequence[str], folder: Path) -> None:
     """Writes the files, and says which, once the model is found good."""
     from robustcls.api import attack
-    from robustcls.cli.subject import command_line, load_subject
+    from robustcls.evaluation.attacks import as_attack
     from robustcls.evaluation.explain import explain_subject, supported_methods
+    from robustcls.evaluation.subject import load_subject
 
+    named = as_attack(config.attack)
+    subject = load_subject(model, config)
+    subject.threat.check_options(named.text, named.options)
     say = partial(note, quiet=config.quiet)
-    loaded = load_subject(spec, config, config.n, [config.attack])
-    for line in loaded.notes:
+    for line in subject.notes:
         say(line)
-    model, (x, y), images = loaded.loaded.model, loaded.images.batch(), loaded.images
-    methods = supported_methods(model, x, methods, strict=bool(config.method), say=say)
+    methods = supported_methods(subject, methods, strict=bool(config.method), say=say)
     if not methods:
         raise InputError("the model supports none of the default methods: name one with --method, such as occlusion")
-    describe_methods(model, x, methods, config.quiet)
-    subject = SimpleNamespace(
-        model=model, x=x, y=y, threat=loaded.threat, index=images.index, files=images.files, classes=images.classes,
-        model_record=loaded.model, data_record=loaded.data,
-    )  # fmt: skip
+    describe_methods(subject, methods, config.quiet)
     craft = partial(
-        attack, model, x, y, loaded.threat, config.attack, seed=config.seed, index=images.index,
-        progress=not config.quiet,
+        attack, subject.model, subject.x, subject.y, subject.threat, config.attack, seed=config.seed,
+        index=subject.index, progress=not config.quiet,
     )  # fmt: skip
     for path in explain_subject(subject, config, methods, folder, craft=craft, command=command_line(), say=say):
         if path.name == "measures.json":
@@ -84,12 +78,12 @@ def explain_all(config: ExplainConfig, spec: str, methods: Sequence[str], folder
         click.echo(path)
 
 
-def describe_methods(model: "nn.Module", x: "Tensor", methods: Sequence[str], quiet: bool) -> None:
+def describe_methods(subject: "Subject", methods: Sequence[str], quiet: bool) -> None:
     """Says what a reader of the maps must know, such as the layer of GradCAM and its grid."""
     from robustcls.attribution import note as describe
 
     for method in () if quiet else methods:
-        if text := describe(model, x[:1], method):
+        if text := describe(subject.model, subject.x[:1], method):
             note(f"{method}: {text}")
 
 
@@ -101,6 +95,8 @@ COMPARED = {  # what a clean image's map is compared with: label in the measures
 
 def summarise(path: Path) -> str:
     """The measures in a file measures.json, for a terminal."""
+    from robustcls.results.records import Measures
+
     found = Measures.load(path).explanations
     if not found.n:
         return f"Nothing was measured: {found.attack} changed no correctly classified sample."

@@ -1,4 +1,4 @@
-"""Options are declared once, as dataclass fields; the command line and the TOML schema are made from them."""
+"""Options as dataclass fields, from which the command line and the TOML schema are made; their values checked."""
 
 import dataclasses
 import json

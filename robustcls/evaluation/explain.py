@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustcls.attribution import collapse, explain_counted, not_finite, note
 from robustcls.attribution._figure import Row, draw
@@ -23,26 +23,12 @@ from robustcls.core.options import parse_batch_size
 from robustcls.core.provenance import commit, versions
 from robustcls.core.seeds import mix
 from robustcls.core.subset import spaced
-from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.config import ExplainConfig
+from robustcls.evaluation.subject import Subject
 from robustcls.results import records
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_device
 from robustcls.runtime.fused import Counted
 from robustcls.runtime.predict import predict
-
-
-class Subject(Protocol):
-    """What is explained: a model on samples, under a threat model. Tensors are on the CPU; N samples."""
-
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    threat: ThreatModel
-    index: Tensor  # N: positions in the split
-    files: Sequence[str] | None  # N names, of data that are files
-    classes: Sequence[str]
-    model_record: records.Model
-    data_record: records.Data
 
 
 @dataclass
@@ -64,7 +50,7 @@ class Explained:
 
 
 def supported_methods(
-    model: nn.Module, x: Tensor, methods: Sequence[str], *, strict: bool, say: Callable[[str], None]
+    subject: Subject, methods: Sequence[str], *, strict: bool, say: Callable[[str], None]
 ) -> list[str]:
     """The methods that can explain the model, tried on one image before an attack is paid for.
 
@@ -73,7 +59,7 @@ def supported_methods(
     supported = []
     for method in methods:
         try:
-            explain_counted(model, x[:1], method=method)
+            explain_counted(subject.model, subject.x[:1], method=method)
         except InputError as error:
             if strict:
                 raise

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and primitives alone, so that `torch.load(weights_only=True)` reads them and nothing else runs."""
+"""Builds models from specs, and saves and loads them as checkpoints of tensors and primitives alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The weights inside a file that other people's training wrote: which of its parts, under which prefix."""
+"""Finds the weights inside a file of another training code: which of its parts, under which prefix."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""From the spec of a model, what `--model` takes, to a model.
+"""Loads whatever `--model` takes.
 
 read_model (a file is read, nothing is built) -> build_model (the classes and the size of the data are known by now) ->
 fit_to_data (which output is which class). `load` does the first two for Python.

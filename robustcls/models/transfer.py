@@ -1,4 +1,4 @@
-"""Training that begins from somebody's weights (Yosinski et al. 2014, arXiv:1411.1792)."""
+"""Starts training from existing weights (Yosinski et al. 2014, arXiv:1411.1792)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

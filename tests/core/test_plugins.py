@@ -257,6 +257,13 @@ def test_a_partial_gives_its_keywords_as_options():
     json.dumps(resolved("attack", attack))
 
 
+def test_an_option_without_annotation_has_the_type_of_its_default(mylab):
+    (mylab / "mylab" / "plain.py").write_text("def foo(model, x, y, threat, *, k=2, generator=None):\n    return k\n")
+    assert load("attack", "mylab.plain:foo(k=3)")(1, 2, 3, 4) == 3
+    assert resolved("attack", "mylab.plain:foo") == {"k": 2}
+    assert "k='x' is not a whole number; mylab.plain:foo takes k=2" in refused("attack", "mylab.plain:foo(k='x')")
+
+
 def test_other_callables_are_named_by_their_class():
     assert load("attack", Mine())(1, 2, 3, 4) == 2
     assert parse("attack", Mine()).name == "Mine"

@@ -1,4 +1,4 @@
-"""Files to 8-bit pixels of one form.
+"""Decodes image files to 8-bit pixels of one form.
 
 Whatever is not plain 8-bit grey or colour follows one of RULES, and a note says how many images it concerns.
 """

@@ -1,4 +1,4 @@
-"""The files of each split of a folder of images, and their classes."""
+"""Lists the files of each split of a folder of images, and the classes."""
 
 import unicodedata
 from collections.abc import Sequence

@@ -1,17 +1,45 @@
-"""Both ends of a network that is trained: what it is shown of the pixels, and the logits that it must give."""
+"""The model that a run begins with: what it is shown of the pixels, its first weights, the logits that it must give."""
+
+import copy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.options import parse_numbers
 from robustcls.data.images import Images
+from robustcls.models.checkpoint import Arch, build
+from robustcls.models.transfer import initialise
 from robustcls.runtime.predict import classifier_of
 from robustcls.training.config import TrainConfig
 
 DATA = "data"  # for --mean and --std: those of the training images
+
+
+def make_model(
+    config: TrainConfig, train: Images, arch: Arch | None = None, *, resumed: bool = False
+) -> tuple[Classifier, dict[str, str]]:
+    """A model of config.arch for the training images, with the first weights of config.init, and what is said of it.
+
+    Args:
+        arch: in place of config.arch, a module, which is copied, or a function (num_classes, input_size) that makes one.
+        resumed: the weights are to come from last.pt, so those of config.init are not read.
+
+    Raises:
+        InputError: unless the model gives one logit for each class.
+    """
+    mean, std = normalisation(config, train.pixels)
+    made = copy.deepcopy(arch) if isinstance(arch, nn.Module) else arch or config.arch
+    size = train.pixels.shape[1:]
+    model = build(made, classes=train.classes, input_size=size, mean=mean, std=std, head=config.head)
+    notes = {} if resumed else {"output": check_outputs(model, train)}
+    if config.init and not resumed:
+        notes["init"] = initialise(model, config.init)
+    if config.mean or config.std:  # what was asked for wins over what the weights were trained with
+        model.mean, model.std = (model.mean.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+    return model, notes
 
 
 def normalisation(config: TrainConfig, pixels: Tensor) -> tuple[list[float], list[float]]:
@@ -41,16 +69,16 @@ def check_outputs(model: Classifier, train: Images) -> str:
     with frozen(fitted), torch.no_grad():
         logits = fitted(x.cpu())
     outputs = logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else None
-    if fitted is not model or outputs != len(train.classes):
-        if fitted is not model:
-            found = "one logit" if getattr(fitted, "single", False) else f"something else ({said})"
-        else:
-            found = "no logits N,K" if outputs is None else f"{outputs} outputs"
-        raise InputError(
-            f"{model.arch} gives {found} for {len(train.classes)} classes, {train.classes[0]!r} first: its function is "
-            "called with the number of classes and must give one logit for each"
-        )
-    return said
+    if fitted is model and outputs == len(train.classes):
+        return said
+    if fitted is not model:
+        gives = "one logit" if getattr(fitted, "single", False) else f"something else ({said})"
+    else:
+        gives = "no logits N,K" if outputs is None else f"{outputs} outputs"
+    raise InputError(
+        f"{model.arch} gives {gives} for {len(train.classes)} classes, {train.classes[0]!r} first: its function is "
+        "called with the number of classes and must give one logit for each"
+    )
 
 
 def channel_statistics(pixels: Tensor) -> tuple[list[float], list[float]]:

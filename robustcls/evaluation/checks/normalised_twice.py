@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
+from robustcls.evaluation.cascade import Outcome
+from robustcls.evaluation.checks._check import check, passive_rows
+from robustcls.evaluation.engine import Engine
 from robustcls.results.records import Check
 
 NAME = "normalised_twice"
@@ -17,16 +20,19 @@ CHANGED = 1.05  # times as much contrast behind a normalisation as that alone gi
 SPREAD, RISE = (2.5, 30.0), 6.0
 
 
-def normalised_twice(model: nn.Module, x: Tensor, surrogate: nn.Module | None = None) -> Check:
-    """Whether a network behind a normalisation, or a module of the user's own, normalises once more: it warns.
+@check(30)
+def normalised_twice(engine: Engine, outcome: Outcome) -> Check:
+    """Whether a network behind a normalisation, or a module of the user's own, normalises once more: it warns."""
+    x = engine.x[passive_rows(engine)].to(engine.device)
+    return look_at(engine.model, x, engine.subject.surrogate.model if engine.subject.surrogate else None)
 
-    model: frozen. x: some images N,C,H,W on its device. surrogate: likewise, on which examples are crafted; the check is
-    then of whichever warns.
-    """
-    own = _judge(model, x)
+
+def look_at(model: nn.Module, x: Tensor, surrogate: nn.Module | None = None) -> Check:
+    """At the first layers of frozen models; the check is of whichever warns. x: some images N,C,H,W on their device."""
+    own = _look_at(model, x)
     if surrogate is None:
         return own
-    other = _judge(surrogate, x)
+    other = _look_at(surrogate, x)
     other.message = f"of the surrogate: {other.message}"
     if "warn" in (own.status, other.status):
         worse = own if own.status == "warn" else other
@@ -40,7 +46,7 @@ def normalised_twice(model: nn.Module, x: Tensor, surrogate: nn.Module | None = 
     return own
 
 
-def _judge(model: nn.Module, x: Tensor) -> Check:
+def _look_at(model: nn.Module, x: Tensor) -> Check:
     """Measured is the contrast that the first layer with weights sees: of a network behind mean and std as a multiple of
     theirs, which should be 1; else in standard deviations of x.
     """
@@ -63,17 +69,17 @@ def _judge(model: nn.Module, x: Tensor) -> Check:
         times = (rise.abs() * classifier.std.flatten().float()).mean().item()
         twice = max(times, 1 / times) > CHANGED
         what = f"behind (pixels - mean) / std, the first layer sees {times:.2g} times the contrast"
-        mend = (
+        advice = (
             "the network normalises once more: leave out --mean and --std or its own normalisation, unless it was "
             "trained so"
         )
-        return Check(NAME, "warn" if twice else "pass", times, CHANGED, f"{what}; {mend}" if twice else what)
+        return Check(NAME, "warn" if twice else "pass", times, CHANGED, f"{what}; {advice}" if twice else what)
     rises = rise.abs().mean().item()
     spread = rises * x.std((0, 2, 3)).mean().item()
     twice = rises > RISE and SPREAD[0] < spread < SPREAD[1]
     what = f"the first layer sees the pixels' contrast times {rises:.2g}, {spread:.2g} of its units on these images"
-    mend = "so much comes of two normalisations: take one out of the module, unless it was trained so"
-    return Check(NAME, "warn" if twice else "pass", spread, SPREAD[0], f"{what}; {mend}" if twice else what)
+    advice = "so much comes of two normalisations: take one out of the module, unless it was trained so"
+    return Check(NAME, "warn" if twice else "pass", spread, SPREAD[0], f"{what}; {advice}" if twice else what)
 
 
 def _first_input(model: nn.Module, inside: nn.Module, x: Tensor) -> Tensor | None:

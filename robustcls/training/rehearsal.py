@@ -1,20 +1,48 @@
-"""What a run would cost, from a few of its own updates, and how many epochs a time allows."""
+"""What is tried before a run begins: a step, for what would stop it, and a few more, for what it would cost."""
 
+import copy
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from robustcls.core.gradients import frozen
+from robustcls.data.splits import choose
 from robustcls.runtime.device import wait_for
 from robustcls.runtime.flops import FlopCounter
 from robustcls.runtime.fused import uncompiled
 from robustcls.runtime.memory import peak_memory_mb
-from robustcls.training.checkpoint import as_it_was
 from robustcls.training.run import Run
+from robustcls.training.state import TrainState, own_random
 
 TIMED = 3
+
+
+@contextmanager
+def as_it_was(state: TrainState) -> Iterator[None]:
+    """At the end the state, and PyTorch's random streams, are what they were, whatever was trained inside."""
+    before = copy.deepcopy(state.state_dict())
+    with own_random(state.device):
+        try:
+            yield
+        finally:
+            state.load_state_dict(before)
+
+
+def rehearse(run: Run) -> None:
+    """Takes a step, attacks and validates on a few images, and forgets it: what would stop the run is said first."""
+    state = run.state
+    x, y = choose(run.train, 2 * run.config.accumulate).batch()
+    with as_it_was(state), uncompiled():
+        state.epoch, state.batch = run.config.epochs - 1, state.num_batches - 1  # past whatever has a warm-up
+        state.seed(run.config.seed)
+        state.train_mode()
+        state.train_step(*run.augment(x, y, state.generator))
+    with own_random(run.device):
+        run.validate(2)
 
 
 @dataclass(frozen=True)
@@ -32,39 +60,40 @@ class Cost:
 
 def measure_cost(run: Run) -> Cost:
     """Counts one update and times others, after one that warms up; the run is then as it was."""
-    seconds, update_flops = [], 0.0
-    with as_it_was(run):
-        run.begin_epoch()
+    state, seconds, update_flops = run.state, [], 0.0
+    with as_it_was(state):
+        state.train_mode()
         # At the end of the run, where whatever has a warm-up is past it.
-        run.epoch, run.batch = run.config.epochs - 1, max(0, run.num_batches - TIMED - 2)
+        state.epoch, state.batch = run.config.epochs - 1, max(0, state.num_batches - TIMED - 2)
         for number, (x, y) in zip(range(TIMED + 2), run.batches(), strict=False):
             started = time.perf_counter()
             if number == 0:
                 with uncompiled(), FlopCounter() as counter:
-                    run.step(run, x, y)
+                    state.train_step(x, y)
                 update_flops = counter.total / len(x)
             else:
-                run.step(run, x, y)
+                state.train_step(x, y)
             wait_for(run.device)
             seconds.append(time.perf_counter() - started)
-    with uncompiled(), FlopCounter() as counter, torch.no_grad(), frozen(run.judged):
-        run.judged(x[:1])
-    forward_flops = float(counter.total)
-    run.validate(min(run.batch_size, run.config.val_n))  # warms up
-    started = time.perf_counter()
-    run.validate(run.config.val_n)
-    val_seconds = time.perf_counter() - started
+    model = state.eval_model
+    with uncompiled(), FlopCounter() as counter, torch.no_grad(), frozen(model):
+        model(x[:1])
+    with own_random(run.device):
+        run.validate(min(run.batch_size, run.config.val_n))  # warms up
+        started = time.perf_counter()
+        run.validate(run.config.val_n)
+        val_seconds = time.perf_counter() - started
     timed = seconds[2:] or seconds[-1:]
     each = statistics.median(timed)
-    parameters = list(run.model.parameters())
+    parameters = list(state.model.parameters())
     return Cost(
         parameters=sum(p.numel() for p in parameters),
         trained=sum(p.numel() for p in parameters if p.requires_grad),
-        forward_flops=forward_flops,
+        forward_flops=float(counter.total),
         update_flops=update_flops,
         images_per_second=run.images_per_batch / each,
         timed=len(timed),
-        epoch_seconds=each * run.num_batches + val_seconds,
+        epoch_seconds=each * state.num_batches + val_seconds,
         val_seconds=val_seconds,
         peak_memory_mb=peak_memory_mb(),
     )
