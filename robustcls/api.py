@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robustcls.attacks._pool import others_of
 from robustcls.attacks._targets import choose_targets
 from robustcls.attribution import explain_counted, not_finite
+from robustcls.attribution.measures.trust import explain_metrics as explain_metrics
 from robustcls.core import plugins
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
 from robustcls.core.draws import SampleGenerator
@@ -28,7 +29,6 @@ from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import takes, traits_of
 from robustcls.data.splits import load_split
 from robustcls.evaluation.evaluate import evaluate_subject
-from robustcls.evaluation.explanations import explain_metrics as explain_metrics
 from robustcls.evaluation.plan import choose_attacks, make_plan
 from robustcls.evaluation.subject import make_subject
 from robustcls.models import loading
