@@ -37,7 +37,7 @@ from robustcls.runtime.world import World
 from robustcls.training.averaging import Average, Ema, Swa
 from robustcls.training.config import TrainConfig
 from robustcls.training.ends import check_outputs, normalisation
-from robustcls.training.inner_attack import InnerAttack
+from robustcls.training.inner_attack import InnerAttack, load_whole
 from robustcls.training.meter import Meter
 from robustcls.training.optimizer import make_optimizer
 from robustcls.training.tracking import Tracking
@@ -315,7 +315,7 @@ def load_val_attack(config: TrainConfig, threat: ThreatModel) -> Callable[..., T
     """The attack of --val-attack; None for none. Raises InputError where it says nothing of robust accuracy."""
     if config.val_attack == "none":
         return None
-    attack = plugins.load("attack", config.val_attack)
+    attack = load_whole(config.val_attack)
     threat.check_options(config.val_attack, plugins.resolved("attack", config.val_attack))
     if traits_of(attack).training_only:
         raise InputError(f"--val-attack {config.val_attack} leaves the ball, to train on: give pgd(steps=10)")
