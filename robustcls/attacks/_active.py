@@ -40,7 +40,7 @@ class Active:
         return True
 
 
-class Attempts:
+class Restarts:
     """Of each sample the attempt that came closest to the goal, and the samples still worth another."""
 
     def __init__(self, model: nn.Module, x: Tensor, goal: Goal, early_stop: bool) -> None:
@@ -51,7 +51,7 @@ class Attempts:
 
     @torch.no_grad()
     def add(self, x_adv: Tensor) -> None:
-        """Attempts on the samples that are left."""
+        """Restarts on the samples that are left."""
         logits, labels = self.model(x_adv), self.goal.labels[self.left]
         closeness = self.goal.closeness(logits, labels)
         better = closeness > self.closeness[self.left]

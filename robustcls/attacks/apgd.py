@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from robustcls.attacks._active import Active, Attempts, per_sample
+from robustcls.attacks._active import Active, Restarts, per_sample
 from robustcls.attacks._apgd_l1 import ascend_l1
 from robustcls.attacks._goal import Goal, Loss
 from robustcls.core.draws import take
@@ -103,22 +103,22 @@ def apgd_t(
         logits = model(x)
     wrong, way = wrong_classes(logits, y), dlr(logits, y)  # the way is below 0 for what is right
     goal = Goal(y, measure=dlr)  # whose scale lets samples be compared
-    attempts = Attempts(model, x, goal, early_stop)
+    runs = Restarts(model, x, goal, early_stop)
     for restart in range(restarts):
         for rank in range(min(targets, wrong.shape[1])):
-            rows = attempts.left
+            rows = runs.left
             if len(rows) == 0:
-                return attempts.x_adv
+                return runs.x_adv
             begin = start[rows] if start is not None and restart == 0 else None
             x_adv = _ASCENTS[threat.norm](
                 model, x[rows], y[rows], threat, targeted_dlr, steps, take(generator, rows),
                 target=wrong[rows, rank], start=begin, early_stop=early_stop,
             )  # fmt: skip
-            attempts.add(x_adv)
+            runs.add(x_adv)
         # One start tells too little of how far a sample is. The rule sees the sample alone, so that no other decides.
         if restart > 0 and closest < 1:
-            attempts.give_up_below(closest ** ((restart + 1) / 2) * way)
-    return attempts.x_adv
+            runs.give_up_below(closest ** ((restart + 1) / 2) * way)
+    return runs.x_adv
 
 
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
@@ -153,9 +153,9 @@ def _restart(
 ) -> Tensor:
     if restarts < 1:
         raise InputError(f"apgd(restarts={restarts}): give 1 or more")
-    attempts = Attempts(model, x, goal, early_stop)
+    runs = Restarts(model, x, goal, early_stop)
     for restart in range(restarts):
-        rows = attempts.left
+        rows = runs.left
         if len(rows) == 0:
             break
         begin = start[rows] if start is not None and restart == 0 else None
@@ -165,8 +165,8 @@ def _restart(
         )  # fmt: skip
         if restarts == 1:
             return x_adv
-        attempts.add(x_adv)
-    return attempts.x_adv
+        runs.add(x_adv)
+    return runs.x_adv
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from robustcls.attacks._active import Active, Attempts, per_sample
+from robustcls.attacks._active import Active, Restarts, per_sample
 from robustcls.attacks._goal import Goal, Loss
 from robustcls.core.draws import take
 from robustcls.core.errors import InputError
@@ -47,9 +47,9 @@ def pgd(
         raise InputError("pgd needs one label an image for early_stop and restarts: give early_stop=False, restarts=1")
     step_size = 2.5 * threat.eps / steps if step_size is None else step_size
     goal = Goal.of(y, target)
-    attempts = Attempts(model, x, goal, early_stop)
+    runs = Restarts(model, x, goal, early_stop)
     for _ in range(restarts):
-        rows = attempts.left
+        rows = runs.left
         if len(rows) == 0:
             break
         start = threat.random_start(x[rows], take(generator, rows)) if random_start else x[rows]
@@ -58,8 +58,8 @@ def pgd(
         x_adv = _ascend(model, a, threat, goal, loss, steps, step_size, momentum, early_stop)
         if restarts == 1:
             return x_adv
-        attempts.add(x_adv)
-    return attempts.x_adv
+        runs.add(x_adv)
+    return runs.x_adv
 
 
 @dataclass

@@ -22,7 +22,10 @@ from robustcls.bench.workloads import plain_pgd
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.judge import judge, suite_attacks
+from robustcls.evaluation.attacks import suite_attacks
+from robustcls.evaluation.evaluate import evaluate_subject
+from robustcls.evaluation.plan import make_plan
+from robustcls.evaluation.subject import make_subject
 from robustcls.runtime.device import exact_fp32, keep_freed_memory, resolve_batch_size
 
 Strike = Callable[[Tensor, Tensor], Tensor]  # x, y -> x_adv
@@ -71,21 +74,20 @@ def cascade(
     precision: str = {"exact": "fp32", "bf16": "bf16"}.get(way) or task["precision"]
 
     def run(count: int, attacks: Sequence[str]):
-        return judge(
-            model, x[:count], y[:count], threat, attacks,
-            kind="bench", precision=precision, compiled=way == "compiled", batch_size=task["batch_size"], seed=task["seed"],
+        subject = make_subject(model, x[:count], y[:count], threat)
+        plan = make_plan(
+            subject, attacks, precision=precision, compiled=way == "compiled", batch_size=task["batch_size"],
+            seed=task["seed"],
         )  # fmt: skip
+        return evaluate_subject(subject, plan)
 
     with exact_fp32() if way == "exact" else nullcontext():
         run(8, ["pgd(steps=2)"])
         started = time.perf_counter()
-        judged = run(len(y), specs(task))
+        evaluation = run(len(y), specs(task))
         seconds = time.perf_counter() - started
-    evaluation = judged.evaluation
-    attacks = [asdict(attack) for attack in evaluation.attacks]
-    return Answer(
-        seconds, judged.outcome.x_adv, judged.outcome.standing(judged.y), evaluation.provenance.precision, attacks
-    )
+    examples, attacks = evaluation.examples, [asdict(attack) for attack in evaluation.attacks]
+    return Answer(seconds, examples.x_adv, examples.robust, evaluation.provenance.precision, attacks)
 
 
 def in_batches(

@@ -25,7 +25,7 @@ from robustcls.data.splits import choose, load_split, load_training_data
 from robustcls.models.checkpoint import build, save_checkpoint
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_device, resolve_precision
 from robustcls.training.checkpoint import meta
-from robustcls.training.loop import train
+from robustcls.training.loop import fit
 from robustcls.training.run import Run
 
 TRAINING_ROUNDS, TRAINING_IMAGES = 3, 4096
@@ -208,7 +208,7 @@ def _quick_model(config: BenchConfig, arch: str, home: Path, say: Say) -> Path:
         config.data, data_dir=config.data_dir, seed=config.seed, limit_train=made.limit_train
     )
     run = Run(made, home / "run", train_images, val_images)
-    train(run, lambda _: None, lambda _: None)
+    fit(run)
     path = home / "bench" / "quick.pt"  # named by its folder and file
-    save_checkpoint(path, run.judged, meta(run))
+    save_checkpoint(path, run.state.eval_model, meta(run))
     return path

@@ -13,7 +13,7 @@ import torch
 from captum._utils.models.linear_model import SkLearnRidge
 from torch import Tensor, nn
 
-from robustcls.attribution import explain
+from robustcls.attribution import explain_counted
 from robustcls.attribution._baselines import baseline_of
 from robustcls.attribution._preparation import prepared, rescale_rules
 from robustcls.attribution._superpixels import segmented
@@ -90,7 +90,7 @@ def captum_loop(model: nn.Module, method: str, x: Tensor, y: Tensor, seed: int) 
 
 
 def ours(model: nn.Module, method: str, x: Tensor, y: Tensor, seed: int) -> Tensor:
-    return explain(model, x, y, method, seed=seed)
+    return explain_counted(model, x, y, method, seed=seed)[0]
 
 
 CONTESTANTS: dict[str, Callable[..., Tensor]] = {CAPTUM: captum_loop, OURS: ours}

@@ -14,7 +14,7 @@ from robustcls.data.splits import choose
 from robustcls.runtime.device import keep_freed_memory
 from robustcls.runtime.memory import peak_memory_mb, resident_mb
 from robustcls.training.config import TrainConfig
-from robustcls.training.loop import train
+from robustcls.training.loop import fit
 from robustcls.training.run import Run
 
 WARM_UP = 2
@@ -38,12 +38,10 @@ def make_run(
 def our_updates(run: Run) -> Iterator[Tensor]:
     """The loss of each update of a run, for ever."""
     while True:
-        run.begin_epoch()
+        run.state.train_mode()
         for x, y in run.batches():
-            loss = run.step(run, x, y)
-            run.note(loss, y, 0.0)
-            yield loss.total
-        run.epoch, run.batch = run.epoch + 1, 0
+            yield run.state.train_step(x, y).total
+        run.state.epoch, run.state.batch = run.state.epoch + 1, 0
 
 
 def epochs(images: Images, task: Task) -> Result:
@@ -58,7 +56,7 @@ def epochs(images: Images, task: Task) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         adv = f"pgd(steps={task['steps']})"
         run = make_run(some, task, val=val, folder=Path(folder), adv=adv, epochs=EPOCHS, on_collapse="ignore")
-        train(run, lambda _: None, lambda _: memory.append(_epoch_memory_mb()))
+        fit(run, lambda _: None, lambda _: memory.append(_epoch_memory_mb()))
     return {
         "memory_per_epoch_mb": memory,
         "memory_peak_mb": max(*memory, peak_memory_mb()),
