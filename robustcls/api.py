@@ -26,7 +26,7 @@ from robustcls.core.options import parse_n
 from robustcls.core.progress import follow, show_attacks
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import takes, traits_of
+from robustcls.core.traits import takes, takes_target, traits_of
 from robustcls.data.splits import load_split
 from robustcls.evaluation.evaluate import evaluate_subject
 from robustcls.evaluation.plan import choose_attacks, make_plan
@@ -178,7 +178,7 @@ def attack(
             check_logits(fp32(x[:1]), y)
         aims = None
         if target is not None:
-            if not takes(function, "target"):
+            if not takes_target(function):
                 raise InputError(
                     f"{named} cannot aim at a class: leave out `target`, or take an attack that can, such as pgd"
                 )
