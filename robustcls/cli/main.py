@@ -63,8 +63,13 @@ def cli(debug: bool) -> None:
     """
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command line. 0 done, 1 the gate failed, 2 wrong usage or input, 3 inconclusive, 130 interrupted."""
+def main(
+    arguments: Sequence[str] | None = None, command: click.Command | None = None, name: str = "robustcls"
+) -> NoReturn:
+    """Runs the command line, or another command by the same rules.
+
+    0 done, 1 the gate failed, 2 wrong usage or input, 3 inconclusive, 130 interrupted.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     # --debug is taken anywhere, as one adds it to a line that has just failed.
@@ -73,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = cli.main(arguments or ["--help"], prog_name="robustcls", standalone_mode=False)
+        status = (command or cli).main(arguments or ["--help"], prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted")
