@@ -26,7 +26,7 @@ from robustcls.core.provenance import versions
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data.images import Images
 from robustcls.data.splits import SAMPLING_RULE, choose, load_split
-from robustcls.evaluation.judge import describe_model
+from robustcls.evaluation.subject import describe_model
 from robustcls.models.loading import LoadedModel
 from robustcls.runtime.device import describe_device
 

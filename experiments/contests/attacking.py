@@ -22,7 +22,7 @@ from robustcls.bench.training import Task
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.judge import suite_attacks
+from robustcls.evaluation.attacks import suite_attacks
 from robustcls.runtime.device import keep_freed_memory, resolve_batch_size
 
 Strike = Callable[[Tensor, Tensor], Tensor]  # x, y -> x_adv
@@ -68,12 +68,9 @@ def cascade(
 ) -> Answer:
     """The cascade of robustcls, with the self-checks that an evaluation makes, in one of the ways of a contestant."""
     keep_freed_memory()
-    seconds, judged = timed_evaluation(model, x, y, threat, specs(task), task, way)
-    evaluation = judged.evaluation
-    attacks = [asdict(attack) for attack in evaluation.attacks]
-    return Answer(
-        seconds, judged.outcome.x_adv, judged.outcome.standing(judged.y), evaluation.provenance.precision, attacks
-    )
+    seconds, evaluation = timed_evaluation(model, x, y, threat, specs(task), task, way)
+    examples, attacks = evaluation.examples, [asdict(attack) for attack in evaluation.attacks]
+    return Answer(seconds, examples.x_adv, examples.robust, evaluation.provenance.precision, attacks)
 
 
 def in_batches(

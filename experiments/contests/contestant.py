@@ -12,7 +12,7 @@ from robustcls.bench.subject import load_subject
 from robustcls.core.files import atomic_write
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data.images import Images
-from robustcls.evaluation.judge import describe_model
+from robustcls.evaluation.subject import describe_model
 from robustcls.runtime.memory import peak_memory_mb
 
 

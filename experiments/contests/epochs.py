@@ -12,7 +12,7 @@ from robustcls.data.splits import choose
 from robustcls.runtime.device import keep_freed_memory
 from robustcls.runtime.memory import peak_memory_mb, resident_mb
 from robustcls.training.config import TrainConfig
-from robustcls.training.loop import train
+from robustcls.training.loop import fit
 from robustcls.training.run import Run
 
 EPOCHS, EPOCH_BATCHES = 4, 6
@@ -30,7 +30,7 @@ def epochs(images: Images, task: Task) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         adv = f"pgd(steps={task['steps']})"
         run = make_run(some, task, val=val, folder=Path(folder), adv=adv, epochs=EPOCHS, on_collapse="ignore")
-        train(run, lambda _: None, lambda _: memory.append(_epoch_memory_mb()))
+        fit(run, lambda _: None, lambda _: memory.append(_epoch_memory_mb()))
     return {
         "memory_per_epoch_mb": memory,
         "memory_peak_mb": max(*memory, peak_memory_mb()),

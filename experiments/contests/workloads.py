@@ -155,8 +155,8 @@ def take_workloads(images: Images, task: Task) -> dict[str, Result]:
 
 def _plain_loop(images: Images, task: Task, loss: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> Result:
     run = make_run(images, task | {"precision": "fp32"})  # for the same first weights
-    model: nn.Module = run.model.to(memory_format=torch.contiguous_format)
-    optimizer = make_optimizer(run.model, run.config)
+    model: nn.Module = run.state.model.to(memory_format=torch.contiguous_format)
+    optimizer = make_optimizer(run.state.model, run.config)
 
     def updates() -> Iterator[Tensor]:
         for epoch in range(10_000):

@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from robustcls.bench.training import Result, Task, parse_workload, threat_of
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.judge import Judged, judge, suite_attacks
+from robustcls.evaluation.attacks import suite_attacks
+from robustcls.evaluation.evaluate import evaluate_subject
+from robustcls.evaluation.plan import make_plan
+from robustcls.evaluation.subject import make_subject
+from robustcls.results.records import Evaluation
 from robustcls.runtime.device import exact_fp32, has_bf16
 from robustcls.runtime.memory import peak_memory_mb
 
@@ -26,29 +30,30 @@ def ways_of(device: torch.device) -> list[str]:
 
 def timed_evaluation(
     model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, attacks: Sequence[str], task: Task, way: str = ""
-) -> tuple[float, Judged]:
+) -> tuple[float, Evaluation]:
     """Seconds of an evaluation of images N,C,H,W in one way of computing, and the evaluation."""
     precision: str = {"exact": "fp32", "bf16": "bf16"}.get(way) or task["precision"]
 
-    def run(count: int, attacks: Sequence[str]) -> Judged:
-        return judge(
-            model, x[:count], y[:count], threat, attacks,
-            kind="bench", precision=precision, compiled=way == "compiled", batch_size=task["batch_size"], seed=task["seed"],
+    def run(count: int, attacks: Sequence[str]) -> Evaluation:
+        subject = make_subject(model, x[:count], y[:count], threat)
+        plan = make_plan(
+            subject, attacks, precision=precision, compiled=way == "compiled", batch_size=task["batch_size"],
+            seed=task["seed"],
         )  # fmt: skip
+        return evaluate_subject(subject, plan)
 
     with exact_fp32() if way == "exact" else nullcontext():
         run(8, ["pgd(steps=2)"])  # warms up
         started = time.perf_counter()
-        judged = run(len(y), attacks)
-        return time.perf_counter() - started, judged
+        evaluation = run(len(y), attacks)
+        return time.perf_counter() - started, evaluation
 
 
 def time_attacks(workload: str, model: nn.Module, x: Tensor, y: Tensor, task: Task, way: str, flops: float) -> Result:
     """One measurement of `fast`, `standard` or `pgdN`. flops: of a forward pass; a gradient by the input costs the same."""
     kind, steps = parse_workload(workload)
     attacks = [f"pgd(steps={steps})"] if kind == "pgd" else suite_attacks(workload, task["norm"])
-    seconds, judged = timed_evaluation(model, x, y, threat_of(task), attacks, task, way)
-    found = judged.evaluation
+    seconds, found = timed_evaluation(model, x, y, threat_of(task), attacks, task, way)
     passes = sum(attack.forwards + attack.backwards for attack in found.attacks)
     return {
         "seconds": seconds,

@@ -16,7 +16,7 @@ from robustcls.models.loading import LoadedModel, build_model, fit_to_data, read
 from robustcls.runtime.predict import LOOKED_AT
 from robustcls.training.checkpoint import meta
 from robustcls.training.config import TrainConfig
-from robustcls.training.loop import train
+from robustcls.training.loop import fit
 from robustcls.training.run import Run
 
 TRAINING_IMAGES = 4096
@@ -60,7 +60,7 @@ def quick_model(config: Any, arch: str, folder: Path, say: Callable[[str], None]
     )  # fmt: skip
     images = load_training_data(config.data, data_dir=config.data_dir, seed=config.seed, limit_train=made.limit_train)
     run = Run(made, folder / "run", *images)
-    train(run, lambda _: None, lambda _: None)
+    fit(run)
     path = folder / "bench" / "quick.pt"  # its folder and file are its name
-    save_checkpoint(path, run.judged, meta(run))
+    save_checkpoint(path, run.state.eval_model, meta(run))
     return path

@@ -63,12 +63,10 @@ def make_run(
 def updates_of(run: Run) -> Iterator[Tensor]:
     """The loss of each update of a run, without end."""
     while True:
-        run.begin_epoch()
+        run.state.train_mode()
         for x, y in run.batches():
-            loss = run.step(run, x, y)
-            run.note(loss, y, 0.0)
-            yield loss.total
-        run.epoch, run.batch = run.epoch + 1, 0
+            yield run.state.train_step(x, y).total
+        run.state.epoch, run.state.batch = run.state.epoch + 1, 0
 
 
 def time_training(workload: str, images: Images, task: Task, **options: Any) -> Result:

@@ -5,9 +5,6 @@ import click
 from robustcls.cli.console import markdown as as_markdown
 from robustcls.cli.console import table, wrap
 from robustcls.core.errors import InputError
-from robustcls.results.balance import measures_by_class, needs_balance, say_absent, say_others, what_is_estimated
-from robustcls.results.comparison import find_mismatch, pair
-from robustcls.results.records import Evaluation
 
 
 @click.command("compare")
@@ -24,6 +21,11 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
     """
     if len(files) < 2:
         raise click.UsageError("compare needs two evaluations or more: give their JSON files")
+
+    from robustcls.results.balance import measures_by_class, needs_balance, say_absent, say_others, what_is_estimated
+    from robustcls.results.comparison import find_mismatch, pair
+    from robustcls.results.records import Evaluation
+
     evaluations = [Evaluation.load(file) for file in files]
     for file, evaluation in zip(files[1:], evaluations[1:], strict=True):
         if reason := find_mismatch([evaluations[0], evaluation]):

@@ -7,13 +7,12 @@ import click
 
 from robustcls.cli.console import note, table
 from robustcls.cli.options import MODEL_HELP, build, config_option, options
-from robustcls.cli.places import check_not_lost, name_of, overwrite_option
+from robustcls.cli.places import check_not_lost, default_out, name_of, overwrite_option
 from robustcls.core import plugins
 from robustcls.core.claims import claim
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable
 from robustcls.evaluation.config import METHODS, ExplainConfig
-from robustcls.results.records import Measures
 
 
 @click.command("explain")
@@ -41,8 +40,6 @@ def command(flags: dict, config_file: str | None, model: str, overwrite: bool) -
     """
     config = build(ExplainConfig, flags, config_file)
 
-    from robustcls.cli.subject import default_out
-
     folder = Path(config.out) if config.out else default_out(model, "explain")
     check_writable(folder / "maps.npz", inputs=[model])
     if not config.out:
@@ -57,9 +54,12 @@ def command(flags: dict, config_file: str | None, model: str, overwrite: bool) -
 def draw_all(config: ExplainConfig, model: str, methods: Sequence[str], folder: Path) -> None:
     """Writes the files, and says which, once the model is found good."""
     from robustcls.cli.pictures import draw_pictures
-    from robustcls.cli.subject import load_subject
+    from robustcls.evaluation.attacks import as_attack
+    from robustcls.evaluation.subject import load_subject
 
-    subject = load_subject(model, config, config.n, [config.attack])
+    attack = as_attack(config.attack)
+    subject = load_subject(model, config)
+    subject.threat.check_options(attack.text, attack.options)
     for line in subject.notes:
         note(line, config.quiet)
     methods = carried_methods(subject, methods, config.method, config.quiet)
@@ -79,11 +79,11 @@ def carried_methods(subject, methods: Sequence[str], named: Sequence[str], quiet
     """
     from robustcls.attribution import explain_counted
 
-    x, _ = subject.images.batch(slice(1))
+    x = subject.x[:1]
     carried = []
     for method in methods:
         try:
-            explain_counted(subject.loaded.model, x, method=method)
+            explain_counted(subject.model, x, method=method)
         except InputError as error:
             if named:
                 raise
@@ -97,9 +97,9 @@ def describe_methods(subject, methods: Sequence[str], quiet: bool) -> None:
     """Says what a reader of the maps must know, such as the layer of GradCAM and its grid."""
     from robustcls.attribution import note as describe
 
-    x, _ = subject.images.batch(slice(1))
+    x = subject.x[:1]
     for method in () if quiet else methods:
-        if text := describe(subject.loaded.model, x, method):
+        if text := describe(subject.model, x, method):
             note(f"{method}: {text}")
 
 
@@ -111,6 +111,8 @@ SHOWN = (  # of the likeness of a clean image's map to others: who, and its head
 
 def summarise(path: Path) -> str:
     """The measures in a file measures.json, for a terminal."""
+    from robustcls.results.records import Measures
+
     found = Measures.load(path).explanations
     if not found.n:
         return f"Nothing was measured: {found.attack} moved no sample that the model gets right."

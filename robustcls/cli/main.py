@@ -12,7 +12,8 @@ from typing import NoReturn, TextIO
 import click
 
 from robustcls import __version__
-from robustcls.core.errors import InputError, unknown
+from robustcls.cli.options import flags_of
+from robustcls.core.errors import InputError, as_flags, unknown
 from robustcls.core.files import FULL
 
 SUMMARIES = {
@@ -86,16 +87,18 @@ def main(
     except BrokenPipeError:  # the reader of a pipe, such as head, has gone
         status = 0
     except Exception as error:
-        status = _complain(error, debug)
+        status = _complain(error, debug, next((word for word in arguments if word in SUMMARIES), ""))
     _drop_unwritten(sys.stdout)
     _drop_unwritten(sys.stderr)
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _complain(error: Exception, debug: bool) -> int:
+def _complain(error: Exception, debug: bool, command: str) -> int:
     if debug:
         traceback.print_exc()
     message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    if isinstance(error, InputError) and command:
+        message = as_flags(message, flags_of(importlib.import_module(f"robustcls.cli.{command}").command))
     if isinstance(error, click.UsageError) and error.ctx is not None:
         message = f"{message.rstrip('.?')}; see {error.ctx.command_path} --help"
     if isinstance(error, OSError) and error.errno in FULL:

@@ -14,6 +14,7 @@ MODEL_HELP = (
     "Checkpoint, state dict (with --arch), torchvision/NAME, timm/NAME, FILE.onnx, or module:callable: a torch.nn.Module, "
     "or a function without arguments that makes one, that sees [0, 1] pixels."
 )
+PYTHON = {"attacks": "attack", "path": "out"}  # names of options in Python that are not the flag's
 T = TypeVar("T")
 Command = Callable[..., Any]
 
@@ -37,6 +38,13 @@ def options(config: type) -> Callable[[Command], Command]:
         return decorated
 
     return decorate
+
+
+def flags_of(command: click.Command | None) -> dict[str, str]:
+    """The command's flags by the names of the options in Python."""
+    names = [name for parameter in command.params for name in parameter.opts] if command else []
+    flags = {name.lstrip("-").replace("-", "_"): name for name in names if name.startswith("--")}
+    return flags | {python: flags[name] for python, name in PYTHON.items() if name in flags}
 
 
 def config_option(command: Command) -> Command:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustcls.attacks import attack
+from robustcls.api import attack
 from robustcls.attribution import collapse, explain_counted, not_finite
 from robustcls.attribution import note as describe
 from robustcls.attribution._figure import Row, draw
 from robustcls.cli.console import note
-from robustcls.cli.subject import Subject, command_line
+from robustcls.cli.places import command_line
 from robustcls.core.classifier import device_of
 from robustcls.core.files import atomic_write
 from robustcls.core.gradients import frozen
@@ -27,6 +27,7 @@ from robustcls.core.seeds import mix
 from robustcls.evaluation.config import ExplainConfig
 from robustcls.evaluation.explanations import MARK, comparable, gaps_of, make_maps, measure_all
 from robustcls.evaluation.spacing import spaced
+from robustcls.evaluation.subject import Subject
 from robustcls.results.records import Measures, Provenance, Threat
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_device
 from robustcls.runtime.fused import Counted
@@ -35,13 +36,13 @@ from robustcls.runtime.predict import predict
 
 def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str], folder: Path) -> Iterator[Path]:
     """Yields the files as they are written: maps.npz, measures.json, then one PNG a sample."""
-    model, classes = subject.loaded.model, subject.images.classes
+    model, classes = subject.model, subject.classes
     started, began = datetime.now(UTC), time.perf_counter()
-    x, y = subject.images.batch()
+    x, y = subject.x, subject.y
     size = resolve_batch_size(parse_batch_size(config.batch_size), x.shape[1:], resolve_device(config.device))
     show = not config.quiet
     x_adv = attack(
-        model, x, y, subject.threat, config.attack, batch_size=size, seed=config.seed, index=subject.images.index,
+        model, x, y, subject.threat, config.attack, batch_size=size, seed=config.seed, index=subject.index,
         progress=show,
     )  # fmt: skip
     with frozen(model):
@@ -60,7 +61,7 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
         for method in (methods if config.pictures else ())
     }
     gaps = {method: gaps_of(model, x, y, its.clean, method) for method, its in maps.items()}
-    index, files = subject.images.index.numpy(), subject.images.files
+    index, files = subject.index.numpy(), subject.files
     stale = [folder / "measures.json", *folder.glob("sample-[0-9][0-9][0-9][0-9][0-9]*.png")]
     stale = stale if (folder / "maps.npz").exists() else []  # of an earlier run into this folder
     with atomic_write(folder / "maps.npz") as part, open(part, "wb") as file:
@@ -93,14 +94,14 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
             started.isoformat(timespec="seconds"), round(time.perf_counter() - began, 3), batch_size=size,
         )  # fmt: skip
         Measures(
-            subject.model, subject.data, threat, explanations, provenance, files=list(files or ())
+            subject.model_record, subject.data_record, threat, explanations, provenance, files=list(files or ())
         ).save(folder / "measures.json")  # fmt: skip
         yield folder / "measures.json"
 
     notes = {method: describe(model, x, method) for method in methods}
     for number, i in enumerate(drawn.tolist()):
         changed = bool(shown[i] != y[i])
-        which = f"{subject.data.split} sample {index[i]}{f' ({files[i]})' if files else ''}"
+        which = f"{subject.data_record.split} sample {index[i]}{f' ({files[i]})' if files else ''}"
         rows = [
             Row(
                 method,
@@ -121,7 +122,7 @@ def draw_pictures(subject: Subject, config: ExplainConfig, methods: Sequence[str
             adversarial_label=_name(int(found[i]), classes),
             clean_top=_top(clean[i].softmax(0), classes),
             adversarial_top=_top(attacked[i].softmax(0), classes),
-            title=f"{subject.model.name}, {which}, {config.attack}, {subject.threat}",
+            title=f"{subject.model_record.name}, {which}, {config.attack}, {subject.threat}",
         )
         yield path
 

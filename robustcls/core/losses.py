@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustcls.core.errors import InputError
+from robustcls.core.traits import traits
 
 
 def cross_entropy(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -28,6 +29,7 @@ def likeliest(y: Tensor) -> Tensor:
     return y.argmax(1) if y.is_floating_point() else y
 
 
+@traits(reference=True)
 def kl(logits: Tensor, reference: Tensor) -> Tensor:
     """KL(p_reference || p_logits), both given as logits N,K; returns N (TRADES, Zhang et al. 2019, arXiv:1901.08573)."""
     return F.kl_div(

@@ -47,7 +47,7 @@ class RuntimeOptions:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto",
         "For speed alone: images, perturbations, losses, weights and verdicts stay fp32. auto: bf16 to train, where the "
-        "processor has it, fp32 to judge.",
+        "processor has it, fp32 to evaluate.",
     )
     batch_size: int | str | None = option(None, "Images at a time: a number or auto.", metavar="INT|auto")
     seed: int = option(0, "Seed of everything random.")

@@ -1,4 +1,4 @@
-"""Downloads that arrive whole or not at all."""
+"""Downloads a data set as a whole or not at all."""
 
 import http.client
 import os

@@ -1,4 +1,4 @@
-"""Orders of the samples in which every beginning is fair to the classes."""
+"""Class-fair orders and subsets of samples."""
 
 import torch
 from torch import Tensor

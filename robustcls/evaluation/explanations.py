@@ -26,9 +26,8 @@ from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
-from robustcls.evaluation.judge import Judged
 from robustcls.evaluation.spacing import spaced
-from robustcls.results.records import Check, Explanations, Likeness, MethodMeasures, Spread
+from robustcls.results.records import Check, Evaluation, Explanations, Likeness, MethodMeasures, Spread
 from robustcls.runtime.fused import make_search_model
 from robustcls.runtime.predict import predict, told
 
@@ -168,7 +167,7 @@ def measure_all(
 
 def explain_judged(
     model: nn.Module,
-    judged: Judged,
+    evaluation: Evaluation,
     methods: Sequence[str],
     count: int,
     seed: int,
@@ -177,12 +176,13 @@ def explain_judged(
     on_method: Callable[[str], None] = lambda method: None,
 ) -> Explanations:
     """The measures on at most `count` comparable samples of an evaluation, evenly spaced."""
-    samples = comparable(model, judged.x, judged.y, judged.outcome.x_adv).spread(count)
+    examples = evaluation.examples
+    samples = comparable(model, examples.x, examples.y, examples.x_adv).spread(count)
     maps = {
         method: make_maps(model, samples.x, samples.y, samples.x_adv, method, seed=seed, progress=progress)
         for method in (methods if len(samples.x) else ())
     }
-    attacks = ", ".join(one.name for one in judged.evaluation.attacks)
+    attacks = ", ".join(one.name for one in evaluation.attacks)
     return measure_all(
         model, samples, maps, attacks, quality_n=count, seed=seed, progress=progress, on_method=on_method
     )

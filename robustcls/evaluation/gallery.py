@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from robustcls.attribution import collapse, explain_counted, note
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import NO_ANSWER, predict_labels
-from robustcls.evaluation.judge import Judged
-from robustcls.results.records import Array, Example, Gallery, Map
+from robustcls.evaluation.examples import Examples
+from robustcls.evaluation.subject import Subject
+from robustcls.results.records import Array, Evaluation, Example, Gallery, Map
 from robustcls.runtime.predict import predict
 
 OUTCOMES = ("broken", "survived", "clean_error")
@@ -18,13 +19,13 @@ MAPS = 3  # of each example and method: the clean image, the adversarial one, an
 SHARES = (0.5, 0.4, 0.1)
 
 
-def draw_examples(judged: Judged, count: int, seed: int) -> list[int]:
+def draw_examples(examples: Examples, count: int, seed: int) -> list[int]:
     """Rows of up to `count` samples: half broken, four tenths surviving, the rest clean errors, over the classes in turn.
 
     What one outcome lacks, the others fill. The order within a class is shuffled by seed.
     """
     chosen: list[int] = []
-    queues = {name: _in_turn(judged, name, seed) for name in OUTCOMES}
+    queues = {name: _in_turn(examples, name, seed) for name in OUTCOMES}
     for name, share in zip(OUTCOMES, SHARES, strict=True):
         wanted = round(count * share)
         chosen += queues[name][:wanted]
@@ -36,8 +37,8 @@ def draw_examples(judged: Judged, count: int, seed: int) -> list[int]:
 
 
 def make_gallery(
-    model: nn.Module,
-    judged: Judged,
+    subject: Subject,
+    evaluation: Evaluation,
     methods: Sequence[str],
     count: int,
     seed: int,
@@ -46,14 +47,15 @@ def make_gallery(
     progress: bool = False,
 ) -> Gallery:
     """Images, perturbations, confidences and maps of the drawn examples; the model is left as it was."""
-    rows = draw_examples(judged, count, seed)
-    x, x_adv, y = judged.x[rows], judged.outcome.x_adv[rows], judged.y[rows]
+    model, every = subject.model, evaluation.examples
+    rows = draw_examples(every, count, seed)
+    x, x_adv, y = every.x[rows], every.x_adv[rows], every.y[rows]
     with frozen(model):
         clean, attacked = (predict(model, images, batch_size) for images in (x, x_adv))
     examples = [
         Example(
-            index=judged.evaluation.samples[row].index,
-            outcome=outcome_of(judged, row),
+            index=int(every.index[row]),
+            outcome=outcome_of(every, row),
             clean=_pixels(x[i]),
             adversarial=_pixels(x_adv[i]),
             perturbation=Array.encode((x_adv[i] - x[i]).numpy()),
@@ -65,22 +67,22 @@ def make_gallery(
     for method in methods if rows else ():
         _add_maps(model, examples, method, x, x_adv, y, predict_labels(attacked), progress)
     rule = (
-        f"{len(rows)} of {len(judged.y)} samples: half broken, four tenths surviving, the rest errors on the clean image, "
+        f"{len(rows)} of {len(every.y)} samples: half broken, four tenths surviving, the rest errors on the clean image, "
         f"over the classes in turn, shuffled with seed {seed}; what one group lacks, the next fills"
     )
     return Gallery(rule, examples)
 
 
-def outcome_of(judged: Judged, row: int) -> str:
-    if judged.outcome.broken_by[row] >= 0:
+def outcome_of(examples: Examples, row: int) -> str:
+    if examples.success[row]:
         return "broken"
-    return "survived" if judged.outcome.clean[row] == judged.y[row] else "clean_error"
+    return "survived" if examples.correct[row] else "clean_error"
 
 
-def _in_turn(judged: Judged, outcome: str, seed: int) -> list[int]:
-    rows = np.array([row for row in range(len(judged.y)) if outcome_of(judged, row) == outcome], dtype=int)
+def _in_turn(examples: Examples, outcome: str, seed: int) -> list[int]:
+    rows = np.array([row for row in range(len(examples.y)) if outcome_of(examples, row) == outcome], dtype=int)
     rows = np.random.default_rng(seed).permutation(rows)
-    labels = judged.y.numpy()[rows]
+    labels = examples.y.numpy()[rows]
     rank = np.zeros(len(rows), dtype=int)
     for label in np.unique(labels):
         rank[labels == label] = np.arange((labels == label).sum())

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and primitives alone, so that `torch.load(weights_only=True)` reads them and nothing else runs."""
+"""Builds models from specs, and saves and loads them as checkpoints of tensors and primitives alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,14 +9,12 @@ from torch import Tensor, nn
 
 from robustcls.core import plugins
 from robustcls.core.classifier import Classifier
-from robustcls.core.errors import InputError
+from robustcls.core.errors import InputError, one_line
 from robustcls.core.files import atomic_write
 from robustcls.models import zoo
 from robustcls.models.heads import LINEAR, replace_head
 
 FORMAT = "robustcls/checkpoint/1"
-
-
 SIGNATURE = "(num_classes, input_size), input_size being (C, H, W)"
 Arch = str | Callable[..., nn.Module]
 
@@ -48,7 +46,7 @@ def arch_name(arch: Arch) -> str:
 
 
 def _make_net(arch: Arch, outputs: int, input_size: Sequence[int]) -> nn.Module:
-    """Raises InputError, too for whatever a function of the user's own raises."""
+    """Raises InputError, also for whatever a function of the user's own raises."""
     if isinstance(arch, nn.Module):
         return arch
     if isinstance(arch, str) and zoo.is_zoo(arch):
@@ -56,17 +54,16 @@ def _make_net(arch: Arch, outputs: int, input_size: Sequence[int]) -> nn.Module:
     if isinstance(arch, str) and ":" not in arch:
         return plugins.load("model", arch)(outputs, input_size)
     try:
-        net = (plugins.load("model", arch) if isinstance(arch, str) else arch)(outputs, input_size)
+        net = plugins.load("model", arch)(outputs, input_size)
     except InputError:
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"--arch {arch_name(arch)} failed: {reason}: it is called with {SIGNATURE}") from error
-    if not isinstance(net, nn.Module):
-        what = type(net).__name__
         raise InputError(
-            f"--arch {arch_name(arch)} gave {what}: called with {SIGNATURE}, it must return a torch.nn.Module"
-        )
+            f"--arch {arch_name(arch)} failed: {one_line(error)}: it is called with {SIGNATURE}"
+        ) from error
+    if not isinstance(net, nn.Module):
+        gave = f"--arch {arch_name(arch)} gave {type(net).__name__}"
+        raise InputError(f"{gave}: called with {SIGNATURE}, it must return a torch.nn.Module")
     return net
 
 
@@ -95,8 +92,8 @@ def is_checkpoint(content: Any) -> bool:
 def restore(content: Mapping[str, Any], name: str, trusted: Arch | None = None) -> tuple[Classifier, dict[str, Any]]:
     """The classifier of a checkpoint and its meta. Raises InputError where the weights do not fit the architecture.
 
-    An architecture of somebody's own, `module:function`, is code: a file may not choose it, so `trusted` must name it too, or
-    be it.
+    An architecture of the user's own, `module:function`, is code: a file may not choose it, so `trusted` must name it too,
+    or be it.
     """
     try:
         classes, input_size, arch = content["classes"], content["input_size"], content["arch"]

@@ -1,4 +1,4 @@
-"""Models in ONNX files, run by onnxruntime: logits without gradients."""
+"""Runs models in ONNX files with onnxruntime: logits without gradients."""
 
 import hashlib
 from collections.abc import Sequence

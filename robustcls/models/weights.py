@@ -1,4 +1,4 @@
-"""Files of weights, read so that nothing in them runs."""
+"""Reads files of weights without running anything in them."""
 
 import argparse
 import pathlib

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from robustcls.core import plugins
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
 from robustcls.core.options import (
@@ -13,7 +14,9 @@ from robustcls.core.options import (
     ThreatOptions,
     parse_batch_size,
 )
+from robustcls.core.traits import traits_of
 
+PYTHON = "python"  # for --data: images that were given in Python, which no spec names
 LEAST = {"epochs": 1, "val_n": 1, "limit_train": 1, "accumulate": 1, "patience": 0, "save_every": 1, "track_images": 0}
 BELOW = {"momentum": 1, "ema": 1, "swa": 1}  # exclusive bounds; the others have none
 
@@ -79,35 +82,36 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
-                raise InputError(f"--{name.replace('_', '-')} {value} is too small: give {least} or more")
+                raise InputError(f"`{name}={value}` is too small: give {least} or more")
         for name in ("minutes", "lr", "backbone_lr", "momentum", "weight_decay", "clip", "ema", "swa"):
             value = getattr(self, name)
             if not (0 <= value < BELOW.get(name, float("inf"))):
-                raise InputError(f"--{name.replace('_', '-')} {value} is out of range")
+                raise InputError(f"`{name}={value}` is out of range")
         if self.lr == 0:
-            raise InputError("--lr 0 trains nothing: give a rate such as 0.1")
+            raise InputError("`lr=0` trains nothing: give a rate such as 0.1")
         if self.ema and self.swa:
-            raise InputError("--ema and --swa are two averages of the weights: give one of them")
+            raise InputError("`ema` and `swa` are two averages of the weights: give one of them")
         parse_batch_size(self.batch_size)
         self.data = self.data or "digits"
         self.norm = self.norm or "linf"
         if self.eps is None and self.norm != "linf":
-            raise InputError(f"norm {self.norm} has no usual radius: give --eps, such as --eps 0.5")
+            raise InputError(f"norm {self.norm} has no usual radius: give `eps`, such as `eps=0.5`")
         self.eps = "8/255" if self.eps is None else self.eps
         self.adv = "none" if self.makes_examples else self.adv or "pgd"
         plain = self.adv == "none" and not self.makes_examples
         self.objective = self.objective or ("standard" if plain else "adversarial")
         self.adv = self.adv if self.is_adversarial else "none"
         if self.val_attack == "none" and self.on_collapse == "rollback":
-            raise InputError("--on-collapse rollback needs robust validation accuracy: leave out --val-attack none")
+            raise InputError('`on_collapse="rollback"` needs robust validation accuracy: leave out `val_attack="none"`')
         if not -(2**63) <= self.seed < 2**63:
-            raise InputError(f"--seed {self.seed} is out of range: give a number of at most 18 digits")
+            raise InputError(f"`seed={self.seed}` is out of range: give a number of at most 18 digits")
 
     @property
     def makes_examples(self) -> bool:
         """Whether the step makes the adversarial images itself, without --adv."""
-        return self.step.partition("(")[0] == "free"
+        return traits_of(plugins.load("step", self.step)).makes_examples
 
     @property
     def is_adversarial(self) -> bool:
-        return (self.objective or "").partition("(")[0] != "standard"
+        """Whether the objective asks for adversarial images."""
+        return traits_of(plugins.load("objective", self.objective or "standard")).attacks

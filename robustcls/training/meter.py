@@ -18,16 +18,14 @@ class Meter:
         self.reset()
 
     def reset(self) -> None:
-        self.sums = {
-            name: torch.zeros((), dtype=torch.float64, device=self.device) for name in ("loss", "right", "seen")
-        }
+        self.sums = {name: self._tensor(0) for name in ("loss", "right", "seen")}
         self.parts: dict[str, Tensor] = {}
         self.first_bad = torch.full((), -1, device=self.device)
         self.seconds = 0.0
         self.attacked = False  # whether the logits are those of adversarial images
 
     @torch.no_grad()
-    def add(self, loss: Loss, y: Tensor, batch: int, seconds: float) -> None:
+    def add(self, loss: Loss, y: Tensor, batch: int) -> None:
         total = loss.total.detach().double()
         self.sums["loss"] += total * len(y)
         self.sums["right"] += (predict_labels(loss.logits) == likeliest(y)).sum()
@@ -36,11 +34,10 @@ class Meter:
             self.parts[name] = self.parts.get(name, 0) + value.detach().double() * len(y)
         self.first_bad = torch.where((self.first_bad < 0) & ~total.isfinite(), batch, self.first_bad)
         self.attacked = loss.seen == "adversarial"
-        self.seconds += seconds
 
     def means(self, world: World) -> dict[str, Any]:
         """The fields of an Epoch that training measures, over all processes."""
-        loss, right, seen = (world.total(self.sums[name]) for name in ("loss", "right", "seen"))
+        loss, right, seen = (world.total(value) for value in self.sums.values())
         return {
             "train_loss": loss / seen,
             "train_robust": right / seen if self.attacked else None,
@@ -54,10 +51,12 @@ class Meter:
         sums, parts = ({name: float(value) for name, value in each.items()} for each in (self.sums, self.parts))
         return {"sums": sums, "parts": parts, "seconds": self.seconds, "attacked": self.attacked}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, content: dict[str, Any]) -> None:
         self.reset()
         self.sums, self.parts = (
-            {name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in state[each].items()}
-            for each in ("sums", "parts")
+            {name: self._tensor(value) for name, value in content[each].items()} for each in ("sums", "parts")
         )
-        self.seconds, self.attacked = state["seconds"], state["attacked"]
+        self.seconds, self.attacked = content["seconds"], content["attacked"]
+
+    def _tensor(self, value: float) -> Tensor:
+        return torch.tensor(value, dtype=torch.float64, device=self.device)

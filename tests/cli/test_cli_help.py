@@ -88,9 +88,9 @@ def test_list_shows_every_plug_in_with_its_options_and_source(cli):
     assert "vgg16" not in only
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["--version"], ["attack", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["--version"], *([name, "--help"] for name in COMMANDS)])
 def test_light_commands_import_nothing_heavy_and_answer_at_once(arguments):
-    heavy = ["torch", "torchvision", "captum", "foolbox", "matplotlib", "sklearn", "numpy", "PIL"]
+    heavy = ["torch", "torchvision", "captum", "foolbox", "matplotlib", "sklearn", "numpy", "PIL", "pydantic"]
     code = (
         "import sys\n"
         "from robustcls.cli.main import main\n"

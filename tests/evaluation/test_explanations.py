@@ -218,7 +218,7 @@ def test_targets_are_taken_as_explain_takes_them(model: nn.Module, attacked: tup
         assert (found.quality, found.checks, found.likeness) == (expected.quality, expected.checks, expected.likeness)
     one = robustcls.explain_metrics(model, x, int(predicted[0]), "saliency", quality_n=50)
     assert one.quality["gini"].n == int((predicted == predicted[0]).sum())
-    for wrong, message in ((10, "beyond the model's 10 classes"), (-1, "negative"), ([0, 1], "one integer an image")):
+    for wrong, message in ((10, "beyond the model's 10 classes"), (-1, "negative"), ([0, 1], "one integer per image")):
         with pytest.raises(InputError, match=message):
             robustcls.explain_metrics(model, x, wrong, "saliency")
     with pytest.raises(InputError, match="quality_n 0 is not positive"):

@@ -58,7 +58,7 @@ def test_the_first_update_of_our_loop_is_that_of_the_plain_one(workload, images,
 
     def spy(*arguments, make=workloads.make_run, **options):
         run = make(*arguments, **options)
-        begun.append((run.model, weights_of(run.model)))
+        begun.append((run.state.model, weights_of(run.state.model)))
         return run
 
     monkeypatch.setattr(ThreatModel, "random_start", waves)

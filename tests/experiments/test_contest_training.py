@@ -53,9 +53,9 @@ from torch import nn
 
 from experiments.contests import epochs
 from robustcls.data.images import Images
-from robustcls.training.run import Run
+from robustcls.training.state import TrainState
 
-kept, begin_epoch = [], Run.begin_epoch
+kept, train_mode = [], TrainState.train_mode
 
 
 def net(num_classes, input_size):
@@ -63,14 +63,14 @@ def net(num_classes, input_size):
     return nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.BatchNorm2d(8), nn.ReLU(), *flat)
 
 
-def leak(run):
+def leak(state):
     kept.append(torch.ones(64, 3, 32, 32))
-    begin_epoch(run)
+    train_mode(state)
 
 
 if __name__ == "__main__":
     if sys.argv[2] == "leak":
-        Run.begin_epoch = leak
+        TrainState.train_mode = leak
     epochs.EPOCHS, epochs.EPOCH_BATCHES = 40, 1
     pixels = torch.randint(256, (500, 3, 32, 32), dtype=torch.uint8)
     images = Images(pixels, torch.arange(500) % 10, tuple("0123456789"), "noise")
