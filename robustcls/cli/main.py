@@ -75,6 +75,9 @@ def main(
     debug = "--debug" in arguments
     # --debug is taken anywhere, as one adds it to a line that has just failed.
     arguments = [argument for argument in arguments if argument != "--debug"]
+    with suppress(OSError):  # where the folder is gone
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())  # so that module:callable is found in it, as by `python -m robustcls`
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows its code
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -135,7 +135,7 @@ def test_agreement():
 @pytest.mark.slow
 def test_the_suite_on_the_cpu(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "net.py").write_text(NET, encoding="utf-8")
     arguments = "--suite cuda --arch vgg16(width=0.05) --updates 4 --batch-size 16 --n 10"
     arguments += " --model net:small --workload clean --workload pgd20 --out bench.json"

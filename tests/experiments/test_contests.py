@@ -192,7 +192,7 @@ def tiny(tmp_path, monkeypatch):
     """Models from code in the current folder."""
     (tmp_path / "tinymodel.py").write_text(CODE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.syspath_prepend(tmp_path)
     yield
     sys.modules.pop("tinymodel", None)
 
