@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +81,9 @@ def captum_loop(model: nn.Module, method: str, x: Tensor, y: Tensor, seed: int) 
             np.random.seed(seed)
             maps.append(captum_map(model, method, x[i : i + 1], y[i : i + 1]).detach())
     return torch.cat(maps)
+
+
+CONTESTANTS: dict[str, Callable[..., Tensor]] = {CAPTUM: captum_loop, OURS: our_maps}
 
 
 def take_explain_turn(images: Images, task: dict[str, Any]) -> dict[str, Any]:
