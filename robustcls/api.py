@@ -27,6 +27,7 @@ from robustcls.core.progress import follow, show_attacks
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import takes, takes_target, traits_of
+from robustcls.data.images import Images
 from robustcls.data.splits import load_split
 from robustcls.evaluation.evaluate import evaluate_subject
 from robustcls.evaluation.plan import choose_attacks, make_plan
@@ -38,6 +39,10 @@ from robustcls.results.records import Evaluation
 from robustcls.runtime.device import resolve_batch_size
 from robustcls.runtime.fused import Counted
 from robustcls.runtime.predict import predict, told
+from robustcls.runtime.world import join_world
+from robustcls.training import train as training
+from robustcls.training.config import PYTHON
+from robustcls.training.recipe import configure
 
 TARGETS = 1  # names the random numbers that choose the targets
 Attack = str | Callable[..., Tensor]  # a spec such as "pgd(steps=20)", or a function (model, x, y, threat) -> x_adv
@@ -116,6 +121,69 @@ def load_data(
         n=None if n is None else parse_n(n),
     )
     return chosen.batch()
+
+
+def train(
+    *,
+    data: str | training.Data | Iterable[Any] | None = None,
+    arch: Arch | None = None,
+    adv: str | None = None,
+    epochs: int | None = None,
+    norm: str | None = None,
+    eps: float | str | None = None,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> training.RunResult:
+    """Train a classifier, adversarially or not; write a run folder. What is not given comes from the data set's recipe.
+
+    Under torchrun the processes share each batch.
+
+    Args:
+        data: a spec, as of `load_data`, `digits` unless given; (images, labels), float N,C,H,W in [0, 1] or uint8 and whole
+            numbers N, or an iterable of such batches; or two Images. Validation images are held out, unless there are two.
+        arch: `vgg16` unless given, or another spec; a function of (num_classes, input_size) that makes a module on [0, 1]
+            pixels; or the module itself, of which a copy is trained.
+        adv: the inner attack, such as `pgd(steps=3)`; `none` for plain training.
+        epochs: passes over the training images.
+        norm, eps: the threat model of training.
+        out: the run folder; `runs/<data>-<arch>-<adv>-<time>` unless given.
+        resume: instead of all options, the folder of a run that goes on; `data` and `arch` where they were objects.
+        progress: show progress on stderr.
+        options: the other options of `robustcls train`, such as `objective`, `lr`, `batch_size`, `seed`, `ema`; its `--help`
+            lists them. Batch and rate are cut for few images unless they are given; `.remark` of the result says so.
+
+    Returns:
+        run: `run.model`, the best by validation, in eval mode; `run.history`, a record of each epoch; `run.folder`.
+
+    Raises:
+        InputError: for options, data or a model that cannot be trained, before anything is written.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM; the state is saved, and `resume` goes on.
+
+    Example:
+        >>> run = robustcls.train(data=(images, labels), arch=net, adv="pgd(steps=3)", epochs=10, out="runs/mine")
+        >>> run.model(images).argmax(1), run.history[-1].val_robust
+    """
+    named = dict(
+        data=data if isinstance(data, str) else None, arch=arch if isinstance(arch, str) else None,
+        adv=adv, epochs=epochs, norm=norm, eps=eps, out=None if out is None else str(out), **options,
+    )  # fmt: skip
+    given = {name: value for name, value in named.items() if value is not None}
+    task: dict[str, Any] = {"resume": resume, "world": join_world(), "quiet": True}
+    if data is not None and not isinstance(data, str):
+        task["data"] = data if isinstance(data, tuple | Images) else _collect(data, None)
+    if arch is not None and not isinstance(arch, str):
+        task["arch"] = arch
+    if resume is None:
+        for name in {"mean", "std"} & given.keys():
+            if not isinstance(given[name], str):
+                given[name] = ",".join(map(str, given[name] if isinstance(given[name], Sequence) else [given[name]]))
+        task["given"] = given.keys()
+        task["config"] = configure({"data": PYTHON if "data" in task else None, "quiet": True, **given})
+    elif given:
+        raise InputError(f"`resume` goes on with the run's own configuration: leave out `{min(given)}`")
+    return training.train(progress=progress, **task)
 
 
 def attack(

@@ -221,8 +221,8 @@ def test_a_wrong_target_is_named(model, data, target, message):
 
 
 def test_an_attack_that_cannot_aim_says_so(model, data):
-    with pytest.raises(InputError, match="square.* cannot aim at a class: leave out `target`"):
-        robustcls.attack(model, *data, "linf:0.1", "square(queries=10)", target=3)
+    with pytest.raises(InputError, match="fmn.* cannot aim at a class: leave out `target`"):
+        robustcls.attack(model, *data, "linf:0.1", "fmn(steps=10)", target=3)
 
 
 # explain
@@ -244,6 +244,82 @@ def test_explain_takes_targets_and_methods_in_any_form(model, data):
     predicted = copy.deepcopy(model).eval()(images).argmax(1)
     assert torch.equal(robustcls.explain(model, images), robustcls.explain(model, images, predicted))
     assert torch.equal(robustcls.explain(model, images, 3, my_method), images * 3)
+
+
+# train
+
+OPTIONS = {"epochs": 1, "batch_size": 16, "val_n": 20, "val_attack": "fgsm", "device": "cpu", "precision": "fp32"}
+
+
+@pytest.mark.usefixtures("untouched")
+def test_train_takes_tensors_and_a_module_and_trains_a_copy(model, tmp_path):
+    images, labels = robustcls.load_data("digits", split="train", n=80)
+    run = robustcls.train(
+        data=(images, labels), arch=model, adv="pgd(steps=3)", out=tmp_path / "mine", eps="0.1", **OPTIONS
+    )
+    assert run.folder == tmp_path / "mine"
+    assert {file.name for file in run.folder.iterdir()} == {"ckpt.pt", "last.pt", "config.toml", "history.jsonl"}
+    assert [row.epoch for row in run.history] == [1]
+    assert run.history[0].val_robust is not None
+    assert not run.model.training
+    assert run.model(images).shape == (80, 10)
+    assert (run.config.adv, run.config.eps, run.config.seed) == ("pgd(steps=3)", "0.1", 0)
+    result = robustcls.evaluate(run.model, images, labels, "linf:0.1", attacks=["fgsm"])
+    assert result.clean.total == 80
+
+
+def test_train_takes_a_spec_a_function_or_a_loader_and_goes_on(tmp_path):
+    def tiny(num_classes, input_size):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+
+    by_spec = robustcls.train(
+        data="digits(size=8)", arch=tiny, adv="none", limit_train=80, lr=0.1, out=tmp_path / "a", **OPTIONS
+    )
+    assert by_spec.config.objective == "standard"
+    images, labels = robustcls.load_data("digits(size=8)", split="train", n=80)
+    loader = DataLoader(TensorDataset(images, labels), batch_size=30)
+    seen = {}
+    for name, data in (("b", loader), ("c", (images, labels))):
+        run = robustcls.train(data=data, arch=tiny, adv="fgsm", out=tmp_path / name, mean=0.5, std=(0.25,), **OPTIONS)
+        seen[name] = (run.history[0].train_loss, run.config.mean, run.config.std)
+    assert seen["b"] == seen["c"]
+    assert seen["b"][1:] == ("0.5", "0.25")
+    again = robustcls.train(resume=tmp_path / "c", data=loader, arch=tiny)
+    assert again.history == run.history, "it was finished"
+
+
+def test_the_recipe_of_the_data_set_comes_before_the_defaults_and_after_what_is_given(tmp_path):
+    from robustcls.data import recipe
+
+    usual = recipe("digits")
+    assert usual["epochs"] != OPTIONS["epochs"]
+    run = robustcls.train(
+        data="digits(size=8)", arch="vgg16(width=0.05)", limit_train=80, out=tmp_path / "run", **OPTIONS
+    )
+    assert (run.config.epochs, run.config.norm, run.config.eps) == (1, usual.get("norm", "linf"), usual["eps"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epoch": 1}, "unknown option 'epoch': did you mean 'epochs'"),
+        ({"epochs": 1.5}, "option epochs: 1.5 is not a whole number"),
+        ({"epochs": 0}, "`epochs=0` is too small"),
+        ({"data": "digit"}, "did you mean 'digits'"),
+        ({"data": torch.rand(2, 1, 8, 8)}, "the images have no labels"),
+        ({"arch": "vgg16x"}, "did you mean 'vgg16'"),
+        ({"adv": "pgdd"}, "did you mean 'pgd'"),
+        ({"resume": "nowhere"}, "no nowhere/last.pt: give the folder of a run"),
+        ({"resume": "nowhere", "lr": 0.1}, "`resume` goes on with the run's own configuration: leave out `lr`"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_python_and_leaves_nothing(options, message, tmp_path):
+    out = {} if "resume" in options else {"out": tmp_path / "run"}
+    with pytest.raises(InputError) as caught:
+        robustcls.train(**out, **options)
+    assert message in str(caught.value)
+    assert "--" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 # load and load_data
@@ -285,7 +361,7 @@ assert callable(robustcls.attack) and robustcls.attacks.__path__ and robustcls.d
 """
     subprocess.run([sys.executable, "-c", code], check=True)
     assert (Path(robustcls.__file__).parent / "py.typed").exists()
-    for name in ("load", "load_data", "evaluate", "attack", "explain", "report"):
+    for name in ("load", "load_data", "train", "evaluate", "attack", "explain", "report"):
         function = getattr(robustcls, name)
         words = inspect.getdoc(function)
         for part in ("Args:", "Raises:", "Example:", "\n"):

@@ -24,6 +24,7 @@ from robustcls.runtime.world import World
 from robustcls.training.checkpoint import begin_folder, check_new, new_folder, read_last, restore_state
 from robustcls.training.config import PYTHON, TrainConfig
 from robustcls.training.loop import fit
+from robustcls.training.progress import RunBar
 from robustcls.training.recipe import adapt
 from robustcls.training.rehearsal import fit_epochs, rehearse
 from robustcls.training.run import Run
@@ -33,13 +34,22 @@ Data = Images | tuple[Images, Images] | tuple[Any, ...]
 
 
 class RunResult:
-    """A run that has ended."""
+    """A run that has ended.
+
+    Attributes:
+        folder: holds ckpt.pt, last.pt, config.toml and history.jsonl.
+        config: all options, as they were taken.
+        history: an Epoch for each pass over the images.
+        best_epoch: whose weights ckpt.pt holds.
+        stopped: why the run ended early; "" where it did not.
+        remark: what was changed of the recipe for so few images, or for weights that are trained already.
+    """
 
     def __init__(self, run: Run, arch: Arch) -> None:
         self.run, self.arch = run, arch
         self.folder, self.config = run.folder, run.config
         self.history: list[Epoch] = run.state.history
-        self.best_epoch, self.stopped = run.state.best_epoch, run.state.stopped
+        self.best_epoch, self.stopped, self.remark = run.state.best_epoch, run.state.stopped, run.remark
 
     @cached_property
     def model(self) -> Classifier:
@@ -52,6 +62,7 @@ class RunResult:
 def train(
     config: TrainConfig | None = None,
     *,
+    progress: bool = False,
     on_batch: Callable[[Run], object] = lambda run: None,
     on_epoch: Callable[[Epoch], object] = lambda row: None,
     **task: Any,
@@ -60,6 +71,7 @@ def train(
 
     Args:
         config: the options, as `recipe.configure` makes them.
+        progress: show progress on stderr.
         on_batch, on_epoch: are called after each.
         task: where it comes from and goes on, as `prepare` takes it.
 
@@ -67,8 +79,13 @@ def train(
         InputError: for options, data or a model that cannot be trained, before anything is written.
         Interrupted: on Ctrl-C or SIGTERM; the state is saved, and `resume` goes on.
     """
-    with begin(config, **task) as run:
-        fit(run, on_batch, on_epoch)
+    with begin(config, **task) as run, RunBar(run, show=progress and run.world.first) as bar:
+
+        def advance(run: Run) -> None:
+            bar.batch(run)
+            on_batch(run)
+
+        fit(run, advance, on_epoch)
         return RunResult(run, task.get("arch") or run.config.arch)
 
 
@@ -79,7 +96,7 @@ def begin(config: TrainConfig | None = None, **task: Any) -> Iterator[Run]:
     task: as `prepare` takes it.
     """
     resume, world = task.get("resume"), task.get("world") or World()
-    folder = _folder(config, resume, task.get("data"), task.get("arch"))
+    folder = _folder(config, resume, task.get("data"), task.get("arch"), world)
     claim = world.claim((folder, "--out"), folder=True) if not resume or folder.is_dir() else nullcontext()
     with claim, _fastest_convolutions():
         run = prepare(config, folder=folder, **task)
@@ -116,7 +133,7 @@ def prepare(
     """
     began, world = time.perf_counter(), world or World()
     content = None
-    folder = folder or _folder(config, resume, data, arch)
+    folder = folder or _folder(config, resume, data, arch, world)
     if resume or (world.restarts > 0 and (folder / "last.pt").exists()):
         config, content = read_last(folder)
         config.quiet = quiet
@@ -140,12 +157,16 @@ def prepare(
     return run
 
 
-def _folder(config: TrainConfig | None, resume: str | Path | None, data: Data | None, arch: Arch | None) -> Path:
+def _folder(
+    config: TrainConfig | None, resume: str | Path | None, data: Data | None, arch: Arch | None, world: World
+) -> Path:
     """The run's folder; of a new one, the configuration names the objects that stand for a data set and an architecture."""
     if resume:
         return Path(resume)
     if config is None:
         raise InputError("there is nothing to train: give a configuration, or the folder of a run to resume")
+    if world.size > 1 and not config.out:
+        raise InputError("the processes of torchrun must agree on a run folder: give `out`")
     config.data = config.data if data is None else PYTHON
     config.arch = config.arch if arch is None else arch_name(arch)
     return new_folder(config)
