@@ -5,8 +5,10 @@ commands, mean the same and have the same defaults. Any `torch.nn.Module` is tak
 mode, parameters, gradients and buffers are left exactly as they were.
 """
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,11 @@ from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import takes, takes_target, traits_of
 from robustcls.data.images import Images
 from robustcls.data.splits import load_split
-from robustcls.evaluation.evaluate import evaluate_subject
-from robustcls.evaluation.plan import choose_attacks, make_plan
-from robustcls.evaluation.subject import make_subject
+from robustcls.evaluation import measured
+from robustcls.evaluation.evaluate import evaluate_subject, state
+from robustcls.evaluation.journal import kept_in
+from robustcls.evaluation.plan import Plan, choose_attacks, make_plan
+from robustcls.evaluation.subject import Subject, make_subject
 from robustcls.models import loading
 from robustcls.models.checkpoint import Arch
 from robustcls.reporting.render import report as report
@@ -275,12 +279,11 @@ def evaluate(
     attacks: Attack | Sequence[Attack] | None = None,
     *,
     batch_size: int | str = "auto",
-    precision: str = "auto",
-    alone: bool = False,
     seed: int = 0,
     name: str = "",
-    positive: str | int | None = None,
+    resume: str | Path | None = None,
     progress: bool = False,
+    **options: Any,
 ) -> Evaluation:
     """Measure clean and robust accuracy under attacks that run in order; robust accuracy is an empirical upper bound.
 
@@ -291,34 +294,78 @@ def evaluate(
         labels: whole numbers N, counted from 0; None where `images` is an iterable that holds them.
         threat: a ThreatModel, or text such as `linf:8/255`.
         suite: a named list of attacks: `fast` (the default) or `standard`.
-        attacks: instead, attacks run in order, each on the samples that are still correct: specs such as `pgd(steps=20)`.
+        attacks: instead, attacks run in order, each on the samples that are still correct: specs such as `pgd(steps=20)`,
+            or functions `(model, x, y, threat, *, generator=None) -> x_adv`.
         batch_size: images at a time.
-        precision: `auto` (fp32), `fp32`, `bf16` or `fp16`: for speed alone; an adversarial example counts only when the fp32
-            model misclassifies it.
-        alone: every attack meets every sample, so that attacks can be compared.
         seed: of everything random.
         name: of the model, in the record.
-        positive: of two classes, the one that sensitivity is about, by its label or name; the second unless given.
+        resume: a folder that keeps what is done, so that the same call goes on from there if this one is cut off; removed
+            at the end.
         progress: show progress on stderr.
+        options: those of `robustcls attack` and `robustcls report`, by the names of their flags:
+            each_alone: every attack meets every sample, so that attacks can be compared.
+            eps_grid: radii of a security curve, or `auto`.
+            checks: `passive` (the default), `all` for self-checks that attack as well, or functions of your own.
+            transfer_from: a model, or the spec of one, on which the examples are crafted.
+            precision: `auto` (fp32), `fp32`, `bf16`, `fp16`: for speed alone; an adversarial example counts only when the
+            fp32 model misclassifies it. compile: of the model, by torch.compile.
+            positive: of two classes, the one that sensitivity is about, by its label or name; the second unless given.
+            data_note, intended_use, license: are kept in the record.
+            examples, maps_n, curves_n, minimum_n, corruptions_n: samples of a gallery, of measures of attribution maps, of
+            curves in other norms, of minimum perturbations, under common corruptions: none unless given. method:
+            attribution methods of the first two. corruptions_from: a folder of published corrupted images.
+            profile: `quick`, `standard` or `full`: all that `robustcls report` measures under this name; options win over
+            it. minutes: the time that all of it may take.
+
+    Returns:
+        The record; `.examples` has x, x_adv, y, success, distance and broken_by of all samples, on the images' device.
 
     Raises:
         InputError: for a model, data, attacks or options that do not fit.
 
     Example:
-        >>> result = robustcls.evaluate(model, loader, threat="linf:8/255", attacks=["pgd(steps=20)"])
-        >>> result.robust.accuracy, result.robust.ci95
+        >>> result = robustcls.evaluate(model, loader, threat="linf:8/255", attacks=["pgd(steps=20)", my_attack])
+        >>> result.robust.accuracy, result.robust.ci95, result.examples.x_adv[result.examples.success]
         >>> result.save("evaluation.json")
     """
+    if "alone" in options:  # its earlier name
+        options["each_alone"] = options.pop("alone")
+    config = measured.read_options(options, batch_size=batch_size, seed=seed, quiet=not progress)
     ball = _threat_model(threat)
     x, y = _collect(images, labels)
+    if attacks is None and suite is None:
+        attacks, suite = config.attack or None, config.suite
     for one in choose_attacks(attacks, suite, ball.norm)[0]:  # before the model is asked
         ball.check_options(one.text, one.options)
-    subject = make_subject(model, x, y, ball, name=name)
-    plan = make_plan(
-        subject, attacks, suite,
-        alone=alone, batch_size=batch_size, precision=precision, seed=seed, positive=positive,
-    )  # fmt: skip
-    result = evaluate_subject(subject, plan, progress=show_attacks() if progress else None)
+    measured.check(config)
+    source = options.get("transfer_from")
+    if isinstance(source, str | Path):
+        source = load(source, input_size=x.shape[1:])
+    subject = make_subject(model, x, y, ball, surrogate=source, name=name)
+
+    def plan_of(subject: Subject) -> Plan:
+        return make_plan(
+            subject, attacks, suite,
+            alone=config.each_alone,
+            eps_grid=config.eps_grid,
+            checks=config.checks if config.checks == "passive" else options.get("checks", "all"),
+            batch_size=batch_size,
+            precision=config.precision,
+            compiled=config.compile,
+            seed=seed,
+            positive=options.get("positive"),
+        )  # fmt: skip
+
+    show = show_attacks() if progress else None
+    with kept_in(resume) as journal:
+        if options.keys() & measured.MEASURES:
+            say = partial(print, file=sys.stderr) if progress else lambda text: None
+            given = {*options, "n"}  # the samples are those that were given
+            [its] = measured.prepare([subject], plan_of, config, given, say=say)
+            result = measured.measure(its, config, given, progress=show, say=say, journal=journal)
+        else:
+            result = evaluate_subject(subject, plan_of(subject), journal=journal, progress=show)
+    state(result, config)
     result.examples = result.examples.to(x.device)
     return result
 

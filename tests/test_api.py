@@ -151,6 +151,125 @@ def test_what_is_wrong_is_said_in_one_line_and_in_python(model, data, changes, m
     assert "--" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("untouched")
+def test_evaluate_takes_specs_and_functions_and_keeps_the_examples(model, data, tmp_path):
+    loader = DataLoader(TensorDataset(*data), batch_size=10, generator=torch.Generator())
+    result = robustcls.evaluate(model, loader, threat="linf:8/255", attacks=["pgd(steps=20)", my_attack])
+    assert result.attacks[0].name == "pgd"
+    assert "my_attack" in result.attacks[1].name
+    x_adv, success, distance = result.examples.x_adv, result.examples.success, result.examples.distance
+    assert x_adv.shape == data[0].shape
+    assert int(success.sum()) == sum(attack.broken for attack in result.attacks)
+    assert (distance[success] <= 8 / 255 + 1e-6).all()
+    result.save(tmp_path / "evaluation.json")
+    assert robustcls.Evaluation.load(tmp_path / "evaluation.json").samples == result.samples
+    assert result.curve is None
+    assert result.not_run == {}
+    assert (result.calibration, result.explanations, result.gallery, result.corruptions) == (None, None, None, None)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_evaluate_does_what_the_command_attack_does(model, data, tmp_path):
+    plain = robustcls.evaluate(model, *data, "linf:0.1", attacks=["fgsm", "pgd(steps=2)"])
+    alone = robustcls.evaluate(
+        model, *data, "linf:0.1", attacks=["fgsm", "pgd(steps=2)"], each_alone=True, eps_grid=[0.2, 0, "8/255"],
+        checks="all", precision="fp32", data_note="small", intended_use="tests", license="MIT",
+    )  # fmt: skip
+    assert all(attack.alone for attack in alone.attacks)
+    assert not any(attack.alone for attack in plain.attacks)
+    assert alone.robust.accuracy == plain.robust.accuracy
+    assert [point.eps for point in alone.curve] == [0, 8 / 255, 0.1, 0.2]
+    assert len(alone.checks) > len(plain.checks)
+    assert (alone.intended_use, alone.license) == ("tests", "MIT")
+    assert "small" in alone.data.note
+    earlier = robustcls.evaluate(model, *data, "linf:0.1", attacks=["fgsm", "pgd(steps=2)"], alone=True)
+    assert [attack.alone for attack in earlier.attacks] == [attack.alone for attack in alone.attacks]
+
+
+@pytest.mark.usefixtures("untouched")
+def test_examples_are_crafted_on_another_model_or_on_what_its_spec_names(model, data):
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        other = Net()
+        by_spec = robustcls.evaluate(model, *data, "linf:0.1", attacks=["fgsm"], transfer_from=f"{__name__}:Net")
+    by_object = robustcls.evaluate(model, *data, "linf:0.1", attacks=["fgsm"], transfer_from=other)
+    assert by_object.surrogate.name == "Net"
+    assert by_object.threat.knowledge.startswith("transfer")
+    assert by_spec.surrogate.name == "Net"
+    white = robustcls.evaluate(model, *data, "linf:0.1", attacks=["fgsm"])
+    assert by_object.robust.correct >= white.robust.correct
+
+
+@pytest.mark.usefixtures("untouched")
+def test_an_evaluation_that_was_cut_off_goes_on(model, data, tmp_path):
+    runs = []
+
+    def slow(model, x, y, threat, *, generator=None):
+        runs.append(len(x))
+        if len(runs) == 2:
+            raise KeyboardInterrupt
+        return my_attack(model, x, y, threat)
+
+    options = {"threat": "linf:0.1", "attacks": [slow], "batch_size": 12, "resume": tmp_path / "kept"}
+    with pytest.raises(KeyboardInterrupt):
+        robustcls.evaluate(model, *data, **options)
+    assert (tmp_path / "kept" / "task.json").exists()
+    result = robustcls.evaluate(model, *data, **options)
+    assert len(runs) == 3, "the first batch was kept"
+    assert not (tmp_path / "kept").exists()
+    whole = robustcls.evaluate(model, *data, "linf:0.1", attacks=[my_attack], batch_size=12)
+    assert torch.equal(result.examples.x_adv, whole.examples.x_adv)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(InputError, match="holds something else: name a folder of its own with `resume`"):
+        robustcls.evaluate(model, *data, **options | {"resume": tmp_path / "mine"})
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+@pytest.mark.usefixtures("untouched")
+def test_evaluate_does_what_the_command_report_does(model, data):
+    result = robustcls.evaluate(
+        model, *data, "linf:0.1", attacks=["fgsm"], examples=2, maps_n=3, method="saliency", curves_n=4, corruptions_n=4
+    )
+    assert len(result.gallery.examples) == 2
+    assert 0 < result.explanations.n <= 3
+    assert [one.method for one in result.explanations.methods] == ["saliency"]
+    assert {curve.norm for curve in result.other_curves} == {"l1", "l2"}
+    assert result.corruptions.n == 4
+    assert result.calibration is not None
+    assert not result.minimum
+    assert result.not_run["minimum"] == "left out by --minimum-n 0"
+    assert result.examples.x_adv.shape == data[0].shape
+    quick = robustcls.evaluate(model, *data, "linf:0.1", profile="quick", maps_n=0)
+    assert quick.profile == "quick"
+    assert quick.robust.kind == "upper bound: apgd_ce(steps=20)"
+    assert quick.data.n == len(data[1])
+    assert quick.gallery is not None
+    assert quick.explanations is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"map_n": 3}, "unknown option 'map_n': did you mean 'maps_n'"),
+        ({"device": "cpu"}, "unknown option 'device'"),
+        ({"checks": "some"}, "unknown checks 'some': there are all, passive"),
+        ({"minutes": -1}, "`minutes=-1` is no time"),
+        ({"maps_n": -1}, "`maps_n=-1` is negative"),
+        ({"eps_grid": ["a"]}, "eps 'a' is not a radius"),
+        ({"maps_n": 2, "method": "salency"}, "did you mean 'saliency'"),
+        ({"batch_size": 0}, "`batch_size=0` is not a number of images"),
+        ({"profile": "fast"}, "unknown profile 'fast'"),
+        ({"transfer_from": "nowhere.pt"}, "no file nowhere.pt"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_python(model, data, options, message):
+    with pytest.raises(InputError) as caught:
+        robustcls.evaluate(model, *data, "linf:0.1", attacks=["fgsm"], **options)
+    assert message in str(caught.value)
+    assert "--" not in str(caught.value)
+
+
 # attack
 
 

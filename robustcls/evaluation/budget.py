@@ -84,7 +84,7 @@ def kept_counts(given: Collection[str]) -> frozenset[str]:
     """Of the options that the user gave, those whose counts a budget does not lower.
 
     A profile's budget lowers none that were given. One that was given itself takes them as the most there may be, all but
-    --n, which says what is estimated.
+    `n`, which says what is estimated.
     """
     return frozenset({"n"} & set(given) if "minutes" in given else given)
 
@@ -147,6 +147,7 @@ class Estimate:
     pace: Pace
     attack_seconds: float  # of a sample that withstands all attacks
     minutes: float | None
+    methods: Sequence[str] = ()  # of attribution, which the model supports
     reduced: str = ""  # why there are fewer samples than the profile says
     spent: float = 0.0  # seconds of the budget, that measuring the pace took
 
@@ -185,7 +186,7 @@ def estimate(
         counts.append(fitting_samples(budget, pace, config, plan.attacks, have, curve=curve)[0])
         each = pace.of_attacks(plan.attacks, curve=curve, checks=config.checks == "all")
         check_holds(budget, pace, plan.attacks, counts[-1], each, subject.model_record.name)
-        estimates.append(Estimate(subject, plan, pace, each, minutes, spent=budget.spent))
+        estimates.append(Estimate(subject, plan, pace, each, minutes, maps, spent=budget.spent))
         if counts[-1] < have:
             words = lowered if counts[-1] * each <= budget.left() else lowered_to_fewest
             estimates[-1].reduced = words(have, counts[-1], budget)

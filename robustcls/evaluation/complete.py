@@ -170,4 +170,5 @@ def _measure(
 
 
 def _left_out(option: str, config: ReportConfig) -> str:
-    return f"left out by --{option} (--profile {config.profile})"
+    profile = f" (--profile {config.profile})" if config.profile else ""
+    return f"left out by --{option}{profile}"

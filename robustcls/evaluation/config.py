@@ -82,7 +82,7 @@ class ReportConfig(AttackConfig):
         )  # fmt: skip
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
             raise InputError(
-                f"--minutes {self.minutes:g} is no time: give a number above 0, or leave it out for no limit"
+                f"`minutes={self.minutes:g}` is no time: give a number above 0, or leave it out for no limit"
             )
 
 
@@ -111,4 +111,4 @@ METHODS = ("saliency", "integrated_gradients", "gradcam")
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if count < 0:
-            raise InputError(f"--{name.replace('_', '-')} {count} is negative: give 0 or more")
+            raise InputError(f"`{name}={count}` is negative: give 0 or more")

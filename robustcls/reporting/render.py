@@ -48,7 +48,7 @@ def report(
     prefix = None
     if folder is not None:
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"cannot write images to {folder}: it is a file: name a folder with --assets")
+            raise InputError(f"cannot write images to {folder}: it is a file: name a folder with `assets`")
         check_writable(path)
         prefix = quote(Path(os.path.relpath(folder, path.parent)).as_posix())
     text, files = _compose(evaluations, policy, title, redact_images, sections, prefix)
@@ -98,7 +98,7 @@ def _added(folder: Path | None, files: dict[str, bytes]) -> Iterator[None]:
             assert folder is not None
             file = folder / name
             if not file.exists():
-                with atomic_write(file, "--assets") as part:
+                with atomic_write(file, "`assets`") as part:
                     part.write_bytes(content)
                 written.append(file)
         yield

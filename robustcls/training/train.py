@@ -97,7 +97,7 @@ def begin(config: TrainConfig | None = None, **task: Any) -> Iterator[Run]:
     """
     resume, world = task.get("resume"), task.get("world") or World()
     folder = _folder(config, resume, task.get("data"), task.get("arch"), world)
-    claim = world.claim((folder, "--out"), folder=True) if not resume or folder.is_dir() else nullcontext()
+    claim = world.claim((folder, "`out`"), folder=True) if not resume or folder.is_dir() else nullcontext()
     with claim, _fastest_convolutions():
         run = prepare(config, folder=folder, **task)
         if not run.resumed:
@@ -185,7 +185,7 @@ def _load(config: TrainConfig, data: Data | None) -> tuple[Images, Images]:
 
 
 def _adapt(config: TrainConfig, given: Container[str], images: Images, world: World) -> str:
-    """Fits the recipe to so many images and to --init, as far as nothing else is given; says what changed."""
+    """Fits the recipe to so many images and to `init`, as far as nothing else is given; says what changed."""
     size, device = images.pixels.shape[1:], resolve_device(config.device)
     batch_size = resolve_batch_size(parse_batch_size(config.batch_size), size, device)
     return adapt(config, given, len(images), batch_size, processes=world.size)
