@@ -5,50 +5,29 @@ commands, mean the same and have the same defaults. Any `torch.nn.Module` is tak
 mode, parameters, gradients and buffers are left exactly as they were.
 """
 
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from robustcls.attacks._pool import others_of
-from robustcls.attacks._targets import choose_targets
+from robustcls.attacks._run import run_attack
 from robustcls.attribution import explain_counted, not_finite
 from robustcls.attribution.measures.trust import explain_metrics as explain_metrics
 from robustcls.core import plugins
-from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
-from robustcls.core.draws import SampleGenerator
 from robustcls.core.errors import InputError
-from robustcls.core.gradients import frozen
 from robustcls.core.options import parse_n
-from robustcls.core.progress import follow, show_attacks
-from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import takes, takes_target, traits_of
-from robustcls.data.images import Images
+from robustcls.data.collect import collect
 from robustcls.data.splits import load_split
 from robustcls.evaluation import measured
-from robustcls.evaluation.evaluate import evaluate_subject, state
-from robustcls.evaluation.journal import kept_in
-from robustcls.evaluation.plan import Plan, choose_attacks, make_plan
-from robustcls.evaluation.subject import Subject, make_subject
 from robustcls.models import loading
 from robustcls.models.checkpoint import Arch
 from robustcls.reporting.render import report as report
 from robustcls.results.records import Evaluation
-from robustcls.runtime.device import resolve_batch_size
-from robustcls.runtime.fused import Counted
-from robustcls.runtime.predict import predict, told
-from robustcls.runtime.world import join_world
 from robustcls.training import train as training
-from robustcls.training.config import PYTHON
-from robustcls.training.recipe import configure
 
-TARGETS = 1  # names the random numbers that choose the targets
 Attack = str | Callable[..., Tensor]  # a spec such as "pgd(steps=20)", or a function (model, x, y, threat) -> x_adv
 
 
@@ -169,25 +148,8 @@ def train(
         >>> run = robustcls.train(data=(images, labels), arch=net, adv="pgd(steps=3)", epochs=10, out="runs/mine")
         >>> run.model(images).argmax(1), run.history[-1].val_robust
     """
-    named = dict(
-        data=data if isinstance(data, str) else None, arch=arch if isinstance(arch, str) else None,
-        adv=adv, epochs=epochs, norm=norm, eps=eps, out=None if out is None else str(out), **options,
-    )  # fmt: skip
-    given = {name: value for name, value in named.items() if value is not None}
-    task: dict[str, Any] = {"resume": resume, "world": join_world(), "quiet": True}
-    if data is not None and not isinstance(data, str):
-        task["data"] = data if isinstance(data, tuple | Images) else _collect(data, None)
-    if arch is not None and not isinstance(arch, str):
-        task["arch"] = arch
-    if resume is None:
-        for name in {"mean", "std"} & given.keys():
-            if not isinstance(given[name], str):
-                given[name] = ",".join(map(str, given[name] if isinstance(given[name], Sequence) else [given[name]]))
-        task["given"] = given.keys()
-        task["config"] = configure({"data": PYTHON if "data" in task else None, "quiet": True, **given})
-    elif given:
-        raise InputError(f"`resume` goes on with the run's own configuration: leave out `{min(given)}`")
-    return training.train(progress=progress, **task)
+    named = {"adv": adv, "epochs": epochs, "norm": norm, "eps": eps, "out": out, **options}
+    return training.train_from_python(data, arch, named, resume=resume, progress=progress)
 
 
 def attack(
@@ -230,44 +192,10 @@ def attack(
         >>> x_adv = robustcls.attack(model, images, labels, "linf:8/255", "pgd(steps=20)")
         >>> (model(x_adv).argmax(1) == labels).float().mean()
     """
-    ball = _threat_model(threat)
-    check_images(images, labels, input_size_of(model))
-    named, function = plugins.parse("attack", attack), plugins.load("attack", attack)
-    ball.check_options(str(named), plugins.resolved("attack", attack))
-    ball.check_eps(images.shape[1:])
-    model = told(model, images, labels)
-    device = device_of(model)
-    size = resolve_batch_size(batch_size, images.shape[1:], device)
-    if traits_of(function).universal:
-        size = len(images)
-    index = torch.arange(len(images)) if index is None else index
-    # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
-    with torch.inference_mode(False), frozen(model):
-        x = images.detach().to(device, torch.float32, copy=True)
-        y = labels.detach().to(device, torch.int64, copy=True)
-        fp32 = Counted(model)
-        with torch.no_grad():
-            check_logits(fp32(x[:1]), y)
-        aims = None
-        if target is not None:
-            if not takes_target(function):
-                raise InputError(
-                    f"{named} cannot aim at a class: leave out `target`, or take an attack that can, such as pgd"
-                )
-            draws = SampleGenerator.of(index, mix(seed, TARGETS), device)
-            aims = choose_targets(target, predict(fp32, x, size).to(device), y, draws)
-        more: dict[str, Any] = {"others": others_of(x, y, index)} if takes(function, "others") else {}
-        found = []
-        for rows in follow(torch.arange(len(x)).split(size), str(named), show=progress):
-            if takes(function, "generator"):
-                more["generator"] = SampleGenerator.of(index[rows], seed, device)
-            if aims is not None:
-                more["target"] = aims[rows]
-            found.append(function(fp32, x[rows], y[rows], ball, **more).detach().float())
-        x_adv = torch.cat(found)
-        if aims is not None:
-            x_adv = x.where((aims == y).view(-1, 1, 1, 1), x_adv)
-        return x_adv.to(images.device)
+    return run_attack(
+        model, images, labels, _threat_model(threat), attack,
+        target=target, batch_size=batch_size, seed=seed, index=index, progress=progress,
+    )  # fmt: skip
 
 
 def evaluate(
@@ -330,44 +258,13 @@ def evaluate(
     """
     if "alone" in options:  # its earlier name
         options["each_alone"] = options.pop("alone")
-    config = measured.read_options(options, batch_size=batch_size, seed=seed, quiet=not progress)
-    ball = _threat_model(threat)
-    x, y = _collect(images, labels)
-    if attacks is None and suite is None:
-        attacks, suite = config.attack or None, config.suite
-    for one in choose_attacks(attacks, suite, ball.norm)[0]:  # before the model is asked
-        ball.check_options(one.text, one.options)
-    measured.check(config)
-    source = options.get("transfer_from")
-    if isinstance(source, str | Path):
-        source = load(source, input_size=x.shape[1:])
-    subject = make_subject(model, x, y, ball, surrogate=source, name=name)
-
-    def plan_of(subject: Subject) -> Plan:
-        return make_plan(
-            subject, attacks, suite,
-            alone=config.each_alone,
-            eps_grid=config.eps_grid,
-            checks=config.checks if config.checks == "passive" else options.get("checks", "all"),
-            batch_size=batch_size,
-            precision=config.precision,
-            compiled=config.compile,
-            seed=seed,
-            positive=options.get("positive"),
-        )  # fmt: skip
-
-    show = show_attacks() if progress else None
-    with kept_in(resume) as journal:
-        if options.keys() & measured.MEASURES:
-            say = partial(print, file=sys.stderr) if progress else lambda text: None
-            given = {*options, "n"}  # the samples are those that were given
-            [its] = measured.prepare([subject], plan_of, config, given, say=say)
-            result = measured.measure(its, config, given, progress=show, say=say, journal=journal)
-        else:
-            result = evaluate_subject(subject, plan_of(subject), journal=journal, progress=show)
-    state(result, config)
-    result.examples = result.examples.to(x.device)
-    return result
+    x, y = collect(images, labels)
+    if isinstance(source := options.get("transfer_from"), str | Path):
+        options["transfer_from"] = load(source, input_size=x.shape[1:])
+    return measured.evaluate_tensors(
+        model, x, y, _threat_model(threat), suite, attacks, options,
+        batch_size=batch_size, seed=seed, name=name, resume=resume, progress=progress,
+    )  # fmt: skip
 
 
 def explain(
@@ -418,22 +315,3 @@ def _threat_model(threat: ThreatModel | str | None) -> ThreatModel:
     if not isinstance(threat, ThreatModel):
         raise InputError(f'threat {threat!r:.40} is no threat model: give `threat`, such as `threat="linf:8/255"`')
     return threat
-
-
-def _collect(images: Tensor | Iterable[Any], labels: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Images and labels as tensors: as they are given, or of all batches, or samples, of an iterable."""
-    if labels is not None:
-        return images, labels  # type: ignore[return-value]  # what is wrong with them is found where they are checked
-    if isinstance(images, Tensor):
-        raise InputError("the images have no labels: give `labels`, or an iterable of (images, labels) for both")
-    batches = []
-    for number, batch in enumerate(images):
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            what = f"{len(batch)} things" if isinstance(batch, (tuple, list)) else type(batch).__name__
-            raise InputError(f"batch {number} of the data is {what}: give an iterable of (images, labels)")
-        x, y = batch[0], torch.as_tensor(batch[1])
-        # A data set gives one sample at a time.
-        batches.append((x[None], y[None]) if x.ndim == 3 and y.ndim == 0 else (x, y))
-    if not batches:
-        raise InputError("the data holds no batch: give an iterable of (images, labels) that is not used up")
-    return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])

@@ -1,26 +1,32 @@
 """An evaluation with all that a report shows, of one model or of several on the same samples, within a time limit."""
 
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from robustcls.core import plugins
 from robustcls.core.classifier import device_of
 from robustcls.core.config import resolve
 from robustcls.core.errors import unknown
+from robustcls.core.progress import show_attacks
+from robustcls.core.threat import ThreatModel
+from robustcls.evaluation.attacks import AttackLike
 from robustcls.evaluation.budget import Estimate, estimate
 from robustcls.evaluation.cascade import Progress
 from robustcls.evaluation.complete import complete
 from robustcls.evaluation.config import METHODS, AttackConfig, ReportConfig, SubjectOptions
 from robustcls.evaluation.corrupted import read_published
-from robustcls.evaluation.evaluate import evaluate_subject, record_options
+from robustcls.evaluation.evaluate import evaluate_subject, record_options, state
 from robustcls.evaluation.explain import supported_methods
-from robustcls.evaluation.journal import Journal
-from robustcls.evaluation.plan import Plan, choose_attacks
+from robustcls.evaluation.journal import Journal, kept_in
+from robustcls.evaluation.plan import Plan, choose_attacks, make_plan
 from robustcls.evaluation.profiles import layered
-from robustcls.evaluation.subject import Subject
+from robustcls.evaluation.subject import Subject, make_subject
 from robustcls.results.records import Evaluation
 from robustcls.runtime.device import resolve_batch_size
 
@@ -62,6 +68,57 @@ def read_options(options: Mapping[str, Any], **more: Any) -> ReportConfig:
     config = resolve(ReportConfig, NOTHING, given)
     config.profile = ""  # type: ignore[assignment]
     return config
+
+
+def evaluate_tensors(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    suite: str | None,
+    attacks: AttackLike | Sequence[AttackLike] | None,
+    options: Mapping[str, Any],
+    *,
+    batch_size: int | str,
+    seed: int,
+    name: str,
+    resume: str | Path | None,
+    progress: bool,
+) -> Evaluation:
+    """What `robustcls.evaluate` does."""
+    config = read_options(options, batch_size=batch_size, seed=seed, quiet=not progress)
+    if attacks is None and suite is None:
+        attacks, suite = config.attack or None, config.suite
+    for one in choose_attacks(attacks, suite, threat.norm)[0]:  # before the model is asked
+        threat.check_options(one.text, one.options)
+    check(config)
+    subject = make_subject(model, x, y, threat, surrogate=options.get("transfer_from"), name=name)
+
+    def plan_of(subject: Subject) -> Plan:
+        return make_plan(
+            subject, attacks, suite,
+            alone=config.each_alone,
+            eps_grid=config.eps_grid,
+            checks=config.checks if config.checks == "passive" else options.get("checks", "all"),
+            batch_size=batch_size,
+            precision=config.precision,
+            compiled=config.compile,
+            seed=seed,
+            positive=options.get("positive"),
+        )  # fmt: skip
+
+    show = show_attacks() if progress else None
+    with kept_in(resume) as journal:
+        if options.keys() & MEASURES:
+            say = partial(print, file=sys.stderr) if progress else lambda text: None
+            given = {*options, "n"}  # the samples are those that were given
+            [its] = prepare([subject], plan_of, config, given, say=say)
+            evaluation = measure(its, config, given, progress=show, say=say, journal=journal)
+        else:
+            evaluation = evaluate_subject(subject, plan_of(subject), journal=journal, progress=show)
+    state(evaluation, config)
+    evaluation.examples = evaluation.examples.to(x.device)
+    return evaluation
 
 
 def check(config: ReportConfig) -> None:

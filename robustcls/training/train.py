@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -14,18 +14,19 @@ from torch import nn
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
+from robustcls.data.collect import collect
 from robustcls.data.images import Images, as_images
 from robustcls.data.splits import hold_out, load_training_data
 from robustcls.models.checkpoint import Arch, arch_name, restore
 from robustcls.models.weights import read_file
 from robustcls.results.records import Epoch
 from robustcls.runtime.device import resolve_batch_size, resolve_device, search_for_fastest_convolutions
-from robustcls.runtime.world import World
+from robustcls.runtime.world import World, join_world
 from robustcls.training.checkpoint import begin_folder, check_new, new_folder, read_last, restore_state
 from robustcls.training.config import PYTHON, TrainConfig
 from robustcls.training.loop import fit
 from robustcls.training.progress import RunBar
-from robustcls.training.recipe import adapt
+from robustcls.training.recipe import adapt, configure
 from robustcls.training.rehearsal import fit_epochs, rehearse
 from robustcls.training.run import Run
 
@@ -87,6 +88,33 @@ def train(
 
         fit(run, advance, on_epoch)
         return RunResult(run, task.get("arch") or run.config.arch)
+
+
+def train_from_python(
+    data: "str | Data | Iterable[Any] | None",
+    arch: Arch | None,
+    options: Mapping[str, Any],
+    *,
+    resume: str | Path | None,
+    progress: bool,
+) -> RunResult:
+    """What `robustcls.train` does. Data and architectures are specs or objects; None among the options says nothing."""
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    task: dict[str, Any] = {"resume": resume, "world": join_world(), "quiet": True}
+    for name, what in (("data", data), ("arch", arch)):
+        (given if isinstance(what, str) else task)[name] = what
+    if task.get("data") is not None and not isinstance(data, tuple | Images):
+        task["data"] = collect(data)  # type: ignore[arg-type]
+    given = {name: value for name, value in given.items() if value is not None}
+    if resume:
+        if given:
+            raise InputError(f"`resume` goes on with the run's own configuration: leave out `{min(given)}`")
+        return train(progress=progress, **task)
+    for name in {"mean", "std"} & given.keys():
+        if not isinstance(given[name], str):
+            given[name] = ",".join(map(str, given[name] if isinstance(given[name], Sequence) else [given[name]]))
+    config = configure({"data": PYTHON if task.get("data") is not None else None, "quiet": True, **given})
+    return train(config, given=given.keys(), progress=progress, **task)
 
 
 @contextmanager
