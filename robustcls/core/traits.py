@@ -41,9 +41,9 @@ def traits_of(function: Callable[..., Any]) -> Traits:
 
 
 def takes_target(attack: Callable[..., Any]) -> bool:
-    """Whether an attack can aim: a tensor `target`, N classes. In a spec an option of that name is a number, as in `patch`."""
+    """Whether an attack can aim at classes N, by a keyword `target` that is no option of its spec, such as that of `patch`."""
     parameter = inspect.signature(attack).parameters.get("target")
-    return parameter is not None and "Tensor" in str(parameter.annotation)
+    return parameter is not None and (parameter.annotation is parameter.empty or "Tensor" in str(parameter.annotation))
 
 
 def takes(attack: Callable[..., Any], option: str) -> bool:
