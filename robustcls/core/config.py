@@ -43,7 +43,7 @@ def resolve(config: type[T], *layers: Mapping[str, Any]) -> T:
     return config(**values)
 
 
-def read_toml(path: str | Path, flag: str = "--config") -> dict[str, Any]:
+def read_toml(path: str | Path, flag: str = "`config`") -> dict[str, Any]:
     """The options of a TOML file; dashes in names are underscores. flag: what named it. Raises InputError."""
     try:
         with open(path, "rb") as file:
