@@ -72,7 +72,10 @@ def load(
         >>> model = robustcls.load("runs/digits-vgg16-pgd/ckpt.pt")
         >>> model = robustcls.load("weights.pt", arch="vgg16", input_size=(3, 32, 32), mean=0.5, std=0.25)
     """
-    return loading.load(spec, arch=arch, classes=classes, input_size=input_size, mean=mean, std=std)
+    loaded = loading.load(str(spec), arch=arch, classes=tuple(classes), input_size=input_size, mean=mean, std=std)
+    for note in loaded.notes:
+        warnings.warn(note, stacklevel=2)
+    return loaded.model.eval()
 
 
 def load_data(
@@ -247,7 +250,9 @@ def evaluate(
         subject, attacks, suite,
         alone=alone, batch_size=batch_size, precision=precision, seed=seed, positive=positive,
     )  # fmt: skip
-    return evaluate_subject(subject, plan, progress=show_attacks() if progress else None)
+    result = evaluate_subject(subject, plan, progress=show_attacks() if progress else None)
+    result.examples = result.examples.to(x.device)
+    return result
 
 
 def explain(

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from robustcls.cli.console import note, table
-from robustcls.cli.options import MODEL_HELP, build, config_option, options
+from robustcls.cli.options import MODEL_HELP, GroupedCommand, build, config_option, options
 from robustcls.cli.places import check_not_lost, default_out, name_of, overwrite_option
 from robustcls.core import plugins
 from robustcls.core.claims import claim
@@ -15,7 +15,7 @@ from robustcls.core.files import check_writable
 from robustcls.evaluation.config import METHODS, ExplainConfig
 
 
-@click.command("explain")
+@click.command("explain", cls=GroupedCommand)
 @click.option(
     "--model",
     required=True,

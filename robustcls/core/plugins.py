@@ -8,7 +8,6 @@ import ast
 import importlib
 import inspect
 import json
-import sys
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass

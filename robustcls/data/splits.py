@@ -289,7 +289,7 @@ def check_named_by_file(spec: str, file: str) -> None:
     if parameters[:1] != ["split"]:
         raise InputError(
             f"{file} asks to run {name} for its data, whose first parameter is not called split: if you trust that code, "
-            f"say so with --data {spec}"
+            f"say so with `data={spec}`"
         )
 
 
