@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robustcls.attacks._pool import others_of
 from robustcls.attacks._targets import choose_targets
 from robustcls.attribution import explain_counted, not_finite
+from robustcls.attribution.measures.trust import explain_metrics as explain_metrics
 from robustcls.core import plugins
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
 from robustcls.core.draws import SampleGenerator
@@ -25,10 +26,9 @@ from robustcls.core.options import parse_n
 from robustcls.core.progress import follow, show_attacks
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import takes, traits_of
+from robustcls.core.traits import takes, takes_target, traits_of
 from robustcls.data.splits import load_split
 from robustcls.evaluation.evaluate import evaluate_subject
-from robustcls.evaluation.explanations import explain_metrics as explain_metrics
 from robustcls.evaluation.plan import choose_attacks, make_plan
 from robustcls.evaluation.subject import make_subject
 from robustcls.models import loading
@@ -178,7 +178,7 @@ def attack(
             check_logits(fp32(x[:1]), y)
         aims = None
         if target is not None:
-            if not takes(function, "target"):
+            if not takes_target(function):
                 raise InputError(
                     f"{named} cannot aim at a class: leave out `target`, or take an attack that can, such as pgd"
                 )

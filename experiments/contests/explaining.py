@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from experiments.contests.turns import TurnError, hand_over, take_turn
 from robustcls.attribution._baselines import baseline_of
-from robustcls.attribution._preparation import prepared, rescale_rules
+from robustcls.attribution._preparation import prepared
 from robustcls.attribution._superpixels import segmented
 from robustcls.attribution.gradcam import layer_and_grid
 from robustcls.bench.explaining import FIRST, our_maps, time_method
@@ -73,11 +72,10 @@ def captum_map(model: nn.Module, method: str, x: Tensor, y: Tensor) -> Tensor:
 
 def captum_loop(model: nn.Module, method: str, x: Tensor, y: Tensor, seed: int) -> Tensor:
     maps = []
-    # Without the mended copy captum would be wrong here, not slower.
-    mend = (
-        prepared(model, x, method) if method in ("deeplift", "deeplift_shap", "guided_gradcam") else nullcontext(model)
-    )
-    with frozen(model), mend as model, rescale_rules(model):
+    with frozen(model):
+        if method in ("deeplift", "deeplift_shap", "guided_gradcam"):
+            # Without the prepared copy captum would be wrong here, not slower.
+            model = prepared(model, x, method, rescale=method != "guided_gradcam")
         for i in range(len(x)):
             torch.manual_seed(seed)
             np.random.seed(seed)

@@ -23,12 +23,6 @@ def images_per_chunk(x: Tensor, device: torch.device) -> int:
     return min(images_per_pass(x), 32) if device.type == "cpu" else images_per_pass(x)
 
 
-def shares(count: int, x: Tensor) -> list[int]:
-    """`count` copies of an image like x's in as few passes as fit."""
-    size = images_per_pass(x)
-    return [min(size, count - start) for start in range(0, count, size)]
-
-
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """The random streams that captum draws from, begun at the seed; at the end they are where they were."""

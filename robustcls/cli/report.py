@@ -261,11 +261,12 @@ def measure(
     named, whose counts win over the budget of the profile. overwrite: keep no earlier evaluation.
     """
     from robustcls.cli.attack import summarise
-    from robustcls.cli.explain import carried_methods, describe_methods
+    from robustcls.cli.explain import describe_methods
     from robustcls.evaluation.budget import estimate
     from robustcls.evaluation.complete import complete
     from robustcls.evaluation.corrupted import read_published
     from robustcls.evaluation.evaluate import evaluate_subject, record_options
+    from robustcls.evaluation.explain import supported_methods
     from robustcls.evaluation.plan import choose_attacks, plan_from
     from robustcls.evaluation.subject import load_subjects
     from robustcls.reporting.scrub import without_arrays
@@ -282,11 +283,12 @@ def measure(
         for subject in subjects:
             files.numbered_as(subject.data_record.class_map).check_model(subject.model, subject.x[:1])
     wanted = methods if config.examples or config.maps_n else ()
-    carried = [carried_methods(subject, wanted, config.method, config.quiet) for subject in subjects]
+    say = partial(note, quiet=config.quiet)
+    supported = [supported_methods(one, wanted, strict=bool(config.method), say=say) for one in subjects]
     plans = [plan_from(config, subject) for subject in subjects]
     evaluations = []
-    estimates = estimate(subjects, plans, carried, config, given)
-    for model, its, out, methods in zip(models, estimates, outs, carried, strict=True):
+    estimates = estimate(subjects, plans, supported, config, given)
+    for model, its, out, methods in zip(models, estimates, outs, supported, strict=True):
         subject = its.subject
         note("\n".join([model, *subject.notes]), config.quiet)
         describe_methods(subject, methods, config.quiet)
@@ -309,7 +311,7 @@ def measure(
         try:
             complete(
                 subject, found, config, methods, size, budget=budget, pace=its.pace,
-                say=lambda text: note(text, config.quiet), done=partial(save, unfinished),
+                say=say, done=partial(save, unfinished),
             )  # fmt: skip
         except BaseException:
             note(f"what was measured is kept in {unfinished}", config.quiet or not kept)

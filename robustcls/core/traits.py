@@ -40,6 +40,12 @@ def traits_of(function: Callable[..., Any]) -> Traits:
     return getattr(function, "traits", Traits())
 
 
+def takes_target(attack: Callable[..., Any]) -> bool:
+    """Whether an attack can aim: a tensor `target`, N classes. In a spec an option of that name is a number, as in `patch`."""
+    parameter = inspect.signature(attack).parameters.get("target")
+    return parameter is not None and "Tensor" in str(parameter.annotation)
+
+
 def takes(attack: Callable[..., Any], option: str) -> bool:
     """Whether an attack has a keyword of this name."""
     return option in inspect.signature(attack).parameters

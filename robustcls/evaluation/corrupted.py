@@ -14,8 +14,8 @@ from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
+from robustcls.core.subset import spaced
 from robustcls.corruptions._severity import LARGE, SEVERITIES, is_large
-from robustcls.evaluation.spacing import spaced
 from robustcls.evaluation.subject import Subject
 from robustcls.results.records import Accuracy, ClassMap, Corruption, Corruptions
 from robustcls.runtime.predict import predict

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from robustcls.attribution import collapse, explain_counted, note
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import NO_ANSWER, predict_labels
+from robustcls.core.subset import in_turn
 from robustcls.evaluation.examples import Examples
 from robustcls.evaluation.subject import Subject
 from robustcls.results.records import Array, Evaluation, Example, Gallery, Map
@@ -82,11 +83,8 @@ def outcome_of(examples: Examples, row: int) -> str:
 def _in_turn(examples: Examples, outcome: str, seed: int) -> list[int]:
     rows = np.array([row for row in range(len(examples.y)) if outcome_of(examples, row) == outcome], dtype=int)
     rows = np.random.default_rng(seed).permutation(rows)
-    labels = examples.y.numpy()[rows]
-    rank = np.zeros(len(rows), dtype=int)
-    for label in np.unique(labels):
-        rank[labels == label] = np.arange((labels == label).sum())
-    return [int(row) for row in rows[np.lexsort((labels, rank))]]
+    rows = rows[np.argsort(examples.y.numpy()[rows], kind="stable")]  # of the classes, the first label begins
+    return rows[in_turn(examples.y[rows]).numpy()].tolist()
 
 
 def _add_maps(

@@ -20,6 +20,7 @@ from robustcls.runtime.device import exact_fp32
 from robustcls.runtime.fused import SearchTwin, uncompiled
 from robustcls.runtime.world import World
 from robustcls.training.config import TrainConfig
+from robustcls.training.inner_attack import load_whole
 
 
 class Validation:
@@ -89,7 +90,7 @@ def load_val_attack(config: TrainConfig, threat: ThreatModel) -> Callable[..., T
     """The attack of --val-attack; None for none. Raises InputError where it says nothing of robust accuracy."""
     if config.val_attack == "none":
         return None
-    attack = plugins.load("attack", config.val_attack)
+    attack = load_whole(config.val_attack)
     threat.check_options(config.val_attack, plugins.resolved("attack", config.val_attack))
     if traits_of(attack).training_only:
         raise InputError(f'`val_attack="{config.val_attack}"` leaves the ball, to train on: give pgd(steps=10)')

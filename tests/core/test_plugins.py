@@ -78,7 +78,7 @@ def test_the_attacks():
 def test_a_signature_is_read_from_the_source():
     pgd = next(plugin for plugin in describe("attack") if plugin.name == "pgd")
     assert (
-        pgd.signature == "pgd(steps=10, step_size=None, momentum=0.0, restarts=1, random_start=True, early_stop=False)"
+        pgd.signature == "pgd(steps=10, step_size=None, momentum=0.0, restarts=1, random_start=True, early_stop=True)"
     )
     assert pgd.path == "robustcls/attacks/pgd.py"
     gradients = next(plugin for plugin in describe("attribution") if plugin.name == "integrated_gradients")
@@ -106,7 +106,7 @@ def test_options_are_bound():
 
 def test_resolved_fills_in_the_defaults():
     assert resolved("attack", "pgd(steps=3)") == {
-        "steps": 3, "step_size": None, "momentum": 0.0, "restarts": 1, "random_start": True, "early_stop": False,
+        "steps": 3, "step_size": None, "momentum": 0.0, "restarts": 1, "random_start": True, "early_stop": True,
     }  # fmt: skip
 
 

@@ -10,10 +10,10 @@ import torch
 
 from robustcls.core.errors import InputError
 from robustcls.core.names import quoted, readable, some_of
+from robustcls.core.subset import stratified_order
 from robustcls.data.folders.find_splits import Home, find_homes
 from robustcls.data.folders.split_names import says_images
 from robustcls.data.folders.walk import WANTED, Contents, how_to_read, loose_files, remarks_on, walk
-from robustcls.data.stratify import stratified_order
 
 SPLIT_SEED = 8020  # for folders without a test split
 TRAIN_SHARE = 0.8

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from robustcls.core.errors import InputError
 from robustcls.core.losses import margin
 from robustcls.core.seeds import mix
+from robustcls.core.subset import spaced
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.attacks import AttackLike
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.engine import AttackError, Engine
-from robustcls.evaluation.spacing import spaced
 from robustcls.results.records import Check
 from robustcls.runtime.predict import predict
 
