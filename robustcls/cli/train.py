@@ -6,13 +6,13 @@ from typing import Any
 import click
 
 from robustcls.cli.console import note, wrap
-from robustcls.cli.options import config_option, options
+from robustcls.cli.options import GroupedCommand, config_option, options
 from robustcls.core.config import read_toml
 from robustcls.core.progress import Bar, duration
 from robustcls.training.config import TrainConfig
 
 
-@click.command("train")
+@click.command("train", cls=GroupedCommand)
 @click.option("--resume", metavar="RUN", help="Go on with this run folder; it knows its configuration.")
 @click.option(
     "--dry-run", is_flag=True, help="Print the resolved configuration, cost and time of an epoch; train nothing."
