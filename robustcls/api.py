@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robustcls.attacks._pool import others_of
 from robustcls.attacks._targets import choose_targets
 from robustcls.attribution import explain_counted, not_finite
+from robustcls.attribution.measures.trust import explain_metrics as explain_metrics
 from robustcls.core import plugins
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
 from robustcls.core.draws import SampleGenerator
@@ -28,7 +29,6 @@ from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import takes, takes_target, traits_of
 from robustcls.data.splits import load_split
 from robustcls.evaluation.evaluate import evaluate_subject
-from robustcls.evaluation.explanations import explain_metrics as explain_metrics
 from robustcls.evaluation.plan import choose_attacks, make_plan
 from robustcls.evaluation.subject import make_subject
 from robustcls.models import loading
@@ -72,7 +72,10 @@ def load(
         >>> model = robustcls.load("runs/digits-vgg16-pgd/ckpt.pt")
         >>> model = robustcls.load("weights.pt", arch="vgg16", input_size=(3, 32, 32), mean=0.5, std=0.25)
     """
-    return loading.load(spec, arch=arch, classes=classes, input_size=input_size, mean=mean, std=std)
+    loaded = loading.load(str(spec), arch=arch, classes=tuple(classes), input_size=input_size, mean=mean, std=std)
+    for note in loaded.notes:
+        warnings.warn(note, stacklevel=2)
+    return loaded.model.eval()
 
 
 def load_data(
@@ -247,7 +250,9 @@ def evaluate(
         subject, attacks, suite,
         alone=alone, batch_size=batch_size, precision=precision, seed=seed, positive=positive,
     )  # fmt: skip
-    return evaluate_subject(subject, plan, progress=show_attacks() if progress else None)
+    result = evaluate_subject(subject, plan, progress=show_attacks() if progress else None)
+    result.examples = result.examples.to(x.device)
+    return result
 
 
 def explain(

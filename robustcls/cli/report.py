@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustcls.cli.console import note, progress
-from robustcls.cli.options import MODEL_HELP, config_option, options
+from robustcls.cli.options import MODEL_HELP, GroupedCommand, config_option, options
 from robustcls.cli.places import check_not_lost, command_line, keep_earlier, name_of, overwrite_option
 from robustcls.core import plugins
 from robustcls.core.claims import claim
@@ -28,7 +28,7 @@ STATED = ("intended_use", "license", "positive")  # what is stated of a model, w
 RENDERING = {"quiet", "redact_names", *STATED}  # options that also hold where evaluations are only rendered
 
 
-@click.command("report")
+@click.command("report", cls=GroupedCommand)
 @click.argument("files", nargs=-1, metavar="[FILE.json]...")
 @click.option(
     "--model", "models", multiple=True, metavar="M", help=f"Attacked and explained first; repeatable. {MODEL_HELP}"
@@ -261,13 +261,14 @@ def measure(
     named, whose counts win over the budget of the profile. overwrite: keep no earlier evaluation.
     """
     from robustcls.cli.attack import summarise
-    from robustcls.cli.explain import carried_methods, describe_methods
-    from robustcls.evaluation import evaluate
+    from robustcls.cli.explain import describe_methods
     from robustcls.evaluation.budget import estimate
     from robustcls.evaluation.complete import complete
     from robustcls.evaluation.corrupted import read_published
+    from robustcls.evaluation.evaluate import evaluate_subject, record_options
+    from robustcls.evaluation.explain import supported_methods
     from robustcls.evaluation.plan import choose_attacks, plan_from
-    from robustcls.evaluation.subject import load_subject
+    from robustcls.evaluation.subject import load_subjects
     from robustcls.reporting.scrub import without_arrays
     from robustcls.runtime.device import keep_freed_memory, resolve_batch_size, resolve_device
 
@@ -276,30 +277,27 @@ def measure(
     for method in methods:
         plugins.resolved("attribution", method)
     files = read_published(Path(config.corruptions_from)) if config.corruptions_from else None
-    shared = len(models) > 1 or config.transfer_from is not None
     choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
-    subjects = [load_subject(model, config, shared=shared) for model in models]
-    for subject in subjects:
-        if subject.data_record.sha256 == subjects[0].data_record.sha256:
-            subject.x = subjects[0].x  # in memory once
+    subjects = load_subjects(models, config)
     if files:  # hours before they are needed
         for subject in subjects:
             files.numbered_as(subject.data_record.class_map).check_model(subject.model, subject.x[:1])
     wanted = methods if config.examples or config.maps_n else ()
-    carried = [carried_methods(subject, wanted, config.method, config.quiet) for subject in subjects]
+    say = partial(note, quiet=config.quiet)
+    supported = [supported_methods(one, wanted, strict=bool(config.method), say=say) for one in subjects]
     plans = [plan_from(config, subject) for subject in subjects]
     evaluations = []
-    estimates = estimate(subjects, plans, carried, config, given)
-    for model, its, out, methods in zip(models, estimates, outs, carried, strict=True):
+    estimates = estimate(subjects, plans, supported, config, given)
+    for model, its, out, methods in zip(models, estimates, outs, supported, strict=True):
         subject = its.subject
         note("\n".join([model, *subject.notes]), config.quiet)
         describe_methods(subject, methods, config.quiet)
         budget, text = its.begin(given)
         note(text, config.quiet)
-        found = evaluate.evaluate_subject(
+        found = evaluate_subject(
             subject, its.plan, progress=progress(config.quiet), over=budget.over, command=command_line()
         )
-        evaluate.state(found, config)
+        record_options(found, config)
         size = resolve_batch_size(its.plan.batch_size, subject.x.shape[1:], resolve_device(config.device))
         if its.reduced:
             found.reduced["attacks"] = its.reduced
@@ -313,7 +311,7 @@ def measure(
         try:
             complete(
                 subject, found, config, methods, size, budget=budget, pace=its.pace,
-                say=lambda text: note(text, config.quiet), done=partial(save, unfinished),
+                say=say, done=partial(save, unfinished),
             )  # fmt: skip
         except BaseException:
             note(f"what was measured is kept in {unfinished}", config.quiet or not kept)

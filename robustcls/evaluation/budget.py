@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from robustcls.core.errors import InputError
 from robustcls.core.progress import duration
+from robustcls.core.subset import first_proportional
 from robustcls.data.images import Images
 from robustcls.data.splits import SAMPLING_RULE
-from robustcls.data.stratify import first_proportional
 from robustcls.evaluation.attacks import NamedAttack
 from robustcls.evaluation.config import ReportConfig
 from robustcls.evaluation.pace import Clock, Pace, measure_pace

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from robustcls.attribution import explain_counted
 from robustcls.attribution._batches import images_per_pass
+from robustcls.attribution.measures.trust import FORWARDS, MAPS
 from robustcls.core import plugins
 from robustcls.core.classifier import device_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.corruptions._severity import SEVERITIES
 from robustcls.evaluation.attacks import NamedAttack
-from robustcls.evaluation.explanations import FORWARDS, MAPS
 from robustcls.evaluation.gallery import MAPS as GALLERY_MAPS
 from robustcls.evaluation.minimum import PASSES as MINIMUM_PASSES
 from robustcls.evaluation.norm_curves import PASSES as CURVE_PASSES

@@ -1,6 +1,6 @@
 """How a subject is evaluated."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,7 +32,7 @@ class Plan:
 
 def make_plan(
     subject: Subject,
-    attacks: AttackLike | Iterable[AttackLike] | None = None,
+    attacks: AttackLike | Sequence[AttackLike] | None = None,
     suite: str | None = None,
     *,
     alone: bool = False,
@@ -76,7 +76,7 @@ def plan_from(options: AttackConfig, subject: Subject) -> Plan:
 
 
 def choose_attacks(
-    attacks: AttackLike | Iterable[AttackLike] | None, suite: str | None, norm: str
+    attacks: AttackLike | Sequence[AttackLike] | None, suite: str | None, norm: str
 ) -> tuple[list[NamedAttack], str]:
     """The attacks that were named, or those of the suite for the norm, and what robust accuracy is called after."""
     if attacks is not None and suite is not None:

@@ -9,9 +9,9 @@ from eval_models import evaluated, make_batch, make_net
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
+from robustcls.core.subset import spaced
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.corrupted import CHUNK, corrupt, measure_corruptions, read_published
-from robustcls.evaluation.spacing import spaced
 from robustcls.results.records import Evaluation
 
 NAMES = plugins.names("corruption")
