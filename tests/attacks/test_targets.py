@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from attack_nets import linear, trained_on_digits
 from test_attack_contract import EPS, cheap, threat_of, traits
 from torch import Tensor

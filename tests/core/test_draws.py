@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustcls.core import plugins
 from robustcls.core.draws import Draws, SampleGenerator, take
 from robustcls.core.threat import ThreatModel
+from robustcls.training.inner_attack import load_whole
 
 MANY = 20_000
 EPS = {"linf": 0.2, "l2": 0.5, "l1": 0.5}
