@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks._active import Active, per_sample
-from robustcls.attacks._goal import Loss
+from robustcls.attacks._goal import Loss, hits
 from robustcls.core.draws import Draws
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import logits_and_gradient
@@ -30,7 +30,7 @@ MOVED = 1.5  # a step moves as many pixels as the best point has changed, over t
 
 @dataclass(kw_only=True)
 class _Active(Active):
-    target: Tensor | None  # N, classes for the loss
+    target: Tensor | None  # N
     f: Tensor  # N, the loss at x_adv
     grad: Tensor
     x_max: Tensor  # the point of the largest loss
@@ -52,13 +52,13 @@ def ascend_l1(
     target: Tensor | None = None,
     start: Tensor | None = None,
     early_stop: bool = True,
-    reached: Loss = misclassified,
+    aims: bool = False,
 ) -> Tensor:
     """One run through balls of 3, 2 and 1 eps: the first point that succeeds, else that of the largest loss.
 
     Croce and Hein 2021, arXiv:2103.01208. loss: of logits, y and, where given, target (N). start: N,C,H,W, instead of
-    Gaussian noise. early_stop: a sample leaves with the first point in the ball of eps that succeeds, as reached says by
-    logits and y; without, the largest loss there counts. With 3 steps or more each ball gets some.
+    Gaussian noise. early_stop: a sample leaves with the first point in the ball of eps that succeeds; without, the largest
+    loss there counts. aims: whether the target alone is a success. With 3 steps or more each ball gets some.
     """
     if steps < 1:
         raise InputError(f"apgd(steps={steps}): give 1 or more")
@@ -80,7 +80,8 @@ def ascend_l1(
             labels = (a.y,) if a.target is None else (a.y, a.target)
             logits, a.f, a.grad = logits_and_gradient(model, a.x_adv, loss, *labels)
             if early_stop:
-                a.drop(reached(logits, a.y) & (threat.distance(a.x_adv, a.x) <= eps + BALL), into=result)
+                succeeded = hits(logits, labels[-1]) if aims else misclassified(logits, a.y)
+                a.drop(succeeded & (threat.distance(a.x_adv, a.x) <= eps + BALL), into=result)
                 if len(a) == 0:
                     return result
             better = a.f > a.f_max

@@ -41,6 +41,9 @@ class Goal:
 
     def reached(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Whether the model errs, or gives the target, and by more than a tie: N, bool."""
-        if not self.targeted:
-            return misclassified(logits, labels)
-        return -margin(logits, labels) > ATTACK_TIE * tie_scale(logits, labels)
+        return hits(logits, labels) if self.targeted else misclassified(logits, labels)
+
+
+def hits(logits: Tensor, target: Tensor) -> Tensor:
+    """Whether the target leads every other class by more than a tie: N, bool."""
+    return -margin(logits, target) > ATTACK_TIE * tie_scale(logits, target)

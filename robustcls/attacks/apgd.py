@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 
 from robustcls.attacks._active import Active, Restarts, per_sample
 from robustcls.attacks._apgd_l1 import ascend_l1
-from robustcls.attacks._goal import Goal, Loss
+from robustcls.attacks._goal import Goal, Loss, hits
 from robustcls.core.draws import take
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import logits_and_gradient
@@ -51,7 +51,8 @@ def apgd_ce(
     start: N,C,H,W, where the first run begins instead of a random point of the ball. target: N classes to be taken for;
     their loss is minimised.
     """
-    return _restart(model, x, threat, Goal.of(y, target), cross_entropy, steps, restarts, early_stop, start, generator)
+    loss = cross_entropy if target is None else _towards
+    return _restart(model, x, y, threat, loss, steps, restarts, early_stop, start, target, generator)
 
 
 def apgd_dlr(
@@ -69,9 +70,10 @@ def apgd_dlr(
 ) -> Tensor:
     """Auto-PGD on the difference of logits ratio (Croce and Hein 2020, arXiv:2003.01690).
 
-    start, target: as in `apgd_ce`.
+    start: as in `apgd_ce`. target: N classes to be taken for, by the targeted ratio of `apgd_t`.
     """
-    return _restart(model, x, threat, Goal.of(y, target), dlr, steps, restarts, early_stop, start, generator)
+    loss = dlr if target is None else targeted_dlr
+    return _restart(model, x, y, threat, loss, steps, restarts, early_stop, start, target, generator)
 
 
 def apgd_t(
@@ -102,8 +104,7 @@ def apgd_t(
     with torch.no_grad():
         logits = model(x)
     wrong, way = wrong_classes(logits, y), dlr(logits, y)  # the way is below 0 for what is right
-    goal = Goal(y, measure=dlr)  # whose scale lets samples be compared
-    runs = Restarts(model, x, goal, early_stop)
+    runs = Restarts(model, x, Goal(y, measure=dlr), early_stop)  # whose scale lets samples be compared
     for restart in range(restarts):
         for rank in range(min(targets, wrong.shape[1])):
             rows = runs.left
@@ -139,29 +140,34 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return gap / torch.where(usable, ordered[:, 0] - last.mean(1) + 1e-12, 1.0)
 
 
+def _towards(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    return -cross_entropy(logits, target)
+
+
 def _restart(
     model: nn.Module,
     x: Tensor,
+    y: Tensor,
     threat: ThreatModel,
-    goal: Goal,
     loss: Loss,
     steps: int,
     restarts: int,
     early_stop: bool,
     start: Tensor | None,
+    target: Tensor | None,
     generator: Generator | None,
 ) -> Tensor:
     if restarts < 1:
         raise InputError(f"apgd(restarts={restarts}): give 1 or more")
-    runs = Restarts(model, x, goal, early_stop)
+    runs = Restarts(model, x, Goal.of(y, target), early_stop)
     for restart in range(restarts):
         rows = runs.left
         if len(rows) == 0:
             break
         begin = start[rows] if start is not None and restart == 0 else None
         x_adv = _ASCENTS[threat.norm](
-            model, x[rows], goal.labels[rows], threat, goal.ascent(loss), steps, take(generator, rows),
-            start=begin, early_stop=early_stop, reached=goal.reached,
+            model, x[rows], y[rows], threat, loss, steps, take(generator, rows),
+            target=None if target is None else target[rows], start=begin, early_stop=early_stop, aims=target is not None,
         )  # fmt: skip
         if restarts == 1:
             return x_adv
@@ -173,7 +179,7 @@ def _restart(
 class _Active(Active):
     """The paper's x^(k) is x_adv, its x_max, f_max and eta have their names."""
 
-    target: Tensor | None  # N, classes for the loss
+    target: Tensor | None  # N
     x_last: Tensor  # x^(k-1)
     f: Tensor  # N, the loss at x_adv
     f_last: Tensor
@@ -199,11 +205,11 @@ def _ascend(
     target: Tensor | None = None,
     start: Tensor | None = None,
     early_stop: bool = True,
-    reached: Loss = misclassified,
+    aims: bool = False,
 ) -> Tensor:
     """One run (Algorithm 1 of the paper): for each sample the first point that succeeds, else that of the largest loss.
 
-    loss: of logits, y and, where given, target (N). reached: whether a sample succeeds, by logits and y.
+    loss: of logits, y and, where given, target (N). aims: whether the target alone is a success, not any wrong class.
     """
     if steps < 1:
         raise InputError(f"apgd(steps={steps}): give 1 or more")
@@ -220,7 +226,7 @@ def _ascend(
         labels = (a.y,) if a.target is None else (a.y, a.target)
         logits, a.f, a.grad = logits_and_gradient(model, a.x_adv, loss, *labels)
         if early_stop:
-            a.drop(reached(logits, a.y), into=result)
+            a.drop(hits(logits, labels[-1]) if aims else misclassified(logits, a.y), into=result)
             if len(a) == 0:
                 return result
         better = a.f > a.f_max

@@ -1,7 +1,7 @@
 """The options of the benchmark."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from robustcls.core.config import option
 from robustcls.core.errors import InputError, unknown
@@ -21,6 +21,8 @@ WORKLOADS: dict[str, tuple[str, ...]] = {  # of a suite, where no others are nam
 
 @dataclass(kw_only=True)
 class BenchConfig(RuntimeOptions):
+    GROUP: ClassVar[str] = "Benchmark"
+
     suite: Literal["train", "attack", "explain", "cuda", "all"] = option(
         "all",
         "What to measure; all: train, attack and explain; cuda: training and attacks of whole architectures on a GPU.",
@@ -34,28 +36,34 @@ class BenchConfig(RuntimeOptions):
     method: tuple[str, ...] = option(
         (), "Attribution method of the suite explain; repeatable.  [default: all]", metavar="NAME"
     )
-    data: str = option("digits", "Data set.", metavar="SPEC")
-    data_dir: str | None = option(None, "Folder of downloaded data sets.", metavar="DIR")
+    data: str = option("digits", "Data set.", metavar="SPEC", group="Data")
+    data_dir: str | None = option(None, "Folder of downloaded data sets.", metavar="DIR", group="Data")
     arch: str | None = option(
         None,
         "Architecture to train, or of a state dict.  [default: vgg16(width=0.25); in the suite cuda vgg16, then resnet18]",
         metavar="SPEC",
+        group="Model",
     )
     model: str | None = option(
         None,
         "Model to attack or explain, as `robustcls attack` takes it.  [default: one trained for a few seconds]",
         metavar="M",
+        group="Model",
     )
-    mean: str | None = option(None, "Normalisation of foreign weights, such as 0.49,0.48,0.45.", metavar="M,M,M")
-    std: str | None = option(None, "The same, such as 0.25,0.24,0.26.", metavar="S,S,S")
-    norm: Literal["linf", "l2", "l1"] = option("linf", "Norm of the perturbation.")
-    eps: str = option("8/255", "Its radius.", metavar="EPS")
+    mean: str | None = option(
+        None, "Normalisation of foreign weights, such as 0.49,0.48,0.45.", metavar="M,M,M", group="Model"
+    )
+    std: str | None = option(None, "The same, such as 0.25,0.24,0.26.", metavar="S,S,S", group="Model")
+    norm: Literal["linf", "l2", "l1"] = option("linf", "Norm of the perturbation.", group="Attack")
+    eps: str = option("8/255", "Its radius.", metavar="EPS", group="Attack")
     updates: int = option(20, "Optimiser updates per measurement of training.")
-    n: int | None = option(None, "Images to attack, and at most to explain.  [default: 256; in the suite cuda 10000]")
+    n: int | None = option(
+        None, "Images to attack, and at most to explain.  [default: 256; in the suite cuda 10000]", group="Data"
+    )
     rounds: int | None = option(
         None, "Times that everything is measured; medians are shown.  [default: 3; in the suites explain and cuda 1]"
     )
-    out: str | None = option(None, "Also write the measurements as JSON.", metavar="FILE.json")
+    out: str | None = option(None, "Also write the measurements as JSON.", metavar="FILE.json", group="Output")
 
     def __post_init__(self) -> None:
         for name, least in (("n", 1), ("rounds", 1), ("updates", 4)):  # the first two updates only warm up

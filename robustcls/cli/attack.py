@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustcls.cli.console import note, percent, progress, table, wrap
-from robustcls.cli.options import MODEL_HELP, build, config_option, options
+from robustcls.cli.options import MODEL_HELP, GroupedCommand, build, config_option, options
 from robustcls.cli.places import check_not_lost, command_line, default_out, keep_earlier, name_of, overwrite_option
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stdout, is_stream
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 INCONCLUSIVE = 3  # an attack failed on an error of its own, so the number is not what was asked for
 
 
-@click.command("attack")
+@click.command("attack", cls=GroupedCommand)
 @click.option(
     "--model",
     required=True,

@@ -11,13 +11,13 @@ from robustcls.bench.config import BenchConfig
 from robustcls.cli.bench_tables import Show, render
 from robustcls.cli.console import markdown as as_markdown
 from robustcls.cli.console import note, table
-from robustcls.cli.options import build, config_option, options
+from robustcls.cli.options import GroupedCommand, build, config_option, options
 from robustcls.core.claims import claim
 from robustcls.core.errors import InputError
 from robustcls.core.files import atomic_write, check_writable, is_stdout, is_stream
 
 
-@click.command("bench")
+@click.command("bench", cls=GroupedCommand)
 @click.argument("file", required=False, metavar="[FILE.json]")
 @click.option("--markdown", is_flag=True, help="Print Markdown tables, for a README.")
 @click.option("--contest", hidden=True, multiple=True)

@@ -12,7 +12,6 @@ from typing import NoReturn, TextIO
 import click
 
 from robustcls import __version__
-from robustcls.cli.options import flags_of
 from robustcls.core.errors import InputError, as_flags, unknown
 from robustcls.core.files import FULL
 
@@ -101,6 +100,8 @@ def _complain(error: Exception, debug: bool, command: str) -> int:
         traceback.print_exc()
     message = error.format_message() if isinstance(error, click.ClickException) else str(error)
     if isinstance(error, InputError) and command:
+        from robustcls.cli.options import flags_of
+
         message = as_flags(message, flags_of(importlib.import_module(f"robustcls.cli.{command}").command))
     if isinstance(error, click.UsageError) and error.ctx is not None:
         message = f"{message.rstrip('.?')}; see {error.ctx.command_path} --help"

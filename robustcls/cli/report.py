@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustcls.cli.console import note, progress
-from robustcls.cli.options import MODEL_HELP, config_option, options
+from robustcls.cli.options import MODEL_HELP, GroupedCommand, config_option, options
 from robustcls.cli.places import check_not_lost, command_line, keep_earlier, name_of, overwrite_option
 from robustcls.core.claims import claim
 from robustcls.core.config import read_toml, resolve
@@ -27,7 +27,7 @@ STATED = ("intended_use", "license", "positive")  # what is stated of a model, w
 RENDERING = {"quiet", "redact_names", *STATED}  # options that also hold where evaluations are only rendered
 
 
-@click.command("report")
+@click.command("report", cls=GroupedCommand)
 @click.argument("files", nargs=-1, metavar="[FILE.json]...")
 @click.option(
     "--model", "models", multiple=True, metavar="M", help=f"Attacked and explained first; repeatable. {MODEL_HELP}"

@@ -17,7 +17,10 @@ _NONE = type(None)
 
 
 def option(default: Any, help: str, **metadata: Any) -> Any:
-    """A dataclass field with its help text. metadata: what only the command line needs, such as metavar."""
+    """A dataclass field with its help text.
+
+    metadata: what only the command line needs: metavar, and the group of `--help`, where that is not its class's GROUP.
+    """
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 

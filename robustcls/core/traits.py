@@ -41,7 +41,7 @@ def traits_of(function: Callable[..., Any]) -> Traits:
 
 
 def takes_target(attack: Callable[..., Any]) -> bool:
-    """Whether an attack can aim: a `target` of N classes. Where it is annotated as a number, as in `patch`, it is an option."""
+    """Whether an attack can aim at classes N, by a keyword `target` that is no option of its spec, such as that of `patch`."""
     parameter = inspect.signature(attack).parameters.get("target")
     return parameter is not None and (parameter.annotation is parameter.empty or "Tensor" in str(parameter.annotation))
 

@@ -134,7 +134,7 @@ def _explain(
         method: explain_counted(model, x_adv[drawn], target[drawn], method, reference=x[drawn], seed=mix(seed, 0))[0]
         for method in (methods if options.pictures else ())
     }
-    gaps = {method: gaps_of(model, x, y, its.clean, method) for method, its in maps.items()}
+    gaps = {method: gaps_of(model, x, y, made.clean, method) for method, made in maps.items()}
     return Explained(x_adv, clean, attacked, maps, gaps, drawn, third)
 
 

@@ -103,11 +103,11 @@ def _add_maps(
         ("adversarial", x_adv, y),
         ("adversarial_class", x_adv, torch.where(found == NO_ANSWER, y, found)),
     ):
-        drawn, odd = explain_counted(model, images, target=target, method=method, reference=x, progress=progress)
+        drawn, nonfinite = explain_counted(model, images, target=target, method=method, reference=x, progress=progress)
         maps = collapse(drawn)
         for i, example in enumerate(examples):
             if role != "adversarial_class" or target[i] != y[i]:
-                said = "; ".join(filter(None, (text, "values that are not finite count as 0" if odd[i] else "")))
+                said = "; ".join(filter(None, (text, "values that are not finite count as 0" if nonfinite[i] else "")))
                 example.maps.append(Map(method, role, int(target[i]), Array.encode(maps[i].numpy()), said))
 
 
@@ -116,7 +116,7 @@ def _pixels(image: Tensor) -> Array:
 
 
 def _top(probabilities: Tensor) -> list[list[float]]:
-    """Class and probability of the likeliest three; none where the logits give no probabilities."""
+    """Class and probability of the three most probable classes; none where the logits give no probabilities."""
     if probabilities.isnan().any():
         return []
     top = probabilities.topk(min(3, len(probabilities)))

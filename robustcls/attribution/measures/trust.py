@@ -320,7 +320,7 @@ def _check_repeatability(maps: Tensor, repeated: Tensor) -> Check:
 
 
 def _check_dependence(name: str, other: str, likeness: Tensor, bound: float) -> Check:
-    """A map that depends on something is unlike the map with that changed, beside the map of another seed."""
+    """Whether the map changes with what was changed (`other`), more than it does under another seed."""
     middle = Spread.of(likeness.abs().tolist()).median
     how = f"median rank correlation with the map {other}; {bound:.2f} with its own under another seed"
     if middle is None:  # a constant map is like nothing
