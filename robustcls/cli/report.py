@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from robustcls.core.claims import claim
 from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stdout, is_stream
+from robustcls.core.measures import measures
 from robustcls.evaluation.config import METHODS, ReportConfig, check_license
 from robustcls.evaluation.profiles import layered
 
@@ -262,32 +262,26 @@ def measure(
     """
     from robustcls.cli.attack import summarise
     from robustcls.cli.explain import carried_methods, describe_methods
-    from robustcls.evaluation import evaluate
     from robustcls.evaluation.budget import estimate
-    from robustcls.evaluation.complete import complete
-    from robustcls.evaluation.corrupted import read_published
+    from robustcls.evaluation.evaluate import evaluate_subject
     from robustcls.evaluation.plan import choose_attacks, plan_from
     from robustcls.evaluation.subject import load_subject
     from robustcls.reporting.scrub import without_arrays
-    from robustcls.runtime.device import keep_freed_memory, resolve_batch_size, resolve_device
+    from robustcls.runtime.device import keep_freed_memory
 
     keep_freed_memory()
     methods: Sequence[str] = config.method or METHODS
     for method in methods:
         plugins.resolved("attribution", method)
-    files = read_published(Path(config.corruptions_from)) if config.corruptions_from else None
     shared = len(models) > 1 or config.transfer_from is not None
     choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
     subjects = [load_subject(model, config, shared=shared) for model in models]
     for subject in subjects:
         if subject.data_record.sha256 == subjects[0].data_record.sha256:
             subject.x = subjects[0].x  # in memory once
-    if files:  # hours before they are needed
-        for subject in subjects:
-            files.numbered_as(subject.data_record.class_map).check_model(subject.model, subject.x[:1])
-    wanted = methods if config.examples or config.maps_n else ()
+    wanted = methods if any(getattr(config, one.count) for one in measures() if one.draws_maps) else ()
     carried = [carried_methods(subject, wanted, config.method, config.quiet) for subject in subjects]
-    plans = [plan_from(config, subject) for subject in subjects]
+    plans = [plan_from(config, subject, its) for subject, its in zip(subjects, carried, strict=True)]
     evaluations = []
     estimates = estimate(subjects, plans, carried, config, given)
     for model, its, out, methods in zip(models, estimates, outs, carried, strict=True):
@@ -296,31 +290,24 @@ def measure(
         describe_methods(subject, methods, config.quiet)
         budget, text = its.begin(given)
         note(text, config.quiet)
-        found = evaluate.evaluate_subject(
-            subject, its.plan, progress=progress(config.quiet), over=budget.over, command=command_line()
-        )
-        evaluate.state(found, config)
-        size = resolve_batch_size(its.plan.batch_size, subject.x.shape[1:], resolve_device(config.device))
-        if its.reduced:
-            found.reduced["attacks"] = its.reduced
         unfinished = unfinished_beside(out)
         kept: list[Path] = []
 
-        def save(path: Path, found: "Evaluation" = found, kept: list[Path] = kept) -> None:
+        def save(found: "Evaluation", path: Path = unfinished, kept: list[Path] = kept) -> None:
             (without_arrays(found) if redact_images else found).save(path)
             kept.append(path)
 
         try:
-            complete(
-                subject, found, config, methods, size, budget=budget, pace=its.pace,
-                say=lambda text: note(text, config.quiet), done=partial(save, unfinished),
+            found = evaluate_subject(
+                subject, its.plan, progress=None if config.quiet else progress(False), budget=budget, pace=its.pace,
+                say=lambda text: note(text, config.quiet), done=save, options=config, command=command_line(),
             )  # fmt: skip
         except BaseException:
             note(f"what was measured is kept in {unfinished}", config.quiet or not kept)
             raise
         if not overwrite:
             keep_earlier(out, found, images=not redact_images, names=not config.redact_names)
-        save(out)
+        save(found, out)
         unfinished.unlink()
         note(f"\n{summarise(found)}\n\n{out}\n\n", config.quiet)
         found.examples = None  # in memory of one model at a time

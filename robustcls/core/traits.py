@@ -40,6 +40,13 @@ def traits_of(function: Callable[..., Any]) -> Traits:
     return getattr(function, "traits", Traits())
 
 
+def call(function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+    """Calls it with those of the keywords that it has."""
+    parameters = inspect.signature(function).parameters
+    every = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    return function(*args, **{name: value for name, value in keywords.items() if every or name in parameters})
+
+
 def takes(attack: Callable[..., Any], option: str) -> bool:
     """Whether an attack has a keyword of this name."""
     return option in inspect.signature(attack).parameters

@@ -27,7 +27,7 @@ from robustcls.core.losses import predict_labels
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
 from robustcls.evaluation.spacing import spaced
-from robustcls.results.records import Check, Evaluation, Explanations, Likeness, MethodMeasures, Spread
+from robustcls.results.records import Check, Explanations, Likeness, MethodMeasures, Spread
 from robustcls.runtime.fused import make_search_model
 from robustcls.runtime.predict import predict, told
 
@@ -163,29 +163,6 @@ def measure_all(
         on_method(method)
         found.methods.append(measure(model, samples, method, its, quality_n=quality_n, seed=seed, progress=progress))
     return found
-
-
-def explain_judged(
-    model: nn.Module,
-    evaluation: Evaluation,
-    methods: Sequence[str],
-    count: int,
-    seed: int,
-    *,
-    progress: bool = False,
-    on_method: Callable[[str], None] = lambda method: None,
-) -> Explanations:
-    """The measures on at most `count` comparable samples of an evaluation, evenly spaced."""
-    examples = evaluation.examples
-    samples = comparable(model, examples.x, examples.y, examples.x_adv).spread(count)
-    maps = {
-        method: make_maps(model, samples.x, samples.y, samples.x_adv, method, seed=seed, progress=progress)
-        for method in (methods if len(samples.x) else ())
-    }
-    attacks = ", ".join(one.name for one in evaluation.attacks)
-    return measure_all(
-        model, samples, maps, attacks, quality_n=count, seed=seed, progress=progress, on_method=on_method
-    )
 
 
 def measure(

@@ -1,11 +1,13 @@
 """How a subject is evaluated."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from robustcls.core.errors import InputError
+from robustcls.core.measures import measures
 from robustcls.core.options import parse_batch_size
+from robustcls.core.traits import call
 from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attacks, check_attacks, suite_attacks
 from robustcls.evaluation.checks import CheckFunction, thorough_checks
 from robustcls.evaluation.config import AttackConfig, ReportConfig
@@ -28,6 +30,11 @@ class Plan:
     compiled: bool = False
     seed: int = 0
     positive: str | int | None = None  # of two classes, the one that sensitivity is about; the second unless given
+    measures: Mapping[str, Mapping[str, Any]] | None = None  # by name, each with its options; None: attacks alone
+    methods: Sequence[str] = ()  # attribution methods of the measures, which the model allows
+    profile: str = ""  # that chose what is measured
+    not_run: dict[str, str] = field(default_factory=dict)  # key: why the options leave it out
+    reduced: dict[str, str] = field(default_factory=dict)  # key: why it has fewer samples than the options say
 
 
 def make_plan(
@@ -60,9 +67,9 @@ def make_plan(
     return Plan(chosen, kind, alone, grid, checks, batch_size, precision, compiled, seed, positive)
 
 
-def plan_from(options: AttackConfig, subject: Subject) -> Plan:
-    """The plan that the options of a command name. Raises InputError."""
-    return make_plan(
+def plan_from(options: AttackConfig, subject: Subject, methods: Sequence[str] = ()) -> Plan:
+    """The plan that the options of a command name. methods: of attribution, which the model allows. Raises InputError."""
+    plan = make_plan(
         subject, options.attack or None, options.suite,
         alone=options.each_alone,
         eps_grid=options.eps_grid,
@@ -73,6 +80,27 @@ def plan_from(options: AttackConfig, subject: Subject) -> Plan:
         seed=options.seed,
         positive=options.positive,
     )  # fmt: skip
+    return add_measures(plan, subject, options, methods) if isinstance(options, ReportConfig) else plan
+
+
+def add_measures(plan: Plan, subject: Subject, config: ReportConfig, methods: Sequence[str]) -> Plan:
+    """The same plan with the measures of a report. Raises InputError for what the subject does not allow."""
+    chosen = {one.name: {name: getattr(config, name) for name in one.option_fields()} for one in measures()}
+    for one in measures():
+        if hasattr(one.load(), "check") and one.count_in(chosen[one.name]) != 0:
+            call(one.load().check, subject, **chosen[one.name])
+    left_out = {
+        one.key: f"left out by --{one.count.replace('_', '-')} 0 (--profile {config.profile})"
+        for one in measures()
+        if one.count_in(chosen[one.name]) == 0
+    }
+    if config.checks == "passive":
+        left_out["diagnostics"] = f"left out by --checks passive (--profile {config.profile})"
+    if not config.eps_grid:
+        left_out["curves"] = "accuracy was measured at one eps; give several with --eps-grid auto"
+    elif not plan.eps_grid:
+        left_out["curves"] = "an attack that leaves every small ball has no curve over radii"
+    return replace(plan, measures=chosen, methods=methods, profile=config.profile, not_run=left_out)
 
 
 def choose_attacks(

@@ -8,13 +8,14 @@ from typing import Any
 
 from robustcls.core import plugins
 from robustcls.core.files import atomic_write, check_writable
+from robustcls.evaluation.measures.calibration.record import Reliability
 from robustcls.reporting.context import say_who_was_met
 from robustcls.reporting.missing import ACTIVE_CHECKS, PARTS, usual_reason
 from robustcls.reporting.scrub import scrub
 from robustcls.results.balance import measures_by_class, say_absent, say_counts, two_classes_of, what_is_estimated
 from robustcls.results.comparison import count_classes, worst_class
 from robustcls.results.policy import Policy, judge, lacking_attacks
-from robustcls.results.records import Accuracy, Estimate, Evaluation, Reliability
+from robustcls.results.records import Accuracy, Estimate, Evaluation
 from robustcls.results.statistics import wilson
 
 ROBUSTBENCH = "robustbench"

@@ -6,12 +6,12 @@ from functools import partial
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from robustcls.evaluation.measures.calibration.record import Bin, Reliability
 from robustcls.reporting.context import Context
 from robustcls.reporting.figures import INK, SERIES, draw
 from robustcls.reporting.html import derived, figure, fill_file, model_tag, number, points, table
 from robustcls.reporting.missing import missing_of
 from robustcls.reporting.sections.stability import sentence, show_spread
-from robustcls.results.records import Bin, Reliability
 from robustcls.results.statistics import wilson
 
 ORDER, TITLE = 80, "Calibration"

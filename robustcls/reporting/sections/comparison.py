@@ -5,6 +5,7 @@ from functools import partial
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from robustcls.evaluation.measures.minimum.record import MinimumNorm
 from robustcls.reporting.context import Context
 from robustcls.reporting.figures import SERIES, draw, shorten
 from robustcls.reporting.html import (
@@ -25,7 +26,7 @@ from robustcls.reporting.sections.classes import FEW
 from robustcls.reporting.sections.minimum import BEYOND, not_measured
 from robustcls.results.balance import Measure, measures_by_class
 from robustcls.results.comparison import ClassCounts, by_data, count_classes, data_class, held, pair
-from robustcls.results.records import Evaluation, MinimumNorm
+from robustcls.results.records import Evaluation
 from robustcls.results.statistics import paired_difference
 
 ORDER, TITLE = 140, "Comparison"

@@ -6,12 +6,12 @@ from statistics import fmean
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from robustcls.evaluation.measures.corruptions.record import Corruptions
 from robustcls.reporting.context import Context
 from robustcls.reporting.figures import SERIES, draw, shorten
 from robustcls.reporting.html import derived, figure, fill_file, interval, model_tag, number, scroll, table
 from robustcls.reporting.missing import missing_of
 from robustcls.reporting.sections.stability import sentence
-from robustcls.results.records import Corruptions
 
 ORDER, TITLE = 90, "Corruptions"
 

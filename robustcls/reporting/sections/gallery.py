@@ -4,11 +4,12 @@ from itertools import groupby
 
 from markupsafe import Markup
 
+from robustcls.evaluation.measures.gallery.record import Example, Map
 from robustcls.reporting.context import Context
 from robustcls.reporting.html import derived, fill_file
 from robustcls.reporting.images import is_empty, show_image, show_maps, show_perturbation
 from robustcls.reporting.missing import reasons_of
-from robustcls.results.records import Example, Map, Sample
+from robustcls.results.records import Sample
 
 ORDER, TITLE = 110, "Gallery"
 

@@ -9,12 +9,12 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from robustcls.core.threat import BALL
+from robustcls.evaluation.measures.minimum.record import MinimumNorm
 from robustcls.reporting.context import Context
 from robustcls.reporting.figures import SERIES, draw, shorten
 from robustcls.reporting.html import derived, figure, fill_file, model_tag, number, table
 from robustcls.reporting.missing import missing_of
 from robustcls.reporting.sections.curves import STYLES, mark_eps, units
-from robustcls.results.records import MinimumNorm
 
 ORDER, TITLE = 70, "Minimum perturbation"
 
