@@ -5,7 +5,7 @@ from collections.abc import Callable
 from markupsafe import Markup
 
 from robustcls.reporting.context import Context
-from robustcls.reporting.html import model_tag, not_run
+from robustcls.reporting.html import not_run, piece
 from robustcls.results.records import Evaluation
 
 
@@ -19,7 +19,7 @@ PARTS: dict[str, tuple[str, Callable[[Evaluation], bool], str]] = {
     "alone": (
         "Accuracy under each attack alone",
         lambda one: all(attack.alone is not None for attack in one.attacks),
-        "the attacks met survivors only; measure each with --each-alone",
+        "each attack ran only on the samples that were still robust; measure each with --each-alone",
     ),
     "curves": (
         "Security curves",
@@ -54,30 +54,33 @@ PARTS: dict[str, tuple[str, Callable[[Evaluation], bool], str]] = {
     "training": (
         "Training",
         lambda one: bool(one.training and one.training.epochs),
-        "no training history was handed in with this model",
+        "no training history was given with this model",
     ),
 }
 ACTIVE_CHECKS = "Self-checks with attacks of their own"  # left out where others ran
-ONE_MODEL = "one model was handed in; give two or more evaluations to compare them on the same samples"
+ONE_MODEL = "one evaluation was given; give two or more to compare models on the same samples"
+
+
+def title_of(part: str) -> str:
+    """The title of a part, also of one that we do not know."""
+    return PARTS[part][0] if part in PARTS else part.replace("_", " ").capitalize()
 
 
 def missing_of(context: Context, part: str) -> Markup:
     """A "not run" line for each model that lacks the part, with the reason; empty where all hold it."""
     reasons = reasons_of(context, part)
-    if len(reasons) == len(context.evaluations) and len(set(reasons.values())) == 1:
+    if len(reasons) == len(context.models) and len(set(reasons.values())) == 1:
         return not_run(reasons[0])
-    return Markup("").join(
-        not_run(Markup("{}: {}").format(model_tag(context, model), reason)) for model, reason in reasons.items()
-    )
+    named = [piece("named", context.models[model].tag, reason) for model, reason in reasons.items()]
+    return Markup("").join(map(not_run, named))
 
 
 def reasons_of(context: Context, part: str) -> dict[int, str | Markup]:
-    """Why each model that lacks the part lacks it."""
-    holds = PARTS[part][1]
+    """Why each model that lacks the part lacks it: as its evaluation says, else the usual reason."""
     return {
-        model: reason_of(context, model, part)
+        model: _reason_of(evaluation, part)
         for model, evaluation in enumerate(context.evaluations)
-        if not holds(evaluation)
+        if not PARTS[part][1](evaluation)
     }
 
 
@@ -85,23 +88,17 @@ def usual_reason(evaluation: Evaluation, part: str) -> str:
     """Why an evaluation that gives no reason of its own lacks the part."""
     failed = [found for found in evaluation.minimum or [] if found.error]
     if part == "minimum" and failed:
-        return "; ".join(dict.fromkeys(f"{found.attack} broke off: {found.error}" for found in failed))
+        return "; ".join(dict.fromkeys(f"{found.attack} failed: {found.error}" for found in failed))
     return PARTS[part][2]
 
 
-def reason_of(context: Context, model: int, part: str) -> str | Markup:
-    """Why a model lacks the part: as its evaluation says, else the usual reason."""
-    usual = usual_reason(context.evaluations[model], part)
-    if part not in ("stability", "sanity"):
-        return context.why_not(model, part, usual)
-    recorded = context.why_not(model, "stability", "")  # both come from the same maps
-    found = context.evaluations[model].explanations
-    if recorded:
-        return recorded
-    if found is None:
-        return Markup("{}: run <code>robustcls report --model ...</code> or <code>robustcls explain</code>").format(
-            usual
-        )
-    if found.n == 0:
-        return "no sample that the model gets right was moved by the attack"
-    return "the model carries none of the methods"
+def _reason_of(evaluation: Evaluation, part: str) -> str | Markup:
+    usual, maps = usual_reason(evaluation, part), part in ("stability", "sanity")
+    recorded = evaluation.not_run.get("stability" if maps else part)  # both come from the same maps
+    if recorded or not maps:
+        return recorded or usual
+    if evaluation.explanations is None:
+        return piece("run_explain", usual)
+    if evaluation.explanations.n == 0:
+        return "the attack changed no sample that the model classifies correctly"
+    return "no attribution method supports this model"

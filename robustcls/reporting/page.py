@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from robustcls.core import plugins
 from robustcls.reporting.context import Context, name_each
-from robustcls.reporting.html import dress, environment, seen
+from robustcls.reporting.html import fill_page
 from robustcls.reporting.images import embed, plan, take_out
 from robustcls.reporting.scrub import scrub, without_arrays
 from robustcls.results.comparison import find_mismatch
@@ -46,46 +46,33 @@ def compose(
     placed = _place(context, sections)
     files: dict[str, bytes] = {}
     if assets is not None:
-        placed, files = _move_images(placed, assets)
-    text = (
-        environment()
-        .get_template("page.html")
-        .render(
-            **seen(context),
-            **dress(),
-            title=title or "Adversarial robustness: " + " against ".join(names),
-            sections=placed,
-            images="'self' file: data: blob:"
-            if files
-            else "data: blob:",  # file: for browsers to which 'self' is no file
-            embedded=[Markup(embed(one, arrays)) for one in shown],
-        )
+        for i, one in enumerate(placed):
+            body, found = take_out(str(one.body), assets)
+            placed[i] = dataclasses.replace(one, body=Markup(body))
+            files |= found
+    text = fill_page(
+        "page.html",
+        c=context,
+        n=context.number,
+        title=title or "Adversarial robustness: " + " against ".join(names),
+        sections=placed,
+        images="'self' file: data: blob:" if files else "data: blob:",  # file: for browsers to which 'self' is no file
+        embedded=[Markup(embed(one, arrays)) for one in shown],
     )
-    return text if text.endswith("\n") else text + "\n", files
-
-
-def _move_images(placed: list[Placed], assets: str) -> tuple[list[Placed], dict[str, bytes]]:
-    files: dict[str, bytes] = {}
-    moved = []
-    for one in placed:
-        body, found = take_out(str(one.body), assets)
-        moved.append(dataclasses.replace(one, body=Markup(body)))
-        files |= found
-    return moved, files
+    return text, files
 
 
 def _place(context: Context, wanted: Sequence[str] | None) -> list[Placed]:
+    found = [_load(name) for name in (plugins.names("section") if wanted is None else wanted)]
     if wanted is None:
-        found = [_load(name) for name in plugins.names("section")]
         found.sort(key=lambda one: (one[0], one[1]))
-    else:
-        found = [_load(name) for name in wanted]
-    placed = [Placed(slug, title, body) for _, slug, title, show in found if (body := show(context)) is not None]
-    slugs = [one.slug for one in placed]
-    return [
-        dataclasses.replace(one, slug=f"{one.slug}-{i}") if one.slug in slugs[:i] else one
-        for i, one in enumerate(placed)
-    ]
+    placed: list[Placed] = []
+    for _, slug, title, show in found:
+        body = show(context)
+        if body is not None:
+            taken = slug in [one.slug for one in placed]
+            placed.append(Placed(f"{slug}-{len(placed)}" if taken else slug, title, body))
+    return placed
 
 
 def _load(name: str) -> tuple[int, str, str, Callable[[Context], Markup | None]]:

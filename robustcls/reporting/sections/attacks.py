@@ -6,9 +6,9 @@ from functools import partial
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from robustcls.reporting.context import Context, say_who_was_met
-from robustcls.reporting.figures import SERIES, draw, shorten
-from robustcls.reporting.html import derived, figure, fill_file, heat_table, interval, lines, model_tag, number, table
+from robustcls.reporting.context import Context, Model, say_who_was_attacked
+from robustcls.reporting.figures import MARKERS, SERIES, plot, shares_upwards, shorten
+from robustcls.reporting.html import derived, fill_file, heat_table, lines, none, piece, share, table
 from robustcls.results.records import Attack, Evaluation
 from robustcls.results.statistics import wilson
 
@@ -16,124 +16,88 @@ ORDER, TITLE = 50, "Attacks"
 
 
 def attacks(context: Context) -> Markup:
-    """Accuracy under each attack, kills, cost, options and overlap."""
-    parts = []
-    for model, evaluation in enumerate(context.evaluations):
-        held_any = bool(evaluation.attacks)
-        parts.append(
+    """Accuracy under each attack, what it broke, cost, options and overlap."""
+    parts = [
+        {"tag": model.tag, "attacks": _results(model), "cost": _cost(model), "overlap": _overlap(model)}
+        for model in context.models
+    ]
+    every = [attack for evaluation in context.evaluations for attack in evaluation.attacks]
+    drawn = _draw(context) if every else ""
+    return fill_file("attacks.html", context, parts=parts, drawn=drawn, attacked=say_who_was_attacked(every))
+
+
+def _results(model: Model) -> Markup:
+    rows, broken, unknown = [], 0, none("ran on the rest only")
+    for i, attack in enumerate(model.evaluation.attacks):
+        broken += attack.broken
+        at = f"attacks.{i}"
+        rows.append(
             {
-                "tag": model_tag(context, model),
-                "attacks": _results(context, model) if held_any else None,
-                "cost": _cost(context, model) if held_any else None,
-                "overlap": _overlap(context, model),
+                "Order": derived("order", i + 1, "d"),
+                "Attack": attack.name,
+                "Attacked": model.n(f"{at}.attacked", ",d"),
+                "Broken": model.n(f"{at}.broken", ",d"),
+                "Broken so far": derived("broken so far", broken, ",d"),
+                "Accuracy after": model.n(f"{at}.robust_accuracy", ".1%"),
+                "Accuracy alone": unknown if attack.alone is None else model.interval(f"{at}.alone"),
+                "Broken by no other": unknown if attack.unique is None else model.n(f"{at}.unique", ",d"),
+                "Error": piece("error", attack.error) if attack.error else "none",
             }
         )
-    every = [attack for evaluation in context.evaluations for attack in evaluation.attacks]
-    return fill_file("attacks.html", context, parts=parts, drawn=_draw(context), met=say_who_was_met(every))
+    return table(f"Attacks on {model.name}", rows)
 
 
-def _results(context: Context, model: int) -> Markup:
+def _cost(model: Model) -> Markup:
     rows = []
-    kills = 0
-    only = Markup('<span class="none">met survivors only</span>')
-    for i, attack in enumerate(context.evaluations[model].attacks):
-        kills += attack.broken
-        at = f"attacks.{i}"
+    for i, attack in enumerate(model.evaluation.attacks):
+        n = model.at(f"attacks.{i}")
+        attacked = attack.attacked if attack.alone is None else model.evaluation.clean.correct
         rows.append(
-            [
-                derived("order", i + 1, "d"),
-                attack.name,
-                number(context, model, f"{at}.attacked", ",d"),
-                number(context, model, f"{at}.broken", ",d"),
-                derived("cumulative kills", kills, ",d"),
-                number(context, model, f"{at}.robust_accuracy", ".1%"),
-                interval(context, model, f"{at}.alone") if attack.alone is not None else only,
-                number(context, model, f"{at}.unique", ",d") if attack.unique is not None else only,
-                Markup('<span class="error">{}</span>').format(attack.error) if attack.error else "none",
-            ]
+            {
+                "Attack": attack.name,
+                "Options": lines(f"{key} = {json.dumps(value)}" for key, value in attack.options.items()) or "defaults",
+                "Median distance": n("median_distance", ".4f") if attack.broken else none("none broken"),
+                "Forwards a sample": derived(
+                    "forward passes a sample", attack.forwards / attacked if attacked else 0.0, ",.1f"
+                ),
+                "Images forward": n("forwards", ",d"),
+                "Images backward": n("backwards", ",d"),
+                "Seconds": n("seconds", ",.1f"),
+            }
         )
-    heads = [
-        "Order",
-        "Attack",
-        "Met",
-        "Broken",
-        "Broken so far",
-        "Accuracy after",
-        "Accuracy alone",
-        "Unique kills",
-        "Error",
-    ]
-    return table(f"Attacks on {context.names[model]}", heads, rows)
+    return table(f"Options and cost of the attacks on {model.name}", rows)
 
 
-NONE_BROKEN = Markup('<span class="none">none broken</span>')
-
-
-def _cost(context: Context, model: int) -> Markup:
-    rows = []
-    for i, attack in enumerate(context.evaluations[model].attacks):
-        at = f"attacks.{i}"
-        met = attack.attacked if attack.alone is None else context.evaluations[model].clean.correct
-        rows.append(
-            [
-                attack.name,
-                lines(f"{key} = {json.dumps(value)}" for key, value in attack.options.items()) or "defaults",
-                number(context, model, f"{at}.median_distance", ".4f") if attack.broken else NONE_BROKEN,
-                derived("forward passes a sample", attack.forwards / met if met else 0.0, ",.1f"),
-                number(context, model, f"{at}.forwards", ",d"),
-                number(context, model, f"{at}.backwards", ",d"),
-                number(context, model, f"{at}.seconds", ",.1f"),
-            ]
-        )
-    heads = [
-        "Attack",
-        "Options",
-        "Median distance",
-        "Forwards a sample",
-        "Images forward",
-        "Images backward",
-        "Seconds",
-    ]
-    return table(f"Options and cost of the attacks on {context.names[model]}", heads, rows)
-
-
-def _overlap(context: Context, model: int) -> Markup | None:
-    evaluation = context.evaluations[model]
-    known = [set(sample.fooled_by) for sample in evaluation.samples if sample.fooled_by is not None]
-    if not known or not evaluation.attacks:
+def _overlap(model: Model) -> Markup | None:
+    known = [set(sample.fooled_by) for sample in model.evaluation.samples if sample.fooled_by is not None]
+    if not known or not model.evaluation.attacks:
         return None
-    names = list(dict.fromkeys(attack.name for attack in evaluation.attacks))
+    names = list(dict.fromkeys(attack.name for attack in model.evaluation.attacks))
     counts = [[sum(row in one and column in one for one in known) for column in names] for row in names]
-    most = max(map(max, counts)) or 1
-    tints = [[count / most for count in row] for row in counts]
-    return heat_table(f"Overlap of the attacks on {context.names[model]}", "overlap", "Attack", names, counts, tints)
+    most = [max(map(max, counts))] * len(names)
+    return heat_table(f"Overlap of the attacks on {model.name}", "overlap", "Attack", names, counts, most)
 
 
 def _draw(context: Context) -> Markup:
-    if not any(evaluation.attacks for evaluation in context.evaluations):
-        return Markup("")
+    steps = [(model, _cascade(model.evaluation)) for model in context.models]
     rows = [
-        [
-            model_tag(context, model),
-            derived("step", step, "d"),
-            name,
-            derived("accuracy after", share, ".1%"),
-            derived("low", low, ".1%"),
-            derived("high", high, ".1%"),
-        ]
-        for model, evaluation in enumerate(context.evaluations)
-        for step, (name, share, low, high) in enumerate(_cascade(evaluation))
+        {
+            "Model": model.tag,
+            "Step": derived("step", step, "d"),
+            "After": name,
+            "Accuracy": share("accuracy after", left),
+            "95% low": share("low", low),
+            "95% high": share("high", high),
+        }
+        for model, some in steps
+        for step, (name, left, low, high) in enumerate(some)
     ]
     title = "Accuracy left after each attack"
     described = "; ".join(
-        f"{context.names[model]}: " + ", ".join(f"{name} {share:.1%}" for name, share, _, _ in _cascade(evaluation))
-        for model, evaluation in enumerate(context.evaluations)
+        f"{model.name}: " + ", ".join(f"{name} {left:.1%}" for name, left, _, _ in some) for model, some in steps
     )
-    svg = draw("attacks", title, described, partial(_paint, context))
-    data = table(
-        "Data: accuracy after each attack", ["Model", "Step", "After", "Accuracy", "95% low", "95% high"], rows
-    )
-    return figure("attacks", svg, title + " with 95% intervals; diamonds: the attack alone", data)
+    caption = f"{title} with 95% intervals; diamonds: the attack alone"
+    return plot("attacks", title, described, partial(_paint, context), rows, caption=caption)
 
 
 def _cascade(evaluation: Evaluation) -> list[tuple[str, float, float, float]]:
@@ -148,24 +112,19 @@ def _cascade(evaluation: Evaluation) -> list[tuple[str, float, float, float]]:
 
 def _paint(context: Context, axes: Axes) -> None:
     longest: list[Attack] = []
-    for model, evaluation in enumerate(context.evaluations):
-        steps = _cascade(evaluation)
-        colour = SERIES[model % 4]
-        x = list(range(len(steps)))
-        y = [100 * share for _, share, _, _ in steps]
+    for model in context.models:
+        steps, some = _cascade(model.evaluation), model.evaluation.attacks
+        colour, marker = SERIES[model.series], MARKERS[model.series]
         ends = [[100 * (s - low) for _, s, low, _ in steps], [100 * (high - s) for _, s, _, high in steps]]
-        axes.errorbar(
-            x, y, yerr=ends, marker="os^v"[model % 4], color=colour, capsize=3, label=shorten(context.names[model], 40)
-        )
-        alone = [(i, 100 * a.alone.accuracy) for i, a in enumerate(evaluation.attacks, 1) if a.alone is not None]
+        x, y = range(len(steps)), [100 * left for _, left, _, _ in steps]
+        axes.errorbar(x, y, yerr=ends, marker=marker, color=colour, capsize=3, label=shorten(model.name, 40))
+        alone = [(i, 100 * attack.alone.accuracy) for i, attack in enumerate(some, 1) if attack.alone is not None]
         if alone:
             axes.plot(*zip(*alone, strict=True), "D", color=colour, markerfacecolor="none", linestyle="none")
-        longest = max(longest, evaluation.attacks, key=len)
+        longest = max(longest, some, key=len)
     names = ["clean", *(shorten(attack.name, 18) for attack in longest)]
     axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 7 else 0)
     axes.set_xlim(-0.4, len(names) - 0.6)
-    axes.set_ylim(-3, 103)
-    axes.set_ylabel("accuracy in %")
-    axes.grid(axis="y")
+    shares_upwards(axes)
     if context.several:
         axes.legend()

@@ -6,11 +6,10 @@ from statistics import fmean
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from robustcls.reporting.context import Context
-from robustcls.reporting.figures import SERIES, draw, shorten
-from robustcls.reporting.html import derived, figure, fill_file, interval, model_tag, number, scroll, table
+from robustcls.reporting.context import Context, Model, sentence
+from robustcls.reporting.figures import MARKERS, SERIES, legend_above, plot, rows_of_shares, shorten
+from robustcls.reporting.html import fill_file, none, share, table
 from robustcls.reporting.missing import missing_of
-from robustcls.reporting.sections.stability import sentence
 from robustcls.results.records import Corruptions
 
 ORDER, TITLE = 90, "Corruptions"
@@ -21,35 +20,63 @@ GROUPS = {
     "Weather": ("snow", "frost", "fog", "brightness"),
     "Digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 }
-NONE = Markup('<span class="none">not measured</span>')
 
 
 def corruptions(context: Context) -> Markup:
     """Accuracy by corruption and severity, the means, and several models side by side."""
-    parts = [_part(context, model) for model in range(len(context.evaluations))]
-    held = [model for model, part in enumerate(parts) if part]
+    held = [(model, found) for model in context.models if (found := model.evaluation.corruptions) and found.results]
     return fill_file(
         "corruptions.html",
         context,
-        parts=parts,
+        parts=[_part(*one) for one in held],
         drawn=_draw(context, held) if held else None,
         missing=missing_of(context, "corruptions"),
     )
 
 
-def _part(context: Context, model: int) -> dict[str, object] | None:
-    found = context.evaluations[model].corruptions
-    if found is None or not found.results:
-        return None
+def _part(model: Model, found: Corruptions) -> dict[str, object]:
+    places = {(one.name, one.severity): i for i, one in enumerate(found.results)}
+    severities = sorted({one.severity for one in found.results})
+
+    def cell(name: str, severity: int) -> tuple[float, Markup]:
+        i = places.get((name, severity))
+        if i is None:
+            return 0.0, none()
+        at = f"corruptions.results.{i}.accuracy.accuracy"
+        return found.results[i].accuracy.accuracy, model.n(at, ".1%")
+
+    def row(name: str) -> list[tuple[float, Markup]]:
+        mean = fmean(_of(found, name))
+        return [*(cell(name, severity) for severity in severities), (mean, share("mean over severities", mean))]
+
+    columns = [fmean(one.accuracy.accuracy for one in found.results if one.severity == at) for at in severities]
+    intervals = [
+        {
+            "Corruption": _title(one.name),
+            "Severity": model.n(f"corruptions.results.{i}.severity", "d"),
+            **model.shares(f"corruptions.results.{i}.accuracy"),
+            **model.counts(f"corruptions.results.{i}.accuracy"),
+        }
+        for i, one in enumerate(found.results)
+    ]
     return {
-        "rule": sentence(found.rule),
-        "source": sentence(found.source),
-        "note": sentence(found.note),
-        "heat": _heat(context, model, found),
-        "intervals": _intervals(context, model, found),
-        "clean": interval(context, model, "corruptions.clean"),
+        "model": model,
+        "notes": [sentence(text) for text in (found.rule, found.source, found.note)],
+        "severities": severities,
+        "groups": {group: {_title(name): row(name) for name in some} for group, some in _grouped(found).items()},
+        "total": [
+            *((mean, share("mean over corruptions", mean)) for mean in columns),
+            (found.mean or 0.0, model.n("corruptions.mean", ".1%")),
+        ],
+        "intervals": table(f"Corruptions of {model.name} with intervals", intervals),
+        "clean": model.interval("corruptions.clean"),
         "same": found.source.startswith("made here"),  # published files hold images of their own
     }
+
+
+def _of(found: Corruptions, name: str) -> list[float]:
+    """The accuracies under one corruption."""
+    return [one.accuracy.accuracy for one in found.results if one.name == name]
 
 
 def _grouped(found: Corruptions) -> dict[str, list[str]]:
@@ -61,120 +88,49 @@ def _grouped(found: Corruptions) -> dict[str, list[str]]:
     return {group: some for group, some in groups.items() if some}
 
 
-def _mean(found: Corruptions, name: str) -> float:
-    """Over the severities that were measured."""
-    return fmean(one.accuracy.accuracy for one in found.results if one.name == name)
-
-
 def _title(name: str) -> str:
     return name.replace("_", " ").capitalize().replace("Jpeg", "JPEG")
 
 
-def _heat(context: Context, model: int, found: Corruptions) -> Markup:
-    places = {(one.name, one.severity): i for i, one in enumerate(found.results)}
-    severities = sorted({one.severity for one in found.results})
-    cell = Markup('<td class="num" style="--heat:{}%">{}</td>')
-    bodies = []
-    for group, names in _grouped(found).items():
-        rows = Markup('<tr><th scope="rowgroup" colspan="{}" class="group">{}</th></tr>\n').format(
-            len(severities) + 2, group
-        )
-        for name in names:
-            cells = []
-            for severity in severities:
-                i = places.get((name, severity))
-                share = None if i is None else found.results[i].accuracy.accuracy
-                text = (
-                    NONE if i is None else number(context, model, f"corruptions.results.{i}.accuracy.accuracy", ".1%")
-                )
-                cells.append(cell.format(round(100 * (share or 0.0)), text))
-            mean = _mean(found, name)
-            cells.append(cell.format(round(100 * mean), derived("mean over severities", mean, ".1%")))
-            rows += Markup('<tr><th scope="row">{}</th>{}</tr>\n').format(_title(name), Markup("").join(cells))
-        bodies.append(Markup("<tbody>\n{}</tbody>").format(rows))
-    columns = [
-        fmean(one.accuracy.accuracy for one in found.results if one.severity == severity) for severity in severities
+def _draw(context: Context, held: list[tuple[Model, Corruptions]]) -> Markup:
+    every = [
+        (model, found, {name: _of(found, name) for some in _grouped(found).values() for name in some})
+        for model, found in held
     ]
-    last = Markup("").join(
-        cell.format(round(100 * mean), derived("mean over corruptions", mean, ".1%")) for mean in columns
-    )
-    overall = cell.format(round(100 * (found.mean or 0.0)), number(context, model, "corruptions.mean", ".1%"))
-    head = Markup("").join(Markup('<th scope="col" class="num">Severity {}</th>').format(one) for one in severities)
-    whole = Markup(
-        '<table class="heat"><thead><tr><th scope="col">Corruption</th>{}<th scope="col" class="num">Mean</th></tr>'
-        '</thead>{}<tbody><tr class="total"><th scope="row">Mean of all</th>{}{}</tr></tbody></table>'
-    ).format(head, Markup("").join(bodies), last, overall)
-    return scroll(f"Accuracy of {context.names[model]} by corruption and severity", whole)
-
-
-def _intervals(context: Context, model: int, found: Corruptions) -> Markup:
-    rows = []
-    for i, one in enumerate(found.results):
-        at = f"corruptions.results.{i}"
-        rows.append(
-            [
-                _title(one.name),
-                number(context, model, f"{at}.severity", "d"),
-                *(number(context, model, f"{at}.accuracy.{key}", ".1%") for key in ("accuracy", "ci95.0", "ci95.1")),
-                *(number(context, model, f"{at}.accuracy.{key}", ",d") for key in ("correct", "total")),
-            ]
-        )
-    heads = ["Corruption", "Severity", "Accuracy", "95% low", "95% high", "Correct", "Samples"]
-    return table(f"Corruptions of {context.names[model]} with intervals", heads, rows)
-
-
-def _draw(context: Context, models: list[int]) -> Markup:
-    some = {model: found for model in models if (found := context.evaluations[model].corruptions) is not None}
-    names = list(dict.fromkeys(name for found in some.values() for part in _grouped(found).values() for name in part))
-    rows: list[list[Markup | str]] = [
-        [_title(name), model_tag(context, model), *_range(found, name)]
+    names = list(dict.fromkeys(name for _, _, by_name in every for name in by_name))
+    rows = [
+        {
+            "Corruption": _title(name),
+            "Model": model.tag,
+            "Mean": share("mean over severities", fmean(by_name[name])),
+            "Lowest accuracy": share("lowest accuracy", min(by_name[name])),
+            "Highest accuracy": share("highest accuracy", max(by_name[name])),
+        }
         for name in names
-        for model, found in some.items()
-        if any(one.name == name for one in found.results)
+        for model, _, by_name in every
+        if name in by_name
     ]
     title = "Mean accuracy by corruption"
     described = "; ".join(
-        f"{context.names[model]}: "
-        + ", ".join(f"{_title(name)} {_mean(found, name):.1%}" for part in _grouped(found).values() for name in part)
-        for model, found in some.items()
+        f"{model.name}: " + ", ".join(f"{_title(name)} {fmean(shares):.1%}" for name, shares in by_name.items())
+        for model, _, by_name in every
     )
-    height = 1.2 + len(names) * (0.2 + 0.1 * len(some))
-    svg = draw("corruptions", title, described, partial(_paint, context, some, names), (7.4, height))
-    data = table(
-        "Data: mean accuracy by corruption",
-        ["Corruption", "Model", "Mean", "Lowest accuracy", "Highest accuracy"],
-        rows,
-    )
-    caption = title + "; lines: from the lowest accuracy of a severity to the highest, dashes: clean accuracy"
-    return figure("corruptions", svg, caption, data)
+    caption = f"{title}; lines: from the lowest accuracy of a severity to the highest, dashes: clean accuracy"
+    size = (7.4, 1.2 + len(names) * (0.2 + 0.1 * len(every)))
+    return plot("corruptions", title, described, partial(_paint, every, names), rows, caption=caption, size=size)
 
 
-def _range(found: Corruptions, name: str) -> list[Markup]:
-    shares = [one.accuracy.accuracy for one in found.results if one.name == name]
-    return [
-        derived("mean over severities", fmean(shares), ".1%"),
-        derived("lowest accuracy", min(shares), ".1%"),
-        derived("highest accuracy", max(shares), ".1%"),
-    ]
-
-
-def _paint(context: Context, some: dict[int, Corruptions], names: list[str], axes: Axes) -> None:
-    for turn, (model, found) in enumerate(some.items()):
-        colour = SERIES[model % 4]
-        shift = 0.22 * ((len(some) - 1) / 2 - turn)
+def _paint(every: list[tuple[Model, Corruptions, dict[str, list[float]]]], names: list[str], axes: Axes) -> None:
+    for turn, (model, found, by_name) in enumerate(every):
+        colour, marker = SERIES[model.series], MARKERS[model.series]
+        shift = 0.22 * ((len(every) - 1) / 2 - turn)
         axes.axvline(100 * found.clean.accuracy, color=colour, linewidth=1, linestyle=(0, (4, 3)))
-        axes.plot([], [], "-" + "os^v"[model % 4], color=colour, label=shorten(context.names[model]))
-        every = [
-            (place + shift, [100 * one.accuracy.accuracy for one in found.results if one.name == name])
-            for place, name in enumerate(reversed(names))
-        ]
-        y, shares = zip(*[(at, some) for at, some in every if some], strict=True)
-        axes.hlines(y, [min(some) for some in shares], [max(some) for some in shares], color=colour, alpha=0.6)
-        axes.plot([fmean(some) for some in shares], y, "os^v"[model % 4], color=colour, markersize=5)
-    axes.set_yticks(range(len(names)), [shorten(_title(name)) for name in reversed(names)])
-    axes.set_ylim(-0.7, len(names) - 0.3)
-    axes.set_xlim(-3, 103)
-    axes.set_xlabel("accuracy in %")
-    axes.grid(axis="x")
-    if context.several:
-        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
+        axes.plot([], [], "-" + marker, color=colour, label=shorten(model.name))
+        rows = [(y + shift, by_name[name]) for y, name in enumerate(reversed(names)) if name in by_name]
+        y = [place for place, _ in rows]
+        low, mean, high = ([100 * of(shares) for _, shares in rows] for of in (min, fmean, max))
+        axes.hlines(y, low, high, color=colour, alpha=0.6)
+        axes.plot(mean, y, marker, color=colour, markersize=5)
+    rows_of_shares(axes, [_title(name) for name in names], "accuracy in %")
+    if len(every) > 1:
+        legend_above(axes)

@@ -1,4 +1,4 @@
-"""How far the nearest adversarial example is that was found, one panel per norm."""
+"""The distance of the nearest adversarial example that an attack found, one panel per norm."""
 
 import math
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from robustcls.core.threat import BALL
-from robustcls.reporting.context import Context
-from robustcls.reporting.figures import SERIES, draw, shorten
-from robustcls.reporting.html import derived, figure, fill_file, model_tag, number, table
+from robustcls.reporting.context import Context, Model
+from robustcls.reporting.figures import SERIES, STYLES, beside, legend_above, plot, shares_upwards, shorten
+from robustcls.reporting.html import Row, derived, fill_file, none, piece, share, table
 from robustcls.reporting.missing import missing_of
-from robustcls.reporting.sections.curves import STYLES, mark_eps, units
+from robustcls.reporting.sections.curves import mark_eps, units
 from robustcls.results.records import MinimumNorm
 
 ORDER, TITLE = 70, "Minimum perturbation"
 
-BEYOND = Markup('<span class="none">beyond what was found</span>')
+BEYOND = "beyond what was found"
 STEPS = 20  # of the table behind a figure
 
 
@@ -26,7 +26,7 @@ STEPS = 20  # of the table behind a figure
 class Line:
     """What one attack found of one model."""
 
-    model: int
+    model: Model
     path: str
     found: MinimumNorm
 
@@ -40,20 +40,13 @@ class Line:
         return sum(distance <= eps for distance, _ in self.known)
 
 
-def not_measured(found: MinimumNorm) -> Markup:
-    """Of an attack that broke off before it gave any distance, which says nothing about the model."""
-    return Markup('<span class="none">{}</span>').format(
-        f"not measured: {found.error}" if found.error else "not measured"
-    )
-
-
 def minimum(context: Context) -> Markup:
     """The share of samples with an adversarial example within each distance, and the quartiles of the distance."""
     norms: dict[str, list[Line]] = {}
     for line in _lines(context):
         norms.setdefault(line.found.norm, []).append(line)
     panels = [
-        {"norm": norm, "drawn": _draw(context, i, norm, some), "quartiles": _quartiles(context, norm, some)}
+        {"norm": norm, "drawn": _draw(f"minimum-{i}", norm, some), "quartiles": _quartiles(norm, some)}
         for i, (norm, some) in enumerate(norms.items())
     ]
     every = [line for some in norms.values() for line in some]
@@ -67,130 +60,112 @@ def minimum(context: Context) -> Markup:
     )
 
 
-def _lines(context: Context) -> Iterator[Line]:
+def quartile(model: Model, path: str, name: str) -> Markup:
+    """A quartile of the MinimumNorm at a path, or why there is none."""
+    found: MinimumNorm = (model.evaluation.minimum or [])[int(path.rpartition(".")[2])]
+    if not found.distance:
+        return _not_measured(found)
+    return none(BEYOND) if getattr(found, name) is None else model.n(f"{path}.{name}", ".4f")
+
+
+def _not_measured(found: MinimumNorm) -> Markup:
+    """Of an attack that failed before it gave any distance, which says nothing about the model."""
+    return none(f"not measured: {found.error}" if found.error else "not measured")
+
+
+def _lines(context: Context) -> list[Line]:
     """Those in a threat model's own norm first."""
     every = [
         Line(model, f"minimum.{i}", found)
-        for model, evaluation in enumerate(context.evaluations)
-        for i, found in enumerate(evaluation.minimum or [])
+        for model in context.models
+        for i, found in enumerate(model.evaluation.minimum or [])
     ]
-    yield from (line for line in every if line.found.norm == context.evaluations[line.model].threat.norm)
-    yield from (line for line in every if line.found.norm != context.evaluations[line.model].threat.norm)
+    return sorted(every, key=lambda line: line.found.norm != line.model.evaluation.threat.norm)
 
 
-def _quartiles(context: Context, norm: str, some: list[Line]) -> Markup:
-    rows: list[list[Markup | str]] = []
+def _quartiles(norm: str, some: list[Line]) -> Markup:
     failed = any(line.found.error for line in some)
-    own = any(context.evaluations[line.model].threat.norm == norm for line in some)
+    own = any(line.model.evaluation.threat.norm == norm for line in some)
+    rows: list[Row] = []
     for line in some:
-        found, threat = line.found, context.evaluations[line.model].threat
-        none = not_measured(found)
-        inside: list[Markup] = []
+        found, model, threat = line.found, line.model, line.model.evaluation.threat
+        measured, unknown = bool(found.distance), _not_measured(found)
+        inside = none("eps is in another norm")
         if threat.norm == norm:
-            share = line.within(threat.eps + BALL) / found.n if found.distance else None
-            inside = [none if share is None else derived("share within eps", share, ".1%")]
-        elif own:
-            inside = [Markup('<span class="none">eps is in another norm</span>')]
+            within = line.within(threat.eps + BALL) / found.n if measured else 0.0
+            inside = share("share within eps", within) if measured else unknown
+        unchanged = derived("misclassified without any change", line.within(0.0), ",d")
         rows.append(
-            [
-                model_tag(context, line.model),
-                found.attack,
-                number(context, line.model, f"{line.path}.n", ",d"),
-                *(
-                    none
-                    if not found.distance
-                    else BEYOND
-                    if getattr(found, name) is None
-                    else number(context, line.model, f"{line.path}.{name}", ".4f")
-                    for name in ("q1", "median", "q3")
-                ),
-                *inside,
-                derived("misclassified without any change", line.within(0.0), ",d") if found.distance else none,
-                number(context, line.model, f"{line.path}.censored", ",d") if found.distance else none,
-                *([Markup('<span class="error">{}</span>').format(found.error or "none")] if failed else []),
-            ]
+            {
+                "Model": model.tag,
+                "Attack": found.attack,
+                "n": model.n(f"{line.path}.n", ",d"),
+                "First quartile": quartile(model, line.path, "q1"),
+                "Median": quartile(model, line.path, "median"),
+                "Third quartile": quartile(model, line.path, "q3"),
+                **({"Within eps": inside} if own else {}),
+                "At distance 0": unchanged if measured else unknown,
+                "None found": model.n(f"{line.path}.censored", ",d") if measured else unknown,
+                **({"Error": piece("error", found.error or "none")} if failed else {}),
+            }
         )
-    heads = [
-        "Model",
-        "Attack",
-        "n",
-        "First quartile",
-        "Median",
-        "Third quartile",
-        *(["Within eps"] if own else []),
-        "At distance 0",
-        "None found",
-        *(["Error"] if failed else []),
-    ]
-    return table(f"Quartiles of the smallest distance, {norm}", heads, rows)
+    return table(f"Quartiles of the smallest distance, {norm}", rows)
 
 
-def _draw(context: Context, place: int, norm: str, some: list[Line]) -> Markup | None:
-    shown = [line for line in some if line.found.distance]
-    if not shown:
+def _draw(name: str, norm: str, every: list[Line]) -> Markup | None:
+    some = [line for line in every if line.found.distance]
+    if not some:
         return None
     title = f"Share of samples with an adversarial example within a distance, {norm}"
     described = "; ".join(
-        f"{context.names[line.model]}: {len(line.known)} of {line.found.n} samples, the farthest at "
+        f"{line.model.name}: {len(line.known)} of {line.found.n} samples, the farthest at "
         f"{line.known[-1][0] if line.known else 0:.4f}"
-        for line in shown
+        for line in some
     )
-    rows = [row for line in shown for row in _steps(context, line)]
-    heads = ["Model", "Attack", "Share of the samples", "Distance at most"]
-    svg = draw(f"minimum-{place}", title, described, partial(_paint, context, norm, shown), (7.4, 3.4))
-    return figure(f"minimum-{place}", svg, title, table(f"Data: smallest distances, {norm}", heads, rows))
+    rows = [row for line in some for row in _steps(line)]
+    return plot(name, title, described, partial(_paint, norm, some), rows, size=(7.4, 3.4))
 
 
-def _steps(context: Context, line: Line) -> Iterator[list[Markup | str]]:
+def _steps(line: Line) -> Iterator[Row]:
     known = line.known
     for step in range(1, STEPS + 1):
         rank = math.ceil(step * line.found.n / STEPS)
-        at = f"{line.path}.distance.{known[rank - 1][1]}" if rank <= len(known) else None
-        yield [
-            model_tag(context, line.model),
-            line.found.attack,
-            derived("share of the samples", step / STEPS, ".0%"),
-            number(context, line.model, at, ".4f") if at else BEYOND,
-        ]
+        there = rank <= len(known)
+        yield {
+            "Model": line.model.tag,
+            "Attack": line.found.attack,
+            "Share of the samples": derived("share of the samples", step / STEPS, ".0%"),
+            "Distance at most": line.model.n(f"{line.path}.distance.{known[rank - 1][1]}", ".4f")
+            if there
+            else none(BEYOND),
+        }
 
 
-def _paint(context: Context, norm: str, some: list[Line], axes: Axes) -> None:
-    threats = [context.evaluations[line.model].threat for line in some]
-    own = [threat for threat in threats if threat.norm == norm]
+def _paint(norm: str, some: list[Line], axes: Axes) -> None:
+    own = [threat for line in some if (threat := line.model.evaluation.threat).norm == norm]
     factor, unit = units(threat.eps_text for threat in own)
     ends = [line.known[-1][0] for line in some if line.known] + [1.2 * threat.eps for threat in own]
     right = 1.04 * factor * max(ends, default=0.0) or 1.0
     seen: dict[int, int] = {}
     attacks = len({line.found.attack for line in some}) > 1
     for line in some:
-        turn = seen[line.model] = seen.get(line.model, -1) + 1
+        model = line.model
+        turn = seen[model.place] = seen.get(model.place, -1) + 1
         x = [0.0, *(factor * distance for distance, _ in line.known), right]
         y = [100 * i / line.found.n for i in range(len(line.known) + 1)]
         y.append(y[-1])
-        name = shorten(context.names[line.model], 30)
-        axes.step(
-            x, y, where="post", color=SERIES[line.model % 4], linestyle=STYLES[(line.model + turn) % 4],
-            label=f"{name}, {shorten(line.found.attack)}" if attacks else name,
-        )  # fmt: skip
-    _mark_censored(some, axes)
-    mark_eps(context, [line.model for line in some], norm, factor, axes)
-    axes.set_xlim(0, right)
-    axes.set_ylim(-3, 103)
-    axes.set_xlabel(f"distance, {norm} norm, {unit}")
-    axes.set_ylabel("samples in %")
-    axes.grid(axis="both")
-    if len(some) > 1:
-        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.07), ncols=2)
-
-
-def _mark_censored(some: list[Line], axes: Axes) -> None:
-    """Says beside the end of each curve that stays below 100% how many samples it lacks."""
+        label = shorten(model.name, 30) + (f", {shorten(line.found.attack)}" if attacks else "")
+        style = STYLES[(model.place + turn) % 4]
+        axes.step(x, y, where="post", color=SERIES[model.series], linestyle=style, label=label)
     room = 103.0
     for line in sorted(some, key=lambda line: -len(line.known) / line.found.n):
-        if line.found.censored:
+        if line.found.censored:  # how many samples the curve lacks, beside its end
             room = min(100 * len(line.known) / line.found.n, room - 14)
-            axes.annotate(
-                f"none found:\n{line.found.censored:,} of {line.found.n:,}", (1, room), (4, 0),
-                xycoords=("axes fraction", "data"), textcoords="offset points", ha="left", va="center", fontsize=9,
-                color=SERIES[line.model % 4],
-            )  # fmt: skip
+            text = f"none found:\n{line.found.censored:,} of {line.found.n:,}"
+            beside(axes, text, room, color=SERIES[line.model.series])
+    mark_eps([line.model for line in some], norm, factor, axes)
+    axes.set_xlim(0, right)
+    axes.set_xlabel(f"distance, {norm} norm, {unit}")
+    shares_upwards(axes, "samples in %", "both")
+    if len(some) > 1:
+        legend_above(axes, 1.07)

@@ -2,10 +2,9 @@
 
 from markupsafe import Markup
 
-from robustcls.reporting.context import Context
-from robustcls.reporting.html import badge, fill_file, number, table
+from robustcls.reporting.context import FEW, Context, Model
+from robustcls.reporting.html import badge, fill_file, none, piece, table
 from robustcls.reporting.missing import reasons_of
-from robustcls.reporting.sections.stability import FEW, NOT_MEASURED, show_spread
 from robustcls.results.records import MethodMeasures
 
 ORDER, TITLE = 130, "Attribution sanity"
@@ -59,12 +58,12 @@ BADGED = "fails the sanity checks"  # in the note of a method that is known to, 
 
 def sanity(context: Context) -> Markup:
     """Each method's checks and quality measures; a method that fails a check is named."""
-    parts = [_part(context, model) for model in range(len(context.evaluations))]
+    parts = [_part(model) for model in context.models]
     return fill_file("sanity.html", context, parts=parts, absent=reasons_of(context, "sanity"), few=FEW)
 
 
-def _part(context: Context, model: int) -> dict[str, object] | None:
-    found = context.evaluations[model].explanations
+def _part(model: Model) -> dict[str, object] | None:
+    found = model.evaluation.explanations
     if found is None or not found.methods:
         return None
     methods = [
@@ -73,8 +72,8 @@ def _part(context: Context, model: int) -> dict[str, object] | None:
             "note": method.note,
             "badged": BADGED in method.note,
             "failing": _failing(method),
-            "checks": _checks(context, model, i, method),
-            "quality": _quality(context, model, i, method) if method.quality else None,
+            "checks": _checks(model, i, method),
+            "quality": _quality(model, i, method) if method.quality else None,
         }
         for i, method in enumerate(found.methods)
     ]
@@ -84,50 +83,45 @@ def _part(context: Context, model: int) -> dict[str, object] | None:
 def _failing(method: MethodMeasures) -> str:
     """Which checks fail and what that means; "" where none does."""
     failed = [check.id for check in method.checks if check.status == "fail"]
-    if not failed:
-        return ""
     meaning = "; ".join(FAILED[key] for key in failed if key in FAILED)
-    return f"fails {', '.join(failed)}" + (f": {meaning}." if meaning else ".")
+    return f"fails {', '.join(failed)}" + (f": {meaning}." if meaning else ".") if failed else ""
 
 
-def _checks(context: Context, model: int, place: int, method: MethodMeasures) -> Markup:
-    none = Markup('<span class="none">none</span>')
-    code = Markup("<code>{}</code>")
-    rows: list[list[Markup | str]] = []
+def _checks(model: Model, place: int, method: MethodMeasures) -> Markup:
+    rows = []
     for i, check in enumerate(method.checks):
         at = f"explanations.methods.{place}.checks.{i}"
-        threshold = none if check.threshold is None else number(context, model, f"{at}.threshold", ".4g")
-        measured = number(context, model, f"{at}.measured", ".4g")
-        rows.append([badge(check.status), code.format(check.id), measured, threshold, check.message])
+        rows.append(
+            {
+                "Status": badge(check.status),
+                "Check": piece("code", check.id),
+                "Measured": model.n(f"{at}.measured", ".4g"),
+                "Threshold": none("none") if check.threshold is None else model.n(f"{at}.threshold", ".4g"),
+                "What it means": check.message,
+            }
+        )
     there = {check.id for check in method.checks}
-    rows += [
-        [badge("not_run"), code.format(key), NOT_MEASURED, none, reason]
-        for key, reason in EXPECTED.items()
-        if key not in there
-    ]
-    heads = ["Status", "Check", "Measured", "Threshold", "What it means"]
-    return table(f"Checks of the maps of {context.names[model]} by {method.method}", heads, rows)
+    for key, reason in EXPECTED.items():
+        if key not in there:
+            cells = (badge("not_run"), piece("code", key), none(), none("none"), reason)
+            rows.append(dict(zip(("Status", "Check", "Measured", "Threshold", "What it means"), cells, strict=True)))
+    return table(f"Checks of the maps of {model.name} by {method.method}", rows)
 
 
-def _quality(context: Context, model: int, place: int, method: MethodMeasures) -> Markup:
-    at = f"explanations.methods.{place}.quality"
+def _quality(model: Model, place: int, method: MethodMeasures) -> Markup:
     rows = []
     for key, (name, reading) in QUALITY.items():
-        spread, control = method.quality.get(key), method.quality.get(f"{key}_random")
+        at = f"explanations.methods.{place}.quality.{key}"
+        spread = method.quality.get(key)
+        n = spread.n if spread else None
+        controlled = key in ("insertion", "deletion")
         rows.append(
-            [
-                name,
-                NOT_MEASURED if spread is None else show_spread(context, model, f"{at}.{key}", "#.3g", spread.n),
-                _control(context, model, f"{at}.{key}_random", key, spread.n if spread else None, control is not None),
-                NOT_MEASURED if spread is None else number(context, model, f"{at}.{key}.n", ",d"),
-                reading,
-            ]
+            {
+                "Measure": name,
+                "Median (quartiles)": model.spread(at, "#.3g", n),
+                "Displaced map": model.spread(f"{at}_random", "#.3g", n) if controlled else none("none"),
+                "n": model.n(f"{at}.n", ",d") if spread else none(),
+                "How to read it": reading,
+            }
         )
-    heads = ["Measure", "Median (quartiles)", "Displaced map", "n", "How to read it"]
-    return table(f"Quality of the maps of {context.names[model]} by {method.method}", heads, rows)
-
-
-def _control(context: Context, model: int, path: str, key: str, n: int | None, held: bool) -> Markup:
-    if key not in ("insertion", "deletion"):
-        return Markup('<span class="none">none</span>')
-    return show_spread(context, model, path, "#.3g", n) if held else NOT_MEASURED
+    return table(f"Quality of the maps of {model.name} by {method.method}", rows)

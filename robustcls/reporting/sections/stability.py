@@ -1,22 +1,19 @@
 """How far an attack moves the attribution maps, beside how far noise and chance do."""
 
 import re
+from collections.abc import Iterator
 from functools import partial
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from robustcls.reporting.context import Context, look_up
-from robustcls.reporting.figures import INK, SERIES, draw, shorten
-from robustcls.reporting.html import figure, fill_file, lines, number, table
+from robustcls.reporting.context import FEW, Context, Model, sentence
+from robustcls.reporting.figures import DOTTED, INK, SERIES, legend_above, plot, shorten
+from robustcls.reporting.html import Row, fill_file, lines, none, table
 from robustcls.reporting.missing import reasons_of
 from robustcls.results.records import Explanations, MethodMeasures, Spread
 
 ORDER, TITLE = 120, "Attribution stability"
-
-FEW = 30  # samples, below which a median says little
-NOT_MEASURED = Markup('<span class="none">not measured</span>')
-NO_SAMPLE = Markup('<span class="none">no sample</span>')
 
 MEASURES = {
     "spearman": "Spearman",
@@ -39,30 +36,12 @@ CONTROLS = {
 
 def stability(context: Context) -> Markup:
     """How like the map of a clean image is to that of the attacked one, to that under noise, and to a random map."""
-    parts = [_part(context, model) for model in range(len(context.evaluations))]
+    parts = [_part(model) for model in context.models]
     return fill_file("stability.html", context, parts=parts, absent=reasons_of(context, "stability"), few=FEW)
 
 
-def show_spread(context: Context, model: int, path: str, spec: str, n: int | None = None) -> Markup:
-    """`median (q1 to q3)` of the Spread at `path`; its number of samples too where that is not `n`."""
-    spread = look_up(context.evaluations[model], path)
-    if not spread.n:
-        return NO_SAMPLE
-    if spread.median is None:
-        return NOT_MEASURED
-    median, low, high = (number(context, model, f"{path}.{name}", spec) for name in ("median", "q1", "q3"))
-    own = Markup("") if n == spread.n else Markup("<br>n = {}").format(number(context, model, f"{path}.n", ",d"))
-    return Markup('{}<br><span class="ci">({} to {})</span>{}').format(median, low, high, own)
-
-
-def sentence(text: str) -> str:
-    """With a capital first and a full stop last; "" stays so."""
-    text = text[:1].upper() + text[1:]
-    return text if not text or text.endswith(".") else text + "."
-
-
-def _part(context: Context, model: int) -> dict[str, object] | None:
-    found = context.evaluations[model].explanations
+def _part(model: Model) -> dict[str, object] | None:
+    found = model.evaluation.explanations
     if found is None or not found.methods:
         return None
     sizes = [one.n for method in found.methods for one in method.likeness]
@@ -72,9 +51,9 @@ def _part(context: Context, model: int) -> dict[str, object] | None:
         "reading": _reading(found),
         "small": any(0 < size < FEW for size in sizes),
         "empty": 0 in sizes,
-        "drawn": _draw(context, model, found),
-        "likeness": _likeness(context, model, found),
-        "methods": _methods(context, model, found),
+        "drawn": _draw(model, found),
+        "likeness": _likeness(model, found),
+        "methods": _methods(model, found),
     }
 
 
@@ -109,114 +88,110 @@ def _narrow(name: str) -> Markup:
     return lines(re.split(r"(?=\()|(?<=,) ", name, maxsplit=1))
 
 
-def _likeness(context: Context, model: int, found: Explanations) -> Markup:
-    rows: list[list[Markup]] = []
+def _likeness(model: Model, found: Explanations) -> Markup:
+    rows: list[Row] = []
     grey = []
     for i, method in enumerate(found.methods):
         for key, place in _groups(method):
-            at = f"explanations.methods.{i}.likeness.{place}"
             if place is None or method.likeness[place].n < FEW:
                 grey.append(len(rows))
-            cells = [NOT_MEASURED] * (1 + len(MEASURES)) if place is None else _cells(context, model, at)
-            rows.append([_narrow(method.method), _narrow(_name(key)), *cells])
-    heads = ["Method", "Clean map against", "n", *MEASURES.values()]
-    return table(f"Likeness of the maps of {context.names[model]}", heads, rows, grey=grey)
+            at = f"explanations.methods.{i}.likeness.{place}"
+            rows.append(
+                {
+                    "Method": _narrow(method.method),
+                    "Clean map against": _narrow(_name(key)),
+                    "n": none() if place is None else _count(model, at, method.likeness[place].n),
+                    **{
+                        head: none() if place is None else _measure(model, at, method.likeness[place].n, measure)
+                        for measure, head in MEASURES.items()
+                    },
+                }
+            )
+    return table(f"Likeness of the maps of {model.name}", rows, grey=grey)
 
 
-def _cells(context: Context, model: int, at: str) -> list[Markup]:
-    """n and every measure of the group at a path."""
-    group = look_up(context.evaluations[model], at)
-    count = number(context, model, f"{at}.n", ",d")
-    if not group.n:
-        return [count, *[NO_SAMPLE] * len(MEASURES)]
-    shown = [
-        show_spread(context, model, f"{at}.measures.{key}", "z.2f", group.n) if key in group.measures else NOT_MEASURED
-        for key in MEASURES
-    ]
-    return [count + ("" if group.n >= FEW else Markup("<br>small")), *shown]
+def _count(model: Model, at: str, n: int) -> Markup:
+    shown = model.n(f"{at}.n", ",d")
+    return lines([shown, "small"]) if 0 < n < FEW else shown
 
 
-def _methods(context: Context, model: int, found: Explanations) -> Markup:
+def _measure(model: Model, at: str, n: int, measure: str) -> Markup:
+    return model.spread(f"{at}.measures.{measure}", "z.2f", n) if n else none("no sample")
+
+
+def _methods(model: Model, found: Explanations) -> Markup:
     rows = []
     for i, method in enumerate(found.methods):
-        at, measured = f"explanations.methods.{i}", "sensitivity_max" in method.quality
-        noise = f"{at}.quality.sensitivity_max"
+        at = f"explanations.methods.{i}"
+        noise, n = f"{at}.quality.sensitivity_max", getattr(method.quality.get("sensitivity_max"), "n", None)
         rows.append(
-            [
-                method.method,
-                show_spread(context, model, noise, "#.3g", method.quality["sensitivity_max"].n)
-                if measured
-                else NOT_MEASURED,
-                number(context, model, f"{noise}.n", ",d") if measured else NOT_MEASURED,
-                number(context, model, f"{at}.images_per_second", ",.1f"),
-                method.note or "no note",
-            ]
+            {
+                "Method": method.method,
+                "Largest change under small noise (sensitivity_max)": model.spread(noise, "#.3g", n),
+                "n": none() if n is None else model.n(f"{noise}.n", ",d"),
+                "Images a second": model.n(f"{at}.images_per_second", ",.1f"),
+                "Note": method.note or "no note",
+            }
         )
-    heads = ["Method", "Largest change under small noise (sensitivity_max)", "n", "Images a second", "Note"]
-    return table(f"Attribution methods on {context.names[model]}", heads, rows)
+    return table(f"Attribution methods on {model.name}", rows)
 
 
-def _draw(context: Context, model: int, found: Explanations) -> Markup | None:
-    drawn = [(i, method, known) for i, method in enumerate(found.methods) if (known := _known(method))]
+def _draw(model: Model, found: Explanations) -> Markup | None:
+    drawn = [(i, method.method, known) for i, method in enumerate(found.methods) if (known := list(_known(method)))]
     if not drawn:
         return None
-    name = context.names[model]
-    title = f"Rank correlation (Spearman) of the maps of {name}"
+    rows = []
+    for i, method, known in drawn:
+        for key, place, _ in known:
+            n = model.at(f"explanations.methods.{i}.likeness.{place}.measures.spearman")
+            rows.append(
+                {
+                    "Method": method,
+                    "Clean map against": _name(key),
+                    "n": n("n", ",d"),
+                    "Median": n("median", "z.3f"),
+                    "Lower quartile": n("q1", "z.3f"),
+                    "Upper quartile": n("q3", "z.3f"),
+                }
+            )
+    title = f"Rank correlation (Spearman) of the maps of {model.name}"
     described = "; ".join(
-        f"{method.method}: " + ", ".join(f"{_name(key)} {spread.median:z.2f}" for key, _, spread in known)
+        f"{method}: " + ", ".join(f"{_name(key)} {spread.median:z.2f}" for key, _, spread in known)
         for _, method, known in drawn
     )
-    rows = [
-        [
-            method.method,
-            _name(key),
-            *(
-                number(context, model, f"explanations.methods.{i}.likeness.{place}.measures.spearman.{field}", spec)
-                for field, spec in (("n", ",d"), ("median", "z.3f"), ("q1", "z.3f"), ("q3", "z.3f"))
-            ),
-        ]
-        for i, method, known in drawn
-        for key, place, _ in known
-    ]
-    labelled = [(method.method, [(key, spread) for key, _, spread in known]) for _, method, known in drawn]
-    svg = draw(f"stability-{model}", title, described, partial(_paint, labelled), (7.4, 1.2 + 0.8 * len(drawn)))
-    heads = ["Method", "Clean map against", "n", "Median", "Lower quartile", "Upper quartile"]
-    data = table(f"Data: rank correlation of the maps of {name}", heads, rows)
     faint = any(spread.n < FEW for _, _, known in drawn for _, _, spread in known)
     caption = f"{title}: median and middle half of the samples" + (f"; faint: fewer than {FEW}" if faint else "")
-    return figure(f"stability-{model}", svg, caption, data)
+    labelled = [(method, {key: spread for key, _, spread in known}) for _, method, known in drawn]
+    paint, size = partial(_paint, labelled), (7.4, 1.2 + 0.8 * len(drawn))
+    return plot(f"stability-{model.place}", title, described, paint, rows, caption=caption, size=size)
 
 
-def _known(method: MethodMeasures) -> list[tuple[tuple[str, str], int, Spread]]:
+def _known(method: MethodMeasures) -> Iterator[tuple[tuple[str, str], int, Spread]]:
     """Our groups that have a rank correlation: key, place in the record, spread."""
-    return [
-        (key, place, spread)
-        for key, place in _groups(method)
-        if key in GROUPS and place is not None
-        for spread in [method.likeness[place].measures.get("spearman")]
-        if spread is not None and None not in (spread.median, spread.q1, spread.q3)
-    ]
+    for key, place in _groups(method):
+        if key in GROUPS and place is not None:
+            spread = method.likeness[place].measures.get("spearman")
+            if spread is not None and None not in (spread.median, spread.q1, spread.q3):
+                yield key, place, spread
 
 
-def _paint(rows: list[tuple[str, list[tuple[tuple[str, str], Spread]]]], axes: Axes) -> None:
-    lows = [spread.q1 or 0.0 for _, groups in rows for _, spread in groups]  # `_known` leaves no None
+def _paint(rows: list[tuple[str, dict[tuple[str, str], Spread]]], axes: Axes) -> None:
+    lows = [spread.q1 or 0.0 for _, groups in rows for spread in groups.values()]  # `_known` leaves no None
     for label, marker, colour, filled in GROUPS.values():
         face = colour if filled else "none"
         axes.plot([], [], f"-{marker}", color=colour, markerfacecolor=face, markersize=6, label=label)
-    order = list(GROUPS)
     for place, (_, groups) in enumerate(reversed(rows)):
-        for key, spread in groups:
-            _, marker, colour, filled = GROUPS[key]
-            y = place + 0.3 - 0.2 * order.index(key)
-            low, median, high = (value or 0.0 for value in (spread.q1, spread.median, spread.q3))
-            faint = 0.6 if spread.n < FEW else 1.0
-            face = colour if filled else "none"
-            axes.plot([low, high], [y, y], color=colour, linewidth=2.2, alpha=0.7 * faint)
-            axes.plot([median], [y], marker, color=colour, markerfacecolor=face, markersize=6.5, alpha=faint)
-    axes.axvline(1, color=INK, linewidth=1, linestyle=(0, (2, 2)))
+        for turn, (key, (_, marker, colour, filled)) in enumerate(GROUPS.items()):
+            if spread := groups.get(key):
+                y, faint = place + 0.3 - 0.2 * turn, 0.6 if spread.n < FEW else 1.0
+                low, median, high = (value or 0.0 for value in (spread.q1, spread.median, spread.q3))
+                face = colour if filled else "none"
+                axes.plot([low, high], [y, y], color=colour, linewidth=2.2, alpha=0.7 * faint)
+                axes.plot([median], [y], marker, color=colour, markerfacecolor=face, markersize=6.5, alpha=faint)
+    axes.axvline(1, color=INK, linewidth=1, linestyle=DOTTED)
     axes.set_yticks(range(len(rows)), [shorten(name, 30) for name, _ in reversed(rows)])
     axes.set_ylim(-0.55, len(rows) - 0.45)
     axes.set_xlim(min(-0.1, *lows) - 0.05, 1.05)
-    axes.set_xlabel("rank correlation with the clean map; 1: the same map", color=INK)
+    axes.set_xlabel("rank correlation with the clean map; 1: the same map")
     axes.grid(axis="x")
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
+    legend_above(axes)
