@@ -73,7 +73,6 @@ class _OnePass(LayoutEngine):
 def plot(
     name: str,
     title: str,
-    description: str,
     paint: Callable[[Axes], None],
     rows: Sequence[Row],
     *,
@@ -85,17 +84,17 @@ def plot(
 
     Args:
         name: of the figure, with which all ids in it start.
-        title, description: for those who cannot see it.
+        title: for those who cannot see it.
         paint: draws on the axes.
         rows: the numbers behind it; `grey` are dimmed.
         caption: the title unless given.
         size: in inches, of 96 CSS pixels at full width.
     """
     data = table(f"Data: {title}", rows, grey=grey)
-    return piece("figure", name, _draw(name, title, description, paint, size), caption or title, data)
+    return piece("figure", name, _draw(name, title, paint, size), caption or title, data)
 
 
-def _draw(name: str, title: str, description: str, paint: Callable[[Axes], None], size: tuple[float, float]) -> Markup:
+def _draw(name: str, title: str, paint: Callable[[Axes], None], size: tuple[float, float]) -> Markup:
     with rc_context(_SETTINGS), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of glyphs that its own font lacks: the reader's browser has another
         figure = Figure(figsize=size, dpi=72)
@@ -104,10 +103,7 @@ def _draw(name: str, title: str, description: str, paint: Callable[[Axes], None]
         buffer = io.StringIO()
         # Not savefig, which lays the figure out twice.
         FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return _inline(buffer.getvalue(), name, title, description)
-
-
-def _inline(svg: str, name: str, title: str, description: str) -> Markup:
+    svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r'\b(id="|xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
@@ -116,7 +112,7 @@ def _inline(svg: str, name: str, title: str, description: str) -> Markup:
         svg = svg.replace(colour, seen)
     view = re.search(r'viewBox="([^"]*)"', svg)
     assert view is not None  # matplotlib always writes one
-    return piece("svg", view[1], name, title, description, Markup(svg[svg.index(">", svg.index("<svg")) + 1 :]))
+    return piece("svg", view[1], name, title, Markup(svg[svg.index(">", svg.index("<svg")) + 1 :]))
 
 
 def rows_of_shares(axes: Axes, names: Sequence[str], label: str, length: int = 22) -> None:

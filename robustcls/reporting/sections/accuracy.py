@@ -1,6 +1,6 @@
 """Accuracies with intervals; the comparison section has their paired differences."""
 
-from functools import partial
+from typing import Any
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -9,7 +9,6 @@ from robustcls.reporting.context import Context
 from robustcls.reporting.figures import INK, SERIES, plot, rows_of_shares
 from robustcls.reporting.html import estimate, fill_file, table
 from robustcls.results.balance import measures_by_class, two_classes_of
-from robustcls.results.records import Accuracy
 
 ORDER, TITLE = 30, "Accuracy"
 
@@ -21,12 +20,21 @@ def accuracy(context: Context) -> Markup:
         for model in context.models
         for part, images in (("clean", "clean images"), ("robust", "images under attack"))
     ]
-    title = "Clean and robust accuracy"
-    described = "; ".join(
-        f"{model.name}: clean {model.evaluation.clean.accuracy:.1%}, robust {model.evaluation.robust.accuracy:.1%}"
-        for model in context.models
-    )
-    caption, size = f"{title} with 95% intervals", (7.4, 0.9 + 0.62 * len(context.models))
+
+    def paint(axes: Axes) -> None:
+        for model in context.models:
+            colour, one, y = SERIES[model.series], model.evaluation, len(context.models) - 1 - model.place
+            ends = [100 * one.robust.accuracy, 100 * one.clean.accuracy]
+            axes.plot(ends, [y, y], color=colour, linewidth=1, alpha=0.5)
+            for found, face in ((one.clean, "none"), (one.robust, colour)):
+                low, share, high = (100 * value for value in (found.ci95[0], found.accuracy, found.ci95[1]))
+                bars, style = [[share - low], [high - share]], {"capsize": 3, "markersize": 7, "markerfacecolor": face}
+                axes.errorbar([share], [y], xerr=bars, fmt="o", color=colour, **style)
+                where: Any = {"textcoords": "offset points", "ha": "center"}
+                axes.annotate(f"{share:.1f}", (share, y), (0, 9), color=INK, fontsize=9, **where)
+        rows_of_shares(axes, context.names, "accuracy in % (hollow: clean, filled: under attack)", 28)
+
+    title, size = "Clean and robust accuracy", (7.4, 0.9 + 0.62 * len(context.models))
     by_class = [
         {
             "Model": model.tag,
@@ -41,25 +49,9 @@ def accuracy(context: Context) -> Markup:
     return fill_file(
         "accuracy.html",
         context,
-        drawn=plot("accuracy", title, described, partial(_paint, context), rows, caption=caption, size=size),
+        drawn=plot("accuracy", title, paint, rows, caption=f"{title} with 95% intervals", size=size),
         accuracies=table("Accuracy by model", rows),
         by_class=table("Whatever the classes' sizes", by_class, sortable=False),
         two_classes=bool(two),
         rules=sorted({one.rule for one in two if one.rule}),
     )
-
-
-def _paint(context: Context, axes: Axes) -> None:
-    for model in context.models:
-        colour, one, y = SERIES[model.series], model.evaluation, len(context.models) - 1 - model.place
-        axes.plot([100 * one.robust.accuracy, 100 * one.clean.accuracy], [y, y], color=colour, linewidth=1, alpha=0.5)
-        _paint_one(axes, one.clean, y, colour, "none")
-        _paint_one(axes, one.robust, y, colour, colour)
-    rows_of_shares(axes, context.names, "accuracy in % (hollow: clean, filled: under attack)", 28)
-
-
-def _paint_one(axes: Axes, found: Accuracy, y: float, colour: str, face: str) -> None:
-    low, share, high = (100 * value for value in (found.ci95[0], found.accuracy, found.ci95[1]))
-    ends = [[share - low], [high - share]]
-    axes.errorbar([share], [y], xerr=ends, fmt="o", color=colour, capsize=3, markersize=7, markerfacecolor=face)
-    axes.annotate(f"{share:.1f}", (share, y), (0, 9), textcoords="offset points", ha="center", color=INK, fontsize=9)

@@ -1,7 +1,6 @@
 """What each attack did, alone and in its turn."""
 
 import json
-from functools import partial
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -9,7 +8,7 @@ from matplotlib.axes import Axes
 from robustcls.reporting.context import Context, Model, say_who_was_attacked
 from robustcls.reporting.figures import MARKERS, SERIES, plot, shares_upwards, shorten
 from robustcls.reporting.html import derived, fill_file, heat_table, lines, none, piece, share, table
-from robustcls.results.records import Attack, Evaluation
+from robustcls.results.records import Evaluation
 from robustcls.results.statistics import wilson
 
 ORDER, TITLE = 50, "Attacks"
@@ -93,11 +92,25 @@ def _draw(context: Context) -> Markup:
         for step, (name, left, low, high) in enumerate(some)
     ]
     title = "Accuracy left after each attack"
-    described = "; ".join(
-        f"{model.name}: " + ", ".join(f"{name} {left:.1%}" for name, left, _, _ in some) for model, some in steps
-    )
-    caption = f"{title} with 95% intervals; diamonds: the attack alone"
-    return plot("attacks", title, described, partial(_paint, context), rows, caption=caption)
+
+    def paint(axes: Axes) -> None:
+        for model, some in steps:
+            colour, marker = SERIES[model.series], MARKERS[model.series]
+            ends = [[100 * (s - low) for _, s, low, _ in some], [100 * (high - s) for _, s, _, high in some]]
+            x, y = range(len(some)), [100 * left for _, left, _, _ in some]
+            axes.errorbar(x, y, yerr=ends, marker=marker, color=colour, capsize=3, label=shorten(model.name, 40))
+            attacks = enumerate(model.evaluation.attacks, 1)
+            alone = [(i, 100 * attack.alone.accuracy) for i, attack in attacks if attack.alone is not None]
+            if alone:
+                axes.plot(*zip(*alone, strict=True), "D", color=colour, markerfacecolor="none", linestyle="none")
+        names = [shorten(name, 18) for name, *_ in max((some for _, some in steps), key=len)]
+        axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 7 else 0)
+        axes.set_xlim(-0.4, len(names) - 0.6)
+        shares_upwards(axes)
+        if context.several:
+            axes.legend()
+
+    return plot("attacks", title, paint, rows, caption=f"{title} with 95% intervals; diamonds: the attack alone")
 
 
 def _cascade(evaluation: Evaluation) -> list[tuple[str, float, float, float]]:
@@ -108,23 +121,3 @@ def _cascade(evaluation: Evaluation) -> list[tuple[str, float, float, float]]:
         low, high = wilson(min(total, round(attack.robust_accuracy * total)), total)
         steps.append((attack.name, attack.robust_accuracy, low, high))
     return steps
-
-
-def _paint(context: Context, axes: Axes) -> None:
-    longest: list[Attack] = []
-    for model in context.models:
-        steps, some = _cascade(model.evaluation), model.evaluation.attacks
-        colour, marker = SERIES[model.series], MARKERS[model.series]
-        ends = [[100 * (s - low) for _, s, low, _ in steps], [100 * (high - s) for _, s, _, high in steps]]
-        x, y = range(len(steps)), [100 * left for _, left, _, _ in steps]
-        axes.errorbar(x, y, yerr=ends, marker=marker, color=colour, capsize=3, label=shorten(model.name, 40))
-        alone = [(i, 100 * attack.alone.accuracy) for i, attack in enumerate(some, 1) if attack.alone is not None]
-        if alone:
-            axes.plot(*zip(*alone, strict=True), "D", color=colour, markerfacecolor="none", linestyle="none")
-        longest = max(longest, some, key=len)
-    names = ["clean", *(shorten(attack.name, 18) for attack in longest)]
-    axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 7 else 0)
-    axes.set_xlim(-0.4, len(names) - 0.6)
-    shares_upwards(axes)
-    if context.several:
-        axes.legend()

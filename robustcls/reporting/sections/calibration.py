@@ -74,15 +74,9 @@ def _draw(model: Model, part: str) -> Markup:
                 "Accuracy": empty if one.accuracy is None else n("accuracy", ".1%"),
             }
         )
-    described = ", ".join(
-        f"confidence {one.confidence:.0%}, accuracy {one.accuracy:.0%}, n = {one.n}"
-        for one in found.bins
-        if one.confidence is not None and one.accuracy is not None
-    )
     name, title = f"calibration-{model.place}-{part}", f"Reliability of {model.name}, {IMAGES[part]}"
     grey = [i for i, one in enumerate(found.bins) if one.n < FEW]
-    paint = partial(_paint, found, SERIES[model.series])
-    return plot(name, title, described, paint, rows, size=(4.1, 4.3), grey=grey)
+    return plot(name, title, partial(_paint, found, SERIES[model.series]), rows, size=(4.1, 4.3), grey=grey)
 
 
 def _paint(found: Reliability, colour: str, axes: Axes) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import partial
+from typing import Any
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -137,9 +137,6 @@ def _draw(model: Model, every: list[ClassCounts]) -> Markup:
     rows = sorted(every, key=lambda row: (-row.drop, row.label))[:DRAWN]
     names = [model.class_name(row.label) for row in rows]
     title = f"Accuracy by class of {model.name}"
-    described = ", ".join(
-        f"{name} {row.clean / row.total:.0%} to {row.accuracy:.0%}" for name, row in zip(names, rows, strict=True)
-    )
     data = [
         {
             "Class": name,
@@ -148,20 +145,20 @@ def _draw(model: Model, every: list[ClassCounts]) -> Markup:
         }
         for name, row in zip(names, rows, strict=True)
     ]
+
+    def paint(axes: Axes) -> None:
+        colour = SERIES[model.series]
+        for place, row in enumerate(reversed(rows)):
+            faint = 0.45 if row.total < FEW else 1.0
+            ends = [100 * row.robust / row.total, 100 * row.clean / row.total]
+            axes.plot(ends, [place, place], color=colour, linewidth=1, alpha=0.45 * faint)
+            for correct, y, face in ((row.clean, place + 0.14, "none"), (row.robust, place - 0.14, colour)):
+                ends = [100 * end for end in wilson(correct, row.total)]
+                axes.plot(ends, [y, y], color=colour, linewidth=1.2, alpha=faint)
+                style: Any = {"color": colour, "markerfacecolor": face, "markersize": 5}
+                axes.plot([100 * correct / row.total], [y], "o", alpha=faint, **style)
+        rows_of_shares(axes, names, "accuracy in % (hollow: clean, filled: under attack)")
+
     caption = title + (f": the {DRAWN} largest drops" if len(every) > DRAWN else ": largest drop first")
-    paint, size = partial(_paint, names, rows, SERIES[model.series]), (7.4, 1 + 0.26 * len(rows))
-    return plot(f"classes-{model.place}", title, described, paint, data, caption=caption, size=size)
-
-
-def _paint(names: list[str], rows: list[ClassCounts], colour: str, axes: Axes) -> None:
-    for place, row in enumerate(reversed(rows)):
-        faint = 0.45 if row.total < FEW else 1.0
-        ends = [100 * row.robust / row.total, 100 * row.clean / row.total]
-        axes.plot(ends, [place, place], color=colour, linewidth=1, alpha=0.45 * faint)
-        for correct, shift, face in ((row.clean, 0.14, "none"), (row.robust, -0.14, colour)):
-            y, ends = place + shift, [100 * end for end in wilson(correct, row.total)]
-            axes.plot(ends, [y, y], color=colour, linewidth=1.2, alpha=faint)
-            axes.plot(
-                [100 * correct / row.total], [y], "o", color=colour, markerfacecolor=face, markersize=5, alpha=faint
-            )
-    rows_of_shares(axes, names, "accuracy in % (hollow: clean, filled: under attack)")
+    size = (7.4, 1 + 0.26 * len(rows))
+    return plot(f"classes-{model.place}", title, paint, data, caption=caption, size=size)

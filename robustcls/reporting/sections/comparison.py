@@ -1,6 +1,5 @@
 """Two or more models on identical samples."""
 
-from functools import partial
 from typing import Any
 
 from markupsafe import Markup
@@ -9,7 +8,6 @@ from matplotlib.axes import Axes
 from robustcls.reporting.context import FEW, Context, Model
 from robustcls.reporting.figures import MARKERS, SERIES, legend_above, plot, rows_of_shares, shorten
 from robustcls.reporting.html import (
-    Row,
     between,
     derived,
     estimate,
@@ -160,25 +158,20 @@ def _draw(context: Context, by_class: list[tuple[ClassCounts, ...]]) -> Markup:
     by_class = by_class[::-1]
     names = [data_class(context.evaluations[0], rows[0].label) for rows in by_class]
     title = "Robust accuracy by class, model by model"
-    described = "; ".join(
-        f"{name}: " + ", ".join(f"{row.accuracy:.0%}" for row in rows)
-        for name, rows in zip(names, by_class, strict=True)
-    )
-    data: list[Row] = class_rows(context, by_class)
+
+    def paint(axes: Axes) -> None:
+        for model in context.models:
+            axes.plot([], [], MARKERS[model.series], color=SERIES[model.series], label=shorten(model.name, 30))
+        for place, rows in enumerate(reversed(by_class)):
+            shares = [100 * row.robust / row.total for row in rows]
+            faint = 0.45 if rows[0].total < FEW else 1.0
+            axes.plot([min(shares), max(shares)], [place, place], color=SERIES[0], linewidth=1.2, alpha=0.5 * faint)
+            for i, share in enumerate(shares):
+                axes.plot([share], [place], MARKERS[i % 4], color=SERIES[i % 4], markersize=6, alpha=faint)
+        rows_of_shares(axes, names, "robust accuracy in %")
+        legend_above(axes)
+
     grey = [i for i, rows in enumerate(by_class) if rows[0].total < FEW]
-    caption = title + ", from the largest gain of the last model over the first to its largest loss"
-    paint, size = partial(_paint, context, names, by_class), (7.4, 1.3 + 0.26 * len(by_class))
-    return plot("comparison", title, described, paint, data, caption=caption, size=size, grey=grey)
-
-
-def _paint(context: Context, names: list[str], by_class: list[tuple[ClassCounts, ...]], axes: Axes) -> None:
-    for model in context.models:
-        axes.plot([], [], MARKERS[model.series], color=SERIES[model.series], label=shorten(model.name, 30))
-    for place, rows in enumerate(reversed(by_class)):
-        shares = [100 * row.robust / row.total for row in rows]
-        faint = 0.45 if rows[0].total < FEW else 1.0
-        axes.plot([min(shares), max(shares)], [place, place], color=SERIES[0], linewidth=1.2, alpha=0.5 * faint)
-        for i, share in enumerate(shares):
-            axes.plot([share], [place], MARKERS[i % 4], color=SERIES[i % 4], markersize=6, alpha=faint)
-    rows_of_shares(axes, names, "robust accuracy in %")
-    legend_above(axes)
+    caption = f"{title}, from the largest gain of the last model over the first to its largest loss"
+    size, data = (7.4, 1.3 + 0.26 * len(by_class)), class_rows(context, by_class)
+    return plot("comparison", title, paint, data, caption=caption, size=size, grey=grey)

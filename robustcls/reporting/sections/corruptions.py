@@ -1,6 +1,5 @@
 """Accuracy under common corruptions: noise, blur, weather and digital ones that no attacker chose."""
 
-from functools import partial
 from statistics import fmean
 
 from markupsafe import Markup
@@ -111,26 +110,22 @@ def _draw(context: Context, held: list[tuple[Model, Corruptions]]) -> Markup:
         if name in by_name
     ]
     title = "Mean accuracy by corruption"
-    described = "; ".join(
-        f"{model.name}: " + ", ".join(f"{_title(name)} {fmean(shares):.1%}" for name, shares in by_name.items())
-        for model, _, by_name in every
-    )
+
+    def paint(axes: Axes) -> None:
+        for turn, (model, found, by_name) in enumerate(every):
+            colour, marker = SERIES[model.series], MARKERS[model.series]
+            shift = 0.22 * ((len(every) - 1) / 2 - turn)
+            axes.axvline(100 * found.clean.accuracy, color=colour, linewidth=1, linestyle=(0, (4, 3)))
+            axes.plot([], [], "-" + marker, color=colour, label=shorten(model.name))
+            places = [(y + shift, by_name[name]) for y, name in enumerate(reversed(names)) if name in by_name]
+            y = [place for place, _ in places]
+            low, mean, high = ([100 * of(shares) for _, shares in places] for of in (min, fmean, max))
+            axes.hlines(y, low, high, color=colour, alpha=0.6)
+            axes.plot(mean, y, marker, color=colour, markersize=5)
+        rows_of_shares(axes, [_title(name) for name in names], "accuracy in %")
+        if context.several:
+            legend_above(axes)
+
     caption = f"{title}; lines: from the lowest accuracy of a severity to the highest, dashes: clean accuracy"
     size = (7.4, 1.2 + len(names) * (0.2 + 0.1 * len(every)))
-    return plot("corruptions", title, described, partial(_paint, every, names), rows, caption=caption, size=size)
-
-
-def _paint(every: list[tuple[Model, Corruptions, dict[str, list[float]]]], names: list[str], axes: Axes) -> None:
-    for turn, (model, found, by_name) in enumerate(every):
-        colour, marker = SERIES[model.series], MARKERS[model.series]
-        shift = 0.22 * ((len(every) - 1) / 2 - turn)
-        axes.axvline(100 * found.clean.accuracy, color=colour, linewidth=1, linestyle=(0, (4, 3)))
-        axes.plot([], [], "-" + marker, color=colour, label=shorten(model.name))
-        rows = [(y + shift, by_name[name]) for y, name in enumerate(reversed(names)) if name in by_name]
-        y = [place for place, _ in rows]
-        low, mean, high = ([100 * of(shares) for _, shares in rows] for of in (min, fmean, max))
-        axes.hlines(y, low, high, color=colour, alpha=0.6)
-        axes.plot(mean, y, marker, color=colour, markersize=5)
-    rows_of_shares(axes, [_title(name) for name in names], "accuracy in %")
-    if len(every) > 1:
-        legend_above(axes)
+    return plot("corruptions", title, paint, rows, caption=caption, size=size)

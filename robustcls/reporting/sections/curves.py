@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -124,35 +124,30 @@ def _draw(context: Context, name: str, norm: str, some: list[Line]) -> Markup:
         for i, point in enumerate(line.points)
     ]
     title = f"Robust accuracy against eps, {norm}"
-    described = "; ".join(
-        f"{line.model.name}: " + ", ".join(f"{point.robust.accuracy:.1%} at {point.eps_text}" for point in line.points)
-        for line in some
-    )
     failed = any(point.error for line in some for point in line.points)
     caption = f"{title}: an upper bound with its 95% band" + ("; crosses: an attack failed there" if failed else "")
-    paint = partial(_paint, norm, some, context.several)
-    return plot(name, title, described, paint, rows, caption=caption, size=(7.4, 3.4))
 
+    def paint(axes: Axes) -> None:
+        factor, unit = units(point.eps_text for line in some for point in line.points)
+        for line in some:
+            i = line.model.series
+            x = [factor * point.eps for point in line.points]
+            y = [100 * point.robust.accuracy for point in line.points]
+            low, high = ([100 * point.robust.ci95[end] for point in line.points] for end in (0, 1))
+            axes.fill_between(x, low, high, color=SERIES[i], alpha=0.2, linewidth=0)
+            style: Any = {"marker": MARKERS[i], "markersize": 4.5, "color": SERIES[i]}
+            axes.plot(x, y, STYLES[i], label=shorten(line.model.name, 30), **style)
+            crosses = [one for *one, point in zip(x, y, line.points, strict=True) if point.error]
+            if crosses:
+                axes.plot(*zip(*crosses, strict=True), "x", color=INK, markersize=9, linestyle="none")
+        for count in sorted({len(line.model.evaluation.model.classes) for line in some} - {0}):
+            axes.axhline(100 / count, color=INK, linewidth=1, linestyle=(0, (5, 3)), alpha=0.7)
+            beside(axes, f"chance:\n1 of {count:,}", 100 / count)
+        mark_eps([line.model for line in some], norm, factor, axes)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(f"eps, {norm} norm, {unit}")
+        shares_upwards(axes)
+        if context.several:
+            legend_above(axes, 1.07)
 
-def _paint(norm: str, some: list[Line], several: bool, axes: Axes) -> None:
-    factor, unit = units(point.eps_text for line in some for point in line.points)
-    for line in some:
-        series = line.model.series
-        x = [factor * point.eps for point in line.points]
-        share = [100 * point.robust.accuracy for point in line.points]
-        low, high = ([100 * point.robust.ci95[end] for point in line.points] for end in (0, 1))
-        axes.fill_between(x, low, high, color=SERIES[series], alpha=0.2, linewidth=0)
-        label, style = shorten(line.model.name, 30), STYLES[series]
-        axes.plot(x, share, style, marker=MARKERS[series], markersize=4.5, color=SERIES[series], label=label)
-        failed = [(at, y) for at, y, point in zip(x, share, line.points, strict=True) if point.error]
-        if failed:
-            axes.plot(*zip(*failed, strict=True), "x", color=INK, markersize=9, linestyle="none")
-    for count in sorted({len(line.model.evaluation.model.classes) for line in some} - {0}):
-        axes.axhline(100 / count, color=INK, linewidth=1, linestyle=(0, (5, 3)), alpha=0.7)
-        beside(axes, f"chance:\n1 of {count:,}", 100 / count)
-    mark_eps([line.model for line in some], norm, factor, axes)
-    axes.set_xlim(left=0)
-    axes.set_xlabel(f"eps, {norm} norm, {unit}")
-    shares_upwards(axes)
-    if several:
-        legend_above(axes, 1.07)
+    return plot(name, title, paint, rows, caption=caption, size=(7.4, 3.4))

@@ -117,13 +117,8 @@ def _draw(name: str, norm: str, every: list[Line]) -> Markup | None:
     if not some:
         return None
     title = f"Share of samples with an adversarial example within a distance, {norm}"
-    described = "; ".join(
-        f"{line.model.name}: {len(line.known)} of {line.found.n} samples, the farthest at "
-        f"{line.known[-1][0] if line.known else 0:.4f}"
-        for line in some
-    )
     rows = [row for line in some for row in _steps(line)]
-    return plot(name, title, described, partial(_paint, norm, some), rows, size=(7.4, 3.4))
+    return plot(name, title, partial(_paint, norm, some), rows, size=(7.4, 3.4))
 
 
 def _steps(line: Line) -> Iterator[Row]:

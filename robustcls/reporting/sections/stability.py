@@ -155,15 +155,11 @@ def _draw(model: Model, found: Explanations) -> Markup | None:
                 }
             )
     title = f"Rank correlation (Spearman) of the maps of {model.name}"
-    described = "; ".join(
-        f"{method}: " + ", ".join(f"{_name(key)} {spread.median:z.2f}" for key, _, spread in known)
-        for _, method, known in drawn
-    )
     faint = any(spread.n < FEW for _, _, known in drawn for _, _, spread in known)
     caption = f"{title}: median and middle half of the samples" + (f"; faint: fewer than {FEW}" if faint else "")
     labelled = [(method, {key: spread for key, _, spread in known}) for _, method, known in drawn]
     paint, size = partial(_paint, labelled), (7.4, 1.2 + 0.8 * len(drawn))
-    return plot(f"stability-{model.place}", title, described, paint, rows, caption=caption, size=size)
+    return plot(f"stability-{model.place}", title, paint, rows, caption=caption, size=size)
 
 
 def _known(method: MethodMeasures) -> Iterator[tuple[tuple[str, str], int, Spread]]:

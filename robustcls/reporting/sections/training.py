@@ -72,8 +72,7 @@ def _draw(model: Model, history: Training) -> Markup:
             }
         )
     title = f"Accuracy while training {model.name}"
-    described = f"{len(history.epochs)} epochs; epoch {history.chosen_epoch} was chosen"
-    return plot(f"training-{model.place}", title, described, partial(_paint, history, fields), rows)
+    return plot(f"training-{model.place}", title, partial(_paint, history, fields), rows)
 
 
 def _paint(history: Training, fields: list[str], axes: Axes) -> None:
