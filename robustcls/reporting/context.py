@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from robustcls.reporting.html import Row, none, piece
+from robustcls.reporting.html import Row, lacking, piece
 from robustcls.results.balance import class_name
 from robustcls.results.policy import Policy
 from robustcls.results.records import Attack, Evaluation
@@ -38,7 +38,7 @@ class Model:
     def n(self, path: str, spec: str) -> Markup:
         """The value at a path of the evaluation, formatted by `spec`."""
         value = look_up(self.evaluation, path)
-        return none() if value is None else piece("number", "model", self.place, path, spec, format(value, spec))
+        return lacking() if value is None else piece("number", "model", self.place, path, spec, format(value, spec))
 
     def at(self, path: str) -> Callable[[str, str], Markup]:
         """`n` below a path."""
@@ -49,24 +49,23 @@ class Model:
         return piece("interval", *(self.n(f"{path}.{end}", ".1%") for end in ("accuracy", "ci95.0", "ci95.1")))
 
     def shares(self, path: str) -> Row:
-        """An Accuracy and its interval as three cells of a table."""
-        ends = {"Accuracy": "accuracy", "95% low": "ci95.0", "95% high": "ci95.1"}
-        return {head: self.n(f"{path}.{end}", ".1%") for head, end in ends.items()}
-
-    def counts(self, path: str) -> Row:
-        """The counts behind an Accuracy as two cells of a table."""
-        return {"Correct": self.n(f"{path}.correct", ",d"), "Samples": self.n(f"{path}.total", ",d")}
+        """An Accuracy, its interval and its counts as cells of a table."""
+        shares = {"Accuracy": "accuracy", "95% low": "ci95.0", "95% high": "ci95.1"}
+        counts = {"Correct": "correct", "Samples": "total"}
+        return {head: self.n(f"{path}.{name}", ".1%") for head, name in shares.items()} | {
+            head: self.n(f"{path}.{name}", ",d") for head, name in counts.items()
+        }
 
     def spread(self, path: str, spec: str, n: int | None = None) -> Markup:
         """The Spread at a path as `median (q1 to q3)`, with its number of samples where that is not `n`."""
         try:
             found = look_up(self.evaluation, path)
         except KeyError:
-            return none()
+            return lacking()
         if found.n and found.median is None:
-            return none()
+            return lacking()
         if not found.n:
-            return none("no sample")
+            return lacking("no sample")
         own = None if n == found.n else self.n(f"{path}.n", ",d")
         return piece("spread", *(self.n(f"{path}.{name}", spec) for name in ("median", "q1", "q3")), own)
 

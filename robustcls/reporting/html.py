@@ -77,7 +77,7 @@ def between(ends: tuple[float, float], show: Callable[[str, float], Markup] = sh
 def estimate(name: str, found: Accuracy | Estimate | None, spec: str = ".1%") -> Markup:
     """A value that need not be in the evaluation, with its interval: `0.913 [0.871, 0.942]`."""
     if found is None:
-        return none()
+        return lacking()
     low, high = found.ci95
     ends = derived(f"{name}, low", low, spec), derived(f"{name}, high", high, spec)
     return piece("interval", derived(name, found.value, spec), *ends)
@@ -88,7 +88,7 @@ def p_value(name: str, p: float) -> Markup:
     return lines(["p = "]) + derived(name, p, ".2g") if p >= 1e-4 else escape("p < 0.0001")
 
 
-def none(word: str = "not measured") -> Markup:
+def lacking(word: str = "not measured") -> Markup:
     """In place of a number that is not there."""
     return piece("lacking", word)
 
@@ -119,12 +119,6 @@ def table(label: str, rows: Sequence[Row], *, sortable: bool = True, grey: Itera
     return piece("table", label, list(rows[0]), cells, kinds, set(grey), sortable and len(rows) > 1)
 
 
-def fold(label: str, rows: Sequence[Row], most: int, what: str, grey: Iterable[int] = ()) -> Markup:
-    """The same, folded away where there are more than `most` rows."""
-    shown = table(label, rows, grey=grey)
-    return shown if len(rows) <= most else piece("folded", f"All {len(rows)} {what}", shown)
-
-
 def _align(column: Sequence[Any]) -> Markup:
     if any(str(text).startswith('<span class="n"') for text in column):
         return Markup(' class="num"')
@@ -148,13 +142,15 @@ def environment() -> Environment:
     """Jinja2 that escapes everything, and fails on a name that a template misspells."""
     made = Environment(
         loader=FileSystemLoader(ASSETS),
+        extensions=["jinja2.ext.do"],
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=lambda value: "not recorded" if value is None else value,
     )
-    made.globals.update(derived=derived, points=points, p_value=p_value, badge=badge, not_run=not_run, table=table)
+    for function in (derived, share, points, between, estimate, p_value, lacking, badge, not_run, lines, table, piece):
+        made.globals[function.__name__] = function
     return made
 
 

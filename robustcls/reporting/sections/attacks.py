@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from robustcls.reporting.context import Context, Model, say_who_was_attacked
 from robustcls.reporting.figures import MARKERS, SERIES, plot, shares_upwards, shorten
-from robustcls.reporting.html import derived, fill_file, heat_table, lines, none, piece, share, table
+from robustcls.reporting.html import derived, fill_file, heat_table, lines, share
 from robustcls.results.records import Evaluation
 from robustcls.results.statistics import wilson
 
@@ -16,55 +16,15 @@ ORDER, TITLE = 50, "Attacks"
 
 def attacks(context: Context) -> Markup:
     """Accuracy under each attack, what it broke, cost, options and overlap."""
-    parts = [
-        {"tag": model.tag, "attacks": _results(model), "cost": _cost(model), "overlap": _overlap(model)}
-        for model in context.models
-    ]
     every = [attack for evaluation in context.evaluations for attack in evaluation.attacks]
-    drawn = _draw(context) if every else ""
-    return fill_file("attacks.html", context, parts=parts, drawn=drawn, attacked=say_who_was_attacked(every))
-
-
-def _results(model: Model) -> Markup:
-    rows, broken, unknown = [], 0, none("ran on the rest only")
-    for i, attack in enumerate(model.evaluation.attacks):
-        broken += attack.broken
-        at = f"attacks.{i}"
-        rows.append(
-            {
-                "Order": derived("order", i + 1, "d"),
-                "Attack": attack.name,
-                "Attacked": model.n(f"{at}.attacked", ",d"),
-                "Broken": model.n(f"{at}.broken", ",d"),
-                "Broken so far": derived("broken so far", broken, ",d"),
-                "Accuracy after": model.n(f"{at}.robust_accuracy", ".1%"),
-                "Accuracy alone": unknown if attack.alone is None else model.interval(f"{at}.alone"),
-                "Broken by no other": unknown if attack.unique is None else model.n(f"{at}.unique", ",d"),
-                "Error": piece("error", attack.error) if attack.error else "none",
-            }
-        )
-    return table(f"Attacks on {model.name}", rows)
-
-
-def _cost(model: Model) -> Markup:
-    rows = []
-    for i, attack in enumerate(model.evaluation.attacks):
-        n = model.at(f"attacks.{i}")
-        attacked = attack.attacked if attack.alone is None else model.evaluation.clean.correct
-        rows.append(
-            {
-                "Attack": attack.name,
-                "Options": lines(f"{key} = {json.dumps(value)}" for key, value in attack.options.items()) or "defaults",
-                "Median distance": n("median_distance", ".4f") if attack.broken else none("none broken"),
-                "Forwards a sample": derived(
-                    "forward passes a sample", attack.forwards / attacked if attacked else 0.0, ",.1f"
-                ),
-                "Images forward": n("forwards", ",d"),
-                "Images backward": n("backwards", ",d"),
-                "Seconds": n("seconds", ",.1f"),
-            }
-        )
-    return table(f"Options and cost of the attacks on {model.name}", rows)
+    return fill_file(
+        "attacks.html",
+        context,
+        attacked=say_who_was_attacked(every),
+        drawn=_draw(context) if every else "",
+        overlaps=[_overlap(model) for model in context.models],
+        in_words=lambda options: lines(f"{key} = {json.dumps(value)}" for key, value in options.items()) or "defaults",
+    )
 
 
 def _overlap(model: Model) -> Markup | None:

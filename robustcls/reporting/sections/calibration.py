@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from robustcls.reporting.context import FEW, Context, Model, sentence
 from robustcls.reporting.figures import INK, SERIES, plot, shares_upwards
-from robustcls.reporting.html import derived, fill_file, none, points, table
+from robustcls.reporting.html import fill_file, lacking
 from robustcls.reporting.missing import missing_of
 from robustcls.results.records import Bin, Reliability
 from robustcls.results.statistics import wilson
@@ -20,41 +20,13 @@ IMAGES = {"clean": "clean images", "adversarial": "images under attack"}
 
 def calibration(context: Context) -> Markup:
     """Expected calibration error and reliability diagrams, clean and adversarial, and confidence when wrong."""
-    held = [
-        (model, part, found, getattr(found, part))
-        for model in context.models
-        if (found := model.evaluation.calibration) is not None
-        for part in IMAGES
-    ]
-    errors, levels = [], []
-    for model, part, _, one in held:
-        at, n = f"calibration.{part}", model.at(f"calibration.{part}")
-        errors.append(
-            {
-                "Model": model.tag,
-                "Images": IMAGES[part],
-                "n": n("n", ",d"),
-                "Accuracy": n("accuracy", ".1%"),
-                "Mean confidence": n("confidence", ".1%"),
-                "Gap, points": points("overconfidence", one.confidence - one.accuracy),
-                "ECE": n("ece", ".3f"),
-                "Bins": derived("bins", len(one.bins), "d"),
-            }
-        )
-        when = {"When right": "when_right", "When wrong": "when_wrong"}
-        spreads = {head: model.spread(f"{at}.{name}", ".1%") for head, name in when.items()}
-        levels.append({"Model": model.tag, "Images": IMAGES[part], **spreads})
-    parts = [
-        {"tag": model.tag, "rule": sentence(found.rule), "drawn": [_draw(model, part) for part in IMAGES]}
-        for model, part, found, _ in held
-        if part == "clean"
-    ]
     return fill_file(
         "calibration.html",
         context,
-        parts=parts,
-        errors=table("Calibration errors", errors, sortable=False),
-        levels=table("Confidence when right and when wrong", levels, sortable=False),
+        models=[model for model in context.models if model.evaluation.calibration is not None],
+        images=IMAGES,
+        draw=_draw,
+        sentence=sentence,
         few=FEW,
         missing=missing_of(context, "calibration"),
     )
@@ -64,7 +36,7 @@ def _draw(model: Model, part: str) -> Markup:
     found: Reliability = getattr(model.evaluation.calibration, part)
     rows = []
     for i, one in enumerate(found.bins):
-        n, empty = model.at(f"calibration.{part}.bins.{i}"), none("empty")
+        n, empty = model.at(f"calibration.{part}.bins.{i}"), lacking("empty")
         rows.append(
             {
                 "Confidence above": n("low", ".3f"),

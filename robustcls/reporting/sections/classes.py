@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from robustcls.reporting.context import FEW, Context, Model
 from robustcls.reporting.figures import SERIES, plot, rows_of_shares
-from robustcls.reporting.html import Row, between, derived, fill_file, fold, heat_table, points, share, table
+from robustcls.reporting.html import Row, between, derived, fill_file, heat_table, points, share
 from robustcls.results.comparison import ClassCounts, by_data, count_classes, data_class, held
 from robustcls.results.statistics import paired_difference, wilson
 
@@ -23,12 +23,18 @@ PAIRS = 10
 
 def classes(context: Context) -> Markup:
     """Clean and robust accuracy by class, and the confusion under attack."""
-    paired = Markup("")
-    if context.comparable:
-        rows = count_by_class(context)
-        label = "Classes side by side"
-        paired = fold(label, class_rows(context, rows), DRAWN, "classes", _small(row[0] for row in rows))
-    return fill_file("classes.html", context, parts=[_part(one) for one in context.models], few=FEW, paired=paired)
+    by_class = count_by_class(context) if context.comparable else []
+    return fill_file(
+        "classes.html",
+        context,
+        parts=[_part(model) for model in context.models],
+        few=FEW,
+        most=DRAWN,
+        change=_change,
+        wilson=wilson,
+        paired=class_rows(context, by_class),
+        paired_grey=small_classes([counts[0] for counts in by_class]),
+    )
 
 
 def count_by_class(context: Context) -> list[tuple[ClassCounts, ...]]:
@@ -63,31 +69,19 @@ def _part(model: Model) -> dict[str, object] | None:
     rows = count_classes(samples)
     if not rows:
         return None
-    cells = [
-        {
-            "Class": model.class_name(row.label),
-            "n": derived("class n", row.total, ",d"),
-            "Clean": share("class clean", row.clean / row.total),
-            "95% interval, clean": between(wilson(row.clean, row.total)),
-            "Robust": share("class robust", row.accuracy),
-            "95% interval, robust": between(wilson(row.robust, row.total)),
-            "Change, points": points("drop", -row.drop),
-            "95% interval, change": between(_change(row), points),
-        }
-        for row in rows
-    ]
     labels = sorted({sample.label for sample in samples} | {sample.adversarial for sample in samples}, key=_place)
     return {
         "drawn": _draw(model, rows),
-        "table": fold(f"Classes of {model.name}", cells, DRAWN, "classes", _small(rows)),
+        "rows": rows,
+        "grey": small_classes(rows),
         "summed": len(labels) > SQUARE,
         "total": len(samples),
         "confusion": _confusion(model, labels),
-        "pairs": _pairs(model),
+        "mistakes": _mistakes(model),
     }
 
 
-def _small(rows: Iterable[ClassCounts]) -> list[int]:
+def small_classes(rows: Sequence[ClassCounts]) -> list[int]:
     return [i for i, row in enumerate(rows) if row.total < FEW]
 
 
@@ -117,20 +111,16 @@ def _confusion(model: Model, labels: list[int | None]) -> Markup:
     return heat_table(title, "confusion", "True class", names, counts, [sum(row) for row in counts])
 
 
-def _pairs(model: Model) -> Markup:
+def _mistakes(model: Model) -> list[tuple[str, str, int, float]]:
+    """(true class, prediction, samples, share of the class) of the most frequent mistakes."""
     samples = model.evaluation.samples
     mistakes = Counter((s.label, s.adversarial) for s in samples if s.label != s.adversarial)
     totals = Counter(sample.label for sample in samples)
     ranked = sorted(mistakes.items(), key=lambda item: (-item[1], item[0][0], _place(item[0][1])))[:PAIRS]
-    rows = [
-        {
-            "True class → prediction": f"{model.class_name(source)} → {model.class_name(target)}",
-            "Samples": derived("mistakes", count, ",d"),
-            "Share of the true class": share("share of the class", count / totals[source]),
-        }
+    return [
+        (model.class_name(source), model.class_name(target), count, count / totals[source])
         for (source, target), count in ranked
     ]
-    return table(f"Mistakes of {model.name}", rows)
 
 
 def _draw(model: Model, every: list[ClassCounts]) -> Markup:

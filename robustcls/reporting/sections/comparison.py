@@ -8,16 +8,13 @@ from matplotlib.axes import Axes
 from robustcls.reporting.context import FEW, Context, Model
 from robustcls.reporting.figures import MARKERS, SERIES, legend_above, plot, rows_of_shares, shorten
 from robustcls.reporting.html import (
-    between,
     derived,
     estimate,
     fill_file,
+    lacking,
     lines,
-    none,
     not_run,
-    p_value,
     piece,
-    points,
     table,
 )
 from robustcls.reporting.missing import ONE_MODEL
@@ -44,7 +41,7 @@ def comparison(context: Context) -> Markup:
         "comparison.html",
         context,
         overview=_overview(context),
-        differences=_differences(context),
+        pairs=[(model, one) for model in context.models[1:] for one in pair(context.evaluations[0], model.evaluation)],
         agreement=_agreement(context),
         drawn=_draw(context, some),
         left_out=DRAWN // 2 if len(by_class) > DRAWN else 0,
@@ -60,11 +57,11 @@ def _overview(context: Context) -> Markup:
     for name in dict.fromkeys(name for found in by_name for name in found):  # each class has a sensitivity of its own
         some = [found.get(name) for found in by_name]
         for part, when in (("clean", "clean"), ("robust", "under attack")):
-            cells = [none() if one is None else estimate(one.name, getattr(one, part), one.spec) for one in some]
+            cells = [lacking() if one is None else estimate(one.name, getattr(one, part), one.spec) for one in some]
             rows.append((f"{name}, {when}", cells))
     for part, images in (("clean", "clean images"), ("adversarial", "images under attack")):
         cells = [
-            model.n(f"calibration.{part}.ece", ".3f") if model.evaluation.calibration else none()
+            model.n(f"calibration.{part}.ece", ".3f") if model.evaluation.calibration else lacking()
             for model in context.models
         ]
         rows.append((f"Calibration error (ECE), {images}", cells))
@@ -78,11 +75,11 @@ def _corrupted(context: Context) -> tuple[Any, list[Markup]]:
     found = [one.corruptions for one in context.evaluations if one.corruptions]
     alike = len({(one.n, one.rule, one.source) for one in found}) <= 1
     cells = [
-        none()
+        lacking()
         if model.evaluation.corruptions is None
         else model.n("corruptions.mean", ".1%")
         if alike
-        else none(UNLIKE)
+        else lacking(UNLIKE)
         for model in context.models
     ]
     name = "Mean accuracy under corruptions"
@@ -105,48 +102,23 @@ def _distance(context: Context, norm: str, attack: str) -> tuple[Any, list[Marku
 
     def cell(model: Model, place: int | None) -> Markup:
         if place is None:
-            return none()
+            return lacking()
         measured = bool((model.evaluation.minimum or [])[place].distance)
-        return none(UNLIKE) if measured and not alike else quartile(model, f"minimum.{place}", "median")
+        return lacking(UNLIKE) if measured and not alike else quartile(model, f"minimum.{place}", "median")
 
     title = piece("of_n", f"Median smallest distance, {norm}", derived("samples", found[0].n, ",d"))
     title = lines([title, attack, "0 for each sample that is misclassified unchanged"])
     return title, [cell(*one) for one in zip(context.models, places, strict=True)]
 
 
-def _differences(context: Context) -> Markup:
-    first, *others = context.models
-    rows = [
-        {
-            "Difference": piece("minus", model.tag, first.tag),
-            "Accuracy\u00a0of": one.part,
-            "Points": points("difference", one.difference),
-            "95% interval, points": between((one.low, one.high), points),
-            "Only first right": derived("only first right", one.only_first, ",d"),
-            "Only second right": derived("only second right", one.only_second, ",d"),
-            "McNemar, exact": p_value("mcnemar", one.p),
-        }
-        for model in others
-        for one in pair(first.evaluation, model.evaluation)
-    ]
-    return table("Paired differences", rows)
-
-
-def _agreement(context: Context) -> Markup:
+def _agreement(context: Context) -> list[tuple[Model, list[int]]]:
+    """Of each model beside the first: the samples that both get right under attack, only the first, only it, neither."""
     first, *others = ([held(sample) for sample in one.samples] for one in context.evaluations)
-    kinds = {
-        "Both robust": (True, True),
-        "Only the first robust": (True, False),
-        "Only the second robust": (False, True),
-        "Neither robust": (False, False),
-    }
-    rows = []
-    for model, other in zip(context.models[1:], others, strict=True):
-        pairs = list(zip(first, other, strict=True))
-        counts = {head: pairs.count(kind) for head, kind in kinds.items()} | {"Samples": len(pairs)}
-        shown = {head: derived(f"agreement {i}", count, ",d") for i, (head, count) in enumerate(counts.items())}
-        rows.append({"Models": piece("both", context.models[0].tag, model.tag), **shown})
-    return table("Agreement under attack", rows)
+    pairs = [list(zip(first, other, strict=True)) for other in others]
+    kinds = ((True, True), (True, False), (False, True), (False, False))
+    return [
+        (model, [some.count(kind) for kind in kinds]) for model, some in zip(context.models[1:], pairs, strict=True)
+    ]
 
 
 def _gain(rows: tuple[ClassCounts, ...]) -> float:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from robustcls.reporting.context import Context, Model, sentence
 from robustcls.reporting.figures import MARKERS, SERIES, legend_above, plot, rows_of_shares, shorten
-from robustcls.reporting.html import fill_file, none, share, table
+from robustcls.reporting.html import fill_file, lacking, share
 from robustcls.reporting.missing import missing_of
 from robustcls.results.records import Corruptions
 
@@ -40,7 +40,7 @@ def _part(model: Model, found: Corruptions) -> dict[str, object]:
     def cell(name: str, severity: int) -> tuple[float, Markup]:
         i = places.get((name, severity))
         if i is None:
-            return 0.0, none()
+            return 0.0, lacking()
         at = f"corruptions.results.{i}.accuracy.accuracy"
         return found.results[i].accuracy.accuracy, model.n(at, ".1%")
 
@@ -49,17 +49,9 @@ def _part(model: Model, found: Corruptions) -> dict[str, object]:
         return [*(cell(name, severity) for severity in severities), (mean, share("mean over severities", mean))]
 
     columns = [fmean(one.accuracy.accuracy for one in found.results if one.severity == at) for at in severities]
-    intervals = [
-        {
-            "Corruption": _title(one.name),
-            "Severity": model.n(f"corruptions.results.{i}.severity", "d"),
-            **model.shares(f"corruptions.results.{i}.accuracy"),
-            **model.counts(f"corruptions.results.{i}.accuracy"),
-        }
-        for i, one in enumerate(found.results)
-    ]
     return {
         "model": model,
+        "title": _title,
         "notes": [sentence(text) for text in (found.rule, found.source, found.note)],
         "severities": severities,
         "groups": {group: {_title(name): row(name) for name in some} for group, some in _grouped(found).items()},
@@ -67,8 +59,6 @@ def _part(model: Model, found: Corruptions) -> dict[str, object]:
             *((mean, share("mean over corruptions", mean)) for mean in columns),
             (found.mean or 0.0, model.n("corruptions.mean", ".1%")),
         ],
-        "intervals": table(f"Corruptions of {model.name} with intervals", intervals),
-        "clean": model.interval("corruptions.clean"),
         "same": found.source.startswith("made here"),  # published files hold images of their own
     }
 

@@ -21,7 +21,7 @@ from robustcls.reporting.figures import (
     shares_upwards,
     shorten,
 )
-from robustcls.reporting.html import derived, fill_file, piece, table
+from robustcls.reporting.html import fill_file, piece
 from robustcls.reporting.missing import missing_of
 from robustcls.results.records import CurvePoint
 
@@ -59,7 +59,7 @@ def curves(context: Context) -> Markup:
         {
             "norm": norm,
             "drawn": _draw(context, f"curves-{i}", norm, some),
-            "made": table(f"How the curves in {norm} were measured", [_made(line) for line in some]),
+            "lines": some,
             "rules": list(dict.fromkeys(line.rule for line in some)),
         }
         for i, (norm, some) in enumerate(found.items())
@@ -67,7 +67,7 @@ def curves(context: Context) -> Markup:
     parts = (("In the norm of the threat model", "curves"), ("In other norms", "other_curves"))
     missing = [(title, lack) for title, part in parts if (lack := missing_of(context, part))]
     short = any(line.points[-1].robust.accuracy > NEAR_ZERO for some in found.values() for line in some)
-    return fill_file("curves.html", context, panels=panels, missing=missing, short=short)
+    return fill_file("curves.html", context, panels=panels, missing=missing, short=short, limit=NEAR_ZERO)
 
 
 def units(eps_texts: Iterable[str]) -> tuple[float, str]:
@@ -98,18 +98,6 @@ def _lines(context: Context) -> Iterator[tuple[str, Line]]:
                 yield other.norm, Line(model, path, other.points, ", ".join(other.attacks), other.rule)
 
 
-def _made(line: Line) -> dict[str, Markup | str]:
-    """How a curve was measured."""
-    left = line.model.n(f"{line.path}.{line.end}.robust.accuracy", ".1%")
-    eps, limit = line.points[line.end].eps_text, derived("near zero", NEAR_ZERO, ".0%")
-    return {
-        "Model": line.model.tag,
-        "n": line.model.n(f"{line.path}.0.robust.total", ",d"),
-        "Where the curve ends": piece("curve_end", line.falls, left, eps, limit),
-        "Attacks, in order": line.attacks,
-    }
-
-
 def _draw(context: Context, name: str, norm: str, some: list[Line]) -> Markup:
     rows = [
         {
@@ -117,7 +105,6 @@ def _draw(context: Context, name: str, norm: str, some: list[Line]) -> Markup:
             "eps": point.eps_text,
             "of [0, 1]": line.model.n(f"{line.path}.{i}.eps", ".5f"),
             **line.model.shares(f"{line.path}.{i}.robust"),
-            **line.model.counts(f"{line.path}.{i}.robust"),
             "Error": piece("error", point.error) if point.error else "none",
         }
         for line in some

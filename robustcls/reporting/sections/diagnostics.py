@@ -3,7 +3,8 @@
 from markupsafe import Markup
 
 from robustcls.reporting.context import Context, Model
-from robustcls.reporting.html import badge, fill_file, lines, piece, table
+from robustcls.reporting.html import fill_file, lines, piece
+from robustcls.results.records import Check
 
 ORDER, TITLE = 100, "Self-checks"
 
@@ -32,41 +33,29 @@ EXPECTED = {
     "attack_self_test": "Attacks that do not even break an undefended linear model.",
 }
 FIRST = ("fail", "warn", "pass", "not_run")
-HEAD = "Check, and what it looks for"
 
 
 def diagnostics(context: Context) -> Markup:
     """Each check with what was measured, its threshold, its status and what it means, failures first; then those not run."""
-    return fill_file("diagnostics.html", context, parts=[_part(model) for model in context.models])
+    return fill_file("diagnostics.html", context, parts=[_part(model) for model in context.models], title=_title)
 
 
 def _part(model: Model) -> dict[str, object]:
     checks = model.evaluation.checks
-    ran = sorted((i for i, one in enumerate(checks) if one.status != "not_run"), key=lambda i: _rank(checks[i].status))
-    rows = [
-        {
-            "Status": badge(checks[i].status),
-            HEAD: _title(checks[i].id),
-            "Measured": model.n(f"checks.{i}.measured", ".4g"),
-            "Threshold": model.n(f"checks.{i}.threshold", ".4g"),
-            "What was found, and what to do": checks[i].message,
-        }
-        for i in ran
-    ]
     left_out = {check.id: check.message for check in checks if check.status == "not_run"}
     usual = model.evaluation.not_run.get("diagnostics", "this evaluation did not run it")
-    left_out |= {key: usual for key in EXPECTED if key not in {check.id for check in checks}}
-    listed = [{"Status": badge("not_run"), HEAD: _title(key), "Reason": why} for key, why in left_out.items()]
+    known = {check.id for check in checks}
     return {
-        "tag": model.tag,
-        "table": table(f"Checks of {model.name}", rows),
-        "missing": table(f"Checks not run on {model.name}", listed),
-        "missing_count": len(listed),
+        "model": model,
+        "ran": sorted(
+            ((i, check) for i, check in enumerate(checks) if check.status != "not_run"), key=lambda one: _rank(one[1])
+        ),
+        "left_out": left_out | {key: usual for key in EXPECTED if key not in known},
     }
 
 
-def _rank(status: str) -> int:
-    return FIRST.index(status) if status in FIRST else 0
+def _rank(check: Check) -> int:
+    return FIRST.index(check.status) if check.status in FIRST else 0
 
 
 def _title(check: str) -> Markup:

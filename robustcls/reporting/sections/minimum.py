@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from robustcls.core.threat import BALL
 from robustcls.reporting.context import Context, Model
 from robustcls.reporting.figures import SERIES, STYLES, beside, legend_above, plot, shares_upwards, shorten
-from robustcls.reporting.html import Row, derived, fill_file, none, piece, share, table
+from robustcls.reporting.html import Row, derived, fill_file, lacking
 from robustcls.reporting.missing import missing_of
 from robustcls.reporting.sections.curves import mark_eps, units
 from robustcls.results.records import MinimumNorm
@@ -35,6 +35,11 @@ class Line:
         """(distance, place in the record), nearest first; censored samples are not among them."""
         return sorted((distance, i) for i, distance in enumerate(self.found.distance) if distance is not None)
 
+    @property
+    def inside(self) -> float:
+        """The share of the samples that have an example within eps."""
+        return self.within(self.model.evaluation.threat.eps + BALL) / self.found.n
+
     def within(self, eps: float) -> int:
         """How many samples have an example at most so far."""
         return sum(distance <= eps for distance, _ in self.known)
@@ -46,7 +51,13 @@ def minimum(context: Context) -> Markup:
     for line in _lines(context):
         norms.setdefault(line.found.norm, []).append(line)
     panels = [
-        {"norm": norm, "drawn": _draw(f"minimum-{i}", norm, some), "quartiles": _quartiles(norm, some)}
+        {
+            "norm": norm,
+            "drawn": _draw(f"minimum-{i}", norm, some),
+            "lines": some,
+            "own": any(line.model.evaluation.threat.norm == norm for line in some),
+            "failed": any(line.found.error for line in some),
+        }
         for i, (norm, some) in enumerate(norms.items())
     ]
     every = [line for some in norms.values() for line in some]
@@ -57,6 +68,8 @@ def minimum(context: Context) -> Markup:
         censored=any(line.found.censored for line in every),
         rules=list(dict.fromkeys(line.found.rule for line in every if line.found.rule)),
         missing=missing_of(context, "minimum"),
+        quartile=quartile,
+        not_measured=_not_measured,
     )
 
 
@@ -65,12 +78,12 @@ def quartile(model: Model, path: str, name: str) -> Markup:
     found: MinimumNorm = (model.evaluation.minimum or [])[int(path.rpartition(".")[2])]
     if not found.distance:
         return _not_measured(found)
-    return none(BEYOND) if getattr(found, name) is None else model.n(f"{path}.{name}", ".4f")
+    return lacking(BEYOND) if getattr(found, name) is None else model.n(f"{path}.{name}", ".4f")
 
 
 def _not_measured(found: MinimumNorm) -> Markup:
     """Of an attack that failed before it gave any distance, which says nothing about the model."""
-    return none(f"not measured: {found.error}" if found.error else "not measured")
+    return lacking(f"not measured: {found.error}" if found.error else "not measured")
 
 
 def _lines(context: Context) -> list[Line]:
@@ -81,35 +94,6 @@ def _lines(context: Context) -> list[Line]:
         for i, found in enumerate(model.evaluation.minimum or [])
     ]
     return sorted(every, key=lambda line: line.found.norm != line.model.evaluation.threat.norm)
-
-
-def _quartiles(norm: str, some: list[Line]) -> Markup:
-    failed = any(line.found.error for line in some)
-    own = any(line.model.evaluation.threat.norm == norm for line in some)
-    rows: list[Row] = []
-    for line in some:
-        found, model, threat = line.found, line.model, line.model.evaluation.threat
-        measured, unknown = bool(found.distance), _not_measured(found)
-        inside = none("eps is in another norm")
-        if threat.norm == norm:
-            within = line.within(threat.eps + BALL) / found.n if measured else 0.0
-            inside = share("share within eps", within) if measured else unknown
-        unchanged = derived("misclassified without any change", line.within(0.0), ",d")
-        rows.append(
-            {
-                "Model": model.tag,
-                "Attack": found.attack,
-                "n": model.n(f"{line.path}.n", ",d"),
-                "First quartile": quartile(model, line.path, "q1"),
-                "Median": quartile(model, line.path, "median"),
-                "Third quartile": quartile(model, line.path, "q3"),
-                **({"Within eps": inside} if own else {}),
-                "At distance 0": unchanged if measured else unknown,
-                "None found": model.n(f"{line.path}.censored", ",d") if measured else unknown,
-                **({"Error": piece("error", found.error or "none")} if failed else {}),
-            }
-        )
-    return table(f"Quartiles of the smallest distance, {norm}", rows)
 
 
 def _draw(name: str, norm: str, every: list[Line]) -> Markup | None:
@@ -132,7 +116,7 @@ def _steps(line: Line) -> Iterator[Row]:
             "Share of the samples": derived("share of the samples", step / STEPS, ".0%"),
             "Distance at most": line.model.n(f"{line.path}.distance.{known[rank - 1][1]}", ".4f")
             if there
-            else none(BEYOND),
+            else lacking(BEYOND),
         }
 
 

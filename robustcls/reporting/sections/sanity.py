@@ -2,8 +2,8 @@
 
 from markupsafe import Markup
 
-from robustcls.reporting.context import FEW, Context, Model
-from robustcls.reporting.html import badge, fill_file, none, piece, table
+from robustcls.reporting.context import FEW, Context
+from robustcls.reporting.html import fill_file
 from robustcls.reporting.missing import reasons_of
 from robustcls.results.records import MethodMeasures
 
@@ -58,26 +58,16 @@ BADGED = "fails the sanity checks"  # in the note of a method that is known to, 
 
 def sanity(context: Context) -> Markup:
     """Each method's checks and quality measures; a method that fails a check is named."""
-    parts = [_part(model) for model in context.models]
-    return fill_file("sanity.html", context, parts=parts, absent=reasons_of(context, "sanity"), few=FEW)
-
-
-def _part(model: Model) -> dict[str, object] | None:
-    found = model.evaluation.explanations
-    if found is None or not found.methods:
-        return None
-    methods = [
-        {
-            "name": method.method,
-            "note": method.note,
-            "badged": BADGED in method.note,
-            "failing": _failing(method),
-            "checks": _checks(model, i, method),
-            "quality": _quality(model, i, method) if method.quality else None,
-        }
-        for i, method in enumerate(found.methods)
-    ]
-    return {"found": found, "methods": methods}
+    return fill_file(
+        "sanity.html",
+        context,
+        absent=reasons_of(context, "sanity"),
+        failing=_failing,
+        expected=EXPECTED,
+        quality=QUALITY,
+        badged=BADGED,
+        few=FEW,
+    )
 
 
 def _failing(method: MethodMeasures) -> str:
@@ -85,43 +75,3 @@ def _failing(method: MethodMeasures) -> str:
     failed = [check.id for check in method.checks if check.status == "fail"]
     meaning = "; ".join(FAILED[key] for key in failed if key in FAILED)
     return f"fails {', '.join(failed)}" + (f": {meaning}." if meaning else ".") if failed else ""
-
-
-def _checks(model: Model, place: int, method: MethodMeasures) -> Markup:
-    rows = []
-    for i, check in enumerate(method.checks):
-        at = f"explanations.methods.{place}.checks.{i}"
-        rows.append(
-            {
-                "Status": badge(check.status),
-                "Check": piece("code", check.id),
-                "Measured": model.n(f"{at}.measured", ".4g"),
-                "Threshold": none("none") if check.threshold is None else model.n(f"{at}.threshold", ".4g"),
-                "What it means": check.message,
-            }
-        )
-    there = {check.id for check in method.checks}
-    for key, reason in EXPECTED.items():
-        if key not in there:
-            cells = (badge("not_run"), piece("code", key), none(), none("none"), reason)
-            rows.append(dict(zip(("Status", "Check", "Measured", "Threshold", "What it means"), cells, strict=True)))
-    return table(f"Checks of the maps of {model.name} by {method.method}", rows)
-
-
-def _quality(model: Model, place: int, method: MethodMeasures) -> Markup:
-    rows = []
-    for key, (name, reading) in QUALITY.items():
-        at = f"explanations.methods.{place}.quality.{key}"
-        spread = method.quality.get(key)
-        n = spread.n if spread else None
-        controlled = key in ("insertion", "deletion")
-        rows.append(
-            {
-                "Measure": name,
-                "Median (quartiles)": model.spread(at, "#.3g", n),
-                "Displaced map": model.spread(f"{at}_random", "#.3g", n) if controlled else none("none"),
-                "n": model.n(f"{at}.n", ",d") if spread else none(),
-                "How to read it": reading,
-            }
-        )
-    return table(f"Quality of the maps of {model.name} by {method.method}", rows)

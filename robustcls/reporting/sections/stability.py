@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from robustcls.reporting.context import FEW, Context, Model, sentence
 from robustcls.reporting.figures import DOTTED, INK, SERIES, legend_above, plot, shorten
-from robustcls.reporting.html import Row, fill_file, lines, none, table
+from robustcls.reporting.html import fill_file, lines
 from robustcls.reporting.missing import reasons_of
 from robustcls.results.records import Explanations, MethodMeasures, Spread
 
@@ -37,7 +37,8 @@ CONTROLS = {
 def stability(context: Context) -> Markup:
     """How like the map of a clean image is to that of the attacked one, to that under noise, and to a random map."""
     parts = [_part(model) for model in context.models]
-    return fill_file("stability.html", context, parts=parts, absent=reasons_of(context, "stability"), few=FEW)
+    absent, narrow = reasons_of(context, "stability"), _narrow
+    return fill_file("stability.html", context, parts=parts, absent=absent, few=FEW, measures=MEASURES, narrow=narrow)
 
 
 def _part(model: Model) -> dict[str, object] | None:
@@ -52,8 +53,7 @@ def _part(model: Model) -> dict[str, object] | None:
         "small": any(0 < size < FEW for size in sizes),
         "empty": 0 in sizes,
         "drawn": _draw(model, found),
-        "likeness": _likeness(model, found),
-        "methods": _methods(model, found),
+        "methods": [(method, [(*one, _name(one[0])) for one in _groups(method)]) for method in found.methods],
     }
 
 
@@ -86,54 +86,6 @@ def _name(key: tuple[str, str]) -> str:
 def _narrow(name: str) -> Markup:
     """On two lines where it divides, so that a wide table fits a screen; its numbers take two lines anyway."""
     return lines(re.split(r"(?=\()|(?<=,) ", name, maxsplit=1))
-
-
-def _likeness(model: Model, found: Explanations) -> Markup:
-    rows: list[Row] = []
-    grey = []
-    for i, method in enumerate(found.methods):
-        for key, place in _groups(method):
-            if place is None or method.likeness[place].n < FEW:
-                grey.append(len(rows))
-            at = f"explanations.methods.{i}.likeness.{place}"
-            rows.append(
-                {
-                    "Method": _narrow(method.method),
-                    "Clean map against": _narrow(_name(key)),
-                    "n": none() if place is None else _count(model, at, method.likeness[place].n),
-                    **{
-                        head: none() if place is None else _measure(model, at, method.likeness[place].n, measure)
-                        for measure, head in MEASURES.items()
-                    },
-                }
-            )
-    return table(f"Likeness of the maps of {model.name}", rows, grey=grey)
-
-
-def _count(model: Model, at: str, n: int) -> Markup:
-    shown = model.n(f"{at}.n", ",d")
-    return lines([shown, "small"]) if 0 < n < FEW else shown
-
-
-def _measure(model: Model, at: str, n: int, measure: str) -> Markup:
-    return model.spread(f"{at}.measures.{measure}", "z.2f", n) if n else none("no sample")
-
-
-def _methods(model: Model, found: Explanations) -> Markup:
-    rows = []
-    for i, method in enumerate(found.methods):
-        at = f"explanations.methods.{i}"
-        noise, n = f"{at}.quality.sensitivity_max", getattr(method.quality.get("sensitivity_max"), "n", None)
-        rows.append(
-            {
-                "Method": method.method,
-                "Largest change under small noise (sensitivity_max)": model.spread(noise, "#.3g", n),
-                "n": none() if n is None else model.n(f"{noise}.n", ",d"),
-                "Images a second": model.n(f"{at}.images_per_second", ",.1f"),
-                "Note": method.note or "no note",
-            }
-        )
-    return table(f"Attribution methods on {model.name}", rows)
 
 
 def _draw(model: Model, found: Explanations) -> Markup | None:
