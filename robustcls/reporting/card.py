@@ -11,19 +11,12 @@ from markupsafe import Markup
 
 from robustcls.core import plugins
 from robustcls.core.files import atomic_write, check_writable
+from robustcls.reporting import missing as parts
 from robustcls.reporting.context import say_who_was_attacked
 from robustcls.reporting.html import ASSETS
-from robustcls.reporting.missing import ACTIVE_CHECKS, PARTS, title_of, usual_reason
+from robustcls.reporting.missing import PARTS, usual_reason
 from robustcls.reporting.scrub import scrub
-from robustcls.results.balance import (
-    class_name,
-    measures_by_class,
-    say_absent,
-    say_counts,
-    two_classes_of,
-    what_is_estimated,
-)
-from robustcls.results.comparison import count_classes, worst_class
+from robustcls.results import balance, comparison
 from robustcls.results.policy import Policy, judge, lacking_attacks
 from robustcls.results.records import Accuracy, Estimate, Evaluation
 from robustcls.results.statistics import wilson
@@ -71,33 +64,13 @@ def model_card(evaluation: Evaluation, policy: Policy | None = None) -> str:
     ]
     if found.corruptions is not None and found.corruptions.mean is not None:
         metrics.append(("Mean accuracy under common corruptions", found.corruptions.mean))
-    counts = count_classes(found.samples)
-    worst = worst_class(counts) if counts else None
-    reasons = {part: usual_reason(found, part) for part, (_, holds, _) in PARTS.items() if not holds(found)}
+    values = {"under": under, "metrics": metrics, "hub": _HUB.get(found.data.name), "title": _title(found)}
+    verdict = judge(found, policy) if policy is not None and policy.thresholds else None
+    missing = {part: usual_reason(found, part) for part, (_, holds, _) in PARTS.items() if not holds(found)}
     text = (
         _markdown()
         .get_template("card.md")
-        .render(
-            e=found,
-            title=_title(found),
-            under=under,
-            hub=_HUB.get(found.data.name),
-            metrics=metrics,
-            estimates=what_is_estimated(found),
-            counts=say_counts(found),
-            absent=say_absent(found),
-            measures=measures_by_class(found),
-            two=two_classes_of(found),
-            policy=policy,
-            verdict=judge(found, policy) if policy is not None and policy.thresholds else None,
-            attacked=say_who_was_attacked(found.attacks),
-            worst=worst,
-            worst_name=class_name(found, worst.label) if worst else "",
-            worst_ends=wilson(worst.robust, worst.total) if worst else None,
-            missing=reasons | found.not_run,
-            active_checks=ACTIVE_CHECKS,
-            title_of=title_of,
-        )
+        .render(e=found, policy=policy, verdict=verdict, missing=missing | found.not_run, **values)
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 
@@ -114,12 +87,17 @@ def _markdown() -> Environment:
         keep_trailing_newline=True,
         finalize=lambda value: value if isinstance(value, Markup) else _plain(value),
     )
-    made.filters.update(json=_json, percent=_share, interval=_interval, count="{:,}".format, fenced=_fenced)
+    made.globals.update(
+        balance=balance, comparison=comparison, parts=parts, wilson=wilson, say_who_was_attacked=say_who_was_attacked
+    )
+    made.filters.update(
+        json=_json,
+        percent=lambda value, spec=".1%": format(value, spec),
+        interval=_interval,
+        count="{:,}".format,
+        fenced=_fenced,
+    )
     return made
-
-
-def _share(value: float, spec: str = ".1%") -> str:
-    return format(value, spec)
 
 
 def _interval(found: Accuracy | Estimate, spec: str = ".1%") -> str:

@@ -24,38 +24,22 @@ PARTS: dict[str, tuple[str, Callable[[Evaluation], bool], str]] = {
     "curves": (
         "Security curves",
         lambda one: bool(one.curve),
-        "accuracy was measured at one eps; give several with --eps-grid",
+        "only one eps was attacked; give several with --eps-grid",
     ),
-    "other_curves": (
-        "Security curves in other norms",
-        lambda one: bool(one.other_curves),
-        "only perturbations in the norm of the threat model were tried",
-    ),
+    "other_curves": ("Security curves in other norms", lambda one: bool(one.other_curves), "no other norm was tried"),
     "classes": ("Classes", lambda one: bool(one.samples), "the evaluation holds no record of single samples"),
     "minimum": (
         "Minimum perturbation",
         lambda one: any(found.distance for found in one.minimum or []),
         "no minimum-norm attack was run, such as --attack fmn",
     ),
-    "calibration": (
-        "Calibration",
-        lambda one: one.calibration is not None,
-        "the model's confidence was not recorded, so calibration errors were not computed",
-    ),
-    "corruptions": (
-        "Corruptions",
-        lambda one: bool(one.corruptions and one.corruptions.results),
-        "only adversarial perturbations were applied, no common corruptions",
-    ),
+    "calibration": ("Calibration", lambda one: one.calibration is not None, "the model's confidence was not recorded"),
+    "corruptions": ("Corruptions", lambda one: bool(one.corruptions and one.corruptions.results), "none was applied"),
     "diagnostics": ("Self-checks", lambda one: bool(one.checks), "no check was run"),
     "gallery": ("Gallery", lambda one: bool(one.gallery and one.gallery.examples), "this evaluation kept no images"),
     "stability": ("Attribution stability", _has_maps, "attribution maps were not compared"),
     "sanity": ("Attribution sanity", _has_maps, "attribution maps were not tested"),
-    "training": (
-        "Training",
-        lambda one: bool(one.training and one.training.epochs),
-        "no training history was given with this model",
-    ),
+    "training": ("Training", lambda one: bool(one.training and one.training.epochs), "no training history was given"),
 }
 ACTIVE_CHECKS = "Self-checks with attacks of their own"  # left out where others ran
 ONE_MODEL = "one evaluation was given; give two or more to compare models on the same samples"

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from robustcls.core import plugins
+from robustcls.core.errors import InputError
 from robustcls.reporting.context import Context, name_each
 from robustcls.reporting.html import fill_page
 from robustcls.reporting.images import embed, plan, take_out
@@ -29,7 +30,7 @@ class Placed:
 
 def compose(
     evaluations: Sequence[Evaluation],
-    policy: Policy,
+    policy: Policy | None,
     title: str | None,
     redact_images: bool,
     sections: Sequence[str] | None,
@@ -37,12 +38,14 @@ def compose(
 ) -> tuple[str, dict[str, bytes]]:
     """The report as text, and the images that it refers to in `assets`, a relative URL; without that there are none.
 
-    Raises InputError for an unknown section.
+    Raises InputError for an unknown section, and without an evaluation.
     """
+    if not evaluations:
+        raise InputError("a report needs an evaluation: give the file that `robustcls attack` wrote")
     shown = tuple(scrub(without_arrays(one) if redact_images else one) for one in evaluations)
     quality, arrays = plan(shown, apart=assets is not None)
     names = name_each(shown)
-    context = Context(shown, names, policy, find_mismatch(shown), redact_images, quality, arrays)
+    context = Context(shown, names, policy or Policy(), find_mismatch(shown), redact_images, quality, arrays)
     placed = _place(context, sections)
     files: dict[str, bytes] = {}
     if assets is not None:

@@ -7,16 +7,7 @@ from matplotlib.axes import Axes
 
 from robustcls.reporting.context import FEW, Context, Model
 from robustcls.reporting.figures import MARKERS, SERIES, legend_above, plot, rows_of_shares, shorten
-from robustcls.reporting.html import (
-    derived,
-    estimate,
-    fill_file,
-    lacking,
-    lines,
-    not_run,
-    piece,
-    table,
-)
+from robustcls.reporting.html import derived, estimate, fill_file, lacking, lines, not_run, piece, table
 from robustcls.reporting.missing import ONE_MODEL
 from robustcls.reporting.sections.classes import class_rows, count_by_class
 from robustcls.reporting.sections.minimum import quartile
