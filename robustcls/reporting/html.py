@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
+from robustcls.results import balance
 from robustcls.results.records import Accuracy, Estimate
 
 if TYPE_CHECKING:
@@ -17,17 +19,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "assets"
 Row = Mapping[str, Any]  # the cells of a table, by the head of their column
-_STATUS = {  # icon and words; the colour is in style.css
-    "pass": ("✓", "pass"),
-    "warn": ("!", "warn"),
-    "fail": ("✕", "fail"),
-    "not_run": ("○", "not run"),
-    "PASS": ("✓", "PASS"),
-    "WARN": ("!", "WARN"),
-    "FAIL": ("✕", "FAIL"),
-    "INCONCLUSIVE": ("?", "INCONCLUSIVE"),
-    "NOT JUDGED": ("–", "NOT JUDGED"),
-}
+_ICONS = {"pass": "✓", "warn": "!", "fail": "✕", "not-run": "○", "inconclusive": "?", "not-judged": "–"}
 
 
 def fill(template: str, context: "Context", **values: Any) -> Markup:
@@ -95,7 +87,8 @@ def lacking(word: str = "not measured") -> Markup:
 
 def badge(status: str) -> Markup:
     """A status as icon, word and colour."""
-    return piece("badge", status.lower().replace("_", "-").replace(" ", "-"), *_STATUS.get(status, ("?", status)))
+    kind = re.sub("[_ ]", "-", status.lower())
+    return piece("badge", kind, _ICONS.get(kind, "?"), status.replace("_", " ") if kind in _ICONS else status)
 
 
 def not_run(reason: str) -> Markup:
@@ -151,6 +144,7 @@ def environment() -> Environment:
     )
     for function in (derived, share, points, between, estimate, p_value, lacking, badge, not_run, lines, table, piece):
         made.globals[function.__name__] = function
+    made.globals["balance"] = balance
     return made
 
 

@@ -47,26 +47,20 @@ class Line:
 
 def minimum(context: Context) -> Markup:
     """The share of samples with an adversarial example within each distance, and the quartiles of the distance."""
-    norms: dict[str, list[Line]] = {}
-    for line in _lines(context):
-        norms.setdefault(line.found.norm, []).append(line)
-    panels = [
-        {
-            "norm": norm,
-            "drawn": _draw(f"minimum-{i}", norm, some),
-            "lines": some,
-            "own": any(line.model.evaluation.threat.norm == norm for line in some),
-            "failed": any(line.found.error for line in some),
-        }
-        for i, (norm, some) in enumerate(norms.items())
+    lines = [
+        Line(model, f"minimum.{i}", found)
+        for model in context.models
+        for i, found in enumerate(model.evaluation.minimum or [])
     ]
-    every = [line for some in norms.values() for line in some]
+    lines.sort(key=lambda line: line.found.norm != line.model.evaluation.threat.norm)  # the threat models' own first
+    norms: dict[str, list[Line]] = {}
+    for line in lines:
+        norms.setdefault(line.found.norm, []).append(line)
     return fill_file(
         "minimum.html",
         context,
-        panels=panels,
-        censored=any(line.found.censored for line in every),
-        rules=list(dict.fromkeys(line.found.rule for line in every if line.found.rule)),
+        panels=[(norm, some, _draw(f"minimum-{i}", norm, some)) for i, (norm, some) in enumerate(norms.items())],
+        rules=list(dict.fromkeys(line.found.rule for line in lines if line.found.rule)),
         missing=missing_of(context, "minimum"),
         quartile=quartile,
         not_measured=_not_measured,
@@ -84,16 +78,6 @@ def quartile(model: Model, path: str, name: str) -> Markup:
 def _not_measured(found: MinimumNorm) -> Markup:
     """Of an attack that failed before it gave any distance, which says nothing about the model."""
     return lacking(f"not measured: {found.error}" if found.error else "not measured")
-
-
-def _lines(context: Context) -> list[Line]:
-    """Those in a threat model's own norm first."""
-    every = [
-        Line(model, f"minimum.{i}", found)
-        for model in context.models
-        for i, found in enumerate(model.evaluation.minimum or [])
-    ]
-    return sorted(every, key=lambda line: line.found.norm != line.model.evaluation.threat.norm)
 
 
 def _draw(name: str, norm: str, every: list[Line]) -> Markup | None:

@@ -28,10 +28,6 @@ GROUPS = {  # (against, label): (name, marker, colour, whether the marker is fil
     ("benign_noise", ""): ("benign noise, same norm", "s", SERIES[2], False),
     ("random_map", ""): ("random map", "^", SERIES[3], False),
 }
-CONTROLS = {
-    "benign_noise": "benign noise of the same norm, which shows how far any change of that size moves a map",
-    "random_map": "a random map, which shows how alike two maps look by chance",
-}
 
 
 def stability(context: Context) -> Markup:
@@ -49,28 +45,12 @@ def _part(model: Model) -> dict[str, object] | None:
     return {
         "found": found,
         "rule": sentence(found.rule),
-        "reading": _reading(found),
+        "compared": {one.against for method in found.methods for one in method.likeness if one.n},
         "small": any(0 < size < FEW for size in sizes),
         "empty": 0 in sizes,
         "drawn": _draw(model, found),
         "methods": [(method, [(*one, _name(one[0])) for one in _groups(method)]) for method in found.methods],
     }
-
-
-def _reading(found: Explanations) -> str:
-    """How to read the likeness, with the controls that there are; what cannot be told without the others."""
-    held = {one.against for method in found.methods for one in method.likeness if one.n}
-    text = "1 means that two maps are the same."
-    there = [words for against, words in CONTROLS.items() if against in held]
-    if there:
-        text += f" Read the rows of the attack beside {', and beside '.join(there)}."
-    if "benign_noise" not in held:
-        text += (
-            " Benign noise was not compared, so the attack's part in a change cannot be told from that of any noise."
-        )
-    if "random_map" not in held:
-        text += " Random maps were not compared, so likeness by chance is not known."
-    return text
 
 
 def _groups(method: MethodMeasures) -> list[tuple[tuple[str, str], int | None]]:
@@ -96,16 +76,9 @@ def _draw(model: Model, found: Explanations) -> Markup | None:
     for i, method, known in drawn:
         for key, place, _ in known:
             n = model.at(f"explanations.methods.{i}.likeness.{place}.measures.spearman")
-            rows.append(
-                {
-                    "Method": method,
-                    "Clean map against": _name(key),
-                    "n": n("n", ",d"),
-                    "Median": n("median", "z.3f"),
-                    "Lower quartile": n("q1", "z.3f"),
-                    "Upper quartile": n("q3", "z.3f"),
-                }
-            )
+            quartiles = {"Median": "median", "Lower quartile": "q1", "Upper quartile": "q3"}
+            values = {head: n(name, "z.3f") for head, name in quartiles.items()}
+            rows.append({"Method": method, "Clean map against": _name(key), "n": n("n", ",d"), **values})
     title = f"Rank correlation (Spearman) of the maps of {model.name}"
     faint = any(spread.n < FEW for _, _, known in drawn for _, _, spread in known)
     caption = f"{title}: median and middle half of the samples" + (f"; faint: fewer than {FEW}" if faint else "")

@@ -3,8 +3,8 @@
 from markupsafe import Markup
 
 from robustcls.reporting.context import Context, Model
-from robustcls.reporting.html import estimate, fill_file, piece, share
-from robustcls.results.balance import balanced_of, is_uneven, say_absent, say_counts, what_is_estimated
+from robustcls.reporting.html import fill_file, piece, share
+from robustcls.results.balance import balanced_of, is_uneven
 from robustcls.results.comparison import Pair, held, pair
 from robustcls.results.policy import Policy, judge
 from robustcls.results.records import Evaluation
@@ -35,7 +35,7 @@ def verdict(context: Context) -> Markup:
 
 
 def _part(policy: Policy, evaluation: Evaluation) -> dict[str, object]:
-    found, balanced = judge(evaluation, policy), balanced_of(evaluation)
+    found = judge(evaluation, policy)
     bound = evaluation.robust.kind.removeprefix("upper bound").lstrip(": ")
     return {
         "evaluation": evaluation,
@@ -43,18 +43,8 @@ def _part(policy: Policy, evaluation: Evaluation) -> dict[str, object]:
         "kind": found.status.lower().replace(" ", "-"),
         "reasons": [] if found.criteria else found.reasons,
         "criteria": found.criteria,
-        "attacks": ", ".join(attack.name for attack in evaluation.attacks),
         "bound": f" ({bound})" if bound else "",
-        "estimates": what_is_estimated(evaluation),
-        "counts": say_counts(evaluation),
-        "absent": say_absent(evaluation),
-        "balanced": [
-            estimate(f"balanced {name} accuracy", one)
-            for name, one in (("clean", balanced.clean), ("robust", balanced.robust))
-        ]
-        if balanced and is_uneven(evaluation.samples)
-        else None,
-        "over": balanced.over if balanced else "",
+        "balanced": balanced_of(evaluation) if is_uneven(evaluation.samples) else None,
     }
 
 
