@@ -3,7 +3,9 @@
     NAME/__init__.py   MEASURE, a `Measure`. Read by `--help`: it imports neither torch nor pydantic.
     NAME/record.py     RECORD, the type of what was measured: pydantic, without torch. NAME is its key in evaluation.json.
     NAME/measure.py    `measure(subject, evaluation, *, ...) -> RECORD`: with torch; see `robustcls.evaluation.complete`.
-    NAME/section.py    what the report shows of it, with section.html beside it: without torch; see reporting/sections.
+    NAME/section.py    what the report shows, as `robustcls.reporting.sections` says: a function NAME, without torch, with its
+                       template section.html; of several, section_ONE.py has the function ONE. Title and place are in MEASURE.
+    NAME/card.md       what the model card shows, where it shows something: a template like reporting/assets/card.md.
 
 From these derive the options of `robustcls report`, the profiles, the reasons of what was not measured, the time that is
 planned, the keys of an evaluation, the sections of the report and the parts of the model card.
@@ -46,6 +48,8 @@ class Measure:
     fewest: int = 1  # samples, for it to say anything
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # profile: values of its options
     holds: Callable[[Any], bool] = bool  # whether a record says anything
+    empty: Callable[[Any], str] = lambda record: ""  # why a record says nothing, where it is known
+    headlines: Callable[[Any], list[tuple[str, float]]] = lambda record: []  # accuracies for the head of the model card
     draws_maps: bool = False  # takes attribution methods
     name: str = ""  # of its folder
 

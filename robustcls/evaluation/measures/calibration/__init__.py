@@ -6,8 +6,6 @@ MEASURE = Measure(
     text="calibration",
     order=10,
     parts={
-        "calibration": Part(
-            80, "Calibration", "the model's confidence was not recorded, so calibration errors were not computed"
-        )
+        "calibration": Part(80, "Calibration", "the model's confidence was not recorded"),
     },
 )

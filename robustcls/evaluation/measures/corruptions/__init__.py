@@ -15,10 +15,11 @@ class Options:
 MEASURE = Measure(
     text="common corruptions",
     order=60,
-    parts={
-        "corruptions": Part(90, "Corruptions", "only adversarial perturbations were applied, no common corruptions")
-    },
+    parts={"corruptions": Part(90, "Corruptions", "none was applied")},
     holds=lambda corruptions: bool(corruptions.results),
+    headlines=lambda corruptions: (
+        [("Mean accuracy under common corruptions", corruptions.mean)] if corruptions.mean is not None else []
+    ),
     options=Options,
     count="corruptions_n",
     fewest=FEWEST,

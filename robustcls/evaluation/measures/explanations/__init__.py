@@ -19,6 +19,11 @@ MEASURE = Measure(
         "sanity": Part(130, "Attribution sanity", "attribution maps were not tested"),
     },
     holds=lambda explanations: bool(explanations.methods),
+    empty=lambda explanations: (
+        "no attribution method supports this model"
+        if explanations.n
+        else "the attack changed no sample that the model classifies correctly"
+    ),
     options=Options,
     count="maps_n",
     profiles={"quick": {"maps_n": 10}, "full": {"maps_n": 200}},

@@ -16,6 +16,7 @@ MEASURE = Measure(
     order=50,
     parts={"minimum": Part(70, "Minimum perturbation", "no minimum-norm attack was run, such as --attack fmn")},
     holds=lambda norms: any(norm.distance for norm in norms),
+    empty=lambda norms: "; ".join(dict.fromkeys(f"{norm.attack} failed: {norm.error}" for norm in norms if norm.error)),
     options=Options,
     count="minimum_n",
     fewest=FEWEST,

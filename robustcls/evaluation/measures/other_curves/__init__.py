@@ -15,9 +15,7 @@ MEASURE = Measure(
     text="security curves in other norms",
     order=40,
     parts={  # shown beside the curve in the norm of the threat model
-        "other_curves": Part(
-            41, "Security curves in other norms", "only perturbations in the norm of the threat model were tried"
-        )
+        "other_curves": Part(41, "Security curves in other norms", "no other norm was tried"),
     },
     options=Options,
     count="curves_n",
