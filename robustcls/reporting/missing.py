@@ -34,7 +34,11 @@ PARTS: dict[str, tuple[str, Callable[[Evaluation], bool], str]] = {
         "no minimum-norm attack was run, such as --attack fmn",
     ),
     "calibration": ("Calibration", lambda one: one.calibration is not None, "the model's confidence was not recorded"),
-    "corruptions": ("Corruptions", lambda one: bool(one.corruptions and one.corruptions.results), "none was applied"),
+    "corruptions": (
+        "Corruptions",
+        lambda one: bool(one.corruptions and one.corruptions.results),
+        "no corruption was applied",
+    ),
     "diagnostics": ("Self-checks", lambda one: bool(one.checks), "no check was run"),
     "gallery": ("Gallery", lambda one: bool(one.gallery and one.gallery.examples), "this evaluation kept no images"),
     "stability": ("Attribution stability", _has_maps, "attribution maps were not compared"),
