@@ -6,18 +6,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from robustcls.core import plugins
 from robustcls.core.files import atomic_write, check_writable
-from robustcls.core.measures import FOLDER, measures
+from robustcls.core.measures import measures
 from robustcls.reporting import missing as parts
 from robustcls.reporting.context import say_who_was_attacked
-from robustcls.reporting.html import ASSETS
+from robustcls.reporting.html import environment
 from robustcls.reporting.missing import PARTS, usual_reason
 from robustcls.reporting.scrub import scrub
-from robustcls.results import balance, comparison
+from robustcls.results import comparison
 from robustcls.results.policy import Policy, judge, lacking_attacks
 from robustcls.results.records import Accuracy, Estimate, Evaluation
 from robustcls.results.statistics import wilson
@@ -58,47 +58,31 @@ def model_card(evaluation: Evaluation, policy: Policy | None = None) -> str:
     Every text of the evaluation is quoted in YAML and escaped in Markdown; paths and user names are scrubbed.
     """
     found = scrub(evaluation)
-    under = f"{found.threat.norm} {found.threat.eps_text}"
-    metrics = [
-        ("Clean accuracy", found.clean.accuracy),
-        (f"Robust accuracy under {under} (empirical upper bound)", found.robust.accuracy),
-    ]
-    held = [one for one in measures() if one.held_by(found)]
-    metrics += [figure for one in held for figure in one.headlines(getattr(found, one.name))]
-    values = {"under": under, "metrics": metrics, "hub": _HUB.get(found.data.name), "title": _title(found)}
     verdict = judge(found, policy) if policy is not None and policy.thresholds else None
     missing = {part: usual_reason(found, part) for part, (_, holds, _) in PARTS.items() if not holds(found)}
-    text = (
-        _markdown()
-        .get_template("card.md")
-        .render(e=found, policy=policy, verdict=verdict, held=held, missing=missing | found.not_run, **values)
-    )
+    held = [one for one in measures() if one.held_by(found)]
+    values = {
+        "held": held,
+        "title": _title(found),
+        "hub": _HUB.get(found.data.name),
+        "missing": missing | found.not_run,
+    }
+    text = _markdown().get_template("card.md").render(e=found, policy=policy, verdict=verdict, **values)
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
 @cache
 def _markdown() -> Environment:
-    """Jinja2 that escapes everything for Markdown, and fails on a name that a template misspells."""
-    made = Environment(
-        loader=FileSystemLoader([ASSETS, FOLDER]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: value if isinstance(value, Markup) else _plain(value),
-    )
-    made.globals.update(
-        balance=balance, comparison=comparison, parts=parts, wilson=wilson, say_who_was_attacked=say_who_was_attacked
-    )
-    made.filters.update(
-        json=_json,
-        percent=lambda value, spec=".1%": format(value, spec),
-        interval=_interval,
-        count="{:,}".format,
-        fenced=_fenced,
-    )
+    """As for pages, but everything is escaped for Markdown."""
+    made = environment().overlay(keep_trailing_newline=True, finalize=_plain)
+    known = {"comparison": comparison, "parts": parts, "wilson": wilson, "say_who_was_attacked": say_who_was_attacked}
+    made.globals = made.globals | known
+    made.filters = made.filters | {"json": _json, "share": _share, "interval": _interval, "fenced": _fenced}
     return made
+
+
+def _share(value: float, spec: str = ".1%") -> str:
+    return format(value, spec)
 
 
 def _interval(found: Accuracy | Estimate, spec: str = ".1%") -> str:
@@ -116,7 +100,9 @@ def _one_line(text: object) -> str:
 
 
 def _plain(text: object) -> Markup:
-    """One line of Markdown that shows `text` as it is: no markup, link, HTML or mention in it works."""
+    """One line of Markdown that shows `text` as it is, unless it is Markup: no link, HTML or mention in it works."""
+    if isinstance(text, Markup):
+        return text
     line = _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = re.sub(r"([\\`*_\[\]|~#!$])", r"\\\1", line)
     return Markup(line.replace("://", "&#58;//").replace("@", "&#64;").replace("www.", "www&#46;").strip())

@@ -2,14 +2,14 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from markupsafe import Markup
 
-from robustcls.reporting.html import Row, lacking, piece
+from robustcls.reporting.html import lacking, piece
 from robustcls.results.balance import class_name
 from robustcls.results.policy import Policy
 from robustcls.results.records import Attack, Evaluation
@@ -41,21 +41,18 @@ class Model:
         value = look_up(self.evaluation, path)
         return lacking() if value is None else piece("number", "model", self.place, path, spec, format(value, spec))
 
-    def at(self, path: str) -> Callable[[str, str], Markup]:
-        """`n` below a path."""
-        return lambda name, spec: self.n(f"{path}.{name}", spec)
+    def cells(self, path: str, spec: str, names: Mapping[str, str]) -> dict[str, Markup]:
+        """The values below a path, each under the head that it has in a table."""
+        return {head: self.n(f"{path}.{name}", spec) for head, name in names.items()}
 
     def interval(self, path: str) -> Markup:
         """An Accuracy as `43.1% [40.0%, 46.2%]`."""
         return piece("interval", *(self.n(f"{path}.{end}", ".1%") for end in ("accuracy", "ci95.0", "ci95.1")))
 
-    def shares(self, path: str) -> Row:
+    def shares(self, path: str) -> dict[str, Markup]:
         """An Accuracy, its interval and its counts as cells of a table."""
-        shares = {"Accuracy": "accuracy", "95% low": "ci95.0", "95% high": "ci95.1"}
-        counts = {"Correct": "correct", "Samples": "total"}
-        return {head: self.n(f"{path}.{name}", ".1%") for head, name in shares.items()} | {
-            head: self.n(f"{path}.{name}", ",d") for head, name in counts.items()
-        }
+        shares = self.cells(path, ".1%", {"Accuracy": "accuracy", "95% low": "ci95.0", "95% high": "ci95.1"})
+        return shares | self.cells(path, ",d", {"Correct": "correct", "Samples": "total"})
 
     def spread(self, path: str, spec: str, n: int | None = None) -> Markup:
         """The Spread at a path as `median (q1 to q3)`, with its number of samples where that is not `n`."""

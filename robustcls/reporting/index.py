@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,9 @@ def render_index(folder: str | Path, *, policy: Policy | None = None, title: str
     if not folder.is_dir():
         raise InputError(f"no folder {folder}: name one that holds evaluations with --index")
     found, skipped = _find(folder)
-    rows = [_row(folder, one.file, one.evaluation, policy) for one in found if one.evaluation is not None]
+    pages = _below(folder, "*.html")
+    rows = [_row(one.file, one.evaluation, _beside(one.file, pages), policy) for one in found if one.evaluation]
+    linked = {NAME} | {page for one in found for page in _beside(one.file, pages)}
     return fill_page(
         "index.html",
         title=title or "Adversarial robustness reports",
@@ -63,7 +64,7 @@ def render_index(folder: str | Path, *, policy: Policy | None = None, title: str
         skipped=skipped,
         policy=policy,
         listed=table("Evaluations", rows),
-        others=[_link(one, one) for one in _other_pages(folder, found)],
+        others=[_link(page, page) for page in pages if page not in linked and _is_ours(folder / page)],
         unreadable=[one for one in found if one.evaluation is None],
     )
 
@@ -91,23 +92,30 @@ def _find(folder: Path) -> tuple[list[Entry], int]:
 
 def _below(folder: Path, pattern: str) -> list[str]:
     """The files below a folder that fit, by path; hidden ones are not looked at."""
-    paths = [(path, path.relative_to(folder)) for path in folder.rglob(pattern)]
-    files = [below.as_posix() for path, below in paths if not _is_hidden(below) and path.is_file()]
-    return sorted(files)
+    files = [path.relative_to(folder) for path in folder.rglob(pattern) if path.is_file()]
+    return sorted(file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts))
 
 
-def _is_hidden(below: Path) -> bool:
-    return any(part.startswith(".") for part in below.parts)
+def _beside(file: str, pages: list[str]) -> list[str]:
+    """The HTML file of the same name, else every one beside it."""
+    beside = [page for page in pages if Path(page).parent == Path(file).parent and page != NAME]
+    same = Path(file).with_suffix(".html").as_posix()
+    return [same] if same in beside else beside
 
 
-def _row(folder: Path, file: str, evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
+def _is_ours(page: Path) -> bool:
+    """Whether robustcls made a page that is no list, such as a comparison."""
+    return page.name != NAME and MARK in page.read_text(encoding="utf-8", errors="replace")[:4000]
+
+
+def _row(file: str, evaluation: Evaluation, pages: list[str], policy: Policy) -> dict[str, Any]:
     def number(path: str, spec: str) -> Markup:
         return piece("number", "file", file, path, spec, format(look_up(evaluation, path), spec))
 
     def interval(part: str) -> Markup:
         return piece("interval", *(number(f"{part}.{end}", ".1%") for end in ("accuracy", "ci95.0", "ci95.1")))
 
-    links = [_link(one, "report" if one.endswith(".html") else "JSON") for one in (*_pages(folder, file), file)]
+    links = [_link(one, "report" if one.endswith(".html") else "JSON") for one in (*pages, file)]
     return {
         "Model": evaluation.model.name or evaluation.model.arch or "model",
         **({"Verdict": badge(judge(evaluation, policy).status)} if policy.thresholds else {}),
@@ -120,31 +128,6 @@ def _row(folder: Path, file: str, evaluation: Evaluation, policy: Policy) -> dic
         "Date": evaluation.provenance.started[:10],
         "Attacks": lines(one.name + (" (failed)" if one.error else "") for one in evaluation.attacks) or "none",
     }
-
-
-def _pages(folder: Path, file: str) -> Iterator[str]:
-    """The HTML file of the same name, else every one beside it."""
-    home = Path(file).parent
-    try:
-        beside = sorted(one for one in os.listdir(folder / home) if one.endswith(".html") and not one.startswith("."))
-    except OSError:
-        return
-    same = f"{Path(file).stem}.html"
-    for name in [same] if same in beside else beside:
-        if (home / name).as_posix() != NAME:
-            yield (home / name).as_posix()
-
-
-def _other_pages(folder: Path, found: list[Entry]) -> list[str]:
-    """Pages that robustcls made and that are beside no evaluation, such as comparisons."""
-    known = {NAME} | {page for one in found for page in _pages(folder, one.file)}
-    return [
-        page
-        for page in _below(folder, "*.html")
-        if page not in known
-        and not page.endswith(f"/{NAME}")
-        and MARK in (folder / page).read_text(encoding="utf-8", errors="replace")[:4000]
-    ]
 
 
 def _link(file: str, word: str) -> Markup:

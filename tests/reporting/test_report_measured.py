@@ -87,7 +87,7 @@ def test_limits_list_what_was_left_out_and_nothing_else():
     assert set(TITLES) < set(listed)
     assert all(row[0] == "○ not run" and row[2] for row in listed.values())
     assert listed["Minimum perturbation"][2] == "left out by --minimum-n 0"
-    assert listed["Comparison"][2].startswith("one model was handed in")
+    assert listed["Comparison"][2].startswith("one evaluation was given")
     full = rows_of(show(*pair(), sections=["limits"]), "What was not tested")
     assert not {*TITLES, "Comparison", "Attacks", "Classes"} & {row[1] for row in full}
 
@@ -193,7 +193,7 @@ def test_censored_samples_stay_in_n_and_a_censored_quartile_is_not_a_gap():
 
 
 def failed(norm: str) -> MinimumNorm:
-    """As `measure_minimum` records an attack that broke off."""
+    """As `measure_minimum` records an attack that failed."""
     return MinimumNorm(norm, "fab_t", "five", 5, [], [], 0, error="RuntimeError: no gradient")
 
 
@@ -214,7 +214,7 @@ def test_minimum_perturbations_that_all_broke_off_are_not_run():
     html = show(dataclasses.replace(sample(), minimum=[failed("linf")]), sections=["minimum", "limits"])
     assert "○ not run" in section(html, "minimum").text
     listed = {row[1]: row[2] for row in rows_of(html, "What was not tested")}
-    assert listed["Minimum perturbation"] == "fab_t broke off: RuntimeError: no gradient"
+    assert listed["Minimum perturbation"] == "fab_t failed: RuntimeError: no gradient"
 
 
 def test_the_comparison_does_not_call_an_attack_that_broke_off_robust():
@@ -329,7 +329,7 @@ def test_only_robust_accuracy_is_said_to_rest_on_the_ball():
 
 def test_one_model_is_not_compared():
     text = section(show(sample()), "comparison").text
-    assert "○ not run one model was handed in" in text
+    assert "○ not run one evaluation was given" in text
 
 
 def test_paired_differences_and_agreement_are_those_of_the_samples():

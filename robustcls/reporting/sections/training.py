@@ -58,19 +58,15 @@ def _part(model: Model) -> dict[str, object] | None:
 
 def _draw(model: Model, history: Training) -> Markup:
     fields = [name for name in CURVES if any(getattr(epoch, name) is not None for epoch in history.epochs)]
-    rows = []
-    for i in range(len(history.epochs)):
-        n = model.at(f"training.epochs.{i}")
-        rows.append(
-            {
-                "Epoch": n("epoch", "d"),
-                **{CURVES[name][0].capitalize(): n(name, ".1%") for name in fields},
-                "Train loss": n("train_loss", ".4f"),
-                "Learning rate": n("lr", ".3g"),
-                "Seconds": n("seconds", ",.1f"),
-                "Images a second": n("images_per_second", ",.0f"),
-            }
-        )
+    rows = [
+        model.cells(f"training.epochs.{i}", "d", {"Epoch": "epoch"})
+        | model.cells(f"training.epochs.{i}", ".1%", {CURVES[name][0].capitalize(): name for name in fields})
+        | model.cells(f"training.epochs.{i}", ".4f", {"Train loss": "train_loss"})
+        | model.cells(f"training.epochs.{i}", ".3g", {"Learning rate": "lr"})
+        | model.cells(f"training.epochs.{i}", ",.1f", {"Seconds": "seconds"})
+        | model.cells(f"training.epochs.{i}", ",.0f", {"Images a second": "images_per_second"})
+        for i in range(len(history.epochs))
+    ]
     title = f"Accuracy while training {model.name}"
     return plot(f"training-{model.place}", title, partial(_paint, history, fields), rows)
 

@@ -34,16 +34,11 @@ def _draw(model: Model, part: str) -> Markup:
     found: Reliability = getattr(model.evaluation.calibration, part)
     rows = []
     for i, one in enumerate(found.bins):
-        n, empty = model.at(f"calibration.{part}.bins.{i}"), lacking("empty")
-        rows.append(
-            {
-                "Confidence above": n("low", ".3f"),
-                "Up to": n("high", ".3f"),
-                "Predictions": n("n", ",d"),
-                "Mean confidence": empty if one.confidence is None else n("confidence", ".1%"),
-                "Accuracy": empty if one.accuracy is None else n("accuracy", ".1%"),
-            }
-        )
+        at = f"calibration.{part}.bins.{i}"
+        shares = {"Mean confidence": "confidence", "Accuracy": "accuracy"}
+        row = model.cells(at, ".3f", {"Confidence above": "low", "Up to": "high"})
+        row |= model.cells(at, ",d", {"Predictions": "n"})
+        rows.append(row | (model.cells(at, ".1%", shares) if one.n else dict.fromkeys(shares, lacking("empty"))))
     name, title = f"calibration-{model.place}-{part}", f"Reliability of {model.name}, {IMAGES[part]}"
     grey = [i for i, one in enumerate(found.bins) if one.n < FEW]
     return plot(name, title, partial(_paint, found, SERIES[model.series]), rows, size=(4.1, 4.3), grey=grey)

@@ -15,7 +15,7 @@ class Options:
 MEASURE = Measure(
     text="common corruptions",
     order=60,
-    parts={"corruptions": Part(90, "Corruptions", "none was applied")},
+    parts={"corruptions": Part(90, "Corruptions", "no corruption was applied")},
     holds=lambda corruptions: bool(corruptions.results),
     headlines=lambda corruptions: (
         [("Mean accuracy under common corruptions", corruptions.mean)] if corruptions.mean is not None else []

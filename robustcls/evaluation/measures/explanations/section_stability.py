@@ -81,10 +81,13 @@ def _draw(model: Model, found: Explanations) -> Markup | None:
     rows = []
     for i, method, known in drawn:
         for key, place, _ in known:
-            n = model.at(f"explanations.methods.{i}.likeness.{place}.measures.spearman")
-            quartiles = {"Median": "median", "Lower quartile": "q1", "Upper quartile": "q3"}
-            values = {head: n(name, "z.3f") for head, name in quartiles.items()}
-            rows.append({"Method": method, "Clean map against": _name(key), "n": n("n", ",d"), **values})
+            at = f"explanations.methods.{i}.likeness.{place}.measures.spearman"
+            n, quartiles = (
+                model.n(f"{at}.n", ",d"),
+                {"Median": "median", "Lower quartile": "q1", "Upper quartile": "q3"},
+            )
+            values = model.cells(at, "z.3f", quartiles)
+            rows.append({"Method": method, "Clean map against": _name(key), "n": n, **values})
     title = f"Rank correlation (Spearman) of the maps of {model.name}"
     faint = any(spread.n < FEW for _, _, known in drawn for _, _, spread in known)
     caption = f"{title}: median and middle half of the samples" + (f"; faint: fewer than {FEW}" if faint else "")

@@ -71,15 +71,14 @@ def _top(model: Model, path: str, top: list[list[float]]) -> list[tuple[str, flo
 def _rows(model: Model, example: Example, sample: Sample | None, name: str, quality: int | None) -> list[Shown]:
     sides, before = example.clean.shape[1:], f"Sample {example.index}, {name}"
     change, factor = show_perturbation(example.perturbation, quality)
-    amplified = "perturbation × {}, grey is zero"
     clean, attacked = "clean", "strongest attempt" if example.outcome == "survived" else "adversarial"
     if sample is not None:
         clean += f", seen as {model.class_name(sample.clean)}"
         attacked += f", seen as {model.class_name(sample.adversarial)}"
-    marked = Markup(amplified).format(derived("factor", factor, "d"))
+    amplified, marked = (piece("amplified", one) for one in (factor, derived("factor", factor, "d")))
     shown = [
         _image(show_image(example.clean, quality), sides, before, clean),
-        _image(change, sides, before, amplified.format(factor), marked),
+        _image(change, sides, before, amplified, marked),
         _image(show_image(example.adversarial, quality), sides, before, attacked),
     ]
     by_method = groupby(sorted(example.maps, key=lambda one: one.method), key=lambda one: one.method)
