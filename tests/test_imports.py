@@ -19,6 +19,12 @@ LIGHT = [
         for file in sorted((ROOT / folder).glob("*.py"))
     ),
     "robustcls.evaluation",
+    "robustcls.evaluation.measures",
+    *(
+        f"robustcls.evaluation.measures.{file.parent.name}.{file.stem}"
+        for file in sorted((ROOT / "evaluation" / "measures").glob("*/*.py"))
+        if file.stem not in ("measure", "__init__")
+    ),
     "robustcls.evaluation.config",
     "robustcls.evaluation.suites",
     "robustcls.attacks",

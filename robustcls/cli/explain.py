@@ -44,17 +44,17 @@ def command(flags: dict, config_file: str | None, model: str, overwrite: bool) -
     check_writable(folder / "maps.npz", inputs=[model])
     if not config.out:
         check_not_lost(folder / "measures.json", [name_of(model)], overwrite)
-    methods: Sequence[str] = config.method or METHODS
-    for method in methods:
+    for method in config.method or METHODS:
         plugins.resolved("attribution", method)
     with claim(folder, folder=True):
-        draw_all(config, model, methods, folder)
+        draw_all(config, model, folder)
 
 
-def draw_all(config: ExplainConfig, model: str, methods: Sequence[str], folder: Path) -> None:
+def draw_all(config: ExplainConfig, model: str, folder: Path) -> None:
     """Writes the files, and says which, once the model is found good."""
     from robustcls.cli.pictures import draw_pictures
     from robustcls.evaluation.attacks import as_attack
+    from robustcls.evaluation.plan import allowed_methods
     from robustcls.evaluation.subject import load_subject
 
     attack = as_attack(config.attack)
@@ -62,7 +62,7 @@ def draw_all(config: ExplainConfig, model: str, methods: Sequence[str], folder: 
     subject.threat.check_options(attack.text, attack.options)
     for line in subject.notes:
         note(line, config.quiet)
-    methods = carried_methods(subject, methods, config.method, config.quiet)
+    methods = allowed_methods(subject, config.method, lambda text: note(text, config.quiet))
     if not methods:
         raise InputError("the model carries none of the default methods: name one with --method, such as occlusion")
     describe_methods(subject, methods, config.quiet)
@@ -70,27 +70,6 @@ def draw_all(config: ExplainConfig, model: str, methods: Sequence[str], folder: 
         if path.name == "measures.json":
             note(f"\n{summarise(path)}\n", config.quiet)
         click.echo(path)
-
-
-def carried_methods(subject, methods: Sequence[str], named: Sequence[str], quiet: bool) -> list[str]:
-    """The methods that the model can carry, tried on one image before an attack is paid for.
-
-    Raises InputError where one cannot be carried that was named by the user.
-    """
-    from robustcls.attribution import explain_counted
-
-    x = subject.x[:1]
-    carried = []
-    for method in methods:
-        try:
-            explain_counted(subject.model, x, method=method)
-        except InputError as error:
-            if named:
-                raise
-            note(f"left out: {error}", quiet)
-        else:
-            carried.append(method)
-    return carried
 
 
 def describe_methods(subject, methods: Sequence[str], quiet: bool) -> None:

@@ -16,7 +16,6 @@ from robustcls.core.claims import claim
 from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stdout, is_stream
-from robustcls.core.measures import measures
 from robustcls.evaluation.config import METHODS, ReportConfig, check_license
 from robustcls.evaluation.profiles import layered
 
@@ -261,17 +260,16 @@ def measure(
     named, whose counts win over the budget of the profile. overwrite: keep no earlier evaluation.
     """
     from robustcls.cli.attack import summarise
-    from robustcls.cli.explain import carried_methods, describe_methods
+    from robustcls.cli.explain import describe_methods
     from robustcls.evaluation.budget import estimate
     from robustcls.evaluation.evaluate import evaluate_subject
-    from robustcls.evaluation.plan import choose_attacks, plan_from
+    from robustcls.evaluation.plan import allowed_methods, choose_attacks, draws_maps, plan_from
     from robustcls.evaluation.subject import load_subject
     from robustcls.reporting.scrub import without_arrays
     from robustcls.runtime.device import keep_freed_memory
 
     keep_freed_memory()
-    methods: Sequence[str] = config.method or METHODS
-    for method in methods:
+    for method in config.method or METHODS:
         plugins.resolved("attribution", method)
     shared = len(models) > 1 or config.transfer_from is not None
     choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
@@ -279,12 +277,15 @@ def measure(
     for subject in subjects:
         if subject.data_record.sha256 == subjects[0].data_record.sha256:
             subject.x = subjects[0].x  # in memory once
-    wanted = methods if any(getattr(config, one.count) for one in measures() if one.draws_maps) else ()
-    carried = [carried_methods(subject, wanted, config.method, config.quiet) for subject in subjects]
-    plans = [plan_from(config, subject, its) for subject, its in zip(subjects, carried, strict=True)]
+    drawn = draws_maps(config)
+    allowed = [
+        allowed_methods(subject, config.method, lambda text: note(text, config.quiet)) if drawn else []
+        for subject in subjects
+    ]
+    plans = [plan_from(config, subject, its) for subject, its in zip(subjects, allowed, strict=True)]
     evaluations = []
-    estimates = estimate(subjects, plans, carried, config, given)
-    for model, its, out, methods in zip(models, estimates, outs, carried, strict=True):
+    estimates = estimate(subjects, plans, allowed, config, given)
+    for model, its, out, methods in zip(models, estimates, outs, allowed, strict=True):
         subject = its.subject
         note("\n".join([model, *subject.notes]), config.quiet)
         describe_methods(subject, methods, config.quiet)

@@ -1,16 +1,17 @@
 """How a subject is evaluated."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from robustcls.attribution import explain_counted
 from robustcls.core.errors import InputError
 from robustcls.core.measures import measures
 from robustcls.core.options import parse_batch_size
 from robustcls.core.traits import call
 from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attacks, check_attacks, suite_attacks
 from robustcls.evaluation.checks import CheckFunction, thorough_checks
-from robustcls.evaluation.config import AttackConfig, ReportConfig
+from robustcls.evaluation.config import METHODS, AttackConfig, ReportConfig
 from robustcls.evaluation.curves import choose_grid
 from robustcls.evaluation.subject import Subject
 from robustcls.results.balance import find_positive
@@ -83,6 +84,11 @@ def plan_from(options: AttackConfig, subject: Subject, methods: Sequence[str] = 
     return add_measures(plan, subject, options, methods) if isinstance(options, ReportConfig) else plan
 
 
+def draws_maps(config: ReportConfig) -> bool:
+    """Whether a measure needs attribution methods."""
+    return any(getattr(config, one.count) for one in measures() if one.draws_maps)
+
+
 def add_measures(plan: Plan, subject: Subject, config: ReportConfig, methods: Sequence[str]) -> Plan:
     """The same plan with the measures of a report. Raises InputError for what the subject does not allow."""
     chosen = {one.name: {name: getattr(config, name) for name in one.option_fields()} for one in measures()}
@@ -101,6 +107,26 @@ def add_measures(plan: Plan, subject: Subject, config: ReportConfig, methods: Se
     elif not plan.eps_grid:
         left_out["curves"] = "an attack that leaves every small ball has no curve over radii"
     return replace(plan, measures=chosen, methods=methods, profile=config.profile, not_run=left_out)
+
+
+def allowed_methods(
+    subject: Subject, named: Sequence[str], say: Callable[[str], None] = lambda text: None
+) -> list[str]:
+    """The attribution methods that were named, or those of the default that the model allows: tried on one image.
+
+    Raises InputError where the model does not allow one that was named.
+    """
+    allowed = []
+    for method in named or METHODS:
+        try:
+            explain_counted(subject.model, subject.x[:1], method=method)
+        except InputError as error:
+            if named:
+                raise
+            say(f"left out: {error}")
+        else:
+            allowed.append(method)
+    return allowed
 
 
 def choose_attacks(

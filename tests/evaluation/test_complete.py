@@ -5,6 +5,9 @@ import time
 import pytest
 from eval_models import completed, evaluated, make_batch, make_net
 
+import robustcls
+from robustcls.core.errors import InputError
+from robustcls.core.measures import measures
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.config import ReportConfig
 from robustcls.evaluation.measures.calibration import measure as calibration
@@ -37,3 +40,40 @@ def test_the_time_that_the_parts_take_is_counted(judged, monkeypatch):
     assert kept[0] == before
     assert kept[1] == pytest.approx(before + 0.2, abs=0.15)
     assert judged.evaluation.provenance.seconds == kept[-1]
+
+
+def test_measures_run_from_the_cheapest_and_each_has_a_place_of_its_own_in_the_report():
+    assert [one.name for one in measures()] == [
+        "calibration", "gallery", "explanations", "other_curves", "minimum", "corruptions"
+    ]  # fmt: skip
+    parts = [part for one in measures() for part in one.parts.values()]
+    assert len({part.order for part in parts}) == len({part.title for part in parts}) == len(parts)
+    assert all(hasattr(one.load(), "measure") and hasattr(one.load(), "seconds") for one in measures())
+
+
+def test_options_of_a_measure_are_options_of_a_report():
+    names = [name for one in measures() for name in one.option_fields()]
+    assert len(set(names)) == len(names)
+    assert {name: getattr(ReportConfig(), name) for name in names} == {
+        "examples": 24, "maps_n": 50, "curves_n": 100, "minimum_n": 100, "corruptions_n": 200, "corruptions_from": None
+    }  # fmt: skip
+
+
+def test_python_takes_the_measures_of_a_profile():
+    x, y = make_batch(12)
+    found = robustcls.evaluate(
+        make_net(),
+        x,
+        y,
+        ThreatModel("linf", 0.01),
+        attacks="fgsm",
+        profile="quick",
+        method=("saliency",),
+        corruptions_n=5,
+    )
+    assert found.profile == "quick"
+    assert (found.corruptions.n, len(found.gallery.examples)) == (5, 12)
+    assert found.calibration.clean.n == 12
+    assert found.not_run["minimum"] == "left out by --minimum-n 0 (--profile quick)"
+    with pytest.raises(InputError, match="unknown option 'corruption_n': did you mean 'corruptions_n'"):
+        robustcls.evaluate(make_net(), x, y, "linf:0.01", corruption_n=5)
