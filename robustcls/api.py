@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robustcls.attacks._pool import others_of
 from robustcls.attacks._targets import choose_targets
 from robustcls.attribution import explain_counted, not_finite
+from robustcls.attribution.measures.trust import explain_metrics as explain_metrics
 from robustcls.core import plugins
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
 from robustcls.core.config import resolve
@@ -27,12 +28,11 @@ from robustcls.core.options import parse_n
 from robustcls.core.progress import follow, show_attacks
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import takes, traits_of
+from robustcls.core.traits import takes, takes_target, traits_of
 from robustcls.data.splits import load_split
 from robustcls.evaluation.config import ReportConfig
 from robustcls.evaluation.evaluate import evaluate_subject
-from robustcls.evaluation.explanations import explain_metrics as explain_metrics
-from robustcls.evaluation.plan import add_measures, allowed_methods, choose_attacks, draws_maps, make_plan
+from robustcls.evaluation.plan import add_measures, choose_attacks, make_plan
 from robustcls.evaluation.profiles import layered
 from robustcls.evaluation.subject import make_subject
 from robustcls.models import loading
@@ -76,7 +76,10 @@ def load(
         >>> model = robustcls.load("runs/digits-vgg16-pgd/ckpt.pt")
         >>> model = robustcls.load("weights.pt", arch="vgg16", input_size=(3, 32, 32), mean=0.5, std=0.25)
     """
-    return loading.load(spec, arch=arch, classes=classes, input_size=input_size, mean=mean, std=std)
+    loaded = loading.load(str(spec), arch=arch, classes=tuple(classes), input_size=input_size, mean=mean, std=std)
+    for note in loaded.notes:
+        warnings.warn(note, stacklevel=2)
+    return loaded.model.eval()
 
 
 def load_data(
@@ -179,7 +182,7 @@ def attack(
             check_logits(fp32(x[:1]), y)
         aims = None
         if target is not None:
-            if not takes(function, "target"):
+            if not takes_target(function):
                 raise InputError(
                     f"{named} cannot aim at a class: leave out `target`, or take an attack that can, such as pgd"
                 )
@@ -264,10 +267,10 @@ def evaluate(
         batch_size=batch_size, precision=precision, seed=seed, positive=positive,
     )  # fmt: skip
     if config is not None:
-        plan = add_measures(
-            plan, subject, config, allowed_methods(subject, config.method) if draws_maps(config) else ()
-        )
-    return evaluate_subject(subject, plan, progress=show_attacks() if progress else None)
+        plan = add_measures(plan, subject, config)
+    result = evaluate_subject(subject, plan, progress=show_attacks() if progress else None)
+    result.examples = result.examples.to(x.device)
+    return result
 
 
 def explain(

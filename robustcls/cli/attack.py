@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustcls.cli.console import note, percent, progress, table, wrap
-from robustcls.cli.options import MODEL_HELP, build, config_option, options
+from robustcls.cli.options import MODEL_HELP, GroupedCommand, build, config_option, options
 from robustcls.cli.places import check_not_lost, command_line, default_out, keep_earlier, name_of, overwrite_option
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stdout, is_stream
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 INCONCLUSIVE = 3  # an attack failed on an error of its own, so the number is not what was asked for
 
 
-@click.command("attack")
+@click.command("attack", cls=GroupedCommand)
 @click.option(
     "--model",
     required=True,
@@ -84,7 +84,7 @@ def command(
         journal = Journal(target.with_name(f"{target.name}.partial"), resume=resume, world=world)
         kept = None if is_stream(target) else journal
         choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
-        subject = load_subject(model, config, shared=config.transfer_from is not None)
+        subject = load_subject(model, config)
         plan = plan_from(config, subject)
         for line in subject.notes:
             note(line, quiet)

@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from robustcls.cli.console import note, progress
-from robustcls.cli.options import MODEL_HELP, config_option, options
+from robustcls.cli.options import MODEL_HELP, GroupedCommand, config_option, options
 from robustcls.cli.places import check_not_lost, command_line, keep_earlier, name_of, overwrite_option
 from robustcls.core import plugins
 from robustcls.core.claims import claim
@@ -27,7 +28,7 @@ STATED = ("intended_use", "license", "positive")  # what is stated of a model, w
 RENDERING = {"quiet", "redact_names", *STATED}  # options that also hold where evaluations are only rendered
 
 
-@click.command("report")
+@click.command("report", cls=GroupedCommand)
 @click.argument("files", nargs=-1, metavar="[FILE.json]...")
 @click.option(
     "--model", "models", multiple=True, metavar="M", help=f"Attacked and explained first; repeatable. {MODEL_HELP}"
@@ -263,32 +264,23 @@ def measure(
     from robustcls.cli.explain import describe_methods
     from robustcls.evaluation.budget import estimate
     from robustcls.evaluation.evaluate import evaluate_subject
-    from robustcls.evaluation.plan import allowed_methods, choose_attacks, draws_maps, plan_from
-    from robustcls.evaluation.subject import load_subject
+    from robustcls.evaluation.plan import choose_attacks, plan_from
+    from robustcls.evaluation.subject import load_subjects
     from robustcls.reporting.scrub import without_arrays
     from robustcls.runtime.device import keep_freed_memory
 
     keep_freed_memory()
     for method in config.method or METHODS:
         plugins.resolved("attribution", method)
-    shared = len(models) > 1 or config.transfer_from is not None
     choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
-    subjects = [load_subject(model, config, shared=shared) for model in models]
-    for subject in subjects:
-        if subject.data_record.sha256 == subjects[0].data_record.sha256:
-            subject.x = subjects[0].x  # in memory once
-    drawn = draws_maps(config)
-    allowed = [
-        allowed_methods(subject, config.method, lambda text: note(text, config.quiet)) if drawn else []
-        for subject in subjects
-    ]
-    plans = [plan_from(config, subject, its) for subject, its in zip(subjects, allowed, strict=True)]
+    say = partial(note, quiet=config.quiet)
+    subjects = load_subjects(models, config)
+    plans = [plan_from(config, subject, say=say) for subject in subjects]
     evaluations = []
-    estimates = estimate(subjects, plans, allowed, config, given)
-    for model, its, out, methods in zip(models, estimates, outs, allowed, strict=True):
+    for model, its, out in zip(models, estimate(subjects, plans, config, given), outs, strict=True):
         subject = its.subject
         note("\n".join([model, *subject.notes]), config.quiet)
-        describe_methods(subject, methods, config.quiet)
+        describe_methods(subject, its.plan.methods, config.quiet)
         budget, text = its.begin(given)
         note(text, config.quiet)
         unfinished = unfinished_beside(out)
@@ -301,7 +293,7 @@ def measure(
         try:
             found = evaluate_subject(
                 subject, its.plan, progress=None if config.quiet else progress(False), budget=budget, pace=its.pace,
-                say=lambda text: note(text, config.quiet), done=save, options=config, command=command_line(),
+                say=say, done=save, options=config, command=command_line(),
             )  # fmt: skip
         except BaseException:
             note(f"what was measured is kept in {unfinished}", config.quiet or not kept)

@@ -6,13 +6,13 @@ from typing import Any
 import click
 
 from robustcls.cli.console import note, wrap
-from robustcls.cli.options import config_option, options
+from robustcls.cli.options import GroupedCommand, config_option, options
 from robustcls.core.config import read_toml
 from robustcls.core.progress import Bar, duration
 from robustcls.training.config import TrainConfig
 
 
-@click.command("train")
+@click.command("train", cls=GroupedCommand)
 @click.option("--resume", metavar="RUN", help="Go on with this run folder; it knows its configuration.")
 @click.option(
     "--dry-run", is_flag=True, help="Print the resolved configuration, cost and time of an epoch; train nothing."
@@ -42,13 +42,14 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
       robustcls train --resume runs/digits-vgg16-pgd-20260101-120000
       torchrun --nproc-per-node 2 -m robustcls train --out runs/two
     """
-    from robustcls.runtime.device import keep_freed_memory
+    from robustcls.runtime.device import keep_freed_memory, search_for_fastest_convolutions
     from robustcls.runtime.world import join_world
     from robustcls.training.loop import Interrupted, fit
     from robustcls.training.recipe import configure
-    from robustcls.training.train import begin, prepare
+    from robustcls.training.train import begin
 
     keep_freed_memory()
+    search_for_fastest_convolutions()  # which a run that is to be deterministic turns off
     world = join_world()
     task: dict[str, Any] = {"resume": resume, "quiet": bool(flags.get("quiet")), "world": world}
     if resume:
@@ -62,12 +63,12 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
         task["inputs"] = [config_file] if config_file else []
         if world.size > 1 and not task["config"].out:
             raise click.UsageError("the processes of torchrun must agree on a run folder: give --out DIR")
-    if dry_run:
-        estimated = estimate(prepare(**task))  # by all processes
-        if world.first:
-            click.echo(estimated)
-        return 0
-    with begin(**task) as run:
+    with begin(**task, dry_run=dry_run) as run:
+        if dry_run:
+            estimated = estimate(run)  # by all processes
+            if world.first:
+                click.echo(estimated)
+            return 0
         quiet = run.config.quiet
         note(describe(run), quiet)
         if run.state.finished:

@@ -22,7 +22,7 @@ except ImportError:  # no POSIX: nobody is blocked
 
 
 @contextmanager
-def claim(path: str | Path, flag: str = "--out", *, folder: bool = False) -> Iterator[None]:
+def claim(path: str | Path, flag: str = "`out`", *, folder: bool = False) -> Iterator[None]:
     """Holds `path`, a file or a folder of files, for this process; makes the folders that are missing.
 
     flag: the option that named it. Raises InputError where another run writes there, and says which. A pipe or device needs

@@ -24,9 +24,9 @@ def read_listing(path: str, data: Sequence[str]) -> Listing:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}: give a file of classes with --classes") from None
+        raise InputError(f"cannot read {path}: {error.strerror}: give a file of classes with `classes`") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path} is not a text file: give a line for each class with --classes") from None
+        raise InputError(f"{path} is not a text file: give a line for each class with `classes`") from None
     if text.lstrip()[:1] in ("{", "["):
         return _read_json(path, text, data)
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
@@ -109,7 +109,7 @@ def _read_json(path: str, text: str, data: Sequence[str]) -> Listing:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error!s:.80}): give a file of classes with --classes") from None
+        raise InputError(f"{path} is not JSON ({error!s:.80}): give a file of classes with `classes`") from None
     if isinstance(content, list) and content and all(map(_is_named, content)):
         return Listing(path, tuple(_json_aliases(one) for one in content))
     if isinstance(content, dict) and content:

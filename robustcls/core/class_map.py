@@ -66,7 +66,7 @@ def match_classes(
         return replace(found, rule="; ".join(filter(None, (found.rule, unused))))
     if known and not fits:
         raise InputError(
-            f"{model} names {len(known)} classes and gives {outputs} outputs: say which output is which with --classes FILE"
+            f"{model} names {len(known)} classes and gives {outputs} outputs: say which output is which with `classes=FILE`"
         )
     return _by_name(data, known, model) if known else _by_place(data, outputs, model)
 
@@ -114,12 +114,12 @@ def _by_place(data: tuple[str, ...], outputs: int, model: str) -> ClassMap:
     if len(data) != outputs:
         raise InputError(
             f"{model} gives {outputs} outputs without names, the data has {len(data)} classes: which output is "
-            f"{data[0]!r}? name the data that it was trained on, or map the classes with --classes FILE"
+            f"{data[0]!r}? name the data that it was trained on, or map the classes with `classes=FILE`"
         )
     if all(name.isdecimal() for name in data) and list(data) != sorted(data, key=int):
         raise InputError(
             f"{model} has no class names, and the data's, {data[0]}, {data[1]} ... {data[-1]}, are numbers out of order: "
-            "say which output each is with --classes FILE"
+            "say which output each is with `classes=FILE`"
         )
     return ClassMap(
         tuple(range(outputs)), data, "the model has no class names: its outputs are taken in the data's order"
@@ -146,7 +146,7 @@ def _by_listing(data: tuple[str, ...], named: tuple[str, ...], outputs: int, mod
         if len(data) == outputs and None not in own:
             raise InputError(
                 f"{listing.source} takes {data[moved]!r} for output {places[moved]}, {model} itself {calls}: leave out "
-                "--classes, or correct the file"
+                "`classes`, or correct the file"
             )
         rule += f", although the model {calls}"
     return _map(places, names, data, rule, several=True)
@@ -171,7 +171,7 @@ def _places(data: Sequence[str], aliases: Sequence[Sequence[str]], outputs: int,
     raise InputError(
         f"{model} knows {outputs} classes ({', '.join(known[:3])}{' ...' if len(known) > 3 else ''}), the data has "
         f"{len(data)}: {first!r} is none of the model's{instead}: name the data that it was trained on with --data, "
-        f"or map the classes with --classes FILE{hint}"
+        f"or map the classes with `classes=FILE`{hint}"
     )
 
 
@@ -182,7 +182,7 @@ def _check_order(named: tuple[str, ...], listing: Listing, model: str) -> None:
         if found not in (None, place) and normal(name) not in map(normal, listing.aliases[place]):
             raise InputError(
                 f"{listing.source} lists {name!r} as output {found}, {model} itself calls output {place} so: leave out "
-                "--classes, or correct the file"
+                "`classes`, or correct the file"
             )
 
 
@@ -208,7 +208,7 @@ def _map(
     if twice is not None and not several:
         one, other = (name for name, place in zip(data, places, strict=True) if place == twice)
         raise InputError(
-            f"{one!r} and {other!r} are both output {twice}, {names[twice]!r}: map them with --classes FILE"
+            f"{one!r} and {other!r} are both output {twice}, {names[twice]!r}: map them with `classes=FILE`"
         )
     if _is_numbering(names) and Counter(names) != Counter(
         data

@@ -21,7 +21,7 @@ TORCH_WRITER = ("inline_container", "PytorchStreamWriter")  # in the RuntimeErro
 
 
 @contextmanager
-def atomic_write(path: str | Path, flag: str = "--out") -> Iterator[Path]:
+def atomic_write(path: str | Path, flag: str = "`out`") -> Iterator[Path]:
     """Yields a temporary path; at the end its content takes the place of `path`'s, or is removed after an error.
 
     flag: the option that named it. Raises InputError where the file cannot be written, as on a full disk.
@@ -43,7 +43,7 @@ def atomic_write(path: str | Path, flag: str = "--out") -> Iterator[Path]:
                 part.unlink()
 
 
-def check_writable(path: str | Path, flag: str = "--out", inputs: Iterable[str | Path] = ()) -> None:
+def check_writable(path: str | Path, flag: str = "`out`", inputs: Iterable[str | Path] = ()) -> None:
     """Raises InputError where a file cannot be written at `path`, and makes nothing: ask before a long run.
 
     flag: the option that named it. inputs: files that are read, which it must not replace.
@@ -84,7 +84,7 @@ def is_stdout(path: str | Path | None) -> bool:
         return False
 
 
-def cannot_write(path: str | Path, error: Exception, flag: str = "--out", part: Path | None = None) -> str:
+def cannot_write(path: str | Path, error: Exception, flag: str = "`out`", part: Path | None = None) -> str:
     """The line for an error that was raised while `path` was written; part: its temporary file."""
     if isinstance(error, RuntimeError):
         error = _ask_the_disk(part) or error

@@ -8,7 +8,6 @@ import ast
 import importlib
 import inspect
 import json
-import sys
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -162,9 +161,7 @@ def parse(kind: str, plugin: AnyPlugin) -> Spec:
 
 
 def import_dotted(kind: str, module: str, attribute: str) -> Callable[..., Any]:
-    """`attribute` of `module`, looked up in the current folder too. Raises InputError that says which part failed."""
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    """`attribute` of `module`, as Python imports it. Raises InputError that says which part failed."""
     spec = f"{kind} {module}:{attribute}"
     if not all(part.isidentifier() for part in module.split(".")):
         raise InputError(f"{spec}: {module!r} is not the name of a module: write it as package.module:name")

@@ -1,6 +1,6 @@
 """What the attacker may do: a norm ball of radius eps in pixel space, inside the box [0, 1].
 
-This is the only file that branches on a norm.
+Each norm is one row of functions. Elsewhere, too, what differs by norm is looked up in a table, not branched on.
 """
 
 import math

@@ -47,6 +47,12 @@ def call(function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
     return function(*args, **{name: value for name, value in keywords.items() if every or name in parameters})
 
 
+def takes_target(attack: Callable[..., Any]) -> bool:
+    """Whether an attack can aim at classes N, by a keyword `target` that is no option of its spec, such as that of `patch`."""
+    parameter = inspect.signature(attack).parameters.get("target")
+    return parameter is not None and (parameter.annotation is parameter.empty or "Tensor" in str(parameter.annotation))
+
+
 def takes(attack: Callable[..., Any], option: str) -> bool:
     """Whether an attack has a keyword of this name."""
     return option in inspect.signature(attack).parameters

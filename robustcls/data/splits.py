@@ -13,9 +13,9 @@ from torch import Tensor
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError, one_line, unknown
+from robustcls.core.subset import first_proportional, stratified_order
 from robustcls.data.duplicates import count_copies
 from robustcls.data.images import Images, as_images, count_labels, with_note
-from robustcls.data.stratify import first_proportional, stratified_order
 
 DECODING = ("size", "grey", "scale")  # options that say how a file becomes pixels
 SAMPLING_RULE = "the first samples of each class in file order, as many as the class's share of the split"
@@ -289,7 +289,7 @@ def check_named_by_file(spec: str, file: str) -> None:
     if parameters[:1] != ["split"]:
         raise InputError(
             f"{file} asks to run {name} for its data, whose first parameter is not called split: if you trust that code, "
-            f"say so with --data {spec}"
+            f"say so with `data={spec}`"
         )
 
 

@@ -1,6 +1,6 @@
 """The attacks of an evaluation: specs such as `pgd(steps=20)`, and functions, as one thing."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from shlex import quote
 from typing import Any
@@ -65,14 +65,14 @@ def as_attack(given: AttackLike) -> NamedAttack:
     return NamedAttack(given, spec.name, dict(spec.options), options, function)
 
 
-def as_attacks(given: AttackLike | Iterable[AttackLike]) -> list[NamedAttack]:
+def as_attacks(given: AttackLike | Sequence[AttackLike]) -> list[NamedAttack]:
     """One attack, or several, as a list. Raises InputError."""
     if isinstance(given, (str, plugins.Spec, NamedAttack)) or callable(given):
         return [as_attack(given)]
     return [as_attack(one) for one in given]
 
 
-def name_attacks(attacks: Iterable[AttackLike]) -> list[str]:
+def name_attacks(attacks: Sequence[AttackLike]) -> list[str]:
     """Their names; where two share one, their specs, numbered where even these are the same."""
     every = as_attacks(attacks)
     names = [one.name for one in every]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from robustcls.core.errors import InputError
 from robustcls.core.measures import FEWEST, measures
 from robustcls.core.progress import duration
+from robustcls.core.subset import first_proportional
 from robustcls.data.images import Images
 from robustcls.data.splits import SAMPLING_RULE
-from robustcls.data.stratify import first_proportional
 from robustcls.evaluation.attacks import NamedAttack
 from robustcls.evaluation.config import ReportConfig
 from robustcls.evaluation.pace import Clock, Pace, measure_pace
@@ -162,21 +162,20 @@ class Estimate:
 def estimate(
     subjects: Sequence[Subject],
     plans: Sequence[Plan],
-    methods: Sequence[Sequence[str]],
     config: ReportConfig,
     given: Collection[str],
 ) -> list[Estimate]:
     """An estimate for each subject. Where a budget asks for fewer samples, all subjects keep the same, to be compared.
 
-    methods: attribution methods of each. given: options that the user named, whose counts win over the profile's budget.
+    given: options that the user named, whose counts win over the profile's budget.
     Raises InputError where a budget does not hold even the first step of each attack.
     """
     estimates, counts = [], []
-    for subject, plan, maps in zip(subjects, plans, methods, strict=True):
+    for subject, plan in zip(subjects, plans, strict=True):
         x = subject.x[:32]
         began, minutes = time.perf_counter(), minutes_of(config, x.shape[2:])
         wanted = [one for one in measures() if not one.count or getattr(config, one.count)]
-        pace = measure_pace(subject.model, x, maps, measures=wanted)
+        pace = measure_pace(subject.model, x, plan.methods, measures=wanted)
         budget = _begin(minutes, given, time.perf_counter() - began)
         have, curve = len(subject.y), bool(plan.eps_grid)
         counts.append(fitting_samples(budget, pace, config, plan.attacks, have, curve=curve)[0])

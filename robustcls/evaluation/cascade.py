@@ -44,7 +44,7 @@ class Outcome(Examples):
 
 
 def run_cascade(
-    engine: Engine, attacks: Iterable[AttackLike], *, alone: bool = False, progress: Progress | None = None
+    engine: Engine, attacks: Sequence[AttackLike], *, alone: bool = False, progress: Progress | None = None
 ) -> Outcome:
     """Attacks the engine's samples with each attack in turn.
 

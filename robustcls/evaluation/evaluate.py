@@ -14,7 +14,7 @@ from robustcls.core.gradients import frozen
 from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.provenance import commit, versions
 from robustcls.evaluation.budget import Budget
-from robustcls.evaluation.cascade import Progress, run_cascade
+from robustcls.evaluation.cascade import Outcome, Progress, run_cascade
 from robustcls.evaluation.checks import run_checks
 from robustcls.evaluation.complete import complete
 from robustcls.evaluation.config import AttackConfig
@@ -26,7 +26,7 @@ from robustcls.evaluation.plan import Plan
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.two_classes import tell_apart
 from robustcls.results.balance import balanced_of, two_classes_of
-from robustcls.results.records import Accuracy, Evaluation, Provenance, Threat
+from robustcls.results.records import Accuracy, Check, CurvePoint, Evaluation, Provenance, Threat
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
 from robustcls.runtime.world import World
 
@@ -61,7 +61,7 @@ def evaluate_subject(
     evaluation = _run_attacks(subject, plan, journal, world, progress, over, command)
     size = evaluation.provenance.config["batch_size"]
     if options is not None:
-        _state(evaluation, options)
+        _record_options(evaluation, options)
     if plan.measures is not None:
         complete(
             subject, plan, evaluation, size, budget=budget, pace=pace, progress=progress is not None, say=say, done=done
@@ -90,53 +90,23 @@ def _run_attacks(
             journal.open(_task(engine, plan), engine.logits)
         outcome = run_cascade(engine, plan.attacks, alone=plan.alone, progress=progress)
         checks = run_checks(engine, outcome, plan.checks, progress)
-        stopped = over()
-        drawn = plan.eps_grid and not stopped
-        curve = security_curve(engine, outcome, plan.eps_grid, progress) if drawn else None
-        samples = outcome.samples(subject.files)
-        two_classes = tell_apart(engine, outcome, samples, subject.two_labels) if subject.two_labels else None
-    n, data = len(subject.y), subject.data_record
-    rule = data.class_map.rule if data.class_map else ""
-    evaluation = Evaluation(
-        model=subject.model_record,
-        data=replace(data, note="; ".join(filter(None, (data.note, rule)))),
-        threat=_describe_threat(subject, plan),
-        clean=Accuracy.of(int(outcome.correct.sum()), n),
-        robust=Accuracy.of(int(outcome.robust.sum()), n, f"upper bound: {plan.kind}"),
-        attacks=outcome.records,
-        checks=checks,
-        samples=samples,
-        provenance=Provenance(
-            command=command,
-            config={"attacks": [attack.text for attack in plan.attacks], "batch_size": engine.batch_size},
-            seed=plan.seed,
-            versions=versions(),
-            device=describe_device(engine.device),
-            commit=commit(),
-            started=started.isoformat(timespec="seconds"),
-            seconds=round(time.perf_counter() - began, 3),
-            precision=engine.precision,
-            batch_size=min(engine.world.gather(engine.parts.size)),
-        ),
-        curve=curve,
-        surrogate=subject.surrogate.record if subject.surrogate else None,
-        training=subject.training,
-        two_classes=two_classes,
-        profile=plan.profile,
-        not_run=dict(plan.not_run),
-        reduced=dict(plan.reduced),
-    )
-    evaluation.balanced = balanced_of(evaluation)
-    evaluation.two_classes = two_classes_of(evaluation, plan.positive)
-    if plan.eps_grid and stopped:
-        evaluation.not_run["curves"] = stopped
-    elif plan.eps_grid and (stopped := over()):
-        evaluation.reduced["curves"] = f"radii are missing: {stopped}"
+        left_out = over()
+        curve = None
+        if plan.eps_grid and not left_out:
+            curve = security_curve(engine, outcome, plan.eps_grid, progress)
+        evaluation = _record(engine, plan, outcome, checks, curve)
+    if plan.eps_grid and left_out:
+        evaluation.not_run["curves"] = left_out
+    elif plan.eps_grid and (cut_off := over()):
+        evaluation.reduced["curves"] = f"radii are missing: {cut_off}"
+    provenance = evaluation.provenance
+    provenance.command, provenance.started = command, started.isoformat(timespec="seconds")
+    provenance.seconds = round(time.perf_counter() - began, 3)
     evaluation.examples = outcome
     return evaluation
 
 
-def _state(evaluation: Evaluation, options: AttackConfig) -> None:
+def _record_options(evaluation: Evaluation, options: AttackConfig) -> None:
     """Records the options of an evaluation, and what they state of the model and its data."""
     evaluation.provenance.config = {key: value for key, value in asdict(options).items() if value not in (None, ())}
     evaluation.data.note = "; ".join(filter(None, (evaluation.data.note, options.data_note)))
@@ -152,6 +122,46 @@ def make_engine(
     precision = resolve_precision("fp32" if plan.precision == "auto" else plan.precision, device)
     size = resolve_batch_size(plan.batch_size, subject.x.shape[1:], device)
     return Engine(subject, size, precision, plan.compiled, plan.seed, journal, world or World(), over)
+
+
+def _record(
+    engine: Engine, plan: Plan, outcome: Outcome, checks: list[Check], curve: list[CurvePoint] | None
+) -> Evaluation:
+    subject, samples = engine.subject, outcome.samples(engine.subject.files)
+    n, data = len(subject.y), subject.data_record
+    rule = data.class_map.rule if data.class_map else ""
+    evaluation = Evaluation(
+        model=subject.model_record,
+        data=replace(data, note="; ".join(filter(None, (data.note, rule)))),
+        threat=_describe_threat(subject, plan),
+        clean=Accuracy.of(int(outcome.correct.sum()), n),
+        robust=Accuracy.of(int(outcome.robust.sum()), n, f"upper bound: {plan.kind}"),
+        attacks=outcome.records,
+        checks=checks,
+        samples=samples,
+        provenance=Provenance(
+            command="",
+            config={"attacks": [attack.text for attack in plan.attacks], "batch_size": engine.batch_size},
+            seed=plan.seed,
+            versions=versions(),
+            device=describe_device(engine.device),
+            commit=commit(),
+            started="",
+            seconds=0.0,
+            precision=engine.precision,
+            batch_size=min(engine.world.gather(engine.parts.size)),
+        ),
+        curve=curve,
+        surrogate=subject.surrogate.record if subject.surrogate else None,
+        training=subject.training,
+        two_classes=tell_apart(engine, outcome, samples, subject.two_labels) if subject.two_labels else None,
+        profile=plan.profile,
+        not_run=dict(plan.not_run),
+        reduced=dict(plan.reduced),
+    )
+    evaluation.balanced = balanced_of(evaluation)
+    evaluation.two_classes = two_classes_of(evaluation, plan.positive)
+    return evaluation
 
 
 def _task(engine: Engine, plan: Plan) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """How a subject is evaluated."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from robustcls.attribution import explain_counted
 from robustcls.core.errors import InputError
 from robustcls.core.measures import measures
 from robustcls.core.options import parse_batch_size
@@ -13,6 +12,7 @@ from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attacks, ch
 from robustcls.evaluation.checks import CheckFunction, thorough_checks
 from robustcls.evaluation.config import METHODS, AttackConfig, ReportConfig
 from robustcls.evaluation.curves import choose_grid
+from robustcls.evaluation.explain import supported_methods
 from robustcls.evaluation.subject import Subject
 from robustcls.results.balance import find_positive
 
@@ -40,7 +40,7 @@ class Plan:
 
 def make_plan(
     subject: Subject,
-    attacks: AttackLike | Iterable[AttackLike] | None = None,
+    attacks: AttackLike | Sequence[AttackLike] | None = None,
     suite: str | None = None,
     *,
     alone: bool = False,
@@ -68,8 +68,8 @@ def make_plan(
     return Plan(chosen, kind, alone, grid, checks, batch_size, precision, compiled, seed, positive)
 
 
-def plan_from(options: AttackConfig, subject: Subject, methods: Sequence[str] = ()) -> Plan:
-    """The plan that the options of a command name. methods: of attribution, which the model allows. Raises InputError."""
+def plan_from(options: AttackConfig, subject: Subject, *, say: Callable[[str], None] = lambda text: None) -> Plan:
+    """The plan that the options of a command name. say: told what is left out. Raises InputError."""
     plan = make_plan(
         subject, options.attack or None, options.suite,
         alone=options.each_alone,
@@ -81,16 +81,16 @@ def plan_from(options: AttackConfig, subject: Subject, methods: Sequence[str] = 
         seed=options.seed,
         positive=options.positive,
     )  # fmt: skip
-    return add_measures(plan, subject, options, methods) if isinstance(options, ReportConfig) else plan
+    return add_measures(plan, subject, options, say=say) if isinstance(options, ReportConfig) else plan
 
 
-def draws_maps(config: ReportConfig) -> bool:
-    """Whether a measure needs attribution methods."""
-    return any(getattr(config, one.count) for one in measures() if one.draws_maps)
-
-
-def add_measures(plan: Plan, subject: Subject, config: ReportConfig, methods: Sequence[str]) -> Plan:
+def add_measures(
+    plan: Plan, subject: Subject, config: ReportConfig, *, say: Callable[[str], None] = lambda text: None
+) -> Plan:
     """The same plan with the measures of a report. Raises InputError for what the subject does not allow."""
+    drawn = any(getattr(config, one.count) for one in measures() if one.draws_maps)
+    wanted = (config.method or METHODS) if drawn else ()
+    methods = supported_methods(subject, wanted, strict=bool(config.method), say=say)
     chosen = {one.name: {name: getattr(config, name) for name in one.option_fields()} for one in measures()}
     for one in measures():
         if hasattr(one.load(), "check") and one.count_in(chosen[one.name]) != 0:
@@ -109,28 +109,8 @@ def add_measures(plan: Plan, subject: Subject, config: ReportConfig, methods: Se
     return replace(plan, measures=chosen, methods=methods, profile=config.profile, not_run=left_out)
 
 
-def allowed_methods(
-    subject: Subject, named: Sequence[str], say: Callable[[str], None] = lambda text: None
-) -> list[str]:
-    """The attribution methods that were named, or those of the default that the model allows: tried on one image.
-
-    Raises InputError where the model does not allow one that was named.
-    """
-    allowed = []
-    for method in named or METHODS:
-        try:
-            explain_counted(subject.model, subject.x[:1], method=method)
-        except InputError as error:
-            if named:
-                raise
-            say(f"left out: {error}")
-        else:
-            allowed.append(method)
-    return allowed
-
-
 def choose_attacks(
-    attacks: AttackLike | Iterable[AttackLike] | None, suite: str | None, norm: str
+    attacks: AttackLike | Sequence[AttackLike] | None, suite: str | None, norm: str
 ) -> tuple[list[NamedAttack], str]:
     """The attacks that were named, or those of the suite for the norm, and what robust accuracy is called after."""
     if attacks is not None and suite is not None:

@@ -131,6 +131,7 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
 
     Raises InputError for whatever is wrong with them. shared: other models are evaluated by the same options.
     """
+    transfer_from = options.transfer_from if isinstance(options, AttackConfig) else None
     device, count = resolve_device(options.device), parse_n(options.n)
     parse_batch_size(options.batch_size)
     resolve_precision(options.precision, device)
@@ -158,7 +159,7 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
     if options.redact_names:
         images = without_files(images)
     threat.check_eps(images.pixels.shape[1:])
-    loaded, mapped, record, said = _fit(source, images, options, shared=shared)
+    loaded, mapped, record, said = _fit(source, images, options, shared=shared or transfer_from is not None)
     whose = "" if options.data else f", from {Path(spec).name}" if source.meta else ", the default"
     notes = [*said, *notes]
     notes.append(f"data {data_spec}{whose}, split {options.split}: {len(images)} of {images.available} samples")
@@ -171,8 +172,8 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         split_counts=mapped.renumber(list(images.split_counts)) if mapped else list(images.split_counts),
     )  # fmt: skip
     surrogate = None
-    if isinstance(options, AttackConfig) and options.transfer_from:
-        other, its_map, its_record, said = _fit(read_model(options.transfer_from), images, options, shared=True)
+    if transfer_from:
+        other, its_map, its_record, said = _fit(read_model(transfer_from), images, options, shared=True)
         surrogate = Surrogate(other.model, its_record, _renumber(images.labels, its_map))
         notes += said
     x, _ = images.batch()
@@ -186,6 +187,15 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         surrogate=surrogate,
         notes=notes,
     )  # fmt: skip
+
+
+def load_subjects(specs: Sequence[str], options: AttackConfig) -> list[Subject]:
+    """The subjects of several models on the same data, whose images lie in memory once. Raises InputError."""
+    subjects = [load_subject(spec, options, shared=len(specs) > 1) for spec in specs]
+    for subject in subjects:
+        if subject.data_record.sha256 == subjects[0].data_record.sha256:
+            subject.x = subjects[0].x
+    return subjects
 
 
 def describe_model(

@@ -7,11 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcls.core.losses import NO_ANSWER, margin, predict_labels, rival_scale
+from robustcls.core.losses import NO_ANSWER, VERDICT_TIE, margin, misclassified, predict_labels
 from robustcls.core.threat import BALL, ThreatModel
-
-# A margin below this share of the two logits compared could flip with the order of a sum: it does not count as success.
-TIE = 3e-6
 
 
 @dataclass
@@ -60,14 +57,12 @@ def join(parts: Sequence[Attempts]) -> Attempts:
 
 @torch.no_grad()
 def verify(model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, threat: ThreatModel, indices: Tensor) -> Attempts:
-    """An attempt succeeds where the fp32 model gives another label, or none, on the tensor as saved, inside ball and box."""
+    """An attempt succeeds inside ball and box where the fp32 model misclassifies the tensor as saved beyond a tie."""
     logits = model(x_adv)
     gap, predicted, distance = margin(logits, y), predict_labels(logits), threat.distance(x_adv, x)
     in_box = (x_adv.flatten(1).amin(1) >= 0) & (x_adv.flatten(1).amax(1) <= 1)
     inside = in_box & (distance <= threat.eps + BALL)
-    misclassified = in_box & (predicted != y) & (gap > TIE * rival_scale(logits, y))
+    wrong = in_box & misclassified(logits, y, tie=VERDICT_TIE)
     gap = gap.where(inside, torch.full_like(gap, -float("inf")))
-    success = misclassified & inside
-    return Attempts(
-        indices, x_adv.cpu(), predicted.cpu(), gap.cpu(), distance.cpu(), misclassified.cpu(), success.cpu()
-    )
+    success = wrong & inside
+    return Attempts(indices, x_adv.cpu(), predicted.cpu(), gap.cpu(), distance.cpu(), wrong.cpu(), success.cpu())

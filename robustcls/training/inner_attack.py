@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Generator, Tensor, nn
@@ -10,7 +11,15 @@ from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.losses import cross_entropy
 from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import traits_of
+from robustcls.core.traits import takes, traits_of
+
+
+def load_whole(spec: str) -> Callable[..., Tensor]:
+    """The attack of a spec as training runs it: one that takes soft labels goes to its last step unless the spec says else."""
+    attack = plugins.load("attack", spec)
+    if traits_of(attack).soft_labels and takes(attack, "early_stop"):
+        return partial(attack, **{"early_stop": False} | attack.keywords)
+    return attack
 
 
 class InnerAttack:
@@ -18,7 +27,7 @@ class InnerAttack:
 
     def __init__(self, spec: str, objective: str, threat: ThreatModel) -> None:
         self.spec, self.objective, self.threat = spec, objective, threat
-        self.function: Callable[..., Tensor] = plugins.load("attack", spec)
+        self.function = load_whole(spec)
         if traits_of(self.function).keeps_label:
             raise InputError(f'`adv="{spec}"` keeps the label, so there is nothing to train against: give `adv="pgd"`')
         threat.check_options(spec, plugins.resolved("attack", spec))

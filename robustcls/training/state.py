@@ -12,7 +12,7 @@ from robustcls.core import plugins
 from robustcls.core.classifier import Classifier, device_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
-from robustcls.core.losses import cross_entropy
+from robustcls.core.losses import cross_entropy, likeliest, predict_labels
 from robustcls.core.objective import BoundAttack, Loss
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
@@ -25,7 +25,6 @@ from robustcls.runtime.world import World
 from robustcls.training.averages import Average, Ema, Swa
 from robustcls.training.config import TrainConfig
 from robustcls.training.inner_attack import InnerAttack
-from robustcls.training.meter import Meter
 from robustcls.training.optimizer import make_optimizer
 
 PROGRESS = ("epoch", "batch", "best_score", "best_epoch", "rollbacks", "stopped")  # plain values, in last.pt by name
@@ -99,7 +98,8 @@ class TrainState:
         parts = list(zip(x.chunk(self.accumulate), y.chunk(self.accumulate), strict=True))
         losses = []
         for number, (images, labels) in enumerate(parts, start=1):
-            with nullcontext() if number == len(parts) else self._unsynchronised():
+            together = number == len(parts) or self.world.size == 1  # the processes add up their gradients once
+            with nullcontext() if together else self.forward.no_sync():  # type: ignore[operator]
                 with self.autocast():
                     loss = self.forward(images, labels, attack)  # the objective: it attacks, then passes forward
                 self.scaler.scale(loss.total / len(parts)).backward()
@@ -161,9 +161,6 @@ class TrainState:
     def autocast(self) -> AbstractContextManager:
         return autocast(self.precision, self.device)
 
-    def _unsynchronised(self) -> AbstractContextManager:
-        return self.forward.no_sync() if self.world.size > 1 else nullcontext()  # type: ignore[operator]
-
     @property
     def share_done(self) -> float:
         """Of the whole run, in the middle of the batch to come."""
@@ -216,6 +213,58 @@ class TrainState:
         for name in PROGRESS:
             setattr(self, name, content["progress"][name])
         self.history = [Epoch(**row) for row in content["history"]]
+
+
+class Meter:
+    """Sums of loss, right answers and images over an epoch, and the first batch whose loss was no number."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.reset()
+
+    def reset(self) -> None:
+        self.sums = {name: self._tensor(0) for name in ("loss", "right", "seen")}
+        self.parts: dict[str, Tensor] = {}
+        self.first_bad = torch.full((), -1, device=self.device)
+        self.seconds = 0.0
+        self.attacked = False  # whether the logits are those of adversarial images
+
+    @torch.no_grad()
+    def add(self, loss: Loss, y: Tensor, batch: int) -> None:
+        total = loss.total.detach().double()
+        self.sums["loss"] += total * len(y)
+        self.sums["right"] += (predict_labels(loss.logits) == likeliest(y)).sum()
+        self.sums["seen"] += len(y)
+        for name, value in loss.parts.items():
+            self.parts[name] = self.parts.get(name, 0) + value.detach().double() * len(y)
+        self.first_bad = torch.where((self.first_bad < 0) & ~total.isfinite(), batch, self.first_bad)
+        self.attacked = loss.seen == "adversarial"
+
+    def means(self, world: World) -> dict[str, Any]:
+        """The fields of an Epoch that training measures, over all processes."""
+        loss, right, seen = (world.total(value) for value in self.sums.values())
+        return {
+            "train_loss": loss / seen,
+            "train_robust": right / seen if self.attacked else None,
+            "seconds": round(self.seconds, 2),
+            "images_per_second": round(seen / self.seconds, 1),
+            "parts": {name: world.total(value) / seen for name, value in self.parts.items()},
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Primitives alone."""
+        sums, parts = ({name: float(value) for name, value in each.items()} for each in (self.sums, self.parts))
+        return {"sums": sums, "parts": parts, "seconds": self.seconds, "attacked": self.attacked}
+
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        self.reset()
+        self.sums, self.parts = (
+            {name: self._tensor(value) for name, value in content[each].items()} for each in ("sums", "parts")
+        )
+        self.seconds, self.attacked = content["seconds"], content["attacked"]
+
+    def _tensor(self, value: float) -> Tensor:
+        return torch.tensor(value, dtype=torch.float64, device=self.device)
 
 
 class _Forward(nn.Module):

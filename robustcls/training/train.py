@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from robustcls.core.classifier import Classifier
@@ -19,7 +18,7 @@ from robustcls.data.splits import hold_out, load_training_data
 from robustcls.models.checkpoint import Arch, arch_name, restore
 from robustcls.models.weights import read_file
 from robustcls.results.records import Epoch
-from robustcls.runtime.device import resolve_batch_size, resolve_device, search_for_fastest_convolutions
+from robustcls.runtime.device import resolve_batch_size, resolve_device
 from robustcls.runtime.world import World
 from robustcls.training.checkpoint import begin_folder, check_new, new_folder, read_last, restore_state
 from robustcls.training.config import PYTHON, TrainConfig
@@ -61,7 +60,7 @@ def train(
     Args:
         config: the options, as `recipe.configure` makes them.
         on_batch, on_epoch: are called after each.
-        task: where it comes from and goes on, as `prepare` takes it.
+        task: what else `begin` takes: a run to resume, data and an architecture as objects.
 
     Raises:
         InputError: for options, data or a model that cannot be trained, before anything is written.
@@ -73,39 +72,23 @@ def train(
 
 
 @contextmanager
-def begin(config: TrainConfig | None = None, **task: Any) -> Iterator[Run]:
-    """A run that is ready to be trained by `fit`, in a folder that nobody else writes to meanwhile.
-
-    task: as `prepare` takes it.
-    """
-    resume, world = task.get("resume"), task.get("world") or World()
-    folder = _folder(config, resume, task.get("data"), task.get("arch"))
-    claim = world.claim((folder, "--out"), folder=True) if not resume or folder.is_dir() else nullcontext()
-    with claim, _fastest_convolutions():
-        run = prepare(config, folder=folder, **task)
-        if not run.resumed:
-            begin_folder(run)
-        yield run
-
-
-def prepare(
+def begin(
     config: TrainConfig | None = None,
     *,
     resume: str | Path | None = None,
-    folder: Path | None = None,
     data: Data | None = None,
     arch: Arch | None = None,
     given: Container[str] = (),
     inputs: Iterable[str] = (),
     quiet: bool = False,
     world: World | None = None,
-) -> Run:
-    """A run as it is before its first batch, or where it was left. Writes nothing.
+    dry_run: bool = False,
+) -> Iterator[Run]:
+    """A run as it is before its first batch, or where it was left, ready for `loop.fit`; nobody else writes to its folder.
 
     Args:
         config: the options, as `recipe.configure` makes them.
         resume: instead, the folder of a run that goes on; a process that torchrun restarts goes on by itself.
-        folder: of the run; by default config.out, or a fresh one.
         data: in place of config.data, images and labels: float in [0, 1] or uint8, N,C,H,W, and whole numbers N.
         arch: in place of config.arch, a module on [0, 1] pixels, of which a copy is trained, or a function
             (num_classes, input_size) that makes one.
@@ -113,31 +96,35 @@ def prepare(
         inputs: files that are read, which the run must not write over.
         quiet: in place of config.quiet, of a run that goes on.
         world: the processes that share the run.
+        dry_run: nothing is written.
     """
-    began, world = time.perf_counter(), world or World()
-    content = None
-    folder = folder or _folder(config, resume, data, arch)
-    if resume or (world.restarts > 0 and (folder / "last.pt").exists()):
-        config, content = read_last(folder)
-        config.quiet = quiet
-        _check_python(folder, content, data=data, arch=arch)
-    else:
+    began, world, content = time.perf_counter(), world or World(), None
+    folder = _folder(config, resume, data, arch)
+    writes = not dry_run and (not resume or folder.is_dir())
+    with world.claim((folder, "--out"), folder=True) if writes else nullcontext():
+        if resume or (world.restarts > 0 and (folder / "last.pt").exists()):
+            config, content = read_last(folder)
+            config.quiet = quiet
+            _check_python(folder, content, data=data, arch=arch)
+        else:
+            check_new(folder, inputs)
         assert config is not None
-        check_new(folder, inputs)
-    config.quiet = config.quiet or not world.first
-    images, val = _load(config, data)
-    remark = "" if content else _adapt(config, given, images, world)
-    from_python = tuple(name for name, value in (("data", data), ("arch", arch)) if value is not None)
-    run = Run(config, folder, images, val, world, arch=arch, resumed=content is not None, from_python=from_python)
-    run.remark = remark
-    if content:
-        restore_state(run, content)
-        run.track_from_here()
-        return run
-    rehearse(run)
-    if config.minutes:
-        fit_epochs(run, began)
-    return run
+        config.quiet = config.quiet or not world.first
+        images, val = _load(config, data)
+        remark = "" if content else _adapt(config, given, images, world)
+        objects = tuple(name for name, value in (("data", data), ("arch", arch)) if value is not None)
+        run = Run(config, folder, images, val, world, arch=arch, resumed=content is not None, from_python=objects)
+        run.remark = remark
+        if content:
+            restore_state(run, content)
+            run.track_from_here()
+        else:
+            rehearse(run)
+            if config.minutes:
+                fit_epochs(run, began)
+            if not dry_run:
+                begin_folder(run)
+        yield run
 
 
 def _folder(config: TrainConfig | None, resume: str | Path | None, data: Data | None, arch: Arch | None) -> Path:
@@ -178,14 +165,3 @@ def _check_python(folder: Path, content: dict[str, Any], **objects: object) -> N
         raise InputError(
             f"{folder} began in Python with its own {' and '.join(missing)}: go on there, with robustcls.train({call})"
         )
-
-
-@contextmanager
-def _fastest_convolutions() -> Iterator[None]:
-    """Inside, cuDNN times its algorithms on each new shape; a run that is deterministic turns that off for good."""
-    before = torch.backends.cudnn.benchmark
-    search_for_fastest_convolutions()
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark &= before

@@ -20,6 +20,7 @@ from robustcls.runtime.device import exact_fp32
 from robustcls.runtime.fused import SearchTwin, uncompiled
 from robustcls.runtime.world import World
 from robustcls.training.config import TrainConfig
+from robustcls.training.inner_attack import load_whole
 
 
 class Validation:
@@ -60,7 +61,7 @@ class Validation:
                 for place, attack in enumerate(self.attacks.values(), start=4):
                     generator = SampleGenerator.of(index, mix(self.seed, place), x.device)
                     x_adv = attack(twin, x, y, self.threat, generator=generator)
-                    counts[place] += int((right & (_labels(model, x_adv) == y)).sum())
+                    counts[place] += int((right & (predict_labels(model(x_adv)) == y)).sum())
         train_seen, train_right, val_seen, *rights = self.world.sum(counts).tolist()
         names = ("val_clean", *self.attacks)
         shares = {name: n / val_seen for name, n in zip(names, rights, strict=True)}
@@ -68,7 +69,7 @@ class Validation:
 
     def _right(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """N. A model that names no class for any image has diverged; for some images, these are wrong answers."""
-        labels = _labels(model, x)
+        labels = predict_labels(model(x))
         if (labels == NO_ANSWER).all():
             raise InputError("the model's logits are no finite numbers any more: lower `lr` or give `clip=1`")
         return labels == y
@@ -80,16 +81,11 @@ class Validation:
             yield start, x.contiguous(memory_format=torch.channels_last), y
 
 
-@torch.no_grad()
-def _labels(model: nn.Module, x: Tensor) -> Tensor:
-    return predict_labels(model(x))
-
-
 def load_val_attack(config: TrainConfig, threat: ThreatModel) -> Callable[..., Tensor] | None:
     """The attack of --val-attack; None for none. Raises InputError where it says nothing of robust accuracy."""
     if config.val_attack == "none":
         return None
-    attack = plugins.load("attack", config.val_attack)
+    attack = load_whole(config.val_attack)
     threat.check_options(config.val_attack, plugins.resolved("attack", config.val_attack))
     if traits_of(attack).training_only:
         raise InputError(f'`val_attack="{config.val_attack}"` leaves the ball, to train on: give pgd(steps=10)')

@@ -118,7 +118,7 @@ def test_the_operations_are_those_of_the_layers(tmp_path):
         cost = measure_cost(colour_run(tmp_path, adv=adv))
         assert cost.forward_flops == forward
         assert cost.update_flops == forward + backward + steps * 2 * forward  # an attack's backward, by images alone
-    assert cost.parameters == cost.trained == sum(p.numel() for p in colour_run(tmp_path).model.parameters())
+    assert cost.parameters == cost.trained == sum(p.numel() for p in colour_run(tmp_path).state.model.parameters())
 
 
 def test_the_printed_operations_are_those(cli, tmp_path):

@@ -211,7 +211,7 @@ def evaluated(model, x, y, threat, attacks, *, index=None, surrogate=None, **opt
 def completed(judged: Evaluated, model, config, methods=(), **running):
     """Its evaluation with the measures that the options of a report choose, 20 samples at a time."""
     subject, evaluation = judged.on(model)
-    plan = add_measures(make_plan(subject, ["fgsm"]), subject, config, methods)
+    plan = add_measures(make_plan(subject, ["fgsm"]), subject, replace(config, method=tuple(methods)))
     evaluation.not_run |= plan.not_run
     return complete(subject, plan, evaluation, 20, **running)
 

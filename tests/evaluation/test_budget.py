@@ -7,6 +7,7 @@ import torch
 from eval_models import completed, evaluated, make_batch, make_net
 from torch import nn
 
+from robustcls.attribution.measures.trust import FORWARDS, MAPS, make_maps, measure, select_samples
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.measures import measures
@@ -17,7 +18,6 @@ from robustcls.evaluation.checks import thorough_checks
 from robustcls.evaluation.checks.black_box_wins import black_box_wins
 from robustcls.evaluation.checks.more_steps import more_steps
 from robustcls.evaluation.config import ReportConfig
-from robustcls.evaluation.explanations import FORWARDS, MAPS, comparable, make_maps, measure
 from robustcls.evaluation.measures.corruptions import measure as corruptions
 from robustcls.evaluation.measures.explanations import measure as explanations
 from robustcls.evaluation.measures.gallery import measure as gallery
@@ -157,7 +157,7 @@ def counted():
 
 def test_the_measures_of_maps_pass_as_many_images_as_is_said(counted):
     model, judged = counted
-    samples = comparable(model, judged.x, judged.y, judged.examples.x_adv)
+    samples = select_samples(model, judged.x, judged.y, judged.examples.x_adv)
     Counting.passed = 0
     maps = make_maps(model, samples.x, samples.y, samples.x_adv, "saliency")
     measure(model, samples, "saliency", maps)

@@ -9,10 +9,10 @@ from eval_models import evaluated, make_batch, make_net
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
+from robustcls.core.subset import spaced
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.measures.corruptions.measure import CHUNK, corrupt, read_published
 from robustcls.evaluation.measures.corruptions.measure import measure as measure_corruptions
-from robustcls.evaluation.spacing import spaced
 from robustcls.results.records import Evaluation
 
 NAMES = plugins.names("corruption")

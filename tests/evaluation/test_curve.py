@@ -3,10 +3,10 @@ import torch
 from eval_models import Masked, evaluated, make_batch, make_net
 
 from robustcls.core.errors import InputError
+from robustcls.core.subset import spaced
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.curves import AutoGrid, auto_grid, choose_grid, parse_grid, reach
 from robustcls.evaluation.measures.other_curves.measure import measure as measure_other_curves
-from robustcls.evaluation.spacing import spaced
 
 ATTACKS = ["pgd(steps=3)", "apgd_t(steps=5)"]
 GRID = [0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.3]

@@ -267,7 +267,7 @@ def test_where_there_is_nothing_to_compare(net, batch):
     nothing_left = black_box(net, batch, ["fgsm", "pgd"], threat=ThreatModel("linf", 0.9))
     assert (nothing_left.status, nothing_left.measured) == ("not_run", None)
     assert black_box(net, batch, threat=ThreatModel("linf", 0)).status == "pass"
-    assert black_box(net, batch, ["eval_models:raises"]).status == "not_run", "the only one broke off"
+    assert black_box(net, batch, ["eval_models:raises"]).status == "not_run", "the only one failed"
 
 
 def test_the_same_probe_each_time(net, batch):

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from robustcls.attacks._hyperplane import to_hyperplane
 from robustcls.core.errors import InputError
+from robustcls.core.subset import spaced
 from robustcls.core.threat import BALL, NORMS, ThreatModel
 from robustcls.evaluation.measures.minimum import measure as minimum
 from robustcls.evaluation.measures.minimum.measure import from_attacks as minimum_of_cascade
 from robustcls.evaluation.measures.minimum.measure import measure as measure_minimum
 from robustcls.evaluation.measures.minimum.measure import quartiles
-from robustcls.evaluation.spacing import spaced
 from robustcls.reporting import render
 
 

@@ -12,7 +12,7 @@ from robustcls.core.errors import InputError
 from robustcls.data.splits import hold_out, load_split, load_training_data
 from robustcls.training.loop import Interrupted
 from robustcls.training.recipe import configure
-from robustcls.training.train import begin, prepare, train
+from robustcls.training.train import begin, train
 
 OPTIONS = {
     "epochs": 2, "batch_size": 32, "eps": "0.15", "adv": "fgsm", "val_n": 16, "val_attack": "fgsm", "augment": "none",
@@ -154,7 +154,9 @@ def test_the_random_streams_of_the_caller_are_left_alone(digits, tmp_path):
     second = train(options(tmp_path / "b", ema=0.9), data=digits[1], arch=dropout_net)
     assert [row.train_loss for row in first.history] == [row.train_loss for row in second.history]
     torch.manual_seed(5)
-    prepare(options(tmp_path / "c", minutes=0.01, epochs=None), data=digits[1], arch=dropout_net)  # measures its speed
+    minutes = options(tmp_path / "c", minutes=0.01, epochs=None)
+    with begin(minutes, data=digits[1], arch=dropout_net, dry_run=True):  # measures its speed
+        assert not (tmp_path / "c").exists()
     assert torch.equal(torch.rand(3), expected)
 
 

@@ -129,7 +129,7 @@ def check_memory(shape: Sequence[int]) -> None:
     if need > have:
         raise InputError(
             f"{shape[0]} images of {shape[2]}x{shape[3]} need {need / 1e9:.0f} GB, this machine has {have / 1e9:.0f}: "
-            "take fewer with --n, or make them smaller with folder:PATH(size=64)"
+            "take fewer with `n`, or make them smaller with folder:PATH(size=64)"
         )
 
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from robustcls.core.errors import InputError
 from robustcls.core.losses import margin
 from robustcls.core.seeds import mix
+from robustcls.core.subset import spaced
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.attacks import AttackLike
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.engine import AttackError, Engine
-from robustcls.evaluation.spacing import spaced
 from robustcls.results.records import Check
 from robustcls.runtime.predict import predict
 
@@ -208,7 +208,7 @@ def broken_by_probe(
         try:
             success[left] = broken(engine, spec, left, engine.threat, (name, number), start)
         except AttackError as failure:
-            raise NotRun(f"{spec} broke off: {failure}") from None
+            raise NotRun(f"{spec} failed: {failure}") from None
     return int(success.sum()), ", ".join(spec for spec, _ in probe)
 
 
@@ -226,6 +226,6 @@ def _verdict_of_share(
 
 def _said(failure: Exception) -> str:
     if isinstance(failure, (AttackError, InputError)):
-        return f"an attack of this check broke off: {failure}"
+        return f"an attack of this check failed: {failure}"
     lines = str(failure).splitlines() or ["no message"]
-    return f"this check broke off: {type(failure).__name__}: {lines[0]}"
+    return f"this check failed: {type(failure).__name__}: {lines[0]}"

@@ -62,7 +62,7 @@ def attack_self_test(engine: Engine, outcome: Outcome) -> Check:
         return Check(NAME, "pass", least, BROKE_WARN, what)
     weak = " and ".join(f"{spec} broke {share:.1%}" for spec, share in shares.items() if share < BROKE_WARN)
     what = f"on an undefended linear model, where all {len(x)} samples can be broken, {weak}"
-    advice = "such an attack is broken or far too weak, and what it leaves is no sign of robustness: mend or replace it"
+    advice = "such an attack is broken or far too weak, and what it leaves is no sign of robustness: fix or replace it"
     status, threshold = ("warn", BROKE_WARN) if least >= BROKE_FAIL else ("fail", BROKE_FAIL)
     return Check(NAME, status, least, threshold, f"{what}; {advice}")
 

@@ -53,7 +53,7 @@ def _doubled(option: str, engine: Engine, outcome: Outcome) -> Check:
     met = nearest(engine, outcome, robust, most)
     name = f"doubled_{option}"
     count = int(broken(engine, twice, met, engine.threat, (name, 0)).sum())
-    advice = f"the attack has not converged: judge with more {option}"
+    advice = f"the attack has not converged: run it with more {option}"
     return verdict_of_nearest(
         name, count, len(met), len(engine.y), str(twice), advice, f"robust accuracy is overstated, for {advice}"
     )

@@ -20,7 +20,7 @@ def finite_output(engine: Engine, outcome: Outcome) -> Check:
         float(clean + attempts),
         0.5,
         f"{clean} clean images and {attempts} attempts gave logits that are not numbers",
-        "each counts as a wrong answer: mend the model, or clamp what overflows",
+        "each counts as a wrong answer: fix the model, or clamp what overflows",
     )
 
 
@@ -35,7 +35,7 @@ def finite_attempts(engine: Engine, outcome: Outcome) -> Check:
     what = f"{lost} of {tried} attempts hold values that are not finite"
     if not lost:
         return Check("finite_attempts", "pass", 0.0, 0.0, what)
-    advice = "they are lost, and robust accuracy is overstated as far as no other attack breaks these samples: mend the attack"
+    advice = "they are lost, and robust accuracy is overstated as far as no other attack breaks these samples: fix the attack"
     status, threshold = ("fail", LOST) if share > LOST else ("warn", 0.0)
     return Check(
         "finite_attempts", status, share, threshold, f"{what}, most of them {share:.1%} of {worst}'s; {advice}"

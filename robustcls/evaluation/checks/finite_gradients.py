@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from robustcls.core.gradients import input_gradient
 from robustcls.core.losses import NO_ANSWER, cross_entropy, dlr
+from robustcls.core.subset import spaced
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.checks._check import WARN, ZERO_GRADIENTS, NotRun, check, is_differentiable, nearest
 from robustcls.evaluation.engine import AttackError, Engine
-from robustcls.evaluation.spacing import spaced
 from robustcls.evaluation.subject import Surrogate
 from robustcls.results.records import Check
 

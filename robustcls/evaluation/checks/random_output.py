@@ -32,7 +32,7 @@ def random_output(engine: Engine, outcome: Outcome) -> Check:
             math.nan,
             REPEATED,
             "some outputs are not numbers",
-            "two passes cannot be compared: mend the model first",
+            "two passes cannot be compared: fix the model first",
         )
     scale = logits.amax(1).abs().max().clamp_min(1e-12)  # not of masked logits, such as -1e9
     repeated = (_difference(logits, again) / scale).item()

@@ -15,5 +15,5 @@ def softmax_output(engine: Engine, outcome: Outcome) -> Check:
         looks |= (logits.sum(1) == 0).all() & (logits[:, 1] >= 0).all() & (logits[:, 1] <= 0.5).all()
     what = "outputs look like probabilities" if looks else "outputs are not probabilities"
     return verdict(
-        "softmax_output", float(looks), 0.5, what, "the losses expect logits: hand in the model without its softmax"
+        "softmax_output", float(looks), 0.5, what, "the losses expect logits: give the model without its softmax"
     )

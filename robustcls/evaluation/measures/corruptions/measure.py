@@ -16,9 +16,9 @@ from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
+from robustcls.core.subset import spaced
 from robustcls.corruptions._severity import LARGE, SEVERITIES, is_large
 from robustcls.evaluation.measures.corruptions.record import Corruption, Corruptions
-from robustcls.evaluation.spacing import spaced
 from robustcls.evaluation.subject import Subject
 from robustcls.results.records import Accuracy, ClassMap, Evaluation
 from robustcls.runtime.predict import predict
@@ -177,10 +177,10 @@ def read_published(folder: Path) -> Published:
         raise InputError(f"{folder / 'labels.npy'}: label {labels.min()} is negative: download the file again")
     images = {name: _load(folder / f"{name}.npy") for name in plugins.names("corruption")}
     size = next(iter(images.values())).shape[1:3]
-    for name, its in images.items():
-        if its.dtype != np.uint8 or its.shape != (len(labels), *size, 3):
+    for name, array in images.items():
+        if array.dtype != np.uint8 or array.shape != (len(labels), *size, 3):
             raise InputError(
-                f"{folder / name}.npy: {its.dtype} of shape {its.shape}: expected uint8 images of {len(labels)},H,W,3, "
+                f"{folder / name}.npy: {array.dtype} of shape {array.shape}: expected uint8 images of {len(labels)},H,W,3, "
                 "all of one size; download the file again"
             )
     return Published(folder, images, labels)

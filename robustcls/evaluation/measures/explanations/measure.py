@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from robustcls.attribution.measures.trust import FORWARDS, MAPS, make_maps, measure_all, select_samples
 from robustcls.core.errors import InputError
-from robustcls.evaluation.explanations import FORWARDS, MAPS, comparable, make_maps, measure_all
 from robustcls.evaluation.subject import Subject
 from robustcls.results.records import Evaluation, Explanations
 
@@ -22,9 +22,9 @@ def measure(
     progress: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Explanations:
-    """The measures of the methods' maps on at most n comparable samples of an evaluation, evenly spaced."""
+    """The measures of the methods' maps on at most n correctly classified samples that the attacks changed, evenly spaced."""
     examples = evaluation.examples
-    samples = comparable(subject.model, examples.x, examples.y, examples.x_adv).spread(n)
+    samples = select_samples(subject.model, examples.x, examples.y, examples.x_adv).spread(n)
     maps = {
         method: make_maps(subject.model, samples.x, samples.y, samples.x_adv, method, seed=seed, progress=progress)
         for method in (methods if len(samples.x) else ())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robustcls.attribution import collapse, explain_counted, note
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import NO_ANSWER, predict_labels
+from robustcls.core.subset import in_turn
 from robustcls.evaluation.examples import Examples
 from robustcls.evaluation.measures.gallery.record import Example, Gallery, Map
 from robustcls.evaluation.subject import Subject
@@ -91,11 +92,8 @@ def outcome_of(examples: Examples, row: int) -> str:
 def _in_turn(examples: Examples, outcome: str, seed: int) -> list[int]:
     rows = np.array([row for row in range(len(examples.y)) if outcome_of(examples, row) == outcome], dtype=int)
     rows = np.random.default_rng(seed).permutation(rows)
-    labels = examples.y.numpy()[rows]
-    rank = np.zeros(len(rows), dtype=int)
-    for label in np.unique(labels):
-        rank[labels == label] = np.arange((labels == label).sum())
-    return [int(row) for row in rows[np.lexsort((labels, rank))]]
+    rows = rows[np.argsort(examples.y.numpy()[rows], kind="stable")]  # of the classes, the first label begins
+    return rows[in_turn(examples.y[rows]).numpy()].tolist()
 
 
 def _add_maps(
@@ -114,11 +112,11 @@ def _add_maps(
         ("adversarial", x_adv, y),
         ("adversarial_class", x_adv, torch.where(found == NO_ANSWER, y, found)),
     ):
-        drawn, odd = explain_counted(model, images, target=target, method=method, reference=x, progress=progress)
+        drawn, nonfinite = explain_counted(model, images, target=target, method=method, reference=x, progress=progress)
         maps = collapse(drawn)
         for i, example in enumerate(examples):
             if role != "adversarial_class" or target[i] != y[i]:
-                said = "; ".join(filter(None, (text, "values that are not finite count as 0" if odd[i] else "")))
+                said = "; ".join(filter(None, (text, "values that are not finite count as 0" if nonfinite[i] else "")))
                 example.maps.append(Map(method, role, int(target[i]), Array.encode(maps[i].numpy()), said))
 
 
@@ -127,7 +125,7 @@ def _pixels(image: Tensor) -> Array:
 
 
 def _top(probabilities: Tensor) -> list[list[float]]:
-    """Class and probability of the likeliest three; none where the logits give no probabilities."""
+    """Class and probability of the three most probable classes; none where the logits give no probabilities."""
     if probabilities.isnan().any():
         return []
     top = probabilities.topk(min(3, len(probabilities)))

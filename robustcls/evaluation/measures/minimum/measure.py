@@ -14,12 +14,12 @@ from robustcls.core.losses import predict_labels
 from robustcls.core.plugins import Spec
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
+from robustcls.core.subset import spaced
 from robustcls.core.threat import NORMS, Norm, ThreatModel
 from robustcls.evaluation.curves import reach
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.evaluation.examples import Examples
 from robustcls.evaluation.measures.minimum.record import MinimumNorm
-from robustcls.evaluation.spacing import spaced
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.verify import verify
 from robustcls.results.records import Attack, Evaluation

@@ -11,13 +11,13 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
+from robustcls.core.subset import spaced
 from robustcls.core.threat import NORMS, Norm, ThreatModel
 from robustcls.evaluation.attacks import suite_attacks
 from robustcls.evaluation.cascade import Progress, run_cascade
 from robustcls.evaluation.curves import ABOUT_ZERO, Walk, reach
 from robustcls.evaluation.engine import Engine
 from robustcls.evaluation.measures.other_curves.record import NormCurve
-from robustcls.evaluation.spacing import spaced
 from robustcls.evaluation.subject import Subject
 from robustcls.results.records import Accuracy, CurvePoint, Evaluation
 

@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 
-from robustcls.bench.attack_suite import NobodyFinishedError, run_attack_suite
-from robustcls.bench.attacking import EXACT
-from robustcls.bench.config import BASELINE, EVALUATIONS, BenchConfig
-from robustcls.bench.turns import TurnError, hand_over, take_turn
-from robustcls.bench.workloads import contestants_of, update_flops
+from experiments.contests.attack_suite import NobodyFinishedError, run_attack_suite
+from experiments.contests.attacking import EXACT
+from experiments.contests.config import EVALUATIONS, ContestConfig
+from experiments.contests.tables import BASELINE
+from experiments.contests.turns import TurnError, hand_over, take_turn
+from experiments.contests.workloads import contestants_of
+from robustcls.bench import attacking
+from robustcls.bench.training import update_flops
 from robustcls.data.images import Images
 
-AGREED = 0.3  # points of robust accuracy between any way of searching and exact fp32
 Result = dict[str, Any]
 Save = Callable[[], None]
 
@@ -70,7 +72,7 @@ def _training_rows(workload: str, rounds: dict[str, list[Result]], flops: float)
     return rows
 
 
-def run_evaluation(config: BenchConfig, task: Result, home: Path, suite: Result, rates, say, save: Save) -> None:
+def run_evaluation(config: ContestConfig, task: Result, home: Path, suite: Result, rates, say, save: Save) -> None:
     """Fills suite: the contests of the attack suite on one model, with what arithmetic they needed and whether they agree."""
     for workload in config.evaluations:
         one = dataclasses.replace(config, contest=(EVALUATIONS[workload],), rounds=config.rounds or 1)
@@ -97,17 +99,6 @@ def _flop_per_second(results: list[Result], forward: float) -> float | None:
 
 
 def agreement(rows: dict[str, Result], n: int) -> Result:
-    """Whether the robust accuracy of every way of searching is that of exact fp32. n: samples."""
-    exact = rows[EXACT].get("robust_accuracy")
-    points = {
-        name: None if exact is None or "seconds" not in row else 100 * (row["robust_accuracy"] - exact)
-        for name, row in rows.items()
-        if name.startswith("robustcls") and name != EXACT
-    }
-    found = {"points": points, "limit": AGREED, "n": n}
-    differences = [abs(value) for value in points.values() if value is not None]
-    if len(differences) < len(points) or not points:
-        return found | {"status": "not_run", "reason": "a contestant did not finish"}
-    if 100 / n > AGREED:
-        return found | {"status": "not_run", "reason": f"one sample of {n} is more than {AGREED} points"}
-    return found | {"status": "pass" if max(differences) <= AGREED + 1e-9 else "fail"}
+    """Whether the robust accuracy of every way of computing is that of exact fp32. n: samples."""
+    ours = {name: row for name, row in rows.items() if name.startswith("robustcls") and name != EXACT}
+    return attacking.agreement(rows[EXACT], ours, n)

@@ -7,11 +7,12 @@ import sys
 import pytest
 import torch
 
-from robustcls.bench.attack_suite import Arena, contestants_of, summarize
-from robustcls.bench.attacking import CONTESTS, Contestant, pyautoattack
-from robustcls.bench.config import BenchConfig
-from robustcls.bench.verdict import rejudge
-from robustcls.cli.bench_tables import attack
+from experiments.contests.__main__ import command
+from experiments.contests.attack_suite import Arena, contestants_of, summarize
+from experiments.contests.attacking import CONTESTS, Contestant, pyautoattack
+from experiments.contests.config import ContestConfig
+from experiments.contests.tables import attack
+from experiments.contests.verdict import rejudge
 from robustcls.cli.console import table
 from robustcls.cli.main import main
 from robustcls.core.errors import InputError
@@ -132,12 +133,12 @@ def test_the_table_shows_lies_failures_and_absence_in_80_columns():
 
 
 def test_contests_are_asked_for_by_name():
-    assert BenchConfig().contests == ["pgd"]
-    assert BenchConfig(contest=("single", "pgd", "single")).contests == ["pgd", "single"]
-    assert BenchConfig(contest=("all",)).contests == list(CONTESTS)
-    assert [BenchConfig().rounds_of(name) for name in CONTESTS] == [3, 1, 1, 1]
+    assert ContestConfig().contests == ["pgd"]
+    assert ContestConfig(contest=("single", "pgd", "single")).contests == ["pgd", "single"]
+    assert ContestConfig(contest=("all",)).contests == list(CONTESTS)
+    assert [ContestConfig().rounds_of(name) for name in CONTESTS] == [3, 1, 1, 1]
     with pytest.raises(InputError, match="did you mean 'single'"):
-        BenchConfig(contest=("singel",))
+        ContestConfig(contest=("singel",))
     assert "ART AutoAttack" not in [one.name for one in contestants_of("autoattack", slow=False)[0]]
 
 
@@ -180,7 +181,7 @@ def small():
 
 
 def moody():
-    if "robustcls.bench.contestant" in sys.orig_argv:
+    if "experiments.contests.contestant" in sys.orig_argv:
         raise RuntimeError("not in\\na contest")
     return drawn()
 """
@@ -191,7 +192,7 @@ def tiny(tmp_path, monkeypatch):
     """Models from code in the current folder."""
     (tmp_path / "tinymodel.py").write_text(CODE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.syspath_prepend(tmp_path)
     yield
     sys.modules.pop("tinymodel", None)
 
@@ -215,7 +216,7 @@ def bench(tmp_path, capsys, *arguments):
     out = tmp_path / "bench.json"
     options = ["--suite", "attack", "--n", "8", "--attack-steps", "4", "--eps", "0.1", "--quiet", "--out", str(out)]
     with pytest.raises(SystemExit) as stop:
-        main(["bench", *options, *arguments])
+        main([*options, *arguments], command)
     printed = capsys.readouterr()
     return stop.value.code or 0, json.loads(out.read_text()) if out.exists() else None, printed
 

@@ -1,4 +1,4 @@
-"""Whether attribution maps can be trusted: how an attack moves them, and whether they say anything about the model."""
+"""Whether attribution maps can be trusted: how an attack changes them, and whether they say anything about the model."""
 
 import math
 import time
@@ -26,38 +26,39 @@ from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
-from robustcls.evaluation.spacing import spaced
+from robustcls.core.subset import spaced
 from robustcls.results.records import Check, Explanations, Likeness, MethodMeasures, Spread
 from robustcls.runtime.fused import make_search_model
 from robustcls.runtime.predict import predict, told
 
+RULE = "correctly classified samples that the attack changed; maps of the true class's logit, channels summed"
 MARK = 0.01  # a gap in completeness beyond this marks a map
 FEW = 30  # samples: with fewer, a map that is no better than a random one may be so by chance
 CONTROLS = 4  # random maps whose insertion and deletion are averaged
 STEPS, DRAWS, NOISY = 16, 32, 3  # of insertion and deletion, infidelity, sensitivity_max
-MAPS = (
-    7 + NOISY
-)  # of each sample and method: clean, adversarial, noise, again, another seed, weights and class; noisy ones
-FORWARDS = 2 * (1 + CONTROLS) * (STEPS + 1) + DRAWS + 1  # of each sample and method, beside these maps
-ODD = 0.05  # share of a method's maps with values that are not finite
-LIKE, ALIKE = 0.5, 0.8  # of the likeness of a map to itself under another seed
+# Per sample and method: maps (clean, adversarial, noise, again, another seed, weights and class; noisy ones), and passes
+# forward beside these.
+MAPS, FORWARDS = 7 + NOISY, 2 * (1 + CONTROLS) * (STEPS + 1) + DRAWS + 1
+REPEATABLE = 1e-5  # of the largest value: a difference between two maps of the same seed that rounding may make
+NONFINITE = 0.05  # share of a method's maps with values that are not finite
+UNLIKE, ALIKE = 0.5, 0.8  # of the rank correlation of a map with itself under another seed
 
 
 @dataclass
-class Comparable:
-    """The samples whose maps are compared (CPU): those that the model gets right and the attack moved."""
+class Samples:
+    """The samples whose maps are measured (CPU): correctly classified ones that the attack changed."""
 
-    rows: Tensor  # of the samples among those that were given
+    rows: Tensor  # their places among the samples that were given
     x: Tensor
     y: Tensor
     x_adv: Tensor
     flipped: Tensor  # bool, N: the model gives x_adv another label
     num_classes: int
 
-    def spread(self, count: int) -> "Comparable":
-        """At most `count` of them, evenly spaced: samples of a folder stand class by class."""
+    def spread(self, count: int) -> "Samples":
+        """At most `count` of them, evenly spaced over the classes."""
         at = spaced(self.y, count)
-        return Comparable(self.rows[at], self.x[at], self.y[at], self.x_adv[at], self.flipped[at], self.num_classes)
+        return Samples(self.rows[at], self.x[at], self.y[at], self.x_adv[at], self.flipped[at], self.num_classes)
 
     @property
     def attacked(self) -> bool:
@@ -66,15 +67,15 @@ class Comparable:
 
 @dataclass
 class Maps:
-    """A method's maps of the true classes, as `explain` gives them."""
+    """A method's maps of the true classes."""
 
     clean: Tensor
     adversarial: Tensor
     images_per_second: float
-    odd: Tensor  # N, bool: one of the two had entries that were not finite, which became 0
+    nonfinite: Tensor  # N, bool: one of the two had entries that were not finite, which became 0
 
     def take(self, rows: Tensor) -> "Maps":
-        return Maps(self.clean[rows], self.adversarial[rows], self.images_per_second, self.odd[rows])
+        return Maps(self.clean[rows], self.adversarial[rows], self.images_per_second, self.nonfinite[rows])
 
 
 def explain_metrics(
@@ -87,13 +88,28 @@ def explain_metrics(
     quality_n: int = 50,
     seed: int = 0,
 ) -> MethodMeasures:
-    """What can be measured of a method's maps of the target classes: `.likeness`, `.quality` and `.checks`.
+    """Measure a method's maps of the target classes.
 
-    model: any nn.Module on [0, 1] pixels; it is left exactly as it was. images: float N,C,H,W in [0, 1]. target: one class
-    for all, or one an image; None takes each image's predicted class. adversarial: images like them; with these, likeness
-    also tells how like the maps of clean and adversarial images are, beside noise of the same norm. Samples whose target
-    the model does not predict, or that the attack did not move, are left out of all measures. quality_n: samples for
-    quality and checks. Raises InputError.
+    Samples whose target the model does not predict, or that the attack did not change, are left out of all measures.
+
+    Args:
+        model: any module on [0, 1] pixels; it is left exactly as it was.
+        images: float N,C,H,W in [0, 1].
+        target: one class for all, or one per image; None takes each image's predicted class.
+        method: as for `robustcls.explain`.
+        adversarial: adversarial versions of the images. With these, likeness also tells how alike the maps of clean and
+            adversarial images are, beside noise of the same norm.
+        quality_n: samples for quality and checks.
+
+    Returns:
+        A record with `.likeness`, `.quality` and `.checks`.
+
+    Raises:
+        InputError: for arguments that do not fit, and where no sample is left.
+
+    Example:
+        >>> measures = robustcls.explain_metrics(model, images, labels, "gradcam", adversarial=x_adv)
+        >>> measures.quality["insertion"].median, [check.id for check in measures.checks if check.status == "fail"]
     """
     check_images(images, input_size=input_size_of(model))
     model = told(model, images)
@@ -106,27 +122,27 @@ def explain_metrics(
     if quality_n < 1:
         raise InputError(f"quality_n {quality_n} is not positive: give 1 or more, 50 is usual")
     x_adv = images if adversarial is None else adversarial
-    samples = comparable(model, images, labels, x_adv, attacked=adversarial is not None)
+    samples = select_samples(model, images, labels, x_adv, attacked=adversarial is not None)
     if not len(samples.x):
-        raise InputError("the model predicts the target of no image that was moved: there is nothing to measure")
+        raise InputError("the model predicts the target of no image that was changed: there is nothing to measure")
     maps = make_maps(model, samples.x, samples.y, samples.x_adv, method, seed=seed)
     return measure(model, samples, method, maps, quality_n=quality_n, seed=seed)
 
 
-def comparable(
+def select_samples(
     model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, batch_size: int = 128, *, attacked: bool = True
-) -> Comparable:
-    """The samples among these whose maps can be compared. Not attacked: all that the model gets right."""
+) -> Samples:
+    """The samples that the model classifies correctly and, where attacked, that the attack changed."""
     x, y, x_adv = (tensor.detach().cpu() for tensor in (x, y, x_adv))
     with frozen(model):
         clean = predict(model, x, batch_size)
         check_logits(clean, y)
-        found = predict_labels(predict(model, x_adv, batch_size))
+        flipped = predict_labels(predict(model, x_adv, batch_size)) != y
     chosen = predict_labels(clean) == y
     if attacked:
         chosen &= (x_adv != x).flatten(1).any(1)
     rows = chosen.nonzero()[:, 0]
-    return Comparable(rows, x[rows], y[rows], x_adv[rows], (found != y)[rows], clean.shape[1])
+    return Samples(rows, x[rows], y[rows], x_adv[rows], flipped[rows], clean.shape[1])
 
 
 def make_maps(
@@ -134,17 +150,17 @@ def make_maps(
 ) -> Maps:
     """The maps of clean and adversarial images, on the same superpixels and with the same draws."""
     started = time.perf_counter()
-    clean, odd = explain_counted(model, x, y, method, seed=mix(seed, 0), reference=x, progress=progress)
+    clean, nonfinite = explain_counted(model, x, y, method, seed=mix(seed, 0), reference=x, progress=progress)
     rate = len(x) / (time.perf_counter() - started)
     if torch.equal(x, x_adv):
-        return Maps(clean, clean, rate, odd)
-    adversarial, too = explain_counted(model, x_adv, y, method, seed=mix(seed, 0), reference=x, progress=progress)
-    return Maps(clean, adversarial, rate, odd | too)
+        return Maps(clean, clean, rate, nonfinite)
+    adversarial, also = explain_counted(model, x_adv, y, method, seed=mix(seed, 0), reference=x, progress=progress)
+    return Maps(clean, adversarial, rate, nonfinite | also)
 
 
 def measure_all(
     model: nn.Module,
-    samples: Comparable,
+    samples: Samples,
     maps: Mapping[str, Maps],
     attack: str,
     *,
@@ -155,19 +171,16 @@ def measure_all(
 ) -> Explanations:
     """The measures of several methods by their maps of the same samples. attack: its spec, for the record."""
     n = len(samples.x)
-    rule = (
-        "samples that the model gets right and that the attack moved; maps of the true class's logit, channels summed"
-    )
-    found = Explanations(rule, attack, n, int(samples.flipped.sum()), min(n, quality_n), seed)
-    for method, its in maps.items() if n else ():
+    record = Explanations(RULE, attack, n, int(samples.flipped.sum()), min(n, quality_n), seed)
+    for method, made in maps.items() if n else ():
         on_method(method)
-        found.methods.append(measure(model, samples, method, its, quality_n=quality_n, seed=seed, progress=progress))
-    return found
+        record.methods.append(measure(model, samples, method, made, quality_n=quality_n, seed=seed, progress=progress))
+    return record
 
 
 def measure(
     model: nn.Module,
-    samples: Comparable,
+    samples: Samples,
     method: str,
     maps: Maps,
     *,
@@ -175,8 +188,8 @@ def measure(
     seed: int = 0,
     progress: bool = False,
 ) -> MethodMeasures:
-    """All measures of a method's maps of the samples."""
-    described = "; ".join(filter(None, (note(model, samples.x, method), not_finite(maps.odd))))
+    """All measures of a method's maps of the samples; quality and checks on at most quality_n of them."""
+    described = "; ".join(filter(None, (note(model, samples.x, method), not_finite(maps.nonfinite))))
     record = MethodMeasures(method, described, round(maps.images_per_second, 3))
     flat = collapse(maps.clean)
     if samples.attacked:
@@ -191,12 +204,13 @@ def measure(
             _likeness("benign_noise", "", compare(flat, collapse(noisy))),
         ]
     record.likeness.append(_likeness("random_map", "", compare(flat, shuffled(flat, mix(seed, 1)))))
-    record.checks.append(_check_finite(maps.odd))
-    _assess(model, samples, method, maps.clean, record, quality_n, seed, progress)
+    record.checks.append(_check_finite(maps.nonfinite))
+    few = spaced(samples.y, quality_n)
+    _assess(model, samples.spread(quality_n), maps.clean[few], record, seed, progress)
     return record
 
 
-def benign_noise(samples: Comparable, seed: int) -> Tensor:
+def benign_noise(samples: Samples, seed: int) -> Tensor:
     """The images with the attack's own changes at other places, with other signs: of the same norm, whichever it is.
 
     A change that would leave [0, 1] takes the other sign; where that leaves it too, it is shortened.
@@ -218,32 +232,22 @@ def gaps_of(model: nn.Module, x: Tensor, y: Tensor, maps: Tensor, method: str) -
 
 
 def _assess(
-    model: nn.Module,
-    samples: Comparable,
-    method: str,
-    clean: Tensor,
-    record: MethodMeasures,
-    n: int,
-    seed: int,
-    progress: bool,
+    model: nn.Module, samples: Samples, maps: Tensor, record: MethodMeasures, seed: int, progress: bool
 ) -> None:
-    """Fills in quality and checks, from at most n samples."""
-    at = spaced(samples.y, n)
-    x, y, maps = samples.x[at], samples.y[at], clean[at]
-    flat = collapse(maps)
+    """Fills in quality and checks. maps: of the clean images."""
+    x, y, flat = samples.x, samples.y, collapse(maps)
 
     def again(images: Tensor = x, target: Tensor = y, of: nn.Module = model, stream: int = 0) -> Tensor:
-        found, _ = explain_counted(of, images, target, method, reference=x, seed=mix(seed, stream), progress=progress)
-        return found
+        return explain_counted(
+            of, images, target, record.method, reference=x, seed=mix(seed, stream), progress=progress
+        )[0]
 
-    gaps = gaps_of(model, x, y, maps, method)
-    record.checks.append(_check_completeness(gaps))
-    repeated = again()
-    record.checks.append(_check_repeatability(maps, repeated))
+    gaps = gaps_of(model, x, y, maps, record.method)
+    record.checks += [_check_completeness(gaps), _check_repeatability(maps, again())]
     reseeded = spearman(flat, collapse(again(stream=1)))
     bound = max(0.0, Spread.of(reseeded.tolist()).median or 0.0)
-    other = "of the same model with its weights shuffled"
     if any(parameter.is_floating_point() for parameter in model.parameters()):
+        other = "of the same model with its weights shuffled"
         untrained = spearman(flat, collapse(again(of=shuffled_weights(model, mix(seed, 3)))))
         record.checks.append(_check_dependence("parameter_randomisation", other, untrained, bound))
     else:
@@ -257,17 +261,17 @@ def _assess(
     blurred, grey = baseline_of(x, "blur"), baseline_of(x, "mean")
     fast = make_search_model(model, "fp32", x[:2].to(device_of(model), dtype_of(model)))  # for passes without gradients
 
-    def areas(measured: Callable[..., Tensor], blank: Tensor) -> tuple[Tensor, Tensor]:
+    def areas(area: Callable[..., Tensor], blank: Tensor) -> tuple[Tensor, Tensor]:
         """Of the maps, and the mean over their controls."""
-        shown = follow([flat, *orders], f"{measured.__name__}, {method}", "order", show=progress)
-        mine, *controls = [measured(fast, x, y, order, blank=blank, steps=STEPS) for order in shown]
-        return mine, torch.stack(controls).mean(0)
+        shown = follow([flat, *orders], f"{area.__name__}, {record.method}", "order", show=progress)
+        own, *controls = [area(fast, x, y, order, blank=blank, steps=STEPS) for order in shown]
+        return own, torch.stack(controls).mean(0)
 
-    put_in, put_in_random = areas(insertion, blurred)
-    cut_out, cut_out_random = areas(deletion, grey)
+    inserted, inserted_random = areas(insertion, blurred)
+    deleted, deleted_random = areas(deletion, grey)
     record.checks += [
-        _check_order("insertion", put_in - put_in_random, "inserted", "rises"),
-        _check_order("deletion", cut_out_random - cut_out, "deleted", "falls"),
+        _check_order("insertion", inserted - inserted_random, "inserted", "rises"),
+        _check_order("deletion", deleted_random - deleted, "deleted", "falls"),
     ]
     measures = {
         "infidelity": infidelity(fast, x, y, flat, blank=grey, draws=DRAWS, seed=mix(seed, 6)),
@@ -275,8 +279,8 @@ def _assess(
             lambda images: collapse(again(images)), x, flat, draws=NOISY, seed=mix(seed, 7)
         ),
         "gini": gini(flat),
-        "insertion": put_in, "insertion_random": put_in_random,
-        "deletion": cut_out, "deletion_random": cut_out_random,
+        "insertion": inserted, "insertion_random": inserted_random,
+        "deletion": deleted, "deletion_random": deleted_random,
         "reseeded": reseeded,
     }  # fmt: skip
     if gaps is not None:
@@ -284,49 +288,47 @@ def _assess(
     record.quality = {name: Spread.of(values.tolist()) for name, values in measures.items()}
 
 
-def _likeness(against: str, label: str, measures: dict[str, Tensor], chosen: Tensor | None = None) -> Likeness:
-    values = {name: value if chosen is None else value[chosen] for name, value in measures.items()}
-    n = len(next(iter(values.values())))
-    return Likeness(against, label, n, {name: Spread.of(value.tolist()) for name, value in values.items()})
+def _likeness(against: str, label: str, measures: dict[str, Tensor], chosen: Tensor | slice = slice(None)) -> Likeness:
+    values = {name: value[chosen].tolist() for name, value in measures.items()}
+    return Likeness(against, label, len(values["spearman"]), {name: Spread.of(each) for name, each in values.items()})
 
 
 def _check_completeness(gaps: Tensor | None) -> Check:
     if gaps is None:
         return Check("completeness", "not_run", None, None, "the method's maps do not claim to add up to a change")
     marked = int((~(gaps <= MARK)).sum())
-    middle = Spread.of(gaps.tolist()).median
     how = f"{marked} of {len(gaps)} maps miss the change of the logit by more than {MARK:.0%} of it, and are marked"
-    return Check("completeness", "warn" if marked else "pass", middle, MARK, how)
+    return Check("completeness", "warn" if marked else "pass", Spread.of(gaps.tolist()).median, MARK, how)
 
 
-def _check_finite(odd: Tensor) -> Check:
-    share = odd.float().mean().item()
+def _check_finite(nonfinite: Tensor) -> Check:
+    share = nonfinite.float().mean().item()
     if not share:
-        return Check("finite_maps", "pass", 0.0, ODD, f"all values of {len(odd)} maps are finite")
-    how = f"{not_finite(odd)}: look for roots, norms and logarithms at 0 in the model and keep them off their pole"
-    return Check("finite_maps", "fail" if share > ODD else "warn", share, ODD, how)
+        return Check("finite_maps", "pass", 0.0, NONFINITE, f"all values of {len(nonfinite)} maps are finite")
+    how = (
+        f"{not_finite(nonfinite)}: look for roots, norms and logarithms at 0 in the model and keep them off their pole"
+    )
+    return Check("finite_maps", "fail" if share > NONFINITE else "warn", share, NONFINITE, how)
 
 
 def _check_repeatability(maps: Tensor, repeated: Tensor) -> Check:
-    size = maps.abs().max().item() or 1.0
-    worst = (maps - repeated).abs().max().item() / size
-    good = worst <= 1e-5
-    how = "the same seed gives the same maps" if good else "the same seed gives other maps: it draws from elsewhere"
-    return Check(
-        "repeatability", "pass" if good else "fail", worst, 1e-5, f"{how} (largest difference, of the largest)"
-    )
+    worst = (maps - repeated).abs().max().item() / (maps.abs().max().item() or 1.0)
+    status, how = "pass", "the same seed gives the same maps"
+    if not worst <= REPEATABLE:
+        status, how = "fail", "the same seed gives other maps: the method draws from another source"
+    return Check("repeatability", status, worst, REPEATABLE, f"{how} (largest difference, of the largest value)")
 
 
 def _check_dependence(name: str, other: str, likeness: Tensor, bound: float) -> Check:
-    """A map that depends on something is unlike the map in which that was changed; another seed is the yardstick."""
+    """Whether the map changes with what was changed (`other`), more than it does under another seed."""
     middle = Spread.of(likeness.abs().tolist()).median
     how = f"median rank correlation with the map {other}; {bound:.2f} with its own under another seed"
     if middle is None:  # a constant map is like nothing
         return Check(
-            name, "warn", None, LIKE * bound, f"no map has a rank correlation: one of the two is constant; {how}"
+            name, "warn", None, UNLIKE * bound, f"no map has a rank correlation: one of the two is constant; {how}"
         )
-    status = "pass" if middle < LIKE * bound else "warn" if middle < ALIKE * bound else "fail"
-    return Check(name, status, middle, LIKE * bound, how)
+    status = "pass" if middle < UNLIKE * bound else "warn" if middle < ALIKE * bound else "fail"
+    return Check(name, status, middle, UNLIKE * bound, how)
 
 
 def _check_order(name: str, gains: Tensor, done: str, moves: str) -> Check:

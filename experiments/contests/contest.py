@@ -8,48 +8,33 @@ from typing import Any
 
 import torch
 
-from robustcls.bench.attack_suite import run_attack_suite
-from robustcls.bench.config import BASELINE, BenchConfig
-from robustcls.bench.cuda_suite import run_evaluation, run_training
+from experiments.contests.attack_suite import run_attack_suite
+from experiments.contests.config import ContestConfig
+from experiments.contests.cuda_suite import run_evaluation, run_training
+from experiments.contests.epochs import EPOCHS
+from experiments.contests.tables import BASELINE
+from experiments.contests.turns import TurnError, hand_over, take_turn
+from experiments.contests.workloads import TORCHATTACKS, contestants_of
 from robustcls.bench.limits import copy_bandwidth, forward_flops, matrix_rates
-from robustcls.bench.subject import load_subject
-from robustcls.bench.training import EPOCHS
-from robustcls.bench.turns import TurnError, hand_over, take_turn
-from robustcls.bench.workloads import TORCHATTACKS, contestants_of
+from robustcls.bench.subject import TRAINING_IMAGES, load_subject, subject_task
+from robustcls.bench.suites import by_turns, describe_machine, training_task
 from robustcls.core.errors import InputError
-from robustcls.core.options import parse_batch_size
 from robustcls.core.plugins import names
-from robustcls.core.provenance import commit, versions
 from robustcls.data.images import Images
 from robustcls.data.splits import choose, load_split, load_training_data
-from robustcls.models.checkpoint import build, save_checkpoint
-from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_device, resolve_precision
-from robustcls.training.checkpoint import meta
-from robustcls.training.loop import fit
-from robustcls.training.run import Run
+from robustcls.models.checkpoint import build
 
-TRAINING_ROUNDS, TRAINING_IMAGES = 3, 4096
+TRAINING_ROUNDS = 3
 Say = Callable[[str], None]
 
 
-def run_bench(config: BenchConfig, say: Say, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def run_contests(config: ContestConfig, say: Say, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Measures the suites; gives a JSON-ready dict with every round and the medians.
 
     save: is given what there is so far, as often as a contestant of the cuda suite is done.
     """
-    device = resolve_device(config.device)
-    result: dict[str, Any] = {
-        "schema": "robustcls/bench/1",
-        "device": describe_device(device),
-        "versions": versions(),
-        "commit": commit(),
-        "config": {name: value for name, value in vars(config).items() if value is not None},
-        "matrix_rates": matrix_rates(device),
-        "suites": {},
-    }
-    common = {"device": str(device), "seed": config.seed, "norm": config.norm, "eps": config.eps}
-    resolve_precision(config.precision, device)  # what the device lacks is said first
-    common |= {"precision": config.precision}
+    result, common = describe_machine(config)
+    device = torch.device(common["device"])
     with tempfile.TemporaryDirectory() as folder:
         if config.suite == "cuda":
             result["copy_bandwidth"] = copy_bandwidth(device)
@@ -70,7 +55,7 @@ def run_bench(config: BenchConfig, say: Say, save: Callable[[dict[str, Any]], No
             return result
         subject = _subject(config, common, home, say)
         if config.suite in ("explain", "all"):
-            from robustcls.bench.explaining import run_explain_suite
+            from experiments.contests.explaining import run_explain_suite
 
             full = load_split(config.data, "test", data_dir=config.data_dir, seed=config.seed)
             images = choose(full, config.num_samples)
@@ -85,26 +70,18 @@ def run_bench(config: BenchConfig, say: Say, save: Callable[[dict[str, Any]], No
     return result
 
 
-def _subject(config: BenchConfig, common: dict[str, Any], home: Path, say: Say) -> dict[str, Any]:
+def _subject(config: ContestConfig, common: dict[str, Any], home: Path, say: Say) -> dict[str, Any]:
     """The task of contestants that share a model: the one that was named, or one trained for a few seconds."""
-    spec = config.model or str(_quick_model(config, common["arch"], home, say))
-    subject = common | {"model": spec, "mean": config.mean, "std": config.std}
-    return subject | {"steps": config.attack_steps, "batch_size": config.batch_size or "auto"}
+    return subject_task(config, common, home, say) | {"steps": config.attack_steps}
 
 
-def _training_task(config: BenchConfig, common: dict[str, Any], images: Images) -> dict[str, Any]:
-    batch_size = parse_batch_size(config.batch_size)
-    size = resolve_batch_size(batch_size, images.pixels.shape[1:], torch.device(common["device"]))
-    return common | {"updates": config.updates, "batch_size": min(size, len(images))}
-
-
-def _run_cuda_suite(config: BenchConfig, common, home: Path, result, suite, say: Say, save) -> None:
+def _run_cuda_suite(config: ContestConfig, common, home: Path, result, suite, say: Say, save) -> None:
     full, _ = load_training_data(config.data, data_dir=config.data_dir, seed=config.seed)
     images = choose(full, TRAINING_IMAGES)
     if config.model and config.evaluations:
         load_subject(_subject(config, common, home, say), images)  # wrong input is told before minutes of training
     if config.trainings:
-        task = _training_task(config, common, images)
+        task = training_task(config, common, images)
         say(f"training: {config.updates} updates of {task['batch_size']} images")
         run_training(images, task, config.trainings, config.rounds or 1, home, suite["training"], say, save)
     if config.evaluations:
@@ -112,10 +89,10 @@ def _run_cuda_suite(config: BenchConfig, common, home: Path, result, suite, say:
         run_evaluation(config, subject, home, suite["evaluation"], result["matrix_rates"], say, save)
 
 
-def _run_train_suite(config: BenchConfig, common, home: Path, rates: dict[str, float], say: Say) -> dict[str, Any]:
+def _run_train_suite(config: ContestConfig, common, home: Path, rates: dict[str, float], say: Say) -> dict[str, Any]:
     full, val = load_training_data(config.data, data_dir=config.data_dir, seed=config.seed)
     images = choose(full, TRAINING_IMAGES)
-    task = _training_task(config, common, images) | {"steps": config.train_steps, "val_images": len(val)}
+    task = training_task(config, common, images) | {"steps": config.train_steps, "val_images": len(val)}
     count = config.rounds or TRAINING_ROUNDS
     say(f"training: {count} rounds of {config.updates} updates of {task['batch_size']} images")
     present, missing = contestants_of(config.norm, torch.device(common["device"]))
@@ -150,12 +127,7 @@ class _Turns:
 
 def _training_rounds(turns: _Turns, contestants: list[str], count: int, say: Say) -> dict[str, list[dict[str, Any]]]:
     """In each round every contestant has its turn, alone on the machine, so that drift meets all of them."""
-    rounds: dict[str, list[dict[str, Any]]] = {contestant: [] for contestant in contestants}
-    for number in range(count):
-        for contestant, results in rounds.items():
-            say(f"  round {number + 1}/{count}: {contestant}")
-            results.append(turns.take(contestant))
-    return rounds
+    return by_turns(contestants, count, turns.take, say)
 
 
 def _training_summary(
@@ -189,26 +161,3 @@ def _epoch_summary(costs: dict[str, Any], suite: dict[str, Any], epoch_images: i
         "epoch_seconds": seconds,
         "val_share": costs["val_seconds"] / seconds,
     }
-
-
-def _quick_model(config: BenchConfig, arch: str, home: Path, say: Say) -> Path:
-    """A classifier trained for three epochs with FGSM: enough for accuracies that can be compared."""
-    from robustcls.data import recipe
-    from robustcls.data.splits import load_training_data
-    from robustcls.training.config import TrainConfig
-
-    say("  training a model to attack: 3 epochs with FGSM")
-    options = {key: value for key, value in recipe(config.data).items() if key in ("augment", "lr", "batch_size")}
-    made = TrainConfig(
-        data=config.data, arch=arch, adv="fgsm(random_start=True)", norm=config.norm, eps=config.eps,
-        epochs=3, limit_train=None if config.suite == "cuda" else TRAINING_IMAGES, val_n=64, device=config.device,
-        seed=config.seed, **options,
-    )  # fmt: skip
-    train_images, val_images = load_training_data(
-        config.data, data_dir=config.data_dir, seed=config.seed, limit_train=made.limit_train
-    )
-    run = Run(made, home / "run", train_images, val_images)
-    fit(run)
-    path = home / "bench" / "quick.pt"  # named by its folder and file
-    save_checkpoint(path, run.state.eval_model, meta(run))
-    return path

@@ -1,25 +1,28 @@
 """The cuda suite: operations counted right, ratios from their rounds, failures in their row; here on the CPU, tiny."""
 
 import json
+import runpy
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from robustcls.bench import workloads
-from robustcls.bench.attack_suite import ways_of
-from robustcls.bench.attacking import EXACT
-from robustcls.bench.config import BASELINE
-from robustcls.bench.cuda_suite import _training_rows, agreement
-from robustcls.bench.limits import forward_flops
-from robustcls.bench.workloads import plain_loss, take_workloads, update_flops
-from robustcls.cli.bench_tables import cuda
+from experiments.contests import workloads
+from experiments.contests.__main__ import command
+from experiments.contests.attacking import EXACT
+from experiments.contests.cuda_suite import _training_rows, agreement
+from experiments.contests.tables import BASELINE, cuda
+from experiments.contests.workloads import plain_loss, take_workloads
+from robustcls.bench import training
+from robustcls.bench.attacking import ways_of
 from robustcls.cli.console import table
 from robustcls.cli.main import main
 from robustcls.core.threat import ThreatModel
 from robustcls.data.splits import choose, load_split
 from robustcls.models.checkpoint import build
 
+ROOT = Path(__file__).resolve().parents[2]
 TASK = {
     "arch": "vgg16(width=0.05)", "norm": "linf", "eps": "0.1", "batch_size": 32, "device": "cpu", "precision": "fp32",
     "seed": 0, "updates": 6,
@@ -29,21 +32,6 @@ TASK = {
 @pytest.fixture(scope="module")
 def images():
     return choose(load_split("digits", "train"), 64)
-
-
-@pytest.mark.parametrize(
-    ("workload", "passes"),
-    [
-        ("clean", 3), ("fgsm_rs", 2 + 3), ("pgd3", 3 * 2 + 3),
-        ("trades3", 1 + 3 * 2 + 2 * 3),  # the clean prediction, the attack, two images in the update
-    ],
-)  # fmt: skip
-def test_operations_of_an_update_are_its_passes(workload, passes, images):
-    size = images.pixels.shape[1:]
-    forward = forward_flops(build(TASK["arch"], classes=images.classes, input_size=size), size)
-    counted = update_flops(workload, images, TASK) / forward
-    # No gradient reaches the images of an update, nor the clean ones' first layer: a little under whole passes.
-    assert passes - 0.5 < counted <= passes + 0.01
 
 
 WORKLOADS = ["clean", "fgsm_rs", "pgd2", "trades2"]
@@ -70,11 +58,12 @@ def test_the_first_update_of_our_loop_is_that_of_the_plain_one(workload, images,
 
     def spy(*arguments, make=workloads.make_run, **options):
         run = make(*arguments, **options)
-        begun.append((run.model, weights_of(run.model)))
+        begun.append((run.state.model, weights_of(run.state.model)))
         return run
 
     monkeypatch.setattr(ThreatModel, "random_start", waves)
-    monkeypatch.setattr(workloads, "make_run", spy)
+    for module in (training, workloads):
+        monkeypatch.setattr(module, "make_run", spy)
     plain, ours = (
         take_workloads(images, TASK | {"contestant": name, "workloads": [workload], "updates": 1})[workload]["losses"]
         for name in (BASELINE, "robustcls")
@@ -146,12 +135,12 @@ def test_agreement():
 @pytest.mark.slow
 def test_the_suite_on_the_cpu(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "net.py").write_text(NET, encoding="utf-8")
-    arguments = "bench --suite cuda --arch vgg16(width=0.05) --updates 4 --batch-size 16 --n 10"
+    arguments = "--suite cuda --arch vgg16(width=0.05) --updates 4 --batch-size 16 --n 10"
     arguments += " --model net:small --workload clean --workload pgd20 --out bench.json"
     with pytest.raises(SystemExit) as stop:
-        main(arguments.split())
+        main(arguments.split(), command)
     assert not stop.value.code
     printed = capsys.readouterr().out
     result = json.loads((tmp_path / "bench.json").read_text())
@@ -168,24 +157,9 @@ def test_the_suite_on_the_cpu(tmp_path, monkeypatch, capsys):
     assert contest["rows"]["robustcls"]["flop_per_second"] > 0
     assert set(result["matrix_rates"]) == set(result["matrix_rates_at_the_end"])
     assert max(map(len, printed.splitlines())) <= 80
-    with pytest.raises(SystemExit) as stop:
-        main(["bench", "bench.json"])
-    assert not stop.value.code
+    monkeypatch.setattr(sys, "argv", ["tables.py", "bench.json"])
+    runpy.run_path(str(ROOT / "experiments" / "contests" / "tables.py"), run_name="__main__")
     assert capsys.readouterr().out.strip() == printed.partition("\n\nbench.json")[0].strip()
-
-
-def test_a_file_that_is_no_bench_is_refused_in_a_line(tmp_path, capsys):
-    for name, text in (("empty.json", "{}"), ("broken.json", "{"), ("list.json", "[]")):
-        (tmp_path / name).write_text(text)
-        with pytest.raises(SystemExit) as stop:
-            main(["bench", str(tmp_path / name)])
-        assert stop.value.code == 2
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
-        assert "is no result of robustcls bench" in error
-    with pytest.raises(SystemExit) as stop:
-        main(["bench", str(tmp_path / "empty.json"), "--n", "3"])
-    assert stop.value.code == 2
 
 
 @pytest.mark.parametrize(
@@ -200,7 +174,7 @@ def test_a_file_that_is_no_bench_is_refused_in_a_line(tmp_path, capsys):
 )
 def test_options_that_do_not_go_together_are_refused(arguments, words, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["bench", *arguments.split()])
+        main(arguments.split(), command)
     assert stop.value.code == 2
     assert words in capsys.readouterr().err
 

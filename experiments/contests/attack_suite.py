@@ -3,6 +3,7 @@
 import importlib.util
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcls.bench.attacking import CONTESTS, SLOW, Contestant
-from robustcls.bench.config import BenchConfig
+from experiments.contests.attacking import CONTESTS, SLOW, Contestant
+from experiments.contests.config import ContestConfig
+from experiments.contests.turns import TurnError, hand_over, take_turn
+from experiments.contests.verdict import rejudge
+from robustcls.bench.attacking import ways_of
 from robustcls.bench.limits import forward_flops
 from robustcls.bench.subject import load_subject
-from robustcls.bench.turns import TurnError, hand_over, take_turn
-from robustcls.bench.verdict import rejudge
+from robustcls.bench.suites import by_turns
 from robustcls.core.classifier import check_images, check_logits, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
@@ -25,7 +28,7 @@ from robustcls.data.images import Images
 from robustcls.data.splits import SAMPLING_RULE, choose, load_split
 from robustcls.evaluation.subject import describe_model
 from robustcls.models.loading import LoadedModel
-from robustcls.runtime.device import describe_device, has_bf16
+from robustcls.runtime.device import describe_device
 
 NAMES = {"pgd": "attack"}  # of the contests among the suites, where they differ: files of old say attack
 PEERS = ("foolbox", "torchattacks", "adversarial-robustness-toolbox", "pyautoattack")
@@ -90,7 +93,7 @@ class Arena:
 
 
 def run_attack_suite(
-    config: BenchConfig,
+    config: ContestConfig,
     task: dict[str, Any],
     home: Path,
     rates: dict[str, float],
@@ -109,11 +112,7 @@ def run_attack_suite(
         present, missing = contestants_of(contest, slow=config.art_autoattack, ways=ways)
         count = config.rounds_of(contest)
         say(f"contest {contest}: {count} round{'s' * (count > 1)} on {len(images)} images")
-        rounds: Turns = {one.name: [] for one in present}
-        for number in range(count):  # by turns, so that the machine's drift meets all of them
-            for name, results in rounds.items():
-                say(f"  round {number + 1}/{count}: {name}")
-                results.append(arena.turn(contest, name))
+        rounds: Turns = by_turns([one.name for one in present], count, partial(arena.turn, contest), say)
         rows = {one.name: summarize(one, rounds, len(images)) for one in present}
         if all("seconds" not in row for row in rows.values()):
             first = next(iter(rows))
@@ -134,11 +133,6 @@ def contestants_of(contest: str, *, slow: bool = False, ways: Sequence[str] = ()
     asked = [one for one in CONTESTS[contest] if (slow or one.name != SLOW) and one.way in ("", *ways)]
     missing = {one.package for one in asked if one.package and importlib.util.find_spec(one.package) is None}
     return [one for one in asked if one.package not in missing], sorted(missing)
-
-
-def ways_of(device: torch.device) -> list[str]:
-    """The ways of searching that mean something on the device."""
-    return ["exact"] + ["bf16"] * has_bf16(device) + ["compiled"] * (device.type == "cuda")
 
 
 def summarize(contestant: Contestant, rounds: Turns, n: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One contestant's turn, in a process of its own: `python -m robustcls.bench.contestant TASK.json`, JSON on stdout."""
+"""One contestant's turn, in a process of its own: `python -m experiments.contests.contestant TASK.json`, JSON on stdout."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from robustcls.bench import attacking, training, workloads
+from experiments.contests import attacking, epochs, workloads
 from robustcls.bench.subject import load_subject
 from robustcls.core.files import atomic_write
 from robustcls.core.threat import ThreatModel, parse_eps
@@ -27,11 +27,11 @@ def take(images: Images, task: dict[str, Any]) -> dict[str, Any]:
     if "contest" in task:
         return attack(images, task)
     if task.get("suite") == "explain":
-        from robustcls.bench.explaining import take_explain_turn
+        from experiments.contests.explaining import take_explain_turn
 
         return take_explain_turn(images, task)
     if task["contestant"] == "epochs":
-        return training.epochs(images, task)
+        return epochs.epochs(images, task)
     return workloads.take_workloads(images, task)
 
 

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.core.gradients import frozen
-from robustcls.core.losses import predict_labels
-from robustcls.core.threat import ThreatModel
+from robustcls.core.losses import VERDICT_TIE, misclassified, predict_labels
+from robustcls.core.threat import BALL, ThreatModel
 from robustcls.runtime.device import exact_fp32
 
-BALL = 1e-6
 BATCH = 128
 
 
@@ -21,9 +20,9 @@ def rejudge(
 ) -> dict[str, Any]:
     """Robust accuracy as the raw fp32 model gives it on the examples, beside the accuracy that was claimed.
 
-    A sample is broken when its x_adv lies within eps + 1e-6 of x and inside [0, 1], and the model gives it another
-    label; of the images that the model gets wrong to begin with, nothing more is asked. claimed: N, right and not fooled
-    by the contestant's own word. Raises ValueError for examples that do not belong to the images.
+    A sample is broken when its x_adv lies within eps + 1e-6 of x and inside [0, 1], and the model misclassifies
+    it beyond a tie, as in any evaluation; of the images that it misclassifies without an attack nothing more is asked.
+    claimed: N, robust by the contestant's own word. Raises ValueError for examples that do not belong to the images.
     """
     if x_adv.shape != x.shape or claimed.shape != y.shape:
         raise ValueError(
@@ -40,7 +39,7 @@ def rejudge(
             right.append(
                 (predict_labels(model(images.clone())) == labels).cpu()
             )  # copies: some models write on their input
-            fooled.append((predict_labels(model(candidates.clone())) != labels).cpu())
+            fooled.append(misclassified(model(candidates.clone()), labels, tie=VERDICT_TIE).cpu())
     is_right, is_inside = torch.cat(right), torch.cat(inside)
     broken = torch.cat(fooled) & is_inside
     farthest = torch.cat(distances).amax().item()

@@ -13,35 +13,31 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from robustcls.bench.config import BASELINE
-from robustcls.bench.training import Result, Task, make_run, measure, our_updates
-from robustcls.core.threat import ThreatModel, parse_eps
+from experiments.contests.tables import BASELINE
+from robustcls.bench.training import (
+    BETA,
+    FGSM_STEP,
+    Result,
+    Task,
+    make_run,
+    measure,
+    parse_workload,
+    threat_of,
+    time_training,
+)
+from robustcls.core.threat import ThreatModel
 from robustcls.data.images import Images
 from robustcls.data.loader import batches
 from robustcls.runtime.device import keep_freed_memory, search_for_fastest_convolutions
-from robustcls.runtime.flops import FlopCounter
 from robustcls.training.optimizer import make_optimizer
 
 PlainLoss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # model, x, y -> loss
 TORCHATTACKS = "torchattacks"
-COUNTED = 8  # images of the update whose operations are counted
-BETA = 6.0
-FGSM_STEP = 1.25  # of eps (Wong et al. 2020, arXiv:2001.03994)
-
-
-def options_of(workload: str, threat: ThreatModel) -> dict[str, Any]:
-    """What our loop trains with, as fields of TrainConfig."""
-    kind, steps = _parsed(workload)
-    if kind == "clean":
-        return {"adv": "none", "objective": "standard"}
-    if kind == "fgsm_rs":
-        return {"adv": f"fgsm(random_start=True, step_size={FGSM_STEP * threat.eps})"}
-    return {"adv": f"pgd(steps={steps})", "objective": f"trades(beta={BETA})" if kind == "trades" else "adversarial"}
 
 
 def plain_loss(workload: str, threat: ThreatModel, generator: Generator) -> PlainLoss:
     """As in the papers' own code: attacks on the model in eval mode, updates in train mode."""
-    kind, steps = _parsed(workload)
+    kind, steps = parse_workload(workload)
     attack = partial(plain_pgd, threat=threat, generator=generator, steps=steps)
 
     def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -63,12 +59,6 @@ def plain_loss(workload: str, threat: ThreatModel, generator: Generator) -> Plai
         "trades": trades,
     }
     return losses[kind]
-
-
-def _parsed(workload: str) -> tuple[str, int]:
-    """`pgd10` as pgd and 10; what has no number has one step."""
-    kind = workload.rstrip("0123456789")
-    return kind, int(workload[len(kind) :] or 1)
 
 
 def plain_pgd(
@@ -99,8 +89,8 @@ def divergence(logits: Tensor, probabilities: Tensor) -> Tensor:
 def robustcls(workload: str, images: Images, task: Task, threat: ThreatModel, **options: Any) -> Result:
     """The training loop of robustcls, without validation and files."""
     keep_freed_memory()
-    run = make_run(images, task, **options_of(workload, threat), **options)
-    return measure(our_updates(run), task, run.batch_size, run.precision)
+    keep_freed_memory()
+    return time_training(workload, images, task, **options)
 
 
 def plain(workload: str, images: Images, task: Task, threat: ThreatModel) -> Result:
@@ -113,7 +103,7 @@ def torchattacks(workload: str, images: Images, task: Task, threat: ThreatModel)
     """The same loop with the PGD of torchattacks, as its users write it; it has nothing for other workloads."""
     import torchattacks as ta
 
-    steps = _parsed(workload)[1]
+    steps = parse_workload(workload)[1]
 
     def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         attack = ta.PGD(model.eval(), eps=threat.eps, alpha=2.5 * threat.eps / steps, steps=steps)
@@ -147,7 +137,7 @@ def take_workloads(images: Images, task: Task) -> dict[str, Result]:
     if task["device"].startswith("cuda"):
         search_for_fastest_convolutions()
         torch.set_float32_matmul_precision("high")
-    threat = ThreatModel(task["norm"], parse_eps(task["eps"]))
+    threat = threat_of(task)
     results: dict[str, Result] = {}
     for workload in task["workloads"]:
         if task["contestant"] == TORCHATTACKS and not workload.startswith("pgd"):
@@ -161,16 +151,6 @@ def take_workloads(images: Images, task: Task) -> dict[str, Result]:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
     return results
-
-
-def update_flops(workload: str, images: Images, task: Task) -> float:
-    """Floating-point operations an image of one update, attack included: counted on our loop in fp32."""
-    threat = ThreatModel(task["norm"], parse_eps(task["eps"]))
-    some = images.take(torch.arange(COUNTED))
-    run = make_run(some, task | {"batch_size": COUNTED, "precision": "fp32"}, **options_of(workload, threat))
-    with FlopCounter() as counter:
-        next(our_updates(run))
-    return counter.total / COUNTED
 
 
 def _plain_loop(images: Images, task: Task, loss: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> Result:

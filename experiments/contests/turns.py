@@ -1,6 +1,7 @@
 """A contestant's turn, seen from outside: a process of its own, and what it says at its end."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,8 +29,10 @@ def take_turn(home: Path, task: dict[str, Any]) -> dict[str, Any]:
     """What the contestant measured. It inherits folder, environment and so the number of threads. Raises TurnError."""
     file = home / "task.json"
     file.write_text(json.dumps(task), encoding="utf-8")
-    command = [sys.executable, "-m", "robustcls.bench.contestant", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    command = [sys.executable, "-m", "experiments.contests.contestant", str(file)]
+    places = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
     if done.returncode < 0:
         raise TurnError(f"ended by signal {-done.returncode}: out of memory?")
     if done.returncode:

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 import robustcls
 from robustcls.attribution import collapse
+from robustcls.attribution.measures.trust import benign_noise, make_maps, measure, measure_all, select_samples
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.explanations import benign_noise, comparable, make_maps, measure, measure_all
-from robustcls.evaluation.spacing import spaced
 from robustcls.reporting.sections import sanity
 from robustcls.results.records import MethodMeasures, Spread
 
@@ -99,7 +98,7 @@ def test_maps_that_say_nothing_of_the_model_fail_by_name(
 def test_the_report_of_a_run_says_so(model: nn.Module, attacked: tuple[Tensor, ...], tmp_path) -> None:
     x, y, x_adv = attacked
     evaluation = robustcls.evaluate(model, x, y, ThreatModel("linf", 0.12), attacks=["fgsm"])
-    samples = comparable(model, x, y, x_adv)
+    samples = select_samples(model, x, y, x_adv)
     method = f"{HERE}:random_map"
     maps = {method: make_maps(model, samples.x, samples.y, samples.x_adv, method)}
     evaluation.explanations = measure_all(model, samples, maps, "pgd(steps=10)")
@@ -143,7 +142,7 @@ def test_likeness_is_split_by_label_and_beside_its_controls(model: nn.Module, at
 def test_noise_has_the_norms_of_the_attack_at_other_places(model: nn.Module, attacked: tuple[Tensor, ...]) -> None:
     x, y, x_adv = attacked
     inner = x * 0.7 + 0.15  # one of the two signs always stays in [0, 1]
-    samples = comparable(model, inner, y, inner + (x_adv - x))
+    samples = select_samples(model, inner, y, inner + (x_adv - x))
     noise, delta = benign_noise(samples, 0) - samples.x, samples.x_adv - samples.x
     for norm in (1, 2, math.inf):
         lengths = [torch.linalg.vector_norm(change.flatten(1), norm, 1) for change in (noise, delta)]
@@ -156,11 +155,11 @@ def test_samples_that_are_wrong_or_did_not_move_are_left_out(model: nn.Module, a
     x, y, x_adv = (tensor[:10].clone() for tensor in attacked)
     y[3] = (y[3] + 1) % 10
     x_adv[5] = x[5]
-    samples = comparable(model, x, y, x_adv)
+    samples = select_samples(model, x, y, x_adv)
     with torch.no_grad():
         right = (model(x).argmax(1) == y).tolist()
     assert samples.rows.tolist() == [i for i in range(10) if right[i] and i != 5]
-    assert len(comparable(model, x, y, x, attacked=False).x) == sum(right)
+    assert len(select_samples(model, x, y, x, attacked=False).x) == sum(right)
     with pytest.raises(InputError, match="nothing to measure"):
         robustcls.explain_metrics(model, x[3:4], y[3:4])
     with pytest.raises(InputError, match="adversarial images are"):
@@ -182,7 +181,7 @@ def test_the_model_and_the_random_streams_are_left_alone(model: nn.Module, attac
     x, y, x_adv = attacked
     model.train()
     state, before = torch.get_rng_state(), {k: v.clone() for k, v in model.state_dict().items()}
-    samples = comparable(model, x, y, x_adv)
+    samples = select_samples(model, x, y, x_adv)
     maps = make_maps(model, samples.x, samples.y, samples.x_adv, "smoothgrad(samples=2)")
     first, second = (measure(model, samples, "smoothgrad(samples=2)", maps, quality_n=3) for _ in range(2))
     assert first == second
@@ -190,15 +189,6 @@ def test_the_model_and_the_random_streams_are_left_alone(model: nn.Module, attac
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     model.eval()
-
-
-def test_samples_are_taken_from_all_over() -> None:
-    alike = torch.zeros(10)
-    assert spaced(alike, 4).tolist() == [0, 2, 5, 7]
-    assert spaced(alike[:3], 8).tolist() == [0, 1, 2]
-    assert spaced(alike[:5], 0).tolist() == spaced(alike[:0], 5).tolist() == []
-    for labels in (torch.arange(200) % 10, torch.arange(200) // 20):
-        assert labels[spaced(labels, 50)].bincount().tolist() == [5] * 10
 
 
 def test_a_spread_is_of_finite_values_alone() -> None:
