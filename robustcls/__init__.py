@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from robustcls.api import explain as explain
     from robustcls.api import load as load
     from robustcls.api import load_data as load_data
+    from robustcls.attribution.measures.trust import explain_metrics as explain_metrics
     from robustcls.core.errors import InputError as InputError
     from robustcls.core.threat import ThreatModel as ThreatModel
-    from robustcls.evaluation.explanations import explain_metrics as explain_metrics
     from robustcls.reporting.render import report as report
     from robustcls.results.records import Evaluation as Evaluation
 
@@ -33,7 +33,7 @@ _HOMES = {
     "attack": "robustcls.api",
     "evaluate": "robustcls.api",
     "explain": "robustcls.api",
-    "explain_metrics": "robustcls.evaluation.explanations",
+    "explain_metrics": "robustcls.attribution.measures.trust",
     "load": "robustcls.api",
     "load_data": "robustcls.api",
     "report": "robustcls.reporting.render",  # which needs no torch

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robustcls.attacks._pool import others_of
 from robustcls.attacks._targets import choose_targets
 from robustcls.attribution import explain_counted, not_finite
+from robustcls.attribution.measures.trust import explain_metrics as explain_metrics
 from robustcls.core import plugins
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
 from robustcls.core.draws import SampleGenerator
@@ -25,10 +26,11 @@ from robustcls.core.options import parse_n
 from robustcls.core.progress import follow, show_attacks
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import takes, traits_of
+from robustcls.core.traits import takes, takes_target, traits_of
 from robustcls.data.splits import load_split
-from robustcls.evaluation.explanations import explain_metrics as explain_metrics
-from robustcls.evaluation.judge import describe_model, judge, suite_attacks
+from robustcls.evaluation.evaluate import evaluate_subject
+from robustcls.evaluation.plan import choose_attacks, make_plan
+from robustcls.evaluation.subject import make_subject
 from robustcls.models import loading
 from robustcls.models.checkpoint import Arch
 from robustcls.reporting.render import report as report
@@ -70,7 +72,10 @@ def load(
         >>> model = robustcls.load("runs/digits-vgg16-pgd/ckpt.pt")
         >>> model = robustcls.load("weights.pt", arch="vgg16", input_size=(3, 32, 32), mean=0.5, std=0.25)
     """
-    return loading.load(spec, arch=arch, classes=classes, input_size=input_size, mean=mean, std=std)
+    loaded = loading.load(str(spec), arch=arch, classes=tuple(classes), input_size=input_size, mean=mean, std=std)
+    for note in loaded.notes:
+        warnings.warn(note, stacklevel=2)
+    return loaded.model.eval()
 
 
 def load_data(
@@ -173,7 +178,7 @@ def attack(
             check_logits(fp32(x[:1]), y)
         aims = None
         if target is not None:
-            if not takes(function, "target"):
+            if not takes_target(function):
                 raise InputError(
                     f"{named} cannot aim at a class: leave out `target`, or take an attack that can, such as pgd"
                 )
@@ -238,22 +243,16 @@ def evaluate(
     """
     ball = _threat_model(threat)
     x, y = _collect(images, labels)
-    if suite is not None and attacks is not None:
-        raise InputError("both a suite and attacks were given: give one")
-    if isinstance(attacks, str) or callable(attacks):
-        attacks = [attacks]
-    kind = ", ".join(map(str, attacks)) if attacks is not None else suite or "fast"
-    chosen = list(attacks) if attacks is not None else suite_attacks(suite or "fast", ball.norm)
-    judged = judge(
-        model, x, y, ball, chosen,  # type: ignore[arg-type]
-        kind=kind, batch_size=batch_size, precision=precision, alone=alone, seed=seed,
-        positive=positive, progress=show_attacks() if progress else None,
+    for one in choose_attacks(attacks, suite, ball.norm)[0]:  # before the model is asked
+        ball.check_options(one.text, one.options)
+    subject = make_subject(model, x, y, ball, name=name)
+    plan = make_plan(
+        subject, attacks, suite,
+        alone=alone, batch_size=batch_size, precision=precision, seed=seed, positive=positive,
     )  # fmt: skip
-    if name:
-        judged.evaluation.model = describe_model(
-            model, name, num_classes=judged.outcome.num_classes, note=judged.evaluation.model.note
-        )
-    return judged.evaluation
+    result = evaluate_subject(subject, plan, progress=show_attacks() if progress else None)
+    result.examples = result.examples.to(x.device)
+    return result
 
 
 def explain(

@@ -1,7 +1,7 @@
-"""Attribution maps: which pixels a class's logit rests on. One method per file; `robustcls.explain` runs any of them.
+"""Attribution maps: which pixels a class's logit depends on. One method per file; `robustcls.explain` runs any of them.
 
 A method is `(model, x, target, *, options) -> Tensor`, N,C,H,W or N,H,W: x lies on the model's device, target holds one
-class an image, the model is in eval mode with frozen parameters, and torch's and numpy's random streams begin at a seed,
+class per image, the model is in eval mode with frozen parameters, and torch's and numpy's random streams begin at a seed,
 all of which `explain_counted` sees to. It explains the logit as the model gives it, never a softmax: there the other
 classes' evidence would be mixed in. Keywords named `reference` and `background` are given images, as `robustcls.explain`
 says. A method's file may also define `note(model, x, *, options) -> str`, what a reader of its maps must know, and, where a
@@ -16,9 +16,9 @@ from inspect import signature
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution._batches import images_per_chunk, seeded
+from robustcls.attribution._batches import images_per_chunk, placed, seeded
 from robustcls.attribution._preparation import input_kept
-from robustcls.core.classifier import check_images, check_logits, device_of, dtype_of, input_size_of
+from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import finite, frozen
 from robustcls.core.losses import predict_labels
@@ -59,22 +59,22 @@ def explain_counted(
     # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
     with torch.inference_mode(False), torch.enable_grad(), frozen(model), input_kept(model):
         for start in follow(range(0, len(images), size), name, show=progress):
-            x = _placed(model, images[start : start + size])
+            x = placed(model, images[start : start + size])
             classes = _classes(model, x, None if labels is None else labels[start : start + size])
             extra = {}
             if reference is not None and "reference" in takes:
-                extra["reference"] = _placed(model, reference[start : start + size])
+                extra["reference"] = placed(model, reference[start : start + size])
             if background is not None and "background" in takes:
-                extra["background"] = _placed(model, background)
+                extra["background"] = placed(model, background)
             with seeded(seed):
                 maps.append(_checked(_run(function, model, x, classes, name, extra), x, name))
-    found = torch.cat(maps)
-    return finite(found), (~found.isfinite()).flatten(1).any(1)
+    every = torch.cat(maps)
+    return finite(every), (~every.isfinite()).flatten(1).any(1)
 
 
-def not_finite(odd: Tensor) -> str:
-    """What to say of maps, of which `odd` (N, bool) had entries that were not finite; "" where none had."""
-    return f"{int(odd.sum())} of {len(odd)} maps had values that are not finite, taken as 0" if odd.any() else ""
+def not_finite(rows: Tensor) -> str:
+    """What to say of maps of which those in `rows` (N, bool) had values that were not finite; "" where none had."""
+    return f"{int(rows.sum())} of {len(rows)} maps had values that are not finite, taken as 0" if rows.any() else ""
 
 
 def one_each(target: int | Tensor | Sequence[int], images: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def note(model: nn.Module, images: Tensor, method: AnyPlugin = "integrated_gradi
     check_images(images, input_size=input_size_of(model))
     model = told(model, images)
     with torch.inference_mode(False), frozen(model), input_kept(model):
-        return describe(model, _placed(model, images[:1]), **resolved("attribution", method))
+        return describe(model, placed(model, images[:1]), **resolved("attribution", method))
 
 
 def origin(images: Tensor, method: AnyPlugin) -> Tensor | None:
@@ -106,7 +106,7 @@ def origin(images: Tensor, method: AnyPlugin) -> Tensor | None:
 
 
 def collapse(maps: Tensor) -> Tensor:
-    """One value a pixel: the sum over channels. N,C,H,W to N,H,W; maps that are N,H,W already come back as they are.
+    """One value per pixel: the sum over channels. N,C,H,W to N,H,W; maps that are N,H,W already come back as they are.
 
     The sum is what keeps the meaning. Of signed maps, the pixels still add up to what the channels did (the completeness
     of integrated gradients), and evidence for and against cancels inside a pixel as it does in the logit. Of magnitudes,
@@ -123,11 +123,6 @@ def _beside(method: AnyPlugin, name: str) -> Callable | None:
     return getattr(sys.modules[function.func.__module__], name, None)
 
 
-def _placed(model: nn.Module, images: Tensor) -> Tensor:
-    """A copy on the model's device, in the precision of its parameters."""
-    return images.detach().to(device_of(model), dtype_of(model), copy=True)
-
-
 def _classes(model: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
     """The class to explain for each image, on x's device. Raises InputError for a class that the model does not have."""
     try:
@@ -137,11 +132,8 @@ def _classes(model: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
         size, reason = "x".join(map(str, x.shape[1:])), " ".join(str(error).split())
         raise InputError(f"the model cannot take images of {size}: {reason}") from error
     if labels is None:
-        labels = (
-            predict_labels(logits).clamp_min(0)
-            if isinstance(logits, Tensor) and logits.ndim == 2
-            else torch.zeros(len(x))
-        )
+        usable = isinstance(logits, Tensor) and logits.ndim == 2
+        labels = predict_labels(logits).clamp_min(0) if usable else torch.zeros(len(x))
     check_logits(logits, labels)
     return labels.to(x.device, torch.int64, copy=True)
 

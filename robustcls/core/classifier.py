@@ -118,7 +118,7 @@ def input_size_of(model: nn.Module) -> Sequence[int] | None:
 
 
 def check_images(images: Tensor, labels: Tensor | None = None, input_size: Sequence[int] | None = None) -> None:
-    """Raises InputError unless images are float N,C,H,W in [0, 1] (of `input_size`) and labels are integers, one an image."""
+    """Raises InputError unless images are float N,C,H,W in [0, 1] (of `input_size`) and labels are integers, one per image."""
     if not isinstance(images, Tensor) or images.ndim != 4 or len(images) == 0:
         shape = tuple(getattr(images, "shape", ()))
         raise InputError(f"images of shape {shape}: give a non-empty float tensor N,C,H,W")
@@ -136,10 +136,10 @@ def check_images(images: Tensor, labels: Tensor | None = None, input_size: Seque
     if labels is None:
         return
     if not isinstance(labels, Tensor):
-        raise InputError(f"labels are {type(labels).__name__}: give a tensor with one integer an image")
+        raise InputError(f"labels are {type(labels).__name__}: give a tensor with one integer per image")
     if labels.ndim != 1 or len(labels) != len(images) or labels.is_floating_point():
         raise InputError(
-            f"labels of shape {tuple(labels.shape)} and {labels.dtype} for {len(images)} images: give one integer an image"
+            f"labels of shape {tuple(labels.shape)} and {labels.dtype} for {len(images)} images: give one integer per image"
         )
     if labels.min().item() < 0:
         raise InputError(f"label {labels.min().item()} is negative: labels count from 0")

@@ -1,4 +1,4 @@
-"""Options are declared once, as dataclass fields; the command line and the TOML schema are made from them."""
+"""Options as dataclass fields, from which the command line and the TOML schema are made; their values checked."""
 
 import dataclasses
 import json
@@ -17,7 +17,10 @@ _NONE = type(None)
 
 
 def option(default: Any, help: str, **metadata: Any) -> Any:
-    """A dataclass field with its help text. metadata: what only the command line needs, such as metavar."""
+    """A dataclass field with its help text.
+
+    metadata: what only the command line needs: metavar, and the group of `--help`, where that is not its class's GROUP.
+    """
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 
@@ -43,7 +46,7 @@ def resolve(config: type[T], *layers: Mapping[str, Any]) -> T:
     return config(**values)
 
 
-def read_toml(path: str | Path, flag: str = "--config") -> dict[str, Any]:
+def read_toml(path: str | Path, flag: str = "`config`") -> dict[str, Any]:
     """The options of a TOML file; dashes in names are underscores. flag: what named it. Raises InputError."""
     try:
         with open(path, "rb") as file:

@@ -8,7 +8,6 @@ import ast
 import importlib
 import inspect
 import json
-import sys
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ KINDS = {
     "corruption": "robustcls/corruptions",
     "model": "robustcls/models/architectures",
     "objective": "robustcls/objectives",
-    "schedule": "robustcls/training/schedule.py",
+    "schedule": "robustcls/training/optimizer.py",
     "section": "robustcls/reporting/sections",
     "step": "robustcls/steps",
     "suite": "robustcls/evaluation/suites.py",
@@ -113,7 +112,8 @@ def resolved(kind: str, plugin: AnyPlugin) -> dict[str, Any]:
     """
     spec = parse(kind, plugin)
     if not isinstance(plugin, (str, Spec)):
-        return _simple_defaults(partial(plugin).func) | dict(spec.options)
+        parameters = _simple_parameters(partial(plugin).func)
+        return {p.name: p.default for p in parameters if p.default is not p.empty} | dict(spec.options)
     function = _function(kind, spec.name)
     return {p.name: p.default for p in _options(function)} | _converted(kind, spec, function)
 
@@ -158,9 +158,7 @@ def parse(kind: str, plugin: AnyPlugin) -> Spec:
 
 
 def import_dotted(kind: str, module: str, attribute: str) -> Callable[..., Any]:
-    """`attribute` of `module`, looked up in the current folder too. Raises InputError that says which part failed."""
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    """`attribute` of `module`, as Python imports it. Raises InputError that says which part failed."""
     spec = f"{kind} {module}:{attribute}"
     if not all(part.isidentifier() for part in module.split(".")):
         raise InputError(f"{spec}: {module!r} is not the name of a module: write it as package.module:name")
@@ -204,32 +202,30 @@ def _function(kind: str, name: str) -> Callable[..., Any]:
     return import_dotted(kind, module, attribute)
 
 
-def _options(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The keyword-only parameters that a spec can set: those annotated with a simple type."""
-    parameters = inspect.signature(function).parameters.values()
-    return [p for p in parameters if p.kind is p.KEYWORD_ONLY and _is_simple(_hint(p))]
-
-
-def _simple_defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    """The defaults of parameters with a simple type or, without annotation, a simple value."""
+def _simple_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # some builtins have none
-        return {}
-    return {
-        p.name: p.default
-        for p in parameters
-        if p.default is not p.empty
-        and (isinstance(p.default, (bool, int, float, str)) if p.annotation is p.empty else _is_simple(_hint(p)))
-    }
+        return []
+    return [parameter for parameter in parameters if _is_simple(_hint(parameter))]
+
+
+def _options(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters that a spec can set: the keyword-only ones of a simple type."""
+    return [p for p in _simple_parameters(function) if p.kind is p.KEYWORD_ONLY]
 
 
 def _hint(parameter: inspect.Parameter) -> Any:
-    """The annotation; one that is text (`from __future__ import annotations`) as the union of simple types that it names."""
+    """The annotation or, without one, the type of the default.
+
+    One that is text (`from __future__ import annotations`) becomes the union of simple types that it names.
+    """
+    if parameter.annotation is parameter.empty:
+        return type(parameter.default) if parameter.default is not None else None
     if not isinstance(parameter.annotation, str):
         return parameter.annotation
     parts = [_SIMPLE.get(part.strip()) for part in parameter.annotation.split("|")]
-    return typing.Union[tuple(parts)] if all(parts) else parameter.annotation  # noqa: UP007
+    return typing.Union[tuple(parts)] if all(parts) else None  # noqa: UP007
 
 
 def _is_simple(hint: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar on a terminal, elsewhere a line every half minute. Both say what time is left."""
+"""Shows progress on stderr: a bar on a terminal, elsewhere a line every half minute, both with the time left."""
 
 import os
 import sys
@@ -81,11 +81,9 @@ class Bar:
         self.close()
 
     def _line(self, now: float, remark: str) -> str:
-        units = (
-            self.unit if not self.unit or self.total == 1 else f"{self.unit}{'es' if self.unit.endswith('ch') else 's'}"
-        )
+        plural = "" if not self.unit or self.total == 1 else "es" if self.unit.endswith("ch") else "s"
         left = (self.total - self.done) * (now - self.begun) / max(self.done - self.before, 1)
-        parts = [f"{self.done} of {self.total} {units}".rstrip(), remark, f"{duration(left)} left"]
+        parts = [f"{self.done} of {self.total} {self.unit}{plural}".rstrip(), remark, f"{duration(left)} left"]
         return f"{self.label}: {', '.join(filter(None, parts))}"
 
 

@@ -1,4 +1,4 @@
-"""Images that occur twice: in training and test data, or under two labels."""
+"""Finds images that occur twice: in training and test data, or under two labels."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""A spec and a split's name to images: what is held out for validation, and which samples are chosen."""
+"""Loads the split of a data set: finds the data set of a spec, holds out validation, chooses n samples."""
 
 import inspect
 import os
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError, one_line, unknown
+from robustcls.core.subset import first_proportional, stratified_order
 from robustcls.data.duplicates import count_copies
 from robustcls.data.images import Images, as_images, count_labels, with_note
-from robustcls.data.stratify import first_proportional, stratified_order
 
 DECODING = ("size", "grey", "scale")  # options that say how a file becomes pixels
 SAMPLING_RULE = "the first samples of each class in file order, as many as the class's share of the split"
@@ -75,12 +75,26 @@ def load_training_data(
         return source.load("train", _Pick(held_out.train)), source.load("val", _Pick(_all))
     pick = _Pick(held_out.both)
     both = source.load("train", pick)
-    is_val = torch.isin(pick.positions, held_out.val(pick.labels))
-    train, val = (both.take(rows.nonzero().squeeze(1)) for rows in (~is_val, is_val))
-    train, val = (replace(images, available=len(images), split_counts=()) for images in (train, val))
+    train, val = _divide(both, pick, held_out)
     copies = _copies_in_val(val, train) if both.files is not None else ""
     note = "; ".join(filter(None, (source.other_val(), copies)))
     return with_note(train, note), with_note(val, note)
+
+
+def hold_out(
+    images: Images, *, seed: int = 0, limit_train: int | None = None, val_share: float = 0.1, val_max: int = 2000
+) -> tuple[Images, Images]:
+    """The train and val images of a data set that is in memory, as `load_training_data` divides one that it reads."""
+    held_out = _HeldOut(images.name, seed, limit_train, val_share, val_max)
+    pick = _Pick(held_out.both)
+    return _divide(images.take(pick(images.labels)), pick, held_out)
+
+
+def _divide(both: Images, pick: "_Pick", held_out: "_HeldOut") -> tuple[Images, Images]:
+    is_val = torch.isin(pick.positions, held_out.val(pick.labels))
+    train, val = (both.take(rows.nonzero().squeeze(1)) for rows in (~is_val, is_val))
+    train, val = (replace(images, available=len(images), split_counts=()) for images in (train, val))
+    return train, val
 
 
 def choose(images: Images, n: int | None) -> Images:
@@ -275,7 +289,7 @@ def check_named_by_file(spec: str, file: str) -> None:
     if parameters[:1] != ["split"]:
         raise InputError(
             f"{file} asks to run {name} for its data, whose first parameter is not called split: if you trust that code, "
-            f"say so with --data {spec}"
+            f"say so with `data={spec}`"
         )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and primitives alone, so that `torch.load(weights_only=True)` reads them and nothing else runs."""
+"""Builds models from specs, and saves and loads them as checkpoints of tensors and primitives alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -59,10 +59,10 @@ def _make_net(arch: Arch, outputs: int, input_size: Sequence[int]) -> nn.Module:
         raise
     except Exception as error:
         raise InputError(
-            f"--arch {arch_name(arch)} failed: {one_line(error)}: it is called with {SIGNATURE}"
+            f"`arch={arch_name(arch)}` failed: {one_line(error)}: it is called with {SIGNATURE}"
         ) from error
     if not isinstance(net, nn.Module):
-        gave = f"--arch {arch_name(arch)} gave {type(net).__name__}"
+        gave = f"`arch={arch_name(arch)}` gave {type(net).__name__}"
         raise InputError(f"{gave}: called with {SIGNATURE}, it must return a torch.nn.Module")
     return net
 
@@ -101,7 +101,7 @@ def restore(content: Mapping[str, Any], name: str, trusted: Arch | None = None) 
         if ":" in str(arch) and trusted is not None and not isinstance(trusted, str):
             made = trusted
         elif ":" in str(arch) and arch != trusted:
-            raise InputError(f"{name} asks to run {arch!r}: if you trust that code, say so with --arch {arch!r}")
+            raise InputError(f"{name} asks to run {arch!r}: if you trust that code, say so with `arch={arch!r}`")
         normalisation = {"mean": content["mean"], "std": content["std"]}
         head = content.get("head", LINEAR)  # older checkpoints do not say
         model = build(made, classes=classes, input_size=input_size, head=head, **normalisation)
@@ -117,7 +117,7 @@ def load_weights(net: nn.Module, state: Mapping[str, Tensor], name: str) -> None
     wanted = net.state_dict()
     for key, tensor in wanted.items():
         if key not in state:
-            raise InputError(f"{name} has no weight {key!r}: is --arch the architecture that it was trained with?")
+            raise InputError(f"{name} has no weight {key!r}: is `arch` the architecture that it was trained with?")
         if state[key].shape != tensor.shape:
             have, want = tuple(state[key].shape), tuple(tensor.shape)
             raise InputError(
@@ -127,6 +127,6 @@ def load_weights(net: nn.Module, state: Mapping[str, Tensor], name: str) -> None
     surplus = next((key for key in state if key not in wanted and not key.startswith(dropped)), None)
     if surplus is not None:
         raise InputError(
-            f"{name} has a weight {surplus!r} that --arch lacks: is it the architecture it was trained with?"
+            f"{name} has a weight {surplus!r} that `arch` lacks: is it the architecture it was trained with?"
         )
     net.load_state_dict({key: state[key] for key in wanted})

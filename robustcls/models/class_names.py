@@ -1,4 +1,4 @@
-"""The class names that other people's training keeps in a file beside the weights."""
+"""Finds the class names that another training code keeps in a file beside the weights."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

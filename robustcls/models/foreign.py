@@ -1,4 +1,4 @@
-"""The weights inside a file that other people's training wrote: which of its parts, under which prefix."""
+"""Finds the weights inside a file of another training code: which of its parts, under which prefix."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -260,7 +260,7 @@ def _take_normalisation(weights: Weights, best: _Candidate, wanted: set[str], na
             continue
         other, std = pairs[parent, kind, 1]
         if len(mean) != len(std) or max(mean) > 1 or min(std) <= 0 or max(std) > 1:
-            said = f"{name}: {key} and {other} are not for pixels in [0, 1]: left out; give --mean and --std"
+            said = f"{name}: {key} and {other} are not for pixels in [0, 1]: left out; give `mean` and `std`"
             weights.notes.append(said)
         else:
             weights.mean, weights.std = mean, std
@@ -290,6 +290,6 @@ def _explain(found: Sequence[_Candidate], needed: Sequence[str], name: str) -> N
     mine, theirs = _common_prefix([key for key in state if not is_counter(key)]), _common_prefix(needed)
     if best == 0 and (mine or theirs):
         raise InputError(
-            f"{name}: its weights are named {next(iter(state))!r}, with the prefix {mine!r}, those of --arch "
+            f"{name}: its weights are named {next(iter(state))!r}, with the prefix {mine!r}, those of `arch` "
             f"{needed[0]!r}: rename them, or give the architecture that the prefix belongs to"
         )

@@ -1,12 +1,10 @@
-"""From the spec of a model, what `--model` takes, to a model.
+"""Loads whatever `--model` takes.
 
 read_model (a file is read, nothing is built) -> build_model (the classes and the size of the data are known by now) ->
 fit_to_data (which output is which class). `load` does the first two for Python.
 """
 
 import copy
-import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -55,45 +53,22 @@ class LoadedModel:
 
 
 def load(
-    spec: str | Path,
-    *,
-    arch: Arch | None = None,
-    classes: Sequence[str] = (),
-    input_size: Sequence[int] | None = None,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
-) -> nn.Module:
-    """Whatever --model takes, as a model on pixels in [0, 1], N,C,H,W, that gives logits N,K; in eval mode.
-
-    spec: a checkpoint of ours, whose classifier knows the rest; a state dict, which needs arch and input_size;
-    `torchvision/NAME`, `timm/NAME`; `FILE.onnx`; `module:callable`. arch: the architecture, such as `vgg16(width=0.25)`, a
-    function of (num_classes, input_size) that makes it, or the network itself, whose weights are replaced. A checkpoint
-    whose architecture is code, `mylab.nets:net`, runs that code only where arch names it, or is it. classes: names of the
-    outputs, in order. input_size: (C, H, W). mean, std: of pixels in [0, 1], one value or one per channel; put in front of
-    foreign weights, or of the module. What was assumed, chosen or not used is a UserWarning. Raises InputError, too where
-    classes or input_size contradict what the model says of itself.
-    """
-    try:
-        loaded = _load(str(spec), arch, tuple(classes), input_size, _values(mean, "mean"), _values(std, "std"))
-    except InputError as error:
-        raise InputError(_in_python(str(error))) from error.__cause__
-    for note in loaded.notes:
-        warnings.warn(_in_python(note), stacklevel=3)
-    return loaded.model.eval()
-
-
-def _load(
     spec: str,
+    *,
     arch: Arch | None,
     classes: Sequence[str],
     input_size: Sequence[int] | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    mean: float | Sequence[float] | None,
+    std: float | Sequence[float] | None,
 ) -> LoadedModel:
+    """A model without data beside it, as `robustcls.load` describes it. Raises InputError."""
+    mean, std = _values(mean, "mean"), _values(std, "std")
     source = read_model(spec)
     ours = source.content is not None and is_checkpoint(source.content)
     if input_size is None and not ours and (arch or mean or std) and not is_zoo(source.spec):
-        raise InputError(f"{spec} does not say which images it takes: give input_size, such as input_size=(3, 32, 32)")
+        raise InputError(
+            f"{spec} does not say which images it takes: give `input_size`, such as `input_size=(3, 32, 32)`"
+        )
     size = input_size or (3, 224, 224)  # where an ONNX file leaves it open
     loaded = build_model(source, arch=arch, classes=classes, input_size=size, mean=mean, std=std)
     own_size = input_size_of(loaded.model)
@@ -140,11 +115,6 @@ def _values(given: Any, name: str) -> list[float] | None:
         raise InputError(f"{name}={given!r} is not a list of numbers: give one, or one per channel") from None
 
 
-def _in_python(text: str) -> str:
-    """A line of the command's as one of Python's: `--arch` is `arch` there."""
-    return re.sub(r"--([a-z]+)(?=[\s,:;.]|$)", r"\1", text)
-
-
 def read_model(spec: str) -> ModelSource:
     """Reads a checkpoint or a state dict; a zoo's model and `package.module:callable` wait for `build_model`.
 
@@ -175,7 +145,7 @@ def build_model(
     """
     spec, content, name = source.spec, source.content, Path(source.spec).name
     normalisation = {"mean": mean or (0.0,), "std": std or (1.0,)}
-    assumed = f"{name}: assumed to take [0, 1] pixels; give --mean and --std if it was trained on normalised ones"
+    assumed = f"{name}: assumed to take [0, 1] pixels; give `mean` and `std` if it was trained on normalised ones"
     if spec.endswith(".onnx"):
         model = load_onnx(spec, classes=classes, input_size=input_size, **normalisation)
         notes = [*([] if mean or std else [assumed]), *_unused(name, arch=arch)]
@@ -194,7 +164,7 @@ def build_model(
     if not holds_tensors(content):
         raise InputError(f"{spec} holds no state dict, neither at its top nor inside: save model.state_dict()")
     if arch is None:
-        raise InputError(f"{spec} is a state dict without its architecture: name it with --arch, such as vgg16")
+        raise InputError(f"{spec} is a state dict without its architecture: name it with `arch`, such as vgg16")
     make = partial(build, arch, input_size=input_size, mean=normalisation["mean"], std=normalisation["std"])
     loaded = _from_weights(content, name, make, classes, given=bool(mean or std))
     loaded.sha256 = source.sha256
@@ -219,7 +189,7 @@ def _from_weights(
     load_weights(model.net, counters | weights.state, name)
     if weights.mean is not None and weights.std is not None:
         if given:
-            weights.notes.append(f"{name}: the mean and std that it keeps are left out for --mean and --std")
+            weights.notes.append(f"{name}: the mean and std that it keeps are left out for `mean` and `std`")
         elif len(weights.mean) in (1, model.input_size[0]):
             model.normalise(weights.mean, weights.std)
             weights.notes.append(f"{name}: the mean and std that it keeps beside its weights are put in front")
@@ -235,7 +205,7 @@ def fit_to_data(
     """Which output each class of the data is, and what was taken of the model's output, "" where it gives logits.
 
     A model that gives something else is put inside one that gives logits. images: some of the data, N,C,H,W. classes: the
-    data's names. listing: of --classes. shared: it may be about another model. Raises InputError where a class has no
+    data's names. listing: of a file of classes. shared: it may be about another model. Raises InputError where a class has no
     output.
     """
     # A file that gives some outputs' numbers does not say how many there are.
@@ -265,7 +235,7 @@ def _numbered(count: int) -> list[str]:
 
 
 def _unused(name: str, **options: Any) -> list[str]:
-    given = ", ".join(f"--{option}" for option, value in options.items() if value)
+    given = ", ".join(f"`{option}`" for option, value in options.items() if value)
     return [f"{name} knows its own: {given} not used"] if given else []
 
 

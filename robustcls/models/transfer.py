@@ -1,4 +1,4 @@
-"""Training that begins from somebody's weights (Yosinski et al. 2014, arXiv:1411.1792)."""
+"""Starts training from existing weights (Yosinski et al. 2014, arXiv:1411.1792)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ def initialise(model: Classifier, init: str) -> str:
         have = f"is {tuple(state[first].shape)} there" if first in state else "is not there"
         raise InputError(
             f"{init} is of another architecture than {model.arch}: {len(backbone) - len(misfits)} of "
-            f"{len(backbone)} tensors fit, and {first!r}, here {tuple(wanted[first].shape)}, {have}: give its --arch"
+            f"{len(backbone)} tensors fit, and {first!r}, here {tuple(wanted[first].shape)}, {have}: give its `arch`"
         )
     new_head = any(_is_in(head, key) and key not in fits for key in wanted)
     taken = [key for key in fits if not (new_head and _is_in(head, key))]  # half a head is none

@@ -83,16 +83,14 @@ def _from_torchvision(spec: str, name: str, options: dict[str, Any]) -> tuple[Cl
 def _from_timm(spec: str, name: str, options: dict[str, Any]) -> tuple[Classifier, Path]:
     timm, config = _import_timm(name)
     if not (config.hf_hub_id or config.url):
-        raise InputError(f"{spec} has no pretrained weights: give a state dict to --model, and --arch {spec}")
+        raise InputError(f"{spec} has no pretrained weights: name a state dict instead, and `arch={spec}`")
     file = _cached_by_timm(config)
     _allow(spec, file, f"fetch {config.hf_hub_id or config.url} into timm's cache")
     if file is None:
         _made(spec, timm.create_model, name, pretrained=True, **options)
         file = _cached_by_timm(config)
         if file is None:
-            raise InputError(
-                f"{spec}: timm kept no file of its weights: give a state dict to --model, and --arch {spec}"
-            )
+            raise InputError(f"{spec}: timm kept no file of its weights: name a state dict instead, and `arch={spec}`")
     read_file(file)
     net = _made(spec, timm.create_model, name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **options)
     shown = timm.data.resolve_data_config({}, model=net)

@@ -188,8 +188,8 @@ def test_wrong_input_is_named_in_one_line(model: Net, images: Tensor) -> None:
     wrong = [
         ({"target": 4}, "beyond the model's 4 classes"),
         ({"target": -1}, "negative"),
-        ({"target": torch.tensor([0, 1])}, "one integer an image"),
-        ({"target": torch.rand(5)}, "one integer an image"),
+        ({"target": torch.tensor([0, 1])}, "one integer per image"),
+        ({"target": torch.rand(5)}, "one integer per image"),
         ({"images": images * 255}, "not in [0, 1]"),
         ({"images": images[:, :, :8]}, "3x8x16"),
         ({"images": images[0]}, "N,C,H,W"),

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 
+from robustcls.cli.main import main
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.plugins import KINDS, describe, load, names, parse, resolved, with_options
@@ -77,7 +78,7 @@ def test_the_attacks():
 def test_a_signature_is_read_from_the_source():
     pgd = next(plugin for plugin in describe("attack") if plugin.name == "pgd")
     assert (
-        pgd.signature == "pgd(steps=10, step_size=None, momentum=0.0, restarts=1, random_start=True, early_stop=False)"
+        pgd.signature == "pgd(steps=10, step_size=None, momentum=0.0, restarts=1, random_start=True, early_stop=True)"
     )
     assert pgd.path == "robustcls/attacks/pgd.py"
     gradients = next(plugin for plugin in describe("attribution") if plugin.name == "integrated_gradients")
@@ -105,7 +106,7 @@ def test_options_are_bound():
 
 def test_resolved_fills_in_the_defaults():
     assert resolved("attack", "pgd(steps=3)") == {
-        "steps": 3, "step_size": None, "momentum": 0.0, "restarts": 1, "random_start": True, "early_stop": False,
+        "steps": 3, "step_size": None, "momentum": 0.0, "restarts": 1, "random_start": True, "early_stop": True,
     }  # fmt: skip
 
 
@@ -219,10 +220,15 @@ def test_a_plug_ins_own_error_is_not_hidden(mylab):
         load("attack", "mylab.typo:foo")
 
 
-def test_the_current_folder_is_searched(tmp_path, monkeypatch):
+def test_a_command_searches_the_current_folder_and_the_library_leaves_the_path_alone(tmp_path, monkeypatch):
     (tmp_path / "here_alone.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    before = [entry for entry in sys.path if entry]
+    monkeypatch.setattr(sys, "path", [*before])
+    assert "no module 'here_alone'" in refused("attack", "here_alone:foo")
+    assert sys.path == before
+    with pytest.raises(SystemExit):
+        main(["list", "schedule"])
     assert load("attack", "here_alone:foo")(1, 2, 3, 4) == (2, 1.0)
     del sys.modules["here_alone"]
 
@@ -255,6 +261,13 @@ def test_a_partial_gives_its_keywords_as_options():
     assert dict(parse("attack", attack).options) == {"k": 3, "scale": 2.0, "loss": "<built-in function len>"}
     assert resolved("attack", attack) == {"rate": 0.5, "k": 3, "scale": 2.0, "loss": "<built-in function len>"}
     json.dumps(resolved("attack", attack))
+
+
+def test_an_option_without_annotation_has_the_type_of_its_default(mylab):
+    (mylab / "mylab" / "plain.py").write_text("def foo(model, x, y, threat, *, k=2, generator=None):\n    return k\n")
+    assert load("attack", "mylab.plain:foo(k=3)")(1, 2, 3, 4) == 3
+    assert resolved("attack", "mylab.plain:foo") == {"k": 2}
+    assert "k='x' is not a whole number; mylab.plain:foo takes k=2" in refused("attack", "mylab.plain:foo(k='x')")
 
 
 def test_other_callables_are_named_by_their_class():

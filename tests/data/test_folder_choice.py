@@ -63,7 +63,7 @@ def test_memory_is_asked_for_the_chosen_alone(tmp_path, monkeypatch):
     root = fill(tmp_path, n=10)
     monkeypatch.setattr(decode.os, "sysconf", lambda name: 30)  # 900 bytes
     assert len(load_split(f"folder:{root}", "test", n=2)) == 2
-    with pytest.raises(InputError, match="20 images of 6x8.*--n"):
+    with pytest.raises(InputError, match="20 images of 6x8.*`n`"):
         load_split(f"folder:{root}", "test")
 
 

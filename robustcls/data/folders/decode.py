@@ -1,4 +1,4 @@
-"""Files to 8-bit pixels of one form.
+"""Decodes image files to 8-bit pixels of one form.
 
 Whatever is not plain 8-bit grey or colour follows one of RULES, and a note says how many images it concerns.
 """
@@ -129,7 +129,7 @@ def check_memory(shape: Sequence[int]) -> None:
     if need > have:
         raise InputError(
             f"{shape[0]} images of {shape[2]}x{shape[3]} need {need / 1e9:.0f} GB, this machine has {have / 1e9:.0f}: "
-            "take fewer with --n, or make them smaller with folder:PATH(size=64)"
+            "take fewer with `n`, or make them smaller with folder:PATH(size=64)"
         )
 
 

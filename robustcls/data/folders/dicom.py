@@ -1,4 +1,4 @@
-"""DICOM images, with pydicom (the extra `dicom`)."""
+"""Reads DICOM images with pydicom (the extra `dicom`)."""
 
 from typing import Any, BinaryIO
 

@@ -1,4 +1,4 @@
-"""Which of the folders below a folder are splits, and where the class folders of each lie."""
+"""Finds which of the folders below a folder are splits, and where the class folders of each are."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path

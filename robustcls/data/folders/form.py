@@ -1,4 +1,4 @@
-"""The one size and number of channels that all images of a folder get, found from their headers."""
+"""Chooses the one size and number of channels for all images of a folder, from their headers."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

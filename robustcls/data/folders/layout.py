@@ -1,4 +1,4 @@
-"""The files of each split of a folder of images, and their classes."""
+"""Lists the files of each split of a folder of images, and the classes."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ import torch
 
 from robustcls.core.errors import InputError
 from robustcls.core.names import quoted, readable, some_of
+from robustcls.core.subset import stratified_order
 from robustcls.data.folders.find_splits import Home, find_homes
 from robustcls.data.folders.split_names import says_images
 from robustcls.data.folders.walk import WANTED, Contents, how_to_read, loose_files, remarks_on, walk
-from robustcls.data.stratify import stratified_order
 
 SPLIT_SEED = 8020  # for folders without a test split
 TRAIN_SHARE = 0.8
@@ -65,7 +65,7 @@ def lay_out(root: Path, split: str, *, whole: bool = False, nested: bool = False
             notes += [f"{quoted(used['test'].name)} stands for test"] if split == "test" else []
         _check_split(root, used, split, homes.notes)
         if split == "train" and not used.keys() & {"test", "val"}:
-            notes.append("no test split: what is held out of train for validation is --split val")
+            notes.append("no test split: the split val is held out of train")
     classes, contents = _classes_of(root, used, strict=strict)
     files = {name: _in_order(classes, contents[name]) for name in used}
     read = split if split in used else "train"
@@ -97,12 +97,12 @@ def _check_split(root: Path, used: dict[str, Home], split: str, notes: Sequence[
     if split == "test":
         raise InputError(
             f"folder {root}: has train/ and neither test/ nor val/ with class folders{aside}: add one, or evaluate on what is "
-            "held out of train/ with --split val"
+            'held out of train/ with `split="val"`'
         )
     others = " and ".join(f"{readable(home.name)}/" for home in used.values())
     raise InputError(
         f"folder {root}: has {others} and no {split}/ with class folders{aside}: enough to evaluate "
-        f"(--split {next(iter(used))}), nothing to train on: add train/"
+        f'(`split="{next(iter(used))}"`), nothing to train on: add train/'
     )
 
 

@@ -1,4 +1,4 @@
-"""How people spell the splits of a data set: Train, training_set, seg_test, cifartrain, valid, Testing Data, train-224 ..."""
+"""Recognises splits by the names of folders: Train, training_set, seg_test, cifartrain, valid, Testing Data, train-224 ..."""
 
 import re
 import unicodedata

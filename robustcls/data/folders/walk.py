@@ -1,4 +1,4 @@
-"""The images below a folder, and the files that are passed over.
+"""Lists the images below a folder, and the files that are passed over.
 
 An image is what has an ending that Pillow reads, and DICOM's or HEIC's where their extras are installed.
 """

@@ -132,9 +132,9 @@ def _read(
 def _corrupt(failures: list[tuple[str, str]]) -> InputError:
     if len(failures) == 1:
         ((path, why),) = failures
-        return InputError(f"corrupt image {path}: {why}: replace it, or skip it with --skip-corrupt")
+        return InputError(f"corrupt image {path}: {why}: replace it, or skip it with `skip_corrupt=True`")
     named = "; ".join(f"{path}: {why}" for path, why in failures[:LISTED])
     more = f"; and {len(failures) - LISTED} more" if len(failures) > LISTED else ""
     return InputError(
-        f"{len(failures)} corrupt images: {named}{more}: replace them, or skip them all with --skip-corrupt"
+        f"{len(failures)} corrupt images: {named}{more}: replace them, or skip them all with `skip_corrupt=True`"
     )
