@@ -27,24 +27,14 @@ _SETTINGS: Any = {
     "text.parse_math": False,
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
-    "text.color": INK,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("axes.edgecolor", "grid.color"), LINE),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none"),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
     "axes.axisbelow": True,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "grid.color": LINE,
     "grid.alpha": 0.5,
     "grid.linewidth": 0.6,
-    "legend.frameon": False,
     "lines.linewidth": 1.8,
 }
 
@@ -90,7 +80,7 @@ def plot(
         caption: the title unless given.
         size: in inches, of 96 CSS pixels at full width.
     """
-    data = table(f"Data: {title}", rows, grey=grey)
+    data = table(f"Data: {title[:1].lower()}{title[1:]}", rows, grey=grey)
     return piece("figure", name, _draw(name, title, paint, size), caption or title, data)
 
 

@@ -80,7 +80,7 @@ def _place(context: Context, wanted: Sequence[str] | None) -> list[Placed]:
 
 
 def _load(name: str) -> tuple[int, str, str, Callable[[Context], Markup | None]]:
-    """(order, slug, title, function) of a section plug-in; a stranger's without ORDER or TITLE comes last, under its name."""
+    """(order, slug, title, function) of a section plug-in; without ORDER or TITLE it comes last, under its name."""
     parts = {key: part for measure in measures() for key, part in measure.parts.items()}
     show: Any = plugins.load("section", name)
     function = show.func if isinstance(show, partial) else show

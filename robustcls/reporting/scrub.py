@@ -77,10 +77,15 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, Array):
         return []
     if dataclasses.is_dataclass(value):
-        value = vars(value)
+        value = _fields(value)
     if isinstance(value, dict):
         value = list(value.values())
     return [text for one in value for text in _texts(one)] if isinstance(value, (list, tuple)) else []
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    """What goes into files: not the examples of an evaluation."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
 def readable(text: str) -> str:
@@ -95,11 +100,11 @@ def _clean(value: Any, users: set[str] | None, whole: bool = False) -> Any:
         if users is None:
             return text
         return scrub_text(_last(text) if whole and re.match(_ROOTED, text) and "\n" not in text else text, users)
+    if value is None or isinstance(value, (int, float, Array)):
+        return value
     if isinstance(value, dict):
         return {readable(key): _clean(one, users, True) for key, one in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_clean(one, users, whole) for one in value]
-    if isinstance(value, Array) or not dataclasses.is_dataclass(value) or isinstance(value, type):
-        return value
-    fields = {name: _clean(one, None if name in _KEPT else users) for name, one in vars(value).items()}
+    fields = {name: _clean(one, None if name in _KEPT else users) for name, one in _fields(value).items()}
     return dataclasses.replace(value, **fields)

@@ -5,7 +5,7 @@ from markupsafe import Markup
 from robustcls.reporting.context import Context, Model
 from robustcls.reporting.html import fill_file, piece, share
 from robustcls.results.balance import balanced_of, is_uneven
-from robustcls.results.comparison import Pair, held, pair
+from robustcls.results.comparison import held, pair
 from robustcls.results.policy import Policy, judge
 from robustcls.results.records import Evaluation
 from robustcls.results.statistics import paired_difference
@@ -16,7 +16,8 @@ ORDER, TITLE = 10, "Verdict"
 
 def verdict(context: Context) -> Markup:
     """Clean and worst-case robust accuracy with intervals, and the status of each model, criterion by criterion."""
-    pairs = _pairs(context) if context.comparable else []
+    first, *others = context.models if context.comparable else context.models[:1]
+    pairs = [(model.place, one) for model in others for one in pair(first.evaluation, model.evaluation)]
     asked = {"clean": context.policy.min_clean, "robust": context.policy.min_robust}
     return fill_file(
         "verdict.html",
@@ -53,12 +54,6 @@ def _say_thresholds(thresholds: dict[str, float]) -> Markup:
         piece("threshold", THRESHOLDS[name], name.startswith("min"), share(name, value))
         for name, value in thresholds.items()
     )
-
-
-def _pairs(context: Context) -> list[tuple[int, Pair]]:
-    """Every model against the first, on the same samples, with its place."""
-    first, *others = context.evaluations
-    return [(model, one) for model, other in enumerate(others, 1) for one in pair(first, other)]
 
 
 def _headline(context: Context) -> Markup | str:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from robustcls.evaluation.measures.corruptions.record import Corruptions
 from robustcls.reporting.context import Context, Model, sentence
 from robustcls.reporting.figures import MARKERS, SERIES, legend_above, plot, rows_of_shares, shorten
-from robustcls.reporting.html import fill_file, lacking, share
+from robustcls.reporting.html import fill_file, share
 from robustcls.reporting.missing import missing_of
 
 GROUPS = {
@@ -32,32 +32,19 @@ def corruptions(context: Context) -> Markup:
 
 
 def _part(model: Model, found: Corruptions) -> dict[str, object]:
-    places = {(one.name, one.severity): i for i, one in enumerate(found.results)}
     severities = sorted({one.severity for one in found.results})
-
-    def cell(name: str, severity: int) -> tuple[float, Markup]:
-        i = places.get((name, severity))
-        if i is None:
-            return 0.0, lacking()
-        at = f"corruptions.results.{i}.accuracy.accuracy"
-        return found.results[i].accuracy.accuracy, model.n(at, ".1%")
-
-    def row(name: str) -> list[tuple[float, Markup]]:
-        mean = fmean(_of(found, name))
-        return [*(cell(name, severity) for severity in severities), (mean, share("mean over severities", mean))]
-
     columns = [fmean(one.accuracy.accuracy for one in found.results if one.severity == at) for at in severities]
     return {
         "model": model,
+        "found": found,
         "title": _title,
         "notes": [sentence(text) for text in (found.rule, found.source, found.note)],
         "severities": severities,
-        "groups": {group: {_title(name): row(name) for name in some} for group, some in _grouped(found).items()},
-        "total": [
-            *((mean, share("mean over corruptions", mean)) for mean in columns),
-            (found.mean or 0.0, model.n("corruptions.mean", ".1%")),
-        ],
-        "same": found.source.startswith("made here"),  # published files hold images of their own
+        "groups": {
+            group: [(name, fmean(_of(found, name))) for name in some] for group, some in _grouped(found).items()
+        },
+        "places": {(one.name, one.severity): i for i, one in enumerate(found.results)},
+        "columns": columns,
     }
 
 

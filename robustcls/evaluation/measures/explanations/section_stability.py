@@ -60,7 +60,7 @@ def _part(model: Model) -> dict[str, object] | None:
 
 
 def _groups(method: MethodMeasures) -> list[tuple[tuple[str, str], int | None]]:
-    """Each group with its place in the record; None where the record lacks one of ours, strangers' groups last."""
+    """Each group with its place in the record; None where the record lacks one of ours, unknown groups last."""
     places = {(one.against, one.label): i for i, one in enumerate(method.likeness)}
     return [(key, places.get(key)) for key in GROUPS] + [(key, i) for key, i in places.items() if key not in GROUPS]
 

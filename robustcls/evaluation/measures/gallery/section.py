@@ -47,10 +47,6 @@ def _show(model: Model, i: int, example: Example, place: int | None, quality: in
     sample = model.evaluation.samples[place] if place is not None else None
     path = f"gallery.examples.{i}"
     name = model.class_name(sample.label) if sample is not None else "label not recorded"
-    tops = [
-        ("Clean image", _top(model, f"{path}.clean_top", example.clean_top)),
-        ("Adversarial image", _top(model, f"{path}.adversarial_top", example.adversarial_top)),
-    ]
     return {
         "example": example,
         "sample": sample,
@@ -59,13 +55,7 @@ def _show(model: Model, i: int, example: Example, place: int | None, quality: in
         "name": name,
         "outcome": OUTCOMES.get(example.outcome, example.outcome),
         "rows": [] if is_empty(example.clean) else _rows(model, example, sample, name, quality),
-        "tops": [(title, top) for title, top in tops if top],
     }
-
-
-def _top(model: Model, path: str, top: list[list[float]]) -> list[tuple[str, float, str]]:
-    """(class, confidence, path) of the three most probable classes."""
-    return [(model.class_name(int(label)), share, f"{path}.{i}.1") for i, (label, share) in enumerate(top[:3])]
 
 
 def _rows(model: Model, example: Example, sample: Sample | None, name: str, quality: int | None) -> list[Shown]:
