@@ -12,12 +12,11 @@ import click
 from robustcls.cli.console import note, progress
 from robustcls.cli.options import MODEL_HELP, GroupedCommand, config_option, options
 from robustcls.cli.places import check_not_lost, command_line, keep_earlier, name_of, overwrite_option
-from robustcls.core import plugins
 from robustcls.core.claims import claim
 from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stdout, is_stream
-from robustcls.evaluation.config import METHODS, ReportConfig, check_license
+from robustcls.evaluation.config import ReportConfig, check_license
 from robustcls.evaluation.profiles import layered
 
 if TYPE_CHECKING:
@@ -262,6 +261,7 @@ def measure(
     """
     from robustcls.cli.attack import summarise
     from robustcls.cli.explain import describe_methods
+    from robustcls.core import plugins
     from robustcls.evaluation.budget import estimate
     from robustcls.evaluation.evaluate import evaluate_subject
     from robustcls.evaluation.plan import choose_attacks, plan_from
@@ -270,7 +270,7 @@ def measure(
     from robustcls.runtime.device import keep_freed_memory
 
     keep_freed_memory()
-    for method in config.method or METHODS:
+    for method in config.method:
         plugins.resolved("attribution", method)
     choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
     say = partial(note, quiet=config.quiet)

@@ -84,7 +84,7 @@ def kept_counts(given: Collection[str]) -> frozenset[str]:
     """Of the options that the user gave, those whose counts a budget does not lower.
 
     A profile's budget lowers none that were given. One that was given itself takes them as the most there may be, all but
-    --n, which says what is estimated.
+    `n`, which says what is estimated.
     """
     return frozenset({"n"} & set(given) if "minutes" in given else given)
 

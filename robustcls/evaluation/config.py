@@ -98,7 +98,7 @@ class ReportConfig(AttackConfig):
         _check_counts(**{one.count: getattr(self, one.count) for one in measures() if one.count})
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
             raise InputError(
-                f"--minutes {self.minutes:g} is no time: give a number above 0, or leave it out for no limit"
+                f"`minutes={self.minutes:g}` is no time: give a number above 0, or leave it out for no limit"
             )
 
 
@@ -133,4 +133,4 @@ METHODS = ("saliency", "integrated_gradients", "gradcam")
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if count < 0:
-            raise InputError(f"--{name.replace('_', '-')} {count} is negative: give 0 or more")
+            raise InputError(f"`{name}={count}` is negative: give 0 or more")

@@ -107,8 +107,13 @@ def _run_attacks(
 
 
 def _record_options(evaluation: Evaluation, options: AttackConfig) -> None:
-    """Records the options of an evaluation, and what they state of the model and its data."""
+    """Records the options of a command, and what they state of the model and its data."""
     evaluation.provenance.config = {key: value for key, value in asdict(options).items() if value not in (None, ())}
+    state(evaluation, options)
+
+
+def state(evaluation: Evaluation, options: AttackConfig) -> None:
+    """Records what the options state of the model and its data."""
     evaluation.data.note = "; ".join(filter(None, (evaluation.data.note, options.data_note)))
     evaluation.intended_use, evaluation.license = options.intended_use or "", options.license or ""
 

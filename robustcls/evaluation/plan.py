@@ -95,13 +95,14 @@ def add_measures(
     for one in measures():
         if hasattr(one.load(), "check") and one.count_in(chosen[one.name]) != 0:
             call(one.load().check, subject, **chosen[one.name])
+    whose = f" (--profile {config.profile})" if config.profile else ""
     left_out = {
-        one.key: f"left out by --{one.count.replace('_', '-')} 0 (--profile {config.profile})"
+        one.key: f"left out by --{one.count.replace('_', '-')} 0{whose}"
         for one in measures()
         if one.count_in(chosen[one.name]) == 0
     }
     if config.checks == "passive":
-        left_out["diagnostics"] = f"left out by --checks passive (--profile {config.profile})"
+        left_out["diagnostics"] = f"left out by --checks passive{whose}"
     if not config.eps_grid:
         left_out["curves"] = "accuracy was measured at one eps; give several with --eps-grid auto"
     elif not plan.eps_grid:

@@ -38,7 +38,7 @@ def index(folder: str | Path, *, policy: Policy | None = None, title: str | None
             f"cannot write {path}: it is a page that robustcls did not make: move it, or list another folder"
         )
     text = render_index(folder, policy=policy, title=title)
-    with atomic_write(path, "--index") as part:
+    with atomic_write(path, "`index`") as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return path
 
@@ -51,7 +51,7 @@ def render_index(folder: str | Path, *, policy: Policy | None = None, title: str
     """
     folder, policy = Path(folder), policy or Policy()
     if not folder.is_dir():
-        raise InputError(f"no folder {folder}: name one that holds evaluations with --index")
+        raise InputError(f"no folder {folder}: name one that holds evaluations with `index`")
     found, skipped = _find(folder)
     pages = _below(folder, "*.html")
     rows = [_row(one.file, one.evaluation, _beside(one.file, pages), policy) for one in found if one.evaluation]

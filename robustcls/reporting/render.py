@@ -48,7 +48,7 @@ def report(
     prefix = None
     if folder is not None:
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"cannot write images to {folder}: it is a file: name a folder with --assets")
+            raise InputError(f"cannot write images to {folder}: it is a file: name a folder with `assets`")
         check_writable(path)
         prefix = quote(Path(os.path.relpath(folder, path.parent)).as_posix())
     from robustcls.reporting.page import compose  # Jinja2 and NumPy load here, not with the package
@@ -85,7 +85,7 @@ def _write_images(folder: Path, files: dict[str, bytes]) -> None:
     written = [folder / name for name in files if not (folder / name).exists()]
     try:
         for file in written:
-            with atomic_write(file, "--assets") as part:
+            with atomic_write(file, "`assets`") as part:
                 part.write_bytes(files[file.name])
     except BaseException:
         for file in written:

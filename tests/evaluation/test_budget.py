@@ -79,7 +79,7 @@ def test_the_profile_quick_has_two_minutes_at_32_pixels_and_five_at_224():
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, math.inf, math.nan])
 def test_a_budget_that_is_no_time_is_refused(minutes):
-    with pytest.raises(InputError, match="--minutes"):
+    with pytest.raises(InputError, match="`minutes="):
         ReportConfig(minutes=minutes)
 
 
