@@ -9,11 +9,11 @@ from experiments.contests.config import ContestConfig
 from experiments.contests.tables import render
 from robustcls.cli.console import note, table
 from robustcls.cli.main import main
-from robustcls.cli.options import build, config_option, options
+from robustcls.cli.options import GroupedCommand, build, config_option, options
 from robustcls.core.files import atomic_write, check_writable
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @config_option
 @options(ContestConfig)
 def command(flags: dict[str, Any], config_file: str | None) -> None:

@@ -1,7 +1,7 @@
 """The options of the contests."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from robustcls.core.config import option
 from robustcls.core.errors import InputError, unknown
@@ -16,6 +16,8 @@ EVALUATIONS = {"pgd20": "pgd", "fast": "fast"}  # workloads of the cuda suite, b
 
 @dataclass(kw_only=True)
 class ContestConfig(RuntimeOptions):
+    GROUP: ClassVar[str] = "Benchmark"
+
     suite: Literal["train", "attack", "explain", "cuda", "all"] = option(
         "all", "What is measured; all: the first three."
     )

@@ -20,9 +20,9 @@ def rejudge(
 ) -> dict[str, Any]:
     """Robust accuracy as the raw fp32 model gives it on the examples, beside the accuracy that was claimed.
 
-    A sample is broken when its x_adv lies within eps + 1e-6 of x and inside [0, 1], and the model misclassifies it beyond a
-    tie, as in any evaluation; of the images that the model gets wrong to begin with, nothing more is asked. claimed: N,
-    right and not misclassified by the contestant's own word. Raises ValueError for examples that do not belong to the images.
+    A sample is broken when its x_adv lies within eps + 1e-6 of x and inside [0, 1], and the model misclassifies
+    it beyond a tie, as in any evaluation; of the images that it misclassifies without an attack nothing more is asked.
+    claimed: N, robust by the contestant's own word. Raises ValueError for examples that do not belong to the images.
     """
     if x_adv.shape != x.shape or claimed.shape != y.shape:
         raise ValueError(

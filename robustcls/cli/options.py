@@ -93,7 +93,7 @@ class GroupedCommand(click.Command):
 
 def _group_of(config: type, name: str) -> str:
     """The GROUP of the class that declares the option."""
-    return next(vars(base)["GROUP"] for base in config.__mro__ if name in inspect.get_annotations(base))
+    return next(getattr(base, "GROUP", "Output") for base in config.__mro__ if name in inspect.get_annotations(base))
 
 
 def _click_option(field: dataclasses.Field, hint: Any, group: str) -> Callable[[Command], Command]:
