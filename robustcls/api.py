@@ -19,17 +19,21 @@ from robustcls.attribution import explain_counted, not_finite
 from robustcls.attribution.measures.trust import explain_metrics as explain_metrics
 from robustcls.core import plugins
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
+from robustcls.core.config import resolve
 from robustcls.core.draws import SampleGenerator
-from robustcls.core.errors import InputError
+from robustcls.core.errors import InputError, unknown
 from robustcls.core.gradients import frozen
+from robustcls.core.measures import measures
 from robustcls.core.options import parse_n
 from robustcls.core.progress import follow, show_attacks
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import takes, takes_target, traits_of
 from robustcls.data.splits import load_split
+from robustcls.evaluation.config import ReportConfig
 from robustcls.evaluation.evaluate import evaluate_subject
-from robustcls.evaluation.plan import choose_attacks, make_plan
+from robustcls.evaluation.plan import add_measures, choose_attacks, make_plan
+from robustcls.evaluation.profiles import layered
 from robustcls.evaluation.subject import make_subject
 from robustcls.models import loading
 from robustcls.models.checkpoint import Arch
@@ -212,7 +216,9 @@ def evaluate(
     seed: int = 0,
     name: str = "",
     positive: str | int | None = None,
+    profile: str | None = None,
     progress: bool = False,
+    **options: Any,
 ) -> Evaluation:
     """Measure clean and robust accuracy under attacks that run in order; robust accuracy is an empirical upper bound.
 
@@ -231,7 +237,10 @@ def evaluate(
         seed: of everything random.
         name: of the model, in the record.
         positive: of two classes, the one that sensitivity is about, by its label or name; the second unless given.
+        profile: `quick`, `standard` or `full`: also takes the measures of `robustcls report`; other options win over it.
         progress: show progress on stderr.
+        options: of `robustcls report`, by its names: `method`, `eps_grid`, `checks`, and those of its measures, such as
+            `corruptions_n=100`. With one of them and no profile: `standard`.
 
     Raises:
         InputError: for a model, data, attacks or options that do not fit.
@@ -240,16 +249,25 @@ def evaluate(
         >>> result = robustcls.evaluate(model, loader, threat="linf:8/255", attacks=["pgd(steps=20)"])
         >>> result.robust.accuracy, result.robust.ci95
         >>> result.save("evaluation.json")
+        >>> robustcls.evaluate(model, loader, threat="linf:8/255", profile="quick", corruptions_n=50).corruptions.mean
     """
     ball = _threat_model(threat)
+    config = _measured(profile, seed, options) if profile is not None or options else None
+    if config is not None and attacks is None and suite is None:
+        attacks, suite = config.attack or None, config.suite
     x, y = _collect(images, labels)
     for one in choose_attacks(attacks, suite, ball.norm)[0]:  # before the model is asked
         ball.check_options(one.text, one.options)
     subject = make_subject(model, x, y, ball, name=name)
     plan = make_plan(
         subject, attacks, suite,
-        alone=alone, batch_size=batch_size, precision=precision, seed=seed, positive=positive,
+        alone=alone or (config is not None and config.each_alone),
+        eps_grid=config.eps_grid if config else None,
+        checks=config.checks if config else "passive",
+        batch_size=batch_size, precision=precision, seed=seed, positive=positive,
     )  # fmt: skip
+    if config is not None:
+        plan = add_measures(plan, subject, config)
     result = evaluate_subject(subject, plan, progress=show_attacks() if progress else None)
     result.examples = result.examples.to(x.device)
     return result
@@ -295,6 +313,15 @@ def explain(
     if said := not_finite(odd):
         warnings.warn(f"{plugins.parse('attribution', method)}: {said}", stacklevel=2)
     return maps.to(images.device)
+
+
+def _measured(profile: str | None, seed: int, options: dict[str, Any]) -> ReportConfig:
+    """The options of a report: of the profile, and those that were given."""
+    known = ["method", "eps_grid", "checks", *(name for one in measures() for name in one.option_fields())]
+    for name in options:
+        if name not in known:
+            raise unknown("option", name, known)
+    return resolve(ReportConfig, *layered({"profile": profile, "seed": seed, **options}))
 
 
 def _threat_model(threat: ThreatModel | str | None) -> ThreatModel:

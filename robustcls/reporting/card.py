@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from robustcls.core import plugins
 from robustcls.core.files import atomic_write, check_writable
+from robustcls.core.measures import measures
 from robustcls.reporting import missing as parts
 from robustcls.reporting.context import say_who_was_attacked
 from robustcls.reporting.html import environment
@@ -59,7 +60,13 @@ def model_card(evaluation: Evaluation, policy: Policy | None = None) -> str:
     found = scrub(evaluation)
     verdict = judge(found, policy) if policy is not None and policy.thresholds else None
     missing = {part: usual_reason(found, part) for part, (_, holds, _) in PARTS.items() if not holds(found)}
-    values = {"title": _title(found), "hub": _HUB.get(found.data.name), "missing": missing | found.not_run}
+    held = [one for one in measures() if one.held_by(found)]
+    values = {
+        "held": held,
+        "title": _title(found),
+        "hub": _HUB.get(found.data.name),
+        "missing": missing | found.not_run,
+    }
     text = _markdown().get_template("card.md").render(e=found, policy=policy, verdict=verdict, **values)
     return re.sub(r"\n{3,}", "\n\n", text)
 

@@ -15,6 +15,7 @@ from robustcls.results.policy import Policy
 from robustcls.results.records import Attack, Evaluation
 
 FEW = 30  # samples, below which a figure says little
+BEYOND = "beyond what was found"  # a quartile among samples without an adversarial example
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,13 @@ class Model:
         own = None if n == found.n else self.n(f"{path}.n", ",d")
         return piece("spread", *(self.n(f"{path}.{name}", spec) for name in ("median", "q1", "q3")), own)
 
+    def quartile(self, path: str, name: str) -> Markup:
+        """A quartile of the MinimumNorm at a path, or why there is none."""
+        found = look_up(self.evaluation, path)
+        if not found.distance:
+            return unmeasured(found)
+        return lacking(BEYOND) if getattr(found, name) is None else self.n(f"{path}.{name}", ".4f")
+
     def class_name(self, label: int | None) -> str:
         """The name of a class, or its number where the evaluation holds none; None: the model named no class."""
         return class_name(self.evaluation, label)
@@ -102,6 +110,11 @@ class Context:
     def of(self, model: Model, text: str) -> str:
         """The text, with the model's name behind it where there are several."""
         return f"{text} ({model.name})" if self.several else text
+
+
+def unmeasured(found: Any) -> Markup:
+    """Of a MinimumNorm whose attack failed before it gave any distance, which says nothing about the model."""
+    return lacking(f"not measured: {found.error}" if found.error else "not measured")
 
 
 def name_each(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
+from robustcls.core.measures import FOLDER
 from robustcls.results import balance
 from robustcls.results.records import Accuracy, Estimate
 
@@ -28,7 +29,7 @@ def fill(template: str, context: "Context", **values: Any) -> Markup:
 
 
 def fill_file(name: str, context: "Context", **values: Any) -> Markup:
-    """The same with a template of ours, `name` in the folder assets."""
+    """The same with a template of ours, `name` in the folder assets, or `measure/section.html`."""
     return Markup(environment().get_template(name).render(c=context, n=context.number, **values))
 
 
@@ -134,7 +135,7 @@ def heat_table(
 def environment() -> Environment:
     """Jinja2 that escapes everything, and fails on a name that a template misspells."""
     made = Environment(
-        loader=FileSystemLoader(ASSETS),
+        loader=FileSystemLoader([ASSETS, FOLDER]),
         extensions=["jinja2.ext.do"],
         autoescape=True,
         undefined=StrictUndefined,

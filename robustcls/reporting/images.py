@@ -7,13 +7,17 @@ import json
 import re
 from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import colormaps
 from PIL import Image
 
 from robustcls.reporting.scrub import without_arrays
-from robustcls.results.records import Array, Evaluation, Example
+from robustcls.results.records import Array, Evaluation
+
+if TYPE_CHECKING:
+    from robustcls.evaluation.measures.gallery.record import Example
 
 LIMIT = 4_600_000  # bytes; a report of 5 MB can still be mailed
 _PAGE = 500_000  # for the page around images and JSON
@@ -87,11 +91,11 @@ def show_maps(arrays: Sequence[Array], quality: int | None) -> tuple[list[str], 
     return [_encode(level, quality, colours) for level in levels], limit, signed
 
 
-def _arrays(example: Example) -> list[Array]:
+def _arrays(example: "Example") -> list[Array]:
     return [example.clean, example.adversarial, example.perturbation, *(one.values for one in example.maps)]
 
 
-def _drawn(example: Example, quality: int) -> list[str]:
+def _drawn(example: "Example", quality: int) -> list[str]:
     pair = [show_image(array, quality) for array in (example.clean, example.adversarial)]
     maps = show_maps([one.values for one in example.maps], quality)[0] if example.maps else []
     return [*pair, show_perturbation(example.perturbation, quality)[0], *maps]

@@ -4,47 +4,42 @@ from collections.abc import Callable
 
 from markupsafe import Markup
 
+from robustcls.core.measures import measures
 from robustcls.reporting.context import Context
 from robustcls.reporting.html import not_run, piece
 from robustcls.results.records import Evaluation
 
-
-def _has_maps(one: Evaluation) -> bool:
-    return bool(one.explanations and one.explanations.methods)
-
-
-# What a full report measures. Key of `Evaluation.not_run`: (title, whether an evaluation holds it, the usual reason).
-PARTS: dict[str, tuple[str, Callable[[Evaluation], bool], str]] = {
-    "attacks": ("Attacks", lambda one: bool(one.attacks), "no attack was run"),
+# What an evaluation shows besides its measures. Key of `Evaluation.not_run`: (place in the report, title, whether an
+# evaluation holds it, the usual reason why it does not).
+_OTHERS: dict[str, tuple[int, str, Callable[[Evaluation], bool], str]] = {
+    "attacks": (35, "Attacks", lambda one: bool(one.attacks), "no attack was run"),
     "alone": (
+        36,
         "Accuracy under each attack alone",
         lambda one: all(attack.alone is not None for attack in one.attacks),
         "each attack ran only on the samples that were still robust; measure each with --each-alone",
     ),
     "curves": (
+        40,
         "Security curves",
         lambda one: bool(one.curve),
         "only one eps was attacked; give several with --eps-grid",
     ),
-    "other_curves": ("Security curves in other norms", lambda one: bool(one.other_curves), "no other norm was tried"),
-    "classes": ("Classes", lambda one: bool(one.samples), "the evaluation holds no record of single samples"),
-    "minimum": (
-        "Minimum perturbation",
-        lambda one: any(found.distance for found in one.minimum or []),
-        "no minimum-norm attack was run, such as --attack fmn",
+    "classes": (60, "Classes", lambda one: bool(one.samples), "the evaluation holds no record of single samples"),
+    "diagnostics": (100, "Self-checks", lambda one: bool(one.checks), "no check was run"),
+    "training": (
+        150,
+        "Training",
+        lambda one: bool(one.training and one.training.epochs),
+        "no training history was given",
     ),
-    "calibration": ("Calibration", lambda one: one.calibration is not None, "the model's confidence was not recorded"),
-    "corruptions": (
-        "Corruptions",
-        lambda one: bool(one.corruptions and one.corruptions.results),
-        "no corruption was applied",
-    ),
-    "diagnostics": ("Self-checks", lambda one: bool(one.checks), "no check was run"),
-    "gallery": ("Gallery", lambda one: bool(one.gallery and one.gallery.examples), "this evaluation kept no images"),
-    "stability": ("Attribution stability", _has_maps, "attribution maps were not compared"),
-    "sanity": ("Attribution sanity", _has_maps, "attribution maps were not tested"),
-    "training": ("Training", lambda one: bool(one.training and one.training.epochs), "no training history was given"),
 }
+_MEASURED = {name: (measure, part) for measure in measures() for name, part in measure.parts.items()}
+_PLACED = _OTHERS | {
+    name: (part.order, part.title, measure.held_by, part.missing) for name, (measure, part) in _MEASURED.items()
+}
+# All that a full report shows, in its order, by key: (title, whether an evaluation holds it, the usual reason).
+PARTS = {name: _PLACED[name][1:] for name in sorted(_PLACED, key=lambda name: _PLACED[name][0])}
 ACTIVE_CHECKS = "Self-checks with attacks of their own"  # left out where others ran
 ONE_MODEL = "one evaluation was given; give two or more to compare models on the same samples"
 
@@ -74,19 +69,16 @@ def reasons_of(context: Context, part: str) -> dict[int, str | Markup]:
 
 def usual_reason(evaluation: Evaluation, part: str) -> str:
     """Why an evaluation that gives no reason of its own lacks the part."""
-    failed = [found for found in evaluation.minimum or [] if found.error]
-    if part == "minimum" and failed:
-        return "; ".join(dict.fromkeys(f"{found.attack} failed: {found.error}" for found in failed))
-    return PARTS[part][2]
+    measure = _MEASURED[part][0] if part in _MEASURED else None
+    record = getattr(evaluation, measure.name) if measure else None
+    return (measure.empty(record) if measure and record is not None else "") or PARTS[part][2]
 
 
 def _reason_of(evaluation: Evaluation, part: str) -> str | Markup:
-    usual, maps = usual_reason(evaluation, part), part in ("stability", "sanity")
-    recorded = evaluation.not_run.get("stability" if maps else part)  # both come from the same maps
-    if recorded or not maps:
-        return recorded or usual
-    if evaluation.explanations is None:
-        return piece("run_explain", usual)
-    if evaluation.explanations.n == 0:
-        return "the attack changed no sample that the model classifies correctly"
-    return "no attribution method supports this model"
+    if part not in _MEASURED:
+        return evaluation.not_run.get(part) or usual_reason(evaluation, part)
+    measure = _MEASURED[part][0]
+    if recorded := evaluation.not_run.get(measure.key):
+        return recorded
+    usual = usual_reason(evaluation, part)
+    return piece("run_explain", usual) if part in ("stability", "sanity") and not evaluation.explanations else usual

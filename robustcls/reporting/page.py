@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
+from robustcls.core.measures import measures
 from robustcls.reporting.context import Context, name_each
 from robustcls.reporting.html import fill_page
 from robustcls.reporting.images import embed, plan, take_out
@@ -80,9 +81,12 @@ def _place(context: Context, wanted: Sequence[str] | None) -> list[Placed]:
 
 def _load(name: str) -> tuple[int, str, str, Callable[[Context], Markup | None]]:
     """(order, slug, title, function) of a section plug-in; without ORDER or TITLE it comes last, under its name."""
+    parts = {key: part for measure in measures() for key, part in measure.parts.items()}
     show: Any = plugins.load("section", name)
     function = show.func if isinstance(show, partial) else show
     home = sys.modules[function.__module__]
     slug = function.__name__.replace("_", "-")
     title = getattr(home, "TITLE", function.__name__.replace("_", " ").capitalize())
+    if name in parts:
+        return parts[name].order, slug, parts[name].title, show
     return getattr(home, "ORDER", 1000), slug, title, show

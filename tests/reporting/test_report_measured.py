@@ -8,10 +8,12 @@ import pytest
 from report_page import Element, read, shown_text
 from sample_evaluation import CORRUPTIONS, sample_evaluation
 
+from robustcls.evaluation.measures.calibration.record import Reliability
+from robustcls.evaluation.measures.minimum.record import MinimumNorm
+from robustcls.evaluation.measures.minimum.section import Line
 from robustcls.reporting import render
-from robustcls.reporting.sections.minimum import Line
 from robustcls.results.comparison import held
-from robustcls.results.records import Accuracy, CurvePoint, Evaluation, MinimumNorm, Reliability, Spread
+from robustcls.results.records import Accuracy, CurvePoint, Evaluation, Spread
 from robustcls.results.statistics import wilson
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"

@@ -10,7 +10,6 @@ from robustcls.reporting.figures import MARKERS, SERIES, legend_above, plot, row
 from robustcls.reporting.html import derived, estimate, fill_file, lacking, lines, not_run, piece, table
 from robustcls.reporting.missing import ONE_MODEL
 from robustcls.reporting.sections.classes import class_rows, count_by_class
-from robustcls.reporting.sections.minimum import quartile
 from robustcls.results.balance import measures_by_class
 from robustcls.results.comparison import ClassCounts, data_class, held, pair
 
@@ -85,7 +84,7 @@ def _distance(context: Context, norm: str, attack: str) -> tuple[Any, list[Marku
         if place is None:
             return lacking()
         measured = bool((model.evaluation.minimum or [])[place].distance)
-        return lacking(UNLIKE) if measured and not alike else quartile(model, f"minimum.{place}", "median")
+        return lacking(UNLIKE) if measured and not alike else model.quartile(f"minimum.{place}", "median")
 
     title = piece("of_n", f"Median smallest distance, {norm}", derived("samples", found[0].n, ",d"))
     title = lines([title, attack, "0 for each sample that is misclassified unchanged"])

@@ -6,14 +6,12 @@ from functools import partial
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from robustcls.evaluation.measures.calibration.record import Bin, Reliability
 from robustcls.reporting.context import FEW, Context, Model, sentence
 from robustcls.reporting.figures import INK, SERIES, plot, shares_upwards
 from robustcls.reporting.html import fill_file, lacking
 from robustcls.reporting.missing import missing_of
-from robustcls.results.records import Bin, Reliability
 from robustcls.results.statistics import wilson
-
-ORDER, TITLE = 80, "Calibration"
 
 IMAGES = {"clean": "clean images", "adversarial": "images under attack"}
 
@@ -21,7 +19,7 @@ IMAGES = {"clean": "clean images", "adversarial": "images under attack"}
 def calibration(context: Context) -> Markup:
     """Expected calibration error and reliability diagrams, clean and adversarial, and confidence when wrong."""
     return fill_file(
-        "calibration.html",
+        "calibration/section.html",
         context,
         models=[model for model in context.models if model.evaluation.calibration is not None],
         images=IMAGES,

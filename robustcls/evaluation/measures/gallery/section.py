@@ -4,13 +4,12 @@ from itertools import groupby
 
 from markupsafe import Markup
 
+from robustcls.evaluation.measures.gallery.record import Example, Map
 from robustcls.reporting.context import Context, Model, sentence
 from robustcls.reporting.html import derived, fill_file, piece
 from robustcls.reporting.images import is_empty, show_image, show_maps, show_perturbation
 from robustcls.reporting.missing import reasons_of
-from robustcls.results.records import Example, Map, Sample
-
-ORDER, TITLE = 110, "Gallery"
+from robustcls.results.records import Sample
 
 OUTCOMES = {"broken": "broken", "survived": "survived", "clean_error": "clean error"}
 ROLES = {
@@ -25,7 +24,7 @@ def gallery(context: Context) -> Markup:
     """Clean image, perturbation, adversarial image and attribution maps of each example, with the confidences."""
     parts = [_part(model, context.quality) for model in context.models]
     return fill_file(
-        "gallery.html",
+        "gallery/section.html",
         context,
         parts=parts,
         absent=reasons_of(context, "gallery"),

@@ -5,13 +5,11 @@ from statistics import fmean
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from robustcls.evaluation.measures.corruptions.record import Corruptions
 from robustcls.reporting.context import Context, Model, sentence
 from robustcls.reporting.figures import MARKERS, SERIES, legend_above, plot, rows_of_shares, shorten
 from robustcls.reporting.html import fill_file, share
 from robustcls.reporting.missing import missing_of
-from robustcls.results.records import Corruptions
-
-ORDER, TITLE = 90, "Corruptions"
 
 GROUPS = {
     "Noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -25,7 +23,7 @@ def corruptions(context: Context) -> Markup:
     """Accuracy by corruption and severity, the means, and several models side by side."""
     held = [(model, found) for model in context.models if (found := model.evaluation.corruptions) and found.results]
     return fill_file(
-        "corruptions.html",
+        "corruptions/section.html",
         context,
         parts=[_part(*one) for one in held],
         drawn=_draw(context, held) if held else None,

@@ -9,16 +9,13 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from robustcls.core.threat import BALL
-from robustcls.reporting.context import Context, Model
+from robustcls.evaluation.measures.minimum.record import MinimumNorm
+from robustcls.reporting.context import BEYOND, Context, Model, unmeasured
 from robustcls.reporting.figures import SERIES, STYLES, beside, legend_above, plot, shares_upwards, shorten
 from robustcls.reporting.html import Row, derived, fill_file, lacking
 from robustcls.reporting.missing import missing_of
 from robustcls.reporting.sections.curves import mark_eps, units
-from robustcls.results.records import MinimumNorm
 
-ORDER, TITLE = 70, "Minimum perturbation"
-
-BEYOND = "beyond what was found"
 STEPS = 20  # of the table behind a figure
 
 
@@ -57,27 +54,14 @@ def minimum(context: Context) -> Markup:
     for line in lines:
         norms.setdefault(line.found.norm, []).append(line)
     return fill_file(
-        "minimum.html",
+        "minimum/section.html",
         context,
         panels=[(norm, some, _draw(f"minimum-{i}", norm, some)) for i, (norm, some) in enumerate(norms.items())],
         rules=list(dict.fromkeys(line.found.rule for line in lines if line.found.rule)),
         missing=missing_of(context, "minimum"),
-        quartile=quartile,
-        not_measured=_not_measured,
+        quartile=Model.quartile,
+        not_measured=unmeasured,
     )
-
-
-def quartile(model: Model, path: str, name: str) -> Markup:
-    """A quartile of the MinimumNorm at a path, or why there is none."""
-    found: MinimumNorm = (model.evaluation.minimum or [])[int(path.rpartition(".")[2])]
-    if not found.distance:
-        return _not_measured(found)
-    return lacking(BEYOND) if getattr(found, name) is None else model.n(f"{path}.{name}", ".4f")
-
-
-def _not_measured(found: MinimumNorm) -> Markup:
-    """Of an attack that failed before it gave any distance, which says nothing about the model."""
-    return lacking(f"not measured: {found.error}" if found.error else "not measured")
 
 
 def _draw(name: str, norm: str, every: list[Line]) -> Markup | None:

@@ -13,8 +13,6 @@ from robustcls.reporting.html import fill_file, lines
 from robustcls.reporting.missing import reasons_of
 from robustcls.results.records import Explanations, MethodMeasures, Spread
 
-ORDER, TITLE = 120, "Attribution stability"
-
 MEASURES = {
     "spearman": "Spearman",
     "top_k": "Top-k in common",
@@ -34,7 +32,15 @@ def stability(context: Context) -> Markup:
     """How like the map of a clean image is to that of the attacked one, to that under noise, and to a random map."""
     parts = [_part(model) for model in context.models]
     absent, narrow = reasons_of(context, "stability"), _narrow
-    return fill_file("stability.html", context, parts=parts, absent=absent, few=FEW, measures=MEASURES, narrow=narrow)
+    return fill_file(
+        "explanations/section_stability.html",
+        context,
+        parts=parts,
+        absent=absent,
+        few=FEW,
+        measures=MEASURES,
+        narrow=narrow,
+    )
 
 
 def _part(model: Model) -> dict[str, object] | None:

@@ -7,9 +7,6 @@ from robustcls.reporting.html import fill_file
 from robustcls.reporting.missing import reasons_of
 from robustcls.results.records import MethodMeasures
 
-ORDER, TITLE = 130, "Attribution sanity"
-
-
 # What is checked of every method, with the reason that is shown where it was not.
 EXPECTED = {
     "finite_maps": "whether the maps had values that are not finite was not looked at",
@@ -59,7 +56,7 @@ BADGED = "fails the sanity checks"  # in the note of a method that is known to, 
 def sanity(context: Context) -> Markup:
     """Each method's checks and quality measures; a method that fails a check is named."""
     return fill_file(
-        "sanity.html",
+        "explanations/section_sanity.html",
         context,
         absent=reasons_of(context, "sanity"),
         failing=_failing,
