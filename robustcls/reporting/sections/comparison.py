@@ -50,12 +50,11 @@ def _overview(context: Context) -> Markup:
             cells = [lacking() if one is None else estimate(one.name, getattr(one, part), one.spec) for one in some]
             rows.append((f"{name}, {when}", cells))
     for part, images in (("clean", "clean images"), ("adversarial", "images under attack")):
-        cells = [
-            model.n(f"calibration.{part}.ece", ".3f") if model.evaluation.calibration else lacking()
-            for model in context.models
-        ]
+        at = f"calibration.{part}.ece"
+        cells = [one.n(at, ".3f") if one.evaluation.calibration else lacking() for one in context.models]
         rows.append((f"Calibration error (ECE), {images}", cells))
-    rows += [_corrupted(context), *_distances(context)]
+    kinds = dict.fromkeys((one.norm, one.attack) for e in context.evaluations for one in e.minimum or [])
+    rows += [_corrupted(context), *(_distance(context, norm, attack) for norm, attack in kinds)]
     tags = [model.tag for model in context.models]
     shown = [{"Measure": name, **dict(zip(tags, cells, strict=True))} for name, cells in rows]
     return table("Models side by side", shown, sortable=False)
@@ -65,24 +64,15 @@ def _corrupted(context: Context) -> tuple[Any, list[Markup]]:
     found = [one.corruptions for one in context.evaluations if one.corruptions]
     alike = len({(one.n, one.rule, one.source) for one in found}) <= 1
     cells = [
-        lacking()
-        if model.evaluation.corruptions is None
-        else model.n("corruptions.mean", ".1%")
-        if alike
-        else lacking(UNLIKE)
-        for model in context.models
+        (one.n("corruptions.mean", ".1%") if alike else lacking(UNLIKE)) if one.evaluation.corruptions else lacking()
+        for one in context.models
     ]
     name = "Mean accuracy under corruptions"
     return piece("of_n", name, derived("corrupted samples", found[0].n, ",d")) if found else name, cells
 
 
-def _distances(context: Context) -> list[tuple[Any, list[Markup]]]:
-    """The median distance of the nearest adversarial example, by norm and attack."""
-    kinds = dict.fromkeys((one.norm, one.attack) for e in context.evaluations for one in e.minimum or [])
-    return [_distance(context, norm, attack) for norm, attack in kinds]
-
-
 def _distance(context: Context, norm: str, attack: str) -> tuple[Any, list[Markup]]:
+    """The median distance of the nearest adversarial example that an attack found."""
     places = [
         next((i for i, one in enumerate(e.minimum or []) if (one.norm, one.attack) == (norm, attack)), None)
         for e in context.evaluations

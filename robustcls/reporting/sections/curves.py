@@ -55,15 +55,7 @@ def curves(context: Context) -> Markup:
     found: dict[str, list[Line]] = {}
     for norm, line in _lines(context):
         found.setdefault(norm, []).append(line)
-    panels = [
-        {
-            "norm": norm,
-            "drawn": _draw(context, f"curves-{i}", norm, some),
-            "lines": some,
-            "rules": list(dict.fromkeys(line.rule for line in some)),
-        }
-        for i, (norm, some) in enumerate(found.items())
-    ]
+    panels = [(norm, some, _draw(context, f"curves-{i}", norm, some)) for i, (norm, some) in enumerate(found.items())]
     parts = (("In the norm of the threat model", "curves"), ("In other norms", "other_curves"))
     missing = [(title, lack) for title, part in parts if (lack := missing_of(context, part))]
     short = any(line.points[-1].robust.accuracy > NEAR_ZERO for some in found.values() for line in some)

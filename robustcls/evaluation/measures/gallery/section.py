@@ -100,21 +100,15 @@ def _image(uri: str, sides: list[int], before: str, text: str, marked: Markup | 
     return {"uri": uri, "height": sides[0], "width": sides[1], "caption": marked or text, "alt": f"{before}: {text}"}
 
 
-def _filters(context: Context) -> list[tuple[str, str, list[tuple[object, str]]]]:
-    """(name, label, [(value, text)]) of the choices that would leave something."""
-    labels: dict[object, str] = {}
-    outcomes: dict[object, str] = {}
-    attacks: dict[object, str] = {}
+def _filters(context: Context) -> list[tuple[str, list[tuple[object, str]]]]:
+    """(name, [(value, text)]) of the choices that would leave something."""
+    choices: dict[str, dict[object, str]] = {"class": {}, "outcome": {}, "attack": {}}
     for model in context.models:
         samples = {sample.index: sample for sample in model.evaluation.samples}
         for example in model.evaluation.gallery.examples if model.evaluation.gallery else []:
-            outcomes[example.outcome] = OUTCOMES.get(example.outcome, example.outcome)
+            choices["outcome"][example.outcome] = OUTCOMES.get(example.outcome, example.outcome)
             if sample := samples.get(example.index):
-                labels[sample.label] = model.class_name(sample.label)
+                choices["class"][sample.label] = model.class_name(sample.label)
                 if sample.broken_by:
-                    attacks[sample.broken_by] = sample.broken_by
-    choices = (("class", "Class", labels), ("outcome", "Outcome", outcomes), ("attack", "Attack", attacks))
-    return [
-        (name, label, sorted(values.items(), key=lambda item: (str(type(item[0])), item[0])))
-        for name, label, values in choices
-    ]
+                    choices["attack"][sample.broken_by] = sample.broken_by
+    return [(name, sorted(some.items(), key=lambda one: (str(type(one[0])), one[0]))) for name, some in choices.items()]
