@@ -255,6 +255,7 @@ def evaluate(
         >>> result = robustcls.evaluate(model, loader, threat="linf:8/255", attacks=["pgd(steps=20)", my_attack])
         >>> result.robust.accuracy, result.robust.ci95, result.examples.x_adv[result.examples.success]
         >>> result.save("evaluation.json")
+        >>> robustcls.evaluate(model, loader, threat="linf:8/255", profile="quick", corruptions_n=50).corruptions.mean
     """
     if "alone" in options:  # its earlier name
         options["each_alone"] = options.pop("alone")
@@ -262,7 +263,7 @@ def evaluate(
     if isinstance(source := options.get("transfer_from"), str | Path):
         options["transfer_from"] = load(source, input_size=x.shape[1:])
     return measured.evaluate_tensors(
-        model, x, y, _threat_model(threat), suite, attacks, options,
+        model, x, y, _threat_model(threat), attacks, suite, options,
         batch_size=batch_size, seed=seed, name=name, resume=resume, progress=progress,
     )  # fmt: skip
 

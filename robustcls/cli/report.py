@@ -261,21 +261,28 @@ def measure(
     """
     from robustcls.cli.attack import summarise
     from robustcls.cli.explain import describe_methods
-    from robustcls.evaluation.measured import check, prepare
-    from robustcls.evaluation.measured import measure as measure_one
-    from robustcls.evaluation.plan import plan_from
+    from robustcls.core import plugins
+    from robustcls.evaluation.budget import estimate
+    from robustcls.evaluation.evaluate import evaluate_subject
+    from robustcls.evaluation.plan import choose_attacks, plan_from
     from robustcls.evaluation.subject import load_subjects
     from robustcls.reporting.scrub import without_arrays
     from robustcls.runtime.device import keep_freed_memory
 
     keep_freed_memory()
-    check(config)  # a typo is found at once
+    for method in config.method:
+        plugins.resolved("attribution", method)
+    choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
     say = partial(note, quiet=config.quiet)
-    estimates = prepare(load_subjects(models, config), partial(plan_from, config), config, given, say=say)
+    subjects = load_subjects(models, config)
+    plans = [plan_from(config, subject, say=say) for subject in subjects]
     evaluations = []
-    for model, its, out in zip(models, estimates, outs, strict=True):
-        say("\n".join([model, *its.subject.notes]))
-        describe_methods(its.subject, its.methods, config.quiet)
+    for model, its, out in zip(models, estimate(subjects, plans, config, given), outs, strict=True):
+        subject = its.subject
+        note("\n".join([model, *subject.notes]), config.quiet)
+        describe_methods(subject, its.plan.methods, config.quiet)
+        budget, text = its.begin(given)
+        note(text, config.quiet)
         unfinished = unfinished_beside(out)
         kept: list[Path] = []
 
@@ -284,9 +291,10 @@ def measure(
             kept.append(path)
 
         try:
-            found = measure_one(
-                its, config, given, progress=progress(config.quiet), say=say, done=save, command=command_line()
-            )
+            found = evaluate_subject(
+                subject, its.plan, progress=None if config.quiet else progress(False), budget=budget, pace=its.pace,
+                say=say, done=save, options=config, command=command_line(),
+            )  # fmt: skip
         except BaseException:
             note(f"what was measured is kept in {unfinished}", config.quiet or not kept)
             raise

@@ -1,6 +1,7 @@
 """Examples for the report: drawn by a rule, not by hand, with their attribution maps."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,9 +12,13 @@ from robustcls.core.gradients import frozen
 from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.subset import in_turn
 from robustcls.evaluation.examples import Examples
+from robustcls.evaluation.measures.gallery.record import Example, Gallery, Map
 from robustcls.evaluation.subject import Subject
-from robustcls.results.records import Array, Evaluation, Example, Gallery, Map
+from robustcls.results.records import Array, Evaluation
 from robustcls.runtime.predict import predict
+
+if TYPE_CHECKING:
+    from robustcls.evaluation.pace import Pace
 
 OUTCOMES = ("broken", "survived", "clean_error")
 MAPS = 3  # of each example and method: the clean image, the adversarial one, and that for the class it was taken for
@@ -37,19 +42,19 @@ def draw_examples(examples: Examples, count: int, seed: int) -> list[int]:
     return sorted(chosen[:count])
 
 
-def make_gallery(
+def measure(
     subject: Subject,
     evaluation: Evaluation,
+    *,
     methods: Sequence[str],
-    count: int,
+    n: int,
     seed: int,
     batch_size: int,
-    *,
     progress: bool = False,
 ) -> Gallery:
-    """Images, perturbations, confidences and maps of the drawn examples; the model is left as it was."""
+    """Images, perturbations, confidences and maps of n drawn examples; the model is left as it was."""
     model, every = subject.model, evaluation.examples
-    rows = draw_examples(every, count, seed)
+    rows = draw_examples(every, n, seed)
     x, x_adv, y = every.x[rows], every.x_adv[rows], every.y[rows]
     with frozen(model):
         clean, attacked = (predict(model, images, batch_size) for images in (x, x_adv))
@@ -72,6 +77,10 @@ def make_gallery(
         f"over the classes in turn, shuffled with seed {seed}; what one group lacks, the next fills"
     )
     return Gallery(rule, examples)
+
+
+def seconds(pace: "Pace") -> float:
+    return 2 * pace.forward + MAPS * sum(pace.maps.values())
 
 
 def outcome_of(examples: Examples, row: int) -> str:

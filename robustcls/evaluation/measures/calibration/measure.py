@@ -1,13 +1,19 @@
 """Whether a model's confidence means anything, on clean images and on the worst that the attacks found."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
+from robustcls.evaluation.measures.calibration.record import Bin, Calibration, Reliability
 from robustcls.evaluation.subject import Subject
-from robustcls.results.records import Bin, Calibration, Evaluation, Reliability, Spread
+from robustcls.results.records import Evaluation, Spread
 from robustcls.runtime.predict import predict
+
+if TYPE_CHECKING:
+    from robustcls.evaluation.pace import Pace
 
 WORST = (
     "the worst image found of each sample: the verified adversarial example; where none was found the strongest attempt, "
@@ -16,7 +22,7 @@ WORST = (
 )
 
 
-def measure_calibration(
+def measure(
     subject: Subject, evaluation: Evaluation, *, batch_size: int, bins: int = 15, progress: bool = False
 ) -> Calibration:
     """Confidence and accuracy on the clean images of an evaluation, and on the worst image found of each sample.
@@ -36,6 +42,10 @@ def measure_calibration(
             found.append(reliability(logits[sure], examples.y[sure], bins))
     clean, adversarial = found
     return Calibration(clean, adversarial, rule)
+
+
+def seconds(pace: "Pace") -> float:
+    return 2 * pace.forward
 
 
 def reliability(logits: Tensor, y: Tensor, bins: int = 15) -> Reliability:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,13 +12,17 @@ from robustcls.core.gradients import frozen
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
 from robustcls.core.subset import spaced
-from robustcls.core.threat import Norm, ThreatModel
+from robustcls.core.threat import NORMS, Norm, ThreatModel
 from robustcls.evaluation.attacks import suite_attacks
 from robustcls.evaluation.cascade import Progress, run_cascade
 from robustcls.evaluation.curves import ABOUT_ZERO, Walk, reach
 from robustcls.evaluation.engine import Engine
+from robustcls.evaluation.measures.other_curves.record import NormCurve
 from robustcls.evaluation.subject import Subject
-from robustcls.results.records import Accuracy, CurvePoint, Evaluation, NormCurve
+from robustcls.results.records import Accuracy, CurvePoint, Evaluation
+
+if TYPE_CHECKING:
+    from robustcls.evaluation.pace import Pace
 
 POINTS = 8  # of a curve, beside the one at 0
 SHRINK, SHRINKINGS = 2 / 3, 60  # from one radius to the next, in search of where a curve ends
@@ -26,20 +30,20 @@ PASSES = 650  # forward and backward, of a sample in two norms together, as meas
 CLOSER = 3  # times that a curve is drawn, at most, where it ends sooner than the search said
 
 
-def measure_other_curves(
+def measure(
     subject: Subject,
     evaluation: Evaluation,
-    norms: Sequence[Norm],
     *,
     n: int,
     batch_size: int,
     seed: int,
+    norms: Sequence[Norm] = NORMS,
     progress: bool = False,
 ) -> list[NormCurve]:
-    """Security curves in these norms on at most n samples of an evaluation, evenly spaced, under the suite `fast`.
+    """Security curves in these norms but the threat model's, on at most n samples of an evaluation, under the suite `fast`.
 
-    The radii follow from the model: the curve goes from 0 to where accuracy is about 0%, or to where the ball around every
-    image holds uniform grey. Raises InputError for a model without gradients.
+    The samples are evenly spaced. The radii follow from the model: the curve goes from 0 to where accuracy is about 0%, or to
+    where the ball around every image holds uniform grey. Raises InputError for a model without gradients.
     """
     model = subject.model
     if not getattr(model, "differentiable", True):
@@ -59,7 +63,7 @@ def measure_other_curves(
 
     curves = []
     with torch.inference_mode(False), frozen(model):
-        for norm in norms:
+        for norm in (one for one in norms if one != evaluation.threat.norm):
             # Of grey images the reach is 0.
             everywhere = replace(white, threat=ThreatModel(norm, max(reach(white.x, norm), 1 / 255)))
             precision = evaluation.provenance.precision or "fp32"
@@ -67,6 +71,10 @@ def measure_other_curves(
             attacks = suite_attacks("fast", norm)
             curves.append(NormCurve(norm, attacks, rule, len(at), _whole_curve(engine, attacks, show)))
     return curves
+
+
+def seconds(pace: "Pace") -> float:
+    return PASSES * pace.gradient
 
 
 def _whole_curve(engine: Engine, attacks: Sequence[str], progress: Progress) -> list[CurvePoint]:

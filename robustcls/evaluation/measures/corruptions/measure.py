@@ -1,8 +1,10 @@
 """Accuracy under common corruptions (Hendrycks and Dietterich 2019, arXiv:1903.12261)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,29 +18,34 @@ from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
 from robustcls.core.subset import spaced
 from robustcls.corruptions._severity import LARGE, SEVERITIES, is_large
+from robustcls.evaluation.measures.corruptions.record import Corruption, Corruptions
 from robustcls.evaluation.subject import Subject
-from robustcls.results.records import Accuracy, ClassMap, Corruption, Corruptions
+from robustcls.results.records import Accuracy, ClassMap, Evaluation
 from robustcls.runtime.predict import predict
+
+if TYPE_CHECKING:
+    from robustcls.evaluation.pace import Pace
 
 CHUNK = 128  # images that are corrupted at a time: fixed, so that the batch size changes no draw
 
 
-def measure_corruptions(
+def measure(
     subject: Subject,
+    evaluation: Evaluation,
     *,
     n: int,
     batch_size: int,
     seed: int,
-    published: Path | None = None,
+    corruptions_from: str | Path | None = None,
     progress: bool = False,
 ) -> Corruptions:
     """Accuracy under every corruption at every severity, on at most n samples, evenly spaced.
 
-    The images are made here from the judged samples and rounded to 8 bits; or, with `published`, read from a folder of
+    The images are made here from the judged samples and rounded to 8 bits; or, with `corruptions_from`, read from a folder of
     files like those of CIFAR-10-C, whose own labels count. The model is left as it was. progress: shown on stderr.
     Raises InputError for images that corruptions are not defined for, and for files that do not fit.
     """
-    files = read_published(published).numbered_as(subject.data_record.class_map) if published else None
+    files = _published(subject, corruptions_from)
     model, total = subject.model, len(subject.y)
     at = spaced(subject.y, n)
     x, y = subject.x[at], subject.y[at]
@@ -71,6 +78,28 @@ def measure_corruptions(
     return Corruptions(
         rule, source, results[0].accuracy.total, _accuracy(predict_labels(clean) == y), results, mean, note
     )
+
+
+def check(subject: Subject, *, corruptions_from: str | None = None) -> None:
+    """Raises InputError where the published files are not for this model and its data."""
+    if files := _published(subject, corruptions_from):
+        files.check_model(subject.model, subject.x[:1])
+
+
+def available(subject: Subject, evaluation: Evaluation, *, corruptions_n: int, corruptions_from: str | None) -> int:
+    return corruptions_n if corruptions_from else len(subject.y)
+
+
+def seconds(pace: "Pace") -> float:
+    return pace.more.get("corruptions", 0.0) + len(SEVERITIES) * len(plugins.names("corruption")) * pace.forward
+
+
+def time_more(x: Tensor, timed: Callable[..., float]) -> float:
+    """Seconds that making all corrupted versions of an image takes. x: 1,C,H,W on the CPU."""
+    middle = SEVERITIES[len(SEVERITIES) // 2]
+    generator = torch.Generator().manual_seed(0)
+    functions = [plugins.load("corruption", name) for name in plugins.names("corruption")]
+    return len(SEVERITIES) * sum(timed(partial(one, x, middle, generator=generator)) for one in functions)
 
 
 def corrupt(x: Tensor, y: Tensor, name: str, severity: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -130,6 +159,10 @@ class Published:
                 f"{self.folder}: labels of {classes} classes, but the model has {expected}: "
                 "name files made of the same data set"
             )
+
+
+def _published(subject: Subject, folder: str | Path | None) -> "Published | None":
+    return read_published(Path(folder)).numbered_as(subject.data_record.class_map) if folder else None
 
 
 def read_published(folder: Path) -> Published:

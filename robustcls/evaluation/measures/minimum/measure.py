@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,17 +19,21 @@ from robustcls.core.threat import NORMS, Norm, ThreatModel
 from robustcls.evaluation.curves import reach
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.evaluation.examples import Examples
+from robustcls.evaluation.measures.minimum.record import MinimumNorm
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.verify import verify
-from robustcls.results.records import Attack, Evaluation, MinimumNorm
+from robustcls.results.records import Attack, Evaluation
 from robustcls.results.statistics import quartiles
+
+if TYPE_CHECKING:
+    from robustcls.evaluation.pace import Pace
 
 ATTACK = "fab_t(steps=30, targets=3, early_stop=False)"
 PASSES = 320  # forward and backward, of a sample in the three norms together, as measured
 HALVINGS = 12  # of the way from an example back to the image
 
 
-def measure_minimum(
+def measure(
     subject: Subject, evaluation: Evaluation, *, n: int, batch_size: int, seed: int, progress: bool = False
 ) -> list[MinimumNorm]:
     """The distance of the nearest verified example of at most n samples, evenly spaced, in each norm: upper bounds.
@@ -48,7 +53,11 @@ def measure_minimum(
         return [_in_norm(engine, examples, at, norm, number, progress) for number, norm in enumerate(NORMS)]
 
 
-def minimum_of_cascade(evaluation: Evaluation) -> list[MinimumNorm]:
+def seconds(pace: "Pace") -> float:
+    return PASSES * pace.gradient
+
+
+def from_attacks(evaluation: Evaluation) -> list[MinimumNorm]:
     """What the minimum-norm attacks of the evaluation itself found, in its norm; none where it ran no such attack."""
     examples: Examples = evaluation.examples
     rule = (

@@ -29,3 +29,6 @@ class Corruptions:
     results: list[Corruption]
     mean: Share | None = None  # over all results
     note: str = ""  # where what was measured differs from what was published
+
+
+RECORD = Corruptions

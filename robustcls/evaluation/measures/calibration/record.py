@@ -37,3 +37,6 @@ class Calibration:
     clean: Reliability
     adversarial: Reliability  # the worst image found of each sample
     rule: str = ""  # what the adversarial images are, in words
+
+
+RECORD = Calibration

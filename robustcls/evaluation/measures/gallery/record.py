@@ -39,3 +39,6 @@ class Gallery:
 
     rule: str  # how the examples were drawn, in words
     examples: list[Example]
+
+
+RECORD = Gallery
