@@ -126,7 +126,7 @@ def test_batch_sizes():
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] == 4
     for wrong in (0, -1, "0", "many", ""):
-        with pytest.raises(InputError, match="batch-size"):
+        with pytest.raises(InputError, match="batch_size"):
             resolve_batch_size(wrong, (3, 32, 32), CPU)
 
 
