@@ -69,7 +69,10 @@ def compare(model: nn.Module, twins: dict[str, SearchTwin], threat, x: Tensor, y
         signs[name] = torch.cat([input_gradient(twin, begin, labels).sign() for _, begin, labels in batches])
         generator = torch.Generator().manual_seed(1)
         x_adv = torch.cat(
-            [pgd(twin, part, labels, threat, steps=20, generator=generator) for part, _, labels in batches]
+            [
+                pgd(twin, part, labels, threat, steps=20, early_stop=False, generator=generator)
+                for part, _, labels in batches
+            ]
         )
         with torch.no_grad():
             logits = torch.cat([model(part) for part in x_adv.split(BATCH)])

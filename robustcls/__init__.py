@@ -2,23 +2,26 @@
 
     import robustcls
     model = robustcls.load("ckpt.pt")
-    result = robustcls.evaluate(model, images, labels, robustcls.ThreatModel("linf", 8 / 255), attacks=["pgd(steps=20)"])
+    images, labels = robustcls.load_data("cifar10", split="test", n=1000)
+    result = robustcls.evaluate(model, images, labels, threat="linf:8/255", attacks=["pgd(steps=20)"])
     print(result.robust.accuracy, result.robust.ci95)
 
-Images are float tensors N,C,H,W in [0, 1]. Nothing heavy is imported before it is used.
+Images are float tensors N,C,H,W in [0, 1]. Names are imported when they are first used, so that `import robustcls` is quick.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustcls.attacks import attack as attack
-    from robustcls.attribution import explain as explain
+    from robustcls.api import attack as attack
+    from robustcls.api import evaluate as evaluate
+    from robustcls.api import explain as explain
+    from robustcls.api import load as load
+    from robustcls.api import load_data as load_data
+    from robustcls.attribution.measures.trust import explain_metrics as explain_metrics
+    from robustcls.core.errors import InputError as InputError
     from robustcls.core.threat import ThreatModel as ThreatModel
-    from robustcls.evaluation import evaluate as evaluate
-    from robustcls.evaluation.explanations import explain_metrics as explain_metrics
-    from robustcls.models import load as load
-    from robustcls.reporting import report as report
+    from robustcls.reporting.render import report as report
     from robustcls.results.records import Evaluation as Evaluation
 
 __version__ = "0.1.0"
@@ -27,12 +30,13 @@ _HOMES = {
     "Evaluation": "robustcls.results.records",
     "InputError": "robustcls.core.errors",
     "ThreatModel": "robustcls.core.threat",
-    "attack": "robustcls.attacks",
-    "evaluate": "robustcls.evaluation",
-    "explain": "robustcls.attribution",
-    "explain_metrics": "robustcls.evaluation.explanations",
-    "load": "robustcls.models",
-    "report": "robustcls.reporting",
+    "attack": "robustcls.api",
+    "evaluate": "robustcls.api",
+    "explain": "robustcls.api",
+    "explain_metrics": "robustcls.attribution.measures.trust",
+    "load": "robustcls.api",
+    "load_data": "robustcls.api",
+    "report": "robustcls.reporting.render",  # which needs no torch
 }
 __all__ = [*_HOMES, "__version__"]
 
@@ -41,3 +45,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'robustcls' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__} - {"Any", "TYPE_CHECKING", "import_module"})

@@ -58,9 +58,9 @@ attack() { # run folder, result, attacks
         --data-note "CIFAR-10, from $(basename "$ARCHIVE")" "${@:3}"
 }
 
-bench() { # result, suite, further options; what a cut one has measured stays under another name
+contest() { # result, suite, further options; what a cut one has measured stays under another name
     local part=${1%.json}_partial.json
-    robustcls bench --suite "$2" --data folder:data --device "$DEVICE" --out "$part" "${@:3}"
+    "$PYTHON" -m experiments.contests --suite "$2" --data folder:data --device "$DEVICE" --out "$part" "${@:3}"
     mv "$part" "$1"
 }
 
@@ -73,13 +73,13 @@ step_correctness() {
         --junitxml=correctness.xml || status=$?
     [ "$status" -eq 0 ] || { mv correctness.xml correctness_failed.xml && return "$status"; }
 }
-step_bench_vgg16() { bench bench_vgg16.json cuda --arch vgg16 ${BENCH[@]+"${BENCH[@]}"}; }
-step_bench_resnet18() { bench bench_resnet18.json cuda --arch resnet18 ${BENCH[@]+"${BENCH[@]}"}; }
+step_bench_vgg16() { contest bench_vgg16.json cuda --arch vgg16 ${BENCH[@]+"${BENCH[@]}"}; }
+step_bench_resnet18() { contest bench_resnet18.json cuda --arch resnet18 ${BENCH[@]+"${BENCH[@]}"}; }
 step_record_first() { train record record/vgg16.toml; }
 step_record_rest() { robustcls train --resume record && touch record/ckpt.done; }
 step_record_fast() { attack record record_fast.json --suite fast; }
 step_record_standard() { attack record record_standard.json --suite standard; }
-step_autoattack() { bench autoattack.json attack --contest autoattack --model record/ckpt.pt --n "$CONTEST_N"; }
+step_autoattack() { contest autoattack.json attack --contest autoattack --model record/ckpt.pt --n "$CONTEST_N"; }
 step_pgd10() { train_then_attack pgd10 record/vgg16_pgd10.toml --suite fast; }
 step_modern() { train_then_attack modern seed/modern.toml --attack "pgd(steps=20)"; }
 step_as_written() { train_then_attack as_written seed/as_written.toml --attack "pgd(steps=20)"; }

@@ -1,17 +1,31 @@
-"""Fast Adaptive Boundary: step by step to the boundary that the model's linearisation promises, close to the image."""
+"""Fast Adaptive Boundary: step by step to the boundary that the model's linearisation promises, close to the image.
+
+What differs from the authors' code, in AutoAttack:
+
+- Points: the model is linearised at an adversarial example before the backward step to the image, theirs after it, which
+  takes two forward passes a step. On a small CIFAR-10 network (100 images; linf 8/255, l2 0.5, l1 12; 50 steps, 3
+  targets) both break the same images, and the distances are 1.0005, 0.9986 and 0.9991 times theirs in the median
+  (1.0003 to 1.0004 where ours, too, linearises after it). Models whose gradient dies beyond the boundary: not measured.
+- The boundary is that of a clear error (`misclassified`), not of a tie: 3e-5 of the logits. No effect on those counts.
+- A random start is half of a uniform point of the ball, theirs lies on the surface of eps / 2. Not measured.
+- early_stop: a sample leaves with the first example inside eps, and what lies farther is projected onto the ball, where the
+  evaluation has a look at it, too. Theirs goes on to the nearest. That breaks no fewer.
+"""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
 
+from robustcls.attacks._active import Active, per_sample
 from robustcls.attacks._hyperplane import to_hyperplane
-from robustcls.attacks._survivors import CLEARLY, is_fooled, keep, likeliest_others, per_sample
 from robustcls.core.draws import take
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import logits_and_gradient
-from robustcls.core.losses import rival_scale
+from robustcls.core.losses import ATTACK_TIE, misclassified, tie_scale, wrong_classes
 from robustcls.core.threat import ThreatModel
 
-ALPHA_MAX, ETA, BETA = 0.1, 1.05, 0.9  # pull to the image, overshoot, retreat from a success: as published
+ALPHA_MAX, ETA, BETA = 0.1, 1.05, 0.9  # pull to the image, overshoot, backward step: as published
 
 
 def fab_t(
@@ -27,7 +41,7 @@ def fab_t(
     early_stop: bool = True,
     generator: Generator | None = None,
 ) -> Tensor:
-    """The nearest example across the boundary to each likely wrong class (Croce and Hein 2019, arXiv:1907.02044).
+    """The nearest example across the boundary to each of the leading wrong classes (Croce and Hein 2019, arXiv:1907.02044).
 
     Targeted as in arXiv:2003.01690; random_start: not only the restarts begin at random. early_stop: any example
     inside the ball will do, and one outside is projected on it; otherwise the nearest is returned, however far it is.
@@ -36,75 +50,74 @@ def fab_t(
         raise InputError(f"fab_t(steps={steps}, targets={targets}, restarts={restarts}): give 1 or more of each")
     with torch.no_grad():
         logits = model(x)
-    likeliest = likeliest_others(logits, y)
+    wrong = wrong_classes(logits, y)
     nearest, distance = x.clone(), x.new_full((len(x),), torch.inf)
-    distance[is_fooled(logits, y)] = 0
+    distance[misclassified(logits, y)] = 0
     enough = threat.eps if early_stop else 0.0
-    for rank in range(min(targets, likeliest.shape[1])):
+    for rank in range(min(targets, wrong.shape[1])):
         for restart in range(restarts):
-            left = (distance > enough).nonzero().squeeze(1)
-            if len(left) == 0:
+            rows = (distance > enough).nonzero().squeeze(1)
+            if len(rows) == 0:
                 break
-            clean = x[left]
-            moved = random_start or restart > 0
-            start = clean.lerp(threat.random_start(clean, take(generator, left)), 0.5) if moved else clean
-            found, size = _approach(model, clean, y[left], likeliest[left, rank], threat, start, steps, enough)
-            nearer = size < distance[left]
-            nearest[left[nearer]], distance[left[nearer]] = found[nearer], size[nearer]
+            start = x[rows]
+            if random_start or restart > 0:
+                start = start.lerp(threat.random_start(start, take(generator, rows)), 0.5)
+            a = _Active(x[rows], y[rows], start, wrong[rows, rank])
+            x_adv, size = _approach(model, a, threat, steps, enough)
+            nearer = size < distance[rows]
+            nearest[rows[nearer]], distance[rows[nearer]] = x_adv[nearer], size[nearer]
     outside = distance > enough
     if early_stop and outside.any():
         nearest[outside] = threat.project(nearest[outside], x[outside])
     return nearest
 
 
-def _approach(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    target: Tensor,
-    threat: ThreatModel,
-    start: Tensor,
-    steps: int,
-    enough: float,
-) -> tuple[Tensor, Tensor]:
-    """One run: the nearest examples and their distances, inf where none was found. Ends for a sample at `enough`.
+@dataclass
+class _Active(Active):
+    target: Tensor  # N, the class whose boundary is approached
+
+
+def _approach(model: nn.Module, a: _Active, threat: ThreatModel, steps: int, enough: float) -> tuple[Tensor, Tensor]:
+    """One run: the nearest examples and their distances, inf without one. Ends for a sample at `enough`.
 
     One pass through the model serves a point twice: it tells whether the point is an example, and it linearises the
-    model for the next step, also for one that retreats from a success.
+    model for the next step, also for one that steps back from an example.
     """
-    nearest, distance = x.clone(), x.new_full((len(x),), torch.inf)
-    s = {"index": torch.arange(len(x), device=x.device), "x": x, "y": y, "target": target, "x_adv": start}
+    nearest, distance = a.x.clone(), a.x.new_full((len(a),), torch.inf)
     for _ in range(steps + 1):
-        logits, gap, grad = logits_and_gradient(model, s["x_adv"], _gap, s["y"], s["target"])
+        logits, gap, w = logits_and_gradient(model, a.x_adv, _gap, a.y, a.target)
         gap = gap.where(gap.isfinite(), 0)  # no boundary to step to
-        s |= {"grad": grad, "offset": torch.linalg.vecdot(grad.flatten(1), s["x_adv"].flatten(1)) - gap}
-        fooled = is_fooled(logits, s["y"])
-        if fooled.any():
-            size = threat.distance(s["x_adv"], s["x"]).where(fooled, torch.inf)
-            nearer = size < distance[s["index"]]
-            rows = s["index"][nearer]
-            nearest[rows], distance[rows] = s["x_adv"][nearer], size[nearer]
-            s["x_adv"] = torch.where(per_sample(fooled), s["x"].lerp(s["x_adv"], BETA), s["x_adv"])
-            if (size <= enough).any():
-                s = keep(s, size > enough)
-                if len(s["y"]) == 0:
+        b = torch.linalg.vecdot(w.flatten(1), a.x_adv.flatten(1)) - gap
+        adversarial = misclassified(logits, a.y)
+        if adversarial.any():
+            size = threat.distance(a.x_adv, a.x).where(adversarial, torch.inf)
+            nearer = size < distance[a.index]
+            nearest[a.index[nearer]], distance[a.index[nearer]] = a.x_adv[nearer], size[nearer]
+            a.x_adv = torch.where(per_sample(adversarial), a.x.lerp(a.x_adv, BETA), a.x_adv)
+            going = size > enough
+            if not going.all():
+                a.keep(going)
+                w, b = w[going], b[going]
+                if len(a) == 0:
                     break
-        s["x_adv"] = _step(threat, s["x_adv"], s["x"], s["grad"], s["offset"])
+        a.x_adv = _step(threat, a.x_adv, a.x, w, b)
     return nearest, distance
 
 
-def _step(threat: ThreatModel, x_adv: Tensor, x: Tensor, grad: Tensor, offset: Tensor) -> Tensor:
-    """Past the hyperplane grad . z = offset, from x_adv and, the more the further x_adv has strayed, from the image."""
-    w, zero = grad.flatten(1), grad.new_zeros(())
-    from_here, from_image = (to_hyperplane(threat.norm, point.flatten(1), w, offset).view_as(x) for point in (x_adv, x))
-    here, image = (threat.distance(delta, zero).clamp_min(1e-8) for delta in (from_here, from_image))
-    pull = (here / (here + image)).clamp_max(ALPHA_MAX)
-    ahead, anchor = torch.add(x_adv, from_here, alpha=ETA), torch.add(x, from_image, alpha=ETA)
-    return ahead.lerp_(anchor, per_sample(pull)).clamp_(0, 1)
+def _step(threat: ThreatModel, x_adv: Tensor, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """x^(i+1) = (1 - alpha) (x^(i) + eta d) + alpha (x + eta d_orig), in the box.
+
+    d, d_orig: the shortest ways from x^(i) and from x to the hyperplane w . z = b; alpha: the share of d in both lengths.
+    """
+    d, d_orig = (to_hyperplane(threat.norm, z.flatten(1), w.flatten(1), b).view_as(x) for z in (x_adv, x))
+    size, size_orig = (threat.distance(delta, delta.new_zeros(())).clamp_min(1e-8) for delta in (d, d_orig))
+    alpha = (size / (size + size_orig)).clamp_max(ALPHA_MAX)
+    z, z_orig = torch.add(x_adv, d, alpha=ETA), torch.add(x, d_orig, alpha=ETA)
+    return z.lerp_(z_orig, per_sample(alpha)).clamp_(0, 1)
 
 
 def _gap(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """Target minus true logit, less what `is_fooled` asks for: the boundary is that of a clear error, not of a tie."""
+    """Target minus true logit, less what `misclassified` asks for."""
     logits = logits.float()
     gap = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
-    return gap - CLEARLY * rival_scale(logits.detach(), y)
+    return gap - ATTACK_TIE * tie_scale(logits.detach(), y)

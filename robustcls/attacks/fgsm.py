@@ -2,6 +2,7 @@
 
 from torch import Generator, Tensor, nn
 
+from robustcls.attacks._goal import Goal, Loss
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import input_gradient
 from robustcls.core.losses import cross_entropy
@@ -18,16 +19,19 @@ def fgsm(
     *,
     random_start: bool = False,
     step_size: float | None = None,
-    loss=cross_entropy,
+    loss: Loss = cross_entropy,
+    target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """One gradient step of length eps (Goodfellow et al. 2014, arXiv:1412.6572).
 
-    With random_start and a step of 1.25 eps it is FGSM-RS (Wong et al. 2020, arXiv:2001.03994).
+    With random_start and a step of 1.25 eps it is FGSM-RS (Wong et al. 2020, arXiv:2001.03994). target: N classes to be
+    taken for.
     """
     step_size = threat.eps if step_size is None else step_size
     if step_size < 0:
         raise InputError(f"fgsm(step_size={step_size}): give 0 or more, in pixel values")
+    goal = Goal.of(y, target)
     x_adv = threat.random_start(x, generator) if random_start else x
-    grad = input_gradient(model, x_adv, y, loss)
+    grad = input_gradient(model, x_adv, goal.labels, goal.ascent(loss))
     return threat.project(x_adv + step_size * threat.steepest(grad), x)

@@ -20,11 +20,11 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from robustcls.attacks._survivors import CLEARLY, is_fooled, per_sample
+from robustcls.attacks._active import per_sample
 from robustcls.core.draws import Draws, SampleGenerator, take
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import finite, frozen
-from robustcls.core.losses import margin, rival_scale
+from robustcls.core.losses import ATTACK_TIE, margin, misclassified, tie_scale
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 
@@ -400,7 +400,7 @@ def _search(
         return result
     with _seeded(generator, x.device), _quiet(), frozen(model), torch.enable_grad():
         with torch.no_grad():
-            rows = (~is_fooled(model(x), y)).nonzero().squeeze(1)
+            rows = (~misclassified(model(x), y)).nonzero().squeeze(1)
         if len(rows) == 0:
             return result
         x, y, generator = x[rows], y[rows], take(generator, rows)
@@ -475,7 +475,7 @@ class _Raised(nn.Module):
         return self.raised(self.model(_IntoBox.apply(x)))
 
     def raised(self, logits: Tensor) -> Tensor:
-        lead = 2 * CLEARLY * rival_scale(logits.detach(), self.y)[:, None]
+        lead = 2 * ATTACK_TIE * tie_scale(logits.detach(), self.y)[:, None]
         return logits.scatter_add(1, self.y[:, None], lead)
 
 
@@ -501,7 +501,7 @@ def _nearest_seen(x: Tensor, y: Tensor, threat: ThreatModel, *, tells: bool = Tr
         def see(self, tried: Tensor, logits: Tensor) -> Tensor:
             tried = tried.detach().clamp(0, 1)
             distance = threat.distance(tried, x)
-            fooled = (margin(logits, y) > -CLEARLY * rival_scale(logits, y)) & distance.isfinite()
+            fooled = (margin(logits, y) > -ATTACK_TIE * tie_scale(logits, y)) & distance.isfinite()
             nearer = fooled & (distance < self.distance)
             self.distance = torch.where(nearer, distance, self.distance)
             self.x_adv = torch.where(per_sample(nearer), tried, self.x_adv)

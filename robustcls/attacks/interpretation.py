@@ -8,11 +8,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from robustcls.attacks._survivors import CLEARLY
 from robustcls.core.draws import take
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import finite, logits_and_gradient
-from robustcls.core.losses import margin, predict_labels, rival_scale
+from robustcls.core.losses import ATTACK_TIE, margin, predict_labels, tie_scale
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 
@@ -102,7 +101,7 @@ def _search(
 def _is_kept(model: nn.Module, x_adv: Tensor, own: Tensor) -> Tensor:
     """N: whether the prediction is `own`, by a margin that survives the rounding of another batch size."""
     logits, label = model(x_adv), own.clamp_min(0)
-    return (own == label) & (margin(logits, label) < -CLEARLY * rival_scale(logits, label))
+    return (own == label) & (margin(logits, label) < -ATTACK_TIE * tie_scale(logits, label))
 
 
 def share_on(maps: Tensor, top: Tensor) -> Tensor:

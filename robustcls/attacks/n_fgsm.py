@@ -2,6 +2,7 @@
 
 from torch import Generator, Tensor, nn
 
+from robustcls.attacks._goal import Goal, Loss
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import input_gradient
 from robustcls.core.losses import cross_entropy
@@ -18,16 +19,19 @@ def n_fgsm(
     *,
     noise: float = 2.0,
     step_size: float | None = None,
-    loss=cross_entropy,
+    loss: Loss = cross_entropy,
+    target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """One gradient step from strong noise, not projected back (de Jorge et al. 2022, arXiv:2202.01181).
 
-    noise: radius of the uniform noise, in multiples of eps. step_size: in pixel values; eps unless given. The images lie
-    up to noise * eps + step_size from the clean ones: they train a model and never judge it.
+    noise: radius of the uniform noise, in multiples of eps. step_size: in pixel values; eps unless given. target: N
+    classes to be taken for. The images lie up to noise * eps + step_size from the clean ones: for training alone.
     """
     step_size = threat.eps if step_size is None else step_size
     if noise < 0 or step_size < 0:
         raise InputError(f"n_fgsm(noise={noise}, step_size={step_size}): give 0 or more of each")
-    noisy = threat.at(noise * threat.eps).random_start(x, generator)
-    return (noisy + step_size * threat.steepest(input_gradient(model, noisy, y, loss))).clamp(0, 1)
+    goal = Goal.of(y, target)
+    x_noisy = threat.at(noise * threat.eps).random_start(x, generator)
+    grad = input_gradient(model, x_noisy, goal.labels, goal.ascent(loss))
+    return (x_noisy + step_size * threat.steepest(grad)).clamp(0, 1)

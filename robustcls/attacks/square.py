@@ -1,27 +1,30 @@
-"""Square Attack: random search over square windows, which needs nothing of the model but its logits.
+"""Square Attack: score-based random search over square windows (Andriushchenko et al. 2019, arXiv:1912.00049).
 
-Each sample tries a square of its own. Only the window is read and written: a query costs little beside its forward pass.
+What differs from the authors' code, also in AutoAttack:
+
+- Each sample tries a square of its own, theirs all the same place.
+- A square may lie at the last row and column, theirs never does.
+- l1, which the paper leaves out, is the l2 search with a soft threshold that leaves few pixels.
 """
 
 from bisect import bisect_left
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
-from robustcls.attacks._survivors import is_fooled, keep, per_sample
+from robustcls.attacks._active import Active, per_sample
+from robustcls.attacks._goal import Goal
 from robustcls.core.draws import Draws, take
 from robustcls.core.errors import InputError
-from robustcls.core.losses import margin
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 
 AHEAD = 32  # queries whose random numbers are drawn at once: one by one they would cost more than the rest of a query
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after so many queries the square's area halves
-_ORDERS = {"l2": 2, "l1": 1}  # of the norms whose search counts the mass that a sample has moved
-State = dict[str, Tensor]
-Settle = Callable[[Tensor], None]  # told which samples keep their change
 
 
 @traits(gradients=False)
@@ -36,75 +39,93 @@ def square(
     p_init: float = 0.8,
     early_stop: bool = True,
     start: Tensor | None = None,
+    target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """Squares at random places, kept where the margin grows (Andriushchenko et al. 2019, arXiv:1912.00049).
 
-    p_init: the first squares' share of the image. early_stop: a sample leaves once it is fooled. start: N,C,H,W, where the
-    search begins for a sample whose margin is larger there than at the usual start.
+    p_init: the first squares' share of the image. early_stop: a sample leaves once it succeeds. start: N,C,H,W, where the
+    search begins for a sample whose margin is larger there than at the usual start. target: N classes to be taken for.
     """
     if queries < 1 or not 0 < p_init <= 1:
         raise InputError(f"square(queries={queries}, p_init={p_init}): give 1 query or more and a share in (0, 1]")
-    begin, propose = _SEARCHES[threat.norm]
-    result, area = x.clone(), x.shape[2] * x.shape[3]
-    s = {"index": torch.arange(len(x), device=x.device), "x": x.contiguous(), "y": y, "clean": margin(model(x), y)}
-    s |= begin(s["x"], threat, Draws(x, generator))
-    if start is not None:
-        s |= _from_nearer(model, s, threat.project(start, s["x"]), _ORDERS.get(threat.norm))
+    search, goal, result = _SEARCHES[threat.norm], Goal.of(y, target), x.clone()
+    a = _begin(model, x, threat, goal, search, start, generator)
     for query in range(queries + 1):
-        if query > 0:  # the first looks at the start alone
-            side = round((p_init / 2 ** bisect_left(HALVINGS, query - 1) * area) ** 0.5)
+        if query == 0:  # looks at the start alone
+            x_new, mass = a.x_adv, a.mass
+        else:
+            p = p_init / 2 ** bisect_left(HALVINGS, query - 1)
+            side = round((p * x.shape[2] * x.shape[3]) ** 0.5)
             ahead = (query - 1) % AHEAD
             if ahead == 0:
-                s["chance"] = Draws(s["x"], generator).uniform(AHEAD, 5 + x.shape[1])
-            settle = propose(s, threat.eps, side, s["chance"][:, ahead])
-        logits = model(s["x_adv"])
-        gap = margin(logits, s["y"])
-        if query == 0:
-            s["best"] = gap
-        else:
-            settle(gap > s["best"])
-            s["best"] = torch.maximum(s["best"], gap)
-        if early_stop and (gap > 0).any() and (fooled := is_fooled(logits, s["y"])).any():
-            result[s["index"][fooled]] = s["x_adv"][fooled]
-            s, generator = keep(s, ~fooled), take(generator, ~fooled)
-            if len(s["y"]) == 0:
+                a.chance = Draws(a.x, generator).uniform(AHEAD, 5 + x.shape[1])
+            x_new, mass = search.propose(a, threat.eps, side, a.chance[:, ahead])
+        logits = model(x_new)
+        closeness = goal.closeness(logits, a.y)
+        better = closeness > a.best
+        a.x_adv, a.mass = torch.where(per_sample(better), x_new, a.x_adv), torch.where(better, mass, a.mass)
+        a.best = torch.maximum(a.best, closeness)
+        if early_stop and (closeness > 0).any():
+            succeeded = goal.reached(logits, a.y)
+            if a.drop(succeeded, into=result):
+                generator = take(generator, ~succeeded)
+            if len(a) == 0:
                 break
-    gained = s["best"] > s["clean"]
-    result[s["index"][gained]] = s["x_adv"][gained]
+    a.keep(a.best > a.clean)
+    result[a.index] = a.x_adv
     return threat.project(result, x)
 
 
-def _from_nearer(model: nn.Module, s: State, start: Tensor, order: int | None) -> State:
-    """Where the search begins, if for the samples whose margin is larger at `start` it begins there."""
-    nearer = margin(model(start), s["y"]) > margin(model(s["x_adv"]), s["y"])
-    moved = {"x_adv": torch.where(per_sample(nearer), start, s["x_adv"]).contiguous()}
-    if order is not None:
-        moved["mass"] = (moved["x_adv"] - s["x"]).flatten(1).double().abs().pow(order).sum(1)
-    return moved
+@dataclass(kw_only=True)
+class _Active(Active):
+    clean: Tensor  # N, the closeness of x to the goal
+    best: Tensor  # N, that of x_adv
+    mass: Tensor  # N, the sum of |x_adv - x|^order: in l2 and l1 what of the ball is used
+    chance: Tensor  # N,AHEAD,5+C, from 0 to 1, for the queries to come
 
 
-def _stripes(x: Tensor, threat: ThreatModel, draws: Draws) -> State:
+class _Search(NamedTuple):
+    begin: Callable[[Tensor, ThreatModel, Draws], Tensor]  # x, threat, draws -> the first x_adv
+    propose: Callable[[_Active, float, int, Tensor], tuple[Tensor, Tensor]]  # a, eps, side, chance -> x_new, its mass
+    order: int
+
+
+def _begin(
+    model: nn.Module,
+    x: Tensor,
+    threat: ThreatModel,
+    goal: Goal,
+    search: _Search,
+    start: Tensor | None,
+    generator: Generator | None,
+) -> _Active:
+    clean, x = goal.closeness(model(x), goal.labels), x.contiguous()
+    x_adv = search.begin(x, threat, Draws(x, generator))
+    if start is not None:
+        start = threat.project(start, x)
+        closer = goal.closeness(model(start), goal.labels) > goal.closeness(model(x_adv), goal.labels)
+        x_adv = torch.where(per_sample(closer), start, x_adv).contiguous()
+    mass = (x_adv - x).flatten(1).double().abs().pow(search.order).sum(1)
+    best, chance = torch.full_like(clean, -torch.inf), x.new_empty(len(x), 0)
+    return _Active(x, goal.labels, x_adv, clean=clean, best=best, mass=mass, chance=chance)
+
+
+def _stripes(x: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
     """Vertical stripes, one pixel wide, of the lowest and the highest values that the ball and the box allow."""
-    low, high = (x - threat.eps).clamp_min_(0), (x + threat.eps).clamp_max_(1)
     up = draws.coins(x.shape[1], 1, x.shape[3])
-    return {"low": low, "high": high, "x_adv": torch.where(up, high, low)}
+    return torch.where(up, (x + threat.eps).clamp_max_(1), (x - threat.eps).clamp_min_(0))
 
 
-def _recolour(s: State, eps: float, side: int, chance: Tensor) -> Settle:
-    """A square of one colour: each channel at its lowest or at its highest. chance: N,5+C, from 0 to 1, as below."""
-    x_adv = s["x_adv"]
-    window, up = _window(x_adv, max(side, 1), chance[:, :2]), chance[:, 5:, None] < 0.5
-    old, new = x_adv.take(window), torch.where(up, s["high"].take(window), s["low"].take(window))
-    x_adv.put_(window, new)
-
-    def settle(better: Tensor) -> None:
-        x_adv.put_(window, torch.where(better.view(-1, 1, 1), new, old))
-
-    return settle
+def _recolour(a: _Active, eps: float, side: int, chance: Tensor) -> tuple[Tensor, Tensor]:
+    """A square of one colour (Algorithm 2): each channel at its lowest or at its highest."""
+    window = _window(a.x, max(side, 1), chance[:, :2])
+    clean, up = a.x.take(window), chance[:, 5:, None] < 0.5
+    coloured = torch.where(up, (clean + eps).clamp_max_(1), (clean - eps).clamp_min_(0))
+    return a.x_adv.clone().put_(window, coloured), a.mass
 
 
-def _tiles(x: Tensor, threat: ThreatModel, draws: Draws, order: int) -> State:
+def _tiles(x: Tensor, threat: ThreatModel, draws: Draws, order: int) -> Tensor:
     """Some five by five humps of random signs side by side, as far as the ball allows."""
     n, c, h, w = x.shape
     side = max(min(h, w) // 5, 1)
@@ -116,57 +137,38 @@ def _tiles(x: Tensor, threat: ThreatModel, draws: Draws, order: int) -> State:
     tiled = humps.transpose(3, 4).reshape(n, c, rows * side, columns * side)
     delta[:, :, top : top + rows * side, left : left + columns * side] = tiled
     size = torch.linalg.vector_norm(delta.flatten(1), order, dim=1).view(-1, 1, 1, 1)
-    x_adv = threat.project(x + delta * (threat.eps / size.clamp_min(1e-12)).clamp_min(1), x)
-    return {"x_adv": x_adv, "mass": (x_adv - x).flatten(1).double().abs().pow(order).sum(1)}
+    return threat.project(x + delta * (threat.eps / size.clamp_min(1e-12)).clamp_min(1), x)
 
 
-def _move_mass(s: State, eps: float, side: int, chance: Tensor, order: int) -> Settle:
-    """What two squares hold, and what the ball has left, goes to the first of them, in the shape of a hump.
+def _move_mass(a: _Active, eps: float, side: int, chance: Tensor, order: int) -> tuple[Tensor, Tensor]:
+    """What two squares hold, and what the ball has left, goes to the first of them as a hump (Algorithm 3).
 
-    mass: N, the sum of |delta|^order of each sample. In l1 each channel of the square gets what all hold together.
+    The paper's nu = x_adv - x, its squares W1 and W2, rho and eta. In l1 each channel of W1 gets what all hold together.
     chance: the places of the two, whether the hump is turned, and the sign of each channel.
     """
-    x, x_adv = s["x"], s["x_adv"]
-    side = min(max(side, 3) // 2 * 2 + 1, *x.shape[2:])
-    to, source = _window(x, side, chance[:, :2]), _window(x, side, chance[:, 2:4])
-    at_to, at_source = x.take(to), x.take(source)
-    old_to = x_adv.take(to)
-    x_adv.put_(to, at_to)  # where the squares overlap, the second is empty now
-    old_source = x_adv.take(source)
-    x_adv.put_(source, at_source)
-    held = _mass(old_to - at_to, order), _mass(old_source - at_source, order)  # N,C each
-    spare = (eps**order - s["mass"]).clamp_min_(0) / x.shape[1]
-    height = (held[0] + held[1] + spare[:, None]) ** (1 / order) * (x.shape[1] if order == 1 else 1)
-    turned, sign = (chance[:, 4] < 0.5).long(), (chance[:, 5:, None] < 0.5).to(x.dtype)
-    shape = (2 * sign - 1) * _hump(side, order).to(x)[turned].flatten(1)[:, None]
-    shape += (old_to - at_to) / (held[0] ** (1 / order)).to(x.dtype).clamp_min(1e-12)[:, :, None]
-    scale = height / (_mass(shape, order) ** (1 / order)).clamp_min(1e-12)
-    new_to = torch.addcmul(at_to, shape, scale.to(x.dtype)[:, :, None]).clamp_(0, 1)
-    x_adv.put_(to, new_to)
-    mass = s["mass"] - (held[0] + held[1]).sum(1) + _mass(new_to - at_to, order).sum(1)
-
-    def settle(better: Tensor) -> None:
-        stay = better.view(-1, 1, 1)
-        x_adv.put_(source, torch.where(stay, at_source, old_source))
-        x_adv.put_(to, torch.where(stay, new_to, old_to))
-        s["mass"] = torch.where(better, mass, s["mass"])
-
-    return settle
+    side = min(max(side, 3) // 2 * 2 + 1, *a.x.shape[2:])
+    w1, w2 = _window(a.x, side, chance[:, :2]), _window(a.x, side, chance[:, 2:4])
+    x1, x2, x_new = a.x.take(w1), a.x.take(w2), a.x_adv.clone()
+    nu1 = x_new.take(w1) - x1
+    x_new.put_(w1, x1)
+    nu2 = x_new.take(w2) - x2  # where the squares overlap, the second is empty now
+    x_new.put_(w2, x2)
+    held = _mass(nu1, order), _mass(nu2, order)  # N,C each
+    unused = (eps**order - a.mass).clamp_min_(0) / a.x.shape[1]
+    available = (held[0] + held[1] + unused[:, None]) ** (1 / order) * (a.x.shape[1] if order == 1 else 1)
+    turned, rho = (chance[:, 4] < 0.5).long(), 2 * (chance[:, 5:, None] < 0.5).to(a.x.dtype) - 1
+    shape = rho * _hump(side, order).to(a.x)[turned].flatten(1)[:, None]
+    shape += nu1 / (held[0] ** (1 / order)).to(a.x.dtype).clamp_min(1e-12)[:, :, None]
+    scale = available / (_mass(shape, order) ** (1 / order)).clamp_min(1e-12)
+    new1 = torch.addcmul(x1, shape, scale.to(a.x.dtype)[:, :, None]).clamp_(0, 1)
+    return x_new.put_(w1, new1), a.mass - (held[0] + held[1]).sum(1) + _mass(new1 - x1, order).sum(1)
 
 
-def _move_sparsely(s: State, eps: float, side: int, chance: Tensor) -> Settle:
+def _move_sparsely(a: _Active, eps: float, side: int, chance: Tensor) -> tuple[Tensor, Tensor]:
     """Moves more mass than the ball holds, then takes the same from every pixel that has it: few pixels remain."""
-    before = s["x_adv"].clone()
-    _move_mass(s, eps, side, chance, order=1)
-    delta = _shrink(s["x_adv"] - s["x"], eps)
-    mass = delta.flatten(1).abs().double().sum(1)
-    torch.add(s["x"], delta, out=s["x_adv"])
-
-    def settle(better: Tensor) -> None:
-        s["x_adv"].copy_(torch.where(per_sample(better), s["x_adv"], before))
-        s["mass"] = torch.where(better, mass, s["mass"])
-
-    return settle
+    x_new, _ = _move_mass(a, eps, side, chance, order=1)
+    delta = _shrink(x_new - a.x, eps)
+    return a.x + delta, delta.flatten(1).abs().double().sum(1)
 
 
 def _shrink(delta: Tensor, eps: float) -> Tensor:
@@ -212,8 +214,8 @@ def _window(x: Tensor, side: int, place: Tensor) -> Tensor:
     return planes + corner + (cells[:, None] * w + cells).flatten()
 
 
-_SEARCHES: dict[str, tuple[Callable[..., State], Callable[..., Settle]]] = {
-    "linf": (_stripes, _recolour),
-    "l2": (partial(_tiles, order=2), partial(_move_mass, order=2)),
-    "l1": (partial(_tiles, order=1), _move_sparsely),
+_SEARCHES = {
+    "linf": _Search(_stripes, _recolour, order=1),
+    "l2": _Search(partial(_tiles, order=2), partial(_move_mass, order=2), order=2),
+    "l1": _Search(partial(_tiles, order=1), _move_sparsely, order=1),
 }

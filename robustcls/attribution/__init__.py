@@ -1,11 +1,11 @@
-"""Attribution maps: which pixels a class's logit rests on. One method per file; `explain` runs any of them.
+"""Attribution maps: which pixels a class's logit depends on. One method per file; `robustcls.explain` runs any of them.
 
 A method is `(model, x, target, *, options) -> Tensor`, N,C,H,W or N,H,W: x lies on the model's device, target holds one
-class an image, the model is in eval mode with frozen parameters, and torch's and numpy's random streams begin at a seed,
-all of which `explain` sees to. It explains the logit as the model gives it, never a softmax: there the other classes'
-evidence would be mixed in. Keywords named `reference` and `background` are handed images, as `explain` says. A method's
-file may also define `note(model, x, *, options) -> str`, what a reader of its maps must know, and, where a map adds up to
-logit(x) - logit(origin), `origin(x, *, options) -> Tensor`.
+class per image, the model is in eval mode with frozen parameters, and torch's and numpy's random streams begin at a seed,
+all of which `explain_counted` sees to. It explains the logit as the model gives it, never a softmax: there the other
+classes' evidence would be mixed in. Keywords named `reference` and `background` are given images, as `robustcls.explain`
+says. A method's file may also define `note(model, x, *, options) -> str`, what a reader of its maps must know, and, where a
+map adds up to logit(x) - logit(origin), `origin(x, *, options) -> Tensor`.
 """
 
 import sys
@@ -16,89 +16,65 @@ from inspect import signature
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution._batches import images_per_chunk, seeded
+from robustcls.attribution._batches import images_per_chunk, placed, seeded
 from robustcls.attribution._preparation import input_kept
-from robustcls.core.classifier import check_images, check_logits, device_of, dtype_of, input_size_of
+from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import finite, frozen
 from robustcls.core.losses import predict_labels
-from robustcls.core.plugins import load, resolved
+from robustcls.core.options import parse_batch_size
+from robustcls.core.plugins import AnyPlugin, load, parse, resolved
 from robustcls.core.progress import follow
 from robustcls.runtime.predict import told
-
-
-def explain(
-    model: nn.Module,
-    images: Tensor,
-    target: int | Tensor | Sequence[int] | None = None,
-    method: str = "integrated_gradients",
-    batch_size: int | None = None,
-    progress: bool = False,
-    seed: int = 0,
-    reference: Tensor | None = None,
-    background: Tensor | None = None,
-) -> Tensor:
-    """Attribution maps of the target class's logit, float32 on the CPU: N,C,H,W, or N,H,W from methods on a grid.
-
-    model: any module on pixels in [0, 1], on any device and in any mode; it is left exactly as it was. images: float
-    N,C,H,W. target: one class for all, or one an image; None takes each image's predicted class. method: a spec such as
-    `integrated_gradients(steps=64, baseline="mean")`. batch_size: images at a time; None goes by their size. progress:
-    shown on stderr. seed: of methods that draw; every image has the same draws. reference: the images that superpixels are
-    made of, where x are their adversarial versions. background: baselines M,C,H,W of the SHAP methods, in place of each
-    image's own black, mean and blur. Entries that are not finite become 0, with a warning that says in how many maps.
-    Raises InputError for images, targets, methods or options that do not fit.
-    """
-    maps, odd = explain_counted(model, images, target, method, batch_size, progress, seed, reference, background)
-    if said := not_finite(odd):
-        warnings.warn(f"{method}: {said}", stacklevel=2)
-    return maps
 
 
 def explain_counted(
     model: nn.Module,
     images: Tensor,
     target: int | Tensor | Sequence[int] | None = None,
-    method: str = "integrated_gradients",
-    batch_size: int | None = None,
+    method: AnyPlugin = "integrated_gradients",
+    *,
+    batch_size: int | str | None = "auto",
     progress: bool = False,
     seed: int = 0,
     reference: Tensor | None = None,
     background: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `explain`, without its warning: the maps, and which of them (N, bool) had entries that were not finite."""
-    function = load("attribution", method)
-    takes = signature(function.func).parameters  # type: ignore[attr-defined]
+    """As `robustcls.explain`, on the CPU and without its warning: the maps, and which of them (N, bool) had entries that
+    were not finite.
+    """
+    function, name = load("attribution", method), str(parse("attribution", method))
+    takes = signature(function.func).parameters
     check_images(images, input_size=input_size_of(model))
     model = told(model, images)
-    for given in (reference, background):
-        if given is not None:
-            check_images(given, input_size=images.shape[1:])
+    for others in (reference, background):
+        if others is not None:
+            check_images(others, input_size=images.shape[1:])
     if reference is not None and len(reference) != len(images):
         raise InputError(f"{len(reference)} reference images for {len(images)} images: give one an image")
     labels = None if target is None else one_each(target, images)
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"batch size {batch_size} is not positive: give 1 or more, or none for the automatic one")
-    size = batch_size or images_per_chunk(images, device_of(model))
+    given = parse_batch_size(batch_size)
+    size = given if isinstance(given, int) else images_per_chunk(images, device_of(model))
     maps = []
     # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
     with torch.inference_mode(False), torch.enable_grad(), frozen(model), input_kept(model):
-        for start in follow(range(0, len(images), size), method, show=progress):
-            x = _placed(model, images[start : start + size])
+        for start in follow(range(0, len(images), size), name, show=progress):
+            x = placed(model, images[start : start + size])
             classes = _classes(model, x, None if labels is None else labels[start : start + size])
             extra = {}
             if reference is not None and "reference" in takes:
-                extra["reference"] = _placed(model, reference[start : start + size])
+                extra["reference"] = placed(model, reference[start : start + size])
             if background is not None and "background" in takes:
-                extra["background"] = _placed(model, background)
+                extra["background"] = placed(model, background)
             with seeded(seed):
-                maps.append(_checked(_run(function, model, x, classes, method, extra), x, method))
-    found = torch.cat(maps)
-    return finite(found), (~found.isfinite()).flatten(1).any(1)
+                maps.append(_checked(_run(function, model, x, classes, name, extra), x, name))
+    every = torch.cat(maps)
+    return finite(every), (~every.isfinite()).flatten(1).any(1)
 
 
-def not_finite(odd: Tensor) -> str:
-    """What to say of maps, of which `odd` (N, bool) had entries that were not finite; "" where none had."""
-    return f"{int(odd.sum())} of {len(odd)} maps had values that are not finite, taken as 0" if odd.any() else ""
+def not_finite(rows: Tensor) -> str:
+    """What to say of maps of which those in `rows` (N, bool) had values that were not finite; "" where none had."""
+    return f"{int(rows.sum())} of {len(rows)} maps had values that are not finite, taken as 0" if rows.any() else ""
 
 
 def one_each(target: int | Tensor | Sequence[int], images: Tensor) -> Tensor:
@@ -109,7 +85,7 @@ def one_each(target: int | Tensor | Sequence[int], images: Tensor) -> Tensor:
     return labels
 
 
-def note(model: nn.Module, images: Tensor, method: str = "integrated_gradients") -> str:
+def note(model: nn.Module, images: Tensor, method: AnyPlugin = "integrated_gradients") -> str:
     """What a reader of the method's maps must know, in a few words: baseline and steps, or layer and grid; may be empty.
 
     images: N,C,H,W as for `explain`; the first is passed through the model where the answer depends on it.
@@ -120,17 +96,17 @@ def note(model: nn.Module, images: Tensor, method: str = "integrated_gradients")
     check_images(images, input_size=input_size_of(model))
     model = told(model, images)
     with torch.inference_mode(False), frozen(model), input_kept(model):
-        return describe(model, _placed(model, images[:1]), **resolved("attribution", method))
+        return describe(model, placed(model, images[:1]), **resolved("attribution", method))
 
 
-def origin(images: Tensor, method: str) -> Tensor | None:
+def origin(images: Tensor, method: AnyPlugin) -> Tensor | None:
     """The images from which the method's maps add up to the change of the logit; None where they do not claim to."""
     start = _beside(method, "origin")
     return None if start is None else start(images, **resolved("attribution", method))
 
 
 def collapse(maps: Tensor) -> Tensor:
-    """One value a pixel: the sum over channels. N,C,H,W to N,H,W; maps that are N,H,W already come back as they are.
+    """One value per pixel: the sum over channels. N,C,H,W to N,H,W; maps that are N,H,W already come back as they are.
 
     The sum is what keeps the meaning. Of signed maps, the pixels still add up to what the channels did (the completeness
     of integrated gradients), and evidence for and against cancels inside a pixel as it does in the logit. Of magnitudes,
@@ -139,15 +115,12 @@ def collapse(maps: Tensor) -> Tensor:
     return maps.sum(1) if maps.ndim == 4 else maps
 
 
-def _beside(method: str, name: str) -> Callable | None:
-    """What the method's file defines under the name."""
+def _beside(method: AnyPlugin, name: str) -> Callable | None:
+    """What the method's file defines under the name; nothing where the method is a function of the caller's own."""
+    if not isinstance(method, str):
+        return None
     function = load("attribution", method)
-    return getattr(sys.modules[function.func.__module__], name, None)  # type: ignore[attr-defined]
-
-
-def _placed(model: nn.Module, images: Tensor) -> Tensor:
-    """A copy on the model's device, in the precision of its parameters."""
-    return images.detach().to(device_of(model), dtype_of(model), copy=True)
+    return getattr(sys.modules[function.func.__module__], name, None)
 
 
 def _classes(model: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
@@ -159,11 +132,8 @@ def _classes(model: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
         size, reason = "x".join(map(str, x.shape[1:])), " ".join(str(error).split())
         raise InputError(f"the model cannot take images of {size}: {reason}") from error
     if labels is None:
-        labels = (
-            predict_labels(logits).clamp_min(0)
-            if isinstance(logits, Tensor) and logits.ndim == 2
-            else torch.zeros(len(x))
-        )
+        usable = isinstance(logits, Tensor) and logits.ndim == 2
+        labels = predict_labels(logits).clamp_min(0) if usable else torch.zeros(len(x))
     check_logits(logits, labels)
     return labels.to(x.device, torch.int64, copy=True)
 

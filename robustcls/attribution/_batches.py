@@ -5,12 +5,19 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from robustcls.core.classifier import device_of, dtype_of
 
 # Values, not images: what a network keeps for its backward pass grows with the pixels. VGG16 keeps about 110 MB for an
 # image of 224 pixels, so that a pass of 13 such images takes 1.5 GB; 32-pixel images stop at 256, where speed levels off.
 VALUES_PER_PASS = 2**21
 IMAGES_PER_PASS = 256
+
+
+def placed(model: nn.Module, images: Tensor) -> Tensor:
+    """A copy on the model's device, in the precision of its parameters."""
+    return images.detach().to(device_of(model), dtype_of(model), copy=True)
 
 
 def images_per_pass(x: Tensor) -> int:
@@ -19,14 +26,8 @@ def images_per_pass(x: Tensor) -> int:
 
 
 def images_per_chunk(x: Tensor, device: torch.device) -> int:
-    """How many images `explain` hands to a method: on a CPU few, which is as fast, so that progress is seen."""
+    """How many images `explain` gives a method at once: on a CPU few, which is as fast, so that progress is seen."""
     return min(images_per_pass(x), 32) if device.type == "cpu" else images_per_pass(x)
-
-
-def shares(count: int, x: Tensor) -> list[int]:
-    """`count` copies of an image like x's in as few passes as fit."""
-    size = images_per_pass(x)
-    return [min(size, count - start) for start in range(0, count, size)]
 
 
 @contextmanager

@@ -4,9 +4,8 @@ One pass of one image is watched: which functions made an output, and which took
 linear layer or a layer norm channels last; what keeps the shape, such as a sum or an activation, keeps the layout too.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
@@ -58,31 +57,40 @@ class Grid:
         return places.transpose(1, 2).unflatten(2, self.size)
 
 
-@dataclass
-class Watched:
-    """What a pass of one image (1,C,H,W) showed."""
+class Watched(TorchFunctionMode):
+    """What a pass of one image (1,C,H,W) showed: what each function says of the layout of the tensors it takes and gives."""
 
-    image: Tensor
-    logits: Any = None
-    runs: list[tuple[str, Any]] = field(default_factory=list)  # each run of a module, with its output, in order
-    functions: "_Functions" = field(default_factory=lambda: _Functions())
+    def __init__(self, image: Tensor) -> None:
+        super().__init__()
+        self.image = image
+        self.logits: Any = None
+        self.runs: list[tuple[str, Any]] = []  # each run of a module, with its output, in order
+        self.kept: dict[int, Tensor] = {}  # held, so that none of their ids is given out again
+        self.same: dict[int, int] = {}  # a tensor, by id, and another of the same layout
+        self.said: dict[int, set[str]] = {}  # first, norm or linear; the last two have channels last
+        self.normed: set[int] = set()  # outputs of norms
+        self.grids: list[tuple[int, int]] = []  # of outputs with channels first, the last first
+        self.joined: dict[int, tuple[int, int]] = {}  # tokens in all: those before the most, and how many these are
 
-    def grid(self, output: Any, layout: str | None = None) -> Grid | None:
-        """The grid of an output; None where it has none. layout: as the user says. Raises _Unclear where two fit."""
+    def grid(self, name: str, output: Any, layout: str | None = None) -> Grid | None:
+        """The grid of a layer's output; None where it has none. layout: as the user says.
+
+        Raises InputError, naming the layer, where two layouts fit.
+        """
         if not isinstance(output, Tensor) or output.ndim not in (3, 4) or len(output) != 1:
             return None
         if layout is not None and output.ndim != LAYOUTS[layout]:
             return None
         if output.ndim == 3:
-            return self._tokens(output, layout)
-        layout = layout or self._four(output)
+            return self._tokens(name, output, layout)
+        layout = layout or self._four(name, output)
         return Grid(layout, *_sides(output, layout))
 
     def is_norm(self, output: Any) -> bool:
-        return id(output) in self.functions.normed
+        return id(output) in self.normed
 
-    def _four(self, output: Tensor) -> str:
-        said = self.functions.said_of(output)
+    def _four(self, name: str, output: Tensor) -> str:
+        said = self._said_of(output)
         if said == {"first"}:
             return "nchw"
         if said and "first" not in said and "norm" in said:
@@ -92,7 +100,7 @@ class Watched:
             return "nhwc"
         if len(fits) == 1 and said != {"linear"}:
             return fits[0]
-        raise _Unclear(f"an output {_shape(output)} is channels first or channels last", "nhwc", "nchw")
+        raise _unclear(name, output, "channels first or channels last", "nhwc", "nchw")
 
     def _proportioned(self, output: Tensor) -> list[str]:
         """The layouts whose grid has exactly the image's proportions; where none has, nearly."""
@@ -106,25 +114,25 @@ class Watched:
             ]  # fmt: skip
         return fits
 
-    def _tokens(self, output: Tensor, layout: str | None) -> Grid | None:
-        said = self.functions.said_of(output)
+    def _tokens(self, name: str, output: Tensor, layout: str | None) -> Grid | None:
+        said = self._said_of(output)
         if layout is None and said == {"first"}:
             return None
         _, rows, columns = output.shape
-        found, turned = self._places(rows), self._places(columns)
-        if found and turned and layout is None and ("norm" not in said or "first" in said):
-            raise _Unclear(f"an output {_shape(output)} is tokens, channels or the reverse", "ntc")
-        return found
+        grid, transposed = self._places(rows), self._places(columns)
+        if grid and transposed and layout is None and ("norm" not in said or "first" in said):
+            raise _unclear(name, output, "tokens, channels or the reverse", "ntc")
+        return grid
 
     def _places(self, tokens: int) -> Grid | None:
         """The grid of so many tokens, of which a few may be no places."""
         height, width = self.image.shape[2:]
         divisor = gcd(height, width)
-        sides = [grid for kept in self.functions.grids for grid in _halved(*kept)]
+        sides = [grid for kept in self.grids for grid in _halved(*kept)]
         sides = sides or [(height // p, width // p) for p in range(2, divisor + 1) if divisor % p == 0]
         sides = [(h, w) for h, w in sides if h * w > 1]
-        if tokens in self.functions.joined:  # the pass showed what stands before the patches
-            before, places = self.functions.joined[tokens]
+        if tokens in self.joined:  # the pass showed what stands before the patches
+            before, places = self.joined[tokens]
             for h, w in sides:
                 if h * w == places:
                     return Grid("ntc", h, w, before, tokens - places)
@@ -133,69 +141,6 @@ class Watched:
             return None
         extra, (h, w) = min(fits, key=lambda fit: fit[0])
         return Grid("ntc", h, w, extra, extra)
-
-
-class _Unclear(Exception):
-    """A shape that two layouts fit."""
-
-    def __init__(self, what: str, *hints: str) -> None:
-        super().__init__(what)
-        self.hints = hints
-
-
-def watch(model: nn.Module, x: Tensor, modules: Mapping[str, nn.Module]) -> Watched:
-    """A pass of the first image of x, with gradients, in which each run of these modules is noted."""
-    image = x[:1].detach().clone().requires_grad_()
-    seen = Watched(image)
-    with _hooked(modules, seen), torch.enable_grad(), uncompiled(), seen.functions:
-        seen.logits = model(image.clone())
-    return seen
-
-
-def grid_of(seen: Watched, name: str, output: Any, layout: str | None) -> Grid | None:
-    """As `Watched.grid`. Raises InputError, naming the layer, where two layouts fit."""
-    try:
-        return seen.grid(output, layout)
-    except _Unclear as unclear:
-        ways = " or ".join(f'layout="{hint}"' for hint in unclear.hints)
-        raise InputError(f"gradcam: layer {name!r}: {unclear}: say which, as {ways}, or name another layer") from None
-
-
-def clear_grid_of(seen: Watched, output: Any) -> Grid | None:
-    """As `Watched.grid`; None where two layouts fit."""
-    try:
-        return seen.grid(output)
-    except _Unclear:
-        return None
-
-
-@contextmanager
-def _hooked(modules: Mapping[str, nn.Module], seen: Watched) -> Iterator[None]:
-    def record(name: str):
-        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            seen.runs.append((name, output))
-
-        return hook
-
-    handles = [module.register_forward_hook(record(name)) for name, module in modules.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-class _Functions(TorchFunctionMode):
-    """What each function says of the layout of the tensors that it takes and gives."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept: dict[int, Tensor] = {}  # held, so that none of their ids is given out again
-        self.same: dict[int, int] = {}  # a tensor, by id, and another of the same layout
-        self.said: dict[int, set[str]] = {}  # first, norm or linear; the last two have channels last
-        self.normed: set[int] = set()
-        self.grids: list[tuple[int, int]] = []  # of outputs with channels first, the last first
-        self.joined: dict[int, tuple[int, int]] = {}  # tokens in all: those before the most, and how many these are
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
@@ -206,7 +151,7 @@ class _Functions(TorchFunctionMode):
                 self._learn(name, inputs, result)
         return result
 
-    def said_of(self, tensor: Tensor) -> set[str]:
+    def _said_of(self, tensor: Tensor) -> set[str]:
         return self.said.get(self._root(id(tensor)), set())
 
     def _learn(self, name: str, inputs: list[Tensor], result: Tensor) -> None:
@@ -245,6 +190,23 @@ class _Functions(TorchFunctionMode):
             self.said.setdefault(other, set()).update(self.said.pop(one, set()))
 
 
+def watch(model: nn.Module, x: Tensor, modules: Mapping[str, nn.Module]) -> Watched:
+    """A pass of the first image of x, with gradients, in which each run of these modules is noted."""
+    seen = Watched(x[:1].detach().clone().requires_grad_())
+
+    def record(name: str) -> Callable[..., None]:
+        return lambda _module, _inputs, output: seen.runs.append((name, output))
+
+    handles = [module.register_forward_hook(record(name)) for name, module in modules.items()]
+    try:
+        with torch.enable_grad(), uncompiled(), seen:
+            seen.logits = model(seen.image.clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
 def _norm_of_one_axis(args: Any, kwargs: Any) -> bool:
     shape = args[1] if len(args) > 1 else (kwargs or {}).get("normalized_shape", ())
     return len(shape) == 1
@@ -262,5 +224,8 @@ def _halved(height: int, width: int) -> Iterator[tuple[int, int]]:
         yield height, width
 
 
-def _shape(output: Tensor) -> str:
-    return f"N,{','.join(map(str, output.shape[1:]))}"
+def _unclear(name: str, output: Tensor, what: str, *layouts: str) -> InputError:
+    shape, ways = f"N,{','.join(map(str, output.shape[1:]))}", " or ".join(f'layout="{one}"' for one in layouts)
+    return InputError(
+        f"gradcam: layer {name!r}: an output {shape} is {what}: say which, as {ways}, or name another layer"
+    )

@@ -1,4 +1,4 @@
-"""A copy of the model that hooks can explain: every activation a module of its own, and none in place.
+"""A copy of the model that captum's hooks can explain: every activation a module of its own, and none in place.
 
 Captum's DeepLIFT and guided backpropagation attach rules to modules. An activation that is called as a function is not
 seen, one that is used twice mixes up its two uses, and one in place overwrites what its rule needs.
@@ -9,8 +9,8 @@ import operator
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,8 @@ FUNCTIONS: dict[Any, type[nn.Module]] = {
     F.max_pool2d: nn.MaxPool2d, torch.max_pool2d: nn.MaxPool2d,
 }  # fmt: skip
 OUT_OF_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
+POOLING = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")  # in the function's order
+NO_OPTIONS = ("inplace", "input", "_stacklevel", "dtype")  # of a function, which its module does not take
 AGREEMENT = 1e-4  # of the largest logit
 
 
@@ -54,14 +56,14 @@ def _copy_input(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return inputs[0].clone(), *inputs[1:]
 
 
-@contextmanager
-def prepared(model: nn.Module, x: Tensor, method: str) -> Iterator[nn.Module]:
-    """A mended deep copy of an eval-mode model whose logits on x are the model's; the model itself is not touched.
+def prepared(model: nn.Module, x: Tensor, method: str, *, rescale: bool = False) -> nn.Module:
+    """A prepared deep copy of an eval-mode model whose logits on x are the model's; the model itself is not touched.
 
     Activations and poolings that are functions become modules, those that are used again get a module for each use, each
     has an input of its own and none works in place; windows of poolings that overlap are laid side by side.
-    method: who asks, for the message. Raises InputError, naming the module, for a model that torch.fx cannot trace and
-    that uses an activation twice, and where the copy's logits differ.
+    method: who asks, for the message. rescale: for DeepLIFT, give every elementwise activation the rescale rule. Raises
+    InputError, naming the module, for a model that torch.fx cannot trace and that uses an activation twice, and where the
+    copy's logits differ.
     """
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -69,36 +71,33 @@ def prepared(model: nn.Module, x: Tensor, method: str) -> Iterator[nn.Module]:
                 f"{method}: {name or 'the model'} is a ScriptModule, which takes no rules: give it unscripted"
             )
     try:
-        mended = copy.deepcopy(model)
+        copied = copy.deepcopy(model)
     except Exception as error:  # whatever a foreign module raises
         raise InputError(f"{method} works on a copy, and {type(model).__name__} cannot be copied: {error}") from None
-    for key in [key for key, hook in mended._forward_pre_hooks.items() if hook is _copy_input]:
-        del mended._forward_pre_hooks[key]  # captum's own hook on the model hands on more than a tensor
-    for name, module in list(mended.named_modules()):
+    for key in [key for key, hook in copied._forward_pre_hooks.items() if hook is _copy_input]:
+        del copied._forward_pre_hooks[key]  # captum's own hook on the model hands on more than a tensor
+    for name, module in list(copied.named_modules()):
         if getattr(module, "inplace", False):
             module.inplace = False
         if isinstance(module, RULED) and name:
-            mended.set_submodule(name, Alone(module))
+            copied.set_submodule(name, Alone(module))
     try:
-        mended = _separated(mended)
+        copied = _separated(copied)
     except Exception as error:  # fx raises what the model's own code raises on a stand-in for a tensor
-        _refuse_reuse(mended, x, method, error)
+        _refuse_reuse(copied, x, method, error)
     with torch.no_grad():
-        expected, found = model(x[:1].clone()), mended(x[:1].clone())
-    gap = (found - expected).abs().max().item()
+        expected, logits = model(x[:1].clone()), copied(x[:1].clone())
+    gap = (logits - expected).abs().max().item()
     if not gap <= AGREEMENT * max(1.0, expected.abs().max().item()):
-        raise InputError(f"{method}: the mended copy of {type(model).__name__} gives logits that differ by {gap:.2g}")
-    yield mended
-
-
-@contextmanager
-def rescale_rules(mended: nn.Module) -> Iterator[None]:
-    """Gives captum's DeepLIFT the rescale rule for every elementwise activation of a model; it knows but six of them."""
-    from captum.attr._core import deep_lift
-
-    kinds = {type(module) for module in mended.modules() if isinstance(module, ELEMENTWISE)}
-    with patch.dict(deep_lift.SUPPORTED_NON_LINEAR, dict.fromkeys(kinds, deep_lift.nonlinear)):
-        yield
+        raise InputError(f"{method}: the prepared copy of {type(model).__name__} gives logits that differ by {gap:.2g}")
+    for alone in [module for module in copied.modules() if rescale and isinstance(module, Alone)]:
+        if isinstance(alone.module, ELEMENTWISE):
+            # Captum finds a module's rule by its exact type, and knows six of these. The rule of a ReLU is that of any
+            # elementwise function: it looks at input and output alone.
+            relu = nn.ReLU()
+            relu.forward = alone.module.forward  # type: ignore[method-assign]
+            alone.module = relu
+    return copied
 
 
 class SideBySide(nn.Module):
@@ -177,19 +176,18 @@ def _separated(model: nn.Module) -> nn.Module:
 
 def _refuse_reuse(model: nn.Module, x: Tensor, method: str, error: Exception) -> None:
     """Raises InputError where an activation of a model that cannot be traced runs twice, or is a function."""
+    names: dict[nn.Module, str] = {m: name for name, m in model.named_modules() if isinstance(m, Alone)}
     runs: Counter[str] = Counter()
-    modules = [(name, module) for name, module in model.named_modules() if isinstance(module, Alone)]
-    names = {id(module): name for name, module in modules}
     seen = _Functions()
 
     def enter(module: nn.Module, _inputs: object) -> None:
-        runs[names[id(module)]] += 1
+        runs[names[module]] += 1
         seen.inside += 1
 
     def leave(*_: object) -> None:
         seen.inside -= 1
 
-    handles = [h for _, m in modules for h in (m.register_forward_pre_hook(enter), m.register_forward_hook(leave))]
+    handles = [h for one in names for h in (one.register_forward_pre_hook(enter), one.register_forward_hook(leave))]
     try:
         with torch.no_grad(), seen:
             model(x[:1].clone())
@@ -200,8 +198,8 @@ def _refuse_reuse(model: nn.Module, x: Tensor, method: str, error: Exception) ->
     for name, count in runs.items():
         if count > 1:
             raise InputError(f"{method}: module {name!r} runs {count} times in a pass and {why}") from None
-    if seen.found:
-        raise InputError(f"{method}: {seen.found} is called as a function and {why}") from None
+    if seen.called:
+        raise InputError(f"{method}: {seen.called} is called as a function and {why}") from None
 
 
 class _Functions(TorchFunctionMode):
@@ -209,29 +207,18 @@ class _Functions(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inside, self.found = 0, ""
+        self.inside, self.called = 0, ""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(function, "__name__", "")
         if not self.inside and (function in FUNCTIONS or (name in FUNCTIONS and "method" in str(type(function)))):
-            self.found = self.found or name
+            self.called = self.called or name
         return function(*args, **(kwargs or {}))
 
 
 def _as_module(node: fx.Node) -> nn.Module:
     """The module of a function call, with its options; the tensor is the first argument."""
     kind = FUNCTIONS[node.target]
-    options = dict(zip(_PARAMETERS.get(kind, ()), node.args[1:], strict=False)) | dict(node.kwargs)
-    for name in ("inplace", "input", "_stacklevel", "dtype"):
-        options.pop(name, None)
-    return kind(**options)
-
-
-_PARAMETERS: dict[type[nn.Module], tuple[str, ...]] = {
-    nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
-    nn.LeakyReLU: ("negative_slope",),
-    nn.ELU: ("alpha",),
-    nn.CELU: ("alpha",),
-    nn.Softmax: ("dim",),
-    nn.Softplus: ("beta", "threshold"),
-}
+    names = POOLING if kind is nn.MaxPool2d else signature(kind).parameters
+    options = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
+    return kind(**{name: value for name, value in options.items() if name not in NO_OPTIONS})

@@ -50,7 +50,7 @@ def by_superpixels(
     reference: Tensor | None,
     samples: int | None = None,
 ) -> Tensor:
-    """The maps N,H,W of a captum method that blanks superpixels: each pixel carries its superpixel's value.
+    """The maps N,H,W of a captum method that blanks superpixels: each pixel has its superpixel's value.
 
     samples: random subsets, of a method that fits a model to them. Raises InputError for fewer than segments.
     """

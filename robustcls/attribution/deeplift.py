@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from robustcls.attribution._baselines import baseline_of
 from robustcls.attribution._batches import singly
-from robustcls.attribution._preparation import prepared, rescale_rules
+from robustcls.attribution._preparation import prepared
 
 
 def deeplift(
@@ -17,17 +17,16 @@ def deeplift(
 
     x: N,C,H,W in [0, 1]; target: N. Signed, in logits: a map adds up to logit(x) - logit(baseline) where the network is
     made of linear layers, elementwise activations and max pooling; products, such as attention's or LayerNorm's, have no
-    rule and pass their plain gradient. Works on a mended copy of the model (`preparation`). Raises InputError where a
-    module cannot be mended.
+    rule and pass their plain gradient. Works on a prepared copy of the model (`_preparation`). Raises InputError where a
+    module cannot be prepared.
     """
     from captum.attr import DeepLift
 
-    with prepared(model, x, "deeplift") as mended, rescale_rules(mended):
-        method = DeepLift(mended)
-        maps = [  # one at a time: for pixels like the baseline captum takes the gradient of the batch's first image
-            method.attribute(image, start, one).detach()
-            for image, start, one in singly(x.detach(), baseline_of(x.detach(), baseline), target)
-        ]
+    x = x.detach()
+    lift = DeepLift(prepared(model, x, "deeplift", rescale=True))
+    maps = [  # one at a time: for pixels like the baseline captum takes the gradient of the batch's first image
+        lift.attribute(image, start, one).detach() for image, start, one in singly(x, baseline_of(x, baseline), target)
+    ]
     return torch.cat(maps)
 
 

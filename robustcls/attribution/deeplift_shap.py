@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from robustcls.attribution._baselines import baselines_of
 from robustcls.attribution._batches import images_per_pass, singly
-from robustcls.attribution._preparation import prepared, rescale_rules
+from robustcls.attribution._preparation import prepared
 
 
 def deeplift_shap(model: nn.Module, x: Tensor, target: Tensor, *, background: Tensor | None = None) -> Tensor:
@@ -16,16 +16,15 @@ def deeplift_shap(model: nn.Module, x: Tensor, target: Tensor, *, background: Te
     """
     from captum.attr import DeepLift
 
+    lift = DeepLift(prepared(model, x, "deeplift_shap", rescale=True))
     maps = []
-    with prepared(model, x, "deeplift_shap") as mended, rescale_rules(mended):
-        method = DeepLift(mended)
-        for image, one in singly(x.detach(), target):
-            baselines = baselines_of(image, background)
-            total = torch.zeros_like(image)
-            for part in baselines.split(images_per_pass(x)):
-                copies = image.expand(len(part), -1, -1, -1)
-                total += method.attribute(copies, part, one.expand(len(part))).detach().sum(0, keepdim=True)
-            maps.append(total / len(baselines))
+    for image, one in singly(x.detach(), target):
+        baselines = baselines_of(image, background)
+        total = torch.zeros_like(image)
+        for part in baselines.split(images_per_pass(x)):
+            copies = image.expand(len(part), -1, -1, -1)
+            total += lift.attribute(copies, part, one.expand(len(part))).detach().sum(0, keepdim=True)
+        maps.append(total / len(baselines))
     return torch.cat(maps)
 
 

@@ -1,11 +1,13 @@
 """GradCAM: a layer's channels, weighted by how much the logit rises with each."""
 
+from collections import Counter
+from contextlib import suppress
 from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution._layout import LAYOUTS, Grid, Watched, clear_grid_of, grid_of, watch
+from robustcls.attribution._layout import LAYOUTS, Grid, Watched, watch
 from robustcls.core.errors import InputError
 
 MIN_GRID = 4
@@ -84,29 +86,28 @@ def _choose(model: nn.Module, x: Tensor, layer: str | None, layout: str | None) 
     if layout is not None and layer is None:
         raise InputError(f'gradcam: layout is that of a layer: name it, as gradcam(layer="...", layout="{layout}")')
     modules = dict(model.named_modules())
-    if layer is None:
-        seen = watch(model, x, modules)
-        name, grid = _finest(seen, modules)
-    else:
-        if layer not in modules:
-            convolutions = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
-            near = get_close_matches(layer, modules, n=3, cutoff=0.4) or convolutions[-3:] or list(modules)[-3:]
-            raise InputError(f"gradcam: the model has no layer {layer!r}: the nearest are {', '.join(near)}")
-        seen = watch(model, x, modules)
-        name, grid = layer, _named(seen, layer, layout)
-    return name, grid, _is_embedding(seen, modules, name)
+    if layer is not None and layer not in modules:
+        convolutions = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
+        near = get_close_matches(layer, modules, n=3, cutoff=0.4) or convolutions[-3:] or list(modules)[-3:]
+        raise InputError(f"gradcam: the model has no layer {layer!r}: the nearest are {', '.join(near)}")
+    seen = watch(model, x, modules)
+    name, grid = _finest(seen, modules) if layer is None else (layer, _named(seen, layer, layout))
+    run = [module for one, _ in seen.runs if isinstance(module := modules[one], nn.Conv2d)]
+    # The only convolution, and it cuts the image into patches.
+    embedding = len(run) == 1 and run[0] is modules[name] and run[0].stride == run[0].kernel_size != (1, 1)
+    return name, grid, embedding
 
 
 def _named(seen: Watched, layer: str, layout: str | None) -> Grid:
     outputs = [output for name, output in seen.runs if name == layer]
     if len(outputs) != 1:
         raise InputError(f"gradcam: layer {layer!r} runs {len(outputs)} times in a pass: name a layer that runs once")
-    grid = grid_of(seen, layer, outputs[0], layout)
+    grid = seen.grid(layer, outputs[0], layout)
     if grid is None:
         shape = f" N,{','.join(map(str, outputs[0].shape[1:]))}" if isinstance(outputs[0], Tensor) else ""
         raise InputError(
             f"gradcam: layer {layer!r} has no grid: name a layer whose output{shape and ' is not' + shape + ' but'} is "
-            "N,C,H,W, N,H,W,C, or N,T,C with one token a patch"
+            "N,C,H,W, N,H,W,C, or N,T,C with one token per patch"
         )
     return grid
 
@@ -116,19 +117,21 @@ def _finest(seen: Watched, modules: dict[str, nn.Module]) -> tuple[str, Grid]:
 
     Of convolutions; of norms where a transformer follows these.
     """
-    once = [name for name, _ in seen.runs]
-    single = [(name, output) for name, output in seen.runs if once.count(name) == 1]
-    convolutions: list[int] = []  # places in `single`
+    counts = Counter(name for name, _ in seen.runs)
+    single = [(name, output) for name, output in seen.runs if counts[name] == 1]
+    grids: dict[int, Grid] = {}  # by place in `single`
+    convolutions: list[int] = []
     norms: list[int] = []
     for place, (name, output) in enumerate(single):
-        if isinstance(modules[name], nn.Conv2d):
-            convolutions.append(place)
-        elif seen.is_norm(output) and not any(single[norm][1] is output for norm in norms):
-            norms.append(place)
-    grids = {place: grid for place in (*convolutions, *norms) if (grid := clear_grid_of(seen, single[place][1]))}
-    convolutions = [place for place in convolutions if place in grids]
+        convolution = isinstance(modules[name], nn.Conv2d)
+        if not convolution and (not seen.is_norm(output) or any(single[norm][1] is output for norm in norms)):
+            continue
+        with suppress(InputError):  # where two layouts fit, another layer serves
+            if grid := seen.grid(name, output):
+                grids[place] = grid
+                (convolutions if convolution else norms).append(place)
     last = max(convolutions, default=-1)
-    norms = [place for place in norms if place in grids and place > last and min(grids[place].size) > 1]
+    norms = [place for place in norms if place > last and min(grids[place].size) > 1]
     usable = convolutions
     if len(norms) >= BLOCKS or not convolutions:
         usable = _with_slopes(seen, norms, [single[place][1] for place in norms], grids) or convolutions
@@ -152,11 +155,3 @@ def _with_slopes(seen: Watched, places: list[int], outputs: list[Tensor], grids:
         for place, slope in zip(places, slopes, strict=True)
         if slope is not None and grids[place].take(slope).any()
     ]
-
-
-def _is_embedding(seen: Watched, modules: dict[str, nn.Module], name: str) -> bool:
-    """Whether the layer is the model's only convolution, and cuts the image into patches."""
-    convolutions = [module for one, _ in seen.runs if isinstance(module := modules[one], nn.Conv2d)]
-    if len(convolutions) != 1 or convolutions[0] is not modules[name]:
-        return False
-    return convolutions[0].stride == convolutions[0].kernel_size != (1, 1)

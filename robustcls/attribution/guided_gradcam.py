@@ -14,19 +14,18 @@ def guided_gradcam(
 
     x: N,C,H,W in [0, 1]; target: N. For comparison with other people's pictures: guided backpropagation restores edges
     of the image whatever the weights, and fails the sanity checks (Adebayo et al. 2018, arXiv:1810.03292). layer, layout:
-    as for `gradcam`. Works on a mended copy of the model (`preparation`). Raises InputError where a module cannot be
-    mended.
+    as for `gradcam`. Works on a prepared copy of the model (`_preparation`). Raises InputError where a module cannot be
+    prepared.
     """
     from captum.attr import GuidedBackprop
 
     coarse = gradcam(model, x, target, layer=layer, layout=layout)
-    with prepared(model, x, "guided_gradcam") as mended:
-        return coarse[:, None] * GuidedBackprop(mended).attribute(x.detach().clone().requires_grad_(), target).detach()
+    guided = GuidedBackprop(prepared(model, x, "guided_gradcam"))
+    return coarse[:, None] * guided.attribute(x.detach().clone().requires_grad_(), target).detach()
 
 
 def note(model: nn.Module, x: Tensor, *, layer: str | None, layout: str | None = None) -> str:
-    where = describe_layer(model, x, layer=layer, layout=layout)
-    with prepared(model, x, "guided_gradcam") as mended:
-        if not any(isinstance(module, nn.ReLU) for module in mended.modules()):
-            where += "; without ReLU the gradient is the plain one"
-    return f"fails the sanity checks of Adebayo et al. 2018; {where}"
+    text = f"fails the sanity checks of Adebayo et al. 2018; {describe_layer(model, x, layer=layer, layout=layout)}"
+    if not any(isinstance(module, nn.ReLU) for module in prepared(model, x, "guided_gradcam").modules()):
+        text += "; without ReLU the gradient is the plain one"
+    return text

@@ -19,10 +19,10 @@ def kernel_shap(
 ) -> Tensor:
     """Shapley values of superpixels (Lundberg and Lee 2017, arXiv:1705.07874): N,H,W.
 
-    x: N,C,H,W in [0, 1]; target: N. Signed, in logits; each pixel carries its superpixel's value. The values add up,
-    once a superpixel, to logit(x) - logit(baseline).
-    Needs no gradient. samples: subsets, the same for every image. reference: the images that superpixels are made of,
-    such as the clean ones for adversarial x; None takes x. Raises InputError for fewer samples than segments.
+    x: N,C,H,W in [0, 1]; target: N. Signed, in logits; each pixel has its superpixel's value, and the values of all
+    superpixels add up to logit(x) - logit(baseline). Needs no gradient. samples: subsets, the same for every image.
+    reference: the images that superpixels are made of, such as the clean ones for adversarial x; None takes x. Raises
+    InputError for fewer samples than segments.
     """
     from captum.attr import KernelShap
 

@@ -1,1 +1,4 @@
-"""Speed on this machine: contestants in processes of their own, taking turns, against the limit of the arithmetic."""
+"""Speed on this machine: training, attacks and explanations beside the rate of a large matrix product.
+
+Comparisons with other libraries are in the repository, under experiments/contests.
+"""

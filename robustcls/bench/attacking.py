@@ -1,276 +1,83 @@
-"""Contestants of the attack suite, on the same model and samples; each in its own process.
+"""The speed of attacks: the cascade of an evaluation with its self-checks, in each way of computing that the device has."""
 
-A contestant's time runs from clean predictions to its own verdicts. The bench judges its examples again afterwards.
-"""
-
-import logging
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, nn
 
-from robustcls.bench.config import BASELINE
-from robustcls.bench.training import Task
-from robustcls.bench.workloads import plain_pgd
-from robustcls.core.gradients import frozen
-from robustcls.core.losses import predict_labels
+from robustcls.bench.training import Result, Task, parse_workload, threat_of
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.judge import judge, suite_attacks
-from robustcls.runtime.device import exact_fp32, keep_freed_memory, resolve_batch_size
+from robustcls.evaluation.attacks import suite_attacks
+from robustcls.evaluation.evaluate import evaluate_subject
+from robustcls.evaluation.plan import make_plan
+from robustcls.evaluation.subject import make_subject
+from robustcls.results.records import Evaluation
+from robustcls.runtime.device import exact_fp32, has_bf16
+from robustcls.runtime.memory import peak_memory_mb
 
-Strike = Callable[[Tensor, Tensor], Tensor]  # x, y -> x_adv
-STANDARD = "pyautoattack standard"
-APGD = "pyautoattack's two APGD"
-SLOW = "ART AutoAttack"  # takes part only where it is asked for
-EXACT = "robustcls, exact fp32"  # without TF32 or bf16: the others must agree with it
-AUTOATTACK_BATCH = 250  # its own default
-
-
-@dataclass
-class Answer:
-    """What a contestant made of N samples."""
-
-    seconds: float
-    x_adv: Tensor  # N,C,H,W
-    stands: Tensor  # N, right on the clean image and not fooled, by its own word
-    precision: str = "fp32"
-    attacks: list[dict[str, Any]] = field(default_factory=list)  # where it tells: each stage with its time and passes
+EXACT = ", exact fp32"  # without TF32 or bf16: the other ways must agree with it
+WAYS = {"": "", EXACT: "exact", ", bf16 first": "bf16", ", compiled": "compiled"}
+AGREED = 0.3  # points of robust accuracy between exact fp32 and any other way
 
 
-Runner = Callable[[nn.Module, Tensor, Tensor, ThreatModel, Task], Answer]
+def ways_of(device: torch.device) -> list[str]:
+    """The ways of computing, beside the default, that mean something on the device."""
+    return ["exact"] + ["bf16"] * has_bf16(device) + ["compiled"] * (device.type == "cuda")
 
 
-@dataclass(frozen=True)
-class Contestant:
-    name: str
-    run: Runner
-    reference: str  # the contestant of the same contest that it is compared with
-    package: str = ""  # the module that it needs, where it is a peer
-    way: str = ""  # of searching: exact, bf16 or compiled, for the cuda suite alone
-
-
-def cascade(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    task: Task,
-    *,
-    specs: Callable[[Task], Sequence[str]],
-    way: str = "",
-) -> Answer:
-    """The cascade of robustcls, with the self-checks that an evaluation makes, in one of the ways of a contestant."""
-    keep_freed_memory()
+def timed_evaluation(
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, attacks: Sequence[str], task: Task, way: str = ""
+) -> tuple[float, Evaluation]:
+    """Seconds of an evaluation of images N,C,H,W in one way of computing, and the evaluation."""
     precision: str = {"exact": "fp32", "bf16": "bf16"}.get(way) or task["precision"]
 
-    def run(count: int, attacks: Sequence[str]):
-        return judge(
-            model, x[:count], y[:count], threat, attacks,
-            kind="bench", precision=precision, compiled=way == "compiled", batch_size=task["batch_size"], seed=task["seed"],
+    def run(count: int, attacks: Sequence[str]) -> Evaluation:
+        subject = make_subject(model, x[:count], y[:count], threat)
+        plan = make_plan(
+            subject, attacks, precision=precision, compiled=way == "compiled", batch_size=task["batch_size"],
+            seed=task["seed"],
         )  # fmt: skip
+        return evaluate_subject(subject, plan)
 
     with exact_fp32() if way == "exact" else nullcontext():
-        run(8, ["pgd(steps=2)"])
+        run(8, ["pgd(steps=2)"])  # warms up
         started = time.perf_counter()
-        judged = run(len(y), specs(task))
-        seconds = time.perf_counter() - started
-    evaluation = judged.evaluation
-    attacks = [asdict(attack) for attack in evaluation.attacks]
-    return Answer(
-        seconds, judged.outcome.x_adv, judged.outcome.standing(judged.y), evaluation.provenance.precision, attacks
-    )
+        evaluation = run(len(y), attacks)
+        return time.perf_counter() - started, evaluation
 
 
-def in_batches(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    task: Task,
-    *,
-    make: Callable[[nn.Module, Tensor, ThreatModel, Task], Strike],
-    warm_up: bool = True,
-) -> Answer:
-    """An attack that gives examples and no verdicts, in fp32 on all samples: they are predicted before and after."""
-    strike = make(model, x, threat, task)
-    if warm_up:
-        strike(x[:8], y[:8])
-    size = batch_size_of(task, x)
-    started, examples, stands = time.perf_counter(), [], []
-    for images, labels in zip(x.split(size), y.split(size), strict=True):
-        with torch.no_grad():
-            right = predict_labels(model(images)) == labels
-        x_adv = strike(images, labels)
-        with torch.no_grad():
-            stands.append((right & (predict_labels(model(x_adv)) == labels)).cpu())
-        examples.append(x_adv)
-    return Answer(time.perf_counter() - started, torch.cat(examples), torch.cat(stands))
+def time_attacks(workload: str, model: nn.Module, x: Tensor, y: Tensor, task: Task, way: str, flops: float) -> Result:
+    """One measurement of `fast`, `standard` or `pgdN`. flops: of a forward pass; a gradient by the input costs the same."""
+    kind, steps = parse_workload(workload)
+    attacks = [f"pgd(steps={steps})"] if kind == "pgd" else suite_attacks(workload, task["norm"])
+    seconds, found = timed_evaluation(model, x, y, threat_of(task), attacks, task, way)
+    passes = sum(attack.forwards + attack.backwards for attack in found.attacks)
+    return {
+        "seconds": seconds,
+        "images_per_second": len(y) / seconds,
+        "flop_per_second": passes * flops / seconds,
+        "precision": found.provenance.precision,
+        "clean_accuracy": found.clean.accuracy,
+        "robust_accuracy": found.robust.accuracy,
+        "peak_memory_mb": peak_memory_mb(),
+    }
 
 
-def batch_size_of(task: Task, x: Tensor) -> int:
-    """The same for all that do not bring one of their own."""
-    return resolve_batch_size(task["batch_size"], x.shape[1:], x.device)
-
-
-def plain(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task) -> Strike:
-    """A plain fp32 loop."""
-    generator = torch.Generator(x.device).manual_seed(task["seed"])
-    return lambda x, y: plain_pgd(model, x, y, threat, task["steps"], generator)
-
-
-def foolbox(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task) -> Strike:
-    """foolbox's PGD, through its PyTorchModel."""
-    import foolbox as fb
-
-    wrapped = fb.PyTorchModel(model, bounds=(0, 1), device=x.device)
-    families: dict[str, Any] = {"linf": fb.attacks.LinfPGD, "l2": fb.attacks.L2PGD, "l1": fb.attacks.L1PGD}
-    made = families[threat.norm](abs_stepsize=_step_size(threat, task), steps=task["steps"], random_start=True)
-    return lambda x, y: made(wrapped, x, y, epsilons=threat.eps)[1]
-
-
-def torchattacks(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task) -> Strike:
-    """torchattacks' PGD."""
-    import torchattacks as ta
-
-    family = {"linf": ta.PGD, "l2": ta.PGDL2}.get(threat.norm)
-    if family is None:
-        raise ValueError(f"torchattacks has no PGD in {threat.norm}")
-    return family(model, eps=threat.eps, alpha=_step_size(threat, task), steps=task["steps"])
-
-
-def art(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task) -> Strike:
-    """ART's PGD: the class that picks the implementation in PyTorch for a PyTorchClassifier."""
-    from art.attacks.evasion import ProjectedGradientDescent
-
-    made = ProjectedGradientDescent(
-        _art_classifier(model, x), norm=_art_norm(threat), eps=threat.eps, max_iter=task["steps"],
-        eps_step=min(_step_size(threat, task), threat.eps),  # it takes no longer ones
-        num_random_init=1, batch_size=batch_size_of(task, x), verbose=False,
-    )  # fmt: skip
-    return _on_arrays(made)
-
-
-def art_autoattack(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task) -> Strike:
-    """ART's own AutoAttack, with its own composition: APGD twice, DeepFool, Square."""
-    from art.attacks.evasion import AutoAttack
-
-    made = AutoAttack(
-        _art_classifier(model, x), norm=_art_norm(threat), eps=threat.eps, eps_step=2 * threat.eps,
-        batch_size=batch_size_of(task, x),
-    )  # fmt: skip
-    return _on_arrays(made)
-
-
-def pyautoattack(
-    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, task: Task, *, only: Sequence[str] = ()
-) -> Answer:
-    """The reference code of AutoAttack's standard version; `only`: some of its attacks, as that version sets them."""
-    from pyautoattack import AutoAttack
-
-    logging.getLogger("auto-attack").disabled = True
-    norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[threat.norm]
-    made = AutoAttack(model, norm=norm, eps=threat.eps, seed=task["seed"], version="standard", device=str(x.device))
-    made.verbose = False
-    if only:
-        made.attacks_to_run = list(only)
-    with torch.no_grad():
-        others = model(x[:1]).shape[1] - 1
-    for family in (made.apgd_targeted, made.fab):  # with fewer classes, as many targets as there are
-        family.n_target_classes = min(family.n_target_classes, others)
-    plain_pgd(model, x[:8], y[:8], threat, 2, torch.Generator(x.device).manual_seed(task["seed"]))  # warms up
-    started = time.perf_counter()
-    x_adv, predicted = made.run_standard_evaluation(x, y, batch_size=AUTOATTACK_BATCH)
-    stands = (predicted == y).cpu()
-    return Answer(time.perf_counter() - started, x_adv, stands)
-
-
-def _pgd(name: str, make: Callable[..., Strike], package: str = "") -> Contestant:
-    return Contestant(name, partial(in_batches, make=make), BASELINE, package)
-
-
-def _ours(name: str, specs: Callable[[Task], Sequence[str]], reference: str) -> Contestant:
-    return Contestant(f"robustcls{name}", partial(cascade, specs=specs), reference)
-
-
-def _our_ways(specs: Callable[[Task], Sequence[str]], reference: str) -> list[Contestant]:
-    """As it runs by default, and in the other ways that can be asked for."""
-    names = {"exact": EXACT, "bf16": "robustcls, bf16 first", "compiled": "robustcls, compiled"}
-    return [
-        _ours("", specs, reference),
-        *(Contestant(name, partial(cascade, specs=specs, way=way), reference, way=way) for way, name in names.items()),
-    ]
-
-
-def _single(ours: str, theirs: str) -> list[Contestant]:
-    reference = f"pyautoattack {theirs}"
-    return [
-        _ours(f" {ours}", lambda task: [ours], reference),
-        Contestant(reference, partial(pyautoattack, only=[theirs]), reference, "pyautoattack"),
-    ]
-
-
-CONTESTS: dict[str, list[Contestant]] = {
-    "pgd": [
-        _pgd(BASELINE, plain),
-        *_our_ways(lambda task: [f"pgd(steps={task['steps']})"], BASELINE),
-        _pgd("foolbox", foolbox, "foolbox"),
-        _pgd("torchattacks", torchattacks, "torchattacks"),
-        _pgd("ART", art, "art"),
-    ],
-    "fast": [
-        *_our_ways(lambda task: suite_attacks("fast", task["norm"]), APGD),
-        Contestant(APGD, partial(pyautoattack, only=["apgd-ce", "apgd-t"]), APGD, "pyautoattack"),
-    ],
-    "autoattack": [
-        _ours(" standard", lambda task: suite_attacks("standard", task["norm"]), STANDARD),
-        _ours(" fast", lambda task: suite_attacks("fast", task["norm"]), STANDARD),
-        Contestant(STANDARD, pyautoattack, STANDARD, "pyautoattack"),
-        Contestant(SLOW, partial(in_batches, make=art_autoattack, warm_up=False), STANDARD, "art"),
-    ],
-    "single": [
-        *_single("apgd_ce", "apgd-ce"),
-        *_single("apgd_t", "apgd-t"),
-        *_single("fab_t", "fab-t"),
-        *_single("square", "square"),
-    ],
-}
-
-
-def run_contestant(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, task: Task) -> Answer:
-    """The turn of task["contestant"] in task["contest"]."""
-    warnings.simplefilter("ignore")  # of peers
-    torch.manual_seed(task["seed"])
-    numpy.random.seed(task["seed"])  # ART draws from it
-    contestant = next(one for one in CONTESTS[task["contest"]] if one.name == task["contestant"])
-    with frozen(model):
-        return contestant.run(model, x, y, threat, task)
-
-
-def _step_size(threat: ThreatModel, task: Task) -> float:
-    return 2.5 * threat.eps / task["steps"]
-
-
-def _art_classifier(model: nn.Module, x: Tensor):
-    from art.estimators.classification import PyTorchClassifier
-
-    with torch.no_grad():
-        num_classes = model(x[:1]).shape[1]
-    return PyTorchClassifier(
-        model, loss=nn.CrossEntropyLoss(), input_shape=tuple(x.shape[1:]), nb_classes=num_classes,
-        clip_values=(0.0, 1.0), device_type="gpu" if x.is_cuda else "cpu",
-    )  # fmt: skip
-
-
-def _art_norm(threat: ThreatModel) -> float | int:
-    return {"linf": float("inf"), "l2": 2, "l1": 1}[threat.norm]
-
-
-def _on_arrays(made: Any) -> Strike:
-    return lambda x, y: torch.from_numpy(made.generate(x.cpu().numpy(), y.cpu().numpy())).to(x.device)
+def agreement(exact: Result, others: Mapping[str, Result], n: int) -> dict[str, Any]:
+    """Whether every way gives the robust accuracy of exact fp32, within AGREED points. n: samples."""
+    points = {
+        name: 100 * (row["robust_accuracy"] - exact["robust_accuracy"])
+        if "seconds" in row and "seconds" in exact
+        else None
+        for name, row in others.items()
+    }
+    found = {"points": points, "limit": AGREED, "n": n}
+    differences = [abs(value) for value in points.values() if value is not None]
+    if len(differences) < len(points) or not points:
+        return found | {"status": "not_run", "reason": "a measurement did not finish"}
+    if 100 / n > AGREED:
+        return found | {"status": "not_run", "reason": f"one sample of {n} is more than {AGREED} points"}
+    return found | {"status": "pass" if max(differences) <= AGREED + 1e-9 else "fail"}

@@ -1,112 +1,89 @@
 """The options of the benchmark."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from robustcls.core.config import option
 from robustcls.core.errors import InputError, unknown
 from robustcls.core.options import RuntimeOptions
 from robustcls.core.plugins import names
 
-# With their usual number of rounds: all but pgd take minutes.
-CONTESTS = {"pgd": 3, "fast": 1, "autoattack": 1, "single": 1}
-BASELINE = "plain fp32 loop"  # what all are compared with
-TRAININGS = ("clean", "fgsm_rs", "pgd10", "trades10")
-EVALUATIONS = {"pgd20": "pgd", "fast": "fast"}  # workloads of the cuda suite, by the contest that they are
+TRAININGS = ("clean", "fgsm_rs", "pgd3", "pgd10", "trades10")
+ATTACKS = ("pgd20", "fast", "standard")
+WORKLOADS: dict[str, tuple[str, ...]] = {  # of a suite, where no others are named
+    "train": ("pgd3",),
+    "attack": ("pgd20",),
+    "explain": (),
+    "cuda": ("clean", "fgsm_rs", "pgd10", "trades10", "pgd20", "fast"),
+    "all": ("pgd3", "pgd20"),
+}
 
 
 @dataclass(kw_only=True)
 class BenchConfig(RuntimeOptions):
+    GROUP: ClassVar[str] = "Benchmark"
+
     suite: Literal["train", "attack", "explain", "cuda", "all"] = option(
-        "all", "What is measured; all: the first three."
-    )
-    contest: tuple[str, ...] = option(
-        (),
-        "Contest of the attack suite: pgd, fast, autoattack, single or all; repeatable.  [default: pgd]",
-        metavar="NAME",
+        "all",
+        "What to measure; all: train, attack and explain; cuda: training and attacks of whole architectures on a GPU.",
     )
     workload: tuple[str, ...] = option(
         (),
-        f"Workload of the cuda suite: {', '.join((*TRAININGS, *EVALUATIONS))}; repeatable.  [default: all]",
+        f"Training ({', '.join(TRAININGS)}) or attacks ({', '.join(ATTACKS)}) to measure, in place of the suite's; "
+        "repeatable.",
         metavar="NAME",
     )
     method: tuple[str, ...] = option(
-        (), "Attribution method of the explain suite; repeatable.  [default: all]", metavar="NAME"
+        (), "Attribution method of the suite explain; repeatable.  [default: all]", metavar="NAME"
     )
-    data: str = option("digits", "Data set.", metavar="SPEC")
-    data_dir: str | None = option(None, "Where downloaded data sets lie.", metavar="DIR")
+    data: str = option("digits", "Data set.", metavar="SPEC", group="Data")
+    data_dir: str | None = option(None, "Folder of downloaded data sets.", metavar="DIR", group="Data")
     arch: str | None = option(
         None,
         "Architecture to train, or of a state dict.  [default: vgg16(width=0.25); in the suite cuda vgg16, then resnet18]",
         metavar="SPEC",
+        group="Model",
     )
     model: str | None = option(
         None,
         "Model to attack or explain, as `robustcls attack` takes it.  [default: one trained for a few seconds]",
         metavar="M",
+        group="Model",
     )
-    mean: str | None = option(None, "Normalisation of foreign weights, such as 0.49,0.48,0.45.", metavar="M,M,M")
-    std: str | None = option(None, "The same, such as 0.25,0.24,0.26.", metavar="S,S,S")
-    norm: Literal["linf", "l2", "l1"] = option("linf", "Norm of the perturbation.")
-    eps: str = option("8/255", "Its radius.", metavar="EPS")
-    train_steps: int = option(3, "PGD steps in training.")
-    attack_steps: int = option(20, "PGD steps in the contest pgd.")
-    art_autoattack: bool = option(False, "ART's AutoAttack too in the contest autoattack; it is slow.")
-    updates: int = option(20, "Updates that each training contestant makes in a round.")
+    mean: str | None = option(
+        None, "Normalisation of foreign weights, such as 0.49,0.48,0.45.", metavar="M,M,M", group="Model"
+    )
+    std: str | None = option(None, "The same, such as 0.25,0.24,0.26.", metavar="S,S,S", group="Model")
+    norm: Literal["linf", "l2", "l1"] = option("linf", "Norm of the perturbation.", group="Attack")
+    eps: str = option("8/255", "Its radius.", metavar="EPS", group="Attack")
+    updates: int = option(20, "Optimiser updates per measurement of training.")
     n: int | None = option(
-        None, "Images that each contestant attacks, or explains at most, in a round.  [default: 256; suite cuda 10000]"
+        None, "Images to attack, and at most to explain.  [default: 256; in the suite cuda 10000]", group="Data"
     )
     rounds: int | None = option(
-        None,
-        "Rounds; in each, every contestant has its turn.  [default: 3 in the suite train and the contest pgd, else 1]",
+        None, "Times that everything is measured; medians are shown.  [default: 3; in the suites explain and cuda 1]"
     )
-    out: str | None = option(None, "Also write the measurements as JSON.", metavar="FILE.json")
+    out: str | None = option(None, "Also write the measurements as JSON.", metavar="FILE.json", group="Output")
 
     def __post_init__(self) -> None:
-        for name in ("train_steps", "attack_steps", "n", "rounds"):
+        for name, least in (("n", 1), ("rounds", 1), ("updates", 4)):  # the first two updates only warm up
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name.replace('_', '-')} {value} is too small: give 1 or more")
-        if self.updates < 4:
-            raise InputError(f"--updates {self.updates} is too small: give 4 or more, as the first two only warm up")
-        for contest in self.contest:
-            if contest not in (*CONTESTS, "all"):
-                raise unknown("contest", contest, (*CONTESTS, "all"))
-        if self.suite == "cuda" and self.attack_steps != 20:
-            raise InputError(f"--attack-steps {self.attack_steps}: the suite cuda measures pgd20, so leave it out")
+            if value is not None and value < least:
+                raise InputError(f"--{name} {value} is too small: give {least} or more")
         if self.suite == "cuda" and self.model and not self.arch:
             raise InputError(f"--model {self.model} is one architecture: give its --arch to the suite cuda")
-        if self.suite != "cuda" and self.workload:
-            raise InputError(f"--workload {self.workload[0]} belongs to --suite cuda: add that, or leave it out")
-        for workload in self.workload:
-            if workload not in (*TRAININGS, *EVALUATIONS):
-                raise unknown("workload", workload, (*TRAININGS, *EVALUATIONS))
-        for method in self.method:
-            if method not in names("attribution"):
-                raise unknown("attribution method", method, names("attribution"))
+        for kind, given, known in (
+            ("workload", self.workload, (*TRAININGS, *ATTACKS)),
+            ("attribution method", self.method, names("attribution")),
+        ):
+            for name in given:
+                if name not in known:
+                    raise unknown(kind, name, known)
 
     @property
-    def contests(self) -> list[str]:
-        """The contests that were asked for, the quickest first."""
-        asked = self.contest or ("pgd",)
-        return [name for name in CONTESTS if name in asked or "all" in asked]
+    def workloads(self) -> tuple[str, ...]:
+        return self.workload or WORKLOADS[self.suite]
 
     @property
-    def archs(self) -> list[str]:
-        """The architectures that are measured, one after another."""
-        return [self.arch] if self.arch else ["vgg16", "resnet18"] if self.suite == "cuda" else ["vgg16(width=0.25)"]
-
-    @property
-    def num_samples(self) -> int:
-        return self.n or (10_000 if self.suite == "cuda" else 256)
-
-    @property
-    def trainings(self) -> list[str]:
-        return [name for name in TRAININGS if name in (self.workload or TRAININGS)]
-
-    @property
-    def evaluations(self) -> list[str]:
-        return [name for name in EVALUATIONS if name in (self.workload or EVALUATIONS)]
-
-    def rounds_of(self, contest: str) -> int:
-        return self.rounds or CONTESTS[contest]
+    def archs(self) -> tuple[str, ...]:
+        return (self.arch,) if self.arch else ("vgg16", "resnet18") if self.suite == "cuda" else ("vgg16(width=0.25)",)

@@ -1,157 +1,36 @@
-"""The explain suite: images per second of each attribution method, beside captum called image by image."""
+"""The speed of attribution methods."""
 
-import statistics
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
 
-import captum.attr as captum
-import numpy as np
-import torch
-from captum._utils.models.linear_model import SkLearnRidge
 from torch import Tensor, nn
 
-from robustcls.attribution import explain
-from robustcls.attribution._baselines import baseline_of
-from robustcls.attribution._preparation import prepared, rescale_rules
-from robustcls.attribution._superpixels import segmented
-from robustcls.attribution.gradcam import layer_and_grid
-from robustcls.bench.subject import load_subject
-from robustcls.bench.turns import TurnError, hand_over, take_turn
-from robustcls.core import plugins
-from robustcls.core.errors import InputError
-from robustcls.core.files import atomic_write
-from robustcls.core.gradients import frozen
-from robustcls.data.images import Images
+from robustcls.attribution import explain_counted
+from robustcls.bench.training import Result
 from robustcls.runtime.device import wait_for
 from robustcls.runtime.memory import peak_memory_mb
 
-ROUNDS = 1
-FIRST = 4  # images whose maps are compared, and that tell how many can be explained in the time
+FIRST = 4  # images that tell how many can be explained in the time
 SECONDS = 3.0
-CAPTUM, OURS = "captum, image by image", "robustcls"
+Explain = Callable[[nn.Module, str, Tensor, Tensor, int], Tensor]
 
 
-def captum_map(model: nn.Module, method: str, x: Tensor, y: Tensor) -> Tensor:
-    """Captum's map of one image 1,C,H,W by the defaults of our method of that name."""
-    black, leaf = torch.zeros_like(x), x.clone().requires_grad_()
-    three = torch.cat([baseline_of(x, kind) for kind in ("black", "mean", "blur")])
-    options = plugins.resolved("attribution", method)
-    if "segments" in options:
-        options["feature_mask"] = segmented(x[0], options.pop("segments"))[None, None]
-    if method == "saliency":
-        return captum.Saliency(model).attribute(leaf, y)
-    if method == "input_x_gradient":
-        return captum.InputXGradient(model).attribute(leaf, y)
-    if method == "integrated_gradients":
-        return captum.IntegratedGradients(model).attribute(x, black, y, n_steps=options["steps"])
-    if method == "smoothgrad":
-        tunnel, samples = captum.NoiseTunnel(captum.Saliency(model)), options["samples"]
-        return tunnel.attribute(leaf, nt_samples=samples, stdevs=options["noise"], target=y, abs=False).abs()
-    if method == "gradient_shap":
-        return captum.GradientShap(model).attribute(x, three, n_samples=options["samples"], target=y)
-    if method == "occlusion":
-        side = min(x.shape[2:]) // 8
-        window, stride = (x.shape[1], side, side), (x.shape[1], side // 2, side // 2)
-        return captum.Occlusion(model).attribute(x, window, stride, black, y)[:, 0]
-    if method == "feature_ablation":
-        return captum.FeatureAblation(model).attribute(x, black, y, feature_mask=options["feature_mask"])[:, 0]
-    if method in ("lime", "kernel_shap"):
-        maker = captum.KernelShap(model) if method == "kernel_shap" else captum.Lime(model, SkLearnRidge(alpha=1.0))
-        return maker.attribute(x, black, y, feature_mask=options["feature_mask"], n_samples=options["samples"])[:, 0]
-    layer, _ = layer_and_grid(model, x)
-    if method == "gradcam":
-        maps = captum.LayerGradCam(model, model.get_submodule(layer)).attribute(x, y, relu_attributions=True)
-        return nn.functional.interpolate(maps, x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-    if method == "deeplift":
-        return captum.DeepLift(model).attribute(x, black, y)
-    if method == "deeplift_shap":
-        return captum.DeepLiftShap(model).attribute(x, three, y)
-    if method == "guided_gradcam":
-        guided = captum.GuidedGradCam(model, model.get_submodule(layer))
-        return guided.attribute(leaf, y, interpolate_mode="bilinear")
-    raise InputError(f"captum has no method {method}: the bench knows no peer of it")
+def our_maps(model: nn.Module, method: str, x: Tensor, y: Tensor, seed: int) -> Tensor:
+    return explain_counted(model, x, y, method, seed=seed)[0]
 
 
-def captum_loop(model: nn.Module, method: str, x: Tensor, y: Tensor, seed: int) -> Tensor:
-    maps = []
-    # Without the mended copy captum would be wrong here, not slower.
-    mend = (
-        prepared(model, x, method) if method in ("deeplift", "deeplift_shap", "guided_gradcam") else nullcontext(model)
-    )
-    with frozen(model), mend as model, rescale_rules(model):
-        for i in range(len(x)):
-            torch.manual_seed(seed)
-            np.random.seed(seed)
-            maps.append(captum_map(model, method, x[i : i + 1], y[i : i + 1]).detach())
-    return torch.cat(maps)
+def time_method(method: str, model: nn.Module, x: Tensor, y: Tensor, seed: int, explain: Explain = our_maps) -> Result:
+    """Images per second over as many images N,C,H,W as take a few seconds."""
 
+    def seconds_of(count: int) -> float:
+        wait_for(x.device)
+        started = time.perf_counter()
+        explain(model, method, x[:count], y[:count], seed)
+        wait_for(x.device)
+        return time.perf_counter() - started
 
-def ours(model: nn.Module, method: str, x: Tensor, y: Tensor, seed: int) -> Tensor:
-    return explain(model, x, y, method, seed=seed)
-
-
-CONTESTANTS: dict[str, Callable[..., Tensor]] = {CAPTUM: captum_loop, OURS: ours}
-
-
-def take_explain_turn(images: Images, task: dict[str, Any]) -> dict[str, Any]:
-    """One contestant: each method on as many images as it explains in a few seconds; the first maps in task["answer"]."""
-    model = load_subject(task, images).model
-    x, y = images.to(task["device"]).batch()
-    make, device = CONTESTANTS[task["contestant"]], torch.device(task["device"])
-    make(model, task["methods"][0], x[:1], y[:1], task["seed"])  # captum's import is nobody's time
-    rates, first = {}, {}
-    for method in task["methods"]:
-        seconds, maps = _timed(make, model, method, x[:FIRST], y[:FIRST], task["seed"], device)
-        first[method] = maps.cpu().float()
-        count = max(FIRST, min(len(x), int(SECONDS * FIRST / seconds)))
-        seconds, _ = _timed(make, model, method, x[:count], y[:count], task["seed"], device)
-        rates[method] = {"images": count, "seconds": seconds}
-    with atomic_write(task["answer"], "TMPDIR") as part:
-        torch.save(first, part)
-    return {"rates": rates, "peak_memory_mb": peak_memory_mb(), "threads": torch.get_num_threads()}
-
-
-def _timed(
-    make: Callable[..., Tensor], model: nn.Module, method: str, x: Tensor, y: Tensor, seed: int, device: torch.device
-) -> tuple[float, Tensor]:
-    wait_for(device)
-    started = time.perf_counter()
-    maps = make(model, method, x, y, seed)
-    wait_for(device)
-    return time.perf_counter() - started, maps
-
-
-def run_explain_suite(
-    images: Images, task: dict[str, Any], home: Path, rounds: int | None, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Rounds in which both explain the same images; the median of the ratios, and how far the maps differ."""
-    file, count = hand_over(images, home / "explain.images"), rounds or ROUNDS
-    methods = list(task["methods"])
-    task = task | {"images": file, "answer": str(home / "maps.pt"), "suite": "explain"}
-    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTESTANTS}
-    maps: dict[str, dict[str, Tensor]] = {}
-    for number in range(count):
-        for name, results in turns.items():
-            say(f"  round {number + 1}/{count}: {name}")
-            try:
-                results.append(take_turn(home, task | {"contestant": name}))
-            except TurnError as failure:
-                raise InputError(f"bench contestant {name!r} failed: {failure}") from None
-            maps[name] = torch.load(task["answer"], weights_only=True)
-    rows = {}
-    for method in methods:
-        speeds = {
-            name: [turn["rates"][method]["images"] / turn["rates"][method]["seconds"] for turn in results]
-            for name, results in turns.items()
-        }
-        one, other = maps[OURS][method], maps[CAPTUM][method]
-        rows[method] = {
-            "images_per_second": statistics.median(speeds[OURS]),
-            "captum_images_per_second": statistics.median(speeds[CAPTUM]),
-            "ratio": statistics.median(a / b for a, b in zip(speeds[OURS], speeds[CAPTUM], strict=True)),
-            "largest_difference": ((one - other).abs().max() / other.abs().max()).item(),
-        }
-    return {"n": len(images), "model": task["model_name"], "rows": rows, "rounds": turns}
+    seconds_of(1)  # imports captum, warms up
+    count = max(FIRST, min(len(x), int(SECONDS * FIRST / seconds_of(FIRST))))
+    seconds = seconds_of(count)
+    rate = {"images": count, "seconds": seconds, "images_per_second": count / seconds}
+    return rate | {"precision": "fp32", "peak_memory_mb": peak_memory_mb()}

@@ -1,6 +1,5 @@
-"""What a training contestant is measured on: the run that all start from, its speed, and the memory of its epochs."""
+"""The speed of training. A workload is clean, fgsm_rs, pgdN or tradesN, with N steps."""
 
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,24 +8,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data.images import Images
-from robustcls.data.splits import choose
-from robustcls.runtime.device import keep_freed_memory
-from robustcls.runtime.memory import peak_memory_mb, resident_mb
+from robustcls.runtime.flops import FlopCounter
+from robustcls.runtime.memory import peak_memory_mb
 from robustcls.training.config import TrainConfig
-from robustcls.training.loop import train
 from robustcls.training.run import Run
 
 WARM_UP = 2
-EPOCHS, EPOCH_BATCHES = 4, 6
+COUNTED = 8  # images of the update whose operations are counted
+BETA = 6.0
+FGSM_STEP = 1.25  # of eps (Wong et al. 2020, arXiv:2001.03994)
+VARIANTS: dict[str, dict[str, Any]] = {  # options of a run; all but the first are for CUDA
+    "": {},
+    ", compiled": {"compile": True},
+    ", CUDA graphs": {"compile": True, "cuda_graphs": True},
+}
 Task = dict[str, Any]
 Result = dict[str, Any]
+
+
+def options_of(workload: str, threat: ThreatModel) -> dict[str, Any]:
+    """A workload as fields of TrainConfig."""
+    kind, steps = parse_workload(workload)
+    if kind == "clean":
+        return {"adv": "none", "objective": "standard"}
+    if kind == "fgsm_rs":
+        return {"adv": f"fgsm(random_start=True, step_size={FGSM_STEP * threat.eps})"}
+    return {"adv": f"pgd(steps={steps})", "objective": f"trades(beta={BETA})" if kind == "trades" else "adversarial"}
+
+
+def parse_workload(workload: str) -> tuple[str, int]:
+    """`pgd10` as pgd and 10 steps; one step where no number is given."""
+    kind = workload.rstrip("0123456789")
+    return kind, int(workload[len(kind) :] or 1)
+
+
+def threat_of(task: Task) -> ThreatModel:
+    return ThreatModel(task["norm"], parse_eps(task["eps"]))
 
 
 def make_run(
     images: Images, task: Task, *, val: Images | None = None, folder: Path = Path("unused"), **changes: Any
 ) -> Run:
-    """The run that all contestants start from: no augmentation, a constant rate."""
+    """The run that is measured: no augmentation, a constant learning rate."""
     options = {
         "data": "bench", "arch": task["arch"], "norm": task["norm"], "eps": task["eps"], "epochs": 10_000, "lr": 0.02,
         "schedule": "constant", "augment": "none", "batch_size": task["batch_size"], "device": task["device"],
@@ -35,55 +60,23 @@ def make_run(
     return Run(TrainConfig(**options | changes), folder, images, images if val is None else val)
 
 
-def our_updates(run: Run) -> Iterator[Tensor]:
-    """The loss of each update of a run, for ever."""
+def updates_of(run: Run) -> Iterator[Tensor]:
+    """The loss of each update of a run, without end."""
     while True:
-        run.begin_epoch()
+        run.state.train_mode()
         for x, y in run.batches():
-            loss = run.step(run, x, y)
-            run.note(loss, y, 0.0)
-            yield loss.total
-        run.epoch, run.batch = run.epoch + 1, 0
+            yield run.state.train_step(x, y).total
+        run.state.epoch, run.state.batch = run.state.epoch + 1, 0
 
 
-def epochs(images: Images, task: Task) -> Result:
-    """Short epochs of robustcls with validation and files: memory of each, and the time of one validation.
-
-    task["val_images"]: how many images the data set has for validation, at most.
-    """
-    keep_freed_memory()
-    memory: list[float] = []
-    some = choose(images, max(EPOCH_BATCHES * task["batch_size"], TrainConfig.val_n))
-    val = choose(images, task["val_images"])  # of the training images, for only the time counts
-    with tempfile.TemporaryDirectory() as folder:
-        adv = f"pgd(steps={task['steps']})"
-        run = make_run(some, task, val=val, folder=Path(folder), adv=adv, epochs=EPOCHS, on_collapse="ignore")
-        train(run, lambda _: None, lambda _: memory.append(_epoch_memory_mb()))
-    return {
-        "memory_per_epoch_mb": memory,
-        "memory_peak_mb": max(*memory, peak_memory_mb()),
-        "memory_growth_mb": memory[-1] - memory[1],
-        "val_seconds": _validation_seconds(run),
-    }
-
-
-def _epoch_memory_mb() -> float:
-    """On CUDA the peak since the last call, else what is resident now; 0 where it cannot be told."""
-    if not torch.cuda.is_available():
-        return resident_mb()
-    peak = peak_memory_mb()
-    torch.cuda.reset_peak_memory_stats()
-    return peak
-
-
-def _validation_seconds(run: Run) -> float:
-    started = time.perf_counter()
-    run.validate(run.config.val_n)
-    return time.perf_counter() - started
+def time_training(workload: str, images: Images, task: Task, **options: Any) -> Result:
+    """Images per second of a workload, without validation and files."""
+    run = make_run(images, task, **options_of(workload, threat_of(task)), **options)
+    return measure(updates_of(run), task, run.batch_size, run.precision)
 
 
 def measure(updates: Iterator[Tensor], task: Task, batch_size: int, precision: str) -> Result:
-    """Images a second over task["updates"] updates, of which the first warm up; each gives its loss."""
+    """Images per second over task["updates"] updates, of which the first two warm up; each yields its loss."""
     losses: list[Tensor] = []
     started = 0.0
     for number, loss in zip(range(task["updates"]), updates, strict=False):
@@ -100,3 +93,13 @@ def measure(updates: Iterator[Tensor], task: Task, batch_size: int, precision: s
         "losses": [float(value) for value in losses],
         "peak_memory_mb": peak_memory_mb(),
     }
+
+
+def update_flops(workload: str, images: Images, task: Task) -> float:
+    """Floating-point operations per image of one update, attack included, counted in fp32."""
+    few = images.take(torch.arange(COUNTED))
+    options = options_of(workload, threat_of(task))
+    run = make_run(few, task | {"batch_size": COUNTED, "precision": "fp32"}, **options)
+    with FlopCounter() as counter:
+        next(updates_of(run))
+    return counter.total / COUNTED

@@ -1,29 +1,24 @@
 """`robustcls attack`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from robustcls.cli.console import note, percent, progress, table, wrap
-from robustcls.cli.options import MODEL_HELP, build, config_option, options
-from robustcls.cli.places import check_not_lost, keep_earlier, name_of, overwrite_option
+from robustcls.cli.options import MODEL_HELP, GroupedCommand, build, config_option, options
+from robustcls.cli.places import check_not_lost, command_line, default_out, keep_earlier, name_of, overwrite_option
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stdout, is_stream
 from robustcls.evaluation.config import AttackConfig
-from robustcls.results.balance import (
-    measures_by_class,
-    needs_balance,
-    say_absent,
-    say_counts,
-    say_others,
-    what_is_estimated,
-)
-from robustcls.results.records import Evaluation
+
+if TYPE_CHECKING:
+    from robustcls.results.records import Evaluation
 
 INCONCLUSIVE = 3  # an attack failed on an error of its own, so the number is not what was asked for
 
 
-@click.command("attack")
+@click.command("attack", cls=GroupedCommand)
 @click.option(
     "--model",
     required=True,
@@ -66,10 +61,11 @@ def command(
     """
     config = build(AttackConfig, flags, config_file)
 
-    from robustcls.cli.judging import chosen_attacks, judge_subject, set_task
-    from robustcls.cli.subject import default_out, load_subject
+    from robustcls.evaluation.evaluate import evaluate_subject, record_options
     from robustcls.evaluation.examples import save_examples as save
     from robustcls.evaluation.journal import Journal
+    from robustcls.evaluation.plan import choose_attacks, plan_from
+    from robustcls.evaluation.subject import load_subject
     from robustcls.runtime.device import keep_freed_memory
     from robustcls.runtime.world import join_world
 
@@ -87,19 +83,22 @@ def command(
             check_not_lost(target, [name_of(model)], overwrite)
         journal = Journal(target.with_name(f"{target.name}.partial"), resume=resume, world=world)
         kept = None if is_stream(target) else journal
-        attacks = chosen_attacks(config, config.norm or "linf")
-        subject = load_subject(model, config, config.n, attacks, shared=config.transfer_from is not None)
-        task = set_task(subject, config)
+        choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
+        subject = load_subject(model, config)
+        plan = plan_from(config, subject)
         for line in subject.notes:
             note(line, quiet)
         try:
-            judged = judge_subject(subject, config, task, progress(quiet), journal=kept, world=world)
+            evaluation = evaluate_subject(
+                subject, plan, journal=kept, world=world, progress=progress(quiet), command=command_line()
+            )
+            record_options(evaluation, config)
             if not world.first:
                 return 0
             if not out and not overwrite:
-                keep_earlier(target, judged.evaluation, names=not config.redact_names)
-            judged.evaluation.save(target)
-            examples = save(save_examples, judged) if save_examples else 0
+                keep_earlier(target, evaluation, names=not config.redact_names)
+            evaluation.save(target)
+            examples = save(save_examples, evaluation) if save_examples else 0
         except BaseException:
             if kept and kept.mark and kept.is_empty():
                 kept.remove()
@@ -109,15 +108,17 @@ def command(
         if kept:
             kept.remove()
     aside = is_stdout(target) or is_stdout(save_examples)  # what a file fills is no place for words
-    click.echo(summarise(judged.evaluation), err=aside)
+    click.echo(summarise(evaluation), err=aside)
     click.echo(f"\n{target}", err=aside)
     if save_examples:
         click.echo(f"{save_examples}: {examples} adversarial examples", err=aside)
-    return INCONCLUSIVE if any(attack.error for attack in judged.evaluation.attacks) else 0
+    return INCONCLUSIVE if any(attack.error for attack in evaluation.attacks) else 0
 
 
-def summarise(evaluation: Evaluation) -> str:
+def summarise(evaluation: "Evaluation") -> str:
     """The evaluation in at most 80 columns."""
+    from robustcls.results.balance import what_is_estimated
+
     rows = [["none (clean)", "", "", f"{evaluation.clean.accuracy:.1%}", "", ""]]
     for attack in evaluation.attacks:
         after = "failed" if attack.error else f"{attack.robust_accuracy:.1%}"
@@ -153,8 +154,10 @@ def summarise(evaluation: Evaluation) -> str:
     return "\n".join(line if "\n" in line else wrap(line, indent=9) for line in lines)
 
 
-def _by_class(evaluation: Evaluation) -> list[str]:
+def _by_class(evaluation: "Evaluation") -> list[str]:
     """Which classes have no sample; counts, and what does not depend on them, where accuracy alone would mislead."""
+    from robustcls.results.balance import measures_by_class, needs_balance, say_absent, say_counts, say_others
+
     lines = [f"         {absent}" for absent in [say_absent(evaluation)] if absent]
     if not needs_balance(evaluation):
         return lines

@@ -11,46 +11,41 @@ from robustcls.bench.config import BenchConfig
 from robustcls.cli.bench_tables import Show, render
 from robustcls.cli.console import markdown as as_markdown
 from robustcls.cli.console import note, table
-from robustcls.cli.options import build, config_option, options
+from robustcls.cli.options import GroupedCommand, build, config_option, options
 from robustcls.core.claims import claim
 from robustcls.core.errors import InputError
 from robustcls.core.files import atomic_write, check_writable, is_stdout, is_stream
 
 
-@click.command("bench")
+@click.command("bench", cls=GroupedCommand)
 @click.argument("file", required=False, metavar="[FILE.json]")
 @click.option("--markdown", is_flag=True, help="Print Markdown tables, for a README.")
+@click.option("--contest", hidden=True, multiple=True)
 @config_option
 @options(BenchConfig)
-def command(flags: dict, config_file: str | None, file: str | None, markdown: bool) -> None:
-    """Measure the speed of training, attack and explanation on this machine, beside a plain fp32 loop and the peers installed.
+def command(flags: dict, config_file: str | None, file: str | None, markdown: bool, contest: tuple[str, ...]) -> None:
+    """Measure the speed of training, attacks and explanations on this machine.
 
-    Contestants run one after another in processes of their own, in rounds; ratios are taken within a round. The limit is the
-    arithmetic of the network over the rate of a large matrix product, measured here.
+    The limit is the rate of a large matrix product, measured here: a table says which share of it was reached.
+    Attacks are measured in each way of computing that the device has, and must give the robust accuracy of exact fp32.
 
-    The training suite also measures what validation takes of an epoch, at this accuracy and at most, and memory over epochs.
-
-    The attack suite has four contests: pgd, at equal steps (the default); fast, beside the two APGD of AutoAttack's own code;
-    autoattack, the suites standard and fast beside all of that code; single, each attack of AutoAttack beside the same attack
-    of that code. All examples are judged again by the bench.
-
-    The cuda suite trains and evaluates whole architectures: a card's images and operations a second, its memory, and whether
-    low precision gives the robust accuracy that fp32 gives.
-
-    FILE.json, written by an earlier bench, is only printed.
-
-    The explain suite gives each attribution method's images per second, beside captum called image by image.
+    The suite cuda trains and attacks whole architectures. FILE.json, written by an earlier bench, is only printed.
+    Comparisons with other libraries are in the repository, under experiments/contests.
 
     \b
       robustcls bench
       robustcls bench --suite train --arch "vgg16(width=1.0)" --rounds 5
-      robustcls bench --suite attack --model ckpt.pt --n 512 --out bench.json
+      robustcls bench --suite attack --model ckpt.pt --workload fast --n 512
       robustcls bench --suite explain --model ckpt.pt
-      robustcls bench --suite attack --contest all --model mylab.models:net
       robustcls bench --suite cuda --arch vgg16 --data cifar10 --out bench.json
       robustcls bench bench.json --markdown
     """
     show = as_markdown if markdown else table
+    if contest:
+        raise click.UsageError(
+            f"--contest {contest[0]}: comparisons with other libraries have moved to the repository: "
+            f"python -m experiments.contests --suite attack --contest {contest[0]}"
+        )
     if file:
         if flags or config_file:
             raise click.UsageError(f"{file} is only printed: leave out the other options, but for --markdown")
@@ -69,7 +64,7 @@ def command(flags: dict, config_file: str | None, file: str | None, markdown: bo
 
 def measure(config: BenchConfig) -> dict[str, Any]:
     """The measurements, which are also written where that was asked; a file has what there is so far."""
-    from robustcls.bench.contest import run_bench
+    from robustcls.bench.suites import run_bench
 
     def save(result: dict[str, Any]) -> None:
         if config.out:

@@ -2,12 +2,9 @@
 
 import click
 
+from robustcls.cli.console import interval, table, wrap
 from robustcls.cli.console import markdown as as_markdown
-from robustcls.cli.console import table, wrap
 from robustcls.core.errors import InputError
-from robustcls.results.balance import measures_by_class, needs_balance, say_absent, say_others, what_is_estimated
-from robustcls.results.comparison import find_mismatch, pair
-from robustcls.results.records import Evaluation
 
 
 @click.command("compare")
@@ -24,6 +21,11 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
     """
     if len(files) < 2:
         raise click.UsageError("compare needs two evaluations or more: give their JSON files")
+
+    from robustcls.results.balance import measures_by_class, needs_balance, say_absent, say_others, what_is_estimated
+    from robustcls.results.comparison import find_mismatch, pair
+    from robustcls.results.records import Evaluation
+
     evaluations = [Evaluation.load(file) for file in files]
     for file, evaluation in zip(files[1:], evaluations[1:], strict=True):
         if reason := find_mismatch([evaluations[0], evaluation]):
@@ -31,11 +33,12 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
     names = [f"{chr(65 + i)} {e.model.name}" for i, e in enumerate(evaluations)]
     first, *others = evaluations
     rows = [
-        (name, f"{e.clean.accuracy:.1%}", _interval(e.clean.ci95), f"{e.robust.accuracy:.1%}", _interval(e.robust.ci95))
+        (name, f"{e.clean.accuracy:.1%}", interval(e.clean.ci95), f"{e.robust.accuracy:.1%}", interval(e.robust.ci95))
         for name, e in zip(names, evaluations, strict=True)
     ]
     differences = [
-        (f"{name[0]} - {names[0][0]}", one.part, f"{one.difference:+.1%}", f"[{one.low:+.1%}, {one.high:+.1%}]", f"{one.p:.2g}")
+        (f"{name[0]} - {names[0][0]}", one.part, f"{one.difference:+.1%}", interval((one.low, one.high), "+.1%"),
+         f"{one.p:.2g}")
         for name, other in zip(names[1:], others, strict=True)
         for one in pair(first, other)
     ]  # fmt: skip
@@ -63,7 +66,3 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
         for said in dict.fromkeys(filter(None, (*map(say_absent, evaluations), *map(say_others, evaluations)))):
             click.echo(wrap(said))
     click.echo(wrap(threat))
-
-
-def _interval(ci95: list[float]) -> str:
-    return f"[{ci95[0]:.1%}, {ci95[1]:.1%}]"

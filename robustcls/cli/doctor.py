@@ -2,7 +2,6 @@
 
 import os
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -11,7 +10,6 @@ from packaging.requirements import Requirement
 from robustcls.cli.console import wrap
 
 EXTRAS = {  # what each optional dependency is for; which there are, the package's own metadata says
-    "bench": "contestants of robustcls bench",
     "dev": "tests and checks of robustcls itself",
     "dicom": "DICOM images",
     "heic": "photos as .heic",
@@ -63,8 +61,7 @@ def extras() -> list[str]:
         missing = [name for name, state in states.items() if state.endswith(" missing") or ", needs " in state]
         lines.append(f"  {extra:<14}" + (f"missing: pip install 'robustcls[{extra}]'" if missing else "installed"))
         lines.append(wrap(f"{'':<16}{EXTRAS.get(extra, '')}: {', '.join(states.values())}", indent=16))
-    found = "installed" if find_spec("torchattacks") else "missing: pip install torchattacks"
-    return [*lines, f"  {'no extra':<14}torchattacks {found}  (a contestant of bench)"]
+    return lines
 
 
 def _needs(extra: str) -> list[Requirement]:

@@ -1,36 +1,35 @@
 """`robustcls explain`."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from robustcls.cli.console import note, table
-from robustcls.cli.options import MODEL_HELP, build, config_option, options
-from robustcls.cli.places import check_not_lost, name_of, overwrite_option
+from robustcls.cli.options import MODEL_HELP, GroupedCommand, build, config_option, options
+from robustcls.cli.places import check_not_lost, command_line, default_out, name_of, overwrite_option
 from robustcls.core import plugins
 from robustcls.core.claims import claim
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable
 from robustcls.evaluation.config import METHODS, ExplainConfig
-from robustcls.results.records import Measures
+
+if TYPE_CHECKING:
+    from robustcls.evaluation.subject import Subject
 
 
-@click.command("explain")
-@click.option(
-    "--model",
-    required=True,
-    metavar="M",
-    help=MODEL_HELP,
-)
+@click.command("explain", cls=GroupedCommand)
+@click.option("--model", required=True, metavar="M", help=MODEL_HELP)
 @overwrite_option
 @config_option
 @options(ExplainConfig)
 def command(flags: dict, config_file: str | None, model: str, overwrite: bool) -> None:
     """Draw attribution maps of clean and adversarial images, and measure whether they can be trusted.
 
-    Writes maps.npz, measures.json and a PNG for each of some samples. Measured are, on the samples that the model gets
-    right: how like the maps of clean and adversarial images are, beside noise and a random map; completeness, insertion and
+    Writes maps.npz, measures.json and a PNG for each of some samples. Measured are, on the correctly classified samples:
+    how alike the maps of clean and adversarial images are, beside noise and a random map; completeness, insertion and
     deletion, infidelity, sensitivity; and whether maps change with the weights and with the class.
 
     \b
@@ -41,8 +40,6 @@ def command(flags: dict, config_file: str | None, model: str, overwrite: bool) -
     """
     config = build(ExplainConfig, flags, config_file)
 
-    from robustcls.cli.subject import default_out
-
     folder = Path(config.out) if config.out else default_out(model, "explain")
     check_writable(folder / "maps.npz", inputs=[model])
     if not config.out:
@@ -51,81 +48,70 @@ def command(flags: dict, config_file: str | None, model: str, overwrite: bool) -
     for method in methods:
         plugins.resolved("attribution", method)
     with claim(folder, folder=True):
-        draw_all(config, model, methods, folder)
+        explain_all(config, model, methods, folder)
 
 
-def draw_all(config: ExplainConfig, model: str, methods: Sequence[str], folder: Path) -> None:
+def explain_all(config: ExplainConfig, model: str, methods: Sequence[str], folder: Path) -> None:
     """Writes the files, and says which, once the model is found good."""
-    from robustcls.cli.pictures import draw_pictures
-    from robustcls.cli.subject import load_subject
+    from robustcls.api import attack
+    from robustcls.evaluation.attacks import as_attack
+    from robustcls.evaluation.explain import explain_subject, supported_methods
+    from robustcls.evaluation.subject import load_subject
 
-    subject = load_subject(model, config, config.n, [config.attack])
+    named = as_attack(config.attack)
+    subject = load_subject(model, config)
+    subject.threat.check_options(named.text, named.options)
+    say = partial(note, quiet=config.quiet)
     for line in subject.notes:
-        note(line, config.quiet)
-    methods = carried_methods(subject, methods, config.method, config.quiet)
+        say(line)
+    methods = supported_methods(subject, methods, strict=bool(config.method), say=say)
     if not methods:
-        raise InputError("the model carries none of the default methods: name one with --method, such as occlusion")
+        raise InputError("the model supports none of the default methods: name one with --method, such as occlusion")
     describe_methods(subject, methods, config.quiet)
-    for path in draw_pictures(subject, config, methods, folder):
+    craft = partial(
+        attack, subject.model, subject.x, subject.y, subject.threat, config.attack, seed=config.seed,
+        index=subject.index, progress=not config.quiet,
+    )  # fmt: skip
+    for path in explain_subject(subject, config, methods, folder, craft=craft, command=command_line(), say=say):
         if path.name == "measures.json":
-            note(f"\n{summarise(path)}\n", config.quiet)
+            say(f"\n{summarise(path)}\n")
         click.echo(path)
 
 
-def carried_methods(subject, methods: Sequence[str], named: Sequence[str], quiet: bool) -> list[str]:
-    """The methods that the model can carry, tried on one image before an attack is paid for.
-
-    Raises InputError where one cannot be carried that was named by the user.
-    """
-    from robustcls.attribution import explain_counted
-
-    x, _ = subject.images.batch(slice(1))
-    carried = []
-    for method in methods:
-        try:
-            explain_counted(subject.loaded.model, x, method=method)
-        except InputError as error:
-            if named:
-                raise
-            note(f"left out: {error}", quiet)
-        else:
-            carried.append(method)
-    return carried
-
-
-def describe_methods(subject, methods: Sequence[str], quiet: bool) -> None:
+def describe_methods(subject: "Subject", methods: Sequence[str], quiet: bool) -> None:
     """Says what a reader of the maps must know, such as the layer of GradCAM and its grid."""
     from robustcls.attribution import note as describe
 
-    x, _ = subject.images.batch(slice(1))
     for method in () if quiet else methods:
-        if text := describe(subject.loaded.model, x, method):
+        if text := describe(subject.model, subject.x[:1], method):
             note(f"{method}: {text}")
 
 
-SHOWN = (  # of the likeness of a clean image's map to others: who, and its heading
-    ("adversarial", "kept", "kept"), ("adversarial", "flipped", "flipped"), ("benign_noise", "", "noise"),
-    ("random_map", "", "random"),
-)  # fmt: skip
+COMPARED = {  # what a clean image's map is compared with: label in the measures, heading
+    ("adversarial", "kept"): "kept", ("adversarial", "flipped"): "flipped", ("benign_noise", ""): "noise",
+    ("random_map", ""): "random",
+}  # fmt: skip
 
 
 def summarise(path: Path) -> str:
     """The measures in a file measures.json, for a terminal."""
+    from robustcls.results.records import Measures
+
     found = Measures.load(path).explanations
     if not found.n:
-        return f"Nothing was measured: {found.attack} moved no sample that the model gets right."
+        return f"Nothing was measured: {found.attack} changed no correctly classified sample."
     rows, failures = [], []
-    for its in found.methods:
-        medians = {(like.against, like.label): like.measures["spearman"].median for like in its.likeness}
-        bad = [check.id for check in its.checks if check.status == "fail"]
-        cells = [medians.get(who[:2]) for who in SHOWN]
-        rows.append((its.method, *("-" if cell is None else f"{cell:.2f}" for cell in cells), str(len(bad))))
-        failures += [f"{its.method} fails {', '.join(bad)}"] if bad else []
+    for one in found.methods:
+        medians = {(like.against, like.label): like.measures["spearman"].median for like in one.likeness}
+        failed = [check.id for check in one.checks if check.status == "fail"]
+        cells = ["-" if (value := medians.get(key)) is None else f"{value:.2f}" for key in COMPARED]
+        rows.append((one.method, *cells, str(len(failed))))
+        failures += [f"{one.method} fails {', '.join(failed)}"] if failed else []
     lines = [
-        f"{found.n} samples that the model gets right and {found.attack} moved; {found.flipped} of them flipped.",
+        f"{found.n} correctly classified samples that {found.attack} changed; {found.flipped} of them flipped.",
         "Median rank correlation of the clean image's map with that of the adversarial",
         "image (label kept, flipped), of noise of the same norm, and with a random map:",
-        table(("", *(name for _, _, name in SHOWN), "checks failed"), rows),
+        table(("", *COMPARED.values(), "checks failed"), rows),
         *failures,
     ]
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """`robustcls gate`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.sax.saxutils import quoteattr
 
 import click
@@ -8,11 +9,11 @@ import click
 from robustcls.cli.console import mark, wrap
 from robustcls.core.errors import InputError
 from robustcls.core.files import atomic_write, check_writable
-from robustcls.results.policy import Criterion, Policy, Verdict, judge
-from robustcls.results.records import Evaluation
-from robustcls.results.thresholds import FAIL, INCONCLUSIVE, PASS, THRESHOLDS, UNJUDGED
 
-STATUS = {FAIL: 1, INCONCLUSIVE: 3}
+if TYPE_CHECKING:
+    from robustcls.results.policy import Criterion, Verdict
+
+STATUS = {"FAIL": 1, "INCONCLUSIVE": 3}
 
 
 @click.command("gate")
@@ -34,6 +35,10 @@ def command(
       robustcls gate evaluation.json --min-robust 0.40 --min-clean 0.75
       robustcls gate evaluation.json --policy policy.toml --junit gate.xml
     """
+    from robustcls.results.policy import Policy, judge
+    from robustcls.results.records import Evaluation
+    from robustcls.results.thresholds import PASS, THRESHOLDS
+
     if policy_file is None and min_robust is None and min_clean is None:
         raise click.UsageError("a gate needs a threshold: give --min-robust or --min-clean, or --policy")
     policy = Policy.load(policy_file, min_clean=min_clean, min_robust=min_robust)
@@ -50,17 +55,17 @@ def command(
     return STATUS.get(verdict.status, 0)
 
 
-def _line(criterion: Criterion) -> str:
+def _line(criterion: "Criterion") -> str:
     """What became of a threshold or a condition, marked; further lines are indented to its text."""
     text = f"{criterion.asked}: {criterion.measured}" if criterion.measured else criterion.reason
-    start = "  " if criterion.status == UNJUDGED else f"  {mark(criterion.status)}"
+    start = "  " if criterion.status == "NOT JUDGED" else f"  {mark(criterion.status)}"
     return wrap(start + text, indent=len(start))
 
 
-def junit_xml(name: str, verdict: Verdict) -> str:
+def junit_xml(name: str, verdict: "Verdict") -> str:
     """A test case for each criterion, the diagnostics among them; a failure element where it fails or stays open."""
     bad = sum(one.status in STATUS for one in verdict.criteria)
-    skipped = sum(one.status == UNJUDGED for one in verdict.criteria)
+    skipped = sum(one.status == "NOT JUDGED" for one in verdict.criteria)
     cases = "".join(_case(name, one) for one in verdict.criteria)
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -69,12 +74,12 @@ def junit_xml(name: str, verdict: Verdict) -> str:
     )
 
 
-def _case(file: str, criterion: Criterion) -> str:
+def _case(file: str, criterion: "Criterion") -> str:
     message = _attribute(criterion.reason)
     inside = ""
     if criterion.status in STATUS:
         inside = f"<failure type={_attribute(criterion.status)} message={message}/>"
-    elif criterion.status == UNJUDGED:
+    elif criterion.status == "NOT JUDGED":
         inside = f"<skipped message={message}/>"
     title = _attribute(f"{criterion.name}: {criterion.asked}")
     return f"<testcase classname={_attribute(file)} name={title}>{inside}</testcase>\n"

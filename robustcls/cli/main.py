@@ -12,7 +12,7 @@ from typing import NoReturn, TextIO
 import click
 
 from robustcls import __version__
-from robustcls.core.errors import InputError, unknown
+from robustcls.core.errors import InputError, as_flags, unknown
 from robustcls.core.files import FULL
 
 SUMMARIES = {
@@ -63,17 +63,25 @@ def cli(debug: bool) -> None:
     """
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command line. 0 done, 1 the gate failed, 2 wrong usage or input, 3 inconclusive, 130 interrupted."""
+def main(
+    arguments: Sequence[str] | None = None, command: click.Command | None = None, name: str = "robustcls"
+) -> NoReturn:
+    """Runs the command line, or another command by the same rules.
+
+    0 done, 1 the gate failed, 2 wrong usage or input, 3 inconclusive, 130 interrupted.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     # --debug is taken anywhere, as one adds it to a line that has just failed.
     arguments = [argument for argument in arguments if argument != "--debug"]
+    with suppress(OSError):  # where the folder is gone
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())  # so that module:callable is found in it, as by `python -m robustcls`
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows its code
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = cli.main(arguments or ["--help"], prog_name="robustcls", standalone_mode=False)
+        status = (command or cli).main(arguments or ["--help"], prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted")
@@ -81,16 +89,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader of a pipe, such as head, has gone
         status = 0
     except Exception as error:
-        status = _complain(error, debug)
+        status = _complain(error, debug, next((word for word in arguments if word in SUMMARIES), ""))
     _drop_unwritten(sys.stdout)
     _drop_unwritten(sys.stderr)
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _complain(error: Exception, debug: bool) -> int:
+def _complain(error: Exception, debug: bool, command: str) -> int:
     if debug:
         traceback.print_exc()
     message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    if isinstance(error, InputError) and command:
+        from robustcls.cli.options import flags_of
+
+        message = as_flags(message, flags_of(importlib.import_module(f"robustcls.cli.{command}").command))
     if isinstance(error, click.UsageError) and error.ctx is not None:
         message = f"{message.rstrip('.?')}; see {error.ctx.command_path} --help"
     if isinstance(error, OSError) and error.errno in FULL:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -14,6 +15,15 @@ MODEL_HELP = (
     "Checkpoint, state dict (with --arch), torchvision/NAME, timm/NAME, FILE.onnx, or module:callable: a torch.nn.Module, "
     "or a function without arguments that makes one, that sees [0, 1] pixels."
 )
+PYTHON = {"attacks": "attack", "path": "out"}  # names of options in Python that are not the flag's
+GROUPS = (
+    "Data", "Model", "Attack", "Optimisation", "Explanation", "Report", "Benchmark", "Runtime", "Output",
+)  # fmt: skip
+OWN = {  # groups of options that a command declares itself; the others are about its output
+    "model": "Model", "models": "Model", "policy_file": "Report", "min_robust": "Report", "min_clean": "Report",
+    "title": "Report", "index_folder": "Report", "resume": "Runtime", "dry_run": "Runtime", "config_file": "Runtime",
+    "help": "Runtime",
+}  # fmt: skip
 T = TypeVar("T")
 Command = Callable[..., Any]
 
@@ -33,10 +43,18 @@ def options(config: type) -> Callable[[Command], Command]:
 
         decorated: Command = collect
         for field in reversed(fields):
-            decorated = _click_option(field, hints[field.name])(decorated)
+            group = field.metadata.get("group") or _group_of(config, field.name)
+            decorated = _click_option(field, hints[field.name], group)(decorated)
         return decorated
 
     return decorate
+
+
+def flags_of(command: click.Command | None) -> dict[str, str]:
+    """The command's flags by the names of the options in Python."""
+    names = [name for parameter in command.params for name in parameter.opts] if command else []
+    flags = {name.lstrip("-").replace("-", "_"): name for name in names if name.startswith("--")}
+    return flags | {python: flags[name] for python, name in PYTHON.items() if name in flags}
 
 
 def config_option(command: Command) -> Command:
@@ -50,7 +68,35 @@ def build(config: type[T], flags: Mapping[str, Any], config_file: str | None) ->
     return resolve(config, read_toml(config_file) if config_file else {}, flags)
 
 
-def _click_option(field: dataclasses.Field, hint: Any) -> Callable[[Command], Command]:
+class _Option(click.Option):
+    """An option with the group that it has in the help."""
+
+    def __init__(self, *arguments: Any, group: str, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.group = group
+
+
+class GroupedCommand(click.Command):
+    """A command whose help shows its options in groups."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {name: [] for name in GROUPS}
+        for parameter in self.get_params(context):
+            group = getattr(parameter, "group", OWN.get(parameter.name or "", "Output"))
+            if record := parameter.get_help_record(context):
+                groups[group].append(record)
+        for name, records in groups.items():
+            if records:
+                with formatter.section(f"{name} options"):
+                    formatter.write_dl(records)
+
+
+def _group_of(config: type, name: str) -> str:
+    """The GROUP of the class that declares the option."""
+    return next(getattr(base, "GROUP", "Output") for base in config.__mro__ if name in inspect.get_annotations(base))
+
+
+def _click_option(field: dataclasses.Field, hint: Any, group: str) -> Callable[[Command], Command]:
     name = f"--{field.name.replace('_', '-')}"
     parts = [part for part in union_parts(hint) if part is not type(None)]
     kind = str if str in parts else parts[0]  # a number or a word arrives as text
@@ -70,4 +116,4 @@ def _click_option(field: dataclasses.Field, hint: Any) -> Callable[[Command], Co
         settings["metavar"] = field.metadata["metavar"]
     # The short form of --n is for torchrun, which takes --n for an abbreviation of its own options.
     names = ("-n", name) if name == "--n" else (name,)
-    return click.option(*names, field.name, help=help_text, **settings)
+    return click.option(*names, field.name, help=help_text, cls=_Option, group=group, **settings)

@@ -3,19 +3,22 @@
 import json
 import os
 import re
+import shlex
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from robustcls.cli.console import note
 from robustcls.core.errors import InputError
 from robustcls.core.files import is_stream
-from robustcls.reporting.scrub import scrub_text, without_arrays, without_file_names
-from robustcls.results.records import Evaluation
+
+if TYPE_CHECKING:
+    from robustcls.results.records import Evaluation
 
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace files of another model, or of somebody else, at the default place too."
@@ -30,10 +33,22 @@ def name_of(spec: str) -> str:
     return Path(spec).name if Path(spec).exists() else spec
 
 
+def default_out(spec: str, name: str) -> Path:
+    """`name` beside the model's file, or in the current folder for a model from code."""
+    return Path(spec).parent / name if Path(spec).exists() else Path(name)
+
+
+def command_line() -> str:
+    """The command as it was typed."""
+    return shlex.join(["robustcls", *sys.argv[1:]])
+
+
 def check_not_lost(path: Path, models: Iterable[str], overwrite: bool) -> None:
     """Raises InputError where there is a file about none of these models, by their names, and it is not to be replaced."""
     if overwrite or is_stream(path) or not path.is_file() or not path.stat().st_size:
         return
+    from robustcls.reporting.scrub import scrub_text
+
     before = models_of(path)
     wanted = {scrub_text(name) for name in models}
     if before & wanted or {_last(name) for name in before} & wanted:
@@ -42,11 +57,13 @@ def check_not_lost(path: Path, models: Iterable[str], overwrite: bool) -> None:
     raise InputError(f"{path} {whose}: move it away, or replace it with --overwrite")
 
 
-def keep_earlier(path: Path, new: Evaluation, *, images: bool = True, names: bool = True) -> None:
+def keep_earlier(path: Path, new: "Evaluation", *, images: bool = True, names: bool = True) -> None:
     """Copies an evaluation at `path` that holds what the new one does not to a name beside it, and says so.
 
     One that was kept before, and would lose nothing by it, is replaced. images, names: of image files, go with it.
     """
+    from robustcls.reporting.scrub import without_arrays, without_file_names
+
     old = _evaluation_at(path)
     if old is None or not loses(old, new):
         return
@@ -62,7 +79,7 @@ def keep_earlier(path: Path, new: Evaluation, *, images: bool = True, names: boo
     note(f"kept the earlier evaluation ({kind}, {threat}, n = {old.data.n}) as {kept}", quiet=False)
 
 
-def loses(old: Evaluation, new: Evaluation) -> bool:
+def loses(old: "Evaluation", new: "Evaluation") -> bool:
     """Whether the new evaluation, in the place of the old one, would leave out something that took time to measure."""
     return (
         _task(old) != _task(new)
@@ -73,14 +90,16 @@ def loses(old: Evaluation, new: Evaluation) -> bool:
     )
 
 
-def _task(found: Evaluation) -> str:
+def _task(found: "Evaluation") -> str:
     """Under what, by what and on what a model was judged, as text."""
     attacks = [[attack.name, attack.options, attack.alone is not None] for attack in found.attacks]
     data = [found.data.name, found.data.split]
     return json.dumps([asdict(found.threat), attacks, data], sort_keys=True, default=str)
 
 
-def _evaluation_at(path: Path) -> Evaluation | None:
+def _evaluation_at(path: Path) -> "Evaluation | None":
+    from robustcls.results.records import Evaluation
+
     try:
         return None if is_stream(path) or not path.is_file() else Evaluation.load(path)
     except InputError:
@@ -89,6 +108,8 @@ def _evaluation_at(path: Path) -> Evaluation | None:
 
 def models_of(path: Path) -> set[str]:
     """The names of the models that an evaluation, a measures.json, a report or a model card is about; none of other files."""
+    from robustcls.reporting.scrub import scrub_text
+
     try:
         text = path.read_text(encoding="utf-8")
         if card := _CARD.match(text):

@@ -5,13 +5,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from robustcls.cli.console import note, progress
-from robustcls.cli.options import MODEL_HELP, config_option, options
-from robustcls.cli.places import check_not_lost, keep_earlier, name_of, overwrite_option
+from robustcls.cli.options import MODEL_HELP, GroupedCommand, config_option, options
+from robustcls.cli.places import check_not_lost, command_line, keep_earlier, name_of, overwrite_option
 from robustcls.core import plugins
 from robustcls.core.claims import claim
 from robustcls.core.config import read_toml, resolve
@@ -19,16 +19,16 @@ from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stdout, is_stream
 from robustcls.evaluation.config import METHODS, ReportConfig, check_license
 from robustcls.evaluation.profiles import layered
-from robustcls.reporting.scrub import without_arrays, without_file_names
-from robustcls.results.balance import two_classes_of
-from robustcls.results.policy import Policy
-from robustcls.results.records import Evaluation
+
+if TYPE_CHECKING:
+    from robustcls.results.policy import Policy
+    from robustcls.results.records import Evaluation
 
 STATED = ("intended_use", "license", "positive")  # what is stated of a model, whether measured or only rendered
 RENDERING = {"quiet", "redact_names", *STATED}  # options that also hold where evaluations are only rendered
 
 
-@click.command("report")
+@click.command("report", cls=GroupedCommand)
 @click.argument("files", nargs=-1, metavar="[FILE.json]...")
 @click.option(
     "--model", "models", multiple=True, metavar="M", help=f"Attacked and explained first; repeatable. {MODEL_HELP}"
@@ -78,6 +78,10 @@ def command(
       robustcls report evaluation.json --model-card --license MIT
       robustcls report --index reports/
     """
+    from robustcls.reporting.scrub import without_arrays, without_file_names
+    from robustcls.results.policy import Policy
+    from robustcls.results.records import Evaluation
+
     specs = (*models, *files)
     if not specs and not index_folder:
         raise click.UsageError("nothing to report: give --model or an evaluation's FILE.json, or --index with a folder")
@@ -128,8 +132,10 @@ def command(
         click.echo(index(index_folder, policy=policy, title=None if specs else title))
 
 
-def state(evaluation: Evaluation, stated: Mapping[str, str]) -> Evaluation:
+def state(evaluation: "Evaluation", stated: Mapping[str, str]) -> "Evaluation":
     """The evaluation with what is stated of it by STATED; the file stays as it is. Raises InputError."""
+    from robustcls.results.balance import two_classes_of
+
     two_classes = evaluation.two_classes
     if "positive" in stated:
         two_classes = two_classes_of(evaluation, stated["positive"])
@@ -195,7 +201,10 @@ def unfinished_beside(path: Path) -> Path:
 
 
 def warn_of_what_stays(
-    files: Sequence[str], evaluations: Sequence[Evaluation], what: str, without: Callable[[Evaluation], Evaluation]
+    files: Sequence[str],
+    evaluations: Sequence["Evaluation"],
+    what: str,
+    without: Callable[["Evaluation"], "Evaluation"],
 ) -> None:
     """Says which files still hold what a page that is made from them leaves out."""
     if full := [file for file, found in zip(files, evaluations, strict=True) if without(found) != found]:
@@ -203,9 +212,9 @@ def warn_of_what_stays(
 
 
 def _write(
-    evaluations: Sequence[Evaluation],
+    evaluations: Sequence["Evaluation"],
     places: Places,
-    policy: Policy,
+    policy: "Policy",
     title: str | None,
     redact_images: bool,
     assets: str | None,
@@ -245,21 +254,22 @@ def measure(
     redact_images: bool,
     given: Collection[str] = (),
     overwrite: bool = False,
-) -> list[Evaluation]:
+) -> list["Evaluation"]:
     """Attacks and explains the models and writes their evaluations to outs, once every model is found good.
 
     redact_images: the evaluations hold no images and no maps, in no file. given: options that the user
     named, whose counts win over the budget of the profile. overwrite: keep no earlier evaluation.
     """
     from robustcls.cli.attack import summarise
-    from robustcls.cli.budgeting import make_plans
-    from robustcls.cli.explain import carried_methods, describe_methods
-    from robustcls.cli.judging import chosen_attacks, judge_subject, set_task
-    from robustcls.cli.subject import load_subject
-    from robustcls.core.options import parse_batch_size
-    from robustcls.evaluation.attack_checks import ATTACK_CHECKS
+    from robustcls.cli.explain import describe_methods
+    from robustcls.evaluation.budget import estimate
     from robustcls.evaluation.complete import complete
     from robustcls.evaluation.corrupted import read_published
+    from robustcls.evaluation.evaluate import evaluate_subject, record_options
+    from robustcls.evaluation.explain import supported_methods
+    from robustcls.evaluation.plan import choose_attacks, plan_from
+    from robustcls.evaluation.subject import load_subjects
+    from robustcls.reporting.scrub import without_arrays
     from robustcls.runtime.device import keep_freed_memory, resolve_batch_size, resolve_device
 
     keep_freed_memory()
@@ -267,44 +277,41 @@ def measure(
     for method in methods:
         plugins.resolved("attribution", method)
     files = read_published(Path(config.corruptions_from)) if config.corruptions_from else None
-    shared = len(models) > 1 or config.transfer_from is not None
-    subjects = [
-        load_subject(model, config, config.n, chosen_attacks(config, config.norm or "linf"), shared=shared)
-        for model in models
-    ]
+    choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
+    subjects = load_subjects(models, config)
     if files:  # hours before they are needed
         for subject in subjects:
-            files.numbered_as(subject.data.class_map).check_model(
-                subject.loaded.model, subject.images.batch(slice(1))[0]
-            )
+            files.numbered_as(subject.data_record.class_map).check_model(subject.model, subject.x[:1])
     wanted = methods if config.examples or config.maps_n else ()
-    carried = [carried_methods(subject, wanted, config.method, config.quiet) for subject in subjects]
-    tasks = [set_task(subject, config) for subject in subjects]
-    checks = ATTACK_CHECKS if config.checks == "all" else ()
+    say = partial(note, quiet=config.quiet)
+    supported = [supported_methods(one, wanted, strict=bool(config.method), say=say) for one in subjects]
+    plans = [plan_from(config, subject) for subject in subjects]
     evaluations = []
-    plans = make_plans(subjects, tasks, carried, config, given)
-    for model, plan, task, out, methods in zip(models, plans, tasks, outs, carried, strict=True):
-        subject = plan.subject
+    estimates = estimate(subjects, plans, supported, config, given)
+    for model, its, out, methods in zip(models, estimates, outs, supported, strict=True):
+        subject = its.subject
         note("\n".join([model, *subject.notes]), config.quiet)
         describe_methods(subject, methods, config.quiet)
-        budget = plan.begin(given, config.quiet)
-        judged = judge_subject(subject, config, task, progress(config.quiet), checks=checks, over=budget.over)
-        size = resolve_batch_size(
-            parse_batch_size(config.batch_size), judged.x.shape[1:], resolve_device(config.device)
+        budget, text = its.begin(given)
+        note(text, config.quiet)
+        found = evaluate_subject(
+            subject, its.plan, progress=progress(config.quiet), over=budget.over, command=command_line()
         )
-        if plan.reduced:
-            judged.evaluation.reduced["attacks"] = plan.reduced
-        unfinished, found = unfinished_beside(out), judged.evaluation
+        record_options(found, config)
+        size = resolve_batch_size(its.plan.batch_size, subject.x.shape[1:], resolve_device(config.device))
+        if its.reduced:
+            found.reduced["attacks"] = its.reduced
+        unfinished = unfinished_beside(out)
         kept: list[Path] = []
 
-        def save(path: Path, found: Evaluation = found, kept: list[Path] = kept) -> None:
+        def save(path: Path, found: "Evaluation" = found, kept: list[Path] = kept) -> None:
             (without_arrays(found) if redact_images else found).save(path)
             kept.append(path)
 
         try:
             complete(
-                subject.loaded.model, judged, config, methods, size, budget=budget, pace=plan.pace,
-                say=lambda text: note(text, config.quiet), done=partial(save, unfinished),
+                subject, found, config, methods, size, budget=budget, pace=its.pace,
+                say=say, done=partial(save, unfinished),
             )  # fmt: skip
         except BaseException:
             note(f"what was measured is kept in {unfinished}", config.quiet or not kept)
@@ -314,6 +321,7 @@ def measure(
         save(out)
         unfinished.unlink()
         note(f"\n{summarise(found)}\n\n{out}\n\n", config.quiet)
+        found.examples = None  # in memory of one model at a time
         evaluations.append(found)
     return evaluations
 

@@ -1,23 +1,18 @@
 """`robustcls train`."""
 
 import shlex
-import time
-from collections.abc import Container, Mapping
-from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import click
 
 from robustcls.cli.console import note, wrap
-from robustcls.cli.options import config_option, options
-from robustcls.core.config import read_toml, resolve
-from robustcls.core.errors import InputError
+from robustcls.cli.options import GroupedCommand, config_option, options
+from robustcls.core.config import read_toml
 from robustcls.core.progress import Bar, duration
 from robustcls.training.config import TrainConfig
 
 
-@click.command("train")
+@click.command("train", cls=GroupedCommand)
 @click.option("--resume", metavar="RUN", help="Go on with this run folder; it knows its configuration.")
 @click.option(
     "--dry-run", is_flag=True, help="Print the resolved configuration, cost and time of an epoch; train nothing."
@@ -47,114 +42,51 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
       robustcls train --resume runs/digits-vgg16-pgd-20260101-120000
       torchrun --nproc-per-node 2 -m robustcls train --out runs/two
     """
-    from robustcls.runtime.device import keep_freed_memory
+    from robustcls.runtime.device import keep_freed_memory, search_for_fastest_convolutions
     from robustcls.runtime.world import join_world
-    from robustcls.training.checkpoint import check_new, new_folder, read_last
+    from robustcls.training.loop import Interrupted, fit
+    from robustcls.training.recipe import configure
+    from robustcls.training.train import begin
 
-    began = time.perf_counter()
     keep_freed_memory()
+    search_for_fastest_convolutions()  # which a run that is to be deterministic turns off
     world = join_world()
-    config, given = None, set[str]()
+    task: dict[str, Any] = {"resume": resume, "quiet": bool(flags.get("quiet")), "world": world}
     if resume:
         if flags.keys() - {"quiet"} or config_file:
             name = min(flags.keys() - {"quiet"}, default="config").replace("_", "-")
             raise click.UsageError(f"--resume goes on with the run's own configuration: leave out --{name}")
-        folder = Path(resume)
     else:
         file = read_toml(config_file) if config_file else {}
-        config = configure(flags, file)
-        given = {name for name, value in (*file.items(), *flags.items()) if value is not None}
-        if world.size > 1 and not config.out:
+        task["config"] = configure(flags, file)
+        task["given"] = {name for name, value in (*file.items(), *flags.items()) if value is not None}
+        task["inputs"] = [config_file] if config_file else []
+        if world.size > 1 and not task["config"].out:
             raise click.UsageError("the processes of torchrun must agree on a run folder: give --out DIR")
-        folder = new_folder(config)
-    writes = not dry_run and (not resume or folder.is_dir())
-    with world.claim((folder, "--out"), folder=True) if writes else nullcontext():
-        restarted = world.restarts > 0 and (folder / "last.pt").exists()
-        content = None
-        if resume or restarted:
-            config, content = read_last(folder)
-            config.quiet = bool(flags.get("quiet"))
-        else:
-            check_new(folder, [config_file] if config_file else [])
-        assert config is not None
-        return work(config, folder, content, world, given=given, dry_run=dry_run, began=began)
-
-
-def work(
-    config: TrainConfig,
-    folder: Path,
-    content: dict[str, Any] | None,
-    world,
-    *,
-    given: Container[str],
-    dry_run: bool,
-    began: float,
-) -> int:
-    """Trains in the folder, on from the content of its last.pt, or only estimates; the exit status.
-
-    given: the options that the user chose, which stay as they are.
-    """
-    from robustcls.data.splits import load_training_data
-    from robustcls.runtime.device import search_for_fastest_convolutions
-    from robustcls.training.checkpoint import begin_folder, restore_state
-    from robustcls.training.epoch import rehearse
-    from robustcls.training.estimate import fit_epochs
-    from robustcls.training.loop import Interrupted, train
-    from robustcls.training.run import Run
-
-    config.quiet = config.quiet or not world.first
-    training, validation = load_training_data(
-        config.data or "digits",
-        seed=config.seed,
-        data_dir=config.data_dir,
-        skip_corrupt=config.skip_corrupt,
-        limit_train=config.limit_train,
-    )
-    remark = adapt_to(config, given, training, world) if content is None else ""
-    if not config.deterministic:
-        search_for_fastest_convolutions()
-    run = Run(config, folder, training, validation, world, resumed=content is not None)
-    if content:
-        restore_state(run, content)
-    else:
-        rehearse(run)
-        if config.minutes:
-            fit_epochs(run, began)
-    if dry_run:
-        estimated = estimate(run, remark)  # by all processes
-        if world.first:
-            click.echo(estimated)
-        return 0
-    if not content:
-        begin_folder(run, remark)
-    note(describe(run, remark), config.quiet)
-    if run.epoch >= config.epochs or run.stopped:
-        note(f"{folder} is finished: {run.stopped or f'{config.epochs} of {config.epochs} epochs'}", config.quiet)
-        return 0
-    with Progress(run) as progress:
-        try:
-            train(run, progress.batch, progress.epoch)
-        except Interrupted:
-            progress.close()
+    with begin(**task, dry_run=dry_run) as run:
+        if dry_run:
+            estimated = estimate(run)  # by all processes
             if world.first:
-                click.echo(
-                    f"interrupted and saved; go on with: robustcls train --resume {shlex.quote(str(folder))}", err=True
-                )
-            return 130
-    if world.first:
-        conclude(run)
+                click.echo(estimated)
+            return 0
+        quiet = run.config.quiet
+        note(describe(run), quiet)
+        if run.state.finished:
+            epochs = run.config.epochs
+            note(f"{run.folder} is finished: {run.state.stopped or f'{epochs} of {epochs} epochs'}", quiet)
+            return 0
+        with Progress(run) as progress:
+            try:
+                fit(run, progress.batch, progress.epoch)
+            except Interrupted:
+                progress.close()
+                if world.first:
+                    again = f"robustcls train --resume {shlex.quote(str(run.folder))}"
+                    click.echo(f"interrupted and saved; go on with: {again}", err=True)
+                return 130
+        if world.first:
+            conclude(run)
     return 0
-
-
-def adapt_to(config: TrainConfig, given: Container[str], training, world) -> str:
-    """Fits the recipe to so many images and to --init, as far as nothing else is given; says what changed."""
-    from robustcls.core.options import parse_batch_size
-    from robustcls.runtime.device import resolve_batch_size, resolve_device
-    from robustcls.training.recipe import adapt
-
-    size = training.pixels.shape[1:]
-    batch_size = resolve_batch_size(parse_batch_size(config.batch_size), size, resolve_device(config.device))
-    return adapt(config, given, len(training), batch_size, processes=world.size)
 
 
 def conclude(run) -> None:
@@ -162,14 +94,14 @@ def conclude(run) -> None:
     from robustcls.results.learning import at_chance, few_updates, first_rise
     from robustcls.results.overfitting import robust_overfitting
 
-    best = next(row for row in reversed(run.history) if row.epoch == run.best_epoch)
+    best = next(row for row in reversed(run.state.history) if row.epoch == run.state.best_epoch)
     adversarial = run.config.is_adversarial
     warnings = [
-        run.stopped and f"stopped: {run.stopped}",
-        few_updates(run.num_batches, run.config.epochs),
-        first_rise(run.history),
-        at_chance(run.history, run.chance, adversarial=adversarial),
-        adversarial and robust_overfitting(run.history, run.chance),
+        run.state.stopped and f"stopped: {run.state.stopped}",
+        few_updates(run.state.num_batches, run.config.epochs),
+        first_rise(run.state.history),
+        at_chance(run.state.history, run.chance, adversarial=adversarial),
+        adversarial and robust_overfitting(run.state.history, run.chance),
     ]
     for warning in filter(None, warnings):
         click.echo(wrap(f"{warning}"))
@@ -190,10 +122,10 @@ def attack_command(run) -> str:
     return shlex.join(words if has_test(run.config.data or "digits") else [*words, "--split", "val"])
 
 
-def estimate(run, remark: str = "") -> str:
+def estimate(run) -> str:
     """The resolved configuration as TOML, and in its comments what an epoch would cost."""
     from robustcls.core.config import to_toml
-    from robustcls.training.estimate import measure_cost
+    from robustcls.training.rehearsal import measure_cost
 
     cost = measure_cost(run)
     lines = [
@@ -205,37 +137,16 @@ def estimate(run, remark: str = "") -> str:
         f"run             {duration(cost.epoch_seconds * run.config.epochs)}, {run.config.epochs} epochs",
         f"peak memory     {cost.peak_memory_mb:,.0f} MB",
     ]
-    return to_toml(run.config) + "\n" + "".join(f"# {line}\n" for line in [*describe(run, remark).splitlines(), *lines])
+    return to_toml(run.config) + "\n" + "".join(f"# {line}\n" for line in [*describe(run).splitlines(), *lines])
 
 
-def configure(flags: Mapping[str, Any], file: Mapping[str, Any]) -> TrainConfig:
-    """defaults < recipe of the data set < file < flags; a recipe's radius holds for the recipe's norm alone."""
-    from robustcls.data import recipe
-
-    chosen = {**file, **flags}
-    defaults = recipe(chosen.get("data") or "digits")
-    if chosen.get("norm") not in (None, defaults.get("norm")):
-        defaults.pop("eps", None)
-    config = resolve(TrainConfig, defaults, file, flags)
-    for given in (flags, file):
-        if given.get("minutes") and "epochs" in given:
-            raise InputError(f"--minutes {given['minutes']:g} chooses the epochs: leave out --epochs")
-    if "epochs" in flags and "minutes" not in flags:
-        config.minutes = 0.0
-    if not config.is_adversarial and chosen.get("adv") not in (None, "none"):
-        raise InputError(f"objective {config.objective} makes no attack: leave out --adv {chosen['adv']}")
-    if config.makes_examples and chosen.get("adv") not in (None, "none"):
-        raise InputError(f"step {config.step} makes its own adversarial images: leave out --adv {chosen['adv']}")
-    return config
-
-
-def describe(run, remark: str = "") -> str:
-    """The header of a run. remark: what was made of the recipe."""
+def describe(run) -> str:
+    """The header of a run."""
     from robustcls.core.classifier import sees
     from robustcls.runtime.device import describe_device
 
-    config, size = run.config, "x".join(map(str, run.model.input_size))
-    parameters = sum(parameter.numel() for parameter in run.model.parameters())
+    config, size = run.config, "x".join(map(str, run.state.model.input_size))
+    parameters = sum(parameter.numel() for parameter in run.state.model.parameters())
     about = f" ({run.train.note})" if run.train.note else ""
     how = [] if config.makes_examples else [f"attack {config.adv}"]
     how += [] if config.step == "once" else [f"step {config.step}"]
@@ -247,14 +158,14 @@ def describe(run, remark: str = "") -> str:
         f"device    {describe_device(run.device)}, {run.precision}",
         f"folder    {run.folder}",
     ]
-    if run.init_note:
-        lines.insert(2, f"init      {run.init_note}")
-    if remark:
-        lines.insert(-2, f"recipe    {remark}")
-    lines.insert(-2, f"input     {config.arch} {sees(run.model)}")
-    if run.output_note:
-        lines.insert(-2, f"output    {run.output_note}")
-    if run.config.is_adversarial and run.threat.reaches_grey(run.model.input_size):
+    if init := run.notes.get("init"):
+        lines.insert(2, f"init      {init}")
+    if run.remark:
+        lines.insert(-2, f"recipe    {run.remark}")
+    lines.insert(-2, f"input     {config.arch} {sees(run.state.model)}")
+    if output := run.notes.get("output"):
+        lines.insert(-2, f"output    {output}")
+    if run.config.is_adversarial and run.threat.reaches_grey(run.state.model.input_size):
         lines.append(
             f"warning   within {run.threat} every image may become uniform grey, so that no model can be robust: a radius "
             "in grey levels is written as 8/255"
@@ -275,7 +186,7 @@ class Progress:
 
     def __init__(self, run) -> None:
         self.run = run
-        total = run.config.epochs * run.num_batches * run.images_per_batch
+        total = run.config.epochs * run.state.num_batches * run.images_per_batch
         done = run.images_seen
         self.bar = Bar(total, "training", "image", show=not run.config.quiet, done=done, scale=True)
         self.headed = False
@@ -290,7 +201,7 @@ class Progress:
         self.bar.close()
 
     def batch(self, run) -> None:
-        self.bar.label = f"epoch {run.epoch + 1}/{run.config.epochs}"
+        self.bar.label = f"epoch {run.state.epoch + 1}/{run.config.epochs}"
         self.bar.advance(run.images_per_batch)
 
     def epoch(self, row) -> None:
@@ -309,7 +220,7 @@ class Progress:
                 f"{row.epoch:>3}/{self.run.config.epochs:<3}{row.lr:>9.3g}{row.train_loss:>8.3f}{clean:>7}{attacked:>9}"
                 f"{validation[0]:>7}{validation[1]:>8}{validation[2]:>7}{gap:>7}{row.images_per_second:>9.0f}"
             )
-            last = row.epoch == self.run.config.epochs or self.run.stopped  # of it the conclusion tells
+            last = row.epoch == self.run.config.epochs or self.run.state.stopped  # of it the conclusion tells
             for said in filter(None, (row.event, "" if last else row.warning)):
                 click.echo(wrap(f"  {said}", indent=2))
 

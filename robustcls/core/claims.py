@@ -1,7 +1,7 @@
-"""Who writes: one run at a time into one place.
+"""Makes sure that one run at a time writes into one place.
 
-A lock of the kernel's on a hidden file beside the place. It goes with its process, however that ends, so that a file that a
-killed run left behind holds nobody up.
+By flock on a hidden file beside the place: the lock ends with its process, so that a file that a killed run left behind
+blocks nobody.
 """
 
 import os
@@ -17,16 +17,16 @@ from robustcls.core.files import FULL, cannot_write, check_writable, is_stream
 
 try:
     import fcntl
-except ImportError:  # no POSIX: nobody is held up
+except ImportError:  # no POSIX: nobody is blocked
     fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
-def claim(path: str | Path, flag: str = "--out", *, folder: bool = False) -> Iterator[None]:
-    """Nobody else claims `path`, a file or a folder of files, until the end; folders that are missing are made for it.
+def claim(path: str | Path, flag: str = "`out`", *, folder: bool = False) -> Iterator[None]:
+    """Holds `path`, a file or a folder of files, for this process; makes the folders that are missing.
 
-    flag: the option that named it. Raises InputError where another run writes there, and says which. What goes elsewhere at
-    once, such as a pipe, needs no claim, and a file system that knows no locks gives none.
+    flag: the option that named it. Raises InputError where another run writes there, and says which. A pipe or device needs
+    no claim, and a file system without locks gives none.
     """
     path = Path(path)
     check_writable(path / "any" if folder else path, flag)
@@ -54,8 +54,11 @@ def _acquire(lock: Path, path: Path, flag: str) -> int | None:
     for _ in range(100):
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
-            file = _open(lock)
-        except FileNotFoundError:  # another run took away the folder that it had made
+            try:
+                file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            except PermissionError:  # another user's
+                file = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:  # another run removed the folder that it had made
             continue
         except OSError as error:
             if error.errno in FULL:
@@ -73,36 +76,19 @@ def _acquire(lock: Path, path: Path, flag: str) -> int | None:
             ) from None
         except OSError:
             return file
-        if _is_same(file, lock):
-            _sign(file)
-            return file
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), lock.stat()):
+                since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+                with suppress(OSError):
+                    os.ftruncate(file, 0)
+                    os.pwrite(file, f"process {os.getpid()} on {platform.node()} since {since}\n".encode(), 0)
+                return file
         os.close(file)  # its owner has just removed it
     return None
 
 
-def _open(lock: Path) -> int:
-    try:
-        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except PermissionError:  # another user's
-        return os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
-
-
-def _is_same(file: int, lock: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file), lock.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _sign(file: int) -> None:
-    since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    with suppress(OSError):
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"process {os.getpid()} on {platform.node()} since {since}\n".encode(), 0)
-
-
 def _holder(file: int) -> str:
-    """Who signed, who may be about to."""
+    """The process that holds the lock, by the line it wrote into the file, which may be about to come."""
     for _ in range(20):
         if text := os.pread(file, 300, 0).decode("utf-8", "replace"):
             return " ".join(text.split())

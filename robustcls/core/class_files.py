@@ -1,4 +1,4 @@
-"""Files that say which output each class of the data is."""
+"""Reads files that say which output of a model each class of the data is."""
 
 import json
 from collections import Counter
@@ -24,9 +24,9 @@ def read_listing(path: str, data: Sequence[str]) -> Listing:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}: give a file of classes with --classes") from None
+        raise InputError(f"cannot read {path}: {error.strerror}: give a file of classes with `classes`") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path} is not a text file: give a line for each class with --classes") from None
+        raise InputError(f"{path} is not a text file: give a line for each class with `classes`") from None
     if text.lstrip()[:1] in ("{", "["):
         return _read_json(path, text, data)
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
@@ -44,31 +44,27 @@ def _pairs(path: str, lines: Sequence[str], data: Sequence[str]) -> Listing | No
     if wanted <= set(map(normal, lines)):
         return None
     for separator in SEPARATORS:
-        first = [_split(line, separator, last=False) for line in lines]
+        first = [[part.strip() for part in line.split(separator, 1)] for line in lines]
         numbered = all(len(one) == 2 and all(one) and _is_number(one[0]) for one in first)
-        if numbered and wanted != {one[0] for one in first}:
-            found = _by_number(path, [(number, _aliases(name)) for number, name in first], data)
-            if found is not None:
-                return found
-        pairs = [_split(line, separator, last=True) for line in lines]
+        named = [(number, _aliases(name)) for number, name in first] if numbered else []
+        if named and wanted != {number for number, _ in named} and (found := _by_number(path, named, data)):
+            return found
+        # White space is split at the last, any other separator may be there once.
+        pairs = [
+            [part.strip() for part in (line.split(separator) if separator else line.rsplit(None, 1))] for line in lines
+        ]
         if not all(len(pair) == 2 and all(pair) for pair in pairs):
             continue
-        heads = [pair[0] for pair in pairs]
-        named = wanted & set(map(normal, heads))
-        all_numbers = all(_is_number(pair[1]) for pair in pairs)
-        if separator is None and not (all_numbers and named == wanted):
+        heads = [head for head, _ in pairs]
+        known = wanted & set(map(normal, heads))
+        all_numbers = all(_is_number(tail) for _, tail in pairs)
+        if separator is None and not (all_numbers and known == wanted):
             continue
-        if separator not in CLEAR and not (all_numbers or named):
+        if separator not in CLEAR and not (all_numbers or known):
             continue
         _check_once(path, heads)
         return Listing(path, targets={head: int(tail) if _is_number(tail) else tail for head, tail in pairs})
     return None
-
-
-def _split(line: str, separator: str | None, *, last: bool) -> list[str]:
-    """A line at its separators; with last at every one, white space aside, which is split at the last, else at the first."""
-    parts = (line.split(separator) if separator else line.rsplit(None, 1)) if last else line.split(separator, 1)
-    return [part.strip() for part in parts]
 
 
 def _by_number(path: str, named: Sequence[tuple[str, tuple[str, ...]]], data: Sequence[str]) -> Listing | None:
@@ -113,7 +109,7 @@ def _read_json(path: str, text: str, data: Sequence[str]) -> Listing:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error!s:.80}): give a file of classes with --classes") from None
+        raise InputError(f"{path} is not JSON ({error!s:.80}): give a file of classes with `classes`") from None
     if isinstance(content, list) and content and all(map(_is_named, content)):
         return Listing(path, tuple(_json_aliases(one) for one in content))
     if isinstance(content, dict) and content:
@@ -130,7 +126,7 @@ def _read_json(path: str, text: str, data: Sequence[str]) -> Listing:
 
 def _is_named(value: Any) -> bool:
     return isinstance(value, str) or (
-        isinstance(value, list) and len(value) > 0 and all(isinstance(part, str) for part in value)
+        isinstance(value, list) and value != [] and all(isinstance(p, str) for p in value)
     )
 
 

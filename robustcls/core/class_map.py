@@ -1,4 +1,4 @@
-"""Which of a model's outputs each class of the data is: by name where both have names, by number, or by a file."""
+"""Maps the classes of the data to the outputs of a model: by name, by number, or by a file."""
 
 import re
 import unicodedata
@@ -59,15 +59,14 @@ def match_classes(
     data, known = tuple(data), tuple(known)
     fits = len(known) == outputs
     if listing is not None:
-        aliases = tuple((name,) for name in known)
-        if not (shared and fits and all(_find(name, aliases) is not None for name in data)):
+        if not (shared and fits and all(_find(name, _alone(known)) is not None for name in data)):
             return _by_listing(data, known if fits else (), outputs, model, listing)
         found = _by_name(data, known, model)
-        unused = f"{_base(listing)} is not used, since the model has classes of the data's names"
+        unused = f"{Path(listing.source).name} is not used, since the model has classes of the data's names"
         return replace(found, rule="; ".join(filter(None, (found.rule, unused))))
     if known and not fits:
         raise InputError(
-            f"{model} names {len(known)} classes and gives {outputs} outputs: say which output is which with --classes FILE"
+            f"{model} names {len(known)} classes and gives {outputs} outputs: say which output is which with `classes=FILE`"
         )
     return _by_name(data, known, model) if known else _by_place(data, outputs, model)
 
@@ -93,18 +92,16 @@ def _by_name(data: tuple[str, ...], known: tuple[str, ...], model: str) -> Class
     # An ImageNet folder is named by wnids, and every list of its classes is in their order.
     if len(data) == len(known) == 1000 and all(map(WNID.fullmatch, data)) and list(data) == sorted(data):
         return ClassMap(tuple(range(1000)), known, "1000 wnids in their order are taken for the model's 1000 outputs")
-    aliases = tuple((name,) for name in known)
-    found = [_find(name, aliases) for name in data]
-    if None in found and (numbers := _numbers(data, len(known))) is not None:
-        return _map(numbers, known, data, "class folders are taken as numbers of the model's outputs")
-    if None in found:
-        _refuse(data, found, known, len(known), model)
-    rule = "classes mapped by name, since the model has them in another order"
-    if len(data) < len(known):
+    places, by_number = _places(data, _alone(known), len(known), model)
+    if by_number:
+        rule = "class folders are taken as numbers of the model's outputs"
+    elif len(data) < len(known):
         rule = f"classes mapped by name to {len(data)} of the model's {len(known)}"
     elif set(data) != set(known):
         rule = "classes mapped by name, in other spellings"
-    return _map([place for place in found if place is not None], known, data, rule)
+    else:
+        rule = "classes mapped by name, since the model has them in another order"
+    return _map(places, known, data, rule)
 
 
 def _by_place(data: tuple[str, ...], outputs: int, model: str) -> ClassMap:
@@ -117,12 +114,12 @@ def _by_place(data: tuple[str, ...], outputs: int, model: str) -> ClassMap:
     if len(data) != outputs:
         raise InputError(
             f"{model} gives {outputs} outputs without names, the data has {len(data)} classes: which output is "
-            f"{data[0]!r}? name the data that it was trained on, or map the classes with --classes FILE"
+            f"{data[0]!r}? name the data that it was trained on, or map the classes with `classes=FILE`"
         )
     if all(name.isdecimal() for name in data) and list(data) != sorted(data, key=int):
         raise InputError(
             f"{model} has no class names, and the data's, {data[0]}, {data[1]} ... {data[-1]}, are numbers out of order: "
-            "say which output each is with --classes FILE"
+            "say which output each is with `classes=FILE`"
         )
     return ClassMap(
         tuple(range(outputs)), data, "the model has no class names: its outputs are taken in the data's order"
@@ -130,7 +127,7 @@ def _by_place(data: tuple[str, ...], outputs: int, model: str) -> ClassMap:
 
 
 def _by_listing(data: tuple[str, ...], named: tuple[str, ...], outputs: int, model: str, listing: Listing) -> ClassMap:
-    rule = f"classes mapped by {_base(listing)}"
+    rule = f"classes mapped by {Path(listing.source).name}"
     if listing.aliases and (len(listing.aliases) == outputs or not listing.targets):
         if len(listing.aliases) != outputs:
             raise InputError(
@@ -138,26 +135,44 @@ def _by_listing(data: tuple[str, ...], named: tuple[str, ...], outputs: int, mod
                 f"a line with its name, or each class of the data one such as {data[0]}=0"
             )
         _check_order(named, listing, model)
-        names = tuple(alias[0] for alias in listing.aliases)
-        found = [_find(name, listing.aliases) for name in data]
-        if None in found and (numbers := _numbers(data, outputs)) is not None:
-            found = list(numbers)
-        if None in found:
-            _refuse(data, found, names, outputs, f"{model} with {listing.source}")
-        return _map([place for place in found if place is not None], names, data, rule)
-    aliases = tuple((name,) for name in named or map(str, range(outputs)))
-    places = [_place(name, aliases, model, listing) for name in data]
-    own = [_find(name, aliases) if named else None for name in data]
+        places, _ = _places(data, listing.aliases, outputs, f"{model} with {listing.source}")
+        return _map(places, tuple(alias[0] for alias in listing.aliases), data, rule)
+    names = named or tuple(map(str, range(outputs)))
+    places = [_place(name, _alone(names), model, listing) for name in data]
+    own = [_find(name, _alone(named)) for name in data]
     moved = next((label for label, place in enumerate(own) if place not in (None, places[label])), None)
     if moved is not None:
         calls = f"calls output {own[moved]} {named[own[moved] or 0]!r}"
         if len(data) == outputs and None not in own:
             raise InputError(
                 f"{listing.source} takes {data[moved]!r} for output {places[moved]}, {model} itself {calls}: leave out "
-                "--classes, or mend the file"
+                "`classes`, or correct the file"
             )
         rule += f", although the model {calls}"
-    return _map(places, tuple(alias[0] for alias in aliases), data, rule, several=True)
+    return _map(places, names, data, rule, several=True)
+
+
+def _places(data: Sequence[str], aliases: Sequence[Sequence[str]], outputs: int, model: str) -> tuple[list[int], bool]:
+    """The output of each class of the data: by name, else, for all, by number; and whether it is by number."""
+    found = [_find(name, aliases) for name in data]
+    if None not in found:
+        return [place for place in found if place is not None], False
+    if (numbers := _numbers(data, outputs)) is not None:
+        return list(numbers), True
+    first, known = data[found.index(None)], [names[0] for names in aliases]
+    same = [place for place, name in enumerate(known) if normal(name) == normal(first)]
+    spelled = set(map(normal, data))
+    lone = [name for name in known if normal(name) not in spelled]
+    if len(same) > 1:
+        instead, hint = f" for sure: outputs {same[0]} and {same[1]} are called so", ""
+    else:
+        instead = f", which has {lone[0]!r} instead" if lone and len(data) == len(known) else ""
+        hint = " (a list of ImageNet's wnids does)" if WNID.fullmatch(first) else ""
+    raise InputError(
+        f"{model} knows {outputs} classes ({', '.join(known[:3])}{' ...' if len(known) > 3 else ''}), the data has "
+        f"{len(data)}: {first!r} is none of the model's{instead}: name the data that it was trained on with --data, "
+        f"or map the classes with `classes=FILE`{hint}"
+    )
 
 
 def _check_order(named: tuple[str, ...], listing: Listing, model: str) -> None:
@@ -167,7 +182,7 @@ def _check_order(named: tuple[str, ...], listing: Listing, model: str) -> None:
         if found not in (None, place) and normal(name) not in map(normal, listing.aliases[place]):
             raise InputError(
                 f"{listing.source} lists {name!r} as output {found}, {model} itself calls output {place} so: leave out "
-                "--classes, or mend the file"
+                "`classes`, or correct the file"
             )
 
 
@@ -193,15 +208,13 @@ def _map(
     if twice is not None and not several:
         one, other = (name for name, place in zip(data, places, strict=True) if place == twice)
         raise InputError(
-            f"{one!r} and {other!r} are both output {twice}, {names[twice]!r}: map them with --classes FILE"
+            f"{one!r} and {other!r} are both output {twice}, {names[twice]!r}: map them with `classes=FILE`"
         )
     if _is_numbering(names) and Counter(names) != Counter(
         data
-    ):  # nobody named the outputs: the data's names stand for those it has
-        named = list(names)
-        for name, place in reversed(list(zip(data, places, strict=True))):
-            named[place] = name
-        names = tuple(named)
+    ):  # without names of their own, outputs get the data's names
+        own = dict(zip(reversed(places), reversed(data), strict=True))
+        names = tuple(own.get(place, name) for place, name in enumerate(names))
     if rule:
         place = next((i for i, at in enumerate(places) if at != i), 0)
         rule += f": {len(data)} classes, such as {data[place]} to output {places[place]}"
@@ -209,25 +222,6 @@ def _map(
         unused = len(names) - len(set(places))
         rule += f"; {OTHERS_REMAIN.format(unused)}" if unused else ""
     return ClassMap(tuple(places), names, rule)
-
-
-def _refuse(
-    data: tuple[str, ...], found: Sequence[int | None], known: tuple[str, ...], outputs: int, model: str
-) -> None:
-    first = found.index(None)
-    lone = [name for name in known if normal(name) not in set(map(normal, data))]
-    instead = f", which has {lone[0]!r} instead" if lone and len(data) == len(known) else ""
-    hint = ""
-    same = [place for place, name in enumerate(known) if normal(name) == normal(data[first])]
-    if len(same) > 1:
-        instead, hint = f" for sure: outputs {same[0]} and {same[1]} are called so", ""
-    elif WNID.fullmatch(data[first]):
-        hint = " (a list of ImageNet's wnids does)"
-    raise InputError(
-        f"{model} knows {outputs} classes ({', '.join(known[:3])}{' ...' if len(known) > 3 else ''}), the data has "
-        f"{len(data)}: {data[first]!r} is none of the model's{instead}: name the data that it was trained on with --data, "
-        f"or map the classes with --classes FILE{hint}"
-    )
 
 
 def _find(name: str, aliases: Sequence[Sequence[str]]) -> int | None:
@@ -261,5 +255,6 @@ def _is_numbering(names: Sequence[str]) -> bool:
     return list(names) == [str(number) for number in range(len(names))]
 
 
-def _base(listing: Listing) -> str:
-    return Path(listing.source).name
+def _alone(names: Sequence[str]) -> tuple[tuple[str], ...]:
+    """Names of outputs as aliases: one for each."""
+    return tuple((name,) for name in names)

@@ -26,12 +26,14 @@ class Classifier(nn.Module):
         std: Sequence[float] = (1.0,),
         arch: str = "",
     ) -> None:
-        """net: the network behind the normalisation. input_size: (C, H, W). mean, std: one value, or one a channel."""
+        """net: the network behind the normalisation. input_size: (C, H, W). mean, std: one value, or one per channel."""
         super().__init__()
         channels = input_size[0]
         for name, values in (("mean", mean), ("std", std)):
             if len(values) not in (1, channels):
-                raise InputError(f"{name} has {len(values)} values for {channels} channels: give one, or one a channel")
+                raise InputError(
+                    f"{name} has {len(values)} values for {channels} channels: give one, or one per channel"
+                )
         check_normalisation(mean, std)
         self.net = net
         self.classes = tuple(classes)
@@ -40,8 +42,9 @@ class Classifier(nn.Module):
         self.differentiable = bool(getattr(net, "differentiable", True))
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("std", torch.ones(1))
+        self.normalise(mean, std)
 
     def forward(self, x: Tensor) -> Tensor:
         return logits_of(self.raw_output(x))
@@ -49,6 +52,13 @@ class Classifier(nn.Module):
     def raw_output(self, x: Tensor) -> Any:
         """What the network gives, which may be a mapping, a tuple or an object that holds the logits."""
         return self.net((x - self.mean) / self.std)
+
+    def normalise(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Sets the normalisation: one value each, or one per channel."""
+        self.mean, self.std = (
+            torch.tensor(list(values), dtype=torch.float32, device=self.mean.device).view(1, -1, 1, 1)
+            for values in (mean, std)
+        )
 
     @property
     def normalises(self) -> bool:
@@ -108,7 +118,7 @@ def input_size_of(model: nn.Module) -> Sequence[int] | None:
 
 
 def check_images(images: Tensor, labels: Tensor | None = None, input_size: Sequence[int] | None = None) -> None:
-    """Raises InputError unless images are float N,C,H,W in [0, 1] (of `input_size`) and labels are integers, one an image."""
+    """Raises InputError unless images are float N,C,H,W in [0, 1] (of `input_size`) and labels are integers, one per image."""
     if not isinstance(images, Tensor) or images.ndim != 4 or len(images) == 0:
         shape = tuple(getattr(images, "shape", ()))
         raise InputError(f"images of shape {shape}: give a non-empty float tensor N,C,H,W")
@@ -126,10 +136,10 @@ def check_images(images: Tensor, labels: Tensor | None = None, input_size: Seque
     if labels is None:
         return
     if not isinstance(labels, Tensor):
-        raise InputError(f"labels are {type(labels).__name__}: give a tensor with one integer an image")
+        raise InputError(f"labels are {type(labels).__name__}: give a tensor with one integer per image")
     if labels.ndim != 1 or len(labels) != len(images) or labels.is_floating_point():
         raise InputError(
-            f"labels of shape {tuple(labels.shape)} and {labels.dtype} for {len(images)} images: give one integer an image"
+            f"labels of shape {tuple(labels.shape)} and {labels.dtype} for {len(images)} images: give one integer per image"
         )
     if labels.min().item() < 0:
         raise InputError(f"label {labels.min().item()} is negative: labels count from 0")

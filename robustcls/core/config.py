@@ -1,4 +1,4 @@
-"""Options are declared once, as dataclass fields; the command line and the TOML schema are made from them."""
+"""Options as dataclass fields, from which the command line and the TOML schema are made; their values checked."""
 
 import dataclasses
 import json
@@ -13,10 +13,14 @@ from typing import Any, TypeVar
 from robustcls.core.errors import InputError, unknown
 
 T = TypeVar("T")
+_NONE = type(None)
 
 
 def option(default: Any, help: str, **metadata: Any) -> Any:
-    """A dataclass field with its help text. metadata: what only the command line needs, such as metavar."""
+    """A dataclass field with its help text.
+
+    metadata: what only the command line needs: metavar, and the group of `--help`, where that is not its class's GROUP.
+    """
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 
@@ -31,12 +35,18 @@ def resolve(config: type[T], *layers: Mapping[str, Any]) -> T:
         for name, value in layer.items():
             if name not in hints:
                 raise unknown("option", name, hints)
-            if value is not None:
-                values[name] = _convert(hints[name], value, name)
+            if value is None:
+                continue
+            try:
+                values[name] = convert(hints[name], value)
+            except ValueError as error:
+                literals = [part for part in union_parts(hints[name]) if typing.get_origin(part) is typing.Literal]
+                wrong = InputError(f"option {name}: {error}")
+                raise unknown(name, value, typing.get_args(literals[0])) if literals else wrong from None
     return config(**values)
 
 
-def read_toml(path: str | Path, flag: str = "--config") -> dict[str, Any]:
+def read_toml(path: str | Path, flag: str = "`config`") -> dict[str, Any]:
     """The options of a TOML file; dashes in names are underscores. flag: what named it. Raises InputError."""
     try:
         with open(path, "rb") as file:
@@ -61,33 +71,33 @@ def _toml(value: Any) -> str:
 
 
 def union_parts(hint: Any) -> tuple[Any, ...]:
-    """The members of a union such as `int | None`; a hint that is no union alone."""
+    """The members of a union such as `int | None`; the hint alone where it is no union."""
     return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
 
-def _convert(hint: Any, value: Any, name: str) -> Any:
-    parts = [part for part in union_parts(hint) if part is not type(None)]
-    if len(parts) > 1:
-        for part in parts:
-            try:
-                return _convert(part, value, name)
-            except InputError:
-                continue
-    elif hint is not parts[0]:
-        return _convert(parts[0], value, name)
-    elif typing.get_origin(hint) is typing.Literal:
-        if value in typing.get_args(hint):
+def convert(hint: Any, value: Any) -> Any:
+    """The value as `hint` wants it: int, float, str, bool, None, Literal, tuple[T, ...] or a union of them.
+
+    Nothing is read from text, and True is no number; a whole number becomes a float, a list a tuple. Raises ValueError that
+    says what it is not.
+    """
+    for part in union_parts(hint):
+        arguments = typing.get_args(part)
+        if typing.get_origin(part) is typing.Literal:
+            if value in arguments:
+                return value
+        elif typing.get_origin(part) is tuple:
+            if isinstance(value, (tuple, list)):
+                return tuple(convert(arguments[0], item) for item in value)
+        elif part is float:
+            if type(value) in (int, float) and abs(value) <= sys.float_info.max:  # finite, too
+                return float(value)
+        elif type(value) is part:
             return value
-        raise unknown(name, value, typing.get_args(hint))
-    elif typing.get_origin(hint) is tuple and isinstance(value, (tuple, list)):
-        return tuple(_convert(typing.get_args(hint)[0], item, name) for item in value)
-    elif hint is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
-        return float(value)
-    elif hint in (int, str, bool) and type(value) is hint:
-        return value
-    raise InputError(f"option {name}: {value!r} is not {_words(hint)}")
+    raise ValueError(f"{value!r} is not {' or '.join(_words(part) for part in union_parts(hint) if part is not _NONE)}")
 
 
-def _words(hint: Any) -> str:
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    return " or ".join(words.get(part, "a list") for part in union_parts(hint) if part is not type(None))
+def _words(part: Any) -> str:
+    if typing.get_origin(part) is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(part)))
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(part, "a list")

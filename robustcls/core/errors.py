@@ -1,11 +1,34 @@
-"""The one exception that means: what was asked for or handed in is wrong."""
+"""The one exception that means wrong usage or input.
 
-from collections.abc import Iterable
+Texts name an option in backticks, as Python writes it: `eps` or `eps=0.5`. The command line shows it as a flag.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
 class InputError(ValueError):
-    """Wrong usage or input. The message is one line: what, where, how to mend. The command line ends with status 2."""
+    """Wrong usage or input. The message is one line: what, where, how to fix it. The command line ends with status 2."""
+
+
+def as_flags(text: str, flags: Mapping[str, str]) -> str:
+    """The text with options in backticks as flags: `eps=0.5` as --eps 0.5, `attacks=["fgsm"]` as --attack fgsm.
+
+    flags: by the option's name in Python; other names stay as they are.
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        if name not in flags:
+            return found[0]
+        plain = "" if value is None or value == "True" else f" {value.strip('[]').strip(QUOTES)}"
+        return flags[name] + plain
+
+    return re.sub(r"`([a-z_]+)(?:=([^`]*))?`", flag, text)
+
+
+QUOTES = "\"'"
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
@@ -16,3 +39,8 @@ def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
     return InputError(
         f"unknown {what} {str(name)!r}: {hint}there {'is' if len(known) == 1 else 'are'} {', '.join(known) or 'none'}"
     )
+
+
+def one_line(error: BaseException) -> str:
+    """The class and the text of an exception, in a line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

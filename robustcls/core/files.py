@@ -1,7 +1,6 @@
-"""Files that are never half-written: a temporary name beside the target, then a rename.
+"""Writes files so that they are never half-written: a temporary file beside the target, then a rename.
 
-What cannot be renamed over without loss is written into: pipes, devices, and files that have several names. Of a link, the
-file that it names is replaced, and the link stays.
+Pipes, devices and files with several names are written into instead. Of a link, the file that it names is replaced.
 """
 
 import errno
@@ -22,7 +21,7 @@ TORCH_WRITER = ("inline_container", "PytorchStreamWriter")  # in the RuntimeErro
 
 
 @contextmanager
-def atomic_write(path: str | Path, flag: str = "--out") -> Iterator[Path]:
+def atomic_write(path: str | Path, flag: str = "`out`") -> Iterator[Path]:
     """Yields a temporary path; at the end its content takes the place of `path`'s, or is removed after an error.
 
     flag: the option that named it. Raises InputError where the file cannot be written, as on a full disk.
@@ -44,27 +43,26 @@ def atomic_write(path: str | Path, flag: str = "--out") -> Iterator[Path]:
                 part.unlink()
 
 
-def check_writable(path: str | Path, flag: str = "--out", inputs: Iterable[str | Path] = ()) -> None:
+def check_writable(path: str | Path, flag: str = "`out`", inputs: Iterable[str | Path] = ()) -> None:
     """Raises InputError where a file cannot be written at `path`, and makes nothing: ask before a long run.
 
     flag: the option that named it. inputs: files that are read, which it must not replace.
     """
     path = Path(path)
     try:
-        found = _look_at(path)
-        if found is None:
-            home = next(parent for parent in Path(os.path.realpath(path)).parents if parent.exists())
+        there = _look_at(path)
+        home = next(parent for parent in Path(os.path.realpath(path)).parents if parent.exists())
     except OSError as error:  # a ring of links, a name that is too long
         raise InputError(cannot_write(path, error, flag)) from None
-    if found is None:
+    if there is None:
         if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
             raise InputError(f"cannot write {path}: {home} is no folder that can be written: name another with {flag}")
         return
-    if kind := KINDS.get(stat.S_IFMT(found.st_mode)):
+    if kind := KINDS.get(stat.S_IFMT(there.st_mode)):
         raise InputError(f"cannot write {path}: it is {kind}: name a file with {flag}")
     if any(Path(one).exists() and path.samefile(one) for one in inputs):
         raise InputError(f"cannot write {path}: it is an input of this command: name another file with {flag}")
-    guarded = stat.S_ISREG(found.st_mode) and not found.st_mode & 0o222  # to root as well
+    guarded = stat.S_ISREG(there.st_mode) and not there.st_mode & 0o222  # to root as well
     if guarded or not os.access(path, os.W_OK):
         raise InputError(f"cannot write {path}: it is read-only: name another file with {flag}")
 
@@ -72,10 +70,10 @@ def check_writable(path: str | Path, flag: str = "--out", inputs: Iterable[str |
 def is_stream(path: str | Path) -> bool:
     """Whether what is written there is gone at once, or goes on elsewhere: a pipe, a device, /dev/stdout."""
     try:
-        found = _look_at(Path(path))
+        there = _look_at(Path(path))
     except OSError:
         return False
-    return found is not None and (not stat.S_ISREG(found.st_mode) or _descriptor_of(path) is not None)
+    return there is not None and (not stat.S_ISREG(there.st_mode) or _descriptor_of(path) is not None)
 
 
 def is_stdout(path: str | Path | None) -> bool:
@@ -86,8 +84,8 @@ def is_stdout(path: str | Path | None) -> bool:
         return False
 
 
-def cannot_write(path: str | Path, error: Exception, flag: str = "--out", part: Path | None = None) -> str:
-    """The line for an error that came while `path` was written; part: where its content was gathered."""
+def cannot_write(path: str | Path, error: Exception, flag: str = "`out`", part: Path | None = None) -> str:
+    """The line for an error that was raised while `path` was written; part: its temporary file."""
     if isinstance(error, RuntimeError):
         error = _ask_the_disk(part) or error
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120] or type(error).__name__
@@ -97,11 +95,8 @@ def cannot_write(path: str | Path, error: Exception, flag: str = "--out", part: 
 
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, in hex."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _look_at(path: Path) -> os.stat_result | None:
@@ -127,10 +122,8 @@ def _descriptor_of(path: str | Path) -> int | None:
 
 
 def _is_renamed_over(path: Path) -> bool:
-    found, home = _look_at(path), os.path.dirname(os.path.realpath(path))
-    if is_stream(path):
-        return False
-    return found is None or (found.st_nlink == 1 and os.access(home, os.W_OK | os.X_OK))
+    there, home = _look_at(path), os.path.dirname(os.path.realpath(path))
+    return not is_stream(path) and (there is None or (there.st_nlink == 1 and os.access(home, os.W_OK | os.X_OK)))
 
 
 def _begin_part(path: Path) -> Path:

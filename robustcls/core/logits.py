@@ -1,4 +1,4 @@
-"""The logits in what a network gives: a tensor, a mapping, a tuple, an object with `.logits`, or one logit for two classes."""
+"""Finds the logits in a network's output: a tensor, mapping, tuple, object with `.logits`, or one logit for two classes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -58,7 +58,7 @@ def part_of(output: Any, part: int | None = None) -> str:
 
 
 class Logits(nn.Module):
-    """A module of somebody else's whose output is not logits N,K, as one that gives them; the module stays as it is."""
+    """Wraps a module whose output is not logits N,K as one that gives them; the module stays as it is."""
 
     def __init__(
         self, model: nn.Module, *, part: int | None = None, single: bool = False, probability: bool = False
@@ -89,26 +89,26 @@ def as_classifier(
 
     images: some, N,C,H,W on the model's device and in its precision; the first is passed through, and all where they tell
     more. classes: how many there are, where that is known. labels: which hint at it else. What gives no logits either way
-    is handed back as it is: `check_logits` says why. Raises InputError, too for a tuple whose first part is hardly it.
+    is returned as it is: `check_logits` says why. Raises InputError, also for a tuple whose first part is hardly it.
     """
     image = images[:1]
     with torch.no_grad(), frozen(model):
         output = model(image.clone())
         taken = isinstance(output, Tensor) and hasattr(model, "raw_output")  # by a Classifier
         raw = _raw(model, image.clone()) if taken else output
-        number = choose_part(raw, classes or 0)
-        widths = set(map(_columns, raw)) - {None} if _is_several(raw) else set()
-        if classes and len(widths) > 1 and classes not in widths:
-            raise InputError(
-                f"the model gives several outputs, {part_of(raw)} would be taken, and none has a column for each of "
-                f"{classes} classes: return the logits alone, or name every output with a file of classes"
-            )
-        if not classes and labels is not None and choose_part(raw, int(labels.max()) + 1) is not None:
-            raise InputError(
-                f"the model gives several outputs, {part_of(raw)} would be taken, and the labels are 0 to "
-                f"{int(labels.max())}: return the logits alone, or name the classes in the model's .classes"
-            )
-        part, logits = part_of(raw, number), logits_of(raw, number)
+    number = choose_part(raw, classes or 0)
+    part, logits = part_of(raw, number), logits_of(raw, number)
+    widths = set(map(_columns, raw)) - {None} if _is_several(raw) else set()
+    if classes and len(widths) > 1 and classes not in widths:
+        raise InputError(
+            f"the model gives several outputs, {part_of(raw)} would be taken, and none has a column for each of "
+            f"{classes} classes: return the logits alone, or name every output with a file of classes"
+        )
+    if not classes and labels is not None and choose_part(raw, int(labels.max()) + 1) is not None:
+        raise InputError(
+            f"the model gives several outputs, {part_of(raw)} would be taken, and the labels are 0 to "
+            f"{int(labels.max())}: return the logits alone, or name the classes in the model's .classes"
+        )
     if not isinstance(logits, Tensor):
         return model, ""
     said = [f"logits taken from {part}"] if part else []
@@ -116,9 +116,9 @@ def as_classifier(
     trailing = len(shape) > 2 and set(shape[2:]) == {1}
     if shape == (n,) or (len(shape) > 1 and shape[0] == logits.numel() == n):
         probability = _gives_probabilities(Logits(model, part=number), images)
-        what = "one probability p is that of class 1 of two, above 0.5 means class 1: its logit z is taken back"
-        if not probability:
-            what = "one logit speaks for class 1 of two, above 0 means class 1"
+        what = "one logit speaks for class 1 of two, above 0 means class 1"
+        if probability:
+            what = "one probability p is that of class 1 of two, above 0.5 means class 1: its logit z is taken back"
         said.append(f"its {what}: logits -z/2 and z/2")
         return Logits(model, part=number, single=True, probability=probability), "; ".join(said)
     if trailing and shape[0] == n:

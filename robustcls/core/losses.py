@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustcls.core.errors import InputError
+from robustcls.core.traits import traits
 
 
 def cross_entropy(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -28,6 +29,7 @@ def likeliest(y: Tensor) -> Tensor:
     return y.argmax(1) if y.is_floating_point() else y
 
 
+@traits(reference=True)
 def kl(logits: Tensor, reference: Tensor) -> Tensor:
     """KL(p_reference || p_logits), both given as logits N,K; returns N (TRADES, Zhang et al. 2019, arXiv:1901.08573)."""
     return F.kl_div(
@@ -60,8 +62,21 @@ def predict_labels(logits: Tensor) -> Tensor:
     return label.masked_fill(top.isnan() | tied, NO_ANSWER)
 
 
-def rival_scale(logits: Tensor, y: Tensor) -> Tensor:
-    """The larger magnitude of the true logit and its largest rival: what rounding of their difference goes with; N.
+# Misclassified counts only beyond a tie: a margin below this share of the two logits compared may flip by rounding.
+ATTACK_TIE = 3e-5  # in an attack's early stop: with another batch size, or in a fused copy of the model
+VERDICT_TIE = 3e-6  # in a verdict, which the fp32 model gives by itself: with the order of a sum
+
+
+def misclassified(logits: Tensor, y: Tensor, *, tie: float = ATTACK_TIE) -> Tensor:
+    """Whether another class leads y by more than `tie`, a share of the logits compared, or none is named: N, bool.
+
+    logits: N,K with K >= 2; y: N.
+    """
+    return margin(logits, y) > tie * tie_scale(logits, y)
+
+
+def tie_scale(logits: Tensor, y: Tensor) -> Tensor:
+    """The larger magnitude of the true logit and the largest other: what rounding of their difference goes with; N.
 
     Logits that are masked, with -1e9 or -inf, do not count; where one of the two is not finite nothing rounds: 0.
     """
@@ -69,6 +84,12 @@ def rival_scale(logits: Tensor, y: Tensor) -> Tensor:
     true = logits.gather(1, y[:, None]).squeeze(1)
     scale = torch.maximum(logits.scatter(1, y[:, None], -torch.inf).amax(1).abs(), true.abs())
     return scale.nan_to_num(nan=0.0, posinf=0.0)
+
+
+def wrong_classes(logits: Tensor, y: Tensor) -> Tensor:
+    """All classes but y, from the largest logit on: N,K-1."""
+    others = logits.float().scatter(1, y[:, None], -torch.inf)
+    return others.argsort(dim=1, descending=True, stable=True)[:, :-1]
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Names of files in texts that people read: printable everywhere, and easy to take out again."""
+"""File names in messages and notes: printable everywhere, and easy to redact."""
 
 import re
 from collections.abc import Sequence

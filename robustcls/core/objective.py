@@ -1,12 +1,16 @@
-"""What an objective gives back."""
+"""The contracts of objectives and steps: what they are given, and what they give back."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-# (model, x, y, *, loss=cross_entropy) -> x_adv. With loss=kl the attack leaves the model's clean prediction, not y.
+from robustcls.core.threat import ThreatModel
+
+# (model, x, y, *, loss=cross_entropy, reference=None) -> x_adv, made on the model in eval mode, which stays as it was. A loss
+# with the trait `reference`, such as kl, compares with the reference logits: the model's own clean ones unless given.
 BoundAttack = Callable[..., Tensor]
 
 
@@ -25,3 +29,25 @@ class Loss:
         total = torch.stack([loss.total.detach() for loss in losses]).mean()
         parts = {name: torch.stack([loss.parts[name].detach() for loss in losses]).mean() for name in losses[0].parts}
         return cls(total, torch.cat([loss.logits for loss in losses]), losses[0].seen, parts)
+
+
+class StepContext(Protocol):
+    """What a step sees of the training that it is a step of: (state: StepContext, x, y) -> Loss."""
+
+    model: nn.Module
+    threat: ThreatModel
+    accumulate: int  # equal parts that a batch is cut in
+    state: dict[str, Tensor]  # what the step keeps from batch to batch; saved in last.pt
+
+    @property
+    def share_done(self) -> float:
+        """Of the whole run, in the middle of this batch: between 0 and 1."""
+
+    def attack(self, model: nn.Module, x: Tensor, y: Tensor, *, loss: Callable[..., Tensor] = ...) -> Tensor:
+        """Adversarial images by the inner attack, as a BoundAttack."""
+
+    def gradient(self, x: Tensor, y: Tensor, attack: BoundAttack) -> Loss:
+        """Fills the parameters' gradients with those of the objective on a batch."""
+
+    def update(self) -> None:
+        """Moves the parameters along their gradients by one step of the optimizer."""

@@ -1,7 +1,7 @@
 """The options that commands share. Each is declared here and nowhere else."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
@@ -9,6 +9,8 @@ from robustcls.core.errors import InputError
 
 @dataclass(kw_only=True)
 class DataOptions:
+    GROUP: ClassVar[str] = "Data"
+
     data: str | None = option(
         None,
         "digits, cifar10, cifar100, svhn, fashion_mnist, folder:PATH, module:callable.  [default: the checkpoint's, or digits]",
@@ -22,6 +24,8 @@ class DataOptions:
 class NormalisationOptions:
     """What is put in front of a network that is not ours. Without it a module of the user's own sees [0, 1] pixels."""
 
+    GROUP: ClassVar[str] = "Model"
+
     mean: str | None = option(
         None,
         "Mean to subtract in front of a network that does not do so itself, such as 0.49,0.48,0.45; a module:callable "
@@ -33,6 +37,8 @@ class NormalisationOptions:
 
 @dataclass(kw_only=True)
 class ThreatOptions:
+    GROUP: ClassVar[str] = "Attack"
+
     norm: Literal["linf", "l2", "l1"] | None = option(
         None, "Norm of the perturbation.  [default: the checkpoint's, else the data set's]"
     )
@@ -43,19 +49,23 @@ class ThreatOptions:
 
 @dataclass(kw_only=True)
 class RuntimeOptions:
+    GROUP: ClassVar[str] = "Runtime"
+
     device: str = option("auto", "auto, cpu, cuda or cuda:i.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto",
         "For speed alone: images, perturbations, losses, weights and verdicts stay fp32. auto: bf16 to train, where the "
-        "processor has it, fp32 to judge.",
+        "processor has it, fp32 to evaluate.",
     )
     batch_size: int | str | None = option(None, "Images at a time: a number or auto.", metavar="INT|auto")
     seed: int = option(0, "Seed of everything random.")
-    quiet: bool = option(False, "Print results only.")
+    quiet: bool = option(False, "Print results only.", group="Output")
 
 
 @dataclass(kw_only=True)
 class CompileOption:
+    GROUP: ClassVar[str] = "Runtime"
+
     compile: bool = option(False, "Compile the model (torch.compile): for long runs on CUDA.")
 
 

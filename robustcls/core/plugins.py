@@ -1,23 +1,21 @@
 """Plug-ins by file name: a file in a plug-in folder defines a function of the same name, and that is its registration.
 
-A file that holds several names them in `__all__`. Listing reads the source without importing it, so that `--help` and
-`robustcls list` do not wait for torch.
+A file with several names them in `__all__`; one whose name begins with `_` holds helpers. Listing reads the source without
+importing it, so that `--help` and `robustcls list` do not wait for torch.
 """
 
 import ast
 import importlib
 import inspect
-import math
-import operator
-import sys
+import json
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial, reduce
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from robustcls.core.config import union_parts
+from robustcls.core.config import convert, union_parts
 from robustcls.core.errors import InputError, unknown
 
 KINDS = {
@@ -28,7 +26,7 @@ KINDS = {
     "corruption": "robustcls/corruptions",
     "model": "robustcls/models/architectures",
     "objective": "robustcls/objectives",
-    "schedule": "robustcls/training/schedule.py",
+    "schedule": "robustcls/training/optimizer.py",
     "section": "robustcls/reporting/sections",
     "step": "robustcls/steps",
     "suite": "robustcls/evaluation/suites.py",
@@ -36,7 +34,7 @@ KINDS = {
 }
 PLACED = ("data",)  # the kinds whose plug-ins take a place: `folder:PATH`
 _ROOT = Path(__file__).resolve().parents[2]
-_SIMPLE = {int: "whole number", float: "number", str: "text", bool: "True or False"}
+_SIMPLE = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
 
 
 @dataclass(frozen=True)
@@ -77,6 +75,9 @@ class Spec:
         return f"{self.name}({inner})" if inner else self.name
 
 
+AnyPlugin = str | Spec | Callable[..., Any]
+
+
 def names(kind: str) -> list[str]:
     """The names of all plug-ins of a kind, sorted."""
     return sorted(_plugins(kind))
@@ -87,21 +88,59 @@ def describe(kind: str) -> list[Plugin]:
     return [plugin for _, plugin in sorted(_plugins(kind).items())]
 
 
-def load(kind: str, spec: str | Spec) -> Callable[..., Any]:
-    """The plug-in function with the spec's options bound; called as its kind is called.
+def load(kind: str, plugin: AnyPlugin) -> partial[Any]:
+    """The plug-in function with its options bound; called as its kind is called.
 
-    Raises InputError for an unknown name or option (naming the nearest) and for a value of the wrong type.
+    Args:
+        kind: one of KINDS.
+        plugin: a spec, or a function, partial or other callable of the user's own, which is taken as it is.
+
+    Raises:
+        InputError: for an unknown name or option (naming the nearest) and for a value of the wrong type.
     """
-    spec = parse(kind, spec) if isinstance(spec, str) else spec
-    function = _find(kind, spec.name)
-    return partial(function, *spec.args, **_checked(kind, spec, function))
+    if not isinstance(plugin, (str, Spec)):
+        return partial(plugin)
+    spec = parse(kind, plugin)
+    function = _function(kind, spec.name)
+    return partial(function, *spec.args, **_converted(kind, spec, function))
 
 
-def parse(kind: str, text: str) -> Spec:
-    """A spec string as a Spec. Raises InputError. Values are literals or fractions such as 2/255; nothing is evaluated."""
-    text = text.strip()
+def resolved(kind: str, plugin: AnyPlugin) -> dict[str, Any]:
+    """Every option of the plug-in with its value: the default where none is given.
+
+    Of a callable: the defaults of a simple type in its signature, and the keywords of a partial. Raises InputError.
+    """
+    spec = parse(kind, plugin)
+    if not isinstance(plugin, (str, Spec)):
+        parameters = _simple_parameters(partial(plugin).func)
+        return {p.name: p.default for p in parameters if p.default is not p.empty} | dict(spec.options)
+    function = _function(kind, spec.name)
+    return {p.name: p.default for p in _options(function)} | _converted(kind, spec, function)
+
+
+def with_options(kind: str, plugin: AnyPlugin, **options: Any) -> str | Callable[..., Any]:
+    """The plug-in with some options set anew: of a spec its text, of a callable a partial."""
+    if not isinstance(plugin, (str, Spec)):
+        return partial(plugin, **options)
+    spec = parse(kind, plugin)
+    return str(Spec(spec.name, spec.args, tuple((dict(spec.options) | options).items())))
+
+
+def parse(kind: str, plugin: AnyPlugin) -> Spec:
+    """The name of a plug-in and the options that it is given; nothing is evaluated.
+
+    Values in the text of a spec are literals or fractions such as 2/255. A callable is called by its own name, or its
+    class's, and has the keywords of a partial as options: JSON's values as they are, others by their repr. Raises InputError.
+    """
+    if isinstance(plugin, Spec):
+        return plugin
+    if not isinstance(plugin, str):
+        bound = partial(plugin)  # partials of partials become one
+        name = getattr(bound.func, "__name__", type(bound.func).__name__)
+        return Spec(name, tuple(map(_plain, bound.args)), tuple((key, _plain(v)) for key, v in bound.keywords.items()))
+    text = plugin.strip()
     head, colon, rest = text.partition(":")
-    if colon and head in _plugins(kind) and kind in PLACED:
+    if colon and kind in PLACED and head in _plugins(kind):
         return Spec(head, (rest,))
     call, parenthesis, _ = text.partition("(")
     if not parenthesis:
@@ -118,12 +157,22 @@ def parse(kind: str, text: str) -> Spec:
     return Spec(call.strip(), (), options)
 
 
-def resolved(kind: str, spec: str | Spec) -> dict[str, Any]:
-    """Every option of the plug-in with the value that the spec gives it: defaults filled in."""
-    spec = parse(kind, spec) if isinstance(spec, str) else spec
-    function = _find(kind, spec.name)
-    defaults = {name: parameter.default for name, parameter, _ in _options(function)}
-    return defaults | _checked(kind, spec, function)
+def import_dotted(kind: str, module: str, attribute: str) -> Callable[..., Any]:
+    """`attribute` of `module`, as Python imports it. Raises InputError that says which part failed."""
+    spec = f"{kind} {module}:{attribute}"
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise InputError(f"{spec}: {module!r} is not the name of a module: write it as package.module:name")
+    try:
+        imported = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."):
+            raise InputError(f"{spec}: no module {error.name!r}: is its folder in PYTHONPATH?") from None
+        raise
+    if not hasattr(imported, attribute):
+        raise InputError(f"{spec}: the module has no {attribute!r}")
+    if not callable(getattr(imported, attribute)):
+        raise InputError(f"{spec} is not callable: name a function")
+    return getattr(imported, attribute)
 
 
 def _value(node: ast.expr) -> Any:
@@ -135,7 +184,15 @@ def _value(node: ast.expr) -> Any:
     return ast.literal_eval(node)
 
 
-def _find(kind: str, name: str) -> Callable[..., Any]:
+def _plain(value: Any) -> Any:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return repr(value)
+    return value
+
+
+def _function(kind: str, name: str) -> Callable[..., Any]:
     plugin = _plugins(kind).get(name)
     if plugin is not None:
         return getattr(importlib.import_module(plugin.module), name)
@@ -145,76 +202,52 @@ def _find(kind: str, name: str) -> Callable[..., Any]:
     return import_dotted(kind, module, attribute)
 
 
-def import_dotted(kind: str, module: str, attribute: str) -> Callable[..., Any]:
-    """`attribute` of `module`, looked up in the current folder too. Raises InputError that says which part failed."""
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    if not all(part.isidentifier() for part in module.split(".")):
-        raise InputError(
-            f"{kind} {module}:{attribute}: {module!r} is no module's name: write it as package.module:name"
-        )
+def _simple_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
-        imported = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and f"{module}.".startswith(f"{error.name}."):
-            raise InputError(
-                f"{kind} {module}:{attribute}: no module {error.name!r}: is its folder in PYTHONPATH?"
-            ) from None
-        raise
-    found = getattr(imported, attribute, None)
-    if found is None:
-        raise InputError(f"{kind} {module}:{attribute}: the module has no {attribute!r}")
-    if not callable(found):
-        raise InputError(f"{kind} {module}:{attribute} is not callable: name a function")
-    return found
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some builtins have none
+        return []
+    return [parameter for parameter in parameters if _is_simple(_hint(parameter))]
 
 
-def _options(function: Callable[..., Any]) -> list[tuple[str, inspect.Parameter, Any]]:
-    """The keyword-only parameters that a spec can set: those annotated with a simple type."""
-    keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    hints = {p.name: _hint(p.annotation) for p in keywords}
-    return [(p.name, p, hints[p.name]) for p in keywords if _simple_types(hints[p.name])]
+def _options(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters that a spec can set: the keyword-only ones of a simple type."""
+    return [p for p in _simple_parameters(function) if p.kind is p.KEYWORD_ONLY]
 
 
-def _hint(annotation: Any) -> Any:
-    """An annotation that is text (`from __future__ import annotations`) as the union of simple types that it names."""
-    if not isinstance(annotation, str):
-        return annotation
-    known = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
-    parts = [known.get(part.strip()) for part in annotation.split("|")]
-    return reduce(operator.or_, parts) if all(parts) else None
+def _hint(parameter: inspect.Parameter) -> Any:
+    """The annotation or, without one, the type of the default.
+
+    One that is text (`from __future__ import annotations`) becomes the union of simple types that it names.
+    """
+    if parameter.annotation is parameter.empty:
+        return type(parameter.default) if parameter.default is not None else None
+    if not isinstance(parameter.annotation, str):
+        return parameter.annotation
+    parts = [_SIMPLE.get(part.strip()) for part in parameter.annotation.split("|")]
+    return typing.Union[tuple(parts)] if all(parts) else None  # noqa: UP007
 
 
-def _simple_types(hint: Any) -> tuple[type, ...]:
-    parts = union_parts(hint)
-    if typing.get_origin(hint) is typing.Literal:
-        return (str,)
-    return parts if all(part in _SIMPLE or part is type(None) for part in parts) else ()
+def _is_simple(hint: Any) -> bool:
+    return all(part in _SIMPLE.values() or typing.get_origin(part) is Literal for part in union_parts(hint))
 
 
-def _checked(kind: str, spec: Spec, function: Callable[..., Any]) -> dict[str, Any]:
-    options = {name: hint for name, _, hint in _options(function)}
-    takes = ", ".join(
-        name if parameter.default is parameter.empty else f"{name}={parameter.default!r}"
-        for name, parameter, _ in _options(function)
-    )
-    takes = takes or "no options"
+def _converted(kind: str, spec: Spec, function: Callable[..., Any]) -> dict[str, Any]:
+    """The values of a spec's options, as the function's annotations want them. Raises InputError."""
+    options = {p.name: p for p in _options(function)}
+    takes = ", ".join(p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in options.values())
+    takes = f"{spec.name} takes {takes or 'no options'}"
     values = {}
     for name, value in spec.options:
         if name not in options:
-            raise InputError(f"{unknown(f'option of {spec.name}', name, options)}; {spec.name} takes {takes}")
-        allowed = _simple_types(options[name])
-        if float in allowed and type(value) is int and abs(value) <= sys.float_info.max:
-            value = float(value)
-        choices = typing.get_args(options[name]) if typing.get_origin(options[name]) is typing.Literal else ()
-        endless = type(value) is float and not math.isfinite(value)
-        if type(value) not in allowed or endless or (choices and value not in choices):
-            want = " or ".join(map(repr, choices)) or " or ".join(_SIMPLE[t] for t in allowed if t in _SIMPLE)
-            raise InputError(f"{kind} {spec.name}: {name}={value!r} is not a {want}; {spec.name} takes {takes}")
-        values[name] = value
-    for name, parameter, _ in _options(function):
-        if parameter.default is parameter.empty and name not in values:
-            raise InputError(f"{kind} {spec.name} needs {name}: write it as {spec.name}({name}=...)")
+            raise InputError(f"{unknown(f'option of {spec.name}', name, options)}; {takes}")
+        try:
+            values[name] = convert(_hint(options[name]), value)
+        except ValueError as error:
+            raise InputError(f"{kind} {spec.name}: {name}={error}; {takes}") from None
+    missing = next((p.name for p in options.values() if p.default is p.empty and p.name not in values), None)
+    if missing:
+        raise InputError(f"{kind} {spec.name} needs {missing}: write it as {spec.name}({missing}=...)")
     return values
 
 
@@ -224,7 +257,7 @@ def _plugins(kind: str) -> dict[str, Plugin]:
         raise unknown("kind of plug-in", kind, KINDS)
     place = _ROOT / KINDS[kind]
     files = [place] if place.is_file() else sorted(place.glob("*.py"))
-    return {plugin.name: plugin for file in files for plugin in _read(kind, file)}
+    return {plugin.name: plugin for file in files if file.name[0] != "_" for plugin in _read(kind, file)}
 
 
 def _read(kind: str, file: Path) -> list[Plugin]:
@@ -252,10 +285,9 @@ def _declared(node: ast.FunctionDef) -> tuple[Option, ...]:
     return tuple(
         Option(argument.arg, ast.unparse(argument.annotation), ast.unparse(default) if default else "required")
         for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-        if argument.annotation and _is_simple(ast.unparse(argument.annotation))
+        if argument.annotation and _says_simple(ast.unparse(argument.annotation))
     )
 
 
-def _is_simple(annotation: str) -> bool:
-    parts = set(annotation.split(" | ")) - {"int", "float", "str", "bool", "None"}
-    return all(part.startswith("Literal[") for part in parts)
+def _says_simple(annotation: str) -> bool:
+    return all(part in _SIMPLE or part.startswith("Literal[") for part in annotation.split(" | "))

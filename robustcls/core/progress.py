@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar on a terminal, elsewhere a line every half minute. Both say what time is left."""
+"""Shows progress on stderr: a bar on a terminal, elsewhere a line every half minute, both with the time left."""
 
 import os
 import sys
@@ -81,11 +81,9 @@ class Bar:
         self.close()
 
     def _line(self, now: float, remark: str) -> str:
-        units = (
-            self.unit if not self.unit or self.total == 1 else f"{self.unit}{'es' if self.unit.endswith('ch') else 's'}"
-        )
+        plural = "" if not self.unit or self.total == 1 else "es" if self.unit.endswith("ch") else "s"
         left = (self.total - self.done) * (now - self.begun) / max(self.done - self.before, 1)
-        parts = [f"{self.done} of {self.total} {units}".rstrip(), remark, f"{duration(left)} left"]
+        parts = [f"{self.done} of {self.total} {self.unit}{plural}".rstrip(), remark, f"{duration(left)} left"]
         return f"{self.label}: {', '.join(filter(None, parts))}"
 
 
@@ -95,6 +93,18 @@ def follow(items: Sequence[T], label: str, unit: str = "batch", *, show: bool = 
         for item in items:
             yield item
             bar.advance()
+
+
+def show_attacks(show: bool = True) -> Callable[..., Iterator[Any]]:
+    """A wrapper for the batches of an attack: samples done, those that are still correct, and time left."""
+
+    def wrap(batches: Sequence[Any], label: str, total: int, standing: Callable[[], int]) -> Iterator[Any]:
+        with Bar(total, label, "", show=show) as bar:  # of images, or of self-checks
+            for batch in batches:
+                yield batch
+                bar.advance(len(batch), f"{standing()} stand")
+
+    return wrap
 
 
 def duration(seconds: float) -> str:

@@ -1,7 +1,8 @@
-"""What a number was made with."""
+"""The versions and the commit that a result was made with."""
 
 import platform
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,10 +13,8 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that shape a result; those not installed are left out."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 

@@ -1,4 +1,4 @@
-"""Random streams that depend on what they are for and on nothing else."""
+"""Derives seeds of random streams from what the streams are for."""
 
 
 def mix(*values: int) -> int:

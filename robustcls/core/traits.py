@@ -1,4 +1,4 @@
-"""What an evaluation must know of an attack before it runs it."""
+"""What must be known of a plug-in before it runs: declared beside it, never guessed from its name."""
 
 import inspect
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Traits:
-    """The defaults describe an attack such as PGD: gradients of each image by itself, inside the ball."""
+    """The defaults describe an attack such as PGD, an objective that attacks, a step that does not, a loss of labels."""
 
     gradients: bool = True  # needs the gradient of the model, not its outputs alone
     minimum_norm: bool = False  # looks for the nearest example, at whatever distance; the ball only judges it
@@ -18,23 +18,32 @@ class Traits:
     training_only: bool = False  # leaves the ball on purpose: its images train a model and never judge one
     keeps_label: bool = False  # moves the explanation and never the label: it says nothing of accuracy
     universal: bool = False  # makes one perturbation for all images, so it must meet them all at once
+    attacks: bool = True  # an objective: asks for adversarial images
+    makes_examples: bool = False  # a step: makes the adversarial images itself, so that there is no inner attack
+    reference: bool = False  # a loss: compares with the logits N,K of a reference, not with labels
 
 
 def traits(**declared: bool) -> Callable[[Callable], Callable]:
-    """Decorates an attack with its Traits, where they are not the defaults."""
+    """Decorates a plug-in, or a loss, with its Traits, where they are not the defaults."""
 
-    def declare(attack: Callable) -> Callable:
-        attack.traits = Traits(**declared)  # type: ignore[attr-defined]
-        return attack
+    def declare(function: Callable) -> Callable:
+        function.traits = Traits(**declared)  # type: ignore[attr-defined]
+        return function
 
     return declare
 
 
-def traits_of(attack: Callable[..., Any]) -> Traits:
-    """The Traits of an attack, also of one with options bound."""
-    while isinstance(attack, partial):
-        attack = attack.func
-    return getattr(attack, "traits", Traits())
+def traits_of(function: Callable[..., Any]) -> Traits:
+    """The Traits of a plug-in or a loss, also of one with options bound."""
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "traits", Traits())
+
+
+def takes_target(attack: Callable[..., Any]) -> bool:
+    """Whether an attack can aim at classes N, by a keyword `target` that is no option of its spec, such as that of `patch`."""
+    parameter = inspect.signature(attack).parameters.get("target")
+    return parameter is not None and (parameter.annotation is parameter.empty or "Tensor" in str(parameter.annotation))
 
 
 def takes(attack: Callable[..., Any], option: str) -> bool:

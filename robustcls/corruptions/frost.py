@@ -12,7 +12,7 @@ TINT = (0.85, 0.95, 1.0)  # of ice, in red, green and blue
 def frost(x: Tensor, severity: int, *, generator: Generator) -> Tensor:
     """A weighted sum of the image and a texture of ice, cut to [0, 1].
 
-    The published images take cuttings of six photographs, which are not shipped here: `ice` makes a texture instead.
+    The published images take crops of six photographs, which are not shipped here: `ice` makes a texture instead.
     """
     keep, cover = strength(
         x,

@@ -1,4 +1,4 @@
-"""Data sets, one a file; how they are split, batched and augmented."""
+"""Data sets, their splits, augmentations and batches."""
 
 import ast
 from pathlib import Path
@@ -7,9 +7,19 @@ from typing import Any
 from robustcls.core import plugins
 from robustcls.core.errors import unknown
 
+DEFAULT_RECIPE = {
+    "norm": "linf",
+    "eps": "8/255",
+    "augment": "crop_flip",
+    "epochs": 30,
+    "lr": 0.1,
+    "batch_size": 128,
+    "adv": "pgd(steps=7)",
+}
+
 
 def recipe(spec: str) -> dict[str, Any]:
-    """The training defaults that a data set's file declares as RECIPE, read from its source without importing it.
+    """The training defaults of a data set: DEFAULT_RECIPE, and what its file has in RECIPE, read without importing it.
 
     Empty for a user's own `module:callable`. Raises InputError for an unknown name.
     """
@@ -19,8 +29,7 @@ def recipe(spec: str) -> dict[str, Any]:
     if name not in plugins.names("data"):
         raise unknown("data", name, plugins.names("data"))
     file = Path(__file__).parent / "sets" / f"{name}.py"
-    tree = ast.parse(file.read_text(encoding="utf-8")) if file.is_file() else ast.Module([], [])
-    for node in tree.body:
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "RECIPE":
-            return dict(ast.literal_eval(node.value))
-    return {}
+            return DEFAULT_RECIPE | ast.literal_eval(node.value)
+    return dict(DEFAULT_RECIPE)

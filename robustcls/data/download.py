@@ -1,4 +1,4 @@
-"""Downloads that arrive whole or not at all."""
+"""Downloads a data set as a whole or not at all."""
 
 import http.client
 import os
@@ -33,7 +33,7 @@ def arriving(name: str, folder: Path, url: str) -> Iterator[Path]:
         part = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
     except OSError as error:
         raise InputError(
-            f"cannot write {folder} for the data set {name}: {error.strerror}: name another place with --data-dir"
+            f"cannot write {folder} for the data set {name}: {error.strerror}: name another place with `data_dir`"
         ) from None
     usual = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)  # torchvision passes none to urllib and would wait for ever
@@ -47,11 +47,11 @@ def arriving(name: str, folder: Path, url: str) -> Iterator[Path]:
             os.replace(file, target)
     except (OSError, RuntimeError, EOFError, zlib.error, tarfile.TarError, http.client.HTTPException) as error:
         if getattr(error, "errno", None) in FULL:
-            raise InputError(cannot_write(folder, error, "--data-dir")) from None
+            raise InputError(cannot_write(folder, error, "`data_dir`")) from None
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(
             f"cannot download {name} from {url}: {reason}: check the network, or put the file into {folder} "
-            "(another place: --data-dir)"
+            "(another place: `data_dir`)"
         ) from None
     finally:
         socket.setdefaulttimeout(usual)

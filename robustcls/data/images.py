@@ -93,7 +93,7 @@ def as_images(made: Any, name: str) -> Images:
     if isinstance(made, Images):
         _check(made.pixels, made.labels, made.classes, name)
         if made.files is not None and len(made.files) != len(made):
-            raise InputError(f"data {name}: {len(made.files)} file names for {len(made)} images: give one an image")
+            raise InputError(f"data {name}: {len(made.files)} file names for {len(made)} images: give one per image")
         return made
     if not isinstance(made, (tuple, list)) or len(made) not in (2, 3):
         raise InputError(
@@ -138,7 +138,7 @@ def _check(pixels: Tensor, labels: Tensor, classes: Sequence[str], name: str) ->
     if labels.dtype is not torch.int64 or labels.shape != shape[:1]:
         raise InputError(
             f"data {name}: labels of shape {tuple(labels.shape)} and {labels.dtype} for {shape[0]} images: "
-            "give one whole number an image"
+            "give one whole number per image"
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= len(classes):

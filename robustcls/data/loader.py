@@ -17,7 +17,6 @@ def batches(
     shuffle: bool = True,
     drop_last: bool = False,
     start: int = 0,
-    device: torch.device | str | None = None,
     channels_last: bool = False,
     rank: int = 0,
     size: int = 1,
@@ -28,7 +27,6 @@ def batches(
     short last batch, unless it is the only one. rank, size: this process's equal part of each batch. Move the images to
     the device once (`Images.to`) rather than each epoch.
     """
-    images = images if device is None else images.to(device)
     order = torch.arange(len(images))
     if shuffle:
         generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)

@@ -1,4 +1,4 @@
-"""A spec and a split's name to images: what is held out for validation, and which samples are chosen."""
+"""Loads the split of a data set: finds the data set of a spec, holds out validation, chooses n samples."""
 
 import inspect
 import os
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from robustcls.core import plugins
-from robustcls.core.errors import InputError, unknown
-from robustcls.data._copies import count_copies
+from robustcls.core.errors import InputError, one_line, unknown
+from robustcls.core.subset import first_proportional, stratified_order
+from robustcls.data.duplicates import count_copies
 from robustcls.data.images import Images, as_images, count_labels, with_note
-from robustcls.data.stratify import first_proportional, stratified_order
 
 DECODING = ("size", "grey", "scale")  # options that say how a file becomes pixels
 SAMPLING_RULE = "the first samples of each class in file order, as many as the class's share of the split"
@@ -65,7 +65,7 @@ def load_training_data(
 ) -> tuple[Images, Images]:
     """The train and val images, disjoint, of one reading of the data set's train split; or its own val, where it has one.
 
-    val is val_share of it, at least one sample a class and at most val_max (or the number of classes). limit_train: a
+    val is val_share of it, at least one sample per class and at most val_max (or the number of classes). limit_train: a
     stratified random subset of what is left, by seed, so that val is the same for every limit. Raises InputError where
     there are too few samples.
     """
@@ -75,12 +75,26 @@ def load_training_data(
         return source.load("train", _Pick(held_out.train)), source.load("val", _Pick(_all))
     pick = _Pick(held_out.both)
     both = source.load("train", pick)
-    is_val = torch.isin(pick.positions, held_out.val(pick.labels))
-    train, val = (both.take(rows.nonzero().squeeze(1)) for rows in (~is_val, is_val))
-    train, val = (replace(images, available=len(images), split_counts=()) for images in (train, val))
+    train, val = _divide(both, pick, held_out)
     copies = _copies_in_val(val, train) if both.files is not None else ""
     note = "; ".join(filter(None, (source.other_val(), copies)))
     return with_note(train, note), with_note(val, note)
+
+
+def hold_out(
+    images: Images, *, seed: int = 0, limit_train: int | None = None, val_share: float = 0.1, val_max: int = 2000
+) -> tuple[Images, Images]:
+    """The train and val images of a data set that is in memory, as `load_training_data` divides one that it reads."""
+    held_out = _HeldOut(images.name, seed, limit_train, val_share, val_max)
+    pick = _Pick(held_out.both)
+    return _divide(images.take(pick(images.labels)), pick, held_out)
+
+
+def _divide(both: Images, pick: "_Pick", held_out: "_HeldOut") -> tuple[Images, Images]:
+    is_val = torch.isin(pick.positions, held_out.val(pick.labels))
+    train, val = (both.take(rows.nonzero().squeeze(1)) for rows in (~is_val, is_val))
+    train, val = (replace(images, available=len(images), split_counts=()) for images in (train, val))
+    return train, val
 
 
 def choose(images: Images, n: int | None) -> Images:
@@ -163,73 +177,75 @@ def _copies_in_val(val: Images, train: Images) -> str:
     return f"{count} of {len(val)} images held out for validation are duplicates of training images" if count else ""
 
 
-@dataclass(frozen=True)
 class _Source:
-    """A data spec, and how it is to be read."""
+    """A data spec, and how it is to be read. whole: for a model that was not trained on it."""
 
-    spec: str
-    data_dir: str | None
-    skip_corrupt: bool
-    whole: bool = False
+    def __init__(self, spec: str, data_dir: str | None = None, skip_corrupt: bool = False, whole: bool = False):
+        self.spec, self.data_dir, self.skip_corrupt, self.whole = spec, data_dir, skip_corrupt, whole
+        self.parsed = _parsed(spec)
+        self.function: Any = plugins.load("data", self.parsed)
+        self.is_ours = ":" not in self.parsed.name
 
-    def has_val(self) -> bool:
+    def has_val(self, whole: bool = False) -> bool:
         """Whether the data set's file says, with `has_val`, that there is a validation split of its own."""
-        return self._asked("has_val", usual=False)
+        return self._ask("has_val", False, whole or self.whole)
 
     def has_test(self) -> bool:
         """As has_val, with `has_test`; data sets that do not say have one."""
-        return self._asked("has_test", usual=True)
+        return self._ask("has_test", True, self.whole)
 
-    def _asked(self, question: str, *, usual: bool) -> bool:
-        parsed = _parsed(self.spec)
-        function: Any = plugins.load("data", parsed)
-        ask = None if ":" in parsed.name else getattr(sys.modules[function.func.__module__], question, None)
-        if ask is None or not parsed.args:
-            return usual
-        return ask(*parsed.args, **{**dict(parsed.options), "whole": self.whole})
+    def _ask(self, question: str, default: bool, whole: bool) -> bool:
+        ask = getattr(sys.modules[self.function.func.__module__], question, None) if self.is_ours else None
+        if ask is None or not self.parsed.args:
+            return default
+        return ask(*self.parsed.args, **{**dict(self.parsed.options), "whole": whole})
 
     def other_val(self) -> str:
         """What is said where validation is held out of train though there is a folder for it, which stands for test."""
-        if self.has_val() or not replace(self, whole=True).has_val():
+        if self.has_val() or not self.has_val(whole=True):
             return ""
         return "the folder's own val stands for test: validation is held out of train, as in training"
 
     def load(self, split: str, pick: _Pick) -> Images:
         """The picked images of a split. Raises InputError."""
-        parsed = _parsed(self.spec)
-        function = plugins.load("data", parsed)
-        takes = inspect.signature(function).parameters
-        # Validation is drawn among the images that can be read, so all of train must be looked at where some cannot.
-        early = None if split == "train" and self.skip_corrupt else pick
-        whole = self.whole and "whole" not in dict(parsed.options)
-        given = {
-            "data_dir": self.data_dir, "skip_corrupt": self.skip_corrupt or None, "whole": whole or None, "pick": early,
-        }  # fmt: skip
-        own = ":" not in parsed.name  # a stranger's keywords are its own
-        known = given if own else {name: given[name] for name in ("data_dir", "skip_corrupt")}
-        options = {name: value for name, value in known.items() if value is not None and name in takes}
-        _check_call(function, self.spec, parsed.name, split, options)
-        images = function(split, **options) if own else self._call(function, split, options)
+        given: dict[str, Any] = {"data_dir": self.data_dir, "skip_corrupt": self.skip_corrupt or None}
+        if self.is_ours:  # the keywords of other functions are their own
+            # Validation is drawn among the images that can be read, so all of train must be looked at where some cannot.
+            given["pick"] = None if split == "train" and self.skip_corrupt else pick
+            given["whole"] = True if self.whole and "whole" not in dict(self.parsed.options) else None
+        takes = inspect.signature(self.function)
+        options = {name: value for name, value in given.items() if value is not None and name in takes.parameters}
+        try:
+            takes.bind(split, **options)
+        except TypeError as error:
+            hint = (
+                "write it as folder:PATH"
+                if self.parsed.name == "folder"
+                else "it is called with the split's name alone"
+            )
+            raise InputError(f"data {self.spec} cannot be called: {error}: {hint}") from None
+        images = self._call(split, options)
         if "pick" not in options:
             positions = pick(images.labels)
             images = images if len(positions) == len(images) else images.take(positions)
         counts = pick.counts + (0,) * (len(images.classes) - len(pick.counts))
         return replace(images, available=pick.available, split_counts=counts)
 
-    def _call(self, function: Callable[..., Any], split: str, options: dict[str, Any]) -> Images:
+    def _call(self, split: str, options: dict[str, Any]) -> Images:
+        if self.is_ours:
+            return self.function(split, **options)
         try:
-            made = function(split, **options)
+            made = self.function(split, **options)
         except InputError:
             raise
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(f"data {self.spec} failed for split {split!r}: {reason}") from error
+            raise InputError(f"data {self.spec} failed for split {split!r}: {one_line(error)}") from error
         return as_images(made, self.spec)
 
 
 def has_test(spec: str) -> bool:
     """Whether the data set has a test split, which a folder with train/ alone has not. Raises InputError."""
-    return _Source(spec, None, False).has_test()
+    return _Source(spec).has_test()
 
 
 def may_have_trained_on(trained: str, data: str) -> bool:
@@ -273,7 +289,7 @@ def check_named_by_file(spec: str, file: str) -> None:
     if parameters[:1] != ["split"]:
         raise InputError(
             f"{file} asks to run {name} for its data, whose first parameter is not called split: if you trust that code, "
-            f"say so with --data {spec}"
+            f"say so with `data={spec}`"
         )
 
 
@@ -284,11 +300,3 @@ def _parsed(spec: str) -> plugins.Spec:
         return parsed
     path, _, options = parsed.args[0].rpartition("(")
     return plugins.Spec(parsed.name, (path,), plugins.parse("data", f"{parsed.name}({options}").options)
-
-
-def _check_call(function: Callable[..., Any], spec: str, name: str, split: str, options: dict[str, Any]) -> None:
-    try:
-        inspect.signature(function).bind(split, **options)
-    except TypeError as error:
-        hint = "write it as folder:PATH" if name == "folder" else "it is called with the split's name alone"
-        raise InputError(f"data {spec} cannot be called: {error}: {hint}") from None

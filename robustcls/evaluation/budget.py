@@ -1,142 +1,25 @@
-"""What the parts of a report will take, from measured seconds a pass, and how many samples a time budget holds.
-
-Seconds are wall time. Estimates of attacks are what a sample costs that withstands them: most break sooner.
-"""
+"""A report under a time limit: how many samples it holds, and what it leaves out."""
 
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor, nn
-
-from robustcls.attribution import explain
-from robustcls.attribution._batches import images_per_pass
-from robustcls.core import plugins
-from robustcls.core.classifier import device_of
 from robustcls.core.errors import InputError
-from robustcls.core.gradients import frozen
 from robustcls.core.progress import duration
-from robustcls.core.traits import traits_of
-from robustcls.corruptions._severity import SEVERITIES
+from robustcls.core.subset import first_proportional
+from robustcls.data.images import Images
+from robustcls.data.splits import SAMPLING_RULE
+from robustcls.evaluation.attacks import NamedAttack
 from robustcls.evaluation.config import ReportConfig
-from robustcls.evaluation.explanations import FORWARDS, MAPS
-from robustcls.evaluation.gallery import MAPS as GALLERY_MAPS
-from robustcls.evaluation.minimum import PASSES as MINIMUM_PASSES
-from robustcls.evaluation.norm_curves import PASSES as CURVE_PASSES
-from robustcls.runtime.fused import Counted, make_search_model
-
-Clock = Callable[[], float]
+from robustcls.evaluation.pace import Clock, Pace, measure_pace
+from robustcls.evaluation.plan import Plan
+from robustcls.evaluation.subject import Subject
 
 QUICK = {32: 2.0, 224: 5.0}  # minutes of the profile quick, by the longer side of the images; between, on a line
-TIMED = 8  # images of the batch whose passes are timed
 RESERVE = 0.1  # of a budget, for what is not estimated: reading, checks, writing
 ATTACKS = 0.5  # of a budget that the attacks may take where other parts want the rest
 FEWEST = 4  # samples: a part that holds fewer says nothing
-COUNTED = ("steps", "queries", "restarts", "targets", "draws", "evaluations")  # options that multiply passes
-CHECKED = (
-    32,
-    6,
-    6,
-)  # of the self-checks without an attack: samples at most, passes forward and with a gradient of each
-CHECKS, ALL_CHECKS, CURVE = 0.15, 1.0, 2.0  # of the attacks' passes, that self-checks and a security curve take
-
-
-@dataclass
-class Pace:
-    """Seconds an image, on this machine."""
-
-    forward: float
-    gradient: float  # a pass forward and backward; as long as one forward of a model without gradients
-    maps: dict[str, float] = field(default_factory=dict)  # one map, by method
-    corrupting: float = 0.0  # making all corrupted versions of an image
-
-    def of_part(self, section: str) -> float:
-        """Seconds that a sample takes in a part of the report, by its key in `Evaluation.not_run`."""
-        return {
-            "calibration": 2 * self.forward,
-            "gallery": 2 * self.forward + GALLERY_MAPS * sum(self.maps.values()),
-            "stability": MAPS * sum(self.maps.values()) + FORWARDS * len(self.maps) * self.forward,
-            "other_curves": CURVE_PASSES * self.gradient,
-            "minimum": MINIMUM_PASSES * self.gradient,
-            "corruptions": self.corrupting + len(SEVERITIES) * len(plugins.names("corruption")) * self.forward,
-        }[section]
-
-    def of_one_step(self, attacks: Sequence[str]) -> float:
-        """Seconds that a sample takes at least: a clean pass, and one step of each attack, as the weakest models do."""
-        gradients = [traits_of(plugins.load("attack", spec)).gradients for spec in attacks]
-        return self.forward + sum(self.gradient if one else self.forward for one in gradients)
-
-    def of_checks(self, count: int) -> float:
-        """Seconds that the self-checks without an attack take, which follow the attacks on so many samples."""
-        samples, forwards, gradients = CHECKED
-        return min(count, samples) * (forwards * self.forward + gradients * self.gradient)
-
-    def of_attacks(self, attacks: Sequence[str], *, curve: bool, checks: bool) -> float:
-        """Seconds that a sample takes which withstands the attacks, with self-checks, and with a curve over radii."""
-        seconds = 0.0
-        for spec in attacks:
-            gradients = traits_of(plugins.load("attack", spec)).gradients
-            seconds += passes_of(spec) * (self.gradient if gradients else self.forward)
-        return seconds * (1 + (CURVE if curve else 0) + (ALL_CHECKS if checks else CHECKS))
-
-
-def passes_of(spec: str) -> int:
-    """How often an attack passes an image that withstands it: its steps, times restarts and targets; one more at the end."""
-    count = 1
-    for name, value in plugins.resolved("attack", spec).items():
-        if name in COUNTED and type(value) is int and value > 0:
-            count *= value
-    return count + 1
-
-
-def measure_pace(
-    model: nn.Module,
-    x: Tensor,
-    methods: Sequence[str] = (),
-    *,
-    corruptions: bool = False,
-    clock: Clock = time.perf_counter,
-) -> Pace:
-    """Times a batch of x (N,C,H,W on the CPU) forward and backward, a map by each method, and one image's corruptions.
-
-    The model is left as it was. What fails is not timed: it says so when its turn comes.
-    """
-    device = device_of(model)
-    batch = x[: min(TIMED, images_per_pass(x))].float().to(device)
-
-    def timed(work: Callable[[], Any], images: int = 1) -> float:
-        try:
-            began = clock()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            return (clock() - began) / images
-        except (InputError, RuntimeError):
-            return 0.0
-
-    with torch.inference_mode(False), frozen(model):
-        search = make_search_model(model, "fp32", batch[:2])  # as attacks see it; its passes are also the warm-up
-        plain = Counted(model)
-        with torch.no_grad():
-            plain(batch)
-            forward = timed(lambda: plain(batch), len(batch))
-        gradient = forward
-        if getattr(model, "differentiable", True):
-            image = batch.clone().requires_grad_()
-            gradient = timed(lambda: torch.autograd.grad(search(image).sum(), image), len(batch)) or forward
-    maps = {method: timed(partial(explain, model, x[:1].float(), method=method)) for method in methods}
-    return Pace(forward, gradient, maps, _corrupting(x[:1].float().cpu(), timed) if corruptions else 0.0)
-
-
-def _corrupting(x: Tensor, timed: Callable[..., float]) -> float:
-    middle = SEVERITIES[len(SEVERITIES) // 2]
-    generator = torch.Generator().manual_seed(0)
-    functions = [plugins.load("corruption", name) for name in plugins.names("corruption")]
-    return len(SEVERITIES) * sum(timed(partial(one, x, middle, generator=generator)) for one in functions)
 
 
 @dataclass
@@ -207,7 +90,7 @@ def kept_counts(given: Collection[str]) -> frozenset[str]:
 
 
 def fitting_samples(
-    budget: Budget, pace: Pace, config: ReportConfig, attacks: Sequence[str], count: int, *, curve: bool
+    budget: Budget, pace: Pace, config: ReportConfig, attacks: Sequence[NamedAttack], count: int, *, curve: bool
 ) -> tuple[int, float]:
     """How many of `count` samples the attacks may meet within the budget, and the seconds that they take at most."""
     each = pace.of_attacks(attacks, curve=curve, checks=config.checks == "all")
@@ -223,7 +106,7 @@ def fitting_samples(
     return count, count * each
 
 
-def check_holds(budget: Budget, pace: Pace, attacks: Sequence[str], count: int, each: float, name: str) -> None:
+def check_holds(budget: Budget, pace: Pace, attacks: Sequence[NamedAttack], count: int, each: float, name: str) -> None:
     """Raises InputError where a budget that stops the attacks on `count` samples does not hold even one step of each.
 
     each: seconds of a sample that withstands them. name: of the model.
@@ -235,7 +118,7 @@ def check_holds(budget: Budget, pace: Pace, attacks: Sequence[str], count: int, 
     raise InputError(
         f"{budget.text} is too little for {name}: measuring its speed took {duration(budget.spent)}, and a clean pass with "
         f"one step of each attack on {count} samples takes about {duration(least)}, all steps up to {duration(most)}: "
-        f"give --minutes {enough:g}, {'fewer samples with --n, ' if 'n' in budget.kept else ''}or fewer or cheaper attacks"
+        f"give `minutes={enough:g}`, {'fewer samples with `n`, ' if 'n' in budget.kept else ''}or fewer or cheaper attacks"
     )
 
 
@@ -253,3 +136,75 @@ def too_long(seconds: float, budget: Budget) -> str:
         f"left out to keep {budget.text}: it takes about {duration(seconds)}, and {duration(budget.left())} are left; "
         "give more with --minutes"
     )
+
+
+@dataclass
+class Estimate:
+    """A subject, on as many samples as its time limit holds, and what its report is expected to take."""
+
+    subject: Subject
+    plan: Plan
+    pace: Pace
+    attack_seconds: float  # of a sample that withstands all attacks
+    minutes: float | None
+    reduced: str = ""  # why there are fewer samples than the profile says
+    spent: float = 0.0  # seconds of the budget, that measuring the pace took
+
+    def begin(self, given: Collection[str]) -> tuple[Budget, str]:
+        """The budget, which runs from now on, and in a line what the attacks will take."""
+        budget = _begin(self.minutes, given, self.spent)
+        count = len(self.subject.y)
+        budget.after = min(self.pace.of_checks(count), budget.left() / 2)
+        text = f"attacks: {count} samples, at most about {duration(count * self.attack_seconds)}"
+        if self.minutes is not None:
+            text += f", of {budget.text}"
+        if budget.stops and count * self.attack_seconds > budget.left() - budget.after:
+            text += ", at whose end they are stopped, and the evaluation says so"
+        return budget, "; ".join(filter(None, (text, self.reduced)))
+
+
+def estimate(
+    subjects: Sequence[Subject],
+    plans: Sequence[Plan],
+    methods: Sequence[Sequence[str]],
+    config: ReportConfig,
+    given: Collection[str],
+) -> list[Estimate]:
+    """An estimate for each subject. Where a budget asks for fewer samples, all subjects keep the same, to be compared.
+
+    methods: attribution methods of each. given: options that the user named, whose counts win over the profile's budget.
+    Raises InputError where a budget does not hold even the first step of each attack.
+    """
+    estimates, counts = [], []
+    for subject, plan, maps in zip(subjects, plans, methods, strict=True):
+        x = subject.x[:32]
+        began, minutes = time.perf_counter(), minutes_of(config, x.shape[2:])
+        pace = measure_pace(subject.model, x, maps, corruptions=bool(config.corruptions_n))
+        budget = _begin(minutes, given, time.perf_counter() - began)
+        have, curve = len(subject.y), bool(plan.eps_grid)
+        counts.append(fitting_samples(budget, pace, config, plan.attacks, have, curve=curve)[0])
+        each = pace.of_attacks(plan.attacks, curve=curve, checks=config.checks == "all")
+        check_holds(budget, pace, plan.attacks, counts[-1], each, subject.model_record.name)
+        estimates.append(Estimate(subject, plan, pace, each, minutes, spent=budget.spent))
+        if counts[-1] < have:
+            words = lowered if counts[-1] * each <= budget.left() else lowered_to_fewest
+            estimates[-1].reduced = words(have, counts[-1], budget)
+    fewest = min(counts)
+    reason = next(one.reduced for one, count in zip(estimates, counts, strict=True) if count == fewest)
+    return [
+        replace(one, subject=_with_fewer(one.subject, fewest), reduced=reason) if fewest < len(one.subject.y) else one
+        for one in estimates
+    ]
+
+
+def _begin(minutes: float | None, given: Collection[str], spent: float) -> Budget:
+    """A count of samples that was given, to a profile's budget, is attacked to the end."""
+    return Budget(minutes, kept_counts(given), spent=spent, stops="minutes" in given or "n" not in given)
+
+
+def _with_fewer(subject: Subject, count: int) -> Subject:
+    chosen = subject.take(first_proportional(subject.y, count))
+    pixels = (chosen.x * 255).round().byte()  # as the data gave them
+    sha256 = Images(pixels, chosen.y, tuple(subject.classes), subject.data_record.name).sha256()
+    chosen.data_record = replace(subject.data_record, n=count, sha256=sha256, sampling=SAMPLING_RULE)
+    return chosen

@@ -1,12 +1,12 @@
 """Whether a model's confidence means anything, on clean images and on the worst that the attacks found."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
-from robustcls.evaluation.judge import Judged
-from robustcls.results.records import Bin, Calibration, Reliability, Spread
+from robustcls.evaluation.subject import Subject
+from robustcls.results.records import Bin, Calibration, Evaluation, Reliability, Spread
 from robustcls.runtime.predict import predict
 
 WORST = (
@@ -17,23 +17,23 @@ WORST = (
 
 
 def measure_calibration(
-    model: nn.Module, judged: Judged, *, batch_size: int, bins: int = 15, progress: bool = False
+    subject: Subject, evaluation: Evaluation, *, batch_size: int, bins: int = 15, progress: bool = False
 ) -> Calibration:
     """Confidence and accuracy on the clean images of an evaluation, and on the worst image found of each sample.
 
     Raises InputError where the logits of no image give probabilities.
     """
-    rule = WORST
+    rule, examples = WORST, evaluation.examples
     found = []
-    with torch.inference_mode(False), frozen(model):
-        for name, images in (("clean", judged.x), ("adversarial", judged.outcome.x_adv)):
-            logits = predict(model, images, batch_size, label=f"calibration, {name}" if progress else "")
+    with torch.inference_mode(False), frozen(subject.model):
+        for name, images in (("clean", examples.x), ("adversarial", examples.x_adv)):
+            logits = predict(subject.model, images, batch_size, label=f"calibration, {name}" if progress else "")
             sure = ~logits.softmax(1).isnan().any(1)  # -inf is a class that is ruled out
             if not sure.any():
                 raise InputError(f"the logits of no {name} image give probabilities: there is no confidence to measure")
             if not sure.all():
                 rule += f"; left out of the {name} images: {int((~sure).sum())} whose logits give no probabilities"
-            found.append(reliability(logits[sure], judged.y[sure], bins))
+            found.append(reliability(logits[sure], examples.y[sure], bins))
     clean, adversarial = found
     return Calibration(clean, adversarial, rule)
 

@@ -1,4 +1,4 @@
-"""Attacks one after another, each on the samples that are still right."""
+"""Attacks one after another, each on the samples that are still correct."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -9,12 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from robustcls.core import plugins
 from robustcls.core.losses import predict_labels
-from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import traits_of
+from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attacks, name_attacks
 from robustcls.evaluation.engine import AttackError, Engine, TimeUp
-from robustcls.evaluation.verify import Found
+from robustcls.evaluation.examples import Examples
+from robustcls.evaluation.verify import Attempts
 from robustcls.results.records import Accuracy, Attack
 from robustcls.results.statistics import quartiles
 
@@ -27,69 +26,56 @@ class Progress(Protocol):
     ) -> Iterable[Any]: ...
 
 
-@dataclass
-class Outcome:
-    """What the cascade found. Tensors are on the CPU; N samples."""
+@dataclass(kw_only=True)
+class Outcome(Examples):
+    """What a cascade has made of the samples, and what it cost; filled as the attacks run."""
 
-    clean: Tensor  # N, clean predictions; NO_ANSWER where the logits name no class
-    adversarial: Tensor  # N, predictions after the attacks, likewise
-    x_adv: Tensor  # N,C,H,W: the verified example; for survivors the strongest attempt; for clean errors the image
-    broken_by: Tensor  # N, index of the attack, -1 for none
-    distance: Tensor  # N, of x_adv
-    margin: Tensor  # N, of x_adv: the largest of an attempt so far
-    fooled: Tensor | None  # attacks,N: who breaks whom, where every attack met every sample
+    attacks: list[NamedAttack]
+    records: list[Attack] = field(default_factory=list)
     num_classes: int
-    attacks: list[Attack] = field(default_factory=list)
     unanswered: int = 0  # attempts for which the model named no class
     lost: list[tuple[int, int]] = field(default_factory=list)  # by attack: attempts that are no images, of how many
     not_finite: int = 0  # gradients of an image, of those that the attacks took, with entries that were not finite
-    nearest: dict[str, Tensor] = field(default_factory=dict)  # of minimum-norm attacks: N distances, NaN for none found
 
-    def standing(self, y: Tensor) -> Tensor:
-        """N, right on the clean image and not broken."""
-        return (self.clean == y) & (self.broken_by < 0)
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes of an image."""
+        return sum(record.forwards + record.backwards for record in self.records)
 
 
 def run_cascade(
-    engine: Engine,
-    threat: ThreatModel,
-    attacks: Sequence[str],
-    *,
-    alone: bool = False,
-    progress: Progress | None = None,
+    engine: Engine, attacks: Sequence[AttackLike], *, alone: bool = False, progress: Progress | None = None
 ) -> Outcome:
-    """Attacks the engine's samples with each spec in turn.
+    """Attacks the engine's samples with each attack in turn.
 
-    alone: every attack meets every sample that is right on the clean image, so that attacks can be compared.
+    alone: every attack meets every sample whose clean image is correct, so that attacks can be compared.
     An attack that fails on an error of its own, or is stopped, is recorded with it, and the next one goes on.
     """
-    x, y = engine.x, engine.y
-    clean = predict_labels(engine.logits)
-    right = clean == y
+    every, x, y = as_attacks(attacks), engine.x, engine.y
+    clean, names = predict_labels(engine.logits), name_attacks(every)
     outcome = Outcome(
-        clean, clean.clone(), x.clone(), torch.full_like(y, -1), torch.zeros(len(y)), torch.full((len(y),), -torch.inf),
-        torch.zeros(len(attacks), len(y), dtype=torch.bool) if alone else None, engine.logits.shape[1],
+        x=x, y=y, index=engine.subject.index, clean=clean, x_adv=x.clone(), adversarial=clean.clone(),
+        distance=torch.zeros(len(y)), margin=torch.full((len(y),), -torch.inf), breaker=torch.full_like(y, -1),
+        names=names, attacks=every, num_classes=engine.logits.shape[1],
+        succeeded=torch.zeros(len(every), len(y), dtype=torch.bool) if alone else None,
     )  # fmt: skip
-    for number, (spec, name) in enumerate(zip(attacks, name_attacks(attacks), strict=True)):
-        attack, options = engine.load(spec)
-        met = right if alone else outcome.standing(y)
-        record = Attack(name, options, int(outcome.standing(y).sum()), 0, 0.0, seconds=0.0, forwards=0, backwards=0)
-        minimum_norm = traits_of(attack).minimum_norm
-        if minimum_norm:
+    for number, (attack, name) in enumerate(zip(every, names, strict=True)):
+        robust = outcome.robust
+        met = outcome.correct if alone else robust
+        options = dict(engine.prepare(attack).options)
+        record = Attack(name, options, int(robust.sum()), 0, 0.0, seconds=0.0, forwards=0, backwards=0)
+        if attack.traits.minimum_norm:
             outcome.nearest[name] = torch.full((len(y),), torch.nan)
         began, engine.earlier_seconds = time.perf_counter(), 0.0
         tried, lost = torch.zeros_like(met), 0
         wrap = iter if progress is None else partial(_show, progress, name, met, outcome, number)
         try:
-            for found in engine.attack(attack, met.nonzero().squeeze(1), threat, (number,), progress=wrap):
-                _take(outcome, found, number)
-                tried[found.indices] = True
-                lost += found.lost
-                record.forwards += found.forwards
-                record.backwards += found.backwards
-                if minimum_norm:
-                    wrong = found.wrong
-                    outcome.nearest[name][found.indices[wrong]] = found.distance[wrong]
+            for attempts in engine.attack(attack, met.nonzero().squeeze(1), engine.threat, (number,), progress=wrap):
+                _take(outcome, attempts, number)
+                tried[attempts.indices] = True
+                lost += attempts.lost
+                record.forwards += attempts.forwards
+                record.backwards += attempts.backwards
         except AttackError as failure:
             record.error = str(failure)
             if isinstance(failure, TimeUp):
@@ -97,48 +83,43 @@ def run_cascade(
                     f"; {int((met & ~tried).sum())} of {int(met.sum())} samples were not attacked to the end"
                 )
         record.seconds = round(time.perf_counter() - began + engine.earlier_seconds, 3)
-        _sum_up(record, outcome, number, met, tried, y)
-        outcome.attacks.append(record)
+        _sum_up(record, outcome, number, met, tried)
+        outcome.records.append(record)
         outcome.lost.append((lost, int(tried.sum())))
-    if outcome.fooled is not None:
-        for number, record in enumerate(outcome.attacks):
-            others = outcome.fooled[[i for i in range(len(attacks)) if i != number]].any(0)
-            record.unique = int((outcome.fooled[number] & ~others).sum())
+    if outcome.succeeded is not None:
+        for number, record in enumerate(outcome.records):
+            others = outcome.succeeded[[i for i in range(len(every)) if i != number]].any(0)
+            record.unique = int((outcome.succeeded[number] & ~others).sum())
     return outcome
 
 
-def name_attacks(specs: Sequence[str]) -> list[str]:
-    """The plug-ins' names; where two share one, their specs, numbered where even these are the same."""
-    parsed = [plugins.parse("attack", spec) for spec in specs]
-    names = [one.name for one in parsed]
-    names = [name if names.count(name) == 1 else str(one) for name, one in zip(names, parsed, strict=True)]
-    return [name if names.count(name) == 1 else f"{name} #{names[: i + 1].count(name)}" for i, name in enumerate(names)]
+def _take(outcome: Outcome, attempts: Attempts, number: int) -> None:
+    """Keeps the examples of samples that were robust, and the strongest attempts on those that still are."""
+    if outcome.succeeded is not None:
+        outcome.succeeded[number, attempts.indices] = attempts.success
+    if outcome.names[number] in outcome.nearest:
+        misclassified = attempts.misclassified
+        outcome.nearest[outcome.names[number]][attempts.indices[misclassified]] = attempts.distance[misclassified]
+    outcome.unanswered += attempts.unanswered
+    outcome.not_finite += attempts.not_finite
+    unbroken = outcome.breaker[attempts.indices] < 0
+    new = unbroken & attempts.success
+    stronger = new | (unbroken & (attempts.margin > outcome.margin[attempts.indices]))
+    rows = attempts.indices[stronger]
+    outcome.x_adv[rows] = attempts.x_adv[stronger]
+    outcome.distance[rows] = attempts.distance[stronger]
+    outcome.margin[rows] = attempts.margin[stronger]
+    outcome.breaker[attempts.indices[new]] = number
+    outcome.adversarial[attempts.indices[new]] = attempts.predicted[new]
 
 
-def _take(outcome: Outcome, found: Found, number: int) -> None:
-    """Keeps the examples of samples that stood, and the strongest attempts on those that still do."""
-    if outcome.fooled is not None:
-        outcome.fooled[number, found.indices] = found.fooled
-    outcome.unanswered += found.unanswered
-    outcome.not_finite += found.not_finite
-    standing = outcome.broken_by[found.indices] < 0
-    new = standing & found.fooled
-    stronger = new | (standing & (found.margin > outcome.margin[found.indices]))
-    rows = found.indices[stronger]
-    outcome.x_adv[rows] = found.x_adv[stronger]
-    outcome.distance[rows] = found.distance[stronger]
-    outcome.margin[rows] = found.margin[stronger]
-    outcome.broken_by[found.indices[new]] = number
-    outcome.adversarial[found.indices[new]] = found.predicted[new]
-
-
-def _sum_up(record: Attack, outcome: Outcome, number: int, met: Tensor, tried: Tensor, y: Tensor) -> None:
-    broken = outcome.broken_by == number
+def _sum_up(record: Attack, outcome: Outcome, number: int, met: Tensor, tried: Tensor) -> None:
+    broken = outcome.breaker == number
     record.broken = int(broken.sum())
-    record.robust_accuracy = int(outcome.standing(y).sum()) / len(y)
+    record.robust_accuracy = int(outcome.robust.sum()) / len(outcome.y)
     record.median_distance = quartiles(outcome.distance[broken].tolist())[1]
-    if outcome.fooled is not None and not record.error:  # one that broke off has not met them all
-        record.alone = Accuracy.of(int((met & ~outcome.fooled[number]).sum()), len(y))
+    if outcome.succeeded is not None and not record.error:  # one that failed has not met them all
+        record.alone = Accuracy.of(int((met & ~outcome.succeeded[number]).sum()), len(outcome.y))
     if record.name in outcome.nearest:
         nearest = outcome.nearest[record.name][tried].nan_to_num(nan=torch.inf)
         record.censored = int(nearest.isinf().sum())
@@ -149,7 +130,7 @@ def _show(progress: Progress, name: str, met: Tensor, outcome: Outcome, number: 
     total = int(met.sum())
 
     def standing() -> int:
-        done = outcome.fooled[number] if outcome.fooled is not None else outcome.broken_by == number
+        done = outcome.succeeded[number] if outcome.succeeded is not None else outcome.breaker == number
         return total - int((done & met).sum())
 
     return progress(batches, name, total, standing)

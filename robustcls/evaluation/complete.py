@@ -5,20 +5,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
 from robustcls.core.errors import InputError
 from robustcls.core.progress import duration
 from robustcls.core.threat import NORMS
-from robustcls.evaluation.budget import FEWEST, Budget, Pace, lowered, measure_pace, too_long
+from robustcls.evaluation.budget import FEWEST, Budget, lowered, too_long
 from robustcls.evaluation.calibration import measure_calibration
 from robustcls.evaluation.config import ReportConfig
 from robustcls.evaluation.corrupted import measure_corruptions
 from robustcls.evaluation.explanations import explain_judged
 from robustcls.evaluation.gallery import make_gallery
-from robustcls.evaluation.judge import Judged
 from robustcls.evaluation.minimum import measure_minimum, minimum_of_cascade
 from robustcls.evaluation.norm_curves import measure_other_curves
+from robustcls.evaluation.pace import Pace, measure_pace
+from robustcls.evaluation.subject import Subject
 from robustcls.results.records import Evaluation
 
 CUT_OFF = "the evaluation was cut off before this part was measured"
@@ -40,8 +39,8 @@ class Part:
 
 
 def complete(
-    model: nn.Module,
-    judged: Judged,
+    subject: Subject,
+    found: Evaluation,
     config: ReportConfig,
     methods: Sequence[str],
     batch_size: int,
@@ -59,7 +58,7 @@ def complete(
     follows may take long, or fail. A part that the model or the data do not allow is left out with its reason. The time
     that the parts take is added to the evaluation's.
     """
-    found, budget = judged.evaluation, budget or Budget()
+    budget = budget or Budget()
     found.profile = config.profile
     if config.checks == "passive":
         found.not_run["diagnostics"] = _left_out("checks passive", config)
@@ -67,8 +66,8 @@ def complete(
         found.not_run["curves"] = "accuracy was measured at one eps; give several with --eps-grid auto"
     elif not found.curve:
         found.not_run.setdefault("curves", "an attack that leaves every small ball has no curve over radii")
-    found.minimum = minimum_of_cascade(judged) or None
-    every = _parts(model, judged, config, methods, batch_size, say)
+    found.minimum = minimum_of_cascade(found) or None
+    every = _parts(subject, found, config, methods, batch_size, say)
     for part in every:
         option = f"{part.option.replace('_', '-')} 0"
         found.not_run[part.section] = CUT_OFF if part.count else _left_out(option, config)
@@ -79,7 +78,7 @@ def complete(
     if pace is None:
         told = len(ahead) > 1 and (budget.minutes is not None or not config.quiet)
         corruptions = any(part.section == "corruptions" for part in ahead)
-        pace = measure_pace(model, judged.x, methods, corruptions=corruptions) if told else Pace(0.0, 0.0)
+        pace = measure_pace(subject.model, subject.x, methods, corruptions=corruptions) if told else Pace(0.0, 0.0)
     while ahead:
         began = time.perf_counter()
         _measure(ahead.pop(0), ahead, found, budget, pace, say)
@@ -89,44 +88,44 @@ def complete(
 
 
 def _parts(
-    model: nn.Module,
-    judged: Judged,
+    subject: Subject,
+    found: Evaluation,
     config: ReportConfig,
     methods: Sequence[str],
     batch_size: int,
     say: Callable[[str], None],
 ) -> list[Part]:
-    found, seed, show = judged.evaluation, config.seed, not config.quiet
+    seed, show = config.seed, not config.quiet
 
     def calibration(_: int) -> None:
-        found.calibration = measure_calibration(model, judged, batch_size=batch_size, progress=show)
+        found.calibration = measure_calibration(subject, found, batch_size=batch_size, progress=show)
 
     def gallery(n: int) -> None:
-        found.gallery = make_gallery(model, judged, methods, n, seed, batch_size, progress=show)
+        found.gallery = make_gallery(subject, found, methods, n, seed, batch_size, progress=show)
 
     def stability(n: int) -> None:
         found.explanations = explain_judged(
-            model, judged, methods, n, seed,
+            subject.model, found, methods, n, seed,
             progress=show, on_method=lambda method: say(f"measuring the maps of {method}"),
         )  # fmt: skip
 
     def other_curves(n: int) -> None:
         norms = [norm for norm in NORMS if norm != found.threat.norm]
         found.other_curves = measure_other_curves(
-            model, judged, norms, n=n, batch_size=batch_size, seed=seed, progress=show
+            subject, found, norms, n=n, batch_size=batch_size, seed=seed, progress=show
         )
 
     def minimum(n: int) -> None:
-        found.minimum = measure_minimum(model, judged, n=n, batch_size=batch_size, seed=seed, progress=show)
+        found.minimum = measure_minimum(subject, found, n=n, batch_size=batch_size, seed=seed, progress=show)
 
     def corruptions(n: int) -> None:
         published = Path(config.corruptions_from) if config.corruptions_from else None
         found.corruptions = measure_corruptions(
-            model, judged, n=n, batch_size=batch_size, seed=seed, published=published, progress=show
+            subject, n=n, batch_size=batch_size, seed=seed, published=published, progress=show
         )
 
-    total = len(judged.y)
-    stands = int((judged.outcome.clean == judged.y).sum())  # only these have maps that are compared
+    total = len(subject.y)
+    stands = int(found.examples.correct.sum())  # only these have maps that are compared
     most = total if not config.corruptions_from else config.corruptions_n
     return [
         Part("calibration", "", total, "calibration", calibration),

@@ -1,7 +1,7 @@
 """The options of evaluation."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
@@ -14,35 +14,51 @@ LONGEST_LICENSE = 200  # characters
 class SubjectOptions(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptions):
     """Which model on which samples."""
 
+    GROUP: ClassVar[str] = "Data"
+
     arch: str | None = option(
         None,
         "Architecture of a state dict, such as vgg16(width=0.25), or a module:callable of your own.",
         metavar="SPEC",
+        group="Model",
     )
     classes: str | None = option(
         None,
         "Which of the model's outputs each class of the data is: lines folder=output, or the names of all outputs in "
         "order, one a line.  [default: by name]",
         metavar="FILE",
+        group="Model",
     )
     split: Literal["train", "val", "test"] = option("test", "Which samples.")
-    redact_names: bool = option(False, "Keep the names of image files out of everything that is written.")
+    redact_names: bool = option(
+        False, "Keep the names of image files out of everything that is written.", group="Output"
+    )
 
 
 @dataclass(kw_only=True)
 class AttackConfig(SubjectOptions, CompileOption):
+    GROUP: ClassVar[str] = "Attack"
+
     attack: tuple[str, ...] = option((), "Attack, such as pgd(steps=20); repeatable, run in order.", metavar="SPEC")
     suite: str | None = option(
         None, "Named list of attacks: fast or standard.  [default: fast, without --attack]", metavar="NAME"
     )
-    n: int | str = option("1000", "Samples, of each class its share of the split; or all.", metavar="INT|all")
+    n: int | str = option(
+        "1000", "Samples, of each class its share of the split; or all.", metavar="INT|all", group="Data"
+    )
     each_alone: bool = option(False, "Run every attack on every sample, to compare attacks; survivors only else.")
     eps_grid: str | None = option(
         None, "Also measure robust accuracy at these radii, such as 0,2/255,4/255, or auto.", metavar="EPS,EPS|auto"
     )
-    data_note: str | None = option(None, "What a reader must know of the data, kept in the evaluation.", metavar="TEXT")
-    intended_use: str | None = option(None, "What the model is for, kept in the evaluation.", metavar="TEXT")
-    license: str | None = option(None, "Licence of the model, kept in the evaluation, such as MIT.", metavar="SPDX")
+    data_note: str | None = option(
+        None, "What a reader must know of the data, kept in the evaluation.", metavar="TEXT", group="Output"
+    )
+    intended_use: str | None = option(
+        None, "What the model is for, kept in the evaluation.", metavar="TEXT", group="Output"
+    )
+    license: str | None = option(
+        None, "Licence of the model, kept in the evaluation, such as MIT.", metavar="SPDX", group="Output"
+    )
     positive: str | None = option(
         None, "Of two classes, the one that sensitivity is about.  [default: the second]", metavar="CLASS"
     )
@@ -56,7 +72,11 @@ class AttackConfig(SubjectOptions, CompileOption):
 
 @dataclass(kw_only=True)
 class ReportConfig(AttackConfig):
-    method: tuple[str, ...] = option((), "Attribution method (repeatable).  [default: three]", metavar="SPEC")
+    GROUP: ClassVar[str] = "Report"
+
+    method: tuple[str, ...] = option(
+        (), "Attribution method (repeatable).  [default: three]", metavar="SPEC", group="Explanation"
+    )
     examples: int = option(24, "Examples in the gallery.")
     maps_n: int = option(50, "Samples at most whose attribution maps are compared and tested; 0: none.")
     curves_n: int = option(100, "Samples at most of security curves in other norms; 0: none.")
@@ -72,6 +92,7 @@ class ReportConfig(AttackConfig):
         "Time that the report of one model may take: fewer samples are measured, parts left out, or attacks stopped, to keep "
         "it.  [default: of the profile quick 2 for images of 32 pixels, 5 from 224 on; else no limit]",
         metavar="MINUTES",
+        group="Runtime",
     )
 
     def __post_init__(self) -> None:
@@ -88,12 +109,18 @@ class ReportConfig(AttackConfig):
 
 @dataclass(kw_only=True)
 class ExplainConfig(SubjectOptions):
-    attack: str = option("pgd(steps=20)", "Attack that makes the adversarial images.", metavar="SPEC")
+    GROUP: ClassVar[str] = "Explanation"
+
+    attack: str = option("pgd(steps=20)", "Attack that makes the adversarial images.", metavar="SPEC", group="Attack")
     method: tuple[str, ...] = option((), "Attribution method (repeatable).  [default: three]", metavar="SPEC")
-    n: int | str = option("32", "Samples, of each class its share of the split; or all.", metavar="INT|all")
+    n: int | str = option(
+        "32", "Samples, of each class its share of the split; or all.", metavar="INT|all", group="Data"
+    )
     pictures: int = option(8, "Samples that are also drawn.")
     quality_n: int = option(50, "Samples at most on which quality and sanity are measured; 0: no measures at all.")
-    out: str | None = option(None, "Folder for the files.  [default: explain, beside the checkpoint]", metavar="DIR")
+    out: str | None = option(
+        None, "Folder for the files.  [default: explain, beside the checkpoint]", metavar="DIR", group="Output"
+    )
 
     def __post_init__(self) -> None:
         _check_counts(pictures=self.pictures, quality_n=self.quality_n)

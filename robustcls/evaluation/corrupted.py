@@ -14,9 +14,9 @@ from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
+from robustcls.core.subset import spaced
 from robustcls.corruptions._severity import LARGE, SEVERITIES, is_large
-from robustcls.evaluation.judge import Judged
-from robustcls.evaluation.spacing import spaced
+from robustcls.evaluation.subject import Subject
 from robustcls.results.records import Accuracy, ClassMap, Corruption, Corruptions
 from robustcls.runtime.predict import predict
 
@@ -24,8 +24,7 @@ CHUNK = 128  # images that are corrupted at a time: fixed, so that the batch siz
 
 
 def measure_corruptions(
-    model: nn.Module,
-    judged: Judged,
+    subject: Subject,
     *,
     n: int,
     batch_size: int,
@@ -39,9 +38,10 @@ def measure_corruptions(
     files like those of CIFAR-10-C, whose own labels count. The model is left as it was. progress: shown on stderr.
     Raises InputError for images that corruptions are not defined for, and for files that do not fit.
     """
-    files = read_published(published).numbered_as(judged.evaluation.data.class_map) if published else None
-    at = spaced(judged.y, n)
-    x, y = judged.x[at].float(), judged.y[at]
+    files = read_published(published).numbered_as(subject.data_record.class_map) if published else None
+    model, total = subject.model, len(subject.y)
+    at = spaced(subject.y, n)
+    x, y = subject.x[at], subject.y[at]
     names = plugins.names("corruption")
     with frozen(model):
         clean = predict(model, x, batch_size)
@@ -55,21 +55,22 @@ def measure_corruptions(
                     [predict_labels(predict(model, images, batch_size)) == labels for images, labels in parts]
                 )
                 results.append(Corruption(name, severity, _accuracy(right)))
-    total = results[0].accuracy.total
     if files:
         rule = (
-            f"{total} of the {files.each} published images of every corruption and severity, evenly spaced; "
-            f"clean: {len(at)} of the {len(judged.y)} judged samples, evenly spaced, which need not be the same pictures"
+            f"{results[0].accuracy.total} of the {files.each} published images of every corruption and severity, evenly "
+            f"spaced; clean: {len(at)} of the {total} judged samples, evenly spaced, which need not be the same pictures"
         )
         source = f"published files in {files.folder.resolve().name}"
         note = "class k of the files is taken for class k of the data"
     else:
-        rule = f"{len(at)} of {len(judged.y)} judged samples, evenly spaced over the classes"
+        rule = f"{len(at)} of {total} judged samples, evenly spaced over the classes"
         rule += "; every corrupted image rounded to 8 bits"
         source = "made here by the published definitions (Hendrycks and Dietterich 2019)"
         note = _differences(x)
     mean = sum(result.accuracy.accuracy for result in results) / len(results)
-    return Corruptions(rule, source, total, _accuracy(predict_labels(clean) == y), results, mean, note)
+    return Corruptions(
+        rule, source, results[0].accuracy.total, _accuracy(predict_labels(clean) == y), results, mean, note
+    )
 
 
 def corrupt(x: Tensor, y: Tensor, name: str, severity: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -143,10 +144,10 @@ def read_published(folder: Path) -> Published:
         raise InputError(f"{folder / 'labels.npy'}: label {labels.min()} is negative: download the file again")
     images = {name: _load(folder / f"{name}.npy") for name in plugins.names("corruption")}
     size = next(iter(images.values())).shape[1:3]
-    for name, its in images.items():
-        if its.dtype != np.uint8 or its.shape != (len(labels), *size, 3):
+    for name, array in images.items():
+        if array.dtype != np.uint8 or array.shape != (len(labels), *size, 3):
             raise InputError(
-                f"{folder / name}.npy: {its.dtype} of shape {its.shape}: expected uint8 images of {len(labels)},H,W,3, "
+                f"{folder / name}.npy: {array.dtype} of shape {array.shape}: expected uint8 images of {len(labels)},H,W,3, "
                 "all of one size; download the file again"
             )
     return Published(folder, images, labels)

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from robustcls.attribution import collapse, explain_counted, note
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import NO_ANSWER, predict_labels
-from robustcls.evaluation.judge import Judged
-from robustcls.results.records import Array, Example, Gallery, Map
+from robustcls.core.subset import in_turn
+from robustcls.evaluation.examples import Examples
+from robustcls.evaluation.subject import Subject
+from robustcls.results.records import Array, Evaluation, Example, Gallery, Map
 from robustcls.runtime.predict import predict
 
 OUTCOMES = ("broken", "survived", "clean_error")
@@ -18,13 +20,13 @@ MAPS = 3  # of each example and method: the clean image, the adversarial one, an
 SHARES = (0.5, 0.4, 0.1)
 
 
-def draw_examples(judged: Judged, count: int, seed: int) -> list[int]:
+def draw_examples(examples: Examples, count: int, seed: int) -> list[int]:
     """Rows of up to `count` samples: half broken, four tenths surviving, the rest clean errors, over the classes in turn.
 
     What one outcome lacks, the others fill. The order within a class is shuffled by seed.
     """
     chosen: list[int] = []
-    queues = {name: _in_turn(judged, name, seed) for name in OUTCOMES}
+    queues = {name: _in_turn(examples, name, seed) for name in OUTCOMES}
     for name, share in zip(OUTCOMES, SHARES, strict=True):
         wanted = round(count * share)
         chosen += queues[name][:wanted]
@@ -36,8 +38,8 @@ def draw_examples(judged: Judged, count: int, seed: int) -> list[int]:
 
 
 def make_gallery(
-    model: nn.Module,
-    judged: Judged,
+    subject: Subject,
+    evaluation: Evaluation,
     methods: Sequence[str],
     count: int,
     seed: int,
@@ -46,14 +48,15 @@ def make_gallery(
     progress: bool = False,
 ) -> Gallery:
     """Images, perturbations, confidences and maps of the drawn examples; the model is left as it was."""
-    rows = draw_examples(judged, count, seed)
-    x, x_adv, y = judged.x[rows], judged.outcome.x_adv[rows], judged.y[rows]
+    model, every = subject.model, evaluation.examples
+    rows = draw_examples(every, count, seed)
+    x, x_adv, y = every.x[rows], every.x_adv[rows], every.y[rows]
     with frozen(model):
         clean, attacked = (predict(model, images, batch_size) for images in (x, x_adv))
     examples = [
         Example(
-            index=judged.evaluation.samples[row].index,
-            outcome=outcome_of(judged, row),
+            index=int(every.index[row]),
+            outcome=outcome_of(every, row),
             clean=_pixels(x[i]),
             adversarial=_pixels(x_adv[i]),
             perturbation=Array.encode((x_adv[i] - x[i]).numpy()),
@@ -65,26 +68,23 @@ def make_gallery(
     for method in methods if rows else ():
         _add_maps(model, examples, method, x, x_adv, y, predict_labels(attacked), progress)
     rule = (
-        f"{len(rows)} of {len(judged.y)} samples: half broken, four tenths surviving, the rest errors on the clean image, "
+        f"{len(rows)} of {len(every.y)} samples: half broken, four tenths surviving, the rest errors on the clean image, "
         f"over the classes in turn, shuffled with seed {seed}; what one group lacks, the next fills"
     )
     return Gallery(rule, examples)
 
 
-def outcome_of(judged: Judged, row: int) -> str:
-    if judged.outcome.broken_by[row] >= 0:
+def outcome_of(examples: Examples, row: int) -> str:
+    if examples.success[row]:
         return "broken"
-    return "survived" if judged.outcome.clean[row] == judged.y[row] else "clean_error"
+    return "survived" if examples.correct[row] else "clean_error"
 
 
-def _in_turn(judged: Judged, outcome: str, seed: int) -> list[int]:
-    rows = np.array([row for row in range(len(judged.y)) if outcome_of(judged, row) == outcome], dtype=int)
+def _in_turn(examples: Examples, outcome: str, seed: int) -> list[int]:
+    rows = np.array([row for row in range(len(examples.y)) if outcome_of(examples, row) == outcome], dtype=int)
     rows = np.random.default_rng(seed).permutation(rows)
-    labels = judged.y.numpy()[rows]
-    rank = np.zeros(len(rows), dtype=int)
-    for label in np.unique(labels):
-        rank[labels == label] = np.arange((labels == label).sum())
-    return [int(row) for row in rows[np.lexsort((labels, rank))]]
+    rows = rows[np.argsort(examples.y.numpy()[rows], kind="stable")]  # of the classes, the first label begins
+    return rows[in_turn(examples.y[rows]).numpy()].tolist()
 
 
 def _add_maps(
@@ -103,11 +103,11 @@ def _add_maps(
         ("adversarial", x_adv, y),
         ("adversarial_class", x_adv, torch.where(found == NO_ANSWER, y, found)),
     ):
-        drawn, odd = explain_counted(model, images, target=target, method=method, reference=x, progress=progress)
+        drawn, nonfinite = explain_counted(model, images, target=target, method=method, reference=x, progress=progress)
         maps = collapse(drawn)
         for i, example in enumerate(examples):
             if role != "adversarial_class" or target[i] != y[i]:
-                said = "; ".join(filter(None, (text, "values that are not finite count as 0" if odd[i] else "")))
+                said = "; ".join(filter(None, (text, "values that are not finite count as 0" if nonfinite[i] else "")))
                 example.maps.append(Map(method, role, int(target[i]), Array.encode(maps[i].numpy()), said))
 
 
@@ -116,7 +116,7 @@ def _pixels(image: Tensor) -> Array:
 
 
 def _top(probabilities: Tensor) -> list[list[float]]:
-    """Class and probability of the likeliest three; none where the logits give no probabilities."""
+    """Class and probability of the three most probable classes; none where the logits give no probabilities."""
     if probabilities.isnan().any():
         return []
     top = probabilities.topk(min(3, len(probabilities)))

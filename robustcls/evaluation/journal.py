@@ -13,8 +13,10 @@ from torch import Tensor
 
 from robustcls.core.errors import InputError
 from robustcls.core.files import atomic_write
-from robustcls.evaluation.verify import Found
+from robustcls.evaluation.verify import Attempts
 from robustcls.runtime.world import World
+
+RENAMED = {"wrong": "misclassified", "fooled": "success"}  # what earlier versions called them
 
 
 class Journal:
@@ -55,17 +57,17 @@ class Journal:
             if not differ and not _agree(torch.load(known, weights_only=True), logits):
                 differ = ["model: its outputs on the clean images differ"]
         except (OSError, ValueError, RuntimeError, EOFError, AttributeError):
-            raise InputError(f"{self.folder} is damaged: start anew, without --resume") from None
+            raise InputError(f"{self.folder} is damaged: start anew, without `resume`") from None
         if "run" not in before:
-            raise InputError(f"{self.folder} was left by an earlier version of robustcls: start anew, without --resume")
+            raise InputError(f"{self.folder} was left by an earlier version of robustcls: start anew, without `resume`")
         if differ:
             raise InputError(
                 f"{self.folder} was left by an evaluation with another {', '.join(differ)}: "
-                "repeat that command with --resume, or start anew without"
+                "repeat it with `resume`, or start anew without"
             )
         return str(before.get("run", ""))
 
-    def read(self, name: str, indices: Tensor) -> Found | None:
+    def read(self, name: str, indices: Tensor) -> Attempts | None:
         """The attempts of this run on exactly these samples, if they were written."""
         file = self.folder / f"{name}.pt"
         if not self.resume or not file.exists():
@@ -73,12 +75,12 @@ class Journal:
         content = torch.load(file, weights_only=True)
         if content.pop("run", "") != self.mark:
             return None
-        found = Found(**content)
-        return found if torch.equal(found.indices, indices) else None
+        attempts = Attempts(**{RENAMED.get(key, key): value for key, value in content.items()})
+        return attempts if torch.equal(attempts.indices, indices) else None
 
-    def write(self, name: str, found: Found) -> None:
+    def write(self, name: str, attempts: Attempts) -> None:
         with atomic_write(self.folder / f"{name}.pt") as part:
-            torch.save({**vars(found), "run": self.mark}, part)
+            torch.save({**vars(attempts), "run": self.mark}, part)
 
     def is_empty(self) -> bool:
         return not any(self.folder.glob("*.pt"))

@@ -2,23 +2,23 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
-from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
+from robustcls.core.subset import spaced
 from robustcls.core.threat import Norm, ThreatModel
+from robustcls.evaluation.attacks import suite_attacks
 from robustcls.evaluation.cascade import Progress, run_cascade
-from robustcls.evaluation.curve import ABOUT_ZERO, Walk, reach
+from robustcls.evaluation.curves import ABOUT_ZERO, Walk, reach
 from robustcls.evaluation.engine import Engine
-from robustcls.evaluation.judge import Judged
-from robustcls.evaluation.spacing import spaced
-from robustcls.results.records import Accuracy, CurvePoint, NormCurve
+from robustcls.evaluation.subject import Subject
+from robustcls.results.records import Accuracy, CurvePoint, Evaluation, NormCurve
 
 POINTS = 8  # of a curve, beside the one at 0
 SHRINK, SHRINKINGS = 2 / 3, 60  # from one radius to the next, in search of where a curve ends
@@ -27,8 +27,8 @@ CLOSER = 3  # times that a curve is drawn, at most, where it ends sooner than th
 
 
 def measure_other_curves(
-    model: nn.Module,
-    judged: Judged,
+    subject: Subject,
+    evaluation: Evaluation,
     norms: Sequence[Norm],
     *,
     n: int,
@@ -41,15 +41,17 @@ def measure_other_curves(
     The radii follow from the model: the curve goes from 0 to where accuracy is about 0%, or to where the ball around every
     image holds uniform grey. Raises InputError for a model without gradients.
     """
+    model = subject.model
     if not getattr(model, "differentiable", True):
         raise InputError("curves in other norms need gradients, which this model does not give")
-    total = len(judged.y)
-    at = spaced(judged.y, n)
+    total = len(subject.y)
+    at = spaced(subject.y, n)
+    white = replace(subject.take(at), surrogate=None)
     rule = (
         f"{len(at)} of the {total} samples, evenly spaced over the classes; from the largest radius down, and what stands "
         "at a radius is taken to stand at every smaller one"
     )
-    if judged.evaluation.surrogate is not None:
+    if subject.surrogate is not None:
         rule += "; with the gradients of the judged model itself"
 
     def show(batches: Sequence[Any], label: str, total: int, standing: Callable[[], int]) -> Iterable[Any]:
@@ -58,30 +60,28 @@ def measure_other_curves(
     curves = []
     with torch.inference_mode(False), frozen(model):
         for norm in norms:
-            engine = Engine(
-                model, judged.x[at], judged.y[at], batch_size=batch_size, index=judged.index[at],
-                seed=mix(seed, *b"curve", *norm.encode()),
-                precision=judged.evaluation.provenance.precision or "fp32",
-            )  # fmt: skip
-            attacks = plugins.load("suite", "fast")(norm)
-            curves.append(NormCurve(norm, attacks, rule, len(at), _whole_curve(engine, norm, attacks, show)))
+            # Of grey images the reach is 0.
+            everywhere = replace(white, threat=ThreatModel(norm, max(reach(white.x, norm), 1 / 255)))
+            precision = evaluation.provenance.precision or "fp32"
+            engine = Engine(everywhere, batch_size, precision, seed=mix(seed, *b"curve", *norm.encode()))
+            attacks = suite_attacks("fast", norm)
+            curves.append(NormCurve(norm, attacks, rule, len(at), _whole_curve(engine, attacks, show)))
     return curves
 
 
-def _whole_curve(engine: Engine, norm: Norm, attacks: Sequence[str], progress: Progress) -> list[CurvePoint]:
+def _whole_curve(engine: Engine, attacks: Sequence[str], progress: Progress) -> list[CurvePoint]:
     """From 0 to the radius at which accuracy is about 0%: few steps break a sample there, so that it is quickly found."""
-    n = len(engine.y)
-    everywhere = ThreatModel(norm, max(reach(engine.x, norm), 1 / 255))  # of grey images it is 0
-    outcome = run_cascade(engine, everywhere, attacks, progress=progress)
-    right = int((outcome.clean == engine.y).sum())
-    broken = outcome.broken_by >= 0
-    walk = Walk(engine, norm, attacks[:1], outcome, progress)  # to find the end; all of them draw the curve
-    end = everywhere.eps
+    n, norm = len(engine.y), engine.threat.norm
+    outcome = run_cascade(engine, attacks, progress=progress)
+    right = int(outcome.correct.sum())
+    broken = outcome.success
+    walk = Walk(engine, norm, outcome.attacks[:1], outcome, progress)  # to find the end; all of them draw the curve
+    end = engine.threat.eps
     for eps, count, _ in walk.down((end * SHRINK**step for step in range(1, SHRINKINGS)), broken):
         if right - count > ABOUT_ZERO * n or right == 0:
             break
         end = eps
-    walk.attacks = attacks
+    walk.attacks = outcome.attacks
     for _ in range(CLOSER):
         end = _round_up(end)
         radii = [float(f"{end * step / POINTS:.3g}") for step in range(POINTS, 0, -1)]
@@ -91,7 +91,7 @@ def _whole_curve(engine: Engine, norm: Norm, attacks: Sequence[str], progress: P
             break
         end = min(fallen)  # what was found on the way shows more than the search for the end did
     points.append((0.0, right, ""))
-    failed = next((f"{attack.name}: {attack.error}" for attack in outcome.attacks if attack.error), "")
+    failed = next((f"{record.name}: {record.error}" for record in outcome.records if record.error), "")
     return [
         CurvePoint(
             eps, ThreatModel(norm, eps).eps_text, Accuracy.of(right - count if eps else right, n), error or failed

@@ -20,7 +20,7 @@ ANY_LABEL = ": all the more as they aim at any wrong label, not at the other of 
 
 def tell_apart(engine: Engine, outcome: Outcome, samples: Sequence[Sample], labels: tuple[int, int]) -> TwoClasses:
     """Sensitivity, specificity and ROC-AUC of samples of two classes. labels: the negative one, then the positive one."""
-    attacked = predict(engine.judge, outcome.x_adv, engine.parts)
+    attacked = predict(engine.model, outcome.x_adv, engine.parts)
     rule = RULE if outcome.num_classes == 2 else f"{OTHERS.format(f'{outcome.num_classes:,}')}; {RULE}{ANY_LABEL}"
     return measure_two_classes(samples, labels, _scores(engine.logits, labels), _scores(attacked, labels), rule)
 

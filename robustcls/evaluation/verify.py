@@ -1,4 +1,4 @@
-"""What an attack gave for a batch, as the fp32 model judges it."""
+"""Attempts of an attack on a batch, as the fp32 model verifies them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -7,15 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcls.core.losses import NO_ANSWER, margin, predict_labels, rival_scale
+from robustcls.core.losses import NO_ANSWER, VERDICT_TIE, margin, misclassified, predict_labels
 from robustcls.core.threat import BALL, ThreatModel
-
-# A margin below this share of the two logits compared could flip with the order of a sum: it does not count as broken.
-TIE = 3e-6
 
 
 @dataclass
-class Found:
+class Attempts:
     """A batch of verified attempts, on the CPU; N samples."""
 
     indices: Tensor  # N, of the samples in the evaluation
@@ -23,8 +20,8 @@ class Found:
     predicted: Tensor  # N, NO_ANSWER where the logits name no class
     margin: Tensor  # N, -inf outside ball or box
     distance: Tensor  # N, not finite where the attempt is no image
-    wrong: Tensor  # N, misclassified inside the box, at whatever distance
-    fooled: Tensor  # N, misclassified inside ball and box
+    misclassified: Tensor  # N, inside the box, at whatever distance
+    success: Tensor  # N, misclassified inside ball and box
     forwards: int = 0
     backwards: int = 0
     seconds: float = 0.0
@@ -38,35 +35,34 @@ class Found:
     @property
     def unanswered(self) -> int:
         """Attempts inside ball and box for which the model named no class; they count as misclassified."""
-        return int((self.fooled & (self.predicted == NO_ANSWER)).sum())
+        return int((self.success & (self.predicted == NO_ANSWER)).sum())
 
-    def take_better(self, other: "Found", rows: Tensor) -> None:
-        """Replaces these rows by other's attempts where they fool, or come closer to it."""
-        better = other.fooled | (other.margin > self.margin[rows])
-        for name in ("x_adv", "predicted", "margin", "distance", "wrong", "fooled"):
+    def take_better(self, other: "Attempts", rows: Tensor) -> None:
+        """Replaces these rows by other's attempts where they succeed, or come closer to it."""
+        better = other.success | (other.margin > self.margin[rows])
+        for name in ("x_adv", "predicted", "margin", "distance", "misclassified", "success"):
             getattr(self, name)[rows[better]] = getattr(other, name)[better]
 
 
-def join(parts: Sequence[Found]) -> Found:
+def join(parts: Sequence[Attempts]) -> Attempts:
     """The parts of a batch as one."""
     if len(parts) == 1:
         return parts[0]
-    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Found)}
+    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Attempts)}
     joined: dict[str, Any] = {
         name: torch.cat(values) if isinstance(values[0], Tensor) else sum(values) for name, values in columns.items()
     }
-    return Found(**joined)
+    return Attempts(**joined)
 
 
 @torch.no_grad()
-def verify(judge: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, threat: ThreatModel, indices: Tensor) -> Found:
-    """An example counts when the fp32 model gives another label, or none, on the tensor as saved, inside ball and box."""
-    logits = judge(x_adv)
+def verify(model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, threat: ThreatModel, indices: Tensor) -> Attempts:
+    """An attempt succeeds inside ball and box where the fp32 model misclassifies the tensor as saved beyond a tie."""
+    logits = model(x_adv)
     gap, predicted, distance = margin(logits, y), predict_labels(logits), threat.distance(x_adv, x)
     in_box = (x_adv.flatten(1).amin(1) >= 0) & (x_adv.flatten(1).amax(1) <= 1)
     inside = in_box & (distance <= threat.eps + BALL)
-    wrong = in_box & (predicted != y) & (gap > TIE * rival_scale(logits, y))
+    wrong = in_box & misclassified(logits, y, tie=VERDICT_TIE)
     gap = gap.where(inside, torch.full_like(gap, -float("inf")))
-    return Found(
-        indices, x_adv.cpu(), predicted.cpu(), gap.cpu(), distance.cpu(), wrong.cpu(), (wrong & inside).cpu()
-    )  # fmt: skip
+    success = wrong & inside
+    return Attempts(indices, x_adv.cpu(), predicted.cpu(), gap.cpu(), distance.cpu(), wrong.cpu(), success.cpu())

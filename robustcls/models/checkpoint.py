@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and primitives alone, so that `torch.load(weights_only=True)` reads them and nothing else runs."""
+"""Builds models from specs, and saves and loads them as checkpoints of tensors and primitives alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,14 +9,12 @@ from torch import Tensor, nn
 
 from robustcls.core import plugins
 from robustcls.core.classifier import Classifier
-from robustcls.core.errors import InputError
+from robustcls.core.errors import InputError, one_line
 from robustcls.core.files import atomic_write
 from robustcls.models import zoo
 from robustcls.models.heads import LINEAR, replace_head
 
 FORMAT = "robustcls/checkpoint/1"
-
-
 SIGNATURE = "(num_classes, input_size), input_size being (C, H, W)"
 Arch = str | Callable[..., nn.Module]
 
@@ -48,7 +46,7 @@ def arch_name(arch: Arch) -> str:
 
 
 def _make_net(arch: Arch, outputs: int, input_size: Sequence[int]) -> nn.Module:
-    """Raises InputError, too for whatever a function of the user's own raises."""
+    """Raises InputError, also for whatever a function of the user's own raises."""
     if isinstance(arch, nn.Module):
         return arch
     if isinstance(arch, str) and zoo.is_zoo(arch):
@@ -56,17 +54,16 @@ def _make_net(arch: Arch, outputs: int, input_size: Sequence[int]) -> nn.Module:
     if isinstance(arch, str) and ":" not in arch:
         return plugins.load("model", arch)(outputs, input_size)
     try:
-        net = (plugins.load("model", arch) if isinstance(arch, str) else arch)(outputs, input_size)
+        net = plugins.load("model", arch)(outputs, input_size)
     except InputError:
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"--arch {arch_name(arch)} failed: {reason}: it is called with {SIGNATURE}") from error
-    if not isinstance(net, nn.Module):
-        what = type(net).__name__
         raise InputError(
-            f"--arch {arch_name(arch)} gave {what}: called with {SIGNATURE}, it must return a torch.nn.Module"
-        )
+            f"`arch={arch_name(arch)}` failed: {one_line(error)}: it is called with {SIGNATURE}"
+        ) from error
+    if not isinstance(net, nn.Module):
+        gave = f"`arch={arch_name(arch)}` gave {type(net).__name__}"
+        raise InputError(f"{gave}: called with {SIGNATURE}, it must return a torch.nn.Module")
     return net
 
 
@@ -95,8 +92,8 @@ def is_checkpoint(content: Any) -> bool:
 def restore(content: Mapping[str, Any], name: str, trusted: Arch | None = None) -> tuple[Classifier, dict[str, Any]]:
     """The classifier of a checkpoint and its meta. Raises InputError where the weights do not fit the architecture.
 
-    An architecture of somebody's own, `module:function`, is code: a file may not choose it, so `trusted` must name it too, or
-    be it.
+    An architecture of the user's own, `module:function`, is code: a file may not choose it, so `trusted` must name it too,
+    or be it.
     """
     try:
         classes, input_size, arch = content["classes"], content["input_size"], content["arch"]
@@ -104,7 +101,7 @@ def restore(content: Mapping[str, Any], name: str, trusted: Arch | None = None) 
         if ":" in str(arch) and trusted is not None and not isinstance(trusted, str):
             made = trusted
         elif ":" in str(arch) and arch != trusted:
-            raise InputError(f"{name} asks to run {arch!r}: if you trust that code, say so with --arch {arch!r}")
+            raise InputError(f"{name} asks to run {arch!r}: if you trust that code, say so with `arch={arch!r}`")
         normalisation = {"mean": content["mean"], "std": content["std"]}
         head = content.get("head", LINEAR)  # older checkpoints do not say
         model = build(made, classes=classes, input_size=input_size, head=head, **normalisation)
@@ -120,7 +117,7 @@ def load_weights(net: nn.Module, state: Mapping[str, Tensor], name: str) -> None
     wanted = net.state_dict()
     for key, tensor in wanted.items():
         if key not in state:
-            raise InputError(f"{name} has no weight {key!r}: is --arch the architecture that it was trained with?")
+            raise InputError(f"{name} has no weight {key!r}: is `arch` the architecture that it was trained with?")
         if state[key].shape != tensor.shape:
             have, want = tuple(state[key].shape), tuple(tensor.shape)
             raise InputError(
@@ -130,6 +127,6 @@ def load_weights(net: nn.Module, state: Mapping[str, Tensor], name: str) -> None
     surplus = next((key for key in state if key not in wanted and not key.startswith(dropped)), None)
     if surplus is not None:
         raise InputError(
-            f"{name} has a weight {surplus!r} that --arch lacks: is it the architecture it was trained with?"
+            f"{name} has a weight {surplus!r} that `arch` lacks: is it the architecture it was trained with?"
         )
     net.load_state_dict({key: state[key] for key in wanted})

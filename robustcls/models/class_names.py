@@ -1,10 +1,10 @@
-"""The class names that a file of somebody else's training keeps beside its weights."""
+"""Finds the class names that another training code keeps in a file beside the weights."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robustcls.core.errors import InputError
-from robustcls.models.foreign import DEPTH, FOLLOWERS
+from robustcls.models.foreign import mappings
 
 KEYS = (
     "classes", "class_names", "classnames", "class_to_idx", "class_to_index", "class2idx", "idx_to_class", "idx2class",
@@ -18,7 +18,12 @@ def find_class_names(content: Any, outputs: int | None, name: str) -> tuple[tupl
     They are a list of names, or a mapping of names to numbers or of numbers to names, as many as there are outputs.
     outputs: of the head; None where unknown. Raises InputError where the file names them in two ways.
     """
-    found = [one for one in _names(content) if one[1]]
+    found = [
+        (f"{path}.{key}" if path else str(key), names)
+        for path, mapping in mappings(content)
+        for key, value in mapping.items()
+        if str(key).lower() in KEYS and (names := _in_order(value))
+    ]
     fitting = [one for one in found if outputs is None or len(one[1]) in (outputs, 2 if outputs == 1 else outputs)]
     if not fitting:
         said = [
@@ -32,17 +37,6 @@ def find_class_names(content: Any, outputs: int | None, name: str) -> tuple[tupl
             f"{name} names its classes in two ways, under {where!r} and {other[0]!r}: leave one in the file"
         )
     return names, [f"{name}: its class names are those under {where!r}"]
-
-
-def _names(content: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, tuple[str, ...]]]:
-    if not isinstance(content, Mapping) or depth > DEPTH:
-        return
-    for key, value in content.items():
-        where = f"{path}.{key}" if path else str(key)
-        if str(key).lower() in KEYS:
-            yield where, _in_order(value)
-        elif isinstance(value, Mapping) and not any(word in str(key).lower() for word in FOLLOWERS):
-            yield from _names(value, where, depth + 1)
 
 
 def _in_order(value: Any) -> tuple[str, ...]:

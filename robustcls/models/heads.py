@@ -1,4 +1,4 @@
-"""The classifier head: the last layer of a network, or the small network in its place."""
+"""Finds and replaces the classifier head: the last layer of a network, or a small network in its place."""
 
 import re
 

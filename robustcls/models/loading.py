@@ -1,9 +1,11 @@
-"""From what a user names as a model to a model."""
+"""Loads whatever `--model` takes.
+
+read_model (a file is read, nothing is built) -> build_model (the classes and the size of the data are known by now) ->
+fit_to_data (which output is which class). `load` does the first two for Python.
+"""
 
 import copy
-import re
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from robustcls.core import plugins
 from robustcls.core.class_map import ClassMap, Listing, match_classes, own_names
 from robustcls.core.classifier import Classifier, input_size_of
-from robustcls.core.errors import InputError
+from robustcls.core.errors import InputError, one_line
 from robustcls.core.files import sha256
 from robustcls.core.gradients import frozen
 from robustcls.models.checkpoint import Arch, build, is_checkpoint, load_weights, restore
@@ -51,45 +53,22 @@ class LoadedModel:
 
 
 def load(
-    spec: str | Path,
-    *,
-    arch: Arch | None = None,
-    classes: Sequence[str] = (),
-    input_size: Sequence[int] | None = None,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
-) -> nn.Module:
-    """Whatever --model takes, as a model on pixels in [0, 1], N,C,H,W, that gives logits N,K; in eval mode.
-
-    spec: a checkpoint of ours, whose classifier knows the rest; a state dict, which needs arch and input_size;
-    `torchvision/NAME`, `timm/NAME`; `FILE.onnx`; `module:callable`. arch: the architecture, such as `vgg16(width=0.25)`, a
-    function of (num_classes, input_size) that makes it, or the network itself, whose weights are replaced. A checkpoint
-    whose architecture is code, `mylab.nets:net`, runs that code only where arch names it, or is it. classes: names of the
-    outputs, in order. input_size: (C, H, W). mean, std: of pixels in [0, 1], one value or one a channel; put in front of
-    foreign weights, or of the module. What was assumed, chosen or not used is a UserWarning. Raises InputError, too where
-    classes or input_size contradict what the model says of itself.
-    """
-    try:
-        loaded = _load(str(spec), arch, tuple(classes), input_size, _values(mean, "mean"), _values(std, "std"))
-    except InputError as error:
-        raise InputError(_in_python(str(error))) from error.__cause__
-    for note in loaded.notes:
-        warnings.warn(_in_python(note), stacklevel=3)
-    return loaded.model.eval()
-
-
-def _load(
     spec: str,
+    *,
     arch: Arch | None,
     classes: Sequence[str],
     input_size: Sequence[int] | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    mean: float | Sequence[float] | None,
+    std: float | Sequence[float] | None,
 ) -> LoadedModel:
+    """A model without data beside it, as `robustcls.load` describes it. Raises InputError."""
+    mean, std = _values(mean, "mean"), _values(std, "std")
     source = read_model(spec)
     ours = source.content is not None and is_checkpoint(source.content)
     if input_size is None and not ours and (arch or mean or std) and not is_zoo(source.spec):
-        raise InputError(f"{spec} does not say which images it takes: give input_size, such as input_size=(3, 32, 32)")
+        raise InputError(
+            f"{spec} does not say which images it takes: give `input_size`, such as `input_size=(3, 32, 32)`"
+        )
     size = input_size or (3, 224, 224)  # where an ONNX file leaves it open
     loaded = build_model(source, arch=arch, classes=classes, input_size=size, mean=mean, std=std)
     own_size = input_size_of(loaded.model)
@@ -111,18 +90,17 @@ def _load(
 
 def _check_count(model: nn.Module, spec: str, classes: Sequence[str], size: Sequence[int] | None) -> None:
     """Raises InputError where there are more or fewer outputs than names, or that cannot be told."""
-    if size is not None:
-        image = torch.zeros(1, *size)
-        fitted, _ = classifier_of(model, image, len(classes))
-        with frozen(fitted):
-            outputs = predict(fitted, image, 1).shape[1]
-    else:  # by the layer that was registered last
-        widths = (getattr(module, "out_features", getattr(module, "out_channels", 0)) for module in model.modules())
-        outputs = next((width for width in reversed(list(widths)) if width), 0)
+    if size is None:  # by the layer that was registered last
+        widths = [getattr(module, "out_features", getattr(module, "out_channels", 0)) for module in model.modules()]
+        outputs = next((width for width in reversed(widths) if width), 0)
         if outputs != len(classes):
-            raise InputError(
-                f"{spec} seems to give {outputs} outputs, not {len(classes)}: if that is wrong, give input_size"
-            )
+            seems = f"{spec} seems to give {outputs} outputs, not {len(classes)}"
+            raise InputError(f"{seems}: if that is wrong, give input_size")
+        return
+    image = torch.zeros(1, *size)
+    fitted, _ = classifier_of(model, image, len(classes))
+    with frozen(fitted):
+        outputs = predict(fitted, image, 1).shape[1]
     if outputs != len(classes):
         raise InputError(f"{spec} gives {outputs} outputs, {len(classes)} classes were named: name each output")
 
@@ -134,12 +112,7 @@ def _values(given: Any, name: str) -> list[float] | None:
     try:
         return torch.as_tensor(given, dtype=torch.float64).flatten().tolist()
     except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"{name}={given!r} is not a list of numbers: give one, or one a channel") from None
-
-
-def _in_python(text: str) -> str:
-    """A line of the command's as one of Python's: `--arch` is `arch` there."""
-    return re.sub(r"--([a-z]+)(?=[\s,:;.]|$)", r"\1", text)
+        raise InputError(f"{name}={given!r} is not a list of numbers: give one, or one per channel") from None
 
 
 def read_model(spec: str) -> ModelSource:
@@ -170,64 +143,60 @@ def build_model(
     mean, std: the normalisation that foreign weights were trained with, put in front of a state dict, an ONNX file or a
     module of the user's own; none is assumed, and said, without them. Raises InputError.
     """
+    spec, content, name = source.spec, source.content, Path(source.spec).name
     normalisation = {"mean": mean or (0.0,), "std": std or (1.0,)}
-    name = Path(source.spec).name
-    note = f"{name}: assumed to take [0, 1] pixels; give --mean and --std if it was trained on normalised ones"
-    notes = [] if mean or std else [note]
-    if source.spec.endswith(".onnx"):
-        model = load_onnx(source.spec, classes=classes, input_size=input_size, **normalisation)
-        return LoadedModel(model, name, source.sha256, (), notes + _unused(name, arch=arch))
-    if is_zoo(source.spec):
-        model, file = load_pretrained(source.spec)
-        notes = _unused(source.spec, arch=arch, mean=mean, std=std)
-        return LoadedModel(model, source.spec, sha256(file), own_names(model.classes), notes)
-    if source.content is None:
-        return _from_callable(source.spec, input_size, mean, std)
-    if is_checkpoint(source.content):
-        model, _ = restore(source.content, source.spec, trusted=arch)
-        name = "/".join(Path(source.spec).parts[-2:])  # all runs call it ckpt.pt: the folder tells them apart
+    assumed = f"{name}: assumed to take [0, 1] pixels; give `mean` and `std` if it was trained on normalised ones"
+    if spec.endswith(".onnx"):
+        model = load_onnx(spec, classes=classes, input_size=input_size, **normalisation)
+        notes = [*([] if mean or std else [assumed]), *_unused(name, arch=arch)]
+        return LoadedModel(model, name, source.sha256, (), notes)
+    if is_zoo(spec):
+        model, file = load_pretrained(spec)
+        notes = _unused(spec, arch=arch, mean=mean, std=std)
+        return LoadedModel(model, spec, sha256(file), own_names(model.classes), notes)
+    if content is None:
+        return _from_callable(spec, input_size, mean, std)
+    if is_checkpoint(content):
+        model, _ = restore(content, spec, trusted=arch)
+        name = "/".join(Path(spec).parts[-2:])  # all runs call it ckpt.pt: the folder tells them apart
         notes = _unused(name, arch=_unlike(arch, model), mean=mean, std=std)
         return LoadedModel(model, name, source.sha256, model.classes, notes)
-    if not holds_tensors(source.content):
-        raise InputError(f"{source.spec} holds no state dict, neither at its top nor inside: save model.state_dict()")
+    if not holds_tensors(content):
+        raise InputError(f"{spec} holds no state dict, neither at its top nor inside: save model.state_dict()")
     if arch is None:
-        raise InputError(f"{source.spec} is a state dict without its architecture: name it with --arch, such as vgg16")
-    model, said = build_from(source.content, name, arch, classes, input_size, mean, std)
-    named, told = find_class_names(source.content, _outputs_of(model, model.net.state_dict()), name)
-    if len(named) == len(model.classes):
-        model.classes = named
-    said += told
-    return LoadedModel(model, name, source.sha256, named, (said if model.normalises else said + notes))
+        raise InputError(f"{spec} is a state dict without its architecture: name it with `arch`, such as vgg16")
+    make = partial(build, arch, input_size=input_size, mean=normalisation["mean"], std=normalisation["std"])
+    loaded = _from_weights(content, name, make, classes, given=bool(mean or std))
+    loaded.sha256 = source.sha256
+    if not (mean or std or loaded.model.normalises):
+        loaded.notes.append(assumed)
+    return loaded
 
 
-def build_from(
-    content: Any,
-    name: str,
-    arch: Arch,
-    classes: Sequence[str],
-    input_size: Sequence[int],
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-) -> tuple[Classifier, list[str]]:
-    """The classifier of foreign weights, with as many outputs as they have, and what was chosen among what the file holds.
+def _from_weights(
+    content: Any, name: str, make: Callable[..., Classifier], classes: Sequence[str], *, given: bool
+) -> LoadedModel:
+    """A classifier with other people's weights, and with as many outputs as they have.
 
-    The normalisation is the one given, else one that the file keeps beside the weights. Raises InputError.
+    make: builds it, by its classes. given: its normalisation, else one that the file keeps beside the weights is taken.
     """
-    make = partial(build, arch, input_size=input_size, mean=mean or (0.0,), std=std or (1.0,))
     model = make(classes=classes or _numbered(10))
-    found = find_weights(content, model.net, name)
-    outputs = _outputs_of(model, found.state)
+    weights = find_weights(content, model.net, name)
+    outputs = _outputs_of(model, weights.state)
     if outputs is not None and outputs != len(model.classes):
         model = make(classes=_numbered(outputs))
-    own = model.net.state_dict()
-    load_weights(model.net, {**{key: own[key] for key in own if is_counter(key)}, **found.state}, name)
-    if found.mean is not None and found.std is not None:
-        if mean or std:
-            found.notes.append(f"{name}: the mean and std that it keeps are left out for --mean and --std")
-        elif len(found.mean) in (1, input_size[0]):
-            model.mean, model.std = (model.mean.new_tensor(one).view(1, -1, 1, 1) for one in (found.mean, found.std))
-            found.notes.append(f"{name}: the mean and std that it keeps beside its weights are put in front")
-    return model.eval(), found.notes
+    counters = {key: value for key, value in model.net.state_dict().items() if is_counter(key)}
+    load_weights(model.net, counters | weights.state, name)
+    if weights.mean is not None and weights.std is not None:
+        if given:
+            weights.notes.append(f"{name}: the mean and std that it keeps are left out for `mean` and `std`")
+        elif len(weights.mean) in (1, model.input_size[0]):
+            model.normalise(weights.mean, weights.std)
+            weights.notes.append(f"{name}: the mean and std that it keeps beside its weights are put in front")
+    names, said = find_class_names(content, _outputs_of(model, model.net.state_dict()), name)
+    if len(names) == len(model.classes):
+        model.classes = names
+    return LoadedModel(model.eval(), name, classes=names, notes=weights.notes + said)
 
 
 def fit_to_data(
@@ -236,7 +205,7 @@ def fit_to_data(
     """Which output each class of the data is, and what was taken of the model's output, "" where it gives logits.
 
     A model that gives something else is put inside one that gives logits. images: some of the data, N,C,H,W. classes: the
-    data's names. listing: of --classes. shared: it may be about another model. Raises InputError where a class has no
+    data's names. listing: of a file of classes. shared: it may be about another model. Raises InputError where a class has no
     output.
     """
     # A file that gives some outputs' numbers does not say how many there are.
@@ -266,7 +235,7 @@ def _numbered(count: int) -> list[str]:
 
 
 def _unused(name: str, **options: Any) -> list[str]:
-    given = ", ".join(f"--{option}" for option, value in options.items() if value)
+    given = ", ".join(f"`{option}`" for option, value in options.items() if value)
     return [f"{name} knows its own: {given} not used"] if given else []
 
 
@@ -287,8 +256,7 @@ def _from_callable(
     except InputError:
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"model {spec} failed: {reason}") from error
+        raise InputError(f"model {spec} failed: {one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"model {spec} gave {type(model).__name__}: it must return a torch.nn.Module on [0, 1] pixels")
     classes = getattr(model, "classes", ())
@@ -296,7 +264,6 @@ def _from_callable(
         classes = ()  # other people's modules may mean something else by it
     classes = own_names(classes)
     if mean or std:
-        model = Classifier(
-            model, classes=classes, input_size=input_size, mean=mean or (0.0,), std=std or (1.0,), arch=spec
-        )
+        normalisation = {"mean": mean or (0.0,), "std": std or (1.0,)}
+        model = Classifier(model, classes=classes, input_size=input_size, arch=spec, **normalisation)
     return LoadedModel(model, spec, classes=classes)

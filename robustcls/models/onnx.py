@@ -1,4 +1,4 @@
-"""Models in ONNX files, run by onnxruntime: logits without gradients."""
+"""Runs models in ONNX files with onnxruntime: logits without gradients."""
 
 import hashlib
 from collections.abc import Sequence
@@ -83,7 +83,7 @@ def load_onnx(
 def hash_onnx(path: str | Path) -> str:
     """SHA-256 of the file, together with the weights that large models keep beside it."""
     if not Path(path).is_file():
-        raise InputError(f"no file {path}: give an ONNX model, a checkpoint, or a state dict with --arch")
+        raise InputError(f"no file {path}: give an ONNX model, a checkpoint, or a state dict with `arch`")
     beside = Path(f"{path}.data")
     if not beside.exists():
         return sha256(path)

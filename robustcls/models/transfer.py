@@ -1,4 +1,4 @@
-"""Training that begins from somebody's weights (Yosinski et al. 2014, arXiv:1411.1792)."""
+"""Starts training from existing weights (Yosinski et al. 2014, arXiv:1411.1792)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -41,12 +41,14 @@ def initialise(model: Classifier, init: str) -> str:
         have = f"is {tuple(state[first].shape)} there" if first in state else "is not there"
         raise InputError(
             f"{init} is of another architecture than {model.arch}: {len(backbone) - len(misfits)} of "
-            f"{len(backbone)} tensors fit, and {first!r}, here {tuple(wanted[first].shape)}, {have}: give its --arch"
+            f"{len(backbone)} tensors fit, and {first!r}, here {tuple(wanted[first].shape)}, {have}: give its `arch`"
         )
     new_head = any(_is_in(head, key) and key not in fits for key in wanted)
     taken = [key for key in fits if not (new_head and _is_in(head, key))]  # half a head is none
     model.net.load_state_dict({key: state[key] for key in taken}, strict=False)
-    _normalise_as(model, read.mean or (), read.std or ())
+    mean, std = read.mean or (), read.std or ()
+    if {len(mean), len(std)} <= {1, model.input_size[0]}:  # not those of colours for grey images
+        model.normalise(mean, std)
     left = [key for key in state if key not in wanted and not _is_in(head, key)]
     said = [f"{len(taken)} of {len(wanted)} tensors taken"]
     said += [f"{len(misfits)} of the backbone not, such as {misfits[0]}"] if misfits else []
@@ -170,13 +172,6 @@ def _order_head(
     for key in rows:
         state[key] = state[key][list(found.outputs)]
     return ", its rows put in the order of the data's classes"
-
-
-def _normalise_as(model: Classifier, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Takes mean and std over, except those of colours for grey images."""
-    if {len(mean), len(std)} <= {1, model.input_size[0]}:
-        model.mean = model.mean.new_tensor(mean).view(1, -1, 1, 1)
-        model.std = model.std.new_tensor(std).view(1, -1, 1, 1)
 
 
 def _is_in(module: str, key: str) -> bool:

@@ -1,4 +1,4 @@
-"""Files of weights, read so that nothing in them runs."""
+"""Reads files of weights without running anything in them."""
 
 import argparse
 import pathlib
@@ -34,7 +34,7 @@ def read_file(path: str | Path) -> Any:
     """What a .pt or .safetensors file holds, on the CPU. Raises InputError for anything but tensors and primitives."""
     path = Path(path)
     if not path.exists():
-        raise InputError(f"no file {path}: give a checkpoint, a state dict with --arch, or package.module:callable")
+        raise InputError(f"no file {path}: give a checkpoint, a state dict with `arch`, or package.module:callable")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:

@@ -18,17 +18,13 @@ from torch.nn.functional import interpolate
 
 from robustcls.core import plugins
 from robustcls.core.classifier import Classifier
-from robustcls.core.errors import InputError, unknown
+from robustcls.core.errors import InputError, one_line, unknown
 from robustcls.core.gradients import frozen
 from robustcls.models.weights import read_file
 
 ZOOS = ("torchvision/", "timm/")
 DOWNLOAD = "ROBUSTCLS_DOWNLOAD"  # set to 1, it allows what no model may do unasked: go to the network
-AUXILIARY = (
-    "aux1.",
-    "aux2.",
-    "AuxLogits.",
-)  # prefixes of further heads of GoogLeNet and Inception, whose logits come out in training
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # further heads of GoogLeNet and Inception, which answer in training
 SIDES = (32, 64, 96, 128, 224, 256, 384, 448, 518)  # what to propose for `size`
 
 
@@ -80,37 +76,26 @@ def _from_torchvision(spec: str, name: str, options: dict[str, Any]) -> tuple[Cl
     side, mean, std = shown.crop_size[0], shown.mean, shown.std
     if getattr(net, "transform_input", False):  # from ImageNet's normalisation to its own, which the Classifier can do
         net.transform_input, mean, std = False, (0.5,), (0.5,)
-    model = Classifier(
-        net, classes=weights.meta["categories"], input_size=(3, side, side), mean=mean, std=std, arch=spec
-    )
-    return model.eval(), file
+    classes = weights.meta["categories"]
+    return Classifier(net, classes=classes, input_size=(3, side, side), mean=mean, std=std, arch=spec).eval(), file
 
 
 def _from_timm(spec: str, name: str, options: dict[str, Any]) -> tuple[Classifier, Path]:
     timm, config = _import_timm(name)
     if not (config.hf_hub_id or config.url):
-        raise InputError(f"{spec} has no pretrained weights: give a state dict to --model, and --arch {spec}")
+        raise InputError(f"{spec} has no pretrained weights: name a state dict instead, and `arch={spec}`")
     file = _cached_by_timm(config)
     _allow(spec, file, f"fetch {config.hf_hub_id or config.url} into timm's cache")
     if file is None:
         _made(spec, timm.create_model, name, pretrained=True, **options)
         file = _cached_by_timm(config)
         if file is None:
-            raise InputError(
-                f"{spec}: timm kept no file of its weights: give a state dict to --model, and --arch {spec}"
-            )
+            raise InputError(f"{spec}: timm kept no file of its weights: name a state dict instead, and `arch={spec}`")
     read_file(file)
     net = _made(spec, timm.create_model, name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **options)
     shown = timm.data.resolve_data_config({}, model=net)
-    model = Classifier(
-        net,
-        classes=_classes_of_timm(timm, net),
-        input_size=shown["input_size"],
-        mean=shown["mean"],
-        std=shown["std"],
-        arch=spec,
-    )
-    return model.eval(), file
+    own = {name: shown[name] for name in ("input_size", "mean", "std")}
+    return Classifier(net, classes=_classes_of_timm(timm, net), arch=spec, **own).eval(), file
 
 
 def _parse(spec: str) -> tuple[str, str, int | None, dict[str, Any]]:
@@ -134,8 +119,7 @@ def _without_auxiliary(net: Any) -> Any:
 
 
 def _check_takes(net: nn.Module, spec: str, input_size: Sequence[int]) -> None:
-    reason = _refusal(net, input_size)
-    if reason is None:
+    if (reason := _refusal(net, input_size)) is None:
         return
     channels, height, width = input_size
     side = next((side for side in SIDES if _refusal(net, (channels, side, side)) is None), "...")
@@ -151,7 +135,7 @@ def _refusal(net: nn.Module, input_size: Sequence[int]) -> str | None:
         with torch.no_grad(), frozen(net):
             net(torch.zeros(1, *input_size))
     except Exception as error:  # whatever the first layer that finds no pixels left raises
-        return " ".join(f"{type(error).__name__}: {error}".split())
+        return one_line(error)
     return None
 
 
@@ -196,8 +180,7 @@ def _made(spec: str, builder: Any, name: str, **options: Any) -> nn.Module:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of initial weights that may change
             return builder(name, **options)
     except Exception as error:  # builders raise whatever their options, the file or the network make them
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"{spec} cannot be made: {reason:.200}") from error
+        raise InputError(f"{spec} cannot be made: {one_line(error):.200}") from error
 
 
 def _allow(spec: str, file: Path | None, how: str) -> None:

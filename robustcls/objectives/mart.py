@@ -22,13 +22,13 @@ def mart(
         raise InputError(f"mart(beta={beta}): give 0 or more")
     x_adv = attack(model, x, y)
     clean, attacked = model(x).float(), model(x_adv).float()
-    boosted = (cross_entropy(attacked, y, label_smoothing=label_smoothing) + _rival_entropy(attacked, y)).mean()
+    boosted = (cross_entropy(attacked, y, label_smoothing=label_smoothing) + _runner_up_entropy(attacked, y)).mean()
     missed = 1 - F.softmax(clean, 1).gather(1, y[:, None]).squeeze(1)
     weighted = (kl(attacked, clean) * missed).mean()
     return Loss(boosted + beta * weighted, attacked, seen="adversarial", parts={"bce": boosted, "kl": weighted})
 
 
-def _rival_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """-log(1 - p) for the likeliest wrong class; N. From the logits of all others, it stays finite where p rounds to 1."""
-    rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
-    return logits.logsumexp(1) - logits.scatter(1, rival, -torch.inf).logsumexp(1)
+def _runner_up_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """-log(1 - p) for the runner-up, the largest wrong class; N. From the logits of all others: finite where p rounds to 1."""
+    runner_up = logits.scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
+    return logits.logsumexp(1) - logits.scatter(1, runner_up, -torch.inf).logsumexp(1)

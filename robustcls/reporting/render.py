@@ -13,23 +13,37 @@ from robustcls.results.records import Evaluation
 
 
 def report(
-    evaluation: Evaluation | Sequence[Evaluation],
+    evaluation: Evaluation | str | Path | Sequence[Evaluation | str | Path],
     path: str | Path,
     *,
-    policy: Policy | None = None,
+    policy: Policy | str | Path | None = None,
     title: str | None = None,
     redact_images: bool = False,
     sections: Sequence[str] | None = None,
     assets: str | Path | None = None,
 ) -> Path:
-    """Writes the report of one evaluation, or of several side by side, and returns its path.
+    """Write the report of one evaluation, or of several side by side, as one HTML file, and return its path.
 
-    assets: a folder that takes the images of the gallery as lossless PNG files, named by their content; the page refers to
-    them by a relative path. Without it the page holds them.
+    Args:
+        evaluation: an Evaluation, a file that holds one, or several of either.
+        path: the file to write.
+        policy: thresholds of the verdict: a Policy, or a TOML file.
+        title: of the page.
+        redact_images: leave out the pixels and the attribution maps, from the page and from the JSON inside it.
+        sections: names of section plug-ins in the order wanted, dotted ones too; None takes all of ours in their own order.
+        assets: a folder for the images of the gallery, as lossless PNG files named by their content, to which the page
+            refers by a relative path; None puts them into the page.
 
-    Raises InputError where a file cannot be written or a section is unknown.
+    Raises:
+        InputError: where a file cannot be read or written, or a section is unknown.
+
+    Example:
+        >>> robustcls.report(result, "report.html")
+        >>> robustcls.report(["a/evaluation.json", "b/evaluation.json"], "both.html", policy="policy.toml")
     """
-    evaluations = [evaluation] if isinstance(evaluation, Evaluation) else list(evaluation)
+    given = [evaluation] if isinstance(evaluation, (Evaluation, str, Path)) else evaluation
+    evaluations = [one if isinstance(one, Evaluation) else Evaluation.load(one) for one in given]
+    policy = policy if policy is None or isinstance(policy, Policy) else Policy.load(policy)
     path, folder = Path(path), Path(assets) if assets is not None else None
     prefix = None
     if folder is not None:

@@ -76,10 +76,15 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, Array):
         return []
     if dataclasses.is_dataclass(value):
-        value = vars(value)
+        value = _fields(value)
     if isinstance(value, dict):
         value = list(value.values())
     return [text for one in value for text in _texts(one)] if isinstance(value, (list, tuple)) else []
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    """What goes into files: not the examples of an evaluation."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
 def _readable(text: str) -> str:
@@ -100,7 +105,8 @@ def _clean(value: Any, users: set[str], whole: bool) -> Any:
     if isinstance(value, Array) or value is None or isinstance(value, (bool, int, float)):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {name: _keep(one) if name in _KEPT else _clean(one, users, False) for name, one in vars(value).items()}
+        every = _fields(value).items()
+        fields = {name: _keep(one) if name in _KEPT else _clean(one, users, False) for name, one in every}
         return dataclasses.replace(value, **fields)
     if isinstance(value, dict):
         return {_readable(key): _clean(one, users, True) for key, one in value.items()}

@@ -1,16 +1,18 @@
-"""Dataclasses as schema-versioned JSON, and back, without trusting what is read."""
+"""Records as JSON with a version, and back, without trusting what is read."""
 
 import dataclasses
 import json
-import sys
-import typing
-from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from robustcls.core.config import union_parts
+from pydantic import TypeAdapter, ValidationError
+
 from robustcls.core.errors import InputError
 from robustcls.core.files import atomic_write
+
+T = TypeVar("T")
+adapter_of = cache(TypeAdapter)
 
 
 def to_json(record: Any) -> str:
@@ -19,66 +21,59 @@ def to_json(record: Any) -> str:
 
 
 def write_json(path: str | Path, record: Any) -> None:
+    text = to_json(record)
+    from_json(type(record), text, str(path), "this program")  # what would not load again is not written
     with atomic_write(path) as part:
         # A path that is not UTF-8 reaches us with surrogates; as \\udcXX it stays JSON and reads back as it was.
-        part.write_text(to_json(record), encoding="utf-8", errors="backslashreplace")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def read(path: str | Path, writer: str) -> str:
+def load(kind: type[T], path: str | Path, writer: str) -> T:
+    """The record in a file. writer: of such files, named in errors. Raises InputError."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}: give the file that {writer} wrote") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not a text file: give the JSON file that {writer} wrote") from None
+    return from_json(kind, text, str(path), writer)
 
 
-def parse(text: str, name: str, schema: str, writer: str) -> dict[str, Any]:
+def from_json(kind: Any, text: str, name: str, writer: str) -> Any:
+    """The record in a text. Keys that it does not know are ignored, so that older readers take newer files.
+
+    Raises InputError, in one line, with the first place that is wrong.
+    """
     try:
         whole = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name} is not JSON ({error}): give the file that {writer} wrote") from None
-    found = whole.get("schema") if isinstance(whole, dict) else None
-    if found != schema:
-        raise InputError(f"{name} has schema {found!r}, not {schema!r}: give the file that {writer} wrote")
-    return whole
+    schema = whole.get("schema") if isinstance(whole, dict) else None
+    if schema != kind.schema:
+        raise InputError(f"{name} has schema {schema!r}, not {kind.schema!r}: give the file that {writer} wrote")
+    try:
+        record = adapter_of(kind).validate_python(whole)
+        if hasattr(record, "check"):
+            record.check()
+    except ValidationError as error:
+        raise InputError(f"{name}: {_first(error)}") from None
+    except ValueError as error:
+        raise InputError(f"{name}: {error}: the file is damaged") from None
+    return record
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not a number")
 
 
-def build(hint: Any, value: Any, where: str) -> Any:
-    """`value` (parsed JSON) as an instance of `hint`; unknown keys are ignored so that older readers take newer files."""
-    origin = typing.get_origin(hint)
-    parts = union_parts(hint)
-    if len(parts) > 1:  # only `X | None` occurs
-        return None if value is None else build(parts[0], value, where)
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        hints = typing.get_type_hints(hint)
-        given = {
-            f.name: build(hints[f.name], value[f.name], f"{where}: {f.name}")
-            for f in dataclasses.fields(hint)
-            if f.name in value
-        }
-        missing = [
-            f.name
-            for f in dataclasses.fields(hint)
-            if f.name not in given and f.default is f.default_factory is dataclasses.MISSING
-        ]
-        if missing:
-            raise InputError(f"{where}: {missing[0]!r} is missing: the file is damaged or of another version")
-        return hint(**given)
-    if origin is list and isinstance(value, list):
-        (item,) = typing.get_args(hint)
-        return [build(item, element, f"{where}[{i}]") for i, element in enumerate(value)]
-    if origin is dict and isinstance(value, Mapping):
-        item = typing.get_args(hint)[1]
-        return {str(key): build(item, element, f"{where}.{key}") for key, element in value.items()}
-    if hint is Any:
-        return value
-    if hint is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
-        return float(value)
-    if hint in (int, str, bool) and type(value) is hint:
-        return value
-    raise InputError(f"{where}: {value!r:.40} is not {getattr(hint, '__name__', hint)}: the file is damaged")
+def _first(error: ValidationError) -> str:
+    """`samples.2.label: '1' is not a valid integer: the file is damaged`."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        return f"{place} is missing: the file is damaged or of another version"
+    if first["type"] == "value_error":  # of `need`, which names the field
+        return f"{place}.{first['ctx']['error']}: the file is damaged"
+    return (
+        f"{place}: {first['input']!r:.40}{first['msg'].replace('Input should be', ' is not', 1)}: the file is damaged"
+    )

@@ -154,7 +154,9 @@ def keep_freed_memory() -> None:
     """Lets glibc keep large freed blocks for the next tensor of that size.
 
     By default it gives each back to the kernel and takes page faults on the next: about a fifth of a training step on
-    a CPU. Process-wide, so the command line calls it and the library does not.
+    a CPU. Process-wide, so the command line calls it and the library does not; in Python, start the interpreter with
+    MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483647. Those variables are read before main, so that a
+    command cannot set them for itself.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

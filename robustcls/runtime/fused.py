@@ -168,7 +168,9 @@ def scale_gradients(x: Tensor, logits: Tensor) -> None:
 class Counted(_Watched):
     """A model that counts the images passing forward and backward: fp32 images, left as they are, to fp32 logits.
 
-    Logits are those of exact fp32; a gradient that is taken afterwards is of the precision that PyTorch is set to.
+    Logits are those of exact fp32; a gradient that is taken afterwards is of the precision that PyTorch is set to. PyTorch
+    has one switch per process, and attacks search in TF32 between two verdicts: so each forward pass sets it and restores
+    it, and two threads must not evaluate at once.
     """
 
     def __init__(self, model: nn.Module) -> None:

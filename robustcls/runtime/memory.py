@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,6 +52,16 @@ def peak_memory_mb() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resident_mb("VmHWM")  # getrusage would give the parent's peak where that was larger
+
+
+def reset_peak_memory() -> None:
+    """Begins the peak of `peak_memory_mb` anew, where the system can."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # Linux: VmHWM starts at VmRSS
 
 
 def resident_mb(field: str = "VmRSS") -> float:

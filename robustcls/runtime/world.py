@@ -1,6 +1,5 @@
 """The processes that `torchrun` started, which share one training or one evaluation."""
 
-import atexit
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from robustcls.core.claims import claim
 from robustcls.core.errors import InputError
-from robustcls.runtime.rendezvous import meet
 
 T = TypeVar("T")
 
@@ -99,11 +97,14 @@ def join_world() -> World:
     if size == 1:
         return World(restarts=restarts)
     if not dist.is_initialized():
-        store, meetings = meet(rank, size)
+        store, *_ = next(dist.rendezvous("env://"))
+        if os.environ.get("GROUP_WORLD_SIZE") == "1":
+            # torchrun keeps its store over a restart, and with it the addresses of dead processes (pytorch#135712). The
+            # count of restarts tells them apart, but each node has its own: several nodes need
+            # TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, where processes may be restarted.
+            store = dist.PrefixStore(f"restart {restarts}", store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
-        atexit.register(_leave)
-        restarts = max(restarts, meetings)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     world = World(dist.get_rank(), dist.get_world_size())
@@ -111,17 +112,11 @@ def join_world() -> World:
 
 
 def end_process(status: int) -> NoReturn:
-    """Ends a process of torchrun that has done its work, at once.
+    """Ends a process of torchrun that has done its work, without the interpreter's way out.
 
-    On the way out of the interpreter a thread of PyTorch's can abort it ("terminate called without an active exception",
-    also after destroy_process_group), which torchrun takes for a failure of all.
+    On that way a thread of PyTorch can abort the process ("terminate called without an active exception"), even after
+    destroy_process_group, and torchrun takes that for a failure of all processes.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-
-
-def _leave() -> None:
-    """Ends the threads of the group while there is an interpreter: else they can abort a process that has done its work."""
-    if dist.is_initialized():
-        dist.destroy_process_group()

@@ -1,1 +1,1 @@
-"""Steps own the update: (run, x, y) -> Loss. What keeps state from batch to batch is a step, not a bent attack."""
+"""Steps own the update: (state, x, y) -> Loss. What keeps something from batch to batch is a step, not a bent attack."""

@@ -2,35 +2,31 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import kept_buffers
-from robustcls.core.objective import BoundAttack, Loss
+from robustcls.core.objective import BoundAttack, Loss, StepContext
 from robustcls.steps.once import once
 
-if TYPE_CHECKING:
-    from robustcls.training.run import Run
 
-
-def awp(run: "Run", x: Tensor, y: Tensor, *, gamma: float = 0.005, warmup: float = 0.1) -> Loss:
+def awp(state: StepContext, x: Tensor, y: Tensor, *, gamma: float = 0.005, warmup: float = 0.1) -> Loss:
     """One update by the gradient at the weights that a step uphill has made worse (Wu et al. 2020, arXiv:2004.05884).
 
     gamma: length of that step, relative to each layer's weights. warmup: share of the run that is trained without it.
     """
     if gamma < 0 or not 0 <= warmup <= 1:
         raise InputError(f"awp(gamma={gamma}, warmup={warmup}): give a gamma of 0 or more and a warmup from 0 to 1")
-    if run.share_done < warmup:
-        return once(run, x, y)
-    attack = remembered(run.attack)
-    with kept_buffers(run.model, graph_lives_on=False):
-        loss = run.gradient(x, y, attack)
-    with ascended(run.model, gamma):
-        run.gradient(x, y, attack)
-    run.update()
+    if state.share_done < warmup:
+        return once(state, x, y)
+    attack = remembered(state.attack)
+    with kept_buffers(state.model, graph_lives_on=False):
+        loss = state.gradient(x, y, attack)
+    with ascended(state.model, gamma):
+        state.gradient(x, y, attack)
+    state.update()
     return loss
 
 

@@ -23,7 +23,7 @@ def tensorboard(folder: Path, config: Mapping[str, Any], start: int) -> Tracker:
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError:
-        raise InputError("--track tensorboard needs tensorboard: pip install 'robustcls[tensorboard]'") from None
+        raise InputError("`track=tensorboard` needs tensorboard: pip install 'robustcls[tensorboard]'") from None
     return EventFiles(folder / "tensorboard", config, start)
 
 

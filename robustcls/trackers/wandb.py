@@ -37,7 +37,7 @@ def wandb(
     try:
         import wandb as api
     except ImportError:
-        raise InputError("--track wandb needs wandb: pip install 'robustcls[wandb]'") from None
+        raise InputError("`track=wandb` needs wandb: pip install 'robustcls[wandb]'") from None
     if mode == "online":
         try:
             api.login()

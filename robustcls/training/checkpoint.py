@@ -1,134 +1,86 @@
 """The files of a run folder: what a run saves, and how it goes on from there."""
 
-import copy
 import dataclasses
 import json
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from robustcls.core.config import resolve, to_toml
 from robustcls.core.errors import InputError
 from robustcls.core.files import atomic_write, check_writable
 from robustcls.core.provenance import versions
-from robustcls.models.checkpoint import load_weights, save_checkpoint
+from robustcls.models.checkpoint import save_checkpoint
 from robustcls.models.weights import read_file
-from robustcls.results.records import Epoch
 from robustcls.training.config import TrainConfig
+from robustcls.training.run import Run
 
-if TYPE_CHECKING:
-    from robustcls.training.run import Run
-
-# The plain values of a run that last.pt holds.
-PROGRESS = ("epoch", "batch", "best_score", "best_epoch", "rollbacks", "stopped")
+OF_EACH_PROCESS = ("steps", "meter")  # of a state: in last.pt a list, by rank
+WEIGHTS = ("state_dict", "mean", "std")  # of a state: in every checkpoint
 
 
-def state_of(run: "Run") -> dict[str, Any]:
-    """Everything that going on needs, besides the model's weights: tensors and primitives, shared with the run."""
-    return {
-        "data": run.data_sha256,
-        "optimizer": run.optimizer.state_dict(),
-        "scaler": run.scaler.state_dict(),
-        "average": {"updates": run.average.updates, "state_dict": run.average.model.state_dict()}
-        if run.average
-        else None,
-        "steps": run.world.gather({name: value.cpu() for name, value in run.state.items()}),  # each process has its own
-        "meter": run.world.gather(run.meter.state_dict()),
-        "progress": {name: getattr(run, name) for name in PROGRESS},
-        "history": [dataclasses.asdict(row) for row in run.history],
-    }
+def save_last(run: Run, name: str = "last.pt") -> None:
+    """Writes history.jsonl, then last.pt, from the first process alone; all must call it."""
+    state = run.state.state_dict()
+    state |= {key: run.world.gather(state[key]) for key in OF_EACH_PROCESS}
+    more = {key: value for key, value in state.items() if key not in WEIGHTS}
+    if not run.world.first:
+        return
+    lines = [json.dumps(row, allow_nan=False) + "\n" for row in state["history"]]
+    with atomic_write(run.folder / "history.jsonl") as part:
+        part.write_text("".join(lines), encoding="utf-8")
+    save_checkpoint(run.folder / name, run.state.model, meta(run), data=run.data_sha256, **more)
 
 
-def restore_state(run: "Run", content: dict[str, Any]) -> None:
-    """Goes back to a model's weights and the rest, as `state_of` gave it. Raises InputError where it is not of this run."""
+def restore_state(run: Run, content: dict[str, Any]) -> None:
+    """Takes over what `save_last` saved. Raises InputError where it is not of this run, or damaged."""
     if content["data"] != run.data_sha256:
         raise InputError(
             f"the training or validation images of {run.config.data} are not those that {run.folder} began with: "
             "put them back, or begin a new run"
         )
-    began = list(content.get("classes", ()))
-    if began != list(run.model.classes):
-        first = next(pair for pair in zip_longest(began, run.model.classes) if pair[0] != pair[1])
+    began, classes = list(content.get("classes", ())), list(run.train.classes)
+    if began != classes:
+        was, now = next(pair for pair in zip_longest(began, classes) if pair[0] != pair[1])
         raise InputError(
-            f"the classes of {run.config.data} are not those that {run.folder} began with: {first[1]!r} is where {first[0]!r} "
+            f"the classes of {run.config.data} are not those that {run.folder} began with: {now!r} is where {was!r} "
             "was: name them as they were, or begin a new run"
         )
     try:
-        _restore(run, content)
+        fresh, rank = run.state.state_dict(), run.world.rank  # there may be more processes than there were
+        own = {key: content[key][rank] if rank < len(content[key]) else fresh[key] for key in OF_EACH_PROCESS}
+        run.state.load_state_dict(content | own)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{run.folder / 'last.pt'} is damaged or of another version ({type(error).__name__}: {error}): begin a new run"
         ) from None
 
 
-def _restore(run: "Run", content: dict[str, Any]) -> None:
-    load_weights(run.model.net, content["state_dict"], "last.pt")
-    for buffer, values in ((run.model.mean, content["mean"]), (run.model.std, content["std"])):
-        buffer.copy_(torch.as_tensor(values).view_as(buffer))
-    run.optimizer.load_state_dict(content["optimizer"])
-    run.scaler.load_state_dict(content["scaler"])
-    if run.average:
-        run.average.updates = content["average"]["updates"]
-        load_weights(run.average.model, content["average"]["state_dict"], "last.pt")
-    if run.world.rank < len(content["steps"]):  # else there are more processes than there were
-        steps = content["steps"][run.world.rank]
-        run.state = {name: value.to(run.device) for name, value in steps.items()}
-        run.meter.load_state_dict(content["meter"][run.world.rank])
-    for name in PROGRESS:
-        setattr(run, name, content["progress"][name])
-    run.history = [Epoch(**row) for row in content["history"]]
-    run.track_from_here()
-
-
-@contextmanager
-def as_it_was(run: "Run") -> Iterator[None]:
-    """At the end the run is what it was before, whatever it was trained on inside."""
-    model = {"state_dict": run.model.net.state_dict(), "mean": run.model.mean.flatten(), "std": run.model.std.flatten()}
-    content = copy.deepcopy(state_of(run) | model | {"classes": run.model.classes})
-    try:
-        yield
-    finally:
-        restore_state(run, content)
-
-
-def save_last(run: "Run", name: str = "last.pt") -> None:
-    """Writes history.jsonl, then last.pt, from the first process alone; all must call it."""
-    state = state_of(run)
-    if not run.world.first:
-        return
-    lines = [json.dumps(row, allow_nan=False) + "\n" for row in state["history"]]
-    with atomic_write(run.folder / "history.jsonl") as part:
-        part.write_text("".join(lines), encoding="utf-8")
-    save_checkpoint(run.folder / name, run.model, meta(run), **state)
-
-
-def save_best(run: "Run") -> None:
+def save_best(run: Run) -> None:
     if run.world.first:
-        save_checkpoint(run.folder / "ckpt.pt", run.judged, meta(run))
+        save_checkpoint(run.folder / "ckpt.pt", run.state.eval_model, meta(run))
 
 
-def save_config(run: "Run", remark: str = "") -> None:
-    """Writes config.toml, after a remark of one line where there is one."""
+def save_config(run: Run) -> None:
+    """Writes config.toml, after what a reader must know of it, a line each."""
     if run.world.first:
+        said = [run.remark, f"{' and '.join(run.from_python)} came from Python" if run.from_python else ""]
+        text = "".join(f"# {line}\n" for line in said if line) + to_toml(run.config)
         with atomic_write(run.folder / "config.toml") as part:
-            text = (f"# {remark}\n" if remark else "") + to_toml(run.config)
             part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def meta(run: "Run") -> dict[str, Any]:
+def meta(run: Run) -> dict[str, Any]:
     """What a checkpoint says of itself: primitives alone."""
     return {
         "data": run.config.data,
         "data_dir": run.config.data_dir,
         "seed": run.config.seed,
         "threat": {"norm": run.threat.norm, "eps": run.threat.eps},
-        "epoch": run.best_epoch,
+        "epoch": run.state.best_epoch,
         "selected_by": run.selected_by,
         "chance": dataclasses.asdict(run.chance),
         "note": run.train.note,
@@ -136,7 +88,7 @@ def meta(run: "Run") -> dict[str, Any]:
         "precision": run.precision,
         "versions": versions(),
         "saved": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    } | ({"from_python": list(run.from_python)} if run.from_python else {})
 
 
 def read_last(folder: Path, name: str = "last.pt") -> tuple[TrainConfig, dict[str, Any]]:
@@ -165,17 +117,17 @@ def new_folder(config: TrainConfig) -> Path:
 def check_new(folder: Path, inputs: Iterable[str] = ()) -> None:
     """Raises InputError where a run cannot begin in the folder. inputs: files that it must not replace."""
     if (folder / "last.pt").exists():
-        raise InputError(f"{folder} already holds a run: go on with --resume {folder}, or name another --out")
+        raise InputError(f"{folder} already holds a run: go on with `resume={folder}`, or name another `out`")
     if (folder / "ckpt.pt").exists():
-        raise InputError(f"{folder} already holds a checkpoint: name another --out")
+        raise InputError(f"{folder} already holds a checkpoint: name another `out`")
     check_writable(folder / "config.toml", inputs=inputs)
 
 
-def begin_folder(run: "Run", remark: str = "") -> None:
+def begin_folder(run: Run) -> None:
     """Writes a new run's first files; all of them or none."""
     before = set(run.folder.glob("*"))
     try:
-        save_config(run, remark)
+        save_config(run)
         save_last(run)
     except BaseException:
         if run.world.first:

@@ -1,8 +1,9 @@
 """The options of training."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
+from robustcls.core import plugins
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
 from robustcls.core.options import (
@@ -13,24 +14,38 @@ from robustcls.core.options import (
     ThreatOptions,
     parse_batch_size,
 )
+from robustcls.core.traits import traits_of
 
+PYTHON = "python"  # for --data: images that were given in Python, which no spec names
 LEAST = {"epochs": 1, "val_n": 1, "limit_train": 1, "accumulate": 1, "patience": 0, "save_every": 1, "track_images": 0}
 BELOW = {"momentum": 1, "ema": 1, "swa": 1}  # exclusive bounds; the others have none
 
 
 @dataclass(kw_only=True)
 class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptions, CompileOption):
+    GROUP: ClassVar[str] = "Optimisation"
+
     arch: str = option(
         "vgg16",
         "Architecture, such as vgg16(width=0.25) or torchvision/resnet18, behind the data's mean and std; or "
         "module:callable, (num_classes, input_size) to a module on [0, 1] pixels.",
         metavar="SPEC",
+        group="Model",
     )
-    init: str | None = option(None, "First weights: imagenet (the zoo's own), or a file of weights.", metavar="PATH")
-    head: str = option("linear", "Layers that give the logits: linear, or such as 512-relu-K.", metavar="LAYERS")
-    freeze: str = option("none", "Weights that stay as they are: none, backbone, or the first N layers.", metavar="N")
+    init: str | None = option(
+        None, "First weights: imagenet (the zoo's own), or a file of weights.", metavar="PATH", group="Model"
+    )
+    head: str = option(
+        "linear", "Layers that give the logits: linear, or such as 512-relu-K.", metavar="LAYERS", group="Model"
+    )
+    freeze: str = option(
+        "none", "Weights that stay as they are: none, backbone, or the first N layers.", metavar="N", group="Model"
+    )
     adv: str | None = option(
-        None, "Inner attack: none, fgsm, n_fgsm, pgd(steps=3) ...  [default: the data set's recipe]", metavar="SPEC"
+        None,
+        "Inner attack: none, fgsm, n_fgsm, pgd(steps=3) ...  [default: the data set's recipe]",
+        metavar="SPEC",
+        group="Attack",
     )
     objective: str | None = option(
         None,
@@ -53,61 +68,77 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
         metavar="SPEC",
     )
     clip: float = option(0.0, "Largest norm of a gradient, which is else scaled down to it; 0 for none.")
-    accumulate: int = option(1, "Cut each batch in so many parts, one after another, for less memory.", metavar="N")
+    accumulate: int = option(
+        1, "Cut each batch in so many parts, one after another, for less memory.", metavar="N", group="Runtime"
+    )
     augment: str = option(
-        "crop_flip", "Augmentation, such as crop_flip+cutout; see robustcls list augment.", metavar="SPEC"
+        "crop_flip", "Augmentation, such as crop_flip+cutout; see robustcls list augment.", metavar="SPEC", group="Data"
     )
     ema: float = option(0.0, "Decay of an average of the weights, which is then judged and saved; 0 for none.")
     swa: float = option(0.0, "Share of the run after which epochs' weights are averaged, likewise; 0 for none.")
-    limit_train: int | None = option(None, "Train on so many images, the same share of each class.", metavar="N")
-    val_n: int = option(500, "Validation images, held out of the training set.")
+    limit_train: int | None = option(
+        None, "Train on so many images, the same share of each class.", metavar="N", group="Data"
+    )
+    val_n: int = option(500, "Validation images, held out of the training set.", group="Data")
     val_attack: str = option(
-        "pgd(steps=10)", "Attack that measures robust validation accuracy, or none to measure none.", metavar="SPEC"
+        "pgd(steps=10)",
+        "Attack that measures robust validation accuracy, or none to measure none.",
+        metavar="SPEC",
+        group="Attack",
     )
     patience: int = option(0, "Stop after so many epochs without a better score; 0 to go on.", metavar="N")
     on_collapse: Literal["stop", "rollback", "ignore"] = option(
         "stop", "On catastrophic overfitting: stop, or go back an epoch with half the attack's step, or nothing."
     )
-    save_every: int | None = option(None, "Write last.pt also after so many batches.", metavar="N")
-    cuda_graphs: bool = option(False, "Compile the inner attack's passes and replay them as CUDA graphs.")
-    deterministic: bool = option(False, "Only operations that give the same bits each time, also on CUDA.")
-    track: tuple[str, ...] = option((), "Also log to tensorboard or wandb (repeatable).", metavar="NAME")
-    track_images: int = option(1, "Log images every so many epochs; 0 for never.", metavar="N")
-    out: str | None = option(None, "Run folder.  [default: runs/<data>-<arch>-<adv>-<time>]", metavar="DIR")
+    save_every: int | None = option(None, "Write last.pt also after so many batches.", metavar="N", group="Output")
+    cuda_graphs: bool = option(
+        False, "Compile the inner attack's passes and replay them as CUDA graphs.", group="Runtime"
+    )
+    deterministic: bool = option(
+        False, "Only operations that give the same bits each time, also on CUDA.", group="Runtime"
+    )
+    track: tuple[str, ...] = option(
+        (), "Also log to tensorboard or wandb (repeatable).", metavar="NAME", group="Output"
+    )
+    track_images: int = option(1, "Log images every so many epochs; 0 for never.", metavar="N", group="Output")
+    out: str | None = option(
+        None, "Run folder.  [default: runs/<data>-<arch>-<adv>-<time>]", metavar="DIR", group="Output"
+    )
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
-                raise InputError(f"--{name.replace('_', '-')} {value} is too small: give {least} or more")
+                raise InputError(f"`{name}={value}` is too small: give {least} or more")
         for name in ("minutes", "lr", "backbone_lr", "momentum", "weight_decay", "clip", "ema", "swa"):
             value = getattr(self, name)
             if not (0 <= value < BELOW.get(name, float("inf"))):
-                raise InputError(f"--{name.replace('_', '-')} {value} is out of range")
+                raise InputError(f"`{name}={value}` is out of range")
         if self.lr == 0:
-            raise InputError("--lr 0 trains nothing: give a rate such as 0.1")
+            raise InputError("`lr=0` trains nothing: give a rate such as 0.1")
         if self.ema and self.swa:
-            raise InputError("--ema and --swa are two averages of the weights: give one of them")
+            raise InputError("`ema` and `swa` are two averages of the weights: give one of them")
         parse_batch_size(self.batch_size)
         self.data = self.data or "digits"
         self.norm = self.norm or "linf"
         if self.eps is None and self.norm != "linf":
-            raise InputError(f"norm {self.norm} has no usual radius: give --eps, such as --eps 0.5")
+            raise InputError(f"norm {self.norm} has no usual radius: give `eps`, such as `eps=0.5`")
         self.eps = "8/255" if self.eps is None else self.eps
         self.adv = "none" if self.makes_examples else self.adv or "pgd"
         plain = self.adv == "none" and not self.makes_examples
         self.objective = self.objective or ("standard" if plain else "adversarial")
         self.adv = self.adv if self.is_adversarial else "none"
         if self.val_attack == "none" and self.on_collapse == "rollback":
-            raise InputError("--on-collapse rollback needs robust validation accuracy: leave out --val-attack none")
+            raise InputError('`on_collapse="rollback"` needs robust validation accuracy: leave out `val_attack="none"`')
         if not -(2**63) <= self.seed < 2**63:
-            raise InputError(f"--seed {self.seed} is out of range: give a number of at most 18 digits")
+            raise InputError(f"`seed={self.seed}` is out of range: give a number of at most 18 digits")
 
     @property
     def makes_examples(self) -> bool:
         """Whether the step makes the adversarial images itself, without --adv."""
-        return self.step.partition("(")[0] == "free"
+        return traits_of(plugins.load("step", self.step)).makes_examples
 
     @property
     def is_adversarial(self) -> bool:
-        return (self.objective or "").partition("(")[0] != "standard"
+        """Whether the objective asks for adversarial images."""
+        return traits_of(plugins.load("objective", self.objective or "standard")).attacks

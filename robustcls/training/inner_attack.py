@@ -2,71 +2,84 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
-from robustcls.core.losses import cross_entropy, kl
+from robustcls.core.losses import cross_entropy
 from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import traits_of
-from robustcls.runtime.fused import SearchTwin
+from robustcls.core.traits import takes, traits_of
+
+
+def load_whole(spec: str) -> Callable[..., Tensor]:
+    """The attack of a spec as training runs it: one that takes soft labels goes to its last step unless the spec says else."""
+    attack = plugins.load("attack", spec)
+    if traits_of(attack).soft_labels and takes(attack, "early_stop"):
+        return partial(attack, **{"early_stop": False} | attack.keywords)
+    return attack
 
 
 class InnerAttack:
-    """An attack of training by its spec, made on a model's twin with the loss that the objective asks for."""
+    """An attack by its spec, made on a model in eval mode with the loss that the objective asks for."""
 
     def __init__(self, spec: str, objective: str, threat: ThreatModel) -> None:
         self.spec, self.objective, self.threat = spec, objective, threat
-        self.function: Callable[..., Tensor] = plugins.load("attack", spec)
+        self.function = load_whole(spec)
         if traits_of(self.function).keeps_label:
-            raise InputError(f"--adv {spec} keeps the label, so there is nothing to train against: give --adv pgd")
+            raise InputError(f'`adv="{spec}"` keeps the label, so there is nothing to train against: give `adv="pgd"`')
         threat.check_options(spec, plugins.resolved("attack", spec))
         self.parameters = inspect.signature(self.function).parameters
 
     def __call__(
         self,
-        twin: SearchTwin,
+        model: nn.Module,
         x: Tensor,
         y: Tensor,
         *,
         loss: Callable[..., Tensor] = cross_entropy,
+        reference: Tensor | None = None,
         generator: Generator,
         halvings: int = 0,
     ) -> Tensor:
-        """x_adv. loss=kl: away from the model's own clean prediction. halvings: of the attack's usual step size.
+        """Adversarial images of x, N,C,H,W.
 
-        Raises InputError for a loss or labels that the attack cannot take.
+        Args:
+            loss: of each sample, which the attack makes large. One with the trait `reference` compares logits with those
+                of a reference, the model's own of the clean images unless given.
+            reference: N,K, in place of the labels.
+            halvings: of the attack's usual step size.
+
+        Raises:
+            InputError: for a loss or labels that the attack cannot take.
         """
-        self._check(loss, y)
+        diverges = reference is not None or traits_of(loss).reference
+        self._check(loss, y, diverges)
         options = {} if loss is cross_entropy else {"loss": loss}
         if halvings and "step_size" in self.parameters:
             options["step_size"] = self.step_size / 2**halvings
-        twin.refresh()
         with torch.autocast(x.device.type, enabled=False):
-            if loss is kl:
+            if diverges and reference is None:
                 with torch.no_grad():
-                    y = twin(x)
-            return self.function(twin, x, y, self.threat, generator=generator, **options).detach()
+                    reference = model(x)
+            target = y if reference is None else reference.detach()
+            return self.function(model, x, target, self.threat, generator=generator, **options).detach()
 
     @property
     def step_size(self) -> float:
-        """In pixel values, as the spec has it; where it leaves that open, as `pgd` and the single-step attacks do."""
-        given = self.parameters["step_size"].default
-        if given is not None:
-            return float(given)
-        return (
-            2.5 * self.threat.eps / self.parameters["steps"].default if "steps" in self.parameters else self.threat.eps
-        )
+        """In pixel values, as the spec has it or, where that leaves it open, as the attack chooses it."""
+        given, steps = self.parameters["step_size"].default, self.parameters.get("steps")
+        return self.threat.default_step(steps.default if steps else None) if given is None else float(given)
 
-    def _check(self, loss: Callable[..., Tensor], y: Tensor) -> None:
+    def _check(self, loss: Callable[..., Tensor], y: Tensor, diverges: bool) -> None:
         if loss is not cross_entropy and "loss" not in self.parameters:
-            raise InputError(f"objective {self.objective} needs an inner attack that takes its loss: give --adv pgd")
-        if loss is kl and "random_start" in self.parameters and not self.parameters["random_start"].default:
+            raise InputError(f'objective {self.objective} needs an inner attack that takes its loss: give `adv="pgd"`')
+        if diverges and "random_start" in self.parameters and not self.parameters["random_start"].default:
             raise InputError(
                 f"{self.spec} starts at the clean image, where {self.objective} has no gradient: "
-                f"give --adv {plugins.parse('attack', self.spec).name}(random_start=True)"
+                f'give `adv="{plugins.parse("attack", self.spec).name}(random_start=True)"`'
             )
-        if (loss is kl or y.is_floating_point()) and not traits_of(self.function).soft_labels:
-            raise InputError(f"{self.spec} needs one label an image: give --adv pgd, fgsm or n_fgsm")
+        if (diverges or y.is_floating_point()) and not traits_of(self.function).soft_labels:
+            raise InputError(f'{self.spec} needs one label per image: give `adv="pgd"`, fgsm or n_fgsm')

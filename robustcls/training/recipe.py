@@ -1,20 +1,54 @@
-"""From a data set's recipe to this run's images and weights: the batch and the rate where they are not given.
+"""The options of a run: defaults, the data set's recipe, a file and what is given; and how a recipe is cut to size.
 
 A recipe is for a whole data set and for weights that know nothing. On a few hundred images its batch leaves an epoch two
 updates, and its rate, which belongs to that batch, diverges; so it does on weights that are trained already.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
+from typing import Any
 
+from robustcls.core.config import resolve
+from robustcls.core.errors import InputError
 from robustcls.data import recipe
 from robustcls.results.learning import FEW_UPDATES
-from robustcls.training.config import TrainConfig
+from robustcls.training.config import PYTHON, TrainConfig
 
 UPDATES = 20  # an epoch, once the batch is cut, and more: it is a power of two
 SMALLEST = 8  # images, of fewer of which BatchNorm's statistics are mostly noise
 USUAL = 128  # the batch that a rate is meant for, where no recipe names one
 FINE_TUNING = 0.1  # of the rate, for weights that are trained already
 ADAMW = 0.01  # of SGD's rate
+
+
+def configure(options: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> TrainConfig:
+    """defaults < recipe of the data set < file < options; a recipe's radius holds for the recipe's norm alone.
+
+    Raises InputError for options that do not go together.
+    """
+    options, file = ({k: v for k, v in layer.items() if v is not None} for layer in (options, file or {}))
+    chosen = {**file, **options}
+    defaults = recipe_of(chosen.get("data"))
+    if chosen.get("norm") not in (None, defaults.get("norm")):
+        defaults.pop("eps", None)
+    config = resolve(TrainConfig, defaults, file, options)
+    for given in (options, file):
+        if given.get("minutes") and "epochs" in given:
+            raise InputError(f"`minutes={given['minutes']:g}` chooses the epochs: leave out `epochs`")
+    if "epochs" in options and "minutes" not in options:
+        config.minutes = 0.0
+    adv = chosen.get("adv")
+    if adv in (None, "none"):
+        return config
+    if not config.is_adversarial:
+        raise InputError(f'objective {config.objective} makes no attack: leave out `adv="{adv}"`')
+    if config.makes_examples:
+        raise InputError(f'step {config.step} makes its own adversarial images: leave out `adv="{adv}"`')
+    return config
+
+
+def recipe_of(data: str | None) -> dict[str, Any]:
+    """The defaults that a data set brings; none for images that were given in Python."""
+    return {} if data == PYTHON else recipe(data or "digits")
 
 
 def adapt(config: TrainConfig, given: Container[str], images: int, batch_size: int, *, processes: int = 1) -> str:
@@ -30,7 +64,7 @@ def adapt(config: TrainConfig, given: Container[str], images: int, batch_size: i
             config.batch_size = batch_size = smaller
             said.append(f"batch {batch_size}, for {images // batch_size} updates an epoch")
     if "lr" not in given:
-        usual = recipe(config.data or "digits").get("batch_size", USUAL)
+        usual = recipe_of(config.data).get("batch_size", USUAL)
         shares = {
             f"{batch_size}/{usual} (batch)": min(1.0, batch_size / usual),
             f"{FINE_TUNING:g} (--init)": FINE_TUNING if config.init and config.freeze != "backbone" else 1.0,

@@ -26,7 +26,7 @@ class Tracking:
         """start: training images seen so far; every: epochs from one picture to the next."""
         names = [plugins.parse("tracker", spec).name for spec in specs]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise InputError(f"--track {twice[0]} is given twice: give it once")
+            raise InputError(f"`track={twice[0]}` is given twice: give it once")
         self.trackers: list[Tracker] = [plugins.load("tracker", spec)(folder, config, start) for spec in specs]
         self.every = every
 

@@ -6,11 +6,10 @@ from attack_nets import Counting, linear, robust, trained_on_digits
 from torch import Tensor
 
 from robustcls.attacks._apgd_l1 import ascend_l1
-from robustcls.attacks._survivors import is_fooled, likeliest_others
 from robustcls.attacks.apgd import targeted_dlr
 from robustcls.attacks.pgd import pgd
 from robustcls.core.errors import InputError
-from robustcls.core.losses import cross_entropy, dlr, margin
+from robustcls.core.losses import cross_entropy, dlr, margin, misclassified, wrong_classes
 from robustcls.core.threat import ThreatModel
 
 THREAT = ThreatModel("l1", 2.0)
@@ -47,9 +46,9 @@ def test_targeted_robust_accuracy_is_that_of_autoattacks_own_code(trained):
     net, x, y = trained
     settings = {"n_iter": 50, "norm": "L1", "eps": 2.0, "seed": 0, "use_largereps": True, "device": "cpu"}
     theirs = base.APGDAttack_targeted(net, n_target_classes=3, **settings).perturb(x, y)
-    likeliest, robust_to = likeliest_others(net(x), y), torch.ones(len(x), dtype=torch.bool)
+    wrong, robust_to = wrong_classes(net(x), y), torch.ones(len(x), dtype=torch.bool)
     for rank in range(3):
-        x_adv = run(net, x, y, loss=targeted_dlr, seed=rank, target=likeliest[:, rank])
+        x_adv = run(net, x, y, loss=targeted_dlr, seed=rank, target=wrong[:, rank])
         robust_to &= margin(net(x_adv), y) <= 0
     assert robust_to.float().mean().item() == pytest.approx(robust(net, theirs, x, y, THREAT), abs=0.02)
 
@@ -68,7 +67,7 @@ def test_the_optimum_of_a_linear_model_is_reached(num_classes):
     net, eps = linear(num_classes, 3, 4, 4), 2.0
     x = torch.rand(40, 3, 4, 4, generator=seeded())
     y = net(x).argmax(1)
-    target = likeliest_others(net(x), y)[:, 0]
+    target = wrong_classes(net(x), y)[:, 0]
     weight = net[1].weight[target] - net[1].weight[y]
     room = torch.where(weight > 0, 1 - x.flatten(1), x.flatten(1))
     order = weight.abs().argsort(1, descending=True)
@@ -105,7 +104,7 @@ def test_early_stop_breaks_the_same_samples_for_less(trained):
     net, x, y = trained
     stopping, whole = Counting(net), Counting(net)
     stopped, kept = run(stopping, x, y), run(whole, x, y, early_stop=False)
-    fooled = is_fooled(net(stopped), y)
+    fooled = misclassified(net(stopped), y)
     assert robust(net, stopped, x, y, THREAT) <= robust(net, kept, x, y, THREAT)
     assert whole.images == 53 * len(x)
     assert stopping.images < 0.9 * whole.images
@@ -126,7 +125,7 @@ def test_a_point_of_a_larger_ball_fools_nobody(trained):
 def test_a_start_that_fools_is_the_result(trained):
     net, x, y = trained
     start = run(net, x, y, steps=100)
-    fooled = is_fooled(net(start), y)
+    fooled = misclassified(net(start), y)
     counting = Counting(net)
     x_adv = run(counting, x[fooled], y[fooled], start=start[fooled])
     torch.testing.assert_close(x_adv, start[fooled], rtol=0, atol=1e-5)

@@ -313,8 +313,8 @@ def test_labels_are_enough_where_no_gradient_is_asked_for(name):
     ("spec", "num_classes", "share"),
     [  # with more classes only what knows its target follows one straight line
         ("fgsm", 2, 1e-4),
-        ("pgd(steps=20, random_start=False)", 2, 1e-4),
-        ("pgd(steps=100, restarts=2)", 2, 0.05),
+        ("pgd(steps=20, random_start=False, early_stop=False)", 2, 1e-4),
+        ("pgd(steps=100, restarts=2, early_stop=False)", 2, 0.05),
         ("apgd_ce(steps=50)", 2, 0.01),
         ("apgd_dlr(steps=50)", 2, 0.01),
         ("apgd_t(steps=50)", 2, 0.01),
@@ -353,7 +353,7 @@ def test_a_linear_models_optimum_is_reached(spec, num_classes, share, norm, dual
 def test_more_steps_and_restarts_do_not_weaken_pgd():
     model, x, threat = make_net(), images(32), ThreatModel("linf", 0.05)
     y = right_labels(model, x)
-    specs = ("pgd(steps=1)", "pgd(steps=20)", "pgd(steps=20, restarts=4)")
+    specs = [f"pgd({given}, early_stop=False)" for given in ("steps=1", "steps=20", "steps=20, restarts=4")]
     with torch.no_grad():
         gaps = [margin(model(robustcls.attack(model, x, y, threat, spec)), y) for spec in specs]
     assert gaps[1].mean() > gaps[0].mean()
@@ -409,7 +409,7 @@ def test_fgsm_is_one_signed_step():
 def test_a_loss_can_be_handed_in():
     model, x, threat = make_net(), images(), ThreatModel("linf", 0.03)
     y = right_labels(model, x)
-    pgd = plugins.load("attack", "pgd(steps=3, random_start=False)")
+    pgd = plugins.load("attack", "pgd(steps=3, random_start=False, early_stop=False)")
     backwards = pgd(model, x, y, threat, loss=lambda logits, labels: -cross_entropy(logits, labels))
     with torch.no_grad():
         assert (cross_entropy(model(backwards), y) < cross_entropy(model(x), y)).all()

@@ -49,7 +49,7 @@ def test_pgd_takes_foolboxs_steps(trained, norm):
     """Not bit for bit: a sign flips where a gradient is a rounding error away from 0."""
     net, x, y = trained
     step_size = EPS[norm] / 4
-    spec = f"pgd(steps=5, step_size={step_size}, random_start=False)"
+    spec = f"pgd(steps=5, step_size={step_size}, random_start=False, early_stop=False)"
     ours = robustcls.attack(net, x, y, ThreatModel(norm, EPS[norm]), spec)
     theirs = foolbox_pgd(net, x, y, norm, 5, step_size, False)
     assert (theirs - x).abs().amax() > 0.1
@@ -65,7 +65,7 @@ def test_robust_accuracy_under_pgd_is_foolboxs(trained, norm):
     ours, same, own = [], [], []
     for seed in range(5):
         torch.manual_seed(seed)
-        x_adv = robustcls.attack(net, x, y, threat, "pgd(steps=20)", batch_size=400, seed=seed)
+        x_adv = robustcls.attack(net, x, y, threat, "pgd(steps=20, early_stop=False)", batch_size=400, seed=seed)
         ours.append(accuracy(net, x_adv, y))
         own.append(accuracy(net, foolbox_pgd(net, x, y, norm, 20, step_size, True), y))
         if seed < 2:

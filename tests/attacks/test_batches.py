@@ -8,7 +8,7 @@ from test_attack_contract import ATTACKS, cheap, norms_of, right_labels, threat_
 from torch import Tensor, nn
 
 import robustcls
-from robustcls.attacks._survivors import is_fooled
+from robustcls.core.losses import misclassified
 
 N = 16
 FEW = {"steps": 6, "binary_search_steps": 2, "queries": 70}  # queries: more than are drawn for at once
@@ -37,7 +37,7 @@ def attacked(name: str, norm: str, rows: Tensor | slice, batch_size: int, **give
 def assert_alike(found: Tensor, expected: Tensor, rows: Tensor | slice) -> None:
     net, _, y = subject()
     assert (found - expected).abs().max() < 1e-5
-    assert torch.equal(is_fooled(net(found.double()), y[rows]), is_fooled(net(expected.double()), y[rows]))
+    assert torch.equal(misclassified(net(found.double()), y[rows]), misclassified(net(expected.double()), y[rows]))
 
 
 @every_norm

@@ -1,6 +1,7 @@
 """The attack on the explanation: the label stays, the map moves, and the steps are the paper's."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from robustcls.attacks.pgd import pgd
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
-from robustcls.evaluation.engine import check_attacks
+from robustcls.evaluation.attacks import as_attacks, check_attacks
 from robustcls.training.inner_attack import InnerAttack
 
 EPS = {"linf": 0.1, "l2": 0.6, "l1": 1.8}
@@ -281,11 +282,12 @@ def test_wrong_options_are_named(trained, options):
 
 def test_it_neither_judges_nor_trains_a_model(trained):
     assert traits_of(interpretation).keeps_label
+    subject = SimpleNamespace(source=trained[0], threat=LINF)
     with pytest.raises(
         InputError, match="^interpretation keeps the label.* `robustcls explain --attack interpretation`$"
     ):
-        check_attacks(["pgd", "interpretation"], trained[0], None, LINF)
+        check_attacks(as_attacks(["pgd", "interpretation"]), subject)
     with pytest.raises(InputError, match=r"explain --attack 'interpretation\(steps=3\)'`$"):
-        check_attacks(["interpretation(steps=3)"], trained[0], trained[0], LINF)
-    with pytest.raises(InputError, match="^--adv interpretation keeps the label.*: give --adv pgd$"):
+        check_attacks(as_attacks("interpretation(steps=3)"), subject)
+    with pytest.raises(InputError, match='^`adv="interpretation"` keeps the label.*: give `adv="pgd"`$'):
         InnerAttack("interpretation", "adversarial", LINF)

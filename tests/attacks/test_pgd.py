@@ -5,11 +5,10 @@ import torch
 from attack_nets import Counting, linear, robust, trained_on_digits
 from torch import Tensor
 
-from robustcls.attacks._survivors import is_fooled
 from robustcls.attacks.pgd import pgd
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import input_gradient
-from robustcls.core.losses import cross_entropy, margin
+from robustcls.core.losses import cross_entropy, margin, misclassified
 from robustcls.core.threat import ThreatModel
 
 EPS = {"linf": 0.1, "l2": 0.6, "l1": 1.2}
@@ -39,11 +38,12 @@ def test_plain_pgd_is_the_loop_bit_for_bit(trained, norm):
     net, x, y = trained
     threat, generator = ThreatModel(norm, EPS[norm]), seeded()
     runs = [iterates(net, x, y, threat, 4, generator)[-1] for _ in range(3)]
-    assert torch.equal(pgd(net, x, y, threat, steps=4, generator=seeded()), runs[0])
-    assert torch.equal(pgd(net, x, y, threat, steps=4, momentum=0.0, generator=seeded()), runs[0])
+    given = {"steps": 4, "early_stop": False}
+    assert torch.equal(pgd(net, x, y, threat, generator=seeded(), **given), runs[0])
+    assert torch.equal(pgd(net, x, y, threat, momentum=0.0, generator=seeded(), **given), runs[0])
     worst = torch.stack([margin(net(run), y) for run in runs]).argmax(0)
     expected = torch.stack(runs)[worst, torch.arange(len(x))]
-    assert torch.equal(pgd(net, x, y, threat, steps=4, restarts=3, generator=seeded()), expected)
+    assert torch.equal(pgd(net, x, y, threat, restarts=3, generator=seeded(), **given), expected)
 
 
 def test_the_momentum_method_is_its_papers(trained):
@@ -54,7 +54,7 @@ def test_the_momentum_method_is_its_papers(trained):
         grad = input_gradient(net, expected, y)
         sums = 0.9 * sums + grad / grad.flatten(1).abs().sum(1).view(-1, 1, 1, 1)
         expected = threat.project(expected + 0.02 * sums.sign(), x)
-    given = {"steps": 5, "step_size": 0.02, "random_start": False}
+    given = {"steps": 5, "step_size": 0.02, "random_start": False, "early_stop": False}
     found = pgd(net, x, y, threat, momentum=0.9, **given)
     assert ((found - expected).abs() < 1e-5).float().mean() > 0.999
     assert ((found - pgd(net, x, y, threat, **given)).abs() > 1e-3).any(), "momentum does nothing"
@@ -75,7 +75,7 @@ def test_early_stop_returns_the_first_iterate_that_fools(trained, norm, steps):
     net, x, y = trained
     threat = ThreatModel(norm, EPS[norm])
     points = torch.stack(iterates(net, x, y, threat, steps, seeded()))
-    fooled = torch.stack([is_fooled(net(point), y) for point in points])
+    fooled = torch.stack([misclassified(net(point), y) for point in points])
     fooled[-1] = True
     first = fooled.float().argmax(0)
 
@@ -96,7 +96,7 @@ def test_early_stop_breaks_as_many_for_less(trained, norm, momentum):
     threat, counting, plain = ThreatModel(norm, EPS[norm]), Counting(net), Counting(net)
     given = {"steps": 20, "restarts": 3, "momentum": momentum}
     stopped = pgd(counting, x, y, threat, early_stop=True, generator=seeded(), **given)
-    whole = pgd(plain, x, y, threat, generator=seeded(), **given)
+    whole = pgd(plain, x, y, threat, early_stop=False, generator=seeded(), **given)
     assert robust(net, stopped, x, y, threat) <= robust(net, whole, x, y, threat) + 1 / len(x)
     assert counting.images < 0.9 * plain.images
     assert threat.distance(stopped, x).max() <= threat.eps + 1e-6
@@ -113,12 +113,12 @@ def test_the_fooled_do_not_meet_later_restarts(trained):
 
     given = {"steps": 10, "early_stop": True}
     x_adv = pgd(Watching(net), x, y, threat, restarts=2, generator=seeded(), **given)
-    left = len(x) - is_fooled(net(pgd(net, x, y, threat, generator=seeded(), **given)), y).sum()
+    left = len(x) - misclassified(net(pgd(net, x, y, threat, generator=seeded(), **given)), y).sum()
     assert met[:12].count(len(x)) >= 1
     assert met[10] == len(x), "the first restart is judged as a whole"
     assert met[11] == left, "the second begins with the survivors"
     everywhere = pgd(net, x, y, ThreatModel("linf", 0.9), restarts=50, generator=seeded(), **given)
-    assert is_fooled(net(everywhere), y).all()
+    assert misclassified(net(everywhere), y).all()
     assert robust(net, x_adv, x, y, threat) <= left / len(x)
 
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import robustcls
-from robustcls.attribution import collapse, explain, note
+from robustcls.api import explain
+from robustcls.attribution import collapse, note
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.plugins import names
@@ -187,8 +188,8 @@ def test_wrong_input_is_named_in_one_line(model: Net, images: Tensor) -> None:
     wrong = [
         ({"target": 4}, "beyond the model's 4 classes"),
         ({"target": -1}, "negative"),
-        ({"target": torch.tensor([0, 1])}, "one integer an image"),
-        ({"target": torch.rand(5)}, "one integer an image"),
+        ({"target": torch.tensor([0, 1])}, "one integer per image"),
+        ({"target": torch.rand(5)}, "one integer per image"),
         ({"images": images * 255}, "not in [0, 1]"),
         ({"images": images[:, :, :8]}, "3x8x16"),
         ({"images": images[0]}, "N,C,H,W"),
@@ -197,7 +198,7 @@ def test_wrong_input_is_named_in_one_line(model: Net, images: Tensor) -> None:
         ({"method": "integrated_gradients(steps=0)"}, "not positive"),
         ({"method": "integrated_gradients(internal_batch_size=0)"}, "not positive"),
         ({"method": "integrated_gradients(baseline='white')"}, "'black' or 'mean' or 'blur'"),
-        ({"batch_size": 0}, "not positive"),
+        ({"batch_size": 0}, "not a number of images"),
     ]
     for arguments, message in wrong:
         with pytest.raises(InputError) as caught:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from captum.attr import IntegratedGradients, LayerGradCam, Saliency
 from torch import Tensor, nn
 
-from robustcls.attribution import explain
+from robustcls.api import explain
 from robustcls.attribution._baselines import baseline_of
 from robustcls.attribution.gradcam import layer_and_grid
 from robustcls.core.classifier import Classifier

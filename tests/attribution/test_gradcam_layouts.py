@@ -8,7 +8,8 @@ from torchvision.models import VisionTransformer
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.swin_transformer import SwinTransformer
 
-from robustcls.attribution import explain, note
+from robustcls.api import explain
+from robustcls.attribution import note
 from robustcls.attribution.gradcam import layer_and_grid
 from robustcls.core.errors import InputError
 

@@ -10,7 +10,7 @@ from captum.metrics import infidelity as captum_infidelity
 from captum.metrics import sensitivity_max as captum_sensitivity_max
 from torch import Tensor, nn
 
-from robustcls.attribution import explain
+from robustcls.api import explain
 from robustcls.attribution.measures.faithfulness import (
     _random_squares,
     completeness_gap,

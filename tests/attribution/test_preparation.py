@@ -1,4 +1,4 @@
-"""The mended copy: DeepLIFT of a model that reuses, overlaps and overwrites is that of its hand-mended twin."""
+"""The prepared copy: DeepLIFT of a model that reuses, overlaps and overwrites is that of a twin that does not."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ class Tangled(nn.Module):
         return x - 0.5
 
 
-class Mended(Tangled):
+class Rewritten(Tangled):
     """The same with a module for each use; what lies between two of them is a tensor of its own."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Mended(Tangled):
         return self.head(self.relu3(self.pool2(self.conv3(x)) * 1).flatten(1))
 
 
-class Untraceable(Mended):
+class Untraceable(Rewritten):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x if x.sum() >= 0 else -x)
 
@@ -70,21 +70,21 @@ def net(kind: type[nn.Module]) -> nn.Module:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_reused_relu_in_place_gives_the_maps_of_the_hand_mended_twin(images: Tensor) -> None:
+def test_a_reused_relu_in_place_gives_the_maps_of_the_rewritten_twin(images: Tensor) -> None:
     from captum.attr import DeepLift
 
-    tangled, mended = net(Tangled), net(Mended)
-    assert torch.equal(tangled(images), mended(images))
+    tangled, rewritten = net(Tangled), net(Rewritten)
+    assert torch.equal(tangled(images), rewritten(images))
     target = torch.tensor([1, 0, 3])
     maps = robustcls.explain(tangled, images, target, "deeplift")
     for i in range(3):
-        by_hand = DeepLift(mended).attribute(images[i : i + 1], torch.zeros(1, 3, 12, 12), target[i : i + 1])
+        by_hand = DeepLift(rewritten).attribute(images[i : i + 1], torch.zeros(1, 3, 12, 12), target[i : i + 1])
         torch.testing.assert_close(maps[i : i + 1], by_hand.detach(), rtol=0, atol=1e-6)
     torch.testing.assert_close(robustcls.explain(net(Untraceable), images, target, "deeplift"), maps, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["deeplift", "deeplift_shap", "guided_gradcam"])
-def test_reuse_that_cannot_be_mended_is_refused_by_name(method: str, images: Tensor) -> None:
+def test_reuse_that_cannot_be_separated_is_refused_by_name(method: str, images: Tensor) -> None:
     with pytest.raises(InputError, match=r"module '(pool|relu)' runs 2 times in a pass") as caught:
         robustcls.explain(net(UntraceableTangled), images, 1, method)
     assert "\n" not in str(caught.value)
@@ -94,10 +94,10 @@ def test_reuse_that_cannot_be_mended_is_refused_by_name(method: str, images: Ten
 def test_the_copy_has_the_models_logits_and_the_model_is_untouched(training: bool, images: Tensor) -> None:
     tangled = net(Tangled)
     modules = dict(tangled.named_modules())
-    with prepared(tangled, images, "test") as mended:
-        assert torch.equal(mended(images), tangled(images))
-        assert not any(getattr(module, "inplace", False) for module in mended.modules())
-        assert sum(isinstance(module, Alone) for module in mended.modules()) == 5
+    copied = prepared(tangled, images, "test")
+    assert torch.equal(copied(images), tangled(images))
+    assert not any(getattr(module, "inplace", False) for module in copied.modules())
+    assert sum(isinstance(module, Alone) for module in copied.modules()) == 5
     assert dict(tangled.named_modules()) == modules
     assert tangled.relu.inplace
 

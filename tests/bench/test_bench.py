@@ -1,22 +1,33 @@
-"""The benchmark measures what it says: contestants that do the same work, a limit that is counted right."""
+"""The benchmark measures what it says: operations counted right, medians of rounds, failures in their row."""
 
-import importlib.util
 import json
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from robustcls.bench import suites
+from robustcls.bench.attacking import EXACT, agreement, ways_of
 from robustcls.bench.limits import forward_flops
-from robustcls.bench.workloads import contestants_of, take_workloads
+from robustcls.bench.training import update_flops
+from robustcls.cli.bench_tables import render
+from robustcls.cli.console import markdown, table
+from robustcls.cli.main import main
 from robustcls.data.splits import choose, load_split
+from robustcls.models.checkpoint import build
 
+REPORTS = Path(__file__).resolve().parents[2] / "reports" / "bench"
 TASK = {
-    "arch": "vgg16(width=0.05)", "steps": 2, "norm": "linf", "eps": "0.1", "batch_size": 32, "device": "cpu",
-    "precision": "fp32", "seed": 0, "updates": 6, "workloads": ["pgd2"],
+    "arch": "vgg16(width=0.05)", "norm": "linf", "eps": "0.1", "batch_size": 32, "device": "cpu", "precision": "fp32",
+    "seed": 0, "updates": 6,
 }  # fmt: skip
-CPU = torch.device("cpu")
+
+
+def bench(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", *map(str, arguments)])
+    printed = capsys.readouterr()
+    return stop.value.code or 0, printed.out, printed.err
 
 
 def test_forward_flops_of_a_convolution_by_hand():
@@ -24,120 +35,144 @@ def test_forward_flops_of_a_convolution_by_hand():
     assert forward_flops(model, (3, 8, 8)) == 2 * (8 * 8 * 8 * 3 * 9) + 2 * (8 * 64 * 5)
 
 
+@pytest.fixture(scope="module")
+def images():
+    return choose(load_split("digits", "train"), 64)
+
+
+@pytest.mark.parametrize(
+    ("workload", "passes"),
+    [
+        ("clean", 3), ("fgsm_rs", 2 + 3), ("pgd3", 3 * 2 + 3),
+        ("trades3", 1 + 3 * 2 + 2 * 3),  # the clean prediction, the attack, two images in the update
+    ],
+)  # fmt: skip
+def test_operations_of_an_update_are_its_passes(workload, passes, images):
+    size = images.pixels.shape[1:]
+    forward = forward_flops(build(TASK["arch"], classes=images.classes, input_size=size), size)
+    counted = update_flops(workload, images, TASK) / forward
+    # No gradient reaches the images of an update, nor the clean ones' first layer: a little under whole passes.
+    assert passes - 0.5 < counted <= passes + 0.01
+
+
+def test_everything_is_measured_once_a_round_by_turns():
+    order = []
+
+    def measure(name):
+        order.append(name)
+        return {"images_per_second": float(len(order)), "precision": "fp32"}
+
+    found = suites.by_turns(["a", "b"], 3, measure, lambda _: None)
+    assert order == ["a", "b"] * 3
+    assert suites._row(found["b"]) == {"images_per_second": 4.0, "precision": "fp32"}
+
+
+def test_a_measurement_that_fails_is_a_row_with_its_error():
+    def fail():
+        raise RuntimeError("out of memory:\nTried to allocate")
+
+    failed = suites.attempt(fail)
+    assert failed == {"error": "RuntimeError: out of memory: Tried to allocate"}
+    done = {"images_per_second": 2.0, "precision": "fp32"}
+    assert suites._row([failed, done]) == done
+    rows = {"pgd3": done, "pgd3, compiled": suites._row([failed])}
+    result = {"device": "d", "matrix_rates": {"fp32": 1e9}, "suites": {"train": {"about": "training", "rows": rows}}}
+    shown = render(result, table)
+    assert "failed" in shown
+    assert "pgd3, compiled: RuntimeError: out of memory" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_ways_of_computing_agree_or_not():
+    exact = {"robust_accuracy": 0.5, "seconds": 1.0}
+    near, far = exact | {"robust_accuracy": 0.4971}, exact | {"robust_accuracy": 0.504}
+    assert agreement(exact, {"near": near}, 1000)["status"] == "pass"
+    assert agreement(exact, {"near": near, "far": far}, 1000)["status"] == "fail"
+    assert agreement(exact, {"near": near}, 300)["status"] == "not_run"
+    assert agreement(exact, {"near": {"error": "no"}}, 1000)["status"] == "not_run"
+    assert agreement({"error": "no"}, {"near": near}, 1000)["status"] == "not_run"
+
+
 @pytest.mark.slow
-def test_all_training_contestants_see_the_same_first_loss_and_all_learn():
-    images, seeds, curves = choose(load_split("digits", "train"), 256), range(3), {}
-    for name in contestants_of("linf", CPU)[0]:
-        tasks = [TASK | {"seed": seed, "updates": 16} for seed in seeds]
-        curves[name] = torch.tensor(
-            [take_workloads(images, task | {"contestant": name})["pgd2"]["losses"] for task in tasks]
-        ).mean(0)
-    plain = curves["plain fp32 loop"]
-    for name, curve in curves.items():  # other random starts, another order of sums
-        assert curve[0] == pytest.approx(plain[0].item(), rel=0.06), name
-        assert curve[8:].mean() < plain[0] - 0.2, name
-        assert curve[8:].mean() == pytest.approx(plain[8:].mean().item(), abs=0.25), name
-
-
-def test_torchattacks_takes_part_in_linf_where_it_is_installed():
-    present, missing = contestants_of("linf", CPU)
-    installed = importlib.util.find_spec("torchattacks") is not None
-    assert ("torchattacks" in present, missing) == (installed, [] if installed else ["torchattacks"])
-    assert contestants_of("l2", CPU) == (["plain fp32 loop", "robustcls"], [])
-
-
-LEAKY = """
-import json
-import sys
-
-import torch
-from torch import nn
-
-from robustcls.bench import training
-from robustcls.data.images import Images
-from robustcls.training.run import Run
-
-kept, begin_epoch = [], Run.begin_epoch
-
-
-def net(num_classes, input_size):
-    flat = nn.Flatten(), nn.Linear(8 * 16, num_classes)
-    return nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.BatchNorm2d(8), nn.ReLU(), *flat)
-
-
-def leak(run):
-    kept.append(torch.ones(64, 3, 32, 32))
-    begin_epoch(run)
-
-
-if __name__ == "__main__":
-    if sys.argv[2] == "leak":
-        Run.begin_epoch = leak
-    training.EPOCHS, training.EPOCH_BATCHES = 40, 1
-    pixels = torch.randint(256, (500, 3, 32, 32), dtype=torch.uint8)
-    images = Images(pixels, torch.arange(500) % 10, tuple("0123456789"), "noise")
-    print(json.dumps(training.epochs(images, json.loads(sys.argv[1]))))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["sound", "leak"])
-def test_memory_does_not_grow_over_epochs_and_a_batch_kept_in_each_is_seen(how, tmp_path):
-    """Resident memory moves by a few of its largest tensors: four sound runs grew by 0.3 to 4 MB over 40 epochs.
-
-    A batch is 0.75 MB, and the four that kept 38 of them grew by 28 to 38 MB; hence 10.
-    """
-    (tmp_path / "leaky.py").write_text(LEAKY, encoding="utf-8")
-    task = TASK | {"arch": "leaky:net", "batch_size": 64, "val_images": 100}
-    command = [sys.executable, "leaky.py", json.dumps(task), how]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    measured = json.loads(done.stdout)
-    memory = measured["memory_per_epoch_mb"]
-    assert len(memory) == 40
-    assert measured["memory_growth_mb"] == memory[-1] - memory[1]
-    assert measured["memory_peak_mb"] >= max(memory)
-    assert (measured["memory_growth_mb"] > 10) == (how == "leak"), memory
-    assert measured["val_seconds"] > 0
-
-
-def test_bench_writes_every_round(tmp_path, capsys):
-    from robustcls.cli.main import main
-
+def test_all_suites_and_the_file_that_is_printed_again(tmp_path, capsys):
     out = tmp_path / "bench.json"
-    arguments = "bench --arch vgg16(width=0.05) --rounds 1 --updates 4 --n 32 --attack-steps 2 --batch-size 32 --quiet"
-    arguments += " --method gradcam"
-    with pytest.raises(SystemExit) as stop:
-        main([*arguments.split(), "--out", str(out)])
-    assert not stop.value.code
+    small = ["--arch", "vgg16(width=0.05)", "--rounds", 1, "--updates", 4, "--n", 8, "--batch-size", 16, "--quiet"]
+    status, printed, _ = bench(capsys, *small, "--method", "gradcam", "--out", out)
+    assert status == 0
     result = json.loads(out.read_text())
-    attack = result["suites"]["attack"]["rows"]
-    assert attack["robustcls"]["robust_accuracy"] == pytest.approx(attack["foolbox"]["robust_accuracy"], abs=0.1)
-    assert list(result["suites"]["explain"]["rows"]) == ["gradcam"]
-    training = result["suites"]["train"]
-    rows = training["rows"]
-    assert rows["plain fp32 loop"]["ratio"] == 1
-    if "torchattacks" in rows:
-        to_torchattacks = rows["robustcls"]["images_per_second"] / rows["torchattacks"]["images_per_second"]
-        assert rows["robustcls"]["ratio_to_torchattacks"] == pytest.approx(to_torchattacks)
-    assert all(len(rounds) == 1 for rounds in training["rounds"].values())
-    assert training["epoch_images"] == len(load_split("digits", "train"))
-    assert training["epoch_seconds"] == training["epoch_images"] / rows["robustcls"]["images_per_second"]
-    assert training["val_share"] == training["val_seconds"] / training["epoch_seconds"]
-    shown = capsys.readouterr().out
-    assert "memory over 4 epochs: peak " in shown
-    assert max(len(line) for line in shown.splitlines() if str(tmp_path) not in line) <= 80
+    assert list(result["suites"]) == ["train", "explain", "attack"]
+    training, explanation, attacks = result["suites"].values()
+    row = training["rows"]["pgd3"]
+    assert row["images_per_second"] == training["rounds"]["pgd3"][0]["images_per_second"]
+    assert row["flop_per_second"] == row["images_per_second"] * training["flops_per_image"]["pgd3"]
+    assert row["share_of_limit"] == row["flop_per_second"] / result["matrix_rates"][row["precision"]]
+    assert list(explanation["rows"]) == ["gradcam"]
+    ways = {"exact": EXACT, "bf16": ", bf16 first"}
+    assert set(attacks["rows"]) == {"pgd20", *(f"pgd20{ways[way]}" for way in ways_of(torch.device("cpu")))}
+    assert len({row["clean_accuracy"] for row in attacks["rows"].values()}) == 1
+    assert attacks["rows"]["pgd20"]["flop_per_second"] > 0
+    assert attacks["agreement"]["pgd20"]["status"] == "not_run"  # eight samples are too few
+    assert set(result["matrix_rates"]) == set(result["matrix_rates_at_the_end"])
+    assert max(len(line) for line in printed.splitlines() if str(tmp_path) not in line) <= 80
+    assert bench(capsys, out)[1].strip() == printed.partition(f"\n\n{out}")[0].strip()
 
 
-def test_the_bench_explains_as_captum_does():
-    from robustcls.bench.explaining import captum_loop, ours
-    from robustcls.core.plugins import names
-    from robustcls.models.checkpoint import build
+@pytest.mark.slow
+def test_the_suite_cuda_on_the_cpu(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    small = ["--arch", "vgg16(width=0.05)", "--updates", 4, "--batch-size", 16, "--workload", "clean", "--quiet"]
+    assert bench(capsys, "--suite", "cuda", *small, "--out", out)[0] == 0
+    (suite,) = json.loads(out.read_text())["suites"]["cuda"].values()
+    assert list(suite["train"]["rows"]) == ["clean"]
 
-    torch.manual_seed(0)
-    model = build("vgg11(width=0.1)", classes=list("abcd"), input_size=(3, 16, 16), mean=[0.5], std=[0.25]).eval()
-    x, y = torch.rand(2, 3, 16, 16), torch.tensor([1, 3])
-    for method in names("attribution"):
-        one, other = (make(model, method, x, y, 5) for make in (ours, captum_loop))
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * other.abs().max().item(), msg=method)
+
+@pytest.mark.parametrize("file", sorted(REPORTS.glob("*.json")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("show", [table, markdown])
+def test_files_of_earlier_versions_are_printed(file, show, capsys):
+    status, printed, _ = bench(capsys, file, *(["--markdown"] if show is markdown else []))
+    assert status == 0
+    content = json.loads(file.read_text())
+    assert content["device"] in printed
+    for suite in content["suites"].values():
+        for name in suite.get("rows", ()):
+            assert name in printed
+    if show is table:
+        assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_a_contest_says_where_it_went(capsys):
+    status, _, error = bench(capsys, "--suite", "attack", "--contest", "autoattack", "--model", "m.pt")
+    assert status == 2
+    assert "python -m experiments.contests --suite attack --contest autoattack" in error
+    assert error.count("\n") == 1
+
+
+def test_a_file_that_is_no_bench_is_refused_in_a_line(tmp_path, capsys):
+    for name, text in (("empty.json", "{}"), ("broken.json", "{"), ("list.json", "[]")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(SystemExit) as stop:
+            main(["bench", str(tmp_path / name)])
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "is no result of robustcls bench" in error
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", str(tmp_path / "empty.json"), "--n", "3"])
+    assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--rounds 0", "--rounds 0 is too small"),
+        ("--updates 3", "--updates 3 is too small"),
+        ("--suite cuda --model m.pt", "give its --arch"),
+        ("--workload pgd", "did you mean"),
+        ("--method gradcm", "did you mean 'gradcam'"),
+        ("--suite cuda --model nowhere.pt --arch vgg16(width=0.05)", "no file nowhere.pt"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(arguments, words, capsys):
+    status, _, error = bench(capsys, *arguments.split())
+    assert status == 2
+    assert words in error

@@ -9,7 +9,7 @@ from judged_by_hand import make_evaluation
 
 import robustcls
 from robustcls.cli.attack import summarise
-from robustcls.evaluation.cascade import name_attacks
+from robustcls.evaluation.attacks import name_attacks
 from robustcls.results.records import Accuracy, Attack, Check, Evaluation
 from robustcls.results.statistics import wilson
 

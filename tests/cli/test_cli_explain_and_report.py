@@ -188,9 +188,9 @@ def test_a_report_of_an_evaluation_only_renders(cli, home, tmp_path):
 
 
 def test_a_map_is_marked_where_it_misses_the_change_of_the_logit():
-    from robustcls.cli.pictures import _mark
+    from robustcls.evaluation.explain import mark_of
 
-    assert _mark(None, 0) == ""
+    assert mark_of(None, 0) == ""
     gaps = torch.tensor([0.01, 0.013, float("nan"), float("inf")])
-    assert [bool(_mark(gaps, i)) for i in range(4)] == [False, True, True, True]
-    assert "1.3%" in _mark(gaps, 1)
+    assert [bool(mark_of(gaps, i)) for i in range(4)] == [False, True, True, True]
+    assert "1.3%" in mark_of(gaps, 1)

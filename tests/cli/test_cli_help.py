@@ -88,9 +88,9 @@ def test_list_shows_every_plug_in_with_its_options_and_source(cli):
     assert "vgg16" not in only
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["--version"], ["attack", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["--version"], *([name, "--help"] for name in COMMANDS)])
 def test_light_commands_import_nothing_heavy_and_answer_at_once(arguments):
-    heavy = ["torch", "torchvision", "captum", "foolbox", "matplotlib", "sklearn", "numpy", "PIL"]
+    heavy = ["torch", "torchvision", "captum", "foolbox", "matplotlib", "sklearn", "numpy", "PIL", "pydantic"]
     code = (
         "import sys\n"
         "from robustcls.cli.main import main\n"
@@ -128,3 +128,21 @@ def test_misspelt_names_get_the_nearest(arguments, words, cli):
     assert result.status == 2
     assert words in result.err
     assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["train", "attack", "explain", "report", "bench"])
+def test_options_stand_in_groups(name, cli):
+    text = cli(name, "--help").out
+    titles = re.findall(r"^(\w+) options:$", text, re.MULTILINE)
+    order = ["Data", "Model", "Attack", "Optimisation", "Explanation", "Report", "Benchmark", "Runtime", "Output"]
+    assert titles == [title for title in order if title in titles]
+    assert {"Data", "Model", "Attack", "Runtime", "Output"} <= set(titles)
+    data = text.split("Data options:")[1].split("options:")[0]
+    assert "--data SPEC" in data
+    assert "--device" not in data
+    listed = text[text.index(" options:") :]
+    for parameter in group.get_command(None, name).params:  # each is there once
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            assert len(re.findall(rf"^  (?:-\w, )?{parameter.opts[-1]}\b(?!-)", listed, re.MULTILINE)) == 1, (
+                parameter.opts
+            )

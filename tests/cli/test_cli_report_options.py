@@ -72,11 +72,11 @@ def test_what_a_profile_leaves_out_is_not_run_with_its_reason(cli, checkpoint, t
 @pytest.fixture
 def slow(monkeypatch):
     """Every model takes ten seconds a gradient, by what is measured of it."""
-    from robustcls.cli import budgeting
-    from robustcls.evaluation.budget import Pace
+    from robustcls.evaluation import budget
+    from robustcls.evaluation.pace import Pace
 
     monkeypatch.setattr(
-        budgeting, "measure_pace", lambda *_, **__: Pace(0.001, 10.0, {"saliency": 0.001, "gradcam": 0.001})
+        budget, "measure_pace", lambda *_, **__: Pace(0.001, 10.0, {"saliency": 0.001, "gradcam": 0.001})
     )
 
 
@@ -124,11 +124,11 @@ def test_the_number_of_samples_that_was_asked_for_wins_over_the_budget(cli, chec
 
 
 def test_models_of_one_report_keep_the_same_samples(cli, checkpoint, home, tmp_path, monkeypatch):
-    from robustcls.cli import budgeting
-    from robustcls.evaluation.budget import Pace
+    from robustcls.evaluation import budget
+    from robustcls.evaluation.pace import Pace
 
     paces = iter([Pace(0.001, 0.001), Pace(0.001, 4.0)])
-    monkeypatch.setattr(budgeting, "measure_pace", lambda *_, **__: next(paces))
+    monkeypatch.setattr(budget, "measure_pace", lambda *_, **__: next(paces))
     shutil.copy(home / "standard" / "ckpt.pt", tmp_path / "here" / "standard.pt")
     options = ("--profile", "quick", "--attack", "fgsm", "--examples", 0, "--maps-n", 0, "--quiet")
     result = cli("report", "--model", checkpoint, "--model", "standard.pt", *options)

@@ -11,11 +11,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from robustcls.cli.train import HEADER, Progress, configure, describe
+from robustcls.cli.train import HEADER, Progress, describe
 from robustcls.core.config import read_toml
 from robustcls.core.threat import ThreatModel
 from robustcls.results.records import Epoch
 from robustcls.runtime.world import World
+from robustcls.training.recipe import configure
 
 TINY = (
     "--data", "digits(size=8)", "--arch", "vgg16(width=0.05)", "--limit-train", "96", "--val-n", "20",
@@ -163,11 +164,11 @@ def fake_run(**options):
     training = SimpleNamespace(
         classes=range(1000), note="12 corrupt files skipped; 37 sizes: shorter side resized to 224"
     )
+    state = SimpleNamespace(model=torch.nn.Linear(2000, 20000), num_batches=10, epoch=0, batch=0, stopped="")
     return SimpleNamespace(
-        config=config, model=torch.nn.Linear(2000, 20000), train=Sized(training, 1281167), val=range(50000),
+        config=config, state=state, train=Sized(training, 1281167), val=range(50000),
         threat=ThreatModel("linf", 0.0156863), batch_size=4096, device=torch.device("cpu"), precision="bf16", folder="runs/x",
-        num_batches=10, epoch=0, batch=0, images_per_batch=4096, images_seen=0, init_note="", output_note="", stopped="",
-        world=World(),
+        images_per_batch=4096, images_seen=0, notes={}, remark="", world=World(),
     )  # fmt: skip
 
 
@@ -182,7 +183,7 @@ class Sized:
 
 def test_the_widest_description_fits():
     run = fake_run()
-    run.model.input_size = (3, 224, 224)
+    run.state.model.input_size = (3, 224, 224)
     lines = describe(run).splitlines()
     assert max(map(len, lines)) <= 80
     starts = [line.split()[0] for line in lines if not line.startswith(" ")]

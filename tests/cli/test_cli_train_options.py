@@ -6,15 +6,15 @@ import tomllib
 import pytest
 import torch
 
-from robustcls.cli.train import command, configure
+from robustcls.cli.train import command
 from robustcls.core.config import read_toml, resolve, to_toml
 from robustcls.core.errors import InputError
 from robustcls.data.images import Images
 from robustcls.data.splits import load_training_data
 from robustcls.training.config import TrainConfig
-from robustcls.training.estimate import measure_cost
-from robustcls.training.loop import train
-from robustcls.training.recipe import adapt
+from robustcls.training.loop import fit
+from robustcls.training.recipe import adapt, configure
+from robustcls.training.rehearsal import measure_cost
 from robustcls.training.run import Run
 
 TINY = (
@@ -118,7 +118,7 @@ def test_the_operations_are_those_of_the_layers(tmp_path):
         cost = measure_cost(colour_run(tmp_path, adv=adv))
         assert cost.forward_flops == forward
         assert cost.update_flops == forward + backward + steps * 2 * forward  # an attack's backward, by images alone
-    assert cost.parameters == cost.trained == sum(p.numel() for p in colour_run(tmp_path).model.parameters())
+    assert cost.parameters == cost.trained == sum(p.numel() for p in colour_run(tmp_path).state.model.parameters())
 
 
 def test_the_printed_operations_are_those(cli, tmp_path):
@@ -134,14 +134,16 @@ def test_to_measure_the_cost_changes_nothing(tmp_path):
         run = colour_run(tmp_path / f"{measured}", adv="fgsm", ema=0.5)
         if measured:
             measure_cost(run)
-        train(run, lambda _: None, lambda _: None)
-        states.append({**run.model.state_dict(), **{f"ema.{k}": v for k, v in run.average.model.state_dict().items()}})
+        fit(run, lambda _: None, lambda _: None)
+        states.append(
+            {**run.state.model.state_dict(), **{f"ema.{k}": v for k, v in run.state.average.model.state_dict().items()}}
+        )
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_data_smaller_than_a_batch_are_not_counted_as_one(tmp_path):
     run = colour_run(tmp_path)
-    run.batch_size, run.num_batches = 64, 1  # of 30 images
+    run.batch_size, run.state.num_batches = 64, 1  # of 30 images
     cost = measure_cost(run)
     assert cost.images_per_second == pytest.approx(len(run.train) / (cost.epoch_seconds - cost.val_seconds), rel=1e-6)
 
@@ -268,7 +270,7 @@ def test_a_flag_wins_over_the_file(name):
 
 def test_minutes_and_epochs_from_one_source_are_refused():
     for flags, file in (({"minutes": 1.0, "epochs": 3}, {}), ({}, {"minutes": 1.0, "epochs": 3})):
-        with pytest.raises(InputError, match="--minutes 1 chooses the epochs"):
+        with pytest.raises(InputError, match="`minutes=1` chooses the epochs"):
             configure(flags, file)
 
 

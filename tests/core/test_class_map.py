@@ -80,7 +80,7 @@ def test_a_thousand_wnids_in_their_order_are_imagenets():
 def test_classes_that_do_not_match_are_refused(data, known, outputs, words):
     with pytest.raises(InputError, match=words) as caught:
         match(data, known, outputs)
-    assert "--classes FILE" in str(caught.value)
+    assert "`classes=FILE`" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

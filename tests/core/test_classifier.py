@@ -64,7 +64,7 @@ def test_a_normalisation_that_is_not_for_pixels_between_0_and_1_is_refused(optio
         (X.numpy(), Y, "give a non-empty float tensor"),
         (X, Y[:2], "labels of shape (2,)"),
         (X, Y[:, None], "labels of shape (4, 1)"),
-        (X, Y.float(), "torch.float32 for 4 images: give one integer an image"),
+        (X, Y.float(), "torch.float32 for 4 images: give one integer per image"),
         (X, Y - 1, "label -1 is negative"),
         (X, Y.tolist(), "labels are list: give a tensor"),
         (X, Y.numpy(), "labels are ndarray: give a tensor"),

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustcls.core import plugins
 from robustcls.core.draws import Draws, SampleGenerator, take
 from robustcls.core.threat import ThreatModel
+from robustcls.training.inner_attack import load_whole
 
 MANY = 20_000
 EPS = {"linf": 0.2, "l2": 0.5, "l1": 0.5}
@@ -191,7 +191,7 @@ class Sum(torch.nn.Module):
 def test_training_draws_what_it_always_drew(spec, norm):
     generator, x = torch.Generator().manual_seed(0), grey(2, 1, 2, 2)
     threat = ThreatModel(norm, {"linf": 0.1, "l2": 0.5, "l1": 1.0}[norm])
-    x_adv = plugins.load("attack", spec)(Sum(), x, torch.tensor([0, 1]), threat, generator=generator)
+    x_adv = load_whole(spec)(Sum(), x, torch.tensor([0, 1]), threat, generator=generator)
     assert (x_adv - x).flatten()[[0, 1, 6, 7]].tolist() == pytest.approx(AS_EVER[spec, norm], abs=2e-6)
     assert torch.rand(1, generator=generator).item() == pytest.approx(NEXT[norm], abs=1e-6)
 

@@ -49,7 +49,7 @@ def test_places_that_cannot_be_written(tmp_path, place, monkeypatch):
     for path in (Path(place), place):
         with pytest.raises(InputError, match="cannot write") as caught, atomic_write(path) as part:
             part.write_text("y")
-        assert "--out" in str(caught.value)
+        assert "`out`" in str(caught.value)
         with pytest.raises(InputError):
             check_writable(path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder"]
@@ -170,7 +170,7 @@ def test_a_file_that_is_read_only_stays(tmp_path):
     (tmp_path / "file").write_text("old")
     (tmp_path / "file").chmod(0o444)
     for attempt in (check_writable, write):
-        with pytest.raises(InputError, match="it is read-only: name another file with --out"):
+        with pytest.raises(InputError, match="it is read-only: name another file with `out`"):
             attempt(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "old"
 

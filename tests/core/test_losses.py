@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from robustcls.attacks.apgd import targeted_dlr
-from robustcls.core.losses import NO_ANSWER, cross_entropy, dlr, kl, margin, predict_labels, rival_scale
+from robustcls.core.losses import NO_ANSWER, cross_entropy, dlr, kl, margin, predict_labels, tie_scale
 
 CLASSES = (2, 3, 4, 10)
 
@@ -127,7 +127,7 @@ def test_only_numbers_name_a_class(logits, label):
 
 def test_infinite_logits_do_not_blur_a_margin():
     row = torch.tensor([[1.0, INF, 2.0], [1.0, -INF, 2.0]])
-    assert rival_scale(row, torch.tensor([0, 1])).tolist() == [0, 0]
+    assert tie_scale(row, torch.tensor([0, 1])).tolist() == [0, 0]
     assert margin(row, torch.tensor([0, 1])).tolist() == [INF, INF]
 
 

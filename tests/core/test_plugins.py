@@ -1,10 +1,13 @@
+import json
 import sys
+from functools import partial
 
 import pytest
 
+from robustcls.cli.main import main
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
-from robustcls.core.plugins import KINDS, describe, load, names, parse, resolved
+from robustcls.core.plugins import KINDS, describe, load, names, parse, resolved, with_options
 
 MODULE = """
 def foo(model, x, y, threat, *, k: int = 2, scale: float = 1.0, generator=None):
@@ -75,7 +78,7 @@ def test_the_attacks():
 def test_a_signature_is_read_from_the_source():
     pgd = next(plugin for plugin in describe("attack") if plugin.name == "pgd")
     assert (
-        pgd.signature == "pgd(steps=10, step_size=None, momentum=0.0, restarts=1, random_start=True, early_stop=False)"
+        pgd.signature == "pgd(steps=10, step_size=None, momentum=0.0, restarts=1, random_start=True, early_stop=True)"
     )
     assert pgd.path == "robustcls/attacks/pgd.py"
     gradients = next(plugin for plugin in describe("attribution") if plugin.name == "integrated_gradients")
@@ -103,7 +106,7 @@ def test_options_are_bound():
 
 def test_resolved_fills_in_the_defaults():
     assert resolved("attack", "pgd(steps=3)") == {
-        "steps": 3, "step_size": None, "momentum": 0.0, "restarts": 1, "random_start": True, "early_stop": False,
+        "steps": 3, "step_size": None, "momentum": 0.0, "restarts": 1, "random_start": True, "early_stop": True,
     }  # fmt: skip
 
 
@@ -121,7 +124,7 @@ def test_resolved_fills_in_the_defaults():
         ("pgd(step_size='big')", "step_size='big' is not a number"),
         ("pgd(step_size=1e999)", "step_size=inf is not a number"),
         (f"pgd(step_size=1{'0' * 400})", "is not a number"),
-        ("pgd(random_start=1)", "random_start=1 is not a True or False"),
+        ("pgd(random_start=1)", "random_start=1 is not true or false"),
         ("pgd(**{'steps': 3})", "unknown option of pgd '**'"),
     ],
 )
@@ -132,7 +135,7 @@ def test_wrong_options_say_what_the_plug_in_takes(spec, message):
 
 
 def test_choices():
-    assert "is not a 'black' or" in refused("attribution", "integrated_gradients(baseline='white')")
+    assert "is not 'black' or" in refused("attribution", "integrated_gradients(baseline='white')")
 
 
 @pytest.mark.parametrize(
@@ -199,9 +202,9 @@ def test_dotted_plug_ins_with_annotations_as_text(mylab):
         ("mylab.attacks:value", "is not callable"),
         ("mylab.nothing:foo", "no module 'mylab.nothing'"),
         ("nolab.attacks:foo", "no module 'nolab'"),
-        (":foo", "no module's name"),
-        ("..attacks:foo", "no module's name"),
-        ("my lab:foo", "no module's name"),
+        (":foo", "not the name of a module"),
+        ("..attacks:foo", "not the name of a module"),
+        ("my lab:foo", "not the name of a module"),
         ("mylab.attacks:needs", "needs k"),
         ("mylab.attacks:needs(j=1)", "takes k"),
     ],
@@ -217,10 +220,15 @@ def test_a_plug_ins_own_error_is_not_hidden(mylab):
         load("attack", "mylab.typo:foo")
 
 
-def test_the_current_folder_is_searched(tmp_path, monkeypatch):
+def test_a_command_searches_the_current_folder_and_the_library_leaves_the_path_alone(tmp_path, monkeypatch):
     (tmp_path / "here_alone.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    before = [entry for entry in sys.path if entry]
+    monkeypatch.setattr(sys, "path", [*before])
+    assert "no module 'here_alone'" in refused("attack", "here_alone:foo")
+    assert sys.path == before
+    with pytest.raises(SystemExit):
+        main(["list", "schedule"])
     assert load("attack", "here_alone:foo")(1, 2, 3, 4) == (2, 1.0)
     del sys.modules["here_alone"]
 
@@ -229,3 +237,60 @@ def test_listing_imports_nothing(monkeypatch):
     plugins._plugins.cache_clear()
     monkeypatch.setattr("importlib.import_module", None)
     assert all(describe(kind) is not None for kind in KINDS)
+
+
+def mine(model, x, y, threat, rate=0.5, *, k: int = 2, scale: float | None = None, loss=None, generator=None):
+    return k, scale
+
+
+class Mine:
+    def __call__(self, model, x, y, threat, *, k: int = 2, generator=None):
+        return k
+
+
+def test_a_function_of_ones_own_is_a_plug_in():
+    assert load("attack", mine)(1, 2, 3, 4) == (2, None)
+    assert str(parse("attack", mine)) == "mine"
+    assert resolved("attack", mine) == {"rate": 0.5, "k": 2, "scale": None}
+
+
+def test_a_partial_gives_its_keywords_as_options():
+    attack = partial(partial(mine, k=3), scale=2.0, loss=len)
+    assert load("attack", attack)(1, 2, 3, 4) == (3, 2.0)
+    assert parse("attack", attack).name == "mine"
+    assert dict(parse("attack", attack).options) == {"k": 3, "scale": 2.0, "loss": "<built-in function len>"}
+    assert resolved("attack", attack) == {"rate": 0.5, "k": 3, "scale": 2.0, "loss": "<built-in function len>"}
+    json.dumps(resolved("attack", attack))
+
+
+def test_an_option_without_annotation_has_the_type_of_its_default(mylab):
+    (mylab / "mylab" / "plain.py").write_text("def foo(model, x, y, threat, *, k=2, generator=None):\n    return k\n")
+    assert load("attack", "mylab.plain:foo(k=3)")(1, 2, 3, 4) == 3
+    assert resolved("attack", "mylab.plain:foo") == {"k": 2}
+    assert "k='x' is not a whole number; mylab.plain:foo takes k=2" in refused("attack", "mylab.plain:foo(k='x')")
+
+
+def test_other_callables_are_named_by_their_class():
+    assert load("attack", Mine())(1, 2, 3, 4) == 2
+    assert parse("attack", Mine()).name == "Mine"
+    assert resolved("attack", Mine()) == {"k": 2}
+    assert resolved("attack", max) == {}
+
+
+def test_a_plug_in_of_ours_as_a_function_has_the_options_of_its_spec():
+    pgd = load("attack", "pgd").func
+    assert resolved("attack", partial(pgd, steps=3)) == resolved("attack", "pgd(steps=3)")
+    assert load("attack", parse("attack", "pgd(steps=3)")).keywords == {"steps": 3}
+
+
+def test_options_can_be_set_anew():
+    assert with_options("attack", "pgd(steps=3)", steps=6, step_size=0.5) == "pgd(steps=6, step_size=0.5)"
+    assert resolved("attack", with_options("attack", partial(mine, k=3), k=6))["k"] == 6
+
+
+def test_a_file_whose_name_begins_with_an_underscore_is_no_plug_in(tmp_path, monkeypatch):
+    (tmp_path / "seen.py").write_text('def seen(x):\n    """One."""\n')
+    (tmp_path / "_hidden.py").write_text('__all__ = ["hidden"]\ndef hidden(x):\n    """Two."""\n')
+    monkeypatch.setattr(plugins, "_ROOT", tmp_path.parent)
+    monkeypatch.setitem(KINDS, "scratch", tmp_path.name)
+    assert names("scratch") == ["seen"]

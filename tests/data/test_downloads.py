@@ -25,7 +25,7 @@ def test_no_network_is_one_line(tmp_path, monkeypatch, no_debian, name):
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     for _ in range(2):  # the failed download leaves nothing that the second try takes for the data set
-        with pytest.raises(InputError, match=f"cannot download {name} from http.*not known.*--data-dir") as error:
+        with pytest.raises(InputError, match=f"cannot download {name} from http.*not known.*`data_dir`") as error:
             load_split(name, "train", data_dir=str(tmp_path))
         assert "\n" not in str(error.value)
         assert not [path for path in tmp_path.rglob("*") if path.is_file() or path.name.startswith(".")]

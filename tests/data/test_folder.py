@@ -122,7 +122,7 @@ def test_a_corrupt_image_is_named_or_skipped(tmp_path, kind, ending):
     with pytest.raises(InputError, match="corrupt image") as error:
         load_split(f"folder:{root}", "test")
     assert str(bad) in str(error.value)
-    assert "--skip-corrupt" in str(error.value)
+    assert "`skip_corrupt=True`" in str(error.value)
     assert "\n" not in str(error.value)
     images = load_split(f"folder:{root}", "test", skip_corrupt=True)
     assert images.labels.tolist() == [0, 0, 0, 1, 1, 1]

@@ -7,7 +7,8 @@ import torch
 from drawn import draw, fill
 
 from robustcls.core.errors import InputError
-from robustcls.data import _copies, _decoding
+from robustcls.data import duplicates
+from robustcls.data.folders import decode
 from robustcls.data.images import Images, as_images, without_files
 from robustcls.data.sets.folder import folder
 from robustcls.data.splits import choose, load_split, load_training_data
@@ -19,8 +20,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding 
 def decoded(monkeypatch):
     """The paths of the files whose pixels were read."""
     paths = []
-    read = _decoding._read
-    monkeypatch.setattr(_decoding, "_read", lambda path, *rest: paths.append(path) or read(path, *rest))
+    read = decode._read
+    monkeypatch.setattr(decode, "_read", lambda path, *rest: paths.append(path) or read(path, *rest))
     return paths
 
 
@@ -60,9 +61,9 @@ def test_a_corrupt_image_that_is_not_chosen_is_no_error(tmp_path):
 
 def test_memory_is_asked_for_the_chosen_alone(tmp_path, monkeypatch):
     root = fill(tmp_path, n=10)
-    monkeypatch.setattr(_decoding.os, "sysconf", lambda name: 30)  # 900 bytes
+    monkeypatch.setattr(decode.os, "sysconf", lambda name: 30)  # 900 bytes
     assert len(load_split(f"folder:{root}", "test", n=2)) == 2
-    with pytest.raises(InputError, match="20 images of 6x8.*--n"):
+    with pytest.raises(InputError, match="20 images of 6x8.*`n`"):
         load_split(f"folder:{root}", "test")
 
 
@@ -121,13 +122,13 @@ def test_duplicates_across_the_division_of_class_folders(tmp_path):
 
 def test_pixels_are_compared_not_their_sums():
     base = torch.arange(48, dtype=torch.uint8).view(1, 3, 4, 4)
-    assert _copies.count_copies(torch.cat([base, base.flip(3), base]), torch.cat([base, base + 1])) == 2
+    assert duplicates.count_copies(torch.cat([base, base.flip(3), base]), torch.cat([base, base + 1])) == 2
 
 
 def test_too_much_to_compare_is_said(tmp_path, monkeypatch):
     root = fill(tmp_path)
     shutil.copy(root / "train" / "cat" / "0.png", root / "test" / "cat" / "copy.png")
-    monkeypatch.setattr(_copies, "MOST_BYTES", 10)
+    monkeypatch.setattr(duplicates, "MOST_BYTES", 10)
     assert "duplicates were not looked for" in folder(str(root), "test").note
 
 

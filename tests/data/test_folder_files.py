@@ -10,7 +10,7 @@ from drawn import draw, fill
 from PIL import Image
 
 from robustcls.core.errors import InputError
-from robustcls.data._endings import endings
+from robustcls.data.folders.walk import endings
 from robustcls.data.sets.folder import folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")

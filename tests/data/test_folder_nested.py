@@ -138,7 +138,7 @@ def test_train_alone_is_enough_to_train(tmp_path):
     assert "no test split" in train.note
     assert load_split(f"folder:{root}", "val").sha256() == val.sha256()
     assert load_split(f"folder:{root}", "train").sha256() == train.sha256()
-    with pytest.raises(InputError, match="neither test/ nor val/.*--split val"):
+    with pytest.raises(InputError, match='neither test/ nor val/.*`split="val"`'):
         load_split(f"folder:{root}", "test")
 
 

@@ -43,5 +43,5 @@ def test_drop_last(images):
 
 
 def test_channels_last(images):
-    x, _ = next(batches(images, 4, channels_last=True, device="cpu"))
+    x, _ = next(batches(images, 4, channels_last=True))
     assert x.is_contiguous(memory_format=torch.channels_last)

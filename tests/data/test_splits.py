@@ -10,7 +10,6 @@ from robustcls.data import recipe
 from robustcls.data.images import Images
 from robustcls.data.sets.digits import digits
 from robustcls.data.splits import SAMPLING_RULE, choose, load_split, load_training_data
-from robustcls.data.stratify import stratified_order
 
 
 def shares(images):
@@ -73,16 +72,6 @@ def test_limit_train_leaves_val_alone_and_nests():
     assert len(load_training_data("digits", limit_train=10**6)[0]) == len(whole)
     with pytest.raises(InputError, match="limit_train 0"):
         load_split("digits", "train", limit_train=0)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_every_beginning_of_a_stratified_order_is_fair(seed):
-    labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)
-    order = stratified_order(labels, seed)
-    assert sorted(order.tolist()) == list(range(100))
-    for n in range(1, 101):
-        counts = labels[order[:n]].bincount(minlength=3)
-        assert (counts - torch.tensor([0.5, 0.3, 0.2]) * n).abs().max() <= 1
 
 
 def test_choose():

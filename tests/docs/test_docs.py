@@ -87,7 +87,7 @@ def test_objective_example_gives_a_loss_between_its_parts(written):
 def test_data_example_can_be_trained_on(written):
     from robustcls.data.splits import load_training_data
 
-    train, val = load_training_data(f"{written('robustcls/data/stripes.py')}:stripes")
+    train, val = load_training_data(f"{written('robustcls/data/sets/stripes.py')}:stripes")
     assert len(train) + len(val) == 200
     assert train.classes == ("vertical", "horizontal")
 

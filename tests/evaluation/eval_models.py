@@ -1,5 +1,7 @@
 """Small models and hostile attacks for the tests of evaluation."""
 
+from dataclasses import dataclass, replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,6 +9,14 @@ from torch import Tensor, nn
 from robustcls.core import plugins
 from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
+from robustcls.evaluation.engine import Engine
+from robustcls.evaluation.evaluate import evaluate_subject
+from robustcls.evaluation.examples import Examples
+from robustcls.evaluation.plan import make_plan
+from robustcls.evaluation.subject import Subject, make_subject
+from robustcls.results.records import Evaluation
+
+LINF = ThreatModel("linf", 0.02)
 
 
 class Net(nn.Module):
@@ -161,3 +171,41 @@ def idle(model, x, y, threat, *, generator=None):
 def downhill(model, x, y, threat, *, generator=None):
     """A step the wrong way."""
     return step(model, x, y, -threat.eps)
+
+
+@dataclass
+class Evaluated:
+    """A subject with its evaluation."""
+
+    subject: Subject
+    evaluation: Evaluation
+
+    def on(self, model: nn.Module) -> tuple[Subject, Evaluation]:
+        """What a measure takes, of another model on the same samples."""
+        return replace(self.subject, model=model), self.evaluation
+
+    @property
+    def x(self) -> Tensor:
+        return self.subject.x
+
+    @property
+    def y(self) -> Tensor:
+        return self.subject.y
+
+    @property
+    def examples(self) -> Examples:
+        return self.evaluation.examples
+
+
+RUNNING = ("journal", "world", "progress", "over", "command")
+
+
+def evaluated(model, x, y, threat, attacks, *, index=None, surrogate=None, **options) -> Evaluated:
+    """options: of the plan, or of its run."""
+    running = {name: options.pop(name) for name in RUNNING if name in options}
+    subject = make_subject(model, x, y, threat, index=index, surrogate=surrogate)
+    return Evaluated(subject, evaluate_subject(subject, make_plan(subject, attacks, **options), **running))
+
+
+def make_engine(model, x, y, threat=LINF, *, index=None, surrogate=None, **options) -> Engine:
+    return Engine(make_subject(model, x, y, threat, index=index, surrogate=surrogate), **options)

@@ -5,20 +5,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from eval_models import Bump, Masked, train_digits
+from eval_models import Bump, Masked, evaluated, train_digits
 from torch import nn
 
 from robustcls.attacks._hyperplane import to_hyperplane
 from robustcls.core.threat import NORMS, ThreatModel
 from robustcls.data.sets.digits import digits
-from robustcls.evaluation import attack_checks
-from robustcls.evaluation.attack_checks import ATTACK_CHECKS, linear_model
-from robustcls.evaluation.judge import judge
+from robustcls.evaluation.checks import _check, attack_self_test, thorough_checks
+from robustcls.evaluation.checks.attack_self_test import linear_model
 from robustcls.reporting.sections.diagnostics import EXPECTED
 
 LINF = ThreatModel("linf", 0.1)
 STRONG = ["apgd_ce(steps=20)", "apgd_t(steps=20, targets=3, restarts=2)"]
-IDS = [check.__name__ for check in ATTACK_CHECKS]
+IDS = [check.id for check in thorough_checks()]
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +38,8 @@ def batch():
 
 def run(model, x, y, attacks, *names, threat=LINF, **options):
     """The checks of these names, or all, by id."""
-    chosen = [check for check in ATTACK_CHECKS if not names or check.__name__ in names]
-    found = judge(model, x, y, threat, attacks, kind="test", checks=chosen, precision="fp32", **options).evaluation
+    chosen = [check for check in thorough_checks() if not names or check.id in names]
+    found = evaluated(model, x, y, threat, attacks, checks=chosen, precision="fp32", **options).evaluation
     return {check.id: check for check in found.checks if check.id in IDS}
 
 
@@ -187,7 +186,7 @@ def test_too_few_steps_are_named(net, batch):
     found = one(net, *batch, [weak], "doubled_steps", threat=ThreatModel("linf", 0.2))
     assert found.status == "fail"
     assert "pgd(steps=4, step_size=0.02, random_start=False) broke" in found.message
-    assert "judge with more steps" in found.message
+    assert "run it with more steps" in found.message
 
 
 def test_luck_of_the_start_is_named():
@@ -262,7 +261,7 @@ def test_a_broken_attack_is_named(name, net, batch):
      ("l1", "fmn")],
 )  # fmt: skip
 def test_minimum_norm_attacks_pass_the_self_test_on_colour_images(norm, spec, monkeypatch):
-    monkeypatch.setattr(attack_checks, "TRIED", 4)
+    monkeypatch.setattr(attack_self_test, "TRIED", 4)
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval(), torch.rand(2, 3, 32, 32)
     found = one(model, x, model(x).argmax(1), [spec], "attack_self_test", threat=ThreatModel(norm, 0.01))
@@ -356,14 +355,14 @@ def test_what_is_right_at_grey_may_stand_at_a_huge_eps():
 
 def test_what_breaks_a_check_is_its_message():
     def broken(kind):
-        def body(*_):
+        def some_check(*_):
             raise kind("two\nlines")
 
-        return attack_checks._named("some_check")(body)(SimpleNamespace(over=lambda: ""), None, LINF, ())
+        return _check.check(0, thorough=True)(some_check)(SimpleNamespace(over=lambda: ""), None)
 
     found = broken(ZeroDivisionError)
     assert (found.id, found.status) == ("some_check", "not_run")
-    assert found.message == "this check broke off: ZeroDivisionError: two"
+    assert found.message == "this check failed: ZeroDivisionError: two"
     with pytest.raises(KeyboardInterrupt):
         broken(KeyboardInterrupt)
 
@@ -382,7 +381,7 @@ def test_strange_attacks_crash_no_check(spec, net, batch):
 
 
 def test_few_samples_are_spread_evenly_and_counted(net, batch, monkeypatch):
-    monkeypatch.setattr(attack_checks, "SAMPLES", 10)
+    monkeypatch.setattr(_check, "SAMPLES", 10)
     assert one(net, *batch, ["pgd"], "eps_monotone").message.startswith("of 10 samples")
 
 

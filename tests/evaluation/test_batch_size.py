@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from eval_models import make_batch, make_net
+from eval_models import evaluated, make_batch, make_engine, make_net
 from torch import Tensor, nn
 
 import robustcls
@@ -12,9 +12,7 @@ from robustcls.attacks._pool import OTHERS, others_of
 from robustcls.core.gradients import frozen
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.cascade import run_cascade
-from robustcls.evaluation.curve import security_curve
-from robustcls.evaluation.engine import Engine
-from robustcls.evaluation.judge import judge
+from robustcls.evaluation.curves import security_curve
 from robustcls.evaluation.minimum import measure_minimum
 from robustcls.results.records import Evaluation
 from robustcls.runtime.world import World
@@ -48,8 +46,8 @@ class Small(nn.Module):
 def judged(model: nn.Module | None = None, rows=slice(None), attacks=ATTACKS, threat=LINF, **options):
     x, y = make_batch()
     index = torch.arange(100, 160)[rows]
-    options = {"precision": "fp32", "batch_size": 60, "kind": "test", "index": index} | options
-    return judge(model or net(), x[rows], y[rows], threat, attacks, **options)
+    options = {"precision": "fp32", "batch_size": 60, "index": index} | options
+    return evaluated(model or net(), x[rows], y[rows], threat, attacks, **options)
 
 
 def verdicts(found) -> dict[int, tuple]:
@@ -60,7 +58,7 @@ def assert_alike(found, expected) -> None:
     """Of the samples in both, the same verdicts and the same images."""
     assert verdicts(found).items() <= verdicts(expected).items()
     rows = [list(verdicts(expected)).index(index) for index in verdicts(found)]
-    assert (found.outcome.x_adv - expected.outcome.x_adv[rows]).abs().max() < 1e-5
+    assert (found.examples.x_adv - expected.examples.x_adv[rows]).abs().max() < 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +120,12 @@ def test_the_processes_share_the_work_and_not_the_luck(whole):
     parts = []
     with frozen(model := net()):
         for rank in range(2):
-            engine = Engine(model, x, y, batch_size=7, index=torch.arange(100, 160), world=One(rank, 2))
-            attack, _ = engine.load(ATTACKS[0])
-            met = (whole.outcome.clean == y).nonzero().squeeze(1)
-            parts += list(engine.attack(attack, met, LINF, (0,)))
-    indices, fooled = (torch.cat([getattr(part, name) for part in parts]) for name in ("indices", "fooled"))
+            engine = make_engine(model, x, y, batch_size=7, index=torch.arange(100, 160), world=One(rank, 2))
+            met = (whole.examples.clean == y).nonzero().squeeze(1)
+            parts += list(engine.attack(ATTACKS[0], met, LINF, (0,)))
+    indices, fooled = (torch.cat([getattr(part, name) for part in parts]) for name in ("indices", "success"))
     assert sorted(indices.tolist()) == met.tolist()
-    assert set(indices[fooled].tolist()) == set((whole.outcome.broken_by == 0).nonzero().squeeze(1).tolist())
+    assert set(indices[fooled].tolist()) == set((whole.examples.breaker == 0).nonzero().squeeze(1).tolist())
 
 
 def test_curves_and_minimum_perturbations_neither():
@@ -137,10 +134,10 @@ def test_curves_and_minimum_perturbations_neither():
     curves, nearest = [], []
     for size in (5, 60):
         with frozen(model := net()):
-            engine = Engine(model, x, y, batch_size=size)
-            outcome = run_cascade(engine, LINF, attacks)
-            curves.append([p.robust.correct for p in security_curve(engine, outcome, LINF, attacks, grid)])
-        found = measure_minimum(model, judged(attacks=["fgsm"], batch_size=size), n=12, batch_size=size, seed=0)
+            engine = make_engine(model, x, y, LINF, batch_size=size)
+            outcome = run_cascade(engine, attacks)
+            curves.append([p.robust.correct for p in security_curve(engine, outcome, grid)])
+        found = measure_minimum(*judged(attacks=["fgsm"], batch_size=size).on(model), n=12, batch_size=size, seed=0)
         nearest.append([d for norm in found for d in norm.distance])
     assert curves[0] == curves[1]
     assert nearest[0] == pytest.approx(nearest[1], abs=1e-5)

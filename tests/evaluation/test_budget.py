@@ -5,34 +5,26 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from eval_models import make_batch, make_net
+from eval_models import evaluated, make_batch, make_net
 from torch import nn
 
+from robustcls.attribution.measures.trust import FORWARDS, MAPS, make_maps, measure, select_samples
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation import complete as module
-from robustcls.evaluation import judge as judging
-from robustcls.evaluation.attack_checks import ATTACK_CHECKS
-from robustcls.evaluation.budget import (
-    Budget,
-    Pace,
-    check_holds,
-    even_share,
-    fitting_samples,
-    kept_counts,
-    measure_pace,
-    minutes_of,
-    passes_of,
-)
+from robustcls.evaluation.attacks import as_attack, as_attacks
+from robustcls.evaluation.budget import Budget, check_holds, even_share, fitting_samples, kept_counts, minutes_of
+from robustcls.evaluation.checks import thorough_checks
+from robustcls.evaluation.checks.black_box_wins import black_box_wins
+from robustcls.evaluation.checks.more_steps import more_steps
 from robustcls.evaluation.complete import complete
 from robustcls.evaluation.config import ReportConfig
-from robustcls.evaluation.explanations import FORWARDS, MAPS, comparable, make_maps, measure
-from robustcls.evaluation.judge import judge
 from robustcls.evaluation.minimum import PASSES as MINIMUM_PASSES
 from robustcls.evaluation.minimum import measure_minimum
 from robustcls.evaluation.norm_curves import PASSES as CURVE_PASSES
 from robustcls.evaluation.norm_curves import measure_other_curves
+from robustcls.evaluation.pace import Pace, measure_pace, passes_of
 from robustcls.results.policy import Policy
 from robustcls.results.policy import judge as decide
 from robustcls.results.records import Check, Evaluation
@@ -91,10 +83,10 @@ def test_a_budget_that_is_no_time_is_refused(minutes):
 
 
 def test_an_attack_passes_an_image_as_often_as_its_options_say():
-    assert passes_of("fgsm") == 2
-    assert passes_of("pgd(steps=20, restarts=3)") == 61
-    assert passes_of("apgd_t(steps=20, targets=3, restarts=2)") == 121
-    assert passes_of("square(queries=500)") == 501
+    assert passes_of(as_attack("fgsm")) == 2
+    assert passes_of(as_attack("pgd(steps=20, restarts=3)")) == 61
+    assert passes_of(as_attack("apgd_t(steps=20, targets=3, restarts=2)")) == 121
+    assert passes_of(as_attack("square(queries=500)")) == 501
 
 
 def test_fewer_samples_are_attacked_where_the_budget_asks_for_it():
@@ -102,7 +94,7 @@ def test_fewer_samples_are_attacked_where_the_budget_asks_for_it():
     config = ReportConfig(
         profile="quick", examples=0, maps_n=0, curves_n=0, minimum_n=0, corruptions_n=0, checks="passive"
     )
-    clock, attacks = Clock(), ["apgd_ce(steps=20)"]
+    clock, attacks = Clock(), as_attacks("apgd_ce(steps=20)")
     each = pace.of_attacks(attacks, curve=False, checks=False)
     assert fitting_samples(Budget(2, clock=clock), pace, config, attacks, 100, curve=False)[0] == int(108 / each)
     assert fitting_samples(Budget(2, ("n",), clock), pace, config, attacks, 100, curve=False)[0] == 100
@@ -158,13 +150,13 @@ class Counting(nn.Module):
 def counted():
     x, y = make_batch(12)
     model = Counting(make_net())
-    judged = judge(model, x, y, ThreatModel("linf", 0.05), ["pgd(steps=3)"], kind="test", batch_size=12)
+    judged = evaluated(model, x, y, ThreatModel("linf", 0.05), ["pgd(steps=3)"], batch_size=12)
     return model, judged
 
 
 def test_the_measures_of_maps_pass_as_many_images_as_is_said(counted):
     model, judged = counted
-    samples = comparable(model, judged.x, judged.y, judged.outcome.x_adv)
+    samples = select_samples(model, judged.x, judged.y, judged.examples.x_adv)
     Counting.passed = 0
     maps = make_maps(model, samples.x, samples.y, samples.x_adv, "saliency")
     measure(model, samples, "saliency", maps)
@@ -174,8 +166,8 @@ def test_the_measures_of_maps_pass_as_many_images_as_is_said(counted):
 def test_curves_and_minimum_perturbations_pass_about_as_many_images_as_is_said(counted):
     model, judged = counted
     for passes, run in (
-        (CURVE_PASSES, lambda: measure_other_curves(model, judged, ["l2", "l1"], n=3, batch_size=12, seed=0)),
-        (MINIMUM_PASSES, lambda: measure_minimum(model, judged, n=3, batch_size=12, seed=0)),
+        (CURVE_PASSES, lambda: measure_other_curves(*judged.on(model), ["l2", "l1"], n=3, batch_size=12, seed=0)),
+        (MINIMUM_PASSES, lambda: measure_minimum(*judged.on(model), n=3, batch_size=12, seed=0)),
     ):
         Counting.passed = 0
         run()
@@ -217,12 +209,12 @@ EVERYTHING = ReportConfig(examples=10, maps_n=10, curves_n=20, minimum_n=20, cor
 @pytest.fixture
 def judged():
     x, y = make_batch(20)
-    return judge(make_net(), x, y, ThreatModel("linf", 0.01), ["fgsm"], kind="test", precision="fp32", batch_size=20)
+    return evaluated(make_net(), x, y, ThreatModel("linf", 0.01), ["fgsm"], precision="fp32", batch_size=20)
 
 
 def finish(judged, budget, config=EVERYTHING):
     said: list[str] = []
-    complete(make_net(), judged, config, ["saliency"], 20, budget=budget, pace=PACE, say=said.append)
+    complete(*judged.on(make_net()), config, ["saliency"], 20, budget=budget, pace=PACE, say=said.append)
     judged.evaluation.explanations = None
     return judged.evaluation, said
 
@@ -280,8 +272,8 @@ def judge_in_time(minutes, attacks, n=8, **options):
     model, x = Slow(clock).eval(), torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     y = model(x).argmax(1)
     budget, began = Budget(minutes, clock=clock, after=Pace(1, 3).of_checks(n)), clock.now
-    found = judge(
-        model, x, y, ThreatModel("linf", 1e-6), attacks, kind="test", precision="fp32", batch_size=4, over=budget.over,
+    found = evaluated(
+        model, x, y, ThreatModel("linf", 1e-6), attacks, precision="fp32", batch_size=4, over=budget.over,
         **options,
     )  # fmt: skip
     return found.evaluation, clock.now - began
@@ -309,7 +301,7 @@ def test_what_was_attacked_before_the_budget_was_used_up_is_kept():
 
 
 def test_self_checks_and_curves_stop_with_the_budget():
-    found, took = judge_in_time(5, ["pgd(steps=1000)"], checks=ATTACK_CHECKS, eps_grid=[0, 1e-6, 0.1, 0.2])
+    found, took = judge_in_time(5, ["pgd(steps=1000)"], checks=thorough_checks(), eps_grid=[0, 1e-6, 0.1, 0.2])
     assert took < 300
     assert found.curve is None
     assert "stopped by the budget of 5 minutes" in found.not_run["curves"]
@@ -319,8 +311,8 @@ def test_self_checks_and_curves_stop_with_the_budget():
 
 
 def test_a_curve_that_is_cut_off_says_so(monkeypatch):
-    for name in ("check_black_box", "check_more_steps"):  # which attack, and take longer than the rest
-        monkeypatch.setattr(judging, name, lambda *_: Check("one", "not_run", None, None, ""))
+    for check in (black_box_wins, more_steps):  # which attack, and take longer than the rest
+        monkeypatch.setattr(check, "function", lambda *_: Check("one", "not_run", None, None, ""))
     cut, took = judge_in_time(20, ["pgd(steps=4)"], eps_grid=[0, *(radius * 1e-6 for radius in range(1, 12))])
     assert took < 1200
     assert 1 < len(cut.curve) < 12
@@ -328,18 +320,18 @@ def test_a_curve_that_is_cut_off_says_so(monkeypatch):
 
 
 def test_a_budget_that_does_not_hold_one_step_of_each_attack_is_refused():
-    pace, attacks = Pace(forward=1.0, gradient=3.0), ["fgsm", "pgd(steps=1000)"]
+    pace, attacks = Pace(forward=1.0, gradient=3.0), as_attacks(["fgsm", "pgd(steps=1000)"])
     each = pace.of_attacks(attacks, curve=False, checks=False)
     with pytest.raises(
-        InputError, match="the budget of 0.4 minutes is too little for net.pt.*28 s.*--minutes"
+        InputError, match="the budget of 0.4 minutes is too little for net.pt.*28 s.*`minutes="
     ) as caught:
         check_holds(Budget(0.4, clock=Clock()), pace, attacks, 4, each, "net.pt")
-    enough = float(str(caught.value).partition("--minutes ")[2].partition(",")[0])
+    enough = float(str(caught.value).partition("`minutes=")[2].partition("`")[0])
     assert Budget(enough, clock=Clock()).left() >= 4 * each
     check_holds(Budget(1, clock=Clock()), pace, attacks, 4, each, "net.pt")  # though all steps would take hours
     with pytest.raises(InputError, match="too little"):
         check_holds(Budget(1, clock=Clock(), spent=50), pace, attacks, 4, each, "net.pt")
-    with pytest.raises(InputError, match="fewer samples with --n"):
+    with pytest.raises(InputError, match="fewer samples with `n`"):
         check_holds(Budget(1, {"n"}, Clock()), pace, attacks, 100, each, "net.pt")
     check_holds(Budget(1, {"n"}, Clock(), stops=False), pace, attacks, 100, each, "net.pt")
     check_holds(Budget(None, clock=Clock()), pace, attacks, 10**6, each, "net.pt")

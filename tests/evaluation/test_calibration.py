@@ -5,18 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from eval_models import Masked, make_batch, make_net
+from eval_models import Evaluated, Masked, evaluated, make_batch, make_net
 from torch import nn
 
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.calibration import measure_calibration, reliability
-from robustcls.evaluation.judge import Judged, judge
 
 
-def judged_by(model: nn.Module) -> Judged:
+def judged_by(model: nn.Module) -> Evaluated:
     x, y = make_batch()
-    return judge(model, x, y, ThreatModel("linf", 0.02), ["pgd(steps=3)"], kind="test", precision="fp32", batch_size=16)
+    return evaluated(model, x, y, ThreatModel("linf", 0.02), ["pgd(steps=3)"], precision="fp32", batch_size=16)
 
 
 def logits_of(confidence: list[float]) -> torch.Tensor:
@@ -72,13 +71,13 @@ def test_it_agrees_with_a_second_implementation(bins, scale):
 def test_clean_and_worst_images_are_told_apart():
     net = make_net()
     found = judged_by(net)
-    calibration = measure_calibration(net, found, batch_size=16)
+    calibration = measure_calibration(*found.on(net), batch_size=16)
     assert calibration.clean.accuracy == pytest.approx(found.evaluation.clean.accuracy)
     assert calibration.adversarial.accuracy == pytest.approx(found.evaluation.robust.accuracy)
     assert calibration.adversarial.accuracy < calibration.clean.accuracy
     assert "misclassified" in calibration.rule
     with torch.no_grad():
-        expected = net(found.outcome.x_adv).double().softmax(1).amax(1).mean().item()
+        expected = net(found.examples.x_adv).double().softmax(1).amax(1).mean().item()
     assert calibration.adversarial.confidence == pytest.approx(expected, abs=1e-6)
 
 
@@ -90,8 +89,8 @@ def test_logits_that_are_not_finite_are_left_out_and_counted():
     def spoil(logits):
         return logits.where(~bright[:, None], math.nan) if len(logits) == len(bright) else logits
 
-    calibration = measure_calibration(Masked(net, after=spoil), found, batch_size=len(bright))
+    calibration = measure_calibration(*found.on(Masked(net, after=spoil)), batch_size=len(bright))
     assert calibration.clean.n == int((~bright).sum()) < len(bright)
     assert f"{int(bright.sum())} whose logits give no probabilities" in calibration.rule
     with pytest.raises(InputError, match="no clean image give probabilities"):
-        measure_calibration(Masked(net, after=lambda logits: logits * math.nan), found, batch_size=16)
+        measure_calibration(*found.on(Masked(net, after=lambda logits: logits * math.nan)), batch_size=16)

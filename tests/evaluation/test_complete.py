@@ -3,13 +3,12 @@
 import time
 
 import pytest
-from eval_models import make_batch, make_net
+from eval_models import evaluated, make_batch, make_net
 
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation import complete as module
 from robustcls.evaluation.complete import complete
 from robustcls.evaluation.config import ReportConfig
-from robustcls.evaluation.judge import judge
 from robustcls.results.records import Evaluation
 
 NOTHING = ReportConfig(examples=0, maps_n=0, curves_n=0, minimum_n=0, corruptions_n=0, quiet=True)
@@ -18,7 +17,7 @@ NOTHING = ReportConfig(examples=0, maps_n=0, curves_n=0, minimum_n=0, corruption
 @pytest.fixture
 def judged():
     x, y = make_batch(20)
-    return judge(make_net(), x, y, ThreatModel("linf", 0.01), ["fgsm"], kind="test", precision="fp32", batch_size=20)
+    return evaluated(make_net(), x, y, ThreatModel("linf", 0.01), ["fgsm"], precision="fp32", batch_size=20)
 
 
 def test_the_attacks_are_kept_before_the_first_part_that_may_fail(judged, tmp_path, monkeypatch):
@@ -28,7 +27,7 @@ def test_the_attacks_are_kept_before_the_first_part_that_may_fail(judged, tmp_pa
     monkeypatch.setattr(module, "measure_calibration", failing)
     file = tmp_path / "evaluation.json"
     with pytest.raises(RuntimeError, match="out of memory"):
-        complete(make_net(), judged, NOTHING, [], 20, done=lambda: judged.evaluation.save(file))
+        complete(*judged.on(make_net()), NOTHING, [], 20, done=lambda: judged.evaluation.save(file))
     assert Evaluation.load(file).robust == judged.evaluation.robust
 
 
@@ -36,7 +35,7 @@ def test_the_time_that_the_parts_take_is_counted(judged, monkeypatch):
     before, kept = judged.evaluation.provenance.seconds, []
     monkeypatch.setattr(module, "measure_calibration", lambda *_, **__: time.sleep(0.2))
     complete(
-        make_net(), judged, NOTHING, [], 20, done=lambda: kept.append(judged.evaluation.provenance.seconds)
+        *judged.on(make_net()), NOTHING, [], 20, done=lambda: kept.append(judged.evaluation.provenance.seconds)
     )  # fmt: skip
     assert kept[0] == before
     assert kept[1] == pytest.approx(before + 0.2, abs=0.15)

@@ -1,13 +1,12 @@
 import pytest
 import torch
-from eval_models import Masked, make_batch, make_net
+from eval_models import Masked, evaluated, make_batch, make_net
 
 from robustcls.core.errors import InputError
+from robustcls.core.subset import spaced
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.curve import AutoGrid, auto_grid, choose_grid, parse_grid, reach
-from robustcls.evaluation.judge import judge
+from robustcls.evaluation.curves import AutoGrid, auto_grid, choose_grid, parse_grid, reach
 from robustcls.evaluation.norm_curves import measure_other_curves
-from robustcls.evaluation.spacing import spaced
 
 ATTACKS = ["pgd(steps=3)", "apgd_t(steps=5)"]
 GRID = [0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.3]
@@ -15,8 +14,8 @@ GRID = [0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.3]
 
 def curve_at(eps, grid=GRID, attacks=ATTACKS, norm="linf", **options):
     x, y = make_batch()
-    options = {"kind": "test", "precision": "fp32", "batch_size": 16, "eps_grid": grid} | options
-    return judge(make_net(), x, y, ThreatModel(norm, eps), attacks, **options)
+    options = {"precision": "fp32", "batch_size": 16, "eps_grid": grid} | options
+    return evaluated(make_net(), x, y, ThreatModel(norm, eps), attacks, **options)
 
 
 @pytest.mark.parametrize("eps", [0.005, 0.02, 0.05])
@@ -78,7 +77,7 @@ def test_random_state_and_images_are_left_alone():
     found = curve_at(0.02)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(found.x, x)
-    assert torch.equal(found.outcome.x_adv, curve_at(0.02, []).outcome.x_adv), "the curve has its own"
+    assert torch.equal(found.examples.x_adv, curve_at(0.02, []).examples.x_adv), "the curve has its own"
 
 
 def test_only_samples_that_stand_are_brought_into_the_next_ball(monkeypatch):
@@ -145,12 +144,12 @@ def test_reach_is_the_distance_to_grey(norm):
 def test_curves_in_other_norms_fall_from_clean_accuracy_to_nothing():
     found = curve_at(0.02, [])
     net = make_net()
-    once = measure_other_curves(net, found, ["l2", "l1"], n=12, batch_size=16, seed=0)
-    again = measure_other_curves(net, found, ["l2"], n=12, batch_size=16, seed=0)
+    once = measure_other_curves(*found.on(net), ["l2", "l1"], n=12, batch_size=16, seed=0)
+    again = measure_other_curves(*found.on(net), ["l2"], n=12, batch_size=16, seed=0)
     assert once[:1] == again, "the seed decides"
     assert [curve.norm for curve in once] == ["l2", "l1"]
     at = spaced(found.y, 12)
-    clean = int((found.outcome.clean == found.y)[at].sum())
+    clean = int((found.examples.clean == found.y)[at].sum())
     for curve in once:
         assert curve.n == 12
         radii, counts = zip(*((point.eps, point.robust.correct) for point in curve.points), strict=True)
@@ -162,8 +161,8 @@ def test_curves_in_other_norms_fall_from_clean_accuracy_to_nothing():
         assert counts[-1] == 0
         assert counts[3] > 0, "the radii are spread over where the curve falls"
         point = curve.points[3]
-        alone = judge(
-            net, found.x[at], found.y[at], ThreatModel(curve.norm, point.eps), curve.attacks, kind="test",
+        alone = evaluated(
+            net, found.x[at], found.y[at], ThreatModel(curve.norm, point.eps), curve.attacks,
             precision="fp32", batch_size=16,
         )  # fmt: skip
         assert point.robust.correct == pytest.approx(alone.evaluation.robust.correct, abs=1)
@@ -174,7 +173,7 @@ def test_a_curve_that_never_falls_goes_to_the_farthest_radius_and_names_the_erro
     found = curve_at(0.02, [], attacks=["fgsm"])
     usual = torch.nn.functional.one_hot(found.y[0], 4)
     flat = Masked(make_net(), after=lambda logits: logits * 0 + usual)
-    (curve,) = measure_other_curves(flat, found, ["l2"], n=6, batch_size=16, seed=0)
+    (curve,) = measure_other_curves(*found.on(flat), ["l2"], n=6, batch_size=16, seed=0)
     at = spaced(found.y, 6)
     standing = int((found.y[at] == found.y[0]).sum())
     assert {point.robust.correct for point in curve.points} == {standing}
@@ -183,4 +182,4 @@ def test_a_curve_that_never_falls_goes_to_the_farthest_radius_and_names_the_erro
     blind = Masked(make_net())
     blind.differentiable = False
     with pytest.raises(InputError, match="gradients"):
-        measure_other_curves(blind, found, ["l2"], n=6, batch_size=16, seed=0)
+        measure_other_curves(*found.on(blind), ["l2"], n=6, batch_size=16, seed=0)

@@ -1,18 +1,22 @@
 import json
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
-from eval_models import Masked, make_batch, make_net, train_digits
+from eval_models import Masked, evaluated, make_batch, make_engine, make_net, train_digits
 from torch import nn
 
 import robustcls
 from robustcls.core.gradients import frozen
+from robustcls.core.losses import predict_labels
 from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
 from robustcls.evaluation.cascade import run_cascade
-from robustcls.evaluation.diagnostics import check_black_box, run_checks
+from robustcls.evaluation.checks import _check, all_checks
+from robustcls.evaluation.checks.black_box_wins import black_box_wins
 from robustcls.evaluation.engine import Engine
-from robustcls.evaluation.judge import judge
+from robustcls.evaluation.subject import Subject
 from robustcls.reporting.sections.diagnostics import EXPECTED
 from robustcls.runtime.memory import Parts
 
@@ -47,6 +51,16 @@ def batch():
     return x[:100], y[:100]
 
 
+def run_checks(model, x, y, *, parts=None, images_were_on=None):
+    """The checks that need no attack, in order. The model must be frozen."""
+    subject = Subject(model, x, y, LINF, None, None, torch.arange(len(x)), images_were_on=images_were_on)
+    engine = Engine(subject, len(x))
+    engine.parts = parts or engine.parts
+    outcome = SimpleNamespace(clean=predict_labels(engine.logits))
+    with patch.object(_check, "PASSIVE", len(x)):
+        return [check(engine, outcome) for check in all_checks() if check.id in IDS]
+
+
 def checks(model, x=None, y=None, **options):
     if x is None:
         x, y = make_batch()
@@ -62,9 +76,9 @@ def failed(model, x=None, y=None):
 
 def black_box(model, batch, attacks=STRONG, *, threat=LINF, alone=False, surrogate=None):
     with frozen(model):
-        engine = Engine(model, *batch, batch_size=64, surrogate=surrogate)
-        outcome = run_cascade(engine, threat, attacks, alone=alone)
-        return check_black_box(engine, outcome, threat, attacks)
+        engine = make_engine(model, *batch, threat, batch_size=64, surrogate=surrogate)
+        outcome = run_cascade(engine, attacks, alone=alone)
+        return black_box_wins(engine, outcome)
 
 
 def robust(model, batch, threat, *attacks):
@@ -156,14 +170,14 @@ def test_a_model_without_gradients_is_not_blamed(net, batch):
 
 def test_other_devices_are_named():
     model, (x, y) = make_net(), make_batch()
-    elsewhere = run_checks(model, x, y, handed_in=torch.device("meta"))[-1]
+    elsewhere = run_checks(model, x, y, images_were_on=torch.device("meta"))[-1]
     assert (elsewhere.id, elsewhere.status) == ("device", "warn")
     assert "on meta, the model is on cpu" in elsewhere.message
     model.register_buffer("unused", torch.zeros(1, device="meta"))
     scattered = run_checks(model, x, y)[-1]
     assert (scattered.status, scattered.measured) == ("warn", 2)
     assert "cpu and meta" in scattered.message
-    assert run_checks(nn.Flatten(), x, y, handed_in=x.device)[-1].status == "pass"
+    assert run_checks(nn.Flatten(), x, y, images_were_on=x.device)[-1].status == "pass"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 24])
@@ -253,7 +267,7 @@ def test_where_there_is_nothing_to_compare(net, batch):
     nothing_left = black_box(net, batch, ["fgsm", "pgd"], threat=ThreatModel("linf", 0.9))
     assert (nothing_left.status, nothing_left.measured) == ("not_run", None)
     assert black_box(net, batch, threat=ThreatModel("linf", 0)).status == "pass"
-    assert black_box(net, batch, ["eval_models:raises"]).status == "not_run", "the only one broke off"
+    assert black_box(net, batch, ["eval_models:raises"]).status == "not_run", "the only one failed"
 
 
 def test_the_same_probe_each_time(net, batch):
@@ -280,6 +294,6 @@ def test_the_cascade_sees_through_quantised_input(net, batch):
 def test_black_boxes_meet_nothing_where_no_clean_image_is_right():
     x, y = make_batch()
     wrong = (make_net()(x).argmax(1) + 1) % 4
-    found = judge(make_net(), x, wrong, ThreatModel("linf", 0.01), ["fgsm"], kind="test", precision="fp32").evaluation
+    found = evaluated(make_net(), x, wrong, ThreatModel("linf", 0.01), ["fgsm"], precision="fp32").evaluation
     check = next(check for check in found.checks if check.id == "black_box_wins")
     assert (check.status, "no clean image right" in check.message) == ("not_run", True)

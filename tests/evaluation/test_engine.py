@@ -1,10 +1,11 @@
 """What runs an attack over many samples: batches, memory, resumption, transfer, traits."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
-from eval_models import make_batch, make_net
+from eval_models import evaluated, make_batch, make_engine, make_net
 from torch import nn
 
 import robustcls
@@ -12,10 +13,10 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen, input_gradient
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
+from robustcls.evaluation.attacks import as_attacks, check_attacks
 from robustcls.evaluation.cascade import run_cascade
-from robustcls.evaluation.engine import Engine, check_attacks
 from robustcls.evaluation.journal import Journal
-from robustcls.evaluation.judge import judge
+from robustcls.evaluation.subject import Subject, Surrogate
 from robustcls.runtime.fused import Counted
 
 LINF = ThreatModel("linf", 0.02)
@@ -26,8 +27,8 @@ met = []  # how many samples an attack of this file was handed, call by call
 
 def judged(model=None, attacks=ATTACKS, threat=LINF, **options):
     x, y = make_batch()
-    options = {"precision": "fp32", "batch_size": 16, "kind": "test"} | options
-    return judge(model or make_net(), x, y, threat, attacks, **options)
+    options = {"precision": "fp32", "batch_size": 16} | options
+    return evaluated(model or make_net(), x, y, threat, attacks, **options)
 
 
 def result(judgement) -> dict:
@@ -88,11 +89,11 @@ def test_a_model_that_fills_the_memory_is_judged_in_smaller_parts():
     model = OutOfMemory()
     x, y = make_batch()
     with frozen(model):
-        engine = Engine(model, x, y, batch_size=16, seed=3)
-        outcome = run_cascade(engine, LINF, ["fgsm"])
-    expected = judged(attacks=["fgsm"], seed=3).outcome
+        engine = make_engine(model, x, y, LINF, batch_size=16, seed=3)
+        outcome = run_cascade(engine, ["fgsm"])
+    expected = judged(attacks=["fgsm"], seed=3).examples
     assert model.largest == 2, "16, 8, 4, 2"
-    assert torch.equal(outcome.broken_by, expected.broken_by)
+    assert torch.equal(outcome.breaker, expected.breaker)
     assert torch.equal(outcome.clean, expected.clean)
 
 
@@ -131,7 +132,7 @@ def test_a_minimum_norm_attack_gives_distances_and_censors_its_failures():
     assert any(distance is not None and distance > LINF.eps for distance in distances), "outside the ball counts too"
     wrong = [sample for sample in evaluation.samples if sample.clean != sample.label]
     assert all(sample.nearest["test_engine:nearest"] is None for sample in wrong)
-    assert LINF.distance(found.outcome.x_adv, x).max() <= LINF.eps + 1e-6
+    assert LINF.distance(found.examples.x_adv, x).max() <= LINF.eps + 1e-6
 
 
 def test_a_median_that_is_censored_is_not_known():
@@ -158,8 +159,8 @@ def test_transfer_crafts_on_one_model_and_judges_on_the_other():
     same = judged(attacks=attacks, surrogate=make_net())
     assert same.evaluation.robust.correct == pytest.approx(white.evaluation.robust.correct, abs=1)
     with torch.no_grad():
-        fooled = make_net()(transferred.outcome.x_adv).argmax(1) != transferred.y
-    assert (fooled >= (transferred.outcome.broken_by >= 0)).all()
+        fooled = make_net()(transferred.examples.x_adv).argmax(1) != transferred.y
+    assert (fooled >= (transferred.examples.breaker >= 0)).all()
 
 
 def test_the_surrogate_is_left_as_it_was():
@@ -175,15 +176,17 @@ def test_what_cannot_be_run_is_refused_before_anything_is_computed():
     class Outputs(nn.Module):
         differentiable = False
 
+    other = Surrogate(make_net(), None, make_batch()[1])
+
     for attacks, model, threat, message in (
         (["test_engine:anywhere", "pgd"], Outputs(), BOX, "pgd needs gradients"),
         (["pgd", "test_engine:anywhere"], make_net(), LINF, "--norm linf --eps 1"),
         (["pgd", "pgd(step=3)"], make_net(), LINF, "did you mean 'steps'"),
     ):
         with pytest.raises(InputError, match=message):
-            check_attacks(attacks, model, None, threat)
-    check_attacks(["pgd"], Outputs(), make_net(), LINF)
-    check_attacks(["test_engine:anywhere"], Outputs(), None, BOX)
+            check_attacks(as_attacks(attacks), SimpleNamespace(source=model, threat=threat))
+    check_attacks(as_attacks("pgd"), Subject(Outputs(), *make_batch(), LINF, None, None, None, surrogate=other))
+    check_attacks(as_attacks("test_engine:anywhere"), SimpleNamespace(source=Outputs(), threat=BOX))
 
 
 def test_the_whole_box_judges_attacks_that_leave_every_ball():
@@ -233,7 +236,7 @@ def test_resumed_equals_uninterrupted(batches, alone, tmp_path):
     finally:
         Counted.forward = calls[0]
     assert result(again) == result(whole)
-    assert torch.equal(again.outcome.x_adv, whole.outcome.x_adv)
+    assert torch.equal(again.examples.x_adv, whole.examples.x_adv)
     assert (resumed < sum(calls[1])) == (batches > 0), "what was done is not done again"
 
 
@@ -250,7 +253,7 @@ def test_a_journal_of_another_evaluation_is_refused_and_kept(tmp_path):
     assert sorted(file.name for file in folder.iterdir()) == before
     task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     (folder / "task.json").write_text(json.dumps({k: v for k, v in task.items() if k != "run"}), encoding="utf-8")
-    with pytest.raises(InputError, match="left by an earlier version of robustcls: start anew, without --resume"):
+    with pytest.raises(InputError, match="left by an earlier version of robustcls: start anew, without `resume`"):
         judged(journal=Journal(folder, resume=True))
     judged(journal=Journal(folder, resume=False), seed=1, attacks=["fgsm"])
     assert sorted(file.name for file in folder.iterdir()) != before, "without --resume it starts anew"
@@ -360,7 +363,7 @@ def test_the_whole_box_says_nothing_of_masked_gradients():
 
 def test_a_curve_is_refused_where_there_can_be_none():
     with pytest.raises(InputError, match="no curve"):
-        check_attacks(["test_engine:anywhere"], make_net(), None, BOX, [0.5])
+        check_attacks(as_attacks("test_engine:anywhere"), SimpleNamespace(source=make_net(), threat=BOX), [0.5])
 
 
 def test_a_surrogate_of_other_classes_is_refused():

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from eval_models import HARMLESS, Masked, make_batch, make_net
+from eval_models import HARMLESS, Masked, evaluated, make_batch, make_net
 from torch import nn
 
 import robustcls
@@ -14,7 +14,7 @@ from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.examples import save_examples
-from robustcls.evaluation.judge import describe_model, judge
+from robustcls.evaluation.subject import describe_model
 from robustcls.results.records import Evaluation
 
 LINF = ThreatModel("linf", 0.02)
@@ -29,8 +29,8 @@ def evaluate(model=None, attacks=ATTACKS, threat=LINF, batch=None, **options) ->
 
 def judged(model=None, attacks=ATTACKS, threat=LINF, **options):
     x, y = make_batch()
-    options = {"precision": "fp32", "batch_size": 16, "kind": "test"} | options
-    return judge(model or make_net(), x, y, threat, attacks, **options)
+    options = {"precision": "fp32", "batch_size": 16} | options
+    return evaluated(model or make_net(), x, y, threat, attacks, **options)
 
 
 def without_times(evaluation: Evaluation) -> dict:
@@ -44,7 +44,7 @@ def without_times(evaluation: Evaluation) -> dict:
 
 def test_evaluate_is_a_function_however_often_and_whatever_was_imported():
     assert evaluate(attacks=["fgsm"]).clean.total == 60
-    importlib.import_module("robustcls.cli.judging")
+    importlib.import_module("robustcls.evaluation.evaluate")
     assert evaluate(attacks=["fgsm"]).clean.total == 60
 
 
@@ -83,7 +83,7 @@ def test_the_model_is_left_bit_for_bit(training, alone):
 
 def test_same_seed_same_json():
     assert without_times(evaluate(seed=5)) == without_times(evaluate(seed=5))
-    first, again, other = (judged(attacks=["pgd(steps=2)"], seed=seed).outcome.x_adv for seed in (5, 5, 6))
+    first, again, other = (judged(attacks=["pgd(steps=2)"], seed=seed).examples.x_adv for seed in (5, 5, 6))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -162,7 +162,7 @@ def test_a_larger_ball_breaks_more():
 def test_saved_examples_fool_the_model_in_plain_torch(threat, precision, tmp_path):
     result = judged(threat=threat, precision=precision)
     file = tmp_path / "examples.npz"
-    count = save_examples(file, result)
+    count = save_examples(file, result.evaluation)
     with np.load(file, allow_pickle=False) as saved:
         assert sorted(saved) == ["broken_by", "index", "x", "x_adv", "y"]
         x, x_adv, y, index, by = (saved[key] for key in ("x", "x_adv", "y", "index", "broken_by"))
@@ -190,7 +190,7 @@ def test_saved_examples_fool_the_model_in_plain_torch(threat, precision, tmp_pat
 
 def test_no_examples_are_a_file_too(tmp_path):
     file = tmp_path / "examples.npz"
-    assert save_examples(file, judged(threat=ThreatModel("linf", 0))) == 0
+    assert save_examples(file, judged(threat=ThreatModel("linf", 0)).evaluation) == 0
     with np.load(file, allow_pickle=False) as saved:
         assert saved["x"].shape == (0, 3, 8, 8)
         assert saved["broken_by"].shape == (0,)
@@ -205,8 +205,8 @@ def test_what_is_outside_ball_or_box_never_counts(name, alone):
     assert first.robust_accuracy == result.evaluation.clean.accuracy == 0.75
     assert second.attacked == 45
     assert second.broken > 0, "the next attack met them all"
-    assert result.outcome.x_adv.isfinite().all()
-    assert LINF.distance(result.outcome.x_adv, result.x).max() <= LINF.eps + 1e-6
+    assert result.examples.x_adv.isfinite().all()
+    assert LINF.distance(result.examples.x_adv, result.x).max() <= LINF.eps + 1e-6
     assert not any(f"eval_models:{name}" in (sample.fooled_by or ()) for sample in result.evaluation.samples)
 
 
@@ -259,7 +259,7 @@ def test_an_attack_may_give_doubles():
         ({"images": make_batch()[0][:0], "labels": make_batch()[1][:0]}, "non-empty"),
         ({"labels": make_batch()[1] + 4}, "beyond the model's 4 classes"),
         ({"labels": make_batch()[1] - 1}, "negative"),
-        ({"labels": make_batch()[1][:3]}, "one integer an image"),
+        ({"labels": make_batch()[1][:3]}, "one integer per image"),
         ({"labels": make_batch()[1].tolist()}, "labels are list"),
         ({"attacks": []}, "no attack was named"),
         ({"attacks": ["pdg"]}, "did you mean 'pgd'"),

@@ -2,16 +2,15 @@
 
 import pytest
 import torch
-from eval_models import Masked, train_digits
+from eval_models import Masked, evaluated, train_digits
 from torch import nn
 
 import robustcls
 from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
 from robustcls.evaluation.calibration import measure_calibration
-from robustcls.evaluation.finite_checks import LOOKED
+from robustcls.evaluation.checks.finite_gradients import LOOKED
 from robustcls.evaluation.gallery import make_gallery
-from robustcls.evaluation.judge import judge
 from robustcls.reporting.render import render
 from robustcls.results.comparison import count_classes
 from robustcls.results.records import Evaluation
@@ -32,7 +31,7 @@ def batch():
 
 
 def judged(model, batch, attacks=STRONG, threat=LINF, **options):
-    return judge(model, *batch, threat, attacks, kind="test", precision="fp32", **options)
+    return evaluated(model, *batch, threat, attacks, precision="fp32", **options)
 
 
 def checks(evaluation):
@@ -67,9 +66,9 @@ def test_no_answer_is_a_wrong_answer_for_every_class(net, batch):
     again = Evaluation.from_json(found.to_json())
     assert again.samples == found.samples
     assert sum(row.clean for row in count_classes(again.samples)) == right
-    found.gallery = make_gallery(model, result, ["saliency"], 60, 0, 32)
+    found.gallery = make_gallery(*result.on(model), ["saliency"], 60, 0, 32)
     assert any(example.clean_top == [] for example in found.gallery.examples)
-    found.calibration = measure_calibration(model, result, batch_size=32)
+    found.calibration = measure_calibration(*result.on(model), batch_size=32)
     assert found.calibration.clean.n == len(y) - int(silent.sum())
     assert "no answer" in render([found])
 

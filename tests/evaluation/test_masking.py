@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from eval_models import train_digits
+from eval_models import make_engine, train_digits
 from torch import nn
 
 from robustcls.core import plugins
@@ -11,10 +11,9 @@ from robustcls.core.gradients import frozen
 from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
 from robustcls.evaluation.cascade import run_cascade
-from robustcls.evaluation.diagnostics import check_black_box
-from robustcls.evaluation.engine import Engine
-from robustcls.evaluation.more_steps import check_more_steps
-from robustcls.evaluation.nearest import nearest
+from robustcls.evaluation.checks._check import nearest
+from robustcls.evaluation.checks.black_box_wins import black_box_wins
+from robustcls.evaluation.checks.more_steps import more_steps as check_more_steps
 from robustcls.evaluation.suites import fast
 
 LINF = ThreatModel("linf", 0.2)
@@ -43,9 +42,9 @@ def test_fast_says_where_it_is_too_high(spec, eps, n):
     model, threat = trained(spec, eps), ThreatModel("linf", eps)
     x, y = digits("test", size=8).batch()
     with frozen(model):
-        engine = Engine(model, x[:n], y[:n], batch_size=128)
-        outcome = run_cascade(engine, threat, fast("linf"))
-        checks = [check(engine, outcome, threat, fast("linf")) for check in (check_black_box, check_more_steps)]
+        engine = make_engine(model, x[:n], y[:n], threat, batch_size=128)
+        outcome = run_cascade(engine, fast("linf"))
+        checks = [check(engine, outcome) for check in (black_box_wins, check_more_steps)]
     masks = spec == "fgsm"
     assert any(check.status in ("warn", "fail") for check in checks) == masks, checks
     assert all("points at least" in check.message for check in checks)
@@ -54,9 +53,9 @@ def test_fast_says_where_it_is_too_high(spec, eps, n):
 def more_steps(attacks, threat=LINF, n=60, surrogate=None):
     model, (x, y) = train_digits(), digits("test", size=8).batch()
     with frozen(model):
-        engine = Engine(model, x[:n], y[:n], batch_size=64, surrogate=surrogate)
-        outcome = run_cascade(engine, threat, attacks)
-        check = check_more_steps(engine, outcome, threat, attacks)
+        engine = make_engine(model, x[:n], y[:n], threat, batch_size=64, surrogate=surrogate)
+        outcome = run_cascade(engine, attacks)
+        check = check_more_steps(engine, outcome)
     return check
 
 
@@ -80,9 +79,9 @@ def test_the_nearest_are_those_of_the_largest_margin():
     model, threat = trained("fgsm", 0.2), ThreatModel("linf", 0.02)
     x, y = digits("test", size=8).batch()
     with frozen(model):
-        engine = Engine(model, x[:60], y[:60], batch_size=64)
-        outcome = run_cascade(engine, threat, ["pgd(steps=3)"])
-        standing = outcome.standing(engine.y).nonzero().squeeze(1)
+        engine = make_engine(model, x[:60], y[:60], threat, batch_size=64)
+        outcome = run_cascade(engine, ["pgd(steps=3)"])
+        standing = outcome.robust.nonzero().squeeze(1)
         met = nearest(engine, outcome, standing, 5)
     others = standing[~torch.isin(standing, met)]
     assert len(met) == 5

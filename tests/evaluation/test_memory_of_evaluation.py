@@ -7,7 +7,9 @@ import pytest
 
 CODE = """
 import resource, torch, robustcls
-from robustcls.evaluation.judge import judge
+from robustcls.evaluation.evaluate import evaluate_subject
+from robustcls.evaluation.plan import make_plan
+from robustcls.evaluation.subject import make_subject
 torch.manual_seed(0)
 model = torch.nn.Sequential(
     torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(256, 10)
@@ -15,10 +17,9 @@ model = torch.nn.Sequential(
 x = torch.rand({n}, 3, 32, 32)
 with torch.no_grad():
     y = torch.cat([model(part).argmax(1) for part in x.split(256)])
-found = judge(
-    model, x, y, robustcls.ThreatModel("linf", 1e-4), ["apgd_ce(steps=2)", "noise(draws=2)"], precision="fp32",
-    kind="test", eps_grid={grid},
-).evaluation
+subject = make_subject(model, x, y, robustcls.ThreatModel("linf", 1e-4))
+plan = make_plan(subject, ["apgd_ce(steps=2)", "noise(draws=2)"], precision="fp32", eps_grid={grid})
+found = evaluate_subject(subject, plan)
 assert found.robust.correct > 0.9 * {n}, "nearly all must survive, so that all attacks hold them all"
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """

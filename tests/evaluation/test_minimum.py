@@ -6,16 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from eval_models import Masked, make_batch, make_net
+from eval_models import Evaluated, Masked, evaluated, make_batch, make_net
 from torch import Tensor, nn
 
 from robustcls.attacks._hyperplane import to_hyperplane
 from robustcls.core.errors import InputError
+from robustcls.core.subset import spaced
 from robustcls.core.threat import BALL, NORMS, ThreatModel
 from robustcls.evaluation import minimum
-from robustcls.evaluation.judge import Judged, judge
 from robustcls.evaluation.minimum import measure_minimum, minimum_of_cascade, quartiles
-from robustcls.evaluation.spacing import spaced
 from robustcls.reporting import render
 
 
@@ -27,12 +26,12 @@ def linear(num_classes: int = 3) -> nn.Sequential:
     return net.eval()
 
 
-def judged_by(model: nn.Module, x: Tensor, y: Tensor, attacks=("fgsm",), eps: float = 0.02) -> Judged:
-    return judge(model, x, y, ThreatModel("linf", eps), attacks, kind="test", precision="fp32", batch_size=16)
+def judged_by(model: nn.Module, x: Tensor, y: Tensor, attacks=("fgsm",), eps: float = 0.02) -> Evaluated:
+    return evaluated(model, x, y, ThreatModel("linf", eps), attacks, precision="fp32", batch_size=16)
 
 
 @pytest.fixture(scope="module")
-def case() -> tuple[nn.Module, Judged]:
+def case() -> tuple[nn.Module, Evaluated]:
     net = linear()
     x = torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
@@ -55,8 +54,8 @@ def nearest(net: nn.Sequential, x: Tensor, y: Tensor, norm: str) -> Tensor:
 
 def test_linear_models_have_a_closed_form_in_every_norm(case):
     net, judged = case
-    wrong = judged.outcome.clean != judged.y
-    found = measure_minimum(net, judged, n=100, batch_size=16, seed=0)
+    wrong = judged.examples.clean != judged.y
+    found = measure_minimum(*judged.on(net), n=100, batch_size=16, seed=0)
     assert [record.norm for record in found] == list(NORMS)
     for record in found:
         distance = torch.tensor(record.distance)
@@ -73,7 +72,7 @@ def test_linear_models_have_a_closed_form_in_every_norm(case):
 
 def test_the_same_seed_gives_the_same_and_samples_are_spread(case):
     net, judged = case
-    one, two = (measure_minimum(net, judged, n=10, batch_size=4, seed=1) for _ in range(2))
+    one, two = (measure_minimum(*judged.on(net), n=10, batch_size=4, seed=1) for _ in range(2))
     assert one == two
     assert one[0].index == spaced(judged.y, 10).tolist()
     assert "10 of the 40 samples" in one[0].rule
@@ -83,7 +82,7 @@ def test_a_model_without_another_class_is_censored():
     """Always the same class: the samples of that class have no example; quartiles beyond them are not known."""
     x, y = make_batch()
     net = Masked(make_net(), after=lambda logits: logits * 0 + torch.tensor([1.0, 0, 0, 0]))
-    record = measure_minimum(net, judged_by(net, x, y), n=60, batch_size=16, seed=0)[0]
+    record = measure_minimum(*judged_by(net, x, y).on(net), n=60, batch_size=16, seed=0)[0]
     same = y == 0
     assert record.censored == int(same.sum()) > 0
     assert [value is None for value in record.distance] == same.tolist()
@@ -97,19 +96,19 @@ def test_an_upper_bound_never_worse_than_the_example_of_the_evaluation(monkeypat
     x, y = make_batch()
     net = make_net()
     judged = judged_by(net, x, y, ["pgd(steps=5)"], eps=0.05)
-    record = measure_minimum(net, judged, n=60, batch_size=16, seed=0)[0]
-    broken = judged.outcome.broken_by >= 0
-    standing = judged.outcome.standing(judged.y)
+    record = measure_minimum(*judged.on(net), n=60, batch_size=16, seed=0)[0]
+    broken = judged.examples.breaker >= 0
+    standing = judged.examples.robust
     assert broken.any()
     assert record.censored == int(standing.sum())
     for position in broken.nonzero().flatten().tolist():
-        assert record.distance[position] <= judged.outcome.distance[position].item() + 1e-6
+        assert record.distance[position] <= judged.examples.distance[position].item() + 1e-6
 
 
 def test_an_attack_that_fails_is_recorded_and_the_others_go_on(case, monkeypatch):
     net, judged = case
     monkeypatch.setattr(minimum, "ATTACK", "test_minimum:only_l2")
-    found = {record.norm: record for record in measure_minimum(net, judged, n=40, batch_size=16, seed=0)}
+    found = {record.norm: record for record in measure_minimum(*judged.on(net), n=40, batch_size=16, seed=0)}
     assert found["linf"].error == "ValueError: l2 alone"
     assert found["linf"].distance == []
     assert found["linf"].median is None
@@ -122,14 +121,14 @@ def test_a_model_without_gradients_is_told_what_to_give(case):
     blind = Masked(net)
     blind.differentiable = False
     with pytest.raises(InputError, match="--attack hopskipjump"):
-        measure_minimum(blind, judged, n=8, batch_size=16, seed=0)
+        measure_minimum(*judged.on(blind), n=8, batch_size=16, seed=0)
 
 
 def test_the_cascade_has_the_distances_already():
     x, y = make_batch()
     net = make_net()
     judged = judged_by(net, x, y, ["pgd(steps=3)", "test_engine:nearest"])
-    (record,) = minimum_of_cascade(judged)
+    (record,) = minimum_of_cascade(judged.evaluation)
     assert record.norm == "linf"
     assert record.attack == "test_engine:nearest"
     assert record.n == len(y) == len(record.distance)
@@ -141,7 +140,7 @@ def test_the_cascade_has_the_distances_already():
         else:
             assert distance > 0
     assert record.censored == record.distance.count(None) > 0
-    assert minimum_of_cascade(judged_by(net, x, y)) == []
+    assert minimum_of_cascade(judged_by(net, x, y).evaluation) == []
 
 
 def test_within_eps_on_the_page_are_those_that_the_cascade_broke():
@@ -149,7 +148,7 @@ def test_within_eps_on_the_page_are_those_that_the_cascade_broke():
     x, y = make_batch()
     eps = 0.06
     judged = judged_by(make_net(), x, y, ["pgd(steps=3)", "test_engine:nearest"], eps)
-    (record,) = minimum_of_cascade(judged)
+    (record,) = minimum_of_cascade(judged.evaluation)
     robust = judged.evaluation.robust
     assert sum(one is not None and eps < one <= eps + BALL for one in record.distance) > 0
     broken_or_wrong = sum(one is not None and one <= eps + BALL for one in record.distance)

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from eval_models import evaluated
 from torch import nn
 
 from robustcls.core.classifier import Classifier
 from robustcls.core.gradients import frozen
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.judge import judge
-from robustcls.evaluation.shown import normalised_twice
+from robustcls.evaluation.checks.normalised_twice import look_at
 
 MEAN, STD = (0.5, 0.4, 0.45), (0.2, 0.25, 0.22)
 X = torch.rand(16, 3, 12, 12, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
@@ -85,7 +85,7 @@ TWICE = {
 
 def check(make):
     with frozen(make()) as model:
-        return normalised_twice(model, X)
+        return look_at(model, X)
 
 
 @pytest.mark.parametrize("name", ONCE)
@@ -132,7 +132,7 @@ def test_the_surrogate_is_looked_at_too(own, other, status, words):
         "untold": nn.Sequential(nn.Softmax(3), convolutional()),
     }
     with torch.no_grad():
-        found = normalised_twice(models[own].eval(), X, models[other].eval())
+        found = look_at(models[own].eval(), X, models[other].eval())
     assert (found.status, words in found.message) == (status, True), found.message
 
 
@@ -140,7 +140,7 @@ def test_an_evaluation_by_transfer_looks_at_the_surrogate():
     surrogate = classifier(Inline(convolutional())).eval()
     y = torch.arange(len(X)) % 2
     model, threat = classifier(convolutional()).eval(), ThreatModel("linf", 0.01)
-    found = judge(model, X, y, threat, ["noise"], kind="noise", surrogate=surrogate).evaluation
+    found = evaluated(model, X, y, threat, ["noise"], surrogate=surrogate).evaluation
     check = next(check for check in found.checks if check.id == "normalised_twice")
     assert check.status == "warn"
     assert "of the surrogate" in check.message

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from eval_models import make_batch, make_net
+from eval_models import evaluated, make_batch, make_net
 
 import robustcls
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.judge import judge
 from robustcls.results.records import Evaluation
 
 metrics = pytest.importorskip("sklearn.metrics")
@@ -17,8 +16,8 @@ LINF = ThreatModel("linf", 0.02)
 
 def judged(attacks=("pgd(steps=3)",), num_classes=2, threat=LINF, **options):
     x, y = make_batch(num_classes=num_classes)
-    return judge(
-        make_net(num_classes), x, y, threat, attacks, kind="test", precision="fp32", batch_size=16, **options
+    return evaluated(
+        make_net(num_classes), x, y, threat, attacks, precision="fp32", batch_size=16, **options
     )  # fmt: skip
 
 
@@ -27,13 +26,13 @@ def test_the_scores_are_those_of_the_worst_images(tmp_path):
     two, labels = found.evaluation.two_classes, found.y.tolist()
     with torch.no_grad():
         clean, attacked = (
-            (logits[:, 1] - logits[:, 0]).tolist() for logits in map(make_net(2), (found.x, found.outcome.x_adv))
+            (logits[:, 1] - logits[:, 0]).tolist() for logits in map(make_net(2), (found.x, found.examples.x_adv))
         )
     assert two.positive == 1
     assert two.clean.auc.value == pytest.approx(metrics.roc_auc_score(labels, clean), abs=1e-6)
     assert two.robust.auc.value == pytest.approx(metrics.roc_auc_score(labels, attacked), abs=1e-6)
     assert two.robust.auc.value < two.clean.auc.value
-    right = found.outcome.standing(found.y)
+    right = found.examples.robust
     for label, rate in ((1, two.robust.sensitivity), (0, two.robust.specificity)):
         assert rate.total == labels.count(label)
         assert rate.correct == int(right[found.y == label].sum())
@@ -135,12 +134,12 @@ def test_two_labels_of_a_larger_model_are_told_apart_by_their_own_logits():
     some = (y == 3) | (y == 1)
     x, y = x[some], y[some]
     net = make_net(4)
-    found = judge(net, x, y, LINF, ["pgd(steps=3)"], kind="test", precision="fp32")
+    found = evaluated(net, x, y, LINF, ["pgd(steps=3)"], precision="fp32")
     two, labels = found.evaluation.two_classes, (found.y == 3).tolist()
     assert (two.negative, two.positive) == (1, 3)
     for rates, images, right in (
-        (two.clean, found.x, found.outcome.clean == found.y),
-        (two.robust, found.outcome.x_adv, found.outcome.standing(found.y)),
+        (two.clean, found.x, found.examples.clean == found.y),
+        (two.robust, found.examples.x_adv, found.examples.robust),
     ):
         with torch.no_grad():
             logits = net(images)

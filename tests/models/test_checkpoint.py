@@ -131,7 +131,7 @@ def test_damaged_content_names_what_is_missing(path):
 
 def test_load_takes_checkpoints_alone(tmp_path):
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(InputError, match="name it with arch, such as"):
+    with pytest.raises(InputError, match="name it with `arch`, such as"):
         robustcls.load(tmp_path / "weights.pt")
 
 

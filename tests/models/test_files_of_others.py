@@ -130,7 +130,7 @@ def test_a_normalisation_beside_the_weights_is_put_in_front_and_said(kind, tmp_p
     assert not any("assumed to take [0, 1] pixels" in note for note in loaded.notes)
     loaded = load(NORMALISED[kind], tmp_path, mean=[0.5], std=[0.5])
     torch.testing.assert_close(loaded.model(X), NET((X - 0.5) / 0.5))
-    assert "left out for --mean and --std" in loaded.notes[0]
+    assert "left out for `mean` and `std`" in loaded.notes[0]
 
 
 def test_a_normalisation_of_the_architecture_stays_inside(tmp_path, monkeypatch):
@@ -163,7 +163,7 @@ def test_a_normalisation_of_the_architecture_stays_inside(tmp_path, monkeypatch)
             {f"{'front' if key.startswith('0') else 'back'}.{key}": value for key, value in STATE.items()},
             "under several prefixes, 'back.' and 'front.'",
         ),
-        ({**STATE, "head.weight": torch.ones(2)}, "has a weight 'head.weight' that --arch lacks"),
+        ({**STATE, "head.weight": torch.ones(2)}, "has a weight 'head.weight' that `arch` lacks"),
         ({"optimizer": {"state": {0: torch.ones(2)}}}, "holds no state dict"),
         ({"net": NET}, "it holds more than tensors .*Sequential.* save model.state_dict"),
     ],
@@ -218,8 +218,8 @@ def test_python_loads_what_model_takes(tmp_path, monkeypatch):
     model = robustcls.load("own_models:make", input_size=SIZE, mean=[0.5], std=[0.25], classes=CLASSES)
     assert torch.equal(model(X), NET((X - 0.5) / 0.25))
     for options, words in (
-        ({"input_size": SIZE}, "name it with arch, such as"),
-        ({"arch": ARCH}, "give input_size"),
+        ({"input_size": SIZE}, "name it with `arch`, such as"),
+        ({"arch": ARCH}, "give `input_size`"),
         ({"arch": ARCH, "input_size": SIZE, "classes": "ab"}, "gives 3 outputs, 2 classes were named"),
     ):
         with pytest.raises(InputError, match=words):
@@ -239,10 +239,10 @@ def test_python_hears_every_note(tmp_path):
         robustcls.load(tmp_path / "w.pt", arch=ARCH, input_size=SIZE)
     said = " ".join(str(one.message) for one in caught)
     assert "'state_dict_ema' is taken, not 'state_dict'" in said
-    assert "assumed to take [0, 1] pixels; give mean and std" in said
+    assert "assumed to take [0, 1] pixels; give `mean` and `std`" in said
     assert caught[0].filename == __file__
     save_checkpoint(tmp_path / "c.pt", build(ARCH, classes=CLASSES, input_size=SIZE), {})
-    with pytest.warns(UserWarning, match="knows its own: mean, std not used"):
+    with pytest.warns(UserWarning, match="knows its own: `mean`, `std` not used"):
         robustcls.load(tmp_path / "c.pt", mean=0.4, std=0.2)
 
 
@@ -305,7 +305,7 @@ def test_python_takes_the_function_or_the_network_itself_for_the_architecture(tm
         model = robustcls.load(tmp_path / "c.pt", arch=arch)
         assert torch.equal(model(X), ours.eval()(X))
         assert model.arch == "own_models:net"
-    with pytest.raises(InputError, match="say so with arch 'own_models:net'"):
+    with pytest.raises(InputError, match="say so with `arch='own_models:net'`"):
         robustcls.load(tmp_path / "c.pt")
 
 
@@ -328,12 +328,12 @@ def raises(num_classes, input_size):
 )
 def test_an_architecture_of_ones_own_that_fails_names_itself_and_its_signature(function, words, own_models, tmp_path):
     own_models.make = function
-    with pytest.raises(InputError, match=f"--arch own_models:make {words}") as caught:
+    with pytest.raises(InputError, match=f"`arch=own_models:make` {words}") as caught:
         build("own_models:make", classes=CLASSES, input_size=SIZE)
     assert "(num_classes, input_size)" in str(caught.value)
     assert "\n" not in str(caught.value)
     torch.save(STATE, tmp_path / "w.pt")
-    with pytest.raises(InputError, match=f"arch .*{words}"):
+    with pytest.raises(InputError, match=f"`arch=.*` {words}"):
         robustcls.load(tmp_path / "w.pt", arch=function, input_size=SIZE)
 
 

@@ -50,13 +50,13 @@ def test_without_a_normalisation_none_is_assumed_and_said(net, tmp_path):
     loaded = load(tmp_path / "w.pt")
     x = torch.rand(3, *SIZE)
     assert torch.equal(loaded.model(x), net(x))
-    assert "--mean" in loaded.notes[0]
+    assert "`mean`" in loaded.notes[0]
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"arch": None}, "name it with --arch"),
+        ({"arch": None}, "name it with `arch`"),
         (
             {"arch": "vgg16(width=0.1)"},
             r"weight '0\.0\.weight' is \(3, 1, 3, 3\), the architecture wants \(6, 1, 3, 3\)",
@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_said_in_one_line(options, words, net, tmp_path):
 def test_weights_too_few_too_many_or_none(net, tmp_path):
     state = net.state_dict()
     torch.save({**state, "head.weight": torch.zeros(1)}, tmp_path / "w.pt")
-    with pytest.raises(InputError, match=r"'head\.weight' that --arch lacks"):
+    with pytest.raises(InputError, match=r"'head\.weight' that `arch` lacks"):
         load(tmp_path / "w.pt")
     torch.save({name: tensor for name, tensor in state.items() if name != "3.bias"}, tmp_path / "w.pt")
     with pytest.raises(InputError, match=r"no weight '3\.bias'"):
@@ -96,7 +96,7 @@ def test_a_checkpoint_knows_its_own_architecture(net, tmp_path):
     loaded = build_model(source, arch="vgg16", classes=(), input_size=(3, 32, 32), mean=[0.1])
     assert loaded.name == "pgd/ckpt.pt"  # of two runs a reader must see which is which
     assert loaded.model.arch == ARCH
-    assert "--arch, --mean not used" in loaded.notes[0]
+    assert "`arch`, `mean` not used" in loaded.notes[0]
 
 
 def test_safetensors_that_are_not_installed_name_the_command(net, tmp_path, monkeypatch):

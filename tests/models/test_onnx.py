@@ -52,7 +52,7 @@ def test_the_logits_are_the_networks(open_dims, count, net, tmp_path):
     x = torch.rand(count, *SIZE)
     torch.testing.assert_close(loaded.model(x), net(x).detach(), rtol=1e-4, atol=1e-5)
     assert (loaded.name, len(loaded.sha256), list(loaded.classes)) == ("net.onnx", 64, CLASSES)
-    assert "--mean" in loaded.notes[0]
+    assert "`mean`" in loaded.notes[0]
 
 
 def test_a_normalisation_is_done_before(net, tmp_path):

@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     ) as caught:
         initialise(model, path)
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=r"'conv1\.weight', here .*, is not there: give its --arch"):
+    with pytest.raises(InputError, match=r"'conv1\.weight', here .*, is not there: give its `arch`"):
         initialise(make("resnet18(width=0.125)"), path)
     assert all(torch.equal(model.state_dict()[key], before[key]) for key in before)
 

@@ -62,7 +62,7 @@ def test_torchvision_takes_the_cached_weights_and_what_belongs_to_them(squeezene
 
 def test_options_that_the_weights_answer_are_not_used_and_that_is_said(squeezenet):
     loaded = load("torchvision/squeezenet1_1", arch="vgg16", mean=[0.5])
-    assert loaded.notes == ["torchvision/squeezenet1_1 knows its own: --arch, --mean not used"]
+    assert loaded.notes == ["torchvision/squeezenet1_1 knows its own: `arch`, `mean` not used"]
 
 
 def test_weights_that_are_not_here_are_not_fetched_unasked(home):

@@ -9,8 +9,9 @@ from report_page import read
 
 from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
-from robustcls.evaluation.attack_checks import ATTACK_CHECKS
-from robustcls.evaluation.judge import judge
+from robustcls.evaluation.evaluate import evaluate_subject
+from robustcls.evaluation.plan import make_plan
+from robustcls.evaluation.subject import make_subject
 from robustcls.reporting import report
 from robustcls.reporting.sections.diagnostics import EXPECTED
 from robustcls.results.policy import Policy
@@ -38,7 +39,8 @@ def net():
 def evaluate(model, attacks):
     x, y = digits("test", size=8).batch()
     threat = ThreatModel("linf", 0.1)
-    return judge(model, x[:60], y[:60], threat, attacks, kind="test", checks=ATTACK_CHECKS, precision="fp32").evaluation
+    subject = make_subject(model, x[:60], y[:60], threat)
+    return evaluate_subject(subject, make_plan(subject, attacks, checks="all", precision="fp32"))
 
 
 def badges(evaluation, path):

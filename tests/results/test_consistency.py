@@ -154,3 +154,15 @@ def test_samples_that_are_missing_are_missed():
 
 def test_the_file_itself_is_taken():
     assert Evaluation.from_json(TEXT).robust.total == 1000
+
+
+def test_what_would_not_load_again_is_not_written(tmp_path):
+    whole = Evaluation.from_json(TEXT)
+    whole.attacks[0].broken += 1
+    with pytest.raises(InputError, match=r"attacks\.0\.broken"):
+        whole.save(tmp_path / "e.json")
+    whole = Evaluation.from_json(TEXT)
+    whole.checks[0].status = "fine"
+    with pytest.raises(InputError, match=r"checks\.0\.status"):
+        whole.save(tmp_path / "e.json")
+    assert list(tmp_path.iterdir()) == []

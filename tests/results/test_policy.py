@@ -6,7 +6,7 @@ import pytest
 from sample_records import tiny_evaluation
 
 from robustcls.core.errors import InputError
-from robustcls.evaluation.cascade import name_attacks
+from robustcls.evaluation.attacks import name_attacks
 from robustcls.results import records
 from robustcls.results.policy import Policy, judge, lacking_attacks
 from robustcls.results.records import Accuracy, Attack, Check
@@ -92,7 +92,7 @@ required_attacks = ["apgd_ce(steps=100)"]
 
 def reliability(ece):
     spread = records.Spread(0)
-    return records.Reliability(1000, 0.9, 0.9 + ece, ece, [], spread, spread)
+    return records.Reliability(1000, 0.9, 0.9 - ece, ece, [], spread, spread)
 
 
 def measured(**changes):

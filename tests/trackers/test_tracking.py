@@ -110,7 +110,7 @@ def test_importing_tracking_imports_no_tracker(monkeypatch):
     [
         (["tensorbored"], "unknown tracker 'tensorbored': did you mean 'tensorboard'"),
         (["wandb(projekt='p')"], "did you mean 'project'"),
-        (["tensorboard", "tensorboard()"], "--track tensorboard is given twice: give it once"),
+        (["tensorboard", "tensorboard()"], "`track=tensorboard` is given twice: give it once"),
     ],
 )
 def test_a_wrong_spec_is_refused_before_anything_is_written(specs, message, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
-QUICK = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+QUICK = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
 TINY = [
     "--data", "digits(size=8)", "--arch", "tiny_run:small_cnn", "--limit-train", "160", "--val-n", "40",
     "--val-attack", "pgd(steps=2)", "--batch-size", "32", "--epochs", "2", "--adv", "fgsm(random_start=True)",
@@ -48,11 +48,11 @@ config = TrainConfig(
     objective=sys.argv[2], step="once", accumulate=int(sys.argv[3]), device="cpu", precision="fp32", eps="0.1", seed=3,
 )
 run = Run(config, Path("unused"), *load_training_data(config.data, limit_train=160), world)
-run.begin_epoch()
+run.state.train_mode()
 x, y = next(iter(run.batches()))
-run.gradient(x, y, run.attack)
+run.state.gradient(x, y, run.state.attack)
 if world.first:
-    torch.save([parameter.grad for parameter in run.model.parameters()], sys.argv[1])
+    torch.save([parameter.grad for parameter in run.state.model.parameters()], sys.argv[1])
 end_process(0)
 """
 NO_NORM = """
@@ -131,17 +131,17 @@ DYING = """
 import os, signal
 from pathlib import Path
 
-from robustcls.training.run import Run
+from robustcls.training.state import TrainState
 
-note = Run.note
+train_step = TrainState.train_step
 
-def dying(run, *arguments):
-    note(run, *arguments)
-    if (run.epoch, run.batch, run.world.rank) == (1, 3, 1) and not Path("died").exists():
+def dying(state, x, y):
+    train_step(state, x, y)
+    if (state.epoch, state.batch, state.world.rank) == (1, 3, 1) and not Path("died").exists():
         Path("died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
-Run.note = dying
+TrainState.train_step = dying
 from robustcls.cli.main import main
 main()
 """

@@ -25,8 +25,8 @@ from robustcls.core.gradients import input_gradient
 from robustcls.models.checkpoint import restore
 from robustcls.runtime.fused import SearchTwin, scale_gradients
 from robustcls.training.checkpoint import read_last, restore_state
-from robustcls.training.estimate import fit_epochs
-from robustcls.training.loop import train
+from robustcls.training.loop import fit
+from robustcls.training.rehearsal import fit_epochs
 
 SMALL = {"arch": "tiny_run:small_cnn", "augment": "none"}
 TINIEST = {"arch": "test_engine_options:tiny_net", "augment": "none"}
@@ -58,7 +58,7 @@ def brighter(_model, x, _y, **_options):
 
 
 def first_batch(run):
-    run.begin_epoch()
+    run.state.train_mode()
     return next(iter(run.batches()))
 
 
@@ -76,16 +76,16 @@ def values_of(model):
 @pytest.mark.parametrize("parts", [2, 4, 16])
 def test_accumulated_gradients_are_those_of_the_whole_batch(parts, make_run):
     run = make_run(**FLAT, accumulate=parts)
-    whole = copy.deepcopy(run.model)
+    whole = copy.deepcopy(run.state.model)
     x, y = first_batch(run)
     seen = []
-    loss = run.gradient(x, y, lambda model, x, y: seen.append(len(x)) or brighter(model, x, y))
+    loss = run.state.gradient(x, y, lambda model, x, y: seen.append(len(x)) or brighter(model, x, y))
     assert seen == [32 // parts] * parts
     logits = whole(brighter(None, x, y))
     expected = F.cross_entropy(logits, y)
     expected.backward()
     for name, gradient in named_gradients(whole).items():
-        assert torch.allclose(run.model.get_parameter(name).grad, gradient, atol=1e-6), name
+        assert torch.allclose(run.state.model.get_parameter(name).grad, gradient, atol=1e-6), name
     assert loss.total.item() == pytest.approx(expected.item(), abs=1e-6)
     assert torch.allclose(loss.logits, logits, atol=1e-6)
 
@@ -94,10 +94,10 @@ def test_awp_with_parts_is_awp_on_the_whole_batch(make_run):
     states, calls = [], []
     for parts in (1, 4):
         run = make_run(f"in {parts}", **FLAT, step="awp(gamma=0.05, warmup=0.0)", accumulate=parts)
-        run.attack = lambda model, x, y: calls.append(len(x)) or brighter(model, x, y)
-        before = values_of(run.model)
-        run.step(run, *first_batch(run))
-        states.append(values_of(run.model))
+        run.state.attack = lambda model, x, y: calls.append(len(x)) or brighter(model, x, y)
+        before = values_of(run.state.model)
+        run.state.step(run.state, *first_batch(run))
+        states.append(values_of(run.state.model))
     assert calls == [32, 8, 8, 8, 8]  # each part is attacked once, not again at the worse weights
     for name in before:
         assert torch.allclose(states[0][name], states[1][name], atol=1e-6), name
@@ -107,19 +107,19 @@ def test_awp_with_parts_is_awp_on_the_whole_batch(make_run):
 @pytest.mark.parametrize("clip", [0.01, 1e6])
 def test_clipping_is_torchs_own(clip, make_run):
     run = make_run(**SMALL, clip=clip, schedule="constant", weight_decay=0.0, momentum=0.0)
-    model = copy.deepcopy(run.model).train()
+    model = copy.deepcopy(run.state.model).train()
     x, y = first_batch(run)
-    run.attack = brighter
-    run.step(run, x, y)
+    run.state.attack = brighter
+    run.state.step(run.state, x, y)
     F.cross_entropy(model(brighter(None, x, y)), y).backward()
     norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm().item()
     assert 0.01 < norm < 1e6
     moved = torch.stack(
-        [(p - q).norm() for p, q in zip(run.model.parameters(), model.parameters(), strict=True)]
+        [(p - q).norm() for p, q in zip(run.state.model.parameters(), model.parameters(), strict=True)]
     ).norm()
     assert moved.item() == pytest.approx(0.1 * min(norm, clip), rel=1e-3)  # a step of plain SGD with lr 0.1
     nn.utils.clip_grad_norm_(model.parameters(), clip)
-    for (name, p), q in zip(run.model.named_parameters(), model.parameters(), strict=True):
+    for (name, p), q in zip(run.state.model.named_parameters(), model.parameters(), strict=True):
         assert torch.allclose(p, q - 0.1 * q.grad, atol=1e-6), name
 
 
@@ -128,19 +128,19 @@ def test_adamw_is_its_papers_update(make_run):
     options = {"optimizer": "adamw", "lr": lr, "weight_decay": decay, "momentum": b1, "schedule": "constant"}
     run = make_run(**SMALL, **options)
     x, y = first_batch(run)
-    run.attack = brighter
-    values = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    run.state.attack = brighter
+    values = {name: p.detach().clone() for name, p in run.state.model.named_parameters()}
     m = {name: torch.zeros_like(p) for name, p in values.items()}
     v = copy.deepcopy(m)
     for t in (1, 2, 3):
-        run.step(run, x, y)
-        for name, gradient in named_gradients(run.model).items():
+        run.state.step(run.state, x, y)
+        for name, gradient in named_gradients(run.state.model).items():
             if values[name].ndim > 1:
                 values[name] *= 1 - lr * decay
             m[name] = b1 * m[name] + (1 - b1) * gradient
             v[name] = b2 * v[name] + (1 - b2) * gradient**2
             values[name] -= lr * (m[name] / (1 - b1**t)) / ((v[name] / (1 - b2**t)).sqrt() + 1e-8)
-    for name, p in run.model.named_parameters():
+    for name, p in run.state.model.named_parameters():
         assert torch.allclose(p, values[name], atol=1e-5), name
 
 
@@ -152,13 +152,13 @@ def test_label_smoothing_of_a_spec(objective, make_run):
     x, y = first_batch(run)
 
     def smoothed(images):
-        logs = run.model(images).log_softmax(1)
+        logs = run.state.model(images).log_softmax(1)
         return -(0.8 * logs.gather(1, y[:, None]).squeeze(1) + 0.2 * logs.mean(1)).mean()
 
     clean, attacked = smoothed(x).item(), smoothed(brighter(None, x, y)).item()
     mixed = 0.25 * clean + 0.75 * attacked if "mix" in objective else attacked
     expected = clean if name in ("standard", "trades") else mixed
-    assert run.gradient(x, y, brighter).total.item() == pytest.approx(expected, abs=1e-5)
+    assert run.state.gradient(x, y, brighter).total.item() == pytest.approx(expected, abs=1e-5)
     assert abs(clean - attacked) > 1e-3
 
 
@@ -175,7 +175,7 @@ def test_label_smoothing_of_a_spec(objective, make_run):
 def test_rates_reach_the_optimizer(schedule, shares, make_run):
     run = make_run(**FLAT, adv="none", lr=0.5, schedule=schedule)
     rates = []
-    train(run, lambda run: rates.append({group["lr"] for group in run.optimizer.param_groups}), nothing)
+    fit(run, lambda run: rates.append({group["lr"] for group in run.state.optimizer.param_groups}), nothing)
     assert [len(each) for each in rates] == [1] * 10
     assert [max(each) for each in rates] == pytest.approx([0.5 * share for share in shares])
 
@@ -192,7 +192,7 @@ def test_swa_is_the_plain_mean_from_its_start_on(adv, make_run):
         if module.training:
             seen.append(inputs[0].clone())
 
-    run.average.model.register_forward_pre_hook(hook)
+    run.state.average.model.register_forward_pre_hook(hook)
     batches, own = run.batches, []
 
     def spy(**options):
@@ -203,12 +203,12 @@ def test_swa_is_the_plain_mean_from_its_start_on(adv, make_run):
     run.batches = spy
 
     def on_epoch(_row):
-        trained.append({name: p.detach().clone() for name, p in run.model.named_parameters()})
-        ends.append((run.average.updates, run.judged is run.average.model, len(seen)))
+        trained.append({name: p.detach().clone() for name, p in run.state.model.named_parameters()})
+        ends.append((run.state.average.updates, run.state.eval_model is run.state.average.model, len(seen)))
 
-    train(run, nothing, on_epoch)
+    fit(run, nothing, on_epoch)
     assert ends == [(0, False, 0), (0, False, 0), (1, True, 5), (2, True, 10)]
-    for name, p in run.average.model.named_parameters():
+    for name, p in run.state.average.model.named_parameters():
         assert torch.allclose(p, (trained[2][name] + trained[3][name]) / 2, atol=1e-7), name
     # The forwards are those of the objective, on draws that training did not see.
     anew = [x for stream, x in own if stream is not None]
@@ -217,7 +217,7 @@ def test_swa_is_the_plain_mean_from_its_start_on(adv, make_run):
         assert torch.equal(x, forward) == (adv == "none")
     assert not any(torch.equal(x, y) for x in anew for stream, y in own if stream is None)
     # BatchNorm's statistics: the mean over the forwards of each one's mean and unbiased variance, by hand.
-    model, inputs = copy.deepcopy(run.average.model).train(), {}
+    model, inputs = copy.deepcopy(run.state.average.model).train(), {}
     norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     for name, module in norms.items():
         module.register_forward_pre_hook(lambda _, args, name=name: inputs.setdefault(name, []).append(args[0]))
@@ -225,7 +225,7 @@ def test_swa_is_the_plain_mean_from_its_start_on(adv, make_run):
         for x in seen[5:]:
             model(x)
     for name, values in inputs.items():
-        found = run.average.model.get_submodule(name)
+        found = run.state.average.model.get_submodule(name)
         mean = torch.stack([value.mean((0, 2, 3)) for value in values]).mean(0)
         variance = torch.stack([value.transpose(0, 1).flatten(1).var(1) for value in values]).mean(0)
         assert torch.allclose(found.running_mean, mean, atol=1e-5), name
@@ -238,25 +238,26 @@ def test_before_its_start_the_raw_model_is_judged_and_saved(make_run):
     run = make_run(**SMALL, epochs=3, swa=0.6)
     accuracies = iter([0.1, 0.2, 0.3])
     judged, saved, expected = [], [], []
-    run.validation = lambda count: Judge(judged, next(accuracies))
+    run.validation = Judge(judged, accuracies)
 
     def on_epoch(_row):
         saved.append(torch.load(run.folder / "ckpt.pt", weights_only=True)["state_dict"])
-        expected.append(values_of(run.judged.net))
+        expected.append(values_of(run.state.eval_model.net))
 
-    train(run, nothing, on_epoch)
-    raw, average = run.model, run.average.model
+    fit(run, nothing, on_epoch)
+    raw, average = run.state.model, run.state.average.model
     assert judged == [raw, average, average]  # 2 > 0.6 * 3
     assert same(saved, expected)
 
 
 class Judge:
-    def __init__(self, judged, accuracy):
-        self.judged, self.accuracy = judged, accuracy
+    def __init__(self, judged, accuracies):
+        self.judged, self.accuracies = judged, accuracies
 
-    def measure(self, model, twin):
+    def measure(self, model, twin, count):
         self.judged.append(model)
-        return {"train_clean": 0.5, "val_clean": 0.5, "val_robust": self.accuracy, "val_fgsm": self.accuracy}
+        accuracy = next(self.accuracies)
+        return {"train_clean": 0.5, "val_clean": 0.5, "val_robust": accuracy, "val_fgsm": accuracy}
 
 
 @pytest.mark.parametrize(
@@ -272,21 +273,21 @@ class Judge:
 def test_a_run_that_was_cut_off_ends_bit_equal(options, make_run):
     options = {**SMALL, "epochs": 3, "save_every": 2, "adv": "fgsm", **options}
     straight = make_run("straight", **options)
-    train(straight, nothing, nothing)
+    fit(straight, nothing, nothing)
 
     def cut(run):
-        if (run.epoch, run.batch) == (2, 3):
+        if (run.state.epoch, run.state.batch) == (2, 3):
             raise CutError
 
     run = make_run("cut", **options)
     with pytest.raises(CutError):
-        train(run, cut, nothing)
+        fit(run, cut, nothing)
     config, content = read_last(run.folder)
     torch.manual_seed(7)
     again = make_run("cut", **vars(config))
     restore_state(again, content)
-    assert (again.epoch, again.batch) == (2, 2)
-    train(again, nothing, nothing)
+    assert (again.state.epoch, again.state.batch) == (2, 2)
+    fit(again, nothing, nothing)
     for name in ("ckpt.pt", "last.pt"):
         one, other = (torch.load(run.folder / name, weights_only=True) for run in (straight, again))
         for key in one.keys() - {"meta"}:
@@ -302,7 +303,7 @@ def test_a_compiled_run_trains_to_nearly_the_same_weights(make_run):
     states = []
     for compiled in (False, True):
         run = make_run(f"{compiled}", **TINIEST, compile=compiled, epochs=1, adv="fgsm")
-        train(run, nothing, nothing)
+        fit(run, nothing, nothing)
         states.append(torch.load(run.folder / "ckpt.pt", weights_only=True))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0  # it was compiled indeed
     plain, fast = (content["state_dict"] for content in states)
@@ -311,7 +312,7 @@ def test_a_compiled_run_trains_to_nearly_the_same_weights(make_run):
     for name, tensor in plain.items():
         assert torch.allclose(fast[name].float(), tensor.float(), atol=1e-3), name
     model, _ = restore(states[1], "ckpt.pt", trusted=TINIEST["arch"])
-    twin = SearchTwin(run.model)
+    twin = SearchTwin(run.state.model)
     x = torch.rand(4, 1, 8, 8)
     assert torch.allclose(model(x), twin(x), atol=1e-3)
 
@@ -369,7 +370,7 @@ def test_save_every_writes_between_epochs(make_run):
         progress = read_last(run.folder)[1]["progress"] if (run.folder / "last.pt").exists() else {}
         saved.append((progress.get("epoch"), progress.get("batch")))
 
-    train(run, look, nothing)
+    fit(run, look, nothing)
     one, two = [(None, None), (None, None), (0, 2), (0, 2), (0, 4)], [(1, 0), (1, 0), (1, 2), (1, 2), (1, 4)]
     assert saved == one + two
 
@@ -413,13 +414,15 @@ def test_tensorboard_gets_scalars_and_images(make_run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = make_run(**SMALL, track=("tensorboard",), epochs=3, track_images=2, objective="trades", adv="pgd(steps=1)")
-    train(run, nothing, nothing)
+    fit(run, nothing, nothing)
     events = EventAccumulator(str(run.folder / "tensorboard")).Reload()
     for name, field in (("train/loss", "train_loss"), ("val/robust", "val_robust"), ("val/clean", "val_clean")):
         points = [(event.step, event.value) for event in events.Scalars(name)]
-        rows = enumerate(run.history, start=1)
+        rows = enumerate(run.state.history, start=1)
         assert points == [(160 * number, pytest.approx(getattr(row, field), rel=1e-6)) for number, row in rows]
-    assert [event.value for event in events.Scalars("parts/kl")] == pytest.approx([r.parts["kl"] for r in run.history])
+    assert [event.value for event in events.Scalars("parts/kl")] == pytest.approx(
+        [r.parts["kl"] for r in run.state.history]
+    )
     (image,) = events.Images("adversarial")  # of the second epoch of three
     assert image.step == 320
     pixels = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)), np.float32) / 255
@@ -506,19 +509,19 @@ def test_the_twin_scales_in_fp16_alone():
 
 def test_minutes_become_the_epochs_that_fit(make_run, monkeypatch):
     run = make_run(**TINIEST, minutes=1.0)
-    before = values_of(run.model)
+    before = values_of(run.state.model)
     fit_epochs(run, time.perf_counter())
     assert run.config.epochs > 1  # an epoch takes well under a second here
     assert run.config.minutes == 0
-    assert (run.epoch, run.batch) == (0, 0)
-    assert same(before, values_of(run.model))
+    assert (run.state.epoch, run.state.batch) == (0, 0)
+    assert same(before, values_of(run.state.model))
     for minutes, spent, epochs in ((1.0, 0, 8), (1.0, 30, 4), (1.0, 90, 1), (0.01, 0, 1)):
-        monkeypatch.setattr("robustcls.training.estimate.measure_cost", lambda _: SimpleNamespace(epoch_seconds=7.0))
+        monkeypatch.setattr("robustcls.training.rehearsal.measure_cost", lambda _: SimpleNamespace(epoch_seconds=7.0))
         run.config.minutes = minutes
         fit_epochs(run, time.perf_counter() - spent)
         assert run.config.epochs == epochs
 
 
 def test_cuda_graphs_need_cuda(make_run):
-    with pytest.raises(InputError, match="--cuda-graphs needs a CUDA device"):
+    with pytest.raises(InputError, match="`cuda_graphs` needs a CUDA device"):
         make_run(**TINIEST, cuda_graphs=True)

@@ -5,7 +5,7 @@ import torch
 
 from robustcls.core import plugins
 from robustcls.training.checkpoint import read_last, restore_state, save_last
-from robustcls.training.loop import train
+from robustcls.training.loop import fit
 
 STEPS = ["once", "free(replays=2)", "awp(warmup=0.2)"]
 COMBINATIONS = [
@@ -40,8 +40,8 @@ def test_the_loss_falls_in_two_epochs(objective, step, precision, make_run):
         lr=0.05,
         val_n=16,
     )
-    train(run, nothing, nothing)
-    first, second = run.history
+    fit(run, nothing, nothing)
+    first, second = run.state.history
     assert second.train_loss < 0.95 * first.train_loss
 
 
@@ -50,28 +50,28 @@ def test_a_run_that_was_cut_off_ends_bit_equal(objective, step, make_run):
     options = {"objective": objective, "step": step, "ema": 0.8, "save_every": 2, "accumulate": 1}
     options["adv"] = "none" if objective == "standard" else "pgd(steps=1)"
     straight = make_run("straight", **options)
-    train(straight, nothing, nothing)
+    fit(straight, nothing, nothing)
 
     class CutError(Exception):
         pass
 
     def cut(run):
-        if (run.epoch, run.batch) == (1, 4):  # as a SIGKILL does: nothing is saved, what is on disk stays
+        if (run.state.epoch, run.state.batch) == (1, 4):  # as a SIGKILL does: nothing is saved, what is on disk stays
             raise CutError
 
     run = make_run("cut", **options)
     save_last(run)
     with pytest.raises(CutError):
-        train(run, cut, nothing)
+        fit(run, cut, nothing)
     config, content = read_last(run.folder)
     assert (content["progress"]["epoch"], content["progress"]["batch"]) == (1, 2)
     torch.manual_seed(1)
     again = make_run("cut", **vars(config))
     restore_state(again, content)
-    train(again, nothing, nothing)
+    fit(again, nothing, nothing)
     for name in ("ckpt.pt", "last.pt"):
         one, other = (torch.load(folder / name, weights_only=True) for folder in (straight.folder, again.folder))
         for key in one["state_dict"]:
             assert torch.equal(one["state_dict"][key], other["state_dict"][key]), f"{name}: {key}"
-    for one, other in zip(straight.history, again.history, strict=True):
+    for one, other in zip(straight.state.history, again.state.history, strict=True):
         assert (one.train_loss, one.val_robust, one.parts) == (other.train_loss, other.val_robust, other.parts)

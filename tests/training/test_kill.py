@@ -62,7 +62,7 @@ OPTIONS = [
 @pytest.mark.slow
 def test_killed_ten_times_it_ends_bit_equal(tmp_path):
     (tmp_path / "killer.py").write_text(KILLER)
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     command = [sys.executable, "killer.py", json.dumps(OPTIONS), "4"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr

@@ -47,13 +47,13 @@ def test_nothing_inside_a_step_reads_a_tensor(objective, step, augment, make_run
         pytest.skip("needs one label an image")
     adv = "none" if objective == "standard" else "pgd(steps=2)"
     run = make_run(objective=objective, step=step, adv=adv, augment=augment, ema=0.9, arch="tiny_run:small_cnn")
-    run.begin_epoch()
+    run.state.train_mode()
     batches = run.batches()
     for number in range(3):
         if number:
             with NoReading():
                 x, y = next(batches)
-                run.note(run.step(run, x, y), y, 0.0)
+                run.state.train_step(x, y)
         else:
             x, y = next(batches)
-            run.note(run.step(run, x, y), y, 0.0)
+            run.state.train_step(x, y)

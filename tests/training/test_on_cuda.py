@@ -7,7 +7,7 @@ from test_every_combination import every_combination, nothing
 from robustcls.core.gradients import input_gradient
 from robustcls.runtime.device import exact_fp32
 from robustcls.runtime.fused import Counted, SearchTwin
-from robustcls.training.loop import train
+from robustcls.training.loop import fit
 
 pytestmark = pytest.mark.gpu
 TRAINED = {
@@ -26,8 +26,8 @@ TRAINED = {
 def test_the_loss_falls_in_two_epochs(objective, step, precision, make_run):
     adv = "none" if objective == "standard" else "pgd(steps=1)"
     run = make_run(objective=objective, step=step, precision=precision, adv=adv, **TRAINED)
-    train(run, nothing, nothing)
-    assert run.history[1].train_loss < 0.95 * run.history[0].train_loss
+    fit(run, nothing, nothing)
+    assert run.state.history[1].train_loss < 0.95 * run.state.history[0].train_loss
 
 
 @every_combination
@@ -38,13 +38,13 @@ def test_nothing_inside_a_step_waits_for_the_device(objective, step, precision, 
     run = make_run(
         objective=objective, step=step, precision=precision, adv=adv, ema=0.9, **TRAINED | {"augment": augment}
     )
-    run.begin_epoch()
+    run.state.train_mode()
     steps = run.batches()
     for number in range(3):
         x, y = next(steps)
         torch.cuda.set_sync_debug_mode("error" if number else "default")
         try:
-            run.note(run.step(run, x, y), y, 0.0)
+            run.state.train_step(x, y)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -54,18 +54,18 @@ def test_compiled_training_learns_as_much(how, make_run):
     losses = []
     for number, options in enumerate(({}, how)):
         run = make_run(str(number), **options, adv="pgd(steps=2)", **TRAINED)
-        train(run, nothing, nothing)
-        losses.append(run.history[-1].train_loss)
+        fit(run, nothing, nothing)
+        losses.append(run.state.history[-1].train_loss)
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
 def test_what_a_replayed_twin_gave_is_not_overwritten(make_run):
     run = make_run(cuda_graphs=True, precision="fp32", **TRAINED)
-    plain = SearchTwin(run.model)
+    plain = SearchTwin(run.state.model)
     batches = list(zip(range(6), run.batches(), strict=False))
     for _ in range(2):  # it is recorded in the first passes, then replayed
         with exact_fp32():
-            found = [input_gradient(run.twin, x, y) for _, (x, y) in batches]
+            found = [input_gradient(run.state.twins[run.state.model], x, y) for _, (x, y) in batches]
             expected = [input_gradient(plain, x, y) for _, (x, y) in batches]
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)

@@ -78,5 +78,5 @@ def test_auto_is_a_batch_like_others():
 
 
 def test_rollback_needs_robust_accuracy():
-    with pytest.raises(InputError, match="leave out --val-attack none"):
+    with pytest.raises(InputError, match='leave out `val_attack="none"`'):
         TrainConfig(val_attack="none", on_collapse="rollback")

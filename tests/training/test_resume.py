@@ -10,14 +10,14 @@ from tiny_run import TIMES, same, tiny_run
 
 from robustcls.core.errors import InputError
 from robustcls.training.checkpoint import read_last, restore_state
-from robustcls.training.loop import Interrupted, train
+from robustcls.training.loop import Interrupted, fit
 
 EPOCHS, BATCHES = 3, 5
 OPTIONS = {"ema": 0.8, "epochs": EPOCHS, "seed": 5, "adv": "pgd(steps=1)"}
 
 
 def finish(run, on_batch=lambda _: None):
-    train(run, on_batch, lambda _: None)
+    fit(run, on_batch, lambda _: None)
     return run
 
 
@@ -35,7 +35,7 @@ def resumed(run, make_run):
 def straight(tmp_path_factory, tiny_images):
     """The run that nobody stopped."""
     run = tiny_run(tmp_path_factory.mktemp("straight"), tiny_images, **OPTIONS)
-    assert run.num_batches == BATCHES
+    assert run.state.num_batches == BATCHES
     return finish(run)
 
 
@@ -46,7 +46,7 @@ def straight(tmp_path_factory, tiny_images):
 )
 def test_stopped_anywhere_and_resumed_it_ends_the_same(epoch, batch, number, make_run, straight):
     def stop(run):
-        if (run.epoch, run.batch) == (epoch, batch):
+        if (run.state.epoch, run.state.batch) == (epoch, batch):
             os.kill(os.getpid(), number)
 
     run = make_run("stopped", **OPTIONS)
@@ -54,7 +54,7 @@ def test_stopped_anywhere_and_resumed_it_ends_the_same(epoch, batch, number, mak
     with pytest.raises(Interrupted):
         finish(run, stop)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-    assert (run.epoch, run.batch) == (epoch, batch)
+    assert (run.state.epoch, run.state.batch) == (epoch, batch)
     last = finish(resumed(run, make_run))
     for name in ("ckpt.pt", "last.pt"):
         one, other = (torch.load(run.folder / name, weights_only=True) for run in (straight, last))
@@ -78,7 +78,7 @@ def test_a_finished_run_has_nothing_to_do(straight, make_run):
     config, content = read_last(straight.folder)
     run = make_run("again", **dataclasses.asdict(config))
     restore_state(run, content)
-    assert run.epoch == EPOCHS
+    assert run.state.epoch == EPOCHS
     finish(run, on_batch=lambda _: pytest.fail("trained on"))
 
 

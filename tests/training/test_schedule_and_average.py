@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from robustcls.core.plugins import load, names
-from robustcls.training.averaging import Ema
-from robustcls.training.loop import train
+from robustcls.training.averages import Ema
+from robustcls.training.loop import fit
 
 VALUES = {
     "one_cycle": {0: 0, 0.125: 0.5, 0.25: 1, 0.625: 0.5, 1: 0},
@@ -38,10 +38,10 @@ def test_every_schedule_is_checked():
 def test_the_optimizer_gets_the_rate_of_the_middle_of_each_batch(make_run):
     run = make_run(adv="none", lr=0.4, schedule="one_cycle(warmup=0.5)")
     rates = []
-    train(run, lambda run: rates.append([group["lr"] for group in run.optimizer.param_groups]), lambda _: None)
+    fit(run, lambda run: rates.append([group["lr"] for group in run.state.optimizer.param_groups]), lambda _: None)
     half = [0.4 * share for share in (0.1, 0.3, 0.5, 0.7, 0.9)]
     assert rates == [pytest.approx([rate, rate]) for rate in half + half[::-1]]
-    assert [row.lr for row in run.history] == pytest.approx([half[-1], half[0]])
+    assert [row.lr for row in run.state.history] == pytest.approx([half[-1], half[0]])
 
 
 class Net(nn.Module):
@@ -63,7 +63,7 @@ def test_the_average_in_closed_form(decay):
             net.weight.copy_(weight)
             net.mean.fill_(t)
         net.seen += 1
-        ema.update(net)
+        ema.after_update(net)
     decays = [min(decay, (1 + t) / (10 + t)) for t in range(6)]
     expected = math.prod(decays) * start
     for t, weight in enumerate(steps):

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from robustcls.core.errors import InputError
 from robustcls.steps.awp import ascended
-from robustcls.training.epoch import rehearse
-from robustcls.training.loop import train
+from robustcls.training.loop import fit
+from robustcls.training.rehearsal import rehearse
 
 
 def nothing(_):
@@ -22,13 +22,13 @@ def state_of(model):
 
 
 def first_batch(run):
-    run.begin_epoch()
+    run.state.train_mode()
     return next(iter(run.batches()))
 
 
 def test_free_is_the_papers_loop(make_run):
     run = make_run(step="free(replays=3)", schedule="constant", lr=0.05)
-    model, optimizer = copy.deepcopy(run.model), None
+    model, optimizer = copy.deepcopy(run.state.model), None
     x, y = first_batch(run)
     optimizer = torch.optim.SGD(
         [{"params": group} for group in weights_and_rest(model)], lr=0.05, momentum=0.9, nesterov=True
@@ -44,9 +44,9 @@ def test_free_is_the_papers_loop(make_run):
             optimizer.step()
             delta = (x_adv.detach() + eps * x_adv.grad.sign() - x).clamp(-eps, eps)
             delta = (x + delta).clamp(0, 1) - x
-        run.step(run, x, y)
-    assert torch.allclose(run.state["delta"], delta, atol=1e-6)
-    for name, tensor in run.model.state_dict().items():
+        run.state.step(run.state, x, y)
+    assert torch.allclose(run.state.state["delta"], delta, atol=1e-6)
+    for name, tensor in run.state.model.state_dict().items():
         assert torch.allclose(tensor.float(), model.state_dict()[name].float(), atol=1e-5), name
 
 
@@ -59,11 +59,11 @@ def weights_and_rest(model):
 def test_awp_updates_by_the_gradient_at_worse_weights(make_run):
     gamma = 0.05
     run = make_run(step=f"awp(gamma={gamma}, warmup=0.0)", schedule="constant", lr=0.05, weight_decay=0.0)
-    model = copy.deepcopy(run.model).train()
+    model = copy.deepcopy(run.state.model).train()
     x, y = first_batch(run)
-    x_adv = run.attack(run.model, x, y)
-    run.attack = lambda *_, **__: x_adv
-    run.step(run, x, y)
+    x_adv = run.state.attack(run.state.model, x, y)
+    run.state.attack = lambda *_, **__: x_adv
+    run.state.step(run.state, x, y)
     once = copy.deepcopy(model)
     F.cross_entropy(once(x_adv), y).backward()
     worse = copy.deepcopy(model)
@@ -74,9 +74,11 @@ def test_awp_updates_by_the_gradient_at_worse_weights(make_run):
     assert F.cross_entropy(worse(x_adv), y) > F.cross_entropy(once(x_adv), y)
     worse.zero_grad()
     F.cross_entropy(copy_buffers(worse, model)(x_adv), y).backward()
-    for (name, p), start, q in zip(run.model.named_parameters(), model.parameters(), worse.parameters(), strict=True):
+    for (name, p), start, q in zip(
+        run.state.model.named_parameters(), model.parameters(), worse.parameters(), strict=True
+    ):
         assert torch.allclose(p, start - 0.05 * 1.9 * q.grad, atol=1e-5), name  # Nesterov's first step: 1 + momentum
-    counts = {m.num_batches_tracked.item() for m in run.model.modules() if isinstance(m, nn.BatchNorm2d)}
+    counts = {m.num_batches_tracked.item() for m in run.state.model.modules() if isinstance(m, nn.BatchNorm2d)}
     assert counts == {1}  # the first pass left BatchNorm alone
 
 
@@ -89,24 +91,24 @@ def copy_buffers(target, source):
 def test_weights_come_back_after_the_ascent(make_run):
     run = make_run()
     x, y = first_batch(run)
-    run.gradient(x, y, run.attack)
-    before = state_of(run.model)
-    with ascended(run.model, 0.1):
-        moved = [name for name, p in run.model.named_parameters() if not torch.equal(p, before[name])]
-        assert moved == [name for name, p in run.model.named_parameters() if p.ndim > 1]
+    run.state.gradient(x, y, run.state.attack)
+    before = state_of(run.state.model)
+    with ascended(run.state.model, 0.1):
+        moved = [name for name, p in run.state.model.named_parameters() if not torch.equal(p, before[name])]
+        assert moved == [name for name, p in run.state.model.named_parameters() if p.ndim > 1]
         for name in moved:
-            p = dict(run.model.named_parameters())[name]
+            p = dict(run.state.model.named_parameters())[name]
             assert (p.detach() - before[name]).norm().item() == pytest.approx(
                 0.1 * before[name].norm().item(), rel=1e-3
             )
-    assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in run.state.model.state_dict().items())
 
 
 def test_awp_waits_for_its_warmup(make_run):
     plain, warm = make_run("a"), make_run("b", step="awp(warmup=0.5)", epochs=2)
     states = []
     for run in (plain, warm):
-        train(run, lambda run: states.append((run.epoch, state_of(run.model))), nothing)
+        fit(run, lambda run: states.append((run.state.epoch, state_of(run.state.model))), nothing)
     half = len(states) // 2
     same = [
         all(torch.equal(a[name], b[name]) for name in a)
@@ -119,14 +121,14 @@ def test_awp_waits_for_its_warmup(make_run):
     ("options", "words"),
     [
         ({"step": "free", "objective": "standard"}, "free needs an objective that attacks"),
-        ({"step": "free", "accumulate": 2}, "leave out --accumulate"),
+        ({"step": "free", "accumulate": 2}, "leave out `accumulate`"),
         ({"step": "free(replays=0)"}, "give 1 or more"),
         ({"step": "awp(gamma=-1.0)"}, "give a gamma"),
         ({"step": "awp(warmup=2.0)"}, "a warmup from 0 to 1"),
         ({"objective": "trades", "adv": "fgsm"}, "starts at the clean image"),
         ({"objective": "trades", "adv": "apgd_ce"}, "needs an inner attack that takes its loss"),
         ({"objective": "mart", "augment": "cutmix"}, "one label an image"),
-        ({"adv": "apgd_ce", "augment": "mixup"}, "one label an image"),
+        ({"adv": "apgd_ce", "augment": "mixup"}, "one label per image"),
         ({"adv": "pgd(early_stop=True)", "augment": "mixup"}, "one label an image"),
     ],
 )

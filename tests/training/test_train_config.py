@@ -17,18 +17,18 @@ def test_what_is_left_open_is_filled_in():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"epochs": 0}, "--epochs 0"),
-        ({"val_n": 0}, "--val-n 0"),
-        ({"limit_train": -3}, "--limit-train -3"),
-        ({"lr": -0.1}, "--lr"),
-        ({"lr": float("nan")}, "--lr nan"),
-        ({"lr": float("inf")}, "--lr inf"),
-        ({"momentum": 1.0}, "--momentum 1.0"),
-        ({"ema": 1.0}, "--ema 1.0"),
-        ({"weight_decay": -1e-4}, "--weight-decay"),
+        ({"epochs": 0}, "`epochs=0`"),
+        ({"val_n": 0}, "`val_n=0`"),
+        ({"limit_train": -3}, "`limit_train=-3`"),
+        ({"lr": -0.1}, "`lr=-0.1`"),
+        ({"lr": float("nan")}, "`lr=nan`"),
+        ({"lr": float("inf")}, "`lr=inf`"),
+        ({"momentum": 1.0}, "`momentum=1.0`"),
+        ({"ema": 1.0}, "`ema=1.0`"),
+        ({"weight_decay": -1e-4}, "`weight_decay="),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"batch_size": "many"}, "--batch-size 'many'"),
-        ({"norm": "l2"}, "give --eps"),
+        ({"norm": "l2"}, "give `eps`"),
     ],
 )
 def test_what_is_out_of_range_names_the_option(options, words):

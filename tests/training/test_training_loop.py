@@ -16,11 +16,11 @@ from robustcls.results.records import Epoch
 from robustcls.runtime.device import resolve_precision
 from robustcls.training.checkpoint import new_folder, save_config
 from robustcls.training.config import TrainConfig
-from robustcls.training.ends import channel_statistics
-from robustcls.training.epoch import rehearse
 from robustcls.training.history import read_training
-from robustcls.training.loop import train
+from robustcls.training.loop import fit
+from robustcls.training.model import channel_statistics
 from robustcls.training.optimizer import make_optimizer
+from robustcls.training.rehearsal import rehearse
 
 
 def nothing(_):
@@ -41,11 +41,11 @@ def test_the_loss_falls_in_two_epochs(adv, make_run):
     losses = []
 
     def on_batch(run):
-        losses.append(run.meter.sums["loss"].item())
+        losses.append(run.state.meter.sums["loss"].item())
 
-    train(run, on_batch, nothing)
-    first, second = run.history
-    assert len(losses) == 2 * run.num_batches == 2 * 31
+    fit(run, on_batch, nothing)
+    first, second = run.state.history
+    assert len(losses) == 2 * run.state.num_batches == 2 * 31
     assert losses[0] / 32 == pytest.approx(math.log(10), rel=0.3)  # an untrained model guesses
     assert second.train_loss < first.train_loss - 0.3
     assert second.val_clean > 0.4
@@ -58,14 +58,14 @@ def five_steps(make_run, name, seed, rehearsed=False):
     if rehearsed:
         rehearse(run)
     for number, (x, y) in enumerate(run.batches()):
-        run.note(run.step(run, x, y), y, 0.1)
+        run.state.train_step(x, y)
         if number == 4:
             break
-    assert run.batch == 5
+    assert run.state.batch == 5
     return {
-        **state_of(run.model),
-        **{f"ema.{key}": value for key, value in state_of(run.average.model).items()},
-        **run.meter.sums,
+        **state_of(run.state.model),
+        **{f"ema.{key}": value for key, value in state_of(run.state.average.model).items()},
+        **run.state.meter.sums,
     }
 
 
@@ -79,7 +79,7 @@ def test_five_steps_are_golden(make_run):
 
 def test_every_batch_of_every_epoch_draws_anew(make_run):
     run, draws = make_run(adv="none"), []
-    train(run, lambda run: draws.append(torch.rand(1, generator=run.generator).item()), nothing)
+    fit(run, lambda run: draws.append(torch.rand(1, generator=run.state.generator).item()), nothing)
     assert len(set(draws)) == len(draws) == 10
 
 
@@ -105,28 +105,30 @@ def test_a_rehearsal_finds_what_would_stop_the_run(options, make_run):
 
 def test_the_attack_sees_current_weights_and_leaves_the_model_alone(make_run):
     run = make_run()
-    inner, seen = run.inner.function, []
+    inner, seen = run.state.inner.function, []
 
     def spy(model, x, y, threat, **options):
-        own = copy.deepcopy(run.model).eval()
+        own = copy.deepcopy(run.state.model).eval()
         with torch.no_grad():
             assert torch.allclose(model(x), own(x), atol=1e-4)
             seen.append(own(x))
-        before, modes = state_of(run.model), [module.training for module in run.model.modules()]
+        before, modes = state_of(run.state.model), [module.training for module in run.state.model.modules()]
         x_adv = inner(model, x, y, threat, **options)
-        assert equal(before, state_of(run.model))
-        assert modes == [module.training for module in run.model.modules()]
-        assert all(parameter.requires_grad for parameter in run.model.parameters())
+        assert equal(before, state_of(run.state.model))
+        assert modes == [module.training for module in run.state.model.modules()]
+        assert all(parameter.requires_grad for parameter in run.state.model.parameters())
         assert 0 < threat.distance(x_adv, x).max() <= 0.15 + 1e-6
         return x_adv
 
-    run.inner.function = spy
-    run.model.train()
+    run.state.inner.function = spy
+    run.state.model.train()
     probe = next(iter(run.batches()))
     for _ in range(3):
-        run.step(run, *probe)
+        run.state.step(run.state, *probe)
     assert not torch.allclose(seen[0], seen[2], atol=1e-3)  # the weights did move between the attacks
-    counts = [module.num_batches_tracked.item() for module in run.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    counts = [
+        module.num_batches_tracked.item() for module in run.state.model.modules() if isinstance(module, nn.BatchNorm2d)
+    ]
     assert set(counts) == {3}  # one pass in training mode a step: that of the objective
 
 
@@ -138,10 +140,10 @@ def test_the_checkpoint_is_the_best_epoch(adv, best, make_run, monkeypatch):
     run = make_run(adv=adv, epochs=4)
     measured = zip([0.2, 0.5, 0.5, 0.4], [0.9, 0.3, 0.4, 0.9], strict=True)
     scripted = [{"train_clean": 0.1, "val_robust": r, "val_clean": c, "val_fgsm": 0.1} for r, c in measured]
-    monkeypatch.setattr(run, "validate", lambda count: scripted[run.epoch])
+    monkeypatch.setattr(run, "validate", lambda count: scripted[run.state.epoch])
     weights = []
-    train(run, nothing, lambda row: weights.append(state_of(run.model)))
-    assert run.best_epoch == best
+    fit(run, nothing, lambda row: weights.append(state_of(run.state.model)))
+    assert run.state.best_epoch == best
     checkpoint = robustcls.load(run.folder / "ckpt.pt")
     assert equal(state_of(checkpoint), weights[best - 1])
     meta = torch.load(run.folder / "ckpt.pt", weights_only=True)["meta"]
@@ -153,61 +155,61 @@ def test_the_checkpoint_is_the_best_epoch(adv, best, make_run, monkeypatch):
 
 def test_the_average_is_what_is_judged_and_saved(make_run):
     run = make_run(ema=0.9, epochs=1)
-    train(run, nothing, nothing)
+    fit(run, nothing, nothing)
     saved = state_of(robustcls.load(run.folder / "ckpt.pt"))
-    assert equal(saved, state_of(run.average.model))
-    assert not equal(saved, state_of(run.model))
-    assert run.judged is run.average.model
+    assert equal(saved, state_of(run.state.average.model))
+    assert not equal(saved, state_of(run.state.model))
+    assert run.state.eval_model is run.state.average.model
 
 
 def test_the_run_folder(make_run):
     run = make_run(adv="fgsm", track=(), seed=4)
     save_config(run)
-    train(run, nothing, nothing)
+    fit(run, nothing, nothing)
     assert sorted(path.name for path in run.folder.iterdir()) == ["ckpt.pt", "config.toml", "history.jsonl", "last.pt"]
     assert resolve(TrainConfig, read_toml(run.folder / "config.toml")) == run.config
     lines = (run.folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [Epoch(**json.loads(line)) for line in lines] == run.history
-    assert [row.epoch for row in run.history] == [1, 2]
+    assert [Epoch(**json.loads(line)) for line in lines] == run.state.history
+    assert [row.epoch for row in run.state.history] == [1, 2]
     record = read_training(run.folder / "ckpt.pt", torch.load(run.folder / "ckpt.pt", weights_only=True)["meta"])
-    assert record.epochs == run.history
-    assert (record.chosen_epoch, record.val_attack) == (run.best_epoch, "pgd(steps=2)")
+    assert record.epochs == run.state.history
+    assert (record.chosen_epoch, record.val_attack) == (run.state.best_epoch, "pgd(steps=2)")
     assert read_training(run.folder / "ckpt.pt", {"epoch": 9}) is None
     assert read_training(run.folder / "other" / "ckpt.pt", {"epoch": 1}) is None
 
 
-def poison(run, x, y):
+def poison(state, x, y):
     """A step whose loss is NaN in the third batch of the second epoch."""
     from robustcls.steps.once import once
 
-    loss = once(run, x, y)
-    loss.total = loss.total * (float("nan") if (run.epoch, run.batch) == (1, 2) else 1.0)
+    loss = once(state, x, y)
+    loss.total = loss.total * (float("nan") if (state.epoch, state.batch) == (1, 2) else 1.0)
     return loss
 
 
 def test_a_loss_that_is_none_stops_and_keeps_the_best(make_run):
     run = make_run(adv="fgsm")
-    run.step = poison
+    run.state.step = poison
     weights = []
-    with pytest.raises(InputError, match=r"no finite number in batch 3 of 5 of epoch 2: lower --lr.*last\.pt keeps"):
-        train(run, nothing, lambda row: weights.append(state_of(run.model)))
+    with pytest.raises(InputError, match=r"no finite number in batch 3 of 5 of epoch 2: lower `lr`.*last\.pt keeps"):
+        fit(run, nothing, lambda row: weights.append(state_of(run.state.model)))
     assert equal(state_of(robustcls.load(run.folder / "ckpt.pt")), weights[0])
     assert len((run.folder / "history.jsonl").read_text().splitlines()) == 1
 
 
 def test_a_loss_that_is_none_at_once_promises_no_checkpoint(make_run):
     run = make_run(adv="none", lr=1e30)
-    with pytest.raises(InputError, match=r"in batch \d of 5 of epoch 1: lower --lr or give --clip 1$"):
-        train(run, nothing, nothing)
+    with pytest.raises(InputError, match=r"in batch \d of 5 of epoch 1: lower `lr` or give `clip=1`$"):
+        fit(run, nothing, nothing)
     assert not (run.folder / "ckpt.pt").exists()
 
 
 def test_weight_decay_is_for_the_weights_of_convolutions_and_linear_layers(make_run):
     run = make_run(weight_decay=0.3)
-    decayed, rest = run.optimizer.param_groups
+    decayed, rest = run.state.optimizer.param_groups
     assert (decayed["weight_decay"], rest["weight_decay"]) == (0.3, 0.0)
-    names = {id(parameter): name for name, parameter in run.model.named_parameters()}
-    matrices = {id(parameter) for parameter in run.model.parameters() if parameter.ndim > 1}
+    names = {id(parameter): name for name, parameter in run.state.model.named_parameters()}
+    matrices = {id(parameter) for parameter in run.state.model.parameters() if parameter.ndim > 1}
     assert {id(parameter) for parameter in decayed["params"]} == matrices
     assert len(decayed["params"]) == 14
     assert {id(p) for p in rest["params"]} == names.keys() - matrices
@@ -240,8 +242,8 @@ def test_channel_statistics(count):
 def test_the_model_normalises_by_the_training_images(make_run):
     run = make_run()
     mean, std = channel_statistics(run.train.pixels)
-    assert run.model.mean.flatten().tolist() == pytest.approx(mean)
-    assert run.model.std.flatten().tolist() == pytest.approx(std)
+    assert run.state.model.mean.flatten().tolist() == pytest.approx(mean)
+    assert run.state.model.std.flatten().tolist() == pytest.approx(std)
 
 
 @pytest.mark.parametrize(("has", "wanted"), [(True, "bf16"), (False, "fp32")])
@@ -253,13 +255,13 @@ def test_precision_auto_is_bf16_where_the_processor_multiplies_in_it(has, wanted
 
 def test_bf16_trains_and_saves_fp32(make_run):
     run = make_run(precision="bf16", epochs=1, adv="fgsm")
-    train(run, nothing, nothing)
-    assert math.isfinite(run.history[0].train_loss)
+    fit(run, nothing, nothing)
+    assert math.isfinite(run.state.history[0].train_loss)
     assert {tensor.dtype for tensor in robustcls.load(run.folder / "ckpt.pt").parameters()} == {torch.float32}
 
 
 def test_batches_of_one_image_are_refused(make_run):
-    with pytest.raises(InputError, match="give --batch-size"):
+    with pytest.raises(InputError, match="give `batch_size`"):
         make_run(batch_size=1)
 
 

@@ -14,8 +14,8 @@ from robustcls.models.checkpoint import build
 from robustcls.models.heads import head_of
 from robustcls.training.checkpoint import read_last, restore_state
 from robustcls.training.config import TrainConfig
-from robustcls.training.epoch import rehearse
-from robustcls.training.loop import train
+from robustcls.training.loop import fit
+from robustcls.training.rehearsal import rehearse
 from robustcls.training.run import Run
 
 PLAIN = {"augment": "none", "epochs": 1}
@@ -45,21 +45,23 @@ def parts_of(model):
 def source(make_run):
     """A checkpoint of ours, one epoch old."""
     run = make_run("source", **PLAIN, adv="none", seed=3)
-    train(run, nothing, nothing)
+    fit(run, nothing, nothing)
     return run.folder / "ckpt.pt"
 
 
 def test_a_run_begins_where_a_checkpoint_ended(source, make_run):
     run, taken = make_run(**PLAIN, init=str(source)), robustcls.load(source)
-    assert not moved(values_of(taken), run.model)
-    assert run.init_note == f"{source}: 80 of 80 tensors taken, with its head"
+    assert not moved(values_of(taken), run.state.model)
+    assert run.notes["init"] == f"{source}: 80 of 80 tensors taken, with its head"
     rehearse(run)
-    assert not moved(values_of(taken), run.model)
+    assert not moved(values_of(taken), run.state.model)
     x = run.val.batch()[0][:8]
     with torch.no_grad():
-        assert torch.allclose(run.twin(x), taken(x), atol=1e-5)  # attacks see these weights from the first batch on
+        assert torch.allclose(
+            run.state.twins[run.state.model](x), taken(x), atol=1e-5
+        )  # attacks see these weights from the first batch on
     fresh = make_run("fresh", **PLAIN)
-    assert moved(values_of(taken), fresh.model)
+    assert moved(values_of(taken), fresh.state.model)
 
 
 @pytest.mark.parametrize(
@@ -76,104 +78,104 @@ def test_a_run_begins_where_a_checkpoint_ended(source, make_run):
 )
 def test_a_frozen_backbone_stays_as_it_was_and_the_head_learns(options, source, make_run):
     run = make_run(**PLAIN | {"init": str(source), "freeze": "backbone", "weight_decay": 0.1, "lr": 0.05} | options)
-    before = values_of(run.model)
-    head, backbone = parts_of(run.model)
+    before = values_of(run.state.model)
+    head, backbone = parts_of(run.state.model)
     assert len(head) == 2
     assert sum("running_" in key for key in backbone) == 26
-    train(run, nothing, nothing)
-    assert moved(before, run.model) == head
-    assert moved(before, run.judged) == head  # of the average, too
+    fit(run, nothing, nothing)
+    assert moved(before, run.state.model) == head
+    assert moved(before, run.state.eval_model) == head  # of the average, too
     assert moved(before, robustcls.load(run.folder / "ckpt.pt")) == head
 
 
 def test_the_first_layers_alone_stay(make_run):
     run = make_run(**PLAIN, freeze="4")  # two convolutions and their BatchNorms
-    before = values_of(run.model)
-    train(run, nothing, nothing)
-    still = before.keys() - moved(before, run.model) - {"mean", "std"}
-    modules = [name for name, m in run.model.named_modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))][:4]
+    before = values_of(run.state.model)
+    fit(run, nothing, nothing)
+    still = before.keys() - moved(before, run.state.model) - {"mean", "std"}
+    modules = [name for name, m in run.state.model.named_modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))][:4]
     assert {key.rpartition(".")[0] for key in still} == set(modules)
 
 
 def test_a_resumed_run_keeps_its_backbone_frozen(source, make_run):
     options = {**PLAIN, "init": str(source), "freeze": "backbone", "save_every": 2, "epochs": 2}
     straight = make_run("straight", **options)
-    train(straight, nothing, nothing)
+    fit(straight, nothing, nothing)
 
     class CutError(Exception):
         pass
 
     def cut(run):
-        if (run.epoch, run.batch) == (1, 3):
+        if (run.state.epoch, run.state.batch) == (1, 3):
             raise CutError
 
     run = make_run("cut", **options)
     with pytest.raises(CutError):
-        train(run, cut, nothing)
+        fit(run, cut, nothing)
     config, content = read_last(run.folder)
     again = make_run("cut", **dataclasses.asdict(config))
     restore_state(again, content)
-    train(again, nothing, nothing)
-    assert not moved(values_of(straight.model), again.model)
-    assert moved(values_of(robustcls.load(source)), again.model) == parts_of(again.model)[0]
+    fit(again, nothing, nothing)
+    assert not moved(values_of(straight.state.model), again.state.model)
+    assert moved(values_of(robustcls.load(source)), again.state.model) == parts_of(again.state.model)[0]
 
 
 def test_a_resumed_run_needs_the_first_weights_no_more(source, make_run):
     """Its own last.pt holds the weights, and the normalisation that came with them."""
     run = make_run(**PLAIN, init=str(source))
-    run.model.mean.fill_(0.25)  # as somebody's checkpoint may have it
-    train(run, nothing, nothing)
+    run.state.model.mean.fill_(0.25)  # as somebody's checkpoint may have it
+    fit(run, nothing, nothing)
     source.unlink()
     config, content = read_last(run.folder)
     again = make_run(resumed=True, **dataclasses.asdict(config))
     restore_state(again, content)
-    assert not moved(values_of(run.model), again.model)
+    assert not moved(values_of(run.state.model), again.state.model)
 
 
 def test_a_head_of_several_layers_survives_the_checkpoint(source, make_run):
     run = make_run(**PLAIN, init=str(source), head="512-relu-K", freeze="backbone")
-    assert run.init_note.endswith("78 of 82 tensors taken, new head")
-    before, (head, _) = values_of(run.model), parts_of(run.model)
+    assert run.notes["init"].endswith("78 of 82 tensors taken, new head")
+    before, (head, _) = values_of(run.state.model), parts_of(run.state.model)
     assert {before[key].shape for key in head} == {(512, 26), (512,), (10, 512), (10,)}
-    train(run, nothing, nothing)
-    assert moved(before, run.model) == head
+    fit(run, nothing, nothing)
+    assert moved(before, run.state.model) == head
     loaded = robustcls.load(run.folder / "ckpt.pt")
-    assert not moved(values_of(run.model), loaded)
+    assert not moved(values_of(run.state.model), loaded)
     x = run.val.batch()[0]
     with torch.no_grad():
-        assert torch.allclose(loaded(x), run.model.eval()(x), atol=1e-6)
+        assert torch.allclose(loaded(x), run.state.model.eval()(x), atol=1e-6)
     next_run = make_run("next", **PLAIN, init=str(run.folder / "ckpt.pt"), head="512-relu-K")
-    assert next_run.init_note.endswith("82 of 82 tensors taken, with its head")
+    assert next_run.notes["init"].endswith("82 of 82 tensors taken, with its head")
 
 
 def test_backbone_lr_scales_what_the_optimizer_gets(make_run):
     run = make_run(**PLAIN, backbone_lr=0.25, lr=0.4, schedule="one_cycle(warmup=0.5)", adv="none")
-    head = {id(p) for p in head_of(run.model.net, 10)[1].parameters()}
+    head = {id(p) for p in head_of(run.state.model.net, 10)[1].parameters()}
     rates = []
 
     def look(run):
-        found = {p: group["lr"] for group in run.optimizer.param_groups for p in group["params"]}
-        assert len(found) == len(list(run.model.parameters()))
+        found = {p: group["lr"] for group in run.state.optimizer.param_groups for p in group["params"]}
+        assert len(found) == len(list(run.state.model.parameters()))
         rates.append([{rate for p, rate in found.items() if (id(p) in head) == is_head} for is_head in (True, False)])
 
-    train(run, look, nothing)
+    fit(run, look, nothing)
     peaks = [0.4 * share for share in (0.2, 0.6, 1.0, 0.6, 0.2)]
     assert all(len(found) == 1 for pair in rates for found in pair)
     assert [max(of_head) for of_head, _ in rates] == pytest.approx(peaks)
     assert [max(of_backbone) for _, of_backbone in rates] == pytest.approx([peak / 4 for peak in peaks])
-    assert run.history[0].lr == pytest.approx(peaks[-1])  # the rate that --lr set, not the backbone's
+    assert run.state.history[0].lr == pytest.approx(peaks[-1])  # the rate that --lr set, not the backbone's
 
 
 def test_the_backbones_update_is_so_much_smaller(make_run):
     updates = []
     for share in (1.0, 0.25):
         run = make_run(f"{share}", **PLAIN, backbone_lr=share, schedule="constant", weight_decay=0.0, adv="none")
-        before = values_of(run.model)
-        run.begin_epoch()
+        before = values_of(run.state.model)
+        run.state.train_mode()
         x, y = next(iter(run.batches()))
-        run.step(run, x, y)
-        updates.append({name: p.detach() - before[name] for name, p in run.model.named_parameters()})
-    head, _ = parts_of(run.model)
+        run.state.step(run.state, x, y)
+        updates.append({name: p.detach() - before[name] for name, p in run.state.model.named_parameters()})
+    head, _ = parts_of(run.state.model)
     for name, update in updates[0].items():
         scale = 1.0 if name in head else 0.25
         assert torch.allclose(updates[1][name], scale * update, atol=1e-6), name
@@ -209,11 +211,11 @@ def test_a_network_of_torchvisions_trains_an_epoch(arch, tmp_path):
     theirs = build(arch, classes=classes, input_size=(1, 32, 32))
     torch.save(theirs.net.state_dict(), tmp_path / "w.pt")
     run = Run(TrainConfig(**TINY | options), tmp_path / "run", *load_training_data("digits", limit_train=32))
-    assert run.init_note.endswith("new head")
-    before, (head, backbone) = values_of(run.model), parts_of(run.model)
+    assert run.notes["init"].endswith("new head")
+    before, (head, backbone) = values_of(run.state.model), parts_of(run.state.model)
     assert not [key for key in backbone if not torch.equal(before[key], theirs.state_dict()[key])]
     rehearse(run)
-    train(run, nothing, nothing)
-    assert moved(before, run.model) == head
-    assert run.history[0].train_loss < 20
-    assert not moved(values_of(run.model), robustcls.load(run.folder / "ckpt.pt"))
+    fit(run, nothing, nothing)
+    assert moved(before, run.state.model) == head
+    assert run.state.history[0].train_loss < 20
+    assert not moved(values_of(run.state.model), robustcls.load(run.folder / "ckpt.pt"))

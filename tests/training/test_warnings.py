@@ -8,9 +8,9 @@ import torch
 from robustcls.results.learning import FEW_UPDATES
 from robustcls.results.records import Chance
 from robustcls.training.checkpoint import read_last, restore_state, save_last
-from robustcls.training.epoch import rehearse
 from robustcls.training.history import read_training
-from robustcls.training.loop import train
+from robustcls.training.loop import fit
+from robustcls.training.rehearsal import rehearse
 from robustcls.training.tracking import numbers
 
 SMALL = {"arch": "tiny_run:small_cnn", "augment": "none"}
@@ -23,7 +23,7 @@ def nothing(_):
 def measure(run, measured):
     """Validation says what is written down: clean and robust accuracy."""
     rows = [{"train_clean": 0.8, "val_clean": c, "val_robust": r, "val_fgsm": r} for c, r in measured]
-    run.validate = lambda count: rows[len(run.history)]
+    run.validate = lambda count: rows[len(run.state.history)]
     return run
 
 
@@ -33,8 +33,8 @@ def warnings_of(run):
 
 def test_few_updates_are_told_in_the_first_epoch(make_run):
     run = measure(make_run(**SMALL), [(0.9, 0.9)] * 2)
-    train(run, nothing, nothing)
-    assert run.num_batches == 5 < FEW_UPDATES
+    fit(run, nothing, nothing)
+    assert run.state.num_batches == 5 < FEW_UPDATES
     first, second = warnings_of(run)
     assert "only 5 updates, the run 10" in first
     assert second == ""
@@ -43,23 +43,24 @@ def test_few_updates_are_told_in_the_first_epoch(make_run):
 def test_a_rate_that_diverges_is_told_once(make_run):
     """A rate of 30, at which every network of BatchNorms is thrown about."""
     run = measure(make_run(**SMALL, adv="none", lr=30.0, epochs=4, batch_size=16, momentum=0.0), [(0.9, 0.9)] * 4)
-    train(run, nothing, nothing)
-    told = [row.epoch for row in run.history if "the training loss rose" in row.warning]
+    fit(run, nothing, nothing)
+    told = [row.epoch for row in run.state.history if "the training loss rose" in row.warning]
     assert len(told) == 1
 
 
 def test_a_run_at_chance_says_so_half_way_and_at_its_end(make_run):
     run = measure(make_run(**SMALL, epochs=4, batch_size=16), [(0.1, 0.1)] * 4)
-    train(run, nothing, nothing)
+    fit(run, nothing, nothing)
     assert ["learned nothing" in warning for warning in warnings_of(run)] == [False, True, False, True]
     training = read_training(run.folder / "ckpt.pt", torch.load(run.folder / "ckpt.pt", weights_only=True)["meta"])
-    assert training.chance == run.chance == Chance(40, pytest.approx(0.1, abs=0.03))
+    assert training.chance == run.chance == Chance(40, run.chance.majority)
+    assert run.chance.majority == pytest.approx(0.1, abs=0.03)
     assert [row.warning for row in training.epochs] == warnings_of(run)
 
 
 def test_a_run_that_learns_says_nothing_of_it(make_run):
     run = measure(make_run(**SMALL, epochs=2, batch_size=16), [(0.8, 0.5)] * 2)
-    train(run, nothing, nothing)
+    fit(run, nothing, nothing)
     assert warnings_of(run) == ["", ""]
 
 
@@ -70,8 +71,8 @@ def test_a_run_that_learns_says_nothing_of_it(make_run):
 def test_without_a_validation_attack_robust_accuracy_is_not_measured(options, make_run):
     run = make_run(**SMALL, val_attack="none", **options)
     rehearse(run)
-    train(run, nothing, nothing)
-    for row in run.history:
+    fit(run, nothing, nothing)
+    for row in run.state.history:
         assert (row.val_robust, row.val_fgsm) == (None, None)
         assert row.val_clean is not None
         assert not {"val/robust", "val/fgsm"} & numbers(row).keys()
@@ -83,8 +84,8 @@ def test_without_a_validation_attack_robust_accuracy_is_not_measured(options, ma
 
 def test_the_best_clean_epoch_is_kept_and_patience_counts_from_it(make_run):
     run = measure(make_run(**SMALL, val_attack="none", epochs=9, patience=2), [(c, None) for c in (0.5, 0.7, 0.6, 0.7)])
-    train(run, nothing, nothing)
-    assert (run.best_epoch, run.epoch, run.stopped) == (2, 4, "no better epoch than 2 for 2 epochs")
+    fit(run, nothing, nothing)
+    assert (run.state.best_epoch, run.state.epoch, run.state.stopped) == (2, 4, "no better epoch than 2 for 2 epochs")
 
 
 def test_it_resumes_and_its_tracker_gets_no_adversarial_images(make_run, monkeypatch):
@@ -95,5 +96,5 @@ def test_it_resumes_and_its_tracker_gets_no_adversarial_images(make_run, monkeyp
     restore_state(again, content)
     monkeypatch.setattr(again.tracking, "wants_images", lambda epoch: True)
     monkeypatch.setattr(again.tracking, "images", lambda *_: pytest.fail("logged"))
-    train(again, nothing, nothing)
-    assert len(again.history) == 2
+    fit(again, nothing, nothing)
+    assert len(again.state.history) == 2

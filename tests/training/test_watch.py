@@ -14,9 +14,9 @@ from tiny_run import same
 from robustcls.core.errors import InputError
 from robustcls.results.overfitting import catastrophes, robust_overfitting
 from robustcls.results.records import Epoch
-from robustcls.training.checkpoint import read_last, restore_state, state_of
-from robustcls.training.epoch import MOST_ROLLBACKS, rehearse
-from robustcls.training.loop import train
+from robustcls.training.checkpoint import read_last, restore_state
+from robustcls.training.loop import MOST_ROLLBACKS, fit
+from robustcls.training.rehearsal import rehearse
 
 SOUND, LOST = (0.4, 0.45), (0.05, 0.6)  # robust and single-step accuracy
 SMALL = {"arch": "tiny_run:small_cnn", "augment": "none"}
@@ -33,12 +33,12 @@ def nothing(_):
 def measure(run, measured):
     """Validation says what is written down, one after another in the history."""
     values = [{"train_clean": 0.8, "val_clean": 0.7, "val_robust": r, "val_fgsm": f} for r, f in measured]
-    run.validate = lambda count: values[len(run.history)]
+    run.validate = lambda count: values[len(run.state.history)]
     return run
 
 
 def snapshot(run):
-    return copy.deepcopy({"weights": run.model.state_dict(), **state_of(run)})
+    return copy.deepcopy(run.state.state_dict())
 
 
 def weights_of(model):
@@ -52,33 +52,33 @@ def lines_of(run):
 def test_a_collapse_stops_the_run_and_the_best_is_kept(make_run):
     run = measure(make_run(**SMALL, epochs=5), [(0.3, 0.35), SOUND, LOST])
     weights = []
-    train(run, nothing, lambda row: weights.append(weights_of(run.model.net)))
+    fit(run, nothing, lambda row: weights.append(weights_of(run.state.model.net)))
     words = "catastrophic overfitting in epoch 3: robust 5.0%, single-step 60.0%"
-    assert (run.epoch, run.stopped) == (3, words)
+    assert (run.state.epoch, run.state.stopped) == (3, words)
     assert [row["event"] for row in lines_of(run)] == ["", "", words]
-    assert run.best_epoch == 2
+    assert run.state.best_epoch == 2
     assert same(torch.load(run.folder / "ckpt.pt", weights_only=True)["state_dict"], weights[1])
     assert not (run.folder / "good.pt").exists()
 
 
 def test_a_stopped_run_that_is_resumed_does_nothing(make_run):
     run = measure(make_run(**SMALL, epochs=5), [SOUND, LOST])
-    train(run, nothing, nothing)
+    fit(run, nothing, nothing)
     before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
     config, content = read_last(run.folder)
     again = make_run(**vars(config))
     restore_state(again, content)
-    train(again, lambda _: pytest.fail("trained on"), lambda _: pytest.fail("ended an epoch"))
-    assert again.stopped == run.stopped
+    fit(again, lambda _: pytest.fail("trained on"), lambda _: pytest.fail("ended an epoch"))
+    assert again.state.stopped == run.state.stopped
     assert {path.name: path.read_bytes() for path in run.folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("options", [{"on_collapse": "ignore"}, {"adv": "none"}], ids=["ignore", "without an attack"])
 def test_a_run_goes_on_where_it_shall(options, make_run):
     run = measure(make_run(**SMALL, epochs=3, **options), [SOUND, LOST, LOST])
-    train(run, nothing, nothing)
-    assert (run.epoch, run.stopped, run.rollbacks) == (3, "", 0)
-    told = ["catastrophic" in row.event for row in run.history]
+    fit(run, nothing, nothing)
+    assert (run.state.epoch, run.state.stopped, run.state.rollbacks) == (3, "", 0)
+    told = ["catastrophic" in row.event for row in run.state.history]
     assert told == [False, *[options.get("adv") != "none"] * 2]
 
 
@@ -90,21 +90,21 @@ def test_a_rollback_goes_back_to_exactly_the_last_good_epoch(optimizer, make_run
     options = {"on_collapse": "rollback", "epochs": 3, "ema": 0.8, "optimizer": optimizer, "lr": 0.01}
     run = measure(make_run(**SMALL, **options), [(0.3, 0.35), SOUND, LOST, LOST, SOUND])
     states = []
-    train(run, nothing, lambda row: states.append(snapshot(run)))
+    fit(run, nothing, lambda row: states.append(snapshot(run)))
     first, second, third, fourth, last = states
-    assert not same(first["weights"], second["weights"])
+    assert not same(first["state_dict"], second["state_dict"])
     for state in (third, fourth):
-        for part in ("weights", "optimizer", "average", "scaler", "steps", "meter"):
+        for part in ("state_dict", "optimizer", "average", "scaler", "steps", "meter"):
             assert same(state[part], second[part]), part
     progress = [state["progress"] for state in states]
     assert [one["rollbacks"] for one in progress] == [0, 0, 1, 2, 2]
     assert [one["epoch"] for one in progress] == [1, 2, 2, 2, 3]
-    assert not same(last["weights"], second["weights"])
+    assert not same(last["state_dict"], second["state_dict"])
     assert [row["epoch"] for row in lines_of(run)] == [1, 2, 3, 3, 3]  # what collapsed is kept
     events = [row["event"] for row in lines_of(run)]
     assert events[2].endswith("; back to epoch 2, the attack's step cut to 1/2")
     assert events[3].endswith("; back to epoch 2, the attack's step cut to 1/4")
-    assert (events[0], events[1], events[4], run.stopped) == ("", "", "", "")
+    assert (events[0], events[1], events[4], run.state.stopped) == ("", "", "", "")
 
 
 @pytest.mark.parametrize(
@@ -120,16 +120,16 @@ def test_a_rollback_goes_back_to_exactly_the_last_good_epoch(optimizer, make_run
 def test_the_attacks_step_is_halved(adv, lengths, make_run):
     options = {"on_collapse": "rollback", "epochs": 2, "limit_train": 160}
     run = measure(make_run(**SMALL, **options, adv=adv), [SOUND, LOST, LOST, SOUND])
-    inner, seen = run.inner.function, []
+    inner, seen = run.state.inner.function, []
 
     @functools.wraps(inner)
     def spy(model, x, y, threat, **options):
         x_adv = inner(model, x, y, threat, **options)
-        seen.append((run.rollbacks, threat.distance(x_adv, x).max().item()))
+        seen.append((run.state.rollbacks, threat.distance(x_adv, x).max().item()))
         return x_adv
 
-    run.inner.function = spy
-    train(run, nothing, nothing)
+    run.state.inner.function = spy
+    fit(run, nothing, nothing)
     for rollbacks, length in enumerate(lengths):
         found = [distance for number, distance in seen if number == rollbacks]
         assert found == pytest.approx([length] * len(found), abs=1e-6)
@@ -143,16 +143,16 @@ def test_no_step_is_said_to_be_cut_where_none_is(options, make_run):
     with suppress(InputError):
         run = make_run(**SMALL, on_collapse="rollback", epochs=2, **options)
         rehearse(run)
-        train(measure(run, [SOUND, LOST, LOST, LOST, LOST, LOST, LOST]), nothing, nothing)
-    assert not any("step cut" in row.event for row in (run.history if run else []))
+        fit(measure(run, [SOUND, LOST, LOST, LOST, LOST, LOST, LOST]), nothing, nothing)
+    assert not any("step cut" in row.event for row in (run.state.history if run else []))
 
 
 @pytest.fixture
 def rolled_back(make_run):
     """The run that nobody killed, with a rollback in its second epoch and one in its third."""
     run = measure(make_run("straight", **KILLED), MEASURED)
-    train(run, nothing, nothing)
-    assert [row.epoch for row in run.history] == [1, 2, 2, 3, 3]
+    fit(run, nothing, nothing)
+    assert [row.epoch for row in run.state.history] == [1, 2, 2, 3, 3]
     return run
 
 
@@ -163,16 +163,16 @@ MEASURED = [SOUND, LOST, (0.3, 0.35), LOST, SOUND]
 @pytest.mark.parametrize("where", [(1, 1, 1), (1, 1, 3), (2, 2, 5)])  # rollbacks, epoch, batch
 def test_a_run_killed_after_a_rollback_resumes_bit_equal(where, make_run, rolled_back):
     def cut(run):
-        if (run.rollbacks, run.epoch, run.batch) == where:
+        if (run.state.rollbacks, run.state.epoch, run.state.batch) == where:
             raise CutError
 
     run = measure(make_run(**KILLED), MEASURED)
     with pytest.raises(CutError):
-        train(run, cut, nothing)
+        fit(run, cut, nothing)
     config, content = read_last(run.folder)
     again = measure(make_run(**vars(config)), MEASURED)
     restore_state(again, content)
-    train(again, nothing, nothing)
+    fit(again, nothing, nothing)
     for file in ("ckpt.pt", "last.pt", "good.pt"):
         one, other = (torch.load(run.folder / file, weights_only=True) for run in (rolled_back, again))
         for key in one.keys() - {"meta"}:
@@ -181,13 +181,13 @@ def test_a_run_killed_after_a_rollback_resumes_bit_equal(where, make_run, rolled
 
 def test_after_so_many_rollbacks_the_run_stops(make_run):
     run = measure(make_run(**SMALL, on_collapse="rollback", epochs=4), [SOUND, *[LOST] * (MOST_ROLLBACKS + 1)])
-    train(run, nothing, nothing)
+    fit(run, nothing, nothing)
     assert MOST_ROLLBACKS == 5
-    assert (run.rollbacks, len(run.history)) == (5, 7)
-    assert run.stopped.endswith("single-step 60.0%, after 5 rollbacks")
+    assert (run.state.rollbacks, len(run.state.history)) == (5, 7)
+    assert run.state.stopped.endswith("single-step 60.0%, after 5 rollbacks")
     assert lines_of(run)[-1]["event"].startswith("catastrophic overfitting in epoch 2")
-    assert run.best_epoch == 1
-    assert read_last(run.folder)[1]["progress"]["stopped"] == run.stopped
+    assert run.state.best_epoch == 1
+    assert read_last(run.folder)[1]["progress"]["stopped"] == run.state.stopped
 
 
 class Memory:
@@ -214,7 +214,7 @@ def test_trackers_outlive_a_rollback(make_run, monkeypatch):
     monkeypatch.setattr(Memory, "made", ())
     options = {"on_collapse": "rollback", "epochs": 3, "track": ("memories:memory",)}
     run = measure(make_run(**SMALL, **options), [SOUND, LOST, SOUND, SOUND])
-    train(run, nothing, nothing)
+    fit(run, nothing, nothing)
     told = [one for tracker in Memory.made for one in tracker.steps]
     assert [epoch for _, epoch in told] == [1, 2, 2, 3]
     assert all(tracker.closed for tracker in Memory.made if tracker.steps)
@@ -225,26 +225,26 @@ def test_trackers_outlive_a_rollback(make_run, monkeypatch):
 
 def test_patience_ends_a_run_that_gets_no_better(make_run):
     run = measure(make_run(**SMALL, epochs=9, patience=2), [(0.3, 0.3), (0.4, 0.4), (0.4, 0.5), (0.2, 0.2)])
-    train(run, nothing, nothing)
-    assert (run.epoch, run.stopped) == (4, "no better epoch than 2 for 2 epochs")
-    assert [row["event"] for row in lines_of(run)] == ["", "", "", run.stopped]
+    fit(run, nothing, nothing)
+    assert (run.state.epoch, run.state.stopped) == (4, "no better epoch than 2 for 2 epochs")
+    assert [row["event"] for row in lines_of(run)] == ["", "", "", run.state.stopped]
     config, content = read_last(run.folder)
     again = make_run(**vars(config))
     restore_state(again, content)
-    train(again, lambda _: pytest.fail("trained on"), nothing)
+    fit(again, lambda _: pytest.fail("trained on"), nothing)
 
 
 def test_a_better_epoch_renews_the_patience(make_run):
     measured = [(0.3, 0.3), (0.2, 0.2), (0.4, 0.4), (0.3, 0.3), (0.3, 0.3)]
     run = measure(make_run(**SMALL, epochs=5, patience=3), measured)
-    train(run, nothing, nothing)
-    assert (run.epoch, run.stopped, run.best_epoch) == (5, "", 3)
+    fit(run, nothing, nothing)
+    assert (run.state.epoch, run.state.stopped, run.state.best_epoch) == (5, "", 3)
 
 
 def test_what_patience_says_does_not_hide_a_collapse(make_run):
     run = measure(make_run(**SMALL, epochs=5, patience=1, on_collapse="ignore"), [SOUND, LOST])
-    train(run, nothing, nothing)
-    assert "no better epoch than 1" in run.stopped
+    fit(run, nothing, nothing)
+    assert "no better epoch than 1" in run.state.stopped
     event = lines_of(run)[-1]["event"]
     assert "catastrophic overfitting" in event
     assert "no better epoch than 1" in event

@@ -1,17 +1,16 @@
 """Whether attribution maps say what the model does: completeness, insertion, deletion, infidelity, sensitivity.
 
-Images are float N,C,H,W in [0, 1] and target holds one class an image. The model may be on any device and in any mode and
+Images are float N,C,H,W in [0, 1] and target holds one class per image. The model may be on any device and in any mode and
 is left as it was. Every measure gives N float64 values on the CPU and raises InputError for shapes that do not fit.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution._batches import images_per_pass
-from robustcls.core.classifier import check_images, check_logits, device_of, dtype_of
+from robustcls.attribution._batches import images_per_pass, placed
+from robustcls.core.classifier import check_images, check_logits
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 
@@ -23,10 +22,8 @@ def completeness_gap(model: nn.Module, x: Tensor, target: Tensor, maps: Tensor, 
     the images that the method started from. inf where the logit does not change and the maps do not add up to 0; nan where
     both are 0.
     """
-    _check_maps("completeness_gap", maps, x)
-    check_images(x, target)
-    _check_like(baseline, x, "baseline")
-    with _quiet(model):
+    _check("completeness_gap", x, target, maps, "baseline", baseline)
+    with torch.no_grad(), frozen(model):
         change = _target_logits(model, x, target) - _target_logits(model, baseline, target)
     total = maps.detach().to("cpu", torch.float64).flatten(1).sum(1)
     return (total - change).abs() / change.abs()
@@ -62,20 +59,17 @@ def infidelity(
 
     The mean square of b * sum(map over what is blanked) - fall, over the mean square of the falls, with the scale b that
     fits each image best (Yeh et al. 2019, arXiv:1901.09392, with blanking as the perturbation): N values in [0, 1], 0 is
-    best. The scale makes maps of all methods comparable, whatever their unit. maps: N,H,W, signed. blank: images like x.
+    best. With the scale, maps of all methods compare, whatever their unit. maps: N,H,W, signed. blank: images like x.
     Blanked are squares of an eighth of the shorter side, each with probability one half, the same ones in every image. nan
     where no fall is seen. Raises InputError for less than two draws.
     """
-    _check_maps("infidelity", maps, x)
-    check_images(x, target)
-    _check_like(blank, x, "blank")
-    if maps.ndim != 3:
-        raise InputError(f"infidelity takes maps N,H,W, not {tuple(maps.shape)}: give collapse(maps)")
+    _check("infidelity", x, target, maps, "blank", blank)
+    _check_flat("infidelity", maps)
     if draws < 2:
         raise InputError(f"infidelity: draws={draws} is too small to fit a scale: give 2 or more, 32 is usual")
     masks = _random_squares(x, draws, seed)
     claimed = maps.detach().to("cpu", torch.float64).flatten(1) @ masks.double().flatten(1).T  # N, draws
-    with _quiet(model):
+    with torch.no_grad(), frozen(model):
         before = _target_logits(model, x, target)
         falls = torch.stack([before - _target_logits(model, torch.where(m, blank, x), target) for m in masks], 1)
     scale = (claimed * falls).sum(1) / claimed.square().sum(1).clamp_min(1e-300)
@@ -105,7 +99,7 @@ def sensitivity_max(
     """The largest relative change of the map under uniform noise (Yeh et al. 2019, arXiv:1901.09392): N values, 0 or more.
 
     The largest over the draws of ||explain(x + noise) - explain(x)|| / ||explain(x)||, in l2, with noise of up to +-radius
-    a pixel and the images clamped to [0, 1]. explain_maps: images to maps of any shape, with the targets of x fixed inside.
+    per pixel and the images clamped to [0, 1]. explain_maps: images to maps of any shape, with the targets of x fixed inside.
     maps: those of x, where they are at hand. nan where a map of x is all zero. Raises InputError for less than one draw or
     a radius that is not positive.
     """
@@ -115,8 +109,7 @@ def sensitivity_max(
     if not radius > 0:
         raise InputError(f"sensitivity_max: radius={radius} is not positive: give the largest noise in pixel units")
     generator = torch.Generator().manual_seed(seed)
-    maps = explain_maps(x) if maps is None else maps
-    maps = _flat(maps, x)
+    maps = _flat(explain_maps(x) if maps is None else maps, x)
     size = maps.norm(dim=1)
     largest = torch.zeros(len(x), dtype=torch.float64)
     # Not captum's: it repeats the images `draws` times in one batch, where the targets inside explain_maps no longer fit.
@@ -135,11 +128,8 @@ def sensitivity_max(
 def _area(
     name: str, model: nn.Module, x: Tensor, target: Tensor, order_maps: Tensor, blank: Tensor, steps: int
 ) -> Tensor:
-    if order_maps.ndim != 3:
-        raise InputError(f"{name} takes maps N,H,W, not {tuple(order_maps.shape)}: give collapse(maps)")
-    _check_maps(name, order_maps, x)
-    check_images(x, target)
-    _check_like(blank, x, "blank")
+    _check_flat(name, order_maps)
+    _check(name, x, target, order_maps, "blank", blank)
     if steps < 1:
         raise InputError(f"{name}: steps={steps} is not positive: give 1 or more, 16 is usual")
     start, end = (blank, x) if name == "insertion" else (x, blank)
@@ -149,9 +139,9 @@ def _area(
     turns = order_maps.detach().flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1)
     turns = turns.view(len(x), 1, *x.shape[2:])
     curves = []
-    with _quiet(model):
+    with torch.no_grad(), frozen(model):
         for before, after, turn, classes in _parts(images_per_pass(x), start, end, turns, target):
-            before, after = _placed(model, before), _placed(model, after)
+            before, after = placed(model, before), placed(model, after)
             turn, classes = turn.to(before.device), classes.to(before.device, torch.int64)
             points = []
             for count in counts:
@@ -165,41 +155,35 @@ def _area(
     return areas.where(order_maps.isfinite().flatten(1).all(1).cpu(), torch.nan)
 
 
-@contextmanager
-def _quiet(model: nn.Module) -> Iterator[None]:
-    with torch.no_grad(), frozen(model):
-        yield
-
-
 def _parts(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(tensor.split(size) for tensor in tensors), strict=True)
-
-
-def _placed(model: nn.Module, images: Tensor) -> Tensor:
-    return images.detach().to(device_of(model), dtype_of(model))
 
 
 def _target_logits(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
     """The target's logit of each image, N float64 on the CPU. Raises InputError for a class that the model does not have."""
     values = []
     for part, classes in _parts(images_per_pass(images), images, target[: len(images)]):
-        logits = model(_placed(model, part))
+        logits = model(placed(model, part))
         check_logits(logits, target)
         values.append(logits.double().cpu().gather(1, classes.cpu().to(torch.int64)[:, None])[:, 0])
     return torch.cat(values)
 
 
-def _check_maps(name: str, maps: Tensor, x: Tensor) -> None:
+def _check(name: str, x: Tensor, target: Tensor, maps: Tensor, what: str, images: Tensor) -> None:
+    """Raises InputError unless these fit: images, their classes and maps, and more images, called `what`, like x."""
     if maps.shape not in (x.shape, (len(x), *x.shape[2:])):
         raise InputError(
             f"{name}: maps {tuple(maps.shape)} for images {tuple(x.shape)}: give N,C,H,W or N,H,W of the images' size"
         )
-
-
-def _check_like(images: Tensor, x: Tensor, name: str) -> None:
+    check_images(x, target)
     if images.shape != x.shape:
-        raise InputError(f"{name} is {tuple(images.shape)}, the images {tuple(x.shape)}: give {name} images like x")
+        raise InputError(f"{what} is {tuple(images.shape)}, the images {tuple(x.shape)}: give {what} images like x")
     check_images(images)
+
+
+def _check_flat(name: str, maps: Tensor) -> None:
+    if maps.ndim != 3:
+        raise InputError(f"{name} takes maps N,H,W, not {tuple(maps.shape)}: give collapse(maps)")
 
 
 def _flat(maps: Tensor, x: Tensor) -> Tensor:

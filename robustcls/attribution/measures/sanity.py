@@ -39,7 +39,7 @@ def other_class(target: Tensor, num_classes: int, seed: int) -> Tensor:
     if num_classes < 2:
         raise InputError(f"{num_classes} class leaves no other one to explain: give a model of two classes or more")
     if target.ndim != 1 or target.is_floating_point():
-        raise InputError(f"targets of shape {tuple(target.shape)} and {target.dtype}: give one integer an image")
+        raise InputError(f"targets of shape {tuple(target.shape)} and {target.dtype}: give one integer per image")
     if len(target) and not 0 <= target.min().item() <= target.max().item() < num_classes:
         raise InputError(
             f"targets lie in [{target.min().item()}, {target.max().item()}], "

@@ -112,6 +112,13 @@ def affine(x: Tensor, column: Place, row: Place) -> Tensor:
     return F.grid_sample(x, grid, mode="nearest", padding_mode="zeros", align_corners=False)
 
 
+def take_pixels(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The pixels of x in the given rows N,h and columns N,w of each image, as N,C,h,w: one gather over flattened pixels."""
+    n, c, _, w = x.shape
+    source = (rows[:, :, None] * w + columns[:, None, :]).view(n, 1, -1)
+    return x.flatten(2).gather(2, source.expand(n, c, -1)).view(n, c, rows.shape[1], columns.shape[1])
+
+
 def one_of(operations: Sequence[Callable[[Tensor], Tensor]], x: Tensor, generator: Generator) -> Tensor:
     """For each image one of the operations, drawn evenly; a batch gets each equally often, so that no shape is random."""
     share = math.ceil(len(x) / len(operations))

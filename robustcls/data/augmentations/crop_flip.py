@@ -6,19 +6,17 @@ from torch.nn import functional as F
 
 from robustcls.core.errors import InputError
 from robustcls.data.augment import coins, in_format_of
+from robustcls.data.augmentations._functional import take_pixels
 
 
 def crop_flip(x: Tensor, generator: Generator, *, pad: int = 4, flip: bool = True) -> Tensor:
     """A random window of the image padded with `pad` black pixels on each side; mirrored left to right half the time."""
     if pad < 0:
         raise InputError(f"crop_flip: pad={pad} is negative: give the number of pixels to add on each side")
-    n, c, h, w = x.shape
+    n, _, h, w = x.shape
     top, left = torch.randint(2 * pad + 1, (2, n, 1), generator=generator, device=x.device)
     mirrored = coins(n, flip, x, generator)[:, None]
     rows = top + torch.arange(h, device=x.device)
     columns = torch.arange(w, device=x.device)
     columns = left + torch.where(mirrored, w - 1 - columns, columns)
-    # One gather over flattened pixels: cropping and mirroring are both a choice of source pixels.
-    source = (rows[:, :, None] * (w + 2 * pad) + columns[:, None, :]).view(n, 1, h * w)
-    padded = F.pad(x, (pad, pad, pad, pad)).flatten(2)
-    return in_format_of(x, padded.gather(2, source.expand(n, c, h * w)).view(n, c, h, w))
+    return in_format_of(x, take_pixels(F.pad(x, (pad, pad, pad, pad)), rows, columns))

@@ -28,7 +28,7 @@ def idbh_weak(x: Tensor, generator: Generator, *, crop: int = 10, p: float = 0.5
 
 def crop_shift(x: Tensor, generator: Generator, most: int) -> Tensor:
     """A window of the image, smaller by 0 to `most` rows and columns in all, at a random place of a black image."""
-    n, c, h, w = x.shape
+    n, _, h, w = x.shape
     strength = torch.randint(most + 1, (n,), generator=generator, device=x.device)
     share, *places = torch.rand(5, n, generator=generator, device=x.device)
     crop_x = (share * (strength + 1)).long()
@@ -37,9 +37,8 @@ def crop_shift(x: Tensor, generator: Generator, most: int) -> Tensor:
     left, to_left = ((place * (crop_x + 1)).long() for place in places[2:])
     rows = (torch.arange(h, device=x.device) + (top - to_top)[:, None]).clamp(0, h - 1)
     columns = (torch.arange(w, device=x.device) + (left - to_left)[:, None]).clamp(0, w - 1)
-    source = (rows[:, :, None] * w + columns[:, None, :]).view(n, 1, h * w).expand(n, c, h * w)
     window = box(x, to_top, to_top + h - crop_y, to_left, to_left + w - crop_x)
-    return x.flatten(2).gather(2, source).view(n, c, h, w).masked_fill(~window, 0)
+    return F.take_pixels(x, rows, columns).masked_fill(~window, 0)
 
 
 def color_shape(x: Tensor, generator: Generator) -> Tensor:

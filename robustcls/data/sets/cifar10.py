@@ -3,16 +3,6 @@
 from robustcls.data.images import Images
 from robustcls.data.sets._cifar import load_cifar
 
-RECIPE = {
-    "norm": "linf",
-    "eps": "8/255",
-    "augment": "crop_flip",
-    "epochs": 30,
-    "lr": 0.1,
-    "batch_size": 128,
-    "adv": "pgd(steps=7)",
-}
-
 
 def cifar10(split: str, *, data_dir: str | None = None) -> Images:
     """CIFAR-10 (Krizhevsky 2009), downloaded on demand: 50,000 train and 10,000 test images of 3x32x32.

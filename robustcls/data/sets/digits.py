@@ -4,18 +4,10 @@ import torch
 from torch.nn import functional as F
 
 from robustcls.core.errors import InputError
+from robustcls.core.subset import stratified_order
 from robustcls.data.images import Images, check_split
-from robustcls.data.stratify import stratified_order
 
-RECIPE = {
-    "norm": "linf",
-    "eps": "0.15",
-    "augment": "none",
-    "epochs": 12,
-    "lr": 0.1,
-    "batch_size": 64,
-    "adv": "pgd(steps=5)",
-}
+RECIPE = {"eps": "0.15", "augment": "none", "epochs": 12, "batch_size": 64, "adv": "pgd(steps=5)"}
 SPLIT_SEED = 1797  # part of the data set's definition: numbers on digits compare only under the same split
 TRAIN_SHARE = 0.7
 

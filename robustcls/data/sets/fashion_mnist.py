@@ -14,15 +14,7 @@ from robustcls.core.errors import InputError
 from robustcls.data.download import arriving, data_folder
 from robustcls.data.images import Images, check_split
 
-RECIPE = {
-    "norm": "linf",
-    "eps": "0.1",
-    "augment": "crop_flip(pad=2)",
-    "epochs": 30,
-    "lr": 0.1,
-    "batch_size": 128,
-    "adv": "pgd(steps=7)",
-}
+RECIPE = {"eps": "0.1", "augment": "crop_flip(pad=2)"}
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
@@ -62,7 +54,10 @@ def _download(names: list[str], raw: Path) -> None:
 
 
 def _read(path: Path, dimensions: int) -> Tensor:
-    """A gzipped idx file of bytes (LeCun's format: magic number 8 << 8 | dimensions, big-endian sizes, data)."""
+    """A gzipped idx file of bytes (LeCun's format: magic number 8 << 8 | dimensions, big-endian sizes, data).
+
+    Not torchvision's reader: it takes unpacked files only, and those of Debian's package are packed.
+    """
     try:
         content = gzip.decompress(path.read_bytes())  # checks the CRC
     except (OSError, EOFError, zlib.error) as error:

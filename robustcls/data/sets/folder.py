@@ -1,9 +1,8 @@
-"""A folder of images, one sub-folder a class."""
+"""A folder of images, with one folder per class."""
 
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,22 +10,13 @@ from torch import Tensor
 
 from robustcls.core.errors import InputError
 from robustcls.core.names import some_of
-from robustcls.data._copies import note_copies
-from robustcls.data._decoding import Decoded, decode, describe
-from robustcls.data._form import Form, choose_form
-from robustcls.data._homes import find_homes
-from robustcls.data._layout import Files, Layout, lay_out
+from robustcls.data.duplicates import note_copies
+from robustcls.data.folders.decode import Decoded, decode, describe
+from robustcls.data.folders.find_splits import find_homes
+from robustcls.data.folders.form import Form, choose_form
+from robustcls.data.folders.layout import Files, lay_out
 from robustcls.data.images import Images, check_split
 
-RECIPE = {
-    "norm": "linf",
-    "eps": "8/255",
-    "augment": "crop_flip",
-    "epochs": 30,
-    "lr": 0.1,
-    "batch_size": 128,
-    "adv": "pgd(steps=7)",
-}
 LISTED = 10  # corrupt files that an error names
 
 
@@ -43,7 +33,7 @@ def folder(
     skip_corrupt: bool = False,
     pick: Callable[[Tensor], Tensor] | None = None,
 ) -> Images:
-    """Images below `path`: train/ and test/ (or val/), each with a folder a class; or class folders alone, split 80/20.
+    """Images below `path`: train/ and test/ (or val/), each with a folder per class; or class folders alone, split 80/20.
 
     Splits are recognised as people spell them (Training, test_set, seg_train ...), in class folders, too (cat/train); val/
     beside test/ is what training validates on; test/ alone is enough to evaluate, train/ alone to train. Class names are the
@@ -70,25 +60,29 @@ def folder(
         # The form is that of all splits together: a model trained on one must take the others.
         every = [one for name in ("train", "val", "test") if name in layout.splits for one in layout.splits[name].paths]
         form = choose_form(every, size, grey, scale, pool)
-        chosen = _read(files, form, pick, skip_corrupt, pool)
+        decoded, good = _read(files, form, pick, skip_corrupt, pool)
     names = [layout.name_of(path) for path in files.paths]
-    for label in sorted(set(files.labels) - {files.labels[i] for i in chosen.good}):
+    for label in sorted(set(files.labels) - {files.labels[i] for i in good}):
         raise InputError(
             f"{path}: every {split} image of class {layout.classes[label]!r} is corrupt: replace the files"
         )
-    skipped = [names[i] for i in sorted(chosen.bad)]
-    notes = [*layout.notes[split], form.note, *describe(chosen.decoded, [names[i] for i in chosen.rows], scale)]
+    skipped = [names[i] for i in sorted(decoded.failures)]
+    notes = [*layout.notes, form.note, *describe(decoded, names, scale)]
     if skipped:
         notes.append(f"{len(skipped)} corrupt file{'s' if len(skipped) > 1 else ''} skipped: {some_of(skipped)}")
-    notes += _copies(layout, split, chosen.positions)
+    # Of the chosen test images in train or, for train, of all test images.
+    train, test = layout.splits.get("train", Files([], [])), layout.splits.get("test", Files([], []))
+    compared = files.take(decoded.positions) if split == "test" else files if split == "val" else test
+    notes += note_copies(split, compared, train, layout.name_of)
+    positions = torch.tensor(decoded.positions, dtype=torch.int64)
     return Images(
-        chosen.decoded.pixels,
-        torch.tensor(files.labels)[chosen.positions],
+        decoded.pixels,
+        torch.tensor(files.labels)[positions],
         layout.classes,
         f"folder:{path}",
         note="; ".join(filter(None, notes)),
-        index=chosen.positions,
-        files=tuple(names[i] for i in chosen.positions.tolist()),
+        index=positions,
+        files=tuple(names[i] for i in decoded.positions),
         skipped=tuple(skipped),
     )
 
@@ -99,84 +93,48 @@ def has_val(path: str, *, whole: bool = False, nested: bool = False, **options: 
     Where val/ lies beside train/ and no test/, it stands for test, and training validates on a part of train/; whole: it is
     the validation split even so, for a model that was not trained on this folder. Raises InputError.
     """
-    root = Path(path).expanduser()
-    found = find_homes(root, nested=nested).splits if root.is_dir() else {}
-    return "val" in found and (whole or "test" in found or "train" not in found)
+    splits = _splits(path, nested)
+    return "val" in splits and (whole or "test" in splits or "train" not in splits)
 
 
 def has_test(path: str, *, nested: bool = False, **options: object) -> bool:
     """Whether there is a test split, or what stands for it. Raises InputError."""
+    splits = _splits(path, nested)
+    return not splits or not splits.isdisjoint({"test", "val"})
+
+
+def _splits(path: str, nested: bool) -> set[str]:
     root = Path(path).expanduser()
-    found = find_homes(root, nested=nested).splits if root.is_dir() else {}
-    return not found or bool(found.keys() & {"test", "val"})
-
-
-@dataclass
-class _Chosen:
-    """The samples that were picked and could be read."""
-
-    positions: Tensor  # in the split's list of files
-    decoded: Decoded
-    rows: list[int]  # positions that the remarks of `decoded` count by
-    good: list[int]  # positions of the files not known to be corrupt
-    bad: set[int]
+    return set(find_homes(root, nested=nested).splits) if root.is_dir() else set()
 
 
 def _read(
-    files: Files,
-    form: Form,
-    pick: Callable[[Tensor], Tensor] | None,
-    skip_corrupt: bool,
-    pool: ThreadPoolExecutor,
-) -> _Chosen:
-    """Decodes what is picked; where some of it is corrupt and skipped, picks again among the rest until all can be read."""
+    files: Files, form: Form, pick: Callable[[Tensor], Tensor] | None, skip_corrupt: bool, pool: ThreadPoolExecutor
+) -> tuple[Decoded, list[int]]:
+    """Decodes what is picked; where some of it is corrupt and skipped, picks again among the rest until all can be read.
+
+    Gives the positions of all files that are not known to be corrupt, too.
+    """
     labels = torch.tensor(files.labels, dtype=torch.int64)
-    rows: list[int] = []
-    bad: set[int] = set()
-    everything = Decoded(torch.empty(0, form.channels, form.height, form.width, dtype=torch.uint8))
+    decoded = Decoded(torch.empty(0), [])
     while True:
-        good = torch.tensor([i for i in range(len(labels)) if i not in bad], dtype=torch.int64)
-        positions = good if pick is None else good[pick(labels[good])] if len(good) else good
-        known = set(rows)
-        new = [i for i in positions.tolist() if i not in known]
-        decoded = decode([files.paths[i] for i in new], form, pool)
-        if decoded.failures and not skip_corrupt:
-            raise _corrupt([(files.paths[new[row]], why) for row, why in decoded.failures.items()])
-        everything = decoded if not rows else _joined(everything, decoded)
-        rows += new
-        if not decoded.failures:
-            break
-        bad.update(new[row] for row in decoded.failures)
-    if rows != positions.tolist():
-        place = {position: row for row, position in enumerate(rows)}
-        everything.pixels = everything.pixels[[place[i] for i in positions.tolist()]]
-    return _Chosen(positions, everything, rows, good.tolist(), bad)
-
-
-def _joined(first: Decoded, then: Decoded) -> Decoded:
-    shift = len(first.pixels)
-    remarks = {key: list(rows) for key, rows in first.remarks.items()}
-    for key, rows in then.remarks.items():
-        remarks[key] = [*remarks.get(key, []), *(row + shift for row in rows)]
-    return Decoded(torch.cat([first.pixels, then.pixels]), {}, remarks, max(first.top, then.top))
+        good = torch.tensor([i for i in range(len(labels)) if i not in decoded.failures], dtype=torch.int64)
+        picked = (good[pick(labels[good])] if pick is not None and len(good) else good).tolist()
+        known = set(decoded.positions)
+        new = decode(files.paths, [i for i in picked if i not in known], form, pool)
+        if new.failures and not skip_corrupt:
+            raise _corrupt([(files.paths[i], why) for i, why in new.failures.items()])
+        decoded = decoded.joined(new) if known else new
+        if not new.failures:
+            return decoded.take(picked), good.tolist()
 
 
 def _corrupt(failures: list[tuple[str, str]]) -> InputError:
     if len(failures) == 1:
         ((path, why),) = failures
-        return InputError(f"corrupt image {path}: {why}: replace it, or skip it with --skip-corrupt")
+        return InputError(f"corrupt image {path}: {why}: replace it, or skip it with `skip_corrupt=True`")
     named = "; ".join(f"{path}: {why}" for path, why in failures[:LISTED])
     more = f"; and {len(failures) - LISTED} more" if len(failures) > LISTED else ""
     return InputError(
-        f"{len(failures)} corrupt images: {named}{more}: replace them, or skip them all with --skip-corrupt"
+        f"{len(failures)} corrupt images: {named}{more}: replace them, or skip them all with `skip_corrupt=True`"
     )
-
-
-def _copies(layout: Layout, split: str, positions: Tensor) -> list[str]:
-    """What is said of duplicates: of the chosen test images in train, or, for train, of all test images."""
-    none = Files([], [])
-    train, test = layout.splits.get("train", none), layout.splits.get("test", none)
-    if split == "test":
-        rows = positions.tolist()
-        test = Files([test.paths[i] for i in rows], [test.labels[i] for i in rows])
-    return note_copies(split, layout.splits["val"] if split == "val" else test, train, layout.name_of)

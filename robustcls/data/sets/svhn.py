@@ -5,15 +5,7 @@ import torch
 from robustcls.data.download import arriving, data_folder
 from robustcls.data.images import Images, check_split
 
-RECIPE = {
-    "norm": "linf",
-    "eps": "8/255",
-    "augment": "crop_flip(flip=False)",
-    "epochs": 30,
-    "lr": 0.1,
-    "batch_size": 128,
-    "adv": "pgd(steps=7)",
-}
+RECIPE = {"augment": "crop_flip(flip=False)"}
 
 
 def svhn(split: str, *, data_dir: str | None = None) -> Images:

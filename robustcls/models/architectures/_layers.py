@@ -1,4 +1,4 @@
-"""What the architectures for small images are made of."""
+"""Layers that the architectures for small images share."""
 
 from collections.abc import Callable, Sequence
 

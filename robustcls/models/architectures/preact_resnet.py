@@ -54,7 +54,7 @@ def preact_resnet18(
 def make_preact(
     num_classes: int, input_size: Sequence[int], stem: int, widths: Sequence[int], num_blocks: int, activation: str
 ) -> nn.Module:
-    """A convolution to stem channels, one stage of num_blocks blocks a width, BatchNorm, average and linear layer."""
+    """A convolution to stem channels, one stage of num_blocks blocks per width, BatchNorm, average and linear layer."""
     net = nn.Sequential(
         OrderedDict(
             conv1=conv3x3(input_size[0], stem),

@@ -1,6 +1,7 @@
 """VGG with BatchNorm (Simonyan and Zisserman 2014, arXiv:1409.1556), in the variant for small images.
 
-Below 32 pixels the last poolings are left out; above, what remains of the grid is averaged.
+Below 32 pixels the last poolings are left out; above, what remains of the grid is averaged. All take num_classes K,
+input_size (C, H, W), and width, which multiplies the channels of every convolution, and raise InputError.
 """
 
 from collections.abc import Sequence
@@ -22,10 +23,7 @@ def vgg11(
     width: float = 1.0,
     activation: Literal["relu", "silu", "softplus"] = "relu",
 ) -> nn.Module:
-    """VGG11: eight convolutions with BatchNorm and one linear layer.
-
-    num_classes: K. input_size: (C, H, W). width: multiplies the channels of every convolution. Raises InputError.
-    """
+    """VGG11: eight convolutions with BatchNorm and one linear layer."""
     return _vgg((1, 1, 2, 2, 2), num_classes, input_size, width, activation)
 
 
@@ -36,10 +34,7 @@ def vgg13(
     width: float = 1.0,
     activation: Literal["relu", "silu", "softplus"] = "relu",
 ) -> nn.Module:
-    """VGG13: ten convolutions with BatchNorm and one linear layer.
-
-    num_classes: K. input_size: (C, H, W). width: multiplies the channels of every convolution. Raises InputError.
-    """
+    """VGG13: ten convolutions with BatchNorm and one linear layer."""
     return _vgg((2, 2, 2, 2, 2), num_classes, input_size, width, activation)
 
 
@@ -50,10 +45,7 @@ def vgg16(
     width: float = 1.0,
     activation: Literal["relu", "silu", "softplus"] = "relu",
 ) -> nn.Module:
-    """VGG16: thirteen convolutions with BatchNorm and one linear layer.
-
-    num_classes: K. input_size: (C, H, W). width: multiplies the channels of every convolution. Raises InputError.
-    """
+    """VGG16: thirteen convolutions with BatchNorm and one linear layer."""
     return _vgg((2, 2, 3, 3, 3), num_classes, input_size, width, activation)
 
 
@@ -64,10 +56,7 @@ def vgg19(
     width: float = 1.0,
     activation: Literal["relu", "silu", "softplus"] = "relu",
 ) -> nn.Module:
-    """VGG19: sixteen convolutions with BatchNorm and one linear layer.
-
-    num_classes: K. input_size: (C, H, W). width: multiplies the channels of every convolution. Raises InputError.
-    """
+    """VGG19: sixteen convolutions with BatchNorm and one linear layer."""
     return _vgg((2, 2, 4, 4, 4), num_classes, input_size, width, activation)
 
 

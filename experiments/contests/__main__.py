@@ -1,0 +1,59 @@
+"""`python -m experiments.contests`."""
+
+import json
+from typing import Any
+
+import click
+
+from experiments.contests.config import ContestConfig
+from experiments.contests.tables import render
+from robustcls.cli.console import note, table
+from robustcls.cli.main import main
+from robustcls.cli.options import GroupedCommand, build, config_option, options
+from robustcls.core.files import atomic_write, check_writable
+
+
+@click.command(cls=GroupedCommand)
+@config_option
+@options(ContestConfig)
+def command(flags: dict[str, Any], config_file: str | None) -> None:
+    """Measure training, attacks and explanations beside a plain fp32 loop and the libraries that are installed.
+
+    Each library runs in a process of its own, in rounds; ratios are taken within a round. The limit is the arithmetic of
+    the network over the rate of a large matrix product, measured here.
+
+    The training suite also measures what validation takes of an epoch, and memory over epochs.
+
+    The attack suite has four contests: pgd, at equal steps (the default); fast, beside the two APGD of AutoAttack's own code;
+    autoattack, the suites standard and fast beside all of that code; single, each attack of AutoAttack beside the same attack
+    of that code. All examples are checked again.
+
+    The cuda suite trains and evaluates whole architectures. The explain suite gives each attribution method's images per
+    second, beside captum called image by image.
+
+    \b
+      python -m experiments.contests --suite train --arch "vgg16(width=1.0)" --rounds 5
+      python -m experiments.contests --suite attack --model ckpt.pt --n 512 --out bench.json
+      python -m experiments.contests --suite attack --contest all --model mylab.models:net
+      python -m experiments.contests --suite cuda --arch vgg16 --data cifar10 --out bench.json
+    """
+    from experiments.contests.contest import run_contests
+
+    config = build(ContestConfig, flags, config_file)
+    if config.out:
+        check_writable(config.out, inputs=[one for one in (config.model, config_file) if one])
+
+    def save(result: dict[str, Any]) -> None:
+        if config.out:
+            with atomic_write(config.out) as part:
+                part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    result = run_contests(config, lambda text: note(text, config.quiet), save)
+    save(result)
+    click.echo(render(result, table))
+    if config.out:
+        click.echo(f"\n{config.out}")
+
+
+if __name__ == "__main__":
+    main(command=command, name="python -m experiments.contests")

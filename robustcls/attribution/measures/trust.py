@@ -1,0 +1,349 @@
+"""Whether attribution maps can be trusted: how an attack changes them, and whether they say anything about the model."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.attribution import collapse, explain_counted, not_finite, note, one_each, origin
+from robustcls.attribution._baselines import baseline_of
+from robustcls.attribution.measures.faithfulness import (
+    completeness_gap,
+    deletion,
+    infidelity,
+    insertion,
+    sensitivity_max,
+)
+from robustcls.attribution.measures.sanity import other_class, shuffled_weights
+from robustcls.attribution.measures.similarity import compare, displaced, shuffled, spearman
+from robustcls.attribution.measures.sparseness import gini
+from robustcls.core.classifier import check_images, check_logits, device_of, dtype_of, input_size_of
+from robustcls.core.errors import InputError
+from robustcls.core.gradients import frozen
+from robustcls.core.losses import predict_labels
+from robustcls.core.progress import follow
+from robustcls.core.seeds import mix
+from robustcls.core.subset import spaced
+from robustcls.results.records import Check, Explanations, Likeness, MethodMeasures, Spread
+from robustcls.runtime.fused import make_search_model
+from robustcls.runtime.predict import predict, told
+
+RULE = "correctly classified samples that the attack changed; maps of the true class's logit, channels summed"
+MARK = 0.01  # a gap in completeness beyond this marks a map
+FEW = 30  # samples: with fewer, a map that is no better than a random one may be so by chance
+CONTROLS = 4  # random maps whose insertion and deletion are averaged
+STEPS, DRAWS, NOISY = 16, 32, 3  # of insertion and deletion, infidelity, sensitivity_max
+# Per sample and method: maps (clean, adversarial, noise, again, another seed, weights and class; noisy ones), and passes
+# forward beside these.
+MAPS, FORWARDS = 7 + NOISY, 2 * (1 + CONTROLS) * (STEPS + 1) + DRAWS + 1
+REPEATABLE = 1e-5  # of the largest value: a difference between two maps of the same seed that rounding may make
+NONFINITE = 0.05  # share of a method's maps with values that are not finite
+UNLIKE, ALIKE = 0.5, 0.8  # of the rank correlation of a map with itself under another seed
+
+
+@dataclass
+class Samples:
+    """The samples whose maps are measured (CPU): correctly classified ones that the attack changed."""
+
+    rows: Tensor  # their places among the samples that were given
+    x: Tensor
+    y: Tensor
+    x_adv: Tensor
+    flipped: Tensor  # bool, N: the model gives x_adv another label
+    num_classes: int
+
+    def spread(self, count: int) -> "Samples":
+        """At most `count` of them, evenly spaced over the classes."""
+        at = spaced(self.y, count)
+        return Samples(self.rows[at], self.x[at], self.y[at], self.x_adv[at], self.flipped[at], self.num_classes)
+
+    @property
+    def attacked(self) -> bool:
+        return not torch.equal(self.x, self.x_adv)
+
+
+@dataclass
+class Maps:
+    """A method's maps of the true classes."""
+
+    clean: Tensor
+    adversarial: Tensor
+    images_per_second: float
+    nonfinite: Tensor  # N, bool: one of the two had entries that were not finite, which became 0
+
+    def take(self, rows: Tensor) -> "Maps":
+        return Maps(self.clean[rows], self.adversarial[rows], self.images_per_second, self.nonfinite[rows])
+
+
+def explain_metrics(
+    model: nn.Module,
+    images: Tensor,
+    target: int | Tensor | Sequence[int] | None = None,
+    method: str = "integrated_gradients",
+    *,
+    adversarial: Tensor | None = None,
+    quality_n: int = 50,
+    seed: int = 0,
+) -> MethodMeasures:
+    """Measure a method's maps of the target classes.
+
+    Samples whose target the model does not predict, or that the attack did not change, are left out of all measures.
+
+    Args:
+        model: any module on [0, 1] pixels; it is left exactly as it was.
+        images: float N,C,H,W in [0, 1].
+        target: one class for all, or one per image; None takes each image's predicted class.
+        method: as for `robustcls.explain`.
+        adversarial: adversarial versions of the images. With these, likeness also tells how alike the maps of clean and
+            adversarial images are, beside noise of the same norm.
+        quality_n: samples for quality and checks.
+
+    Returns:
+        A record with `.likeness`, `.quality` and `.checks`.
+
+    Raises:
+        InputError: for arguments that do not fit, and where no sample is left.
+
+    Example:
+        >>> measures = robustcls.explain_metrics(model, images, labels, "gradcam", adversarial=x_adv)
+        >>> measures.quality["insertion"].median, [check.id for check in measures.checks if check.status == "fail"]
+    """
+    check_images(images, input_size=input_size_of(model))
+    model = told(model, images)
+    if target is None:
+        with frozen(model):
+            target = predict_labels(predict(model, images, 128)).clamp_min(0)  # of no class: left out below
+    labels = one_each(target, images)
+    if adversarial is not None and adversarial.shape != images.shape:
+        raise InputError(f"adversarial images are {tuple(adversarial.shape)}, the clean ones {tuple(images.shape)}")
+    if quality_n < 1:
+        raise InputError(f"quality_n {quality_n} is not positive: give 1 or more, 50 is usual")
+    x_adv = images if adversarial is None else adversarial
+    samples = select_samples(model, images, labels, x_adv, attacked=adversarial is not None)
+    if not len(samples.x):
+        raise InputError("the model predicts the target of no image that was changed: there is nothing to measure")
+    maps = make_maps(model, samples.x, samples.y, samples.x_adv, method, seed=seed)
+    return measure(model, samples, method, maps, quality_n=quality_n, seed=seed)
+
+
+def select_samples(
+    model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, batch_size: int = 128, *, attacked: bool = True
+) -> Samples:
+    """The samples that the model classifies correctly and, where attacked, that the attack changed."""
+    x, y, x_adv = (tensor.detach().cpu() for tensor in (x, y, x_adv))
+    with frozen(model):
+        clean = predict(model, x, batch_size)
+        check_logits(clean, y)
+        flipped = predict_labels(predict(model, x_adv, batch_size)) != y
+    chosen = predict_labels(clean) == y
+    if attacked:
+        chosen &= (x_adv != x).flatten(1).any(1)
+    rows = chosen.nonzero()[:, 0]
+    return Samples(rows, x[rows], y[rows], x_adv[rows], flipped[rows], clean.shape[1])
+
+
+def make_maps(
+    model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, method: str, *, seed: int = 0, progress: bool = False
+) -> Maps:
+    """The maps of clean and adversarial images, on the same superpixels and with the same draws."""
+    started = time.perf_counter()
+    clean, nonfinite = explain_counted(model, x, y, method, seed=mix(seed, 0), reference=x, progress=progress)
+    rate = len(x) / (time.perf_counter() - started)
+    if torch.equal(x, x_adv):
+        return Maps(clean, clean, rate, nonfinite)
+    adversarial, also = explain_counted(model, x_adv, y, method, seed=mix(seed, 0), reference=x, progress=progress)
+    return Maps(clean, adversarial, rate, nonfinite | also)
+
+
+def measure_all(
+    model: nn.Module,
+    samples: Samples,
+    maps: Mapping[str, Maps],
+    attack: str,
+    *,
+    quality_n: int = 50,
+    seed: int = 0,
+    progress: bool = False,
+    on_method: Callable[[str], None] = lambda method: None,
+) -> Explanations:
+    """The measures of several methods by their maps of the same samples. attack: its spec, for the record."""
+    n = len(samples.x)
+    record = Explanations(RULE, attack, n, int(samples.flipped.sum()), min(n, quality_n), seed)
+    for method, made in maps.items() if n else ():
+        on_method(method)
+        record.methods.append(measure(model, samples, method, made, quality_n=quality_n, seed=seed, progress=progress))
+    return record
+
+
+def measure(
+    model: nn.Module,
+    samples: Samples,
+    method: str,
+    maps: Maps,
+    *,
+    quality_n: int = 50,
+    seed: int = 0,
+    progress: bool = False,
+) -> MethodMeasures:
+    """All measures of a method's maps of the samples; quality and checks on at most quality_n of them."""
+    described = "; ".join(filter(None, (note(model, samples.x, method), not_finite(maps.nonfinite))))
+    record = MethodMeasures(method, described, round(maps.images_per_second, 3))
+    flat = collapse(maps.clean)
+    if samples.attacked:
+        likeness = compare(flat, collapse(maps.adversarial))
+        noise = benign_noise(samples, seed)
+        noisy, _ = explain_counted(
+            model, noise, samples.y, method, seed=mix(seed, 0), reference=samples.x, progress=progress
+        )
+        record.likeness = [
+            _likeness("adversarial", "kept", likeness, ~samples.flipped),
+            _likeness("adversarial", "flipped", likeness, samples.flipped),
+            _likeness("benign_noise", "", compare(flat, collapse(noisy))),
+        ]
+    record.likeness.append(_likeness("random_map", "", compare(flat, shuffled(flat, mix(seed, 1)))))
+    record.checks.append(_check_finite(maps.nonfinite))
+    few = spaced(samples.y, quality_n)
+    _assess(model, samples.spread(quality_n), maps.clean[few], record, seed, progress)
+    return record
+
+
+def benign_noise(samples: Samples, seed: int) -> Tensor:
+    """The images with the attack's own changes at other places, with other signs: of the same norm, whichever it is.
+
+    A change that would leave [0, 1] takes the other sign; where that leaves it too, it is shortened.
+    """
+    generator = torch.Generator().manual_seed(mix(seed, 2))
+    delta = (samples.x_adv - samples.x).flatten(1)
+    order = torch.rand(delta.shape, generator=generator).argsort(1)
+    signs = torch.randint(0, 2, delta.shape, generator=generator) * 2 - 1
+    change = (delta.gather(1, order) * signs).view(samples.x.shape)
+    moved = samples.x + change
+    moved = torch.where((moved < 0) | (moved > 1), samples.x - change, moved)
+    return moved.clamp(0, 1)
+
+
+def gaps_of(model: nn.Module, x: Tensor, y: Tensor, maps: Tensor, method: str) -> Tensor | None:
+    """How far each map misses the change that it claims to add up to, as a share; None where it claims nothing."""
+    start = origin(x, method)
+    return None if start is None else completeness_gap(model, x, y, maps, start)
+
+
+def _assess(
+    model: nn.Module, samples: Samples, maps: Tensor, record: MethodMeasures, seed: int, progress: bool
+) -> None:
+    """Fills in quality and checks. maps: of the clean images."""
+    x, y, flat = samples.x, samples.y, collapse(maps)
+
+    def again(images: Tensor = x, target: Tensor = y, of: nn.Module = model, stream: int = 0) -> Tensor:
+        return explain_counted(
+            of, images, target, record.method, reference=x, seed=mix(seed, stream), progress=progress
+        )[0]
+
+    gaps = gaps_of(model, x, y, maps, record.method)
+    record.checks += [_check_completeness(gaps), _check_repeatability(maps, again())]
+    reseeded = spearman(flat, collapse(again(stream=1)))
+    bound = max(0.0, Spread.of(reseeded.tolist()).median or 0.0)
+    if any(parameter.is_floating_point() for parameter in model.parameters()):
+        other = "of the same model with its weights shuffled"
+        untrained = spearman(flat, collapse(again(of=shuffled_weights(model, mix(seed, 3)))))
+        record.checks.append(_check_dependence("parameter_randomisation", other, untrained, bound))
+    else:
+        record.checks.append(Check("parameter_randomisation", "not_run", None, None, "the model shows no weights"))
+    if samples.num_classes > 1:
+        others = other_class(y, samples.num_classes, mix(seed, 4))
+        unlike = spearman(flat, collapse(again(target=others)))
+        record.checks.append(_check_dependence("random_logit", "for a random other class", unlike, bound))
+
+    orders = [displaced(flat, mix(seed, 5, number)) for number in range(CONTROLS)]
+    blurred, grey = baseline_of(x, "blur"), baseline_of(x, "mean")
+    fast = make_search_model(model, "fp32", x[:2].to(device_of(model), dtype_of(model)))  # for passes without gradients
+
+    def areas(area: Callable[..., Tensor], blank: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the maps, and the mean over their controls."""
+        shown = follow([flat, *orders], f"{area.__name__}, {record.method}", "order", show=progress)
+        own, *controls = [area(fast, x, y, order, blank=blank, steps=STEPS) for order in shown]
+        return own, torch.stack(controls).mean(0)
+
+    inserted, inserted_random = areas(insertion, blurred)
+    deleted, deleted_random = areas(deletion, grey)
+    record.checks += [
+        _check_order("insertion", inserted - inserted_random, "inserted", "rises"),
+        _check_order("deletion", deleted_random - deleted, "deleted", "falls"),
+    ]
+    measures = {
+        "infidelity": infidelity(fast, x, y, flat, blank=grey, draws=DRAWS, seed=mix(seed, 6)),
+        "sensitivity_max": sensitivity_max(
+            lambda images: collapse(again(images)), x, flat, draws=NOISY, seed=mix(seed, 7)
+        ),
+        "gini": gini(flat),
+        "insertion": inserted, "insertion_random": inserted_random,
+        "deletion": deleted, "deletion_random": deleted_random,
+        "reseeded": reseeded,
+    }  # fmt: skip
+    if gaps is not None:
+        measures["completeness_gap"] = gaps
+    record.quality = {name: Spread.of(values.tolist()) for name, values in measures.items()}
+
+
+def _likeness(against: str, label: str, measures: dict[str, Tensor], chosen: Tensor | slice = slice(None)) -> Likeness:
+    values = {name: value[chosen].tolist() for name, value in measures.items()}
+    return Likeness(against, label, len(values["spearman"]), {name: Spread.of(each) for name, each in values.items()})
+
+
+def _check_completeness(gaps: Tensor | None) -> Check:
+    if gaps is None:
+        return Check("completeness", "not_run", None, None, "the method's maps do not claim to add up to a change")
+    marked = int((~(gaps <= MARK)).sum())
+    how = f"{marked} of {len(gaps)} maps miss the change of the logit by more than {MARK:.0%} of it, and are marked"
+    return Check("completeness", "warn" if marked else "pass", Spread.of(gaps.tolist()).median, MARK, how)
+
+
+def _check_finite(nonfinite: Tensor) -> Check:
+    share = nonfinite.float().mean().item()
+    if not share:
+        return Check("finite_maps", "pass", 0.0, NONFINITE, f"all values of {len(nonfinite)} maps are finite")
+    how = (
+        f"{not_finite(nonfinite)}: look for roots, norms and logarithms at 0 in the model and keep them off their pole"
+    )
+    return Check("finite_maps", "fail" if share > NONFINITE else "warn", share, NONFINITE, how)
+
+
+def _check_repeatability(maps: Tensor, repeated: Tensor) -> Check:
+    worst = (maps - repeated).abs().max().item() / (maps.abs().max().item() or 1.0)
+    status, how = "pass", "the same seed gives the same maps"
+    if not worst <= REPEATABLE:
+        status, how = "fail", "the same seed gives other maps: the method draws from another source"
+    return Check("repeatability", status, worst, REPEATABLE, f"{how} (largest difference, of the largest value)")
+
+
+def _check_dependence(name: str, other: str, likeness: Tensor, bound: float) -> Check:
+    """Whether the map changes with what was changed (`other`), more than it does under another seed."""
+    middle = Spread.of(likeness.abs().tolist()).median
+    how = f"median rank correlation with the map {other}; {bound:.2f} with its own under another seed"
+    if middle is None:  # a constant map is like nothing
+        return Check(
+            name, "warn", None, UNLIKE * bound, f"no map has a rank correlation: one of the two is constant; {how}"
+        )
+    status = "pass" if middle < UNLIKE * bound else "warn" if middle < ALIKE * bound else "fail"
+    return Check(name, status, middle, UNLIKE * bound, how)
+
+
+def _check_order(name: str, gains: Tensor, done: str, moves: str) -> Check:
+    """Whether the class's probability moves faster by the map's order than by that of its displaced copies."""
+    gains = gains[gains.isfinite()]
+    n = len(gains)
+    if n < 2:
+        return Check(name, "not_run", None, 0.0, "fewer than two samples")
+    from scipy.stats import t
+
+    mean, error = gains.mean().item(), gains.std().item() / math.sqrt(n)
+    low = mean - float(t.ppf(0.975, n - 1)) * error
+    how = (
+        f"pixels {done} by the map: the probability {moves} {'earlier' if mean > 0 else 'later'} by {abs(mean):.3f} of "
+        f"the area than by the same map at random other places (gain {mean:+.3f}, 95% interval from {low:+.3f}, n = {n})"
+    )
+    status = "pass" if low > 0 else "fail" if n >= FEW or mean <= 0 else "warn"
+    return Check(name, status, mean, 0.0, how)

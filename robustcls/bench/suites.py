@@ -1,0 +1,210 @@
+"""What `robustcls bench` measures. In each round everything is measured once, so that drift of the machine meets all."""
+
+import gc
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustcls.bench.attacking import EXACT, WAYS, agreement, time_attacks, ways_of
+from robustcls.bench.config import ATTACKS, TRAININGS, BenchConfig
+from robustcls.bench.explaining import time_method
+from robustcls.bench.limits import copy_bandwidth, forward_flops, matrix_rates
+from robustcls.bench.subject import TRAINING_IMAGES, load_subject, subject_task
+from robustcls.bench.training import VARIANTS, Result, Task, time_training, update_flops
+from robustcls.core.errors import InputError
+from robustcls.core.options import parse_batch_size
+from robustcls.core.plugins import names
+from robustcls.core.provenance import commit, versions
+from robustcls.data.images import Images
+from robustcls.data.splits import choose, load_split, load_training_data
+from robustcls.models.loading import LoadedModel
+from robustcls.runtime.device import (
+    describe_device,
+    keep_freed_memory,
+    resolve_batch_size,
+    resolve_device,
+    resolve_precision,
+)
+from robustcls.runtime.memory import reset_peak_memory
+
+Say = Callable[[str], None]
+
+
+def run_bench(config: BenchConfig, say: Say, save: Callable[[Result], None]) -> Result:
+    """Measures the suites; returns a JSON-ready dict with every round and the medians.
+
+    save: called with what there is so far, after each table.
+    """
+    keep_freed_memory()
+    result, common = describe_machine(config)
+    result["copy_bandwidth"] = copy_bandwidth(torch.device(common["device"]))
+    for arch in config.archs:
+        suites = result["suites"]
+        if config.suite == "cuda":
+            say(arch)
+            suites = suites.setdefault("cuda", {}).setdefault(arch, {})
+        with tempfile.TemporaryDirectory() as folder:
+            for name, suite in _suites(config, common | {"arch": arch}, Path(folder), say):
+                for row in suite["rows"].values():
+                    if "flop_per_second" in row:
+                        rates = result["matrix_rates"]
+                        row["share_of_limit"] = row["flop_per_second"] / rates.get(row["precision"], rates["fp32"])
+                suites[name] = suite
+                save(result)
+    result["matrix_rates_at_the_end"] = matrix_rates(torch.device(common["device"]))
+    return result
+
+
+def describe_machine(config: Any) -> tuple[Result, Task]:
+    """The head of a result file, and what all measurements share. Raises InputError for what the device lacks."""
+    device = resolve_device(config.device)
+    resolve_precision(config.precision, device)
+    result: Result = {
+        "schema": "robustcls/bench/1",
+        "device": describe_device(device),
+        "versions": versions(),
+        "commit": commit(),
+        "config": {name: value for name, value in vars(config).items() if value is not None},
+        "matrix_rates": matrix_rates(device),
+        "suites": {},
+    }
+    common = {"device": str(device), "seed": config.seed, "norm": config.norm, "eps": config.eps}
+    return result, common | {"precision": config.precision}
+
+
+def training_task(config: Any, task: Task, images: Images) -> Task:
+    size = resolve_batch_size(
+        parse_batch_size(config.batch_size), images.pixels.shape[1:], torch.device(task["device"])
+    )
+    return task | {"updates": config.updates, "batch_size": min(size, len(images))}
+
+
+def _suites(config: BenchConfig, task: Task, folder: Path, say: Say) -> Iterable[tuple[str, Result]]:
+    trainings, attacks = ([name for name in config.workloads if name in kind] for kind in (TRAININGS, ATTACKS))
+    explains = config.suite in ("explain", "all")
+    data = partial(load_split, data_dir=config.data_dir, seed=config.seed)
+    subject: LoadedModel | None = None
+    if attacks or explains:
+        images = choose(data(config.data, "test"), config.n or (10_000 if config.suite == "cuda" else 256))
+        if config.model:  # wrong input is told before minutes of training
+            subject = load_subject(subject_task(config, task, folder, say), images)
+    if trainings:
+        full, _ = load_training_data(config.data, data_dir=config.data_dir, seed=config.seed)
+        yield "train", _train(config, task, trainings, choose(full, TRAINING_IMAGES), say)
+    if not attacks and not explains:
+        return
+    asked = subject_task(config, task, folder, say)
+    subject = subject or load_subject(asked, images)
+    for note in subject.notes:
+        say(f"  {note}")
+    if explains:
+        yield "explain", _explain(config, subject, images, asked, say)
+    if attacks:
+        yield "attack", _attack(config, subject, images, asked, attacks, say)
+
+
+def _train(config: BenchConfig, task: Task, workloads: list[str], images: Images, say: Say) -> Result:
+    task = training_task(config, task, images)
+    flops = {workload: update_flops(workload, images, task) for workload in workloads}
+    cuda = task["device"].startswith("cuda")
+    variants = {
+        f"{workload}{suffix}": partial(time_training, workload, images, task, **options)
+        for workload in workloads
+        for suffix, options in VARIANTS.items()
+        if cuda or not options
+    }
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, cuda  # as `robustcls train` sets it
+    try:
+        suite = _measured(variants, config, f"training of {config.updates} updates", say)
+    finally:
+        torch.backends.cudnn.benchmark = before
+    for name, row in suite["rows"].items():
+        if "images_per_second" in row:
+            row["flop_per_second"] = row["images_per_second"] * flops[name.partition(",")[0]]
+    about = f"training, {task['arch']}, {task['norm']} {task['eps']}, batch {task['batch_size']}"
+    return {"about": about, "task": task, "flops_per_image": flops, **suite}
+
+
+def _attack(config: BenchConfig, subject: LoadedModel, images: Images, task: Task, workloads, say: Say) -> Result:
+    x, y = images.to(task["device"]).batch()
+    flops = forward_flops(subject.model, images.pixels.shape[1:])
+    present = ["", *ways_of(x.device)]
+    variants = {
+        f"{workload}{suffix}": partial(time_attacks, workload, subject.model, x, y, task, way, flops)
+        for workload in workloads
+        for suffix, way in WAYS.items()
+        if way in present
+    }
+    suite = _measured(variants, config, f"attacks on {len(images)} images", say)
+    rows = suite["rows"]
+    agreed = {}
+    for workload in workloads:
+        others = [name for suffix in WAYS if suffix != EXACT and (name := f"{workload}{suffix}") in rows]
+        agreed[workload] = agreement(rows[f"{workload}{EXACT}"], {name: rows[name] for name in others}, len(images))
+    name = config.model or "quick model"
+    about = f"attacks, {name} on {config.data}, {task['norm']} {task['eps']}, n = {len(images)}"
+    subject_record = {"name": name, "sha256": subject.sha256, "data": images.sha256(), "forward_flops": flops}
+    return {"about": about, "n": len(images), "subject": subject_record, **suite, "agreement": agreed}
+
+
+def _explain(config: BenchConfig, subject: LoadedModel, images: Images, task: Task, say: Say) -> Result:
+    x, y = images.to(task["device"]).batch()
+    variants = {
+        method: partial(time_method, method, subject.model, x, y, config.seed)
+        for method in config.method or names("attribution")
+    }
+    suite = _measured(variants, config, f"explanations of at most {len(images)} images", say, usual_rounds=1)
+    return {"about": f"explanations, {config.model or 'quick model'}", "n": len(images), **suite}
+
+
+def _measured(
+    variants: Mapping[str, Callable[[], Result]], config: BenchConfig, what: str, say: Say, usual_rounds: int = 3
+) -> Result:
+    """Rows and rounds. Raises InputError where nothing could be measured."""
+    say(what)
+    count = config.rounds or (1 if config.suite == "cuda" else usual_rounds)
+    rounds = by_turns(variants, count, lambda name: attempt(variants[name]), say)
+    rows = {name: _row(results) for name, results in rounds.items()}
+    if all("error" in row for row in rows.values()):
+        first = next(iter(rows))
+        raise InputError(f"{what} failed; {first}: {rows[first]['error']}")
+    return {"rows": rows, "rounds": rounds}
+
+
+def by_turns(
+    variants: Iterable[str], count: int, measure: Callable[[str], Result], say: Say
+) -> dict[str, list[Result]]:
+    """The results of each variant, by round."""
+    rounds: dict[str, list[Result]] = {name: [] for name in variants}
+    for number in range(count):
+        for name, results in rounds.items():
+            say(f"  round {number + 1}/{count}: {name}")
+            results.append(measure(name))
+    return rounds
+
+
+def attempt(measure: Callable[[], Result]) -> Result:
+    """What was measured; where it failed, as on a GPU that is too small, the error in one line."""
+    reset_peak_memory()
+    try:
+        return measure()
+    except Exception as error:  # whatever PyTorch or a model raises
+        return {"error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
+    finally:
+        gc.collect()  # a compiled run is a cycle, and holds the memory of the next
+
+
+def _row(results: list[Result]) -> Result:
+    """Medians of the numbers over the rounds that finished; without one, the first error."""
+    done = [result for result in results if "error" not in result]
+    if not done:
+        return {"error": results[0]["error"]}
+    numbers = [name for name, value in done[0].items() if isinstance(value, float)]
+    return {name: statistics.median(result[name] for result in done) for name in numbers} | {
+        "precision": done[0]["precision"]
+    }

@@ -1,0 +1,85 @@
+"""Finds images that occur twice: in training and test data, or under two labels."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
+
+from torch import Tensor
+
+from robustcls.core.names import quoted
+from robustcls.data.folders.layout import Files
+
+MOST_BYTES = 2 << 30  # of files of equal size; more are not read for this
+
+
+def note_copies(split: str, tested: Files, train: Files, name_of: Callable[[str], str]) -> list[str]:
+    """What is said of `tested` files that are also in train, byte for byte, and of files under two labels.
+
+    split: that is read; of train all files are looked at, else those that equal a tested one. Files are read where another
+    has their size; none at all where these hold more than MOST_BYTES.
+    """
+    paths, labels, first = [*tested.paths, *train.paths], [*tested.labels, *train.labels], len(tested.paths)
+    groups = _equal_files(paths, len(paths) if split == "train" else first)
+    if groups is None:
+        return ["duplicates were not looked for: too many large files of equal size"]
+    notes = []
+    shared = [group for group in groups if group[0] < first <= group[-1]]
+    if shared:
+        count, one = sum(i < first for group in shared for i in group), shared[0][0]
+        other = next(i for i in shared[0] if i >= first)
+        notes.append(
+            f"{count} of {first} {'val' if split == 'val' else 'test'} images are duplicates of training images, such as "
+            f"{quoted(name_of(paths[one]))} of {quoted(name_of(paths[other]))}"
+        )
+    if two := [group for group in groups if len({labels[i] for i in group}) > 1]:
+        one, other = two[0][0], next(i for i in two[0] if labels[i] != labels[two[0][0]])
+        notes.append(
+            f"{len(two)} image{'s lie' if len(two) > 1 else ' lies'} under two labels as duplicates, such as "
+            f"{quoted(name_of(paths[one]))} and {quoted(name_of(paths[other]))}"
+        )
+    return notes
+
+
+def count_copies(tested: Tensor, train: Tensor) -> int:
+    """How many images of `tested` are also in train, pixel for pixel. uint8 N,C,H,W."""
+    sums = [pixels.sum((1, 2, 3)).tolist() for pixels in (tested, train)]
+    common = set(sums[0]) & set(sums[1])  # so few images need a hash
+    ours, theirs = (
+        [_digest(image) for image, total in zip(pixels, its, strict=True) if total in common]
+        for pixels, its in zip((tested, train), sums, strict=True)
+    )
+    known = set(theirs)
+    return sum(digest in known for digest in ours)
+
+
+def _equal_files(paths: Sequence[str], first: int) -> list[list[int]] | None:
+    """The positions of files that hold the same bytes, as sorted groups, where one of them is among the first.
+
+    None where too much would have to be read.
+    """
+    sizes: dict[int, int] = {}
+    for i, path in enumerate(paths):
+        with suppress(OSError):  # a dead link: decoding names it
+            sizes[i] = os.path.getsize(path)
+    alike = [group for group in _groups(sizes.items()) if group[0] < first]
+    if sum(sizes[i] for group in alike for i in group) > MOST_BYTES:
+        return None
+    digests: dict[int, bytes] = {}
+    for group in alike:
+        for i in group:
+            with suppress(OSError), open(paths[i], "rb") as file:
+                digests[i] = hashlib.file_digest(file, "blake2b").digest()
+    return [group for group in _groups(digests.items()) if group[0] < first]
+
+
+def _groups(keyed: Iterable[tuple[int, Hashable]]) -> list[list[int]]:
+    by_key: dict[Hashable, list[int]] = defaultdict(list)
+    for i, key in keyed:
+        by_key[key].append(i)
+    return sorted(sorted(group) for group in by_key.values() if len(group) > 1)
+
+
+def _digest(image: Tensor) -> bytes:
+    return hashlib.blake2b(image.cpu().contiguous().numpy().data, digest_size=20).digest()

@@ -1,0 +1,169 @@
+"""Finds which of the folders below a folder are splits, and where the class folders of each are."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from robustcls.core.errors import InputError
+from robustcls.core.names import quoted, readable, some_of
+from robustcls.data.folders.split_names import Spelling, parts_of_no_split, says_images, spellings
+from robustcls.data.folders.walk import folders, has_loose_images, walk
+
+DEPTH = 8  # of folders that hold one folder each; links may make a ring
+NESTED = "folder:PATH(nested=True)"
+
+
+class Home(NamedTuple):
+    """Where the class folders of a split lie. beside: the folders around them, where loose files are of no class."""
+
+    name: str  # as the folder spells it
+    path: Path
+    classes: dict[str, Path]
+    beside: tuple[Path, ...]
+
+
+class Homes(NamedTuple):
+    """The home of each split, by train, val and test; that of class folders alone, where there are no splits; notes."""
+
+    splits: dict[str, Home]
+    alone: Home
+    notes: list[str]
+
+
+def find_homes(root: Path, *, nested: bool = False) -> Homes:
+    """Finds class folders in splits, splits in class folders, or class folders alone. Raises InputError where it is not clear.
+
+    nested: whatever lies below a class folder belongs to the class.
+    """
+    base = _unwrapped(root, nested)
+    notes = [] if base == root else [f"read from {quoted(str(base.relative_to(root)))}"]
+    names, alone = folders(base), _home(base)
+    spelled = spellings(names)
+    inner = {name: _inner(base / name, its.split) for name, its in spelled.items()}
+    full = {name: its for name, its in spelled.items() if folders(inner[name])}
+    flat = [name for name in spelled if name not in full]
+    if full:
+        taken = _by_split(base, full)
+        splits = {split: _home(inner[name]) for split, name in taken.items()}
+        notes += [f"{quoted(name)} is the {split} split" for split, name in taken.items() if name != split]
+        notes += [f"{some_of(flat)} has no class folders and is not used"] if flat else []
+        notes += _unused(name for name in names if name not in spelled)
+        searched = list(splits.values())
+    else:
+        notes += _check_flat(base, names, flat, spelled)
+        splits, said = ({}, []) if nested else _splits_in_classes(base, alone)
+        notes += said
+        searched = [] if splits else [alone]
+    for home in [] if nested else searched:
+        notes += _look_for_repeats(home)
+    return Homes(splits, alone, notes)
+
+
+def _home(path: Path) -> Home:
+    return Home(path.name, path, {name: path / name for name in folders(path)}, (path,))
+
+
+def _unused(names: Iterable[str]) -> list[str]:
+    return [f"folders not used: {some_of(unused)}"] if (unused := list(names)) else []
+
+
+def _by_split(parent: Path, spelled: dict[str, Spelling]) -> dict[str, str]:
+    """The folder of each split. Raises InputError where there are two of one."""
+    taken: dict[str, str] = {}
+    for name, (split, _) in spelled.items():
+        if split in taken:
+            both = f"{readable(taken[split])}/ and {readable(name)}/"
+            raise InputError(f"folder {parent}: {both} both look like the {split} split: rename one of them")
+        taken[split] = name
+    return taken
+
+
+def _unwrapped(root: Path, nested: bool) -> Path:
+    """The folder that holds splits or classes: the root, or one inside it where each holds one folder alone."""
+    base = root
+    for _ in range(DEPTH):
+        names = folders(base)
+        if len(names) != 1 or spellings(names) or has_loose_images(base / names[0]):
+            break
+        base = base / names[0]
+    names = folders(base)
+    has_splits = any(folders(base / name) for name in spellings(names))
+    return base if has_splits or (len(names) > 1 and not nested) else root
+
+
+def _inner(parent: Path, split: str) -> Path:
+    """The folder that holds the class folders: a split's own, or one inside it that is named as it, or "images"."""
+    for _ in range(DEPTH):
+        names = folders(parent)
+        if len(names) != 1 or not folders(parent / names[0]):
+            break
+        same = names[0].lower() == parent.name.lower() or any(s.split == split for s in spellings(names).values())
+        if not same and not says_images(names[0]):
+            break
+        parent = parent / names[0]
+    return parent
+
+
+def _check_flat(base: Path, names: Sequence[str], flat: Sequence[str], spelled: dict[str, Spelling]) -> list[str]:
+    """Raises InputError where folders of loose images are splits by their names; else a note on a class so called."""
+    if parts_of_no_split(names) and not any(folders(base / name) for name in names):
+        raise InputError(
+            f"folder {base}: {some_of(names)} are named as parts of a data set, not as classes: sort the images by class, as "
+            "in train/CLASS/IMAGE and test/CLASS/IMAGE"
+        )
+    if not flat:
+        return []
+    listed = " and ".join(f"{readable(name)}/" for name in flat[:3])
+    if len(flat) == len(names) or len({spelled[name].split for name in flat}) > 1:
+        raise InputError(
+            f"folder {base}: no images in class folders: {listed} named as splits hold none: sort the images by class, as "
+            f"in {readable(flat[0])}/CLASS/IMAGE (labels in a table: move each image into the folder of its class)"
+        )
+    return [f"{some_of(flat)} taken as a class, not as a split, since it lies beside class folders"]
+
+
+def _splits_in_classes(base: Path, alone: Home) -> tuple[dict[str, Home], list[str]]:
+    """The splits where each class folder holds them, as in cat/train and cat/test; none where no class folder does.
+
+    Raises InputError where some do and others do not.
+    """
+    spelled = {name: its for name, path in alone.classes.items() if (its := spellings(folders(path)))}
+    if not spelled:
+        return {}, []
+    outside = [name for name, path in alone.classes.items() if name not in spelled and walk(path).images]
+    several = [name for name, its in spelled.items() if len({one.split for one in its.values()}) > 1]
+    if outside and several:
+        raise InputError(
+            f"folder {base}: {some_of([several[0]])} holds {some_of(list(spelled[several[0]]))}, which look like splits, and "
+            f"{some_of([outside[0]])} holds none: give each class the same splits, or say with {NESTED} that they are none"
+        )
+    if outside:
+        return {}, []
+    homes: dict[str, Home] = {}
+    beside = (base, *(base / name for name in spelled))
+    for name, its in spelled.items():
+        for split, inner in _by_split(base / name, its).items():
+            homes.setdefault(split, Home(split, base, {}, beside)).classes[name] = base / name / inner
+    first, its = next(iter(spelled.items()))
+    notes = [f"the class folders hold the splits, such as {quoted(f'{first}/{next(iter(its))}')}"]
+    unused = (f"{name}/{one}" for name, its in spelled.items() for one in folders(base / name) if one not in its)
+    return homes, notes + _unused(unused)
+
+
+def _look_for_repeats(home: Home) -> list[str]:
+    """Raises InputError where all class folders hold the same folders of images, so that these may be the classes; a note
+    where they share some."""
+    inside = {name: set(folders(path)) for name, path in home.classes.items()}
+    filled = [name for name in inside if inside[name] or has_loose_images(home.classes[name])]
+    shared = sorted(set.intersection(*(inside[name] for name in filled))) if len(filled) > 1 else []
+    if len(shared) > 1:
+        shared = [one for one in shared if all(walk(home.classes[name] / one).images for name in filled)]
+    if len(shared) < 2:
+        return []
+    if any(len(inside[name]) > len(shared) for name in filled):
+        return [f"each class folder holds {some_of(shared)}, read as one"]
+    raise InputError(
+        f"folder {home.path}: {some_of(filled)} all hold {some_of(shared)}: which are the classes? Name the outer folders "
+        f"train and test if they are splits, put the classes outside if they are inside, or say with {NESTED} that the "
+        "outer folders are the classes"
+    )

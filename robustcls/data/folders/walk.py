@@ -1,0 +1,129 @@
+"""Lists the images below a folder, and the files that are passed over.
+
+An image is what has an ending that Pillow reads, and DICOM's or HEIC's where their extras are installed.
+"""
+
+import importlib.util
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from robustcls.core.errors import InputError
+from robustcls.core.names import quoted
+
+NOT_IMAGES = {"EPS", "MPEG", "BUFR", "GRIB", "HDF5", "IPTC", "WMF", "PDF"}  # documents, films, stubs without a decoder
+DICOM, HEIC = (".dcm", ".dicom"), (".heic", ".heif", ".hif")
+TOOLS = {  # folders and files that tools leave behind; others are known by the first letter
+    "__macosx", "__pycache__", "lost+found", "#recycle", "$recycle.bin", "#snapshot",
+    "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
+}  # fmt: skip
+WANTED = ".png, .jpg, .tiff or other files that Pillow reads"
+
+
+@dataclass
+class Contents:
+    """The files below one folder: images, those passed over, and links that lead back."""
+
+    images: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
+    loops: list[str] = field(default_factory=list)
+
+
+@cache
+def endings() -> frozenset[str]:
+    """The endings of images, in lower case, with their dots."""
+    from PIL import Image
+
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    Image.init()
+    readable = (set(Image.OPEN) | {"MPO"}) - NOT_IMAGES  # MPO: read as a JPEG
+    known = {ending.lower() for ending, kind in Image.registered_extensions().items() if kind in readable}
+    return frozenset(known | (set(DICOM) if importlib.util.find_spec("pydicom") else set()))
+
+
+def folders(parent: Path) -> list[str]:
+    """The names of the folders in a folder, sorted."""
+    return [entry.name for entry in _scan(parent) if entry.is_dir()] if parent.is_dir() else []
+
+
+def loose_files(parent: Path) -> list[str]:
+    """The files that lie beside class folders: of no class, so passed over."""
+    return [f"{parent}/{entry.name}" for entry in _scan(parent) if not entry.is_dir()]
+
+
+def has_loose_images(parent: Path) -> bool:
+    """Whether images lie in the folder itself."""
+    return any(map(_is_image, loose_files(parent)))
+
+
+def walk(top: Path) -> Contents:
+    """The files below a folder, linked folders included: each folder once, and none that holds the folder itself."""
+    contents = Contents()
+    top_real = os.path.realpath(top)
+    visited: set[str] = set()
+    places, links = [str(top)], list[str]()
+    while places or links:
+        linked = not places
+        place = places.pop() if places else links.pop(0)  # folders before links: each is read under its own name
+        real = os.path.realpath(place)
+        if real in visited or (linked and f"{top_real}/".startswith(f"{real.rstrip('/')}/")):
+            contents.loops.append(place)
+            continue
+        visited.add(real)
+        for entry in _scan(place):
+            path = f"{place}/{entry.name}"
+            if entry.is_dir():
+                (links if entry.is_symlink() else places).append(path)
+            else:
+                (contents.images if _is_image(path) else contents.passed).append(path)
+    return contents
+
+
+def how_to_read(paths: Iterable[str]) -> str:
+    """The command that lets files be read that were passed over for their ending; "" where there is none."""
+    missing = {os.path.splitext(path)[1].lower() for path in paths} - endings()
+    extras = (("DICOM", DICOM), ("HEIC", HEIC))
+    commands = [
+        f'{name} is read after pip install "robustcls[{name.lower()}]"'
+        for name, its in extras
+        if missing.intersection(its)
+    ]
+    return f" ({'; '.join(commands)})" if commands else ""
+
+
+def remarks_on(root: Path, contents: Sequence[Contents]) -> list[str]:
+    """What a reader must know of the files that were not taken."""
+    prefix = f"{root}/"
+    passed = sorted(path.removeprefix(prefix) for its in contents for path in its.passed)
+    loops = sorted(path.removeprefix(prefix) for its in contents for path in its.loops)
+    remarks = []
+    if passed:
+        what = "1 file passed over that is" if len(passed) == 1 else f"{len(passed)} files passed over that are"
+        remarks.append(f"{what} no image in a class folder by ending, such as {quoted(passed[0])}{how_to_read(passed)}")
+    if loops:
+        what = "1 linked folder leads" if len(loops) == 1 else f"{len(loops)} linked folders lead"
+        remarks.append(f"{what} to images that are read already, such as {quoted(loops[0])}")
+    return remarks
+
+
+def _scan(parent: str | Path) -> list[os.DirEntry]:
+    try:
+        with os.scandir(parent) as entries:
+            return sorted((entry for entry in entries if not _is_left_behind(entry)), key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(f"folder {parent}: {error.strerror}: make it readable, or take it out") from None
+
+
+def _is_left_behind(entry: os.DirEntry) -> bool:
+    name = entry.name
+    return name.startswith(".") or name.lower() in TOOLS or (name.startswith("@") and entry.is_dir())
+
+
+def _is_image(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in endings()

@@ -1,0 +1,113 @@
+"""The attacks of an evaluation: specs such as `pgd(steps=20)`, and functions, as one thing."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from shlex import quote
+from typing import Any
+
+from torch import Tensor
+
+from robustcls.core import plugins
+from robustcls.core.errors import InputError
+from robustcls.core.traits import Traits, takes, traits_of
+from robustcls.evaluation.subject import Subject
+
+
+@dataclass(frozen=True)
+class NamedAttack:
+    """An attack with the options that were given to it."""
+
+    source: plugins.AnyPlugin  # as the user gave it
+    name: str  # the plug-in's, or the function's
+    given: Mapping[str, Any]  # the options that were given
+    options: Mapping[str, Any]  # every option with its value
+    function: Callable[..., Tensor]  # (model, x, y, threat, *, generator, ...) -> x_adv, with `given` bound
+
+    @property
+    def text(self) -> str:
+        """As the user wrote it."""
+        return self.source if isinstance(self.source, str) else str(self)
+
+    @property
+    def traits(self) -> Traits:
+        return traits_of(self.function)
+
+    def takes(self, keyword: str) -> bool:
+        return takes(self.function, keyword)
+
+    def but(self, **options: Any) -> "NamedAttack":
+        """The same attack with other values of these options."""
+        return as_attack(plugins.with_options("attack", self.source, **options))
+
+    def bounded(self, bounds: Mapping[str, int], bound: Callable[[int, int], int]) -> "NamedAttack":
+        """The same with each whole number among these options brought to its bound, by min or by max."""
+        now = self.options
+        return self.but(**{key: bound(now[key], limit) for key, limit in bounds.items() if type(now.get(key)) is int})
+
+    def __str__(self) -> str:
+        return str(plugins.Spec(self.name, (), tuple(self.given.items())))
+
+
+AttackLike = plugins.AnyPlugin | NamedAttack
+
+
+def as_attack(given: AttackLike) -> NamedAttack:
+    """A spec, or a function `(model, x, y, threat, *, ...)`, also a functools.partial of one, as an attack.
+
+    Raises InputError for an unknown plug-in or option.
+    """
+    if isinstance(given, NamedAttack):
+        return given
+    if not isinstance(given, (str, plugins.Spec)) and not callable(given):
+        raise InputError(f"attack {given!r:.60} is neither a spec, such as 'pgd(steps=20)', nor a function")
+    spec = plugins.parse("attack", given)
+    function, options = plugins.load("attack", given), plugins.resolved("attack", given)
+    return NamedAttack(given, spec.name, dict(spec.options), options, function)
+
+
+def as_attacks(given: AttackLike | Sequence[AttackLike]) -> list[NamedAttack]:
+    """One attack, or several, as a list. Raises InputError."""
+    if isinstance(given, (str, plugins.Spec, NamedAttack)) or callable(given):
+        return [as_attack(given)]
+    return [as_attack(one) for one in given]
+
+
+def name_attacks(attacks: Sequence[AttackLike]) -> list[str]:
+    """Their names; where two share one, their specs, numbered where even these are the same."""
+    every = as_attacks(attacks)
+    names = [one.name for one in every]
+    names = [name if names.count(name) == 1 else str(one) for name, one in zip(names, every, strict=True)]
+    return [name if names.count(name) == 1 else f"{name} #{names[: i + 1].count(name)}" for i, name in enumerate(names)]
+
+
+def suite_attacks(suite: str, norm: str) -> list[str]:
+    """The attack specs of a suite under a norm. Raises InputError for an unknown one."""
+    return plugins.load("suite", suite)(norm)
+
+
+def check_attacks(attacks: Sequence[NamedAttack], subject: Subject, eps_grid: Sequence[float] = ()) -> None:
+    """Raises InputError for an attack that cannot be run, before hours of work for the others."""
+    if not attacks:
+        raise InputError("no attack was named: give `attacks` or `suite`")
+    threat = subject.threat
+    for attack in attacks:
+        threat.check_options(attack.text, attack.options)
+        traits = attack.traits
+        if traits.training_only:
+            raise InputError(
+                f'{attack.text} leaves the ball on purpose, to train on: take `attacks="fgsm"` or `attacks="pgd"`'
+            )
+        if traits.keeps_label:
+            raise InputError(
+                f"{attack.text} keeps the label, so it says nothing of accuracy: "
+                f"give it to `robustcls explain --attack {quote(attack.text)}`"
+            )
+        if traits.gradients and not getattr(subject.source, "differentiable", True):
+            raise InputError(
+                f"{attack.text} needs gradients, which this model does not give: "
+                'take `attacks="square"` or `attacks="noise"`, or craft on another model with `transfer_from`'
+            )
+        if traits.unrestricted:
+            threat.check_whole_box(attack.text)
+        if traits.unrestricted and any(eps < 1 for eps in eps_grid):
+            raise InputError(f"{attack.text} leaves every small ball: it has no curve over radii: leave out `eps_grid`")

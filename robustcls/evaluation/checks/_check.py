@@ -1,0 +1,231 @@
+"""What a check is, and what checks share: which samples they look at, and when a share of them warns or fails."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import update_wrapper
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.core.errors import InputError
+from robustcls.core.losses import margin
+from robustcls.core.seeds import mix
+from robustcls.core.subset import spaced
+from robustcls.core.threat import ThreatModel
+from robustcls.evaluation.attacks import AttackLike
+from robustcls.evaluation.cascade import Outcome
+from robustcls.evaluation.engine import AttackError, Engine
+from robustcls.results.records import Check
+from robustcls.runtime.predict import predict
+
+PASSIVE = 32  # samples of a check that needs no attack
+SAMPLES = 100  # at most, of a check that attacks
+FEW = 16  # samples where one is as good as a hundred, or where an attack is repeated that takes long
+ZERO_GRADIENTS = 0.05  # share of samples
+# Samples that speak against the numbers, as (count, share) of those met: what exceeds both warns, or fails.
+# Square takes one or two of hundreds from an honest model too (AutoAttack's own tables show it).
+WARN, FAIL = (1, 0.01), (2, 0.05)
+# Of the nearest survivors alone, as (count, share of all samples, largest share of those met): what was lost at least.
+WARN_LOST, FAIL_LOST = (1, 0.005, 0.25), (2, 0.02, 0.5)
+NOTHING_LEFT = "gradient attacks left nothing to break"
+NOTHING_CORRECT = "the model gets no clean image right, so there is nothing to break"
+STANDARD = "run --suite standard"
+# Why a comparison of gradient attacks says nothing.
+NO_GRADIENTS, ELSEWHERE, WHOLE_BOX, NONE_USED = (
+    "the model gives no gradients, so there is nothing to compare",
+    "the gradients are another model's, so there is nothing to compare",
+    "every image is allowed, so anything wins",
+    "no attack used gradients, so there is nothing to compare",
+)
+
+
+class NotRun(Exception):
+    """Why a check says nothing."""
+
+
+@dataclass
+class CheckFunction:
+    """A check as it is called: it never raises what a model or an attack does. None: there is nothing to say."""
+
+    function: Callable[[Engine, Outcome], Check | None]
+    place: int  # in the list of an evaluation
+    thorough: bool  # made only where it is asked for, and not after the time is up
+
+    def __post_init__(self) -> None:
+        self.id: str = self.function.__name__
+        update_wrapper(self, self.function)
+
+    def __call__(self, engine: Engine, outcome: Outcome) -> Check | None:
+        try:
+            if self.thorough and (reason := engine.over()):
+                raise NotRun(reason)
+            return self.function(engine, outcome)
+        except NotRun as reason:
+            return Check(self.id, "not_run", None, None, str(reason))
+        except Exception as failure:  # the cascade's hours are worth more than one check
+            if not self.thorough:
+                raise
+            return Check(self.id, "not_run", None, None, _said(failure))
+
+
+def check(
+    place: int, *, thorough: bool = False
+) -> Callable[[Callable[[Engine, Outcome], Check | None]], CheckFunction]:
+    """Declares a function of the engine and the cascade's outcome as a check; its name is the check's id."""
+    return lambda function: CheckFunction(function, place, thorough)
+
+
+def verdict(name: str, measured: float, threshold: float, what: str, advice: str) -> Check:
+    """It fails above the threshold, and where nothing was measured (NaN)."""
+    failed = not measured <= threshold
+    known = measured if math.isfinite(measured) else None  # JSON has no NaN
+    return Check(name, "fail" if failed else "pass", known, threshold, f"{what}; {advice}" if failed else what)
+
+
+def verdict_of_count(name: str, count: int, total: int, what: str, if_warned: str, if_failed: str) -> Check:
+    """By `count` of `total` samples, which should be none, and WARN and FAIL; the share is what was measured."""
+    bounds = [max(least / total, share) for least, share in (WARN, FAIL)]
+    return _verdict_of_share(name, count / total, bounds, what, if_warned, if_failed)
+
+
+def verdict_of_nearest(
+    name: str, count: int, met: int, n: int, attack: str, if_warned: str, if_failed: str, *, may_fail: bool = True
+) -> Check:
+    """By what an attack took of the nearest survivors, which should be nothing, and WARN_LOST and FAIL_LOST.
+
+    count of met samples, of n in all. The share of those met is what was measured. may_fail: else it warns at most.
+    """
+    bounds = [min(max(least, share * n) / met, most) for least, share, most in (WARN_LOST, FAIL_LOST)]
+    what = (
+        f"{attack} broke {count} of the nearest {met} samples that the attacks left: robust accuracy falls by "
+        f"{100 * count / n:.1f} points at least"
+    )
+    return _verdict_of_share(
+        name, count / met, bounds if may_fail else [bounds[0], math.inf], what, if_warned, if_failed
+    )
+
+
+def is_differentiable(model: nn.Module) -> bool:
+    return getattr(getattr(model, "model", model), "differentiable", True)
+
+
+def passive_rows(engine: Engine) -> Tensor:
+    """Rows of a few samples of every class: files lie class by class."""
+    return spaced(engine.y, PASSIVE)
+
+
+def correct_rows(engine: Engine, outcome: Outcome, most: int = 0) -> Tensor:
+    """Rows of samples that the model gets right, SAMPLES at most, spread evenly. Without any, the check was not run."""
+    rows = outcome.correct.nonzero().squeeze(1)
+    if len(rows) == 0:
+        raise NotRun(NOTHING_CORRECT)
+    return spread(engine, rows, most)
+
+
+def spread(engine: Engine, rows: Tensor, most: int = 0) -> Tensor:
+    """SAMPLES of these rows at most, or so many, spread evenly over the classes."""
+    return rows[spaced(engine.y[rows], most or SAMPLES)]
+
+
+def nearest(engine: Engine, outcome: Outcome, among: Tensor, most: int) -> Tensor:
+    """At most `most` of these rows, in order: those whose strongest attempt came closest to another class.
+
+    What an attack just missed is among them. By the margin, which ranks what other attacks break far higher than the
+    difference of logits ratio does.
+    """
+    if len(among) <= most:
+        return among
+    logits = predict(engine.model, outcome.x_adv[among], engine.parts)
+    return among[margin(logits, engine.y[among]).argsort(descending=True, stable=True)[:most]].sort().values
+
+
+def gradient_attacks(outcome: Outcome) -> list[int]:
+    """Numbers of the cascade's attacks that used gradients and did not fail."""
+    return [
+        number for number, (attack, record) in enumerate(zip(outcome.attacks, outcome.records, strict=True))
+        if attack.traits.gradients and not record.error
+    ]  # fmt: skip
+
+
+def compared_attacks(engine: Engine, outcome: Outcome) -> list[int]:
+    """The gradient attacks whose survivors another attack may tell something of. Raises NotRun where it does not."""
+    if not is_differentiable(engine.model):
+        raise NotRun(NO_GRADIENTS)
+    if engine.subject.surrogate is not None:
+        raise NotRun(ELSEWHERE)
+    if engine.threat.is_whole_box:
+        raise NotRun(WHOLE_BOX)
+    if not outcome.correct.any():
+        raise NotRun(NOTHING_CORRECT)
+    if not (white := gradient_attacks(outcome)):
+        raise NotRun(NONE_USED)
+    return white
+
+
+def need_gradients(engine: Engine) -> None:
+    """Raises NotRun unless gradient attacks on the model itself can be compared."""
+    if not is_differentiable(engine.model):
+        raise NotRun("the model gives no gradients, so no gradient attack can be compared")
+    if engine.subject.surrogate is not None:
+        raise NotRun("the gradients are another model's, so they say nothing of this one")
+    if engine.threat.is_whole_box:
+        raise NotRun("every image is allowed, so any attack wins")
+    if engine.threat.eps == 0:
+        raise NotRun("eps is 0, so there is nothing to attack")
+
+
+def stream_of(name: str) -> int:
+    """Names the random numbers of a check."""
+    return mix(*name.encode())
+
+
+def broken(
+    engine: Engine,
+    attack: AttackLike,
+    rows: Tensor,
+    threat: ThreatModel,
+    stream: tuple[str, int],
+    start: Tensor | None = None,
+) -> Tensor:
+    """Whether the attack breaks each of the samples at these rows. stream: of the check's id and a number."""
+    success = torch.zeros(len(engine.y), dtype=torch.bool)
+    for attempts in engine.attack(attack, rows, threat, (stream_of(stream[0]), stream[1]), start=start):
+        success[attempts.indices] = attempts.success
+    return success[rows]
+
+
+def broken_by_probe(
+    name: str, engine: Engine, rows: Tensor, probe: Sequence[tuple[str, Tensor | None]]
+) -> tuple[int, str]:
+    """How many samples at these rows attacks break, each on the survivors of the one before; and their specs.
+
+    probe: spec and start of each. Raises NotRun where one fails.
+    """
+    success = torch.zeros(len(engine.y), dtype=torch.bool)
+    for number, (spec, start) in enumerate(probe):
+        left = rows[~success[rows]]
+        try:
+            success[left] = broken(engine, spec, left, engine.threat, (name, number), start)
+        except AttackError as failure:
+            raise NotRun(f"{spec} failed: {failure}") from None
+    return int(success.sum()), ", ".join(spec for spec, _ in probe)
+
+
+def _verdict_of_share(
+    name: str, share: float, bounds: Sequence[float], what: str, if_warned: str, if_failed: str
+) -> Check:
+    """bounds: beyond the first it warns, beyond the second it fails."""
+    warn, fail = bounds
+    if share <= warn:
+        return Check(name, "pass", share, warn, what)
+    if share <= fail:
+        return Check(name, "warn", share, warn, f"{what}; {if_warned}")
+    return Check(name, "fail", share, fail, f"{what}; {if_failed}")
+
+
+def _said(failure: Exception) -> str:
+    if isinstance(failure, (AttackError, InputError)):
+        return f"an attack of this check failed: {failure}"
+    lines = str(failure).splitlines() or ["no message"]
+    return f"this check failed: {type(failure).__name__}: {lines[0]}"

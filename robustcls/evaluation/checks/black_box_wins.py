@@ -1,0 +1,79 @@
+"""Whether attacks without gradients break what gradient attacks left."""
+
+import torch
+
+from robustcls.evaluation.cascade import Outcome
+from robustcls.evaluation.checks._check import (
+    NOTHING_LEFT,
+    STANDARD,
+    NotRun,
+    broken_by_probe,
+    check,
+    compared_attacks,
+    nearest,
+    verdict_of_count,
+    verdict_of_nearest,
+)
+from robustcls.evaluation.engine import Engine
+from robustcls.results.records import Check
+
+NAME = "black_box_wins"
+# The probe: its forwards as a share of the cascade's passes; its samples, and the queries of each. There are more samples
+# than the middle number where each has more queries than theirs, and fewer where each would have less than the least.
+PROBE_SHARE, PROBED, QUERIES = 0.1, (8, 16, 100), (200, 700, 5000)
+MASKED_A_LITTLE = "gradients may be masked a little: {}"
+MASKED = "gradients are masked, or the gradient attacks too weak; robust accuracy is overstated: {}"
+
+
+@check(60)
+def black_box_wins(engine: Engine, outcome: Outcome) -> Check:
+    """Where they do, the gradients misled the gradient attacks.
+
+    Where the cascade ran such attacks after the last gradient attack (or each attack alone), what they broke decides;
+    otherwise, or where it was noise and found little, a short probe of the survivors nearest to the boundary does.
+    """
+    white = compared_attacks(engine, outcome)
+    black = [
+        number for number, record in enumerate(outcome.records)
+        if not record.error and number not in white and (outcome.succeeded is not None or number > white[-1])
+    ]  # fmt: skip
+    if black:
+        decided = _of_cascade(outcome, white, black)
+        # That noise found little means little.
+        if decided.status == "fail" or any(outcome.attacks[number].name != "noise" for number in black):
+            return decided
+    forwards = int(PROBE_SHARE * outcome.passes)
+    fewer, more = forwards // QUERIES[0], forwards // QUERIES[1]
+    most = min(max(fewer, PROBED[0]), PROBED[1]) if more < PROBED[1] else min(more, PROBED[2])
+    met = nearest(engine, outcome, outcome.robust.nonzero().squeeze(1), most)
+    if len(met) == 0:
+        raise NotRun(NOTHING_LEFT)
+    queries = min(max(forwards // len(met), QUERIES[0]), QUERIES[2])
+    # Around the strongest attempts, by small squares; and a little from elsewhere, where these may be no good.
+    probe = (
+        ("noise(draws=4)", None),
+        (f"square(queries={queries}, p_init=0.1)", outcome.x_adv),
+        (f"square(queries={queries // 4})", None),
+    )
+    count, specs = broken_by_probe(NAME, engine, met, probe)
+    return verdict_of_nearest(
+        NAME, count, len(met), len(engine.y), specs, MASKED_A_LITTLE.format(STANDARD), MASKED.format(STANDARD)
+    )
+
+
+def _of_cascade(outcome: Outcome, white: list[int], black: list[int]) -> Check:
+    if outcome.succeeded is not None:
+        left = outcome.correct & ~outcome.succeeded[white].any(0)
+        won = outcome.succeeded[black].any(0)
+    else:
+        won = torch.isin(outcome.breaker, torch.tensor(black))
+        left = outcome.robust | won
+    count, total = int(won[left].sum()), int(left.sum())
+    if total == 0:
+        raise NotRun(NOTHING_LEFT)
+    names = " and ".join(outcome.names[number] for number in black)
+    advice = "more queries may break still more"
+    return verdict_of_count(
+        NAME, count, total, f"{names} broke {count} of {total} samples that gradient attacks left",
+        MASKED_A_LITTLE.format(advice), MASKED.format(advice),
+    )  # fmt: skip

@@ -1,0 +1,42 @@
+"""Whether outputs and attempts are numbers."""
+
+from robustcls.core.losses import NO_ANSWER
+from robustcls.evaluation.cascade import Outcome
+from robustcls.evaluation.checks._check import NOTHING_CORRECT, NotRun, check, verdict
+from robustcls.evaluation.engine import Engine
+from robustcls.results.records import Check
+
+__all__ = ["finite_attempts", "finite_output"]
+
+LOST = 0.05  # share of an attack's attempts
+
+
+@check(80)
+def finite_output(engine: Engine, outcome: Outcome) -> Check:
+    """Whether the model named a class for every image: one that it does not answer counts as misclassified."""
+    clean, attempts = int((outcome.clean == NO_ANSWER).sum()), outcome.unanswered
+    return verdict(
+        "finite_output",
+        float(clean + attempts),
+        0.5,
+        f"{clean} clean images and {attempts} attempts gave logits that are not numbers",
+        "each counts as a wrong answer: fix the model, or clamp what overflows",
+    )
+
+
+@check(100)
+def finite_attempts(engine: Engine, outcome: Outcome) -> Check:
+    """Whether every attempt of every attack was an image: one of NaN can break nothing, and its sample was not attacked."""
+    lost, tried = (sum(part[i] for part in outcome.lost) for i in (0, 1))
+    shares = [(part / of, name) for (part, of), name in zip(outcome.lost, outcome.names, strict=True) if of]
+    if not tried:
+        raise NotRun(NOTHING_CORRECT)
+    share, worst = max(shares)
+    what = f"{lost} of {tried} attempts hold values that are not finite"
+    if not lost:
+        return Check("finite_attempts", "pass", 0.0, 0.0, what)
+    advice = "they are lost, and robust accuracy is overstated as far as no other attack breaks these samples: fix the attack"
+    status, threshold = ("fail", LOST) if share > LOST else ("warn", 0.0)
+    return Check(
+        "finite_attempts", status, share, threshold, f"{what}, most of them {share:.1%} of {worst}'s; {advice}"
+    )

@@ -1,0 +1,102 @@
+"""Whether gradients by the image are finite."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.core.gradients import input_gradient
+from robustcls.core.losses import NO_ANSWER, cross_entropy, dlr
+from robustcls.core.subset import spaced
+from robustcls.evaluation.cascade import Outcome
+from robustcls.evaluation.checks._check import WARN, ZERO_GRADIENTS, NotRun, check, is_differentiable, nearest
+from robustcls.evaluation.engine import AttackError, Engine
+from robustcls.evaluation.subject import Surrogate
+from robustcls.results.records import Check
+
+NAME = "finite_gradients"
+LOOKED = 32  # samples whose gradients are looked at
+BESIDE, PROBE = 0.003, "apgd_ce(steps=20)"  # how far off a pole, in pixel values; the attack there
+
+
+@check(90)
+def finite_gradients(engine: Engine, outcome: Outcome) -> Check:
+    """Whether the gradients by the image are finite, on clean images and wherever the attacks came.
+
+    Entries that are not count as 0, so that an attack goes on along the others. Whether that cost it examples shows an
+    attack that takes its gradients a little off the image, where a pole such as that of a root at 0 has none.
+    """
+    if not is_differentiable(engine.source):
+        raise NotRun("the model gives no gradients: only attacks without them can judge it")
+    answered = (outcome.clean != NO_ANSWER).nonzero().squeeze(1)
+    met = answered[spaced(engine.y[answered], LOOKED)]
+    clean, attacked = _look(engine, engine.x, met), _look(engine, outcome.x_adv, met)
+    odd = (clean.odd | attacked.odd).float().mean().item()
+    still = (clean.stuck & attacked.stuck & outcome.robust[met]).float().mean().item()
+    taken = sum(record.backwards for record in outcome.records)
+    share = max(odd, outcome.not_finite / max(taken, 1))
+    what = (
+        f"{odd:.1%} of {len(met)} samples have an input gradient with entries that are not finite, on the clean image or "
+        f"on the attempt; so had {outcome.not_finite} of the {taken} gradients that the attacks took"
+    )
+    if share == 0:
+        return Check(NAME, "pass", share, 0.0, what)
+    advice = "look for roots, norms and logarithms at 0 and keep them off their pole, and attack without gradients too"
+    if still > ZERO_GRADIENTS:
+        what += f"; {still:.1%} stand and have no finite gradient but 0, so robust accuracy is overstated: {advice}"
+        return Check(NAME, "fail", still, ZERO_GRADIENTS, what)
+    left = nearest(engine, outcome, outcome.robust.nonzero().squeeze(1), LOOKED)
+    count = _broken_beside(engine, left)
+    bound = max(WARN[0], WARN[1] * len(engine.y))
+    what += f"; they count as 0; with gradients of images {BESIDE} off, {PROBE} broke {count} of {len(left)} survivors"
+    if count > bound:
+        return Check(NAME, "fail", float(count), bound, f"{what}, so robust accuracy is overstated: {advice}")
+    return Check(NAME, "warn", share, 0.0, f"{what}: {advice}")
+
+
+def _broken_beside(engine: Engine, met: Tensor) -> int:
+    """How many samples at these rows an attack breaks that takes its gradients a little off the image."""
+    if len(met) == 0 or engine.subject.surrogate is not None:
+        return 0
+    subject = engine.subject.take(met)
+    beside = _Beside(subject.model, engine.x.shape[1:], engine.seed).to(engine.device)
+    subject.surrogate = Surrogate(beside, subject.model_record, subject.y)
+    probe = Engine(subject, engine.batch_size, seed=engine.seed)
+    try:
+        attempts = probe.attack(PROBE, torch.arange(len(met)), engine.threat, (0,))
+        return sum(int(batch.success.sum()) for batch in attempts)
+    except AttackError:
+        return 0
+
+
+class _Beside(nn.Module):
+    """The model on images that are drawn a little towards a fixed pattern, so that no pixel is 0 or like its neighbours."""
+
+    def __init__(self, model: nn.Module, size: torch.Size, seed: int) -> None:
+        super().__init__()
+        self.model = model
+        self.pattern: Tensor
+        self.register_buffer("pattern", torch.rand(1, *size, generator=torch.Generator().manual_seed(seed)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x.lerp(self.pattern.to(x), BESIDE))
+
+
+class _Seen(NamedTuple):
+    odd: Tensor  # N, bool: the input gradient has entries that are not finite
+    stuck: Tensor  # N, bool: and no others but 0
+
+
+def _look(engine: Engine, images: Tensor, met: Tensor) -> _Seen:
+    """At the gradients of the cross-entropy, and of the DLR, which has one where the former rounds to 0."""
+    model = engine.source
+
+    def look(rows: Tensor) -> Tensor:
+        x, y = images[rows].to(engine.device), engine.subject.source_y[rows].to(engine.device)
+        odd = moves = torch.zeros_like(y, dtype=torch.bool)
+        for loss in (cross_entropy, dlr):
+            moves = moves | (input_gradient(model, x, y, loss) != 0).flatten(1).any(1)
+            odd = odd | model.odd
+        return torch.stack([odd, odd & ~moves]).cpu()
+
+    return _Seen(*torch.cat(list(engine.parts.map(look, met)), 1))

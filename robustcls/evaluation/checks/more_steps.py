@@ -1,0 +1,51 @@
+"""Whether the gradient attacks had converged."""
+
+from robustcls.evaluation.cascade import Outcome
+from robustcls.evaluation.checks._check import (
+    NOTHING_LEFT,
+    STANDARD,
+    NotRun,
+    broken_by_probe,
+    check,
+    compared_attacks,
+    nearest,
+    verdict_of_nearest,
+)
+from robustcls.evaluation.engine import Engine
+from robustcls.results.records import Check
+
+NAME = "more_steps"
+STEPS = 100  # AutoAttack's
+# The first goes on where the strongest attempts ended, which pays on bent loss surfaces; the second begins anew.
+PROBE = (f"apgd_ce(steps={STEPS})", f"apgd_t(steps={STEPS}, targets=1)")
+# Passes of the probe as a share of the cascade's, and bounds of its samples.
+SHARE, PROBED = 0.125, (4, 16)
+
+
+@check(70)
+def more_steps(engine: Engine, outcome: Outcome) -> Check:
+    """Whether many more gradient steps break the survivors nearest to the boundary: then the attacks had not converged.
+
+    Where an attack took as many steps already, there is nothing to learn. Without targeted Auto-PGD among them it warns
+    and never fails.
+    """
+    white = compared_attacks(engine, outcome)
+    if engine.threat.eps == 0:
+        raise NotRun("eps is 0, so there is nothing to attack")
+    for number in white:
+        attack = outcome.attacks[number]
+        if attack.name.startswith("apgd") and attack.options["steps"] >= STEPS:
+            raise NotRun(f"{outcome.names[number]} took {STEPS} steps or more already")
+    most = int(SHARE * outcome.passes / (2 * STEPS * len(PROBE)))
+    met = nearest(engine, outcome, outcome.robust.nonzero().squeeze(1), min(max(most, PROBED[0]), PROBED[1]))
+    if len(met) == 0:
+        raise NotRun(NOTHING_LEFT)
+    count, specs = broken_by_probe(NAME, engine, met, tuple(zip(PROBE, (outcome.x_adv, None), strict=True)))
+    advice = f"the attacks have not converged: {STANDARD}"
+    # Attacks that the user named, such as FGSM alone, are weaker by their nature: the figure bears their names, and this
+    # says how much. A cascade with targeted Auto-PGD is believed to have found what there is.
+    believed = any(attack.name == "apgd_t" for attack in outcome.attacks)
+    return verdict_of_nearest(
+        NAME, count, len(met), len(engine.y), specs, advice, f"robust accuracy is overstated, for {advice}",
+        may_fail=believed,
+    )  # fmt: skip

@@ -1,0 +1,73 @@
+"""Whether a sample's logits change from pass to pass, or with the other images of its batch."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from robustcls.core.classifier import dtype_of
+from robustcls.evaluation.cascade import Outcome
+from robustcls.evaluation.checks._check import NotRun, check, passive_rows, verdict
+from robustcls.evaluation.engine import Engine
+from robustcls.results.records import Check
+from robustcls.runtime.memory import Parts
+
+NAME = "random_output"
+REPEATED = 1e-4  # share of the largest logit
+COMPANY = 1e-3  # the same; larger, for a sample's place in the batch may change the order of a sum
+
+
+@check(40)
+def random_output(engine: Engine, outcome: Outcome) -> Check:
+    """Two equal passes, and one in which half of the samples change their places, each beside another's negative.
+
+    The last shows noise of a fixed seed and statistics of the batch, and so holds two images or more whatever the parts.
+    Where they are larger its shape is the first one's, so that cuDNN takes the same algorithm and only rounding differs.
+    """
+    x, parts = engine.x[passive_rows(engine)].to(engine.device), engine.parts
+    logits, again = _logits(engine, x, parts), _logits(engine, x, parts)
+    if logits.isnan().any():
+        return verdict(
+            NAME,
+            math.nan,
+            REPEATED,
+            "some outputs are not numbers",
+            "two passes cannot be compared: fix the model first",
+        )
+    scale = logits.amax(1).abs().max().clamp_min(1e-12)  # not of masked logits, such as -1e9
+    repeated = (_difference(logits, again) / scale).item()
+    if not repeated <= REPEATED:
+        return verdict(
+            NAME,
+            repeated,
+            REPEATED,
+            f"two passes differ by {repeated:.1e} of the largest logit",
+            "the model is random: attack its expectation (EOT), one pass is not a verdict",
+        )
+    half = len(x) // 2
+    beside = torch.stack([1 - x[: len(x) - half], x[half:].flip(0)], 1).flatten(0, 1)
+    try:
+        moved = _logits(engine, beside, Parts(max(parts.size, 2)))[1::2].flip(0)
+    except Exception as failure:
+        if parts.size > 1:
+            raise
+        reason = (str(failure).splitlines() or [type(failure).__name__])[0]
+        raise NotRun(f"two passes are alike, but two images cannot pass together: {reason}") from None
+    elsewhere = (_difference(logits[half:], moved) / scale).item()
+    return verdict(
+        NAME,
+        max(repeated, elsewhere),
+        max(COMPANY, 4 * torch.finfo(dtype_of(engine.model)).eps),
+        f"two passes differ by {repeated:.1e} of the largest logit, {elsewhere:.1e} in other company",
+        "a sample's logits depend on the batch around it: no example holds by itself; make the model see one image alone",
+    )
+
+
+@torch.no_grad()
+def _logits(engine: Engine, x: Tensor, parts: Parts) -> Tensor:
+    return torch.cat(list(parts.map(lambda part: engine.model(part).float(), x)))
+
+
+def _difference(logits: Tensor, others: Tensor) -> Tensor:
+    """The largest, where equal infinities do not differ."""
+    return (logits - others).abs().where(logits != others, 0).max()

@@ -1,0 +1,27 @@
+"""Whether one step breaks more than many."""
+
+from robustcls.evaluation.cascade import Outcome
+from robustcls.evaluation.checks._check import broken, check, correct_rows, need_gradients, verdict_of_count
+from robustcls.evaluation.engine import Engine
+from robustcls.results.records import Check
+
+NAME = "single_step_beats_iterative"
+ITERATIVE = "pgd(steps=10)"
+
+
+@check(220, thorough=True)
+def single_step_beats_iterative(engine: Engine, outcome: Outcome) -> Check:
+    """Whether FGSM breaks more than PGD does, which cannot be where gradients lead the way."""
+    need_gradients(engine)
+    met = correct_rows(engine, outcome)
+    single, iterative = (
+        int(broken(engine, spec, met, engine.threat, (NAME, number)).sum())
+        for number, spec in enumerate(("fgsm", ITERATIVE))
+    )
+    advice = "add attacks without gradients, or with other losses and restarts"
+    return verdict_of_count(
+        NAME, max(0, single - iterative), len(met),
+        f"of {len(met)} samples fgsm broke {single} and {ITERATIVE} {iterative}",
+        f"steps may be too large or gradients masked: {advice}",
+        f"gradients mislead the iterative attack, so robust accuracy is overstated: {advice}",
+    )  # fmt: skip

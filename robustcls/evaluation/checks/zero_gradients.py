@@ -1,0 +1,52 @@
+"""Whether samples have a gradient at all."""
+
+import torch
+from torch import Tensor
+
+from robustcls.core.gradients import input_gradient
+from robustcls.core.losses import NO_ANSWER, cross_entropy, dlr
+from robustcls.evaluation.cascade import Outcome
+from robustcls.evaluation.checks._check import (
+    ZERO_GRADIENTS,
+    NotRun,
+    check,
+    is_differentiable,
+    passive_rows,
+    verdict,
+)
+from robustcls.evaluation.engine import Engine
+from robustcls.results.records import Check
+
+
+@check(10)
+def zero_gradients(engine: Engine, outcome: Outcome) -> Check:
+    """The share of samples whose loss has no input gradient, so that gradient attacks cannot move them.
+
+    A sample without an answer is misclassified already, and needs none.
+    """
+    if not is_differentiable(engine.model):
+        raise NotRun("the model gives no gradients: only attacks without them can judge it")
+    met = passive_rows(engine)
+    met = met[outcome.clean[met] != NO_ANSWER]
+    if len(met) == 0:
+        raise NotRun("the model names no class for any of the images looked at")
+
+    def zero(rows: Tensor) -> Tensor:
+        x, y = engine.x[rows].to(engine.device), engine.y[rows].to(engine.device)
+        gradients = [input_gradient(engine.model, x, y, loss) for loss in (cross_entropy, dlr)]
+        return torch.stack([gradient.flatten(1).abs().amax(1) == 0 for gradient in gradients])
+
+    of_entropy, of_ratio = torch.cat(list(engine.parts.map(zero, met)), 1)
+    share, both = of_entropy.float().mean().item(), (of_entropy & of_ratio).float().mean().item()
+    advice = "gradient attacks cannot move them, so robust accuracy is overstated: attack without gradients too"
+    if both <= ZERO_GRADIENTS:
+        advice = (
+            "the logits are too large for float32, which the DLR loss sees through: use apgd_t, or divide the logits"
+        )
+    return verdict(
+        "zero_gradients",
+        share,
+        ZERO_GRADIENTS,
+        f"{share:.1%} of {len(met)} samples have no input gradient of the cross-entropy, {both:.1%} none of the DLR either",
+        advice,
+    )

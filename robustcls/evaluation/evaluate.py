@@ -1,0 +1,149 @@
+"""From a subject and a plan to an Evaluation."""
+
+import time
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from robustcls.core.classifier import device_of
+from robustcls.core.errors import InputError
+from robustcls.core.gradients import frozen
+from robustcls.core.losses import NO_ANSWER, predict_labels
+from robustcls.core.provenance import commit, versions
+from robustcls.evaluation.cascade import Outcome, Progress, run_cascade
+from robustcls.evaluation.checks import run_checks
+from robustcls.evaluation.config import AttackConfig
+from robustcls.evaluation.curves import security_curve
+from robustcls.evaluation.engine import Engine, Over, never
+from robustcls.evaluation.journal import Journal
+from robustcls.evaluation.plan import Plan
+from robustcls.evaluation.subject import Subject
+from robustcls.evaluation.two_classes import tell_apart
+from robustcls.results.balance import balanced_of, two_classes_of
+from robustcls.results.records import Accuracy, Check, CurvePoint, Evaluation, Provenance, Threat
+from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
+from robustcls.runtime.world import World
+
+
+def evaluate_subject(
+    subject: Subject,
+    plan: Plan,
+    *,
+    journal: Journal | None = None,
+    world: World | None = None,
+    progress: Progress | None = None,
+    over: Over = never,
+    command: str = "robustcls.evaluate",
+) -> Evaluation:
+    """Runs the cascade, the self-checks and the security curve of a plan; `.examples` of the result holds the tensors.
+
+    Args:
+        journal: keeps what is done, so that an evaluation that is cut off can go on.
+        over: attacks, of self-checks too, are stopped once it gives a reason; they are recorded with it.
+        command: for the record.
+    """
+    started, began = datetime.now(UTC), time.perf_counter()
+    engine = make_engine(subject, plan, journal=journal, world=world, over=over)
+    # Gradients are needed even where the caller switched them off.
+    with torch.inference_mode(False), frozen(subject.model), frozen(subject.source):
+        if (predict_labels(engine.logits) == NO_ANSWER).all():
+            raise InputError(
+                "the model's outputs are not numbers on any of these images: look at its weights and its normalisation"
+            )
+        if journal is not None:
+            journal.open(_task(engine, plan), engine.logits)
+        outcome = run_cascade(engine, plan.attacks, alone=plan.alone, progress=progress)
+        checks = run_checks(engine, outcome, plan.checks, progress)
+        left_out = over()
+        curve = None
+        if plan.eps_grid and not left_out:
+            curve = security_curve(engine, outcome, plan.eps_grid, progress)
+        evaluation = _record(engine, plan, outcome, checks, curve)
+    if plan.eps_grid and left_out:
+        evaluation.not_run["curves"] = left_out
+    elif plan.eps_grid and (cut_off := over()):
+        evaluation.reduced["curves"] = f"radii are missing: {cut_off}"
+    provenance = evaluation.provenance
+    provenance.command, provenance.started = command, started.isoformat(timespec="seconds")
+    provenance.seconds = round(time.perf_counter() - began, 3)
+    evaluation.examples = outcome
+    return evaluation
+
+
+def record_options(evaluation: Evaluation, options: AttackConfig) -> None:
+    """Records the options of an evaluation, and what they state of the model and its data."""
+    evaluation.provenance.config = {key: value for key, value in asdict(options).items() if value not in (None, ())}
+    evaluation.data.note = "; ".join(filter(None, (evaluation.data.note, options.data_note)))
+    evaluation.intended_use, evaluation.license = options.intended_use or "", options.license or ""
+
+
+def make_engine(
+    subject: Subject, plan: Plan, *, journal: Journal | None = None, world: World | None = None, over: Over = never
+) -> Engine:
+    """The engine that runs a plan's attacks on a subject."""
+    device = device_of(subject.model)
+    # bf16 first and fp32 again on what is left takes longer than fp32 alone, unless the model is hardly robust.
+    precision = resolve_precision("fp32" if plan.precision == "auto" else plan.precision, device)
+    size = resolve_batch_size(plan.batch_size, subject.x.shape[1:], device)
+    return Engine(subject, size, precision, plan.compiled, plan.seed, journal, world or World(), over)
+
+
+def _record(
+    engine: Engine, plan: Plan, outcome: Outcome, checks: list[Check], curve: list[CurvePoint] | None
+) -> Evaluation:
+    subject, samples = engine.subject, outcome.samples(engine.subject.files)
+    n, data = len(subject.y), subject.data_record
+    rule = data.class_map.rule if data.class_map else ""
+    evaluation = Evaluation(
+        model=subject.model_record,
+        data=replace(data, note="; ".join(filter(None, (data.note, rule)))),
+        threat=_describe_threat(subject, plan),
+        clean=Accuracy.of(int(outcome.correct.sum()), n),
+        robust=Accuracy.of(int(outcome.robust.sum()), n, f"upper bound: {plan.kind}"),
+        attacks=outcome.records,
+        checks=checks,
+        samples=samples,
+        provenance=Provenance(
+            command="",
+            config={"attacks": [attack.text for attack in plan.attacks], "batch_size": engine.batch_size},
+            seed=plan.seed,
+            versions=versions(),
+            device=describe_device(engine.device),
+            commit=commit(),
+            started="",
+            seconds=0.0,
+            precision=engine.precision,
+            batch_size=min(engine.world.gather(engine.parts.size)),
+        ),
+        curve=curve,
+        surrogate=subject.surrogate.record if subject.surrogate else None,
+        training=subject.training,
+        two_classes=tell_apart(engine, outcome, samples, subject.two_labels) if subject.two_labels else None,
+    )
+    evaluation.balanced = balanced_of(evaluation)
+    evaluation.two_classes = two_classes_of(evaluation, plan.positive)
+    return evaluation
+
+
+def _task(engine: Engine, plan: Plan) -> dict[str, Any]:
+    """What must be the same where an evaluation is resumed."""
+    model, data, surrogate = engine.subject.model_record, engine.subject.data_record, engine.subject.surrogate
+    return {
+        "model": [model.name, model.sha256], "data": data.sha256,
+        "outputs": data.class_map.outputs if data.class_map else [], "threat": str(engine.threat),
+        "attacks": [attack.text for attack in plan.attacks], "each alone": plan.alone, "batch size": engine.batch_size,
+        "precision": engine.precision, "seed": plan.seed, "compiled": plan.compiled, "radii": list(plan.eps_grid),
+        "versions": versions(), "surrogate": [surrogate.record.name, surrogate.record.sha256] if surrogate else [],
+    }  # fmt: skip
+
+
+def _describe_threat(subject: Subject, plan: Plan) -> Threat:
+    threat = Threat(subject.threat.norm, subject.threat.eps, subject.threat.eps_text)
+    if subject.surrogate is not None:
+        name = subject.surrogate.record.name
+        threat.knowledge = f"transfer: examples are crafted on {name}; the judged model gives labels alone"
+    elif not any(attack.traits.gradients for attack in plan.attacks):
+        threat.knowledge = "black box: the attacks see the model's outputs alone"
+    return threat

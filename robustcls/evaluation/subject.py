@@ -1,0 +1,293 @@
+"""What is evaluated: a model on samples, under a threat model."""
+
+import dataclasses
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.core.class_files import read_listing
+from robustcls.core.class_map import match_classes
+from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of, sees
+from robustcls.core.errors import InputError
+from robustcls.core.gradients import frozen
+from robustcls.core.logits import unwrapped
+from robustcls.core.options import parse_batch_size, parse_n, parse_numbers
+from robustcls.core.threat import ThreatModel, parse_eps
+from robustcls.data import recipe
+from robustcls.data.images import Images, without_files
+from robustcls.data.splits import SAMPLING_RULE, check_named_by_file, decoded_alike, load_split, may_have_trained_on
+from robustcls.evaluation.config import AttackConfig, ExplainConfig
+from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, read_model
+from robustcls.results import records
+from robustcls.results.balance import SHARES, WHOLE, two_labels
+from robustcls.runtime.device import resolve_device, resolve_precision
+from robustcls.runtime.fused import Counted
+from robustcls.runtime.predict import LOOKED_AT, classifier_of, told
+from robustcls.training.history import read_training
+
+
+@dataclass
+class Surrogate:
+    """Another model, on which the examples are crafted."""
+
+    model: nn.Module
+    record: records.Model
+    y: Tensor  # N: the samples' labels as it numbers its outputs
+
+
+@dataclass
+class Subject:
+    """A model, the samples and the threat model that it is evaluated under. Tensors are on the CPU; N samples."""
+
+    model: nn.Module  # [0, 1] pixels to logits N,K
+    x: Tensor  # N,C,H,W, float32 in [0, 1]
+    y: Tensor  # N, int64: numbers of the model's outputs
+    threat: ThreatModel
+    model_record: records.Model
+    data_record: records.Data
+    index: Tensor  # N: positions in the split; on them and the seed alone the samples' random numbers depend
+    files: Sequence[str] | None = None  # N names, of data that are files
+    classes: Sequence[str] = ()  # names of the labels
+    two_labels: tuple[int, int] | None = None  # of data with two classes: the negative one, then the positive one
+    training: records.Training | None = None
+    surrogate: Surrogate | None = None
+    notes: list[str] = field(default_factory=list)  # what a user must be told: what was taken from where
+    images_were_on: torch.device | None = None  # None where on the CPU or with the model: both are usual
+
+    @property
+    def source(self) -> nn.Module:
+        """The model whose gradients the attacks follow."""
+        return self.surrogate.model if self.surrogate else self.model
+
+    @property
+    def source_y(self) -> Tensor:
+        """N labels, as that model numbers its outputs."""
+        return self.surrogate.y if self.surrogate else self.y
+
+    def take(self, rows: Tensor) -> "Subject":
+        """The samples at these positions. The record of the data is still that of all."""
+        surrogate = self.surrogate and dataclasses.replace(self.surrogate, y=self.surrogate.y[rows])
+        files = None if self.files is None else [self.files[row] for row in rows.tolist()]
+        return dataclasses.replace(
+            self, x=self.x[rows], y=self.y[rows], index=self.index[rows], files=files, surrogate=surrogate
+        )
+
+
+def make_subject(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    *,
+    index: Tensor | None = None,
+    surrogate: nn.Module | None = None,
+    name: str = "",
+) -> Subject:
+    """The subject of a module and tensors; the module is left exactly as it was. Raises InputError.
+
+    Args:
+        model: gives logits N,K for [0, 1] pixels. Of one that gives a mapping, a tuple, an object with `.logits`, or one
+            logit for two classes, a warning says which part was taken.
+        images: float N,C,H,W in [0, 1], on any device.
+        labels: N.
+        index: N whole numbers that name the images; their places unless given.
+        surrogate: a model on which the examples are crafted.
+        name: of the model, in the record; that of its class unless given.
+    """
+    check_images(images, labels, input_size_of(model))
+    threat.check_eps(images.shape[1:])
+    model, taken = classifier_of(model, images, labels=labels)
+    if taken:
+        warnings.warn(f"{type(unwrapped(model)).__name__}: {taken}", stacklevel=3)
+    # Tensors made in inference mode must be copied: a gradient may be taken of them.
+    with torch.inference_mode(False):
+        x = images.detach().to("cpu", torch.float32, copy=images.is_inference())
+        y = labels.detach().to("cpu", torch.int64, copy=labels.is_inference())
+        outputs = _count_outputs(model, x, y)
+        record = describe_model(model, name, num_classes=outputs, note=taken)
+        other = None
+        if surrogate is not None:
+            fitted = told(surrogate, images, y)
+            other = Surrogate(fitted, describe_model(fitted, num_classes=outputs), y)
+            _count_outputs(fitted, x, y)
+    data = records.Data("tensors", "given", len(y), _hash_tensors(x, y), len(y), "as handed in")
+    return Subject(
+        model, x, y, threat, record, data,
+        index=torch.arange(len(y)) if index is None else index.cpu(),
+        classes=record.classes,
+        two_labels=two_labels(record, data, y.tolist()),
+        surrogate=other,
+        images_were_on=None if images.device.type == "cpu" else images.device,
+    )  # fmt: skip
+
+
+def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bool = False) -> Subject:
+    """The subject that `--model` and the options name; what they leave open is taken from the checkpoint, and noted.
+
+    Raises InputError for whatever is wrong with them. shared: other models are evaluated by the same options.
+    """
+    transfer_from = options.transfer_from if isinstance(options, AttackConfig) else None
+    device, count = resolve_device(options.device), parse_n(options.n)
+    parse_batch_size(options.batch_size)
+    resolve_precision(options.precision, device)
+    source = read_model(spec)
+    threat, notes = _choose_threat(source, options)
+    own = source.meta.get("data")
+    if own and not options.data:
+        check_named_by_file(own, spec)
+    data_spec, decoding = decoded_alike(options.data or own or "digits", own) if own else (options.data or "digits", "")
+    if decoding:
+        notes.append(
+            f"images decoded with {decoding}, as in training, from {Path(spec).name}: `data=folder:PATH(...)` says otherwise"
+        )
+    trained = source.meta if own and may_have_trained_on(own, data_spec) else {}  # then the split that it trained on
+    images = load_split(
+        data_spec,
+        options.split,
+        seed=trained.get("seed", options.seed),
+        data_dir=options.data_dir or trained.get("data_dir"),
+        skip_corrupt=options.skip_corrupt,
+        limit_train=trained.get("config", {}).get("limit_train"),
+        n=count,
+        whole=not trained,
+    )
+    if options.redact_names:
+        images = without_files(images)
+    threat.check_eps(images.pixels.shape[1:])
+    loaded, mapped, record, said = _fit(source, images, options, shared=shared or transfer_from is not None)
+    whose = "" if options.data else f", from {Path(spec).name}" if source.meta else ", the default"
+    notes = [*said, *notes]
+    notes.append(f"data {data_spec}{whose}, split {options.split}: {len(images)} of {images.available} samples")
+    if images.note:
+        notes.append(images.note)
+    sampling, estimates = (SAMPLING_RULE, SHARES) if len(images) < images.available else ("all", WHOLE)
+    data = records.Data(
+        data_spec, options.split, len(images), images.sha256(), images.available, sampling, images.note,
+        list(images.skipped), class_map=mapped, estimates=estimates,
+        split_counts=mapped.renumber(list(images.split_counts)) if mapped else list(images.split_counts),
+    )  # fmt: skip
+    surrogate = None
+    if transfer_from:
+        other, its_map, its_record, said = _fit(read_model(transfer_from), images, options, shared=True)
+        surrogate = Surrogate(other.model, its_record, _renumber(images.labels, its_map))
+        notes += said
+    x, _ = images.batch()
+    return Subject(
+        loaded.model, x, _renumber(images.labels, mapped), threat, record, data,
+        index=images.index,
+        files=images.files,
+        classes=tuple(record.classes) if mapped else images.classes,
+        two_labels=two_labels(record, data),
+        training=read_training(Path(spec), source.meta) if source.meta else None,
+        surrogate=surrogate,
+        notes=notes,
+    )  # fmt: skip
+
+
+def load_subjects(specs: Sequence[str], options: AttackConfig) -> list[Subject]:
+    """The subjects of several models on the same data, whose images lie in memory once. Raises InputError."""
+    subjects = [load_subject(spec, options, shared=len(specs) > 1) for spec in specs]
+    for subject in subjects:
+        if subject.data_record.sha256 == subjects[0].data_record.sha256:
+            subject.x = subjects[0].x
+    return subjects
+
+
+def describe_model(
+    model: nn.Module, name: str = "", sha256: str = "", num_classes: int = 0, note: str = ""
+) -> records.Model:
+    """The record of a model: its own class names and input size where it says them, and a hash of its weights."""
+    model = unwrapped(model)
+    classes = getattr(model, "classes", None)
+    if not isinstance(classes, (tuple, list)) or not classes:
+        classes = [str(number) for number in range(num_classes)]
+    return records.Model(
+        name=name or type(model).__name__,
+        sha256=sha256 or _hash_weights(model),
+        arch=str(getattr(model, "arch", "") or type(model).__name__),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        input_size=list(input_size_of(model) or ()),
+        classes=[str(label) for label in classes],
+        note=note,
+    )
+
+
+def _choose_threat(source: ModelSource, options: AttackConfig | ExplainConfig) -> tuple[ThreatModel, list[str]]:
+    """From the options, else the checkpoint, else the data set's recipe; a radius holds for its own norm alone."""
+    known, whose = source.meta.get("threat"), f"from {Path(source.spec).name}"
+    if not known:
+        data = recipe(options.data or "digits")
+        known = {"norm": data.get("norm", "linf"), "eps": parse_eps(data.get("eps", "8/255"))}
+        whose = "the usual one for the data"
+    norm = options.norm or known["norm"]
+    if options.eps is None and norm != known["norm"]:
+        raise InputError(f"norm {norm} has no radius here: give `eps`, such as `eps=0.5`")
+    threat = ThreatModel(norm, parse_eps(options.eps) if options.eps is not None else known["eps"])
+    return threat, [f"threat {threat}, {whose}" if options.eps is None else f"threat {threat}"]
+
+
+def _fit(
+    source: ModelSource, images: Images, options: AttackConfig | ExplainConfig, *, shared: bool
+) -> tuple[LoadedModel, records.ClassMap | None, records.Model, list[str]]:
+    """The model on its device; how the data's classes are mapped to its outputs, None where they are the same; its record;
+    and what is said of both. shared: the list of classes may be about another model.
+
+    Raises InputError where a class of the data is no output of the model.
+    """
+    loaded = build_model(
+        source,
+        arch=options.arch,
+        classes=images.classes,
+        input_size=tuple(images.pixels.shape[1:]),
+        mean=parse_numbers(options.mean, "mean"),
+        std=parse_numbers(options.std, "std"),
+    )
+    loaded.model.to(resolve_device(options.device))
+    x, _ = images.batch(slice(LOOKED_AT))
+    listing = read_listing(options.classes, images.classes) if options.classes else None
+    if loaded.classes and listing is None:  # of what is wrong this says most, and needs no pass through the model
+        match_classes(images.classes, loaded.classes, len(loaded.classes), model=loaded.name)
+    check_images(x[:1], input_size=input_size_of(loaded.model))
+    found, taken = fit_to_data(loaded, x, images.classes, listing, shared=shared)
+    record = describe_model(loaded.model, loaded.name, loaded.sha256)
+    record.classes = list(found.names)
+    record.input_size = record.input_size or list(x.shape[1:])
+    record.note = "; ".join(filter(None, (taken, sees(loaded.model))))
+    mapped = records.ClassMap(list(images.classes), list(found.outputs), found.rule) if found.rule else None
+    said = [*loaded.notes, f"model {loaded.name} {sees(loaded.model)}"]
+    said += [f"{loaded.name}: {line}" for line in (taken, found.rule) if line]
+    return loaded, mapped, record, said
+
+
+def _renumber(labels: Tensor, mapped: records.ClassMap | None) -> Tensor:
+    return labels if mapped is None else torch.tensor(mapped.outputs, device=labels.device)[labels]
+
+
+def _count_outputs(model: nn.Module, x: Tensor, y: Tensor) -> int:
+    """Raises InputError unless the model gives logits for these labels."""
+    with torch.no_grad(), frozen(model):
+        logits = Counted(model)(x[:1].to(device_of(model)))
+        check_logits(logits, y)
+    return logits.shape[1]
+
+
+def _hash_tensors(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(repr(tuple(tensor.shape)).encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _hash_weights(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        if isinstance(tensor, Tensor):
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,166 @@
+"""Everything that one evaluation measured."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import field
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic.dataclasses import dataclass
+
+from robustcls.core.errors import InputError
+from robustcls.core.threat import BALL, parse_eps
+from robustcls.results.accuracy import Accuracy, Balanced, TwoClasses
+from robustcls.results.attribution import Explanations
+from robustcls.results.calibration import Calibration
+from robustcls.results.corruptions import Corruptions
+from robustcls.results.fields import SLACK, need
+from robustcls.results.gallery import Gallery
+from robustcls.results.json_files import from_json, load, to_json, write_json
+from robustcls.results.robustness import Attack, Check, CurvePoint, MinimumNorm, NormCurve, Sample
+from robustcls.results.subject import Data, Model, Provenance, Threat
+from robustcls.results.training import Training
+
+SCHEMA = "robustcls/evaluation/1"
+WRITER = "`robustcls attack`"
+
+
+@dataclass
+class Evaluation:
+    """Everything that one evaluation measured: `Evaluation.load(path)`, `evaluation.save(path)`."""
+
+    model: Model
+    data: Data
+    threat: Threat
+    clean: Accuracy
+    robust: Accuracy
+    attacks: list[Attack]
+    checks: list[Check]
+    samples: list[Sample]
+    provenance: Provenance
+    gallery: Gallery | None = None
+    training: Training | None = None
+    curve: list[CurvePoint] | None = None  # by radius, from the smallest
+    explanations: Explanations | None = None
+    other_curves: list[NormCurve] | None = None  # in other norms than the threat model's
+    minimum: list[MinimumNorm] | None = None
+    calibration: Calibration | None = None
+    corruptions: Corruptions | None = None
+    profile: str = ""  # the profile that chose what to measure
+    not_run: dict[str, str] = field(default_factory=dict)  # section: why it was left out
+    intended_use: str = ""  # of the model, as its owner states it
+    surrogate: Model | None = None  # the model on which the examples were crafted, where that is another one
+    schema: str = SCHEMA
+    reduced: dict[str, str] = field(default_factory=dict)  # section: from how many samples to how many, and why
+    balanced: Balanced | None = None
+    two_classes: TwoClasses | None = None
+    license: str = ""  # of the model, as its owner states it: an SPDX identifier
+
+    # Of one that was just made: its evaluation.examples.Examples, in memory. No field, for no file holds them.
+    examples = cast(Any, None)
+
+    def to_json(self) -> str:
+        """The JSON text: `schema` first, no NaN, ends with a newline."""
+        return to_json(self)
+
+    def save(self, path: str | Path) -> None:
+        """Raises InputError where the file cannot be written, or its numbers contradict each other."""
+        write_json(path, self)
+
+    @classmethod
+    def from_json(cls, text: str, name: str = "evaluation") -> "Evaluation":
+        """Raises InputError that names the first place where the text is not an evaluation."""
+        return from_json(cls, text, name, WRITER)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Evaluation":
+        """Raises InputError where the file is missing or is not an evaluation."""
+        return load(cls, path, WRITER)
+
+    def check(self) -> None:
+        """Raises ValueError, with the first place, where numbers contradict each other: a file that was edited or damaged."""
+        self._check_totals()
+        self._check_samples()
+        self._check_attacks()
+        self._check_radii()
+
+    def _check_totals(self) -> None:
+        clean, robust, samples = self.clean, self.robust, self.samples
+        if clean.total != robust.total or robust.correct > clean.correct:
+            raise ValueError(
+                f"robust: {robust.correct} of {robust.total} cannot be, with {clean.correct} of {clean.total} right on "
+                "clean images"
+            )
+        right = sum(one.clean == one.label for one in samples)
+        held = sum(one.clean == one.label == one.adversarial for one in samples)
+        for part, found, counted in (("clean", clean, right), ("robust", robust, held)):
+            if samples and (found.correct, found.total) != (counted, len(samples)):
+                raise ValueError(
+                    f"{part}: {found.correct} of {found.total}, but its samples hold {counted} of {len(samples)}"
+                )
+
+    def _check_samples(self) -> None:
+        ran, seen = {attack.name for attack in self.attacks}, set()
+        for place, one in enumerate(self.samples):
+            need(one.index not in seen, f"samples.{place}.index", one.index, "a sample of its own")
+            seen.add(one.index)
+            for holds, key, what in _demands(one, self.threat, ran):
+                need(holds, f"samples.{place}.{key}", getattr(one, key), what)
+
+    def _check_attacks(self) -> None:
+        """What the attacks broke, one after another, is what robust accuracy lacks."""
+        left, total = self.clean.correct, self.clean.total
+        by = Counter(one.broken_by for one in self.samples)
+        for place, attack in enumerate(self.attacks):
+            path, broken = f"attacks.{place}", attack.broken
+            need(broken <= attack.attacked, f"{path}.broken", broken, f"at most the {attack.attacked} that it attacked")
+            counted = by[attack.name] if by else broken
+            need(broken == counted, f"{path}.broken", broken, f"{counted}, as its samples say")
+            left -= broken
+            close = not total or abs(attack.robust_accuracy - left / total) < SLACK
+            need(close, f"{path}.robust_accuracy", attack.robust_accuracy, f"{left} of {total}, the rest after it")
+        same = not self.attacks or self.robust.correct == left
+        need(same, "robust.correct", self.robust.correct, f"the {left} that the attacks left")
+
+    def _check_radii(self) -> None:
+        """A radius is the same as text; a curve passes through robust accuracy and cannot rise."""
+        threat, robust = self.threat, self.robust.correct
+        _need_text(threat, "threat")
+        before: CurvePoint | None = None
+        for place, point in enumerate(self.curve or []):
+            path, count = f"curve.{place}", point.robust.correct
+            _need_text(point, path)
+            falls = before is None or point.eps < before.eps or count <= before.robust.correct
+            need(falls, f"{path}.robust.correct", count, "at most that of a smaller radius")
+            same = point.eps != threat.eps or count == robust
+            need(same, f"{path}.robust.correct", count, f"robust accuracy, {robust}, at its eps")
+            before = point
+
+
+def _demands(one: Sample, threat: Threat, ran: set[str]) -> Iterator[tuple[bool, str, str]]:
+    """A broken sample has an example in the ball, of another label, by an attack that ran; another has none."""
+    if one.broken_by is None:
+        near = min((far for far in (one.nearest or {}).values() if far is not None), default=math.inf)
+        missed = one.clean == one.label and near <= threat.eps * (1 - SLACK)
+        yield one.adversarial == one.clean, "adversarial", "the clean label of an unbroken sample"
+        yield one.distance is None, "distance", "that of a sample that nothing broke"
+        yield not missed, "nearest", "that of a sample that nothing broke in the ball"
+        yield not one.fooled_by, "fooled_by", "of a sample that nothing broke"
+        return
+    reach = threat.eps + BALL + threat.eps * SLACK  # of verified examples; `nearest` may lie farther
+    by = one.fooled_by if one.fooled_by is not None else [one.broken_by]
+    yield one.broken_by in ran, "broken_by", "an attack that ran"
+    yield one.clean == one.label, "broken_by", "able to break what is misclassified without it"
+    yield one.adversarial != one.label, "adversarial", "another label, as a broken sample has"
+    yield (one.distance is not None and one.distance <= reach), "distance", f"inside the ball of eps {threat.eps_text}"
+    listed = one.broken_by in by and ran.issuperset(by)
+    yield listed, "fooled_by", "a list of attacks that ran, with broken_by among them"
+
+
+def _need_text(radius: Threat | CurvePoint, path: str) -> None:
+    try:
+        same = math.isclose(parse_eps(radius.eps_text), radius.eps, rel_tol=1e-3, abs_tol=1e-9)
+    except InputError:
+        same = False
+    need(same, f"{path}.eps_text", radius.eps_text, f"{radius.eps:.6g} as text")

@@ -1,0 +1,94 @@
+"""What the attacks did: each attack, self-check and sample, and accuracy over radii."""
+
+from typing import Any
+
+from pydantic.dataclasses import dataclass
+
+from robustcls.results.accuracy import Accuracy
+from robustcls.results.fields import Count, Distance, Number, Share, Status
+
+
+@dataclass
+class Attack:
+    """One attack of the cascade: it was run on the samples that were still classified correctly when its turn came."""
+
+    name: str
+    options: dict[str, Any]
+    attacked: Count
+    broken: Count
+    robust_accuracy: Share  # after this attack and all before it
+    seconds: Number
+    forwards: Count  # images passed forward, summed over the attack
+    backwards: Count
+    alone: Accuracy | None = None  # against every sample; None where the attack was run on survivors only
+    unique: Count | None = None  # samples that no other attack broke; None likewise
+    median_distance: Number | None = None  # over the samples that it broke
+    error: str = ""
+    # Of a minimum-norm attack, over all samples it was run on; None where more than half are censored.
+    median_nearest: Number | None = None
+    censored: Count | None = None  # of a minimum-norm attack: samples without any adversarial example
+
+
+@dataclass
+class Check:
+    """A self-check of the evaluation."""
+
+    id: str
+    status: Status
+    measured: Number | None
+    threshold: Number | None
+    message: str
+
+
+@dataclass
+class Sample:
+    """One image: its label, the clean prediction, and the prediction after the attacks."""
+
+    index: Count  # in the split
+    label: Count
+    clean: Count | None  # None: the logits named no class (NaN), which is a wrong answer
+    adversarial: Count | None  # of the verified adversarial example; the clean prediction where there is none
+    broken_by: str | None  # the first attack of the cascade that broke it
+    distance: Distance | None  # of that example, in the threat model's norm
+    fooled_by: list[str] | None = None  # every attack that broke it; None where attacks were run on survivors only
+    nearest: dict[str, Distance | None] | None = None  # distance that a minimum-norm attack needed, in the ball or not
+    file: str | None = None  # its name in the data's folder; None of data that are no files
+
+
+@dataclass
+class CurvePoint:
+    """Robust accuracy at one radius, an upper bound as at every other."""
+
+    eps: Distance
+    eps_text: str
+    robust: Accuracy
+    error: str = ""  # of an attack that failed here
+
+
+@dataclass
+class NormCurve:
+    """A security curve in one norm, on n of the samples; the threat model's own norm has `Evaluation.curve`."""
+
+    norm: str
+    attacks: list[str]  # specs, each on the survivors of the ones before
+    rule: str  # which samples, in words
+    n: Count
+    points: list[CurvePoint]  # by radius, from the smallest
+
+
+@dataclass
+class MinimumNorm:
+    """The distance of the nearest adversarial example of a minimum-norm attack, in or out of the ball."""
+
+    norm: str
+    attack: str  # spec
+    rule: str  # which samples, in words
+    n: Count
+    index: list[Count]  # of the samples in the split
+    # An upper bound on the distance; 0 where the clean image is misclassified, None: censored.
+    distance: list[Number | None]
+    censored: Count  # samples without any adversarial example
+    q1: Number | None = None  # quartiles over all n, censored ones counted as farther; None where one is censored
+    median: Number | None = None
+    q3: Number | None = None
+    error: str = ""

@@ -1,0 +1,35 @@
+"""The JSON schema of an evaluation: `python -m robustcls.results.schema > docs/evaluation.schema.json`."""
+
+import inspect
+import json
+import re
+from typing import Any
+
+from robustcls.results import records
+from robustcls.results.json_files import adapter_of
+
+_COMMENTED = re.compile(r"^    (\w+): .+?  # (.+)$", re.MULTILINE)
+
+
+def evaluation_schema() -> str:
+    """The text of the schema; what a field means is the comment behind it in the records."""
+    schema = adapter_of(records.Evaluation).json_schema()
+    for name, part in [("Evaluation", schema), *schema["$defs"].items()]:
+        for field, comment in _COMMENTED.findall(inspect.getsource(getattr(records, name))):
+            part["properties"][field]["description"] = comment
+    schema["properties"]["schema"] = {"const": records.SCHEMA}
+    schema["required"] = ["schema", *schema["required"]]
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **_plain(schema)}, indent=1) + "\n"
+
+
+def _plain(part: Any) -> Any:
+    """Without the titles that repeat the names of fields."""
+    if isinstance(part, list):
+        return [_plain(one) for one in part]
+    if isinstance(part, dict):
+        return {key: _plain(one) for key, one in part.items() if key != "title" or not isinstance(one, str)}
+    return part
+
+
+if __name__ == "__main__":
+    print(evaluation_schema(), end="")

@@ -1,0 +1,110 @@
+"""What is tried before a run begins: a step, for what would stop it, and a few more, for what it would cost."""
+
+import copy
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from robustcls.core.gradients import frozen
+from robustcls.data.splits import choose
+from robustcls.runtime.device import wait_for
+from robustcls.runtime.flops import FlopCounter
+from robustcls.runtime.fused import uncompiled
+from robustcls.runtime.memory import peak_memory_mb
+from robustcls.training.run import Run
+from robustcls.training.state import TrainState, own_random
+
+TIMED = 3
+
+
+@contextmanager
+def as_it_was(state: TrainState) -> Iterator[None]:
+    """At the end the state, and PyTorch's random streams, are what they were, whatever was trained inside."""
+    before = copy.deepcopy(state.state_dict())
+    with own_random(state.device):
+        try:
+            yield
+        finally:
+            state.load_state_dict(before)
+
+
+def rehearse(run: Run) -> None:
+    """Takes a step, attacks and validates on a few images, and forgets it: what would stop the run is said first."""
+    state = run.state
+    x, y = choose(run.train, 2 * run.config.accumulate).batch()
+    with as_it_was(state), uncompiled():
+        state.epoch, state.batch = run.config.epochs - 1, state.num_batches - 1  # past whatever has a warm-up
+        state.seed(run.config.seed)
+        state.train_mode()
+        state.train_step(*run.augment(x, y, state.generator))
+    with own_random(run.device):
+        run.validate(2)
+
+
+@dataclass(frozen=True)
+class Cost:
+    parameters: int
+    trained: int
+    forward_flops: float  # of one image; two a multiply-add
+    update_flops: float  # of one image: attack, forward and backward
+    images_per_second: float
+    timed: int
+    epoch_seconds: float
+    val_seconds: float
+    peak_memory_mb: float
+
+
+def measure_cost(run: Run) -> Cost:
+    """Counts one update and times others, after one that warms up; the run is then as it was."""
+    state, seconds, update_flops = run.state, [], 0.0
+    with as_it_was(state):
+        state.train_mode()
+        # At the end of the run, where whatever has a warm-up is past it.
+        state.epoch, state.batch = run.config.epochs - 1, max(0, state.num_batches - TIMED - 2)
+        for number, (x, y) in zip(range(TIMED + 2), run.batches(), strict=False):
+            started = time.perf_counter()
+            if number == 0:
+                with uncompiled(), FlopCounter() as counter:
+                    state.train_step(x, y)
+                update_flops = counter.total / len(x)
+            else:
+                state.train_step(x, y)
+            wait_for(run.device)
+            seconds.append(time.perf_counter() - started)
+    model = state.eval_model
+    with uncompiled(), FlopCounter() as counter, torch.no_grad(), frozen(model):
+        model(x[:1])
+    with own_random(run.device):
+        run.validate(min(run.batch_size, run.config.val_n))  # warms up
+        started = time.perf_counter()
+        run.validate(run.config.val_n)
+        val_seconds = time.perf_counter() - started
+    timed = seconds[2:] or seconds[-1:]
+    each = statistics.median(timed)
+    parameters = list(state.model.parameters())
+    return Cost(
+        parameters=sum(p.numel() for p in parameters),
+        trained=sum(p.numel() for p in parameters if p.requires_grad),
+        forward_flops=float(counter.total),
+        update_flops=update_flops,
+        images_per_second=run.images_per_batch / each,
+        timed=len(timed),
+        epoch_seconds=each * state.num_batches + val_seconds,
+        val_seconds=val_seconds,
+        peak_memory_mb=peak_memory_mb(),
+    )
+
+
+def fit_epochs(run: Run, began: float) -> None:
+    """Sets the run's epochs to what is left of config.minutes, with validation; at least one. All processes must call it.
+
+    began: when the time started, by time.perf_counter(). Reading data, compiling and this measurement count too.
+    """
+    seconds = measure_cost(run).epoch_seconds
+    left = 60 * run.config.minutes - (time.perf_counter() - began)
+    run.config.epochs = run.world.gather(max(1, int(left / seconds)))[0]
+    run.config.minutes = 0.0  # so that the configuration that is written gives this run again

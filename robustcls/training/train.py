@@ -1,0 +1,167 @@
+"""Training as one call: what `robustcls.train` and the command do, but for the words."""
+
+import copy
+import time
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from robustcls.core.classifier import Classifier
+from robustcls.core.errors import InputError
+from robustcls.core.options import parse_batch_size
+from robustcls.data.images import Images, as_images
+from robustcls.data.splits import hold_out, load_training_data
+from robustcls.models.checkpoint import Arch, arch_name, restore
+from robustcls.models.weights import read_file
+from robustcls.results.records import Epoch
+from robustcls.runtime.device import resolve_batch_size, resolve_device
+from robustcls.runtime.world import World
+from robustcls.training.checkpoint import begin_folder, check_new, new_folder, read_last, restore_state
+from robustcls.training.config import PYTHON, TrainConfig
+from robustcls.training.loop import fit
+from robustcls.training.recipe import adapt
+from robustcls.training.rehearsal import fit_epochs, rehearse
+from robustcls.training.run import Run
+
+# Images and labels as tensors or arrays, all in one or split already into training and validation images.
+Data = Images | tuple[Images, Images] | tuple[Any, ...]
+
+
+class RunResult:
+    """A run that has ended."""
+
+    def __init__(self, run: Run, arch: Arch) -> None:
+        self.run, self.arch = run, arch
+        self.folder, self.config = run.folder, run.config
+        self.history: list[Epoch] = run.state.history
+        self.best_epoch, self.stopped = run.state.best_epoch, run.state.stopped
+
+    @cached_property
+    def model(self) -> Classifier:
+        """The best by validation, as ckpt.pt holds it, in eval mode on the device of training."""
+        path = self.folder / "ckpt.pt"
+        arch = copy.deepcopy(self.arch) if isinstance(self.arch, nn.Module) else self.arch
+        return restore(read_file(path), str(path), arch)[0].to(self.run.device)
+
+
+def train(
+    config: TrainConfig | None = None,
+    *,
+    on_batch: Callable[[Run], object] = lambda run: None,
+    on_epoch: Callable[[Epoch], object] = lambda row: None,
+    **task: Any,
+) -> RunResult:
+    """Trains a classifier; writes a run folder.
+
+    Args:
+        config: the options, as `recipe.configure` makes them.
+        on_batch, on_epoch: are called after each.
+        task: what else `begin` takes: a run to resume, data and an architecture as objects.
+
+    Raises:
+        InputError: for options, data or a model that cannot be trained, before anything is written.
+        Interrupted: on Ctrl-C or SIGTERM; the state is saved, and `resume` goes on.
+    """
+    with begin(config, **task) as run:
+        fit(run, on_batch, on_epoch)
+        return RunResult(run, task.get("arch") or run.config.arch)
+
+
+@contextmanager
+def begin(
+    config: TrainConfig | None = None,
+    *,
+    resume: str | Path | None = None,
+    data: Data | None = None,
+    arch: Arch | None = None,
+    given: Container[str] = (),
+    inputs: Iterable[str] = (),
+    quiet: bool = False,
+    world: World | None = None,
+    dry_run: bool = False,
+) -> Iterator[Run]:
+    """A run as it is before its first batch, or where it was left, ready for `loop.fit`; nobody else writes to its folder.
+
+    Args:
+        config: the options, as `recipe.configure` makes them.
+        resume: instead, the folder of a run that goes on; a process that torchrun restarts goes on by itself.
+        data: in place of config.data, images and labels: float in [0, 1] or uint8, N,C,H,W, and whole numbers N.
+        arch: in place of config.arch, a module on [0, 1] pixels, of which a copy is trained, or a function
+            (num_classes, input_size) that makes one.
+        given: names of options that the recipe leaves as they are.
+        inputs: files that are read, which the run must not write over.
+        quiet: in place of config.quiet, of a run that goes on.
+        world: the processes that share the run.
+        dry_run: nothing is written.
+    """
+    began, world, content = time.perf_counter(), world or World(), None
+    folder = _folder(config, resume, data, arch)
+    writes = not dry_run and (not resume or folder.is_dir())
+    with world.claim((folder, "--out"), folder=True) if writes else nullcontext():
+        if resume or (world.restarts > 0 and (folder / "last.pt").exists()):
+            config, content = read_last(folder)
+            config.quiet = quiet
+            _check_python(folder, content, data=data, arch=arch)
+        else:
+            check_new(folder, inputs)
+        assert config is not None
+        config.quiet = config.quiet or not world.first
+        images, val = _load(config, data)
+        remark = "" if content else _adapt(config, given, images, world)
+        objects = tuple(name for name, value in (("data", data), ("arch", arch)) if value is not None)
+        run = Run(config, folder, images, val, world, arch=arch, resumed=content is not None, from_python=objects)
+        run.remark = remark
+        if content:
+            restore_state(run, content)
+            run.track_from_here()
+        else:
+            rehearse(run)
+            if config.minutes:
+                fit_epochs(run, began)
+            if not dry_run:
+                begin_folder(run)
+        yield run
+
+
+def _folder(config: TrainConfig | None, resume: str | Path | None, data: Data | None, arch: Arch | None) -> Path:
+    """The run's folder; of a new one, the configuration names the objects that stand for a data set and an architecture."""
+    if resume:
+        return Path(resume)
+    if config is None:
+        raise InputError("there is nothing to train: give a configuration, or the folder of a run to resume")
+    config.data = config.data if data is None else PYTHON
+    config.arch = config.arch if arch is None else arch_name(arch)
+    return new_folder(config)
+
+
+def _load(config: TrainConfig, data: Data | None) -> tuple[Images, Images]:
+    """Training and validation images."""
+    seed, limit = config.seed, config.limit_train
+    if data is None:
+        return load_training_data(
+            config.data or "digits", seed=seed, data_dir=config.data_dir, skip_corrupt=config.skip_corrupt, limit_train=limit
+        )  # fmt: skip
+    if isinstance(data, tuple) and all(isinstance(part, Images) for part in data):
+        return data
+    return hold_out(as_images(data, PYTHON), seed=seed, limit_train=limit)
+
+
+def _adapt(config: TrainConfig, given: Container[str], images: Images, world: World) -> str:
+    """Fits the recipe to so many images and to --init, as far as nothing else is given; says what changed."""
+    size, device = images.pixels.shape[1:], resolve_device(config.device)
+    batch_size = resolve_batch_size(parse_batch_size(config.batch_size), size, device)
+    return adapt(config, given, len(images), batch_size, processes=world.size)
+
+
+def _check_python(folder: Path, content: dict[str, Any], **objects: object) -> None:
+    """Raises InputError where a run began with objects that it is not given now."""
+    missing = [name for name in content["meta"].get("from_python", ()) if objects[name] is None]
+    if missing:
+        call = ", ".join([f"resume={str(folder)!r}", *(f"{name}=..." for name in missing)])
+        raise InputError(
+            f"{folder} began in Python with its own {' and '.join(missing)}: go on there, with robustcls.train({call})"
+        )
