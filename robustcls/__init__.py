@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from robustcls.api import explain as explain
     from robustcls.api import load as load
     from robustcls.api import load_data as load_data
+    from robustcls.api import train as train
     from robustcls.attribution.measures.trust import explain_metrics as explain_metrics
     from robustcls.core.errors import InputError as InputError
     from robustcls.core.threat import ThreatModel as ThreatModel
@@ -37,6 +38,7 @@ _HOMES = {
     "load": "robustcls.api",
     "load_data": "robustcls.api",
     "report": "robustcls.reporting.render",  # which needs no torch
+    "train": "robustcls.api",
 }
 __all__ = [*_HOMES, "__version__"]
 

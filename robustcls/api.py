@@ -10,36 +10,24 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from robustcls.attacks._pool import others_of
-from robustcls.attacks._targets import choose_targets
+from robustcls.attacks._run import run_attack
 from robustcls.attribution import explain_counted, not_finite
 from robustcls.attribution.measures.trust import explain_metrics as explain_metrics
 from robustcls.core import plugins
-from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
-from robustcls.core.draws import SampleGenerator
 from robustcls.core.errors import InputError
-from robustcls.core.gradients import frozen
 from robustcls.core.options import parse_n
-from robustcls.core.progress import follow, show_attacks
-from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import takes, takes_target, traits_of
+from robustcls.data.collect import collect
 from robustcls.data.splits import load_split
-from robustcls.evaluation.evaluate import evaluate_subject
-from robustcls.evaluation.plan import choose_attacks, make_plan
-from robustcls.evaluation.subject import make_subject
+from robustcls.evaluation import measured
 from robustcls.models import loading
 from robustcls.models.checkpoint import Arch
 from robustcls.reporting.render import report as report
 from robustcls.results.records import Evaluation
-from robustcls.runtime.device import resolve_batch_size
-from robustcls.runtime.fused import Counted
-from robustcls.runtime.predict import predict, told
+from robustcls.training import train as training
 
-TARGETS = 1  # names the random numbers that choose the targets
 Attack = str | Callable[..., Tensor]  # a spec such as "pgd(steps=20)", or a function (model, x, y, threat) -> x_adv
 
 
@@ -118,6 +106,52 @@ def load_data(
     return chosen.batch()
 
 
+def train(
+    *,
+    data: str | training.Data | Iterable[Any] | None = None,
+    arch: Arch | None = None,
+    adv: str | None = None,
+    epochs: int | None = None,
+    norm: str | None = None,
+    eps: float | str | None = None,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> training.RunResult:
+    """Train a classifier, adversarially or not; write a run folder. What is not given comes from the data set's recipe.
+
+    Under torchrun the processes share each batch.
+
+    Args:
+        data: a spec, as of `load_data`, `digits` unless given; (images, labels), float N,C,H,W in [0, 1] or uint8 and whole
+            numbers N, or an iterable of such batches; or two Images. Validation images are held out, unless there are two.
+        arch: `vgg16` unless given, or another spec; a function of (num_classes, input_size) that makes a module on [0, 1]
+            pixels; or the module itself, of which a copy is trained.
+        adv: the inner attack, such as `pgd(steps=3)`; `none` for plain training.
+        epochs: passes over the training images.
+        norm, eps: the threat model of training.
+        out: the run folder; `runs/<data>-<arch>-<adv>-<time>` unless given.
+        resume: instead of all options, the folder of a run that goes on; `data` and `arch` where they were objects.
+        progress: show progress on stderr.
+        options: the other options of `robustcls train`, such as `objective`, `lr`, `batch_size`, `seed`, `ema`; its `--help`
+            lists them. Batch and rate are cut for few images unless they are given; `.remark` of the result says so.
+
+    Returns:
+        run: `run.model`, the best by validation, in eval mode; `run.history`, a record of each epoch; `run.folder`.
+
+    Raises:
+        InputError: for options, data or a model that cannot be trained, before anything is written.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM; the state is saved, and `resume` goes on.
+
+    Example:
+        >>> run = robustcls.train(data=(images, labels), arch=net, adv="pgd(steps=3)", epochs=10, out="runs/mine")
+        >>> run.model(images).argmax(1), run.history[-1].val_robust
+    """
+    named = {"adv": adv, "epochs": epochs, "norm": norm, "eps": eps, "out": out, **options}
+    return training.train_from_python(data, arch, named, resume=resume, progress=progress)
+
+
 def attack(
     model: nn.Module,
     images: Tensor,
@@ -158,44 +192,10 @@ def attack(
         >>> x_adv = robustcls.attack(model, images, labels, "linf:8/255", "pgd(steps=20)")
         >>> (model(x_adv).argmax(1) == labels).float().mean()
     """
-    ball = _threat_model(threat)
-    check_images(images, labels, input_size_of(model))
-    named, function = plugins.parse("attack", attack), plugins.load("attack", attack)
-    ball.check_options(str(named), plugins.resolved("attack", attack))
-    ball.check_eps(images.shape[1:])
-    model = told(model, images, labels)
-    device = device_of(model)
-    size = resolve_batch_size(batch_size, images.shape[1:], device)
-    if traits_of(function).universal:
-        size = len(images)
-    index = torch.arange(len(images)) if index is None else index
-    # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
-    with torch.inference_mode(False), frozen(model):
-        x = images.detach().to(device, torch.float32, copy=True)
-        y = labels.detach().to(device, torch.int64, copy=True)
-        fp32 = Counted(model)
-        with torch.no_grad():
-            check_logits(fp32(x[:1]), y)
-        aims = None
-        if target is not None:
-            if not takes_target(function):
-                raise InputError(
-                    f"{named} cannot aim at a class: leave out `target`, or take an attack that can, such as pgd"
-                )
-            draws = SampleGenerator.of(index, mix(seed, TARGETS), device)
-            aims = choose_targets(target, predict(fp32, x, size).to(device), y, draws)
-        more: dict[str, Any] = {"others": others_of(x, y, index)} if takes(function, "others") else {}
-        found = []
-        for rows in follow(torch.arange(len(x)).split(size), str(named), show=progress):
-            if takes(function, "generator"):
-                more["generator"] = SampleGenerator.of(index[rows], seed, device)
-            if aims is not None:
-                more["target"] = aims[rows]
-            found.append(function(fp32, x[rows], y[rows], ball, **more).detach().float())
-        x_adv = torch.cat(found)
-        if aims is not None:
-            x_adv = x.where((aims == y).view(-1, 1, 1, 1), x_adv)
-        return x_adv.to(images.device)
+    return run_attack(
+        model, images, labels, _threat_model(threat), attack,
+        target=target, batch_size=batch_size, seed=seed, index=index, progress=progress,
+    )  # fmt: skip
 
 
 def evaluate(
@@ -207,12 +207,11 @@ def evaluate(
     attacks: Attack | Sequence[Attack] | None = None,
     *,
     batch_size: int | str = "auto",
-    precision: str = "auto",
-    alone: bool = False,
     seed: int = 0,
     name: str = "",
-    positive: str | int | None = None,
+    resume: str | Path | None = None,
     progress: bool = False,
+    **options: Any,
 ) -> Evaluation:
     """Measure clean and robust accuracy under attacks that run in order; robust accuracy is an empirical upper bound.
 
@@ -223,36 +222,50 @@ def evaluate(
         labels: whole numbers N, counted from 0; None where `images` is an iterable that holds them.
         threat: a ThreatModel, or text such as `linf:8/255`.
         suite: a named list of attacks: `fast` (the default) or `standard`.
-        attacks: instead, attacks run in order, each on the samples that are still correct: specs such as `pgd(steps=20)`.
+        attacks: instead, attacks run in order, each on the samples that are still correct: specs such as `pgd(steps=20)`,
+            or functions `(model, x, y, threat, *, generator=None) -> x_adv`.
         batch_size: images at a time.
-        precision: `auto` (fp32), `fp32`, `bf16` or `fp16`: for speed alone; an adversarial example counts only when the fp32
-            model misclassifies it.
-        alone: every attack meets every sample, so that attacks can be compared.
         seed: of everything random.
         name: of the model, in the record.
-        positive: of two classes, the one that sensitivity is about, by its label or name; the second unless given.
+        resume: a folder that keeps what is done, so that the same call goes on from there if this one is cut off; removed
+            at the end.
         progress: show progress on stderr.
+        options: those of `robustcls attack` and `robustcls report`, by the names of their flags:
+            each_alone: every attack meets every sample, so that attacks can be compared.
+            eps_grid: radii of a security curve, or `auto`.
+            checks: `passive` (the default), `all` for self-checks that attack as well, or functions of your own.
+            transfer_from: a model, or the spec of one, on which the examples are crafted.
+            precision: `auto` (fp32), `fp32`, `bf16`, `fp16`: for speed alone; an adversarial example counts only when the
+            fp32 model misclassifies it. compile: of the model, by torch.compile.
+            positive: of two classes, the one that sensitivity is about, by its label or name; the second unless given.
+            data_note, intended_use, license: are kept in the record.
+            examples, maps_n, curves_n, minimum_n, corruptions_n: samples of a gallery, of measures of attribution maps, of
+            curves in other norms, of minimum perturbations, under common corruptions: none unless given. method:
+            attribution methods of the first two. corruptions_from: a folder of published corrupted images.
+            profile: `quick`, `standard` or `full`: all that `robustcls report` measures under this name; options win over
+            it. minutes: the time that all of it may take.
+
+    Returns:
+        The record; `.examples` has x, x_adv, y, success, distance and broken_by of all samples, on the images' device.
 
     Raises:
         InputError: for a model, data, attacks or options that do not fit.
 
     Example:
-        >>> result = robustcls.evaluate(model, loader, threat="linf:8/255", attacks=["pgd(steps=20)"])
-        >>> result.robust.accuracy, result.robust.ci95
+        >>> result = robustcls.evaluate(model, loader, threat="linf:8/255", attacks=["pgd(steps=20)", my_attack])
+        >>> result.robust.accuracy, result.robust.ci95, result.examples.x_adv[result.examples.success]
         >>> result.save("evaluation.json")
+        >>> robustcls.evaluate(model, loader, threat="linf:8/255", profile="quick", corruptions_n=50).corruptions.mean
     """
-    ball = _threat_model(threat)
-    x, y = _collect(images, labels)
-    for one in choose_attacks(attacks, suite, ball.norm)[0]:  # before the model is asked
-        ball.check_options(one.text, one.options)
-    subject = make_subject(model, x, y, ball, name=name)
-    plan = make_plan(
-        subject, attacks, suite,
-        alone=alone, batch_size=batch_size, precision=precision, seed=seed, positive=positive,
+    if "alone" in options:  # its earlier name
+        options["each_alone"] = options.pop("alone")
+    x, y = collect(images, labels)
+    if isinstance(source := options.get("transfer_from"), str | Path):
+        options["transfer_from"] = load(source, input_size=x.shape[1:])
+    return measured.evaluate_tensors(
+        model, x, y, _threat_model(threat), attacks, suite, options,
+        batch_size=batch_size, seed=seed, name=name, resume=resume, progress=progress,
     )  # fmt: skip
-    result = evaluate_subject(subject, plan, progress=show_attacks() if progress else None)
-    result.examples = result.examples.to(x.device)
-    return result
 
 
 def explain(
@@ -303,22 +316,3 @@ def _threat_model(threat: ThreatModel | str | None) -> ThreatModel:
     if not isinstance(threat, ThreatModel):
         raise InputError(f'threat {threat!r:.40} is no threat model: give `threat`, such as `threat="linf:8/255"`')
     return threat
-
-
-def _collect(images: Tensor | Iterable[Any], labels: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Images and labels as tensors: as they are given, or of all batches, or samples, of an iterable."""
-    if labels is not None:
-        return images, labels  # type: ignore[return-value]  # what is wrong with them is found where they are checked
-    if isinstance(images, Tensor):
-        raise InputError("the images have no labels: give `labels`, or an iterable of (images, labels) for both")
-    batches = []
-    for number, batch in enumerate(images):
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            what = f"{len(batch)} things" if isinstance(batch, (tuple, list)) else type(batch).__name__
-            raise InputError(f"batch {number} of the data is {what}: give an iterable of (images, labels)")
-        x, y = batch[0], torch.as_tensor(batch[1])
-        # A data set gives one sample at a time.
-        batches.append((x[None], y[None]) if x.ndim == 3 and y.ndim == 0 else (x, y))
-    if not batches:
-        raise InputError("the data holds no batch: give an iterable of (images, labels) that is not used up")
-    return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])

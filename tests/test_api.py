@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import robustcls
 from robustcls import InputError, ThreatModel
+from robustcls.data.images import Images
 
 EPS = 0.1
 
@@ -107,6 +108,54 @@ def without_generator(model, x, y, threat):
     return my_attack(model, x, y, threat)
 
 
+# The Python section of the design, as it is written there
+
+
+LINES = """
+import robustcls
+model = robustcls.load("ckpt.pt")
+images, labels = robustcls.load_data("cifar10", split="test", n=1000)
+result = robustcls.evaluate(model, images, labels, robustcls.ThreatModel("linf", 8 / 255), suite="fast")
+assert 0 <= result.robust.accuracy <= 1
+result = robustcls.evaluate(model, loader, threat="linf:8/255", attacks=["pgd(steps=20)", my_attack])
+result.examples.x_adv, result.examples.success, result.examples.distance; result.save("evaluation.json")
+x_adv = robustcls.attack(model, images, labels, robustcls.ThreatModel.parse("linf:8/255"), "pgd(steps=20)", target=None)
+maps = robustcls.explain(model, images, target=labels, method="integrated_gradients")
+run = robustcls.train(data=(images, labels), arch=my_module_or_spec, adv="pgd(steps=3)", epochs=10, out="runs/mine")
+run.model, run.history, run.folder
+robustcls.report(result, "report.html")
+"""
+
+
+def squares(split: str, *, data_dir: str | None = None) -> Images:
+    """Stands in for CIFAR-10: the class is where a bright square lies."""
+    labels = torch.arange(40) % 10
+    pixels = torch.full((40, 3, 32, 32), 40, dtype=torch.uint8)
+    for image, label in zip(pixels, labels.tolist(), strict=True):
+        image[:, 3 * label : 3 * label + 5, 4:9] = 220
+    return Images(pixels, labels, tuple("abcdefghij"), "cifar10")
+
+
+@pytest.mark.usefixtures("untouched")
+def test_every_line_of_the_design_runs_as_written(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("robustcls.data.sets.cifar10.cifar10", squares)
+    monkeypatch.chdir(tmp_path)
+    arch = "vgg11(width=0.05)"
+    made = robustcls.train(data="cifar10", arch=arch, adv="fgsm", epochs=1, val_n=4, device="cpu", out="made")
+    (made.folder / "ckpt.pt").rename("ckpt.pt")
+    images, labels = robustcls.load_data("cifar10", n=20)
+    loader = DataLoader(TensorDataset(images, labels), batch_size=8, generator=torch.Generator())
+    names = {"loader": loader, "my_attack": my_attack, "my_module_or_spec": model}
+    exec(LINES, names)
+    assert isinstance(names["model"], nn.Module)
+    assert names["images"].shape == names["x_adv"].shape == names["maps"].shape == (40, 3, 32, 32)
+    assert names["result"].examples.x_adv.shape == (20, 3, 32, 32)
+    assert len(names["run"].history) == 10
+    assert names["run"].folder == Path("runs/mine")
+    assert names["run"].model(images).shape == (20, 10)
+    assert {"evaluation.json", "report.html"} <= {file.name for file in tmp_path.iterdir()}
+
+
 # evaluate
 
 
@@ -148,6 +197,125 @@ def test_what_is_wrong_is_said_in_one_line_and_in_python(model, data, changes, m
         robustcls.evaluate(model, **arguments)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "--" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_evaluate_takes_specs_and_functions_and_keeps_the_examples(model, data, tmp_path):
+    loader = DataLoader(TensorDataset(*data), batch_size=10, generator=torch.Generator())
+    result = robustcls.evaluate(model, loader, threat="linf:8/255", attacks=["pgd(steps=20)", my_attack])
+    assert result.attacks[0].name == "pgd"
+    assert "my_attack" in result.attacks[1].name
+    x_adv, success, distance = result.examples.x_adv, result.examples.success, result.examples.distance
+    assert x_adv.shape == data[0].shape
+    assert int(success.sum()) == sum(attack.broken for attack in result.attacks)
+    assert (distance[success] <= 8 / 255 + 1e-6).all()
+    result.save(tmp_path / "evaluation.json")
+    assert robustcls.Evaluation.load(tmp_path / "evaluation.json").samples == result.samples
+    assert result.curve is None
+    assert result.not_run == {}
+    assert (result.calibration, result.explanations, result.gallery, result.corruptions) == (None, None, None, None)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_evaluate_does_what_the_command_attack_does(model, data, tmp_path):
+    plain = robustcls.evaluate(model, *data, "linf:0.1", attacks=["fgsm", "pgd(steps=2)"])
+    alone = robustcls.evaluate(
+        model, *data, "linf:0.1", attacks=["fgsm", "pgd(steps=2)"], each_alone=True, eps_grid=[0.2, 0, "8/255"],
+        checks="all", precision="fp32", data_note="small", intended_use="tests", license="MIT",
+    )  # fmt: skip
+    assert all(attack.alone for attack in alone.attacks)
+    assert not any(attack.alone for attack in plain.attacks)
+    assert alone.robust.accuracy == plain.robust.accuracy
+    assert [point.eps for point in alone.curve] == [0, 8 / 255, 0.1, 0.2]
+    assert len(alone.checks) > len(plain.checks)
+    assert (alone.intended_use, alone.license) == ("tests", "MIT")
+    assert "small" in alone.data.note
+    earlier = robustcls.evaluate(model, *data, "linf:0.1", attacks=["fgsm", "pgd(steps=2)"], alone=True)
+    assert [attack.alone for attack in earlier.attacks] == [attack.alone for attack in alone.attacks]
+
+
+@pytest.mark.usefixtures("untouched")
+def test_examples_are_crafted_on_another_model_or_on_what_its_spec_names(model, data):
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        other = Net()
+        by_spec = robustcls.evaluate(model, *data, "linf:0.1", attacks=["fgsm"], transfer_from=f"{__name__}:Net")
+    by_object = robustcls.evaluate(model, *data, "linf:0.1", attacks=["fgsm"], transfer_from=other)
+    assert by_object.surrogate.name == "Net"
+    assert by_object.threat.knowledge.startswith("transfer")
+    assert by_spec.surrogate.name == "Net"
+    white = robustcls.evaluate(model, *data, "linf:0.1", attacks=["fgsm"])
+    assert by_object.robust.correct >= white.robust.correct
+
+
+@pytest.mark.usefixtures("untouched")
+def test_an_evaluation_that_was_cut_off_goes_on(model, data, tmp_path):
+    runs = []
+
+    def slow(model, x, y, threat, *, generator=None):
+        runs.append(len(x))
+        if len(runs) == 2:
+            raise KeyboardInterrupt
+        return my_attack(model, x, y, threat)
+
+    options = {"threat": "linf:0.1", "attacks": [slow], "batch_size": 12, "resume": tmp_path / "kept"}
+    with pytest.raises(KeyboardInterrupt):
+        robustcls.evaluate(model, *data, **options)
+    assert (tmp_path / "kept" / "task.json").exists()
+    result = robustcls.evaluate(model, *data, **options)
+    assert len(runs) == 3, "the first batch was kept"
+    assert not (tmp_path / "kept").exists()
+    whole = robustcls.evaluate(model, *data, "linf:0.1", attacks=[my_attack], batch_size=12)
+    assert torch.equal(result.examples.x_adv, whole.examples.x_adv)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(InputError, match="holds something else: name a folder of its own with `resume`"):
+        robustcls.evaluate(model, *data, **options | {"resume": tmp_path / "mine"})
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+@pytest.mark.usefixtures("untouched")
+def test_evaluate_does_what_the_command_report_does(model, data):
+    small = data[0][:12], data[1][:12]
+    result = robustcls.evaluate(
+        model, *small, "linf:0.1", attacks=["fgsm"], examples=2, maps_n=3, method="saliency", corruptions_n=4
+    )
+    assert len(result.gallery.examples) == 2
+    assert 0 < result.explanations.n <= 3
+    assert [one.method for one in result.explanations.methods] == ["saliency"]
+    assert result.corruptions.n == 4
+    assert result.calibration is not None
+    assert not result.minimum
+    assert result.not_run["minimum"] == "left out by --minimum-n 0"
+    assert result.examples.x_adv.shape == small[0].shape
+    quick = robustcls.evaluate(model, *small, "linf:0.1", profile="quick", maps_n=0, examples=1, method="saliency")
+    assert quick.profile == "quick"
+    assert quick.robust.kind == "upper bound: apgd_ce(steps=20)"
+    assert quick.data.n == 12
+    assert len(quick.gallery.examples) == 1
+    assert quick.explanations is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"map_n": 3}, "unknown option 'map_n': did you mean 'maps_n'"),
+        ({"device": "cpu"}, "unknown option 'device'"),
+        ({"checks": "some"}, "unknown checks 'some': there are all, passive"),
+        ({"minutes": -1}, "`minutes=-1` is no time"),
+        ({"maps_n": -1}, "`maps_n=-1` is negative"),
+        ({"eps_grid": ["a"]}, "eps 'a' is not a radius"),
+        ({"maps_n": 2, "method": "salency"}, "did you mean 'saliency'"),
+        ({"batch_size": 0}, "`batch_size=0` is not a number of images"),
+        ({"profile": "fast"}, "unknown profile 'fast'"),
+        ({"transfer_from": "nowhere.pt"}, "no file nowhere.pt"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_python(model, data, options, message):
+    with pytest.raises(InputError) as caught:
+        robustcls.evaluate(model, *data, "linf:0.1", attacks=["fgsm"], **options)
+    assert message in str(caught.value)
     assert "--" not in str(caught.value)
 
 
@@ -221,8 +389,8 @@ def test_a_wrong_target_is_named(model, data, target, message):
 
 
 def test_an_attack_that_cannot_aim_says_so(model, data):
-    with pytest.raises(InputError, match="square.* cannot aim at a class: leave out `target`"):
-        robustcls.attack(model, *data, "linf:0.1", "square(queries=10)", target=3)
+    with pytest.raises(InputError, match="fmn.* cannot aim at a class: leave out `target`"):
+        robustcls.attack(model, *data, "linf:0.1", "fmn(steps=10)", target=3)
 
 
 # explain
@@ -244,6 +412,82 @@ def test_explain_takes_targets_and_methods_in_any_form(model, data):
     predicted = copy.deepcopy(model).eval()(images).argmax(1)
     assert torch.equal(robustcls.explain(model, images), robustcls.explain(model, images, predicted))
     assert torch.equal(robustcls.explain(model, images, 3, my_method), images * 3)
+
+
+# train
+
+OPTIONS = {"epochs": 1, "batch_size": 16, "val_n": 20, "val_attack": "fgsm", "device": "cpu", "precision": "fp32"}
+
+
+@pytest.mark.usefixtures("untouched")
+def test_train_takes_tensors_and_a_module_and_trains_a_copy(model, tmp_path):
+    images, labels = robustcls.load_data("digits", split="train", n=80)
+    run = robustcls.train(
+        data=(images, labels), arch=model, adv="pgd(steps=3)", out=tmp_path / "mine", eps="0.1", **OPTIONS
+    )
+    assert run.folder == tmp_path / "mine"
+    assert {file.name for file in run.folder.iterdir()} == {"ckpt.pt", "last.pt", "config.toml", "history.jsonl"}
+    assert [row.epoch for row in run.history] == [1]
+    assert run.history[0].val_robust is not None
+    assert not run.model.training
+    assert run.model(images).shape == (80, 10)
+    assert (run.config.adv, run.config.eps, run.config.seed) == ("pgd(steps=3)", "0.1", 0)
+    result = robustcls.evaluate(run.model, images, labels, "linf:0.1", attacks=["fgsm"])
+    assert result.clean.total == 80
+
+
+def test_train_takes_a_spec_a_function_or_a_loader_and_goes_on(tmp_path):
+    def tiny(num_classes, input_size):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+
+    by_spec = robustcls.train(
+        data="digits(size=8)", arch=tiny, adv="none", limit_train=80, lr=0.1, out=tmp_path / "a", **OPTIONS
+    )
+    assert by_spec.config.objective == "standard"
+    images, labels = robustcls.load_data("digits(size=8)", split="train", n=80)
+    loader = DataLoader(TensorDataset(images, labels), batch_size=30)
+    seen = {}
+    for name, data in (("b", loader), ("c", (images, labels))):
+        run = robustcls.train(data=data, arch=tiny, adv="fgsm", out=tmp_path / name, mean=0.5, std=(0.25,), **OPTIONS)
+        seen[name] = (run.history[0].train_loss, run.config.mean, run.config.std)
+    assert seen["b"] == seen["c"]
+    assert seen["b"][1:] == ("0.5", "0.25")
+    again = robustcls.train(resume=tmp_path / "c", data=loader, arch=tiny)
+    assert again.history == run.history, "it was finished"
+
+
+def test_the_recipe_of_the_data_set_comes_before_the_defaults_and_after_what_is_given(tmp_path):
+    from robustcls.data import recipe
+
+    usual = recipe("digits")
+    assert usual["epochs"] != OPTIONS["epochs"]
+    run = robustcls.train(
+        data="digits(size=8)", arch="vgg16(width=0.05)", limit_train=80, out=tmp_path / "run", **OPTIONS
+    )
+    assert (run.config.epochs, run.config.norm, run.config.eps) == (1, usual.get("norm", "linf"), usual["eps"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epoch": 1}, "unknown option 'epoch': did you mean 'epochs'"),
+        ({"epochs": 1.5}, "option epochs: 1.5 is not a whole number"),
+        ({"epochs": 0}, "`epochs=0` is too small"),
+        ({"data": "digit"}, "did you mean 'digits'"),
+        ({"data": torch.rand(2, 1, 8, 8)}, "the images have no labels"),
+        ({"arch": "vgg16x"}, "did you mean 'vgg16'"),
+        ({"adv": "pgdd"}, "did you mean 'pgd'"),
+        ({"resume": "nowhere"}, "no nowhere/last.pt: give the folder of a run"),
+        ({"resume": "nowhere", "lr": 0.1}, "`resume` goes on with the run's own configuration: leave out `lr`"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_python_and_leaves_nothing(options, message, tmp_path):
+    out = {} if "resume" in options else {"out": tmp_path / "run"}
+    with pytest.raises(InputError) as caught:
+        robustcls.train(**out, **options)
+    assert message in str(caught.value)
+    assert "--" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 # load and load_data
@@ -285,7 +529,7 @@ assert callable(robustcls.attack) and robustcls.attacks.__path__ and robustcls.d
 """
     subprocess.run([sys.executable, "-c", code], check=True)
     assert (Path(robustcls.__file__).parent / "py.typed").exists()
-    for name in ("load", "load_data", "evaluate", "attack", "explain", "report"):
+    for name in ("load", "load_data", "train", "evaluate", "attack", "explain", "report"):
         function = getattr(robustcls, name)
         words = inspect.getdoc(function)
         for part in ("Args:", "Raises:", "Example:", "\n"):

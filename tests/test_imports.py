@@ -19,12 +19,18 @@ LIGHT = [
         for file in sorted((ROOT / folder).glob("*.py"))
     ),
     "robustcls.evaluation",
+    "robustcls.evaluation.measures",
+    *(
+        f"robustcls.evaluation.measures.{file.parent.name}.{file.stem}"
+        for file in sorted((ROOT / "evaluation" / "measures").glob("*/*.py"))
+        if file.stem not in ("measure", "__init__")
+    ),
     "robustcls.evaluation.config",
     "robustcls.evaluation.suites",
     "robustcls.attacks",
     "robustcls.cli.main",
 ]
-HEAVY_CORE = {"classifier", "draws", "gradients", "logits", "losses", "objective"}
+HEAVY_CORE = {"classifier", "draws", "gradients", "logits", "losses", "objective", "subset"}
 
 
 def test_light_modules_do_not_import_torch():

@@ -601,7 +601,7 @@ def _check_norm(name: str, threat: ThreatModel, *norms: str) -> None:
     if threat.norm not in norms:
         raise InputError(
             f"{name} measures {' or '.join(norms)}, not {threat.norm}: "
-            f"judge it with --norm {norms[0]}, or choose another attack"
+            f"judge it with `norm={norms[0]}`, or choose another attack"
         )
 
 

@@ -69,9 +69,9 @@ class BenchConfig(RuntimeOptions):
         for name, least in (("n", 1), ("rounds", 1), ("updates", 4)):  # the first two updates only warm up
             value = getattr(self, name)
             if value is not None and value < least:
-                raise InputError(f"--{name} {value} is too small: give {least} or more")
+                raise InputError(f"`{name}={value}` is too small: give {least} or more")
         if self.suite == "cuda" and self.model and not self.arch:
-            raise InputError(f"--model {self.model} is one architecture: give its --arch to the suite cuda")
+            raise InputError(f"`model={self.model}` is one architecture: give its `arch` to the suite cuda")
         for kind, given, known in (
             ("workload", self.workload, (*TRAININGS, *ATTACKS)),
             ("attribution method", self.method, names("attribution")),

@@ -61,7 +61,7 @@ def command(
     """
     config = build(AttackConfig, flags, config_file)
 
-    from robustcls.evaluation.evaluate import evaluate_subject, record_options
+    from robustcls.evaluation.evaluate import evaluate_subject
     from robustcls.evaluation.examples import save_examples as save
     from robustcls.evaluation.journal import Journal
     from robustcls.evaluation.plan import choose_attacks, plan_from
@@ -90,9 +90,14 @@ def command(
             note(line, quiet)
         try:
             evaluation = evaluate_subject(
-                subject, plan, journal=kept, world=world, progress=progress(quiet), command=command_line()
+                subject,
+                plan,
+                journal=kept,
+                world=world,
+                progress=progress(quiet),
+                options=config,
+                command=command_line(),
             )
-            record_options(evaluation, config)
             if not world.first:
                 return 0
             if not out and not overwrite:

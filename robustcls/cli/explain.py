@@ -44,14 +44,13 @@ def command(flags: dict, config_file: str | None, model: str, overwrite: bool) -
     check_writable(folder / "maps.npz", inputs=[model])
     if not config.out:
         check_not_lost(folder / "measures.json", [name_of(model)], overwrite)
-    methods: Sequence[str] = config.method or METHODS
-    for method in methods:
+    for method in config.method or METHODS:
         plugins.resolved("attribution", method)
     with claim(folder, folder=True):
-        explain_all(config, model, methods, folder)
+        explain_all(config, model, folder)
 
 
-def explain_all(config: ExplainConfig, model: str, methods: Sequence[str], folder: Path) -> None:
+def explain_all(config: ExplainConfig, model: str, folder: Path) -> None:
     """Writes the files, and says which, once the model is found good."""
     from robustcls.api import attack
     from robustcls.evaluation.attacks import as_attack
@@ -64,7 +63,7 @@ def explain_all(config: ExplainConfig, model: str, methods: Sequence[str], folde
     say = partial(note, quiet=config.quiet)
     for line in subject.notes:
         say(line)
-    methods = supported_methods(subject, methods, strict=bool(config.method), say=say)
+    methods = supported_methods(subject, config.method or METHODS, strict=bool(config.method), say=say)
     if not methods:
         raise InputError("the model supports none of the default methods: name one with --method, such as occlusion")
     describe_methods(subject, methods, config.quiet)

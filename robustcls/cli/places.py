@@ -16,6 +16,7 @@ import click
 from robustcls.cli.console import note
 from robustcls.core.errors import InputError
 from robustcls.core.files import is_stream
+from robustcls.core.measures import measures
 
 if TYPE_CHECKING:
     from robustcls.results.records import Evaluation
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace files of another model, or of somebody else, at the default place too."
 )
-PARTS = ("gallery", "explanations", "other_curves", "minimum", "calibration", "corruptions")  # of an evaluation
 _EMBEDDED = re.compile(r'<script type="application/json" id="evaluation-\d+">(.*?)</script>', re.DOTALL)
 _CARD = re.compile(r'\A---\n.*^  - "robustcls"$.*^model-index:\n  - name: ("[^\n]*")$', re.DOTALL | re.MULTILINE)
 
@@ -85,7 +85,7 @@ def loses(old: "Evaluation", new: "Evaluation") -> bool:
         _task(old) != _task(new)
         or old.data.n > new.data.n
         or bool({point.eps for point in old.curve or []} - {point.eps for point in new.curve or []})
-        or any(getattr(old, part) and not getattr(new, part) for part in PARTS)
+        or any(getattr(old, one.name) and not getattr(new, one.name) for one in measures())
         or any(after.error and not before.error for before, after in zip(old.attacks, new.attacks, strict=True))
     )
 

@@ -12,12 +12,11 @@ import click
 from robustcls.cli.console import note, progress
 from robustcls.cli.options import MODEL_HELP, GroupedCommand, config_option, options
 from robustcls.cli.places import check_not_lost, command_line, keep_earlier, name_of, overwrite_option
-from robustcls.core import plugins
 from robustcls.core.claims import claim
 from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stdout, is_stream
-from robustcls.evaluation.config import METHODS, ReportConfig, check_license
+from robustcls.evaluation.config import ReportConfig, check_license
 from robustcls.evaluation.profiles import layered
 
 if TYPE_CHECKING:
@@ -262,63 +261,46 @@ def measure(
     """
     from robustcls.cli.attack import summarise
     from robustcls.cli.explain import describe_methods
+    from robustcls.core import plugins
     from robustcls.evaluation.budget import estimate
-    from robustcls.evaluation.complete import complete
-    from robustcls.evaluation.corrupted import read_published
-    from robustcls.evaluation.evaluate import evaluate_subject, record_options
-    from robustcls.evaluation.explain import supported_methods
+    from robustcls.evaluation.evaluate import evaluate_subject
     from robustcls.evaluation.plan import choose_attacks, plan_from
     from robustcls.evaluation.subject import load_subjects
     from robustcls.reporting.scrub import without_arrays
-    from robustcls.runtime.device import keep_freed_memory, resolve_batch_size, resolve_device
+    from robustcls.runtime.device import keep_freed_memory
 
     keep_freed_memory()
-    methods: Sequence[str] = config.method or METHODS
-    for method in methods:
+    for method in config.method:
         plugins.resolved("attribution", method)
-    files = read_published(Path(config.corruptions_from)) if config.corruptions_from else None
     choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
-    subjects = load_subjects(models, config)
-    if files:  # hours before they are needed
-        for subject in subjects:
-            files.numbered_as(subject.data_record.class_map).check_model(subject.model, subject.x[:1])
-    wanted = methods if config.examples or config.maps_n else ()
     say = partial(note, quiet=config.quiet)
-    supported = [supported_methods(one, wanted, strict=bool(config.method), say=say) for one in subjects]
-    plans = [plan_from(config, subject) for subject in subjects]
+    subjects = load_subjects(models, config)
+    plans = [plan_from(config, subject, say=say) for subject in subjects]
     evaluations = []
-    estimates = estimate(subjects, plans, supported, config, given)
-    for model, its, out, methods in zip(models, estimates, outs, supported, strict=True):
+    for model, its, out in zip(models, estimate(subjects, plans, config, given), outs, strict=True):
         subject = its.subject
         note("\n".join([model, *subject.notes]), config.quiet)
-        describe_methods(subject, methods, config.quiet)
+        describe_methods(subject, its.plan.methods, config.quiet)
         budget, text = its.begin(given)
         note(text, config.quiet)
-        found = evaluate_subject(
-            subject, its.plan, progress=progress(config.quiet), over=budget.over, command=command_line()
-        )
-        record_options(found, config)
-        size = resolve_batch_size(its.plan.batch_size, subject.x.shape[1:], resolve_device(config.device))
-        if its.reduced:
-            found.reduced["attacks"] = its.reduced
         unfinished = unfinished_beside(out)
         kept: list[Path] = []
 
-        def save(path: Path, found: "Evaluation" = found, kept: list[Path] = kept) -> None:
+        def save(found: "Evaluation", path: Path = unfinished, kept: list[Path] = kept) -> None:
             (without_arrays(found) if redact_images else found).save(path)
             kept.append(path)
 
         try:
-            complete(
-                subject, found, config, methods, size, budget=budget, pace=its.pace,
-                say=say, done=partial(save, unfinished),
+            found = evaluate_subject(
+                subject, its.plan, progress=None if config.quiet else progress(False), budget=budget, pace=its.pace,
+                say=say, done=save, options=config, command=command_line(),
             )  # fmt: skip
         except BaseException:
             note(f"what was measured is kept in {unfinished}", config.quiet or not kept)
             raise
         if not overwrite:
             keep_earlier(out, found, images=not redact_images, names=not config.redact_names)
-        save(out)
+        save(found, out)
         unfinished.unlink()
         note(f"\n{summarise(found)}\n\n{out}\n\n", config.quiet)
         found.examples = None  # in memory of one model at a time

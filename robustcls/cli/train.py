@@ -8,8 +8,9 @@ import click
 from robustcls.cli.console import note, wrap
 from robustcls.cli.options import GroupedCommand, config_option, options
 from robustcls.core.config import read_toml
-from robustcls.core.progress import Bar, duration
+from robustcls.core.progress import duration
 from robustcls.training.config import TrainConfig
+from robustcls.training.progress import RunBar
 
 
 @click.command("train", cls=GroupedCommand)
@@ -61,8 +62,6 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
         task["config"] = configure(flags, file)
         task["given"] = {name for name, value in (*file.items(), *flags.items()) if value is not None}
         task["inputs"] = [config_file] if config_file else []
-        if world.size > 1 and not task["config"].out:
-            raise click.UsageError("the processes of torchrun must agree on a run folder: give --out DIR")
     with begin(**task, dry_run=dry_run) as run:
         if dry_run:
             estimated = estimate(run)  # by all processes
@@ -181,33 +180,17 @@ HEADER = """\
  epoch        lr    loss  clean attacked  clean  robust   fgsm    gap    img/s"""
 
 
-class Progress:
-    """A bar with rate and time left for the whole run, and one line per epoch."""
+class Progress(RunBar):
+    """A bar, and one line per epoch."""
 
     def __init__(self, run) -> None:
-        self.run = run
-        total = run.config.epochs * run.state.num_batches * run.images_per_batch
-        done = run.images_seen
-        self.bar = Bar(total, "training", "image", show=not run.config.quiet, done=done, scale=True)
-        self.headed = False
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self.bar.close()
-
-    def batch(self, run) -> None:
-        self.bar.label = f"epoch {run.state.epoch + 1}/{run.config.epochs}"
-        self.bar.advance(run.images_per_batch)
+        super().__init__(run, show=not run.config.quiet)
+        self.run, self.headed = run, False
 
     def epoch(self, row) -> None:
         if self.run.config.quiet:
             return
-        with self.bar.above():
+        with self.above():
             if not self.headed:
                 click.echo(HEADER)
                 self.headed = True

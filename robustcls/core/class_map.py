@@ -170,7 +170,7 @@ def _places(data: Sequence[str], aliases: Sequence[Sequence[str]], outputs: int,
         hint = " (a list of ImageNet's wnids does)" if WNID.fullmatch(first) else ""
     raise InputError(
         f"{model} knows {outputs} classes ({', '.join(known[:3])}{' ...' if len(known) > 3 else ''}), the data has "
-        f"{len(data)}: {first!r} is none of the model's{instead}: name the data that it was trained on with --data, "
+        f"{len(data)}: {first!r} is none of the model's{instead}: name the data that it was trained on with `data`, "
         f"or map the classes with `classes=FILE`{hint}"
     )
 

@@ -71,7 +71,7 @@ class CompileOption:
 
 def parse_batch_size(text: int | str | None) -> int | str:
     """A positive number, or auto. Raises InputError."""
-    return _count("auto" if text is None else text, "batch-size", "auto")
+    return _count("auto" if text is None else text, "batch_size", "auto")
 
 
 def parse_numbers(text: str | None, name: str) -> list[float] | None:
@@ -98,5 +98,5 @@ def _count(text: int | str, name: str, word: str) -> int | str:
     except ValueError:
         value = 0
     if value < 1:
-        raise InputError(f"--{name} {text!r} is not a number of images: give 1 or more, or {word}")
+        raise InputError(f"`{name}={text!r}` is not a number of images: give 1 or more, or {word}")
     return value

@@ -32,6 +32,9 @@ KINDS = {
     "suite": "robustcls/evaluation/suites.py",
     "tracker": "robustcls/trackers",
 }
+MEASURED = (
+    "robustcls/evaluation/measures/*/section*.py"  # sections of measures, each named as its folder, or section_NAME.py
+)
 PLACED = ("data",)  # the kinds whose plug-ins take a place: `folder:PATH`
 _ROOT = Path(__file__).resolve().parents[2]
 _SIMPLE = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
@@ -257,6 +260,8 @@ def _plugins(kind: str) -> dict[str, Plugin]:
         raise unknown("kind of plug-in", kind, KINDS)
     place = _ROOT / KINDS[kind]
     files = [place] if place.is_file() else sorted(place.glob("*.py"))
+    if kind == "section":
+        files += sorted(_ROOT.glob(MEASURED))
     return {plugin.name: plugin for file in files if file.name[0] != "_" for plugin in _read(kind, file)}
 
 
@@ -264,7 +269,7 @@ def _read(kind: str, file: Path) -> list[Plugin]:
     """The plug-ins that a source file defines: the function named like the file, or those in `__all__`."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    exported = [file.stem]
+    exported = [file.parent.name if file.stem == "section" else file.stem.removeprefix("section_")]
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__":
             exported = list(ast.literal_eval(node.value))

@@ -121,7 +121,7 @@ class ThreatModel:
     def check_whole_box(self, attack: str) -> None:
         """Raises InputError unless every image is allowed, as an attack that leaves every small ball needs it."""
         if not self.is_whole_box:
-            raise InputError(f"{attack} leaves every small ball: judge it with --norm linf --eps 1")
+            raise InputError(f"{attack} leaves every small ball: judge it with `norm=linf` and `eps=1`")
 
     def __str__(self) -> str:
         return f"{self.norm}:{self.eps_text}"

@@ -40,6 +40,13 @@ def traits_of(function: Callable[..., Any]) -> Traits:
     return getattr(function, "traits", Traits())
 
 
+def call(function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+    """Calls it with those of the keywords that it has."""
+    parameters = inspect.signature(function).parameters
+    every = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    return function(*args, **{name: value for name, value in keywords.items() if every or name in parameters})
+
+
 def takes_target(attack: Callable[..., Any]) -> bool:
     """Whether an attack can aim at classes N, by a keyword `target` that is no option of its spec, such as that of `patch`."""
     parameter = inspect.signature(attack).parameters.get("target")

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from robustcls.core.errors import InputError
+from robustcls.core.measures import FEWEST, measures
 from robustcls.core.progress import duration
 from robustcls.core.subset import first_proportional
 from robustcls.data.images import Images
@@ -19,7 +20,6 @@ from robustcls.evaluation.subject import Subject
 QUICK = {32: 2.0, 224: 5.0}  # minutes of the profile quick, by the longer side of the images; between, on a line
 RESERVE = 0.1  # of a budget, for what is not estimated: reading, checks, writing
 ATTACKS = 0.5  # of a budget that the attacks may take where other parts want the rest
-FEWEST = 4  # samples: a part that holds fewer says nothing
 
 
 @dataclass
@@ -84,7 +84,7 @@ def kept_counts(given: Collection[str]) -> frozenset[str]:
     """Of the options that the user gave, those whose counts a budget does not lower.
 
     A profile's budget lowers none that were given. One that was given itself takes them as the most there may be, all but
-    --n, which says what is estimated.
+    `n`, which says what is estimated.
     """
     return frozenset({"n"} & set(given) if "minutes" in given else given)
 
@@ -96,11 +96,7 @@ def fitting_samples(
     each = pace.of_attacks(attacks, curve=curve, checks=config.checks == "all")
     if "n" in budget.kept or math.isinf(budget.end) or each <= 0:
         return count, count * each
-    wanted = {
-        "gallery": config.examples, "stability": config.maps_n, "other_curves": config.curves_n,
-        "minimum": config.minimum_n, "corruptions": config.corruptions_n,
-    }  # fmt: skip
-    others = sum(number * pace.of_part(section) for section, number in wanted.items())
+    others = sum(getattr(config, one.count) * one.load().seconds(pace) for one in measures() if one.count)
     allowed = max(ATTACKS * budget.left(), budget.left() - others)
     count = max(min(count, FEWEST), min(count, int(allowed / each)))
     return count, count * each
@@ -166,20 +162,20 @@ class Estimate:
 def estimate(
     subjects: Sequence[Subject],
     plans: Sequence[Plan],
-    methods: Sequence[Sequence[str]],
     config: ReportConfig,
     given: Collection[str],
 ) -> list[Estimate]:
     """An estimate for each subject. Where a budget asks for fewer samples, all subjects keep the same, to be compared.
 
-    methods: attribution methods of each. given: options that the user named, whose counts win over the profile's budget.
+    given: options that the user named, whose counts win over the profile's budget.
     Raises InputError where a budget does not hold even the first step of each attack.
     """
     estimates, counts = [], []
-    for subject, plan, maps in zip(subjects, plans, methods, strict=True):
+    for subject, plan in zip(subjects, plans, strict=True):
         x = subject.x[:32]
         began, minutes = time.perf_counter(), minutes_of(config, x.shape[2:])
-        pace = measure_pace(subject.model, x, maps, corruptions=bool(config.corruptions_n))
+        wanted = [one for one in measures() if not one.count or getattr(config, one.count)]
+        pace = measure_pace(subject.model, x, plan.methods, measures=wanted)
         budget = _begin(minutes, given, time.perf_counter() - began)
         have, curve = len(subject.y), bool(plan.eps_grid)
         counts.append(fitting_samples(budget, pace, config, plan.attacks, have, curve=curve)[0])
@@ -191,10 +187,11 @@ def estimate(
             estimates[-1].reduced = words(have, counts[-1], budget)
     fewest = min(counts)
     reason = next(one.reduced for one, count in zip(estimates, counts, strict=True) if count == fewest)
-    return [
-        replace(one, subject=_with_fewer(one.subject, fewest), reduced=reason) if fewest < len(one.subject.y) else one
-        for one in estimates
-    ]
+    for one in estimates:
+        if fewest < len(one.subject.y):
+            one.subject, one.reduced = _with_fewer(one.subject, fewest), reason
+            one.plan.reduced["attacks"] = reason
+    return estimates
 
 
 def _begin(minutes: float | None, given: Collection[str], spent: float) -> Budget:

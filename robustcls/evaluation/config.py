@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
+from robustcls.core.measures import measures, with_fields
 from robustcls.core.options import CompileOption, DataOptions, NormalisationOptions, RuntimeOptions, ThreatOptions
 
 LONGEST_LICENSE = 200  # characters
@@ -71,18 +72,15 @@ class AttackConfig(SubjectOptions, CompileOption):
 
 
 @dataclass(kw_only=True)
+@with_fields({name: declared for one in measures() for name, declared in one.option_fields().items()})
 class ReportConfig(AttackConfig):
+    """The options of the attacks, those here, and those that each of `evaluation/measures` declares."""
+
     GROUP: ClassVar[str] = "Report"
 
     method: tuple[str, ...] = option(
         (), "Attribution method (repeatable).  [default: three]", metavar="SPEC", group="Explanation"
     )
-    examples: int = option(24, "Examples in the gallery.")
-    maps_n: int = option(50, "Samples at most whose attribution maps are compared and tested; 0: none.")
-    curves_n: int = option(100, "Samples at most of security curves in other norms; 0: none.")
-    minimum_n: int = option(100, "Samples at most whose minimum perturbation is looked for; 0: none.")
-    corruptions_n: int = option(200, "Samples at most under the 15 common corruptions; 0: none.")
-    corruptions_from: str | None = option(None, "Folder of published corrupted images (CIFAR-10-C).", metavar="DIR")
     checks: Literal["passive", "all"] = option("all", "Self-checks: those without an attack of their own, or all.")
     profile: Literal["quick", "standard", "full"] = option(
         "standard", "How much is measured; every other option wins over it."
@@ -97,13 +95,10 @@ class ReportConfig(AttackConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_counts(
-            examples=self.examples, maps_n=self.maps_n, curves_n=self.curves_n, minimum_n=self.minimum_n,
-            corruptions_n=self.corruptions_n,
-        )  # fmt: skip
+        _check_counts(**{one.count: getattr(self, one.count) for one in measures() if one.count})
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
             raise InputError(
-                f"--minutes {self.minutes:g} is no time: give a number above 0, or leave it out for no limit"
+                f"`minutes={self.minutes:g}` is no time: give a number above 0, or leave it out for no limit"
             )
 
 
@@ -138,4 +133,4 @@ METHODS = ("saliency", "integrated_gradients", "gradcam")
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if count < 0:
-            raise InputError(f"--{name.replace('_', '-')} {count} is negative: give 0 or more")
+            raise InputError(f"`{name}={count}` is negative: give 0 or more")

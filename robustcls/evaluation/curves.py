@@ -31,9 +31,9 @@ def choose_grid(
     """
     if not eps_grid:
         return []
-    if not isinstance(eps_grid, str):
+    if isinstance(eps_grid, AutoGrid):
         return eps_grid
-    if eps_grid.strip() != "auto":
+    if not isinstance(eps_grid, str) or eps_grid.strip() != "auto":
         return [ThreatModel(threat.norm, eps).eps for eps in parse_grid(eps_grid)]
     unrestricted = any(attack.traits.unrestricted for attack in as_attacks(attacks))
     return [] if unrestricted else auto_grid(threat)
@@ -45,9 +45,9 @@ def auto_grid(threat: ThreatModel) -> AutoGrid:
     return AutoGrid(sorted({threat.at(share * threat.eps).eps for share in shares}))
 
 
-def parse_grid(text: str) -> list[float]:
-    """Radii from `0,2/255,4/255`, from the smallest, without repetitions. Raises InputError."""
-    return sorted({parse_eps(part) for part in text.split(",")})
+def parse_grid(radii: str | Iterable[float | str]) -> list[float]:
+    """Radii from `0,2/255,4/255`, or one by one; from the smallest, without repetitions. Raises InputError."""
+    return sorted({parse_eps(part) for part in (radii.split(",") if isinstance(radii, str) else radii)})
 
 
 def reach(x: Tensor, norm: Norm) -> float:

@@ -1,6 +1,7 @@
 """From a subject and a plan to an Evaluation."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -12,12 +13,15 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.provenance import commit, versions
+from robustcls.evaluation.budget import Budget
 from robustcls.evaluation.cascade import Outcome, Progress, run_cascade
 from robustcls.evaluation.checks import run_checks
+from robustcls.evaluation.complete import complete
 from robustcls.evaluation.config import AttackConfig
 from robustcls.evaluation.curves import security_curve
 from robustcls.evaluation.engine import Engine, Over, never
 from robustcls.evaluation.journal import Journal
+from robustcls.evaluation.pace import Pace
 from robustcls.evaluation.plan import Plan
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.two_classes import tell_apart
@@ -34,16 +38,46 @@ def evaluate_subject(
     journal: Journal | None = None,
     world: World | None = None,
     progress: Progress | None = None,
-    over: Over = never,
+    budget: Budget | None = None,
+    pace: Pace | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    done: Callable[[Evaluation], None] = lambda evaluation: None,
+    options: AttackConfig | None = None,
     command: str = "robustcls.evaluate",
 ) -> Evaluation:
-    """Runs the cascade, the self-checks and the security curve of a plan; `.examples` of the result holds the tensors.
+    """Runs the cascade, self-checks, security curve and measures of a plan; `.examples` of the result holds the tensors.
 
     Args:
         journal: keeps what is done, so that an evaluation that is cut off can go on.
-        over: attacks, of self-checks too, are stopped once it gives a reason; they are recorded with it.
+        budget: of time: attacks, of self-checks too, are stopped when it is used up, and recorded with that reason; measures
+            take fewer samples, or are left out.
+        pace: of the model, where it is known.
+        say: told what is measured next, and what it will take.
+        done: called after the attacks, and after each measure.
+        options: of a command, recorded with what they state of the model and its data.
         command: for the record.
     """
+    over = budget.over if budget else never
+    evaluation = _run_attacks(subject, plan, journal, world, progress, over, command)
+    size = evaluation.provenance.config["batch_size"]
+    if options is not None:
+        _record_options(evaluation, options)
+    if plan.measures is not None:
+        complete(
+            subject, plan, evaluation, size, budget=budget, pace=pace, progress=progress is not None, say=say, done=done
+        )
+    return evaluation
+
+
+def _run_attacks(
+    subject: Subject,
+    plan: Plan,
+    journal: Journal | None,
+    world: World | None,
+    progress: Progress | None,
+    over: Over,
+    command: str,
+) -> Evaluation:
     started, began = datetime.now(UTC), time.perf_counter()
     engine = make_engine(subject, plan, journal=journal, world=world, over=over)
     # Gradients are needed even where the caller switched them off.
@@ -72,9 +106,14 @@ def evaluate_subject(
     return evaluation
 
 
-def record_options(evaluation: Evaluation, options: AttackConfig) -> None:
-    """Records the options of an evaluation, and what they state of the model and its data."""
+def _record_options(evaluation: Evaluation, options: AttackConfig) -> None:
+    """Records the options of a command, and what they state of the model and its data."""
     evaluation.provenance.config = {key: value for key, value in asdict(options).items() if value not in (None, ())}
+    state(evaluation, options)
+
+
+def state(evaluation: Evaluation, options: AttackConfig) -> None:
+    """Records what the options state of the model and its data."""
     evaluation.data.note = "; ".join(filter(None, (evaluation.data.note, options.data_note)))
     evaluation.intended_use, evaluation.license = options.intended_use or "", options.license or ""
 
@@ -121,6 +160,9 @@ def _record(
         surrogate=subject.surrogate.record if subject.surrogate else None,
         training=subject.training,
         two_classes=tell_apart(engine, outcome, samples, subject.two_labels) if subject.two_labels else None,
+        profile=plan.profile,
+        not_run=dict(plan.not_run),
+        reduced=dict(plan.reduced),
     )
     evaluation.balanced = balanced_of(evaluation)
     evaluation.two_classes = two_classes_of(evaluation, plan.positive)

@@ -91,7 +91,7 @@ def save_examples(path: str | Path, evaluation: Evaluation) -> int:
     success = examples.success.cpu()
     files = [sample.file for sample, was in zip(evaluation.samples, success.tolist(), strict=True) if was]
     named: dict[str, Any] = {"files": np.array(files, dtype=np.str_)} if files and None not in files else {}
-    with atomic_write(path, "--save-examples") as part, open(part, "wb") as file:
+    with atomic_write(path, "`save_examples`") as part, open(part, "wb") as file:
         np.savez_compressed(
             file,
             **{name: getattr(examples, name).cpu()[success].numpy() for name in ("x", "x_adv", "y", "index")},

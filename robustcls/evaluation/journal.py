@@ -2,8 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -90,6 +90,24 @@ class Journal:
             shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):
             self.folder.rmdir()  # where not even that could be written
+
+
+@contextmanager
+def kept_in(folder: str | Path | None) -> Iterator[Journal | None]:
+    """A journal in a folder of its own while an evaluation runs, to go on with what is there; none without a folder."""
+    if folder is None:
+        yield None
+        return
+    journal, folder = Journal(folder, resume=True), Path(folder)
+    if folder.exists() and not (folder / "task.json").exists() and (folder.is_file() or any(folder.iterdir())):
+        raise InputError(f"{folder} holds something else: name a folder of its own with `resume`")
+    try:
+        yield journal
+    except BaseException:
+        if journal.mark and journal.is_empty():
+            journal.remove()
+        raise
+    journal.remove()
 
 
 def _agree(before: Tensor, now: Tensor) -> bool:

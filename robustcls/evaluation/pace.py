@@ -14,16 +14,11 @@ from torch import Tensor, nn
 
 from robustcls.attribution import explain_counted
 from robustcls.attribution._batches import images_per_pass
-from robustcls.attribution.measures.trust import FORWARDS, MAPS
-from robustcls.core import plugins
 from robustcls.core.classifier import device_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
-from robustcls.corruptions._severity import SEVERITIES
+from robustcls.core.measures import Measure
 from robustcls.evaluation.attacks import NamedAttack
-from robustcls.evaluation.gallery import MAPS as GALLERY_MAPS
-from robustcls.evaluation.minimum import PASSES as MINIMUM_PASSES
-from robustcls.evaluation.norm_curves import PASSES as CURVE_PASSES
 from robustcls.runtime.fused import Counted, make_search_model
 
 Clock = Callable[[], float]
@@ -42,18 +37,7 @@ class Pace:
     forward: float
     gradient: float  # a pass forward and backward; as long as one forward of a model without gradients
     maps: dict[str, float] = field(default_factory=dict)  # one map, by method
-    corrupting: float = 0.0  # making all corrupted versions of an image
-
-    def of_part(self, section: str) -> float:
-        """Seconds that a sample takes in a part of the report, by its key in `Evaluation.not_run`."""
-        return {
-            "calibration": 2 * self.forward,
-            "gallery": 2 * self.forward + GALLERY_MAPS * sum(self.maps.values()),
-            "stability": MAPS * sum(self.maps.values()) + FORWARDS * len(self.maps) * self.forward,
-            "other_curves": CURVE_PASSES * self.gradient,
-            "minimum": MINIMUM_PASSES * self.gradient,
-            "corruptions": self.corrupting + len(SEVERITIES) * len(plugins.names("corruption")) * self.forward,
-        }[section]
+    more: dict[str, float] = field(default_factory=dict)  # what measures time of their own, by name
 
     def of_one_step(self, attacks: Sequence[NamedAttack]) -> float:
         """Seconds that a sample takes at least: a clean pass, and one step of each attack, as the weakest models do."""
@@ -84,10 +68,10 @@ def measure_pace(
     x: Tensor,
     methods: Sequence[str] = (),
     *,
-    corruptions: bool = False,
+    measures: Sequence[Measure] = (),
     clock: Clock = time.perf_counter,
 ) -> Pace:
-    """Times a batch of x (N,C,H,W on the CPU) forward and backward, a map by each method, and one image's corruptions.
+    """Times a batch of x (N,C,H,W on the CPU) forward and backward, a map by each method, and what the measures time.
 
     The model is left as it was. What fails is not timed: it says so when its turn comes.
     """
@@ -115,11 +99,6 @@ def measure_pace(
             image = batch.clone().requires_grad_()
             gradient = timed(lambda: torch.autograd.grad(search(image).sum(), image), len(batch)) or forward
     maps = {method: timed(partial(explain_counted, model, x[:1].float(), method=method)) for method in methods}
-    return Pace(forward, gradient, maps, _corrupting(x[:1].float().cpu(), timed) if corruptions else 0.0)
-
-
-def _corrupting(x: Tensor, timed: Callable[..., float]) -> float:
-    middle = SEVERITIES[len(SEVERITIES) // 2]
-    generator = torch.Generator().manual_seed(0)
-    functions = [plugins.load("corruption", name) for name in plugins.names("corruption")]
-    return len(SEVERITIES) * sum(timed(partial(one, x, middle, generator=generator)) for one in functions)
+    image = x[:1].float().cpu()
+    more = {one.name: one.load().time_more(image, timed) for one in measures if hasattr(one.load(), "time_more")}
+    return Pace(forward, gradient, maps, more)

@@ -1,15 +1,18 @@
 """How a subject is evaluated."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from robustcls.core.errors import InputError
+from robustcls.core.measures import measures
 from robustcls.core.options import parse_batch_size
+from robustcls.core.traits import call
 from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attacks, check_attacks, suite_attacks
 from robustcls.evaluation.checks import CheckFunction, thorough_checks
-from robustcls.evaluation.config import AttackConfig, ReportConfig
+from robustcls.evaluation.config import METHODS, AttackConfig, ReportConfig
 from robustcls.evaluation.curves import choose_grid
+from robustcls.evaluation.explain import supported_methods
 from robustcls.evaluation.subject import Subject
 from robustcls.results.balance import find_positive
 
@@ -28,6 +31,11 @@ class Plan:
     compiled: bool = False
     seed: int = 0
     positive: str | int | None = None  # of two classes, the one that sensitivity is about; the second unless given
+    measures: Mapping[str, Mapping[str, Any]] | None = None  # by name, each with its options; None: attacks alone
+    methods: Sequence[str] = ()  # attribution methods of the measures, which the model allows
+    profile: str = ""  # that chose what is measured
+    not_run: dict[str, str] = field(default_factory=dict)  # key: why the options leave it out
+    reduced: dict[str, str] = field(default_factory=dict)  # key: why it has fewer samples than the options say
 
 
 def make_plan(
@@ -60,9 +68,9 @@ def make_plan(
     return Plan(chosen, kind, alone, grid, checks, batch_size, precision, compiled, seed, positive)
 
 
-def plan_from(options: AttackConfig, subject: Subject) -> Plan:
-    """The plan that the options of a command name. Raises InputError."""
-    return make_plan(
+def plan_from(options: AttackConfig, subject: Subject, *, say: Callable[[str], None] = lambda text: None) -> Plan:
+    """The plan that the options of a command name. say: told what is left out. Raises InputError."""
+    plan = make_plan(
         subject, options.attack or None, options.suite,
         alone=options.each_alone,
         eps_grid=options.eps_grid,
@@ -73,6 +81,33 @@ def plan_from(options: AttackConfig, subject: Subject) -> Plan:
         seed=options.seed,
         positive=options.positive,
     )  # fmt: skip
+    return add_measures(plan, subject, options, say=say) if isinstance(options, ReportConfig) else plan
+
+
+def add_measures(
+    plan: Plan, subject: Subject, config: ReportConfig, *, say: Callable[[str], None] = lambda text: None
+) -> Plan:
+    """The same plan with the measures of a report. Raises InputError for what the subject does not allow."""
+    drawn = any(getattr(config, one.count) for one in measures() if one.draws_maps)
+    wanted = (config.method or METHODS) if drawn else ()
+    methods = supported_methods(subject, wanted, strict=bool(config.method), say=say)
+    chosen = {one.name: {name: getattr(config, name) for name in one.option_fields()} for one in measures()}
+    for one in measures():
+        if hasattr(one.load(), "check") and one.count_in(chosen[one.name]) != 0:
+            call(one.load().check, subject, **chosen[one.name])
+    whose = f" (--profile {config.profile})" if config.profile else ""
+    left_out = {
+        one.key: f"left out by --{one.count.replace('_', '-')} 0{whose}"
+        for one in measures()
+        if one.count_in(chosen[one.name]) == 0
+    }
+    if config.checks == "passive":
+        left_out["diagnostics"] = f"left out by --checks passive{whose}"
+    if not config.eps_grid:
+        left_out["curves"] = "accuracy was measured at one eps; give several with --eps-grid auto"
+    elif not plan.eps_grid:
+        left_out["curves"] = "an attack that leaves every small ball has no curve over radii"
+    return replace(plan, measures=chosen, methods=methods, profile=config.profile, not_run=left_out)
 
 
 def choose_attacks(

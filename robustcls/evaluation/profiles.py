@@ -4,19 +4,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from robustcls.core.errors import unknown
+from robustcls.core.measures import measures
 
 PROFILES: dict[str, dict[str, Any]] = {
     # Keeps a time budget besides, which `minutes_of` in evaluation/budget.py gives it by the size of the images.
     "quick": {
-        "n": "100", "attack": ("apgd_ce(steps=20)",), "method": ("saliency", "gradcam"), "examples": 12, "maps_n": 10,
-        "curves_n": 0, "minimum_n": 0, "corruptions_n": 0, "checks": "passive",
+        "n": "100", "attack": ("apgd_ce(steps=20)",), "method": ("saliency", "gradcam"),
+        "checks": "passive",
     },
     "standard": {"n": "1000", "each_alone": True, "eps_grid": "auto"},
     "full": {
-        "n": "all", "suite": "standard", "each_alone": True, "eps_grid": "auto", "examples": 40, "maps_n": 200,
-        "curves_n": 500, "minimum_n": 500, "corruptions_n": 1000,
+        "n": "all", "suite": "standard", "each_alone": True, "eps_grid": "auto",
     },
 }  # fmt: skip
+for _measure in measures():
+    for _profile, _values in _measure.profiles.items():
+        PROFILES[_profile] |= _values
 
 
 def layered(*layers: Mapping[str, Any]) -> list[dict[str, Any]]:

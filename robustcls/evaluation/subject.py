@@ -103,7 +103,7 @@ def make_subject(
     threat.check_eps(images.shape[1:])
     model, taken = classifier_of(model, images, labels=labels)
     if taken:
-        warnings.warn(f"{type(unwrapped(model)).__name__}: {taken}", stacklevel=3)
+        warnings.warn(f"{type(unwrapped(model)).__name__}: {taken}", stacklevel=4)
     # Tensors made in inference mode must be copied: a gradient may be taken of them.
     with torch.inference_mode(False):
         x = images.detach().to("cpu", torch.float32, copy=images.is_inference())

@@ -104,7 +104,10 @@ def restore(content: Mapping[str, Any], name: str, trusted: Arch | None = None) 
             raise InputError(f"{name} asks to run {arch!r}: if you trust that code, say so with `arch={arch!r}`")
         normalisation = {"mean": content["mean"], "std": content["std"]}
         head = content.get("head", LINEAR)  # older checkpoints do not say
-        model = build(made, classes=classes, input_size=input_size, head=head, **normalisation)
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # weights that are replaced take nothing from the caller's random numbers
+            model = build(made, classes=classes, input_size=input_size, head=head, **normalisation)
         model.arch = arch
         load_weights(model.net, content["state_dict"], name)
         return model.eval(), content["meta"]

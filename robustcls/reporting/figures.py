@@ -3,8 +3,8 @@
 import io
 import re
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 from markupsafe import Markup
 from matplotlib import rc_context
@@ -14,9 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import LayoutEngine
 from matplotlib.transforms import Bbox
 
+from robustcls.reporting.html import Row, piece, table
+
 # Colours that stand for a CSS value: matplotlib wants hex, the page decides what is seen.
 INK, LINE = "#010203", "#010204"
 SERIES = ("#010300", "#010301", "#010302", "#010303")
+MARKERS, STYLES, DOTTED = "os^v", ("-", "--", "-.", ":"), (0, (2, 2))
 _SEEN = {INK: "currentColor", LINE: "var(--line-strong)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES)}
 _SETTINGS: Any = {
     "svg.fonttype": "none",
@@ -24,24 +27,14 @@ _SETTINGS: Any = {
     "text.parse_math": False,
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
-    "text.color": INK,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("axes.edgecolor", "grid.color"), LINE),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none"),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
     "axes.axisbelow": True,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "grid.color": LINE,
     "grid.alpha": 0.5,
     "grid.linewidth": 0.6,
-    "legend.frameon": False,
     "lines.linewidth": 1.8,
 }
 
@@ -67,10 +60,31 @@ class _OnePass(LayoutEngine):
         )
 
 
-def draw(
-    name: str, title: str, description: str, paint: Callable[[Axes], None], size: tuple[float, float] = (7.4, 3.2)
+def plot(
+    name: str,
+    title: str,
+    paint: Callable[[Axes], None],
+    rows: Sequence[Row],
+    *,
+    caption: str = "",
+    size: tuple[float, float] = (7.4, 3.2),
+    grey: Iterable[int] = (),
 ) -> Markup:
-    """`paint`ed axes as an <svg> whose ids all start with `name`; size in inches, of 96 CSS pixels at full width."""
+    """`paint`ed axes as a figure with the table of the numbers behind it.
+
+    Args:
+        name: of the figure, with which all ids in it start.
+        title: for those who cannot see it.
+        paint: draws on the axes.
+        rows: the numbers behind it; `grey` are dimmed.
+        caption: the title unless given.
+        size: in inches, of 96 CSS pixels at full width.
+    """
+    data = table(f"Data: {title[:1].lower()}{title[1:]}", rows, grey=grey)
+    return piece("figure", name, _draw(name, title, paint, size), caption or title, data)
+
+
+def _draw(name: str, title: str, paint: Callable[[Axes], None], size: tuple[float, float]) -> Markup:
     with rc_context(_SETTINGS), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of glyphs that its own font lacks: the reader's browser has another
         figure = Figure(figsize=size, dpi=72)
@@ -79,10 +93,7 @@ def draw(
         buffer = io.StringIO()
         # Not savefig, which lays the figure out twice.
         FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return _inline(buffer.getvalue(), name, title, description)
-
-
-def _inline(svg: str, name: str, title: str, description: str) -> Markup:
+    svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r'\b(id="|xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
@@ -91,11 +102,38 @@ def _inline(svg: str, name: str, title: str, description: str) -> Markup:
         svg = svg.replace(colour, seen)
     view = re.search(r'viewBox="([^"]*)"', svg)
     assert view is not None  # matplotlib always writes one
-    opening = Markup(
-        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{}" role="img" '
-        'aria-labelledby="{name}-title {name}-desc"><title id="{name}-title">{}</title><desc id="{name}-desc">{}</desc>'
-    ).format(view[1], title, description, name=name)
-    return opening + Markup(svg[svg.index(">", svg.index("<svg")) + 1 :])
+    return piece("svg", view[1], name, title, Markup(svg[svg.index(">", svg.index("<svg")) + 1 :]))
+
+
+def rows_of_shares(axes: Axes, names: Sequence[str], label: str, length: int = 22) -> None:
+    """Axes of one row for each name, the first on top, and of shares from left to right."""
+    axes.set_yticks(range(len(names)), [shorten(name, length) for name in reversed(names)])
+    axes.set_ylim(-0.7, len(names) - 0.3)
+    axes.set_xlim(-3, 103)
+    axes.set_xlabel(label)
+    axes.grid(axis="x")
+
+
+def shares_upwards(axes: Axes, label: str = "accuracy in %", grid: Literal["y", "both"] = "y") -> None:
+    axes.set_ylim(-3, 103)
+    axes.set_ylabel(label)
+    axes.grid(axis=grid)
+
+
+def legend_above(axes: Axes, y: float = 1.0) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, y), ncols=2)
+
+
+def beside(axes: Axes, text: str, y: float, **style: Any) -> None:
+    """A text to the right of the axes, at a height in data coordinates."""
+    where: Any = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    axes.annotate(text, (1, y), (4, 0), ha="left", va="center", fontsize=9, **where, **style)
+
+
+def above(axes: Axes, text: str, x: float, shift: tuple[float, float] = (0, 3), **style: Any) -> None:
+    """A text above the axes, at a place in data coordinates."""
+    where: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    axes.annotate(text, (x, 1), shift, fontsize=9, **where, **style)
 
 
 def shorten(name: str, length: int = 22) -> str:

@@ -9,11 +9,15 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image
+
 from robustcls.reporting.scrub import without_arrays
-from robustcls.results.records import Array, Evaluation, Example
+from robustcls.results.records import Array, Evaluation
 
 if TYPE_CHECKING:
-    import numpy as np
+    from robustcls.evaluation.measures.gallery.record import Example
 
 LIMIT = 4_600_000  # bytes; a report of 5 MB can still be mailed
 _PAGE = 500_000  # for the page around images and JSON
@@ -77,8 +81,6 @@ def show_perturbation(array: Array, quality: int | None) -> tuple[str, int]:
 
 def show_maps(arrays: Sequence[Array], quality: int | None) -> tuple[list[str], float, bool]:
     """H,W maps on one scale as data URIs, the largest magnitude of that scale, and whether the maps are signed."""
-    import numpy as np
-
     maps = [array.decode() for array in arrays]
     limit = max(float(np.abs(values).max()) for values in maps)
     signed = any(values.min() < 0 for values in maps)
@@ -89,35 +91,28 @@ def show_maps(arrays: Sequence[Array], quality: int | None) -> tuple[list[str], 
     return [_encode(level, quality, colours) for level in levels], limit, signed
 
 
-def _arrays(example: Example) -> list[Array]:
+def _arrays(example: "Example") -> list[Array]:
     return [example.clean, example.adversarial, example.perturbation, *(one.values for one in example.maps)]
 
 
-def _drawn(example: Example, quality: int) -> list[str]:
+def _drawn(example: "Example", quality: int) -> list[str]:
     pair = [show_image(array, quality) for array in (example.clean, example.adversarial)]
     maps = show_maps([one.values for one in example.maps], quality)[0] if example.maps else []
     return [*pair, show_perturbation(example.perturbation, quality)[0], *maps]
 
 
-def _to_bytes(values: "np.ndarray") -> "np.ndarray":
+def _to_bytes(values: np.ndarray) -> np.ndarray:
     """C,H,W in [0, 1] to H,W or H,W,3 bytes."""
-    import numpy as np
-
     pixels = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
     return pixels[0] if len(pixels) != 3 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 
 @cache
 def _colours(name: str) -> bytes:
-    import numpy as np
-    from matplotlib import colormaps
-
     return np.rint(colormaps[name](np.arange(256))[:, :3] * 255).astype(np.uint8).tobytes()
 
 
-def _encode(pixels: "np.ndarray", quality: int | None, colours: bytes | None = None) -> str:
-    from PIL import Image
-
+def _encode(pixels: np.ndarray, quality: int | None, colours: bytes | None = None) -> str:
     image = Image.fromarray(pixels)
     if colours is not None:
         image.putpalette(colours)

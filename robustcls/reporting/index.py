@@ -2,9 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from markupsafe import Markup
@@ -12,8 +12,8 @@ from markupsafe import Markup
 from robustcls.core.errors import InputError
 from robustcls.core.files import atomic_write
 from robustcls.reporting.context import look_up
-from robustcls.reporting.html import badge, dress, environment, lines, table
-from robustcls.reporting.scrub import scrub
+from robustcls.reporting.html import badge, fill_page, lines, piece, table
+from robustcls.reporting.scrub import readable, scrub
 from robustcls.results.policy import Policy, judge
 from robustcls.results.records import Evaluation
 
@@ -38,7 +38,7 @@ def index(folder: str | Path, *, policy: Policy | None = None, title: str | None
             f"cannot write {path}: it is a page that robustcls did not make: move it, or list another folder"
         )
     text = render_index(folder, policy=policy, title=title)
-    with atomic_write(path, "--index") as part:
+    with atomic_write(path, "`index`") as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return path
 
@@ -51,37 +51,32 @@ def render_index(folder: str | Path, *, policy: Policy | None = None, title: str
     """
     folder, policy = Path(folder), policy or Policy()
     if not folder.is_dir():
-        raise InputError(f"no folder {folder}: name one that holds evaluations with --index")
+        raise InputError(f"no folder {folder}: name one that holds evaluations with `index`")
     found, skipped = _find(folder)
-    text = (
-        environment()
-        .get_template("index.html")
-        .render(
-            title=title or "Adversarial robustness reports",
-            **dress(),
-            images="data:",
-            count=len(found),
-            skipped=skipped,
-            policy=policy,
-            listed=_list(folder, found, policy),
-            others=[_link(one, one) for one in _other_pages(folder, found)],
-            unreadable=[one for one in found if one.evaluation is None],
-        )
+    pages = _below(folder, "*.html")
+    rows = [_row(one.file, one.evaluation, _beside(one.file, pages), policy) for one in found if one.evaluation]
+    linked = {NAME} | {page for one in found for page in _beside(one.file, pages)}
+    return fill_page(
+        "index.html",
+        title=title or "Adversarial robustness reports",
+        images="data:",
+        count=len(found),
+        skipped=skipped,
+        policy=policy,
+        listed=table("Evaluations", rows),
+        others=[_link(page, page) for page in pages if page not in linked and _is_ours(folder / page)],
+        unreadable=[one for one in found if one.evaluation is None],
     )
-    return text if text.endswith("\n") else text + "\n"
 
 
 def _find(folder: Path) -> tuple[list[Entry], int]:
-    """The evaluations, by path, and the number of other JSON files. Hidden files are not looked at."""
+    """The evaluations, by path, and the number of other JSON files."""
     found: list[Entry] = []
     skipped = 0
-    for path in sorted(folder.rglob("*.json"), key=lambda one: one.relative_to(folder).as_posix()):
-        below = path.relative_to(folder)
-        if any(part.startswith(".") for part in below.parts) or not path.is_file():
-            continue
-        name = below.as_posix().encode("utf-8", "replace").decode()
+    for file in _below(folder, "*.json"):
+        name = readable(file)
         try:
-            content = path.read_bytes()
+            content = (folder / file).read_bytes()
             if not _OURS.search(content):
                 skipped += 1
                 continue
@@ -95,67 +90,46 @@ def _find(folder: Path) -> tuple[list[Entry], int]:
     return found, skipped
 
 
-def _list(folder: Path, found: list[Entry], policy: Policy) -> Markup | None:
-    heads = ["Model", *(["Verdict"] if policy.thresholds else []), "Clean, 95% interval", "Robust, 95% interval"]
-    heads += ["n", "Threat", "Data", "Files", "Date", "Attacks"]
-    rows = [_row(folder, one.file, one.evaluation, policy) for one in found if one.evaluation is not None]
-    return table("Evaluations", heads, rows) if rows else None
+def _below(folder: Path, pattern: str) -> list[str]:
+    """The files below a folder that fit, by path; hidden ones are not looked at."""
+    files = [path.relative_to(folder) for path in folder.rglob(pattern) if path.is_file()]
+    return sorted(file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts))
 
 
-def _row(folder: Path, file: str, evaluation: Evaluation, policy: Policy) -> list[Markup | str]:
+def _beside(file: str, pages: list[str]) -> list[str]:
+    """The HTML file of the same name, else every one beside it."""
+    beside = [page for page in pages if Path(page).parent == Path(file).parent and page != NAME]
+    same = Path(file).with_suffix(".html").as_posix()
+    return [same] if same in beside else beside
+
+
+def _is_ours(page: Path) -> bool:
+    """Whether robustcls made a page that is no list, such as a comparison."""
+    return page.name != NAME and MARK in page.read_text(encoding="utf-8", errors="replace")[:4000]
+
+
+def _row(file: str, evaluation: Evaluation, pages: list[str], policy: Policy) -> dict[str, Any]:
     def number(path: str, spec: str) -> Markup:
-        value = look_up(evaluation, path)
-        return Markup('<span class="n" data-file="{}" data-path="{}" data-format="{}">{}</span>').format(
-            file, path, spec, format(value, spec)
-        )
+        return piece("number", "file", file, path, spec, format(look_up(evaluation, path), spec))
 
     def interval(part: str) -> Markup:
-        shares = [number(f"{part}.{end}", ".1%") for end in ("accuracy", "ci95.0", "ci95.1")]
-        return Markup('{} <span class="ci">[{}, {}]</span>').format(*shares)
+        return piece("interval", *(number(f"{part}.{end}", ".1%") for end in ("accuracy", "ci95.0", "ci95.1")))
 
-    attacks = lines(attack.name + (" (broke off)" if attack.error else "") for attack in evaluation.attacks)
-    links = [_link(one, "report" if one.endswith(".html") else "JSON") for one in (*_pages(folder, file), file)]
-    return [
-        evaluation.model.name or evaluation.model.arch or "model",
-        *([badge(judge(evaluation, policy).status)] if policy.thresholds else []),
-        interval("clean"),
-        interval("robust"),
-        number("robust.total", ",d"),
-        f"{evaluation.threat.norm} {evaluation.threat.eps_text}",
-        f"{evaluation.data.name} {evaluation.data.split}",
-        Markup(" ").join(links),
-        evaluation.provenance.started[:10],
-        attacks or "none",
-    ]
-
-
-def _pages(folder: Path, file: str) -> Iterator[str]:
-    """The HTML file of the same name, else every one beside it."""
-    home = Path(file).parent
-    try:
-        beside = sorted(one for one in os.listdir(folder / home) if one.endswith(".html") and not one.startswith("."))
-    except OSError:
-        return
-    same = f"{Path(file).stem}.html"
-    for name in [same] if same in beside else beside:
-        if (home / name).as_posix() != NAME:
-            yield (home / name).as_posix()
-
-
-def _other_pages(folder: Path, found: list[Entry]) -> list[str]:
-    """Pages that robustcls made and that lie beside no evaluation, such as comparisons."""
-    known = {page for one in found for page in _pages(folder, one.file)}
-    pages = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.html") if path.is_file())
-    return [
-        page
-        for page in pages
-        if page not in known
-        and not any(part.startswith(".") or part == NAME for part in page.split("/"))
-        and MARK in (folder / page).read_text(encoding="utf-8", errors="replace")[:4000]
-    ]
+    links = [_link(one, "report" if one.endswith(".html") else "JSON") for one in (*pages, file)]
+    return {
+        "Model": evaluation.model.name or evaluation.model.arch or "model",
+        **({"Verdict": badge(judge(evaluation, policy).status)} if policy.thresholds else {}),
+        "Clean, 95% interval": interval("clean"),
+        "Robust, 95% interval": interval("robust"),
+        "n": number("robust.total", ",d"),
+        "Threat": f"{evaluation.threat.norm} {evaluation.threat.eps_text}",
+        "Data": f"{evaluation.data.name} {evaluation.data.split}",
+        "Files": Markup(" ").join(links),
+        "Date": evaluation.provenance.started[:10],
+        "Attacks": lines(one.name + (" (failed)" if one.error else "") for one in evaluation.attacks) or "none",
+    }
 
 
 def _link(file: str, word: str) -> Markup:
-    shown = file.encode("utf-8", "replace").decode()
     url = quote(os.fsencode(file))  # a colon in a name must not make a scheme of it
-    return Markup('<a href="./{}" title="{}">{}</a>').format(url, shown, word)
+    return piece("link", url, readable(file), word)

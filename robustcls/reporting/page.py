@@ -9,8 +9,10 @@ from typing import Any
 from markupsafe import Markup
 
 from robustcls.core import plugins
+from robustcls.core.errors import InputError
+from robustcls.core.measures import measures
 from robustcls.reporting.context import Context, name_each
-from robustcls.reporting.html import dress, environment, seen
+from robustcls.reporting.html import fill_page
 from robustcls.reporting.images import embed, plan, take_out
 from robustcls.reporting.scrub import scrub, without_arrays
 from robustcls.results.comparison import find_mismatch
@@ -29,7 +31,7 @@ class Placed:
 
 def compose(
     evaluations: Sequence[Evaluation],
-    policy: Policy,
+    policy: Policy | None,
     title: str | None,
     redact_images: bool,
     sections: Sequence[str] | None,
@@ -37,62 +39,54 @@ def compose(
 ) -> tuple[str, dict[str, bytes]]:
     """The report as text, and the images that it refers to in `assets`, a relative URL; without that there are none.
 
-    Raises InputError for an unknown section.
+    Raises InputError for an unknown section, and without an evaluation.
     """
+    if not evaluations:
+        raise InputError("a report needs an evaluation: give the file that `robustcls attack` wrote")
     shown = tuple(scrub(without_arrays(one) if redact_images else one) for one in evaluations)
     quality, arrays = plan(shown, apart=assets is not None)
     names = name_each(shown)
-    context = Context(shown, names, policy, find_mismatch(shown), redact_images, quality, arrays)
+    context = Context(shown, names, policy or Policy(), find_mismatch(shown), redact_images, quality, arrays)
     placed = _place(context, sections)
     files: dict[str, bytes] = {}
     if assets is not None:
-        placed, files = _move_images(placed, assets)
-    text = (
-        environment()
-        .get_template("page.html")
-        .render(
-            **seen(context),
-            **dress(),
-            title=title or "Adversarial robustness: " + " against ".join(names),
-            sections=placed,
-            images="'self' file: data: blob:"
-            if files
-            else "data: blob:",  # file: for browsers to which 'self' is no file
-            embedded=[Markup(embed(one, arrays)) for one in shown],
-        )
+        for i, one in enumerate(placed):
+            body, found = take_out(str(one.body), assets)
+            placed[i] = dataclasses.replace(one, body=Markup(body))
+            files |= found
+    text = fill_page(
+        "page.html",
+        c=context,
+        n=context.number,
+        title=title or "Adversarial robustness: " + " against ".join(names),
+        sections=placed,
+        images="'self' file: data: blob:" if files else "data: blob:",  # file: for browsers to which 'self' is no file
+        embedded=[Markup(embed(one, arrays)) for one in shown],
     )
-    return text if text.endswith("\n") else text + "\n", files
-
-
-def _move_images(placed: list[Placed], assets: str) -> tuple[list[Placed], dict[str, bytes]]:
-    files: dict[str, bytes] = {}
-    moved = []
-    for one in placed:
-        body, found = take_out(str(one.body), assets)
-        moved.append(dataclasses.replace(one, body=Markup(body)))
-        files |= found
-    return moved, files
+    return text, files
 
 
 def _place(context: Context, wanted: Sequence[str] | None) -> list[Placed]:
+    found = [_load(name) for name in (plugins.names("section") if wanted is None else wanted)]
     if wanted is None:
-        found = [_load(name) for name in plugins.names("section")]
         found.sort(key=lambda one: (one[0], one[1]))
-    else:
-        found = [_load(name) for name in wanted]
-    placed = [Placed(slug, title, body) for _, slug, title, show in found if (body := show(context)) is not None]
-    slugs = [one.slug for one in placed]
-    return [
-        dataclasses.replace(one, slug=f"{one.slug}-{i}") if one.slug in slugs[:i] else one
-        for i, one in enumerate(placed)
-    ]
+    placed: list[Placed] = []
+    for _, slug, title, show in found:
+        body = show(context)
+        if body is not None:
+            taken = slug in [one.slug for one in placed]
+            placed.append(Placed(f"{slug}-{len(placed)}" if taken else slug, title, body))
+    return placed
 
 
 def _load(name: str) -> tuple[int, str, str, Callable[[Context], Markup | None]]:
-    """(order, slug, title, function) of a section plug-in; a stranger's without ORDER or TITLE comes last, under its name."""
+    """(order, slug, title, function) of a section plug-in; without ORDER or TITLE it comes last, under its name."""
+    parts = {key: part for measure in measures() for key, part in measure.parts.items()}
     show: Any = plugins.load("section", name)
     function = show.func if isinstance(show, partial) else show
     home = sys.modules[function.__module__]
     slug = function.__name__.replace("_", "-")
     title = getattr(home, "TITLE", function.__name__.replace("_", " ").capitalize())
+    if name in parts:
+        return parts[name].order, slug, parts[name].title, show
     return getattr(home, "ORDER", 1000), slug, title, show

@@ -1,8 +1,8 @@
 """Evaluations in, one HTML file out: self-contained, unless its images are to be files of their own."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -48,12 +48,16 @@ def report(
     prefix = None
     if folder is not None:
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"cannot write images to {folder}: it is a file: name a folder with --assets")
+            raise InputError(f"cannot write images to {folder}: it is a file: name a folder with `assets`")
         check_writable(path)
         prefix = quote(Path(os.path.relpath(folder, path.parent)).as_posix())
-    text, files = _compose(evaluations, policy, title, redact_images, sections, prefix)
-    with _added(folder, files), atomic_write(path) as part:
+    from robustcls.reporting.page import compose  # Jinja2 and NumPy load here, not with the package
+
+    text, files = compose(evaluations, policy, title, redact_images, sections, prefix)
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+        if folder is not None:
+            _write_images(folder, files)
     return path
 
 
@@ -70,42 +74,23 @@ def render(
     sections: names of section plug-ins in the order wanted, dotted ones too; None takes all of ours in their own order.
     redact_images: leaves out the pixels and the attribution maps, from the page and from the JSON inside it.
     """
-    return _compose(evaluations, policy, title, redact_images, sections, None)[0]
+    from robustcls.reporting.page import compose
+
+    return compose(evaluations, policy, title, redact_images, sections)[0]
 
 
-def _compose(
-    evaluations: Sequence[Evaluation],
-    policy: Policy | None,
-    title: str | None,
-    redact_images: bool,
-    sections: Sequence[str] | None,
-    assets: str | None,
-) -> tuple[str, dict[str, bytes]]:
-    if not evaluations:
-        raise InputError("a report needs an evaluation: give the file that `robustcls attack` wrote")
-    from robustcls.reporting.page import compose  # Jinja2 and NumPy load here, not with the package
-
-    return compose(evaluations, policy or Policy(), title, redact_images, sections, assets)
-
-
-@contextmanager
-def _added(folder: Path | None, files: dict[str, bytes]) -> Iterator[None]:
-    """The files in the folder; those that were not there before are taken out again where the page cannot be written."""
-    written: list[Path] = []
-    made = folder is not None and not folder.exists()
+def _write_images(folder: Path, files: dict[str, bytes]) -> None:
+    """Adds the files that the folder lacks; where one cannot be written, those added are taken out again."""
+    made = not folder.exists()
+    written = [folder / name for name in files if not (folder / name).exists()]
     try:
-        for name, content in files.items():
-            assert folder is not None
-            file = folder / name
-            if not file.exists():
-                with atomic_write(file, "--assets") as part:
-                    part.write_bytes(content)
-                written.append(file)
-        yield
+        for file in written:
+            with atomic_write(file, "`assets`") as part:
+                part.write_bytes(files[file.name])
     except BaseException:
         for file in written:
             file.unlink(missing_ok=True)
-        if made and folder is not None:
+        if made:
             with suppress(OSError):
                 folder.rmdir()
         raise

@@ -21,7 +21,8 @@ _KEPT = ("classes", "schema", "sha256", "data_sha256")  # class names are the re
 def scrub(evaluation: Evaluation) -> Evaluation:
     """A copy whose texts hold no home folder, absolute path or user name: of a path its last part is left."""
     users = {match["user"] for text in _texts(evaluation) for match in _USERS.finditer(text)}
-    return _clean(evaluation, users, whole=False)
+    cleaned: Evaluation = _clean(evaluation, users)
+    return cleaned
 
 
 def without_arrays(evaluation: Evaluation) -> Evaluation:
@@ -87,27 +88,23 @@ def _fields(record: Any) -> dict[str, Any]:
     return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
-def _readable(text: str) -> str:
+def readable(text: str) -> str:
     """Without the lone surrogates that a path which is not UTF-8 leaves: no page can hold them."""
     return text.encode("utf-8", "replace").decode()
 
 
-def _keep(value: Any) -> Any:
-    return [_readable(one) for one in value] if isinstance(value, list) else _readable(value)
-
-
-def _clean(value: Any, users: set[str], whole: bool) -> Any:
-    """`whole`: a text is one value, so that a path in it may hold spaces; false for running text and commands."""
+def _clean(value: Any, users: set[str] | None, whole: bool = False) -> Any:
+    """`users`: None keeps paths. `whole`: a text is one value, so that a path in it may hold spaces, as not in a command."""
     if isinstance(value, str):
-        value = _readable(value)
-        alone = whole and re.match(_ROOTED, value) and "\n" not in value
-        return scrub_text(_last(value) if alone else value, users)
-    if isinstance(value, Array) or value is None or isinstance(value, (bool, int, float)):
+        text = readable(value)
+        if users is None:
+            return text
+        return scrub_text(_last(text) if whole and re.match(_ROOTED, text) and "\n" not in text else text, users)
+    if value is None or isinstance(value, (int, float, Array)):
         return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        every = _fields(value).items()
-        fields = {name: _keep(one) if name in _KEPT else _clean(one, users, False) for name, one in every}
-        return dataclasses.replace(value, **fields)
     if isinstance(value, dict):
-        return {_readable(key): _clean(one, users, True) for key, one in value.items()}
-    return [_clean(one, users, whole) for one in value]
+        return {readable(key): _clean(one, users, True) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(one, users, whole) for one in value]
+    fields = {name: _clean(one, None if name in _KEPT else users) for name, one in _fields(value).items()}
+    return dataclasses.replace(value, **fields)

@@ -5,28 +5,36 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic.dataclasses import dataclass
 
 from robustcls.core.errors import InputError
+from robustcls.core.measures import measures, with_fields
 from robustcls.core.threat import BALL, parse_eps
 from robustcls.results.accuracy import Accuracy, Balanced, TwoClasses
-from robustcls.results.attribution import Explanations
-from robustcls.results.calibration import Calibration
-from robustcls.results.corruptions import Corruptions
 from robustcls.results.fields import SLACK, need
-from robustcls.results.gallery import Gallery
 from robustcls.results.json_files import from_json, load, to_json, write_json
-from robustcls.results.robustness import Attack, Check, CurvePoint, MinimumNorm, NormCurve, Sample
+from robustcls.results.robustness import Attack, Check, CurvePoint, Sample
 from robustcls.results.subject import Data, Model, Provenance, Threat
 from robustcls.results.training import Training
+
+if TYPE_CHECKING:
+    from robustcls.evaluation.measures.calibration.record import Calibration
+    from robustcls.evaluation.measures.corruptions.record import Corruptions
+    from robustcls.evaluation.measures.gallery.record import Gallery
+    from robustcls.evaluation.measures.minimum.record import MinimumNorm
+    from robustcls.evaluation.measures.other_curves.record import NormCurve
+    from robustcls.results.attribution import Explanations
 
 SCHEMA = "robustcls/evaluation/1"
 WRITER = "`robustcls attack`"
 
 
+# Each measure of evaluation/measures has a field, None where it was not taken. Those that are declared below, too, keep the
+# place in the file that they have always had, and their types for a type checker; others follow at the end.
 @dataclass
+@with_fields({measure.name: (measure.load("record").RECORD | None, None) for measure in measures()})
 class Evaluation:
     """Everything that one evaluation measured: `Evaluation.load(path)`, `evaluation.save(path)`."""
 
@@ -39,14 +47,14 @@ class Evaluation:
     checks: list[Check]
     samples: list[Sample]
     provenance: Provenance
-    gallery: Gallery | None = None
+    gallery: "Gallery | None" = None
     training: Training | None = None
     curve: list[CurvePoint] | None = None  # by radius, from the smallest
-    explanations: Explanations | None = None
-    other_curves: list[NormCurve] | None = None  # in other norms than the threat model's
-    minimum: list[MinimumNorm] | None = None
-    calibration: Calibration | None = None
-    corruptions: Corruptions | None = None
+    explanations: "Explanations | None" = None
+    other_curves: "list[NormCurve] | None" = None  # in other norms than the threat model's
+    minimum: "list[MinimumNorm] | None" = None
+    calibration: "Calibration | None" = None
+    corruptions: "Corruptions | None" = None
     profile: str = ""  # the profile that chose what to measure
     not_run: dict[str, str] = field(default_factory=dict)  # section: why it was left out
     intended_use: str = ""  # of the model, as its owner states it

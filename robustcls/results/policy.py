@@ -74,7 +74,7 @@ class Policy:
         given = {name: value for name, value in flags.items() if value is not None}
         if path is None:
             return cls(**given)
-        values = read_toml(path, "--policy")
+        values = read_toml(path, "`policy`")
         try:
             found = resolve(cls, values)
         except InputError as error:

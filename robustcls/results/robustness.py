@@ -63,32 +63,3 @@ class CurvePoint:
     eps_text: str
     robust: Accuracy
     error: str = ""  # of an attack that failed here
-
-
-@dataclass
-class NormCurve:
-    """A security curve in one norm, on n of the samples; the threat model's own norm has `Evaluation.curve`."""
-
-    norm: str
-    attacks: list[str]  # specs, each on the survivors of the ones before
-    rule: str  # which samples, in words
-    n: Count
-    points: list[CurvePoint]  # by radius, from the smallest
-
-
-@dataclass
-class MinimumNorm:
-    """The distance of the nearest adversarial example of a minimum-norm attack, in or out of the ball."""
-
-    norm: str
-    attack: str  # spec
-    rule: str  # which samples, in words
-    n: Count
-    index: list[Count]  # of the samples in the split
-    # An upper bound on the distance; 0 where the clean image is misclassified, None: censored.
-    distance: list[Number | None]
-    censored: Count  # samples without any adversarial example
-    q1: Number | None = None  # quartiles over all n, censored ones counted as farther; None where one is censored
-    median: Number | None = None
-    q3: Number | None = None
-    error: str = ""

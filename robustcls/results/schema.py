@@ -5,6 +5,7 @@ import json
 import re
 from typing import Any
 
+from robustcls.core.measures import measures
 from robustcls.results import records
 from robustcls.results.json_files import adapter_of
 
@@ -13,9 +14,12 @@ _COMMENTED = re.compile(r"^    (\w+): .+?  # (.+)$", re.MULTILINE)
 
 def evaluation_schema() -> str:
     """The text of the schema; what a field means is the comment behind it in the records."""
+    kinds = dict(vars(records))
+    for measure in measures():
+        kinds |= vars(measure.load("record"))
     schema = adapter_of(records.Evaluation).json_schema()
     for name, part in [("Evaluation", schema), *schema["$defs"].items()]:
-        for field, comment in _COMMENTED.findall(inspect.getsource(getattr(records, name))):
+        for field, comment in _COMMENTED.findall(inspect.getsource(kinds[name])):
             part["properties"][field]["description"] = comment
     schema["properties"]["schema"] = {"const": records.SCHEMA}
     schema["required"] = ["schema", *schema["required"]]

@@ -221,7 +221,7 @@ def _compile(twin: SearchTwin, x: Tensor) -> None:
     try:
         twin(x)
     except Exception as error:  # a model that cannot be traced, or a machine without a compiler
-        raise InputError(f"the model cannot be compiled ({type(error).__name__}): leave out --compile") from error
+        raise InputError(f"the model cannot be compiled ({type(error).__name__}): leave out `compile`") from error
 
 
 def uncompiled() -> AbstractContextManager:

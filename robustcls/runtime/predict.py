@@ -55,5 +55,5 @@ def told(model: nn.Module, images: Tensor, labels: Tensor | None = None) -> nn.M
     """As `classifier_of`, with a warning that says what was taken where the model gives something else than logits."""
     fitted, taken = classifier_of(model, images, labels=labels)
     if fitted is not model:
-        warnings.warn(f"{type(model).__name__}: {taken}", stacklevel=3)
+        warnings.warn(f"{type(model).__name__}: {taken}", stacklevel=4)
     return fitted

@@ -105,7 +105,7 @@ def read_last(folder: Path, name: str = "last.pt") -> tuple[TrainConfig, dict[st
 
 
 def new_folder(config: TrainConfig) -> Path:
-    """The run folder: --out, or a fresh one named for data, architecture, attack and time."""
+    """The run folder: `out`, or a fresh one named for data, architecture, attack and time."""
     if config.out:
         return Path(config.out)
     parts = [config.data or "", config.arch, config.adv or "none", time.strftime("%Y%m%d-%H%M%S")]

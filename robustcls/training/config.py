@@ -16,7 +16,7 @@ from robustcls.core.options import (
 )
 from robustcls.core.traits import traits_of
 
-PYTHON = "python"  # for --data: images that were given in Python, which no spec names
+PYTHON = "python"  # for `data`: images that were given in Python, which no spec names
 LEAST = {"epochs": 1, "val_n": 1, "limit_train": 1, "accumulate": 1, "patience": 0, "save_every": 1, "track_images": 0}
 BELOW = {"momentum": 1, "ema": 1, "swa": 1}  # exclusive bounds; the others have none
 
@@ -135,7 +135,7 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
 
     @property
     def makes_examples(self) -> bool:
-        """Whether the step makes the adversarial images itself, without --adv."""
+        """Whether the step makes the adversarial images itself, without `adv`."""
         return traits_of(plugins.load("step", self.step)).makes_examples
 
     @property

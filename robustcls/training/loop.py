@@ -96,7 +96,7 @@ def _begin_next(run: Run, row: Epoch) -> None:
     state = run.state
     state.epoch, state.batch = row.epoch, 0
     state.meter.reset()
-    score = (row.val_robust or 0.0, row.val_clean or 0.0)  # by clean accuracy alone with --val-attack none
+    score = (row.val_robust or 0.0, row.val_clean or 0.0)  # by clean accuracy alone with `val_attack="none"`
     score = score if run.config.is_adversarial else score[::-1]
     if score > state.best_score:
         state.best_score, state.best_epoch = score, row.epoch

@@ -15,7 +15,7 @@ from robustcls.models.transfer import initialise
 from robustcls.runtime.predict import classifier_of
 from robustcls.training.config import TrainConfig
 
-DATA = "data"  # for --mean and --std: those of the training images
+DATA = "data"  # for `mean` and `std`: those of the training images
 
 
 def make_model(

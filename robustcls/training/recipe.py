@@ -55,7 +55,7 @@ def adapt(config: TrainConfig, given: Container[str], images: int, batch_size: i
     """Sets the batch size and the learning rate for so many images, unless they are `given`; says what it did and why.
 
     batch_size: what config's comes to. A batch that leaves an epoch fewer than FEW_UPDATES updates is cut; the rate shrinks
-    with the batch (Goyal et al. 2017, arXiv:1706.02677), for --init and for AdamW. Nothing is said where nothing is done.
+    with the batch (Goyal et al. 2017, arXiv:1706.02677), for `init` and for AdamW. Nothing is said where nothing is done.
     """
     said = []
     if "batch_size" not in given and images // batch_size < FEW_UPDATES:

@@ -171,5 +171,5 @@ class Run:
             )
         if least < 2 * shares:
             raise InputError(
-                f"BatchNorm cannot train on batches of one image: give `batch_size` and `limit_train` of {2 * shares} or more"
+                f"BatchNorm cannot train on batches of one image: give `batch_size` and `limit_train={2 * shares}` or more"
             )

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -13,17 +13,19 @@ from torch import nn
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
+from robustcls.data.collect import collect
 from robustcls.data.images import Images, as_images
 from robustcls.data.splits import hold_out, load_training_data
 from robustcls.models.checkpoint import Arch, arch_name, restore
 from robustcls.models.weights import read_file
 from robustcls.results.records import Epoch
 from robustcls.runtime.device import resolve_batch_size, resolve_device
-from robustcls.runtime.world import World
+from robustcls.runtime.world import World, join_world
 from robustcls.training.checkpoint import begin_folder, check_new, new_folder, read_last, restore_state
 from robustcls.training.config import PYTHON, TrainConfig
 from robustcls.training.loop import fit
-from robustcls.training.recipe import adapt
+from robustcls.training.progress import RunBar
+from robustcls.training.recipe import adapt, configure
 from robustcls.training.rehearsal import fit_epochs, rehearse
 from robustcls.training.run import Run
 
@@ -32,13 +34,22 @@ Data = Images | tuple[Images, Images] | tuple[Any, ...]
 
 
 class RunResult:
-    """A run that has ended."""
+    """A run that has ended.
+
+    Attributes:
+        folder: holds ckpt.pt, last.pt, config.toml and history.jsonl.
+        config: all options, as they were taken.
+        history: an Epoch for each pass over the images.
+        best_epoch: whose weights ckpt.pt holds.
+        stopped: why the run ended early; "" where it did not.
+        remark: what was changed of the recipe for so few images, or for weights that are trained already.
+    """
 
     def __init__(self, run: Run, arch: Arch) -> None:
         self.run, self.arch = run, arch
         self.folder, self.config = run.folder, run.config
         self.history: list[Epoch] = run.state.history
-        self.best_epoch, self.stopped = run.state.best_epoch, run.state.stopped
+        self.best_epoch, self.stopped, self.remark = run.state.best_epoch, run.state.stopped, run.remark
 
     @cached_property
     def model(self) -> Classifier:
@@ -51,6 +62,7 @@ class RunResult:
 def train(
     config: TrainConfig | None = None,
     *,
+    progress: bool = False,
     on_batch: Callable[[Run], object] = lambda run: None,
     on_epoch: Callable[[Epoch], object] = lambda row: None,
     **task: Any,
@@ -59,6 +71,7 @@ def train(
 
     Args:
         config: the options, as `recipe.configure` makes them.
+        progress: show progress on stderr.
         on_batch, on_epoch: are called after each.
         task: what else `begin` takes: a run to resume, data and an architecture as objects.
 
@@ -66,9 +79,41 @@ def train(
         InputError: for options, data or a model that cannot be trained, before anything is written.
         Interrupted: on Ctrl-C or SIGTERM; the state is saved, and `resume` goes on.
     """
-    with begin(config, **task) as run:
-        fit(run, on_batch, on_epoch)
+    with begin(config, **task) as run, RunBar(run, show=progress and run.world.first) as bar:
+
+        def advance(run: Run) -> None:
+            bar.batch(run)
+            on_batch(run)
+
+        fit(run, advance, on_epoch)
         return RunResult(run, task.get("arch") or run.config.arch)
+
+
+def train_from_python(
+    data: "str | Data | Iterable[Any] | None",
+    arch: Arch | None,
+    options: Mapping[str, Any],
+    *,
+    resume: str | Path | None,
+    progress: bool,
+) -> RunResult:
+    """What `robustcls.train` does. Data and architectures are specs or objects; None among the options says nothing."""
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    task: dict[str, Any] = {"resume": resume, "world": join_world(), "quiet": True}
+    for name, what in (("data", data), ("arch", arch)):
+        (given if isinstance(what, str) else task)[name] = what
+    if task.get("data") is not None and not isinstance(data, tuple | Images):
+        task["data"] = collect(data)  # type: ignore[arg-type]
+    given = {name: value for name, value in given.items() if value is not None}
+    if resume:
+        if given:
+            raise InputError(f"`resume` goes on with the run's own configuration: leave out `{min(given)}`")
+        return train(progress=progress, **task)
+    for name in {"mean", "std"} & given.keys():
+        if not isinstance(given[name], str):
+            given[name] = ",".join(map(str, given[name] if isinstance(given[name], Sequence) else [given[name]]))
+    config = configure({"data": PYTHON if task.get("data") is not None else None, "quiet": True, **given})
+    return train(config, given=given.keys(), progress=progress, **task)
 
 
 @contextmanager
@@ -99,9 +144,9 @@ def begin(
         dry_run: nothing is written.
     """
     began, world, content = time.perf_counter(), world or World(), None
-    folder = _folder(config, resume, data, arch)
+    folder = _folder(config, resume, data, arch, world)
     writes = not dry_run and (not resume or folder.is_dir())
-    with world.claim((folder, "--out"), folder=True) if writes else nullcontext():
+    with world.claim((folder, "`out`"), folder=True) if writes else nullcontext():
         if resume or (world.restarts > 0 and (folder / "last.pt").exists()):
             config, content = read_last(folder)
             config.quiet = quiet
@@ -127,12 +172,16 @@ def begin(
         yield run
 
 
-def _folder(config: TrainConfig | None, resume: str | Path | None, data: Data | None, arch: Arch | None) -> Path:
+def _folder(
+    config: TrainConfig | None, resume: str | Path | None, data: Data | None, arch: Arch | None, world: World
+) -> Path:
     """The run's folder; of a new one, the configuration names the objects that stand for a data set and an architecture."""
     if resume:
         return Path(resume)
     if config is None:
         raise InputError("there is nothing to train: give a configuration, or the folder of a run to resume")
+    if world.size > 1 and not config.out:
+        raise InputError("the processes of torchrun must agree on a run folder: give `out`")
     config.data = config.data if data is None else PYTHON
     config.arch = config.arch if arch is None else arch_name(arch)
     return new_folder(config)
@@ -151,7 +200,7 @@ def _load(config: TrainConfig, data: Data | None) -> tuple[Images, Images]:
 
 
 def _adapt(config: TrainConfig, given: Container[str], images: Images, world: World) -> str:
-    """Fits the recipe to so many images and to --init, as far as nothing else is given; says what changed."""
+    """Fits the recipe to so many images and to `init`, as far as nothing else is given; says what changed."""
     size, device = images.pixels.shape[1:], resolve_device(config.device)
     batch_size = resolve_batch_size(parse_batch_size(config.batch_size), size, device)
     return adapt(config, given, len(images), batch_size, processes=world.size)

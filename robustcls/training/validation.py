@@ -82,7 +82,7 @@ class Validation:
 
 
 def load_val_attack(config: TrainConfig, threat: ThreatModel) -> Callable[..., Tensor] | None:
-    """The attack of --val-attack; None for none. Raises InputError where it says nothing of robust accuracy."""
+    """The attack of `val_attack`; None for none. Raises InputError where it says nothing of robust accuracy."""
     if config.val_attack == "none":
         return None
     attack = load_whole(config.val_attack)

@@ -48,7 +48,7 @@ def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, name: 
     try:
         return robustcls.attack(model, x, y, threat, cheap(name), **options)
     except InputError as refusal:
-        if f"not {threat.norm}: judge it with --norm" not in str(refusal):
+        if f"not {threat.norm}: judge it with `norm=" not in str(refusal):
             raise
         pytest.skip(str(refusal))
 
@@ -63,7 +63,7 @@ def norms_of(name: str) -> tuple[str, ...]:
         try:
             robustcls.attack(make_net(), images(1), torch.zeros(1).long(), ThreatModel(norm, EPS[norm]), cheap(name))
         except InputError as refusal:
-            if f"not {norm}: judge it with --norm" not in str(refusal):
+            if f"not {norm}: judge it with `norm=" not in str(refusal):
                 raise
         else:
             taken.append(norm)
@@ -219,7 +219,7 @@ def test_no_radius_no_change(name, norm):
     model, x = make_net(), images()
     y = right_labels(model, x)
     if traits(name).unrestricted:
-        with pytest.raises(InputError, match="judge it with --norm linf --eps 1"):
+        with pytest.raises(InputError, match="judge it with `norm=linf` and `eps=1`"):
             robustcls.attack(model, x, y, ThreatModel(norm, 0), cheap(name))
         return
     x_adv = attacked(model, x, y, ThreatModel(norm, 0), name)

@@ -141,8 +141,8 @@ def test_no_forward_pass_is_larger_than_a_batch():
 @pytest.mark.parametrize(
     ("threat", "options", "message"),
     [
-        (ThreatModel("linf", 8 / 255), {}, "judge it with --norm linf --eps 1"),
-        (ThreatModel("l2", 5), {}, "judge it with --norm linf --eps 1"),
+        (ThreatModel("linf", 8 / 255), {}, "judge it with `norm=linf` and `eps=1`"),
+        (ThreatModel("l2", 5), {}, "judge it with `norm=linf` and `eps=1`"),
         (BOX, {"size": 0.0}, "give a size up to 1"),
         (BOX, {"size": 1.5}, "give a size up to 1"),
         (BOX, {"size": 0.1}, "8x8 pixels"),

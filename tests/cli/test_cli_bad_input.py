@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from robustcls.cli import gate
+from robustcls.results import policy
 
 ATTACK = ["attack", "--model", "{home}/pgd/ckpt.pt", "--n", "10", "--attack", "fgsm"]
 TRAIN = ["train", "--data", "digits(size=8)", "--arch", "vgg16(width=0.05)", "--epochs", "1", "--limit-train", "64"]
@@ -189,7 +189,7 @@ def test_a_fault_of_ours_is_one_line_too_and_not_a_failed_gate(cli, home, monkey
     def fail(*_):
         raise ZeroDivisionError("division\nby zero")
 
-    monkeypatch.setattr(gate, "judge", fail)
+    monkeypatch.setattr(policy, "judge", fail)
     result = cli("gate", home / "a.json", "--min-robust", 0.4)
     assert result.status == 2
     assert result.err == "robustcls: ZeroDivisionError: division by zero; --debug shows where\n"

@@ -229,7 +229,7 @@ def test_nothing_to_report_and_options_without_a_model_are_refused(cli, home, tm
 def test_an_evaluation_that_is_cut_off_keeps_what_was_there_and_what_was_measured(
     cli, checkpoint, tmp_path, monkeypatch
 ):
-    from robustcls.evaluation import complete
+    from robustcls.evaluation.measures.corruptions import measure as corruptions
 
     here = tmp_path / "here"
     small = (
@@ -252,7 +252,7 @@ def test_an_evaluation_that_is_cut_off_keeps_what_was_there_and_what_was_measure
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(complete, "measure_corruptions", interrupt)
+    monkeypatch.setattr(corruptions, "measure", interrupt)
     result = cli("report", *small, "--corruptions-n", 5)
     assert result.status == 130
     assert "kept in evaluation-unfinished.json" in result.err

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from robustcls.core import plugins
 from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
+from robustcls.evaluation.complete import complete
 from robustcls.evaluation.engine import Engine
 from robustcls.evaluation.evaluate import evaluate_subject
 from robustcls.evaluation.examples import Examples
-from robustcls.evaluation.plan import make_plan
+from robustcls.evaluation.plan import add_measures, make_plan
 from robustcls.evaluation.subject import Subject, make_subject
 from robustcls.results.records import Evaluation
 
@@ -197,7 +198,7 @@ class Evaluated:
         return self.evaluation.examples
 
 
-RUNNING = ("journal", "world", "progress", "over", "command")
+RUNNING = ("journal", "world", "progress", "budget", "command")
 
 
 def evaluated(model, x, y, threat, attacks, *, index=None, surrogate=None, **options) -> Evaluated:
@@ -205,6 +206,14 @@ def evaluated(model, x, y, threat, attacks, *, index=None, surrogate=None, **opt
     running = {name: options.pop(name) for name in RUNNING if name in options}
     subject = make_subject(model, x, y, threat, index=index, surrogate=surrogate)
     return Evaluated(subject, evaluate_subject(subject, make_plan(subject, attacks, **options), **running))
+
+
+def completed(judged: Evaluated, model, config, methods=(), **running):
+    """Its evaluation with the measures that the options of a report choose, 20 samples at a time."""
+    subject, evaluation = judged.on(model)
+    plan = add_measures(make_plan(subject, ["fgsm"]), subject, replace(config, method=tuple(methods)))
+    evaluation.not_run |= plan.not_run
+    return complete(subject, plan, evaluation, 20, **running)
 
 
 def make_engine(model, x, y, threat=LINF, *, index=None, surrogate=None, **options) -> Engine:

@@ -13,7 +13,7 @@ from robustcls.core.gradients import frozen
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.cascade import run_cascade
 from robustcls.evaluation.curves import security_curve
-from robustcls.evaluation.minimum import measure_minimum
+from robustcls.evaluation.measures.minimum.measure import measure as measure_minimum
 from robustcls.results.records import Evaluation
 from robustcls.runtime.world import World
 

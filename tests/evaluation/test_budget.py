@@ -1,29 +1,30 @@
 """A report keeps its time budget: what is measured first, what fits, and what is said of the rest."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
-from eval_models import evaluated, make_batch, make_net
+from eval_models import completed, evaluated, make_batch, make_net
 from torch import nn
 
 from robustcls.attribution.measures.trust import FORWARDS, MAPS, make_maps, measure, select_samples
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
+from robustcls.core.measures import measures
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation import complete as module
 from robustcls.evaluation.attacks import as_attack, as_attacks
 from robustcls.evaluation.budget import Budget, check_holds, even_share, fitting_samples, kept_counts, minutes_of
 from robustcls.evaluation.checks import thorough_checks
 from robustcls.evaluation.checks.black_box_wins import black_box_wins
 from robustcls.evaluation.checks.more_steps import more_steps
-from robustcls.evaluation.complete import complete
 from robustcls.evaluation.config import ReportConfig
-from robustcls.evaluation.minimum import PASSES as MINIMUM_PASSES
-from robustcls.evaluation.minimum import measure_minimum
-from robustcls.evaluation.norm_curves import PASSES as CURVE_PASSES
-from robustcls.evaluation.norm_curves import measure_other_curves
+from robustcls.evaluation.measures.corruptions import measure as corruptions
+from robustcls.evaluation.measures.explanations import measure as explanations
+from robustcls.evaluation.measures.gallery import measure as gallery
+from robustcls.evaluation.measures.minimum.measure import PASSES as MINIMUM_PASSES
+from robustcls.evaluation.measures.minimum.measure import measure as measure_minimum
+from robustcls.evaluation.measures.other_curves.measure import PASSES as CURVE_PASSES
+from robustcls.evaluation.measures.other_curves.measure import measure as measure_other_curves
 from robustcls.evaluation.pace import Pace, measure_pace, passes_of
 from robustcls.results.policy import Policy
 from robustcls.results.policy import judge as decide
@@ -78,7 +79,7 @@ def test_the_profile_quick_has_two_minutes_at_32_pixels_and_five_at_224():
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, math.inf, math.nan])
 def test_a_budget_that_is_no_time_is_refused(minutes):
-    with pytest.raises(InputError, match="--minutes"):
+    with pytest.raises(InputError, match="`minutes="):
         ReportConfig(minutes=minutes)
 
 
@@ -129,7 +130,7 @@ def test_the_pace_is_measured_by_the_clock():
     assert (pace.forward, pace.gradient) == (1, 3)
     assert pace.maps["saliency"] == 1 + 1 + (1 + 2)  # what the model gives, the number of classes, then the gradient
     assert model.training
-    assert pace.of_part("stability") == pytest.approx(MAPS * 5 + FORWARDS)
+    assert explanations.seconds(pace) == pytest.approx(MAPS * 5 + FORWARDS)
 
 
 class Counting(nn.Module):
@@ -166,7 +167,7 @@ def test_the_measures_of_maps_pass_as_many_images_as_is_said(counted):
 def test_curves_and_minimum_perturbations_pass_about_as_many_images_as_is_said(counted):
     model, judged = counted
     for passes, run in (
-        (CURVE_PASSES, lambda: measure_other_curves(*judged.on(model), ["l2", "l1"], n=3, batch_size=12, seed=0)),
+        (CURVE_PASSES, lambda: measure_other_curves(*judged.on(model), norms=["l2", "l1"], n=3, batch_size=12, seed=0)),
         (MINIMUM_PASSES, lambda: measure_minimum(*judged.on(model), n=3, batch_size=12, seed=0)),
     ):
         Counting.passed = 0
@@ -176,7 +177,7 @@ def test_curves_and_minimum_perturbations_pass_about_as_many_images_as_is_said(c
 
 def test_corruptions_pass_each_image_once_for_each(counted):
     pace = Pace(forward=1.0, gradient=2.0)
-    assert pace.of_part("corruptions") == 5 * len(plugins.names("corruption")) == 75
+    assert corruptions.seconds(pace) == 5 * len(plugins.names("corruption")) == 75
 
 
 @pytest.fixture
@@ -184,21 +185,15 @@ def parts(monkeypatch):
     """Measures that take a second a sample by the clock, and note how many they took."""
     clock, took = Clock(), {}
 
-    def fake(section):
-        def run(*args, n=None, **_):
-            count = n if n is not None else args[3]
-            took[section] = count
-            clock.now += count * PACE.of_part(section)
-            return None if section != "stability" else SimpleNamespace()
+    def fake(one):
+        def run(*_, n, **__):
+            took[one.key] = n
+            clock.now += n * one.load().seconds(PACE)
 
         return run
 
-    monkeypatch.setattr(module, "measure_calibration", lambda *_, **__: None)
-    for name, section in (
-        ("make_gallery", "gallery"), ("explain_judged", "stability"), ("measure_other_curves", "other_curves"),
-        ("measure_minimum", "minimum"), ("measure_corruptions", "corruptions"),
-    ):  # fmt: skip
-        monkeypatch.setattr(module, name, fake(section))
+    for one in measures():
+        monkeypatch.setattr(one.load(), "measure", fake(one) if one.count else lambda *_, **__: None)
     return clock, took
 
 
@@ -214,8 +209,7 @@ def judged():
 
 def finish(judged, budget, config=EVERYTHING):
     said: list[str] = []
-    complete(*judged.on(make_net()), config, ["saliency"], 20, budget=budget, pace=PACE, say=said.append)
-    judged.evaluation.explanations = None
+    completed(judged, make_net(), config, ["saliency"], budget=budget, pace=PACE, say=said.append)
     return judged.evaluation, said
 
 
@@ -259,7 +253,7 @@ def test_what_took_longer_than_said_is_taken_off_the_parts_that_follow(judged, p
     def late(*_, **__):
         clock.now += 1000
 
-    monkeypatch.setattr(module, "make_gallery", late)
+    monkeypatch.setattr(gallery, "measure", late)
     found, _ = finish(judged, Budget(2, clock=clock))
     assert took == {}
     for section in ("stability", "other_curves", "minimum", "corruptions"):
@@ -273,7 +267,7 @@ def judge_in_time(minutes, attacks, n=8, **options):
     y = model(x).argmax(1)
     budget, began = Budget(minutes, clock=clock, after=Pace(1, 3).of_checks(n)), clock.now
     found = evaluated(
-        model, x, y, ThreatModel("linf", 1e-6), attacks, precision="fp32", batch_size=4, over=budget.over,
+        model, x, y, ThreatModel("linf", 1e-6), attacks, precision="fp32", batch_size=4, budget=budget,
         **options,
     )  # fmt: skip
     return found.evaluation, clock.now - began

@@ -10,7 +10,8 @@ from torch import nn
 
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.calibration import measure_calibration, reliability
+from robustcls.evaluation.measures.calibration.measure import measure as measure_calibration
+from robustcls.evaluation.measures.calibration.measure import reliability
 
 
 def judged_by(model: nn.Module) -> Evaluated:

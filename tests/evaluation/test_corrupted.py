@@ -11,7 +11,8 @@ from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.subset import spaced
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.corrupted import CHUNK, corrupt, measure_corruptions, read_published
+from robustcls.evaluation.measures.corruptions.measure import CHUNK, corrupt, read_published
+from robustcls.evaluation.measures.corruptions.measure import measure as measure_corruptions
 from robustcls.results.records import Evaluation
 
 NAMES = plugins.names("corruption")
@@ -26,7 +27,7 @@ def judged():
 
 @pytest.fixture(scope="module")
 def measured(judged):
-    return measure_corruptions(judged.on(make_net())[0], n=140, batch_size=64, seed=5)
+    return measure_corruptions(*judged.on(make_net()), n=140, batch_size=64, seed=5)
 
 
 def test_fifteen_corruptions_at_five_severities(measured):
@@ -65,8 +66,8 @@ def test_images_have_8_bits(judged):
 
 
 def test_draws_depend_on_the_seed_and_not_on_the_batch_size(judged, measured):
-    assert measure_corruptions(judged.on(make_net())[0], n=140, batch_size=17, seed=5) == measured
-    assert measure_corruptions(judged.on(make_net())[0], n=140, batch_size=64, seed=6).results != measured.results
+    assert measure_corruptions(*judged.on(make_net()), n=140, batch_size=17, seed=5) == measured
+    assert measure_corruptions(*judged.on(make_net()), n=140, batch_size=64, seed=6).results != measured.results
 
 
 def test_parts_of_many_images_have_draws_of_their_own(judged):
@@ -80,7 +81,7 @@ def test_the_model_is_left_as_it_was(judged):
     net = make_net().train()
     net.body[0].weight.requires_grad_(False)
     before = deepcopy(net.state_dict())
-    measure_corruptions(judged.on(net)[0], n=4, batch_size=2, seed=0)
+    measure_corruptions(*judged.on(net), n=4, batch_size=2, seed=0)
     assert net.training
     assert [parameter.requires_grad for parameter in net.parameters()] == [False] + [True] * 5
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
@@ -111,7 +112,7 @@ def test_published_images_are_read_by_severity_with_their_labels(tmp_path, judge
     folder = publish(tmp_path / "CIFAR-10-C", fog=np.zeros((5 * EACH, 8, 8, 3), dtype=np.uint8))
     labels = np.load(folder / "labels.npy").reshape(5, EACH)
     assert set(labels.flatten()) == {0, 1, 2, 3}, "the case has all classes"
-    found = measure_corruptions(judged.on(make_net())[0], n=100, batch_size=3, seed=0, published=folder)
+    found = measure_corruptions(*judged.on(make_net()), n=100, batch_size=3, seed=0, corruptions_from=folder)
     assert found.n == EACH
     assert found.clean.total == 100
     black = int(make_net()(torch.zeros(1, 3, 8, 8)).argmax())
@@ -121,7 +122,7 @@ def test_published_images_are_read_by_severity_with_their_labels(tmp_path, judge
     assert found.source == "published files in CIFAR-10-C"
     assert found.rule.startswith("7 of the 7 published images")
     assert "clean: 100 of the 150 judged samples" in found.rule
-    few = measure_corruptions(judged.on(make_net())[0], n=3, batch_size=3, seed=0, published=folder)
+    few = measure_corruptions(*judged.on(make_net()), n=3, batch_size=3, seed=0, corruptions_from=folder)
     for one in few.results:
         if one.name != "fog":
             at = spaced(torch.from_numpy(labels[one.severity - 1].astype(np.int64)), 3).tolist()
@@ -130,7 +131,7 @@ def test_published_images_are_read_by_severity_with_their_labels(tmp_path, judge
 
 def test_the_folder_one_is_in_has_a_name(tmp_path, judged, monkeypatch):
     monkeypatch.chdir(publish(tmp_path / "CIFAR-10-C"))
-    found = measure_corruptions(judged.on(make_net())[0], n=2, batch_size=3, seed=0, published=Path())
+    found = measure_corruptions(*judged.on(make_net()), n=2, batch_size=3, seed=0, corruptions_from=Path())
     assert found.source == "published files in CIFAR-10-C"
 
 
@@ -178,8 +179,8 @@ def test_published_files_that_do_not_fit_the_model_are_refused(tmp_path, judged)
     sizes = {name: np.zeros((5 * EACH, 8, 9, 3), dtype=np.uint8) for name in NAMES}
     with pytest.raises(InputError, match="images of 3x8x9, but the model was judged on 3x8x8"):
         measure_corruptions(
-            judged.on(make_net())[0], n=9, batch_size=3, seed=0, published=publish(tmp_path / "sizes", **sizes)
+            *judged.on(make_net()), n=9, batch_size=3, seed=0, corruptions_from=publish(tmp_path / "sizes", **sizes)
         )
     ten = publish(tmp_path / "ten", labels=np.arange(5 * EACH) % 10)
     with pytest.raises(InputError, match="labels of 10 classes, but the model has 4"):
-        measure_corruptions(judged.on(make_net())[0], n=9, batch_size=3, seed=0, published=ten)
+        measure_corruptions(*judged.on(make_net()), n=9, batch_size=3, seed=0, corruptions_from=ten)

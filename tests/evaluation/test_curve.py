@@ -6,7 +6,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.subset import spaced
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.curves import AutoGrid, auto_grid, choose_grid, parse_grid, reach
-from robustcls.evaluation.norm_curves import measure_other_curves
+from robustcls.evaluation.measures.other_curves.measure import measure as measure_other_curves
 
 ATTACKS = ["pgd(steps=3)", "apgd_t(steps=5)"]
 GRID = [0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.3]
@@ -144,8 +144,8 @@ def test_reach_is_the_distance_to_grey(norm):
 def test_curves_in_other_norms_fall_from_clean_accuracy_to_nothing():
     found = curve_at(0.02, [])
     net = make_net()
-    once = measure_other_curves(*found.on(net), ["l2", "l1"], n=12, batch_size=16, seed=0)
-    again = measure_other_curves(*found.on(net), ["l2"], n=12, batch_size=16, seed=0)
+    once = measure_other_curves(*found.on(net), norms=["l2", "l1"], n=12, batch_size=16, seed=0)
+    again = measure_other_curves(*found.on(net), norms=["l2"], n=12, batch_size=16, seed=0)
     assert once[:1] == again, "the seed decides"
     assert [curve.norm for curve in once] == ["l2", "l1"]
     at = spaced(found.y, 12)
@@ -173,7 +173,7 @@ def test_a_curve_that_never_falls_goes_to_the_farthest_radius_and_names_the_erro
     found = curve_at(0.02, [], attacks=["fgsm"])
     usual = torch.nn.functional.one_hot(found.y[0], 4)
     flat = Masked(make_net(), after=lambda logits: logits * 0 + usual)
-    (curve,) = measure_other_curves(*found.on(flat), ["l2"], n=6, batch_size=16, seed=0)
+    (curve,) = measure_other_curves(*found.on(flat), norms=["l2"], n=6, batch_size=16, seed=0)
     at = spaced(found.y, 6)
     standing = int((found.y[at] == found.y[0]).sum())
     assert {point.robust.correct for point in curve.points} == {standing}
@@ -182,4 +182,4 @@ def test_a_curve_that_never_falls_goes_to_the_farthest_radius_and_names_the_erro
     blind = Masked(make_net())
     blind.differentiable = False
     with pytest.raises(InputError, match="gradients"):
-        measure_other_curves(*found.on(blind), ["l2"], n=6, batch_size=16, seed=0)
+        measure_other_curves(*found.on(blind), norms=["l2"], n=6, batch_size=16, seed=0)

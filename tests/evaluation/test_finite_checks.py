@@ -8,9 +8,9 @@ from torch import nn
 import robustcls
 from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
-from robustcls.evaluation.calibration import measure_calibration
 from robustcls.evaluation.checks.finite_gradients import LOOKED
-from robustcls.evaluation.gallery import make_gallery
+from robustcls.evaluation.measures.calibration.measure import measure as measure_calibration
+from robustcls.evaluation.measures.gallery.measure import measure as make_gallery
 from robustcls.reporting.render import render
 from robustcls.results.comparison import count_classes
 from robustcls.results.records import Evaluation
@@ -66,7 +66,7 @@ def test_no_answer_is_a_wrong_answer_for_every_class(net, batch):
     again = Evaluation.from_json(found.to_json())
     assert again.samples == found.samples
     assert sum(row.clean for row in count_classes(again.samples)) == right
-    found.gallery = make_gallery(*result.on(model), ["saliency"], 60, 0, 32)
+    found.gallery = make_gallery(*result.on(model), methods=["saliency"], n=60, seed=0, batch_size=32)
     assert any(example.clean_top == [] for example in found.gallery.examples)
     found.calibration = measure_calibration(*result.on(model), batch_size=32)
     assert found.calibration.clean.n == len(y) - int(silent.sum())

@@ -4,8 +4,9 @@ import torch
 from eval_models import evaluated, make_batch, make_net
 
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.gallery import draw_examples, make_gallery, outcome_of
-from robustcls.results.records import Gallery
+from robustcls.evaluation.measures.gallery.measure import draw_examples, outcome_of
+from robustcls.evaluation.measures.gallery.measure import measure as make_gallery
+from robustcls.evaluation.measures.gallery.record import Gallery
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_the_seed_shuffles(judged):
 
 def test_the_gallery_shows_what_was_found(judged):
     model = make_net().train()
-    gallery = make_gallery(*judged.on(model), ["saliency"], 12, 0, batch_size=5)
+    gallery = make_gallery(*judged.on(model), methods=["saliency"], n=12, seed=0, batch_size=5)
     assert isinstance(gallery, Gallery)
     assert model.training
     assert "12 of 120 samples" in gallery.rule
@@ -89,4 +90,4 @@ def test_the_gallery_shows_what_was_found(judged):
 
 
 def test_an_empty_gallery(judged):
-    assert make_gallery(*judged.on(make_net()), ["saliency"], 0, 0, batch_size=5).examples == []
+    assert make_gallery(*judged.on(make_net()), methods=["saliency"], n=0, seed=0, batch_size=5).examples == []

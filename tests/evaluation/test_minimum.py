@@ -13,8 +13,10 @@ from robustcls.attacks._hyperplane import to_hyperplane
 from robustcls.core.errors import InputError
 from robustcls.core.subset import spaced
 from robustcls.core.threat import BALL, NORMS, ThreatModel
-from robustcls.evaluation import minimum
-from robustcls.evaluation.minimum import measure_minimum, minimum_of_cascade, quartiles
+from robustcls.evaluation.measures.minimum import measure as minimum
+from robustcls.evaluation.measures.minimum.measure import from_attacks as minimum_of_cascade
+from robustcls.evaluation.measures.minimum.measure import measure as measure_minimum
+from robustcls.evaluation.measures.minimum.measure import quartiles
 from robustcls.reporting import render
 
 

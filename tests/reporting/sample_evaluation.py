@@ -2,30 +2,25 @@
 
 import numpy as np
 
+from robustcls.evaluation.measures.calibration.record import Bin, Calibration, Reliability
+from robustcls.evaluation.measures.corruptions.record import Corruption, Corruptions
+from robustcls.evaluation.measures.gallery.record import Example, Gallery, Map
+from robustcls.evaluation.measures.minimum.record import MinimumNorm
+from robustcls.evaluation.measures.other_curves.record import NormCurve
 from robustcls.results.records import (
     Accuracy,
     Array,
     Attack,
-    Bin,
-    Calibration,
     Check,
-    Corruption,
-    Corruptions,
     CurvePoint,
     Data,
     Epoch,
     Evaluation,
-    Example,
     Explanations,
-    Gallery,
     Likeness,
-    Map,
     MethodMeasures,
-    MinimumNorm,
     Model,
-    NormCurve,
     Provenance,
-    Reliability,
     Sample,
     Spread,
     Threat,

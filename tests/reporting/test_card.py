@@ -8,10 +8,11 @@ import pytest
 from sample_evaluation import ATTACKS, sample_evaluation
 
 from robustcls.core.errors import InputError
+from robustcls.evaluation.measures.minimum.record import MinimumNorm
 from robustcls.reporting.card import model_card, robustbench_info, write_card
 from robustcls.reporting.missing import PARTS
 from robustcls.results.policy import Policy, judge
-from robustcls.results.records import Accuracy, Attack, Check, MinimumNorm, Sample
+from robustcls.results.records import Accuracy, Attack, Check, Sample
 
 HOSTILE = 'evil\n---\nlicense: mit\n# <img src=x onerror=alert(1)> | [a](https://x.example) `b` @you \x85\u2028 "q" ☃'
 
@@ -84,7 +85,7 @@ def test_the_numbers_are_the_evaluations():
     assert one.data.sha256 in card
     for attack in one.attacks:
         assert f"| {attack.attacked:,} | {attack.broken:,} | {attack.robust_accuracy:.1%} |" in card
-    assert "broke off: RuntimeError: out of memory" in card
+    assert "failed: RuntimeError: out of memory" in card
     assert re.search(r"^- `adv`: pgd\(steps=10\)$", card, re.MULTILINE)
     worst = re.search(r"^## Worst class\n\n(\w+): robust accuracy ([\d.]+)%", card, re.MULTILINE)
     label = one.model.classes.index(worst[1])
@@ -116,15 +117,15 @@ def test_every_part_that_a_report_would_miss_is_listed():
     assert "Not run: Self-checks with attacks of their own: left out" in model_card(some)
     whole = model_card(sample_evaluation())
     assert "Not run" not in whole
-    assert "Broke off" not in whole
+    assert "Failed" not in whole
 
 
-def test_minimum_perturbations_that_broke_off_are_said():
+def test_minimum_perturbations_that_failed_are_said():
     one = sample_evaluation()
     one.minimum[1] = MinimumNorm("l2", "fab_t", "five", 5, [], [], 0, error="RuntimeError: no gradient")
-    assert "- Broke off: minimum perturbation, l2: RuntimeError: no gradient" in model_card(one)
+    assert "- Failed: minimum perturbation, l2: RuntimeError: no gradient" in model_card(one)
     del one.minimum[2], one.minimum[0]
-    assert r"- Not run: Minimum perturbation: fab\_t broke off: RuntimeError: no gradient" in model_card(one)
+    assert r"- Not run: Minimum perturbation: fab\_t failed: RuntimeError: no gradient" in model_card(one)
 
 
 def test_card_and_policy_name_the_same_worst_class():

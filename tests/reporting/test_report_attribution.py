@@ -160,8 +160,8 @@ def test_method_without_checks_or_quality_never_passes():
     ("changes", "reason"),
     [
         (None, r"attribution maps were not (compared|tested): run robustcls report --model"),
-        ({"methods": []}, "the model carries none of the methods"),
-        ({"methods": [], "n": 0}, "no sample that the model gets right was moved by the attack"),
+        ({"methods": []}, "no attribution method supports this model"),
+        ({"methods": [], "n": 0}, "the attack changed no sample that the model classifies correctly"),
     ],
     ids=["absent", "no method", "no sample"],
 )

@@ -7,6 +7,8 @@ from sample_records import tiny_evaluation
 
 from robustcls.core.errors import InputError
 from robustcls.evaluation.attacks import name_attacks
+from robustcls.evaluation.measures.calibration.record import Calibration, Reliability
+from robustcls.evaluation.measures.corruptions.record import Corruptions
 from robustcls.results import records
 from robustcls.results.policy import Policy, judge, lacking_attacks
 from robustcls.results.records import Accuracy, Attack, Check
@@ -92,7 +94,7 @@ required_attacks = ["apgd_ce(steps=100)"]
 
 def reliability(ece):
     spread = records.Spread(0)
-    return records.Reliability(1000, 0.9, 0.9 - ece, ece, [], spread, spread)
+    return Reliability(1000, 0.9, 0.9 - ece, ece, [], spread, spread)
 
 
 def measured(**changes):
@@ -101,8 +103,8 @@ def measured(**changes):
     one = dataclasses.replace(
         sample(clean=900, robust=700),
         samples=[records.Sample(i, *kind, None, None) for i, kind in enumerate(kinds)],
-        calibration=records.Calibration(reliability(0.03), reliability(0.3)),
-        corruptions=records.Corruptions("all", "made here", 1000, Accuracy.of(900, 1000), [], mean=0.7),
+        calibration=Calibration(reliability(0.03), reliability(0.3)),
+        corruptions=Corruptions("all", "made here", 1000, Accuracy.of(900, 1000), [], mean=0.7),
         attacks=[Attack("apgd_ce", {"steps": 100, "restarts": 1}, 900, 200, 0.7, 0, 0, 0)],
     )
     one.model.classes = ["cat", "dog"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from robustcls.core.errors import InputError
+from robustcls.evaluation.measures.gallery.record import Example, Gallery, Map
 from robustcls.results import records
 from robustcls.results.comparison import find_mismatch, held, was_right
 from robustcls.results.records import SCHEMA, Accuracy, Array, Evaluation
@@ -34,11 +35,11 @@ def evaluation(**changes) -> Evaluation:
             records.Sample(2, 1, 0, 0, None, None),
         ],
         "provenance": records.Provenance("c", {"seed": 0}, 0, {"torch": "2"}, "cpu", "", "2026-01-01", 1.5, "fp32"),
-        "gallery": records.Gallery(
+        "gallery": Gallery(
             "a rule",
             [
-                records.Example(
-                    0, "broken", image, image, delta, *tops, [records.Map("s", "clean", 0, delta)]
+                Example(
+                    0, "broken", image, image, delta, *tops, [Map("s", "clean", 0, delta)]
                 )
             ],
         ),

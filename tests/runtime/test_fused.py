@@ -267,7 +267,7 @@ def test_a_compiled_twin_takes_every_size_without_compiling_again(x):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_twin_that_cannot_be_compiled_is_refused(vgg, x, monkeypatch):
     monkeypatch.setattr(nn.Module, "compile", lambda self, **_: setattr(self, "forward", no_compiler))
-    with pytest.raises(InputError, match="cannot be compiled .*leave out --compile"):
+    with pytest.raises(InputError, match="cannot be compiled .*leave out `compile`"):
         make_search_model(vgg, "fp32", x, compiled=True)
 
 

@@ -88,7 +88,8 @@ def linear_model(
     delta = to_hyperplane(threat.norm, x, w.expand_as(x), (0.5 * w.sum()).expand(TRIED))
     images = x.view(TRIED, channels, height, width)
     needed = threat.distance((x + delta).view_as(images), images).max().item()
-    layer = nn.Linear(len(w), min(num_classes, MOST_CLASSES))
+    # Weights of its own would be drawn from the caller's random numbers.
+    layer = nn.utils.skip_init(nn.Linear, len(w), min(num_classes, MOST_CLASSES))
     with torch.no_grad():
         layer.weight.zero_()
         layer.bias.fill_(-10)

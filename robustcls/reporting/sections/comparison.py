@@ -1,38 +1,22 @@
 """Two or more models on identical samples."""
 
-from functools import partial
+from typing import Any
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from robustcls.reporting.context import Context
-from robustcls.reporting.figures import SERIES, draw, shorten
-from robustcls.reporting.html import (
-    derived,
-    estimate,
-    figure,
-    fill_file,
-    interval,
-    model_tag,
-    not_run,
-    number,
-    p_value,
-    points,
-    table,
-)
+from robustcls.reporting.context import FEW, Context, Model
+from robustcls.reporting.figures import MARKERS, SERIES, legend_above, plot, rows_of_shares, shorten
+from robustcls.reporting.html import derived, estimate, fill_file, lacking, lines, not_run, piece, table
 from robustcls.reporting.missing import ONE_MODEL
-from robustcls.reporting.sections.classes import FEW
-from robustcls.reporting.sections.minimum import BEYOND, not_measured
-from robustcls.results.balance import Measure, measures_by_class
-from robustcls.results.comparison import ClassCounts, by_data, count_classes, data_class, held, pair
-from robustcls.results.records import Evaluation, MinimumNorm
-from robustcls.results.statistics import paired_difference
+from robustcls.reporting.sections.classes import class_rows, count_by_class
+from robustcls.results.balance import measures_by_class
+from robustcls.results.comparison import ClassCounts, data_class, held, pair
 
 ORDER, TITLE = 140, "Comparison"
 
 DRAWN = 20  # classes: those with the largest gains and the largest losses
-NONE = Markup('<span class="none">not measured</span>')
-UNLIKE = Markup('<span class="none">not on the same samples</span>')
+UNLIKE = "not on the same samples"
 
 
 def comparison(context: Context) -> Markup:
@@ -41,203 +25,105 @@ def comparison(context: Context) -> Markup:
         return not_run(ONE_MODEL)
     if context.mismatch:
         return fill_file("comparison.html", context, overview=None)
-    drawn, classes = _classes(context)
+    by_class = sorted(count_by_class(context), key=lambda rows: (_gain(rows), rows[0].label))
+    some = by_class[: DRAWN // 2] + by_class[-DRAWN // 2 :] if len(by_class) > DRAWN else by_class
     return fill_file(
         "comparison.html",
         context,
         overview=_overview(context),
-        differences=_differences(context),
+        pairs=[(model, one) for model in context.models[1:] for one in pair(context.evaluations[0], model.evaluation)],
         agreement=_agreement(context),
-        drawn=drawn,
-        classes=classes,
+        drawn=_draw(context, some),
+        left_out=DRAWN // 2 if len(by_class) > DRAWN else 0,
         few=FEW,
     )
 
 
 def _overview(context: Context) -> Markup:
-    models = range(len(context.evaluations))
-    rows: list[list[Markup | str]] = [
-        ["Clean accuracy", *(interval(context, model, "clean") for model in models)],
-        ["Robust accuracy", *(interval(context, model, "robust") for model in models)],
+    rows: list[tuple[Any, list[Any]]] = [
+        (f"{name} accuracy", [model.interval(name.lower()) for model in context.models]) for name in ("Clean", "Robust")
     ]
     by_name = [{one.full_name: one for one in measures_by_class(found)} for found in context.evaluations]
     for name in dict.fromkeys(name for found in by_name for name in found):  # each class has a sensitivity of its own
-        rows += [
-            [f"{name}, {when}", *(_measure(found.get(name), part) for found in by_name)]
-            for part, when in (("clean", "clean"), ("robust", "under attack"))
-        ]
+        some = [found.get(name) for found in by_name]
+        for part, when in (("clean", "clean"), ("robust", "under attack")):
+            cells = [lacking() if one is None else estimate(one.name, getattr(one, part), one.spec) for one in some]
+            rows.append((f"{name}, {when}", cells))
     for part, images in (("clean", "clean images"), ("adversarial", "images under attack")):
-        rows.append([f"Calibration error (ECE), {images}", *(_ece(context, model, part) for model in models)])
-    measured = next((one.corruptions for one in context.evaluations if one.corruptions), None)
-    of = Markup(", n = {}").format(derived("corrupted samples", measured.n, ",d")) if measured else ""
-    rows.append([Markup("Mean accuracy under corruptions{}").format(of), *_corrupted(context)])
-    rows += _distances(context)
-    return table(
-        "Models side by side", ["Measure", *(model_tag(context, model) for model in models)], rows, sortable=False
-    )
-
-
-def _measure(found: Measure | None, part: str) -> Markup:
-    return NONE if found is None else estimate(found.name, getattr(found, part), found.spec)
-
-
-def _ece(context: Context, model: int, part: str) -> Markup:
-    there = context.evaluations[model].calibration is not None
-    return number(context, model, f"calibration.{part}.ece", ".3f") if there else NONE
-
-
-def _corrupted(context: Context) -> list[Markup]:
-    found = [one.corruptions for one in context.evaluations]
-    alike = len({(one.n, one.rule, one.source) for one in found if one is not None}) <= 1
-    return [
-        NONE if one is None else number(context, model, "corruptions.mean", ".1%") if alike else UNLIKE
-        for model, one in enumerate(found)
-    ]
-
-
-def _distances(context: Context) -> list[list[Markup | str]]:
-    """The median distance of the nearest adversarial example, by norm and attack."""
+        at = f"calibration.{part}.ece"
+        cells = [one.n(at, ".3f") if one.evaluation.calibration else lacking() for one in context.models]
+        rows.append((f"Calibration error (ECE), {images}", cells))
     kinds = dict.fromkeys((one.norm, one.attack) for e in context.evaluations for one in e.minimum or [])
-    rows: list[list[Markup | str]] = []
-    for norm, attack in kinds:
-        places = [_place(evaluation, norm, attack) for evaluation in context.evaluations]
-        alike = len({tuple(found.index) for _, found in filter(None, places) if found.distance}) <= 1
-        cells = [
-            NONE
-            if place is None
-            else not_measured(place[1])
-            if not place[1].distance
-            else UNLIKE
-            if not alike
-            else BEYOND
-            if place[1].median is None
-            else number(context, model, f"minimum.{place[0]}.median", ".4f")
-            for model, place in enumerate(places)
-        ]
-        of = derived("samples", next(found.n for _, found in filter(None, places)), ",d")
-        title = Markup("Median smallest distance, {}, n = {}<br>{}<br>0 for each sample that is wrong unchanged")
-        rows.append([title.format(norm, of, attack), *cells])
-    return rows
+    rows += [_corrupted(context), *(_distance(context, norm, attack) for norm, attack in kinds)]
+    tags = [model.tag for model in context.models]
+    shown = [{"Measure": name, **dict(zip(tags, cells, strict=True))} for name, cells in rows]
+    return table("Models side by side", shown, sortable=False)
 
 
-def _place(evaluation: Evaluation, norm: str, attack: str) -> tuple[int, MinimumNorm] | None:
-    for i, found in enumerate(evaluation.minimum or []):
-        if (found.norm, found.attack) == (norm, attack):
-            return i, found
-    return None
-
-
-def _differences(context: Context) -> Markup:
-    first, *others = context.evaluations
-    rows: list[list[Markup | str]] = [
-        [
-            Markup("{} minus {}").format(model_tag(context, model), model_tag(context, 0)),
-            one.part,
-            points("difference", one.difference),
-            Markup("{} to {}").format(points("low", one.low), points("high", one.high)),
-            derived("only first right", one.only_first, ",d"),
-            derived("only second right", one.only_second, ",d"),
-            p_value("mcnemar", one.p),
-        ]
-        for model, other in enumerate(others, 1)
-        for one in pair(first, other)
+def _corrupted(context: Context) -> tuple[Any, list[Markup]]:
+    found = [one.corruptions for one in context.evaluations if one.corruptions]
+    alike = len({(one.n, one.rule, one.source) for one in found}) <= 1
+    cells = [
+        (one.n("corruptions.mean", ".1%") if alike else lacking(UNLIKE)) if one.evaluation.corruptions else lacking()
+        for one in context.models
     ]
-    heads = [
-        "Difference",
-        "Accuracy\u00a0of",
-        "Points",
-        "95% interval, points",
-        "Only first right",
-        "Only second right",
-        "McNemar, exact",
+    name = "Mean accuracy under corruptions"
+    return piece("of_n", name, derived("corrupted samples", found[0].n, ",d")) if found else name, cells
+
+
+def _distance(context: Context, norm: str, attack: str) -> tuple[Any, list[Markup]]:
+    """The median distance of the nearest adversarial example that an attack found."""
+    places = [
+        next((i for i, one in enumerate(e.minimum or []) if (one.norm, one.attack) == (norm, attack)), None)
+        for e in context.evaluations
     ]
-    return table("Paired differences", heads, rows)
+    found = [(e.minimum or [])[i] for e, i in zip(context.evaluations, places, strict=True) if i is not None]
+    alike = len({tuple(one.index) for one in found if one.distance}) <= 1
+
+    def cell(model: Model, place: int | None) -> Markup:
+        if place is None:
+            return lacking()
+        measured = bool((model.evaluation.minimum or [])[place].distance)
+        return lacking(UNLIKE) if measured and not alike else model.quartile(f"minimum.{place}", "median")
+
+    title = piece("of_n", f"Median smallest distance, {norm}", derived("samples", found[0].n, ",d"))
+    title = lines([title, attack, "0 for each sample that is misclassified unchanged"])
+    return title, [cell(*one) for one in zip(context.models, places, strict=True)]
 
 
-def _agreement(context: Context) -> Markup:
-    rows: list[list[Markup | str]] = []
-    for model in range(1, len(context.evaluations)):
-        pairs = list(
-            zip(map(held, context.evaluations[0].samples), map(held, context.evaluations[model].samples), strict=True)
-        )
-        counts = [pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))]
-        rows.append(
-            [
-                Markup("{} and {}").format(model_tag(context, 0), model_tag(context, model)),
-                *(derived(f"agreement {i}", count, ",d") for i, count in enumerate([*counts, len(pairs)])),
-            ]
-        )
-    heads = ["Models", "Both hold", "Only the first holds", "Only the second holds", "Neither holds", "Samples"]
-    return table("Agreement under attack", heads, rows)
-
-
-def _classes(context: Context) -> tuple[Markup, str]:
-    """The figure of robust accuracy by class, and what it leaves out."""
-    everyone = [count_classes(by_data(evaluation)) for evaluation in context.evaluations]
-    by_class = list(zip(*everyone, strict=True))
-    by_class.sort(key=lambda rows: (_gain(rows), rows[0].label))
-    left_out = len(by_class) - DRAWN
-    if left_out > 0:
-        by_class = by_class[: DRAWN // 2] + by_class[-DRAWN // 2 :]
-    title = "Robust accuracy by class, model by model"
-    described = "; ".join(
-        f"{data_class(context.evaluations[0], rows[0].label)}: "
-        + ", ".join(f"{row.robust / row.total:.0%}" for row in rows)
-        for rows in by_class
-    )
-    height = 1.3 + 0.26 * len(by_class)
-    svg = draw("comparison", title, described, partial(_paint, context, by_class), (7.4, height))
-    data = _class_table(context, by_class)
-    caption = title + ", from the largest gain of the last model over the first to its largest loss"
-    words = (
-        f"Only the {DRAWN // 2} largest gains and the {DRAWN // 2} largest losses are drawn." if left_out > 0 else ""
-    )
-    return figure("comparison", svg, caption, data), words
+def _agreement(context: Context) -> list[tuple[Model, list[int]]]:
+    """Of each model beside the first: the samples that both get right under attack, only the first, only it, neither."""
+    first, *others = ([held(sample) for sample in one.samples] for one in context.evaluations)
+    pairs = [list(zip(first, other, strict=True)) for other in others]
+    kinds = ((True, True), (True, False), (False, True), (False, False))
+    return [
+        (model, [some.count(kind) for kind in kinds]) for model, some in zip(context.models[1:], pairs, strict=True)
+    ]
 
 
 def _gain(rows: tuple[ClassCounts, ...]) -> float:
     return (rows[-1].robust - rows[0].robust) / rows[0].total
 
 
-def _class_table(context: Context, by_class: list[tuple[ClassCounts, ...]]) -> Markup:
-    cells = []
-    for rows in reversed(by_class):
-        label = rows[0].label
-        ours, theirs = (
-            [held(sample) for sample in by_data(context.evaluations[model]) if sample.label == label]
-            for model in (0, len(rows) - 1)
-        )
-        difference, (low, high) = paired_difference(ours, theirs)
-        cells.append(
-            [
-                data_class(context.evaluations[0], label),
-                derived("class n", rows[0].total, ",d"),
-                *(derived("class robust", row.robust / row.total, ".1%") for row in rows),
-                points("class difference", difference),
-                points("low", low),
-                points("high", high),
-            ]
-        )
-    names = [model_tag(context, model) for model in range(len(context.evaluations))]
-    grey = [i for i, rows in enumerate(reversed(by_class)) if rows[0].total < FEW]
-    heads = ["Class", "n", *names, "Last minus first, points", "95% low", "95% high"]
-    return table("Data: robust accuracy by class, model by model", heads, cells, grey=grey)
+def _draw(context: Context, by_class: list[tuple[ClassCounts, ...]]) -> Markup:
+    """Robust accuracy by class, the largest gain on top."""
+    by_class = by_class[::-1]
+    names = [data_class(context.evaluations[0], rows[0].label) for rows in by_class]
+    title = "Robust accuracy by class, model by model"
 
+    def paint(axes: Axes) -> None:
+        for model in context.models:
+            axes.plot([], [], MARKERS[model.series], color=SERIES[model.series], label=shorten(model.name, 30))
+        for place, rows in enumerate(reversed(by_class)):
+            shares = [100 * row.robust / row.total for row in rows]
+            faint = 0.45 if rows[0].total < FEW else 1.0
+            axes.plot([min(shares), max(shares)], [place, place], color=SERIES[0], linewidth=1.2, alpha=0.5 * faint)
+            for i, share in enumerate(shares):
+                axes.plot([share], [place], MARKERS[i % 4], color=SERIES[i % 4], markersize=6, alpha=faint)
+        rows_of_shares(axes, names, "robust accuracy in %")
+        legend_above(axes)
 
-def _paint(context: Context, by_class: list[tuple[ClassCounts, ...]], axes: Axes) -> None:
-    for model, name in enumerate(context.names):
-        axes.plot([], [], "os^v"[model % 4], color=SERIES[model % 4], label=shorten(name, 30))
-    for place, rows in enumerate(by_class):
-        shares = [100 * row.robust / row.total for row in rows]
-        faint = 0.45 if rows[0].total < FEW else 1.0
-        axes.plot([min(shares), max(shares)], [place, place], color=SERIES[0], linewidth=1.2, alpha=0.5 * faint)
-        for model, share in enumerate(shares):
-            axes.plot([share], [place], "os^v"[model % 4], color=SERIES[model % 4], markersize=6, alpha=faint)
-    axes.set_yticks(
-        range(len(by_class)), [shorten(data_class(context.evaluations[0], rows[0].label)) for rows in by_class]
-    )
-    axes.set_ylim(-0.7, len(by_class) - 0.3)
-    axes.set_xlim(-3, 103)
-    axes.set_xlabel("robust accuracy in %")
-    axes.grid(axis="x")
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
+    grey = [i for i, rows in enumerate(by_class) if rows[0].total < FEW]
+    caption = f"{title}, from the largest gain of the last model over the first to its largest loss"
+    size, data = (7.4, 1.3 + 0.26 * len(by_class)), class_rows(context, by_class)
+    return plot("comparison", title, paint, data, caption=caption, size=size, grey=grey)

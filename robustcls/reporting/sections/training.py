@@ -6,9 +6,9 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from robustcls.reporting.context import Context
-from robustcls.reporting.figures import INK, SERIES, draw
-from robustcls.reporting.html import figure, fill_file, number, table
+from robustcls.reporting.context import Context, Model
+from robustcls.reporting.figures import DOTTED, INK, SERIES, above, plot, shares_upwards
+from robustcls.reporting.html import fill_file
 from robustcls.reporting.missing import reasons_of
 from robustcls.results.learning import above_chance
 from robustcls.results.overfitting import CATASTROPHIC, catastrophes, undone
@@ -30,14 +30,14 @@ def training(context: Context) -> Markup:
     return fill_file(
         "training.html",
         context,
-        parts=[_part(context, i) for i in range(len(context.evaluations))],
+        parts=[_part(model) for model in context.models],
         absent=reasons_of(context, "training"),
         limit=CATASTROPHIC,
     )
 
 
-def _part(context: Context, model: int) -> dict[str, object] | None:
-    history = context.evaluations[model].training
+def _part(model: Model) -> dict[str, object] | None:
+    history = model.evaluation.training
     if history is None or not history.epochs:
         return None
     gone = undone(history.epochs)
@@ -52,36 +52,23 @@ def _part(context: Context, model: int) -> dict[str, object] | None:
         "best": max(robust, default=None),
         "last": robust[-1] if robust else None,
         "flagged": None if flagged is None else [history.epochs[place].epoch for place in flagged if place not in gone],
-        "drawn": _draw(context, model, history),
+        "drawn": _draw(model, history),
     }
 
 
-def _draw(context: Context, model: int, history: Training) -> Markup:
+def _draw(model: Model, history: Training) -> Markup:
     fields = [name for name in CURVES if any(getattr(epoch, name) is not None for epoch in history.epochs)]
     rows = [
-        [
-            number(context, model, f"training.epochs.{i}.epoch", "d"),
-            *(number(context, model, f"training.epochs.{i}.{name}", ".1%") for name in fields),
-            number(context, model, f"training.epochs.{i}.train_loss", ".4f"),
-            number(context, model, f"training.epochs.{i}.lr", ".3g"),
-            number(context, model, f"training.epochs.{i}.seconds", ",.1f"),
-            number(context, model, f"training.epochs.{i}.images_per_second", ",.0f"),
-        ]
+        model.cells(f"training.epochs.{i}", "d", {"Epoch": "epoch"})
+        | model.cells(f"training.epochs.{i}", ".1%", {CURVES[name][0].capitalize(): name for name in fields})
+        | model.cells(f"training.epochs.{i}", ".4f", {"Train loss": "train_loss"})
+        | model.cells(f"training.epochs.{i}", ".3g", {"Learning rate": "lr"})
+        | model.cells(f"training.epochs.{i}", ",.1f", {"Seconds": "seconds"})
+        | model.cells(f"training.epochs.{i}", ",.0f", {"Images a second": "images_per_second"})
         for i in range(len(history.epochs))
     ]
-    heads = [
-        "Epoch",
-        *(CURVES[name][0].capitalize() for name in fields),
-        "Train loss",
-        "Learning rate",
-        "Seconds",
-        "Images a second",
-    ]
-    title = f"Accuracy while training {context.names[model]}"
-    described = f"{len(history.epochs)} epochs; epoch {history.chosen_epoch} was chosen"
-    svg = draw(f"training-{model}", title, described, partial(_paint, history, fields))
-    data = table(f"Data: training of {context.names[model]}", heads, rows)
-    return figure(f"training-{model}", svg, title, data)
+    title = f"Accuracy while training {model.name}"
+    return plot(f"training-{model.place}", title, partial(_paint, history, fields), rows)
 
 
 def _paint(history: Training, fields: list[str], axes: Axes) -> None:
@@ -90,19 +77,11 @@ def _paint(history: Training, fields: list[str], axes: Axes) -> None:
         known = [(e.epoch, 100 * getattr(e, name)) for e in history.epochs if getattr(e, name) is not None]
         marker = "o" if len(known) < 40 else ""
         axes.plot(*zip(*known, strict=True), style, marker=marker, markersize=3, color=colour, label=label)
-    axes.axvline(history.chosen_epoch, color=INK, linewidth=1, linestyle=(0, (2, 2)))
-    axes.annotate(
-        f"chosen: epoch {history.chosen_epoch}",
-        (history.chosen_epoch, 1),
-        (4, 2),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        fontsize=9,
-        ha="left" if history.chosen_epoch < 0.8 * len(history.epochs) else "right",
-    )
-    axes.set_ylim(-3, 103)
+    chosen = history.chosen_epoch
+    axes.axvline(chosen, color=INK, linewidth=1, linestyle=DOTTED)
+    side = "left" if chosen < 0.8 * len(history.epochs) else "right"
+    above(axes, f"chosen: epoch {chosen}", chosen, (4, 2), ha=side)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("accuracy in %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(axis="y")
+    shares_upwards(axes)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))

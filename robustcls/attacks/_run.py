@@ -1,0 +1,77 @@
+"""One attack on tensors, batch by batch; what `robustcls.attack` does."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.attacks._pool import others_of
+from robustcls.attacks._targets import choose_targets
+from robustcls.core import plugins
+from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
+from robustcls.core.draws import SampleGenerator
+from robustcls.core.errors import InputError
+from robustcls.core.gradients import frozen
+from robustcls.core.progress import follow
+from robustcls.core.seeds import mix
+from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import takes, takes_target, traits_of
+from robustcls.runtime.device import resolve_batch_size
+from robustcls.runtime.fused import Counted
+from robustcls.runtime.predict import predict, told
+
+TARGETS = 1  # names the random numbers that choose the targets
+
+
+def run_attack(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    attack: str | Callable[..., Tensor],
+    *,
+    target: int | str | Tensor | Sequence[int] | None,
+    batch_size: int | str,
+    seed: int,
+    index: Tensor | None,
+    progress: bool,
+) -> Tensor:
+    """x_adv, on the images' device; all as `robustcls.attack` takes it."""
+    check_images(images, labels, input_size_of(model))
+    named, function = plugins.parse("attack", attack), plugins.load("attack", attack)
+    threat.check_options(str(named), plugins.resolved("attack", attack))
+    threat.check_eps(images.shape[1:])
+    model = told(model, images, labels)
+    device = device_of(model)
+    size = resolve_batch_size(batch_size, images.shape[1:], device)
+    if traits_of(function).universal:
+        size = len(images)
+    index = torch.arange(len(images)) if index is None else index
+    # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
+    with torch.inference_mode(False), frozen(model):
+        x = images.detach().to(device, torch.float32, copy=True)
+        y = labels.detach().to(device, torch.int64, copy=True)
+        fp32 = Counted(model)
+        with torch.no_grad():
+            check_logits(fp32(x[:1]), y)
+        aims = None
+        if target is not None:
+            if not takes_target(function):
+                raise InputError(
+                    f"{named} cannot aim at a class: leave out `target`, or take an attack that can, such as pgd"
+                )
+            draws = SampleGenerator.of(index, mix(seed, TARGETS), device)
+            aims = choose_targets(target, predict(fp32, x, size).to(device), y, draws)
+        more: dict[str, Any] = {"others": others_of(x, y, index)} if takes(function, "others") else {}
+        found = []
+        for rows in follow(torch.arange(len(x)).split(size), str(named), show=progress):
+            if takes(function, "generator"):
+                more["generator"] = SampleGenerator.of(index[rows], seed, device)
+            if aims is not None:
+                more["target"] = aims[rows]
+            found.append(function(fp32, x[rows], y[rows], threat, **more).detach().float())
+        x_adv = torch.cat(found)
+        if aims is not None:
+            x_adv = x.where((aims == y).view(-1, 1, 1, 1), x_adv)
+        return x_adv.to(images.device)

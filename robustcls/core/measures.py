@@ -1,0 +1,108 @@
+"""What an evaluation measures beside its attacks: a folder in evaluation/measures is one measure, and its registration.
+
+    NAME/__init__.py   MEASURE, a `Measure`. Read by `--help`: it imports neither torch nor pydantic.
+    NAME/record.py     RECORD, the type of what was measured: pydantic, without torch. NAME is its key in evaluation.json.
+    NAME/measure.py    `measure(subject, evaluation, *, ...) -> RECORD`: with torch; see `robustcls.evaluation.complete`.
+    NAME/section.py    what the report shows, as `robustcls.reporting.sections` says: a function NAME, without torch, with its
+                       template section.html; of several, section_ONE.py has the function ONE. Title and place are in MEASURE.
+    NAME/card.md       what the model card shows, where it shows something: a template like reporting/assets/card.md.
+
+From these derive the options of `robustcls report`, the profiles, the reasons of what was not measured, the time that is
+planned, the keys of an evaluation, the sections of the report and the parts of the model card.
+"""
+
+import dataclasses
+import importlib
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+PACKAGE = "robustcls.evaluation.measures"
+FOLDER = Path(__file__).resolve().parents[1] / "evaluation" / "measures"
+FEWEST = 4  # samples: a share of fewer says nothing
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a report shows of a measure, under one heading."""
+
+    order: int  # its place in the report, as `ORDER` of a section
+    title: str
+    missing: str  # why an evaluation lacks it that gives no reason of its own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What is said of a measure where it is not imported."""
+
+    text: str  # what it is called while it is measured
+    order: int  # measures run from the smallest to the largest: what is cheap comes first
+    parts: Mapping[str, Part]  # by the name of the section; the first is its key in `not_run` and `reduced`
+    options: type | None = None  # a dataclass of options of `robustcls report`
+    count: str = ""  # the one of them that says on how many samples at most, 0 for none; "" where it takes all
+    fewest: int = 1  # samples, for it to say anything
+    profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # profile: values of its options
+    holds: Callable[[Any], bool] = bool  # whether a record says anything
+    empty: Callable[[Any], str] = lambda record: ""  # why a record says nothing, where it is known
+    headlines: Callable[[Any], list[tuple[str, float]]] = lambda record: []  # accuracies for the head of the model card
+    draws_maps: bool = False  # takes attribution methods
+    name: str = ""  # of its folder
+
+    @property
+    def key(self) -> str:
+        """Of `not_run` and `reduced`."""
+        return next(iter(self.parts))
+
+    def option_fields(self) -> dict[str, tuple[Any, Any]]:
+        """Type and field of each option, by name, for `with_fields`."""
+        if self.options is None:
+            return {}
+        hints = typing.get_type_hints(self.options)
+        return {
+            one.name: (hints[one.name], field(default=one.default, metadata=one.metadata))
+            for one in dataclasses.fields(self.options)
+        }
+
+    def count_in(self, options: Mapping[str, Any]) -> int | None:
+        """On how many samples its options want it; None for all."""
+        return options[self.count] if self.count else None
+
+    def held_by(self, evaluation: Any) -> bool:
+        """Whether an evaluation holds it, and it says something."""
+        record = getattr(evaluation, self.name)
+        return record is not None and self.holds(record)
+
+    def load(self, module: str = "measure") -> ModuleType:
+        return importlib.import_module(f"{PACKAGE}.{self.name}.{module}")
+
+
+@cache
+def measures() -> tuple[Measure, ...]:
+    """All measures, in the order in which they run."""
+    names = [file.parent.name for file in FOLDER.glob("*/__init__.py")]
+    found = [
+        dataclasses.replace(importlib.import_module(f"{PACKAGE}.{name}").MEASURE, name=name)
+        for name in names
+        if name[0] != "_"
+    ]
+    return tuple(sorted(found, key=lambda one: (one.order, one.name)))
+
+
+def with_fields(made: Mapping[str, tuple[Any, Any]]) -> Callable[[type[T]], type[T]]:
+    """A decorator that declares fields, {name: (type, default)}, in a class that is about to become a dataclass.
+
+    A field that the class declares already keeps its place.
+    """
+
+    def declare(kind: type[T]) -> type[T]:
+        for name, (hint, default) in made.items():
+            kind.__annotations__[name] = hint
+            setattr(kind, name, default)
+        return kind
+
+    return declare

@@ -1,0 +1,118 @@
+"""An evaluation of tensors by options, as `robustcls.evaluate` takes them."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from robustcls.core import plugins
+from robustcls.core.config import resolve
+from robustcls.core.errors import unknown
+from robustcls.core.measures import measures
+from robustcls.core.progress import show_attacks
+from robustcls.core.threat import ThreatModel
+from robustcls.evaluation.attacks import AttackLike
+from robustcls.evaluation.budget import estimate
+from robustcls.evaluation.config import AttackConfig, ReportConfig, SubjectOptions
+from robustcls.evaluation.evaluate import evaluate_subject, state
+from robustcls.evaluation.journal import kept_in
+from robustcls.evaluation.plan import add_measures, choose_attacks, make_plan
+from robustcls.evaluation.profiles import layered
+from robustcls.evaluation.subject import make_subject
+from robustcls.results.records import Evaluation
+
+NOTHING = {one.count: 0 for one in measures() if one.count} | {"checks": "passive"}
+
+
+def _names(config: type) -> set[str]:
+    return {field.name for field in fields(config)}
+
+
+# What `robustcls.evaluate` takes beside its own arguments, which say what is evaluated.
+OPTIONS = _names(ReportConfig) - _names(SubjectOptions) - {"n", "attack", "suite"} | {"precision"}
+MEASURES = OPTIONS - _names(AttackConfig) - {"checks"}  # one of them asks for measures beside the attacks
+
+
+def read_options(options: Mapping[str, Any], **more: Any) -> ReportConfig:
+    """The options of `robustcls.evaluate` as those of a report: nothing but what is named is measured, unless a profile
+    says so. Of what may be an object, there stands what comes next to it.
+
+    Raises InputError for an unknown one, naming the nearest.
+    """
+    for name in options.keys() - OPTIONS:
+        raise unknown("option", name, OPTIONS)
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()} | more
+    as_text: dict[str, Callable[[Any], Any]] = {
+        "checks": lambda functions: "all",
+        "eps_grid": lambda radii: ",".join(map(str, radii)),
+        "method": lambda methods: methods,
+        "positive": str,
+        "transfer_from": lambda model: type(model).__name__,
+    }
+    for name, change in as_text.items():
+        if given.get(name) is not None and not isinstance(given[name], str):
+            given[name] = change(given[name])
+    if isinstance(given.get("method"), str):
+        given["method"] = (given["method"],)
+    if "profile" in options:
+        return resolve(ReportConfig, *layered(given))
+    config = resolve(ReportConfig, NOTHING, given)
+    config.profile = ""  # type: ignore[assignment]
+    return config
+
+
+def evaluate_tensors(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    attacks: AttackLike | Sequence[AttackLike] | None,
+    suite: str | None,
+    options: Mapping[str, Any],
+    *,
+    batch_size: int | str,
+    seed: int,
+    name: str,
+    resume: str | Path | None,
+    progress: bool,
+) -> Evaluation:
+    """What `robustcls.evaluate` does."""
+    config = read_options(options, batch_size=batch_size, seed=seed, quiet=not progress)
+    if attacks is None and suite is None:
+        attacks, suite = config.attack or None, config.suite
+    for one in choose_attacks(attacks, suite, threat.norm)[0]:  # before the model is asked
+        threat.check_options(one.text, one.options)
+    for method in config.method:
+        plugins.resolved("attribution", method)
+    subject = make_subject(model, x, y, threat, surrogate=options.get("transfer_from"), name=name)
+    plan = make_plan(
+        subject, attacks, suite,
+        alone=config.each_alone,
+        eps_grid=config.eps_grid,
+        checks=config.checks if config.checks == "passive" else options.get("checks", "all"),
+        batch_size=batch_size,
+        precision=config.precision,
+        compiled=config.compile,
+        seed=seed,
+        positive=options.get("positive"),
+    )  # fmt: skip
+    say: Callable[[str], None] = partial(print, file=sys.stderr) if progress else lambda text: None
+    budget = pace = None
+    if options.keys() & MEASURES:
+        given = {*options, "n"}  # the samples are those that were given
+        [its] = estimate([subject], [add_measures(plan, subject, config, say=say)], config, given)
+        subject, plan, pace = its.subject, its.plan, its.pace
+        budget, text = its.begin(given)
+        say(text)
+    with kept_in(resume) as journal:
+        evaluation = evaluate_subject(
+            subject, plan,
+            journal=journal, progress=show_attacks() if progress else None, budget=budget, pace=pace, say=say,
+        )  # fmt: skip
+    state(evaluation, config)
+    evaluation.examples = evaluation.examples.to(x.device)
+    return evaluation

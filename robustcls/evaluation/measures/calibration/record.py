@@ -1,0 +1,42 @@
+"""How far confidence and accuracy agree."""
+
+from pydantic.dataclasses import dataclass
+
+from robustcls.results.accuracy import Spread
+from robustcls.results.fields import Count, Share
+
+
+@dataclass
+class Bin:
+    """The predictions whose confidence lies in (low, high]."""
+
+    low: Share
+    high: Share
+    n: Count
+    confidence: Share | None  # mean; None of an empty bin
+    accuracy: Share | None
+
+
+@dataclass
+class Reliability:
+    """How far confidence, the largest softmax probability, and accuracy agree on one set of images."""
+
+    n: Count
+    accuracy: Share
+    confidence: Share  # mean
+    ece: Share  # expected calibration error over the bins (Guo et al. 2017, arXiv:1706.04599)
+    bins: list[Bin]
+    when_right: Spread  # confidence
+    when_wrong: Spread
+
+
+@dataclass
+class Calibration:
+    """Calibration on clean images and on the worst that the attacks found."""
+
+    clean: Reliability
+    adversarial: Reliability  # the worst image found of each sample
+    rule: str = ""  # what the adversarial images are, in words
+
+
+RECORD = Calibration

@@ -1,0 +1,47 @@
+"""How an attack moves attribution maps, and whether they say anything about the model."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from robustcls.attribution.measures.trust import FORWARDS, MAPS, make_maps, measure_all, select_samples
+from robustcls.core.errors import InputError
+from robustcls.evaluation.subject import Subject
+from robustcls.results.records import Evaluation, Explanations
+
+if TYPE_CHECKING:
+    from robustcls.evaluation.pace import Pace
+
+
+def measure(
+    subject: Subject,
+    evaluation: Evaluation,
+    *,
+    methods: Sequence[str],
+    n: int,
+    seed: int,
+    progress: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Explanations:
+    """The measures of the methods' maps on at most n correctly classified samples that the attacks changed, evenly spaced."""
+    examples = evaluation.examples
+    samples = select_samples(subject.model, examples.x, examples.y, examples.x_adv).spread(n)
+    maps = {
+        method: make_maps(subject.model, samples.x, samples.y, samples.x_adv, method, seed=seed, progress=progress)
+        for method in (methods if len(samples.x) else ())
+    }
+    attacks = ", ".join(one.name for one in evaluation.attacks)
+    return measure_all(
+        subject.model, samples, maps, attacks, quality_n=n, seed=seed, progress=progress,
+        on_method=lambda method: say(f"measuring the maps of {method}"),
+    )  # fmt: skip
+
+
+def available(subject: Subject, evaluation: Evaluation, *, methods: Sequence[str]) -> int:
+    """The correctly classified samples: only their maps are compared."""
+    if not methods:
+        raise InputError("the model carries none of the methods")
+    return int(evaluation.examples.correct.sum()) or 1
+
+
+def seconds(pace: "Pace") -> float:
+    return MAPS * sum(pace.maps.values()) + FORWARDS * len(pace.maps) * pace.forward

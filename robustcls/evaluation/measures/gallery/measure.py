@@ -1,0 +1,132 @@
+"""Examples for the report: drawn by a rule, not by hand, with their attribution maps."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustcls.attribution import collapse, explain_counted, note
+from robustcls.core.gradients import frozen
+from robustcls.core.losses import NO_ANSWER, predict_labels
+from robustcls.core.subset import in_turn
+from robustcls.evaluation.examples import Examples
+from robustcls.evaluation.measures.gallery.record import Example, Gallery, Map
+from robustcls.evaluation.subject import Subject
+from robustcls.results.records import Array, Evaluation
+from robustcls.runtime.predict import predict
+
+if TYPE_CHECKING:
+    from robustcls.evaluation.pace import Pace
+
+OUTCOMES = ("broken", "survived", "clean_error")
+MAPS = 3  # of each example and method: the clean image, the adversarial one, and that for the class it was taken for
+SHARES = (0.5, 0.4, 0.1)
+
+
+def draw_examples(examples: Examples, count: int, seed: int) -> list[int]:
+    """Rows of up to `count` samples: half broken, four tenths surviving, the rest clean errors, over the classes in turn.
+
+    What one outcome lacks, the others fill. The order within a class is shuffled by seed.
+    """
+    chosen: list[int] = []
+    queues = {name: _in_turn(examples, name, seed) for name in OUTCOMES}
+    for name, share in zip(OUTCOMES, SHARES, strict=True):
+        wanted = round(count * share)
+        chosen += queues[name][:wanted]
+        queues[name] = queues[name][wanted:]
+    for name in OUTCOMES:
+        room = count - len(chosen)
+        chosen += queues[name][: max(0, room)]
+    return sorted(chosen[:count])
+
+
+def measure(
+    subject: Subject,
+    evaluation: Evaluation,
+    *,
+    methods: Sequence[str],
+    n: int,
+    seed: int,
+    batch_size: int,
+    progress: bool = False,
+) -> Gallery:
+    """Images, perturbations, confidences and maps of n drawn examples; the model is left as it was."""
+    model, every = subject.model, evaluation.examples
+    rows = draw_examples(every, n, seed)
+    x, x_adv, y = every.x[rows], every.x_adv[rows], every.y[rows]
+    with frozen(model):
+        clean, attacked = (predict(model, images, batch_size) for images in (x, x_adv))
+    examples = [
+        Example(
+            index=int(every.index[row]),
+            outcome=outcome_of(every, row),
+            clean=_pixels(x[i]),
+            adversarial=_pixels(x_adv[i]),
+            perturbation=Array.encode((x_adv[i] - x[i]).numpy()),
+            clean_top=_top(clean[i].softmax(0)),
+            adversarial_top=_top(attacked[i].softmax(0)),
+        )
+        for i, row in enumerate(rows)
+    ]
+    for method in methods if rows else ():
+        _add_maps(model, examples, method, x, x_adv, y, predict_labels(attacked), progress)
+    rule = (
+        f"{len(rows)} of {len(every.y)} samples: half broken, four tenths surviving, the rest errors on the clean image, "
+        f"over the classes in turn, shuffled with seed {seed}; what one group lacks, the next fills"
+    )
+    return Gallery(rule, examples)
+
+
+def seconds(pace: "Pace") -> float:
+    return 2 * pace.forward + MAPS * sum(pace.maps.values())
+
+
+def outcome_of(examples: Examples, row: int) -> str:
+    if examples.success[row]:
+        return "broken"
+    return "survived" if examples.correct[row] else "clean_error"
+
+
+def _in_turn(examples: Examples, outcome: str, seed: int) -> list[int]:
+    rows = np.array([row for row in range(len(examples.y)) if outcome_of(examples, row) == outcome], dtype=int)
+    rows = np.random.default_rng(seed).permutation(rows)
+    rows = rows[np.argsort(examples.y.numpy()[rows], kind="stable")]  # of the classes, the first label begins
+    return rows[in_turn(examples.y[rows]).numpy()].tolist()
+
+
+def _add_maps(
+    model: nn.Module,
+    examples: list[Example],
+    method: str,
+    x: Tensor,
+    x_adv: Tensor,
+    y: Tensor,
+    found: Tensor,
+    progress: bool,
+) -> None:
+    text = note(model, x, method)
+    for role, images, target in (
+        ("clean", x, y),
+        ("adversarial", x_adv, y),
+        ("adversarial_class", x_adv, torch.where(found == NO_ANSWER, y, found)),
+    ):
+        drawn, nonfinite = explain_counted(model, images, target=target, method=method, reference=x, progress=progress)
+        maps = collapse(drawn)
+        for i, example in enumerate(examples):
+            if role != "adversarial_class" or target[i] != y[i]:
+                said = "; ".join(filter(None, (text, "values that are not finite count as 0" if nonfinite[i] else "")))
+                example.maps.append(Map(method, role, int(target[i]), Array.encode(maps[i].numpy()), said))
+
+
+def _pixels(image: Tensor) -> Array:
+    return Array.encode((image * 255).round().to(torch.uint8).numpy().astype(np.float32) / 255, "uint8", 1 / 255)
+
+
+def _top(probabilities: Tensor) -> list[list[float]]:
+    """Class and probability of the three most probable classes; none where the logits give no probabilities."""
+    if probabilities.isnan().any():
+        return []
+    top = probabilities.topk(min(3, len(probabilities)))
+    return [[float(label), round(float(p), 6)] for p, label in zip(top.values, top.indices, strict=True)]

@@ -1,0 +1,138 @@
+"""How far the nearest adversarial example is, in each norm."""
+
+import math
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from robustcls.core.errors import InputError
+from robustcls.core.gradients import frozen
+from robustcls.core.losses import predict_labels
+from robustcls.core.plugins import Spec
+from robustcls.core.progress import follow
+from robustcls.core.seeds import mix
+from robustcls.core.subset import spaced
+from robustcls.core.threat import NORMS, Norm, ThreatModel
+from robustcls.evaluation.curves import reach
+from robustcls.evaluation.engine import AttackError, Engine
+from robustcls.evaluation.examples import Examples
+from robustcls.evaluation.measures.minimum.record import MinimumNorm
+from robustcls.evaluation.subject import Subject
+from robustcls.evaluation.verify import verify
+from robustcls.results.records import Attack, Evaluation
+from robustcls.results.statistics import quartiles
+
+if TYPE_CHECKING:
+    from robustcls.evaluation.pace import Pace
+
+ATTACK = "fab_t(steps=30, targets=3, early_stop=False)"
+PASSES = 320  # forward and backward, of a sample in the three norms together, as measured
+HALVINGS = 12  # of the way from an example back to the image
+
+
+def measure(
+    subject: Subject, evaluation: Evaluation, *, n: int, batch_size: int, seed: int, progress: bool = False
+) -> list[MinimumNorm]:
+    """The distance of the nearest verified example of at most n samples, evenly spaced, in each norm: upper bounds.
+
+    An attack that fails on an error of its own is recorded with it. Raises InputError for a model without gradients.
+    """
+    model, examples = subject.model, evaluation.examples
+    if not getattr(model, "differentiable", True):
+        raise InputError(
+            "minimum perturbations are looked for with gradients, which this model does not give: give the evaluation a "
+            "minimum-norm attack that needs none, such as --attack hopskipjump"
+        )
+    at = spaced(examples.y, n)
+    white = replace(subject.take(at), surrogate=None)
+    with torch.inference_mode(False), frozen(model):
+        engine = Engine(white, batch_size, seed=mix(seed, *b"minimum"))
+        return [_in_norm(engine, examples, at, norm, number, progress) for number, norm in enumerate(NORMS)]
+
+
+def seconds(pace: "Pace") -> float:
+    return PASSES * pace.gradient
+
+
+def from_attacks(evaluation: Evaluation) -> list[MinimumNorm]:
+    """What the minimum-norm attacks of the evaluation itself found, in its norm; none where it ran no such attack."""
+    examples: Examples = evaluation.examples
+    rule = (
+        f"all {len(examples.y)} samples; the distance of the nearest verified example of this attack, or of an attack that "
+        "broke the sample inside the ball"
+    )
+    found = []
+    for attack in evaluation.attacks:
+        if attack.name not in examples.nearest:
+            continue
+        distance = examples.nearest[attack.name].nan_to_num(nan=torch.inf)
+        distance = torch.minimum(distance, examples.distance.where(examples.success, torch.inf))
+        distance[~examples.correct] = 0
+        record = _record(evaluation.threat.norm, _spec(attack), rule, examples.index, distance)
+        record.error = attack.error
+        found.append(record)
+    return found
+
+
+def _in_norm(engine: Engine, examples: Examples, at: Tensor, norm: Norm, number: int, progress: bool) -> MinimumNorm:
+    rule = (
+        f"{len(at)} of the {len(examples.y)} samples, evenly spaced over the classes; the nearer of what the attack found and "
+        f"of the evaluation's own example, each drawn back towards the image by {HALVINGS} halvings"
+    )
+    anywhere = ThreatModel(norm, reach(engine.x, norm))
+    right = predict_labels(engine.logits) == engine.y
+    distance = torch.zeros(len(at)).where(~right, torch.inf)
+    met = right.nonzero().squeeze(1)
+    show = partial(follow, label=f"minimum {norm}", show=progress)
+    try:
+        for found in engine.attack(ATTACK, met, anywhere, (number,), progress=show):
+            rows = found.indices
+            for x_adv in (found.x_adv, examples.x_adv[at[rows]]):
+                distance[rows] = torch.minimum(distance[rows], _draw_back(engine, x_adv, rows, anywhere))
+    except AttackError as failure:
+        return MinimumNorm(norm, ATTACK, rule, len(at), [], [], 0, error=str(failure))
+    return _record(norm, ATTACK, rule, engine.subject.index, distance)
+
+
+def _draw_back(engine: Engine, x_adv: Tensor, rows: Tensor, threat: ThreatModel) -> Tensor:
+    """Distance of the nearest verified example that bisection finds between x_adv and its image; inf for none: N."""
+
+    def halve(part: Tensor) -> Tensor:
+        x, y = engine.x[rows[part]].to(engine.device), engine.y[rows[part]].to(engine.device)
+        end = x_adv[part].to(engine.device)
+        low, share, high = torch.zeros(len(part)), torch.ones(len(part)), torch.ones(len(part))
+        nearest = torch.full((len(part),), torch.inf)
+        for _ in range(HALVINGS + 1):  # the first looks at the end itself
+            images = x.lerp(end, share.view(-1, 1, 1, 1).to(engine.device)).clamp(0, 1)
+            found = verify(engine.model, images, x, y, threat, rows[part])
+            nearest = torch.minimum(nearest, found.distance.where(found.misclassified, torch.inf))
+            low, high = low.where(found.misclassified, share), share.where(found.misclassified, high)
+            share = (low + high) / 2
+        return nearest
+
+    return torch.cat(list(engine.parts.map(halve, torch.arange(len(rows)))))
+
+
+def _record(norm: str, attack: str, rule: str, index: Tensor, distance: Tensor) -> MinimumNorm:
+    """index: of N samples. distance: N, inf where no example was found."""
+    known = distance.tolist()
+    q1, median, q3 = quartiles(known)
+    return MinimumNorm(
+        norm=norm,
+        attack=attack,
+        rule=rule,
+        n=len(index),
+        index=index.tolist(),
+        distance=[value if value < math.inf else None for value in known],
+        censored=sum(value == math.inf for value in known),
+        q1=q1,
+        median=median,
+        q3=q3,
+    )
+
+
+def _spec(attack: Attack) -> str:
+    return attack.name if "(" in attack.name else str(Spec(attack.name, (), tuple(attack.options.items())))

@@ -1,0 +1,118 @@
+"""The distance of the nearest adversarial example that an attack found, one panel per norm."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from robustcls.core.threat import BALL
+from robustcls.evaluation.measures.minimum.record import MinimumNorm
+from robustcls.reporting.context import BEYOND, Context, Model, unmeasured
+from robustcls.reporting.figures import SERIES, STYLES, beside, legend_above, plot, shares_upwards, shorten
+from robustcls.reporting.html import Row, derived, fill_file, lacking
+from robustcls.reporting.missing import missing_of
+from robustcls.reporting.sections.curves import mark_eps, units
+
+STEPS = 20  # of the table behind a figure
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one attack found of one model."""
+
+    model: Model
+    path: str
+    found: MinimumNorm
+
+    @property
+    def known(self) -> list[tuple[float, int]]:
+        """(distance, place in the record), nearest first; censored samples are not among them."""
+        return sorted((distance, i) for i, distance in enumerate(self.found.distance) if distance is not None)
+
+    @property
+    def inside(self) -> float:
+        """The share of the samples that have an example within eps."""
+        return self.within(self.model.evaluation.threat.eps + BALL) / self.found.n
+
+    def within(self, eps: float) -> int:
+        """How many samples have an example at most so far."""
+        return sum(distance <= eps for distance, _ in self.known)
+
+
+def minimum(context: Context) -> Markup:
+    """The share of samples with an adversarial example within each distance, and the quartiles of the distance."""
+    lines = [
+        Line(model, f"minimum.{i}", found)
+        for model in context.models
+        for i, found in enumerate(model.evaluation.minimum or [])
+    ]
+    lines.sort(key=lambda line: line.found.norm != line.model.evaluation.threat.norm)  # the threat models' own first
+    norms: dict[str, list[Line]] = {}
+    for line in lines:
+        norms.setdefault(line.found.norm, []).append(line)
+    return fill_file(
+        "minimum/section.html",
+        context,
+        panels=[(norm, some, _draw(f"minimum-{i}", norm, some)) for i, (norm, some) in enumerate(norms.items())],
+        rules=list(dict.fromkeys(line.found.rule for line in lines if line.found.rule)),
+        missing=missing_of(context, "minimum"),
+        quartile=Model.quartile,
+        not_measured=unmeasured,
+    )
+
+
+def _draw(name: str, norm: str, every: list[Line]) -> Markup | None:
+    some = [line for line in every if line.found.distance]
+    if not some:
+        return None
+    title = f"Share of samples with an adversarial example within a distance, {norm}"
+    rows = [row for line in some for row in _steps(line)]
+    return plot(name, title, partial(_paint, norm, some), rows, size=(7.4, 3.4))
+
+
+def _steps(line: Line) -> Iterator[Row]:
+    known = line.known
+    for step in range(1, STEPS + 1):
+        rank = math.ceil(step * line.found.n / STEPS)
+        there = rank <= len(known)
+        yield {
+            "Model": line.model.tag,
+            "Attack": line.found.attack,
+            "Share of the samples": derived("share of the samples", step / STEPS, ".0%"),
+            "Distance at most": line.model.n(f"{line.path}.distance.{known[rank - 1][1]}", ".4f")
+            if there
+            else lacking(BEYOND),
+        }
+
+
+def _paint(norm: str, some: list[Line], axes: Axes) -> None:
+    own = [threat for line in some if (threat := line.model.evaluation.threat).norm == norm]
+    factor, unit = units(threat.eps_text for threat in own)
+    ends = [line.known[-1][0] for line in some if line.known] + [1.2 * threat.eps for threat in own]
+    right = 1.04 * factor * max(ends, default=0.0) or 1.0
+    seen: dict[int, int] = {}
+    attacks = len({line.found.attack for line in some}) > 1
+    for line in some:
+        model = line.model
+        turn = seen[model.place] = seen.get(model.place, -1) + 1
+        x = [0.0, *(factor * distance for distance, _ in line.known), right]
+        y = [100 * i / line.found.n for i in range(len(line.known) + 1)]
+        y.append(y[-1])
+        label = shorten(model.name, 30) + (f", {shorten(line.found.attack)}" if attacks else "")
+        style = STYLES[(model.place + turn) % 4]
+        axes.step(x, y, where="post", color=SERIES[model.series], linestyle=style, label=label)
+    room = 103.0
+    for line in sorted(some, key=lambda line: -len(line.known) / line.found.n):
+        if line.found.censored:  # how many samples the curve lacks, beside its end
+            room = min(100 * len(line.known) / line.found.n, room - 14)
+            text = f"none found:\n{line.found.censored:,} of {line.found.n:,}"
+            beside(axes, text, room, color=SERIES[line.model.series])
+    mark_eps([line.model for line in some], norm, factor, axes)
+    axes.set_xlim(0, right)
+    axes.set_xlabel(f"distance, {norm} norm, {unit}")
+    shares_upwards(axes, "samples in %", "both")
+    if len(some) > 1:
+        legend_above(axes, 1.07)
