@@ -126,13 +126,14 @@ class ThreatModel:
     def __str__(self) -> str:
         return f"{self.norm}:{self.eps_text}"
 
-    def project(self, x_adv: "Tensor", x: "Tensor") -> "Tensor":
-        """Onto the ball around x, then onto the box.
+    def project(self, x_adv: "Tensor", x: "Tensor", radius: "Tensor | None" = None) -> "Tensor":
+        """Onto the ball around x, of radius eps unless each sample has its own (N), then onto the box.
 
         Clipping to the box moves every pixel towards x, which lies in the box, so the result is inside both. For linf and
         l1 it is the nearest such point; for l2 it is feasible, not always nearest. x, x_adv: N,C,H,W.
         """
-        return (x + _NORMS[self.norm].clip(x_adv - x, self.eps, x)).clamp(0, 1)
+        eps = self.eps if radius is None else _per_sample(radius, x)
+        return (x + _NORMS[self.norm].clip(x_adv - x, eps, x)).clamp(0, 1)
 
     def random_start(self, x: "Tensor", generator: "Generator | None" = None) -> "Tensor":
         """A point drawn uniformly from the ball around each x, clipped to the box."""
@@ -154,10 +155,14 @@ class ThreatModel:
         """The norm of x_adv - x for each sample: N."""
         return _NORMS[self.norm].size(x_adv - x)
 
+    def dual(self, grad: "Tensor") -> "Tensor":
+        """The dual norm of a gradient for each sample, by which a linear loss rises at most within the ball of radius 1: N."""
+        return _NORMS[_DUAL[self.norm]].size(grad)
+
 
 class _NormFunctions(NamedTuple):
     size: Callable[["Tensor"], "Tensor"]  # delta -> N
-    clip: Callable[["Tensor", float, "Tensor"], "Tensor"]  # delta, eps, x -> delta inside the ball around x
+    clip: Callable[["Tensor", Any, "Tensor"], "Tensor"]  # delta, eps (or N,1,1,1), x -> delta inside the ball around x
     uniform: Callable[["Tensor", "Draws"], "Tensor"]  # like x -> a point in the unit ball
     steepest: Callable[["Tensor"], "Tensor"]
 
@@ -170,7 +175,7 @@ def _linf_size(delta: "Tensor") -> "Tensor":
     return delta.flatten(1).abs().amax(1)
 
 
-def _linf_clip(delta: "Tensor", eps: float, x: "Tensor") -> "Tensor":
+def _linf_clip(delta: "Tensor", eps: Any, x: "Tensor") -> "Tensor":
     return delta.clamp(-eps, eps)
 
 
@@ -187,10 +192,9 @@ def _l2_size(delta: "Tensor") -> "Tensor":
     return delta.flatten(1).double().norm(dim=1).to(delta.dtype)
 
 
-def _l2_clip(delta: "Tensor", eps: float, x: "Tensor") -> "Tensor":
-    eps *= 1 - 2e-7  # what rounding may add
-    shrink = (eps / _l2_size(delta).clamp_min(1e-30)).clamp_max(1)
-    return delta * _per_sample(shrink, delta)
+def _l2_clip(delta: "Tensor", eps: "float | Tensor", x: "Tensor") -> "Tensor":
+    eps = eps * (1 - 2e-7)  # what rounding may add
+    return delta * (eps / _per_sample(_l2_size(delta).clamp_min(1e-30), delta)).clamp_max(1)
 
 
 def _l2_uniform(x: "Tensor", draws: "Draws") -> "Tensor":
@@ -209,14 +213,19 @@ def _l1_size(delta: "Tensor") -> "Tensor":
     return delta.flatten(1).abs().double().sum(1).to(delta.dtype)
 
 
-def _l1_clip(delta: "Tensor", eps: float, x: "Tensor") -> "Tensor":
+def _l1_clip(delta: "Tensor", eps: "float | Tensor", x: "Tensor") -> "Tensor":
     """Euclidean projection onto ball and box at once (Croce and Hein 2021, arXiv:2103.01208).
 
     Every size falls by one threshold and then to its room, the way to the wall of the box. How much that leaves is
     piecewise linear in the threshold: Newton's method finds it, with bisection where a step leaves the bracket.
     """
     # What rounding x + delta to float32 may add, pixel by pixel.
-    eps -= min(2**-25 * delta.shape[1:].numel(), 0.001 * eps)
+    rounding = 2**-25 * delta.shape[1:].numel()
+    if isinstance(eps, (float, int)):
+        eps = eps - min(rounding, 0.001 * eps)
+    else:
+        eps = eps.double().flatten(1)
+        eps = eps - (0.001 * eps).clamp_max(rounding)
     size, room = delta.flatten(1).abs().double(), (1 - x).where(delta > 0, x).flatten(1).double()
     threshold = low = size.new_zeros(len(size), 1)
     high = size.amax(1, keepdim=True)
@@ -248,6 +257,7 @@ def _l1_steepest(grad: "Tensor") -> "Tensor":
     return (step / step.abs().sum(1, keepdim=True).clamp_min(1)).view_as(grad)
 
 
+_DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 _NORMS: dict[str, _NormFunctions] = {
     "linf": _NormFunctions(_linf_size, _linf_clip, _linf_uniform, _linf_steepest),
     "l2": _NormFunctions(_l2_size, _l2_clip, _l2_uniform, _l2_steepest),

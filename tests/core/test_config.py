@@ -90,7 +90,7 @@ def test_toml_files(tmp_path):
 
 @pytest.mark.parametrize("text", ["0", 0, "-1", "many", "", "1.5"])
 def test_counts(text):
-    with pytest.raises(InputError, match="--batch-size"):
+    with pytest.raises(InputError, match="`batch_size="):
         parse_batch_size(text)
     with pytest.raises(InputError, match="give 1 or more, or all"):
         parse_n(text)

@@ -180,7 +180,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is_computed():
 
     for attacks, model, threat, message in (
         (["test_engine:anywhere", "pgd"], Outputs(), BOX, "pgd needs gradients"),
-        (["pgd", "test_engine:anywhere"], make_net(), LINF, "--norm linf --eps 1"),
+        (["pgd", "test_engine:anywhere"], make_net(), LINF, "`norm=linf` and `eps=1`"),
         (["pgd", "pgd(step=3)"], make_net(), LINF, "did you mean 'steps'"),
     ):
         with pytest.raises(InputError, match=message):

@@ -109,7 +109,7 @@ def test_the_page_is_complete_and_allows_only_its_script(tmp_path: Path):
 
 
 def test_no_folder_is_one_line(tmp_path: Path):
-    with pytest.raises(InputError, match="no folder .*none: name one that holds evaluations with --index"):
+    with pytest.raises(InputError, match="no folder .*none: name one that holds evaluations with `index`"):
         index(tmp_path / "none")
     assert list(tmp_path.iterdir()) == []
 

@@ -259,7 +259,7 @@ def test_wrong_files_are_refused_in_one_line_that_names_them(text, words, tmp_pa
 
 
 def test_a_missing_file_names_the_flag(tmp_path):
-    with pytest.raises(InputError, match="give a TOML file with --policy"):
+    with pytest.raises(InputError, match="give a TOML file with `policy`"):
         Policy.load(tmp_path / "none.toml")
 
 

@@ -26,7 +26,7 @@ def test_what_is_left_open_is_filled_in():
         ({"momentum": 1.0}, "`momentum=1.0`"),
         ({"ema": 1.0}, "`ema=1.0`"),
         ({"weight_decay": -1e-4}, "`weight_decay="),
-        ({"batch_size": 0}, "--batch-size 0"),
+        ({"batch_size": 0}, "`batch_size=0`"),
         ({"batch_size": "many"}, "`batch_size='many'`"),
         ({"norm": "l2"}, "give `eps`"),
     ],

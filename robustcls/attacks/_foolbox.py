@@ -1,0 +1,183 @@
+"""How attacks of foolbox (Rauber et al. 2017, arXiv:1707.04131) run here.
+
+Whatever foolbox tries goes through one criterion, which keeps for each sample the nearest adversarial example in the
+threat model's norm. That is the result, at whatever distance; where there is none it is the clean image.
+
+foolbox draws its random numbers for a batch as a whole, from torch's, numpy's and Python's global generators. Here each
+sample draws its own, or all samples, of whatever batch, share the same.
+"""
+
+import logging
+import random
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from robustcls.attacks._nearest import Nearest, find_starts, search
+from robustcls.core.draws import Draws, SampleGenerator
+from robustcls.core.gradients import finite, frozen
+from robustcls.core.losses import ATTACK_TIE, margin, tie_scale
+from robustcls.core.threat import ThreatModel
+
+
+def run_foolbox(
+    attack: Any,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    generator: Generator | None,
+    *,
+    others: Tensor | None = None,
+    shows_all: bool = False,
+    untold: bool = False,
+) -> Tensor:
+    """What an attack of foolbox gives.
+
+    Args:
+        others: M,C,H,W, for an attack that needs a start: tried where noise gives none.
+        shows_all: the attack shows the criterion all that it tries, and gives a black image where it finds nothing.
+        untold: so does this one, and it would end with the last sample of the batch to be misclassified: it is not told.
+    """
+    import eagerpy
+    from foolbox.models import PyTorchModel
+
+    def run(x: Tensor, y: Tensor, generator: Generator | None) -> Tensor:
+        result, found = x.clone(), torch.ones_like(y, dtype=torch.bool)
+        options: dict[str, Any] = {}
+        if others is not None:
+            starts = find_starts(model, x, y, threat, generator, others)
+            found = starts.found
+            if not found.any():
+                return result
+            # Copies of the first that has one pad the batch: in a smaller one logits round otherwise.
+            padded = torch.where(found, torch.arange(len(y), device=y.device), found.nonzero()[0])
+            x, y, options["starting_points"] = x[padded], y[padded], eagerpy.astensor(starts.x_adv[padded])
+        nearest = Nearest(x, y, threat)
+        peer = PyTorchModel(_Raised(model, y).eval(), bounds=(0, 1), device=x.device)
+        criterion = _criterion(nearest, tells=not untold)
+        with _OwnDraws(x, generator) if isinstance(generator, SampleGenerator) else nullcontext():
+            if shows_all or untold:
+                attack.run(peer, x, criterion, **options)
+            else:
+                attack(peer, x, criterion, epsilons=None, **options)
+        result[found] = nearest.x_adv[found]
+        return result
+
+    if len(x) == 0:
+        return x.clone()
+    with _seeded(generator, x.device), _quiet(), frozen(model), torch.enable_grad():
+        return search(run, model, x, y, generator)
+
+
+class _IntoBox(torch.autograd.Function):
+    """Clips images to the box, beyond which a model may mean nothing; attacks that step over it keep their gradient.
+
+    Entries of the gradient that are not finite become 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return finite(grads[0])
+
+
+class _OwnDraws(TorchFunctionMode):
+    """Inside, torch.rand and torch.randn of N images draw for each of x (N,C,H,W) from its own stream."""
+
+    def __init__(self, x: Tensor, generator: SampleGenerator) -> None:
+        super().__init__()
+        draws = Draws(x, generator)
+        self.n, self.draw = len(x), {torch.rand: draws.uniform, torch.randn: draws.normal}
+        self.like = {torch.rand_like: draws.uniform, torch.randn_like: draws.normal}
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in self.like:
+            shape, draw = args[0].shape, self.like[function]
+        elif function in self.draw:
+            shape, draw = args[0] if isinstance(args[0], Sequence) else args, self.draw[function]
+        else:
+            return function(*args, **(kwargs or {}))
+        if len(shape) == 4 and shape[0] == self.n:
+            return draw(*shape[1:])
+        return function(*args, **(kwargs or {}))
+
+
+class _Raised(nn.Module):
+    """The model with the true class's logit raised by twice what a clear error takes.
+
+    An attack that converges on the boundary is then past it. y: N, for every batch.
+    """
+
+    def __init__(self, model: nn.Module, y: Tensor) -> None:
+        super().__init__()
+        self.model, self.y = model, y
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.model(_IntoBox.apply(x))
+        lead = 2 * ATTACK_TIE * tie_scale(logits.detach(), self.y)[:, None]
+        return logits.scatter_add(1, self.y[:, None], lead)
+
+
+def _criterion(nearest: Nearest, *, tells: bool) -> Any:
+    """A criterion of foolbox, on the raised logits of `_Raised`, that keeps the nearest adversarial example it is shown.
+
+    tells: the attack which are; else that none is.
+    """
+    import eagerpy
+    from foolbox.criteria import Misclassification
+
+    class NearestSeen(Misclassification):
+        def __call__(self, perturbed: Any, outputs: Any) -> Any:
+            logits, tried = outputs.raw.detach(), perturbed.raw.detach().clamp(0, 1)
+            clearly = margin(logits, nearest.y) > -ATTACK_TIE * tie_scale(logits, nearest.y)
+            adversarial = nearest.keep(tried, clearly)
+            return eagerpy.astensor(adversarial if tells else torch.zeros_like(adversarial))
+
+    return NearestSeen(nearest.y)
+
+
+@contextmanager
+def _seeded(generator: Generator | None, device: torch.device) -> Iterator[None]:
+    """The global generators, from which foolbox draws, follow `generator`; afterwards they are as they were."""
+    cuda = [device] if device.type == "cuda" else []
+    python, legacy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(cuda):
+        at = None if generator is None else generator.device
+        if isinstance(generator, SampleGenerator):
+            seed = generator.common % 2**31
+        else:
+            seed = int(torch.randint(2**31, (), generator=generator, device=at))
+        torch.default_generator.manual_seed(seed)
+        for one in cuda:
+            with torch.cuda.device(one):
+                torch.cuda.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without foolbox's warnings, and without its log calls setting up the root logger for good."""
+    silent = logging.NullHandler()
+    logging.root.addHandler(silent)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.root.removeHandler(silent)

@@ -1,0 +1,139 @@
+"""What minimum-norm attacks share: the nearest adversarial example of all that were tried, and images to begin from."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor, nn
+
+from robustcls.attacks._active import per_sample
+from robustcls.core.draws import Draws, take
+from robustcls.core.errors import InputError
+from robustcls.core.losses import ATTACK_TIE, margin, misclassified, tie_scale
+from robustcls.core.threat import ThreatModel
+
+# Images tried as a start: so many for each sample, of which the nearest is taken, and more for those without any, up to so
+# many; then other images.
+FIRST, STARTS = 30, 200
+
+
+def lead(logits: Tensor, y: Tensor, other: Tensor | None = None) -> Tensor:
+    """By how much the class `other` (N), or any, leads y, less twice a tie: an attack that converges on 0 is past the boundary.
+
+    Returns N.
+    """
+    logits = logits.float()
+    if other is not None:
+        gap = (logits.gather(1, other[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+    else:
+        gap = margin(logits, y)
+    return gap - 2 * ATTACK_TIE * tie_scale(logits.detach(), y)
+
+
+class Nearest:
+    """Of each sample the nearest adversarial example that was tried, in the norm of the threat model; x without one."""
+
+    def __init__(self, x: Tensor, y: Tensor, threat: ThreatModel) -> None:
+        self.x, self.y, self.threat = x, y, threat
+        self.x_adv, self.distance = x, torch.full_like(x[:, 0, 0, 0], torch.inf)
+
+    @property
+    def found(self) -> Tensor:
+        """N, whether there is one."""
+        return self.distance.isfinite()
+
+    def add(self, x_adv: Tensor, logits: Tensor) -> Tensor:
+        """Which of these images, by their logits, are adversarial: N."""
+        return self.keep(x_adv, misclassified(logits, self.y))
+
+    def keep(self, x_adv: Tensor, adversarial: Tensor) -> Tensor:
+        """As `add`, by another's word; what is not finite is no image."""
+        distance = self.threat.distance(x_adv, self.x)
+        adversarial = adversarial & distance.isfinite()
+        nearer = adversarial & (distance < self.distance)
+        self.distance = torch.where(nearer, distance, self.distance)
+        self.x_adv = torch.where(per_sample(nearer), x_adv, self.x_adv)
+        return adversarial
+
+
+def search(
+    run: Callable[[Tensor, Tensor, Generator | None], Tensor],
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    generator: Generator | None,
+) -> Tensor:
+    """What `run(x, y, generator)` gives for the samples that the model gets right; the others are their own nearest."""
+    result = x.clone()
+    with torch.no_grad():
+        rows = (~misclassified(model(x), y)).nonzero().squeeze(1) if len(x) else y
+    if len(rows):
+        result[rows] = run(x[rows], y[rows], take(generator, rows))
+    return result
+
+
+@torch.no_grad()
+def find_starts(
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, generator: Generator | None, others: Tensor
+) -> Nearest:
+    """An adversarial image for each sample, wherever it lies.
+
+    Tried are flat colours and noise, for want of them the other images (M,C,H,W), then blends of the image with the nearest.
+    """
+    nearest = Nearest(x, y, threat)
+    for number in range(STARTS):
+        tried, rows = x.clone(), ~nearest.found  # no image is an example of itself
+        if number >= FIRST and not rows.any():
+            break
+        if number < FIRST:
+            rows = torch.ones_like(rows)
+        tried[rows] = _noise(number, x[rows], take(generator, rows))
+        nearest.add(tried, model(tried))
+    lacks = ~nearest.found
+    if lacks.any():
+        other = _nearest_of(others, model, x[lacks], y[lacks], threat)
+        nearest.x_adv[lacks], nearest.distance[lacks] = other.x_adv, other.distance
+    far = nearest.x_adv
+    for step in range(1, 20):
+        blend = x + step / 20 * (far - x)
+        nearest.add(blend, model(blend))
+    return nearest
+
+
+def _nearest_of(others: Tensor, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Nearest:
+    """The nearest of these images (M,C,H,W) that the model does not give y (N), for each x."""
+    nearest = Nearest(x, y, threat)
+    for part in others.split(len(x)):  # what memory holds
+        part = part.to(x)
+        for image, logits in zip(part, model(part), strict=True):
+            nearest.add(image.expand_as(x), logits.expand(len(x), -1))
+    return nearest
+
+
+def _noise(number: int, x: Tensor, generator: Generator | None) -> Tensor:
+    """Images like x: of one colour, of noise, and of noise in black and white, in turn."""
+    draws = Draws(x, generator)
+    if number % 3 == 0:
+        return draws.uniform(x.shape[1], 1, 1).expand_as(x)
+    return draws.uniform(*x.shape[1:]) if number % 3 == 1 else draws.uniform(*x.shape[1:]).round()
+
+
+def check_norm(name: str, threat: ThreatModel, *norms: str) -> None:
+    """Raises InputError for a norm that the attack does not measure."""
+    if threat.norm not in norms:
+        raise InputError(
+            f"{name} measures {' or '.join(norms)}, not {threat.norm}: "
+            f"judge it with `norm={norms[0]}`, or choose another attack"
+        )
+
+
+def check_positive(name: str, **values: float) -> None:
+    """Raises InputError unless these options are above 0."""
+    for option, value in values.items():
+        if value <= 0:
+            raise InputError(f"{name}({option}={value}): give more than 0")
+
+
+def check_confidence(name: str, confidence: float) -> None:
+    """Raises InputError for a margin below 0."""
+    if confidence < 0:
+        raise InputError(f"{name}(confidence={confidence}): give 0 or more, or examples would not be misclassified")
