@@ -1,4 +1,4 @@
-"""Fills in the tables of experiments/README.md: each stands below a comment with the command that prints it.
+"""Fills in the tables of README.md and experiments/README.md, each below a comment with the command that prints it.
 
 python experiments/readme.py            # runs the commands and writes the file
 python experiments/readme.py --check    # exit status 1 where a table is not what its command prints
@@ -16,7 +16,7 @@ from pathlib import Path
 from robustcls.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "experiments" / "README.md"
+FILES = [ROOT / "README.md", ROOT / "experiments" / "README.md"]
 BLOCK = re.compile(r"(<!-- ((?:robustcls|python) .*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -58,9 +58,10 @@ def expanded(word: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    old = README.read_text(encoding="utf-8")
-    new = fill(old)
-    if sys.argv[1:] == ["--check"]:
-        stale = [was[1] for was, now in zip(BLOCK.finditer(old), BLOCK.finditer(new), strict=True) if was[3] != now[3]]
-        sys.exit("\n".join(f"not what it prints now: {command.strip()}" for command in stale) or 0)
-    README.write_text(new, encoding="utf-8")
+    for file in FILES:
+        old = file.read_text(encoding="utf-8")
+        new = fill(old)
+        if sys.argv[1:] != ["--check"]:
+            file.write_text(new, encoding="utf-8")
+        elif old != new:
+            sys.exit(f"{file.relative_to(ROOT)} is not what its commands print now: make tables")

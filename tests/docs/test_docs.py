@@ -20,19 +20,19 @@ from robustcls.results.policy import Policy
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PLUGINS = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 
 
 def example(file: str) -> str:
-    """The Python block that follows the mention of `file` in CONTRIBUTING.md."""
-    found = re.search(rf"`{re.escape(file)}`.*?```python\n(.*?)```", CONTRIBUTING, re.DOTALL)
-    assert found, f"CONTRIBUTING.md shows no {file}"
+    """The Python block that follows the mention of `file` in docs/plugins.md."""
+    found = re.search(rf"`{re.escape(file)}`.*?```python\n(.*?)```", PLUGINS, re.DOTALL)
+    assert found, f"docs/plugins.md shows no {file}"
     return found.group(1)
 
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-    """Writes an example of CONTRIBUTING.md as a module of its own and gives the module's name."""
+    """Writes an example of docs/plugins.md as a module of its own and gives the module's name."""
 
     def write(file: str) -> str:
         name = f"example_{Path(file).stem}"
@@ -116,15 +116,24 @@ def test_readme_python_runs(tmp_path, monkeypatch):
     assert (tmp_path / "report.html").exists()
 
 
-def test_readme_policy_loads(tmp_path):
+def test_the_policy_shown_loads(tmp_path):
     file = tmp_path / "policy.toml"
-    file.write_text(re.search(r"```toml\n(.*?)```", README, re.DOTALL).group(1), encoding="utf-8")
+    file.write_text(
+        re.search(r"```toml\n(.*?)```", (ROOT / "docs" / "ci.md").read_text(encoding="utf-8"), re.DOTALL).group(1),
+        encoding="utf-8",
+    )
     policy = Policy.load(file)
     assert (policy.name, policy.min_robust, policy.required_attacks) == ("release", 0.4, ("fast",))
 
 
 def commands() -> list[str]:
-    lines = [line.split("  #")[0].strip() for line in README.splitlines() if line.startswith("    robustcls ")]
+    texts = [README, *(file.read_text(encoding="utf-8") for file in sorted((ROOT / "docs").glob("*.md")))]
+    lines = [
+        line.split("  #")[0].strip().removeprefix("$ ")
+        for text in texts
+        for line in text.splitlines()
+        if re.match(r"( {4}|\$ )?robustcls ", line)
+    ]
     for name in SUMMARIES:
         help_text = importlib.import_module(f"robustcls.cli.{name}").command.help or ""
         joined = help_text.replace("\\\n", " ")
