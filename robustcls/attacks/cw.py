@@ -14,6 +14,8 @@ from robustcls.core.losses import ATTACK_TIE, margin, tie_scale
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 
+BETA_1, BETA_2 = 0.9, 0.999  # of Adam, by hand: torch.optim takes a second to import what a step of it needs
+
 
 @traits(minimum_norm=True)
 def cw(
@@ -49,16 +51,18 @@ def cw(
         c = torch.full_like(x[:, 0, 0, 0], initial_const, dtype=torch.float64)
         low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
         for _ in range(binary_search_steps):
-            w, succeeded = w_0.clone(), torch.zeros_like(y, dtype=torch.bool)
-            adam = torch.optim.Adam([w], step_size)
-            for _ in range(steps):
+            w, succeeded = w_0, torch.zeros_like(y, dtype=torch.bool)
+            mean, square = torch.zeros_like(w), torch.zeros_like(w)
+            for step in range(1, steps + 1):
                 x_adv = _to_box(w)
                 logits, _, grad = logits_and_gradient(model, x_adv, hinge, y)
                 far_enough = margin(logits, y) - confidence > ATTACK_TIE * tie_scale(logits, y)
                 succeeded |= nearest.keep(x_adv, far_enough)
                 descent = 2 * (x_adv - x_0) - per_sample(c.to(x.dtype)) * grad
-                w.grad = descent * 2 * x_adv * (1 - x_adv)  # the slope of (1 + tanh(w)) / 2
-                adam.step()
+                descent = descent * 2 * x_adv * (1 - x_adv)  # the slope of (1 + tanh(w)) / 2
+                mean, square = mean.lerp(descent, 1 - BETA_1), square.lerp(descent.square(), 1 - BETA_2)
+                size = (square / (1 - BETA_2**step)).sqrt() + 1e-8
+                w = w - step_size * mean / (1 - BETA_1**step) / size
             high, low = torch.where(succeeded, c, high), torch.where(succeeded, low, c)
             c = torch.where(high.isinf(), 10 * c, (low + high) / 2)
         return nearest.x_adv
