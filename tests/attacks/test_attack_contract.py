@@ -418,22 +418,22 @@ def test_a_loss_can_be_handed_in():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"spec": "pdg"}, "did you mean 'pgd'"),
-        ({"spec": "pgd(steps=0)"}, "give 1 or more"),
-        ({"spec": "pgd(restarts=0)"}, "give 1 or more"),
-        ({"spec": "apgd_ce(steps=0)"}, "give 1 or more"),
-        ({"spec": "apgd_t(targets=0)"}, "give 1 or more"),
+        ({"attack": "pdg"}, "did you mean 'pgd'"),
+        ({"attack": "pgd(steps=0)"}, "give 1 or more"),
+        ({"attack": "pgd(restarts=0)"}, "give 1 or more"),
+        ({"attack": "apgd_ce(steps=0)"}, "give 1 or more"),
+        ({"attack": "apgd_t(targets=0)"}, "give 1 or more"),
         ({"images": images() * 255}, "not in [0, 1]"),
         ({"images": (images() * 255).byte()}, "torch.uint8"),
         ({"labels": torch.tensor([0, 1, 2, 3, 4, 0])}, "beyond the model's 4 classes"),
         ({"labels": [0, 1, 2, 3, 0, 1]}, "labels are list"),
-        ({"batch_size": 0}, "batch-size"),
-        ({"batch_size": -3}, "batch-size"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": -3}, "batch_size"),
         ({"model": nn.Flatten(0)}, "must give logits N,K"),
     ],
 )
 def test_wrong_input_is_named_in_one_line(changes, message):
-    arguments = {"model": make_net(), "images": images(), "labels": torch.zeros(6, dtype=torch.long), "spec": "fgsm"}
+    arguments = {"model": make_net(), "images": images(), "labels": torch.zeros(6, dtype=torch.long), "attack": "fgsm"}
     with pytest.raises(InputError) as caught:
         robustcls.attack(**(arguments | changes), threat=ThreatModel("linf", 0.1))
     assert message in str(caught.value)
