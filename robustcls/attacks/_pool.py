@@ -1,4 +1,4 @@
-"""Images that an attack by labels may begin from: drawn from all samples, so that the batch decides nothing."""
+"""Images that a decision-based attack may begin from: drawn from all samples, so that the batch decides nothing."""
 
 from torch import Tensor
 

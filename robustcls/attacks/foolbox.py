@@ -119,10 +119,10 @@ def hopskipjump(
         "linf": lambda x: 2 * torch.rand_like(x) - 1,
         "l2": torch.randn_like,
     }
-    draw, constraint = draws[threat.norm], {"linf": "linf", "l2": "l2"}
+    draw = draws[threat.norm]
     attack = OneByOne(
         steps=steps, initial_gradient_eval_steps=initial_evaluations, max_gradient_eval_steps=max_evaluations,
-        constraint=constraint[threat.norm],  # type: ignore[arg-type]
+        constraint=threat.norm,  # type: ignore[arg-type]
     )  # fmt: skip
     return run_foolbox(attack, model, x, y, threat, generator, others=x if others is None else others)
 

@@ -1,4 +1,4 @@
-"""The adversarial patch: one square that fools wherever it lies, on whatever image."""
+"""The adversarial patch: one square for all images, wherever it lies."""
 
 import math
 

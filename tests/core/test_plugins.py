@@ -69,7 +69,7 @@ def test_names_lists_what_can_be_loaded_and_nothing_else(kind):
 
 def test_the_attacks():
     assert {"fgsm", "pgd", "apgd_ce", "apgd_dlr", "apgd_t"} <= set(names("attack"))
-    assert not {"attack", "survivors", "is_fooled", "targeted_dlr", "_ascend"} & set(names("attack"))
+    assert not {"attack", "active", "misclassified", "targeted_dlr", "_ascend"} & set(names("attack"))
     assert not {"augment", "images", "splits", "loader", "download", "cifar"} & set(names("data"))
     assert not {"vgg", "checkpoint", "loading", "load"} & set(names("model"))
     assert "fast" in names("suite")

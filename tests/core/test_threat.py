@@ -322,3 +322,25 @@ def test_a_ball_that_reaches_grey_from_every_image():
         assert not ThreatModel(norm, half * 0.999).reaches_grey(shape)
         grey, x = torch.full((1, *shape), 0.5), (torch.rand(1, *shape, generator=generator()) > 0.5).float()
         assert ThreatModel(norm, half * 1.001).distance(grey, x).item() <= half * 1.001
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_each_sample_may_have_a_radius_of_its_own(norm):
+    x = torch.rand(5, 3, 8, 8, generator=generator())
+    far = x + torch.randn(x.shape, generator=generator(1))
+    radii = torch.tensor([0.0, 0.1, 0.3, 0.7, 0.9])
+    found = ThreatModel(norm, 1.0).project(far, x, radii)
+    for i, radius in enumerate(radii.tolist()):
+        alone = ThreatModel(norm, radius).project(far[i : i + 1], x[i : i + 1])
+        torch.testing.assert_close(found[i : i + 1], alone, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_dual_norm_is_what_a_linear_loss_gains_in_the_ball(norm):
+    grad = torch.randn(4, 3, 8, 8, generator=generator())
+    order = {"linf": 1, "l2": 2, "l1": math.inf}[norm]
+    expected = torch.linalg.vector_norm(grad.double().flatten(1), ord=order, dim=1).float()
+    torch.testing.assert_close(ThreatModel(norm, 1.0).dual(grad), expected)
+    if norm != "l1":  # where `steepest` moves more than the one pixel that gains most
+        gained = (grad * ThreatModel(norm, 1.0).steepest(grad)).flatten(1).sum(1)
+        torch.testing.assert_close(gained, expected)
