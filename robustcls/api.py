@@ -257,13 +257,18 @@ def evaluate(
         >>> result.save("evaluation.json")
         >>> robustcls.evaluate(model, loader, threat="linf:8/255", profile="quick", corruptions_n=50).corruptions.mean
     """
+    if threat is None and isinstance(labels, (str, ThreatModel)):  # evaluate(model, loader, "linf:8/255")
+        labels, threat = None, labels
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model {model!r:.40} is no torch.nn.Module: `robustcls.load` makes one of a file or a name")
+    ball = _threat_model(threat)
     if "alone" in options:  # its earlier name
         options["each_alone"] = options.pop("alone")
     x, y = collect(images, labels)
     if isinstance(source := options.get("transfer_from"), str | Path):
         options["transfer_from"] = load(source, input_size=x.shape[1:])
     return measured.evaluate_tensors(
-        model, x, y, _threat_model(threat), attacks, suite, options,
+        model, x, y, ball, attacks, suite, options,
         batch_size=batch_size, seed=seed, name=name, resume=resume, progress=progress,
     )  # fmt: skip
 

@@ -30,11 +30,12 @@ def resolve(config: type[T], *layers: Mapping[str, Any]) -> T:
     Raises InputError for an unknown name (naming the nearest) or a value of the wrong type.
     """
     hints = typing.get_type_hints(config)
+    known = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for layer in layers:
         for name, value in layer.items():
-            if name not in hints:
-                raise unknown("option", name, hints)
+            if name not in known:
+                raise unknown("option", name, known)
             if value is None:
                 continue
             try:

@@ -35,6 +35,7 @@ class Outcome(Examples):
     num_classes: int
     unanswered: int = 0  # attempts for which the model named no class
     lost: list[tuple[int, int]] = field(default_factory=list)  # by attack: attempts that are no images, of how many
+    outside: list[int] = field(default_factory=list)  # by attack: images that it left outside ball or box
     not_finite: int = 0  # gradients of an image, of those that the attacks took, with entries that were not finite
 
     @property
@@ -67,13 +68,14 @@ def run_cascade(
         if attack.traits.minimum_norm:
             outcome.nearest[name] = torch.full((len(y),), torch.nan)
         began, engine.earlier_seconds = time.perf_counter(), 0.0
-        tried, lost = torch.zeros_like(met), 0
+        tried, lost, outside = torch.zeros_like(met), 0, 0
         wrap = iter if progress is None else partial(_show, progress, name, met, outcome, number)
         try:
             for attempts in engine.attack(attack, met.nonzero().squeeze(1), engine.threat, (number,), progress=wrap):
                 _take(outcome, attempts, number)
                 tried[attempts.indices] = True
                 lost += attempts.lost
+                outside += attempts.outside
                 record.forwards += attempts.forwards
                 record.backwards += attempts.backwards
         except AttackError as failure:
@@ -86,6 +88,7 @@ def run_cascade(
         _sum_up(record, outcome, number, met, tried)
         outcome.records.append(record)
         outcome.lost.append((lost, int(tried.sum())))
+        outcome.outside.append(outside)
     if outcome.succeeded is not None:
         for number, record in enumerate(outcome.records):
             others = outcome.succeeded[[i for i in range(len(every)) if i != number]].any(0)

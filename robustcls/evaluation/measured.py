@@ -1,6 +1,7 @@
 """An evaluation of tensors by options, as `robustcls.evaluate` takes them."""
 
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -113,6 +114,9 @@ def evaluate_tensors(
             subject, plan,
             journal=journal, progress=show_attacks() if progress else None, budget=budget, pace=pace, say=say,
         )  # fmt: skip
+    for record in evaluation.attacks:
+        if record.error:
+            warnings.warn(f"{record.name} failed, and robust accuracy is without it: {record.error}", stacklevel=3)
     state(evaluation, config)
     evaluation.examples = evaluation.examples.to(x.device)
     return evaluation

@@ -33,6 +33,11 @@ class Attempts:
         return int((~self.distance.isfinite()).sum())
 
     @property
+    def outside(self) -> int:
+        """Attempts that are images and lie outside ball or box, where nothing succeeds."""
+        return int((self.distance.isfinite() & (self.margin == -torch.inf)).sum())
+
+    @property
     def unanswered(self) -> int:
         """Attempts inside ball and box for which the model named no class; they count as misclassified."""
         return int((self.success & (self.predicted == NO_ANSWER)).sum())

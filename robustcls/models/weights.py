@@ -45,6 +45,8 @@ def read_file(path: str | Path) -> Any:
 
 
 def _why_unread(path: Path, error: Exception) -> str:
+    if (path / "ckpt.pt").exists():
+        return f"it is a run folder: give {path / 'ckpt.pt'}"
     if isinstance(error, OSError):
         return f"{error.strerror}: give a checkpoint or a state dict"
     with open(path, "rb") as file:

@@ -181,7 +181,7 @@ def _folder(
     if config is None:
         raise InputError("there is nothing to train: give a configuration, or the folder of a run to resume")
     if world.size > 1 and not config.out:
-        raise InputError("the processes of torchrun must agree on a run folder: give `out`")
+        raise InputError("the processes of torchrun must agree on a run folder: give `out=DIR`")
     config.data = config.data if data is None else PYTHON
     config.arch = config.arch if arch is None else arch_name(arch)
     return new_folder(config)

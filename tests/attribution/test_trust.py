@@ -15,7 +15,7 @@ from robustcls.attribution import collapse
 from robustcls.attribution.measures.trust import benign_noise, make_maps, measure, measure_all, select_samples
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
-from robustcls.reporting.sections import sanity
+from robustcls.evaluation.measures.explanations import section_sanity as sanity
 from robustcls.results.records import MethodMeasures, Spread
 
 HERE = __name__

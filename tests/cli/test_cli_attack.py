@@ -233,7 +233,7 @@ def test_attacks_that_leave_every_ball_need_the_whole_box(cli, home):
     model = home / "pgd" / "ckpt.pt"
     refused = cli("attack", "--model", model, "--n", 20, "--attack", "pgd", "--attack", "patch", "--out", "e.json")
     assert refused.status == 2
-    assert "--norm linf --eps 1" in refused.err
+    assert "--norm linf and --eps 1" in refused.err
     patched = cli(
         "attack",
         "--model",

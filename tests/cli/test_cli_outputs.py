@@ -328,7 +328,7 @@ def pixels_in(folder):
 
 
 def test_redaction_covers_every_file(cli, checkpoint, tmp_path, monkeypatch):
-    from robustcls.evaluation import complete
+    from robustcls.evaluation.measures.corruptions import measure as corruptions
 
     here = tmp_path / "here"
     command = ("report", "--model", checkpoint, *QUICK, "--model-card", "--assets", "images")
@@ -343,7 +343,7 @@ def test_redaction_covers_every_file(cli, checkpoint, tmp_path, monkeypatch):
     quiet = cli("report", "evaluation.json", "--redact-images", "--out", "again.html")
     assert (quiet.status, quiet.err) == (0, "")
 
-    monkeypatch.setattr(complete, "measure_corruptions", interrupt)
+    monkeypatch.setattr(corruptions, "measure", interrupt)
     assert cli(*command, "--redact-images", "--corruptions-n", 5).status == 130
     assert "evaluation-unfinished.json" in files(here)
     assert pixels_in(here) == []

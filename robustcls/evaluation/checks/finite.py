@@ -8,6 +8,7 @@ from robustcls.results.records import Check
 
 __all__ = ["finite_attempts", "finite_output"]
 
+NOTHING_ATTEMPTED = "no attack ran to the end"
 LOST = 0.05  # share of an attack's attempts
 
 
@@ -30,7 +31,7 @@ def finite_attempts(engine: Engine, outcome: Outcome) -> Check:
     lost, tried = (sum(part[i] for part in outcome.lost) for i in (0, 1))
     shares = [(part / of, name) for (part, of), name in zip(outcome.lost, outcome.names, strict=True) if of]
     if not tried:
-        raise NotRun(NOTHING_CORRECT)
+        raise NotRun(NOTHING_ATTEMPTED if outcome.correct.any() else NOTHING_CORRECT)
     share, worst = max(shares)
     what = f"{lost} of {tried} attempts hold values that are not finite"
     if not lost:

@@ -1,0 +1,32 @@
+"""Whether the attacks keep to the threat model."""
+
+from robustcls.evaluation.cascade import Outcome
+from robustcls.evaluation.checks._check import check
+from robustcls.evaluation.engine import Engine
+from robustcls.results.records import Check
+
+MANY = 0.05  # share of an attack's attempts
+
+
+@check(105)
+def attempts_outside(engine: Engine, outcome: Outcome) -> Check | None:
+    """A warning where an attack leaves images outside the ball or [0, 1], where they count for nothing; else None.
+
+    Attacks that search the nearest adversarial image, wherever it lies, may do so.
+    """
+    shares = [
+        (outside / tried, outside, tried, name)
+        for attack, outside, (_, tried), name in zip(
+            outcome.attacks, outcome.outside, outcome.lost, outcome.names, strict=True
+        )
+        if outside and not attack.traits.minimum_norm
+    ]
+    if not shares:
+        return None
+    share, outside, tried, name = max(shares)
+    status, threshold = ("fail", MANY) if share > MANY else ("warn", 0.0)
+    what = f"{outside} of {tried} images of {name} lie outside {engine.threat} or [0, 1] and count for nothing"
+    advice = (
+        "robust accuracy is overstated unless another attack breaks these samples: end with threat.project(x_adv, x)"
+    )
+    return Check("attempts_outside", status, share, threshold, f"{what}; {advice}")
