@@ -23,7 +23,7 @@ BAD = {
     "truncated checkpoint": (model("{home}/truncated.pt"), "truncated or damaged"),
     "pickle": (model("{home}/evil.pt"), "could run code"),
     "code as a checkpoint's data": (model("{home}/trap.pt"), "asks to run shutil:rmtree for its data"),
-    "folder as checkpoint": (model("{home}/pgd"), "Is a directory"),
+    "folder as checkpoint": (model("{home}/pgd"), "it is a run folder: give"),
     "checkpoint for other classes": (model("{home}/two.pt"), "knows 2 classes (a, b), the data has 10"),
     "checkpoint for other images": (model("{home}/pgd/ckpt.pt", "--data", "digits"), "the model takes 1x8x8"),
     "checkpoint for colour": (model("{home}/colour.pt", "--data", "digits(size=8)"), "the model takes 3x8x8"),
