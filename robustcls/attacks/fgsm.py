@@ -28,7 +28,7 @@ def fgsm(
     With random_start and a step of 1.25 eps it is FGSM-RS (Wong et al. 2020, arXiv:2001.03994). target: N classes to be
     taken for.
     """
-    step_size = threat.eps if step_size is None else step_size
+    step_size = threat.default_step() if step_size is None else step_size
     if step_size < 0:
         raise InputError(f"fgsm(step_size={step_size}): give 0 or more, in pixel values")
     goal = Goal.of(y, target)

@@ -51,7 +51,7 @@ def interpretation(
         raise InputError(f"interpretation(share={share}): give the share of the pixels that are top, such as 0.05")
     if not beta > 0:
         raise InputError(f"interpretation(beta={beta}): give more than 0, such as 10; the larger, the nearer to ReLU")
-    step_size = 2.5 * threat.eps / steps if step_size is None else step_size
+    step_size = threat.default_step(steps) if step_size is None else step_size
     maps = Maps(model, method, path_points)
     size = max(1, len(x) // len(maps.at))  # samples at once, so that no more images pass at once than were given
     found = [

@@ -28,7 +28,7 @@ def n_fgsm(
     noise: radius of the uniform noise, in multiples of eps. step_size: in pixel values; eps unless given. target: N
     classes to be taken for. The images lie up to noise * eps + step_size from the clean ones: for training alone.
     """
-    step_size = threat.eps if step_size is None else step_size
+    step_size = threat.default_step() if step_size is None else step_size
     if noise < 0 or step_size < 0:
         raise InputError(f"n_fgsm(noise={noise}, step_size={step_size}): give 0 or more of each")
     goal = Goal.of(y, target)

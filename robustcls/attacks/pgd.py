@@ -45,7 +45,7 @@ def pgd(
         raise InputError(f"pgd(momentum={momentum}): give 0 for none, or a decay such as 1.0")
     if y.is_floating_point() and (early_stop or restarts > 1):
         raise InputError("pgd needs one label an image for early_stop and restarts: give early_stop=False, restarts=1")
-    step_size = 2.5 * threat.eps / steps if step_size is None else step_size
+    step_size = threat.default_step(steps) if step_size is None else step_size
     goal = Goal.of(y, target)
     runs = Restarts(model, x, goal, early_stop)
     for _ in range(restarts):
