@@ -201,7 +201,7 @@ def attack(
 def evaluate(
     model: nn.Module,
     images: Tensor | Iterable[Any],
-    labels: Tensor | None = None,
+    labels: Tensor | ThreatModel | str | None = None,
     threat: ThreatModel | str | None = None,
     suite: str | None = None,
     attacks: Attack | Sequence[Attack] | None = None,
@@ -219,7 +219,7 @@ def evaluate(
         model: any module that gives logits N,K for [0, 1] pixels. Of one that gives a mapping, a tuple, an object with
             `.logits`, or one logit for two classes, a warning says which part was taken.
         images: float N,C,H,W in [0, 1], on any device; or an iterable of (images, labels), such as a DataLoader.
-        labels: whole numbers N, counted from 0; None where `images` is an iterable that holds them.
+        labels: whole numbers N, counted from 0; left out where `images` is an iterable that holds them.
         threat: a ThreatModel, or text such as `linf:8/255`.
         suite: a named list of attacks: `fast` (the default) or `standard`.
         attacks: instead, attacks run in order, each on the samples that are still correct: specs such as `pgd(steps=20)`,
@@ -257,7 +257,9 @@ def evaluate(
         >>> result.save("evaluation.json")
         >>> robustcls.evaluate(model, loader, threat="linf:8/255", profile="quick", corruptions_n=50).corruptions.mean
     """
-    if threat is None and isinstance(labels, (str, ThreatModel)):  # evaluate(model, loader, "linf:8/255")
+    if isinstance(labels, (str, ThreatModel)):  # evaluate(model, loader, "linf:8/255")
+        if threat is not None:
+            raise InputError(f"labels are {labels!s:.40}, and `threat` is given: give the labels, or one of the two")
         labels, threat = None, labels
     if not isinstance(model, nn.Module):
         raise InputError(f"model {model!r:.40} is no torch.nn.Module: `robustcls.load` makes one of a file or a name")

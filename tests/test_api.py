@@ -174,6 +174,8 @@ def test_evaluate_takes_any_iterable_of_batches_and_text_for_the_threat(model, d
     whole = robustcls.evaluate(model, images, labels, ThreatModel("linf", EPS), attacks=["fgsm"])
     dataset = TensorDataset(images, labels)
     loader = DataLoader(dataset, batch_size=7, generator=torch.Generator())  # it draws a seed whenever it is read
+    by_place = robustcls.evaluate(model, dataset, "linf:8/255", attacks=["fgsm"])  # a threat in the place of the labels
+    assert by_place.threat.eps_text == "8/255"
     for given in (loader, dataset, [(images[:5], labels[:5]), (images[5:], labels[5:])]):
         found = robustcls.evaluate(model, given, threat=f"linf:{EPS}", attacks=["fgsm"])
         assert found.samples == whole.samples

@@ -15,6 +15,7 @@ from robustcls.evaluation.config import AttackConfig
 if TYPE_CHECKING:
     from robustcls.results.records import Evaluation
 
+GO_ON = "kept in {}: the same command with --resume goes on from here"
 INCONCLUSIVE = 3  # an attack failed on an error of its own, so the number is not what was asked for
 
 
@@ -63,7 +64,7 @@ def command(
 
     from robustcls.evaluation.evaluate import evaluate_subject
     from robustcls.evaluation.examples import save_examples as save
-    from robustcls.evaluation.journal import Journal
+    from robustcls.evaluation.journal import Journal, kept
     from robustcls.evaluation.plan import choose_attacks, plan_from
     from robustcls.evaluation.subject import load_subject
     from robustcls.runtime.device import keep_freed_memory
@@ -82,36 +83,23 @@ def command(
         if not out:
             check_not_lost(target, [name_of(model)], overwrite)
         journal = Journal(target.with_name(f"{target.name}.partial"), resume=resume, world=world)
-        kept = None if is_stream(target) else journal
+        journaled = None if is_stream(target) else journal
         choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
         subject = load_subject(model, config)
         plan = plan_from(config, subject)
         for line in subject.notes:
             note(line, quiet)
-        try:
+        with kept(journaled, lambda folder: note(GO_ON.format(folder), quiet)):
             evaluation = evaluate_subject(
-                subject,
-                plan,
-                journal=kept,
-                world=world,
-                progress=progress(quiet),
-                options=config,
+                subject, plan, journal=journaled, world=world, progress=progress(quiet), options=config,
                 command=command_line(),
-            )
+            )  # fmt: skip
             if not world.first:
                 return 0
             if not out and not overwrite:
                 keep_earlier(target, evaluation, names=not config.redact_names)
             evaluation.save(target)
             examples = save(save_examples, evaluation) if save_examples else 0
-        except BaseException:
-            if kept and kept.mark and kept.is_empty():
-                kept.remove()
-            elif kept and kept.mark:
-                note(f"kept in {kept.folder}: the same command with --resume goes on from here", quiet)
-            raise
-        if kept:
-            kept.remove()
     aside = is_stdout(target) or is_stdout(save_examples)  # what a file fills is no place for words
     click.echo(summarise(evaluation), err=aside)
     click.echo(f"\n{target}", err=aside)

@@ -80,6 +80,7 @@ def command(
     from robustcls.reporting.scrub import without_arrays, without_file_names
     from robustcls.results.policy import Policy
     from robustcls.results.records import Evaluation
+    from robustcls.results.stated import with_stated
 
     specs = (*models, *files)
     if not specs and not index_folder:
@@ -107,7 +108,7 @@ def command(
         raise click.UsageError(f"--{name} says how to judge a model: give it with --model")
     if specs:
         places = choose_places(models, files, out, model_card, assets)
-        loaded = evaluations = [state(Evaluation.load(file), stated) for file in files]
+        loaded = evaluations = [with_stated(Evaluation.load(file), **stated) for file in files]
         if flags.get("redact_names"):
             evaluations = [without_file_names(one) for one in evaluations]
         names = [*map(name_of, models), *(found.model.name for found in evaluations)]
@@ -129,21 +130,6 @@ def command(
         from robustcls.reporting.index import index
 
         click.echo(index(index_folder, policy=policy, title=None if specs else title))
-
-
-def state(evaluation: "Evaluation", stated: Mapping[str, str]) -> "Evaluation":
-    """The evaluation with what is stated of it by STATED; the file stays as it is. Raises InputError."""
-    from robustcls.results.balance import two_classes_of
-
-    two_classes = evaluation.two_classes
-    if "positive" in stated:
-        two_classes = two_classes_of(evaluation, stated["positive"])
-    return dataclasses.replace(
-        evaluation,
-        two_classes=two_classes,
-        intended_use=stated.get("intended_use", evaluation.intended_use),
-        license=stated.get("license", evaluation.license),
-    )
 
 
 def configure(flags: Mapping[str, Any], config_file: str | None) -> ReportConfig:

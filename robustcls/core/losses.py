@@ -67,6 +67,14 @@ ATTACK_TIE = 3e-5  # in an attack's early stop: with another batch size, or in a
 VERDICT_TIE = 3e-6  # in a verdict, which the fp32 model gives by itself: with the order of a sum
 
 
+def most_probable(probabilities: Tensor, count: int = 3) -> list[tuple[int, float]]:
+    """The most probable classes of one sample, K, each with its probability; none where the logits give none."""
+    if probabilities.isnan().any():
+        return []
+    top = probabilities.topk(min(count, len(probabilities)))
+    return list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+
+
 def misclassified(logits: Tensor, y: Tensor, *, tie: float = ATTACK_TIE) -> Tensor:
     """Whether another class leads y by more than `tie`, a share of the logits compared, or none is named: N, bool.
 

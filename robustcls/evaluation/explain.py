@@ -18,7 +18,7 @@ from robustcls.core.classifier import device_of
 from robustcls.core.errors import InputError
 from robustcls.core.files import atomic_write
 from robustcls.core.gradients import frozen
-from robustcls.core.losses import NO_ANSWER, predict_labels
+from robustcls.core.losses import NO_ANSWER, most_probable, predict_labels
 from robustcls.core.options import parse_batch_size
 from robustcls.core.provenance import commit, versions
 from robustcls.core.seeds import mix
@@ -201,7 +201,4 @@ def _name(label: int, classes: Sequence[str]) -> str:
 
 
 def _top(probabilities: Tensor, classes: Sequence[str]) -> list[tuple[str, float]]:
-    if probabilities.isnan().any():
-        return []
-    top = torch.topk(probabilities, min(3, len(probabilities)))
-    return [(_name(int(label), classes), float(value)) for value, label in zip(top.values, top.indices, strict=True)]
+    return [(_name(label, classes), p) for label, p in most_probable(probabilities)]

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,24 @@ class Journal:
 
 
 @contextmanager
+def kept(journal: Journal | None, say: Callable[[Path], object] = lambda folder: None) -> Iterator[None]:
+    """While an evaluation runs: its journal is removed at the end, and stays where it is cut off, unless it holds nothing.
+
+    say: told where it stays.
+    """
+    try:
+        yield
+    except BaseException:
+        if journal and journal.mark and journal.is_empty():
+            journal.remove()
+        elif journal and journal.mark:
+            say(journal.folder)
+        raise
+    if journal and journal.world.first:
+        journal.remove()
+
+
+@contextmanager
 def kept_in(folder: str | Path | None) -> Iterator[Journal | None]:
     """A journal in a folder of its own while an evaluation runs, to go on with what is there; none without a folder."""
     if folder is None:
@@ -101,13 +119,8 @@ def kept_in(folder: str | Path | None) -> Iterator[Journal | None]:
     journal, folder = Journal(folder, resume=True), Path(folder)
     if folder.exists() and not (folder / "task.json").exists() and (folder.is_file() or any(folder.iterdir())):
         raise InputError(f"{folder} holds something else: name a folder of its own with `resume`")
-    try:
+    with kept(journal):
         yield journal
-    except BaseException:
-        if journal.mark and journal.is_empty():
-            journal.remove()
-        raise
-    journal.remove()
 
 
 def _agree(before: Tensor, now: Tensor) -> bool:

@@ -40,7 +40,7 @@ MEASURES = OPTIONS - _names(AttackConfig) - {"checks"}  # one of them asks for m
 
 def read_options(options: Mapping[str, Any], **more: Any) -> ReportConfig:
     """The options of `robustcls.evaluate` as those of a report: nothing but what is named is measured, unless a profile
-    says so. Of what may be an object, there stands what comes next to it.
+    says so. Objects, such as a model or functions, are recorded as text.
 
     Raises InputError for an unknown one, naming the nearest.
     """

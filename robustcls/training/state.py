@@ -216,7 +216,7 @@ class TrainState:
 
 
 class Meter:
-    """Sums of loss, right answers and images over an epoch, and the first batch whose loss was no number."""
+    """Sums of loss, correct predictions and images over an epoch, and the first batch whose loss was not finite."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

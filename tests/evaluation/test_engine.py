@@ -15,7 +15,8 @@ from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 from robustcls.evaluation.attacks import as_attacks, check_attacks
 from robustcls.evaluation.cascade import run_cascade
-from robustcls.evaluation.journal import Journal
+from robustcls.evaluation.engine import Engine
+from robustcls.evaluation.journal import RENAMED, Journal
 from robustcls.evaluation.subject import Subject, Surrogate
 from robustcls.runtime.fused import Counted
 
@@ -238,6 +239,18 @@ def test_resumed_equals_uninterrupted(batches, alone, tmp_path):
     assert result(again) == result(whole)
     assert torch.equal(again.examples.x_adv, whole.examples.x_adv)
     assert (resumed < sum(calls[1])) == (batches > 0), "what was done is not done again"
+
+
+def test_a_journal_of_an_earlier_version_is_read(tmp_path):
+    folder = tmp_path / "e.partial"
+    whole = judged(journal=Journal(folder, resume=False))
+    earlier = {name: old for old, name in RENAMED.items()}
+    for file in folder.glob("*.pt"):
+        content = torch.load(file, weights_only=True)
+        torch.save({earlier.get(name, name): value for name, value in content.items()}, file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "_attack_batch", None)  # nothing is attacked again
+        assert result(judged(journal=Journal(folder, resume=True))) == result(whole)
 
 
 def test_a_journal_of_another_evaluation_is_refused_and_kept(tmp_path):

@@ -1,5 +1,7 @@
 """What is not finite: logits, attempts, gradients by the image."""
 
+from functools import partial
+
 import pytest
 import torch
 from eval_models import Masked, evaluated, train_digits
@@ -113,6 +115,39 @@ def test_attempts_of_nan_are_counted(every, status, net, batch):
     assert f"{-(-met // every)} of " in check.message
     assert "lost" in check.message
     assert checks(judged(net, batch).evaluation)["finite_attempts"].status == "pass"
+
+
+def beyond(model, x, y, threat, *, every: int = 1):
+    """A quarter of a pixel value beyond the ball, in every nth image; as they are, the others."""
+    far = torch.arange(len(x), device=x.device) % every == 0
+    return torch.where(far.view(-1, 1, 1, 1), (x + threat.eps + 0.25).clamp(0, 1), x)
+
+
+@pytest.mark.parametrize(("every", "status"), [(1, "fail"), (30, "warn")])
+def test_attempts_outside_the_ball_are_told(every, status, net, batch):
+    evaluation = judged(net, batch, [partial(beyond, every=every)], batch_size=64).evaluation
+    told, met = checks(evaluation)["attempts_outside"], evaluation.attacks[0].attacked
+    assert told.status == status
+    assert told.measured == pytest.approx(-(-met // every) / met)
+    assert f"{-(-met // every)} of {met} images of beyond lie outside" in told.message
+    assert "attempts_outside" not in checks(judged(net, batch).evaluation)
+    assert evaluation.robust.correct == evaluation.clean.correct, "nothing outside the ball breaks a sample"
+
+
+def test_the_nearest_example_may_lie_outside(net, batch):
+    evaluation = judged(net, batch, ["ddn(steps=5)"], ThreatModel("l2", 1e-3)).evaluation
+    assert evaluation.robust.correct == evaluation.clean.correct
+    assert "attempts_outside" not in checks(evaluation)
+
+
+def broken(model, x, y, threat):
+    raise RuntimeError("no such attack today")
+
+
+def test_an_attack_that_fails_is_warned_of(net, batch):
+    with pytest.warns(UserWarning, match="broken failed, and robust accuracy is without it: RuntimeError: no such"):
+        evaluation = robustcls.evaluate(net, *batch, LINF, attacks=[broken])
+    assert checks(evaluation)["finite_attempts"].message == "no attack ran to the end"
 
 
 class Pole(torch.autograd.Function):

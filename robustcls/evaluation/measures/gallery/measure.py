@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustcls.attribution import collapse, explain_counted, note
 from robustcls.core.gradients import frozen
-from robustcls.core.losses import NO_ANSWER, predict_labels
+from robustcls.core.losses import NO_ANSWER, most_probable, predict_labels
 from robustcls.core.subset import in_turn
 from robustcls.evaluation.examples import Examples
 from robustcls.evaluation.measures.gallery.record import Example, Gallery, Map
@@ -125,8 +125,5 @@ def _pixels(image: Tensor) -> Array:
 
 
 def _top(probabilities: Tensor) -> list[list[float]]:
-    """Class and probability of the three most probable classes; none where the logits give no probabilities."""
-    if probabilities.isnan().any():
-        return []
-    top = probabilities.topk(min(3, len(probabilities)))
-    return [[float(label), round(float(p), 6)] for p, label in zip(top.values, top.indices, strict=True)]
+    """Class and probability of the most probable classes, as the record holds them."""
+    return [[float(label), round(p, 6)] for label, p in most_probable(probabilities)]
