@@ -26,6 +26,7 @@ KINDS = {
     "corruption": "robustcls/corruptions",
     "model": "robustcls/models/architectures",
     "objective": "robustcls/objectives",
+    "quantizer": "robustcls/deploy/quantizers",
     "schedule": "robustcls/training/optimizer.py",
     "section": "robustcls/reporting/sections",
     "step": "robustcls/steps",

@@ -25,7 +25,7 @@ from robustcls.models.checkpoint import Arch, build, is_checkpoint, load_weights
 from robustcls.models.class_names import find_class_names
 from robustcls.models.foreign import find_weights, holds_tensors, is_counter
 from robustcls.models.heads import head_of
-from robustcls.models.onnx import hash_onnx, load_onnx
+from robustcls.models.onnx.net import hash_onnx, load_onnx
 from robustcls.models.weights import read_file
 from robustcls.models.zoo import is_zoo, load_pretrained
 from robustcls.runtime.predict import classifier_of, predict

@@ -1,4 +1,4 @@
-"""Runs models in ONNX files with onnxruntime: logits without gradients."""
+"""Runs models in ONNX files with onnxruntime; gradients come from the file's twin in PyTorch."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,14 +11,19 @@ from torch import Tensor, nn
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.files import sha256
+from robustcls.models.onnx.graph import OnnxGraph, UnknownOperatorError
+from robustcls.models.onnx.operators.rounding import straight_through
 
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 
 
 class OnnxNet(nn.Module):
-    """The network of an ONNX file: float32 N,C,H,W to logits N,K, on CUDA where onnxruntime has it and x lies there."""
+    """The network of an ONNX file: float32 N,C,H,W to logits N,K, on CUDA where onnxruntime has it and x lies there.
 
-    differentiable = False
+    The logits are always onnxruntime's. Where a gradient is asked for, it is that of the file's twin at the same x, past
+    rounding straight through: BPDA (arXiv:1802.00420). A file with an operator that the twin lacks has no gradient:
+    `no_gradient` says which; `differentiable` is then False.
+    """
 
     def __init__(self, path: str | Path) -> None:
         """Raises InputError for a file that onnxruntime cannot read, or that is no classifier of images N,C,H,W."""
@@ -37,6 +42,13 @@ class OnnxNet(nn.Module):
             raise InputError(f"{path} gives shape {self._output.shape}: export it with logits N,K as its output")
         self.batch_size: int | None = _fixed(shape[0])  # where the file allows no other
         self.num_classes = _fixed((self._output.shape or (0, 0))[1])
+        self.twin: OnnxGraph | None = None
+        self.no_gradient = ""
+        try:
+            self.twin = OnnxGraph(self.path).requires_grad_(False)
+        except UnknownOperatorError as error:
+            self.no_gradient = str(error)
+        self.differentiable = self.twin is not None
 
     def input_size(self, assumed: Sequence[int]) -> tuple[int, ...]:
         """(C, H, W), with the assumed size where the file leaves it open."""
@@ -44,15 +56,21 @@ class OnnxNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts = [x] if self.batch_size is None else x.split(self.batch_size)
-        return torch.cat([self._run(part) for part in parts])
+        return torch.cat([self._logits(part) for part in parts])
+
+    def _logits(self, x: Tensor) -> Tensor:
+        missing = (self.batch_size or len(x)) - len(x)
+        full = torch.cat([x, x[-1:].expand(missing, -1, -1, -1)]) if missing else x
+        logits = self._run(full)
+        if self.twin is not None and torch.is_grad_enabled() and x.requires_grad:
+            logits = straight_through(self.twin(full), logits)
+        return logits[: len(x)]
 
     def _run(self, x: Tensor) -> Tensor:
-        missing = (self.batch_size or len(x)) - len(x)
-        pixels = torch.cat([x, x[-1:].expand(missing, -1, -1, -1)]) if missing else x
-        pixels = pixels.detach().to("cpu", torch.float32).contiguous()
+        pixels = x.detach().to("cpu", torch.float32).contiguous()
         session = self._session(x.device.type)
         logits = session.run([self._output.name], {self._input.name: pixels.numpy()})[0]
-        return torch.from_numpy(logits)[: len(x)].to(x.device)
+        return torch.from_numpy(logits).to(x.device)
 
     def _session(self, device: str) -> Any:
         if device not in self._sessions:

@@ -1,0 +1,259 @@
+"""Exports a model as an artefact: a folder with one ONNX file and what a runtime must know of it."""
+
+import contextlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from robustcls.core import plugins
+from robustcls.core.errors import InputError
+from robustcls.core.files import sha256
+from robustcls.core.gradients import frozen
+from robustcls.core.provenance import versions
+from robustcls.deploy.onnx_file import OPSET, write_onnx
+from robustcls.models.onnx.net import OnnxNet
+from robustcls.results.artefact import (
+    DRIFT,
+    MANIFEST,
+    MODEL,
+    REFERENCE,
+    Calibration,
+    Checked,
+    Decoding,
+    File,
+    Manifest,
+    Quantization,
+    Source,
+)
+from robustcls.runtime.device import cpu_flags
+from robustcls.runtime.predict import predict
+
+TOLERANCE = 1e-4  # of the largest logit, by which the floating-point file may differ from its source
+TOLERANCE_INT8 = 0.05  # likewise, by which an 8-bit file may differ between CPUs: a rounding that falls the other way
+BATCHES = (1, 32)
+REFERENCES = 64  # images that a runtime must reproduce
+CHECKED = 256  # images on which the file is compared with its source
+WINDOW, ALPHA, QUANTILES = 500, 0.01, 101  # of the drift statistic
+EIGHT_BIT = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+
+
+@dataclass
+class Known:
+    """What the manifest says of the model beside what is measured."""
+
+    name: str
+    classes: list[str]
+    input_size: tuple[int, int, int]
+    source: Source
+    decoding: Decoding
+    threat: dict[str, Any] = field(default_factory=dict)
+    trained: dict[str, Any] = field(default_factory=dict)
+    data: str = "given"  # where the images come from
+    split: str = "given"
+    pruning: str = ""
+
+
+def export_model(
+    model: nn.Module,
+    out: str | Path,
+    known: Known,
+    images: Tensor,
+    *,
+    quantize: str | None = None,
+    craft: Callable[[Tensor], Tensor] | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Manifest:
+    """Write the artefact of a model on [0, 1] pixels; nothing is left at `out` where a check fails.
+
+    Args:
+        model: gives logits N,K; it is left exactly as it was.
+        out: the folder.
+        known: of the model.
+        images: float32 N,C,H,W in [0, 1], training images: for checks, references and calibration.
+        quantize: a spec such as `int8(calibrate=256)`.
+        craft: makes adversarial examples of the source from images, where quantisation asks for some.
+        overwrite: replace a folder that holds something else.
+        say: is told what was done, a line each.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: where the model cannot be exported, the file does not agree with it, or `out` cannot be written.
+    """
+    quantizer = plugins.load("quantizer", quantize) if quantize else None
+    with _new_folder(Path(out), overwrite) as folder:
+        file = folder / MODEL
+        write_onnx(model, file, known.input_size)
+        checked = check_file(model, file, images[:CHECKED])
+        say(
+            f"checked on {checked.images} images at batch {' and '.join(map(str, BATCHES))}: every label is the source's, "
+            f"logits within {checked.largest_difference:.1g} (largest {checked.largest_logit:.3g})"
+        )
+        quantization = None
+        if quantizer is not None:
+            assert quantize is not None
+            quantization = _quantize(quantizer, quantize, folder, model, known, images, craft)
+            say(
+                f"{quantize}: {quantization.same_label:.1%} of {quantization.calibration.n} calibration images keep their "
+                f"label; in floating point: {', '.join(quantization.float_layers) or 'nothing'}"
+            )
+        net = OnnxNet(file).eval()
+        manifest = Manifest(
+            name=known.name,
+            file=File(sha256(file), file.stat().st_size, OPSET, _count_numbers(file)),
+            classes=known.classes,
+            decoding=known.decoding,
+            source=known.source,
+            checked=checked,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            reference_tolerance=TOLERANCE_INT8 if quantization else TOLERANCE,
+            quantization=quantization,
+            pruning=known.pruning,
+            threat=known.threat,
+            trained=known.trained,
+        )
+        write_reference(folder / REFERENCE, net, images[:REFERENCES])
+        write_drift(folder / DRIFT, net, images)
+        manifest.save(folder)
+    return manifest
+
+
+def check_file(model: nn.Module, file: Path, images: Tensor) -> Checked:
+    """Compare a floating-point file with its source, at batch 1 and 32. Raises InputError where they differ."""
+    net = OnnxNet(file).eval()
+    with torch.no_grad(), frozen(model):
+        expected = predict(model, images, max(BATCHES))
+    largest = expected.abs().max().item()
+    difference = 0.0
+    for size in BATCHES:
+        logits = predict(net, images, size)
+        if logits.shape != expected.shape:
+            raise InputError(f"the exported file gives {tuple(logits.shape)}, the model {tuple(expected.shape)}")
+        difference = max(difference, (logits - expected).abs().max().item())
+        top = expected.topk(2).values
+        clear = top[:, 0] - top[:, 1] > 2 * TOLERANCE * largest
+        other = int((logits.argmax(1) != expected.argmax(1))[clear].sum())
+        if other or not difference <= TOLERANCE * largest:
+            raise InputError(
+                f"the exported file differs from the model at batch {size}: logits by {difference:.3g} (largest "
+                f"{largest:.3g}), {other} of {len(images)} labels: does the model draw random numbers or depend on its batch?"
+            )
+    flags = sorted(set(EIGHT_BIT) & cpu_flags())
+    return Checked(len(images), list(BATCHES), difference, largest, flags, _versions())
+
+
+def write_reference(path: Path, net: nn.Module, images: Tensor) -> None:
+    """Images as pixels (uint8 N,C,H,W) and as PNG files, one after another, with the ends of each, and their logits."""
+    from PIL import Image
+
+    pixels = (images * 255).round().to(torch.uint8)
+    logits = predict(net, pixels.float() / 255, max(BATCHES))
+    files = []
+    for image in pixels.permute(0, 2, 3, 1).numpy():
+        buffer = io.BytesIO()
+        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
+        files.append(buffer.getvalue())
+    numpy.savez(
+        path,
+        pixels=pixels.numpy(),
+        logits=logits.numpy(),
+        png=numpy.frombuffer(b"".join(files), dtype=numpy.uint8),
+        png_ends=numpy.cumsum([len(one) for one in files]),
+    )
+
+
+def write_drift(path: Path, net: nn.Module, images: Tensor) -> None:
+    """What monitoring compares with: quantiles of each softmax output (K,Q) on these images, and the largest distance
+    between two distributions of `window` and of these images that is no sign of drift.
+
+    Kolmogorov-Smirnov, Bonferroni over classes (arXiv:1810.11953); the threshold is the asymptotic one.
+    """
+    probabilities = predict(net, images, max(BATCHES)).softmax(1).double().numpy()
+    n, classes = probabilities.shape
+    quantiles = numpy.quantile(probabilities, numpy.linspace(0, 1, QUANTILES), axis=0).T
+    threshold = numpy.sqrt(-numpy.log(ALPHA / classes / 2) / 2 * (n + WINDOW) / (n * WINDOW))
+    numpy.savez(path, quantiles=quantiles, n=n, window=WINDOW, alpha=ALPHA, threshold=threshold)
+
+
+def _quantize(
+    quantizer: Any, spec: str, folder: Path, model: nn.Module, known: Known, images: Tensor, craft: Any
+) -> Quantization:
+    """Puts the quantised file in the place of the other."""
+    options = plugins.resolved("quantizer", spec)
+    chosen = images[: options.get("calibrate", len(images))]
+    count = round(options.get("adversarial", 0.0) * len(chosen))
+    if count:
+        if craft is None:
+            raise InputError("`quantize` asks for adversarial calibration images, and there is no threat model")
+        chosen = torch.cat([craft(chosen[:count]), chosen[count:]])
+    calibration = Calibration(known.data, known.split, len(chosen), _hash(chosen), count)
+    rounded = folder / "rounded.onnx"
+    float_layers = quantizer(folder / MODEL, rounded, chosen)
+    with torch.no_grad(), frozen(model):
+        expected = predict(model, chosen, max(BATCHES)).argmax(1)
+    same = (predict(OnnxNet(rounded), chosen, max(BATCHES)).argmax(1) == expected).double().mean().item()
+    os.replace(rounded, folder / MODEL)
+    full = str(plugins.Spec(plugins.parse("quantizer", spec).name, (), tuple(options.items())))
+    return Quantization(full, calibration, float_layers, same)
+
+
+@contextlib.contextmanager
+def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder that at the end takes the place of `out`, or is removed after an error."""
+    if out.exists() and not overwrite and not (out.is_dir() and (not any(out.iterdir()) or (out / MANIFEST).is_file())):
+        raise InputError(f"{out} holds something else than an artefact: name another folder, or replace it with `overwrite`")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}: name another folder with `out`") from None
+    try:
+        yield part
+        part.chmod(0o777 & ~_umask())
+        before = part.with_name(f"{part.name}.before")
+        if out.exists():
+            os.replace(out, before)
+        os.replace(part, out)
+        shutil.rmtree(before, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}: name another folder with `out`") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _count_numbers(file: Path) -> int:
+    import math
+
+    import onnx
+
+    return sum(math.prod(one.dims) for one in onnx.load(str(file)).graph.initializer)
+
+
+def _hash(images: Tensor) -> str:
+    import hashlib
+
+    return hashlib.sha256(images.contiguous().numpy().data).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return versions() | {name: version(name) for name in ("onnx", "onnxruntime", "onnxscript")}

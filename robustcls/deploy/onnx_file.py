@@ -1,0 +1,116 @@
+"""Writes a module as one ONNX file."""
+
+import contextlib
+import copy
+import io
+import logging
+import re
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.core.classifier import Classifier
+from robustcls.core.errors import InputError, one_line
+from robustcls.models.onnx.net import OnnxNet
+
+OPSET = 18
+NEEDS = "export needs onnx, onnxscript and onnxruntime: pip install 'robustcls[onnx]'"
+
+
+def write_onnx(model: nn.Module, path: str | Path, input_size: Sequence[int]) -> None:
+    """Export a model on [0, 1] pixels: input `images` N,C,H,W, output `logits` N,K, any N, weights inside the file.
+
+    Args:
+        model: gives logits N,K; it is copied to the CPU and left as it is. One that is an ONNX file is copied as a file.
+        path: of the file.
+        input_size: (C, H, W).
+
+    Raises:
+        InputError: where PyTorch cannot export it, with the operator or the reason.
+    """
+    if isinstance(net := getattr(model, "net", model), OnnxNet):
+        _copy_onnx(model, net, path)
+        return
+    try:
+        import onnx
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise InputError(NEEDS) from None
+    copied = _on_cpu(model)
+    images = torch.rand(2, *input_size)  # of a batch of one, the batch size would become a constant
+    try:
+        with _silence():
+            program: Any = torch.onnx.export(
+                _Logits(copied), (images,), dynamo=True, opset_version=OPSET, optimize=True, verbose=False,
+                input_names=["images"], output_names=["logits"], dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            )  # fmt: skip
+            program.save(str(path), external_data=False)
+    except Exception as error:  # the exporter raises whatever tracing, decomposition or translation raises
+        raise InputError(f"{_name(model)} cannot be exported: {_reason(error)}") from None
+    written = onnx.load(str(path))
+    if written.graph.input[0].type.tensor_type.shape.dim[0].dim_value:
+        raise InputError(f"{_name(model)} cannot be exported for any batch size: its forward pass fixes that of N images")
+    for node in written.graph.node:
+        del node.metadata_props[:]  # where in whose folder each operator was written
+    for value in [*written.graph.input, *written.graph.output, *written.graph.value_info, *written.graph.initializer]:
+        del value.metadata_props[:]
+    onnx.save(written, str(path))
+
+
+class _Logits(nn.Module):
+    """Gives the argument of `forward` the name `images` whatever the model calls it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+
+def _copy_onnx(model: nn.Module, net: OnnxNet, path: str | Path) -> None:
+    if isinstance(model, Classifier) and model.normalises:
+        raise InputError(f"{net.path} with `mean` and `std` in front cannot be exported: put them into the file")
+    if net.batch_size is not None:
+        raise InputError(f"{net.path} takes batches of {net.batch_size} alone: export it with an open batch size")
+    shutil.copyfile(net.path, path)
+
+
+def _on_cpu(model: nn.Module) -> nn.Module:
+    copied = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    for parameter in copied.parameters():
+        parameter.data = parameter.data.contiguous()
+    return copied
+
+
+@contextlib.contextmanager
+def _silence():
+    """The exporter prints its progress, logs and warns: an error says all that a user needs."""
+    levels = [(logging.getLogger(name), logging.getLogger(name).level) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    for logger, _ in levels:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in levels:
+            logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """What the exporter says of it, down to its first cause, and the operator where it names one."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = one_line(error)
+    operator = re.search(r"(?:aten|prims|torchvision|[a-z_]+)[.:]+[\w.:]+", text)
+    return f"{text:.160}" + (f" ({operator[0]})" if operator and operator[0] not in text[:160] else "")
+
+
+def _name(model: nn.Module) -> str:
+    return str(getattr(model, "arch", "") or type(model).__name__)
