@@ -21,6 +21,7 @@ from robustcls.core.options import parse_n
 from robustcls.core.threat import ThreatModel
 from robustcls.data.collect import collect
 from robustcls.data.splits import load_split
+from robustcls.deploy.artefact import Artefact, export_module
 from robustcls.evaluation import measured
 from robustcls.models import loading
 from robustcls.models.checkpoint import Arch
@@ -315,6 +316,46 @@ def explain(
     if said := not_finite(odd):
         warnings.warn(f"{plugins.parse('attribution', method)}: {said}", stacklevel=2)
     return maps.to(images.device)
+
+
+def export(
+    model: nn.Module,
+    out: str | Path,
+    *,
+    calibration: Tensor | None = None,
+    quantize: str | None = None,
+    name: str = "",
+    overwrite: bool = False,
+) -> Artefact:
+    """Export a model as an artefact: a folder that runs without PyTorch, checked against the model before it appears.
+
+    The folder holds `model.onnx` (float32 N,C,H,W in [0, 1] to logits, normalisation inside, any N), `manifest.json`,
+    `reference.npz` (images and logits that a runtime must reproduce) and `drift.npz`. `load(out)` gives it as a model,
+    whose logits are onnxruntime's and whose gradients are those of the same graph in PyTorch.
+
+    Args:
+        model: any module that gives logits N,K for [0, 1] pixels and that `torch.onnx.export` takes.
+        out: the folder; an earlier artefact there is replaced.
+        calibration: training images, float N,C,H,W in [0, 1], for the checks and for quantisation; never test images.
+            Without them the checks are on uniform noise.
+        quantize: `int8`, or a spec such as `int8(calibrate=256, keep="first_and_last")`. See `robustcls list quantizer`.
+        name: of the model, in the manifest.
+        overwrite: replace a folder that holds something else.
+
+    Returns:
+        The artefact: `.folder`, `.file`, `.manifest`, `.load()`.
+
+    Raises:
+        InputError: where PyTorch cannot export the model, with the operator; where the file gives other labels, or logits
+            farther than 1e-4 of the largest. Nothing is left at `out` then.
+
+    Example:
+        >>> artefact = robustcls.export(model, "artefact", calibration=train_images, quantize="int8")
+        >>> robustcls.evaluate(artefact.load(), images, labels, "linf:8/255").robust.accuracy
+    """
+    return export_module(
+        model, out, calibration, quantize=quantize, name=name, overwrite=overwrite, say=lambda line: None
+    )
 
 
 def _threat_model(threat: ThreatModel | str | None) -> ThreatModel:

@@ -110,10 +110,11 @@ def export_model(
                 f"label; in floating point: {', '.join(quantization.float_layers) or 'nothing'}"
             )
         net = OnnxNet(file).eval()
+        outputs = predict(net, images[:1], 1).shape[1]
         manifest = Manifest(
             name=known.name,
             file=File(sha256(file), file.stat().st_size, OPSET, _count_numbers(file)),
-            classes=known.classes,
+            classes=known.classes or [str(number) for number in range(outputs)],
             decoding=known.decoding,
             source=known.source,
             checked=checked,
@@ -213,7 +214,9 @@ def _quantize(
 def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary folder that at the end takes the place of `out`, or is removed after an error."""
     if out.exists() and not overwrite and not (out.is_dir() and (not any(out.iterdir()) or (out / MANIFEST).is_file())):
-        raise InputError(f"{out} holds something else than an artefact: name another folder, or replace it with `overwrite`")
+        raise InputError(
+            f"{out} holds something else than an artefact: name another folder, or replace it with `overwrite`"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))

@@ -54,7 +54,9 @@ def write_onnx(model: nn.Module, path: str | Path, input_size: Sequence[int]) ->
         raise InputError(f"{_name(model)} cannot be exported: {_reason(error)}") from None
     written = onnx.load(str(path))
     if written.graph.input[0].type.tensor_type.shape.dim[0].dim_value:
-        raise InputError(f"{_name(model)} cannot be exported for any batch size: its forward pass fixes that of N images")
+        raise InputError(
+            f"{_name(model)} cannot be exported for any batch size: its forward pass fixes that of N images"
+        )
     for node in written.graph.node:
         del node.metadata_props[:]  # where in whose folder each operator was written
     for value in [*written.graph.input, *written.graph.output, *written.graph.value_info, *written.graph.initializer]:
@@ -91,7 +93,9 @@ def _on_cpu(model: nn.Module) -> nn.Module:
 @contextlib.contextmanager
 def _silence():
     """The exporter prints its progress, logs and warns: an error says all that a user needs."""
-    levels = [(logging.getLogger(name), logging.getLogger(name).level) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [
+        (logging.getLogger(name), logging.getLogger(name).level) for name in ("torch.onnx", "onnxscript", "onnx_ir")
+    ]
     for logger, _ in levels:
         logger.setLevel(logging.CRITICAL)
     try:

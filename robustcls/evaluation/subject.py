@@ -23,6 +23,7 @@ from robustcls.data.images import Images, without_files
 from robustcls.data.splits import SAMPLING_RULE, check_named_by_file, decoded_alike, load_split, may_have_trained_on
 from robustcls.evaluation.config import AttackConfig, ExplainConfig
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, read_model
+from robustcls.models.weights import hash_weights
 from robustcls.results import records
 from robustcls.results.balance import SHARES, WHOLE, two_labels
 from robustcls.runtime.device import resolve_device, resolve_precision
@@ -208,7 +209,7 @@ def describe_model(
         classes = [str(number) for number in range(num_classes)]
     return records.Model(
         name=name or type(model).__name__,
-        sha256=sha256 or _hash_weights(model),
+        sha256=sha256 or hash_weights(model),
         arch=str(getattr(model, "arch", "") or type(model).__name__),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         input_size=list(input_size_of(model) or ()),
@@ -281,13 +282,4 @@ def _hash_tensors(*tensors: Tensor) -> str:
     for tensor in tensors:
         digest.update(repr(tuple(tensor.shape)).encode())
         digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def _hash_weights(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        if isinstance(tensor, Tensor):
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

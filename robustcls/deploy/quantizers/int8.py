@@ -85,9 +85,7 @@ def weighted_nodes(graph: Any) -> list[str]:
     """The names of the nodes of an ONNX graph that hold weights, in the order of the graph."""
     constants = {one.name for one in graph.initializer}
     return [
-        node.name
-        for node in graph.node
-        if node.op_type in WEIGHTED and any(name in constants for name in node.input)
+        node.name for node in graph.node if node.op_type in WEIGHTED and any(name in constants for name in node.input)
     ]
 
 

@@ -1,0 +1,128 @@
+"""Exports whatever `--model` takes, and gives the artefact."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.core.classifier import Classifier, check_images, input_size_of
+from robustcls.core.errors import InputError
+from robustcls.core.options import parse_numbers
+from robustcls.data.splits import check_named_by_file, decoded_alike, load_split
+from robustcls.deploy.config import ExportConfig
+from robustcls.deploy.export import Known, export_model
+from robustcls.models import loading
+from robustcls.models.artefact import load_artefact
+from robustcls.models.weights import hash_weights
+from robustcls.results.artefact import MODEL, Decoding, Manifest, Source
+
+IMAGES = 512  # training images for checks, references and calibration
+KEPT = ("data", "seed", "data_dir", "config")  # of what a checkpoint says of its training
+
+
+@dataclass
+class Artefact:
+    """A folder that was exported."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def file(self) -> Path:
+        """The ONNX file."""
+        return self.folder / MODEL
+
+    def load(self) -> Classifier:
+        """The model that runs the file, as `robustcls.load(folder)` gives it."""
+        return load_artefact(self.folder, self.manifest)
+
+
+def export_module(
+    model: nn.Module,
+    out: str | Path,
+    calibration: Tensor | None,
+    *,
+    quantize: str | None,
+    name: str,
+    overwrite: bool,
+    say: Callable[[str], None],
+) -> Artefact:
+    """As `robustcls.export` describes it."""
+    size = input_size_of(model) or (tuple(calibration.shape[1:]) if calibration is not None else None)
+    if size is None:
+        raise InputError(
+            f"{type(model).__name__} does not say which images it takes: give `calibration` images N,C,H,W"
+        )
+    if calibration is None and quantize:
+        raise InputError("`quantize` measures the ranges of activations: give training images as `calibration`")
+    if calibration is not None:
+        check_images(calibration, input_size=input_size_of(model))
+    known = _known(model, name or type(model).__name__, size)
+    known.data, known.split = ("given", "given") if calibration is not None else ("uniform noise", "none")
+    images = _noise(size) if calibration is None else calibration.detach().to("cpu", torch.float32)
+    return Artefact(Path(out), export_model(model, out, known, images, quantize=quantize, overwrite=overwrite, say=say))
+
+
+def export_spec(
+    spec: str, out: str | Path, options: ExportConfig, *, overwrite: bool = False, say: Callable[[str], None]
+) -> Artefact:
+    """The artefact of the model that `--model` names, on training images of its data. Raises InputError."""
+    if options.split == "test":
+        raise InputError("calibrated on test images, the file would be judged on what it has seen: give split=train")
+    source = loading.read_model(spec)
+    own = source.meta.get("data")
+    data = options.data or own
+    if data is None and options.quantize:
+        raise InputError(f"`quantize` measures the ranges of activations, and {spec} knows no data: give `data`")
+    mean, std = (parse_numbers(getattr(options, one), one) for one in ("mean", "std"))
+    if data is None:
+        loaded = loading.load(spec, arch=options.arch, classes=(), input_size=None, mean=mean, std=std)
+        size = input_size_of(loaded.model)
+        if size is None:
+            raise InputError(f"{spec} does not say which images it takes: give `data`")
+        images, known = _noise(size), _known(loaded.model, loaded.name, size)
+        known.data, known.split = "uniform noise", "none"
+    else:
+        if own and not options.data:
+            check_named_by_file(own, spec)
+        data = decoded_alike(data, own)[0] if own else data
+        chosen = load_split(
+            data, options.split, seed=source.meta.get("seed", options.seed),
+            data_dir=options.data_dir or source.meta.get("data_dir"), skip_corrupt=options.skip_corrupt,
+            limit_train=source.meta.get("config", {}).get("limit_train"), n=IMAGES,
+        )  # fmt: skip
+        size = tuple(chosen.pixels.shape[1:])
+        loaded = loading.build_model(
+            source, arch=options.arch, classes=chosen.classes, input_size=size, mean=mean, std=std
+        )
+        images, _ = chosen.batch()
+        check_images(images[:1], input_size=input_size_of(loaded.model))
+        _, taken = loading.fit_to_data(loaded, images[:32], chosen.classes)
+        known = _known(loaded.model, loaded.name, size)
+        known.data, known.split = data, options.split
+        say(f"{len(images)} images of {data}, split {options.split}" + (f"; {taken}" if taken else ""))
+    for line in loaded.notes:
+        say(line)
+    known.source.sha256 = source.sha256 or known.source.sha256
+    known.trained = {key: source.meta[key] for key in KEPT if key in source.meta}
+    known.threat = dict(source.meta.get("threat", {}))
+    manifest = export_model(loaded.model, out, known, images, quantize=options.quantize, overwrite=overwrite, say=say)
+    return Artefact(Path(out), manifest)
+
+
+def _known(model: nn.Module, name: str, size: Any) -> Known:
+    """What a model says of itself."""
+    classes = [str(one) for one in getattr(model, "classes", ()) or ()]
+    channels, height, width = size
+    source = Source(
+        name, arch=str(getattr(model, "arch", "") or type(model).__name__), sha256=hash_weights(model),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )  # fmt: skip
+    return Known(name, classes, (channels, height, width), source, Decoding(height, width, channels))
+
+
+def _noise(size: Any) -> Tensor:
+    return torch.rand(IMAGES // 8, *size, generator=torch.Generator().manual_seed(0))
