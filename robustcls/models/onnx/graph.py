@@ -14,8 +14,8 @@ from robustcls.models.onnx.operators import OPERATORS
 _DOMAINS = ("", "ai.onnx")
 
 
-class UnknownOperatorError(InputError):
-    """An operator that `operators/` does not have."""
+class NoTwin(InputError):
+    """Why a file has no twin, such as an operator that `operators/` lacks."""
 
 
 @dataclass
@@ -36,16 +36,14 @@ class OnnxGraph(nn.Module):
     """
 
     def __init__(self, path: str) -> None:
-        """Raises UnknownOperatorError, which names the operators; InputError for a file that cannot be read."""
+        """Raises NoTwin, which names the operators; InputError for a file that cannot be read."""
         super().__init__()
         model = _read(path)
         graph = model.graph
         opset = next((one.version for one in model.opset_import if one.domain in _DOMAINS), 1)
         unknown = sorted({_title(node) for node in graph.node if _function(node) is None})
         if unknown:
-            raise UnknownOperatorError(
-                f"{path} has no gradients here: no {', '.join(unknown)} among the known operators"
-            )
+            raise NoTwin(f"{path} has operators without a gradient here: {', '.join(unknown)}")
         import onnx
 
         constants = {one.name: _tensor(onnx.numpy_helper.to_array(one)) for one in graph.initializer}
@@ -76,7 +74,7 @@ class OnnxGraph(nn.Module):
             try:
                 result = node.run(*_arguments(node.inputs, values), **node.attributes)
             except (NotImplementedError, TypeError, RuntimeError, IndexError) as error:
-                raise RuntimeError(f"{node.name} failed in the file's PyTorch twin: {one_line(error)}") from error
+                raise NoTwin(f"{node.name} has no gradient here as this file uses it: {one_line(error)}") from error
             values.update(zip(node.outputs, result if isinstance(result, tuple) else (result,), strict=False))
             for name in node.done_with:
                 values.pop(name, None)
@@ -92,7 +90,7 @@ def _read(path: str) -> Any:
         import onnx
         import onnx.inliner
     except ImportError:
-        raise InputError(f"gradients of {path} need onnx: pip install 'robustcls[onnx]'") from None
+        raise NoTwin(f"gradients of {path} need onnx: pip install 'robustcls[onnx]'") from None
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf's and onnx's own have no class in common
@@ -105,7 +103,7 @@ def _title(node: Any) -> str:
 
 
 def _function(node: Any) -> Callable[..., Any] | None:
-    return OPERATORS.get(node.op_type) if node.domain in _DOMAINS else None
+    return OPERATORS.get(node.domain, {}).get(node.op_type)
 
 
 def _prepared(node: Any, opset: int) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -132,7 +130,7 @@ def _prepared(node: Any, opset: int) -> tuple[Callable[..., Any], dict[str, Any]
     takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in expected.values())
     odd = sorted(attributes.keys() - expected.keys())
     if odd and not takes_all:
-        raise UnknownOperatorError(f"{_title(node)} with {', '.join(odd)} is not among the known operators")
+        raise NoTwin(f"{_title(node)} with {', '.join(odd)} has no gradient here")
     return run, attributes
 
 

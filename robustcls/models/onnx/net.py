@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.files import sha256
-from robustcls.models.onnx.graph import OnnxGraph, UnknownOperatorError
+from robustcls.models.onnx.graph import NoTwin, OnnxGraph
 from robustcls.models.onnx.operators.rounding import straight_through
 
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
@@ -45,10 +45,23 @@ class OnnxNet(nn.Module):
         self.twin: OnnxGraph | None = None
         self.no_gradient = ""
         try:
-            self.twin = OnnxGraph(self.path).requires_grad_(False)
-        except UnknownOperatorError as error:
+            self.twin = OnnxGraph(self.path)
+        except NoTwin as error:
             self.no_gradient = str(error)
-        self.differentiable = self.twin is not None
+
+    @property
+    def differentiable(self) -> bool:
+        return self.twin is not None
+
+    def try_twin(self, input_size: Sequence[int]) -> None:
+        """Gives the twin up where it cannot run images C,H,W. What it gives, a check of the evaluation compares."""
+        if self.twin is None:
+            return
+        try:
+            with torch.no_grad():
+                self.twin(torch.rand(self.batch_size or 2, *input_size, generator=torch.Generator().manual_seed(0)))
+        except NoTwin as error:
+            self.twin, self.no_gradient = None, str(error)
 
     def input_size(self, assumed: Sequence[int]) -> tuple[int, ...]:
         """(C, H, W), with the assumed size where the file leaves it open."""
@@ -95,6 +108,7 @@ def load_onnx(
     if net.num_classes not in (None, len(classes)):
         classes = [str(number) for number in range(net.num_classes or 0)]
     size = net.input_size(input_size)
+    net.try_twin(size)
     return Classifier(net, classes=classes, input_size=size, mean=mean, std=std, arch="onnx").eval()
 
 

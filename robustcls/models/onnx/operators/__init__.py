@@ -8,13 +8,20 @@ Semantics: https://onnx.ai/onnx/operators/
 """
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
-from robustcls.models.onnx.operators import activations, arithmetic, layers, rounding, shapes
+from robustcls.models.onnx.operators import activations, arithmetic, layers, microsoft, rounding, shapes
 
-OPERATORS: dict[str, Callable[..., Any]] = {
-    name: function
-    for module in (activations, arithmetic, layers, rounding, shapes)
-    for name, function in vars(module).items()
-    if name[0].isupper() and getattr(function, "__module__", "") == module.__name__
-}
+
+def _of(*modules: ModuleType) -> dict[str, Callable[..., Any]]:
+    return {
+        name: function
+        for module in modules
+        for name, function in vars(module).items()
+        if name[0].isupper() and getattr(function, "__module__", "") == module.__name__
+    }
+
+
+STANDARD = _of(activations, arithmetic, layers, rounding, shapes)
+OPERATORS = {"": STANDARD, "ai.onnx": STANDARD, "com.microsoft": _of(microsoft)}  # by domain, then name
