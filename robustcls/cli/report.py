@@ -11,7 +11,15 @@ import click
 
 from robustcls.cli.console import note, progress
 from robustcls.cli.options import MODEL_HELP, GroupedCommand, config_option, options
-from robustcls.cli.places import check_not_lost, command_line, keep_earlier, name_of, overwrite_option
+from robustcls.cli.places import (
+    check_not_lost,
+    command_line,
+    default_out,
+    home_of,
+    keep_earlier,
+    name_of,
+    overwrite_option,
+)
 from robustcls.core.claims import claim
 from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError
@@ -220,7 +228,7 @@ def beside_each(specs: Sequence[str], name: str, home: Path) -> list[Path]:
     """A file beside each model or evaluation, in `home` for a model from code; of those that share a folder, each its own,
     such as evaluation-pgd.json.
     """
-    homes = [Path(spec).parent / name if Path(spec).exists() else home / name for spec in specs]
+    homes = [home_of(spec, home) / name for spec in specs]
     tails = [Path(spec).name.removesuffix(".pt").removesuffix(".json").replace(":", "-") for spec in specs]
     named = [
         home if homes.count(home) == 1 else home.with_name(f"{home.stem}-{tail}{home.suffix}")
@@ -295,4 +303,4 @@ def measure(
 
 
 def _beside(spec: str) -> Path:
-    return Path(spec).parent / "report.html" if Path(spec).exists() else Path("report.html")
+    return default_out(spec, "report.html")

@@ -35,7 +35,7 @@ from robustcls.results.artefact import (
     Quantization,
     Source,
 )
-from robustcls.runtime.device import cpu_flags
+from robustcls.runtime.device import EIGHT_BIT, cpu_flags
 from robustcls.runtime.predict import predict
 
 TOLERANCE = 1e-4  # of the largest logit, by which the floating-point file may differ from its source
@@ -44,7 +44,6 @@ BATCHES = (1, 32)
 REFERENCES = 64  # images that a runtime must reproduce
 CHECKED = 256  # images on which the file is compared with its source
 WINDOW, ALPHA, QUANTILES = 500, 0.01, 101  # of the drift statistic
-EIGHT_BIT = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 
 
 @dataclass
@@ -113,7 +112,7 @@ def export_model(
         outputs = predict(net, images[:1], 1).shape[1]
         manifest = Manifest(
             name=known.name,
-            file=File(sha256(file), file.stat().st_size, OPSET, _count_numbers(file)),
+            file=File(sha256(file), file.stat().st_size, OPSET, net.parameters_in_file),
             classes=known.classes or [str(number) for number in range(outputs)],
             decoding=known.decoding,
             source=known.source,
@@ -240,14 +239,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _count_numbers(file: Path) -> int:
-    import math
-
-    import onnx
-
-    return sum(math.prod(one.dims) for one in onnx.load(str(file)).graph.initializer)
 
 
 def _hash(images: Tensor) -> str:

@@ -25,6 +25,7 @@ from robustcls.evaluation.config import AttackConfig, ExplainConfig
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, read_model
 from robustcls.models.weights import hash_weights
 from robustcls.results import records
+from robustcls.results.artefact import Manifest
 from robustcls.results.balance import SHARES, WHOLE, two_labels
 from robustcls.runtime.device import resolve_device, resolve_precision
 from robustcls.runtime.fused import Counted
@@ -57,6 +58,9 @@ class Subject:
     two_labels: tuple[int, int] | None = None  # of data with two classes: the negative one, then the positive one
     training: records.Training | None = None
     surrogate: Surrogate | None = None
+    original: Surrogate | None = None  # of a model that is an exported file, the one that it was made of
+    quantization: str = ""  # of such a file
+    made_of: str = ""  # of such a file, the SHA-256 of the other's
     notes: list[str] = field(default_factory=list)  # what a user must be told: what was taken from where
     images_were_on: torch.device | None = None  # None where on the CPU or with the model: both are usual
 
@@ -72,11 +76,14 @@ class Subject:
 
     def take(self, rows: Tensor) -> "Subject":
         """The samples at these positions. The record of the data is still that of all."""
-        surrogate = self.surrogate and dataclasses.replace(self.surrogate, y=self.surrogate.y[rows])
+        surrogate, original = (
+            other and dataclasses.replace(other, y=other.y[rows]) for other in (self.surrogate, self.original)
+        )
         files = None if self.files is None else [self.files[row] for row in rows.tolist()]
         return dataclasses.replace(
-            self, x=self.x[rows], y=self.y[rows], index=self.index[rows], files=files, surrogate=surrogate
-        )
+            self, x=self.x[rows], y=self.y[rows], index=self.index[rows], files=files, surrogate=surrogate,
+            original=original,
+        )  # fmt: skip
 
 
 def make_subject(
@@ -177,6 +184,12 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         other, its_map, its_record, said = _fit(read_model(transfer_from), images, options, shared=True)
         surrogate = Surrogate(other.model, its_record, _renumber(images.labels, its_map))
         notes += said
+    original = None
+    if spec_of_original := getattr(options, "original", None):
+        other, its_map, its_record, said = _fit(read_model(spec_of_original), images, options, shared=True)
+        original = Surrogate(other.model, its_record, _renumber(images.labels, its_map))
+        notes += said
+    manifest = source.content if isinstance(source.content, Manifest) else None
     x, _ = images.batch()
     return Subject(
         loaded.model, x, _renumber(images.labels, mapped), threat, record, data,
@@ -186,6 +199,9 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         two_labels=two_labels(record, data),
         training=read_training(Path(spec), source.meta) if source.meta else None,
         surrogate=surrogate,
+        original=original,
+        quantization=manifest.quantization.spec if manifest and manifest.quantization else "",
+        made_of=manifest.source.sha256 if manifest else "",
         notes=notes,
     )  # fmt: skip
 
@@ -196,6 +212,9 @@ def load_subjects(specs: Sequence[str], options: AttackConfig) -> list[Subject]:
     for subject in subjects:
         if subject.data_record.sha256 == subjects[0].data_record.sha256:
             subject.x = subjects[0].x
+        for other in subjects:
+            if subject.original is None and subject.made_of and subject.made_of == other.model_record.sha256:
+                subject.original = Surrogate(other.model, other.model_record, other.y)
     return subjects
 
 

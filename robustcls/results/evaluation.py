@@ -20,6 +20,7 @@ from robustcls.results.subject import Data, Model, Provenance, Threat
 from robustcls.results.training import Training
 
 if TYPE_CHECKING:
+    from robustcls.evaluation.measures.artefact.record import Artefact
     from robustcls.evaluation.measures.calibration.record import Calibration
     from robustcls.evaluation.measures.corruptions.record import Corruptions
     from robustcls.evaluation.measures.gallery.record import Gallery
@@ -64,6 +65,7 @@ class Evaluation:
     balanced: Balanced | None = None
     two_classes: TwoClasses | None = None
     license: str = ""  # of the model, as its owner states it: an SPDX identifier
+    artefact: "Artefact | None" = None  # of a model that is an exported file
 
     # Of one that was just made: its evaluation.examples.Examples, in memory. No field, for no file holds them.
     examples = cast(Any, None)

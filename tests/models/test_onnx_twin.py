@@ -120,7 +120,7 @@ def test_weights_in_8_bits_are_decoded_once(tmp_path):
     w = numpy.arange(16, dtype=numpy.int8).reshape(4, 4)
     constants = [("w", w), ("s", numpy.float32([1, 2, 3, 4])), ("z", numpy.int8([0, 0, 0, 1]))]
     graph = OnnxGraph(save(tmp_path / "net.onnx", nodes, constants))
-    assert [node.name for node in graph._nodes] == ["Flatten", "MatMul"]
+    assert [node.title for node in graph.nodes.values()] == ["Flatten", "MatMul"]
     (weight,) = graph.buffers()
     torch.testing.assert_close(weight, (torch.tensor(w) - torch.tensor([0, 0, 0, 1])) * torch.tensor([1.0, 2, 3, 4]))
 

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,14 +17,27 @@ class NoTwin(InputError):
     """Why a file has no twin, such as an operator that `operators/` lacks."""
 
 
-@dataclass
-class _Node:
-    run: Callable[..., Any]
-    inputs: list[str]
-    outputs: list[str]
-    attributes: dict[str, Any]
-    name: str
-    done_with: list[str]  # values that nothing after this node takes
+class Node(nn.Module):
+    """One operator, under the name that it has in the file; a module, so that attribution methods can hook it."""
+
+    def __init__(
+        self, run: Callable[..., Any], inputs: list[str], outputs: list[str], attributes: dict[str, Any], title: str
+    ) -> None:
+        super().__init__()
+        self.run, self.inputs, self.outputs, self.attributes, self.title = run, inputs, outputs, attributes, title
+        self.done_with: list[str] = []  # values that nothing after this node takes
+
+    def forward(self, *values: Tensor | None) -> Any:
+        try:
+            return self.run(*values, **self.attributes)
+        except (NotImplementedError, TypeError, RuntimeError, IndexError) as error:
+            raise NoTwin(f"{self.title} has no gradient here as this file uses it: {one_line(error)}") from error
+
+
+class Convolution(Node):
+    """An operator Conv: to attribution methods what `nn.Conv2d` is."""
+
+    is_convolution = True
 
 
 class OnnxGraph(nn.Module):
@@ -47,34 +59,36 @@ class OnnxGraph(nn.Module):
         import onnx
 
         constants = {one.name: _tensor(onnx.numpy_helper.to_array(one)) for one in graph.initializer}
+        self.stored = sum(one.numel() for one in constants.values())  # numbers in the file
         self._input = next(one.name for one in graph.input if one.name not in constants)
         self._output = graph.output[0].name
         nodes = []
         for node in graph.node:
             run, attributes = _prepared(node, opset)
             if all(name in constants or not name for name in node.input):
-                values = run(*_arguments(node.input, constants), **attributes)
+                values = Node(run, [], [], attributes, _title(node))(*_arguments(node.input, constants))
                 constants.update(zip(node.output, values if isinstance(values, tuple) else (values,), strict=False))
             else:
-                nodes.append(_Node(run, list(node.input), list(node.output), attributes, _title(node), []))
-        used = {name for node in nodes for name in node.inputs} | {self._output}
+                kind = Convolution if node.op_type == "Conv" else Node
+                nodes.append((node.name, kind(run, list(node.input), list(node.output), attributes, _title(node))))
+        self.nodes = nn.ModuleDict()
+        for number, (name, node) in enumerate(nodes):
+            plain = name.replace(".", "_").replace("/", "_").strip("_")
+            self.nodes[plain if plain and not hasattr(self.nodes, plain) else f"{node.title}_{number}"] = node
+        used = {name for _, node in nodes for name in node.inputs} | {self._output}
         self._places = {}  # buffers, so that they move with the module: their own names may hold dots
         for number, name in enumerate(name for name in constants if name in used):
             self._places[name] = f"constant_{number}"
             self.register_buffer(f"constant_{number}", constants[name])
-        last = {name: node for node in nodes for name in node.inputs}
+        last = {name: node for _, node in nodes for name in node.inputs}
         for name, node in last.items():
             if name and name not in self._places and name != self._output:
                 node.done_with.append(name)
-        self._nodes = nodes
 
     def forward(self, x: Tensor) -> Tensor:
-        values = {name: getattr(self, place) for name, place in self._places.items()} | {self._input: x}
-        for node in self._nodes:
-            try:
-                result = node.run(*_arguments(node.inputs, values), **node.attributes)
-            except (NotImplementedError, TypeError, RuntimeError, IndexError) as error:
-                raise NoTwin(f"{node.name} has no gradient here as this file uses it: {one_line(error)}") from error
+        values: dict[str, Any] = {name: getattr(self, place) for name, place in self._places.items()} | {self._input: x}
+        for node in self.nodes.values():
+            result = node(*_arguments(node.inputs, values))
             values.update(zip(node.outputs, result if isinstance(result, tuple) else (result,), strict=False))
             for name in node.done_with:
                 values.pop(name, None)

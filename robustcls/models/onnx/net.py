@@ -1,7 +1,8 @@
 """Runs models in ONNX files with onnxruntime; gradients come from the file's twin in PyTorch."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class OnnxNet(nn.Module):
         self.num_classes = _fixed((self._output.shape or (0, 0))[1])
         self.twin: OnnxGraph | None = None
         self.no_gradient = ""
+        self._twin_alone = False
         try:
             self.twin = OnnxGraph(self.path)
         except NoTwin as error:
@@ -74,10 +76,31 @@ class OnnxNet(nn.Module):
     def _logits(self, x: Tensor) -> Tensor:
         missing = (self.batch_size or len(x)) - len(x)
         full = torch.cat([x, x[-1:].expand(missing, -1, -1, -1)]) if missing else x
+        if self._twin_alone and self.twin is not None:
+            return self.twin(full)[: len(x)]
         logits = self._run(full)
         if self.twin is not None and torch.is_grad_enabled() and x.requires_grad:
             logits = straight_through(self.twin(full), logits)
         return logits[: len(x)]
+
+    @property
+    def parameters_in_file(self) -> int:
+        """Numbers that the file stores as constants; 0 where onnx is not installed."""
+        return self.twin.stored if self.twin is not None else 0
+
+    def runner(self, threads: int) -> Callable[[Any], Any]:
+        """Runs the file on the CPU with so many threads: an array N,C,H,W to logits N,K."""
+        session = _open(self.path, "cpu", threads)
+        return lambda pixels: session.run([self._output.name], {self._input.name: pixels})[0]
+
+    @contextmanager
+    def in_pytorch(self) -> Iterator[None]:
+        """In it, the logits are the twin's, too."""
+        self._twin_alone = True
+        try:
+            yield
+        finally:
+            self._twin_alone = False
 
     def _run(self, x: Tensor) -> Tensor:
         pixels = x.detach().to("cpu", torch.float32).contiguous()
@@ -89,6 +112,11 @@ class OnnxNet(nn.Module):
         if device not in self._sessions:
             self._sessions[device] = _open(self.path, device)
         return self._sessions[device]
+
+
+def net_of(model: nn.Module) -> OnnxNet | None:
+    """The ONNX file inside a model, where it is one."""
+    return next((one for one in model.modules() if isinstance(one, OnnxNet)), None)
 
 
 def load_onnx(
@@ -122,7 +150,7 @@ def hash_onnx(path: str | Path) -> str:
     return hashlib.sha256((sha256(path) + sha256(beside)).encode()).hexdigest()
 
 
-def _open(path: str, device: str) -> Any:
+def _open(path: str, device: str, threads: int | None = None) -> Any:
     try:
         import onnxruntime
     except ImportError:
@@ -130,7 +158,7 @@ def _open(path: str, device: str) -> Any:
     there = onnxruntime.get_available_providers()
     providers = [name for name in dict.fromkeys((_PROVIDERS.get(device), _PROVIDERS["cpu"])) if name in there]
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3  # errors: it warns of every weight that it prunes
     try:
         return onnxruntime.InferenceSession(path, options, providers=providers)

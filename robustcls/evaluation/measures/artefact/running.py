@@ -1,0 +1,79 @@
+"""Size and speed of an exported file, and of the model that it was made of."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy
+import torch
+from torch import nn
+
+from robustcls.evaluation.measures.artefact.record import Latency, Runtime
+from robustcls.models.onnx.net import OnnxNet
+from robustcls.runtime.device import EIGHT_BIT, cpu_flags
+from robustcls.runtime.flops import FlopCounter
+
+BATCHES = (1, 8, 32)
+RUNS, SECONDS, FEWEST = 200, 2.0, 10  # of each batch size: at most so many runs or seconds, at least so many runs
+
+
+def describe_runtime(net: OnnxNet, shape: Sequence[int], original: nn.Module | None) -> Runtime:
+    """On one thread. shape: 1,C,H,W."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        latency = [_latency(net, batch, shape, original) for batch in BATCHES if net.batch_size in (None, batch)]
+    finally:
+        torch.set_num_threads(threads)
+    image = torch.zeros(net.batch_size or 1, *shape[1:])
+    record = Runtime(
+        bytes=Path(net.path).stat().st_size,
+        parameters=net.parameters_in_file,
+        macs=_macs(net.twin, image) if net.twin is not None else 0,
+        latency=latency,
+        cpu=sorted(set(EIGHT_BIT) & cpu_flags()),
+    )
+    if original is not None:
+        tensors = [*original.parameters(), *original.buffers()]
+        record.original_bytes = sum(one.numel() * one.element_size() for one in tensors)
+        record.original_parameters = sum(one.numel() for one in original.parameters())
+        record.original_macs = _macs(original, torch.zeros(1, *shape[1:]))
+    return record
+
+
+def _macs(model: nn.Module, images: torch.Tensor) -> int:
+    """Multiply-adds of an image."""
+    device = next((one.device for one in (*model.parameters(), *model.buffers())), images.device)
+    with torch.no_grad(), FlopCounter() as counter:
+        model(images.to(device))
+    return counter.total // 2 // len(images)
+
+
+def _latency(net: OnnxNet, batch: int, shape: Sequence[int], original: nn.Module | None) -> Latency:
+    images = torch.rand(batch, *shape[1:])
+    run = net.runner(threads=1)
+    mine = _times(lambda: run(images.numpy()))
+    record = Latency(batch, len(mine), *_percentiles(mine))
+    if original is not None and all(one.device.type == "cpu" for one in original.parameters()):
+        with torch.no_grad():
+            theirs = _times(lambda: original(images))
+        record.original_p50, record.original_p99 = _percentiles(theirs)
+    return record
+
+
+def _times(run: Callable[[], object]) -> list[float]:
+    """Milliseconds of each run, after three that do not count."""
+    for _ in range(3):
+        run()
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < RUNS and (len(times) < FEWEST or time.perf_counter() - began < SECONDS):
+        start = time.perf_counter()
+        run()
+        times.append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def _percentiles(times: list[float]) -> tuple[float, float]:
+    low, high = numpy.percentile(times, (50, 99))
+    return float(low), float(high)
