@@ -75,6 +75,7 @@ class OnnxGraph(nn.Module):
         for number, (name, node) in enumerate(nodes):
             plain = name.replace(".", "_").replace("/", "_").strip("_")
             self.nodes[plain if plain and not hasattr(self.nodes, plain) else f"{node.title}_{number}"] = node
+        self._order = [node for _, node in nodes]
         used = {name for _, node in nodes for name in node.inputs} | {self._output}
         self._places = {}  # buffers, so that they move with the module: their own names may hold dots
         for number, name in enumerate(name for name in constants if name in used):
@@ -87,7 +88,7 @@ class OnnxGraph(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         values: dict[str, Any] = {name: getattr(self, place) for name, place in self._places.items()} | {self._input: x}
-        for node in self.nodes.values():
+        for node in self._order:
             result = node(*_arguments(node.inputs, values))
             values.update(zip(node.outputs, result if isinstance(result, tuple) else (result,), strict=False))
             for name in node.done_with:

@@ -10,8 +10,8 @@ from robustcls.reporting.html import Row, fill_file, lacking, table
 from robustcls.reporting.missing import missing_of
 
 SETS = {
-    "clean": "Clean images", "white_box": "White box", "transfer": "Transfer from the other", "square": "White box, then Square",
-    "union": "Union of all",
+    "clean": "Clean images", "white_box": "White box", "transfer": "Transfer from the other",
+    "square": "White box, then Square", "union": "Union of all",
 }  # fmt: skip
 
 
