@@ -323,7 +323,10 @@ def export(
     out: str | Path,
     *,
     calibration: Tensor | None = None,
+    labels: Tensor | None = None,
     quantize: str | None = None,
+    max_robust_drop: float | None = None,
+    threat: ThreatModel | str | None = None,
     name: str = "",
     overwrite: bool = False,
 ) -> Artefact:
@@ -338,7 +341,11 @@ def export(
         out: the folder; an earlier artefact there is replaced.
         calibration: training images, float N,C,H,W in [0, 1], for the checks and for quantisation; never test images.
             Without them the checks are on uniform noise.
+        labels: N, of the calibration images; the model's own predictions unless given.
         quantize: `int8`, or a spec such as `int8(calibrate=256, keep="first_and_last")`. See `robustcls list quantizer`.
+        max_robust_drop: points of robust accuracy under `threat` that 8 bits may cost, on the last 256 of these images;
+            layers stay in floating point, most harmful first, until they do not cost more.
+        threat: kept in the manifest, for those who attack the artefact.
         name: of the model, in the manifest.
         overwrite: replace a folder that holds something else.
 
@@ -354,8 +361,10 @@ def export(
         >>> robustcls.evaluate(artefact.load(), images, labels, "linf:8/255").robust.accuracy
     """
     return export_module(
-        model, out, calibration, quantize=quantize, name=name, overwrite=overwrite, say=lambda line: None
-    )
+        model, out, calibration,
+        labels=labels, quantize=quantize, max_robust_drop=max_robust_drop,
+        threat=None if threat is None else _threat_model(threat), name=name, overwrite=overwrite, say=lambda line: None,
+    )  # fmt: skip
 
 
 def _threat_model(threat: ThreatModel | str | None) -> ThreatModel:

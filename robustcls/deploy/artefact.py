@@ -1,6 +1,6 @@
 """Exports whatever `--model` takes, and gives the artefact."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robustcls.core.classifier import Classifier, check_images, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_numbers
+from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data.splits import check_named_by_file, decoded_alike, load_split
 from robustcls.deploy.config import ExportConfig
 from robustcls.deploy.export import Known, export_model
@@ -19,7 +20,7 @@ from robustcls.models.artefact import load_artefact
 from robustcls.models.weights import hash_weights
 from robustcls.results.artefact import MODEL, Decoding, Manifest, Source
 
-IMAGES = 512  # training images for checks, references and calibration
+IMAGES = 768  # training images for checks, references and calibration
 KEPT = ("data", "seed", "data_dir", "config")  # of what a checkpoint says of its training
 
 
@@ -45,7 +46,10 @@ def export_module(
     out: str | Path,
     calibration: Tensor | None,
     *,
+    labels: Tensor | None,
     quantize: str | None,
+    max_robust_drop: float | None,
+    threat: ThreatModel | None,
     name: str,
     overwrite: bool,
     say: Callable[[str], None],
@@ -59,11 +63,17 @@ def export_module(
     if calibration is None and quantize:
         raise InputError("`quantize` measures the ranges of activations: give training images as `calibration`")
     if calibration is not None:
-        check_images(calibration, input_size=input_size_of(model))
+        check_images(calibration, labels, input_size_of(model))
     known = _known(model, name or type(model).__name__, size)
     known.data, known.split = ("given", "given") if calibration is not None else ("uniform noise", "none")
     images = _noise(size) if calibration is None else calibration.detach().to("cpu", torch.float32)
-    return Artefact(Path(out), export_model(model, out, known, images, quantize=quantize, overwrite=overwrite, say=say))
+    if threat is not None:
+        known.threat = {"norm": threat.norm, "eps": threat.eps}
+    manifest = export_model(
+        model, out, known, images, labels=labels, quantize=quantize, max_robust_drop=max_robust_drop, overwrite=overwrite,
+        say=say,
+    )  # fmt: skip
+    return Artefact(Path(out), manifest)
 
 
 def export_spec(
@@ -84,7 +94,7 @@ def export_spec(
         if size is None:
             raise InputError(f"{spec} does not say which images it takes: give `data`")
         images, known = _noise(size), _known(loaded.model, loaded.name, size)
-        known.data, known.split = "uniform noise", "none"
+        known.data, known.split, labels = "uniform noise", "none", None
     else:
         if own and not options.data:
             check_named_by_file(own, spec)
@@ -98,9 +108,10 @@ def export_spec(
         loaded = loading.build_model(
             source, arch=options.arch, classes=chosen.classes, input_size=size, mean=mean, std=std
         )
-        images, _ = chosen.batch()
+        images, labels = chosen.batch()
         check_images(images[:1], input_size=input_size_of(loaded.model))
-        _, taken = loading.fit_to_data(loaded, images[:32], chosen.classes)
+        mapped, taken = loading.fit_to_data(loaded, images[:32], chosen.classes)
+        labels = torch.tensor(mapped.outputs)[labels]
         known = _known(loaded.model, loaded.name, size)
         known.data, known.split = data, options.split
         say(f"{len(images)} images of {data}, split {options.split}" + (f"; {taken}" if taken else ""))
@@ -108,9 +119,23 @@ def export_spec(
         say(line)
     known.source.sha256 = source.sha256 or known.source.sha256
     known.trained = {key: source.meta[key] for key in KEPT if key in source.meta}
-    known.threat = dict(source.meta.get("threat", {}))
-    manifest = export_model(loaded.model, out, known, images, quantize=options.quantize, overwrite=overwrite, say=say)
+    known.threat = _threat(source.meta, options)
+    manifest = export_model(
+        loaded.model, out, known, images, labels=labels, quantize=options.quantize,
+        max_robust_drop=options.max_robust_drop, seed=options.seed, overwrite=overwrite, say=say,
+    )  # fmt: skip
     return Artefact(Path(out), manifest)
+
+
+def _threat(meta: Mapping[str, Any], options: ExportConfig) -> dict[str, Any]:
+    """From the options, else the checkpoint; a radius holds for its own norm alone."""
+    known = dict(meta.get("threat", {}))
+    if options.norm and options.norm != known.get("norm") and options.eps is None:
+        raise InputError(f"norm {options.norm} has no radius here: give `eps`, such as `eps=0.5`")
+    if options.eps is None:
+        return known
+    threat = ThreatModel(options.norm or known.get("norm", "linf"), parse_eps(options.eps))
+    return {"norm": threat.norm, "eps": threat.eps}
 
 
 def _known(model: nn.Module, name: str, size: Any) -> Known:

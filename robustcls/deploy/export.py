@@ -5,7 +5,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +15,15 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from robustcls.attacks._run import run_attack
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.files import sha256
 from robustcls.core.gradients import frozen
 from robustcls.core.provenance import versions
-from robustcls.deploy.onnx_file import OPSET, write_onnx
+from robustcls.core.threat import ThreatModel
+from robustcls.deploy.onnx_file import OPSET, weighted_nodes, write_onnx
+from robustcls.deploy.robust_drop import HeldOut, keep_robust
 from robustcls.models.onnx.net import OnnxNet
 from robustcls.results.artefact import (
     DRIFT,
@@ -41,6 +44,8 @@ from robustcls.runtime.predict import predict
 TOLERANCE = 1e-4  # of the largest logit, by which the floating-point file may differ from its source
 TOLERANCE_INT8 = 0.05  # likewise, by which an 8-bit file may differ between CPUs: a rounding that falls the other way
 BATCHES = (1, 32)
+HELD_OUT = 256  # training images on which the loss of robust accuracy is measured
+CALIBRATION_ATTACK = "pgd(steps=10, early_stop=False)"
 REFERENCES = 64  # images that a runtime must reproduce
 CHECKED = 256  # images on which the file is compared with its source
 WINDOW, ALPHA, QUANTILES = 500, 0.01, 101  # of the drift statistic
@@ -68,8 +73,10 @@ def export_model(
     known: Known,
     images: Tensor,
     *,
+    labels: Tensor | None = None,
     quantize: str | None = None,
-    craft: Callable[[Tensor], Tensor] | None = None,
+    max_robust_drop: float | None = None,
+    seed: int = 0,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
@@ -80,8 +87,11 @@ def export_model(
         out: the folder.
         known: of the model.
         images: float32 N,C,H,W in [0, 1], training images: for checks, references and calibration.
+        labels: N, of the images; the model's own predictions unless given.
         quantize: a spec such as `int8(calibrate=256)`.
-        craft: makes adversarial examples of the source from images, where quantisation asks for some.
+        max_robust_drop: points of robust accuracy that it may cost on images that were not calibrated on; layers go back to
+            floating point until it does not cost more.
+        seed: of adversarial examples.
         overwrite: replace a folder that holds something else.
         say: is told what was done, a line each.
 
@@ -91,7 +101,10 @@ def export_model(
     Raises:
         InputError: where the model cannot be exported, the file does not agree with it, or `out` cannot be written.
     """
-    quantizer = plugins.load("quantizer", quantize) if quantize else None
+    if max_robust_drop is not None and not quantize:
+        raise InputError("`max_robust_drop` bounds what `quantize` costs: give both")
+    if quantize:
+        plugins.load("quantizer", quantize)  # a typo is found at once
     with _new_folder(Path(out), overwrite) as folder:
         file = folder / MODEL
         write_onnx(model, file, known.input_size)
@@ -101,9 +114,12 @@ def export_model(
             f"logits within {checked.largest_difference:.1g} (largest {checked.largest_logit:.3g})"
         )
         quantization = None
-        if quantizer is not None:
-            assert quantize is not None
-            quantization = _quantize(quantizer, quantize, folder, model, known, images, craft)
+        if quantize:
+            with frozen(model):
+                if labels is None:
+                    labels = predict(model, images, max(BATCHES)).argmax(1)
+                task = _Task(model, known, images, labels, seed)
+                quantization = _quantize(quantize, folder, task, max_robust_drop, say)
             say(
                 f"{quantize}: {quantization.same_label:.1%} of {quantization.calibration.n} calibration images keep their "
                 f"label; in floating point: {', '.join(quantization.float_layers) or 'nothing'}"
@@ -187,26 +203,63 @@ def write_drift(path: Path, net: nn.Module, images: Tensor) -> None:
     numpy.savez(path, quantiles=quantiles, n=n, window=WINDOW, alpha=ALPHA, threshold=threshold)
 
 
-def _quantize(
-    quantizer: Any, spec: str, folder: Path, model: nn.Module, known: Known, images: Tensor, craft: Any
-) -> Quantization:
+@dataclass
+class _Task:
+    """What is quantised, on which images."""
+
+    model: nn.Module
+    known: Known
+    images: Tensor
+    labels: Tensor
+    seed: int
+
+    def threat(self, why: str) -> ThreatModel:
+        if not self.known.threat:
+            raise InputError(f"{why} needs a threat model, and the model names none: give `norm` and `eps`")
+        return ThreatModel(self.known.threat["norm"], self.known.threat["eps"])
+
+    def attack(self, rows: slice) -> Tensor:
+        """Adversarial examples of the source."""
+        threat = self.threat("`quantize` with adversarial calibration images")
+        return run_attack(
+            self.model, self.images[rows], self.labels[rows], threat, CALIBRATION_ATTACK, target=None,
+            batch_size=max(BATCHES), seed=self.seed, index=None, progress=False,
+        )  # fmt: skip
+
+
+def _quantize(spec: str, folder: Path, task: _Task, bound: float | None, say: Callable[[str], None]) -> Quantization:
     """Puts the quantised file in the place of the other."""
-    options = plugins.resolved("quantizer", spec)
-    chosen = images[: options.get("calibrate", len(images))]
-    count = round(options.get("adversarial", 0.0) * len(chosen))
+    quantizer, options = plugins.load("quantizer", spec), plugins.resolved("quantizer", spec)
+    n = min(options.get("calibrate", len(task.images)), len(task.images) - (HELD_OUT if bound is not None else 0))
+    if n < 1:
+        raise InputError(
+            f"{len(task.images)} images do not suffice to calibrate on some and to measure robust accuracy on {HELD_OUT} "
+            "others: give more training images, or leave out `max_robust_drop`"
+        )
+    chosen, count = task.images[:n], round(options.get("adversarial", 0.0) * n)
     if count:
-        if craft is None:
-            raise InputError("`quantize` asks for adversarial calibration images, and there is no threat model")
-        chosen = torch.cat([craft(chosen[:count]), chosen[count:]])
-    calibration = Calibration(known.data, known.split, len(chosen), _hash(chosen), count)
-    rounded = folder / "rounded.onnx"
-    float_layers = quantizer(folder / MODEL, rounded, chosen)
-    with torch.no_grad(), frozen(model):
-        expected = predict(model, chosen, max(BATCHES)).argmax(1)
+        chosen = torch.cat([task.attack(slice(count)), chosen[count:]])
+    calibration = Calibration(task.known.data, task.known.split, n, _hash(chosen), count)
+    source, rounded = folder / MODEL, folder / "rounded.onnx"
+
+    def quantize(float_layers: Sequence[str], target: Path) -> list[str]:
+        return quantizer(source, target, chosen, float_layers)
+
+    drop = None
+    if bound is None:
+        kept = quantize((), rounded)
+    else:
+        threat = task.threat("`max_robust_drop`")
+        held = HeldOut(task.model, task.images[-HELD_OUT:], task.labels[-HELD_OUT:], threat, task.seed)
+        kept, drop = keep_robust(quantize, rounded, weighted_nodes(source), bound, held, say)
+    expected = predict(task.model, chosen, max(BATCHES)).argmax(1)
     same = (predict(OnnxNet(rounded), chosen, max(BATCHES)).argmax(1) == expected).double().mean().item()
-    os.replace(rounded, folder / MODEL)
+    os.replace(rounded, source)
     full = str(plugins.Spec(plugins.parse("quantizer", spec).name, (), tuple(options.items())))
-    return Quantization(full, calibration, float_layers, same)
+    record = Quantization(full, calibration, kept, same)
+    if drop is not None:
+        record.robust_drop, record.robust_drop_bound, record.robust_drop_n = drop.points, bound, drop.n
+    return record
 
 
 @contextlib.contextmanager

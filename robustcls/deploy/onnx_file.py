@@ -19,6 +19,8 @@ from robustcls.core.errors import InputError, one_line
 from robustcls.models.onnx.net import OnnxNet
 
 OPSET = 18
+INPUT, OUTPUT = "images", "logits"
+WEIGHTED = ("Conv", "Gemm", "MatMul")
 NEEDS = "export needs onnx, onnxscript and onnxruntime: pip install 'robustcls[onnx]'"
 
 
@@ -47,7 +49,7 @@ def write_onnx(model: nn.Module, path: str | Path, input_size: Sequence[int]) ->
         with _silence():
             program: Any = torch.onnx.export(
                 _Logits(copied), (images,), dynamo=True, opset_version=OPSET, optimize=True, verbose=False,
-                input_names=["images"], output_names=["logits"], dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+                input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
             )  # fmt: skip
             program.save(str(path), external_data=False)
     except Exception as error:  # the exporter raises whatever tracing, decomposition or translation raises
@@ -118,3 +120,14 @@ def _reason(error: BaseException) -> str:
 
 def _name(model: nn.Module) -> str:
     return str(getattr(model, "arch", "") or type(model).__name__)
+
+
+def weighted_nodes(path: str | Path) -> list[str]:
+    """The names of a file's nodes that hold weights, in order."""
+    import onnx
+
+    graph = onnx.load(str(path)).graph
+    constants = {one.name for one in graph.initializer}
+    return [
+        node.name for node in graph.node if node.op_type in WEIGHTED and any(name in constants for name in node.input)
+    ]

@@ -1,4 +1,4 @@
-"""The widths of a network's layers, where pruning has changed them: in a checkpoint as numbers, so that nothing is unpickled."""
+"""The widths of a network's layers, where pruning changed them: numbers in a checkpoint, so that nothing is unpickled."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -43,7 +43,9 @@ def channels(
         InputError: for a ratio that leaves no channel or all, and for a network that cannot be pruned so.
     """
     if not 0 < ratio < 1:
-        raise InputError(f"channels: ratio={ratio:g} leaves {'all' if ratio <= 0 else 'no'} channels: give one between 0 and 1")
+        raise InputError(
+            f"channels: ratio={ratio:g} leaves {'all' if ratio <= 0 else 'no'} channels: give one between 0 and 1"
+        )
     if multiple < 1:
         raise InputError(f"channels: multiple={multiple} is no number of channels: give 1 or more")
     try:

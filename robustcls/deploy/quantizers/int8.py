@@ -12,9 +12,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from robustcls.core.errors import InputError, one_line
+from robustcls.deploy.onnx_file import INPUT, weighted_nodes
 
 BATCH = 32
-WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
 def int8(
@@ -52,7 +52,6 @@ def int8(
         InputError: where onnxruntime cannot quantise the file.
     """
     try:
-        import onnx
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError:
@@ -66,12 +65,11 @@ def int8(
         prepared = Path(folder) / "prepared.onnx"
         try:
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-            graph = onnx.load(str(prepared)).graph
-            weighted = weighted_nodes(graph)
+            weighted = weighted_nodes(prepared)
             kept = {"last": weighted[-1:], "first_and_last": weighted[:1] + weighted[-1:], "none": []}[keep]
             excluded = sorted({*kept, *float_layers} & set(weighted), key=weighted.index)
             quantize_static(
-                str(prepared), str(target), _reader(images, graph.input[0].name),
+                str(prepared), str(target), _reader(images),
                 quant_format=QuantFormat.QDQ, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                 per_channel=per_channel, reduce_range=reduce_range, calibrate_method=methods[ranges],
                 nodes_to_exclude=excluded,
@@ -81,15 +79,7 @@ def int8(
     return excluded
 
 
-def weighted_nodes(graph: Any) -> list[str]:
-    """The names of the nodes of an ONNX graph that hold weights, in the order of the graph."""
-    constants = {one.name for one in graph.initializer}
-    return [
-        node.name for node in graph.node if node.op_type in WEIGHTED and any(name in constants for name in node.input)
-    ]
-
-
-def _reader(images: Tensor, name: str) -> Any:
+def _reader(images: Tensor) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):
@@ -98,7 +88,7 @@ def _reader(images: Tensor, name: str) -> Any:
 
         def get_next(self) -> Any:
             batch = next(self.batches, None)
-            return None if batch is None else {name: batch.numpy()}
+            return None if batch is None else {INPUT: batch.numpy()}
 
     return Reader()
 
