@@ -20,7 +20,7 @@ from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attack
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.verify import Attempts, join, verify
-from robustcls.runtime.fused import Counted, SearchTwin, make_search_model
+from robustcls.runtime.fused import Counted, FusedModel, make_search_model
 from robustcls.runtime.memory import Parts
 from robustcls.runtime.predict import predict
 from robustcls.runtime.world import World
@@ -76,7 +76,7 @@ class Engine:
         return others_of(self.x, self.y, self.subject.index)
 
     @cached_property
-    def searches(self) -> list[SearchTwin | Counted]:
+    def searches(self) -> list[FusedModel | Counted]:
         """The models that attacks search on. What low precision could not break is attacked again in fp32."""
         assert self.logits is not None  # first, for that pass finds what memory holds
         compared = self.x[: min(self.parts.size, COMPARED)].to(self.device)

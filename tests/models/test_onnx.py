@@ -51,7 +51,7 @@ def test_the_logits_are_the_networks(open_dims, count, net, tmp_path):
     loaded = load(export(net, tmp_path / "net.onnx", batch=4, open_dims=open_dims))
     x = torch.rand(count, *SIZE)
     torch.testing.assert_close(loaded.model(x), net(x).detach(), rtol=1e-4, atol=1e-5)
-    assert (loaded.name, len(loaded.sha256), list(loaded.classes)) == ("net.onnx", 64, CLASSES)
+    assert (loaded.name, len(loaded.sha256), list(loaded.model.classes)) == ("net.onnx", 64, CLASSES)
     assert "`mean`" in loaded.notes[0]
 
 
