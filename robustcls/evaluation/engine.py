@@ -21,7 +21,7 @@ from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.verify import Attempts, join, verify
 from robustcls.runtime.fused import Counted, FusedModel, make_search_model
-from robustcls.runtime.memory import Parts
+from robustcls.runtime.memory import OomSafeBatches
 from robustcls.runtime.predict import predict
 from robustcls.runtime.world import World
 
@@ -60,7 +60,7 @@ class Engine:
     def __post_init__(self) -> None:
         self.x, self.y, self.threat = self.subject.x, self.subject.y, self.subject.threat
         self.device = device_of(self.subject.model)
-        self.parts = Parts(self.batch_size)
+        self.parts = OomSafeBatches(self.batch_size)
         self.model = Counted(self.subject.model)  # whose verdict counts
         # Whose gradients the attacks follow.
         self.source = self.model if self.subject.surrogate is None else Counted(self.subject.source)

@@ -69,7 +69,6 @@ class FusedModel(_Watched):
         self.precision = precision
         self.device, self.dtype = device_of(model), dtype_of(model)
         self.compiled = self.replayed = False
-        self._source = [model]  # in a list, so that the model is not a sub-module of its copy
         self.copy = copy.deepcopy(model).eval()
         for parameter in self.copy.parameters():  # one by one, for a ScriptModule has no requires_grad_
             parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Work in parts that fit in memory."""
+"""Batches that fit in memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -12,14 +12,14 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-class Parts:
-    """Calls a function on parts of a tensor of at most `size` rows; a part that memory cannot hold is halved, for good."""
+class OomSafeBatches:
+    """Calls a function on batches of at most `size` rows; where one is out of memory, size is halved for good."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
     def map(self, function: Callable[[Tensor], T], rows: Tensor) -> Iterator[T]:
-        """function of each part, in order. Raises what function raises, and out of memory for a single row."""
+        """function of each batch, in order. Raises what function raises, and out of memory for a single row."""
         waiting = deque(rows.split(self.size))
         while waiting:
             part = waiting.popleft()

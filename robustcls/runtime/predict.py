@@ -11,17 +11,17 @@ from robustcls.core.logits import as_classifier
 from robustcls.core.progress import Bar
 from robustcls.runtime.device import exact_fp32
 from robustcls.runtime.fused import Counted, uncompiled
-from robustcls.runtime.memory import Parts
+from robustcls.runtime.memory import OomSafeBatches
 
 LOOKED_AT = 4  # images
 
 
 @torch.no_grad()
-def predict(model: nn.Module, x: Tensor, batch_size: int | Parts, *, label: str = "") -> Tensor:
+def predict(model: nn.Module, x: Tensor, batch_size: int | OomSafeBatches, *, label: str = "") -> Tensor:
     """fp32 logits N,K on the CPU for images N,C,H,W on any device. label: what progress on stderr is called; "": none."""
     device = device_of(model)
     fp32 = model if isinstance(model, Counted) else Counted(model)
-    parts = batch_size if isinstance(batch_size, Parts) else Parts(batch_size)
+    parts = batch_size if isinstance(batch_size, OomSafeBatches) else OomSafeBatches(batch_size)
     found = []
     with Bar(len(x), label, "image", show=bool(label)) as bar:
         for logits in parts.map(lambda part: fp32(part.to(device)).cpu(), x):
@@ -51,7 +51,7 @@ def classifier_of(
         raise InputError(f"the model cannot take images of {size}: {reason}") from error
 
 
-def told(model: nn.Module, images: Tensor, labels: Tensor | None = None) -> nn.Module:
+def classifier_with_warning(model: nn.Module, images: Tensor, labels: Tensor | None = None) -> nn.Module:
     """As `classifier_of`, with a warning that says what was taken where the model gives something else than logits."""
     fitted, taken = classifier_of(model, images, labels=labels)
     if fitted is not model:

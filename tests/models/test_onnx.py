@@ -10,7 +10,7 @@ from torch import nn
 from robustcls.core.classifier import device_of, dtype_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
-from robustcls.models.loading import build_model, read_model
+from robustcls.models.loading import build_model, fit_to_data, read_model
 from robustcls.runtime.fused import Counted, make_search_model
 
 SIZE, CLASSES = (3, 8, 8), ["a", "b", "c"]
@@ -141,8 +141,9 @@ def test_inputs_that_are_no_images(kind, shape, words, runtime, tmp_path):
 
 
 def test_a_model_for_other_classes(net, tmp_path):
-    with pytest.raises(InputError, match="gives 3 logits, the data has 2 classes"):
-        load(export(net, tmp_path / "net.onnx"), classes=["a", "b"])
+    loaded = load(export(net, tmp_path / "net.onnx"), classes=["a", "b"])
+    with pytest.raises(InputError, match="gives 3 outputs without names, the data has 2 classes"):
+        fit_to_data(loaded, torch.rand(2, *SIZE), ["a", "b"])
 
 
 def test_no_file():
