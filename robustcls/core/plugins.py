@@ -91,6 +91,16 @@ def describe(kind: str) -> list[Plugin]:
     return [plugin for _, plugin in sorted(_plugins(kind).items())]
 
 
+def constant(kind: str, name: str, variable: str) -> Any:
+    """The literal that a plug-in's file assigns to a variable, read without importing it; None without one.
+
+    Raises InputError for an unknown name.
+    """
+    if name not in _plugins(kind):
+        raise unknown(kind, name, names(kind))
+    return _assigned(ast.parse((_ROOT / _plugins(kind)[name].path).read_text(encoding="utf-8")), variable)
+
+
 def load(kind: str, plugin: AnyPlugin) -> partial[Any]:
     """The plug-in function with its options bound; called as its kind is called.
 
@@ -270,16 +280,21 @@ def _read(kind: str, file: Path) -> list[Plugin]:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     exported = [file.parent.name if file.stem == "section" else file.stem.removeprefix("section_")]
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__":
-            exported = list(ast.literal_eval(node.value))
     path = file.relative_to(_ROOT)
     module = ".".join(path.with_suffix("").parts)
     return [
         Plugin(kind, name, _summary(functions[name]), _declared(functions[name]), path.as_posix(), module)
-        for name in exported
+        for name in _assigned(tree, "__all__") or exported
         if name in functions
     ]
+
+
+def _assigned(tree: ast.Module, variable: str) -> Any:
+    """The literal that a module assigns to a variable; None without one."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == variable:
+            return ast.literal_eval(node.value)
+    return None
 
 
 def _summary(node: ast.FunctionDef) -> str:
