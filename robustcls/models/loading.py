@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from robustcls.core import plugins
 from robustcls.core.class_map import ClassMap, Listing, match_classes, own_names
 from robustcls.core.classifier import Classifier, input_size_of
-from robustcls.core.errors import InputError, one_line
+from robustcls.core.errors import InputError, as_input_error
 from robustcls.core.files import sha256
 from robustcls.core.gradients import frozen
 from robustcls.models.checkpoint import Arch, build, is_checkpoint, load_weights, restore
@@ -249,14 +249,10 @@ def _from_callable(
     spec: str, input_size: Sequence[int], mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> LoadedModel:
     module, _, attribute = spec.partition(":")
-    try:
+    with as_input_error(f"model {spec} failed"):
         model = plugins.import_dotted("model", module, attribute)
         if not isinstance(model, nn.Module):
             model = model()
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"model {spec} failed: {one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"model {spec} gave {type(model).__name__}: it must return a torch.nn.Module on [0, 1] pixels")
     classes = getattr(model, "classes", ())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.core.classifier import device_of, dtype_of
-from robustcls.core.errors import InputError
+from robustcls.core.errors import as_input_error
 from robustcls.core.logits import as_classifier
 from robustcls.core.progress import Bar
 from robustcls.runtime.device import exact_fp32
@@ -41,14 +41,9 @@ def classifier_of(
     image = images[:LOOKED_AT].detach().to(device_of(model), dtype_of(model))
     own = getattr(model, "classes", None)
     classes = (len(own) if isinstance(own, (tuple, list)) else None) or classes
-    try:
-        with uncompiled(), exact_fp32():
-            return as_classifier(model, image, classes, labels)
-    except InputError:
-        raise
-    except Exception as error:  # whatever the first layer that the image does not fit raises
-        size, reason = "x".join(map(str, image.shape[1:])), " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"the model cannot take images of {size}: {reason}") from error
+    size = "x".join(map(str, image.shape[1:]))
+    with as_input_error(f"the model cannot take images of {size}"), uncompiled(), exact_fp32():
+        return as_classifier(model, image, classes, labels)
 
 
 def classifier_with_warning(model: nn.Module, images: Tensor, labels: Tensor | None = None) -> nn.Module:
