@@ -19,17 +19,16 @@ def as_flags(text: str, flags: Mapping[str, str]) -> str:
     flags: by the option's name in Python; other names stay as they are.
     """
 
+    quotes = "\"'"
+
     def flag(found: re.Match[str]) -> str:
         name, value = found.groups()
         if name not in flags:
             return found[0]
-        plain = "" if value is None or value == "True" else f" {value.strip('[]').strip(QUOTES)}"
+        plain = "" if value is None or value == "True" else f" {value.strip('[]').strip(quotes)}"
         return flags[name] + plain
 
     return re.sub(r"`([a-z_]+)(?:=([^`]*))?`", flag, text)
-
-
-QUOTES = "\"'"
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> InputError:

@@ -220,7 +220,11 @@ def _simple_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # some builtins have none
         return []
-    return [parameter for parameter in parameters if _is_simple(_hint(parameter))]
+    return [
+        parameter
+        for parameter in parameters
+        if all(part in _SIMPLE.values() or typing.get_origin(part) is Literal for part in union_parts(_hint(parameter)))
+    ]
 
 
 def _options(function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -239,10 +243,6 @@ def _hint(parameter: inspect.Parameter) -> Any:
         return parameter.annotation
     parts = [_SIMPLE.get(part.strip()) for part in parameter.annotation.split("|")]
     return typing.Union[tuple(parts)] if all(parts) else None  # noqa: UP007
-
-
-def _is_simple(hint: Any) -> bool:
-    return all(part in _SIMPLE.values() or typing.get_origin(part) is Literal for part in union_parts(hint))
 
 
 def _converted(kind: str, spec: Spec, function: Callable[..., Any]) -> dict[str, Any]:
@@ -281,9 +281,15 @@ def _read(kind: str, file: Path) -> list[Plugin]:
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     exported = [file.parent.name if file.stem == "section" else file.stem.removeprefix("section_")]
     path = file.relative_to(_ROOT)
-    module = ".".join(path.with_suffix("").parts)
     return [
-        Plugin(kind, name, _summary(functions[name]), _declared(functions[name]), path.as_posix(), module)
+        Plugin(
+            kind=kind,
+            name=name,
+            summary=" ".join((ast.get_docstring(functions[name]) or "").split("\n\n")[0].split()),
+            options=_declared(functions[name].args),
+            path=path.as_posix(),
+            module=".".join(path.with_suffix("").parts),
+        )
         for name in _assigned(tree, "__all__") or exported
         if name in functions
     ]
@@ -297,17 +303,11 @@ def _assigned(tree: ast.Module, variable: str) -> Any:
     return None
 
 
-def _summary(node: ast.FunctionDef) -> str:
-    return " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
-
-
-def _declared(node: ast.FunctionDef) -> tuple[Option, ...]:
-    return tuple(
-        Option(argument.arg, ast.unparse(argument.annotation), ast.unparse(default) if default else "required")
-        for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-        if argument.annotation and _says_simple(ast.unparse(argument.annotation))
-    )
-
-
-def _says_simple(annotation: str) -> bool:
-    return all(part in _SIMPLE or part.startswith("Literal[") for part in annotation.split(" | "))
+def _declared(arguments: ast.arguments) -> tuple[Option, ...]:
+    """The keyword-only parameters whose annotation is a simple type, a Literal, or a union of them."""
+    options = [
+        Option(one.arg, ast.unparse(one.annotation), ast.unparse(default) if default else "required")
+        for one, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        if one.annotation
+    ]
+    return tuple(o for o in options if all(p in _SIMPLE or p.startswith("Literal[") for p in o.type.split(" | ")))

@@ -12,7 +12,7 @@ from robustcls.core import plugins
 from robustcls.core.classifier import Classifier, device_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
-from robustcls.core.losses import cross_entropy, likeliest, predict_labels
+from robustcls.core.losses import cross_entropy, hard_labels, predict_labels
 from robustcls.core.objective import BoundAttack, Loss
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
@@ -233,7 +233,7 @@ class Meter:
     def add(self, loss: Loss, y: Tensor, batch: int) -> None:
         total = loss.total.detach().double()
         self.sums["loss"] += total * len(y)
-        self.sums["right"] += (predict_labels(loss.logits) == likeliest(y)).sum()
+        self.sums["right"] += (predict_labels(loss.logits) == hard_labels(y)).sum()
         self.sums["seen"] += len(y)
         for name, value in loss.parts.items():
             self.parts[name] = self.parts.get(name, 0) + value.detach().double() * len(y)
