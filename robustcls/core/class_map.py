@@ -86,6 +86,11 @@ def normal(name: str) -> str:
     return name if spelled.isdecimal() else spelled.casefold()
 
 
+def is_number(value: object) -> bool:
+    """Whether it is a whole number, or text that is one, of at most eight digits."""
+    return type(value) is int or (isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 9)
+
+
 def _by_name(data: tuple[str, ...], known: tuple[str, ...], model: str) -> ClassMap:
     if data == known:
         return ClassMap(tuple(range(len(known))), known)
@@ -244,7 +249,7 @@ def _target(name: str, targets: Mapping[str, int | str]) -> int | str | None:
 
 def _numbers(data: Sequence[str], outputs: int) -> tuple[int, ...] | None:
     """Class names that are numbers of outputs, as numbers."""
-    if not all(name.isascii() and name.isdecimal() and len(name) < 9 for name in data):
+    if not all(map(is_number, data)):
         return None
     numbers = tuple(map(int, data))
     return numbers if len(set(numbers)) == len(numbers) and max(numbers) < outputs else None

@@ -22,8 +22,7 @@ from robustcls.core.errors import InputError, as_input_error
 from robustcls.core.files import sha256
 from robustcls.core.gradients import frozen
 from robustcls.models.checkpoint import Arch, build, is_checkpoint, load_weights, restore
-from robustcls.models.class_names import find_class_names
-from robustcls.models.foreign import find_weights, holds_tensors, is_counter
+from robustcls.models.foreign import find_class_names, find_weights, holds_tensors, is_counter
 from robustcls.models.heads import head_of
 from robustcls.models.onnx import hash_onnx, load_onnx
 from robustcls.models.weights import read_file

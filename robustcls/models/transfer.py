@@ -1,18 +1,16 @@
 """Starts training from existing weights (Yosinski et al. 2014, arXiv:1411.1792)."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from robustcls.core.class_map import match_classes, own_names
+from robustcls.core.class_map import is_number, match_classes, own_names
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.models.checkpoint import is_checkpoint
-from robustcls.models.class_names import find_class_names
-from robustcls.models.foreign import Weights, find_weights
+from robustcls.models.foreign import Weights, find_class_names, find_weights
 from robustcls.models.heads import Head, head_of
 from robustcls.models.weights import read_file
 from robustcls.models.zoo import is_zoo, load_pretrained
@@ -69,7 +67,7 @@ def freeze(model: Classifier, what: str) -> list[nn.Module]:
     elif what == "backbone":
         spared = set(head_of(model.net, len(model.classes))[1].modules())
         chosen = [layer for layer in layers if layer not in spared]
-    elif what.isdecimal() and len(what) < 9 and int(what) < len(layers):
+    elif is_number(what) and int(what) < len(layers):
         chosen = layers[: int(what)]
     else:
         raise InputError(
@@ -124,30 +122,23 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
-@dataclass
-class Initial(Weights):
-    """Weights to begin from. classes: the names of their outputs; empty where unknown."""
-
-    classes: Sequence[str] = ()
-
-
-def _read_imagenet(arch: str) -> Initial:
+def _read_imagenet(arch: str) -> Weights:
     if not is_zoo(arch):
         raise InputError(f"{arch} has no ImageNet weights: take a torchvision/ or timm/ architecture, or give a file")
     pretrained, _ = load_pretrained(arch)
     mean, std = pretrained.mean.flatten().tolist(), pretrained.std.flatten().tolist()
-    return Initial(pretrained.net.state_dict(), [], mean, std, own_names(pretrained.classes))
+    return Weights(pretrained.net.state_dict(), [], mean, std, own_names(pretrained.classes))
 
 
-def _read(path: str, net: nn.Module, outputs: int) -> Initial:
+def _read(path: str, net: nn.Module, outputs: int) -> Weights:
     content, name = read_file(path), Path(path).name
     if not is_checkpoint(content):
-        initial = Initial(**vars(find_weights(content, net, name)))
-        initial.classes, said = find_class_names(content, outputs, name)
-        initial.notes += said if initial.classes else []
-        return initial
+        weights = find_weights(content, net, name)
+        weights.classes, said = find_class_names(content, outputs, name)
+        weights.notes += said if weights.classes else []
+        return weights
     try:
-        return Initial(content["state_dict"], [], content["mean"], content["std"], content["classes"])
+        return Weights(content["state_dict"], [], content["mean"], content["std"], content["classes"])
     except KeyError as error:
         raise InputError(f"{path} lacks {error}: it is damaged or of another version") from None
 
