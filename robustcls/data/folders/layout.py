@@ -11,8 +11,7 @@ import torch
 from robustcls.core.errors import InputError
 from robustcls.core.names import quoted, readable, some_of
 from robustcls.core.subset import stratified_order
-from robustcls.data.folders.find_splits import Home, find_homes
-from robustcls.data.folders.split_names import says_images
+from robustcls.data.folders.find_splits import Home, find_homes, says_images
 from robustcls.data.folders.walk import WANTED, Contents, how_to_read, loose_files, remarks_on, walk
 
 SPLIT_SEED = 8020  # for folders without a test split
@@ -63,7 +62,8 @@ def lay_out(root: Path, split: str, *, whole: bool = False, nested: bool = False
         if "test" not in used and "val" in used and split != "val":
             used["test"] = used.pop("val")
             notes += [f"{quoted(used['test'].name)} stands for test"] if split == "test" else []
-        _check_split(root, used, split, homes.notes)
+        if split not in used:
+            raise _lacking(root, used, split, homes.notes)
         if split == "train" and not used.keys() & {"test", "val"}:
             notes.append("no test split: the split val is held out of train")
     classes, contents = _classes_of(root, used, strict=strict)
@@ -74,10 +74,9 @@ def lay_out(root: Path, split: str, *, whole: bool = False, nested: bool = False
         everything = files["train"]
         files = _divide(root, everything)
         part = f"{len(files[split].paths)} of {len(everything.paths)} images"
-        took = (
-            "20% that training leaves out; folder:PATH(whole=True) takes all" if split == "test" else "80% to train on"
-        )
-        notes.append(f"class folders alone, divided by a fixed seed: {part} ({took})")
+        left_out = "20% that training leaves out; folder:PATH(whole=True) takes all"
+        why = left_out if split == "test" else "80% to train on"
+        notes.append(f"class folders alone, divided by a fixed seed: {part} ({why})")
     elif alone:
         notes.append(f"class folders alone: all {len(files['test'].paths)} images are the test split")
     for name in used:
@@ -89,18 +88,16 @@ def lay_out(root: Path, split: str, *, whole: bool = False, nested: bool = False
     return Layout(root, tuple(map(readable, classes)), files, notes)
 
 
-def _check_split(root: Path, used: dict[str, Home], split: str, notes: Sequence[str]) -> None:
-    """Raises InputError where the split is not there."""
-    if split in used:
-        return
+def _lacking(root: Path, used: dict[str, Home], split: str, notes: Sequence[str]) -> InputError:
+    """Why a split cannot be read."""
     aside = f" ({'; '.join(notes)})" if notes else ""
     if split == "test":
-        raise InputError(
+        return InputError(
             f"folder {root}: has train/ and neither test/ nor val/ with class folders{aside}: add one, or evaluate on what is "
             'held out of train/ with `split="val"`'
         )
     others = " and ".join(f"{readable(home.name)}/" for home in used.values())
-    raise InputError(
+    return InputError(
         f"folder {root}: has {others} and no {split}/ with class folders{aside}: enough to evaluate "
         f'(`split="{next(iter(used))}"`), nothing to train on: add train/'
     )
@@ -184,4 +181,4 @@ def _check_classes(
 
 
 def _filled(classes: Sequence[str], contents: dict[str, dict[str, Contents]]) -> list[str]:
-    return [name for name in classes if any(name in its and its[name].images for its in contents.values())]
+    return [name for name in classes if any(its.get(name, Contents()).images for its in contents.values())]
