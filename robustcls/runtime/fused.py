@@ -43,7 +43,7 @@ class _Watched(nn.Module):
         if images.requires_grad:
             images.register_hook(self._finite)
         if logits.requires_grad:
-            logits.register_hook(self._count_backward)
+            logits.register_hook(self._count)
 
     def _finite(self, grad: Tensor) -> Tensor:
         # Added up where the gradient lies: the host need not wait.
@@ -51,7 +51,7 @@ class _Watched(nn.Module):
         self._not_finite = self._not_finite + self.odd.sum()
         return finite(grad)
 
-    def _count_backward(self, grad: Tensor) -> None:
+    def _count(self, grad: Tensor) -> None:
         self.backwards += len(grad)
 
 
