@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -166,8 +167,6 @@ def as_images(made: Any, name: str) -> Images:
 
 
 def _tensor(values: Any, what: str, name: str) -> Tensor:
-    import numpy
-
     try:
         return values.detach() if isinstance(values, Tensor) else torch.from_numpy(numpy.array(values))
     except (TypeError, ValueError, RuntimeError):

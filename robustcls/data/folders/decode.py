@@ -14,6 +14,7 @@ from typing import Any
 import numpy
 import torch
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from robustcls.core.errors import InputError
@@ -132,8 +133,6 @@ def check_memory(shape: Sequence[int]) -> None:
 
 def _try(path: str, form: Form, into: NDArray[numpy.uint8]) -> Remarks | str:
     """Fills in the pixels of one file, or says why it cannot be read."""
-    from PIL import UnidentifiedImageError
-
     remarks: Remarks = {}
     try:
         into[:] = _read(path, form, remarks)
@@ -149,8 +148,6 @@ def _try(path: str, form: Form, into: NDArray[numpy.uint8]) -> Remarks | str:
 
 def _read(path: str, form: Form, remarks: Remarks) -> NDArray[numpy.uint8]:
     """One image as uint8 C,H,W of the form. Raises what the decoder raises."""
-    from PIL import Image
-
     with open(path, "rb") as file:
         content = file.read()
     if content[:2] == b"\xff\xd8":
@@ -186,8 +183,6 @@ def _read(path: str, form: Form, remarks: Remarks) -> NDArray[numpy.uint8]:
 
 def _eight_bit(image: Any, scale: float | None, remarks: Remarks) -> Any:
     """Deep or float pixels as 8-bit grey: 0 is black, `scale` white; without one 65535, or 1 of floats. Raises Unscaled."""
-    from PIL import Image
-
     values = numpy.asarray(image).astype(numpy.float64)
     whole = image.mode[0] == "I"
     white = scale or (65535.0 if whole else 1.0)
@@ -243,8 +238,6 @@ def _decode_jpeg(content: bytes) -> NDArray[numpy.uint8] | None:
 
 def _fitted(image: Any, form: Form) -> NDArray[numpy.uint8]:
     """As C,H,W of the form: the shorter side resized, then the centre cut out; untouched where it has the size already."""
-    from PIL import Image
-
     image = image.convert("L" if form.channels == 1 else "RGB")
     scale = max(form.width / image.width, form.height / image.height)
     width, height = max(form.width, round(image.width * scale)), max(form.height, round(image.height * scale))

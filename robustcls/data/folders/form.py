@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from PIL import Image
+
 from robustcls.data.folders import dicom
 
 MIXED_SIZE = 224  # the side of images that come in several sizes, as usual for ImageNet
@@ -50,8 +52,6 @@ def _headers(paths: Sequence[str]) -> set[tuple[int, int, int]]:
 
 
 def _header(path: str) -> tuple[int, int, int] | None:
-    from PIL import Image
-
     try:
         with open(path, "rb") as file:
             if (size := _jpeg_header(file.read(4096))) is not None:
