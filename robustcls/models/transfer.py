@@ -14,6 +14,7 @@ from robustcls.models.foreign import Weights, find_class_names, find_weights
 from robustcls.models.heads import Head, head_of
 from robustcls.models.weights import read_file
 from robustcls.models.zoo import is_zoo, load_pretrained
+from robustcls.runtime.fused import own_tensors
 
 IMAGENET = "imagenet"
 
@@ -61,7 +62,7 @@ def freeze(model: Classifier, what: str) -> list[nn.Module]:
     A layer is a module with tensors of its own, in the order of registration. `keep_frozen_in_eval` keeps the statistics
     of their BatchNorms. Raises InputError.
     """
-    layers = [module for module in model.net.modules() if _own_tensors(module)]
+    layers = [module for module in model.net.modules() if own_tensors(module)]
     if what == "none":
         chosen = []
     elif what == "backbone":
@@ -98,28 +99,23 @@ def parameter_groups(
     """
     if not 0 < backbone_lr < float("inf"):
         raise InputError(f"backbone_lr {backbone_lr} is no factor of lr: give a number above 0, such as 0.1")
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = {
-        module.weight
-        for module in model.modules()
-        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) and module.weight.requires_grad
-    }
-    parts = [(parameters, 1.0)]
-    if backbone_lr != 1:
-        head = set(head_of(model.net, len(model.classes))[1].parameters())
-        backbone = [parameter for parameter in parameters if parameter not in head]
-        parts = [(backbone, backbone_lr), ([parameter for parameter in parameters if parameter in head], 1.0)]
-    groups = [
-        {
-            "params": [parameter for parameter in part if (parameter in decayed) == decays],
+    layers = (nn.Linear, nn.modules.conv._ConvNd)
+    decayed = {module.weight for module in model.modules() if isinstance(module, layers)}
+    head = set(head_of(model.net, len(model.classes))[1].parameters()) if backbone_lr != 1 else set(model.parameters())
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {
+        (in_head, decays): {
+            "params": [],
             "weight_decay": weight_decay if decays else 0.0,
-            "lr": lr * scale,
-            "lr_scale": scale,
+            "lr": lr * (1.0 if in_head else backbone_lr),
+            "lr_scale": 1.0 if in_head else backbone_lr,
         }
-        for part, scale in parts
+        for in_head in (False, True)
         for decays in (True, False)
-    ]
-    return [group for group in groups if group["params"]]
+    }
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups[parameter in head, parameter in decayed]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
 
 
 def _read_imagenet(arch: str) -> Weights:
@@ -167,7 +163,3 @@ def _order_head(
 
 def _is_in(module: str, key: str) -> bool:
     return not module or key.startswith(f"{module}.")
-
-
-def _own_tensors(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]

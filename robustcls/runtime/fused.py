@@ -83,7 +83,7 @@ class FusedModel(_Watched):
             (source, twin)
             for source_module, twin_module in modules
             if id(twin_module) not in folded
-            for source, twin in zip(_own_tensors(source_module), _own_tensors(twin_module), strict=True)
+            for source, twin in zip(own_tensors(source_module), own_tensors(twin_module), strict=True)
         ]
         # Tensors of their own, for another layer may share the weight; rounded once, not at each pass.
         for layer, _ in pairs:
@@ -296,7 +296,7 @@ def _is_observed(module: nn.Module) -> bool:
     return any(hooks) or hasattr(module, "parametrizations")
 
 
-def _own_tensors(module: nn.Module) -> list[Tensor]:
+def own_tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
 
 
