@@ -11,16 +11,10 @@ from torch import Generator, Tensor
 
 from robustcls.core.seeds import mix
 
-
-def _signed(bits: int) -> int:
-    """64 bits as the int64 that torch multiplies by."""
-    return bits - 2**64 if bits >= 2**63 else bits
-
-
 # SplitMix64 (Steele, Lea, Flood 2014, doi:10.1145/2714064.2660195), in int64, whose products wrap.
-GAMMA = _signed(0x9E3779B97F4A7C15)  # from one number of a draw to the next
-STRIDE = _signed(0xD1342543DE82EF95)  # from one draw of a stream to the next
-ROUNDS = ((30, _signed(0xBF58476D1CE4E5B9)), (27, _signed(0x94D049BB133111EB)), (31, 1))
+GAMMA = 0x9E3779B97F4A7C15 - 2**64  # from one number of a draw to the next
+STRIDE = 0xD1342543DE82EF95 - 2**64  # from one draw of a stream to the next
+ROUNDS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64), (31, 1))
 
 
 def _scramble(bits: Tensor) -> Tensor:

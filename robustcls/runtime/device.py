@@ -52,13 +52,13 @@ def has_bf16(device: torch.device) -> bool:
 
 def cpu_flags() -> set[str]:
     """The processor's instruction sets as Linux names them; empty on other systems."""
-    return set(_of_cpu("flags").split())
+    return set(proc_field("cpuinfo", "flags").split())
 
 
-def _of_cpu(field: str) -> str:
-    """A field of Linux's description of the processor; empty where there is none."""
+def proc_field(file: str, field: str) -> str:
+    """A field of a file that Linux has in /proc; empty where there is none."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        for line in Path("/proc", file).read_text(encoding="utf-8").splitlines():
             if line.startswith(field):
                 return line.split(":", 1)[1].strip()
     return ""
@@ -105,7 +105,7 @@ def describe_device(device: torch.device) -> str:
     """The device's name with what a reader needs to compare timings."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = _of_cpu("model name") or platform.processor() or platform.machine()
+    name = proc_field("cpuinfo", "model name") or platform.processor() or platform.machine()
     return f"{name}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 

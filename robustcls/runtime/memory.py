@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from robustcls.runtime.device import proc_field
+
 T = TypeVar("T")
 
 
@@ -66,8 +68,5 @@ def reset_peak_memory() -> None:
 
 def resident_mb(field: str = "VmRSS") -> float:
     """This process's resident memory as Linux tells it: VmRSS now, VmHWM at its peak; 0 where it cannot be told."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith(field)), 0.0)
+    kilobytes = proc_field("self/status", field).split()[:1]
+    return int(kilobytes[0]) / 2**10 if kilobytes else 0.0
