@@ -89,7 +89,9 @@ class FusedModel(_Watched):
         for layer, _ in pairs:
             layer.weight = nn.Parameter(torch.empty_like(layer.weight, dtype=self._low), requires_grad=False)
             layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)), requires_grad=False)
-        _replace(self.copy, {id(norm): nn.Identity() for _, norm in pairs})
+        for name, module in list(self.copy.named_modules(remove_duplicate=False)):
+            if any(module is norm for _, norm in pairs):
+                self.copy.set_submodule(name, nn.Identity())
         for parameter in self.copy.parameters():
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -259,7 +261,12 @@ def foldable(model: nn.Module, x: Tensor) -> list[tuple[Layer, Norm]]:
             pairs.extend((layer, module, tensor) for layer, tensor in made if arguments and tensor is arguments[0])
 
     kinds = {kind for layer, norm, _ in _FOLDABLE for kind in (layer, norm)}
-    hooks = [m.register_forward_hook(record) for m in model.modules() if type(m) in kinds and not _is_observed(m)]
+    hooks = [
+        m.register_forward_hook(record)
+        for m in model.modules()
+        if type(m) in kinds
+        and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or hasattr(m, "parametrizations"))
+    ]
     try:
         with uncompiled(), uses:
             model(x)
@@ -291,17 +298,5 @@ class _Uses(TorchFunctionMode):
         return result
 
 
-def _is_observed(module: nn.Module) -> bool:
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-    return any(hooks) or hasattr(module, "parametrizations")
-
-
 def own_tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-
-
-def _replace(model: nn.Module, replacements: dict[int, nn.Module]) -> None:
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):  # named_children leaves out a child's second name
-            if id(child) in replacements:
-                setattr(parent, name, replacements[id(child)])
