@@ -38,7 +38,7 @@ def read_listing(path: str, data: Sequence[str]) -> Listing:
 def _pairs(path: str, lines: Sequence[str], data: Sequence[str]) -> Listing | None:
     """The lines as class of the data and output, in either order; None where they are a list of outputs.
 
-    They are pairs where each has one separator and names a class of the data; a comma, say, may stand in a name, too.
+    They are pairs where each has one separator and names a class of the data; a comma, say, may be part of a name, too.
     """
     wanted = {normal(name) for name in data}
     if wanted <= set(map(normal, lines)):

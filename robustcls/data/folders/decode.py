@@ -122,7 +122,7 @@ def check_memory(shape: Sequence[int]) -> None:
     need = numpy.prod(shape, dtype=float)
     try:
         have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not told on this system
+    except (AttributeError, ValueError, OSError):  # not known on this system
         return
     if need > have:
         raise InputError(

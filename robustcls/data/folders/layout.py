@@ -1,6 +1,7 @@
 """Lists the files of each split of a folder of images, and the classes."""
 
 import unicodedata
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ def lay_out(root: Path, split: str, *, whole: bool = False, nested: bool = False
     elif alone:
         notes.append(f"class folders alone: all {len(files['test'].paths)} images are the test split")
     for name in used:
-        lacking = [one for one in classes if not contents[name].get(one, Contents()).images]
+        lacking = [one for one in classes if not contents[name][one].images]
         if lacking and name in ("train", split):
             notes.append(f"no {name} images of {len(lacking)} of {len(classes)} classes: {some_of(lacking)}")
     if len(classes) == len(_filled(classes, contents)) == 1:
@@ -105,7 +106,7 @@ def _lacking(root: Path, used: dict[str, Home], split: str, notes: Sequence[str]
 
 def _classes_of(
     root: Path, homes: dict[str, Home], *, strict: bool
-) -> tuple[list[str], dict[str, dict[str, Contents]]]:
+) -> tuple[list[str], dict[str, defaultdict[str, Contents]]]:
     """The class names as the folders spell them, and what each split holds of each.
 
     The classes are those of all splits together; strict: those of train, of which each must have images. Names are compared
@@ -114,10 +115,11 @@ def _classes_of(
     """
     first = next(name for name in SPLITS if name in homes)
     names: dict[str, str] = {}
-    contents: dict[str, dict[str, Contents]] = {}
+    contents: dict[str, defaultdict[str, Contents]] = {}
     for split in sorted(homes, key=lambda split: split != first):
         home = homes[split]
-        contents[split] = {"": Contents(passed=[path for folder in home.beside for path in loose_files(folder)])}
+        loose = Contents(passed=[path for folder in home.beside for path in loose_files(folder)])
+        contents[split] = defaultdict(Contents, {"": loose})
         for folder, path in home.classes.items():
             its, key = walk(path), unicodedata.normalize("NFC", folder)
             if key not in names and split != first:
@@ -141,14 +143,9 @@ def _classes_of(
     return classes, contents
 
 
-def _in_order(classes: Sequence[str], contents: dict[str, Contents]) -> Files:
+def _in_order(classes: Sequence[str], contents: defaultdict[str, Contents]) -> Files:
     """Sorted by class and path."""
-    pairs = [
-        (path, label)
-        for label, name in enumerate(classes)
-        if name in contents
-        for path in sorted(contents[name].images)
-    ]
+    pairs = [(path, label) for label, name in enumerate(classes) for path in sorted(contents[name].images)]
     return Files([path for path, _ in pairs], [label for _, label in pairs])
 
 
@@ -164,7 +161,7 @@ def _divide(root: Path, files: Files) -> dict[str, Files]:
 
 
 def _check_classes(
-    home: Home, classes: Sequence[str], contents: dict[str, dict[str, Contents]], *, several: bool
+    home: Home, classes: Sequence[str], contents: dict[str, defaultdict[str, Contents]], *, several: bool
 ) -> None:
     """Raises InputError unless a class has images, in one split or another, and two where there must be several."""
     filled = _filled(classes, contents)
@@ -180,5 +177,5 @@ def _check_classes(
         )
 
 
-def _filled(classes: Sequence[str], contents: dict[str, dict[str, Contents]]) -> list[str]:
-    return [name for name in classes if any(its.get(name, Contents()).images for its in contents.values())]
+def _filled(classes: Sequence[str], contents: dict[str, defaultdict[str, Contents]]) -> list[str]:
+    return [name for name in classes if any(its[name].images for its in contents.values())]
