@@ -50,9 +50,8 @@ def _pairs(path: str, lines: Sequence[str], data: Sequence[str]) -> Listing | No
         if named and wanted != {number for number, _ in named} and (found := _by_number(path, named, data)):
             return found
         # White space is split at the last, any other separator may be there once.
-        pairs = [
-            [part.strip() for part in (line.split(separator) if separator else line.rsplit(None, 1))] for line in lines
-        ]
+        split = [line.split(separator) if separator else line.rsplit(None, 1) for line in lines]
+        pairs = [[part.strip() for part in parts] for parts in split]
         if not all(len(pair) == 2 and all(pair) for pair in pairs):
             continue
         heads = [head for head, _ in pairs]
@@ -92,8 +91,10 @@ def _check_once(path: str, names: Sequence[str]) -> None:
         raise InputError(f"{path} names {twice!r} twice: give each class of the data one output")
 
 
-def _aliases(line: str) -> tuple[str, ...]:
+def _aliases(line: str | list[str]) -> tuple[str, ...]:
     """The names of an output in a line of a list: `tench`, `tench, Tinca tinca`, `n01440764 tench, Tinca tinca`."""
+    if isinstance(line, list):  # of JSON
+        return tuple(dict.fromkeys((*(name for name in line if not WNID.fullmatch(name)), *line)))
     head, _, rest = line.partition(" ")
     wnid = (head,) if WNID.fullmatch(head) and rest else ()
     whole = rest.strip() if wnid else line
@@ -107,10 +108,10 @@ def _read_json(path: str, text: str, data: Sequence[str]) -> Listing:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error!s:.80}): give a file of classes with `classes`") from None
     if isinstance(content, list) and content and all(map(_is_named, content)):
-        return Listing(path, tuple(_json_aliases(one) for one in content))
+        return Listing(path, tuple(map(_aliases, content)))
     if isinstance(content, dict) and content:
         if all(map(is_number, content)) and all(map(_is_named, content.values())):
-            named = [(number, _json_aliases(one)) for number, one in content.items()]
+            named = [(number, _aliases(one)) for number, one in content.items()]
             if found := _by_number(path, named, data):
                 return found
         if all(type(value) in (int, str) for value in content.values()):
@@ -121,13 +122,5 @@ def _read_json(path: str, text: str, data: Sequence[str]) -> Listing:
 
 
 def _is_named(value: Any) -> bool:
-    return isinstance(value, str) or (
-        isinstance(value, list) and value != [] and all(isinstance(p, str) for p in value)
-    )
-
-
-def _json_aliases(value: str | list[str]) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return _aliases(value)
-    spoken = [name for name in value if not WNID.fullmatch(name)]
-    return tuple(dict.fromkeys((*spoken, *value)))
+    names = value if isinstance(value, list) else [value]
+    return names != [] and all(isinstance(name, str) for name in names)

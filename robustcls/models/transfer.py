@@ -27,7 +27,7 @@ def initialise(model: Classifier, init: str) -> str:
     where fewer than half of the backbone's tensors fit.
     """
     wanted = model.net.state_dict()
-    read = _read_imagenet(model.arch) if init == IMAGENET else _read(init, model.net, len(model.classes))
+    read = _read(init, model)
     state = dict(read.state)
     head, module = head_of(model.net, len(model.classes))
     last = f"{head}.{len(module) - 1}" if isinstance(module, Head) else head
@@ -118,25 +118,25 @@ def parameter_groups(
     return [group for group in groups.values() if group["params"]]
 
 
-def _read_imagenet(arch: str) -> Weights:
-    if not is_zoo(arch):
-        raise InputError(f"{arch} has no ImageNet weights: take a torchvision/ or timm/ architecture, or give a file")
-    pretrained, _ = load_pretrained(arch)
-    mean, std = pretrained.mean.flatten().tolist(), pretrained.std.flatten().tolist()
-    return Weights(pretrained.net.state_dict(), [], mean, std, own_names(pretrained.classes))
-
-
-def _read(path: str, net: nn.Module, outputs: int) -> Weights:
-    content, name = read_file(path), Path(path).name
-    if not is_checkpoint(content):
-        weights = find_weights(content, net, name)
-        weights.classes, said = find_class_names(content, outputs, name)
-        weights.notes += said if weights.classes else []
-        return weights
-    try:
-        return Weights(content["state_dict"], [], content["mean"], content["std"], content["classes"])
-    except KeyError as error:
-        raise InputError(f"{path} lacks {error}: it is damaged or of another version") from None
+def _read(init: str, model: Classifier) -> Weights:
+    if init == IMAGENET:
+        if not is_zoo(model.arch):
+            raise InputError(
+                f"{model.arch} has no ImageNet weights: take a torchvision/ or timm/ architecture, or give a file"
+            )
+        pretrained, _ = load_pretrained(model.arch)
+        mean, std = pretrained.mean.flatten().tolist(), pretrained.std.flatten().tolist()
+        return Weights(pretrained.net.state_dict(), [], mean, std, own_names(pretrained.classes))
+    content, name = read_file(init), Path(init).name
+    if is_checkpoint(content):
+        try:
+            return Weights(content["state_dict"], [], content["mean"], content["std"], content["classes"])
+        except KeyError as error:
+            raise InputError(f"{init} lacks {error}: it is damaged or of another version") from None
+    weights = find_weights(content, model.net, name)
+    weights.classes, said = find_class_names(content, len(model.classes), name)
+    weights.notes += said if weights.classes else []
+    return weights
 
 
 def _order_head(
