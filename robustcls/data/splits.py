@@ -158,18 +158,17 @@ class _Source:
         self.is_ours = ":" not in self.parsed.name
 
     def has_val(self, whole: bool = False) -> bool:
-        """Whether the data set's file says, with `has_val`, that there is a validation split of its own."""
-        return self._ask("has_val", False, whole or self.whole)
+        """Whether the data set's file says, with a function `has_val`, that there is a validation split of its own."""
+        return self._ask("has_val", whole or self.whole) or False
 
     def has_test(self) -> bool:
         """As has_val, with `has_test`; data sets that do not say have one."""
-        return self._ask("has_test", True, self.whole)
+        return self._ask("has_test", self.whole) is not False
 
-    def _ask(self, question: str, default: bool, whole: bool) -> bool:
+    def _ask(self, question: str, whole: bool) -> bool | None:
         ask = getattr(sys.modules[self.function.func.__module__], question, None) if self.is_ours else None
-        if ask is None or not self.parsed.args:
-            return default
-        return ask(*self.parsed.args, **{**dict(self.parsed.options), "whole": whole})
+        options = {**dict(self.parsed.options), "whole": whole}
+        return ask(*self.parsed.args, **options) if ask and self.parsed.args else None
 
     def other_val(self) -> str:
         """What is said where validation is held out of train though there is a folder for it, which stands for test."""

@@ -14,6 +14,7 @@ from robustcls.core.names import quoted, readable, some_of
 from robustcls.core.subset import stratified_order
 from robustcls.data.folders.find_splits import Home, find_homes, says_images
 from robustcls.data.folders.walk import WANTED, Contents, how_to_read, loose_files, remarks_on, walk
+from robustcls.data.images import check_split
 
 SPLIT_SEED = 8020  # for folders without a test split
 TRAIN_SHARE = 0.8
@@ -54,6 +55,8 @@ def lay_out(root: Path, split: str, *, whole: bool = False, nested: bool = False
     if not root.is_dir():
         raise InputError(f"folder {root}: {'is a file' if root.exists() else 'there is no such folder'}: name a folder")
     homes = find_homes(root, nested=nested)
+    if split != "val" or "val" not in homes.splits:
+        check_split(split)
     used, notes = dict(homes.splits), list(homes.notes)
     if alone := not used:
         strict = not (whole and split == "test")
