@@ -10,11 +10,13 @@ from typing import Any
 from robustcls.core import plugins
 from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError, unknown
+from robustcls.core.measures import with_fields
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.results.records import Evaluation
 from robustcls.results.thresholds import (
     FAIL,
     INCONCLUSIVE,
+    MEASURED,
     PASS,
     THRESHOLDS,
     UNDER_ATTACK,
@@ -27,16 +29,17 @@ from robustcls.results.thresholds import (
 
 
 @dataclass(frozen=True)
+@with_fields(dict.fromkeys(MEASURED, (float | None, None)))
 class Policy:
-    """What a model must reach, as shares in [0, 1], and how it must have been measured; None asks for nothing."""
+    """What a model must reach, as shares in [0, 1], and how it must have been measured; None asks for nothing.
+
+    The measures of an evaluation declare thresholds of their own, such as `max_ece`.
+    """
 
     min_clean: float | None = None
     min_robust: float | None = None
     max_drop: float | None = None
     min_class_robust: float | None = None
-    max_ece: float | None = None
-    max_adversarial_ece: float | None = None
-    min_corruption: float | None = None
     min_n: int | None = None  # samples
     norm: str | None = None  # of the threat that the policy is about, with eps
     eps: str | float | None = None
