@@ -113,7 +113,7 @@ def conclude(run) -> None:
 
 
 def attack_command(run) -> str:
-    """The command that judges what was trained, as a shell takes it."""
+    """The command that evaluates what was trained, as a shell takes it."""
     from robustcls.data.splits import has_test
 
     words = ["robustcls", "attack", "--model", str(run.folder / "ckpt.pt")]
@@ -129,8 +129,8 @@ def estimate(run) -> str:
     cost = measure_cost(run)
     lines = [
         f"parameters      {cost.parameters:,}, {cost.trained:,} of them trained",
-        f"forward         {cost.forward_flops / 1e6:,.1f} MFLOP an image",
-        f"update          {cost.update_flops / 1e6:,.1f} MFLOP an image, attack included",
+        f"forward         {cost.forward_flops / 1e6:,.1f} MFLOP per image",
+        f"update          {cost.update_flops / 1e6:,.1f} MFLOP per image, attack included",
         f"speed           {cost.images_per_second:,.0f} img/s, median of {cost.timed} updates",
         f"epoch           {duration(cost.epoch_seconds)}, of which validation {duration(cost.val_seconds)}",
         f"run             {duration(cost.epoch_seconds * run.config.epochs)}, {run.config.epochs} epochs",

@@ -119,7 +119,7 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
     """PASS needs the whole 95% interval on the right side of each threshold; FAIL has one wholly on the wrong side.
 
     INCONCLUSIVE: an interval straddles its threshold, what a threshold is about was not measured, or was measured in
-    another way than the policy asks for, a diagnostic failed, or an attack broke off. WARN: passed, and a diagnostic
+    another way than the policy asks for, a self-check failed, or an attack failed. WARN: passed, and a diagnostic
     warns or none was run. Calibration errors and the mean over corruptions have no interval here and are compared as
     they are. Without thresholds nothing is judged.
     """
@@ -223,7 +223,7 @@ def _condition(name: str, asked: str, fits: bool, reason: str) -> Criterion:
 
 def _failed(evaluation: Evaluation) -> list[str]:
     failed = [f"check {check.id} failed: {check.message}" for check in evaluation.checks if check.status == "fail"]
-    return failed + [f"attack {attack.name} broke off: {attack.error}" for attack in evaluation.attacks if attack.error]
+    return failed + [f"attack {attack.name} failed: {attack.error}" for attack in evaluation.attacks if attack.error]
 
 
 def _warned(evaluation: Evaluation) -> list[str]:
@@ -231,10 +231,10 @@ def _warned(evaluation: Evaluation) -> list[str]:
 
 
 def _diagnostics(evaluation: Evaluation, failed: list[str], warned: list[str]) -> Criterion:
-    asked = "no attack broke off and no self-check failed"
+    asked = "no attack and no self-check failed"
     if failed or warned:
         return Criterion("diagnostics", asked, INCONCLUSIVE if failed else WARN, "; ".join(failed + warned))
     ran = sum(check.status != "not_run" for check in evaluation.checks)
     if not ran:
         return Criterion("diagnostics", asked, UNJUDGED, "no self-check was run")
-    return Criterion("diagnostics", asked, PASS, f"no attack broke off, and {ran} self-checks found nothing")
+    return Criterion("diagnostics", asked, PASS, f"no attack failed, and {ran} self-checks passed")

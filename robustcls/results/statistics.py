@@ -30,7 +30,7 @@ def wilson(correct: float, total: float, z: float = Z95) -> tuple[float, float]:
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """Exact two-sided McNemar p-value for two classifiers judged on the same samples (McNemar 1947).
+    """Exact two-sided McNemar p-value for two classifiers on the same samples (McNemar 1947).
 
     first, second: whether each sample was classified correctly. 1 where they never disagree.
     """

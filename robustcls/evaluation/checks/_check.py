@@ -23,10 +23,10 @@ PASSIVE = 32  # samples of a check that needs no attack
 SAMPLES = 100  # at most, of a check that attacks
 FEW = 16  # samples where one is as good as a hundred, or where an attack is repeated that takes long
 ZERO_GRADIENTS = 0.05  # share of samples
-# Samples that speak against the numbers, as (count, share) of those met: what exceeds both warns, or fails.
+# Samples that speak against the numbers, as (count, share) of those attacked: what exceeds both warns, or fails.
 # Square takes one or two of hundreds from an honest model too (AutoAttack's own tables show it).
 WARN, FAIL = (1, 0.01), (2, 0.05)
-# Of the nearest survivors alone, as (count, share of all samples, largest share of those met): what was lost at least.
+# Of the nearest survivors alone, as (count, share of all samples, largest share of those attacked): what was lost at least.
 WARN_LOST, FAIL_LOST = (1, 0.005, 0.25), (2, 0.02, 0.5)
 NOTHING_LEFT = "gradient attacks left nothing to break"
 NOTHING_CORRECT = "the model gets no clean image right, so there is nothing to break"
@@ -90,19 +90,19 @@ def verdict_of_count(name: str, count: int, total: int, what: str, if_warned: st
 
 
 def verdict_of_nearest(
-    name: str, count: int, met: int, n: int, attack: str, if_warned: str, if_failed: str, *, may_fail: bool = True
+    name: str, count: int, tried: int, n: int, attack: str, if_warned: str, if_failed: str, *, may_fail: bool = True
 ) -> Check:
     """By what an attack took of the nearest survivors, which should be nothing, and WARN_LOST and FAIL_LOST.
 
-    count of met samples, of n in all. The share of those met is what was measured. may_fail: else it warns at most.
+    count of tried samples, of n in all. The share of those tried is what was measured. may_fail: else it warns at most.
     """
-    bounds = [min(max(least, share * n) / met, most) for least, share, most in (WARN_LOST, FAIL_LOST)]
+    bounds = [min(max(least, share * n) / tried, most) for least, share, most in (WARN_LOST, FAIL_LOST)]
     what = (
-        f"{attack} broke {count} of the nearest {met} samples that the attacks left: robust accuracy falls by "
+        f"{attack} broke {count} of the nearest {tried} samples that the attacks left: robust accuracy falls by "
         f"{100 * count / n:.1f} points at least"
     )
     return _verdict_of_share(
-        name, count / met, bounds if may_fail else [bounds[0], math.inf], what, if_warned, if_failed
+        name, count / tried, bounds if may_fail else [bounds[0], math.inf], what, if_warned, if_failed
     )
 
 
