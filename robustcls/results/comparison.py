@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from robustcls.results.records import Evaluation, Sample
-from robustcls.results.statistics import mcnemar, paired_difference
+from robustcls.results.statistics import agreement, mcnemar, paired_difference
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,7 @@ def pair(first: Evaluation, second: Evaluation) -> list[Pair]:
     for part, right in (("clean", was_right), ("robust", held)):
         ours, theirs = ([right(sample) for sample in one.samples] for one in (first, second))
         difference, (low, high) = paired_difference(ours, theirs)
-        only_first = sum(a and not b for a, b in zip(ours, theirs, strict=True))
-        only_second = sum(b and not a for a, b in zip(ours, theirs, strict=True))
+        _, only_first, only_second, _ = agreement(ours, theirs)
         pairs.append(Pair(part, difference, low, high, only_first, only_second, mcnemar(ours, theirs)))
     return pairs
 

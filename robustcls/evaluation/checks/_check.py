@@ -83,10 +83,22 @@ def verdict(name: str, measured: float, threshold: float, what: str, advice: str
     return Check(name, "fail" if failed else "pass", known, threshold, f"{what}; {advice}" if failed else what)
 
 
+def verdict_of_share(
+    name: str, share: float, bounds: Sequence[float], what: str, if_warned: str, if_failed: str
+) -> Check:
+    """bounds: beyond the first it warns, beyond the second it fails."""
+    warn, fail = bounds
+    if share <= warn:
+        return Check(name, "pass", share, warn, what)
+    if share <= fail:
+        return Check(name, "warn", share, warn, f"{what}; {if_warned}")
+    return Check(name, "fail", share, fail, f"{what}; {if_failed}")
+
+
 def verdict_of_count(name: str, count: int, total: int, what: str, if_warned: str, if_failed: str) -> Check:
     """By `count` of `total` samples, which should be none, and WARN and FAIL; the share is what was measured."""
     bounds = [max(least / total, share) for least, share in (WARN, FAIL)]
-    return _verdict_of_share(name, count / total, bounds, what, if_warned, if_failed)
+    return verdict_of_share(name, count / total, bounds, what, if_warned, if_failed)
 
 
 def verdict_of_nearest(
@@ -101,7 +113,7 @@ def verdict_of_nearest(
         f"{attack} broke {count} of the nearest {tried} samples that the attacks left: robust accuracy falls by "
         f"{100 * count / n:.1f} points at least"
     )
-    return _verdict_of_share(
+    return verdict_of_share(
         name, count / tried, bounds if may_fail else [bounds[0], math.inf], what, if_warned, if_failed
     )
 
@@ -210,18 +222,6 @@ def broken_by_probe(
         except AttackError as failure:
             raise NotRun(f"{spec} failed: {failure}") from None
     return int(success.sum()), ", ".join(spec for spec, _ in probe)
-
-
-def _verdict_of_share(
-    name: str, share: float, bounds: Sequence[float], what: str, if_warned: str, if_failed: str
-) -> Check:
-    """bounds: beyond the first it warns, beyond the second it fails."""
-    warn, fail = bounds
-    if share <= warn:
-        return Check(name, "pass", share, warn, what)
-    if share <= fail:
-        return Check(name, "warn", share, warn, f"{what}; {if_warned}")
-    return Check(name, "fail", share, fail, f"{what}; {if_failed}")
 
 
 def _said(failure: Exception) -> str:

@@ -7,7 +7,7 @@ import torch
 from robustcls.core.losses import predict_labels
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.cascade import Outcome
-from robustcls.evaluation.checks._check import NotRun, broken, check, correct_rows, need_gradients
+from robustcls.evaluation.checks._check import NotRun, broken, check, correct_rows, need_gradients, verdict_of_share
 from robustcls.evaluation.engine import Engine
 from robustcls.results.records import Check
 from robustcls.runtime.predict import predict
@@ -42,11 +42,9 @@ def large_eps(engine: Engine, outcome: Outcome) -> Check:
         )
     left = 1 - broken(engine, SPEC, rows, ball, (NAME, 0), start=engine.x).float().mean().item()
     what = f"{left:.1%} of {len(rows)} samples survive {SPEC} at eps {ball.eps_text}, where every image may become grey"
-    if left <= warn:
-        return Check(NAME, "pass", left, warn, what)
     advice = "gradients are masked or vanish, so robust accuracy is overstated: attack without gradients too"
-    status, threshold = ("warn", warn) if left <= fail else ("fail", fail)
-    what += (
-        f"; grey has one label, class {at_grey.item()}, which {share:.1%} of them have, so that more than {chance:.1%} "
+    why = (
+        f"grey has one label, class {at_grey.item()}, which {share:.1%} of them have, so that more than {chance:.1%} "
+        f"robust samples show attacks that fail: {advice}"
     )
-    return Check(NAME, status, left, threshold, f"{what}robust samples show attacks that fail: {advice}")
+    return verdict_of_share(NAME, left, (warn, fail), what, why, why)

@@ -13,6 +13,7 @@ from robustcls.reporting.missing import ONE_MODEL
 from robustcls.reporting.sections.classes import class_rows, count_by_class
 from robustcls.results.balance import measures_by_class
 from robustcls.results.comparison import ClassCounts, data_class, held, pair
+from robustcls.results.statistics import agreement
 
 ORDER, TITLE = 140, "Comparison"
 
@@ -57,14 +58,10 @@ def _overview(context: Context) -> Markup:
     return table("Models side by side", shown, sortable=False)
 
 
-def _agreement(context: Context) -> list[tuple[Model, list[int]]]:
+def _agreement(context: Context) -> list[tuple[Model, tuple[int, ...]]]:
     """Of each model beside the first: the samples that both get right under attack, only the first, only it, neither."""
     first, *others = ([held(sample) for sample in one.samples] for one in context.evaluations)
-    pairs = [list(zip(first, other, strict=True)) for other in others]
-    kinds = ((True, True), (True, False), (False, True), (False, False))
-    return [
-        (model, [some.count(kind) for kind in kinds]) for model, some in zip(context.models[1:], pairs, strict=True)
-    ]
+    return [(model, agreement(first, other)) for model, other in zip(context.models[1:], others, strict=True)]
 
 
 def _gain(rows: tuple[ClassCounts, ...]) -> float:
