@@ -16,7 +16,6 @@ from robustcls.results.records import Evaluation
 from robustcls.results.thresholds import (
     FAIL,
     INCONCLUSIVE,
-    MEASURED,
     PASS,
     THRESHOLDS,
     UNDER_ATTACK,
@@ -29,28 +28,20 @@ from robustcls.results.thresholds import (
 
 
 @dataclass(frozen=True)
-@with_fields(dict.fromkeys(MEASURED, (float | None, None)))
+@with_fields(dict.fromkeys(THRESHOLDS, (float | None, None)))
 class Policy:
     """What a model must reach, as shares in [0, 1], and how it must have been measured; None asks for nothing.
 
-    The measures of an evaluation declare thresholds of their own, such as `max_ece`.
+    THRESHOLDS has all of the thresholds, those that the measures of an evaluation declare among them, such as `max_ece`.
     """
 
     min_clean: float | None = None
     min_robust: float | None = None
-    max_drop: float | None = None
-    min_class_robust: float | None = None
     min_n: int | None = None  # samples
     norm: str | None = None  # of the threat that the policy is about, with eps
     eps: str | float | None = None
     required_attacks: tuple[str, ...] = ()  # specs or names of suites
     name: str = ""
-    min_balanced_clean: float | None = None  # balanced accuracy: each class counts alike
-    min_balanced_robust: float | None = None
-    min_sensitivity: float | None = None  # of two classes, on clean images
-    min_specificity: float | None = None
-    min_robust_sensitivity: float | None = None  # under attack
-    min_robust_specificity: float | None = None
     positive: str | None = None  # the class that sensitivity is about; as the evaluation has it unless given
 
     def __post_init__(self) -> None:

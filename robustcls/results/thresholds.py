@@ -1,39 +1,16 @@
 """The thresholds of a policy: what each is about, and how an evaluation is held to it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
-from robustcls.core.measures import measures
+from robustcls.core import measures
 from robustcls.results.balance import balanced_of, class_name, expected_labels, label_name, say_absent, two_classes_of
 from robustcls.results.comparison import ClassCounts, count_classes, worst_class
 from robustcls.results.records import Accuracy, Estimate, Evaluation, Rates
 from robustcls.results.statistics import bonferroni, wilson
 
 PASS, WARN, FAIL, INCONCLUSIVE, UNJUDGED = "PASS", "WARN", "FAIL", "INCONCLUSIVE", "NOT JUDGED"
-# Those that a measure declares: by name, with the evaluation's field that holds its record.
-MEASURED = {name: (measure.name, one) for measure in measures() for name, one in measure.thresholds.items()}
-THRESHOLDS = {  # what each of them is about
-    "min_clean": "clean accuracy",
-    "min_robust": "robust accuracy",
-    "max_drop": "drop from clean to robust accuracy",
-    "min_class_robust": "robust accuracy of the worst class",
-    "min_balanced_clean": "clean balanced accuracy",
-    "min_balanced_robust": "robust balanced accuracy",
-    "min_sensitivity": "sensitivity",
-    "min_specificity": "specificity",
-    "min_robust_sensitivity": "sensitivity under attack",
-    "min_robust_specificity": "specificity under attack",
-    **{name: one.text for name, (_, one) in MEASURED.items()},
-}
-UNDER_ATTACK = {
-    "min_robust",
-    "max_drop",
-    "min_class_robust",
-    "min_balanced_robust",
-    "min_robust_sensitivity",
-    "min_robust_specificity",
-    *(name for name, (_, one) in MEASURED.items() if one.under_attack),
-}
 
 
 class Judged(NamedTuple):
@@ -44,21 +21,27 @@ class Judged(NamedTuple):
     measured: str
 
 
+class Threshold(NamedTuple):
+    """A threshold: what it is about, how an evaluation is held to it, and whether it is about accuracy under attack."""
+
+    text: str
+    judge: Callable[[str, Evaluation, float, str | None], Judged]
+    under_attack: bool
+
+
 def judge_threshold(name: str, evaluation: Evaluation, threshold: float, positive: str | None) -> Judged:
     """Holds an evaluation to one threshold. positive: the class of sensitivity, where the policy names one."""
-    if name in MEASURED:
-        return _of_measure(name, evaluation, threshold)
-    if name in _RATES:
-        return _rate(name, evaluation, threshold, positive)
-    return _JUDGES[name](name, evaluation, threshold)
+    return _TABLE[name].judge(name, evaluation, threshold, positive)
 
 
 def not_measured(name: str) -> Judged:
     return Judged(INCONCLUSIVE, f"{THRESHOLDS[name]} was not measured", "")
 
 
-def _of_measure(name: str, evaluation: Evaluation, threshold: float) -> Judged:
-    field, declared = MEASURED[name]
+def _of_measure(
+    field: str, declared: measures.Threshold, name: str, evaluation: Evaluation, threshold: float, positive: str | None
+) -> Judged:
+    """By what a measure declares; its record is in this field of the evaluation."""
     record = getattr(evaluation, field)
     value, n = (None if record is None else declared.read(record)) or (None, 0)
     if value is None or not n:
@@ -67,12 +50,12 @@ def _of_measure(name: str, evaluation: Evaluation, threshold: float) -> Judged:
     return held._replace(reason=f"{held.reason}, on n = {n:,} samples")
 
 
-def _accuracy(name: str, evaluation: Evaluation, threshold: float) -> Judged:
+def _accuracy(name: str, evaluation: Evaluation, threshold: float, positive: str | None) -> Judged:
     found = evaluation.clean if name == "min_clean" else evaluation.robust
     return _compare(name, THRESHOLDS[name], found, threshold)
 
 
-def _drop(name: str, evaluation: Evaluation, threshold: float) -> Judged:
+def _drop(name: str, evaluation: Evaluation, threshold: float, positive: str | None) -> Judged:
     clean, robust = evaluation.clean, evaluation.robust
     if not clean.total or clean.total != robust.total:
         return not_measured(name)
@@ -82,7 +65,7 @@ def _drop(name: str, evaluation: Evaluation, threshold: float) -> Judged:
     )
 
 
-def _worst_class(name: str, evaluation: Evaluation, threshold: float) -> Judged:
+def _worst_class(name: str, evaluation: Evaluation, threshold: float, positive: str | None) -> Judged:
     """Each class has an interval of its own, widened so that all hold together: all must lie above the threshold.
 
     Without the correction, chance alone would put some class of many on the wrong side.
@@ -114,7 +97,7 @@ def _worst_class(name: str, evaluation: Evaluation, threshold: float) -> Judged:
     return Judged(status, reason + corrected, f"{class_name(evaluation, worst.label)} {named.measured}")
 
 
-def _balanced(name: str, evaluation: Evaluation, threshold: float) -> Judged:
+def _balanced(name: str, evaluation: Evaluation, threshold: float, positive: str | None) -> Judged:
     found = balanced_of(evaluation)
     if found is None:
         return not_measured(name)
@@ -128,18 +111,9 @@ def _balanced(name: str, evaluation: Evaluation, threshold: float) -> Judged:
     return Judged(FAIL if best < threshold else INCONCLUSIVE, f"{held.reason}, {which}", f"{held.measured} {which}")
 
 
-_RATES: dict[str, tuple[str, str]] = {  # threshold: the part of two_classes, and which of its rates
-    "min_sensitivity": ("clean", "sensitivity"),
-    "min_specificity": ("clean", "specificity"),
-    "min_robust_sensitivity": ("robust", "sensitivity"),
-    "min_robust_specificity": ("robust", "specificity"),
-}
-
-
-def _rate(name: str, evaluation: Evaluation, threshold: float, positive: str | None) -> Judged:
+def _rate(part: str, which: str, name: str, evaluation: Evaluation, threshold: float, positive: str | None) -> Judged:
     """Of two classes; the reason names the class, so that nobody takes one for the other."""
     found = two_classes_of(evaluation, positive)
-    part, which = _RATES[name]
     rates: Rates | None = getattr(found, part, None)
     rate: Accuracy | None = getattr(rates, which, None)
     if found is None:
@@ -150,16 +124,6 @@ def _rate(name: str, evaluation: Evaluation, threshold: float, positive: str | N
         return Judged(INCONCLUSIVE, f"{THRESHOLDS[name]} ({of}) was {missing}", missing)
     held = _compare(name, f"{THRESHOLDS[name]} ({of})", rate, threshold)
     return held._replace(measured=f"{of} {held.measured}")
-
-
-_JUDGES: dict[str, Callable[[str, Evaluation, float], Judged]] = {
-    "min_clean": _accuracy,
-    "min_robust": _accuracy,
-    "max_drop": _drop,
-    "min_class_robust": _worst_class,
-    "min_balanced_clean": _balanced,
-    "min_balanced_robust": _balanced,
-}
 
 
 def _compare(name: str, what: str, found: Accuracy | Estimate | float, threshold: float) -> Judged:
@@ -175,3 +139,23 @@ def _compare(name: str, what: str, found: Accuracy | Estimate | float, threshold
     measured = f"{value:.1%} [{low:.1%}, {high:.1%}]" if ends else f"{value:.1%}"
     bare = "" if ends else ", compared without an interval"
     return Judged(status, f"{what} {measured} lies {how} the threshold {threshold:.1%}{bare}", measured + bare)
+
+
+_TABLE = {
+    "min_clean": Threshold("clean accuracy", _accuracy, False),
+    "min_robust": Threshold("robust accuracy", _accuracy, True),
+    "max_drop": Threshold("drop from clean to robust accuracy", _drop, True),
+    "min_class_robust": Threshold("robust accuracy of the worst class", _worst_class, True),
+    "min_balanced_clean": Threshold("clean balanced accuracy", _balanced, False),
+    "min_balanced_robust": Threshold("robust balanced accuracy", _balanced, True),
+    "min_sensitivity": Threshold("sensitivity", partial(_rate, "clean", "sensitivity"), False),
+    "min_specificity": Threshold("specificity", partial(_rate, "clean", "specificity"), False),
+    "min_robust_sensitivity": Threshold("sensitivity under attack", partial(_rate, "robust", "sensitivity"), True),
+    "min_robust_specificity": Threshold("specificity under attack", partial(_rate, "robust", "specificity"), True),
+} | {
+    name: Threshold(one.text, partial(_of_measure, measure.name, one), one.under_attack)
+    for measure in measures.measures()
+    for name, one in measure.thresholds.items()
+}
+THRESHOLDS = {name: one.text for name, one in _TABLE.items()}
+UNDER_ATTACK = {name for name, one in _TABLE.items() if one.under_attack}
