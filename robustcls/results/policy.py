@@ -142,7 +142,7 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
 def lacking_attacks(evaluation: Evaluation, wanted: tuple[str, ...]) -> list[str]:
     """Specs of `wanted` that did not run to their end with the options that they name.
 
-    A suite stands for its attacks, whose other options must have their defaults.
+    A suite means its attacks, whose other options must have their defaults.
     """
     lacking = []
     for one in wanted:

@@ -29,7 +29,7 @@ def doubled_steps(engine: Engine, outcome: Outcome) -> Check:
 
 @check(240, thorough=True)
 def doubled_restarts(engine: Engine, outcome: Outcome) -> Check:
-    """Whether the strongest gradient attack breaks more with twice the restarts: then luck decided."""
+    """Whether the strongest gradient attack breaks more with twice the restarts: then chance decided."""
     return _doubled("restarts", engine, outcome)
 
 
