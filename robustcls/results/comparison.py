@@ -49,7 +49,7 @@ def find_mismatch(evaluations: Sequence[Evaluation]) -> str:
             a, b = first.data, other.data
             if (a.name, a.split, a.n) == (b.name, b.split, b.n) and "" != a.sampling != b.sampling != "":
                 rules = f"{a.sampling!r} and {b.sampling!r}"
-                return f"the samples were drawn by different rules, {rules}: evaluate both with --n all, or with one version"
+                return f"the samples were drawn by different rules, {rules}: evaluate both on all samples, or with one version"
             return "the data differ (SHA-256 of pixels and labels)"
         if (first.threat.norm, first.threat.eps) != (other.threat.norm, other.threat.eps):
             ours, theirs = (f"{one.threat.norm} {one.threat.eps_text}" for one in (first, other))

@@ -14,7 +14,7 @@ def few_updates(updates: int, epochs: int) -> str:
     if updates >= FEW_UPDATES:
         return ""
     each = f"{updates} update{'s' if updates > 1 else ''}"
-    return f"only {each} per epoch, {updates * epochs} in the run: a smaller --batch-size or more --epochs give more"
+    return f"only {each} per epoch, {updates * epochs} in the run: a smaller batch size or more epochs give more"
 
 
 def first_rise(epochs: Sequence[Epoch]) -> str:
@@ -32,7 +32,7 @@ def risen_loss(epochs: Sequence[Epoch]) -> str:
         return ""
     return (
         f"the training loss rose from {low.train_loss:.3g} in epoch {low.epoch} to {last.train_loss:.3g} "
-        f"in epoch {last.epoch}: training diverges; a lower --lr or --clip 1 may help"
+        f"in epoch {last.epoch}: training diverges; a lower learning rate or gradients clipped to norm 1 may help"
     )
 
 
