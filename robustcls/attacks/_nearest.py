@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks._active import per_sample
+from robustcls.attacks._goal import gap
 from robustcls.core.draws import Draws, take
 from robustcls.core.errors import InputError
 from robustcls.core.losses import ATTACK_TIE, margin, misclassified, tie_scale
@@ -22,11 +23,8 @@ def lead(logits: Tensor, y: Tensor, other: Tensor | None = None) -> Tensor:
     Returns N.
     """
     logits = logits.float()
-    if other is not None:
-        gap = (logits.gather(1, other[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
-    else:
-        gap = margin(logits, y)
-    return gap - 2 * ATTACK_TIE * tie_scale(logits.detach(), y)
+    ahead = margin(logits, y) if other is None else gap(logits, y, other)
+    return ahead - 2 * ATTACK_TIE * tie_scale(logits.detach(), y)
 
 
 class Nearest:
