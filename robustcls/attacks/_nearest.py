@@ -47,7 +47,7 @@ class Nearest:
         return self.keep(x_adv, misclassified(logits, self.y))
 
     def keep(self, x_adv: Tensor, adversarial: Tensor) -> Tensor:
-        """As `add`, by another's word; what is not finite is no image."""
+        """As `add`, where the caller decides which are adversarial; what is not finite is no image."""
         distance = self.threat.distance(x_adv, self.x)
         adversarial = adversarial & distance.isfinite()
         nearer = adversarial & (distance < self.distance)

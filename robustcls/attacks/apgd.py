@@ -12,7 +12,8 @@ What differs from AutoAttack's code, as measured on small CIFAR-10 networks:
 - early_stop: the result is the first adversarial point, theirs the last. The same samples are misclassified.
 - l1: the first step moves 0.2 of the pixels, 614 of 3 x 32 x 32; theirs counts what the start changed, which comes to about
   286. It is overwritten after one step. Effect on robust accuracy: not measured by itself.
-- l1: adversarial examples inside eps that the runs in the balls of 3 and 2 eps come upon count. That can only lower it.
+- l1: adversarial examples inside eps that the runs in the balls of 3 and 2 eps reach count. That can only lower robust
+  accuracy.
 """
 
 import math

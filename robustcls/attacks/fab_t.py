@@ -4,12 +4,12 @@ What differs from the authors' code, in AutoAttack:
 
 - Points: the model is linearised at an adversarial example before the backward step to the image, theirs after it, which
   takes two forward passes a step. On a small CIFAR-10 network (100 images; linf 8/255, l2 0.5, l1 12; 50 steps, 3
-  targets) both break the same images, and the distances are 1.0005, 0.9986 and 0.9991 times theirs in the median
+  targets) both succeed on the same images, and the distances are 1.0005, 0.9986 and 0.9991 times theirs in the median
   (1.0003 to 1.0004 where ours, too, linearises after it). Models whose gradient dies beyond the boundary: not measured.
 - The boundary is that of a clear error (`misclassified`), not of a tie: 3e-5 of the logits. No effect on those counts.
 - A random start is half of a uniform point of the ball, theirs lies on the surface of eps / 2. Not measured.
-- early_stop: a sample leaves with the first example inside eps, and what lies farther is projected onto the ball, where the
-  evaluation has a look at it, too. Theirs goes on to the nearest. That breaks no fewer.
+- early_stop: a sample leaves with the first example inside eps, and what lies farther is projected onto the ball and
+  evaluated there, too. Theirs goes on to the nearest. No fewer samples are misclassified.
 """
 
 from dataclasses import dataclass
