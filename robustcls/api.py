@@ -13,13 +13,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from robustcls.attacks._run import run_attack
-from robustcls.attribution import explain_counted, not_finite
+from robustcls.attribution import explain as explain
 from robustcls.attribution.measures.trust import explain_metrics as explain_metrics
-from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_n
 from robustcls.core.threat import ThreatModel
-from robustcls.data.collect import collect
+from robustcls.data.images import collect
 from robustcls.data.splits import load_split
 from robustcls.deploy.artefact import Artefact, export_module
 from robustcls.evaluation import measured
@@ -274,48 +273,6 @@ def evaluate(
         model, x, y, ball, attacks, suite, options,
         batch_size=batch_size, seed=seed, name=name, resume=resume, progress=progress,
     )  # fmt: skip
-
-
-def explain(
-    model: nn.Module,
-    images: Tensor,
-    target: int | Tensor | Sequence[int] | None = None,
-    method: str | Callable[..., Tensor] = "integrated_gradients",
-    *,
-    batch_size: int | str | None = "auto",
-    seed: int = 0,
-    reference: Tensor | None = None,
-    background: Tensor | None = None,
-    progress: bool = False,
-) -> Tensor:
-    """Attribution maps of the target class's logit, float32 on the images' device: N,C,H,W, or N,H,W from methods on a grid.
-
-    Args:
-        model: any module that gives logits N,K for [0, 1] pixels.
-        images: float N,C,H,W in [0, 1], on any device.
-        target: one class for all images, or one per image; None takes each image's predicted class.
-        method: a spec such as `integrated_gradients(steps=64, baseline="mean")`, or a function `(model, x, target) -> maps`.
-            See `robustcls list attribution`.
-        batch_size: images at a time.
-        seed: of methods that draw; every image has the same draws.
-        reference: the images N,C,H,W that superpixels are made of, where `images` are their adversarial versions.
-        background: baselines M,C,H,W of the SHAP methods, in place of each image's own black, mean and blur.
-        progress: show progress on stderr.
-
-    Raises:
-        InputError: for images, targets, methods or options that do not fit. Entries that are not finite become 0, with a
-            UserWarning that says in how many maps.
-
-    Example:
-        >>> maps = robustcls.explain(model, images, target=labels, method="gradcam")
-    """
-    maps, odd = explain_counted(
-        model, images, target, method,
-        batch_size=batch_size, seed=seed, reference=reference, background=background, progress=progress,
-    )  # fmt: skip
-    if said := not_finite(odd):
-        warnings.warn(f"{plugins.parse('attribution', method)}: {said}", stacklevel=2)
-    return maps.to(images.device)
 
 
 def export(

@@ -32,7 +32,9 @@ def command(flags: dict, config_file: str | None, model: str, out: str, overwrit
 
     from robustcls.deploy.artefact import export_spec
 
-    with claim(Path(out).with_name(f"{Path(out).name}.artefact")):  # a name beside it: the folder is replaced as a whole
+    with claim(
+        Path(out).with_name(f"{Path(out).name}.artefact")
+    ):  # a name beside it: the folder is replaced as a whole
         made = export_spec(model, out, config, overwrite=overwrite, say=partial(note, quiet=config.quiet))
     kind = "int8" if made.manifest.quantization else "fp32"
     click.echo(f"{Path(out)}: {kind}, {made.manifest.file.bytes / 1e6:.2f} MB")

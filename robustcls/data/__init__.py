@@ -1,11 +1,8 @@
 """Data sets, their splits, augmentations and batches."""
 
-import ast
-from pathlib import Path
 from typing import Any
 
 from robustcls.core import plugins
-from robustcls.core.errors import unknown
 
 DEFAULT_RECIPE = {
     "norm": "linf",
@@ -24,12 +21,4 @@ def recipe(spec: str) -> dict[str, Any]:
     Empty for a user's own `module:callable`. Raises InputError for an unknown name.
     """
     name = plugins.parse("data", spec).name
-    if ":" in name:
-        return {}
-    if name not in plugins.names("data"):
-        raise unknown("data", name, plugins.names("data"))
-    file = Path(__file__).parent / "sets" / f"{name}.py"
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "RECIPE":
-            return DEFAULT_RECIPE | ast.literal_eval(node.value)
-    return dict(DEFAULT_RECIPE)
+    return {} if ":" in name else DEFAULT_RECIPE | (plugins.constant("data", name, "RECIPE") or {})

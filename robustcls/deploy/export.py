@@ -142,7 +142,7 @@ def export_model(
         )
         write_reference(folder / REFERENCE, net, images[:REFERENCES])
         write_drift(folder / DRIFT, net, images)
-        manifest.save(folder)
+        manifest.save(folder / MANIFEST)
     return manifest
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcls.attacks._pool import others_of
+from robustcls.attacks._nearest import others_of
 from robustcls.core.classifier import device_of
 from robustcls.core.draws import SampleGenerator
 from robustcls.core.errors import InputError
@@ -20,8 +20,8 @@ from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attack
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.verify import Attempts, join, verify
-from robustcls.runtime.fused import Counted, SearchTwin, make_search_model
-from robustcls.runtime.memory import Parts
+from robustcls.runtime.fused import Counted, FusedModel, make_search_model
+from robustcls.runtime.memory import OomSafeBatches
 from robustcls.runtime.predict import predict
 from robustcls.runtime.world import World
 
@@ -60,7 +60,7 @@ class Engine:
     def __post_init__(self) -> None:
         self.x, self.y, self.threat = self.subject.x, self.subject.y, self.subject.threat
         self.device = device_of(self.subject.model)
-        self.parts = Parts(self.batch_size)
+        self.parts = OomSafeBatches(self.batch_size)
         self.model = Counted(self.subject.model)  # whose verdict counts
         # Whose gradients the attacks follow.
         self.source = self.model if self.subject.surrogate is None else Counted(self.subject.source)
@@ -76,7 +76,7 @@ class Engine:
         return others_of(self.x, self.y, self.subject.index)
 
     @cached_property
-    def searches(self) -> list[SearchTwin | Counted]:
+    def searches(self) -> list[FusedModel | Counted]:
         """The models that attacks search on. What low precision could not break is attacked again in fp32."""
         assert self.logits is not None  # first, for that pass finds what memory holds
         compared = self.x[: min(self.parts.size, COMPARED)].to(self.device)

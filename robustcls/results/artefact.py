@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from robustcls.core.errors import InputError
 from robustcls.results.fields import Count, Distance, Integer, Number
-from robustcls.results.json_files import from_json, load, to_json, write_json
+from robustcls.results.json_files import JsonFile
 
 SCHEMA = "robustcls/artefact/1"
 WRITER = "`robustcls export`"
@@ -90,8 +90,10 @@ class Checked:
 
 
 @dataclass
-class Manifest:
-    """`manifest.json` of an artefact: `Manifest.load(folder)`."""
+class Manifest(JsonFile):
+    """`manifest.json` of an artefact: `Manifest.of(folder)`."""
+
+    WRITER = WRITER
 
     name: str
     file: File
@@ -112,26 +114,14 @@ class Manifest:
         """(C, H, W)"""
         return self.decoding.channels, self.decoding.height, self.decoding.width
 
-    def save(self, folder: str | Path) -> None:
-        """Raises InputError where it cannot be written."""
-        write_json(Path(folder) / MANIFEST, self)
-
     @classmethod
-    def load(cls, folder: str | Path) -> "Manifest":
-        """Raises InputError where the folder is no artefact, is half-written, or of a newer schema."""
+    def of(cls, folder: str | Path) -> "Manifest":
+        """That of an artefact's folder. Raises InputError where it is none, is half-written, or of a newer schema."""
         path = Path(folder) / MANIFEST
         if not path.is_file():
             raise InputError(f"{folder} is no artefact: it has no {MANIFEST}: give a folder that {WRITER} wrote")
-        manifest = load(cls, path, WRITER)
+        manifest = cls.load(path)
         for name in (MODEL, REFERENCE):
             if not (path.parent / name).is_file():
                 raise InputError(f"{folder} has no {name}: it is half an artefact: export the model again")
         return manifest
-
-    def to_json(self) -> str:
-        return to_json(self)
-
-    @classmethod
-    def from_json(cls, text: str, name: str = MANIFEST) -> "Manifest":
-        """Raises InputError that names the first place where the text is no manifest."""
-        return from_json(cls, text, name, WRITER)

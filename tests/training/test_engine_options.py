@@ -23,7 +23,7 @@ from robustcls.cli.main import main
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import input_gradient
 from robustcls.models.checkpoint import restore
-from robustcls.runtime.fused import SearchTwin, scale_gradients
+from robustcls.runtime.fused import FusedModel, scale_gradients
 from robustcls.training.checkpoint import read_last, restore_state
 from robustcls.training.loop import fit
 from robustcls.training.rehearsal import fit_epochs
@@ -234,11 +234,17 @@ def test_swa_is_the_plain_mean_from_its_start_on(adv, make_run):
     assert len(inputs) == 2
 
 
-def test_before_its_start_the_raw_model_is_judged_and_saved(make_run):
+def test_before_its_start_the_raw_model_is_validated_and_saved(make_run, monkeypatch):
     run = make_run(**SMALL, epochs=3, swa=0.6)
     accuracies = iter([0.1, 0.2, 0.3])
-    judged, saved, expected = [], [], []
-    run.validation = Judge(judged, accuracies)
+    validated, saved, expected = [], [], []
+
+    def measured(count):
+        validated.append(run.state.eval_model)
+        accuracy = next(accuracies)
+        return {"train_clean": 0.5, "val_clean": 0.5, "val_robust": accuracy, "val_fgsm": accuracy}
+
+    monkeypatch.setattr(run, "validate", measured)
 
     def on_epoch(_row):
         saved.append(torch.load(run.folder / "ckpt.pt", weights_only=True)["state_dict"])
@@ -246,18 +252,8 @@ def test_before_its_start_the_raw_model_is_judged_and_saved(make_run):
 
     fit(run, nothing, on_epoch)
     raw, average = run.state.model, run.state.average.model
-    assert judged == [raw, average, average]  # 2 > 0.6 * 3
+    assert validated == [raw, average, average]  # 2 > 0.6 * 3
     assert same(saved, expected)
-
-
-class Judge:
-    def __init__(self, judged, accuracies):
-        self.judged, self.accuracies = judged, accuracies
-
-    def measure(self, model, twin, count):
-        self.judged.append(model)
-        accuracy = next(self.accuracies)
-        return {"train_clean": 0.5, "val_clean": 0.5, "val_robust": accuracy, "val_fgsm": accuracy}
 
 
 @pytest.mark.parametrize(
@@ -312,7 +308,7 @@ def test_a_compiled_run_trains_to_nearly_the_same_weights(make_run):
     for name, tensor in plain.items():
         assert torch.allclose(fast[name].float(), tensor.float(), atol=1e-3), name
     model, _ = restore(states[1], "ckpt.pt", trusted=TINIEST["arch"])
-    twin = SearchTwin(run.state.model)
+    twin = FusedModel(run.state.model)
     x = torch.rand(4, 1, 8, 8)
     assert torch.allclose(model(x), twin(x), atol=1e-3)
 
@@ -501,7 +497,7 @@ def test_the_twin_scales_in_fp16_alone():
     for precision, rounds in (("fp16", True), ("bf16", True), ("fp32", True)):
         net, exact = Confident(margins, rounds=rounds), Confident(margins, rounds=False)
         exact.load_state_dict(net.state_dict())
-        found = input_gradient(SearchTwin(net, precision), x, y).flatten(1)
+        found = input_gradient(FusedModel(net, precision), x, y).flatten(1)
         wanted = input_gradient(exact, x, y).flatten(1)
         cosines = F.cosine_similarity(found.double(), wanted.double(), eps=1e-60)
         assert (cosines > 0.99).tolist() == ([True] * 4 if precision == "fp16" else [True, False, False, True])

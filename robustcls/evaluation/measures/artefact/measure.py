@@ -220,7 +220,7 @@ def _by_class(labels: Tensor, names: Any) -> dict[str, int]:
 
 def _maps(file: Subject, before: Subject, method: str, batch_size: int, seed: int) -> Maps | None:
     """Rank correlations of the two models' maps of the original's predicted class, on the same images."""
-    from robustcls.attribution import collapse, explain_counted
+    from robustcls.attribution import collapse, explain
     from robustcls.attribution.measures.similarity import shuffled, spearman
 
     x = file.x[:MAPS_N]
@@ -228,7 +228,7 @@ def _maps(file: Subject, before: Subject, method: str, batch_size: int, seed: in
     noisy = before.threat.random_start(x, torch.Generator().manual_seed(seed)).clamp(0, 1)
     try:
         maps = [
-            explain_counted(model, images, target, method, batch_size=batch_size, seed=seed)[0]
+            explain(model, images, target, method, batch_size=batch_size, seed=seed, keep_nonfinite=True)
             for model, images in ((file.model, x), (before.model, x), (before.model, noisy))
         ]
     except InputError:  # a method that wants layers or rules which a graph of operators does not have
