@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from attack_nets import Counting, linear, robust, trained_on_digits
 from torch import Tensor
 
 from robustcls.attacks._apgd_l1 import ascend_l1
@@ -11,6 +10,7 @@ from robustcls.attacks.pgd import pgd
 from robustcls.core.errors import InputError
 from robustcls.core.losses import cross_entropy, dlr, margin, misclassified, wrong_classes
 from robustcls.core.threat import ThreatModel
+from tests.helpers.attack_nets import Counting, linear, robust, trained_on_digits
 
 THREAT = ThreatModel("l1", 2.0)
 

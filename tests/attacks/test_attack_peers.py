@@ -4,11 +4,11 @@ import warnings
 
 import pytest
 import torch
-from attack_nets import deeper_net, fit_digits
 
 import robustcls
 from robustcls.core.draws import SampleGenerator
 from robustcls.core.threat import ThreatModel
+from tests.helpers.attack_nets import deeper_net, fit_digits
 
 EPS = {"linf": 0.15, "l2": 0.8}
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_nets import Counting, linear, robust, robust_under_autoattack, trained_on_digits
 
 from robustcls.attacks.fab_t import fab_t
 from robustcls.core.errors import InputError
 from robustcls.core.losses import margin
 from robustcls.core.threat import ThreatModel
+from tests.helpers.attack_nets import Counting, linear, robust, robust_under_autoattack, trained_on_digits
 
 DUAL = {"linf": 1, "l2": 2, "l1": float("inf")}
 EPS = {"linf": 0.15, "l2": 0.8, "l1": 1.2}

@@ -10,7 +10,6 @@ import foolbox as fb
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_nets import linear, trained_on_digits
 from torch import Tensor, nn
 
 import robustcls
@@ -20,6 +19,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.losses import margin
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
+from tests.helpers.attack_nets import linear, trained_on_digits
 
 BOX = ThreatModel("linf", 1)
 OWN = ["cw", "ddn", "deepfool", "fmn"]

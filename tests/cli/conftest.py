@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from judged_by_hand import make_evaluation
 from PIL import Image
 
 from robustcls.cli.main import main
 from robustcls.models.checkpoint import build, save_checkpoint
+from tests.helpers.judged_by_hand import make_evaluation
 
 CODE = '''
 """Plug-ins of a user's own."""

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from judged_by_hand import make_evaluation
 
 import robustcls
 from robustcls.cli.attack import summarise
 from robustcls.evaluation.attacks import name_attacks
 from robustcls.results.records import Accuracy, Attack, Check, Evaluation
 from robustcls.results.statistics import wilson
+from tests.helpers.judged_by_hand import make_evaluation
 
 KEYS = {  # DESIGN, part 2
     "schema": (),

@@ -4,12 +4,12 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from judged_by_hand import make_evaluation
 
 from robustcls.cli.gate import junit_xml
 from robustcls.reporting import render
 from robustcls.results.policy import Criterion, Policy, Verdict
 from robustcls.results.records import Accuracy, Check, Evaluation
+from tests.helpers.judged_by_hand import make_evaluation
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from judged_by_hand import make_evaluation
 from PIL import Image
-from report_text import shown
 
 from robustcls.results.balance import balanced_of
 from robustcls.results.records import Evaluation
+from tests.helpers.judged_by_hand import make_evaluation
+from tests.helpers.report_text import shown
 
 MODEL = '''
 import torch

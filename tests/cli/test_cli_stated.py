@@ -6,11 +6,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from report_text import shown
 
 import robustcls
 from robustcls.cli import console, doctor
 from robustcls.results.records import Evaluation
+from tests.helpers.report_text import shown
 
 ROOT = Path(robustcls.__file__).parent.parent
 

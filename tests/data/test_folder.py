@@ -3,12 +3,12 @@ import os
 import numpy as np
 import pytest
 import torch
-from drawn import draw, fill
 from PIL import Image
 
 from robustcls.core.errors import InputError
 from robustcls.data.sets.folder import folder
 from robustcls.data.splits import load_split
+from tests.helpers.drawn import draw, fill
 
 # Noted in folder.py, which does without the decoder where it is gone.
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")

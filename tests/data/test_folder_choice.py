@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 import torch
-from drawn import draw, fill
 
 from robustcls.core.errors import InputError
 from robustcls.data import duplicates
@@ -12,6 +11,7 @@ from robustcls.data.folders import decode
 from robustcls.data.images import Images, as_images, without_files
 from robustcls.data.sets.folder import folder
 from robustcls.data.splits import choose, load_split, load_training_data
+from tests.helpers.drawn import draw, fill
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
 

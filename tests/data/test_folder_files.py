@@ -6,12 +6,12 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from drawn import draw, fill
 from PIL import Image
 
 from robustcls.core.errors import InputError
 from robustcls.data.folders.walk import endings
 from robustcls.data.sets.folder import folder
+from tests.helpers.drawn import draw, fill
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
 LOSSLESS = ("png", "PNG", "bmp", "dib", "ppm", "pnm", "tif", "tiff", "TIFF", "tga", "sgi", "pcx", "webp", "apng")

@@ -1,11 +1,11 @@
 """Splits inside class folders, class folders inside others, and classes that only one split has."""
 
 import pytest
-from drawn import draw, fill
 
 from robustcls.core.errors import InputError
 from robustcls.data.sets.folder import folder
 from robustcls.data.splits import load_split, load_training_data
+from tests.helpers.drawn import draw, fill
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
 

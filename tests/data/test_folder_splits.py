@@ -3,11 +3,11 @@
 import unicodedata
 
 import pytest
-from drawn import draw, fill
 
 from robustcls.core.errors import InputError
 from robustcls.data.sets.folder import folder
 from robustcls.data.splits import load_split, load_training_data, may_have_trained_on
+from tests.helpers.drawn import draw, fill
 
 # Noted in the folder's decoder, which does without torchvision's where it is gone.
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")

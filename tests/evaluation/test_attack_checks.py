@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from eval_models import Bump, Masked, evaluated, train_digits
 from torch import nn
 
 from robustcls.attacks._hyperplane import to_hyperplane
@@ -14,6 +13,7 @@ from robustcls.data.sets.digits import digits
 from robustcls.evaluation.checks import _check, attack_self_test, thorough_checks
 from robustcls.evaluation.checks.attack_self_test import linear_model
 from robustcls.reporting.sections.diagnostics import EXPECTED
+from tests.helpers.eval_models import Bump, Masked, evaluated, train_digits
 
 LINF = ThreatModel("linf", 0.1)
 STRONG = ["apgd_ce(steps=20)", "apgd_t(steps=20, targets=3, restarts=2)"]
@@ -249,9 +249,9 @@ def test_gradients_of_a_surrogate_say_nothing(net, robust_net, batch):
 
 @pytest.mark.parametrize("name", ["idle", "downhill"])
 def test_a_broken_attack_is_named(name, net, batch):
-    found = one(net, *batch, [f"eval_models:{name}", "pgd"], "attack_self_test")
+    found = one(net, *batch, [f"tests.helpers.eval_models:{name}", "pgd"], "attack_self_test")
     assert found.status == "fail"
-    assert f"eval_models:{name} broke 0.0%" in found.message
+    assert f"tests.helpers.eval_models:{name} broke 0.0%" in found.message
     assert "pgd broke" not in found.message
 
 
@@ -335,7 +335,7 @@ def test_where_checks_mean_nothing(net, batch):
 
 
 def test_examples_of_another_model_that_break_nothing_say_nothing(net, robust_net, batch):
-    found = one(net, *batch, ["eval_models:idle"], "transfer", surrogate=robust_net)
+    found = one(net, *batch, ["tests.helpers.eval_models:idle"], "transfer", surrogate=robust_net)
     assert found.status == "not_run"
     assert "broke nothing" in found.message
 
@@ -368,12 +368,19 @@ def test_what_breaks_a_check_is_its_message():
 
 
 def test_attacks_that_break_off_are_reported(net, batch):
-    found = run(net, *batch, ["eval_models:raises"])
+    found = run(net, *batch, ["tests.helpers.eval_models:raises"])
     assert "RuntimeError: two" in found["eps_zero"].message
     assert {found[name].status for name in ("eps_zero", "attack_self_test", "doubled_steps")} == {"not_run"}
 
 
-@pytest.mark.parametrize("spec", ["eval_models:far", "eval_models:not_a_number", "eval_models:returns_one"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "tests.helpers.eval_models:far",
+        "tests.helpers.eval_models:not_a_number",
+        "tests.helpers.eval_models:returns_one",
+    ],
+)
 def test_strange_attacks_crash_no_check(spec, net, batch):
     found = run(net, *batch, [spec])
     assert list(found) == IDS

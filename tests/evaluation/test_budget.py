@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from eval_models import completed, evaluated, make_batch, make_net
 from torch import nn
 
 from robustcls.attribution.measures.trust import FORWARDS, MAPS, make_maps, measure, select_samples
@@ -29,6 +28,7 @@ from robustcls.evaluation.pace import Pace, measure_pace, passes_of
 from robustcls.results.policy import Policy
 from robustcls.results.policy import judge as decide
 from robustcls.results.records import Check, Evaluation
+from tests.helpers.eval_models import completed, evaluated, make_batch, make_net
 
 
 class Clock:

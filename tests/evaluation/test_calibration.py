@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from eval_models import Evaluated, Masked, evaluated, make_batch, make_net
 from torch import nn
 
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.measures.calibration.measure import measure as measure_calibration
 from robustcls.evaluation.measures.calibration.measure import reliability
+from tests.helpers.eval_models import Evaluated, Masked, evaluated, make_batch, make_net
 
 
 def judged_by(model: nn.Module) -> Evaluated:

@@ -3,7 +3,6 @@
 import time
 
 import pytest
-from eval_models import completed, evaluated, make_batch, make_net
 
 import robustcls
 from robustcls.core.errors import InputError
@@ -12,6 +11,7 @@ from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.config import ReportConfig
 from robustcls.evaluation.measures.calibration import measure as calibration
 from robustcls.results.records import Evaluation
+from tests.helpers.eval_models import completed, evaluated, make_batch, make_net
 
 NOTHING = ReportConfig(examples=0, maps_n=0, curves_n=0, minimum_n=0, corruptions_n=0, quiet=True)
 

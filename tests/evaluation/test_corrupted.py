@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from eval_models import evaluated, make_batch, make_net
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
@@ -14,6 +13,7 @@ from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.measures.corruptions.measure import CHUNK, corrupt, read_published
 from robustcls.evaluation.measures.corruptions.measure import measure as measure_corruptions
 from robustcls.results.records import Evaluation
+from tests.helpers.eval_models import evaluated, make_batch, make_net
 
 NAMES = plugins.names("corruption")
 EACH = 7  # published images of a severity

@@ -1,12 +1,12 @@
 import pytest
 import torch
-from eval_models import Masked, evaluated, make_batch, make_net
 
 from robustcls.core.errors import InputError
 from robustcls.core.subset import spaced
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.curves import AutoGrid, auto_grid, choose_grid, parse_grid, reach
 from robustcls.evaluation.measures.other_curves.measure import measure as measure_other_curves
+from tests.helpers.eval_models import Masked, evaluated, make_batch, make_net
 
 ATTACKS = ["pgd(steps=3)", "apgd_t(steps=5)"]
 GRID = [0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.3]
@@ -58,10 +58,10 @@ def test_only_samples_whose_fate_is_open_are_attacked():
 
 
 def test_an_attack_that_breaks_off_is_named_at_its_radius():
-    found = curve_at(0.02, [0.01], attacks=["eval_models:raises", "fgsm"]).evaluation
+    found = curve_at(0.02, [0.01], attacks=["tests.helpers.eval_models:raises", "fgsm"]).evaluation
     assert len(found.curve) == 2, "one below the threat's own radius, and that"
     for point in found.curve:
-        assert point.error.startswith("eval_models:raises: RuntimeError")
+        assert point.error.startswith("tests.helpers.eval_models:raises: RuntimeError")
 
 
 def test_the_grid_is_read_like_eps():
@@ -88,15 +88,19 @@ def test_only_samples_that_stand_are_brought_into_the_next_ball(monkeypatch):
         return project(self, x_adv, x)
 
     monkeypatch.setattr(ThreatModel, "project", watched)
-    found = curve_at(0.02, [0.01, 0.04, 0.08], attacks=["eval_models:idle"]).evaluation
+    found = curve_at(0.02, [0.01, 0.04, 0.08], attacks=["tests.helpers.eval_models:idle"]).evaluation
     assert projected[-2:] == [found.clean.correct] * 2, "those of two radii, after what the self-checks took"
     assert found.clean.correct < found.clean.total
 
 
 def test_the_curve_knows_the_distances_that_are_known():
     """An attack that gives nothing the second time: the points come from the first."""
-    found = curve_at(0.02, [0.005, 0.01, 0.04, 0.08], attacks=["test_engine:nearest", "eval_models:raises"])
-    distances = [sample.nearest["test_engine:nearest"] for sample in found.evaluation.samples]
+    found = curve_at(
+        0.02,
+        [0.005, 0.01, 0.04, 0.08],
+        attacks=["tests.evaluation.test_engine:nearest", "tests.helpers.eval_models:raises"],
+    )
+    distances = [sample.nearest["tests.evaluation.test_engine:nearest"] for sample in found.evaluation.samples]
     for point in found.evaluation.curve:
         reached = sum(distance is not None and distance <= point.eps for distance in distances)
         assert point.robust.correct <= found.evaluation.clean.correct - reached
@@ -118,7 +122,7 @@ def test_an_automatic_grid_ends_where_nothing_stands(eps):
 
 def test_an_automatic_grid_ends_where_every_ball_holds_grey():
     """No attack moves anything: what stands, stands at every radius."""
-    found = curve_at(0.02, auto_grid(ThreatModel("linf", 0.02)), attacks=["test_engine:stopping"])
+    found = curve_at(0.02, auto_grid(ThreatModel("linf", 0.02)), attacks=["tests.evaluation.test_engine:stopping"])
     last = [point.eps for point in found.evaluation.curve][-2:]
     assert last[0] < reach(found.x, "linf") <= last[1]
     assert found.evaluation.curve[-1].robust.accuracy == found.evaluation.clean.accuracy

@@ -4,7 +4,6 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from eval_models import Masked, evaluated, make_batch, make_engine, make_net, train_digits
 from torch import nn
 
 import robustcls
@@ -19,6 +18,7 @@ from robustcls.evaluation.engine import Engine
 from robustcls.evaluation.subject import Subject
 from robustcls.reporting.sections.diagnostics import EXPECTED
 from robustcls.runtime.memory import Parts
+from tests.helpers.eval_models import Masked, evaluated, make_batch, make_engine, make_net, train_digits
 
 LINF = ThreatModel("linf", 0.15)
 IDS = {"zero_gradients", "softmax_output", "random_output", "normalised_twice", "device"}
@@ -267,7 +267,7 @@ def test_where_there_is_nothing_to_compare(net, batch):
     nothing_left = black_box(net, batch, ["fgsm", "pgd"], threat=ThreatModel("linf", 0.9))
     assert (nothing_left.status, nothing_left.measured) == ("not_run", None)
     assert black_box(net, batch, threat=ThreatModel("linf", 0)).status == "pass"
-    assert black_box(net, batch, ["eval_models:raises"]).status == "not_run", "the only one failed"
+    assert black_box(net, batch, ["tests.helpers.eval_models:raises"]).status == "not_run", "the only one failed"
 
 
 def test_the_same_probe_each_time(net, batch):

@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from eval_models import Masked, evaluated, train_digits
 from torch import nn
 
 import robustcls
@@ -16,6 +15,7 @@ from robustcls.evaluation.measures.gallery.measure import measure as make_galler
 from robustcls.reporting.render import render
 from robustcls.results.comparison import count_classes
 from robustcls.results.records import Evaluation
+from tests.helpers.eval_models import Masked, evaluated, train_digits
 
 LINF = ThreatModel("linf", 0.1)
 STRONG = ["apgd_ce(steps=10)", "apgd_t(steps=10, targets=2)"]
@@ -107,7 +107,9 @@ def lost(model, x, y, threat, *, every: int = 1, generator=None):
 
 @pytest.mark.parametrize(("every", "status"), [(1, "fail"), (30, "warn")])
 def test_attempts_of_nan_are_counted(every, status, net, batch):
-    found = judged(net, batch, [f"test_finite_checks:lost(every={every})", "pgd(steps=2)"], batch_size=64).evaluation
+    found = judged(
+        net, batch, [f"tests.evaluation.test_finite_checks:lost(every={every})", "pgd(steps=2)"], batch_size=64
+    ).evaluation
     check = checks(found)["finite_attempts"]
     met = found.attacks[0].attacked
     assert check.status == status

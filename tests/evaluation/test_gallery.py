@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from eval_models import evaluated, make_batch, make_net
 
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.measures.gallery.measure import draw_examples, outcome_of
 from robustcls.evaluation.measures.gallery.measure import measure as make_gallery
 from robustcls.evaluation.measures.gallery.record import Gallery
+from tests.helpers.eval_models import evaluated, make_batch, make_net
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from eval_models import Evaluated, Masked, evaluated, make_batch, make_net
 from torch import Tensor, nn
 
 from robustcls.attacks._hyperplane import to_hyperplane
@@ -18,6 +17,7 @@ from robustcls.evaluation.measures.minimum.measure import from_attacks as minimu
 from robustcls.evaluation.measures.minimum.measure import measure as measure_minimum
 from robustcls.evaluation.measures.minimum.measure import quartiles
 from robustcls.reporting import render
+from tests.helpers.eval_models import Evaluated, Masked, evaluated, make_batch, make_net
 
 
 def linear(num_classes: int = 3) -> nn.Sequential:
@@ -94,7 +94,7 @@ def test_a_model_without_another_class_is_censored():
 
 def test_an_upper_bound_never_worse_than_the_example_of_the_evaluation(monkeypatch):
     """With an attack that finds nothing, the evaluation's own examples are all there is."""
-    monkeypatch.setattr(minimum, "ATTACK", "test_minimum:idle")
+    monkeypatch.setattr(minimum, "ATTACK", "tests.evaluation.test_minimum:idle")
     x, y = make_batch()
     net = make_net()
     judged = judged_by(net, x, y, ["pgd(steps=5)"], eps=0.05)
@@ -109,7 +109,7 @@ def test_an_upper_bound_never_worse_than_the_example_of_the_evaluation(monkeypat
 
 def test_an_attack_that_fails_is_recorded_and_the_others_go_on(case, monkeypatch):
     net, judged = case
-    monkeypatch.setattr(minimum, "ATTACK", "test_minimum:only_l2")
+    monkeypatch.setattr(minimum, "ATTACK", "tests.evaluation.test_minimum:only_l2")
     found = {record.norm: record for record in measure_minimum(*judged.on(net), n=40, batch_size=16, seed=0)}
     assert found["linf"].error == "ValueError: l2 alone"
     assert found["linf"].distance == []
@@ -129,15 +129,15 @@ def test_a_model_without_gradients_is_told_what_to_give(case):
 def test_the_cascade_has_the_distances_already():
     x, y = make_batch()
     net = make_net()
-    judged = judged_by(net, x, y, ["pgd(steps=3)", "test_engine:nearest"])
+    judged = judged_by(net, x, y, ["pgd(steps=3)", "tests.evaluation.test_engine:nearest"])
     (record,) = minimum_of_cascade(judged.evaluation)
     assert record.norm == "linf"
-    assert record.attack == "test_engine:nearest"
+    assert record.attack == "tests.evaluation.test_engine:nearest"
     assert record.n == len(y) == len(record.distance)
     for sample, distance in zip(judged.evaluation.samples, record.distance, strict=True):
         if sample.clean != sample.label:
             assert distance == 0
-        elif sample.broken_by is None and sample.nearest["test_engine:nearest"] is None:
+        elif sample.broken_by is None and sample.nearest["tests.evaluation.test_engine:nearest"] is None:
             assert distance is None
         else:
             assert distance > 0
@@ -149,7 +149,7 @@ def test_within_eps_on_the_page_are_those_that_the_cascade_broke():
     """Attacks end on the sphere, where rounding puts the example a little beyond eps: `verify` allows for that."""
     x, y = make_batch()
     eps = 0.06
-    judged = judged_by(make_net(), x, y, ["pgd(steps=3)", "test_engine:nearest"], eps)
+    judged = judged_by(make_net(), x, y, ["pgd(steps=3)", "tests.evaluation.test_engine:nearest"], eps)
     (record,) = minimum_of_cascade(judged.evaluation)
     robust = judged.evaluation.robust
     assert sum(one is not None and eps < one <= eps + BALL for one in record.distance) > 0

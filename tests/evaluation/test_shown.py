@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from eval_models import evaluated
 from torch import nn
 
 from robustcls.core.classifier import Classifier
 from robustcls.core.gradients import frozen
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.checks.normalised_twice import look_at
+from tests.helpers.eval_models import evaluated
 
 MEAN, STD = (0.5, 0.4, 0.45), (0.2, 0.25, 0.22)
 X = torch.rand(16, 3, 12, 12, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1

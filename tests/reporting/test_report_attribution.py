@@ -6,12 +6,12 @@ import re
 from collections import Counter
 
 import pytest
-from report_page import Element, read, shown_text
-from sample_evaluation import METHODS, sample_evaluation
 
 from robustcls.reporting import render
 from robustcls.reporting.context import look_up
 from robustcls.results.records import Check, Evaluation, Likeness, MethodMeasures, Spread
+from tests.helpers.report_page import Element, read, shown_text
+from tests.helpers.sample_evaluation import METHODS, sample_evaluation
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 SECTIONS = ["stability", "sanity"]

@@ -7,10 +7,10 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
-from sample_evaluation import sample_evaluation
 
 from robustcls.reporting import report
 from robustcls.results.policy import Policy
+from tests.helpers.sample_evaluation import sample_evaluation
 
 pytestmark = pytest.mark.browser
 

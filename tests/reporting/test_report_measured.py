@@ -5,8 +5,6 @@ import re
 from collections import Counter
 
 import pytest
-from report_page import Element, read, shown_text
-from sample_evaluation import CORRUPTIONS, sample_evaluation
 
 from robustcls.evaluation.measures.calibration.record import Reliability
 from robustcls.evaluation.measures.minimum.record import MinimumNorm
@@ -15,6 +13,8 @@ from robustcls.reporting import render
 from robustcls.results.comparison import held
 from robustcls.results.records import Accuracy, CurvePoint, Evaluation, Spread
 from robustcls.results.statistics import wilson
+from tests.helpers.report_page import Element, read, shown_text
+from tests.helpers.sample_evaluation import CORRUPTIONS, sample_evaluation
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 MEASURED = ["curves", "minimum", "calibration", "corruptions"]

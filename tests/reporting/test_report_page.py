@@ -10,8 +10,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from report_page import Element, read, shown_text
-from sample_evaluation import sample_evaluation
 
 from robustcls.core.errors import InputError
 from robustcls.reporting import render, report
@@ -19,6 +17,8 @@ from robustcls.reporting.context import look_up
 from robustcls.reporting.scrub import scrub_text, without_arrays
 from robustcls.results.policy import Policy
 from robustcls.results.records import Evaluation
+from tests.helpers.report_page import Element, read, shown_text
+from tests.helpers.sample_evaluation import sample_evaluation
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 SLOWEST = 3.0  # seconds
@@ -277,7 +277,7 @@ def test_report_writes_the_file(tmp_path: Path):
 
 
 def test_own_sections_are_found_by_dotted_name():
-    html = render([sample_evaluation(examples=0)], sections=["verdict", "sample_section:speed"])
+    html = render([sample_evaluation(examples=0)], sections=["verdict", "tests.helpers.sample_section:speed"])
     assert [e.get("id") for e in read(html) if e.tag == "section"] == ["verdict", "speed"]
     assert '<span class="n" data-model="0" data-path="provenance.seconds" data-format=".0f">184</span>' in html
 

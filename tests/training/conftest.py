@@ -1,9 +1,9 @@
 """Runs on tiny digits."""
 
 import pytest
-from tiny_run import TINY, tiny_run
 
 from robustcls.data.splits import load_training_data
+from tests.helpers.tiny_run import TINY, tiny_run
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_run import TINY, same
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,10 +26,11 @@ from robustcls.runtime.fused import SearchTwin, scale_gradients
 from robustcls.training.checkpoint import read_last, restore_state
 from robustcls.training.loop import fit
 from robustcls.training.rehearsal import fit_epochs
+from tests.helpers.tiny_run import TINY, same
 
-SMALL = {"arch": "tiny_run:small_cnn", "augment": "none"}
-TINIEST = {"arch": "test_engine_options:tiny_net", "augment": "none"}
-FLAT = {"arch": "test_engine_options:flat_net", "augment": "none"}
+SMALL = {"arch": "tests.helpers.tiny_run:small_cnn", "augment": "none"}
+TINIEST = {"arch": "tests.training.test_engine_options:tiny_net", "augment": "none"}
+FLAT = {"arch": "tests.training.test_engine_options:flat_net", "augment": "none"}
 
 
 def flat_net(num_classes, input_size):
@@ -319,7 +319,7 @@ def test_a_compiled_run_trains_to_nearly_the_same_weights(make_run):
 
 def python(code, folder):
     """Runs code in a process of its own; it finds the test modules."""
-    found = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
+    found = os.pathsep.join(sys.path)
     known = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -331,7 +331,16 @@ def python(code, folder):
     )
 
 
-FLAGS = ["--data", "digits(size=8)", "--arch", "tiny_run:small_cnn", "--limit-train", "96", "--val-n", "20"]
+FLAGS = [
+    "--data",
+    "digits(size=8)",
+    "--arch",
+    "tests.helpers.tiny_run:small_cnn",
+    "--limit-train",
+    "96",
+    "--val-n",
+    "20",
+]
 FLAGS += ["--val-attack", "fgsm", "--batch-size", "32", "--device", "cpu", "--precision", "fp32"]
 
 DETERMINISTIC = """

@@ -33,7 +33,7 @@ def test_the_loss_falls_in_two_epochs(objective, step, precision, make_run):
         step=step,
         precision=precision,
         adv="none" if objective == "standard" else "pgd(steps=1)",
-        arch="tiny_run:small_cnn",
+        arch="tests.helpers.tiny_run:small_cnn",
         limit_train=1000,
         augment="none",
         eps="0.05",

@@ -17,7 +17,7 @@ from robustcls.training.inner_attack import InnerAttack
 from robustcls.training.loop import fit
 from robustcls.training.rehearsal import rehearse
 
-SMALL = {"arch": "tiny_run:small_cnn", "augment": "none"}
+SMALL = {"arch": "tests.helpers.tiny_run:small_cnn", "augment": "none"}
 THREAT = ThreatModel("linf", 0.1)
 
 

@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from test_every_combination import every_combination, nothing
 
 from robustcls.core.gradients import input_gradient
 from robustcls.runtime.device import exact_fp32
 from robustcls.runtime.fused import Counted, SearchTwin
 from robustcls.training.loop import fit
+from tests.training.test_every_combination import every_combination, nothing
 
 pytestmark = pytest.mark.gpu
 TRAINED = {
-    "arch": "tiny_run:small_cnn",
+    "arch": "tests.helpers.tiny_run:small_cnn",
     "device": "cuda",
     "limit_train": 1000,
     "augment": "none",

@@ -6,11 +6,11 @@ import signal
 
 import pytest
 import torch
-from tiny_run import TIMES, same, tiny_run
 
 from robustcls.core.errors import InputError
 from robustcls.training.checkpoint import read_last, restore_state
 from robustcls.training.loop import Interrupted, fit
+from tests.helpers.tiny_run import TIMES, same, tiny_run
 
 EPOCHS, BATCHES = 3, 5
 OPTIONS = {"ema": 0.8, "epochs": EPOCHS, "seed": 5, "adv": "pgd(steps=1)"}

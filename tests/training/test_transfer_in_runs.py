@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_run import TINY
 from torch import nn
 
 import robustcls
@@ -17,6 +16,7 @@ from robustcls.training.config import TrainConfig
 from robustcls.training.loop import fit
 from robustcls.training.rehearsal import rehearse
 from robustcls.training.run import Run
+from tests.helpers.tiny_run import TINY
 
 PLAIN = {"augment": "none", "epochs": 1}
 

@@ -13,7 +13,7 @@ from robustcls.training.loop import fit
 from robustcls.training.rehearsal import rehearse
 from robustcls.training.tracking import numbers
 
-SMALL = {"arch": "tiny_run:small_cnn", "augment": "none"}
+SMALL = {"arch": "tests.helpers.tiny_run:small_cnn", "augment": "none"}
 
 
 def nothing(_):

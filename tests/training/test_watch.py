@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_run import same
 
 from robustcls.core.errors import InputError
 from robustcls.results.overfitting import catastrophes, robust_overfitting
@@ -17,9 +16,10 @@ from robustcls.results.records import Epoch
 from robustcls.training.checkpoint import read_last, restore_state
 from robustcls.training.loop import MOST_ROLLBACKS, fit
 from robustcls.training.rehearsal import rehearse
+from tests.helpers.tiny_run import same
 
 SOUND, LOST = (0.4, 0.45), (0.05, 0.6)  # robust and single-step accuracy
-SMALL = {"arch": "tiny_run:small_cnn", "augment": "none"}
+SMALL = {"arch": "tests.helpers.tiny_run:small_cnn", "augment": "none"}
 
 
 class CutError(Exception):

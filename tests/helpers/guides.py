@@ -1,6 +1,6 @@
 """The commands and the Python of README.md and docs/, as a reader runs them.
 
-`python tests/docs/guides.py DIR` writes their output into the pages.
+`python tests/helpers/guides.py DIR` writes their output into the pages.
 
 A `console` block holds lines `$ robustcls ...`, each followed by what it prints on stdout; a `python` block is a script; a
 `toml` block whose first line is a comment with a file's name becomes that file. All run in order in one folder.
