@@ -12,7 +12,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.losses import cross_entropy, margin
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import takes_target
-from tests.attacks.test_attack_contract import EPS, cheap, threat_of, traits
+from tests.attacks.test_contract import EPS, cheap, threat_of, traits
 from tests.helpers.attack_nets import linear, trained_on_digits
 
 AIMING = ["apgd_ce", "apgd_dlr", "fgsm", "n_fgsm", "noise", "pgd", "square"]

@@ -100,31 +100,29 @@ def test_a_model_that_fills_the_memory_is_judged_in_smaller_parts():
 
 def test_early_stop_is_asked_for_unless_the_example_must_fool_another_model():
     met.clear()
-    assert judged(attacks=["tests.evaluation.test_engine:stopping"]).evaluation.attacks[0].options == {
-        "early_stop": True
-    }
+    assert judged(attacks=[f"{__name__}:stopping"]).evaluation.attacks[0].options == {"early_stop": True}
     assert set(met) == {True}
     met.clear()
-    found = judged(attacks=["tests.evaluation.test_engine:stopping"], surrogate=make_net())
+    found = judged(attacks=[f"{__name__}:stopping"], surrogate=make_net())
     assert found.evaluation.attacks[0].options == {"early_stop": False}
     assert set(met) == {False}
     met.clear()
-    judged(attacks=["tests.evaluation.test_engine:stopping(early_stop=False)"])
+    judged(attacks=[f"{__name__}:stopping(early_stop=False)"])
     assert set(met) == {False}
 
 
 def test_a_universal_attack_meets_all_samples_at_once():
     met.clear()
-    assert judged(attacks=["tests.evaluation.test_engine:universal"]).evaluation.attacks[0].attacked == 45
+    assert judged(attacks=[f"{__name__}:universal"]).evaluation.attacks[0].attacked == 45
     assert met == [45]
 
 
 def test_a_minimum_norm_attack_gives_distances_and_censors_its_failures():
-    found = judged(attacks=["tests.evaluation.test_engine:nearest"])
+    found = judged(attacks=[f"{__name__}:nearest"])
     x, y = make_batch()
     evaluation, attack = found.evaluation, found.evaluation.attacks[0]
     right = [sample for sample in evaluation.samples if sample.clean == sample.label]
-    distances = [sample.nearest["tests.evaluation.test_engine:nearest"] for sample in right]
+    distances = [sample.nearest[f"{__name__}:nearest"] for sample in right]
     assert attack.censored == sum(distance is None for distance in distances) >= sum(s.label == 0 for s in right) > 0
     known = sorted(distance if distance is not None else 9.0 for distance in distances)
     assert attack.median_nearest == pytest.approx(known[(len(known) - 1) // 2])
@@ -134,7 +132,7 @@ def test_a_minimum_norm_attack_gives_distances_and_censors_its_failures():
         assert not inside or distance == pytest.approx(sample.distance)
     assert any(distance is not None and distance > LINF.eps for distance in distances), "outside the ball counts too"
     wrong = [sample for sample in evaluation.samples if sample.clean != sample.label]
-    assert all(sample.nearest["tests.evaluation.test_engine:nearest"] is None for sample in wrong)
+    assert all(sample.nearest[f"{__name__}:nearest"] is None for sample in wrong)
     assert LINF.distance(found.examples.x_adv, x).max() <= LINF.eps + 1e-6
 
 
@@ -143,7 +141,7 @@ def test_a_median_that_is_censored_is_not_known():
     zeros = (y == 0).nonzero().squeeze(1)
     model = make_net()
     keep = zeros[(model(x[zeros]).argmax(1) == 0)]
-    found = robustcls.evaluate(model, x[keep], y[keep], LINF, attacks=["tests.evaluation.test_engine:nearest"])
+    found = robustcls.evaluate(model, x[keep], y[keep], LINF, attacks=[f"{__name__}:nearest"])
     assert found.attacks[0].median_nearest is None
     assert found.attacks[0].censored == len(keep) > 0
 
@@ -182,18 +180,18 @@ def test_what_cannot_be_run_is_refused_before_anything_is_computed():
     other = Surrogate(make_net(), None, make_batch()[1])
 
     for attacks, model, threat, message in (
-        (["tests.evaluation.test_engine:anywhere", "pgd"], Outputs(), BOX, "pgd needs gradients"),
-        (["pgd", "tests.evaluation.test_engine:anywhere"], make_net(), LINF, "`norm=linf` and `eps=1`"),
+        ([f"{__name__}:anywhere", "pgd"], Outputs(), BOX, "pgd needs gradients"),
+        (["pgd", f"{__name__}:anywhere"], make_net(), LINF, "`norm=linf` and `eps=1`"),
         (["pgd", "pgd(step=3)"], make_net(), LINF, "did you mean 'steps'"),
     ):
         with pytest.raises(InputError, match=message):
             check_attacks(as_attacks(attacks), SimpleNamespace(source=model, threat=threat))
     check_attacks(as_attacks("pgd"), Subject(Outputs(), *make_batch(), LINF, None, None, None, surrogate=other))
-    check_attacks(as_attacks("tests.evaluation.test_engine:anywhere"), SimpleNamespace(source=Outputs(), threat=BOX))
+    check_attacks(as_attacks(f"{__name__}:anywhere"), SimpleNamespace(source=Outputs(), threat=BOX))
 
 
 def test_the_whole_box_judges_attacks_that_leave_every_ball():
-    found = judged(attacks=["tests.evaluation.test_engine:anywhere"], threat=BOX).evaluation
+    found = judged(attacks=[f"{__name__}:anywhere"], threat=BOX).evaluation
     assert found.attacks[0].broken > 0
     assert "black box" in found.threat.knowledge
     assert "white box" in judged().evaluation.threat.knowledge
@@ -366,7 +364,7 @@ def first_batch_alone(model, x, y, threat, *, generator=None):
 
 def test_samples_that_an_attack_never_met_are_not_censored():
     met.clear()
-    found = judged(attacks=["tests.evaluation.test_engine:first_batch_alone"]).evaluation
+    found = judged(attacks=[f"{__name__}:first_batch_alone"]).evaluation
     assert found.attacks[0].error
     assert found.attacks[0].censored == 16
 
@@ -378,9 +376,7 @@ def test_the_whole_box_says_nothing_of_masked_gradients():
 
 def test_a_curve_is_refused_where_there_can_be_none():
     with pytest.raises(InputError, match="no curve"):
-        check_attacks(
-            as_attacks("tests.evaluation.test_engine:anywhere"), SimpleNamespace(source=make_net(), threat=BOX), [0.5]
-        )
+        check_attacks(as_attacks(f"{__name__}:anywhere"), SimpleNamespace(source=make_net(), threat=BOX), [0.5])
 
 
 def test_a_surrogate_of_other_classes_is_refused():

@@ -26,7 +26,7 @@ def several(model, x, y, threat, *, steps: int = 1, scale: float = 1.0, loss=Non
 
 def test_a_function_is_evaluated_as_its_spec_is():
     x, y = make_batch()
-    spec, function = "tests.evaluation.test_plan:several(steps=2)", partial(several, steps=2)
+    spec, function = f"{__name__}:several(steps=2)", partial(several, steps=2)
     by_spec, by_function = (evaluated(make_net(), x, y, LINF, [one], seed=3).evaluation for one in (spec, function))
     assert by_spec.samples != []
     assert [s.adversarial for s in by_spec.samples] == [s.adversarial for s in by_function.samples]

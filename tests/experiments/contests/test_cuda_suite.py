@@ -22,7 +22,7 @@ from robustcls.core.threat import ThreatModel
 from robustcls.data.splits import choose, load_split
 from robustcls.models.checkpoint import build
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TASK = {
     "arch": "vgg16(width=0.05)", "norm": "linf", "eps": "0.1", "batch_size": 32, "device": "cpu", "precision": "fp32",
     "seed": 0, "updates": 6,

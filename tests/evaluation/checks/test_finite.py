@@ -107,9 +107,7 @@ def lost(model, x, y, threat, *, every: int = 1, generator=None):
 
 @pytest.mark.parametrize(("every", "status"), [(1, "fail"), (30, "warn")])
 def test_attempts_of_nan_are_counted(every, status, net, batch):
-    found = judged(
-        net, batch, [f"tests.evaluation.test_finite_checks:lost(every={every})", "pgd(steps=2)"], batch_size=64
-    ).evaluation
+    found = judged(net, batch, [f"{__name__}:lost(every={every})", "pgd(steps=2)"], batch_size=64).evaluation
     check = checks(found)["finite_attempts"]
     met = found.attacks[0].attacked
     assert check.status == status

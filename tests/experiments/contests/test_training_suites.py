@@ -18,7 +18,7 @@ TASK = {
     "arch": "vgg16(width=0.05)", "steps": 2, "norm": "linf", "eps": "0.1", "batch_size": 32, "device": "cpu",
     "precision": "fp32", "seed": 0, "updates": 6, "workloads": ["pgd2"],
 }  # fmt: skip
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
 
 
