@@ -11,19 +11,7 @@ from robustcls.core.errors import InputError
 from robustcls.steps.awp import ascended
 from robustcls.training.loop import fit
 from robustcls.training.rehearsal import rehearse
-
-
-def nothing(_):
-    pass
-
-
-def state_of(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def first_batch(run):
-    run.state.train_mode()
-    return next(iter(run.batches()))
+from tests.helpers.tiny_run import FLAT, brighter, first_batch, values_of
 
 
 def test_free_is_the_papers_loop(make_run):
@@ -92,7 +80,7 @@ def test_weights_come_back_after_the_ascent(make_run):
     run = make_run()
     x, y = first_batch(run)
     run.state.gradient(x, y, run.state.attack)
-    before = state_of(run.state.model)
+    before = values_of(run.state.model)
     with ascended(run.state.model, 0.1):
         moved = [name for name, p in run.state.model.named_parameters() if not torch.equal(p, before[name])]
         assert moved == [name for name, p in run.state.model.named_parameters() if p.ndim > 1]
@@ -108,7 +96,7 @@ def test_awp_waits_for_its_warmup(make_run):
     plain, warm = make_run("a"), make_run("b", step="awp(warmup=0.5)", epochs=2)
     states = []
     for run in (plain, warm):
-        fit(run, lambda run: states.append((run.state.epoch, state_of(run.state.model))), nothing)
+        fit(run, lambda run: states.append((run.state.epoch, values_of(run.state.model))))
     half = len(states) // 2
     same = [
         all(torch.equal(a[name], b[name]) for name in a)
@@ -137,3 +125,17 @@ def test_what_cannot_go_together_is_refused_before_anything_is_written(options, 
     with pytest.raises(InputError, match=words):
         rehearse(run)
     assert not run.folder.exists()
+
+
+def test_awp_with_parts_is_awp_on_the_whole_batch(make_run):
+    states, calls = [], []
+    for parts in (1, 4):
+        run = make_run(f"in {parts}", **FLAT, step="awp(gamma=0.05, warmup=0.0)", accumulate=parts)
+        run.state.attack = lambda model, x, y: calls.append(len(x)) or brighter(model, x, y)
+        before = values_of(run.state.model)
+        run.state.step(run.state, *first_batch(run))
+        states.append(values_of(run.state.model))
+    assert calls == [32, 8, 8, 8, 8]  # each part is attacked once, not again at the worse weights
+    for name in before:
+        assert torch.allclose(states[0][name], states[1][name], atol=1e-6), name
+    assert not torch.allclose(states[0]["net.1.weight"], before["net.1.weight"], atol=1e-4)

@@ -21,14 +21,7 @@ from robustcls.training.loop import fit
 from robustcls.training.model import channel_statistics
 from robustcls.training.optimizer import make_optimizer
 from robustcls.training.rehearsal import rehearse
-
-
-def nothing(_):
-    pass
-
-
-def state_of(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+from tests.helpers.tiny_run import values_of
 
 
 def equal(a, b):
@@ -43,7 +36,7 @@ def test_the_loss_falls_in_two_epochs(adv, make_run):
     def on_batch(run):
         losses.append(run.state.meter.sums["loss"].item())
 
-    fit(run, on_batch, nothing)
+    fit(run, on_batch)
     first, second = run.state.history
     assert len(losses) == 2 * run.state.num_batches == 2 * 31
     assert losses[0] / 32 == pytest.approx(math.log(10), rel=0.3)  # an untrained model guesses
@@ -63,8 +56,8 @@ def five_steps(make_run, name, seed, rehearsed=False):
             break
     assert run.state.batch == 5
     return {
-        **state_of(run.state.model),
-        **{f"ema.{key}": value for key, value in state_of(run.state.average.model).items()},
+        **values_of(run.state.model),
+        **{f"ema.{key}": value for key, value in values_of(run.state.average.model).items()},
         **run.state.meter.sums,
     }
 
@@ -79,7 +72,7 @@ def test_five_steps_are_golden(make_run):
 
 def test_every_batch_of_every_epoch_draws_anew(make_run):
     run, draws = make_run(adv="none"), []
-    fit(run, lambda run: draws.append(torch.rand(1, generator=run.state.generator).item()), nothing)
+    fit(run, lambda run: draws.append(torch.rand(1, generator=run.state.generator).item()))
     assert len(set(draws)) == len(draws) == 10
 
 
@@ -112,9 +105,9 @@ def test_the_attack_sees_current_weights_and_leaves_the_model_alone(make_run):
         with torch.no_grad():
             assert torch.allclose(model(x), own(x), atol=1e-4)
             seen.append(own(x))
-        before, modes = state_of(run.state.model), [module.training for module in run.state.model.modules()]
+        before, modes = values_of(run.state.model), [module.training for module in run.state.model.modules()]
         x_adv = inner(model, x, y, threat, **options)
-        assert equal(before, state_of(run.state.model))
+        assert equal(before, values_of(run.state.model))
         assert modes == [module.training for module in run.state.model.modules()]
         assert all(parameter.requires_grad for parameter in run.state.model.parameters())
         assert 0 < threat.distance(x_adv, x).max() <= 0.15 + 1e-6
@@ -142,10 +135,10 @@ def test_the_checkpoint_is_the_best_epoch(adv, best, make_run, monkeypatch):
     scripted = [{"train_clean": 0.1, "val_robust": r, "val_clean": c, "val_fgsm": 0.1} for r, c in measured]
     monkeypatch.setattr(run, "validate", lambda count: scripted[run.state.epoch])
     weights = []
-    fit(run, nothing, lambda row: weights.append(state_of(run.state.model)))
+    fit(run, on_epoch=lambda row: weights.append(values_of(run.state.model)))
     assert run.state.best_epoch == best
     checkpoint = robustcls.load(run.folder / "ckpt.pt")
-    assert equal(state_of(checkpoint), weights[best - 1])
+    assert equal(values_of(checkpoint), weights[best - 1])
     meta = torch.load(run.folder / "ckpt.pt", weights_only=True)["meta"]
     assert meta["epoch"] == best
     assert meta["threat"] == {"norm": "linf", "eps": 0.15}
@@ -155,17 +148,17 @@ def test_the_checkpoint_is_the_best_epoch(adv, best, make_run, monkeypatch):
 
 def test_the_average_is_what_is_judged_and_saved(make_run):
     run = make_run(ema=0.9, epochs=1)
-    fit(run, nothing, nothing)
-    saved = state_of(robustcls.load(run.folder / "ckpt.pt"))
-    assert equal(saved, state_of(run.state.average.model))
-    assert not equal(saved, state_of(run.state.model))
+    fit(run)
+    saved = values_of(robustcls.load(run.folder / "ckpt.pt"))
+    assert equal(saved, values_of(run.state.average.model))
+    assert not equal(saved, values_of(run.state.model))
     assert run.state.eval_model is run.state.average.model
 
 
 def test_the_run_folder(make_run):
     run = make_run(adv="fgsm", track=(), seed=4)
     save_config(run)
-    fit(run, nothing, nothing)
+    fit(run)
     assert sorted(path.name for path in run.folder.iterdir()) == ["ckpt.pt", "config.toml", "history.jsonl", "last.pt"]
     assert resolve(TrainConfig, read_toml(run.folder / "config.toml")) == run.config
     lines = (run.folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
@@ -192,15 +185,15 @@ def test_a_loss_that_is_none_stops_and_keeps_the_best(make_run):
     run.state.step = poison
     weights = []
     with pytest.raises(InputError, match=r"no finite number in batch 3 of 5 of epoch 2: lower `lr`.*last\.pt keeps"):
-        fit(run, nothing, lambda row: weights.append(state_of(run.state.model)))
-    assert equal(state_of(robustcls.load(run.folder / "ckpt.pt")), weights[0])
+        fit(run, on_epoch=lambda row: weights.append(values_of(run.state.model)))
+    assert equal(values_of(robustcls.load(run.folder / "ckpt.pt")), weights[0])
     assert len((run.folder / "history.jsonl").read_text().splitlines()) == 1
 
 
 def test_a_loss_that_is_none_at_once_promises_no_checkpoint(make_run):
     run = make_run(adv="none", lr=1e30)
     with pytest.raises(InputError, match=r"in batch \d of 5 of epoch 1: lower `lr` or give `clip=1`$"):
-        fit(run, nothing, nothing)
+        fit(run)
     assert not (run.folder / "ckpt.pt").exists()
 
 
@@ -218,7 +211,7 @@ def test_weight_decay_is_for_the_weights_of_convolutions_and_linear_layers(make_
 
 def test_weight_decay_acts(make_run):
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    before = state_of(model)
+    before = values_of(model)
     optimizer = make_optimizer(model, TrainConfig(lr=0.1, weight_decay=0.5, momentum=0.0))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -255,7 +248,7 @@ def test_precision_auto_is_bf16_where_the_processor_multiplies_in_it(has, wanted
 
 def test_bf16_trains_and_saves_fp32(make_run):
     run = make_run(precision="bf16", epochs=1, adv="fgsm")
-    fit(run, nothing, nothing)
+    fit(run)
     assert math.isfinite(run.state.history[0].train_loss)
     assert {tensor.dtype for tensor in robustcls.load(run.folder / "ckpt.pt").parameters()} == {torch.float32}
 

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.training.test_every_combination import every_combination
+from tests.helpers.combinations import every_combination
 
 READERS = {"_local_scalar_dense", "equal", "is_nonzero", "item", "masked_select", "nonzero", "unique2", "_unique2"}
 

@@ -12,7 +12,7 @@ from robustcls.data.splits import hold_out, load_split, load_training_data
 from robustcls.training.loop import Interrupted
 from robustcls.training.recipe import configure
 from robustcls.training.train import begin, train
-from tests.helpers.tiny_run import TIMES, same, small_cnn
+from tests.helpers.tiny_run import TIMES, CutError, same, small_cnn
 
 OPTIONS = {
     "epochs": 2, "batch_size": 32, "eps": "0.15", "adv": "fgsm", "val_n": 16, "val_attack": "fgsm", "augment": "none",
@@ -78,9 +78,6 @@ def test_tensors_are_divided_as_a_data_set_is(digits):
 
 def test_such_a_run_says_what_came_from_python_and_goes_on_with_it(digits, tmp_path):
     net = small_cnn(10, (1, 8, 8))
-
-    class CutError(Exception):
-        pass
 
     def cut(run):
         if run.state.epoch == 1:

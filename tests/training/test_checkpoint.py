@@ -1,0 +1,58 @@
+"""What a run writes while it trains, and onto a full disk."""
+
+import signal
+
+import pytest
+import torch
+
+from robustcls.cli.main import main
+from robustcls.training.checkpoint import read_last
+from robustcls.training.loop import fit
+from tests.helpers.process import python
+from tests.helpers.tiny_run import FLAGS, SMALL, same
+
+
+def test_save_every_writes_between_epochs(make_run):
+    run, saved = make_run(**SMALL, adv="none", save_every=2), []
+
+    def look(run):
+        progress = read_last(run.folder)[1]["progress"] if (run.folder / "last.pt").exists() else {}
+        saved.append((progress.get("epoch"), progress.get("batch")))
+
+    fit(run, look)
+    one, two = [(None, None), (None, None), (0, 2), (0, 2), (0, 4)], [(1, 0), (1, 0), (1, 2), (1, 2), (1, 4)]
+    assert saved == one + two
+
+
+FULL = """
+import resource, signal, torch
+from robustcls.cli.main import main
+torch.set_num_threads({threads})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+main(["train", *{flags}, "--out", "full", "--quiet"])
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs limits on the size of files")
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path):
+    flags = [*FLAGS, "--epochs", "2", "--optimizer", "adamw", "--lr", "0.01", "--adv", "fgsm"]
+    straight = tmp_path / "straight"
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", *flags, "--out", str(straight), "--quiet"])
+    weights, whole = ((straight / name).stat().st_size for name in ("ckpt.pt", "last.pt"))
+    assert whole > 2 * weights  # the first last.pt has no moments yet, and fits
+    done = python(FULL.format(limit=(weights + whole) // 2, flags=flags, threads=torch.get_num_threads()), tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("robustcls: cannot write full/last.pt: ")
+    assert done.stderr.count("\n") == 1
+    full = tmp_path / "full"
+    assert not list(full.glob(".*"))
+    assert read_last(full)[1]["progress"]["epoch"] == 0
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--resume", str(full), "--quiet"])
+    for name in ("ckpt.pt", "last.pt"):
+        one, other = (torch.load(folder / name, weights_only=True) for folder in (straight, full))
+        for key in one.keys() - {"meta"}:
+            assert same(one[key], other[key]), f"{name}: {key}"
