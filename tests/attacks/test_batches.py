@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import robustcls
 from robustcls.core.losses import misclassified
-from tests.attacks.test_contract import ATTACKS, cheap, norms_of, right_labels, threat_of, traits
+from tests.helpers.attack_contract import ATTACKS, cheap, norms_of, right_labels, threat_of, traits
 
 N = 16
 FEW = {"steps": 6, "binary_search_steps": 2, "queries": 70}  # queries: more than are drawn for at once

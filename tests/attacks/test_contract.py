@@ -3,7 +3,6 @@
 import copy
 import logging
 import random
-from functools import cache
 
 import numpy as np
 import pytest
@@ -16,31 +15,17 @@ from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.losses import cross_entropy, margin
 from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import Traits, traits_of
+from tests.helpers.attack_contract import ATTACKS, EPS, cheap, images, norms_of, right_labels, threat_of, traits
+from tests.helpers.attack_nets import linear
+from tests.helpers.eval_models import make_net
 
-ATTACKS = [name for name in plugins.names("attack") if not traits_of(plugins.load("attack", name)).training_only]
-CHEAP = {
-    "steps": 5, "restarts": 2, "targets": 3, "queries": 200, "draws": 20,
-    "binary_search_steps": 4, "initial_const": 1.0, "initial_evaluations": 10, "size": 0.6,
-}  # fmt: skip
-DETERMINISTIC = {"blur", "contrast", "cw", "ddn", "deepfool", "ead", "fab_t", "fgsm", "fmn"}
+RANDOM = [  # of those that ship
+    "apgd_ce", "apgd_dlr", "apgd_t", "boundary", "hopskipjump", "interpretation", "noise", "patch", "pgd", "salt_and_pepper",
+    "spatial", "square",
+]  # fmt: skip
 GREYING = {"blur", "contrast"}  # on images near grey, and on a net that takes grey for the same, they find nothing
 RESISTED = GREYING | {"patch", "spatial"}  # by a linear model of images near grey
-EPS = {"linf": 0.1, "l2": 0.4, "l1": 1.0}
 LINEAR_BOX = 0.45  # images of the linear models lie this far from the box
-
-
-def cheap(name: str, **given) -> str:
-    """The attack with few steps, whatever of them it takes."""
-    options = plugins.resolved("attack", name)
-    slow = traits(name).minimum_norm and name != "hopskipjump"  # with few steps they find nothing
-    wanted = CHEAP | ({"steps": 25} if slow else {}) | given
-    chosen = {key: value for key, value in wanted.items() if key in options}
-    return f"{name}({', '.join(f'{key}={value!r}' for key, value in chosen.items())})"
-
-
-def traits(name: str) -> Traits:
-    return traits_of(plugins.load("attack", name))
 
 
 def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, name: str, **options) -> Tensor:
@@ -53,67 +38,18 @@ def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, name: 
         pytest.skip(str(refusal))
 
 
-@cache
-def norms_of(name: str) -> tuple[str, ...]:
-    """The norms that the attack does not refuse."""
-    if traits(name).unrestricted:
-        return ("linf",)
-    taken = []
-    for norm in EPS:
-        try:
-            robustcls.attack(make_net(), images(1), torch.zeros(1).long(), ThreatModel(norm, EPS[norm]), cheap(name))
-        except InputError as refusal:
-            if f"not {norm}: judge it with `norm=" not in str(refusal):
-                raise
-        else:
-            taken.append(norm)
-    return tuple(taken)
-
-
-def threat_of(name: str, norm: str = "", share: float = 1) -> ThreatModel:
-    """A ball of this norm, or of the attack's first; the whole box for what leaves every ball."""
-    if traits(name).unrestricted:
-        return ThreatModel("linf", 1)
-    norm = norm or norms_of(name)[0]
-    return ThreatModel(norm, EPS[norm] * share)
-
-
 def norm_of_each(delta: Tensor, norm: str) -> Tensor:
     order = {"linf": float("inf"), "l2": 2, "l1": 1}[norm]
     return torch.linalg.vector_norm(delta.double().flatten(1), ord=order, dim=1)
 
 
-class Net(nn.Module):
-    """BatchNorm and dropout tell modes apart."""
-
-    def __init__(self, num_classes: int = 4) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Dropout(0.5))
-        self.head = nn.Linear(8 * 36, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x).flatten(1))
-
-
-def make_net(num_classes: int = 4) -> Net:
-    torch.manual_seed(0)
-    net = Net(num_classes)
-    net.body[1].running_mean.uniform_(-0.5, 0.5)
-    return net.eval()
-
-
-def make_linear(num_classes: int, dim: int = 48) -> nn.Sequential:
-    torch.manual_seed(num_classes)
-    return nn.Sequential(nn.Flatten(), nn.Linear(dim, num_classes))
-
-
-def images(n: int = 6, size: int = 8) -> Tensor:
-    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(1))
-
-
-def right_labels(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x).argmax(1)
+def draws(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, name: str) -> bool:
+    """Whether the attack, without a generator, gives something else when torch's own one stands elsewhere."""
+    attack, found = plugins.load("attack", cheap(name)), []
+    for seed in (3, 4):
+        torch.manual_seed(seed)
+        found.append(attack(model, x, y, threat))
+    return not torch.equal(*found)
 
 
 BREAKING = [name for name in ATTACKS if not traits(name).keeps_label]
@@ -192,14 +128,22 @@ def test_same_seed_same_result(name, norm):
     y = right_labels(model, x)
     first, again, other = (attacked(model, x, y, threat, name, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(first, again)
-    assert torch.equal(first, other) == (name in DETERMINISTIC)
+    assert torch.equal(first, other) != draws(model, x, y, threat, name)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_what_draws_gives_something_else_for_another_seed(name):
+    model, x, threat = make_net(), images(), threat_of(name)
+    y = right_labels(model, x)
+    found, other = (robustcls.attack(model, x, y, threat, cheap(name), seed=seed) for seed in (3, 4))
+    assert not torch.equal(found, other)
 
 
 @every_attack_and_norm
 @pytest.mark.parametrize("num_classes", [2, 3, 5])
 def test_the_loss_on_a_linear_model_is_not_lower(name, norm, num_classes):
     """Also with two and three classes, where ratios of logits degenerate."""
-    model, threat = make_linear(num_classes), threat_of(name, norm, 1 / 2)
+    model, threat = linear(num_classes, 48), threat_of(name, norm, 1 / 2)
     x = 0.5 + (images(16, 4) - 0.5) * (1 - 2 * LINEAR_BOX)
     y = right_labels(model, x)
     x_adv = attacked(model, x, y, threat, name)
@@ -271,7 +215,7 @@ def test_other_precisions_and_models_that_write_on_their_input(name):
     class Normalising(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = make_linear(3, 192)
+            self.net = linear(3, 192)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.net(x.sub_(0.5).mul_(2))
@@ -296,7 +240,7 @@ def test_labels_are_enough_where_no_gradient_is_asked_for(name):
     class Steps(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = make_linear(3, 192)
+            self.net = linear(3, 192)
 
         def forward(self, x: Tensor) -> Tensor:
             assert not x.requires_grad
@@ -325,7 +269,7 @@ def test_labels_are_enough_where_no_gradient_is_asked_for(name):
 @torch.no_grad()
 def test_a_linear_models_optimum_is_reached(spec, num_classes, share, norm, dual):
     """The optimum: each other class gains eps times the dual norm of the difference of the weights; the box is far."""
-    model = make_linear(num_classes)
+    model = linear(num_classes, 48)
     x = 0.5 + (images(64, 4) - 0.5) * (1 - 2 * LINEAR_BOX)
     y = right_labels(model, x)
     weight, logits = model[1].weight, model(x)

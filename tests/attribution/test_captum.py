@@ -24,6 +24,7 @@ from robustcls.attribution._baselines import baseline_of
 from robustcls.attribution._superpixels import segmented
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
+from tests.helpers.attribution_nets import linear_with_weight
 
 TARGET = torch.tensor([2, 0, 1])
 
@@ -46,9 +47,7 @@ def model() -> Classifier:
 
 @pytest.fixture(scope="module")
 def linear() -> tuple[nn.Module, Tensor]:
-    torch.manual_seed(0)
-    head = nn.Linear(3 * 16 * 16, 3)
-    return nn.Sequential(nn.Flatten(), head).eval(), head.weight.detach().view(3, 3, 16, 16)
+    return linear_with_weight(16)
 
 
 def seed(value: int = 0) -> None:

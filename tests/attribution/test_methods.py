@@ -11,6 +11,7 @@ from robustcls.attribution._baselines import baseline_of
 from robustcls.attribution.gradcam import layer_and_grid
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
+from tests.helpers.attribution_nets import linear_with_weight
 
 TARGET = torch.tensor([2, 0, 1, 2])
 
@@ -34,9 +35,7 @@ def model() -> Classifier:
 
 @pytest.fixture
 def linear() -> tuple[nn.Module, Tensor]:
-    torch.manual_seed(0)
-    head = nn.Linear(3 * 16 * 16, 3)
-    return nn.Sequential(nn.Flatten(), head), head.weight.detach().view(3, 3, 16, 16)
+    return linear_with_weight(16)
 
 
 def test_saliency_is_the_weight_of_a_linear_model(linear: tuple[nn.Module, Tensor], images: Tensor) -> None:

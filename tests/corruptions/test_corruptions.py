@@ -21,15 +21,12 @@ from robustcls.corruptions._zooming import enlarge
 from robustcls.corruptions.defocus_blur import disk
 from robustcls.corruptions.frost import TINT, ice
 from robustcls.corruptions.glass_blur import sources
+from tests.helpers.seeds import seeded
 
 NAMES = plugins.names("corruption")
 SEVERITIES = (1, 2, 3, 4, 5)
 NOT_RANDOM = {"brightness", "contrast", "defocus_blur", "jpeg_compression", "pixelate", "zoom_blur"}
 SHAPES = {"rgb": (3, 3, 32, 32), "digits": (3, 1, 8, 8), "odd": (2, 3, 33, 47), "grey photograph": (1, 1, 131, 160)}
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def corrupt(name, x, severity, seed=0):

@@ -28,15 +28,8 @@ from robustcls.evaluation.pace import Pace, measure_pace, passes_of
 from robustcls.results.policy import Policy
 from robustcls.results.policy import judge as decide
 from robustcls.results.records import Check, Evaluation
+from tests.helpers.clock import Clock
 from tests.helpers.eval_models import completed, evaluated, make_batch, make_net
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 50.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.mark.parametrize(

@@ -98,9 +98,9 @@ def test_the_curve_knows_the_distances_that_are_known():
     found = curve_at(
         0.02,
         [0.005, 0.01, 0.04, 0.08],
-        attacks=["tests.evaluation.test_engine:nearest", "tests.helpers.eval_models:raises"],
+        attacks=["tests.helpers.eval_models:nearest", "tests.helpers.eval_models:raises"],
     )
-    distances = [sample.nearest["tests.evaluation.test_engine:nearest"] for sample in found.evaluation.samples]
+    distances = [sample.nearest["tests.helpers.eval_models:nearest"] for sample in found.evaluation.samples]
     for point in found.evaluation.curve:
         reached = sum(distance is not None and distance <= point.eps for distance in distances)
         assert point.robust.correct <= found.evaluation.clean.correct - reached
@@ -122,7 +122,7 @@ def test_an_automatic_grid_ends_where_nothing_stands(eps):
 
 def test_an_automatic_grid_ends_where_every_ball_holds_grey():
     """No attack moves anything: what stands, stands at every radius."""
-    found = curve_at(0.02, auto_grid(ThreatModel("linf", 0.02)), attacks=["tests.evaluation.test_engine:stopping"])
+    found = curve_at(0.02, auto_grid(ThreatModel("linf", 0.02)), attacks=["tests.helpers.eval_models:stopping"])
     last = [point.eps for point in found.evaluation.curve][-2:]
     assert last[0] < reach(found.x, "linf") <= last[1]
     assert found.evaluation.curve[-1].robust.accuracy == found.evaluation.clean.accuracy

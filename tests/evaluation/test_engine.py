@@ -9,7 +9,7 @@ from torch import nn
 
 import robustcls
 from robustcls.core.errors import InputError
-from robustcls.core.gradients import frozen, input_gradient
+from robustcls.core.gradients import frozen
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 from robustcls.evaluation.attacks import as_attacks, check_attacks
@@ -18,12 +18,11 @@ from robustcls.evaluation.engine import Engine
 from robustcls.evaluation.journal import RENAMED, Journal
 from robustcls.evaluation.subject import Subject, Surrogate
 from robustcls.runtime.fused import Counted
-from tests.helpers.eval_models import evaluated, make_batch, make_engine, make_net
+from tests.helpers.eval_models import evaluated, make_batch, make_engine, make_net, met
 
 LINF = ThreatModel("linf", 0.02)
 ATTACKS = ["pgd(steps=3)", "apgd_ce(steps=5)", "apgd_t(steps=3)"]
 BOX = ThreatModel("linf", 1.0)
-met = []  # how many samples an attack of this file was handed, call by call
 
 
 def judged(model=None, attacks=ATTACKS, threat=LINF, **options):
@@ -39,36 +38,6 @@ def result(judgement) -> dict:
     for attack in whole["attacks"]:
         del attack["seconds"]
     return whole
-
-
-def stopping(model, x, y, threat, *, early_stop: bool = True, generator=None):
-    """Says which way it was asked to go."""
-    met.append(early_stop)
-    return x
-
-
-@traits(universal=True)
-def universal(model, x, y, threat, *, generator=None):
-    met.append(len(x))
-    return x
-
-
-@traits(minimum_norm=True)
-def nearest(model, x, y, threat, *, generator=None):
-    """Goes along the gradient as far as it takes, but gives up on labels 0."""
-    grad = input_gradient(model, x, y).sign()
-    x_adv = x.clone()
-    for size in torch.linspace(0.2, 0.001, 40):
-        moved = (x + size * grad).clamp(0, 1)
-        with torch.no_grad():
-            wrong = (model(moved).argmax(1) != y) & (y != 0)
-        x_adv[wrong] = moved[wrong]
-    return x_adv
-
-
-@traits(unrestricted=True, gradients=False)
-def anywhere(model, x, y, threat, *, generator=None):
-    return 1 - x
 
 
 class OutOfMemory(nn.Module):
@@ -100,29 +69,29 @@ def test_a_model_that_fills_the_memory_is_judged_in_smaller_parts():
 
 def test_early_stop_is_asked_for_unless_the_example_must_fool_another_model():
     met.clear()
-    assert judged(attacks=[f"{__name__}:stopping"]).evaluation.attacks[0].options == {"early_stop": True}
+    assert judged(attacks=["tests.helpers.eval_models:stopping"]).evaluation.attacks[0].options == {"early_stop": True}
     assert set(met) == {True}
     met.clear()
-    found = judged(attacks=[f"{__name__}:stopping"], surrogate=make_net())
+    found = judged(attacks=["tests.helpers.eval_models:stopping"], surrogate=make_net())
     assert found.evaluation.attacks[0].options == {"early_stop": False}
     assert set(met) == {False}
     met.clear()
-    judged(attacks=[f"{__name__}:stopping(early_stop=False)"])
+    judged(attacks=["tests.helpers.eval_models:stopping(early_stop=False)"])
     assert set(met) == {False}
 
 
 def test_a_universal_attack_meets_all_samples_at_once():
     met.clear()
-    assert judged(attacks=[f"{__name__}:universal"]).evaluation.attacks[0].attacked == 45
+    assert judged(attacks=["tests.helpers.eval_models:universal"]).evaluation.attacks[0].attacked == 45
     assert met == [45]
 
 
 def test_a_minimum_norm_attack_gives_distances_and_censors_its_failures():
-    found = judged(attacks=[f"{__name__}:nearest"])
+    found = judged(attacks=["tests.helpers.eval_models:nearest"])
     x, y = make_batch()
     evaluation, attack = found.evaluation, found.evaluation.attacks[0]
     right = [sample for sample in evaluation.samples if sample.clean == sample.label]
-    distances = [sample.nearest[f"{__name__}:nearest"] for sample in right]
+    distances = [sample.nearest["tests.helpers.eval_models:nearest"] for sample in right]
     assert attack.censored == sum(distance is None for distance in distances) >= sum(s.label == 0 for s in right) > 0
     known = sorted(distance if distance is not None else 9.0 for distance in distances)
     assert attack.median_nearest == pytest.approx(known[(len(known) - 1) // 2])
@@ -132,7 +101,7 @@ def test_a_minimum_norm_attack_gives_distances_and_censors_its_failures():
         assert not inside or distance == pytest.approx(sample.distance)
     assert any(distance is not None and distance > LINF.eps for distance in distances), "outside the ball counts too"
     wrong = [sample for sample in evaluation.samples if sample.clean != sample.label]
-    assert all(sample.nearest[f"{__name__}:nearest"] is None for sample in wrong)
+    assert all(sample.nearest["tests.helpers.eval_models:nearest"] is None for sample in wrong)
     assert LINF.distance(found.examples.x_adv, x).max() <= LINF.eps + 1e-6
 
 
@@ -141,7 +110,7 @@ def test_a_median_that_is_censored_is_not_known():
     zeros = (y == 0).nonzero().squeeze(1)
     model = make_net()
     keep = zeros[(model(x[zeros]).argmax(1) == 0)]
-    found = robustcls.evaluate(model, x[keep], y[keep], LINF, attacks=[f"{__name__}:nearest"])
+    found = robustcls.evaluate(model, x[keep], y[keep], LINF, attacks=["tests.helpers.eval_models:nearest"])
     assert found.attacks[0].median_nearest is None
     assert found.attacks[0].censored == len(keep) > 0
 
@@ -180,18 +149,18 @@ def test_what_cannot_be_run_is_refused_before_anything_is_computed():
     other = Surrogate(make_net(), None, make_batch()[1])
 
     for attacks, model, threat, message in (
-        ([f"{__name__}:anywhere", "pgd"], Outputs(), BOX, "pgd needs gradients"),
-        (["pgd", f"{__name__}:anywhere"], make_net(), LINF, "`norm=linf` and `eps=1`"),
+        (["tests.helpers.eval_models:anywhere", "pgd"], Outputs(), BOX, "pgd needs gradients"),
+        (["pgd", "tests.helpers.eval_models:anywhere"], make_net(), LINF, "`norm=linf` and `eps=1`"),
         (["pgd", "pgd(step=3)"], make_net(), LINF, "did you mean 'steps'"),
     ):
         with pytest.raises(InputError, match=message):
             check_attacks(as_attacks(attacks), SimpleNamespace(source=model, threat=threat))
     check_attacks(as_attacks("pgd"), Subject(Outputs(), *make_batch(), LINF, None, None, None, surrogate=other))
-    check_attacks(as_attacks(f"{__name__}:anywhere"), SimpleNamespace(source=Outputs(), threat=BOX))
+    check_attacks(as_attacks("tests.helpers.eval_models:anywhere"), SimpleNamespace(source=Outputs(), threat=BOX))
 
 
 def test_the_whole_box_judges_attacks_that_leave_every_ball():
-    found = judged(attacks=[f"{__name__}:anywhere"], threat=BOX).evaluation
+    found = judged(attacks=["tests.helpers.eval_models:anywhere"], threat=BOX).evaluation
     assert found.attacks[0].broken > 0
     assert "black box" in found.threat.knowledge
     assert "white box" in judged().evaluation.threat.knowledge
@@ -376,7 +345,9 @@ def test_the_whole_box_says_nothing_of_masked_gradients():
 
 def test_a_curve_is_refused_where_there_can_be_none():
     with pytest.raises(InputError, match="no curve"):
-        check_attacks(as_attacks(f"{__name__}:anywhere"), SimpleNamespace(source=make_net(), threat=BOX), [0.5])
+        check_attacks(
+            as_attacks("tests.helpers.eval_models:anywhere"), SimpleNamespace(source=make_net(), threat=BOX), [0.5]
+        )
 
 
 def test_a_surrogate_of_other_classes_is_refused():

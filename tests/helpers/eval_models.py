@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustcls.core import plugins
+from robustcls.core.gradients import input_gradient
 from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits
 from robustcls.data.sets.digits import digits
 from robustcls.evaluation.complete import complete
 from robustcls.evaluation.engine import Engine
@@ -172,6 +174,39 @@ def idle(model, x, y, threat, *, generator=None):
 def downhill(model, x, y, threat, *, generator=None):
     """A step the wrong way."""
     return step(model, x, y, -threat.eps)
+
+
+met = []  # what some of these attacks were handed, call by call
+
+
+def stopping(model, x, y, threat, *, early_stop: bool = True, generator=None):
+    """Says which way it was asked to go."""
+    met.append(early_stop)
+    return x
+
+
+@traits(universal=True)
+def universal(model, x, y, threat, *, generator=None):
+    met.append(len(x))
+    return x
+
+
+@traits(minimum_norm=True)
+def nearest(model, x, y, threat, *, generator=None):
+    """Goes along the gradient as far as it takes, but gives up on labels 0."""
+    grad = input_gradient(model, x, y).sign()
+    x_adv = x.clone()
+    for size in torch.linspace(0.2, 0.001, 40):
+        moved = (x + size * grad).clamp(0, 1)
+        with torch.no_grad():
+            wrong = (model(moved).argmax(1) != y) & (y != 0)
+        x_adv[wrong] = moved[wrong]
+    return x_adv
+
+
+@traits(unrestricted=True, gradients=False)
+def anywhere(model, x, y, threat, *, generator=None):
+    return 1 - x
 
 
 @dataclass

@@ -22,6 +22,7 @@ from robustcls.attribution.measures.faithfulness import (
 from robustcls.attribution.measures.sanity import other_class, shuffled_weights
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
+from tests.helpers.attribution_nets import linear_with_weight
 
 TARGET = torch.tensor([2, 0, 1, 2])
 
@@ -33,9 +34,7 @@ def images() -> Tensor:
 
 @pytest.fixture
 def linear() -> tuple[nn.Module, Tensor]:
-    torch.manual_seed(0)
-    head = nn.Linear(3 * 8 * 8, 3)
-    return nn.Sequential(nn.Flatten(), head), head.weight.detach().view(3, 3, 8, 8)
+    return linear_with_weight(8)
 
 
 @pytest.fixture

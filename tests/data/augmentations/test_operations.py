@@ -10,14 +10,11 @@ from robustcls.data.augmentations import rand_augment as module
 from robustcls.data.augmentations.color_jitter import color_jitter
 from robustcls.data.augmentations.idbh_weak import color_shape, crop_shift, idbh_weak
 from robustcls.data.augmentations.rand_augment import operations, rand_augment
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.helpers.seeds import seeded
 
 
 def byte_images(n=6, c=3, h=20, w=24, low=0, high=256):
-    return torch.randint(low, high, (n, c, h, w), generator=generator(3), dtype=torch.uint8)
+    return torch.randint(low, high, (n, c, h, w), generator=seeded(3), dtype=torch.uint8)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -68,7 +65,7 @@ def test_rand_augment_gives_each_operation_its_share(monkeypatch):
     monkeypatch.setattr(module, "operations", lambda magnitude, h, w: {str(i): tell(i) for i in range(3)})
     counts, pairs = torch.zeros(4, 3, 2), torch.zeros(3, 3)
     for seed in range(400):
-        told = rand_augment(torch.zeros(4, 1, 1, 1), generator(seed), num_ops=1).view(4)
+        told = rand_augment(torch.zeros(4, 1, 1, 1), seeded(seed), num_ops=1).view(4)
         index = (told >= 20).long() + (told >= 400)
         counts[torch.arange(4), index, (told / 20.0**index).long() - 1] += 1
         pairs[index[0], index[1]] += 1
@@ -79,7 +76,7 @@ def test_rand_augment_gives_each_operation_its_share(monkeypatch):
 
 def test_rand_augment_of_no_operation_or_magnitude_keeps_the_geometry():
     x = byte_images() / 255
-    assert torch.equal(rand_augment(x, generator(), num_ops=0), x)
+    assert torch.equal(rand_augment(x, seeded(), num_ops=0), x)
     for name in ("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "posterize"):
         assert torch.allclose(operations(0, 20, 24)[name](x, torch.ones(6)), x, atol=1e-7)
 
@@ -87,35 +84,35 @@ def test_rand_augment_of_no_operation_or_magnitude_keeps_the_geometry():
 def test_color_jitter_draws_each_factor_from_its_range():
     off = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
     x = torch.full((2000, 3, 1, 1), 0.25)
-    factor = color_jitter(x, generator(), **off | {"brightness": 0.6})[:, 0, 0, 0] / 0.25
+    factor = color_jitter(x, seeded(), **off | {"brightness": 0.6})[:, 0, 0, 0] / 0.25
     assert 0.4 <= factor.min() < 0.41
     assert 1.59 < factor.max() <= 1.6
     assert abs(factor.mean() - 1) < 0.04
-    factor = color_jitter(x, generator(), **off | {"brightness": 1.5})[:, 0, 0, 0] / 0.25
+    factor = color_jitter(x, seeded(), **off | {"brightness": 1.5})[:, 0, 0, 0] / 0.25
     assert 0 <= factor.min() < 0.01  # not below black
     assert 2.49 < factor.max() <= 2.5
     assert abs(factor.mean() - 1.25) < 0.08
     red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(2000, 3, 1, 1)
-    turned = color_jitter(red, generator(), **off | {"hue": 0.1})
+    turned = color_jitter(red, seeded(), **off | {"hue": 0.1})
     assert torch.equal(turned[:, 0], torch.ones(2000, 1, 1))
     assert abs(turned[:, 1].max() - 0.6) < 0.01  # a tenth of a turn, in sixths
     assert abs(turned[:, 2].max() - 0.6) < 0.01
-    assert torch.equal(color_jitter(x, generator(), **off), x)
+    assert torch.equal(color_jitter(x, seeded(), **off), x)
 
 
 def test_color_jitter_is_its_adjustments_in_order():
     x = byte_images() / 255
-    u = torch.rand(4, 6, generator=generator())
+    u = torch.rand(4, 6, generator=seeded())
     y = F.adjust_contrast(F.adjust_brightness(x, 0.8 + 0.4 * u[0]), 0.7 + 0.6 * u[1])
     y = F.adjust_hue(F.adjust_saturation(y, 0.6 + 0.8 * u[2]), 0.2 * u[3] - 0.1)
-    jittered = color_jitter(x, generator(), brightness=0.2, contrast=0.3, saturation=0.4, hue=0.1)
+    jittered = color_jitter(x, seeded(), brightness=0.2, contrast=0.3, saturation=0.4, hue=0.1)
     assert torch.allclose(jittered, y, atol=1e-6)
 
 
 def test_crop_shift_moves_a_window_and_loses_no_more_than_told():
     x = (1 + torch.arange(12 * 10.0)).view(1, 1, 12, 10).expand(1000, 1, 12, 10) / 200
     lost, moves = [], set()
-    for image in crop_shift(x, generator(), 2)[:, 0]:
+    for image in crop_shift(x, seeded(), 2)[:, 0]:
         kept = image > 0
         rows, columns = kept.any(1), kept.any(0)
         assert torch.equal(kept, rows[:, None] & columns)  # a rectangle
@@ -132,7 +129,7 @@ def test_color_shape_gives_each_operation_an_eighth():
     x = byte_images(16, low=30, high=200) / 255
     seen = torch.zeros(16)
     for seed in range(60):
-        y = color_shape(x, generator(seed))
+        y = color_shape(x, seeded(seed))
         moved = torch.isclose(y, F.equalize(x), atol=1e-6).flatten(1).all(1)
         assert moved.sum() == 2
         assert torch.isclose(y, F.autocontrast(x), atol=1e-6).flatten(1).all(1).sum() == 2
@@ -144,7 +141,7 @@ def test_color_shape_draws_from_the_papers_ranges(monkeypatch):
     drawn = []
     for name in ("adjust_saturation", "adjust_brightness", "adjust_contrast", "adjust_sharpness", "affine"):
         monkeypatch.setattr(F, name, lambda x, *strength: drawn.append(strength) or x)
-    color_shape(torch.rand(8000, 1, 1, 1), generator())
+    color_shape(torch.rand(8000, 1, 1, 1), seeded())
     for (factor,), low in zip(drawn[:4], (0.1, 0.5, 0.5, 0.1), strict=True):
         assert (factor.min().item(), factor.max().item()) == pytest.approx((low, 1.9), abs=0.01)
     ((_, along_x, _), (along_y, _, _)), ((cos, _, _), (sin, _, _)) = drawn[4:]
@@ -162,7 +159,7 @@ def test_idbh_weak_erases_with_its_probability():
     x = torch.ones(400, 1, 32, 32)
 
     def dark(p, crop):
-        return (idbh_weak(x, generator(), p=p, crop=crop) == 0).flatten(1).float().mean(1)
+        return (idbh_weak(x, seeded(), p=p, crop=crop) == 0).flatten(1).float().mean(1)
 
     assert (dark(1.0, 0) > 0.01).all()
     assert 0.15 < dark(1.0, 0).mean() < 0.2 + 0.05  # erased: 0.175 on average; a quarter is sheared or turned besides

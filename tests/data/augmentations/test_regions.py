@@ -9,10 +9,7 @@ from robustcls.data.augmentations.cutmix import cutmix
 from robustcls.data.augmentations.cutout import cutout
 from robustcls.data.augmentations.mixup import beta, mixup
 from robustcls.data.augmentations.random_erasing import random_erasing
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.helpers.seeds import seeded
 
 
 def extent(mask):
@@ -24,7 +21,7 @@ def extent(mask):
 
 def test_cutout_centres_lie_anywhere_and_squares_end_at_the_border():
     x = torch.full((3000, 3, 10, 14), 0.7)
-    y = cutout(x, generator(), size=4, value=0.5)
+    y = cutout(x, seeded(), size=4, value=0.5)
     mask = y[:, 0] != 0.7
     assert torch.equal(y, torch.where(mask[:, None], 0.5, x))
     top, left, tall, wide = extent(mask)
@@ -45,7 +42,7 @@ def test_random_erasing_has_torchvisions_distribution():
     theirs = RandomErasing(p=0.7, scale=(0.1, 0.6), ratio=(0.4, 2.0))
     torch.manual_seed(0)
     expected = torch.stack([theirs(image) for image in x])
-    actual = random_erasing(x, generator(), p=0.7, min_scale=0.1, max_scale=0.6, min_ratio=0.4, max_ratio=2.0)
+    actual = random_erasing(x, seeded(), p=0.7, min_scale=0.1, max_scale=0.6, min_ratio=0.4, max_ratio=2.0)
     moments = []
     for y in (expected, actual):
         mask = y[:, 0] == 0
@@ -63,14 +60,14 @@ def test_random_erasing_has_torchvisions_distribution():
 
 def test_random_erasing_of_all_none_or_what_never_fits():
     x = torch.ones(200, 1, 12, 12)
-    assert (random_erasing(x, generator(), p=1.0, value=0.3) == 0.3).flatten(1).any(1).all()
-    assert torch.equal(random_erasing(x, generator(), p=0.0), x)
-    assert torch.equal(random_erasing(x, generator(), p=1.0, min_scale=1.0, max_scale=1.0), x)
+    assert (random_erasing(x, seeded(), p=1.0, value=0.3) == 0.3).flatten(1).any(1).all()
+    assert torch.equal(random_erasing(x, seeded(), p=0.0), x)
+    assert torch.equal(random_erasing(x, seeded(), p=1.0, min_scale=1.0, max_scale=1.0), x)
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.3, 1.0, 4.0])
 def test_beta_has_the_mean_and_variance_of_its_formula(alpha):
-    draws = beta(alpha, 40_000, generator(), torch.device("cpu"))
+    draws = beta(alpha, 40_000, seeded(), torch.device("cpu"))
     variance = 1 / (4 * (2 * alpha + 1))
     assert draws.isfinite().all()
     assert draws.min() >= 0
@@ -86,7 +83,7 @@ def test_beta_has_the_mean_and_variance_of_its_formula(alpha):
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
 def test_beta_refuses(alpha):
     with pytest.raises(InputError, match="alpha"):
-        beta(alpha, 3, generator(), torch.device("cpu"))
+        beta(alpha, 3, seeded(), torch.device("cpu"))
 
 
 def one_each(n):
@@ -104,7 +101,7 @@ def partners(mixed):
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
 def test_mixup_mixes_images_and_labels_by_one_lambda(alpha):
     x, y = one_each(64)
-    images, mixed = mixup(x, y, generator(), alpha=alpha)
+    images, mixed = mixup(x, y, seeded(), alpha=alpha)
     assert torch.allclose(mixed.sum(1), torch.ones(64))
     assert ((mixed > 0).sum(1) <= 2).all()
     assert len(set(mixed.diagonal().tolist())) > 50  # every sample has a lambda of its own
@@ -116,7 +113,7 @@ def test_mixup_mixes_images_and_labels_by_one_lambda(alpha):
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
 def test_cutmix_labels_are_the_share_of_pixels_pasted(alpha):
     x, y = one_each(64)
-    images, mixed = cutmix(x, y, generator(), alpha=alpha)
+    images, mixed = cutmix(x, y, seeded(), alpha=alpha)
     other, own = partners(mixed)
     pasted = images[:, 0] != x[:, 0]
     assert torch.equal(images[:, 0], torch.where(pasted, x[other, 0], x[:, 0]))
@@ -128,7 +125,7 @@ def test_cutmix_labels_are_the_share_of_pixels_pasted(alpha):
 
 def test_cutmix_patches_have_the_papers_size():
     x, y = one_each(2000)
-    pasted = cutmix(x, y, generator(), alpha=1.0)[0][:, 0] != x[:, 0]
+    pasted = cutmix(x, y, seeded(), alpha=1.0)[0][:, 0] != x[:, 0]
     top, left, tall, wide = extent(pasted)
     whole = (top > 0) & (left > 0) & (top + tall < 9) & (left + wide < 13)  # not cut off
     assert (tall[whole] % 2 == 0).all()

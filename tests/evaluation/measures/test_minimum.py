@@ -94,7 +94,7 @@ def test_a_model_without_another_class_is_censored():
 
 def test_an_upper_bound_never_worse_than_the_example_of_the_evaluation(monkeypatch):
     """With an attack that finds nothing, the evaluation's own examples are all there is."""
-    monkeypatch.setattr(minimum, "ATTACK", f"{__name__}:idle")
+    monkeypatch.setattr(minimum, "ATTACK", "tests.helpers.eval_models:idle")
     x, y = make_batch()
     net = make_net()
     judged = judged_by(net, x, y, ["pgd(steps=5)"], eps=0.05)
@@ -129,15 +129,15 @@ def test_a_model_without_gradients_is_told_what_to_give(case):
 def test_the_cascade_has_the_distances_already():
     x, y = make_batch()
     net = make_net()
-    judged = judged_by(net, x, y, ["pgd(steps=3)", "tests.evaluation.test_engine:nearest"])
+    judged = judged_by(net, x, y, ["pgd(steps=3)", "tests.helpers.eval_models:nearest"])
     (record,) = minimum_of_cascade(judged.evaluation)
     assert record.norm == "linf"
-    assert record.attack == "tests.evaluation.test_engine:nearest"
+    assert record.attack == "tests.helpers.eval_models:nearest"
     assert record.n == len(y) == len(record.distance)
     for sample, distance in zip(judged.evaluation.samples, record.distance, strict=True):
         if sample.clean != sample.label:
             assert distance == 0
-        elif sample.broken_by is None and sample.nearest["tests.evaluation.test_engine:nearest"] is None:
+        elif sample.broken_by is None and sample.nearest["tests.helpers.eval_models:nearest"] is None:
             assert distance is None
         else:
             assert distance > 0
@@ -149,7 +149,7 @@ def test_within_eps_on_the_page_are_those_that_the_cascade_broke():
     """Attacks end on the sphere, where rounding puts the example a little beyond eps: `verify` allows for that."""
     x, y = make_batch()
     eps = 0.06
-    judged = judged_by(make_net(), x, y, ["pgd(steps=3)", "tests.evaluation.test_engine:nearest"], eps)
+    judged = judged_by(make_net(), x, y, ["pgd(steps=3)", "tests.helpers.eval_models:nearest"], eps)
     (record,) = minimum_of_cascade(judged.evaluation)
     robust = judged.evaluation.robust
     assert sum(one is not None and eps < one <= eps + BALL for one in record.distance) > 0
@@ -169,10 +169,6 @@ def test_quartiles_with_censored_distances():
     assert quartiles([inf]) == [None, None, None]
     assert quartiles([]) == [None, None, None]
     assert quartiles([7]) == [7, 7, 7]
-
-
-def idle(model, x, y, threat, *, generator=None):
-    return x
 
 
 def only_l2(model, x, y, threat, *, generator=None):
