@@ -118,8 +118,10 @@ def test_relu_in_place_gives_the_map_of_relu(method: str, model: Net, images: Te
 
     plain = Plain().eval()
     plain.load_state_dict(model.state_dict())
-    assert torch.equal(model(images), plain(images))
-    assert torch.equal(explain(model, images, 2, method), explain(plain, images, 2, method))
+    torch.testing.assert_close(model(images), plain(images), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        explain(model, images, 2, method), explain(plain, images, 2, method), rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -139,7 +139,9 @@ def test_the_other_projections_are_onto_the_ball_and_then_onto_the_box(norm, eps
     delta = x_adv - x
     shrink = (eps * (1 - 2e-7) / norm_of(delta, "l2").float()).clamp_max(1).view(-1, 1, 1, 1)
     clipped = delta.clamp(-eps, eps) if norm == "linf" else delta * shrink
-    assert torch.equal(ThreatModel(norm, eps).project(x_adv, x), (x + clipped).clamp(0, 1))
+    torch.testing.assert_close(
+        ThreatModel(norm, eps).project(x_adv, x), (x + clipped).clamp(0, 1), rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -151,7 +151,7 @@ def test_a_normalisation_of_the_architecture_stays_inside(tmp_path, monkeypatch)
     loaded = load(
         {f"model.{key}": value for key, value in net.state_dict().items()}, tmp_path, arch="own_normaliser:net"
     )
-    assert torch.equal(loaded.model(X), net(X))
+    torch.testing.assert_close(loaded.model(X), net(X), rtol=1e-6, atol=1e-6)
     assert not loaded.model.normalises
 
 
@@ -188,7 +188,7 @@ def test_a_layer_called_as_an_average_is_no_average(tmp_path, monkeypatch):
     sys.modules["own_average"].net = Pooled
     net = Pooled(3, SIZE).eval()
     loaded = load(net.state_dict(), tmp_path, arch="own_average:net", mean=[0.0])
-    assert torch.equal(loaded.model(X), net(X))
+    torch.testing.assert_close(loaded.model(X), net(X), rtol=1e-6, atol=1e-6)
     assert loaded.notes == []
 
 
@@ -212,11 +212,11 @@ def test_python_loads_what_model_takes(tmp_path, monkeypatch):
     sys.modules["own_models"].make = net_of
     torch.save({"state_dict": under("model.")}, tmp_path / "w.pt")
     model = robustcls.load(tmp_path / "w.pt", arch=ARCH, input_size=SIZE, classes=CLASSES, mean=[0.5], std=[0.25])
-    assert torch.equal(model(X), NET((X - 0.5) / 0.25))
+    torch.testing.assert_close(model(X), NET((X - 0.5) / 0.25), rtol=1e-6, atol=1e-6)
     assert (model.classes, model.training) == (CLASSES, False)
-    assert torch.equal(robustcls.load("own_models:make")(X), NET(X))
+    torch.testing.assert_close(robustcls.load("own_models:make")(X), NET(X), rtol=1e-6, atol=1e-6)
     model = robustcls.load("own_models:make", input_size=SIZE, mean=[0.5], std=[0.25], classes=CLASSES)
-    assert torch.equal(model(X), NET((X - 0.5) / 0.25))
+    torch.testing.assert_close(model(X), NET((X - 0.5) / 0.25), rtol=1e-6, atol=1e-6)
     for options, words in (
         ({"input_size": SIZE}, "name it with `arch`, such as"),
         ({"arch": ARCH}, "give `input_size`"),
@@ -284,7 +284,7 @@ def test_python_takes_one_number_for_all_channels(tmp_path):
         (np.full(3, 0.5), torch.full((3, 1, 1), 0.25)),
     ):
         model = robustcls.load(tmp_path / "w.pt", arch=ARCH, input_size=SIZE, mean=mean, std=std)
-        assert torch.equal(model(X), NET((X - 0.5) / 0.25))
+        torch.testing.assert_close(model(X), NET((X - 0.5) / 0.25), rtol=1e-6, atol=1e-6)
 
 
 def make(classes, size):
@@ -296,14 +296,14 @@ def test_python_takes_the_function_or_the_network_itself_for_the_architecture(tm
     own_models.net = make
     for arch in (make, make(3, SIZE), "own_models:net"):
         model = robustcls.load(tmp_path / "w.pt", arch=arch, input_size=SIZE, mean=0.0)
-        assert torch.equal(model(X), NET(X))
+        torch.testing.assert_close(model(X), NET(X), rtol=1e-6, atol=1e-6)
     torch.save({"model": net_of("abcdefg").state_dict()}, tmp_path / "seven.pt")
     assert robustcls.load(tmp_path / "seven.pt", arch=make, input_size=SIZE, mean=0.0)(X).shape == (2, 7)
     ours = build("own_models:net", classes=CLASSES, input_size=SIZE)
     save_checkpoint(tmp_path / "c.pt", ours, {})
     for arch in (make, make(3, SIZE)):
         model = robustcls.load(tmp_path / "c.pt", arch=arch)
-        assert torch.equal(model(X), ours.eval()(X))
+        torch.testing.assert_close(model(X), ours.eval()(X), rtol=1e-6, atol=1e-6)
         assert model.arch == "own_models:net"
     with pytest.raises(InputError, match="say so with `arch='own_models:net'`"):
         robustcls.load(tmp_path / "c.pt")
@@ -345,7 +345,7 @@ def test_training_begins_from_the_average_too(kind, tmp_path):
     torch.save(FILES[kind][0], tmp_path / "w.pt")
     model = build(ARCH, classes=CLASSES, input_size=SIZE).eval()
     assert "average of the weights" in initialise(model, str(tmp_path / "w.pt"))
-    assert torch.equal(model(X), NET(X))
+    torch.testing.assert_close(model(X), NET(X), rtol=1e-6, atol=1e-6)
 
 
 def test_an_average_with_a_head_of_other_classes_is_taken_for_the_backbone(tmp_path):
@@ -367,7 +367,7 @@ def test_the_head_is_put_in_the_order_of_the_data(own, tmp_path):
     save_checkpoint(tmp_path / "c.pt", source, {})
     model = build(ARCH, classes=("owl", "cat", "dog"), input_size=SIZE, head=own)
     assert "rows put in the order of the data's classes" in initialise(model, str(tmp_path / "c.pt"))
-    assert torch.equal(model.eval()(X), source.eval()(X)[:, [2, 0, 1]])
+    torch.testing.assert_close(model.eval()(X), source.eval()(X)[:, [2, 0, 1]], rtol=1e-6, atol=1e-6)
 
 
 def test_a_head_of_other_classes_begins_anew(tmp_path):

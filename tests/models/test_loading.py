@@ -40,7 +40,7 @@ def test_state_dicts_are_found(wrapper, net, tmp_path):
     torch.save(WRAPPERS[wrapper](net.state_dict()), tmp_path / "w.pt")
     loaded = load(tmp_path / "w.pt", mean=[0.5], std=[0.25])
     x = torch.rand(3, *SIZE)
-    assert torch.equal(loaded.model(x), net((x - 0.5) / 0.25))
+    torch.testing.assert_close(loaded.model(x), net((x - 0.5) / 0.25), rtol=1e-6, atol=1e-6)
     assert not loaded.model.training
     assert (loaded.name, loaded.classes, loaded.notes) == ("w.pt", (), [])  # a state dict has no names of classes
 
@@ -49,7 +49,7 @@ def test_without_a_normalisation_none_is_assumed_and_said(net, tmp_path):
     torch.save(net.state_dict(), tmp_path / "w.pt")
     loaded = load(tmp_path / "w.pt")
     x = torch.rand(3, *SIZE)
-    assert torch.equal(loaded.model(x), net(x))
+    torch.testing.assert_close(loaded.model(x), net(x), rtol=1e-6, atol=1e-6)
     assert "`mean`" in loaded.notes[0]
 
 
@@ -111,7 +111,7 @@ def test_safetensors(net, tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     safetensors.save_file(net.state_dict(), tmp_path / "w.safetensors")
     x = torch.rand(3, *SIZE)
-    assert torch.equal(load(tmp_path / "w.safetensors").model(x), net(x))
+    torch.testing.assert_close(load(tmp_path / "w.safetensors").model(x), net(x), rtol=1e-6, atol=1e-6)
     (tmp_path / "w.safetensors").write_bytes(b"12")
     with pytest.raises(InputError, match="truncated or damaged"):
         load(tmp_path / "w.safetensors")

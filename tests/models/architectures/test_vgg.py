@@ -85,7 +85,7 @@ def test_build_makes_a_classifier_that_normalises_inside():
     model = build("vgg16(width=0.05)", classes=["a", "b"], input_size=(1, 8, 8), mean=[0.3], std=[0.2]).eval()
     assert (model.classes, model.input_size, model.arch) == (("a", "b"), (1, 8, 8), "vgg16(width=0.05)")
     x = torch.rand(2, 1, 8, 8)
-    assert torch.equal(model(x), model.net((x - 0.3) / 0.2))
+    torch.testing.assert_close(model(x), model.net((x - 0.3) / 0.2), rtol=1e-6, atol=1e-6)
 
 
 def test_an_unknown_architecture_names_the_nearest():
