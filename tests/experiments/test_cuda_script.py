@@ -6,13 +6,13 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers import ROOT
+
 SCRIPT = ROOT / "experiments" / "cuda" / "run.sh"
 pytestmark = pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
 

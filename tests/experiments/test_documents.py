@@ -3,11 +3,11 @@
 import importlib.util
 import json
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers import ROOT
+
 EXPERIMENTS = ROOT / "experiments"
 MACHINE = re.compile(
     r"^#.*(?:\bon|;) \w[^;\n]*[,;] torch \d", re.MULTILINE

@@ -1,7 +1,6 @@
 """What the scripts of the examples make, on a few images of their own."""
 
 import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +10,9 @@ from PIL import Image
 from robustcls.core.config import read_toml
 from robustcls.data.splits import load_split
 from robustcls.training.config import TrainConfig
+from tests.helpers import ROOT
 
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+EXPERIMENTS = ROOT / "experiments"
 RECIPES = sorted(path for path in EXPERIMENTS.rglob("*.toml") if path.name != "policy.toml")
 
 

@@ -2,14 +2,14 @@
 
 import runpy
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
 
 from robustcls.data.splits import load_split
+from tests.helpers import ROOT
 
-PHOTOS = Path(__file__).resolve().parents[2] / "experiments" / "photos"
+PHOTOS = ROOT / "experiments" / "photos"
 
 
 def needs(*packages):

@@ -1,6 +1,6 @@
 """The commands and the Python of README.md and docs/, as a reader runs them.
 
-`python tests/helpers/guides.py DIR` writes their output into the pages.
+`python -m tests.helpers.guides DIR` writes their output into the pages.
 
 A `console` block holds lines `$ robustcls ...`, each followed by what it prints on stdout; a `python` block is a script; a
 `toml` block whose first line is a comment with a file's name becomes that file. All run in order in one folder.
@@ -13,7 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers import ROOT
+
 PAGES = ["README", "train", "attack", "explain", "report", "ci", "data", "python", "evaluation", "plugins"]
 BLOCK = re.compile(r"```(console|python|toml|)\n(.*?)```", re.DOTALL)
 

@@ -1,7 +1,6 @@
 """The committed reports of real runs hold what their evaluations hold."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -10,9 +9,10 @@ from robustcls.reporting.missing import PARTS
 from robustcls.reporting.scrub import scrub
 from robustcls.results.comparison import find_mismatch
 from robustcls.results.records import Evaluation
+from tests.helpers import ROOT
 from tests.helpers.report_page import read
 
-HOME = Path(__file__).resolve().parents[2] / "reports" / "cifar10_vgg16_quarter"
+HOME = ROOT / "reports" / "cifar10_vgg16_quarter"
 MODELS = ("standard", "pgd")
 PAGES = {"standard/report.html": ["standard"], "pgd/report.html": ["pgd"], "comparison.html": list(MODELS)}
 

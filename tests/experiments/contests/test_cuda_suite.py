@@ -3,7 +3,6 @@
 import json
 import runpy
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,8 +20,8 @@ from robustcls.cli.main import main
 from robustcls.core.threat import ThreatModel
 from robustcls.data.splits import choose, load_split
 from robustcls.models.checkpoint import build
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 TASK = {
     "arch": "vgg16(width=0.05)", "norm": "linf", "eps": "0.1", "batch_size": 32, "device": "cpu", "precision": "fp32",
     "seed": 0, "updates": 6,

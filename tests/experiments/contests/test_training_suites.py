@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,12 +12,12 @@ import torch
 from experiments.contests.__main__ import command
 from experiments.contests.workloads import contestants_of, take_workloads
 from robustcls.data.splits import choose, load_split
+from tests.helpers import ROOT
 
 TASK = {
     "arch": "vgg16(width=0.05)", "steps": 2, "norm": "linf", "eps": "0.1", "batch_size": 32, "device": "cpu",
     "precision": "fp32", "seed": 0, "updates": 6, "workloads": ["pgd2"],
 }  # fmt: skip
-ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
 
 
