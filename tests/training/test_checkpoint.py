@@ -1,12 +1,17 @@
 """What a run writes while it trains, and onto a full disk."""
 
+import json
 import signal
 
 import pytest
 import torch
 
 from robustcls.cli.main import main
-from robustcls.training.checkpoint import read_last
+from robustcls.core.config import read_toml, resolve
+from robustcls.results.records import Epoch
+from robustcls.training.checkpoint import new_folder, read_last, save_config
+from robustcls.training.config import TrainConfig
+from robustcls.training.history import read_training
 from robustcls.training.loop import fit
 from tests.helpers.process import python
 from tests.helpers.tiny_run import FLAGS, SMALL, same
@@ -56,3 +61,28 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path):
         one, other = (torch.load(folder / name, weights_only=True) for folder in (straight, full))
         for key in one.keys() - {"meta"}:
             assert same(one[key], other[key]), f"{name}: {key}"
+
+
+def test_the_run_folder(make_run):
+    run = make_run(adv="fgsm", track=(), seed=4)
+    save_config(run)
+    fit(run)
+    assert sorted(path.name for path in run.folder.iterdir()) == ["ckpt.pt", "config.toml", "history.jsonl", "last.pt"]
+    assert resolve(TrainConfig, read_toml(run.folder / "config.toml")) == run.config
+    lines = (run.folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [Epoch(**json.loads(line)) for line in lines] == run.state.history
+    assert [row.epoch for row in run.state.history] == [1, 2]
+    record = read_training(run.folder / "ckpt.pt", torch.load(run.folder / "ckpt.pt", weights_only=True)["meta"])
+    assert record.epochs == run.state.history
+    assert (record.chosen_epoch, record.val_attack) == (run.state.best_epoch, "pgd(steps=2)")
+    assert read_training(run.folder / "ckpt.pt", {"epoch": 9}) is None
+    assert read_training(run.folder / "other" / "ckpt.pt", {"epoch": 1}) is None
+
+
+def test_the_usual_folder_is_named_for_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig(data="folder:/some where/pets", arch="vgg16(width=0.25)", adv="pgd(steps=3)")
+    parent, name = new_folder(config).parts
+    assert parent == "runs"
+    assert name.startswith("pets-vgg16-pgd-2")
+    assert not list(tmp_path.iterdir())

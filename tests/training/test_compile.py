@@ -5,7 +5,6 @@ import shutil
 import pytest
 import torch
 
-from robustcls.core.errors import InputError
 from robustcls.models.checkpoint import restore
 from robustcls.runtime.fused import SearchTwin
 from robustcls.training.loop import fit
@@ -30,8 +29,3 @@ def test_a_compiled_run_trains_to_nearly_the_same_weights(make_run):
     twin = SearchTwin(run.state.model)
     x = torch.rand(4, 1, 8, 8)
     assert torch.allclose(model(x), twin(x), atol=1e-3)
-
-
-def test_cuda_graphs_need_cuda(make_run):
-    with pytest.raises(InputError, match="`cuda_graphs` needs a CUDA device"):
-        make_run(**TINIEST, cuda_graphs=True)

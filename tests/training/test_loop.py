@@ -1,25 +1,15 @@
 """What training does: the loss falls, the attack leaves the model alone, the best epoch is kept, and it repeats bit for bit."""
 
 import copy
-import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import robustcls
-from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError
-from robustcls.results.records import Epoch
-from robustcls.runtime.device import resolve_precision
-from robustcls.training.checkpoint import new_folder, save_config
-from robustcls.training.config import TrainConfig
-from robustcls.training.history import read_training
 from robustcls.training.loop import fit
-from robustcls.training.model import channel_statistics
-from robustcls.training.optimizer import make_optimizer
 from robustcls.training.rehearsal import rehearse
 from tests.helpers.tiny_run import values_of
 
@@ -78,22 +68,6 @@ def test_every_batch_of_every_epoch_draws_anew(make_run):
 
 def test_a_rehearsal_changes_nothing(make_run):
     assert equal(five_steps(make_run, "a", seed=1), five_steps(make_run, "b", seed=1, rehearsed=True))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"adv": "pgd(steps=0)"},
-        {"val_attack": "pgd(steps=0)"},
-        {"augment": "crop_flip(pad=-1)"},
-        {"adv": "none", "objective": "adversarial"},
-    ],
-)
-def test_a_rehearsal_finds_what_would_stop_the_run(options, make_run):
-    run = make_run(**options)
-    with pytest.raises(InputError):
-        rehearse(run)
-    assert not run.folder.exists()
 
 
 def test_the_attack_sees_current_weights_and_leaves_the_model_alone(make_run):
@@ -155,22 +129,6 @@ def test_the_average_is_what_is_judged_and_saved(make_run):
     assert run.state.eval_model is run.state.average.model
 
 
-def test_the_run_folder(make_run):
-    run = make_run(adv="fgsm", track=(), seed=4)
-    save_config(run)
-    fit(run)
-    assert sorted(path.name for path in run.folder.iterdir()) == ["ckpt.pt", "config.toml", "history.jsonl", "last.pt"]
-    assert resolve(TrainConfig, read_toml(run.folder / "config.toml")) == run.config
-    lines = (run.folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [Epoch(**json.loads(line)) for line in lines] == run.state.history
-    assert [row.epoch for row in run.state.history] == [1, 2]
-    record = read_training(run.folder / "ckpt.pt", torch.load(run.folder / "ckpt.pt", weights_only=True)["meta"])
-    assert record.epochs == run.state.history
-    assert (record.chosen_epoch, record.val_attack) == (run.state.best_epoch, "pgd(steps=2)")
-    assert read_training(run.folder / "ckpt.pt", {"epoch": 9}) is None
-    assert read_training(run.folder / "other" / "ckpt.pt", {"epoch": 1}) is None
-
-
 def poison(state, x, y):
     """A step whose loss is NaN in the third batch of the second epoch."""
     from robustcls.steps.once import once
@@ -195,78 +153,3 @@ def test_a_loss_that_is_none_at_once_promises_no_checkpoint(make_run):
     with pytest.raises(InputError, match=r"in batch \d of 5 of epoch 1: lower `lr` or give `clip=1`$"):
         fit(run)
     assert not (run.folder / "ckpt.pt").exists()
-
-
-def test_weight_decay_is_for_the_weights_of_convolutions_and_linear_layers(make_run):
-    run = make_run(weight_decay=0.3)
-    decayed, rest = run.state.optimizer.param_groups
-    assert (decayed["weight_decay"], rest["weight_decay"]) == (0.3, 0.0)
-    names = {id(parameter): name for name, parameter in run.state.model.named_parameters()}
-    matrices = {id(parameter) for parameter in run.state.model.parameters() if parameter.ndim > 1}
-    assert {id(parameter) for parameter in decayed["params"]} == matrices
-    assert len(decayed["params"]) == 14
-    assert {id(p) for p in rest["params"]} == names.keys() - matrices
-    assert len(rest["params"]) == 2 * 13 + 1
-
-
-def test_weight_decay_acts(make_run):
-    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    before = values_of(model)
-    optimizer = make_optimizer(model, TrainConfig(lr=0.1, weight_decay=0.5, momentum=0.0))
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    assert torch.allclose(model[0].weight, before["0.weight"] * (1 - 0.1 * 0.5))
-    assert torch.equal(model[0].bias, before["0.bias"])
-    assert torch.equal(model[1].weight, before["1.weight"])
-
-
-@pytest.mark.parametrize("count", [5, 4097])
-def test_channel_statistics(count):
-    pixels = torch.randint(0, 256, (count, 3, 3, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    pixels[:, 2] = 7
-    mean, std = channel_statistics(pixels)
-    values = pixels.numpy() / 255
-    assert np.allclose(mean, values.mean((0, 2, 3)), rtol=1e-12)
-    assert np.allclose(std[:2], values.std((0, 2, 3))[:2], rtol=1e-9)
-    assert std[2] == pytest.approx(1e-4)  # a constant channel must not be divided by 0
-
-
-def test_the_model_normalises_by_the_training_images(make_run):
-    run = make_run()
-    mean, std = channel_statistics(run.train.pixels)
-    assert run.state.model.mean.flatten().tolist() == pytest.approx(mean)
-    assert run.state.model.std.flatten().tolist() == pytest.approx(std)
-
-
-@pytest.mark.parametrize(("has", "wanted"), [(True, "bf16"), (False, "fp32")])
-def test_precision_auto_is_bf16_where_the_processor_multiplies_in_it(has, wanted, make_run, monkeypatch):
-    monkeypatch.setattr("robustcls.runtime.device.has_bf16", lambda device: has)
-    assert make_run(precision="auto").precision == wanted
-    assert resolve_precision("auto", torch.device("cpu")) == wanted
-
-
-def test_bf16_trains_and_saves_fp32(make_run):
-    run = make_run(precision="bf16", epochs=1, adv="fgsm")
-    fit(run)
-    assert math.isfinite(run.state.history[0].train_loss)
-    assert {tensor.dtype for tensor in robustcls.load(run.folder / "ckpt.pt").parameters()} == {torch.float32}
-
-
-def test_batches_of_one_image_are_refused(make_run):
-    with pytest.raises(InputError, match="give `batch_size`"):
-        make_run(batch_size=1)
-
-
-def test_a_tracker_that_is_not_there_is_refused(make_run):
-    with pytest.raises(InputError, match="unknown tracker 'tensorbored'"):
-        make_run(track=("tensorbored",))
-
-
-def test_the_usual_folder_is_named_for_the_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    config = TrainConfig(data="folder:/some where/pets", arch="vgg16(width=0.25)", adv="pgd(steps=3)")
-    parent, name = new_folder(config).parts
-    assert parent == "runs"
-    assert name.startswith("pets-vgg16-pgd-2")
-    assert not list(tmp_path.iterdir())

@@ -5,10 +5,13 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from robustcls.core.plugins import load, names
+from robustcls.training.config import TrainConfig
 from robustcls.training.loop import fit
-from tests.helpers.tiny_run import FLAT, SMALL, brighter, first_batch, named_gradients
+from robustcls.training.optimizer import make_optimizer
+from tests.helpers.tiny_run import FLAT, SMALL, brighter, first_batch, named_gradients, values_of
 
 VALUES = {
     "one_cycle": {0: 0, 0.125: 0.5, 0.25: 1, 0.625: 0.5, 1: 0},
@@ -78,3 +81,27 @@ def test_rates_reach_the_optimizer(schedule, shares, make_run):
     fit(run, lambda run: rates.append({group["lr"] for group in run.state.optimizer.param_groups}))
     assert [len(each) for each in rates] == [1] * 10
     assert [max(each) for each in rates] == pytest.approx([0.5 * share for share in shares])
+
+
+def test_weight_decay_is_for_the_weights_of_convolutions_and_linear_layers(make_run):
+    run = make_run(weight_decay=0.3)
+    decayed, rest = run.state.optimizer.param_groups
+    assert (decayed["weight_decay"], rest["weight_decay"]) == (0.3, 0.0)
+    names = {id(parameter): name for name, parameter in run.state.model.named_parameters()}
+    matrices = {id(parameter) for parameter in run.state.model.parameters() if parameter.ndim > 1}
+    assert {id(parameter) for parameter in decayed["params"]} == matrices
+    assert len(decayed["params"]) == 14
+    assert {id(p) for p in rest["params"]} == names.keys() - matrices
+    assert len(rest["params"]) == 2 * 13 + 1
+
+
+def test_weight_decay_acts(make_run):
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    before = values_of(model)
+    optimizer = make_optimizer(model, TrainConfig(lr=0.1, weight_decay=0.5, momentum=0.0))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert torch.allclose(model[0].weight, before["0.weight"] * (1 - 0.1 * 0.5))
+    assert torch.equal(model[0].bias, before["0.bias"])
+    assert torch.equal(model[1].weight, before["1.weight"])

@@ -2,7 +2,10 @@
 
 from types import SimpleNamespace
 
-from robustcls.training.rehearsal import fit_epochs
+import pytest
+
+from robustcls.core.errors import InputError
+from robustcls.training.rehearsal import fit_epochs, rehearse
 from tests.helpers.clock import Clock
 from tests.helpers.tiny_run import TINIEST, same, values_of
 
@@ -23,3 +26,19 @@ def test_minutes_become_the_epochs_that_fit(make_run, monkeypatch):
         run.config.minutes = minutes
         fit_epochs(run, clock.now - spent)
         assert run.config.epochs == epochs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"adv": "pgd(steps=0)"},
+        {"val_attack": "pgd(steps=0)"},
+        {"augment": "crop_flip(pad=-1)"},
+        {"adv": "none", "objective": "adversarial"},
+    ],
+)
+def test_a_rehearsal_finds_what_would_stop_the_run(options, make_run):
+    run = make_run(**options)
+    with pytest.raises(InputError):
+        rehearse(run)
+    assert not run.folder.exists()

@@ -19,10 +19,11 @@ from robustcls.attribution.measures.faithfulness import (
     insertion,
     sensitivity_max,
 )
-from robustcls.attribution.measures.sanity import other_class, shuffled_weights
+from robustcls.attribution.measures.sanity import other_class
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
-from tests.helpers.attribution_nets import linear_with_weight
+from tests.helpers.attribution_nets import linear_with_weight, small_classifier
+from tests.helpers.seeds import random_states
 
 TARGET = torch.tensor([2, 0, 1, 2])
 
@@ -39,12 +40,7 @@ def linear() -> tuple[nn.Module, Tensor]:
 
 @pytest.fixture
 def model() -> Classifier:
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        *(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5)),
-        *(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(16, 3)),
-    )
-    return Classifier(net, classes=list("abc"), input_size=(3, 8, 8), mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.25])
+    return small_classifier()
 
 
 class Corner(nn.Module):
@@ -55,10 +51,6 @@ class Corner(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         s = 2 * (x[:, :, :2, :2].mean(1) * self.weights).sum((1, 2)) - 10
         return torch.stack([s, torch.zeros_like(s)], 1)
-
-
-def _states() -> tuple[bytes, str]:
-    return torch.get_rng_state().numpy().tobytes(), str(np.random.get_state())
 
 
 def test_completeness_of_a_linear_model(linear: tuple[nn.Module, Tensor], images: Tensor) -> None:
@@ -159,10 +151,10 @@ def test_infidelity_of_a_linear_model(linear: tuple[nn.Module, Tensor], images: 
     net, weight = linear
     maps = (weight[TARGET] * images).sum(1)
     blank = torch.zeros_like(images)
-    before = _states()
+    before = random_states()
     assert infidelity(net, images, TARGET, maps, blank=blank).max() < 1e-10
     assert infidelity(net, images, TARGET, 7 * maps, blank=blank).max() < 1e-10
-    assert _states() == before
+    assert random_states() == before
     noise = torch.randn(maps.shape, generator=torch.Generator().manual_seed(4))
     assert infidelity(net, images, TARGET, noise, blank=blank).min() > 0.3
     torch.testing.assert_close(
@@ -210,9 +202,9 @@ def test_sensitivity_is_captums(model: Classifier, images: Tensor) -> None:
         seen.append(x)
         return explain(model, x, TARGET, "saliency(signed=True)") * x  # it must change with x
 
-    before = _states()
+    before = random_states()
     ours = sensitivity_max(explained, images, draws=3, radius=0.3, seed=5)
-    assert _states() == before
+    assert random_states() == before
     moved = torch.stack(seen[1:], 1).flatten(0, 1)  # captum's order: an image's draws lie together
     assert moved.shape == (12, 3, 8, 8)
     assert (moved - images.repeat_interleave(3, 0)).abs().max() <= 0.3 + 1e-6
@@ -242,7 +234,7 @@ def test_the_model_is_left_as_it_was(model: Classifier, images: Tensor) -> None:
     """In training mode with dropout and BatchNorm: neither may act, and nothing may change."""
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    state = _states()
+    state = random_states()
     maps = images.sum(1)
     blank = 0 * images
     first, second = (
@@ -256,7 +248,7 @@ def test_the_model_is_left_as_it_was(model: Classifier, images: Tensor) -> None:
     )
     assert all(torch.equal(p, q) for p, q in zip(first, second, strict=True))
     assert not any(value.requires_grad for value in first)
-    assert _states() == state
+    assert random_states() == state
     assert all(module.training for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -272,44 +264,6 @@ def test_many_images_go_in_chunks(images: Tensor) -> None:
     assert max(sizes) == 256
     assert len(sizes) == 2 * 17
     torch.testing.assert_close(whole[-4:], insertion(net, images, target[:4], images.sum(1), blank=0 * images))
-
-
-def test_shuffled_weights_keep_each_tensors_values(model: Classifier) -> None:
-    head = model.net[6]
-    model.net.append(nn.Linear(16, 3))
-    model.net[7].weight = head.weight  # tied
-    model.net[1].running_mean.copy_(torch.randn(4))
-    model.net[0].weight.data = model.net[0].weight.data.contiguous(memory_format=torch.channels_last)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    state = _states()
-    copy = shuffled_weights(model, 0)
-    assert _states() == state
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(p is not q for p, q in zip(model.parameters(), copy.parameters(), strict=True))
-    assert copy.net[7].weight is copy.net[6].weight
-    for name, value in copy.state_dict().items():
-        assert torch.equal(value.flatten().sort().values, before[name].flatten().sort().values), name
-    for name in ("net.0.weight", "net.0.bias", "net.6.weight", "net.6.bias", "net.1.running_mean"):
-        assert not torch.equal(copy.state_dict()[name], before[name]), name
-    assert torch.equal(copy.mean, model.mean)
-    assert torch.equal(copy.std, model.std)
-    again, other = shuffled_weights(model, 0).state_dict(), shuffled_weights(model, 1).state_dict()
-    assert all(torch.equal(value, again[name]) for name, value in copy.state_dict().items())
-    assert not torch.equal(other["net.0.weight"], copy.state_dict()["net.0.weight"])
-
-
-def test_other_class_is_another_and_uniform() -> None:
-    target = torch.arange(4).repeat(1000)
-    state = _states()
-    other = other_class(target, 4, 0)
-    assert _states() == state
-    assert other.dtype == torch.int64
-    counts = torch.zeros(4, 4).index_put_((target, other), torch.ones(4000), accumulate=True)
-    assert counts.diagonal().count_nonzero() == 0
-    assert ((counts + 333 * torch.eye(4) - 1000 / 3).abs() < 75).all()  # five standard deviations
-    assert torch.equal(other, other_class(target, 4, 0))
-    assert not torch.equal(other, other_class(target, 4, 1))
-    assert torch.equal(other_class(target % 2, 2, 0), 1 - target % 2)
 
 
 def test_wrong_input_is_named(linear: tuple[nn.Module, Tensor], images: Tensor) -> None:
