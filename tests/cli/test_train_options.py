@@ -105,7 +105,7 @@ def forward_by_hand(classes=10):
 
 
 def colour_run(folder, **options):
-    spec = "test_cli_train_options:colour"
+    spec = f"{__name__}:colour"
     config = TrainConfig(data=spec, arch="vgg16(width=0.25)", batch_size=8, augment="none", val_n=4, **options)
     config.device, config.precision, config.val_attack, config.epochs = "cpu", "fp32", "fgsm", 1
     return Run(config, folder, *load_training_data(spec))
@@ -122,7 +122,7 @@ def test_the_operations_are_those_of_the_layers(tmp_path):
 
 
 def test_the_printed_operations_are_those(cli, tmp_path):
-    arguments = ("--data", "test_cli_train_options:colour", "--arch", "vgg16(width=0.25)", "--batch-size", 8)
+    arguments = ("--data", f"{__name__}:colour", "--arch", "vgg16(width=0.25)", "--batch-size", 8)
     result = cli("train", *arguments, "--adv", "none", "--val-n", 4, "--device", "cpu", "--dry-run")
     assert result.status == 0, result.err
     assert f"# forward         {forward_by_hand()[0] / 1e6:,.1f} MFLOP per image\n" in result.out
