@@ -117,7 +117,7 @@ BAD = {
     "report: no folder to list": (["report", "--index", "no"], "no"),
     "report: a share above 1": ([*REPORT, "--min-robust", "40"], "from 0 to 1"),
     "report: the second model is missing": ([*REPORT, "--model", "{home}/none.pt"], "no file"),
-    "report: options without a model": (["report", "{home}/a.json", "--n", "10"], "--n says how to judge a model"),
+    "report: options without a model": (["report", "{home}/a.json", "--n", "10"], "--n says how to measure a model"),
     "report: config without a model": (["report", "{home}/a.json", "--config", "{home}/wrong.toml"], "--config"),
     "report: no evaluation": (["report", "{home}/other.json"], "has schema 'other/1'"),
     "report: no JSON": (["report", "{home}/unknown.toml"], "is not JSON"),
