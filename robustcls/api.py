@@ -19,7 +19,7 @@ from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_n
 from robustcls.core.threat import ThreatModel
-from robustcls.data.collect import collect
+from robustcls.data.collect import as_tensor, collect
 from robustcls.data.splits import load_split
 from robustcls.evaluation import measured
 from robustcls.models import loading
@@ -110,7 +110,7 @@ def train(
     *,
     data: str | training.Data | Iterable[Any] | None = None,
     arch: Arch | None = None,
-    adv: str | None = None,
+    adv: Attack | None = None,
     epochs: int | None = None,
     norm: str | None = None,
     eps: float | str | None = None,
@@ -128,11 +128,12 @@ def train(
             numbers N, or an iterable of such batches; or two Images. Validation images are held out, unless there are two.
         arch: `vgg16` unless given, or another spec; a function of (num_classes, input_size) that makes a module on [0, 1]
             pixels; or the module itself, of which a copy is trained.
-        adv: the inner attack, such as `pgd(steps=3)`; `none` for plain training.
+        adv: the inner attack, such as `pgd(steps=3)`, or a function `(model, x, y, threat, *, generator=None) -> x_adv`;
+            `none` for plain training.
         epochs: passes over the training images.
         norm, eps: the threat model of training.
         out: the run folder; `runs/<data>-<arch>-<adv>-<time>` unless given.
-        resume: instead of all options, the folder of a run that goes on; `data` and `arch` where they were objects.
+        resume: instead of all options, the folder of a run that goes on; `data`, `arch` and `adv` where they were objects.
         progress: show progress on stderr.
         options: the other options of `robustcls train`, such as `objective`, `lr`, `batch_size`, `seed`, `ema`; its `--help`
             lists them. Batch and rate are cut for few images unless they are given; `.remark` of the result says so.
@@ -148,8 +149,8 @@ def train(
         >>> run = robustcls.train(data=(images, labels), arch=net, adv="pgd(steps=3)", epochs=10, out="runs/mine")
         >>> run.model(images).argmax(1), run.history[-1].val_robust
     """
-    named = {"adv": adv, "epochs": epochs, "norm": norm, "eps": eps, "out": out, **options}
-    return training.train_from_python(data, arch, named, resume=resume, progress=progress)
+    named = {"epochs": epochs, "norm": norm, "eps": eps, "out": out, **options}
+    return training.train_from_python(data, arch, adv, named, resume=resume, progress=progress)
 
 
 def attack(
@@ -192,8 +193,9 @@ def attack(
         >>> x_adv = robustcls.attack(model, images, labels, "linf:8/255", "pgd(steps=20)")
         >>> (model(x_adv).argmax(1) == labels).float().mean()
     """
+    x, y = collect(images, labels)
     return run_attack(
-        model, images, labels, _threat_model(threat), attack,
+        model, x, y, _threat_model(threat), attack,
         target=target, batch_size=batch_size, seed=seed, index=index, progress=progress,
     )  # fmt: skip
 
@@ -308,6 +310,7 @@ def explain(
     Example:
         >>> maps = robustcls.explain(model, images, target=labels, method="gradcam")
     """
+    images, reference, background = (None if given is None else as_tensor(given, "images") for given in (images, reference, background))
     maps, odd = explain_counted(
         model, images, target, method,
         batch_size=batch_size, seed=seed, reference=reference, background=background, progress=progress,

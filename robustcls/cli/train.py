@@ -8,6 +8,7 @@ import click
 from robustcls.cli.console import note, wrap
 from robustcls.cli.options import GroupedCommand, config_option, options
 from robustcls.core.config import read_toml
+from robustcls.core.errors import as_flags
 from robustcls.core.progress import duration
 from robustcls.training.config import TrainConfig
 from robustcls.training.progress import RunBar
@@ -161,6 +162,8 @@ def describe(run) -> str:
         lines.insert(2, f"init      {init}")
     if run.remark:
         lines.insert(-2, f"recipe    {run.remark}")
+    if run.assumed:
+        lines.insert(-2, f"assumed   {as_flags(run.assumed, {'eps': '--eps', 'augment': '--augment'})}")
     lines.insert(-2, f"input     {config.arch} {sees(run.state.model)}")
     if output := run.notes.get("output"):
         lines.insert(-2, f"output    {output}")

@@ -121,6 +121,11 @@ def resolved(kind: str, plugin: AnyPlugin) -> dict[str, Any]:
     return {p.name: p.default for p in _options(function)} | _converted(kind, spec, function)
 
 
+def is_own(kind: str, plugin: AnyPlugin) -> bool:
+    """Whether the plug-in is code of the user's: a callable, or named as `package.module:name`."""
+    return not isinstance(plugin, (str, Spec)) or ":" in parse(kind, plugin).name
+
+
 def with_options(kind: str, plugin: AnyPlugin, **options: Any) -> str | Callable[..., Any]:
     """The plug-in with some options set anew: of a spec its text, of a callable a partial."""
     if not isinstance(plugin, (str, Spec)):
@@ -200,6 +205,8 @@ def _function(kind: str, name: str) -> Callable[..., Any]:
     if plugin is not None:
         return getattr(importlib.import_module(plugin.module), name)
     module, colon, attribute = name.partition(":")
+    if kind == "attack" and name in _plugins("suite"):
+        raise InputError(f"{name} is a suite, a list of attacks without options, not one attack: name one, such as pgd")
     if not colon or module in _plugins(kind):
         raise unknown(kind, name, names(kind))
     return import_dotted(kind, module, attribute)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from shlex import quote
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor
 
@@ -22,6 +22,11 @@ class NamedAttack:
     given: Mapping[str, Any]  # the options that were given
     options: Mapping[str, Any]  # every option with its value
     function: Callable[..., Tensor]  # (model, x, y, threat, *, generator, ...) -> x_adv, with `given` bound
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is code of the user's."""
+        return plugins.is_own("attack", self.source)
 
     @property
     def text(self) -> str:
@@ -67,9 +72,12 @@ def as_attack(given: AttackLike) -> NamedAttack:
 
 def as_attacks(given: AttackLike | Sequence[AttackLike]) -> list[NamedAttack]:
     """One attack, or several, as a list. Raises InputError."""
-    if isinstance(given, (str, plugins.Spec, NamedAttack)) or callable(given):
-        return [as_attack(given)]
-    return [as_attack(one) for one in given]
+    return [as_attack(one) for one in ([given] if is_one(given) else given)]
+
+
+def is_one(given: AttackLike | Sequence[AttackLike]) -> TypeGuard[AttackLike]:
+    """Whether it is one attack, and not several."""
+    return isinstance(given, (str, plugins.Spec, NamedAttack)) or callable(given)
 
 
 def name_attacks(attacks: Sequence[AttackLike]) -> list[str]:

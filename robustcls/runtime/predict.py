@@ -48,7 +48,9 @@ def classifier_of(
         raise
     except Exception as error:  # whatever the first layer that the image does not fit raises
         size, reason = "x".join(map(str, image.shape[1:])), " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"the model cannot take images of {size}: {reason}") from error
+        last = image.shape[3] in (1, 3) and image.shape[1] not in (1, 3)
+        hint = ": they look like N,H,W,C: give N,C,H,W" if last else ""
+        raise InputError(f"the model cannot take images of {size}{hint}: {reason}") from error
 
 
 def told(model: nn.Module, images: Tensor, labels: Tensor | None = None) -> nn.Module:
