@@ -111,7 +111,8 @@ def test_numpy_arrays_are_taken_as_they_are(model, data):
     for given in (array, array.astype(np.float64), array[:, :, ::-1][:, :, ::-1], array.astype(">f4"), _read_only(array)):
         found = robustcls.evaluate(model, given, numbers, "linf:0.1", attacks="fgsm")
         assert found.samples == plain.samples
-    assert robustcls.evaluate(model, array, labels.tolist(), "linf:0.1", attacks="fgsm").samples == plain.samples
+    with pytest.raises(InputError, match="labels are list: .* as a tensor or a NumPy array"):
+        robustcls.evaluate(model, array, labels.tolist(), "linf:0.1", attacks="fgsm")
     batches = [(array[:10], numbers[:10]), (array[10:], numbers[10:])]
     assert robustcls.evaluate(model, batches, threat="linf:0.1", attacks="fgsm").samples == plain.samples
     assert torch.equal(

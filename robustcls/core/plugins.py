@@ -21,6 +21,7 @@ from robustcls.core.errors import InputError, unknown
 KINDS = {
     "attack": "robustcls/attacks",
     "augment": "robustcls/data/augmentations",
+    "check": "robustcls/evaluation/checks",
     "data": "robustcls/data/sets",
     "attribution": "robustcls/attribution",
     "corruption": "robustcls/corruptions",
@@ -283,14 +284,15 @@ def _read(kind: str, file: Path) -> list[Plugin]:
     path = file.relative_to(_ROOT)
     module = ".".join(path.with_suffix("").parts)
     return [
-        Plugin(kind, name, _summary(functions[name]), _declared(functions[name]), path.as_posix(), module)
+        Plugin(kind, name, first_paragraph(ast.get_docstring(functions[name]) or ""), _declared(functions[name]), path.as_posix(), module)
         for name in exported
         if name in functions
     ]
 
 
-def _summary(node: ast.FunctionDef) -> str:
-    return " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+def first_paragraph(docstring: str) -> str:
+    """As one line."""
+    return " ".join(docstring.split("\n\n")[0].split())
 
 
 def _declared(node: ast.FunctionDef) -> tuple[Option, ...]:

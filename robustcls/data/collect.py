@@ -1,6 +1,5 @@
 """Images and labels from whatever iterable a user has."""
 
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -32,13 +31,10 @@ def collect(images: Any, labels: Any = None) -> tuple[Tensor, Tensor]:
 def as_tensor(values: Any, what: str) -> Tensor:
     """A tensor as it is, a NumPy array as one on the CPU; what is wrong with it is found where it is checked.
 
-    Raises InputError for anything else. what: `images`, or `labels`, which may also be a list of numbers.
+    Raises InputError for anything else. what: `images` or `labels`.
     """
     if isinstance(values, Tensor):
         return values
-    if what == "labels" and isinstance(values, (list, tuple)):
-        with suppress(ValueError):  # lists of several lengths are no array
-            values = np.asarray(values)
     if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
         return torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ["C", "W"]))
     kind = f"an array of {values.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
