@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcls.core import plugins
-from robustcls.core.errors import unknown
+from robustcls.core.errors import InputError, unknown
 
 DEFAULT_RECIPE = {
     "norm": "linf",
@@ -21,15 +21,24 @@ DEFAULT_RECIPE = {
 def recipe(spec: str) -> dict[str, Any]:
     """The training defaults of a data set: DEFAULT_RECIPE, and what its file has in RECIPE, read without importing it.
 
-    Empty for a user's own `module:callable`. Raises InputError for an unknown name.
+    Empty for a user's own `module:callable`. Raises InputError for an unknown one.
     """
+    check_name(spec)
     name = plugins.parse("data", spec).name
     if ":" in name:
         return {}
-    if name not in plugins.names("data"):
-        raise unknown("data", name, plugins.names("data"))
     file = Path(__file__).parent / "sets" / f"{name}.py"
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "RECIPE":
             return DEFAULT_RECIPE | ast.literal_eval(node.value)
     return dict(DEFAULT_RECIPE)
+
+
+def check_name(spec: str) -> None:
+    """Raises InputError for an unknown data set, with what to write where a folder was named."""
+    known = plugins.names("data")
+    if spec not in known and Path(spec).expanduser().is_dir():
+        raise InputError(f'data {spec!r} is a folder, not a data set: write it as "folder:{spec}"')
+    name = plugins.parse("data", spec).name
+    if ":" not in name and name not in known:
+        raise unknown("data", name, known)
