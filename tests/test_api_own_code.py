@@ -82,7 +82,9 @@ def test_evaluate_says_how_to_aim(trained, data):
         robustcls.evaluate(trained, *data, "linf:0.1", target=3)
     assert "\n" not in str(caught.value)
     code = str(caught.value).split("with ")[1]
-    x_adv = eval(code, {"robustcls": robustcls, "model": trained, "images": data[0], "labels": data[1], "threat": "linf:1"})
+    x_adv = eval(
+        code, {"robustcls": robustcls, "model": trained, "images": data[0], "labels": data[1], "threat": "linf:1"}
+    )
     assert (trained(x_adv).argmax(1) == 3).float().mean() > 0.5
 
 
@@ -91,7 +93,9 @@ def test_evaluate_takes_no_function_for_a_method_and_says_how_to_go_on(trained, 
     def my_method(model, x, target):
         return x
 
-    with pytest.raises(InputError, match="`method` holds a function, my_method.*package.module:name.*robustcls.explain"):
+    with pytest.raises(
+        InputError, match="`method` holds a function, my_method.*package.module:name.*robustcls.explain"
+    ):
         robustcls.evaluate(trained, *data, "linf:0.1", attacks="fgsm", maps_n=2, method=wrap(my_method))
     result = robustcls.evaluate(trained, *data, "linf:0.1", attacks="fgsm", maps_n=2, method=f"{__name__}:own_map")
     assert [one.method for one in result.explanations.methods] == [f"{__name__}:own_map"]
@@ -134,7 +138,10 @@ def test_what_is_no_image_is_refused(trained, data, give, message, tmp_path):
     [
         (lambda x: (x + 0.3).clamp(0, 1), "outside linf:0.1, the farthest at 0.3"),
         (lambda x: x + 0.1, r"outside \[0, 1\], by up to 0.1"),
-        (lambda x: x.where(torch.arange(len(x))[:, None, None, None] > 1, torch.nan), "2 with values that are not finite"),
+        (
+            lambda x: x.where(torch.arange(len(x))[:, None, None, None] > 1, torch.nan),
+            "2 with values that are not finite",
+        ),
     ],
 )
 def test_what_leaves_ball_or_box_is_said_with_how_many_and_how_far(trained, data, give, message):

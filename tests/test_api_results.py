@@ -108,7 +108,13 @@ def test_numpy_arrays_are_taken_as_they_are(model, data):
     images, labels = data
     array, numbers = images.numpy(), labels.numpy()
     plain = robustcls.evaluate(model, images, labels, "linf:0.1", attacks="fgsm")
-    for given in (array, array.astype(np.float64), array[:, :, ::-1][:, :, ::-1], array.astype(">f4"), _read_only(array)):
+    for given in (
+        array,
+        array.astype(np.float64),
+        array[:, :, ::-1][:, :, ::-1],
+        array.astype(">f4"),
+        _read_only(array),
+    ):
         found = robustcls.evaluate(model, given, numbers, "linf:0.1", attacks="fgsm")
         assert found.samples == plain.samples
     with pytest.raises(InputError, match="labels are list: .* as a tensor or a NumPy array"):

@@ -111,4 +111,3 @@ def outside_of(x_adv: Tensor, x: Tensor, threat: ThreatModel, traits: Traits) ->
     if (over > 0).any():
         said.append(f"{int((over > 0).sum())} outside [0, 1], by up to {over.amax().item():.4g}")
     return f"of {len(x)} images {' and '.join(said)}" if said else ""
-

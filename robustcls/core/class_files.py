@@ -79,7 +79,9 @@ def _check_all_pairs(path: str, lines: Sequence[str], wanted: Set[str]) -> None:
         if any(clear):
             odd = lines[clear.index(False)] if False in clear else lines[0]
             like = lines[clear.index(True)]
-            raise InputError(f"{path}: {odd!r} is not a class of the data and its output, as {like!r} is: correct the line")
+            raise InputError(
+                f"{path}: {odd!r} is not a class of the data and its output, as {like!r} is: correct the line"
+            )
 
 
 def _by_number(path: str, named: Sequence[tuple[str, tuple[str, ...]]], data: Sequence[str]) -> Listing | None:

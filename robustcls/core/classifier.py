@@ -123,7 +123,9 @@ def check_images(images: Tensor, labels: Tensor | None = None, input_size: Seque
         shape = tuple(getattr(images, "shape", ()))
         raise InputError(f"images of shape {shape}: give a non-empty float tensor N,C,H,W")
     if not images.is_floating_point():
-        raise InputError(f"images are {images.dtype}: give floats in [0, 1], for instance images.float() / 255, or array / 255")
+        raise InputError(
+            f"images are {images.dtype}: give floats in [0, 1], for instance images.float() / 255, or array / 255"
+        )
     low, high = images.amin().item(), images.amax().item()
     if not (low >= 0 and high <= 1):
         raise InputError(

@@ -284,10 +284,14 @@ def _read(kind: str, file: Path) -> list[Plugin]:
     path = file.relative_to(_ROOT)
     module = ".".join(path.with_suffix("").parts)
     return [
-        Plugin(kind, name, first_paragraph(ast.get_docstring(functions[name]) or ""), _declared(functions[name]), path.as_posix(), module)
+        Plugin(kind, name, _summary(functions[name]), _declared(functions[name]), path.as_posix(), module)
         for name in exported
         if name in functions
     ]
+
+
+def _summary(node: ast.FunctionDef) -> str:
+    return first_paragraph(ast.get_docstring(node) or "")
 
 
 def first_paragraph(docstring: str) -> str:

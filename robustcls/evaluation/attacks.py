@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from shlex import quote
-from typing import Any, TypeGuard
+from typing import Any
 
 from torch import Tensor
 
@@ -72,12 +72,14 @@ def as_attack(given: AttackLike) -> NamedAttack:
 
 def as_attacks(given: AttackLike | Sequence[AttackLike]) -> list[NamedAttack]:
     """One attack, or several, as a list. Raises InputError."""
-    return [as_attack(one) for one in ([given] if is_one(given) else given)]
+    return [as_attack(one) for one in in_list(given)]
 
 
-def is_one(given: AttackLike | Sequence[AttackLike]) -> TypeGuard[AttackLike]:
-    """Whether it is one attack, and not several."""
-    return isinstance(given, (str, plugins.Spec, NamedAttack)) or callable(given)
+def in_list(given: AttackLike | Sequence[AttackLike]) -> list[AttackLike]:
+    """One attack, or several, in a list, as they were given."""
+    if isinstance(given, (str, plugins.Spec, NamedAttack)) or callable(given):
+        return [given]
+    return list(given)
 
 
 def name_attacks(attacks: Sequence[AttackLike]) -> list[str]:

@@ -9,7 +9,15 @@ from robustcls.core.errors import InputError
 from robustcls.core.measures import measures
 from robustcls.core.options import parse_batch_size
 from robustcls.core.traits import call
-from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attack, as_attacks, check_attacks, is_one, suite_attacks
+from robustcls.evaluation.attacks import (
+    AttackLike,
+    NamedAttack,
+    as_attack,
+    as_attacks,
+    check_attacks,
+    in_list,
+    suite_attacks,
+)
 from robustcls.evaluation.checks import CheckFunction, thorough_checks
 from robustcls.evaluation.config import METHODS, AttackConfig, ReportConfig
 from robustcls.evaluation.curves import choose_grid
@@ -124,7 +132,7 @@ def choose_attacks(
         return as_attacks(suite_attacks(suite or "fast", norm)), suite or "fast"
     chosen: list[NamedAttack] = []
     names: list[str] = []
-    for one in [attacks] if is_one(attacks) else attacks:
+    for one in in_list(attacks):
         if isinstance(one, str) and one.strip() in plugins.names("suite"):
             chosen += as_attacks(suite_attacks(one.strip(), norm))
             names.append(one.strip())

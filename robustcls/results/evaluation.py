@@ -4,9 +4,9 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import field
-from pathlib import Path
 from html import escape
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from pydantic.dataclasses import dataclass
 

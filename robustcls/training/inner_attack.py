@@ -78,7 +78,9 @@ class InnerAttack:
             with kept_flags(model) if self.is_own else nullcontext():
                 x_adv = self.function(model, x, target, self.threat, **options)
         if fault := fault_of(x_adv, x):
-            raise InputError(f"inner attack {self.spec}: {fault}: return adversarial images, a float tensor of their shape")
+            raise InputError(
+                f"inner attack {self.spec}: {fault}: return adversarial images, a float tensor of their shape"
+            )
         if self.is_new:  # once, for it waits for the device
             self.is_new = False
             if said := outside_of(x_adv, x, self.threat, traits_of(self.function)):

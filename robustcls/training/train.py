@@ -112,7 +112,7 @@ def train_from_python(
     for name, what in (("data", data), ("arch", arch), ("adv", adv)):
         (given if isinstance(what, str) else task)[name] = what
     if task.get("data") is not None and not isinstance(data, tuple | Images):
-        task["data"] = collect(data)  # type: ignore[arg-type]
+        task["data"] = collect(data)
     given = {name: value for name, value in given.items() if value is not None}
     if resume:
         if given:
@@ -121,10 +121,9 @@ def train_from_python(
     for name in {"mean", "std"} & given.keys():
         if not isinstance(given[name], str):
             given[name] = ",".join(map(str, given[name] if isinstance(given[name], Sequence) else [given[name]]))
-    if task.get("adv") is not None:
+    if adv is not None:
         given["adv"] = attack_name(adv)
     config = configure({"data": PYTHON if task.get("data") is not None else None, "quiet": True, **given})
-
 
     def say(text: str) -> None:
         warnings.warn(text, stacklevel=5)  # where robustcls.train was called

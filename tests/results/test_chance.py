@@ -1,5 +1,7 @@
 """What is said of an accuracy that few images cannot tell from chance."""
 
+import re
+
 import pytest
 
 from robustcls.results.learning import at_chance
@@ -25,7 +27,7 @@ def test_few_images_are_said_to_be_few():
 
 def test_the_interval_of_the_best_of_several_epochs_holds_for_all_of_them():
     one, five = (at_chance(run_of(*[13 / 17] * count), Chance(17, 10 / 17), adversarial=False) for count in (1, 5))
-    bounds = [[float(part.strip("[]%")) for part in said[said.index("[") : said.index("]")].split(", ")] for said in (one, five)]
+    bounds = [list(map(float, re.findall(r"[\d.]+(?=%[,\]])", said)))[-2:] for said in (one, five)]
     assert bounds[1][0] < bounds[0][0] < bounds[0][1] < bounds[1][1]
 
 
