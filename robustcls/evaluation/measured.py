@@ -94,7 +94,8 @@ def evaluate_tensors(
     progress: bool,
 ) -> Evaluation:
     """What `robustcls.evaluate` does."""
-    options = {"each_alone" if option == "alone" else option: value for option, value in options.items()}  # its earlier name
+    earlier = {"alone": "each_alone"}  # names of options
+    options = {earlier.get(option, option): value for option, value in options.items()}
     config = read_options(options, batch_size=batch_size, seed=seed, quiet=not progress)
     if attacks is None and suite is None:
         attacks, suite = config.attack or None, config.suite
