@@ -20,7 +20,7 @@ from robustcls.attacks.pgd import pgd
 from robustcls.cli.console import markdown
 from robustcls.core.gradients import input_gradient
 from robustcls.data.splits import choose, load_split
-from robustcls.runtime.fused import SearchTwin
+from robustcls.runtime.fused import FusedModel
 
 N, BATCH, RADII = 500, 100, ("1/255", "8/255")
 
@@ -35,8 +35,8 @@ class InFp32(nn.Module):
             return self.layer(x.float())
 
 
-def first_in_fp32(twin: SearchTwin) -> SearchTwin:
-    for parent in list(twin.twin.modules()):
+def first_in_fp32(twin: FusedModel) -> FusedModel:
+    for parent in list(twin.copy.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.Conv2d):
                 setattr(parent, name, InFp32(child))
@@ -51,9 +51,9 @@ def measure(data: str, models: dict[str, str]) -> dict:
     for name, path in models.items():
         model = robustcls.load(path).eval()
         twins = {
-            "fp32": SearchTwin(model),
-            "bf16": SearchTwin(model, "bf16"),
-            "bf16, first layer fp32": first_in_fp32(SearchTwin(model, "bf16")),
+            "fp32": FusedModel(model),
+            "bf16": FusedModel(model, "bf16"),
+            "bf16, first layer fp32": first_in_fp32(FusedModel(model, "bf16")),
         }
         found["models"][name] = {
             eps: compare(model, twins, robustcls.ThreatModel.parse(f"linf:{eps}"), x, y) for eps in RADII
@@ -61,7 +61,7 @@ def measure(data: str, models: dict[str, str]) -> dict:
     return found
 
 
-def compare(model: nn.Module, twins: dict[str, SearchTwin], threat, x: Tensor, y: Tensor) -> dict:
+def compare(model: nn.Module, twins: dict[str, FusedModel], threat, x: Tensor, y: Tensor) -> dict:
     start = threat.random_start(x, torch.Generator().manual_seed(0))
     batches = list(zip(x.split(BATCH), start.split(BATCH), y.split(BATCH), strict=True))
     signs, rows = {}, {}

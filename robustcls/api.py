@@ -20,7 +20,7 @@ from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_n
 from robustcls.core.threat import ThreatModel
-from robustcls.data.collect import as_tensor, collect
+from robustcls.data.images import as_tensor, collect
 from robustcls.data.splits import load_split
 from robustcls.evaluation import measured
 from robustcls.models import loading

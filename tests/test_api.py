@@ -138,7 +138,7 @@ def squares(split: str, *, data_dir: str | None = None) -> Images:
 
 @pytest.mark.usefixtures("untouched")
 def test_every_line_of_the_design_runs_as_written(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("robustcls.data.sets.cifar10.cifar10", squares)
+    monkeypatch.setattr("robustcls.data.sets.cifar.cifar10", squares)
     monkeypatch.chdir(tmp_path)
     arch = "vgg11(width=0.05)"
     made = robustcls.train(data="cifar10", arch=arch, adv="fgsm", epochs=1, val_n=4, device="cpu", out="made")

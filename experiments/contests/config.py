@@ -35,7 +35,7 @@ class ContestConfig(RuntimeOptions):
         (), "Attribution method of the explain suite; repeatable.  [default: all]", metavar="NAME"
     )
     data: str = option("digits", "Data set.", metavar="SPEC")
-    data_dir: str | None = option(None, "Where downloaded data sets lie.", metavar="DIR")
+    data_dir: str | None = option(None, "Folder of downloaded data sets.", metavar="DIR")
     arch: str | None = option(
         None,
         "Architecture to train, or of a state dict.  [default: vgg16(width=0.25); in the suite cuda vgg16, then resnet18]",

@@ -26,8 +26,7 @@ from robustcls.bench.training import (
     time_training,
 )
 from robustcls.core.threat import ThreatModel
-from robustcls.data.images import Images
-from robustcls.data.loader import batches
+from robustcls.data.images import Images, batches
 from robustcls.runtime.device import keep_freed_memory, search_for_fastest_convolutions
 from robustcls.training.optimizer import make_optimizer
 

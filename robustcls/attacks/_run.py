@@ -21,7 +21,7 @@ from robustcls.core.threat import BALL, ThreatModel
 from robustcls.core.traits import Traits, takes, takes_target, traits_of
 from robustcls.runtime.device import resolve_batch_size
 from robustcls.runtime.fused import Counted
-from robustcls.runtime.predict import predict, told
+from robustcls.runtime.predict import classifier_with_warning, predict
 
 TARGETS = 1  # names the random numbers that choose the targets
 
@@ -45,7 +45,7 @@ def run_attack(
     is_own = plugins.is_own("attack", attack)
     threat.check_options(str(named), plugins.resolved("attack", attack))
     threat.check_eps(images.shape[1:])
-    model = told(model, images, labels)
+    model = classifier_with_warning(model, images, labels)
     device = device_of(model)
     size = resolve_batch_size(batch_size, images.shape[1:], device)
     if traits_of(function).universal:

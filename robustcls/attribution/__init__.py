@@ -25,7 +25,7 @@ from robustcls.core.losses import predict_labels
 from robustcls.core.options import parse_batch_size
 from robustcls.core.plugins import AnyPlugin, load, parse, resolved
 from robustcls.core.progress import follow
-from robustcls.runtime.predict import told
+from robustcls.runtime.predict import classifier_with_warning
 
 
 def explain_counted(
@@ -46,7 +46,7 @@ def explain_counted(
     function, name = load("attribution", method), str(parse("attribution", method))
     takes = signature(function.func).parameters
     check_images(images, input_size=input_size_of(model))
-    model = told(model, images)
+    model = classifier_with_warning(model, images)
     for others in (reference, background):
         if others is not None:
             check_images(others, input_size=images.shape[1:])
@@ -94,7 +94,7 @@ def note(model: nn.Module, images: Tensor, method: AnyPlugin = "integrated_gradi
     if describe is None:
         return ""
     check_images(images, input_size=input_size_of(model))
-    model = told(model, images)
+    model = classifier_with_warning(model, images)
     with torch.inference_mode(False), frozen(model), input_kept(model):
         return describe(model, placed(model, images[:1]), **resolved("attribution", method))
 

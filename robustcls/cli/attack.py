@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustcls.cli.console import note, percent, progress, table, wrap
-from robustcls.cli.options import MODEL_HELP, GroupedCommand, build, config_option, options
+from robustcls.cli.options import GroupedCommand, build, config_option, model_option, options
 from robustcls.cli.places import check_not_lost, command_line, default_out, keep_earlier, name_of, overwrite_option
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stdout, is_stream
@@ -20,12 +20,7 @@ INCONCLUSIVE = 3  # an attack failed on an error of its own, so the number is no
 
 
 @click.command("attack", cls=GroupedCommand)
-@click.option(
-    "--model",
-    required=True,
-    metavar="M",
-    help=MODEL_HELP,
-)
+@model_option
 @click.option("--out", metavar="FILE.json", help="The evaluation.  [default: evaluation.json beside the checkpoint]")
 @click.option("--save-examples", metavar="FILE.npz", help="Also save the verified adversarial examples.")
 @click.option("--resume", is_flag=True, help="Go on with an evaluation that was cut off, to the same result.")

@@ -4,10 +4,11 @@ import click
 
 from robustcls.cli.console import interval, table, wrap
 from robustcls.cli.console import markdown as as_markdown
+from robustcls.cli.options import GroupedCommand
 from robustcls.core.errors import InputError
 
 
-@click.command("compare")
+@click.command("compare", cls=GroupedCommand)
 @click.argument("files", nargs=-1, required=True, metavar="A.json B.json [...]")
 @click.option("--markdown", is_flag=True, help="Print Markdown tables, for a README.")
 def command(files: tuple[str, ...], markdown: bool) -> None:

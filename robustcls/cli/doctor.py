@@ -107,7 +107,7 @@ def _data() -> list[str]:
         except InputError as error:
             found = str(error)
         lines.append(f"  {plugin.name:<14}{found}")
-    return [*lines, f"  {'folder:PATH':<14}any folder of images, one sub-folder a class"]
+    return [*lines, f"  {'folder:PATH':<14}any folder of images, one sub-folder per class"]
 
 
 def is_there(name: str, home: Path) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustcls.cli.console import note, table
-from robustcls.cli.options import MODEL_HELP, GroupedCommand, build, config_option, options
+from robustcls.cli.options import GroupedCommand, build, config_option, model_option, options
 from robustcls.cli.places import check_not_lost, command_line, default_out, name_of, overwrite_option
 from robustcls.core import plugins
 from robustcls.core.claims import claim
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command("explain", cls=GroupedCommand)
-@click.option("--model", required=True, metavar="M", help=MODEL_HELP)
+@model_option
 @overwrite_option
 @config_option
 @options(ExplainConfig)

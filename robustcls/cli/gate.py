@@ -7,6 +7,7 @@ from xml.sax.saxutils import quoteattr
 import click
 
 from robustcls.cli.console import mark, wrap
+from robustcls.cli.options import GroupedCommand, PolicyOptions, options
 from robustcls.core.errors import InputError
 from robustcls.core.files import atomic_write, check_writable
 
@@ -16,15 +17,11 @@ if TYPE_CHECKING:
 STATUS = {"FAIL": 1, "INCONCLUSIVE": 3}
 
 
-@click.command("gate")
+@click.command("gate", cls=GroupedCommand)
 @click.argument("file", metavar="FILE.json")
-@click.option("--policy", "policy_file", metavar="FILE.toml", help="Thresholds; --min-robust and --min-clean win.")
-@click.option("--min-robust", type=float, metavar="SHARE", help="Least robust accuracy, such as 0.40.")
-@click.option("--min-clean", type=float, metavar="SHARE", help="Least clean accuracy, such as 0.75.")
 @click.option("--junit", metavar="FILE.xml", help="Also write the verdict as JUnit XML.")
-def command(
-    file: str, policy_file: str | None, min_robust: float | None, min_clean: float | None, junit: str | None
-) -> int:
+@options(PolicyOptions, "asked")
+def command(file: str, asked: PolicyOptions, junit: str | None) -> int:
     """Exit with 0 where an evaluation passes its thresholds, with 1 where it fails, for CI.
 
     It passes when the whole 95% interval lies at or above each threshold and fails when one lies below. An interval around
@@ -35,17 +32,17 @@ def command(
       robustcls gate evaluation.json --min-robust 0.40 --min-clean 0.75
       robustcls gate evaluation.json --policy policy.toml --junit gate.xml
     """
-    from robustcls.results.policy import Policy, judge
+    from robustcls.results.policy import judge
     from robustcls.results.records import Evaluation
     from robustcls.results.thresholds import PASS, THRESHOLDS
 
-    if policy_file is None and min_robust is None and min_clean is None:
+    if asked == PolicyOptions():
         raise click.UsageError("a gate needs a threshold: give --min-robust or --min-clean, or --policy")
-    policy = Policy.load(policy_file, min_clean=min_clean, min_robust=min_robust)
+    policy = asked.load_policy()
     if not policy.thresholds:
-        raise InputError(f"{policy_file} sets no threshold: give one, such as min_robust = 0.40")
+        raise InputError(f"{asked.policy} sets no threshold: give one, such as min_robust = 0.40")
     if junit:
-        check_writable(junit, "--junit", [one for one in (file, policy_file) if one])
+        check_writable(junit, "--junit", [one for one in (file, asked.policy) if one])
     verdict = judge(Evaluation.load(file), policy)
     shown = [one for one in verdict.criteria if one.name in THRESHOLDS or one.status != PASS]
     click.echo("\n".join([verdict.status, *map(_line, shown)]))

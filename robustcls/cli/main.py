@@ -108,7 +108,7 @@ def _complain(error: Exception, debug: bool, command: str) -> int:
     if isinstance(error, OSError) and error.errno in FULL:
         place = error.filename or ("standard output" if _came_from_printing(error) else "a file")
         message = f"cannot write {place}: {error.strerror}: make room"
-    elif not isinstance(error, (InputError, click.ClickException)):  # a fault of ours, or of code that was handed in
+    elif not isinstance(error, (InputError, click.ClickException)):  # a fault of ours, or of the user's code
         message = f"{type(error).__name__}: {message}; --debug shows where"
     _say(" ".join(message.split()))
     return WRONG_INPUT

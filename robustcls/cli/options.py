@@ -5,11 +5,15 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
-from robustcls.core.config import read_toml, resolve, union_parts
+from robustcls.core.config import option, read_toml, resolve, union_parts
+
+if TYPE_CHECKING:
+    from robustcls.results.policy import Policy
 
 MODEL_HELP = (
     "Checkpoint, state dict (with --arch), torchvision/NAME, timm/NAME, FILE.onnx, or module:callable: a torch.nn.Module, "
@@ -17,19 +21,37 @@ MODEL_HELP = (
 )
 PYTHON = {"attacks": "attack", "path": "out"}  # names of options in Python that are not the flag's
 GROUPS = (
-    "Data", "Model", "Attack", "Optimisation", "Explanation", "Report", "Benchmark", "Runtime", "Output",
+    "Data", "Model", "Attack", "Optimisation", "Explanation", "Report", "Verdict", "Benchmark", "Runtime", "Output",
 )  # fmt: skip
 OWN = {  # groups of options that a command declares itself; the others are about its output
-    "model": "Model", "models": "Model", "policy_file": "Report", "min_robust": "Report", "min_clean": "Report",
-    "title": "Report", "index_folder": "Report", "resume": "Runtime", "dry_run": "Runtime", "config_file": "Runtime",
-    "help": "Runtime",
+    "model": "Model", "resume": "Runtime", "dry_run": "Runtime", "config_file": "Runtime",
 }  # fmt: skip
 T = TypeVar("T")
 Command = Callable[..., Any]
 
 
-def options(config: type) -> Callable[[Command], Command]:
-    """Adds an option for each field of a dataclass; those that were given arrive as one dict, `flags`."""
+@dataclass(kw_only=True)
+class PolicyOptions:
+    """The thresholds of a verdict."""
+
+    GROUP: ClassVar[str] = "Verdict"
+
+    policy: str | None = option(None, "Thresholds; --min-robust and --min-clean win over it.", metavar="FILE.toml")
+    min_robust: float | None = option(None, "Least robust accuracy, such as 0.40.", metavar="SHARE")
+    min_clean: float | None = option(None, "Least clean accuracy, such as 0.75.", metavar="SHARE")
+
+    def load_policy(self) -> "Policy":
+        """Raises InputError where the file is no policy, or a threshold is no share."""
+        from robustcls.results.policy import Policy
+
+        return Policy.load(self.policy, min_clean=self.min_clean, min_robust=self.min_robust)
+
+
+def options(config: type, into: str = "") -> Callable[[Command], Command]:
+    """Adds an option for each field of a dataclass.
+
+    Those that were given arrive as one dict, `flags`; or all of them as an instance, in the parameter `into`.
+    """
     hints = typing.get_type_hints(config)
     fields = [field for field in dataclasses.fields(config) if "help" in field.metadata]
 
@@ -38,8 +60,9 @@ def options(config: type) -> Callable[[Command], Command]:
 
         @functools.wraps(command)
         def collect(**given: Any) -> Any:
-            flags = {name: given.pop(name) for name in names}
-            return command(flags={name: value for name, value in flags.items() if value not in (None, ())}, **given)
+            values = {name: given.pop(name) for name in names}
+            flags = {name: value for name, value in values.items() if value not in (None, ())}
+            return command(**{into: config(**flags)} if into else {"flags": flags}, **given)
 
         decorated: Command = collect
         for field in reversed(fields):
@@ -57,10 +80,10 @@ def flags_of(command: click.Command | None) -> dict[str, str]:
     return flags | {python: flags[name] for python, name in PYTHON.items() if name in flags}
 
 
-def config_option(command: Command) -> Command:
-    return click.option("--config", "config_file", metavar="FILE.toml", help="Take options from this file; flags win.")(
-        command
-    )
+model_option = click.option("--model", required=True, metavar="M", help=MODEL_HELP)
+config_option = click.option(
+    "--config", "config_file", metavar="FILE.toml", help="Take options from this file; flags win."
+)
 
 
 def build(config: type[T], flags: Mapping[str, Any], config_file: str | None) -> T:
@@ -82,6 +105,8 @@ class GroupedCommand(click.Command):
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {name: [] for name in GROUPS}
         for parameter in self.get_params(context):
+            if isinstance(parameter, click.Argument):
+                continue  # the line of usage shows it
             group = getattr(parameter, "group", OWN.get(parameter.name or "", "Output"))
             if record := parameter.get_help_record(context):
                 groups[group].append(record)
@@ -102,8 +127,9 @@ def _click_option(field: dataclasses.Field, hint: Any, group: str) -> Callable[[
     kind = str if str in parts else parts[0]  # a number or a word arrives as text
     help_text = field.metadata["help"]
     settings: dict[str, Any] = {"default": None}
-    if field.default not in (None, (), False) and field.default is not dataclasses.MISSING:
-        help_text += f"  [default: {field.default}]"
+    if field.default not in (None, (), dataclasses.MISSING) and field.default is not False:
+        shown = f"{field.default:g}" if isinstance(field.default, float) else field.default
+        help_text += f"  [default: {shown}]"
     if kind is bool:
         settings["is_flag"] = True
     elif typing.get_origin(kind) is tuple:

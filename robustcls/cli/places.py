@@ -21,9 +21,8 @@ from robustcls.core.measures import measures
 if TYPE_CHECKING:
     from robustcls.results.records import Evaluation
 
-overwrite_option = click.option(
-    "--overwrite", is_flag=True, help="Replace files of another model, or of somebody else, at the default place too."
-)
+OVERWRITE_HELP = "Replace files of another model, or of another program, at the default place too."
+overwrite_option = click.option("--overwrite", is_flag=True, help=OVERWRITE_HELP)
 _EMBEDDED = re.compile(r'<script type="application/json" id="evaluation-\d+">(.*?)</script>', re.DOTALL)
 _CARD = re.compile(r'\A---\n.*^  - "robustcls"$.*^model-index:\n  - name: ("[^\n]*")$', re.DOTALL | re.MULTILINE)
 
@@ -91,7 +90,7 @@ def loses(old: "Evaluation", new: "Evaluation") -> bool:
 
 
 def _task(found: "Evaluation") -> str:
-    """Under what, by what and on what a model was judged, as text."""
+    """Under what, by what and on what a model was evaluated, as text."""
     attacks = [[attack.name, attack.options, attack.alone is not None] for attack in found.attacks]
     data = [found.data.name, found.data.split]
     return json.dumps([asdict(found.threat), attacks, data], sort_keys=True, default=str)

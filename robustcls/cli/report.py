@@ -1,19 +1,19 @@
 """`robustcls report`."""
 
-import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from robustcls.cli.console import note, progress
-from robustcls.cli.options import MODEL_HELP, GroupedCommand, config_option, options
-from robustcls.cli.places import check_not_lost, command_line, keep_earlier, name_of, overwrite_option
+from robustcls.cli.options import MODEL_HELP, GroupedCommand, PolicyOptions, config_option, options
+from robustcls.cli.places import OVERWRITE_HELP, check_not_lost, command_line, default_out, keep_earlier, name_of
 from robustcls.core.claims import claim
-from robustcls.core.config import read_toml, resolve
+from robustcls.core.config import option, read_toml, resolve
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stdout, is_stream
 from robustcls.evaluation.config import ReportConfig, check_license
@@ -27,44 +27,37 @@ STATED = ("intended_use", "license", "positive")  # what is stated of a model, w
 RENDERING = {"quiet", "redact_names", *STATED}  # options that also hold where evaluations are only rendered
 
 
+@dataclass(kw_only=True)
+class PageOptions(PolicyOptions):
+    """What is reported, and which files are written; how a model is measured is in ReportConfig."""
+
+    GROUP: ClassVar[str] = "Output"
+
+    model: tuple[str, ...] = option(
+        (), f"Attacked and explained first; repeatable. {MODEL_HELP}", metavar="M", group="Model"
+    )
+    title: str | None = option(None, "Title of the report.", group="Report")
+    index: str | None = option(None, "List all evaluations below a folder on one page.", metavar="DIR", group="Report")
+    out: str | None = option(
+        None, "The report.  [default: report.html beside the first model or file]", metavar="FILE.html"
+    )
+    assets: str | None = option(
+        None, "Put the gallery's images there, lossless, instead of into the page.", metavar="DIR"
+    )
+    model_card: bool = option(False, "Also write MODEL_CARD.md beside each model or file.")
+    redact_images: bool = option(False, "Leave images and attribution maps out of every file that is written.")
+    overwrite: bool = option(False, OVERWRITE_HELP)
+
+
 @click.command("report", cls=GroupedCommand)
 @click.argument("files", nargs=-1, metavar="[FILE.json]...")
-@click.option(
-    "--model", "models", multiple=True, metavar="M", help=f"Attacked and explained first; repeatable. {MODEL_HELP}"
-)
-@click.option("--out", metavar="FILE.html", help="The report.  [default: report.html beside the first model or file]")
-@click.option("--title", help="Title of the report.")
-@click.option("--policy", "policy_file", metavar="FILE.toml", help="Thresholds of the verdict; --min-... win over it.")
-@click.option("--min-robust", type=float, metavar="SHARE", help="Threshold of the verdict, such as 0.40.")
-@click.option("--min-clean", type=float, metavar="SHARE", help="Threshold of the verdict, such as 0.75.")
-@click.option(
-    "--redact-images", is_flag=True, help="Leave images and attribution maps out of every file that is written."
-)
-@click.option("--assets", metavar="DIR", help="Put the gallery's images there, lossless, instead of into the page.")
-@click.option("--model-card", is_flag=True, help="Also write MODEL_CARD.md beside each model or file.")
-@click.option("--index", "index_folder", metavar="DIR", help="List all evaluations below a folder on one page.")
-@overwrite_option
 @config_option
+@options(PageOptions, "page")
 @options(ReportConfig)
-def command(
-    flags: dict,
-    config_file: str | None,
-    files: tuple[str, ...],
-    models: tuple[str, ...],
-    out: str | None,
-    title: str | None,
-    policy_file: str | None,
-    min_robust: float | None,
-    min_clean: float | None,
-    redact_images: bool,
-    assets: str | None,
-    model_card: bool,
-    index_folder: str | None,
-    overwrite: bool,
-) -> None:
+def command(flags: dict, page: PageOptions, config_file: str | None, files: tuple[str, ...]) -> None:
     """Write the HTML report of evaluations, or of models after attacking and explaining them.
 
-    With FILE.json alone it only renders. Two or more are shown side by side, compared where they judge the same samples.
+    With FILE.json alone it only renders. Two or more are shown side by side, compared where they hold the same samples.
     A profile says how much is measured: quick is a look, standard the usual report, full what a paper would show; what it
     leaves out is shown as not run. quick keeps a time budget, as --minutes does: it measures the model's speed first, and
     takes fewer samples, and says so, where they would not fit.
@@ -78,58 +71,48 @@ def command(
       robustcls report --index reports/
     """
     from robustcls.reporting.scrub import without_arrays, without_file_names
-    from robustcls.results.policy import Policy
     from robustcls.results.records import Evaluation
     from robustcls.results.stated import with_stated
 
-    specs = (*models, *files)
-    if not specs and not index_folder:
+    models, specs = page.model, (*page.model, *files)
+    if not specs and not page.index:
         raise click.UsageError("nothing to report: give --model or an evaluation's FILE.json, or --index with a folder")
-    if not specs and (
-        unused := [
-            name
-            for name, value in (
-                ("out", out),
-                ("assets", assets),
-                ("model-card", model_card),
-                ("redact-images", redact_images),
-            )
-            if value
-        ]
-    ):
-        raise click.UsageError(f"--{unused[0]} is about a report: give it with --model or an evaluation's FILE.json")
-    policy = Policy.load(policy_file, min_clean=min_clean, min_robust=min_robust)
+    for name in () if specs else ("out", "assets", "model_card", "redact_images"):
+        if getattr(page, name):
+            flag = name.replace("_", "-")
+            raise click.UsageError(f"--{flag} is about a report: give it with --model or an evaluation's FILE.json")
+    policy = page.load_policy()
     config = configure(flags, config_file) if models else None
     given = {*flags, *(read_toml(config_file) if models and config_file else ())}
     stated = {name: flags[name] for name in STATED if name in flags}
     check_license(stated.get("license"))
     if not models and (flags.keys() - RENDERING or config_file):
         name = min(flags.keys() - RENDERING, default="config").replace("_", "-")
-        raise click.UsageError(f"--{name} says how to judge a model: give it with --model")
+        raise click.UsageError(f"--{name} says how to measure a model: give it with --model")
     if specs:
-        places = choose_places(models, files, out, model_card, assets)
+        places = choose_places(page, files)
         loaded = evaluations = [with_stated(Evaluation.load(file), **stated) for file in files]
         if flags.get("redact_names"):
             evaluations = [without_file_names(one) for one in evaluations]
         names = [*map(name_of, models), *(found.model.name for found in evaluations)]
         for path, whose in places.unnamed(names):
-            check_not_lost(path, whose, overwrite)
+            check_not_lost(path, whose, page.overwrite)
         with ExitStack() as held:
             for path in places.written:
                 held.enter_context(claim(path))
-            if assets:
-                held.enter_context(claim(assets, "--assets", folder=True))
+            if page.assets:
+                held.enter_context(claim(page.assets, "--assets", folder=True))
             if config:
-                evaluations = measure(models, config, places.evaluations, redact_images, given, overwrite) + evaluations
-            redacted = [("images", without_arrays)] if redact_images else []
+                evaluations = measure(page, config, places.evaluations, given) + evaluations
+            redacted = [("images", without_arrays)] if page.redact_images else []
             redacted += [("names of image files", without_file_names)] if flags.get("redact_names") else []
             for what, without in redacted:
                 warn_of_what_stays(files, loaded, what, without)
-            _write(evaluations, places, policy, title, redact_images, assets)
-    if index_folder:
+            _write(evaluations, places, page, policy)
+    if page.index:
         from robustcls.reporting.index import index
 
-        click.echo(index(index_folder, policy=policy, title=None if specs else title))
+        click.echo(index(page.index, policy=policy, title=None if specs else page.title))
 
 
 def configure(flags: Mapping[str, Any], config_file: str | None) -> ReportConfig:
@@ -137,7 +120,7 @@ def configure(flags: Mapping[str, Any], config_file: str | None) -> ReportConfig
     return resolve(ReportConfig, *layered(read_toml(config_file) if config_file else {}, flags))
 
 
-@dataclasses.dataclass
+@dataclass
 class Places:
     """Where the files of a report go."""
 
@@ -162,21 +145,20 @@ class Places:
             yield from ((path, [name]), (beside_card(path), [name]))
 
 
-def choose_places(
-    models: Sequence[str], files: Sequence[str], out: str | None, model_card: bool, assets: str | None
-) -> Places:
+def choose_places(page: PageOptions, files: Sequence[str]) -> Places:
     """Beside the model or the file; of a model from code beside the page. Raises InputError where one cannot be written."""
-    specs = (*models, *files)
-    page = Path(out) if out else _beside(specs[0])
-    home = Path() if is_stream(page) else page.parent
-    evaluations = beside_each(models, "evaluation.json", home)
-    places = Places(page, bool(out), evaluations, beside_each(specs, "MODEL_CARD.md", home) if model_card else [])
+    specs = (*page.model, *files)
+    out = Path(page.out) if page.out else default_out(specs[0], "report.html")
+    home = Path() if is_stream(out) else out.parent
+    evaluations = beside_each(page.model, "evaluation.json", home)
+    cards = beside_each(specs, "MODEL_CARD.md", home) if page.model_card else []
+    places = Places(out, bool(page.out), evaluations, cards)
     for path in places.written:
         check_writable(path, inputs=specs)
-    if page in places.cards:
-        raise InputError(f"--out {page} is where the model card goes: name another file with --out")
-    if assets and is_stream(page):
-        raise InputError(f"--assets lie beside a page, and --out {page} is a pipe or a device: name a file with --out")
+    if out in cards:
+        raise InputError(f"--out {out} is where the model card goes: name another file with --out")
+    if page.assets and is_stream(out):
+        raise InputError(f"--assets lie beside a page, and --out {out} is a pipe or a device: name a file with --out")
     return places
 
 
@@ -196,19 +178,13 @@ def warn_of_what_stays(
         note(f"the {what} are left out of the page alone: {', '.join(full)} still holds them", quiet=False)
 
 
-def _write(
-    evaluations: Sequence["Evaluation"],
-    places: Places,
-    policy: "Policy",
-    title: str | None,
-    redact_images: bool,
-    assets: str | None,
-) -> None:
+def _write(evaluations: Sequence["Evaluation"], places: Places, page: PageOptions, policy: "Policy") -> None:
     from robustcls.reporting import report
     from robustcls.reporting.card import write_card
 
-    folder = Path(assets) if assets else None
-    report(evaluations, places.page, policy=policy, title=title, redact_images=redact_images, assets=folder)
+    report(
+        evaluations, places.page, policy=policy, title=page.title, redact_images=page.redact_images, assets=page.assets
+    )
     aside = is_stdout(places.page)
     click.echo(places.page, err=aside)
     for evaluation, card in zip(evaluations, places.cards, strict=bool(places.cards)):
@@ -233,17 +209,11 @@ def beside_each(specs: Sequence[str], name: str, home: Path) -> list[Path]:
 
 
 def measure(
-    models: Sequence[str],
-    config: ReportConfig,
-    outs: Sequence[Path],
-    redact_images: bool,
-    given: Collection[str] = (),
-    overwrite: bool = False,
+    page: PageOptions, config: ReportConfig, outs: Sequence[Path], given: Collection[str] = ()
 ) -> list["Evaluation"]:
     """Attacks and explains the models and writes their evaluations to outs, once every model is found good.
 
-    redact_images: the evaluations hold no images and no maps, in no file. given: options that the user
-    named, whose counts win over the budget of the profile. overwrite: keep no earlier evaluation.
+    given: options that the user named, whose counts win over the budget of the profile.
     """
     from robustcls.cli.attack import summarise
     from robustcls.cli.explain import describe_methods
@@ -260,10 +230,10 @@ def measure(
         plugins.resolved("attribution", method)
     choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
     say = partial(note, quiet=config.quiet)
-    subjects = load_subjects(models, config)
+    subjects = load_subjects(page.model, config)
     plans = [plan_from(config, subject, say=say) for subject in subjects]
     evaluations = []
-    for model, its, out in zip(models, estimate(subjects, plans, config, given), outs, strict=True):
+    for model, its, out in zip(page.model, estimate(subjects, plans, config, given), outs, strict=True):
         subject = its.subject
         note("\n".join([model, *subject.notes]), config.quiet)
         describe_methods(subject, its.plan.methods, config.quiet)
@@ -273,7 +243,7 @@ def measure(
         kept: list[Path] = []
 
         def save(found: "Evaluation", path: Path = unfinished, kept: list[Path] = kept) -> None:
-            (without_arrays(found) if redact_images else found).save(path)
+            (without_arrays(found) if page.redact_images else found).save(path)
             kept.append(path)
 
         try:
@@ -284,15 +254,11 @@ def measure(
         except BaseException:
             note(f"what was measured is kept in {unfinished}", config.quiet or not kept)
             raise
-        if not overwrite:
-            keep_earlier(out, found, images=not redact_images, names=not config.redact_names)
+        if not page.overwrite:
+            keep_earlier(out, found, images=not page.redact_images, names=not config.redact_names)
         save(found, out)
         unfinished.unlink()
         note(f"\n{summarise(found)}\n\n{out}\n\n", config.quiet)
         del found.examples  # in memory of one model at a time
         evaluations.append(found)
     return evaluations
-
-
-def _beside(spec: str) -> Path:
-    return Path(spec).parent / "report.html" if Path(spec).exists() else Path("report.html")

@@ -114,7 +114,7 @@ def conclude(run) -> None:
 
 
 def attack_command(run) -> str:
-    """The command that judges what was trained, as a shell takes it."""
+    """The command that evaluates what was trained, as a shell takes it."""
     from robustcls.data.splits import has_test
 
     words = ["robustcls", "attack", "--model", str(run.folder / "ckpt.pt")]
@@ -130,8 +130,8 @@ def estimate(run) -> str:
     cost = measure_cost(run)
     lines = [
         f"parameters      {cost.parameters:,}, {cost.trained:,} of them trained",
-        f"forward         {cost.forward_flops / 1e6:,.1f} MFLOP an image",
-        f"update          {cost.update_flops / 1e6:,.1f} MFLOP an image, attack included",
+        f"forward         {cost.forward_flops / 1e6:,.1f} MFLOP per image",
+        f"update          {cost.update_flops / 1e6:,.1f} MFLOP per image, attack included",
         f"speed           {cost.images_per_second:,.0f} img/s, median of {cost.timed} updates",
         f"epoch           {duration(cost.epoch_seconds)}, of which validation {duration(cost.val_seconds)}",
         f"run             {duration(cost.epoch_seconds * run.config.epochs)}, {run.config.epochs} epochs",
@@ -145,36 +145,31 @@ def describe(run) -> str:
     from robustcls.core.classifier import sees
     from robustcls.runtime.device import describe_device
 
-    config, size = run.config, "x".join(map(str, run.state.model.input_size))
-    parameters = sum(parameter.numel() for parameter in run.state.model.parameters())
+    config, model = run.config, run.state.model
+    size = "x".join(map(str, model.input_size))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     about = f" ({run.train.note})" if run.train.note else ""
-    how = [] if config.makes_examples else [f"attack {config.adv}"]
+    how = [config.objective]
+    how += [] if config.makes_examples else [f"attack {config.adv}"]
     how += [] if config.step == "once" else [f"step {config.step}"]
-    lines = [
-        f"data      {config.data}: {len(run.train)} training, {min(config.val_n, len(run.val))} validation images{about}",
-        f"model     {config.arch}, {parameters / 1e6:.2f} million parameters, {len(run.train.classes)} classes, input {size}",
-        f"training  {', '.join([config.objective, *how])}, {run.threat}, "
-        f"{config.epochs} epochs, batch {run.batch_size}",
-        f"device    {describe_device(run.device)}, {run.precision}",
-        f"folder    {run.folder}",
-    ]
-    if init := run.notes.get("init"):
-        lines.insert(2, f"init      {init}")
-    if run.remark:
-        lines.insert(-2, f"recipe    {run.remark}")
-    if run.assumed:
-        lines.insert(-2, f"assumed   {as_flags(run.assumed, {'eps': '--eps', 'augment': '--augment'})}")
-    lines.insert(-2, f"input     {config.arch} {sees(run.state.model)}")
-    if output := run.notes.get("output"):
-        lines.insert(-2, f"output    {output}")
-    if run.config.is_adversarial and run.threat.reaches_grey(run.state.model.input_size):
-        lines.append(
-            f"warning   within {run.threat} every image may become uniform grey, so that no model can be robust: a radius "
-            "in grey levels is written as 8/255"
-        )
-    if run.world.size > 1:
-        lines.append(f"world     {run.world.size} processes, {run.batch_size // run.world.size} images each")
-    return "\n".join(wrap(line, indent=10) for line in lines)
+    grey = config.is_adversarial and run.threat.reaches_grey(model.input_size)
+    lines = {
+        "data": f"{config.data}: {len(run.train)} training, {min(config.val_n, len(run.val))} validation images{about}",
+        "model": f"{config.arch}, {parameters / 1e6:.2f} million parameters, {len(run.train.classes)} classes, input {size}",
+        "init": run.notes.get("init"),
+        "training": f"{', '.join(how)}, {run.threat}, {config.epochs} epochs, batch {run.batch_size}",
+        "recipe": run.remark,
+        "assumed": as_flags(run.assumed, {"eps": "--eps", "augment": "--augment"}),
+        "input": f"{config.arch} {sees(model)}",
+        "output": run.notes.get("output"),
+        "device": f"{describe_device(run.device)}, {run.precision}",
+        "folder": str(run.folder),
+        "warning": grey
+        and f"within {run.threat} every image may become uniform grey, so that no model can be robust: a radius in grey "
+        "levels is written as 8/255",
+        "world": run.world.size > 1 and f"{run.world.size} processes, {run.batch_size // run.world.size} images each",
+    }
+    return "\n".join(wrap(f"{name:<10}{text}", indent=10) for name, text in lines.items() if text)
 
 
 # The gap is attacked less robust: robust overfitting widens it.

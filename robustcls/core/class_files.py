@@ -6,7 +6,7 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from robustcls.core.class_map import WNID, Listing, normal
+from robustcls.core.class_map import WNID, Listing, is_number, normal
 from robustcls.core.errors import InputError
 
 SEPARATORS = ("\t", "=", ":", ";", ",", None)  # None: white space beside a number
@@ -38,32 +38,31 @@ def read_listing(path: str, data: Sequence[str]) -> Listing:
 def _pairs(path: str, lines: Sequence[str], data: Sequence[str]) -> Listing | None:
     """The lines as class of the data and output, in either order; None where they are a list of outputs.
 
-    They are pairs where each has one separator and names a class of the data; a comma, say, may stand in a name, too.
+    They are pairs where each has one separator and names a class of the data; a comma, say, may be part of a name, too.
     """
     wanted = {normal(name) for name in data}
     if wanted <= set(map(normal, lines)):
         return None
     for separator in SEPARATORS:
         first = [[part.strip() for part in line.split(separator, 1)] for line in lines]
-        numbered = all(len(one) == 2 and all(one) and _is_number(one[0]) for one in first)
+        numbered = all(len(one) == 2 and all(one) and is_number(one[0]) for one in first)
         named = [(number, _aliases(name)) for number, name in first] if numbered else []
         if named and wanted != {number for number, _ in named} and (found := _by_number(path, named, data)):
             return found
         # White space is split at the last, any other separator may be there once.
-        pairs = [
-            [part.strip() for part in (line.split(separator) if separator else line.rsplit(None, 1))] for line in lines
-        ]
+        split = [line.split(separator) if separator else line.rsplit(None, 1) for line in lines]
+        pairs = [[part.strip() for part in parts] for parts in split]
         if not all(len(pair) == 2 and all(pair) for pair in pairs):
             continue
         heads = [head for head, _ in pairs]
         known = wanted & set(map(normal, heads))
-        all_numbers = all(_is_number(tail) for _, tail in pairs)
+        all_numbers = all(is_number(tail) for _, tail in pairs)
         if separator is None and not (all_numbers and known == wanted):
             continue
         if separator not in CLEAR and not (all_numbers or known):
             continue
         _check_once(path, heads)
-        return Listing(path, targets={head: int(tail) if _is_number(tail) else tail for head, tail in pairs})
+        return Listing(path, targets={head: int(tail) if is_number(tail) else tail for head, tail in pairs})
     _check_all_pairs(path, lines, wanted)
     return None
 
@@ -73,7 +72,7 @@ def _check_all_pairs(path: str, lines: Sequence[str], wanted: Set[str]) -> None:
     for separator in filter(None, SEPARATORS):
         pairs = [line.partition(separator) for line in lines]
         clear = [
-            normal(head) in wanted and bool(tail.strip()) and (separator in CLEAR or _is_number(tail.strip()))
+            normal(head) in wanted and bool(tail.strip()) and (separator in CLEAR or is_number(tail.strip()))
             for head, _, tail in pairs
         ]
         if any(clear):
@@ -89,7 +88,7 @@ def _by_number(path: str, named: Sequence[tuple[str, tuple[str, ...]]], data: Se
     round, or the names are none of the data's."""
     wanted = {normal(name) for name in data}
     names = [name for _, aliases in named for name in aliases]
-    if all(_is_number(aliases[0]) for _, aliases in named):
+    if all(is_number(aliases[0]) for _, aliases in named):
         return None
     targets = {}
     if wanted & set(map(normal, names)):
@@ -109,12 +108,10 @@ def _check_once(path: str, names: Sequence[str]) -> None:
         raise InputError(f"{path} names {twice!r} twice: give each class of the data one output")
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) < 9
-
-
-def _aliases(line: str) -> tuple[str, ...]:
+def _aliases(line: str | list[str]) -> tuple[str, ...]:
     """The names of an output in a line of a list: `tench`, `tench, Tinca tinca`, `n01440764 tench, Tinca tinca`."""
+    if isinstance(line, list):  # of JSON
+        return tuple(dict.fromkeys((*(name for name in line if not WNID.fullmatch(name)), *line)))
     head, _, rest = line.partition(" ")
     wnid = (head,) if WNID.fullmatch(head) and rest else ()
     whole = rest.strip() if wnid else line
@@ -128,10 +125,10 @@ def _read_json(path: str, text: str, data: Sequence[str]) -> Listing:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error!s:.80}): give a file of classes with `classes`") from None
     if isinstance(content, list) and content and all(map(_is_named, content)):
-        return Listing(path, tuple(_json_aliases(one) for one in content))
+        return Listing(path, tuple(map(_aliases, content)))
     if isinstance(content, dict) and content:
-        if all(map(_is_number, content)) and all(map(_is_named, content.values())):
-            named = [(number, _json_aliases(one)) for number, one in content.items()]
+        if all(map(is_number, content)) and all(map(_is_named, content.values())):
+            named = [(number, _aliases(one)) for number, one in content.items()]
             if found := _by_number(path, named, data):
                 return found
         if all(type(value) in (int, str) for value in content.values()):
@@ -142,13 +139,5 @@ def _read_json(path: str, text: str, data: Sequence[str]) -> Listing:
 
 
 def _is_named(value: Any) -> bool:
-    return isinstance(value, str) or (
-        isinstance(value, list) and value != [] and all(isinstance(p, str) for p in value)
-    )
-
-
-def _json_aliases(value: str | list[str]) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return _aliases(value)
-    spoken = [name for name in value if not WNID.fullmatch(name)]
-    return tuple(dict.fromkeys((*spoken, *value)))
+    names = value if isinstance(value, list) else [value]
+    return names != [] and all(isinstance(name, str) for name in names)

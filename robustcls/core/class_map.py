@@ -10,7 +10,6 @@ from pathlib import Path
 from robustcls.core.errors import InputError
 
 WNID = re.compile(r"n\d{8}")
-OTHERS_REMAIN = "the other {} outputs stay possible predictions, and are wrong ones"
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,11 @@ def normal(name: str) -> str:
     return name if spelled.isdecimal() else spelled.casefold()
 
 
+def is_number(value: object) -> bool:
+    """Whether it is a whole number, or text that is one, of at most eight digits."""
+    return type(value) is int or (isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 9)
+
+
 def _by_name(data: tuple[str, ...], known: tuple[str, ...], model: str) -> ClassMap:
     if data == known:
         return ClassMap(tuple(range(len(known))), known)
@@ -106,11 +110,10 @@ def _by_name(data: tuple[str, ...], known: tuple[str, ...], model: str) -> Class
 
 def _by_place(data: tuple[str, ...], outputs: int, model: str) -> ClassMap:
     """For a model without class names."""
-    blank = tuple(map(str, range(outputs)))
-    numbers = _numbers(data, outputs)
-    if numbers is not None:
-        rule = "the data's classes are taken as numbers of the model's outputs"
-        return _map(numbers, blank, data, "" if data == blank else rule)
+    if (numbers := _numbers(data, outputs)) is not None:
+        blank = tuple(map(str, range(outputs)))
+        rule = "the data's classes are taken as numbers of the model's outputs" if data != blank else ""
+        return _map(numbers, blank, data, rule)
     if len(data) != outputs:
         raise InputError(
             f"{model} gives {outputs} outputs without names, the data has {len(data)} classes: which output is "
@@ -134,12 +137,19 @@ def _by_listing(data: tuple[str, ...], named: tuple[str, ...], outputs: int, mod
                 f"{listing.source} lists {len(listing.aliases)} classes, {model} gives {outputs} outputs: give each output "
                 f"a line with its name, or each class of the data one such as {data[0]}=0"
             )
-        _check_order(named, listing, model)
+        for place, name in enumerate(named):
+            found = _find(name, listing.aliases)
+            if found not in (None, place) and normal(name) not in map(normal, listing.aliases[place]):
+                raise InputError(
+                    f"{listing.source} lists {name!r} as output {found}, {model} itself calls output {place} so: leave out "
+                    "`classes`, or correct the file"
+                )
         places, _ = _places(data, listing.aliases, outputs, model, listing.source)
         return _map(places, tuple(alias[0] for alias in listing.aliases), data, rule)
-    if all(_target(name, listing.targets or {}) is None for name in data):
+    named_in_file = tuple(listing.targets or ())
+    if all(_find(name, _alone(named_in_file)) is None for name in data):
         raise InputError(
-            f"{listing.source} names {_some(tuple(listing.targets or ()))}, none of which is a class of the data, "
+            f"{listing.source} names {_some(named_in_file)}, none of which is a class of the data, "
             f"{_some(data)}: give each of these a line such as {data[0]}=0"
         )
     names = named or tuple(map(str, range(outputs)))
@@ -190,20 +200,11 @@ def _places(
     )
 
 
-def _check_order(named: tuple[str, ...], listing: Listing, model: str) -> None:
-    """Raises InputError where a list of the outputs has one of the model's own names in another place."""
-    for place, name in enumerate(named):
-        found = _find(name, listing.aliases)
-        if found not in (None, place) and normal(name) not in map(normal, listing.aliases[place]):
-            raise InputError(
-                f"{listing.source} lists {name!r} as output {found}, {model} itself calls output {place} so: leave out "
-                "`classes`, or correct the file"
-            )
-
-
 def _place(name: str, aliases: Sequence[Sequence[str]], model: str, listing: Listing) -> int:
     """The output that a file gives a class of the data; where it leaves it out, the one of that name."""
-    target = _target(name, listing.targets or {})
+    targets = list((listing.targets or {}).items())
+    at = _find(name, _alone([key for key, _ in targets]))
+    target = None if at is None else targets[at][1]
     place = target if isinstance(target, int) else _find(name if target is None else target, aliases)
     if place is None and isinstance(target, str) and target.isdecimal():
         place = int(target)
@@ -222,12 +223,9 @@ def _map(
     twice = next((place for place, count in Counter(places).items() if count > 1), None)
     if twice is not None and not several:
         one, other = (name for name, place in zip(data, places, strict=True) if place == twice)
-        raise InputError(
-            f"{one!r} and {other!r} are both output {twice}, {names[twice]!r}: map them with `classes=FILE`"
-        )
-    if _is_numbering(names) and Counter(names) != Counter(
-        data
-    ):  # without names of their own, outputs get the data's names
+        both = f"{one!r} and {other!r} are both output {twice}, {names[twice]!r}"
+        raise InputError(f"{both}: map them with `classes=FILE`")
+    if _is_numbering(names) and Counter(names) != Counter(data):  # outputs without names get the data's
         own = dict(zip(reversed(places), reversed(data), strict=True))
         names = tuple(own.get(place, name) for place, name in enumerate(names))
     if rule:
@@ -235,7 +233,7 @@ def _map(
         rule += f": {len(data)} classes, such as {data[place]} to output {places[place]}"
         rule += f" ({names[places[place]]})" if names[places[place]] != data[place] else ""
         unused = len(names) - len(set(places))
-        rule += f"; {OTHERS_REMAIN.format(unused)}" if unused else ""
+        rule += f"; the other {unused} outputs stay possible predictions, and are wrong ones" if unused else ""
     return ClassMap(tuple(places), names, rule)
 
 
@@ -250,16 +248,9 @@ def _find(name: str, aliases: Sequence[Sequence[str]]) -> int | None:
     return None
 
 
-def _target(name: str, targets: Mapping[str, int | str]) -> int | str | None:
-    if name in targets:
-        return targets[name]
-    near = [key for key in targets if normal(key) == normal(name)]
-    return targets[near[0]] if len(near) == 1 else None
-
-
 def _numbers(data: Sequence[str], outputs: int) -> tuple[int, ...] | None:
     """Class names that are numbers of outputs, as numbers."""
-    if not all(name.isascii() and name.isdecimal() and len(name) < 9 for name in data):
+    if not all(map(is_number, data)):
         return None
     numbers = tuple(map(int, data))
     return numbers if len(set(numbers)) == len(numbers) and max(numbers) < outputs else None

@@ -28,13 +28,7 @@ class Classifier(nn.Module):
     ) -> None:
         """net: the network behind the normalisation. input_size: (C, H, W). mean, std: one value, or one per channel."""
         super().__init__()
-        channels = input_size[0]
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) not in (1, channels):
-                raise InputError(
-                    f"{name} has {len(values)} values for {channels} channels: give one, or one per channel"
-                )
-        check_normalisation(mean, std)
+        _check_normalisation(mean, std, input_size[0])
         self.net = net
         self.classes = tuple(classes)
         self.input_size: tuple[int, int, int] = (input_size[0], input_size[1], input_size[2])
@@ -66,11 +60,13 @@ class Classifier(nn.Module):
         return bool((self.mean != 0).any() or (self.std != 1).any())
 
 
-def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
+def _check_normalisation(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
     """Raises InputError unless mean and std can be those of pixels in [0, 1]."""
     if not all(value > 0 for value in std):
         raise InputError(f"std {tuple(std)} is not positive: give the standard deviation of each channel")
     for name, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, channels):
+            raise InputError(f"{name} has {len(values)} values for {channels} channels: give one, or one per channel")
         if all(0 <= value <= 1 for value in values):
             continue
         levels = max(values) > 1 and all(0 <= value <= 255 for value in values)
@@ -81,7 +77,7 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
 
 
 def sees(model: nn.Module) -> str:
-    """What the network inside a model is shown, in a line: pixels, or pixels behind which normalisation."""
+    """What the network inside a model takes, in a line: pixels, or pixels behind which normalisation."""
     inner = getattr(model, "model", model)  # of a wrapper
     if not (isinstance(inner, Classifier) and inner.normalises):
         return "sees pixels in [0, 1], no normalisation in front"

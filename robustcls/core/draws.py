@@ -11,16 +11,10 @@ from torch import Generator, Tensor
 
 from robustcls.core.seeds import mix
 
-
-def _signed(bits: int) -> int:
-    """64 bits as the int64 that torch multiplies by."""
-    return bits - 2**64 if bits >= 2**63 else bits
-
-
 # SplitMix64 (Steele, Lea, Flood 2014, doi:10.1145/2714064.2660195), in int64, whose products wrap.
-GAMMA = _signed(0x9E3779B97F4A7C15)  # from one number of a draw to the next
-STRIDE = _signed(0xD1342543DE82EF95)  # from one draw of a stream to the next
-ROUNDS = ((30, _signed(0xBF58476D1CE4E5B9)), (27, _signed(0x94D049BB133111EB)), (31, 1))
+GAMMA = 0x9E3779B97F4A7C15 - 2**64  # from one number of a draw to the next
+STRIDE = 0xD1342543DE82EF95 - 2**64  # from one draw of a stream to the next
+ROUNDS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64), (31, 1))
 
 
 def _scramble(bits: Tensor) -> Tensor:
@@ -42,7 +36,7 @@ class SampleGenerator(Generator):
         return super().__new__(cls, streams.device)  # type: ignore[call-arg]
 
     def __init__(self, streams: Tensor, rows: Tensor | None, seed: int, common: int) -> None:
-        """streams: int64, where each stream stands. rows: those that are of this batch, N; None for all.
+        """streams: int64, the state of each stream. rows: those that are of this batch, N; None for all.
 
         seed: of what torch's own functions draw. common: a seed for what all samples, of this batch or not, shall share.
         """
@@ -59,7 +53,7 @@ class SampleGenerator(Generator):
         return len(self.streams if self.rows is None else self.rows)
 
     def take(self, rows: Tensor) -> "SampleGenerator":
-        """The same streams for some rows of the batch (indices, or N bool) alone; these go on where they stand."""
+        """The same streams for some rows of the batch (indices, or N bool) alone, which continue from their state."""
         own = torch.arange(len(self.streams), device=self.device) if self.rows is None else self.rows
         self.taken += 1
         return SampleGenerator(self.streams, own[rows], mix(self.initial_seed(), self.taken), self.common)
@@ -76,7 +70,7 @@ class SampleGenerator(Generator):
 
 
 def take(generator: Generator | None, rows: Tensor) -> Generator | None:
-    """The generator for these rows of the batch (indices, or N bool): an attack that drops samples hands it on so."""
+    """The generator for these rows of the batch (indices, or N bool): for an attack that drops samples."""
     return generator.take(rows) if isinstance(generator, SampleGenerator) else generator
 
 
@@ -101,7 +95,7 @@ class Draws:
         """Of mean 0 and deviation 1, by the inverse of the distribution; within 5 deviations in float32."""
         if self.own is None:
             return self._empty(shape).normal_(generator=self.generator)
-        odd = (self._bits(shape) >> (64 - self.digits)).bitwise_or_(1)  # so neither end of (-1, 1) is met
+        odd = (self._bits(shape) >> (64 - self.digits)).bitwise_or_(1)  # so that neither end of (-1, 1) occurs
         return odd.to(self.x.dtype).mul_(2.0 ** (1 - self.digits)).erfinv_().mul_(math.sqrt(2))
 
     def exponential(self, *shape: int) -> Tensor:

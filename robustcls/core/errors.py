@@ -4,7 +4,8 @@ Texts name an option in backticks, as Python writes it: `eps` or `eps=0.5`. The 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -18,17 +19,16 @@ def as_flags(text: str, flags: Mapping[str, str]) -> str:
     flags: by the option's name in Python; other names stay as they are.
     """
 
+    quotes = "\"'"
+
     def flag(found: re.Match[str]) -> str:
         name, value = found.groups()
         if name not in flags:
             return found[0]
-        plain = "" if value is None or value == "True" else f" {value.strip('[]').strip(QUOTES)}"
+        plain = "" if value is None or value == "True" else f" {value.strip('[]').strip(quotes)}"
         return flags[name] + plain
 
     return re.sub(r"`([a-z_]+)(?:=([^`]*))?`", flag, text)
-
-
-QUOTES = "\"'"
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
@@ -44,3 +44,14 @@ def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
 def one_line(error: BaseException) -> str:
     """The class and the text of an exception, in a line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+@contextmanager
+def as_input_error(what: str, hint: str = "") -> Iterator[None]:
+    """Turns whatever code of the user's, or a library, raises into an InputError: `what: class: text`, and the hint."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what}: {one_line(error)}{hint}") from error

@@ -20,15 +20,8 @@ def logits_of(output: Any, part: int | None = None) -> Any:
     Of a mapping that under `logits` or a like key, of an object its `.logits`, of a tuple or list the first, or the one of
     number `part`. Raises InputError for a mapping without such a key.
     """
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, Mapping):
-        return logits_of(output[_key(output)])
-    if _has_logits(output):
-        return logits_of(output.logits)
-    if _is_several(output):
-        return logits_of(output[_first(output) if part is None else part])
-    return output
+    inside, said = _opened(output, part)
+    return logits_of(inside) if said else output
 
 
 def choose_part(output: Any, columns: int) -> int | None:
@@ -42,19 +35,25 @@ def choose_part(output: Any, columns: int) -> int | None:
 
 def part_of(output: Any, part: int | None = None) -> str:
     """Which part `logits_of` takes, in words; "" for a tensor."""
+    return _opened(output, part)[1]
+
+
+def _opened(output: Any, part: int | None) -> tuple[Any, str]:
+    """The part of an output that holds the logits, and which that is, in words; "" for an output without parts."""
     if isinstance(output, Tensor):
-        return ""
+        return output, ""
     if isinstance(output, Mapping):
         key = _key(output)
-        return f"{key!r} of a mapping with {_listed(list(map(str, output)))}"
+        return output[key], f"{key!r} of a mapping with {_listed(list(map(str, output)))}"
     if _has_logits(output):
-        return f".logits of {type(output).__name__}"
+        return output.logits, f".logits of {type(output).__name__}"
     if _is_several(output):
         which = "the first" if part in (None, 0) else f"part {part + 1}"
         shapes = ", ".join(f"N,{width}" if (width := _columns(one)) else type(one).__name__ for one in output[:4])
         shapes = f" ({shapes}{', ...' if len(output) > 4 else ''})" if len(output) > 1 else ""
-        return f"{which} of {len(output)} parts of a {type(output).__name__}{shapes}"
-    return ""
+        said = f"{which} of {len(output)} parts of a {type(output).__name__}{shapes}"
+        return output[_first(output) if part is None else part], said
+    return output, ""
 
 
 class Logits(nn.Module):

@@ -24,7 +24,7 @@ def probabilities(y: Tensor, num_classes: int) -> Tensor:
     return y if y.is_floating_point() else (y[:, None] == torch.arange(num_classes, device=y.device)).float()
 
 
-def likeliest(y: Tensor) -> Tensor:
+def hard_labels(y: Tensor) -> Tensor:
     """Probabilities N,K as labels N; labels come back as they are."""
     return y.argmax(1) if y.is_floating_point() else y
 

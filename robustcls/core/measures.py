@@ -8,7 +8,8 @@
     NAME/card.md       what the model card shows, where it shows something: a template like reporting/assets/card.md.
 
 From these derive the options of `robustcls report`, the profiles, the reasons of what was not measured, the time that is
-planned, the keys of an evaluation, the sections of the report and the parts of the model card.
+planned, the keys of an evaluation, the sections of the report, its comparison of models, the parts of the model card, and
+the thresholds of a policy.
 """
 
 import dataclasses
@@ -39,6 +40,15 @@ class Part:
     missing: str  # why an evaluation lacks it that gives no reason of its own
 
 
+@dataclass(frozen=True)
+class Threshold:
+    """A number that a policy may set a bound for; the bound's name begins with `min_` or `max_`."""
+
+    text: str  # what it is
+    read: Callable[[Any], tuple[Any, int] | None]  # of a record: a share, Accuracy or Estimate, and on how many samples
+    under_attack: bool = False  # so that it is about the threat model of the evaluation
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measure:
     """What is said of a measure where it is not imported."""
@@ -53,6 +63,11 @@ class Measure:
     holds: Callable[[Any], bool] = bool  # whether a record says anything
     empty: Callable[[Any], str] = lambda record: ""  # why a record says nothing, where it is known
     headlines: Callable[[Any], list[tuple[str, float]]] = lambda record: []  # accuracies for the head of the model card
+    failures: Callable[[Any], list[str]] = lambda record: []  # what failed while it was measured, for the model card
+    thresholds: Mapping[str, Threshold] = field(default_factory=dict)  # by their names in a policy
+    compared: bool = (
+        False  # section.py has `compared(context)`: rows of the report's comparison, (title, one cell per model)
+    )
     draws_maps: bool = False  # takes attribution methods
     name: str = ""  # of its folder
 

@@ -16,7 +16,7 @@ class DataOptions:
         "digits, cifar10, cifar100, svhn, fashion_mnist, folder:PATH, module:callable.  [default: the checkpoint's, or digits]",
         metavar="SPEC",
     )
-    data_dir: str | None = option(None, "Where downloaded data sets lie.  [default: ~/.cache/robustcls]", metavar="DIR")
+    data_dir: str | None = option(None, "Folder of downloaded data sets.  [default: ~/.cache/robustcls]", metavar="DIR")
     skip_corrupt: bool = option(False, "Skip images of a folder that cannot be read, and name them.")
 
 
@@ -32,7 +32,9 @@ class NormalisationOptions:
         "sees [0, 1] pixels without it. train also takes the word data, for the training images' own.",
         metavar="M,M,M",
     )
-    std: str | None = option(None, "What to divide by likewise, such as 0.25,0.24,0.26.", metavar="S,S,S")
+    std: str | None = option(
+        None, "Standard deviation to divide by, likewise, such as 0.25,0.24,0.26.", metavar="S,S,S"
+    )
 
 
 @dataclass(kw_only=True)
@@ -43,7 +45,9 @@ class ThreatOptions:
         None, "Norm of the perturbation.  [default: the checkpoint's, else the data set's]"
     )
     eps: float | str | None = option(
-        None, "Its radius in [0, 1] pixels, such as 8/255 or 0.03.  [default: as for --norm]", metavar="EPS"
+        None,
+        "Radius of the perturbation, on [0, 1] pixels, such as 8/255.  [default: as for --norm]",
+        metavar="EPS",
     )
 
 

@@ -92,6 +92,16 @@ def describe(kind: str) -> list[Plugin]:
     return [plugin for _, plugin in sorted(_plugins(kind).items())]
 
 
+def constant(kind: str, name: str, variable: str) -> Any:
+    """The literal that a plug-in's file assigns to a variable, read without importing it; None without one.
+
+    Raises InputError for an unknown name.
+    """
+    if name not in _plugins(kind):
+        raise unknown(kind, name, names(kind))
+    return _assigned(ast.parse((_ROOT / _plugins(kind)[name].path).read_text(encoding="utf-8")), variable)
+
+
 def load(kind: str, plugin: AnyPlugin) -> partial[Any]:
     """The plug-in function with its options bound; called as its kind is called.
 
@@ -218,7 +228,11 @@ def _simple_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # some builtins have none
         return []
-    return [parameter for parameter in parameters if _is_simple(_hint(parameter))]
+    return [
+        parameter
+        for parameter in parameters
+        if all(part in _SIMPLE.values() or typing.get_origin(part) is Literal for part in union_parts(_hint(parameter)))
+    ]
 
 
 def _options(function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -237,10 +251,6 @@ def _hint(parameter: inspect.Parameter) -> Any:
         return parameter.annotation
     parts = [_SIMPLE.get(part.strip()) for part in parameter.annotation.split("|")]
     return typing.Union[tuple(parts)] if all(parts) else None  # noqa: UP007
-
-
-def _is_simple(hint: Any) -> bool:
-    return all(part in _SIMPLE.values() or typing.get_origin(part) is Literal for part in union_parts(hint))
 
 
 def _converted(kind: str, spec: Spec, function: Callable[..., Any]) -> dict[str, Any]:
@@ -278,20 +288,19 @@ def _read(kind: str, file: Path) -> list[Plugin]:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     exported = [file.parent.name if file.stem == "section" else file.stem.removeprefix("section_")]
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__":
-            exported = list(ast.literal_eval(node.value))
     path = file.relative_to(_ROOT)
-    module = ".".join(path.with_suffix("").parts)
     return [
-        Plugin(kind, name, _summary(functions[name]), _declared(functions[name]), path.as_posix(), module)
-        for name in exported
+        Plugin(
+            kind=kind,
+            name=name,
+            summary=first_paragraph(ast.get_docstring(functions[name]) or ""),
+            options=_declared(functions[name].args),
+            path=path.as_posix(),
+            module=".".join(path.with_suffix("").parts),
+        )
+        for name in _assigned(tree, "__all__") or exported
         if name in functions
     ]
-
-
-def _summary(node: ast.FunctionDef) -> str:
-    return first_paragraph(ast.get_docstring(node) or "")
 
 
 def first_paragraph(docstring: str) -> str:
@@ -299,13 +308,19 @@ def first_paragraph(docstring: str) -> str:
     return " ".join(docstring.split("\n\n")[0].split())
 
 
-def _declared(node: ast.FunctionDef) -> tuple[Option, ...]:
-    return tuple(
-        Option(argument.arg, ast.unparse(argument.annotation), ast.unparse(default) if default else "required")
-        for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-        if argument.annotation and _says_simple(ast.unparse(argument.annotation))
-    )
+def _assigned(tree: ast.Module, variable: str) -> Any:
+    """The literal that a module assigns to a variable; None without one."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == variable:
+            return ast.literal_eval(node.value)
+    return None
 
 
-def _says_simple(annotation: str) -> bool:
-    return all(part in _SIMPLE or part.startswith("Literal[") for part in annotation.split(" | "))
+def _declared(arguments: ast.arguments) -> tuple[Option, ...]:
+    """The keyword-only parameters whose annotation is a simple type, a Literal, or a union of them."""
+    options = [
+        Option(one.arg, ast.unparse(one.annotation), ast.unparse(default) if default else "required")
+        for one, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        if one.annotation
+    ]
+    return tuple(o for o in options if all(p in _SIMPLE or p.startswith("Literal[") for p in o.type.split(" | ")))

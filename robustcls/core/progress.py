@@ -49,7 +49,7 @@ class Bar:
             _last_line.append(self.begun)
 
     def advance(self, count: int = 1, remark: str = "") -> None:
-        """So many units more are done. remark: what else there is to say, such as `12 stand`."""
+        """So many units more are done. remark: what else there is to say, such as `12 robust`."""
         self.done += count
         if self.bar is not None:
             self.bar.set_description(self.label, refresh=False)
@@ -98,11 +98,11 @@ def follow(items: Sequence[T], label: str, unit: str = "batch", *, show: bool = 
 def show_attacks(show: bool = True) -> Callable[..., Iterator[Any]]:
     """A wrapper for the batches of an attack: samples done, those that are still correct, and time left."""
 
-    def wrap(batches: Sequence[Any], label: str, total: int, standing: Callable[[], int]) -> Iterator[Any]:
+    def wrap(batches: Sequence[Any], label: str, total: int, robust: Callable[[], int]) -> Iterator[Any]:
         with Bar(total, label, "", show=show) as bar:  # of images, or of self-checks
             for batch in batches:
                 yield batch
-                bar.advance(len(batch), f"{standing()} stand")
+                bar.advance(len(batch), f"{robust()} robust")
 
     return wrap
 

@@ -23,13 +23,7 @@ def commit() -> str:
     home = Path(__file__).resolve().parents[2]
     if not (home / ".git").exists():
         return ""
-    try:
-        sha = _git(home, "rev-parse", "--short=12", "HEAD")
-        return sha + ("+" if _git(home, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def _git(home: Path, *arguments: str) -> str:
-    result = subprocess.run(["git", *arguments], cwd=home, capture_output=True, text=True, timeout=10, check=True)
-    return result.stdout.strip()
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    return ""

@@ -175,18 +175,6 @@ def _linf_size(delta: "Tensor") -> "Tensor":
     return delta.flatten(1).abs().amax(1)
 
 
-def _linf_clip(delta: "Tensor", eps: Any, x: "Tensor") -> "Tensor":
-    return delta.clamp(-eps, eps)
-
-
-def _linf_uniform(x: "Tensor", draws: "Draws") -> "Tensor":
-    return draws.uniform(*x.shape[1:], low=-1, high=1)
-
-
-def _linf_steepest(grad: "Tensor") -> "Tensor":
-    return grad.sign()
-
-
 def _l2_size(delta: "Tensor") -> "Tensor":
     # Summed in double: over a large image, float32 is off by more than the tolerance of the ball. So in l1.
     return delta.flatten(1).double().norm(dim=1).to(delta.dtype)
@@ -259,7 +247,12 @@ def _l1_steepest(grad: "Tensor") -> "Tensor":
 
 _DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 _NORMS: dict[str, _NormFunctions] = {
-    "linf": _NormFunctions(_linf_size, _linf_clip, _linf_uniform, _linf_steepest),
+    "linf": _NormFunctions(
+        size=_linf_size,
+        clip=lambda delta, eps, x: delta.clamp(-eps, eps),
+        uniform=lambda x, draws: draws.uniform(*x.shape[1:], low=-1, high=1),
+        steepest=lambda grad: grad.sign(),
+    ),
     "l2": _NormFunctions(_l2_size, _l2_clip, _l2_uniform, _l2_steepest),
     "l1": _NormFunctions(_l1_size, _l1_clip, _l1_uniform, _l1_steepest),
 }

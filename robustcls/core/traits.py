@@ -12,12 +12,14 @@ class Traits:
     """The defaults describe an attack such as PGD, an objective that attacks, a step that does not, a loss of labels."""
 
     gradients: bool = True  # needs the gradient of the model, not its outputs alone
-    minimum_norm: bool = False  # looks for the nearest example, at whatever distance; the ball only judges it
-    unrestricted: bool = False  # leaves every small ball: only the whole box, linf:1, can judge it
+    minimum_norm: bool = (
+        False  # looks for the nearest example, at whatever distance; the ball only says whether it counts
+    )
+    unrestricted: bool = False  # leaves every small ball: it counts only in the whole box, linf:1
     soft_labels: bool = False  # takes probabilities N,K for labels
-    training_only: bool = False  # leaves the ball on purpose: its images train a model and never judge one
+    training_only: bool = False  # leaves the ball on purpose: its images are for training alone
     keeps_label: bool = False  # moves the explanation and never the label: it says nothing of accuracy
-    universal: bool = False  # makes one perturbation for all images, so it must meet them all at once
+    universal: bool = False  # makes one perturbation for all images, so it takes them all at once
     attacks: bool = True  # an objective: asks for adversarial images
     makes_examples: bool = False  # a step: makes the adversarial images itself, so that there is no inner attack
     reference: bool = False  # a loss: compares with the logits N,K of a reference, not with labels

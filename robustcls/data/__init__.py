@@ -1,6 +1,5 @@
 """Data sets, their splits, augmentations and batches."""
 
-import ast
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,7 @@ def recipe(spec: str) -> dict[str, Any]:
     """
     check_name(spec)
     name = plugins.parse("data", spec).name
-    if ":" in name:
-        return {}
-    file = Path(__file__).parent / "sets" / f"{name}.py"
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "RECIPE":
-            return DEFAULT_RECIPE | ast.literal_eval(node.value)
-    return dict(DEFAULT_RECIPE)
+    return {} if ":" in name else DEFAULT_RECIPE | (plugins.constant("data", name, "RECIPE") or {})
 
 
 def check_name(spec: str) -> None:

@@ -1,6 +1,7 @@
 """What training does to each batch of images: a chain of augmentations."""
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -20,7 +21,12 @@ def augmenter(spec: str, *, flip: bool, num_classes: int) -> Augment:
     Labels that are mixed become probabilities N,K. Nothing is mirrored where `flip` (of the Images) is False.
     Raises InputError for a chain that is not one.
     """
-    links = [plugins.load("augment", part) for part in split_chain(spec)]
+    parts = [part.strip() for part in re.split(r"\+(?![^()]*\))", spec)]  # at each + outside of parentheses
+    closed = spec.count("(") == spec.count(")")
+    if not closed or not all(parts):
+        fault = "a link is empty" if closed else "its parentheses do not match"
+        raise InputError(f"augment {spec!r}: {fault}: write it as name(option=value)+name")
+    links = [plugins.load("augment", part) for part in parts]
     if not flip:
         links = [partial(link, flip=False) if "flip" in _parameters(link) else link for link in links]
     mixes = ["y" in _parameters(link) for link in links]
@@ -34,22 +40,6 @@ def augmenter(spec: str, *, flip: bool, num_classes: int) -> Augment:
         return x, y
 
     return augment
-
-
-def split_chain(spec: str) -> list[str]:
-    """The links of a chain, cut at each + outside of parentheses. Raises InputError."""
-    parts, depth = [""], 0
-    for letter in spec:
-        depth += (letter == "(") - (letter == ")")
-        if letter == "+" and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    parts = [part.strip() for part in parts]
-    if depth or not all(parts):
-        fault = "its parentheses do not match" if depth else "a link is empty"
-        raise InputError(f"augment {spec!r}: {fault}: write it as name(option=value)+name")
-    return parts
 
 
 def coins(n: int, flip: bool, x: Tensor, generator: Generator) -> Tensor:

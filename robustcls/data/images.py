@@ -1,10 +1,11 @@
-"""Labelled images in memory, as 8-bit pixels."""
+"""Labelled images in memory, as 8-bit pixels on the device that computes; batches of them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -63,6 +64,80 @@ class Images:
         return digest.hexdigest()
 
 
+def batches(
+    images: Images,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    start: int = 0,
+    channels_last: bool = False,
+    rank: int = 0,
+    size: int = 1,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields x float32 N,C,H,W in [0, 1] and y int64 N, from batch number `start` on.
+
+    The order depends on seed and epoch alone, on every device, so that a run resumes at any batch. drop_last leaves out a
+    short last batch, unless it is the only one. rank, size: this process's equal part of each batch. Move the images to
+    the device once (`Images.to`) rather than each epoch.
+    """
+    order = torch.arange(len(images))
+    if shuffle:
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+        order = torch.randperm(len(images), generator=generator)
+    order = order.to(images.pixels.device)
+    for number in range(start, num_batches(images, batch_size, drop_last=drop_last)):
+        chosen = order[number * batch_size : (number + 1) * batch_size]
+        each = len(chosen) // size
+        x, y = images.batch(chosen[rank * each : (rank + 1) * each] if size > 1 else chosen)
+        yield (x.contiguous(memory_format=torch.channels_last) if channels_last else x), y
+
+
+def num_batches(images: Images, batch_size: int, *, drop_last: bool = False) -> int:
+    """How many batches an epoch has."""
+    whole, rest = divmod(len(images), batch_size)
+    return whole + (rest > 0 and not (drop_last and whole > 0))
+
+
+def collect(images: Any, labels: Any = None) -> tuple[Tensor, Tensor]:
+    """Images and labels as tensors: tensors and NumPy arrays as they are given, or all batches, or samples, of an iterable."""
+    if labels is not None:
+        return as_tensor(images, "images"), as_tensor(labels, "labels")
+    if isinstance(images, Tensor | numpy.ndarray):
+        raise InputError("the images have no labels: give `labels`, or an iterable of (images, labels) for both")
+    batches = []
+    for number, batch in enumerate(images):
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            what = f"{len(batch)} things" if isinstance(batch, (tuple, list)) else type(batch).__name__
+            raise InputError(f"batch {number} of the data is {what}: give an iterable of (images, labels)")
+        x, y = as_tensor(batch[0], "images"), torch.as_tensor(batch[1])
+        # A data set gives one sample at a time.
+        batches.append((x[None], y[None]) if x.ndim == 3 and y.ndim == 0 else (x, y))
+    if not batches:
+        raise InputError("the data holds no batch: give an iterable of (images, labels) that is not used up")
+    return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+
+
+def as_tensor(values: Any, what: str) -> Tensor:
+    """A tensor as it is, a NumPy array as one on the CPU; what is wrong with it is found where it is checked.
+
+    Raises InputError for anything else. what: `images` or `labels`.
+    """
+    if isinstance(values, Tensor):
+        return values
+    if isinstance(values, numpy.ndarray) and values.dtype.kind in "biuf":
+        return torch.from_numpy(numpy.require(values, values.dtype.newbyteorder("="), ["C", "W"]))
+    kind = f"an array of {values.dtype}" if isinstance(values, numpy.ndarray) else type(values).__name__
+    if what == "labels":
+        raise InputError(f"labels are {kind}: give whole numbers, one per image, as a tensor or a NumPy array")
+    raise InputError(
+        f"images are {kind}: give one float tensor or NumPy array N,C,H,W in [0, 1], such as "
+        "torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255 of uint8 images N,H,W,C"
+    )
+
+
 def count_labels(labels: Tensor, num_classes: int) -> tuple[int, ...]:
     """How many samples each class has, by label. labels: int64 N."""
     return tuple(labels.bincount(minlength=num_classes).tolist())
@@ -110,8 +185,6 @@ def as_images(made: Any, name: str) -> Images:
 
 
 def _tensor(values: Any, what: str, name: str) -> Tensor:
-    import numpy
-
     try:
         return values.detach() if isinstance(values, Tensor) else torch.from_numpy(numpy.array(values))
     except (TypeError, ValueError, RuntimeError):

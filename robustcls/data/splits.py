@@ -3,8 +3,8 @@
 import inspect
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustcls.core import plugins
-from robustcls.core.errors import InputError, one_line, unknown
+from robustcls.core.errors import InputError, as_input_error, unknown
 from robustcls.core.subset import first_proportional, stratified_order
 from robustcls.data import check_name
 from robustcls.data.duplicates import count_copies
@@ -20,6 +20,7 @@ from robustcls.data.images import Images, as_images, count_labels, with_note
 
 DECODING = ("size", "grey", "scale")  # options that say how a file becomes pixels
 SAMPLING_RULE = "the first samples of each class in file order, as many as the class's share of the split"
+VAL_SHARE, VAL_MAX = 0.1, 2000  # of the train split, held out for validation: this share, at most so many
 
 
 def load_split(
@@ -30,8 +31,6 @@ def load_split(
     data_dir: str | None = None,
     skip_corrupt: bool = False,
     limit_train: int | None = None,
-    val_share: float = 0.1,
-    val_max: int = 2000,
     n: int | None = None,
     whole: bool = False,
 ) -> Images:
@@ -45,12 +44,12 @@ def load_split(
     """
     if split not in ("train", "val", "test"):
         raise unknown("split", split, ("train", "val", "test"))
-    _check_n(n)
+    _check_count("n", n, "all")
     source = _Source(spec, data_dir, skip_corrupt, whole)
     if split == "test" or (split == "val" and source.has_val()):
         return source.load(split, _Pick(_all, n))
-    held_out = _HeldOut(spec, seed, limit_train, 0 if source.has_val() else val_share, val_max)
-    images = source.load("train", _Pick(held_out.train if split == "train" else held_out.val, n))
+    divide = _division(spec, seed, limit_train, own_val=source.has_val())
+    images = source.load("train", _Pick(lambda labels: divide(labels)[split == "val"], n))
     return with_note(images, source.other_val()) if split == "val" else images
 
 
@@ -61,41 +60,29 @@ def load_training_data(
     data_dir: str | None = None,
     skip_corrupt: bool = False,
     limit_train: int | None = None,
-    val_share: float = 0.1,
-    val_max: int = 2000,
 ) -> tuple[Images, Images]:
     """The train and val images, disjoint, of one reading of the data set's train split; or its own val, where it has one.
 
-    val is val_share of it, at least one sample per class and at most val_max (or the number of classes). limit_train: a
+    val is VAL_SHARE of it, at least one sample per class and at most VAL_MAX (or the number of classes). limit_train: a
     stratified random subset of what is left, by seed, so that val is the same for every limit. Raises InputError where
     there are too few samples.
     """
     source = _Source(spec, data_dir, skip_corrupt)
-    held_out = _HeldOut(spec, seed, limit_train, 0 if source.has_val() else val_share, val_max)
-    if source.has_val():
-        return source.load("train", _Pick(held_out.train)), source.load("val", _Pick(_all))
-    pick = _Pick(held_out.both)
+    divide = _division(spec, seed, limit_train, own_val=source.has_val())
+    pick = _Pick(lambda labels: torch.cat(divide(labels)).sort().values)
     both = source.load("train", pick)
-    train, val = _divide(both, pick, held_out)
-    copies = _copies_in_val(val, train) if both.files is not None else ""
-    note = "; ".join(filter(None, (source.other_val(), copies)))
+    if source.has_val():
+        return both, source.load("val", _Pick(_all))
+    train, val = _parts(both, [torch.searchsorted(pick.positions, part) for part in divide(pick.labels)])
+    copies = count_copies(val.pixels, train.pixels) if both.files is not None else 0
+    said = f"{copies} of {len(val)} images held out for validation are duplicates of training images" if copies else ""
+    note = "; ".join(filter(None, (source.other_val(), said)))
     return with_note(train, note), with_note(val, note)
 
 
-def hold_out(
-    images: Images, *, seed: int = 0, limit_train: int | None = None, val_share: float = 0.1, val_max: int = 2000
-) -> tuple[Images, Images]:
+def hold_out(images: Images, *, seed: int = 0, limit_train: int | None = None) -> tuple[Images, Images]:
     """The train and val images of a data set that is in memory, as `load_training_data` divides one that it reads."""
-    held_out = _HeldOut(images.name, seed, limit_train, val_share, val_max)
-    pick = _Pick(held_out.both)
-    return _divide(images.take(pick(images.labels)), pick, held_out)
-
-
-def _divide(both: Images, pick: "_Pick", held_out: "_HeldOut") -> tuple[Images, Images]:
-    is_val = torch.isin(pick.positions, held_out.val(pick.labels))
-    train, val = (both.take(rows.nonzero().squeeze(1)) for rows in (~is_val, is_val))
-    train, val = (replace(images, available=len(images), split_counts=()) for images in (train, val))
-    return train, val
+    return _parts(images, _division(images.name, seed, limit_train)(images.labels))
 
 
 def choose(images: Images, n: int | None) -> Images:
@@ -103,19 +90,47 @@ def choose(images: Images, n: int | None) -> Images:
 
     A smaller choice is part of a larger one. Raises InputError for n below 1.
     """
-    _check_n(n)
+    _check_count("n", n, "all")
     if n is None or n >= len(images):
         return images
     return images.take(first_proportional(images.labels, n))
 
 
-def _check_n(n: int | None) -> None:
-    if n is not None and n < 1:
-        raise InputError(f"n {n} is not a number of samples: give 1 or more, or all")
+def _check_count(name: str, count: int | None, all_of_them: str) -> None:
+    if count is not None and count < 1:
+        raise InputError(f"{name} {count} is not a number of samples: give 1 or more, or {all_of_them}")
 
 
 def _all(labels: Tensor) -> Tensor:
     return torch.arange(len(labels))
+
+
+def _parts(images: Images, parts: Sequence[Tensor]) -> tuple[Images, Images]:
+    """The images at the positions of train and at those of val, each as a split of its own."""
+    train, val = (replace(images.take(rows), available=len(rows), split_counts=()) for rows in parts)
+    return train, val
+
+
+def _division(
+    spec: str, seed: int, limit_train: int | None, *, own_val: bool = False
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """From the labels of a train split to the sorted positions of train and of val, which is empty with own_val."""
+    _check_count("limit_train", limit_train, "leave it out")
+
+    def divide(labels: Tensor) -> tuple[Tensor, Tensor]:
+        num_classes = len(labels.unique())
+        num_val = 0 if own_val else max(min(round(VAL_SHARE * len(labels)), VAL_MAX), num_classes)
+        order = stratified_order(labels, seed)
+        val, rest = order[:num_val], order[num_val:]
+        if len(labels[rest].unique()) < num_classes:
+            raise InputError(
+                f"data {spec}: {len(labels)} train samples in {num_classes} classes are too few to hold out {num_val} "
+                "for validation: give each class 2 images or more"
+            )
+        # Any beginning of the order is stratified: a smaller limit is a subset of a larger one.
+        return rest[:limit_train].sort().values, val.sort().values
+
+    return divide
 
 
 class _Pick:
@@ -134,50 +149,6 @@ class _Pick:
         return self.positions
 
 
-@dataclass(frozen=True)
-class _HeldOut:
-    """What is held out of train for validation, by seed; nothing with a share of 0."""
-
-    spec: str
-    seed: int
-    limit_train: int | None
-    share: float
-    most: int
-
-    def __post_init__(self) -> None:
-        if self.limit_train is not None and self.limit_train < 1:
-            raise InputError(
-                f"limit_train {self.limit_train} is not a number of samples: give 1 or more, or leave it out"
-            )
-
-    def val(self, labels: Tensor) -> Tensor:
-        return self._divide(labels)[0].sort().values
-
-    def train(self, labels: Tensor) -> Tensor:
-        # What is left is ordered so that any beginning of it is stratified: a smaller limit is a subset of a larger one.
-        return self._divide(labels)[1][: self.limit_train].sort().values
-
-    def both(self, labels: Tensor) -> Tensor:
-        return torch.cat([self.val(labels), self.train(labels)]).sort().values
-
-    def _divide(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        num_classes = len(labels.unique())
-        num_val = max(min(round(self.share * len(labels)), self.most), num_classes) if self.share else 0
-        order = stratified_order(labels, self.seed)
-        held, rest = order[:num_val], order[num_val:]
-        if len(labels[rest].unique()) < num_classes:
-            raise InputError(
-                f"data {self.spec}: {len(labels)} train samples in {num_classes} classes are too few to hold out {num_val} "
-                "for validation: give each class 2 images or more"
-            )
-        return held, rest
-
-
-def _copies_in_val(val: Images, train: Images) -> str:
-    count = count_copies(val.pixels, train.pixels)
-    return f"{count} of {len(val)} images held out for validation are duplicates of training images" if count else ""
-
-
 class _Source:
     """A data spec, and how it is to be read. whole: for a model that was not trained on it."""
 
@@ -188,18 +159,17 @@ class _Source:
         self.is_ours = ":" not in self.parsed.name
 
     def has_val(self, whole: bool = False) -> bool:
-        """Whether the data set's file says, with `has_val`, that there is a validation split of its own."""
-        return self._ask("has_val", False, whole or self.whole)
+        """Whether the data set's file says, with a function `has_val`, that there is a validation split of its own."""
+        return self._ask("has_val", whole or self.whole) or False
 
     def has_test(self) -> bool:
         """As has_val, with `has_test`; data sets that do not say have one."""
-        return self._ask("has_test", True, self.whole)
+        return self._ask("has_test", self.whole) is not False
 
-    def _ask(self, question: str, default: bool, whole: bool) -> bool:
+    def _ask(self, question: str, whole: bool) -> bool | None:
         ask = getattr(sys.modules[self.function.func.__module__], question, None) if self.is_ours else None
-        if ask is None or not self.parsed.args:
-            return default
-        return ask(*self.parsed.args, **{**dict(self.parsed.options), "whole": whole})
+        options = {**dict(self.parsed.options), "whole": whole}
+        return ask(*self.parsed.args, **options) if ask and self.parsed.args else None
 
     def other_val(self) -> str:
         """What is said where validation is held out of train though there is a folder for it, which stands for test."""
@@ -219,29 +189,20 @@ class _Source:
         try:
             takes.bind(split, **options)
         except TypeError as error:
-            hint = (
-                "write it as folder:PATH"
-                if self.parsed.name == "folder"
-                else "it is called with the split's name alone"
-            )
+            ours = self.parsed.name == "folder"
+            hint = "write it as folder:PATH" if ours else "it is called with the split's name alone"
             raise InputError(f"data {self.spec} cannot be called: {error}: {hint}") from None
-        images = self._call(split, options)
+        if self.is_ours:
+            images = self.function(split, **options)
+        else:
+            with as_input_error(f"data {self.spec} failed for split {split!r}"):
+                images = self.function(split, **options)
+            images = as_images(images, self.spec)
         if "pick" not in options:
             positions = pick(images.labels)
             images = images if len(positions) == len(images) else images.take(positions)
         counts = pick.counts + (0,) * (len(images.classes) - len(pick.counts))
         return replace(images, available=pick.available, split_counts=counts)
-
-    def _call(self, split: str, options: dict[str, Any]) -> Images:
-        if self.is_ours:
-            return self.function(split, **options)
-        try:
-            made = self.function(split, **options)
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(f"data {self.spec} failed for split {split!r}: {one_line(error)}") from error
-        return as_images(made, self.spec)
 
 
 def has_test(spec: str) -> bool:

@@ -26,7 +26,7 @@ class SubjectOptions(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOp
     classes: str | None = option(
         None,
         "Which of the model's outputs each class of the data is: lines folder=output, or the names of all outputs in "
-        "order, one a line.  [default: by name]",
+        "order, one per line.  [default: by name]",
         metavar="FILE",
         group="Model",
     )
@@ -66,7 +66,7 @@ class AttackConfig(SubjectOptions, CompileOption):
         None, "Of two classes, the one that sensitivity is about.  [default: the second]", metavar="CLASS"
     )
     transfer_from: str | None = option(
-        None, "Craft the examples on this model and judge them on --model, as an attacker without access.", metavar="M"
+        None, "Craft the examples on this model and test them on --model: a transfer attack.", metavar="M"
     )
 
     def __post_init__(self) -> None:

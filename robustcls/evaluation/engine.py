@@ -22,8 +22,8 @@ from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attack
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.verify import Attempts, join, verify
-from robustcls.runtime.fused import Counted, SearchTwin, make_search_model
-from robustcls.runtime.memory import Parts
+from robustcls.runtime.fused import Counted, FusedModel, make_search_model
+from robustcls.runtime.memory import OomSafeBatches
 from robustcls.runtime.predict import predict
 from robustcls.runtime.world import World
 
@@ -62,7 +62,7 @@ class Engine:
     def __post_init__(self) -> None:
         self.x, self.y, self.threat = self.subject.x, self.subject.y, self.subject.threat
         self.device = device_of(self.subject.model)
-        self.parts = Parts(self.batch_size)
+        self.parts = OomSafeBatches(self.batch_size)
         self.model = Counted(self.subject.model)  # whose verdict counts
         # Whose gradients the attacks follow.
         self.source = self.model if self.subject.surrogate is None else Counted(self.subject.source)
@@ -78,7 +78,7 @@ class Engine:
         return others_of(self.x, self.y, self.subject.index)
 
     @cached_property
-    def searches(self) -> list[SearchTwin | Counted]:
+    def searches(self) -> list[FusedModel | Counted]:
         """The models that attacks search on. What low precision could not break is attacked again in fp32."""
         assert self.logits is not None  # first, for that pass finds what memory holds
         compared = self.x[: min(self.parts.size, COMPARED)].to(self.device)

@@ -28,7 +28,7 @@ from robustcls.results import records
 from robustcls.results.balance import SHARES, WHOLE, two_labels
 from robustcls.runtime.device import resolve_device, resolve_precision
 from robustcls.runtime.fused import Counted
-from robustcls.runtime.predict import LOOKED_AT, classifier_of, told
+from robustcls.runtime.predict import LOOKED_AT, classifier_of, classifier_with_warning
 from robustcls.training.history import read_training
 
 
@@ -113,7 +113,7 @@ def make_subject(
         record = describe_model(model, name, num_classes=outputs, note=taken)
         other = None
         if surrogate is not None:
-            fitted = told(surrogate, images, y)
+            fitted = classifier_with_warning(surrogate, images, y)
             other = Surrogate(fitted, describe_model(fitted, num_classes=outputs), y)
             _count_outputs(fitted, x, y)
     data = records.Data("tensors", "given", len(y), _hash_tensors(x, y), len(y), "as handed in")

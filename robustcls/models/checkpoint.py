@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustcls.core import plugins
 from robustcls.core.classifier import Classifier
-from robustcls.core.errors import InputError, one_line
+from robustcls.core.errors import InputError, as_input_error
 from robustcls.core.files import atomic_write
 from robustcls.models import zoo
 from robustcls.models.heads import LINEAR, replace_head
@@ -53,14 +53,8 @@ def _make_net(arch: Arch, outputs: int, input_size: Sequence[int]) -> nn.Module:
         return zoo.make_net(arch, outputs, input_size)
     if isinstance(arch, str) and ":" not in arch:
         return plugins.load("model", arch)(outputs, input_size)
-    try:
+    with as_input_error(f"`arch={arch_name(arch)}` failed", f": it is called with {SIGNATURE}"):
         net = plugins.load("model", arch)(outputs, input_size)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"`arch={arch_name(arch)}` failed: {one_line(error)}: it is called with {SIGNATURE}"
-        ) from error
     if not isinstance(net, nn.Module):
         gave = f"`arch={arch_name(arch)}` gave {type(net).__name__}"
         raise InputError(f"{gave}: called with {SIGNATURE}, it must return a torch.nn.Module")

@@ -1,25 +1,25 @@
-"""Finds the weights inside a file of another training code: which of its parts, under which prefix."""
+"""Finds the weights and the class names inside a file of another training code."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from os.path import commonprefix
 from typing import Any
 
 from torch import Tensor, nn
 
+from robustcls.core.class_map import is_number
 from robustcls.core.errors import InputError
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # of torch, anywhere in a name
 COUNTERS = ("n_averaged", "total_ops", "total_params", "num_batches_tracked")  # tensors that no forward pass uses
-NORMALISERS = (
-    ("mean", "std"),
-    ("mu", "sigma"),
-    ("new_mean", "new_std"),
-    ("_mean", "_std"),
-    ("pixel_mean", "pixel_std"),
-)
+MEANS, STDS = ("mean", "mu", "new_mean", "_mean", "pixel_mean"), ("std", "sigma", "new_std", "_std", "pixel_std")
 AVERAGES = ("ema", "avg", "averaged", "average", "swa", "shadow")  # words in the name of an average of the weights
 PARENTS = ("model", "module", "net", "backbone")  # what may come before a name that lost its dots
+CLASSES = (  # keys of class names
+    "classes", "class_names", "classnames", "class_to_idx", "class_to_index", "class2idx", "idx_to_class", "idx2class",
+    "index_to_class", "id2label", "label2id", "labels", "label_names", "names", "categories",
+)  # fmt: skip
 FOLLOWERS = ("optim", "sched", "scaler")  # parts of a file that hold tensors and no weights
 DEPTH = 4  # of mappings inside mappings
 
@@ -32,6 +32,7 @@ class Weights:
     notes: list[str] = field(default_factory=list)
     mean: list[float] | None = None  # that the file keeps beside the weights
     std: list[float] | None = None
+    classes: Sequence[str] = ()  # the names of the outputs; empty where unknown
 
 
 @dataclass
@@ -39,8 +40,11 @@ class _Candidate:
     path: str  # in the file, such as state_dict_ema
     prefix: str  # of its names, such as model.
     state: Mapping[str, Tensor]
+    needed: Sequence[str]  # the architecture's names
     shift: str = ""  # what the architecture's names begin with, and the file's do not
-    covered: int = 0  # names of the architecture that it has
+
+    def __post_init__(self) -> None:
+        self.covered = sum(self.prefix + key.removeprefix(self.shift) in self.state for key in self.needed)
 
     @property
     def is_average(self) -> bool:
@@ -80,15 +84,39 @@ def find_weights(content: Any, net: nn.Module, name: str) -> Weights:
     if best.covered < len(needed):
         _explain(found, needed, name)
     average, said = ({}, []) if best.is_average else _average_of_part(content, found, needed, buffers, name)
-    state = best.renamed() | average
-    for key in [key for key in state if is_counter(key) and key not in wanted]:
-        del state[key]
-    weights = Weights(state)
+    state = (best.renamed() | average).items()
+    weights = Weights({key: tensor for key, tensor in state if not is_counter(key) or key in wanted})
     if best.covered == len(needed):
         weights.notes = _say(best, found, name)
         _take_normalisation(weights, best, set(wanted), name)
     weights.notes += said
     return weights
+
+
+def find_class_names(content: Any, outputs: int | None, name: str) -> tuple[tuple[str, ...], list[str]]:
+    """The names of the outputs that a file keeps, in the outputs' order, and what to say of them; empty where it has none.
+
+    They are a list of names, or a mapping of names to numbers or of numbers to names, as many as there are outputs.
+    outputs: of the head; None where unknown. Raises InputError where the file names them in two ways.
+    """
+    found = [
+        (f"{path}.{key}" if path else str(key), names)
+        for path, mapping in mappings(content)
+        for key, value in mapping.items()
+        if str(key).lower() in CLASSES and (names := _in_order(value))
+    ]
+    fitting = [one for one in found if outputs is None or len(one[1]) in (outputs, 2 if outputs == 1 else outputs)]
+    if not fitting:
+        return (), [
+            f"{name}: names {len(its)} classes under {at!r}, not its {outputs} outputs" for at, its in found[:1]
+        ]
+    where, names = fitting[0]
+    other = next((one for one in fitting if one[1] != names), None)
+    if other is not None:
+        raise InputError(
+            f"{name} names its classes in two ways, under {where!r} and {other[0]!r}: leave one in the file"
+        )
+    return names, [f"{name}: its class names are those under {where!r}"]
 
 
 def holds_tensors(content: Any) -> bool:
@@ -113,13 +141,13 @@ def mappings(content: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str
 def _states(content: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Every mapping of names to tensors, with its place in the file."""
     for path, mapping in mappings(content):
-        tensors = {_unwrapped(str(key)): value for key, value in mapping.items() if isinstance(value, Tensor)}
+        tensors = {
+            ".".join(part for part in str(key).split(".") if part not in WRAPPERS): value
+            for key, value in mapping.items()
+            if isinstance(value, Tensor)
+        }
         if tensors:
             yield path, tensors
-
-
-def _unwrapped(key: str) -> str:
-    return ".".join(part for part in key.split(".") if part not in WRAPPERS)
 
 
 def _candidates(path: str, state: dict[str, Tensor], needed: Sequence[str]) -> list[_Candidate]:
@@ -127,24 +155,20 @@ def _candidates(path: str, state: dict[str, Tensor], needed: Sequence[str]) -> l
     prefixes = {""}
     for wanted in needed[:20]:  # some may be of another size or missing, as where training begins from the weights
         prefixes |= {key[: -len(wanted)] for key in state if key.endswith(f".{wanted}")}
-    found = [_Candidate(path, prefix, state) for prefix in prefixes]
+    found = [_Candidate(path, prefix, state, needed) for prefix in prefixes]
     if shift := _common_prefix(needed):
-        found.append(_Candidate(path, "", state, shift))
-    for one in found:
-        one.covered = sum(one.prefix + key.removeprefix(one.shift) in state for key in needed)
+        found.append(_Candidate(path, "", state, needed, shift))
     return found
 
 
 def _common_prefix(names: Sequence[str]) -> str:
-    """What all names begin with, up to a dot."""
-    head = names[0].rpartition(".")[0] if names else ""
-    while head and not all(name.startswith(f"{head}.") for name in names):
-        head = head.rpartition(".")[0]
-    return f"{head}." if head else ""
+    """What all names begin with, up to and with a dot."""
+    head, dot, _ = commonprefix(names).rpartition(".")  # noqa: RUF071  # up to a dot
+    return head + dot
 
 
 def _is_named_average(place: str) -> bool:
-    return any(word in AVERAGES for word in place.lower().replace(".", "_").split("_"))
+    return not set(AVERAGES).isdisjoint(place.lower().replace(".", "_").split("_"))
 
 
 def _title(*places: str) -> str:
@@ -164,7 +188,10 @@ def _average_of_part(
     averages = [
         (one.title, one.renamed())
         for one in found[1:]
-        if one.is_average and one.covered and not _is_inside(one, found[0], needed)
+        if one.is_average
+        and one.covered
+        # Not one of the network's own parts, as where it has a layer called `avg`.
+        and not (one.state is found[0].state and any(key.startswith(found[0].own(one.prefix)) for key in needed))
     ]
     averages += [one for path, state in _states(content) if (one := _undotted(path, state, needed)) is not None]
     averages += _averages_by_order(content, {key: raw[key] for key in parameters})
@@ -180,11 +207,6 @@ def _average_of_part(
     lacking = next((key for key in parameters if key not in average), None)
     why = "its shapes are others" if lacking is None else f"it has no {lacking!r}" if average else "it is not by names"
     return {}, [f"{name}: an average of the weights lies under {title} and is not used, since {why}"]
-
-
-def _is_inside(part: _Candidate, whole: _Candidate, needed: Sequence[str]) -> bool:
-    """Whether a part is one of the network's own, as where a network has a layer called `avg`."""
-    return part.state is whole.state and any(key.startswith(whole.own(part.prefix)) for key in needed)
 
 
 def _undotted(path: str, state: Mapping[str, Tensor], needed: Sequence[str]) -> tuple[str, dict[str, Tensor]] | None:
@@ -221,14 +243,19 @@ def _averages_by_order(content: Any, parameters: Mapping[str, Tensor]) -> Iterat
 
 def _say(best: _Candidate, found: Sequence[_Candidate], name: str) -> list[str]:
     """Which part was taken, where the file holds more than one that fits; and what lies beside it."""
-    others = [one for one in found[1:] if one.covered == best.covered and not _same(best, one)]
+    mine = {key: value for key, value in best.renamed().items() if not is_counter(key) and _normaliser(key) is None}
+
+    def differs(theirs: Mapping[str, Tensor]) -> bool:  # a model that is referred to twice does not
+        return any(key not in theirs or not value.equal(theirs[key]) for key, value in mine.items())
+
+    others = [one for one in found[1:] if one.covered == best.covered and differs(one.renamed())]
     notes = []
     if others or best.is_average:
         what = "the average of the weights, " if best.is_average else ""
         beside = f", not {others[0].title}" if others else ""
         notes.append(f"{name}: {what}{best.title} is taken{beside}")
-    left = [key for key in best.state if not key.startswith(best.prefix) and not is_counter(key)]
-    left = [key for key in left if not any(one.prefix and key.startswith(one.prefix) for one in found)]
+    parts = (best.prefix, *(one.prefix for one in found if one.prefix))
+    left = [key for key in best.state if not key.startswith(parts) and not is_counter(key)]
     left = [key for key in left if _normaliser(key) is None and not _is_named_average(key.rpartition(".")[0])]
     if left:
         notes.append(
@@ -237,40 +264,32 @@ def _say(best: _Candidate, found: Sequence[_Candidate], name: str) -> list[str]:
     return notes
 
 
-def _same(one: _Candidate, other: _Candidate) -> bool:
-    """Whether two parts hold the same weights, as a model that is referred to twice."""
-    theirs = other.renamed()
-    return all(
-        key in theirs and value.equal(theirs[key])
-        for key, value in one.renamed().items()
-        if not is_counter(key) and _normaliser(key) is None
-    )
-
-
 def _take_normalisation(weights: Weights, best: _Candidate, wanted: set[str], name: str) -> None:
     """Takes mean and std that lie beside the weights, and are not the architecture's own, out of the state."""
-    pairs = {}
+    values = {}
     for key, tensor in best.state.items():
-        place = _normaliser(key)
-        if place is not None and not (key.startswith(best.prefix) and best.own(key) in wanted):
+        if _normaliser(key) is not None and not (key.startswith(best.prefix) and best.own(key) in wanted):
             weights.state.pop(best.own(key), None)
-            pairs[place] = (key, tensor.float().flatten().tolist())
-    for (parent, kind, role), (key, mean) in sorted(pairs.items(), key=lambda pair: len(pair[1][0])):
-        if role != 0 or (parent, kind, 1) not in pairs:
+            values[key] = tensor.float().flatten().tolist()
+    for key, mean in sorted(values.items(), key=lambda pair: len(pair[0])):
+        other = _normaliser(key)
+        if other not in values or key.rpartition(".")[2] not in MEANS:
             continue
-        other, std = pairs[parent, kind, 1]
+        std = values[other]
         if len(mean) != len(std) or max(mean) > 1 or min(std) <= 0 or max(std) > 1:
-            said = f"{name}: {key} and {other} are not for pixels in [0, 1]: left out; give `mean` and `std`"
-            weights.notes.append(said)
+            weights.notes.append(
+                f"{name}: {key} and {other} are not for pixels in [0, 1]: left out; give `mean` and `std`"
+            )
         else:
             weights.mean, weights.std = mean, std
         return
 
 
-def _normaliser(key: str) -> tuple[str, int, int] | None:
-    """(parent, kind, 0 for the mean and 1 for std) of a tensor that normalises images."""
-    parent, _, last = key.rpartition(".")
-    return next(((parent, kind, pair.index(last)) for kind, pair in enumerate(NORMALISERS) if last in pair), None)
+def _normaliser(key: str) -> str | None:
+    """The name of the std beside a mean that normalises images, and of the mean beside a std; None for other tensors."""
+    parent, dot, last = key.rpartition(".")
+    partner = dict(zip(MEANS + STDS, STDS + MEANS, strict=True)).get(last)
+    return None if partner is None else parent + dot + partner
 
 
 def _explain(found: Sequence[_Candidate], needed: Sequence[str], name: str) -> None:
@@ -293,3 +312,18 @@ def _explain(found: Sequence[_Candidate], needed: Sequence[str], name: str) -> N
             f"{name}: its weights are named {next(iter(state))!r}, with the prefix {mine!r}, those of `arch` "
             f"{needed[0]!r}: rename them, or give the architecture that the prefix belongs to"
         )
+
+
+def _in_order(value: Any) -> tuple[str, ...]:
+    """Names by number; none where the value is something else."""
+    if isinstance(value, Mapping):
+        pairs = list(value.items())
+        if all(type(number) is int for number in value.values()):
+            pairs = [(number, name) for name, number in pairs]
+        if not all(is_number(number) and isinstance(name, str) for number, name in pairs):
+            return ()
+        ordered = sorted((int(number), name) for number, name in pairs)
+        return tuple(name for _, name in ordered) if [n for n, _ in ordered] == list(range(len(ordered))) else ()
+    if isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    return ()

@@ -24,10 +24,10 @@ def head_of(net: nn.Module, num_classes: int | None = None) -> tuple[str, nn.Mod
     """
     modules = list(net.named_modules())
     found = [(name, module) for name, module in modules if isinstance(module, Head)]
-    found = found or [(name, module) for name, module in modules if _makes(module, num_classes)]
+    found = found or [one for one in modules if (outputs := _channels(one[1])[1]) and num_classes in (None, outputs)]
     if not found:
-        outputs = "" if num_classes is None else f" of {num_classes} outputs"
-        raise InputError(f"the model has no linear layer or 1x1 convolution{outputs}: a head must be one")
+        size = "" if num_classes is None else f" of {num_classes} outputs"
+        raise InputError(f"the model has no linear layer or 1x1 convolution{size}: a head must be one")
     return found[-1]
 
 
@@ -50,11 +50,6 @@ def replace_head(model: Classifier, head: str) -> None:
         layers += [nn.Dropout(float(dropout))] if dropout else []
         channels = int(width)
     model.set_submodule(f"net.{name}".rstrip("."), Head(*layers, _like(last, channels, len(model.classes))))
-
-
-def _makes(module: nn.Module, num_classes: int | None) -> bool:
-    outputs = _channels(module)[1]
-    return outputs > 0 and num_classes in (None, outputs)
 
 
 def _channels(module: nn.Module) -> tuple[int, int]:

@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from robustcls.core import plugins
 from robustcls.core.class_map import ClassMap, Listing, match_classes, own_names
 from robustcls.core.classifier import Classifier, input_size_of
-from robustcls.core.errors import InputError, one_line
+from robustcls.core.errors import InputError, as_input_error
 from robustcls.core.files import sha256
 from robustcls.core.gradients import frozen
 from robustcls.models.checkpoint import Arch, build, is_checkpoint, load_weights, restore
-from robustcls.models.class_names import find_class_names
-from robustcls.models.foreign import find_weights, holds_tensors, is_counter
+from robustcls.models.foreign import find_class_names, find_weights, holds_tensors, is_counter
 from robustcls.models.heads import head_of
 from robustcls.models.onnx import hash_onnx, load_onnx
 from robustcls.models.weights import read_file
@@ -75,7 +74,7 @@ def load(
     if input_size is not None and own_size is not None and tuple(own_size) != tuple(input_size):
         raise InputError(f"{spec} takes images of {tuple(own_size)}, not of input_size={tuple(input_size)}")
     if classes:
-        known = () if not ours and list(loaded.classes) == _numbered(len(loaded.classes)) else tuple(loaded.classes)
+        known = tuple(loaded.classes) if ours else own_names(loaded.classes)
         if known and known != classes:
             one, other = next(pair for pair in zip_longest(known, classes, fillvalue="none") if pair[0] != pair[1])
             raise InputError(
@@ -93,16 +92,18 @@ def _check_count(model: nn.Module, spec: str, classes: Sequence[str], size: Sequ
     if size is None:  # by the layer that was registered last
         widths = [getattr(module, "out_features", getattr(module, "out_channels", 0)) for module in model.modules()]
         outputs = next((width for width in reversed(widths) if width), 0)
-        if outputs != len(classes):
-            seems = f"{spec} seems to give {outputs} outputs, not {len(classes)}"
-            raise InputError(f"{seems}: if that is wrong, give input_size")
-        return
-    image = torch.zeros(1, *size)
-    fitted, _ = classifier_of(model, image, len(classes))
-    with frozen(fitted):
-        outputs = predict(fitted, image, 1).shape[1]
+        said = f"{spec} seems to give {outputs} outputs, not {len(classes)}: if that is wrong, give input_size"
+    else:
+        fitted, _ = classifier_of(model, torch.zeros(1, *size), len(classes))
+        outputs = _count_outputs(fitted, torch.zeros(1, *size))
+        said = f"{spec} gives {outputs} outputs, {len(classes)} classes were named: name each output"
     if outputs != len(classes):
-        raise InputError(f"{spec} gives {outputs} outputs, {len(classes)} classes were named: name each output")
+        raise InputError(said)
+
+
+def _count_outputs(model: nn.Module, images: Tensor) -> int:
+    with frozen(model):
+        return predict(model, images, 2).shape[1]
 
 
 def _values(given: Any, name: str) -> list[float] | None:
@@ -155,11 +156,12 @@ def build_model(
         notes = _unused(spec, arch=arch, mean=mean, std=std)
         return LoadedModel(model, spec, sha256(file), own_names(model.classes), notes)
     if content is None:
-        return _from_callable(spec, input_size, mean, std)
+        return _from_callable(spec, input_size, normalisation if mean or std else None)
     if is_checkpoint(content):
         model, _ = restore(content, spec, trusted=arch)
         name = "/".join(Path(spec).parts[-2:])  # all runs call it ckpt.pt: the folder tells them apart
-        notes = _unused(name, arch=_unlike(arch, model), mean=mean, std=std)
+        trusted = arch == model.arch or (":" in model.arch and not isinstance(arch, str))
+        notes = _unused(name, arch=None if trusted else arch, mean=mean, std=std)
         return LoadedModel(model, name, source.sha256, model.classes, notes)
     if not holds_tensors(content):
         raise InputError(f"{spec} holds no state dict, neither at its top nor inside: save model.state_dict()")
@@ -211,8 +213,7 @@ def fit_to_data(
     # A file that gives some outputs' numbers does not say how many there are.
     expected = len(loaded.classes or (listing.aliases if listing else classes))
     loaded.model, said = classifier_of(loaded.model, images, expected)
-    with frozen(loaded.model):
-        outputs = predict(loaded.model, images[:2], 2).shape[1]
+    outputs = _count_outputs(loaded.model, images[:2])
     try:
         found = match_classes(classes, loaded.classes, outputs, model=loaded.name, listing=listing, shared=shared)
     except InputError as error:
@@ -239,31 +240,18 @@ def _unused(name: str, **options: Any) -> list[str]:
     return [f"{name} knows its own: {given} not used"] if given else []
 
 
-def _unlike(arch: Arch | None, model: Classifier) -> Arch | None:
-    """An architecture that is not the one a checkpoint was built with."""
-    own = ":" in model.arch and not isinstance(arch, str)
-    return None if own or arch == model.arch else arch
-
-
-def _from_callable(
-    spec: str, input_size: Sequence[int], mean: Sequence[float] | None, std: Sequence[float] | None
-) -> LoadedModel:
+def _from_callable(spec: str, input_size: Sequence[int], normalisation: Mapping[str, Any] | None) -> LoadedModel:
     module, _, attribute = spec.partition(":")
-    try:
+    with as_input_error(f"model {spec} failed"):
         model = plugins.import_dotted("model", module, attribute)
         if not isinstance(model, nn.Module):
             model = model()
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"model {spec} failed: {one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"model {spec} gave {type(model).__name__}: it must return a torch.nn.Module on [0, 1] pixels")
     classes = getattr(model, "classes", ())
     if not isinstance(classes, (tuple, list)) or not all(isinstance(name, str) for name in classes):
         classes = ()  # other people's modules may mean something else by it
     classes = own_names(classes)
-    if mean or std:
-        normalisation = {"mean": mean or (0.0,), "std": std or (1.0,)}
+    if normalisation:
         model = Classifier(model, classes=classes, input_size=input_size, arch=spec, **normalisation)
     return LoadedModel(model, spec, classes=classes)

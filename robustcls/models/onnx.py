@@ -55,8 +55,22 @@ class OnnxNet(nn.Module):
         return torch.from_numpy(logits)[: len(x)].to(x.device)
 
     def _session(self, device: str) -> Any:
-        if device not in self._sessions:
-            self._sessions[device] = _open(self.path, device)
+        if device in self._sessions:
+            return self._sessions[device]
+        try:
+            import onnxruntime
+        except ImportError:
+            raise InputError(f"{self.path} needs onnxruntime: pip install 'robustcls[onnx]'") from None
+        there = onnxruntime.get_available_providers()
+        providers = [name for name in dict.fromkeys((_PROVIDERS.get(device), _PROVIDERS["cpu"])) if name in there]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # errors: it warns of every weight that it prunes
+        try:
+            self._sessions[device] = onnxruntime.InferenceSession(self.path, options, providers=providers)
+        except Exception as error:  # its exceptions have no class in common
+            reason = " ".join(str(error).split())
+            raise InputError(f"cannot read {self.path}: {reason:.160}: export it again") from None
         return self._sessions[device]
 
 
@@ -88,23 +102,6 @@ def hash_onnx(path: str | Path) -> str:
     if not beside.exists():
         return sha256(path)
     return hashlib.sha256((sha256(path) + sha256(beside)).encode()).hexdigest()
-
-
-def _open(path: str, device: str) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise InputError(f"{path} needs onnxruntime: pip install 'robustcls[onnx]'") from None
-    there = onnxruntime.get_available_providers()
-    providers = [name for name in dict.fromkeys((_PROVIDERS.get(device), _PROVIDERS["cpu"])) if name in there]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors: it warns of every weight that it prunes
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=providers)
-    except Exception as error:  # its exceptions have no class in common
-        reason = " ".join(str(error).split())
-        raise InputError(f"cannot read {path}: {reason:.160}: export it again") from None
 
 
 def _only(path: str, what: str, values: Sequence[Any]) -> Any:

@@ -1,21 +1,20 @@
 """Starts training from existing weights (Yosinski et al. 2014, arXiv:1411.1792)."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from robustcls.core.class_map import match_classes, own_names
+from robustcls.core.class_map import is_number, match_classes, own_names
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.models.checkpoint import is_checkpoint
-from robustcls.models.class_names import find_class_names
-from robustcls.models.foreign import Weights, find_weights
+from robustcls.models.foreign import Weights, find_class_names, find_weights
 from robustcls.models.heads import Head, head_of
 from robustcls.models.weights import read_file
 from robustcls.models.zoo import is_zoo, load_pretrained
+from robustcls.runtime.fused import own_tensors
 
 IMAGENET = "imagenet"
 
@@ -28,7 +27,7 @@ def initialise(model: Classifier, init: str) -> str:
     where fewer than half of the backbone's tensors fit.
     """
     wanted = model.net.state_dict()
-    read = _read_imagenet(model.arch) if init == IMAGENET else _read(init, model.net, len(model.classes))
+    read = _read(init, model)
     state = dict(read.state)
     head, module = head_of(model.net, len(model.classes))
     last = f"{head}.{len(module) - 1}" if isinstance(module, Head) else head
@@ -63,13 +62,13 @@ def freeze(model: Classifier, what: str) -> list[nn.Module]:
     A layer is a module with tensors of its own, in the order of registration. `keep_frozen_in_eval` keeps the statistics
     of their BatchNorms. Raises InputError.
     """
-    layers = [module for module in model.net.modules() if _own_tensors(module)]
+    layers = [module for module in model.net.modules() if own_tensors(module)]
     if what == "none":
         chosen = []
     elif what == "backbone":
         spared = set(head_of(model.net, len(model.classes))[1].modules())
         chosen = [layer for layer in layers if layer not in spared]
-    elif what.isdecimal() and len(what) < 9 and int(what) < len(layers):
+    elif is_number(what) and int(what) < len(layers):
         chosen = layers[: int(what)]
     else:
         raise InputError(
@@ -100,56 +99,44 @@ def parameter_groups(
     """
     if not 0 < backbone_lr < float("inf"):
         raise InputError(f"backbone_lr {backbone_lr} is no factor of lr: give a number above 0, such as 0.1")
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = {
-        module.weight
-        for module in model.modules()
-        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) and module.weight.requires_grad
-    }
-    parts = [(parameters, 1.0)]
-    if backbone_lr != 1:
-        head = set(head_of(model.net, len(model.classes))[1].parameters())
-        backbone = [parameter for parameter in parameters if parameter not in head]
-        parts = [(backbone, backbone_lr), ([parameter for parameter in parameters if parameter in head], 1.0)]
-    groups = [
-        {
-            "params": [parameter for parameter in part if (parameter in decayed) == decays],
+    layers = (nn.Linear, nn.modules.conv._ConvNd)
+    decayed = {module.weight for module in model.modules() if isinstance(module, layers)}
+    head = set(head_of(model.net, len(model.classes))[1].parameters()) if backbone_lr != 1 else set(model.parameters())
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {
+        (in_head, decays): {
+            "params": [],
             "weight_decay": weight_decay if decays else 0.0,
-            "lr": lr * scale,
-            "lr_scale": scale,
+            "lr": lr * (1.0 if in_head else backbone_lr),
+            "lr_scale": 1.0 if in_head else backbone_lr,
         }
-        for part, scale in parts
+        for in_head in (False, True)
         for decays in (True, False)
-    ]
-    return [group for group in groups if group["params"]]
+    }
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups[parameter in head, parameter in decayed]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
 
 
-@dataclass
-class Initial(Weights):
-    """Weights to begin from. classes: the names of their outputs; empty where unknown."""
-
-    classes: Sequence[str] = ()
-
-
-def _read_imagenet(arch: str) -> Initial:
-    if not is_zoo(arch):
-        raise InputError(f"{arch} has no ImageNet weights: take a torchvision/ or timm/ architecture, or give a file")
-    pretrained, _ = load_pretrained(arch)
-    mean, std = pretrained.mean.flatten().tolist(), pretrained.std.flatten().tolist()
-    return Initial(pretrained.net.state_dict(), [], mean, std, own_names(pretrained.classes))
-
-
-def _read(path: str, net: nn.Module, outputs: int) -> Initial:
-    content, name = read_file(path), Path(path).name
-    if not is_checkpoint(content):
-        initial = Initial(**vars(find_weights(content, net, name)))
-        initial.classes, said = find_class_names(content, outputs, name)
-        initial.notes += said if initial.classes else []
-        return initial
-    try:
-        return Initial(content["state_dict"], [], content["mean"], content["std"], content["classes"])
-    except KeyError as error:
-        raise InputError(f"{path} lacks {error}: it is damaged or of another version") from None
+def _read(init: str, model: Classifier) -> Weights:
+    if init == IMAGENET:
+        if not is_zoo(model.arch):
+            raise InputError(
+                f"{model.arch} has no ImageNet weights: take a torchvision/ or timm/ architecture, or give a file"
+            )
+        pretrained, _ = load_pretrained(model.arch)
+        mean, std = pretrained.mean.flatten().tolist(), pretrained.std.flatten().tolist()
+        return Weights(pretrained.net.state_dict(), [], mean, std, own_names(pretrained.classes))
+    content, name = read_file(init), Path(init).name
+    if is_checkpoint(content):
+        try:
+            return Weights(content["state_dict"], [], content["mean"], content["std"], content["classes"])
+        except KeyError as error:
+            raise InputError(f"{init} lacks {error}: it is damaged or of another version") from None
+    weights = find_weights(content, model.net, name)
+    weights.classes, said = find_class_names(content, len(model.classes), name)
+    weights.notes += said if weights.classes else []
+    return weights
 
 
 def _order_head(
@@ -176,7 +163,3 @@ def _order_head(
 
 def _is_in(module: str, key: str) -> bool:
     return not module or key.startswith(f"{module}.")
-
-
-def _own_tensors(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]

@@ -54,7 +54,7 @@ def beside_card(path: Path) -> Path:
 def model_card(evaluation: Evaluation, policy: Policy | None = None) -> str:
     """MODEL_CARD.md as text (Mitchell et al. 2019, arXiv:1810.03993; front matter as huggingface.co/docs/hub/model-cards).
 
-    policy: the thresholds of its verdict; without, it says that nothing was judged.
+    policy: the thresholds of its verdict; without, it says that there is none.
     Every text of the evaluation is quoted in YAML and escaped in Markdown; paths and user names are scrubbed.
     """
     found = scrub(evaluation)

@@ -16,6 +16,7 @@ from robustcls.results.records import Attack, Evaluation
 
 FEW = 30  # samples, below which a figure says little
 BEYOND = "beyond what was found"  # a quartile among samples without an adversarial example
+UNLIKE = "not on the same samples"  # numbers that are not compared
 
 
 @dataclass(frozen=True)

@@ -58,10 +58,11 @@ def missing_of(context: Context, part: str) -> Markup:
     return Markup("").join(map(not_run, named))
 
 
-def reasons_of(context: Context, part: str) -> dict[int, str | Markup]:
+def reasons_of(context: Context, part: str) -> dict[int, str]:
     """Why each model that lacks the part lacks it: as its evaluation says, else the usual reason."""
+    key = _MEASURED[part][0].key if part in _MEASURED else part
     return {
-        model: _reason_of(evaluation, part)
+        model: evaluation.not_run.get(key) or usual_reason(evaluation, part)
         for model, evaluation in enumerate(context.evaluations)
         if not PARTS[part][1](evaluation)
     }
@@ -72,13 +73,3 @@ def usual_reason(evaluation: Evaluation, part: str) -> str:
     measure = _MEASURED[part][0] if part in _MEASURED else None
     record = getattr(evaluation, measure.name) if measure else None
     return (measure.empty(record) if measure and record is not None else "") or PARTS[part][2]
-
-
-def _reason_of(evaluation: Evaluation, part: str) -> str | Markup:
-    if part not in _MEASURED:
-        return evaluation.not_run.get(part) or usual_reason(evaluation, part)
-    measure = _MEASURED[part][0]
-    if recorded := evaluation.not_run.get(measure.key):
-        return recorded
-    usual = usual_reason(evaluation, part)
-    return piece("run_explain", usual) if part in ("stability", "sanity") and not evaluation.explanations else usual

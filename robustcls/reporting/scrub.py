@@ -1,4 +1,4 @@
-"""What must not leave the house with a report: home folders, absolute paths, user names, and pixels on request."""
+"""Takes home folders, absolute paths and user names, and pixels on request, out of what is published."""
 
 import dataclasses
 import re

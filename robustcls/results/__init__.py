@@ -1,1 +1,1 @@
-"""What was found: records, statistics, comparison, policy; never imports torch."""
+"""Results of an evaluation: records, statistics, comparison, policy; never imports torch."""

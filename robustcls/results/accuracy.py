@@ -1,14 +1,13 @@
 """Values with their uncertainty: shares of a count, estimates, and how a measure spreads over the samples."""
 
 import math
-import statistics
 from collections.abc import Iterable
 
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from robustcls.results.fields import SLACK, Count, Interval, Number, Share, need
-from robustcls.results.statistics import wilson
+from robustcls.results.statistics import quartiles, wilson
 
 
 @dataclass
@@ -73,10 +72,8 @@ class Spread:
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread":
         """Of the finite values alone: a measure that is not defined on a sample is left out of n."""
-        finite = sorted(value for value in map(float, values) if math.isfinite(value))
-        if len(finite) < 2:
-            return cls(len(finite), *(finite * 3))
-        q1, median, q3 = statistics.quantiles(finite, n=4, method="inclusive")
+        finite = [value for value in map(float, values) if math.isfinite(value)]
+        q1, median, q3 = quartiles(finite)
         return cls(len(finite), median, q1, q3)
 
 

@@ -1,13 +1,13 @@
 """What was measured of attribution maps, and the file that `robustcls explain` writes."""
 
 from dataclasses import field
-from pathlib import Path
+from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
 from robustcls.results.accuracy import Spread
 from robustcls.results.fields import Count, Integer, Number
-from robustcls.results.json_files import load, write_json
+from robustcls.results.json_files import JsonFile
 from robustcls.results.robustness import Check
 from robustcls.results.subject import Data, Model, Provenance, Threat
 
@@ -50,8 +50,10 @@ class Explanations:
 
 
 @dataclass
-class Measures:
+class Measures(JsonFile):
     """The file measures.json of `robustcls explain`."""
+
+    WRITER: ClassVar[str] = "`robustcls explain`"
 
     model: Model
     data: Data
@@ -60,11 +62,3 @@ class Measures:
     provenance: Provenance
     schema: str = EXPLANATION_SCHEMA
     files: list[str] = field(default_factory=list)  # of all samples that were explained, in the order of maps.npz
-
-    def save(self, path: str | Path) -> None:
-        write_json(path, self)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Measures":
-        """Raises InputError where the file is missing or holds no measures."""
-        return load(cls, path, "`robustcls explain`")

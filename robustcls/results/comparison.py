@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from robustcls.results.records import Evaluation, Sample
-from robustcls.results.statistics import mcnemar, paired_difference
+from robustcls.results.statistics import agreement, mcnemar, paired_difference
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def find_mismatch(evaluations: Sequence[Evaluation]) -> str:
             a, b = first.data, other.data
             if (a.name, a.split, a.n) == (b.name, b.split, b.n) and "" != a.sampling != b.sampling != "":
                 rules = f"{a.sampling!r} and {b.sampling!r}"
-                return f"the samples were drawn by other rules, {rules}: judge both with --n all, or in one version"
+                return f"the samples were drawn by different rules, {rules}: evaluate both on all samples, or with one version"
             return "the data differ (SHA-256 of pixels and labels)"
         if (first.threat.norm, first.threat.eps) != (other.threat.norm, other.threat.eps):
             ours, theirs = (f"{one.threat.norm} {one.threat.eps_text}" for one in (first, other))
@@ -73,7 +73,8 @@ def _remapped(first: Evaluation, other: Evaluation) -> str:
     ours, theirs = (_outputs(evaluation) for evaluation in (first, other))
     for name, output in ours.items():
         if theirs.get(name, output) != output:
-            return f"{first.model.name} is judged under two maps of classes ({name!r} is output {output} and {theirs[name]})"
+            outputs = f"{name!r} is output {output} and {theirs[name]}"
+            return f"{first.model.name} was evaluated under two maps of classes ({outputs})"
     return ""
 
 
@@ -141,8 +142,7 @@ def pair(first: Evaluation, second: Evaluation) -> list[Pair]:
     for part, right in (("clean", was_right), ("robust", held)):
         ours, theirs = ([right(sample) for sample in one.samples] for one in (first, second))
         difference, (low, high) = paired_difference(ours, theirs)
-        only_first = sum(a and not b for a, b in zip(ours, theirs, strict=True))
-        only_second = sum(b and not a for a, b in zip(ours, theirs, strict=True))
+        _, only_first, only_second, _ = agreement(ours, theirs)
         pairs.append(Pair(part, difference, low, high, only_first, only_second, mcnemar(ours, theirs)))
     return pairs
 

@@ -5,8 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import field
 from html import escape
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from pydantic.dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from robustcls.core.measures import measures, with_fields
 from robustcls.core.threat import BALL, parse_eps
 from robustcls.results.accuracy import Accuracy, Balanced, TwoClasses
 from robustcls.results.fields import SLACK, need
-from robustcls.results.json_files import from_json, load, to_json, write_json
+from robustcls.results.json_files import JsonFile
 from robustcls.results.robustness import Attack, Check, CurvePoint, Sample
 from robustcls.results.subject import Data, Model, Provenance, Threat
 from robustcls.results.training import Training
@@ -30,15 +29,16 @@ if TYPE_CHECKING:
     from robustcls.results.attribution import Explanations
 
 SCHEMA = "robustcls/evaluation/1"
-WRITER = "`robustcls attack`"
 
 
 # Each measure of evaluation/measures has a field, None where it was not taken. Those that are declared below, too, keep the
 # place in the file that they have always had, and their types for a type checker; others follow at the end.
 @dataclass
 @with_fields({measure.name: (measure.load("record").RECORD | None, None) for measure in measures()})
-class Evaluation:
+class Evaluation(JsonFile):
     """Everything that one evaluation measured: `Evaluation.load(path)`, `evaluation.save(path)`."""
+
+    WRITER: ClassVar[str] = "`robustcls attack`"
 
     model: Model
     data: Data
@@ -94,24 +94,6 @@ class Evaluation:
     @property
     def _threat_text(self) -> str:
         return f"{self.threat.norm}:{self.threat.eps_text}"
-
-    def to_json(self) -> str:
-        """The JSON text: `schema` first, no NaN, ends with a newline."""
-        return to_json(self)
-
-    def save(self, path: str | Path) -> None:
-        """Raises InputError where the file cannot be written, or its numbers contradict each other."""
-        write_json(path, self)
-
-    @classmethod
-    def from_json(cls, text: str, name: str = "evaluation") -> "Evaluation":
-        """Raises InputError that names the first place where the text is not an evaluation."""
-        return from_json(cls, text, name, WRITER)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Evaluation":
-        """Raises InputError where the file is missing or is not an evaluation."""
-        return load(cls, path, WRITER)
 
     def check(self) -> None:
         """Raises ValueError, with the first place, where numbers contradict each other: a file that was edited or damaged."""

@@ -4,42 +4,54 @@ import dataclasses
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self
 
 from pydantic import TypeAdapter, ValidationError
 
 from robustcls.core.errors import InputError
 from robustcls.core.files import atomic_write
 
-T = TypeVar("T")
 adapter_of = cache(TypeAdapter)
 
 
-def to_json(record: Any) -> str:
-    whole = {"schema": record.schema, **dataclasses.asdict(record)}
-    return json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+class JsonFile:
+    """A record that is a JSON file of its own."""
+
+    WRITER: ClassVar[str]  # the command that writes such files, for error messages
+
+    def to_json(self) -> str:
+        """The JSON text: `schema` first, no NaN, ends with a newline."""
+        record: Any = self
+        whole = {"schema": record.schema, **dataclasses.asdict(record)}
+        return json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Raises InputError where the file cannot be written, or its numbers contradict each other."""
+        text = self.to_json()
+        _read(type(self), text, str(path), "this program")  # what would not load again is not written
+        with atomic_write(path) as part:
+            # A path that is not UTF-8 reaches us with surrogates; as \\udcXX it stays JSON and reads back as it was.
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+    @classmethod
+    def from_json(cls, text: str, name: str = "evaluation") -> Self:
+        """Raises InputError that names the first place where the text is not such a record."""
+        record: Self = _read(cls, text, name, cls.WRITER)
+        return record
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Raises InputError where the file is missing or is not such a record."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}: give the file that {cls.WRITER} wrote") from None
+        except UnicodeDecodeError:
+            raise InputError(f"{path} is not a text file: give the JSON file that {cls.WRITER} wrote") from None
+        return cls.from_json(text, str(path))
 
 
-def write_json(path: str | Path, record: Any) -> None:
-    text = to_json(record)
-    from_json(type(record), text, str(path), "this program")  # what would not load again is not written
-    with atomic_write(path) as part:
-        # A path that is not UTF-8 reaches us with surrogates; as \\udcXX it stays JSON and reads back as it was.
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
-def load(kind: type[T], path: str | Path, writer: str) -> T:
-    """The record in a file. writer: of such files, named in errors. Raises InputError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}: give the file that {writer} wrote") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not a text file: give the JSON file that {writer} wrote") from None
-    return from_json(kind, text, str(path), writer)
-
-
-def from_json(kind: Any, text: str, name: str, writer: str) -> Any:
+def _read(kind: Any, text: str, name: str, writer: str) -> Any:
     """The record in a text. Keys that it does not know are ignored, so that older readers take newer files.
 
     Raises InputError, in one line, with the first place that is wrong.

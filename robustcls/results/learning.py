@@ -5,18 +5,16 @@ from collections.abc import Sequence
 from robustcls.results.records import Chance, Epoch
 from robustcls.results.statistics import bonferroni, wilson
 
-FEW_UPDATES = 10  # an epoch, below which a schedule has hardly begun when it ends
-RISE = 0.25  # of the first epoch's loss, above the lowest so far; from epoch to epoch it wavers by a few hundredths
+FEW_UPDATES = 10  # per epoch, below which a schedule has hardly begun when it ends
+RISE = 0.25  # of the first epoch's loss, above the lowest so far; from epoch to epoch it varies by a few hundredths
 
 
 def few_updates(updates: int, epochs: int) -> str:
-    """One sentence where an epoch has so few updates that a model hardly moves, else nothing."""
+    """One sentence where an epoch has so few updates that a model hardly changes, else nothing."""
     if updates >= FEW_UPDATES:
         return ""
-    words = f"{updates} update{'s' if updates > 1 else ''}"
-    return (
-        f"an epoch has only {words}, the run {updates * epochs}: more come of a smaller --batch-size or more --epochs"
-    )
+    each = f"{updates} update{'s' if updates > 1 else ''}"
+    return f"only {each} per epoch, {updates * epochs} in the run: a smaller batch size or more epochs give more"
 
 
 def first_rise(epochs: Sequence[Epoch]) -> str:
@@ -34,12 +32,12 @@ def risen_loss(epochs: Sequence[Epoch]) -> str:
         return ""
     return (
         f"the training loss rose from {low.train_loss:.3g} in epoch {low.epoch} to {last.train_loss:.3g} "
-        f"in epoch {last.epoch}: training diverges; a lower --lr or --clip 1 may help"
+        f"in epoch {last.epoch}: training diverges; a lower learning rate or gradients clipped to norm 1 may help"
     )
 
 
 def above_chance(shares: Sequence[float], chance: Chance | None) -> bool:
-    """Whether the best of several accuracies on the same images is beyond that of always naming the commonest class.
+    """Whether the best of several accuracies on the same images is beyond that of always predicting the most frequent class.
 
     By Wilson intervals that hold together (Bonferroni), as the best of many is high by luck alone; of so few images that
     even no error would not show it, more than chance is enough. True where nothing was measured, or chance is not known:
@@ -67,7 +65,8 @@ def at_chance(epochs: Sequence[Epoch], chance: Chance | None, *, adversarial: bo
     else:
         return ""
     assert chance is not None
-    best, n, always = max(shares), chance.images, f"the {chance.majority:.1%} of always naming the commonest class"
+    best, n = max(shares), chance.images
+    always = f"the {chance.majority:.1%} of always predicting the most frequent class"
     if round(best * n) <= chance.majority * n:
         return (
             f"the model has learned {learned}: {what} validation accuracy, {best:.1%} at best, is not above {always} on {n} "

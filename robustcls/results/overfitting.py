@@ -38,7 +38,7 @@ def undone(epochs: Sequence[Epoch]) -> list[int]:
 def robust_overfitting(epochs: Sequence[Epoch], chance: Chance | None = None) -> str:
     """One sentence where robust accuracy ended below its best (Rice et al. 2020, arXiv:2002.11569), else nothing.
 
-    Nothing either where the best is not beyond chance: there was nothing to lose.
+    Nothing either where the best is not above chance: there was nothing to lose.
     """
     measured = [(one.val_robust, one.epoch) for one in epochs if one.val_robust is not None]
     if not measured or not above_chance([share for share, _ in measured], chance):

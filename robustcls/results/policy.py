@@ -10,6 +10,7 @@ from typing import Any
 from robustcls.core import plugins
 from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError, unknown
+from robustcls.core.measures import with_fields
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.results.records import Evaluation
 from robustcls.results.thresholds import (
@@ -27,27 +28,20 @@ from robustcls.results.thresholds import (
 
 
 @dataclass(frozen=True)
+@with_fields(dict.fromkeys(THRESHOLDS, (float | None, None)))
 class Policy:
-    """What a model must reach, as shares in [0, 1], and how it must have been measured; None asks for nothing."""
+    """What a model must reach, as shares in [0, 1], and how it must have been measured; None asks for nothing.
+
+    THRESHOLDS has all of the thresholds, those that the measures of an evaluation declare among them, such as `max_ece`.
+    """
 
     min_clean: float | None = None
     min_robust: float | None = None
-    max_drop: float | None = None
-    min_class_robust: float | None = None
-    max_ece: float | None = None
-    max_adversarial_ece: float | None = None
-    min_corruption: float | None = None
     min_n: int | None = None  # samples
     norm: str | None = None  # of the threat that the policy is about, with eps
     eps: str | float | None = None
     required_attacks: tuple[str, ...] = ()  # specs or names of suites
     name: str = ""
-    min_balanced_clean: float | None = None  # balanced accuracy: each class counts alike
-    min_balanced_robust: float | None = None
-    min_sensitivity: float | None = None  # of two classes, on clean images
-    min_specificity: float | None = None
-    min_robust_sensitivity: float | None = None  # under attack
-    min_robust_specificity: float | None = None
     positive: str | None = None  # the class that sensitivity is about; as the evaluation has it unless given
 
     def __post_init__(self) -> None:
@@ -116,7 +110,7 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
     """PASS needs the whole 95% interval on the right side of each threshold; FAIL has one wholly on the wrong side.
 
     INCONCLUSIVE: an interval straddles its threshold, what a threshold is about was not measured, or was measured in
-    another way than the policy asks for, a diagnostic failed, or an attack broke off. WARN: passed, and a diagnostic
+    another way than the policy asks for, a self-check failed, or an attack failed. WARN: passed, and a diagnostic
     warns or none was run. Calibration errors and the mean over corruptions have no interval here and are compared as
     they are. Without thresholds nothing is judged.
     """
@@ -148,7 +142,7 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
 def lacking_attacks(evaluation: Evaluation, wanted: tuple[str, ...]) -> list[str]:
     """Specs of `wanted` that did not run to their end with the options that they name.
 
-    A suite stands for its attacks, whose other options must have their defaults.
+    A suite means its attacks, whose other options must have their defaults.
     """
     lacking = []
     for one in wanted:
@@ -220,7 +214,7 @@ def _condition(name: str, asked: str, fits: bool, reason: str) -> Criterion:
 
 def _failed(evaluation: Evaluation) -> list[str]:
     failed = [f"check {check.id} failed: {check.message}" for check in evaluation.checks if check.status == "fail"]
-    return failed + [f"attack {attack.name} broke off: {attack.error}" for attack in evaluation.attacks if attack.error]
+    return failed + [f"attack {attack.name} failed: {attack.error}" for attack in evaluation.attacks if attack.error]
 
 
 def _warned(evaluation: Evaluation) -> list[str]:
@@ -228,10 +222,10 @@ def _warned(evaluation: Evaluation) -> list[str]:
 
 
 def _diagnostics(evaluation: Evaluation, failed: list[str], warned: list[str]) -> Criterion:
-    asked = "no attack broke off and no self-check failed"
+    asked = "no attack and no self-check failed"
     if failed or warned:
         return Criterion("diagnostics", asked, INCONCLUSIVE if failed else WARN, "; ".join(failed + warned))
     ran = sum(check.status != "not_run" for check in evaluation.checks)
     if not ran:
         return Criterion("diagnostics", asked, UNJUDGED, "no self-check was run")
-    return Criterion("diagnostics", asked, PASS, f"no attack broke off, and {ran} self-checks found nothing")
+    return Criterion("diagnostics", asked, PASS, f"no attack failed, and {ran} self-checks passed")

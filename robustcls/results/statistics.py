@@ -1,6 +1,7 @@
 """Intervals and paired tests for accuracies. Plain Python: the report uses it without torch."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
@@ -29,13 +30,18 @@ def wilson(correct: float, total: float, z: float = Z95) -> tuple[float, float]:
     return min(max(0.0, centre - half), p), max(min(1.0, centre + half), p)
 
 
+def agreement(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, int, int]:
+    """On how many samples both are right, only the first, only the second, neither."""
+    counts = Counter(zip(first, second, strict=True))
+    return counts[True, True], counts[True, False], counts[False, True], counts[False, False]
+
+
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """Exact two-sided McNemar p-value for two classifiers judged on the same samples (McNemar 1947).
+    """Exact two-sided McNemar p-value for two classifiers on the same samples (McNemar 1947).
 
     first, second: whether each sample was classified correctly. 1 where they never disagree.
     """
-    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
-    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    _, only_first, only_second, _ = agreement(first, second)
     n, k = only_first + only_second, min(only_first, only_second)
     if n == 0:
         return 1.0
@@ -47,11 +53,8 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
 
 def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, tuple[float, float]]:
     """Accuracy of second minus first on the same samples, with its 95% interval (Newcombe 1998, method 10)."""
+    a, b, c, d = agreement(first, second)
     n = len(first)
-    a = sum(x and y for x, y in zip(first, second, strict=True))
-    b = sum(x and not y for x, y in zip(first, second, strict=True))
-    c = sum(y and not x for x, y in zip(first, second, strict=True))
-    d = n - a - b - c
     if n == 0:
         return 0.0, (-1.0, 1.0)
     p1, p2 = (a + b) / n, (a + c) / n

@@ -33,7 +33,7 @@ class Chance:
     """What a model reaches that has learned nothing."""
 
     images: Count  # validation images
-    majority: Share  # share of the commonest class among them
+    majority: Share  # share of the most frequent class among them
 
 
 @dataclass

@@ -3,8 +3,8 @@
 import ctypes
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,9 @@ def resolve_device(name: str = "auto") -> torch.device:
         raise InputError(f"device {name!r} is not known: give auto, cpu, cuda or cuda:0") from None
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device {name!r} is not supported: give auto, cpu, cuda or cuda:0")
-    if device.type == "cuda" and (device.index or 0) >= (torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        raise InputError(
-            f"device {name!r} is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices; give cpu"
-        )
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= there:
+        raise InputError(f"device {name!r} is not there: PyTorch sees {there} CUDA devices; give cpu")
     return device
 
 
@@ -53,11 +52,16 @@ def has_bf16(device: torch.device) -> bool:
 
 def cpu_flags() -> set[str]:
     """The processor's instruction sets as Linux names them; empty on other systems."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    return set(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), []))
+    return set(proc_field("cpuinfo", "flags").split())
+
+
+def proc_field(file: str, field: str) -> str:
+    """A field of a file that Linux has in /proc; empty where there is none."""
+    with suppress(OSError):
+        for line in Path("/proc", file).read_text(encoding="utf-8").splitlines():
+            if line.startswith(field):
+                return line.split(":", 1)[1].strip()
+    return ""
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
@@ -71,18 +75,8 @@ def exact_fp32() -> Iterator[None]:
 
     By default CUDA rounds those of convolutions to TF32; `torch.set_float32_matmul_precision` may ask for less still.
     """
-    restore = _multiply_exactly()
-    try:
-        yield
-    finally:
-        restore()
-
-
-def _multiply_exactly() -> Callable[[], None]:
-    """Gives what restores it. PyTorch has two sets of switches, and where they disagree it fails at the next product.
-
-    So the older ones are set too, unless they cannot be read because somebody has used the newer.
-    """
+    # PyTorch has two sets of switches, and where they disagree it fails at the next product. So the older ones are set, too,
+    # unless they cannot be read because somebody has used the newer.
     cuda: Any = torch.backends.cuda
     cudnn: Any = torch.backends.cudnn
     onednn: Any = torch.backends.mkldnn
@@ -101,22 +95,18 @@ def _multiply_exactly() -> Callable[[], None]:
             backend.fp32_precision = precision
 
     set_all(older and ("highest", False), ["ieee"] * len(backends))
-    return lambda: set_all(older, newer)
+    try:
+        yield
+    finally:
+        set_all(older, newer)
 
 
 def describe_device(device: torch.device) -> str:
     """The device's name with what a reader needs to compare timings."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{cpu_name()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    name = proc_field("cpuinfo", "model name") or platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def resolve_batch_size(batch_size: int | str, input_size: Sequence[int], device: torch.device) -> int:

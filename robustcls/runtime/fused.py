@@ -1,6 +1,6 @@
-"""The model as attacks search on it: a twin with BatchNorm folded into the layers before, in low precision where that pays.
+"""The model as attacks use it: a copy with BatchNorm folded into the layers before, in low precision where that is faster.
 
-What the twin finds is a proposal. The model itself decides, in fp32.
+Adversarial images found on the copy are proposals, which the fp32 model verifies.
 """
 
 import copy
@@ -41,24 +41,24 @@ class _Watched(nn.Module):
     def _watch(self, images: Tensor, logits: Tensor) -> None:
         self.odd = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         if images.requires_grad:
-            images.register_hook(self._mend)
+            images.register_hook(self._finite)
         if logits.requires_grad:
-            logits.register_hook(self._count_backward)
+            logits.register_hook(self._count)
 
-    def _mend(self, grad: Tensor) -> Tensor:
+    def _finite(self, grad: Tensor) -> Tensor:
         # Added up where the gradient lies: the host need not wait.
         self.odd = ~grad.detach().isfinite().flatten(1).all(1)
         self._not_finite = self._not_finite + self.odd.sum()
         return finite(grad)
 
-    def _count_backward(self, grad: Tensor) -> None:
+    def _count(self, grad: Tensor) -> None:
         self.backwards += len(grad)
 
 
-class SearchTwin(_Watched):
+class FusedModel(_Watched):
     """An eval-mode copy of a model for attacks: `forward` gives fp32 logits and counts the images that pass.
 
-    `refresh` takes over the model's weights after an update. Parameters of the twin need no gradient.
+    `refresh` takes over the model's weights after an update. Parameters of the copy need no gradient.
     """
 
     def __init__(
@@ -69,29 +69,30 @@ class SearchTwin(_Watched):
         self.precision = precision
         self.device, self.dtype = device_of(model), dtype_of(model)
         self.compiled = self.replayed = False
-        self._source = [model]  # in a list, so that the model is not a sub-module of its twin
-        self.twin = copy.deepcopy(model).eval()
-        for parameter in self.twin.parameters():  # one by one, for a ScriptModule has no requires_grad_
+        self.copy = copy.deepcopy(model).eval()
+        for parameter in self.copy.parameters():  # one by one, for a ScriptModule has no requires_grad_
             parameter.requires_grad_(False)
         if x is None and (size := input_size_of(model)) is not None:
             x = torch.zeros(1, *size, device=self.device)
-        pairs = foldable(self.twin, x.to(self.dtype, copy=True)) if fold and x is not None else []
+        pairs = foldable(self.copy, x.to(self.dtype, copy=True)) if fold and x is not None else []
         folded = {id(module) for pair in pairs for module in pair}
-        modules = list(zip(model.modules(), self.twin.modules(), strict=True))
+        modules = list(zip(model.modules(), self.copy.modules(), strict=True))
         source_of: dict[int, Any] = {id(twin): source for source, twin in modules}
         self._folds = [((source_of[id(layer)], source_of[id(norm)]), layer) for layer, norm in pairs]
         self._same = [
             (source, twin)
             for source_module, twin_module in modules
             if id(twin_module) not in folded
-            for source, twin in zip(_own_tensors(source_module), _own_tensors(twin_module), strict=True)
+            for source, twin in zip(own_tensors(source_module), own_tensors(twin_module), strict=True)
         ]
         # Tensors of their own, for another layer may share the weight; rounded once, not at each pass.
         for layer, _ in pairs:
             layer.weight = nn.Parameter(torch.empty_like(layer.weight, dtype=self._low), requires_grad=False)
             layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)), requires_grad=False)
-        _replace(self.twin, {id(norm): nn.Identity() for _, norm in pairs})
-        for parameter in self.twin.parameters():
+        for name, module in list(self.copy.named_modules(remove_duplicate=False)):
+            if any(module is norm for _, norm in pairs):
+                self.copy.set_submodule(name, nn.Identity())
+        for parameter in self.copy.parameters():
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.refresh()
@@ -111,12 +112,12 @@ class SearchTwin(_Watched):
     def _low(self) -> torch.dtype:
         return self.dtype if self.precision == "fp32" else DTYPES[self.precision]
 
-    def compile_twin(self, *, cuda_graphs: bool = False, any_size: bool = False) -> None:
-        """Compiles the twin (torch.compile). cuda_graphs: on CUDA also replays it, without the cost of each launch.
+    def compile_copy(self, *, cuda_graphs: bool = False, any_size: bool = False) -> None:
+        """Compiles the copy (torch.compile). cuda_graphs: on CUDA also replays it, without the cost of each launch.
 
-        any_size: batches shrink as samples are fooled, and must not be compiled for each size.
+        any_size: batches shrink as samples are misclassified, and must not be compiled for each size.
         """
-        self.twin.compile(mode="reduce-overhead" if cuda_graphs else None, dynamic=any_size or None)
+        self.copy.compile(mode="reduce-overhead" if cuda_graphs else None, dynamic=any_size or None)
         self.compiled, self.replayed = True, cuda_graphs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,8 +126,8 @@ class SearchTwin(_Watched):
         if self.replayed:
             torch.compiler.cudagraph_mark_step_begin()
         with nullcontext() if self.compiled else uncompiled(), autocast(self.precision, self.device):
-            logits = in_company(self.twin, images).float()
-        if self.replayed:  # the next replay writes where these lie; of gradients, `_mend` makes a copy
+            logits = in_company(self.copy, images).float()
+        if self.replayed:  # the next replay writes where these lie; of gradients, `_finite` makes a copy
             logits = logits.clone()
         if logits.requires_grad and self.precision == "fp16":
             scale_gradients(images, logits)
@@ -151,7 +152,7 @@ def in_company(model: nn.Module, images: Tensor) -> Tensor:
 def scale_gradients(x: Tensor, logits: Tensor) -> None:
     """On its way from the logits to x, each sample's gradient is scaled to a largest entry near 2^10, then back.
 
-    A confident sample's gradient would round to zero in fp16, and its attack would stand still. In eval mode samples do
+    A confident sample's gradient would round to zero in fp16, and its attack would make no step. In eval mode samples do
     not mix, and powers of two change no digit.
     """
     scales: list[Tensor] = []
@@ -191,11 +192,11 @@ class Counted(_Watched):
         return logits
 
 
-def make_search_model(model: nn.Module, precision: str, x: Tensor, *, compiled: bool = False) -> SearchTwin | Counted:
-    """A twin of the model where one can be made and agrees with it on x (N,C,H,W), else the model itself.
+def make_search_model(model: nn.Module, precision: str, x: Tensor, *, compiled: bool = False) -> FusedModel | Counted:
+    """A fused copy of the model where one can be made and agrees with it on x (N,C,H,W), else the model itself.
 
     Agreement: fp32 logits within a thousandth of their largest, low-precision ones within a tenth. Raises InputError
-    for a twin that was to be compiled and cannot be.
+    for a copy that was to be compiled and cannot be.
     """
     if not getattr(model, "differentiable", True):  # it runs elsewhere: there is nothing to fold, and often no copy
         return Counted(model)
@@ -204,7 +205,7 @@ def make_search_model(model: nn.Module, precision: str, x: Tensor, *, compiled: 
         tolerance = (1e-3 if precision == "fp32" else 0.1) * expected.abs().max()
         for fold in (True, False):
             try:
-                twin = SearchTwin(model, precision, x[:1], fold=fold)
+                twin = FusedModel(model, precision, x[:1], fold=fold)
                 proposed = twin(x)
             except Exception:  # whatever a model raises that cannot be copied, or cannot run in this precision
                 continue
@@ -216,8 +217,8 @@ def make_search_model(model: nn.Module, precision: str, x: Tensor, *, compiled: 
     return Counted(model)
 
 
-def _compile(twin: SearchTwin, x: Tensor) -> None:
-    twin.compile_twin(any_size=True)
+def _compile(twin: FusedModel, x: Tensor) -> None:
+    twin.compile_copy(any_size=True)
     try:
         twin(x)
     except Exception as error:  # a model that cannot be traced, or a machine without a compiler
@@ -260,7 +261,12 @@ def foldable(model: nn.Module, x: Tensor) -> list[tuple[Layer, Norm]]:
             pairs.extend((layer, module, tensor) for layer, tensor in made if arguments and tensor is arguments[0])
 
     kinds = {kind for layer, norm, _ in _FOLDABLE for kind in (layer, norm)}
-    hooks = [m.register_forward_hook(record) for m in model.modules() if type(m) in kinds and not _is_observed(m)]
+    hooks = [
+        m.register_forward_hook(record)
+        for m in model.modules()
+        if type(m) in kinds
+        and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or hasattr(m, "parametrizations"))
+    ]
     try:
         with uncompiled(), uses:
             model(x)
@@ -292,17 +298,5 @@ class _Uses(TorchFunctionMode):
         return result
 
 
-def _is_observed(module: nn.Module) -> bool:
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-    return any(hooks) or hasattr(module, "parametrizations")
-
-
-def _own_tensors(module: nn.Module) -> list[Tensor]:
+def own_tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-
-
-def _replace(model: nn.Module, replacements: dict[int, nn.Module]) -> None:
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):  # named_children leaves out a child's second name
-            if id(child) in replacements:
-                setattr(parent, name, replacements[id(child)])

@@ -1,4 +1,4 @@
-"""Work in parts that fit in memory."""
+"""Batches that fit in memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -9,17 +9,19 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from robustcls.runtime.device import proc_field
+
 T = TypeVar("T")
 
 
-class Parts:
-    """Calls a function on parts of a tensor of at most `size` rows; a part that memory cannot hold is halved, for good."""
+class OomSafeBatches:
+    """Calls a function on batches of at most `size` rows; where one is out of memory, size is halved for good."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
     def map(self, function: Callable[[Tensor], T], rows: Tensor) -> Iterator[T]:
-        """function of each part, in order. Raises what function raises, and out of memory for a single row."""
+        """function of each batch, in order. Raises what function raises, and out of memory for a single row."""
         waiting = deque(rows.split(self.size))
         while waiting:
             part = waiting.popleft()
@@ -66,8 +68,5 @@ def reset_peak_memory() -> None:
 
 def resident_mb(field: str = "VmRSS") -> float:
     """This process's resident memory as Linux tells it: VmRSS now, VmHWM at its peak; 0 where it cannot be told."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith(field)), 0.0)
+    kilobytes = proc_field("self/status", field).split()[:1]
+    return int(kilobytes[0]) / 2**10 if kilobytes else 0.0

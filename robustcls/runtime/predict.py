@@ -6,22 +6,22 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.core.classifier import device_of, dtype_of
-from robustcls.core.errors import InputError
+from robustcls.core.errors import as_input_error
 from robustcls.core.logits import as_classifier
 from robustcls.core.progress import Bar
 from robustcls.runtime.device import exact_fp32
 from robustcls.runtime.fused import Counted, uncompiled
-from robustcls.runtime.memory import Parts
+from robustcls.runtime.memory import OomSafeBatches
 
 LOOKED_AT = 4  # images
 
 
 @torch.no_grad()
-def predict(model: nn.Module, x: Tensor, batch_size: int | Parts, *, label: str = "") -> Tensor:
+def predict(model: nn.Module, x: Tensor, batch_size: int | OomSafeBatches, *, label: str = "") -> Tensor:
     """fp32 logits N,K on the CPU for images N,C,H,W on any device. label: what progress on stderr is called; "": none."""
     device = device_of(model)
     fp32 = model if isinstance(model, Counted) else Counted(model)
-    parts = batch_size if isinstance(batch_size, Parts) else Parts(batch_size)
+    parts = batch_size if isinstance(batch_size, OomSafeBatches) else OomSafeBatches(batch_size)
     found = []
     with Bar(len(x), label, "image", show=bool(label)) as bar:
         for logits in parts.map(lambda part: fp32(part.to(device)).cpu(), x):
@@ -41,19 +41,14 @@ def classifier_of(
     image = images[:LOOKED_AT].detach().to(device_of(model), dtype_of(model))
     own = getattr(model, "classes", None)
     classes = (len(own) if isinstance(own, (tuple, list)) else None) or classes
-    try:
-        with uncompiled(), exact_fp32():
-            return as_classifier(model, image, classes, labels)
-    except InputError:
-        raise
-    except Exception as error:  # whatever the first layer that the image does not fit raises
-        size, reason = "x".join(map(str, image.shape[1:])), " ".join(f"{type(error).__name__}: {error}".split())
-        last = image.shape[3] in (1, 3) and image.shape[1] not in (1, 3)
-        hint = ": they look like N,H,W,C: give N,C,H,W" if last else ""
-        raise InputError(f"the model cannot take images of {size}{hint}: {reason}") from error
+    size = "x".join(map(str, image.shape[1:]))
+    last = image.shape[3] in (1, 3) and image.shape[1] not in (1, 3)
+    hint = ": they look like N,H,W,C: give N,C,H,W" if last else ""
+    with as_input_error(f"the model cannot take images of {size}{hint}"), uncompiled(), exact_fp32():
+        return as_classifier(model, image, classes, labels)
 
 
-def told(model: nn.Module, images: Tensor, labels: Tensor | None = None) -> nn.Module:
+def classifier_with_warning(model: nn.Module, images: Tensor, labels: Tensor | None = None) -> nn.Module:
     """As `classifier_of`, with a warning that says what was taken where the model gives something else than logits."""
     fitted, taken = classifier_of(model, images, labels=labels)
     if fitted is not model:

@@ -33,13 +33,13 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
         group="Model",
     )
     init: str | None = option(
-        None, "First weights: imagenet (the zoo's own), or a file of weights.", metavar="PATH", group="Model"
+        None, "Initial weights: imagenet (the zoo's own), or a file of weights.", metavar="PATH", group="Model"
     )
     head: str = option(
         "linear", "Layers that give the logits: linear, or such as 512-relu-K.", metavar="LAYERS", group="Model"
     )
     freeze: str = option(
-        "none", "Weights that stay as they are: none, backbone, or the first N layers.", metavar="N", group="Model"
+        "none", "Weights that are not trained: none, backbone, or the first N layers.", metavar="N", group="Model"
     )
     adv: str | None = option(
         None,
@@ -49,17 +49,17 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
     )
     objective: str | None = option(
         None,
-        "What is minimised: trades(beta=6) ...  [default: standard with --adv none, else adversarial]",
+        "Loss to minimise, such as trades(beta=6).  [default: standard with --adv none, else adversarial]",
         metavar="SPEC",
     )
-    step: str = option("once", "Who owns the update: once, free(replays=4), awp(gamma=0.005).", metavar="SPEC")
+    step: str = option("once", "Training step: once, free(replays=4), awp(gamma=0.005).", metavar="SPEC")
     epochs: int = option(30, "Passes over the training images.")
     minutes: float = option(
-        0.0, "Instead: as many passes as fit in this time from the start, as the first updates tell it; 0 for none."
+        0.0, "Instead: as many epochs as fit in this time, by the speed of the first updates; 0 for none."
     )
     optimizer: Literal["sgd", "adamw"] = option("sgd", "SGD with Nesterov momentum, or AdamW.")
     lr: float = option(0.1, "Peak learning rate.")
-    backbone_lr: float = option(1.0, "Share of it for all but the head.")
+    backbone_lr: float = option(1.0, "Fraction of it for all layers but the head.")
     momentum: float = option(0.9, "Momentum of SGD; the first beta of AdamW.")
     weight_decay: float = option(5e-4, "Weight decay, not applied to BatchNorm and biases.")
     schedule: str = option(
@@ -67,14 +67,14 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
         "Learning rate over the run: one_cycle, cosine, piecewise, cyclic, constant.",
         metavar="SPEC",
     )
-    clip: float = option(0.0, "Largest norm of a gradient, which is else scaled down to it; 0 for none.")
+    clip: float = option(0.0, "Clip gradients to this norm; 0 for none.")
     accumulate: int = option(
-        1, "Cut each batch in so many parts, one after another, for less memory.", metavar="N", group="Runtime"
+        1, "Parts that each batch is split into, one after another, to save memory.", metavar="N", group="Runtime"
     )
     augment: str = option(
         "crop_flip", "Augmentation, such as crop_flip+cutout; see robustcls list augment.", metavar="SPEC", group="Data"
     )
-    ema: float = option(0.0, "Decay of an average of the weights, which is then judged and saved; 0 for none.")
+    ema: float = option(0.0, "Decay of a moving average of the weights, which is validated and saved; 0 for none.")
     swa: float = option(0.0, "Share of the run after which epochs' weights are averaged, likewise; 0 for none.")
     limit_train: int | None = option(
         None, "Train on so many images, the same share of each class.", metavar="N", group="Data"
@@ -90,13 +90,11 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
     on_collapse: Literal["stop", "rollback", "ignore"] = option(
         "stop", "On catastrophic overfitting: stop, or go back an epoch with half the attack's step, or nothing."
     )
-    save_every: int | None = option(None, "Write last.pt also after so many batches.", metavar="N", group="Output")
+    save_every: int | None = option(None, "Also write last.pt every so many batches.", metavar="N", group="Output")
     cuda_graphs: bool = option(
         False, "Compile the inner attack's passes and replay them as CUDA graphs.", group="Runtime"
     )
-    deterministic: bool = option(
-        False, "Only operations that give the same bits each time, also on CUDA.", group="Runtime"
-    )
+    deterministic: bool = option(False, "Use deterministic operations only, also on CUDA.", group="Runtime")
     track: tuple[str, ...] = option(
         (), "Also log to tensorboard or wandb (repeatable).", metavar="NAME", group="Output"
     )

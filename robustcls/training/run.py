@@ -14,8 +14,7 @@ from robustcls.core.options import parse_batch_size
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data.augment import augmenter
-from robustcls.data.images import Images
-from robustcls.data.loader import batches, num_batches
+from robustcls.data.images import Images, batches, num_batches
 from robustcls.data.splits import choose
 from robustcls.models.checkpoint import Arch
 from robustcls.results.records import Chance

@@ -12,7 +12,7 @@ from robustcls.core import plugins
 from robustcls.core.classifier import Classifier, device_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
-from robustcls.core.losses import cross_entropy, likeliest, predict_labels
+from robustcls.core.losses import cross_entropy, hard_labels, predict_labels
 from robustcls.core.objective import BoundAttack, Loss
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
@@ -20,7 +20,7 @@ from robustcls.models.checkpoint import load_weights
 from robustcls.models.transfer import freeze, keep_frozen_in_eval
 from robustcls.results.records import Epoch
 from robustcls.runtime.device import autocast
-from robustcls.runtime.fused import SearchTwin
+from robustcls.runtime.fused import FusedModel
 from robustcls.runtime.world import World
 from robustcls.training.averages import Average, Ema, Swa
 from robustcls.training.config import TrainConfig
@@ -62,14 +62,14 @@ class TrainState:
             Ema(model, config.ema) if config.ema else Swa(model, config.swa, config.freeze) if config.swa else None
         )
         models = [model, self.average.model] if self.average else [model]
-        self.twins: dict[nn.Module, SearchTwin] = {each: SearchTwin(each, precision) for each in models}
+        self.twins: dict[nn.Module, FusedModel] = {each: FusedModel(each, precision) for each in models}
         self.optimizer = make_optimizer(model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.generator = torch.Generator(self.device)
         if config.compile:
             model.compile()
         if config.compile or config.cuda_graphs:
-            self.twins[model].compile_twin(cuda_graphs=config.cuda_graphs)
+            self.twins[model].compile_copy(cuda_graphs=config.cuda_graphs)
         self.objective = plugins.load("objective", config.objective or "standard")
         self.forward = self.world.parallel(_Forward(model, self.objective))
 
@@ -234,7 +234,7 @@ class Meter:
     def add(self, loss: Loss, y: Tensor, batch: int) -> None:
         total = loss.total.detach().double()
         self.sums["loss"] += total * len(y)
-        self.sums["right"] += (predict_labels(loss.logits) == likeliest(y)).sum()
+        self.sums["right"] += (predict_labels(loss.logits) == hard_labels(y)).sum()
         self.sums["seen"] += len(y)
         for name, value in loss.parts.items():
             self.parts[name] = self.parts.get(name, 0) + value.detach().double() * len(y)

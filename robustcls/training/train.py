@@ -16,8 +16,7 @@ from robustcls.core import plugins
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
-from robustcls.data.collect import collect
-from robustcls.data.images import Images, as_images
+from robustcls.data.images import Images, as_images, collect
 from robustcls.data.splits import hold_out, load_training_data
 from robustcls.models.checkpoint import Arch, arch_name, restore
 from robustcls.models.weights import read_file

@@ -17,7 +17,7 @@ from robustcls.core.traits import traits_of
 from robustcls.data.images import Images
 from robustcls.data.splits import choose
 from robustcls.runtime.device import exact_fp32
-from robustcls.runtime.fused import SearchTwin, uncompiled
+from robustcls.runtime.fused import FusedModel, uncompiled
 from robustcls.runtime.world import World
 from robustcls.training.config import TrainConfig
 from robustcls.training.inner_attack import load_whole
@@ -41,7 +41,7 @@ class Validation:
         self.val, self.train, self.attacks, self.threat = val, train, attacks, threat
         self.batch_size, self.seed, self.world = batch_size, seed, world
 
-    def measure(self, model: nn.Module, twin: SearchTwin, count: int) -> dict[str, Any]:
+    def measure(self, model: nn.Module, twin: FusedModel, count: int) -> dict[str, Any]:
         """Shares of images that are right: train_clean, val_clean, and right both clean and under each attack.
 
         count: images chosen of each split, if val has so many. val_robust and val_fgsm are None where they are not among

@@ -10,7 +10,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import input_gradient
 from robustcls.core.losses import cross_entropy, dlr
 from robustcls.core.threat import ThreatModel
-from robustcls.runtime.fused import SearchTwin
+from robustcls.runtime.fused import FusedModel
 from robustcls.training.inner_attack import InnerAttack
 
 TINY = 1e-8
@@ -94,7 +94,7 @@ def test_the_attack_inside_an_objective_is_the_twins(pair, norm, spec):
     for precision in ("fp32", "bf16"):
         found, expected = (
             InnerAttack(spec, "adversarial", ThreatModel(norm, EPS[norm]))(
-                SearchTwin(one, precision), x, y, generator=torch.Generator().manual_seed(0)
+                FusedModel(one, precision), x, y, generator=torch.Generator().manual_seed(0)
             )
             for one in (model, twin)
         )

@@ -134,7 +134,8 @@ def test_misspelt_names_get_the_nearest(arguments, words, cli):
 def test_options_stand_in_groups(name, cli):
     text = cli(name, "--help").out
     titles = re.findall(r"^(\w+) options:$", text, re.MULTILINE)
-    order = ["Data", "Model", "Attack", "Optimisation", "Explanation", "Report", "Benchmark", "Runtime", "Output"]
+    order = ["Data", "Model", "Attack", "Optimisation", "Explanation", "Report", "Verdict", "Benchmark", "Runtime",
+             "Output"]  # fmt: skip
     assert titles == [title for title in order if title in titles]
     assert {"Data", "Model", "Attack", "Runtime", "Output"} <= set(titles)
     data = text.split("Data options:")[1].split("options:")[0]

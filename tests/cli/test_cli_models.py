@@ -94,7 +94,7 @@ def test_an_onnx_file_is_explained_without_gradients(cli, onnx_file, tmp_path):
     assert "found no gradient" in result.err
     result = cli("explain", *some, "--out", "other")
     assert (result.status, len(result.err.splitlines())) == (2, 1)
-    assert "carries none of the default methods" in result.err
+    assert "supports none of the default methods" in result.err
     result = cli("report", *some, "--examples", 2, "--out", "report.html")  # the default methods are left out
     assert result.status == 0, result.err
-    assert "the model carries none of the methods" in (tmp_path / "here" / "report.html").read_text(encoding="utf-8")
+    assert "the model supports none of the methods" in (tmp_path / "here" / "report.html").read_text(encoding="utf-8")

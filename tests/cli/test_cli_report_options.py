@@ -148,7 +148,7 @@ def test_published_images_that_do_not_fit_are_refused_before_the_attacks(cli, ch
     options = ("--profile", "quick", "--corruptions-n", 4, "--corruptions-from", "published", "--n", 20)
     result = cli("report", "--model", checkpoint, *options)
     assert result.status == 2
-    assert "images of 3x32x32, but the model was judged on 1x" in result.err
+    assert "images of 3x32x32, but the model was evaluated on 1x" in result.err
     assert not (tmp_path / "here" / "evaluation.json").exists()
 
 
@@ -223,7 +223,7 @@ def test_nothing_to_report_and_options_without_a_model_are_refused(cli, home, tm
     assert cli("report").status == 2
     shutil.copy(home / "a.json", tmp_path / "here" / "a.json")
     result = cli("report", "a.json", "--profile", "quick")
-    assert (result.status, "--profile says how to judge a model" in result.err) == (2, True)
+    assert (result.status, "--profile says how to measure a model" in result.err) == (2, True)
 
 
 def test_an_evaluation_that_is_cut_off_keeps_what_was_there_and_what_was_measured(

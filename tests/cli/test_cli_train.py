@@ -36,7 +36,7 @@ def test_a_run_prints_its_epochs_and_says_where_it_is(cli, tmp_path):
     lines = result.out.splitlines()
     assert lines[:2] == HEADER.splitlines()
     assert re.match(r"^  1/2  .* \d+\.\d% ", lines[2])
-    assert "an epoch has only 3 updates, the run 6" in result.out
+    assert "only 3 updates per epoch, 6 in the run" in result.out
     assert re.match(r"best epoch [12]: clean \d+\.\d%, robust \d+\.\d%$", lines[-3])
     assert lines[-2:] == ["by accuracy under fgsm on 20 validation images", "run/ckpt.pt"]
     assert max(map(len, lines)) <= 80

@@ -125,7 +125,7 @@ def test_the_printed_operations_are_those(cli, tmp_path):
     arguments = ("--data", "test_cli_train_options:colour", "--arch", "vgg16(width=0.25)", "--batch-size", 8)
     result = cli("train", *arguments, "--adv", "none", "--val-n", 4, "--device", "cpu", "--dry-run")
     assert result.status == 0, result.err
-    assert f"# forward         {forward_by_hand()[0] / 1e6:,.1f} MFLOP an image\n" in result.out
+    assert f"# forward         {forward_by_hand()[0] / 1e6:,.1f} MFLOP per image\n" in result.out
 
 
 def test_to_measure_the_cost_changes_nothing(tmp_path):

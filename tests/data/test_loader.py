@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from robustcls.data.images import Images
-from robustcls.data.loader import batches, num_batches
+from robustcls.data.images import Images, batches, num_batches
 
 
 @pytest.fixture

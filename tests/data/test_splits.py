@@ -6,7 +6,7 @@ import torch
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
-from robustcls.data import recipe
+from robustcls.data import recipe, splits
 from robustcls.data.images import Images
 from robustcls.data.sets.digits import digits
 from robustcls.data.splits import SAMPLING_RULE, choose, load_split, load_training_data
@@ -55,9 +55,11 @@ def test_train_val_test_are_disjoint_and_stratified():
     assert not torch.equal(load_split("digits", "val", seed=4).index, val.index)
 
 
-def test_val_max():
-    assert len(load_training_data("digits", val_max=50)[1]) == 50
-    assert len(load_training_data("digits", val_share=0.001)[1]) == 10
+def test_val_max(monkeypatch):
+    monkeypatch.setattr(splits, "VAL_MAX", 50)
+    assert len(load_training_data("digits")[1]) == 50
+    monkeypatch.setattr(splits, "VAL_SHARE", 0.001)
+    assert len(load_training_data("digits")[1]) == 10
 
 
 def test_limit_train_leaves_val_alone_and_nests():

@@ -36,7 +36,7 @@ def test_fifteen_corruptions_at_five_severities(measured):
     shares = [one.accuracy.correct / 140 for one in measured.results]
     assert measured.mean == pytest.approx(sum(shares) / 75)
     assert len(set(shares)) > 10
-    assert measured.rule.startswith("140 of 150 judged samples, evenly spaced")
+    assert measured.rule.startswith("140 of 150 evaluated samples, evenly spaced")
     assert "8 bits" in measured.rule
     for said in (
         "CIFAR-10-C",
@@ -121,7 +121,7 @@ def test_published_images_are_read_by_severity_with_their_labels(tmp_path, judge
         assert (one.accuracy.correct, one.accuracy.total) == (expected, EACH)
     assert found.source == "published files in CIFAR-10-C"
     assert found.rule.startswith("7 of the 7 published images")
-    assert "clean: 100 of the 150 judged samples" in found.rule
+    assert "clean: 100 of the 150 evaluated samples" in found.rule
     few = measure_corruptions(*judged.on(make_net()), n=3, batch_size=3, seed=0, corruptions_from=folder)
     for one in few.results:
         if one.name != "fog":
@@ -177,7 +177,7 @@ def test_missing_and_damaged_files_are_refused(tmp_path, name):
 
 def test_published_files_that_do_not_fit_the_model_are_refused(tmp_path, judged):
     sizes = {name: np.zeros((5 * EACH, 8, 9, 3), dtype=np.uint8) for name in NAMES}
-    with pytest.raises(InputError, match="images of 3x8x9, but the model was judged on 3x8x8"):
+    with pytest.raises(InputError, match="images of 3x8x9, but the model was evaluated on 3x8x8"):
         measure_corruptions(
             *judged.on(make_net()), n=9, batch_size=3, seed=0, corruptions_from=publish(tmp_path / "sizes", **sizes)
         )

@@ -18,7 +18,7 @@ from robustcls.evaluation.checks.black_box_wins import black_box_wins
 from robustcls.evaluation.engine import Engine
 from robustcls.evaluation.subject import Subject
 from robustcls.reporting.sections.diagnostics import EXPECTED
-from robustcls.runtime.memory import Parts
+from robustcls.runtime.memory import OomSafeBatches
 
 LINF = ThreatModel("linf", 0.15)
 IDS = {"zero_gradients", "softmax_output", "random_output", "normalised_twice", "device"}
@@ -189,13 +189,13 @@ def test_the_batch_size_decides_no_check(size, net, batch):
         bright = (images[:, None] == x[some]).flatten(2).all(2).any(1).view(-1, 1, 1, 1)
         return torch.where(bright, images.detach(), images)
 
-    third = checks(Masked(net, before=flat_where_bright), x, y, parts=Parts(size))["zero_gradients"]
+    third = checks(Masked(net, before=flat_where_bright), x, y, parts=OomSafeBatches(size))["zero_gradients"]
     assert (third.status, third.measured) == ("fail", pytest.approx(1 / 3))
     for before in (lambda images: images - images.mean(0), fixed_noise):
-        found = checks(Masked(net, before=before), x, y, parts=Parts(size))["random_output"]
+        found = checks(Masked(net, before=before), x, y, parts=OomSafeBatches(size))["random_output"]
         assert found.status == "fail", found
         assert "depend on the batch" in found.message
-    sound, whole = checks(net, x, y, parts=Parts(size)), checks(net, x, y)
+    sound, whole = checks(net, x, y, parts=OomSafeBatches(size)), checks(net, x, y)
     assert {name: check.status for name, check in sound.items()} == {
         name: check.status for name, check in whole.items()
     }
@@ -220,7 +220,7 @@ def test_images_that_must_pass_alone_have_no_company(net, batch):
             raise ValueError("one image at a time")
         return images
 
-    found = checks(Masked(net, before=alone), batch[0][:5], batch[1][:5], parts=Parts(1))["random_output"]
+    found = checks(Masked(net, before=alone), batch[0][:5], batch[1][:5], parts=OomSafeBatches(1))["random_output"]
     assert found.status == "not_run"
     assert "two images cannot pass together: one image at a time" in found.message
 

@@ -11,7 +11,7 @@ from robustcls.core.errors import InputError
 from robustcls.models.architectures._layers import make_activation
 from robustcls.models.architectures.resnet import resnet18
 from robustcls.models.checkpoint import build
-from robustcls.runtime.fused import SearchTwin
+from robustcls.runtime.fused import FusedModel
 
 SMALL = {"wide_resnet": "depth=10, width=1"} | dict.fromkeys(("resnet18", "preact_resnet18"), "width=0.125")
 SPECS = {name: f"{name}({SMALL.get(name, 'width=0.05')}, activation='{{}}')" for name in plugins.names("model")}
@@ -42,7 +42,7 @@ def test_a_pair_of_images_trains_and_the_twin_agrees(name, activation):
     assert all(not torch.equal(model.state_dict()[key], before[key]) for key in before if key.startswith("net."))
     assert any(isinstance(module, type(make_activation(activation))) for module in model.modules())
     assert activation == "relu" or not any(isinstance(module, nn.ReLU) for module in model.modules())
-    twin = SearchTwin(model)
+    twin = FusedModel(model)
     folded = len([m for m in twin.modules() if isinstance(m, nn.BatchNorm2d)])
     assert folded < len([m for m in model.modules() if isinstance(m, nn.BatchNorm2d)])
     x = torch.rand(5, 3, 8, 8)

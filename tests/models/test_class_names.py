@@ -5,7 +5,7 @@ import torch
 
 from robustcls.core.errors import InputError
 from robustcls.models.checkpoint import build, save_checkpoint
-from robustcls.models.class_names import find_class_names
+from robustcls.models.foreign import find_class_names
 from robustcls.models.loading import build_model, read_model
 from robustcls.models.transfer import initialise
 

@@ -10,7 +10,7 @@ from torch import nn
 from robustcls.core.classifier import device_of, dtype_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
-from robustcls.models.loading import build_model, read_model
+from robustcls.models.loading import build_model, fit_to_data, read_model
 from robustcls.runtime.fused import Counted, make_search_model
 
 SIZE, CLASSES = (3, 8, 8), ["a", "b", "c"]
@@ -51,7 +51,7 @@ def test_the_logits_are_the_networks(open_dims, count, net, tmp_path):
     loaded = load(export(net, tmp_path / "net.onnx", batch=4, open_dims=open_dims))
     x = torch.rand(count, *SIZE)
     torch.testing.assert_close(loaded.model(x), net(x).detach(), rtol=1e-4, atol=1e-5)
-    assert (loaded.name, len(loaded.sha256), list(loaded.classes)) == ("net.onnx", 64, CLASSES)
+    assert (loaded.name, len(loaded.sha256), list(loaded.model.classes)) == ("net.onnx", 64, CLASSES)
     assert "`mean`" in loaded.notes[0]
 
 
@@ -141,8 +141,9 @@ def test_inputs_that_are_no_images(kind, shape, words, runtime, tmp_path):
 
 
 def test_a_model_for_other_classes(net, tmp_path):
-    with pytest.raises(InputError, match="gives 3 logits, the data has 2 classes"):
-        load(export(net, tmp_path / "net.onnx"), classes=["a", "b"])
+    loaded = load(export(net, tmp_path / "net.onnx"), classes=["a", "b"])
+    with pytest.raises(InputError, match="gives 3 outputs without names, the data has 2 classes"):
+        fit_to_data(loaded, torch.rand(2, *SIZE), ["a", "b"])
 
 
 def test_no_file():

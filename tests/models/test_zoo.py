@@ -13,7 +13,7 @@ from torch import nn
 from robustcls.core.errors import InputError
 from robustcls.models.checkpoint import build, load_weights, restore, save_checkpoint
 from robustcls.models.loading import build_model, fit_to_data, read_model
-from robustcls.runtime.fused import SearchTwin
+from robustcls.runtime.fused import FusedModel
 
 CLASSES = [str(i) for i in range(1000)]
 TINY = "timm/test_resnet"
@@ -160,7 +160,7 @@ def test_size_resizes_behind_the_normalisation_and_comes_back_from_a_checkpoint(
     large = nn.functional.interpolate((x - 0.4) / 0.3, (64, 64), mode="bilinear", align_corners=False)
     assert torch.equal(model(x), plain(large))
     assert torch.equal(copy.deepcopy(model)(x), model(x))
-    torch.testing.assert_close(SearchTwin(model)(x), model(x))
+    torch.testing.assert_close(FusedModel(model)(x), model(x))
     save_checkpoint(tmp_path / "ckpt.pt", model, {})
     again, _ = restore(torch.load(tmp_path / "ckpt.pt", weights_only=True), "ckpt.pt")
     assert torch.equal(again(x), model(x))

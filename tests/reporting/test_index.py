@@ -87,7 +87,7 @@ def test_the_same_folder_gives_the_same_bytes_and_no_index_of_itself(folder: Pat
 def test_a_policy_adds_the_verdict(folder: Path):
     assert "badge" not in render_index(folder).partition("<main")[2]
     html = render_index(folder, policy=Policy(min_robust=0.3, name="release"))
-    assert re.findall(r'class="badge is-([\w-]+)"', html) == ["inconclusive", "fail"]  # an attack broke off in both
+    assert re.findall(r'class="badge is-([\w-]+)"', html) == ["inconclusive", "fail"]  # an attack failed in both
     assert "Verdicts by the policy release" in shown_text(html)
 
 

@@ -21,7 +21,7 @@ def test_few_images_are_said_to_be_few():
     assert low < 10 / 17 < high
     assert said == (
         f"17 validation images cannot tell clean accuracy, 76.5% at best (95% interval [{low:.1%}, {high:.1%}]), from the "
-        "58.8% of always naming the commonest class: more of them can"
+        "58.8% of always predicting the most frequent class: more of them can"
     )
 
 
@@ -41,5 +41,5 @@ def test_what_is_not_above_chance_has_learned_nothing(right):
     said = at_chance(run_of(right / 17), Chance(17, 10 / 17), adversarial=False)
     assert said == (
         f"the model has learned nothing: clean validation accuracy, {right / 17:.1%} at best, is not above the 58.8% of "
-        "always naming the commonest class on 17 images"
+        "always predicting the most frequent class on 17 images"
     )

@@ -77,7 +77,9 @@ def test_samples_drawn_by_other_rules_are_named():
     first, second = (evaluation((0, 0, 0)) for _ in range(2))
     first.data = dataclasses.replace(first.data, sha256="a", sampling="in turn")
     second.data = dataclasses.replace(second.data, sha256="b", sampling="by share")
-    assert "drawn by other rules, 'in turn' and 'by share': judge both with --n all" in find_mismatch([first, second])
+    assert "drawn by different rules, 'in turn' and 'by share': evaluate both on all samples" in find_mismatch(
+        [first, second]
+    )
     second.data.sampling = "in turn"
     assert find_mismatch([first, second]).startswith("the data differ")
 

@@ -46,8 +46,8 @@ def test_a_rise_is_told_of_the_last_epoch():
 
 
 def test_few_updates():
-    assert "only 2 updates, the run 60" in few_updates(2, 30)
-    assert "only 1 update, the run 3" in few_updates(1, 3)
+    assert "only 2 updates per epoch, 60 in the run" in few_updates(2, 30)
+    assert "only 1 update per epoch, 3 in the run" in few_updates(1, 3)
     assert few_updates(10, 1) == ""
 
 

@@ -56,7 +56,7 @@ def sample(clean=900, robust=500, checks=FINE, attacks=None):
             sample(attacks=[Attack("pgd", {}, 900, 0, 0.9, 0, 0, 0, error="RuntimeError: no")]),
             BOTH,
             "INCONCLUSIVE",
-            "attack pgd broke off: RuntimeError: no",
+            "attack pgd failed: RuntimeError: no",
         ),
     ],
 )

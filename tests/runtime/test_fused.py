@@ -10,7 +10,7 @@ from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen, input_gradient
 from robustcls.models.architectures.vgg import vgg16
-from robustcls.runtime.fused import Counted, SearchTwin, folded_weights, make_search_model
+from robustcls.runtime.fused import Counted, FusedModel, folded_weights, make_search_model
 
 
 @pytest.fixture
@@ -47,10 +47,10 @@ def test_folding_is_exact(x):
 
 def test_the_twin_gives_the_models_logits_also_after_an_update(vgg, x):
     vgg.train()
-    twin = SearchTwin(vgg, x=x[:1])
+    twin = FusedModel(vgg, x=x[:1])
     agree(twin, vgg, x)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in twin.twin.modules())
-    assert not twin.twin.training
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in twin.copy.modules())
+    assert not twin.copy.training
     assert vgg.training
     assert not any(parameter.requires_grad for parameter in twin.parameters())
     optimizer = torch.optim.SGD(vgg.parameters(), 0.1)
@@ -68,7 +68,7 @@ def test_the_twin_gives_the_models_logits_also_after_an_update(vgg, x):
 
 def test_the_twin_gives_the_models_gradients(vgg, x):
     y = torch.tensor([0, 1, 2, 3, 4, 0])
-    twin, model = SearchTwin(vgg, x=x[:1]), vgg.eval()
+    twin, model = FusedModel(vgg, x=x[:1]), vgg.eval()
     expected = input_gradient(model, x, y)
     torch.testing.assert_close(input_gradient(twin, x, y), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
     assert all(parameter.grad is None for parameter in vgg.parameters())
@@ -76,7 +76,7 @@ def test_the_twin_gives_the_models_gradients(vgg, x):
 
 def test_the_model_is_no_part_of_its_twin(vgg, x):
     before = copy.deepcopy(vgg.state_dict())
-    twin = SearchTwin(vgg, x=x[:1])
+    twin = FusedModel(vgg, x=x[:1])
     ours = {id(tensor) for tensor in (*vgg.parameters(), *vgg.buffers())}
     assert not ours & {id(tensor) for tensor in (*twin.parameters(), *twin.buffers())}
     assert all(torch.equal(before[name], tensor) for name, tensor in vgg.state_dict().items())
@@ -104,7 +104,7 @@ def test_what_cannot_be_folded_is_left(x):
     model = Shared()
     for norm in (model.norm, model.third[1], model.fourth[1]):
         norm.running_mean.uniform_(-0.5, 0.5)
-    twin = SearchTwin(model, x=x[:1])
+    twin = FusedModel(model, x=x[:1])
     assert norms_left(twin) == 4
     agree(twin, model, x)
 
@@ -120,8 +120,8 @@ def unsettle(model: nn.Module) -> nn.Module:
     return model
 
 
-def norms_left(twin: SearchTwin) -> int:
-    return sum(isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) for module in twin.twin.modules())
+def norms_left(twin: FusedModel) -> int:
+    return sum(isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) for module in twin.copy.modules())
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_norms_are_found_wherever_a_network_keeps_them(name, left, x):
     model = unsettle(models.get_model(name, weights=None, num_classes=5)).train()
     state = copy.deepcopy(model.state_dict())
     twin = make_search_model(model, "fp32", x)
-    assert isinstance(twin, SearchTwin)
+    assert isinstance(twin, FusedModel)
     assert norms_left(twin) == left
     agree(twin, model, x)
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
@@ -176,7 +176,7 @@ def written_on(y, norm):
 def test_a_layer_is_folded_where_its_output_goes_to_the_norm_alone(between, left, x):
     """Also at the start of a training, when every norm is the identity and no comparison would notice."""
     model = Tricky(between).train()
-    twin = SearchTwin(model, x=x[:1])
+    twin = FusedModel(model, x=x[:1])
     assert norms_left(twin) == left
     unsettle(model)
     twin.refresh()
@@ -193,7 +193,7 @@ def test_a_linear_norm_over_another_dimension_is_left():
             return self.norm(self.linear(x.flatten(2).transpose(1, 2)[:, :3])).mean(1)  # N,3,3: tokens, not features
 
     model, x = unsettle(Tokens()), torch.rand(2, 8, 2, 2)
-    twin = SearchTwin(model, x=x[:1])
+    twin = FusedModel(model, x=x[:1])
     assert norms_left(twin) == 1
     agree(twin, model, x)
 
@@ -203,14 +203,14 @@ def test_layers_that_share_a_weight(x):
         nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.AvgPool2d(28), nn.Flatten()
     )
     model[2].weight = model[0].weight
-    twin = SearchTwin(unsettle(model), x=x[:1])
+    twin = FusedModel(unsettle(model), x=x[:1])
     assert norms_left(twin) == 0
     agree(twin, model, x)
 
 
 def test_a_model_that_knows_its_input_size_needs_no_image(vgg, x):
-    assert norms_left(SearchTwin(vgg)) == 13
-    twin = SearchTwin(Classifier(vgg, classes="abcde", input_size=(3, 32, 32)))
+    assert norms_left(FusedModel(vgg)) == 13
+    twin = FusedModel(Classifier(vgg, classes="abcde", input_size=(3, 32, 32)))
     assert norms_left(twin) == 0
     agree(twin, vgg, x)
 
@@ -218,16 +218,16 @@ def test_a_model_that_knows_its_input_size_needs_no_image(vgg, x):
 def test_a_fold_that_disagrees_leaves_the_twin_unfolded(vgg, x, monkeypatch):
     monkeypatch.setattr("robustcls.runtime.fused.folded_weights", lambda conv, norm: (conv.weight * 2, norm.bias))
     twin = make_search_model(vgg, "fp32", x)
-    assert isinstance(twin, SearchTwin)
+    assert isinstance(twin, FusedModel)
     assert norms_left(twin) == 13
     agree(twin, vgg, x)
 
 
 def test_folded_weights_are_rounded_once_and_count_as_autocast_counts_them(vgg, x):
-    rounded, cast_each_time = (SearchTwin(vgg, "bf16", x[:1]) for _ in range(2))
-    layers = [m for m in rounded.twin.modules() if isinstance(m, nn.Conv2d)]
+    rounded, cast_each_time = (FusedModel(vgg, "bf16", x[:1]) for _ in range(2))
+    layers = [m for m in rounded.copy.modules() if isinstance(m, nn.Conv2d)]
     assert {layer.weight.dtype for layer in layers} == {torch.bfloat16}
-    for layer in cast_each_time.twin.modules():
+    for layer in cast_each_time.copy.modules():
         if isinstance(layer, nn.Conv2d):
             layer.weight = nn.Parameter(torch.empty_like(layer.weight, dtype=torch.float32), requires_grad=False)
     cast_each_time.refresh()
@@ -251,7 +251,7 @@ def small_classifier():
 def test_a_compiled_twin_takes_every_size_without_compiling_again(x):
     model = small_classifier()
     twin = make_search_model(model, "fp32", x, compiled=True)
-    assert isinstance(twin, SearchTwin)
+    assert isinstance(twin, FusedModel)
     assert twin.forwards == 0
     labels = torch.arange(6) % 5
     before = None
@@ -276,8 +276,8 @@ def test_a_twin_that_cannot_be_compiled_is_refused(vgg, x, monkeypatch):
 def test_what_a_replayed_twin_gave_is_kept(x):
     """As with CUDA graphs, whose next replay overwrites its outputs; the CPU has none, but the same code runs."""
     model = small_classifier()
-    twin = SearchTwin(model)
-    twin.compile_twin(cuda_graphs=True)
+    twin = FusedModel(model)
+    twin.compile_copy(cuda_graphs=True)
     labels = torch.arange(6) % 5
     first = input_gradient(twin, x, labels)
     input_gradient(twin, 1 - x, labels)
@@ -310,7 +310,7 @@ def test_compiled_models_are_judged_and_searched_as_they_were_written(compiled, 
     model = compiled(vgg, backend)
     assert model.training
     search = make_search_model(model, "fp32", x)
-    assert isinstance(search, SearchTwin)
+    assert isinstance(search, FusedModel)
     assert norms_left(search) == 0
     assert model.training
     assert vgg.training
@@ -327,7 +327,7 @@ def test_wrapped_models(wrap, vgg, x):
         expected = copy.deepcopy(vgg).eval()(x)
     model = wrap(vgg)
     search = make_search_model(model, "fp32", x)
-    assert isinstance(search, SearchTwin)
+    assert isinstance(search, FusedModel)
     assert model.training
     with torch.no_grad():
         torch.testing.assert_close(search(x), expected, rtol=1e-3, atol=1e-3)
@@ -355,20 +355,20 @@ def test_parameters_in_several_precisions(vgg, x):
 
     model = Mixed()
     search = make_search_model(model, "fp32", x)
-    assert isinstance(search, SearchTwin)
+    assert isinstance(search, FusedModel)
     with torch.no_grad():
         torch.testing.assert_close(search(x), model.eval()(x).float(), rtol=1e-3, atol=1e-3)
 
 
 def test_a_model_without_weights_is_said():
     with pytest.raises(InputError, match="meta device"):
-        SearchTwin(nn.Linear(2, 2, device="meta"))
+        FusedModel(nn.Linear(2, 2, device="meta"))
 
 
 def test_images_and_weights_keep_their_layout(vgg, x):
     """The twin works in channels_last, which its owner's weights and images need not."""
-    twin = SearchTwin(vgg, x=x[:1])
-    convolutions = [module for module in twin.twin.modules() if isinstance(module, nn.Conv2d)]
+    twin = FusedModel(vgg, x=x[:1])
+    convolutions = [module for module in twin.copy.modules() if isinstance(module, nn.Conv2d)]
     assert all(conv.weight.is_contiguous(memory_format=torch.channels_last) for conv in convolutions)
     twin.refresh()
     assert all(conv.weight.is_contiguous(memory_format=torch.channels_last) for conv in convolutions)
@@ -426,17 +426,17 @@ def test_without_a_faithful_twin_the_model_itself_is_searched(kind, x):
 
 def test_a_faithful_twin_is_taken(vgg, x):
     search = make_search_model(vgg, "fp32", x)
-    assert isinstance(search, SearchTwin)
+    assert isinstance(search, FusedModel)
     assert (search.forwards, search.backwards) == (0, 0)
     assert vgg.training
     low = make_search_model(vgg, "bf16", x)
-    assert isinstance(low, SearchTwin)
+    assert isinstance(low, FusedModel)
     with torch.no_grad():
         assert low(x).dtype == torch.float32
         assert not torch.equal(low(x), search(x)), "it does not run in low precision"
 
 
-@pytest.mark.parametrize("kind", [SearchTwin, Counted])
+@pytest.mark.parametrize("kind", [FusedModel, Counted])
 def test_images_are_counted(kind, vgg, x):
     model = kind(vgg.eval())
     with torch.no_grad():
@@ -447,7 +447,7 @@ def test_images_are_counted(kind, vgg, x):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("kind", [SearchTwin, Counted])
+@pytest.mark.parametrize("kind", [FusedModel, Counted])
 def test_models_of_other_precision_take_fp32_images(kind, dtype, x):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4)).to(dtype)
@@ -456,7 +456,7 @@ def test_models_of_other_precision_take_fp32_images(kind, dtype, x):
     torch.testing.assert_close(search(x), model(x.to(dtype)).float())
 
 
-@pytest.mark.parametrize("kind", [SearchTwin, Counted])
+@pytest.mark.parametrize("kind", [FusedModel, Counted])
 def test_models_that_write_on_their_input(kind, x):
     class Writes(Locked):
         def __init__(self) -> None:
@@ -491,7 +491,7 @@ class Root(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "wrap", [Counted, SearchTwin, lambda model: SearchTwin(model, "bf16"), lambda model: SearchTwin(model, "fp16")]
+    "wrap", [Counted, FusedModel, lambda model: FusedModel(model, "bf16"), lambda model: FusedModel(model, "fp16")]
 )
 def test_gradients_come_without_poles_and_their_images_are_counted(wrap):
     """Whoever takes them, in whatever precision."""
@@ -520,7 +520,7 @@ def test_a_lone_samples_gradient_is_that_in_company(kind, layout):
         x[i, :, i % 6 : i % 6 + 5, i // 4 : i // 4 + 5] = torch.rand(3, 1, 1)
     x, y = x.contiguous(memory_format=layout), torch.arange(16) % 4
     model = Counted(net.to(memory_format=torch.channels_last) if "last" in kind else net)
-    tried = SearchTwin(net, x=x[:1]) if "twin" in kind else model
+    tried = FusedModel(net, x=x[:1]) if "twin" in kind else model
     together = input_gradient(tried, x, y)
     alone = torch.cat([input_gradient(tried, x[i : i + 1], y[i : i + 1]) for i in range(16)])
     assert (alone - together).abs().max() < 1e-6 * max(1, together.abs().max().item())

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from robustcls.runtime.memory import Parts, is_out_of_memory
+from robustcls.runtime.memory import OomSafeBatches, is_out_of_memory
 
 
 class SmallMemory:
@@ -22,7 +22,7 @@ NO_MEMORY = [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("Default
 
 @pytest.mark.parametrize("error", NO_MEMORY)
 def test_a_part_that_does_not_fit_is_halved_for_good(error):
-    parts, memory, rows = Parts(16), SmallMemory(5, error), torch.arange(40)
+    parts, memory, rows = OomSafeBatches(16), SmallMemory(5, error), torch.arange(40)
     assert torch.equal(torch.cat(list(parts.map(memory, rows))), rows * 2)
     assert parts.size == 4
     assert memory.seen[:3] == [16, 8, 4]
@@ -35,13 +35,13 @@ def test_a_part_that_does_not_fit_is_halved_for_good(error):
 @pytest.mark.parametrize("error", NO_MEMORY)
 def test_one_row_that_does_not_fit_is_an_error(error):
     with pytest.raises(type(error)):
-        list(Parts(4).map(SmallMemory(0, error), torch.arange(4)))
+        list(OomSafeBatches(4).map(SmallMemory(0, error), torch.arange(4)))
 
 
 def test_other_errors_pass_at_once():
     memory = SmallMemory(1, RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError, match="shapes differ"):
-        list(Parts(4).map(memory, torch.arange(8)))
+        list(OomSafeBatches(4).map(memory, torch.arange(8)))
     assert memory.seen == [4]
 
 

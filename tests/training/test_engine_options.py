@@ -23,7 +23,7 @@ from robustcls.cli.main import main
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import input_gradient
 from robustcls.models.checkpoint import restore
-from robustcls.runtime.fused import SearchTwin, scale_gradients
+from robustcls.runtime.fused import FusedModel, scale_gradients
 from robustcls.training.checkpoint import read_last, restore_state
 from robustcls.training.loop import fit
 from robustcls.training.rehearsal import fit_epochs
@@ -312,7 +312,7 @@ def test_a_compiled_run_trains_to_nearly_the_same_weights(make_run):
     for name, tensor in plain.items():
         assert torch.allclose(fast[name].float(), tensor.float(), atol=1e-3), name
     model, _ = restore(states[1], "ckpt.pt", trusted=TINIEST["arch"])
-    twin = SearchTwin(run.state.model)
+    twin = FusedModel(run.state.model)
     x = torch.rand(4, 1, 8, 8)
     assert torch.allclose(model(x), twin(x), atol=1e-3)
 
@@ -501,7 +501,7 @@ def test_the_twin_scales_in_fp16_alone():
     for precision, rounds in (("fp16", True), ("bf16", True), ("fp32", True)):
         net, exact = Confident(margins, rounds=rounds), Confident(margins, rounds=False)
         exact.load_state_dict(net.state_dict())
-        found = input_gradient(SearchTwin(net, precision), x, y).flatten(1)
+        found = input_gradient(FusedModel(net, precision), x, y).flatten(1)
         wanted = input_gradient(exact, x, y).flatten(1)
         cosines = F.cosine_similarity(found.double(), wanted.double(), eps=1e-60)
         assert (cosines > 0.99).tolist() == ([True] * 4 if precision == "fp16" else [True, False, False, True])

@@ -12,7 +12,7 @@ from robustcls.core.losses import cross_entropy, kl
 from robustcls.core.objective import Loss
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
-from robustcls.runtime.fused import SearchTwin
+from robustcls.runtime.fused import FusedModel
 from robustcls.training.inner_attack import InnerAttack
 from robustcls.training.loop import fit
 from robustcls.training.rehearsal import rehearse
@@ -74,7 +74,7 @@ def test_a_model_without_a_twin_is_attacked_itself_and_left_as_it_was(make_run):
     assert [m.training for m in teacher.modules()] == modes
     assert all(p.requires_grad and p.grad is None for p in teacher.parameters())
     run.state.seed(1)
-    expected = run.state.inner(SearchTwin(teacher), x, y, generator=run.state.generator)
+    expected = run.state.inner(FusedModel(teacher), x, y, generator=run.state.generator)
     torch.testing.assert_close(x_adv, expected, atol=2e-2, rtol=0)
     with torch.no_grad():
         losses = [cross_entropy(teacher.eval()(images), y).mean() for images in (x, x_adv)]

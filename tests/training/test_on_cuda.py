@@ -6,7 +6,7 @@ from test_every_combination import every_combination, nothing
 
 from robustcls.core.gradients import input_gradient
 from robustcls.runtime.device import exact_fp32
-from robustcls.runtime.fused import Counted, SearchTwin
+from robustcls.runtime.fused import Counted, FusedModel
 from robustcls.training.loop import fit
 
 pytestmark = pytest.mark.gpu
@@ -61,7 +61,7 @@ def test_compiled_training_learns_as_much(how, make_run):
 
 def test_what_a_replayed_twin_gave_is_not_overwritten(make_run):
     run = make_run(cuda_graphs=True, precision="fp32", **TRAINED)
-    plain = SearchTwin(run.state.model)
+    plain = FusedModel(run.state.model)
     batches = list(zip(range(6), run.batches(), strict=False))
     for _ in range(2):  # it is recorded in the first passes, then replayed
         with exact_fp32():

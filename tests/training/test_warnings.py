@@ -36,7 +36,7 @@ def test_few_updates_are_told_in_the_first_epoch(make_run):
     fit(run, nothing, nothing)
     assert run.state.num_batches == 5 < FEW_UPDATES
     first, second = warnings_of(run)
-    assert "only 5 updates, the run 10" in first
+    assert "only 5 updates per epoch, 10 in the run" in first
     assert second == ""
 
 

@@ -29,7 +29,7 @@ from robustcls.core.seeds import mix
 from robustcls.core.subset import spaced
 from robustcls.results.records import Check, Explanations, Likeness, MethodMeasures, Spread
 from robustcls.runtime.fused import make_search_model
-from robustcls.runtime.predict import predict, told
+from robustcls.runtime.predict import classifier_with_warning, predict
 
 RULE = "correctly classified samples that the attack changed; maps of the true class's logit, channels summed"
 MARK = 0.01  # a gap in completeness beyond this marks a map
@@ -112,7 +112,7 @@ def explain_metrics(
         >>> measures.quality["insertion"].median, [check.id for check in measures.checks if check.status == "fail"]
     """
     check_images(images, input_size=input_size_of(model))
-    model = told(model, images)
+    model = classifier_with_warning(model, images)
     if target is None:
         with frozen(model):
             target = predict_labels(predict(model, images, 128)).clamp_min(0)  # of no class: left out below

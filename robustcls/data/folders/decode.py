@@ -14,6 +14,7 @@ from typing import Any
 import numpy
 import torch
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from robustcls.core.errors import InputError
@@ -41,12 +42,9 @@ RULES = {
 DARK = 65535 / 8  # a 16-bit set that is darker than this everywhere was made with fewer bits
 
 
-@dataclass
-class _Remarks:
-    """What was remarkable about one image: keys of RULES, and the largest value of 16 bits."""
-
-    keys: list[str] = field(default_factory=list)
-    top: float = 0.0
+Remarks = dict[
+    str, float
+]  # what was remarkable about an image: by the key in RULES its largest value, where that matters
 
 
 class Unscaled(InputError):
@@ -59,7 +57,7 @@ class Decoded:
 
     pixels: Tensor  # uint8 N,C,H,W
     positions: list[int]  # N
-    remarks: dict[int, _Remarks] = field(default_factory=dict)  # position: what was remarkable
+    remarks: dict[int, Remarks] = field(default_factory=dict)  # position: what was remarkable
     failures: dict[int, str] = field(default_factory=dict)  # position: why it could not be read
 
     def take(self, positions: list[int]) -> "Decoded":
@@ -87,7 +85,7 @@ def decode(paths: Sequence[str], positions: list[int], form: Form, pool: ThreadP
             outcome = _try(paths[position], form, pixels[row])
             if isinstance(outcome, str):
                 decoded.failures[position] = outcome
-            elif outcome.keys:
+            elif outcome:
                 decoded.remarks[position] = outcome
         return len(chunk)
 
@@ -106,10 +104,10 @@ def describe(decoded: Decoded, names: Sequence[str], scale: float | None) -> lis
     """What a reader must know of the images that were decoded. names: of the files, by position."""
     notes, remarks = [], {i: decoded.remarks[i] for i in decoded.positions if i in decoded.remarks}
     for key, rule in RULES.items():
-        if its := [i for i, remark in remarks.items() if key in remark.keys]:
+        if its := [i for i, remark in remarks.items() if key in remark]:
             what = f"{len(its)} image{'s' if len(its) > 1 else ''} with {rule.format(scale=scale or 1)}"
             notes.append(f"{what}, such as {quoted(names[its[0]])}")
-    top = max((remark.top for remark in remarks.values()), default=0.0)
+    top = max((remark.get(DEEP, 0.0) for remark in remarks.values()), default=0.0)
     if 0 < top < DARK:
         white = next(2**bits - 1 for bits in (8, 10, 12, 14) if top < 2**bits)
         notes.append(
@@ -124,7 +122,7 @@ def check_memory(shape: Sequence[int]) -> None:
     need = numpy.prod(shape, dtype=float)
     try:
         have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not told on this system
+    except (AttributeError, ValueError, OSError):  # not known on this system
         return
     if need > have:
         raise InputError(
@@ -133,11 +131,9 @@ def check_memory(shape: Sequence[int]) -> None:
         )
 
 
-def _try(path: str, form: Form, into: NDArray[numpy.uint8]) -> _Remarks | str:
+def _try(path: str, form: Form, into: NDArray[numpy.uint8]) -> Remarks | str:
     """Fills in the pixels of one file, or says why it cannot be read."""
-    from PIL import UnidentifiedImageError
-
-    remarks = _Remarks()
+    remarks: Remarks = {}
     try:
         into[:] = _read(path, form, remarks)
     except Unscaled as error:
@@ -150,51 +146,43 @@ def _try(path: str, form: Form, into: NDArray[numpy.uint8]) -> _Remarks | str:
     return remarks
 
 
-def _read(path: str, form: Form, remarks: _Remarks) -> NDArray[numpy.uint8]:
+def _read(path: str, form: Form, remarks: Remarks) -> NDArray[numpy.uint8]:
     """One image as uint8 C,H,W of the form. Raises what the decoder raises."""
-    from PIL import Image
-
     with open(path, "rb") as file:
         content = file.read()
     if content[:2] == b"\xff\xd8":
         quick = _decode_jpeg(content)
         if quick is not None and quick.shape == (form.channels, form.height, form.width):
             if b"Exif\0\0" in content[:4096] and _is_turned(Image.open(io.BytesIO(content))):
-                remarks.keys.append("orientation")
+                remarks["orientation"] = 0
             return quick
     if dicom.is_dicom(path):
-        remarks.keys.append("dicom")
-        return _array(_resized(dicom.read(io.BytesIO(content)).convert("L" if form.channels == 1 else "RGB"), form))
+        remarks["dicom"] = 0
+        return _fitted(dicom.read(io.BytesIO(content)), form)
     with Image.open(io.BytesIO(content)) as image:
         if image.format in SEVERAL:
             with suppress(Exception):  # a damaged tail
                 if image.n_frames > 1:  # type: ignore[attr-defined]
-                    remarks.keys.append("frames")
+                    remarks["frames"] = 0
                 image.seek(0)
         turn = _is_turned(image)
         image.load()  # of some formats, the size and the mode are known only now, and a TIFF is turned
         if turn:
-            remarks.keys.append("orientation" if _is_turned(image) else "turned")
+            remarks["orientation" if _is_turned(image) else "turned"] = 0
         plain: Any = image
         if image.mode[0] in "IF":
             plain = _eight_bit(image, form.scale, remarks)
         elif _depth(image, content) > 8:
-            remarks.keys.append("deep colour")
+            remarks["deep colour"] = 0
         if image.mode == "CMYK":
-            remarks.keys.append("cmyk")
+            remarks["cmyk"] = 0
         if _is_transparent(image):
-            remarks.keys.append("alpha")
-        return _array(_resized(plain.convert("L" if form.channels == 1 else "RGB"), form))
+            remarks["alpha"] = 0
+        return _fitted(plain, form)
 
 
-def _array(image: Any) -> NDArray[numpy.uint8]:
-    return numpy.atleast_3d(numpy.asarray(image)).transpose(2, 0, 1)
-
-
-def _eight_bit(image: Any, scale: float | None, remarks: _Remarks) -> Any:
+def _eight_bit(image: Any, scale: float | None, remarks: Remarks) -> Any:
     """Deep or float pixels as 8-bit grey: 0 is black, `scale` white; without one 65535, or 1 of floats. Raises Unscaled."""
-    from PIL import Image
-
     values = numpy.asarray(image).astype(numpy.float64)
     whole = image.mode[0] == "I"
     white = scale or (65535.0 if whole else 1.0)
@@ -208,12 +196,8 @@ def _eight_bit(image: Any, scale: float | None, remarks: _Remarks) -> Any:
                 f"{what} from {low:g} to {high:g}, not in 0..{white:g}: say which value is white, such as "
                 f"folder:PATH(scale={max(high, 1):g})"
             )
-        remarks.keys.append("clipped")
-    if scale is not None:
-        remarks.keys.append("scaled")
-    else:
-        remarks.keys.append(DEEP if whole else FLOAT)
-        remarks.top = high if whole else 0.0
+        remarks["clipped"] = 0
+    remarks["scaled" if scale is not None else DEEP if whole else FLOAT] = high
     return Image.fromarray((values.clip(0, white) * (255 / white)).round().astype(numpy.uint8))
 
 
@@ -252,14 +236,13 @@ def _decode_jpeg(content: bytes) -> NDArray[numpy.uint8] | None:
         return None
 
 
-def _resized(image: Any, form: Form) -> Any:
-    """The shorter side resized to the form's, then the centre cut out; untouched where it has the size already."""
-    from PIL import Image
-
-    if image.size == (form.width, form.height):
-        return image
+def _fitted(image: Any, form: Form) -> NDArray[numpy.uint8]:
+    """As C,H,W of the form: the shorter side resized, then the centre cut out; untouched where it has the size already."""
+    image = image.convert("L" if form.channels == 1 else "RGB")
     scale = max(form.width / image.width, form.height / image.height)
     width, height = max(form.width, round(image.width * scale)), max(form.height, round(image.height * scale))
     left, top = (width - form.width) // 2, (height - form.height) // 2
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    return resized.crop((left, top, left + form.width, top + form.height))
+    if image.size != (form.width, form.height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = image.crop((left, top, left + form.width, top + form.height))
+    return numpy.atleast_3d(numpy.asarray(image)).transpose(2, 0, 1)

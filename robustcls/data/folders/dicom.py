@@ -3,6 +3,7 @@
 from typing import Any, BinaryIO
 
 import numpy
+from PIL import Image
 
 from robustcls.data.folders.walk import DICOM
 
@@ -28,7 +29,6 @@ def read(file: BinaryIO) -> Any:
     that the stored bits can reach becomes 0 to 255; MONOCHROME1, where low values are bright, is inverted.
     """
     import pydicom
-    from PIL import Image
     from pydicom.pixels import apply_modality_lut, apply_voi_lut, convert_color_space
 
     dataset = pydicom.dcmread(file)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from PIL import Image
+
 from robustcls.data.folders import dicom
 
 MIXED_SIZE = 224  # the side of images that come in several sizes, as usual for ImageNet
@@ -30,7 +32,9 @@ def choose_form(
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
     kinds: set[tuple[int, int, int]] = set()
     for start in range(0, len(chunks), ROUND):
-        kinds.update(*pool.map(_headers, chunks[start : start + ROUND]))
+        kinds.update(
+            *pool.map(lambda chunk: {kind for path in chunk if (kind := _header(path))}, chunks[start : start + ROUND])
+        )
         if size is not None and any(channels == 3 for *_, channels in kinds):
             break  # the rest cannot change the form
     channels = 1 if grey or {channels for *_, channels in kinds} == {1} else 3
@@ -44,14 +48,8 @@ def choose_form(
     return Form(MIXED_SIZE, MIXED_SIZE, channels, scale, note)
 
 
-def _headers(paths: Sequence[str]) -> set[tuple[int, int, int]]:
-    """(height, width, channels) of the images that have a readable header; channels is 1 for grey, else 3."""
-    return {kind for path in paths if (kind := _header(path)) is not None}
-
-
 def _header(path: str) -> tuple[int, int, int] | None:
-    from PIL import Image
-
+    """(height, width, channels) of an image, channels being 1 for grey, else 3; None where its header cannot be read."""
     try:
         with open(path, "rb") as file:
             if (size := _jpeg_header(file.read(4096))) is not None:

@@ -1,6 +1,7 @@
 """Lists the files of each split of a folder of images, and the classes."""
 
 import unicodedata
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,9 @@ import torch
 from robustcls.core.errors import InputError
 from robustcls.core.names import quoted, readable, some_of
 from robustcls.core.subset import stratified_order
-from robustcls.data.folders.find_splits import Home, find_homes
-from robustcls.data.folders.split_names import says_images
+from robustcls.data.folders.find_splits import Home, find_homes, says_images
 from robustcls.data.folders.walk import WANTED, Contents, how_to_read, loose_files, remarks_on, walk
+from robustcls.data.images import check_split
 
 SPLIT_SEED = 8020  # for folders without a test split
 TRAIN_SHARE = 0.8
@@ -54,6 +55,8 @@ def lay_out(root: Path, split: str, *, whole: bool = False, nested: bool = False
     if not root.is_dir():
         raise InputError(f"folder {root}: {'is a file' if root.exists() else 'there is no such folder'}: name a folder")
     homes = find_homes(root, nested=nested)
+    if split != "val" or "val" not in homes.splits:
+        check_split(split)
     used, notes = dict(homes.splits), list(homes.notes)
     if alone := not used:
         strict = not (whole and split == "test")
@@ -63,7 +66,8 @@ def lay_out(root: Path, split: str, *, whole: bool = False, nested: bool = False
         if "test" not in used and "val" in used and split != "val":
             used["test"] = used.pop("val")
             notes += [f"{quoted(used['test'].name)} stands for test"] if split == "test" else []
-        _check_split(root, used, split, homes.notes)
+        if split not in used:
+            raise _lacking(root, used, split, homes.notes)
         if split == "train" and not used.keys() & {"test", "val"}:
             notes.append("no test split: the split val is held out of train")
     classes, contents = _classes_of(root, used, strict=strict)
@@ -74,14 +78,13 @@ def lay_out(root: Path, split: str, *, whole: bool = False, nested: bool = False
         everything = files["train"]
         files = _divide(root, everything)
         part = f"{len(files[split].paths)} of {len(everything.paths)} images"
-        took = (
-            "20% that training leaves out; folder:PATH(whole=True) takes all" if split == "test" else "80% to train on"
-        )
-        notes.append(f"class folders alone, divided by a fixed seed: {part} ({took})")
+        left_out = "20% that training leaves out; folder:PATH(whole=True) takes all"
+        why = left_out if split == "test" else "80% to train on"
+        notes.append(f"class folders alone, divided by a fixed seed: {part} ({why})")
     elif alone:
         notes.append(f"class folders alone: all {len(files['test'].paths)} images are the test split")
     for name in used:
-        lacking = [one for one in classes if not contents[name].get(one, Contents()).images]
+        lacking = [one for one in classes if not contents[name][one].images]
         if lacking and name in ("train", split):
             notes.append(f"no {name} images of {len(lacking)} of {len(classes)} classes: {some_of(lacking)}")
     if len(classes) == len(_filled(classes, contents)) == 1:
@@ -89,18 +92,16 @@ def lay_out(root: Path, split: str, *, whole: bool = False, nested: bool = False
     return Layout(root, tuple(map(readable, classes)), files, notes)
 
 
-def _check_split(root: Path, used: dict[str, Home], split: str, notes: Sequence[str]) -> None:
-    """Raises InputError where the split is not there."""
-    if split in used:
-        return
+def _lacking(root: Path, used: dict[str, Home], split: str, notes: Sequence[str]) -> InputError:
+    """Why a split cannot be read."""
     aside = f" ({'; '.join(notes)})" if notes else ""
     if split == "test":
-        raise InputError(
+        return InputError(
             f"folder {root}: has train/ and neither test/ nor val/ with class folders{aside}: add one, or evaluate on what is "
             'held out of train/ with `split="val"`'
         )
     others = " and ".join(f"{readable(home.name)}/" for home in used.values())
-    raise InputError(
+    return InputError(
         f"folder {root}: has {others} and no {split}/ with class folders{aside}: enough to evaluate "
         f'(`split="{next(iter(used))}"`), nothing to train on: add train/'
     )
@@ -108,7 +109,7 @@ def _check_split(root: Path, used: dict[str, Home], split: str, notes: Sequence[
 
 def _classes_of(
     root: Path, homes: dict[str, Home], *, strict: bool
-) -> tuple[list[str], dict[str, dict[str, Contents]]]:
+) -> tuple[list[str], dict[str, defaultdict[str, Contents]]]:
     """The class names as the folders spell them, and what each split holds of each.
 
     The classes are those of all splits together; strict: those of train, of which each must have images. Names are compared
@@ -117,10 +118,11 @@ def _classes_of(
     """
     first = next(name for name in SPLITS if name in homes)
     names: dict[str, str] = {}
-    contents: dict[str, dict[str, Contents]] = {}
+    contents: dict[str, defaultdict[str, Contents]] = {}
     for split in sorted(homes, key=lambda split: split != first):
         home = homes[split]
-        contents[split] = {"": Contents(passed=[path for folder in home.beside for path in loose_files(folder)])}
+        loose = Contents(passed=[path for folder in home.beside for path in loose_files(folder)])
+        contents[split] = defaultdict(Contents, {"": loose})
         for folder, path in home.classes.items():
             its, key = walk(path), unicodedata.normalize("NFC", folder)
             if key not in names and split != first:
@@ -144,14 +146,9 @@ def _classes_of(
     return classes, contents
 
 
-def _in_order(classes: Sequence[str], contents: dict[str, Contents]) -> Files:
+def _in_order(classes: Sequence[str], contents: defaultdict[str, Contents]) -> Files:
     """Sorted by class and path."""
-    pairs = [
-        (path, label)
-        for label, name in enumerate(classes)
-        if name in contents
-        for path in sorted(contents[name].images)
-    ]
+    pairs = [(path, label) for label, name in enumerate(classes) for path in sorted(contents[name].images)]
     return Files([path for path, _ in pairs], [label for _, label in pairs])
 
 
@@ -167,7 +164,7 @@ def _divide(root: Path, files: Files) -> dict[str, Files]:
 
 
 def _check_classes(
-    home: Home, classes: Sequence[str], contents: dict[str, dict[str, Contents]], *, several: bool
+    home: Home, classes: Sequence[str], contents: dict[str, defaultdict[str, Contents]], *, several: bool
 ) -> None:
     """Raises InputError unless a class has images, in one split or another, and two where there must be several."""
     filled = _filled(classes, contents)
@@ -183,5 +180,5 @@ def _check_classes(
         )
 
 
-def _filled(classes: Sequence[str], contents: dict[str, dict[str, Contents]]) -> list[str]:
-    return [name for name in classes if any(name in its and its[name].images for its in contents.values())]
+def _filled(classes: Sequence[str], contents: dict[str, defaultdict[str, Contents]]) -> list[str]:
+    return [name for name in classes if any(its[name].images for its in contents.values())]

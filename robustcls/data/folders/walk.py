@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from PIL import Image
+
 from robustcls.core.errors import InputError
 from robustcls.core.names import quoted
 
@@ -35,8 +37,6 @@ class Contents:
 @cache
 def endings() -> frozenset[str]:
     """The endings of images, in lower case, with their dots."""
-    from PIL import Image
-
     with suppress(ImportError):
         from pillow_heif import register_heif_opener
 

@@ -15,7 +15,7 @@ from robustcls.data.folders.decode import Decoded, decode, describe
 from robustcls.data.folders.find_splits import find_homes
 from robustcls.data.folders.form import Form, choose_form
 from robustcls.data.folders.layout import Files, lay_out
-from robustcls.data.images import Images, check_split
+from robustcls.data.images import Images
 
 LISTED = 10  # corrupt files that an error names
 
@@ -48,8 +48,6 @@ def folder(
     and name it, rather than stop. pick: int64 labels N -> positions to decode, sorted; all without it. data_dir is not
     used. The note of the images says what was passed over, converted or found twice. Raises InputError.
     """
-    if split != "val" or not has_val(path, nested=nested, whole=True):
-        check_split(split)
     if size is not None and size < 1:
         raise InputError(f"folder: size={size} is not a size: give the side in pixels, such as 64")
     if scale is not None and scale <= 0:

@@ -23,10 +23,10 @@ PASSIVE = 32  # samples of a check that needs no attack
 SAMPLES = 100  # at most, of a check that attacks
 FEW = 16  # samples where one is as good as a hundred, or where an attack is repeated that takes long
 ZERO_GRADIENTS = 0.05  # share of samples
-# Samples that speak against the numbers, as (count, share) of those met: what exceeds both warns, or fails.
+# Samples that speak against the numbers, as (count, share) of those attacked: what exceeds both warns, or fails.
 # Square takes one or two of hundreds from an honest model too (AutoAttack's own tables show it).
 WARN, FAIL = (1, 0.01), (2, 0.05)
-# Of the nearest survivors alone, as (count, share of all samples, largest share of those met): what was lost at least.
+# Of the nearest survivors alone, as (count, share of all samples, largest share of those attacked): what was lost at least.
 WARN_LOST, FAIL_LOST = (1, 0.005, 0.25), (2, 0.02, 0.5)
 NOTHING_LEFT = "gradient attacks left nothing to break"
 NOTHING_CORRECT = "the model gets no clean image right, so there is nothing to break"
@@ -83,26 +83,38 @@ def verdict(name: str, measured: float, threshold: float, what: str, advice: str
     return Check(name, "fail" if failed else "pass", known, threshold, f"{what}; {advice}" if failed else what)
 
 
+def verdict_of_share(
+    name: str, share: float, bounds: Sequence[float], what: str, if_warned: str, if_failed: str
+) -> Check:
+    """bounds: beyond the first it warns, beyond the second it fails."""
+    warn, fail = bounds
+    if share <= warn:
+        return Check(name, "pass", share, warn, what)
+    if share <= fail:
+        return Check(name, "warn", share, warn, f"{what}; {if_warned}")
+    return Check(name, "fail", share, fail, f"{what}; {if_failed}")
+
+
 def verdict_of_count(name: str, count: int, total: int, what: str, if_warned: str, if_failed: str) -> Check:
     """By `count` of `total` samples, which should be none, and WARN and FAIL; the share is what was measured."""
     bounds = [max(least / total, share) for least, share in (WARN, FAIL)]
-    return _verdict_of_share(name, count / total, bounds, what, if_warned, if_failed)
+    return verdict_of_share(name, count / total, bounds, what, if_warned, if_failed)
 
 
 def verdict_of_nearest(
-    name: str, count: int, met: int, n: int, attack: str, if_warned: str, if_failed: str, *, may_fail: bool = True
+    name: str, count: int, tried: int, n: int, attack: str, if_warned: str, if_failed: str, *, may_fail: bool = True
 ) -> Check:
     """By what an attack took of the nearest survivors, which should be nothing, and WARN_LOST and FAIL_LOST.
 
-    count of met samples, of n in all. The share of those met is what was measured. may_fail: else it warns at most.
+    count of tried samples, of n in all. The share of those tried is what was measured. may_fail: else it warns at most.
     """
-    bounds = [min(max(least, share * n) / met, most) for least, share, most in (WARN_LOST, FAIL_LOST)]
+    bounds = [min(max(least, share * n) / tried, most) for least, share, most in (WARN_LOST, FAIL_LOST)]
     what = (
-        f"{attack} broke {count} of the nearest {met} samples that the attacks left: robust accuracy falls by "
+        f"{attack} broke {count} of the nearest {tried} samples that the attacks left: robust accuracy falls by "
         f"{100 * count / n:.1f} points at least"
     )
-    return _verdict_of_share(
-        name, count / met, bounds if may_fail else [bounds[0], math.inf], what, if_warned, if_failed
+    return verdict_of_share(
+        name, count / tried, bounds if may_fail else [bounds[0], math.inf], what, if_warned, if_failed
     )
 
 
@@ -210,18 +222,6 @@ def broken_by_probe(
         except AttackError as failure:
             raise NotRun(f"{spec} failed: {failure}") from None
     return int(success.sum()), ", ".join(spec for spec, _ in probe)
-
-
-def _verdict_of_share(
-    name: str, share: float, bounds: Sequence[float], what: str, if_warned: str, if_failed: str
-) -> Check:
-    """bounds: beyond the first it warns, beyond the second it fails."""
-    warn, fail = bounds
-    if share <= warn:
-        return Check(name, "pass", share, warn, what)
-    if share <= fail:
-        return Check(name, "warn", share, warn, f"{what}; {if_warned}")
-    return Check(name, "fail", share, fail, f"{what}; {if_failed}")
 
 
 def _said(failure: Exception) -> str:

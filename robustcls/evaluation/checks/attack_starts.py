@@ -7,7 +7,7 @@ from robustcls.evaluation.engine import Engine
 from robustcls.results.records import Check
 
 NAME = "attack_starts"
-LOST = 0.05  # share of the samples that an attack met
+LOST = 0.05  # share of the samples that an attack was run on
 
 
 @check(120)
@@ -26,9 +26,9 @@ def attack_starts(engine: Engine, outcome: Outcome) -> Check | None:
     }
     if not lacking:
         return None
-    name, (count, met) = max(lacking.items(), key=lambda item: item[1][0])
-    share = count / max(met, 1)
-    what = f"{name} had no start for {count} of {met} samples that count as robust"
+    name, (count, tried) = max(lacking.items(), key=lambda item: item[1][0])
+    share = count / max(tried, 1)
+    what = f"{name} had no start for {count} of {tried} samples that count as robust"
     if not count:
         return Check(NAME, "pass", 0.0, 0.0, what)
     what += ": the model named their class for all the images that it tried"

@@ -1,7 +1,7 @@
 """Whether the attacks keep to the threat model."""
 
 from robustcls.evaluation.cascade import Outcome
-from robustcls.evaluation.checks._check import check
+from robustcls.evaluation.checks._check import check, verdict_of_share
 from robustcls.evaluation.engine import Engine
 from robustcls.results.records import Check
 
@@ -24,9 +24,8 @@ def attempts_outside(engine: Engine, outcome: Outcome) -> Check | None:
     if not shares:
         return None
     share, outside, tried, name = max(shares)
-    status, threshold = ("fail", MANY) if share > MANY else ("warn", 0.0)
     what = f"{outside} of {tried} images of {name} lie outside {engine.threat} or [0, 1] and count for nothing"
     advice = (
         "robust accuracy is overstated unless another attack breaks these samples: end with threat.project(x_adv, x)"
     )
-    return Check("attempts_outside", status, share, threshold, f"{what}; {advice}")
+    return verdict_of_share("attempts_outside", share, (0.0, MANY), what, advice, advice)

@@ -45,19 +45,19 @@ def black_box_wins(engine: Engine, outcome: Outcome) -> Check:
     forwards = int(PROBE_SHARE * outcome.passes)
     fewer, more = forwards // QUERIES[0], forwards // QUERIES[1]
     most = min(max(fewer, PROBED[0]), PROBED[1]) if more < PROBED[1] else min(more, PROBED[2])
-    met = nearest(engine, outcome, outcome.robust.nonzero().squeeze(1), most)
-    if len(met) == 0:
+    rows = nearest(engine, outcome, outcome.robust.nonzero().squeeze(1), most)
+    if len(rows) == 0:
         raise NotRun(NOTHING_LEFT)
-    queries = min(max(forwards // len(met), QUERIES[0]), QUERIES[2])
+    queries = min(max(forwards // len(rows), QUERIES[0]), QUERIES[2])
     # Around the strongest attempts, by small squares; and a little from elsewhere, where these may be no good.
     probe = (
         ("noise(draws=4)", None),
         (f"square(queries={queries}, p_init=0.1)", outcome.x_adv),
         (f"square(queries={queries // 4})", None),
     )
-    count, specs = broken_by_probe(NAME, engine, met, probe)
+    count, specs = broken_by_probe(NAME, engine, rows, probe)
     return verdict_of_nearest(
-        NAME, count, len(met), len(engine.y), specs, MASKED_A_LITTLE.format(STANDARD), MASKED.format(STANDARD)
+        NAME, count, len(rows), len(engine.y), specs, MASKED_A_LITTLE.format(STANDARD), MASKED.format(STANDARD)
     )
 
 

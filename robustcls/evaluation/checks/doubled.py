@@ -29,7 +29,7 @@ def doubled_steps(engine: Engine, outcome: Outcome) -> Check:
 
 @check(240, thorough=True)
 def doubled_restarts(engine: Engine, outcome: Outcome) -> Check:
-    """Whether the strongest gradient attack breaks more with twice the restarts: then luck decided."""
+    """Whether the strongest gradient attack breaks more with twice the restarts: then chance decided."""
     return _doubled("restarts", engine, outcome)
 
 
@@ -50,12 +50,12 @@ def _doubled(option: str, engine: Engine, outcome: Outcome) -> Check:
         raise NotRun("the attacks left nothing to break")
     cost = 2 * (record.forwards + record.backwards) / max(record.attacked, 1)
     most = min(max(int(max(REPEATED * outcome.passes, PASSES) / max(cost, 1)), FEW), SAMPLES)
-    met = nearest(engine, outcome, robust, most)
+    rows = nearest(engine, outcome, robust, most)
     name = f"doubled_{option}"
-    count = int(broken(engine, twice, met, engine.threat, (name, 0)).sum())
+    count = int(broken(engine, twice, rows, engine.threat, (name, 0)).sum())
     advice = f"the attack has not converged: run it with more {option}"
     return verdict_of_nearest(
-        name, count, len(met), len(engine.y), str(twice), advice, f"robust accuracy is overstated, for {advice}"
+        name, count, len(rows), len(engine.y), str(twice), advice, f"robust accuracy is overstated, for {advice}"
     )
 
 

@@ -13,14 +13,14 @@ SPEC = "pgd(steps=10)"
 def eps_monotone(engine: Engine, outcome: Outcome) -> Check:
     """Whether PGD breaks fewer samples in a larger ball, which holds all that the smaller one does."""
     need_gradients(engine)
-    met, threat = correct_rows(engine, outcome), engine.threat
+    rows, threat = correct_rows(engine, outcome), engine.threat
     radii = [threat.at(threat.eps * factor) for factor in (0.5, 1, 2)]
-    counts = [int(broken(engine, SPEC, met, ball, (NAME, i)).sum()) for i, ball in enumerate(radii)]
+    counts = [int(broken(engine, SPEC, rows, ball, (NAME, i)).sum()) for i, ball in enumerate(radii)]
     fewer = max(0, counts[0] - counts[1], counts[1] - counts[2])
     listed = ", ".join(f"{count} at {ball.eps_text}" for count, ball in zip(counts, radii, strict=True))
     advice = "give the attack more steps, and add attacks without gradients"
     return verdict_of_count(
-        NAME, fewer, len(met), f"of {len(met)} samples {SPEC} broke {listed}",
+        NAME, fewer, len(rows), f"of {len(rows)} samples {SPEC} broke {listed}",
         f"it misses examples in the larger ball that it found in the smaller: {advice}",
         f"a larger ball cannot hold fewer examples: gradients are masked or steps too few; robust accuracy is "
         f"overstated: {advice}",

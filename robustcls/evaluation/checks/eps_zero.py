@@ -16,20 +16,20 @@ SHORT = {"steps": 5, "queries": 20, "restarts": 1, "targets": 1, "draws": 2}  # 
 @check(280, thorough=True)
 def eps_zero(engine: Engine, outcome: Outcome) -> Check:
     """Whether the attacks, cut short, break anything at eps = 0, where only the clean image is allowed."""
-    met, ball = correct_rows(engine, outcome, FEW), ThreatModel(engine.threat.norm, 0)
-    success, tried, skipped = torch.zeros(len(met), dtype=torch.bool), 0, ""
+    rows, ball = correct_rows(engine, outcome, FEW), ThreatModel(engine.threat.norm, 0)
+    success, tried, skipped = torch.zeros(len(rows), dtype=torch.bool), 0, ""
     for number, attack in enumerate(outcome.attacks):
         try:
-            success |= broken(engine, attack.bounded(SHORT, min), met, ball, (NAME, number))
+            success |= broken(engine, attack.bounded(SHORT, min), rows, ball, (NAME, number))
             tried += 1
         except (AttackError, InputError) as failure:
             skipped = f"{attack.name}: {failure}"
     if not tried:
         raise NotRun(f"no attack of the cascade runs at eps = 0 ({skipped})")
     count = int(success.sum())
-    what = f"{count} of {len(met)} samples were broken at eps = 0 by {tried} of {len(outcome.attacks)} attacks"
+    what = f"{count} of {len(rows)} samples were broken at eps = 0 by {tried} of {len(outcome.attacks)} attacks"
     advice = (
         "the model does not give a clean image its own prediction again: make it deterministic and independent of the "
         "batch, for every number here is off by as much"
     )
-    return Check(NAME, "fail" if count else "pass", count / len(met), 0.0, f"{what}; {advice}" if count else what)
+    return Check(NAME, "fail" if count else "pass", count / len(rows), 0.0, f"{what}; {advice}" if count else what)

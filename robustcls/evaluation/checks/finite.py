@@ -2,7 +2,7 @@
 
 from robustcls.core.losses import NO_ANSWER
 from robustcls.evaluation.cascade import Outcome
-from robustcls.evaluation.checks._check import NOTHING_CORRECT, NotRun, check, verdict
+from robustcls.evaluation.checks._check import NOTHING_CORRECT, NotRun, check, verdict, verdict_of_share
 from robustcls.evaluation.engine import Engine
 from robustcls.results.records import Check
 
@@ -34,10 +34,7 @@ def finite_attempts(engine: Engine, outcome: Outcome) -> Check:
         raise NotRun(NOTHING_ATTEMPTED if outcome.correct.any() else NOTHING_CORRECT)
     share, worst = max(shares)
     what = f"{lost} of {tried} attempts hold values that are not finite"
-    if not lost:
-        return Check("finite_attempts", "pass", 0.0, 0.0, what)
     advice = "they are lost, and robust accuracy is overstated as far as no other attack breaks these samples: fix the attack"
-    status, threshold = ("fail", LOST) if share > LOST else ("warn", 0.0)
-    return Check(
-        "finite_attempts", status, share, threshold, f"{what}, most of them {share:.1%} of {worst}'s; {advice}"
-    )
+    if lost:
+        what += f", most of them {share:.1%} of {worst}'s"
+    return verdict_of_share("finite_attempts", share, (0.0, LOST), what, advice, advice)

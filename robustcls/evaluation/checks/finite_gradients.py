@@ -27,23 +27,25 @@ def finite_gradients(engine: Engine, outcome: Outcome) -> Check:
     attack that takes its gradients a little off the image, where a pole such as that of a root at 0 has none.
     """
     if not is_differentiable(engine.source):
-        raise NotRun("the model gives no gradients: only attacks without them can judge it")
+        raise NotRun("the model gives no gradients: only attacks without them can evaluate it")
     answered = (outcome.clean != NO_ANSWER).nonzero().squeeze(1)
-    met = answered[spaced(engine.y[answered], LOOKED)]
-    clean, attacked = _look(engine, engine.x, met), _look(engine, outcome.x_adv, met)
+    rows = answered[spaced(engine.y[answered], LOOKED)]
+    clean, attacked = _look(engine, engine.x, rows), _look(engine, outcome.x_adv, rows)
     odd = (clean.odd | attacked.odd).float().mean().item()
-    still = (clean.stuck & attacked.stuck & outcome.robust[met]).float().mean().item()
+    still = (clean.stuck & attacked.stuck & outcome.robust[rows]).float().mean().item()
     taken = sum(record.backwards for record in outcome.records)
     share = max(odd, outcome.not_finite / max(taken, 1))
     what = (
-        f"{odd:.1%} of {len(met)} samples have an input gradient with entries that are not finite, on the clean image or "
+        f"{odd:.1%} of {len(rows)} samples have an input gradient with entries that are not finite, on the clean image or "
         f"on the attempt; so had {outcome.not_finite} of the {taken} gradients that the attacks took"
     )
     if share == 0:
         return Check(NAME, "pass", share, 0.0, what)
     advice = "look for roots, norms and logarithms at 0 and keep them off their pole, and attack without gradients too"
     if still > ZERO_GRADIENTS:
-        what += f"; {still:.1%} stand and have no finite gradient but 0, so robust accuracy is overstated: {advice}"
+        what += (
+            f"; {still:.1%} are robust and have no finite gradient but 0, so robust accuracy is overstated: {advice}"
+        )
         return Check(NAME, "fail", still, ZERO_GRADIENTS, what)
     left = nearest(engine, outcome, outcome.robust.nonzero().squeeze(1), LOOKED)
     count = _broken_beside(engine, left)
@@ -54,16 +56,16 @@ def finite_gradients(engine: Engine, outcome: Outcome) -> Check:
     return Check(NAME, "warn", share, 0.0, f"{what}: {advice}")
 
 
-def _broken_beside(engine: Engine, met: Tensor) -> int:
+def _broken_beside(engine: Engine, rows: Tensor) -> int:
     """How many samples at these rows an attack breaks that takes its gradients a little off the image."""
-    if len(met) == 0 or engine.subject.surrogate is not None:
+    if len(rows) == 0 or engine.subject.surrogate is not None:
         return 0
-    subject = engine.subject.take(met)
+    subject = engine.subject.take(rows)
     beside = _Beside(subject.model, engine.x.shape[1:], engine.seed).to(engine.device)
     subject.surrogate = Surrogate(beside, subject.model_record, subject.y)
     probe = Engine(subject, engine.batch_size, seed=engine.seed)
     try:
-        attempts = probe.attack(PROBE, torch.arange(len(met)), engine.threat, (0,))
+        attempts = probe.attack(PROBE, torch.arange(len(rows)), engine.threat, (0,))
         return sum(int(batch.success.sum()) for batch in attempts)
     except AttackError:
         return 0
@@ -87,7 +89,7 @@ class _Seen(NamedTuple):
     stuck: Tensor  # N, bool: and no others but 0
 
 
-def _look(engine: Engine, images: Tensor, met: Tensor) -> _Seen:
+def _look(engine: Engine, images: Tensor, rows: Tensor) -> _Seen:
     """At the gradients of the cross-entropy, and of the DLR, which has one where the former rounds to 0."""
     model = engine.source
 
@@ -99,4 +101,4 @@ def _look(engine: Engine, images: Tensor, met: Tensor) -> _Seen:
             odd = odd | model.odd
         return torch.stack([odd, odd & ~moves]).cpu()
 
-    return _Seen(*torch.cat(list(engine.parts.map(look, met)), 1))
+    return _Seen(*torch.cat(list(engine.parts.map(look, rows)), 1))

@@ -50,7 +50,7 @@ def inference_optimisation(engine: Engine, outcome: Outcome) -> Check:
         )
         advice = (
             "it is an adaptive test-time defence, which attacks that do not know of it overrate: attack the whole "
-            "procedure, unrolled or by transfer, and judge the static model beside it"
+            "procedure, unrolled or by transfer, and evaluate the static model beside it"
         )
         return Check(NAME, "fail", float(passes or len(changed)), 0.0, f"{what}; {advice}")
     if not is_differentiable(model):

@@ -7,7 +7,7 @@ import torch
 from robustcls.core.losses import predict_labels
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.cascade import Outcome
-from robustcls.evaluation.checks._check import NotRun, broken, check, correct_rows, need_gradients
+from robustcls.evaluation.checks._check import NotRun, broken, check, correct_rows, need_gradients, verdict_of_share
 from robustcls.evaluation.engine import Engine
 from robustcls.results.records import Check
 from robustcls.runtime.predict import predict
@@ -26,26 +26,25 @@ def large_eps(engine: Engine, outcome: Outcome) -> Check:
     be broken without any gradient.
     """
     need_gradients(engine)
-    met, threat = correct_rows(engine, outcome), engine.threat
-    x = engine.x[met]
+    rows, threat = correct_rows(engine, outcome), engine.threat
+    x = engine.x[rows]
     ball = ThreatModel(threat.norm, max(threat.eps, threat.distance(torch.full_like(x, 0.5), x).max().item()))
     # A model is right at grey on every sample of the class that it predicts there.
     at_grey = predict_labels(predict(engine.model, torch.full_like(x[:1], 0.5), 1))
-    share = (engine.y[met] == at_grey).float().mean().item()
+    share = (engine.y[rows] == at_grey).float().mean().item()
     chance = max(1 / outcome.num_classes, share)
-    error = math.sqrt(chance * (1 - chance) / len(met))
+    error = math.sqrt(chance * (1 - chance) / len(rows))
     warn, fail = chance + CHANCE_WARN * error, chance + CHANCE_FAIL * error
     if warn >= 1:
         raise NotRun(
-            f"all samples may stand: of {len(met)} that the model gets right {share:.1%} have the label that it gives grey"
+            f"all samples may stay robust: of {len(rows)} that the model gets right {share:.1%} have the label that it "
+            "gives grey"
         )
-    left = 1 - broken(engine, SPEC, met, ball, (NAME, 0), start=engine.x).float().mean().item()
-    what = f"{left:.1%} of {len(met)} samples survive {SPEC} at eps {ball.eps_text}, where every image may become grey"
-    if left <= warn:
-        return Check(NAME, "pass", left, warn, what)
+    left = 1 - broken(engine, SPEC, rows, ball, (NAME, 0), start=engine.x).float().mean().item()
+    what = f"{left:.1%} of {len(rows)} samples survive {SPEC} at eps {ball.eps_text}, where every image may become grey"
     advice = "gradients are masked or vanish, so robust accuracy is overstated: attack without gradients too"
-    status, threshold = ("warn", warn) if left <= fail else ("fail", fail)
-    what += (
-        f"; grey has one label, class {at_grey.item()}, which {share:.1%} of them have, so that more than {chance:.1%} "
+    why = (
+        f"grey has one label, class {at_grey.item()}, which {share:.1%} of them have, so that more than {chance:.1%} "
+        f"robust samples show attacks that fail: {advice}"
     )
-    return Check(NAME, status, left, threshold, f"{what}standing shows attacks that fail: {advice}")
+    return verdict_of_share(NAME, left, (warn, fail), what, why, why)

@@ -37,15 +37,15 @@ def more_steps(engine: Engine, outcome: Outcome) -> Check:
         if attack.name.startswith("apgd") and attack.options["steps"] >= STEPS:
             raise NotRun(f"{outcome.names[number]} took {STEPS} steps or more already")
     most = int(SHARE * outcome.passes / (2 * STEPS * len(PROBE)))
-    met = nearest(engine, outcome, outcome.robust.nonzero().squeeze(1), min(max(most, PROBED[0]), PROBED[1]))
-    if len(met) == 0:
+    rows = nearest(engine, outcome, outcome.robust.nonzero().squeeze(1), min(max(most, PROBED[0]), PROBED[1]))
+    if len(rows) == 0:
         raise NotRun(NOTHING_LEFT)
-    count, specs = broken_by_probe(NAME, engine, met, tuple(zip(PROBE, (outcome.x_adv, None), strict=True)))
+    count, specs = broken_by_probe(NAME, engine, rows, tuple(zip(PROBE, (outcome.x_adv, None), strict=True)))
     advice = f"the attacks have not converged: {STANDARD}"
     # Attacks that the user named, such as FGSM alone, are weaker by their nature: the figure bears their names, and this
     # says how much. A cascade with targeted Auto-PGD is believed to have found what there is.
     believed = any(attack.name == "apgd_t" for attack in outcome.attacks)
     return verdict_of_nearest(
-        NAME, count, len(met), len(engine.y), specs, advice, f"robust accuracy is overstated, for {advice}",
+        NAME, count, len(rows), len(engine.y), specs, advice, f"robust accuracy is overstated, for {advice}",
         may_fail=believed,
     )  # fmt: skip

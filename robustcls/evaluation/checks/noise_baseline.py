@@ -31,13 +31,13 @@ def noise_baseline(engine: Engine, outcome: Outcome) -> Check:
     else:
         left = outcome.robust | (outcome.breaker > white[-1])
     correct_rows(engine, outcome)
-    met = spread(engine, left.nonzero().squeeze(1))
-    if len(met) == 0:
+    rows = spread(engine, left.nonzero().squeeze(1))
+    if len(rows) == 0:
         raise NotRun(NOTHING_LEFT)
-    count = int(broken(engine, SPEC, met, engine.threat, (NAME, 0)).sum())
+    count = int(broken(engine, SPEC, rows, engine.threat, (NAME, 0)).sum())
     advice = "use more steps and restarts, and attacks without gradients"
     return verdict_of_count(
-        NAME, count, len(met), f"{SPEC} broke {count} of {len(met)} samples that gradient attacks left",
+        NAME, count, len(rows), f"{SPEC} broke {count} of {len(rows)} samples that gradient attacks left",
         f"the attacks are weak: {advice}",
         f"the attacks are weaker than chance, so robust accuracy is overstated: {advice}",
     )  # fmt: skip

@@ -16,7 +16,7 @@ NAME = "normalised_twice"
 SHOWN = (0.0, 0.5, 1.0)  # grey images: what lies before the first layer, resizing included, leaves them even
 BENT = 1e-3  # of the rise from black to white, by which grey may lie beside the middle
 CHANGED = 1.05  # times as much contrast behind a normalisation as that alone gives
-# Of a module that stands alone: contrast after one normalisation is about 1, after two about 1 / std, or four.
+# Of a module by itself: contrast after one normalisation is about 1, after two about 1 / std, or four.
 SPREAD, RISE = (2.5, 30.0), 6.0
 
 

@@ -10,7 +10,7 @@ from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.checks._check import NotRun, check, passive_rows, verdict
 from robustcls.evaluation.engine import Engine
 from robustcls.results.records import Check
-from robustcls.runtime.memory import Parts
+from robustcls.runtime.memory import OomSafeBatches
 
 NAME = "random_output"
 REPEATED = 1e-4  # share of the largest logit
@@ -47,7 +47,7 @@ def random_output(engine: Engine, outcome: Outcome) -> Check:
     half = len(x) // 2
     beside = torch.stack([1 - x[: len(x) - half], x[half:].flip(0)], 1).flatten(0, 1)
     try:
-        moved = _logits(engine, beside, Parts(max(parts.size, 2)))[1::2].flip(0)
+        moved = _logits(engine, beside, OomSafeBatches(max(parts.size, 2)))[1::2].flip(0)
     except Exception as failure:
         if parts.size > 1:
             raise
@@ -64,7 +64,7 @@ def random_output(engine: Engine, outcome: Outcome) -> Check:
 
 
 @torch.no_grad()
-def _logits(engine: Engine, x: Tensor, parts: Parts) -> Tensor:
+def _logits(engine: Engine, x: Tensor, parts: OomSafeBatches) -> Tensor:
     return torch.cat(list(parts.map(lambda part: engine.model(part).float(), x)))
 
 

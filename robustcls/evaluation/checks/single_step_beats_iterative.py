@@ -13,15 +13,15 @@ ITERATIVE = "pgd(steps=10)"
 def single_step_beats_iterative(engine: Engine, outcome: Outcome) -> Check:
     """Whether FGSM breaks more than PGD does, which cannot be where gradients lead the way."""
     need_gradients(engine)
-    met = correct_rows(engine, outcome)
+    rows = correct_rows(engine, outcome)
     single, iterative = (
-        int(broken(engine, spec, met, engine.threat, (NAME, number)).sum())
+        int(broken(engine, spec, rows, engine.threat, (NAME, number)).sum())
         for number, spec in enumerate(("fgsm", ITERATIVE))
     )
     advice = "add attacks without gradients, or with other losses and restarts"
     return verdict_of_count(
-        NAME, max(0, single - iterative), len(met),
-        f"of {len(met)} samples fgsm broke {single} and {ITERATIVE} {iterative}",
+        NAME, max(0, single - iterative), len(rows),
+        f"of {len(rows)} samples fgsm broke {single} and {ITERATIVE} {iterative}",
         f"steps may be too large or gradients masked: {advice}",
         f"gradients mislead the iterative attack, so robust accuracy is overstated: {advice}",
     )  # fmt: skip

@@ -31,15 +31,15 @@ def transfer(engine: Engine, outcome: Outcome) -> Check:
     if engine.threat.is_whole_box:
         raise NotRun("every image is allowed, so anything breaks it")
     correct_rows(engine, outcome)
-    met = spread(engine, outcome.success.nonzero().squeeze(1))
-    if len(met) == 0:
+    rows = spread(engine, outcome.success.nonzero().squeeze(1))
+    if len(rows) == 0:
         raise NotRun("the examples of the other model broke nothing, so there is nothing to compare")
-    white = Engine(replace(engine.subject.take(met), surrogate=None), engine.batch_size, seed=engine.seed)
-    missed = int((~broken(white, SPEC, torch.arange(len(met)), engine.threat, (NAME, 0))).sum())
+    white = Engine(replace(engine.subject.take(rows), surrogate=None), engine.batch_size, seed=engine.seed)
+    missed = int((~broken(white, SPEC, torch.arange(len(rows)), engine.threat, (NAME, 0))).sum())
     advice = "attack this model without gradients too"
     return verdict_of_count(
-        NAME, missed, len(met),
-        f"of {len(met)} samples that the other model's examples broke, {SPEC} on this model leaves {missed}",
+        NAME, missed, len(rows),
+        f"of {len(rows)} samples that the other model's examples broke, {SPEC} on this model leaves {missed}",
         f"a white-box attack should be the stronger one: {advice}",
         f"gradients of this model are masked, so its white-box robust accuracy is overstated: {advice}",
     )  # fmt: skip

@@ -25,10 +25,10 @@ def zero_gradients(engine: Engine, outcome: Outcome) -> Check:
     A sample without an answer is misclassified already, and needs none.
     """
     if not is_differentiable(engine.model):
-        raise NotRun("the model gives no gradients: only attacks without them can judge it")
-    met = passive_rows(engine)
-    met = met[outcome.clean[met] != NO_ANSWER]
-    if len(met) == 0:
+        raise NotRun("the model gives no gradients: only attacks without them can evaluate it")
+    rows = passive_rows(engine)
+    rows = rows[outcome.clean[rows] != NO_ANSWER]
+    if len(rows) == 0:
         raise NotRun("the model names no class for any of the images looked at")
 
     def zero(rows: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def zero_gradients(engine: Engine, outcome: Outcome) -> Check:
         gradients = [input_gradient(engine.model, x, y, loss) for loss in (cross_entropy, dlr)]
         return torch.stack([gradient.flatten(1).abs().amax(1) == 0 for gradient in gradients])
 
-    of_entropy, of_ratio = torch.cat(list(engine.parts.map(zero, met)), 1)
+    of_entropy, of_ratio = torch.cat(list(engine.parts.map(zero, rows)), 1)
     share, both = of_entropy.float().mean().item(), (of_entropy & of_ratio).float().mean().item()
     advice = "gradient attacks cannot move them, so robust accuracy is overstated: attack without gradients too"
     if both <= ZERO_GRADIENTS:
@@ -47,6 +47,6 @@ def zero_gradients(engine: Engine, outcome: Outcome) -> Check:
         "zero_gradients",
         share,
         ZERO_GRADIENTS,
-        f"{share:.1%} of {len(met)} samples have no input gradient of the cross-entropy, {both:.1%} none of the DLR either",
+        f"{share:.1%} of {len(rows)} samples have no input gradient of the cross-entropy, {both:.1%} none of the DLR either",
         advice,
     )

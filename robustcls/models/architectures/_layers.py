@@ -1,6 +1,6 @@
 """Layers that the architectures for small images share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -16,9 +16,6 @@ def make_activation(name: str) -> nn.Module:
     return nn.SiLU() if name == "silu" else nn.ReLU()
 
 
-LEAST_RESIDUAL = 8  # PyTorch 2.14 crashes on a CPU in 1x1 convolutions of stride 2 with 2 to 6 channels
-
-
 def widen(channels: Sequence[int], width: float, least: int = 1) -> list[int]:
     """The channels of each layer times width, at least one. Raises InputError where one has fewer than `least`."""
     if not 0 < width <= 16:
@@ -31,27 +28,6 @@ def widen(channels: Sequence[int], width: float, least: int = 1) -> list[int]:
 
 def conv3x3(channels: int, out: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels, out, 3, stride, padding=1, bias=False)
-
-
-def residual_stages(
-    make_block: Callable[[int, int, int, str], nn.Module],
-    channels: int,
-    widths: Sequence[int],
-    num_blocks: int,
-    activation: str,
-) -> dict[str, nn.Module]:
-    """layer1, layer2 ...: a stage of num_blocks blocks for each width; every stage but the first halves the grid.
-
-    make_block: (channels in, channels out, stride, activation). channels: of the image that enters layer1.
-    """
-    stages: dict[str, nn.Module] = {}
-    for number, out in enumerate(widths, start=1):
-        first = make_block(channels, out, 1 if number == 1 else 2, activation)
-        stages[f"layer{number}"] = nn.Sequential(
-            first, *(make_block(out, out, 1, activation) for _ in range(num_blocks - 1))
-        )
-        channels = out
-    return stages
 
 
 def init_convolutions(net: nn.Module) -> None:

@@ -1,4 +1,7 @@
-"""Residual networks (He et al. 2015, arXiv:1512.03385), in the variant for small images."""
+"""Residual networks in the variants for small images: a 3x3 convolution first and no pooling, as is usual for CIFAR.
+
+All take num_classes K and input_size (C, H, W), and raise InputError.
+"""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -6,16 +9,59 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from robustcls.models.architectures._layers import (
-    LEAST_RESIDUAL,
-    conv3x3,
-    init_convolutions,
-    make_activation,
-    residual_stages,
-    widen,
-)
+from robustcls.core.errors import InputError
+from robustcls.models.architectures._layers import conv3x3, init_convolutions, make_activation, widen
 
-__all__ = ["resnet18"]
+__all__ = ["preact_resnet18", "resnet18", "wide_resnet"]
+
+LEAST = 8  # channels: PyTorch 2.14 crashes on a CPU in 1x1 convolutions of stride 2 with 2 to 6
+
+
+def resnet18(
+    num_classes: int,
+    input_size: Sequence[int],
+    *,
+    width: float = 1.0,
+    activation: Literal["relu", "silu", "softplus"] = "relu",
+) -> nn.Module:
+    """ResNet-18 (He et al. 2015, arXiv:1512.03385); width multiplies the channels of every convolution."""
+    widths = widen((64, 64, 128, 256, 512), width, least=LEAST)
+    return _network(BasicBlock, num_classes, input_size[0], widths, 2, activation)
+
+
+def preact_resnet18(
+    num_classes: int,
+    input_size: Sequence[int],
+    *,
+    width: float = 1.0,
+    activation: Literal["relu", "silu", "softplus"] = "relu",
+) -> nn.Module:
+    """PreAct ResNet-18 (He et al. 2016, arXiv:1603.05027); width multiplies the channels of every convolution."""
+    widths = widen((64, 64, 128, 256, 512), width, least=LEAST)
+    return _network(PreActBlock, num_classes, input_size[0], widths, 2, activation)
+
+
+def wide_resnet(
+    num_classes: int,
+    input_size: Sequence[int],
+    *,
+    depth: int = 28,
+    width: int = 10,
+    activation: Literal["relu", "silu", "softplus"] = "relu",
+) -> nn.Module:
+    """WRN-depth-width (Zagoruyko and Komodakis 2016, arXiv:1605.07146): three stages of (depth - 4) / 6 blocks.
+
+    width: times the 16, 32 and 64 channels of the stages. The linear layer's bias begins at zero.
+    """
+    num_blocks, rest = divmod(depth - 4, 6)
+    if num_blocks < 1 or rest:
+        raise InputError(f"wide_resnet depth {depth} is not 6n + 4: give 10, 16, 22, 28, 34 ...")
+    if not 1 <= width <= 64:
+        raise InputError(f"wide_resnet width {width} is no widen factor: give a whole number from 1 to 64, such as 10")
+    widths = [16, 16 * width, 32 * width, 64 * width]
+    net = _network(PreActBlock, num_classes, input_size[0], widths, num_blocks, activation)
+    nn.init.zeros_(net.get_parameter("linear.bias"))
+    return net
 
 
 class BasicBlock(nn.Module):
@@ -35,28 +81,39 @@ class BasicBlock(nn.Module):
         return self.activation2(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
-def resnet18(
-    num_classes: int,
-    input_size: Sequence[int],
-    *,
-    width: float = 1.0,
-    activation: Literal["relu", "silu", "softplus"] = "relu",
-) -> nn.Module:
-    """ResNet-18 that begins with a 3x3 convolution and no pooling, as is usual for CIFAR.
+class PreActBlock(nn.Module):
+    """BatchNorm and activation before each convolution; a shortcut that changes the shape takes the activated input."""
 
-    num_classes: K. input_size: (C, H, W). width: multiplies the channels of every convolution. Raises InputError.
-    """
-    stem, *widths = widen((64, 64, 128, 256, 512), width, least=LEAST_RESIDUAL)
-    net = nn.Sequential(
-        OrderedDict(
-            conv1=conv3x3(input_size[0], stem),
-            bn1=nn.BatchNorm2d(stem),
-            activation=make_activation(activation),
-            **residual_stages(BasicBlock, stem, widths, 2, activation),
-            pool=nn.AdaptiveAvgPool2d(1),
-            flatten=nn.Flatten(),
-            linear=nn.Linear(widths[-1], num_classes),
-        )
-    )
+    def __init__(self, channels: int, out: int, stride: int, activation: str) -> None:
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(channels), conv3x3(channels, out, stride)
+        self.bn2, self.conv2 = nn.BatchNorm2d(out), conv3x3(out, out)
+        self.shortcut: nn.Module | None = None
+        if stride != 1 or channels != out:
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False))
+        self.activation1, self.activation2 = make_activation(activation), make_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = self.activation1(self.bn1(x))
+        out = self.conv2(self.activation2(self.bn2(self.conv1(activated))))
+        return out + (x if self.shortcut is None else self.shortcut(activated))
+
+
+def _network(
+    block: type[nn.Module], num_classes: int, channels: int, widths: Sequence[int], num_blocks: int, activation: str
+) -> nn.Sequential:
+    """widths: channels of the first convolution, then of each stage of num_blocks; each but the first halves the grid."""
+    stem, *stages = widths
+    layers: dict[str, nn.Module] = {"conv1": conv3x3(channels, stem)}
+    if block is BasicBlock:
+        layers |= {"bn1": nn.BatchNorm2d(stem), "activation": make_activation(activation)}
+    for number, (into, out) in enumerate(zip(widths, stages, strict=False), start=1):
+        blocks = [block(into, out, 1 if number == 1 else 2, activation)]
+        blocks += [block(out, out, 1, activation) for _ in range(num_blocks - 1)]
+        layers[f"layer{number}"] = nn.Sequential(*blocks)
+    if block is PreActBlock:
+        layers |= {"bn": nn.BatchNorm2d(stages[-1]), "activation": make_activation(activation)}
+    layers |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "linear": nn.Linear(stages[-1], num_classes)}
+    net = nn.Sequential(OrderedDict(layers))
     init_convolutions(net)
     return net

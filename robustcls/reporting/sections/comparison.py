@@ -5,18 +5,19 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from robustcls.core.measures import measures
 from robustcls.reporting.context import FEW, Context, Model
 from robustcls.reporting.figures import MARKERS, SERIES, legend_above, plot, rows_of_shares, shorten
-from robustcls.reporting.html import derived, estimate, fill_file, lacking, lines, not_run, piece, table
+from robustcls.reporting.html import estimate, fill_file, lacking, not_run, table
 from robustcls.reporting.missing import ONE_MODEL
 from robustcls.reporting.sections.classes import class_rows, count_by_class
 from robustcls.results.balance import measures_by_class
 from robustcls.results.comparison import ClassCounts, data_class, held, pair
+from robustcls.results.statistics import agreement
 
 ORDER, TITLE = 140, "Comparison"
 
 DRAWN = 20  # classes: those with the largest gains and the largest losses
-UNLIKE = "not on the same samples"
 
 
 def comparison(context: Context) -> Markup:
@@ -49,56 +50,18 @@ def _overview(context: Context) -> Markup:
         for part, when in (("clean", "clean"), ("robust", "under attack")):
             cells = [lacking() if one is None else estimate(one.name, getattr(one, part), one.spec) for one in some]
             rows.append((f"{name}, {when}", cells))
-    for part, images in (("clean", "clean images"), ("adversarial", "images under attack")):
-        at = f"calibration.{part}.ece"
-        cells = [one.n(at, ".3f") if one.evaluation.calibration else lacking() for one in context.models]
-        rows.append((f"Calibration error (ECE), {images}", cells))
-    kinds = dict.fromkeys((one.norm, one.attack) for e in context.evaluations for one in e.minimum or [])
-    rows += [_corrupted(context), *(_distance(context, norm, attack) for norm, attack in kinds)]
+    for measure in measures():
+        if measure.compared:
+            rows += measure.load("section").compared(context)
     tags = [model.tag for model in context.models]
     shown = [{"Measure": name, **dict(zip(tags, cells, strict=True))} for name, cells in rows]
     return table("Models side by side", shown, sortable=False)
 
 
-def _corrupted(context: Context) -> tuple[Any, list[Markup]]:
-    found = [one.corruptions for one in context.evaluations if one.corruptions]
-    alike = len({(one.n, one.rule, one.source) for one in found}) <= 1
-    cells = [
-        (one.n("corruptions.mean", ".1%") if alike else lacking(UNLIKE)) if one.evaluation.corruptions else lacking()
-        for one in context.models
-    ]
-    name = "Mean accuracy under corruptions"
-    return piece("of_n", name, derived("corrupted samples", found[0].n, ",d")) if found else name, cells
-
-
-def _distance(context: Context, norm: str, attack: str) -> tuple[Any, list[Markup]]:
-    """The median distance of the nearest adversarial example that an attack found."""
-    places = [
-        next((i for i, one in enumerate(e.minimum or []) if (one.norm, one.attack) == (norm, attack)), None)
-        for e in context.evaluations
-    ]
-    found = [(e.minimum or [])[i] for e, i in zip(context.evaluations, places, strict=True) if i is not None]
-    alike = len({tuple(one.index) for one in found if one.distance}) <= 1
-
-    def cell(model: Model, place: int | None) -> Markup:
-        if place is None:
-            return lacking()
-        measured = bool((model.evaluation.minimum or [])[place].distance)
-        return lacking(UNLIKE) if measured and not alike else model.quartile(f"minimum.{place}", "median")
-
-    title = piece("of_n", f"Median smallest distance, {norm}", derived("samples", found[0].n, ",d"))
-    title = lines([title, attack, "0 for each sample that is misclassified unchanged"])
-    return title, [cell(*one) for one in zip(context.models, places, strict=True)]
-
-
-def _agreement(context: Context) -> list[tuple[Model, list[int]]]:
+def _agreement(context: Context) -> list[tuple[Model, tuple[int, ...]]]:
     """Of each model beside the first: the samples that both get right under attack, only the first, only it, neither."""
     first, *others = ([held(sample) for sample in one.samples] for one in context.evaluations)
-    pairs = [list(zip(first, other, strict=True)) for other in others]
-    kinds = ((True, True), (True, False), (False, True), (False, False))
-    return [
-        (model, [some.count(kind) for kind in kinds]) for model, some in zip(context.models[1:], pairs, strict=True)
-    ]
+    return [(model, agreement(first, other)) for model, other in zip(context.models[1:], others, strict=True)]
 
 
 def _gain(rows: tuple[ClassCounts, ...]) -> float:

@@ -64,7 +64,7 @@ def _draw(model: Model, history: Training) -> Markup:
         | model.cells(f"training.epochs.{i}", ".4f", {"Train loss": "train_loss"})
         | model.cells(f"training.epochs.{i}", ".3g", {"Learning rate": "lr"})
         | model.cells(f"training.epochs.{i}", ",.1f", {"Seconds": "seconds"})
-        | model.cells(f"training.epochs.{i}", ",.0f", {"Images a second": "images_per_second"})
+        | model.cells(f"training.epochs.{i}", ",.0f", {"Images per second": "images_per_second"})
         for i in range(len(history.epochs))
     ]
     title = f"Accuracy while training {model.name}"

@@ -30,6 +30,20 @@ def calibration(context: Context) -> Markup:
     )
 
 
+def compared(context: Context) -> list[tuple[str, list[Markup]]]:
+    """The expected calibration errors of the models."""
+    return [
+        (
+            f"Calibration error (ECE), {images}",
+            [
+                model.n(f"calibration.{part}.ece", ".3f") if model.evaluation.calibration else lacking()
+                for model in context.models
+            ],
+        )
+        for part, images in IMAGES.items()
+    ]
+
+
 def _draw(model: Model, part: str) -> Markup:
     found: Reliability = getattr(model.evaluation.calibration, part)
     rows = []

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from robustcls.core.config import option
-from robustcls.core.measures import FEWEST, Measure, Part
+from robustcls.core.measures import FEWEST, Measure, Part, Threshold
 
 
 @dataclass
@@ -20,6 +20,13 @@ MEASURE = Measure(
     headlines=lambda corruptions: (
         [("Mean accuracy under common corruptions", corruptions.mean)] if corruptions.mean is not None else []
     ),
+    thresholds={
+        "min_corruption": Threshold(
+            "mean accuracy under common corruptions",
+            lambda corruptions: None if corruptions.mean is None else (corruptions.mean, corruptions.n),
+        )
+    },
+    compared=True,
     options=Options,
     count="corruptions_n",
     fewest=FEWEST,

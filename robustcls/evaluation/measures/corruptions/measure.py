@@ -41,8 +41,8 @@ def measure(
 ) -> Corruptions:
     """Accuracy under every corruption at every severity, on at most n samples, evenly spaced.
 
-    The images are made here from the judged samples and rounded to 8 bits; or, with `corruptions_from`, read from a folder of
-    files like those of CIFAR-10-C, whose own labels count. The model is left as it was. progress: shown on stderr.
+    The images are made here from the evaluated samples and rounded to 8 bits; or, with `corruptions_from`, read from a folder
+    of files like those of CIFAR-10-C, whose own labels count. The model is left as it was. progress: shown on stderr.
     Raises InputError for images that corruptions are not defined for, and for files that do not fit.
     """
     files = _published(subject, corruptions_from)
@@ -65,12 +65,12 @@ def measure(
     if files:
         rule = (
             f"{results[0].accuracy.total} of the {files.each} published images of every corruption and severity, evenly "
-            f"spaced; clean: {len(at)} of the {total} judged samples, evenly spaced, which need not be the same pictures"
+            f"spaced; clean: {len(at)} of the {total} evaluated samples, evenly spaced, which need not be the same pictures"
         )
         source = f"published files in {files.folder.resolve().name}"
         note = "class k of the files is taken for class k of the data"
     else:
-        rule = f"{len(at)} of {total} judged samples, evenly spaced over the classes"
+        rule = f"{len(at)} of {total} evaluated samples, evenly spaced over the classes"
         rule += "; every corrupted image rounded to 8 bits"
         source = "made here by the published definitions (Hendrycks and Dietterich 2019)"
         note = _differences(x)
@@ -140,7 +140,7 @@ class Published:
             yield images.contiguous(), own if self.outputs is None else torch.tensor(self.outputs)[own]
 
     def check_model(self, model: nn.Module, images: Tensor) -> None:
-        """As `check`, for a model and N,C,H,W of the images that it is judged on."""
+        """As `check`, for a model and N,C,H,W of the images that it is evaluated on."""
         with frozen(model):
             self.check(tuple(images.shape[1:]), predict(model, images, 1).shape[1])
 
@@ -149,7 +149,7 @@ class Published:
         h, w = next(iter(self.images.values())).shape[1:3]
         if (3, h, w) != size:
             raise InputError(
-                f"{self.folder}: images of 3x{h}x{w}, but the model was judged on {'x'.join(map(str, size))}: "
+                f"{self.folder}: images of 3x{h}x{w}, but the model was evaluated on {'x'.join(map(str, size))}: "
                 "name files made of the same data set"
             )
         classes = int(self.labels.max()) + 1

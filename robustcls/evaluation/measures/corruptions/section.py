@@ -6,9 +6,9 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from robustcls.evaluation.measures.corruptions.record import Corruptions
-from robustcls.reporting.context import Context, Model, sentence
+from robustcls.reporting.context import UNLIKE, Context, Model, sentence
 from robustcls.reporting.figures import MARKERS, SERIES, legend_above, plot, rows_of_shares, shorten
-from robustcls.reporting.html import fill_file, share
+from robustcls.reporting.html import derived, fill_file, lacking, piece, share
 from robustcls.reporting.missing import missing_of
 
 GROUPS = {
@@ -29,6 +29,18 @@ def corruptions(context: Context) -> Markup:
         drawn=_draw(context, held) if held else None,
         missing=missing_of(context, "corruptions"),
     )
+
+
+def compared(context: Context) -> list[tuple[Markup | str, list[Markup]]]:
+    """The mean accuracy of each model, where it was measured on the same samples."""
+    found = [one.corruptions for one in context.evaluations if one.corruptions]
+    alike = len({(one.n, one.rule, one.source) for one in found}) <= 1
+    cells = [
+        (one.n("corruptions.mean", ".1%") if alike else lacking(UNLIKE)) if one.evaluation.corruptions else lacking()
+        for one in context.models
+    ]
+    name = "Mean accuracy under corruptions"
+    return [(piece("of_n", name, derived("corrupted samples", found[0].n, ",d")) if found else name, cells)]
 
 
 def _part(model: Model, found: Corruptions) -> dict[str, object]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from robustcls.core.config import option
 from robustcls.core.measures import Measure, Part
 
+HINT = "run robustcls report --model ... or robustcls explain"
+
 
 @dataclass
 class Options:
@@ -15,8 +17,8 @@ MEASURE = Measure(
     text="measures of maps",
     order=30,
     parts={
-        "stability": Part(120, "Attribution stability", "attribution maps were not compared"),
-        "sanity": Part(130, "Attribution sanity", "attribution maps were not tested"),
+        "stability": Part(120, "Attribution stability", f"attribution maps were not compared: {HINT}"),
+        "sanity": Part(130, "Attribution sanity", f"attribution maps were not tested: {HINT}"),
     },
     holds=lambda explanations: bool(explanations.methods),
     empty=lambda explanations: (

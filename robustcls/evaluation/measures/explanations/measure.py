@@ -39,7 +39,7 @@ def measure(
 def available(subject: Subject, evaluation: Evaluation, *, methods: Sequence[str]) -> int:
     """The correctly classified samples: only their maps are compared."""
     if not methods:
-        raise InputError("the model carries none of the methods")
+        raise InputError("the model supports none of the methods")
     return int(evaluation.examples.correct.sum()) or 1
 
 

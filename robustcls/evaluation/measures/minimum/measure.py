@@ -85,10 +85,10 @@ def _in_norm(engine: Engine, examples: Examples, at: Tensor, norm: Norm, number:
     anywhere = ThreatModel(norm, reach(engine.x, norm))
     right = predict_labels(engine.logits) == engine.y
     distance = torch.zeros(len(at)).where(~right, torch.inf)
-    met = right.nonzero().squeeze(1)
+    attacked = right.nonzero().squeeze(1)
     show = partial(follow, label=f"minimum {norm}", show=progress)
     try:
-        for found in engine.attack(ATTACK, met, anywhere, (number,), progress=show):
+        for found in engine.attack(ATTACK, attacked, anywhere, (number,), progress=show):
             rows = found.indices
             for x_adv in (found.x_adv, examples.x_adv[at[rows]]):
                 distance[rows] = torch.minimum(distance[rows], _draw_back(engine, x_adv, rows, anywhere))

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 
 from robustcls.core.threat import BALL
 from robustcls.evaluation.measures.minimum.record import MinimumNorm
-from robustcls.reporting.context import BEYOND, Context, Model, unmeasured
+from robustcls.reporting.context import BEYOND, UNLIKE, Context, Model, unmeasured
 from robustcls.reporting.figures import SERIES, STYLES, beside, legend_above, plot, shares_upwards, shorten
-from robustcls.reporting.html import Row, derived, fill_file, lacking
+from robustcls.reporting.html import Row, derived, fill_file, lacking, lines, piece
 from robustcls.reporting.missing import missing_of
 from robustcls.reporting.sections.curves import mark_eps, units
 
@@ -44,24 +44,46 @@ class Line:
 
 def minimum(context: Context) -> Markup:
     """The share of samples with an adversarial example within each distance, and the quartiles of the distance."""
-    lines = [
-        Line(model, f"minimum.{i}", found)
-        for model in context.models
-        for i, found in enumerate(model.evaluation.minimum or [])
-    ]
-    lines.sort(key=lambda line: line.found.norm != line.model.evaluation.threat.norm)  # the threat models' own first
+    every = _lines(context)
+    every.sort(key=lambda line: line.found.norm != line.model.evaluation.threat.norm)  # the threat models' own first
     norms: dict[str, list[Line]] = {}
-    for line in lines:
+    for line in every:
         norms.setdefault(line.found.norm, []).append(line)
     return fill_file(
         "minimum/section.html",
         context,
         panels=[(norm, some, _draw(f"minimum-{i}", norm, some)) for i, (norm, some) in enumerate(norms.items())],
-        rules=list(dict.fromkeys(line.found.rule for line in lines if line.found.rule)),
+        rules=list(dict.fromkeys(line.found.rule for line in every if line.found.rule)),
         missing=missing_of(context, "minimum"),
         quartile=Model.quartile,
         not_measured=unmeasured,
     )
+
+
+def compared(context: Context) -> list[tuple[Markup, list[Markup]]]:
+    """The median distance under each attack, where it was measured on the same samples."""
+    by_attack: dict[tuple[str, str], dict[int, Line]] = {}
+    for line in _lines(context):
+        by_attack.setdefault((line.found.norm, line.found.attack), {}).setdefault(line.model.place, line)
+    rows = []
+    for (norm, attack), some in by_attack.items():
+        alike = len({tuple(line.found.index) for line in some.values() if line.found.distance}) <= 1
+        cells = [lacking() for _ in context.models]
+        for place, line in some.items():
+            unlike = line.found.distance and not alike
+            cells[place] = lacking(UNLIKE) if unlike else line.model.quartile(line.path, "median")
+        n = derived("samples", next(iter(some.values())).found.n, ",d")
+        title = piece("of_n", f"Median smallest distance, {norm}", n)
+        rows.append((lines([title, attack, "0 for each sample that is misclassified unchanged"]), cells))
+    return rows
+
+
+def _lines(context: Context) -> list[Line]:
+    return [
+        Line(model, f"minimum.{i}", found)
+        for model in context.models
+        for i, found in enumerate(model.evaluation.minimum or [])
+    ]
 
 
 def _draw(name: str, norm: str, every: list[Line]) -> Markup | None:

@@ -52,11 +52,11 @@ def measure(
     at = spaced(subject.y, n)
     white = replace(subject.take(at), surrogate=None)
     rule = (
-        f"{len(at)} of the {total} samples, evenly spaced over the classes; from the largest radius down, and what stands "
-        "at a radius is taken to stand at every smaller one"
+        f"{len(at)} of the {total} samples, evenly spaced over the classes; from the largest radius down, and what is "
+        "robust at a radius is taken to be robust at every smaller one"
     )
     if subject.surrogate is not None:
-        rule += "; with the gradients of the judged model itself"
+        rule += "; with the gradients of the evaluated model itself"
 
     def show(batches: Sequence[Any], label: str, total: int, standing: Callable[[], int]) -> Iterable[Any]:
         return follow(batches, label, show=progress)

@@ -1,4 +1,4 @@
-"""What CIFAR-10 and CIFAR-100 share: torchvision's files, read as Images."""
+"""CIFAR-10 and CIFAR-100: 60,000 colour images of 32x32 in 10 or 100 classes (Krizhevsky 2009)."""
 
 import shutil
 from typing import Any
@@ -8,12 +8,27 @@ import torch
 from robustcls.data.download import arriving, data_folder
 from robustcls.data.images import Images, check_split
 
+__all__ = ["cifar10", "cifar100"]
 
-def load_cifar(name: str, split: str, data_dir: str | None) -> Images:
-    """The split of cifar10 or cifar100 from the data folder, after a download where it is missing or damaged.
 
-    An archive that lies in the data folder already is used instead of the network. Raises InputError.
+def cifar10(split: str, *, data_dir: str | None = None) -> Images:
+    """CIFAR-10 (Krizhevsky 2009), downloaded on demand: 50,000 train and 10,000 test images of 3x32x32.
+
+    data_dir: default $ROBUSTCLS_DATA or ~/.cache/robustcls. Raises InputError where it is neither there nor to be had.
     """
+    return _load("cifar10", split, data_dir)
+
+
+def cifar100(split: str, *, data_dir: str | None = None) -> Images:
+    """CIFAR-100 (Krizhevsky 2009), downloaded on demand: 50,000 train and 10,000 test images of 3x32x32.
+
+    data_dir: default $ROBUSTCLS_DATA or ~/.cache/robustcls. Raises InputError where it is neither there nor to be had.
+    """
+    return _load("cifar100", split, data_dir)
+
+
+def _load(name: str, split: str, data_dir: str | None) -> Images:
+    """An archive that lies in the data folder is used instead of the network."""
     from torchvision import datasets
     from torchvision.datasets.utils import check_integrity
 
