@@ -14,13 +14,12 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from robustcls.attacks._run import run_attack
-from robustcls.attribution import explain_counted, not_finite
+from robustcls.attribution import explain as explain
 from robustcls.attribution.measures.trust import explain_metrics as explain_metrics
-from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_n
 from robustcls.core.threat import ThreatModel
-from robustcls.data.images import as_tensor, collect
+from robustcls.data.images import collect
 from robustcls.data.splits import load_split
 from robustcls.evaluation import measured
 from robustcls.models import loading
@@ -276,50 +275,6 @@ def evaluate(
         model, x, y, _threat_model(threat), attacks, suite, options,
         batch_size=batch_size, seed=seed, name=name, resume=resume, progress=progress,
     )  # fmt: skip
-
-
-def explain(
-    model: nn.Module,
-    images: Tensor | ndarray,
-    target: int | Tensor | Sequence[int] | None = None,
-    method: str | Callable[..., Tensor] = "integrated_gradients",
-    *,
-    batch_size: int | str | None = "auto",
-    seed: int = 0,
-    reference: Tensor | None = None,
-    background: Tensor | None = None,
-    progress: bool = False,
-) -> Tensor:
-    """Attribution maps of the target class's logit, float32 on the images' device: N,C,H,W, or N,H,W from methods on a grid.
-
-    Args:
-        model: any module that gives logits N,K for [0, 1] pixels.
-        images: float N,C,H,W in [0, 1], a tensor on any device or a NumPy array.
-        target: one class for all images, or one per image; None takes each image's predicted class.
-        method: a spec such as `integrated_gradients(steps=64, baseline="mean")`, or a function `(model, x, target) -> maps`.
-            See `robustcls list attribution`.
-        batch_size: images at a time.
-        seed: of methods that draw; every image has the same draws.
-        reference: the images N,C,H,W that superpixels are made of, where `images` are their adversarial versions.
-        background: baselines M,C,H,W of the SHAP methods, in place of each image's own black, mean and blur.
-        progress: show progress on stderr.
-
-    Raises:
-        InputError: for images, targets, methods or options that do not fit. Entries that are not finite become 0, with a
-            UserWarning that says in how many maps.
-
-    Example:
-        >>> maps = robustcls.explain(model, images, target=labels, method="gradcam")
-    """
-    images = as_tensor(images, "images")
-    reference, background = (one if one is None else as_tensor(one, "images") for one in (reference, background))
-    maps, odd = explain_counted(
-        model, images, target, method,
-        batch_size=batch_size, seed=seed, reference=reference, background=background, progress=progress,
-    )  # fmt: skip
-    if said := not_finite(odd):
-        warnings.warn(f"{plugins.parse('attribution', method)}: {said}", stacklevel=2)
-    return maps.to(images.device)
 
 
 def _threat_model(threat: ThreatModel | str | None) -> ThreatModel:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from experiments.contests.turns import TurnError, hand_over, take_turn
 from robustcls.attribution._baselines import baseline_of
 from robustcls.attribution._preparation import prepared
-from robustcls.attribution._superpixels import segmented
 from robustcls.attribution.gradcam import layer_and_grid
+from robustcls.attribution.superpixels import segmented
 from robustcls.bench.explaining import FIRST, our_maps, time_method
 from robustcls.bench.subject import load_subject
 from robustcls.core import plugins

@@ -38,12 +38,12 @@ def run_foolbox(
     shows_all: bool = False,
     untold: bool = False,
 ) -> Tensor:
-    """What an attack of foolbox gives.
+    """The result of an attack of foolbox.
 
     Args:
         others: M,C,H,W, for an attack that needs a start: tried where noise gives none.
-        shows_all: the attack shows the criterion all that it tries, and gives a black image where it finds nothing.
-        untold: so does this one, and it would end with the last sample of the batch to be misclassified: it is not told.
+        shows_all: the attack passes all that it tries to the criterion, and returns a black image where it finds nothing.
+        untold: so does this one, and it would end with the last misclassified sample of the batch: it is told of none.
     """
     import eagerpy
     from foolbox.models import PyTorchModel
@@ -97,18 +97,18 @@ class _OwnDraws(TorchFunctionMode):
     def __init__(self, x: Tensor, generator: SampleGenerator) -> None:
         super().__init__()
         draws = Draws(x, generator)
-        self.n, self.draw = len(x), {torch.rand: draws.uniform, torch.randn: draws.normal}
-        self.like = {torch.rand_like: draws.uniform, torch.randn_like: draws.normal}
+        self.n = len(x)
+        self.draws = {
+            torch.rand: draws.uniform, torch.rand_like: draws.uniform,
+            torch.randn: draws.normal, torch.randn_like: draws.normal,
+        }  # fmt: skip
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function in self.like:
-            shape, draw = args[0].shape, self.like[function]
-        elif function in self.draw:
-            shape, draw = args[0] if isinstance(args[0], Sequence) else args, self.draw[function]
-        else:
-            return function(*args, **(kwargs or {}))
-        if len(shape) == 4 and shape[0] == self.n:
-            return draw(*shape[1:])
+        if function in self.draws:
+            first = args[0]
+            shape = first.shape if isinstance(first, Tensor) else first if isinstance(first, Sequence) else args
+            if len(shape) == 4 and shape[0] == self.n:
+                return self.draws[function](*shape[1:])
         return function(*args, **(kwargs or {}))
 
 
@@ -129,7 +129,7 @@ class _Raised(nn.Module):
 
 
 def _criterion(nearest: Nearest, *, tells: bool) -> Any:
-    """A criterion of foolbox, on the raised logits of `_Raised`, that keeps the nearest adversarial example it is shown.
+    """A criterion of foolbox, on the raised logits of `_Raised`, that keeps the nearest adversarial example that it sees.
 
     tells: the attack which are; else that none is.
     """

@@ -5,6 +5,7 @@ their weight, until each meets its wall; in l1 the pixels of the largest weight 
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -44,14 +45,6 @@ def _together(weight: Tensor, room: Tensor, lack: Tensor, speed: Callable[[Tenso
     return torch.minimum(time[:, None] * speed_of, room)
 
 
-def _linf(weight: Tensor, room: Tensor, lack: Tensor) -> Tensor:
-    return _together(weight, room, lack, torch.ones_like)
-
-
-def _l2(weight: Tensor, room: Tensor, lack: Tensor) -> Tensor:
-    return _together(weight, room, lack, lambda weight: weight)
-
-
 def _l1(weight: Tensor, room: Tensor, lack: Tensor) -> Tensor:
     """Few pixels suffice as a rule: of the largest weights as many are ordered as the neediest sample takes.
 
@@ -72,4 +65,8 @@ def _l1(weight: Tensor, room: Tensor, lack: Tensor) -> Tensor:
     return torch.where(beyond[:, None], room, torch.zeros_like(weight).scatter_(1, index, way))
 
 
-_MOVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"linf": _linf, "l2": _l2, "l1": _l1}
+_MOVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "linf": partial(_together, speed=torch.ones_like),
+    "l2": partial(_together, speed=torch.clone),
+    "l1": _l1,
+}

@@ -1,19 +1,23 @@
 """What minimum-norm attacks share: the nearest adversarial example of all that were tried, and images to begin from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 
 import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks._active import per_sample
+from robustcls.attacks._goal import gap
 from robustcls.core.draws import Draws, take
 from robustcls.core.errors import InputError
 from robustcls.core.losses import ATTACK_TIE, margin, misclassified, tie_scale
+from robustcls.core.subset import in_turn
 from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits
 
 # Images tried as a start: so many for each sample, of which the nearest is taken, and more for those without any, up to so
-# many; then other images.
-FIRST, STARTS = 30, 200
+# many; then so many other images, drawn from all samples, so that the batch decides nothing.
+FIRST, STARTS, OTHERS = 30, 200, 100
 
 
 def lead(logits: Tensor, y: Tensor, other: Tensor | None = None) -> Tensor:
@@ -22,11 +26,8 @@ def lead(logits: Tensor, y: Tensor, other: Tensor | None = None) -> Tensor:
     Returns N.
     """
     logits = logits.float()
-    if other is not None:
-        gap = (logits.gather(1, other[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
-    else:
-        gap = margin(logits, y)
-    return gap - 2 * ATTACK_TIE * tie_scale(logits.detach(), y)
+    ahead = margin(logits, y) if other is None else gap(logits, y, other)
+    return ahead - 2 * ATTACK_TIE * tie_scale(logits.detach(), y)
 
 
 class Nearest:
@@ -46,7 +47,7 @@ class Nearest:
         return self.keep(x_adv, misclassified(logits, self.y))
 
     def keep(self, x_adv: Tensor, adversarial: Tensor) -> Tensor:
-        """As `add`, by another's word; what is not finite is no image."""
+        """As `add`, where the caller decides which are adversarial; what is not finite is no image."""
         distance = self.threat.distance(x_adv, self.x)
         adversarial = adversarial & distance.isfinite()
         nearer = adversarial & (distance < self.distance)
@@ -69,6 +70,35 @@ def search(
     if len(rows):
         result[rows] = run(x[rows], y[rows], take(generator, rows))
     return result
+
+
+def minimum_norm(
+    *norms: str, positive: Sequence[str], least: Mapping[str, int] | None = None
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Declares an attack that looks for the nearest example in one of the norms, and runs it as `search` does.
+
+    positive: options that must be above 0; least: the smallest values of others. The attack raises InputError for another
+    norm, and for other values.
+    """
+
+    def declare(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @traits(minimum_norm=True)
+        @wraps(attack)
+        def searched(model, x, y, threat, *, generator=None, **options) -> Tensor:
+            check_norm(attack.__name__, threat, *norms)
+            check_positive(attack.__name__, **{name: options[name] for name in positive if name in options})
+            for name, value in (least or {}).items():
+                if name in options and options[name] < value:
+                    raise InputError(f"{attack.__name__}({name}={options[name]}): give {value} or more")
+
+            def run(x: Tensor, y: Tensor, generator: Generator | None) -> Tensor:
+                return attack(model, x, y, threat, generator=generator, **options)
+
+            return search(run, model, x, y, generator)
+
+        return searched
+
+    return declare
 
 
 @torch.no_grad()
@@ -97,6 +127,12 @@ def find_starts(
         blend = x + step / 20 * (far - x)
         nearest.add(blend, model(blend))
     return nearest
+
+
+def others_of(x: Tensor, y: Tensor, index: Tensor) -> Tensor:
+    """At most OTHERS of the images x (N,C,H,W), of the classes y (N) in turn, by the numbers that name them (N)."""
+    order = index.cpu().argsort(stable=True)
+    return x[order[in_turn(y.cpu()[order])[:OTHERS]].to(x.device)]
 
 
 def _nearest_of(others: Tensor, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Nearest:
@@ -131,9 +167,3 @@ def check_positive(name: str, **values: float) -> None:
     for option, value in values.items():
         if value <= 0:
             raise InputError(f"{name}({option}={value}): give more than 0")
-
-
-def check_confidence(name: str, confidence: float) -> None:
-    """Raises InputError for a margin below 0."""
-    if confidence < 0:
-        raise InputError(f"{name}(confidence={confidence}): give 0 or more, or examples would not be misclassified")

@@ -1,5 +1,6 @@
 """Auto-PGD: projected gradient ascent with momentum that halves its own step (Croce and Hein 2020, arXiv:2003.01690).
 
+In l1 its steps are sparse and its projection is onto ball and box at once (Croce and Hein 2021, arXiv:2103.01208).
 What differs from AutoAttack's code, as measured on small CIFAR-10 networks:
 
 - The start is uniform in the ball, theirs on its surface: a mean radius of 0.9997 eps at 3 x 32 x 32 pixels, of 0.986 at
@@ -8,29 +9,40 @@ What differs from AutoAttack's code, as measured on small CIFAR-10 networks:
   checkpoint earlier or later. Effect on robust accuracy: not measured by itself; in a parity test against their code the
   two stay within 1.5 points.
 - l2 gradients are rescaled before their norm is taken, so that those below 1e-12 count, too.
-- early_stop: the result is the first adversarial point, theirs the last. The same samples break.
+- early_stop: the result is the first adversarial point, theirs the last. The same samples are misclassified.
+- l1: the first step moves 0.2 of the pixels, 614 of 3 x 32 x 32; theirs counts what the start changed, which comes to about
+  286. It is overwritten after one step. Effect on robust accuracy: not measured by itself.
+- l1: adversarial examples inside eps that the runs in the balls of 3 and 2 eps reach count. That can only lower robust
+  accuracy.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks._active import Active, Restarts, per_sample
-from robustcls.attacks._apgd_l1 import ascend_l1
-from robustcls.attacks._goal import Goal, Loss, hits
-from robustcls.core.draws import take
+from robustcls.attacks._goal import Goal, Loss, gap
+from robustcls.core.draws import Draws, take
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import logits_and_gradient
-from robustcls.core.losses import cross_entropy, dlr, misclassified, wrong_classes
-from robustcls.core.threat import ThreatModel
+from robustcls.core.losses import cross_entropy, dlr, wrong_classes
+from robustcls.core.threat import BALL, ThreatModel
 
 __all__ = ["apgd_ce", "apgd_dlr", "apgd_t"]
 
 ALPHA = 0.75  # of a step is new, the rest momentum
 RHO = 0.75  # share of the steps since the last checkpoint in which the loss must have risen
 FIRST_PERIOD, PERIOD_FALLS, LAST_PERIOD = 0.22, 0.03, 0.06  # between checkpoints, as shares of all steps
+
+# l1
+RADII, EARLY = (3, 2, 1), 0.3  # of the balls, in eps; the share of the steps that each of the larger two gets
+PERIOD = 0.04  # of a ball's steps, between checkpoints
+SPARSER = 0.95  # where the best point has changed fewer than this share of the pixels it had, the first step again
+SHRINK, SHORTEST = 1.5, 10  # elsewhere the step is divided by the one, down to the first step over the other
+MOVED = 1.5  # a step moves as many pixels as the best point has changed, over this
 
 
 def apgd_ce(
@@ -48,11 +60,12 @@ def apgd_ce(
 ) -> Tensor:
     """Auto-PGD on the cross-entropy (Croce and Hein 2020, arXiv:2003.01690).
 
-    start: N,C,H,W, where the first run begins instead of a random point of the ball. target: N classes to be taken for;
-    their loss is minimised.
+    start: N,C,H,W, where the first run begins instead of a random point of the ball. target: N target classes, whose loss
+    is minimised.
     """
-    loss = cross_entropy if target is None else _towards
-    return _restart(model, x, y, threat, loss, steps, restarts, early_stop, start, target, generator)
+    goal = Goal.of(y, target)
+    ascent = Ascent(model, threat, goal, goal.ascent(cross_entropy), steps, early_stop)
+    return ascent.best_of(x, [None], restarts, start, generator)
 
 
 def apgd_dlr(
@@ -70,10 +83,16 @@ def apgd_dlr(
 ) -> Tensor:
     """Auto-PGD on the difference of logits ratio (Croce and Hein 2020, arXiv:2003.01690).
 
-    start: as in `apgd_ce`. target: N classes to be taken for, by the targeted ratio of `apgd_t`.
+    start: as in `apgd_ce`. target: N target classes, by the targeted ratio of `apgd_t`.
     """
-    loss = dlr if target is None else targeted_dlr
-    return _restart(model, x, y, threat, loss, steps, restarts, early_stop, start, target, generator)
+
+    def towards(logits: Tensor, target: Tensor, y: Tensor) -> Tensor:
+        return targeted_dlr(logits, y, target)
+
+    loss, others = (dlr, [None]) if target is None else (towards, [y])
+    return Ascent(model, threat, Goal.of(y, target), loss, steps, early_stop).best_of(
+        x, others, restarts, start, generator
+    )
 
 
 def apgd_t(
@@ -103,23 +122,11 @@ def apgd_t(
         )
     with torch.no_grad():
         logits = model(x)
-    wrong, way = wrong_classes(logits, y), dlr(logits, y)  # the way is below 0 for what is right
-    runs = Restarts(model, x, Goal(y, measure=dlr), early_stop)  # whose scale lets samples be compared
-    for restart in range(restarts):
-        for rank in range(min(targets, wrong.shape[1])):
-            rows = runs.left
-            if len(rows) == 0:
-                return runs.x_adv
-            begin = start[rows] if start is not None and restart == 0 else None
-            x_adv = _ASCENTS[threat.norm](
-                model, x[rows], y[rows], threat, targeted_dlr, steps, take(generator, rows),
-                target=wrong[rows, rank], start=begin, early_stop=early_stop,
-            )  # fmt: skip
-            runs.add(x_adv)
-        # One start tells too little of how far a sample is. The rule sees the sample alone, so that no other decides.
-        if restart > 0 and closest < 1:
-            runs.give_up_below(closest ** ((restart + 1) / 2) * way)
-    return runs.x_adv
+    others, way = list(wrong_classes(logits, y)[:, :targets].T), dlr(logits, y)  # below 0 for what is right
+    least = None if closest == 1 else lambda restart: closest ** ((restart + 1) / 2) * way
+    goal = Goal(y, measure=dlr)  # whose scale lets samples be compared
+    ascent = Ascent(model, threat, goal, targeted_dlr, steps, early_stop)
+    return ascent.best_of(x, others, restarts, start, generator, least)
 
 
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
@@ -129,130 +136,195 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     Classes that are masked with -inf do not count.
     """
     logits = logits.float()
-    gap = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
     if logits.shape[1] == 2:
-        return gap
+        return gap(logits, y, target)
     ordered = logits.topk(min(4, logits.shape[1]), dim=1).values
     last = ordered[:, -2:]
     if logits.shape[1] > 3:
         last = torch.where(ordered[:, 3:].isfinite(), last, ordered[:, 1:3])
     usable = ordered[:, :3].isfinite().all(1)
-    return gap / torch.where(usable, ordered[:, 0] - last.mean(1) + 1e-12, 1.0)
+    return gap(logits, y, target) / torch.where(usable, ordered[:, 0] - last.mean(1) + 1e-12, 1.0)
 
 
-def _towards(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    return -cross_entropy(logits, target)
-
-
-def _restart(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    loss: Loss,
-    steps: int,
-    restarts: int,
-    early_stop: bool,
-    start: Tensor | None,
-    target: Tensor | None,
-    generator: Generator | None,
-) -> Tensor:
-    if restarts < 1:
-        raise InputError(f"apgd(restarts={restarts}): give 1 or more")
-    runs = Restarts(model, x, Goal.of(y, target), early_stop)
-    for restart in range(restarts):
-        rows = runs.left
-        if len(rows) == 0:
-            break
-        begin = start[rows] if start is not None and restart == 0 else None
-        x_adv = _ASCENTS[threat.norm](
-            model, x[rows], y[rows], threat, loss, steps, take(generator, rows),
-            target=None if target is None else target[rows], start=begin, early_stop=early_stop, aims=target is not None,
-        )  # fmt: skip
-        if restarts == 1:
-            return x_adv
-        runs.add(x_adv)
-    return runs.x_adv
-
-
-@dataclass(kw_only=True)
+@dataclass
 class _Active(Active):
-    """The paper's x^(k) is x_adv, its x_max, f_max and eta have their names."""
+    """A run: x_adv is the paper's x^(k), y the labels of the goal; x_max, f_max and eta have the paper's names."""
 
-    target: Tensor | None  # N
-    x_last: Tensor  # x^(k-1)
-    f: Tensor  # N, the loss at x_adv
-    f_last: Tensor
-    grad: Tensor
-    x_max: Tensor  # the point of the largest loss
-    f_max: Tensor
-    grad_max: Tensor
-    f_checked: Tensor  # f_max at the last checkpoint
-    eta: Tensor  # N,1,1,1, the step
-    rises: Tensor  # N, steps since the last checkpoint in which the loss rose
-    halved: Tensor  # N, whether the last checkpoint halved the step
+    other: Tensor | None  # N, what the loss takes beside y
+    f: Tensor = field(init=False)  # N, the loss at x_adv
+    grad: Tensor = field(init=False)
+    x_max: Tensor = field(init=False)  # the best point: that of the largest loss
+    f_max: Tensor = field(init=False)
+    grad_max: Tensor = field(init=False)
+    eta: Tensor = field(init=False)  # N,1,1,1, the step
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.f = self.f_max = self.x.new_full((len(self.x),), -torch.inf)
+        self.grad, self.grad_max, self.x_max = self.x, self.x, self.x_adv
+
+    def return_to_best(self, rows: Tensor) -> None:
+        """These samples (N, bool) go on from their best point."""
+        self.x_adv = torch.where(per_sample(rows), self.x_max, self.x_adv)
+        self.grad = torch.where(per_sample(rows), self.grad_max, self.grad)
 
 
-def _ascend(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    loss: Loss,
-    steps: int,
-    generator: Generator | None,
-    *,
-    target: Tensor | None = None,
-    start: Tensor | None = None,
-    early_stop: bool = True,
-    aims: bool = False,
-) -> Tensor:
-    """One run (Algorithm 1 of the paper): for each sample the first point that succeeds, else that of the largest loss.
+@dataclass
+class _Momentum(_Active):
+    x_last: Tensor = field(init=False)  # x^(k-1)
+    f_last: Tensor = field(init=False)
+    f_checked: Tensor = field(init=False)  # f_max at the last checkpoint
+    rises: Tensor = field(init=False)  # N, steps since the last checkpoint in which the loss rose
+    halved: Tensor = field(init=False)  # N, whether the last checkpoint halved the step
 
-    loss: of logits, y and, where given, target (N). aims: whether the target alone is a success, not any wrong class.
-    """
-    if steps < 1:
-        raise InputError(f"apgd(steps={steps}): give 1 or more")
-    result = x.clone()
-    start = threat.random_start(x, generator) if start is None else threat.project(start, x)
-    low, zeros = x.new_full((len(x),), -torch.inf), x.new_zeros(len(x))
-    a = _Active(
-        x, y, start, target=target, x_last=start, f=low, f_last=low, grad=x, x_max=start, f_max=low, grad_max=x,
-        f_checked=low, eta=torch.full_like(x[:, :1, :1, :1], 2 * threat.eps), rises=zeros, halved=zeros.bool(),
-    )  # fmt: skip
-    period, falls, shortest = (max(int(share * steps), 1) for share in (FIRST_PERIOD, PERIOD_FALLS, LAST_PERIOD))
-    since_checkpoint = 0
-    for k in range(steps + 1):
-        labels = (a.y,) if a.target is None else (a.y, a.target)
-        logits, a.f, a.grad = logits_and_gradient(model, a.x_adv, loss, *labels)
-        if early_stop:
-            a.drop(hits(logits, labels[-1]) if aims else misclassified(logits, a.y), into=result)
-            if len(a) == 0:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.x_last, self.f_last, self.f_checked = self.x_adv, self.f, self.f
+        self.rises, self.halved = torch.zeros_like(self.f), torch.zeros_like(self.f).bool()
+
+
+@dataclass
+class _Sparse(_Active):
+    changed: Tensor = field(init=False)  # N, the pixels that x_max had changed at the last checkpoint
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """The maximisation of a loss: of logits, y and, where given, a second label (N)."""
+
+    model: nn.Module
+    threat: ThreatModel
+    goal: Goal
+    loss: Loss
+    steps: int
+    early_stop: bool
+
+    def best_of(
+        self,
+        x: Tensor,
+        others: Sequence[Tensor | None],
+        restarts: int,
+        start: Tensor | None,
+        generator: Generator | None,
+        least: Callable[[int], Tensor] | None = None,
+    ) -> Tensor:
+        """The best run of each sample, of one for each of the second labels `others` in each restart.
+
+        least: of a restart (1, 2, ...) the closeness to the goal, N, below which a sample gets no further one.
+        """
+        if restarts < 1 or self.steps < 1:
+            raise InputError(f"apgd(steps={self.steps}, restarts={restarts}): give 1 or more of each")
+        runs = Restarts(self.model, x, self.goal, self.early_stop)
+        for restart in range(restarts):
+            for other in others:
+                rows = runs.left
+                if len(rows) == 0:
+                    return runs.x_adv
+                other = None if other is None else other[rows]
+                begin = None if start is None or restart > 0 else start[rows]
+                x_adv = self.run(x[rows], self.goal.labels[rows], other, begin, take(generator, rows))
+                if restarts == len(others) == 1 and least is None:  # nothing to compare it with
+                    return x_adv
+                runs.add(x_adv)
+            if least is not None and restart > 0:
+                runs.give_up_below(least(restart))
+        return runs.x_adv
+
+    def run(
+        self, x: Tensor, y: Tensor, other: Tensor | None, start: Tensor | None, generator: Generator | None
+    ) -> Tensor:
+        """One run: for each sample the first point that succeeds, else that of the largest loss."""
+        return (self._sparse if self.threat.norm == "l1" else self._momentum)(x, y, other, start, generator)
+
+    def _momentum(self, x, y, other, start, generator) -> Tensor:
+        """Algorithm 1 of the paper."""
+        threat, steps, result = self.threat, self.steps, x.clone()
+        start = threat.random_start(x, generator) if start is None else threat.project(start, x)
+        a = _Momentum(x, y, start, other)
+        a.eta = torch.full_like(x[:, :1, :1, :1], 2 * threat.eps)
+        period, falls, shortest = (max(int(share * steps), 1) for share in (FIRST_PERIOD, PERIOD_FALLS, LAST_PERIOD))
+        since_checkpoint = 0
+        for k in range(steps + 1):
+            if not self._look(a, result):
                 return result
+            a.rises = a.rises + (a.f > a.f_last)
+            a.f_last = a.f
+            if k == 0:
+                a.f_checked, a.rises = a.f_max, torch.zeros_like(a.rises)
+            elif since_checkpoint == period:
+                # Too few rises (condition 1), or neither a halving at the last checkpoint nor a new maximum since (2).
+                halve = (a.rises <= RHO * period) | (~a.halved & (a.f_checked >= a.f_max))
+                a.halved, a.f_checked, a.rises = halve, a.f_max, torch.zeros_like(a.rises)
+                a.eta = torch.where(per_sample(halve), a.eta / 2, a.eta)
+                a.return_to_best(halve)
+                period, since_checkpoint = max(period - falls, shortest), 0
+            if k < steps:
+                alpha = ALPHA if k > 0 else 1.0
+                z = threat.project(a.x_adv + a.eta * threat.steepest(a.grad), a.x)
+                ahead = a.x_adv + alpha * (z - a.x_adv) + (1 - alpha) * (a.x_adv - a.x_last)
+                a.x_last, a.x_adv = a.x_adv, threat.project(ahead, a.x)
+                since_checkpoint += 1
+        result[a.index] = a.x_max
+        return result
+
+    def _sparse(self, x, y, other, start, generator) -> Tensor:
+        """Through balls of 3, 2 and 1 eps, from Gaussian noise (Croce and Hein 2021, arXiv:2103.01208).
+
+        A sample leaves with the first point in the ball of eps that succeeds; without early_stop the largest loss there
+        counts. With 3 steps or more each ball gets some.
+        """
+        result, early = x.clone(), min(math.ceil(EARLY * self.steps), (self.steps - 1) // 2)
+        a = _Sparse(x, y, x + Draws(x, generator).normal(*x.shape[1:]) if start is None else start, other)
+        for radius, length in zip(RADII, (early, early, self.steps - 2 * early), strict=True):
+            if length == 0:
+                continue
+            ball, period = replace(self.threat, eps=radius * self.threat.eps), max(int(PERIOD * length), 1)
+            a.x_adv = a.x_max = ball.project(a.x_max, a.x)
+            a.f_max, a.eta = torch.full_like(a.f, -torch.inf), torch.full_like(a.x[:, :1, :1, :1], ball.eps)
+            a.changed = _changed(a.x_adv, a.x)
+            if radius == RADII[0]:  # from the clean image, a step of one pixel would never grow
+                a.changed = a.changed.clamp_min(0.3 * x[0].numel())
+            for k in range(length + 1):
+                if not self._look(a, result):
+                    return result
+                if k == length:
+                    break
+                if k > 0 and k % period == 0:
+                    # Long steps again from the best point where it became sparser, shorter ones elsewhere.
+                    changed = _changed(a.x_max, a.x)
+                    sparser = changed < SPARSER * a.changed
+                    a.changed = changed
+                    shorter = (a.eta / SHRINK).clamp_min(ball.eps / SHORTEST)
+                    a.eta = torch.where(per_sample(sparser), ball.eps, shorter)
+                    a.return_to_best(sparser)
+                a.x_adv = ball.project(a.x_adv + a.eta * _sparse_direction(a.grad, a.changed / MOVED), a.x)
+        result[a.index] = a.x_max
+        return result
+
+    def _look(self, a: _Active, result: Tensor) -> bool:
+        """Loss and gradient at x_adv, which may be the new best point. Samples that succeed leave; whether any is left."""
+        labels = (a.y,) if a.other is None else (a.y, a.other)
+        logits, a.f, a.grad = logits_and_gradient(self.model, a.x_adv, self.loss, *labels)
+        if self.early_stop:
+            succeeded = self.goal.reached(logits, a.y)
+            if self.threat.norm == "l1":  # whose runs begin in larger balls
+                succeeded &= self.threat.distance(a.x_adv, a.x) <= self.threat.eps + BALL
+            a.drop(succeeded, into=result)
         better = a.f > a.f_max
         a.f_max = torch.where(better, a.f, a.f_max)
         a.x_max = torch.where(per_sample(better), a.x_adv, a.x_max)
         a.grad_max = torch.where(per_sample(better), a.grad, a.grad_max)
-        a.rises = a.rises + (a.f > a.f_last)
-        a.f_last = a.f
-        if k == 0:
-            a.f_checked, a.rises = a.f_max, torch.zeros_like(a.rises)
-        elif since_checkpoint == period:
-            # Too few rises (condition 1), or neither a halving at the last checkpoint nor a new maximum since (condition 2).
-            halve = (a.rises <= RHO * period) | (~a.halved & (a.f_checked >= a.f_max))
-            a.halved, a.f_checked, a.rises = halve, a.f_max, torch.zeros_like(a.rises)
-            a.eta = torch.where(per_sample(halve), a.eta / 2, a.eta)
-            a.x_adv = torch.where(per_sample(halve), a.x_max, a.x_adv)
-            a.grad = torch.where(per_sample(halve), a.grad_max, a.grad)
-            period, since_checkpoint = max(period - falls, shortest), 0
-        if k < steps:
-            alpha = ALPHA if k > 0 else 1.0
-            z = threat.project(a.x_adv + a.eta * threat.steepest(a.grad), a.x)
-            ahead = a.x_adv + alpha * (z - a.x_adv) + (1 - alpha) * (a.x_adv - a.x_last)
-            a.x_last, a.x_adv = a.x_adv, threat.project(ahead, a.x)
-            since_checkpoint += 1
-    result[a.index] = a.x_max
-    return result
+        return len(a) > 0
 
 
-_ASCENTS: dict[str, Callable[..., Tensor]] = {"linf": _ascend, "l2": _ascend, "l1": ascend_l1}
+def _changed(x_adv: Tensor, x: Tensor) -> Tensor:
+    return (x_adv != x).flatten(1).sum(1)
+
+
+def _sparse_direction(grad: Tensor, count: Tensor) -> Tensor:
+    """The signs of the `count` (N) largest coordinates of each gradient, over their number: N,C,H,W."""
+    size = grad.flatten(1).abs()
+    count = count.ceil().long().clamp(1, size.shape[1])
+    smallest = size.topk(int(count.max()), dim=1).values.gather(1, count[:, None] - 1)
+    direction = grad.sign() * (size >= smallest).view_as(grad)
+    return direction / per_sample(direction.flatten(1).abs().sum(1).clamp_min(1))

@@ -8,16 +8,15 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks._active import per_sample
-from robustcls.attacks._nearest import Nearest, check_confidence, check_norm, check_positive, lead, search
+from robustcls.attacks._nearest import Nearest, lead, minimum_norm
 from robustcls.core.gradients import logits_and_gradient
 from robustcls.core.losses import ATTACK_TIE, margin, tie_scale
 from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import traits
 
 BETA_1, BETA_2 = 0.9, 0.999  # of Adam, by hand: torch.optim takes a second to import what a step of it needs
 
 
-@traits(minimum_norm=True)
+@minimum_norm("l2", positive=("steps", "initial_const", "binary_search_steps", "step_size"), least={"confidence": 0})
 def cw(
     model: nn.Module,
     x: Tensor,
@@ -35,39 +34,31 @@ def cw(
 
     confidence: the margin that an example must have. The search for the constant begins at initial_const.
     """
-    check_norm("cw", threat, "l2")
-    check_positive(
-        "cw", steps=steps, initial_const=initial_const, binary_search_steps=binary_search_steps, step_size=step_size
-    )
-    check_confidence("cw", confidence)
 
     def hinge(logits: Tensor, y: Tensor) -> Tensor:
         return (lead(logits, y) - confidence).clamp_max(0)
 
-    def run(x: Tensor, y: Tensor, generator: Generator | None) -> Tensor:
-        nearest = Nearest(x, y, threat)
-        w_0 = (0.999999 * (2 * x - 1)).atanh()
-        x_0 = _to_box(w_0)  # x but for rounding
-        c = torch.full_like(x[:, 0, 0, 0], initial_const, dtype=torch.float64)
-        low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
-        for _ in range(binary_search_steps):
-            w, succeeded = w_0, torch.zeros_like(y, dtype=torch.bool)
-            mean, square = torch.zeros_like(w), torch.zeros_like(w)
-            for step in range(1, steps + 1):
-                x_adv = _to_box(w)
-                logits, _, grad = logits_and_gradient(model, x_adv, hinge, y)
-                far_enough = margin(logits, y) - confidence > ATTACK_TIE * tie_scale(logits, y)
-                succeeded |= nearest.keep(x_adv, far_enough)
-                descent = 2 * (x_adv - x_0) - per_sample(c.to(x.dtype)) * grad
-                descent = descent * 2 * x_adv * (1 - x_adv)  # the slope of (1 + tanh(w)) / 2
-                mean, square = mean.lerp(descent, 1 - BETA_1), square.lerp(descent.square(), 1 - BETA_2)
-                size = (square / (1 - BETA_2**step)).sqrt() + 1e-8
-                w = w - step_size * mean / (1 - BETA_1**step) / size
-            high, low = torch.where(succeeded, c, high), torch.where(succeeded, low, c)
-            c = torch.where(high.isinf(), 10 * c, (low + high) / 2)
-        return nearest.x_adv
-
-    return search(run, model, x, y, generator)
+    nearest = Nearest(x, y, threat)
+    w_0 = (0.999999 * (2 * x - 1)).atanh()
+    x_0 = _to_box(w_0)  # x but for rounding
+    c = torch.full_like(x[:, 0, 0, 0], initial_const, dtype=torch.float64)
+    low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
+    for _ in range(binary_search_steps):
+        w, succeeded = w_0, torch.zeros_like(y, dtype=torch.bool)
+        mean, square = torch.zeros_like(w), torch.zeros_like(w)
+        for step in range(1, steps + 1):
+            x_adv = _to_box(w)
+            logits, _, grad = logits_and_gradient(model, x_adv, hinge, y)
+            far_enough = margin(logits, y) - confidence > ATTACK_TIE * tie_scale(logits, y)
+            succeeded |= nearest.keep(x_adv, far_enough)
+            descent = 2 * (x_adv - x_0) - per_sample(c.to(x.dtype)) * grad
+            descent = descent * 2 * x_adv * (1 - x_adv)  # the slope of (1 + tanh(w)) / 2
+            mean, square = mean.lerp(descent, 1 - BETA_1), square.lerp(descent.square(), 1 - BETA_2)
+            size = (square / (1 - BETA_2**step)).sqrt() + 1e-8
+            w = w - step_size * mean / (1 - BETA_1**step) / size
+        high, low = torch.where(succeeded, c, high), torch.where(succeeded, low, c)
+        c = torch.where(high.isinf(), 10 * c, (low + high) / 2)
+    return nearest.x_adv
 
 
 def _to_box(w: Tensor) -> Tensor:

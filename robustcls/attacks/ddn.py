@@ -9,15 +9,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks._active import per_sample
-from robustcls.attacks._nearest import Nearest, check_norm, check_positive, search
+from robustcls.attacks._nearest import Nearest, minimum_norm
 from robustcls.core.draws import Draws, take
 from robustcls.core.gradients import logits_and_gradient
 from robustcls.core.losses import cross_entropy
 from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import traits
 
 
-@traits(minimum_norm=True)
+@minimum_norm("l2", positive=("steps", "init_epsilon", "gamma"))
 def ddn(
     model: nn.Module,
     x: Tensor,
@@ -33,23 +32,17 @@ def ddn(
 
     init_epsilon: the first radius. gamma: the share by which it shrinks or grows at every step.
     """
-    check_norm("ddn", threat, "l2")
-    check_positive("ddn", steps=steps, init_epsilon=init_epsilon, gamma=gamma)
-
-    def run(x: Tensor, y: Tensor, generator: Generator | None) -> Tensor:
-        nearest, x_adv = Nearest(x, y, threat), x
-        farthest = threat.distance(torch.maximum(x, 1 - x), torch.zeros_like(x))
-        eps = torch.full_like(farthest, init_epsilon)
-        for k in range(steps):
-            alpha = 0.01 + 0.99 * (1 + math.cos(math.pi * k / steps)) / 2
-            logits, _, grad = logits_and_gradient(model, x_adv, cross_entropy, y)
-            adversarial = nearest.add(x_adv, logits)
-            flat = (grad == 0).flatten(1).all(1)
-            if flat.any():  # any direction
-                grad[flat] = Draws(x[flat], take(generator, flat)).normal(*x.shape[1:])
-            delta = x_adv - x + alpha * threat.steepest(grad)
-            eps = (eps * torch.where(adversarial, 1 - gamma, 1 + gamma)).clamp_max(farthest)
-            x_adv = (x + per_sample(eps) * threat.steepest(delta)).clamp(0, 1)
-        return nearest.x_adv
-
-    return search(run, model, x, y, generator)
+    nearest, x_adv = Nearest(x, y, threat), x
+    farthest = threat.distance(torch.maximum(x, 1 - x), torch.zeros_like(x))
+    eps = torch.full_like(farthest, init_epsilon)
+    for k in range(steps):
+        alpha = 0.01 + 0.99 * (1 + math.cos(math.pi * k / steps)) / 2
+        logits, _, grad = logits_and_gradient(model, x_adv, cross_entropy, y)
+        adversarial = nearest.add(x_adv, logits)
+        flat = (grad == 0).flatten(1).all(1)
+        if flat.any():  # any direction
+            grad[flat] = Draws(x[flat], take(generator, flat)).normal(*x.shape[1:])
+        delta = x_adv - x + alpha * threat.steepest(grad)
+        eps = (eps * torch.where(adversarial, 1 - gamma, 1 + gamma)).clamp_max(farthest)
+        x_adv = (x + per_sample(eps) * threat.steepest(delta)).clamp(0, 1)
+    return nearest.x_adv

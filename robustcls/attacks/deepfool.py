@@ -10,17 +10,15 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks._active import Active, per_sample
-from robustcls.attacks._nearest import check_norm, check_positive, lead, search
-from robustcls.core.errors import InputError
+from robustcls.attacks._nearest import lead, minimum_norm
 from robustcls.core.gradients import logits_and_gradient
 from robustcls.core.losses import misclassified, wrong_classes
 from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import traits
 
 STABLE = 1e-4  # added to each step
 
 
-@traits(minimum_norm=True)
+@minimum_norm("linf", "l2", positive=("steps",), least={"candidates": 2})
 def deepfool(
     model: nn.Module,
     x: Tensor,
@@ -37,32 +35,24 @@ def deepfool(
     candidates: so many classes are considered, y among them, by their logits. overshoot: how far beyond the boundary, as a
     share.
     """
-    check_norm("deepfool", threat, "linf", "l2")
-    check_positive("deepfool", steps=steps)
-    if candidates < 2:
-        raise InputError(f"deepfool(candidates={candidates}): give 2 or more, for the true class is one of them")
-
-    def run(x: Tensor, y: Tensor, generator: Generator | None) -> Tensor:
-        with torch.no_grad():
-            k = wrong_classes(model(x), y)[:, : candidates - 1]
-        a = _Active(x, y, x, k=k, w=x, distance=torch.zeros_like(x[:, 0, 0, 0]), r=torch.zeros_like(x))
-        result = x.clone()
-        for step in range(steps + 1):
-            logits, f, a.w = logits_and_gradient(model, a.x_adv, lead, a.y, a.k[:, 0])
-            a.distance = f.abs() / threat.dual(a.w).clamp_min(1e-8)
-            a.drop(misclassified(logits, a.y), into=result)
-            if len(a) == 0 or step == steps:
-                break
-            for rank in range(1, a.k.shape[1]):
-                _, f, w = logits_and_gradient(model, a.x_adv, lead, a.y, a.k[:, rank])
-                distance = f.abs() / threat.dual(w).clamp_min(1e-8)
-                nearer = distance < a.distance
-                a.distance, a.w = torch.where(nearer, distance, a.distance), torch.where(per_sample(nearer), w, a.w)
-            a.r = a.r + per_sample(a.distance + STABLE) * threat.steepest(a.w)
-            a.x_adv = (a.x + (1 + overshoot) * a.r).clamp(0, 1)
-        return result
-
-    return search(run, model, x, y, generator)
+    with torch.no_grad():
+        k = wrong_classes(model(x), y)[:, : candidates - 1]
+    a = _Active(x, y, x, k=k, w=x, distance=torch.zeros_like(x[:, 0, 0, 0]), r=torch.zeros_like(x))
+    result = x.clone()
+    for step in range(steps + 1):
+        logits, f, a.w = logits_and_gradient(model, a.x_adv, lead, a.y, a.k[:, 0])
+        a.distance = f.abs() / threat.dual(a.w).clamp_min(1e-8)
+        a.drop(misclassified(logits, a.y), into=result)
+        if len(a) == 0 or step == steps:
+            break
+        for rank in range(1, a.k.shape[1]):
+            _, f, w = logits_and_gradient(model, a.x_adv, lead, a.y, a.k[:, rank])
+            distance = f.abs() / threat.dual(w).clamp_min(1e-8)
+            nearer = distance < a.distance
+            a.distance, a.w = torch.where(nearer, distance, a.distance), torch.where(per_sample(nearer), w, a.w)
+        a.r = a.r + per_sample(a.distance + STABLE) * threat.steepest(a.w)
+        a.x_adv = (a.x + (1 + overshoot) * a.r).clamp(0, 1)
+    return result
 
 
 @dataclass(kw_only=True)

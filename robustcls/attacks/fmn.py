@@ -14,18 +14,17 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
-from robustcls.attacks._nearest import Nearest, check_norm, check_positive, find_starts, lead, search
+from robustcls.attacks._nearest import Nearest, find_starts, lead, minimum_norm
 from robustcls.core.draws import take
 from robustcls.core.gradients import logits_and_gradient
 from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import traits
 
 ALPHA_0, ALPHA_K = 1.0, 0.01  # the first and the last step, in l2
 GAMMA_0, GAMMA_K = 0.05, 0.001  # by which share the ball shrinks and grows
 BEYOND = 1.05  # of the ball's radius
 
 
-@traits(minimum_norm=True)
+@minimum_norm("linf", "l2", "l1", positive=("steps",))
 def fmn(
     model: nn.Module,
     x: Tensor,
@@ -41,23 +40,17 @@ def fmn(
     others: M,C,H,W, images to begin from where nothing is found from the image itself and noise is no adversarial example;
     x unless given.
     """
-    check_norm("fmn", threat, "linf", "l2", "l1")
-    check_positive("fmn", steps=steps)
-
-    def run(x: Tensor, y: Tensor, generator: Generator | None) -> Tensor:
-        nearest = Nearest(x, y, threat)
-        _run(model, x, y, threat, steps, nearest, x)
-        left = ~nearest.found
-        if left.any():
-            own = take(generator, left)
-            start = find_starts(model, x[left], y[left], threat, own, x if others is None else others)
-            if start.found.any():
-                again = Nearest(x[left], y[left], threat)
-                _run(model, x[left], y[left], threat, steps, again, start.x_adv)
-                nearest.x_adv[left] = again.x_adv
-        return nearest.x_adv
-
-    return search(run, model, x, y, generator)
+    nearest = Nearest(x, y, threat)
+    _run(model, x, y, threat, steps, nearest, x)
+    left = ~nearest.found
+    if left.any():
+        own = take(generator, left)
+        start = find_starts(model, x[left], y[left], threat, own, x if others is None else others)
+        if start.found.any():
+            again = Nearest(x[left], y[left], threat)
+            _run(model, x[left], y[left], threat, steps, again, start.x_adv)
+            nearest.x_adv[left] = again.x_adv
+    return nearest.x_adv
 
 
 def _run(

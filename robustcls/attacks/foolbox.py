@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 
 from robustcls.attacks._active import per_sample
 from robustcls.attacks._foolbox import run_foolbox
-from robustcls.attacks._nearest import check_confidence, check_norm, check_positive
+from robustcls.attacks._nearest import check_norm, check_positive
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
@@ -40,7 +40,8 @@ def ead(
         "ead", steps=steps, initial_const=initial_const, binary_search_steps=binary_search_steps, step_size=step_size,
         regularization=regularization,
     )  # fmt: skip
-    check_confidence("ead", confidence)
+    if confidence < 0:
+        raise InputError(f"ead(confidence={confidence}): give 0 or more")
     from foolbox.attacks import EADAttack
 
     attack = EADAttack(

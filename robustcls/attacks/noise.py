@@ -29,7 +29,7 @@ def noise(
     """The worst of some random points, drawn in turn from the ball and from its surface: a baseline without gradients.
 
     early_stop: the first point that succeeds will do; otherwise the largest margin of all draws is kept. target: N
-    classes to be taken for.
+    target classes.
     """
     if draws < 1:
         raise InputError(f"noise(draws={draws}): give 1 or more")

@@ -31,7 +31,7 @@ def patch(
     """One square trained over all images, then laid at random on each (Brown et al. 2017, arXiv:1712.09665).
 
     size: its side as a share of the image's shorter one. rotation: up to so many degrees either way. scale: up to this
-    share larger or smaller. target: the class to be taken for; any wrong one unless given. Raises InputError.
+    share larger or smaller. target: the target class; any wrong one unless given. Raises InputError.
     """
     threat.check_whole_box("patch")
     if steps < 0 or batch_size < 1 or step_size <= 0:

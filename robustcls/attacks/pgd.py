@@ -36,7 +36,7 @@ def pgd(
 
     step_size: in pixel values; 2.5 eps / steps unless given. momentum: decay of the accumulated gradient (Dong et al.
     2017, arXiv:1710.06081). restarts: the worst of so many runs is kept. early_stop: a sample leaves with the first
-    iterate that succeeds; without, as in the paper, the last iterate counts. target: N classes to be taken for; the loss
+    iterate that succeeds; without, as in the paper, the last iterate counts. target: N target classes; the loss
     of these is minimised.
     """
     if steps < 1 or restarts < 1:

@@ -45,7 +45,7 @@ def square(
     """Squares at random places, kept where the margin grows (Andriushchenko et al. 2019, arXiv:1912.00049).
 
     p_init: the first squares' share of the image. early_stop: a sample leaves once it succeeds. start: N,C,H,W, where the
-    search begins for a sample whose margin is larger there than at the usual start. target: N classes to be taken for.
+    search begins for a sample whose margin is larger there than at the usual start. target: N target classes.
     """
     if queries < 1 or not 0 < p_init <= 1:
         raise InputError(f"square(queries={queries}, p_init={p_init}): give 1 query or more and a share in (0, 1]")

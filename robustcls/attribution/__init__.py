@@ -2,7 +2,7 @@
 
 A method is `(model, x, target, *, options) -> Tensor`, N,C,H,W or N,H,W: x lies on the model's device, target holds one
 class per image, the model is in eval mode with frozen parameters, and torch's and numpy's random streams begin at a seed,
-all of which `explain_counted` sees to. It explains the logit as the model gives it, never a softmax: there the other
+all of which `explain` sees to. It explains the logit as the model gives it, never a softmax: there the other
 classes' evidence would be mixed in. Keywords named `reference` and `background` are given images, as `robustcls.explain`
 says. A method's file may also define `note(model, x, *, options) -> str`, what a reader of its maps must know, and, where a
 map adds up to logit(x) - logit(origin), `origin(x, *, options) -> Tensor`.
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from inspect import signature
 
 import torch
+from numpy import ndarray
 from torch import Tensor, nn
 
 from robustcls.attribution._batches import images_per_chunk, placed, seeded
@@ -25,55 +26,78 @@ from robustcls.core.losses import predict_labels
 from robustcls.core.options import parse_batch_size
 from robustcls.core.plugins import AnyPlugin, load, parse, resolved
 from robustcls.core.progress import follow
+from robustcls.data.images import as_tensor
 from robustcls.runtime.predict import classifier_with_warning
 
 
-def explain_counted(
+def explain(
     model: nn.Module,
-    images: Tensor,
+    images: Tensor | ndarray,
     target: int | Tensor | Sequence[int] | None = None,
     method: AnyPlugin = "integrated_gradients",
     *,
     batch_size: int | str | None = "auto",
-    progress: bool = False,
     seed: int = 0,
     reference: Tensor | None = None,
     background: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """As `robustcls.explain`, on the CPU and without its warning: the maps, and which of them (N, bool) had entries that
-    were not finite.
+    keep_nonfinite: bool = False,
+    progress: bool = False,
+) -> Tensor:
+    """Attribution maps of the target class's logit, float32 on the images' device: N,C,H,W, or N,H,W from methods on a grid.
+
+    Args:
+        model: any module that gives logits N,K for [0, 1] pixels.
+        images: float N,C,H,W in [0, 1], a tensor on any device or a NumPy array.
+        target: one class for all images, or one per image; None takes each image's predicted class.
+        method: a spec such as `integrated_gradients(steps=64, baseline="mean")`, or a function `(model, x, target) -> maps`.
+            See `robustcls list attribution`.
+        batch_size: images at a time.
+        seed: of methods that draw random numbers; every image has the same draws.
+        reference: the images N,C,H,W that superpixels are made of, where `images` are their adversarial versions.
+        background: baselines M,C,H,W of the SHAP methods, in place of each image's own black, mean and blur.
+        keep_nonfinite: leave entries that are not finite as they are; else they become 0, with a UserWarning that says in
+            how many maps.
+        progress: show progress on stderr.
+
+    Raises:
+        InputError: for images, targets, methods or options that do not fit.
+
+    Example:
+        >>> maps = robustcls.explain(model, images, target=labels, method="gradcam")
     """
+    images = as_tensor(images, "images")
+    reference, background = (one if one is None else as_tensor(one, "images") for one in (reference, background))
     function, name = load("attribution", method), str(parse("attribution", method))
-    takes = signature(function.func).parameters
-    check_images(images, input_size=input_size_of(model))
-    model = classifier_with_warning(model, images)
-    for others in (reference, background):
-        if others is not None:
-            check_images(others, input_size=images.shape[1:])
-    if reference is not None and len(reference) != len(images):
-        raise InputError(f"{len(reference)} reference images for {len(images)} images: give one an image")
-    labels = None if target is None else one_each(target, images)
+    model, labels = _checked(model, images, target, reference, background)
     given = parse_batch_size(batch_size)
     size = given if isinstance(given, int) else images_per_chunk(images, device_of(model))
-    maps = []
+    takes, extra, maps = signature(function.func).parameters, {}, []
     # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
     with torch.inference_mode(False), torch.enable_grad(), frozen(model), input_kept(model):
         for start in follow(range(0, len(images), size), name, show=progress):
             x = placed(model, images[start : start + size])
             classes = _classes(model, x, None if labels is None else labels[start : start + size])
-            extra = {}
             if reference is not None and "reference" in takes:
                 extra["reference"] = placed(model, reference[start : start + size])
             if background is not None and "background" in takes:
                 extra["background"] = placed(model, background)
             with seeded(seed):
-                maps.append(_checked(_run(function, model, x, classes, name, extra), x, name))
-    every = torch.cat(maps)
-    return finite(every), (~every.isfinite()).flatten(1).any(1)
+                maps.append(_run(function, model, x, classes, name, extra))
+    every = torch.cat(maps).to(images.device)
+    if keep_nonfinite:
+        return every
+    if said := nonfinite_remark(nonfinite_rows(every)):
+        warnings.warn(f"{name}: {said}", stacklevel=2)
+    return finite(every)
 
 
-def not_finite(rows: Tensor) -> str:
-    """What to say of maps of which those in `rows` (N, bool) had values that were not finite; "" where none had."""
+def nonfinite_rows(maps: Tensor) -> Tensor:
+    """Which of the maps have entries that are not finite: N, bool."""
+    return (~maps.isfinite()).flatten(1).any(1)
+
+
+def nonfinite_remark(rows: Tensor) -> str:
+    """A remark on maps of which those in `rows` (N, bool) had values that were not finite; "" where none had."""
     return f"{int(rows.sum())} of {len(rows)} maps had values that are not finite, taken as 0" if rows.any() else ""
 
 
@@ -123,6 +147,24 @@ def _beside(method: AnyPlugin, name: str) -> Callable | None:
     return getattr(sys.modules[function.func.__module__], name, None)
 
 
+def _checked(
+    model: nn.Module,
+    images: Tensor,
+    target: int | Tensor | Sequence[int] | None,
+    reference: Tensor | None,
+    background: Tensor | None,
+) -> tuple[nn.Module, Tensor | None]:
+    """The model as one that gives logits, and the target classes (N). Raises InputError for images that do not fit."""
+    check_images(images, input_size=input_size_of(model))
+    model = classifier_with_warning(model, images)
+    for others in (reference, background):
+        if others is not None:
+            check_images(others, input_size=images.shape[1:])
+    if reference is not None and len(reference) != len(images):
+        raise InputError(f"{len(reference)} reference images for {len(images)} images: give one per image")
+    return model, None if target is None else one_each(target, images)
+
+
 def _classes(model: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
     """The class to explain for each image, on x's device. Raises InputError for a class that the model does not have."""
     try:
@@ -139,19 +181,17 @@ def _classes(model: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
 
 
 def _run(function, model: nn.Module, x: Tensor, classes: Tensor, method: str, extra: dict[str, Tensor]) -> Tensor:
+    """The maps of a batch, float32 on the CPU. Raises InputError where there is no gradient, or no map for each image."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="captum")  # it announces its hooks
-            return function(model, x, classes, **extra)
+            maps = function(model, x, classes, **extra)
     except RuntimeError as error:
         if "does not require grad" not in str(error) and "not have been used" not in str(error):
             raise
         raise InputError(
             f"{method} found no gradient: the logits do not depend on what it differentiates: is the model differentiable?"
         ) from None
-
-
-def _checked(maps: Tensor, x: Tensor, method: str) -> Tensor:
     if not isinstance(maps, Tensor):
         raise InputError(f"{method} gives {type(maps).__name__}: a map must be a tensor N,C,H,W or N,H,W")
     if maps.shape not in (x.shape, (len(x), *x.shape[2:])):

@@ -35,7 +35,7 @@ class Row:
     method: str
     clean: Values  # of the clean image, for its label
     adversarial: Values  # of the adversarial image, for the same class
-    adversarial_class: Values | None = None  # of the adversarial image, for the class that it is taken for
+    adversarial_class: Values | None = None  # of the adversarial image, for its predicted class
     note: str = ""  # such as GradCAM's grid
     signed: bool | None = None  # None: signed where a value is negative
 
@@ -55,7 +55,7 @@ def draw(
     """Writes one sample as a PNG: clean | perturbation | adversarial, then a row of three maps for each method.
 
     image, adversarial: C,H,W in [0, 1]. label: the class of the clean image, which the first two maps of a row explain.
-    adversarial_label: the class that the adversarial image is taken for, which the third explains. clean_top,
+    adversarial_label: the predicted class of the adversarial image, which the third explains. clean_top,
     adversarial_top: the highest confidences, in [0, 1]; three are shown. The maps of a row share one scale, printed above
     it. Raises InputError where the images' shapes differ or the file cannot be written.
     """

@@ -66,8 +66,8 @@ class Watched(TorchFunctionMode):
         self.logits: Any = None
         self.runs: list[tuple[str, Any]] = []  # each run of a module, with its output, in order
         self.kept: dict[int, Tensor] = {}  # held, so that none of their ids is given out again
-        self.same: dict[int, int] = {}  # a tensor, by id, and another of the same layout
-        self.said: dict[int, set[str]] = {}  # first, norm or linear; the last two have channels last
+        # By a tensor's id, one set for all of the same layout: first, norm or linear; the last two have channels last.
+        self.said: dict[int, set[str]] = {}
         self.normed: set[int] = set()  # outputs of norms
         self.grids: list[tuple[int, int]] = []  # of outputs with channels first, the last first
         self.joined: dict[int, tuple[int, int]] = {}  # tokens in all: those before the most, and how many these are
@@ -152,7 +152,7 @@ class Watched(TorchFunctionMode):
         return result
 
     def _said_of(self, tensor: Tensor) -> set[str]:
-        return self.said.get(self._root(id(tensor)), set())
+        return self.said.setdefault(id(tensor), set())
 
     def _learn(self, name: str, inputs: list[Tensor], result: Tensor) -> None:
         self.kept.update({id(tensor): tensor for tensor in (*inputs, result)})
@@ -160,7 +160,7 @@ class Watched(TorchFunctionMode):
             word = "first" if name in CHANNELS_FIRST else "norm" if name in NORMS else "linear"
             for tensor in (*inputs[:1], result):
                 if tensor.ndim in (3, 4):
-                    self.said.setdefault(self._root(id(tensor)), set()).add(word)
+                    self._said_of(tensor).add(word)
             if name in CHANNELS_FIRST and result.ndim == 4:
                 self.grids.insert(0, (result.shape[2], result.shape[3]))
             if name in NORMS:
@@ -168,7 +168,7 @@ class Watched(TorchFunctionMode):
         elif name in KEEP_LAYOUT:
             for tensor in inputs:
                 if tensor.shape == result.shape:
-                    self._join(id(tensor), id(result))
+                    self._join(self._said_of(tensor), self._said_of(result))
         elif name in ("cat", "concat", "concatenate") and result.ndim == 3:
             self._note_joined([tensor for tensor in inputs if tensor.ndim == 3], result)
 
@@ -178,16 +178,9 @@ class Watched(TorchFunctionMode):
             at = counts.index(max(counts))
             self.joined[result.shape[1]] = (sum(counts[:at]), counts[at])
 
-    def _root(self, key: int) -> int:
-        while key in self.same:
-            key = self.same[key]
-        return key
-
-    def _join(self, one: int, other: int) -> None:
-        one, other = self._root(one), self._root(other)
-        if one != other:
-            self.same[one] = other
-            self.said.setdefault(other, set()).update(self.said.pop(one, set()))
+    def _join(self, one: set[str], other: set[str]) -> None:
+        other |= one
+        self.said.update({key: other for key, said in self.said.items() if said is one})
 
 
 def watch(model: nn.Module, x: Tensor, modules: Mapping[str, nn.Module]) -> Watched:

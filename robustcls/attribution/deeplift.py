@@ -1,13 +1,15 @@
-"""DeepLIFT: the logit's change from a baseline, passed back through every layer by its own share."""
+"""DeepLIFT: the logit's change from a baseline, passed back through every layer; DeepLIFT SHAP averages over baselines."""
 
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution._baselines import baseline_of
-from robustcls.attribution._batches import singly
+from robustcls.attribution._baselines import baseline_of, baselines_of
+from robustcls.attribution._batches import images_per_pass, singly
 from robustcls.attribution._preparation import prepared
+
+__all__ = ["deeplift", "deeplift_shap"]
 
 
 def deeplift(
@@ -30,9 +32,29 @@ def deeplift(
     return torch.cat(maps)
 
 
-def origin(x: Tensor, *, baseline: Literal["black", "mean", "blur"]) -> Tensor:
-    return baseline_of(x, baseline)
+def deeplift_shap(model: nn.Module, x: Tensor, target: Tensor, *, background: Tensor | None = None) -> Tensor:
+    """Mean DeepLIFT over baselines, an estimate of SHAP values (Lundberg and Lee 2017, arXiv:1705.07874): N,C,H,W.
+
+    x: N,C,H,W in [0, 1]; target: N. Signed, in logits. background: the baselines, M,C,H,W; None takes the image's own
+    black, mean and blur. Otherwise as `deeplift`.
+    """
+    from captum.attr import DeepLift
+
+    lift = DeepLift(prepared(model, x, "deeplift_shap", rescale=True))
+    maps = []
+    for image, one in singly(x.detach(), target):
+        baselines = baselines_of(image, background)
+        total = torch.zeros_like(image)
+        for part in baselines.split(images_per_pass(x)):
+            copies = image.expand(len(part), -1, -1, -1)
+            total += lift.attribute(copies, part, one.expand(len(part))).detach().sum(0, keepdim=True)
+        maps.append(total / len(baselines))
+    return torch.cat(maps)
 
 
-def note(model: nn.Module, x: Tensor, *, baseline: str) -> str:
-    return f"baseline {baseline}"
+def origin(x: Tensor, *, baseline: Literal["black", "mean", "blur"] | None = None) -> Tensor | None:
+    return None if baseline is None else baseline_of(x, baseline)
+
+
+def note(model: nn.Module, x: Tensor, *, baseline: str = "") -> str:
+    return f"baseline {baseline}" if baseline else "baselines black, mean and blur"

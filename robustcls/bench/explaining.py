@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from robustcls.attribution import explain_counted
+from robustcls.attribution import explain
 from robustcls.bench.training import Result
 from robustcls.runtime.device import wait_for
 from robustcls.runtime.memory import peak_memory_mb
@@ -16,7 +16,7 @@ Explain = Callable[[nn.Module, str, Tensor, Tensor, int], Tensor]
 
 
 def our_maps(model: nn.Module, method: str, x: Tensor, y: Tensor, seed: int) -> Tensor:
-    return explain_counted(model, x, y, method, seed=seed)[0]
+    return explain(model, x, y, method, seed=seed)
 
 
 def time_method(method: str, model: nn.Module, x: Tensor, y: Tensor, seed: int, explain: Explain = our_maps) -> Result:

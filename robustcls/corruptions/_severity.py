@@ -1,4 +1,4 @@
-"""What a severity from 1 to 5 means for images of a size."""
+"""The published constants of severities 1 to 5, by image size."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -9,12 +9,12 @@ from robustcls.core.errors import InputError
 
 T = TypeVar("T")
 SEVERITIES = (1, 2, 3, 4, 5)
-LARGE = 128  # pixels of the shorter side from which on an image is taken for a photograph
+LARGE = 128  # pixels of the shorter side: from here on ImageNet-C's constants, below CIFAR-10-C's
 SMALLEST = 8
 
 
 def strength(x: Tensor, severity: int, *, small: Sequence[T], large: Sequence[T]) -> T:
-    """The published constant of a severity. small: of CIFAR-10-C; large: of ImageNet-C; five each. Raises InputError."""
+    """The published constant of a severity. small: CIFAR-10-C's; large: ImageNet-C's; five each. Raises InputError."""
     if severity not in SEVERITIES:
         raise InputError(f"severity {severity} of a corruption: give a whole number from 1 to 5")
     if x.ndim != 4 or x.shape[1] not in (1, 3) or min(x.shape[2:]) < SMALLEST:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcls.attacks._pool import others_of
+from robustcls.attacks._nearest import others_of
 from robustcls.attacks._run import fault_of
 from robustcls.core.classifier import device_of
 from robustcls.core.draws import SampleGenerator

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustcls.attribution import collapse, explain_counted, not_finite, note
+from robustcls.attribution import collapse, explain, nonfinite_remark, note
 from robustcls.attribution._figure import Row, draw
-from robustcls.attribution.measures.trust import MARK, Maps, gaps_of, make_maps, measure_all, select_samples
+from robustcls.attribution.measures.checks import MARK
+from robustcls.attribution.measures.trust import Maps, gaps_of, make_maps, measure_all, quiet_maps, select_samples
 from robustcls.core.classifier import device_of
 from robustcls.core.errors import InputError
 from robustcls.core.files import atomic_write
@@ -59,7 +60,7 @@ def supported_methods(
     supported = []
     for method in methods:
         try:
-            explain_counted(subject.model, subject.x[:1], method=method)
+            explain(subject.model, subject.x[:1], method=method, keep_nonfinite=True)
         except InputError as error:
             if strict:
                 raise
@@ -89,7 +90,7 @@ def explain_subject(
     size = resolve_batch_size(parse_batch_size(options.batch_size), x.shape[1:], resolve_device(options.device))
     found = _explain(subject, craft(batch_size=size), methods, options, size)
     for method, maps in found.maps.items():
-        if said := not_finite(maps.nonfinite):
+        if said := nonfinite_remark(maps.nonfinite):
             say(f"{method}: {said}")
     stale = [folder / "measures.json", *folder.glob("sample-[0-9][0-9][0-9][0-9][0-9]*.png")]
     stale = stale if (folder / "maps.npz").exists() else []  # of an earlier run into this folder
@@ -131,7 +132,7 @@ def _explain(
     maps = {method: make_maps(model, x, y, x_adv, method, seed=seed, progress=not options.quiet) for method in methods}
     drawn = spaced(y, options.pictures)  # the third map of a row is made for these alone
     third = {
-        method: explain_counted(model, x_adv[drawn], target[drawn], method, reference=x[drawn], seed=mix(seed, 0))[0]
+        method: quiet_maps(model, x_adv[drawn], target[drawn], method, reference=x[drawn], seed=mix(seed, 0))
         for method in (methods if options.pictures else ())
     }
     gaps = {method: gaps_of(model, x, y, made.clean, method) for method, made in maps.items()}

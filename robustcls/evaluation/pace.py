@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution import explain_counted
+from robustcls.attribution import explain
 from robustcls.attribution._batches import images_per_pass
 from robustcls.core.classifier import device_of
 from robustcls.core.errors import InputError
@@ -98,7 +98,9 @@ def measure_pace(
         if getattr(model, "differentiable", True):
             image = batch.clone().requires_grad_()
             gradient = timed(lambda: torch.autograd.grad(search(image).sum(), image), len(batch)) or forward
-    maps = {method: timed(partial(explain_counted, model, x[:1].float(), method=method)) for method in methods}
+    maps = {
+        method: timed(partial(explain, model, x[:1].float(), method=method, keep_nonfinite=True)) for method in methods
+    }
     image = x[:1].float().cpu()
     more = {one.name: one.load().time_more(image, timed) for one in measures if hasattr(one.load(), "time_more")}
     return Pace(forward, gradient, maps, more)

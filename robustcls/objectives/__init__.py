@@ -1,1 +1,1 @@
-"""Objectives: (model, x, y, attack) -> Loss. One a file; `attack(model, x, y)` gives the adversarial images."""
+"""Objectives: (model, x, y, attack) -> Loss. One per file; `attack(model, x, y)` gives the adversarial images."""

@@ -24,7 +24,7 @@ from robustcls.training.config import TrainConfig
 from robustcls.training.model import make_model
 from robustcls.training.state import TrainState, own_random, seed_global
 from robustcls.training.tracking import Tracking
-from robustcls.training.validation import Validation, load_val_attack
+from robustcls.training.validation import load_val_attack, validate
 
 
 class Run:
@@ -75,15 +75,6 @@ class Run:
             adv=adv,
         )
         self.val_attack = load_val_attack(config, self.threat)
-        self.validation = Validation(
-            self.val,
-            self.train,
-            {"val_robust": self.val_attack, "val_fgsm": plugins.load("attack", "fgsm")} if self.val_attack else {},
-            self.threat,
-            batch_size=self.batch_size,
-            seed=config.seed,
-            world=self.world,
-        )
         self.resumed, self.from_python = resumed, from_python
         self.remark = ""  # what was made of the data set's recipe
         self.assumed = ""  # what was taken, where nobody said what suits the data
@@ -127,9 +118,7 @@ class Run:
 
     def validate(self, count: int) -> dict[str, Any]:
         """The fields of an Epoch that validation measures, on so many images."""
-        model = self.state.eval_model
-        self.world.share_buffers(model)
-        return self.validation.measure(model, self.state.twins[model], count)
+        return validate(self, count)
 
     def check_finite(self) -> None:
         """Raises InputError where the loss of a batch of this epoch was not a number."""

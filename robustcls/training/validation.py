@@ -1,7 +1,7 @@
-"""Clean and robust accuracy while training: examples come of the fast twin, the fp32 model decides."""
+"""Clean and robust accuracy while training: adversarial images come from the fast twin, the fp32 model decides."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,68 +17,64 @@ from robustcls.core.traits import traits_of
 from robustcls.data.images import Images
 from robustcls.data.splits import choose
 from robustcls.runtime.device import exact_fp32
-from robustcls.runtime.fused import FusedModel, uncompiled
-from robustcls.runtime.world import World
+from robustcls.runtime.fused import uncompiled
 from robustcls.training.config import TrainConfig
 from robustcls.training.inner_attack import load_whole
 
+if TYPE_CHECKING:
+    from robustcls.training.run import Run
 
-class Validation:
-    """Measures a model on validation images, clean and under attacks, shared out among the processes of a world."""
 
-    def __init__(
-        self,
-        val: Images,
-        train: Images,
-        attacks: Mapping[str, Callable[..., Tensor]],
-        threat: ThreatModel,
-        *,
-        batch_size: int,
-        seed: int,
-        world: World,
-    ) -> None:
-        """attacks: by the name of what they measure."""
-        self.val, self.train, self.attacks, self.threat = val, train, attacks, threat
-        self.batch_size, self.seed, self.world = batch_size, seed, world
+def validate(run: "Run", count: int) -> dict[str, Any]:
+    """The shares of images that the run's model classifies correctly: train_clean, val_clean, val_robust, val_fgsm.
 
-    def measure(self, model: nn.Module, twin: FusedModel, count: int) -> dict[str, Any]:
-        """Shares of images that are right: train_clean, val_clean, and right both clean and under each attack.
+    The last two: both clean and under the attack; None without `val_attack`. The processes of the run share the batches.
+    count: images chosen of each split, if val has so many. Misclassified images stay in their batch: sizes that vary cost
+    memory (a CPU keeps a plan for each).
+    """
+    model = run.state.eval_model
+    run.world.share_buffers(model)
+    attacks: tuple[Callable[..., Tensor], ...] = ()
+    if run.val_attack:
+        attacks = run.val_attack, plugins.load("attack", "fgsm")
+    count = min(count, len(run.val))
+    val, train, twin = choose(run.val, count), choose(run.train, count), run.state.twins[model]
+    twin.refresh()
+    counts = torch.zeros(4 + len(attacks), dtype=torch.float64)  # seen and correct: train, val; then attacks
+    with frozen(model), uncompiled(), exact_fp32():
+        for _, x, y in _batches(run, train):
+            counts[:2] += torch.tensor([len(y), int(_correct(model, x, y).sum())])
+        for start, x, y in _batches(run, val):
+            correct = _correct(model, x, y)
+            counts[2:4] += torch.tensor([len(y), int(correct.sum())])
+            index = torch.arange(start, start + len(x))  # the same in whatever batch and process
+            for place, attack in enumerate(attacks, start=4):
+                generator = SampleGenerator.of(index, mix(run.config.seed, place), x.device)
+                x_adv = attack(twin, x, y, run.threat, generator=generator)
+                counts[place] += int((correct & (predict_labels(model(x_adv)) == y)).sum())
+    train_seen, train_correct, val_seen, clean, *robust = run.world.sum(counts).tolist()
+    val_robust, val_fgsm = [number / val_seen for number in robust] or (None, None)
+    return {
+        "train_clean": train_correct / train_seen,
+        "val_clean": clean / val_seen,
+        "val_robust": val_robust,
+        "val_fgsm": val_fgsm,
+    }
 
-        count: images chosen of each split, if val has so many. val_robust and val_fgsm are None where they are not among
-        the attacks. Misclassified images stay in their batch: sizes that vary cost memory (a CPU keeps a plan for each).
-        """
-        count = min(count, len(self.val))
-        val, train = choose(self.val, count), choose(self.train, count)
-        twin.refresh()
-        counts = torch.zeros(4 + len(self.attacks), dtype=torch.float64)  # seen and right: train, val; then attacks
-        with frozen(model), uncompiled(), exact_fp32():
-            for _, x, y in self._batches(train):
-                counts[:2] += torch.tensor([len(y), int(self._right(model, x, y).sum())])
-            for start, x, y in self._batches(val):
-                right = self._right(model, x, y)
-                counts[2:4] += torch.tensor([len(y), int(right.sum())])
-                index = torch.arange(start, start + len(x))  # the same in whatever batch and process
-                for place, attack in enumerate(self.attacks.values(), start=4):
-                    generator = SampleGenerator.of(index, mix(self.seed, place), x.device)
-                    x_adv = attack(twin, x, y, self.threat, generator=generator)
-                    counts[place] += int((right & (predict_labels(model(x_adv)) == y)).sum())
-        train_seen, train_right, val_seen, *rights = self.world.sum(counts).tolist()
-        names = ("val_clean", *self.attacks)
-        shares = {name: n / val_seen for name, n in zip(names, rights, strict=True)}
-        return {"train_clean": train_right / train_seen, "val_robust": None, "val_fgsm": None} | shares
 
-    def _right(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """N. A model that names no class for any image has diverged; for some images, these are wrong answers."""
-        labels = predict_labels(model(x))
-        if (labels == NO_ANSWER).all():
-            raise InputError("the model's logits are no finite numbers any more: lower `lr` or give `clip=1`")
-        return labels == y
+def _correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """N. A model that predicts no class for any image has diverged; for some images, these are misclassified."""
+    labels = predict_labels(model(x))
+    if (labels == NO_ANSWER).all():
+        raise InputError("the model's logits are no finite numbers any more: lower `lr` or give `clip=1`")
+    return labels == y
 
-    def _batches(self, images: Images) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """This process's share of the batches, with where they start."""
-        for start in self.world.mine(range(0, len(images), self.batch_size)):
-            x, y = images.batch(slice(start, start + self.batch_size))
-            yield start, x.contiguous(memory_format=torch.channels_last), y
+
+def _batches(run: "Run", images: Images) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """This process's share of the batches, with where they start."""
+    for start in run.world.mine(range(0, len(images), run.batch_size)):
+        x, y = images.batch(slice(start, start + run.batch_size))
+        yield start, x.contiguous(memory_format=torch.channels_last), y
 
 
 def load_val_attack(config: TrainConfig, threat: ThreatModel) -> Callable[..., Tensor] | None:

@@ -5,8 +5,8 @@ import torch
 from attack_nets import Counting, linear, robust, trained_on_digits
 from torch import Tensor
 
-from robustcls.attacks._apgd_l1 import ascend_l1
-from robustcls.attacks.apgd import targeted_dlr
+from robustcls.attacks._goal import Goal
+from robustcls.attacks.apgd import Ascent, targeted_dlr
 from robustcls.attacks.pgd import pgd
 from robustcls.core.errors import InputError
 from robustcls.core.losses import cross_entropy, dlr, margin, misclassified, wrong_classes
@@ -24,8 +24,10 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def run(net, x, y, threat=THREAT, loss=cross_entropy, steps=50, seed=0, **given) -> Tensor:
-    return ascend_l1(net, x, y, threat, loss, steps, seeded(seed), **given)
+def run(
+    net, x, y, threat=THREAT, loss=cross_entropy, steps=50, seed=0, target=None, start=None, early_stop=True
+) -> Tensor:
+    return Ascent(net, threat, Goal(y), loss, steps, early_stop).best_of(x, [target], 1, start, seeded(seed))
 
 
 @pytest.mark.parametrize("eps", [1.2, 2.0, 3.0])
@@ -147,5 +149,5 @@ def test_the_seed_alone_decides(trained):
 
 
 def test_no_steps_are_refused(trained):
-    with pytest.raises(InputError, match=r"apgd\(steps=0\): give 1 or more"):
+    with pytest.raises(InputError, match=r"apgd\(steps=0, restarts=1\): give 1 or more"):
         run(*trained, steps=0)

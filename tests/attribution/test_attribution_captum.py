@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import robustcls
 from robustcls.attribution._baselines import baseline_of
-from robustcls.attribution._superpixels import segmented
+from robustcls.attribution.superpixels import segmented
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 
@@ -169,7 +169,7 @@ def test_the_adversarial_image_keeps_the_superpixels_of_its_reference(
     maps = robustcls.explain(net, x_adv, TARGET, "feature_ablation(segments=12)", reference=images)
     expected = by_segment((weight[TARGET] * x_adv).sum(1), images, 12)
     torch.testing.assert_close(maps, expected, rtol=0, atol=1e-5)
-    with pytest.raises(InputError, match="one an image"):
+    with pytest.raises(InputError, match="one per image"):
         robustcls.explain(net, x_adv, TARGET, "feature_ablation", reference=images[:1])
 
 

@@ -9,8 +9,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from robustcls.attribution.measures.similarity import compare, cosine, displaced, shuffled, spearman, ssim, top_k
-from robustcls.attribution.measures.sparseness import gini
+from robustcls.attribution.measures.similarity import compare, cosine, displaced, gini, shuffled, spearman, ssim, top_k
 from robustcls.core.errors import InputError
 
 

@@ -14,13 +14,9 @@ from torch.nn import functional as F
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
-from robustcls.corruptions import elastic_transform as elastic
-from robustcls.corruptions._fractal import plasma
-from robustcls.corruptions._motion import angles, move
-from robustcls.corruptions._zooming import enlarge
-from robustcls.corruptions.defocus_blur import disk
-from robustcls.corruptions.frost import TINT, ice
-from robustcls.corruptions.glass_blur import sources
+from robustcls.corruptions import digital
+from robustcls.corruptions.blur import angles, disk, enlarge, move, sources
+from robustcls.corruptions.weather import TINT, ice, plasma
 
 NAMES = plugins.names("corruption")
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -334,7 +330,7 @@ def test_contrast_shrinks_towards_the_mean_of_each_channel(severity, factor):
 
 def test_displacements_of_elastic_transforms():
     stretch, smooth = 3.0, 5.0
-    found = elastic.displacement(8, 200, 150, stretch, smooth, seeded())
+    found = digital.displacement(8, 200, 150, stretch, smooth, seeded())
     assert found.shape == (8, 200, 150, 2)
     assert found.mean().item() == pytest.approx(0, abs=0.02)
     deviation = stretch * (1 / 3) ** 0.5 / (2 * smooth * np.pi**0.5)  # of noise under a Gaussian of that width
@@ -345,7 +341,7 @@ def test_displacements_of_elastic_transforms():
 def test_sampling_of_elastic_transforms_is_that_of_scipy(on_centres, mode):
     x = photo(20, 30)
     at = torch.rand(1, 20, 30, 2, generator=seeded()) * torch.tensor([50.0, 40.0]) - 10
-    found = elastic.sample(x, at, on_centres=on_centres)[0].numpy()
+    found = digital.sample(x, at, on_centres=on_centres)[0].numpy()
     places = at[0].flip(2).permute(2, 0, 1).double().numpy()
     for channel, expected in zip(found, x[0].double().numpy(), strict=True):
         np.testing.assert_allclose(channel, ndimage.map_coordinates(expected, places, order=1, mode=mode), atol=1e-4)
@@ -353,7 +349,7 @@ def test_sampling_of_elastic_transforms_is_that_of_scipy(on_centres, mode):
 
 def test_the_affine_part_of_elastic_transforms_takes_corners_to_where_they_moved():
     x = images((200, 3, 32, 40))
-    matrix = elastic.affine_maps(x, 2.5, seeded())
+    matrix = digital.affine_maps(x, 2.5, seeded())
     corners = torch.tensor([[30.0, 26, 1], [30, 6, 1], [10, 6, 1]])  # of a square of a third of the side, at the middle
     moved = torch.linalg.solve(  # from the image to the result
         torch.cat([matrix, torch.tensor([0.0, 0, 1]).view(1, 3, 1).expand(200, 3, 1)], dim=2).mT, corners.mT
@@ -362,7 +358,7 @@ def test_the_affine_part_of_elastic_transforms_takes_corners_to_where_they_moved
     assert change.abs().max() <= 2.5 + 1e-3
     assert change.mean().item() == pytest.approx(0, abs=0.15)
     assert change.std().item() == pytest.approx(2.5 / 3**0.5, rel=0.05)
-    still = elastic.affine_maps(x, 0.0, seeded())
+    still = digital.affine_maps(x, 0.0, seeded())
     torch.testing.assert_close(still, torch.eye(3)[:, :2].expand(200, 3, 2), atol=1e-5, rtol=0)
 
 

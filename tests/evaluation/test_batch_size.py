@@ -8,7 +8,7 @@ from eval_models import evaluated, make_batch, make_engine, make_net
 from torch import Tensor, nn
 
 import robustcls
-from robustcls.attacks._pool import OTHERS, others_of
+from robustcls.attacks._nearest import OTHERS, others_of
 from robustcls.core.gradients import frozen
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.cascade import run_cascade

@@ -234,11 +234,17 @@ def test_swa_is_the_plain_mean_from_its_start_on(adv, make_run):
     assert len(inputs) == 2
 
 
-def test_before_its_start_the_raw_model_is_judged_and_saved(make_run):
+def test_before_its_start_the_raw_model_is_validated_and_saved(make_run, monkeypatch):
     run = make_run(**SMALL, epochs=3, swa=0.6)
     accuracies = iter([0.1, 0.2, 0.3])
-    judged, saved, expected = [], [], []
-    run.validation = Judge(judged, accuracies)
+    validated, saved, expected = [], [], []
+
+    def measured(count):
+        validated.append(run.state.eval_model)
+        accuracy = next(accuracies)
+        return {"train_clean": 0.5, "val_clean": 0.5, "val_robust": accuracy, "val_fgsm": accuracy}
+
+    monkeypatch.setattr(run, "validate", measured)
 
     def on_epoch(_row):
         saved.append(torch.load(run.folder / "ckpt.pt", weights_only=True)["state_dict"])
@@ -246,18 +252,8 @@ def test_before_its_start_the_raw_model_is_judged_and_saved(make_run):
 
     fit(run, nothing, on_epoch)
     raw, average = run.state.model, run.state.average.model
-    assert judged == [raw, average, average]  # 2 > 0.6 * 3
+    assert validated == [raw, average, average]  # 2 > 0.6 * 3
     assert same(saved, expected)
-
-
-class Judge:
-    def __init__(self, judged, accuracies):
-        self.judged, self.accuracies = judged, accuracies
-
-    def measure(self, model, twin, count):
-        self.judged.append(model)
-        accuracy = next(self.accuracies)
-        return {"train_clean": 0.5, "val_clean": 0.5, "val_robust": accuracy, "val_fgsm": accuracy}
 
 
 @pytest.mark.parametrize(

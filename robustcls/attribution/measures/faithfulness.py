@@ -188,5 +188,5 @@ def _check_flat(name: str, maps: Tensor) -> None:
 
 def _flat(maps: Tensor, x: Tensor) -> Tensor:
     if len(maps) != len(x):
-        raise InputError(f"sensitivity_max: {len(maps)} maps for {len(x)} images: give one an image")
+        raise InputError(f"sensitivity_max: {len(maps)} maps for {len(x)} images: give one per image")
     return maps.detach().to("cpu", torch.float64).flatten(1)

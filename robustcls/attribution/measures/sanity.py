@@ -1,4 +1,4 @@
-"""Controls for attribution maps: a map that explains the model must change with the weights and with the class."""
+"""Controls for attribution maps: other weights, another class, noise of the attack's own norm."""
 
 from copy import deepcopy
 
@@ -47,3 +47,17 @@ def other_class(target: Tensor, num_classes: int, seed: int) -> Tensor:
         )
     steps = torch.randint(1, num_classes, target.shape, generator=torch.Generator().manual_seed(seed))
     return (target.to(torch.int64) + steps.to(target.device)) % num_classes
+
+
+def benign_noise(x: Tensor, x_adv: Tensor, seed: int) -> Tensor:
+    """The images with the attack's own changes at other places, with other signs: of the same norm, whichever it is.
+
+    A change that would leave [0, 1] takes the other sign; where that leaves it too, it is shortened.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    delta = (x_adv - x).flatten(1)
+    order = torch.rand(delta.shape, generator=generator).argsort(1)
+    signs = torch.randint(0, 2, delta.shape, generator=generator) * 2 - 1
+    change = (delta.gather(1, order) * signs).view(x.shape)
+    moved = x + change
+    return torch.where((moved < 0) | (moved > 1), x - change, moved).clamp(0, 1)

@@ -1,6 +1,6 @@
-"""How alike two stacks of attribution maps are, sample by sample.
+"""How alike two stacks of attribution maps are, per sample, and how sparse one is.
 
-Every measure takes a and b, float N,H,W on the CPU, and gives N float64 values: nan where it is not defined on a sample,
+Measures of likeness take a and b, float N,H,W on the CPU, and give N float64 values: nan where it is not defined on a sample,
 such as the correlation with a constant map, and where a map is not finite. Raises InputError for other shapes.
 """
 
@@ -89,6 +89,20 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     """The cosine of the angle between the maps as vectors, in [-1, 1]; nan where a map is all zero."""
     a, b, defined = _pair(a, b)
     return _where(defined, _cosine(a, b))
+
+
+def gini(maps: Tensor) -> Tensor:
+    """The Gini index of each map's magnitudes (Chalasani et al. 2020, arXiv:1810.06583): N,H,W to N float64 in [0, 1).
+
+    0: all pixels have the same magnitude; 1 - 1/(H*W): one pixel has it all. nan where a map is all zero or not finite.
+    Raises InputError for other shapes.
+    """
+    _check(maps)
+    magnitude = maps.detach().to("cpu", torch.float64).abs().flatten(1).sort(1).values
+    pixels = magnitude.shape[1]
+    weights = (pixels - torch.arange(1, pixels + 1, dtype=torch.float64) + 0.5) / pixels
+    # Rounding can put equal magnitudes a hair below 0.
+    return (1 - 2 * (magnitude * weights).sum(1) / magnitude.sum(1)).clamp_min(0)
 
 
 def shuffled(maps: Tensor, seed: int) -> Tensor:

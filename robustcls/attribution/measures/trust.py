@@ -1,15 +1,23 @@
 """Whether attribution maps can be trusted: how an attack changes them, and whether they say anything about the model."""
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution import collapse, explain_counted, not_finite, note, one_each, origin
+from robustcls.attribution import collapse, explain, nonfinite_remark, nonfinite_rows, note, one_each, origin
 from robustcls.attribution._baselines import baseline_of
+from robustcls.attribution.measures.checks import (
+    check_completeness,
+    check_dependence,
+    check_finite,
+    check_order,
+    check_repeatability,
+)
 from robustcls.attribution.measures.faithfulness import (
     completeness_gap,
     deletion,
@@ -17,12 +25,11 @@ from robustcls.attribution.measures.faithfulness import (
     insertion,
     sensitivity_max,
 )
-from robustcls.attribution.measures.sanity import other_class, shuffled_weights
-from robustcls.attribution.measures.similarity import compare, displaced, shuffled, spearman
-from robustcls.attribution.measures.sparseness import gini
+from robustcls.attribution.measures.sanity import benign_noise, other_class, shuffled_weights
+from robustcls.attribution.measures.similarity import compare, displaced, gini, shuffled, spearman
 from robustcls.core.classifier import check_images, check_logits, device_of, dtype_of, input_size_of
 from robustcls.core.errors import InputError
-from robustcls.core.gradients import frozen
+from robustcls.core.gradients import finite, frozen
 from robustcls.core.losses import predict_labels
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
@@ -32,16 +39,11 @@ from robustcls.runtime.fused import make_search_model
 from robustcls.runtime.predict import classifier_with_warning, predict
 
 RULE = "correctly classified samples that the attack changed; maps of the true class's logit, channels summed"
-MARK = 0.01  # a gap in completeness beyond this marks a map
-FEW = 30  # samples: with fewer, a map that is no better than a random one may be so by chance
 CONTROLS = 4  # random maps whose insertion and deletion are averaged
 STEPS, DRAWS, NOISY = 16, 32, 3  # of insertion and deletion, infidelity, sensitivity_max
 # Per sample and method: maps (clean, adversarial, noise, again, another seed, weights and class; noisy ones), and passes
 # forward beside these.
 MAPS, FORWARDS = 7 + NOISY, 2 * (1 + CONTROLS) * (STEPS + 1) + DRAWS + 1
-REPEATABLE = 1e-5  # of the largest value: a difference between two maps of the same seed that rounding may make
-NONFINITE = 0.05  # share of a method's maps with values that are not finite
-UNLIKE, ALIKE = 0.5, 0.8  # of the rank correlation of a map with itself under another seed
 
 
 @dataclass
@@ -150,12 +152,18 @@ def make_maps(
 ) -> Maps:
     """The maps of clean and adversarial images, on the same superpixels and with the same draws."""
     started = time.perf_counter()
-    clean, nonfinite = explain_counted(model, x, y, method, seed=mix(seed, 0), reference=x, progress=progress)
+    made = partial(
+        explain, model, target=y, method=method, seed=mix(seed, 0), reference=x, keep_nonfinite=True, progress=progress
+    )
+    clean = made(x)
     rate = len(x) / (time.perf_counter() - started)
-    if torch.equal(x, x_adv):
-        return Maps(clean, clean, rate, nonfinite)
-    adversarial, also = explain_counted(model, x_adv, y, method, seed=mix(seed, 0), reference=x, progress=progress)
-    return Maps(clean, adversarial, rate, nonfinite | also)
+    adversarial = clean if torch.equal(x, x_adv) else made(x_adv)
+    return Maps(finite(clean), finite(adversarial), rate, nonfinite_rows(clean) | nonfinite_rows(adversarial))
+
+
+def quiet_maps(model: nn.Module, images: Tensor, target: Tensor, method: str, **options: Any) -> Tensor:
+    """As `explain`, without its warning: entries that are not finite are 0."""
+    return finite(explain(model, images, target, method, keep_nonfinite=True, **options))
 
 
 def measure_all(
@@ -189,40 +197,23 @@ def measure(
     progress: bool = False,
 ) -> MethodMeasures:
     """All measures of a method's maps of the samples; quality and checks on at most quality_n of them."""
-    described = "; ".join(filter(None, (note(model, samples.x, method), not_finite(maps.nonfinite))))
+    described = "; ".join(filter(None, (note(model, samples.x, method), nonfinite_remark(maps.nonfinite))))
     record = MethodMeasures(method, described, round(maps.images_per_second, 3))
     flat = collapse(maps.clean)
     if samples.attacked:
         likeness = compare(flat, collapse(maps.adversarial))
-        noise = benign_noise(samples, seed)
-        noisy, _ = explain_counted(
-            model, noise, samples.y, method, seed=mix(seed, 0), reference=samples.x, progress=progress
-        )
+        noise = benign_noise(samples.x, samples.x_adv, mix(seed, 2))
+        noisy = quiet_maps(model, noise, samples.y, method, reference=samples.x, seed=mix(seed, 0), progress=progress)
         record.likeness = [
             _likeness("adversarial", "kept", likeness, ~samples.flipped),
             _likeness("adversarial", "flipped", likeness, samples.flipped),
             _likeness("benign_noise", "", compare(flat, collapse(noisy))),
         ]
     record.likeness.append(_likeness("random_map", "", compare(flat, shuffled(flat, mix(seed, 1)))))
-    record.checks.append(_check_finite(maps.nonfinite))
+    record.checks.append(check_finite(maps.nonfinite))
     few = spaced(samples.y, quality_n)
     _assess(model, samples.spread(quality_n), maps.clean[few], record, seed, progress)
     return record
-
-
-def benign_noise(samples: Samples, seed: int) -> Tensor:
-    """The images with the attack's own changes at other places, with other signs: of the same norm, whichever it is.
-
-    A change that would leave [0, 1] takes the other sign; where that leaves it too, it is shortened.
-    """
-    generator = torch.Generator().manual_seed(mix(seed, 2))
-    delta = (samples.x_adv - samples.x).flatten(1)
-    order = torch.rand(delta.shape, generator=generator).argsort(1)
-    signs = torch.randint(0, 2, delta.shape, generator=generator) * 2 - 1
-    change = (delta.gather(1, order) * signs).view(samples.x.shape)
-    moved = samples.x + change
-    moved = torch.where((moved < 0) | (moved > 1), samples.x - change, moved)
-    return moved.clamp(0, 1)
 
 
 def gaps_of(model: nn.Module, x: Tensor, y: Tensor, maps: Tensor, method: str) -> Tensor | None:
@@ -238,24 +229,22 @@ def _assess(
     x, y, flat = samples.x, samples.y, collapse(maps)
 
     def again(images: Tensor = x, target: Tensor = y, of: nn.Module = model, stream: int = 0) -> Tensor:
-        return explain_counted(
-            of, images, target, record.method, reference=x, seed=mix(seed, stream), progress=progress
-        )[0]
+        return quiet_maps(of, images, target, record.method, reference=x, seed=mix(seed, stream), progress=progress)
 
     gaps = gaps_of(model, x, y, maps, record.method)
-    record.checks += [_check_completeness(gaps), _check_repeatability(maps, again())]
+    record.checks += [check_completeness(gaps), check_repeatability(maps, again())]
     reseeded = spearman(flat, collapse(again(stream=1)))
     bound = max(0.0, Spread.of(reseeded.tolist()).median or 0.0)
     if any(parameter.is_floating_point() for parameter in model.parameters()):
         other = "of the same model with its weights shuffled"
         untrained = spearman(flat, collapse(again(of=shuffled_weights(model, mix(seed, 3)))))
-        record.checks.append(_check_dependence("parameter_randomisation", other, untrained, bound))
+        record.checks.append(check_dependence("parameter_randomisation", other, untrained, bound))
     else:
         record.checks.append(Check("parameter_randomisation", "not_run", None, None, "the model shows no weights"))
     if samples.num_classes > 1:
         others = other_class(y, samples.num_classes, mix(seed, 4))
         unlike = spearman(flat, collapse(again(target=others)))
-        record.checks.append(_check_dependence("random_logit", "for a random other class", unlike, bound))
+        record.checks.append(check_dependence("random_logit", "for a random other class", unlike, bound))
 
     orders = [displaced(flat, mix(seed, 5, number)) for number in range(CONTROLS)]
     blurred, grey = baseline_of(x, "blur"), baseline_of(x, "mean")
@@ -270,8 +259,8 @@ def _assess(
     inserted, inserted_random = areas(insertion, blurred)
     deleted, deleted_random = areas(deletion, grey)
     record.checks += [
-        _check_order("insertion", inserted - inserted_random, "inserted", "rises"),
-        _check_order("deletion", deleted_random - deleted, "deleted", "falls"),
+        check_order("insertion", inserted - inserted_random, "inserted", "rises"),
+        check_order("deletion", deleted_random - deleted, "deleted", "falls"),
     ]
     measures = {
         "infidelity": infidelity(fast, x, y, flat, blank=grey, draws=DRAWS, seed=mix(seed, 6)),
@@ -291,59 +280,3 @@ def _assess(
 def _likeness(against: str, label: str, measures: dict[str, Tensor], chosen: Tensor | slice = slice(None)) -> Likeness:
     values = {name: value[chosen].tolist() for name, value in measures.items()}
     return Likeness(against, label, len(values["spearman"]), {name: Spread.of(each) for name, each in values.items()})
-
-
-def _check_completeness(gaps: Tensor | None) -> Check:
-    if gaps is None:
-        return Check("completeness", "not_run", None, None, "the method's maps do not claim to add up to a change")
-    marked = int((~(gaps <= MARK)).sum())
-    how = f"{marked} of {len(gaps)} maps miss the change of the logit by more than {MARK:.0%} of it, and are marked"
-    return Check("completeness", "warn" if marked else "pass", Spread.of(gaps.tolist()).median, MARK, how)
-
-
-def _check_finite(nonfinite: Tensor) -> Check:
-    share = nonfinite.float().mean().item()
-    if not share:
-        return Check("finite_maps", "pass", 0.0, NONFINITE, f"all values of {len(nonfinite)} maps are finite")
-    how = (
-        f"{not_finite(nonfinite)}: look for roots, norms and logarithms at 0 in the model and keep them off their pole"
-    )
-    return Check("finite_maps", "fail" if share > NONFINITE else "warn", share, NONFINITE, how)
-
-
-def _check_repeatability(maps: Tensor, repeated: Tensor) -> Check:
-    worst = (maps - repeated).abs().max().item() / (maps.abs().max().item() or 1.0)
-    status, how = "pass", "the same seed gives the same maps"
-    if not worst <= REPEATABLE:
-        status, how = "fail", "the same seed gives other maps: the method draws from another source"
-    return Check("repeatability", status, worst, REPEATABLE, f"{how} (largest difference, of the largest value)")
-
-
-def _check_dependence(name: str, other: str, likeness: Tensor, bound: float) -> Check:
-    """Whether the map changes with what was changed (`other`), more than it does under another seed."""
-    middle = Spread.of(likeness.abs().tolist()).median
-    how = f"median rank correlation with the map {other}; {bound:.2f} with its own under another seed"
-    if middle is None:  # a constant map is like nothing
-        return Check(
-            name, "warn", None, UNLIKE * bound, f"no map has a rank correlation: one of the two is constant; {how}"
-        )
-    status = "pass" if middle < UNLIKE * bound else "warn" if middle < ALIKE * bound else "fail"
-    return Check(name, status, middle, UNLIKE * bound, how)
-
-
-def _check_order(name: str, gains: Tensor, done: str, moves: str) -> Check:
-    """Whether the class's probability moves faster by the map's order than by that of its displaced copies."""
-    gains = gains[gains.isfinite()]
-    n = len(gains)
-    if n < 2:
-        return Check(name, "not_run", None, 0.0, "fewer than two samples")
-    from scipy.stats import t
-
-    mean, error = gains.mean().item(), gains.std().item() / math.sqrt(n)
-    low = mean - float(t.ppf(0.975, n - 1)) * error
-    how = (
-        f"pixels {done} by the map: the probability {moves} {'earlier' if mean > 0 else 'later'} by {abs(mean):.3f} of "
-        f"the area than by the same map at random other places (gain {mean:+.3f}, 95% interval from {low:+.3f}, n = {n})"
-    )
-    status = "pass" if low > 0 else "fail" if n >= FEW or mean <= 0 else "warn"
-    return Check(name, status, mean, 0.0, how)

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustcls.attribution import collapse, explain_counted, note
-from robustcls.core.gradients import frozen
+from robustcls.attribution import collapse, explain, nonfinite_rows, note
+from robustcls.core.gradients import finite, frozen
 from robustcls.core.losses import NO_ANSWER, most_probable, predict_labels
 from robustcls.core.subset import in_turn
 from robustcls.evaluation.examples import Examples
@@ -112,8 +112,8 @@ def _add_maps(
         ("adversarial", x_adv, y),
         ("adversarial_class", x_adv, torch.where(found == NO_ANSWER, y, found)),
     ):
-        drawn, nonfinite = explain_counted(model, images, target=target, method=method, reference=x, progress=progress)
-        maps = collapse(drawn)
+        drawn = explain(model, images, target, method, reference=x, keep_nonfinite=True, progress=progress)
+        maps, nonfinite = collapse(finite(drawn)), nonfinite_rows(drawn)
         for i, example in enumerate(examples):
             if role != "adversarial_class" or target[i] != y[i]:
                 said = "; ".join(filter(None, (text, "values that are not finite count as 0" if nonfinite[i] else "")))

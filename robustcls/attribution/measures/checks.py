@@ -1,0 +1,68 @@
+"""The verdicts on a method's maps: pass, warn or fail, with what was measured and its threshold."""
+
+import math
+
+from torch import Tensor
+
+from robustcls.attribution import nonfinite_remark
+from robustcls.results.records import Check, Spread
+
+MARK = 0.01  # a gap in completeness beyond this marks a map
+FEW = 30  # samples: with fewer, a map that is no better than a random one may be so by chance
+REPEATABLE = 1e-5  # of the largest value: a difference between two maps of the same seed that rounding may make
+NONFINITE = 0.05  # share of a method's maps with values that are not finite
+UNLIKE, ALIKE = 0.5, 0.8  # of the rank correlation of a map with itself under another seed
+
+
+def check_completeness(gaps: Tensor | None) -> Check:
+    if gaps is None:
+        return Check("completeness", "not_run", None, None, "the method's maps do not claim to add up to a change")
+    marked = int((~(gaps <= MARK)).sum())
+    how = f"{marked} of {len(gaps)} maps miss the change of the logit by more than {MARK:.0%} of it, and are marked"
+    return Check("completeness", "warn" if marked else "pass", Spread.of(gaps.tolist()).median, MARK, how)
+
+
+def check_finite(nonfinite: Tensor) -> Check:
+    share = nonfinite.float().mean().item()
+    if not share:
+        return Check("finite_maps", "pass", 0.0, NONFINITE, f"all values of {len(nonfinite)} maps are finite")
+    how = f"{nonfinite_remark(nonfinite)}: look for roots, norms and logarithms at 0 in the model and keep them off their pole"
+    return Check("finite_maps", "fail" if share > NONFINITE else "warn", share, NONFINITE, how)
+
+
+def check_repeatability(maps: Tensor, repeated: Tensor) -> Check:
+    worst = (maps - repeated).abs().max().item() / (maps.abs().max().item() or 1.0)
+    status, how = "pass", "the same seed gives the same maps"
+    if not worst <= REPEATABLE:
+        status, how = "fail", "the same seed gives other maps: the method draws from another source"
+    return Check("repeatability", status, worst, REPEATABLE, f"{how} (largest difference, of the largest value)")
+
+
+def check_dependence(name: str, other: str, likeness: Tensor, bound: float) -> Check:
+    """Whether the map changes with what was changed (`other`), more than it does under another seed."""
+    middle = Spread.of(likeness.abs().tolist()).median
+    how = f"median rank correlation with the map {other}; {bound:.2f} with its own under another seed"
+    if middle is None:  # a constant map is like nothing
+        return Check(
+            name, "warn", None, UNLIKE * bound, f"no map has a rank correlation: one of the two is constant; {how}"
+        )
+    status = "pass" if middle < UNLIKE * bound else "warn" if middle < ALIKE * bound else "fail"
+    return Check(name, status, middle, UNLIKE * bound, how)
+
+
+def check_order(name: str, gains: Tensor, done: str, moves: str) -> Check:
+    """Whether the class's probability moves faster by the map's order than by that of its displaced copies."""
+    gains = gains[gains.isfinite()]
+    n = len(gains)
+    if n < 2:
+        return Check(name, "not_run", None, 0.0, "fewer than two samples")
+    from scipy.stats import t
+
+    mean, error = gains.mean().item(), gains.std().item() / math.sqrt(n)
+    low = mean - float(t.ppf(0.975, n - 1)) * error
+    how = (
+        f"pixels {done} by the map: the probability {moves} {'earlier' if mean > 0 else 'later'} by {abs(mean):.3f} of "
+        f"the area than by the same map at random other places (gain {mean:+.3f}, 95% interval from {low:+.3f}, n = {n})"
+    )
+    status = "pass" if low > 0 else "fail" if n >= FEW or mean <= 0 else "warn"
+    return Check(name, status, mean, 0.0, how)
