@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from attack_nets import Counting, linear, robust, trained_on_digits
 from torch import Tensor
 
 from robustcls.attacks._goal import Goal
@@ -11,6 +10,8 @@ from robustcls.attacks.pgd import pgd
 from robustcls.core.errors import InputError
 from robustcls.core.losses import cross_entropy, dlr, margin, misclassified, wrong_classes
 from robustcls.core.threat import ThreatModel
+from tests.helpers.attack_nets import Counting, linear, robust, trained_on_digits
+from tests.helpers.seeds import seeded
 
 THREAT = ThreatModel("l1", 2.0)
 
@@ -18,10 +19,6 @@ THREAT = ThreatModel("l1", 2.0)
 @pytest.fixture(scope="module")
 def trained():
     return trained_on_digits(200)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def run(

@@ -4,11 +4,11 @@ from functools import cache
 
 import pytest
 import torch
-from test_attack_contract import ATTACKS, cheap, norms_of, right_labels, threat_of, traits
 from torch import Tensor, nn
 
 import robustcls
 from robustcls.core.losses import misclassified
+from tests.helpers.attack_contract import ATTACKS, cheap, norms_of, right_labels, threat_of, traits
 
 N = 16
 FEW = {"steps": 6, "binary_search_steps": 2, "queries": 70}  # queries: more than are drawn for at once

@@ -3,12 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_nets import Counting, linear, robust, robust_under_autoattack, trained_on_digits
 
 from robustcls.attacks.fab_t import fab_t
 from robustcls.core.errors import InputError
 from robustcls.core.losses import margin
 from robustcls.core.threat import ThreatModel
+from tests.helpers.attack_nets import Counting, linear, robust, robust_under_autoattack, trained_on_digits
+from tests.helpers.seeds import seeded
 
 DUAL = {"linf": 1, "l2": 2, "l1": float("inf")}
 EPS = {"linf": 0.15, "l2": 0.8, "l1": 1.2}
@@ -18,10 +19,6 @@ every_norm = pytest.mark.parametrize("norm", EPS)
 @pytest.fixture(scope="module")
 def trained():
     return trained_on_digits()
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @every_norm

@@ -10,7 +10,6 @@ import foolbox as fb
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_nets import linear, trained_on_digits
 from torch import Tensor, nn
 
 import robustcls
@@ -20,6 +19,8 @@ from robustcls.core.errors import InputError
 from robustcls.core.losses import margin
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
+from tests.helpers.attack_nets import linear, trained_on_digits
+from tests.helpers.seeds import seeded
 
 BOX = ThreatModel("linf", 1)
 OWN = ["cw", "ddn", "deepfool", "fmn"]
@@ -29,10 +30,6 @@ LABELS_ALONE = {"boundary", "hopskipjump", "spatial", "salt_and_pepper", "blur",
 
 def near_grey(n: int = 12, size: int = 4) -> Tensor:
     return 0.45 + 0.1 * torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(1))
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from attack_nets import robust, trained_on_digits
 from torch import nn
 
 import robustcls
@@ -12,6 +11,7 @@ from robustcls.core.losses import cross_entropy, dlr
 from robustcls.core.threat import ThreatModel
 from robustcls.runtime.fused import FusedModel
 from robustcls.training.inner_attack import InnerAttack
+from tests.helpers.attack_nets import robust, trained_on_digits
 
 TINY = 1e-8
 EPS = {"linf": 0.06, "l2": 0.5, "l1": 1.5}

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_nets import deeper_net, fit_digits, linear
 from torch import Tensor, nn
 
 import robustcls
@@ -18,6 +17,8 @@ from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
 from robustcls.evaluation.attacks import as_attacks, check_attacks
 from robustcls.training.inner_attack import InnerAttack
+from tests.helpers.attack_nets import deeper_net, fit_digits, linear
+from tests.helpers.seeds import seeded
 
 EPS = {"linf": 0.1, "l2": 0.6, "l1": 1.8}
 GAP = {"linf": 0.1, "l2": 0.1, "l1": 0.05}  # measured: 0.19 to 0.23, 0.20 to 0.26, 0.11 to 0.40
@@ -35,10 +36,6 @@ def trained() -> tuple[nn.Module, Tensor, Tensor]:
     assert len(wrong) == 5
     rows = torch.cat([wrong, torch.arange(55)])
     return net, x[rows], y[rows]
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def predicted(net: nn.Module, x: Tensor) -> Tensor:

@@ -2,20 +2,17 @@
 
 import pytest
 import torch
-from attack_nets import Counting, linear, trained_on_digits
 
 from robustcls.attacks.noise import noise
 from robustcls.core.errors import InputError
 from robustcls.core.losses import margin
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
+from tests.helpers.attack_nets import Counting, linear, trained_on_digits
+from tests.helpers.seeds import seeded
 
 EPS = {"linf": 0.3, "l2": 2.0, "l1": 8.0}
 every_norm = pytest.mark.parametrize("norm", EPS)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")

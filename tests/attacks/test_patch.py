@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from attack_nets import deeper_net, fit_digits
 from torch import nn
 
 import robustcls
@@ -11,6 +10,7 @@ from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
+from tests.helpers.attack_nets import deeper_net, fit_digits
 
 BOX = ThreatModel("linf", 1)
 

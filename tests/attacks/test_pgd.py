@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from attack_nets import Counting, linear, robust, trained_on_digits
 from torch import Tensor
 
 from robustcls.attacks.pgd import pgd
@@ -10,6 +9,8 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import input_gradient
 from robustcls.core.losses import cross_entropy, margin, misclassified
 from robustcls.core.threat import ThreatModel
+from tests.helpers.attack_nets import Counting, linear, robust, trained_on_digits
+from tests.helpers.seeds import seeded
 
 EPS = {"linf": 0.1, "l2": 0.6, "l1": 1.2}
 every_norm = pytest.mark.parametrize("norm", EPS)
@@ -18,10 +19,6 @@ every_norm = pytest.mark.parametrize("norm", EPS)
 @pytest.fixture(scope="module")
 def trained():
     return trained_on_digits()
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def iterates(net, x, y, threat, steps, generator) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from attack_nets import Counting, linear, robust, robust_under_autoattack, trained_on_digits
 
 from robustcls.attacks.square import square
 from robustcls.core.errors import InputError
@@ -10,6 +9,8 @@ from robustcls.core.gradients import input_gradient
 from robustcls.core.losses import margin
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits_of
+from tests.helpers.attack_nets import Counting, linear, robust, robust_under_autoattack, trained_on_digits
+from tests.helpers.seeds import seeded
 
 EPS = {"linf": 0.15, "l2": 0.8, "l1": 3.0}
 every_norm = pytest.mark.parametrize("norm", EPS)
@@ -18,10 +19,6 @@ every_norm = pytest.mark.parametrize("norm", EPS)
 @pytest.fixture(scope="module")
 def trained():
     return trained_on_digits()
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_it_needs_no_gradient(trained):

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from judged_by_hand import make_evaluation
 from PIL import Image
 
 from robustcls.cli.main import main
 from robustcls.models.checkpoint import build, save_checkpoint
+from tests.helpers.evil import Evil
+from tests.helpers.judged_by_hand import make_evaluation
 
 CODE = '''
 """Plug-ins of a user's own."""
@@ -105,14 +106,6 @@ def home(tmp_path_factory):
     (home / "broken.toml").write_text("seed = \n", encoding="utf-8")
     (home / "other.json").write_text('{"schema": "other/1"}', encoding="utf-8")
     return home
-
-
-class Evil:
-    def __init__(self, target):
-        self.target = str(target)
-
-    def __reduce__(self):
-        return open, (self.target, "w")
 
 
 def draw_folders(home):

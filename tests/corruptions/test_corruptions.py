@@ -17,15 +17,12 @@ from robustcls.core.errors import InputError
 from robustcls.corruptions import digital
 from robustcls.corruptions.blur import angles, disk, enlarge, move, sources
 from robustcls.corruptions.weather import TINT, ice, plasma
+from tests.helpers.seeds import seeded
 
 NAMES = plugins.names("corruption")
 SEVERITIES = (1, 2, 3, 4, 5)
 NOT_RANDOM = {"brightness", "contrast", "defocus_blur", "jpeg_compression", "pixelate", "zoom_blur"}
 SHAPES = {"rgb": (3, 3, 32, 32), "digits": (3, 1, 8, 8), "odd": (2, 3, 33, 47), "grey photograph": (1, 1, 131, 160)}
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def corrupt(name, x, severity, seed=0):

@@ -9,17 +9,14 @@ from robustcls.data.augmentations.affine import affine
 from robustcls.data.augmentations.crop_flip import crop_flip
 from robustcls.data.augmentations.cutout import cutout
 from robustcls.data.augmentations.none import none
+from tests.helpers.seeds import seeded
 
 STILL = {"degrees": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0}
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 @pytest.fixture
 def x():
-    return torch.rand(16, 3, 12, 10, generator=generator(9))
+    return torch.rand(16, 3, 12, 10, generator=seeded(9))
 
 
 LABELS = torch.arange(16) % 5
@@ -57,9 +54,9 @@ def images_of(spec, flip=True):
 def test_every_augmentation(name, layout, shape):
     augment = augmenter(name, flip=True, num_classes=5)
     labels = LABELS[: shape[0]]
-    x = torch.rand(shape, generator=generator(9)).contiguous(memory_format=layout)
+    x = torch.rand(shape, generator=seeded(9)).contiguous(memory_format=layout)
     before = x.clone()
-    y, mixed = augment(x, labels, generator())
+    y, mixed = augment(x, labels, seeded())
     assert y.shape == x.shape
     assert y.dtype is x.dtype
     assert y.stride() == x.stride()
@@ -72,38 +69,38 @@ def test_every_augmentation(name, layout, shape):
         assert torch.allclose(mixed.sum(1), torch.ones(len(x)))
     else:
         assert mixed is labels
-    assert all(torch.equal(*pair) for pair in zip((y, mixed), augment(x, labels, generator()), strict=True))
+    assert all(torch.equal(*pair) for pair in zip((y, mixed), augment(x, labels, seeded()), strict=True))
     if name != "none" and len(x) > 1:
-        assert not torch.equal(y, augment(x, labels, generator(1))[0])
+        assert not torch.equal(y, augment(x, labels, seeded(1))[0])
 
 
 def test_one_generator_draws_anew_each_time(x):
     for name in set(plugins.names("augment")) - {"none"}:
-        draws, augment = generator(), images_of(name)
+        draws, augment = seeded(), images_of(name)
         assert not torch.equal(augment(x, draws), augment(x, draws)), name
 
 
 @pytest.mark.parametrize("spec", REFUSED)
 def test_bad_options_are_refused_in_one_line(x, spec):
     with pytest.raises(InputError) as refused:
-        images_of(spec)(x, generator())
+        images_of(spec)(x, seeded())
     assert len(str(refused.value).splitlines()) == 1
 
 
 def test_a_chain_is_its_links_in_order(x):
-    draws = generator()
+    draws = seeded()
     step_by_step = cutout(crop_flip(x, draws, pad=2), draws, size=4)
-    assert torch.equal(images_of(" crop_flip(pad=2) + cutout(size=4)")(x, generator()), step_by_step)
+    assert torch.equal(images_of(" crop_flip(pad=2) + cutout(size=4)")(x, seeded()), step_by_step)
     bright, cut = "color_jitter(brightness=0, contrast=1, saturation=0, hue=0)", "cutout(size=6, value=1.0)"
     last, first = images_of(f"{bright}+{cut}"), images_of(f"{cut}+{bright}")
-    holes = [(chain(x, generator()) == 1).all(1).sum((1, 2)) for chain in (last, first)]
+    holes = [(chain(x, seeded()) == 1).all(1).sum((1, 2)) for chain in (last, first)]
     assert (holes[0] >= 9).all()  # cut last: at least a quarter of the square is white in every image
     assert (holes[1] < 9).any()  # cut first: contrast takes the white away where it is lowered
 
 
 def test_labels_are_mixed_from_the_first_link_that_mixes(x):
     augment = augmenter("crop_flip+mixup+cutmix+cutout", flip=True, num_classes=5)
-    _, mixed = augment(x, LABELS, generator())
+    _, mixed = augment(x, LABELS, seeded())
     assert mixed.shape == (16, 5)
     assert torch.allclose(mixed.sum(1), torch.ones(16))
     assert ((mixed > 0).sum(1) > 2).any()  # mixed twice
@@ -143,7 +140,7 @@ def windows(image, pad, mirrored):
 def test_crop_flip_gives_windows_of_the_padded_image(x, flip):
     seen = set()
     for seed in range(60):
-        for image, out in zip(x, crop_flip(x, generator(seed), pad=2, flip=flip), strict=True):
+        for image, out in zip(x, crop_flip(x, seeded(seed), pad=2, flip=flip), strict=True):
             found = [place for place, window in windows(image, 2, flip) if torch.equal(window, out)]
             assert found
             seen.update(found)
@@ -151,16 +148,16 @@ def test_crop_flip_gives_windows_of_the_padded_image(x, flip):
 
 
 def test_crop_without_pad_or_flip_changes_nothing(x):
-    assert torch.equal(crop_flip(x, generator(), pad=0, flip=False), x)
-    assert none(x, generator()) is x
+    assert torch.equal(crop_flip(x, seeded(), pad=0, flip=False), x)
+    assert none(x, seeded()) is x
 
 
 def test_affine_with_nothing_to_do_changes_nothing(x):
-    assert torch.allclose(affine(x, generator(), **STILL, flip=False), x, atol=1e-5)
+    assert torch.allclose(affine(x, seeded(), **STILL, flip=False), x, atol=1e-5)
 
 
 def test_affine_flips_half(x):
-    y = affine(x.repeat(20, 1, 1, 1), generator(), **STILL)
+    y = affine(x.repeat(20, 1, 1, 1), seeded(), **STILL)
     flipped = torch.isclose(y, x.repeat(20, 1, 1, 1).flip(3), atol=1e-5).flatten(1).all(1)
     same = torch.isclose(y, x.repeat(20, 1, 1, 1), atol=1e-5).flatten(1).all(1)
     assert (flipped ^ same).all()
@@ -182,7 +179,7 @@ def place(y):
 
 
 def test_affine_rotates_without_stretching():
-    row, column = place(affine(spots(300), generator(), **STILL | {"degrees": 60.0}, flip=False))
+    row, column = place(affine(spots(300), seeded(), **STILL | {"degrees": 60.0}, flip=False))
     assert torch.allclose((row**2 + column**2).sqrt(), torch.tensor(12.0), atol=0.3)
     angle = torch.rad2deg(torch.atan2(row, column))
     assert angle.abs().max() < 61
@@ -191,10 +188,10 @@ def test_affine_rotates_without_stretching():
 
 
 def test_affine_shifts_and_zooms_as_far_as_told():
-    row, column = place(affine(spots(300), generator(), **STILL | {"shift": 0.1}, flip=False))
+    row, column = place(affine(spots(300), seeded(), **STILL | {"shift": 0.1}, flip=False))
     assert 3.6 < row.abs().max() <= 4.15
     assert 5.5 < (column - 12).abs().max() <= 6.15
-    row, column = place(affine(spots(300), generator(), **STILL | {"zoom": 0.2}, flip=False))
+    row, column = place(affine(spots(300), seeded(), **STILL | {"zoom": 0.2}, flip=False))
     assert row.abs().max() < 0.1
     assert 12 / 1.2 - 0.2 < column.min() < 10.3
     assert 14.6 < column.max() < 12 / 0.8 + 0.2
@@ -211,12 +208,12 @@ def test_images_that_may_not_flip_never_do(spec):
     def falls(y):
         return y[:, :, 6:10, 4:8].mean((1, 2, 3)) > y[:, :, 6:10, 8:12].mean((1, 2, 3)) + 0.1
 
-    assert not any(falls(augment(ramp, generator(seed))).any() for seed in range(20))
-    assert any(falls(free(ramp, generator(seed))).any() for seed in range(20))
+    assert not any(falls(augment(ramp, seeded(seed))).any() for seed in range(20))
+    assert any(falls(free(ramp, seeded(seed))).any() for seed in range(20))
 
 
 def test_flip_changes_no_other_draw(x):
-    free, fixed = crop_flip(x, generator()), crop_flip(x, generator(), flip=False)
+    free, fixed = crop_flip(x, seeded()), crop_flip(x, seeded(), flip=False)
     same = torch.isclose(free, fixed).flatten(1).all(1)
     assert same.any()
     assert not same.all()

@@ -3,12 +3,12 @@
 import shutil
 
 import pytest
-from drawn import draw
 
 from robustcls.core.errors import InputError
 from robustcls.data import recipe
 from robustcls.data.seen import seen_in_training
 from robustcls.data.splits import load_split
+from tests.helpers.drawn import draw
 
 UNKNOWN = "whether the model was trained on any of these images is not known"
 

@@ -17,8 +17,8 @@ from robustcls.core import plugins
 from robustcls.models.checkpoint import build
 from robustcls.models.zoo import is_zoo
 from robustcls.results.policy import Policy
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PLUGINS = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 

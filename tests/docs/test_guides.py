@@ -4,7 +4,8 @@ import re
 import sys
 
 import pytest
-from guides import PAGES, ROOT, blocks, run, run_command, steps, words_of
+
+from tests.helpers.guides import PAGES, ROOT, blocks, run, run_command, steps, words_of
 
 
 @pytest.fixture(scope="module")

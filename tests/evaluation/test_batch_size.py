@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from eval_models import evaluated, make_batch, make_engine, make_net
 from torch import Tensor, nn
 
 import robustcls
@@ -16,6 +15,7 @@ from robustcls.evaluation.curves import security_curve
 from robustcls.evaluation.measures.minimum.measure import measure as measure_minimum
 from robustcls.results.records import Evaluation
 from robustcls.runtime.world import World
+from tests.helpers.eval_models import evaluated, make_batch, make_engine, make_net
 
 LINF = ThreatModel("linf", 0.02)
 # Few draws, so that luck decides on many samples.

@@ -1,9 +1,8 @@
 """What is measured beside the attacks: nothing that fails takes the attacks with it."""
 
-import time
+from types import SimpleNamespace
 
 import pytest
-from eval_models import completed, evaluated, make_batch, make_net
 
 import robustcls
 from robustcls.core.errors import InputError
@@ -12,6 +11,8 @@ from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.config import ReportConfig
 from robustcls.evaluation.measures.calibration import measure as calibration
 from robustcls.results.records import Evaluation
+from tests.helpers.clock import Clock
+from tests.helpers.eval_models import completed, evaluated, make_batch, make_net
 
 NOTHING = ReportConfig(examples=0, maps_n=0, curves_n=0, minimum_n=0, corruptions_n=0, quiet=True)
 
@@ -34,11 +35,12 @@ def test_the_attacks_are_kept_before_the_first_part_that_may_fail(judged, tmp_pa
 
 
 def test_the_time_that_the_parts_take_is_counted(judged, monkeypatch):
-    before, kept = judged.evaluation.provenance.seconds, []
-    monkeypatch.setattr(calibration, "measure", lambda *_, **__: time.sleep(0.2))
+    before, kept, clock = judged.evaluation.provenance.seconds, [], Clock()
+    monkeypatch.setattr(calibration, "measure", lambda *_, **__: setattr(clock, "now", clock.now + 5))
+    monkeypatch.setattr("robustcls.evaluation.complete.time", SimpleNamespace(perf_counter=clock))
     completed(judged, make_net(), NOTHING, done=lambda found: kept.append(found.provenance.seconds))
     assert kept[0] == before
-    assert kept[1] == pytest.approx(before + 0.2, abs=0.15)
+    assert kept[1] == pytest.approx(before + 5, abs=1e-3)
     assert judged.evaluation.provenance.seconds == kept[-1]
 
 

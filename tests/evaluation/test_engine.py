@@ -1,74 +1,29 @@
 """What runs an attack over many samples: batches, memory, resumption, transfer, traits."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
 import torch
-from eval_models import evaluated, make_batch, make_engine, make_net
 from torch import nn
 
 import robustcls
 from robustcls.core.errors import InputError
-from robustcls.core.gradients import frozen, input_gradient
+from robustcls.core.gradients import frozen
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 from robustcls.evaluation.attacks import as_attacks, check_attacks
 from robustcls.evaluation.cascade import run_cascade
-from robustcls.evaluation.engine import Engine
-from robustcls.evaluation.journal import RENAMED, Journal
 from robustcls.evaluation.subject import Subject, Surrogate
-from robustcls.runtime.fused import Counted
+from tests.helpers.eval_models import (
+    LINF,
+    judged_batch,
+    make_batch,
+    make_engine,
+    make_net,
+    met,
+)
 
-LINF = ThreatModel("linf", 0.02)
-ATTACKS = ["pgd(steps=3)", "apgd_ce(steps=5)", "apgd_t(steps=3)"]
 BOX = ThreatModel("linf", 1.0)
-met = []  # how many samples an attack of this file was handed, call by call
-
-
-def judged(model=None, attacks=ATTACKS, threat=LINF, **options):
-    x, y = make_batch()
-    options = {"precision": "fp32", "batch_size": 16} | options
-    return evaluated(model or make_net(), x, y, threat, attacks, **options)
-
-
-def result(judgement) -> dict:
-    """The JSON without times."""
-    whole = json.loads(judgement.evaluation.to_json())
-    whole["provenance"] = None
-    for attack in whole["attacks"]:
-        del attack["seconds"]
-    return whole
-
-
-def stopping(model, x, y, threat, *, early_stop: bool = True, generator=None):
-    """Says which way it was asked to go."""
-    met.append(early_stop)
-    return x
-
-
-@traits(universal=True)
-def universal(model, x, y, threat, *, generator=None):
-    met.append(len(x))
-    return x
-
-
-@traits(minimum_norm=True)
-def nearest(model, x, y, threat, *, generator=None):
-    """Goes along the gradient as far as it takes, but gives up on labels 0."""
-    grad = input_gradient(model, x, y).sign()
-    x_adv = x.clone()
-    for size in torch.linspace(0.2, 0.001, 40):
-        moved = (x + size * grad).clamp(0, 1)
-        with torch.no_grad():
-            wrong = (model(moved).argmax(1) != y) & (y != 0)
-        x_adv[wrong] = moved[wrong]
-    return x_adv
-
-
-@traits(unrestricted=True, gradients=False)
-def anywhere(model, x, y, threat, *, generator=None):
-    return 1 - x
 
 
 class OutOfMemory(nn.Module):
@@ -92,7 +47,7 @@ def test_a_model_that_fills_the_memory_is_judged_in_smaller_parts():
     with frozen(model):
         engine = make_engine(model, x, y, LINF, batch_size=16, seed=3)
         outcome = run_cascade(engine, ["fgsm"])
-    expected = judged(attacks=["fgsm"], seed=3).examples
+    expected = judged_batch(attacks=["fgsm"], seed=3).examples
     assert model.largest == 2, "16, 8, 4, 2"
     assert torch.equal(outcome.breaker, expected.breaker)
     assert torch.equal(outcome.clean, expected.clean)
@@ -100,29 +55,31 @@ def test_a_model_that_fills_the_memory_is_judged_in_smaller_parts():
 
 def test_early_stop_is_asked_for_unless_the_example_must_fool_another_model():
     met.clear()
-    assert judged(attacks=["test_engine:stopping"]).evaluation.attacks[0].options == {"early_stop": True}
+    assert judged_batch(attacks=["tests.helpers.eval_models:stopping"]).evaluation.attacks[0].options == {
+        "early_stop": True
+    }
     assert set(met) == {True}
     met.clear()
-    found = judged(attacks=["test_engine:stopping"], surrogate=make_net())
+    found = judged_batch(attacks=["tests.helpers.eval_models:stopping"], surrogate=make_net())
     assert found.evaluation.attacks[0].options == {"early_stop": False}
     assert set(met) == {False}
     met.clear()
-    judged(attacks=["test_engine:stopping(early_stop=False)"])
+    judged_batch(attacks=["tests.helpers.eval_models:stopping(early_stop=False)"])
     assert set(met) == {False}
 
 
 def test_a_universal_attack_meets_all_samples_at_once():
     met.clear()
-    assert judged(attacks=["test_engine:universal"]).evaluation.attacks[0].attacked == 45
+    assert judged_batch(attacks=["tests.helpers.eval_models:universal"]).evaluation.attacks[0].attacked == 45
     assert met == [45]
 
 
 def test_a_minimum_norm_attack_gives_distances_and_censors_its_failures():
-    found = judged(attacks=["test_engine:nearest"])
+    found = judged_batch(attacks=["tests.helpers.eval_models:nearest"])
     x, y = make_batch()
     evaluation, attack = found.evaluation, found.evaluation.attacks[0]
     right = [sample for sample in evaluation.samples if sample.clean == sample.label]
-    distances = [sample.nearest["test_engine:nearest"] for sample in right]
+    distances = [sample.nearest["tests.helpers.eval_models:nearest"] for sample in right]
     assert attack.censored == sum(distance is None for distance in distances) >= sum(s.label == 0 for s in right) > 0
     known = sorted(distance if distance is not None else 9.0 for distance in distances)
     assert attack.median_nearest == pytest.approx(known[(len(known) - 1) // 2])
@@ -132,7 +89,7 @@ def test_a_minimum_norm_attack_gives_distances_and_censors_its_failures():
         assert not inside or distance == pytest.approx(sample.distance)
     assert any(distance is not None and distance > LINF.eps for distance in distances), "outside the ball counts too"
     wrong = [sample for sample in evaluation.samples if sample.clean != sample.label]
-    assert all(sample.nearest["test_engine:nearest"] is None for sample in wrong)
+    assert all(sample.nearest["tests.helpers.eval_models:nearest"] is None for sample in wrong)
     assert LINF.distance(found.examples.x_adv, x).max() <= LINF.eps + 1e-6
 
 
@@ -141,7 +98,7 @@ def test_a_median_that_is_censored_is_not_known():
     zeros = (y == 0).nonzero().squeeze(1)
     model = make_net()
     keep = zeros[(model(x[zeros]).argmax(1) == 0)]
-    found = robustcls.evaluate(model, x[keep], y[keep], LINF, attacks=["test_engine:nearest"])
+    found = robustcls.evaluate(model, x[keep], y[keep], LINF, attacks=["tests.helpers.eval_models:nearest"])
     assert found.attacks[0].median_nearest is None
     assert found.attacks[0].censored == len(keep) > 0
 
@@ -152,12 +109,12 @@ def test_transfer_crafts_on_one_model_and_judges_on_the_other():
     for parameter in other.parameters():
         parameter.data += 0.3 * parameter.data.std() * torch.randn_like(parameter)
     attacks = ["pgd(steps=10)"]
-    white, transferred = judged(attacks=attacks), judged(attacks=attacks, surrogate=other)
+    white, transferred = judged_batch(attacks=attacks), judged_batch(attacks=attacks, surrogate=other)
     assert white.evaluation.robust.correct < transferred.evaluation.robust.correct < white.evaluation.clean.correct
     assert "transfer" in transferred.evaluation.threat.knowledge
     assert transferred.evaluation.surrogate.sha256 != transferred.evaluation.model.sha256
     assert transferred.evaluation.attacks[0].backwards > 0
-    same = judged(attacks=attacks, surrogate=make_net())
+    same = judged_batch(attacks=attacks, surrogate=make_net())
     assert same.evaluation.robust.correct == pytest.approx(white.evaluation.robust.correct, abs=1)
     with torch.no_grad():
         fooled = make_net()(transferred.examples.x_adv).argmax(1) != transferred.y
@@ -167,7 +124,7 @@ def test_transfer_crafts_on_one_model_and_judges_on_the_other():
 def test_the_surrogate_is_left_as_it_was():
     other = make_net().train()
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
-    judged(surrogate=other)
+    judged_batch(surrogate=other)
     assert other.training
     assert all(parameter.requires_grad for parameter in other.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
@@ -180,117 +137,25 @@ def test_what_cannot_be_run_is_refused_before_anything_is_computed():
     other = Surrogate(make_net(), None, make_batch()[1])
 
     for attacks, model, threat, message in (
-        (["test_engine:anywhere", "pgd"], Outputs(), BOX, "pgd needs gradients"),
-        (["pgd", "test_engine:anywhere"], make_net(), LINF, "`norm=linf` and `eps=1`"),
+        (["tests.helpers.eval_models:anywhere", "pgd"], Outputs(), BOX, "pgd needs gradients"),
+        (["pgd", "tests.helpers.eval_models:anywhere"], make_net(), LINF, "`norm=linf` and `eps=1`"),
         (["pgd", "pgd(step=3)"], make_net(), LINF, "did you mean 'steps'"),
     ):
         with pytest.raises(InputError, match=message):
             check_attacks(as_attacks(attacks), SimpleNamespace(source=model, threat=threat))
     check_attacks(as_attacks("pgd"), Subject(Outputs(), *make_batch(), LINF, None, None, None, surrogate=other))
-    check_attacks(as_attacks("test_engine:anywhere"), SimpleNamespace(source=Outputs(), threat=BOX))
+    check_attacks(as_attacks("tests.helpers.eval_models:anywhere"), SimpleNamespace(source=Outputs(), threat=BOX))
 
 
 def test_the_whole_box_judges_attacks_that_leave_every_ball():
-    found = judged(attacks=["test_engine:anywhere"], threat=BOX).evaluation
+    found = judged_batch(attacks=["tests.helpers.eval_models:anywhere"], threat=BOX).evaluation
     assert found.attacks[0].broken > 0
     assert "black box" in found.threat.knowledge
-    assert "white box" in judged().evaluation.threat.knowledge
-
-
-class Cut(Exception):
-    """Stands for the end of the process."""
-
-
-def cut_after(batches: int):
-    """Progress that ends the evaluation after so many batches."""
-    left = [batches]
-
-    def progress(batches, label, total, standing):
-        for batch in batches:
-            if left[0] == 0:
-                raise Cut
-            left[0] -= 1
-            yield batch
-
-    return progress
-
-
-@pytest.mark.parametrize("batches", [0, 2, 4, 6])
-@pytest.mark.parametrize("alone", [True, False])
-def test_resumed_equals_uninterrupted(batches, alone, tmp_path):
-    options = {"alone": alone, "eps_grid": [0.01, 0.04]}
-    whole = judged(**options)
-    with pytest.raises(Cut):
-        judged(journal=Journal(tmp_path / "e.partial", resume=False), progress=cut_after(batches), **options)
-    calls = Counted.forward, []
-
-    def count(self, x):
-        calls[1].append(len(x))
-        return calls[0](self, x)
-
-    Counted.forward = count
-    try:
-        again = judged(journal=Journal(tmp_path / "e.partial", resume=True), **options)
-        resumed = sum(calls[1])
-        calls[1].clear()
-        judged(**options)
-    finally:
-        Counted.forward = calls[0]
-    assert result(again) == result(whole)
-    assert torch.equal(again.examples.x_adv, whole.examples.x_adv)
-    assert (resumed < sum(calls[1])) == (batches > 0), "what was done is not done again"
-
-
-def test_a_journal_of_an_earlier_version_is_read(tmp_path):
-    folder = tmp_path / "e.partial"
-    whole = judged(journal=Journal(folder, resume=False))
-    earlier = {name: old for old, name in RENAMED.items()}
-    for file in folder.glob("*.pt"):
-        content = torch.load(file, weights_only=True)
-        torch.save({earlier.get(name, name): value for name, value in content.items()}, file)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "_attack_batch", None)  # nothing is attacked again
-        assert result(judged(journal=Journal(folder, resume=True))) == result(whole)
-
-
-def test_a_journal_of_another_evaluation_is_refused_and_kept(tmp_path):
-    folder = tmp_path / "e.partial"
-    with pytest.raises(Cut):
-        judged(journal=Journal(folder, resume=False), progress=cut_after(2))
-    before = sorted(file.name for file in folder.iterdir())
-    with pytest.raises(InputError, match="another seed") as caught:
-        judged(journal=Journal(folder, resume=True), seed=1)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="another attacks"):
-        judged(journal=Journal(folder, resume=True), attacks=["fgsm"])
-    assert sorted(file.name for file in folder.iterdir()) == before
-    task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
-    (folder / "task.json").write_text(json.dumps({k: v for k, v in task.items() if k != "run"}), encoding="utf-8")
-    with pytest.raises(InputError, match="left by an earlier version of robustcls: start anew, without `resume`"):
-        judged(journal=Journal(folder, resume=True))
-    judged(journal=Journal(folder, resume=False), seed=1, attacks=["fgsm"])
-    assert sorted(file.name for file in folder.iterdir()) != before, "without --resume it starts anew"
-
-
-def test_a_folder_that_is_not_ours_is_not_removed(tmp_path):
-    folder = tmp_path / "e.partial"
-    folder.mkdir()
-    (folder / "precious").write_text("x")
-    journal = Journal(folder, resume=False)
-    journal.remove()
-    assert (folder / "precious").exists()
-
-
-def test_a_half_written_batch_is_done_again(tmp_path):
-    folder = tmp_path / "e.partial"
-    whole = judged(journal=Journal(folder, resume=False))
-    for file in folder.glob("*.pt"):
-        file.rename(folder / f".{file.name}.123.part")
-    assert result(judged(journal=Journal(folder, resume=True))) == result(whole)
+    assert "white box" in judged_batch().evaluation.threat.knowledge
 
 
 def test_an_attack_that_breaks_off_alone_claims_nothing_about_those_it_did_not_meet():
-    found = judged(attacks=["eval_models:raises", "fgsm"], alone=True).evaluation
+    found = judged_batch(attacks=["tests.helpers.eval_models:raises", "fgsm"], alone=True).evaluation
     assert found.attacks[0].error
     assert found.attacks[0].alone is None
     assert found.attacks[1].alone is not None
@@ -319,7 +184,7 @@ class Shifted(nn.Module):
 @pytest.mark.parametrize("kind", ["masked", "minus infinity", "large"])
 def test_the_verdict_follows_the_label_whatever_the_other_logits(kind):
     attacks = ["pgd(steps=5)", "apgd_ce(steps=10)", "fab_t(steps=5)", "square(queries=50)"]
-    plain, shifted = judged(attacks=attacks).evaluation, judged(Shifted(kind), attacks=attacks).evaluation
+    plain, shifted = judged_batch(attacks=attacks).evaluation, judged_batch(Shifted(kind), attacks=attacks).evaluation
     assert shifted.robust.correct == pytest.approx(plain.robust.correct, abs=2)
     assert shifted.robust.correct < shifted.clean.correct
     assert {check.id: check.status for check in shifted.checks}["random_output"] == "pass"
@@ -327,31 +192,11 @@ def test_the_verdict_follows_the_label_whatever_the_other_logits(kind):
 
 def test_a_model_that_does_not_answer_is_not_called_robust():
     """NaN is a wrong answer, also under attack."""
-    found = judged(Shifted("nan"), attacks=["pgd(steps=3)"]).evaluation
+    found = judged_batch(Shifted("nan"), attacks=["pgd(steps=3)"]).evaluation
     assert (found.clean.correct, found.robust.correct) == (45, 0)
     assert {check.id: check.status for check in found.checks}["finite_output"] == "fail"
     assert all(sample.adversarial is None for sample in found.samples if sample.broken_by)
-    assert {check.id: check.status for check in judged().evaluation.checks}["finite_output"] == "pass"
-
-
-def test_a_journal_of_a_model_with_the_same_weights_and_other_code_is_refused(tmp_path):
-    class Halved(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = make_net()
-
-        def forward(self, x):
-            return self.net(x / 2)
-
-    class Whole(Halved):
-        def forward(self, x):
-            return self.net(x)
-
-    Whole.__name__ = "Halved"
-    with pytest.raises(Cut):
-        judged(Whole(), journal=Journal(tmp_path / "e.partial", resume=False), progress=cut_after(2))
-    with pytest.raises(InputError, match="its outputs on the clean images differ"):
-        judged(Halved(), journal=Journal(tmp_path / "e.partial", resume=True))
+    assert {check.id: check.status for check in judged_batch().evaluation.checks}["finite_output"] == "pass"
 
 
 @traits(minimum_norm=True)
@@ -364,24 +209,26 @@ def first_batch_alone(model, x, y, threat, *, generator=None):
 
 def test_samples_that_an_attack_never_met_are_not_censored():
     met.clear()
-    found = judged(attacks=["test_engine:first_batch_alone"]).evaluation
+    found = judged_batch(attacks=[f"{__name__}:first_batch_alone"]).evaluation
     assert found.attacks[0].error
     assert found.attacks[0].censored == 16
 
 
 def test_the_whole_box_says_nothing_of_masked_gradients():
-    checks = judged(attacks=["pgd(steps=1)"], threat=BOX).evaluation.checks
+    checks = judged_batch(attacks=["pgd(steps=1)"], threat=BOX).evaluation.checks
     assert {check.id: check.status for check in checks}["black_box_wins"] == "not_run"
 
 
 def test_a_curve_is_refused_where_there_can_be_none():
     with pytest.raises(InputError, match="no curve"):
-        check_attacks(as_attacks("test_engine:anywhere"), SimpleNamespace(source=make_net(), threat=BOX), [0.5])
+        check_attacks(
+            as_attacks("tests.helpers.eval_models:anywhere"), SimpleNamespace(source=make_net(), threat=BOX), [0.5]
+        )
 
 
 def test_a_surrogate_of_other_classes_is_refused():
     with pytest.raises(InputError, match="beyond the model's 2 classes"):
-        judged(surrogate=make_net(2))
+        judged_batch(surrogate=make_net(2))
 
 
 # Together
@@ -391,7 +238,7 @@ def test_a_surrogate_of_other_classes_is_refused():
 @pytest.mark.parametrize(
     ("threat", "attacks"),
     [
-        (LINF, ["noise", "pgd(steps=3)", "fmn(steps=5)", "eval_models:raises", "square(queries=20)"]),
+        (LINF, ["noise", "pgd(steps=3)", "fmn(steps=5)", "tests.helpers.eval_models:raises", "square(queries=20)"]),
         (ThreatModel("l2", 0.7), ["fgsm", "fab_t(steps=3)", "pgd(steps=3)"]),
         (ThreatModel("l1", 9.0), ["fgsm", "fmn(steps=5)"]),
         (BOX, ["patch(steps=2)"]),
@@ -400,12 +247,12 @@ def test_a_surrogate_of_other_classes_is_refused():
 )
 def test_what_is_measured_is_taken_when_it_is_read(threat, attacks, alone):
     grid = [] if threat is BOX else [threat.eps / 4, threat.eps * 2]
-    found = judged(attacks=attacks, threat=threat, alone=alone, eps_grid=grid).evaluation
+    found = judged_batch(attacks=attacks, threat=threat, alone=alone, eps_grid=grid).evaluation
     assert any(attack.broken for attack in found.attacks)
     assert robustcls.Evaluation.from_json(found.to_json()) == found
 
 
 @pytest.mark.parametrize("kind", ["nan", "masked", "minus infinity"])
 def test_so_is_that_of_a_model_whose_logits_are_no_numbers(kind):
-    found = judged(Shifted(kind), attacks=["pgd(steps=3)", "fgsm"], alone=True).evaluation
+    found = judged_batch(Shifted(kind), attacks=["pgd(steps=3)", "fgsm"], alone=True).evaluation
     assert robustcls.Evaluation.from_json(found.to_json()) == found

@@ -6,7 +6,6 @@ import threading
 import numpy as np
 import pytest
 import torch
-from eval_models import HARMLESS, Masked, evaluated, make_batch, make_net
 from torch import nn
 
 import robustcls
@@ -15,6 +14,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.subject import describe_model
 from robustcls.results.records import Evaluation
+from tests.helpers.eval_models import HARMLESS, Masked, evaluated, make_batch, make_net
 
 LINF = ThreatModel("linf", 0.02)
 ATTACKS = ["fgsm", "pgd(steps=5)", "apgd_ce(steps=5)", "apgd_t(steps=5)"]
@@ -138,7 +138,9 @@ def test_each_alone():
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_attacks_that_meet_nobody(alone):
-    everything = evaluate(threat=ThreatModel("linf", 1.0), attacks=["eval_models:far", "pgd(steps=2)"], alone=alone)
+    everything = evaluate(
+        threat=ThreatModel("linf", 1.0), attacks=["tests.helpers.eval_models:far", "pgd(steps=2)"], alone=alone
+    )
     assert [attack.broken for attack in everything.attacks] == [45, 0]
     assert [attack.attacked for attack in everything.attacks] == [45, 0]
     assert [attack.error for attack in everything.attacks] == ["", ""]
@@ -198,7 +200,7 @@ def test_no_examples_are_a_file_too(tmp_path):
 @pytest.mark.parametrize("name", HARMLESS)
 @pytest.mark.parametrize("alone", [True, False])
 def test_what_is_outside_ball_or_box_never_counts(name, alone):
-    result = judged(attacks=[f"eval_models:{name}", "fgsm"], alone=alone)
+    result = judged(attacks=[f"tests.helpers.eval_models:{name}", "fgsm"], alone=alone)
     first, second = result.evaluation.attacks
     assert (first.broken, first.error) == (0, "")
     assert first.robust_accuracy == result.evaluation.clean.accuracy == 0.75
@@ -206,15 +208,17 @@ def test_what_is_outside_ball_or_box_never_counts(name, alone):
     assert second.broken > 0, "the next attack met them all"
     assert result.examples.x_adv.isfinite().all()
     assert LINF.distance(result.examples.x_adv, result.x).max() <= LINF.eps + 1e-6
-    assert not any(f"eval_models:{name}" in (sample.fooled_by or ()) for sample in result.evaluation.samples)
+    assert not any(
+        f"tests.helpers.eval_models:{name}" in (sample.fooled_by or ()) for sample in result.evaluation.samples
+    )
 
 
 def test_they_would_have_fooled():
     """The control: by a ball and a box that hold them, the same images count."""
-    assert evaluate(attacks=["eval_models:far"], threat=ThreatModel("linf", 1.0)).robust.correct == 0
+    assert evaluate(attacks=["tests.helpers.eval_models:far"], threat=ThreatModel("linf", 1.0)).robust.correct == 0
     for name in ("beside", "outside_the_box"):
         x, y = make_batch()
-        x_adv = plugins.load("attack", f"eval_models:{name}")(make_net(), x, y, LINF)
+        x_adv = plugins.load("attack", f"tests.helpers.eval_models:{name}")(make_net(), x, y, LINF)
         with torch.no_grad():
             assert ((make_net()(x_adv).argmax(1) != y) & (make_net()(x).argmax(1) == y)).sum() > 10
         assert LINF.distance(x_adv, x).max() == pytest.approx({"beside": 0.04, "outside_the_box": 0.02}[name], abs=1e-6)
@@ -223,13 +227,13 @@ def test_they_would_have_fooled():
 @pytest.mark.parametrize(
     ("spec", "error"),
     [
-        ("eval_models:raises", "RuntimeError: two"),
-        ("eval_models:raises(kind='KeyError')", "KeyError: 'two"),
-        ("eval_models:raises(kind='TypeError')", "TypeError: two"),
-        ("eval_models:raises(kind='Assertion')", "AssertionError: two"),
-        ("eval_models:returns_none", "ValueError: it gave NoneType for images (16, 3, 8, 8)"),
-        ("eval_models:returns_one", "ValueError: it gave (1, 3, 8, 8) for images (16, 3, 8, 8)"),
-        ("eval_models:returns_twice", "ValueError: it gave (32, 3, 8, 8)"),
+        ("tests.helpers.eval_models:raises", "RuntimeError: two"),
+        ("tests.helpers.eval_models:raises(kind='KeyError')", "KeyError: 'two"),
+        ("tests.helpers.eval_models:raises(kind='TypeError')", "TypeError: two"),
+        ("tests.helpers.eval_models:raises(kind='Assertion')", "AssertionError: two"),
+        ("tests.helpers.eval_models:returns_none", "ValueError: it gave NoneType for images (16, 3, 8, 8)"),
+        ("tests.helpers.eval_models:returns_one", "ValueError: it gave (1, 3, 8, 8) for images (16, 3, 8, 8)"),
+        ("tests.helpers.eval_models:returns_twice", "ValueError: it gave (32, 3, 8, 8)"),
     ],
 )
 def test_an_attack_that_fails_is_recorded_and_the_next_goes_on(spec, error):
@@ -243,7 +247,7 @@ def test_an_attack_that_fails_is_recorded_and_the_next_goes_on(spec, error):
 
 
 def test_an_attack_may_give_doubles():
-    found = evaluate(attacks=["eval_models:double"])
+    found = evaluate(attacks=["tests.helpers.eval_models:double"])
     assert found.attacks[0].error == ""
     assert found.attacks[0].broken > 0
 
@@ -385,9 +389,9 @@ def test_progress_sees_every_attack():
         seen.append((label, count, sum(len(batch) for batch in batches)))
         assert 0 < standing() <= count
 
-    judged(attacks=["fgsm", "eval_models:far"], progress=progress)
+    judged(attacks=["fgsm", "tests.helpers.eval_models:far"], progress=progress)
     assert seen[0] == ("fgsm", 45, 45)
-    assert seen[1][0] == "eval_models:far"
+    assert seen[1][0] == "tests.helpers.eval_models:far"
     assert seen[1][1] == seen[1][2] < 45
 
 

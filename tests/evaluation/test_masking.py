@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from eval_models import make_engine, train_digits
 from torch import nn
 
 from robustcls.core import plugins
@@ -15,6 +14,7 @@ from robustcls.evaluation.checks._check import nearest
 from robustcls.evaluation.checks.black_box_wins import black_box_wins
 from robustcls.evaluation.checks.more_steps import more_steps as check_more_steps
 from robustcls.evaluation.suites import fast
+from tests.helpers.eval_models import make_engine, train_digits
 
 LINF = ThreatModel("linf", 0.2)
 

@@ -5,7 +5,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from eval_models import LINF, evaluated, make_batch, make_net, step
 
 from robustcls.core.errors import InputError
 from robustcls.evaluation.attacks import as_attack, as_attacks, name_attacks
@@ -14,6 +13,7 @@ from robustcls.evaluation.plan import make_plan
 from robustcls.evaluation.subject import make_subject
 from robustcls.reporting.sections.diagnostics import EXPECTED
 from robustcls.results.records import Evaluation
+from tests.helpers.eval_models import LINF, evaluated, make_batch, make_net, step
 
 
 def several(model, x, y, threat, *, steps: int = 1, scale: float = 1.0, loss=None):
@@ -26,7 +26,7 @@ def several(model, x, y, threat, *, steps: int = 1, scale: float = 1.0, loss=Non
 
 def test_a_function_is_evaluated_as_its_spec_is():
     x, y = make_batch()
-    spec, function = "test_plan:several(steps=2)", partial(several, steps=2)
+    spec, function = f"{__name__}:several(steps=2)", partial(several, steps=2)
     by_spec, by_function = (evaluated(make_net(), x, y, LINF, [one], seed=3).evaluation for one in (spec, function))
     assert by_spec.samples != []
     assert [s.adversarial for s in by_spec.samples] == [s.adversarial for s in by_function.samples]

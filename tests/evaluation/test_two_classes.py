@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from eval_models import evaluated, make_batch, make_net
 
 import robustcls
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 from robustcls.results.records import Evaluation
+from tests.helpers.eval_models import evaluated, make_batch, make_net
 
 metrics = pytest.importorskip("sklearn.metrics")
 
@@ -63,7 +63,7 @@ def test_one_class_alone_has_no_area():
     [
         (ThreatModel("linf", 1), ("fgsm",), "warn"),
         (ThreatModel("linf", 0.02), ("fgsm",), None),
-        (ThreatModel("linf", 1), ("eval_models:far", "patch(steps=1)"), None),
+        (ThreatModel("linf", 1), ("tests.helpers.eval_models:far", "patch(steps=1)"), None),
         (ThreatModel("l2", 10.0), ("fgsm",), "warn"),
     ],
 )

@@ -12,6 +12,7 @@ import robustcls
 from robustcls.core.errors import InputError
 from robustcls.models.checkpoint import build, save_checkpoint
 from robustcls.models.weights import read_file
+from tests.helpers.evil import Evil
 
 META = {"data": "digits", "threat": {"norm": "linf", "eps": 0.1}, "track": (), "note": None}
 
@@ -59,16 +60,6 @@ def test_a_checkpoint_holds_tensors_and_primitives_alone(path):
     assert content["format"] == "robustcls/checkpoint/1"
     assert all(tensor.is_contiguous() for tensor in content["state_dict"].values())
     assert os.listdir(path.parent) == ["ckpt.pt"]
-
-
-class Evil:
-    """Writes a file when it is unpickled by anyone who trusts it."""
-
-    def __init__(self, target):
-        self.target = str(target)
-
-    def __reduce__(self):
-        return open, (self.target, "w")
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -119,7 +119,7 @@ def test_a_state_dict_with_the_architecture_of_a_zoo(spec, tmp_path):
     small = {"classes": ["a", "b", "c"], "input_size": (3, 32, 32)}
     loaded = load(tmp_path / "w.pt", arch=spec, mean=[0.5], std=[0.2], **small)
     x = torch.rand(2, 3, 32, 32)
-    assert torch.equal(loaded.model(x), model.net((x - 0.5) / 0.2))
+    torch.testing.assert_close(loaded.model(x), model.net((x - 0.5) / 0.2), rtol=1e-6, atol=1e-6)
     assert (loaded.model.classes, loaded.notes, loaded.model.arch) == (("a", "b", "c"), [], spec)
     loaded = load(tmp_path / "w.pt", arch=spec)  # as many outputs as the weights have, whatever the data's classes are
     with pytest.raises(InputError, match="gives 3 outputs without names, the data has 1000 classes"):
@@ -140,7 +140,7 @@ def test_torchvision_sees_a_grey_image_as_three_equal_channels(tmp_path):
     x = torch.rand(2, 1, 28, 28)
     colour = get_net("squeezenet1_1")
     colour.load_state_dict(model.net.state_dict())
-    assert torch.equal(model(x), colour((x.repeat(1, 3, 1, 1) - 0.4) / 0.3))
+    torch.testing.assert_close(model(x), colour((x.repeat(1, 3, 1, 1) - 0.4) / 0.3), rtol=1e-6, atol=1e-6)
     with pytest.raises(InputError, match="takes 1 or 3 channels, the data has 4"):
         build("torchvision/squeezenet1_1", classes=["a", "b"], input_size=(4, 28, 28))
 
@@ -158,7 +158,7 @@ def test_size_resizes_behind_the_normalisation_and_comes_back_from_a_checkpoint(
     plain.load_state_dict(model.net.state_dict())
     x = torch.rand(2, 3, 16, 24)
     large = nn.functional.interpolate((x - 0.4) / 0.3, (64, 64), mode="bilinear", align_corners=False)
-    assert torch.equal(model(x), plain(large))
+    torch.testing.assert_close(model(x), plain(large), rtol=1e-6, atol=1e-6)
     assert torch.equal(copy.deepcopy(model)(x), model(x))
     torch.testing.assert_close(FusedModel(model)(x), model(x))
     save_checkpoint(tmp_path / "ckpt.pt", model, {})
@@ -194,7 +194,7 @@ def test_networks_with_auxiliary_heads_give_plain_logits_in_both_modes(name, sid
         whole = get_net(name)
     load_weights(model.net, whole.state_dict(), "whole.pt")  # weights of the auxiliary heads are left aside
     with torch.no_grad():
-        assert torch.equal(model(x), whole(x))
+        torch.testing.assert_close(model(x), whole(x), rtol=1e-6, atol=1e-6)
 
 
 def test_googlenet_takes_cached_weights_in_the_normalisation_that_they_want(home):

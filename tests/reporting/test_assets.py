@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from report_page import read
-from sample_evaluation import sample_evaluation
 
 from robustcls.core.errors import InputError
 from robustcls.reporting import render, report
+from tests.helpers.report_page import read
+from tests.helpers.sample_evaluation import sample_evaluation
 
 
 def sources(html: str) -> list[str]:

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from sample_evaluation import ATTACKS, sample_evaluation
 
 from robustcls.core.errors import InputError
 from robustcls.evaluation.measures.minimum.record import MinimumNorm
@@ -13,6 +12,7 @@ from robustcls.reporting.card import model_card, robustbench_info, write_card
 from robustcls.reporting.missing import PARTS
 from robustcls.results.policy import Policy, judge
 from robustcls.results.records import Accuracy, Attack, Check, Sample
+from tests.helpers.sample_evaluation import ATTACKS, sample_evaluation
 
 HOSTILE = 'evil\n---\nlicense: mit\n# <img src=x onerror=alert(1)> | [a](https://x.example) `b` @you \x85\u2028 "q" ☃'
 

@@ -1,18 +1,18 @@
 """The committed reports of real runs hold what their evaluations hold."""
 
 import re
-from pathlib import Path
 
 import pytest
-from report_page import read
 
 from robustcls.reporting.context import look_up
 from robustcls.reporting.missing import PARTS
 from robustcls.reporting.scrub import scrub
 from robustcls.results.comparison import find_mismatch
 from robustcls.results.records import Evaluation
+from tests.helpers import ROOT
+from tests.helpers.report_page import read
 
-HOME = Path(__file__).resolve().parents[2] / "reports" / "cifar10_vgg16_quarter"
+HOME = ROOT / "reports" / "cifar10_vgg16_quarter"
 MODELS = ("standard", "pgd")
 MEASURED = (  # all that there was to measure when they were made
     "attacks", "alone", "curves", "other_curves", "classes", "minimum", "calibration", "corruptions", "diagnostics",

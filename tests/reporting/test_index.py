@@ -6,8 +6,6 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
-from report_page import read, shown_text
-from sample_evaluation import sample_evaluation
 
 from robustcls.core.errors import InputError
 from robustcls.reporting import report
@@ -15,6 +13,8 @@ from robustcls.reporting.context import look_up
 from robustcls.reporting.index import index, render_index
 from robustcls.results.policy import Policy
 from robustcls.results.records import Evaluation
+from tests.helpers.report_page import read, shown_text
+from tests.helpers.sample_evaluation import sample_evaluation
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 

@@ -1,11 +1,7 @@
 """Models and attacks whose numbers mislead: each trips the check made for it, is never passed, and the report says so."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from report_page import read
 
 from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
@@ -16,9 +12,8 @@ from robustcls.reporting import report
 from robustcls.reporting.sections.diagnostics import EXPECTED
 from robustcls.results.policy import Policy
 from robustcls.results.policy import judge as verdict
-
-sys.path.append(str(Path(__file__).parents[1] / "evaluation"))
-from eval_models import Masked, train_digits
+from tests.helpers.eval_models import Masked, train_digits
+from tests.helpers.report_page import read
 
 STRONG = ["apgd_ce(steps=20)", "apgd_t(steps=20, targets=3, restarts=2)"]
 ALL = Policy(min_clean=0.0, min_robust=0.0)
@@ -26,8 +21,8 @@ CONTROLS = {  # the model's disguise, the attacks, the check that must name it
     "softmax output": ({"after": lambda logits: logits.softmax(1)}, ["pgd"], "softmax_output"),
     "random": ({"before": lambda x: x + 0.05 * torch.randn_like(x)}, ["pgd"], "random_output"),
     "quantised input": ({"before": lambda x: x.mul(8).round() / 8}, ["pgd"], "zero_gradients"),
-    "broken attack": ({}, ["eval_models:idle"], "attack_self_test"),
-    "attack downhill": ({}, [*STRONG, "eval_models:downhill"], "attack_self_test"),
+    "broken attack": ({}, ["tests.helpers.eval_models:idle"], "attack_self_test"),
+    "attack downhill": ({}, [*STRONG, "tests.helpers.eval_models:downhill"], "attack_self_test"),
 }
 
 

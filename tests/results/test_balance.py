@@ -5,7 +5,6 @@ import math
 import random
 
 import pytest
-from sample_records import tiny_evaluation
 
 from robustcls.core.errors import InputError
 from robustcls.results import records
@@ -24,6 +23,7 @@ from robustcls.results.balance import (
 from robustcls.results.policy import Policy, judge
 from robustcls.results.records import Accuracy, Sample
 from robustcls.results.thresholds import FAIL, INCONCLUSIVE
+from tests.helpers.sample_records import tiny_evaluation
 
 metrics = pytest.importorskip("sklearn.metrics")
 

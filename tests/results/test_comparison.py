@@ -3,7 +3,6 @@
 import dataclasses
 
 import pytest
-from sample_records import tiny_evaluation
 
 from robustcls.results.comparison import (
     ClassCounts,
@@ -15,6 +14,7 @@ from robustcls.results.comparison import (
     worst_class,
 )
 from robustcls.results.records import ClassMap, Evaluation, Sample
+from tests.helpers.sample_records import tiny_evaluation
 
 
 def evaluation(*kinds: tuple[int, int, int]) -> Evaluation:

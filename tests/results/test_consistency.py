@@ -2,14 +2,14 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
 from robustcls.core.errors import InputError
 from robustcls.results.records import Accuracy, Evaluation
+from tests.helpers import ROOT
 
-FILE = Path(__file__).resolve().parents[2] / "reports" / "cifar10_vgg16_quarter" / "pgd" / "evaluation.json"
+FILE = ROOT / "reports" / "cifar10_vgg16_quarter" / "pgd" / "evaluation.json"
 TEXT = FILE.read_text(encoding="utf-8")
 
 

@@ -3,7 +3,6 @@ import re
 from statistics import NormalDist
 
 import pytest
-from sample_records import tiny_evaluation
 
 from robustcls.core.errors import InputError
 from robustcls.evaluation.attacks import name_attacks
@@ -13,6 +12,7 @@ from robustcls.results import records
 from robustcls.results.policy import Policy, judge, lacking_attacks
 from robustcls.results.records import Accuracy, Attack, Check
 from robustcls.results.statistics import wilson
+from tests.helpers.sample_records import tiny_evaluation
 
 BOTH = Policy(min_clean=0.75, min_robust=0.4)
 

@@ -1,4 +1,5 @@
 import contextlib
+import json
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from robustcls.runtime.device import (
     resolve_device,
     resolve_precision,
 )
+from tests.helpers.process import python
+from tests.helpers.tiny_run import FLAGS
 
 CPU = torch.device("cpu")
 
@@ -132,3 +135,29 @@ def test_batch_sizes():
 
 def test_the_device_in_words():
     assert f"{torch.get_num_threads()} threads" in describe_device(CPU)
+
+
+DETERMINISTIC = """
+import os, json, torch
+from robustcls.cli.main import main
+from robustcls.runtime.device import make_deterministic
+torch.backends.cudnn.benchmark = True
+before = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
+try:
+    main(["train", *{flags}, "--deterministic", "--epochs", "1", "--out", "run", "--quiet"])
+except SystemExit as end:
+    assert end.code == 0
+assert (torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()) == before
+state = [torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark]
+state += [os.environ["CUBLAS_WORKSPACE_CONFIG"]]
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":16:8"
+make_deterministic()
+print(json.dumps([*state, os.environ["CUBLAS_WORKSPACE_CONFIG"]]))
+"""
+
+
+def test_deterministic_holds_for_the_process(tmp_path):
+    done = python(DETERMINISTIC.format(flags=FLAGS), tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout.splitlines()[-1]) == [True, False, ":4096:8", ":16:8"]
+    assert not torch.are_deterministic_algorithms_enabled()

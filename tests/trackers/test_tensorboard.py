@@ -4,6 +4,7 @@ import io
 import resource
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,6 +12,8 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
+from robustcls.training.loop import fit
+from tests.helpers.tiny_run import SMALL
 
 CONFIG = {"adv": "pgd(steps=2)", "lr": 0.1, "track": ("tensorboard",), "limit_train": None}
 
@@ -108,3 +111,25 @@ def test_a_full_disk_is_told_once_and_in_one_line(track, capfd):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_tensorboard_gets_scalars_and_images(make_run):
+    pytest.importorskip("tensorboard", reason="needs tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = make_run(**SMALL, track=("tensorboard",), epochs=3, track_images=2, objective="trades", adv="pgd(steps=1)")
+    fit(run)
+    events = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    for name, field in (("train/loss", "train_loss"), ("val/robust", "val_robust"), ("val/clean", "val_clean")):
+        points = [(event.step, event.value) for event in events.Scalars(name)]
+        rows = enumerate(run.state.history, start=1)
+        assert points == [(160 * number, pytest.approx(getattr(row, field), rel=1e-6)) for number, row in rows]
+    assert [event.value for event in events.Scalars("parts/kl")] == pytest.approx(
+        [r.parts["kl"] for r in run.state.history]
+    )
+    (image,) = events.Images("adversarial")  # of the second epoch of three
+    assert image.step == 320
+    pixels = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)), np.float32) / 255
+    assert pixels.shape == (3 * 10 + 2, 8 * 10 + 2, 3)  # clean, adversarial, difference: eight of each, with borders
+    clean, attacked = pixels[2:10], pixels[12:20]
+    assert 0 < np.abs(clean - attacked).max() <= 0.15 + 1 / 255

@@ -4,15 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-HERE = Path(__file__).parent
-QUICK = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+QUICK = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 TINY = [
-    "--data", "digits(size=8)", "--arch", "tiny_run:small_cnn", "--limit-train", "160", "--val-n", "40",
+    "--data", "digits(size=8)", "--arch", "tests.helpers.tiny_run:small_cnn", "--limit-train", "160", "--val-n", "40",
     "--val-attack", "pgd(steps=2)", "--batch-size", "32", "--epochs", "2", "--adv", "fgsm(random_start=True)",
     "--device", "cpu", "--seed", "3",
 ]  # fmt: skip
@@ -35,7 +33,7 @@ import sys
 from pathlib import Path
 
 import torch
-from tiny_run import tiny_run
+from tests.helpers.tiny_run import tiny_run
 
 from robustcls.data.splits import load_training_data
 from robustcls.runtime.world import end_process, join_world
@@ -103,7 +101,7 @@ def test_torchrun_trains_and_attacks(tmp_path):
         "--model",
         "run/ckpt.pt",
         "--arch",
-        "tiny_run:small_cnn",
+        "tests.helpers.tiny_run:small_cnn",
         "--attack",
         "fgsm",
         "-n",

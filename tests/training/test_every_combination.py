@@ -6,19 +6,8 @@ import torch
 from robustcls.core import plugins
 from robustcls.training.checkpoint import read_last, restore_state, save_last
 from robustcls.training.loop import fit
-
-STEPS = ["once", "free(replays=2)", "awp(warmup=0.2)"]
-COMBINATIONS = [
-    (objective, step)
-    for objective in plugins.names("objective")
-    for step in STEPS
-    if (objective, step) != ("standard", "free(replays=2)")  # refused: free needs an objective that attacks
-]
-every_combination = pytest.mark.parametrize(("objective", "step"), COMBINATIONS)
-
-
-def nothing(_):
-    pass
+from tests.helpers.combinations import STEPS, every_combination
+from tests.helpers.tiny_run import CutError, cut_at
 
 
 def test_every_step_is_here():
@@ -33,14 +22,14 @@ def test_the_loss_falls_in_two_epochs(objective, step, precision, make_run):
         step=step,
         precision=precision,
         adv="none" if objective == "standard" else "pgd(steps=1)",
-        arch="tiny_run:small_cnn",
+        arch="tests.helpers.tiny_run:small_cnn",
         limit_train=1000,
         augment="none",
         eps="0.05",
         lr=0.05,
         val_n=16,
     )
-    fit(run, nothing, nothing)
+    fit(run)
     first, second = run.state.history
     assert second.train_loss < 0.95 * first.train_loss
 
@@ -50,25 +39,18 @@ def test_a_run_that_was_cut_off_ends_bit_equal(objective, step, make_run):
     options = {"objective": objective, "step": step, "ema": 0.8, "save_every": 2, "accumulate": 1}
     options["adv"] = "none" if objective == "standard" else "pgd(steps=1)"
     straight = make_run("straight", **options)
-    fit(straight, nothing, nothing)
-
-    class CutError(Exception):
-        pass
-
-    def cut(run):
-        if (run.state.epoch, run.state.batch) == (1, 4):  # as a SIGKILL does: nothing is saved, what is on disk stays
-            raise CutError
+    fit(straight)
 
     run = make_run("cut", **options)
     save_last(run)
     with pytest.raises(CutError):
-        fit(run, cut, nothing)
+        fit(run, cut_at(1, 4))
     config, content = read_last(run.folder)
     assert (content["progress"]["epoch"], content["progress"]["batch"]) == (1, 2)
     torch.manual_seed(1)
     again = make_run("cut", **vars(config))
     restore_state(again, content)
-    fit(again, nothing, nothing)
+    fit(again)
     for name in ("ckpt.pt", "last.pt"):
         one, other = (torch.load(folder / name, weights_only=True) for folder in (straight.folder, again.folder))
         for key in one["state_dict"]:

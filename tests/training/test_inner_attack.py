@@ -16,13 +16,9 @@ from robustcls.runtime.fused import FusedModel
 from robustcls.training.inner_attack import InnerAttack
 from robustcls.training.loop import fit
 from robustcls.training.rehearsal import rehearse
+from tests.helpers.tiny_run import SMALL, values_of
 
-SMALL = {"arch": "tiny_run:small_cnn", "augment": "none"}
 THREAT = ThreatModel("linf", 0.1)
-
-
-def values_of(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def batch_of(run, count=16):

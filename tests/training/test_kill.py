@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -53,7 +52,8 @@ assert end(start("train", "--resume", "killed")) == 0
 """
 
 OPTIONS = [
-    "--data", "digits(size=8)", "--arch", "tiny_run:small_cnn", "--limit-train", "320", "--val-n", "20", "--val-attack", "fgsm",
+    "--data", "digits(size=8)", "--arch", "tests.helpers.tiny_run:small_cnn", "--limit-train", "320", "--val-n", "20",
+    "--val-attack", "fgsm",
     "--batch-size", "32", "--epochs", "10", "--adv", "pgd(steps=2)", "--augment", "crop_flip(pad=1)+cutmix", "--device",
     "cpu", "--objective", "trades(beta=2)", "--step", "awp(warmup=0.2)", "--ema", "0.9", "--save-every", "3",
 ]  # fmt: skip
@@ -62,7 +62,7 @@ OPTIONS = [
 @pytest.mark.slow
 def test_killed_ten_times_it_ends_bit_equal(tmp_path):
     (tmp_path / "killer.py").write_text(KILLER)
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "killer.py", json.dumps(OPTIONS), "4"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr

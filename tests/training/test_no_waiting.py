@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from test_every_combination import every_combination
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from tests.helpers.combinations import every_combination
 
 READERS = {"_local_scalar_dense", "equal", "is_nonzero", "item", "masked_select", "nonzero", "unique2", "_unique2"}
 
@@ -46,7 +47,9 @@ def test_nothing_inside_a_step_reads_a_tensor(objective, step, augment, make_run
     if augment == "cutmix" and objective in ("mart", "alp"):
         pytest.skip("needs one label an image")
     adv = "none" if objective == "standard" else "pgd(steps=2)"
-    run = make_run(objective=objective, step=step, adv=adv, augment=augment, ema=0.9, arch="tiny_run:small_cnn")
+    run = make_run(
+        objective=objective, step=step, adv=adv, augment=augment, ema=0.9, arch="tests.helpers.tiny_run:small_cnn"
+    )
     run.state.train_mode()
     batches = run.batches()
     for number in range(3):

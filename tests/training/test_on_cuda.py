@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from test_every_combination import every_combination, nothing
 
 from robustcls.core.gradients import input_gradient
 from robustcls.runtime.device import exact_fp32
 from robustcls.runtime.fused import Counted, FusedModel
 from robustcls.training.loop import fit
+from tests.helpers.combinations import every_combination
 
 pytestmark = pytest.mark.gpu
 TRAINED = {
-    "arch": "tiny_run:small_cnn",
+    "arch": "tests.helpers.tiny_run:small_cnn",
     "device": "cuda",
     "limit_train": 1000,
     "augment": "none",
@@ -26,7 +26,7 @@ TRAINED = {
 def test_the_loss_falls_in_two_epochs(objective, step, precision, make_run):
     adv = "none" if objective == "standard" else "pgd(steps=1)"
     run = make_run(objective=objective, step=step, precision=precision, adv=adv, **TRAINED)
-    fit(run, nothing, nothing)
+    fit(run)
     assert run.state.history[1].train_loss < 0.95 * run.state.history[0].train_loss
 
 
@@ -54,7 +54,7 @@ def test_compiled_training_learns_as_much(how, make_run):
     losses = []
     for number, options in enumerate(({}, how)):
         run = make_run(str(number), **options, adv="pgd(steps=2)", **TRAINED)
-        fit(run, nothing, nothing)
+        fit(run)
         losses.append(run.state.history[-1].train_loss)
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 

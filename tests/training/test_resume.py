@@ -6,18 +6,18 @@ import signal
 
 import pytest
 import torch
-from tiny_run import TIMES, same, tiny_run
 
 from robustcls.core.errors import InputError
 from robustcls.training.checkpoint import read_last, restore_state
 from robustcls.training.loop import Interrupted, fit
+from tests.helpers.tiny_run import SMALL, TIMES, CutError, cut_at, same, tiny_run
 
 EPOCHS, BATCHES = 3, 5
 OPTIONS = {"ema": 0.8, "epochs": EPOCHS, "seed": 5, "adv": "pgd(steps=1)"}
 
 
-def finish(run, on_batch=lambda _: None):
-    fit(run, on_batch, lambda _: None)
+def finish(run, *on_batch):
+    fit(run, *on_batch)
     return run
 
 
@@ -79,7 +79,7 @@ def test_a_finished_run_has_nothing_to_do(straight, make_run):
     run = make_run("again", **dataclasses.asdict(config))
     restore_state(run, content)
     assert run.state.epoch == EPOCHS
-    finish(run, on_batch=lambda _: pytest.fail("trained on"))
+    finish(run, lambda _: pytest.fail("trained on"))
 
 
 def test_a_second_ctrl_c_stops_at_once(make_run):
@@ -100,3 +100,33 @@ def test_what_is_no_run_is_refused(tmp_path, make_run):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "last.pt")
     with pytest.raises(InputError, match=r"is not the last\.pt of a run"):
         read_last(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"swa": 0.3},
+        {"swa": 0.3, "optimizer": "adamw", "lr": 0.01, "clip": 0.5, "accumulate": 2},
+        {"augment": "cutmix", "ema": 0.8},
+        {"augment": "crop_flip+cutmix", "objective": "trades", "adv": "pgd(steps=1)", "swa": 0.3},
+    ],
+    ids=["swa", "swa and all", "cutmix", "cutmix with trades"],
+)
+def test_a_run_that_was_cut_off_ends_bit_equal(options, make_run):
+    options = {**SMALL, "epochs": 3, "save_every": 2, "adv": "fgsm", **options}
+    straight = make_run("straight", **options)
+    fit(straight)
+
+    run = make_run("cut", **options)
+    with pytest.raises(CutError):
+        fit(run, cut_at(2, 3))
+    config, content = read_last(run.folder)
+    torch.manual_seed(7)
+    again = make_run("cut", **vars(config))
+    restore_state(again, content)
+    assert (again.state.epoch, again.state.batch) == (2, 2)
+    fit(again)
+    for name in ("ckpt.pt", "last.pt"):
+        one, other = (torch.load(run.folder / name, weights_only=True) for run in (straight, again))
+        for key in one.keys() - {"meta"}:
+            assert same(one[key], other[key]), f"{name}: {key}"

@@ -5,7 +5,6 @@ import threading
 
 import pytest
 import torch
-from tiny_run import TIMES, same, small_cnn
 
 from robustcls.core.config import read_toml
 from robustcls.core.errors import InputError
@@ -13,6 +12,7 @@ from robustcls.data.splits import hold_out, load_split, load_training_data
 from robustcls.training.loop import Interrupted
 from robustcls.training.recipe import configure
 from robustcls.training.train import begin, train
+from tests.helpers.tiny_run import TIMES, CutError, same, small_cnn
 
 OPTIONS = {
     "epochs": 2, "batch_size": 32, "eps": "0.15", "adv": "fgsm", "val_n": 16, "val_attack": "fgsm", "augment": "none",
@@ -53,7 +53,7 @@ def test_tensors_and_a_module_of_ones_own(digits, tmp_path):
 
 def test_a_function_and_images_are_taken_as_specs_are(digits, tmp_path):
     task = {"given": {"lr", "batch_size"}}  # which belong to a data set's recipe, and these images have none
-    spec = {"data": "digits(size=8)", "limit_train": 160, "arch": "tiny_run:small_cnn", "lr": 0.05}
+    spec = {"data": "digits(size=8)", "limit_train": 160, "arch": "tests.helpers.tiny_run:small_cnn", "lr": 0.05}
     by_spec = train(options(tmp_path / "a", **spec), **task)
     images = load_training_data("digits(size=8)", limit_train=160)
     by_hand = train(options(tmp_path / "b", lr=0.05), data=images, arch=small_cnn, **task)
@@ -78,9 +78,6 @@ def test_tensors_are_divided_as_a_data_set_is(digits):
 
 def test_such_a_run_says_what_came_from_python_and_goes_on_with_it(digits, tmp_path):
     net = small_cnn(10, (1, 8, 8))
-
-    class CutError(Exception):
-        pass
 
     def cut(run):
         if run.state.epoch == 1:

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_run import TINY
 from torch import nn
 
 import robustcls
@@ -17,16 +16,9 @@ from robustcls.training.config import TrainConfig
 from robustcls.training.loop import fit
 from robustcls.training.rehearsal import rehearse
 from robustcls.training.run import Run
+from tests.helpers.tiny_run import TINY, CutError, cut_at, values_of
 
 PLAIN = {"augment": "none", "epochs": 1}
-
-
-def nothing(_):
-    pass
-
-
-def values_of(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def moved(before, model):
@@ -45,7 +37,7 @@ def parts_of(model):
 def source(make_run):
     """A checkpoint of ours, one epoch old."""
     run = make_run("source", **PLAIN, adv="none", seed=3)
-    fit(run, nothing, nothing)
+    fit(run)
     return run.folder / "ckpt.pt"
 
 
@@ -82,7 +74,7 @@ def test_a_frozen_backbone_stays_as_it_was_and_the_head_learns(options, source, 
     head, backbone = parts_of(run.state.model)
     assert len(head) == 2
     assert sum("running_" in key for key in backbone) == 26
-    fit(run, nothing, nothing)
+    fit(run)
     assert moved(before, run.state.model) == head
     assert moved(before, run.state.eval_model) == head  # of the average, too
     assert moved(before, robustcls.load(run.folder / "ckpt.pt")) == head
@@ -91,7 +83,7 @@ def test_a_frozen_backbone_stays_as_it_was_and_the_head_learns(options, source, 
 def test_the_first_layers_alone_stay(make_run):
     run = make_run(**PLAIN, freeze="4")  # two convolutions and their BatchNorms
     before = values_of(run.state.model)
-    fit(run, nothing, nothing)
+    fit(run)
     still = before.keys() - moved(before, run.state.model) - {"mean", "std"}
     modules = [name for name, m in run.state.model.named_modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))][:4]
     assert {key.rpartition(".")[0] for key in still} == set(modules)
@@ -100,22 +92,15 @@ def test_the_first_layers_alone_stay(make_run):
 def test_a_resumed_run_keeps_its_backbone_frozen(source, make_run):
     options = {**PLAIN, "init": str(source), "freeze": "backbone", "save_every": 2, "epochs": 2}
     straight = make_run("straight", **options)
-    fit(straight, nothing, nothing)
-
-    class CutError(Exception):
-        pass
-
-    def cut(run):
-        if (run.state.epoch, run.state.batch) == (1, 3):
-            raise CutError
+    fit(straight)
 
     run = make_run("cut", **options)
     with pytest.raises(CutError):
-        fit(run, cut, nothing)
+        fit(run, cut_at(1, 3))
     config, content = read_last(run.folder)
     again = make_run("cut", **dataclasses.asdict(config))
     restore_state(again, content)
-    fit(again, nothing, nothing)
+    fit(again)
     assert not moved(values_of(straight.state.model), again.state.model)
     assert moved(values_of(robustcls.load(source)), again.state.model) == parts_of(again.state.model)[0]
 
@@ -124,7 +109,7 @@ def test_a_resumed_run_needs_the_first_weights_no_more(source, make_run):
     """Its own last.pt holds the weights, and the normalisation that came with them."""
     run = make_run(**PLAIN, init=str(source))
     run.state.model.mean.fill_(0.25)  # as somebody's checkpoint may have it
-    fit(run, nothing, nothing)
+    fit(run)
     source.unlink()
     config, content = read_last(run.folder)
     again = make_run(resumed=True, **dataclasses.asdict(config))
@@ -137,7 +122,7 @@ def test_a_head_of_several_layers_survives_the_checkpoint(source, make_run):
     assert run.notes["init"].endswith("78 of 82 tensors taken, new head")
     before, (head, _) = values_of(run.state.model), parts_of(run.state.model)
     assert {before[key].shape for key in head} == {(512, 26), (512,), (10, 512), (10,)}
-    fit(run, nothing, nothing)
+    fit(run)
     assert moved(before, run.state.model) == head
     loaded = robustcls.load(run.folder / "ckpt.pt")
     assert not moved(values_of(run.state.model), loaded)
@@ -158,7 +143,7 @@ def test_backbone_lr_scales_what_the_optimizer_gets(make_run):
         assert len(found) == len(list(run.state.model.parameters()))
         rates.append([{rate for p, rate in found.items() if (id(p) in head) == is_head} for is_head in (True, False)])
 
-    fit(run, look, nothing)
+    fit(run, look)
     peaks = [0.4 * share for share in (0.2, 0.6, 1.0, 0.6, 0.2)]
     assert all(len(found) == 1 for pair in rates for found in pair)
     assert [max(of_head) for of_head, _ in rates] == pytest.approx(peaks)
@@ -215,7 +200,7 @@ def test_a_network_of_torchvisions_trains_an_epoch(arch, tmp_path):
     before, (head, backbone) = values_of(run.state.model), parts_of(run.state.model)
     assert not [key for key in backbone if not torch.equal(before[key], theirs.state_dict()[key])]
     rehearse(run)
-    fit(run, nothing, nothing)
+    fit(run)
     assert moved(before, run.state.model) == head
     assert run.state.history[0].train_loss < 20
     assert not moved(values_of(run.state.model), robustcls.load(run.folder / "ckpt.pt"))

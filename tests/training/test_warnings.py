@@ -12,12 +12,7 @@ from robustcls.training.history import read_training
 from robustcls.training.loop import fit
 from robustcls.training.rehearsal import rehearse
 from robustcls.training.tracking import numbers
-
-SMALL = {"arch": "tiny_run:small_cnn", "augment": "none"}
-
-
-def nothing(_):
-    pass
+from tests.helpers.tiny_run import SMALL
 
 
 def measure(run, measured):
@@ -33,7 +28,7 @@ def warnings_of(run):
 
 def test_few_updates_are_told_in_the_first_epoch(make_run):
     run = measure(make_run(**SMALL), [(0.9, 0.9)] * 2)
-    fit(run, nothing, nothing)
+    fit(run)
     assert run.state.num_batches == 5 < FEW_UPDATES
     first, second = warnings_of(run)
     assert "only 5 updates per epoch, 10 in the run" in first
@@ -43,14 +38,14 @@ def test_few_updates_are_told_in_the_first_epoch(make_run):
 def test_a_rate_that_diverges_is_told_once(make_run):
     """A rate of 30, at which every network of BatchNorms is thrown about."""
     run = measure(make_run(**SMALL, adv="none", lr=30.0, epochs=4, batch_size=16, momentum=0.0), [(0.9, 0.9)] * 4)
-    fit(run, nothing, nothing)
+    fit(run)
     told = [row.epoch for row in run.state.history if "the training loss rose" in row.warning]
     assert len(told) == 1
 
 
 def test_a_run_at_chance_says_so_half_way_and_at_its_end(make_run):
     run = measure(make_run(**SMALL, epochs=4, batch_size=16), [(0.1, 0.1)] * 4)
-    fit(run, nothing, nothing)
+    fit(run)
     assert ["learned nothing" in warning for warning in warnings_of(run)] == [False, True, False, True]
     training = read_training(run.folder / "ckpt.pt", torch.load(run.folder / "ckpt.pt", weights_only=True)["meta"])
     assert training.chance == run.chance == Chance(40, run.chance.majority)
@@ -60,7 +55,7 @@ def test_a_run_at_chance_says_so_half_way_and_at_its_end(make_run):
 
 def test_a_run_that_learns_says_nothing_of_it(make_run):
     run = measure(make_run(**SMALL, epochs=2, batch_size=16), [(0.8, 0.5)] * 2)
-    fit(run, nothing, nothing)
+    fit(run)
     assert warnings_of(run) == ["", ""]
 
 
@@ -71,7 +66,7 @@ def test_a_run_that_learns_says_nothing_of_it(make_run):
 def test_without_a_validation_attack_robust_accuracy_is_not_measured(options, make_run):
     run = make_run(**SMALL, val_attack="none", **options)
     rehearse(run)
-    fit(run, nothing, nothing)
+    fit(run)
     for row in run.state.history:
         assert (row.val_robust, row.val_fgsm) == (None, None)
         assert row.val_clean is not None
@@ -84,7 +79,7 @@ def test_without_a_validation_attack_robust_accuracy_is_not_measured(options, ma
 
 def test_the_best_clean_epoch_is_kept_and_patience_counts_from_it(make_run):
     run = measure(make_run(**SMALL, val_attack="none", epochs=9, patience=2), [(c, None) for c in (0.5, 0.7, 0.6, 0.7)])
-    fit(run, nothing, nothing)
+    fit(run)
     assert (run.state.best_epoch, run.state.epoch, run.state.stopped) == (2, 4, "no better epoch than 2 for 2 epochs")
 
 
@@ -96,5 +91,5 @@ def test_it_resumes_and_its_tracker_gets_no_adversarial_images(make_run, monkeyp
     restore_state(again, content)
     monkeypatch.setattr(again.tracking, "wants_images", lambda epoch: True)
     monkeypatch.setattr(again.tracking, "images", lambda *_: pytest.fail("logged"))
-    fit(again, nothing, nothing)
+    fit(again)
     assert len(again.state.history) == 2

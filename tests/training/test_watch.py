@@ -9,25 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_run import same
 
 from robustcls.core.errors import InputError
-from robustcls.results.overfitting import catastrophes, robust_overfitting
-from robustcls.results.records import Epoch
 from robustcls.training.checkpoint import read_last, restore_state
 from robustcls.training.loop import MOST_ROLLBACKS, fit
 from robustcls.training.rehearsal import rehearse
+from tests.helpers.tiny_run import SMALL, CutError, same, values_of
 
 SOUND, LOST = (0.4, 0.45), (0.05, 0.6)  # robust and single-step accuracy
-SMALL = {"arch": "tiny_run:small_cnn", "augment": "none"}
-
-
-class CutError(Exception):
-    """As a SIGKILL: nothing is saved, what is on disk stays."""
-
-
-def nothing(_):
-    pass
 
 
 def measure(run, measured):
@@ -41,10 +30,6 @@ def snapshot(run):
     return copy.deepcopy(run.state.state_dict())
 
 
-def weights_of(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
 def lines_of(run):
     return [json.loads(line) for line in (run.folder / "history.jsonl").read_text().splitlines()]
 
@@ -52,7 +37,7 @@ def lines_of(run):
 def test_a_collapse_stops_the_run_and_the_best_is_kept(make_run):
     run = measure(make_run(**SMALL, epochs=5), [(0.3, 0.35), SOUND, LOST])
     weights = []
-    fit(run, nothing, lambda row: weights.append(weights_of(run.state.model.net)))
+    fit(run, on_epoch=lambda row: weights.append(values_of(run.state.model.net)))
     words = "catastrophic overfitting in epoch 3: robust 5.0%, single-step 60.0%"
     assert (run.state.epoch, run.state.stopped) == (3, words)
     assert [row["event"] for row in lines_of(run)] == ["", "", words]
@@ -63,7 +48,7 @@ def test_a_collapse_stops_the_run_and_the_best_is_kept(make_run):
 
 def test_a_stopped_run_that_is_resumed_does_nothing(make_run):
     run = measure(make_run(**SMALL, epochs=5), [SOUND, LOST])
-    fit(run, nothing, nothing)
+    fit(run)
     before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
     config, content = read_last(run.folder)
     again = make_run(**vars(config))
@@ -76,7 +61,7 @@ def test_a_stopped_run_that_is_resumed_does_nothing(make_run):
 @pytest.mark.parametrize("options", [{"on_collapse": "ignore"}, {"adv": "none"}], ids=["ignore", "without an attack"])
 def test_a_run_goes_on_where_it_shall(options, make_run):
     run = measure(make_run(**SMALL, epochs=3, **options), [SOUND, LOST, LOST])
-    fit(run, nothing, nothing)
+    fit(run)
     assert (run.state.epoch, run.state.stopped, run.state.rollbacks) == (3, "", 0)
     told = ["catastrophic" in row.event for row in run.state.history]
     assert told == [False, *[options.get("adv") != "none"] * 2]
@@ -90,7 +75,7 @@ def test_a_rollback_goes_back_to_exactly_the_last_good_epoch(optimizer, make_run
     options = {"on_collapse": "rollback", "epochs": 3, "ema": 0.8, "optimizer": optimizer, "lr": 0.01}
     run = measure(make_run(**SMALL, **options), [(0.3, 0.35), SOUND, LOST, LOST, SOUND])
     states = []
-    fit(run, nothing, lambda row: states.append(snapshot(run)))
+    fit(run, on_epoch=lambda row: states.append(snapshot(run)))
     first, second, third, fourth, last = states
     assert not same(first["state_dict"], second["state_dict"])
     for state in (third, fourth):
@@ -129,7 +114,7 @@ def test_the_attacks_step_is_halved(adv, lengths, make_run):
         return x_adv
 
     run.state.inner.function = spy
-    fit(run, nothing, nothing)
+    fit(run)
     for rollbacks, length in enumerate(lengths):
         found = [distance for number, distance in seen if number == rollbacks]
         assert found == pytest.approx([length] * len(found), abs=1e-6)
@@ -143,7 +128,7 @@ def test_no_step_is_said_to_be_cut_where_none_is(options, make_run):
     with suppress(InputError):
         run = make_run(**SMALL, on_collapse="rollback", epochs=2, **options)
         rehearse(run)
-        fit(measure(run, [SOUND, LOST, LOST, LOST, LOST, LOST, LOST]), nothing, nothing)
+        fit(measure(run, [SOUND, LOST, LOST, LOST, LOST, LOST, LOST]))
     assert not any("step cut" in row.event for row in (run.state.history if run else []))
 
 
@@ -151,7 +136,7 @@ def test_no_step_is_said_to_be_cut_where_none_is(options, make_run):
 def rolled_back(make_run):
     """The run that nobody killed, with a rollback in its second epoch and one in its third."""
     run = measure(make_run("straight", **KILLED), MEASURED)
-    fit(run, nothing, nothing)
+    fit(run)
     assert [row.epoch for row in run.state.history] == [1, 2, 2, 3, 3]
     return run
 
@@ -168,11 +153,11 @@ def test_a_run_killed_after_a_rollback_resumes_bit_equal(where, make_run, rolled
 
     run = measure(make_run(**KILLED), MEASURED)
     with pytest.raises(CutError):
-        fit(run, cut, nothing)
+        fit(run, cut)
     config, content = read_last(run.folder)
     again = measure(make_run(**vars(config)), MEASURED)
     restore_state(again, content)
-    fit(again, nothing, nothing)
+    fit(again)
     for file in ("ckpt.pt", "last.pt", "good.pt"):
         one, other = (torch.load(run.folder / file, weights_only=True) for run in (rolled_back, again))
         for key in one.keys() - {"meta"}:
@@ -181,7 +166,7 @@ def test_a_run_killed_after_a_rollback_resumes_bit_equal(where, make_run, rolled
 
 def test_after_so_many_rollbacks_the_run_stops(make_run):
     run = measure(make_run(**SMALL, on_collapse="rollback", epochs=4), [SOUND, *[LOST] * (MOST_ROLLBACKS + 1)])
-    fit(run, nothing, nothing)
+    fit(run)
     assert MOST_ROLLBACKS == 5
     assert (run.state.rollbacks, len(run.state.history)) == (5, 7)
     assert run.state.stopped.endswith("single-step 60.0%, after 5 rollbacks")
@@ -214,7 +199,7 @@ def test_trackers_outlive_a_rollback(make_run, monkeypatch):
     monkeypatch.setattr(Memory, "made", ())
     options = {"on_collapse": "rollback", "epochs": 3, "track": ("memories:memory",)}
     run = measure(make_run(**SMALL, **options), [SOUND, LOST, SOUND, SOUND])
-    fit(run, nothing, nothing)
+    fit(run)
     told = [one for tracker in Memory.made for one in tracker.steps]
     assert [epoch for _, epoch in told] == [1, 2, 2, 3]
     assert all(tracker.closed for tracker in Memory.made if tracker.steps)
@@ -225,25 +210,25 @@ def test_trackers_outlive_a_rollback(make_run, monkeypatch):
 
 def test_patience_ends_a_run_that_gets_no_better(make_run):
     run = measure(make_run(**SMALL, epochs=9, patience=2), [(0.3, 0.3), (0.4, 0.4), (0.4, 0.5), (0.2, 0.2)])
-    fit(run, nothing, nothing)
+    fit(run)
     assert (run.state.epoch, run.state.stopped) == (4, "no better epoch than 2 for 2 epochs")
     assert [row["event"] for row in lines_of(run)] == ["", "", "", run.state.stopped]
     config, content = read_last(run.folder)
     again = make_run(**vars(config))
     restore_state(again, content)
-    fit(again, lambda _: pytest.fail("trained on"), nothing)
+    fit(again, lambda _: pytest.fail("trained on"))
 
 
 def test_a_better_epoch_renews_the_patience(make_run):
     measured = [(0.3, 0.3), (0.2, 0.2), (0.4, 0.4), (0.3, 0.3), (0.3, 0.3)]
     run = measure(make_run(**SMALL, epochs=5, patience=3), measured)
-    fit(run, nothing, nothing)
+    fit(run)
     assert (run.state.epoch, run.state.stopped, run.state.best_epoch) == (5, "", 3)
 
 
 def test_what_patience_says_does_not_hide_a_collapse(make_run):
     run = measure(make_run(**SMALL, epochs=5, patience=1, on_collapse="ignore"), [SOUND, LOST])
-    fit(run, nothing, nothing)
+    fit(run)
     assert "no better epoch than 1" in run.state.stopped
     event = lines_of(run)[-1]["event"]
     assert "catastrophic overfitting" in event
@@ -251,56 +236,3 @@ def test_what_patience_says_does_not_hide_a_collapse(make_run):
 
 
 # Epochs by hand
-
-
-def epochs(*values):
-    return [
-        Epoch(
-            number, lr=0.1, train_loss=1.0, train_clean=0.9, train_robust=0.5, val_clean=0.8, val_robust=robust,
-            val_fgsm=fgsm, seconds=1.0, images_per_second=1.0,
-        )
-        for number, (robust, fgsm) in enumerate(values, start=1)
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("values", "places"),
-    [
-        ([], None),
-        ([(None, None), (None, 0.5)], None),
-        ([(0.4, 0.45), (0.41, 0.47)], []),
-        ([(0.4, 0.45), (0.0, 0.9), (0.05, 0.6)], [1, 2]),
-        ([(0.0, 0.9)], [0]),  # never robust, and FGSM says otherwise
-        ([(0.4, 0.45), (0.2, 0.9)], []),  # half of the best is not below half
-        ([(0.4, 0.45), (0.1999, 0.9)], [1]),
-        ([(0.5, 0.5), (0.125, 0.3125)], []),  # both fell
-        ([(0.5, 0.5), (0.125, 0.33)], [1]),
-        ([(0.4, 0.45), (None, None), (0.1, 0.7), (0.4, 0.4)], [2]),
-        ([(0.1, 0.5), (0.6, 0.65)], []),  # the best so far, not of what is to come
-        ([(0.1, 0.5), (0.6, 0.65), (0.1, 0.5)], [2]),
-        ([(0.0, 0.33), (0.4, 0.5)], []),  # on its way: of clean 0.8, one step takes more than half
-        ([(0.03, 0.55), (0.0, 0.9)], [1]),  # never robust, and then one step takes nothing
-    ],
-)
-def test_catastrophes(values, places):
-    assert catastrophes(epochs(*values)) == places
-
-
-@pytest.mark.parametrize(
-    ("robust", "words"),
-    [
-        ([], ""),
-        ([None, None], ""),
-        ([0.3, 0.4, 0.45], ""),
-        ([0.45, 0.44], ""),  # within the noise
-        ([0.45, 0.5, 0.44], "fell from 50.0% in epoch 2 to 44.0%"),
-        ([0.5, None, 0.4, None], "fell from 50.0% in epoch 1 to 40.0%"),
-        ([0.5, 0.3, 0.5], ""),
-        ([0.3, 0.5, 0.5, 0.4], "in epoch 2 to"),  # ckpt.pt keeps the first of equals
-    ],
-)
-def test_robust_overfitting(robust, words):
-    said = robust_overfitting(epochs(*[(value, 0.5) for value in robust]))
-    assert bool(said) == bool(words)
-    assert words in said
-    assert "\n" not in said

@@ -1,0 +1,81 @@
+"""The benchmark measures what it says: operations counted right, medians of rounds, failures in their row."""
+
+import pytest
+import torch
+
+from robustcls.bench import suites
+from robustcls.bench.attacking import agreement
+from robustcls.bench.limits import forward_flops
+from robustcls.bench.training import update_flops
+from robustcls.cli.bench_tables import render
+from robustcls.cli.console import table
+from robustcls.data.splits import choose, load_split
+from robustcls.models.checkpoint import build
+
+TASK = {
+    "arch": "vgg16(width=0.05)", "norm": "linf", "eps": "0.1", "batch_size": 32, "device": "cpu", "precision": "fp32",
+    "seed": 0, "updates": 6,
+}  # fmt: skip
+
+
+def test_forward_flops_of_a_convolution_by_hand():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(8 * 64, 5))
+    assert forward_flops(model, (3, 8, 8)) == 2 * (8 * 8 * 8 * 3 * 9) + 2 * (8 * 64 * 5)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return choose(load_split("digits", "train"), 64)
+
+
+@pytest.mark.parametrize(
+    ("workload", "passes"),
+    [
+        ("clean", 3), ("fgsm_rs", 2 + 3), ("pgd3", 3 * 2 + 3),
+        ("trades3", 1 + 3 * 2 + 2 * 3),  # the clean prediction, the attack, two images in the update
+    ],
+)  # fmt: skip
+def test_operations_of_an_update_are_its_passes(workload, passes, images):
+    size = images.pixels.shape[1:]
+    forward = forward_flops(build(TASK["arch"], classes=images.classes, input_size=size), size)
+    counted = update_flops(workload, images, TASK) / forward
+    # No gradient reaches the images of an update, nor the clean ones' first layer: a little under whole passes.
+    assert passes - 0.5 < counted <= passes + 0.01
+
+
+def test_everything_is_measured_once_a_round_by_turns():
+    order = []
+
+    def measure(name):
+        order.append(name)
+        return {"images_per_second": float(len(order)), "precision": "fp32"}
+
+    found = suites.by_turns(["a", "b"], 3, measure, lambda _: None)
+    assert order == ["a", "b"] * 3
+    assert suites._row(found["b"]) == {"images_per_second": 4.0, "precision": "fp32"}
+
+
+def test_a_measurement_that_fails_is_a_row_with_its_error():
+    def fail():
+        raise RuntimeError("out of memory:\nTried to allocate")
+
+    failed = suites.attempt(fail)
+    assert failed == {"error": "RuntimeError: out of memory: Tried to allocate"}
+    done = {"images_per_second": 2.0, "precision": "fp32"}
+    assert suites._row([failed, done]) == done
+    rows = {"pgd3": done, "pgd3, compiled": suites._row([failed])}
+    result = {"device": "d", "matrix_rates": {"fp32": 1e9}, "suites": {"train": {"about": "training", "rows": rows}}}
+    shown = render(result, table)
+    assert "failed" in shown
+    assert "pgd3, compiled: RuntimeError: out of memory" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_ways_of_computing_agree_or_not():
+    exact = {"robust_accuracy": 0.5, "seconds": 1.0}
+    near, far = exact | {"robust_accuracy": 0.4971}, exact | {"robust_accuracy": 0.504}
+    assert agreement(exact, {"near": near}, 1000)["status"] == "pass"
+    assert agreement(exact, {"near": near, "far": far}, 1000)["status"] == "fail"
+    assert agreement(exact, {"near": near}, 300)["status"] == "not_run"
+    assert agreement(exact, {"near": {"error": "no"}}, 1000)["status"] == "not_run"
+    assert agreement({"error": "no"}, {"near": near}, 1000)["status"] == "not_run"

@@ -1,0 +1,45 @@
+"""`robustcls compare`: tables of two evaluations and more."""
+
+import re
+
+from robustcls.results.records import Accuracy
+from tests.helpers.judged_by_hand import make_evaluation
+
+
+def test_compare_shows_both_and_the_paired_difference(cli, home):
+    result = cli("compare", home / "a.json", home / "b.json", home / "a.json")
+    assert (result.status, result.err) == (0, "")
+    text = " ".join(result.out.split())
+    assert "A run/ckpt.pt 90.0% [82.6%, 94.5%] 50.0% [40.4%, 59.6%]" in text
+    assert "B pgd/ckpt.pt 85.0%" in text
+    assert "B - A clean -5.0%" in text
+    assert "B - A robust +10.0%" in text
+    assert "C - A robust +0.0%" in text
+    assert "0.002" in text  # the exact McNemar p for 10 against 0
+    assert "digits, split test, n = 100" in text
+    assert "linf 8/255, upper bound: pgd" in text
+
+
+def test_the_widest_comparison_fits(cli, tmp_path):
+    names = []
+    for i, name in enumerate(["mylab.networks.residual:wide_resnet_34_10_with_extra_data", "x/ckpt.pt"]):
+        evaluation = make_evaluation(10000, 10000 * i, n=10000, name=name)
+        evaluation.clean = Accuracy.of(10000, 10000)
+        evaluation.robust.kind = "upper bound: " + ", ".join(f"apgd_t(steps={i}00, targets=9)" for i in range(1, 6))
+        evaluation.data.name = "mylab.datasets.collections:retina_photographs_of_2024(size=64)"
+        names.append(tmp_path / "here" / f"{i}.json")
+        evaluation.save(names[-1])
+    result = cli("compare", *names)
+    assert result.status == 0, result.err
+    assert max(map(len, result.out.splitlines())) <= 80
+    assert "+100.0%" in result.out
+
+
+def test_compare_writes_markdown_tables(cli, home):
+    plain, result = (cli("compare", home / "a.json", home / "b.json", *more) for more in ((), ("--markdown",)))
+    assert result.status == 0, result.err
+    rows = [line for line in result.out.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in rows} == {6}
+    assert sum(set(line) == set("| -") for line in rows) == 2
+    numbers = re.compile(r"[+-]?\d+\.\d%")
+    assert numbers.findall(result.out) == numbers.findall(plain.out)

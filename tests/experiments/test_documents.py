@@ -1,0 +1,91 @@
+"""What the documents of experiments/ say is what the committed files say."""
+
+import importlib.util
+import json
+import re
+
+import pytest
+
+from tests.helpers import ROOT
+
+EXPERIMENTS = ROOT / "experiments"
+MACHINE = re.compile(
+    r"^#.*(?:\bon|;) \w[^;\n]*[,;] torch \d", re.MULTILINE
+)  # on WHICH, torch 2.9; or: ; WHICH; torch 2.9
+RECIPES = [path for path in sorted(EXPERIMENTS.rglob("*.toml")) if path.name != "policy.toml"]
+MEASURED = [path for path in RECIPES if re.search(r"^# +reports/", path.read_text(encoding="utf-8"), re.MULTILINE)]
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_table_is_what_its_command_prints():
+    readme = load("readme")
+    text = "".join(file.read_text(encoding="utf-8") for file in readme.FILES)
+    blocks = list(readme.BLOCK.finditer(text))
+    assert len(blocks) > 10
+    outside = readme.BLOCK.sub("", readme.FILES[1].read_text(encoding="utf-8"))
+    assert not re.search(r"^\|", outside, re.MULTILINE), "a table without a command"
+    for block in blocks:
+        assert block[3].strip() == readme.printed_by(block[2]), block[2]
+
+
+def evidence(path):
+    """The evaluations of a TOML file's header, by the word that begins the line they are shown on."""
+    text = path.read_text(encoding="utf-8")
+    named = ROOT / re.findall(r"^# +(reports/\S+)", text, re.MULTILINE)[-1]
+    return text, named
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(EXPERIMENTS).as_posix())
+def test_a_header_gives_command_samples_and_machine_or_says_that_nothing_was_measured(path):
+    header = "".join(re.findall(r"^#.*\n", path.read_text(encoding="utf-8"), re.MULTILINE))
+    assert f"robustcls train --config {path.relative_to(ROOT).as_posix()}" in header
+    if path in MEASURED:
+        assert re.search(r"\d test images", header)
+        assert MACHINE.search(header)
+    else:
+        assert "Meant for CUDA" in header
+        assert "Not measured yet" in header
+
+
+@pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.relative_to(EXPERIMENTS).as_posix())
+def test_the_figures_of_a_header_are_those_of_its_evaluation(path):
+    text, named = evidence(path)
+    shown = {
+        line.split("clean")[0].strip("# ").strip(): re.findall(r"(\S+) (\d+\.\d)%", line)
+        for line in text.splitlines()
+        if re.match(r"#.* clean \d", line)
+    }
+    assert shown
+    if "bench" in named.relative_to(ROOT).parts:
+        rows = json.loads(named.read_text())["suites"]["autoattack"]["rows"]
+        measured = {
+            "clean": rows["robustcls fast"]["clean_accuracy"],
+            "standard": rows["robustcls standard"]["robust_accuracy"],
+            "fast": rows["robustcls fast"]["robust_accuracy"],
+            "code": rows["pyautoattack standard"]["robust_accuracy"],  # "AutoAttack's own code"
+        }
+        (figures,) = shown.values()
+        assert dict(figures) == {word: f"{100 * value:.1f}" for word, value in measured.items()}
+        return
+    for weights, figures in shown.items():
+        prefix = {"average": "ema_", "last epoch": "raw_", "": ""}[weights]
+        for word, figure in figures:
+            kind = {"PGD-20": "pgd20"}.get(word, "fast")
+            file = named / f"{prefix}{kind}.json" if prefix else named
+            file = file / "evaluation.json" if file.is_dir() else file
+            part = "clean" if word == "clean" else "robust"
+            assert figure == f"{100 * json.loads(file.read_text())[part]['accuracy']:.1f}", (weights, word)
+
+
+def test_figures_of_speed_stand_in_printed_blocks_alone():
+    """Operations or images a second stand in blocks that a command prints from its JSON, and nowhere else."""
+    block = load("readme").BLOCK
+    for document in (ROOT / "README.md", EXPERIMENTS / "README.md"):
+        text = block.sub("", document.read_text(encoding="utf-8"))
+        assert not re.findall(r"\d[\d,.]* (?:[TG]FLOP/s|img/s|images a second)", text), document.name

@@ -1,0 +1,23 @@
+"""Models whose maps are known."""
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.core.classifier import Classifier
+
+
+def linear_with_weight(side: int) -> tuple[nn.Module, Tensor]:
+    """Three classes of 3,side,side images, from the same weights each time; and the weights, 3,3,side,side."""
+    torch.manual_seed(0)
+    head = nn.Linear(3 * side * side, 3)
+    return nn.Sequential(nn.Flatten(), head).eval(), head.weight.detach().view(3, 3, side, side)
+
+
+def small_classifier() -> Classifier:
+    """A convolution with BatchNorm and dropout, in train mode, for 3,8,8 images of three classes."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5)),
+        *(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(16, 3)),
+    )
+    return Classifier(net, classes=list("abc"), input_size=(3, 8, 8), mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.25])

@@ -1,0 +1,13 @@
+"""Random streams."""
+
+import numpy as np
+import torch
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_states() -> tuple[bytes, str]:
+    """Where the global generators of torch and numpy stand."""
+    return torch.get_rng_state().numpy().tobytes(), str(np.random.get_state())

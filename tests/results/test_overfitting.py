@@ -1,0 +1,59 @@
+"""Catastrophic and robust overfitting, as a history shows them."""
+
+import pytest
+
+from robustcls.results.overfitting import catastrophes, robust_overfitting
+from robustcls.results.records import Epoch
+
+
+def epochs(*values):
+    return [
+        Epoch(
+            number, lr=0.1, train_loss=1.0, train_clean=0.9, train_robust=0.5, val_clean=0.8, val_robust=robust,
+            val_fgsm=fgsm, seconds=1.0, images_per_second=1.0,
+        )
+        for number, (robust, fgsm) in enumerate(values, start=1)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "places"),
+    [
+        ([], None),
+        ([(None, None), (None, 0.5)], None),
+        ([(0.4, 0.45), (0.41, 0.47)], []),
+        ([(0.4, 0.45), (0.0, 0.9), (0.05, 0.6)], [1, 2]),
+        ([(0.0, 0.9)], [0]),  # never robust, and FGSM says otherwise
+        ([(0.4, 0.45), (0.2, 0.9)], []),  # half of the best is not below half
+        ([(0.4, 0.45), (0.1999, 0.9)], [1]),
+        ([(0.5, 0.5), (0.125, 0.3125)], []),  # both fell
+        ([(0.5, 0.5), (0.125, 0.33)], [1]),
+        ([(0.4, 0.45), (None, None), (0.1, 0.7), (0.4, 0.4)], [2]),
+        ([(0.1, 0.5), (0.6, 0.65)], []),  # the best so far, not of what is to come
+        ([(0.1, 0.5), (0.6, 0.65), (0.1, 0.5)], [2]),
+        ([(0.0, 0.33), (0.4, 0.5)], []),  # on its way: of clean 0.8, one step takes more than half
+        ([(0.03, 0.55), (0.0, 0.9)], [1]),  # never robust, and then one step takes nothing
+    ],
+)
+def test_catastrophes(values, places):
+    assert catastrophes(epochs(*values)) == places
+
+
+@pytest.mark.parametrize(
+    ("robust", "words"),
+    [
+        ([], ""),
+        ([None, None], ""),
+        ([0.3, 0.4, 0.45], ""),
+        ([0.45, 0.44], ""),  # within the noise
+        ([0.45, 0.5, 0.44], "fell from 50.0% in epoch 2 to 44.0%"),
+        ([0.5, None, 0.4, None], "fell from 50.0% in epoch 1 to 40.0%"),
+        ([0.5, 0.3, 0.5], ""),
+        ([0.3, 0.5, 0.5, 0.4], "in epoch 2 to"),  # ckpt.pt keeps the first of equals
+    ],
+)
+def test_robust_overfitting(robust, words):
+    said = robust_overfitting(epochs(*[(value, 0.5) for value in robust]))
+    assert bool(said) == bool(words)
+    assert words in said
+    assert "\n" not in said

@@ -1,0 +1,44 @@
+"""How many epochs fit into the minutes."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from robustcls.core.errors import InputError
+from robustcls.training.rehearsal import fit_epochs, rehearse
+from tests.helpers.clock import Clock
+from tests.helpers.tiny_run import TINIEST, same, values_of
+
+
+def test_minutes_become_the_epochs_that_fit(make_run, monkeypatch):
+    run = make_run(**TINIEST, minutes=1.0)
+    before, clock = values_of(run.state.model), Clock(tick=0.25)
+    monkeypatch.setattr("robustcls.training.rehearsal.time", SimpleNamespace(perf_counter=clock))
+    began = clock()
+    fit_epochs(run, began)
+    epoch = 0.25 * run.state.num_batches + 0.25  # an update takes a tick, and so does validation
+    assert run.config.epochs == int((60 - (clock.now - began)) / epoch) == 37
+    assert run.config.minutes == 0
+    assert (run.state.epoch, run.state.batch) == (0, 0)
+    assert same(before, values_of(run.state.model))
+    for minutes, spent, epochs in ((1.0, 0, 8), (1.0, 30, 4), (1.0, 90, 1), (0.01, 0, 1)):
+        monkeypatch.setattr("robustcls.training.rehearsal.measure_cost", lambda _: SimpleNamespace(epoch_seconds=7.0))
+        run.config.minutes = minutes
+        fit_epochs(run, clock.now - spent)
+        assert run.config.epochs == epochs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"adv": "pgd(steps=0)"},
+        {"val_attack": "pgd(steps=0)"},
+        {"augment": "crop_flip(pad=-1)"},
+        {"adv": "none", "objective": "adversarial"},
+    ],
+)
+def test_a_rehearsal_finds_what_would_stop_the_run(options, make_run):
+    run = make_run(**options)
+    with pytest.raises(InputError):
+        rehearse(run)
+    assert not run.folder.exists()
