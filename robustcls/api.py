@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from numpy import ndarray
 from torch import Tensor, nn
 
 from robustcls.attacks._run import run_attack
@@ -110,7 +111,7 @@ def train(
     *,
     data: str | training.Data | Iterable[Any] | None = None,
     arch: Arch | None = None,
-    adv: str | None = None,
+    adv: Attack | None = None,
     epochs: int | None = None,
     norm: str | None = None,
     eps: float | str | None = None,
@@ -128,14 +129,16 @@ def train(
             numbers N, or an iterable of such batches; or two Images. Validation images are held out, unless there are two.
         arch: `vgg16` unless given, or another spec; a function of (num_classes, input_size) that makes a module on [0, 1]
             pixels; or the module itself, of which a copy is trained.
-        adv: the inner attack, such as `pgd(steps=3)`; `none` for plain training.
+        adv: the inner attack, such as `pgd(steps=3)`, or a function `(model, x, y, threat, *, generator=None) -> x_adv`;
+            `none` for plain training.
         epochs: passes over the training images.
         norm, eps: the threat model of training.
         out: the run folder; `runs/<data>-<arch>-<adv>-<time>` unless given.
-        resume: instead of all options, the folder of a run that goes on; `data` and `arch` where they were objects.
+        resume: instead of all options, the folder of a run that goes on; `data`, `arch` and `adv` where they were objects.
         progress: show progress on stderr.
         options: the other options of `robustcls train`, such as `objective`, `lr`, `batch_size`, `seed`, `ema`; its `--help`
-            lists them. Batch and rate are cut for few images unless they are given; `.remark` of the result says so.
+            lists them. Batch and rate are cut for few images unless given, as `.remark` of the result says. For data
+            without a recipe, a UserWarning says which `eps` and `augment` were taken.
 
     Returns:
         run: `run.model`, the best by validation, in eval mode; `run.history`, a record of each epoch; `run.folder`.
@@ -148,14 +151,14 @@ def train(
         >>> run = robustcls.train(data=(images, labels), arch=net, adv="pgd(steps=3)", epochs=10, out="runs/mine")
         >>> run.model(images).argmax(1), run.history[-1].val_robust
     """
-    named = {"adv": adv, "epochs": epochs, "norm": norm, "eps": eps, "out": out, **options}
-    return training.train_from_python(data, arch, named, resume=resume, progress=progress)
+    named = {"epochs": epochs, "norm": norm, "eps": eps, "out": out, **options}
+    return training.train_from_python(data, arch, adv, named, resume=resume, progress=progress)
 
 
 def attack(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Tensor | ndarray,
+    labels: Tensor | ndarray,
     threat: ThreatModel | str,
     attack: Attack = "pgd(steps=20)",
     *,
@@ -167,12 +170,13 @@ def attack(
 ) -> Tensor:
     """Run one attack and return what it made of the images: x_adv, float32 N,C,H,W in [0, 1], on the images' device.
 
-    Nothing is verified here: a sample that withstands the attack comes back as its strongest attempt, or as the attack
-    leaves it. Attacks that look for the nearest example (`fmn`, `ddn`, `deepfool`, `cw`) may leave the ball.
+    Nothing is verified here: a sample that withstands the attack comes back as the attack leaves it. Attacks that look for
+    the nearest example (`fmn`, `ddn`, `deepfool`, `cw`) may leave the ball; of others, and of pixels outside [0, 1], a
+    UserWarning says how many images leave it and how far.
 
     Args:
         model: any module that gives logits N,K for [0, 1] pixels.
-        images: float N,C,H,W in [0, 1], on any device.
+        images: float N,C,H,W in [0, 1], a tensor on any device or a NumPy array.
         labels: whole numbers N, counted from 0.
         threat: a ThreatModel, or text such as `linf:8/255`.
         attack: a spec, or a function `(model, x, y, threat, *, generator=None) -> x_adv`, also a functools.partial of one.
@@ -186,22 +190,23 @@ def attack(
         progress: show progress on stderr.
 
     Raises:
-        InputError: for images, labels, attacks or options that do not fit, and for a target where the attack has none.
+        InputError: for images, labels, attacks, options, a target or what the attack gives that do not fit.
 
     Example:
         >>> x_adv = robustcls.attack(model, images, labels, "linf:8/255", "pgd(steps=20)")
         >>> (model(x_adv).argmax(1) == labels).float().mean()
     """
+    x, y = collect(images, labels)
     return run_attack(
-        model, images, labels, _threat_model(threat), attack,
+        model, x, y, _threat_model(threat), attack,
         target=target, batch_size=batch_size, seed=seed, index=index, progress=progress,
     )  # fmt: skip
 
 
 def evaluate(
     model: nn.Module,
-    images: Tensor | Iterable[Any],
-    labels: Tensor | ThreatModel | str | None = None,
+    images: Tensor | ndarray | Iterable[Any],
+    labels: Tensor | ndarray | ThreatModel | str | None = None,
     threat: ThreatModel | str | None = None,
     suite: str | None = None,
     attacks: Attack | Sequence[Attack] | None = None,
@@ -218,12 +223,12 @@ def evaluate(
     Args:
         model: any module that gives logits N,K for [0, 1] pixels. Of one that gives a mapping, a tuple, an object with
             `.logits`, or one logit for two classes, a warning says which part was taken.
-        images: float N,C,H,W in [0, 1], on any device; or an iterable of (images, labels), such as a DataLoader.
+        images: float N,C,H,W in [0, 1], a tensor or NumPy array; or an iterable of (images, labels), such as a DataLoader.
         labels: whole numbers N, counted from 0; left out where `images` is an iterable that holds them.
         threat: a ThreatModel, or text such as `linf:8/255`.
         suite: a named list of attacks: `fast` (the default) or `standard`.
         attacks: instead, attacks run in order, each on the samples that are still correct: specs such as `pgd(steps=20)`,
-            or functions `(model, x, y, threat, *, generator=None) -> x_adv`.
+            suites, or functions `(model, x, y, threat, *, generator=None) -> x_adv`. Whatever these do to the model is undone.
         batch_size: images at a time.
         seed: of everything random.
         name: of the model, in the record.
@@ -240,13 +245,14 @@ def evaluate(
             positive: of two classes, the one that sensitivity is about, by its label or name; the second unless given.
             data_note, intended_use, license: are kept in the record.
             examples, maps_n, curves_n, minimum_n, corruptions_n: samples of a gallery, of measures of attribution maps, of
-            curves in other norms, of minimum perturbations, under common corruptions: none unless given. method:
-            attribution methods of the first two. corruptions_from: a folder of published corrupted images.
-            profile: `quick`, `standard` or `full`: all that `robustcls report` measures under this name; options win over
-            it. minutes: the time that all of it may take.
+            curves in other norms, of minimum perturbations, under common corruptions: none unless given. method: specs of
+            attribution methods, for the first two. corruptions_from: a folder of published corrupted images.
+            profile: `quick`, `standard` or `full`: what `robustcls report` measures under it; options win over it. minutes:
+            the time that all of it may take.
 
     Returns:
-        The record; `.examples` has x, x_adv, y, success, distance and broken_by of all samples, on the images' device.
+        The record, which prints in a few lines; `.examples` has x, x_adv, y, success, distance and broken_by of all samples,
+        on the images' device; `.examples.save(path)` writes the adversarial ones as `--save-examples` does.
 
     Raises:
         InputError: for a model, data, attacks or options that do not fit.
@@ -263,14 +269,11 @@ def evaluate(
         labels, threat = None, labels
     if not isinstance(model, nn.Module):
         raise InputError(f"model {model!r:.40} is no torch.nn.Module: `robustcls.load` makes one of a file or a name")
-    ball = _threat_model(threat)
-    if "alone" in options:  # its earlier name
-        options["each_alone"] = options.pop("alone")
     x, y = collect(images, labels)
     if isinstance(source := options.get("transfer_from"), str | Path):
         options["transfer_from"] = load(source, input_size=x.shape[1:])
     return measured.evaluate_tensors(
-        model, x, y, ball, attacks, suite, options,
+        model, x, y, _threat_model(threat), attacks, suite, options,
         batch_size=batch_size, seed=seed, name=name, resume=resume, progress=progress,
     )  # fmt: skip
 

@@ -1,6 +1,8 @@
 """One attack on tensors, batch by batch; what `robustcls.attack` does."""
 
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,11 +13,11 @@ from robustcls.core import plugins
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
 from robustcls.core.draws import Draws, SampleGenerator
 from robustcls.core.errors import InputError, unknown
-from robustcls.core.gradients import frozen
+from robustcls.core.gradients import frozen, kept_from
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
-from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import takes, takes_target, traits_of
+from robustcls.core.threat import BALL, ThreatModel
+from robustcls.core.traits import Traits, takes, takes_target, traits_of
 from robustcls.runtime.device import resolve_batch_size
 from robustcls.runtime.fused import Counted
 from robustcls.runtime.predict import classifier_with_warning, predict
@@ -40,6 +42,7 @@ def run_attack(
     """x_adv, on the images' device; all as `robustcls.attack` takes it."""
     check_images(images, labels, input_size_of(model))
     named, function = plugins.parse("attack", attack), plugins.load("attack", attack)
+    is_own = plugins.is_own("attack", attack)
     threat.check_options(str(named), plugins.resolved("attack", attack))
     threat.check_eps(images.shape[1:])
     model = classifier_with_warning(model, images, labels)
@@ -70,11 +73,44 @@ def run_attack(
                 more["generator"] = SampleGenerator.of(index[rows], seed, device)
             if aims is not None:
                 more["target"] = aims[rows]
-            found.append(function(fp32, x[rows], y[rows], threat, **more).detach().float())
+            with kept_from(fp32) if is_own else nullcontext():
+                made = function(fp32, x[rows], y[rows], threat, **more)
+            if fault := fault_of(made, x[rows]):
+                raise InputError(f"{named}: {fault}: return the adversarial images, a float tensor of their shape")
+            found.append(made.detach().float())
         x_adv = torch.cat(found)
         if aims is not None:
             x_adv = x.where((aims == y).view(-1, 1, 1, 1), x_adv)
+        if said := outside_of(x_adv, x, threat, traits_of(function)):
+            how = "evaluate does not count them: end with threat.project(x_adv, x)"
+            warnings.warn(f"{named}: {said}; {how}", stacklevel=3)
         return x_adv.to(images.device)
+
+
+def fault_of(made: object, x: Tensor) -> str:
+    """Why what an attack gave cannot be adversarial images of x; "" where it can."""
+    if not isinstance(made, Tensor):
+        return f"it gave {type(made).__name__} for images {tuple(x.shape)}"
+    if made.shape != x.shape:
+        return f"it gave {tuple(made.shape)} for images {tuple(x.shape)}"
+    return "" if made.is_floating_point() else f"it gave {made.dtype} for images of {x.dtype}"
+
+
+def outside_of(x_adv: Tensor, x: Tensor, threat: ThreatModel, traits: Traits) -> str:
+    """How many images lie outside [0, 1] and, unless the attack says that it leaves it, the ball, and how far; "" for none."""
+    bad = ~x_adv.isfinite().flatten(1).all(1)
+    flat = x_adv.flatten(1)
+    over = torch.maximum(-flat.amin(1), flat.amax(1) - 1).masked_fill(bad, 0)
+    said = []
+    if bad.any():
+        said.append(f"{int(bad.sum())} with values that are not finite")
+    far = threat.distance(x_adv, x).masked_fill(bad, 0)
+    leaves = traits.minimum_norm or traits.training_only or traits.unrestricted
+    if (away := far > threat.eps + BALL).any() and not leaves:
+        said.append(f"{int(away.sum())} outside {threat}, the farthest at {far.amax().item():.4g}")
+    if (over > 0).any():
+        said.append(f"{int((over > 0).sum())} outside [0, 1], by up to {over.amax().item():.4g}")
+    return f"of {len(x)} images {' and '.join(said)}" if said else ""
 
 
 def _choose_targets(

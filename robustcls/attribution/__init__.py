@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from inspect import signature
 
 import torch
+from numpy import ndarray
 from torch import Tensor, nn
 
 from robustcls.attribution._batches import images_per_chunk, placed, seeded
@@ -25,12 +26,13 @@ from robustcls.core.losses import predict_labels
 from robustcls.core.options import parse_batch_size
 from robustcls.core.plugins import AnyPlugin, load, parse, resolved
 from robustcls.core.progress import follow
+from robustcls.data.images import as_tensor
 from robustcls.runtime.predict import classifier_with_warning
 
 
 def explain(
     model: nn.Module,
-    images: Tensor,
+    images: Tensor | ndarray,
     target: int | Tensor | Sequence[int] | None = None,
     method: AnyPlugin = "integrated_gradients",
     *,
@@ -45,7 +47,7 @@ def explain(
 
     Args:
         model: any module that gives logits N,K for [0, 1] pixels.
-        images: float N,C,H,W in [0, 1], on any device.
+        images: float N,C,H,W in [0, 1], a tensor on any device or a NumPy array.
         target: one class for all images, or one per image; None takes each image's predicted class.
         method: a spec such as `integrated_gradients(steps=64, baseline="mean")`, or a function `(model, x, target) -> maps`.
             See `robustcls list attribution`.
@@ -63,6 +65,8 @@ def explain(
     Example:
         >>> maps = robustcls.explain(model, images, target=labels, method="gradcam")
     """
+    images = as_tensor(images, "images")
+    reference, background = (one if one is None else as_tensor(one, "images") for one in (reference, background))
     function, name = load("attribution", method), str(parse("attribution", method))
     model, labels = _checked(model, images, target, reference, background)
     given = parse_batch_size(batch_size)

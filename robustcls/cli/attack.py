@@ -58,7 +58,6 @@ def command(
     config = build(AttackConfig, flags, config_file)
 
     from robustcls.evaluation.evaluate import evaluate_subject
-    from robustcls.evaluation.examples import save_examples as save
     from robustcls.evaluation.journal import Journal, kept
     from robustcls.evaluation.plan import choose_attacks, plan_from
     from robustcls.evaluation.subject import load_subject
@@ -94,7 +93,7 @@ def command(
             if not out and not overwrite:
                 keep_earlier(target, evaluation, names=not config.redact_names)
             evaluation.save(target)
-            examples = save(save_examples, evaluation) if save_examples else 0
+            examples = evaluation.examples.save(save_examples, option="--save-examples") if save_examples else 0
     aside = is_stdout(target) or is_stdout(save_examples)  # what a file fills is no place for words
     click.echo(summarise(evaluation), err=aside)
     click.echo(f"\n{target}", err=aside)

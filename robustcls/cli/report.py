@@ -267,6 +267,6 @@ def measure(
         save(found, out)
         unfinished.unlink()
         note(f"\n{summarise(found)}\n\n{out}\n\n", config.quiet)
-        found.examples = None  # in memory of one model at a time
+        del found.examples  # in memory of one model at a time
         evaluations.append(found)
     return evaluations

@@ -8,6 +8,7 @@ import click
 from robustcls.cli.console import note, wrap
 from robustcls.cli.options import GroupedCommand, config_option, options
 from robustcls.core.config import read_toml
+from robustcls.core.errors import as_flags
 from robustcls.core.progress import duration
 from robustcls.training.config import TrainConfig
 from robustcls.training.progress import RunBar
@@ -158,6 +159,7 @@ def describe(run) -> str:
         "init": run.notes.get("init"),
         "training": f"{', '.join(how)}, {run.threat}, {config.epochs} epochs, batch {run.batch_size}",
         "recipe": run.remark,
+        "assumed": as_flags(run.assumed, {"eps": "--eps", "augment": "--augment"}),
         "input": f"{config.arch} {sees(model)}",
         "output": run.notes.get("output"),
         "device": f"{describe_device(run.device)}, {run.precision}",

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,24 @@ def _pairs(path: str, lines: Sequence[str], data: Sequence[str]) -> Listing | No
             continue
         _check_once(path, heads)
         return Listing(path, targets={head: int(tail) if is_number(tail) else tail for head, tail in pairs})
+    _check_all_pairs(path, lines, wanted)
     return None
+
+
+def _check_all_pairs(path: str, lines: Sequence[str], wanted: Set[str]) -> None:
+    """Raises InputError where some lines are a class of the data and its output, and others are not."""
+    for separator in filter(None, SEPARATORS):
+        pairs = [line.partition(separator) for line in lines]
+        clear = [
+            normal(head) in wanted and bool(tail.strip()) and (separator in CLEAR or is_number(tail.strip()))
+            for head, _, tail in pairs
+        ]
+        if any(clear):
+            odd = lines[clear.index(False)] if False in clear else lines[0]
+            like = lines[clear.index(True)]
+            raise InputError(
+                f"{path}: {odd!r} is not a class of the data and its output, as {like!r} is: correct the line"
+            )
 
 
 def _by_number(path: str, named: Sequence[tuple[str, tuple[str, ...]]], data: Sequence[str]) -> Listing | None:

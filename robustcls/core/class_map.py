@@ -144,8 +144,14 @@ def _by_listing(data: tuple[str, ...], named: tuple[str, ...], outputs: int, mod
                     f"{listing.source} lists {name!r} as output {found}, {model} itself calls output {place} so: leave out "
                     "`classes`, or correct the file"
                 )
-        places, _ = _places(data, listing.aliases, outputs, f"{model} with {listing.source}")
+        places, _ = _places(data, listing.aliases, outputs, model, listing.source)
         return _map(places, tuple(alias[0] for alias in listing.aliases), data, rule)
+    named_in_file = tuple(listing.targets or ())
+    if all(_find(name, _alone(named_in_file)) is None for name in data):
+        raise InputError(
+            f"{listing.source} names {_some(named_in_file)}, none of which is a class of the data, "
+            f"{_some(data)}: give each of these a line such as {data[0]}=0"
+        )
     names = named or tuple(map(str, range(outputs)))
     places = [_place(name, _alone(names), model, listing) for name in data]
     own = [_find(name, _alone(named)) for name in data]
@@ -161,8 +167,13 @@ def _by_listing(data: tuple[str, ...], named: tuple[str, ...], outputs: int, mod
     return _map(places, names, data, rule, several=True)
 
 
-def _places(data: Sequence[str], aliases: Sequence[Sequence[str]], outputs: int, model: str) -> tuple[list[int], bool]:
-    """The output of each class of the data: by name, else, for all, by number; and whether it is by number."""
+def _places(
+    data: Sequence[str], aliases: Sequence[Sequence[str]], outputs: int, model: str, source: str = ""
+) -> tuple[list[int], bool]:
+    """The output of each class of the data: by name, else, for all, by number; and whether it is by number.
+
+    source: the file that lists the outputs' names, where it is not the model that has them.
+    """
     found = [_find(name, aliases) for name in data]
     if None not in found:
         return [place for place in found if place is not None], False
@@ -177,6 +188,11 @@ def _places(data: Sequence[str], aliases: Sequence[Sequence[str]], outputs: int,
     else:
         instead = f", which has {lone[0]!r} instead" if lone and len(data) == len(known) else ""
         hint = " (a list of ImageNet's wnids does)" if WNID.fullmatch(first) else ""
+    if source:
+        raise InputError(
+            f"{source} lists {len(known)} outputs, {_some(known)}: by it {first!r} is none of the model's{instead}: correct "
+            f"the line, or give each class of the data one such as {first}=0"
+        )
     raise InputError(
         f"{model} knows {outputs} classes ({', '.join(known[:3])}{' ...' if len(known) > 3 else ''}), the data has "
         f"{len(data)}: {first!r} is none of the model's{instead}: name the data that it was trained on with `data`, "
@@ -243,6 +259,11 @@ def _numbers(data: Sequence[str], outputs: int) -> tuple[int, ...] | None:
 def _is_numbering(names: Sequence[str]) -> bool:
     """Whether the names only count: 0, 1, 2 ..."""
     return list(names) == [str(number) for number in range(len(names))]
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first three of several names."""
+    return ", ".join(map(repr, names[:3])) + (" ..." if len(names) > 3 else "")
 
 
 def _alone(names: Sequence[str]) -> tuple[tuple[str], ...]:

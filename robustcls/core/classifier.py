@@ -119,16 +119,18 @@ def check_images(images: Tensor, labels: Tensor | None = None, input_size: Seque
         shape = tuple(getattr(images, "shape", ()))
         raise InputError(f"images of shape {shape}: give a non-empty float tensor N,C,H,W")
     if not images.is_floating_point():
-        raise InputError(f"images are {images.dtype}: give floats in [0, 1], for instance images.float() / 255")
+        raise InputError(
+            f"images are {images.dtype}: give floats in [0, 1], for instance images.float() / 255, or array / 255"
+        )
     low, high = images.amin().item(), images.amax().item()
     if not (low >= 0 and high <= 1):
         raise InputError(
             f"images lie in [{low:.3g}, {high:.3g}], not in [0, 1]: give pixels, and let the model normalise inside"
         )
     if input_size is not None and tuple(images.shape[1:]) != tuple(input_size):
-        raise InputError(
-            f"images are {_size(images.shape[1:])}, the model takes {_size(input_size)}: resize the images"
-        )
+        last = tuple(images.shape[1:]) == (*input_size[1:], input_size[0])
+        fix = "channels come first, as in images.permute(0, 3, 1, 2)" if last else "resize the images"
+        raise InputError(f"images are {_size(images.shape[1:])}, the model takes {_size(input_size)}: {fix}")
     if labels is None:
         return
     if not isinstance(labels, Tensor):

@@ -43,15 +43,37 @@ def finite(grad: Tensor) -> Tensor:
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """The model in eval mode without parameter gradients; at the end modes, flags and buffers are exactly as before."""
+    with kept_flags(model), kept_buffers(model):
+        model.eval()
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        yield model
+
+
+@contextmanager
+def kept_from(model: nn.Module) -> Iterator[None]:
+    """Whatever code of the user's writes to the model in it: at the end modes, flags, parameters, their gradients and
+    buffers are bit for bit what they were."""
+    grads = [(one, one.grad, None if one.grad is None else one.grad.clone()) for one in model.parameters()]
+    try:
+        with kept_flags(model), _kept_tensors(model, "_parameters"), kept_buffers(model):
+            yield
+    finally:
+        for parameter, grad, before in grads:
+            if grad is not None and before is not None and not torch.equal(grad, before):
+                with torch.no_grad():
+                    grad.copy_(before)
+            parameter.grad = grad
+
+
+@contextmanager
+def kept_flags(model: nn.Module) -> Iterator[None]:
+    """Modes, and which parameters take a gradient, are at the end what they were."""
     # A module of torch.jit.freeze has no mode.
     modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        with kept_buffers(model):
-            model.eval()
-            for parameter, _ in flags:
-                parameter.requires_grad_(False)
-            yield model
+        yield
     finally:
         for module, training in modes:
             module.training = training
@@ -66,18 +88,26 @@ def kept_buffers(model: nn.Module, *, graph_lives_on: bool = True) -> Iterator[N
     Writing a buffer, even with equal values, breaks a backward pass to come; comparing them first waits for the device.
     graph_lives_on: whether such a pass may come.
     """
-    buffers = [(module, dict(module._buffers)) for module in model.modules()]
-    values = [(buffer, buffer.clone()) for _, own in buffers for buffer in own.values() if buffer is not None]
+    with _kept_tensors(model, "_buffers", graph_lives_on=graph_lives_on):
+        yield
+
+
+@contextmanager
+def _kept_tensors(model: nn.Module, kind: str, *, graph_lives_on: bool = True) -> Iterator[None]:
+    """kind: `_buffers` or `_parameters` of each module."""
+    tensors = [(module, dict(getattr(module, kind))) for module in model.modules()]
+    values = [(tensor, tensor.detach().clone()) for _, own in tensors for tensor in own.values() if tensor is not None]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, before in values:
-                if not (graph_lives_on and torch.equal(buffer, before)):
-                    buffer.copy_(before)
-        for module, own in buffers:  # a module may have put another tensor in a buffer's place, or made one
-            for name in set(module._buffers.keys()) - own.keys():
-                del module._buffers[name]
+            for tensor, before in values:
+                if not (graph_lives_on and torch.equal(tensor, before)):
+                    tensor.copy_(before)
+        for module, own in tensors:  # a module may have put another tensor in a tensor's place, or made one
+            now = getattr(module, kind)
+            for name in set(now.keys()) - own.keys():
+                del now[name]
             for name, kept in own.items():
-                if name not in module._buffers or module._buffers[name] is not kept:
-                    module._buffers[name] = kept
+                if name not in now or now[name] is not kept:
+                    now[name] = kept

@@ -14,6 +14,7 @@ the thresholds of a policy.
 
 import dataclasses
 import importlib
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
+
+from robustcls.core import plugins
 
 PACKAGE = "robustcls.evaluation.measures"
 FOLDER = Path(__file__).resolve().parents[1] / "evaluation" / "measures"
@@ -106,6 +109,21 @@ def measures() -> tuple[Measure, ...]:
         if name[0] != "_"
     ]
     return tuple(sorted(found, key=lambda one: (one.order, one.name)))
+
+
+def describe() -> list[plugins.Plugin]:
+    """All measures, sorted by name, each with its options, as `plugins.describe` describes plug-ins."""
+    return [
+        plugins.Plugin(
+            "measure", one.name, plugins.first_paragraph(sys.modules[f"{PACKAGE}.{one.name}"].__doc__ or ""),
+            tuple(
+                plugins.Option(name, str(hint), repr(declared.default))
+                for name, (hint, declared) in one.option_fields().items()
+            ),
+            f"robustcls/evaluation/measures/{one.name}", f"{PACKAGE}.{one.name}",
+        )
+        for one in sorted(measures(), key=lambda one: one.name)
+    ]  # fmt: skip
 
 
 def with_fields(made: Mapping[str, tuple[Any, Any]]) -> Callable[[type[T]], type[T]]:

@@ -21,6 +21,7 @@ from robustcls.core.errors import InputError, unknown
 KINDS = {
     "attack": "robustcls/attacks",
     "augment": "robustcls/data/augmentations",
+    "check": "robustcls/evaluation/checks",
     "data": "robustcls/data/sets",
     "attribution": "robustcls/attribution",
     "corruption": "robustcls/corruptions",
@@ -132,6 +133,11 @@ def resolved(kind: str, plugin: AnyPlugin) -> dict[str, Any]:
     return {p.name: p.default for p in _options(function)} | _converted(kind, spec, function)
 
 
+def is_own(kind: str, plugin: AnyPlugin) -> bool:
+    """Whether the plug-in is code of the user's: a callable, or named as `package.module:name`."""
+    return not isinstance(plugin, (str, Spec)) or ":" in parse(kind, plugin).name
+
+
 def with_options(kind: str, plugin: AnyPlugin, **options: Any) -> str | Callable[..., Any]:
     """The plug-in with some options set anew: of a spec its text, of a callable a partial."""
     if not isinstance(plugin, (str, Spec)):
@@ -211,6 +217,8 @@ def _function(kind: str, name: str) -> Callable[..., Any]:
     if plugin is not None:
         return getattr(importlib.import_module(plugin.module), name)
     module, colon, attribute = name.partition(":")
+    if kind == "attack" and name in _plugins("suite"):
+        raise InputError(f"{name} is a suite, a list of attacks without options, not one attack: name one, such as pgd")
     if not colon or module in _plugins(kind):
         raise unknown(kind, name, names(kind))
     return import_dotted(kind, module, attribute)
@@ -286,7 +294,7 @@ def _read(kind: str, file: Path) -> list[Plugin]:
         Plugin(
             kind=kind,
             name=name,
-            summary=" ".join((ast.get_docstring(functions[name]) or "").split("\n\n")[0].split()),
+            summary=first_paragraph(ast.get_docstring(functions[name]) or ""),
             options=_declared(functions[name].args),
             path=path.as_posix(),
             module=".".join(path.with_suffix("").parts),
@@ -294,6 +302,11 @@ def _read(kind: str, file: Path) -> list[Plugin]:
         for name in _assigned(tree, "__all__") or exported
         if name in functions
     ]
+
+
+def first_paragraph(docstring: str) -> str:
+    """As one line."""
+    return " ".join(docstring.split("\n\n")[0].split())
 
 
 def _assigned(tree: ast.Module, variable: str) -> Any:

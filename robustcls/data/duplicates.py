@@ -25,10 +25,8 @@ def note_copies(split: str, tested: Files, train: Files, name_of: Callable[[str]
     if groups is None:
         return ["duplicates were not looked for: too many large files of equal size"]
     notes = []
-    shared = [group for group in groups if group[0] < first <= group[-1]]
-    if shared:
-        count, one = sum(i < first for group in shared for i in group), shared[0][0]
-        other = next(i for i in shared[0] if i >= first)
+    if pair := _shared(groups, first):
+        count, one, other = pair
         notes.append(
             f"{count} of {first} {'val' if split == 'val' else 'test'} images are duplicates of training images, such as "
             f"{quoted(name_of(paths[one]))} of {quoted(name_of(paths[other]))}"
@@ -40,6 +38,27 @@ def note_copies(split: str, tested: Files, train: Files, name_of: Callable[[str]
             f"{quoted(name_of(paths[one]))} and {quoted(name_of(paths[other]))}"
         )
     return notes
+
+
+def find_copies(tested: Sequence[str], train: Sequence[str]) -> tuple[int, str, str] | None:
+    """How many tested files are also among those of train, byte for byte, and one of them with its copy: 0, "", "" for none.
+
+    None where too much would have to be read.
+    """
+    paths = [*tested, *train]
+    groups = _equal_files(paths, len(tested))
+    if groups is None:
+        return None
+    count, one, other = _shared(groups, len(tested)) or (0, 0, 0)
+    return (count, paths[one], paths[other]) if count else (0, "", "")
+
+
+def _shared(groups: Sequence[Sequence[int]], first: int) -> tuple[int, int, int] | None:
+    """How many of the `first` are in a group with later ones, and the first such pair; None where none is."""
+    shared = [group for group in groups if group[0] < first <= group[-1]]
+    if not shared:
+        return None
+    return sum(i < first for group in shared for i in group), shared[0][0], next(i for i in shared[0] if i >= first)
 
 
 def count_copies(tested: Tensor, train: Tensor) -> int:

@@ -1,7 +1,7 @@
 """Labelled images in memory, as 8-bit pixels on the device that computes; batches of them."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,23 +101,41 @@ def num_batches(images: Images, batch_size: int, *, drop_last: bool = False) -> 
     return whole + (rest > 0 and not (drop_last and whole > 0))
 
 
-def collect(images: Tensor | Iterable[Any], labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Images and labels as tensors: as they are given, or of all batches, or samples, of an iterable."""
+def collect(images: Any, labels: Any = None) -> tuple[Tensor, Tensor]:
+    """Images and labels as tensors: tensors and NumPy arrays as they are given, or all batches, or samples, of an iterable."""
     if labels is not None:
-        return images, labels  # type: ignore[return-value]  # what is wrong with them is found where they are checked
-    if isinstance(images, Tensor):
+        return as_tensor(images, "images"), as_tensor(labels, "labels")
+    if isinstance(images, Tensor | numpy.ndarray):
         raise InputError("the images have no labels: give `labels`, or an iterable of (images, labels) for both")
     batches = []
     for number, batch in enumerate(images):
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             what = f"{len(batch)} things" if isinstance(batch, (tuple, list)) else type(batch).__name__
             raise InputError(f"batch {number} of the data is {what}: give an iterable of (images, labels)")
-        x, y = batch[0], torch.as_tensor(batch[1])
+        x, y = as_tensor(batch[0], "images"), torch.as_tensor(batch[1])
         # A data set gives one sample at a time.
         batches.append((x[None], y[None]) if x.ndim == 3 and y.ndim == 0 else (x, y))
     if not batches:
         raise InputError("the data holds no batch: give an iterable of (images, labels) that is not used up")
     return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+
+
+def as_tensor(values: Any, what: str) -> Tensor:
+    """A tensor as it is, a NumPy array as one on the CPU; what is wrong with it is found where it is checked.
+
+    Raises InputError for anything else. what: `images` or `labels`.
+    """
+    if isinstance(values, Tensor):
+        return values
+    if isinstance(values, numpy.ndarray) and values.dtype.kind in "biuf":
+        return torch.from_numpy(numpy.require(values, values.dtype.newbyteorder("="), ["C", "W"]))
+    kind = f"an array of {values.dtype}" if isinstance(values, numpy.ndarray) else type(values).__name__
+    if what == "labels":
+        raise InputError(f"labels are {kind}: give whole numbers, one per image, as a tensor or a NumPy array")
+    raise InputError(
+        f"images are {kind}: give one float tensor or NumPy array N,C,H,W in [0, 1], such as "
+        "torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255 of uint8 images N,H,W,C"
+    )
 
 
 def count_labels(labels: Tensor, num_classes: int) -> tuple[int, ...]:

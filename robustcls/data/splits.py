@@ -14,6 +14,7 @@ from torch import Tensor
 from robustcls.core import plugins
 from robustcls.core.errors import InputError, as_input_error, unknown
 from robustcls.core.subset import first_proportional, stratified_order
+from robustcls.data import check_name
 from robustcls.data.duplicates import count_copies
 from robustcls.data.images import Images, as_images, count_labels, with_note
 
@@ -223,6 +224,14 @@ def may_have_trained_on(trained: str, data: str) -> bool:
     return not there.exists() or os.path.realpath(here) == os.path.realpath(there)
 
 
+def folder_of(spec: str) -> tuple[Path, bool] | None:
+    """The folder of a spec such as `folder:PATH`, and whether it is read `nested`; None of other data."""
+    parsed = _parsed(spec)
+    if parsed.name != "folder" or not parsed.args:
+        return None
+    return Path(parsed.args[0]).expanduser(), bool(dict(parsed.options).get("nested"))
+
+
 def decoded_alike(data: str, trained: str) -> tuple[str, str]:
     """A folder's spec with the options of decoding that a model was trained with on a folder, where the spec leaves them
     open; and what is said of them, or ""."""
@@ -256,6 +265,7 @@ def check_named_by_file(spec: str, file: str) -> None:
 
 def _parsed(spec: str) -> plugins.Spec:
     """As plugins.parse, and with options behind a path: `folder:PATH(size=64)`, unless such a file exists."""
+    check_name(spec)
     parsed = plugins.parse("data", spec)
     if not parsed.args or not parsed.args[0].endswith(")") or Path(parsed.args[0]).exists():
         return parsed

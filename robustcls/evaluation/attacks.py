@@ -24,6 +24,11 @@ class NamedAttack:
     function: Callable[..., Tensor]  # (model, x, y, threat, *, generator, ...) -> x_adv, with `given` bound
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is code of the user's."""
+        return plugins.is_own("attack", self.source)
+
+    @property
     def text(self) -> str:
         """As the user wrote it."""
         return self.source if isinstance(self.source, str) else str(self)
@@ -67,9 +72,14 @@ def as_attack(given: AttackLike) -> NamedAttack:
 
 def as_attacks(given: AttackLike | Sequence[AttackLike]) -> list[NamedAttack]:
     """One attack, or several, as a list. Raises InputError."""
+    return [as_attack(one) for one in in_list(given)]
+
+
+def in_list(given: AttackLike | Sequence[AttackLike]) -> list[AttackLike]:
+    """One attack, or several, in a list, as they were given."""
     if isinstance(given, (str, plugins.Spec, NamedAttack)) or callable(given):
-        return [as_attack(given)]
-    return [as_attack(one) for one in given]
+        return [given]
+    return list(given)
 
 
 def name_attacks(attacks: Sequence[AttackLike]) -> list[str]:

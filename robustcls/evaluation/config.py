@@ -40,7 +40,9 @@ class SubjectOptions(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOp
 class AttackConfig(SubjectOptions, CompileOption):
     GROUP: ClassVar[str] = "Attack"
 
-    attack: tuple[str, ...] = option((), "Attack, such as pgd(steps=20); repeatable, run in order.", metavar="SPEC")
+    attack: tuple[str, ...] = option(
+        (), "Attack, such as pgd(steps=20), or a suite; repeatable, run in order.", metavar="SPEC"
+    )
     suite: str | None = option(
         None, "Named list of attacks: fast or standard.  [default: fast, without --attack]", metavar="NAME"
     )

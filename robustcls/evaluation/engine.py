@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.attacks._nearest import others_of
+from robustcls.attacks._run import fault_of
 from robustcls.core.classifier import device_of
 from robustcls.core.draws import SampleGenerator
 from robustcls.core.errors import InputError
+from robustcls.core.gradients import kept_from
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attack
@@ -165,10 +167,10 @@ class Engine:
                 begin["generator"] = SampleGenerator.of(
                     self.subject.index[indices[rows]], mix(self.seed, *stream), self.device
                 )
-            with self._in_time(search):
+            with self._in_time(search), kept_from(search) if attack.is_own else nullcontext():
                 x_adv = attack.function(search, x[rows], y[rows], threat, **begin)
-            if x_adv.shape != x[rows].shape:
-                raise ValueError(f"it gave {tuple(x_adv.shape)} for images {tuple(x[rows].shape)}")
+            if fault := fault_of(x_adv, x[rows]):
+                raise ValueError(fault)
             attempts = self._verify(x_adv.detach().float(), indices[rows], threat)
             if best is None:
                 best = attempts

@@ -132,7 +132,7 @@ def make_engine(
 def _record(
     engine: Engine, plan: Plan, outcome: Outcome, checks: list[Check], curve: list[CurvePoint] | None
 ) -> Evaluation:
-    subject, samples = engine.subject, outcome.samples(engine.subject.files)
+    subject, samples = engine.subject, outcome.samples()
     n, data = len(subject.y), subject.data_record
     rule = data.class_map.rule if data.class_map else ""
     evaluation = Evaluation(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustcls.core.files import atomic_write
 from robustcls.core.losses import NO_ANSWER
-from robustcls.results.records import Evaluation, Sample
+from robustcls.results.records import Sample
 
 E = TypeVar("E", bound="Examples")
 
@@ -33,6 +33,7 @@ class Examples:
     names: list[str]  # of the attacks
     succeeded: Tensor | None = None  # attacks,N: which attack succeeds, where every attack met every sample
     nearest: dict[str, Tensor] = field(default_factory=dict)  # of minimum-norm attacks: N distances, NaN for none found
+    files: Sequence[str] | None = None  # N names, of data that are files
 
     @property
     def correct(self) -> Tensor:
@@ -62,8 +63,25 @@ class Examples:
         moved["nearest"] = {name: value.to(device) for name, value in self.nearest.items()}
         return replace(self, **moved)
 
-    def samples(self, files: Sequence[str] | None = None) -> list[Sample]:
-        """A record of each. files: N names."""
+    def save(self, path: str | Path, *, option: str = "`path`") -> int:
+        """Writes the verified adversarial examples, and them alone, as npz; returns how many there are.
+
+        x, x_adv: float32 N,C,H,W in [0, 1]; y, index: N; broken_by: the name of the attack, N; files: their names, N, of
+        data that are files. option: what named the path. Raises InputError where it cannot be written.
+        """
+        success = self.success.cpu()
+        named = {} if self.files is None else {"files": np.array(self.files, dtype=np.str_)[success.numpy()]}
+        with atomic_write(path, option) as part, open(part, "wb") as file:
+            np.savez_compressed(
+                file,
+                **{name: getattr(self, name).cpu()[success].numpy() for name in ("x", "x_adv", "y", "index")},
+                broken_by=np.array(self.names)[self.breaker.cpu()[success].numpy()],
+                **named,
+            )
+        return int(success.sum())
+
+    def samples(self) -> list[Sample]:
+        """A record of each."""
         by_sample = None if self.succeeded is None else self.succeeded.T.tolist()
         return [
             Sample(
@@ -75,30 +93,10 @@ class Examples:
                 distance=float(self.distance[i]) if name is not None else None,
                 fooled_by=None if by_sample is None else list(compress(self.names, by_sample[i])),
                 nearest={one: _known(distances[i]) for one, distances in self.nearest.items()} or None,
-                file=files[i] if files else None,
+                file=self.files[i] if self.files else None,
             )
             for i, name in enumerate(self.broken_by)
         ]
-
-
-def save_examples(path: str | Path, evaluation: Evaluation) -> int:
-    """Writes the verified adversarial examples of an evaluation, and them alone, as npz; returns how many there are.
-
-    x, x_adv: float32 N,C,H,W in [0, 1]; y, index: N; broken_by: the name of the attack, N; files: their names, N, of data
-    that are files.
-    """
-    examples: Examples = evaluation.examples
-    success = examples.success.cpu()
-    files = [sample.file for sample, was in zip(evaluation.samples, success.tolist(), strict=True) if was]
-    named: dict[str, Any] = {"files": np.array(files, dtype=np.str_)} if files and None not in files else {}
-    with atomic_write(path, "`save_examples`") as part, open(part, "wb") as file:
-        np.savez_compressed(
-            file,
-            **{name: getattr(examples, name).cpu()[success].numpy() for name in ("x", "x_adv", "y", "index")},
-            broken_by=np.array(examples.names)[examples.breaker.cpu()[success].numpy()],
-            **named,
-        )
-    return int(success.sum())
 
 
 def _label(predicted: Tensor) -> int | None:

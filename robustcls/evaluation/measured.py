@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustcls.core import plugins
 from robustcls.core.config import resolve
-from robustcls.core.errors import unknown
+from robustcls.core.errors import InputError, unknown
 from robustcls.core.measures import measures
 from robustcls.core.progress import show_attacks
 from robustcls.core.threat import ThreatModel
@@ -44,8 +44,20 @@ def read_options(options: Mapping[str, Any], **more: Any) -> ReportConfig:
 
     Raises InputError for an unknown one, naming the nearest.
     """
+    if "target" in options:
+        raise InputError(
+            "evaluate counts whatever other class the model gives, so it has no `target`: craft images towards a class with "
+            'robustcls.attack(model, images, labels, threat, "pgd(steps=20)", target=3)'
+        )
     for name in options.keys() - OPTIONS:
         raise unknown("option", name, OPTIONS)
+    methods = options.get("method")
+    for method in methods if isinstance(methods, Sequence) and not isinstance(methods, str) else [methods]:
+        if callable(method):
+            raise InputError(
+                f"`method` holds a function, {plugins.parse('attribution', method).name}, where evaluate takes specs alone: "
+                f'name it as "package.module:name", or draw its maps with robustcls.explain(model, images, method=...)'
+            )
     given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()} | more
     as_text: dict[str, Callable[[Any], Any]] = {
         "checks": lambda functions: "all",
@@ -82,6 +94,8 @@ def evaluate_tensors(
     progress: bool,
 ) -> Evaluation:
     """What `robustcls.evaluate` does."""
+    earlier = {"alone": "each_alone"}  # names of options
+    options = {earlier.get(option, option): value for option, value in options.items()}
     config = read_options(options, batch_size=batch_size, seed=seed, quiet=not progress)
     if attacks is None and suite is None:
         attacks, suite = config.attack or None, config.suite

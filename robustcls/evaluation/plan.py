@@ -4,11 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.measures import measures
 from robustcls.core.options import parse_batch_size
 from robustcls.core.traits import call
-from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attacks, check_attacks, suite_attacks
+from robustcls.evaluation.attacks import (
+    AttackLike,
+    NamedAttack,
+    as_attack,
+    as_attacks,
+    check_attacks,
+    in_list,
+    suite_attacks,
+)
 from robustcls.evaluation.checks import CheckFunction, thorough_checks
 from robustcls.evaluation.config import METHODS, AttackConfig, ReportConfig
 from robustcls.evaluation.curves import choose_grid
@@ -113,10 +122,21 @@ def add_measures(
 def choose_attacks(
     attacks: AttackLike | Sequence[AttackLike] | None, suite: str | None, norm: str
 ) -> tuple[list[NamedAttack], str]:
-    """The attacks that were named, or those of the suite for the norm, and what robust accuracy is called after."""
+    """The attacks that were named, or those of the suite for the norm, and what robust accuracy is called after.
+
+    A suite among the attacks stands for its own, and is named as such.
+    """
     if attacks is not None and suite is not None:
-        raise InputError("both `attacks` and `suite` were given: give one")
+        raise InputError("both `attacks` and `suite` were given: give one, or the suite as one of `attacks`")
     if attacks is None:
         return as_attacks(suite_attacks(suite or "fast", norm)), suite or "fast"
-    chosen = as_attacks(attacks)
-    return chosen, ", ".join(attack.text for attack in chosen)
+    chosen: list[NamedAttack] = []
+    names: list[str] = []
+    for one in in_list(attacks):
+        if isinstance(one, str) and one.strip() in plugins.names("suite"):
+            chosen += as_attacks(suite_attacks(one.strip(), norm))
+            names.append(one.strip())
+        else:
+            chosen.append(as_attack(one))
+            names.append(chosen[-1].text)
+    return chosen, ", ".join(names)

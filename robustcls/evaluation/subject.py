@@ -19,7 +19,8 @@ from robustcls.core.logits import unwrapped
 from robustcls.core.options import parse_batch_size, parse_n, parse_numbers
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data import recipe
-from robustcls.data.images import Images, without_files
+from robustcls.data.images import Images, with_note, without_files
+from robustcls.data.seen import seen_in_training
 from robustcls.data.splits import SAMPLING_RULE, check_named_by_file, decoded_alike, load_split, may_have_trained_on
 from robustcls.evaluation.config import AttackConfig, ExplainConfig
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, read_model
@@ -164,6 +165,8 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         n=count,
         whole=not trained,
     )
+    if not trained:
+        images = with_note(images, seen_in_training(data_spec, images, own))
     if options.redact_names:
         images = without_files(images)
     threat.check_eps(images.pixels.shape[1:])

@@ -37,6 +37,10 @@ class Accuracy:
         """The accuracy, as an Estimate calls it."""
         return self.accuracy
 
+    def __str__(self) -> str:
+        low, high = self.ci95
+        return f"{self.accuracy:.1%} [{low:.1%}, {high:.1%}], {self.correct} of {self.total}"
+
 
 @dataclass
 class Estimate:

@@ -4,7 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import field
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from html import escape
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from pydantic.dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from robustcls.results.subject import Data, Model, Provenance, Threat
 from robustcls.results.training import Training
 
 if TYPE_CHECKING:
+    from robustcls.evaluation.examples import Examples
     from robustcls.evaluation.measures.artefact.record import Artefact
     from robustcls.evaluation.measures.calibration.record import Calibration
     from robustcls.evaluation.measures.corruptions.record import Corruptions
@@ -67,8 +69,33 @@ class Evaluation(JsonFile):
     license: str = ""  # of the model, as its owner states it: an SPDX identifier
     artefact: "Artefact | None" = None  # of a model that is an exported file
 
-    # Of one that was just made: its evaluation.examples.Examples, in memory. No field, for no file holds them.
-    examples = cast(Any, None)
+    # Of one that was just made, in memory. No field, for no file holds them: None of one that was loaded.
+    examples = cast("Examples", None)
+
+    def __str__(self) -> str:
+        """What was measured and what came out, in a few lines."""
+        lines = [
+            f"{self.model.name} on {self.data.name} ({self.data.split}, n = {self.data.n}), {self._threat_text}",
+            f"  clean    {self.clean}",
+            f"  robust   {self.robust}  {self.robust.kind}".rstrip(),
+            f"  attacks  {', '.join(_outcome(attack) for attack in self.attacks) or 'none'}",
+        ]
+        for status, what in (("fail", "failed"), ("warn", "warning")):
+            if names := [check.id for check in self.checks if check.status == status]:
+                lines.append(f"  {what:<8} {', '.join(names)}")
+        measured = [one.name for one in measures() if one.held_by(self)]
+        return "\n".join([*lines, *([f"  also     {', '.join(measured)}"] if measured else [])])
+
+    def __repr__(self) -> str:
+        found = f"clean {self.clean.accuracy:.1%}, robust {self.robust.accuracy:.1%}"
+        return f"<Evaluation of {self.model.name} on {self.data.name}, n = {self.data.n}, {self._threat_text}: {found}>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
+    @property
+    def _threat_text(self) -> str:
+        return f"{self.threat.norm}:{self.threat.eps_text}"
 
     def check(self) -> None:
         """Raises ValueError, with the first place, where numbers contradict each other: a file that was edited or damaged."""
@@ -156,3 +183,7 @@ def _need_text(radius: Threat | CurvePoint, path: str) -> None:
     except InputError:
         same = False
     need(same, f"{path}.eps_text", radius.eps_text, f"{radius.eps:.6g} as text")
+
+
+def _outcome(attack: Attack) -> str:
+    return f"{attack.name} (failed)" if attack.error else f"{attack.name} (broke {attack.broken} of {attack.attacked})"

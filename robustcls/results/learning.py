@@ -52,20 +52,28 @@ def above_chance(shares: Sequence[float], chance: Chance | None) -> bool:
 
 
 def at_chance(epochs: Sequence[Epoch], chance: Chance | None, *, adversarial: bool) -> str:
-    """One sentence where no epoch's validation accuracy is beyond chance, else nothing.
+    """One sentence where no epoch's validation accuracy is shown to be beyond chance, else nothing.
 
     adversarial: whether robust accuracy, where it was measured, was trained for.
     """
     clean = [one.val_clean for one in epochs if one.val_clean is not None]
     robust = [one.val_robust for one in epochs if one.val_robust is not None and adversarial]
     if not above_chance(clean, chance):
-        what, best = "the model has learned nothing: clean", max(clean)
+        learned, what, shares = "nothing", "clean", clean
     elif not above_chance(robust, chance):
-        what, best = "the model has learned no robustness: robust", max(robust)
+        learned, what, shares = "no robustness", "robust", robust
     else:
         return ""
     assert chance is not None
+    best, n = max(shares), chance.images
+    always = f"the {chance.majority:.1%} of always predicting the most frequent class"
+    if round(best * n) <= chance.majority * n:
+        return (
+            f"the model has learned {learned}: {what} validation accuracy, {best:.1%} at best, is not above {always} on {n} "
+            "images"
+        )
+    low, high = wilson(round(best * n), n, bonferroni(len(shares)))
     return (
-        f"{what} validation accuracy, {best:.1%} at best, is not above chance, the {chance.majority:.1%} of always "
-        f"predicting the most frequent class, as far as {chance.images} images can tell"
+        f"{n} validation images cannot tell {what} accuracy, {best:.1%} at best (95% interval [{low:.1%}, {high:.1%}]), from "
+        f"{always}: more of them can"
     )

@@ -42,7 +42,9 @@ def classifier_of(
     own = getattr(model, "classes", None)
     classes = (len(own) if isinstance(own, (tuple, list)) else None) or classes
     size = "x".join(map(str, image.shape[1:]))
-    with as_input_error(f"the model cannot take images of {size}"), uncompiled(), exact_fp32():
+    last = image.shape[3] in (1, 3) and image.shape[1] not in (1, 3)
+    hint = ": they look like N,H,W,C: give N,C,H,W" if last else ""
+    with as_input_error(f"the model cannot take images of {size}{hint}"), uncompiled(), exact_fp32():
         return as_classifier(model, image, classes, labels)
 
 

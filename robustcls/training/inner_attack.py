@@ -1,20 +1,25 @@
 """The attack inside an objective."""
 
 import inspect
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
+from robustcls.attacks._run import fault_of, outside_of
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
+from robustcls.core.gradients import kept_flags
 from robustcls.core.losses import cross_entropy
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import takes, traits_of
 
 
-def load_whole(spec: str) -> Callable[..., Tensor]:
+def load_whole(spec: plugins.AnyPlugin) -> Callable[..., Tensor]:
     """The attack of a spec as training runs it: one that takes soft labels goes to its last step unless the spec says else."""
     attack = plugins.load("attack", spec)
     if traits_of(attack).soft_labels and takes(attack, "early_stop"):
@@ -25,12 +30,15 @@ def load_whole(spec: str) -> Callable[..., Tensor]:
 class InnerAttack:
     """An attack by its spec, made on a model in eval mode with the loss that the objective asks for."""
 
-    def __init__(self, spec: str, objective: str, threat: ThreatModel) -> None:
+    def __init__(self, attack: plugins.AnyPlugin, objective: str, threat: ThreatModel) -> None:
+        """attack: a spec, or a function `(model, x, y, threat, *, generator=None) -> x_adv`."""
+        spec = attack if isinstance(attack, str) else str(plugins.parse("attack", attack))
         self.spec, self.objective, self.threat = spec, objective, threat
-        self.function = load_whole(spec)
+        self.function = load_whole(attack)
+        self.is_own = self.is_new = plugins.is_own("attack", attack)
         if traits_of(self.function).keeps_label:
             raise InputError(f'`adv="{spec}"` keeps the label, so there is nothing to train against: give `adv="pgd"`')
-        threat.check_options(spec, plugins.resolved("attack", spec))
+        threat.check_options(spec, plugins.resolved("attack", attack))
         self.parameters = inspect.signature(self.function).parameters
 
     def __call__(
@@ -57,7 +65,9 @@ class InnerAttack:
         """
         diverges = reference is not None or traits_of(loss).reference
         self._check(loss, y, diverges)
-        options = {} if loss is cross_entropy else {"loss": loss}
+        options: dict[str, Any] = {} if loss is cross_entropy else {"loss": loss}
+        if "generator" in self.parameters:
+            options["generator"] = generator
         if halvings and "step_size" in self.parameters:
             options["step_size"] = self.step_size / 2**halvings
         with torch.autocast(x.device.type, enabled=False):
@@ -65,7 +75,17 @@ class InnerAttack:
                 with torch.no_grad():
                     reference = model(x)
             target = y if reference is None else reference.detach()
-            return self.function(model, x, target, self.threat, generator=generator, **options).detach()
+            with kept_flags(model) if self.is_own else nullcontext():
+                x_adv = self.function(model, x, target, self.threat, **options)
+        if fault := fault_of(x_adv, x):
+            raise InputError(
+                f"inner attack {self.spec}: {fault}: return adversarial images, a float tensor of their shape"
+            )
+        if self.is_new:  # once, for it waits for the device
+            self.is_new = False
+            if said := outside_of(x_adv, x, self.threat, traits_of(self.function)):
+                warnings.warn(f"inner attack {self.spec}: {said}, and are trained on as they are", stacklevel=2)
+        return x_adv.detach()
 
     @property
     def step_size(self) -> float:

@@ -7,6 +7,7 @@ updates, and its rate, which belongs to that batch, diverges; so it does on weig
 from collections.abc import Container, Mapping
 from typing import Any
 
+from robustcls.core import plugins
 from robustcls.core.config import resolve
 from robustcls.core.errors import InputError
 from robustcls.data import recipe
@@ -49,6 +50,23 @@ def configure(options: Mapping[str, Any], file: Mapping[str, Any] | None = None)
 def recipe_of(data: str | None) -> dict[str, Any]:
     """The defaults that a data set brings; none for images that were given in Python."""
     return {} if data == PYTHON else recipe(data or "digits")
+
+
+def assumed(config: TrainConfig, given: Container[str], *, mirrors: bool) -> str:
+    """Which threat model and augmentation were taken for data that has no recipe of its own: a folder, code or images of the
+    user's. "" where it has one, or both are `given`. mirrors: whether the images may be mirrored."""
+    spec = plugins.parse("data", config.data or "")
+    if not (config.data == PYTHON or ":" in spec.name or spec.args):
+        return ""
+    said = {}
+    if config.is_adversarial and "eps" not in given:
+        said["`eps`"] = f"threat model {config.norm}:{config.eps}"
+    if "augment" not in given and config.augment != "none":
+        does = f" (shifts {'and mirrors ' if mirrors else ''}images)" if config.augment == "crop_flip" else ""
+        said["`augment`"] = f"augmentation {config.augment}{does}"
+    if not said:
+        return ""
+    return f"this data has no recipe of its own: {' and '.join(said.values())} by default; change it with {' and '.join(said)}"
 
 
 def adapt(config: TrainConfig, given: Container[str], images: int, batch_size: int, *, processes: int = 1) -> str:

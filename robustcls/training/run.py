@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
 from robustcls.core.seeds import mix
@@ -38,10 +39,12 @@ class Run:
         world: World | None = None,
         *,
         arch: Arch | None = None,
+        adv: plugins.AnyPlugin | None = None,
         resumed: bool = False,
         from_python: tuple[str, ...] = (),
     ) -> None:
-        """arch, resumed: as `make_model` takes them. from_python: the options that were given as objects.
+        """arch, resumed: as `make_model` takes them. adv: in place of config.adv. from_python: the options that were given as
+        objects.
 
         Raises InputError; nothing is written.
         """
@@ -69,10 +72,12 @@ class Run:
             num_batches=num_batches(train, self.batch_size, drop_last=True),
             precision=self.precision,
             world=self.world,
+            adv=adv,
         )
         self.val_attack = load_val_attack(config, self.threat)
         self.resumed, self.from_python = resumed, from_python
         self.remark = ""  # what was made of the data set's recipe
+        self.assumed = ""  # what was taken, where nobody said what suits the data
         self.tracking: Tracking | None = None
         self.track_from_here()
 

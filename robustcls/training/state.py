@@ -45,17 +45,18 @@ class TrainState:
         num_batches: int,
         precision: str = "fp32",
         world: World | None = None,
+        adv: plugins.AnyPlugin | None = None,
     ) -> None:
-        """num_batches: of an epoch. precision: fp32, bf16 or fp16, of forward and backward passes."""
+        """num_batches: of an epoch. precision: fp32, bf16 or fp16, of forward and backward passes. adv: in place of
+        config.adv, the inner attack as a function."""
         self.config, self.model, self.threat, self.world = config, model, threat, world or World()
         self.num_batches, self.precision, self.device = num_batches, precision, device_of(model)
         self.accumulate = config.accumulate
 
         self.step: Callable[..., Loss] = plugins.load("step", config.step)
         self.schedule = plugins.load("schedule", config.schedule)
-        self.inner = (
-            InnerAttack(config.adv, config.objective or "", threat) if config.adv not in (None, "none") else None
-        )
+        inner = adv or config.adv
+        self.inner = InnerAttack(inner, config.objective or "", threat) if inner not in (None, "none") else None
         self.frozen = freeze(model, config.freeze)
         self.average: Average | None = (
             Ema(model, config.ema) if config.ema else Swa(model, config.swa, config.freeze) if config.swa else None

@@ -2,14 +2,17 @@
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from robustcls.core import plugins
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
@@ -24,7 +27,7 @@ from robustcls.training.checkpoint import begin_folder, check_new, new_folder, r
 from robustcls.training.config import PYTHON, TrainConfig
 from robustcls.training.loop import fit
 from robustcls.training.progress import RunBar
-from robustcls.training.recipe import adapt, configure
+from robustcls.training.recipe import adapt, assumed, configure
 from robustcls.training.rehearsal import fit_epochs, rehearse
 from robustcls.training.run import Run
 
@@ -64,6 +67,7 @@ def train(
     progress: bool = False,
     on_batch: Callable[[Run], object] = lambda run: None,
     on_epoch: Callable[[Epoch], object] = lambda row: None,
+    say: Callable[[str], object] = lambda text: None,
     **task: Any,
 ) -> RunResult:
     """Trains a classifier; writes a run folder.
@@ -72,13 +76,16 @@ def train(
         config: the options, as `recipe.configure` makes them.
         progress: show progress on stderr.
         on_batch, on_epoch: are called after each.
-        task: what else `begin` takes: a run to resume, data and an architecture as objects.
+        say: told what was assumed of the data.
+        task: what else `begin` takes: a run to resume, data, an architecture and an inner attack as objects.
 
     Raises:
         InputError: for options, data or a model that cannot be trained, before anything is written.
         Interrupted: on Ctrl-C or SIGTERM; the state is saved, and `resume` goes on.
     """
     with begin(config, **task) as run, RunBar(run, show=progress and run.world.first) as bar:
+        if run.assumed and run.world.first:
+            say(run.assumed)
 
         def advance(run: Run) -> None:
             bar.batch(run)
@@ -91,18 +98,20 @@ def train(
 def train_from_python(
     data: "str | Data | Iterable[Any] | None",
     arch: Arch | None,
+    adv: plugins.AnyPlugin | None,
     options: Mapping[str, Any],
     *,
     resume: str | Path | None,
     progress: bool,
 ) -> RunResult:
-    """What `robustcls.train` does. Data and architectures are specs or objects; None among the options says nothing."""
+    """What `robustcls.train` does. Data, architecture and inner attack are specs or objects; None among the options says
+    nothing."""
     given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     task: dict[str, Any] = {"resume": resume, "world": join_world(), "quiet": True}
-    for name, what in (("data", data), ("arch", arch)):
+    for name, what in (("data", data), ("arch", arch), ("adv", adv)):
         (given if isinstance(what, str) else task)[name] = what
     if task.get("data") is not None and not isinstance(data, tuple | Images):
-        task["data"] = collect(data)  # type: ignore[arg-type]
+        task["data"] = collect(data)
     given = {name: value for name, value in given.items() if value is not None}
     if resume:
         if given:
@@ -111,8 +120,14 @@ def train_from_python(
     for name in {"mean", "std"} & given.keys():
         if not isinstance(given[name], str):
             given[name] = ",".join(map(str, given[name] if isinstance(given[name], Sequence) else [given[name]]))
+    if adv is not None:
+        given["adv"] = attack_name(adv)
     config = configure({"data": PYTHON if task.get("data") is not None else None, "quiet": True, **given})
-    return train(config, given=given.keys(), progress=progress, **task)
+
+    def say(text: str) -> None:
+        warnings.warn(text, stacklevel=5)  # where robustcls.train was called
+
+    return train(config, given=given.keys(), progress=progress, say=say, **task)
 
 
 @contextmanager
@@ -122,6 +137,7 @@ def begin(
     resume: str | Path | None = None,
     data: Data | None = None,
     arch: Arch | None = None,
+    adv: plugins.AnyPlugin | None = None,
     given: Container[str] = (),
     inputs: Iterable[str] = (),
     quiet: bool = False,
@@ -136,6 +152,7 @@ def begin(
         data: in place of config.data, images and labels: float in [0, 1] or uint8, N,C,H,W, and whole numbers N.
         arch: in place of config.arch, a module on [0, 1] pixels, of which a copy is trained, or a function
             (num_classes, input_size) that makes one.
+        adv: in place of config.adv, the inner attack as a function.
         given: names of options that the recipe leaves as they are.
         inputs: files that are read, which the run must not write over.
         quiet: in place of config.quiet, of a run that goes on.
@@ -143,22 +160,25 @@ def begin(
         dry_run: nothing is written.
     """
     began, world, content = time.perf_counter(), world or World(), None
-    folder = _folder(config, resume, data, arch, world)
+    folder = _folder(config, resume, world, data=data, arch=arch, adv=adv)
     writes = not dry_run and (not resume or folder.is_dir())
     with world.claim((folder, "`out`"), folder=True) if writes else nullcontext():
         if resume or (world.restarts > 0 and (folder / "last.pt").exists()):
             config, content = read_last(folder)
             config.quiet = quiet
-            _check_python(folder, content, data=data, arch=arch)
+            _check_python(folder, content, data=data, arch=arch, adv=adv)
         else:
             check_new(folder, inputs)
         assert config is not None
         config.quiet = config.quiet or not world.first
         images, val = _load(config, data)
         remark = "" if content else _adapt(config, given, images, world)
-        objects = tuple(name for name, value in (("data", data), ("arch", arch)) if value is not None)
-        run = Run(config, folder, images, val, world, arch=arch, resumed=content is not None, from_python=objects)
+        objects = tuple(name for name, value in (("data", data), ("arch", arch), ("adv", adv)) if value is not None)
+        run = Run(
+            config, folder, images, val, world, arch=arch, adv=adv, resumed=content is not None, from_python=objects
+        )
         run.remark = remark
+        run.assumed = "" if content else assumed(config, given, mirrors=images.flip)
         if content:
             restore_state(run, content)
             run.track_from_here()
@@ -172,9 +192,15 @@ def begin(
 
 
 def _folder(
-    config: TrainConfig | None, resume: str | Path | None, data: Data | None, arch: Arch | None, world: World
+    config: TrainConfig | None,
+    resume: str | Path | None,
+    world: World,
+    *,
+    data: Data | None,
+    arch: Arch | None,
+    adv: plugins.AnyPlugin | None,
 ) -> Path:
-    """The run's folder; of a new one, the configuration names the objects that stand for a data set and an architecture."""
+    """The run's folder; of a new one, the configuration names the objects that were given."""
     if resume:
         return Path(resume)
     if config is None:
@@ -183,6 +209,7 @@ def _folder(
         raise InputError("the processes of torchrun must agree on a run folder: give `out=DIR`")
     config.data = config.data if data is None else PYTHON
     config.arch = config.arch if arch is None else arch_name(arch)
+    config.adv = config.adv if adv is None else attack_name(adv)
     return new_folder(config)
 
 
@@ -206,10 +233,24 @@ def _adapt(config: TrainConfig, given: Container[str], images: Images, world: Wo
 
 
 def _check_python(folder: Path, content: dict[str, Any], **objects: object) -> None:
-    """Raises InputError where a run began with objects that it is not given now."""
+    """Raises InputError where a run began with objects that it is not given now, or with another inner attack."""
     missing = [name for name in content["meta"].get("from_python", ()) if objects[name] is None]
     if missing:
         call = ", ".join([f"resume={str(folder)!r}", *(f"{name}=..." for name in missing)])
         raise InputError(
             f"{folder} began in Python with its own {' and '.join(missing)}: go on there, with robustcls.train({call})"
         )
+    if objects["adv"] is None:
+        return
+    began, now = content["meta"]["config"]["adv"], attack_name(objects["adv"])  # type: ignore[arg-type]
+    if "adv" not in content["meta"].get("from_python", ()):
+        raise InputError(f"{folder} began with the inner attack {began}: leave out `adv`")
+    if began.partition(":")[2] != now.partition(":")[2]:  # a notebook's function may have moved to a module
+        raise InputError(f"{folder} began with the inner attack {began}, not {now}: give that one as `adv`")
+
+
+def attack_name(attack: plugins.AnyPlugin) -> str:
+    """What a run calls an inner attack: its spec, or module and name of a function, with what a partial gives it."""
+    if isinstance(attack, str | plugins.Spec):
+        return str(attack)
+    return str(replace(plugins.parse("attack", attack), name=arch_name(partial(attack).func)))

@@ -12,7 +12,6 @@ import robustcls
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.examples import save_examples
 from robustcls.evaluation.subject import describe_model
 from robustcls.results.records import Evaluation
 from tests.helpers.eval_models import HARMLESS, Masked, evaluated, make_batch, make_net
@@ -164,7 +163,7 @@ def test_a_larger_ball_breaks_more():
 def test_saved_examples_fool_the_model_in_plain_torch(threat, precision, tmp_path):
     result = judged(threat=threat, precision=precision)
     file = tmp_path / "examples.npz"
-    count = save_examples(file, result.evaluation)
+    count = result.evaluation.examples.save(file)
     with np.load(file, allow_pickle=False) as saved:
         assert sorted(saved) == ["broken_by", "index", "x", "x_adv", "y"]
         x, x_adv, y, index, by = (saved[key] for key in ("x", "x_adv", "y", "index", "broken_by"))
@@ -192,7 +191,7 @@ def test_saved_examples_fool_the_model_in_plain_torch(threat, precision, tmp_pat
 
 def test_no_examples_are_a_file_too(tmp_path):
     file = tmp_path / "examples.npz"
-    assert save_examples(file, judged(threat=ThreatModel("linf", 0)).evaluation) == 0
+    assert judged(threat=ThreatModel("linf", 0)).evaluation.examples.save(file) == 0
     with np.load(file, allow_pickle=False) as saved:
         assert saved["x"].shape == (0, 3, 8, 8)
         assert saved["broken_by"].shape == (0,)
@@ -232,7 +231,7 @@ def test_they_would_have_fooled():
         ("tests.helpers.eval_models:raises(kind='KeyError')", "KeyError: 'two"),
         ("tests.helpers.eval_models:raises(kind='TypeError')", "TypeError: two"),
         ("tests.helpers.eval_models:raises(kind='Assertion')", "AssertionError: two"),
-        ("tests.helpers.eval_models:returns_none", "AttributeError"),
+        ("tests.helpers.eval_models:returns_none", "ValueError: it gave NoneType for images (16, 3, 8, 8)"),
         ("tests.helpers.eval_models:returns_one", "ValueError: it gave (1, 3, 8, 8) for images (16, 3, 8, 8)"),
         ("tests.helpers.eval_models:returns_twice", "ValueError: it gave (32, 3, 8, 8)"),
     ],
