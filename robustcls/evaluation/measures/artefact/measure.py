@@ -6,6 +6,7 @@ gets the same sets of attacks: its own white box, the other's examples, and Squa
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from robustcls.core.losses import predict_labels
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
 from robustcls.core.subset import spaced
+from robustcls.evaluation.attacks import NamedAttack
 from robustcls.evaluation.cascade import run_cascade
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.evaluation.measures.artefact.record import Agreement, Artefact, Maps, Side
@@ -56,7 +58,8 @@ def measure(
     evaluation: Evaluation,
     *,
     n: int,
-    methods: Any = (),
+    attacks: Sequence[NamedAttack],
+    methods: Sequence[str] = (),
     batch_size: int,
     seed: int,
     original: str | None = None,
@@ -74,7 +77,8 @@ def measure(
     file = replace(subject.take(at), surrogate=None)
     before = replace(file, model=other.model, y=other.y[at], model_record=other.record)
     with torch.inference_mode(False), frozen(subject.model), frozen(other.model):
-        _compare(record, subject, file, before, evaluation, batch_size, seed, progress)
+        _compare(record, subject, file, before, attacks, batch_size, seed, progress)
+        evaluation.checks.append(_masking(record, n))
         if methods:
             record.maps = _maps(file, before, str(methods[0]), batch_size, seed)
     return record
@@ -85,12 +89,12 @@ def _compare(
     subject: Subject,
     file: Subject,
     before: Subject,
-    evaluation: Evaluation,
+    attacks: Sequence[Any],
     batch_size: int,
     seed: int,
     progress: bool,
 ) -> None:
-    attacks = [*evaluation.examples.attacks, TRANSFER]  # each meets on itself what it meets by transfer
+    attacks = [*attacks, TRANSFER]  # each meets on itself what it meets by transfer
     sides = [
         _Side(one, other, attacks, batch_size, mix(seed, *b"artefact"), progress, label)
         for one, other, label in ((file, before, "file"), (before, file, "original"))
@@ -112,7 +116,6 @@ def _compare(
     record.robust_difference, record.robust_ci95 = _difference(theirs.union, ours.union)
     record.noise_flips = int((again.white != theirs.white).sum())
     record.masked, record.masked_original = (int((side.white & ~side.union).sum()) for side in sides)
-    evaluation.checks.append(_masking(record, len(file.y)))
 
 
 class _Side:
