@@ -8,37 +8,36 @@ import numpy
 import torch
 from torch import nn
 
-from robustcls.evaluation.measures.artefact.record import Latency, Runtime
+from robustcls.evaluation.measures.artefact.record import Latency
 from robustcls.models.onnx.net import OnnxNet
-from robustcls.runtime.device import EIGHT_BIT, cpu_flags
 from robustcls.runtime.flops import FlopCounter
 
 BATCHES = (1, 8, 32)
 RUNS, SECONDS, FEWEST = 200, 2.0, 10  # of each batch size: at most so many runs or seconds, at least so many runs
 
 
-def describe_runtime(net: OnnxNet, shape: Sequence[int], original: nn.Module | None) -> Runtime:
-    """On one thread. shape: 1,C,H,W."""
+def size_of_file(net: OnnxNet, shape: Sequence[int]) -> tuple[int, int, int]:
+    """Bytes, parameters and multiply-adds of an image, 0 where these are not known. shape: 1,C,H,W."""
+    image = torch.zeros(net.batch_size or 1, *shape[1:])
+    macs = _macs(net.twin, image) if net.twin is not None else 0
+    return Path(net.path).stat().st_size, net.parameters_in_file, macs
+
+
+def size_of_module(model: nn.Module, shape: Sequence[int]) -> tuple[int, int, int]:
+    """The same of a PyTorch module; its bytes are those of its parameters and buffers."""
+    tensors = [*model.parameters(), *model.buffers()]
+    size = sum(one.numel() * one.element_size() for one in tensors)
+    return size, sum(one.numel() for one in model.parameters()), _macs(model, torch.zeros(1, *shape[1:]))
+
+
+def time_runs(net: OnnxNet, shape: Sequence[int], original: nn.Module | None) -> list[Latency]:
+    """At each batch size that the file allows, on one thread. shape: 1,C,H,W."""
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        latency = [_latency(net, batch, shape, original) for batch in BATCHES if net.batch_size in (None, batch)]
+        return [_latency(net, batch, shape, original) for batch in BATCHES if net.batch_size in (None, batch)]
     finally:
         torch.set_num_threads(threads)
-    image = torch.zeros(net.batch_size or 1, *shape[1:])
-    record = Runtime(
-        bytes=Path(net.path).stat().st_size,
-        parameters=net.parameters_in_file,
-        macs=_macs(net.twin, image) if net.twin is not None else 0,
-        latency=latency,
-        cpu=sorted(set(EIGHT_BIT) & cpu_flags()),
-    )
-    if original is not None:
-        tensors = [*original.parameters(), *original.buffers()]
-        record.original_bytes = sum(one.numel() * one.element_size() for one in tensors)
-        record.original_parameters = sum(one.numel() for one in original.parameters())
-        record.original_macs = _macs(original, torch.zeros(1, *shape[1:]))
-    return record
 
 
 def _macs(model: nn.Module, images: torch.Tensor) -> int:
