@@ -25,7 +25,7 @@ from robustcls.core.subset import spaced
 from robustcls.evaluation.attacks import NamedAttack, as_attacks
 from robustcls.evaluation.cascade import Outcome, run_cascade
 from robustcls.evaluation.engine import AttackError, Engine
-from robustcls.evaluation.measures.artefact.record import Artefact, Labels, Maps, Side
+from robustcls.evaluation.measures.artefact.record import Artefact, Labels, Latency, Maps, Side
 from robustcls.evaluation.measures.artefact.verdict import BOUNDS, masking
 from robustcls.evaluation.measures.calibration.measure import reliability
 from robustcls.evaluation.running import size_of_file, size_of_module, time_runs
@@ -74,7 +74,7 @@ def measure(
     with torch.inference_mode(False), frozen(subject.model), frozen(other.model) if other else nullcontext():
         record = Artefact(
             *size_of_file(net, shape),
-            latency=time_runs(net, shape, other.model if other else None),
+            latency=[Latency(*one) for one in time_runs(net, shape, other.model if other else None)],
             cpu=sorted(set(EIGHT_BIT) & cpu_flags()),
             quantization=subject.quantization,
             no_gradient=net.no_gradient,
