@@ -58,15 +58,17 @@ class Unit:
     most: float = math.inf
     such: str = ""  # what may be given, in words
 
-    def show(self, value: float) -> str:
-        return format(value, self.spec) + self.name
+    def show(self, value: float, *ends: float) -> str:
+        """The value, with the ends of its interval where they are given: `1.0 [-0.5, 2.5] points`."""
+        interval = f" [{', '.join(format(end, self.spec) for end in ends)}]" if ends else ""
+        return format(value, self.spec) + interval + self.name
 
     def holds(self, bound: float) -> bool:
         return self.least <= bound <= self.most
 
 
 SHARE = Unit(".1%", "", most=1, such="a number from 0 to 1")
-POINTS = Unit(".1f", " points", least=0.1, most=100, such="points of a hundred from 0.1 to 100, such as 2")
+POINTS = Unit("z.1f", " points", least=0.1, most=100, such="points of a hundred from 0.1 to 100, such as 2")
 BYTES = Unit(",.0f", " bytes", least=1, such="a number of bytes, such as 1000000")
 MILLISECONDS = Unit(".2f", " ms", such="milliseconds, such as 10")
 

@@ -147,7 +147,7 @@ def _rate(part: str, which: str, name: str, evaluation: Evaluation, threshold: f
 
 def _compare(name: str, what: str, found: Accuracy | Estimate | Ranged | float, threshold: float) -> Judged:
     """By the whole interval; by the value alone where there is no interval."""
-    value, ends = (found, None) if isinstance(found, (int, float)) else (found.value, found.ci95)
+    value, ends = (found, ()) if isinstance(found, (int, float)) else (found.value, found.ci95)
     low, high = ends or (value, value)
     if name.startswith("min"):
         passed, failed, words = low >= threshold, high < threshold, ("at or above", "below")
@@ -157,7 +157,7 @@ def _compare(name: str, what: str, found: Accuracy | Estimate | Ranged | float, 
     how = {PASS: words[0], FAIL: words[1], INCONCLUSIVE: "around"}[status]
     unit = unit_of(name)
     show = unit.show
-    measured = f"{show(value)} [{show(low)}, {show(high)}]" if ends else show(value)
+    measured = show(value, *ends)
     bare = "" if ends or unit is BYTES else ", compared without an interval"  # a size is exact
     return Judged(status, f"{what} {measured} lies {how} the threshold {show(threshold)}{bare}", measured + bare)
 

@@ -317,10 +317,10 @@ def with_record(evaluation, **values):
 @pytest.mark.parametrize(
     ("asked", "values", "status", "words"),
     [
-        ({"max_artefact_drop": 2}, {"clean_difference": -0.01, "clean_ci95": [-0.015, 0.0]}, "PASS", "1.0 points"),
-        ({"max_artefact_drop": 2}, {"clean_difference": -0.01, "clean_ci95": [-0.03, 0.01]}, "INCONCLUSIVE", "3.0 points"),
+        ({"max_artefact_drop": 2}, {"clean_difference": -0.01, "clean_ci95": [-0.015, 0.0]}, "PASS", "1.0 [0.0, 1.5] points"),
+        ({"max_artefact_drop": 2}, {"clean_difference": -0.01, "clean_ci95": [-0.03, 0.01]}, "INCONCLUSIVE", ", 3.0] points"),
         ({"max_artefact_drop": 2}, {"clean_difference": -0.05, "clean_ci95": [-0.07, -0.021]}, "FAIL", "above"),
-        ({"max_artefact_robust_drop": 2}, {"difference": 0.01, "ci95": [-0.01, 0.03]}, "PASS", "-1.0 points"),
+        ({"max_artefact_robust_drop": 2}, {"difference": 0.01, "ci95": [-0.01, 0.03]}, "PASS", "-1.0 [-3.0, 1.0] points"),
         ({"max_artefact_robust_drop": 2}, {"difference": -0.03, "ci95": [-0.05, -0.01]}, "INCONCLUSIVE", "around"),
         ({"max_artefact_robust_drop": 2}, {"difference": -0.2, "ci95": [-0.3, -0.1]}, "FAIL", "n = 100 samples"),
         ({"max_artefact_robust_drop": 2}, {"difference": None}, "INCONCLUSIVE", "was not measured: `robustcls report"),
