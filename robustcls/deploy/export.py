@@ -23,7 +23,8 @@ from robustcls.core.gradients import frozen
 from robustcls.core.provenance import versions
 from robustcls.core.threat import ThreatModel
 from robustcls.deploy.onnx_file import OPSET, weighted_nodes, write_onnx
-from robustcls.deploy.robust_drop import HeldOut, keep_robust
+from robustcls.deploy.prune import prune_once
+from robustcls.deploy.robust_drop import HELD_OUT, HeldOut, keep_robust
 from robustcls.models.onnx.net import OnnxNet
 from robustcls.results.artefact import (
     DRIFT,
@@ -44,7 +45,6 @@ from robustcls.runtime.predict import predict
 TOLERANCE = 1e-4  # of the largest logit, by which the floating-point file may differ from its source
 TOLERANCE_INT8 = 0.05  # likewise, by which an 8-bit file may differ between CPUs: a rounding that falls the other way
 BATCHES = (1, 32)
-HELD_OUT = 256  # training images on which the loss of robust accuracy is measured
 CALIBRATION_ATTACK = "pgd(steps=10, early_stop=False)"
 REFERENCES = 64  # images that a runtime must reproduce
 CHECKED = 256  # images on which the file is compared with its source
@@ -64,7 +64,6 @@ class Known:
     trained: dict[str, Any] = field(default_factory=dict)
     data: str = "given"  # where the images come from
     split: str = "given"
-    pruning: str = ""
 
 
 def export_model(
@@ -74,6 +73,7 @@ def export_model(
     images: Tensor,
     *,
     labels: Tensor | None = None,
+    prune: str | None = None,
     quantize: str | None = None,
     max_robust_drop: float | None = None,
     seed: int = 0,
@@ -88,6 +88,7 @@ def export_model(
         known: of the model.
         images: float32 N,C,H,W in [0, 1], training images: for checks, references and calibration.
         labels: N, of the images; the model's own predictions unless given.
+        prune: a spec such as `channels(ratio=0.5)`: what is removed is not trained again, which is said with what it costs.
         quantize: a spec such as `int8(calibrate=256)`.
         max_robust_drop: points of robust accuracy that it may cost on images that were not calibrated on; layers go back to
             floating point until it does not cost more.
@@ -105,7 +106,11 @@ def export_model(
         raise InputError("`max_robust_drop` bounds what `quantize` costs: give both")
     if quantize:
         plugins.load("quantizer", quantize)  # a typo is found at once
+    if prune:
+        plugins.load("prune", prune)
     with _new_folder(Path(out), overwrite) as folder:
+        if prune:
+            model = prune_once(model, prune, known, images, labels, seed, say)
         file = folder / MODEL
         write_onnx(model, file, known.input_size)
         checked = check_file(model, file, images[:CHECKED])
@@ -136,7 +141,7 @@ def export_model(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             reference_tolerance=TOLERANCE_INT8 if quantization else TOLERANCE,
             quantization=quantization,
-            pruning=known.pruning,
+            pruning=str(getattr(model, "pruned", "")),
             threat=known.threat,
             trained=known.trained,
         )

@@ -17,18 +17,21 @@ from robustcls.runtime.predict import predict
 
 ATTACK = "apgd_ce(steps=20, early_stop=False)"
 BATCH = 32
+HELD_OUT = 256  # training images on which the loss of robust accuracy is measured
 
 Quantize = Callable[[Sequence[str], Path], list[str]]  # float layers, target -> all float layers
 
 
 @dataclass
 class RobustDrop:
-    """Robust accuracy that the file lacks of its source's, in points, on the same images under the same attacks."""
+    """Robust accuracy that a model lacks of its source's, in points, on the same images under the same attacks."""
 
     points: float
     low: float  # 95% interval
     high: float
     n: int
+    clean: tuple[float, float]  # accuracy of the source, of the other
+    robust: tuple[float, float]
 
 
 @dataclass
@@ -46,12 +49,20 @@ class HeldOut:
         self.logits = predict(self.source, self.x_adv, BATCH)
 
     def drop(self, file: Path) -> RobustDrop:
+        """What the file lacks."""
+        return self.compare(OnnxNet(file))
+
+    def compare(self, other: nn.Module) -> RobustDrop:
         """Both models meet the examples that the attack makes on either."""
-        net = OnnxNet(file)
-        every = (self.x, self.x_adv, self._attack(net))
-        before, after = (self._robust(model, every) for model in (self.source, net))
+        every = (self.x, self.x_adv, self._attack(other))
+        right = [self._right(model, every) for model in (self.source, other)]
+        before, after = (one.all(0) for one in right)
         difference, (low, high) = paired_difference(before.tolist(), after.tolist())
-        return RobustDrop(-100 * difference, -100 * high, -100 * low, len(self.y))
+        clean = [one[0].double().mean().item() for one in right]
+        robust = [one.double().mean().item() for one in (before, after)]
+        return RobustDrop(
+            -100 * difference, -100 * high, -100 * low, len(self.y), (clean[0], clean[1]), (robust[0], robust[1])
+        )
 
     def error(self, file: Path) -> float:
         """Mean squared difference of the logits on the source's adversarial examples."""
@@ -63,9 +74,10 @@ class HeldOut:
             progress=False,
         )  # fmt: skip
 
-    def _robust(self, model: nn.Module, every: Sequence[Tensor]) -> Tensor:
+    def _right(self, model: nn.Module, every: Sequence[Tensor]) -> Tensor:
+        """Whether each of these sets, by row, is classified correctly."""
         with torch.no_grad(), frozen(model):
-            return torch.stack([predict_labels(predict(model, x, BATCH)) == self.y for x in every]).all(0)
+            return torch.stack([predict_labels(predict(model, x, BATCH)) == self.y for x in every])
 
 
 def keep_robust(
