@@ -22,8 +22,8 @@ from robustcls.core.files import sha256
 from robustcls.core.gradients import frozen
 from robustcls.core.provenance import versions
 from robustcls.core.threat import ThreatModel
+from robustcls.deploy.one_shot import prune_once
 from robustcls.deploy.onnx_file import OPSET, weighted_nodes, write_onnx
-from robustcls.deploy.prune import prune_once
 from robustcls.deploy.robust_drop import HELD_OUT, HeldOut, keep_robust
 from robustcls.models.onnx.net import OnnxNet
 from robustcls.results.artefact import (
@@ -109,8 +109,12 @@ def export_model(
     if prune:
         plugins.load("prune", prune)
     with _new_folder(Path(out), overwrite) as folder:
+        if labels is None and (prune or quantize):
+            with frozen(model):
+                labels = predict(model, images, max(BATCHES)).argmax(1)
         if prune:
-            model = prune_once(model, prune, known, images, labels, seed, say)
+            threat = ThreatModel(known.threat["norm"], known.threat["eps"]) if known.threat else None
+            model = prune_once(model, prune, images, labels, threat, seed, say)  # type: ignore[arg-type]
         file = folder / MODEL
         write_onnx(model, file, known.input_size)
         checked = check_file(model, file, images[:CHECKED])
@@ -121,9 +125,7 @@ def export_model(
         quantization = None
         if quantize:
             with frozen(model):
-                if labels is None:
-                    labels = predict(model, images, max(BATCHES)).argmax(1)
-                task = _Task(model, known, images, labels, seed)
+                task = _Task(model, known, images, labels, seed)  # type: ignore[arg-type]
                 quantization = _quantize(quantize, folder, task, max_robust_drop, say)
             say(
                 f"{quantize}: {quantization.same_label:.1%} of {quantization.calibration.n} calibration images keep their "

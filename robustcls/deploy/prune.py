@@ -1,23 +1,17 @@
 """Prunes a model by a method of deploy/pruning, and says what that removed."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustcls.core import plugins
 from robustcls.core.classifier import Classifier, device_of
 from robustcls.core.errors import InputError, one_line
 from robustcls.core.gradients import frozen
-from robustcls.core.losses import predict_labels
-from robustcls.core.threat import ThreatModel
-from robustcls.deploy.robust_drop import HELD_OUT, HeldOut
 from robustcls.models.shapes import shapes_of, take_shapes
 from robustcls.runtime.flops import FlopCounter
-from robustcls.runtime.predict import predict
-
 
 RANKED_ON = 256  # training images, on which channels are ranked
 
@@ -68,53 +62,6 @@ def prune(model: Classifier, method: str, images: Tensor, labels: Tensor) -> Non
     spec = plugins.parse("prune", method)
     full_spec = plugins.Spec(spec.name, (), tuple(plugins.resolved("prune", method).items()))
     model.pruned = " + ".join(filter(None, (getattr(model, "pruned", ""), str(full_spec))))  # type: ignore[assignment]
-
-
-def prune_once(
-    model: nn.Module,
-    method: str,
-    images: Tensor,
-    labels: Tensor,
-    threat: ThreatModel | None,
-    seed: int,
-    say: Callable[[str], None],
-) -> Classifier:
-    """A pruned copy that is not trained again, as a warning says, with what it costs on images that ranked nothing.
-
-    Args:
-        model: stays as it is.
-        method: a spec.
-        images, labels: training images N,C,H,W in [0, 1] and N labels; the last of them are held out.
-        threat: of the attack on both; without it clean accuracy alone is measured.
-        seed: of the attack.
-        say: is told, a line each.
-
-    Raises:
-        InputError: for a model that cannot be pruned.
-    """
-    if not isinstance(model, Classifier) or not getattr(model, "differentiable", True):
-        raise InputError(f"{type(model).__name__} is no Classifier with layers: prune the checkpoint that it came from")
-    held = min(HELD_OUT, len(images) // 2)
-    if held < 1:
-        raise InputError(f"{len(images)} images do not suffice to rank channels on some and to measure on others")
-    pruned = copy.deepcopy(model)
-    prune(pruned, method, images[:-held][:RANKED_ON], labels[:-held][:RANKED_ON])
-    parameters, macs = zip(size_of(model), size_of(pruned), strict=True)
-    say(str(Pruned(method, parameters, macs)))
-    say("warning: pruned without training it again, which costs much accuracy: train with `init` and `prune` instead")
-    x, y = images[-held:], labels[-held:]
-    if threat is None:
-        with frozen(model), frozen(pruned):
-            clean = [(predict_labels(predict(net, x, 32)) == y).double().mean().item() for net in (model, pruned)]
-        say(f"on {held} held-out training images: clean accuracy {clean[0]:.1%} -> {clean[1]:.1%}")
-        return pruned
-    drop = HeldOut(model, x, y, threat, seed).compare(pruned)
-    (clean_before, clean_after), (robust_before, robust_after) = drop.clean, drop.robust
-    say(
-        f"on {held} held-out training images: clean accuracy {clean_before:.1%} -> {clean_after:.1%}, robust accuracy "
-        f"({threat}) {robust_before:.1%} -> {robust_after:.1%}"
-    )
-    return pruned
 
 
 def _fall(values: tuple[int, int], what: str) -> str:

@@ -108,7 +108,11 @@ def _check_ratio(groups: Sequence[Any], ratio: float) -> None:
     """Raises InputError where the narrowest layer would lose all channels."""
     narrowest = min((len(group[0].idxs) // _parts(group) for group in groups), default=2)
     if kept(narrowest, ratio, 1) < 1:
-        most = f"give {math.floor(1000 * (1 - 1 / narrowest)) / 1000:g} or less" if narrowest > 1 else "it cannot be pruned"
+        most = (
+            f"give {math.floor(1000 * (1 - 1 / narrowest)) / 1000:g} or less"
+            if narrowest > 1
+            else "it cannot be pruned"
+        )
         raise InputError(f"channels: ratio={ratio:g} leaves no channel of a layer that has {narrowest}: {most}")
 
 
