@@ -53,12 +53,10 @@ def prune_once(
             clean = [(predict_labels(predict(net, x, BATCH)) == y).double().mean().item() for net in (model, pruned)]
         costs = f"clean accuracy {clean[0]:.1%} -> {clean[1]:.1%}"
     else:
-        drop = HeldOut(model, x, y, threat, seed).compare(pruned)
-        costs = " and ".join(
-            f"{name} accuracy {before:.1%} -> {after:.1%}"
-            for name, (before, after) in (("clean", drop.clean), (f"robust ({threat})", drop.robust))
-        )
+        pairs = HeldOut(model, x, y, threat, seed).accuracies(pruned)
+        costs = " and ".join(f"{name} accuracy {before:.1%} -> {after:.1%}" for name, (before, after) in pairs.items())
+        costs += f" under {threat}"
     say(
-        f"warning: pruned without training it again: {costs} on {held} held-out training images: prune in training instead"
+        f"warning: pruned without training it again: {costs}, on {held} held-out training images: prune in training instead"
     )
     return pruned

@@ -30,8 +30,6 @@ class RobustDrop:
     low: float  # 95% interval
     high: float
     n: int
-    clean: tuple[float, float]  # accuracy of the source, of the other
-    robust: tuple[float, float]
 
 
 @dataclass
@@ -50,19 +48,17 @@ class HeldOut:
 
     def drop(self, file: Path) -> RobustDrop:
         """What the file lacks."""
-        return self.compare(OnnxNet(file))
-
-    def compare(self, other: nn.Module) -> RobustDrop:
-        """Both models meet the examples that the attack makes on either."""
-        every = (self.x, self.x_adv, self._attack(other))
-        right = [self._right(model, every) for model in (self.source, other)]
-        before, after = (one.all(0) for one in right)
+        before, after = (right.all(0) for right in self._right(OnnxNet(file)))
         difference, (low, high) = paired_difference(before.tolist(), after.tolist())
-        clean = [one[0].double().mean().item() for one in right]
-        robust = [one.double().mean().item() for one in (before, after)]
-        return RobustDrop(
-            -100 * difference, -100 * high, -100 * low, len(self.y), (clean[0], clean[1]), (robust[0], robust[1])
-        )
+        return RobustDrop(-100 * difference, -100 * high, -100 * low, len(self.y))
+
+    def accuracies(self, other: nn.Module) -> dict[str, list[float]]:
+        """`clean` and `robust` accuracy of the source and of another model."""
+        right = self._right(other)
+        return {
+            "clean": [one[0].double().mean().item() for one in right],
+            "robust": [one.all(0).double().mean().item() for one in right],
+        }
 
     def error(self, file: Path) -> float:
         """Mean squared difference of the logits on the source's adversarial examples."""
@@ -74,10 +70,14 @@ class HeldOut:
             progress=False,
         )  # fmt: skip
 
-    def _right(self, model: nn.Module, every: Sequence[Tensor]) -> Tensor:
-        """Whether each of these sets, by row, is classified correctly."""
-        with torch.no_grad(), frozen(model):
-            return torch.stack([predict_labels(predict(model, x, BATCH)) == self.y for x in every])
+    def _right(self, other: nn.Module) -> list[Tensor]:
+        """Of the source and of another model: which images it classifies correctly, clean and as either's examples, 3,N."""
+        every = (self.x, self.x_adv, self._attack(other))
+        right = []
+        for model in (self.source, other):
+            with torch.no_grad(), frozen(model):
+                right.append(torch.stack([predict_labels(predict(model, x, BATCH)) == self.y for x in every]))
+        return right
 
 
 def keep_robust(
