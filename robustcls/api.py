@@ -284,6 +284,7 @@ def export(
     *,
     calibration: Tensor | None = None,
     labels: Tensor | None = None,
+    prune: str | None = None,
     quantize: str | None = None,
     max_robust_drop: float | None = None,
     threat: ThreatModel | str | None = None,
@@ -302,6 +303,8 @@ def export(
         calibration: training images, float N,C,H,W in [0, 1], for the checks and for quantisation; never test images.
             Without them the checks are on uniform noise.
         labels: N, of the calibration images; the model's own predictions unless given.
+        prune: a spec such as `channels(ratio=0.5)`. Nothing is trained again, and a UserWarning says what that costs on
+            images held out of these; `train(init=..., prune=...)` loses less. See `robustcls list prune`.
         quantize: `int8`, or a spec such as `int8(calibrate=256, keep="first_and_last")`. See `robustcls list quantizer`.
         max_robust_drop: points of robust accuracy under `threat` that 8 bits may cost, on the last 256 of these images;
             layers stay in floating point, most harmful first, until they do not cost more.
@@ -322,9 +325,14 @@ def export(
     """
     return export_module(
         model, out, calibration,
-        labels=labels, quantize=quantize, max_robust_drop=max_robust_drop,
-        threat=None if threat is None else _threat_model(threat), name=name, overwrite=overwrite, say=lambda line: None,
+        labels=labels, prune=prune, quantize=quantize, max_robust_drop=max_robust_drop,
+        threat=None if threat is None else _threat_model(threat), name=name, overwrite=overwrite, say=_warn_of_losses,
     )  # fmt: skip
+
+
+def _warn_of_losses(line: str) -> None:
+    if line.startswith("warning: "):
+        warnings.warn(line.removeprefix("warning: "), stacklevel=6)  # where robustcls.export was called
 
 
 def _threat_model(threat: ThreatModel | str | None) -> ThreatModel:

@@ -40,6 +40,7 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
       robustcls train --data folder:images --val-attack none
       robustcls train --data folder:images --arch torchvision/resnet18 \\
           --init imagenet --freeze backbone --head 512-relu-K
+      robustcls train --init ckpt.pt --prune "channels(ratio=0.5)" --epochs 10
       robustcls train --config trades.toml --dry-run
       robustcls train --resume runs/digits-vgg16-pgd-20260101-120000
       torchrun --nproc-per-node 2 -m robustcls train --out runs/two
@@ -157,6 +158,7 @@ def describe(run) -> str:
         "data": f"{config.data}: {len(run.train)} training, {min(config.val_n, len(run.val))} validation images{about}",
         "model": f"{config.arch}, {parameters / 1e6:.2f} million parameters, {len(run.train.classes)} classes, input {size}",
         "init": run.notes.get("init"),
+        "pruned": run.notes.get("pruned"),
         "training": f"{', '.join(how)}, {run.threat}, {config.epochs} epochs, batch {run.batch_size}",
         "recipe": run.remark,
         "assumed": as_flags(run.assumed, {"eps": "--eps", "augment": "--augment"}),
