@@ -238,7 +238,7 @@ def evaluate(
         options: those of `robustcls attack` and `robustcls report`, by the names of their flags:
             each_alone: every attack meets every sample, so that attacks can be compared.
             eps_grid: radii of a security curve, or `auto`.
-            checks: `passive` (the default), `all` for self-checks that attack as well, or functions of your own.
+            checks: `passive` (the default: no attack, or a short one on few samples), `all`, or functions of your own.
             transfer_from: a model, or the spec of one, on which the examples are crafted.
             precision: `auto` (fp32), `fp32`, `bf16`, `fp16`: for speed alone; an adversarial example counts only when the
             fp32 model misclassifies it. compile: of the model, by torch.compile.
@@ -251,8 +251,9 @@ def evaluate(
             the time that all of it may take.
 
     Returns:
-        The record, which prints in a few lines; `.examples` has x, x_adv, y, success, distance and broken_by of all samples,
-        on the images' device; `.examples.save(path)` writes the adversarial ones as `--save-examples` does.
+        The record, which prints in a few lines; `.examples` has x, x_adv, y, success (False where the clean image is
+        misclassified), distance and broken_by of all samples, on the images' device; `.examples.save(path)` writes the
+        adversarial ones as `--save-examples` does.
 
     Raises:
         InputError: for a model, data, attacks or options that do not fit.

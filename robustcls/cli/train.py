@@ -108,10 +108,19 @@ def conclude(run) -> None:
         click.echo(wrap(f"{warning}"))
     robust = "not measured" if best.val_robust is None else _share(best.val_robust)
     click.echo(f"best epoch {best.epoch}: clean {_share(best.val_clean)}, robust {robust}")
-    click.echo(wrap(f"by {run.selected_by}"))
+    click.echo(wrap(f"by {run.selected_by}; 95% interval {_interval(best, run.chance.images)}"))
     click.echo(f"{run.folder / 'ckpt.pt'}")
     if not run.config.quiet:
         click.echo(f"next: {attack_command(run)}", err=True)  # in one line, to be copied
+
+
+def _interval(best, n: int) -> str:
+    """Of the share by which the best epoch was chosen, of n validation images."""
+    from robustcls.cli.console import interval
+    from robustcls.results.statistics import wilson
+
+    share = best.val_clean if best.val_robust is None else best.val_robust
+    return interval(wilson(share * n, n))
 
 
 def attack_command(run) -> str:
@@ -133,7 +142,7 @@ def estimate(run) -> str:
         f"parameters      {cost.parameters:,}, {cost.trained:,} of them trained",
         f"forward         {cost.forward_flops / 1e6:,.1f} MFLOP per image",
         f"update          {cost.update_flops / 1e6:,.1f} MFLOP per image, attack included",
-        f"speed           {cost.images_per_second:,.0f} img/s, median of {cost.timed} updates",
+        f"speed           {cost.images_per_second:,.3g} img/s, median of {cost.timed} updates",
         f"epoch           {duration(cost.epoch_seconds)}, of which validation {duration(cost.val_seconds)}",
         f"run             {duration(cost.epoch_seconds * run.config.epochs)}, {run.config.epochs} epochs",
         f"peak memory     {cost.peak_memory_mb:,.0f} MB",

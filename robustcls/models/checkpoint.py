@@ -102,7 +102,13 @@ def restore(content: Mapping[str, Any], name: str, trusted: Arch | None = None) 
         if ":" in str(arch) and trusted is not None and not isinstance(trusted, str):
             made = trusted
         elif ":" in str(arch) and arch != trusted:
-            raise InputError(f"{name} asks to run {arch!r}: if you trust that code, say so with `arch={arch!r}`")
+            network = "arch" in content["meta"].get("from_python", ())
+            how = (
+                f"give the network itself, or what makes it, as `arch`: it was made by {arch}"
+                if network
+                else (f"if you trust that code, say so with `arch={arch!r}`")
+            )
+            raise InputError(f"{name} asks to run {arch!r}: {how}")
         normalisation = {"mean": content["mean"], "std": content["std"]}
         head = content.get("head", LINEAR)  # older checkpoints do not say
         with torch.random.fork_rng(

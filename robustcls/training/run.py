@@ -127,7 +127,9 @@ class Run:
         if bad >= 0:
             raise InputError(
                 f"the loss was no finite number in batch {bad + 1} of {state.num_batches} of epoch {state.epoch + 1}: "
-                "lower `lr` or give `clip=1`" + (f"; {kept} keeps the last good state" if kept.exists() else "")
+                "lower `lr` or give `clip=1`"
+                + (f", or look at what the inner attack {self.config.adv} gives" if ":" in str(self.config.adv) else "")
+                + (f"; {kept} keeps the last good state" if kept.exists() else "")
             )
 
     @property

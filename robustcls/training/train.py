@@ -53,6 +53,9 @@ class RunResult:
         self.history: list[Epoch] = run.state.history
         self.best_epoch, self.stopped, self.remark = run.state.best_epoch, run.state.stopped, run.remark
 
+    def __repr__(self) -> str:
+        return f"<RunResult {self.folder}: {len(self.history)} epochs, the best {self.best_epoch}>"
+
     @cached_property
     def model(self) -> Classifier:
         """The best by validation, as ckpt.pt holds it, in eval mode on the device of training."""

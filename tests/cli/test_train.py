@@ -51,7 +51,7 @@ def test_quiet_prints_the_result_alone(cli):
     result = cli("train", *TINY, "--adv", "none", "--epochs", 1, "--out", "run", "--quiet")
     assert (result.status, result.err) == (0, "")
     printed = [line.split()[0] for line in result.out.splitlines() if not line.startswith(" ")]
-    assert printed == ["an", "the", "best", "by", "run/ckpt.pt"]  # that it has learned nothing is part of the result
+    assert printed == ["only", "the", "best", "by", "run/ckpt.pt"]  # that it has learned nothing is part of the result
     assert "the model has learned nothing: clean validation accuracy" in result.out
 
 
