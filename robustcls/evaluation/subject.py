@@ -198,6 +198,10 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         original = Surrogate(other.model, its_record, _renumber(images.labels, its_map))
         notes += said
     manifest = source.content if isinstance(source.content, Manifest) else None
+    if original and manifest and manifest.source.sha256 != original.record.sha256:
+        notes.append(
+            f"{original.record.name} is not the file that {loaded.name} was made of (SHA-256), {manifest.source.name}"
+        )
     x, _ = images.batch()
     return Subject(
         loaded.model, x, _renumber(images.labels, mapped), threat, record, data,

@@ -13,7 +13,7 @@ from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.files import sha256
 from robustcls.models.onnx.graph import NoTwin, OnnxGraph
-from robustcls.models.onnx.operators.rounding import straight_through
+from robustcls.models.onnx.operators.straight import straight_through
 
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 

@@ -1,5 +1,7 @@
 """The twin of an ONNX file: each operator beside the standard's own examples, and gradients through rounding."""
 
+from contextlib import nullcontext
+
 import numpy
 import pytest
 import torch
@@ -9,6 +11,7 @@ from robustcls.models.onnx.graph import NoTwin, OnnxGraph, _arguments, _function
 from robustcls.models.onnx.net import OnnxNet
 from robustcls.models.onnx.operators import STANDARD
 from robustcls.models.onnx.operators.rounding import DequantizeLinear, DynamicQuantizeLinear, QuantizeLinear
+from robustcls.models.onnx.operators.straight import gradients_past_ranges
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -131,18 +134,34 @@ def gradient(x, function):
     return y.detach(), torch.autograd.grad(y.sum(), x)[0]
 
 
-def test_rounding_passes_the_gradient_and_a_range_from_zero_is_a_relu():
+@pytest.mark.parametrize(("past", "above"), [(False, 0.0), (True, 1.0)])
+def test_rounding_passes_the_gradient_and_a_range_from_zero_is_a_relu(past, above):
     x, scale, zero = torch.tensor([-1.0, -0.01, 0.03, 0.5, 99.0]), torch.tensor(0.1), torch.tensor(0, dtype=torch.uint8)
-    y, grad = gradient(x, lambda x: DequantizeLinear(QuantizeLinear(x, scale, zero), scale, zero))
+    with gradients_past_ranges() if past else nullcontext():
+        y, grad = gradient(x, lambda x: DequantizeLinear(QuantizeLinear(x, scale, zero), scale, zero))
     torch.testing.assert_close(y, torch.tensor([0.0, 0.0, 0.0, 0.5, 25.5]))
-    torch.testing.assert_close(grad, torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0]))  # above the range, too
+    torch.testing.assert_close(grad, torch.tensor([0.0, 0.0, 1.0, 1.0, above]))
 
 
-def test_a_range_that_holds_zero_passes_the_gradient_on_both_sides():
+@pytest.mark.parametrize(("past", "outside"), [(False, 0.0), (True, 1.0)])
+def test_a_range_that_holds_zero_is_the_same_on_both_sides(past, outside):
     x, scale, zero = torch.tensor([-99.0, -0.2, 0.3, 99.0]), torch.tensor(0.1), torch.tensor(100, dtype=torch.uint8)
-    y, grad = gradient(x, lambda x: DequantizeLinear(QuantizeLinear(x, scale, zero), scale, zero))
+    with gradients_past_ranges() if past else nullcontext():
+        y, grad = gradient(x, lambda x: DequantizeLinear(QuantizeLinear(x, scale, zero), scale, zero))
     torch.testing.assert_close(y, torch.tensor([-10.0, -0.2, 0.3, 15.5]))
-    torch.testing.assert_close(grad, torch.ones(4))
+    torch.testing.assert_close(grad, torch.tensor([outside, 1, 1, outside]))
+
+
+@pytest.mark.parametrize(("lowest", "below"), [(0.0, 0.0), (-0.5, 1.0)])
+def test_past_the_range_of_a_clip_the_gradient_passes_but_for_a_relu(lowest, below):
+    x = torch.tensor([-2.0, 0.2, 9.0])
+    clip = STANDARD["Clip"]
+    y, grad = gradient(x, lambda x: clip(x, torch.tensor(lowest), torch.tensor(6.0)))
+    torch.testing.assert_close(grad, torch.tensor([0.0, 1.0, 0.0]))
+    with gradients_past_ranges():
+        past, grad = gradient(x, lambda x: clip(x, torch.tensor(lowest), torch.tensor(6.0)))
+    torch.testing.assert_close(past, y)
+    torch.testing.assert_close(grad, torch.tensor([below, 1.0, 1.0]))
 
 
 def test_ranges_of_the_batch_pass_the_gradient():

@@ -10,7 +10,8 @@ from robustcls.results.records import Accuracy
 
 @dataclass
 class Latency:
-    """Milliseconds that a batch takes on one thread, of random images; of the original by eager PyTorch."""
+    """Milliseconds that a batch of random images takes on one thread: of the file by onnxruntime, of the original by eager
+    PyTorch."""
 
     batch: Count
     runs: Count
@@ -21,41 +22,31 @@ class Latency:
 
 
 @dataclass
-class Runtime:
-    """What the file takes to run."""
-
-    bytes: Count
-    parameters: Count
-    macs: Count  # multiply-adds of an image; 0 where they could not be counted
-    latency: list[Latency]
-    cpu: list[str] = field(default_factory=list)  # flags that matter to 8-bit arithmetic
-    original_bytes: Count | None = None  # of its parameters and buffers
-    original_parameters: Count | None = None
-    original_macs: Count | None = None
-
-
-@dataclass
-class Agreement:
+class Labels:
     """Labels of the file beside those of its original, on clean images."""
 
-    n: Count
-    same: Count
     lost: dict[str, Count]  # by class: right before, wrong in the file
     gained: dict[str, Count]  # by class: wrong before, right in the file
-    ties: Count  # samples whose two largest logits in the file are equal
+    ties: Count  # samples whose two largest logits in the file are equal, so that their order decides
     largest_difference: Distance  # of a logit
+    ties_attacked: Count = 0  # samples that no attack broke, whose strongest attempt ties with another class
     twin_same: Count | None = None  # samples with the file's label in its PyTorch graph, whose gradients attacks follow
 
 
 @dataclass
 class Side:
-    """One of the two models under the same sets of attacks; n correct of all samples attacked."""
+    """One of the two models: its size, and its accuracy under the same sets of attacks on the same samples."""
 
-    clean: Accuracy
-    white_box: Accuracy  # after the evaluation's attacks on this model
-    transfer: Accuracy  # after examples of the other model alone, also such as were made without early stop
-    square: Accuracy  # after the white box, then Square on what was left of either model
-    union: Accuracy  # after all of them
+    bytes: Count  # of the file; of the original, of its parameters and buffers
+    parameters: Count
+    macs: Count = 0  # multiply-adds of an image; 0 where they could not be counted
+    clean: Accuracy | None = None
+    white_box: Accuracy | None = None  # after the evaluation's attacks on this model; None where it has no gradient
+    transfer: Accuracy | None = (
+        None  # after examples of the other model alone, also such as were made without early stop
+    )
+    square: Accuracy | None = None  # after the white box, then Square on what was left of either model
+    union: Accuracy | None = None  # after all of them
     ece: Share | None = None
     ece_adversarial: Share | None = None
 
@@ -72,22 +63,26 @@ class Maps:
 
 
 @dataclass
-class Artefact:
+class Artefact(Side):
     """What runs, beside its original. Differences are the file's accuracy minus its original's, on the same samples."""
 
-    runtime: Runtime
+    latency: list[Latency] = field(default_factory=list)
+    cpu: list[str] = field(default_factory=list)  # flags that matter to 8-bit arithmetic
     quantization: str = ""  # spec; empty for a file in floating point
+    original: Side | None = None
     source: str = ""  # name of the original
     rule: str = ""  # which samples and attacks
-    agreement: Agreement | None = None
-    file: Side | None = None
-    original: Side | None = None
+    no_gradient: str = ""  # why the file has none, so that there is no white box and no difference under attack
+    agreement: Accuracy | None = None  # samples with the same label in both
+    labels: Labels | None = None
     clean_difference: Number | None = None
     clean_ci95: list[Number] = field(default_factory=list)
-    robust_difference: Number | None = None  # of the unions
-    robust_ci95: list[Number] = field(default_factory=list)
-    noise_flips: Count | None = None  # samples whose verdict another seed of the same attacks on the original changes
-    masked: Count | None = None  # samples of the file that transfer or Square broke and its white box did not
+    difference: Number | None = None  # of the unions
+    ci95: list[Number] = field(default_factory=list)
+    seed_noise: Count | None = (
+        None  # samples of the original that another seed of its white box broke, and the first did not
+    )
+    masked: Count | None = None  # samples of the file that the evaluation's attacks on it left and another set broke
     masked_original: Count | None = None  # likewise of the original: the attacks' own noise
     maps: Maps | None = None
 

@@ -3,16 +3,22 @@
 from typing import Any
 
 from markupsafe import Markup
+from matplotlib.axes import Axes
 
-from robustcls.evaluation.measures.artefact.record import Artefact
+from robustcls.evaluation.measures.artefact.record import Artefact, Side
+from robustcls.evaluation.measures.artefact.verdict import verdict
 from robustcls.reporting.context import Context, Model, sentence
-from robustcls.reporting.html import Row, fill_file, lacking, table
+from robustcls.reporting.figures import INK, SERIES, plot, shares_upwards
+from robustcls.reporting.html import Row, derived, fill_file, lacking, points, table
 from robustcls.reporting.missing import missing_of
+from robustcls.results.records import Accuracy
 
 SETS = {
     "clean": "Clean images", "white_box": "White box", "transfer": "Transfer from the other",
     "square": "White box, then Square", "union": "Union of all",
 }  # fmt: skip
+DRAWN = {"clean": "clean", "white_box": "white box", "union": "union of all"}
+SIDES = {"": "File", "original.": "Original"}
 
 
 def artefact(context: Context) -> Markup:
@@ -24,6 +30,7 @@ def artefact(context: Context) -> Markup:
         verdict=verdict,
         sizes=_sizes,
         speeds=_speeds,
+        draw=_draw,
         robust=_robust,
         labels=_labels,
         sentence=sentence,
@@ -31,24 +38,25 @@ def artefact(context: Context) -> Markup:
     )
 
 
-def verdict(one: Artefact) -> str:
-    """What the file is worth beside its original, in a sentence or two."""
-    what = f"A file rounded by {one.quantization}" if one.quantization else "A file in floating point"
-    if one.agreement is None or one.robust_difference is None or one.file is None:
-        return f"{what}; its original was not measured beside it."
-    kept = one.agreement.same / one.agreement.n
-    low, high = (100 * end for end in one.robust_ci95)
-    change = f"{100 * one.robust_difference:+.1f} points [{low:+.1f}, {high:+.1f}]"
-    said = f"{what} keeps {kept:.1%} of the labels; under the union of attacks its robust accuracy differs by {change}"
-    if low <= 0 <= high:
-        said += ", which these samples do not tell from none"
-    said += "."
-    if one.masked and one.masked > 2 * (one.masked_original or 0):
-        said += (
-            f" Transfer or Square broke {one.masked} samples that its white box left: "
-            f"without them it would look {100 * one.masked / one.agreement.n:.1f} points more robust than it is."
-        )
-    return said
+def compared(context: Context) -> list[tuple[str, list[Markup]]]:
+    """Rows of the comparison of models, where one is an exported file."""
+    if all(model.evaluation.artefact is None for model in context.models):
+        return []
+    return [
+        ("Exported file, bytes", [_cell(model, "bytes", ",d") for model in context.models]),
+        ("Exported file, median ms for an image", [_cell(model, "latency.0.p50", ".2f") for model in context.models]),
+        (
+            "Exported file, robust under the union of attacks",
+            [_cell(model, "union", ".1%") for model in context.models],
+        ),
+    ]
+
+
+def _cell(model: Model, name: str, spec: str) -> Markup:
+    found = model.evaluation.artefact
+    if found is None or (name == "union" and found.union is None) or (name[:7] == "latency" and not found.latency):
+        return lacking("no exported file" if found is None else "not measured")
+    return model.interval(f"artefact.{name}") if name == "union" else model.n(f"artefact.{name}", spec)
 
 
 def _record(model: Model) -> Artefact:
@@ -57,57 +65,107 @@ def _record(model: Model) -> Artefact:
     return found
 
 
+def _sides(model: Model) -> dict[str, tuple[str, Side]]:
+    """The path of each of the two models and its record, by its title."""
+    found = _record(model)
+    every = {"": found, "original.": found.original}
+    return {SIDES[at]: (f"artefact.{at}", side) for at, side in every.items() if side is not None}
+
+
 def _sizes(model: Model) -> Markup:
-    names = {"bytes": "Bytes", "parameters": "Parameters", "macs": "Multiply-adds per image"}
     rows: list[Row] = []
-    runtime = _record(model).runtime
-    for name, shown in names.items():
-        known = getattr(runtime, f"original_{name}") is not None
-        rows.append({
-            "": shown,
-            "File": model.n(f"artefact.runtime.{name}", ",d"),
-            "Original": model.n(f"artefact.runtime.original_{name}", ",d") if known else lacking("not at hand"),
-        })  # fmt: skip
-    return table(f"Size of {model.name} and its original", rows, sortable=False)
+    for name, shown in {"bytes": "Bytes", "parameters": "Parameters", "macs": "Multiply-adds per image"}.items():
+        row: dict[str, Any] = {"": shown}
+        for title, (at, side) in _sides(model).items():
+            row[title] = model.n(at + name, ",d") if getattr(side, name) else lacking("not known")
+        if (original := _record(model).original) is not None:
+            ours, theirs = getattr(_record(model), name), getattr(original, name)
+            row["Share"] = (
+                derived(f"share of {name}", ours / theirs, ".2f") if ours and theirs else lacking("not known")
+            )
+        rows.append(row)
+    return table(f"Size of {model.name}", rows, sortable=False)
 
 
 def _speeds(model: Model) -> Markup:
     rows: list[Row] = []
-    for i, one in enumerate(_record(model).runtime.latency):
-        at = f"artefact.runtime.latency.{i}."
-        row: dict[str, Any] = {"Batch": model.n(at + "batch", "d"), "Runs": model.n(at + "runs", "d")}
+    for i, one in enumerate(_record(model).latency):
+        at = f"artefact.latency.{i}."
+        row: dict[str, Any] = {"Batch": model.n(at + "batch", "d")}
         for name, shown in (("", "File"), ("original_", "Original")):
             for part, percentile in (("p50", "median"), ("p99", "99th percentile")):
-                known = getattr(one, name + part) is not None
-                row[f"{shown}, {percentile}, ms"] = (
-                    model.n(at + name + part, ".2f") if known else lacking("not at hand")
-                )
-        rows.append(row)
-    return table(f"Time of {model.name} on one thread by onnxruntime, of its original by PyTorch", rows, sortable=False)
+                if getattr(one, name + part) is not None:
+                    row[f"{shown}, {percentile}, ms"] = model.n(at + name + part, ".2f")
+        rows.append(row | {"Runs": model.n(at + "runs", "d")})
+    return table(f"Time that a batch takes {model.name}", rows, sortable=False)
 
 
 def _robust(model: Model) -> Markup:
-    rows: list[Row] = []
+    found, rows = _record(model), []
     for name, shown in SETS.items():
-        row: dict[str, Any] = {"Attacked by": shown}
-        for side, title in (("file", "File"), ("original", "Original")):
-            row[title] = model.interval(f"artefact.{side}.{name}")
+        row: dict[str, Any] = {"Correct after": shown}
+        for title, (at, side) in _sides(model).items():
+            row[title] = lacking("no gradient") if getattr(side, name) is None else model.interval(at + name)
+        differences = {"clean": (found.clean_difference, found.clean_ci95), "union": (found.difference, found.ci95)}
+        value, ends = differences.get(name, (None, []))
+        row["Difference, points"] = (
+            Markup("") if value is None else _interval(f"difference, {shown}", value, ends[0], ends[1])
+        )
         rows.append(row)
     for name, shown in (("ece", "Calibration error, clean"), ("ece_adversarial", "Calibration error under attack")):
         rows.append(
-            {"Attacked by": shown}
-            | {title: model.n(f"artefact.{side}.{name}", ".3f") for side, title in (("file", "File"), ("original", "Original"))}
-        )  # fmt: skip
-    return table(f"Accuracy of {model.name} and its original under the same sets of attacks", rows, sortable=False)
+            {"Correct after": shown}
+            | {title: model.n(at + name, ".3f") for title, (at, _) in _sides(model).items()}
+            | {"Difference, points": Markup("")}
+        )
+    return table(f"Accuracy of {model.name} and its original under the same attacks", rows, sortable=False)
+
+
+def _interval(name: str, value: float, low: float, high: float) -> Markup:
+    shown = points(name, value), points(f"{name}, low", low), points(f"{name}, high", high)
+    return Markup('{} <span class="ci">[{}, {}]</span>').format(*shown)
+
+
+def _draw(model: Model) -> Markup:
+    """Bars of both models with their intervals."""
+    sides = _sides(model)
+    title = f"Accuracy of {model.name} and its original"
+    rows = [
+        {"Images": shown, "Model": title_of} | model.shares(at + name)
+        for name, shown in DRAWN.items()
+        for title_of, (at, side) in sides.items()
+        if getattr(side, name) is not None
+    ]
+
+    def paint(axes: Axes) -> None:
+        for turn, (title_of, (_, side)) in enumerate(sides.items()):
+            bars: list[tuple[float, Accuracy]] = [
+                (place + 0.38 * (turn - 0.5), found)
+                for place, name in enumerate(DRAWN)
+                if (found := getattr(side, name)) is not None
+            ]
+            x = [place for place, _ in bars]
+            axes.bar(x, [100 * one.accuracy for _, one in bars], 0.34, color=SERIES[turn], alpha=0.75, label=title_of)
+            low, high = ([100 * one.ci95[end] for _, one in bars] for end in (0, 1))
+            axes.vlines(x, low, high, color=INK, linewidth=1)
+        axes.set_xticks(range(len(DRAWN)), list(DRAWN.values()))
+        shares_upwards(axes)
+        axes.legend(loc="upper right")
+
+    caption = f"{title} on the same samples, with 95% intervals"
+    return plot(f"artefact-{model.place}", title, paint, rows, caption=caption, size=(7.4, 2.8))
 
 
 def _labels(model: Model) -> Markup:
-    found = _record(model).agreement
+    found = _record(model).labels
     if found is None:
-        return Markup()
+        return Markup("")
     rows: list[Row] = [
-        {"Class": name, "Right before, wrong in the file": str(found.lost.get(name, 0)),
-         "Wrong before, right in the file": str(found.gained.get(name, 0))}
+        {
+            "Class": name,
+            "Right before, wrong in the file": derived("lost", found.lost.get(name, 0), ",d"),
+            "Wrong before, right in the file": derived("gained", found.gained.get(name, 0), ",d"),
+        }
         for name in sorted({*found.lost, *found.gained})
-    ]  # fmt: skip
-    return table(f"Labels that {model.name} changed, by class", rows, sortable=False) if rows else Markup()
+    ]
+    return table(f"Labels that {model.name} changed, by class", rows, sortable=False)

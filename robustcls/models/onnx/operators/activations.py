@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustcls.models.onnx.operators.straight import clamp
+
 
 def Relu(x: Tensor) -> Tensor:
     return F.relu(x)
@@ -69,7 +71,7 @@ def Mish(x: Tensor) -> Tensor:
 
 def Clip(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
     lower, upper = (None if value is None else float(value) for value in (min, max))
-    return x if lower is upper is None else x.clamp(lower, upper)
+    return x if lower is upper is None else clamp(x, lower, upper, rectifier=lower == 0)
 
 
 def Softmax(x: Tensor, *, axis: int | None = None, opset: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rounding and quantisation, with a straight-through gradient (arXiv:1308.3432)."""
+"""Rounding and quantisation, whose gradient passes rounding straight through."""
 
 from typing import Any
 
@@ -7,23 +7,7 @@ from torch import Tensor
 
 from robustcls.models.onnx.operators._values import TYPES
 from robustcls.models.onnx.operators.layers import Conv
-
-
-class _Straight(torch.autograd.Function):
-    """The value of one tensor with the gradient of another."""
-
-    @staticmethod
-    def forward(ctx: Any, source: Tensor, value: Tensor) -> Tensor:
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None
-
-
-def straight_through(source: Tensor, value: Tensor) -> Tensor:
-    """`value` whose gradient goes to `source`, a tensor of the same shape, unchanged."""
-    return _Straight.apply(source, value.detach())
+from robustcls.models.onnx.operators.straight import clamp, straight_through
 
 
 def Round(x: Tensor) -> Tensor:
@@ -49,8 +33,7 @@ def QuantizeLinear(
 ) -> Tensor:
     """clamp(round(x / scale) + zero_point), as whole numbers in x's floating-point type.
 
-    The gradient also passes where the upper end of the range cuts off; below the lower end only where the zero point lies
-    inside the range: a range that begins at zero is a ReLU, which quantisers leave out of the graph.
+    A range that begins at its zero point is also a ReLU, which quantisers leave out of the graph.
     """
     dtype = TYPES.get(output_dtype, torch.uint8) if zero_point is None else zero_point.dtype
     limits = torch.iinfo(dtype)
@@ -58,8 +41,7 @@ def QuantizeLinear(
     zero = torch.zeros_like(scale) if zero_point is None else _along(zero_point.to(x.dtype), axis, x)
     levels = x / scale
     q = (levels.round() + zero).clamp(limits.min, limits.max)
-    rectified = torch.where(zero == limits.min, levels.clamp_min(0), levels)
-    return straight_through(rectified, q)
+    return straight_through(clamp(levels, limits.min - zero, limits.max - zero, zero == limits.min), q)
 
 
 def DequantizeLinear(q: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, axis: int = 1) -> Tensor:

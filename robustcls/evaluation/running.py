@@ -8,37 +8,38 @@ import numpy
 import torch
 from torch import nn
 
-from robustcls.evaluation.measures.artefact.record import Latency, Runtime
 from robustcls.models.onnx.net import OnnxNet
-from robustcls.runtime.device import EIGHT_BIT, cpu_flags
 from robustcls.runtime.flops import FlopCounter
 
 BATCHES = (1, 8, 32)
 RUNS, SECONDS, FEWEST = 200, 2.0, 10  # of each batch size: at most so many runs or seconds, at least so many runs
 
+# Batch, runs, then milliseconds: median and 99th percentile of the file, and of its original where that runs on the CPU.
+Times = tuple[int, int, float, float, float | None, float | None]
 
-def describe_runtime(net: OnnxNet, shape: Sequence[int], original: nn.Module | None) -> Runtime:
-    """On one thread. shape: 1,C,H,W."""
+
+def size_of_file(net: OnnxNet, shape: Sequence[int]) -> tuple[int, int, int]:
+    """Bytes, parameters and multiply-adds of an image, 0 where these are not known. shape: 1,C,H,W."""
+    image = torch.zeros(net.batch_size or 1, *shape[1:])
+    macs = _macs(net.twin, image) if net.twin is not None else 0
+    return Path(net.path).stat().st_size, net.parameters_in_file, macs
+
+
+def size_of_module(model: nn.Module, shape: Sequence[int]) -> tuple[int, int, int]:
+    """The same of a PyTorch module; its bytes are those of its parameters and buffers."""
+    tensors = [*model.parameters(), *model.buffers()]
+    size = sum(one.numel() * one.element_size() for one in tensors)
+    return size, sum(one.numel() for one in model.parameters()), _macs(model, torch.zeros(1, *shape[1:]))
+
+
+def time_runs(net: OnnxNet, shape: Sequence[int], original: nn.Module | None) -> list[Times]:
+    """Of each batch size that the file allows, on one thread. shape: 1,C,H,W."""
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        latency = [_latency(net, batch, shape, original) for batch in BATCHES if net.batch_size in (None, batch)]
+        return [_time(net, batch, shape, original) for batch in BATCHES if net.batch_size in (None, batch)]
     finally:
         torch.set_num_threads(threads)
-    image = torch.zeros(net.batch_size or 1, *shape[1:])
-    record = Runtime(
-        bytes=Path(net.path).stat().st_size,
-        parameters=net.parameters_in_file,
-        macs=_macs(net.twin, image) if net.twin is not None else 0,
-        latency=latency,
-        cpu=sorted(set(EIGHT_BIT) & cpu_flags()),
-    )
-    if original is not None:
-        tensors = [*original.parameters(), *original.buffers()]
-        record.original_bytes = sum(one.numel() * one.element_size() for one in tensors)
-        record.original_parameters = sum(one.numel() for one in original.parameters())
-        record.original_macs = _macs(original, torch.zeros(1, *shape[1:]))
-    return record
 
 
 def _macs(model: nn.Module, images: torch.Tensor) -> int:
@@ -49,16 +50,15 @@ def _macs(model: nn.Module, images: torch.Tensor) -> int:
     return counter.total // 2 // len(images)
 
 
-def _latency(net: OnnxNet, batch: int, shape: Sequence[int], original: nn.Module | None) -> Latency:
+def _time(net: OnnxNet, batch: int, shape: Sequence[int], original: nn.Module | None) -> Times:
     images = torch.rand(batch, *shape[1:])
     run = net.runner(threads=1)
     mine = _times(lambda: run(images.numpy()))
-    record = Latency(batch, len(mine), *_percentiles(mine))
+    theirs: tuple[float | None, float | None] = (None, None)
     if original is not None and all(one.device.type == "cpu" for one in original.parameters()):
         with torch.no_grad():
-            theirs = _times(lambda: original(images))
-        record.original_p50, record.original_p99 = _percentiles(theirs)
-    return record
+            theirs = _percentiles(_times(lambda: original(images)))
+    return batch, len(mine), *_percentiles(mine), *theirs
 
 
 def _times(run: Callable[[], object]) -> list[float]:
