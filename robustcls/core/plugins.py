@@ -27,6 +27,7 @@ KINDS = {
     "corruption": "robustcls/corruptions",
     "model": "robustcls/models/architectures",
     "objective": "robustcls/objectives",
+    "prune": "robustcls/deploy/pruning",
     "quantizer": "robustcls/deploy/quantizers",
     "schedule": "robustcls/training/optimizer.py",
     "section": "robustcls/reporting/sections",
