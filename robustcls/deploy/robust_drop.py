@@ -54,7 +54,7 @@ class HeldOut:
         every = (self.x, self.x_adv, self._attack(net))
         before, after = (self._robust(model, every) for model in (self.source, net))
         difference, (low, high) = paired_difference(before.tolist(), after.tolist())
-        return RobustDrop(*(0.0 - 100 * value for value in (difference, high, low)), len(self.y))
+        return RobustDrop(0.0 - 100 * difference, 0.0 - 100 * high, 0.0 - 100 * low, len(self.y))
 
     def error(self, file: Path) -> float:
         """Mean squared difference of the logits on the source's adversarial examples."""

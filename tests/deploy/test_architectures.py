@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from torchvision.models import get_model
+from torchvision.models import SwinTransformer, VisionTransformer, get_model
 
 import robustcls
 from robustcls.core import plugins
@@ -15,14 +15,17 @@ from robustcls.models.onnx.net import net_of
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-OURS = {name: f"{name}(width=0.1)" for name in plugins.names("model")} | {
+OURS = {name: f"{name}(width=0.125)" for name in plugins.names("model")} | {
     "wide_resnet": "wide_resnet(depth=10, width=1)"
 }
-TORCHVISION = {  # of sides that are small for them
-    "resnet18": (64, {}),
-    "googlenet": (64, {"aux_logits": False, "init_weights": False}),
-    "mobilenet_v3_small": (64, {}),
-    "swin_t": (64, {}),
+TORCHVISION = {  # narrow ones of its classes, and small images
+    "googlenet": (
+        64,
+        lambda: get_model("googlenet", weights=None, num_classes=10, aux_logits=False, init_weights=False),
+    ),
+    "mobilenet_v3_small": (64, lambda: get_model("mobilenet_v3_small", weights=None, num_classes=10, width_mult=0.5)),
+    "swin": (32, lambda: SwinTransformer([4, 4], 16, [2, 2], [2, 2], [4, 4], num_classes=10)),
+    "vit": (32, lambda: VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=10)),
 }
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -32,10 +35,9 @@ def ours(spec):
 
 
 def of_torchvision(name):
-    side, options = TORCHVISION[name]
-    net = get_model(name, weights=None, num_classes=10, **options)
+    side, make = TORCHVISION[name]
     classes = [str(number) for number in range(10)]
-    return Classifier(net, classes=classes, input_size=(3, side, side), mean=MEAN, std=STD, arch=name)
+    return Classifier(make(), classes=classes, input_size=(3, side, side), mean=MEAN, std=STD, arch=name)
 
 
 def with_statistics(model):
