@@ -41,11 +41,14 @@ def of_torchvision(name):
 
 
 def with_statistics(model):
-    """As if it had been trained: BatchNorm that is no identity."""
+    """As if it had been trained: BatchNorm that is no identity, and no head of zeros, as torchvision's ViT begins with."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.3, 0.3)
             module.running_var.uniform_(0.5, 2)
+    for weight in model.parameters():
+        if not weight.any() and weight.ndim == 2:
+            nn.init.normal_(weight, std=0.1)
     return model.eval()
 
 
