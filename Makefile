@@ -14,10 +14,10 @@ demo: .venv/installed
 	$(BIN)/robustcls train --adv "pgd(steps=5)" --arch "vgg16(width=0.25)" --val-attack "pgd(steps=5)" --out runs/demo/pgd
 	@echo "3 of 4: exports the second to an ONNX file in 8 bits, about 10 s"
 	$(BIN)/robustcls export --model runs/demo/pgd/ckpt.pt --quantize int8 --out runs/demo/int8
-	@echo "4 of 4: attacks and explains all three and writes the report, about 40 s each; few samples, as the report says"
+	@echo "4 of 4: attacks and explains all three and writes the report, about 30 s each; few samples, as the report says"
 	$(BIN)/robustcls report --model runs/demo/standard/ckpt.pt --model runs/demo/pgd/ckpt.pt --model runs/demo/int8 \
-		--attack fgsm --attack "pgd(steps=20)" --n 150 --examples 12 --maps-n 6 --curves-n 6 --minimum-n 8 \
-		--corruptions-n 20 --out reports/demo/report.html
+		--attack fgsm --attack "pgd(steps=20)" --n 100 --examples 12 --maps-n 4 --curves-n 4 --minimum-n 6 \
+		--corruptions-n 12 --out reports/demo/report.html
 
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -r s

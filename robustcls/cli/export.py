@@ -31,7 +31,7 @@ def command(flags: dict, config_file: str | None, model: str, out: str, overwrit
     config = build(ExportConfig, flags, config_file)
 
     from robustcls.deploy.artefact import export_spec
-    from robustcls.deploy.export import check_place
+    from robustcls.deploy.folder import check_place
 
     place = Path(out).resolve()
     check_place(place, overwrite)

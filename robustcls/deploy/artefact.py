@@ -16,7 +16,8 @@ from robustcls.data.folders.decode import COLOUR, CROP, RESIZE, rules_of
 from robustcls.data.folders.walk import formats
 from robustcls.data.splits import check_named_by_file, decoded_alike, load_split, white_of
 from robustcls.deploy.config import ExportConfig
-from robustcls.deploy.export import Known, check_options, check_place, export_model
+from robustcls.deploy.export import Known, check_options, export_model
+from robustcls.deploy.folder import check_place
 from robustcls.models import loading
 from robustcls.models.artefact import load_artefact
 from robustcls.models.weights import hash_weights

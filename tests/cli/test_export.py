@@ -171,7 +171,7 @@ def test_ctrl_c_leaves_nothing(nets, tmp_path):
     assert not list((tmp_path / "here").iterdir())
 
 
-@pytest.mark.parametrize("when", ["write_drift", "_umask"])
+@pytest.mark.parametrize("when", ["export.write_drift", "folder._umask"])
 def test_ctrl_c_leaves_an_earlier_artefact_as_it_was(when, made, home, cli, tmp_path, monkeypatch):
     from robustcls.deploy import export
 
@@ -183,28 +183,28 @@ def test_ctrl_c_leaves_an_earlier_artefact_as_it_was(when, made, home, cli, tmp_
     monkeypatch.setattr(
         export, "write_onnx", lambda model, path, size, **_: shutil.copy(made[0] / "fp32/model.onnx", path)
     )
-    monkeypatch.setattr(export, when, interrupt)
+    monkeypatch.setattr(f"robustcls.deploy.{when}", interrupt)
     assert cli("export", "--model", home / "pgd" / "ckpt.pt", "--out", "artefact").status == 130
     assert {path.name: path.read_bytes() for path in (tmp_path / "here" / "artefact").iterdir()} == before
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["artefact"]
 
 
 def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_earlier_one(tmp_path, monkeypatch):
-    from robustcls.deploy import export
+    from robustcls.deploy import folder
 
     (tmp_path / "new").mkdir()
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "model.onnx").write_text("old")
-    rename = export.os.replace
+    rename = folder.os.replace
 
     def fail_once(source, target):
         if source == tmp_path / "new":
             raise PermissionError(13, "not here")
         rename(source, target)
 
-    monkeypatch.setattr(export.os, "replace", fail_once)
+    monkeypatch.setattr(folder.os, "replace", fail_once)
     with pytest.raises(PermissionError):
-        export._replace(tmp_path / "new", tmp_path / "old")
+        folder._replace(tmp_path / "new", tmp_path / "old")
     assert (tmp_path / "old" / "model.onnx").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
 
