@@ -238,7 +238,7 @@ def evaluate(
         options: those of `robustcls attack` and `robustcls report`, by the names of their flags:
             each_alone: every attack meets every sample, so that attacks can be compared.
             eps_grid: radii of a security curve, or `auto`.
-            checks: `passive` (the default), `all` for self-checks that attack as well, or functions of your own.
+            checks: `passive` (the default: no attack, or a short one on few samples), `all`, or functions of your own.
             transfer_from: a model, or the spec of one, on which the examples are crafted.
             precision: `auto` (fp32), `fp32`, `bf16`, `fp16`: for speed alone; an adversarial example counts only when the
             fp32 model misclassifies it. compile: of the model, by torch.compile.
@@ -251,8 +251,9 @@ def evaluate(
             the time that all of it may take.
 
     Returns:
-        The record, which prints in a few lines; `.examples` has x, x_adv, y, success, distance and broken_by of all samples,
-        on the images' device; `.examples.save(path)` writes the adversarial ones as `--save-examples` does.
+        The record, which prints in a few lines; `.examples` has x, x_adv, y, success (False where the clean image is
+        misclassified), distance and broken_by of all samples, on the images' device; `.examples.save(path)` writes the
+        adversarial ones as `--save-examples` does.
 
     Raises:
         InputError: for a model, data, attacks or options that do not fit.
@@ -284,6 +285,7 @@ def export(
     *,
     calibration: Tensor | None = None,
     labels: Tensor | None = None,
+    prune: str | None = None,
     quantize: str | None = None,
     max_robust_drop: float | None = None,
     threat: ThreatModel | str | None = None,
@@ -302,6 +304,8 @@ def export(
         calibration: training images, float N,C,H,W in [0, 1], for the checks and for quantisation; never test images.
             Without them the checks are on uniform noise.
         labels: N, of the calibration images; the model's own predictions unless given.
+        prune: a spec such as `channels(ratio=0.5)`. Nothing is trained again, and a UserWarning says what that costs on
+            images held out of these; `train(init=..., prune=...)` loses less. See `robustcls list prune`.
         quantize: `int8`, or a spec such as `int8(calibrate=256, keep="first_and_last")`. See `robustcls list quantizer`.
         max_robust_drop: points of robust accuracy under `threat` that 8 bits may cost, on the last 256 of these images;
             layers stay in floating point, most harmful first, until they do not cost more.
@@ -322,9 +326,14 @@ def export(
     """
     return export_module(
         model, out, calibration,
-        labels=labels, quantize=quantize, max_robust_drop=max_robust_drop,
-        threat=None if threat is None else _threat_model(threat), name=name, overwrite=overwrite, say=lambda line: None,
+        labels=labels, prune=prune, quantize=quantize, max_robust_drop=max_robust_drop,
+        threat=None if threat is None else _threat_model(threat), name=name, overwrite=overwrite, say=_warn_of_losses,
     )  # fmt: skip
+
+
+def _warn_of_losses(line: str) -> None:
+    if line.startswith("warning: "):
+        warnings.warn(line.removeprefix("warning: "), stacklevel=6)  # where robustcls.export was called
 
 
 def _threat_model(threat: ThreatModel | str | None) -> ThreatModel:

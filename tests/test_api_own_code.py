@@ -12,6 +12,8 @@ import robustcls
 from robustcls import InputError
 from robustcls.core import plugins
 from robustcls.core.gradients import input_gradient
+from robustcls.core.threat import ThreatModel
+from robustcls.training.inner_attack import InnerAttack
 
 EPS = 0.1
 TRAINING = {"epochs": 1, "batch_size": 16, "val_n": 20, "val_attack": "fgsm", "device": "cpu", "precision": "fp32"}
@@ -306,3 +308,47 @@ def test_an_inner_attack_that_flips_the_mode_changes_nothing(model, photos, tmp_
 
 def test_the_signature_says_what_is_taken():
     assert "Callable" in str(inspect.signature(robustcls.train).parameters["adv"].annotation)
+
+
+def test_an_attack_that_writes_on_its_input_in_training_is_said(model):
+    def overwrites(model, x, y, threat, *, generator=None):
+        x.zero_()
+        return x
+
+    attack = InnerAttack(overwrites, "adversarial", ThreatModel("linf", 0.1))
+    x = torch.rand(4, 1, 8, 8)
+    before = x.clone()
+    with pytest.warns(UserWarning, match="4 outside linf"):
+        attack(model, x, torch.zeros(4, dtype=torch.int64), generator=None)
+    assert torch.equal(x, before)
+
+
+def test_an_inner_attack_that_gives_no_numbers_is_refused(model):
+    attack = InnerAttack(lambda model, x, y, threat: x * torch.nan, "adversarial", ThreatModel("linf", 0.1))
+    with pytest.raises(InputError, match="not finite"):
+        attack(model, torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64), generator=None)
+
+
+def test_where_every_attack_fails_robust_accuracy_is_no_bound(model):
+    def fails(model, x, y, threat):
+        raise RuntimeError("boom")
+
+    x = torch.rand(8, 1, 8, 8)
+    y = model.eval()(x).argmax(1)
+    with pytest.warns(UserWarning, match="boom"):
+        result = robustcls.evaluate(model, x, y, "linf:0.1", attacks=[fails])
+    assert result.robust.kind == "clean accuracy: every attack failed: fails"
+    with pytest.warns(UserWarning, match="boom"):
+        result = robustcls.evaluate(model, x, y, "linf:0.1", attacks=["noise(draws=1)", fails])
+    assert result.robust.kind == "upper bound: noise(draws=1), fails; failed: fails"
+
+
+def test_an_attack_that_is_no_attack(model):
+    x, y = torch.rand(8, 1, 8, 8), torch.zeros(8, dtype=torch.int64)
+    with pytest.raises(InputError, match="neither a spec nor a function"):
+        robustcls.attack(model, x, y, "linf:0.1", 3)
+
+
+def test_tensors_are_not_called_a_whole_split(model):
+    x, y = torch.rand(8, 1, 8, 8), torch.zeros(8, dtype=torch.int64)
+    assert "not known" in robustcls.evaluate(model, x, y, "linf:0.1", attacks=["fgsm"]).data.estimates

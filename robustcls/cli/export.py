@@ -26,7 +26,6 @@ def command(flags: dict, config_file: str | None, model: str, out: str, overwrit
     \b
       robustcls export --model ckpt.pt --out artefact
       robustcls export --model ckpt.pt --out artefact8 --quantize int8
-      robustcls attack --model artefact8
     """
     config = build(ExportConfig, flags, config_file)
 

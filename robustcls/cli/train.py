@@ -40,6 +40,7 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
       robustcls train --data folder:images --val-attack none
       robustcls train --data folder:images --arch torchvision/resnet18 \\
           --init imagenet --freeze backbone --head 512-relu-K
+      robustcls train --init ckpt.pt --prune "channels(ratio=0.5)" --epochs 10
       robustcls train --config trades.toml --dry-run
       robustcls train --resume runs/digits-vgg16-pgd-20260101-120000
       torchrun --nproc-per-node 2 -m robustcls train --out runs/two
@@ -107,10 +108,19 @@ def conclude(run) -> None:
         click.echo(wrap(f"{warning}"))
     robust = "not measured" if best.val_robust is None else _share(best.val_robust)
     click.echo(f"best epoch {best.epoch}: clean {_share(best.val_clean)}, robust {robust}")
-    click.echo(wrap(f"by {run.selected_by}"))
+    click.echo(wrap(f"by {run.selected_by}; 95% interval {_interval(best, run.chance.images)}"))
     click.echo(f"{run.folder / 'ckpt.pt'}")
     if not run.config.quiet:
         click.echo(f"next: {attack_command(run)}", err=True)  # in one line, to be copied
+
+
+def _interval(best, n: int) -> str:
+    """Of the share by which the best epoch was chosen, of n validation images."""
+    from robustcls.cli.console import interval
+    from robustcls.results.statistics import wilson
+
+    share = best.val_clean if best.val_robust is None else best.val_robust
+    return interval(wilson(share * n, n))
 
 
 def attack_command(run) -> str:
@@ -132,7 +142,7 @@ def estimate(run) -> str:
         f"parameters      {cost.parameters:,}, {cost.trained:,} of them trained",
         f"forward         {cost.forward_flops / 1e6:,.1f} MFLOP per image",
         f"update          {cost.update_flops / 1e6:,.1f} MFLOP per image, attack included",
-        f"speed           {cost.images_per_second:,.0f} img/s, median of {cost.timed} updates",
+        f"speed           {cost.images_per_second:,.3g} img/s, median of {cost.timed} updates",
         f"epoch           {duration(cost.epoch_seconds)}, of which validation {duration(cost.val_seconds)}",
         f"run             {duration(cost.epoch_seconds * run.config.epochs)}, {run.config.epochs} epochs",
         f"peak memory     {cost.peak_memory_mb:,.0f} MB",
@@ -157,6 +167,7 @@ def describe(run) -> str:
         "data": f"{config.data}: {len(run.train)} training, {min(config.val_n, len(run.val))} validation images{about}",
         "model": f"{config.arch}, {parameters / 1e6:.2f} million parameters, {len(run.train.classes)} classes, input {size}",
         "init": run.notes.get("init"),
+        "pruned": run.notes.get("pruned"),
         "training": f"{', '.join(how)}, {run.threat}, {config.epochs} epochs, batch {run.batch_size}",
         "recipe": run.remark,
         "assumed": as_flags(run.assumed, {"eps": "--eps", "augment": "--augment"}),

@@ -156,6 +156,8 @@ def parse(kind: str, plugin: AnyPlugin) -> Spec:
     if isinstance(plugin, Spec):
         return plugin
     if not isinstance(plugin, str):
+        if not callable(plugin):
+            raise InputError(f"{kind} {plugin!r:.40} is neither a spec nor a function")
         bound = partial(plugin)  # partials of partials become one
         name = getattr(bound.func, "__name__", type(bound.func).__name__)
         return Spec(name, tuple(map(_plain, bound.args)), tuple((key, _plain(v)) for key, v in bound.keywords.items()))

@@ -50,6 +50,7 @@ def export_module(
     calibration: Tensor | None,
     *,
     labels: Tensor | None,
+    prune: str | None = None,
     quantize: str | None,
     max_robust_drop: float | None,
     threat: ThreatModel | None,
@@ -65,6 +66,8 @@ def export_module(
         )
     if calibration is None and quantize:
         raise InputError("`quantize` measures the ranges of activations: give training images as `calibration`")
+    if calibration is None and prune:
+        raise InputError("`prune` ranks channels on images: give training images as `calibration`")
     if calibration is not None:
         check_images(calibration, labels, input_size_of(model))
     known = _known(model, name or type(model).__name__, size)
@@ -73,8 +76,8 @@ def export_module(
     if threat is not None:
         known.threat = {"norm": threat.norm, "eps": threat.eps}
     manifest = export_model(
-        model, out, known, images, labels=labels, quantize=quantize, max_robust_drop=max_robust_drop, overwrite=overwrite,
-        say=say,
+        model, out, known, images, labels=labels, prune=prune, quantize=quantize, max_robust_drop=max_robust_drop,
+        overwrite=overwrite, say=say,
     )  # fmt: skip
     return Artefact(Path(out), manifest)
 
@@ -103,6 +106,8 @@ def export_spec(
         check_place(Path(out), overwrite, [data.removeprefix("folder:").partition("(")[0]])
     if data is None and options.quantize:
         raise InputError(f"`quantize` measures the ranges of activations, and {spec} knows no data: give `data`")
+    if data is None and options.prune:
+        raise InputError(f"`prune` ranks channels on training images, and {spec} knows no data: give `data`")
     mean, std = (parse_numbers(getattr(options, one), one) for one in ("mean", "std"))
     if data is None:
         loaded = loading.load(spec, arch=options.arch, classes=(), input_size=None, mean=mean, std=std)
@@ -137,7 +142,7 @@ def export_spec(
     known.trained = {key: source.meta[key] for key in KEPT if key in source.meta}
     known.threat = _threat(source.meta, options)
     manifest = export_model(
-        loaded.model, out, known, images, labels=labels, quantize=options.quantize,
+        loaded.model, out, known, images, labels=labels, prune=options.prune, quantize=options.quantize,
         max_robust_drop=options.max_robust_drop, seed=options.seed, overwrite=overwrite, say=say,
         progress=not options.quiet,
     )  # fmt: skip

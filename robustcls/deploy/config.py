@@ -17,6 +17,11 @@ class ExportConfig(DataOptions, NormalisationOptions, ThreatOptions):
     split: Literal["train", "val", "test"] = option(
         "train", "Where the images for checks and calibration come from; test is refused.", group="Data"
     )
+    prune: str | None = option(
+        None,
+        "Remove channels, such as channels(ratio=0.5), without training again: better is train --init --prune.",
+        metavar="SPEC",
+    )
     quantize: str | None = option(None, "Round to 8 bits: int8, or int8(calibrate=256).", metavar="SPEC")
     max_robust_drop: float | None = option(
         None,

@@ -20,8 +20,9 @@ from robustcls.core.gradients import frozen
 from robustcls.core.provenance import versions
 from robustcls.core.threat import ThreatModel
 from robustcls.deploy.folder import new_folder
+from robustcls.deploy.one_shot import prune_once
 from robustcls.deploy.onnx_file import OPSET, weighted_nodes, write_onnx
-from robustcls.deploy.robust_drop import HeldOut, keep_robust
+from robustcls.deploy.robust_drop import HELD_OUT, HeldOut, keep_robust
 from robustcls.models.onnx.net import OnnxNet
 from robustcls.results.artefact import (
     DRIFT,
@@ -42,7 +43,6 @@ from robustcls.runtime.predict import predict
 TOLERANCE = 1e-4  # of the largest logit, by which the floating-point file may differ from its source
 TOLERANCE_INT8 = 0.05  # likewise, by which an 8-bit file may differ between CPUs: a rounding that falls the other way
 BATCHES = (1, 32)
-HELD_OUT = 256  # training images on which the loss of robust accuracy is measured
 CALIBRATION_ATTACK = "pgd(steps=10, early_stop=False)"
 REFERENCES = 64  # images that a runtime must reproduce
 CHECKED = 256  # images on which the file is compared with its source
@@ -62,7 +62,6 @@ class Known:
     trained: dict[str, Any] = field(default_factory=dict)
     data: str = "given"  # where the images come from
     split: str = "given"
-    pruning: str = ""
 
 
 def export_model(
@@ -72,6 +71,7 @@ def export_model(
     images: Tensor,
     *,
     labels: Tensor | None = None,
+    prune: str | None = None,
     quantize: str | None = None,
     max_robust_drop: float | None = None,
     seed: int = 0,
@@ -87,6 +87,7 @@ def export_model(
         known: of the model.
         images: float32 N,C,H,W in [0, 1], training images: for checks, references and calibration.
         labels: N, of the images; the model's own predictions unless given.
+        prune: a spec such as `channels(ratio=0.5)`: what is removed is not trained again, which is said with what it costs.
         quantize: a spec such as `int8(calibrate=256)`.
         max_robust_drop: points of robust accuracy that it may cost on images that were not calibrated on; layers go back to
             floating point until it does not cost more.
@@ -102,6 +103,8 @@ def export_model(
         InputError: where the model cannot be exported, the file does not agree with it, or `out` cannot be written.
     """
     check_options(quantize, max_robust_drop)
+    if prune:
+        plugins.load("prune", prune)
     if max_robust_drop is not None:
         _threat_of(known, "`max_robust_drop`")
         if len(images) <= HELD_OUT:
@@ -110,6 +113,12 @@ def export_model(
                 "others: give more training images, or leave out `max_robust_drop`"
             )
     with new_folder(Path(out), overwrite) as folder:
+        if labels is None and (prune or quantize):
+            with frozen(model):
+                labels = predict(model, images, max(BATCHES)).argmax(1)
+        if prune:
+            threat = ThreatModel(known.threat["norm"], known.threat["eps"]) if known.threat else None
+            model = prune_once(model, prune, images, labels, threat, seed, say)  # type: ignore[arg-type]
         file = folder / MODEL
         write_onnx(model, file, known.input_size, progress=progress)
         checked = check_file(model, file, images[:CHECKED], progress=progress)
@@ -117,9 +126,7 @@ def export_model(
         quantization = None
         if quantize:
             with frozen(model):
-                if labels is None:
-                    labels = predict(model, images, max(BATCHES)).argmax(1)
-                task = _Task(model, known, images, labels, seed, progress)
+                task = _Task(model, known, images, labels, seed, progress)  # type: ignore[arg-type]
                 quantization = _quantize(quantize, folder, task, max_robust_drop, say)
             say(
                 f"{quantize}: {quantization.same_label:.1%} of {quantization.calibration.n} calibration images keep their "
@@ -137,7 +144,7 @@ def export_model(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             reference_tolerance=TOLERANCE_INT8 if quantization else TOLERANCE,
             quantization=quantization,
-            pruning=known.pruning,
+            pruning=str(getattr(model, "pruned", "")),
             threat=known.threat,
             trained=known.trained,
         )

@@ -19,13 +19,14 @@ from robustcls.runtime.predict import predict
 
 ATTACK = "apgd_ce(steps=20, early_stop=False)"
 BATCH = 32
+HELD_OUT = 256  # training images on which the loss of robust accuracy is measured
 
 Quantize = Callable[[Sequence[str], Path], list[str]]  # float layers, target -> all float layers
 
 
 @dataclass
 class RobustDrop:
-    """Robust accuracy that the file lacks of its source's, in points, on the same images under the same attacks."""
+    """Robust accuracy that a model lacks of its source's, in points, on the same images under the same attacks."""
 
     points: float
     low: float  # 95% interval
@@ -49,12 +50,18 @@ class HeldOut:
         self.logits = predict(self.source, self.x_adv, BATCH)
 
     def drop(self, file: Path) -> RobustDrop:
-        """Both models meet the examples that the attack makes on either."""
-        net = OnnxNet(file)
-        every = (self.x, self.x_adv, self._attack(net))
-        before, after = (self._robust(model, every) for model in (self.source, net))
+        """What the file lacks."""
+        before, after = (right.all(0) for right in self._right(OnnxNet(file)))
         difference, (low, high) = paired_difference(before.tolist(), after.tolist())
         return RobustDrop(0.0 - 100 * difference, 0.0 - 100 * high, 0.0 - 100 * low, len(self.y))
+
+    def accuracies(self, other: nn.Module) -> dict[str, list[float]]:
+        """`clean` and `robust` accuracy of the source and of another model."""
+        right = self._right(other)
+        return {
+            "clean": [one[0].double().mean().item() for one in right],
+            "robust": [one.all(0).double().mean().item() for one in right],
+        }
 
     def error(self, file: Path) -> float:
         """Mean squared difference of the logits on the source's adversarial examples."""
@@ -66,9 +73,14 @@ class HeldOut:
             progress=self.progress,
         )  # fmt: skip
 
-    def _robust(self, model: nn.Module, every: Sequence[Tensor]) -> Tensor:
-        with torch.no_grad(), frozen(model):
-            return torch.stack([predict_labels(predict(model, x, BATCH)) == self.y for x in every]).all(0)
+    def _right(self, other: nn.Module) -> list[Tensor]:
+        """Of the source and of another model: which images it classifies correctly, clean and as either's examples, 3,N."""
+        every = (self.x, self.x_adv, self._attack(other))
+        right = []
+        for model in (self.source, other):
+            with torch.no_grad(), frozen(model):
+                right.append(torch.stack([predict_labels(predict(model, x, BATCH)) == self.y for x in every]))
+        return right
 
 
 def keep_robust(

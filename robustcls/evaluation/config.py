@@ -83,7 +83,9 @@ class ReportConfig(AttackConfig):
     method: tuple[str, ...] = option(
         (), "Attribution method (repeatable).  [default: three]", metavar="SPEC", group="Explanation"
     )
-    checks: Literal["passive", "all"] = option("all", "Self-checks: those without an attack of their own, or all.")
+    checks: Literal["passive", "all"] = option(
+        "all", "Self-checks: passive, which attack few samples shortly or none, or all."
+    )
     profile: Literal["quick", "standard", "full"] = option(
         "standard", "How much is measured; every other option wins over it."
     )

@@ -140,7 +140,7 @@ def _record(
         data=replace(data, note="; ".join(filter(None, (data.note, rule)))),
         threat=_describe_threat(subject, plan),
         clean=Accuracy.of(int(outcome.correct.sum()), n),
-        robust=Accuracy.of(int(outcome.robust.sum()), n, f"upper bound: {plan.kind}"),
+        robust=Accuracy.of(int(outcome.robust.sum()), n, _kind(plan, outcome)),
         attacks=outcome.records,
         checks=checks,
         samples=samples,
@@ -167,6 +167,14 @@ def _record(
     evaluation.balanced = balanced_of(evaluation)
     evaluation.two_classes = two_classes_of(evaluation, plan.positive)
     return evaluation
+
+
+def _kind(plan: Plan, outcome: Outcome) -> str:
+    """What robust accuracy is called after; attacks that failed have bounded nothing."""
+    failed = [record.name for record in outcome.records if record.error]
+    if len(failed) == len(outcome.records):
+        return f"clean accuracy: every attack failed: {', '.join(failed)}"
+    return f"upper bound: {plan.kind}" + (f"; failed: {', '.join(failed)}" if failed else "")
 
 
 def _task(engine: Engine, plan: Plan) -> dict[str, Any]:

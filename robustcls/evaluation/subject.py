@@ -27,10 +27,11 @@ from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_
 from robustcls.models.weights import hash_weights
 from robustcls.results import records
 from robustcls.results.artefact import Manifest
-from robustcls.results.balance import SHARES, WHOLE, two_labels
+from robustcls.results.balance import GIVEN, SHARES, WHOLE, two_labels
 from robustcls.runtime.device import resolve_device, resolve_precision
 from robustcls.runtime.fused import Counted
 from robustcls.runtime.predict import LOOKED_AT, classifier_of, classifier_with_warning
+from robustcls.training.config import PYTHON
 from robustcls.training.history import read_training
 
 
@@ -124,7 +125,7 @@ def make_subject(
             fitted = classifier_with_warning(surrogate, images, y)
             other = Surrogate(fitted, describe_model(fitted, num_classes=outputs), y)
             _count_outputs(fitted, x, y)
-    data = records.Data("tensors", "given", len(y), _hash_tensors(x, y), len(y), "as handed in")
+    data = records.Data("tensors", "given", len(y), _hash_tensors(x, y), len(y), "as given", estimates=GIVEN)
     return Subject(
         model, x, y, threat, record, data,
         index=torch.arange(len(y)) if index is None else index.cpu(),
@@ -147,6 +148,10 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
     source = read_model(spec)
     threat, notes = _choose_threat(source, options)
     own = source.meta.get("data")
+    if own == PYTHON:  # no spec names the images
+        own = None
+        if not options.data:
+            raise InputError(f"{spec} was trained on images given in Python: name what to evaluate it on, as `data`")
     if own and not options.data:
         check_named_by_file(own, spec)
     data_spec, decoding = decoded_alike(options.data or own or "digits", own) if own else (options.data or "digits", "")

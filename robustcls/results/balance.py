@@ -13,6 +13,7 @@ from robustcls.results.statistics import auc_interval, mean_of_shares, roc_auc
 
 # What accuracy estimates, by how the samples were chosen.
 WHOLE = "accuracy on the split itself: all of it was evaluated"
+GIVEN = "accuracy on images like these: how they were chosen is not known here"
 SHARES = "accuracy on the whole split: every class has its share of it among the samples, to within one sample"
 EVENLY = "accuracy where every class is equally frequent, not on the split: the classes were taken in turn"
 IN_TURN = "taken in turn over the classes"  # how evaluations made earlier say that they did so

@@ -76,13 +76,17 @@ class InnerAttack:
                     reference = model(x)
             target = y if reference is None else reference.detach()
             with kept_flags(model) if self.is_own else nullcontext():
-                x_adv = self.function(model, x, target, self.threat, **options)
+                # A function of the user's own may write on what it is given.
+                images = x.clone() if self.is_own else x
+                x_adv = self.function(model, images, target, self.threat, **options)
         if fault := fault_of(x_adv, x):
             raise InputError(
                 f"inner attack {self.spec}: {fault}: return adversarial images, a float tensor of their shape"
             )
         if self.is_new:  # once, for it waits for the device
             self.is_new = False
+            if not x_adv.isfinite().all():
+                raise InputError(f"inner attack {self.spec} gave values that are not finite: return images")
             if said := outside_of(x_adv, x, self.threat, traits_of(self.function)):
                 warnings.warn(f"inner attack {self.spec}: {said}, and are trained on as they are", stacklevel=2)
         return x_adv.detach()

@@ -1,1 +1,1 @@
-"""Pruning methods, one per file: `(model, images, labels, *, ...) -> None`, in place."""
+"""Pruning methods, one per file: `(model, images, labels, *, ...) -> None`; the model is pruned in place."""

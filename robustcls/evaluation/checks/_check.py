@@ -30,7 +30,7 @@ WARN, FAIL = (1, 0.01), (2, 0.05)
 WARN_LOST, FAIL_LOST = (1, 0.005, 0.25), (2, 0.02, 0.5)
 NOTHING_LEFT = "gradient attacks left nothing to break"
 NOTHING_CORRECT = "the model gets no clean image right, so there is nothing to break"
-STANDARD = "run --suite standard"
+STANDARD = "run the suite standard"
 # Why a comparison of gradient attacks says nothing.
 NO_GRADIENTS, ELSEWHERE, WHOLE_BOX, NONE_USED = (
     "the model gives no gradients, so there is nothing to compare",
