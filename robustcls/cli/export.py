@@ -30,10 +30,14 @@ def command(flags: dict, config_file: str | None, model: str, out: str, overwrit
     config = build(ExportConfig, flags, config_file)
 
     from robustcls.deploy.artefact import export_spec
+    from robustcls.deploy.folder import check_place
 
-    with claim(
-        Path(out).with_name(f"{Path(out).name}.artefact")
-    ):  # a name beside it: the folder is replaced as a whole
-        made = export_spec(model, out, config, overwrite=overwrite, say=partial(note, quiet=config.quiet))
+    place = Path(out).resolve()
+    check_place(place, overwrite)
+    with claim(place.with_name(f"{place.name}.artefact")):  # a name beside it: the folder is replaced as a whole
+        made = export_spec(
+            model, out, config, overwrite=overwrite, inputs=[config_file] if config_file else [],
+            say=partial(note, quiet=config.quiet),
+        )  # fmt: skip
     kind = "int8" if made.manifest.quantization else "fp32"
     click.echo(f"{Path(out)}: {kind}, {made.manifest.file.bytes / 1e6:.2f} MB")

@@ -1,6 +1,6 @@
 """Exports whatever `--model` takes, and gives the artefact."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,12 @@ from robustcls.core.classifier import Classifier, check_images, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_numbers
 from robustcls.core.threat import ThreatModel, parse_eps
-from robustcls.data.splits import check_named_by_file, decoded_alike, load_split
+from robustcls.data.folders.decode import COLOUR, CROP, RESIZE, rules_of
+from robustcls.data.folders.walk import formats
+from robustcls.data.splits import check_named_by_file, decoded_alike, load_split, white_of
 from robustcls.deploy.config import ExportConfig
-from robustcls.deploy.export import Known, export_model
+from robustcls.deploy.export import Known, check_options, export_model
+from robustcls.deploy.folder import check_place
 from robustcls.models import loading
 from robustcls.models.artefact import load_artefact
 from robustcls.models.weights import hash_weights
@@ -80,14 +83,27 @@ def export_module(
 
 
 def export_spec(
-    spec: str, out: str | Path, options: ExportConfig, *, overwrite: bool = False, say: Callable[[str], None]
+    spec: str,
+    out: str | Path,
+    options: ExportConfig,
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[str] = (),
+    say: Callable[[str], None],
 ) -> Artefact:
-    """The artefact of the model that `--model` names, on training images of its data. Raises InputError."""
+    """The artefact of the model that `--model` names, on training images of its data.
+
+    inputs: files that are read besides the model and the data, which `out` must not replace. Raises InputError.
+    """
     if options.split == "test":
-        raise InputError("calibrated on test images, the file would be judged on what it has seen: give split=train")
+        raise InputError("calibrated on test images, the file would be judged on what it has seen: give `split=train`")
+    check_options(options.quantize, options.max_robust_drop)
+    check_place(Path(out), overwrite, [spec, *inputs, *([options.data_dir] if options.data_dir else [])])
     source = loading.read_model(spec)
     own = source.meta.get("data")
     data = options.data or own
+    if data and data.startswith("folder:"):
+        check_place(Path(out), overwrite, [data.removeprefix("folder:").partition("(")[0]])
     if data is None and options.quantize:
         raise InputError(f"`quantize` measures the ranges of activations, and {spec} knows no data: give `data`")
     if data is None and options.prune:
@@ -117,7 +133,7 @@ def export_spec(
         check_images(images[:1], input_size=input_size_of(loaded.model))
         mapped, taken = loading.fit_to_data(loaded, images[:32], chosen.classes)
         labels = torch.tensor(mapped.outputs)[labels]
-        known = _known(loaded.model, loaded.name, size)
+        known = _known(loaded.model, loaded.name, size, white_of(data))
         known.data, known.split = data, options.split
         say(f"{len(images)} images of {data}, split {options.split}" + (f"; {taken}" if taken else ""))
     for line in loaded.notes:
@@ -128,6 +144,7 @@ def export_spec(
     manifest = export_model(
         loaded.model, out, known, images, labels=labels, prune=options.prune, quantize=options.quantize,
         max_robust_drop=options.max_robust_drop, seed=options.seed, overwrite=overwrite, say=say,
+        progress=not options.quiet,
     )  # fmt: skip
     return Artefact(Path(out), manifest)
 
@@ -143,7 +160,7 @@ def _threat(meta: Mapping[str, Any], options: ExportConfig) -> dict[str, Any]:
     return {"norm": threat.norm, "eps": threat.eps}
 
 
-def _known(model: nn.Module, name: str, size: Any) -> Known:
+def _known(model: nn.Module, name: str, size: Any, white: float | None = None) -> Known:
     """What a model says of itself."""
     classes = [str(one) for one in getattr(model, "classes", ()) or ()]
     channels, height, width = size
@@ -151,7 +168,10 @@ def _known(model: nn.Module, name: str, size: Any) -> Known:
         name, arch=str(getattr(model, "arch", "") or type(model).__name__), sha256=hash_weights(model),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )  # fmt: skip
-    return Known(name, classes, (channels, height, width), source, Decoding(height, width, channels))
+    decoding = Decoding(
+        height, width, channels, COLOUR.get(channels, ""), RESIZE, CROP, rules_of(white), white, formats()
+    )
+    return Known(name, classes, (channels, height, width), source, decoding)
 
 
 def _noise(size: Any) -> Tensor:

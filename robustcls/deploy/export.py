@@ -1,11 +1,8 @@
 """Exports a model as an artefact: a folder with one ONNX file and what a runtime must know of it."""
 
-import contextlib
 import io
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +19,7 @@ from robustcls.core.files import sha256
 from robustcls.core.gradients import frozen
 from robustcls.core.provenance import versions
 from robustcls.core.threat import ThreatModel
+from robustcls.deploy.folder import new_folder
 from robustcls.deploy.one_shot import prune_once
 from robustcls.deploy.onnx_file import OPSET, weighted_nodes, write_onnx
 from robustcls.deploy.robust_drop import HELD_OUT, HeldOut, keep_robust
@@ -79,6 +77,7 @@ def export_model(
     seed: int = 0,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    progress: bool = False,
 ) -> Manifest:
     """Write the artefact of a model on [0, 1] pixels; nothing is left at `out` where a check fails.
 
@@ -95,6 +94,7 @@ def export_model(
         seed: of adversarial examples.
         overwrite: replace a folder that holds something else.
         say: is told what was done, a line each.
+        progress: show how much is done, on stderr.
 
     Returns:
         The manifest.
@@ -102,13 +102,17 @@ def export_model(
     Raises:
         InputError: where the model cannot be exported, the file does not agree with it, or `out` cannot be written.
     """
-    if max_robust_drop is not None and not quantize:
-        raise InputError("`max_robust_drop` bounds what `quantize` costs: give both")
-    if quantize:
-        plugins.load("quantizer", quantize)  # a typo is found at once
+    check_options(quantize, max_robust_drop)
     if prune:
         plugins.load("prune", prune)
-    with _new_folder(Path(out), overwrite) as folder:
+    if max_robust_drop is not None:
+        _threat_of(known, "`max_robust_drop`")
+        if len(images) <= HELD_OUT:
+            raise InputError(
+                f"{len(images)} images do not suffice to calibrate on some and to measure robust accuracy on {HELD_OUT} "
+                "others: give more training images, or leave out `max_robust_drop`"
+            )
+    with new_folder(Path(out), overwrite) as folder:
         if labels is None and (prune or quantize):
             with frozen(model):
                 labels = predict(model, images, max(BATCHES)).argmax(1)
@@ -116,16 +120,13 @@ def export_model(
             threat = ThreatModel(known.threat["norm"], known.threat["eps"]) if known.threat else None
             model = prune_once(model, prune, images, labels, threat, seed, say)  # type: ignore[arg-type]
         file = folder / MODEL
-        write_onnx(model, file, known.input_size)
-        checked = check_file(model, file, images[:CHECKED])
-        say(
-            f"checked on {checked.images} images at batch {' and '.join(map(str, BATCHES))}: every label is the source's, "
-            f"logits within {checked.largest_difference:.1g} (largest {checked.largest_logit:.3g})"
-        )
+        write_onnx(model, file, known.input_size, progress=progress)
+        checked = check_file(model, file, images[:CHECKED], progress=progress)
+        say(_line(checked))
         quantization = None
         if quantize:
             with frozen(model):
-                task = _Task(model, known, images, labels, seed)  # type: ignore[arg-type]
+                task = _Task(model, known, images, labels, seed, progress)  # type: ignore[arg-type]
                 quantization = _quantize(quantize, folder, task, max_robust_drop, say)
             say(
                 f"{quantize}: {quantization.same_label:.1%} of {quantization.calibration.n} calibration images keep their "
@@ -148,25 +149,60 @@ def export_model(
             trained=known.trained,
         )
         write_reference(folder / REFERENCE, net, images[:REFERENCES])
-        write_drift(folder / DRIFT, net, images)
+        write_drift(folder / DRIFT, predict(net, images, max(BATCHES), label="measuring drift" if progress else ""))
         manifest.save(folder / MANIFEST)
     return manifest
 
 
-def check_file(model: nn.Module, file: Path, images: Tensor) -> Checked:
-    """Compare a floating-point file with its source, at batch 1 and 32. Raises InputError where they differ."""
+def check_options(quantize: str | None, max_robust_drop: float | None) -> None:
+    """Raises InputError for a typo before minutes of work."""
+    if quantize:
+        calibrate = plugins.resolved("quantizer", quantize).get("calibrate", 1)
+        share = plugins.resolved("quantizer", quantize).get("adversarial", 0.0)
+        if calibrate < 1:
+            raise InputError(f"{quantize}: calibrate={calibrate} is no number of images: give 1 or more")
+        if not 0 <= share <= 1:
+            raise InputError(f"{quantize}: adversarial={share:g} is no share of the images: give 0 to 1")
+    if max_robust_drop is None:
+        return
+    if not quantize:
+        raise InputError("`max_robust_drop` bounds what `quantize` costs: give both")
+    if not 0 <= max_robust_drop <= 100:  # written so that NaN fails it; nobody can be asked to gain by rounding
+        raise InputError(f"`max_robust_drop={max_robust_drop:g}` is no number of points: give 0 to 100, such as 1")
+
+
+def _line(checked: Checked) -> str:
+    compared = checked.images - checked.ties
+    ties = f", the other {checked.ties} have two classes within rounding" if checked.ties else ""
+    return (
+        f"checked on {checked.images} images at batch {' and '.join(map(str, BATCHES))}: logits within "
+        f"{checked.largest_difference:.1g} of the source's (largest {checked.largest_logit:.3g}), the same label for "
+        f"{f'{compared} images' if ties else 'every image'}{ties}"
+    )
+
+
+def check_file(model: nn.Module, file: Path, images: Tensor, *, progress: bool = False) -> Checked:
+    """Compare a floating-point file with its source, at batch 1 and 32. Raises InputError where they differ.
+
+    Labels are compared where the two largest logits are farther apart than both files' tolerance; the rest are `ties`.
+    """
     net = OnnxNet(file).eval()
+    label = "checking" if progress else ""
     with torch.no_grad(), frozen(model):
-        expected = predict(model, images, max(BATCHES))
+        expected = predict(model, images, max(BATCHES), label=label)
+    if not expected.isfinite().all():
+        raise InputError(
+            "the model's logits are not all finite numbers on these images: what it gives cannot be checked"
+        )
     largest = expected.abs().max().item()
     difference = 0.0
+    top = expected.topk(2).values
+    clear = top[:, 0] - top[:, 1] > 2 * TOLERANCE * largest
     for size in BATCHES:
-        logits = predict(net, images, size)
+        logits = predict(net, images, size, label=label)
         if logits.shape != expected.shape:
             raise InputError(f"the exported file gives {tuple(logits.shape)}, the model {tuple(expected.shape)}")
         difference = max(difference, (logits - expected).abs().max().item())
-        top = expected.topk(2).values
-        clear = top[:, 0] - top[:, 1] > 2 * TOLERANCE * largest
         other = int((logits.argmax(1) != expected.argmax(1))[clear].sum())
         if other or not difference <= TOLERANCE * largest:
             raise InputError(
@@ -174,7 +210,7 @@ def check_file(model: nn.Module, file: Path, images: Tensor) -> Checked:
                 f"{largest:.3g}), {other} of {len(images)} labels: does the model draw random numbers or depend on its batch?"
             )
     flags = sorted(set(EIGHT_BIT) & cpu_flags())
-    return Checked(len(images), list(BATCHES), difference, largest, flags, _versions())
+    return Checked(len(images), list(BATCHES), difference, largest, flags, _versions(), int((~clear).sum()))
 
 
 def write_reference(path: Path, net: nn.Module, images: Tensor) -> None:
@@ -197,13 +233,13 @@ def write_reference(path: Path, net: nn.Module, images: Tensor) -> None:
     )
 
 
-def write_drift(path: Path, net: nn.Module, images: Tensor) -> None:
-    """What monitoring compares with: quantiles of each softmax output (K,Q) on these images, and the largest distance
-    between two distributions of `window` and of these images that is no sign of drift.
+def write_drift(path: Path, logits: Tensor) -> None:
+    """What monitoring compares with: quantiles of each softmax output (K,Q) of logits N,K, and the largest distance
+    between two distributions, of `window` images and of these, that is no sign of drift.
 
     Kolmogorov-Smirnov, Bonferroni over classes (arXiv:1810.11953); the threshold is the asymptotic one.
     """
-    probabilities = predict(net, images, max(BATCHES)).softmax(1).double().numpy()
+    probabilities = logits.softmax(1).double().numpy()
     n, classes = probabilities.shape
     quantiles = numpy.quantile(probabilities, numpy.linspace(0, 1, QUANTILES), axis=0).T
     threshold = numpy.sqrt(-numpy.log(ALPHA / classes / 2) / 2 * (n + WINDOW) / (n * WINDOW))
@@ -219,30 +255,27 @@ class _Task:
     images: Tensor
     labels: Tensor
     seed: int
-
-    def threat(self, why: str) -> ThreatModel:
-        if not self.known.threat:
-            raise InputError(f"{why} needs a threat model, and the model names none: give `norm` and `eps`")
-        return ThreatModel(self.known.threat["norm"], self.known.threat["eps"])
+    progress: bool
 
     def attack(self, rows: slice) -> Tensor:
         """Adversarial examples of the source."""
-        threat = self.threat("`quantize` with adversarial calibration images")
+        threat = _threat_of(self.known, "`quantize` with adversarial calibration images")
         return run_attack(
             self.model, self.images[rows], self.labels[rows], threat, CALIBRATION_ATTACK, target=None,
-            batch_size=max(BATCHES), seed=self.seed, index=None, progress=False,
+            batch_size=max(BATCHES), seed=self.seed, index=None, progress=self.progress,
         )  # fmt: skip
+
+
+def _threat_of(known: Known, why: str) -> ThreatModel:
+    if not known.threat:
+        raise InputError(f"{why} needs a threat model, and the model names none: give `norm` and `eps`")
+    return ThreatModel(known.threat["norm"], known.threat["eps"])
 
 
 def _quantize(spec: str, folder: Path, task: _Task, bound: float | None, say: Callable[[str], None]) -> Quantization:
     """Puts the quantised file in the place of the other."""
     quantizer, options = plugins.load("quantizer", spec), plugins.resolved("quantizer", spec)
     n = min(options.get("calibrate", len(task.images)), len(task.images) - (HELD_OUT if bound is not None else 0))
-    if n < 1:
-        raise InputError(
-            f"{len(task.images)} images do not suffice to calibrate on some and to measure robust accuracy on {HELD_OUT} "
-            "others: give more training images, or leave out `max_robust_drop`"
-        )
     chosen, count = task.images[:n], round(options.get("adversarial", 0.0) * n)
     if count:
         chosen = torch.cat([task.attack(slice(count)), chosen[count:]])
@@ -250,14 +283,14 @@ def _quantize(spec: str, folder: Path, task: _Task, bound: float | None, say: Ca
     source, rounded = folder / MODEL, folder / "rounded.onnx"
 
     def quantize(float_layers: Sequence[str], target: Path) -> list[str]:
-        return quantizer(source, target, chosen, float_layers)
+        return quantizer(source, target, chosen, float_layers, task.progress)
 
     drop = None
     if bound is None:
         kept = quantize((), rounded)
     else:
-        threat = task.threat("`max_robust_drop`")
-        held = HeldOut(task.model, task.images[-HELD_OUT:], task.labels[-HELD_OUT:], threat, task.seed)
+        threat = _threat_of(task.known, "`max_robust_drop`")
+        held = HeldOut(task.model, task.images[-HELD_OUT:], task.labels[-HELD_OUT:], threat, task.seed, task.progress)
         kept, drop = keep_robust(quantize, rounded, weighted_nodes(source), bound, held, say)
     expected = predict(task.model, chosen, max(BATCHES)).argmax(1)
     same = (predict(OnnxNet(rounded), chosen, max(BATCHES)).argmax(1) == expected).double().mean().item()
@@ -267,38 +300,6 @@ def _quantize(spec: str, folder: Path, task: _Task, bound: float | None, say: Ca
     if drop is not None:
         record.robust_drop, record.robust_drop_bound, record.robust_drop_n = drop.points, bound, drop.n
     return record
-
-
-@contextlib.contextmanager
-def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder that at the end takes the place of `out`, or is removed after an error."""
-    if out.exists() and not overwrite and not (out.is_dir() and (not any(out.iterdir()) or (out / MANIFEST).is_file())):
-        raise InputError(
-            f"{out} holds something else than an artefact: name another folder, or replace it with `overwrite`"
-        )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror}: name another folder with `out`") from None
-    try:
-        yield part
-        part.chmod(0o777 & ~_umask())
-        before = part.with_name(f"{part.name}.before")
-        if out.exists():
-            os.replace(out, before)
-        os.replace(part, out)
-        shutil.rmtree(before, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror}: name another folder with `out`") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _hash(images: Tensor) -> str:

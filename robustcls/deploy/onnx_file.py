@@ -16,21 +16,24 @@ from torch import Tensor, nn
 
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError, one_line
+from robustcls.core.progress import Bar
 from robustcls.models.onnx.net import OnnxNet
 
 OPSET = 18
+STEPS = 4  # that torch.onnx.export tells of: trace, decompose, translate, optimise
 INPUT, OUTPUT = "images", "logits"
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 NEEDS = "export needs onnx, onnxscript and onnxruntime: pip install 'robustcls[onnx]'"
 
 
-def write_onnx(model: nn.Module, path: str | Path, input_size: Sequence[int]) -> None:
+def write_onnx(model: nn.Module, path: str | Path, input_size: Sequence[int], *, progress: bool = False) -> None:
     """Export a model on [0, 1] pixels: input `images` N,C,H,W, output `logits` N,K, any N, weights inside the file.
 
     Args:
         model: gives logits N,K; it is copied to the CPU and left as it is. One that is an ONNX file is copied as a file.
         path: of the file.
         input_size: (C, H, W).
+        progress: show which of the exporter's steps are done.
 
     Raises:
         InputError: where PyTorch cannot export it, with the operator or the reason.
@@ -44,11 +47,11 @@ def write_onnx(model: nn.Module, path: str | Path, input_size: Sequence[int]) ->
     except ImportError:
         raise InputError(NEEDS) from None
     copied = _on_cpu(model)
-    images = torch.rand(2, *input_size)  # of a batch of one, the batch size would become a constant
+    images = torch.full((2, *input_size), 0.5)  # of a batch of one, the batch size would become a constant
     try:
-        with _silence():
+        with Bar(STEPS, "exporting", "step", show=progress) as bar, _silence(_Counted(bar)):
             program: Any = torch.onnx.export(
-                _Logits(copied), (images,), dynamo=True, opset_version=OPSET, optimize=True, verbose=False,
+                _Logits(copied), (images,), dynamo=True, opset_version=OPSET, optimize=True, verbose=True,
                 input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
             )  # fmt: skip
             program.save(str(path), external_data=False)
@@ -92,8 +95,21 @@ def _on_cpu(model: nn.Module) -> nn.Module:
     return copied
 
 
+class _Counted(io.StringIO):
+    """Takes what the exporter prints, a tick for each step that is done, and shows it as a bar."""
+
+    def __init__(self, bar: Bar) -> None:
+        super().__init__()
+        self.bar = bar
+
+    def write(self, text: str) -> int:
+        if ticks := min(text.count("✅"), self.bar.total - self.bar.done):
+            self.bar.advance(ticks)
+        return len(text)
+
+
 @contextlib.contextmanager
-def _silence():
+def _silence(printed: io.StringIO):
     """The exporter prints its progress, logs and warns: an error says all that a user needs."""
     levels = [
         (logging.getLogger(name), logging.getLogger(name).level) for name in ("torch.onnx", "onnxscript", "onnx_ir")
@@ -101,7 +117,12 @@ def _silence():
     for logger, _ in levels:
         logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        with (
+            torch.random.fork_rng(devices=[]),
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(printed),
+            torch.no_grad(),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

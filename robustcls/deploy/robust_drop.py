@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.attacks._run import run_attack
+from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
+from robustcls.core.progress import Bar, follow
 from robustcls.core.threat import ThreatModel
 from robustcls.models.onnx.net import OnnxNet
 from robustcls.results.statistics import paired_difference
@@ -41,6 +43,7 @@ class HeldOut:
     y: Tensor
     threat: ThreatModel
     seed: int
+    progress: bool = False
 
     def __post_init__(self) -> None:
         self.x_adv = self._attack(self.source)
@@ -50,7 +53,7 @@ class HeldOut:
         """What the file lacks."""
         before, after = (right.all(0) for right in self._right(OnnxNet(file)))
         difference, (low, high) = paired_difference(before.tolist(), after.tolist())
-        return RobustDrop(-100 * difference, -100 * high, -100 * low, len(self.y))
+        return RobustDrop(0.0 - 100 * difference, 0.0 - 100 * high, 0.0 - 100 * low, len(self.y))
 
     def accuracies(self, other: nn.Module) -> dict[str, list[float]]:
         """`clean` and `robust` accuracy of the source and of another model."""
@@ -67,7 +70,7 @@ class HeldOut:
     def _attack(self, model: nn.Module) -> Tensor:
         return run_attack(
             model, self.x, self.y, self.threat, ATTACK, target=None, batch_size=BATCH, seed=self.seed, index=None,
-            progress=False,
+            progress=self.progress,
         )  # fmt: skip
 
     def _right(self, other: nn.Module) -> list[Tensor]:
@@ -95,7 +98,10 @@ def keep_robust(
         say: is told each attempt.
 
     Returns:
-        All layers in floating point, and the drop of the file that was kept, within bounds or of all layers but none.
+        All layers in floating point, and the drop of the file that was kept, within bounds.
+
+    Raises:
+        InputError: where the drop exceeds the bound with every layer in floating point.
     """
     kept = quantize((), target)
     drop = held.drop(target)
@@ -104,19 +110,25 @@ def keep_robust(
         return kept, drop
     trial = target.with_name("trial.onnx")
     base, gains = held.error(target), {}
-    for layer in [layer for layer in layers if layer not in kept]:
+    tried = [layer for layer in layers if layer not in kept]
+    for layer in follow(tried, "measuring what each layer costs", "layer", show=held.progress):
         quantize((layer,), trial)
         gains[layer] = base - held.error(trial)
     trial.unlink(missing_ok=True)
     back: list[str] = []
-    for layer in sorted(gains, key=gains.__getitem__, reverse=True):
-        back.append(layer)
-        kept = quantize(back, target)
-        drop = held.drop(target)
-        say(_line(drop, kept))
-        if drop.points <= bound:
-            break
-    return kept, drop
+    with Bar(len(gains), "at most so many layers back to floating point", "layer", show=held.progress) as bar:
+        for layer in sorted(gains, key=gains.__getitem__, reverse=True):
+            back.append(layer)
+            kept = quantize(back, target)
+            drop = held.drop(target)
+            say(_line(drop, kept))
+            bar.advance()
+            if drop.points <= bound:
+                return kept, drop
+    raise InputError(
+        f"8 bits cost {drop.points:.1f} points of robust accuracy, more than `max_robust_drop={bound:g}`, even with every "
+        "layer in floating point: allow more, or leave out `quantize`"
+    )
 
 
 def _line(drop: RobustDrop, kept: Sequence[str]) -> str:

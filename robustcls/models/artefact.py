@@ -36,6 +36,7 @@ def load_artefact(folder: str | Path, manifest: Manifest) -> Classifier:
         input_size=manifest.input_size,
         arch=f"onnx {kind}({manifest.source.arch})",
     ).eval()
+    model.normalised_inside = True
     difference, largest = reference_difference(model, folder)
     if not difference <= manifest.reference_tolerance * largest:
         flags = ", ".join(set(manifest.checked.cpu) - cpu_flags()) or "none"

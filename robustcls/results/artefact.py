@@ -34,11 +34,10 @@ class Decoding:
     height: Count
     width: Count
     channels: Count
-    resize: str = "shorter side, bilinear, antialiased (Pillow)"
-    crop: str = "centre"
-    orientation: str = "EXIF orientation ignored"
-    alpha: str = "dropped"
-    frames: str = "the first"
+    colour: str = ""  # to which mode of Pillow, before resizing
+    resize: str = ""
+    crop: str = ""
+    rules: dict[str, str] = field(default_factory=dict)  # orientation, alpha, frames, cmyk, deep pixels ...
     white: Number | None = None  # of 16-bit and float images; None: 65535, and 1.0
     formats: list[str] = field(default_factory=list)  # Pillow's names
 
@@ -87,6 +86,7 @@ class Checked:
     largest_logit: Distance
     cpu: list[str] = field(default_factory=list)  # flags that matter to 8-bit arithmetic
     versions: dict[str, str] = field(default_factory=dict)
+    ties: Count = 0  # images whose two largest logits are within rounding: their labels were not compared
 
 
 @dataclass
