@@ -21,7 +21,7 @@ from robustcls.core.options import parse_n
 from robustcls.core.threat import ThreatModel
 from robustcls.data.images import collect
 from robustcls.data.splits import load_split
-from robustcls.deploy.artefact import Artefact, export_module
+from robustcls.deploy.artefact import export as export
 from robustcls.evaluation import measured
 from robustcls.models import loading
 from robustcls.models.checkpoint import Arch
@@ -277,63 +277,6 @@ def evaluate(
         model, x, y, _threat_model(threat), attacks, suite, options,
         batch_size=batch_size, seed=seed, name=name, resume=resume, progress=progress,
     )  # fmt: skip
-
-
-def export(
-    model: nn.Module,
-    out: str | Path,
-    *,
-    calibration: Tensor | None = None,
-    labels: Tensor | None = None,
-    prune: str | None = None,
-    quantize: str | None = None,
-    max_robust_drop: float | None = None,
-    threat: ThreatModel | str | None = None,
-    name: str = "",
-    overwrite: bool = False,
-) -> Artefact:
-    """Export a model as an artefact: a folder that runs without PyTorch, checked against the model before it appears.
-
-    The folder holds `model.onnx` (float32 N,C,H,W in [0, 1] to logits, normalisation inside, any N), `manifest.json`,
-    `reference.npz` (images and logits that a runtime must reproduce) and `drift.npz`. `load(out)` gives it as a model,
-    whose logits are onnxruntime's and whose gradients are those of the same graph in PyTorch.
-
-    Args:
-        model: any module that gives logits N,K for [0, 1] pixels and that `torch.onnx.export` takes.
-        out: the folder; an earlier artefact there is replaced.
-        calibration: training images, float N,C,H,W in [0, 1], for the checks and for quantisation; never test images.
-            Without them the checks are on uniform noise.
-        labels: N, of the calibration images; the model's own predictions unless given.
-        prune: a spec such as `channels(ratio=0.5)`. Nothing is trained again, and a UserWarning says what that costs on
-            images held out of these; `train(init=..., prune=...)` loses less. See `robustcls list prune`.
-        quantize: `int8`, or a spec such as `int8(calibrate=256, keep="first_and_last")`. See `robustcls list quantizer`.
-        max_robust_drop: points of robust accuracy under `threat` that 8 bits may cost, on the last 256 of these images;
-            layers stay in floating point, most harmful first, until they do not cost more.
-        threat: kept in the manifest, for those who attack the artefact.
-        name: of the model, in the manifest.
-        overwrite: replace a folder that holds something else.
-
-    Returns:
-        The artefact: `.folder`, `.file`, `.manifest`, `.load()`.
-
-    Raises:
-        InputError: where PyTorch cannot export the model, with the operator; where the file gives other labels, or logits
-            farther than 1e-4 of the largest. Nothing is left at `out` then.
-
-    Example:
-        >>> artefact = robustcls.export(model, "artefact", calibration=train_images, quantize="int8")
-        >>> robustcls.evaluate(artefact.load(), images, labels, "linf:8/255").robust.accuracy
-    """
-    return export_module(
-        model, out, calibration,
-        labels=labels, prune=prune, quantize=quantize, max_robust_drop=max_robust_drop,
-        threat=None if threat is None else _threat_model(threat), name=name, overwrite=overwrite, say=_warn_of_losses,
-    )  # fmt: skip
-
-
-def _warn_of_losses(line: str) -> None:
-    if line.startswith("warning: "):
-        warnings.warn(line.removeprefix("warning: "), stacklevel=6)  # where robustcls.export was called
 
 
 def _threat_model(threat: ThreatModel | str | None) -> ThreatModel:

@@ -1,5 +1,6 @@
 """Exports whatever `--model` takes, and gives the artefact."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,21 +45,59 @@ class Artefact:
         return load_artefact(self.folder, self.manifest)
 
 
-def export_module(
+def warn_of_losses(line: str) -> None:
+    """Warns the caller of `export` of what it is told as a warning."""
+    if line.startswith("warning: "):
+        warnings.warn(line.removeprefix("warning: "), stacklevel=5)
+
+
+def export(
     model: nn.Module,
     out: str | Path,
-    calibration: Tensor | None,
     *,
-    labels: Tensor | None,
+    calibration: Tensor | None = None,
+    labels: Tensor | None = None,
     prune: str | None = None,
-    quantize: str | None,
-    max_robust_drop: float | None,
-    threat: ThreatModel | None,
-    name: str,
-    overwrite: bool,
-    say: Callable[[str], None],
+    quantize: str | None = None,
+    max_robust_drop: float | None = None,
+    threat: ThreatModel | str | None = None,
+    name: str = "",
+    overwrite: bool = False,
+    say: Callable[[str], None] = warn_of_losses,
 ) -> Artefact:
-    """As `robustcls.export` describes it."""
+    """Export a model as an artefact: a folder that runs without PyTorch, checked against the model before it appears.
+
+    The folder holds `model.onnx` (float32 N,C,H,W in [0, 1] to logits, normalisation inside, any N), `manifest.json`,
+    `reference.npz` (images and logits that a runtime must reproduce) and `drift.npz`. `load(out)` gives it as a model,
+    whose logits are onnxruntime's and whose gradients are those of the same graph in PyTorch.
+
+    Args:
+        model: any module that gives logits N,K for [0, 1] pixels and that `torch.onnx.export` takes.
+        out: the folder; an earlier artefact there is replaced.
+        calibration: training images, float N,C,H,W in [0, 1], for the checks and for quantisation; never test images.
+            Without them the checks are on uniform noise.
+        labels: N, of the calibration images; the model's own predictions unless given.
+        prune: a spec such as `channels(ratio=0.5)`. Nothing is trained again, and a UserWarning says what that costs on
+            images held out of these; `train(init=..., prune=...)` loses less. See `robustcls list prune`.
+        quantize: `int8`, or a spec such as `int8(calibrate=256, keep="first_and_last")`. See `robustcls list quantizer`.
+        max_robust_drop: points of robust accuracy under `threat` that 8 bits may cost, on the last 256 of these images;
+            layers stay in floating point, most harmful first, until they do not cost more.
+        threat: kept in the manifest, for those who attack the artefact.
+        name: of the model, in the manifest.
+        overwrite: replace a folder that holds something else.
+        say: is told what was done, a line each; losses are a UserWarning unless given.
+
+    Returns:
+        The artefact: `.folder`, `.file`, `.manifest`, `.load()`.
+
+    Raises:
+        InputError: where PyTorch cannot export the model, with the operator; where the file gives other labels, or logits
+            farther than 1e-4 of the largest. Nothing is left at `out` then.
+
+    Example:
+        >>> artefact = robustcls.export(model, "artefact", calibration=train_images, quantize="int8")
+        >>> robustcls.evaluate(artefact.load(), images, labels, "linf:8/255").robust.accuracy
+    """
     size = input_size_of(model) or (tuple(calibration.shape[1:]) if calibration is not None else None)
     if size is None:
         raise InputError(
@@ -74,7 +113,8 @@ def export_module(
     known.data, known.split = ("given", "given") if calibration is not None else ("uniform noise", "none")
     images = _noise(size) if calibration is None else calibration.detach().to("cpu", torch.float32)
     if threat is not None:
-        known.threat = {"norm": threat.norm, "eps": threat.eps}
+        ball = ThreatModel.parse(threat) if isinstance(threat, str) else threat
+        known.threat = {"norm": ball.norm, "eps": ball.eps}
     manifest = export_model(
         model, out, known, images, labels=labels, prune=prune, quantize=quantize, max_robust_drop=max_robust_drop,
         overwrite=overwrite, say=say,

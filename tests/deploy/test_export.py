@@ -149,11 +149,9 @@ def test_layers_go_back_to_floating_point_until_the_bound_holds(images, tmp_path
     monkeypatch.setattr(
         robust_drop.HeldOut, "drop", lambda self, file: robust_drop.RobustDrop(next(drops), 0.0, 10.0, len(self.y))
     )
-    from robustcls.deploy.artefact import export_module
-
-    artefact = export_module(
-        model, tmp_path / "artefact", images, labels=torch.zeros(80, dtype=torch.int64), quantize="int8(keep=none)",
-        max_robust_drop=1.0, threat=robustcls.ThreatModel("linf", 0.1), name="", overwrite=False, say=said.append,
+    artefact = robustcls.export(
+        model, tmp_path / "artefact", calibration=images, labels=torch.zeros(80, dtype=torch.int64),
+        quantize="int8(keep=none)", max_robust_drop=1.0, threat="linf:0.1", say=said.append,
     )  # fmt: skip
     quantization = artefact.manifest.quantization
     assert (quantization.robust_drop, quantization.robust_drop_bound, quantization.robust_drop_n) == (0.5, 1.0, 30)
