@@ -75,7 +75,7 @@ def _sides(model: Model) -> dict[str, tuple[str, Side]]:
 def _sizes(model: Model) -> Markup:
     rows: list[Row] = []
     for name, shown in {"bytes": "Bytes", "parameters": "Parameters", "macs": "Multiply-adds per image"}.items():
-        row: dict[str, Any] = {"": shown}
+        row: dict[str, Any] = {"Quantity": shown}
         for title, (at, side) in _sides(model).items():
             row[title] = model.n(at + name, ",d") if getattr(side, name) else lacking("not known")
         if (original := _record(model).original) is not None:
