@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from robustcls.cli.console import note, wrap
+from robustcls.cli.console import interval, note, wrap
 from robustcls.cli.options import GroupedCommand, config_option, options
 from robustcls.core.config import read_toml
 from robustcls.core.errors import as_flags
@@ -94,6 +94,7 @@ def conclude(run) -> None:
     """Says what came of a run that is finished."""
     from robustcls.results.learning import at_chance, few_updates, first_rise
     from robustcls.results.overfitting import robust_overfitting
+    from robustcls.results.statistics import wilson
 
     best = next(row for row in reversed(run.state.history) if row.epoch == run.state.best_epoch)
     adversarial = run.config.is_adversarial
@@ -108,19 +109,11 @@ def conclude(run) -> None:
         click.echo(wrap(f"{warning}"))
     robust = "not measured" if best.val_robust is None else _share(best.val_robust)
     click.echo(f"best epoch {best.epoch}: clean {_share(best.val_clean)}, robust {robust}")
-    click.echo(wrap(f"by {run.selected_by}; 95% interval {_interval(best, run.chance.images)}"))
+    n, share = run.chance.images, best.val_robust if run.selects_robust else best.val_clean
+    click.echo(wrap(f"by {run.selected_by}; 95% interval {interval(wilson(share * n, n))}"))
     click.echo(f"{run.folder / 'ckpt.pt'}")
     if not run.config.quiet:
         click.echo(f"next: {attack_command(run)}", err=True)  # in one line, to be copied
-
-
-def _interval(best, n: int) -> str:
-    """Of the share by which the best epoch was chosen, of n validation images."""
-    from robustcls.cli.console import interval
-    from robustcls.results.statistics import wilson
-
-    share = best.val_clean if best.val_robust is None else best.val_robust
-    return interval(wilson(share * n, n))
 
 
 def attack_command(run) -> str:

@@ -141,9 +141,13 @@ class Run:
         return (self.state.epoch * self.state.num_batches + self.state.batch) * self.images_per_batch
 
     @property
+    def selects_robust(self) -> bool:
+        """Whether the best epoch is that of robust validation accuracy; of clean accuracy else."""
+        return self.config.is_adversarial and self.val_attack is not None
+
+    @property
     def selected_by(self) -> str:
-        robust = self.config.is_adversarial and self.val_attack is not None
-        how = f"under {self.config.val_attack}" if robust else "without an attack"
+        how = f"under {self.config.val_attack}" if self.selects_robust else "without an attack"
         return f"accuracy {how} on {min(self.config.val_n, len(self.val))} validation images"
 
     @cached_property
