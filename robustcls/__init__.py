@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from robustcls.api import attack as attack
     from robustcls.api import evaluate as evaluate
     from robustcls.api import explain as explain
+    from robustcls.api import export as export
     from robustcls.api import load as load
     from robustcls.api import load_data as load_data
     from robustcls.api import train as train
@@ -34,6 +35,7 @@ _HOMES = {
     "attack": "robustcls.api",
     "evaluate": "robustcls.api",
     "explain": "robustcls.api",
+    "export": "robustcls.api",
     "explain_metrics": "robustcls.attribution.measures.trust",
     "load": "robustcls.api",
     "load_data": "robustcls.api",

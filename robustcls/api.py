@@ -21,6 +21,7 @@ from robustcls.core.options import parse_n
 from robustcls.core.threat import ThreatModel
 from robustcls.data.images import collect
 from robustcls.data.splits import load_split
+from robustcls.deploy.artefact import export as export
 from robustcls.evaluation import measured
 from robustcls.models import loading
 from robustcls.models.checkpoint import Arch

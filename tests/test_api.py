@@ -492,6 +492,19 @@ def test_what_cannot_be_trained_is_said_in_python_and_leaves_nothing(options, me
     assert not (tmp_path / "run").exists()
 
 
+# export
+
+
+@pytest.mark.usefixtures("untouched")
+def test_export_of_the_design(model, data, tmp_path):
+    pytest.importorskip("onnxscript")
+    images, labels = data
+    artefact = robustcls.export(model, f"{tmp_path / 'artefact'}/", calibration=images, quantize="int8")
+    assert artefact.manifest.quantization.spec.startswith("int8(")
+    x_adv = robustcls.attack(artefact.load(), images, labels, "linf:0.1", "pgd(steps=2)")
+    assert x_adv.shape == images.shape
+
+
 # load and load_data
 
 
@@ -531,7 +544,7 @@ assert callable(robustcls.attack) and robustcls.attacks.__path__ and robustcls.d
 """
     subprocess.run([sys.executable, "-c", code], check=True)
     assert (Path(robustcls.__file__).parent / "py.typed").exists()
-    for name in ("load", "load_data", "train", "evaluate", "attack", "explain", "report"):
+    for name in ("load", "load_data", "train", "evaluate", "attack", "explain", "export", "report"):
         function = getattr(robustcls, name)
         words = inspect.getdoc(function)
         for part in ("Args:", "Raises:", "Example:", "\n"):

@@ -23,7 +23,7 @@ LIGHT = [
     *(
         f"robustcls.evaluation.measures.{file.parent.name}.{file.stem}"
         for file in sorted((ROOT / "evaluation" / "measures").glob("*/*.py"))
-        if file.stem not in ("measure", "__init__")
+        if file.stem == "record" or file.stem.startswith("section")
     ),
     "robustcls.evaluation.config",
     "robustcls.evaluation.suites",

@@ -87,15 +87,25 @@ def _choose(model: nn.Module, x: Tensor, layer: str | None, layout: str | None) 
         raise InputError(f'gradcam: layout is that of a layer: name it, as gradcam(layer="...", layout="{layout}")')
     modules = dict(model.named_modules())
     if layer is not None and layer not in modules:
-        convolutions = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
+        convolutions = [name for name, module in modules.items() if is_convolution(module)]
         near = get_close_matches(layer, modules, n=3, cutoff=0.4) or convolutions[-3:] or list(modules)[-3:]
         raise InputError(f"gradcam: the model has no layer {layer!r}: the nearest are {', '.join(near)}")
     seen = watch(model, x, modules)
     name, grid = _finest(seen, modules) if layer is None else (layer, _named(seen, layer, layout))
-    run = [module for one, _ in seen.runs if isinstance(module := modules[one], nn.Conv2d)]
+    run = [module for one, _ in seen.runs if is_convolution(module := modules[one])]
     # The only convolution, and it cuts the image into patches.
-    embedding = len(run) == 1 and run[0] is modules[name] and run[0].stride == run[0].kernel_size != (1, 1)
+    embedding = len(run) == 1 and run[0] is modules[name] and _cuts_patches(run[0])
     return name, grid, embedding
+
+
+def is_convolution(module: nn.Module) -> bool:
+    """Of PyTorch, or of a file's graph."""
+    return isinstance(module, nn.Conv2d) or getattr(module, "is_convolution", False)
+
+
+def _cuts_patches(module: nn.Module) -> bool:
+    stride, kernel = getattr(module, "stride", None), getattr(module, "kernel_size", None)
+    return stride == kernel and stride not in (None, (1, 1))
 
 
 def _named(seen: Watched, layer: str, layout: str | None) -> Grid:
@@ -123,7 +133,7 @@ def _finest(seen: Watched, modules: dict[str, nn.Module]) -> tuple[str, Grid]:
     convolutions: list[int] = []
     norms: list[int] = []
     for place, (name, output) in enumerate(single):
-        convolution = isinstance(modules[name], nn.Conv2d)
+        convolution = is_convolution(modules[name])
         if not convolution and (not seen.is_norm(output) or any(single[norm][1] is output for norm in norms)):
             continue
         with suppress(InputError):  # where two layouts fit, another layer serves

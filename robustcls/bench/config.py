@@ -14,6 +14,7 @@ WORKLOADS: dict[str, tuple[str, ...]] = {  # of a suite, where no others are nam
     "train": ("pgd3",),
     "attack": ("pgd20",),
     "explain": (),
+    "deploy": (),
     "cuda": ("clean", "fgsm_rs", "pgd10", "trades10", "pgd20", "fast"),
     "all": ("pgd3", "pgd20"),
 }
@@ -23,9 +24,10 @@ WORKLOADS: dict[str, tuple[str, ...]] = {  # of a suite, where no others are nam
 class BenchConfig(RuntimeOptions):
     GROUP: ClassVar[str] = "Benchmark"
 
-    suite: Literal["train", "attack", "explain", "cuda", "all"] = option(
+    suite: Literal["train", "attack", "explain", "deploy", "cuda", "all"] = option(
         "all",
-        "What to measure; all: train, attack and explain; cuda: training and attacks of whole architectures on a GPU.",
+        "What to measure; all: train, attack and explain; deploy: a model in PyTorch, exported, in 8 bits and pruned, on "
+        "one thread; cuda: training and attacks of whole architectures on a GPU.",
     )
     workload: tuple[str, ...] = option(
         (),

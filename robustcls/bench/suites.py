@@ -12,6 +12,7 @@ import torch
 
 from robustcls.bench.attacking import EXACT, WAYS, agreement, time_attacks, ways_of
 from robustcls.bench.config import ATTACKS, TRAININGS, BenchConfig
+from robustcls.bench.deploying import add_ratios, variants_of
 from robustcls.bench.explaining import time_method
 from robustcls.bench.limits import copy_bandwidth, forward_flops, matrix_rates
 from robustcls.bench.subject import TRAINING_IMAGES, load_subject, subject_task
@@ -86,22 +87,24 @@ def training_task(config: Any, task: Task, images: Images) -> Task:
 
 def _suites(config: BenchConfig, task: Task, folder: Path, say: Say) -> Iterable[tuple[str, Result]]:
     trainings, attacks = ([name for name in config.workloads if name in kind] for kind in (TRAININGS, ATTACKS))
-    explains = config.suite in ("explain", "all")
+    explains, deploys = config.suite in ("explain", "all"), config.suite == "deploy"
     data = partial(load_split, data_dir=config.data_dir, seed=config.seed)
     subject: LoadedModel | None = None
-    if attacks or explains:
+    if attacks or explains or deploys:
         images = choose(data(config.data, "test"), config.n or (10_000 if config.suite == "cuda" else 256))
         if config.model:  # wrong input is told before minutes of training
             subject = load_subject(subject_task(config, task, folder, say), images)
     if trainings:
         full, _ = load_training_data(config.data, data_dir=config.data_dir, seed=config.seed)
         yield "train", _train(config, task, trainings, choose(full, TRAINING_IMAGES), say)
-    if not attacks and not explains:
+    if not attacks and not explains and not deploys:
         return
     asked = subject_task(config, task, folder, say)
     subject = subject or load_subject(asked, images)
     for note in subject.notes:
         say(f"  {note}")
+    if deploys:
+        yield "deploy", _deploy(config, subject, images, folder, say)
     if explains:
         yield "explain", _explain(config, subject, images, asked, say)
     if attacks:
@@ -160,6 +163,15 @@ def _explain(config: BenchConfig, subject: LoadedModel, images: Images, task: Ta
     }
     suite = _measured(variants, config, f"explanations of at most {len(images)} images", say, usual_rounds=1)
     return {"about": f"explanations, {config.model or 'quick model'}", "n": len(images), **suite}
+
+
+def _deploy(config: BenchConfig, subject: LoadedModel, images: Images, folder: Path, say: Say) -> Result:
+    variants = variants_of(subject.model, *images.batch(), folder, say)
+    suite = _measured(variants, config, "what runs, on one thread", say)
+    add_ratios(suite["rows"])
+    name = config.model or "quick model"
+    about = f"what runs, {name} on {config.data}, one thread; throughput in batches of 32, of eager: time of one image"
+    return {"about": about, "subject": {"name": name, "sha256": subject.sha256}, **suite}
 
 
 def _measured(

@@ -134,6 +134,10 @@ def summarise(evaluation: "Evaluation") -> str:
             lines.append(f"{attack.name}: median distance {typical}, none found for {attack.censored}")
     if evaluation.surrogate:
         lines.append(f"transfer: examples crafted on {evaluation.surrogate.name}")
+    if evaluation.artefact:
+        from robustcls.evaluation.measures.artefact.verdict import verdict
+
+        lines.append(f"artefact {verdict(evaluation.artefact)}")
     lines += [f"failed: {attack.name}: {attack.error}" for attack in evaluation.attacks if attack.error]
     lines += [
         f"warning: {check.id}: {check.message}" for check in evaluation.checks if check.status in ("warn", "fail")

@@ -15,6 +15,12 @@ COLUMNS = {  # key of a row: head and format; a table shows those that its rows 
     "ratio": ("ratio", "{:.2f}x"),
     "robust_accuracy": ("robust", "{:.1%}"),
     "peak_memory_mb": ("peak MB", "{:.0f}"),
+    "of_eager": ("of eager", "{:.2f}"),
+    "size_mb": ("file MB", "{:.2f}"),
+    "process_mb": ("process MB", "{:.0f}"),
+}
+LATENCY = {  # a second table
+    f"p{part}_ms_{batch}": (f"p{part}, {batch}", "{:.2f}") for batch in (1, 8, 32) for part in (50, 99)
 }
 
 
@@ -51,9 +57,9 @@ def _suite(title: str, suite: dict[str, Any], show: Show) -> str:
     if "error" in suite:
         return wrap(f"{title}: {suite['error']}")
     rows = dict(_flat(suite["rows"]))
-    keys = [key for key in COLUMNS if any(key in row for row in rows.values())]
-    cells = [(name, *(_cell(key, row) for key in keys)) for name, row in rows.items()]
-    lines = [show(["", *(COLUMNS[key][0] for key in keys)], cells)]
+    lines = [_table(rows, COLUMNS, show)]
+    if any(key in row for row in rows.values() for key in LATENCY):
+        lines += ["milliseconds of a batch, by its size:", _table(rows, LATENCY, show)]
     lines += [f"{name}: {row['error']}" for name, row in rows.items() if "error" in row]
     for workload, found in suite.get("agreement", {}).items():
         if isinstance(found, dict) and "status" in found:
@@ -65,6 +71,12 @@ def _suite(title: str, suite: dict[str, Any], show: Show) -> str:
     return "\n".join(line if "\n" in line else wrap(line) for line in [title, *lines])
 
 
+def _table(rows: dict[str, dict[str, Any]], columns: dict[str, tuple[str, str]], show: Show) -> str:
+    keys = [key for key in columns if any(key in row for row in rows.values())]
+    cells = [(name, *(_cell(columns[key][1], key, row) for key in keys)) for name, row in rows.items()]
+    return show(["", *(columns[key][0] for key in keys)], cells)
+
+
 def _flat(rows: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a table; those of contests were kept by workload."""
     for name, row in rows.items():
@@ -74,7 +86,7 @@ def _flat(rows: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield name, row
 
 
-def _cell(key: str, row: dict[str, Any]) -> str:
+def _cell(form: str, key: str, row: dict[str, Any]) -> str:
     if row.get(key) is None:
         return "failed" if "error" in row and key == "precision" else ""
-    return COLUMNS[key][1].format(row[key] / 1e9 if key == "flop_per_second" else row[key])
+    return form.format(row[key] / 1e9 if key == "flop_per_second" else row[key])

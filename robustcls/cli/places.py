@@ -33,8 +33,14 @@ def name_of(spec: str) -> str:
 
 
 def default_out(spec: str, name: str) -> Path:
-    """`name` beside the model's file, or in the current folder for a model from code."""
-    return Path(spec).parent / name if Path(spec).exists() else Path(name)
+    """`name` beside the model's file, inside an artefact's folder, or in the current folder for a model from code."""
+    return home_of(spec) / name
+
+
+def home_of(spec: str, otherwise: Path = Path()) -> Path:
+    """The folder of a model's files; `otherwise` for a model from code."""
+    path = Path(spec)
+    return path if path.is_dir() else path.parent if path.exists() else otherwise
 
 
 def command_line() -> str:

@@ -11,7 +11,15 @@ import click
 
 from robustcls.cli.console import note, progress
 from robustcls.cli.options import MODEL_HELP, GroupedCommand, PolicyOptions, config_option, options
-from robustcls.cli.places import OVERWRITE_HELP, check_not_lost, command_line, default_out, keep_earlier, name_of
+from robustcls.cli.places import (
+    OVERWRITE_HELP,
+    check_not_lost,
+    command_line,
+    default_out,
+    home_of,
+    keep_earlier,
+    name_of,
+)
 from robustcls.core.claims import claim
 from robustcls.core.config import option, read_toml, resolve
 from robustcls.core.errors import InputError
@@ -196,7 +204,7 @@ def beside_each(specs: Sequence[str], name: str, home: Path) -> list[Path]:
     """A file beside each model or evaluation, in `home` for a model from code; of those that share a folder, each its own,
     such as evaluation-pgd.json.
     """
-    homes = [Path(spec).parent / name if Path(spec).exists() else home / name for spec in specs]
+    homes = [home_of(spec, home) / name for spec in specs]
     tails = [Path(spec).name.removesuffix(".pt").removesuffix(".json").replace(":", "-") for spec in specs]
     named = [
         home if homes.count(home) == 1 else home.with_name(f"{home.stem}-{tail}{home.suffix}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from robustcls.cli.console import note, wrap
+from robustcls.cli.console import interval, note, wrap
 from robustcls.cli.options import GroupedCommand, config_option, options
 from robustcls.core.config import read_toml
 from robustcls.core.errors import as_flags
@@ -40,6 +40,7 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
       robustcls train --data folder:images --val-attack none
       robustcls train --data folder:images --arch torchvision/resnet18 \\
           --init imagenet --freeze backbone --head 512-relu-K
+      robustcls train --init ckpt.pt --prune "channels(ratio=0.5)" --epochs 10
       robustcls train --config trades.toml --dry-run
       robustcls train --resume runs/digits-vgg16-pgd-20260101-120000
       torchrun --nproc-per-node 2 -m robustcls train --out runs/two
@@ -93,6 +94,7 @@ def conclude(run) -> None:
     """Says what came of a run that is finished."""
     from robustcls.results.learning import at_chance, few_updates, first_rise
     from robustcls.results.overfitting import robust_overfitting
+    from robustcls.results.statistics import wilson
 
     best = next(row for row in reversed(run.state.history) if row.epoch == run.state.best_epoch)
     adversarial = run.config.is_adversarial
@@ -107,19 +109,11 @@ def conclude(run) -> None:
         click.echo(wrap(f"{warning}"))
     robust = "not measured" if best.val_robust is None else _share(best.val_robust)
     click.echo(f"best epoch {best.epoch}: clean {_share(best.val_clean)}, robust {robust}")
-    click.echo(wrap(f"by {run.selected_by}; 95% interval {_interval(best, run.chance.images)}"))
+    n, share = run.chance.images, best.val_robust if run.selects_robust else best.val_clean
+    click.echo(wrap(f"by {run.selected_by}; 95% interval {interval(wilson(share * n, n))}"))
     click.echo(f"{run.folder / 'ckpt.pt'}")
     if not run.config.quiet:
         click.echo(f"next: {attack_command(run)}", err=True)  # in one line, to be copied
-
-
-def _interval(best, n: int) -> str:
-    """Of the share by which the best epoch was chosen, of n validation images."""
-    from robustcls.cli.console import interval
-    from robustcls.results.statistics import wilson
-
-    share = best.val_clean if best.val_robust is None else best.val_robust
-    return interval(wilson(share * n, n))
 
 
 def attack_command(run) -> str:
@@ -166,6 +160,7 @@ def describe(run) -> str:
         "data": f"{config.data}: {len(run.train)} training, {min(config.val_n, len(run.val))} validation images{about}",
         "model": f"{config.arch}, {parameters / 1e6:.2f} million parameters, {len(run.train.classes)} classes, input {size}",
         "init": run.notes.get("init"),
+        "pruned": run.notes.get("pruned"),
         "training": f"{', '.join(how)}, {run.threat}, {config.epochs} epochs, batch {run.batch_size}",
         "recipe": run.remark,
         "assumed": as_flags(run.assumed, {"eps": "--eps", "augment": "--augment"}),

@@ -16,6 +16,8 @@ class Classifier(nn.Module):
     Normalisation happens inside, so that every attack works in pixel space and eps means what it says.
     """
 
+    normalised_inside = False  # whether the network is one with its normalisation, as the file of an artefact is
+
     def __init__(
         self,
         net: nn.Module,
@@ -79,6 +81,8 @@ def _check_normalisation(mean: Sequence[float], std: Sequence[float], channels: 
 def sees(model: nn.Module) -> str:
     """What the network inside a model takes, in a line: pixels, or pixels behind which normalisation."""
     inner = getattr(model, "model", model)  # of a wrapper
+    if isinstance(inner, Classifier) and inner.normalised_inside:
+        return "sees pixels in [0, 1], any normalisation is inside the file"
     if not (isinstance(inner, Classifier) and inner.normalises):
         return "sees pixels in [0, 1], no normalisation in front"
     mean, std = (

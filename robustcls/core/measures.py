@@ -14,6 +14,7 @@ the thresholds of a policy.
 
 import dataclasses
 import importlib
+import math
 import sys
 import typing
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from robustcls.core import plugins
 
@@ -40,13 +41,49 @@ class Part:
     missing: str  # why an evaluation lacks it that gives no reason of its own
 
 
+class Ranged(NamedTuple):
+    """A value that is no share, with the ends of its 95% interval."""
+
+    value: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a bound is a number of."""
+
+    spec: str  # how one is written
+    name: str  # behind it
+    least: float = 0.0
+    most: float = math.inf
+    such: str = ""  # what may be given, in words
+
+    def show(self, value: float, *ends: float) -> str:
+        """The value, with the ends of its interval where they are given: `1.0 [-0.5, 2.5] points`."""
+        interval = f" [{', '.join(format(end, self.spec) for end in ends)}]" if ends else ""
+        return format(value, self.spec) + interval + self.name
+
+    def holds(self, bound: float) -> bool:
+        return self.least <= bound <= self.most
+
+
+SHARE = Unit(".1%", "", most=1, such="a number from 0 to 1")
+POINTS = Unit("z.1f", " points", least=0.1, most=100, such="points of a hundred from 0.1 to 100, such as 2")
+BYTES = Unit(",.0f", " bytes", least=1, such="a number of bytes, such as 1000000")
+MILLISECONDS = Unit(".2f", " ms", such="milliseconds, such as 10")
+
+
 @dataclass(frozen=True)
 class Threshold:
     """A number that a policy may set a bound for; the bound's name begins with `min_` or `max_`."""
 
     text: str  # what it is
-    read: Callable[[Any], tuple[Any, int] | None]  # of a record: a share, Accuracy or Estimate, and on how many samples
+    # Of a record: the value, an Accuracy, Estimate or Ranged where it has an interval, and on how many samples.
+    read: Callable[[Any], tuple[Any, int] | None]
     under_attack: bool = False  # so that it is about the threat model of the evaluation
+    unit: Unit = SHARE
+    counted: str = "samples"  # what it was measured on; "" for what needs none
+    how: str = ""  # how to have it measured
 
 
 @dataclass(frozen=True, kw_only=True)

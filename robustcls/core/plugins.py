@@ -27,6 +27,8 @@ KINDS = {
     "corruption": "robustcls/corruptions",
     "model": "robustcls/models/architectures",
     "objective": "robustcls/objectives",
+    "prune": "robustcls/deploy/pruning",
+    "quantizer": "robustcls/deploy/quantizers",
     "schedule": "robustcls/training/optimizer.py",
     "section": "robustcls/reporting/sections",
     "step": "robustcls/steps",
@@ -148,7 +150,7 @@ def with_options(kind: str, plugin: AnyPlugin, **options: Any) -> str | Callable
 def parse(kind: str, plugin: AnyPlugin) -> Spec:
     """The name of a plug-in and the options that it is given; nothing is evaluated.
 
-    Values in the text of a spec are literals or fractions such as 2/255. A callable is called by its own name, or its
+    Values in the text of a spec are literals, words or fractions such as 2/255. A callable is called by its own name, or its
     class's, and has the keywords of a partial as options: JSON's values as they are, others by their repr. Raises InputError.
     """
     if isinstance(plugin, Spec):
@@ -202,7 +204,7 @@ def _value(node: ast.expr) -> Any:
         if isinstance(left, (int, float)) and isinstance(right, (int, float)):
             return left / right
         raise ValueError
-    return ast.literal_eval(node)
+    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
 
 
 def _plain(value: Any) -> Any:

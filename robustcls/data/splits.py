@@ -247,6 +247,11 @@ def decoded_alike(data: str, trained: str) -> tuple[str, str]:
     return ":".join((ours.name, *ours.args)) + options, said
 
 
+def white_of(data: str) -> float | None:
+    """The value of 16-bit and float images that becomes white, where a folder's spec names one."""
+    return dict(_parsed(data).options).get("scale") if _parsed(data).name == "folder" else None
+
+
 def check_named_by_file(spec: str, file: str) -> None:
     """Raises InputError where a file names, as its data, code that does not look like a data set.
 

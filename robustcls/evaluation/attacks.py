@@ -113,8 +113,9 @@ def check_attacks(attacks: Sequence[NamedAttack], subject: Subject, eps_grid: Se
                 f"give it to `robustcls explain --attack {quote(attack.text)}`"
             )
         if traits.gradients and not getattr(subject.source, "differentiable", True):
+            why = getattr(getattr(subject.source, "net", None), "no_gradient", "")
             raise InputError(
-                f"{attack.text} needs gradients, which this model does not give: "
+                f"{attack.text} needs gradients, which this model does not give{f' ({why})' if why else ''}: "
                 'take `attacks="square"` or `attacks="noise"`, or craft on another model with `transfer_from`'
             )
         if traits.unrestricted:

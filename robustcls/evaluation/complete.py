@@ -9,8 +9,8 @@
     from_attacks(evaluation) -> RECORD                 what the attacks already say of it, kept where it is not run
     time_more(x, timed) -> float                       seconds that become `pace.more[NAME]`, where passes are not all
 
-The last four may be left out. `...` are those of `n`, `methods`, `batch_size`, `seed`, `progress`, `say` and its own options
-that the function names.
+The last four may be left out. `...` are those of `n`, `attacks`, `methods`, `batch_size`, `seed`, `progress`, `say` and its
+own options that the function names.
 """
 
 import time
@@ -98,7 +98,8 @@ def _tasks(
         if count == 0:
             continue  # as the plan says
         options = {
-            "methods": plan.methods, "batch_size": batch_size, "seed": plan.seed, "progress": progress, "say": say, **own
+            "attacks": plan.attacks, "methods": plan.methods, "batch_size": batch_size, "seed": plan.seed,
+            "progress": progress, "say": say, **own,
         }  # fmt: skip
         evaluation.not_run[measure.key] = CUT_OFF
         try:

@@ -24,7 +24,9 @@ from robustcls.data.seen import seen_in_training
 from robustcls.data.splits import SAMPLING_RULE, check_named_by_file, decoded_alike, load_split, may_have_trained_on
 from robustcls.evaluation.config import AttackConfig, ExplainConfig
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, read_model
+from robustcls.models.weights import hash_weights
 from robustcls.results import records
+from robustcls.results.artefact import Manifest
 from robustcls.results.balance import GIVEN, SHARES, WHOLE, two_labels
 from robustcls.runtime.device import resolve_device, resolve_precision
 from robustcls.runtime.fused import Counted
@@ -58,6 +60,9 @@ class Subject:
     two_labels: tuple[int, int] | None = None  # of data with two classes: the negative one, then the positive one
     training: records.Training | None = None
     surrogate: Surrogate | None = None
+    original: Surrogate | None = None  # of a model that is an exported file, the one that it was made of
+    quantization: str = ""  # of such a file
+    made_of: str = ""  # of such a file, the SHA-256 of the other's
     notes: list[str] = field(default_factory=list)  # what a user must be told: what was taken from where
     images_were_on: torch.device | None = None  # None where on the CPU or with the model: both are usual
 
@@ -73,11 +78,14 @@ class Subject:
 
     def take(self, rows: Tensor) -> "Subject":
         """The samples at these positions. The record of the data is still that of all."""
-        surrogate = self.surrogate and dataclasses.replace(self.surrogate, y=self.surrogate.y[rows])
+        surrogate, original = (
+            other and dataclasses.replace(other, y=other.y[rows]) for other in (self.surrogate, self.original)
+        )
         files = None if self.files is None else [self.files[row] for row in rows.tolist()]
         return dataclasses.replace(
-            self, x=self.x[rows], y=self.y[rows], index=self.index[rows], files=files, surrogate=surrogate
-        )
+            self, x=self.x[rows], y=self.y[rows], index=self.index[rows], files=files, surrogate=surrogate,
+            original=original,
+        )  # fmt: skip
 
 
 def make_subject(
@@ -184,6 +192,16 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         other, its_map, its_record, said = _fit(read_model(transfer_from), images, options, shared=True)
         surrogate = Surrogate(other.model, its_record, _renumber(images.labels, its_map))
         notes += said
+    original = None
+    if spec_of_original := getattr(options, "original", None):
+        other, its_map, its_record, said = _fit(read_model(spec_of_original), images, options, shared=True)
+        original = Surrogate(other.model, its_record, _renumber(images.labels, its_map))
+        notes += said
+    manifest = source.content if isinstance(source.content, Manifest) else None
+    if original and manifest and manifest.source.sha256 != original.record.sha256:
+        notes.append(
+            f"{original.record.name} is not the file that {loaded.name} was made of (SHA-256), {manifest.source.name}"
+        )
     x, _ = images.batch()
     return Subject(
         loaded.model, x, _renumber(images.labels, mapped), threat, record, data,
@@ -193,6 +211,9 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         two_labels=two_labels(record, data),
         training=read_training(Path(spec), source.meta) if source.meta else None,
         surrogate=surrogate,
+        original=original,
+        quantization=manifest.quantization.spec if manifest and manifest.quantization else "",
+        made_of=manifest.source.sha256 if manifest else "",
         notes=notes,
     )  # fmt: skip
 
@@ -203,6 +224,9 @@ def load_subjects(specs: Sequence[str], options: AttackConfig) -> list[Subject]:
     for subject in subjects:
         if subject.data_record.sha256 == subjects[0].data_record.sha256:
             subject.x = subjects[0].x
+        for other in subjects:
+            if subject.original is None and subject.made_of and subject.made_of == other.model_record.sha256:
+                subject.original = Surrogate(other.model, other.model_record, other.y)
     return subjects
 
 
@@ -216,7 +240,7 @@ def describe_model(
         classes = [str(number) for number in range(num_classes)]
     return records.Model(
         name=name or type(model).__name__,
-        sha256=sha256 or _hash_weights(model),
+        sha256=sha256 or hash_weights(model),
         arch=str(getattr(model, "arch", "") or type(model).__name__),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         input_size=list(input_size_of(model) or ()),
@@ -289,13 +313,4 @@ def _hash_tensors(*tensors: Tensor) -> str:
     for tensor in tensors:
         digest.update(repr(tuple(tensor.shape)).encode())
         digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def _hash_weights(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        if isinstance(tensor, Tensor):
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -11,8 +11,10 @@ from robustcls.core import plugins
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError, as_input_error
 from robustcls.core.files import atomic_write
+from robustcls.core.gradients import frozen
 from robustcls.models import zoo
 from robustcls.models.heads import LINEAR, replace_head
+from robustcls.models.shapes import shapes_of, take_shapes
 
 FORMAT = "robustcls/checkpoint/1"
 SIGNATURE = "(num_classes, input_size), input_size being (C, H, W)"
@@ -62,7 +64,12 @@ def _make_net(arch: Arch, outputs: int, input_size: Sequence[int]) -> nn.Module:
 
 
 def save_checkpoint(path: str | Path, model: Classifier, meta: Mapping[str, Any], **more: Any) -> None:
-    """Writes model and meta (primitives: data, threat model, versions ...) atomically. more: what resuming needs."""
+    """Writes model and meta (primitives: data, threat model, versions ...) atomically. more: what resuming needs.
+
+    A pruned model is saved with the widths of its layers.
+    """
+    if pruned := getattr(model, "pruned", ""):
+        more |= {"pruned": pruned, "shapes": shapes_of(model.net)}
     content = {
         "format": FORMAT,
         "arch": model.arch,
@@ -109,10 +116,24 @@ def restore(content: Mapping[str, Any], name: str, trusted: Arch | None = None) 
         ):  # weights that are replaced take nothing from the caller's random numbers
             model = build(made, classes=classes, input_size=input_size, head=head, **normalisation)
         model.arch = arch
+        take_pruned(model, content, name)
         load_weights(model.net, content["state_dict"], name)
         return model.eval(), content["meta"]
     except KeyError as error:
         raise InputError(f"{name} lacks {error}: it is damaged or of another version") from None
+
+
+def take_pruned(model: Classifier, content: Mapping[str, Any], name: str) -> None:
+    """Makes a fresh model as narrow as the pruned one of a checkpoint, for its weights to be loaded; else does nothing.
+
+    Raises InputError for widths that are not a part of the architecture's, or do not fit together.
+    """
+    if "shapes" not in content:
+        return
+    take_shapes(model.net, content["shapes"], content.get("state_dict", {}), name)
+    with as_input_error(f"{name}: its pruned layers do not fit together"), torch.no_grad(), frozen(model):
+        model(torch.zeros(1, *model.input_size))
+    model.pruned = str(content.get("pruned", ""))  # type: ignore[assignment]
 
 
 def load_weights(net: nn.Module, state: Mapping[str, Tensor], name: str) -> None:

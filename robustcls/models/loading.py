@@ -21,12 +21,14 @@ from robustcls.core.classifier import Classifier, input_size_of
 from robustcls.core.errors import InputError, as_input_error
 from robustcls.core.files import sha256
 from robustcls.core.gradients import frozen
+from robustcls.models.artefact import is_artefact, load_artefact, meta_of
 from robustcls.models.checkpoint import Arch, build, is_checkpoint, load_weights, restore
 from robustcls.models.foreign import find_class_names, find_weights, holds_tensors, is_counter
 from robustcls.models.heads import head_of
-from robustcls.models.onnx import hash_onnx, load_onnx
+from robustcls.models.onnx.net import hash_onnx, load_onnx
 from robustcls.models.weights import read_file
 from robustcls.models.zoo import is_zoo, load_pretrained
+from robustcls.results.artefact import Manifest
 from robustcls.runtime.predict import classifier_of, predict
 
 
@@ -63,7 +65,7 @@ def load(
     """A model without data beside it, as `robustcls.load` describes it. Raises InputError."""
     mean, std = _values(mean, "mean"), _values(std, "std")
     source = read_model(spec)
-    ours = source.content is not None and is_checkpoint(source.content)
+    ours = isinstance(source.content, Manifest) or is_checkpoint(source.content)
     if input_size is None and not ours and (arch or mean or std) and not is_zoo(source.spec):
         raise InputError(
             f"{spec} does not say which images it takes: give `input_size`, such as `input_size=(3, 32, 32)`"
@@ -123,6 +125,9 @@ def read_model(spec: str) -> ModelSource:
     """
     if spec.endswith(".onnx"):
         return ModelSource(spec, sha256=hash_onnx(spec))
+    if is_artefact(spec):
+        manifest = Manifest.of(spec)
+        return ModelSource(spec, manifest, manifest.file.sha256, meta_of(manifest))
     if is_zoo(spec) or (":" in spec and not Path(spec).exists()):
         return ModelSource(spec)
     content = read_file(spec)
@@ -151,6 +156,9 @@ def build_model(
         model = load_onnx(spec, classes=classes, input_size=input_size, **normalisation)
         notes = [*([] if mean or std else [assumed]), *_unused(name, arch=arch)]
         return LoadedModel(model, name, source.sha256, (), notes)
+    if isinstance(content, Manifest):
+        notes = _unused(name, arch=arch, mean=mean, std=std)
+        return LoadedModel(load_artefact(spec, content), name, source.sha256, tuple(content.classes), notes)
     if is_zoo(spec):
         model, file = load_pretrained(spec)
         notes = _unused(spec, arch=arch, mean=mean, std=std)

@@ -1,6 +1,6 @@
 """Starts training from existing weights (Yosinski et al. 2014, arXiv:1411.1792)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robustcls.core.class_map import is_number, match_classes, own_names
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
-from robustcls.models.checkpoint import is_checkpoint
+from robustcls.models.checkpoint import is_checkpoint, take_pruned
 from robustcls.models.foreign import Weights, find_class_names, find_weights
 from robustcls.models.heads import Head, head_of
 from robustcls.models.weights import read_file
@@ -24,10 +24,10 @@ def initialise(model: Classifier, init: str) -> str:
 
     init: `imagenet`, the default weights of the zoo that model.arch names, or the path of a checkpoint, a state dict or
     a .safetensors. A head of another shape stays as it is. Call it before anything copies the model. Raises InputError
-    where fewer than half of the backbone's tensors fit.
+    where fewer than half of the backbone's tensors fit. The model becomes as narrow as a pruned checkpoint's.
     """
-    wanted = model.net.state_dict()
     read = _read(init, model)
+    wanted = model.net.state_dict()
     state = dict(read.state)
     head, module = head_of(model.net, len(model.classes))
     last = f"{head}.{len(module) - 1}" if isinstance(module, Head) else head
@@ -130,6 +130,7 @@ def _read(init: str, model: Classifier) -> Weights:
     content, name = read_file(init), Path(init).name
     if is_checkpoint(content):
         try:
+            _take_pruned_backbone(model, content, init)
             return Weights(content["state_dict"], [], content["mean"], content["std"], content["classes"])
         except KeyError as error:
             raise InputError(f"{init} lacks {error}: it is damaged or of another version") from None
@@ -137,6 +138,29 @@ def _read(init: str, model: Classifier) -> Weights:
     weights.classes, said = find_class_names(content, len(model.classes), name)
     weights.notes += said if weights.classes else []
     return weights
+
+
+def _take_pruned_backbone(model: Classifier, content: Mapping[str, Any], init: str) -> None:
+    """All layers become as narrow as a pruned checkpoint's but those of the head, which takes as many inputs."""
+    if "shapes" not in content or not isinstance(content["shapes"], Mapping):
+        return take_pruned(model, content, init)
+    head, module = head_of(model.net, len(model.classes))
+    name, first = (f"{head}.0", module[0]) if isinstance(module, Head) else (head, module)
+    state = {key: tensor for key, tensor in content["state_dict"].items() if not _is_in(head, key)}
+    shapes = {layer: widths for layer, widths in content["shapes"].items() if not _is_in(head, f"{layer}.")}
+    weight = next((content["state_dict"][key] for key in _first_weights(head) if key in content["state_dict"]), None)
+    before: Any = first.weight
+    if isinstance(weight, Tensor) and weight.ndim == before.ndim:
+        state[f"{name}.weight"] = before[:, : weight.shape[1]]
+        shapes[name] = {"in_features" if isinstance(first, nn.Linear) else "in_channels": weight.shape[1]}
+    take_pruned(model, {**content, "state_dict": state, "shapes": shapes}, init)
+    if first.weight is not before:
+        first.reset_parameters()  # type: ignore[operator]
+
+
+def _first_weights(head: str) -> tuple[str, str]:
+    """What a checkpoint calls the weight of the head's first layer, of several or alone."""
+    return f"{head}.0.weight", f"{head}.weight"
 
 
 def _order_head(

@@ -1,6 +1,7 @@
 """Reads files of weights without running anything in them."""
 
 import argparse
+import hashlib
 import pathlib
 import pickle
 import re
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustcls.core.errors import InputError
 
@@ -75,3 +76,13 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except Exception as error:  # its own exception class is not exported
         raise InputError(f"cannot read {path}: it is truncated or damaged ({error!s:.80})") from None
+
+
+def hash_weights(model: nn.Module) -> str:
+    """The SHA-256, in hex, of a model's parameters and buffers, with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        if isinstance(tensor, Tensor):
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

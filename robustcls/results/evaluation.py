@@ -21,6 +21,7 @@ from robustcls.results.training import Training
 
 if TYPE_CHECKING:
     from robustcls.evaluation.examples import Examples
+    from robustcls.evaluation.measures.artefact.record import Artefact
     from robustcls.evaluation.measures.calibration.record import Calibration
     from robustcls.evaluation.measures.corruptions.record import Corruptions
     from robustcls.evaluation.measures.gallery.record import Gallery
@@ -66,6 +67,7 @@ class Evaluation(JsonFile):
     balanced: Balanced | None = None
     two_classes: TwoClasses | None = None
     license: str = ""  # of the model, as its owner states it: an SPDX identifier
+    artefact: "Artefact | None" = None  # of a model that is an exported file
 
     # Of one that was just made, in memory. No field, for no file holds them: None of one that was loaded.
     examples = cast("Examples", None)

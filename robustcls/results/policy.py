@@ -22,15 +22,18 @@ from robustcls.results.thresholds import (
     UNJUDGED,
     WARN,
     Judged,
+    check_bound,
     judge_threshold,
     not_measured,
+    unit_of,
 )
 
 
 @dataclass(frozen=True)
 @with_fields(dict.fromkeys(THRESHOLDS, (float | None, None)))
 class Policy:
-    """What a model must reach, as shares in [0, 1], and how it must have been measured; None asks for nothing.
+    """What a model must reach, as shares in [0, 1] unless a threshold has another unit, and how it must have been measured;
+    None asks for nothing.
 
     THRESHOLDS has all of the thresholds, those that the measures of an evaluation declare among them, such as `max_ece`.
     """
@@ -47,9 +50,8 @@ class Policy:
     def __post_init__(self) -> None:
         for name in THRESHOLDS:
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                meant = f"; did you mean {value / 100:g}?" if 1 < value <= 100 else ", such as 0.40"
-                raise InputError(f"{name} {value} is not a share: give a number from 0 to 1{meant}")
+            if value is not None:
+                check_bound(name, value)
         if self.min_n is not None and self.min_n < 1:
             raise InputError(f"min_n {self.min_n} is no number of samples: give 1 or more")
         if (self.norm is None) != (self.eps is None):
@@ -127,7 +129,7 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
         else:
             found = judge_threshold(name, evaluation, threshold, policy.positive)
         side = "at least" if name.startswith("min") else "at most"
-        asked = f"{THRESHOLDS[name]} {side} {threshold:.1%}"
+        asked = f"{THRESHOLDS[name]} {side} {unit_of(name).show(threshold)}"
         criteria.append(Criterion(name, asked, found.status, found.reason, found.measured))
     failed, warned = _failed(evaluation), _warned(evaluation)
     reasons = [one.reason for one in criteria if one.name in THRESHOLDS or one.status != PASS] + failed + warned

@@ -5,6 +5,8 @@ from functools import partial
 from typing import NamedTuple
 
 from robustcls.core import measures
+from robustcls.core.errors import InputError
+from robustcls.core.measures import BYTES, SHARE, Ranged, Unit
 from robustcls.results.balance import balanced_of, class_name, expected_labels, label_name, say_absent, two_classes_of
 from robustcls.results.comparison import ClassCounts, count_classes, worst_class
 from robustcls.results.records import Accuracy, Estimate, Evaluation, Rates
@@ -27,6 +29,7 @@ class Threshold(NamedTuple):
     text: str
     judge: Callable[[str, Evaluation, float, str | None], Judged]
     under_attack: bool
+    unit: Unit = SHARE
 
 
 def judge_threshold(name: str, evaluation: Evaluation, threshold: float, positive: str | None) -> Judged:
@@ -34,8 +37,24 @@ def judge_threshold(name: str, evaluation: Evaluation, threshold: float, positiv
     return _TABLE[name].judge(name, evaluation, threshold, positive)
 
 
-def not_measured(name: str) -> Judged:
-    return Judged(INCONCLUSIVE, f"{THRESHOLDS[name]} was not measured", "")
+def unit_of(name: str) -> Unit:
+    """What a threshold's bound is a number of."""
+    return _TABLE[name].unit
+
+
+def check_bound(name: str, value: float) -> None:
+    """Raises InputError unless a bound is a number of the threshold's unit."""
+    unit = unit_of(name)
+    if unit.holds(value):
+        return
+    if unit is SHARE:
+        meant = f"; did you mean {value / 100:g}?" if 1 < value <= 100 else ", such as 0.40"
+        raise InputError(f"{name} {value} is not a share: give {unit.such}{meant}")
+    raise InputError(f"{name} = {value:g} is out of range: give {unit.such}")
+
+
+def not_measured(name: str, how: str = "") -> Judged:
+    return Judged(INCONCLUSIVE, f"{THRESHOLDS[name]} was not measured" + (f": {how}" if how else ""), "")
 
 
 def _of_measure(
@@ -45,9 +64,9 @@ def _of_measure(
     record = getattr(evaluation, field)
     value, n = (None if record is None else declared.read(record)) or (None, 0)
     if value is None or not n:
-        return not_measured(name)
+        return not_measured(name, declared.how)
     held = _compare(name, declared.text, value, threshold)
-    return held._replace(reason=f"{held.reason}, on n = {n:,} samples")
+    return held._replace(reason=f"{held.reason}, on n = {n:,} {declared.counted}") if declared.counted else held
 
 
 def _accuracy(name: str, evaluation: Evaluation, threshold: float, positive: str | None) -> Judged:
@@ -126,9 +145,9 @@ def _rate(part: str, which: str, name: str, evaluation: Evaluation, threshold: f
     return held._replace(measured=f"{of} {held.measured}")
 
 
-def _compare(name: str, what: str, found: Accuracy | Estimate | float, threshold: float) -> Judged:
+def _compare(name: str, what: str, found: Accuracy | Estimate | Ranged | float, threshold: float) -> Judged:
     """By the whole interval; by the value alone where there is no interval."""
-    value, ends = (found.value, found.ci95) if isinstance(found, (Accuracy, Estimate)) else (found, None)
+    value, ends = (found, ()) if isinstance(found, (int, float)) else (found.value, found.ci95)
     low, high = ends or (value, value)
     if name.startswith("min"):
         passed, failed, words = low >= threshold, high < threshold, ("at or above", "below")
@@ -136,12 +155,14 @@ def _compare(name: str, what: str, found: Accuracy | Estimate | float, threshold
         passed, failed, words = high <= threshold, low > threshold, ("at or below", "above")
     status = PASS if passed else FAIL if failed else INCONCLUSIVE
     how = {PASS: words[0], FAIL: words[1], INCONCLUSIVE: "around"}[status]
-    measured = f"{value:.1%} [{low:.1%}, {high:.1%}]" if ends else f"{value:.1%}"
-    bare = "" if ends else ", compared without an interval"
-    return Judged(status, f"{what} {measured} lies {how} the threshold {threshold:.1%}{bare}", measured + bare)
+    unit = unit_of(name)
+    show = unit.show
+    measured = show(value, *ends)
+    bare = "" if ends or unit is BYTES else ", compared without an interval"  # a size is exact
+    return Judged(status, f"{what} {measured} lies {how} the threshold {show(threshold)}{bare}", measured + bare)
 
 
-_TABLE = {
+_TABLE: dict[str, Threshold] = {
     "min_clean": Threshold("clean accuracy", _accuracy, False),
     "min_robust": Threshold("robust accuracy", _accuracy, True),
     "max_drop": Threshold("drop from clean to robust accuracy", _drop, True),
@@ -153,7 +174,7 @@ _TABLE = {
     "min_robust_sensitivity": Threshold("sensitivity under attack", partial(_rate, "robust", "sensitivity"), True),
     "min_robust_specificity": Threshold("specificity under attack", partial(_rate, "robust", "specificity"), True),
 } | {
-    name: Threshold(one.text, partial(_of_measure, measure.name, one), one.under_attack)
+    name: Threshold(one.text, partial(_of_measure, measure.name, one), one.under_attack, one.unit)
     for measure in measures.measures()
     for name, one in measure.thresholds.items()
 }

@@ -50,6 +50,9 @@ def has_bf16(device: torch.device) -> bool:
     return bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
 
 
+EIGHT_BIT = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")  # that 8-bit arithmetic uses
+
+
 def cpu_flags() -> set[str]:
     """The processor's instruction sets as Linux names them; empty on other systems."""
     return set(proc_field("cpuinfo", "flags").split())

@@ -13,6 +13,7 @@ from robustcls.core.config import resolve, to_toml
 from robustcls.core.errors import InputError
 from robustcls.core.files import atomic_write, check_writable
 from robustcls.core.provenance import versions
+from robustcls.deploy.prune import Pruned
 from robustcls.models.checkpoint import save_checkpoint
 from robustcls.models.weights import read_file
 from robustcls.training.config import TrainConfig
@@ -88,7 +89,9 @@ def meta(run: Run) -> dict[str, Any]:
         "precision": run.precision,
         "versions": versions(),
         "saved": datetime.now(UTC).isoformat(timespec="seconds"),
-    } | ({"from_python": list(run.from_python)} if run.from_python else {})
+        **({"from_python": list(run.from_python)} if run.from_python else {}),
+        **({"pruned": dataclasses.asdict(pruned)} if isinstance(pruned := run.notes.get("pruned"), Pruned) else {}),
+    }
 
 
 def read_last(folder: Path, name: str = "last.pt") -> tuple[TrainConfig, dict[str, Any]]:

@@ -35,6 +35,12 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
     init: str | None = option(
         None, "Initial weights: imagenet (the zoo's own), or a file of weights.", metavar="PATH", group="Model"
     )
+    prune: str | None = option(
+        None,
+        "Remove channels of the initial weights before training, such as channels(ratio=0.5); see robustcls list prune.",
+        metavar="SPEC",
+        group="Model",
+    )
     head: str = option(
         "linear", "Layers that give the logits: linear, or such as 512-relu-K.", metavar="LAYERS", group="Model"
     )
@@ -116,6 +122,8 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
             raise InputError("`lr=0` trains nothing: give a rate such as 0.1")
         if self.ema and self.swa:
             raise InputError("`ema` and `swa` are two averages of the weights: give one of them")
+        if self.prune:
+            plugins.load("prune", self.prune)  # a typo is found at once
         parse_batch_size(self.batch_size)
         self.data = self.data or "digits"
         self.norm = self.norm or "linf"

@@ -1,6 +1,8 @@
 """The model that a run begins with: what it is shown of the pixels, its first weights, the logits that it must give."""
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,9 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.options import parse_numbers
 from robustcls.data.images import Images
-from robustcls.models.checkpoint import Arch, build
+from robustcls.data.splits import choose
+from robustcls.deploy.prune import RANKED_ON, Pruned, prune, size_of
+from robustcls.models.checkpoint import Arch, build, take_pruned
 from robustcls.models.transfer import initialise
 from robustcls.runtime.predict import classifier_of
 from robustcls.training.config import TrainConfig
@@ -19,26 +23,39 @@ DATA = "data"  # for `mean` and `std`: those of the training images
 
 
 def make_model(
-    config: TrainConfig, train: Images, arch: Arch | None = None, *, resumed: bool = False
-) -> tuple[Classifier, dict[str, str]]:
-    """A model of config.arch for the training images, with the first weights of config.init, and what is said of it.
+    config: TrainConfig, train: Images, arch: Arch | None = None, *, last: Mapping[str, Any] | None = None
+) -> tuple[Classifier, dict[str, str | Pruned]]:
+    """A model of config.arch for the training images, with the first weights of config.init, pruned where that is asked,
+    and what is said of it.
 
     Args:
         arch: in place of config.arch, a module, which is copied, or a function (num_classes, input_size) that makes one.
-        resumed: the weights are to come from last.pt, so those of config.init are not read.
+        last: what last.pt holds of a run that goes on: the model is as narrow as there, and its weights are to come.
 
     Raises:
-        InputError: unless the model gives one logit for each class.
+        InputError: unless the model gives one logit for each class; for random weights that are to be pruned.
     """
+    if config.prune and not config.init and not isinstance(arch, nn.Module):
+        raise InputError(
+            "`prune` removes what trained weights need least, and these are random: name a checkpoint with `init`"
+        )
     mean, std = normalisation(config, train.pixels)
     made = copy.deepcopy(arch) if isinstance(arch, nn.Module) else arch or config.arch
     size = train.pixels.shape[1:]
     model = build(made, classes=train.classes, input_size=size, mean=mean, std=std, head=config.head)
-    notes = {} if resumed else {"output": check_outputs(model, train)}
-    if config.init and not resumed:
+    notes: dict[str, str | Pruned] = {} if last else {"output": check_outputs(model, train)}
+    full = size_of(model) if config.init or config.prune else (0, 0)
+    if last:
+        take_pruned(model, last, "last.pt")
+    elif config.init:
         notes["init"] = initialise(model, config.init)
     if config.mean or config.std:  # what was asked for wins over what the weights were trained with
         model.mean, model.std = (model.mean.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+    if config.prune and not last:
+        prune(model, config.prune, *choose(train, RANKED_ON).batch())
+    if pruned := getattr(model, "pruned", ""):
+        parameters, macs = zip(full, size_of(model), strict=True)
+        notes["pruned"] = Pruned(pruned, parameters, macs)
     return model, notes
 
 

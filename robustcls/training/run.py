@@ -1,6 +1,6 @@
 """A training run: a configuration, images and a folder around a TrainState. `training.loop.fit` drives it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,10 @@ class Run:
         *,
         arch: Arch | None = None,
         adv: plugins.AnyPlugin | None = None,
-        resumed: bool = False,
+        last: Mapping[str, Any] | None = None,
         from_python: tuple[str, ...] = (),
     ) -> None:
-        """arch, resumed: as `make_model` takes them. adv: in place of config.adv. from_python: the options that were given as
+        """arch, last: as `make_model` takes them. adv: in place of config.adv. from_python: the options that were given as
         objects.
 
         Raises InputError; nothing is written.
@@ -64,7 +64,7 @@ class Run:
         self.augment = augmenter(config.augment, flip=train.flip, num_classes=len(train.classes))
         with own_random(self.device):
             seed_global(config.seed, self.device)
-            model, self.notes = make_model(config, train, arch, resumed=resumed)
+            model, self.notes = make_model(config, train, arch, last=last)
         self.state = TrainState(
             config,
             model.to(self.device).to(memory_format=torch.channels_last),
@@ -75,7 +75,7 @@ class Run:
             adv=adv,
         )
         self.val_attack = load_val_attack(config, self.threat)
-        self.resumed, self.from_python = resumed, from_python
+        self.resumed, self.from_python = last is not None, from_python
         self.remark = ""  # what was made of the data set's recipe
         self.assumed = ""  # what was taken, where nobody said what suits the data
         self.tracking: Tracking | None = None
@@ -141,9 +141,13 @@ class Run:
         return (self.state.epoch * self.state.num_batches + self.state.batch) * self.images_per_batch
 
     @property
+    def selects_robust(self) -> bool:
+        """Whether the best epoch is that of robust validation accuracy; of clean accuracy else."""
+        return self.config.is_adversarial and self.val_attack is not None
+
+    @property
     def selected_by(self) -> str:
-        robust = self.config.is_adversarial and self.val_attack is not None
-        how = f"under {self.config.val_attack}" if robust else "without an attack"
+        how = f"under {self.config.val_attack}" if self.selects_robust else "without an attack"
         return f"accuracy {how} on {min(self.config.val_n, len(self.val))} validation images"
 
     @cached_property

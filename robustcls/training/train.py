@@ -177,9 +177,7 @@ def begin(
         images, val = _load(config, data)
         remark = "" if content else _adapt(config, given, images, world)
         objects = tuple(name for name, value in (("data", data), ("arch", arch), ("adv", adv)) if value is not None)
-        run = Run(
-            config, folder, images, val, world, arch=arch, adv=adv, resumed=content is not None, from_python=objects
-        )
+        run = Run(config, folder, images, val, world, arch=arch, adv=adv, last=content, from_python=objects)
         run.remark = remark
         run.assumed = "" if content else assumed(config, given, mirrors=images.flip)
         if content:

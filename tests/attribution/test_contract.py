@@ -14,7 +14,7 @@ from robustcls.api import explain
 from robustcls.attribution import collapse, note
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
-from robustcls.core.plugins import names
+from robustcls.core.plugins import describe, names
 
 CHEAP = {
     "kernel_shap": "(samples=40, segments=9)",
@@ -57,7 +57,9 @@ def images() -> Tensor:
 
 def test_the_methods_are_plug_ins_and_the_helpers_are_not() -> None:
     files = Path(robustcls.attribution.__file__).parent.glob("[!_]*.py")
-    assert names("attribution") == sorted(file.stem for file in files)
+    assert {plugin.module for plugin in describe("attribution")} == {
+        f"robustcls.attribution.{file.stem}" for file in files
+    }
     assert {
         "deeplift", "deeplift_shap", "feature_ablation", "gradcam", "gradient_shap", "guided_gradcam", "input_x_gradient",
         "integrated_gradients", "kernel_shap", "lime", "occlusion", "saliency", "smoothgrad",

@@ -79,3 +79,50 @@ def test_the_ways_of_computing_agree_or_not():
     assert agreement(exact, {"near": near}, 300)["status"] == "not_run"
     assert agreement(exact, {"near": {"error": "no"}}, 1000)["status"] == "not_run"
     assert agreement({"error": "no"}, {"near": near}, 1000)["status"] == "not_run"
+
+
+@pytest.mark.slow
+def test_what_runs_is_measured_in_turns_and_beside_eager_pytorch(images, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    from robustcls.bench import deploying
+
+    monkeypatch.setattr(deploying, "RUNS", 2)
+    monkeypatch.setattr(deploying, "FEWEST", 2)
+    model = build("vgg11(width=0.25)", classes=images.classes, input_size=images.pixels.shape[1:])
+    said = []
+    variants = deploying.variants_of(model, *images.batch(), tmp_path, said.append)
+    pruned = [] if said else ["pruned ORT fp32", "pruned ORT int8"]
+    assert list(variants) == ["eager torch", "folded torch", "ORT fp32", "ORT int8", *pruned]
+    rows = {name: measure() for name, measure in variants.items()}
+    deploying.add_ratios(rows)
+    for name, row in rows.items():
+        assert row["of_eager"] == row["p50_ms_1"] / rows["eager torch"]["p50_ms_1"]
+        assert row["images_per_second"] == 32_000 / row["p50_ms_32"]
+        assert all(row[f"p50_ms_{batch}"] <= row[f"p99_ms_{batch}"] for batch in (1, 8, 32))
+        assert row["precision"] == ("int8" if name.endswith("int8") else "fp32")
+    assert rows["ORT int8"]["size_mb"] < 0.35 * rows["ORT fp32"]["size_mb"]
+    assert rows["ORT fp32"]["process_mb"] < rows["eager torch"]["process_mb"]  # it loads no PyTorch
+    if pruned:
+        assert rows["pruned ORT fp32"]["size_mb"] < 0.5 * rows["ORT fp32"]["size_mb"]
+    shown = render(
+        {"device": "CPU", "matrix_rates": {}, "suites": {"deploy": {"about": "what runs", "rows": rows}}}, table
+    )
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "p99, 32" in shown
+
+
+@pytest.mark.slow
+def test_without_torch_pruning_the_pruned_ones_are_left_out_with_a_line(images, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    import sys
+
+    from robustcls.bench import deploying
+
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    monkeypatch.setattr(deploying, "_memory", lambda file, shape: None)
+    model = build(TASK["arch"], classes=images.classes, input_size=images.pixels.shape[1:])
+    said = []
+    variants = deploying.variants_of(model, *images.batch(), tmp_path, said.append)
+    assert list(variants) == ["eager torch", "folded torch", "ORT fp32", "ORT int8"]
+    assert "pip install" in said[0]
+    assert "process_mb" not in variants["ORT int8"]()

@@ -38,7 +38,7 @@ BAD = {
     "unknown attack": ([*ATTACK, "--attack", "pdg"], "did you mean 'pgd'?"),
     "unknown option of an attack": ([*ATTACK, "--attack", "pgd(step=3)"], "did you mean 'steps'?"),
     "attack that keeps the label": ([*ATTACK, "--attack", "interpretation"], "explain --attack interpretation"),
-    "wrong option of an attack": ([*ATTACK, "--attack", "pgd(steps=few)"], "is not a spec"),
+    "wrong option of an attack": ([*ATTACK, "--attack", "pgd(steps=few)"], "is not a whole number"),
     "wrong type in an attack": ([*ATTACK, "--attack", "pgd(steps=0.5)"], "steps=0.5 is not a whole number"),
     "unknown suite": (["attack", "--model", "{home}/pgd/ckpt.pt", "--suite", "fats"], "did you mean 'fast'?"),
     "--attack and --suite": ([*ATTACK, "--suite", "fast"], "both --attack and --suite"),

@@ -28,7 +28,20 @@ def onnx_file(home, tmp_path):
     return tmp_path / "net.onnx"
 
 
-def test_an_onnx_file_is_judged_without_gradients(cli, home, onnx_file, tmp_path):
+@pytest.fixture
+def opaque_file(onnx_file, tmp_path):
+    """The same function, by an operator that its PyTorch graph lacks."""
+    import onnx
+
+    model = onnx.load(onnx_file)
+    last = next(node for node in model.graph.node if "logits" in node.output)
+    last.output[0] = "raw"
+    model.graph.node.append(onnx.helper.make_node("Shrink", ["raw"], ["logits"], bias=0.0, lambd=0.0))
+    onnx.save(model, tmp_path / "opaque.onnx")
+    return tmp_path / "opaque.onnx"
+
+
+def test_an_onnx_file_is_evaluated_without_gradients(cli, home, onnx_file, tmp_path):
     ours = cli(
         "attack", "--model", home / "standard" / "ckpt.pt", *SMALL, "--attack", "noise", "--out", tmp_path / "a.json"
     )
@@ -42,16 +55,25 @@ def test_an_onnx_file_is_judged_without_gradients(cli, home, onnx_file, tmp_path
 
 
 @pytest.mark.parametrize("what", [("--attack", "pgd(steps=2)"), ("--suite", "fast")])
-def test_attacks_by_gradients_are_refused_for_an_onnx_file(what, cli, onnx_file):
-    result = cli("attack", "--model", onnx_file, *SMALL, *what)
+def test_attacks_by_gradients_are_refused_for_a_file_with_an_unknown_operator(what, cli, opaque_file):
+    result = cli("attack", "--model", opaque_file, *SMALL, *what)
     assert result.status == 2
     assert "needs gradients" in result.err
+    assert "Shrink" in result.err
     assert "Traceback" not in result.err
 
 
-def test_an_onnx_file_is_attacked_by_transfer(cli, home, onnx_file, tmp_path):
+def test_gradients_of_an_onnx_file_break_what_the_checkpoints_own_break(cli, home, onnx_file, tmp_path):
+    for model, out in ((home / "standard" / "ckpt.pt", "a.json"), (onnx_file, "b.json")):
+        result = cli("attack", "--model", model, *SMALL, "--attack", "pgd(steps=5)", "--out", tmp_path / out)
+        assert result.status == 0, result.err
+    a, b = (json.loads((tmp_path / name).read_text())["robust"] for name in ("a.json", "b.json"))
+    assert abs(a["correct"] - b["correct"]) <= 1
+
+
+def test_an_onnx_file_is_attacked_by_transfer(cli, home, opaque_file, tmp_path):
     surrogate = ("--transfer-from", home / "pgd" / "ckpt.pt", "--attack", "pgd(steps=2)")
-    result = cli("attack", "--model", onnx_file, *SMALL, *surrogate, "--out", tmp_path / "t.json")
+    result = cli("attack", "--model", opaque_file, *SMALL, *surrogate, "--out", tmp_path / "t.json")
     assert result.status == 0, result.err
     assert "transfer" in json.loads((tmp_path / "t.json").read_text())["threat"]["knowledge"]
 
@@ -83,8 +105,8 @@ def test_a_state_dict_of_torchvision(cli, home, tmp_path):
     assert json.loads((tmp_path / "e.json").read_text())["model"]["arch"] == "torchvision/squeezenet1_1"
 
 
-def test_an_onnx_file_is_explained_without_gradients(cli, onnx_file, tmp_path):
-    some = ("--model", onnx_file, *SMALL, "--attack", "noise", "--quiet")
+def test_a_file_with_an_unknown_operator_is_explained_without_gradients(cli, opaque_file, tmp_path):
+    some = ("--model", opaque_file, *SMALL, "--attack", "noise", "--quiet")
     result = cli("explain", *some, "--method", "occlusion", "--pictures", 1, "--out", "maps")
     assert result.status == 0, result.err
     (method,) = Measures.load(tmp_path / "here" / "maps" / "measures.json").explanations.methods

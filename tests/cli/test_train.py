@@ -38,7 +38,10 @@ def test_a_run_prints_its_epochs_and_says_where_it_is(cli, tmp_path):
     assert re.match(r"^  1/2  .* \d+\.\d% ", lines[2])
     assert "only 3 updates per epoch, 6 in the run" in result.out
     assert re.match(r"best epoch [12]: clean \d+\.\d%, robust \d+\.\d%$", lines[-3])
-    assert lines[-2:] == ["by accuracy under fgsm on 20 validation images", "run/ckpt.pt"]
+    assert re.fullmatch(
+        r"by accuracy under fgsm on 20 validation images; 95% interval \[\d+\.\d%, \d+\.\d%\]", lines[-2]
+    )
+    assert lines[-1] == "run/ckpt.pt"
     assert max(map(len, lines)) <= 80
     notes = result.err.splitlines()
     assert notes[0] == "data      digits(size=8): 96 training, 20 validation images"
@@ -51,7 +54,7 @@ def test_quiet_prints_the_result_alone(cli):
     result = cli("train", *TINY, "--adv", "none", "--epochs", 1, "--out", "run", "--quiet")
     assert (result.status, result.err) == (0, "")
     printed = [line.split()[0] for line in result.out.splitlines() if not line.startswith(" ")]
-    assert printed == ["an", "the", "best", "by", "run/ckpt.pt"]  # that it has learned nothing is part of the result
+    assert printed == ["only", "the", "best", "by", "run/ckpt.pt"]  # that it has learned nothing is part of the result
     assert "the model has learned nothing: clean validation accuracy" in result.out
 
 
@@ -96,7 +99,7 @@ def test_without_robust_validation_a_dash_stands_for_it(cli):
     row = next(line for line in lines if line.startswith("  1/1"))
     assert row.split()[-4:-1] == ["-", "-", "-"]  # robust, fgsm, gap
     assert any(line.startswith("best epoch 1: clean") and line.endswith("robust not measured") for line in lines)
-    assert "by accuracy without an attack on 20 validation images" in lines
+    assert "by accuracy without an attack on 20 validation images; 95% interval" in result.out
 
 
 def test_the_configuration_of_a_run_makes_the_same_run(cli, tmp_path):

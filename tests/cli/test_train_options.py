@@ -208,6 +208,7 @@ def test_one_line_and_nothing_written(case, dry, cli, tmp_path):
 VALUES = {
     "data": "cifar10", "data_dir": "some where", "skip_corrupt": True, "norm": "l2", "eps": "0.25", "device": "cpu",
     "precision": "bf16", "batch_size": "48", "seed": 9, "quiet": True, "arch": "resnet18(width=0.5)", "init": "w.pt",
+    "prune": "channels(ratio=0.25)",
     "head": "64-silu-dropout0.5-K", "freeze": "backbone", "adv": "fgsm", "objective": "trades(beta=2.0)",
     "step": "awp(gamma=0.01)", "epochs": 17, "optimizer": "adamw", "lr": 0.003, "backbone_lr": 0.5, "momentum": 0.8,
     "weight_decay": 0.01, "schedule": "cosine", "clip": 2.0, "accumulate": 4, "augment": "cutmix+cutout", "ema": 0.9,

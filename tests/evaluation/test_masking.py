@@ -63,7 +63,7 @@ def test_attacks_that_had_not_converged_are_named():
     found = more_steps(["pgd(steps=2, step_size=0.02, random_start=False)"])
     assert found.status == "warn", "it is the user who named so weak an attack"
     assert "broke 4 of the nearest 4 samples" in found.message, "few, after so few steps"
-    assert "have not converged: run --suite standard" in found.message
+    assert "have not converged: run the suite standard" in found.message
 
 
 def test_where_more_steps_say_nothing():

@@ -69,10 +69,10 @@ def brighter(_model, x, _y, **_options):
     return (x + 0.1).clamp(0, 1)
 
 
-def tiny_run(folder, images: dict[int, tuple[Images, Images]], *, resumed: bool = False, **options) -> Run:
+def tiny_run(folder, images: dict[int, tuple[Images, Images]], *, last: dict | None = None, **options) -> Run:
     """With other options than the tiny ones where given; images: training and validation images for each limit."""
     config = TrainConfig(**{**TINY, **options})
-    return Run(config, folder, *images[config.limit_train], resumed=resumed)
+    return Run(config, folder, *images[config.limit_train], last=last)
 
 
 def first_batch(run: Run) -> tuple[torch.Tensor, torch.Tensor]:

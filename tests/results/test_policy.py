@@ -243,7 +243,7 @@ def test_a_file_is_read_and_a_flag_wins(tmp_path):
         ('norm = "linf"', "by norm and eps together"),
         ('norm = "l3"\neps = 1', "unknown norm 'l3'"),
         ('norm = "l2"\neps = "far"', "is not a radius"),
-        ('required_attacks = ["pgd(steps=few)"]', "is not a spec"),
+        ('required_attacks = ["pgd(steps=3"]', "is not a spec"),
         ("required_attacks = 3", "is not a list"),
         ("min_robust == 0.4", "is not TOML"),
         ("[min_robust]", "is not a number"),

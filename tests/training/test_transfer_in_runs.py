@@ -112,7 +112,7 @@ def test_a_resumed_run_needs_the_first_weights_no_more(source, make_run):
     fit(run)
     source.unlink()
     config, content = read_last(run.folder)
-    again = make_run(resumed=True, **dataclasses.asdict(config))
+    again = make_run(last=content, **dataclasses.asdict(config))
     restore_state(again, content)
     assert not moved(values_of(run.state.model), again.state.model)
 

@@ -39,6 +39,10 @@ RULES = {
     "clipped": "values outside 0..{scale:g}, clipped",
     "dicom": dicom.RULE,
 }
+COLOUR = {1: "Pillow's mode L (ITU-R 601 luma)", 3: "Pillow's mode RGB"}  # by channels, before resizing
+FILTER = Image.Resampling.BILINEAR
+RESIZE = f"shorter side, Pillow's {FILTER.name} filter, antialiased; not where the size is right"
+CROP = "centre; of an odd surplus the larger part off the right and the bottom"
 DARK = 65535 / 8  # a 16-bit set that is darker than this everywhere was made with fewer bits
 
 
@@ -115,6 +119,12 @@ def describe(decoded: Decoded, names: Sequence[str], scale: float | None) -> lis
             f"folder:PATH(scale={white}) makes {white} white"
         )
     return notes
+
+
+def rules_of(scale: float | None) -> dict[str, str]:
+    """What is done with images that are not plain 8-bit grey or colour, where `scale` is white; by the keys of RULES."""
+    other = (DEEP, FLOAT) if scale is not None else ("scaled", "clipped")
+    return {key: rule.format(scale=scale) for key, rule in RULES.items() if key not in other}
 
 
 def check_memory(shape: Sequence[int]) -> None:
@@ -243,6 +253,6 @@ def _fitted(image: Any, form: Form) -> NDArray[numpy.uint8]:
     width, height = max(form.width, round(image.width * scale)), max(form.height, round(image.height * scale))
     left, top = (width - form.width) // 2, (height - form.height) // 2
     if image.size != (form.width, form.height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = image.resize((width, height), FILTER)
         image = image.crop((left, top, left + form.width, top + form.height))
     return numpy.atleast_3d(numpy.asarray(image)).transpose(2, 0, 1)

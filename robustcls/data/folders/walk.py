@@ -35,16 +35,21 @@ class Contents:
 
 
 @cache
-def endings() -> frozenset[str]:
-    """The endings of images, in lower case, with their dots."""
+def endings() -> dict[str, str]:
+    """The endings of images, in lower case, with their dots, and the format of each."""
     with suppress(ImportError):
         from pillow_heif import register_heif_opener
 
         register_heif_opener()
     Image.init()
     readable = (set(Image.OPEN) | {"MPO"}) - NOT_IMAGES  # MPO: read as a JPEG
-    known = {ending.lower() for ending, kind in Image.registered_extensions().items() if kind in readable}
-    return frozenset(known | (set(DICOM) if importlib.util.find_spec("pydicom") else set()))
+    known = {ending.lower(): kind for ending, kind in Image.registered_extensions().items() if kind in readable}
+    return known | (dict.fromkeys(DICOM, "DICOM") if importlib.util.find_spec("pydicom") else {})
+
+
+def formats() -> list[str]:
+    """The names that Pillow gives the formats of images, and DICOM."""
+    return sorted(set(endings().values()))
 
 
 def folders(parent: Path) -> list[str]:
@@ -87,7 +92,7 @@ def walk(top: Path) -> Contents:
 
 def how_to_read(paths: Iterable[str]) -> str:
     """The command that lets files be read that were passed over for their ending; "" where there is none."""
-    missing = {os.path.splitext(path)[1].lower() for path in paths} - endings()
+    missing = {os.path.splitext(path)[1].lower() for path in paths} - endings().keys()
     extras = (("DICOM", DICOM), ("HEIC", HEIC))
     commands = [
         f'{name} is read after pip install "robustcls[{name.lower()}]"'

@@ -3,13 +3,13 @@
 from markupsafe import Markup
 
 from robustcls.reporting.context import Context, Model
-from robustcls.reporting.html import fill_file, piece, share
+from robustcls.reporting.html import derived, fill_file, piece
 from robustcls.results.balance import balanced_of, is_uneven
 from robustcls.results.comparison import held, pair
 from robustcls.results.policy import Policy, judge
 from robustcls.results.records import Evaluation
 from robustcls.results.statistics import paired_difference
-from robustcls.results.thresholds import THRESHOLDS
+from robustcls.results.thresholds import THRESHOLDS, unit_of
 
 ORDER, TITLE = 10, "Verdict"
 
@@ -51,7 +51,12 @@ def _part(policy: Policy, evaluation: Evaluation) -> dict[str, object]:
 
 def _say_thresholds(thresholds: dict[str, float]) -> Markup:
     return Markup(", ").join(
-        piece("threshold", THRESHOLDS[name], name.startswith("min"), share(name, value))
+        piece(
+            "threshold",
+            THRESHOLDS[name],
+            name.startswith("min"),
+            derived(name, value, unit_of(name).spec) + unit_of(name).name,
+        )
         for name, value in thresholds.items()
     )
 

@@ -243,7 +243,7 @@ def test_the_probe_finds_what_misled_gradients_left(changes, net, batch):
     assert found.status == "fail"
     assert found.measured > 0.5
     assert "square(queries=200, p_init=0.1), square(queries=50) broke 8 of the nearest 8 samples" in found.message
-    assert "robust accuracy is overstated: run --suite standard" in found.message
+    assert "robust accuracy is overstated: run the suite standard" in found.message
 
 
 @pytest.mark.parametrize("alone", [True, False])

@@ -9,7 +9,7 @@ from torch import nn
 
 from robustcls.core.classifier import device_of, dtype_of
 from robustcls.core.errors import InputError
-from robustcls.core.gradients import frozen
+from robustcls.core.gradients import frozen, input_gradient
 from robustcls.models.loading import build_model, fit_to_data, read_model
 from robustcls.runtime.fused import Counted, make_search_model
 
@@ -62,16 +62,31 @@ def test_a_normalisation_is_done_before(net, tmp_path):
     assert loaded.notes == []
 
 
-def test_it_is_a_module_without_gradients(net, tmp_path):
+def test_it_is_a_module_whose_logits_are_always_onnxruntimes(net, tmp_path):
     model = load(export(net, tmp_path / "net.onnx")).model
-    assert model.differentiable is False
+    assert model.differentiable is True
     assert (device_of(model), dtype_of(model)) == (torch.device("cpu"), torch.float32)
     x = torch.rand(2, *SIZE, requires_grad=True)
     with frozen(model):
-        assert not model(x).requires_grad
+        assert model(x).requires_grad
+        assert torch.equal(model(x), model(x.detach()))
     search = make_search_model(model, "fp32", x.detach())
     assert isinstance(search, Counted)
     assert torch.equal(search(x), model(x))
+
+
+def test_gradients_are_the_networks(net, tmp_path):
+    model = load(export(net, tmp_path / "net.onnx"), mean=[0.5], std=[0.25]).model
+    x, y = torch.rand(4, *SIZE), torch.tensor([0, 1, 2, 0])
+    expected = input_gradient(lambda images: net((images - 0.5) / 0.25), x, y)
+    torch.testing.assert_close(input_gradient(model, x, y), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [2, 4])
+def test_gradients_of_a_file_with_a_fixed_batch(batch, net, tmp_path):
+    model = load(export(net, tmp_path / "net.onnx", batch=batch, open_dims=())).model
+    x, y = torch.rand(5, *SIZE), torch.tensor([0, 1, 2, 0, 1])
+    torch.testing.assert_close(input_gradient(model, x, y), input_gradient(net, x, y), rtol=1e-4, atol=1e-6)
 
 
 def test_what_the_file_leaves_open_is_the_datas(net, tmp_path):
@@ -142,7 +157,8 @@ def test_inputs_that_are_no_images(kind, shape, words, runtime, tmp_path):
 
 def test_a_model_for_other_classes(net, tmp_path):
     loaded = load(export(net, tmp_path / "net.onnx"), classes=["a", "b"])
-    with pytest.raises(InputError, match="gives 3 outputs without names, the data has 2 classes"):
+    assert list(loaded.model.classes) == ["0", "1", "2"]
+    with pytest.raises(InputError, match="3 outputs"):
         fit_to_data(loaded, torch.rand(2, *SIZE), ["a", "b"])
 
 

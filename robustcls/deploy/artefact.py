@@ -1,0 +1,218 @@
+"""Exports whatever `--model` takes, and gives the artefact."""
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.core.classifier import Classifier, check_images, input_size_of
+from robustcls.core.errors import InputError
+from robustcls.core.options import parse_numbers
+from robustcls.core.threat import ThreatModel, parse_eps
+from robustcls.data.folders.decode import COLOUR, CROP, RESIZE, rules_of
+from robustcls.data.folders.walk import formats
+from robustcls.data.splits import check_named_by_file, decoded_alike, load_split, white_of
+from robustcls.deploy.config import ExportConfig
+from robustcls.deploy.export import Known, check_options, export_model
+from robustcls.deploy.folder import check_place
+from robustcls.models import loading
+from robustcls.models.artefact import load_artefact
+from robustcls.models.weights import hash_weights
+from robustcls.results.artefact import MODEL, Decoding, Manifest, Source
+
+IMAGES = 768  # training images for checks, references and calibration
+KEPT = ("data", "seed", "data_dir", "config")  # of what a checkpoint says of its training
+
+
+@dataclass
+class Artefact:
+    """A folder that was exported."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def file(self) -> Path:
+        """The ONNX file."""
+        return self.folder / MODEL
+
+    def load(self) -> Classifier:
+        """The model that runs the file, as `robustcls.load(folder)` gives it."""
+        return load_artefact(self.folder, self.manifest)
+
+
+def warn_of_losses(line: str) -> None:
+    """Warns the caller of `export` of what it is told as a warning."""
+    if line.startswith("warning: "):
+        warnings.warn(line.removeprefix("warning: "), stacklevel=5)
+
+
+def export(
+    model: nn.Module,
+    out: str | Path,
+    *,
+    calibration: Tensor | None = None,
+    labels: Tensor | None = None,
+    prune: str | None = None,
+    quantize: str | None = None,
+    max_robust_drop: float | None = None,
+    threat: ThreatModel | str | None = None,
+    name: str = "",
+    overwrite: bool = False,
+    say: Callable[[str], None] = warn_of_losses,
+) -> Artefact:
+    """Export a model as an artefact: a folder that runs without PyTorch, checked against the model before it appears.
+
+    The folder holds `model.onnx` (float32 N,C,H,W in [0, 1] to logits, normalisation inside, any N), `manifest.json`,
+    `reference.npz` (images and logits that a runtime must reproduce) and `drift.npz`. `load(out)` gives it as a model,
+    whose logits are onnxruntime's and whose gradients are those of the same graph in PyTorch.
+
+    Args:
+        model: any module that gives logits N,K for [0, 1] pixels and that `torch.onnx.export` takes.
+        out: the folder; an earlier artefact there is replaced.
+        calibration: training images, float N,C,H,W in [0, 1], for the checks and for quantisation; never test images.
+            Without them the checks are on uniform noise.
+        labels: N, of the calibration images; the model's own predictions unless given.
+        prune: a spec such as `channels(ratio=0.5)`. Nothing is trained again, and a UserWarning says what that costs on
+            images held out of these; `train(init=..., prune=...)` loses less. See `robustcls list prune`.
+        quantize: `int8`, or a spec such as `int8(calibrate=256, keep="first_and_last")`. See `robustcls list quantizer`.
+        max_robust_drop: points of robust accuracy under `threat` that 8 bits may cost, on the last 256 of these images;
+            layers stay in floating point, most harmful first, until they do not cost more.
+        threat: kept in the manifest, for those who attack the artefact.
+        name: of the model, in the manifest.
+        overwrite: replace a folder that holds something else.
+        say: is told what was done, a line each; losses are a UserWarning unless given.
+
+    Returns:
+        The artefact: `.folder`, `.file`, `.manifest`, `.load()`.
+
+    Raises:
+        InputError: where PyTorch cannot export the model, with the operator; where the file gives other labels, or logits
+            farther than 1e-4 of the largest. Nothing is left at `out` then.
+
+    Example:
+        >>> artefact = robustcls.export(model, "artefact", calibration=train_images, quantize="int8")
+        >>> robustcls.evaluate(artefact.load(), images, labels, "linf:8/255").robust.accuracy
+    """
+    size = input_size_of(model) or (tuple(calibration.shape[1:]) if calibration is not None else None)
+    if size is None:
+        raise InputError(
+            f"{type(model).__name__} does not say which images it takes: give `calibration` images N,C,H,W"
+        )
+    if calibration is None and quantize:
+        raise InputError("`quantize` measures the ranges of activations: give training images as `calibration`")
+    if calibration is None and prune:
+        raise InputError("`prune` ranks channels on images: give training images as `calibration`")
+    if calibration is not None:
+        check_images(calibration, labels, input_size_of(model))
+    known = _known(model, name or type(model).__name__, size)
+    known.data, known.split = ("given", "given") if calibration is not None else ("uniform noise", "none")
+    images = _noise(size) if calibration is None else calibration.detach().to("cpu", torch.float32)
+    if threat is not None:
+        ball = ThreatModel.parse(threat) if isinstance(threat, str) else threat
+        known.threat = {"norm": ball.norm, "eps": ball.eps}
+    manifest = export_model(
+        model, out, known, images, labels=labels, prune=prune, quantize=quantize, max_robust_drop=max_robust_drop,
+        overwrite=overwrite, say=say,
+    )  # fmt: skip
+    return Artefact(Path(out), manifest)
+
+
+def export_spec(
+    spec: str,
+    out: str | Path,
+    options: ExportConfig,
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[str] = (),
+    say: Callable[[str], None],
+) -> Artefact:
+    """The artefact of the model that `--model` names, on training images of its data.
+
+    inputs: files that are read besides the model and the data, which `out` must not replace. Raises InputError.
+    """
+    if options.split == "test":
+        raise InputError("calibrated on test images, the file would be judged on what it has seen: give `split=train`")
+    check_options(options.quantize, options.max_robust_drop)
+    check_place(Path(out), overwrite, [spec, *inputs, *([options.data_dir] if options.data_dir else [])])
+    source = loading.read_model(spec)
+    own = source.meta.get("data")
+    data = options.data or own
+    if data and data.startswith("folder:"):
+        check_place(Path(out), overwrite, [data.removeprefix("folder:").partition("(")[0]])
+    if data is None and options.quantize:
+        raise InputError(f"`quantize` measures the ranges of activations, and {spec} knows no data: give `data`")
+    if data is None and options.prune:
+        raise InputError(f"`prune` ranks channels on training images, and {spec} knows no data: give `data`")
+    mean, std = (parse_numbers(getattr(options, one), one) for one in ("mean", "std"))
+    if data is None:
+        loaded = loading.load(spec, arch=options.arch, classes=(), input_size=None, mean=mean, std=std)
+        size = input_size_of(loaded.model)
+        if size is None:
+            raise InputError(f"{spec} does not say which images it takes: give `data`")
+        images, known = _noise(size), _known(loaded.model, loaded.name, size)
+        known.data, known.split, labels = "uniform noise", "none", None
+    else:
+        if own and not options.data:
+            check_named_by_file(own, spec)
+        data = decoded_alike(data, own)[0] if own else data
+        chosen = load_split(
+            data, options.split, seed=source.meta.get("seed", options.seed),
+            data_dir=options.data_dir or source.meta.get("data_dir"), skip_corrupt=options.skip_corrupt,
+            limit_train=source.meta.get("config", {}).get("limit_train"), n=IMAGES,
+        )  # fmt: skip
+        size = tuple(chosen.pixels.shape[1:])
+        loaded = loading.build_model(
+            source, arch=options.arch, classes=chosen.classes, input_size=size, mean=mean, std=std
+        )
+        images, labels = chosen.batch()
+        check_images(images[:1], input_size=input_size_of(loaded.model))
+        mapped, taken = loading.fit_to_data(loaded, images[:32], chosen.classes)
+        labels = torch.tensor(mapped.outputs)[labels]
+        known = _known(loaded.model, loaded.name, size, white_of(data))
+        known.data, known.split = data, options.split
+        say(f"{len(images)} images of {data}, split {options.split}" + (f"; {taken}" if taken else ""))
+    for line in loaded.notes:
+        say(line)
+    known.source.sha256 = source.sha256 or known.source.sha256
+    known.trained = {key: source.meta[key] for key in KEPT if key in source.meta}
+    known.threat = _threat(source.meta, options)
+    manifest = export_model(
+        loaded.model, out, known, images, labels=labels, prune=options.prune, quantize=options.quantize,
+        max_robust_drop=options.max_robust_drop, seed=options.seed, overwrite=overwrite, say=say,
+        progress=not options.quiet,
+    )  # fmt: skip
+    return Artefact(Path(out), manifest)
+
+
+def _threat(meta: Mapping[str, Any], options: ExportConfig) -> dict[str, Any]:
+    """From the options, else the checkpoint; a radius holds for its own norm alone."""
+    known = dict(meta.get("threat", {}))
+    if options.norm and options.norm != known.get("norm") and options.eps is None:
+        raise InputError(f"norm {options.norm} has no radius here: give `eps`, such as `eps=0.5`")
+    if options.eps is None:
+        return known
+    threat = ThreatModel(options.norm or known.get("norm", "linf"), parse_eps(options.eps))
+    return {"norm": threat.norm, "eps": threat.eps}
+
+
+def _known(model: nn.Module, name: str, size: Any, white: float | None = None) -> Known:
+    """What a model says of itself."""
+    classes = [str(one) for one in getattr(model, "classes", ()) or ()]
+    channels, height, width = size
+    source = Source(
+        name, arch=str(getattr(model, "arch", "") or type(model).__name__), sha256=hash_weights(model),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )  # fmt: skip
+    decoding = Decoding(
+        height, width, channels, COLOUR.get(channels, ""), RESIZE, CROP, rules_of(white), white, formats()
+    )
+    return Known(name, classes, (channels, height, width), source, decoding)
+
+
+def _noise(size: Any) -> Tensor:
+    return torch.rand(IMAGES // 8, *size, generator=torch.Generator().manual_seed(0))

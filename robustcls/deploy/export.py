@@ -1,0 +1,314 @@
+"""Exports a model as an artefact: a folder with one ONNX file and what a runtime must know of it."""
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from robustcls.attacks._run import run_attack
+from robustcls.core import plugins
+from robustcls.core.errors import InputError
+from robustcls.core.files import sha256
+from robustcls.core.gradients import frozen
+from robustcls.core.provenance import versions
+from robustcls.core.threat import ThreatModel
+from robustcls.deploy.folder import new_folder
+from robustcls.deploy.one_shot import prune_once
+from robustcls.deploy.onnx_file import OPSET, weighted_nodes, write_onnx
+from robustcls.deploy.robust_drop import HELD_OUT, HeldOut, keep_robust
+from robustcls.models.onnx.net import OnnxNet
+from robustcls.results.artefact import (
+    DRIFT,
+    MANIFEST,
+    MODEL,
+    REFERENCE,
+    Calibration,
+    Checked,
+    Decoding,
+    File,
+    Manifest,
+    Quantization,
+    Source,
+)
+from robustcls.runtime.device import EIGHT_BIT, cpu_flags
+from robustcls.runtime.predict import predict
+
+TOLERANCE = 1e-4  # of the largest logit, by which the floating-point file may differ from its source
+TOLERANCE_INT8 = 0.05  # likewise, by which an 8-bit file may differ between CPUs: a rounding that falls the other way
+BATCHES = (1, 32)
+CALIBRATION_ATTACK = "pgd(steps=10, early_stop=False)"
+REFERENCES = 64  # images that a runtime must reproduce
+CHECKED = 256  # images on which the file is compared with its source
+WINDOW, ALPHA, QUANTILES = 500, 0.01, 101  # of the drift statistic
+
+
+@dataclass
+class Known:
+    """What the manifest says of the model beside what is measured."""
+
+    name: str
+    classes: list[str]
+    input_size: tuple[int, int, int]
+    source: Source
+    decoding: Decoding
+    threat: dict[str, Any] = field(default_factory=dict)
+    trained: dict[str, Any] = field(default_factory=dict)
+    data: str = "given"  # where the images come from
+    split: str = "given"
+
+
+def export_model(
+    model: nn.Module,
+    out: str | Path,
+    known: Known,
+    images: Tensor,
+    *,
+    labels: Tensor | None = None,
+    prune: str | None = None,
+    quantize: str | None = None,
+    max_robust_drop: float | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+    progress: bool = False,
+) -> Manifest:
+    """Write the artefact of a model on [0, 1] pixels; nothing is left at `out` where a check fails.
+
+    Args:
+        model: gives logits N,K; it is left exactly as it was.
+        out: the folder.
+        known: of the model.
+        images: float32 N,C,H,W in [0, 1], training images: for checks, references and calibration.
+        labels: N, of the images; the model's own predictions unless given.
+        prune: a spec such as `channels(ratio=0.5)`: what is removed is not trained again, which is said with what it costs.
+        quantize: a spec such as `int8(calibrate=256)`.
+        max_robust_drop: points of robust accuracy that it may cost on images that were not calibrated on; layers go back to
+            floating point until it does not cost more.
+        seed: of adversarial examples.
+        overwrite: replace a folder that holds something else.
+        say: is told what was done, a line each.
+        progress: show how much is done, on stderr.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: where the model cannot be exported, the file does not agree with it, or `out` cannot be written.
+    """
+    check_options(quantize, max_robust_drop)
+    if prune:
+        plugins.load("prune", prune)
+    if max_robust_drop is not None:
+        _threat_of(known, "`max_robust_drop`")
+        if len(images) <= HELD_OUT:
+            raise InputError(
+                f"{len(images)} images do not suffice to calibrate on some and to measure robust accuracy on {HELD_OUT} "
+                "others: give more training images, or leave out `max_robust_drop`"
+            )
+    with new_folder(Path(out), overwrite) as folder:
+        if labels is None and (prune or quantize):
+            with frozen(model):
+                labels = predict(model, images, max(BATCHES)).argmax(1)
+        if prune:
+            threat = ThreatModel(known.threat["norm"], known.threat["eps"]) if known.threat else None
+            model = prune_once(model, prune, images, labels, threat, seed, say)  # type: ignore[arg-type]
+        file = folder / MODEL
+        write_onnx(model, file, known.input_size, progress=progress)
+        checked = check_file(model, file, images[:CHECKED], progress=progress)
+        say(_line(checked))
+        quantization = None
+        if quantize:
+            with frozen(model):
+                task = _Task(model, known, images, labels, seed, progress)  # type: ignore[arg-type]
+                quantization = _quantize(quantize, folder, task, max_robust_drop, say)
+            say(
+                f"{quantize}: {quantization.same_label:.1%} of {quantization.calibration.n} calibration images keep their "
+                f"label; in floating point: {', '.join(quantization.float_layers) or 'nothing'}"
+            )
+        net = OnnxNet(file).eval()
+        outputs = predict(net, images[:1], 1).shape[1]
+        manifest = Manifest(
+            name=known.name,
+            file=File(sha256(file), file.stat().st_size, OPSET, net.parameters_in_file),
+            classes=known.classes or [str(number) for number in range(outputs)],
+            decoding=known.decoding,
+            source=known.source,
+            checked=checked,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            reference_tolerance=TOLERANCE_INT8 if quantization else TOLERANCE,
+            quantization=quantization,
+            pruning=str(getattr(model, "pruned", "")),
+            threat=known.threat,
+            trained=known.trained,
+        )
+        write_reference(folder / REFERENCE, net, images[:REFERENCES])
+        write_drift(folder / DRIFT, predict(net, images, max(BATCHES), label="measuring drift" if progress else ""))
+        manifest.save(folder / MANIFEST)
+    return manifest
+
+
+def check_options(quantize: str | None, max_robust_drop: float | None) -> None:
+    """Raises InputError for a typo before minutes of work."""
+    if quantize:
+        calibrate = plugins.resolved("quantizer", quantize).get("calibrate", 1)
+        share = plugins.resolved("quantizer", quantize).get("adversarial", 0.0)
+        if calibrate < 1:
+            raise InputError(f"{quantize}: calibrate={calibrate} is no number of images: give 1 or more")
+        if not 0 <= share <= 1:
+            raise InputError(f"{quantize}: adversarial={share:g} is no share of the images: give 0 to 1")
+    if max_robust_drop is None:
+        return
+    if not quantize:
+        raise InputError("`max_robust_drop` bounds what `quantize` costs: give both")
+    if not 0 <= max_robust_drop <= 100:  # written so that NaN fails it; nobody can be asked to gain by rounding
+        raise InputError(f"`max_robust_drop={max_robust_drop:g}` is no number of points: give 0 to 100, such as 1")
+
+
+def _line(checked: Checked) -> str:
+    compared = checked.images - checked.ties
+    ties = f", the other {checked.ties} have two classes within rounding" if checked.ties else ""
+    return (
+        f"checked on {checked.images} images at batch {' and '.join(map(str, BATCHES))}: logits within "
+        f"{checked.largest_difference:.1g} of the source's (largest {checked.largest_logit:.3g}), the same label for "
+        f"{f'{compared} images' if ties else 'every image'}{ties}"
+    )
+
+
+def check_file(model: nn.Module, file: Path, images: Tensor, *, progress: bool = False) -> Checked:
+    """Compare a floating-point file with its source, at batch 1 and 32. Raises InputError where they differ.
+
+    Labels are compared where the two largest logits are farther apart than both files' tolerance; the rest are `ties`.
+    """
+    net = OnnxNet(file).eval()
+    label = "checking" if progress else ""
+    with torch.no_grad(), frozen(model):
+        expected = predict(model, images, max(BATCHES), label=label)
+    if not expected.isfinite().all():
+        raise InputError(
+            "the model's logits are not all finite numbers on these images: what it gives cannot be checked"
+        )
+    largest = expected.abs().max().item()
+    difference = 0.0
+    top = expected.topk(2).values
+    clear = top[:, 0] - top[:, 1] > 2 * TOLERANCE * largest
+    for size in BATCHES:
+        logits = predict(net, images, size, label=label)
+        if logits.shape != expected.shape:
+            raise InputError(f"the exported file gives {tuple(logits.shape)}, the model {tuple(expected.shape)}")
+        difference = max(difference, (logits - expected).abs().max().item())
+        other = int((logits.argmax(1) != expected.argmax(1))[clear].sum())
+        if other or not difference <= TOLERANCE * largest:
+            raise InputError(
+                f"the exported file differs from the model at batch {size}: logits by {difference:.3g} (largest "
+                f"{largest:.3g}), {other} of {len(images)} labels: does the model draw random numbers or depend on its batch?"
+            )
+    flags = sorted(set(EIGHT_BIT) & cpu_flags())
+    return Checked(len(images), list(BATCHES), difference, largest, flags, _versions(), int((~clear).sum()))
+
+
+def write_reference(path: Path, net: nn.Module, images: Tensor) -> None:
+    """Images as pixels (uint8 N,C,H,W) and as PNG files, one after another, with the ends of each, and their logits."""
+    from PIL import Image
+
+    pixels = (images * 255).round().to(torch.uint8)
+    logits = predict(net, pixels.float() / 255, max(BATCHES))
+    files = []
+    for image in pixels.permute(0, 2, 3, 1).numpy():
+        buffer = io.BytesIO()
+        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
+        files.append(buffer.getvalue())
+    numpy.savez(
+        path,
+        pixels=pixels.numpy(),
+        logits=logits.numpy(),
+        png=numpy.frombuffer(b"".join(files), dtype=numpy.uint8),
+        png_ends=numpy.cumsum([len(one) for one in files]),
+    )
+
+
+def write_drift(path: Path, logits: Tensor) -> None:
+    """What monitoring compares with: quantiles of each softmax output (K,Q) of logits N,K, and the largest distance
+    between two distributions, of `window` images and of these, that is no sign of drift.
+
+    Kolmogorov-Smirnov, Bonferroni over classes (arXiv:1810.11953); the threshold is the asymptotic one.
+    """
+    probabilities = logits.softmax(1).double().numpy()
+    n, classes = probabilities.shape
+    quantiles = numpy.quantile(probabilities, numpy.linspace(0, 1, QUANTILES), axis=0).T
+    threshold = numpy.sqrt(-numpy.log(ALPHA / classes / 2) / 2 * (n + WINDOW) / (n * WINDOW))
+    numpy.savez(path, quantiles=quantiles, n=n, window=WINDOW, alpha=ALPHA, threshold=threshold)
+
+
+@dataclass
+class _Task:
+    """What is quantised, on which images."""
+
+    model: nn.Module
+    known: Known
+    images: Tensor
+    labels: Tensor
+    seed: int
+    progress: bool
+
+    def attack(self, rows: slice) -> Tensor:
+        """Adversarial examples of the source."""
+        threat = _threat_of(self.known, "`quantize` with adversarial calibration images")
+        return run_attack(
+            self.model, self.images[rows], self.labels[rows], threat, CALIBRATION_ATTACK, target=None,
+            batch_size=max(BATCHES), seed=self.seed, index=None, progress=self.progress,
+        )  # fmt: skip
+
+
+def _threat_of(known: Known, why: str) -> ThreatModel:
+    if not known.threat:
+        raise InputError(f"{why} needs a threat model, and the model names none: give `norm` and `eps`")
+    return ThreatModel(known.threat["norm"], known.threat["eps"])
+
+
+def _quantize(spec: str, folder: Path, task: _Task, bound: float | None, say: Callable[[str], None]) -> Quantization:
+    """Puts the quantised file in the place of the other."""
+    quantizer, options = plugins.load("quantizer", spec), plugins.resolved("quantizer", spec)
+    n = min(options.get("calibrate", len(task.images)), len(task.images) - (HELD_OUT if bound is not None else 0))
+    chosen, count = task.images[:n], round(options.get("adversarial", 0.0) * n)
+    if count:
+        chosen = torch.cat([task.attack(slice(count)), chosen[count:]])
+    calibration = Calibration(task.known.data, task.known.split, n, _hash(chosen), count)
+    source, rounded = folder / MODEL, folder / "rounded.onnx"
+
+    def quantize(float_layers: Sequence[str], target: Path) -> list[str]:
+        return quantizer(source, target, chosen, float_layers, task.progress)
+
+    drop = None
+    if bound is None:
+        kept = quantize((), rounded)
+    else:
+        threat = _threat_of(task.known, "`max_robust_drop`")
+        held = HeldOut(task.model, task.images[-HELD_OUT:], task.labels[-HELD_OUT:], threat, task.seed, task.progress)
+        kept, drop = keep_robust(quantize, rounded, weighted_nodes(source), bound, held, say)
+    expected = predict(task.model, chosen, max(BATCHES)).argmax(1)
+    same = (predict(OnnxNet(rounded), chosen, max(BATCHES)).argmax(1) == expected).double().mean().item()
+    os.replace(rounded, source)
+    full = str(plugins.Spec(plugins.parse("quantizer", spec).name, (), tuple(options.items())))
+    record = Quantization(full, calibration, kept, same)
+    if drop is not None:
+        record.robust_drop, record.robust_drop_bound, record.robust_drop_n = drop.points, bound, drop.n
+    return record
+
+
+def _hash(images: Tensor) -> str:
+    import hashlib
+
+    return hashlib.sha256(images.contiguous().numpy().data).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return versions() | {name: version(name) for name in ("onnx", "onnxruntime", "onnxscript")}

@@ -1,0 +1,69 @@
+"""Prunes a model by a method of deploy/pruning, and says what that removed."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustcls.core import plugins
+from robustcls.core.classifier import Classifier, device_of
+from robustcls.core.errors import InputError, one_line
+from robustcls.core.gradients import frozen
+from robustcls.models.shapes import shapes_of, take_shapes
+from robustcls.runtime.flops import FlopCounter
+
+RANKED_ON = 256  # training images, on which channels are ranked
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was removed of an architecture: each as it was before and is after."""
+
+    spec: str
+    parameters: tuple[int, int]
+    macs: tuple[int, int]  # multiply-adds of one image
+
+    def __str__(self) -> str:
+        return f"{self.spec}: {_fall(self.parameters, 'parameters')}, {_fall(self.macs, 'multiply-adds')}"
+
+
+def size_of(model: Classifier) -> tuple[int, int]:
+    """Parameters, and multiply-adds of one image."""
+    x = torch.zeros(1, *model.input_size, device=device_of(model))
+    with FlopCounter() as counter, torch.no_grad(), frozen(model):
+        model(x)
+    return sum(parameter.numel() for parameter in model.parameters()), counter.total // 2
+
+
+def prune(model: Classifier, method: str, images: Tensor, labels: Tensor) -> None:
+    """Prune in place; `model.pruned` then names the methods, which checkpoints keep with the widths.
+
+    Args:
+        model: trained.
+        method: a spec such as `channels(ratio=0.5)`. See `robustcls list prune`.
+        images, labels: some hundred training images N,C,H,W in [0, 1] and N labels.
+
+    Raises:
+        InputError: for a model that cannot be pruned so, or whose layers a checkpoint could not describe.
+    """
+    full = copy.deepcopy(model)
+    plugins.load("prune", method)(model, images, labels)
+    x = images[:2].to(device_of(model))
+    try:
+        take_shapes(full.net, shapes_of(model.net), state := model.net.state_dict(), model.arch)
+        full.net.load_state_dict(state)
+        with torch.no_grad(), frozen(model), frozen(full):
+            logits, again = model(x), full(x)
+    except (RuntimeError, InputError) as error:
+        raise InputError(f"{method} leaves layers that no checkpoint can keep: {one_line(error):.160}") from None
+    if logits.shape != (len(x), len(model.classes)) or not torch.allclose(logits, again, rtol=1e-3, atol=1e-4):
+        raise InputError(f"{method} leaves layers that no checkpoint can keep: they are no part of {model.arch}")
+    spec = plugins.parse("prune", method)
+    full_spec = plugins.Spec(spec.name, (), tuple(plugins.resolved("prune", method).items()))
+    model.pruned = " + ".join(filter(None, (getattr(model, "pruned", ""), str(full_spec))))  # type: ignore[assignment]
+
+
+def _fall(values: tuple[int, int], what: str) -> str:
+    before, after = values
+    return f"{before:,} -> {after:,} {what} ({after / before:.1%})"

@@ -1,0 +1,163 @@
+"""Convolution, pooling and normalisation."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_CONV: tuple[Any, ...] = (F.conv1d, F.conv2d, F.conv3d)  # by the number of dimensions
+_MAX: tuple[Any, ...] = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
+_AVERAGE: tuple[Any, ...] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+
+
+def Conv(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Tensor:
+    n = w.ndim - 2
+    strides, dilations = strides or [1] * n, dilations or [1] * n
+    x, padding = _padded(x, w.shape[2:], strides, dilations, auto_pad, pads, 0.0)
+    return _CONV[n - 1](x, w, b, strides, padding, dilations, group)
+
+
+def MaxPool(
+    x: Tensor,
+    *,
+    kernel_shape: Sequence[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    storage_order: int = 0,
+    strides: Sequence[int] | None = None,
+) -> Tensor:
+    n = len(kernel_shape)
+    strides, dilations = strides or [1] * n, dilations or [1] * n
+    x, padding = _padded(x, kernel_shape, strides, dilations, auto_pad, pads, -math.inf)
+    pool = _MAX[n - 1]
+    return pool(x, list(kernel_shape), strides, padding, dilations, bool(ceil_mode))
+
+
+def AveragePool(
+    x: Tensor,
+    *,
+    kernel_shape: Sequence[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    count_include_pad: int = 0,
+    dilations: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Tensor:
+    n = len(kernel_shape)
+    strides = strides or [1] * n
+    if any(step != 1 for step in dilations or ()):
+        raise NotImplementedError("AveragePool with dilations")
+    padded, padding = _padded(x, kernel_shape, strides, [1] * n, auto_pad, pads, 0.0)
+    if padded is not x and (ceil_mode or not count_include_pad):  # what lies outside must not count
+        if ceil_mode:
+            raise NotImplementedError("AveragePool with ceil_mode and pads that differ between the sides")
+        ones = _padded(torch.ones_like(x[:1, :1]), kernel_shape, strides, [1] * n, auto_pad, pads, 0.0)[0]
+        return _average(padded, kernel_shape, strides, 0) / _average(ones, kernel_shape, strides, 0)
+    return _average(padded, kernel_shape, strides, padding, bool(ceil_mode), bool(count_include_pad))
+
+
+def _average(x: Tensor, kernel: Sequence[int], strides: Sequence[int], *options: Any) -> Tensor:
+    return _AVERAGE[len(kernel) - 1](x, list(kernel), strides, *options)
+
+
+def _padded(
+    x: Tensor,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    auto_pad: str,
+    pads: Sequence[int] | None,
+    value: float,
+) -> tuple[Tensor, list[int]]:
+    """The images and the padding that is left to the layer: none where its sides differ, for then it is done here."""
+    n = len(kernel)
+    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        before, after = [], []
+        for size, k, stride, dilation in zip(x.shape[2:], kernel, strides, dilations, strict=True):
+            total = max((math.ceil(size / stride) - 1) * stride + dilation * (k - 1) + 1 - size, 0)
+            before.append(total // 2 if auto_pad == "SAME_UPPER" else total - total // 2)
+            after.append(total - before[-1])
+    else:
+        sides = list(pads or [0] * 2 * n)
+        before, after = sides[:n], sides[n:]
+    if before == after and all(2 * pad <= k for pad, k in zip(before, kernel, strict=True)):
+        return x, before
+    edges = [side for pair in reversed(list(zip(before, after, strict=True))) for side in pair]
+    return F.pad(x, edges, value=value), [0] * n
+
+
+def GlobalAveragePool(x: Tensor) -> Tensor:
+    return x.mean(tuple(range(2, x.ndim)), keepdim=True)
+
+
+def GlobalMaxPool(x: Tensor) -> Tensor:
+    return x.amax(tuple(range(2, x.ndim)), keepdim=True)
+
+
+def BatchNormalization(
+    x: Tensor,
+    scale: Tensor,
+    b: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,
+    spatial: int = 1,
+) -> Tensor:
+    return F.batch_norm(x, mean, var, scale, b, training=False, eps=epsilon)
+
+
+def InstanceNormalization(x: Tensor, scale: Tensor, b: Tensor, *, epsilon: float = 1e-5) -> Tensor:
+    return F.instance_norm(x, weight=scale, bias=b, eps=epsilon)
+
+
+def GroupNormalization(
+    x: Tensor,
+    scale: Tensor,
+    b: Tensor,
+    *,
+    num_groups: int,
+    epsilon: float = 1e-5,
+    stash_type: int = 1,
+) -> Tensor:
+    each = x.shape[1] // len(scale)  # before opset 21 one value per group, since then one per channel
+    return F.group_norm(x, num_groups, scale.repeat_interleave(each), b.repeat_interleave(each), epsilon)
+
+
+def LayerNormalization(
+    x: Tensor,
+    scale: Tensor,
+    b: Tensor | None = None,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+    stash_type: int = 1,
+) -> Tensor:
+    shape = x.shape[axis:]
+    return F.layer_norm(x, shape, scale.expand(shape), None if b is None else b.expand(shape), epsilon)
+
+
+def LRN(x: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Tensor:
+    return F.local_response_norm(x, size, alpha, beta, bias)
+
+
+def Dropout(x: Tensor, *_: Tensor, ratio: float = 0.5, seed: int = 0) -> Tensor:
+    return x

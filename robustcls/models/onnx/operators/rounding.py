@@ -1,0 +1,113 @@
+"""Rounding and quantisation, whose gradient passes rounding straight through."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustcls.models.onnx.operators._values import TYPES
+from robustcls.models.onnx.operators.layers import Conv
+from robustcls.models.onnx.operators.straight import clamp, straight_through
+
+
+def Round(x: Tensor) -> Tensor:
+    return straight_through(x, x.round())
+
+
+def Floor(x: Tensor) -> Tensor:
+    return straight_through(x, x.floor())
+
+
+def Ceil(x: Tensor) -> Tensor:
+    return straight_through(x, x.ceil())
+
+
+def QuantizeLinear(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None = None,
+    *,
+    axis: int = 1,
+    output_dtype: int = 0,
+    saturate: int = 1,
+) -> Tensor:
+    """clamp(round(x / scale) + zero_point), as whole numbers in x's floating-point type.
+
+    A range that begins at its zero point is also a ReLU, which quantisers leave out of the graph.
+    """
+    dtype = TYPES.get(output_dtype, torch.uint8) if zero_point is None else zero_point.dtype
+    limits = torch.iinfo(dtype)
+    scale = _along(scale, axis, x)
+    zero = torch.zeros_like(scale) if zero_point is None else _along(zero_point.to(x.dtype), axis, x)
+    levels = x / scale
+    q = (levels.round() + zero).clamp(limits.min, limits.max)
+    return straight_through(clamp(levels, limits.min - zero, limits.max - zero, zero == limits.min), q)
+
+
+def DequantizeLinear(q: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, axis: int = 1) -> Tensor:
+    scale = _along(scale, axis, q)
+    values = q.to(scale.dtype)
+    return (values if zero_point is None else values - _along(zero_point.to(scale.dtype), axis, q)) * scale
+
+
+def QLinearConv(
+    x: Tensor,
+    x_scale: Tensor,
+    x_zero: Tensor,
+    w: Tensor,
+    w_scale: Tensor,
+    w_zero: Tensor,
+    y_scale: Tensor,
+    y_zero: Tensor,
+    bias: Tensor | None = None,
+    **attributes: Any,
+) -> Tensor:
+    b = None if bias is None else bias.to(x_scale.dtype) * x_scale * w_scale
+    weight = DequantizeLinear(w, w_scale, w_zero, axis=0)
+    return QuantizeLinear(Conv(DequantizeLinear(x, x_scale, x_zero), weight, b, **attributes), y_scale, y_zero)
+
+
+def QLinearMatMul(
+    a: Tensor,
+    a_scale: Tensor,
+    a_zero: Tensor,
+    b: Tensor,
+    b_scale: Tensor,
+    b_zero: Tensor,
+    y_scale: Tensor,
+    y_zero: Tensor,
+) -> Tensor:
+    product = DequantizeLinear(a, a_scale, a_zero, axis=-1) @ DequantizeLinear(b, b_scale, b_zero, axis=-1)
+    return QuantizeLinear(product, y_scale, y_zero, axis=-1)
+
+
+def DynamicQuantizeLinear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    lowest, highest = x.detach().amin().clamp_max(0), x.detach().amax().clamp_min(0)
+    scale = (highest - lowest) / 255
+    zero = (-lowest / scale).round().clamp(0, 255)
+    return straight_through(x / scale, ((x / scale).round() + zero).clamp(0, 255)), scale, zero
+
+
+def MatMulInteger(a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: Tensor | None = None) -> Tensor:
+    """Whole numbers in float32, exact below 2^24."""
+    return _centred(a, a_zero, -2 if a_zero is not None and a_zero.ndim else 0) @ _centred(b, b_zero, -1)
+
+
+def ConvInteger(
+    x: Tensor, w: Tensor, x_zero: Tensor | None = None, w_zero: Tensor | None = None, **attributes: Any
+) -> Tensor:
+    """Whole numbers in float32, exact below 2^24."""
+    return Conv(_centred(x, x_zero, 0), _centred(w, w_zero, 0), **attributes)
+
+
+def _centred(q: Tensor, zero_point: Tensor | None, axis: int) -> Tensor:
+    return q.float() if zero_point is None else q.float() - _along(zero_point.float(), axis, q)
+
+
+def _along(values: Tensor, axis: int, x: Tensor) -> Tensor:
+    """A scalar as it is; one value per entry of an axis in the shape that broadcasts over x."""
+    if values.numel() == 1:
+        return values.reshape(())
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    return values.reshape(shape)
