@@ -280,3 +280,10 @@ def test_an_artefact_is_read_without_torch(model, images, tmp_path):
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_a_file_is_not_rounded_twice(model, images, tmp_path):
+    once = robustcls.export(model, tmp_path / "once", calibration=images, quantize="int8")
+    with pytest.raises(InputError, match="rounded already"):
+        robustcls.export(once.load(), tmp_path / "twice", calibration=images, quantize="int8")
+    assert not (tmp_path / "twice").exists()

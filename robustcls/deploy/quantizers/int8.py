@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robustcls.core.errors import InputError, one_line
 from robustcls.core.progress import Bar
-from robustcls.deploy.onnx_file import INPUT, weighted_nodes
+from robustcls.deploy.onnx_file import INPUT, is_rounded, weighted_nodes
 
 PIXELS = 1 << 20  # values of a batch: calibration keeps the outputs of every layer
 
@@ -61,6 +61,8 @@ def int8(
             from onnxruntime.quantization.shape_inference import quant_pre_process
         except ImportError:
             raise InputError("`quantize` needs onnx and onnxruntime: pip install 'robustcls[onnx]'") from None
+    if is_rounded(source):
+        raise InputError("the model is rounded already: quantise the one in floating point")
     methods = {
         "minmax": CalibrationMethod.MinMax,
         "percentile": CalibrationMethod.Percentile,
