@@ -49,7 +49,7 @@ MAPS_N = 50
 def available(subject: Subject, evaluation: Evaluation) -> int:
     """Raises InputError where the model is not an exported file."""
     if net_of(subject.model) is None:
-        raise InputError("the model is not an exported file: `robustcls export` writes one")
+        raise InputError("the model is not an exported file: robustcls export writes one")
     return len(subject.y)
 
 
