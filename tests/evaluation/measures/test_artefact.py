@@ -278,7 +278,7 @@ def test_size_agreement_and_maps_beside_the_original(honest, original, data, rou
 
 def test_of_a_model_that_is_no_file_the_evaluation_says_why(original, data):
     judged = evaluated(original, *data, THREAT, ["fgsm"])
-    with pytest.raises(InputError, match="`robustcls export` writes one"):
+    with pytest.raises(InputError, match="robustcls export writes one"):
         home.available(judged.subject, judged.evaluation)
 
 
