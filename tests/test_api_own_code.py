@@ -14,6 +14,7 @@ from robustcls.core import plugins
 from robustcls.core.gradients import input_gradient
 from robustcls.core.threat import ThreatModel
 from robustcls.training.inner_attack import InnerAttack
+from tests.helpers.eval_models import train_linear
 
 EPS = 0.1
 TRAINING = {"epochs": 1, "batch_size": 16, "val_n": 20, "val_attack": "fgsm", "device": "cpu", "precision": "fp32"}
@@ -34,14 +35,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def trained(data):
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
-    for _ in range(60):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(net(data[0]), data[1]).backward()
-        optimizer.step()
-    return net
+    return train_linear(*data)
 
 
 def my_attack(model, x, y, threat, *, steps: int = 2, generator=None):

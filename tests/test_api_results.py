@@ -10,6 +10,7 @@ from torch import nn
 
 import robustcls
 from robustcls import InputError
+from tests.helpers.eval_models import train_linear
 
 
 @pytest.fixture(scope="module")
@@ -19,14 +20,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def model(data):
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
-    for _ in range(60):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(net(data[0]), data[1]).backward()
-        optimizer.step()
-    return net
+    return train_linear(*data)
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import copy
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -19,17 +19,15 @@ from robustcls.core.errors import InputError
 from robustcls.deploy.onnx_file import write_onnx
 from robustcls.models.onnx.net import OnnxNet, net_of
 from robustcls.runtime.fused import FusedModel
+from robustcls.runtime.timing import milliseconds, one_thread
 
 EAGER, FOLDED = "eager torch", "folded torch"
 EXPORTED = {"fp32": "ORT fp32", "int8": "ORT int8"}
 PRUNE = "channels(ratio=0.5, criterion=l1)"  # without fine-tuning: speed and size do not ask for accuracy
 QUANTIZE = "int8(calibrate=64)"
 BATCHES = (1, 8, 32)
-RUNS, SECONDS, FEWEST = (
-    500,
-    1.0,
-    20,
-)  # of a batch size in a round: at most so many runs or seconds, at least so many runs
+LIMITS: Any = {"most": 500, "least": 20, "seconds": 1.0}  # of the runs of a batch size in a round
+# In a process of its own, on the file that this one has just written: whole modules, which weights alone do not make.
 RUN_TORCH = (
     "import sys, torch; torch.set_num_threads(1); torch.load(sys.argv[1], weights_only=False)(torch.rand({shape}))"
 )
@@ -54,7 +52,8 @@ def variants_of(
         raise InputError("`model` is an ONNX file already: give the model that it was exported from")
     model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     shape = tuple(x.shape[1:])
-    files = {EAGER: _saved(model, folder / "eager.pt"), FOLDED: _saved(FusedModel(model).copy, folder / "folded.pt")}
+    modules = {EAGER: model, FOLDED: FusedModel(model).copy}
+    files = {name: _saved(module, folder / f"{name}.pt") for name, module in modules.items()}
     files |= _exported(model, x, folder, "")
     try:
         if not isinstance(model, Classifier):
@@ -65,13 +64,17 @@ def variants_of(
     except InputError as error:
         say(f"  pruned: left out: {error}")
     memory = {name: _memory(file, shape) for name, file in files.items()}
-    loaded: dict[str, Callable[[Tensor], object]] = {name: _runner(file) for name, file in files.items()}
+    loaded: dict[str, Callable[[Tensor], object]] = {
+        name: modules.get(name) or _runner(file) for name, file in files.items()
+    }
 
     def measure(name: str) -> Result:
         file = files[name]
         found: Result = {"precision": "int8" if name.endswith("int8") else "fp32"}
         for batch in BATCHES:
-            times = _times(loaded[name], torch.rand(batch, *shape))
+            images = torch.rand(batch, *shape)
+            with one_thread(), torch.inference_mode():
+                times = milliseconds(lambda: loaded[name](images), **LIMITS)  # noqa: B023
             found |= {f"p{p}_ms_{batch}": float(numpy.percentile(times, p)) for p in (50, 99)}
         found["images_per_second"] = 1000 * BATCHES[-1] / found[f"p50_ms_{BATCHES[-1]}"]
         found["size_mb"] = file.stat().st_size / 1e6
@@ -100,29 +103,8 @@ def _exported(model: nn.Module, x: Tensor, folder: Path, prefix: str) -> dict[st
 
 
 def _runner(file: Path) -> Callable[[Tensor], object]:
-    if file.suffix == ".onnx":
-        run = OnnxNet(file).runner(threads=1)
-        return lambda images: run(images.numpy())
-    return torch.load(file, weights_only=False)  # written above
-
-
-def _times(run: Callable[[Tensor], object], images: Tensor) -> list[float]:
-    """Milliseconds of each run on one thread, after three that do not count."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            for _ in range(3):
-                run(images)
-            times: list[float] = []
-            began = time.perf_counter()
-            while len(times) < FEWEST or (len(times) < RUNS and time.perf_counter() - began < SECONDS):
-                start = time.perf_counter()
-                run(images)
-                times.append(1000 * (time.perf_counter() - start))
-            return times
-    finally:
-        torch.set_num_threads(threads)
+    run = OnnxNet(file).runner(threads=1)
+    return lambda images: run(images.numpy())
 
 
 def _memory(file: Path, shape: Sequence[int]) -> float | None:

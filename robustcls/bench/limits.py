@@ -7,16 +7,13 @@ import torch
 from torch import nn
 
 from robustcls.core.classifier import device_of
+from robustcls.runtime import flops
 from robustcls.runtime.device import has_bf16, wait_for
-from robustcls.runtime.flops import FlopCounter
 
 
 def forward_flops(model: nn.Module, input_size: Sequence[int]) -> float:
     """Floating-point operations (two a multiply-add) of one image's forward pass."""
-    device = device_of(model)
-    with FlopCounter() as counter, torch.no_grad():
-        model(torch.zeros(1, *input_size, device=device))
-    return float(counter.total)
+    return flops.forward_flops(model, torch.zeros(1, *input_size, device=device_of(model)))
 
 
 def matrix_rates(device: torch.device, seconds: float = 0.5) -> dict[str, float]:

@@ -68,6 +68,14 @@ class ThreatModel:
             raise InputError(f"threat model {text!r} has no radius: write it as linf:8/255")
         return cls(norm, parse_eps(eps))  # type: ignore[arg-type]
 
+    @classmethod
+    def chosen(cls, norm: str | None, eps: str | float | None, known: Mapping[str, Any]) -> "ThreatModel":
+        """What was asked for, else what is known (`norm`, `eps`); a radius holds for its own norm alone. Raises InputError."""
+        ours = norm or known["norm"]
+        if eps is None and ours != known["norm"]:
+            raise InputError(f"norm {ours} has no radius here: give `eps`, such as `eps=0.5`")
+        return cls(ours, parse_eps(known["eps"] if eps is None else eps))  # type: ignore[arg-type]
+
     @property
     def eps_text(self) -> str:
         """The radius as people write it: `8/255` where it is a whole number of grey levels below 128, else a decimal."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustcls.core.classifier import Classifier, check_images, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_numbers
-from robustcls.core.threat import ThreatModel, parse_eps
+from robustcls.core.threat import ThreatModel
 from robustcls.data.folders.decode import COLOUR, CROP, RESIZE, rules_of
 from robustcls.data.folders.walk import formats
 from robustcls.data.splits import check_named_by_file, decoded_alike, load_split, white_of
@@ -191,12 +191,10 @@ def export_spec(
 
 def _threat(meta: Mapping[str, Any], options: ExportConfig) -> dict[str, Any]:
     """From the options, else the checkpoint; a radius holds for its own norm alone."""
-    known = dict(meta.get("threat", {}))
-    if options.norm and options.norm != known.get("norm") and options.eps is None:
-        raise InputError(f"norm {options.norm} has no radius here: give `eps`, such as `eps=0.5`")
-    if options.eps is None:
-        return known
-    threat = ThreatModel(options.norm or known.get("norm", "linf"), parse_eps(options.eps))
+    known = meta.get("threat")
+    if not known and options.norm is None and options.eps is None:
+        return {}
+    threat = ThreatModel.chosen(options.norm, options.eps, known or {"norm": None if options.norm else "linf"})
     return {"norm": threat.norm, "eps": threat.eps}
 
 

@@ -11,7 +11,7 @@ from robustcls.core.classifier import Classifier, device_of
 from robustcls.core.errors import InputError, one_line
 from robustcls.core.gradients import frozen
 from robustcls.models.shapes import shapes_of, take_shapes
-from robustcls.runtime.flops import FlopCounter
+from robustcls.runtime.flops import forward_flops
 
 RANKED_ON = 256  # training images, on which channels are ranked
 
@@ -31,9 +31,9 @@ class Pruned:
 def size_of(model: Classifier) -> tuple[int, int]:
     """Parameters, and multiply-adds of one image."""
     x = torch.zeros(1, *model.input_size, device=device_of(model))
-    with FlopCounter() as counter, torch.no_grad(), frozen(model):
-        model(x)
-    return sum(parameter.numel() for parameter in model.parameters()), counter.total // 2
+    with frozen(model):
+        flops = forward_flops(model, x)
+    return sum(parameter.numel() for parameter in model.parameters()), int(flops) // 2
 
 
 def prune(model: Classifier, method: str, images: Tensor, labels: Tensor) -> None:

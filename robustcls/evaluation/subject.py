@@ -17,7 +17,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.logits import unwrapped
 from robustcls.core.options import parse_batch_size, parse_n, parse_numbers
-from robustcls.core.threat import ThreatModel, parse_eps
+from robustcls.core.threat import ThreatModel
 from robustcls.data import recipe
 from robustcls.data.images import Images, with_note, without_files
 from robustcls.data.seen import seen_in_training
@@ -254,12 +254,9 @@ def _choose_threat(source: ModelSource, options: AttackConfig | ExplainConfig) -
     known, whose = source.meta.get("threat"), f"from {Path(source.spec).name}"
     if not known:
         data = recipe(options.data or "digits")
-        known = {"norm": data.get("norm", "linf"), "eps": parse_eps(data.get("eps", "8/255"))}
+        known = {"norm": data.get("norm", "linf"), "eps": data.get("eps", "8/255")}
         whose = "the usual one for the data"
-    norm = options.norm or known["norm"]
-    if options.eps is None and norm != known["norm"]:
-        raise InputError(f"norm {norm} has no radius here: give `eps`, such as `eps=0.5`")
-    threat = ThreatModel(norm, parse_eps(options.eps) if options.eps is not None else known["eps"])
+    threat = ThreatModel.chosen(options.norm, options.eps, known)
     return threat, [f"threat {threat}, {whose}" if options.eps is None else f"threat {threat}"]
 
 

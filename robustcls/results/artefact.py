@@ -78,7 +78,7 @@ class Quantization:
 
 @dataclass
 class Checked:
-    """The floating-point file beside its source, and where; see `robustcls.deploy.check`."""
+    """The floating-point file beside its source, and where; as `robustcls.deploy.export.check_file` compares them."""
 
     images: Count
     batch_sizes: list[Integer]

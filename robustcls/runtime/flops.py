@@ -1,5 +1,7 @@
 """Floating-point operations of whatever runs."""
 
+import torch
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -19,3 +21,10 @@ class FlopCounter(TorchDispatchMode):
         if count := flop_registry.get(function._overloadpacket):
             self.total += count(*args, **(kwargs or {}), out_val=result)
         return result
+
+
+def forward_flops(model: nn.Module, images: Tensor) -> float:
+    """Operations of one image's forward pass, two per multiply-add. images: N,C,H,W on the model's device."""
+    with FlopCounter() as counter, torch.no_grad():
+        model(images)
+    return counter.total / len(images)

@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
-
 from robustcls.core.gradients import frozen
 from robustcls.data.splits import choose
 from robustcls.runtime.device import wait_for
-from robustcls.runtime.flops import FlopCounter
+from robustcls.runtime.flops import FlopCounter, forward_flops
 from robustcls.runtime.fused import uncompiled
 from robustcls.runtime.memory import peak_memory_mb
 from robustcls.training.run import Run
@@ -76,8 +74,8 @@ def measure_cost(run: Run) -> Cost:
             wait_for(run.device)
             seconds.append(time.perf_counter() - started)
     model = state.eval_model
-    with uncompiled(), FlopCounter() as counter, torch.no_grad(), frozen(model):
-        model(x[:1])
+    with uncompiled(), frozen(model):
+        flops = forward_flops(model, x[:1])
     with own_random(run.device):
         run.validate(min(run.batch_size, run.config.val_n))  # warms up
         started = time.perf_counter()
@@ -89,7 +87,7 @@ def measure_cost(run: Run) -> Cost:
     return Cost(
         parameters=sum(p.numel() for p in parameters),
         trained=sum(p.numel() for p in parameters if p.requires_grad),
-        forward_flops=float(counter.total),
+        forward_flops=flops,
         update_flops=update_flops,
         images_per_second=run.images_per_batch / each,
         timed=len(timed),

@@ -271,3 +271,15 @@ def without_times(judgement: Evaluated) -> dict:
     for attack in whole["attacks"]:
         del attack["seconds"]
     return whole
+
+
+def train_linear(images, labels):
+    """A linear model of 8x8 digits, trained on these for 60 steps; the same every time."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(images), labels).backward()
+        optimizer.step()
+    return net

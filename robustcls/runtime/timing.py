@@ -1,0 +1,31 @@
+"""How long a call takes, again and again."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes on one thread in it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def milliseconds(run: Callable[[], object], *, most: int, least: int, seconds: float) -> list[float]:
+    """Of each call, after three that do not count: `least` calls, then on until `most` or the seconds are reached."""
+    for _ in range(3):
+        run()
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < least or (len(times) < most and time.perf_counter() - began < seconds):
+        start = time.perf_counter()
+        run()
+        times.append(1000 * (time.perf_counter() - start))
+    return times
