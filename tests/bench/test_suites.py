@@ -86,8 +86,7 @@ def test_what_runs_is_measured_in_turns_and_beside_eager_pytorch(images, tmp_pat
     pytest.importorskip("onnxscript")
     from robustcls.bench import deploying
 
-    monkeypatch.setattr(deploying, "RUNS", 2)
-    monkeypatch.setattr(deploying, "FEWEST", 2)
+    monkeypatch.setattr(deploying, "LIMITS", {"most": 2, "least": 2, "seconds": 1.0})
     model = build("vgg11(width=0.25)", classes=images.classes, input_size=images.pixels.shape[1:])
     said = []
     variants = deploying.variants_of(model, *images.batch(), tmp_path, said.append)

@@ -43,8 +43,7 @@ def short():
     """Fewer queries and runs than users get: what is tested does not depend on them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(home, "SQUARE", "square(queries=200)")
-        patch.setattr("robustcls.evaluation.running.RUNS", 4)
-        patch.setattr("robustcls.evaluation.running.FEWEST", 4)
+        patch.setattr("robustcls.evaluation.running.LIMITS", {"most": 4, "least": 4, "seconds": 2.0})
         yield
 
 
