@@ -13,12 +13,12 @@ from robustcls.core.classifier import Classifier, check_images, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_numbers
 from robustcls.core.threat import ThreatModel
-from robustcls.data.folders.decode import COLOUR, CROP, RESIZE, rules_of
-from robustcls.data.folders.walk import formats
 from robustcls.data.splits import check_named_by_file, decoded_alike, load_split, white_of
 from robustcls.deploy.config import ExportConfig
 from robustcls.deploy.export import Known, check_options, export_model
 from robustcls.deploy.folder import check_place
+from robustcls.images.decode import COLOUR, CROP, RESIZE, rules_of
+from robustcls.images.formats import formats
 from robustcls.models import loading
 from robustcls.models.artefact import load_artefact
 from robustcls.models.weights import hash_weights

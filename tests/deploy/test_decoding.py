@@ -10,11 +10,11 @@ from PIL import Image
 from torch import nn
 
 from robustcls.core.classifier import Classifier
-from robustcls.data.folders.decode import RULES, decode
-from robustcls.data.folders.form import Form
-from robustcls.data.folders.walk import endings
+from robustcls.data.folders.decode import decode
 from robustcls.data.splits import white_of
 from robustcls.deploy.artefact import _known
+from robustcls.images.decode import RULES, Form
+from robustcls.images.formats import endings
 
 
 def decoding(channels, height, width, white=None):

@@ -2,25 +2,15 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 from PIL import Image
 
-from robustcls.data.folders import dicom
+from robustcls.images import dicom
+from robustcls.images.decode import Form
 
 MIXED_SIZE = 224  # the side of images that come in several sizes, as usual for ImageNet
 CHUNK = 256  # images per task: large enough that the pool's own work does not count
 ROUND = 32  # tasks, before it is asked whether enough is known
-
-
-class Form(NamedTuple):
-    """What every image is turned into. scale: the value of 16-bit and float images that becomes white; None: the usual."""
-
-    height: int
-    width: int
-    channels: int
-    scale: float | None = None
-    note: str = ""
 
 
 def choose_form(

@@ -3,21 +3,15 @@
 An image is what has an ending that Pillow reads, and DICOM's or HEIC's where their extras are installed.
 """
 
-import importlib.util
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-
-from PIL import Image
 
 from robustcls.core.errors import InputError
 from robustcls.core.names import quoted
+from robustcls.images.formats import DICOM, HEIC, endings
 
-NOT_IMAGES = {"EPS", "MPEG", "BUFR", "GRIB", "HDF5", "IPTC", "WMF", "PDF"}  # documents, films, stubs without a decoder
-DICOM, HEIC = (".dcm", ".dicom"), (".heic", ".heif", ".hif")
 TOOLS = {  # folders and files that tools leave behind; others are known by the first letter
     "__macosx", "__pycache__", "lost+found", "#recycle", "$recycle.bin", "#snapshot",
     "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
@@ -32,24 +26,6 @@ class Contents:
     images: list[str] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
     loops: list[str] = field(default_factory=list)
-
-
-@cache
-def endings() -> dict[str, str]:
-    """The endings of images, in lower case, with their dots, and the format of each."""
-    with suppress(ImportError):
-        from pillow_heif import register_heif_opener
-
-        register_heif_opener()
-    Image.init()
-    readable = (set(Image.OPEN) | {"MPO"}) - NOT_IMAGES  # MPO: read as a JPEG
-    known = {ending.lower(): kind for ending, kind in Image.registered_extensions().items() if kind in readable}
-    return known | (dict.fromkeys(DICOM, "DICOM") if importlib.util.find_spec("pydicom") else {})
-
-
-def formats() -> list[str]:
-    """The names that Pillow gives the formats of images, and DICOM."""
-    return sorted(set(endings().values()))
 
 
 def folders(parent: Path) -> list[str]:

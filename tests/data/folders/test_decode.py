@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from robustcls.core.errors import InputError
-from robustcls.data.folders.walk import endings
 from robustcls.data.sets.folder import folder
+from robustcls.images.formats import endings
 from tests.helpers.drawn import fill
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from robustcls.data.folders.walk import endings
 from robustcls.data.sets.folder import folder
+from robustcls.images.formats import endings
 from tests.helpers.drawn import draw, fill
 
 LOSSLESS = ("png", "PNG", "bmp", "dib", "ppm", "pnm", "tif", "tiff", "TIFF", "tga", "sgi", "pcx", "webp", "apng")

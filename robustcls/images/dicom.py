@@ -5,7 +5,7 @@ from typing import Any, BinaryIO
 import numpy
 from PIL import Image
 
-from robustcls.data.folders.walk import DICOM
+from robustcls.images.formats import DICOM
 
 RULE = "DICOM: the file's own rescaling and first window, else the whole range of its bits"
 
