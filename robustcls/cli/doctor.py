@@ -31,8 +31,9 @@ def command() -> None:
     """
     import torch
 
+    from robustcls.core.processor import cpu_flags
     from robustcls.core.provenance import commit, versions
-    from robustcls.runtime.device import cpu_flags, describe_device, has_bf16, resolve_device
+    from robustcls.runtime.device import describe_device, has_bf16, resolve_device
 
     lines = ["versions"]
     lines += [f"  {name:<14}{number}" for name, number in versions().items()]

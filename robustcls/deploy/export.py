@@ -17,6 +17,7 @@ from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.files import sha256
 from robustcls.core.gradients import frozen
+from robustcls.core.processor import EIGHT_BIT, cpu_flags
 from robustcls.core.provenance import versions
 from robustcls.core.threat import ThreatModel
 from robustcls.deploy.folder import new_folder
@@ -37,7 +38,6 @@ from robustcls.results.artefact import (
     Quantization,
     Source,
 )
-from robustcls.runtime.device import EIGHT_BIT, cpu_flags
 from robustcls.runtime.predict import predict
 
 TOLERANCE = 1e-4  # of the largest logit, by which the floating-point file may differ from its source

@@ -4,14 +4,14 @@ import ctypes
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
+from robustcls.core.processor import cpu_flags, proc_field
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -48,23 +48,6 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     return bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
-
-
-EIGHT_BIT = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")  # that 8-bit arithmetic uses
-
-
-def cpu_flags() -> set[str]:
-    """The processor's instruction sets as Linux names them; empty on other systems."""
-    return set(proc_field("cpuinfo", "flags").split())
-
-
-def proc_field(file: str, field: str) -> str:
-    """A field of a file that Linux has in /proc; empty where there is none."""
-    with suppress(OSError):
-        for line in Path("/proc", file).read_text(encoding="utf-8").splitlines():
-            if line.startswith(field):
-                return line.split(":", 1)[1].strip()
-    return ""
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:

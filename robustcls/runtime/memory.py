@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from robustcls.runtime.device import proc_field
+from robustcls.core.processor import proc_field
 
 T = TypeVar("T")
 

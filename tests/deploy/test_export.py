@@ -12,7 +12,8 @@ from torch import nn
 import robustcls
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
-from robustcls.models.artefact import reference_difference
+from robustcls.models.onnx.net import OnnxNet
+from robustcls.runtime.session import check_reference
 from robustcls.results.artefact import MANIFEST, Manifest
 
 pytest.importorskip("onnxscript")
@@ -267,8 +268,8 @@ def test_a_damaged_artefact_is_refused_in_one_line(damage, words, model, images,
 
 def test_the_reference_is_reproduced_to_the_last_bit_on_the_machine_that_wrote_it(model, images, tmp_path):
     artefact = robustcls.export(model, tmp_path / "artefact", calibration=images, quantize="int8")
-    difference, largest = reference_difference(artefact.load(), artefact.folder)
-    assert difference <= 1e-6 * largest
+    difference = check_reference(artefact.folder, artefact.manifest, OnnxNet(artefact.file).runner(1))
+    assert difference.largest <= 1e-6 * difference.largest_logit
 
 
 def test_an_artefact_is_read_without_torch(model, images, tmp_path):

@@ -14,8 +14,9 @@ from robustcls.core.errors import InputError
 from robustcls.core.files import sha256
 from robustcls.models.onnx.graph import NoTwin, OnnxGraph
 from robustcls.models.onnx.operators.straight import straight_through
+from robustcls.runtime.session import CPU, open_session
 
-_PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+_PROVIDERS = {"cuda": "CUDAExecutionProvider"}
 
 
 class OnnxNet(nn.Module):
@@ -151,20 +152,7 @@ def hash_onnx(path: str | Path) -> str:
 
 
 def _open(path: str, device: str, threads: int | None = None) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise InputError(f"{path} needs onnxruntime: pip install 'robustcls[onnx]'") from None
-    there = onnxruntime.get_available_providers()
-    providers = [name for name in dict.fromkeys((_PROVIDERS.get(device), _PROVIDERS["cpu"])) if name in there]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.log_severity_level = 3  # errors: it warns of every weight that it prunes
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=providers)
-    except Exception as error:  # its exceptions have no class in common
-        reason = " ".join(str(error).split())
-        raise InputError(f"cannot read {path}: {reason:.160}: export it again") from None
+    return open_session(path, threads or torch.get_num_threads(), dict.fromkeys((_PROVIDERS.get(device, CPU), CPU)))
 
 
 def _only(path: str, what: str, values: Sequence[Any]) -> Any:

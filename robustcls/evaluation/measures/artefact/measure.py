@@ -19,6 +19,7 @@ from torch import Tensor
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import predict_labels
+from robustcls.core.processor import EIGHT_BIT, cpu_flags
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
 from robustcls.core.subset import spaced
@@ -34,7 +35,6 @@ from robustcls.models.onnx.net import net_of
 from robustcls.models.onnx.operators.straight import gradients_past_ranges
 from robustcls.results.records import Accuracy, Check, Evaluation
 from robustcls.results.statistics import paired_difference
-from robustcls.runtime.device import EIGHT_BIT, cpu_flags
 from robustcls.runtime.predict import predict
 
 if TYPE_CHECKING:
