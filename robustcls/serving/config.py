@@ -1,0 +1,59 @@
+"""The options of `robustcls serve`."""
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from robustcls.core.config import option
+from robustcls.core.errors import InputError
+
+MEGABYTE = 1 << 20
+
+
+@dataclass(kw_only=True)
+class ServeConfig:
+    GROUP: ClassVar[str] = "Limits"
+
+    host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 for every one.", metavar="ADDRESS", group="Network")
+    port: int = option(8080, "Port to listen on; 0 takes a free one.", group="Network")
+    threads: int = option(0, "Threads that compute, of each model; 0 for the processors there are.", group="Runtime")
+    batch: int = option(32, "Images that wait are computed together, at most so many.", group="Runtime")
+    queue: int = option(128, "Requests that may wait for a model; more are refused with 503.")
+    timeout: float = option(10.0, "Seconds that a request may take, its body included.", metavar="SECONDS")
+    drain: float = option(
+        5.0, "Seconds after SIGTERM in which requests are still taken, while /v2/health/ready says no.",
+        metavar="SECONDS",
+    )  # fmt: skip
+    max_body: float = option(16.0, "Megabytes that a request may have.", metavar="MB")
+    max_pixels: int = option(50_000_000, "Pixels that an encoded image may have.", metavar="N")
+    engine: Literal["local", "ray"] = option("local", "What runs the service: this process, or Ray Serve.", group="Scale")
+    replicas: str = option("1", "Of --engine ray: how many, or from how few to how many, such as 1:4.", group="Scale")
+    quiet: bool = option(False, "Print errors only.", group="Runtime")
+
+    def __post_init__(self) -> None:
+        for name, least in (("port", 0), ("threads", 0), ("batch", 1), ("queue", 1), ("max_pixels", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"`{name}={getattr(self, name)}` is too small: give {least} or more")
+        if self.port > 65535:
+            raise InputError(f"`port={self.port}` is no port: give 0 to 65535")
+        for name in ("timeout", "max_body"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"`{name}={getattr(self, name):g}` is too small: give more than 0")
+        if not self.drain >= 0:
+            raise InputError(f"`drain={self.drain:g}` is too small: give 0 or more")
+
+    @property
+    def body_bytes(self) -> int:
+        return int(self.max_body * MEGABYTE)
+
+
+def processors() -> int:
+    """Processors that this process may use: by its affinity, and by the quota of its control group."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()[:2]
+        if quota != "max":
+            there = min(there, max(1, int(quota) // int(period)))
+    return there
