@@ -257,7 +257,7 @@ def _split(raw: bytes) -> list[bytes]:
     return files
 
 
-def _files(data: list) -> list[bytes]:
+def _files(data: list[Any]) -> list[bytes]:
     try:
         return [base64.b64decode(one, validate=True) for one in data]
     except (binascii.Error, ValueError, TypeError):
