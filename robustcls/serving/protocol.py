@@ -93,13 +93,14 @@ def parse(body: bytes, header_length: str | None, shape: Shape) -> Request:
     """
     end = len(body)
     if header_length is not None:
-        if not (header_length.isascii() and header_length.isdigit() and int(header_length[:12]) <= end):
+        digits = len(header_length) <= 12 and header_length.isascii() and header_length.isdigit()
+        if not (digits and int(header_length) <= end):
             raise Refused("protocol", f"{LENGTH}: {header_length:.20} is no length within a body of {end} bytes")
         end = int(header_length)
     try:
         head = pydantic_core.from_json(memoryview(body)[:end].tobytes(), allow_inf_nan=True)
     except ValueError as error:
-        raise Refused("protocol", f"the request is not JSON: {error:.100}") from None
+        raise Refused("protocol", f"the request is not JSON: {error!s:.100}") from None
     if not isinstance(head, dict):
         raise Refused("protocol", "the request is no JSON object with `inputs`")
     tensor = _only_input(head)
@@ -169,13 +170,13 @@ def _outputs_of(head: dict) -> list[Wanted]:
 
 
 def _sizes_of(tensor: dict) -> list[int]:
-    sizes = tensor.get("shape")
+    sizes: Any = tensor.get("shape")
     whole = isinstance(sizes, list) and 0 < len(sizes) <= 8 and all(type(one) is int and one >= 0 for one in sizes)
     if not whole:
         raise Refused("shape", f"shape {sizes!r:.60} of {INPUT} is no list of sizes")
     if sizes[0] == 0:
         raise Refused("shape", f"{INPUT} holds no image")
-    return sizes  # type: ignore[return-value]
+    return list(sizes)
 
 
 def _text(sizes: Sequence[int]) -> str:
