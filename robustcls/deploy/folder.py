@@ -1,6 +1,8 @@
 """The folder of an artefact, which appears as a whole or not at all."""
 
 import contextlib
+import fnmatch
+import json
 import os
 import shutil
 import tempfile
@@ -9,7 +11,14 @@ from pathlib import Path
 
 from robustcls.core.errors import InputError
 from robustcls.core.files import cannot_write, check_writable
-from robustcls.results.artefact import MANIFEST
+from robustcls.results.artefact import DRIFT, MANIFEST, MODEL, REFERENCE, is_schema
+
+# What this program writes into an artefact's folder; whatever else lies there is somebody's own.
+OURS = (
+    MANIFEST, MODEL, REFERENCE, DRIFT, "evaluation*.json", "evaluation*.json.partial", "evaluation*.npz", "report*.html",
+    "MODEL_CARD*.md", "robustbench*.json", "explain", "deploy", ".evaluation*.json.*", ".report*.html.*",
+)  # fmt: skip
+SHOWN = 3  # names in a message
 
 
 def check_place(out: Path, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
@@ -18,18 +27,39 @@ def check_place(out: Path, overwrite: bool, inputs: Iterable[str | Path] = ()) -
     for one in map(Path, inputs):
         if one.exists() and one.resolve().is_relative_to(real):
             raise InputError(f"{out} would replace {one}, an input of this command: name another folder with `out`")
-        if (one / MANIFEST).is_file() and real.is_relative_to(one.resolve()):
+        if _has_manifest(one) and real.is_relative_to(one.resolve()):
             raise InputError(f"{out} lies inside the artefact {one}: name a folder outside it with `out`")
     try:
-        earlier = out.is_dir() and (not any(out.iterdir()) or (out / MANIFEST).is_file())
-        if out.exists() and not overwrite and not earlier:
+        if out.exists() and not overwrite and (other := _something_else(out)):
             raise InputError(
-                f"{out} holds something else than an artefact: name another folder, or replace it with `overwrite`"
+                f"{out} holds something else than an artefact ({other}): name another folder, or replace it with `overwrite`"
             )
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror}: name another folder with `out`") from None
     check_writable(out / "any" if out.is_dir() else out)
     check_writable(real.parent / "any")
+
+
+def _something_else(out: Path) -> str:
+    """What is there besides an artefact, in words; nothing for an artefact, of any version, and for an empty folder."""
+    if not out.is_dir():
+        return "it is a file"
+    names = sorted(one.name for one in out.iterdir())
+    other = [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in OURS)]
+    if other:
+        more = f" and {len(other) - SHOWN} more" if len(other) > SHOWN else ""
+        return ", ".join(other[:SHOWN]) + more
+    if MANIFEST in names and not _has_manifest(out):
+        return f"{MANIFEST} is of another program, or damaged"
+    return "" if MANIFEST in names or not names else f"{', '.join(names[:SHOWN])} without {MANIFEST}"
+
+
+def _has_manifest(folder: Path) -> bool:
+    try:
+        found = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and is_schema(found.get("schema"))
 
 
 @contextlib.contextmanager

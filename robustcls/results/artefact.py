@@ -16,6 +16,11 @@ MANIFEST, MODEL, REFERENCE, DRIFT = "manifest.json", "model.onnx", "reference.np
 EVALUATION = "evaluation.json"  # once the artefact was attacked
 
 
+def is_schema(name: object) -> bool:
+    """Whether a manifest with this schema is of an artefact, of whatever version."""
+    return isinstance(name, str) and name.rpartition("/")[0] == SCHEMA.rpartition("/")[0]
+
+
 @dataclass
 class File:
     """The ONNX file: float32 N,C,H,W in [0, 1] to logits N,K, normalisation inside, any batch size."""

@@ -230,6 +230,53 @@ def test_a_folder_of_something_else_is_not_replaced(model, images, tmp_path):
     assert not (tmp_path / "thesis" / "chapter1.txt").exists()
 
 
+@pytest.mark.parametrize("content", ['{"name": "my web app"}', "{", "[" * 100_000, '{"schema": 5}', "[]", None])
+def test_a_manifest_of_another_program_is_no_artefact(content, model, images, tmp_path):
+    home = tmp_path / "web"
+    (home / "src").mkdir(parents=True)
+    (home / "src" / "main.js").write_text("years of work")
+    if content is not None:
+        (home / MANIFEST).write_text(content)
+    with pytest.raises(InputError, match=r"holds something else than an artefact \(src\)"):
+        robustcls.export(model, home, calibration=images)
+    assert (home / "src" / "main.js").read_text() == "years of work"
+    (home / "src" / "main.js").unlink()
+    (home / "src").rmdir()
+    if content is not None:
+        with pytest.raises(InputError, match=f"{MANIFEST} is of another program, or damaged"):
+            robustcls.export(model, home, calibration=images)
+        assert (home / MANIFEST).read_text() == content
+
+
+def test_an_artefact_beside_which_somebody_put_files_is_not_replaced(model, images, tmp_path):
+    robustcls.export(model, tmp_path / "artefact", calibration=images)
+    for name in ("a.txt", "b.txt", "c.txt", "d.txt"):
+        (tmp_path / "artefact" / name).write_text("notes")
+    with pytest.raises(InputError, match=r"\(a.txt, b.txt, c.txt and 1 more\)"):
+        robustcls.export(model, tmp_path / "artefact", calibration=images)
+    assert (tmp_path / "artefact" / "d.txt").read_text() == "notes"
+
+
+def test_an_artefact_of_any_version_is_replaced_with_what_was_measured_of_it(model, images, tmp_path):
+    home = tmp_path / "artefact"
+    robustcls.export(model, home, calibration=images)
+    damage_schema(home)
+    ours = ["evaluation.json", "evaluation-earlier-2.json", "report-new.html", "MODEL_CARD.md", "robustbench.json"]
+    for name in ours:
+        (home / name).write_text("")
+    (home / "evaluation.json.partial").mkdir()
+    (home / "explain").mkdir()
+    robustcls.export(model, home, calibration=images)
+    assert sorted(path.name for path in home.iterdir()) == ["drift.npz", MANIFEST, "model.onnx", "reference.npz"]
+
+
+def test_half_an_artefact_is_not_taken_for_one(model, images, tmp_path):
+    robustcls.export(model, tmp_path / "artefact", calibration=images)
+    (tmp_path / "artefact" / MANIFEST).unlink()
+    with pytest.raises(InputError, match=f"without {MANIFEST}"):
+        robustcls.export(model, tmp_path / "artefact", calibration=images)
+
+
 def damage_schema(folder):
     text = (folder / MANIFEST).read_text()
     (folder / MANIFEST).write_text(text.replace("robustcls/artefact/1", "robustcls/artefact/2"))
