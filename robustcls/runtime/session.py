@@ -1,5 +1,7 @@
 """Runs an ONNX file with onnxruntime, and checks that an artefact's runs here as where it was exported. Without PyTorch."""
 
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ from robustcls.results.artefact import MANIFEST, MODEL, REFERENCE, Manifest
 
 CPU = "CPUExecutionProvider"
 BATCH = 32  # reference images at a time
+DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 Run = Callable[[NDArray[numpy.float32]], NDArray[numpy.float32]]  # images N,C,H,W in [0, 1] to logits N,K
 
@@ -50,17 +53,38 @@ def check_file(folder: str | Path, manifest: Manifest) -> Path:
     return file
 
 
-def check_reference(folder: str | Path, manifest: Manifest, run: Run) -> ReferenceDifference:
-    """Runs the reference images. Raises InputError where their logits are not within the manifest's tolerance."""
+def read_reference(
+    folder: str | Path, manifest: Manifest
+) -> tuple[NDArray[numpy.uint8], NDArray[numpy.floating]]:
+    """The reference images, N,C,H,W, and their logits, N,K. Raises InputError where the file is damaged or of another model."""
     path = Path(folder) / REFERENCE
     try:
         with numpy.load(path, allow_pickle=False) as reference:
-            pixels, logits = reference["pixels"].astype(numpy.float32) / 255, reference["logits"]
-    except (OSError, ValueError, KeyError):
-        raise InputError(f"cannot read {path}: export the model again") from None
-    found = numpy.concatenate([run(pixels[at : at + BATCH]) for at in range(0, len(pixels), BATCH)])
+            pixels, logits = reference["pixels"], reference["logits"]
+    except DAMAGED:
+        raise InputError(f"cannot read {path}: it is damaged: export the model again") from None
+    n = len(pixels) if pixels.ndim else 0
+    if not n or pixels.shape[1:] != manifest.input_size or logits.shape != (n, len(manifest.classes)):
+        raise InputError(
+            f"{path} holds images {pixels.shape} and logits {logits.shape}, not 1 or more of what {MANIFEST} says, "
+            f"{manifest.input_size} and {len(manifest.classes)} classes: export the model again"
+        )
+    if pixels.dtype != numpy.uint8 or logits.dtype.kind != "f" or not numpy.isfinite(logits).all():
+        raise InputError(f"{path} does not hold pixels in uint8 and finite logits: export the model again")
+    return pixels, logits
+
+
+def check_reference(folder: str | Path, manifest: Manifest, run: Run) -> ReferenceDifference:
+    """Runs the reference images. Raises InputError where their logits are not within the manifest's tolerance."""
+    pixels, logits = read_reference(folder, manifest)
+    found = numpy.concatenate(
+        [run(pixels[at : at + BATCH].astype(numpy.float32) / 255) for at in range(0, len(pixels), BATCH)]
+    )
     if found.shape != logits.shape:
-        raise InputError(f"{path} is not of this file: export the model again")
+        raise InputError(
+            f"{Path(folder) / MODEL} gives {found.shape[-1]} outputs, and {MANIFEST} names {len(manifest.classes)} classes: "
+            "export the model again"
+        )
     difference = ReferenceDifference(float(abs(found - logits).max()), float(abs(logits).max()))
     if not difference.largest <= manifest.reference_tolerance * difference.largest_logit:
         flags = ", ".join(sorted(set(manifest.checked.cpu) - cpu_flags())) or "none"

@@ -294,6 +294,60 @@ def damage_reference(folder):
     numpy.savez(folder / "reference.npz", **arrays)
 
 
+def cut_reference(folder):
+    whole = (folder / "reference.npz").read_bytes()
+    (folder / "reference.npz").write_bytes(whole[: len(whole) // 2])
+
+
+def flip_reference(folder):
+    whole = bytearray((folder / "reference.npz").read_bytes())
+    whole[1000] ^= 255  # a pixel
+    (folder / "reference.npz").write_bytes(whole)
+
+
+def with_reference(**changed):
+    """Damage: arrays of the reference, changed by functions."""
+
+    def damage(folder):
+        with numpy.load(folder / "reference.npz") as reference:
+            arrays = dict(reference)
+        for name, change in changed.items():
+            arrays[name] = change(arrays[name])
+        numpy.savez(folder / "reference.npz", **arrays)
+
+    return damage
+
+
+def one_array(folder):
+    with open(folder / "reference.npz", "wb") as file:
+        numpy.save(file, numpy.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "reference.npz").write_bytes(b""), "reference.npz: it is damaged"),
+        (cut_reference, "reference.npz: it is damaged"),
+        (flip_reference, "reference.npz: it is damaged"),
+        (one_array, "reference.npz: it is damaged"),
+        (with_reference(pixels=lambda x: x[:0], logits=lambda x: x[:0]), "1 or more"),
+        (with_reference(pixels=lambda x: x[0, 0, 0, 0]), "1 or more"),
+        (with_reference(pixels=lambda x: x[..., :5]), "not 1 or more of what manifest.json says"),
+        (with_reference(logits=lambda x: x[:5]), "not 1 or more of what manifest.json says"),
+        (with_reference(logits=lambda x: x[:, :2]), "not 1 or more of what manifest.json says"),
+        (with_reference(pixels=lambda x: x.astype(float)), "uint8"),
+        (with_reference(logits=lambda x: x.astype(str)), "uint8 and finite logits"),
+        (with_reference(logits=lambda x: x * numpy.nan), "uint8 and finite logits"),
+    ],
+)
+def test_a_damaged_reference_is_refused_in_one_line(damage, words, model, images, tmp_path):
+    robustcls.export(model, tmp_path / "artefact", calibration=images)
+    damage(tmp_path / "artefact")
+    with pytest.raises(InputError, match=words) as caught:
+        robustcls.load(tmp_path / "artefact")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
