@@ -39,5 +39,4 @@ def command(flags: dict, config_file: str | None, model: str, out: str, overwrit
             model, out, config, overwrite=overwrite, inputs=[config_file] if config_file else [],
             say=partial(note, quiet=config.quiet),
         )  # fmt: skip
-    kind = "int8" if made.manifest.quantization else "fp32"
-    click.echo(f"{Path(out)}: {kind}, {made.manifest.file.bytes / 1e6:.2f} MB")
+    click.echo(f"{Path(out)}: {made.manifest.kind}, {made.manifest.file.bytes / 1e6:.2f} MB")

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from robustcls.images.decode import COLOUR, CROP, RESIZE, rules_of
 from robustcls.images.formats import formats
 from robustcls.models import loading
 from robustcls.models.artefact import load_artefact
+from robustcls.models.onnx.net import net_of
 from robustcls.models.weights import hash_weights
 from robustcls.results.artefact import MODEL, Decoding, Manifest, Source
 
@@ -178,7 +179,8 @@ def export_spec(
         say(f"{len(images)} images of {data}, split {options.split}" + (f"; {taken}" if taken else ""))
     for line in loaded.notes:
         say(line)
-    known.source.sha256 = source.sha256 or known.source.sha256
+    if not isinstance(source.content, Manifest):  # whose source is what it was made of
+        known.source.sha256 = source.sha256 or known.source.sha256
     known.trained = {key: source.meta[key] for key in KEPT if key in source.meta}
     known.threat = _threat(source.meta, options)
     manifest = export_model(
@@ -202,14 +204,19 @@ def _known(model: nn.Module, name: str, size: Any, white: float | None = None) -
     """What a model says of itself."""
     classes = [str(one) for one in getattr(model, "classes", ()) or ()]
     channels, height, width = size
+    net = net_of(model)
     source = Source(
         name, arch=str(getattr(model, "arch", "") or type(model).__name__), sha256=hash_weights(model),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=sum(one.numel() for one in model.parameters()) if net is None else net.parameters_in_file,
     )  # fmt: skip
     decoding = Decoding(
         height, width, channels, COLOUR.get(channels, ""), RESIZE, CROP, rules_of(white), white, formats()
     )
-    return Known(name, classes, (channels, height, width), source, decoding)
+    known = Known(name, classes, (channels, height, width), source, decoding)
+    if net is not None and (before := net.manifest) is not None:  # a copy is of the same original
+        known.source, known.threat, known.trained = replace(before.source), dict(before.threat), dict(before.trained)
+        known.quantization, known.pruning = before.quantization, before.pruning
+    return known
 
 
 def _noise(size: Any) -> Tensor:

@@ -22,8 +22,9 @@ from robustcls.core.provenance import versions
 from robustcls.core.threat import ThreatModel
 from robustcls.deploy.folder import new_folder
 from robustcls.deploy.one_shot import prune_once
-from robustcls.deploy.onnx_file import OPSET, weighted_nodes, write_onnx
+from robustcls.deploy.onnx_file import weighted_nodes, write_onnx
 from robustcls.deploy.robust_drop import HELD_OUT, HeldOut, keep_robust
+from robustcls.models.onnx.facts import OnnxFacts
 from robustcls.models.onnx.net import OnnxNet
 from robustcls.results.artefact import (
     DRIFT,
@@ -60,6 +61,8 @@ class Known:
     decoding: Decoding
     threat: dict[str, Any] = field(default_factory=dict)
     trained: dict[str, Any] = field(default_factory=dict)
+    quantization: Quantization | None = None  # of a file that was rounded before
+    pruning: str = ""  # of one that was pruned before
     data: str = "given"  # where the images come from
     split: str = "given"
 
@@ -123,7 +126,7 @@ def export_model(
         write_onnx(model, file, known.input_size, progress=progress)
         checked = check_file(model, file, images[:CHECKED], progress=progress)
         say(_line(checked))
-        quantization = None
+        quantization = known.quantization
         if quantize:
             with frozen(model):
                 task = _Task(model, known, images, labels, seed, progress)  # type: ignore[arg-type]
@@ -133,18 +136,20 @@ def export_model(
                 f"label; in floating point: {', '.join(quantization.float_layers) or 'nothing'}"
             )
         net = OnnxNet(file).eval()
-        outputs = predict(net, images[:1], 1).shape[1]
+        outputs, facts = predict(net, images[:1], 1).shape[1], OnnxFacts.of(file)
         manifest = Manifest(
             name=known.name,
-            file=File(sha256(file), file.stat().st_size, OPSET, net.parameters_in_file),
+            file=File(
+                sha256(file), file.stat().st_size, facts.opset, facts.parameters, facts.input, facts.output, facts.kind
+            ),
             classes=known.classes or [str(number) for number in range(outputs)],
             decoding=known.decoding,
             source=known.source,
             checked=checked,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            reference_tolerance=TOLERANCE_INT8 if quantization else TOLERANCE,
+            reference_tolerance=TOLERANCE_INT8 if facts.rounded else TOLERANCE,
             quantization=quantization,
-            pruning=str(getattr(model, "pruned", "")),
+            pruning=str(getattr(model, "pruned", "")) or known.pruning,
             threat=known.threat,
             trained=known.trained,
         )

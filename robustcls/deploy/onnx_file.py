@@ -22,7 +22,6 @@ from robustcls.models.onnx.net import OnnxNet
 OPSET = 18
 STEPS = 4  # that torch.onnx.export tells of: trace, decompose, translate, optimise
 INPUT, OUTPUT = "images", "logits"
-ROUNDING = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 NEEDS = "export needs onnx, onnxscript and onnxruntime: pip install 'robustcls[onnx]'"
 
@@ -153,12 +152,3 @@ def weighted_nodes(path: str | Path) -> list[str]:
     return [
         node.name for node in graph.node if node.op_type in WEIGHTED and any(name in constants for name in node.input)
     ]
-
-
-def is_rounded(path: str | Path) -> bool:
-    """Whether a file holds operators of quantisation already."""
-    import onnx
-
-    return any(
-        node.op_type in ROUNDING or node.op_type.startswith("QLinear") for node in onnx.load(str(path)).graph.node
-    )

@@ -23,12 +23,13 @@ def meta_of(manifest: Manifest) -> dict[str, Any]:
 
 def load_artefact(folder: str | Path, manifest: Manifest) -> Classifier:
     """The classifier of an artefact. Raises InputError where the file is not the manifest's, or runs otherwise here."""
-    kind = "int8" if manifest.quantization else "fp32"
+    net = OnnxNet(check_file(folder, manifest))
+    net.manifest = manifest
     model = Classifier(
-        OnnxNet(check_file(folder, manifest)),
+        net,
         classes=manifest.classes,
         input_size=manifest.input_size,
-        arch=f"onnx {kind}({manifest.source.arch})",
+        arch=f"onnx {manifest.kind}({manifest.source.arch})",
     ).eval()
     model.normalised_inside = True
     check_reference(folder, manifest, lambda pixels: predict(model, torch.from_numpy(pixels), len(pixels)).numpy())

@@ -28,9 +28,10 @@ class File:
     sha256: str
     bytes: Count
     opset: Count
-    parameters: Count  # numbers that it stores, of any precision
+    parameters: Count  # weights and biases that it stores, of any precision
     input: str = "images"
     output: str = "logits"
+    kind: str = ""  # fp32, or int8 where it holds operators of quantisation; "" in the first artefacts
 
 
 @dataclass
@@ -114,6 +115,11 @@ class Manifest(JsonFile):
     threat: dict[str, Any] = field(default_factory=dict)  # norm, eps of training, where known
     trained: dict[str, Any] = field(default_factory=dict)  # data, seed ... of training, where known
     schema: str = SCHEMA
+
+    @property
+    def kind(self) -> str:
+        """fp32 or int8"""
+        return self.file.kind or ("int8" if self.quantization else "fp32")
 
     @property
     def input_size(self) -> tuple[int, int, int]:

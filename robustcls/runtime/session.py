@@ -53,9 +53,7 @@ def check_file(folder: str | Path, manifest: Manifest) -> Path:
     return file
 
 
-def read_reference(
-    folder: str | Path, manifest: Manifest
-) -> tuple[NDArray[numpy.uint8], NDArray[numpy.floating]]:
+def read_reference(folder: str | Path, manifest: Manifest) -> tuple[NDArray[numpy.uint8], NDArray[numpy.floating]]:
     """The reference images, N,C,H,W, and their logits, N,K. Raises InputError where the file is damaged or of another model."""
     path = Path(folder) / REFERENCE
     try:

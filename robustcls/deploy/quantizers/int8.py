@@ -14,7 +14,8 @@ from torch import Tensor
 
 from robustcls.core.errors import InputError, one_line
 from robustcls.core.progress import Bar
-from robustcls.deploy.onnx_file import INPUT, is_rounded, weighted_nodes
+from robustcls.deploy.onnx_file import weighted_nodes
+from robustcls.models.onnx.facts import OnnxFacts
 
 PIXELS = 1 << 20  # values of a batch: calibration keeps the outputs of every layer
 
@@ -61,7 +62,8 @@ def int8(
             from onnxruntime.quantization.shape_inference import quant_pre_process
         except ImportError:
             raise InputError("`quantize` needs onnx and onnxruntime: pip install 'robustcls[onnx]'") from None
-    if is_rounded(source):
+    facts = OnnxFacts.of(source)
+    if facts.rounded:
         raise InputError("the model is rounded already: quantise the one in floating point")
     methods = {
         "minmax": CalibrationMethod.MinMax,
@@ -80,7 +82,7 @@ def int8(
             kept = {"last": weighted[-1:], "first_and_last": weighted[:1] + weighted[-1:], "none": []}[keep]
             excluded = sorted({*kept, *float_layers} & set(weighted), key=weighted.index)
             quantize_static(
-                str(prepared), str(target), _reader(images, bar),
+                str(prepared), str(target), _reader(images, facts.input, bar),
                 quant_format=QuantFormat.QDQ, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                 per_channel=per_channel, reduce_range=reduce_range, calibrate_method=methods[ranges],
                 nodes_to_exclude=excluded, extra_options={"CalibStridedMinMax": 1},
@@ -90,7 +92,7 @@ def int8(
     return excluded
 
 
-def _reader(images: Tensor, bar: Bar) -> Any:
+def _reader(images: Tensor, name: str, bar: Bar) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):
@@ -110,7 +112,7 @@ def _reader(images: Tensor, bar: Bar) -> Any:
             batch = self.batches[self.at]
             self.at += 1
             bar.advance(len(batch))
-            return {INPUT: batch.numpy()}
+            return {name: batch.numpy()}
 
     return Reader()
 

@@ -59,7 +59,6 @@ class OnnxGraph(nn.Module):
         import onnx
 
         constants = {one.name: _tensor(onnx.numpy_helper.to_array(one)) for one in graph.initializer}
-        self.stored = sum(one.numel() for one in constants.values())  # numbers in the file
         self._input = next(one.name for one in graph.input if one.name not in constants)
         self._output = graph.output[0].name
         nodes = []

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.files import sha256
+from robustcls.models.onnx.facts import OnnxFacts
 from robustcls.models.onnx.graph import NoTwin, OnnxGraph
 from robustcls.models.onnx.operators.straight import straight_through
+from robustcls.results.artefact import Manifest
 from robustcls.runtime.session import CPU, open_session
 
 _PROVIDERS = {"cuda": "CUDAExecutionProvider"}
@@ -47,6 +49,7 @@ class OnnxNet(nn.Module):
         self.twin: OnnxGraph | None = None
         self.no_gradient = ""
         self._twin_alone = False
+        self.manifest: Manifest | None = None  # of the artefact that the file lies in, where it was loaded as one
         try:
             self.twin = OnnxGraph(self.path)
         except NoTwin as error:
@@ -86,8 +89,11 @@ class OnnxNet(nn.Module):
 
     @property
     def parameters_in_file(self) -> int:
-        """Numbers that the file stores as constants; 0 where onnx is not installed."""
-        return self.twin.stored if self.twin is not None else 0
+        """Weights and biases that the file stores; 0 where onnx is not installed."""
+        try:
+            return OnnxFacts.of(self.path).parameters
+        except ImportError:
+            return 0
 
     def runner(self, threads: int) -> Callable[[Any], Any]:
         """Runs the file on the CPU with so many threads: an array N,C,H,W to logits N,K."""
