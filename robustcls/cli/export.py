@@ -7,7 +7,6 @@ import click
 
 from robustcls.cli.console import note
 from robustcls.cli.options import MODEL_HELP, GroupedCommand, build, config_option, options
-from robustcls.core.claims import claim
 from robustcls.deploy.config import ExportConfig
 
 
@@ -30,13 +29,9 @@ def command(flags: dict, config_file: str | None, model: str, out: str, overwrit
     config = build(ExportConfig, flags, config_file)
 
     from robustcls.deploy.artefact import export_spec
-    from robustcls.deploy.folder import check_place
 
-    place = Path(out).resolve()
-    check_place(place, overwrite)
-    with claim(place.with_name(f"{place.name}.artefact")):  # a name beside it: the folder is replaced as a whole
-        made = export_spec(
-            model, out, config, overwrite=overwrite, inputs=[config_file] if config_file else [],
-            say=partial(note, quiet=config.quiet),
-        )  # fmt: skip
+    made = export_spec(
+        model, out, config, overwrite=overwrite, inputs=[config_file] if config_file else [],
+        say=partial(note, quiet=config.quiet),
+    )  # fmt: skip
     click.echo(f"{Path(out)}: {made.manifest.kind}, {made.manifest.file.bytes / 1e6:.2f} MB")

@@ -3,10 +3,12 @@
 import importlib
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import NoReturn, TextIO
 
 import click
@@ -70,7 +72,7 @@ def main(
 ) -> NoReturn:
     """Runs the command line, or another command by the same rules.
 
-    0 done, 1 the gate failed, 2 wrong usage or input, 3 inconclusive, 130 interrupted.
+    0 done, 1 the gate failed, 2 wrong usage or input, 3 inconclusive, 130 interrupted, by Ctrl-C or SIGTERM.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
@@ -83,11 +85,15 @@ def main(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = (command or cli).main(arguments or ["--help"], prog_name=name, standalone_mode=False)
-        sys.stdout.flush()
-    except (KeyboardInterrupt, click.Abort):
-        _say("interrupted")
-        status = INTERRUPTED
+        with _sigterm_as_ctrl_c():
+            status = (command or cli).main(arguments or ["--help"], prog_name=name, standalone_mode=False)
+            sys.stdout.flush()
+    except (KeyboardInterrupt, click.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # click takes a file that ends too early for a user who left
+            status = _complain(error.__cause__, debug, "")
+        else:
+            _say("interrupted")
+            status = INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe, such as head, has gone
         status = 0
     except Exception as error:
@@ -95,6 +101,24 @@ def main(
     _drop_unwritten(sys.stdout)
     _drop_unwritten(sys.stderr)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """In it SIGTERM, by which containers and CI stop a job, saves and tidies up what Ctrl-C does. A second one is ignored."""
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _complain(error: Exception, debug: bool, command: str) -> int:

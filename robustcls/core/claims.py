@@ -22,10 +22,13 @@ except ImportError:  # no POSIX: nobody is blocked
 
 
 @contextmanager
-def claim(path: str | Path, flag: str = "`out`", *, folder: bool = False) -> Iterator[None]:
+def claim(
+    path: str | Path, flag: str = "`out`", *, folder: bool = False, shown: str | Path | None = None
+) -> Iterator[None]:
     """Holds `path`, a file or a folder of files, for this process; makes the folders that are missing.
 
-    flag: the option that named it. Raises InputError where another run writes there, and says which. A pipe or device needs
+    flag: the option that named it. shown: how messages name the place. Raises InputError where another run writes there, and
+    says which. A pipe or device needs
     no claim, and a file system without locks gives none.
     """
     path = Path(path)
@@ -36,7 +39,7 @@ def claim(path: str | Path, flag: str = "`out`", *, folder: bool = False) -> Ite
     real = Path(os.path.realpath(path))
     lock = real / ".lock" if folder else real.with_name(f".{real.name}.lock")
     made = [home for home in lock.parents if not home.exists()]  # the deepest first
-    file = _acquire(lock, path, flag)
+    file = _acquire(lock, Path(shown or path), flag)
     try:
         yield
     finally:

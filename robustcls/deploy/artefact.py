@@ -16,7 +16,7 @@ from robustcls.core.threat import ThreatModel
 from robustcls.data.splits import check_named_by_file, decoded_alike, load_split, white_of
 from robustcls.deploy.config import ExportConfig
 from robustcls.deploy.export import Known, check_options, export_model
-from robustcls.deploy.folder import check_place
+from robustcls.deploy.folder import check_place, claimed
 from robustcls.images.decode import COLOUR, CROP, RESIZE, rules_of
 from robustcls.images.formats import formats
 from robustcls.models import loading
@@ -116,10 +116,11 @@ def export(
     if threat is not None:
         ball = ThreatModel.parse(threat) if isinstance(threat, str) else threat
         known.threat = {"norm": ball.norm, "eps": ball.eps}
-    manifest = export_model(
-        model, out, known, images, labels=labels, prune=prune, quantize=quantize, max_robust_drop=max_robust_drop,
-        overwrite=overwrite, say=say,
-    )  # fmt: skip
+    with claimed(out, overwrite):
+        manifest = export_model(
+            model, out, known, images, labels=labels, prune=prune, quantize=quantize, max_robust_drop=max_robust_drop,
+            overwrite=overwrite, say=say,
+        )  # fmt: skip
     return Artefact(Path(out), manifest)
 
 
@@ -139,56 +140,79 @@ def export_spec(
     if options.split == "test":
         raise InputError("calibrated on test images, the file would be judged on what it has seen: give `split=train`")
     check_options(options.quantize, options.max_robust_drop)
-    check_place(Path(out), overwrite, [spec, *inputs, *([options.data_dir] if options.data_dir else [])])
-    source = loading.read_model(spec)
-    own = source.meta.get("data")
-    data = options.data or own
-    if data and data.startswith("folder:"):
-        check_place(Path(out), overwrite, [data.removeprefix("folder:").partition("(")[0]])
-    if data is None and options.quantize:
-        raise InputError(f"`quantize` measures the ranges of activations, and {spec} knows no data: give `data`")
-    if data is None and options.prune:
-        raise InputError(f"`prune` ranks channels on training images, and {spec} knows no data: give `data`")
-    mean, std = (parse_numbers(getattr(options, one), one) for one in ("mean", "std"))
-    if data is None:
-        loaded = loading.load(spec, arch=options.arch, classes=(), input_size=None, mean=mean, std=std)
-        size = input_size_of(loaded.model)
-        if size is None:
-            raise InputError(f"{spec} does not say which images it takes: give `data`")
-        images, known = _noise(size), _known(loaded.model, loaded.name, size)
-        known.data, known.split, labels = "uniform noise", "none", None
-    else:
-        if own and not options.data:
-            check_named_by_file(own, spec)
-        data = decoded_alike(data, own)[0] if own else data
-        chosen = load_split(
-            data, options.split, seed=source.meta.get("seed", options.seed),
-            data_dir=options.data_dir or source.meta.get("data_dir"), skip_corrupt=options.skip_corrupt,
-            limit_train=source.meta.get("config", {}).get("limit_train"), n=IMAGES,
+    read = [spec, *inputs, *([options.data_dir] if options.data_dir else [])]
+    with claimed(out, overwrite, read):
+        source = loading.read_model(spec)
+        data = options.data or source.meta.get("data")
+        if data and data.startswith("folder:"):
+            check_place(Path(out), overwrite, [data.removeprefix("folder:").partition("(")[0]])
+        chosen = _without_data(source, options) if data is None else _with_data(source, data, options, say)
+        for line in chosen.loaded.notes:
+            say(line)
+        known = chosen.known
+        if not isinstance(source.content, Manifest):  # whose source is what it was made of
+            known.source.sha256 = source.sha256 or known.source.sha256
+        known.trained = {key: source.meta[key] for key in KEPT if key in source.meta}
+        known.threat = _threat(source.meta, options)
+        manifest = export_model(
+            chosen.loaded.model, out, known, chosen.images, labels=chosen.labels, prune=options.prune,
+            quantize=options.quantize, max_robust_drop=options.max_robust_drop, seed=options.seed, overwrite=overwrite,
+            say=say, progress=not options.quiet,
         )  # fmt: skip
-        size = tuple(chosen.pixels.shape[1:])
-        loaded = loading.build_model(
-            source, arch=options.arch, classes=chosen.classes, input_size=size, mean=mean, std=std
-        )
-        images, labels = chosen.batch()
-        check_images(images[:1], input_size=input_size_of(loaded.model))
-        mapped, taken = loading.fit_to_data(loaded, images[:32], chosen.classes)
-        labels = torch.tensor(mapped.outputs)[labels]
-        known = _known(loaded.model, loaded.name, size, white_of(data))
-        known.data, known.split = data, options.split
-        say(f"{len(images)} images of {data}, split {options.split}" + (f"; {taken}" if taken else ""))
-    for line in loaded.notes:
-        say(line)
-    if not isinstance(source.content, Manifest):  # whose source is what it was made of
-        known.source.sha256 = source.sha256 or known.source.sha256
-    known.trained = {key: source.meta[key] for key in KEPT if key in source.meta}
-    known.threat = _threat(source.meta, options)
-    manifest = export_model(
-        loaded.model, out, known, images, labels=labels, prune=options.prune, quantize=options.quantize,
-        max_robust_drop=options.max_robust_drop, seed=options.seed, overwrite=overwrite, say=say,
-        progress=not options.quiet,
-    )  # fmt: skip
     return Artefact(Path(out), manifest)
+
+
+@dataclass
+class _Chosen:
+    """A model, and the images on which its file is checked: N,C,H,W, with N labels where these are known."""
+
+    loaded: loading.LoadedModel
+    known: Known
+    images: Tensor
+    labels: Tensor | None = None
+
+
+def _without_data(source: loading.ModelSource, options: ExportConfig) -> _Chosen:
+    """On uniform noise, which suffices to check a file, and to calibrate nothing."""
+    if options.quantize:
+        raise InputError(f"`quantize` measures the ranges of activations, and {source.spec} knows no data: give `data`")
+    if options.prune:
+        raise InputError(f"`prune` ranks channels on training images, and {source.spec} knows no data: give `data`")
+    loaded = loading.load(source.spec, arch=options.arch, classes=(), input_size=None, **_normalisation(options))
+    size = input_size_of(loaded.model)
+    if size is None:
+        raise InputError(f"{source.spec} does not say which images it takes: give `data`")
+    known = _known(loaded.model, loaded.name, size)
+    known.data, known.split = "uniform noise", "none"
+    return _Chosen(loaded, known, _noise(size))
+
+
+def _with_data(source: loading.ModelSource, data: str, options: ExportConfig, say: Callable[[str], None]) -> _Chosen:
+    """On images of a data set, decoded as the model's own are."""
+    own = source.meta.get("data")
+    if own and not options.data:
+        check_named_by_file(own, source.spec)
+    data = decoded_alike(data, own)[0] if own else data
+    chosen = load_split(
+        data, options.split, seed=source.meta.get("seed", options.seed),
+        data_dir=options.data_dir or source.meta.get("data_dir"), skip_corrupt=options.skip_corrupt,
+        limit_train=source.meta.get("config", {}).get("limit_train"), n=IMAGES,
+    )  # fmt: skip
+    size = tuple(chosen.pixels.shape[1:])
+    loaded = loading.build_model(
+        source, arch=options.arch, classes=chosen.classes, input_size=size, **_normalisation(options)
+    )
+    images, labels = chosen.batch()
+    check_images(images[:1], input_size=input_size_of(loaded.model))
+    mapped, taken = loading.fit_to_data(loaded, images[:32], chosen.classes)
+    known = _known(loaded.model, loaded.name, size, white_of(data))
+    known.data, known.split = data, options.split
+    say(f"{len(images)} images of {data}, split {options.split}" + (f"; {taken}" if taken else ""))
+    return _Chosen(loaded, known, images, torch.tensor(mapped.outputs)[labels])
+
+
+def _normalisation(options: ExportConfig) -> dict[str, Any]:
+    return {one: parse_numbers(getattr(options, one), one) for one in ("mean", "std")}
 
 
 def _threat(meta: Mapping[str, Any], options: ExportConfig) -> dict[str, Any]:

@@ -4,11 +4,14 @@ import contextlib
 import fnmatch
 import json
 import os
+import re
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from robustcls.core.claims import claim
 from robustcls.core.errors import InputError
 from robustcls.core.files import cannot_write, check_writable
 from robustcls.results.artefact import DRIFT, MANIFEST, MODEL, REFERENCE, is_schema
@@ -19,6 +22,7 @@ OURS = (
     "MODEL_CARD*.md", "robustbench*.json", "explain", "deploy", ".evaluation*.json.*", ".report*.html.*",
 )  # fmt: skip
 SHOWN = 3  # names in a message
+PART = ".export"  # what the names of folders end with that are not yet in their place
 
 
 def check_place(out: Path, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
@@ -63,6 +67,38 @@ def _has_manifest(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
+def claimed(out: str | Path, overwrite: bool, inputs: Iterable[str | Path] = ()) -> Iterator[None]:
+    """Holds the place of an artefact for this process, and tidies up what a killed export left there.
+
+    Raises InputError as `check_place`, and where another process exports to it.
+    """
+    check_place(Path(out), overwrite, inputs)
+    real = Path(out).resolve()
+    with claim(
+        real.with_name(f"{real.name}.artefact"), shown=out
+    ):  # a name beside it: the folder is replaced as a whole
+        _tidy(real)
+        yield
+
+
+def _prefix(out: Path) -> str:
+    """What the names of folders begin with that are to take the place of `out`, and of no other."""
+    name = out.name if len(out.name) <= 60 else f"{out.name[:51]}-{zlib.crc32(os.fsencode(out.name)):08x}"
+    return f".{name}."
+
+
+def _tidy(out: Path) -> None:
+    """Removes what killed exports left; an earlier artefact that one was just replacing goes back to its place."""
+    ours = re.compile(re.escape(_prefix(out)) + r"[a-z0-9_]{8}" + re.escape(PART) + r"(\.before)?")
+    with contextlib.suppress(OSError):
+        for left in [one for one in out.parent.iterdir() if ours.fullmatch(one.name)]:
+            if left.suffix == ".before" and not out.exists():
+                os.replace(left, out)
+            else:
+                _remove(left)
+
+
+@contextlib.contextmanager
 def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary folder that at the end takes the place of `out`, or is removed after an error."""
     check_place(out, overwrite)
@@ -71,7 +107,7 @@ def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     part, done = None, False
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{out.name[:60]}.", dir=out.parent))
+        part = Path(tempfile.mkdtemp(prefix=_prefix(out), suffix=PART, dir=out.parent))
         yield part
         part.chmod(0o777 & ~_umask())
         _replace(part, out)
@@ -100,7 +136,14 @@ def _replace(part: Path, out: Path) -> None:
         raise
     finally:
         if out.exists():
-            shutil.rmtree(before, ignore_errors=True) if before.is_dir() else before.unlink(missing_ok=True)
+            _remove(before)
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -76,7 +76,7 @@ def check_reference(folder: str | Path, manifest: Manifest, run: Run) -> Referen
     """Runs the reference images. Raises InputError where their logits are not within the manifest's tolerance."""
     pixels, logits = read_reference(folder, manifest)
     found = numpy.concatenate(
-        [run(pixels[at : at + BATCH].astype(numpy.float32) / 255) for at in range(0, len(pixels), BATCH)]
+        [run(pixels[at : at + BATCH].astype(numpy.float32) / numpy.float32(255)) for at in range(0, len(pixels), BATCH)]
     )
     if found.shape != logits.shape:
         raise InputError(

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from robustcls.core.classifier import Classifier
+from robustcls.results.artefact import MANIFEST
 
 SIZE = (3, 12, 12)
 CLASSES = ("cat", "dog", "ship")
@@ -29,3 +30,8 @@ def model():
 @pytest.fixture
 def images():
     return torch.rand(80, *SIZE)
+
+
+def damage_schema(folder):
+    text = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).write_text(text.replace("robustcls/artefact/1", "robustcls/artefact/2"))
