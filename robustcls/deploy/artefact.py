@@ -111,6 +111,7 @@ def export(
     if calibration is not None:
         check_images(calibration, labels, input_size_of(model))
     known = _known(model, name or type(model).__name__, size)
+    known.threat_options = '`threat`, such as "linf:8/255"'
     known.data, known.split = ("given", "given") if calibration is not None else ("uniform noise", "none")
     images = _noise(size) if calibration is None else calibration.detach().to("cpu", torch.float32)
     if threat is not None:

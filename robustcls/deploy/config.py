@@ -11,6 +11,13 @@ from robustcls.core.options import DataOptions, NormalisationOptions, ThreatOpti
 class ExportConfig(DataOptions, NormalisationOptions, ThreatOptions):
     GROUP: ClassVar[str] = "Output"
 
+    data: str | None = option(
+        None,
+        "digits, cifar10, cifar100, svhn, fashion_mnist, folder:PATH, module:callable.  [default: the checkpoint's; a model "
+        "that knows none is checked on noise]",
+        metavar="SPEC",
+        group="Data",
+    )
     arch: str | None = option(
         None, "Architecture of a state dict, such as vgg16(width=0.25).", metavar="SPEC", group="Model"
     )

@@ -63,6 +63,7 @@ class Known:
     trained: dict[str, Any] = field(default_factory=dict)
     quantization: Quantization | None = None  # of a file that was rounded before
     pruning: str = ""  # of one that was pruned before
+    threat_options: str = "`norm` and `eps`"  # by which whoever asks names a threat model
     data: str = "given"  # where the images come from
     split: str = "given"
 
@@ -137,6 +138,10 @@ def export_model(
             )
         net = OnnxNet(file).eval()
         outputs, facts = predict(net, images[:1], 1).shape[1], OnnxFacts.of(file)
+        if known.classes and len(known.classes) != outputs:
+            raise InputError(
+                f"{known.name} gives {outputs} outputs and names {len(known.classes)} classes: name each output"
+            )
         manifest = Manifest(
             name=known.name,
             file=File(
@@ -273,7 +278,7 @@ class _Task:
 
 def _threat_of(known: Known, why: str) -> ThreatModel:
     if not known.threat:
-        raise InputError(f"{why} needs a threat model, and the model names none: give `norm` and `eps`")
+        raise InputError(f"{why} needs a threat model, and the model names none: give {known.threat_options}")
     return ThreatModel(known.threat["norm"], known.threat["eps"])
 
 
@@ -281,6 +286,9 @@ def _quantize(spec: str, folder: Path, task: _Task, bound: float | None, say: Ca
     """Puts the quantised file in the place of the other."""
     quantizer, options = plugins.load("quantizer", spec), plugins.resolved("quantizer", spec)
     n = min(options.get("calibrate", len(task.images)), len(task.images) - (HELD_OUT if bound is not None else 0))
+    if n < (asked := options.get("calibrate", n)):
+        held_out = f", of which {HELD_OUT} are held out" if bound is not None else ""
+        say(f"calibrated on {n} images, not {asked}: there are {len(task.images)}{held_out}")
     chosen, count = task.images[:n], round(options.get("adversarial", 0.0) * n)
     if count:
         chosen = torch.cat([task.attack(slice(count)), chosen[count:]])

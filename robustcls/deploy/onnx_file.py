@@ -6,6 +6,7 @@ import io
 import logging
 import re
 import shutil
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,34 +101,32 @@ class _Counted(io.StringIO):
 
     def __init__(self, bar: Bar) -> None:
         super().__init__()
-        self.bar = bar
+        self.bar, self.shown = bar, sys.stderr
 
     def write(self, text: str) -> int:
         if ticks := min(text.count("✅"), self.bar.total - self.bar.done):
-            self.bar.advance(ticks)
+            with contextlib.redirect_stderr(self.shown):
+                self.bar.advance(ticks)
         return len(text)
 
 
 @contextlib.contextmanager
 def _silence(printed: io.StringIO):
-    """The exporter prints its progress, logs and warns: an error says all that a user needs."""
-    levels = [
-        (logging.getLogger(name), logging.getLogger(name).level) for name in ("torch.onnx", "onnxscript", "onnx_ir")
-    ]
-    for logger, _ in levels:
-        logger.setLevel(logging.CRITICAL)
+    """The exporter prints progress and graphs, logs and warns: an error says all that a user needs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # of torch, onnxscript and others, to streams of their own
     try:
         with (
             torch.random.fork_rng(devices=[]),
             warnings.catch_warnings(),
             contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(io.StringIO()),
             torch.no_grad(),
         ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in levels:
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 def _reason(error: BaseException) -> str:

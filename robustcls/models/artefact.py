@@ -7,7 +7,7 @@ import torch
 
 from robustcls.core.classifier import Classifier
 from robustcls.models.onnx.net import OnnxNet
-from robustcls.results.artefact import MANIFEST, Manifest
+from robustcls.results.artefact import DRIFT, MANIFEST, Manifest
 from robustcls.runtime.predict import predict
 from robustcls.runtime.session import check_file, check_reference
 
@@ -19,6 +19,15 @@ def is_artefact(spec: str) -> bool:
 def meta_of(manifest: Manifest) -> dict[str, Any]:
     """What an artefact says of its training, as a checkpoint of ours does."""
     return manifest.trained | ({"threat": manifest.threat} if manifest.threat else {})
+
+
+def notes_of(folder: str | Path, manifest: Manifest) -> list[str]:
+    """What whoever uses an artefact must know of it."""
+    twice = sorted({name for name in manifest.classes if manifest.classes.count(name) > 1})
+    notes = [f"{folder}: several classes are called {', '.join(map(repr, twice[:3]))}"] if twice else []
+    if not (Path(folder) / DRIFT).is_file():
+        notes.append(f"{folder} has no {DRIFT}: no service can watch its outputs for drift; export it again")
+    return notes
 
 
 def load_artefact(folder: str | Path, manifest: Manifest) -> Classifier:

@@ -21,7 +21,7 @@ from robustcls.core.classifier import Classifier, input_size_of
 from robustcls.core.errors import InputError, as_input_error
 from robustcls.core.files import sha256
 from robustcls.core.gradients import frozen
-from robustcls.models.artefact import is_artefact, load_artefact, meta_of
+from robustcls.models.artefact import is_artefact, load_artefact, meta_of, notes_of
 from robustcls.models.checkpoint import Arch, build, is_checkpoint, load_weights, restore
 from robustcls.models.foreign import find_class_names, find_weights, holds_tensors, is_counter
 from robustcls.models.heads import head_of
@@ -157,7 +157,7 @@ def build_model(
         notes = [*([] if mean or std else [assumed]), *_unused(name, arch=arch)]
         return LoadedModel(model, name, source.sha256, (), notes)
     if isinstance(content, Manifest):
-        notes = _unused(name, arch=arch, mean=mean, std=std)
+        notes = [*_unused(name, arch=arch, mean=mean, std=std), *notes_of(spec, content)]
         return LoadedModel(load_artefact(spec, content), name, source.sha256, tuple(content.classes), notes)
     if is_zoo(spec):
         model, file = load_pretrained(spec)

@@ -48,6 +48,11 @@ def read_file(path: str | Path) -> Any:
 def _why_unread(path: Path, error: Exception) -> str:
     if (path / "ckpt.pt").exists():
         return f"it is a run folder: give {path / 'ckpt.pt'}"
+    if path.is_dir():
+        return (
+            "it is a folder, but neither of export, which holds manifest.json, nor of a run, which holds ckpt.pt: give one of "
+            "these, a checkpoint or a state dict"
+        )
     if isinstance(error, OSError):
         return f"{error.strerror}: give a checkpoint or a state dict"
     with open(path, "rb") as file:

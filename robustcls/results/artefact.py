@@ -1,18 +1,22 @@
 """The manifest of an artefact: what a runtime must know of an exported model, and how it was made and checked."""
 
+import math
 from dataclasses import field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from pydantic.dataclasses import dataclass
 
 from robustcls.core.errors import InputError
-from robustcls.results.fields import Count, Distance, Integer, Number
+from robustcls.results.fields import Count, Distance, Integer, Number, need
 from robustcls.results.json_files import JsonFile
 
 SCHEMA = "robustcls/artefact/1"
 WRITER = "`robustcls export`"
 MANIFEST, MODEL, REFERENCE, DRIFT = "manifest.json", "model.onnx", "reference.npz", "drift.npz"
+MOST_TOLERANCE = 0.25  # of the largest logit: a file that is farther off has nothing to do with its reference
+TRAINED: dict[str, Any] = {"data": (str, NoneType), "seed": int, "data_dir": (str, NoneType)}
 EVALUATION = "evaluation.json"  # once the artefact was attacked
 
 
@@ -115,6 +119,27 @@ class Manifest(JsonFile):
     threat: dict[str, Any] = field(default_factory=dict)  # norm, eps of training, where known
     trained: dict[str, Any] = field(default_factory=dict)  # data, seed ... of training, where known
     schema: str = SCHEMA
+
+    def check(self) -> None:
+        """Raises ValueError where a field does not fit those beside it, or what is done with it."""
+        need(bool(self.classes), "classes", self.classes, "a list of names")
+        need(
+            self.reference_tolerance <= MOST_TOLERANCE, "reference_tolerance", self.reference_tolerance, "a small share"
+        )
+        need(min(self.input_size) > 0, "decoding", self.input_size, "a size of images, C,H,W")
+        if self.threat:
+            norm, eps = self.threat.get("norm"), self.threat.get("eps")
+            need(norm in ("linf", "l2", "l1"), "threat.norm", norm, "linf, l2 or l1")
+            need(isinstance(eps, (int, float)) and 0 < eps < math.inf, "threat.eps", eps, "a radius")
+        trained = {"config": {}} | self.trained
+        need(isinstance(trained["config"], dict), "trained.config", trained["config"], "an object")
+        for name, kinds in TRAINED.items():
+            if name in trained:
+                need(
+                    isinstance(trained[name], kinds), f"trained.{name}", trained[name], "what a training says of itself"
+                )
+        limit = trained["config"].get("limit_train")
+        need(limit is None or type(limit) is int, "trained.config.limit_train", limit, "a number of images")
 
     @property
     def kind(self) -> str:

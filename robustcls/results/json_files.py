@@ -61,6 +61,10 @@ def _read(kind: Any, text: str, name: str, writer: str) -> Any:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name} is not JSON ({error}): give the file that {writer} wrote") from None
     schema = whole.get("schema") if isinstance(whole, dict) else None
+    if _is_newer(schema, kind.schema):
+        raise InputError(
+            f"{name} has schema {schema!r}: a newer robustcls wrote it, and this one reads {kind.schema!r}: update robustcls"
+        )
     if schema != kind.schema:
         raise InputError(f"{name} has schema {schema!r}, not {kind.schema!r}: give the file that {writer} wrote")
     try:
@@ -72,6 +76,12 @@ def _read(kind: Any, text: str, name: str, writer: str) -> Any:
     except ValueError as error:
         raise InputError(f"{name}: {error}: the file is damaged") from None
     return record
+
+
+def _is_newer(schema: object, known: str) -> bool:
+    """Whether it is a later version of a schema: robustcls/evaluation/2, where robustcls/evaluation/1 is known."""
+    (kind, _, version), (same, _, reads) = str(schema).rpartition("/"), known.rpartition("/")
+    return kind == same and version.isdecimal() and int(version) > int(reads)
 
 
 def _refuse(constant: str) -> None:

@@ -1,5 +1,7 @@
 """An artefact that is damaged, or of another version: one line says so, before anything runs."""
 
+import json
+
 import numpy
 import pytest
 
@@ -95,3 +97,67 @@ def test_a_damaged_artefact_is_refused_in_one_line(damage, words, model, images,
     with pytest.raises(InputError, match=words) as caught:
         robustcls.load(tmp_path / "artefact")
     assert "\n" not in str(caught.value)
+
+
+def with_manifest(**changed):
+    """Damage: fields of the manifest; the name of a field of a part as threat__eps, and a function of what was there."""
+
+    def damage(folder):
+        record = json.loads((folder / MANIFEST).read_text())
+        for place, value in changed.items():
+            part = record
+            *above, name = place.split("__")
+            for one in above:
+                part = part.setdefault(one, {})
+            part[name] = value
+        (folder / MANIFEST).write_text(json.dumps(record))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"threat": {"norm": "linf"}}, "threat.eps: None is not a radius"),
+        ({"threat": {"norm": "linf", "eps": "8/255"}}, "threat.eps: '8/255' is not a radius"),
+        ({"threat": {"norm": "l7", "eps": 0.1}}, "threat.norm: 'l7' is not linf, l2 or l1"),
+        ({"trained": {"data": 5}}, "trained.data: 5 is not what a training says of itself"),
+        ({"trained": {"data_dir": 5}}, "trained.data_dir: 5 is not"),
+        ({"trained": {"seed": None}}, "trained.seed: None is not"),
+        ({"trained": {"config": "x"}}, "trained.config: 'x' is not an object"),
+        ({"trained": {"config": {"limit_train": "x"}}}, "trained.config.limit_train: 'x' is not a number of images"),
+        ({"classes": []}, r"classes: \[\] is not a list of names"),
+        ({"classes": ["cat", "dog"]}, "2 classes"),
+        ({"reference_tolerance": 5.0}, "reference_tolerance: 5.0 is not a small share"),
+        ({"decoding__height": 0}, "is not a size of images"),
+    ],
+)
+def test_a_damaged_manifest_is_refused_in_one_line(changed, words, model, images, tmp_path):
+    robustcls.export(model, tmp_path / "artefact", calibration=images)
+    with_manifest(**changed)(tmp_path / "artefact")
+    with pytest.raises(InputError, match=words) as caught:
+        robustcls.load(tmp_path / "artefact")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_newer_schema_says_what_to_update(model, images, tmp_path):
+    robustcls.export(model, tmp_path / "artefact", calibration=images)
+    damage_schema(tmp_path / "artefact")
+    with pytest.raises(
+        InputError, match=r"schema 'robustcls/artefact/2': a newer robustcls wrote it.*update robustcls"
+    ):
+        robustcls.load(tmp_path / "artefact")
+
+
+def test_what_an_artefact_lacks_is_said(model, images, tmp_path):
+    from robustcls.models.artefact import notes_of
+
+    artefact = robustcls.export(model, tmp_path / "artefact", calibration=images)
+    assert notes_of(artefact.folder, artefact.manifest) == []
+    (artefact.folder / "drift.npz").unlink()
+    artefact.manifest.classes = ["cat", "cat", "ship"]
+    said = notes_of(artefact.folder, artefact.manifest)
+    assert len(said) == 2
+    assert "several classes are called 'cat'" in said[0]
+    assert "has no drift.npz" in said[1]
+    assert robustcls.load(tmp_path / "artefact").classes == ("cat", "dog", "ship")

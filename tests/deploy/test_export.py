@@ -175,15 +175,53 @@ def test_what_cannot_be_exported_is_said_in_one_line_and_leaves_nothing(net, wor
     assert not list(tmp_path.iterdir())
 
 
+def test_what_cannot_be_exported_prints_nothing_else(images, tmp_path, capfd):
+    with pytest.raises(InputError, match="cannot be exported"):
+        robustcls.export(make_model(Branches()), tmp_path / "artefact", calibration=images)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_list_of_classes_that_is_not_that_of_the_outputs_is_refused(model, images, tmp_path):
+    model.classes = ("cat", "dog")
+    with pytest.raises(InputError, match="gives 3 outputs and names 2 classes"):
+        robustcls.export(model, tmp_path / "artefact", calibration=images)
+
+
+def test_fewer_images_to_calibrate_on_than_asked_for_are_said(images, tmp_path, monkeypatch):
+    from robustcls.deploy import export
+
+    monkeypatch.setattr(export, "HELD_OUT", 30)
+    said = []
+    bound = {"max_robust_drop": 100.0, "threat": "linf:0.01"}
+    for name, options in (("plain", {}), ("bound", bound)):
+        robustcls.export(
+            make_model(),
+            tmp_path / name,
+            calibration=images,
+            quantize="int8(calibrate=512)",
+            say=said.append,
+            **options,
+        )
+    lines = [line for line in said if line.startswith("calibrated on")]
+    assert lines == [
+        "calibrated on 80 images, not 512: there are 80",
+        "calibrated on 50 images, not 512: there are 80, of which 30 are held out",
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (
+            {"quantize": "int8", "max_robust_drop": 1.0},
+            "`max_robust_drop` needs a threat model.*give `threat`, such as",
+        ),
+        ({"quantize": "int8(adversarial=0.5)"}, "needs a threat model.*give `threat`, such as"),
         ({"quantize": "int9"}, "int8"),
         ({"quantize": "int8(calibrat=3)"}, "calibrate"),
         ({"quantize": "int8(ranges=all)"}, "minmax"),
         ({"max_robust_drop": 1.0}, "`quantize`"),
         ({"quantize": "int8", "max_robust_drop": 1.0, "threat": "linf:0.1"}, "images do not suffice"),
-        ({"quantize": "int8", "max_robust_drop": 1.0}, "images do not suffice|threat model"),
         ({"quantize": "int8", "calibration": None}, "`calibration`"),
     ],
 )
