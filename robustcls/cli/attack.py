@@ -7,7 +7,15 @@ import click
 
 from robustcls.cli.console import note, percent, progress, table, wrap
 from robustcls.cli.options import GroupedCommand, build, config_option, model_option, options
-from robustcls.cli.places import check_not_lost, command_line, default_out, keep_earlier, name_of, overwrite_option
+from robustcls.cli.places import (
+    check_not_lost,
+    command_line,
+    default_out,
+    keep_earlier,
+    name_of,
+    note_if_replaced,
+    overwrite_option,
+)
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stdout, is_stream
 from robustcls.evaluation.config import AttackConfig
@@ -93,6 +101,7 @@ def command(
             if not out and not overwrite:
                 keep_earlier(target, evaluation, names=not config.redact_names)
             evaluation.save(target)
+            note_if_replaced(model, evaluation)
             examples = evaluation.examples.save(save_examples, option="--save-examples") if save_examples else 0
     aside = is_stdout(target) or is_stdout(save_examples)  # what a file fills is no place for words
     click.echo(summarise(evaluation), err=aside)

@@ -15,7 +15,7 @@ import click
 
 from robustcls.cli.console import note
 from robustcls.core.errors import InputError
-from robustcls.core.files import is_stream
+from robustcls.core.files import is_stream, sha256
 from robustcls.core.measures import measures
 
 if TYPE_CHECKING:
@@ -82,6 +82,20 @@ def keep_earlier(path: Path, new: "Evaluation", *, images: bool = True, names: b
     kind = old.robust.kind.removeprefix("upper bound: ")
     threat = f"{old.threat.norm} {old.threat.eps_text}"
     note(f"kept the earlier evaluation ({kind}, {threat}, n = {old.data.n}) as {kept}", quiet=False)
+
+
+def note_if_replaced(spec: str, evaluation: "Evaluation") -> None:
+    """Says so where the artefact that was attacked is no longer what its folder holds."""
+    if not Path(spec).is_dir():
+        return
+    from robustcls.results.artefact import MODEL
+
+    file = Path(spec) / MODEL
+    if not file.is_file() or sha256(file) != evaluation.model.sha256:
+        note(
+            f"warning: {file} was replaced meanwhile: the evaluation is of the file before, attack this one again",
+            False,
+        )
 
 
 def loses(old: "Evaluation", new: "Evaluation") -> bool:

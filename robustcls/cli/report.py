@@ -19,6 +19,7 @@ from robustcls.cli.places import (
     home_of,
     keep_earlier,
     name_of,
+    note_if_replaced,
 )
 from robustcls.core.claims import claim
 from robustcls.core.config import option, read_toml, resolve
@@ -265,6 +266,7 @@ def measure(
         if not page.overwrite:
             keep_earlier(out, found, images=not page.redact_images, names=not config.redact_names)
         save(found, out)
+        note_if_replaced(model, found)
         unfinished.unlink()
         note(f"\n{summarise(found)}\n\n{out}\n\n", config.quiet)
         del found.examples  # in memory of one model at a time

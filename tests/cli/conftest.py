@@ -30,6 +30,17 @@ def interrupt_second(model, x, y, threat, *, generator=None):
         raise KeyboardInterrupt
     return x
 
+batches = 0
+
+def terminate(model, x, y, threat, *, generator=None):
+    """As SIGTERM in the second batch, once."""
+    global batches
+    batches += 1
+    if batches == 2:
+        import os, signal
+        os.kill(os.getpid(), signal.SIGTERM)
+    return x
+
 def net():
     from robustcls.models.checkpoint import build
     return build("vgg16(width=0.05)", classes=[str(i) for i in range(10)], input_size=(1, 8, 8))

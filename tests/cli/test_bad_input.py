@@ -194,3 +194,12 @@ def test_a_fault_of_ours_is_one_line_too_and_not_a_failed_gate(cli, home, monkey
     assert result.status == 2
     assert result.err == "robustcls: ZeroDivisionError: division by zero; --debug shows where\n"
     assert "Traceback" in cli("gate", home / "a.json", "--min-robust", 0.4, "--debug").err
+
+
+def test_a_file_that_ends_too_early_is_no_interruption(cli, home, monkeypatch):
+    def fail(*_):
+        raise EOFError("no data left")
+
+    monkeypatch.setattr(policy, "judge", fail)
+    result = cli("gate", home / "a.json", "--min-robust", 0.4)
+    assert (result.status, result.err.strip()) == (2, "robustcls: EOFError: no data left; --debug shows where")

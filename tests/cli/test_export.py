@@ -91,11 +91,34 @@ def test_quiet_prints_the_result_alone_and_an_earlier_artefact_is_replaced(made,
     assert Manifest.of("artefact").quantization is None
 
 
+def test_an_evaluation_of_an_artefact_that_was_replaced_meanwhile_says_so(made, cli, monkeypatch):
+    shutil.copytree(made[0] / "fp32", "artefact")
+    attack = ("attack", "--model", "artefact", "--n", 20, "--attack", "fgsm")
+    assert "was replaced meanwhile" not in cli(*attack).err
+    from robustcls.evaluation import evaluate
+
+    run = evaluate.evaluate_subject
+
+    def replace_it(*given, **options):
+        shutil.copy(made[0] / "int8" / "model.onnx", "artefact/model.onnx")
+        return run(*given, **options)
+
+    monkeypatch.setattr(evaluate, "evaluate_subject", replace_it)
+    found = cli(*attack)
+    assert found.status == 0
+    assert "warning: artefact/model.onnx was replaced meanwhile" in words(found.err)
+
+
+def test_help_says_what_a_model_without_data_is_checked_on(cli):
+    assert "a model that knows none is checked on noise" in words(cli("export", "--help").out)
+
+
 CKPT = ["--model", "{home}/pgd/ckpt.pt"]
 INT8 = [*CKPT, "--quantize", "int8"]
 BAD = {
     "no checkpoint": (["--model", "{home}/none.pt"], "no file"),
-    "a folder that is none": (["--model", "{home}/images"], "images"),
+    "a folder that is none": (["--model", "{home}/images"], "{home}/images: it is a folder, but neither of export"),
+    "an empty folder": (["--model", "{home}/export/empty"], "it is a folder, but neither of export"),
     "an operator that ONNX lacks": (["--model", "export_nets:Bessel", "--data", "digits(size=8)"], "bessel_j0"),
     "a model without size": (["--model", "export_nets:sizeless"], "does not say which images it takes: give --data"),
     "a model without data": (["--model", "my_plugins:net", "--quantize", "int8"], "knows no data: give --data"),
@@ -145,7 +168,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_what_is_wrong_is_said_in_one_line_and_leaves_nothing(case, home, made, nets, tmp_path):
-    (home / "export").mkdir(exist_ok=True)
+    (home / "export" / "empty").mkdir(parents=True, exist_ok=True)
     (home / "export" / "c.toml").write_text("seed = 1\n", encoding="utf-8")
     arguments, expected = BAD[case]
     before = {path: path.stat().st_mtime_ns for root in (home, made[0], tmp_path) for path in root.rglob("*")}

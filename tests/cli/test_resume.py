@@ -45,11 +45,14 @@ def whole(home, tmp_path_factory):
     return arguments, folder
 
 
-def test_ctrl_c_keeps_what_is_done(cli, home, tmp_path):
+@pytest.mark.parametrize("attack", ["interrupt_second", "terminate"])
+def test_ctrl_c_and_sigterm_keep_what_is_done(attack, cli, home, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
     arguments = ("attack", "--model", home / "pgd" / "ckpt.pt", "--n", 200, "--batch-size", 16, "--out", "e.json")
-    arguments += ("--attack", "pgd(steps=2)", "--attack", "my_plugins:interrupt_second")
+    arguments += ("--attack", "pgd(steps=2)", "--attack", f"my_plugins:{attack}")
     result = cli(*arguments)
     assert result.status == 130
+    assert signal.getsignal(signal.SIGTERM) == before
     assert "--resume" in result.err
     here = tmp_path / "here"
     assert [path.name for path in here.iterdir()] == ["e.json.partial"]
