@@ -190,7 +190,7 @@ def test_ctrl_c_leaves_an_earlier_artefact_as_it_was(when, made, home, cli, tmp_
 
 
 def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_earlier_one(tmp_path, monkeypatch):
-    from robustcls.deploy import folder
+    from robustcls.core import folders as folder
 
     (tmp_path / "new").mkdir()
     (tmp_path / "old").mkdir()
