@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from robustcls.serving.monitoring.policy import ServicePolicy
     from robustcls.serving.monitoring.reading import Reading
 
-EVALUATION = "evaluation.json"
 STATUS = {"FAIL": 1, "INCONCLUSIVE": 3}
 CLEAR = "\x1b[H\x1b[2J"
 
@@ -25,12 +24,13 @@ CLEAR = "\x1b[H\x1b[2J"
 @click.command("monitor", cls=GroupedCommand)
 @click.argument("place", metavar="DIR|URL")
 @click.option("--write", "out", metavar="FOLDER", help="Of an artefact: folder for what Prometheus and Grafana read.")
+@click.option("--name", metavar="NAME", help="Name by which the model is served.  [default: its folder's]")
 @click.option("--policy", metavar="FILE.toml", help="Of a URL: bounds that the service is held to.")
 @click.option(
     "--watch", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Of a URL: show it again and again."
 )
 @options(MonitorConfig)
-def command(place: str, flags: dict, out: str | None, policy: str | None, watch: float | None) -> int:
+def command(place: str, flags: dict, name: str | None, out: str | None, policy: str | None, watch: float | None) -> int:
     """Watch a service: write alert rules for an artefact, or show the state of a running one.
 
     With --write: rules.yml with its tests, prometheus.yml, alertmanager.yml and dashboard.json for the artefact DIR.
@@ -45,14 +45,14 @@ def command(place: str, flags: dict, out: str | None, policy: str | None, watch:
     """
     try:
         if "://" in place:
-            if out or flags:
+            if out or name or flags:
                 raise click.UsageError("--write and its options are about an artefact: give its folder, not a URL")
             return _show(place, policy, watch)
         if policy or watch:
             raise click.UsageError("--policy and --watch are about a running service: give its URL")
         if not out:
             raise click.UsageError(f"say where to write what watches {place}, with --write FOLDER, or give a URL")
-        _write(place, out, MonitorConfig(**flags))
+        _write(place, name, out, MonitorConfig(**flags))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in ("prometheus_client", "yaml"):
@@ -61,18 +61,22 @@ def command(place: str, flags: dict, out: str | None, policy: str | None, watch:
     return 0
 
 
-def _write(folder: str, out: str, config: MonitorConfig) -> None:
+def _write(folder: str, name: str | None, out: str, config: MonitorConfig) -> None:
+    from robustcls.serving.model import ServedModel
     from robustcls.serving.monitoring.files import write
     from robustcls.serving.monitoring.target import Target
 
-    target = Target.of(folder, config)
+    model = ServedModel.of(f"{name}={folder}" if name else folder)
+    target = Target.of(model, config)
     names = write(target, out)
     if target.latency_bound < config.latency:
         note(
             f"latency is counted up to {target.latency_bound:g} s, the bound of the histogram below {config.latency:g} s"
         )
-    if not (Path(folder) / EVALUATION).is_file():
-        note(f"{folder} has no {EVALUATION}: RobustclsNotEvaluated will fire until robustcls attack has judged it")
+    for line in model.notes:
+        note(line)
+    if model.evaluation is None:
+        note(f"RobustclsNotEvaluated will fire until {model.folder} was attacked")
     click.echo(f"{Path(out)}: {', '.join(names)}")
 
 

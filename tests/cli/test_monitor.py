@@ -26,9 +26,17 @@ def test_files_are_written_and_what_is_missing_is_said(cli, artefact):  # noqa: 
     )  # fmt: skip
     words = " ".join(result.err.split())
     assert "counted up to 0.2 s" in words
-    assert "has no evaluation.json: RobustclsNotEvaluated will fire" in words
+    assert "was never attacked" in words
+    assert "RobustclsNotEvaluated will fire" in words
     assert 'model="letters"' in (artefact.parent / "here" / "out" / "rules.yml").read_text()
     assert cli("monitor", artefact, "--write", "out").status == 0  # replaced
+    assert (
+        'model="artefact"' in (artefact.parent / "here" / "out" / "rules.yml").read_text()
+    )  # as robustcls serve names it
+    (artefact / "model.onnx").write_text("another file")
+    result = cli("monitor", artefact, "--write", "out2")
+    assert result.status == 2
+    assert "not the file that manifest.json describes" in result.err
 
 
 SCREEN = """\

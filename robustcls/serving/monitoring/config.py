@@ -15,9 +15,6 @@ ADDRESS = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[\w.-]+):(\d{1,5})")
 class MonitorConfig:
     GROUP: ClassVar[str] = "Output"
 
-    name: str | None = option(
-        None, "Name by which the model is served; that of its folder unless given.", metavar="NAME"
-    )
     target: str = option("127.0.0.1:8080", "Where the service answers.", metavar="HOST:PORT")
     alertmanager: str = option("127.0.0.1:9093", "Where Alertmanager answers.", metavar="HOST:PORT")
     slo: float = option(0.999, "Share of requests to be answered without a server's error.", metavar="SHARE")

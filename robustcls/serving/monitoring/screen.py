@@ -17,7 +17,10 @@ def screen(url: str, state: State, seconds: float | None = None) -> str:
     lines += wrapped(_head("latency"), f"{_quantiles(state.requests)} of a request")
     lines += wrapped(_head("refused"), _shares(state.rejected, state.requests.count))
     for model in state.models:
-        lines += ["", _clip(f"{model.name}  version {model.version}  {model.quantization}", COLUMNS)]
+        lines += [
+            "",
+            _clip(f"{model.name}  version {model.version}  {model.quantization or 'floating point'}", COLUMNS),
+        ]
         lines += [line for name, text in _model(model) for line in wrapped(_head(name), text)]
     return "\n".join(lines)
 

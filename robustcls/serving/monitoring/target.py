@@ -3,13 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy
 
 from robustcls.core.errors import InputError
-from robustcls.results.artefact import REFERENCE, Manifest
+from robustcls.results.artefact import REFERENCE
 from robustcls.serving.metrics import SECONDS
+from robustcls.serving.model import ServedModel
 from robustcls.serving.monitoring.config import MonitorConfig
 
 UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1, "ms": 0.001}
@@ -33,18 +33,16 @@ class Target:
     speed: float = 1.0
 
     @classmethod
-    def of(cls, folder: str | Path, options: MonitorConfig) -> "Target":
-        """For the artefact in a folder. Raises InputError where it is none."""
-        manifest = Manifest.of(folder)
-        path = Path(folder) / REFERENCE
+    def of(cls, model: ServedModel, options: MonitorConfig) -> "Target":
+        """For an artefact. Raises InputError where its reference cannot be read."""
+        path = model.folder / REFERENCE
         try:
             with numpy.load(path, allow_pickle=False) as reference:
                 largest = float(abs(reference["logits"]).max())
         except (OSError, ValueError, KeyError):
             raise InputError(f"cannot read {path}: export the model again") from None
-        name = options.name or Path(folder).resolve().name
-        bound = manifest.reference_tolerance * largest
-        return cls(name=name, sha256=manifest.file.sha256, logit_bound=bound, options=options)
+        bound = model.manifest.reference_tolerance * largest
+        return cls(name=model.name, sha256=model.manifest.file.sha256, logit_bound=bound, options=options)
 
     @property
     def latency_bound(self) -> float:

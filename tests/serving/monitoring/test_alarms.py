@@ -53,7 +53,7 @@ EXPECTED = {(job, name) for job, (_, _, names) in FAULTS.items() for name in nam
 
 
 def target(job, **addresses):
-    options = MonitorConfig(name="digits", **addresses)
+    options = MonitorConfig(**addresses)
     return Target(name="digits", sha256=FakeService().sha256, logit_bound=1e-3, options=options, job=job, speed=SPEED)
 
 

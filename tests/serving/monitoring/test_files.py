@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from robustcls.core.errors import InputError
+from robustcls.serving.model import ServedModel
 from robustcls.serving.monitoring import files
 from robustcls.serving.monitoring.cases import cases, rule_tests
 from robustcls.serving.monitoring.config import MonitorConfig
@@ -23,7 +24,7 @@ NAMES = {"prometheus.yml", "rules.yml", "rules_test.yml", "alertmanager.yml", "d
 
 def target(**options):
     name = options.pop("name", "digits")
-    return Target(name=name, sha256="ab" * 32, logit_bound=2e-3, options=MonitorConfig(name=name, **options))
+    return Target(name=name, sha256="ab" * 32, logit_bound=2e-3, options=MonitorConfig(**options))
 
 
 def checked(folder, *arguments):
@@ -130,7 +131,7 @@ def test_the_bound_of_a_logit_is_the_manifests_share_of_the_largest(artefact):
     with numpy.load(artefact / "reference.npz") as reference:
         largest = abs(reference["logits"]).max()
     manifest = json.loads((artefact / "manifest.json").read_text())
-    found = Target.of(artefact, MonitorConfig())
+    found = Target.of(ServedModel.of(str(artefact)), MonitorConfig())
     assert found.logit_bound == pytest.approx(manifest["reference_tolerance"] * largest)
     assert (found.name, found.sha256) == ("artefact", manifest["file"]["sha256"])
 
