@@ -6,8 +6,12 @@ import sys
 import pytest
 
 from robustcls.serving.monitoring import reading
-from tests.helpers.fake_service import FakeService, serving
-from tests.serving.monitoring.conftest import artefact  # noqa: F401
+from tests.helpers.fake_service import FakeService, serving, write_artefact
+
+
+@pytest.fixture
+def artefact(tmp_path):
+    return write_artefact(tmp_path / "artefact")
 
 
 @pytest.fixture
@@ -19,7 +23,7 @@ def service():
         yield found
 
 
-def test_files_are_written_and_what_is_missing_is_said(cli, artefact):  # noqa: F811
+def test_files_are_written_and_what_is_missing_is_said(cli, artefact):
     result = cli("monitor", artefact, "--write", "out", "--latency", 0.25, "--name", "letters")
     assert (result.status, result.out) == (
         0, "out: prometheus.yml, rules.yml, rules_test.yml, alertmanager.yml, dashboard.json\n",
@@ -51,9 +55,9 @@ digits  version d957c78ad75f  int8
   reference  largest difference of a logit: 2e-06
   queue      2 of 128 requests
   batches    100, 1.0 images on average; computed in p50 3.5 ms, p99 4.97 ms
-  predicted  cat 34.0%, dog 33.0%, owl 33.0%
+  predicted  cat: 34.0%, dog: 33.0%, owl: 33.0%
   confidence 0.900 on average, median about 0.85
-  drift      dog 0.060, cat 0.050, owl 0.050; threshold 0.112; 0 of 1 windows
+  drift      dog: 0.060, cat: 0.050, owl: 0.050; threshold 0.112; 0 of 1 windows
              had drifted
   restarts   0 of workers
 """
@@ -75,7 +79,8 @@ def test_a_service_that_is_not_ready_has_drifted_and_misses_a_bound(cli, service
     result = cli("monitor", service.url, "--policy", service_policy)
     assert result.status == 1
     assert "NOT READY" in result.out
-    assert "dog 0.300 !" in result.out
+    assert "failed  not ready: its worker is gone" in result.out
+    assert "dog: 0.300 !" in result.out
     assert "failed  digits: drift of output dog" in result.out
     assert "failed  requests that failed 25.0%, asked at most 1.0%" in result.out
     assert "met     digits: robust accuracy 43.1%" in result.out
@@ -155,7 +160,7 @@ def test_wrong_usage(cli, arguments, words):
 
 
 @pytest.mark.parametrize("package", ["prometheus_client", "yaml"])
-def test_a_missing_extra_is_named(cli, artefact, package, monkeypatch):  # noqa: F811
+def test_a_missing_extra_is_named(cli, artefact, package, monkeypatch):
     for name in [one for one in sys.modules if one.startswith(("robustcls.serving.m", package))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
@@ -164,7 +169,7 @@ def test_a_missing_extra_is_named(cli, artefact, package, monkeypatch):  # noqa:
     assert result.err == f"robustcls: robustcls monitor needs {package}: pip install 'robustcls[serve]'\n"
 
 
-def test_neither_form_imports_torch(artefact, service):  # noqa: F811
+def test_neither_form_imports_torch(artefact, service):
     for words in ([str(artefact), "--write", str(artefact.parent / "out")], [service.url]):
         code = (
             "import sys\nfrom robustcls.cli.main import main\n"

@@ -1,11 +1,15 @@
 """A service that only tells its metrics, with faults put into them; the metrics are those of robustcls.serving."""
 
+import hashlib
+import json
 import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import numpy
 from prometheus_client import generate_latest
 
 from robustcls.serving.metrics import Metrics
@@ -80,6 +84,27 @@ class FakeService:
         self.metrics.reference.labels(*self.of).set(math.nan)
 
 
+def write_artefact(folder: Path) -> Path:
+    """An artefact without a model worth running: what monitoring reads of one."""
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"")
+    rng = numpy.random.default_rng(0)
+    numpy.savez(folder / "reference.npz", pixels=rng.integers(0, 256, (4, 1, 8, 8)), logits=rng.normal(0, 9, (4, 3)))
+    manifest = {
+        "schema": "robustcls/artefact/1",
+        "name": "runs/demo/ckpt.pt",
+        "file": {"sha256": hashlib.sha256(b"").hexdigest(), "bytes": 1, "opset": 18, "parameters": 1},
+        "classes": list(CLASSES),
+        "decoding": {"height": 8, "width": 8, "channels": 1},
+        "source": {"name": "runs/demo/ckpt.pt", "sha256": "00"},
+        "checked": {"images": 1, "batch_sizes": [1], "largest_difference": 0.0, "largest_logit": 1.0},
+        "created": "2026-01-01T00:00:00+00:00",
+        "reference_tolerance": 1e-4,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
 @contextmanager
 def serving(service: FakeService) -> Iterator[str]:
     """Answers on loopback as HOST:PORT: /metrics, /v2/health/ready, and a redirection for everything else."""
@@ -89,7 +114,7 @@ def serving(service: FakeService) -> Iterator[str]:
             if not service.answers:
                 self.close_connection = True
                 return
-            body = service.text() if self.path == "/metrics" else b"{}"
+            body = service.text() if self.path == "/metrics" else b'{"reasons": ["its worker is gone"]}'
             ready = service.metrics.registry.get_sample_value("robustcls_ready") == 1
             status = 200 if self.path == "/metrics" or ready else 503
             self.send_response(status if self.path in ("/metrics", "/v2/health/ready") else 307)

@@ -80,7 +80,7 @@ def judge(state: State, policy: ServicePolicy) -> list[Finding]:
 
 def _own_faults(state: State) -> Iterator[Finding]:
     if not state.ready:
-        yield Finding(FAIL, "not ready")
+        yield Finding(FAIL, f"not ready: {', '.join(state.reasons)}" if state.reasons else "not ready")
     if not state.models:
         yield Finding(FAIL, "serves no model")
     for one in state.models:

@@ -1,11 +1,12 @@
 """What a running service says of itself: its metrics and whether it is ready, in one reading."""
 
+import json
 import math
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from time import monotonic
 from typing import IO, Any
@@ -47,14 +48,17 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Reading:
-    """The samples of a service at one time. ready: what /v2/health/ready says. at: seconds of a clock that never goes back."""
+    """The samples of a service at one time. ready, and the reasons why not: what /v2/health/ready says. at: seconds of a clock
+    that never goes back.
+    """
 
     ready: bool
     samples: Mapping[str, list[tuple[dict[str, str], float]]] = field(default_factory=dict)
     at: float = 0.0
+    reasons: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, text: str, ready: bool, at: float = 0.0) -> "Reading":
+    def parse(cls, text: str, ready: bool, at: float = 0.0, reasons: tuple[str, ...] = ()) -> "Reading":
         """Of the text of /metrics. Raises InputError where it is none."""
         samples: dict[str, list[tuple[dict[str, str], float]]] = {}
         try:
@@ -67,7 +71,7 @@ class Reading:
             ) from None
         if "robustcls_ready" not in samples:
             raise InputError("/metrics has no robustcls_ready: it is no service of robustcls: give the address of one")
-        return cls(ready, samples, at)
+        return cls(ready, samples, at, reasons)
 
     def values(self, name: str, **labels: str) -> Iterator[tuple[dict[str, str], float]]:
         """The samples of a name that have these labels."""
@@ -106,20 +110,29 @@ class Reading:
             for name, found in self.samples.items()
         }
         counted = (value for name, found in rest.items() if name.endswith(("_total", "_count")) for _, value in found)
-        return self if min(counted, default=0.0) < 0 else Reading(self.ready, rest, self.at)
+        return self if min(counted, default=0.0) < 0 else replace(self, samples=rest)
 
 
 def read(url: str) -> Reading:
     """Asks a service for /v2/health/ready and /metrics, and nothing else. Raises InputError where it does not answer."""
     base = base_of(url)
-    ready, _ = _get(f"{base}/v2/health/ready")
+    ready, said = _get(f"{base}/v2/health/ready")
     status, text = _get(f"{base}/metrics")
     if status != 200:
         raise InputError(f"{base}/metrics answers with status {status}: give the address of robustcls serve")
     try:
-        return Reading.parse(text, ready == 200, monotonic())
+        return Reading.parse(text, ready == 200, monotonic(), _reasons(said))
     except InputError as error:
         raise InputError(f"{base}{error}") from None
+
+
+def _reasons(text: str) -> tuple[str, ...]:
+    """Why a service is not ready, as it says in JSON."""
+    try:
+        found = json.loads(text)["reasons"]
+        return tuple(str(one) for one in found) if isinstance(found, list) else ()
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ()
 
 
 def base_of(url: str) -> str:
@@ -151,7 +164,7 @@ def _get(url: str) -> tuple[int, str]:
             return answer.status, _text(answer)
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, ""
+            return error.code, _text(error)
     except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         reason = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__

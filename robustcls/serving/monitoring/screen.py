@@ -8,6 +8,7 @@ from robustcls.serving.monitoring.state import Model, State
 
 COLUMNS, INDENT = 80, 13
 MOST = 8  # classes that are shown
+KEPT = "\u00a0"  # a space at which no line ends
 
 
 def screen(url: str, state: State, seconds: float | None = None) -> str:
@@ -58,19 +59,26 @@ def _drift(model: Model) -> str:
     if not model.drift:
         return f"no full window yet, threshold {model.threshold:.3f}"
     ranked = sorted(model.drift.items(), key=lambda one: -one[1])
-    shown = ", ".join(f"{name} {value:.3f}{' !' if name in model.drifted else ''}" for name, value in ranked[:MOST])
+    shown = ", ".join(
+        _item(name, f"{value:.3f}{' !' if name in model.drifted else ''}") for name, value in ranked[:MOST]
+    )
     return f"{shown}{_rest(len(ranked))}; threshold {model.threshold:.3f}; {windows}"
 
 
 def _shares(numbers: Mapping[str, float], total: float) -> str:
-    """The largest first: `cat 60.0%, dog 40.0%`."""
+    """The largest first: `cat: 60.0%, dog: 40.0%`."""
     ranked = sorted(((name, number) for name, number in numbers.items() if number), key=lambda one: -one[1])
     if not ranked:
         return "none"
     shown = ", ".join(
-        f"{name} {number / total:.1%}" if total else f"{name} {number:,.0f}" for name, number in ranked[:MOST]
+        _item(name, f"{number / total:.1%}" if total else f"{number:,.0f}") for name, number in ranked[:MOST]
     )
     return shown + _rest(len(ranked))
+
+
+def _item(name: str, text: str) -> str:
+    """`name: text` that no line break parts."""
+    return f"{name}: {text}".replace(" ", KEPT)
 
 
 def _rest(number: int) -> str:
@@ -84,9 +92,10 @@ def _quantiles(found: Histogram) -> str:
 
 def wrapped(head: str, text: str) -> list[str]:
     """The text after its head, in lines that fit, all but the first indented to it."""
-    return textwrap.wrap(
+    lines = textwrap.wrap(
         _plain(text), COLUMNS, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
     )
+    return [line.replace(KEPT, " ") for line in lines]
 
 
 def _head(name: str) -> str:
@@ -100,4 +109,4 @@ def _clip(text: str, most: int) -> str:
 
 def _plain(text: str) -> str:
     """Without what would move a terminal's cursor: names come from the network."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return "".join(letter if letter.isprintable() or letter == KEPT else "?" for letter in text)

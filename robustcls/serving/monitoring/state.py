@@ -58,6 +58,7 @@ class State:
     """What a service tells. Requests are those for a model's answer."""
 
     ready: bool  # to a balancer and by its own metric
+    reasons: tuple[str, ...]  # why not, as it says
     requests: Histogram  # seconds
     failed: float  # answers with a status from 500 on
     rejected: dict[str, float]  # requests by reason
@@ -71,6 +72,7 @@ class State:
         by_status = counted.by(f"{REQUESTS}_count", "http_response_status_code", http_request_method="POST")
         return cls(
             ready=now.ready and now.value("robustcls_ready") == 1,
+            reasons=now.reasons,
             requests=counted.histogram(REQUESTS, http_request_method="POST"),
             failed=sum(number for status, number in by_status.items() if status.startswith("5")),
             rejected={

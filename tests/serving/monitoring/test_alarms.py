@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+import urllib.request
 
 import pytest
 import yaml
@@ -87,7 +88,7 @@ def test_each_alert_fires_on_its_fault_and_none_without(tmp_path):
         stack.enter_context(
             running(
                 [programs[0], "--config.file=prometheus.yml", f"--storage.tsdb.path={tmp_path / 'data'}",
-                 f"--web.listen-address=127.0.0.1:{ports[0]}"],
+                 "--web.enable-lifecycle", f"--web.listen-address=127.0.0.1:{ports[0]}"],
                 tmp_path / "prometheus.log", f"{base}/-/ready",
             )
         )  # fmt: skip
@@ -103,6 +104,10 @@ def test_each_alert_fires_on_its_fault_and_none_without(tmp_path):
             """Services whose scrape really took too long, as on a busy machine: there the alert is right."""
             return {(one["metric"]["job"], "RobustclsAbsent") for one in query(base, "min_over_time(up[1h]) == 0")}
 
+        # Prometheus takes some seconds until it scrapes: nothing beside the two minutes of the rules, much beside two seconds.
+        traffic(30, lambda: len(query(base, "up == 1")) == len(services))
+        write_rules(tmp_path)
+        urllib.request.urlopen(f"{base}/-/reload", data=b"", timeout=10).close()
         traffic(HISTORY)
         from_the_start = {(job, name) for job, (_, fault, names) in FAULTS.items() if fault is None for name in names}
         assert from_the_start <= firing(base) <= from_the_start | missed()
@@ -137,11 +142,14 @@ def write_configuration(folder, addresses, manager, receiver):
         one for job, address in addresses.items() for one in prometheus(target(job, target=address))["scrape_configs"]
     ]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(whole))
-    for job in FAULTS:
-        (folder / f"rules-{job}.yml").write_text(yaml.safe_dump(rules(target(job))))
     routes = alertmanager(target("robustcls"))
     routes["receivers"][0]["webhook_configs"][0]["url"] = receiver
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(routes))
+
+
+def write_rules(folder):
+    for job in FAULTS:
+        (folder / f"rules-{job}.yml").write_text(yaml.safe_dump(rules(target(job))))
 
 
 def check_dashboard(base):
