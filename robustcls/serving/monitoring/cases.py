@@ -13,19 +13,24 @@ from robustcls.serving.monitoring.target import REQUESTS, Target, select
 
 MINUTES, SOON, LATER = 100, 12, 55  # of a service; when what is so from the start is asked for
 ALL = MINUTES + 1  # samples
+SHORT = {"5m": 7, "30m": 35}  # minutes: a little more than the short windows that such a service has in it
 VERSION, INSTANCE = "1", "127.0.0.1:8080"
 Parts = tuple[float, int]  # a value or a growth in a minute, and for how many minutes
 
 
 @dataclass(frozen=True)
 class Case:
-    """A service, and what fires in a certain minute of it. changed: series by name, None for one that is not there."""
+    """A service, and what fires in a certain minute of it.
+
+    changed: series by name, None for one that is not there. alone: of this alert only, whatever the others do.
+    """
 
     alert: str
     text: str
     changed: Mapping[str, str | None]
     fires: frozenset[str] = frozenset()
     minutes: int = MINUTES
+    alone: bool = False
 
 
 def rule_tests(target: Target, file: str) -> dict[str, Any]:
@@ -40,6 +45,7 @@ def cases(target: Target) -> list[Case]:
 
 def _test(target: Target, case: Case) -> dict[str, Any]:
     series = {**healthy(target), **case.changed}
+    asked = {"alertstate": "firing", **({"alertname": case.alert} if case.alone else {})}
     verb = "fires" if case.alert in case.fires else "silent"
     return {
         "name": f"{case.alert} {verb}: {case.text}",
@@ -47,7 +53,7 @@ def _test(target: Target, case: Case) -> dict[str, Any]:
         "input_series": [{"series": name, "values": values} for name, values in series.items() if values is not None],
         "promql_expr_test": [
             {
-                "expr": 'group by (alertname) (ALERTS{alertstate="firing"})',
+                "expr": f"group by (alertname) ({select('ALERTS', asked)})",
                 "eval_time": f"{case.minutes}m",
                 "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(case.fires)],
             }
@@ -101,18 +107,29 @@ def _budget(t: Target) -> Iterator[Case]:
     for kind, objective in (("Error", t.options.slo), ("Latency", t.options.latency_slo)):
         names = [f"Robustcls{kind}Budget{burn.word}" for burn in BURNS]
 
-        def service(share: float, rate: float = rate, kind: str = kind) -> dict[str, str | None]:
-            bad, good = growth((share * rate, ALL)), growth(((1 - share) * rate, ALL))
+        def service(*shares: Parts, rate: float = rate, kind: str = kind) -> dict[str, str | None]:
+            """Shares of what is bad, and for how many minutes."""
+            bad = growth(*((share * rate, minutes) for share, minutes in shares))
+            good = growth(*(((1 - share) * rate, minutes) for share, minutes in shares))
             if kind == "Error":
                 return {_answers(t, "200"): good, _fast(t): good, _answers(t, "503"): bad}
             return {_answers(t, "200"): growth((rate, ALL)), _fast(t): good}
 
         for place, burn in enumerate(BURNS):
             bound, name = burn.factor * (1 - objective), names[place]
-            yield Case(name, "a tenth above its bound", service(1.1 * bound), frozenset(names[place:]), LATER)
-            yield Case(name, "a tenth below its bound", service(0.9 * bound), frozenset(names[place + 1 :]), LATER)
+            yield Case(name, "a tenth above its bound", service((1.1 * bound, ALL)), frozenset(names[place:]), LATER)
+            yield Case(
+                name, "a tenth below its bound", service((0.9 * bound, ALL)), frozenset(names[place + 1 :]), LATER
+            )
             few = 0.8 * t.options.min_requests / LATER
-            yield Case(name, "everything, but of few requests", service(1, few), minutes=LATER)
+            yield Case(name, "everything, but of few requests", service((1, ALL), rate=few), minutes=LATER)
+            if short := SHORT.get(burn.short):
+                just, over = (
+                    ((0, ALL - short), (min(1, 1.5 * bound), short)),
+                    ((min(1, 3 * bound), ALL - short), (0, short)),
+                )
+                yield Case(name, "it has just begun", service(*just), alone=True)
+                yield Case(name, "it is over", service(*over), alone=True)
 
 
 def _service(t: Target) -> Iterator[Case]:
@@ -129,7 +146,7 @@ def _service(t: Target) -> Iterator[Case]:
     name, queue = "RobustclsQueueNearlyFull", _of(t, "robustcls_queue_requests")
     yield Case(name, "115 of 128", {queue: level((3, 5), (115, ALL))}, frozenset([name]), SOON)
     yield Case(name, "90 of 128", {queue: level((3, 5), (90, ALL))}, minutes=SOON)
-    name, rate = "RobustclsRejections", max(60, t.options.min_requests / 20)
+    name, rate = "RobustclsRejections", max(600, t.options.min_requests / 20)
 
     def refusing(before: float, now: float, rate: float = rate) -> dict[str, str | None]:
         """Shares of the requests."""
@@ -140,14 +157,12 @@ def _service(t: Target) -> Iterator[Case]:
             _fast(t): growth(((1 - before) * rate, ALL - 6), ((1 - now) * rate, 6)),
         }
 
-    yield Case(name, "a fifth, after one in a hundred", refusing(0.01, 0.2), frozenset([name]))
-    yield Case(name, "a fifth, as for hours", refusing(0.2, 0.2))
-    yield Case(name, "one in thirty", refusing(0, 1 / 30))
-    yield Case(name, "half of a few", refusing(0, 0.5, 2))
+    yield Case(name, "6%, after 1.5%", refusing(0.015, 0.06), frozenset([name]))
+    yield Case(name, "20%, after 10%", refusing(0.1, 0.2))
+    yield Case(name, "4%, after none", refusing(0, 0.04))
+    yield Case(name, "half of a few", refusing(0, 0.5, 6))
     name, restarts = "RobustclsWorkerRestarts", _of(t, "robustcls_worker_restarts_total")
-    yield Case(
-        name, "three within 10 minutes", {restarts: level((0, ALL - 10), (1, 4), (2, 4), (3, 2))}, frozenset([name])
-    )
+    yield Case(name, "two within 10 minutes", {restarts: level((0, ALL - 10), (1, 4), (2, 6))}, frozenset([name]))
     yield Case(name, "one", {restarts: level((0, ALL - 10), (1, 10))})
 
 
