@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from robustcls.serving.monitoring.rules import rules
+from robustcls.serving.monitoring.target import Target
+
 
 def program(name: str) -> str:
     """Its path; skips the test where there is none."""
@@ -28,6 +31,11 @@ def program(name: str) -> str:
 
 def promtool(*arguments: str, cwd: Path | None = None, stdin: bytes = b"") -> subprocess.CompletedProcess:
     return subprocess.run([program("promtool"), *arguments], cwd=cwd, input=stdin, capture_output=True, check=False)
+
+
+def alerts_of(target: Target) -> set[str]:
+    """The names of all alerts of a service."""
+    return {one["alert"] for group in rules(target)["groups"] for one in group["rules"] if "alert" in one}
 
 
 def free_port() -> int:

@@ -151,10 +151,10 @@ def _service(t: Target) -> Iterator[Case]:
     def refusing(before: float, now: float, rate: float = rate) -> dict[str, str | None]:
         """Shares of the requests."""
         return {
-            _refused(t): growth((before * rate, ALL - 6), (now * rate, 6)),
-            _answers(t, "400"): growth((before * rate, ALL - 6), (now * rate, 6)),
-            _answers(t, "200"): growth(((1 - before) * rate, ALL - 6), ((1 - now) * rate, 6)),
-            _fast(t): growth(((1 - before) * rate, ALL - 6), ((1 - now) * rate, 6)),
+            _refused(t): growth((before * rate, ALL - 9), (now * rate, 9)),
+            _answers(t, "400"): growth((before * rate, ALL - 9), (now * rate, 9)),
+            _answers(t, "200"): growth(((1 - before) * rate, ALL - 9), ((1 - now) * rate, 9)),
+            _fast(t): growth(((1 - before) * rate, ALL - 9), ((1 - now) * rate, 9)),
         }
 
     yield Case(name, "6%, after 1.5%", refusing(0.015, 0.06), frozenset([name]))

@@ -17,7 +17,6 @@ from robustcls.core.errors import InputError
 
 MOST_BYTES = 16 << 20
 SECONDS = 5.0  # for an answer
-Labels = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ def base_of(url: str) -> str:
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Only the address that was given is asked."""
 
-    def redirect_request(self, *arguments: Any) -> None:
+    def redirect_request(self, *_: Any) -> None:
         return None
 
 

@@ -14,11 +14,6 @@ DRIFT_SPANS = ("5m", "1h", "6h", "1d")  # windows are counted in images: how lon
 MODEL = ", ".join(OF_MODEL)
 
 
-def alerts(target: Target) -> list[Alert]:
-    """Every alert of a service."""
-    return [*budget_alerts(target), *_service(target), *_model(target)]
-
-
 def rules(target: Target) -> dict[str, Any]:
     """The content of rules.yml."""
     groups = {

@@ -10,10 +10,10 @@ import yaml
 from robustcls.serving.monitoring.config import MonitorConfig
 from robustcls.serving.monitoring.dashboard import dashboard, queries
 from robustcls.serving.monitoring.files import alertmanager, prometheus
-from robustcls.serving.monitoring.rules import alerts, rules
+from robustcls.serving.monitoring.rules import rules
 from robustcls.serving.monitoring.target import Target
 from tests.helpers.fake_service import FakeService, serving
-from tests.helpers.prometheus import free_port, program, query, running, until, webhook
+from tests.helpers.prometheus import alerts_of, free_port, program, query, running, until, webhook
 
 SPEED = 60  # an hour of the rules is a minute
 HISTORY, PATIENCE = 40, 150  # seconds: without a fault, and until every alert must have fired
@@ -59,7 +59,7 @@ def target(job, **addresses):
 
 
 def test_every_alert_has_a_fault():
-    assert {name for _, name in EXPECTED} == {one.name for one in alerts(target("robustcls"))}
+    assert {name for _, name in EXPECTED} == alerts_of(target("robustcls"))
 
 
 def firing(base, expr='ALERTS{alertstate="firing"}'):

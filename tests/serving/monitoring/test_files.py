@@ -14,10 +14,10 @@ from robustcls.serving.monitoring import files
 from robustcls.serving.monitoring.cases import cases, rule_tests
 from robustcls.serving.monitoring.config import MonitorConfig
 from robustcls.serving.monitoring.dashboard import dashboard, queries
-from robustcls.serving.monitoring.rules import alerts, rules
+from robustcls.serving.monitoring.rules import rules
 from robustcls.serving.monitoring.target import Target
 from tests.helpers.fake_service import FakeService
-from tests.helpers.prometheus import program, promtool
+from tests.helpers.prometheus import alerts_of, program, promtool
 
 NAMES = {"prometheus.yml", "rules.yml", "rules_test.yml", "alertmanager.yml", "dashboard.json"}
 
@@ -74,8 +74,8 @@ def test_the_cases_find_alerts_that_always_or_never_fire(broken, tmp_path):
 
 def test_each_alert_has_a_case_that_fires_and_one_that_is_silent():
     found = target()
-    names = {one.name for one in alerts(found)}
-    assert len(names) == len(alerts(found)) == 18
+    names = alerts_of(found)
+    assert len(names) == 18
     assert {one.alert for one in cases(found) if one.alert in one.fires} == names
     assert {one.alert for one in cases(found) if one.alert not in one.fires} == names
 
