@@ -14,7 +14,7 @@ from PIL import Image
 
 from robustcls.core.errors import InputError
 
-MEMORY, FACTOR = 48 << 20, 6  # bytes, and times the file, that a check may take
+MEMORY, FACTOR = 32 << 20, 4  # bytes, and times the file, that a check may take
 PARTS = 4096  # chunks, segments or tags that hold no pixels
 PIECES = 1 << 18  # pieces of pixels, in files that have them in pieces
 BESIDES = 4 << 20  # bytes of a PNG that hold no pixels
@@ -22,6 +22,7 @@ INFLATED = 8  # compressed texts and profiles of a PNG, of which Pillow inflates
 FRAMES = 1000
 VALUES = 1 << 16  # of one tag of a TIFF: Pillow makes an object of each
 NO_OBJECTS = (1, 2, 7)  # types of tags whose values stay bytes
+FRAME_MARKERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # of JPEG: they begin with the size
 DEFLATED = b"1.2.840.10008.1.2.1.99"  # the DICOM syntax whose header is inflated as a whole
 
 Size = tuple[int, int]  # width, height
@@ -113,9 +114,16 @@ def _examine_png(content: bytes) -> Size | None:
     return size
 
 
-def _examine_jpeg(content: bytes) -> None:
+def _examine_bmp(content: bytes) -> Size | None:
+    if len(content) < 26:
+        return None
+    width, height = struct.unpack_from("<HH" if content[14] == 12 else "<ll", content, 18)
+    return width, abs(height)  # below 0: from the top
+
+
+def _examine_jpeg(content: bytes) -> Size | None:
     """Follows Pillow's search for the start of the scan, which takes the bytes between segments one by one."""
-    at, parts = 2, 0
+    at, parts, size = 2, 0, None
     while at + 4 <= len(content):
         _check_count("segments and bytes between them before its pixels", parts, PARTS)
         parts += 1
@@ -127,13 +135,20 @@ def _examine_jpeg(content: bytes) -> None:
         elif marker in (0x01, 0xD8, 0xD9) or 0xD0 <= marker <= 0xD7:  # without a length
             at += 2
         else:
+            if marker in FRAME_MARKERS and at + 9 <= len(content):
+                height, width = struct.unpack_from(">HH", content, at + 5)
+                size = width, height
             at += 2 + struct.unpack_from(">H", content, at + 2)[0]
+    return size
 
 
-def _examine_gif(content: bytes) -> None:
-    at, parts, pieces, frames = 13, 0, 0, 0
-    at += _palette(content[10]) if len(content) > 10 else 0
+def _examine_gif(content: bytes) -> Size | None:
+    if len(content) < 13:
+        return None
+    at, parts, pieces, frames = 13 + _palette(content[10]), 0, 0, 0
     while at < len(content):
+        _check_count("frames", frames, FRAMES)
+        _check_count("blocks that hold no pixels", parts, PARTS)
         kind = content[at : at + 1]
         if kind == b"!":
             parts, at = parts + 1, at + 2
@@ -148,8 +163,7 @@ def _examine_gif(content: bytes) -> None:
             pieces, at = pieces + 1, at + 1 + content[at]
             _check_count("blocks", pieces, PIECES)
         at += 1
-        _check_count("frames", frames, FRAMES)
-        _check_count("blocks that hold no pixels", parts, PARTS)
+    return struct.unpack_from("<HH", content, 6)
 
 
 def _palette(flags: int) -> int:
@@ -232,7 +246,7 @@ def _starts(*magic: bytes) -> Callable[[bytes], bool]:
 
 
 HEADERS = {  # the formats whose headers are read here: no other is taken, whatever Pillow can read
-    "BMP": _Header(_starts(b"BM"), lambda content: None),
+    "BMP": _Header(_starts(b"BM"), _examine_bmp),
     "DICOM": _Header(lambda content: content[128:132] == b"DICM", _examine_dicom),
     "GIF": _Header(_starts(b"GIF87a", b"GIF89a"), _examine_gif),
     "JPEG": _Header(_starts(b"\xff\xd8\xff"), _examine_jpeg),
