@@ -23,6 +23,7 @@ SUMMARIES = {
     "compare": "Show evaluations of the same samples side by side.",
     "gate": "Exit with 0 or 1 by thresholds on accuracy, for CI.",
     "export": "Write a model as one ONNX file that runs without PyTorch, checked.",
+    "serve": "Serve exported models over HTTP, with metrics.",
     "list": "List the plug-ins with their options and source.",
     "bench": "Measure the speed of training and attack on this machine.",
     "doctor": "Say what is installed, found and missing.",

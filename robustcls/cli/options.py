@@ -21,10 +21,11 @@ MODEL_HELP = (
 )
 PYTHON = {"attacks": "attack", "path": "out"}  # names of options in Python that are not the flag's
 GROUPS = (
-    "Data", "Model", "Attack", "Optimisation", "Explanation", "Report", "Verdict", "Benchmark", "Runtime", "Output",
+    "Data", "Model", "Attack", "Optimisation", "Explanation", "Report", "Verdict", "Benchmark", "Network", "Limits", "Scale",
+    "Runtime", "Output",
 )  # fmt: skip
 OWN = {  # groups of options that a command declares itself; the others are about its output
-    "model": "Model", "resume": "Runtime", "dry_run": "Runtime", "config_file": "Runtime",
+    "model": "Model", "models": "Model", "resume": "Runtime", "dry_run": "Runtime", "config_file": "Runtime",
 }  # fmt: skip
 T = TypeVar("T")
 Command = Callable[..., Any]

@@ -13,6 +13,7 @@ from robustcls.results.json_files import JsonFile
 SCHEMA = "robustcls/artefact/1"
 WRITER = "`robustcls export`"
 MANIFEST, MODEL, REFERENCE, DRIFT = "manifest.json", "model.onnx", "reference.npz", "drift.npz"
+EVALUATION = "evaluation.json"  # once the artefact was attacked
 
 
 @dataclass

@@ -28,7 +28,9 @@ class ServeConfig:
     )  # fmt: skip
     max_body: float = option(16.0, "Megabytes that a request may have.", metavar="MB")
     max_pixels: int = option(50_000_000, "Pixels that an encoded image may have.", metavar="N")
-    engine: Literal["local", "ray"] = option("local", "What runs the service: this process, or Ray Serve.", group="Scale")
+    engine: Literal["local", "ray"] = option(
+        "local", "What runs the service: this process, or Ray Serve.", group="Scale"
+    )
     replicas: str = option("1", "Of --engine ray: how many, or from how few to how many, such as 1:4.", group="Scale")
     quiet: bool = option(False, "Print errors only.", group="Runtime")
 

@@ -24,13 +24,25 @@ class Metrics:
             ("http_request_method", "http_route", "http_response_status_code"), buckets=SECONDS, registry=registry,
         )  # fmt: skip
         self.queue_seconds = Histogram(
-            "robustcls_queue_seconds", "Time that a request waited for the model.", MODEL, buckets=SECONDS, registry=registry
+            "robustcls_queue_seconds",
+            "Time that a request waited for the model.",
+            MODEL,
+            buckets=SECONDS,
+            registry=registry,
         )
         self.decode_seconds = Histogram(
-            "robustcls_decode_seconds", "Time that decoding a batch's images took.", MODEL, buckets=SECONDS, registry=registry
+            "robustcls_decode_seconds",
+            "Time that decoding a batch's images took.",
+            MODEL,
+            buckets=SECONDS,
+            registry=registry,
         )
         self.inference_seconds = Histogram(
-            "robustcls_inference_seconds", "Time that the model took for a batch.", MODEL, buckets=SECONDS, registry=registry
+            "robustcls_inference_seconds",
+            "Time that the model took for a batch.",
+            MODEL,
+            buckets=SECONDS,
+            registry=registry,
         )
         self.batch_images = Histogram(
             "robustcls_batch_images", "Images computed together.", MODEL, buckets=SIZES, registry=registry
@@ -41,13 +53,20 @@ class Metrics:
         )
         self.inflight = Gauge("robustcls_inflight_requests", "Requests that are being answered.", registry=registry)
         self.rejected = Counter(
-            "robustcls_rejected_total", f"Requests refused, by reason: {', '.join(REASONS)}.", ("reason",), registry=registry
+            "robustcls_rejected_total",
+            f"Requests refused, by reason: {', '.join(REASONS)}.",
+            ("reason",),
+            registry=registry,
         )
         self.predictions = Counter(
             "robustcls_predictions_total", "Images by predicted class.", (*MODEL, "label"), registry=registry
         )
         self.confidence = Histogram(
-            "robustcls_confidence_ratio", "Probability of the predicted class.", MODEL, buckets=SHARES, registry=registry
+            "robustcls_confidence_ratio",
+            "Probability of the predicted class.",
+            MODEL,
+            buckets=SHARES,
+            registry=registry,
         )
         self.drift = Gauge(
             "robustcls_drift_statistic",
@@ -55,17 +74,21 @@ class Metrics:
             (*MODEL, "output"), registry=registry,
         )  # fmt: skip
         self.drift_threshold = Gauge(
-            "robustcls_drift_threshold", "Distance above which a window is said to have drifted.", MODEL, registry=registry
+            "robustcls_drift_threshold",
+            "Distance above which a window is said to have drifted.",
+            MODEL,
+            registry=registry,
         )
-        self.drift_window = Gauge(
-            "robustcls_drift_window_images", "Images in a window.", MODEL, registry=registry
-        )
+        self.drift_window = Gauge("robustcls_drift_window_images", "Images in a window.", MODEL, registry=registry)
         self.drift_windows = Counter(
             "robustcls_drift_windows_total", "Full windows, by whether they had drifted.", (*MODEL, "drifted"),
             registry=registry,
         )  # fmt: skip
         self.restarts = Counter(
-            "robustcls_worker_restarts_total", "Processes that computed, ended and were replaced.", MODEL, registry=registry
+            "robustcls_worker_restarts_total",
+            "Processes that computed, ended and were replaced.",
+            MODEL,
+            registry=registry,
         )
         self.ready = Gauge("robustcls_ready", "1 where the service takes requests.", registry=registry)
         self.reference = Gauge(
@@ -73,9 +96,7 @@ class Metrics:
             "Largest difference of the reference images' logits on this machine from those written at export.",
             MODEL, registry=registry,
         )  # fmt: skip
-        self.info = Gauge(
-            "robustcls_model_info", "Always 1.", (*MODEL, "sha256", "quantization"), registry=registry
-        )
+        self.info = Gauge("robustcls_model_info", "Always 1.", (*MODEL, "sha256", "quantization"), registry=registry)
         self.evaluated = Gauge(
             "robustcls_model_evaluated", "1 where the artefact holds an evaluation of this very file.", MODEL,
             registry=registry,

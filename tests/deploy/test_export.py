@@ -13,8 +13,8 @@ import robustcls
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.models.onnx.net import OnnxNet
-from robustcls.runtime.session import check_reference
 from robustcls.results.artefact import MANIFEST, Manifest
+from robustcls.runtime.session import check_reference
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -1,0 +1,181 @@
+"""The service as an ASGI application: addresses, status, and how long each answer took."""
+
+import asyncio
+import contextlib
+import math
+import traceback
+from collections.abc import Awaitable, Callable
+
+import pydantic_core
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from robustcls import __version__
+from robustcls.serving import protocol
+from robustcls.serving.refused import Refused
+from robustcls.serving.service import BODIES, Service
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+GONE = 499  # a client that hung up before it was answered; nobody receives it
+NAME = "/v2/models/{name}"
+MODEL = (NAME, NAME + "/versions/{version}")
+
+
+def application(service: Service) -> Starlette:
+    """The application of a service, which starts and stops with it."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette):
+        service.start()
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    views = _Views(service)
+    routes = [
+        ("/v2", "GET", views.server),
+        ("/v2/health/live", "GET", views.live),
+        ("/v2/health/ready", "GET", views.ready),
+        ("/metrics", "GET", views.metrics),
+        *((path, "GET", views.model) for path in MODEL),
+        *((path + "/ready", "GET", views.model_ready) for path in MODEL),
+        *((path + "/infer", "POST", views.infer) for path in MODEL),
+    ]
+    return Starlette(
+        routes=[Route(path, _timed(service, path, view), methods=[method]) for path, method, view in routes],
+        exception_handlers={HTTPException: _no_route},
+        lifespan=lifespan,
+    )
+
+
+class _Views:
+    """One method for each address."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    async def server(self, request: Request) -> Response:
+        return _json(protocol.server_metadata(__version__))
+
+    async def live(self, request: Request) -> Response:
+        return _json({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        if self.service.ready:
+            return _json({"ready": True})
+        return _json({"ready": False, "reasons": self.service.unready()}, 503)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(generate_latest(self.service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def model(self, request: Request) -> Response:
+        queue = self._queue(request)
+        return _json(protocol.model_metadata(queue.model, list(self.service.models[queue.model.name])))
+
+    async def model_ready(self, request: Request) -> Response:
+        ready = self._queue(request).ready and not self.service.draining
+        return _json({"name": request.path_params["name"], "ready": ready}, 200 if ready else 503)
+
+    async def infer(self, request: Request) -> Response:
+        config, metrics = self.service.config, self.service.metrics
+        deadline = asyncio.get_running_loop().time() + config.timeout
+        body = _Body(self.service)
+        with metrics.inflight.track_inprogress():
+            try:
+                queue = self._queue(request)
+                content = await body.read(request, deadline)
+                shape = queue.model.manifest.input_size
+                wanted = protocol.parse(content, request.headers.get(protocol.LENGTH), shape)
+                answer = await self.service.infer(queue, wanted, deadline)
+            finally:
+                body.release()
+        return Response(answer.body, headers=answer.headers)
+
+    def _queue(self, request: Request):
+        return self.service.find(request.path_params["name"], request.path_params.get("version"))
+
+
+class _Body:
+    """A request's body, within the limits of one and of all."""
+
+    def __init__(self, service: Service) -> None:
+        self.service, self.size = service, 0
+
+    async def read(self, request: Request, deadline: float) -> bytes:
+        """Raises Refused."""
+        most = self.service.config.body_bytes
+        encoding = request.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            raise Refused("body", f"content-encoding {encoding:.20} is not supported: send the body as it is", 415)
+        said = request.headers.get("content-length", "0")
+        if said.isdigit() and int(said[:15]) > most:
+            raise Refused("size", f"the body has {said:.15} bytes, {most} are allowed", 413)
+        parts = []
+        try:
+            async with asyncio.timeout_at(deadline):
+                async for part in request.stream():
+                    parts.append(part)
+                    self.size += len(part)
+                    self.service.held += len(part)
+                    if self.size > most:
+                        raise Refused("size", f"the body has more than the {most} bytes that are allowed", 413)
+                    if self.service.held > BODIES * most:
+                        raise Refused("busy", "too many large requests at a time: try again", 503, retry_after=1)
+        except TimeoutError:
+            limit = self.service.config.timeout
+            raise Refused("body", f"the body did not arrive within {limit:g} s", 408) from None
+        return b"".join(parts)
+
+    def release(self) -> None:
+        self.service.held -= self.size
+
+
+def _timed(service: Service, route: str, view: Endpoint) -> Endpoint:
+    """The view with its errors as JSON, and its duration told; `Connection: close` once the service drains."""
+    duration = service.metrics.request_seconds
+
+    async def timed(request: Request) -> Response:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            response = await view(request)
+        except Refused as refused:
+            service.metrics.rejected.labels(refused.reason).inc()
+            response = _refusal(refused)
+        except ClientDisconnect:
+            response = Response(status_code=GONE)
+        except Exception:  # a fault of ours: told to whoever runs the service, never to the client
+            service.say(f"fault: {traceback.format_exc()}")
+            response = _json({"error": "internal error"}, 500)
+        duration.labels(request.method, route, str(response.status_code)).observe(loop.time() - began)
+        if service.draining:
+            response.headers["connection"] = "close"
+        return response
+
+    return timed
+
+
+def _refusal(refused: Refused) -> Response:
+    response = _json({"error": refused.message}, refused.status)
+    if refused.retry_after is not None:
+        response.headers["retry-after"] = str(max(1, math.ceil(refused.retry_after)))
+    if refused.status in (408, 413):
+        response.headers["connection"] = "close"  # the rest of the body is not read
+    return response
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    text = f"no address {request.url.path:.100}: see /v2" if error.status_code == 404 else error.detail
+    return Response(
+        pydantic_core.to_json({"error": text}), error.status_code, headers=error.headers, media_type=protocol.JSON
+    )
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(pydantic_core.to_json(value), status, media_type=protocol.JSON)

@@ -1,0 +1,77 @@
+"""Whether what a model answers still looks like what it answered before: two-sample tests on its outputs.
+
+Source: Rabanser et al. 2019, arXiv:1810.11953 (black-box shift detection on softmax outputs, univariate Kolmogorov-Smirnov
+tests with Bonferroni's correction over the classes). It is no defence: whoever makes adversarial images can keep the outputs
+as they were.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy
+from numpy.typing import NDArray
+
+from robustcls.core.errors import InputError
+
+
+@dataclass
+class Drift:
+    """The reference of K classes, and the images of the window that is being filled."""
+
+    quantiles: NDArray[numpy.float64]  # K,Q: of each class's probability, at equal steps from 0 to 1
+    threshold: float  # Kolmogorov-Smirnov distance above which a window has drifted
+    window: int
+    seen: list[NDArray[numpy.float64]] = field(default_factory=list)
+    statistics: NDArray[numpy.float64] | None = None  # K, of the last full window
+
+    @classmethod
+    def of(cls, path: Path, classes: int) -> "Drift":
+        """Raises InputError where the file is damaged."""
+        try:
+            with numpy.load(path, allow_pickle=False) as stored:
+                drift = cls(stored["quantiles"].astype(float), float(stored["threshold"]), int(stored["window"]))
+        except (OSError, ValueError, KeyError):
+            raise InputError(f"cannot read {path}: export the model again") from None
+        if drift.quantiles.ndim != 2 or len(drift.quantiles) != classes or drift.window < 1:
+            raise InputError(f"{path} is not of this model: export it again")
+        return drift
+
+    def add(self, probabilities: NDArray[numpy.float64]) -> list[NDArray[numpy.float64]]:
+        """Takes probabilities N,K; gives the statistics (K) of each window that they filled."""
+        self.seen.append(probabilities)
+        found = []
+        if sum(map(len, self.seen)) >= self.window:
+            waiting = numpy.concatenate(self.seen)
+            while len(waiting) >= self.window:
+                found.append(self.distances(waiting[: self.window]))
+                waiting = waiting[self.window :]
+            self.seen = [waiting]
+        if found:
+            self.statistics = found[-1]
+        return found
+
+    def has_drifted(self, statistics: NDArray[numpy.float64]) -> bool:
+        return bool(statistics.max() > self.threshold)
+
+    def distances(self, probabilities: NDArray[numpy.float64]) -> NDArray[numpy.float64]:
+        """The Kolmogorov-Smirnov distance of each column of N,K from the reference, whose distribution is taken to be linear
+        between its quantiles."""
+        n = len(probabilities)
+        below, up_to = numpy.arange(n) / n, numpy.arange(1, n + 1) / n
+        found = numpy.empty(len(self.quantiles))
+        for label, quantiles in enumerate(self.quantiles):
+            values = numpy.sort(probabilities[:, label])
+            low, high = _distribution(quantiles, values)
+            found[label] = max((up_to - high).max(), (low - below).max())
+        return found
+
+
+def _distribution(quantiles: NDArray[numpy.float64], values: NDArray[numpy.float64]) -> tuple[NDArray, NDArray]:
+    """The share of the reference strictly below each value, and up to it: they differ where quantiles repeat."""
+    last = len(quantiles) - 1
+    left, right = numpy.searchsorted(quantiles, values, "left"), numpy.searchsorted(quantiles, values, "right")
+    before, after = quantiles[(left - 1).clip(0)], quantiles[left.clip(max=last)]
+    inside = (values - before) / numpy.where(after > before, after - before, 1)
+    between = numpy.where(left == 0, 0, numpy.where(left > last, last, left - 1 + inside))
+    repeated = right > left
+    return numpy.where(repeated, left, between) / last, numpy.where(repeated, right - 1, between) / last

@@ -1,0 +1,18 @@
+"""Messages between a service and the process that computes: JSON and raw bytes, each behind its length. No pickle."""
+
+import json
+import struct
+from typing import Any
+
+SIZES = struct.Struct("<QQ")
+
+
+def pack(head: dict[str, Any], *parts: bytes | memoryview) -> list[bytes | memoryview]:
+    """The pieces of a message, to be written one after another."""
+    text = json.dumps(head, separators=(",", ":")).encode()
+    return [SIZES.pack(len(text), sum(map(len, parts))), text, *parts]
+
+
+def unpack(text: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(text)
+    return found

@@ -1,0 +1,99 @@
+"""Runs the service in this process, by uvicorn."""
+
+import asyncio
+import contextlib
+import errno
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+
+import uvicorn
+
+from robustcls.core.errors import InputError
+from robustcls.serving.app import application
+from robustcls.serving.config import ServeConfig
+from robustcls.serving.service import Service
+
+START = 120.0  # seconds that the models may take to be ready
+
+
+def serve(specs: Sequence[str], config: ServeConfig, say: Callable[[str], None]) -> None:
+    """Answers until SIGTERM, after which what was accepted is answered, or Ctrl-C.
+
+    Args:
+        specs: artefacts, `DIR` or `NAME=DIR`.
+        config: the options.
+        say: is told where it listens, and what goes wrong, a line each.
+
+    Raises:
+        InputError: where an artefact cannot be served, or the port is taken.
+    """
+    began = time.monotonic()
+    service = Service.of(specs, config, say)
+    with _listen(config.host, config.port) as listener:
+        server = _Server(uvicorn.Config(application(service), log_config=None, access_log=False, server_header=False,
+                                        lifespan="on", timeout_keep_alive=30), service)  # fmt: skip
+        asyncio.run(_run(server, service, listener, began))
+
+
+async def _run(server: "_Server", service: Service, listener: socket.socket, began: float) -> None:
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    host, port = listener.getsockname()[:2]
+    host = f"[{host}]" if ":" in host else host
+    try:
+        started = asyncio.create_task(service.until_ready(START))
+        await asyncio.wait({serving, started}, return_when=asyncio.FIRST_COMPLETED)
+        if started.done():
+            started.result()
+            for queue in service.queues:
+                service.say(
+                    f"serving {queue.model.name} version {queue.model.version} at http://{host}:{port}/v2/models/"
+                    f"{queue.model.name} (ready after {time.monotonic() - began:.1f} s)"
+                )
+        started.cancel()
+    finally:
+        if service.failed:
+            server.should_exit = True
+        await serving
+
+
+class _Server(uvicorn.Server):
+    """SIGTERM first makes the service unready, so that balancers turn elsewhere, and ends it after the drain."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's own raises the signal again at the end; a service that was asked to go ends with status 0."""
+        handlers = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for each, handler in handlers.items():
+                signal.signal(each, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig == signal.SIGINT or self.service.draining:
+            self.service.draining = self.should_exit = True
+            return
+        self.service.draining = True
+        self.service.say(f"draining for {self.service.config.drain:g} s")
+        asyncio.get_running_loop().call_later(self.service.config.drain, setattr, self, "should_exit", True)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(f"port {port} is in use: give another with `port`, or 0 for a free one") from None
+        raise InputError(f"cannot listen on {host}, `port={port}`: {error.strerror or error}") from None
+    return listener

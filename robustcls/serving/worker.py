@@ -1,0 +1,147 @@
+"""The process that decodes and computes: `python -m robustcls.serving.worker FD FOLDER THREADS BATCH MAX_PIXELS`.
+
+It is alone with what strangers send: an image that crashes a decoder, or a model that takes all memory, ends this process,
+and the service starts another. It answers requests on a socket until the other end closes it.
+"""
+
+import contextlib
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy
+from numpy.typing import NDArray
+
+from robustcls.core.errors import InputError
+from robustcls.images.decode import Form, decode_image
+from robustcls.images.limits import check_header
+from robustcls.results.artefact import Decoding, Manifest
+from robustcls.runtime.session import Run, check_file, check_reference, open_session
+from robustcls.serving.messages import SIZES, pack, unpack
+
+NDPixels = NDArray[Any]
+
+
+class Limits(NamedTuple):
+    """What is computed at a time, and the largest image that is decoded."""
+
+    batch: int
+    max_pixels: int
+
+
+def serve(connection: socket.socket, folder: Path, threads: int, limits: Limits) -> None:
+    """Says that it is ready, or why not; then answers until the connection is closed."""
+    try:
+        manifest = Manifest.of(folder)
+        run = _runner(folder, manifest, threads)
+        difference = check_reference(folder, manifest, run)
+        run(
+            numpy.zeros((limits.batch, *manifest.input_size), numpy.float32)
+        )  # so that the first batch finds its memory
+    except InputError as error:
+        _send(connection, {"error": str(error)})
+        return
+    _send(connection, {"difference": difference.largest, "sha256": manifest.file.sha256})
+    while (message := _receive(connection)) is not None:
+        head, payload = message
+        answer, logits = _compute(head["items"], payload, manifest.decoding, run, limits)
+        _send(connection, answer, numpy.ascontiguousarray(logits, "<f4").tobytes())
+
+
+def _runner(folder: Path, manifest: Manifest, threads: int) -> Run:
+    session = open_session(check_file(folder, manifest), threads)
+    output, name = session.get_outputs()[0].name, session.get_inputs()[0].name
+    return lambda pixels: session.run([output], {name: pixels})[0]
+
+
+def _compute(
+    items: list[dict], payload: memoryview, decoding: Decoding, run: Run, limits: Limits
+) -> tuple[dict, NDArray[numpy.float32]]:
+    """Of each item the number of its rows in the logits, or why there are none; and how long both parts took."""
+    began = time.perf_counter()
+    images: list[NDPixels] = []
+    told: list[dict[str, Any]] = []
+    at = 0
+    shape = decoding.channels, decoding.height, decoding.width
+    for item in items:
+        if item["kind"] == "files":
+            files = []
+            for size in item["sizes"]:
+                files.append(bytes(payload[at : at + size]))
+                at += size
+            try:
+                found = decode_all(files, decoding, limits.max_pixels)
+            except InputError as error:
+                told.append({"error": str(error)})
+                continue
+        else:
+            kind = numpy.dtype("<f4" if item["kind"] == "FP32" else "u1")
+            end = at + item["n"] * shape[0] * shape[1] * shape[2] * kind.itemsize
+            found = as_pixels(numpy.frombuffer(payload[at:end], kind).reshape(-1, *shape))
+            at = end
+        images.append(found)
+        told.append({"n": len(found)})
+    decoded = time.perf_counter()
+    every = numpy.concatenate(images) if images else numpy.empty((0, *shape), numpy.float32)
+    rows = [run(every[start : start + limits.batch]) for start in range(0, len(every), limits.batch)]
+    logits = numpy.concatenate(rows) if rows else numpy.empty((0, 0), numpy.float32)
+    return {"items": told, "decode": decoded - began, "inference": time.perf_counter() - decoded}, logits
+
+
+def as_pixels(images: NDPixels) -> NDPixels:
+    """uint8 as the floats that the model was evaluated on."""
+    return images.astype(numpy.float32) / numpy.float32(255) if images.dtype.kind == "u" else images
+
+
+def decode_all(files: list[bytes], decoding: Decoding, max_pixels: int) -> NDPixels:
+    """Encoded images as N,C,H,W, as data/folders decodes them. Raises InputError that names the first that is none."""
+    form = Form(decoding.height, decoding.width, decoding.channels, decoding.white)
+    pixels = numpy.empty((len(files), form.channels, form.height, form.width), numpy.uint8)
+    for row, content in enumerate(files):
+        which = f"image {row}: " if len(files) > 1 else ""
+        try:
+            kind = check_header(content, max_pixels=max_pixels, formats=decoding.formats)
+            pixels[row] = decode_image(content, form, {}, is_dicom=kind == "DICOM")
+        except InputError as error:
+            raise InputError(f"{which}{error}") from None
+        except Exception as error:  # decoders raise whatever a damaged file leads them to
+            raise InputError(
+                f"{which}cannot be decoded: {' '.join(str(error).split()) or type(error).__name__:.160}"
+            ) from None
+    return as_pixels(pixels)
+
+
+def _send(connection: socket.socket, head: dict, payload: bytes = b"") -> None:
+    connection.sendall(b"".join(pack(head, payload)))
+
+
+def _receive(connection: socket.socket) -> tuple[dict, memoryview] | None:
+    sizes = _read(connection, SIZES.size)
+    if sizes is None:
+        return None
+    text, size = SIZES.unpack(sizes)
+    head, payload = _read(connection, text), _read(connection, size)
+    return None if head is None or payload is None else (unpack(bytes(head)), payload)
+
+
+def _read(connection: socket.socket, size: int) -> memoryview | None:
+    """So many bytes; None where the other end has gone."""
+    into, at = memoryview(bytearray(size)), 0
+    while at < size:
+        count = connection.recv_into(into[at:])
+        if not count:
+            return None
+        at += count
+    return into
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group: the service says when this process ends
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    descriptor, place, *numbers = sys.argv[1:]
+    count, batch, pixels = map(int, numbers)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        serve(socket.socket(fileno=int(descriptor)), Path(place), count, Limits(batch, pixels))

@@ -1,0 +1,185 @@
+"""Requests are read, or refused in one line that says what was found."""
+
+import base64
+import json
+import random
+
+import numpy
+import pytest
+
+from robustcls.serving.protocol import LENGTH, OUTPUTS, parse
+from robustcls.serving.refused import Refused
+from tests.helpers.serving import SIZE, binary_request, json_request, some_images
+
+
+def body(**changes):
+    """A JSON request of one image; changes are of its tensor."""
+    whole = json_request(numpy.full((1, *SIZE), 0.5))
+    whole["inputs"][0] |= changes
+    return json.dumps(whole).encode()
+
+
+def whole(**changes):
+    return json.dumps(json_request(numpy.full((1, *SIZE), 0.5)) | changes).encode()
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "UINT8"])
+@pytest.mark.parametrize("binary", [True, False])
+def test_pixels_are_read(datatype, binary):
+    images = some_images(2)
+    sent = images if datatype == "UINT8" else images.astype(numpy.float32) / 255
+    if binary:
+        content, headers = binary_request(sent, datatype)
+        request = parse(content, headers["Inference-Header-Content-Length"], SIZE)
+    else:
+        request = parse(json.dumps(json_request(sent, datatype)).encode(), None, SIZE)
+    assert request.pixels.dtype == sent.dtype
+    numpy.testing.assert_array_equal(request.pixels, sent)
+    assert [(one.name, one.binary) for one in request.outputs] == [(name, binary) for name in OUTPUTS]
+
+
+def test_nested_data_are_read_like_flat():
+    images = some_images(2).astype(numpy.float32) / 255
+    nested = json_request(images)
+    nested["inputs"][0]["data"] = images.tolist()
+    numpy.testing.assert_array_equal(parse(json.dumps(nested).encode(), None, SIZE).pixels, images)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_encoded_images_are_read(binary):
+    files = [b"one", b"", b"three"]
+    tensor = {"name": "images", "datatype": "BYTES", "shape": [3]}
+    if binary:
+        raw = b"".join(len(one).to_bytes(4, "little") + one for one in files)
+        head = json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": len(raw)}}]}).encode()
+        request = parse(head + raw, str(len(head)), SIZE)
+    else:
+        data = [base64.b64encode(one).decode() for one in files]
+        request = parse(json.dumps({"inputs": [tensor | {"data": data}]}).encode(), None, SIZE)
+    assert request.encoded == files
+    assert request.count == 3
+
+
+def test_an_output_is_binary_where_it_says_so_itself():
+    outputs = [{"name": "label"}, {"name": "logits", "parameters": {"binary_data": False}}]
+    request = parse(whole(outputs=outputs, parameters={"binary_data_output": True}), None, SIZE)
+    assert [(one.name, one.binary) for one in request.outputs] == [("label", True), ("logits", False)]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "words"),
+    [
+        (b"", "protocol", "not JSON"),
+        (b"\xff\xfe{", "protocol", "not JSON"),
+        (b"[]", "protocol", "no JSON object"),
+        (b"[" * 100_000, "protocol", "not JSON"),
+        (b"{}", "protocol", "list of one tensor"),
+        (b'{"inputs": {}}', "protocol", "list of one tensor"),
+        (whole(id=7), "protocol", "`id`"),
+        (whole(parameters=[]), "protocol", "`parameters`"),
+        (whole(outputs="label"), "protocol", "`outputs`"),
+        (whole(outputs=[{"name": "boxes"}]), "protocol", "'boxes' is not known"),
+        (whole(outputs=[{"name": ["label"]}]), "protocol", "is not known"),
+        (whole(outputs=[{"name": "label"}] * 4), "protocol", "4 outputs"),
+        (whole(outputs=[{"name": "label", "parameters": {"classification": 2}}]), "protocol", "classification"),
+        (body(name="x"), "protocol", "'x' is not known"),
+        (body(datatype="FP64"), "protocol", "'FP64'"),
+        (body(datatype=[]), "protocol", "datatype"),
+        (body(data=None), "protocol", "neither a list"),
+        (body(data="0.5"), "protocol", "neither a list"),
+        (body(parameters={"binary_data_size": 4}), "protocol", "without the header"),
+        (body(parameters={"shared_memory_region": "a"}), "protocol", "shared memory"),
+        (body(shape=[1, 12, 12, 3]), "shape", r"the model takes \[N, 3, 12, 12\]"),
+        (body(shape=[0, *SIZE]), "shape", "no image"),
+        (body(shape=[-1, *SIZE]), "shape", "no list of sizes"),
+        (body(shape=[True, *SIZE]), "shape", "no list of sizes"),
+        (body(shape=[1.0, *SIZE]), "shape", "no list of sizes"),
+        (body(shape="1"), "shape", "no list of sizes"),
+        (body(shape=[10**400, *SIZE]), "shape", "more than 1000000000000000"),
+        (body(shape=[2**62, *SIZE]), "shape", "holds 432 values"),
+        (body(data=[0.5] * 431), "shape", "holds 431 values"),
+        (body(data=[[0.5], [0.5, 0.5]]), "shape", "ragged"),
+        (body(data=["0.5"] * 432), "values", "else than numbers"),
+        (body(data=[True] * 432), "values", "else than numbers"),
+        (body(data=[None] * 432), "values", "else than numbers"),
+        (body(data=[10**30] * 432), "values", "else than numbers"),
+        (body(data=[255.0] * 432), "values", "values from 255 to 255"),
+        (body(data=[-0.001] * 432), "values", "values from -0.001"),
+        (body(data=[1e39] * 432), "values", "432 values that are not finite"),
+        (body(data=[0.5] * 431 + [float("nan")]), "values", "1 values that are not finite"),
+        (body(datatype="UINT8", data=[256] * 432), "values", "values from 256 to 256"),
+        (body(datatype="UINT8", data=[-1] * 432), "values", "values from -1"),
+        (body(datatype="UINT8", data=[0.5] * 432), "values", "whole numbers"),
+        (body(datatype="BYTES"), "shape", r"encoded images are \[N\]"),
+        (body(datatype="BYTES", shape=[1], data=["***"]), "protocol", "base64"),
+        (body(datatype="BYTES", shape=[1], data=[7]), "protocol", "base64"),
+        (body(datatype="BYTES", shape=[2], data=["YQ=="]), "shape", "holds 1 files"),
+        (whole() + b"more", "protocol", "not JSON"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(content, reason, words):
+    with pytest.raises(Refused, match=words) as caught:
+        parse(content, None, SIZE)
+    assert caught.value.reason == reason
+    assert caught.value.status == 400
+    assert "\n" not in caught.value.message
+    assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize("length", ["", "-1", "1e3", "99999999", "9" * 5000, "²"])
+def test_a_length_that_is_none_is_refused(length):
+    content, _ = binary_request(some_images(1))
+    with pytest.raises(Refused, match=LENGTH):
+        parse(content, length, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("cut", "words"), [(-1, "431 bytes follow"), (-432, "0 bytes follow")]
+)  # the tensor has 432 bytes
+def test_a_raw_tensor_that_is_too_short_is_refused(cut, words):
+    content, headers = binary_request(some_images(1))
+    with pytest.raises(Refused, match=words):
+        parse(content[:cut], headers["Inference-Header-Content-Length"], SIZE)
+
+
+def test_a_file_that_is_longer_than_what_follows_is_refused():
+    tensor = {"name": "images", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 7}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    with pytest.raises(Refused, match="says 4294967295 bytes, 3 follow"):
+        parse(head + b"\xff\xff\xff\xffabc", str(len(head)), SIZE)
+
+
+def test_ten_thousand_mutated_bodies_are_read_or_refused():
+    draw = random.Random(0)
+    images = some_images(1)
+    bodies = [
+        (json.dumps(json_request(images / 255)).encode(), None),
+        (body(datatype="BYTES", shape=[1], data=["YQ=="]), None),
+    ]
+    raw, headers = binary_request(images)
+    bodies.append((raw, headers["Inference-Header-Content-Length"]))
+    outcomes, lines = {"read": 0, "refused": 0}, 0
+    for _ in range(10_000):
+        content, length = draw.choice(bodies)
+        changed = bytearray(content)
+        for _ in range(draw.randint(1, 4)):
+            at = draw.randrange(len(changed))
+            action = draw.randrange(4)
+            if action == 0:
+                changed[at] = draw.randrange(256)
+            elif action == 1:
+                del changed[at : at + draw.randint(1, 40)]
+            elif action == 2:
+                changed[at:at] = draw.choice([b"[", b"}", b"null", b"-1", b"1e999", b"9" * 40, b'"', b"\x00"])
+            else:
+                changed[at:at] = changed[at : at + draw.randint(1, 40)]
+            if not changed:
+                break
+        try:
+            parse(bytes(changed), draw.choice([length, length, str(draw.randrange(3000))]), SIZE)
+            outcomes["read"] += 1
+        except Refused as refused:
+            outcomes["refused"] += 1
+            lines += refused.message.count("\n")
+    assert not lines
+    assert min(outcomes.values()) > 100  # both happen
