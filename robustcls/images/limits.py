@@ -105,13 +105,19 @@ def _examine_png(content: bytes) -> Size | None:
             pieces += 1
         else:
             others, besides = others + 1, besides + length
-            inflated += kind in (b"zTXt", b"iTXt", b"iCCP")
+            inflated += kind in (b"zTXt", b"iCCP") or (kind == b"iTXt" and _is_compressed(content[at + 8 : at + 128]))
         _check_count("chunks that hold no pixels", others, PARTS)
         _check_count("chunks of pixels", pieces, PIECES)
         _check_count("compressed texts or profiles", inflated, INFLATED)
         at += 12 + length
     _check_count("bytes of texts and profiles", min(besides, len(content)), BESIDES)
     return size
+
+
+def _is_compressed(text: bytes) -> bool:
+    """Of the beginning of an international text: a keyword of at most 79 bytes, a zero, the flag."""
+    end = text.find(b"\0") + 1
+    return not end or text[end : end + 1] != b"\0"
 
 
 def _examine_bmp(content: bytes) -> Size | None:

@@ -133,6 +133,8 @@ def hostile_files():
         "one-text-bomb.png": (head + chunk(b"zTXt", text) + rest, "a damaged PNG"),
         "one-international-bomb.png": (head + chunk(b"iTXt", b"k\0\1\0\0\0" + bomb) + rest, "a damaged PNG"),
         "some-texts.png": (head + b"".join(chunk(b"zTXt", b"k%d\0\0" % i + megabyte) for i in range(INFLATED)) + rest, None),
+        "international-bombs.png": (head + chunk(b"iTXt", b"k\0\1\0\0\0" + bomb) * 60 + rest, "compressed texts"),
+        "plain-international.png": (head + chunk(b"iTXt", b"k\0\0\0\0\0text") * 60 + rest, None),
         "profile-bomb.png": (head + chunk(b"iCCP", text) + rest, "a damaged PNG"),
         "long-text.png": (head + chunk(b"iTXt", long_text) + rest, "bytes of texts"),
         "tiny-texts.png": (head + b"".join(chunk(b"tEXt", b"%d\0a" % i) for i in range(200_000)) + rest, "no pixels"),
