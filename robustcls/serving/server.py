@@ -29,6 +29,7 @@ def serve(specs: Sequence[str], config: ServeConfig, say: Callable[[str], None])
 
     Raises:
         InputError: where an artefact cannot be served, or the port is taken.
+        KeyboardInterrupt: after Ctrl-C, once what was accepted is answered.
     """
     began = time.monotonic()
     service = Service.of(specs, config, say)
@@ -36,6 +37,8 @@ def serve(specs: Sequence[str], config: ServeConfig, say: Callable[[str], None])
         server = _Server(uvicorn.Config(application(service), log_config=None, access_log=False, server_header=False,
                                         lifespan="on", timeout_keep_alive=30), service)  # fmt: skip
         asyncio.run(_run(server, service, listener, began))
+    if server.interrupted:
+        raise KeyboardInterrupt
 
 
 async def _run(server: "_Server", service: Service, listener: socket.socket, began: float) -> None:
@@ -65,6 +68,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service = service
+        self.interrupted = False
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -77,7 +81,8 @@ class _Server(uvicorn.Server):
                 signal.signal(each, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if sig == signal.SIGINT or self.service.draining:
+        self.interrupted |= sig == signal.SIGINT
+        if self.interrupted or self.service.draining:
             self.service.draining = self.should_exit = True
             return
         self.service.draining = True
