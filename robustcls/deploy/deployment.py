@@ -40,7 +40,7 @@ READ_ME = """\
 
 Made by `robustcls export --deploy` for the file with SHA-256 {sha256}; exported again, it is written anew.
 
-What was run, and what was not:
+What of these was run, with another artefact, and what was not:
 
 - `Dockerfile`, `requirements.txt`: an image without PyTorch that serves this artefact. Its `pip` lines were run in an empty
   environment, and the service and the health check there; no image was built.
