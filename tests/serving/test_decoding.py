@@ -99,7 +99,6 @@ def test_torchvisions_jpeg_decoder_gives_the_pixels_of_pillow_or_none():
     assert compared > len(files) / 4
 
 
-@pytest.mark.xfail(reason="torchvision takes a JPEG whose third byte is damaged, Pillow does not", strict=True)
 def test_a_jpeg_without_a_marker_after_its_first_is_refused_in_a_folder_too(tmp_path):
     content = bytearray(SOUND["jpeg-444-24x24"])
     content[2] = 0x8F
