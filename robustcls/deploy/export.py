@@ -20,6 +20,7 @@ from robustcls.core.gradients import frozen
 from robustcls.core.processor import EIGHT_BIT, cpu_flags
 from robustcls.core.provenance import versions
 from robustcls.core.threat import ThreatModel
+from robustcls.deploy.deployment import require_yaml, write_deployment
 from robustcls.deploy.folder import new_folder
 from robustcls.deploy.one_shot import prune_once
 from robustcls.deploy.onnx_file import OPSET, weighted_nodes, write_onnx
@@ -51,7 +52,7 @@ WINDOW, ALPHA, QUANTILES = 500, 0.01, 101  # of the drift statistic
 
 @dataclass
 class Known:
-    """What the manifest says of the model beside what is measured."""
+    """What is known of the model before it is measured, and whether to write files for a cluster beside it."""
 
     name: str
     classes: list[str]
@@ -62,6 +63,7 @@ class Known:
     trained: dict[str, Any] = field(default_factory=dict)
     data: str = "given"  # where the images come from
     split: str = "given"
+    deploy: bool = False
 
 
 def export_model(
@@ -103,6 +105,8 @@ def export_model(
         InputError: where the model cannot be exported, the file does not agree with it, or `out` cannot be written.
     """
     check_options(quantize, max_robust_drop)
+    if known.deploy:
+        require_yaml()
     if prune:
         plugins.load("prune", prune)
     if max_robust_drop is not None:
@@ -151,6 +155,8 @@ def export_model(
         write_reference(folder / REFERENCE, net, images[:REFERENCES])
         write_drift(folder / DRIFT, predict(net, images, max(BATCHES), label="measuring drift" if progress else ""))
         manifest.save(folder / MANIFEST)
+        if known.deploy:
+            write_deployment(folder, Path(out).resolve().name, manifest)
     return manifest
 
 
