@@ -16,6 +16,7 @@ EXTRAS = {  # what each optional dependency is for; which there are, the package
     "onnx": "models as .onnx, and robustcls export",
     "prune": "robustcls train --prune",
     "safetensors": "weights as .safetensors",
+    "serve": "robustcls serve and monitor",
     "tensorboard": "robustcls train --track tensorboard",
     "timm": "models by --model timm/NAME",
     "wandb": "robustcls train --track wandb",

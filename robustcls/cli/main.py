@@ -26,6 +26,7 @@ SUMMARIES = {
     "gate": "Exit with 0 or 1 by thresholds on accuracy, for CI.",
     "export": "Write a model as one ONNX file that runs without PyTorch, checked.",
     "serve": "Serve exported models over HTTP, with metrics.",
+    "monitor": "Write alert rules for an artefact, or show the state of a service.",
     "list": "List the plug-ins with their options and source.",
     "bench": "Measure the speed of training and attack on this machine.",
     "doctor": "Say what is installed, found and missing.",

@@ -63,6 +63,7 @@ def export(
     max_robust_drop: float | None = None,
     threat: ThreatModel | str | None = None,
     name: str = "",
+    deploy: bool = False,
     overwrite: bool = False,
     say: Callable[[str], None] = warn_of_losses,
 ) -> Artefact:
@@ -85,6 +86,7 @@ def export(
             layers stay in floating point, most harmful first, until they do not cost more.
         threat: kept in the manifest, for those who attack the artefact.
         name: of the model, in the manifest.
+        deploy: write `deploy/` into the folder: a Dockerfile, and what KServe, KEDA and Ray Serve need.
         overwrite: replace a folder that holds something else.
         say: is told what was done, a line each; losses are a UserWarning unless given.
 
@@ -114,6 +116,7 @@ def export(
     known.threat_options = '`threat`, such as "linf:8/255"'
     known.data, known.split = ("given", "given") if calibration is not None else ("uniform noise", "none")
     images = _noise(size) if calibration is None else calibration.detach().to("cpu", torch.float32)
+    known.deploy = deploy
     if threat is not None:
         ball = ThreatModel.parse(threat) if isinstance(threat, str) else threat
         known.threat = {"norm": ball.norm, "eps": ball.eps}
@@ -155,6 +158,7 @@ def export_spec(
             known.source.sha256 = source.sha256 or known.source.sha256
         known.trained = {key: source.meta[key] for key in KEPT if key in source.meta}
         known.threat = _threat(source.meta, options)
+        known.deploy = options.deploy
         manifest = export_model(
             chosen.loaded.model, out, known, chosen.images, labels=chosen.labels, prune=options.prune,
             quantize=options.quantize, max_robust_drop=options.max_robust_drop, seed=options.seed, overwrite=overwrite,

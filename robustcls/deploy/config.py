@@ -36,5 +36,6 @@ class ExportConfig(DataOptions, NormalisationOptions, ThreatOptions):
         "harmful first, until they do not cost more.",
         metavar="POINTS",
     )
+    deploy: bool = option(False, "Write a Dockerfile and files for KServe, KEDA and Ray Serve into DIR/deploy.")
     seed: int = option(0, "Seed of everything random.", group="Runtime")
     quiet: bool = option(False, "Print results only.")

@@ -1,6 +1,5 @@
 """Exports a model as an artefact: a folder with one ONNX file and what a runtime must know of it."""
 
-import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, nn
 
@@ -20,9 +18,11 @@ from robustcls.core.gradients import frozen
 from robustcls.core.processor import EIGHT_BIT, cpu_flags
 from robustcls.core.provenance import versions
 from robustcls.core.threat import ThreatModel
+from robustcls.deploy.deployment import require_yaml, write_deployment
 from robustcls.deploy.folder import new_folder
 from robustcls.deploy.one_shot import prune_once
 from robustcls.deploy.onnx_file import weighted_nodes, write_onnx
+from robustcls.deploy.reference import REFERENCES, write_drift, write_reference
 from robustcls.deploy.robust_drop import HELD_OUT, HeldOut, keep_robust
 from robustcls.models.onnx.facts import OnnxFacts
 from robustcls.models.onnx.net import OnnxNet
@@ -45,14 +45,12 @@ TOLERANCE = 1e-4  # of the largest logit, by which the floating-point file may d
 TOLERANCE_INT8 = 0.05  # likewise, by which an 8-bit file may differ between CPUs: a rounding that falls the other way
 BATCHES = (1, 32)
 CALIBRATION_ATTACK = "pgd(steps=10, early_stop=False)"
-REFERENCES = 64  # images that a runtime must reproduce
 CHECKED = 256  # images on which the file is compared with its source
-WINDOW, ALPHA, QUANTILES = 500, 0.01, 101  # of the drift statistic
 
 
 @dataclass
 class Known:
-    """What the manifest says of the model beside what is measured."""
+    """What is known of the model before it is measured, and whether to write files for a cluster beside it."""
 
     name: str
     classes: list[str]
@@ -66,6 +64,7 @@ class Known:
     threat_options: str = "`norm` and `eps`"  # by which whoever asks names a threat model
     data: str = "given"  # where the images come from
     split: str = "given"
+    deploy: bool = False
 
 
 def export_model(
@@ -107,6 +106,8 @@ def export_model(
         InputError: where the model cannot be exported, the file does not agree with it, or `out` cannot be written.
     """
     check_options(quantize, max_robust_drop)
+    if known.deploy:
+        require_yaml()
     if prune:
         plugins.load("prune", prune)
     if max_robust_drop is not None:
@@ -161,6 +162,8 @@ def export_model(
         write_reference(folder / REFERENCE, net, images[:REFERENCES])
         write_drift(folder / DRIFT, predict(net, images, max(BATCHES), label="measuring drift" if progress else ""))
         manifest.save(folder / MANIFEST)
+        if known.deploy:
+            write_deployment(folder, Path(out).resolve().name, manifest)
     return manifest
 
 
@@ -221,39 +224,6 @@ def check_file(model: nn.Module, file: Path, images: Tensor, *, progress: bool =
             )
     flags = sorted(set(EIGHT_BIT) & cpu_flags())
     return Checked(len(images), list(BATCHES), difference, largest, flags, _versions(), int((~clear).sum()))
-
-
-def write_reference(path: Path, net: nn.Module, images: Tensor) -> None:
-    """Images as pixels (uint8 N,C,H,W) and as PNG files, one after another, with the ends of each, and their logits."""
-    from PIL import Image
-
-    pixels = (images * 255).round().to(torch.uint8)
-    logits = predict(net, pixels.float() / 255, max(BATCHES))
-    files = []
-    for image in pixels.permute(0, 2, 3, 1).numpy():
-        buffer = io.BytesIO()
-        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
-        files.append(buffer.getvalue())
-    numpy.savez(
-        path,
-        pixels=pixels.numpy(),
-        logits=logits.numpy(),
-        png=numpy.frombuffer(b"".join(files), dtype=numpy.uint8),
-        png_ends=numpy.cumsum([len(one) for one in files]),
-    )
-
-
-def write_drift(path: Path, logits: Tensor) -> None:
-    """What monitoring compares with: quantiles of each softmax output (K,Q) of logits N,K, and the largest distance
-    between two distributions, of `window` images and of these, that is no sign of drift.
-
-    Kolmogorov-Smirnov, Bonferroni over classes (arXiv:1810.11953); the threshold is the asymptotic one.
-    """
-    probabilities = logits.softmax(1).double().numpy()
-    n, classes = probabilities.shape
-    quantiles = numpy.quantile(probabilities, numpy.linspace(0, 1, QUANTILES), axis=0).T
-    threshold = numpy.sqrt(-numpy.log(ALPHA / classes / 2) / 2 * (n + WINDOW) / (n * WINDOW))
-    numpy.savez(path, quantiles=quantiles, n=n, window=WINDOW, alpha=ALPHA, threshold=threshold)
 
 
 @dataclass

@@ -4,6 +4,7 @@ Whatever is not plain 8-bit grey or colour follows one of RULES.
 """
 
 import io
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -55,7 +56,9 @@ class Unscaled(InputError):
     """An image whose values do not say which of them is white: not damaged, so not to be skipped."""
 
 
-def decode_image(content: bytes, form: Form, remarks: Remarks, *, is_dicom: bool = False) -> NDArray[numpy.uint8]:
+def decode_image(
+    content: bytes, form: Form, remarks: Remarks, *, is_dicom: bool = False, formats: Sequence[str] | None = None
+) -> NDArray[numpy.uint8]:
     """The content of an image file as uint8 C,H,W of the form.
 
     Args:
@@ -63,6 +66,7 @@ def decode_image(content: bytes, form: Form, remarks: Remarks, *, is_dicom: bool
         form: what it is turned into.
         remarks: is told what was remarkable about it, by the keys of RULES.
         is_dicom: read it by pydicom; else by Pillow.
+        formats: Pillow's names of those that it may be of; None: any.
 
     Raises:
         Unscaled: where its values do not say which of them is white.
@@ -71,7 +75,7 @@ def decode_image(content: bytes, form: Form, remarks: Remarks, *, is_dicom: bool
     if is_dicom:
         remarks["dicom"] = 0
         return _fitted(dicom.read(io.BytesIO(content)), form)
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=formats if formats is None else list(formats)) as image:
         if image.format in SEVERAL:
             with suppress(Exception):  # a damaged tail
                 if image.n_frames > 1:  # type: ignore[attr-defined]

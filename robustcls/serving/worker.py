@@ -104,7 +104,9 @@ def decode_all(files: list[bytes], decoding: Decoding, max_pixels: int) -> NDPix
         which = f"image {row}: " if len(files) > 1 else ""
         try:
             kind = check_header(content, max_pixels=max_pixels, formats=decoding.formats)
-            pixels[row] = decode_image(content, form, {}, is_dicom=kind == "DICOM")
+            pixels[row] = decode_image(
+                content, form, {}, is_dicom=kind == "DICOM", formats=None if kind == "DICOM" else [kind]
+            )
         except InputError as error:
             raise InputError(f"{which}{error}") from None
         except Exception as error:  # decoders raise whatever a damaged file leads them to

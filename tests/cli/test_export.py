@@ -194,7 +194,7 @@ def test_ctrl_c_leaves_nothing(nets, tmp_path):
     assert not list((tmp_path / "here").iterdir())
 
 
-@pytest.mark.parametrize("when", ["export.write_drift", "folder._umask"])
+@pytest.mark.parametrize("when", ["deploy.export.write_drift", "core.folders._umask"])
 def test_ctrl_c_leaves_an_earlier_artefact_as_it_was(when, made, home, cli, tmp_path, monkeypatch):
     from robustcls.deploy import export
 
@@ -206,14 +206,14 @@ def test_ctrl_c_leaves_an_earlier_artefact_as_it_was(when, made, home, cli, tmp_
     monkeypatch.setattr(
         export, "write_onnx", lambda model, path, size, **_: shutil.copy(made[0] / "fp32/model.onnx", path)
     )
-    monkeypatch.setattr(f"robustcls.deploy.{when}", interrupt)
+    monkeypatch.setattr(f"robustcls.{when}", interrupt)
     assert cli("export", "--model", home / "pgd" / "ckpt.pt", "--out", "artefact").status == 130
     assert {path.name: path.read_bytes() for path in (tmp_path / "here" / "artefact").iterdir()} == before
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["artefact"]
 
 
 def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_earlier_one(tmp_path, monkeypatch):
-    from robustcls.deploy import folder
+    from robustcls.core import folders as folder
 
     (tmp_path / "new").mkdir()
     (tmp_path / "old").mkdir()

@@ -76,10 +76,10 @@ def test_half_an_artefact_is_not_taken_for_one(model, images, tmp_path):
 
 def test_what_killed_exports_left_is_removed_and_nothing_else(tmp_path):
     (tmp_path / "s").mkdir()
-    for name in (".s.abcdefgh.export", ".s.0bcdefg_.export.before"):
+    for name in (".s.abcdefgh.part", ".s.0bcdefg_.part.before"):
         (tmp_path / name / "deep").mkdir(parents=True)
         (tmp_path / name / "deep" / "model.onnx").write_text("half")
-    kept = [".s.settings", ".s.t.abcdefgh.export", ".t.abcdefgh.export", ".s.abcdefgh.exported", "s.abcdefgh.export"]
+    kept = [".s.settings", ".s.t.abcdefgh.part", ".t.abcdefgh.part", ".s.abcdefgh.parted", "s.abcdefgh.part"]
     for name in kept:
         (tmp_path / name).mkdir()
     with claimed(tmp_path / "s", overwrite=False):
@@ -88,9 +88,9 @@ def test_what_killed_exports_left_is_removed_and_nothing_else(tmp_path):
 
 
 def test_an_artefact_that_was_being_replaced_when_its_export_was_killed_comes_back(tmp_path):
-    (tmp_path / ".s.abcdefgh.export.before").mkdir()
-    (tmp_path / ".s.abcdefgh.export.before" / MANIFEST).write_text("old")
-    (tmp_path / ".s.abcdefgh.export").mkdir()
+    (tmp_path / ".s.abcdefgh.part.before").mkdir()
+    (tmp_path / ".s.abcdefgh.part.before" / MANIFEST).write_text("old")
+    (tmp_path / ".s.abcdefgh.part").mkdir()
     with claimed(tmp_path / "s", overwrite=False):
         pass
     assert (tmp_path / "s" / MANIFEST).read_text() == "old"
@@ -98,10 +98,10 @@ def test_an_artefact_that_was_being_replaced_when_its_export_was_killed_comes_ba
 
 
 def test_two_long_names_do_not_share_their_leftovers(tmp_path):
-    from robustcls.deploy.folder import _prefix
+    from robustcls.core.folders import _prefix
 
     one, other = (tmp_path / f"{'n' * 60}{end}" for end in "ab")
-    left = tmp_path / f"{_prefix(other)}abcdefgh.export"
+    left = tmp_path / f"{_prefix(other)}abcdefgh.part"
     left.mkdir()
     with claimed(one, overwrite=False):
         assert left.exists()

@@ -15,7 +15,20 @@ from pathlib import Path
 
 from tests.helpers import ROOT
 
-PAGES = ["README", "train", "attack", "explain", "report", "deploy", "ci", "data", "python", "evaluation", "plugins"]
+PAGES = [
+    "README",
+    "train",
+    "attack",
+    "explain",
+    "report",
+    "deploy",
+    "monitor",
+    "ci",
+    "data",
+    "python",
+    "evaluation",
+    "plugins",
+]
 BLOCK = re.compile(r"```(console|python|toml|)\n(.*?)```", re.DOTALL)
 
 

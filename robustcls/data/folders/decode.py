@@ -124,7 +124,7 @@ def _read(path: str, form: Form, remarks: Remarks) -> NDArray[numpy.uint8]:
     """One image as uint8 C,H,W of the form. Raises what the decoder raises."""
     with open(path, "rb") as file:
         content = file.read()
-    if content[:2] == b"\xff\xd8":
+    if content[:3] == b"\xff\xd8\xff":  # as Pillow knows a JPEG
         quick = _decode_jpeg(content)
         if quick is not None and quick.shape == (form.channels, form.height, form.width):
             if b"Exif\0\0" in content[:4096] and is_turned(Image.open(io.BytesIO(content))):

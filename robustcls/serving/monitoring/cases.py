@@ -1,0 +1,264 @@
+"""Tests of the rules for promtool: for each alert services on which it fires, and services so alike that it must not.
+
+Each case is a healthy service of which some series are changed. It says which alerts fire, all of them.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from robustcls.serving.monitoring.budget import BURNS
+from robustcls.serving.monitoring.rules import LEAST_IMAGES
+from robustcls.serving.monitoring.target import REQUESTS, Target, select
+
+MINUTES, SOON, LATER = 100, 12, 55  # of a service; when what is so from the start is asked for
+ALL = MINUTES + 1  # samples
+SHORT = {"5m": 7, "30m": 35}  # minutes: a little more than the short windows that such a service has in it
+VERSION, INSTANCE = "1", "127.0.0.1:8080"
+Parts = tuple[float, int]  # a value or a growth in a minute, and for how many minutes
+
+
+@dataclass(frozen=True)
+class Case:
+    """A service, and what fires in a certain minute of it.
+
+    changed: series by name, None for one that is not there. alone: of this alert only, whatever the others do.
+    """
+
+    alert: str
+    text: str
+    changed: Mapping[str, str | None]
+    fires: frozenset[str] = frozenset()
+    minutes: int = MINUTES
+    alone: bool = False
+
+
+def rule_tests(target: Target, file: str) -> dict[str, Any]:
+    """The content of rules_test.yml, for promtool test rules."""
+    return {"rule_files": [file], "evaluation_interval": "1m", "tests": [_test(target, one) for one in cases(target)]}
+
+
+def cases(target: Target) -> list[Case]:
+    """Every case; for each alert at least one that it fires on and one that it does not."""
+    return [*_budget(target), *_service(target), *_model(target)]
+
+
+def _test(target: Target, case: Case) -> dict[str, Any]:
+    series = {**healthy(target), **case.changed}
+    asked = {"alertstate": "firing", **({"alertname": case.alert} if case.alone else {})}
+    verb = "fires" if case.alert in case.fires else "silent"
+    return {
+        "name": f"{case.alert} {verb}: {case.text}",
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items() if values is not None],
+        "promql_expr_test": [
+            {
+                "expr": f"group by (alertname) ({select('ALERTS', asked)})",
+                "eval_time": f"{case.minutes}m",
+                "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(case.fires)],
+            }
+        ],
+    }
+
+
+def level(*parts: Parts) -> str:
+    """A gauge: value and minutes, one after another."""
+    return " ".join(f"{value:.10g}+0x{minutes - 1}" for value, minutes in parts)
+
+
+def growth(*parts: Parts) -> str:
+    """A counter from 0: growth in a minute, and minutes."""
+    texts, value = [], 0.0
+    for step, minutes in parts:
+        texts.append(f"{value:.10g}+{step:.10g}x{minutes - 1}")
+        value += step * minutes
+    return " ".join(texts)
+
+
+def healthy(t: Target) -> dict[str, str]:
+    """The series of a service without a fault, each minute."""
+    rate = max(60, t.options.min_requests / 20)
+    return {
+        _of_job(t, "up"): level((1, ALL)),
+        _of_job(t, "robustcls_ready"): level((1, ALL)),
+        _answers(t, "200"): growth((rate, ALL)),
+        _fast(t): growth((rate, ALL)),
+        _refused(t): growth((0, ALL)),
+        _of(t, "robustcls_queue_requests"): level((3, ALL)),
+        _of(t, "robustcls_queue_capacity_requests"): level((128, ALL)),
+        _of(t, "robustcls_worker_restarts_total"): growth((0, ALL)),
+        _info(t, t.sha256): level((1, ALL)),
+        _of(t, "robustcls_model_evaluated"): level((1, ALL)),
+        _of(t, "robustcls_reference_logit_difference"): level((t.logit_bound / 10, ALL)),
+        _of(t, "robustcls_drift_statistic", output="a"): level((0.05, ALL)),
+        _of(t, "robustcls_drift_statistic", output="b"): level((0.04, ALL)),
+        _of(t, "robustcls_drift_threshold"): level((0.11, ALL)),
+        _windows(t, "true"): growth((0, ALL)),
+        _windows(t, "false"): growth((1, ALL)),
+        _label(t, "a"): growth((30, ALL)),
+        _label(t, "b"): growth((30, ALL)),
+        _of(t, "robustcls_confidence_ratio_sum"): growth((54, ALL)),
+        _of(t, "robustcls_confidence_ratio_count"): growth((60, ALL)),
+    }
+
+
+def _budget(t: Target) -> Iterator[Case]:
+    rate = max(60, t.options.min_requests / 20)
+    for kind, objective in (("Error", t.options.slo), ("Latency", t.options.latency_slo)):
+        names = [f"Robustcls{kind}Budget{burn.word}" for burn in BURNS]
+
+        def service(*shares: Parts, rate: float = rate, kind: str = kind) -> dict[str, str | None]:
+            """Shares of what is bad, and for how many minutes."""
+            bad = growth(*((share * rate, minutes) for share, minutes in shares))
+            good = growth(*(((1 - share) * rate, minutes) for share, minutes in shares))
+            if kind == "Error":
+                return {_answers(t, "200"): good, _fast(t): good, _answers(t, "503"): bad}
+            return {_answers(t, "200"): growth((rate, ALL)), _fast(t): good}
+
+        for place, burn in enumerate(BURNS):
+            bound, name = burn.factor * (1 - objective), names[place]
+            yield Case(name, "a tenth above its bound", service((1.1 * bound, ALL)), frozenset(names[place:]), LATER)
+            yield Case(
+                name, "a tenth below its bound", service((0.9 * bound, ALL)), frozenset(names[place + 1 :]), LATER
+            )
+            few = 0.8 * t.options.min_requests / LATER
+            yield Case(name, "everything, but of few requests", service((1, ALL), rate=few), minutes=LATER)
+            if short := SHORT.get(burn.short):
+                just, over = (
+                    ((0, ALL - short), (min(1, 1.5 * bound), short)),
+                    ((min(1, 3 * bound), ALL - short), (0, short)),
+                )
+                yield Case(name, "it has just begun", service(*just), alone=True)
+                yield Case(name, "it is over", service(*over), alone=True)
+
+
+def _service(t: Target) -> Iterator[Case]:
+    gone = dict.fromkeys(healthy(t))
+    blink = level((1, SOON), (0, 1))
+    up, ready = _of_job(t, "up"), _of_job(t, "robustcls_ready")
+    name = "RobustclsAbsent"
+    yield Case(name, "nothing answers", {**gone, up: level((0, ALL))}, frozenset([name]), SOON)
+    yield Case(name, "Prometheus was not told of it", gone, frozenset([name]), SOON)
+    yield Case(name, "one scrape failed", {up: blink}, minutes=SOON)
+    name = "RobustclsNotReady"
+    yield Case(name, "it takes no requests", {ready: level((1, 5), (0, ALL))}, frozenset([name]), SOON)
+    yield Case(name, "a worker was replaced within a minute", {ready: blink}, minutes=SOON)
+    name, queue = "RobustclsQueueNearlyFull", _of(t, "robustcls_queue_requests")
+    yield Case(name, "115 of 128", {queue: level((3, 5), (115, ALL))}, frozenset([name]), SOON)
+    yield Case(name, "90 of 128", {queue: level((3, 5), (90, ALL))}, minutes=SOON)
+    name, rate = "RobustclsRejections", max(600, t.options.min_requests / 20)
+
+    def refusing(before: float, now: float, rate: float = rate) -> dict[str, str | None]:
+        """Shares of the requests."""
+        return {
+            _refused(t): growth((before * rate, ALL - 9), (now * rate, 9)),
+            _answers(t, "400"): growth((before * rate, ALL - 9), (now * rate, 9)),
+            _answers(t, "200"): growth(((1 - before) * rate, ALL - 9), ((1 - now) * rate, 9)),
+            _fast(t): growth(((1 - before) * rate, ALL - 9), ((1 - now) * rate, 9)),
+        }
+
+    yield Case(name, "6%, after 1.5%", refusing(0.015, 0.06), frozenset([name]))
+    yield Case(name, "20%, after 10%", refusing(0.1, 0.2))
+    yield Case(name, "4%, after none", refusing(0, 0.04))
+    yield Case(name, "half of a few", refusing(0, 0.5, 6))
+    name, restarts = "RobustclsWorkerRestarts", _of(t, "robustcls_worker_restarts_total")
+    yield Case(name, "two within 10 minutes", {restarts: level((0, ALL - 10), (1, 4), (2, 6))}, frozenset([name]))
+    yield Case(name, "one", {restarts: level((0, ALL - 10), (1, 10))})
+
+
+def _model(t: Target) -> Iterator[Case]:
+    other = "0" * 64
+    name = "RobustclsModelAbsent"
+    yield Case(
+        name, "it serves another model", {one: None for one in healthy(t) if "model=" in one}, frozenset([name]), SOON
+    )
+    yield Case(name, "a scrape without it", {_info(t, t.sha256): f"{level((1, SOON - 6))} _x6"}, minutes=SOON)
+    name = "RobustclsOtherFile"
+    yield Case(
+        name, "another SHA-256", {_info(t, t.sha256): None, _info(t, other): level((1, ALL))}, frozenset([name]), SOON
+    )
+    yield Case(name, "replaced in time", {_info(t, other): level((1, 4))}, minutes=SOON)
+    name, evaluated = "RobustclsNotEvaluated", _of(t, "robustcls_model_evaluated")
+    yield Case(name, "without an evaluation", {evaluated: level((0, ALL))}, frozenset([name]), SOON)
+    yield Case(name, "evaluated a minute ago", {evaluated: level((0, SOON), (1, 1))}, minutes=SOON)
+    name, differs = "RobustclsReferenceDifference", _of(t, "robustcls_reference_logit_difference")
+    yield Case(name, "a fifth above the bound", {differs: level((1.2 * t.logit_bound, ALL))}, frozenset([name]), SOON)
+    yield Case(name, "not a number", {differs: " ".join(["NaN"] * ALL)}, frozenset([name]), SOON)
+    yield Case(name, "a fifth below the bound", {differs: level((0.8 * t.logit_bound, ALL))}, minutes=SOON)
+    yield from _drift(t)
+    yield from _outputs(t)
+
+
+def _drift(t: Target) -> Iterator[Case]:
+    name, statistic, good, bad = (
+        "RobustclsDrift", _of(t, "robustcls_drift_statistic", output="b"), _windows(t, "false"), _windows(t, "true"),
+    )  # fmt: skip
+    above = level((0.04, ALL - 7), (0.2, 7))
+    running = {statistic: above, good: growth((1, ALL - 7), (0, 7)), bad: growth((0, ALL - 7), (1, 7))}
+    yield Case(name, "seven windows within minutes", running, frozenset([name]))
+    two = {
+        statistic: level((0.04, 55), (0.2, ALL - 55)),
+        good: level((0, 30), (1, ALL - 30)),
+        bad: level((0, 55), (1, 35), (2, ALL - 90)),
+    }
+    yield Case(name, "two windows of half an hour", two, frozenset([name]))
+    yield Case(name, "one window", {**two, bad: level((0, 55), (1, ALL - 55))})
+    flip = {**running, good: growth((1, ALL - 7), (0.5, 7)), bad: growth((0, ALL - 7), (0.5, 7))}
+    yield Case(name, "every other window", flip)
+    yield Case(name, "the last window is good again", {**running, statistic: level((0.04, ALL))})
+
+
+def _outputs(t: Target) -> Iterator[Case]:
+    rest = 36  # minutes after the change: the short window, and how long it must be so
+    name, first, second = "RobustclsLabelShare", _label(t, "a"), _label(t, "b")
+
+    def shares(now: float, rate: float = 60) -> dict[str, str | None]:
+        return {
+            first: growth((rate / 2, ALL - rest), (now * rate, rest)),
+            second: growth((rate / 2, ALL - rest), ((1 - now) * rate, rest)),
+        }
+
+    few = 0.8 * LEAST_IMAGES / 30
+    yield Case(name, "from 50% to 70%", shares(0.7), frozenset([name]))
+    yield Case(name, "from 50% to 55%", shares(0.55))
+    yield Case(name, "from 50% to 70%, of few images", shares(0.7, few))
+    name, total = "RobustclsConfidence", _of(t, "robustcls_confidence_ratio_sum")
+    yield Case(name, "from 0.9 to 0.7", {total: growth((54, ALL - rest), (42, rest))}, frozenset([name]))
+    yield Case(name, "from 0.9 to 0.85", {total: growth((54, ALL - rest), (51, rest))})
+    slow = {_label(t, one): growth((few / 2, ALL)) for one in "ab"}
+    yield Case(name, "from 0.9 to 0.7, of few images", {**slow, total: growth((54, ALL - rest), (42, rest))})
+
+
+def _of_job(t: Target, metric: str, **labels: str) -> str:
+    return select(metric, {"job": t.job, "instance": INSTANCE, **labels})
+
+
+def _of(t: Target, metric: str, **labels: str) -> str:
+    return _of_job(t, metric, model=t.name, version=VERSION, **labels)
+
+
+def _info(t: Target, sha256: str) -> str:
+    return _of(t, "robustcls_model_info", sha256=sha256)
+
+
+def _answers(t: Target, status: str) -> str:
+    return _of_job(t, f"{REQUESTS}_count", http_request_method="POST", http_response_status_code=status)
+
+
+def _fast(t: Target) -> str:
+    from prometheus_client.utils import floatToGoString
+
+    bound = floatToGoString(t.latency_bound)
+    return _of_job(t, f"{REQUESTS}_bucket", http_request_method="POST", http_response_status_code="200", le=bound)
+
+
+def _refused(t: Target) -> str:
+    return _of_job(t, "robustcls_rejected_total", reason="decoding")
+
+
+def _windows(t: Target, drifted: str) -> str:
+    return _of(t, "robustcls_drift_windows_total", drifted=drifted)
+
+
+def _label(t: Target, label: str) -> str:
+    return _of(t, "robustcls_predictions_total", label=label)

@@ -1,0 +1,10 @@
+"""What the tests of monitoring share."""
+
+import pytest
+
+from tests.helpers.fake_service import write_artefact
+
+
+@pytest.fixture
+def artefact(tmp_path):
+    return write_artefact(tmp_path / "artefact")
