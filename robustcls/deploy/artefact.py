@@ -245,6 +245,8 @@ def _known(model: nn.Module, name: str, size: Any, white: float | None = None) -
     if net is not None and (before := net.manifest) is not None:  # a copy is of the same original
         known.source, known.threat, known.trained = replace(before.source), dict(before.threat), dict(before.trained)
         known.quantization, known.pruning = before.quantization, before.pruning
+        if white is None:
+            known.decoding = before.decoding
     return known
 
 

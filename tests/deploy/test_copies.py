@@ -68,6 +68,15 @@ def test_so_it_is_in_python(kind, made, tmp_path):
     assert copy.name == "again"
 
 
+def test_a_copy_that_is_checked_on_noise_still_says_how_its_images_are_decoded(made, tmp_path):
+    import copy
+
+    artefact = copy.deepcopy(made[0])
+    artefact.manifest.decoding.white = 4095.0
+    again = robustcls.export(artefact.load(), tmp_path / "copy").manifest
+    assert again.decoding == artefact.manifest.decoding
+
+
 def test_a_rounded_copy_of_an_fp32_artefact_keeps_the_original(made, tmp_path):
     plain, _ = made
     found = run_main(
