@@ -117,7 +117,7 @@ def Slice(x: Tensor, starts: Any, ends: Any, axes: Any = None, steps: Any = None
 def Gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     axis %= x.ndim
     flat = torch.where(indices < 0, indices + x.shape[axis], indices).flatten()
-    return x.index_select(axis, flat).reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return x.index_select(axis, flat).reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])
 
 
 def ScatterND(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = "none") -> Tensor:

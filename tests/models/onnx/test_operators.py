@@ -1,0 +1,34 @@
+"""Operators of the twin beside onnxruntime, in files as exporters and quantisers write them."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.helpers.onnx_files import SIZE, assert_is_the_file, export, save
+
+pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")
+node = onnx.helper.make_node
+
+
+class Body(nn.Module):
+    """A convolution, a function, and a linear layer."""
+
+    def __init__(self, function, outputs=5):
+        super().__init__()
+        self.first, self.function = nn.Conv2d(3, 8, 3, padding=1), function
+        self.last = nn.Linear(self.core(torch.rand(1, *SIZE)).shape[1], outputs)
+
+    def core(self, x):
+        return self.function(self.first(x)).flatten(1)
+
+    def forward(self, x):
+        return self.last(self.core(x))
+
+
+def test_sizes_taken_from_the_batch(tmp_path):
+    """`x.view(x.size(0), -1)`, where the exporter picks a single number of a shape."""
+    net = Body(lambda h: h.relu().view(h.size(0), -1))
+    path = export(net, tmp_path / "net.onnx")
+    assert "Gather" in {one.op_type for one in onnx.load(path).graph.node}
+    assert_is_the_file(path, source=net)
