@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.core.classifier import Classifier
-from robustcls.core.errors import InputError
+from robustcls.core.errors import InputError, one_line
 from robustcls.core.files import sha256
-from robustcls.models.onnx.graph import NoTwin, OnnxGraph
+from robustcls.models.onnx.graph import OnnxGraph
 from robustcls.models.onnx.operators.straight import straight_through
 
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
@@ -48,8 +48,8 @@ class OnnxNet(nn.Module):
         self._twin_alone = False
         try:
             self.twin = OnnxGraph(self.path)
-        except NoTwin as error:
-            self.no_gradient = str(error)
+        except Exception as error:  # of any class: the file runs without its twin
+            self._give_up(error)
 
     @property
     def differentiable(self) -> bool:
@@ -62,8 +62,14 @@ class OnnxNet(nn.Module):
         try:
             with torch.no_grad():
                 self.twin(torch.rand(self.batch_size or 2, *input_size, generator=torch.Generator().manual_seed(0)))
-        except NoTwin as error:
-            self.twin, self.no_gradient = None, str(error)
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self.twin = None
+        self.no_gradient = (
+            str(error) if isinstance(error, InputError) else f"no gradient of {self.path}: {one_line(error)}"
+        )
 
     def input_size(self, assumed: Sequence[int]) -> tuple[int, ...]:
         """(C, H, W), with the assumed size where the file leaves it open."""

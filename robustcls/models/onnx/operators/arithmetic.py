@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustcls.models.onnx.operators._values import TYPES, ints
+from robustcls.models.onnx.operators._values import converted, ints
 
 
 def Add(a: Tensor, b: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def Range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
 
 
 def Cast(x: Tensor, *, to: int, saturate: int = 1) -> Tensor:
-    return x.to(TYPES[to])
+    return converted(x, to, saturate)
 
 
 def CastLike(x: Tensor, like: Tensor, *, saturate: int = 1) -> Tensor:

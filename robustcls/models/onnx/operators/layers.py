@@ -159,5 +159,7 @@ def LRN(x: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: 
     return F.local_response_norm(x, size, alpha, beta, bias)
 
 
-def Dropout(x: Tensor, *_: Tensor, ratio: float = 0.5, seed: int = 0) -> Tensor:
-    return x
+def Dropout(x: Tensor, ratio: Any = 0.5, training: Tensor | None = None, *, seed: int = 0, outputs: int) -> Any:
+    if training is not None and training.item():
+        raise NotImplementedError("Dropout that drops")
+    return x if outputs == 1 else (x, torch.ones_like(x, dtype=torch.bool))

@@ -162,8 +162,12 @@ def Resize(
     extrapolation_value: float = 0.0,
     mode: str = "nearest",
     nearest_mode: str = "round_prefer_floor",
+    opset: int,
 ) -> Tensor:
     """Bilinear, and nearest as PyTorch exports it, of images N,C,H,W; nothing else."""
+    if opset < 11:  # two inputs
+        roi, scales = None, roi
+        coordinate_transformation_mode, nearest_mode = "asymmetric", "floor"
     if sizes is None or sizes.numel() == 0:
         assert scales is not None
         exact = [factor * size for factor, size in zip(scales.tolist(), x.shape, strict=True)]
