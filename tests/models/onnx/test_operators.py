@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from robustcls.models.onnx.net import OnnxNet
+from robustcls.models.onnx.operators.rounding import QLinearMatMul
 from tests.helpers.onnx_files import SIZE, assert_is_the_file, export, save
 
 pytest.importorskip("onnxruntime")
@@ -54,3 +55,59 @@ def test_an_attribute_that_changes_what_is_done_is_named(tmp_path):
     ]
     net = OnnxNet(save(tmp_path / "net.onnx", nodes, [("size", numpy.int64([4, 6]))]))
     assert "Resize with axes, keep_aspect_ratio_policy has no gradient here" in net.no_gradient
+
+
+@pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("opset", [11, 13])
+@pytest.mark.parametrize("axis", [1, 2, -1, -2, -3])
+def test_softmax_over_an_axis_counted_from_the_end(operator, opset, axis, tmp_path):
+    nodes = [node(operator, ["x"], ["s"], axis=axis), node("Flatten", ["s"], ["y"])]
+    assert_is_the_file(save(tmp_path / "net.onnx", nodes, opset=opset))
+
+
+@pytest.mark.parametrize("ceil_mode", [0, 1])
+@pytest.mark.parametrize("pads", [[1] * 4, [0, 0, 1, 1], [1, 1, 0, 0], [2] * 4, [0, 0, 2, 2]], ids=str)
+@pytest.mark.parametrize("options", [{}, {"count_include_pad": 0}, {"count_include_pad": 1}], ids=str)
+def test_pooling_whose_windows_reach_beyond_the_image(options, pads, ceil_mode, tmp_path):
+    """A window that would begin in the padding is none; what ceil_mode adds counts for no average."""
+    operator = "AveragePool" if options else "MaxPool"
+    for stride, size in ((2, 8), (2, 9), (3, 8), (3, 9), (3, 10)):
+        pool = node(
+            operator, ["x"], ["p"], kernel_shape=[3, 3], strides=[stride] * 2, pads=pads, ceil_mode=ceil_mode, **options
+        )
+        shape = (3, size, size)
+        path = save(tmp_path / "net.onnx", [pool, node("Flatten", ["p"], ["y"])], x=("n", *shape), opset=13)
+        assert_is_the_file(path, shape)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.25])
+def test_the_factor_of_a_quantised_product_counts_for_its_bias(alpha, tmp_path):
+    weight = (numpy.arange(192 * 5).reshape(192, 5) % 16 - 8).astype(numpy.int8)
+    constants = [
+        ("s", numpy.float32(0.01)), ("z", numpy.uint8(0)), ("w", weight), ("ws", numpy.float32(0.02)),
+        ("wz", numpy.int8(0)), ("c", numpy.arange(5, dtype=numpy.int32) * 1000),
+    ]  # fmt: skip
+    nodes = [
+        node("Flatten", ["x"], ["f"]), node("QuantizeLinear", ["f", "s", "z"], ["q"]),
+        node("QGemm", ["q", "s", "z", "w", "ws", "wz", "c"], ["y"], domain="com.microsoft", alpha=alpha),
+    ]  # fmt: skip
+    assert_is_the_file(save(tmp_path / "net.onnx", nodes, constants, opset=17, ir=8))
+
+
+def test_ranges_of_a_batch_of_zeros(tmp_path):
+    nodes = [
+        node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        node("Flatten", ["d"], ["y"]),
+    ]  # fmt: skip
+    assert_is_the_file(save(tmp_path / "net.onnx", nodes), images=torch.zeros(2, *SIZE))
+
+
+def test_a_scale_for_each_row_of_a_quantised_product():
+    rows, columns = torch.tensor([0.1, 0.2]), torch.tensor([1.0, 2.0, 3.0])
+    a, b = torch.randint(0, 9, (2, 4)), torch.randint(0, 9, (4, 3))
+    zero, one = torch.tensor(0, dtype=torch.uint8), torch.tensor(1.0)
+    found = QLinearMatMul(
+        a, rows, torch.zeros(2, dtype=torch.uint8), b, columns, torch.zeros(3, dtype=torch.uint8), one, zero
+    )
+    expected = ((a * rows[:, None]) @ (b * columns)).round().clamp(0, 255)
+    torch.testing.assert_close(found, expected)

@@ -20,12 +20,13 @@ def QGemm(
     y_scale: Tensor | None = None,
     y_zero: Tensor | None = None,
     *,
+    alpha: float = 1.0,
     transB: int = 0,
     **attributes: Any,
 ) -> Tensor:
     weight = DequantizeLinear(b, b_scale, b_zero, axis=0 if transB else 1)
-    bias = None if c is None else c.to(a_scale.dtype) * a_scale * b_scale
-    y = Gemm(DequantizeLinear(a, a_scale, a_zero), weight, bias, transB=transB, **attributes)
+    bias = None if c is None else c.to(a_scale.dtype) * alpha * a_scale * b_scale
+    y = Gemm(DequantizeLinear(a, a_scale, a_zero), weight, bias, alpha=alpha, transB=transB, **attributes)
     return y if y_scale is None else QuantizeLinear(y, y_scale, y_zero)
 
 

@@ -89,13 +89,13 @@ def QLinearMatMul(
     y_scale: Tensor,
     y_zero: Tensor,
 ) -> Tensor:
-    product = DequantizeLinear(a, a_scale, a_zero, axis=-1) @ DequantizeLinear(b, b_scale, b_zero, axis=-1)
+    product = DequantizeLinear(a, a_scale, a_zero, axis=-2) @ DequantizeLinear(b, b_scale, b_zero, axis=-1)
     return QuantizeLinear(product, y_scale, y_zero, axis=-1)
 
 
 def DynamicQuantizeLinear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     lowest, highest = x.detach().amin().clamp_max(0), x.detach().amax().clamp_min(0)
-    scale = (highest - lowest) / 255
+    scale = torch.where(highest == lowest, 1.0, (highest - lowest) / 255)  # of nothing but zeros there is no range
     zero = (-lowest / scale).round().clamp(0, 255)
     return straight_through(x / scale, ((x / scale).round() + zero).clamp(0, 255)), scale, zero
 
