@@ -30,8 +30,10 @@ def load_artefact(folder: str | Path, manifest: Manifest) -> Classifier:
     if sha256(file) != manifest.file.sha256:
         raise InputError(f"{file} is not the file that {MANIFEST} describes: export the model again")
     kind = "int8" if manifest.quantization else "fp32"
+    net = OnnxNet(file)
+    net.try_twin(manifest.input_size)
     model = Classifier(
-        OnnxNet(file),
+        net,
         classes=manifest.classes,
         input_size=manifest.input_size,
         arch=f"onnx {kind}({manifest.source.arch})",

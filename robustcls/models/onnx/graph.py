@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from robustcls.core.errors import one_line
+from robustcls.models.onnx.operators import ROUNDING
 from robustcls.models.onnx.reading import (
     NoTwin,
     constants_of,
@@ -69,6 +70,7 @@ class OnnxGraph(nn.Module):
         self._input = next(one.name for one in graph.input if one.name not in constants)
         self._output = graph.output[0].name
         nodes = in_order(graph, {*constants, self._input})
+        self.rounds = any(node.op_type in ROUNDING for node in nodes)
         unknown = sorted({title_of(node) for node in nodes if function_of(node) is None})
         if unknown:
             raise NoTwin(f"{path} has operators without a gradient here: {', '.join(unknown)}")

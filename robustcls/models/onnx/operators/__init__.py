@@ -25,3 +25,6 @@ def _of(*modules: ModuleType) -> dict[str, Callable[..., Any]]:
 
 STANDARD = _of(activations, arithmetic, layers, rounding, shapes)
 OPERATORS = {"": STANDARD, "ai.onnx": STANDARD, "com.microsoft": _of(microsoft)}  # by domain, then name
+
+# What rounds, or holds what was rounded: onnxruntime may round more than the file says.
+ROUNDING = {*_of(rounding), *_of(microsoft), "Cast", "CastLike"}
