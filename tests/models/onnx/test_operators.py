@@ -111,3 +111,27 @@ def test_a_scale_for_each_row_of_a_quantised_product():
     )
     expected = ((a * rows[:, None]) @ (b * columns)).round().clamp(0, 255)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("to", ["UINT8", "INT8", "INT32", "INT64", "UINT16"])
+def test_a_cast_to_whole_numbers_is_rounding_whose_gradient_passes(to, tmp_path):
+    nodes = [
+        node("Mul", ["x", "k"], ["a"]), node("Cast", ["a"], ["i"], to=getattr(onnx.TensorProto, to)),
+        node("Cast", ["i"], ["b"], to=onnx.TensorProto.FLOAT), node("Mul", ["b", "back"], ["c"]), node("Flatten", ["c"], ["y"]),
+    ]  # fmt: skip
+    constants = [("k", numpy.float32(100)), ("back", numpy.float32(0.01))]
+    net = assert_is_the_file(save(tmp_path / "net.onnx", nodes, constants))
+    x = torch.rand(2, *SIZE, requires_grad=True)
+    torch.testing.assert_close(torch.autograd.grad(net(x).sum(), x)[0], torch.ones_like(x))
+
+
+def test_indices_made_of_the_images_stay_whole_numbers(tmp_path):
+    """A table, here of squares, that the rounded pixels look up; the other half of the sum has the gradient."""
+    nodes = [
+        node("Flatten", ["x"], ["f"]), node("Mul", ["f", "k"], ["a"]), node("Cast", ["a"], ["i"], to=onnx.TensorProto.INT64),
+        node("Gather", ["table", "i"], ["t"]), node("Add", ["t", "f"], ["y"]),
+    ]  # fmt: skip
+    constants = [("k", numpy.float32(9)), ("table", numpy.arange(10, dtype=numpy.float32) ** 2)]
+    net = assert_is_the_file(save(tmp_path / "net.onnx", nodes, constants))
+    x = torch.rand(2, *SIZE, requires_grad=True)
+    torch.testing.assert_close(torch.autograd.grad(net(x).sum(), x)[0], torch.ones_like(x))

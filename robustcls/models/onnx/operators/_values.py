@@ -27,9 +27,15 @@ def limits(number: int) -> tuple[int, int]:
 
 
 def converted(x: Tensor, number: int, saturate: int = 1) -> Tensor:
-    """x in a type of the standard, which a number names."""
+    """x in a type of the standard, which a number names; rounding passes the gradient straight through.
+
+    So whole numbers made of what has a gradient stay in floating point, as those of QuantizeLinear do; others, such as the
+    shapes and indices that a file computes, are whole numbers of PyTorch.
+    """
     if number not in ROUNDED:
-        return x.to(_known(TYPES, number))
+        values = x.to(_known(TYPES, number))
+        rounds = x.requires_grad and not values.is_floating_point() and values.dtype != torch.bool
+        return straight_through(x, values.to(x.dtype)) if rounds else values
     dtype = ROUNDED[number]
     if saturate and dtype.itemsize == 1:
         x = x.clamp(torch.finfo(dtype).min, torch.finfo(dtype).max)

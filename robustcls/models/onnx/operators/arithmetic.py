@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustcls.models.onnx.operators._values import converted, ints
+from robustcls.models.onnx.operators._values import TYPES, converted, ints
 
 
 def Add(a: Tensor, b: Tensor) -> Tensor:
@@ -124,11 +124,12 @@ def Range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
 
 
 def Cast(x: Tensor, *, to: int, saturate: int = 1) -> Tensor:
+    """Values that a gradient passes through stay in floating point: `converted`."""
     return converted(x, to, saturate)
 
 
 def CastLike(x: Tensor, like: Tensor, *, saturate: int = 1) -> Tensor:
-    return x.to(like.dtype)
+    return converted(x, next(number for number, dtype in TYPES.items() if dtype == like.dtype), saturate)
 
 
 def Size(x: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def Slice(x: Tensor, starts: Any, ends: Any, axes: Any = None, steps: Any = None
 
 
 def Gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
-    axis %= x.ndim
+    axis, indices = axis % x.ndim, indices.long()
     flat = torch.where(indices < 0, indices + x.shape[axis], indices).flatten()
     return x.index_select(axis, flat).reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])
 
