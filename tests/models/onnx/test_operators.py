@@ -135,3 +135,81 @@ def test_indices_made_of_the_images_stay_whole_numbers(tmp_path):
     net = assert_is_the_file(save(tmp_path / "net.onnx", nodes, constants))
     x = torch.rand(2, *SIZE, requires_grad=True)
     torch.testing.assert_close(torch.autograd.grad(net(x).sum(), x)[0], torch.ones_like(x))
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, h):
+        tokens = h.flatten(2).transpose(1, 2)
+        return self.inner(tokens, tokens, tokens, need_weights=False)[0]
+
+
+FUNCTIONS = {
+    "attention": Attention(),
+    "ConvTranspose": nn.ConvTranspose2d(8, 4, 3, 2, padding=1, output_padding=1),
+    "TopK": lambda h: h.flatten(2).topk(4, -1).values,
+    "CumSum": lambda h: h.cumsum(1),
+    "ReduceLogSum": lambda h: h.square().sum(1).log(),
+    "Upsample": nn.Upsample(scale_factor=2),
+    "GatherND": lambda h: h[:, [0, 3], [1, 2]],
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_modules_as_the_older_exporter_writes_them(name, tmp_path):
+    net = Body(FUNCTIONS[name])
+    assert_is_the_file(export(net, tmp_path / "net.onnx", opset=9 if name == "Upsample" else 17), source=net)
+
+
+QUANTISED = [("s", numpy.float32(0.01)), ("z", numpy.uint8(40)), ("t", numpy.float32(0.02)), ("u", numpy.uint8(9))]
+ON_QUANTISED = {
+    "QLinearAveragePool": {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]},
+    "QLinearLeakyRelu": {"alpha": 0.2},
+}
+
+
+@pytest.mark.parametrize("operator", ON_QUANTISED)
+def test_operators_between_whole_numbers(operator, tmp_path):
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"], domain="com.microsoft"),
+        node(operator, ["q", "s", "z", "t", "u"], ["p"], domain="com.microsoft", **ON_QUANTISED[operator]),
+        node("DequantizeLinear", ["p", "t", "u"], ["d"], domain="com.microsoft"), node("Flatten", ["d"], ["y"]),
+    ]  # fmt: skip
+    path = save(tmp_path / "net.onnx", nodes, QUANTISED, opset=17, ir=8)
+    assert_is_the_file(path, images=torch.rand(4, *SIZE) * 3 - 0.5, near=0.015)  # one step, where a tie falls
+
+
+@pytest.mark.parametrize(("activation", "numbers"), [("Relu", None), ("LeakyRelu", [0.2]), ("Clip", [-0.1, 0.3])])
+def test_a_convolution_fused_with_its_activation(activation, numbers, tmp_path):
+    more = {"activation_params": numbers} if numbers else {}
+    nodes = [
+        node("FusedConv", ["x", "w"], ["c"], domain="com.microsoft", activation=activation, **more),
+        node("Flatten", ["c"], ["y"]),
+    ]
+    weight = numpy.sin(numpy.arange(4 * 27, dtype=numpy.float32)).reshape(4, 3, 3, 3)
+    assert_is_the_file(save(tmp_path / "net.onnx", nodes, [("w", weight)], opset=17, ir=8))
+
+
+@pytest.mark.parametrize("operator", ["Gelu", "QuickGelu"])
+def test_activations_of_another_domain(operator, tmp_path):
+    nodes = [node(operator, ["x"], ["g"], domain="com.microsoft"), node("Flatten", ["g"], ["y"])]
+    assert_is_the_file(save(tmp_path / "net.onnx", nodes))
+
+
+@pytest.mark.parametrize(
+    ("scales", "options", "words"),
+    [
+        ([1, 1, 0.5, 0.5], {"antialias": 1}, "Resize with antialias"),
+        ([1, 1, 1.3, 1.3], {}, "Resize with a size that is no whole number"),
+        ([1, 1, 2, 2], {"coordinate_transformation_mode": "asymmetric"}, "Resize linear with coordinates asymmetric"),
+        ([1, 2, 1, 1], {}, "other dimensions than height and width"),
+    ],
+)
+def test_the_true_reason_of_a_resize_that_is_refused(scales, options, words, tmp_path):
+    nodes = [node("Resize", ["x", "", "s"], ["r"], mode="linear", **options), node("Flatten", ["r"], ["y"])]
+    net = OnnxNet(save(tmp_path / "net.onnx", nodes, [("s", numpy.float32(scales))]))
+    net.try_twin(SIZE)
+    assert words in net.no_gradient

@@ -17,6 +17,10 @@ def LeakyRelu(x: Tensor, *, alpha: float = 0.01) -> Tensor:
     return F.leaky_relu(x, alpha)
 
 
+def ThresholdedRelu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    return F.threshold(x, alpha, 0.0)
+
+
 def PRelu(x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x < 0, slope * x, x)
 

@@ -24,6 +24,10 @@ def Div(a: Tensor, b: Tensor) -> Tensor:
     return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
 
 
+def Mod(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
+    return torch.fmod(a, b) if fmod else torch.remainder(a, b)
+
+
 def Pow(a: Tensor, b: Tensor) -> Tensor:
     return a.pow(b)
 

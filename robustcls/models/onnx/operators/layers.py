@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _CONV: tuple[Any, ...] = (F.conv1d, F.conv2d, F.conv3d)  # by the number of dimensions
+_TRANSPOSED: tuple[Any, ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 _MAX: tuple[Any, ...] = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
 _AVERAGE: tuple[Any, ...] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 
@@ -30,6 +31,28 @@ def Conv(
     before, after, _ = _sides(x, w.shape[2:], strides, dilations, auto_pad, pads)
     x, padding = (x, before) if before == after else (_padded(x, before, after, 0.0), 0)
     return _CONV[n - 1](x, w, b, strides, padding, dilations, group)
+
+
+def ConvTranspose(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    output_padding: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Tensor:
+    n = w.ndim - 2
+    sides = list(pads or [0] * 2 * n)
+    if auto_pad not in ("NOTSET", "VALID") or sides[:n] != sides[n:]:
+        raise NotImplementedError("ConvTranspose with pads that differ between the sides, or auto_pad")
+    return _TRANSPOSED[n - 1](
+        x, w, b, strides or [1] * n, sides[:n], output_padding or [0] * n, group, dilations or [1] * n
+    )
 
 
 def MaxPool(

@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustcls.models.onnx.operators.activations import LeakyRelu
 from robustcls.models.onnx.operators.arithmetic import Gemm
+from robustcls.models.onnx.operators.layers import AveragePool
 from robustcls.models.onnx.operators.rounding import DequantizeLinear, QuantizeLinear
 
 
@@ -44,6 +46,18 @@ def QLinearMul(
 
 def QLinearSigmoid(x: Tensor, x_scale: Tensor, x_zero: Tensor, *y: Tensor) -> Tensor:
     return QuantizeLinear(DequantizeLinear(x, x_scale, x_zero).sigmoid(), *y)
+
+
+def QLinearLeakyRelu(x: Tensor, x_scale: Tensor, x_zero: Tensor, *y: Tensor, alpha: float = 0.01) -> Tensor:
+    return QuantizeLinear(LeakyRelu(DequantizeLinear(x, x_scale, x_zero), alpha=alpha), *y)
+
+
+def QLinearAveragePool(
+    x: Tensor, x_scale: Tensor, x_zero: Tensor, *y: Tensor, channels_last: int = 0, **attributes: Any
+) -> Tensor:
+    if channels_last:
+        raise NotImplementedError("QLinearAveragePool with channels_last")
+    return QuantizeLinear(AveragePool(DequantizeLinear(x, x_scale, x_zero), **attributes), *y)
 
 
 def QLinearGlobalAveragePool(x: Tensor, x_scale: Tensor, x_zero: Tensor, *y: Tensor, channels_last: int = 0) -> Tensor:
