@@ -141,7 +141,8 @@ class OnnxNet(nn.Module):
         pixels = x.detach().to("cpu", torch.float32).contiguous()
         session = self._session(x.device.type)
         logits = session.run([self._output.name], {self._input.name: pixels.numpy()})[0]
-        return torch.from_numpy(logits).to(x.device)
+        wide = torch.from_numpy(logits)
+        return (wide.float() if wide.dtype == torch.float16 else wide).to(x.device)  # a half's gradient would underflow
 
     def _session(self, device: str) -> Any:
         if device not in self._sessions:

@@ -22,7 +22,7 @@ helper = onnx.helper
 save = partial(onnx_files.save, x=("n", 1, 2, 2), y=("n", 4))
 
 # Without an example of the standard that PyTorch's types can hold; tested below or by exported networks.
-WITHOUT_EXAMPLE = {"ConvInteger", "DynamicQuantizeLinear", "LayerNormalization", "QLinearConv"}
+WITHOUT_EXAMPLE = {"ConvInteger", "CumSum", "DynamicQuantizeLinear", "LayerNormalization", "QLinearConv", "TopK"}
 FLOATS_OF_TORCH = (numpy.float32, numpy.float64, numpy.int64, numpy.int32, numpy.int8, numpy.uint8, numpy.bool_)
 
 

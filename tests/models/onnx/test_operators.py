@@ -213,3 +213,9 @@ def test_the_true_reason_of_a_resize_that_is_refused(scales, options, words, tmp
     net = OnnxNet(save(tmp_path / "net.onnx", nodes, [("s", numpy.float32(scales))]))
     net.try_twin(SIZE)
     assert words in net.no_gradient
+
+
+@pytest.mark.parametrize("options", [{}, {"exclusive": 1}, {"reverse": 1}, {"exclusive": 1, "reverse": 1}], ids=str)
+def test_running_sums(options, tmp_path):
+    nodes = [node("CumSum", ["x", "axis"], ["s"], **options), node("Flatten", ["s"], ["y"])]
+    assert_is_the_file(save(tmp_path / "net.onnx", nodes, [("axis", numpy.int64(2))]))

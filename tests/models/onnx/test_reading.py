@@ -7,7 +7,7 @@ from torch import nn
 
 from robustcls.models.onnx.net import OnnxNet
 from robustcls.models.onnx.operators import STANDARD
-from tests.helpers.onnx_files import SIZE, assert_is_the_file, export, save
+from tests.helpers.onnx_files import SIZE, assert_is_the_file, export, save, twin_of
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
@@ -37,6 +37,22 @@ def test_half_precision(tmp_path):
     onnx.save(half, tmp_path / "half.onnx")
     net = assert_is_the_file(tmp_path / "half.onnx", near=0.01)
     assert all(one.dtype == torch.float32 for one in net.twin.buffers() if one.is_floating_point())
+
+
+@pytest.mark.parametrize("output", ["in single precision", "in half"])
+def test_gradients_of_a_confident_file_in_half_precision_do_not_underflow(output, tmp_path):
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    net = Net().eval()
+    half = convert_float_to_float16(onnx.load(export(net, tmp_path / "net.onnx")), keep_io_types=["x"])
+    if output == "in single precision":
+        half = convert_float_to_float16(onnx.load(tmp_path / "net.onnx"), keep_io_types=True)
+    onnx.save(half, tmp_path / "half.onnx")
+    x = torch.rand(4, *SIZE, requires_grad=True)
+    found, expected = (
+        torch.autograd.grad(1e-9 * f(x)[:, 0].sum(), x)[0] for f in (twin_of(tmp_path / "half.onnx"), net)
+    )
+    assert (found - expected).abs().max() < 0.02 * expected.abs().max()
 
 
 def test_nodes_in_any_order_and_those_that_nothing_needs(tmp_path):

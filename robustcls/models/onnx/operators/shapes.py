@@ -131,7 +131,8 @@ def GatherND(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
 
 
 def TopK(x: Tensor, k: Any, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:
-    return tuple(x.topk(ints(k)[0] if isinstance(k, Tensor) else k, axis, bool(largest), bool(sorted)))
+    values, places = x.topk(ints(k)[0] if isinstance(k, Tensor) else k, axis, bool(largest), bool(sorted))
+    return values, places
 
 
 def CumSum(x: Tensor, axis: Tensor, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
