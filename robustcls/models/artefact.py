@@ -34,6 +34,7 @@ def load_artefact(folder: str | Path, manifest: Manifest) -> Classifier:
     """The classifier of an artefact. Raises InputError where the file is not the manifest's, or runs otherwise here."""
     net = OnnxNet(check_file(folder, manifest))
     net.manifest = manifest
+    net.try_twin(manifest.input_size)
     model = Classifier(
         net,
         classes=manifest.classes,

@@ -1,20 +1,24 @@
 """The network of an ONNX file as a differentiable PyTorch module: the file's twin, which gives it gradients."""
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from robustcls.core.errors import InputError, one_line
-from robustcls.models.onnx.operators import OPERATORS
-
-_DOMAINS = ("", "ai.onnx")
-
-
-class NoTwin(InputError):
-    """Why a file has no twin, such as an operator that `operators/` lacks."""
+from robustcls.core.errors import one_line
+from robustcls.models.onnx.operators import ROUNDING
+from robustcls.models.onnx.reading import (
+    NoTwin,
+    constants_of,
+    function_of,
+    in_order,
+    opset_of,
+    prepared,
+    read,
+    title_of,
+    types_of,
+)
+from robustcls.runtime.memory import is_out_of_memory
 
 
 class Node(nn.Module):
@@ -30,8 +34,17 @@ class Node(nn.Module):
     def forward(self, *values: Tensor | None) -> Any:
         try:
             return self.run(*values, **self.attributes)
-        except (NotImplementedError, TypeError, RuntimeError, IndexError) as error:
+        except Exception as error:  # of any class: whatever a function does not expect
+            if is_out_of_memory(error):
+                raise
             raise NoTwin(f"{self.title} has no gradient here as this file uses it: {one_line(error)}") from error
+
+    def named(self, result: Any) -> Iterable[tuple[str, Any]]:
+        """What `forward` gave, by the names of the outputs. Raises NoTwin where it gave fewer than are used."""
+        given = result if isinstance(result, tuple) else (result,)
+        if len(given) < len(self.outputs):
+            raise NoTwin(f"{self.title} has no gradient here with {len(self.outputs)} outputs")
+        return zip(self.outputs, given, strict=False)
 
 
 class Convolution(Node):
@@ -50,37 +63,38 @@ class OnnxGraph(nn.Module):
     def __init__(self, path: str) -> None:
         """Raises NoTwin, which names the operators; InputError for a file that cannot be read."""
         super().__init__()
-        model = _read(path)
-        graph = model.graph
-        opset = next((one.version for one in model.opset_import if one.domain in _DOMAINS), 1)
-        unknown = sorted({_title(node) for node in graph.node if _function(node) is None})
-        if unknown:
-            raise NoTwin(f"{path} has operators without a gradient here: {', '.join(unknown)}")
-        import onnx
-
-        constants = {one.name: _tensor(onnx.numpy_helper.to_array(one)) for one in graph.initializer}
+        model = read(path)
+        graph, opset, types = model.graph, opset_of(model), types_of(model.graph)
+        constants = constants_of(graph)
         self._input = next(one.name for one in graph.input if one.name not in constants)
         self._output = graph.output[0].name
-        nodes = []
-        for node in graph.node:
-            run, attributes = _prepared(node, opset)
-            if all(name in constants or not name for name in node.input):
-                values = Node(run, [], [], attributes, _title(node))(*_arguments(node.input, constants))
-                constants.update(zip(node.output, values if isinstance(values, tuple) else (values,), strict=False))
-            else:
-                kind = Convolution if node.op_type == "Conv" else Node
-                nodes.append((node.name, kind(run, list(node.input), list(node.output), attributes, _title(node))))
+        nodes = in_order(graph, {*constants, self._input})
+        self.rounds = any(node.op_type in ROUNDING for node in nodes)
+        unknown = sorted({title_of(node) for node in nodes if function_of(node) is None})
+        if unknown:
+            raise NoTwin(f"{path} has operators without a gradient here: {', '.join(unknown)}")
+        taken = {name for node in nodes for name in node.input} | {self._output}
         self.nodes = nn.ModuleDict()
-        for number, (name, node) in enumerate(nodes):
-            plain = name.replace(".", "_").replace("/", "_").strip("_")
-            self.nodes[plain if plain and not hasattr(self.nodes, plain) else f"{node.title}_{number}"] = node
-        self._order = [node for _, node in nodes]
-        used = {name for _, node in nodes for name in node.inputs} | {self._output}
+        for number, node in enumerate(nodes):
+            run, attributes = prepared(node, opset, types)
+            title, outputs = title_of(node), list(node.output)
+            while outputs and outputs[-1] not in taken:
+                outputs.pop()
+            kind = Convolution if node.op_type == "Conv" else Node
+            made = kind(run, list(node.input), outputs, attributes, title)
+            if all(name in constants or not name for name in node.input):
+                constants.update(made.named(made(*_arguments(node.input, constants))))
+            else:
+                plain = _identifier(node.name)
+                free = plain and not hasattr(self.nodes, plain)
+                self.nodes[plain if free else f"{_identifier(title)}_{number}"] = made
+        self._order: list[Any] = list(self.nodes.values())
+        used = {name for node in self._order for name in node.inputs} | {self._output}
         self._places = {}  # buffers, so that they move with the module: their own names may hold dots
         for number, name in enumerate(name for name in constants if name in used):
             self._places[name] = f"constant_{number}"
             self.register_buffer(f"constant_{number}", constants[name])
-        last = {name: node for _, node in nodes for name in node.inputs}
+        last = {name: node for node in self._order for name in node.inputs}
         for name, node in last.items():
             if name and name not in self._places and name != self._output:
                 node.done_with.append(name)
@@ -88,66 +102,16 @@ class OnnxGraph(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         values: dict[str, Any] = {name: getattr(self, place) for name, place in self._places.items()} | {self._input: x}
         for node in self._order:
-            result = node(*_arguments(node.inputs, values))
-            values.update(zip(node.outputs, result if isinstance(result, tuple) else (result,), strict=False))
+            values.update(node.named(node(*_arguments(node.inputs, values))))
             for name in node.done_with:
                 values.pop(name, None)
         return values[self._output]
 
 
-def _arguments(names: Any, values: dict[str, Tensor]) -> list[Tensor | None]:
+def _arguments(names: Iterable[str], values: dict[str, Tensor]) -> list[Tensor | None]:
     return [values[name] if name else None for name in names]
 
 
-def _read(path: str) -> Any:
-    try:
-        import onnx
-        import onnx.inliner
-    except ImportError:
-        raise NoTwin(f"gradients of {path} need onnx: pip install 'robustcls[onnx]'") from None
-    try:
-        model = onnx.load(path)
-    except Exception as error:  # protobuf's and onnx's own have no class in common
-        raise InputError(f"cannot read {path}: {one_line(error):.160}: export it again") from None
-    return onnx.inliner.inline_local_functions(model) if model.functions else model
-
-
-def _title(node: Any) -> str:
-    return node.op_type if node.domain in _DOMAINS else f"{node.domain}.{node.op_type}"
-
-
-def _function(node: Any) -> Callable[..., Any] | None:
-    return OPERATORS.get(node.domain, {}).get(node.op_type)
-
-
-def _prepared(node: Any, opset: int) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The function of a node and its attributes as keywords."""
-    import onnx
-
-    run = _function(node)
-    assert run is not None
-    attributes: dict[str, Any] = {}
-    for one in node.attribute:
-        value = onnx.helper.get_attribute_value(one)
-        if isinstance(value, bytes):
-            value = value.decode()
-        elif isinstance(value, onnx.TensorProto):
-            value = _tensor(onnx.numpy_helper.to_array(value))
-        attributes[one.name] = value
-    if node.op_type == "Constant":  # value, value_float, value_ints ...
-        return run, {"value": next(iter(attributes.values()))}
-    expected = inspect.signature(run).parameters
-    if "opset" in expected:
-        attributes["opset"] = opset
-    if "outputs" in expected:
-        attributes["outputs"] = len(node.output)
-    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in expected.values())
-    odd = sorted(attributes.keys() - expected.keys())
-    if odd and not takes_all:
-        raise NoTwin(f"{_title(node)} with {', '.join(odd)} has no gradient here")
-    return run, attributes
-
-
-def _tensor(array: Any) -> Tensor:
-    """A copy, for what a file's bytes hold cannot be written on."""
-    return torch.from_numpy(array.copy())
+def _identifier(name: str) -> str:
+    """A name as a module may have."""
+    return name.replace(".", "_").replace("/", "_").strip("_")

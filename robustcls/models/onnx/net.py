@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.core.classifier import Classifier
-from robustcls.core.errors import InputError
+from robustcls.core.errors import InputError, one_line
 from robustcls.core.files import sha256
 from robustcls.models.onnx.facts import OnnxFacts
-from robustcls.models.onnx.graph import NoTwin, OnnxGraph
+from robustcls.models.onnx.graph import OnnxGraph
 from robustcls.models.onnx.operators.straight import straight_through
+from robustcls.models.onnx.reading import NoTwin
 from robustcls.results.artefact import Manifest
 from robustcls.runtime.session import CPU, open_session
 
+_FAR, _FAR_ROUNDED, _NEAR = 0.02, 0.5, 1e-5  # of the largest logit, of that of a file that rounds, and of any
 _PROVIDERS = {"cuda": "CUDAExecutionProvider"}
 
 
@@ -52,22 +54,55 @@ class OnnxNet(nn.Module):
         self.manifest: Manifest | None = None  # of the artefact that the file lies in, where it was loaded as one
         try:
             self.twin = OnnxGraph(self.path)
-        except NoTwin as error:
-            self.no_gradient = str(error)
+        except Exception as error:  # of any class: the file runs without its twin
+            self._give_up(error)
 
     @property
     def differentiable(self) -> bool:
         return self.twin is not None
 
     def try_twin(self, input_size: Sequence[int]) -> None:
-        """Gives the twin up where it cannot run images C,H,W. What it gives, a check of the evaluation compares."""
+        """Gives the twin up where it is not the file's: on two images of noise, C,H,W, it must give logits of the file's
+        shape, finite where the file's are, and near them.
+
+        They may differ by 0.02 of the largest logit; of a file that rounds by 0.5 of it, since whatever falls the other
+        way early is rounded again later: this finds another function, not another rounding. How many labels are the same,
+        the evaluation's check `twin` says.
+        """
         if self.twin is None:
             return
+        x = torch.rand(
+            self.batch_size or 2, *input_size, generator=torch.Generator().manual_seed(0), requires_grad=True
+        )
         try:
-            with torch.no_grad():
-                self.twin(torch.rand(self.batch_size or 2, *input_size, generator=torch.Generator().manual_seed(0)))
-        except NoTwin as error:
-            self.twin, self.no_gradient = None, str(error)
+            theirs = self._run(x)
+            with torch.enable_grad():
+                mine = self.twin(x)
+                if mine.requires_grad:
+                    torch.autograd.grad(mine.sum(), x)
+            self._compare(mine, theirs)
+        except Exception as error:
+            self._give_up(error)
+
+    def _compare(self, mine: Tensor, theirs: Tensor) -> None:
+        """Raises NoTwin where the twin's logits are far from the file's."""
+        assert self.twin is not None
+        said = f"the graph of {self.path} in PyTorch, which gives its gradients, "
+        if mine.shape != theirs.shape:
+            raise NoTwin(f"{said}has outputs of shape {tuple(mine.shape)}, the file {tuple(theirs.shape)}")
+        finite = theirs.isfinite()
+        if not mine.isfinite()[finite].all():
+            raise NoTwin(f"{said}has outputs that are no finite numbers, as the file's are")
+        largest = theirs[finite].abs().max().item() if finite.any() else 0.0
+        off = (mine - theirs)[finite].abs().max().item() if finite.any() else 0.0
+        if off > (_FAR_ROUNDED if self.twin.rounds else _FAR) * largest + _NEAR:
+            raise NoTwin(f"{said}has other outputs: they differ by {off:.2g}, where the largest is {largest:.2g}")
+
+    def _give_up(self, error: Exception) -> None:
+        self.twin = None
+        self.no_gradient = (
+            str(error) if isinstance(error, InputError) else f"no gradient of {self.path}: {one_line(error)}"
+        )
 
     def input_size(self, assumed: Sequence[int]) -> tuple[int, ...]:
         """(C, H, W), with the assumed size where the file leaves it open."""
@@ -113,7 +148,8 @@ class OnnxNet(nn.Module):
         pixels = x.detach().to("cpu", torch.float32).contiguous()
         session = self._session(x.device.type)
         logits = session.run([self._output.name], {self._input.name: pixels.numpy()})[0]
-        return torch.from_numpy(logits).to(x.device)
+        wide = torch.from_numpy(logits)
+        return (wide.float() if wide.dtype == torch.float16 else wide).to(x.device)  # a half's gradient would underflow
 
     def _session(self, device: str) -> Any:
         if device not in self._sessions:
@@ -148,13 +184,28 @@ def load_onnx(
 
 
 def hash_onnx(path: str | Path) -> str:
-    """SHA-256 of the file, together with the weights that large models keep beside it."""
+    """SHA-256 of the file, together with the weights that large models keep beside it: in `PATH.data`, and under any other
+    name where onnx is installed to read it."""
     if not Path(path).is_file():
         raise InputError(f"no file {path}: give an ONNX model, a checkpoint, or a state dict with `arch`")
-    beside = Path(f"{path}.data")
-    if not beside.exists():
+    usual = Path(f"{path}.data")
+    others = sorted({Path(path).parent / name for name in _locations(path)} - {usual})
+    beside = [one for one in (usual, *others) if one.is_file()]
+    if not beside:
         return sha256(path)
-    return hashlib.sha256((sha256(path) + sha256(beside)).encode()).hexdigest()
+    return hashlib.sha256("".join(map(sha256, (path, *beside))).encode()).hexdigest()
+
+
+def _locations(path: str | Path) -> list[str]:
+    """The files that hold values of a model's initializers."""
+    try:
+        import onnx
+
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except Exception:  # without onnx, or no ONNX file at all, which onnxruntime says
+        return []
+    outside = [one for one in graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL]
+    return [entry.value for one in outside for entry in one.external_data if entry.key == "location"]
 
 
 def _open(path: str, device: str, threads: int | None = None) -> Any:

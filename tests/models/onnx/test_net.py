@@ -1,5 +1,6 @@
 """ONNX files: their logits, and what is no classifier of images."""
 
+import hashlib
 import sys
 import warnings
 
@@ -9,8 +10,12 @@ from torch import nn
 
 from robustcls.core.classifier import device_of, dtype_of
 from robustcls.core.errors import InputError
+from robustcls.core.files import sha256
 from robustcls.core.gradients import frozen, input_gradient
 from robustcls.models.loading import build_model, fit_to_data, read_model
+from robustcls.models.onnx.net import hash_onnx
+from robustcls.models.onnx.operators import STANDARD
+from robustcls.models.onnx.operators.straight import straight_through
 from robustcls.runtime.fused import Counted, make_search_model
 
 SIZE, CLASSES = (3, 8, 8), ["a", "b", "c"]
@@ -172,3 +177,48 @@ def test_an_onnxruntime_that_is_not_installed_names_the_command(tmp_path, monkey
     (tmp_path / "net.onnx").write_bytes(b"1")
     with pytest.raises(InputError, match=r"pip install 'robustcls\[onnx\]'"):
         load(tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize(
+    ("relu", "words"),
+    [
+        (lambda x: x.relu() * 1.1 + 0.1, "has other outputs: they differ by"),
+        (lambda x: x.relu()[:1], "has outputs of shape (1, 3), the file (2, 3)"),
+        (lambda x: x.relu() / 0 * 0, "has outputs that are no finite numbers"),
+    ],
+)
+def test_a_twin_that_is_another_function_is_given_up_and_said(relu, words, net, tmp_path, monkeypatch):
+    monkeypatch.setitem(STANDARD, "Relu", relu)
+    model = load(export(net, tmp_path / "net.onnx")).model
+    assert (model.differentiable, words in model.net.no_gradient) == (False, True)
+    torch.testing.assert_close(model(torch.ones(2, *SIZE)), net(torch.ones(2, *SIZE)).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_twin_that_rounds_the_other_way_is_kept(runtime, tmp_path, monkeypatch):
+    class Coarse(nn.Module):
+        def forward(self, x):
+            return (x * 4).round().mean((2, 3))
+
+    path = export(Coarse(), tmp_path / "net.onnx")
+    monkeypatch.setitem(STANDARD, "Round", lambda x: straight_through(x, (x + 0.1).round()))
+    assert load(path).model.net.no_gradient == ""
+
+
+def test_weights_beside_the_file_under_any_name_count_for_its_hash(net, runtime, tmp_path):
+    path = tmp_path / "net.onnx"
+    model = runtime.load(export(net, tmp_path / "whole.onnx"))
+    runtime.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    before = read_model(str(path)).sha256
+    weights = bytearray((tmp_path / "weights.bin").read_bytes())
+    weights[0] ^= 1
+    (tmp_path / "weights.bin").write_bytes(weights)
+    assert read_model(str(path)).sha256 != before
+
+
+def test_hashes_of_the_usual_layouts_are_those_of_earlier_evaluations(net, runtime, tmp_path):
+    whole, path = tmp_path / "whole.onnx", tmp_path / "net.onnx"
+    model = runtime.load(export(net, whole))
+    assert hash_onnx(whole) == sha256(whole)
+    runtime.save(model, path, save_as_external_data=True, location="net.onnx.data", size_threshold=0)
+    both = sha256(path) + sha256(tmp_path / "net.onnx.data")
+    assert hash_onnx(path) == hashlib.sha256(both.encode()).hexdigest()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from robustcls.models.onnx.operators import activations, arithmetic, layers, microsoft, rounding, shapes
+from robustcls.models.onnx.operators import activations, arithmetic, fused, layers, microsoft, rounding, shapes
 
 
 def _of(*modules: ModuleType) -> dict[str, Callable[..., Any]]:
@@ -24,4 +24,8 @@ def _of(*modules: ModuleType) -> dict[str, Callable[..., Any]]:
 
 
 STANDARD = _of(activations, arithmetic, layers, rounding, shapes)
-OPERATORS = {"": STANDARD, "ai.onnx": STANDARD, "com.microsoft": _of(microsoft)}  # by domain, then name
+_MICROSOFT = _of(microsoft, fused) | {name: STANDARD[name] for name in ("QuantizeLinear", "DequantizeLinear")}
+OPERATORS = {"": STANDARD, "ai.onnx": STANDARD, "com.microsoft": _MICROSOFT}  # by domain, then name
+
+# What rounds, or holds what was rounded: onnxruntime may round more than the file says.
+ROUNDING = {*_of(rounding), *_of(microsoft), "Cast", "CastLike"}

@@ -5,10 +5,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustcls.models.onnx.operators.straight import straight_through
+
 TYPES = {
-    1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64, 9: torch.bool,
-    10: torch.float16, 11: torch.float64, 16: torch.bfloat16,
+    1: torch.float32, 2: torch.uint8, 3: torch.int8, 4: torch.uint16, 5: torch.int16, 6: torch.int32, 7: torch.int64,
+    9: torch.bool, 11: torch.float64, 12: torch.uint32, 13: torch.uint64,
 }  # fmt: skip
+ROUNDED = {  # types of less than single precision, whose values float32 holds here: no gradient underflows
+    10: torch.float16, 16: torch.bfloat16, 17: torch.float8_e4m3fn, 18: torch.float8_e4m3fnuz, 19: torch.float8_e5m2,
+    20: torch.float8_e5m2fnuz,
+}  # fmt: skip
+_FEW_BITS = {21: (0, 15), 22: (-8, 7), 25: (0, 3), 26: (-2, 1)}  # int8 holds them here
+
+
+def limits(number: int) -> tuple[int, int]:
+    """The lowest and the highest whole number of a type, which the standard's number names."""
+    if number in _FEW_BITS:
+        return _FEW_BITS[number]
+    info = torch.iinfo(_known(TYPES, number))
+    return info.min, info.max
+
+
+def converted(x: Tensor, number: int, saturate: int = 1) -> Tensor:
+    """x in a type of the standard, which a number names; rounding passes the gradient straight through.
+
+    So whole numbers made of what has a gradient stay in floating point, as those of QuantizeLinear do; others, such as the
+    shapes and indices that a file computes, are whole numbers of PyTorch.
+    """
+    if number not in ROUNDED:
+        values = x.to(_known(TYPES, number))
+        rounds = x.requires_grad and not values.is_floating_point() and values.dtype != torch.bool
+        return straight_through(x, values.to(x.dtype)) if rounds else values
+    dtype = ROUNDED[number]
+    if saturate and dtype.itemsize == 1:
+        x = x.clamp(torch.finfo(dtype).min, torch.finfo(dtype).max)
+    return straight_through(x.float(), x.detach().to(dtype).float())
+
+
+def _known(types: dict[int, torch.dtype], number: int) -> torch.dtype:
+    if number not in types:
+        raise NotImplementedError(f"the type that the standard numbers {number}")
+    return types[number]
 
 
 def ints(values: Any) -> list[int]:

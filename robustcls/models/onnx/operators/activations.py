@@ -17,6 +17,10 @@ def LeakyRelu(x: Tensor, *, alpha: float = 0.01) -> Tensor:
     return F.leaky_relu(x, alpha)
 
 
+def ThresholdedRelu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    return F.threshold(x, alpha, 0.0)
+
+
 def PRelu(x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x < 0, slope * x, x)
 
@@ -75,14 +79,18 @@ def Clip(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
 
 
 def Softmax(x: Tensor, *, axis: int | None = None, opset: int) -> Tensor:
-    if opset < 13:  # over all dimensions from the axis on
-        axis = 1 if axis is None else axis
-        return x.flatten(axis).softmax(axis).reshape(x.shape)
-    return x.softmax(-1 if axis is None else axis)
+    flat, axis = _from_axis(x, axis, opset)
+    return flat.softmax(axis).reshape(x.shape)
 
 
 def LogSoftmax(x: Tensor, *, axis: int | None = None, opset: int) -> Tensor:
-    if opset < 13:
-        axis = 1 if axis is None else axis
-        return x.flatten(axis).log_softmax(axis).reshape(x.shape)
-    return x.log_softmax(-1 if axis is None else axis)
+    flat, axis = _from_axis(x, axis, opset)
+    return flat.log_softmax(axis).reshape(x.shape)
+
+
+def _from_axis(x: Tensor, axis: int | None, opset: int) -> tuple[Tensor, int]:
+    """What a softmax runs over: one dimension, before version 13 all from the axis on."""
+    if opset >= 13:
+        return x, -1 if axis is None else axis
+    axis = 1 if axis is None else axis % x.ndim
+    return x.flatten(axis), axis

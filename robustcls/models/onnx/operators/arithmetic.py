@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustcls.models.onnx.operators._values import TYPES, ints
+from robustcls.models.onnx.operators._values import TYPES, converted, ints
 
 
 def Add(a: Tensor, b: Tensor) -> Tensor:
@@ -22,6 +22,10 @@ def Mul(a: Tensor, b: Tensor) -> Tensor:
 
 def Div(a: Tensor, b: Tensor) -> Tensor:
     return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
+
+
+def Mod(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
+    return torch.fmod(a, b) if fmod else torch.remainder(a, b)
 
 
 def Pow(a: Tensor, b: Tensor) -> Tensor:
@@ -124,11 +128,12 @@ def Range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
 
 
 def Cast(x: Tensor, *, to: int, saturate: int = 1) -> Tensor:
-    return x.to(TYPES[to])
+    """Values that a gradient passes through stay in floating point: `converted`."""
+    return converted(x, to, saturate)
 
 
 def CastLike(x: Tensor, like: Tensor, *, saturate: int = 1) -> Tensor:
-    return x.to(like.dtype)
+    return converted(x, next(number for number, dtype in TYPES.items() if dtype == like.dtype), saturate)
 
 
 def Size(x: Tensor) -> Tensor:

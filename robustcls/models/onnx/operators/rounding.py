@@ -5,9 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustcls.models.onnx.operators._values import TYPES
+from robustcls.models.onnx.operators._values import ROUNDED, converted, limits
 from robustcls.models.onnx.operators.layers import Conv
 from robustcls.models.onnx.operators.straight import clamp, straight_through
+
+_UINT8 = 2  # as the standard numbers it
 
 
 def Round(x: Tensor) -> Tensor:
@@ -28,26 +30,36 @@ def QuantizeLinear(
     zero_point: Tensor | None = None,
     *,
     axis: int = 1,
+    block_size: int = 0,
     output_dtype: int = 0,
     saturate: int = 1,
 ) -> Tensor:
     """clamp(round(x / scale) + zero_point), as whole numbers in x's floating-point type.
 
-    A range that begins at its zero point is also a ReLU, which quantisers leave out of the graph.
+    A range that begins at its zero point is also a ReLU, which quantisers leave out of the graph. output_dtype: the zero
+    point's where it has one, for few bits arrive in a longer type.
     """
-    dtype = TYPES.get(output_dtype, torch.uint8) if zero_point is None else zero_point.dtype
-    limits = torch.iinfo(dtype)
-    scale = _along(scale, axis, x)
-    zero = torch.zeros_like(scale) if zero_point is None else _along(zero_point.to(x.dtype), axis, x)
+    scale = _along(scale, axis, x, block_size)
     levels = x / scale
-    q = (levels.round() + zero).clamp(limits.min, limits.max)
-    return straight_through(clamp(levels, limits.min - zero, limits.max - zero, zero == limits.min), q)
+    if output_dtype in ROUNDED:
+        return converted(levels, output_dtype, saturate)
+    if output_dtype or zero_point is None:
+        lowest, highest = limits(output_dtype or _UINT8)
+    else:
+        lowest, highest = torch.iinfo(zero_point.dtype).min, torch.iinfo(zero_point.dtype).max
+    zero = torch.zeros_like(scale) if zero_point is None else _along(zero_point.to(x.dtype), axis, x, block_size)
+    q = (levels.round() + zero).clamp(lowest, highest)
+    return straight_through(clamp(levels, lowest - zero, highest - zero, zero == lowest), q)
 
 
-def DequantizeLinear(q: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, axis: int = 1) -> Tensor:
-    scale = _along(scale, axis, q)
+def DequantizeLinear(
+    q: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, axis: int = 1, block_size: int = 0
+) -> Tensor:
+    scale = _along(scale, axis, q, block_size)
     values = q.to(scale.dtype)
-    return (values if zero_point is None else values - _along(zero_point.to(scale.dtype), axis, q)) * scale
+    if zero_point is not None:
+        values = values - _along(zero_point.to(scale.dtype), axis, q, block_size)
+    return values * scale
 
 
 def QLinearConv(
@@ -77,13 +89,13 @@ def QLinearMatMul(
     y_scale: Tensor,
     y_zero: Tensor,
 ) -> Tensor:
-    product = DequantizeLinear(a, a_scale, a_zero, axis=-1) @ DequantizeLinear(b, b_scale, b_zero, axis=-1)
+    product = DequantizeLinear(a, a_scale, a_zero, axis=-2) @ DequantizeLinear(b, b_scale, b_zero, axis=-1)
     return QuantizeLinear(product, y_scale, y_zero, axis=-1)
 
 
 def DynamicQuantizeLinear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     lowest, highest = x.detach().amin().clamp_max(0), x.detach().amax().clamp_min(0)
-    scale = (highest - lowest) / 255
+    scale = torch.where(highest == lowest, 1.0, (highest - lowest) / 255)  # of nothing but zeros there is no range
     zero = (-lowest / scale).round().clamp(0, 255)
     return straight_through(x / scale, ((x / scale).round() + zero).clamp(0, 255)), scale, zero
 
@@ -104,10 +116,12 @@ def _centred(q: Tensor, zero_point: Tensor | None, axis: int) -> Tensor:
     return q.float() if zero_point is None else q.float() - _along(zero_point.float(), axis, q)
 
 
-def _along(values: Tensor, axis: int, x: Tensor) -> Tensor:
-    """A scalar as it is; one value per entry of an axis in the shape that broadcasts over x."""
+def _along(values: Tensor, axis: int, x: Tensor, block_size: int = 0) -> Tensor:
+    """A scalar as it is; one value per entry, or per block of entries, of an axis in the shape that broadcasts over x."""
     if values.numel() == 1:
         return values.reshape(())
+    if block_size:
+        return values.repeat_interleave(block_size, axis).narrow(axis, 0, x.shape[axis])
     shape = [1] * x.ndim
     shape[axis] = -1
     return values.reshape(shape)

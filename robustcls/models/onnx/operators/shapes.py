@@ -43,6 +43,10 @@ def ReduceLogSumExp(x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with
     return x.logsumexp(_axes(axes, x, noop_with_empty_axes), keepdim=bool(keepdims))
 
 
+def ReduceLogSum(x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
+    return ReduceSum(x, axes, keepdims=keepdims, noop_with_empty_axes=noop_with_empty_axes).log()
+
+
 def ReduceProd(x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
     for axis in sorted((axis % x.ndim for axis in _axes(axes, x, noop_with_empty_axes)), reverse=True):
         x = x.prod(axis, keepdim=bool(keepdims))
@@ -115,9 +119,26 @@ def Slice(x: Tensor, starts: Any, ends: Any, axes: Any = None, steps: Any = None
 
 
 def Gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
-    axis %= x.ndim
+    axis, indices = axis % x.ndim, indices.long()
     flat = torch.where(indices < 0, indices + x.shape[axis], indices).flatten()
-    return x.index_select(axis, flat).reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return x.index_select(axis, flat).reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])
+
+
+def GatherND(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
+    if batch_dims:
+        raise NotImplementedError("GatherND with batch_dims")
+    return x[tuple(indices.long().unbind(-1))]
+
+
+def TopK(x: Tensor, k: Any, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:
+    values, places = x.topk(ints(k)[0] if isinstance(k, Tensor) else k, axis, bool(largest), bool(sorted))
+    return values, places
+
+
+def CumSum(x: Tensor, axis: Tensor, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
+    (at,) = ints(axis)
+    total = x.flip(at).cumsum(at).flip(at) if reverse else x.cumsum(at)
+    return total - x if exclusive else total
 
 
 def ScatterND(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = "none") -> Tensor:
@@ -162,21 +183,33 @@ def Resize(
     extrapolation_value: float = 0.0,
     mode: str = "nearest",
     nearest_mode: str = "round_prefer_floor",
+    opset: int,
 ) -> Tensor:
     """Bilinear, and nearest as PyTorch exports it, of images N,C,H,W; nothing else."""
+    if opset < 11:  # two inputs
+        roi, scales = None, roi
+        coordinate_transformation_mode, nearest_mode = "asymmetric", "floor"
     if sizes is None or sizes.numel() == 0:
         assert scales is not None
         exact = [factor * size for factor, size in zip(scales.tolist(), x.shape, strict=True)]
     else:
         exact = [float(size) for size in ints(sizes)]
     wanted = [int(size) for size in exact[2:]]
-    plain = x.ndim == 4 and exact[:2] == list(x.shape[:2]) and exact[2:] == wanted and not antialias and min(wanted) > 1
+    if x.ndim != 4 or exact[:2] != list(x.shape[:2]):
+        raise NotImplementedError("Resize of other dimensions than height and width")
+    if antialias or exact[2:] != wanted or min(wanted) < 2:
+        odd = "antialias" if antialias else "a size that is no whole number, or 1"
+        raise NotImplementedError(f"Resize with {odd}")
     how = (mode, coordinate_transformation_mode)
-    if plain and (*how, nearest_mode) == ("nearest", "asymmetric", "floor"):
+    if (*how, nearest_mode) == ("nearest", "asymmetric", "floor"):
         return F.interpolate(x, wanted, mode="nearest")
-    if plain and how in (("linear", "half_pixel"), ("linear", "pytorch_half_pixel"), ("linear", "align_corners")):
+    if how in (("linear", "half_pixel"), ("linear", "pytorch_half_pixel"), ("linear", "align_corners")):
         return F.interpolate(x, wanted, mode="bilinear", align_corners=how[1] == "align_corners")
     raise NotImplementedError(f"Resize {mode} with coordinates {coordinate_transformation_mode}")
+
+
+def Upsample(x: Tensor, scales: Tensor, *, mode: str = "nearest") -> Tensor:
+    return Resize(x, scales, mode=mode, opset=10)
 
 
 def DepthToSpace(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
