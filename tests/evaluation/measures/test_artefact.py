@@ -240,11 +240,15 @@ class Tied(nn.Module):
 
 def test_ties_are_counted(original, data, folder):
     file = load(export(Classifier(Tied(original.net), classes=NAMES, input_size=SIZE), folder / "ties.onnx"))
-    record, _ = compare(file, original, data)
+    record, checks = compare(file, original, data)
     logits = file(data[0])
     top = logits.topk(2).values
     assert record.labels.ties == int((top[:, 0] == top[:, 1]).sum()) > 0
-    assert record.labels.ties_attacked > 0
+    assert 0 < record.labels.ties_attacked <= record.union.correct
+    against = (record.union.correct - record.labels.ties_attacked) / record.union.total
+    assert f"with ties counted against the file it classifies {against:.1%} correctly" in verdict(record)
+    assert checks["artefact_masking"].status == "fail"
+    assert "by a tie with another class" in checks["artefact_masking"].message
 
 
 def test_another_original_is_refused(rounded, data):
