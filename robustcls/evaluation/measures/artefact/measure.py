@@ -198,7 +198,7 @@ class _Side:
     def describe(self, record: Side) -> None:
         kept = {"clean": self.correct, "transfer": self.transferred, "square": self.squared, "union": self.union}
         if self.differentiable:
-            kept["white_box"] = self.white
+            kept |= {"white_box": self.white, "white_box_once": self.first}
         for name, samples in kept.items():
             setattr(record, name, Accuracy.of(int(samples.sum()), len(samples)))
         record.ece = reliability(self.logits, self.own.y).ece
@@ -212,8 +212,8 @@ def _check_masking(record: Artefact, n: int) -> Check:
         return Check("artefact_masking", status, None, None, f"the file has no white box: {record.no_gradient}")
     ties = record.labels.ties_attacked if record.labels else 0
     what = (
-        f"gradients past ranges, transfer and Square broke {record.masked} of {n} samples that the attacks on the file left, "
-        f"and {record.masked_original} that those on its original left"
+        f"another seed (on the file with gradients past ranges), transfer and Square broke {record.masked} of {n} samples that "
+        f"the first white box on the file left, and {record.masked_original} that the one on its original left"
     )
     more = record.masked - record.masked_original
     if status != "pass" and more >= ties:
@@ -235,6 +235,7 @@ def _labels(subject: Subject, ours: _Side, theirs: _Side) -> Labels:
     return Labels(
         lost=_by_class(y[(before == y) & (after != y)], names),
         gained=_by_class(y[(before != y) & (after == y)], names),
+        moved=_by_class(y[(before != y) & (after != y) & (before != after)], names),
         ties=int((top[:, 0] == top[:, 1]).sum()),
         largest_difference=(ours.logits - theirs.logits).abs().max().item(),
         ties_attacked=int((ours.tied & ours.union).sum()),
