@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from robustcls.core.errors import InputError
+from robustcls.models.onnx.net import net_of
 
 ELEMENTWISE = (
     nn.CELU, nn.ELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.ReLU,
@@ -65,6 +66,11 @@ def prepared(model: nn.Module, x: Tensor, method: str, *, rescale: bool = False)
     InputError, naming the module, for a model that torch.fx cannot trace and that uses an activation twice, and where the
     copy's logits differ.
     """
+    if (file := net_of(model)) is not None:
+        raise InputError(
+            f"{method} puts rules on a network's layers, and {file.path} is a graph of operators: take another method, such as "
+            "integrated_gradients"
+        )
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise InputError(

@@ -5,12 +5,17 @@ updates, and its rate, which belongs to that batch, diverges; so it does on weig
 """
 
 from collections.abc import Container, Mapping
+from pathlib import Path
 from typing import Any
 
 from robustcls.core import plugins
 from robustcls.core.config import resolve
 from robustcls.core.errors import InputError
 from robustcls.data import recipe
+from robustcls.data.splits import check_named_by_file
+from robustcls.models.checkpoint import is_checkpoint
+from robustcls.models.transfer import IMAGENET
+from robustcls.models.weights import read_file
 from robustcls.results.learning import FEW_UPDATES
 from robustcls.training.config import PYTHON, TrainConfig
 
@@ -22,16 +27,18 @@ ADAMW = 0.01  # of SGD's rate
 
 
 def configure(options: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> TrainConfig:
-    """defaults < recipe of the data set < file < options; a recipe's radius holds for the recipe's norm alone.
+    """defaults < recipe of the data set < checkpoint of `init` < file < options; a recipe's radius holds for the recipe's norm
+    alone.
 
     Raises InputError for options that do not go together.
     """
     options, file = ({k: v for k, v in layer.items() if v is not None} for layer in (options, file or {}))
-    chosen = {**file, **options}
+    taken = of_checkpoint({**file, **options})
+    chosen = {**taken, **file, **options}
     defaults = recipe_of(chosen.get("data"))
     if chosen.get("norm") not in (None, defaults.get("norm")):
         defaults.pop("eps", None)
-    config = resolve(TrainConfig, defaults, file, options)
+    config = resolve(TrainConfig, defaults, taken, file, options)
     for given in (options, file):
         if given.get("minutes") and "epochs" in given:
             raise InputError(f"`minutes={given['minutes']:g}` chooses the epochs: leave out `epochs`")
@@ -45,6 +52,26 @@ def configure(options: Mapping[str, Any], file: Mapping[str, Any] | None = None)
     if config.makes_examples:
         raise InputError(f'step {config.step} makes its own adversarial images: leave out `adv="{adv}"`')
     return config
+
+
+def of_checkpoint(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint of ours brings as `init`: its architecture, but for code of the user's, which no file may choose;
+    to be pruned, also its head, and the data and the threat model that it was trained on. Raises InputError."""
+    init = options.get("init")
+    if not init or init == IMAGENET or not Path(init).is_file():
+        return {}
+    content = read_file(init)
+    if not is_checkpoint(content) or not isinstance(content.get("arch"), str):
+        return {}
+    brought, meta = {} if ":" in content["arch"] else {"arch": content["arch"]}, content.get("meta")
+    if options.get("prune") and isinstance(meta, Mapping) and isinstance(meta.get("config"), Mapping):
+        brought["head"] = content.get("head", "linear")
+        if "data" not in options and meta["config"].get("data") not in (None, PYTHON):
+            check_named_by_file(meta["config"]["data"], init)
+            brought |= {name: meta["config"][name] for name in ("data", "data_dir") if meta["config"].get(name)}
+        if not {"norm", "eps"} & options.keys():
+            brought |= {name: meta["config"][name] for name in ("norm", "eps") if meta["config"].get(name)}
+    return brought
 
 
 def recipe_of(data: str | None) -> dict[str, Any]:

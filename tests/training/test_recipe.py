@@ -1,10 +1,12 @@
 """What a recipe becomes on few images and with --init: the batch and the rate, unless they are given."""
 
 import pytest
+import torch
 
 from robustcls.core.errors import InputError
 from robustcls.training.config import TrainConfig
-from robustcls.training.recipe import adapt, cut
+from robustcls.training.loop import fit
+from robustcls.training.recipe import adapt, configure, cut
 
 FOLDER = {"data": "folder:pets", "lr": 0.1, "batch_size": 128}  # its recipe
 
@@ -80,3 +82,42 @@ def test_auto_is_a_batch_like_others():
 def test_rollback_needs_robust_accuracy():
     with pytest.raises(InputError, match='leave out `val_attack="none"`'):
         TrainConfig(val_attack="none", on_collapse="rollback")
+
+
+@pytest.fixture
+def trained(make_run):
+    """A checkpoint of a narrow network, trained on digits at another radius than theirs."""
+    run = make_run(
+        arch="vgg11(width=0.0625)", data="digits(size=32)", eps="0.1", epochs=1, adv="fgsm", val_attack="none"
+    )
+    fit(run)
+    return str(run.folder / "ckpt.pt")
+
+
+def test_a_checkpoint_to_train_on_brings_its_architecture(trained):
+    config = configure({"init": trained, "data": "fashion_mnist"})
+    assert (config.arch, config.data) == ("vgg11(width=0.0625)", "fashion_mnist")
+    assert configure({"init": trained, "arch": "vgg16"}).arch == "vgg16"
+    assert configure({"init": trained}).eps != "0.1"
+
+
+def test_a_checkpoint_to_be_pruned_brings_its_data_and_radius_too(trained):
+    config = configure({"init": trained, "prune": "channels"})
+    assert (config.arch, config.data, config.norm, config.eps) == (
+        "vgg11(width=0.0625)",
+        "digits(size=32)",
+        "linf",
+        "0.1",
+    )
+    other = configure({"init": trained, "prune": "channels", "data": "cifar10", "eps": "8/255"})
+    assert (other.data, other.eps) == ("cifar10", "8/255")
+
+
+def test_no_checkpoint_chooses_code(trained, tmp_path):
+    content = torch.load(trained, weights_only=True)
+    torch.save(content | {"arch": "os:system"}, tmp_path / "evil.pt")
+    assert configure({"init": str(tmp_path / "evil.pt"), "prune": "channels"}).arch == "vgg16"
+    content["meta"]["config"]["data"] = "os:system"
+    torch.save(content, tmp_path / "evil.pt")
+    with pytest.raises(InputError, match="os:system"):
+        configure({"init": str(tmp_path / "evil.pt"), "prune": "channels"})

@@ -1,6 +1,7 @@
 """Channels that are removed: how many, which ones, and that nothing else changes."""
 
 import builtins
+import copy
 
 import pytest
 import torch
@@ -9,9 +10,11 @@ from torch import nn
 import robustcls
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
+from robustcls.data.sets.digits import digits
 from robustcls.deploy.prune import prune, size_of
 from robustcls.deploy.pruning.channels import channels, kept
 from robustcls.results.artefact import Manifest
+from tests.helpers.eval_models import train_digits
 
 SIDE, WIDTHS, K = 6, (8, 16, 32), 3
 needs_torch_pruning = pytest.mark.skipif(
@@ -186,3 +189,35 @@ def test_export_prunes_only_on_images(tmp_path):
     with pytest.raises(InputError, match="`prune` ranks channels on images"):
         robustcls.export(chain(), tmp_path / "out", prune="channels")
     assert not (tmp_path / "out").exists()
+
+
+@needs_torch_pruning
+def test_an_effect_that_cancels_over_the_images_is_an_effect():
+    """Of two channels the first moves each image to its own class or to the other, as much the one as the other way; the
+    second moves none."""
+    conv, head = nn.Conv2d(1, 2, 1, bias=False), nn.Linear(2, 2)
+    with torch.no_grad():
+        conv.weight.fill_(1)
+        head.weight.copy_(torch.tensor([[1.0, 1.0], [-1.0, 1.0]]))
+        head.bias.copy_(torch.tensor([-0.5, 0.5]))  # so that images of 0.5 are undecided
+    net = nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    model = Classifier(net, classes=("cat", "dog"), input_size=(1, SIDE, SIDE), arch="pair").eval()
+    channels(model, torch.full((6, 1, SIDE, SIDE), 0.5), torch.arange(6) % 2, ratio=0.5, multiple=1)
+    assert model.net[4].weight.tolist() == [[1.0], [-1.0]]
+
+
+@needs_torch_pruning
+def test_taylor_keeps_more_of_a_trained_network_than_chance_does():
+    x, y = digits("train", size=8).batch()
+    test, labels = digits("test", size=8).batch()
+    net = train_digits("fgsm", epochs=12)
+
+    def accuracy(criterion, seed=0):
+        names = tuple(map(str, range(10)))
+        model = Classifier(copy.deepcopy(net), classes=names, input_size=(1, 8, 8), arch="small")
+        channels(model, x[:256], y[:256], ratio=0.4, multiple=1, criterion=criterion, seed=seed)
+        with torch.no_grad():
+            return (model(test).argmax(1) == labels).double().mean().item()
+
+    chance = [accuracy("random", seed) for seed in range(8)]
+    assert accuracy("taylor") > sum(chance) / len(chance) + 0.2

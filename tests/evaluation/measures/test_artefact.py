@@ -142,10 +142,28 @@ def honest(rounded, original, data):
     return compare(rounded, original, data, methods=["saliency"])
 
 
+def test_every_label_that_changed_is_counted(folder, original, data):
+    other = Classifier(train_digits(epochs=1), classes=NAMES, input_size=SIZE).eval()
+    x = (data[0] + 0.7 * torch.randn(data[0].shape)).clamp(0, 1)  # on which both are often wrong
+    record, _ = compare(load(export(other, folder / "other.onnx")), original, (x, data[1]))
+    labels = record.labels
+    before, after = original(x).argmax(1), other(x).argmax(1)
+    assert sum(labels.moved.values()) == int(((before != after) & (before != data[1]) & (after != data[1])).sum()) > 0
+    changed = sum(sum(one.values()) for one in (labels.lost, labels.gained, labels.moved))
+    assert changed == record.agreement.total - record.agreement.correct
+
+
+@pytest.mark.parametrize("method", ["deeplift", "deeplift_shap", "guided_gradcam"])
+def test_a_method_that_puts_rules_on_layers_is_refused_for_a_graph_of_operators(method, rounded, data):
+    with pytest.raises(InputError, match="is a graph of operators: take another method"):
+        robustcls.explain(rounded, data[0][:4], target=data[1][:4], method=method)
+
+
 def test_an_honest_int8_file_is_not_flagged(honest):
     record, checks = honest
     assert checks["artefact_masking"].status == "pass"
-    assert record.union.correct <= record.white_box.correct <= record.clean.correct
+    assert record.union.correct <= record.white_box.correct <= record.white_box_once.correct <= record.clean.correct
+    assert record.masked == record.white_box_once.correct - record.union.correct
     assert abs(record.difference) < 0.05
     assert record.ci95[0] <= record.difference <= record.ci95[1]
     assert record.agreement.accuracy >= 0.97
@@ -240,11 +258,15 @@ class Tied(nn.Module):
 
 def test_ties_are_counted(original, data, folder):
     file = load(export(Classifier(Tied(original.net), classes=NAMES, input_size=SIZE), folder / "ties.onnx"))
-    record, _ = compare(file, original, data)
+    record, checks = compare(file, original, data)
     logits = file(data[0])
     top = logits.topk(2).values
     assert record.labels.ties == int((top[:, 0] == top[:, 1]).sum()) > 0
-    assert record.labels.ties_attacked > 0
+    assert 0 < record.labels.ties_attacked <= record.union.correct
+    against = (record.union.correct - record.labels.ties_attacked) / record.union.total
+    assert f"with ties counted against the file it classifies {against:.1%} correctly" in verdict(record)
+    assert checks["artefact_masking"].status == "fail"
+    assert "by a tie with another class" in checks["artefact_masking"].message
 
 
 def test_another_original_is_refused(rounded, data):

@@ -31,6 +31,7 @@ class Labels:
     largest_difference: Distance  # of a logit
     ties_attacked: Count = 0  # samples that no attack broke, whose strongest attempt ties with another class
     twin_same: Count | None = None  # samples with the file's label in its PyTorch graph, whose gradients attacks follow
+    moved: dict[str, Count] = field(default_factory=dict)  # by class: wrong before and in the file, with another label
 
 
 @dataclass
@@ -41,7 +42,9 @@ class Side:
     parameters: Count
     macs: Count = 0  # multiply-adds of an image; 0 where they could not be counted
     clean: Accuracy | None = None
-    white_box: Accuracy | None = None  # after the evaluation's attacks on this model; None where it has no gradient
+    white_box: Accuracy | None = (
+        None  # after the evaluation's attacks on this model, twice; None where it has no gradient
+    )
     transfer: Accuracy | None = (
         None  # after examples of the other model alone, also such as were made without early stop
     )
@@ -49,6 +52,7 @@ class Side:
     union: Accuracy | None = None  # after all of them
     ece: Share | None = None
     ece_adversarial: Share | None = None
+    white_box_once: Accuracy | None = None  # after the first of the two; None in evaluations of earlier versions
 
 
 @dataclass

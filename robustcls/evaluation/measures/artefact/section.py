@@ -1,5 +1,6 @@
 """What runs: the exported file beside its original."""
 
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
@@ -14,8 +15,9 @@ from robustcls.reporting.missing import missing_of
 from robustcls.results.records import Accuracy
 
 SETS = {
-    "clean": "Clean images", "white_box": "White box", "transfer": "Transfer from the other",
-    "square": "White box, then Square", "union": "Union of all",
+    "clean": "Clean images", "white_box_once": "White box", "white_box": "White box, again with another seed",
+    "transfer": "Transfer from the other",
+    "square": "Both, then Square", "union": "Union of all",
 }  # fmt: skip
 DRAWN = {"clean": "clean", "white_box": "white box", "union": "union of all"}
 SIDES = {"": "File", "original.": "Original"}
@@ -30,7 +32,7 @@ def artefact(context: Context) -> Markup:
         verdict=verdict,
         sizes=_sizes,
         speeds=_speeds,
-        draw=_draw,
+        draw=partial(_draw, context),
         robust=_robust,
         labels=_labels,
         sentence=sentence,
@@ -103,6 +105,8 @@ def _speeds(model: Model) -> Markup:
 def _robust(model: Model) -> Markup:
     found, rows = _record(model), []
     for name, shown in SETS.items():
+        if name == "white_box_once" and found.white_box_once is None:  # of an earlier version
+            continue
         row: dict[str, Any] = {"Correct after": shown}
         for title, (at, side) in _sides(model).items():
             row[title] = lacking("no gradient") if getattr(side, name) is None else model.interval(at + name)
@@ -126,9 +130,12 @@ def _interval(name: str, value: float, low: float, high: float) -> Markup:
     return Markup('{} <span class="ci">[{}, {}]</span>').format(*shown)
 
 
-def _draw(model: Model) -> Markup:
-    """Bars of both models with their intervals."""
+def _draw(context: Context, model: Model) -> Markup:
+    """Bars of both models with their intervals, each in its colour."""
     sides = _sides(model)
+    names = {one.name: one.series for one in context.models}
+    original = next((series for name, series in names.items() if name == _record(model).source), (model.series + 1) % 4)
+    colours = [SERIES[model.series], SERIES[original]]
     title = f"Accuracy of {model.name} and its original"
     rows = [
         {"Images": shown, "Model": title_of} | model.shares(at + name)
@@ -145,7 +152,7 @@ def _draw(model: Model) -> Markup:
                 if (found := getattr(side, name)) is not None
             ]
             x = [place for place, _ in bars]
-            axes.bar(x, [100 * one.accuracy for _, one in bars], 0.34, color=SERIES[turn], alpha=0.75, label=title_of)
+            axes.bar(x, [100 * one.accuracy for _, one in bars], 0.34, color=colours[turn], alpha=0.75, label=title_of)
             low, high = ([100 * one.ci95[end] for _, one in bars] for end in (0, 1))
             axes.vlines(x, low, high, color=INK, linewidth=1)
         axes.set_xticks(range(len(DRAWN)), list(DRAWN.values()))
@@ -165,7 +172,8 @@ def _labels(model: Model) -> Markup:
             "Class": name,
             "Right before, wrong in the file": derived("lost", found.lost.get(name, 0), ",d"),
             "Wrong before, right in the file": derived("gained", found.gained.get(name, 0), ",d"),
+            "Wrong in both, another label": derived("moved", found.moved.get(name, 0), ",d"),
         }
-        for name in sorted({*found.lost, *found.gained})
+        for name in sorted({*found.lost, *found.gained, *found.moved})
     ]
     return table(f"Labels that {model.name} changed, by class", rows, sortable=False)

@@ -7,10 +7,10 @@ BOUNDS = {"fail": (4, 0.05), "warn": (2, 0.02)}  # of what was masked more than 
 
 def masking(one: Artefact) -> str:
     """pass, warn or fail: whether other attacks break much more of the file than of its original, of what the attacks by its
-    own gradients left; not_run where it has none."""
+    own gradients left, or many samples count as robust by a tie; not_run where it has no gradient."""
     if one.masked is None or one.masked_original is None or one.agreement is None:
         return "not_run"
-    more, n = one.masked - one.masked_original, one.agreement.total
+    more, n = max(one.masked - one.masked_original, _ties(one)), one.agreement.total
     return next((name for name, (count, share) in BOUNDS.items() if more > max(count, share * n)), "pass")
 
 
@@ -32,12 +32,22 @@ def verdict(one: Artefact) -> str:
         f"a difference of {100 * one.difference:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}"
     )
     said += ", which these samples cannot tell from none." if low <= 0 <= high else "."
+    if _ties(one):
+        against = (one.union.correct - _ties(one)) / one.union.total
+        said += (
+            f" In {_ties(one)} of these samples another class ties with the correct one: with ties counted against the file "
+            f"it classifies {against:.1%} correctly."
+        )
     if one.masked and masking(one) != "pass":
         said += (
             f" Other attacks broke {one.masked} samples that those by its own gradients left: "
             f"by these alone it looks {100 * one.masked / one.agreement.total:.1f} points more robust than it is."
         )
     return said
+
+
+def _ties(one: Artefact) -> int:
+    return one.labels.ties_attacked if one.labels else 0
 
 
 def _faster(one: Artefact) -> float | None:
