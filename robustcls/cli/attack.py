@@ -58,7 +58,7 @@ def command(
       robustcls attack --model ckpt.pt --suite standard --n all --resume
       robustcls attack --model ckpt.pt --eps-grid 0,2/255,4/255,16/255
       robustcls attack --model ckpt.pt --transfer-from other.pt
-      robustcls attack --model http://127.0.0.1:8080/v2/models/NAME --attack square
+      robustcls attack --model http://HOST:PORT/v2/models/NAME --attack square
       torchrun --nproc-per-node 4 -m robustcls attack --model ckpt.pt -n all
       robustcls attack --model mylab.nets:resnet --data folder:images --eps 4/255
       robustcls attack --model weights.pt --arch vgg16 --data cifar10 \\

@@ -1,23 +1,24 @@
 """Images as a service receives them: each value a whole number of grey levels, of 255."""
 
 import math
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from robustcls.core.threat import BALL, ThreatModel
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 LEVELS = 255
 _TENTHS = (4, 3, 2, 1, 0)  # of a level, added to a change before it is cut to whole levels: rounding adds 5
 
 
-def takes_eight_bits(model: nn.Module) -> bool:
+def takes_eight_bits(model: "nn.Module") -> bool:
     """Whether the model sees nothing but images in 8 bits, as one behind a service does (`eight_bits` of a module in it)."""
     return any(getattr(module, "eight_bits", False) for module in model.modules())
 
 
-def rounded(x: Tensor) -> Tensor:
-    """The nearest images in 8 bits; as they are where these would lie outside [0, 1], or are no numbers."""
+def rounded(x: "Tensor") -> "Tensor":
+    """The nearest whole levels; what is more than half a level outside [0, 1], or no number, stays so."""
     return (x * LEVELS).round() / LEVELS
 
 
@@ -28,7 +29,7 @@ def whole_levels(threat: ThreatModel) -> ThreatModel:
     return threat.at(math.floor((threat.eps + BALL) * LEVELS) / LEVELS)
 
 
-def rounded_inside(x_adv: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
+def rounded_inside(x_adv: "Tensor", x: "Tensor", threat: ThreatModel) -> "Tensor":
     """Adversarial images N,C,H,W in 8 bits: the nearest that stay in the ball around x, which is in 8 bits itself.
 
     Rounding to the nearest level may leave the ball by half a level. The changes of such an image are rounded towards x
@@ -43,5 +44,5 @@ def rounded_inside(x_adv: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
         if not left.any():
             break
         towards = (clean + (change.abs() + tenths / 10).floor() * change.sign()) / LEVELS
-        found = torch.where(left.view(-1, 1, 1, 1), towards, found)
+        found = towards.where(left.view(-1, 1, 1, 1), found)
     return found

@@ -213,10 +213,10 @@ def _describe_threat(subject: Subject, plan: Plan) -> Threat:
     if subject.surrogate is not None:
         name = subject.surrogate.record.name
         threat.knowledge = f"transfer: examples are crafted on {name}; the judged model gives labels alone"
-    elif (service := remote_of(subject.model)) and service.twin is not None:
+    elif not any(attack.traits.gradients for attack in plan.attacks):
+        threat.knowledge = "black box: the attacks see the model's outputs alone"
+    elif service := remote_of(subject.model):
         threat.knowledge = (
             f"white box by a twin: gradients are those of {service.twin_name}, the answers those of the service"
         )
-    elif not any(attack.traits.gradients for attack in plan.attacks):
-        threat.knowledge = "black box: the attacks see the model's outputs alone"
     return threat

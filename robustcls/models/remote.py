@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,7 +24,9 @@ from torch import Tensor, nn
 from robustcls.core.classifier import Classifier, input_size_of
 from robustcls.core.eight_bits import LEVELS
 from robustcls.core.errors import InputError, one_line
+from robustcls.core.threat import Norm
 from robustcls.models.onnx.operators.straight import straight_through
+from robustcls.results.fields import Distance
 
 LENGTH = "Inference-Header-Content-Length"
 INPUT, OUTPUT = "images", "logits"
@@ -48,12 +50,18 @@ class _Tensor:
 
 
 @dataclass
+class _Threat:
+    norm: Norm
+    eps: Distance
+
+
+@dataclass
 class _About:
     """What `robustcls serve` says of a model beyond the protocol."""
 
     sha256: str
     classes: list[str]
-    threat: dict[str, Any] = field(default_factory=dict)
+    threat: _Threat | None = None
 
 
 @dataclass
@@ -97,7 +105,8 @@ class RemoteNet(nn.Module):
             raise self._is_no_service("its metadata name no classes, or no SHA-256 of its file")
         self.input_size = (shape[1], shape[2], shape[3])
         self.classes: Sequence[str] = tuple(about.parameters.classes)
-        self.sha256, self.threat = about.parameters.sha256, about.parameters.threat
+        self.sha256, threat = about.parameters.sha256, about.parameters.threat
+        self.threat: dict[str, Any] = asdict(threat) if threat else {}  # norm and eps of training, where it says so
         named = _MODEL.fullmatch(urlsplit(self.url).path)
         self.version = (named and named[1]) or (about.versions or [""])[-1]
 

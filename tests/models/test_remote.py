@@ -407,6 +407,7 @@ def test_an_address_that_is_none_is_one_line(address, words):
         ((200, {}, b"<html>"), "is no model of robustcls serve"),
         (told({"name": "small"}), "no valid versions"),
         (told(metadata(sha256="12")), "no SHA-256"),
+        (told(metadata(threat={"norm": "linf"})), "no valid parameters.threat.eps"),
         (told({**metadata(), "inputs": [{"name": "images", "shape": [-1, 3]}]}), "does not take images N,C,H,W"),
         (told({**metadata(), "outputs": []}), "has no output logits"),
         ((404, {}, b"Not Found"), "refuses .404."),
@@ -515,3 +516,11 @@ def test_a_twin_without_a_service_is_refused(artefact):
 def test_a_service_is_not_exported(url, tmp_path):
     with pytest.raises(InputError):
         robustcls.export(robustcls.load(url), tmp_path / "out", calibration=torch.rand(64, *SIZE))
+
+
+def test_the_threat_of_training_is_the_services():
+    threat = {"norm": "linf", "eps": 0.15}
+    with faked(lambda *asked: told(metadata(threat=threat))) as server:
+        assert RemoteNet(server.url).threat == threat
+    with faked(lambda *asked: told(metadata())) as server:
+        assert RemoteNet(server.url).threat == {}
