@@ -40,18 +40,21 @@ def load(
     input_size: Sequence[int] | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    twin: str | Path | None = None,
 ) -> nn.Module:
     """Load a model, in eval mode: pixels in [0, 1], N,C,H,W, to logits N,K. It takes whatever `--model` takes.
 
     Args:
         spec: a checkpoint of ours, which knows the rest; a state dict, which needs `arch` and `input_size`;
-            `torchvision/NAME`, `timm/NAME`; `FILE.onnx`; `package.module:callable`.
+            `torchvision/NAME`, `timm/NAME`; `FILE.onnx`; `package.module:callable`; `http://HOST:PORT/v2/models/NAME` of a
+            running service, which sees images rounded to 8 bits.
         arch: the architecture of a state dict, such as `vgg16(width=0.25)`, a function of (num_classes, input_size) that
             makes it, or the network itself, whose weights are replaced. A checkpoint whose architecture is code, such as
             `mylab.nets:net`, runs that code only where `arch` names it, or is it.
         classes: names of the outputs, in order.
         input_size: (C, H, W).
         mean, std: of pixels in [0, 1], one value or one per channel; put in front of foreign weights, or of the module.
+        twin: of a service, the artefact or checkpoint whose gradients stand in for its own; the logits are the service's.
 
     Raises:
         InputError: for what cannot be read or built, and where classes or input_size contradict what the model says of
@@ -61,7 +64,10 @@ def load(
         >>> model = robustcls.load("runs/digits-vgg16-pgd/ckpt.pt")
         >>> model = robustcls.load("weights.pt", arch="vgg16", input_size=(3, 32, 32), mean=0.5, std=0.25)
     """
-    loaded = loading.load(str(spec), arch=arch, classes=tuple(classes), input_size=input_size, mean=mean, std=std)
+    loaded = loading.load(
+        str(spec), arch=arch, classes=tuple(classes), input_size=input_size, mean=mean, std=std,
+        twin=None if twin is None else str(twin),
+    )  # fmt: skip
     for note in loaded.notes:
         warnings.warn(note, stacklevel=2)
     return loaded.model.eval()
@@ -172,7 +178,8 @@ def attack(
 
     Nothing is verified here: a sample that withstands the attack comes back as the attack leaves it. Attacks that look for
     the nearest example (`fmn`, `ddn`, `deepfool`, `cw`) may leave the ball; of others, and of pixels outside [0, 1], a
-    UserWarning says how many images leave it and how far.
+    UserWarning says how many images leave it and how far. Of a service, `images` and x_adv are rounded to the 8 bits that are
+    sent, x_adv inside the ball.
 
     Args:
         model: any module that gives logits N,K for [0, 1] pixels.

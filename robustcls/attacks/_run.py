@@ -12,6 +12,7 @@ from robustcls.attacks._nearest import others_of
 from robustcls.core import plugins
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
 from robustcls.core.draws import Draws, SampleGenerator
+from robustcls.core.eight_bits import rounded, rounded_inside, takes_eight_bits, whole_levels
 from robustcls.core.errors import InputError, unknown
 from robustcls.core.gradients import frozen, kept_from
 from robustcls.core.progress import follow
@@ -54,6 +55,8 @@ def run_attack(
     # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
     with torch.inference_mode(False), frozen(model):
         x = images.detach().to(device, torch.float32, copy=True)
+        eight_bits = takes_eight_bits(model)  # what it is sent is what counts
+        x, searched = (rounded(x), whole_levels(threat)) if eight_bits else (x, threat)
         y = labels.detach().to(device, torch.int64, copy=True)
         fp32 = Counted(model)
         with torch.no_grad():
@@ -74,11 +77,11 @@ def run_attack(
             if aims is not None:
                 more["target"] = aims[rows]
             with kept_from(fp32) if is_own else nullcontext():
-                made = function(fp32, x[rows], y[rows], threat, **more)
+                made = function(fp32, x[rows], y[rows], searched, **more)
             if fault := fault_of(made, x[rows]):
                 raise InputError(f"{named}: {fault}: return the adversarial images, a float tensor of their shape")
             found.append(made.detach().float())
-        x_adv = torch.cat(found)
+        x_adv = rounded_inside(torch.cat(found), x, threat) if eight_bits else torch.cat(found)
         if aims is not None:
             x_adv = x.where((aims == y).view(-1, 1, 1, 1), x_adv)
         if said := outside_of(x_adv, x, threat, traits_of(function)):

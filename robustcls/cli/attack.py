@@ -58,6 +58,7 @@ def command(
       robustcls attack --model ckpt.pt --suite standard --n all --resume
       robustcls attack --model ckpt.pt --eps-grid 0,2/255,4/255,16/255
       robustcls attack --model ckpt.pt --transfer-from other.pt
+      robustcls attack --model http://HOST:PORT/v2/models/NAME --attack square
       torchrun --nproc-per-node 4 -m robustcls attack --model ckpt.pt -n all
       robustcls attack --model mylab.nets:resnet --data folder:images --eps 4/255
       robustcls attack --model weights.pt --arch vgg16 --data cifar10 \\
@@ -141,6 +142,8 @@ def summarise(evaluation: "Evaluation") -> str:
         if attack.censored is not None:
             typical = "beyond reach" if attack.median_nearest is None else f"{attack.median_nearest:.4g}"
             lines.append(f"{attack.name}: median distance {typical}, none found for {attack.censored}")
+    if service := evaluation.provenance.service:
+        lines.append(f"service {service.url}, version {service.version}: {service.queries:,} images answered")
     if evaluation.surrogate:
         lines.append(f"transfer: examples crafted on {evaluation.surrogate.name}")
     if evaluation.artefact:

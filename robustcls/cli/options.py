@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from robustcls.results.policy import Policy
 
 MODEL_HELP = (
-    "Checkpoint, state dict (with --arch), torchvision/NAME, timm/NAME, FILE.onnx, a folder of robustcls export, or "
-    "module:callable: a torch.nn.Module, or a function without arguments that makes one, that sees [0, 1] pixels."
+    "Checkpoint, state dict (with --arch), torchvision/NAME, timm/NAME, FILE.onnx, a folder of robustcls export, "
+    "http://HOST:PORT/v2/models/NAME of a running service, or module:callable: a torch.nn.Module, or a function "
+    "without arguments that makes one, that sees [0, 1] pixels."
 )
 PYTHON = {"attacks": "attack", "path": "out"}  # names of options in Python that are not the flag's
 GROUPS = (

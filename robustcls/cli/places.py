@@ -29,7 +29,7 @@ _CARD = re.compile(r'\A---\n.*^  - "robustcls"$.*^model-index:\n  - name: ("[^\n
 
 def name_of(spec: str) -> str:
     """What a model is called in the files about it; of one in a file the last part, since its folder may be moved."""
-    return Path(spec).name if Path(spec).exists() else spec
+    return Path(spec).name if Path(spec).exists() else spec.rstrip("/")  # which an address may end with
 
 
 def default_out(spec: str, name: str) -> Path:

@@ -231,6 +231,7 @@ def measure(
     from robustcls.evaluation.evaluate import evaluate_subject
     from robustcls.evaluation.plan import choose_attacks, plan_from
     from robustcls.evaluation.subject import load_subjects
+    from robustcls.models.remote import check_answered
     from robustcls.reporting.scrub import without_arrays
     from robustcls.runtime.device import keep_freed_memory
 
@@ -269,6 +270,7 @@ def measure(
         note_if_replaced(model, found)
         unfinished.unlink()
         note(f"\n{summarise(found)}\n\n{out}\n\n", config.quiet)
+        check_answered(subject.model)
         del found.examples  # in memory of one model at a time
         evaluations.append(found)
     return evaluations

@@ -30,6 +30,12 @@ class SubjectOptions(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOp
         metavar="FILE",
         group="Model",
     )
+    twin: str | None = option(
+        None,
+        "Of a running service, the artefact or checkpoint whose gradients attacks follow; the answers stay the service's.",
+        metavar="DIR|M",
+        group="Model",
+    )
     split: Literal["train", "val", "test"] = option("test", "Which samples.")
     redact_names: bool = option(
         False, "Keep the names of image files out of everything that is written.", group="Output"

@@ -14,6 +14,7 @@ from robustcls.attacks._nearest import others_of
 from robustcls.attacks._run import fault_of
 from robustcls.core.classifier import device_of
 from robustcls.core.draws import SampleGenerator
+from robustcls.core.eight_bits import takes_eight_bits, whole_levels
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import kept_from
 from robustcls.core.seeds import mix
@@ -154,6 +155,7 @@ class Engine:
         began, counted, last = time.perf_counter(), self._counts(), searches[-1]
         not_finite = last.not_finite  # an overflow in low precision is no fault of the model, and fp32 comes after it
         x, y = self.x[indices].to(self.device), self.subject.source_y[indices].to(self.device)
+        searched = whole_levels(threat) if takes_eight_bits(self.model) else threat
         best = None
         # Of a nearest example the distance counts too, which low precision blurs.
         for search in searches[-1:] if attack.traits.minimum_norm else searches:
@@ -168,7 +170,7 @@ class Engine:
                     self.subject.index[indices[rows]], mix(self.seed, *stream), self.device
                 )
             with self._in_time(search), kept_from(search) if attack.is_own else nullcontext():
-                x_adv = attack.function(search, x[rows], y[rows], threat, **begin)
+                x_adv = attack.function(search, x[rows], y[rows], searched, **begin)
             if fault := fault_of(x_adv, x[rows]):
                 raise ValueError(fault)
             attempts = self._verify(x_adv.detach().float(), indices[rows], threat)

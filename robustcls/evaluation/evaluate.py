@@ -25,8 +25,9 @@ from robustcls.evaluation.pace import Pace
 from robustcls.evaluation.plan import Plan
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.two_classes import tell_apart
+from robustcls.models.remote import remote_of
 from robustcls.results.balance import balanced_of, two_classes_of
-from robustcls.results.records import Accuracy, Check, CurvePoint, Evaluation, Provenance, Threat
+from robustcls.results.records import Accuracy, Check, CurvePoint, Evaluation, Provenance, Service, Threat
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
 from robustcls.runtime.world import World
 
@@ -66,6 +67,8 @@ def evaluate_subject(
         complete(
             subject, plan, evaluation, size, budget=budget, pace=pace, progress=progress is not None, say=say, done=done
         )
+        if evaluation.provenance.service:
+            evaluation.provenance.service.queries = _queries(subject)
     return evaluation
 
 
@@ -166,6 +169,7 @@ def _record(
     )
     evaluation.balanced = balanced_of(evaluation)
     evaluation.two_classes = two_classes_of(evaluation, plan.positive)
+    evaluation.provenance.service = _describe_service(engine)  # the last, for what is before may ask it
     return evaluation
 
 
@@ -180,13 +184,28 @@ def _kind(plan: Plan, outcome: Outcome) -> str:
 def _task(engine: Engine, plan: Plan) -> dict[str, Any]:
     """What must be the same where an evaluation is resumed."""
     model, data, surrogate = engine.subject.model_record, engine.subject.data_record, engine.subject.surrogate
-    return {
+    service = remote_of(engine.subject.model)
+    return ({"twin": service.twin_name} if service else {}) | {
         "model": [model.name, model.sha256], "data": data.sha256,
         "outputs": data.class_map.outputs if data.class_map else [], "threat": str(engine.threat),
         "attacks": [attack.text for attack in plan.attacks], "each alone": plan.alone, "batch size": engine.batch_size,
         "precision": engine.precision, "seed": plan.seed, "compiled": plan.compiled, "radii": list(plan.eps_grid),
         "versions": versions(), "surrogate": [surrogate.record.name, surrogate.record.sha256] if surrogate else [],
     }  # fmt: skip
+
+
+def _describe_service(engine: Engine) -> Service | None:
+    """Of a model behind one."""
+    net = remote_of(engine.subject.model)
+    if net is None:
+        return None
+    return Service(net.url, net.version, sum(engine.world.gather(_queries(engine.subject))), net.twin_name)
+
+
+def _queries(subject: Subject) -> int:
+    """Images that the service has answered for this subject."""
+    net = remote_of(subject.model)
+    return net.queries - subject.asked_before if net else 0
 
 
 def _describe_threat(subject: Subject, plan: Plan) -> Threat:
@@ -196,4 +215,8 @@ def _describe_threat(subject: Subject, plan: Plan) -> Threat:
         threat.knowledge = f"transfer: examples are crafted on {name}; the judged model gives labels alone"
     elif not any(attack.traits.gradients for attack in plan.attacks):
         threat.knowledge = "black box: the attacks see the model's outputs alone"
+    elif service := remote_of(subject.model):
+        threat.knowledge = (
+            f"white box by a twin: gradients are those of {service.twin_name}, the answers those of the service"
+        )
     return threat

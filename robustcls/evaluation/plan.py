@@ -22,6 +22,7 @@ from robustcls.evaluation.checks import CheckFunction, thorough_checks
 from robustcls.evaluation.config import METHODS, AttackConfig, ReportConfig
 from robustcls.evaluation.curves import choose_grid
 from robustcls.evaluation.explain import supported_methods
+from robustcls.evaluation.profiles import PROFILES
 from robustcls.evaluation.subject import Subject
 from robustcls.results.balance import find_positive
 
@@ -99,7 +100,8 @@ def add_measures(
     """The same plan with the measures of a report. Raises InputError for what the subject does not allow."""
     drawn = any(getattr(config, one.count) for one in measures() if one.draws_maps)
     wanted = (config.method or METHODS) if drawn else ()
-    methods = supported_methods(subject, wanted, strict=bool(config.method), say=say)
+    named = config.method != PROFILES.get(config.profile, {}).get("method", ())  # by the user, not by the profile
+    methods = supported_methods(subject, wanted, strict=named, say=say)
     chosen = {one.name: {name: getattr(config, name) for name in one.option_fields()} for one in measures()}
     for one in measures():
         if hasattr(one.load(), "check") and one.count_in(chosen[one.name]) != 0:

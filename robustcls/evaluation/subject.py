@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustcls.core.class_files import read_listing
 from robustcls.core.class_map import match_classes
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of, sees
+from robustcls.core.eight_bits import rounded, takes_eight_bits
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.logits import unwrapped
@@ -24,6 +25,7 @@ from robustcls.data.seen import seen_in_training
 from robustcls.data.splits import SAMPLING_RULE, check_named_by_file, decoded_alike, load_split, may_have_trained_on
 from robustcls.evaluation.config import AttackConfig, ExplainConfig
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, read_model
+from robustcls.models.remote import remote_of
 from robustcls.models.weights import hash_weights
 from robustcls.results import records
 from robustcls.results.artefact import Manifest
@@ -64,6 +66,7 @@ class Subject:
     quantization: str = ""  # of such a file
     made_of: str = ""  # of such a file, the SHA-256 of the other's
     notes: list[str] = field(default_factory=list)  # what a user must be told: what was taken from where
+    asked_before: int = 0  # images that a service had answered before, where the model is one
     images_were_on: torch.device | None = None  # None where on the CPU or with the model: both are usual
 
     @property
@@ -111,6 +114,8 @@ def make_subject(
     """
     check_images(images, labels, input_size_of(model))
     threat.check_eps(images.shape[1:])
+    service = remote_of(model)
+    asked_before = service.queries if service else 0
     model, taken = classifier_of(model, images, labels=labels)
     if taken:
         warnings.warn(f"{type(unwrapped(model)).__name__}: {taken}", stacklevel=4)
@@ -118,8 +123,10 @@ def make_subject(
     with torch.inference_mode(False):
         x = images.detach().to("cpu", torch.float32, copy=images.is_inference())
         y = labels.detach().to("cpu", torch.int64, copy=labels.is_inference())
+        x = rounded(x) if takes_eight_bits(model) else x
         outputs = _count_outputs(model, x, y)
-        record = describe_model(model, name, num_classes=outputs, note=taken)
+        named, sha256 = (name or service.url, service.sha256) if service else (name, "")
+        record = describe_model(model, named, sha256, num_classes=outputs, note=taken)
         other = None
         if surrogate is not None:
             fitted = classifier_with_warning(surrogate, images, y)
@@ -132,6 +139,7 @@ def make_subject(
         classes=record.classes,
         two_labels=two_labels(record, data, y.tolist()),
         surrogate=other,
+        asked_before=asked_before,
         images_were_on=None if images.device.type == "cpu" else images.device,
     )  # fmt: skip
 
@@ -145,7 +153,7 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
     device, count = resolve_device(options.device), parse_n(options.n)
     parse_batch_size(options.batch_size)
     resolve_precision(options.precision, device)
-    source = read_model(spec)
+    source = read_model(spec, options.twin)
     threat, notes = _choose_threat(source, options)
     own = source.meta.get("data")
     if own == PYTHON:  # no spec names the images
@@ -290,6 +298,8 @@ def _fit(
     mapped = records.ClassMap(list(images.classes), list(found.outputs), found.rule) if found.rule else None
     said = [*loaded.notes, f"model {loaded.name} {sees(loaded.model)}"]
     said += [f"{loaded.name}: {line}" for line in (taken, found.rule) if line]
+    if service := remote_of(loaded.model):
+        said += service.notes
     return loaded, mapped, record, said
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcls.core.eight_bits import rounded_inside, takes_eight_bits
 from robustcls.core.losses import NO_ANSWER, VERDICT_TIE, margin, misclassified, predict_labels
 from robustcls.core.threat import BALL, ThreatModel
 
@@ -62,7 +63,12 @@ def join(parts: Sequence[Attempts]) -> Attempts:
 
 @torch.no_grad()
 def verify(model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, threat: ThreatModel, indices: Tensor) -> Attempts:
-    """An attempt succeeds inside ball and box where the fp32 model misclassifies the tensor as saved beyond a tie."""
+    """An attempt succeeds inside ball and box where the fp32 model misclassifies the tensor as saved beyond a tie.
+
+    For a model that sees 8 bits alone, such as a service, it is rounded to them first, inside the ball.
+    """
+    if takes_eight_bits(model):
+        x_adv = rounded_inside(x_adv, x, threat)
     logits = model(x_adv)
     gap, predicted, distance = margin(logits, y), predict_labels(logits), threat.distance(x_adv, x)
     in_box = (x_adv.flatten(1).amin(1) >= 0) & (x_adv.flatten(1).amax(1) <= 1)

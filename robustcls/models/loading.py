@@ -26,6 +26,7 @@ from robustcls.models.checkpoint import Arch, build, is_checkpoint, load_weights
 from robustcls.models.foreign import find_class_names, find_weights, holds_tensors, is_counter
 from robustcls.models.heads import head_of
 from robustcls.models.onnx.net import hash_onnx, load_onnx
+from robustcls.models.remote import RemoteNet, classifier_of_service, is_remote
 from robustcls.models.weights import read_file
 from robustcls.models.zoo import is_zoo, load_pretrained
 from robustcls.results.artefact import Manifest
@@ -40,6 +41,7 @@ class ModelSource:
     content: Any = None  # of a file of ours or PyTorch's; None where the model comes from elsewhere
     sha256: str = ""  # of the file
     meta: Mapping[str, Any] = field(default_factory=dict)  # what a checkpoint of ours says of itself
+    twin: "ModelSource | None" = None  # of a service, the model whose gradients attacks follow
 
 
 @dataclass
@@ -61,11 +63,12 @@ def load(
     input_size: Sequence[int] | None,
     mean: float | Sequence[float] | None,
     std: float | Sequence[float] | None,
+    twin: str | None = None,
 ) -> LoadedModel:
     """A model without data beside it, as `robustcls.load` describes it. Raises InputError."""
     mean, std = _values(mean, "mean"), _values(std, "std")
-    source = read_model(spec)
-    ours = isinstance(source.content, Manifest) or is_checkpoint(source.content)
+    source = read_model(spec, twin)
+    ours = isinstance(source.content, Manifest | RemoteNet) or is_checkpoint(source.content)
     if input_size is None and not ours and (arch or mean or std) and not is_zoo(source.spec):
         raise InputError(
             f"{spec} does not say which images it takes: give `input_size`, such as `input_size=(3, 32, 32)`"
@@ -118,11 +121,20 @@ def _values(given: Any, name: str) -> list[float] | None:
         raise InputError(f"{name}={given!r} is not a list of numbers: give one, or one per channel") from None
 
 
-def read_model(spec: str) -> ModelSource:
+def read_model(spec: str, twin: str | None = None) -> ModelSource:
     """Reads a checkpoint or a state dict; a zoo's model and `package.module:callable` wait for `build_model`.
 
-    Raises InputError.
+    twin: of a service, the model whose gradients attacks follow. Raises InputError.
     """
+    if is_remote(spec):
+        other = read_model(twin) if twin else None
+        if other and isinstance(other.content, RemoteNet):
+            raise InputError(f"the twin {twin} is a service, which gives no gradients: name its artefact or checkpoint")
+        net = RemoteNet(spec)
+        meta = {**(other.meta if other else {}), **({"threat": net.threat} if net.threat else {})}
+        return ModelSource(net.url, net, net.sha256, meta, other)
+    if twin:
+        raise InputError(f"{spec} is no service and needs no `twin`: leave it out")
     if spec.endswith(".onnx"):
         return ModelSource(spec, sha256=hash_onnx(spec))
     if is_artefact(spec):
@@ -152,6 +164,8 @@ def build_model(
     spec, content, name = source.spec, source.content, Path(source.spec).name
     normalisation = {"mean": mean or (0.0,), "std": std or (1.0,)}
     assumed = f"{name}: assumed to take [0, 1] pixels; give `mean` and `std` if it was trained on normalised ones"
+    if isinstance(content, RemoteNet):
+        return _from_service(content, source.twin, arch=arch, mean=mean, std=std)
     if spec.endswith(".onnx"):
         model = load_onnx(spec, classes=classes, input_size=input_size, **normalisation)
         notes = [*([] if mean or std else [assumed]), *_unused(name, arch=arch)]
@@ -181,6 +195,17 @@ def build_model(
     if not (mean or std or loaded.model.normalises):
         loaded.notes.append(assumed)
     return loaded
+
+
+def _from_service(net: RemoteNet, twin: ModelSource | None, **options: Any) -> LoadedModel:
+    """The model of a service. options: of foreign weights, which its twin may be."""
+    if twin is None:
+        notes = _unused(net.url, **options)
+    else:
+        other = build_model(twin, classes=net.classes, input_size=net.input_size, **options)
+        net.follow(other.model, other.name, own_names(other.classes))
+        notes = other.notes
+    return LoadedModel(classifier_of_service(net), net.url, net.sha256, net.classes, notes)
 
 
 def _from_weights(

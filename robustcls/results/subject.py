@@ -66,6 +66,16 @@ class Threat:
 
 
 @dataclass
+class Service:
+    """A running service that was evaluated over HTTP, on images in 8 bits."""
+
+    url: str  # of the model
+    version: str
+    queries: Count  # images that it answered; of an evaluation that was resumed, since then
+    twin: str = ""  # the model whose gradients the attacks followed
+
+
+@dataclass
 class Provenance:
     """How the evaluation was made."""
 
@@ -79,3 +89,4 @@ class Provenance:
     seconds: Number
     precision: str = ""
     batch_size: Integer = 0  # images at a time that memory held in the end; 0: not known
+    service: Service | None = None  # where the model is one

@@ -62,6 +62,8 @@ def model_metadata(model: ServedModel, versions: Sequence[str]) -> dict[str, Any
         "precision": "int8" if quantization else "fp32",
         "classes": model.classes,
     }
+    if model.manifest.threat:
+        about["threat"] = model.manifest.threat
     if (found := model.evaluation) is not None:
         about["robust_accuracy"] = {
             "norm": found.threat.norm, "eps": found.threat.eps_text, "accuracy": found.robust.accuracy,

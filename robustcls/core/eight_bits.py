@@ -1,0 +1,48 @@
+"""Images as a service receives them: each value a whole number of grey levels, of 255."""
+
+import math
+from typing import TYPE_CHECKING
+
+from robustcls.core.threat import BALL, ThreatModel
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+LEVELS = 255
+_TENTHS = (4, 3, 2, 1, 0)  # of a level, added to a change before it is cut to whole levels: rounding adds 5
+
+
+def takes_eight_bits(model: "nn.Module") -> bool:
+    """Whether the model sees nothing but images in 8 bits, as one behind a service does (`eight_bits` of a module in it)."""
+    return any(getattr(module, "eight_bits", False) for module in model.modules())
+
+
+def rounded(x: "Tensor") -> "Tensor":
+    """The nearest whole levels; what is more than half a level outside [0, 1], or no number, stays so."""
+    return (x * LEVELS).round() / LEVELS
+
+
+def whole_levels(threat: ThreatModel) -> ThreatModel:
+    """The ball as images in 8 bits fill it: of linf, the radius is the largest whole number of levels in it."""
+    if threat.norm != "linf":
+        return threat
+    return threat.at(math.floor((threat.eps + BALL) * LEVELS) / LEVELS)
+
+
+def rounded_inside(x_adv: "Tensor", x: "Tensor", threat: ThreatModel) -> "Tensor":
+    """Adversarial images N,C,H,W in 8 bits: the nearest that stay in the ball around x, which is in 8 bits itself.
+
+    Rounding to the nearest level may leave the ball by half a level. The changes of such an image are rounded towards x
+    instead, by as little as suffices, and cut off, which never leaves it, in the end. An image outside the ball is rounded
+    to the nearest levels, so that it stays what it was.
+    """
+    clean, change = (x * LEVELS).round(), (x_adv - x) * LEVELS
+    found = rounded(x_adv)
+    inside = threat.distance(x_adv, x) <= threat.eps + BALL
+    for tenths in _TENTHS:
+        left = inside & ~(threat.distance(found, x) <= threat.eps + BALL)
+        if not left.any():
+            break
+        towards = (clean + (change.abs() + tenths / 10).floor() * change.sign()) / LEVELS
+        found = towards.where(left.view(-1, 1, 1, 1), found)
+    return found
