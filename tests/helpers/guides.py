@@ -22,6 +22,7 @@ PAGES = [
     "explain",
     "report",
     "deploy",
+    "serve",
     "monitor",
     "ci",
     "data",
