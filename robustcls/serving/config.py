@@ -53,6 +53,11 @@ class ServeConfig:
         return int(self.max_body * MEGABYTE)
 
     @property
+    def replica_requests(self) -> int:
+        """Requests that Ray gives a replica at a time, for each model: more than it takes, so that it refuses the rest."""
+        return 2 * self.queue + self.batch
+
+    @property
     def replica_range(self) -> tuple[int, int]:
         """How few and how many replicas there may be. Raises InputError."""
         least, colon, most = self.replicas.partition(":")

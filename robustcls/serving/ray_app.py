@@ -49,8 +49,8 @@ def build(args: Mapping[str, Any]) -> serve.Application:
     deployment = serve.deployment(
         serve.ingress(make)(_Replica),
         name=NAME,
-        max_ongoing_requests=config.queue,
-        max_queued_requests=config.queue,
+        max_ongoing_requests=config.replica_requests * len(models),
+        max_queued_requests=config.replica_requests * len(models),
         graceful_shutdown_timeout_s=math.ceil(config.timeout) + MARGIN,
         ray_actor_options={"num_cpus": config.threads * len(models)},
         **_replicas(config, scaling),

@@ -86,8 +86,9 @@ def serve(
                     _drain(handle, config.drain)
         finally:
             signals.ignore()
-            with contextlib.redirect_stderr(io.StringIO()):  # Ray complains of the processes that it ends itself
-                ray_serve.shutdown()
+            with contextlib.redirect_stdout(io.StringIO()):  # Ray complains of the processes that it ends itself
+                if ray.is_initialized():  # or it would start another
+                    ray_serve.shutdown()
                 ray.shutdown()
     if signals.interrupted:
         raise KeyboardInterrupt

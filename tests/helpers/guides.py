@@ -23,6 +23,7 @@ PAGES = [
     "report",
     "deploy",
     "monitor",
+    "scale",
     "ci",
     "data",
     "python",
