@@ -66,7 +66,8 @@ add `--build-arg ROBUSTCLS=/install/NAME.whl`. `docker stop --time {grace}` leav
 
 Replace the registry in `kserve.yaml` and the address of Prometheus in `keda.yaml`, then `kubectl apply -f` both. KServe is
 told to scale nothing itself, as KEDA does; Prometheus has to scrape the pods (they have the usual `prometheus.io`
-annotations). For Ray: `serve deploy deploy/ray_serve.yaml`, with robustcls[serve,ray] and the artefact at {inside} on every node.
+annotations). For Ray: `serve deploy deploy/ray_serve.yaml`, with robustcls[serve,ray] and the artefact at {inside} on every
+node.
 """
 
 
