@@ -15,6 +15,7 @@ EXTRAS = {  # what each optional dependency is for; which there are, the package
     "heic": "photos as .heic",
     "onnx": "models as .onnx, and robustcls export",
     "prune": "robustcls train --prune",
+    "ray": "robustcls serve --engine ray",
     "safetensors": "weights as .safetensors",
     "serve": "robustcls serve and monitor",
     "tensorboard": "robustcls train --track tensorboard",

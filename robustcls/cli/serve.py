@@ -10,6 +10,7 @@ from robustcls.core.errors import InputError
 from robustcls.serving.config import ServeConfig
 
 NEEDS = "serve needs Starlette, uvicorn and prometheus-client: pip install 'robustcls[serve]'"
+NEEDS_RAY = "`engine=ray` needs Ray Serve: pip install 'robustcls[serve,ray]'"
 
 
 @click.command("serve", cls=GroupedCommand)
@@ -27,13 +28,20 @@ def command(flags: dict, config_file: str | None, models: tuple[str, ...]) -> No
     \b
       robustcls serve --model artefact
       robustcls serve --model digits=artefact --port 8000 --host 0.0.0.0
+      robustcls serve --model artefact --engine ray --replicas 1:4
       curl -s http://127.0.0.1:8080/v2/models/artefact
     """
     config = build(ServeConfig, flags, config_file)
     try:
         from robustcls.serving.server import serve
+
+        if config.engine == "ray":
+            from robustcls.serving.ray_engine import serve
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in ("starlette", "uvicorn", "prometheus_client"):
+        missing = (error.name or "").split(".")[0]
+        if missing == "ray":
+            raise InputError(NEEDS_RAY) from None
+        if missing not in ("starlette", "uvicorn", "prometheus_client"):
             raise
         raise InputError(NEEDS) from None
     serve(models, config, partial(note, quiet=config.quiet))

@@ -48,7 +48,8 @@ What of these was run, with another artefact, and what was not:
   cluster**.
 - `keda.yaml`: a KEDA ScaledObject (v1alpha1) that scales it by the requests that wait. Checked against the fields of KEDA's
   API; **untested on a cluster**.
-- `ray_serve.yaml`: a Ray Serve configuration. Checked by Ray's own schema; **untested on a cluster**.
+- `ray_serve.yaml`: a Ray Serve configuration. Checked by Ray's own schema, and run on one machine by `serve run`; **untested on
+  a cluster**.
 
 ## Container
 
@@ -65,7 +66,8 @@ add `--build-arg ROBUSTCLS=/install/NAME.whl`. `docker stop --time {grace}` leav
 
 Replace the registry in `kserve.yaml` and the address of Prometheus in `keda.yaml`, then `kubectl apply -f` both. KServe is
 told to scale nothing itself, as KEDA does; Prometheus has to scrape the pods (they have the usual `prometheus.io`
-annotations). For Ray: `serve deploy deploy/ray_serve.yaml`, with robustcls[ray] and the artefact at {inside} on every node.
+annotations). For Ray: `serve deploy deploy/ray_serve.yaml`, with robustcls[serve,ray] and the artefact at {inside} on every
+node.
 """
 
 
@@ -216,7 +218,8 @@ def ray_serve(name: str, config: ServeConfig) -> dict[str, Any]:
     """A configuration of `serve deploy`. Ray counts the requests that a replica has not answered yet."""
     deployment = {
         "name": RAY_DEPLOYMENT,
-        "max_ongoing_requests": config.queue,
+        "max_ongoing_requests": config.replica_requests,
+        "max_queued_requests": config.replica_requests,
         "graceful_shutdown_timeout_s": float(math.ceil(config.timeout) + MARGIN),
         "autoscaling_config": {
             "min_replicas": REPLICAS[0],

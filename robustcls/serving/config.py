@@ -45,10 +45,30 @@ class ServeConfig:
                 raise InputError(f"`{name}={getattr(self, name):g}` is too small: give more than 0")
         if not self.drain >= 0:
             raise InputError(f"`drain={self.drain:g}` is too small: give 0 or more")
+        if self.replica_range != (1, 1) and self.engine != "ray":
+            raise InputError(f"`replicas={self.replicas}` needs `engine=ray`: this process is one")
 
     @property
     def body_bytes(self) -> int:
         return int(self.max_body * MEGABYTE)
+
+    @property
+    def replica_requests(self) -> int:
+        """Requests that Ray gives a replica at a time, for each model: more than it takes, so that it refuses the rest."""
+        return 2 * self.queue + self.batch
+
+    @property
+    def replica_range(self) -> tuple[int, int]:
+        """How few and how many replicas there may be. Raises InputError."""
+        least, colon, most = self.replicas.partition(":")
+        numbers = [least, most if colon else least]
+        if not all(one.isascii() and one.isdigit() and len(one) < 5 and int(one) for one in numbers):
+            raise InputError(
+                f"`replicas={self.replicas}` is no number of replicas: give one, such as 2, or a range, such as 1:4"
+            )
+        if int(numbers[0]) > int(numbers[1]):
+            raise InputError(f"`replicas={self.replicas}` ends before it begins: give the smaller number first")
+        return int(numbers[0]), int(numbers[1])
 
 
 def processors() -> int:

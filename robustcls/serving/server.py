@@ -33,7 +33,7 @@ def serve(specs: Sequence[str], config: ServeConfig, say: Callable[[str], None])
     """
     began = time.monotonic()
     service = Service.of(specs, config, say)
-    with _listen(config.host, config.port) as listener:
+    with listen(config.host, config.port) as listener:
         server = _Server(uvicorn.Config(application(service), log_config=None, access_log=False, server_header=False,
                                         lifespan="on", timeout_keep_alive=30), service)  # fmt: skip
         asyncio.run(_run(server, service, listener, began))
@@ -43,8 +43,7 @@ def serve(specs: Sequence[str], config: ServeConfig, say: Callable[[str], None])
 
 async def _run(server: "_Server", service: Service, listener: socket.socket, began: float) -> None:
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    host, port = listener.getsockname()[:2]
-    host = f"[{host}]" if ":" in host else host
+    where = address(*listener.getsockname()[:2])
     try:
         started = asyncio.create_task(service.until_ready(START))
         await asyncio.wait({serving, started}, return_when=asyncio.FIRST_COMPLETED)
@@ -52,7 +51,7 @@ async def _run(server: "_Server", service: Service, listener: socket.socket, beg
             started.result()
             for queue in service.queues:
                 service.say(
-                    f"serving {queue.model.name} version {queue.model.version} at http://{host}:{port}/v2/models/"
+                    f"serving {queue.model.name} version {queue.model.version} at {where}/v2/models/"
                     f"{queue.model.name} (ready after {time.monotonic() - began:.1f} s)"
                 )
         started.cancel()
@@ -90,7 +89,13 @@ class _Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(self.service.config.drain, setattr, self, "should_exit", True)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def address(host: str, port: int) -> str:
+    """As URLs begin."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound. Raises InputError where the port is taken, or the address is none of this machine."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

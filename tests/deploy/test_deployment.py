@@ -71,7 +71,7 @@ sys.meta_path.insert(0, Container())
 
 import robustcls.serving
 for module in pkgutil.iter_modules(robustcls.serving.__path__):
-    if importlib.util.find_spec("ray") or module.name != "ray_app":  # what runs on Ray has Ray's own environment
+    if importlib.util.find_spec("ray") or not module.name.startswith("ray_"):  # what runs on Ray has Ray's own environment
         importlib.import_module(f"robustcls.serving.{module.name}")
 import robustcls.cli.main
 if importlib.util.find_spec("robustcls.cli.serve"):

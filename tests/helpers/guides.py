@@ -24,6 +24,7 @@ PAGES = [
     "deploy",
     "serve",
     "monitor",
+    "scale",
     "ci",
     "data",
     "python",

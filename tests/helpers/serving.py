@@ -115,9 +115,9 @@ class Running:
 
 
 @contextmanager
-def running(*arguments, expect_ready=True):
-    """`robustcls serve` on a free port, ended by SIGKILL where the test has not ended it."""
-    command = [sys.executable, "-m", "robustcls", "serve", "--port", "0", *map(str, arguments)]
+def running(*arguments, program=("-m", "robustcls", "serve", "--port", "0")):
+    """`robustcls serve` on a free port, or a program of Python, ended by SIGKILL where the test has not ended it."""
+    command = [sys.executable, *program, *map(str, arguments)]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "80"})
     lines, address = [], []
     told = threading.Event()
