@@ -38,6 +38,7 @@ def command(flags: dict, config_file: str | None, file: str | None, markdown: bo
       robustcls bench --suite attack --model ckpt.pt --workload fast --n 512
       robustcls bench --suite explain --model ckpt.pt
       robustcls bench --suite deploy --model ckpt.pt
+      robustcls bench --suite serve --model artefact
       robustcls bench --suite cuda --arch vgg16 --data cifar10 --out bench.json
       robustcls bench bench.json --markdown
     """
