@@ -2,7 +2,9 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +200,12 @@ def _with_data(source: loading.ModelSource, data: str, options: ExportConfig, sa
     if own and not options.data:
         check_named_by_file(own, source.spec)
     data = decoded_alike(data, own)[0] if own else data
-    chosen = load_split(
-        data, options.split, seed=source.meta.get("seed", options.seed),
+    split = partial(
+        load_split, data, seed=source.meta.get("seed", options.seed),
         data_dir=options.data_dir or source.meta.get("data_dir"), skip_corrupt=options.skip_corrupt,
         limit_train=source.meta.get("config", {}).get("limit_train"), n=IMAGES,
     )  # fmt: skip
+    chosen = split(options.split)
     size = tuple(chosen.pixels.shape[1:])
     loaded = loading.build_model(
         source, arch=options.arch, classes=chosen.classes, input_size=size, **_normalisation(options)
@@ -212,6 +215,8 @@ def _with_data(source: loading.ModelSource, data: str, options: ExportConfig, sa
     mapped, taken = loading.fit_to_data(loaded, images[:32], chosen.classes)
     known = _known(loaded.model, loaded.name, size, white_of(data))
     known.data, known.split = data, options.split
+    with suppress(InputError):  # too few images to hold some out
+        known.unseen = split("val").batch()[0]  # on its own training images it is surer than it will ever be again
     say(f"{len(images)} images of {data}, split {options.split}" + (f"; {taken}" if taken else ""))
     return _Chosen(loaded, known, images, torch.tensor(mapped.outputs)[labels])
 

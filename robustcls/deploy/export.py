@@ -65,6 +65,7 @@ class Known:
     data: str = "given"  # where the images come from
     split: str = "given"
     deploy: bool = False
+    unseen: Tensor | None = None  # images N,C,H,W that it was not trained on, for what monitoring compares with
 
 
 def export_model(
@@ -160,7 +161,8 @@ def export_model(
             trained=known.trained,
         )
         write_reference(folder / REFERENCE, net, images[:REFERENCES])
-        write_drift(folder / DRIFT, predict(net, images, max(BATCHES), label="measuring drift" if progress else ""))
+        usual = images if known.unseen is None else known.unseen
+        write_drift(folder / DRIFT, predict(net, usual, max(BATCHES), label="measuring drift" if progress else ""))
         manifest.save(folder / MANIFEST)
         if known.deploy:
             write_deployment(folder, Path(out).resolve().name, manifest)

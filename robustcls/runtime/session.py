@@ -21,14 +21,16 @@ DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFil
 Run = Callable[[NDArray[numpy.float32]], NDArray[numpy.float32]]  # images N,C,H,W in [0, 1] to logits N,K
 
 
-def open_session(path: str | Path, threads: int, providers: Iterable[str] = (CPU,)) -> Any:
-    """An onnxruntime.InferenceSession that computes on so many threads. Raises InputError."""
+def open_session(path: str | Path, threads: int, providers: Iterable[str] = (CPU,), *, spin: bool = True) -> Any:
+    """An onnxruntime.InferenceSession that computes on so many threads; these wait for work busily where they `spin`, which
+    is faster and takes their processors from others. Raises InputError."""
     try:
         import onnxruntime
     except ImportError:
         raise InputError(f"{path} needs onnxruntime: pip install 'robustcls[onnx]'") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     options.log_severity_level = 3  # errors: it warns of every weight that it prunes
     there = onnxruntime.get_available_providers()
     try:

@@ -3,11 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy
-from numpy.typing import NDArray
-
 from robustcls.core.errors import InputError
-from robustcls.results.artefact import DRIFT, EVALUATION, REFERENCE, Manifest
+from robustcls.results.artefact import DRIFT, EVALUATION, Manifest
 from robustcls.results.records import Evaluation
 from robustcls.runtime.session import check_file
 from robustcls.serving.drift import Drift
@@ -72,11 +69,6 @@ class ServedModel:
             self.notes.append(f"{path} is of another file: attack this one again")
             return
         self.evaluation = found
-
-    def reference(self) -> NDArray[numpy.uint8]:
-        """The reference images, N,C,H,W."""
-        with numpy.load(self.folder / REFERENCE, allow_pickle=False) as stored:
-            return stored["pixels"]
 
 
 def _checked(name: str) -> str:

@@ -163,7 +163,16 @@ class Queue:
 
     async def _compute(self, process: Process, batch: list[Job]) -> None:
         packed = [job.parts() for job in batch]
-        outcome = await process.compute([head for head, _ in packed], [part for _, parts in packed for part in parts])
+        last = max(job.deadline for job in batch) + self.config.timeout
+        try:
+            async with asyncio.timeout_at(last):
+                outcome = await process.compute(
+                    [head for head, _ in packed], [part for _, parts in packed for part in parts]
+                )
+        except TimeoutError:  # nobody waits for it any more, and others wait behind it
+            self.say(f"the process that computes {self.model.name} does not answer: ending it")
+            process.child.kill()
+            raise Died from None
         images = sum(len(found) for found in outcome.items if not isinstance(found, str))
         self._observe(outcome, images)
         for job, found in zip(batch, outcome.items, strict=True):

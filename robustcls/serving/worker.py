@@ -52,7 +52,7 @@ def serve(connection: socket.socket, folder: Path, threads: int, limits: Limits)
 
 
 def _runner(folder: Path, manifest: Manifest, threads: int) -> Run:
-    session = open_session(check_file(folder, manifest), threads)
+    session = open_session(check_file(folder, manifest), threads, spin=False)
     output, name = session.get_outputs()[0].name, session.get_inputs()[0].name
     return lambda pixels: session.run([output], {name: pixels})[0]
 

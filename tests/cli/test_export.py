@@ -6,6 +6,8 @@ import numpy
 import pytest
 import torch
 
+import robustcls
+from robustcls.data.splits import load_split
 from robustcls.results.artefact import MANIFEST, Manifest
 from tests.cli.conftest import run_main
 
@@ -72,6 +74,11 @@ def test_it_says_what_was_checked_and_where_the_file_is(made):
     )
     assert manifest.threat["norm"] == "linf"
     assert manifest.trained["seed"] == 0
+    unseen, _ = load_split("digits(size=8)", "val", seed=0).batch()  # what it was not trained on is what it is like
+    with numpy.load(folder / "fp32" / "drift.npz") as drift:
+        assert drift["n"] == len(unseen)
+        median = robustcls.load(folder / "fp32")(unseen).detach().softmax(1).quantile(0.5, 0)
+        numpy.testing.assert_allclose(drift["quantiles"][:, 50], median, atol=1e-5)
     assert sorted(path.name for path in folder.iterdir()) == ["fp32", "int8"]
 
 

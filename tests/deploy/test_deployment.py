@@ -408,9 +408,9 @@ def test_the_ranges_hold_what_is_installed_and_what_the_package_asks_for():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*map(Requirement, project["dependencies"] + project["optional-dependencies"]["serve"])]
     floors = {canonicalize_name(each.name): each.specifier for each in asked}
-    assert set(REQUIREMENTS) >= {
-        canonicalize_name(Requirement(line).name) for line in project["optional-dependencies"]["serve"]
-    }
+    written = {"pyyaml"}  # by `robustcls monitor --write`, which does not run in the container
+    extra = {canonicalize_name(Requirement(line).name) for line in project["optional-dependencies"]["serve"]}
+    assert set(REQUIREMENTS) >= extra - written
     for package, versions in REQUIREMENTS.items():
         assert re.fullmatch(r">=[\d.]+,<\d+", versions)
         least = versions.split(",")[0].removeprefix(">=")

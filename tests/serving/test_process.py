@@ -98,6 +98,22 @@ def test_a_request_that_ends_each_process_is_refused_and_the_others_are_answered
     assert status == 400
 
 
+def test_a_process_that_does_not_answer_is_ended_and_replaced(artefact):
+    async def act(service):
+        queue, first = service.queues[0], pid(service)
+        os.kill(first, signal.SIGSTOP)
+        deadline = asyncio.get_running_loop().time() + 0.2
+        with pytest.raises(Refused, match="not answered within") as refused:
+            await queue.answer(Request(None, pixels=some_images(1)), deadline)
+        while queue.process is None or pid(service) == first:
+            await asyncio.sleep(0.05)
+        return refused.value.status, await ask(service)
+
+    status, logits = in_service(artefact, act, timeout=0.2)
+    assert status == 504
+    assert logits.shape == (1, 3)
+
+
 def test_an_artefact_that_was_changed_while_it_was_served_is_not_started_again(tmp_path):
     folder = small_artefact(tmp_path / "small")
 

@@ -1,15 +1,20 @@
 """`robustcls serve` as a process: started, asked, and told to go."""
 
 import asyncio
+import json
 import pkgutil
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy
 import pytest
+from PIL import Image
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -18,6 +23,7 @@ pytest.importorskip("prometheus_client")
 import robustcls.serving
 from tests.helpers.serving import by_hand, json_request, logits_of, running, some_images
 
+ROOT = Path(__file__).parents[2]
 INFER = "/v2/models/small/infer"
 
 
@@ -188,3 +194,17 @@ def test_answers_are_sent_without_waiting_for_acknowledgements():
                 writer.close()
 
     assert asyncio.run(option())
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/serve.md"])
+def test_the_lines_of_curl_that_are_shown_work(page, artefact, tmp_path):
+    if shutil.which("curl") is None or shutil.which("base64") is None:
+        pytest.skip("needs curl and base64")
+    text = (ROOT / page).read_text(encoding="utf-8")
+    shown = re.search(r"^    (curl .*/infer .*\n(?:        .*\n)+)", text, re.MULTILINE)[1]
+    Image.fromarray(some_images(1)[0].transpose(1, 2, 0)).save(tmp_path / "photo.png")
+    with running("--model", artefact) as service:
+        line = shown.replace("http://127.0.0.1:8080", service.address).replace("/artefact/", f"/{artefact.name}/")
+        found = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
+    expected = by_hand(artefact, some_images(1).astype(numpy.float32) / 255)
+    numpy.testing.assert_array_equal(logits_of(json.loads(found.stdout)), expected)
