@@ -52,6 +52,16 @@ def cores() -> tuple[int | None, int | None]:
     return (there[0], there[-1]) if len(there) > 1 else (None, None)
 
 
+def of_one_core(one: int | None, other: int | None) -> bool | None:
+    """Whether two processors are threads of one core, and so slow each other down; None where that cannot be told."""
+    try:
+        text = Path(f"/sys/devices/system/cpu/cpu{one}/topology/thread_siblings_list").read_text(encoding="ascii")
+        ranges = [[int(end) for end in part.split("-")] for part in text.strip().split(",")]
+    except (OSError, ValueError):
+        return None
+    return any(part[0] <= (-1 if other is None else other) <= part[-1] for part in ranges)
+
+
 @contextlib.contextmanager
 def on_core(core: int | None) -> Iterator[None]:
     """This thread, and processes that it starts, run on that processor alone."""

@@ -15,7 +15,7 @@ from robustcls.bench.config import ATTACKS, REQUESTS, TRAININGS, BenchConfig
 from robustcls.bench.deploying import add_ratios, variants_of
 from robustcls.bench.explaining import time_method
 from robustcls.bench.limits import copy_bandwidth, forward_flops, matrix_rates
-from robustcls.bench.service import Contestant, cores
+from robustcls.bench.service import Contestant, cores, of_one_core
 from robustcls.bench.serving import Plan, Subject, measure, ours
 from robustcls.bench.subject import TRAINING_IMAGES, load_subject, subject_task
 from robustcls.bench.training import VARIANTS, Result, Task, time_training, update_flops
@@ -206,7 +206,7 @@ def serve_suite(contestants: Sequence[Contestant], subject: Subject, config: Any
         "about": f"services under load, {name}, one image a request, {placed}; deadline {plan.deadline:g} s",
         "subject": {"name": name, "sha256": subject.manifest.file.sha256, "input_size": subject.manifest.input_size},
         "plan": vars(plan),
-        "cores": {"server": server, "client": client},
+        "processors": {"server": server, "client": client, "of_one_core": of_one_core(server, client)},
         "request_bytes": {one.name: len(one.payloads[0].body) for one in contestants},
         "versions": versions(SERVING),
         **suite,

@@ -63,6 +63,20 @@ def test_server_and_client_have_a_processor_each_where_there_are_two(monkeypatch
     assert cores() == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("siblings", "found"), [("0-1", True), ("0,2", False), ("0-3,8-11", True), ("", None), (None, None)]
+)
+def test_threads_of_one_core_are_told(siblings, found, monkeypatch):
+    def read(path, encoding):
+        assert str(path).endswith("cpu0/topology/thread_siblings_list")
+        if siblings is None:
+            raise FileNotFoundError
+        return f"{siblings}\n"
+
+    monkeypatch.setattr(service.Path, "read_text", read)
+    assert service.of_one_core(0, 1) is found
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no choice of processors here")
 def test_a_child_runs_on_its_processor_and_the_parent_where_it_ran():
     before = os.sched_getaffinity(0)
