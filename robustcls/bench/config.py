@@ -80,10 +80,8 @@ class BenchConfig(RuntimeOptions):
     rounds: int | None = option(
         None, "Times that everything is measured; medians are shown.  [default: 3; in the suites explain and cuda 1]"
     )
-    seconds: float = option(10.0, "Seconds of each other load of the suite serve.", metavar="SECONDS", group="Load")
-    deadline: float = option(
-        1.0, "Seconds within which its service must answer under load.", metavar="SECONDS", group="Load"
-    )
+    seconds: float = option(10.0, "Seconds of each other load of the suite serve.", metavar="SECONDS")
+    deadline: float = option(1.0, "Seconds within which its service must answer under load.", metavar="SECONDS")
     out: str | None = option(None, "Also write the measurements as JSON.", metavar="FILE.json", group="Output")
 
     def __post_init__(self) -> None:
