@@ -16,12 +16,14 @@ from experiments.contests.config import ContestConfig
 from robustcls.bench.service import Contestant, Payload
 from robustcls.bench.serving import Subject, ours
 from robustcls.bench.suites import serve_suite, served_subject
+from robustcls.core.options import parse_numbers
 from robustcls.models.artefact import is_artefact
 from robustcls.results.artefact import MODEL
 
 EAGER, ONNX = "FastAPI, eager torch, JSON", "FastAPI, onnxruntime, JSON"
 RATIOS = {"ratio": EAGER, "ratio_to_onnxruntime": ONNX}
 NEEDS = ("fastapi", "uvicorn")
+RAY = ("ray", "robustcls.serving.ray_engine")
 ON_RAY = ("--engine", "ray", "--replicas", "1")
 
 
@@ -42,10 +44,10 @@ def run_serve_suite(config: ContestConfig, common: dict[str, Any], home: Path, s
 def contestants_of(subject: Subject, deadline: float, model: Path | None) -> tuple[list[Contestant], list[str]]:
     """Those that can take part, and why the others cannot. model: the file of the whole module."""
     present, missing = ours(subject, deadline), []
-    if importlib.util.find_spec("ray"):
+    if all(map(importlib.util.find_spec, RAY)):
         present += ours(subject, deadline, ON_RAY)[:1]
     else:
-        missing.append("robustcls on Ray: ray is not installed")
+        missing.append("robustcls on Ray: not installed: pip install 'robustcls[ray]'")
     lacking = [package for package in NEEDS if importlib.util.find_spec(package) is None]
     if lacking:
         missing.append(
@@ -89,5 +91,6 @@ def _fastapi(name: str, module: str, subject: Subject, model: Path, precision: s
 def _module(spec: str, config: ContestConfig, home: Path) -> Path:
     """The file of the whole module, in eval mode."""
     file = home / "module.pt"
-    torch.save(robustcls.load(spec, arch=config.arch).cpu().eval(), file)
+    mean, std = parse_numbers(config.mean, "mean"), parse_numbers(config.std, "std")
+    torch.save(robustcls.load(spec, arch=config.arch, mean=mean, std=std).cpu().eval(), file)
     return file

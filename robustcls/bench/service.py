@@ -20,7 +20,7 @@ from robustcls.bench.latency import Answers
 from robustcls.bench.training import Result
 from robustcls.core.errors import InputError
 
-START = 60.0  # seconds in which a service must answer
+START = 120.0  # seconds in which a service must answer
 PATIENCE = 60.0  # seconds that a request may take where no deadline is measured
 END = 10.0  # seconds from SIGTERM to SIGKILL
 

@@ -161,6 +161,7 @@ def measure(contestant: Contestant, subject: Subject, plan: Plan) -> Result:
         settle()
         double = load(OPEN, rate=2 * capacity, count=max(2, int(2 * capacity * plan.seconds)), deadline=plan.deadline)
         found |= overload(double, capacity) | {"double": double.about()}
+        found["errors"] = float(half.errors + double.errors + sum(one["errors"] for one in tried.values()))
     return found
 
 

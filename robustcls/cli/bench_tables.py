@@ -33,12 +33,13 @@ FURTHER: dict[str, dict[str, tuple[str, str]]] = {  # tables that follow, by the
         "onnxruntime_ms": ("ORT", "{:.2f}"),
         "overhead_ms": ("overhead", "{:.2f}"),
     },
-    "at twice the capacity, answers in time as a share of the capacity; milliseconds:": {
+    "at twice the capacity, answers in time as a share of it; milliseconds; errors in all:": {
         "of_capacity": ("in time", "{:.0%}"),
         "accepted_p99_ms": ("p99", "{:.0f}"),
         "refused": ("refused", "{:.0%}"),
         "refusal_p50_ms": ("p50", "{:.1f}"),
         "refusal_p99_ms": ("p99", "{:.1f}"),
+        "errors": ("errors", "{:.0f}"),
     },
     "seconds to the first answer; MB then and after load, of all its processes:": {
         "ready_seconds": ("ready", "{:.2f}"),

@@ -30,12 +30,12 @@ def test_who_is_not_installed_is_told(subject, tmp_path, monkeypatch):
     monkeypatch.setattr(serving.importlib.util, "find_spec", installed())
     present, missing = contestants_of(subject, 1.0, tmp_path / "model.pt")
     assert [one.name for one in present] == OURS
-    assert any("ray" in line for line in missing)
+    assert any("robustcls[ray]" in line for line in missing)
     assert any("fastapi, uvicorn" in line and "requirements.txt" in line for line in missing)
 
 
 def test_an_artefact_has_no_eager_model(subject, tmp_path, monkeypatch):
-    monkeypatch.setattr(serving.importlib.util, "find_spec", installed("fastapi", "uvicorn", "ray"))
+    monkeypatch.setattr(serving.importlib.util, "find_spec", installed("fastapi", "uvicorn", *serving.RAY))
     present, missing = contestants_of(subject, 1.0, None)
     assert [one.name for one in present] == [*OURS, "robustcls on Ray, JSON", ONNX]
     assert len(missing) == 1
