@@ -17,7 +17,7 @@ from robustcls.core.files import atomic_write, check_writable
 @config_option
 @options(ContestConfig)
 def command(flags: dict[str, Any], config_file: str | None) -> None:
-    """Measure training, attacks and explanations beside a plain fp32 loop and the libraries that are installed.
+    """Measure training, attacks, explanations and a service beside a plain fp32 loop and the libraries that are installed.
 
     Each library runs in a process of its own, in rounds; ratios are taken within a round. The limit is the arithmetic of
     the network over the rate of a large matrix product, measured here.
@@ -29,12 +29,14 @@ def command(flags: dict[str, Any], config_file: str | None) -> None:
     of that code. All examples are checked again.
 
     The cuda suite trains and evaluates whole architectures. The explain suite gives each attribution method's images per
-    second, beside captum called image by image.
+    second, beside captum called image by image. The serve suite loads robustcls serve, FastAPI with eager torch and FastAPI
+    with ONNX Runtime in turns, each on one processor, by a client on another.
 
     \b
       python -m experiments.contests --suite train --arch "vgg16(width=1.0)" --rounds 5
       python -m experiments.contests --suite attack --model ckpt.pt --n 512 --out bench.json
       python -m experiments.contests --suite attack --contest all --model mylab.models:net
+      python -m experiments.contests --suite serve --model ckpt.pt --out bench.json
       python -m experiments.contests --suite cuda --arch vgg16 --data cifar10 --out bench.json
     """
     from experiments.contests.contest import run_contests

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from robustcls.bench.config import check_load
 from robustcls.core.config import option
 from robustcls.core.errors import InputError, unknown
 from robustcls.core.options import RuntimeOptions
@@ -18,7 +19,7 @@ EVALUATIONS = {"pgd20": "pgd", "fast": "fast"}  # workloads of the cuda suite, b
 class ContestConfig(RuntimeOptions):
     GROUP: ClassVar[str] = "Benchmark"
 
-    suite: Literal["train", "attack", "explain", "cuda", "all"] = option(
+    suite: Literal["train", "attack", "explain", "serve", "cuda", "all"] = option(
         "all", "What is measured; all: the first three."
     )
     contest: tuple[str, ...] = option(
@@ -43,7 +44,7 @@ class ContestConfig(RuntimeOptions):
     )
     model: str | None = option(
         None,
-        "Model to attack or explain, as `robustcls attack` takes it.  [default: one trained for a few seconds]",
+        "Model to attack, explain or serve, as `robustcls attack` takes it.  [default: one trained for a few seconds]",
         metavar="M",
     )
     mean: str | None = option(None, "Normalisation of foreign weights, such as 0.49,0.48,0.45.", metavar="M,M,M")
@@ -55,12 +56,17 @@ class ContestConfig(RuntimeOptions):
     art_autoattack: bool = option(False, "ART's AutoAttack too in the contest autoattack; it is slow.")
     updates: int = option(20, "Updates that each training contestant makes in a round.")
     n: int | None = option(
-        None, "Images that each contestant attacks, or explains at most, in a round.  [default: 256; suite cuda 10000]"
+        None,
+        "Images that each contestant attacks, or explains at most, in a round; in the suite serve requests at half load.  "
+        "[default: 256; suite cuda 10000; suite serve 5000]",
     )
     rounds: int | None = option(
         None,
-        "Rounds; in each, every contestant has its turn.  [default: 3 in the suite train and the contest pgd, else 1]",
+        "Rounds; in each, every contestant has its turn.  [default: 3 in the suites train and serve and the contest "
+        "pgd, else 1]",
     )
+    seconds: float = option(10.0, "Seconds of each other load of the suite serve.", metavar="SECONDS")
+    deadline: float = option(1.0, "Seconds within which a service must answer under load.", metavar="SECONDS")
     out: str | None = option(None, "Also write the measurements as JSON.", metavar="FILE.json")
 
     def __post_init__(self) -> None:
@@ -70,6 +76,7 @@ class ContestConfig(RuntimeOptions):
                 raise InputError(f"--{name.replace('_', '-')} {value} is too small: give 1 or more")
         if self.updates < 4:
             raise InputError(f"--updates {self.updates} is too small: give 4 or more, as the first two only warm up")
+        check_load(self.seconds, self.deadline)
         for contest in self.contest:
             if contest not in (*CONTESTS, "all"):
                 raise unknown("contest", contest, (*CONTESTS, "all"))

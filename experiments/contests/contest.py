@@ -49,6 +49,11 @@ def run_contests(config: ContestConfig, say: Say, save: Callable[[dict[str, Any]
             result["matrix_rates_at_the_end"] = matrix_rates(device)
             return result
         home, common = Path(folder), common | {"arch": config.archs[0]}
+        if config.suite == "serve":
+            from experiments.contests.serving import run_serve_suite
+
+            result["suites"]["serve"] = run_serve_suite(config, common, home, say)
+            return result
         if config.suite in ("train", "all"):
             result["suites"]["train"] = _run_train_suite(config, common, home, result["matrix_rates"], say)
         if config.suite == "train":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustcls.cli.bench_tables import machine, rates_of
+from robustcls.cli.bench_tables import machine, rates_of, suite_tables
 from robustcls.cli.console import markdown, table, wrap
 
 BASELINE = "plain fp32 loop"  # what all are compared with
@@ -107,6 +107,12 @@ def explanation(suite: dict[str, Any], show: Show) -> str:
     return "\n".join(line if "\n" in line else wrap(line) for line in lines)
 
 
+def serving(suite: dict[str, Any], show: Show) -> str:
+    lines = [suite_tables(suite["about"], suite, show)]
+    lines += [wrap(f"left out: {line}") for line in suite["missing"]]
+    return "\n".join(lines)
+
+
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     if "seconds" not in row:
         return ("", "failed", "", "", "", "", "")
@@ -194,7 +200,8 @@ def _speed_cells(row: dict[str, Any], rate: float) -> tuple[str, ...]:
 
 
 SHOW = {
-    "explain": explanation, "train": training, "attack": attack, "fast": attack, "autoattack": attack, "single": attack,
+    "explain": explanation, "serve": serving, "train": training,
+    "attack": attack, "fast": attack, "autoattack": attack, "single": attack,
 }  # fmt: skip
 
 

@@ -15,19 +15,30 @@ WORKLOADS: dict[str, tuple[str, ...]] = {  # of a suite, where no others are nam
     "attack": ("pgd20",),
     "explain": (),
     "deploy": (),
+    "serve": (),
     "cuda": ("clean", "fgsm_rs", "pgd10", "trades10", "pgd20", "fast"),
     "all": ("pgd3", "pgd20"),
 }
+
+
+REQUESTS = 5000  # at half load: fewer, and the 99th percentile is a few requests' luck
+
+
+def check_load(seconds: float, deadline: float) -> None:
+    """Raises InputError."""
+    for name, value in (("seconds", seconds), ("deadline", deadline)):
+        if not 0 < value < float("inf"):
+            raise InputError(f"`{name}={value:g}` is no time: give more than 0")
 
 
 @dataclass(kw_only=True)
 class BenchConfig(RuntimeOptions):
     GROUP: ClassVar[str] = "Benchmark"
 
-    suite: Literal["train", "attack", "explain", "deploy", "cuda", "all"] = option(
+    suite: Literal["train", "attack", "explain", "deploy", "serve", "cuda", "all"] = option(
         "all",
         "What to measure; all: train, attack and explain; deploy: a model in PyTorch, exported, in 8 bits and pruned, on "
-        "one thread; cuda: training and attacks of whole architectures on a GPU.",
+        "one thread; serve: a service under load; cuda: training and attacks of whole architectures on a GPU.",
     )
     workload: tuple[str, ...] = option(
         (),
@@ -48,7 +59,8 @@ class BenchConfig(RuntimeOptions):
     )
     model: str | None = option(
         None,
-        "Model to attack or explain, as `robustcls attack` takes it.  [default: one trained for a few seconds]",
+        "Model to attack, explain or serve, as `robustcls attack` takes it; a service serves what export wrote, or would "
+        "write.  [default: one trained for a few seconds]",
         metavar="M",
         group="Model",
     )
@@ -60,11 +72,16 @@ class BenchConfig(RuntimeOptions):
     eps: str = option("8/255", "Its radius.", metavar="EPS", group="Attack")
     updates: int = option(20, "Optimiser updates per measurement of training.")
     n: int | None = option(
-        None, "Images to attack, and at most to explain.  [default: 256; in the suite cuda 10000]", group="Data"
+        None,
+        "Images to attack, and at most to explain; in the suite serve requests at half load.  [default: 256; in the suite "
+        "cuda 10000; in the suite serve 5000]",
+        group="Data",
     )
     rounds: int | None = option(
         None, "Times that everything is measured; medians are shown.  [default: 3; in the suites explain and cuda 1]"
     )
+    seconds: float = option(10.0, "Seconds of each other load of the suite serve.", metavar="SECONDS")
+    deadline: float = option(1.0, "Seconds within which its service must answer under load.", metavar="SECONDS")
     out: str | None = option(None, "Also write the measurements as JSON.", metavar="FILE.json", group="Output")
 
     def __post_init__(self) -> None:
@@ -72,6 +89,7 @@ class BenchConfig(RuntimeOptions):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"`{name}={value}` is too small: give {least} or more")
+        check_load(self.seconds, self.deadline)
         if self.suite == "cuda" and self.model and not self.arch:
             raise InputError(f"`model={self.model}` is one architecture: give its `arch` to the suite cuda")
         for kind, given, known in (

@@ -3,7 +3,7 @@
 import gc
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,23 @@ from typing import Any
 import torch
 
 from robustcls.bench.attacking import EXACT, WAYS, agreement, time_attacks, ways_of
-from robustcls.bench.config import ATTACKS, TRAININGS, BenchConfig
+from robustcls.bench.config import ATTACKS, REQUESTS, TRAININGS, BenchConfig
 from robustcls.bench.deploying import add_ratios, variants_of
 from robustcls.bench.explaining import time_method
 from robustcls.bench.limits import copy_bandwidth, forward_flops, matrix_rates
+from robustcls.bench.service import Contestant, cores, of_one_core
+from robustcls.bench.serving import Plan, Subject, measure, ours
 from robustcls.bench.subject import TRAINING_IMAGES, load_subject, subject_task
 from robustcls.bench.training import VARIANTS, Result, Task, time_training, update_flops
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
 from robustcls.core.plugins import names
-from robustcls.core.provenance import commit, versions
+from robustcls.core.provenance import SERVING, commit, versions
 from robustcls.data.images import Images
 from robustcls.data.splits import choose, load_split, load_training_data
+from robustcls.deploy.artefact import export_spec
+from robustcls.deploy.config import ExportConfig
+from robustcls.models.artefact import is_artefact
 from robustcls.models.loading import LoadedModel
 from robustcls.runtime.device import (
     describe_device,
@@ -87,28 +92,32 @@ def training_task(config: Any, task: Task, images: Images) -> Task:
 
 def _suites(config: BenchConfig, task: Task, folder: Path, say: Say) -> Iterable[tuple[str, Result]]:
     trainings, attacks = ([name for name in config.workloads if name in kind] for kind in (TRAININGS, ATTACKS))
+    if config.suite == "serve":
+        subject = served_subject(config, task, folder, say)
+        yield "serve", serve_suite(ours(subject, config.deadline), subject, config, say)
+        return
     explains, deploys = config.suite in ("explain", "all"), config.suite == "deploy"
     data = partial(load_split, data_dir=config.data_dir, seed=config.seed)
-    subject: LoadedModel | None = None
+    loaded: LoadedModel | None = None
     if attacks or explains or deploys:
         images = choose(data(config.data, "test"), config.n or (10_000 if config.suite == "cuda" else 256))
         if config.model:  # wrong input is told before minutes of training
-            subject = load_subject(subject_task(config, task, folder, say), images)
+            loaded = load_subject(subject_task(config, task, folder, say), images)
     if trainings:
         full, _ = load_training_data(config.data, data_dir=config.data_dir, seed=config.seed)
         yield "train", _train(config, task, trainings, choose(full, TRAINING_IMAGES), say)
     if not attacks and not explains and not deploys:
         return
     asked = subject_task(config, task, folder, say)
-    subject = subject or load_subject(asked, images)
-    for note in subject.notes:
+    loaded = loaded or load_subject(asked, images)
+    for note in loaded.notes:
         say(f"  {note}")
     if deploys:
-        yield "deploy", _deploy(config, subject, images, folder, say)
+        yield "deploy", _deploy(config, loaded, images, folder, say)
     if explains:
-        yield "explain", _explain(config, subject, images, asked, say)
+        yield "explain", _explain(config, loaded, images, asked, say)
     if attacks:
-        yield "attack", _attack(config, subject, images, asked, attacks, say)
+        yield "attack", _attack(config, loaded, images, asked, attacks, say)
 
 
 def _train(config: BenchConfig, task: Task, workloads: list[str], images: Images, say: Say) -> Result:
@@ -174,13 +183,48 @@ def _deploy(config: BenchConfig, subject: LoadedModel, images: Images, folder: P
     return {"about": about, "subject": {"name": name, "sha256": subject.sha256}, **suite}
 
 
+def served_subject(config: Any, task: Task, folder: Path, say: Say) -> Subject:
+    """The artefact of --model, exported first where it is something else. Raises InputError."""
+    if config.model and is_artefact(config.model):
+        return Subject.of(config.model)
+    spec = subject_task(config, task, folder, say)["model"]
+    made = ExportConfig(arch=config.arch, mean=config.mean, std=config.std, quiet=True)
+    return Subject.of(export_spec(spec, folder / "artefact", made, say=lambda line: say(f"  {line}")).folder)
+
+
+def serve_suite(contestants: Sequence[Contestant], subject: Subject, config: Any, say: Say) -> Result:
+    """Each service alone on the machine, in rounds whose order alternates."""
+    plan = Plan(config.n or REQUESTS, config.seconds, config.deadline)
+    variants = {one.name: partial(measure, one, subject, plan) for one in contestants}
+    suite = _measured(variants, config, "services under load", say, alternate=True)
+    server, client = cores()
+    placed = (
+        "the server on one processor, the client on another" if server is not None else "server and client together"
+    )
+    name = config.model or "quick model"
+    return {
+        "about": f"services under load, {name}, one image a request, {placed}; deadline {plan.deadline:g} s",
+        "subject": {"name": name, "sha256": subject.manifest.file.sha256, "input_size": subject.manifest.input_size},
+        "plan": vars(plan),
+        "processors": {"server": server, "client": client, "of_one_core": of_one_core(server, client)},
+        "request_bytes": {one.name: len(one.payloads[0].body) for one in contestants},
+        "versions": versions(SERVING),
+        **suite,
+    }
+
+
 def _measured(
-    variants: Mapping[str, Callable[[], Result]], config: BenchConfig, what: str, say: Say, usual_rounds: int = 3
+    variants: Mapping[str, Callable[[], Result]],
+    config: Any,
+    what: str,
+    say: Say,
+    usual_rounds: int = 3,
+    alternate: bool = False,
 ) -> Result:
     """Rows and rounds. Raises InputError where nothing could be measured."""
     say(what)
     count = config.rounds or (1 if config.suite == "cuda" else usual_rounds)
-    rounds = by_turns(variants, count, lambda name: attempt(variants[name]), say)
+    rounds = by_turns(variants, count, lambda name: attempt(variants[name]), say, alternate)
     rows = {name: _row(results) for name, results in rounds.items()}
     if all("error" in row for row in rows.values()):
         first = next(iter(rows))
@@ -189,14 +233,15 @@ def _measured(
 
 
 def by_turns(
-    variants: Iterable[str], count: int, measure: Callable[[str], Result], say: Say
+    variants: Iterable[str], count: int, measure: Callable[[str], Result], say: Say, alternate: bool = False
 ) -> dict[str, list[Result]]:
-    """The results of each variant, by round."""
+    """The results of each variant, by round. alternate: every second round goes through them backwards."""
     rounds: dict[str, list[Result]] = {name: [] for name in variants}
     for number in range(count):
-        for name, results in rounds.items():
+        order = list(rounds)
+        for name in reversed(order) if alternate and number % 2 else order:
             say(f"  round {number + 1}/{count}: {name}")
-            results.append(measure(name))
+            rounds[name].append(measure(name))
     return rounds
 
 
@@ -212,11 +257,13 @@ def attempt(measure: Callable[[], Result]) -> Result:
 
 
 def _row(results: list[Result]) -> Result:
-    """Medians of the numbers over the rounds that finished; without one, the first error."""
+    """Medians of the numbers over the rounds that finished and have them; without one, the first error."""
     done = [result for result in results if "error" not in result]
     if not done:
         return {"error": results[0]["error"]}
-    numbers = [name for name, value in done[0].items() if isinstance(value, float)]
-    return {name: statistics.median(result[name] for result in done) for name in numbers} | {
-        "precision": done[0]["precision"]
-    }
+    numbers: dict[str, list[float]] = {}
+    for result in done:
+        for name, value in result.items():
+            if isinstance(value, float):
+                numbers.setdefault(name, []).append(value)
+    return {name: statistics.median(values) for name, values in numbers.items()} | {"precision": done[0]["precision"]}

@@ -29,8 +29,9 @@ def command(flags: dict, config_file: str | None, file: str | None, markdown: bo
     The limit is the rate of a large matrix product, measured here: a table says which share of it was reached.
     Attacks are measured in each way of computing that the device has, and must give the robust accuracy of exact fp32.
 
-    The suite cuda trains and attacks whole architectures. FILE.json, written by an earlier bench, is only printed.
-    Comparisons with other libraries are in the repository, under experiments/contests.
+    The suite serve loads a service on one processor by a client on another. The suite cuda trains and attacks whole
+    architectures. FILE.json, written by an earlier bench, is only printed. Comparisons with other libraries are in the
+    repository, under experiments/contests.
 
     \b
       robustcls bench
@@ -38,6 +39,7 @@ def command(flags: dict, config_file: str | None, file: str | None, markdown: bo
       robustcls bench --suite attack --model ckpt.pt --workload fast --n 512
       robustcls bench --suite explain --model ckpt.pt
       robustcls bench --suite deploy --model ckpt.pt
+      robustcls bench --suite serve --model artefact
       robustcls bench --suite cuda --arch vgg16 --data cifar10 --out bench.json
       robustcls bench bench.json --markdown
     """

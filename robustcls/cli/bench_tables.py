@@ -12,21 +12,48 @@ COLUMNS = {  # key of a row: head and format; a table shows those that its rows 
     "images_per_second": ("img/s", "{:.1f}"),
     "flop_per_second": ("GFLOP/s", "{:.0f}"),
     "share_of_limit": ("of limit", "{:.0%}"),
+    "requests_per_second": ("req/s", "{:.0f}"),
+    "sustained_per_second": ("sustained", "{:.0f}"),
     "ratio": ("ratio", "{:.2f}x"),
+    "ratio_to_onnxruntime": ("to ORT", "{:.2f}x"),
     "robust_accuracy": ("robust", "{:.1%}"),
     "peak_memory_mb": ("peak MB", "{:.0f}"),
     "of_eager": ("of eager", "{:.2f}"),
     "size_mb": ("file MB", "{:.2f}"),
     "process_mb": ("process MB", "{:.0f}"),
 }
-LATENCY = {  # a second table
-    f"p{part}_ms_{batch}": (f"p{part}, {batch}", "{:.2f}") for batch in (1, 8, 32) for part in (50, 99)
+FURTHER: dict[str, dict[str, tuple[str, str]]] = {  # tables that follow, by the line above them
+    "milliseconds of a batch, by its size:": {
+        f"p{part}_ms_{batch}": (f"p{part}, {batch}", "{:.2f}") for batch in (1, 8, 32) for part in (50, 99)
+    },
+    "milliseconds, at half load, and one request after another beside onnxruntime alone:": {
+        "p50_ms": ("p50", "{:.2f}"),
+        "p99_ms": ("p99", "{:.2f}"),
+        "single_ms": ("one", "{:.2f}"),
+        "onnxruntime_ms": ("ORT", "{:.2f}"),
+        "overhead_ms": ("overhead", "{:.2f}"),
+    },
+    "at twice the capacity, answers in time as a share of it; milliseconds; errors in all:": {
+        "of_capacity": ("in time", "{:.0%}"),
+        "accepted_p99_ms": ("p99", "{:.0f}"),
+        "refused": ("refused", "{:.0%}"),
+        "refusal_p50_ms": ("p50", "{:.1f}"),
+        "refusal_p99_ms": ("p99", "{:.1f}"),
+        "errors": ("errors", "{:.0f}"),
+    },
+    "seconds to the first answer; MB then and after load, of all its processes:": {
+        "ready_seconds": ("ready", "{:.2f}"),
+        "ready_rss_mb": ("RSS", "{:.0f}"),
+        "ready_pss_mb": ("PSS", "{:.0f}"),
+        "rss_mb": ("RSS later", "{:.0f}"),
+        "pss_mb": ("PSS later", "{:.0f}"),
+    },
 }
 
 
 def render(result: dict[str, Any], show: Show) -> str:
     """All suites of a result. Raises KeyError where a part is missing."""
-    return "\n\n".join([machine(result), *(_suite(*suite, show) for suite in _suites(result["suites"]))])
+    return "\n\n".join([machine(result), *(suite_tables(*suite, show) for suite in _suites(result["suites"]))])
 
 
 def machine(result: dict[str, Any]) -> str:
@@ -53,13 +80,15 @@ def _suites(found: dict[str, Any], title: str = "") -> Iterator[tuple[str, dict[
                 yield from _suites(part, path)
 
 
-def _suite(title: str, suite: dict[str, Any], show: Show) -> str:
+def suite_tables(title: str, suite: dict[str, Any], show: Show) -> str:
+    """Its tables, and the lines between them."""
     if "error" in suite:
         return wrap(f"{title}: {suite['error']}")
     rows = dict(_flat(suite["rows"]))
     lines = [_table(rows, COLUMNS, show)]
-    if any(key in row for row in rows.values() for key in LATENCY):
-        lines += ["milliseconds of a batch, by its size:", _table(rows, LATENCY, show)]
+    for above, columns in FURTHER.items():
+        if any(key in row for row in rows.values() for key in columns):
+            lines += [above, _table(rows, columns, show)]
     lines += [f"{name}: {row['error']}" for name, row in rows.items() if "error" in row]
     for workload, found in suite.get("agreement", {}).items():
         if isinstance(found, dict) and "status" in found:

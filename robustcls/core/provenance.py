@@ -2,17 +2,22 @@
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+SERVING = (  # of a service and of those beside it in a contest
+    "onnxruntime", "starlette", "uvicorn", "httptools", "uvloop", "prometheus-client", "pydantic", "fastapi", "ray", "numpy",
+    "torch", "pillow",
+)  # fmt: skip
 PACKAGES = ("robustcls", "torch", "torchvision", "foolbox", "captum", "numpy", "matplotlib", "scikit-learn")
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Versions of Python and of the packages that shape a result; those not installed are left out."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found

@@ -86,7 +86,7 @@ class Queue:
         finally:
             job.done.cancel()  # nobody waits for it any more
             self.images -= request.count
-            with contextlib.suppress(ValueError):
+            if job in self.waiting:  # where it is not, the error of remove() would write out its pixels
                 self.waiting.remove(job)
             self._counted()
 

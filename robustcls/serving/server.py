@@ -97,7 +97,8 @@ def address(host: str, port: int) -> str:
 def listen(host: str, port: int) -> socket.socket:
     """A socket that is bound. Raises InputError where the port is taken, or the address is none of this machine."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
+    # Told that it is TCP, asyncio sends the parts of an answer without waiting for acknowledgements.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

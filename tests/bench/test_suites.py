@@ -55,6 +55,18 @@ def test_everything_is_measured_once_a_round_by_turns():
     assert suites._row(found["b"]) == {"images_per_second": 4.0, "precision": "fp32"}
 
 
+def test_the_order_alternates_where_that_is_asked():
+    order = []
+    found = suites.by_turns(["a", "b", "c"], 3, lambda name: order.append(name) or len(order), lambda _: None, True)
+    assert "".join(order) == "abccbaabc"
+    assert found == {"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}
+
+
+def test_a_number_that_a_round_lacks_is_the_median_of_the_others():
+    rounds = [{"p99_ms": value, "rate": 1.0, "precision": "fp32"} for value in (None, 3.0, 5.0)]
+    assert suites._row(rounds) == {"p99_ms": 4.0, "rate": 1.0, "precision": "fp32"}
+
+
 def test_a_measurement_that_fails_is_a_row_with_its_error():
     def fail():
         raise RuntimeError("out of memory:\nTried to allocate")

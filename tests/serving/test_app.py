@@ -234,6 +234,15 @@ def test_a_full_queue_says_when_to_try_again(start):
     assert refusals(client) == {"busy": 6}
 
 
+def test_no_request_is_written_out_to_be_answered(start, monkeypatch):
+    """The error of a deque that lacks an element writes it out, pixels and all."""
+    written = []
+    monkeypatch.setattr("robustcls.serving.queue.Job.__repr__", lambda job: written.append(job) or "job")
+    client, _ = start()
+    assert client.post(INFER, json=json_request(some_images(2), "UINT8")).status_code == 200
+    assert written == []
+
+
 def test_a_request_that_takes_too_long_is_told_so(start):
     client, service = start(timeout=0.2)
 

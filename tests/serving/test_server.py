@@ -1,5 +1,6 @@
 """`robustcls serve` as a process: started, asked, and told to go."""
 
+import asyncio
 import json
 import pkgutil
 import re
@@ -171,6 +172,28 @@ def test_the_service_and_its_command_import_neither_torch_nor_the_laboratory():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_answers_are_sent_without_waiting_for_acknowledgements():
+    from robustcls.serving.server import _listen
+
+    async def option():
+        found = asyncio.get_running_loop().create_future()
+
+        class Accepted(asyncio.Protocol):
+            def connection_made(self, transport):
+                accepted = transport.get_extra_info("socket")
+                found.set_result(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+        listener = _listen("127.0.0.1", 0)
+        async with await asyncio.get_running_loop().create_server(Accepted, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname()[:2])
+            try:
+                return await asyncio.wait_for(found, 10)
+            finally:
+                writer.close()
+
+    assert asyncio.run(option())
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/serve.md"])
