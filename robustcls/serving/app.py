@@ -88,6 +88,7 @@ class _Views:
         with metrics.inflight.track_inprogress():
             try:
                 queue = self._queue(request)
+                queue.check_room(deadline)
                 content = await body.read(request, deadline)
                 shape = queue.model.manifest.input_size
                 wanted = protocol.parse(content, request.headers.get(protocol.LENGTH), shape)

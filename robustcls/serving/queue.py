@@ -67,12 +67,8 @@ class Queue:
 
     async def answer(self, request: Request, deadline: float) -> NDArray[numpy.float32]:
         """The logits N,K of a request. Raises Refused."""
+        self.check_room(deadline)
         loop = asyncio.get_running_loop()
-        wait = self.images * self.seconds_per_image
-        if len(self.waiting) >= self.config.queue:
-            raise Refused("busy", f"{len(self.waiting)} requests wait already: try again", 503, retry_after=wait)
-        if loop.time() + wait > deadline:
-            raise Refused("busy", f"the requests that wait take {wait:.1f} s: try again", 503, retry_after=wait)
         job = Job(request, loop.time(), deadline, loop.create_future())
         self.waiting.append(job)
         self.images += request.count
@@ -89,6 +85,14 @@ class Queue:
             if job in self.waiting:  # where it is not, the error of remove() would write out its pixels
                 self.waiting.remove(job)
             self._counted()
+
+    def check_room(self, deadline: float) -> None:
+        """Raises Refused where a request would wait too long: asked before its body is read, so that a refusal costs little."""
+        wait = self.images * self.seconds_per_image
+        if len(self.waiting) >= self.config.queue:
+            raise Refused("busy", f"{len(self.waiting)} requests wait already: try again", 503, retry_after=wait)
+        if asyncio.get_running_loop().time() + wait > deadline:
+            raise Refused("busy", f"the requests that wait take {wait:.1f} s: try again", 503, retry_after=wait)
 
     async def run(self) -> None:
         """Keeps a process running, and computes what waits. Raises InputError where the first one cannot be started."""

@@ -34,9 +34,17 @@ def serve(specs: Sequence[str], config: ServeConfig, say: Callable[[str], None])
     began = time.monotonic()
     service = Service.of(specs, config, say)
     with listen(config.host, config.port) as listener:
-        server = _Server(uvicorn.Config(application(service), log_config=None, access_log=False, server_header=False,
-                                        lifespan="on", timeout_keep_alive=30), service)  # fmt: skip
-        asyncio.run(_run(server, service, listener, began))
+        settings = uvicorn.Config(
+            application(service),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            timeout_keep_alive=30,
+        )
+        server = _Server(settings, service)
+        with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:  # uvloop's, where it is installed
+            runner.run(_run(server, service, listener, began))
     if server.interrupted:
         raise KeyboardInterrupt
 

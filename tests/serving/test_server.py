@@ -175,7 +175,7 @@ def test_the_service_and_its_command_import_neither_torch_nor_the_laboratory():
 
 
 def test_answers_are_sent_without_waiting_for_acknowledgements():
-    from robustcls.serving.server import _listen
+    from robustcls.serving.server import listen
 
     async def option():
         found = asyncio.get_running_loop().create_future()
@@ -185,7 +185,7 @@ def test_answers_are_sent_without_waiting_for_acknowledgements():
                 accepted = transport.get_extra_info("socket")
                 found.set_result(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 
-        listener = _listen("127.0.0.1", 0)
+        listener = listen("127.0.0.1", 0)
         async with await asyncio.get_running_loop().create_server(Accepted, sock=listener):
             _, writer = await asyncio.open_connection(*listener.getsockname()[:2])
             try:
