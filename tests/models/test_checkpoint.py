@@ -96,7 +96,7 @@ def test_files_that_are_none(content, words, tmp_path):
 def test_no_file_and_a_folder(tmp_path):
     with pytest.raises(InputError, match="no file"):
         read_file(tmp_path / "none.pt")
-    with pytest.raises(InputError, match="directory"):
+    with pytest.raises(InputError, match="it is a folder"):
         read_file(tmp_path)
 
 
