@@ -38,6 +38,8 @@ class ServeConfig:
         for name, least in (("port", 0), ("threads", 0), ("batch", 1), ("queue", 1), ("max_pixels", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"`{name}={getattr(self, name)}` is too small: give {least} or more")
+        if not self.host.strip():
+            raise InputError("`host` is empty: give an address, such as 127.0.0.1")
         if self.port > 65535:
             raise InputError(f"`port={self.port}` is no port: give 0 to 65535")
         for name in ("timeout", "max_body"):

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from robustcls.core.errors import InputError
-from robustcls.results.artefact import DRIFT, EVALUATION, Manifest
+from robustcls.core.files import sha256
+from robustcls.results.artefact import DRIFT, EVALUATION, MANIFEST, Manifest
 from robustcls.results.records import Evaluation
 from robustcls.runtime.session import check_file
 from robustcls.serving.drift import Drift
@@ -19,6 +20,7 @@ class ServedModel:
     name: str
     folder: Path
     manifest: Manifest
+    digest: str = ""  # SHA-256 of the manifest's file
     evaluation: Evaluation | None = None  # of this very file
     drift: Drift | None = None
     notes: list[str] = field(default_factory=list)  # what whoever starts the service must know
@@ -45,7 +47,7 @@ class ServedModel:
         path = Path(folder)
         manifest = Manifest.of(path)
         check_file(path, manifest)
-        model = cls(_checked(name) if name else _made_of(path), path, manifest)
+        model = cls(_checked(name) if name else _made_of(path), path, manifest, sha256(path / MANIFEST))
         model._read_evaluation()
         if (path / DRIFT).is_file():
             model.drift = Drift.of(path / DRIFT, len(manifest.classes))

@@ -37,8 +37,9 @@ class Process:
         self.difference = 0.0  # of the reference's logits on this machine
 
     @classmethod
-    async def start(cls, folder: Path, threads: int, batch: int, max_pixels: int) -> "Process":
-        """Raises InputError where the artefact does not run here, Died where the process ended without a word."""
+    async def start(cls, folder: Path, digest: str, threads: int, batch: int, max_pixels: int) -> "Process":
+        """Raises InputError where the artefact does not run here or is another one than `digest`, the SHA-256 of its
+        manifest, says; Died where the process ended without a word."""
         ours, theirs = socket.socketpair()
         with theirs:
             child = subprocess.Popen(
@@ -56,6 +57,9 @@ class Process:
         if "error" in said:
             await process.stop()
             raise InputError(said["error"])
+        if said["manifest"] != digest:  # its answers would go out under the name and the evaluation of the other
+            await process.stop()
+            raise InputError(f"the artefact in {folder} was replaced: restart the service")
         process.difference = said["difference"]
         return process
 

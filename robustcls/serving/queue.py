@@ -89,6 +89,8 @@ class Queue:
     def check_room(self, deadline: float) -> None:
         """Raises Refused where a request would wait too long: asked before its body is read, so that a refusal costs little."""
         wait = self.images * self.seconds_per_image
+        if self.broken:
+            raise Refused("busy", "the model cannot be computed at present: try again", 503, retry_after=BACKOFF[-1])
         if len(self.waiting) >= self.config.queue:
             raise Refused("busy", f"{len(self.waiting)} requests wait already: try again", 503, retry_after=wait)
         if asyncio.get_running_loop().time() + wait > deadline:
@@ -101,9 +103,9 @@ class Queue:
             await asyncio.sleep(BACKOFF[min(failures, len(BACKOFF) - 1)])
             try:
                 self.process = await Process.start(
-                    self.model.folder, self.threads, self.config.batch, self.config.max_pixels
+                    self.model.folder, self.model.digest, self.threads, self.config.batch, self.config.max_pixels
                 )
-            except (InputError, Died) as error:
+            except (InputError, Died, OSError) as error:  # OSError: no descriptors or memory for a process just now
                 why = str(error) or "the process that computes ended at its start"
                 if first:
                     raise InputError(f"{self.model.folder}: {why}" if isinstance(error, Died) else why) from None

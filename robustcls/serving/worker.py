@@ -16,9 +16,10 @@ import numpy
 from numpy.typing import NDArray
 
 from robustcls.core.errors import InputError
+from robustcls.core.files import sha256
 from robustcls.images.decode import Form, decode_image
 from robustcls.images.limits import check_header
-from robustcls.results.artefact import Decoding, Manifest
+from robustcls.results.artefact import MANIFEST, Decoding, Manifest
 from robustcls.runtime.session import Run, check_file, check_reference, open_session
 from robustcls.serving.messages import SIZES, pack, unpack
 
@@ -35,7 +36,7 @@ class Limits(NamedTuple):
 def serve(connection: socket.socket, folder: Path, threads: int, limits: Limits) -> None:
     """Says that it is ready, or why not; then answers until the connection is closed."""
     try:
-        manifest = Manifest.of(folder)
+        manifest, digest = Manifest.of(folder), sha256(folder / MANIFEST)
         run = _runner(folder, manifest, threads)
         difference = check_reference(folder, manifest, run)
         run(
@@ -44,7 +45,10 @@ def serve(connection: socket.socket, folder: Path, threads: int, limits: Limits)
     except InputError as error:
         _send(connection, {"error": str(error)})
         return
-    _send(connection, {"difference": difference.largest, "sha256": manifest.file.sha256})
+    except MemoryError:
+        _send(connection, {"error": f"`batch={limits.batch}` needs more memory than there is: give less"})
+        return
+    _send(connection, {"difference": difference.largest, "manifest": digest})
     while (message := _receive(connection)) is not None:
         head, payload = message
         answer, logits = _compute(head["items"], payload, manifest.decoding, run, limits)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 
 import pytest
@@ -130,6 +131,44 @@ def test_an_artefact_that_was_changed_while_it_was_served_is_not_started_again(t
     ready, why = in_service(folder, act)
     assert not ready
     assert "is not the file that manifest.json describes" in why
+
+
+def test_an_artefact_that_was_replaced_by_another_does_not_answer_in_its_name(artefact8, tmp_path):
+    folder = small_artefact(tmp_path / "small")
+
+    async def act(service):
+        shutil.rmtree(folder)
+        shutil.copytree(artefact8, folder)
+        os.kill(pid(service), signal.SIGKILL)
+        queue = service.queues[0]
+        while not queue.broken:
+            await asyncio.sleep(0.05)
+        with pytest.raises(Refused, match="cannot be computed at present") as refused:
+            await ask(service)
+        return service.ready, queue.broken, refused.value.status
+
+    ready, why, status = in_service(folder, act)
+    assert (ready, status) == (False, 503)
+    assert "was replaced: restart the service" in why
+
+
+def test_a_start_that_fails_for_want_of_descriptors_is_tried_again(artefact, monkeypatch):
+    async def act(service):
+        start, failures = processes.Process.start, []
+
+        async def scarce(*arguments):
+            if len(failures) < 2:
+                failures.append(1)
+                raise OSError(24, "Too many open files")
+            return await start(*arguments)
+
+        monkeypatch.setattr(processes.Process, "start", scarce)
+        os.kill(pid(service), signal.SIGKILL)
+        service.queues[0].process.child.wait()
+        await service.until_ready(60)
+        return len(failures), (await ask(service)).shape
+
+    assert in_service(artefact, act) == (2, (1, 3))
 
 
 def test_a_file_that_does_not_run_here_is_refused_at_the_start(tmp_path):

@@ -101,6 +101,7 @@ def test_a_port_that_is_taken_is_named(artefact):
     [
         (["--port", "99999"], "is no port"),
         (["--batch", "0"], "too small"),
+        (["--host", ""], "is empty"),
         (["--timeout", "nan"], "is not a number"),
         (["--host", "256.1.1.1"], "cannot listen on 256.1.1.1"),
     ],
@@ -201,7 +202,7 @@ def test_the_lines_of_curl_that_are_shown_work(page, artefact, tmp_path):
     if shutil.which("curl") is None or shutil.which("base64") is None:
         pytest.skip("needs curl and base64")
     text = (ROOT / page).read_text(encoding="utf-8")
-    shown = re.search(r"^    (curl .*/infer .*\n(?:        .*\n)+)", text, re.MULTILINE)[1]
+    shown = re.search(r"^    (\(printf .*\n        curl .*/infer)\n", text, re.MULTILINE)[1]
     Image.fromarray(some_images(1)[0].transpose(1, 2, 0)).save(tmp_path / "photo.png")
     with running("--model", artefact) as service:
         line = shown.replace("http://127.0.0.1:8080", service.address).replace("/artefact/", f"/{artefact.name}/")
