@@ -147,7 +147,7 @@ def test_the_suite_from_end_to_end(artefact, tmp_path, capsys):
     order = [line.split(": ")[1] for line in told.err.splitlines() if "round " in line]
     names = ["robustcls, JSON", "robustcls, raw UINT8", "robustcls, PNG"]
     assert order == names + names[::-1]
-    assert max(map(len, told.out.splitlines())) <= 80
+    assert max(len(line) for line in told.out.splitlines() if line != str(out)) <= 80
     result = json.loads(out.read_text())
     assert result["schema"] == "robustcls/bench/1"
     suite = result["suites"]["serve"]
