@@ -16,7 +16,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.files import sha256
 from robustcls.core.gradients import frozen
 from robustcls.core.processor import EIGHT_BIT, cpu_flags
-from robustcls.core.provenance import versions
+from robustcls.core.provenance import PACKAGES, versions
 from robustcls.core.threat import ThreatModel
 from robustcls.deploy.deployment import require_yaml, write_deployment
 from robustcls.deploy.folder import new_folder
@@ -225,7 +225,15 @@ def check_file(model: nn.Module, file: Path, images: Tensor, *, progress: bool =
                 f"{largest:.3g}), {other} of {len(images)} labels: does the model draw random numbers or depend on its batch?"
             )
     flags = sorted(set(EIGHT_BIT) & cpu_flags())
-    return Checked(len(images), list(BATCHES), difference, largest, flags, _versions(), int((~clear).sum()))
+    return Checked(
+        len(images),
+        list(BATCHES),
+        difference,
+        largest,
+        flags,
+        versions((*PACKAGES, "onnx", "onnxruntime", "onnxscript")),
+        int((~clear).sum()),
+    )
 
 
 @dataclass
@@ -291,9 +299,3 @@ def _hash(images: Tensor) -> str:
     import hashlib
 
     return hashlib.sha256(images.contiguous().numpy().data).hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return versions() | {name: version(name) for name in ("onnx", "onnxruntime", "onnxscript")}

@@ -5,7 +5,6 @@ tests with Bonferroni's correction over the classes). It is no defence: whoever 
 as they were.
 """
 
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy
 from numpy.typing import NDArray
 
 from robustcls.core.errors import InputError
+from robustcls.runtime.session import DAMAGED
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Drift:
         try:
             with numpy.load(path, allow_pickle=False) as stored:
                 drift = cls(stored["quantiles"].astype(float), float(stored["threshold"]), int(stored["window"]))
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
+        except DAMAGED:
             raise InputError(f"cannot read {path}: export the model again") from None
         if drift.quantiles.ndim != 2 or len(drift.quantiles) != classes or drift.window < 1:
             raise InputError(f"{path} is not of this model: export it again")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-REASONS = ("body", "busy", "decoding", "deadline", "format", "pixels", "protocol", "shape", "size", "values")
+REASONS = ("body", "busy", "decoding", "deadline", "protocol", "shape", "size", "values")
 MODEL = ("model", "version")
 
 
