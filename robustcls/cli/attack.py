@@ -95,7 +95,7 @@ def command(
         with kept(journaled, lambda folder: note(GO_ON.format(folder), quiet)):
             evaluation = evaluate_subject(
                 subject, plan, journal=journaled, world=world, progress=progress(quiet), options=config,
-                command=command_line(),
+                command=command_line(), examples="broken" if save_examples else "",
             )  # fmt: skip
             if not world.first:
                 return 0

@@ -18,7 +18,7 @@ from robustcls.data import check_name
 from robustcls.data.duplicates import count_copies
 from robustcls.data.images import Images, as_images, count_labels, with_note
 
-DECODING = ("size", "grey", "scale")  # options that say how a file becomes pixels
+DECODING = ("size", "grey", "scale", "resize", "filter")  # options that say how a file becomes pixels
 SAMPLING_RULE = "the first samples of each class in file order, as many as the class's share of the split"
 VAL_SHARE, VAL_MAX = 0.1, 2000  # of the train split, held out for validation: this share, at most so many
 
@@ -247,9 +247,11 @@ def decoded_alike(data: str, trained: str) -> tuple[str, str]:
     return ":".join((ours.name, *ours.args)) + options, said
 
 
-def white_of(data: str) -> float | None:
-    """The value of 16-bit and float images that becomes white, where a folder's spec names one."""
-    return dict(_parsed(data).options).get("scale") if _parsed(data).name == "folder" else None
+def decoding_of(data: str) -> dict[str, Any]:
+    """What a folder's spec says of decoding, as keywords of `Form`: `scale`, `resize` and `filter` where it names them."""
+    parsed = _parsed(data)
+    options = dict(parsed.options) if parsed.name == "folder" else {}
+    return {name: options[name] for name in ("scale", "resize", "filter") if options.get(name) is not None}
 
 
 def check_named_by_file(spec: str, file: str) -> None:

@@ -15,11 +15,11 @@ from robustcls.core.classifier import Classifier, check_images, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_numbers
 from robustcls.core.threat import ThreatModel
-from robustcls.data.splits import check_named_by_file, decoded_alike, load_split, white_of
+from robustcls.data.splits import check_named_by_file, decoded_alike, decoding_of, load_split
 from robustcls.deploy.config import ExportConfig
 from robustcls.deploy.export import Known, check_options, export_model
 from robustcls.deploy.folder import check_place, claimed
-from robustcls.images.decode import COLOUR, CROP, RESIZE, rules_of
+from robustcls.images.decode import COLOUR, Form, rules_of
 from robustcls.images.formats import formats
 from robustcls.models import loading
 from robustcls.models.artefact import load_artefact
@@ -213,7 +213,7 @@ def _with_data(source: loading.ModelSource, data: str, options: ExportConfig, sa
     images, labels = chosen.batch()
     check_images(images[:1], input_size=input_size_of(loaded.model))
     mapped, taken = loading.fit_to_data(loaded, images[:32], chosen.classes)
-    known = _known(loaded.model, loaded.name, size, white_of(data))
+    known = _known(loaded.model, loaded.name, size, decoding_of(data))
     known.data, known.split = data, options.split
     with suppress(InputError):  # too few images to hold some out
         known.unseen = split("val").batch()[0]  # on its own training images it is surer than it will ever be again
@@ -234,8 +234,8 @@ def _threat(meta: Mapping[str, Any], options: ExportConfig) -> dict[str, Any]:
     return {"norm": threat.norm, "eps": threat.eps}
 
 
-def _known(model: nn.Module, name: str, size: Any, white: float | None = None) -> Known:
-    """What a model says of itself."""
+def _known(model: nn.Module, name: str, size: Any, decoded: Mapping[str, Any] | None = None) -> Known:
+    """What a model says of itself. decoded: how its images were, as keywords of Form."""
     classes = [str(one) for one in getattr(model, "classes", ()) or ()]
     channels, height, width = size
     net = net_of(model)
@@ -243,14 +243,16 @@ def _known(model: nn.Module, name: str, size: Any, white: float | None = None) -
         name, arch=str(getattr(model, "arch", "") or type(model).__name__), sha256=hash_weights(model),
         parameters=sum(one.numel() for one in model.parameters()) if net is None else net.parameters_in_file,
     )  # fmt: skip
+    form = Form(height, width, channels, **decoded or {})
     decoding = Decoding(
-        height, width, channels, COLOUR.get(channels, ""), RESIZE, CROP, rules_of(white), white, formats()
-    )
+        height, width, channels, COLOUR.get(channels, ""), form.resizing, form.crop, rules_of(form.scale), form.scale,
+        formats(), form.resize, form.filter,
+    )  # fmt: skip
     known = Known(name, classes, (channels, height, width), source, decoding)
     if net is not None and (before := net.manifest) is not None:  # a copy is of the same original
         known.source, known.threat, known.trained = replace(before.source), dict(before.threat), dict(before.trained)
         known.quantization, known.pruning = before.quantization, before.pruning
-        if white is None:
+        if not decoded:
             known.decoding = before.decoding
     return known
 

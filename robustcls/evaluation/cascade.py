@@ -11,11 +11,19 @@ from torch import Tensor
 
 from robustcls.core.losses import predict_labels
 from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attacks, name_attacks
-from robustcls.evaluation.engine import AttackError, Engine, TimeUp
+from robustcls.evaluation.engine import AttackError, Engine, TimeUp, never
 from robustcls.evaluation.examples import Examples
+from robustcls.evaluation.packing import pack, unpack
 from robustcls.evaluation.verify import Attempts
 from robustcls.results.records import Accuracy, Attack
 from robustcls.results.statistics import quartiles
+from robustcls.runtime.stored import BLOCK, EightBit, Stored
+
+
+CHUNK = 1000  # large images that all attacks meet before the next are attacked
+BY_SAMPLE = ("adversarial", "distance", "margin", "breaker")  # what an outcome holds of each sample, beside the images
+
+Keep = Callable[["Outcome", Tensor], Tensor]
 
 
 class Progress(Protocol):
@@ -44,56 +52,120 @@ class Outcome(Examples):
         return sum(record.forwards + record.backwards for record in self.records)
 
 
+@dataclass
+class Cost:
+    """What an attack has cost so far, and what came of it that is not kept by sample."""
+
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+    lost: int = 0
+    outside: int = 0
+    unanswered: int = 0
+    not_finite: int = 0
+    error: str = ""
+
+    def add(self, other: "Cost | Attempts") -> None:
+        for name in ("forwards", "backwards", "seconds", "lost", "outside", "unanswered", "not_finite"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.error = getattr(other, "error", "") or self.error
+
+
 def run_cascade(
-    engine: Engine, attacks: Sequence[AttackLike], *, alone: bool = False, progress: Progress | None = None
+    engine: Engine,
+    attacks: Sequence[AttackLike],
+    *,
+    alone: bool = False,
+    progress: Progress | None = None,
+    keep: Keep | None = None,
 ) -> Outcome:
     """Attacks the engine's samples with each attack in turn.
 
-    alone: every attack meets every sample whose clean image is correct, so that attacks can be compared.
-    An attack that fails on an error of its own, or is stopped, is recorded with it, and the next one goes on.
+    Many large images are attacked in chunks, all attacks on one before the next, to the same result: what is drawn for a
+    sample depends on the sample alone. An attack that fails on an error of its own, or is stopped, is recorded with it, and
+    the next one goes on.
+
+    Args:
+        alone: every attack meets every sample whose clean image is correct, so that attacks can be compared.
+        keep: of (outcome, done), both of all samples, N bool: those whose adversarial images are kept of those done, where
+            these are many and large; all unless given.
     """
     every, x, y = as_attacks(attacks), engine.x, engine.y
     clean, names = predict_labels(engine.logits), name_attacks(every)
     outcome = Outcome(
-        x=x, y=y, index=engine.subject.index, clean=clean, x_adv=x.clone(), adversarial=clean.clone(),
-        distance=torch.zeros(len(y)), margin=torch.full((len(y),), -torch.inf), breaker=torch.full_like(y, -1),
-        names=names, files=engine.subject.files, attacks=every, num_classes=engine.logits.shape[1],
+        x=x, y=y, index=engine.subject.index, clean=clean, x_adv=Stored(x) if isinstance(x, EightBit) else x.clone(),
+        adversarial=clean.clone(), distance=torch.zeros(len(y)), margin=torch.full((len(y),), -torch.inf),
+        breaker=torch.full_like(y, -1), names=names, files=engine.subject.files, attacks=every,
+        num_classes=engine.logits.shape[1],
+        nearest={
+            name: torch.full((len(y),), torch.nan)
+            for attack, name in zip(every, names, strict=True)
+            if attack.traits.minimum_norm
+        },
         succeeded=torch.zeros(len(every), len(y), dtype=torch.bool) if alone else None,
     )  # fmt: skip
-    for number, (attack, name) in enumerate(zip(every, names, strict=True)):
-        robust = outcome.robust
-        met = outcome.correct if alone else robust
-        options = dict(engine.prepare(attack).options)
-        record = Attack(name, options, int(robust.sum()), 0, 0.0, seconds=0.0, forwards=0, backwards=0)
-        if attack.traits.minimum_norm:
-            outcome.nearest[name] = torch.full((len(y),), torch.nan)
-        began, engine.earlier_seconds = time.perf_counter(), 0.0
-        tried, lost, outside = torch.zeros_like(met), 0, 0
-        wrap = iter if progress is None else partial(_show, progress, name, met, outcome, number)
-        try:
-            for attempts in engine.attack(attack, met.nonzero().squeeze(1), engine.threat, (number,), progress=wrap):
-                _take(outcome, attempts, number)
-                tried[attempts.indices] = True
-                lost += attempts.lost
-                outside += attempts.outside
-                record.forwards += attempts.forwards
-                record.backwards += attempts.backwards
-        except AttackError as failure:
-            record.error = str(failure)
-            if isinstance(failure, TimeUp):
-                record.error += (
-                    f"; {int((met & ~tried).sum())} of {int(met.sum())} samples were not attacked to the end"
-                )
-        record.seconds = round(time.perf_counter() - began + engine.earlier_seconds, 3)
-        _sum_up(record, outcome, number, met, tried)
-        outcome.records.append(record)
-        outcome.lost.append((lost, int(tried.sum())))
-        outcome.outside.append(outside)
+    costs, chunks = [Cost() for _ in every], _chunks(engine, every)
+    tried = torch.zeros(len(every), len(y), dtype=torch.bool)
+    done = torch.zeros(len(y), dtype=torch.bool)
+    for rows in chunks:
+        journal = engine.journal if len(chunks) > 1 else None
+        known = journal.read_chunk(rows) if journal else None
+        if known is not None:
+            its = _restore(outcome, tried, known)
+        else:
+            its = [
+                Cost() if before.error else _attack(engine, outcome, number, rows, tried[number], progress)
+                for number, before in enumerate(costs)
+            ]
+        for cost, new in zip(costs, its, strict=True):
+            cost.add(new)
+        done[rows] = True
+        if keep is not None and isinstance(outcome.x_adv, Stored):
+            outcome.x_adv.forget(done & ~keep(outcome, done))
+        if journal and known is None and not any(cost.error for cost in costs):
+            journal.write_chunk(rows, _columns(outcome, tried, rows, its))
+    for number, cost in enumerate(costs):
+        outcome.records.append(_record(engine, outcome, number, cost, tried[number]))
+        outcome.lost.append((cost.lost, int(tried[number].sum())))
+        outcome.outside.append(cost.outside)
+        outcome.unanswered += cost.unanswered
+        outcome.not_finite += cost.not_finite
     if outcome.succeeded is not None:
         for number, record in enumerate(outcome.records):
             others = outcome.succeeded[[i for i in range(len(every)) if i != number]].any(0)
             record.unique = int((outcome.succeeded[number] & ~others).sum())
     return outcome
+
+
+def _chunks(engine: Engine, attacks: Sequence[NamedAttack]) -> Sequence[Tensor]:
+    """Rows of the samples that are attacked together: all where they are small, where an attack makes one perturbation for
+    all, and where the time is bounded, which each attack shall meet."""
+    rows = torch.arange(len(engine.y))
+    together = not isinstance(engine.x, EightBit) or any(one.traits.universal for one in attacks)
+    return [rows] if together or engine.over is not never else rows.split(CHUNK)
+
+
+def _attack(
+    engine: Engine, outcome: Outcome, number: int, rows: Tensor, tried: Tensor, progress: Progress | None
+) -> Cost:
+    """One attack on those of the samples at these rows that it meets, which are marked as tried (N, bool)."""
+    attack, cost = outcome.attacks[number], Cost()
+    met = torch.zeros_like(tried)
+    met[rows] = (outcome.correct if outcome.succeeded is not None else outcome.robust)[rows]
+    began, engine.earlier_seconds = time.perf_counter(), 0.0
+    of_all = "" if len(rows) == len(tried) else f", {int(rows[0]) + 1} to {int(rows[-1]) + 1}"
+    wrap = iter if progress is None else partial(_show, progress, outcome.names[number] + of_all, met, outcome, number)
+    try:
+        for attempts in engine.attack(attack, met.nonzero().squeeze(1), engine.threat, (number,), progress=wrap):
+            _take(outcome, attempts, number)
+            tried[attempts.indices] = True
+            cost.add(attempts)
+    except AttackError as failure:
+        cost.error = str(failure)
+        if isinstance(failure, TimeUp):
+            cost.error += f"; {int((met & ~tried).sum())} of {int(met.sum())} samples were not attacked to the end"
+    cost.seconds = time.perf_counter() - began + engine.earlier_seconds
+    return cost
 
 
 def _take(outcome: Outcome, attempts: Attempts, number: int) -> None:
@@ -103,8 +175,6 @@ def _take(outcome: Outcome, attempts: Attempts, number: int) -> None:
     if outcome.names[number] in outcome.nearest:
         misclassified = attempts.misclassified
         outcome.nearest[outcome.names[number]][attempts.indices[misclassified]] = attempts.distance[misclassified]
-    outcome.unanswered += attempts.unanswered
-    outcome.not_finite += attempts.not_finite
     unbroken = outcome.breaker[attempts.indices] < 0
     new = unbroken & attempts.success
     stronger = new | (unbroken & (attempts.margin > outcome.margin[attempts.indices]))
@@ -116,17 +186,57 @@ def _take(outcome: Outcome, attempts: Attempts, number: int) -> None:
     outcome.adversarial[attempts.indices[new]] = attempts.predicted[new]
 
 
-def _sum_up(record: Attack, outcome: Outcome, number: int, met: Tensor, tried: Tensor) -> None:
+def _record(engine: Engine, outcome: Outcome, number: int, cost: Cost, tried: Tensor) -> Attack:
+    attack, name, n = outcome.attacks[number], outcome.names[number], len(outcome.y)
+    before = outcome.correct & ((outcome.breaker < 0) | (outcome.breaker >= number))
     broken = outcome.breaker == number
-    record.broken = int(broken.sum())
-    record.robust_accuracy = int(outcome.robust.sum()) / len(outcome.y)
+    left = int((before & ~broken).sum())
+    record = Attack(
+        name, dict(engine.prepare(attack).options), int(before.sum()), int(broken.sum()), left / n,
+        seconds=round(cost.seconds, 3), forwards=cost.forwards, backwards=cost.backwards,
+    )  # fmt: skip
+    record.error = cost.error
     record.median_distance = quartiles(outcome.distance[broken].tolist())[1]
     if outcome.succeeded is not None and not record.error:  # one that failed has not met them all
-        record.alone = Accuracy.of(int((met & ~outcome.succeeded[number]).sum()), len(outcome.y))
-    if record.name in outcome.nearest:
-        nearest = outcome.nearest[record.name][tried].nan_to_num(nan=torch.inf)
+        record.alone = Accuracy.of(int((outcome.correct & ~outcome.succeeded[number]).sum()), n)
+    if name in outcome.nearest:
+        nearest = outcome.nearest[name][tried].nan_to_num(nan=torch.inf)
         record.censored = int(nearest.isinf().sum())
         record.median_nearest = quartiles(nearest.tolist())[1]
+    return record
+
+
+def _columns(outcome: Outcome, tried: Tensor, rows: Tensor, costs: Sequence[Cost]) -> dict[str, Any]:
+    """What is known of the samples at these rows, for the journal; adversarial images of those that are kept."""
+    stored = rows[outcome.x_adv.places[rows] >= 0]
+    return {
+        **{name: getattr(outcome, name)[rows] for name in BY_SAMPLE},
+        "tried": tried[:, rows],
+        "succeeded": None if outcome.succeeded is None else outcome.succeeded[:, rows],
+        "nearest": {name: distances[rows] for name, distances in outcome.nearest.items()},
+        "stored": stored,
+        "x_adv": [pack(outcome.x_adv[one], outcome.x[one]) for one in stored.split(BLOCK)],
+        "forgotten": rows[~outcome.x_adv.kept[rows]],
+        "costs": [vars(cost) for cost in costs],
+    }
+
+
+def _restore(outcome: Outcome, tried: Tensor, known: dict[str, Any]) -> list[Cost]:
+    """Fills in what `_columns` gave; the costs."""
+    rows = known["rows"]
+    for name in BY_SAMPLE:
+        getattr(outcome, name)[rows] = known[name]
+    tried[:, rows] = known["tried"]
+    if outcome.succeeded is not None:
+        outcome.succeeded[:, rows] = known["succeeded"]
+    for name, distances in known["nearest"].items():
+        outcome.nearest[name][rows] = distances
+    for part, packed in zip(known["stored"].split(BLOCK), known["x_adv"], strict=True):
+        outcome.x_adv[part] = unpack(packed, outcome.x[part])
+    forgotten = torch.zeros_like(outcome.success)
+    forgotten[known["forgotten"]] = True
+    outcome.x_adv.forget(forgotten)
+    return [Cost(**cost) for cost in known["costs"]]
 
 
 def _show(progress: Progress, name: str, met: Tensor, outcome: Outcome, number: int, batches: Sequence[Any]):

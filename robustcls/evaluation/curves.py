@@ -105,8 +105,7 @@ class Walk:
         progress: Progress | None = None,
     ) -> None:
         self.engine, self.norm, self.attacks, self.progress = engine, norm, attacks, progress
-        self.first = outcome.x_adv  # never written to
-        self.x_adv = self.first.clone()
+        self.first, self.x_adv = outcome.x_adv, outcome.x_adv.clone()  # the first is never written to
         # The nearest verified example of each sample, which breaks it at every radius that holds it.
         self.known = outcome.distance.where(outcome.success, torch.inf)
         for distances in outcome.nearest.values():
@@ -118,7 +117,7 @@ class Walk:
         And the error of an attack that failed.
         """
         robust = met.clone()
-        self.x_adv.copy_(self.first)
+        self.x_adv = self.first.clone()
         for eps in radii:
             error = self._attack_at(eps, robust)
             yield eps, int(robust.sum()), error

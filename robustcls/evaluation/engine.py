@@ -129,13 +129,13 @@ class Engine:
         size = len(rows) if attack.traits.universal else self.batch_size
         for indices in progress(self.world.mine(rows.split(size) if len(rows) else ())):
             name = "-".join(map(str, (*stream, int(indices[0]))))
-            attempts = self.journal.read(name, indices) if self.journal else None
+            attempts = self.journal.read(name, indices, self.x) if self.journal else None
             if attempts is not None:
                 self.earlier_seconds += attempts.seconds
             else:
                 attempts = self._attack_batch(attack, indices, threat, stream, start)
                 if self.journal:
-                    self.journal.write(name, attempts)
+                    self.journal.write(name, attempts, self.x)
             yield attempts
 
     def _attack_batch(self, attack: NamedAttack, indices: Tensor, threat: ThreatModel, stream, start) -> Attempts:

@@ -4,9 +4,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from robustcls.core.classifier import device_of
 from robustcls.core.errors import InputError
@@ -16,6 +18,7 @@ from robustcls.core.provenance import commit, versions
 from robustcls.evaluation.budget import Budget
 from robustcls.evaluation.cascade import Outcome, Progress, run_cascade
 from robustcls.evaluation.checks import run_checks
+from robustcls.evaluation.checks._check import looked_at
 from robustcls.evaluation.complete import complete
 from robustcls.evaluation.config import AttackConfig
 from robustcls.evaluation.curves import security_curve
@@ -31,6 +34,8 @@ from robustcls.results.records import Accuracy, Check, CurvePoint, Evaluation, P
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
 from robustcls.runtime.world import World
 
+Examples = Literal["all", "broken", ""]
+
 
 def evaluate_subject(
     subject: Subject,
@@ -45,6 +50,7 @@ def evaluate_subject(
     done: Callable[[Evaluation], None] = lambda evaluation: None,
     options: AttackConfig | None = None,
     command: str = "robustcls.evaluate",
+    examples: Examples = "all",
 ) -> Evaluation:
     """Runs the cascade, self-checks, security curve and measures of a plan; `.examples` of the result holds the tensors.
 
@@ -57,9 +63,12 @@ def evaluate_subject(
         done: called after the attacks, and after each measure.
         options: of a command, recorded with what they state of the model and its data.
         command: for the record.
+        examples: of many large images, whose adversarial ones are kept, beside those that the plan needs: of `all` samples,
+            of the `broken`, or of none, `""`.
     """
     over = budget.over if budget else never
-    evaluation = _run_attacks(subject, plan, journal, world, progress, over, command)
+    keep = None if _needs_all(subject, plan) or examples == "all" else partial(_keep, examples)
+    evaluation = _run_attacks(subject, plan, journal, world, progress, over, command, keep)
     size = evaluation.provenance.config["batch_size"]
     if options is not None:
         _record_options(evaluation, options)
@@ -80,6 +89,7 @@ def _run_attacks(
     progress: Progress | None,
     over: Over,
     command: str,
+    keep: Callable[[Engine, Outcome, Tensor], Tensor] | None,
 ) -> Evaluation:
     started, began = datetime.now(UTC), time.perf_counter()
     engine = make_engine(subject, plan, journal=journal, world=world, over=over)
@@ -90,8 +100,11 @@ def _run_attacks(
                 "the model's outputs are not numbers on any of these images: look at its weights and its normalisation"
             )
         if journal is not None:
-            journal.open(_task(engine, plan), engine.logits)
-        outcome = run_cascade(engine, plan.attacks, alone=plan.alone, progress=progress)
+            kept = "all" if keep is None else ", ".join(map(str, keep.args))  # type: ignore[attr-defined]
+            journal.open(_task(engine, plan) | {"kept": kept}, engine.logits)
+        outcome = run_cascade(
+            engine, plan.attacks, alone=plan.alone, progress=progress, keep=partial(keep, engine) if keep else None
+        )
         checks = run_checks(engine, outcome, plan.checks, progress)
         left_out = over()
         curve = None
@@ -107,6 +120,16 @@ def _run_attacks(
     provenance.seconds = round(time.perf_counter() - began, 3)
     evaluation.examples = outcome
     return evaluation
+
+
+def _needs_all(subject: Subject, plan: Plan) -> bool:
+    """Whether something looks at the adversarial images of all samples, or draws among them once it knows what came out."""
+    return bool(plan.eps_grid or plan.measures or plan.checks or subject.two_labels)
+
+
+def _keep(examples: Examples, engine: Engine, outcome: Outcome, done: Tensor) -> Tensor:
+    wanted = looked_at(engine, outcome, done)
+    return wanted | outcome.success if examples == "broken" else wanted
 
 
 def _record_options(evaluation: Evaluation, options: AttackConfig) -> None:

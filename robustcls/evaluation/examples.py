@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from robustcls.core.files import atomic_write
 from robustcls.core.losses import NO_ANSWER
 from robustcls.results.records import Sample
+from robustcls.runtime.stored import BLOCK, ImageRows
 
 E = TypeVar("E", bound="Examples")
 
@@ -21,11 +23,11 @@ E = TypeVar("E", bound="Examples")
 class Examples:
     """N samples with the verified adversarial example of each, or the strongest attempt where none was found."""
 
-    x: Tensor  # N,C,H,W in [0, 1]
+    x: ImageRows  # N,C,H,W in [0, 1]
     y: Tensor  # N, labels
     index: Tensor  # N, positions in the split
     clean: Tensor  # N, predicted classes of x; NO_ANSWER where the logits name none
-    x_adv: Tensor  # N,C,H,W: the verified example; else the strongest attempt; x where that is misclassified already
+    x_adv: ImageRows  # N,C,H,W: the verified example; else the strongest attempt; x where that is misclassified already
     adversarial: Tensor  # N, predicted classes after the attacks
     distance: Tensor  # N, of x_adv from x in the threat model's norm
     margin: Tensor  # N, of x_adv: how far another logit is above the label's; -inf before any attempt
@@ -70,15 +72,25 @@ class Examples:
         data that are files. option: what named the path. Raises InputError where it cannot be written.
         """
         success = self.success.cpu()
-        named = {} if self.files is None else {"files": np.array(self.files, dtype=np.str_)[success.numpy()]}
-        with atomic_write(path, option) as part, open(part, "wb") as file:
-            np.savez_compressed(
-                file,
-                **{name: getattr(self, name).cpu()[success].numpy() for name in ("x", "x_adv", "y", "index")},
-                broken_by=np.array(self.names)[self.breaker.cpu()[success].numpy()],
-                **named,
-            )
-        return int(success.sum())
+        rows = success.nonzero().squeeze(1)
+        columns = {name: getattr(self, name).cpu()[success].numpy() for name in ("y", "index")}
+        columns["broken_by"] = np.array(self.names)[self.breaker.cpu()[success].numpy()]
+        if self.files is not None:
+            columns["files"] = np.array(self.files, dtype=np.str_)[success.numpy()]
+        with atomic_write(path, option) as part, ZipFile(part, "w", ZIP_DEFLATED) as archive:
+            for name in ("x", "x_adv"):
+                images = getattr(self, name)
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    shape = (len(rows), *images.shape[1:])
+                    np.lib.format.write_array_header_1_0(
+                        file, {"descr": "<f4", "fortran_order": False, "shape": shape}
+                    )
+                    for some in rows.split(BLOCK):  # never all of them in memory
+                        file.write(np.ascontiguousarray(images[some.to(images.device)].cpu().numpy(), "<f4").data)
+            for name, values in columns.items():
+                with archive.open(f"{name}.npy", "w") as file:
+                    np.lib.format.write_array(file, values, allow_pickle=False)
+        return len(rows)
 
     def samples(self) -> list[Sample]:
         """A record of each."""

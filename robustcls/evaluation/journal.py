@@ -13,7 +13,9 @@ from torch import Tensor
 
 from robustcls.core.errors import InputError
 from robustcls.core.files import atomic_write
+from robustcls.evaluation.packing import pack, unpack
 from robustcls.evaluation.verify import Attempts
+from robustcls.runtime.stored import EightBit, ImageRows
 from robustcls.runtime.world import World
 
 RENAMED = {"wrong": "misclassified", "fooled": "success"}  # what earlier versions called them
@@ -67,20 +69,49 @@ class Journal:
             )
         return str(before.get("run", ""))
 
-    def read(self, name: str, indices: Tensor) -> Attempts | None:
-        """The attempts of this run on exactly these samples, if they were written."""
+    def read(self, name: str, indices: Tensor, x: ImageRows) -> Attempts | None:
+        """The attempts of this run on exactly these samples, if they were written. x: the images of all."""
+        content = self._read(name)
+        if content is None or not torch.equal(content["indices"], indices):
+            return None
+        attempts = Attempts(**{RENAMED.get(key, key): value for key, value in content.items()})
+        if not isinstance(attempts.x_adv, Tensor):
+            attempts.x_adv = unpack(attempts.x_adv, x[indices])
+        return attempts
+
+    def write(self, name: str, attempts: Attempts, x: ImageRows) -> None:
+        """Large images are packed: that takes less time than writing what it saves."""
+        content = dict(vars(attempts))
+        if isinstance(x, EightBit):
+            content["x_adv"] = pack(attempts.x_adv, x[attempts.indices])
+        self._write(name, content)
+
+    def read_chunk(self, rows: Tensor) -> dict[str, Any] | None:
+        """What `write_chunk` kept of the samples at exactly these rows, where it was written in this run."""
+        content = self._read(_chunk_name(rows))
+        here = content is not None and torch.equal(content["rows"], rows)
+        return content if all(self.world.gather(here)) else None
+
+    def write_chunk(self, rows: Tensor, content: Mapping[str, Any]) -> None:
+        """Keeps what is left of the samples at these rows after all attacks, in place of its batches."""
+        if self.world.first:
+            self._write(_chunk_name(rows), {"rows": rows, **content})
+        self.world.wait()
+        if self.world.first:
+            for file in self.folder.glob("*.pt"):
+                if not file.stem.startswith("chunk"):
+                    file.unlink()
+
+    def _read(self, name: str) -> dict[str, Any] | None:
         file = self.folder / f"{name}.pt"
         if not self.resume or not file.exists():
             return None
         content = torch.load(file, weights_only=True)
-        if content.pop("run", "") != self.mark:
-            return None
-        attempts = Attempts(**{RENAMED.get(key, key): value for key, value in content.items()})
-        return attempts if torch.equal(attempts.indices, indices) else None
+        return content if content.pop("run", "") == self.mark else None
 
-    def write(self, name: str, attempts: Attempts) -> None:
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
         with atomic_write(self.folder / f"{name}.pt") as part:
-            torch.save({**vars(attempts), "run": self.mark}, part)
+            torch.save({**content, "run": self.mark}, part)
 
     def is_empty(self) -> bool:
         return not any(self.folder.glob("*.pt"))
@@ -90,6 +121,10 @@ class Journal:
             shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):
             self.folder.rmdir()  # where not even that could be written
+
+
+def _chunk_name(rows: Tensor) -> str:
+    return f"chunk-{int(rows[0])}-{int(rows[-1])}"
 
 
 @contextmanager

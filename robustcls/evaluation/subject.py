@@ -33,6 +33,7 @@ from robustcls.results.balance import GIVEN, SHARES, WHOLE, two_labels
 from robustcls.runtime.device import resolve_device, resolve_precision
 from robustcls.runtime.fused import Counted
 from robustcls.runtime.predict import LOOKED_AT, classifier_of, classifier_with_warning
+from robustcls.runtime.stored import EightBit, ImageRows, is_large, select
 from robustcls.training.config import PYTHON
 from robustcls.training.history import read_training
 
@@ -51,7 +52,7 @@ class Subject:
     """A model, the samples and the threat model that it is evaluated under. Tensors are on the CPU; N samples."""
 
     model: nn.Module  # [0, 1] pixels to logits N,K
-    x: Tensor  # N,C,H,W, float32 in [0, 1]
+    x: ImageRows  # N,C,H,W, float32 in [0, 1]; many large ones in 8 bits until they are used
     y: Tensor  # N, int64: numbers of the model's outputs
     threat: ThreatModel
     model_record: records.Model
@@ -86,7 +87,7 @@ class Subject:
         )
         files = None if self.files is None else [self.files[row] for row in rows.tolist()]
         return dataclasses.replace(
-            self, x=self.x[rows], y=self.y[rows], index=self.index[rows], files=files, surrogate=surrogate,
+            self, x=select(self.x, rows), y=self.y[rows], index=self.index[rows], files=files, surrogate=surrogate,
             original=original,
         )  # fmt: skip
 
@@ -210,9 +211,9 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         notes.append(
             f"{original.record.name} is not the file that {loaded.name} was made of (SHA-256), {manifest.source.name}"
         )
-    x, _ = images.batch()
+    large = isinstance(options, AttackConfig) and is_large(len(images), images.pixels.shape[1:])
     return Subject(
-        loaded.model, x, _renumber(images.labels, mapped), threat, record, data,
+        loaded.model, EightBit(images.pixels) if large else images.batch()[0], _renumber(images.labels, mapped), threat, record, data,
         index=images.index,
         files=images.files,
         classes=tuple(record.classes) if mapped else images.classes,

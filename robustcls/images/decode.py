@@ -32,9 +32,9 @@ RULES = {
     "dicom": dicom.RULE,
 }
 COLOUR = {1: "Pillow's mode L (ITU-R 601 luma)", 3: "Pillow's mode RGB"}  # by channels, before resizing
-FILTER = Image.Resampling.BILINEAR
-RESIZE = f"shorter side, Pillow's {FILTER.name} filter, antialiased; not where the size is right"
+FILTERS = {kind.name.lower(): kind for kind in Image.Resampling}  # by Pillow's names
 CROP = "centre; of an odd surplus the larger part off the right and the bottom"
+CROP_AFTER = "centre, its offset rounded to the nearest whole number, halves to the even one, as by torchvision"
 
 
 Remarks = dict[
@@ -43,13 +43,30 @@ Remarks = dict[
 
 
 class Form(NamedTuple):
-    """What every image is turned into. scale: the value of 16-bit and float images that becomes white; None: the usual."""
+    """What every image is turned into, unless it has the size already.
+
+    scale: the value of 16-bit and float images that becomes white; None: the usual. resize: the shorter side, before the
+    centre is cut out; None: just as large as needed. filter: of FILTERS.
+    """
 
     height: int
     width: int
     channels: int
     scale: float | None = None
     note: str = ""
+    resize: int | None = None
+    filter: str = "bilinear"
+
+    @property
+    def resizing(self) -> str:
+        """How an image of another size becomes one from which the form can be cut, in words."""
+        what = f"shorter side to {self.resize}, the longer rounded down as by torchvision" if self.resize else "shorter side"
+        return f"{what}, Pillow's {self.filter.upper()} filter, antialiased; not where the size is right"
+
+    @property
+    def crop(self) -> str:
+        """How the form is cut from it, in words."""
+        return CROP_AFTER if self.resize else CROP
 
 
 class Unscaled(InputError):
@@ -148,10 +165,15 @@ def rules_of(scale: float | None) -> dict[str, str]:
 def _fitted(image: Any, form: Form) -> NDArray[numpy.uint8]:
     """As C,H,W of the form: the shorter side resized, then the centre cut out; untouched where it has the size already."""
     image = image.convert("L" if form.channels == 1 else "RGB")
-    scale = max(form.width / image.width, form.height / image.height)
-    width, height = max(form.width, round(image.width * scale)), max(form.height, round(image.height * scale))
-    left, top = (width - form.width) // 2, (height - form.height) // 2
     if image.size != (form.width, form.height):
-        image = image.resize((width, height), FILTER)
+        if form.resize:  # as torchvision's Resize and CenterCrop
+            shorter = min(image.size)
+            width, height = (int(form.resize * side / shorter) for side in image.size)
+            left, top = round((width - form.width) / 2), round((height - form.height) / 2)
+        else:
+            scale = max(form.width / image.width, form.height / image.height)
+            width, height = max(form.width, round(image.width * scale)), max(form.height, round(image.height * scale))
+            left, top = (width - form.width) // 2, (height - form.height) // 2
+        image = image.resize((width, height), FILTERS[form.filter])
         image = image.crop((left, top, left + form.width, top + form.height))
     return numpy.atleast_3d(numpy.asarray(image)).transpose(2, 0, 1)

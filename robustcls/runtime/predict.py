@@ -12,19 +12,20 @@ from robustcls.core.progress import Bar
 from robustcls.runtime.device import exact_fp32
 from robustcls.runtime.fused import Counted, uncompiled
 from robustcls.runtime.memory import OomSafeBatches
+from robustcls.runtime.stored import ImageRows
 
 LOOKED_AT = 4  # images
 
 
 @torch.no_grad()
-def predict(model: nn.Module, x: Tensor, batch_size: int | OomSafeBatches, *, label: str = "") -> Tensor:
+def predict(model: nn.Module, x: ImageRows, batch_size: int | OomSafeBatches, *, label: str = "") -> Tensor:
     """fp32 logits N,K on the CPU for images N,C,H,W on any device. label: what progress on stderr is called; "": none."""
     device = device_of(model)
     fp32 = model if isinstance(model, Counted) else Counted(model)
     parts = batch_size if isinstance(batch_size, OomSafeBatches) else OomSafeBatches(batch_size)
     found = []
     with Bar(len(x), label, "image", show=bool(label)) as bar:
-        for logits in parts.map(lambda part: fp32(part.to(device)).cpu(), x):
+        for logits in parts.map(lambda rows: fp32(x[rows].to(device)).cpu(), torch.arange(len(x))):
             found.append(logits)
             bar.advance(len(logits))
     return torch.cat(found)

@@ -102,7 +102,9 @@ def as_pixels(images: NDPixels) -> NDPixels:
 
 def decode_all(files: list[bytes], decoding: Decoding, max_pixels: int) -> NDPixels:
     """Encoded images as N,C,H,W, as data/folders decodes them. Raises InputError that names the first that is none."""
-    form = Form(decoding.height, decoding.width, decoding.channels, decoding.white)
+    form = Form(
+        decoding.height, decoding.width, decoding.channels, decoding.white, "", decoding.shorter_side, decoding.filter
+    )
     pixels = numpy.empty((len(files), form.channels, form.height, form.width), numpy.uint8)
     for row, content in enumerate(files):
         which = f"image {row}: " if len(files) > 1 else ""

@@ -11,7 +11,7 @@ from torch import nn
 
 from robustcls.core.classifier import Classifier
 from robustcls.data.folders.decode import decode
-from robustcls.data.splits import white_of
+from robustcls.data.splits import decoding_of
 from robustcls.deploy.artefact import _known
 from robustcls.images.decode import RULES, Form
 from robustcls.images.formats import endings
@@ -19,7 +19,7 @@ from robustcls.images.formats import endings
 
 def decoding(channels, height, width, white=None):
     size = (channels, height, width)
-    return _known(Classifier(nn.Flatten(), classes="ab", input_size=size), "mine", size, white).decoding
+    return _known(Classifier(nn.Flatten(), classes="ab", input_size=size), "mine", size, {"scale": white} if white else {}).decoding
 
 
 def by_manifest(file, said):
@@ -90,7 +90,8 @@ def test_its_rules_are_those_of_folders_and_name_the_white():
         assert plain[key] == scaled[key] == RULES[key]
     assert "65535 is white" in plain["16-bit grey"]
     assert scaled["scaled"] == "4095 is white, by scale=4095"
-    assert (white_of("folder:scans(scale=4095)"), white_of("folder:scans"), white_of("digits")) == (4095, None, None)
+    specs = ("folder:scans(scale=4095)", "folder:scans", "digits")
+    assert [decoding_of(spec) for spec in specs] == [{"scale": 4095}, {}, {}]
 
 
 def test_it_names_the_formats_that_folders_take():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.core.errors import InputError
-from robustcls.core.losses import margin
+from robustcls.core.losses import NO_ANSWER, margin
 from robustcls.core.seeds import mix
 from robustcls.core.subset import spaced
 from robustcls.core.threat import ThreatModel
@@ -17,7 +17,6 @@ from robustcls.evaluation.attacks import AttackLike
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.results.records import Check
-from robustcls.runtime.predict import predict
 
 PASSIVE = 32  # samples of a check that needs no attack
 SAMPLES = 100  # at most, of a check that attacks
@@ -144,12 +143,22 @@ def nearest(engine: Engine, outcome: Outcome, among: Tensor, most: int) -> Tenso
     """At most `most` of these rows, in order: those whose strongest attempt came closest to another class.
 
     What an attack just missed is among them. By the margin, which ranks what other attacks break far higher than the
-    difference of logits ratio does.
+    difference of logits ratio does; of samples that no attack met, that of the clean image.
     """
     if len(among) <= most:
         return among
-    logits = predict(engine.model, outcome.x_adv[among], engine.parts)
-    return among[margin(logits, engine.y[among]).argsort(descending=True, stable=True)[:most]].sort().values
+    gap = outcome.margin[among]
+    gap = gap.where(gap > -torch.inf, margin(engine.logits[among], engine.y[among]))
+    return among[gap.argsort(descending=True, stable=True)[:most]].sort().values
+
+
+def looked_at(engine: Engine, outcome: Outcome, done: Tensor) -> Tensor:
+    """N, bool: the samples whose attempts the checks that are always made look at, where they are among those done (N, bool)."""
+    wanted = torch.zeros(len(engine.y), dtype=torch.bool)
+    answered = (outcome.clean != NO_ANSWER).nonzero().squeeze(1)
+    wanted[answered[spaced(engine.y[answered], PASSIVE)]] = True
+    wanted[nearest(engine, outcome, (outcome.robust & done).nonzero().squeeze(1), SAMPLES)] = True
+    return wanted
 
 
 def gradient_attacks(outcome: Outcome) -> list[int]:

@@ -9,13 +9,13 @@ from robustcls.core.gradients import input_gradient
 from robustcls.core.losses import NO_ANSWER, cross_entropy, dlr
 from robustcls.core.subset import spaced
 from robustcls.evaluation.cascade import Outcome
-from robustcls.evaluation.checks._check import WARN, ZERO_GRADIENTS, NotRun, check, is_differentiable, nearest
+from robustcls.evaluation.checks._check import PASSIVE, WARN, ZERO_GRADIENTS, NotRun, check, is_differentiable, nearest
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.evaluation.subject import Surrogate
 from robustcls.results.records import Check
 
 NAME = "finite_gradients"
-LOOKED = 32  # samples whose gradients are looked at
+LOOKED = PASSIVE  # samples whose gradients are looked at
 BESIDE, PROBE = 0.003, "apgd_ce(steps=20)"  # how far off a pole, in pixel values; the attack there
 
 

@@ -3,10 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from robustcls.attribution.measures.trust import FORWARDS, MAPS, make_maps, measure_all, select_samples
 from robustcls.core.errors import InputError
+from robustcls.core.subset import spaced
 from robustcls.evaluation.subject import Subject
 from robustcls.results.records import Evaluation, Explanations
+from robustcls.runtime.stored import Stored
 
 if TYPE_CHECKING:
     from robustcls.evaluation.pace import Pace
@@ -24,7 +28,12 @@ def measure(
 ) -> Explanations:
     """The measures of the methods' maps on at most n correctly classified samples that the attacks changed, evenly spaced."""
     examples = evaluation.examples
-    samples = select_samples(subject.model, examples.x, examples.y, examples.x_adv).spread(n)
+    rows = torch.arange(len(examples.y))
+    if isinstance(examples.x_adv, Stored):  # not all at once: those that an attack met
+        rows = (examples.correct & (examples.margin > -torch.inf)).nonzero().squeeze(1)
+        rows = rows[spaced(examples.y[rows], n)]
+    samples = select_samples(subject.model, examples.x[rows], examples.y[rows], examples.x_adv[rows]).spread(n)
+    samples.rows = rows[samples.rows]
     maps = {
         method: make_maps(subject.model, samples.x, samples.y, samples.x_adv, method, seed=seed, progress=progress)
         for method in (methods if len(samples.x) else ())

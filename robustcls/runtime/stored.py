@@ -1,0 +1,152 @@
+"""Images that would not fit into memory as float32: in 8 bits until they are used, or on disk.
+
+Where code reads `images[rows]`, `len(images)`, `images.shape` and `images.split(size)` alone, it takes these as it takes a
+tensor N,C,H,W.
+"""
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustcls.core.errors import InputError
+
+LARGE = 1 << 29  # bytes of float32: of larger sets of images, the pixels stay in 8 bits
+MAPPED = 1 << 30  # bytes of 8-bit pixels: larger sets lie in a file
+BLOCK = 64  # images that are copied at a time
+
+ImageRows: TypeAlias = Any  # a tensor N,C,H,W, EightBit or Stored
+Rows: TypeAlias = Any  # a tensor of whole numbers or bool, a list, a slice: whatever a tensor is indexed with
+
+
+def is_large(images: int, shape: Sequence[int]) -> bool:
+    """Whether so many images C,H,W are kept in 8 bits, and what is made of them on disk."""
+    return 4 * images * math.prod(shape) > LARGE
+
+
+def empty_pixels(shape: Sequence[int]) -> NDArray[numpy.uint8]:
+    """A uint8 array; from MAPPED bytes on in a file without a name, which goes with it. Raises InputError where it is full."""
+    need = math.prod(shape)
+    if need < MAPPED:
+        return numpy.empty(shape, numpy.uint8)
+    return numpy.memmap(_unnamed_file(need), numpy.uint8, "w+", shape=tuple(shape))
+
+
+def select(images: ImageRows, rows: Tensor) -> ImageRows:
+    """The images at these rows: of 8-bit ones without a copy of their pixels."""
+    return images.take(rows) if isinstance(images, EightBit) else images[rows]
+
+
+class EightBit:
+    """Pixels uint8 N,C,H,W on the CPU that are read as float32 in [0, 1], a few at a time.
+
+    Example:
+        >>> EightBit(pixels)[:2]  # float32 2,C,H,W, those of pixels[:2].float() / 255
+    """
+
+    dtype, device, ndim = torch.float32, torch.device("cpu"), 4
+
+    def __init__(self, pixels: Tensor, places: Tensor | None = None) -> None:
+        """places: of these images among the pixels; None: all."""
+        self.pixels, self.places = pixels, places
+        self.shape = torch.Size((len(pixels) if places is None else len(places), *pixels.shape[1:]))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Rows) -> Tensor:
+        return self.pixels[rows if self.places is None else self.places[rows]].float().div_(255)
+
+    def take(self, rows: Tensor) -> "EightBit":
+        """The images at these rows, whose pixels are not copied."""
+        return EightBit(self.pixels, rows if self.places is None else self.places[rows])
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        return (self[start : start + size] for start in range(0, len(self), size))
+
+
+class Stored:
+    """What became of N images, float32: those that were written lie in a file, the others are as before.
+
+    Example:
+        >>> x_adv = Stored(x)
+        >>> x_adv[rows] = found
+        >>> x_adv[:2]
+    """
+
+    dtype, device, ndim = torch.float32, torch.device("cpu"), 4
+    AS_BEFORE, FORGOTTEN = -1, -2
+
+    def __init__(self, before: EightBit) -> None:
+        self.before, self.shape = before, before.shape
+        self.bytes = 4 * math.prod(self.shape[1:])
+        self.file = _unnamed_file(0)
+        self.places = torch.full((len(before),), self.AS_BEFORE)  # of each image in the file, in images
+        self.free: list[int] = []
+        self.end = 0
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Rows) -> Tensor:
+        found, places = self.before[rows], self.places[rows]
+        if (places == self.FORGOTTEN).any():
+            raise RuntimeError("an adversarial image is asked for that was not to be kept")
+        written = (places >= 0).nonzero().flatten().tolist()
+        for row in (places >= 0).nonzero().squeeze(1).tolist():
+            into = memoryview(found[row].numpy()).cast("B")
+            if os.preadv(self.file.fileno(), [into], int(places[row]) * self.bytes) != self.bytes:
+                raise OSError("the file of adversarial images was cut off")
+        return found
+
+    def __setitem__(self, rows: Rows, images: Tensor) -> None:
+        numbers = torch.arange(len(self))[rows]
+        for row, image in zip(numbers.tolist(), images, strict=True):
+            place = int(self.places[row])
+            if place < 0:
+                place = self.places[row] = self.free.pop() if self.free else self.end
+                self.end = max(self.end, place + 1)
+            content = memoryview(image.detach().to("cpu", torch.float32).contiguous().numpy()).cast("B")
+            if os.pwrite(self.file.fileno(), content, place * self.bytes) != self.bytes:
+                raise OSError(f"{tempfile.gettempdir()} is full: name a folder with more room in TMPDIR")
+
+    def forget(self, rows: Tensor) -> None:
+        """The images at these rows (N, bool) are not needed any more: what they took is free for others."""
+        gone = rows & (self.places >= 0)
+        self.free += self.places[gone].tolist()
+        self.places[rows] = self.FORGOTTEN
+
+    @property
+    def kept(self) -> Tensor:
+        """N, bool: those that can be read."""
+        return self.places != self.FORGOTTEN
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        return (self[start : start + size] for start in range(0, len(self), size))
+
+    def clone(self) -> "Stored":
+        """A copy, of which one may be written without the other."""
+        other = Stored(self.before)
+        for rows in (self.places >= 0).nonzero().squeeze(1).split(BLOCK):
+            other[rows] = self[rows]
+        other.places[~self.kept] = self.FORGOTTEN
+        return other
+
+
+def _unnamed_file(need: int) -> Any:
+    """A temporary file that ends with the process. Raises InputError where its disk has not so many bytes left."""
+    folder = tempfile.gettempdir()
+    have = shutil.disk_usage(folder).free
+    if need > have:
+        raise InputError(
+            f"{folder} has {have / 1e9:.1f} GB left, the pixels need {need / 1e9:.1f}: name a folder with more room in "
+            "TMPDIR, or take fewer images with `n`"
+        )
+    return tempfile.TemporaryFile(buffering=0)
