@@ -9,6 +9,7 @@ from pathlib import Path
 
 from robustcls.core.errors import InputError
 
+MAP = "map the classes with `classes=FILE`"  # what to do where an order is not sure
 WNID = re.compile(r"n\d{8}")
 
 
@@ -95,7 +96,12 @@ def _by_name(data: tuple[str, ...], known: tuple[str, ...], model: str) -> Class
         return ClassMap(tuple(range(len(known))), known)
     # An ImageNet folder is named by wnids, and every list of its classes is in their order.
     if len(data) == len(known) == 1000 and all(map(WNID.fullmatch, data)) and list(data) == sorted(data):
-        return ClassMap(tuple(range(1000)), known, "1000 wnids in their order are taken for the model's 1000 outputs")
+        rule = "1000 wnids in their order are taken for the model's 1000 outputs"
+        if list(known) == sorted(known, key=str.casefold) and known != data:
+            rule += (
+                f", but the model names them in alphabetical order, {_some(known)}, which is not that of wnids: {MAP}"
+            )
+        return ClassMap(tuple(range(1000)), known, rule)
     places, by_number = _places(data, _alone(known), len(known), model)
     if by_number:
         rule = "class folders are taken as numbers of the model's outputs"
@@ -114,19 +120,22 @@ def _by_place(data: tuple[str, ...], outputs: int, model: str) -> ClassMap:
         blank = tuple(map(str, range(outputs)))
         rule = "the data's classes are taken as numbers of the model's outputs" if data != blank else ""
         return _map(numbers, blank, data, rule)
+    wnids = all(map(WNID.fullmatch, data))
     if len(data) != outputs:
+        hint = f" (lines such as {data[0]}=0, by ImageNet's order)" if wnids else ""
         raise InputError(
             f"{model} gives {outputs} outputs without names, the data has {len(data)} classes: which output is "
-            f"{data[0]!r}? name the data that it was trained on, or map the classes with `classes=FILE`"
+            f"{data[0]!r}? name the data that it was trained on, or map the classes with `classes=FILE`{hint}"
         )
     if all(name.isdecimal() for name in data) and list(data) != sorted(data, key=int):
         raise InputError(
             f"{model} has no class names, and the data's, {data[0]}, {data[1]} ... {data[-1]}, are numbers out of order: "
             "say which output each is with `classes=FILE`"
         )
-    return ClassMap(
-        tuple(range(outputs)), data, "the model has no class names: its outputs are taken in the data's order"
-    )
+    rule = "the model has no class names: its outputs are taken in the data's order"
+    if outputs == 1000 and not wnids:
+        rule += f", {_some(data)}, which is not ImageNet's, by wnid: if the model has that, {MAP}"
+    return ClassMap(tuple(range(outputs)), data, rule)
 
 
 def _by_listing(data: tuple[str, ...], named: tuple[str, ...], outputs: int, model: str, listing: Listing) -> ClassMap:

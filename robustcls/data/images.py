@@ -56,6 +56,16 @@ class Images:
         """Pixels as float32 N,C,H,W in [0, 1] and labels of the samples at these positions; of all without an argument."""
         return self.pixels[indices].float().div_(255), self.labels[indices]
 
+    def ids_sha256(self) -> str:
+        """The SHA-256, in hex, of the sorted names of the files, `class/file` and a line feed each; "" of other data.
+
+        As `LC_ALL=C sort LIST | sha256sum` has it of a list of such names.
+        """
+        if self.files is None:
+            return ""
+        names = sorted("/".join(name.split("/")[-2:]) for name in self.files)
+        return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
+
     def sha256(self) -> str:
         """The SHA-256, in hex, of the pixels' shape, the pixels and the labels: the same on every device."""
         digest = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from robustcls.data.duplicates import count_copies
 from robustcls.data.images import Images, as_images, count_labels, with_note
 
 DECODING = ("size", "grey", "scale", "resize", "filter")  # options that say how a file becomes pixels
+BARE_LIST = re.compile(r"(\blist=)([^\s'\",()][^'\",()]*)([,)])")
 SAMPLING_RULE = "the first samples of each class in file order, as many as the class's share of the split"
 VAL_SHARE, VAL_MAX = 0.1, 2000  # of the train split, held out for validation: this share, at most so many
 
@@ -277,4 +279,5 @@ def _parsed(spec: str) -> plugins.Spec:
     if not parsed.args or not parsed.args[0].endswith(")") or Path(parsed.args[0]).exists():
         return parsed
     path, _, options = parsed.args[0].rpartition("(")
+    options = BARE_LIST.sub(r"\1'\2'\3", options)  # a path is no word, and needs no quotes here
     return plugins.Spec(parsed.name, (path,), plugins.parse("data", f"{parsed.name}({options}").options)

@@ -246,7 +246,7 @@ def _known(model: nn.Module, name: str, size: Any, decoded: Mapping[str, Any] | 
     form = Form(height, width, channels, **decoded or {})
     decoding = Decoding(
         height, width, channels, COLOUR.get(channels, ""), form.resizing, form.crop, rules_of(form.scale), form.scale,
-        formats(), form.resize, form.filter,
+        formats(), form.resize, form.filter,  # type: ignore[arg-type]
     )  # fmt: skip
     known = Known(name, classes, (channels, height, width), source, decoding)
     if net is not None and (before := net.manifest) is not None:  # a copy is of the same original

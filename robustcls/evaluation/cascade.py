@@ -19,7 +19,6 @@ from robustcls.results.records import Accuracy, Attack
 from robustcls.results.statistics import quartiles
 from robustcls.runtime.stored import BLOCK, EightBit, Stored
 
-
 CHUNK = 1000  # large images that all attacks meet before the next are attacked
 BY_SAMPLE = ("adversarial", "distance", "margin", "breaker")  # what an outcome holds of each sample, beside the images
 

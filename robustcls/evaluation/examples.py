@@ -82,9 +82,7 @@ class Examples:
                 images = getattr(self, name)
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                     shape = (len(rows), *images.shape[1:])
-                    np.lib.format.write_array_header_1_0(
-                        file, {"descr": "<f4", "fortran_order": False, "shape": shape}
-                    )
+                    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
                     for some in rows.split(BLOCK):  # never all of them in memory
                         file.write(np.ascontiguousarray(images[some.to(images.device)].cpu().numpy(), "<f4").data)
             for name, values in columns.items():

@@ -18,7 +18,7 @@ def pack(x_adv: Tensor, x: Tensor) -> Packed:
     """
     difference = _bits(x_adv) - _bits(x)  # wraps where it overflows, as the sum does
     planes = numpy.ascontiguousarray(difference.view(numpy.uint8).reshape(-1, 4).T)
-    packed = zlib.compress(planes, LEVEL), tuple(x_adv.shape)
+    packed = zlib.compress(planes.data, LEVEL), tuple(x_adv.shape)
     if len(packed[0]) >= planes.nbytes or not numpy.array_equal(_bits(unpack(packed, x)), _bits(x_adv)):
         return x_adv
     return packed

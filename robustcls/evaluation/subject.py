@@ -33,7 +33,7 @@ from robustcls.results.balance import GIVEN, SHARES, WHOLE, two_labels
 from robustcls.runtime.device import resolve_device, resolve_precision
 from robustcls.runtime.fused import Counted
 from robustcls.runtime.predict import LOOKED_AT, classifier_of, classifier_with_warning
-from robustcls.runtime.stored import EightBit, ImageRows, is_large, select
+from robustcls.runtime.stored import ImageRows, as_floats, select
 from robustcls.training.config import PYTHON
 from robustcls.training.history import read_training
 
@@ -181,6 +181,7 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
     )
     if not trained:
         images = with_note(images, seen_in_training(data_spec, images, own))
+    ids = images.ids_sha256()
     if options.redact_names:
         images = without_files(images)
     threat.check_eps(images.pixels.shape[1:])
@@ -195,6 +196,7 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         data_spec, options.split, len(images), images.sha256(), images.available, sampling, images.note,
         list(images.skipped), class_map=mapped, estimates=estimates,
         split_counts=mapped.renumber(list(images.split_counts)) if mapped else list(images.split_counts),
+        ids=ids,
     )  # fmt: skip
     surrogate = None
     if transfer_from:
@@ -211,9 +213,9 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         notes.append(
             f"{original.record.name} is not the file that {loaded.name} was made of (SHA-256), {manifest.source.name}"
         )
-    large = isinstance(options, AttackConfig) and is_large(len(images), images.pixels.shape[1:])
+    x = as_floats(images.pixels) if isinstance(options, AttackConfig) else images.batch()[0]
     return Subject(
-        loaded.model, EightBit(images.pixels) if large else images.batch()[0], _renumber(images.labels, mapped), threat, record, data,
+        loaded.model, x, _renumber(images.labels, mapped), threat, record, data,
         index=images.index,
         files=images.files,
         classes=tuple(record.classes) if mapped else images.classes,

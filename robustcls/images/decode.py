@@ -32,7 +32,10 @@ RULES = {
     "dicom": dicom.RULE,
 }
 COLOUR = {1: "Pillow's mode L (ITU-R 601 luma)", 3: "Pillow's mode RGB"}  # by channels, before resizing
-FILTERS = {kind.name.lower(): kind for kind in Image.Resampling}  # by Pillow's names
+# By Pillow's names, of every version.
+FILTERS = {
+    name: Image.Resampling[name.upper()] for name in ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+}
 CROP = "centre; of an odd surplus the larger part off the right and the bottom"
 CROP_AFTER = "centre, its offset rounded to the nearest whole number, halves to the even one, as by torchvision"
 
@@ -60,7 +63,11 @@ class Form(NamedTuple):
     @property
     def resizing(self) -> str:
         """How an image of another size becomes one from which the form can be cut, in words."""
-        what = f"shorter side to {self.resize}, the longer rounded down as by torchvision" if self.resize else "shorter side"
+        what = (
+            f"shorter side to {self.resize}, the longer rounded down as by torchvision"
+            if self.resize
+            else "shorter side"
+        )
         return f"{what}, Pillow's {self.filter.upper()} filter, antialiased; not where the size is right"
 
     @property

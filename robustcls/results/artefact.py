@@ -4,7 +4,7 @@ import math
 from dataclasses import field
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -15,7 +15,6 @@ from robustcls.results.json_files import JsonFile
 SCHEMA = "robustcls/artefact/1"
 WRITER = "`robustcls export`"
 MANIFEST, MODEL, REFERENCE, DRIFT = "manifest.json", "model.onnx", "reference.npz", "drift.npz"
-FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 MOST_TOLERANCE = 0.25  # of the largest logit: a file that is farther off has nothing to do with its reference
 TRAINED: dict[str, Any] = {"data": (str, NoneType), "seed": int, "data_dir": (str, NoneType)}
 EVALUATION = "evaluation.json"  # once the artefact was attacked
@@ -53,7 +52,7 @@ class Decoding:
     white: Number | None = None  # of 16-bit and float images; None: 65535, and 1.0
     formats: list[str] = field(default_factory=list)  # Pillow's names
     shorter_side: Count | None = None  # resized to it before the centre is cut out; None: just as large as needed
-    filter: str = "bilinear"  # Pillow's name of it, in small letters
+    filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"  # Pillow's
 
 
 @dataclass
@@ -132,7 +131,6 @@ class Manifest(JsonFile):
         need(min(self.input_size) > 0, "decoding", self.input_size, "a size of images, C,H,W")
         side, larger = self.decoding.shorter_side, max(self.input_size[1:])
         need(side is None or side >= larger, "decoding.shorter_side", side, f"{larger} or more")
-        need(self.decoding.filter in FILTERS, "decoding.filter", self.decoding.filter, f"one of {', '.join(FILTERS)}")
         if self.threat:
             norm, eps = self.threat.get("norm"), self.threat.get("eps")
             need(norm in ("linf", "l2", "l1"), "threat.norm", norm, "linf, l2 or l1")

@@ -52,6 +52,7 @@ class Data:
     class_map: ClassMap | None = None  # None where the model's classes are the data's
     estimates: str = ""  # what accuracy on them estimates, in words; "" where the evaluation does not say
     split_counts: list[Integer] = field(default_factory=list)  # samples in the whole split, by label
+    ids: str = ""  # SHA-256 of the sorted names of the files that were used, class/file and a line feed each
 
 
 @dataclass

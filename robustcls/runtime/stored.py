@@ -26,9 +26,9 @@ ImageRows: TypeAlias = Any  # a tensor N,C,H,W, EightBit or Stored
 Rows: TypeAlias = Any  # a tensor of whole numbers or bool, a list, a slice: whatever a tensor is indexed with
 
 
-def is_large(images: int, shape: Sequence[int]) -> bool:
-    """Whether so many images C,H,W are kept in 8 bits, and what is made of them on disk."""
-    return 4 * images * math.prod(shape) > LARGE
+def as_floats(pixels: Tensor) -> ImageRows:
+    """Pixels uint8 N,C,H,W as float32 in [0, 1]: now, or where they are LARGE as they are read."""
+    return EightBit(pixels) if 4 * pixels.numel() > LARGE else pixels.float().div_(255)
 
 
 def empty_pixels(shape: Sequence[int]) -> NDArray[numpy.uint8]:
@@ -99,9 +99,8 @@ class Stored:
         found, places = self.before[rows], self.places[rows]
         if (places == self.FORGOTTEN).any():
             raise RuntimeError("an adversarial image is asked for that was not to be kept")
-        written = (places >= 0).nonzero().flatten().tolist()
         for row in (places >= 0).nonzero().squeeze(1).tolist():
-            into = memoryview(found[row].numpy()).cast("B")
+            into = found[row].numpy().data.cast("B")
             if os.preadv(self.file.fileno(), [into], int(places[row]) * self.bytes) != self.bytes:
                 raise OSError("the file of adversarial images was cut off")
         return found
@@ -113,7 +112,7 @@ class Stored:
             if place < 0:
                 place = self.places[row] = self.free.pop() if self.free else self.end
                 self.end = max(self.end, place + 1)
-            content = memoryview(image.detach().to("cpu", torch.float32).contiguous().numpy()).cast("B")
+            content = image.detach().to("cpu", torch.float32).contiguous().numpy().data.cast("B")
             if os.pwrite(self.file.fileno(), content, place * self.bytes) != self.bytes:
                 raise OSError(f"{tempfile.gettempdir()} is full: name a folder with more room in TMPDIR")
 

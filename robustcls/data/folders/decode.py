@@ -4,7 +4,6 @@ Whatever is not plain 8-bit grey or colour follows one of RULES, and a note says
 """
 
 import io
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from robustcls.core.errors import InputError
 from robustcls.core.names import quoted
 from robustcls.core.progress import Bar
 from robustcls.data.folders.form import CHUNK
 from robustcls.images.decode import DEEP, RULES, Form, Remarks, Unscaled, decode_image, is_turned
 from robustcls.images.dicom import is_dicom
+from robustcls.runtime.stored import empty_pixels
 
 DARK = 65535 / 8  # a 16-bit set that is darker than this everywhere was made with fewer bits
 
@@ -39,18 +38,17 @@ class Decoded:
         if positions == self.positions:
             return self
         rows = {position: row for row, position in enumerate(self.positions)}
-        return replace(self, pixels=self.pixels[[rows[position] for position in positions]], positions=positions)
+        return replace(self, pixels=_copied([(self.pixels, [rows[one] for one in positions])]), positions=positions)
 
     def joined(self, then: "Decoded") -> "Decoded":
-        pixels, positions = torch.cat([self.pixels, then.pixels]), self.positions + then.positions
+        pixels = _copied([(one.pixels, range(len(one.positions))) for one in (self, then)])
+        positions = self.positions + then.positions
         return Decoded(pixels, positions, self.remarks | then.remarks, self.failures | then.failures)
 
 
 def decode(paths: Sequence[str], positions: list[int], form: Form, pool: ThreadPoolExecutor) -> Decoded:
     """The files at these positions, in this order; the pixels of those that cannot be read mean nothing. Raises InputError."""
-    shape = (len(positions), form.channels, form.height, form.width)
-    check_memory(shape)
-    pixels = numpy.empty(shape, dtype=numpy.uint8)
+    pixels = empty_pixels((len(positions), form.channels, form.height, form.width))
     decoded = Decoded(torch.from_numpy(pixels), positions)
 
     def decode_chunk(start: int) -> int:
@@ -91,18 +89,16 @@ def describe(decoded: Decoded, names: Sequence[str], scale: float | None) -> lis
     return notes
 
 
-def check_memory(shape: Sequence[int]) -> None:
-    """Raises InputError where pixels of this shape do not fit into the machine's memory."""
-    need = numpy.prod(shape, dtype=float)
-    try:
-        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not known on this system
-        return
-    if need > have:
-        raise InputError(
-            f"{shape[0]} images of {shape[2]}x{shape[3]} need {need / 1e9:.0f} GB, this machine has {have / 1e9:.0f}: "
-            "take fewer with `n`, or make them smaller with folder:PATH(size=64)"
-        )
+def _copied(parts: Sequence[tuple[Tensor, Sequence[int]]]) -> Tensor:
+    """Of each of several tensors of pixels some rows, as one that may lie in a file as they do."""
+    pixels = torch.from_numpy(empty_pixels((sum(len(rows) for _, rows in parts), *parts[0][0].shape[1:])))
+    at = 0
+    for source, rows in parts:
+        for start in range(0, len(rows), CHUNK):
+            some = list(rows[start : start + CHUNK])
+            pixels[at : at + len(some)] = source[some]
+            at += len(some)
+    return pixels
 
 
 def _try(path: str, form: Form, into: NDArray[numpy.uint8]) -> Remarks | str:

@@ -5,11 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
+from robustcls.core.errors import InputError, unknown
 from robustcls.images import dicom
-from robustcls.images.decode import Form
+from robustcls.images.decode import FILTERS, Form
 
 MIXED_SIZE = 224  # the side of images that come in several sizes, as usual for ImageNet
 CHUNK = 256  # images per task: large enough that the pool's own work does not count
+FIRST = 32  # headers that are read before any other where only the colour is open
 ROUND = 32  # tasks, before it is asked whether enough is known
 
 
@@ -17,8 +19,8 @@ def choose_form(
     paths: Sequence[str], size: int | None, grey: bool, scale: float | None, pool: ThreadPoolExecutor
 ) -> Form:
     """Grey where all images are grey, and as large as they are; MIXED_SIZE where sizes differ and none was asked for."""
-    if size is not None and grey:
-        return Form(size, size, 1, scale)
+    if size is not None and (grey or any((_header(path) or (0, 0, 1))[2] == 3 for path in paths[:FIRST])):
+        return Form(size, size, 1 if grey else 3, scale)
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
     kinds: set[tuple[int, int, int]] = set()
     for start in range(0, len(chunks), ROUND):
@@ -36,6 +38,16 @@ def choose_form(
     # Without any, nothing is readable: decoding names the files.
     note = f"{len(sizes)} sizes: shorter side resized to {MIXED_SIZE}, centre crop" if sizes else ""
     return Form(MIXED_SIZE, MIXED_SIZE, channels, scale, note)
+
+
+def check_form(size: int | None, resize: int | None, filter: str) -> None:
+    """Raises InputError for options of a folder that make no form."""
+    if filter not in FILTERS:
+        raise unknown("filter", filter, FILTERS)
+    if resize is not None and size is None:
+        raise InputError(f"folder: resize={resize} needs the size that is cut out of it: give size, such as size=224")
+    if resize is not None and size is not None and resize < size:
+        raise InputError(f"folder: resize={resize} is below size={size}, which is cut out of it: give {size} or more")
 
 
 def _header(path: str) -> tuple[int, int, int] | None:

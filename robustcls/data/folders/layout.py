@@ -40,6 +40,12 @@ class Layout:
     splits: dict[str, Files]
     notes: list[str]
 
+    @property
+    def everything(self) -> Files:
+        """The images of all splits, by class and path."""
+        pairs = sorted(pair for files in self.splits.values() for pair in zip(files.labels, files.paths, strict=True))
+        return Files([path for _, path in pairs], [label for label, _ in pairs])
+
     def name_of(self, path: str) -> str:
         """The path below the root, with `/`, printable."""
         return readable(path.removeprefix(f"{self.root}/"))

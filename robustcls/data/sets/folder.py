@@ -1,9 +1,10 @@
 """A folder of images, with one folder per class."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,8 +14,9 @@ from robustcls.core.names import some_of
 from robustcls.data.duplicates import note_copies
 from robustcls.data.folders.decode import Decoded, decode, describe
 from robustcls.data.folders.find_splits import find_homes
-from robustcls.data.folders.form import Form, choose_form
+from robustcls.data.folders.form import Form, check_form, choose_form
 from robustcls.data.folders.layout import Files, lay_out
+from robustcls.data.folders.listed import find_listed
 from robustcls.data.images import Images
 
 LISTED = 10  # corrupt files that an error names
@@ -22,12 +24,16 @@ LISTED = 10  # corrupt files that an error names
 
 def folder(
     path: str,
-    split: str,
+    asked: str,
     *,
     data_dir: str | None = None,
     size: int | None = None,
+    resize: int | None = None,
+    filter: str = "bilinear",
     grey: bool = False,
     scale: float | None = None,
+    list: str | None = None,
+    split: Literal["all", "train", "val", "test"] | None = None,
     whole: bool = False,
     nested: bool = False,
     skip_corrupt: bool = False,
@@ -40,49 +46,84 @@ def folder(
     sorted folder names. Every file is read whose ending Pillow knows; hidden files and what tools leave behind are passed
     over, linked folders are followed.
 
-    size: the side in pixels (shorter side resized, centre crop); without it the images keep their size, or become 224
-    where sizes differ. grey: one channel (taken anyway where all images are grey). scale: the value of 16-bit and float
-    images that becomes white; 0 is black. whole: for a model that was not trained on this folder: class folders alone are
-    the test split, all of them, and a class may be in one split only. nested: the folders inside a class folder belong to
-    its class, though all classes hold the same ones, which is refused else. skip_corrupt: leave out what cannot be read,
-    and name it, rather than stop. pick: int64 labels N -> positions to decode, sorted; all without it. data_dir is not
-    used. The note of the images says what was passed over, converted or found twice. Raises InputError.
+    Args:
+        path: the folder.
+        asked: the split, train, test or val.
+        data_dir: is not used.
+        size: the side in pixels (shorter side resized, centre crop); without it the images keep their size, or become 224
+            where sizes differ.
+        resize: the shorter side before `size` is cut out, as by torchvision's Resize and CenterCrop: RobustBench's
+            Res256Crop224 is resize=256, size=224. Images that have the size already are left as they are.
+        filter: of the resizing, as Pillow calls it: nearest, box, bilinear, hamming, bicubic or lanczos.
+        grey: one channel (taken anyway where all images are grey).
+        scale: the value of 16-bit and float images that becomes white; 0 is black.
+        list: a file that names the images to read, one a line, by path below the folder or by its end.
+        split: which images are tested on, whatever `asked` says: those of one split, or `all`.
+        whole: for a model that was not trained on this folder: class folders alone are the test split, all of them, and a
+            class may be in one split only.
+        nested: the folders inside a class folder belong to its class, though all classes hold the same ones, which is
+            refused else.
+        skip_corrupt: leave out what cannot be read, and name it, rather than stop.
+        pick: int64 labels N -> positions to decode, sorted; all without it.
+
+    Returns:
+        Images, whose note says what was passed over, converted or found twice.
+
+    Raises:
+        InputError: for a folder, a list or options that do not fit.
     """
     if size is not None and size < 1:
         raise InputError(f"folder: size={size} is not a size: give the side in pixels, such as 64")
     if scale is not None and scale <= 0:
         raise InputError(f"folder: scale={scale} is not a value: give the one that is white, such as 4095 for 12 bits")
-    layout = lay_out(Path(path).expanduser(), split, whole=whole, nested=nested)
-    files = layout.splits[split]
+    check_form(size, resize, filter)
+    root = Path(path).expanduser()
+    if split is not None and asked == "train":
+        raise InputError(
+            f"folder {root}: split={split} names the images to test on: leave it out to train or to calibrate"
+        )
+    read = _split_to_read(root, split, nested) if split else asked
+    layout = lay_out(root, read, whole=whole or split is not None, nested=nested)
+    files = layout.everything if split == "all" else layout.splits[read]
+    listed: Sequence[int] = range(len(files.paths))
+    if list is not None:
+        listed, said = find_listed(Path(list).expanduser(), files, layout)
+        files = files.take(listed)
+        layout.notes.append(said)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         # The form is that of all splits together: a model trained on one must take the others.
-        every = [one for name in ("train", "val", "test") if name in layout.splits for one in layout.splits[name].paths]
-        form = choose_form(every, size, grey, scale, pool)
+        others = [one for name in layout.splits if name != read for one in layout.splits[name].paths]
+        form = choose_form([*files.paths, *others], size, grey, scale, pool)._replace(resize=resize, filter=filter)
         decoded, good = _read(files, form, pick, skip_corrupt, pool)
     names = [layout.name_of(path) for path in files.paths]
     for label in sorted(set(files.labels) - {files.labels[i] for i in good}):
-        raise InputError(
-            f"{path}: every {split} image of class {layout.classes[label]!r} is corrupt: replace the files"
-        )
+        raise InputError(f"{path}: every {read} image of class {layout.classes[label]!r} is corrupt: replace the files")
     skipped = [names[i] for i in sorted(decoded.failures)]
     notes = [*layout.notes, form.note, *describe(decoded, names, scale)]
     if skipped:
         notes.append(f"{len(skipped)} corrupt file{'s' if len(skipped) > 1 else ''} skipped: {some_of(skipped)}")
     # Of the chosen test images in train or, for train, of all test images.
     train, test = layout.splits.get("train", Files([], [])), layout.splits.get("test", Files([], []))
-    compared = files.take(decoded.positions) if split == "test" else files if split == "val" else test
-    notes += note_copies(split, compared, train, layout.name_of)
+    if split is None:
+        compared = files.take(decoded.positions) if read == "test" else files if read == "val" else test
+        notes += note_copies(read, compared, train, layout.name_of)
     positions = torch.tensor(decoded.positions, dtype=torch.int64)
     return Images(
         decoded.pixels,
         torch.tensor(files.labels)[positions],
         layout.classes,
         f"folder:{path}",
-        note="; ".join(filter(None, notes)),
-        index=positions,
+        note="; ".join(note for note in notes if note),
+        index=torch.tensor(listed, dtype=torch.int64)[positions],
         files=tuple(names[i] for i in decoded.positions),
         skipped=tuple(skipped),
     )
+
+
+def _split_to_read(root: Path, split: str, nested: bool) -> str:
+    """The split of a folder's own that stands for the one named; of `all`, one that there is."""
+    own = _splits(str(root), nested)
+    return split if split != "all" else "train" if own and own.isdisjoint({"test", "val"}) else "test"
 
 
 def has_val(path: str, *, whole: bool = False, nested: bool = False, **options: object) -> bool:
@@ -95,10 +136,10 @@ def has_val(path: str, *, whole: bool = False, nested: bool = False, **options: 
     return "val" in splits and (whole or "test" in splits or "train" not in splits)
 
 
-def has_test(path: str, *, nested: bool = False, **options: object) -> bool:
+def has_test(path: str, *, nested: bool = False, split: str | None = None, **options: object) -> bool:
     """Whether there is a test split, or what stands for it. Raises InputError."""
     splits = _splits(path, nested)
-    return not splits or not splits.isdisjoint({"test", "val"})
+    return split is not None or not splits or not splits.isdisjoint({"test", "val"})
 
 
 def _splits(path: str, nested: bool) -> set[str]:

@@ -153,7 +153,7 @@ def nearest(engine: Engine, outcome: Outcome, among: Tensor, most: int) -> Tenso
 
 
 def looked_at(engine: Engine, outcome: Outcome, done: Tensor) -> Tensor:
-    """N, bool: the samples whose attempts the checks that are always made look at, where they are among those done (N, bool)."""
+    """N, bool: the samples whose attempts the checks that are always made look at, of those that are done (N, bool)."""
     wanted = torch.zeros(len(engine.y), dtype=torch.bool)
     answered = (outcome.clean != NO_ANSWER).nonzero().squeeze(1)
     wanted[answered[spaced(engine.y[answered], PASSIVE)]] = True
