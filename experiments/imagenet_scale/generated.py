@@ -1,0 +1,44 @@
+"""Images of ImageNet's size that are made, not read, and a small network whose own predictions are their labels.
+
+robustcls attack --model experiments.imagenet_scale.generated:net --data "experiments.imagenet_scale.generated:images(n=5000)"
+"""
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.data.images import Images
+from robustcls.runtime.stored import empty_pixels
+
+SIDE, CLASSES, BLOCK = 224, 10, 100
+
+
+@torch.no_grad()
+def net() -> nn.Module:
+    """Averages 8x8 pixels, then two convolutions: most of an attack's time goes into its own steps on 224 pixels."""
+    torch.manual_seed(0)
+    head = nn.Linear(128, CLASSES)
+    body = nn.Sequential(
+        nn.AvgPool2d(8), nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(16, 32, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+    )  # fmt: skip
+    logits = head(body(_draw(BLOCK, torch.Generator().manual_seed(SIDE)).float() / 255))
+    head.bias -= logits.mean(0)  # else one class had all images
+    return nn.Sequential(*body, head).eval()
+
+
+@torch.no_grad()
+def images(split: str, *, n: int = 1000) -> Images:
+    """n images of coarse colour fields under fine noise; of each the label that `net` gives it, so that all are correct."""
+    pixels, model, labels = torch.from_numpy(empty_pixels((n, 3, SIDE, SIDE))), net(), []
+    for start in range(0, n, BLOCK):
+        block = _draw(min(BLOCK, n - start), torch.Generator().manual_seed(start))
+        pixels[start : start + BLOCK] = block
+        labels.append(model(block.float() / 255).argmax(1))
+    return Images(pixels, torch.cat(labels), tuple(map(str, range(CLASSES))), f"generated(n={n})")
+
+
+def _draw(count: int, generator: torch.Generator) -> Tensor:
+    fields = torch.rand(count, 3, 14, 14, generator=generator).mul_(191).to(torch.uint8)
+    noise = torch.randint(0, 64, (count, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
+    return noise.add_(fields.repeat_interleave(16, 2).repeat_interleave(16, 3))
+
