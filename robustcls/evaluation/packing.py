@@ -4,6 +4,7 @@ import zlib
 
 import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 LEVEL = 1  # of zlib: the fastest
@@ -12,14 +13,15 @@ Packed = Tensor | tuple[bytes, tuple[int, ...]]
 
 
 def pack(x_adv: Tensor, x: Tensor) -> Packed:
-    """float32 N,C,H,W as the differences of their bits from x's, byte by byte of the numbers, compressed.
+    """float32 N,C,H,W as perturbations, and what rounding takes from them, byte by byte of the numbers, compressed.
 
-    What comes out of `unpack` is compared bit by bit; where it differed or was no smaller, x_adv is given back as it is.
+    What `unpack` makes of it is compared bit by bit; where it differed or was no smaller, x_adv is given back as it is.
     """
-    difference = _bits(x_adv) - _bits(x)  # wraps where it overflows, as the sum does
-    planes = numpy.ascontiguousarray(difference.view(numpy.uint8).reshape(-1, 4).T)
-    packed = zlib.compress(planes.data, LEVEL), tuple(x_adv.shape)
-    if len(packed[0]) >= planes.nbytes or not numpy.array_equal(_bits(unpack(packed, x)), _bits(x_adv)):
+    delta = x_adv - x
+    rest = _bits(x_adv) - _bits(x + delta)  # 0 but where the perturbation is finer than a float holds; wraps as the sum does
+    columns = numpy.concatenate([_bits(delta).view(numpy.uint8).reshape(-1, 4), rest.view(numpy.uint8).reshape(-1, 4)], 1)
+    packed = zlib.compress(columns.tobytes("F"), LEVEL), tuple(x_adv.shape)
+    if len(packed[0]) >= 4 * x_adv.numel() or not numpy.array_equal(_bits(unpack(packed, x)), _bits(x_adv)):
         return x_adv
     return packed
 
@@ -29,10 +31,13 @@ def unpack(packed: Packed, x: Tensor) -> Tensor:
     if isinstance(packed, Tensor):
         return packed
     content, shape = packed
-    planes = numpy.frombuffer(zlib.decompress(content), numpy.uint8).reshape(4, -1)
-    difference = numpy.ascontiguousarray(planes.T).view(numpy.int32).reshape(-1)
-    return torch.from_numpy((difference + _bits(x)).view(numpy.float32).reshape(shape))
+    planes = numpy.frombuffer(zlib.decompress(content), numpy.uint8).reshape(8, -1)
+    delta, rest = (
+        numpy.ascontiguousarray(planes[part].T).view(numpy.int32).reshape(shape) for part in (slice(4), slice(4, 8))
+    )
+    near = x + torch.from_numpy(delta).view(torch.float32)
+    return torch.from_numpy(_bits(near) + rest.reshape(-1)).view(torch.float32).reshape(shape)
 
 
-def _bits(images: Tensor) -> numpy.ndarray:
-    return images.contiguous().numpy().view(numpy.int32).reshape(-1)
+def _bits(images: Tensor) -> NDArray[numpy.int32]:
+    return images.contiguous().view(torch.int32).reshape(-1).numpy()

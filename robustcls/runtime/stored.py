@@ -32,11 +32,16 @@ def as_floats(pixels: Tensor) -> ImageRows:
 
 
 def empty_pixels(shape: Sequence[int]) -> NDArray[numpy.uint8]:
-    """A uint8 array; from MAPPED bytes on in a file without a name, which goes with it. Raises InputError where it is full."""
-    need = math.prod(shape)
+    """A uint8 array; from MAPPED bytes on in a file without a name, which ends with it. Raises InputError."""
+    need, folder = math.prod(shape), tempfile.gettempdir()
     if need < MAPPED:
         return numpy.empty(shape, numpy.uint8)
-    return numpy.memmap(_unnamed_file(need), numpy.uint8, "w+", shape=tuple(shape))
+    if need > (have := shutil.disk_usage(folder).free):
+        raise InputError(
+            f"{shape[0]} images of {shape[2]}x{shape[3]} need {need / 1e9:.1f} GB, {folder} has {have / 1e9:.1f} left: take "
+            "fewer with `n`, make them smaller with folder:PATH(size=64), or name a folder with more room in TMPDIR"
+        )
+    return numpy.memmap(tempfile.TemporaryFile(), numpy.uint8, "w+", shape=tuple(shape))
 
 
 def select(images: ImageRows, rows: Tensor) -> ImageRows:
@@ -87,7 +92,7 @@ class Stored:
     def __init__(self, before: EightBit) -> None:
         self.before, self.shape = before, before.shape
         self.bytes = 4 * math.prod(self.shape[1:])
-        self.file = _unnamed_file(0)
+        self.file = tempfile.TemporaryFile(buffering=0)  # it ends with the process
         self.places = torch.full((len(before),), self.AS_BEFORE)  # of each image in the file, in images
         self.free: list[int] = []
         self.end = 0
@@ -138,14 +143,3 @@ class Stored:
         other.places[~self.kept] = self.FORGOTTEN
         return other
 
-
-def _unnamed_file(need: int) -> Any:
-    """A temporary file that ends with the process. Raises InputError where its disk has not so many bytes left."""
-    folder = tempfile.gettempdir()
-    have = shutil.disk_usage(folder).free
-    if need > have:
-        raise InputError(
-            f"{folder} has {have / 1e9:.1f} GB left, the pixels need {need / 1e9:.1f}: name a folder with more room in "
-            "TMPDIR, or take fewer images with `n`"
-        )
-    return tempfile.TemporaryFile(buffering=0)

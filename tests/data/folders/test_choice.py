@@ -1,5 +1,7 @@
 """What is decoded of a folder, and what is said of images that occur twice."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from robustcls.data.folders import decode
 from robustcls.data.images import Images, as_images, without_files
 from robustcls.data.sets.folder import folder
 from robustcls.data.splits import choose, load_split, load_training_data
+from robustcls.runtime import stored
 from tests.helpers.drawn import draw, fill
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
@@ -58,7 +61,8 @@ def test_a_corrupt_image_that_is_not_chosen_is_no_error(tmp_path):
 
 def test_memory_is_asked_for_the_chosen_alone(tmp_path, monkeypatch):
     root = fill(tmp_path, n=10)
-    monkeypatch.setattr(decode.os, "sysconf", lambda name: 30)  # 900 bytes
+    monkeypatch.setattr(stored, "MAPPED", 1)
+    monkeypatch.setattr(stored.shutil, "disk_usage", lambda folder: SimpleNamespace(free=900))
     assert len(load_split(f"folder:{root}", "test", n=2)) == 2
     with pytest.raises(InputError, match="20 images of 6x8.*`n`"):
         load_split(f"folder:{root}", "test")
