@@ -16,6 +16,8 @@ from robustcls.results.records import Accuracy, CurvePoint
 ABOUT_ZERO = 0.01  # robust accuracy at which a curve has shown what it can
 SHARES = (0, 1 / 4, 1 / 2, 3 / 4, 1, 3 / 2, 2, 3, 4, 6, 8)  # of eps, the radii of `auto`; from then on it doubles
 DOUBLINGS = 16
+AT_A_TIME = 64  # images whose distance is taken, or that are projected
+REACHED = 64  # images whose distance is taken at a time
 
 
 class AutoGrid(tuple[float, ...]):
@@ -55,7 +57,7 @@ def reach(x: Tensor, norm: Norm) -> float:
 
     x: N,C,H,W in [0, 1].
     """
-    return max(ThreatModel(norm, 0).distance(part, torch.full_like(part, 0.5)).max().item() for part in x.split(512))
+    return max(ThreatModel(norm, 0).distance(part, torch.full_like(part, 0.5)).max().item() for part in x.split(AT_A_TIME))
 
 
 def security_curve(
@@ -140,7 +142,7 @@ class Walk:
         if eps == 0 or not robust.any():
             return ""
         error, ball = "", ThreatModel(self.norm, eps)
-        for rows in robust.nonzero().squeeze(1).split(512):
+        for rows in robust.nonzero().squeeze(1).split(AT_A_TIME):
             self.x_adv[rows] = ball.project(self.x_adv[rows], self.engine.x[rows])
         for number, attack in enumerate(self.attacks):
             try:

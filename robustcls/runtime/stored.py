@@ -20,7 +20,7 @@ from robustcls.core.errors import InputError
 
 LARGE = 1 << 29  # bytes of float32: of larger sets of images, the pixels stay in 8 bits
 MAPPED = 1 << 30  # bytes of 8-bit pixels: larger sets lie in a file
-BLOCK = 64  # images that are copied at a time
+BLOCK = 16  # images that are copied at a time
 
 ImageRows: TypeAlias = Any  # a tensor N,C,H,W, EightBit or Stored
 Rows: TypeAlias = Any  # a tensor of whole numbers or bool, a list, a slice: whatever a tensor is indexed with

@@ -1,0 +1,232 @@
+"""Many large images are attacked in chunks, in 8 bits until they are used, to the same result as in memory."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from robustcls.evaluation import cascade
+from robustcls.evaluation.evaluate import evaluate_subject
+from robustcls.evaluation.journal import Journal
+from robustcls.evaluation.plan import make_plan
+from robustcls.evaluation.subject import make_subject
+from robustcls.results.records import Evaluation
+from robustcls.runtime.fused import Counted
+from robustcls.runtime.stored import EightBit, Stored
+from tests.evaluation.test_journal import Cut, cut_after
+from tests.helpers.eval_models import ATTACKS, LINF, Evaluated, make_batch, make_net, met, without_times
+
+CHUNK, BATCH = 7, 4
+NEAREST = [*ATTACKS, "tests.helpers.eval_models:nearest"]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(cascade, "CHUNK", CHUNK)
+
+
+def run(attacks=ATTACKS, *, large=True, journal=None, progress=None, examples="all", **options):
+    """The samples of make_batch, rounded to 8 bits; as tensors unless large."""
+    x, y = make_batch()
+    pixels = (x * 255).round().to(torch.uint8)
+    subject = make_subject(make_net(), pixels.float() / 255, y, LINF)
+    if large:
+        subject = replace(subject, x=EightBit(pixels))
+    plan = make_plan(subject, attacks, precision="fp32", batch_size=BATCH, **options)
+    return Evaluated(
+        subject, evaluate_subject(subject, plan, journal=journal, progress=progress, examples=examples)
+    )
+
+
+def comparable(judged):
+    """Its record, without what rounding in other batches moves: the strongest attempts on what is robust have no place in it."""
+    whole = without_times(judged)
+    for sample in whole["samples"]:
+        for name in ("distance", "nearest"):
+            sample.pop(name, None)
+    for attack in whole["attacks"]:
+        for name in ("median_distance", "median_nearest"):
+            attack.pop(name, None)
+    whole["data"].pop("sha256")
+    return whole
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("attacks", [ATTACKS, NEAREST, ["square(queries=30)", "pgd(steps=4, restarts=2)"]])
+def test_chunks_give_what_all_together_give(attacks, alone):
+    whole, chunks = (run(attacks, large=large, alone=alone, eps_grid=[0.01, 0.04]) for large in (False, True))
+    assert comparable(chunks) == comparable(whole)
+    assert len(whole.y) > 3 * CHUNK, "else there is one chunk"
+    assert isinstance(chunks.examples.x_adv, Stored)
+    torch.testing.assert_close(chunks.examples.x_adv[:], whole.examples.x_adv)
+    torch.testing.assert_close(chunks.examples.distance, whole.examples.distance)
+
+
+def test_all_attacks_meet_a_chunk_before_the_next():
+    order = []
+
+    def progress(batches, label, total, standing):
+        order.append(label)
+        return batches
+
+    run(progress=progress)
+    count = len(ATTACKS)
+    labels = [label.partition(",")[2].strip() for label in order]
+    assert labels[:count] == [f"1 to {CHUNK}"] * count
+    assert labels[count : 2 * count] == [f"{CHUNK + 1} to {2 * CHUNK}"] * count
+    assert [label.partition(",")[0] for label in order[:count]] == [
+        label.partition(",")[0] for label in order[count : 2 * count]
+    ]
+
+
+def test_one_perturbation_for_all_is_not_made_by_chunks():
+    met.clear()
+    judged = run(["tests.helpers.eval_models:universal"])
+    assert met == [int(judged.examples.correct.sum())]
+
+
+@pytest.mark.parametrize("examples", ["", "broken"])
+def test_what_nothing_needs_is_not_kept(examples, tmp_path, monkeypatch):
+    monkeypatch.setattr("robustcls.evaluation.checks._check.PASSIVE", 4)
+    monkeypatch.setattr("robustcls.evaluation.checks.finite_gradients.LOOKED", 4)
+    monkeypatch.setattr("robustcls.evaluation.checks._check.SAMPLES", 16)
+    whole, few = run(large=False), run(examples=examples)
+    assert comparable(few) == comparable(whole)
+    kept, success = few.examples.x_adv.kept, few.examples.success
+    assert success[~kept].any() == (examples == "")
+    assert int((kept & ~success).sum()) <= 4 + 16
+    torch.testing.assert_close(few.examples.x_adv[kept], whole.examples.x_adv[kept])
+    assert few.examples.x_adv.end <= int(kept.sum()) + CHUNK, "the file holds no more than what is kept and a chunk"
+    if examples == "broken":
+        for judged, name in ((whole, "a"), (few, "b")):
+            assert judged.examples.save(tmp_path / f"{name}.npz") == int(success.sum())
+        one, other = (dict(np.load(tmp_path / f"{name}.npz")) for name in "ab")
+        assert one.keys() == other.keys() == {"x", "x_adv", "y", "index", "broken_by"}
+        assert one["x"].dtype == np.float32
+        for name in one:
+            assert one[name].dtype == other[name].dtype
+            assert np.array_equal(one[name], other[name]) or np.allclose(one[name], other[name], atol=1e-6), name
+    else:
+        with pytest.raises(RuntimeError, match="not to be kept"):
+            few.examples.save(tmp_path / "all.npz")
+
+
+@pytest.mark.parametrize("examples", ["", "broken", "all"])
+@pytest.mark.parametrize("batches", [1, 5, 11, 30])
+def test_resumed_equals_uninterrupted(batches, examples, tmp_path):
+    """Bit for bit, of samples and of what is kept of their images; and what was done is not done again."""
+    whole, folder = run(NEAREST, examples=examples), tmp_path / "e.partial"
+    with pytest.raises(Cut):
+        run(NEAREST, examples=examples, journal=Journal(folder, resume=False), progress=cut_after(batches))
+    passes = []
+    forward = Counted.forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Counted, "forward", lambda self, x: passes.append(len(x)) or forward(self, x))
+        again = run(NEAREST, examples=examples, journal=Journal(folder, resume=True))
+        resumed = sum(passes)
+        passes.clear()
+        run(NEAREST, examples=examples)
+    assert without_times(again) == without_times(whole)
+    kept = whole.examples.x_adv.kept
+    assert torch.equal(again.examples.x_adv.kept, kept)
+    assert torch.equal(again.examples.x_adv[kept], whole.examples.x_adv[kept])
+    assert torch.equal(again.examples.margin, whole.examples.margin)
+    assert resumed < sum(passes)
+
+
+def test_of_a_finished_chunk_its_batches_are_not_kept(tmp_path):
+    with pytest.raises(Cut):
+        run(journal=Journal(tmp_path / "e", resume=False), progress=cut_after(14))
+    names = [file.stem for file in (tmp_path / "e").glob("*.pt")]
+    chunks = [name for name in names if name.startswith("chunk")]
+    assert f"chunk-0-{CHUNK - 1}" in chunks
+    assert all(int(name.split("-")[1]) >= CHUNK * len(chunks) for name in names if name not in chunks)
+
+
+def test_a_journal_for_other_examples_is_refused(tmp_path):
+    with pytest.raises(Cut):
+        run(journal=Journal(tmp_path / "e", resume=False), progress=cut_after(8), examples="")
+    with pytest.raises(Exception, match="another kept"):
+        run(journal=Journal(tmp_path / "e", resume=True), examples="broken")
+
+
+def test_an_attack_that_fails_is_recorded_once_and_the_others_go_on():
+    whole, chunks = (run(["fgsm", "tests.helpers.eval_models:raises", "pgd(steps=3)"], large=large) for large in (0, 1))
+    assert [one.error for one in chunks.evaluation.attacks] == ["", "RuntimeError: two", ""]
+    assert comparable(chunks) == comparable(whole)
+
+
+COMMAND = """
+import sys
+from robustcls.evaluation import cascade
+from robustcls.runtime import stored
+stored.LARGE, stored.MAPPED, cascade.CHUNK = 1, 1, 30
+from robustcls.cli.main import main
+sys.exit(main())
+"""
+
+
+def command(folder, *flags):
+    return [
+        sys.executable, "-c", COMMAND, "attack", "--model", "tests.helpers.large_images:net", "--data",
+        "tests.helpers.large_images:images(n=120, side=16)", "--eps", "0.02", "-n", "all", "--batch-size", "10", "--out",
+        str(folder / "e.json"), "--save-examples", str(folder / "e.npz"), *flags,
+    ]  # fmt: skip
+
+
+def test_resumed_after_sigkill_to_the_same_result(tmp_path):
+    """The command itself, killed in the middle of a chunk behind the first."""
+    (tmp_path / "whole").mkdir()
+    subprocess.run(command(tmp_path / "whole", "--quiet"), check=True, capture_output=True)
+    child = subprocess.Popen(command(tmp_path, "--quiet"), stdout=subprocess.DEVNULL)
+    journal = tmp_path / "e.json.partial"
+    while child.poll() is None and not (
+        list(journal.glob("chunk-*.pt")) and any(file.stem[0] in "01" for file in journal.glob("*.pt"))
+    ):
+        time.sleep(0.005)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL, "it was to be killed before its end"
+    subprocess.run(command(tmp_path, "--quiet", "--resume"), check=True, capture_output=True)
+    one, other = (Evaluation.load(folder / "e.json") for folder in (tmp_path, tmp_path / "whole"))
+    assert one.samples == other.samples
+    assert (one.robust, one.checks) == (other.robust, other.checks)
+    saved, expected = (dict(np.load(folder / "e.npz")) for folder in (tmp_path, tmp_path / "whole"))
+    assert all(np.array_equal(saved[name], expected[name]) for name in expected)
+    assert len(saved["x_adv"]) > 0
+
+
+MEMORY = """
+import resource, sys
+from robustcls.evaluation import cascade
+from robustcls.runtime import stored
+stored.LARGE, cascade.CHUNK = {large}, 100
+from robustcls.cli.main import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux alone")
+def test_memory_grows_by_eight_bits_an_image(tmp_path):
+    def peak(n, large):
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY.format(large=large), "attack", "--model", "tests.helpers.large_images:net",
+             "--data", f"tests.helpers.large_images:images(n={n}, side=96)", "--attack", "apgd_ce(steps=2)", "--eps", "0.0001",
+             "-n", "all", "--batch-size", "20", "--quiet", "--out", str(tmp_path / f"{n}-{large}.json")],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        return int(done.stderr.split()[-1])
+
+    pixels = 2000 * 3 * 96 * 96
+    assert peak(2300, 1 << 60) - peak(300, 1 << 60) > 6 * pixels, "images and attempts in float32 are eight times the pixels"
+    assert peak(2300, 1) - peak(300, 1) < 2 * pixels
