@@ -24,7 +24,7 @@ OUTPUTS = ("logits", "probabilities", "label")
 DATATYPES = ("FP32", "UINT8", "BYTES")
 JSON, BINARY = "application/json", "application/octet-stream"
 
-MOST_FILES = 1 << 16  # encoded images of a request
+MOST_FILES, MOST_DECODED = 1 << 16, 1 << 28  # encoded images of a request, and bytes that they become
 
 Shape = tuple[int, int, int]
 
@@ -115,8 +115,9 @@ def parse(body: bytes, header_length: str | None, shape: Shape) -> Request:
     if datatype == "BYTES":
         if not (len(sizes) == 1 or (len(sizes) == 2 and sizes[1] == 1)):
             raise Refused("shape", f"shape {_text(sizes)} of {INPUT}: encoded images are [N]")
-        if sizes[0] > MOST_FILES:
-            raise Refused("shape", f"{INPUT} holds {whole(sizes[0])} files: at most {MOST_FILES} are taken at a time")
+        most = max(1, min(MOST_FILES, MOST_DECODED // math.prod(shape)))
+        if sizes[0] > most:
+            raise Refused("shape", f"{INPUT} holds {whole(sizes[0])} files: at most {most} are taken at a time")
         request.encoded = _split(raw, sizes[0]) if raw is not None else _files(tensor["data"], sizes[0])
     else:
         if len(sizes) != 4 or tuple(sizes[1:]) != shape:

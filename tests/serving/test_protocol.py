@@ -196,6 +196,13 @@ def test_garbage_is_collected_afterwards_as_before(enabled):
         gc.enable()
 
 
+def test_files_that_would_become_too_many_pixels_are_refused():
+    content = data_of(b'["YQ==", "YQ=="]', "BYTES", [2])
+    assert parse(content, None, (3, 1 << 13, 1 << 12)).count == 2
+    with pytest.raises(Refused, match="holds 2 files: at most 1 are taken"):
+        parse(content, None, (3, 1 << 13, 1 << 13))
+
+
 def test_a_binary_tensor_of_many_empty_files_is_read_no_further_than_its_shape():
     tensor = {"name": "images", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 4 * MANY}}
     head = json.dumps({"inputs": [tensor]}).encode()
