@@ -65,7 +65,10 @@ class ServedModel:
         try:
             found = Evaluation.load(path)
         except InputError as error:
-            self.notes.append(f"what {self.folder} withstands is not shown: {error}")
+            self.notes.append(f"what {self.folder} withstands is not shown: {error}: attack it again")
+            return
+        if not found.model.sha256:
+            self.notes.append(f"{path} does not say of which file it is: attack this one again")
             return
         if found.model.sha256 != self.manifest.file.sha256:
             self.notes.append(f"{path} is of another file: attack this one again")

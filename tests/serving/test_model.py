@@ -12,6 +12,7 @@ from robustcls.core.errors import InputError
 from robustcls.serving.config import BOUNDS, ServeConfig
 from robustcls.serving.model import ServedModel, check_names
 from tests.helpers.fake_service import write_artefact
+from tests.helpers.sample_evaluation import sample_evaluation
 
 
 @pytest.fixture
@@ -73,6 +74,28 @@ def test_a_model_that_takes_no_encoded_images_says_so(folder):
     manifest["decoding"]["formats"] = ["PNG"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert not any("no encoded images" in note for note in ServedModel.of(str(folder)).notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": {"name": "m", "sha256": ""}}, "does not say of which file it is: attack this one again"),
+        ({"schema": "robustcls/evaluation/0"}, "an older robustcls wrote it"),
+        ({"schema": "robustcls/evaluation/2"}, "a newer robustcls wrote it"),
+        ({"schema": None}, "give the file that `robustcls attack` wrote"),
+        (
+            {"model": {"name": "m"}},
+            "model.sha256 is missing: the file is damaged or of another version: attack it again",
+        ),
+        ({"model": {"name": "m", "sha256": 7}}, "the file is damaged or of another version"),
+    ],
+)
+def test_an_evaluation_that_is_not_shown_says_why(change, words, folder):
+    content = json.loads(sample_evaluation().to_json()) | change
+    (folder / "evaluation.json").write_text(json.dumps(content))
+    model = ServedModel.of(str(folder))
+    assert model.evaluation is None
+    assert any(words in note for note in model.notes), model.notes
 
 
 @pytest.mark.parametrize(

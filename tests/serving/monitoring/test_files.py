@@ -136,6 +136,13 @@ def test_the_bound_of_a_logit_is_the_manifests_share_of_the_largest(artefact):
     assert (found.name, found.sha256) == ("artefact", manifest["file"]["sha256"])
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 a zip file that ends"])
+def test_a_damaged_reference_is_one_line(content, artefact):
+    (artefact / "reference.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"cannot read .*reference\.npz"):
+        Target.of(ServedModel.of(str(artefact)), MonitorConfig())
+
+
 @pytest.mark.parametrize(
     ("asked", "counted"), [(0.2, 0.2), (0.25, 0.2), (99, 10.0), (0.0005, 0.0005), (0.3 - 0.1, 0.2)]
 )
