@@ -4,7 +4,7 @@ Each case is a healthy service of which some series are changed. It says which a
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from robustcls.serving.monitoring.budget import BURNS
@@ -44,7 +44,7 @@ def cases(target: Target) -> list[Case]:
 
 
 def _test(target: Target, case: Case) -> dict[str, Any]:
-    series = {**healthy(target), **case.changed}
+    series = {**others(target), **healthy(target), **case.changed}
     asked = {"alertstate": "firing", **({"alertname": case.alert} if case.alone else {})}
     verb = "fires" if case.alert in case.fires else "silent"
     return {
@@ -102,6 +102,28 @@ def healthy(t: Target) -> dict[str, str]:
     }
 
 
+def others(t: Target) -> dict[str, str]:
+    """Another service, another model of this one, and what is no request for an answer, all as bad as can be: no alert of this
+    service is about them."""
+    service, model, other = replace(t, job=f"{t.job}-other"), replace(t, name=f"{t.name}-other"), "0" * 64
+    probes = {"http_request_method": "GET", "le": "+Inf"}
+    return {
+        _of_job(service, "up"): level((0, ALL)),
+        _of_job(service, "robustcls_ready"): level((0, ALL)),
+        _of(service, "robustcls_worker_restarts_total"): growth((1, ALL)),
+        **{_info(one, other): level((1, ALL)) for one in (service, model)},
+        **{_of(one, "robustcls_model_evaluated"): level((0, ALL)) for one in (service, model)},
+        **{
+            _of(one, "robustcls_reference_logit_difference"): level((9 * t.logit_bound, ALL))
+            for one in (service, model)
+        },
+        **{
+            _of_job(t, f"{REQUESTS}_count", http_response_status_code=status, **probes): growth((9e4, ALL))
+            for status in ("200", "503")
+        },
+    }
+
+
 def _budget(t: Target) -> Iterator[Case]:
     rate = max(60, t.options.min_requests / 20)
     for kind, objective in (("Error", t.options.slo), ("Latency", t.options.latency_slo)):
@@ -121,15 +143,22 @@ def _budget(t: Target) -> Iterator[Case]:
             yield Case(
                 name, "a tenth below its bound", service((0.9 * bound, ALL)), frozenset(names[place + 1 :]), LATER
             )
-            few = 0.8 * t.options.min_requests / LATER
+            requests, hold = t.options.min_requests, int(burn.hold.removesuffix("m"))
+            few = 0.8 * requests / LATER
             yield Case(name, "everything, but of few requests", service((1, ALL), rate=few), minutes=LATER)
+            all_at_once = service((1, ALL), rate=2 * requests)
+            yield Case(name, "everything, but not for long", all_at_once, minutes=hold, alone=True)
+            yield Case(name, "everything, for long", all_at_once, frozenset(names[: place + 1]), hold + 3)
             if short := SHORT.get(burn.short):
+                enough = service((1, ALL), rate=requests / (LATER - hold - 3))
+                yield Case(name, "everything, of enough requests", enough, frozenset(names[: place + 1]), LATER)
+                long = 60 if burn.long == "1h" else MINUTES
                 just, over = (
-                    ((0, ALL - short), (min(1, 1.5 * bound), short)),
-                    ((min(1, 3 * bound), ALL - short), (0, short)),
+                    ((min(1, (long * whole - short * end) / (long - short) * bound), ALL - short), (end * bound, short))
+                    for whole, end in ((0.9, 1.3), (1.3, 0.9))
                 )
-                yield Case(name, "it has just begun", service(*just), alone=True)
-                yield Case(name, "it is over", service(*over), alone=True)
+                yield Case(name, "a tenth below its bound in the long window", service(*just), alone=True)
+                yield Case(name, "a tenth below its bound in the short window", service(*over), alone=True)
 
 
 def _service(t: Target) -> Iterator[Case]:
@@ -137,14 +166,15 @@ def _service(t: Target) -> Iterator[Case]:
     blink = level((1, SOON), (0, 1))
     up, ready = _of_job(t, "up"), _of_job(t, "robustcls_ready")
     name = "RobustclsAbsent"
-    yield Case(name, "nothing answers", {**gone, up: level((0, ALL))}, frozenset([name]), SOON)
-    yield Case(name, "Prometheus was not told of it", gone, frozenset([name]), SOON)
+    yield Case(name, "nothing answers", {**gone, up: level((0, ALL))}, frozenset([name]), 4)
+    yield Case(name, "Prometheus was not told of it", gone, frozenset([name]), 4)
     yield Case(name, "one scrape failed", {up: blink}, minutes=SOON)
     name = "RobustclsNotReady"
-    yield Case(name, "it takes no requests", {ready: level((1, 5), (0, ALL))}, frozenset([name]), SOON)
+    yield Case(name, "it takes no requests", {ready: level((1, SOON - 2), (0, ALL))}, frozenset([name]), SOON)
     yield Case(name, "a worker was replaced within a minute", {ready: blink}, minutes=SOON)
     name, queue = "RobustclsQueueNearlyFull", _of(t, "robustcls_queue_requests")
-    yield Case(name, "115 of 128", {queue: level((3, 5), (115, ALL))}, frozenset([name]), SOON)
+    yield Case(name, "115 of 128", {queue: level((3, SOON - 3), (115, ALL))}, frozenset([name]), SOON)
+    yield Case(name, "all of 128, for a moment", {queue: level((3, SOON - 1), (128, 1), (3, ALL))}, minutes=SOON)
     yield Case(name, "90 of 128", {queue: level((3, 5), (90, ALL))}, minutes=SOON)
     name, rate = "RobustclsRejections", max(600, t.options.min_requests / 20)
 
@@ -158,26 +188,29 @@ def _service(t: Target) -> Iterator[Case]:
         }
 
     yield Case(name, "6%, after 1.5%", refusing(0.015, 0.06), frozenset([name]))
-    yield Case(name, "20%, after 10%", refusing(0.1, 0.2))
+    yield Case(name, "25%, after 10%", refusing(0.1, 0.25))
+    yield Case(name, "25%, since a minute", refusing(0, 0.25), minutes=MINUTES - 7)
+    yield Case(name, "half of a few more", refusing(0, 0.5, 9.2), frozenset([name]))
     yield Case(name, "4%, after none", refusing(0, 0.04))
     yield Case(name, "half of a few", refusing(0, 0.5, 6))
     name, restarts = "RobustclsWorkerRestarts", _of(t, "robustcls_worker_restarts_total")
     yield Case(name, "two within 10 minutes", {restarts: level((0, ALL - 10), (1, 4), (2, 6))}, frozenset([name]))
     yield Case(name, "one", {restarts: level((0, ALL - 10), (1, 10))})
+    yield Case(name, "two within half an hour", {restarts: level((0, ALL - 30), (1, 20), (2, 10))})
 
 
 def _model(t: Target) -> Iterator[Case]:
     other = "0" * 64
     name = "RobustclsModelAbsent"
     yield Case(
-        name, "it serves another model", {one: None for one in healthy(t) if "model=" in one}, frozenset([name]), SOON
+        name, "it serves another model", {one: None for one in healthy(t) if "model=" in one}, frozenset([name]), 4
     )
     yield Case(name, "a scrape without it", {_info(t, t.sha256): f"{level((1, SOON - 6))} _x6"}, minutes=SOON)
     name = "RobustclsOtherFile"
     yield Case(
         name, "another SHA-256", {_info(t, t.sha256): None, _info(t, other): level((1, ALL))}, frozenset([name]), SOON
     )
-    yield Case(name, "replaced in time", {_info(t, other): level((1, 4))}, minutes=SOON)
+    yield Case(name, "replaced in time", {_info(t, other): level((1, 4))}, minutes=3)
     name, evaluated = "RobustclsNotEvaluated", _of(t, "robustcls_model_evaluated")
     yield Case(name, "without an evaluation", {evaluated: level((0, ALL))}, frozenset([name]), SOON)
     yield Case(name, "evaluated a minute ago", {evaluated: level((0, SOON), (1, 1))}, minutes=SOON)
@@ -203,8 +236,8 @@ def _drift(t: Target) -> Iterator[Case]:
     }
     yield Case(name, "two windows of half an hour", two, frozenset([name]))
     yield Case(name, "one window", {**two, bad: level((0, 55), (1, ALL - 55))})
-    flip = {**running, good: growth((1, ALL - 7), (0.5, 7)), bad: growth((0, ALL - 7), (0.5, 7))}
-    yield Case(name, "every other window", flip)
+    mixed = {**running, good: growth((1, ALL - 7), (0.3, 7)), bad: growth((0, ALL - 7), (0.7, 7))}
+    yield Case(name, "seven windows in ten", mixed)
     yield Case(name, "the last window is good again", {**running, statistic: level((0.04, ALL))})
 
 
@@ -218,13 +251,16 @@ def _outputs(t: Target) -> Iterator[Case]:
             second: growth((rate / 2, ALL - rest), ((1 - now) * rate, rest)),
         }
 
-    few = 0.8 * LEAST_IMAGES / 30
-    yield Case(name, "from 50% to 70%", shares(0.7), frozenset([name]))
-    yield Case(name, "from 50% to 55%", shares(0.55))
+    few, enough = 0.8 * LEAST_IMAGES / 30, 1.15 * LEAST_IMAGES / 30
+    yield Case(name, "from 50% to 62%", shares(0.62), frozenset([name]))
+    yield Case(name, "from 50% to 62%, just now", shares(0.62), minutes=MINUTES - 6)
+    yield Case(name, "from 50% to 59%", shares(0.59))
     yield Case(name, "from 50% to 70%, of few images", shares(0.7, few))
+    yield Case(name, "from 50% to 70%, of enough images", shares(0.7, enough), frozenset([name]))
     name, total = "RobustclsConfidence", _of(t, "robustcls_confidence_ratio_sum")
-    yield Case(name, "from 0.9 to 0.7", {total: growth((54, ALL - rest), (42, rest))}, frozenset([name]))
-    yield Case(name, "from 0.9 to 0.85", {total: growth((54, ALL - rest), (51, rest))})
+    yield Case(name, "from 0.9 to 0.78", {total: growth((54, ALL - rest), (46.8, rest))}, frozenset([name]))
+    yield Case(name, "from 0.9 to 0.78, just now", {total: growth((54, ALL - rest), (46.8, rest))}, minutes=MINUTES - 6)
+    yield Case(name, "from 0.9 to 0.81", {total: growth((54, ALL - rest), (48.6, rest))})
     slow = {_label(t, one): growth((few / 2, ALL)) for one in "ab"}
     yield Case(name, "from 0.9 to 0.7, of few images", {**slow, total: growth((54, ALL - rest), (42, rest))})
 

@@ -80,6 +80,27 @@ def test_each_alert_has_a_case_that_fires_and_one_that_is_silent():
     assert {one.alert for one in cases(found) if one.alert not in one.fires} == names
 
 
+def test_how_long_each_alert_holds_and_how_urgent_it_is():
+    """The cases of the rules say nothing of the second."""
+    found = {
+        one["alert"].removeprefix("Robustcls"): (one["labels"]["severity"], one.get("for", "")) for one in alert_rules()
+    }
+    assert found == {
+        **{f"{kind}BudgetFast": ("page", "1m") for kind in ("Error", "Latency")},
+        **{f"{kind}BudgetMedium": ("page", "5m") for kind in ("Error", "Latency")},
+        **{f"{kind}BudgetSlow": ("ticket", "30m") for kind in ("Error", "Latency")},
+        "Absent": ("page", "2m"), "NotReady": ("page", "1m"), "QueueNearlyFull": ("page", "1m"),
+        "Rejections": ("ticket", "2m"), "WorkerRestarts": ("page", ""),
+        "ModelAbsent": ("page", "2m"), "OtherFile": ("ticket", "5m"), "NotEvaluated": ("ticket", "5m"),
+        "ReferenceDifference": ("page", ""), "Drift": ("ticket", ""), "LabelShare": ("ticket", "5m"),
+        "Confidence": ("ticket", "5m"),
+    }  # fmt: skip
+
+
+def alert_rules():
+    return [one for group in rules(target())["groups"] for one in group["rules"] if "alert" in one]
+
+
 def test_every_query_of_the_dashboard_is_promql(tmp_path):
     found = queries(dashboard(target()))
     rows = [{"record": f"dashboard:query:{number}", "expr": expr} for number, expr in enumerate(found)]
