@@ -13,7 +13,8 @@ from robustcls.serving.monitoring.target import REQUESTS, Target, select
 
 MINUTES, SOON, LATER = 100, 12, 55  # of a service; when what is so from the start is asked for
 ALL = MINUTES + 1  # samples
-SHORT = {"5m": 7, "30m": 35}  # minutes: a little more than the short windows that such a service has in it
+SHORT = {"5m": 7, "30m": 35, "6h": 365}  # minutes: a little more than the short windows
+LONG = {"1h": 60, "6h": MINUTES, "3d": 800}  # minutes of the long windows that a service has in it
 VERSION, INSTANCE = "1", "127.0.0.1:8080"
 Parts = tuple[float, int]  # a value or a growth in a minute, and for how many minutes
 
@@ -135,7 +136,7 @@ def _budget(t: Target) -> Iterator[Case]:
             good = growth(*(((1 - share) * rate, minutes) for share, minutes in shares))
             if kind == "Error":
                 return {_answers(t, "200"): good, _fast(t): good, _answers(t, "503"): bad}
-            return {_answers(t, "200"): growth((rate, ALL)), _fast(t): good}
+            return {_answers(t, "200"): growth((rate, sum(minutes for _, minutes in shares))), _fast(t): good}
 
         for place, burn in enumerate(BURNS):
             bound, name = burn.factor * (1 - objective), names[place]
@@ -144,21 +145,18 @@ def _budget(t: Target) -> Iterator[Case]:
                 name, "a tenth below its bound", service((0.9 * bound, ALL)), frozenset(names[place + 1 :]), LATER
             )
             requests, hold = t.options.min_requests, int(burn.hold.removesuffix("m"))
-            few = 0.8 * requests / LATER
-            yield Case(name, "everything, but of few requests", service((1, ALL), rate=few), minutes=LATER)
+            when = max(LATER, 10 * hold)
+            few, enough = (service((1, when + 1), rate=requests / over) for over in (1.25 * when, when - hold - 3))
+            yield Case(name, "everything, but of few requests", few, minutes=when, alone=True)
+            yield Case(name, "everything, of enough requests", enough, frozenset([name]), when, alone=True)
             all_at_once = service((1, ALL), rate=2 * requests)
             yield Case(name, "everything, but not for long", all_at_once, minutes=hold, alone=True)
-            yield Case(name, "everything, for long", all_at_once, frozenset(names[: place + 1]), hold + 3)
-            if short := SHORT.get(burn.short):
-                enough = service((1, ALL), rate=requests / (LATER - hold - 3))
-                yield Case(name, "everything, of enough requests", enough, frozenset(names[: place + 1]), LATER)
-                long = 60 if burn.long == "1h" else MINUTES
-                just, over = (
-                    ((min(1, (long * whole - short * end) / (long - short) * bound), ALL - short), (end * bound, short))
-                    for whole, end in ((0.9, 1.3), (1.3, 0.9))
-                )
-                yield Case(name, "a tenth below its bound in the long window", service(*just), alone=True)
-                yield Case(name, "a tenth below its bound in the short window", service(*over), alone=True)
+            yield Case(name, "everything, for long", all_at_once, frozenset([name]), hold + 3, alone=True)
+            minutes, long, short = max(MINUTES, LONG[burn.long]), LONG[burn.long], SHORT[burn.short]
+            for which, whole, end in (("long", 0.9, 1.3), ("short", 1.3, 0.9)):
+                before = min(1, (long * whole - short * end) / (long - short) * bound)
+                shares = service((before, minutes + 1 - short), (end * bound, short))
+                yield Case(name, f"a tenth below its bound in the {which} window", shares, minutes=minutes, alone=True)
 
 
 def _service(t: Target) -> Iterator[Case]:
@@ -175,13 +173,18 @@ def _service(t: Target) -> Iterator[Case]:
     name, queue = "RobustclsQueueNearlyFull", _of(t, "robustcls_queue_requests")
     yield Case(name, "115 of 128", {queue: level((3, SOON - 3), (115, ALL))}, frozenset([name]), SOON)
     yield Case(name, "all of 128, for a moment", {queue: level((3, SOON - 1), (128, 1), (3, ALL))}, minutes=SOON)
+    yield Case(name, "from 100 to 128", {queue: level(*[(128, 2), (100, 1)] * 34)}, frozenset([name]), SOON)
+    yield Case(name, "all of 128, just now", {queue: level((3, SOON - 2), (128, 3), (3, ALL))}, minutes=SOON)
     yield Case(name, "90 of 128", {queue: level((3, 5), (90, ALL))}, minutes=SOON)
     name, rate = "RobustclsRejections", max(600, t.options.min_requests / 20)
 
     def refusing(before: float, now: float, rate: float = rate) -> dict[str, str | None]:
         """Shares of the requests."""
         return {
-            _refused(t): growth((before * rate, ALL - 9), (now * rate, 9)),
+            **{
+                _refused(t, replica): growth((before * rate / 2, ALL - 9), (now * rate / 2, 9))
+                for replica in (INSTANCE, "127.0.0.1:8081")
+            },
             _answers(t, "400"): growth((before * rate, ALL - 9), (now * rate, 9)),
             _answers(t, "200"): growth(((1 - before) * rate, ALL - 9), ((1 - now) * rate, 9)),
             _fast(t): growth(((1 - before) * rate, ALL - 9), ((1 - now) * rate, 9)),
@@ -189,10 +192,10 @@ def _service(t: Target) -> Iterator[Case]:
 
     yield Case(name, "6%, after 1.5%", refusing(0.015, 0.06), frozenset([name]))
     yield Case(name, "25%, after 10%", refusing(0.1, 0.25))
-    yield Case(name, "25%, since a minute", refusing(0, 0.25), minutes=MINUTES - 7)
+    yield Case(name, "25%, since a minute", refusing(0, 0.25), minutes=MINUTES - 5)
     yield Case(name, "half of a few more", refusing(0, 0.5, 9.2), frozenset([name]))
     yield Case(name, "4%, after none", refusing(0, 0.04))
-    yield Case(name, "half of a few", refusing(0, 0.5, 6))
+    yield Case(name, "half of a few", refusing(0, 0.5, 7.2))
     name, restarts = "RobustclsWorkerRestarts", _of(t, "robustcls_worker_restarts_total")
     yield Case(name, "two within 10 minutes", {restarts: level((0, ALL - 10), (1, 4), (2, 6))}, frozenset([name]))
     yield Case(name, "one", {restarts: level((0, ALL - 10), (1, 10))})
@@ -288,8 +291,8 @@ def _fast(t: Target) -> str:
     return _of_job(t, f"{REQUESTS}_bucket", http_request_method="POST", http_response_status_code="200", le=bound)
 
 
-def _refused(t: Target) -> str:
-    return _of_job(t, "robustcls_rejected_total", reason="decoding")
+def _refused(t: Target, instance: str = INSTANCE) -> str:
+    return _of_job(t, "robustcls_rejected_total", instance=instance, reason="decoding")
 
 
 def _windows(t: Target, drifted: str) -> str:
