@@ -21,6 +21,7 @@ class ServeConfig:
     threads: int = option(0, "Threads that compute, of each model; 0 for the processors there are.", group="Runtime")
     batch: int = option(32, "Images that wait are computed together, at most so many.", group="Runtime")
     queue: int = option(128, "Requests that may wait for a model; more are refused with 503.")
+    connections: int = option(1000, "Clients that may be connected; more are refused with 503.")
     timeout: float = option(10.0, "Seconds that a request may take, its body included.", metavar="SECONDS")
     drain: float = option(
         5.0, "Seconds after SIGTERM in which requests are still taken, while /v2/health/ready says no.",
@@ -35,7 +36,14 @@ class ServeConfig:
     quiet: bool = option(False, "Print errors only.", group="Runtime")
 
     def __post_init__(self) -> None:
-        for name, least in (("port", 0), ("threads", 0), ("batch", 1), ("queue", 1), ("max_pixels", 1)):
+        for name, least in (
+            ("port", 0),
+            ("threads", 0),
+            ("batch", 1),
+            ("queue", 1),
+            ("connections", 1),
+            ("max_pixels", 1),
+        ):
             if getattr(self, name) < least:
                 raise InputError(f"`{name}={getattr(self, name)}` is too small: give {least} or more")
         if not self.host.strip():
