@@ -11,7 +11,8 @@ from robustcls.core.errors import InputError
 
 MEGABYTE = 1 << 20
 BOUNDS: dict[str, tuple[float, float]] = {  # the least and the most
-    "threads": (0, 1024), "batch": (1, 65_536), "queue": (1, 1_000_000), "max_pixels": (1, 10_000_000_000),
+    "threads": (0, 1024), "batch": (1, 65_536), "queue": (1, 1_000_000), "connections": (1, 1_000_000),
+    "max_pixels": (1, 10_000_000_000),
     "timeout": (0.001, 86_400), "drain": (0, 86_400), "max_body": (0.001, 65_536),
 }  # fmt: skip
 
@@ -25,6 +26,7 @@ class ServeConfig:
     threads: int = option(0, "Threads that compute, of each model; 0 for the processors there are.", group="Runtime")
     batch: int = option(32, "Images that wait are computed together, at most so many.", group="Runtime")
     queue: int = option(128, "Requests that may wait for a model; more are refused with 503.")
+    connections: int = option(1000, "Clients that may be connected; more are refused with 503.")
     timeout: float = option(10.0, "Seconds that a request may take, its body included.", metavar="SECONDS")
     drain: float = option(
         5.0, "Seconds after SIGTERM in which requests are still taken, while /v2/health/ready says no.",
