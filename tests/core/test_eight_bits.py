@@ -92,7 +92,13 @@ def test_a_model_says_that_it_sees_eight_bits_from_inside_a_wrapper():
 
 @pytest.mark.parametrize(
     ("threat", "note"),
-    [("linf:8/255", ""), ("linf:1/255", ""), ("linf:0.03", "linf:7/255"), ("linf:0.0074", "linf:1/255"), ("l2:0.3", "")],
+    [
+        ("linf:8/255", ""),
+        ("linf:1/255", ""),
+        ("linf:0.03", "linf:7/255"),
+        ("linf:0.0074", "linf:1/255"),
+        ("l2:0.3", ""),
+    ],
 )
 def test_the_radius_that_is_searched_is_named(threat, note):
     said = note_on_levels(ThreatModel.parse(threat))
