@@ -216,6 +216,7 @@ def _model(t: Target) -> Iterator[Case]:
     yield Case(name, "replaced in time", {_info(t, other): level((1, 4))}, minutes=3)
     name, evaluated = "RobustclsNotEvaluated", _of(t, "robustcls_model_evaluated")
     yield Case(name, "without an evaluation", {evaluated: level((0, ALL))}, frozenset([name]), SOON)
+    yield Case(name, "without one since a minute", {evaluated: level((1, SOON - 1), (0, 2))}, minutes=SOON)
     yield Case(name, "evaluated a minute ago", {evaluated: level((0, SOON), (1, 1))}, minutes=SOON)
     name, differs = "RobustclsReferenceDifference", _of(t, "robustcls_reference_logit_difference")
     yield Case(name, "a fifth above the bound", {differs: level((1.2 * t.logit_bound, ALL))}, frozenset([name]), SOON)
