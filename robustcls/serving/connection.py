@@ -19,7 +19,7 @@ PIPELINED = 64  # requests that may follow another before it is answered
 CHUNKED = 8  # bytes that each byte of a body may take where it is sent in chunks
 UNREAD = 256 << 20  # bytes that are read and dropped after a refusal, so that the client comes to read it
 LINGER = 5.0  # seconds that it has for that
-LAST = 0.5  # seconds that a silent connection is left when the service ends: a request may be on its way
+LAST = 1.0  # seconds that a silent connection is left when the service ends: a request may be on its way
 
 
 class Connection(HttpToolsProtocol):

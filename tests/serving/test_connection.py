@@ -243,27 +243,19 @@ def test_a_request_on_its_way_when_the_drain_ends_is_answered(artefact):
         connection.sendall(head() + BODY)
         assert answers(connection)[0][0] == 200
         service.child.send_signal(signal.SIGTERM)
-        with connected_until_refused(service) as last:
-            for one in (connection, last):
-                one.sendall(head() + BODY)
-                [(status, headers, _)] = answers(one)
-                assert (status, headers["connection"]) == (200, "close")
+        assert service.until(lambda: not takes_connections(service))
+        connection.sendall(head() + BODY)
+        [(status, headers, _)] = answers(connection)
+        assert (status, headers["connection"]) == (200, "close")
         assert service.child.wait(30) == 0
 
 
-@contextlib.contextmanager
-def connected_until_refused(service):
-    """The last connection that a service took before it took no more."""
-    with contextlib.ExitStack() as stack:
-        last = stack.enter_context(connected(service))
-        end = time.monotonic() + 20
-        with contextlib.suppress(OSError):
-            while time.monotonic() < end:
-                one = stack.enter_context(connected(service))
-                one.setblocking(True)
-                last = one
-                time.sleep(0.005)
-        yield last
+def takes_connections(service):
+    try:
+        with connected(service):
+            return True
+    except OSError:
+        return False
 
 
 def test_many_clients_that_connect_anew_lose_nothing_by_a_drain(artefact):
