@@ -4,7 +4,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from robustcls.data import check_name
 from robustcls.data.duplicates import count_copies
 from robustcls.data.images import Images, as_images, count_labels, with_note
 
+RESIZING = {"size", "resize", "filter"}
 DECODING = ("size", "grey", "scale", "resize", "filter")  # options that say how a file becomes pixels
 BARE_LIST = re.compile(r"(\blist=)([^\s'\",()][^'\",()]*)([,)])")
 SAMPLING_RULE = "the first samples of each class in file order, as many as the class's share of the split"
@@ -237,12 +238,20 @@ def folder_of(spec: str) -> tuple[Path, bool] | None:
 def decoded_alike(data: str, trained: str) -> tuple[str, str]:
     """A folder's spec with the options of decoding that a model was trained with on a folder, where the spec leaves them
     open; and what is said of them, or ""."""
-    ours, theirs = _parsed(data), _parsed(trained)
-    if ours.name != "folder" or theirs.name != "folder":
-        return data, ""
+    theirs = _parsed(trained)
+    return _with_decoding(data, dict(theirs.options) if theirs.name == "folder" else {})
+
+
+def resized_alike(data: str, decoding: Mapping[str, Any]) -> tuple[str, str]:
+    """The same with other options of decoding, where the spec says nothing of size, resize and filter."""
+    return (data, "") if dict(_parsed(data).options).keys() & RESIZING else _with_decoding(data, decoding)
+
+
+def _with_decoding(data: str, decoding: Mapping[str, Any]) -> tuple[str, str]:
+    ours = _parsed(data)
     given = dict(ours.options)
-    taken = tuple((key, value) for key, value in theirs.options if key in DECODING and key not in given)
-    if not taken:
+    taken = tuple((key, value) for key, value in decoding.items() if key in DECODING and key not in given)
+    if ours.name != "folder" or not taken:
         return data, ""
     said = ", ".join(f"{key}={value!r}" for key, value in taken)
     options = str(plugins.Spec("", (), (*ours.options, *taken)))

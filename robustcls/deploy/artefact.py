@@ -15,7 +15,7 @@ from robustcls.core.classifier import Classifier, check_images, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_numbers
 from robustcls.core.threat import ThreatModel
-from robustcls.data.splits import check_named_by_file, decoded_alike, decoding_of, load_split
+from robustcls.data.splits import check_named_by_file, decoded_alike, decoding_of, load_split, resized_alike
 from robustcls.deploy.config import ExportConfig
 from robustcls.deploy.export import Known, check_options, export_model
 from robustcls.deploy.folder import check_place, claimed
@@ -25,6 +25,7 @@ from robustcls.models import loading
 from robustcls.models.artefact import load_artefact
 from robustcls.models.onnx.net import net_of
 from robustcls.models.weights import hash_weights
+from robustcls.models.zoo import decoding_of_zoo, is_zoo
 from robustcls.results.artefact import MODEL, Decoding, Manifest, Source
 
 IMAGES = 768  # training images for checks, references and calibration
@@ -199,7 +200,10 @@ def _with_data(source: loading.ModelSource, data: str, options: ExportConfig, sa
     own = source.meta.get("data")
     if own and not options.data:
         check_named_by_file(own, source.spec)
-    data = decoded_alike(data, own)[0] if own else data
+    if own:
+        data, _ = decoded_alike(data, own)
+    elif is_zoo(source.spec):
+        data, _ = resized_alike(data, decoding_of_zoo(source.spec))
     split = partial(
         load_split, data, seed=source.meta.get("seed", options.seed),
         data_dir=options.data_dir or source.meta.get("data_dir"), skip_corrupt=options.skip_corrupt,

@@ -22,8 +22,9 @@ from robustcls.core.threat import ThreatModel
 from robustcls.data import recipe
 from robustcls.data.images import Images, with_note, without_files
 from robustcls.data.seen import seen_in_training
-from robustcls.data.splits import SAMPLING_RULE, check_named_by_file, decoded_alike, load_split, may_have_trained_on
+from robustcls.data.splits import SAMPLING_RULE, load_split, may_have_trained_on
 from robustcls.evaluation.config import AttackConfig, ExplainConfig
+from robustcls.evaluation.data_spec import choose_data
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, read_model
 from robustcls.models.remote import remote_of
 from robustcls.models.weights import hash_weights
@@ -34,7 +35,6 @@ from robustcls.runtime.device import resolve_device, resolve_precision
 from robustcls.runtime.fused import Counted
 from robustcls.runtime.predict import LOOKED_AT, classifier_of, classifier_with_warning
 from robustcls.runtime.stored import ImageRows, as_floats, select
-from robustcls.training.config import PYTHON
 from robustcls.training.history import read_training
 
 
@@ -158,18 +158,8 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
     resolve_precision(options.precision, device)
     source = read_model(spec, options.twin)
     threat, notes = _choose_threat(source, options)
-    own = source.meta.get("data")
-    if own == PYTHON:  # no spec names the images
-        own = None
-        if not options.data:
-            raise InputError(f"{spec} was trained on images given in Python: name what to evaluate it on, as `data`")
-    if own and not options.data:
-        check_named_by_file(own, spec)
-    data_spec, decoding = decoded_alike(options.data or own or "digits", own) if own else (options.data or "digits", "")
-    if decoding:
-        notes.append(
-            f"images decoded with {decoding}, as in training, from {Path(spec).name}: `data=folder:PATH(...)` says otherwise"
-        )
+    data_spec, own, said = choose_data(spec, source.meta, options.data)
+    notes += said
     trained = source.meta if own and may_have_trained_on(own, data_spec) else {}  # then the split that it trained on
     images = load_split(
         data_spec,

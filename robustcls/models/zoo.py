@@ -64,6 +64,26 @@ def load_pretrained(spec: str) -> tuple[Classifier, Path]:
     return model, file
 
 
+def decoding_of_zoo(spec: str) -> dict[str, Any]:
+    """How the zoo decodes images for its default weights, as options of `folder`: size, resize and filter.
+
+    Empty where the spec resizes inside the network, where that cannot be told, and where the images are squashed or padded.
+    """
+    zoo, name, size, _ = _parse(spec)
+    if size is not None:
+        return {}
+    if zoo == "timm":
+        timm, config = _import_timm(name)
+        shown = timm.data.resolve_data_config({}, pretrained_cfg=config.to_dict())
+        if shown.get("crop_mode", "center") != "center":
+            return {}
+        side = shown["input_size"][-1]
+        # As timm.data.transforms_factory makes it, whose Resize is torchvision's.
+        return {"size": side, "resize": int(side / shown["crop_pct"]), "filter": shown["interpolation"]}
+    shown = _import_torchvision(name).get_model_weights(name).DEFAULT.transforms()
+    return {"size": shown.crop_size[0], "resize": shown.resize_size[0], "filter": shown.interpolation.value}
+
+
 def _from_torchvision(spec: str, name: str, options: dict[str, Any]) -> tuple[Classifier, Path]:
     models = _import_torchvision(name)
     weights = models.get_model_weights(name).DEFAULT
