@@ -41,4 +41,3 @@ def _draw(count: int, generator: torch.Generator) -> Tensor:
     fields = torch.rand(count, 3, 14, 14, generator=generator).mul_(191).to(torch.uint8)
     noise = torch.randint(0, 64, (count, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
     return noise.add_(fields.repeat_interleave(16, 2).repeat_interleave(16, 3))
-

@@ -5,9 +5,8 @@ python -m experiments.imagenet_scale.measure OUT.json --in-memory 200 1000     #
 python -m experiments.imagenet_scale.measure OUT.json --attack fgsm 5000 50000   # with one attack, which takes minutes
 python -m experiments.imagenet_scale.measure OUT.json                          # prints the table
 
-`fast`, or one attack, on generated images and a small network at linf 0.006, where about one sample in six is robust. The journal is that of
-`--resume`: batches of the chunk that is being attacked, and what is left of the chunks before. Lines are added to those that
-OUT.json holds.
+`fast`, or one attack, on generated images and a small network at linf 0.006. The journal is that of `--resume`:
+batches of the chunk that is being attacked, and what is left of the chunks before. Lines are added to those of OUT.json.
 """
 
 import json
@@ -66,8 +65,8 @@ def _size(file: Path) -> int:
 def table(records: list[dict]) -> str:
     head = ["Images", "Attacks", "As", "8-bit pixels, MB", "Peak, MB", "Journal, MB", "Robust", "Passes"]
     rows = [
-        [f"{one['n']:,}", one["attack"], "float32" if one["in_memory"] else "8 bits", f"{one['pixels_mb']:,}", f"{one['peak_mb']:,}",
-         f"{one['journal_mb']:,}", str(one["robust"]), f"{one['passes']:,}"]
+        [f"{one['n']:,}", one["attack"], "float32" if one["in_memory"] else "8 bits", f"{one['pixels_mb']:,}",
+         f"{one['peak_mb']:,}", f"{one['journal_mb']:,}", str(one["robust"]), f"{one['passes']:,}"]
         for one in sorted(records, key=lambda one: (one["in_memory"], one["attack"], one["n"]))
     ]  # fmt: skip
     return markdown(head, rows)

@@ -57,7 +57,9 @@ def reach(x: Tensor, norm: Norm) -> float:
 
     x: N,C,H,W in [0, 1].
     """
-    return max(ThreatModel(norm, 0).distance(part, torch.full_like(part, 0.5)).max().item() for part in x.split(AT_A_TIME))
+    return max(
+        ThreatModel(norm, 0).distance(part, torch.full_like(part, 0.5)).max().item() for part in x.split(AT_A_TIME)
+    )
 
 
 def security_curve(

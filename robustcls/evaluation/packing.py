@@ -18,8 +18,12 @@ def pack(x_adv: Tensor, x: Tensor) -> Packed:
     What `unpack` makes of it is compared bit by bit; where it differed or was no smaller, x_adv is given back as it is.
     """
     delta = x_adv - x
-    rest = _bits(x_adv) - _bits(x + delta)  # 0 but where the perturbation is finer than a float holds; wraps as the sum does
-    columns = numpy.concatenate([_bits(delta).view(numpy.uint8).reshape(-1, 4), rest.view(numpy.uint8).reshape(-1, 4)], 1)
+    rest = _bits(x_adv) - _bits(
+        x + delta
+    )  # 0 but where the perturbation is finer than a float holds; wraps as the sum does
+    columns = numpy.concatenate(
+        [_bits(delta).view(numpy.uint8).reshape(-1, 4), rest.view(numpy.uint8).reshape(-1, 4)], 1
+    )
     packed = zlib.compress(columns.tobytes("F"), LEVEL), tuple(x_adv.shape)
     if len(packed[0]) >= 4 * x_adv.numel() or not numpy.array_equal(_bits(unpack(packed, x)), _bits(x_adv)):
         return x_adv

@@ -14,7 +14,6 @@ from robustcls.core.class_files import read_listing
 from robustcls.core.class_map import match_classes
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of, sees
 from robustcls.core.eight_bits import note_on_levels, rounded, takes_eight_bits
-from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.logits import unwrapped
 from robustcls.core.options import parse_batch_size, parse_n, parse_numbers

@@ -92,7 +92,7 @@ class Stored:
     def __init__(self, before: EightBit) -> None:
         self.before, self.shape = before, before.shape
         self.bytes = 4 * math.prod(self.shape[1:])
-        self.file = tempfile.TemporaryFile(buffering=0)  # it ends with the process
+        self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it ends with this
         self.places = torch.full((len(before),), self.AS_BEFORE)  # of each image in the file, in images
         self.free: list[int] = []
         self.end = 0
@@ -142,4 +142,3 @@ class Stored:
             other[rows] = self[rows]
         other.places[~self.kept] = self.FORGOTTEN
         return other
-

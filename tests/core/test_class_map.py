@@ -134,3 +134,24 @@ def test_numbers_that_a_model_calls_its_classes_are_names():
     assert match(("2", "0"), ("0", "1", "2")).outputs == (2, 0)
     assert own_names(("0", "1", "2")) == ()
     assert own_names(("1", "2", "3")) == ("1", "2", "3")
+
+
+def wnids(count=1000):
+    return tuple(f"n{number:08}" for number in range(count))
+
+
+def test_wnids_meet_names_in_alphabetical_order_with_a_warning():
+    names = [f"thing {number:04}" for number in range(1000)]
+    assert "not that of wnids" in match_classes(wnids(), names, 1000, model="m").rule
+    mixed = names[500:] + names[:500]
+    assert "not that of wnids" not in match_classes(wnids(), mixed, 1000, model="m").rule
+
+
+def test_a_thousand_classes_that_are_no_wnids_meet_a_thousand_outputs_with_a_warning():
+    assert "which is not ImageNet's" in match_classes([f"c{i:04}" for i in range(1000)], (), 1000, model="m").rule
+    assert "which is not ImageNet's" not in match_classes(wnids(), (), 1000, model="m").rule
+
+
+def test_ten_wnids_and_a_thousand_outputs_are_refused_with_what_to_write():
+    with pytest.raises(InputError, match="lines such as n00000000=0"):
+        match_classes(wnids(10), (), 1000, model="m")

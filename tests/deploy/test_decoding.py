@@ -1,25 +1,31 @@
 """The manifest says how an encoded image becomes pixels, and that is what data/folders does."""
 
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import get_args
 
 import numpy
 import pytest
 import torch
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from robustcls.core.classifier import Classifier
 from robustcls.data.folders.decode import decode
 from robustcls.data.splits import decoding_of
 from robustcls.deploy.artefact import _known
-from robustcls.images.decode import RULES, Form
+from robustcls.images.decode import FILTERS, RULES, Form
 from robustcls.images.formats import endings
+from robustcls.results.artefact import Decoding
+from robustcls.serving.worker import decode_all
 
 
-def decoding(channels, height, width, white=None):
-    size = (channels, height, width)
-    return _known(Classifier(nn.Flatten(), classes="ab", input_size=size), "mine", size, {"scale": white} if white else {}).decoding
+def decoding(channels, height, width, white=None, **resizing):
+    size, decoded = (channels, height, width), resizing | ({"scale": white} if white else {})
+    return _known(Classifier(nn.Flatten(), classes="ab", input_size=size), "mine", size, decoded).decoding
 
 
 def by_manifest(file, said):
@@ -82,6 +88,45 @@ def test_what_the_manifest_says_is_what_folders_are_decoded_by(file, white, form
         decoded = decode([str(tmp_path / "image")], [0], Form(height, width, channels, white), pool)
     assert not decoded.failures
     assert torch.equal(decoded.pixels[0], by_manifest(file, said))
+
+
+@pytest.mark.parametrize("size", [(31, 20), (20, 33), (300, 211), (16, 40), (12, 12)])
+@pytest.mark.parametrize("filter", ["bicubic", "bilinear", "nearest", "lanczos"])
+def test_resized_and_cropped_as_by_torchvision_in_a_folder_and_by_a_service(size, filter, tmp_path):
+    """And an image that has the size already stays as it is."""
+    from torchvision import transforms
+
+    file = encoded("RGB", size, "PNG")
+    (tmp_path / "image").write_bytes(file)
+    with ThreadPoolExecutor(1) as pool:
+        decoded = decode([str(tmp_path / "image")], [0], Form(12, 12, 3, resize=16, filter=filter), pool).pixels
+    said = decoding(3, 12, 12, resize=16, filter=filter)
+    assert (said.shorter_side, said.filter) == (16, filter)
+    assert "shorter side to 16" in said.resize
+    assert filter.upper() in said.resize
+    way = transforms.Compose([
+        transforms.Resize(16, transforms.InterpolationMode(filter)), transforms.CenterCrop(12), transforms.PILToTensor(),
+    ])  # fmt: skip
+    image = Image.open(io.BytesIO(file))
+    expected = way(image) if size != (12, 12) else transforms.functional.pil_to_tensor(image)
+    assert torch.equal(decoded[0], expected)
+    assert numpy.array_equal(decode_all([file], said, 10**6), decoded.numpy() / numpy.float32(255))
+
+
+def test_the_filters_of_a_manifest_are_those_of_folders():
+    assert set(get_args(Decoding.__annotations__["filter"])) == set(FILTERS)
+
+
+def test_a_manifest_without_them_decodes_as_before_and_bad_ones_are_refused():
+    said = json.loads(json.dumps(asdict(decoding(3, 12, 12))))
+    del said["shorter_side"], said["filter"]
+    load = TypeAdapter(Decoding).validate_python
+    file = encoded("RGB", (31, 20), "PNG")
+    expected = decode_all([file], decoding(3, 12, 12), 10**6)
+    assert numpy.array_equal(decode_all([file], load(said), 10**6), expected)
+    assert not numpy.array_equal(decode_all([file], load(said | {"shorter_side": 16}), 10**6), expected)
+    with pytest.raises(ValidationError, match="filter"):
+        load(said | {"filter": "cubic"})
 
 
 def test_its_rules_are_those_of_folders_and_name_the_white():

@@ -39,13 +39,11 @@ def run(attacks=ATTACKS, *, large=True, journal=None, progress=None, examples="a
     if large:
         subject = replace(subject, x=EightBit(pixels))
     plan = make_plan(subject, attacks, precision="fp32", batch_size=BATCH, **options)
-    return Evaluated(
-        subject, evaluate_subject(subject, plan, journal=journal, progress=progress, examples=examples)
-    )
+    return Evaluated(subject, evaluate_subject(subject, plan, journal=journal, progress=progress, examples=examples))
 
 
 def comparable(judged):
-    """Its record, without what rounding in other batches moves: the strongest attempts on what is robust have no place in it."""
+    """Its record, without what rounding in other batches moves."""
     whole = without_times(judged)
     for sample in whole["samples"]:
         for name in ("distance", "nearest"):
@@ -228,5 +226,7 @@ def test_memory_grows_by_eight_bits_an_image(tmp_path):
         return int(done.stderr.split()[-1])
 
     pixels = 2000 * 3 * 96 * 96
-    assert peak(2300, 1 << 60) - peak(300, 1 << 60) > 6 * pixels, "images and attempts in float32 are eight times the pixels"
+    assert peak(2300, 1 << 60) - peak(300, 1 << 60) > 6 * pixels, (
+        "images and attempts in float32 are eight times the pixels"
+    )
     assert peak(2300, 1) - peak(300, 1) < 2 * pixels

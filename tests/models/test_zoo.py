@@ -11,8 +11,11 @@ import torch
 from torch import nn
 
 from robustcls.core.errors import InputError
+from robustcls.core.plugins import parse
+from robustcls.evaluation.data_spec import choose_data
 from robustcls.models.checkpoint import build, load_weights, restore, save_checkpoint
 from robustcls.models.loading import build_model, fit_to_data, read_model
+from robustcls.models.zoo import decoding_of_zoo
 from robustcls.runtime.fused import FusedModel
 
 CLASSES = [str(i) for i in range(1000)]
@@ -58,6 +61,28 @@ def test_torchvision_takes_the_cached_weights_and_what_belongs_to_them(squeezene
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     expected = squeezenet((x - mean.view(3, 1, 1)) / std.view(3, 1, 1))
     torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("spec", "decoding"),
+    [
+        ("torchvision/squeezenet1_1", {"size": 224, "resize": 256, "filter": "bilinear"}),
+        ("torchvision/efficientnet_b0", {"size": 224, "resize": 256, "filter": "bicubic"}),
+        ("torchvision/squeezenet1_1(size=64)", {}),
+        ("timm/vit_tiny_patch16_224", {"size": 224, "resize": 248, "filter": "bicubic"}),
+    ],
+)
+def test_images_are_decoded_as_for_the_weights(spec, decoding):
+    """Crop shares of 224/256, and 0.9 of timm's ViT."""
+    if spec.startswith("timm"):
+        pytest.importorskip("timm")
+    assert decoding_of_zoo(spec) == decoding
+    data, _, said = choose_data(spec, {}, "folder:photos")
+    found = parse("data", f"folder{data.removeprefix('folder:photos')}")
+    assert dict(found.options) == decoding
+    assert bool(said) == bool(decoding)
+    for own in ("folder:photos(size=64)", "folder:photos(filter=bicubic)", "digits"):
+        assert choose_data(spec, {}, own)[::2] == (own, [])
 
 
 def test_options_that_the_weights_answer_are_not_used_and_that_is_said(squeezenet):
