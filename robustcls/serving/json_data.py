@@ -5,7 +5,7 @@ import math
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy
@@ -34,15 +34,15 @@ def numbers_of(data: list, sizes: Sequence[int], name: str) -> NDArray[Any]:
 
     Lengths are compared first, level by level: no value of what is longer than `sizes` says is looked at.
     """
-    count = math.prod(sizes)
-    for _ in sizes[1:]:
+    count, lists = math.prod(sizes), 1
+    for length, inner in pairwise(sizes):
         if not (data and isinstance(data[0], list)):
             break
-        if len(data) > count:
-            raise Refused("shape", f"{name} holds {len(data)} lists, its shape says {whole(count)} values")
-        length = len(data[0])
-        if not all(isinstance(one, list) and len(one) == length for one in data):
-            raise Refused("shape", f"`data` of {name} is ragged: give a flat list, or one nested as its shape")
+        lists *= length
+        if len(data) != lists:
+            raise Refused("shape", f"`data` of {name} holds {len(data)} lists, its shape says {whole(lists)}")
+        if not all(isinstance(one, list) and len(one) == inner for one in data):
+            raise Refused("shape", f"`data` of {name} is not nested as its shape: give a flat list, or one that is")
         data = list(chain.from_iterable(data))
     if len(data) != count:
         raise Refused("shape", f"{name} holds {len(data)} values, its shape says {whole(count)}")
