@@ -127,6 +127,8 @@ class Connection(HttpToolsProtocol):
         if queue is None or self.parser.get_method() != b"POST":
             return
         queue.check_room(self.loop.time() + self.service.config.timeout)
+        if len(self.tasks) >= self.service.at_hand:
+            raise Refused("busy", f"{len(self.tasks)} requests are being read: try again", 503, retry_after=1)
         most = self.service.config.body_bytes
         for name, value in self.headers:
             if name == b"content-length" and len(value) < 16 and int(value) > most:

@@ -5,7 +5,7 @@ import math
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any
 
 import numpy
@@ -35,15 +35,20 @@ def numbers_of(data: list, sizes: Sequence[int], name: str) -> NDArray[Any]:
     Lengths are compared first, level by level: no value of what is longer than `sizes` says is looked at.
     """
     count, lists = math.prod(sizes), 1
-    for length, inner in pairwise(sizes):
+    for level, length in enumerate(sizes[:-1]):
         if not (data and isinstance(data[0], list)):
             break
         lists *= length
         if len(data) != lists:
             raise Refused("shape", f"`data` of {name} holds {len(data)} lists, its shape says {whole(lists)}")
-        if not all(isinstance(one, list) and len(one) == inner for one in data):
+        inner, rest = len(data[0]), math.prod(sizes[level + 1 :])  # the next size, or all that are left as a flat list
+        if inner not in (sizes[level + 1], rest) or not all(
+            isinstance(one, list) and len(one) == inner for one in data
+        ):
             raise Refused("shape", f"`data` of {name} is not nested as its shape: give a flat list, or one that is")
         data = list(chain.from_iterable(data))
+        if inner == rest:
+            break
     if len(data) != count:
         raise Refused("shape", f"{name} holds {len(data)} values, its shape says {whole(count)}")
     with suppress(OverflowError):
