@@ -154,6 +154,7 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
     parse_batch_size(options.batch_size)
     resolve_precision(options.precision, device)
     source = read_model(spec, options.twin)
+    file = source.spec  # without the wrappers around it
     threat, notes = _choose_threat(source, options)
     own = source.meta.get("data")
     if own == PYTHON:  # no spec names the images
@@ -161,11 +162,11 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         if not options.data:
             raise InputError(f"{spec} was trained on images given in Python: name what to evaluate it on, as `data`")
     if own and not options.data:
-        check_named_by_file(own, spec)
+        check_named_by_file(own, file)
     data_spec, decoding = decoded_alike(options.data or own or "digits", own) if own else (options.data or "digits", "")
     if decoding:
         notes.append(
-            f"images decoded with {decoding}, as in training, from {Path(spec).name}: `data=folder:PATH(...)` says otherwise"
+            f"images decoded with {decoding}, as in training, from {Path(file).name}: `data=folder:PATH(...)` says otherwise"
         )
     trained = source.meta if own and may_have_trained_on(own, data_spec) else {}  # then the split that it trained on
     images = load_split(
@@ -184,7 +185,7 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         images = without_files(images)
     threat.check_eps(images.pixels.shape[1:])
     loaded, mapped, record, said = _fit(source, images, options, shared=shared or transfer_from is not None)
-    whose = "" if options.data else f", from {Path(spec).name}" if source.meta else ", the default"
+    whose = "" if options.data else f", from {Path(file).name}" if source.meta else ", the default"
     notes = [*said, *notes]
     notes.append(f"data {data_spec}{whose}, split {options.split}: {len(images)} of {images.available} samples")
     if images.note:
@@ -217,7 +218,7 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         files=images.files,
         classes=tuple(record.classes) if mapped else images.classes,
         two_labels=two_labels(record, data),
-        training=read_training(Path(spec), source.meta) if source.meta else None,
+        training=read_training(Path(file), source.meta) if source.meta else None,
         surrogate=surrogate,
         original=original,
         quantization=manifest.quantization.spec if manifest and manifest.quantization else "",
@@ -247,7 +248,7 @@ def describe_model(
     if not isinstance(classes, (tuple, list)) or not classes:
         classes = [str(number) for number in range(num_classes)]
     return records.Model(
-        name=name or type(model).__name__,
+        name=name or str(getattr(model, "title", type(model).__name__)),
         sha256=sha256 or hash_weights(model),
         arch=str(getattr(model, "arch", "") or type(model).__name__),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
