@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustcls.cli.console import note, percent, progress, table, wrap
+from robustcls.cli.console import interval, note, percent, progress, table, wrap
 from robustcls.cli.options import GroupedCommand, build, config_option, model_option, options
 from robustcls.cli.places import (
     check_not_lost,
@@ -133,6 +133,7 @@ def summarise(evaluation: "Evaluation") -> str:
         f"         {evaluation.robust.kind}",
         f"         {evaluation.threat.norm} {evaluation.threat.eps_text}, n = {evaluation.data.n}, 95% Wilson intervals",
         f"         estimates {what_is_estimated(evaluation)}",
+        *_under_noise(evaluation),
         *_by_class(evaluation),
     ]
     if evaluation.curve:
@@ -155,6 +156,23 @@ def summarise(evaluation: "Evaluation") -> str:
         f"warning: {check.id}: {check.message}" for check in evaluation.checks if check.status in ("warn", "fail")
     ]
     return "\n".join(line if "\n" in line else wrap(line, indent=9) for line in lines)
+
+
+def _under_noise(evaluation: "Evaluation") -> list[str]:
+    """Of a random model: how often one pass is right."""
+    found = evaluation.under_noise
+    if found is None:
+        return []
+    rows = [
+        [name, f"{one.value:.1%}", interval(one.ci95), interval(one.noise95), f"{one.lowest:.1%} to {one.highest:.1%}"]
+        for name, one in (("clean", found.clean), ("robust", found.robust))
+    ]
+    lines = [
+        "the model is random: above, it is right where the mean over its draws is; one pass is right as often as below, "
+        f"over {found.passes} passes that no attack has seen; the first interval is for images and noise, the second for "
+        "the noise alone",
+    ]
+    return ["", *lines, "", table(["one pass", "accuracy", "95%", "noise alone", "passes"], rows)]
 
 
 def _by_class(evaluation: "Evaluation") -> list[str]:

@@ -50,7 +50,7 @@ class AttackConfig(SubjectOptions, CompileOption):
         (), "Attack, such as pgd(steps=20), or a suite; repeatable, run in order.", metavar="SPEC"
     )
     suite: str | None = option(
-        None, "Named list of attacks: fast or standard.  [default: fast, without --attack]", metavar="NAME"
+        None, "Named list of attacks: fast, standard, or rand for a random model.  [default: fast, without --attack]", metavar="NAME"
     )
     n: int | str = option(
         "1000", "Samples, of each class its share of the split; or all.", metavar="INT|all", group="Data"

@@ -23,6 +23,7 @@ from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attack
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.verify import Attempts, join, verify
+from robustcls.models.wrappers.averaged import averaged_in, restart
 from robustcls.runtime.fused import Counted, FusedModel, make_search_model
 from robustcls.runtime.memory import OomSafeBatches
 from robustcls.runtime.predict import predict
@@ -65,6 +66,7 @@ class Engine:
         self.device = device_of(self.subject.model)
         self.parts = OomSafeBatches(self.batch_size)
         self.model = Counted(self.subject.model)  # whose verdict counts
+        restart(self.subject.model, self.seed)
         # Whose gradients the attacks follow.
         self.source = self.model if self.subject.surrogate is None else Counted(self.subject.source)
 
@@ -88,10 +90,11 @@ class Engine:
         return [search, self.source] if again else [search]
 
     def prepare(self, attack: AttackLike) -> NamedAttack:
-        """The attack as it runs here: a sample leaves it once an example is found, unless that must fool another model."""
+        """The attack as it runs here: a sample leaves it once an example is found, unless that must fool another model, or
+        other draws of a random one."""
         attack = as_attack(attack)
         if "early_stop" in attack.options and "early_stop" not in attack.given:
-            return attack.but(early_stop=self.subject.surrogate is None)
+            return attack.but(early_stop=self.subject.surrogate is None and not averaged_in(self.subject.model))
         return attack
 
     def attack(
@@ -157,6 +160,7 @@ class Engine:
         x, y = self.x[indices].to(self.device), self.subject.source_y[indices].to(self.device)
         searched = whole_levels(threat) if takes_eight_bits(self.model) else threat
         best = None
+        restart(self.subject.model, self.seed, *stream, int(indices[0]))  # a batch draws the same wherever it runs
         # Of a nearest example the distance counts too, which low precision blurs.
         for search in searches[-1:] if attack.traits.minimum_norm else searches:
             rows = torch.arange(len(indices)) if best is None else (~best.success).nonzero().squeeze(1)

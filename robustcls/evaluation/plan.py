@@ -24,6 +24,8 @@ from robustcls.evaluation.curves import choose_grid
 from robustcls.evaluation.explain import supported_methods
 from robustcls.evaluation.profiles import PROFILES
 from robustcls.evaluation.subject import Subject
+from robustcls.evaluation.suites import DRAWS
+from robustcls.evaluation.under_noise import average
 from robustcls.results.balance import find_positive
 
 
@@ -64,11 +66,15 @@ def make_plan(
 ) -> Plan:
     """The plan of attacks, or of a suite, `fast` unless given. Raises InputError for what the subject does not allow.
 
+    A suite for random models makes the subject's model the mean of its draws.
+
     Args:
         eps_grid: radii, `auto`, or a list such as `0,2/255`.
         checks: `all` adds the self-checks that attack; or those to add.
     """
     chosen, kind = choose_attacks(attacks, suite, subject.threat.norm)
+    if draws := max((DRAWS.get(one, 0) for one in kind.split(", ")), default=0):
+        subject.model = average(subject.model, draws)
     grid = choose_grid(eps_grid, subject.threat, chosen)
     if positive is not None:
         find_positive(positive, subject.two_labels, subject.model_record, subject.data_record)
