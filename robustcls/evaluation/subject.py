@@ -23,7 +23,7 @@ from robustcls.data import recipe
 from robustcls.data.images import Images, with_note, without_files
 from robustcls.data.seen import seen_in_training
 from robustcls.data.splits import SAMPLING_RULE, check_named_by_file, decoded_alike, load_split, may_have_trained_on
-from robustcls.evaluation.config import AttackConfig, ExplainConfig
+from robustcls.evaluation.config import AttackConfig, ExplainConfig, flags_of
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, read_model
 from robustcls.models.remote import remote_of
 from robustcls.models.weights import hash_weights
@@ -66,6 +66,8 @@ class Subject:
     quantization: str = ""  # of such a file
     made_of: str = ""  # of such a file, the SHA-256 of the other's
     notes: list[str] = field(default_factory=list)  # what a user must be told: what was taken from where
+    spec: str = ""  # as `--model` named it; "" of a module that was given in Python
+    flags: str = ""  # of the command that evaluates it
     asked_before: int = 0  # images that a service had answered before, where the model is one
     images_were_on: torch.device | None = None  # None where on the CPU or with the model: both are usual
 
@@ -224,6 +226,8 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         quantization=manifest.quantization.spec if manifest and manifest.quantization else "",
         made_of=manifest.source.sha256 if manifest else "",
         notes=notes,
+        spec=spec,
+        flags=flags_of(options),
     )  # fmt: skip
 
 

@@ -29,7 +29,9 @@ def accuracy_under_noise(engine: Engine, outcome: Outcome, passes: int = PASSES)
         return None
     draws = draws_of(model)
     with single_draw(model):
-        clean, robust = (_repeat(engine, images, name, passes) for name, images in enumerate((outcome.x, outcome.x_adv)))
+        clean, robust = (
+            _repeat(engine, images, name, passes) for name, images in enumerate((outcome.x, outcome.x_adv))
+        )
     return UnderNoise(passes, draws, clean, robust)
 
 

@@ -83,7 +83,12 @@ class Repeated:
         need_around(self.ci95, self.value)
         need_around(self.noise95, self.value)
         between = self.lowest - SLACK <= self.value <= self.highest + SLACK
-        need(between, "value", self.value, f"between the lowest and the highest pass, {self.lowest:.3g} and {self.highest:.3g}")
+        need(
+            between,
+            "value",
+            self.value,
+            f"between the lowest and the highest pass, {self.lowest:.3g} and {self.highest:.3g}",
+        )
         return self
 
     @classmethod

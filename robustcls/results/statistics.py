@@ -114,7 +114,10 @@ def repeated_shares(
     second is for the noise alone, Student's over the passes. right: passes of at least one sample, two passes or more.
     """
     passes, n = len(right), len(right[0])
-    of_passes, of_samples = [math.fsum(one) / n for one in right], [math.fsum(one) / passes for one in zip(*right, strict=True)]
+    of_passes, of_samples = (
+        [math.fsum(one) / n for one in right],
+        [math.fsum(one) / passes for one in zip(*right, strict=True)],
+    )
     mean = math.fsum(of_passes) / passes
     between_passes = math.fsum((one - mean) ** 2 for one in of_passes) / (passes - 1) / passes
     between_samples = math.fsum((one - mean) ** 2 for one in of_samples) / max(n - 1, 1) / n

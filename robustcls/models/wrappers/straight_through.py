@@ -17,7 +17,7 @@ Layer = str | nn.Module | Callable[..., Tensor]
 Substitute = str | Callable[[Tensor], Tensor]
 
 
-def straight_through(model: nn.Module, *, layer: str, substitute: str | None = None) -> nn.Module:
+def straight_through(model: nn.Module, *, layer: str = "", substitute: str | None = None) -> nn.Module:
     """A model with a layer whose gradient is the identity's, or a substitute's (BPDA; Athalye et al., arXiv:1802.00420).
 
     The forward pass is the model's own, bit for bit: the layer runs, and the gradient goes past it. layer: the name of a
@@ -130,11 +130,11 @@ def _name_of(model: nn.Module, layer: Layer) -> str:
     if isinstance(layer, str):
         return layer
     if isinstance(layer, nn.Module):
-        name = next((name for name, module in model.named_modules() if module is layer), None)
-        if name is None:
-            raise InputError(f"{type(layer).__name__} is no layer of the model: give one of its submodules, or its name")
-        return name
-    name = getattr(layer, "__name__", "")
+        for name, module in model.named_modules():
+            if module is layer:
+                return name
+        raise InputError(f"{type(layer).__name__} is no layer of the model: give one of its submodules, or its name")
+    name = str(getattr(layer, "__name__", ""))
     if not callable(layer) or getattr(sys.modules.get(getattr(layer, "__module__", "")), name, None) is not layer:
         raise InputError(f"layer {layer!r:.40} is neither a submodule nor a function of a module: name one, as `layer`")
     return f"{layer.__module__}:{name}"
@@ -157,4 +157,6 @@ def _no_layer(model: nn.Module, layer: str) -> str:
     names = [name for name, _ in model.named_modules() if name]
     near = get_close_matches(layer, names, n=1, cutoff=0.4)
     there = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names[:8]) or 'none'}"
+    if not layer:
+        return f"straight_through needs a layer of the model, such as `layer={(near or names or ['quantise'])[0]}`: {there}"
     return f"the model has no layer {layer!r}: {there}"
