@@ -134,6 +134,7 @@ def summarise(evaluation: "Evaluation") -> str:
         f"         {evaluation.threat.norm} {evaluation.threat.eps_text}, n = {evaluation.data.n}, 95% Wilson intervals",
         f"         estimates {what_is_estimated(evaluation)}",
         *_under_noise(evaluation),
+        *_under_detector(evaluation),
         *_by_class(evaluation),
     ]
     if evaluation.curve:
@@ -173,6 +174,20 @@ def _under_noise(evaluation: "Evaluation") -> list[str]:
         "the noise alone",
     ]
     return ["", *lines, "", table(["one pass", "accuracy", "95%", "noise alone", "passes"], rows)]
+
+
+def _under_detector(evaluation: "Evaluation") -> list[str]:
+    """Which answers a detector refuses."""
+    found = evaluation.rejection
+    if found is None:
+        return []
+    return [
+        "",
+        f"detector {found.detector} refuses {found.clean_rejected} of {found.clean.total} clean images, "
+        f"{found.correct_rejected} of them classified correctly, which counts as an error; {found.caught} attempts are "
+        f"misclassified and refused. Without it clean accuracy is {found.clean.accuracy:.1%}. Its threshold "
+        f"{found.threshold:.4g} lies below {found.held_out_rejected} of {found.held_out} clean held-out images",
+    ]
 
 
 def _by_class(evaluation: "Evaluation") -> list[str]:

@@ -78,8 +78,19 @@ class AttackConfig(SubjectOptions, CompileOption):
         None, "Craft the examples on this model and test them on --model: a transfer attack.", metavar="M"
     )
 
+    detector: str | None = option(
+        None,
+        "A detector beside the model, a function of images and logits that gives a score per image, larger where it is more "
+        "suspicious: answers above a threshold are refused, and attacks must not be.",
+        metavar="module:score",
+    )
+    fpr: float = option(
+        0.05, "Share of clean held-out images that the detector refuses: it chooses the threshold.", metavar="SHARE"
+    )
+
     def __post_init__(self) -> None:
         check_license(self.license)
+        check_fpr(self.fpr)
 
 
 @dataclass(kw_only=True)
@@ -153,6 +164,12 @@ def flags_of(options: SubjectOptions) -> str:
             continue
         said += [f"--{one.name.replace('_', '-')}", *([] if value is True else [shlex.quote(str(value))])]
     return " ".join(said)
+
+
+def check_fpr(fpr: float) -> None:
+    """Raises InputError unless it is a share between none and all."""
+    if not 0 < fpr < 1:
+        raise InputError(f"`fpr={fpr:g}` is no false positive rate: give a share above 0 and below 1, such as 0.05")
 
 
 METHODS = ("saliency", "integrated_gradients", "gradcam")

@@ -76,6 +76,14 @@ class Engine:
         return predict(self.model, self.x, self.parts)
 
     @cached_property
+    def rejected(self) -> Tensor:
+        """N, bool: clean images that the detector refuses an answer; none without one."""
+        if (detector := self.subject.detector) is None:
+            return torch.zeros(len(self.y), dtype=torch.bool)
+        pairs = zip(self.x.split(self.parts.size), self.logits.split(self.parts.size), strict=True)
+        return torch.cat([detector.rejects(x.to(self.device), logits.to(self.device)).cpu() for x, logits in pairs])
+
+    @cached_property
     def others(self) -> Any:
         """Images to begin from, the same for every batch and process."""
         return others_of(self.x, self.y, self.subject.index)
@@ -169,6 +177,8 @@ class Engine:
             begin: dict[str, Any] = {} if start is None else {"start": start[indices[rows]].to(self.device)}
             if attack.takes("others"):
                 begin["others"] = self.others
+            if attack.takes("detector"):
+                begin["detector"] = self.subject.detector
             if attack.takes("generator"):
                 begin["generator"] = SampleGenerator.of(
                     self.subject.index[indices[rows]], mix(self.seed, *stream), self.device
@@ -204,7 +214,10 @@ class Engine:
     def _verify(self, x_adv: Tensor, indices: Tensor, threat: ThreatModel) -> Attempts:
         size = self.parts.size
         return join([
-            verify(self.model, part, self.x[rows].to(self.device), self.y[rows].to(self.device), threat, rows)
+            verify(
+                self.model, part, self.x[rows].to(self.device), self.y[rows].to(self.device), threat, rows,
+                self.subject.detector,
+            )
             for part, rows in zip(x_adv.split(size), indices.split(size), strict=True)
         ])  # fmt: skip
 

@@ -26,7 +26,10 @@ from robustcls.evaluation.profiles import PROFILES
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.suites import DRAWS
 from robustcls.evaluation.under_noise import average
+from robustcls.models.wrappers.averaged import averaged_in
 from robustcls.results.balance import find_positive
+
+JOINT = "apgd_reject"  # on the model and its detector at once
 
 
 @dataclass
@@ -72,9 +75,15 @@ def make_plan(
         eps_grid: radii, `auto`, or a list such as `0,2/255`.
         checks: `all` adds the self-checks that attack; or those to add.
     """
+    if subject.detector is not None and attacks is None:  # attacked as it is, too
+        attacks, suite = [suite or "fast", JOINT], None
     chosen, kind = choose_attacks(attacks, suite, subject.threat.norm)
     if draws := max((DRAWS.get(one, 0) for one in kind.split(", ")), default=0):
         subject.model = average(subject.model, draws)
+    if subject.detector is not None and averaged_in(subject.model):
+        raise InputError(
+            "a detector beside a random model is not evaluated: leave out `detector`, or the suite and wrapper"
+        )
     grid = choose_grid(eps_grid, subject.threat, chosen)
     if positive is not None:
         find_positive(positive, subject.two_labels, subject.model_record, subject.data_record)

@@ -5,6 +5,7 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from robustcls.core.class_files import read_listing
 from robustcls.core.class_map import match_classes
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of, sees
+from robustcls.core.detector import Detector
 from robustcls.core.eight_bits import rounded, takes_eight_bits
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
@@ -24,6 +26,7 @@ from robustcls.data.images import Images, with_note, without_files
 from robustcls.data.seen import seen_in_training
 from robustcls.data.splits import SAMPLING_RULE, check_named_by_file, decoded_alike, load_split, may_have_trained_on
 from robustcls.evaluation.config import AttackConfig, ExplainConfig, flags_of
+from robustcls.evaluation.held_out import detector_of
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, read_model
 from robustcls.models.remote import remote_of
 from robustcls.models.weights import hash_weights
@@ -66,6 +69,7 @@ class Subject:
     quantization: str = ""  # of such a file
     made_of: str = ""  # of such a file, the SHA-256 of the other's
     notes: list[str] = field(default_factory=list)  # what a user must be told: what was taken from where
+    detector: Detector | None = None  # beside the model
     spec: str = ""  # as `--model` named it; "" of a module that was given in Python
     flags: str = ""  # of the command that evaluates it
     asked_before: int = 0  # images that a service had answered before, where the model is one
@@ -171,16 +175,11 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
             f"images decoded with {decoding}, as in training, from {Path(file).name}: `data=folder:PATH(...)` says otherwise"
         )
     trained = source.meta if own and may_have_trained_on(own, data_spec) else {}  # then the split that it trained on
-    images = load_split(
-        data_spec,
-        options.split,
-        seed=trained.get("seed", options.seed),
-        data_dir=options.data_dir or trained.get("data_dir"),
-        skip_corrupt=options.skip_corrupt,
-        limit_train=trained.get("config", {}).get("limit_train"),
-        n=count,
-        whole=not trained,
-    )
+    split = partial(
+        load_split, data_spec, seed=trained.get("seed", options.seed), data_dir=options.data_dir or trained.get("data_dir"),
+        skip_corrupt=options.skip_corrupt, limit_train=trained.get("config", {}).get("limit_train"), whole=not trained,
+    )  # fmt: skip
+    images = split(options.split, n=count)
     if not trained:
         images = with_note(images, seen_in_training(data_spec, images, own))
     if options.redact_names:
@@ -225,9 +224,7 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         original=original,
         quantization=manifest.quantization.spec if manifest and manifest.quantization else "",
         made_of=manifest.source.sha256 if manifest else "",
-        notes=notes,
-        spec=spec,
-        flags=flags_of(options),
+        notes=notes, detector=detector_of(options, loaded.model, split), spec=spec, flags=flags_of(options),
     )  # fmt: skip
 
 

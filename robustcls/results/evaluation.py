@@ -15,7 +15,7 @@ from robustcls.core.threat import BALL, parse_eps
 from robustcls.results.accuracy import Accuracy, Balanced, TwoClasses
 from robustcls.results.fields import SLACK, need
 from robustcls.results.json_files import JsonFile
-from robustcls.results.robustness import Attack, Check, CurvePoint, Sample, UnderNoise
+from robustcls.results.robustness import Attack, Check, CurvePoint, Rejection, Sample, UnderNoise
 from robustcls.results.subject import Data, Model, Provenance, Threat
 from robustcls.results.training import Training
 
@@ -68,6 +68,7 @@ class Evaluation(JsonFile):
     two_classes: TwoClasses | None = None
     license: str = ""  # of the model, as its owner states it: an SPDX identifier
     artefact: "Artefact | None" = None  # of a model that is an exported file
+    rejection: Rejection | None = None  # of a model with a detector beside it
     under_noise: UnderNoise | None = None  # of a model that is random at prediction; else, and in earlier files, None
 
     # Of one that was just made, in memory. No field, for no file holds them: None of one that was loaded.

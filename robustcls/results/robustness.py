@@ -33,6 +33,25 @@ class Attack:
 
 
 @dataclass
+class Rejection:
+    """A detector that refuses answers, and how the images and the attacks fared under it.
+
+    An image counts as robust where the clean one is classified correctly and accepted, and nothing in the ball that the attacks
+    found is misclassified and accepted (Tramer 2021, arXiv:2107.11630): a correct answer that is refused is an error.
+    """
+
+    detector: str
+    fpr: Share  # that was asked for
+    threshold: Number  # of the score, above which an answer is refused
+    held_out: Count  # clean images on which the threshold was chosen
+    held_out_rejected: Count
+    clean: Accuracy  # without the detector
+    clean_rejected: Count  # of the clean images that are evaluated
+    correct_rejected: Count  # of those, how many are classified correctly
+    caught: Count  # strongest attempts on robust samples that are misclassified and refused
+
+
+@dataclass
 class Check:
     """A self-check of the evaluation."""
 
@@ -49,7 +68,7 @@ class Sample:
 
     index: Count  # in the split
     label: Count
-    clean: Count | None  # None: the logits named no class (NaN), which is a wrong answer
+    clean: Count | None  # None: the logits named no class (NaN), or it was refused: an error
     adversarial: Count | None  # of the verified adversarial example; the clean prediction where there is none
     broken_by: str | None  # the first attack of the cascade that broke it
     distance: Distance | None  # of that example, in the threat model's norm
