@@ -35,18 +35,17 @@ def apgd_reject(
 
     Attacking both at once is what Carlini and Wagner 2017 (arXiv:1705.07263) ask of an evaluation; the ascent is that of Croce
     and Hein 2020 (arXiv:2003.01690). The margin is the DLR's, cut off at 0.2, the score is in deviations of clean images'
-    scores. weight: of the score in the first restart; a tenth and ten times of it in the next two. detector: of
-    `--detector` or `evaluate(detector=)`.
+    scores. weight: of the score in the first restart; a tenth and ten times of it in the next two. detector: that of
+    `evaluate`; without one every answer is accepted.
     """
-    if detector is None:
-        raise InputError("apgd_reject attacks a model with a detector: give `detector` to evaluate, or take apgd_ce")
     if restarts < 1 or not weight > 0:
         raise InputError(f"apgd_reject(restarts={restarts}, weight={weight}): give 1 or more, and a weight above 0")
 
     def both(images: Tensor) -> Tensor:
         """N,K+1: the logits, then the detector's excess."""
         logits = model(images)
-        return torch.cat([logits, detector.excess(images, logits)[:, None]], 1)
+        refused = logits.new_full((len(logits),), -torch.inf) if detector is None else detector.excess(images, logits)
+        return torch.cat([logits, refused[:, None]], 1)
 
     result, left = x.clone(), torch.arange(len(x), device=x.device)
     for restart in range(restarts):
