@@ -92,11 +92,13 @@ def under_noise(model, examples, passes=50):
 
 @pytest.mark.slow
 def test_standard_overrates_a_random_model_and_rand_does_not(sure):
+    """By what one pass makes of their images: whether `standard` counts an image as broken is chance, for each pass is."""
     model, (x, y) = Phase(sure), samples(60)
+    torch.manual_seed(1)
     standard = robustcls.evaluate(model, x, y, "linf:0.15", suite="standard")
     rand = robustcls.evaluate(model, x, y, "linf:0.15", suite="rand")
-    assert rand.under_noise.robust.value < standard.robust.accuracy - 0.05
-    assert under_noise(model, rand.examples) < under_noise(model, standard.examples) - 0.05
+    assert under_noise(model, rand.examples) < under_noise(model, standard.examples) - 0.08
+    assert rand.under_noise.robust.value == pytest.approx(under_noise(model, rand.examples), abs=0.04)
     told = next(check for check in standard.checks if check.id == "random_output")
     assert told.status == "fail"
     assert (
