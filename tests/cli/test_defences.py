@@ -41,7 +41,8 @@ def test_a_model_without_gradients_is_told_what_to_paste_and_falls(cli):
     assert pasted[2] == f"straight_through({HERE}:coarse, layer=levels)"
     assert cli(*pasted, *attack).status == 0
     looks, falls = (Evaluation.load(f"evaluation{name}.json") for name in ("", "-straight_through"))
-    assert falls.robust.accuracy < looks.robust.accuracy - 0.2
+    assert looks.robust.accuracy == looks.clean.accuracy
+    assert falls.robust.accuracy < looks.robust.accuracy - 0.1
 
 
 def test_wrappers_nest_and_go_around_a_checkpoint(cli, home):
