@@ -7,12 +7,14 @@ from torch import nn
 import robustcls
 from robustcls.core.detector import Detector, make_detector
 from robustcls.core.errors import InputError
+from robustcls.core.gradients import frozen
 from robustcls.core.losses import NO_ANSWER
+from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
 from robustcls.models.wrappers.averaged import averaged
 from robustcls.results.policy import Policy, judge
 from robustcls.results.records import Evaluation
-from tests.helpers.eval_models import Masked, train_digits, train_linear
+from tests.helpers.eval_models import Masked, make_engine, train_digits, train_linear
 
 
 class Phase(nn.Module):
@@ -138,6 +140,19 @@ def test_the_same_seed_gives_the_same_verdict(sure):
     assert first.under_noise == second.under_noise
     other = robustcls.evaluate(averaged(Phase(sure), draws=3), x, y, "linf:0.1", attacks="pgd(steps=3)", seed=2)
     assert not torch.equal(first.examples.x_adv, other.examples.x_adv)
+
+
+def test_a_batch_draws_the_same_whatever_ran_before_it(sure):
+    """As it must where an evaluation is resumed, or shared by processes."""
+    (x, y), found = samples(12), []
+    for rows in (torch.arange(12), torch.arange(6, 12)):
+        model = averaged(Phase(sure), draws=2)
+        with frozen(model):
+            engine = make_engine(model, x, y, ThreatModel("linf", 0.1), batch_size=6)
+            found.append(list(engine.attack("pgd(steps=3)", rows, engine.threat, (0,)))[-1])
+    whole, alone = found
+    assert torch.equal(whole.x_adv, alone.x_adv)
+    assert torch.equal(whole.margin, alone.margin)
 
 
 def test_no_sample_leaves_an_attack_on_one_lucky_draw(sure):
