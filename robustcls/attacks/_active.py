@@ -1,10 +1,11 @@
 """The samples that an attack still works on. One that it has won leaves: the steps that it no longer needs are most of
 the cost."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustcls.attacks._goal import Goal
 
@@ -43,7 +44,7 @@ class Active:
 class Restarts:
     """Of each sample the attempt that came closest to the goal, and the samples still worth another."""
 
-    def __init__(self, model: nn.Module, x: Tensor, goal: Goal, early_stop: bool) -> None:
+    def __init__(self, model: Callable[[Tensor], Tensor], x: Tensor, goal: Goal, early_stop: bool) -> None:
         """early_stop: a sample is not worth another attempt once one has succeeded."""
         self.model, self.goal, self.early_stop = model, goal, early_stop
         self.x_adv, self.closeness = x.clone(), torch.full((len(x),), -torch.inf, device=x.device)

@@ -192,7 +192,7 @@ class _Sparse(_Active):
 class Ascent:
     """The maximisation of a loss: of logits, y and, where given, a second label (N)."""
 
-    model: nn.Module
+    model: Callable[[Tensor], Tensor]
     threat: ThreatModel
     goal: Goal
     loss: Loss

@@ -112,6 +112,8 @@ def check_attacks(attacks: Sequence[NamedAttack], subject: Subject, eps_grid: Se
                 f"{attack.text} keeps the label, so it says nothing of accuracy: "
                 f"give it to `robustcls explain --attack {quote(attack.text)}`"
             )
+        if attack.takes("detector") and subject.detector is None:
+            raise InputError(f"{attack.text} attacks a model with a detector: give `detector`, or take apgd_ce")
         if traits.gradients and not getattr(subject.source, "differentiable", True):
             why = getattr(getattr(subject.source, "net", None), "no_gradient", "")
             raise InputError(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from robustcls.core.losses import predict_labels
+from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attacks, name_attacks
 from robustcls.evaluation.engine import AttackError, Engine, TimeUp
 from robustcls.evaluation.examples import Examples
@@ -53,7 +53,8 @@ def run_cascade(
     An attack that fails on an error of its own, or is stopped, is recorded with it, and the next one goes on.
     """
     every, x, y = as_attacks(attacks), engine.x, engine.y
-    clean, names = predict_labels(engine.logits), name_attacks(every)
+    # A clean image that is refused an answer is an error, as one without an answer is.
+    clean, names = predict_labels(engine.logits).masked_fill(engine.rejected, NO_ANSWER), name_attacks(every)
     outcome = Outcome(
         x=x, y=y, index=engine.subject.index, clean=clean, x_adv=x.clone(), adversarial=clean.clone(),
         distance=torch.zeros(len(y)), margin=torch.full((len(y),), -torch.inf), breaker=torch.full_like(y, -1),

@@ -23,6 +23,7 @@ from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attack
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.verify import Attempts, join, verify
+from robustcls.models.wrappers.averaged import averaged_in, restart
 from robustcls.runtime.fused import Counted, FusedModel, make_search_model
 from robustcls.runtime.memory import OomSafeBatches
 from robustcls.runtime.predict import predict
@@ -65,6 +66,7 @@ class Engine:
         self.device = device_of(self.subject.model)
         self.parts = OomSafeBatches(self.batch_size)
         self.model = Counted(self.subject.model)  # whose verdict counts
+        restart(self.subject.model, self.seed)
         # Whose gradients the attacks follow.
         self.source = self.model if self.subject.surrogate is None else Counted(self.subject.source)
 
@@ -72,6 +74,14 @@ class Engine:
     def logits(self) -> Tensor:
         """N,K on the clean images."""
         return predict(self.model, self.x, self.parts)
+
+    @cached_property
+    def rejected(self) -> Tensor:
+        """N, bool: clean images that the detector refuses an answer; none without one."""
+        if (detector := self.subject.detector) is None:
+            return torch.zeros(len(self.y), dtype=torch.bool)
+        pairs = zip(self.x.split(self.parts.size), self.logits.split(self.parts.size), strict=True)
+        return torch.cat([detector.rejects(x.to(self.device), logits.to(self.device)).cpu() for x, logits in pairs])
 
     @cached_property
     def others(self) -> Any:
@@ -88,10 +98,11 @@ class Engine:
         return [search, self.source] if again else [search]
 
     def prepare(self, attack: AttackLike) -> NamedAttack:
-        """The attack as it runs here: a sample leaves it once an example is found, unless that must fool another model."""
+        """The attack as it runs here: a sample leaves it once an example is found, unless that must fool another model, or
+        other draws of a random one."""
         attack = as_attack(attack)
         if "early_stop" in attack.options and "early_stop" not in attack.given:
-            return attack.but(early_stop=self.subject.surrogate is None)
+            return attack.but(early_stop=self.subject.surrogate is None and not averaged_in(self.subject.model))
         return attack
 
     def attack(
@@ -157,6 +168,7 @@ class Engine:
         x, y = self.x[indices].to(self.device), self.subject.source_y[indices].to(self.device)
         searched = whole_levels(threat) if takes_eight_bits(self.model) else threat
         best = None
+        restart(self.subject.model, self.seed, *stream, int(indices[0]))  # a batch draws the same wherever it runs
         # Of a nearest example the distance counts too, which low precision blurs.
         for search in searches[-1:] if attack.traits.minimum_norm else searches:
             rows = torch.arange(len(indices)) if best is None else (~best.success).nonzero().squeeze(1)
@@ -165,6 +177,8 @@ class Engine:
             begin: dict[str, Any] = {} if start is None else {"start": start[indices[rows]].to(self.device)}
             if attack.takes("others"):
                 begin["others"] = self.others
+            if attack.takes("detector"):
+                begin["detector"] = self.subject.detector
             if attack.takes("generator"):
                 begin["generator"] = SampleGenerator.of(
                     self.subject.index[indices[rows]], mix(self.seed, *stream), self.device
@@ -200,7 +214,10 @@ class Engine:
     def _verify(self, x_adv: Tensor, indices: Tensor, threat: ThreatModel) -> Attempts:
         size = self.parts.size
         return join([
-            verify(self.model, part, self.x[rows].to(self.device), self.y[rows].to(self.device), threat, rows)
+            verify(
+                self.model, part, self.x[rows].to(self.device), self.y[rows].to(self.device), threat, rows,
+                self.subject.detector,
+            )
             for part, rows in zip(x_adv.split(size), indices.split(size), strict=True)
         ])  # fmt: skip
 

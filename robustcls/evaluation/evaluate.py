@@ -23,8 +23,10 @@ from robustcls.evaluation.engine import Engine, Over, never
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.pace import Pace
 from robustcls.evaluation.plan import Plan
+from robustcls.evaluation.rejection import under_detector
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.two_classes import tell_apart
+from robustcls.evaluation.under_noise import accuracy_under_noise
 from robustcls.models.remote import remote_of
 from robustcls.results.balance import balanced_of, two_classes_of
 from robustcls.results.records import Accuracy, Check, CurvePoint, Evaluation, Provenance, Service, Threat
@@ -166,6 +168,8 @@ def _record(
         profile=plan.profile,
         not_run=dict(plan.not_run),
         reduced=dict(plan.reduced),
+        rejection=under_detector(engine, outcome),
+        under_noise=accuracy_under_noise(engine, outcome),
     )
     evaluation.balanced = balanced_of(evaluation)
     evaluation.two_classes = two_classes_of(evaluation, plan.positive)

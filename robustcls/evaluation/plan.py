@@ -24,7 +24,12 @@ from robustcls.evaluation.curves import choose_grid
 from robustcls.evaluation.explain import supported_methods
 from robustcls.evaluation.profiles import PROFILES
 from robustcls.evaluation.subject import Subject
+from robustcls.evaluation.suites import DRAWS
+from robustcls.evaluation.under_noise import average
+from robustcls.models.wrappers.averaged import averaged_in
 from robustcls.results.balance import find_positive
+
+JOINT = "apgd_reject"  # on the model and its detector at once
 
 
 @dataclass
@@ -64,11 +69,21 @@ def make_plan(
 ) -> Plan:
     """The plan of attacks, or of a suite, `fast` unless given. Raises InputError for what the subject does not allow.
 
+    A suite for random models makes the subject's model the mean of its draws.
+
     Args:
         eps_grid: radii, `auto`, or a list such as `0,2/255`.
         checks: `all` adds the self-checks that attack; or those to add.
     """
+    if subject.detector is not None and attacks is None:  # attacked as it is, too
+        attacks, suite = [suite or "fast", JOINT], None
     chosen, kind = choose_attacks(attacks, suite, subject.threat.norm)
+    if draws := max((DRAWS.get(one, 0) for one in kind.split(", ")), default=0):
+        subject.model = average(subject.model, draws)
+    if subject.detector is not None and averaged_in(subject.model):
+        raise InputError(
+            "a detector beside a random model is not evaluated: leave out `detector`, or the suite and wrapper"
+        )
     grid = choose_grid(eps_grid, subject.threat, chosen)
     if positive is not None:
         find_positive(positive, subject.two_labels, subject.model_record, subject.data_record)

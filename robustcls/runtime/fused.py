@@ -4,6 +4,7 @@ Adversarial images found on the copy are proposals, which the fp32 model verifie
 """
 
 import copy
+import math
 import sys
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from robustcls.core.classifier import check_logits, device_of, dtype_of, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import finite, frozen
+from robustcls.core.logits import Wrapper
 from robustcls.runtime.device import DTYPES, autocast, exact_fp32
 
 Layer = nn.Conv2d | nn.Linear
@@ -30,6 +32,7 @@ class _Watched(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.forwards = self.backwards = 0
+        self.wrappers: list[Wrapper] = []  # whose passes are several of the model inside
         self._not_finite: int | Tensor = 0
         self.odd: Tensor = torch.zeros(0)  # N, bool: images of the latest pass whose gradient was not finite somewhere
 
@@ -52,7 +55,11 @@ class _Watched(nn.Module):
         return finite(grad)
 
     def _count(self, grad: Tensor) -> None:
-        self.backwards += len(grad)
+        self.backwards += len(grad) * self._repeats()
+
+    def _repeats(self) -> int:
+        """Passes of the model inside for one of this one."""
+        return math.prod(one.repeats for one in self.wrappers)
 
 
 class FusedModel(_Watched):
@@ -178,10 +185,11 @@ class Counted(_Watched):
         super().__init__()
         self.model = model
         self.dtype = dtype_of(model)
+        self.wrappers = [one for one in model.modules() if isinstance(one, Wrapper)]
         self.channels_last = any(p.ndim == 4 and not p.is_contiguous() for p in model.parameters())
 
     def forward(self, x: Tensor) -> Tensor:
-        self.forwards += len(x)
+        self.forwards += len(x) * self._repeats()
         images = x.to(self.dtype, copy=True)
         mixed = self.channels_last or not images.is_contiguous()
         with uncompiled(), exact_fp32():
@@ -199,6 +207,8 @@ def make_search_model(model: nn.Module, precision: str, x: Tensor, *, compiled: 
     for a copy that was to be compiled and cannot be.
     """
     if not getattr(model, "differentiable", True):  # it runs elsewhere: there is nothing to fold, and often no copy
+        return Counted(model)
+    if any(isinstance(one, Wrapper) for one in model.modules()):  # it may be random, or have gradients of its own
         return Counted(model)
     with torch.no_grad(), frozen(model):
         expected = Counted(model)(x)
