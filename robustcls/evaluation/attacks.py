@@ -37,6 +37,11 @@ class NamedAttack:
     def traits(self) -> Traits:
         return traits_of(self.function)
 
+    @property
+    def continues(self) -> bool:
+        """Whether it begins in a cascade with the strongest attempts of the attacks before, as its options ask for it."""
+        return self.options.get("within", 1) < 1 or self.options.get("look", 0) > 0
+
     def takes(self, keyword: str) -> bool:
         return takes(self.function, keyword)
 

@@ -71,7 +71,8 @@ def run_cascade(
         tried, lost, outside = torch.zeros_like(met), 0, 0
         wrap = iter if progress is None else partial(_show, progress, name, met, outcome, number)
         try:
-            for attempts in engine.attack(attack, met.nonzero().squeeze(1), engine.threat, (number,), progress=wrap):
+            rows, start = met.nonzero().squeeze(1), outcome.x_adv if attack.continues else None
+            for attempts in engine.attack(attack, rows, engine.threat, (number,), start=start, progress=wrap):
                 _take(outcome, attempts, number)
                 tried[attempts.indices] = True
                 lost += attempts.lost

@@ -1,8 +1,17 @@
 import pytest
 import torch
 
-from robustcls.attacks.apgd import targeted_dlr
-from robustcls.core.losses import NO_ANSWER, cross_entropy, dlr, kl, margin, predict_labels, tie_scale
+from robustcls.core.losses import (
+    NO_ANSWER,
+    cross_entropy,
+    dlr,
+    kl,
+    margin,
+    predict_labels,
+    prob_margin,
+    targeted_dlr,
+    tie_scale,
+)
 
 CLASSES = (2, 3, 4, 10)
 
