@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--suites", default="fast 1,fast 2,standard")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--time", action="store_true")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     rows = json.loads(asked.out.read_text()) if asked.out.exists() else []
     torch.set_num_threads(1)
     for given in asked.models:

@@ -95,6 +95,17 @@ def name_attacks(attacks: Sequence[AttackLike]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} #{names[: i + 1].count(name)}" for i, name in enumerate(names)]
 
 
+def names_suite(given: object) -> bool:
+    """Whether it names a suite, with options or without: `fast`, `fast(version=1)`."""
+    return isinstance(given, str) and given.strip().partition("(")[0] in plugins.names("suite")
+
+
+def suite_versions(given: Sequence[object]) -> dict[str, int]:
+    """The version of each suite among them, by its name."""
+    suites = [str(one).strip() for one in given if names_suite(one)]
+    return {one.partition("(")[0]: plugins.resolved("suite", one).get("version", 1) for one in suites}
+
+
 def suite_attacks(suite: str, norm: str) -> list[str]:
     """The attack specs of a suite under a norm. Raises InputError for an unknown one."""
     return plugins.load("suite", suite)(norm)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from pydantic.dataclasses import dataclass
 
+from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.measures import measures, with_fields
 from robustcls.core.threat import BALL, parse_eps
@@ -68,6 +69,7 @@ class Evaluation(JsonFile):
     two_classes: TwoClasses | None = None
     license: str = ""  # of the model, as its owner states it: an SPDX identifier
     artefact: "Artefact | None" = None  # of a model that is an exported file
+    suites: dict[str, int] = field(default_factory=dict)  # the version of each suite that was run; see `suite_versions`
 
     # Of one that was just made, in memory. No field, for no file holds them: None of one that was loaded.
     examples = cast("Examples", None)
@@ -103,6 +105,12 @@ class Evaluation(JsonFile):
         self._check_samples()
         self._check_attacks()
         self._check_radii()
+
+    @property
+    def suite_versions(self) -> dict[str, int]:
+        """The version of each suite that was run, by its name. Evaluations that name none are older: version 1."""
+        named = self.robust.kind.removeprefix("upper bound: ").partition(";")[0].split(", ")
+        return self.suites or {one: 1 for one in named if one in plugins.names("suite")}
 
     def _check_totals(self) -> None:
         clean, robust, samples = self.clean, self.robust, self.samples
