@@ -181,7 +181,7 @@ class Ascent:
     ) -> Tensor:
         """The best run of each sample, of one for each of the second labels `others` in each restart.
 
-        least: of a restart (1, 2, ...) the closeness to the goal, N, below which a sample gets no further one.
+        least: of a restart (0, 1, ...) the closeness to the goal, N, below which a sample gets no further one.
         """
         if restarts < 1 or self.steps < 1:
             raise InputError(f"apgd(steps={self.steps}, restarts={restarts}): give 1 or more of each")
@@ -197,7 +197,7 @@ class Ascent:
                 if restarts == len(others) == 1 and least is None:  # nothing to compare it with
                     return x_adv
                 runs.add(x_adv)
-            if least is not None and restart > 0:
+            if least is not None:
                 runs.give_up_below(least(restart))
         return runs.x_adv
 

@@ -112,11 +112,14 @@ def prob_margin(logits: Tensor, y: Tensor) -> Tensor:
     """
     logits, y = logits.float(), y[:, None]
     top = logits.scatter(1, y, -torch.inf).argmax(1, keepdim=True)  # of the wrong classes
+    lead = (logits.gather(1, top) - logits.gather(1, y)).squeeze(1)
     twice = torch.full_like(logits[:, :1], math.log(2))
     # 1 + m is the probability of all classes but y with that of the top one twice, 1 - m that of all but it with p_y twice.
     above = logits.scatter(1, y, -torch.inf).scatter_add(1, top, twice).logsumexp(1)
     below = logits.scatter(1, top, -torch.inf).scatter_add(1, y, twice).logsumexp(1)
-    return above - below
+    # Of two near numbers the difference is lost, but 2m / (1 - m) = 2 (exp(lead) - 1) p_y / (1 - m) is exact there.
+    ratio = 2 * lead.clamp(-1, 1).expm1() * (logits.gather(1, y).squeeze(1) - below).exp()
+    return torch.where(lead.abs() < 1, ratio.log1p(), above - below)
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:

@@ -13,10 +13,9 @@ _STANDARD = {
 _FAST = {
     1: ["apgd_ce(steps=20)", "apgd_t(steps=20, targets=3, restarts=8, closest=0.5)"],
     2: [
-        "apgd_t(steps=20, targets=1, order='distance')",
+        "malt(steps=20, targets=1)",
         "apgd_pm(steps=20)",
-        "apgd_t(steps=20, targets=2, skip=1, order='distance', within=0.5)",
-        "apgd_t(steps=20, targets=2, skip=1, order='distance', restarts=2, within=0.25)",
+        "malt(steps=20, targets=2, skip=1, restarts=3, within=0.5)",
         "square(p_init=0.1, look=50)",
     ],
 }

@@ -46,7 +46,7 @@ class RefinedModel(FusedModel):
 def close_calls(logits: Tensor) -> Tensor:
     """Where the first two logits lie within CLOSE of the largest magnitude, or where one is not finite: N, bool."""
     first, second = logits.topk(2, dim=1).values.unbind(1)
-    largest = logits.abs().nan_to_num(nan=torch.inf).masked_fill(logits == -torch.inf, 0).amax(1)
+    largest = logits.abs().nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill(logits == -torch.inf, 0).amax(1)
     return ~(first - second > CLOSE * largest)
 
 
