@@ -247,8 +247,8 @@ def evaluate(
             eps_grid: radii of a security curve, or `auto`.
             checks: `passive` (the default: no attack, or a short one on few samples), `all`, or functions of your own.
             transfer_from: a model, or the spec of one, on which the examples are crafted.
-            precision: `auto` (fp32), `fp32`, `bf16`, `fp16`: for speed alone; an adversarial example counts only when the
-            fp32 model misclassifies it. compile: of the model, by torch.compile.
+            precision: `auto` (bf16 where it is faster), `fp32`, `bf16`, `fp16`: for speed alone; an adversarial example
+            counts only when the fp32 model misclassifies it. compile: of the model, by torch.compile.
             positive: of two classes, the one that sensitivity is about, by its label or name; the second unless given.
             data_note, intended_use, license: are kept in the record.
             examples, maps_n, curves_n, minimum_n, corruptions_n: samples of a gallery, of measures of attribution maps, of

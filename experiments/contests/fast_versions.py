@@ -63,13 +63,28 @@ def table(rows: list[dict[str, Any]]) -> str:
             n, least = mine[0]["n"], len(whole[0]["robust"]) if whole else None
             mean = [statistics.mean(len(pair[side]["robust"]) for pair in pairs) for side in (0, 1)]
             over = max(len(two["robust"]) - len(one["robust"]) for one, two in pairs)
-            share = [sum(two[key] for _, two in pairs) / sum(one[key] for one, _ in pairs) for key in ("passes", "cpu_seconds")]
+            share = [
+                sum(two[key] for _, two in pairs) / sum(one[key] for one, _ in pairs)
+                for key in ("passes", "cpu_seconds")
+            ]
             above = "" if least is None else f"{100 * (max(len(two['robust']) for _, two in pairs) - least) / n:+.1f}"
             lines.append((
                 name, precision, f"{n}", f"{len(pairs)}", f"{mean[0]:.1f}", f"{mean[1]:.1f}", f"{over:+d}",
                 "" if least is None else f"{least}", above, *(f"{one:.0%}" for one in share),
             ))  # fmt: skip
-    head = ("model", "search", "n", "seeds", "fast 1", "fast 2", "worst seed", "standard", "points above it", "passes", "CPU seconds")
+    head = (
+        "model",
+        "search",
+        "n",
+        "seeds",
+        "fast 1",
+        "fast 2",
+        "worst seed",
+        "standard",
+        "points above it",
+        "passes",
+        "CPU seconds",
+    )
     return markdown(head, lines)
 
 
@@ -92,9 +107,16 @@ def main() -> None:
         threat = robustcls.ThreatModel.parse(f"linf:{eps}")
         for seed in range(asked.seeds):
             for suite in asked.suites.split(","):
-                key = {"model": name, "eps": eps, "n": len(y), "suite": suite, "seed": seed, "precision": asked.precision}
+                key = {
+                    "model": name,
+                    "eps": eps,
+                    "n": len(y),
+                    "suite": suite,
+                    "seed": seed,
+                    "precision": asked.precision,
+                }
                 known = next((row for row in rows if row.items() >= key.items()), None)
-                if suite == "standard" and (seed > 0 or asked.time) or known and not asked.time:
+                if (suite == "standard" and (seed > 0 or asked.time)) or (known and not asked.time):
                     continue
                 found = run(model, x, y, threat, suite, seed, asked.precision)
                 if known is None:

@@ -39,7 +39,6 @@ def apgd_t(
         logits = model(x)
     others, way = list(wrong_classes(logits, y)[:, :targets].T), dlr(logits, y)  # below 0 for what is right
 
-
     def least(restart: int) -> Tensor:
         return closest ** ((restart + 1) / 2) * way if restart > 0 else torch.full_like(way, -torch.inf)
 

@@ -25,9 +25,9 @@ from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.verify import Attempts, join, verify
 from robustcls.runtime.fused import Counted, FusedModel
-from robustcls.runtime.search import make_search_model
 from robustcls.runtime.memory import OomSafeBatches
 from robustcls.runtime.predict import predict
+from robustcls.runtime.search import make_search_model
 from robustcls.runtime.world import World
 
 COMPARED = 32  # samples on which the search model must agree with the model
@@ -193,7 +193,9 @@ class Engine:
     def _claims(self, x_adv: Tensor, y: Tensor) -> Tensor:
         """What the first of the searches takes for examples: N, bool, on the CPU."""
         parts = zip(x_adv.split(self.parts.size), y.split(self.parts.size), strict=True)
-        return torch.cat([misclassified(self.searches[0](part.to(self.device)), labels).cpu() for part, labels in parts])
+        return torch.cat(
+            [misclassified(self.searches[0](part.to(self.device)), labels).cpu() for part, labels in parts]
+        )
 
     @contextmanager
     def _in_time(self, search: nn.Module) -> Iterator[None]:

@@ -169,7 +169,7 @@ def _is_suite(spec: str) -> bool:
 def _check_attack(spec: str) -> None:
     """Raises InputError for neither a suite nor an attack; of an attack from elsewhere only the way it is written counts."""
     if _is_suite(spec):
-        plugins.load("suite", spec)
+        plugins.load("suite", spec)("linf")  # which names a version that is not known
         return
     parsed = plugins.parse("attack", spec)
     known = {one.name: one for one in plugins.describe("attack")}

@@ -116,7 +116,7 @@ class FusedModel(_Watched):
 
         any_size: batches shrink as samples are misclassified, and must not be compiled for each size.
         """
-        torch._functorch.config.donated_buffer = False  # type: ignore[attr-defined]  # several gradients of one pass
+        torch._functorch.config.donated_buffer = False  # several gradients of one pass
         self.copy.compile(mode="reduce-overhead" if cuda_graphs else None, dynamic=any_size or None)
         self.compiled, self.replayed = True, cuda_graphs
 

@@ -100,7 +100,8 @@ def faster_precision(model: nn.Module, x: Tensor) -> str:
         exact, refined = (make_search_model(model, precision, x) for precision in ("fp32", "bf16"))
         if not isinstance(refined, RefinedModel):  # bf16 does not agree with the model, or cannot be run
             return "fp32"
-        y, seconds = predict_labels(exact(x)).clamp_min(0), {exact: [], refined: []}
+        y = predict_labels(exact(x)).clamp_min(0)
+        seconds: dict[nn.Module, list[float]] = {exact: [], refined: []}
         for _ in range(ROUNDS + 1):
             for search, times in seconds.items():
                 began = time.perf_counter()

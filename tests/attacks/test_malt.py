@@ -102,7 +102,8 @@ def test_scaled_logits_break_the_same(attack, scale):
 
     net, x, y = trained_on_digits(200)
     left = [
-        int((model(robustcls.attack(model, x, y, "linf:0.12", attack)).argmax(1) == y).sum()) for model in (net, Scaled())
+        int((model(robustcls.attack(model, x, y, "linf:0.12", attack)).argmax(1) == y).sum())
+        for model in (net, Scaled())
     ]
     assert 0.1 * len(y) < left[0] < 0.9 * len(y)
     # The ratio of malt is the same; the probability margin becomes that of the logits, which is a little weaker here.
