@@ -15,8 +15,9 @@ _FAST = {
     2: [
         "malt(steps=20, targets=1)",
         "apgd_pm(steps=20)",
-        "malt(steps=20, targets=2, skip=1, restarts=3, within=0.5)",
+        "malt(steps=20, targets=3, skip=1, restarts=6, within=0.4)",
         "square(p_init=0.1, look=50)",
+        "square(p_init=0.1, look=200, within=0.1)",
     ],
 }
 
