@@ -12,7 +12,7 @@ from robustcls.attacks._nearest import others_of
 from robustcls.core import plugins
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
 from robustcls.core.draws import Draws, SampleGenerator
-from robustcls.core.eight_bits import rounded, rounded_inside, takes_eight_bits, whole_levels
+from robustcls.core.eight_bits import note_on_levels, rounded, rounded_inside, takes_eight_bits, whole_levels
 from robustcls.core.errors import InputError, unknown
 from robustcls.core.gradients import frozen, kept_from
 from robustcls.core.progress import follow
@@ -55,7 +55,8 @@ def run_attack(
     # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
     with torch.inference_mode(False), frozen(model):
         x = images.detach().to(device, torch.float32, copy=True)
-        eight_bits = takes_eight_bits(model)  # what it is sent is what counts
+        if eight_bits := takes_eight_bits(model):  # what it is sent is what counts
+            note_on_levels(threat)
         x, searched = (rounded(x), whole_levels(threat)) if eight_bits else (x, threat)
         y = labels.detach().to(device, torch.int64, copy=True)
         fp32 = Counted(model)

@@ -82,6 +82,7 @@ def main(
     with suppress(OSError):  # where the folder is gone
         if "" not in sys.path and os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())  # so that module:callable is found in it, as by `python -m robustcls`
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows its code
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -102,6 +103,17 @@ def main(
     _drop_unwritten(sys.stdout)
     _drop_unwritten(sys.stderr)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _open_closed_streams() -> None:
+    """Standard streams that were closed, as by `2>&-`, lead nowhere, and no file or socket gets their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        if nowhere == number:
+            os.set_inheritable(nowhere, True)
+        setattr(sys, name, os.fdopen(nowhere, "w" if number else "r", encoding="utf-8"))
 
 
 @contextmanager

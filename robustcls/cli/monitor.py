@@ -87,6 +87,8 @@ def _show(url: str, policy_file: str | None, watch: float | None) -> int:
     policy, others = ServicePolicy.load(policy_file) if policy_file else (ServicePolicy(), [])
     if others:
         note(f"not asked of a service but of its evaluation, by robustcls gate: {', '.join(others)}")
+    if policy_file and policy.is_empty:
+        note(f"{policy_file} asks for nothing of a service" + (": norm and eps need min_robust" if policy.norm else ""))
     url = base_of(url)
     if watch is None:
         return _print(url, read(url), None, policy)

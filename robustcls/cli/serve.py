@@ -32,6 +32,9 @@ def command(flags: dict, config_file: str | None, models: tuple[str, ...]) -> No
       curl -s http://127.0.0.1:8080/v2/models/artefact
     """
     config = build(ServeConfig, flags, config_file)
+    from robustcls.serving.model import check_names
+
+    check_names(models)
     try:
         from robustcls.serving.server import serve
 

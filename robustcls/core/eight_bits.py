@@ -3,6 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
+from robustcls.core.errors import InputError
 from robustcls.core.threat import BALL, ThreatModel
 
 if TYPE_CHECKING:
@@ -27,6 +28,20 @@ def whole_levels(threat: ThreatModel) -> ThreatModel:
     if threat.norm != "linf":
         return threat
     return threat.at(math.floor((threat.eps + BALL) * LEVELS) / LEVELS)
+
+
+def note_on_levels(threat: ThreatModel) -> str:
+    """What whoever attacks in 8 bits must know of the ball; "" where it is searched as it is. Raises InputError where it holds
+    nothing but the image itself."""
+    if threat.eps + BALL < 1 / LEVELS:  # in any norm: one level of one value
+        raise InputError(
+            f"`eps={threat.eps_text}` is less than a grey level, and the model takes images in 8 bits, of which none but the "
+            "clean image lies in that ball: give 1/255 or more"
+        )
+    searched = whole_levels(threat)
+    if abs(searched.eps - threat.eps) <= BALL:
+        return ""
+    return f"attacks search in {searched}, the whole grey levels within {threat}: the model takes images in 8 bits"
 
 
 def rounded_inside(x_adv: "Tensor", x: "Tensor", threat: ThreatModel) -> "Tensor":

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustcls.core.class_files import read_listing
 from robustcls.core.class_map import match_classes
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of, sees
-from robustcls.core.eight_bits import rounded, takes_eight_bits
+from robustcls.core.eight_bits import note_on_levels, rounded, takes_eight_bits
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.logits import unwrapped
@@ -123,7 +123,9 @@ def make_subject(
     with torch.inference_mode(False):
         x = images.detach().to("cpu", torch.float32, copy=images.is_inference())
         y = labels.detach().to("cpu", torch.int64, copy=labels.is_inference())
-        x = rounded(x) if takes_eight_bits(model) else x
+        if takes_eight_bits(model):
+            note_on_levels(threat)
+            x = rounded(x)
         outputs = _count_outputs(model, x, y)
         named, sha256 = (name or service.url, service.sha256) if service else (name, "")
         record = describe_model(model, named, sha256, num_classes=outputs, note=taken)
@@ -186,6 +188,8 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
     loaded, mapped, record, said = _fit(source, images, options, shared=shared or transfer_from is not None)
     whose = "" if options.data else f", from {Path(spec).name}" if source.meta else ", the default"
     notes = [*said, *notes]
+    if takes_eight_bits(loaded.model) and (line := note_on_levels(threat)):
+        notes.append(line)
     notes.append(f"data {data_spec}{whose}, split {options.split}: {len(images)} of {images.available} samples")
     if images.note:
         notes.append(images.note)

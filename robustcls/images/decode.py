@@ -53,7 +53,14 @@ class Form(NamedTuple):
 
 
 class Unscaled(InputError):
-    """An image whose values do not say which of them is white: not damaged, so not to be skipped."""
+    """An image whose values do not say which of them is white: not damaged, so not to be skipped.
+
+    largest: of its values, and 1 at least.
+    """
+
+    def __init__(self, text: str, largest: float) -> None:
+        super().__init__(text)
+        self.largest = largest
 
 
 def decode_image(
@@ -108,10 +115,7 @@ def _eight_bit(image: Any, scale: float | None, remarks: Remarks) -> Any:
     if low < 0 or high > white:
         if scale is None:
             what = "whole numbers" if whole else "float pixels"
-            raise Unscaled(
-                f"{what} from {low:g} to {high:g}, not in 0..{white:g}: say which value is white, such as "
-                f"folder:PATH(scale={max(high, 1):g})"
-            )
+            raise Unscaled(f"{what} from {low:g} to {high:g}, not in 0..{white:g}", max(high, 1))
         remarks["clipped"] = 0
     remarks["scaled" if scale is not None else DEEP if whole else FLOAT] = high
     return Image.fromarray((values.clip(0, white) * (255 / white)).round().astype(numpy.uint8))

@@ -43,9 +43,12 @@ def check_header(content: bytes, *, max_pixels: int, formats: Collection[str]) -
         InputError: what was found and what is allowed, in a line.
     """
     allowed = sorted(name for name in HEADERS if name in formats and (name != "DICOM" or _has_pydicom()))
+    if not formats:
+        raise InputError("this model takes no encoded images: send pixels")
     name = next((name for name in allowed if HEADERS[name].recognise(content)), None)
     if name is None:
-        raise InputError(f"{_what(content)}: send one of {', '.join(allowed) or 'no format at all'}")
+        which = f"one of {', '.join(allowed)}" if allowed else "pixels"
+        raise InputError(f"{_what(content)}: send {which}")
     try:
         early = HEADERS[name].examine(content)
         if early is not None:

@@ -65,6 +65,11 @@ def _read(kind: Any, text: str, name: str, writer: str) -> Any:
         raise InputError(
             f"{name} has schema {schema!r}: a newer robustcls wrote it, and this one reads {kind.schema!r}: update robustcls"
         )
+    if _is_newer(kind.schema, str(schema)):
+        raise InputError(
+            f"{name} has schema {schema!r}: an older robustcls wrote it, and this one reads {kind.schema!r}: make it anew, by "
+            f"{writer}"
+        )
     if schema != kind.schema:
         raise InputError(f"{name} has schema {schema!r}, not {kind.schema!r}: give the file that {writer} wrote")
     try:
@@ -81,7 +86,7 @@ def _read(kind: Any, text: str, name: str, writer: str) -> Any:
 def _is_newer(schema: object, known: str) -> bool:
     """Whether it is a later version of a schema: robustcls/evaluation/2, where robustcls/evaluation/1 is known."""
     (kind, _, version), (same, _, reads) = str(schema).rpartition("/"), known.rpartition("/")
-    return kind == same and version.isdecimal() and int(version) > int(reads)
+    return kind == same and version.isdecimal() and reads.isdecimal() and int(version) > int(reads)
 
 
 def _refuse(constant: str) -> None:
@@ -89,13 +94,14 @@ def _refuse(constant: str) -> None:
 
 
 def _first(error: ValidationError) -> str:
-    """`samples.2.label: '1' is not a valid integer: the file is damaged`."""
+    """`samples.2.label: '1' is not a valid integer: the file is damaged or of another version`."""
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))
     if first["type"] == "missing":
         return f"{place} is missing: the file is damaged or of another version"
     if first["type"] == "value_error":  # of `need`, which names the field
-        return f"{place}.{first['ctx']['error']}: the file is damaged"
+        return f"{place}.{first['ctx']['error']}: the file is damaged or of another version"
     return (
-        f"{place}: {first['input']!r:.40}{first['msg'].replace('Input should be', ' is not', 1)}: the file is damaged"
+        f"{place}: {first['input']!r:.40}{first['msg'].replace('Input should be', ' is not', 1)}: the file is damaged "
+        "or of another version"
     )

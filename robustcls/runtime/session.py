@@ -40,6 +40,14 @@ def open_session(path: str | Path, threads: int, providers: Iterable[str] = (CPU
         raise InputError(f"cannot read {path}: {reason:.160}: export it again") from None
 
 
+class OtherLogits(InputError):
+    """An artefact's reference logits are not reproduced; `largest` is how far they are off."""
+
+    def __init__(self, text: str, largest: float) -> None:
+        super().__init__(text)
+        self.largest = largest
+
+
 class ReferenceDifference(NamedTuple):
     """How far the logits of an artefact's reference images are here from those that were written."""
 
@@ -75,7 +83,8 @@ def read_reference(folder: str | Path, manifest: Manifest) -> tuple[NDArray[nump
 
 
 def check_reference(folder: str | Path, manifest: Manifest, run: Run) -> ReferenceDifference:
-    """Runs the reference images. Raises InputError where their logits are not within the manifest's tolerance."""
+    """Runs the reference images. Raises InputError where they cannot be, OtherLogits where they are not within the manifest's
+    tolerance."""
     pixels, logits = read_reference(folder, manifest)
     found = numpy.concatenate(
         [run(pixels[at : at + BATCH].astype(numpy.float32) / numpy.float32(255)) for at in range(0, len(pixels), BATCH)]
@@ -88,9 +97,10 @@ def check_reference(folder: str | Path, manifest: Manifest, run: Run) -> Referen
     difference = ReferenceDifference(float(abs(found - logits).max()), float(abs(logits).max()))
     if not difference.largest <= manifest.reference_tolerance * difference.largest_logit:
         flags = ", ".join(sorted(set(manifest.checked.cpu) - cpu_flags())) or "none"
-        raise InputError(
+        raise OtherLogits(
             f"{folder} does not run on this machine as where it was exported: logits of its reference images differ by "
             f"{difference.largest:.3g} (largest {difference.largest_logit:.3g}; CPU flags missing here: {flags}): export it "
-            "here, or in floating point"
+            "here, or in floating point",
+            difference.largest,
         )
     return difference

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import math
 import traceback
 from collections.abc import Awaitable, Callable
 
@@ -16,6 +15,7 @@ from starlette.routing import Route
 
 from robustcls import __version__
 from robustcls.serving import protocol
+from robustcls.serving.queue import Queue
 from robustcls.serving.refused import Refused
 from robustcls.serving.service import BODIES, Service
 
@@ -38,19 +38,31 @@ def application(service: Service) -> Starlette:
 
     views = _Views(service)
     routes = [
+        *((path + "/infer", "POST", views.infer) for path in MODEL),
         ("/v2", "GET", views.server),
         ("/v2/health/live", "GET", views.live),
         ("/v2/health/ready", "GET", views.ready),
         ("/metrics", "GET", views.metrics),
         *((path, "GET", views.model) for path in MODEL),
         *((path + "/ready", "GET", views.model_ready) for path in MODEL),
-        *((path + "/infer", "POST", views.infer) for path in MODEL),
     ]
-    return Starlette(
+    app = Starlette(
         routes=[Route(path, _timed(service, path, view), methods=[method]) for path, method, view in routes],
         exception_handlers={HTTPException: _no_route},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False
+    return app
+
+
+def infer_routes(service: Service) -> dict[bytes, tuple[Queue, str]]:
+    """The queue and the route of each path that takes images."""
+    found = {}
+    for name, versions in service.models.items():
+        found[f"/v2/models/{name}/infer".encode()] = service.find(name, None), NAME + "/infer"
+        for version, queue in versions.items():
+            found[f"/v2/models/{name}/versions/{version}/infer".encode()] = queue, MODEL[1] + "/infer"
+    return found
 
 
 class _Views:
@@ -63,6 +75,8 @@ class _Views:
         return _json(protocol.server_metadata(__version__))
 
     async def live(self, request: Request) -> Response:
+        if self.service.fault:
+            return _json({"live": False, "reasons": [self.service.fault]}, 503)
         return _json({"live": True})
 
     async def ready(self, request: Request) -> Response:
@@ -97,7 +111,7 @@ class _Views:
                 body.release()
         return Response(answer.body, headers=answer.headers)
 
-    def _queue(self, request: Request):
+    def _queue(self, request: Request) -> Queue:
         return self.service.find(request.path_params["name"], request.path_params.get("version"))
 
 
@@ -110,8 +124,8 @@ class _Body:
     async def read(self, request: Request, deadline: float) -> bytes:
         """Raises Refused."""
         most = self.service.config.body_bytes
-        encoding = request.headers.get("content-encoding", "identity")
-        if encoding != "identity":
+        encoding = request.headers.get("content-encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
             raise Refused("body", f"content-encoding {encoding:.20} is not supported: send the body as it is", 415)
         said = request.headers.get("content-length", "0")
         if said.isdigit() and int(said[:15]) > most:
@@ -147,7 +161,8 @@ def _timed(service: Service, route: str, view: Endpoint) -> Endpoint:
             response = await view(request)
         except Refused as refused:
             service.metrics.rejected.labels(refused.reason).inc()
-            response = _refusal(refused)
+            body, headers = refused.answer()
+            response = Response(body, refused.status, headers)
         except ClientDisconnect:
             response = Response(status_code=GONE)
         except Exception:  # a fault of ours: told to whoever runs the service, never to the client
@@ -159,15 +174,6 @@ def _timed(service: Service, route: str, view: Endpoint) -> Endpoint:
         return response
 
     return timed
-
-
-def _refusal(refused: Refused) -> Response:
-    response = _json({"error": refused.message}, refused.status)
-    if refused.retry_after is not None:
-        response.headers["retry-after"] = str(max(1, math.ceil(refused.retry_after)))
-    if refused.status in (408, 413):
-        response.headers["connection"] = "close"  # the rest of the body is not read
-    return response
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

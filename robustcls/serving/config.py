@@ -10,6 +10,11 @@ from robustcls.core.config import option
 from robustcls.core.errors import InputError
 
 MEGABYTE = 1 << 20
+BOUNDS: dict[str, tuple[float, float]] = {  # the least and the most
+    "threads": (0, 1024), "batch": (1, 65_536), "queue": (1, 1_000_000), "connections": (1, 1_000_000),
+    "max_pixels": (1, 10_000_000_000),
+    "timeout": (0.001, 86_400), "drain": (0, 86_400), "max_body": (0.001, 65_536),
+}  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -21,6 +26,7 @@ class ServeConfig:
     threads: int = option(0, "Threads that compute, of each model; 0 for the processors there are.", group="Runtime")
     batch: int = option(32, "Images that wait are computed together, at most so many.", group="Runtime")
     queue: int = option(128, "Requests that may wait for a model; more are refused with 503.")
+    connections: int = option(1000, "Clients that may be connected; more are refused with 503.")
     timeout: float = option(10.0, "Seconds that a request may take, its body included.", metavar="SECONDS")
     drain: float = option(
         5.0, "Seconds after SIGTERM in which requests are still taken, while /v2/health/ready says no.",
@@ -35,18 +41,16 @@ class ServeConfig:
     quiet: bool = option(False, "Print errors only.", group="Runtime")
 
     def __post_init__(self) -> None:
-        for name, least in (("port", 0), ("threads", 0), ("batch", 1), ("queue", 1), ("max_pixels", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"`{name}={getattr(self, name)}` is too small: give {least} or more")
+        for name, (least, most) in BOUNDS.items():
+            value = getattr(self, name)
+            if not least <= value:
+                raise InputError(f"`{name}={value:g}` is too small: give {least} or more")
+            if value > most:
+                raise InputError(f"`{name}={value:g}` is too large: give {most} or less")
+        if not 0 <= self.port <= 65535:
+            raise InputError(f"`port={self.port}` is no port: give 0 to 65535")
         if not self.host.strip():
             raise InputError("`host` is empty: give an address, such as 127.0.0.1")
-        if self.port > 65535:
-            raise InputError(f"`port={self.port}` is no port: give 0 to 65535")
-        for name in ("timeout", "max_body"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"`{name}={getattr(self, name):g}` is too small: give more than 0")
-        if not self.drain >= 0:
-            raise InputError(f"`drain={self.drain:g}` is too small: give 0 or more")
         if self.replica_range != (1, 1) and self.engine != "ray":
             raise InputError(f"`replicas={self.replicas}` needs `engine=ray`: this process is one")
 

@@ -1,5 +1,6 @@
 """An artefact as a service knows it: by its files, without running it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,14 +42,13 @@ class ServedModel:
     @classmethod
     def of(cls, spec: str) -> "ServedModel":
         """That of `DIR` or `NAME=DIR`. Raises InputError where it is no artefact, or not a whole one."""
-        name, equals, folder = spec.rpartition("=")
-        if not equals or Path(spec).is_dir():
-            name, folder = "", spec
-        path = Path(folder)
+        name, path = _parts(spec)
         manifest = Manifest.of(path)
         check_file(path, manifest)
-        model = cls(_checked(name) if name else _made_of(path), path, manifest, sha256(path / MANIFEST))
+        model = cls(_in_addresses(name), path, manifest, sha256(path / MANIFEST))
         model._read_evaluation()
+        if not manifest.decoding.formats:
+            model.notes.append(f"{path} names no formats of images: it takes pixels alone, no encoded images")
         if (path / DRIFT).is_file():
             model.drift = Drift.of(path / DRIFT, len(manifest.classes))
         else:
@@ -65,7 +65,10 @@ class ServedModel:
         try:
             found = Evaluation.load(path)
         except InputError as error:
-            self.notes.append(f"what {self.folder} withstands is not shown: {error}")
+            self.notes.append(f"what {self.folder} withstands is not shown: {error}: attack it again")
+            return
+        if not found.model.sha256:
+            self.notes.append(f"{path} does not say of which file it is: attack this one again")
             return
         if found.model.sha256 != self.manifest.file.sha256:
             self.notes.append(f"{path} is of another file: attack this one again")
@@ -73,11 +76,28 @@ class ServedModel:
         self.evaluation = found
 
 
-def _checked(name: str) -> str:
-    if name.strip(NAMED):
-        raise InputError(f"{name!r} cannot be in an address: name the model by letters, digits, '.', '_' and '-'")
-    return name
+def check_names(specs: Sequence[str]) -> None:
+    """Raises InputError where two names of models `DIR` or `NAME=DIR` differ, and not those in their addresses."""
+    names: dict[str, str] = {}
+    for name, _ in map(_parts, specs):
+        first = names.setdefault(_in_addresses(name), name)
+        if first != name:
+            raise InputError(f"{first!r} and {name!r} would have one address: name one of them, NAME=DIR")
 
 
-def _made_of(folder: Path) -> str:
-    return "".join(letter if letter in NAMED else "_" for letter in folder.resolve().name) or "model"
+def _parts(spec: str) -> tuple[str, Path]:
+    """The name and the folder of `DIR` or `NAME=DIR`; of a folder alone, its own name. Either may hold more '='."""
+    name, equals, folder = spec.partition("=")
+    if not equals or Path(spec).is_dir():
+        return Path(spec).resolve().name or "model", Path(spec)
+    if not (name and folder):
+        raise InputError(f"`model={spec}` lacks {'a folder' if name else 'a name'}: give DIR or NAME=DIR")
+    if name.strip(NAMED) or not name.strip("."):
+        raise InputError(
+            f"{spec} is no folder, and {name!r} cannot be in an address: name the model by letters, digits, '.', '_' and '-'"
+        )
+    return name, Path(folder)
+
+
+def _in_addresses(name: str) -> str:
+    return "".join(letter if letter in NAMED else "_" for letter in name)

@@ -13,6 +13,7 @@ import numpy
 from numpy.typing import NDArray
 
 from robustcls.core.errors import InputError
+from robustcls.runtime.session import OtherLogits
 from robustcls.serving.messages import SIZES, pack, unpack
 
 
@@ -38,8 +39,8 @@ class Process:
 
     @classmethod
     async def start(cls, folder: Path, digest: str, threads: int, batch: int, max_pixels: int) -> "Process":
-        """Raises InputError where the artefact does not run here or is another one than `digest`, the SHA-256 of its
-        manifest, says; Died where the process ended without a word."""
+        """Raises InputError where the artefact does not run here (OtherLogits: its reference is not reproduced) or is another
+        one than `digest`, the SHA-256 of its manifest, says; Died where the process ended without a word."""
         ours, theirs = socket.socketpair()
         with theirs:
             child = subprocess.Popen(
@@ -56,7 +57,7 @@ class Process:
             raise
         if "error" in said:
             await process.stop()
-            raise InputError(said["error"])
+            raise OtherLogits(said["error"], said["difference"]) if "difference" in said else InputError(said["error"])
         if said["manifest"] != digest:  # its answers would go out under the name and the evaluation of the other
             await process.stop()
             raise InputError(f"the artefact in {folder} was replaced: restart the service")

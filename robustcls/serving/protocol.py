@@ -14,6 +14,7 @@ import numpy
 import pydantic_core
 from numpy.typing import NDArray
 
+from robustcls.serving.json_data import numbers_of, read_json, whole
 from robustcls.serving.model import ServedModel
 from robustcls.serving.refused import Refused
 
@@ -23,7 +24,7 @@ OUTPUTS = ("logits", "probabilities", "label")
 DATATYPES = ("FP32", "UINT8", "BYTES")
 JSON, BINARY = "application/json", "application/octet-stream"
 
-HUGE = 10**15  # a size that is not worth its digits
+MOST_FILES, MOST_DECODED = 1 << 16, 1 << 28  # encoded images of a request, and bytes that they become
 
 Shape = tuple[int, int, int]
 
@@ -100,7 +101,7 @@ def parse(body: bytes, header_length: str | None, shape: Shape) -> Request:
             raise Refused("protocol", f"{LENGTH}: {header_length:.20} is no length within a body of {end} bytes")
         end = int(header_length)
     try:
-        head = pydantic_core.from_json(memoryview(body)[:end].tobytes(), allow_inf_nan=True)
+        head = read_json(memoryview(body)[:end].tobytes())
     except ValueError as error:
         raise Refused("protocol", f"the request is not JSON: {error!s:.100}") from None
     if not isinstance(head, dict):
@@ -114,9 +115,10 @@ def parse(body: bytes, header_length: str | None, shape: Shape) -> Request:
     if datatype == "BYTES":
         if not (len(sizes) == 1 or (len(sizes) == 2 and sizes[1] == 1)):
             raise Refused("shape", f"shape {_text(sizes)} of {INPUT}: encoded images are [N]")
-        request.encoded = _split(raw) if raw is not None else _files(tensor["data"])
-        if len(request.encoded) != sizes[0]:
-            raise Refused("shape", f"{INPUT} holds {len(request.encoded)} files, its shape says {sizes[0]}")
+        most = max(1, min(MOST_FILES, MOST_DECODED // math.prod(shape)))
+        if sizes[0] > most:
+            raise Refused("shape", f"{INPUT} holds {whole(sizes[0])} files: at most {most} are taken at a time")
+        request.encoded = _split(raw, sizes[0]) if raw is not None else _files(tensor["data"], sizes[0])
     else:
         if len(sizes) != 4 or tuple(sizes[1:]) != shape:
             raise Refused(
@@ -143,7 +145,7 @@ def _id_of(head: dict) -> str | None:
 
 
 def _parameters(of: dict) -> dict:
-    parameters = of.get("parameters", {})
+    parameters = {} if of.get("parameters") is None else of["parameters"]
     if not isinstance(parameters, dict):
         raise Refused("protocol", "`parameters` must be an object")
     if "shared_memory_region" in parameters:
@@ -182,11 +184,7 @@ def _sizes_of(tensor: dict) -> list[int]:
 
 
 def _text(sizes: Sequence[int]) -> str:
-    return f"[{', '.join(map(_whole, sizes))}]"
-
-
-def _whole(number: int) -> str:
-    return str(number) if number < HUGE else f"more than {HUGE}"
+    return f"[{', '.join(map(whole, sizes))}]"
 
 
 def _raw_of(tensor: dict, after: bytes, allowed: bool) -> bytes | None:
@@ -210,9 +208,7 @@ def _pixels(datatype: str, sizes: Sequence[int], raw: bytes | None, tensor: dict
     kind = numpy.dtype("<f4" if datatype == "FP32" else "u1")
     count = math.prod(sizes)
     if raw is None:
-        values = _numbers(tensor["data"])
-        if values.size != count:
-            raise Refused("shape", f"{INPUT} holds {values.size} values, its shape says {_whole(count)}")
+        values = numbers_of(tensor["data"], sizes, INPUT)
         if datatype == "UINT8" and (values.dtype.kind == "f" or values.min() < 0 or values.max() > 255):
             raise Refused("values", f"{INPUT} as UINT8 holds {_range(values)}: give whole numbers from 0 to 255")
         with numpy.errstate(over="ignore"):
@@ -220,22 +216,12 @@ def _pixels(datatype: str, sizes: Sequence[int], raw: bytes | None, tensor: dict
     else:
         if len(raw) != count * kind.itemsize:
             raise Refused(
-                "shape", f"{INPUT} has {len(raw)} bytes, its shape and datatype say {_whole(count * kind.itemsize)}"
+                "shape", f"{INPUT} has {len(raw)} bytes, its shape and datatype say {whole(count * kind.itemsize)}"
             )
         pixels = numpy.frombuffer(raw, dtype=kind).reshape(sizes)
     if datatype == "FP32" and not (pixels.min() >= 0 and pixels.max() <= 1):  # written so that NaN fails it
         raise Refused("values", f"{INPUT} as FP32 holds {_range(pixels)}: give finite pixels in [0, 1]")
     return pixels
-
-
-def _numbers(data: list) -> NDArray[Any]:
-    try:
-        values = numpy.asarray(data)
-    except (ValueError, OverflowError):
-        raise Refused("shape", f"`data` of {INPUT} is ragged: give a flat list, or one nested as its shape") from None
-    if values.dtype.kind not in "iuf":
-        raise Refused("values", f"`data` of {INPUT} holds something else than numbers")
-    return values
 
 
 def _range(values: NDArray[Any]) -> str:
@@ -245,11 +231,11 @@ def _range(values: NDArray[Any]) -> str:
     return f"values from {values.min():.4g} to {values.max():.4g}"
 
 
-def _split(raw: bytes) -> list[bytes]:
-    """Elements of a BYTES tensor: each behind its length, four bytes, little-endian."""
+def _split(raw: bytes, count: int) -> list[bytes]:
+    """So many elements of a BYTES tensor: each behind its length, four bytes, little-endian."""
     files: list[bytes] = []
     at = 0
-    while at < len(raw):
+    while at < len(raw) and len(files) < count:
         size = int.from_bytes(raw[at : at + 4], "little")
         if at + 4 + size > len(raw):
             raise Refused(
@@ -257,10 +243,15 @@ def _split(raw: bytes) -> list[bytes]:
             )
         files.append(raw[at + 4 : at + 4 + size])
         at += 4 + size
+    if len(files) < count or at < len(raw):
+        found = "more" if at < len(raw) else len(files)
+        raise Refused("shape", f"{INPUT} holds {found} files, its shape says {count}")
     return files
 
 
-def _files(data: list[Any]) -> list[bytes]:
+def _files(data: list[Any], count: int) -> list[bytes]:
+    if len(data) != count:
+        raise Refused("shape", f"{INPUT} holds {len(data)} files, its shape says {count}")
     try:
         return [base64.b64decode(one, validate=True) for one in data]
     except (binascii.Error, ValueError, TypeError):

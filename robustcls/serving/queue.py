@@ -11,6 +11,7 @@ import numpy
 from numpy.typing import NDArray
 
 from robustcls.core.errors import InputError
+from robustcls.runtime.session import OtherLogits
 from robustcls.serving.config import ServeConfig
 from robustcls.serving.metrics import Metrics
 from robustcls.serving.model import ServedModel
@@ -106,6 +107,8 @@ class Queue:
                     self.model.folder, self.model.digest, self.threads, self.config.batch, self.config.max_pixels
                 )
             except (InputError, Died, OSError) as error:  # OSError: no descriptors or memory for a process just now
+                if isinstance(error, OtherLogits):
+                    self.metrics.reference.labels(*self.names).set(error.largest)
                 why = str(error) or "the process that computes ended at its start"
                 if first:
                     raise InputError(f"{self.model.folder}: {why}" if isinstance(error, Died) else why) from None

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import errno
+import functools
+import logging
 import signal
 import socket
 import time
@@ -12,10 +14,12 @@ from types import FrameType
 import uvicorn
 
 from robustcls.core.errors import InputError
-from robustcls.serving.app import application
+from robustcls.serving.app import application, infer_routes
 from robustcls.serving.config import ServeConfig
+from robustcls.serving.connection import Connection
 from robustcls.serving.service import Service
 
+SPARE = 100  # descriptors beside those of clients
 START = 120.0  # seconds that the models may take to be ready
 
 
@@ -32,10 +36,13 @@ def serve(specs: Sequence[str], config: ServeConfig, say: Callable[[str], None])
         KeyboardInterrupt: after Ctrl-C, once what was accepted is answered.
     """
     began = time.monotonic()
+    logging.getLogger("uvicorn").addHandler(logging.NullHandler())  # clients' faults are counted, not logged
+    _allow_descriptors(config.connections + SPARE)
     service = Service.of(specs, config, say)
     with listen(config.host, config.port) as listener:
         settings = uvicorn.Config(
             application(service),
+            http=functools.partial(Connection, service, infer_routes(service)),  # type: ignore[arg-type]
             log_config=None,
             access_log=False,
             server_header=False,
@@ -87,6 +94,15 @@ class _Server(uvicorn.Server):
             for each, handler in handlers.items():
                 signal.signal(each, handler)
 
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.check(now)
+        return await super().on_tick(counter)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.interrupted |= sig == signal.SIGINT
         if self.interrupted or self.service.draining:
@@ -95,6 +111,17 @@ class _Server(uvicorn.Server):
         self.service.draining = True
         self.service.say(f"draining for {self.service.config.drain:g} s")
         asyncio.get_running_loop().call_later(self.service.config.drain, setattr, self, "should_exit", True)
+
+
+def _allow_descriptors(count: int) -> None:
+    """As far as the system lets a process have so many."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def address(host: str, port: int) -> str:

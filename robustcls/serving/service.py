@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -30,6 +31,7 @@ class Service:
     draining: bool = False
     held: int = 0  # bytes of requests in hand
     failed: InputError | None = None  # why a model could not be started at all
+    fault: str = ""  # after which nothing but a restart helps
     _tasks: list[asyncio.Task] = field(default_factory=list)
 
     @classmethod
@@ -58,10 +60,12 @@ class Service:
         return not self.draining and all(queue.ready for queue in self.queues)
 
     def unready(self) -> list[str]:
-        """Why it is not ready."""
+        """Why it is not ready, as clients may know it: files and errors are told to whoever runs the service."""
         reasons = ["draining"] if self.draining else []
         return reasons + [
-            f"{queue.model.name}: {queue.broken or 'starting'}" for queue in self.queues if not queue.ready
+            f"{queue.model.name}: {'cannot be started' if queue.broken else 'starting'}"
+            for queue in self.queues
+            if not queue.ready
         ]
 
     def find(self, name: str, version: str | None) -> Queue:
@@ -104,6 +108,9 @@ class Service:
             await queue.run()
         except InputError as error:
             self.failed = error
+        except Exception:  # a fault of ours: told to whoever runs the service
+            self.fault = queue.broken = f"{queue.model.name} is no longer computed"
+            self.say(f"fault: {self.fault}: {traceback.format_exc()}")
 
     async def stop(self) -> None:
         """Ends them."""

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy
 from numpy.typing import NDArray
+from PIL import UnidentifiedImageError
 
 from robustcls.core.errors import InputError
 from robustcls.core.files import sha256
-from robustcls.images.decode import Form, decode_image
+from robustcls.images.decode import Form, Unscaled, decode_image
 from robustcls.images.limits import check_header
 from robustcls.results.artefact import MANIFEST, Decoding, Manifest
-from robustcls.runtime.session import Run, check_file, check_reference, open_session
+from robustcls.runtime.session import OtherLogits, Run, check_file, check_reference, open_session
 from robustcls.serving.messages import SIZES, pack, unpack
 
 NDPixels = NDArray[Any]
@@ -42,6 +43,9 @@ def serve(connection: socket.socket, folder: Path, threads: int, limits: Limits)
         run(
             numpy.zeros((limits.batch, *manifest.input_size), numpy.float32)
         )  # so that the first batch finds its memory
+    except OtherLogits as error:
+        _send(connection, {"error": str(error), "difference": error.largest})
+        return
     except InputError as error:
         _send(connection, {"error": str(error)})
         return
@@ -111,13 +115,23 @@ def decode_all(files: list[bytes], decoding: Decoding, max_pixels: int) -> NDPix
             pixels[row] = decode_image(
                 content, form, {}, is_dicom=kind == "DICOM", formats=None if kind == "DICOM" else [kind]
             )
+        except Unscaled as error:
+            raise InputError(f"{which}{error}: send it in 8 bits") from None
         except InputError as error:
             raise InputError(f"{which}{error}") from None
         except Exception as error:  # decoders raise whatever a damaged file leads them to
-            raise InputError(
-                f"{which}cannot be decoded: {' '.join(str(error).split()) or type(error).__name__:.160}"
-            ) from None
+            raise InputError(f"{which}cannot be decoded{_reason(error)}") from None
     return as_pixels(pixels)
+
+
+def _reason(error: Exception) -> str:
+    """What a client is told of what a decoder raised; not what names this machine's memory or packages."""
+    text = " ".join(str(error).split())
+    if isinstance(error, UnidentifiedImageError) or not text:
+        return ""
+    if isinstance(error, (RuntimeError, ImportError)):  # pydicom's, where the package for a compression is missing
+        return ": its compression is not supported"
+    return f": {text:.160}"
 
 
 def _send(connection: socket.socket, head: dict, payload: bytes = b"") -> None:

@@ -95,6 +95,22 @@ def test_an_interval_around_its_bound_is_open_as_by_the_gate(cli, service):
     assert "robustcls gate: min_clean" in " ".join(result.err.split())
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "asks for nothing of a service"),
+        ('norm = "l2"\neps = 1.0\n', "norm and eps need min_robust"),
+        ("evaluated = true", ""),
+    ],
+)
+def test_a_policy_that_asks_for_nothing_says_so(cli, service, text, words):
+    with open("policy.toml", "w") as file:
+        file.write(text)
+    result = cli("monitor", service.url, "--policy", "policy.toml")
+    assert result.status == 0
+    assert (words in " ".join(result.err.split())) if words else not result.err
+
+
 def test_many_classes_long_and_hostile_names_stay_within_80_columns(cli):
     service = FakeService(name="n" * 200 + "\x1b[2J")
     for number in range(1000):

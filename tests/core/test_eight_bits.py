@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustcls.core.eight_bits import rounded, rounded_inside, takes_eight_bits, whole_levels
+from robustcls.core.eight_bits import note_on_levels, rounded, rounded_inside, takes_eight_bits, whole_levels
+from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 
 RADII = [("linf", 0.1), ("linf", 8 / 255), ("linf", 0.5 / 255), ("l2", 0.05), ("l2", 1.0), ("l1", 0.5), ("l1", 6.0)]
@@ -87,3 +88,25 @@ def test_a_model_says_that_it_sees_eight_bits_from_inside_a_wrapper():
     assert not takes_eight_bits(model)
     inner.eight_bits = True
     assert takes_eight_bits(model)
+
+
+@pytest.mark.parametrize(
+    ("threat", "note"),
+    [
+        ("linf:8/255", ""),
+        ("linf:1/255", ""),
+        ("linf:0.03", "linf:7/255"),
+        ("linf:0.0074", "linf:1/255"),
+        ("l2:0.3", ""),
+    ],
+)
+def test_the_radius_that_is_searched_is_named(threat, note):
+    said = note_on_levels(ThreatModel.parse(threat))
+    assert (note in said) if note else said == ""
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_ball_without_another_image_is_refused(norm):
+    assert note_on_levels(ThreatModel(norm, 1 / 255)) == ""
+    with pytest.raises(InputError, match="less than a grey level"):
+        note_on_levels(ThreatModel(norm, 0.99 / 255))

@@ -272,7 +272,7 @@ def test_a_damaged_header_is_refused_in_a_line(name):
         (b"GIF", {}, "no image of a known format: send one of"),
         (b"%!PS-Adobe-3.0 EPSF-3.0", {"formats": ["EPS", "PNG"]}, "no image of a known format: send one of PNG"),
         (SOUND["gif-24x24"], {"formats": ["PNG", "JPEG"]}, "a GIF, which is not taken: send one of JPEG, PNG"),
-        (SOUND["gif-24x24"], {"formats": []}, "a GIF, which is not taken: send one of no format at all"),
+        (SOUND["gif-24x24"], {"formats": []}, "this model takes no encoded images: send pixels"),
         (png(numpy.zeros((1, 1, 3), numpy.uint8), 8, 2).replace(struct.pack(">II", 1, 1), bytes(8), 1), {}, "0x0"),
         (SOUND["jpeg-444-24x24"][:100], {}, "a damaged JPEG"),
         (SOUND["tiff-raw-24x24"][:10], {}, "a damaged TIFF"),

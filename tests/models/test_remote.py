@@ -252,6 +252,32 @@ def test_examples_fool_the_service_as_png(service, url, data, tmp_path, threat):
     assert all(label != true for label, true in zip(answer["outputs"][0]["data"], named, strict=True))
 
 
+@pytest.mark.parametrize("threat", ["linf:0.002", "linf:0.0039", "l2:0.003", "l1:0.001"])
+def test_a_radius_below_one_grey_level_is_refused(url, data, threat):
+    """Nothing else is in the ball: robust accuracy would be 100% of what is right."""
+    x, y = tensors(data)
+    model = robustcls.load(url)
+    for attempt in (
+        lambda: robustcls.evaluate(model, x, y, threat, attacks=["square(queries=5)"]),
+        lambda: robustcls.attack(model, x, y, threat, "square(queries=5)"),
+    ):
+        with pytest.raises(InputError, match="is less than a grey level") as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("eps", "words"),
+    [("0.003", "--eps 0.003 is less than a grey level"), ("0.03", "attacks search in linf:7/255"), ("8/255", "")],
+)
+def test_the_command_names_the_radius_that_was_searched(url, folder, tmp_path, run_cli, eps, words):
+    attack = ["--eps", eps, "--attack", "noise", "-n", "4", "--out", tmp_path / "found.json"]
+    done = run_cli("attack", "--model", url, "--data", f"folder:{folder}", *attack)
+    said = " ".join(done.err.split())
+    assert (done.returncode == 2) == (eps == "0.003"), said
+    assert words in said if words else "attacks search" not in said
+
+
 def test_white_box_by_the_twin_finds_what_it_finds_on_the_file(url, artefact, data):
     x, y = tensors(data)
     on_file = robustcls.evaluate(robustcls.load(artefact), x, y, ROOM, attacks=["pgd(steps=10)"])

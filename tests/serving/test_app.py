@@ -166,6 +166,7 @@ def test_two_versions_stand_side_by_side(start, artefact, artefact8):
         ("/v2/models/small/versions/1/infer", "POST", 404),
         ("/v2/models/small/infer", "GET", 405),
         ("/other", "GET", 404),
+        ("/v2/", "GET", 404),
         ("/v2/models/../../etc/passwd", "GET", 404),
     ],
 )
@@ -191,6 +192,9 @@ def test_a_body_beyond_the_limit_is_refused(start):
 def test_a_compressed_body_is_refused(start):
     client, _ = start()
     assert client.post(INFER, content=b"x", headers={"content-encoding": "gzip"}).status_code == 415
+    for none in ("IDENTITY", ""):
+        answer = client.post(INFER, content=b"x", headers={"content-encoding": none})
+        assert "is not JSON" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -268,6 +272,23 @@ def test_a_fault_of_ours_shows_nothing_to_the_client(start):
     answer = client.post(INFER, json=json_request(some_images(1), "UINT8"))
     assert (answer.status_code, answer.json()) == (500, {"error": "internal error"})
     assert "secret" in told[0]
+
+
+def test_it_is_no_longer_live_after_a_fault_that_only_a_restart_mends(start):
+    client, service = start(timeout=1.0)
+    assert client.get("/v2/health/live").json() == {"live": True}
+    queue = service.queues[0]
+
+    def broken(outcome, images):
+        raise ZeroDivisionError("a fault of ours")
+
+    queue._observe = broken
+    answers = [client.post(INFER, json=json_request(some_images(1), "UINT8")).status_code for _ in range(2)]
+    assert answers[1] == 503
+    for path in ("live", "ready"):
+        answer = client.get(f"/v2/health/{path}")
+        assert answer.status_code == 503
+        assert "ZeroDivisionError" not in answer.text
 
 
 def test_metrics_count_what_was_answered(start, artefact):

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 
+import numpy
 import pytest
 
 pytest.importorskip("starlette")
@@ -131,6 +132,26 @@ def test_an_artefact_that_was_changed_while_it_was_served_is_not_started_again(t
     ready, why = in_service(folder, act)
     assert not ready
     assert "is not the file that manifest.json describes" in why
+
+
+def test_a_machine_that_no_longer_gives_the_reference_is_told_of(tmp_path):
+    folder = small_artefact(tmp_path / "small")
+
+    async def act(service):
+        assert gauge(service) < 1e-5
+        reference = numpy.load(folder / "reference.npz")
+        numpy.savez(folder / "reference.npz", **{**reference, "logits": reference["logits"] + 3})
+        os.kill(pid(service), signal.SIGKILL)
+        while not service.queues[0].broken:
+            await asyncio.sleep(0.05)
+        return service.unready(), gauge(service)
+
+    def gauge(service):
+        return service.metrics.reference.labels(*service.queues[0].names)._value.get()
+
+    reasons, difference = in_service(folder, act)
+    assert reasons == ["small: cannot be started"]
+    assert difference == pytest.approx(3, rel=1e-3)
 
 
 def test_an_artefact_that_was_replaced_by_another_does_not_answer_in_its_name(artefact8, tmp_path):

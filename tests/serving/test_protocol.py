@@ -1,8 +1,10 @@
 """Requests are read, or refused in one line that says what was found."""
 
 import base64
+import gc
 import json
 import random
+import tracemalloc
 
 import numpy
 import pytest
@@ -124,6 +126,97 @@ def test_what_is_wrong_is_said_in_one_line(content, reason, words):
     assert caught.value.status == 400
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize("true", [True, False])
+def test_true_and_false_among_numbers_are_no_pixels(true):
+    for datatype, number in (("FP32", 0.5), ("UINT8", 1)):
+        with pytest.raises(Refused, match="else than numbers"):
+            parse(body(datatype=datatype, data=[number] * 431 + [true]), None, SIZE)
+
+
+def test_parameters_that_are_null_are_absent():
+    request = whole(parameters=None, outputs=[{"name": "label", "parameters": None}])
+    assert [(one.name, one.binary) for one in parse(request, None, SIZE).outputs] == [("label", False)]
+    assert parse(body(parameters=None), None, SIZE).count == 1
+
+
+def data_of(text, datatype="FP32", shape=(1, *SIZE)):
+    """A request with this text as its `data`."""
+    head = json.dumps({"name": "images", "datatype": datatype, "shape": list(shape)})
+    return b'{"inputs": [' + head[:-1].encode() + b', "data": ' + text + b"}]}"
+
+
+MANY = 300_000
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (data_of(b"[" + b"0," * MANY + b"0]"), f"holds {MANY + 1} values"),
+        (data_of(b"[" + b"[]," * MANY + b"[]]"), f"holds {MANY + 1} lists"),
+        (data_of(b"[" + b"[0]," * MANY + b"[0]]"), f"holds {MANY + 1} lists"),
+        (data_of(b"[[" + b"0," * MANY + b"0]]"), f"holds {MANY + 1} values"),
+        (data_of(b"[" + b'"",' * MANY + b'""]', "BYTES", [1]), f"holds {MANY + 1} files"),
+        (data_of(b"[]", "BYTES", [MANY]), "at most 65536"),
+    ],
+    ids=["flat", "empty lists", "lists of one", "one list", "files", "more files than are taken"],
+)
+def test_lengths_are_compared_before_a_value_is_looked_at(content, words, monkeypatch):
+    """What another made huge costs no more than its JSON: no array of it, no file decoded."""
+
+    def costly(*_, **__):
+        raise AssertionError("an array, or base64, of what the shape does not allow")
+
+    monkeypatch.setattr("robustcls.serving.json_data.array", costly)
+    monkeypatch.setattr("robustcls.serving.protocol.base64.b64decode", costly)
+    with pytest.raises(Refused, match=words):
+        parse(content, None, SIZE)
+
+
+def test_a_text_among_values_takes_no_more_memory_than_itself():
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refused, match="else than numbers"):
+            parse(data_of(b'["' + b"x" * MANY + b'"' + b', ""' * 431 + b"]"), None, SIZE)
+        assert tracemalloc.get_traced_memory()[1] < 10 * MANY  # numpy makes each as long as the longest: 4 * 432 * MANY
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_is_collected_afterwards_as_before(enabled):
+    try:
+        (gc.enable if enabled else gc.disable)()
+        assert parse(body(), None, SIZE).count == 1
+        with pytest.raises(Refused):
+            parse(b"{", None, SIZE)
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
+
+
+def test_files_that_would_become_too_many_pixels_are_refused():
+    content = data_of(b'["YQ==", "YQ=="]', "BYTES", [2])
+    assert parse(content, None, (3, 1 << 13, 1 << 12)).count == 2
+    with pytest.raises(Refused, match="holds 2 files: at most 1 are taken"):
+        parse(content, None, (3, 1 << 13, 1 << 13))
+
+
+def test_a_binary_tensor_of_many_empty_files_is_read_no_further_than_its_shape():
+    tensor = {"name": "images", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 4 * MANY}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    with pytest.raises(Refused, match="holds more files, its shape says 1"):
+        parse(head + bytes(4 * MANY), str(len(head)), SIZE)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_data_are_nested_as_deeply_as_is_liked(depth):
+    images = some_images(2).astype(numpy.float32) / 255
+    nested = images.reshape(*images.shape[: depth - 1], -1).tolist()
+    asked = json_request(images)
+    asked["inputs"][0]["data"] = nested
+    numpy.testing.assert_array_equal(parse(json.dumps(asked).encode(), None, SIZE).pixels, images)
 
 
 @pytest.mark.parametrize("length", ["", "-1", "1e3", "99999999", "9" * 5000, "²"])

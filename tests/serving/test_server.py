@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import pkgutil
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -21,7 +23,7 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
 
 import robustcls.serving
-from tests.helpers.serving import by_hand, json_request, logits_of, running, some_images
+from tests.helpers.serving import Running, by_hand, json_request, logits_of, running, some_images
 
 ROOT = Path(__file__).parents[2]
 INFER = "/v2/models/small/infer"
@@ -111,6 +113,32 @@ def test_an_option_that_is_wrong_is_named(arguments, words, artefact):
     assert outcome.returncode == 2
     assert words in outcome.stderr
     assert "Traceback" not in outcome.stderr
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_with_its_standard_streams_closed_it_ends_by_the_same_status(closed, artefact, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = f"exec {shlex.quote(sys.executable)} -m robustcls serve --port {port} --drain 0 --model"
+    wrong = subprocess.run(f"{command} {tmp_path} {closed}", shell=True, timeout=120, check=False)
+    assert wrong.returncode == 2
+    child = subprocess.Popen(f"{command} {shlex.quote(str(artefact))} {closed}", shell=True)
+    try:
+        service = Running(child, f"http://127.0.0.1:{port}", [])
+
+        def ready():
+            try:
+                return service.ready()
+            except OSError:
+                return False
+
+        assert service.until(ready, 60)
+        assert {os.readlink(f"/proc/{one}/fd/2") for one in (child.pid, *service.workers())} == {os.devnull}
+        child.terminate()
+        assert child.wait(30) == 0
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_what_is_no_artefact_is_refused(tmp_path):

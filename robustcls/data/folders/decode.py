@@ -111,7 +111,8 @@ def _try(path: str, form: Form, into: NDArray[numpy.uint8]) -> Remarks | str:
     try:
         into[:] = _read(path, form, remarks)
     except Unscaled as error:
-        raise Unscaled(f"image {path}: {error}") from None
+        how = f"say which value is white, such as folder:PATH(scale={error.largest:g})"
+        raise Unscaled(f"image {path}: {error}: {how}", error.largest) from None
     except MemoryError:
         raise
     except Exception as error:  # decoders raise whatever a damaged file leads them to

@@ -4,7 +4,7 @@ Each case is a healthy service of which some series are changed. It says which a
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from robustcls.serving.monitoring.budget import BURNS
@@ -13,7 +13,8 @@ from robustcls.serving.monitoring.target import REQUESTS, Target, select
 
 MINUTES, SOON, LATER = 100, 12, 55  # of a service; when what is so from the start is asked for
 ALL = MINUTES + 1  # samples
-SHORT = {"5m": 7, "30m": 35}  # minutes: a little more than the short windows that such a service has in it
+SHORT = {"5m": 7, "30m": 35, "6h": 365}  # minutes: a little more than the short windows
+LONG = {"1h": 60, "6h": MINUTES, "3d": 800}  # minutes of the long windows that a service has in it
 VERSION, INSTANCE = "1", "127.0.0.1:8080"
 Parts = tuple[float, int]  # a value or a growth in a minute, and for how many minutes
 
@@ -44,7 +45,7 @@ def cases(target: Target) -> list[Case]:
 
 
 def _test(target: Target, case: Case) -> dict[str, Any]:
-    series = {**healthy(target), **case.changed}
+    series = {**others(target), **healthy(target), **case.changed}
     asked = {"alertstate": "firing", **({"alertname": case.alert} if case.alone else {})}
     verb = "fires" if case.alert in case.fires else "silent"
     return {
@@ -102,6 +103,28 @@ def healthy(t: Target) -> dict[str, str]:
     }
 
 
+def others(t: Target) -> dict[str, str]:
+    """Another service, another model of this one, and what is no request for an answer, all as bad as can be: no alert of this
+    service is about them."""
+    service, model, other = replace(t, job=f"{t.job}-other"), replace(t, name=f"{t.name}-other"), "0" * 64
+    probes = {"http_request_method": "GET", "le": "+Inf"}
+    return {
+        _of_job(service, "up"): level((0, ALL)),
+        _of_job(service, "robustcls_ready"): level((0, ALL)),
+        _of(service, "robustcls_worker_restarts_total"): growth((1, ALL)),
+        **{_info(one, other): level((1, ALL)) for one in (service, model)},
+        **{_of(one, "robustcls_model_evaluated"): level((0, ALL)) for one in (service, model)},
+        **{
+            _of(one, "robustcls_reference_logit_difference"): level((9 * t.logit_bound, ALL))
+            for one in (service, model)
+        },
+        **{
+            _of_job(t, f"{REQUESTS}_count", http_response_status_code=status, **probes): growth((9e4, ALL))
+            for status in ("200", "503")
+        },
+    }
+
+
 def _budget(t: Target) -> Iterator[Case]:
     rate = max(60, t.options.min_requests / 20)
     for kind, objective in (("Error", t.options.slo), ("Latency", t.options.latency_slo)):
@@ -113,7 +136,7 @@ def _budget(t: Target) -> Iterator[Case]:
             good = growth(*(((1 - share) * rate, minutes) for share, minutes in shares))
             if kind == "Error":
                 return {_answers(t, "200"): good, _fast(t): good, _answers(t, "503"): bad}
-            return {_answers(t, "200"): growth((rate, ALL)), _fast(t): good}
+            return {_answers(t, "200"): growth((rate, sum(minutes for _, minutes in shares))), _fast(t): good}
 
         for place, burn in enumerate(BURNS):
             bound, name = burn.factor * (1 - objective), names[place]
@@ -121,15 +144,19 @@ def _budget(t: Target) -> Iterator[Case]:
             yield Case(
                 name, "a tenth below its bound", service((0.9 * bound, ALL)), frozenset(names[place + 1 :]), LATER
             )
-            few = 0.8 * t.options.min_requests / LATER
-            yield Case(name, "everything, but of few requests", service((1, ALL), rate=few), minutes=LATER)
-            if short := SHORT.get(burn.short):
-                just, over = (
-                    ((0, ALL - short), (min(1, 1.5 * bound), short)),
-                    ((min(1, 3 * bound), ALL - short), (0, short)),
-                )
-                yield Case(name, "it has just begun", service(*just), alone=True)
-                yield Case(name, "it is over", service(*over), alone=True)
+            requests, hold = t.options.min_requests, int(burn.hold.removesuffix("m"))
+            when = max(LATER, 10 * hold)
+            few, enough = (service((1, when + 1), rate=requests / over) for over in (1.25 * when, when - hold - 3))
+            yield Case(name, "everything, but of few requests", few, minutes=when, alone=True)
+            yield Case(name, "everything, of enough requests", enough, frozenset([name]), when, alone=True)
+            all_at_once = service((1, ALL), rate=2 * requests)
+            yield Case(name, "everything, but not for long", all_at_once, minutes=hold, alone=True)
+            yield Case(name, "everything, for long", all_at_once, frozenset([name]), hold + 3, alone=True)
+            minutes, long, short = max(MINUTES, LONG[burn.long]), LONG[burn.long], SHORT[burn.short]
+            for which, whole, end in (("long", 0.9, 1.3), ("short", 1.3, 0.9)):
+                before = min(1, (long * whole - short * end) / (long - short) * bound)
+                shares = service((before, minutes + 1 - short), (end * bound, short))
+                yield Case(name, f"a tenth below its bound in the {which} window", shares, minutes=minutes, alone=True)
 
 
 def _service(t: Target) -> Iterator[Case]:
@@ -137,49 +164,59 @@ def _service(t: Target) -> Iterator[Case]:
     blink = level((1, SOON), (0, 1))
     up, ready = _of_job(t, "up"), _of_job(t, "robustcls_ready")
     name = "RobustclsAbsent"
-    yield Case(name, "nothing answers", {**gone, up: level((0, ALL))}, frozenset([name]), SOON)
-    yield Case(name, "Prometheus was not told of it", gone, frozenset([name]), SOON)
+    yield Case(name, "nothing answers", {**gone, up: level((0, ALL))}, frozenset([name]), 4)
+    yield Case(name, "Prometheus was not told of it", gone, frozenset([name]), 4)
     yield Case(name, "one scrape failed", {up: blink}, minutes=SOON)
     name = "RobustclsNotReady"
-    yield Case(name, "it takes no requests", {ready: level((1, 5), (0, ALL))}, frozenset([name]), SOON)
+    yield Case(name, "it takes no requests", {ready: level((1, SOON - 2), (0, ALL))}, frozenset([name]), SOON)
     yield Case(name, "a worker was replaced within a minute", {ready: blink}, minutes=SOON)
     name, queue = "RobustclsQueueNearlyFull", _of(t, "robustcls_queue_requests")
-    yield Case(name, "115 of 128", {queue: level((3, 5), (115, ALL))}, frozenset([name]), SOON)
+    yield Case(name, "115 of 128", {queue: level((3, SOON - 3), (115, ALL))}, frozenset([name]), SOON)
+    yield Case(name, "all of 128, for a moment", {queue: level((3, SOON - 1), (128, 1), (3, ALL))}, minutes=SOON)
+    yield Case(name, "from 100 to 128", {queue: level(*[(128, 2), (100, 1)] * 34)}, frozenset([name]), SOON)
+    yield Case(name, "all of 128, just now", {queue: level((3, SOON - 2), (128, 3), (3, ALL))}, minutes=SOON)
     yield Case(name, "90 of 128", {queue: level((3, 5), (90, ALL))}, minutes=SOON)
     name, rate = "RobustclsRejections", max(600, t.options.min_requests / 20)
 
     def refusing(before: float, now: float, rate: float = rate) -> dict[str, str | None]:
         """Shares of the requests."""
         return {
-            _refused(t): growth((before * rate, ALL - 9), (now * rate, 9)),
+            **{
+                _refused(t, replica): growth((before * rate / 2, ALL - 9), (now * rate / 2, 9))
+                for replica in (INSTANCE, "127.0.0.1:8081")
+            },
             _answers(t, "400"): growth((before * rate, ALL - 9), (now * rate, 9)),
             _answers(t, "200"): growth(((1 - before) * rate, ALL - 9), ((1 - now) * rate, 9)),
             _fast(t): growth(((1 - before) * rate, ALL - 9), ((1 - now) * rate, 9)),
         }
 
     yield Case(name, "6%, after 1.5%", refusing(0.015, 0.06), frozenset([name]))
-    yield Case(name, "20%, after 10%", refusing(0.1, 0.2))
+    yield Case(name, "25%, after 10%", refusing(0.1, 0.25))
+    yield Case(name, "25%, since a minute", refusing(0, 0.25), minutes=MINUTES - 5)
+    yield Case(name, "half of a few more", refusing(0, 0.5, 9.2), frozenset([name]))
     yield Case(name, "4%, after none", refusing(0, 0.04))
-    yield Case(name, "half of a few", refusing(0, 0.5, 6))
+    yield Case(name, "half of a few", refusing(0, 0.5, 7.2))
     name, restarts = "RobustclsWorkerRestarts", _of(t, "robustcls_worker_restarts_total")
     yield Case(name, "two within 10 minutes", {restarts: level((0, ALL - 10), (1, 4), (2, 6))}, frozenset([name]))
     yield Case(name, "one", {restarts: level((0, ALL - 10), (1, 10))})
+    yield Case(name, "two within half an hour", {restarts: level((0, ALL - 30), (1, 20), (2, 10))})
 
 
 def _model(t: Target) -> Iterator[Case]:
     other = "0" * 64
     name = "RobustclsModelAbsent"
     yield Case(
-        name, "it serves another model", {one: None for one in healthy(t) if "model=" in one}, frozenset([name]), SOON
+        name, "it serves another model", {one: None for one in healthy(t) if "model=" in one}, frozenset([name]), 4
     )
     yield Case(name, "a scrape without it", {_info(t, t.sha256): f"{level((1, SOON - 6))} _x6"}, minutes=SOON)
     name = "RobustclsOtherFile"
     yield Case(
         name, "another SHA-256", {_info(t, t.sha256): None, _info(t, other): level((1, ALL))}, frozenset([name]), SOON
     )
-    yield Case(name, "replaced in time", {_info(t, other): level((1, 4))}, minutes=SOON)
+    yield Case(name, "replaced in time", {_info(t, other): level((1, 4))}, minutes=3)
     name, evaluated = "RobustclsNotEvaluated", _of(t, "robustcls_model_evaluated")
     yield Case(name, "without an evaluation", {evaluated: level((0, ALL))}, frozenset([name]), SOON)
+    yield Case(name, "without one since a minute", {evaluated: level((1, SOON - 1), (0, 2))}, minutes=SOON)
     yield Case(name, "evaluated a minute ago", {evaluated: level((0, SOON), (1, 1))}, minutes=SOON)
     name, differs = "RobustclsReferenceDifference", _of(t, "robustcls_reference_logit_difference")
     yield Case(name, "a fifth above the bound", {differs: level((1.2 * t.logit_bound, ALL))}, frozenset([name]), SOON)
@@ -203,8 +240,8 @@ def _drift(t: Target) -> Iterator[Case]:
     }
     yield Case(name, "two windows of half an hour", two, frozenset([name]))
     yield Case(name, "one window", {**two, bad: level((0, 55), (1, ALL - 55))})
-    flip = {**running, good: growth((1, ALL - 7), (0.5, 7)), bad: growth((0, ALL - 7), (0.5, 7))}
-    yield Case(name, "every other window", flip)
+    mixed = {**running, good: growth((1, ALL - 7), (0.3, 7)), bad: growth((0, ALL - 7), (0.7, 7))}
+    yield Case(name, "seven windows in ten", mixed)
     yield Case(name, "the last window is good again", {**running, statistic: level((0.04, ALL))})
 
 
@@ -218,13 +255,16 @@ def _outputs(t: Target) -> Iterator[Case]:
             second: growth((rate / 2, ALL - rest), ((1 - now) * rate, rest)),
         }
 
-    few = 0.8 * LEAST_IMAGES / 30
-    yield Case(name, "from 50% to 70%", shares(0.7), frozenset([name]))
-    yield Case(name, "from 50% to 55%", shares(0.55))
+    few, enough = 0.8 * LEAST_IMAGES / 30, 1.15 * LEAST_IMAGES / 30
+    yield Case(name, "from 50% to 62%", shares(0.62), frozenset([name]))
+    yield Case(name, "from 50% to 62%, just now", shares(0.62), minutes=MINUTES - 6)
+    yield Case(name, "from 50% to 59%", shares(0.59))
     yield Case(name, "from 50% to 70%, of few images", shares(0.7, few))
+    yield Case(name, "from 50% to 70%, of enough images", shares(0.7, enough), frozenset([name]))
     name, total = "RobustclsConfidence", _of(t, "robustcls_confidence_ratio_sum")
-    yield Case(name, "from 0.9 to 0.7", {total: growth((54, ALL - rest), (42, rest))}, frozenset([name]))
-    yield Case(name, "from 0.9 to 0.85", {total: growth((54, ALL - rest), (51, rest))})
+    yield Case(name, "from 0.9 to 0.78", {total: growth((54, ALL - rest), (46.8, rest))}, frozenset([name]))
+    yield Case(name, "from 0.9 to 0.78, just now", {total: growth((54, ALL - rest), (46.8, rest))}, minutes=MINUTES - 6)
+    yield Case(name, "from 0.9 to 0.81", {total: growth((54, ALL - rest), (48.6, rest))})
     slow = {_label(t, one): growth((few / 2, ALL)) for one in "ab"}
     yield Case(name, "from 0.9 to 0.7, of few images", {**slow, total: growth((54, ALL - rest), (42, rest))})
 
@@ -252,8 +292,8 @@ def _fast(t: Target) -> str:
     return _of_job(t, f"{REQUESTS}_bucket", http_request_method="POST", http_response_status_code="200", le=bound)
 
 
-def _refused(t: Target) -> str:
-    return _of_job(t, "robustcls_rejected_total", reason="decoding")
+def _refused(t: Target, instance: str = INSTANCE) -> str:
+    return _of_job(t, "robustcls_rejected_total", instance=instance, reason="decoding")
 
 
 def _windows(t: Target, drifted: str) -> str:

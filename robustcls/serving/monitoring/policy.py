@@ -1,5 +1,6 @@
 """What is asked of a running service, and the verdict on its state."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,7 +11,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.results.policy import Policy
 from robustcls.results.thresholds import FAIL, INCONCLUSIVE, PASS
-from robustcls.serving.monitoring.state import Model, State
+from robustcls.serving.monitoring.state import Model, Robust, State
 
 SHARES = ("min_robust", "max_error_share", "max_rejected_share", "max_queue_share", "min_confidence")
 
@@ -55,7 +56,16 @@ class ServicePolicy:
             found = resolve(cls, {name: value for name, value in values.items() if name not in others})
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+        if found.sha256 is not None and not re.fullmatch("[0-9a-fA-F]{1,64}", found.sha256):
+            raise InputError(
+                f"{path}: sha256 = {found.sha256!r:.80} is no SHA-256: give its hexadecimal digits, or the first"
+            )
         return found, [name for name in values if name in others and name != "name"]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it asks for nothing; a threat alone asks for nothing."""
+        return self == ServicePolicy(norm=self.norm, eps=self.eps)
 
 
 class Finding(NamedTuple):
@@ -114,7 +124,7 @@ def _model(model: Model, policy: ServicePolicy) -> Iterator[Finding]:
         )
     if policy.min_robust is not None:
         yield _robust(model, policy, policy.min_robust)
-    queue = model.queued / model.capacity if model.capacity else None
+    queue = None if model.queued is None or not model.capacity else model.queued / model.capacity
     for name, words, value in (
         ("max_queue_share", "queue", queue),
         ("max_restarts", "restarts of workers", model.restarts),
@@ -132,10 +142,19 @@ def _robust(model: Model, policy: ServicePolicy, least: float) -> Finding:
         return Finding(
             FAIL, f"{model.name}: no evaluation{threat} of the file that is served, asked at least {least:.1%}"
         )
-    worst = min(found, key=lambda one: one.lower)
-    status = PASS if worst.lower >= least else FAIL if worst.upper < least else INCONCLUSIVE
-    interval = f"{worst.accuracy:.1%} [{worst.lower:.1%}, {worst.upper:.1%}]"
-    return Finding(status, f"{model.name}: robust accuracy{threat} {interval}, asked at least {least:.1%}")
+    return max((_judged(model.name, one, least) for one in found), key=lambda one: _WORSE.index(one.status))
+
+
+_WORSE = (PASS, INCONCLUSIVE, FAIL)
+
+
+def _judged(name: str, found: Robust, least: float) -> Finding:
+    status = PASS if found.lower >= least else FAIL if found.upper < least else INCONCLUSIVE
+    interval = f"{found.accuracy:.1%} [{found.lower:.1%}, {found.upper:.1%}]"
+    threat = f"under {found.norm} {found.eps}"
+    if not (found.norm and found.eps):  # of what is robust under nobody knows what, nothing follows
+        status, threat = INCONCLUSIVE, "under no norm and radius that its evaluation names"
+    return Finding(status, f"{name}: robust accuracy {interval} {threat}, asked at least {least:.1%}")
 
 
 def _same(norm: str, eps: str, policy: ServicePolicy) -> bool:

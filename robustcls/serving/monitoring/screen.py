@@ -41,14 +41,18 @@ def _model(model: Model) -> Iterator[tuple[str, str]]:
         yield "robust", f"{one.accuracy:.1%} [{one.lower:.1%}, {one.upper:.1%}] under {one.norm} {one.eps}"
     reference = "not told" if model.reference is None else f"{model.reference:.2g}"
     yield "reference", f"largest difference of a logit: {reference}"
-    yield "queue", f"{model.queued:,.0f} of {model.capacity:,.0f} requests"
+    yield "queue", f"{_number(model.queued)} of {_number(model.capacity)} requests"
     mean = "" if model.batch.mean is None else f", {model.batch.mean:.1f} images on average"
     yield "batches", f"{model.batch.count:,.0f}{mean}; computed in {_quantiles(model.inference)}"
     yield "predicted", _shares(model.predictions, model.images)
     if (mean_confidence := model.confidence.mean) is not None:
         yield "confidence", f"{mean_confidence:.3f} on average, median about {model.confidence.quantile(0.5):.2f}"
     yield "drift", _drift(model)
-    yield "restarts", f"{model.restarts:,.0f} of workers"
+    yield "restarts", f"{_number(model.restarts)} of workers"
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:,.0f}"
 
 
 def _drift(model: Model) -> str:

@@ -1,5 +1,6 @@
 """The state of a service and of each model that it serves, from one reading."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from robustcls.serving.monitoring.target import REQUESTS
 
 @dataclass(frozen=True)
 class Robust:
-    """Robust accuracy by the evaluation of the served file, and the ends of its 95% interval."""
+    """Robust accuracy by the evaluation of the served file, and the ends of its 95% interval, NaN where it does not say."""
 
     norm: str
     eps: str
@@ -29,8 +30,8 @@ class Model:
     evaluated: bool
     robust: tuple[Robust, ...]
     reference: float | None  # largest difference of a reference logit
-    queued: float
-    capacity: float
+    queued: float | None
+    capacity: float | None
     batch: Histogram
     inference: Histogram
     predictions: dict[str, float]  # images by label
@@ -38,7 +39,7 @@ class Model:
     drift: dict[str, float]  # statistic by output, of the last full window
     threshold: float | None
     windows: dict[str, float]  # by whether they had drifted: true, false
-    restarts: float
+    restarts: float | None
 
     @property
     def images(self) -> float:
@@ -102,8 +103,8 @@ def _models(now: Reading, counted: Reading) -> Iterator[Model]:
             evaluated=now.value("robustcls_model_evaluated", **of) == 1,
             robust=tuple(_robust(now, of)),
             reference=now.value("robustcls_reference_logit_difference", **of),
-            queued=now.value("robustcls_queue_requests", **of) or 0.0,
-            capacity=now.value("robustcls_queue_capacity_requests", **of) or 0.0,
+            queued=now.value("robustcls_queue_requests", **of),
+            capacity=now.value("robustcls_queue_capacity_requests", **of),
             batch=counted.histogram("robustcls_batch_images", **of),
             inference=counted.histogram("robustcls_inference_seconds", **of),
             predictions=counted.by("robustcls_predictions_total", "label", **of),
@@ -111,12 +112,12 @@ def _models(now: Reading, counted: Reading) -> Iterator[Model]:
             drift=now.by("robustcls_drift_statistic", "output", **of),
             threshold=now.value("robustcls_drift_threshold", **of),
             windows=now.by("robustcls_drift_windows_total", "drifted", **of),
-            restarts=now.value("robustcls_worker_restarts_total", **of) or 0.0,
+            restarts=now.value("robustcls_worker_restarts_total", **of),
         )
 
 
 def _robust(now: Reading, of: dict[str, str]) -> Iterator[Robust]:
     for labels, accuracy in now.values("robustcls_model_robust_accuracy_ratio", **of):
         ends = (now.value(f"robustcls_model_robust_accuracy_{end}_ratio", **labels) for end in ("lower", "upper"))
-        lower, upper = (accuracy if end is None else end for end in ends)
+        lower, upper = (math.nan if end is None else end for end in ends)
         yield Robust(labels.get("norm", ""), labels.get("eps", ""), accuracy, lower, upper)

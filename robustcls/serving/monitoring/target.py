@@ -8,6 +8,7 @@ import numpy
 
 from robustcls.core.errors import InputError
 from robustcls.results.artefact import REFERENCE
+from robustcls.runtime.session import DAMAGED
 from robustcls.serving.metrics import SECONDS
 from robustcls.serving.model import ServedModel
 from robustcls.serving.monitoring.config import MonitorConfig
@@ -39,7 +40,7 @@ class Target:
         try:
             with numpy.load(path, allow_pickle=False) as reference:
                 largest = float(abs(reference["logits"]).max())
-        except (OSError, ValueError, KeyError):
+        except DAMAGED:
             raise InputError(f"cannot read {path}: export the model again") from None
         bound = model.manifest.reference_tolerance * largest
         return cls(name=model.name, sha256=model.manifest.file.sha256, logit_bound=bound, options=options)

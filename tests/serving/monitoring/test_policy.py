@@ -5,6 +5,7 @@ import pytest
 from robustcls.core.errors import InputError
 from robustcls.serving.monitoring.policy import ServicePolicy, judge
 from robustcls.serving.monitoring.reading import Reading
+from robustcls.serving.monitoring.screen import screen
 from robustcls.serving.monitoring.state import State
 from tests.helpers.fake_service import FakeService
 
@@ -92,6 +93,56 @@ def test_an_evaluation_that_is_asked_for_and_missing_fails(asked):
     assert statuses(state(FakeService(evaluated=False)), **asked) == ["FAIL"]
 
 
+def test_robust_accuracy_under_nobody_knows_what_is_open():
+    service = FakeService(evaluated=False)
+    service.metrics.evaluated.labels(*service.of).set(1)
+    for gauge, value in (
+        (service.metrics.robust, 0.9),
+        (service.metrics.robust_lower, 0.8),
+        (service.metrics.robust_upper, 1),
+    ):
+        gauge.labels(*service.of, "", "").set(value)
+    found = state(service)
+    assert statuses(found, min_robust=0.1) == ["INCONCLUSIVE"]
+    assert statuses(found, min_robust=0.1, norm="linf", eps="8/255") == ["FAIL"]
+
+
+def test_the_finding_names_the_threat_of_the_evaluation():
+    (finding,) = judge(state(), ServicePolicy(min_robust=0.4))
+    assert "robust accuracy 43.1% [40.0%, 46.2%] under linf 8/255, asked at least 40.0%" in finding.text
+
+
+@pytest.mark.parametrize("order", [("1/255", "8/255"), ("8/255", "1/255"), ("9/255", "8/255")])
+def test_the_worst_of_several_evaluations_counts(order):
+    service = FakeService(evaluated=False)
+    service.metrics.evaluated.labels(*service.of).set(1)
+    for eps in order:
+        service.metrics.robust.labels(*service.of, "linf", eps).set(0.5)
+        if eps == "8/255":  # the other has no interval
+            service.metrics.robust_lower.labels(*service.of, "linf", eps).set(0.45)
+            service.metrics.robust_upper.labels(*service.of, "linf", eps).set(0.55)
+    assert statuses(state(service), min_robust=0.4) == ["INCONCLUSIVE"]
+    assert statuses(state(service), min_robust=0.6) == ["FAIL"]
+
+
+@pytest.mark.parametrize(
+    ("gone", "asked"),
+    [
+        ("robustcls_queue_requests", {"max_queue_share": 0.5}),
+        ("robustcls_queue_capacity_requests", {"max_queue_share": 0.5}),
+        ("robustcls_worker_restarts_total", {"max_restarts": 0}),
+        ("robustcls_reference_logit_difference", {"max_reference_difference": 1e-5}),
+    ],
+)
+def test_what_a_service_does_not_tell_is_open(gone, asked):
+    service = FakeService()
+    service.tick()
+    lines = [one for one in service.text().decode().splitlines() if not one.startswith(gone + "{")]
+    found = State.of(Reading.parse("\n".join(lines) + "\n", True))
+    assert statuses(found, **asked) == ["INCONCLUSIVE"]
+    assert screen("http://x", found)
+
+
 def test_errors_and_refusals_are_shares_of_the_requests():
     service = FakeService()
     service.failing, service.refused = 0.1, 0.2
@@ -118,6 +169,8 @@ def test_a_file_of_the_gate_is_taken_and_what_only_the_gate_can_answer_is_named(
         ('max_p99_ms = "fast"', "not a number"),
         ('norm = "linf"', "norm and eps together"),
         ("max_p99_ms = ", "not TOML"),
+        ('sha256 = ""', "no SHA-256"),
+        ('sha256 = "xyz"', "no SHA-256"),
     ],
 )
 def test_a_file_that_cannot_be_is_refused(text, words, tmp_path):

@@ -1,0 +1,213 @@
+"""A connection of HTTP: uvicorn's, with limits that it has not, and with refusals that cost little.
+
+Beyond what a model can do, most requests are refused, and what that costs is missing for the others: a refusal is written as
+soon as the headers are there, with neither a task nor a scope nor the body.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from robustcls.serving.queue import Queue
+from robustcls.serving.refused import Refused
+from robustcls.serving.service import Service
+
+HEADERS = 64 << 10  # bytes of a request beside its body
+PIPELINED = 64  # requests that may follow another before it is answered
+CHUNKED = 8  # bytes that each byte of a body may take where it is sent in chunks
+UNREAD = 256 << 20  # bytes that are read and dropped after a refusal, so that the client comes to read it
+LINGER = 5.0  # seconds that it has for that
+LAST = 1.0  # seconds that a silent connection is left when the service ends: a request may be on its way
+
+
+class Connection(HttpToolsProtocol):
+    """As uvicorn makes it for each client, given the service and the paths that take images."""
+
+    def __init__(self, service: Service, routes: Mapping[bytes, tuple[Queue, str]], **settings: Any) -> None:
+        super().__init__(**settings)
+        self.service, self.routes = service, routes
+        self._since: float | None = None  # when it began to wait for headers; None while there is a request
+        self._fed = 0  # bytes of the latest piece that no request counted
+        self._beside = 0  # bytes of the request beside its body
+        self._body = 0
+        self._drops = False  # the body of a request that was refused is on its way
+        self._left: int | None = None  # bytes that are still dropped before the end; None while requests are read
+        self._full: float | None = None  # since when the client does not read what is written
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._since = self.loop.time()
+        if len(self.connections) > self.service.config.connections:
+            self.end(Refused("busy", "too many connections: try again", 503, retry_after=1))
+
+    def data_received(self, data: bytes) -> None:
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                self.transport.abort()
+            return
+        self._fed = len(data)
+        self._beside += len(data)
+        super().data_received(data)
+        if self._left is not None:
+            return
+        if self._beside > HEADERS + CHUNKED * self._body:
+            self.end(Refused("size", f"the headers have more than the {HEADERS} bytes that are allowed", 431))
+        elif self._since is None and self._idle() and self.timeout_keep_alive_task is None:
+            self._since = self.loop.time()
+
+    def on_message_begin(self) -> None:
+        if self._left is None:
+            super().on_message_begin()
+            self._beside, self._fed, self._body = self._fed, 0, 0
+            self._since = self.loop.time()
+
+    def on_headers_complete(self) -> None:
+        if self._left is not None:
+            return
+        self._since = None
+        if self._idle():  # answers go out in the order of the requests
+            try:
+                self._check()
+            except Refused as refused:
+                self._refuse(refused)
+                return
+        if len(self.pipeline) == PIPELINED:
+            self.end(Refused("busy", "too many requests before an answer", 503))
+            return
+        super().on_headers_complete()
+        self.cycle.transport = _Together(self.transport)  # type: ignore[assignment]
+
+    def on_body(self, body: bytes) -> None:
+        self._beside -= len(body)
+        self._body += len(body)
+        most = self.service.config.body_bytes
+        if self._drops or self._left is not None:
+            return
+        if self._body > most:  # in chunks, whose size nobody said before
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            self.end(Refused("size", f"the body has more than the {most} bytes that are allowed", 413))
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._beside = 0
+        if not self._drops and self._left is None:
+            super().on_message_complete()
+        elif self._left is None:
+            self._drops = False
+            self.on_response_complete()
+
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def on_response_complete(self) -> None:
+        if self.cycle is not None:
+            self.cycle.transport.flush()  # type: ignore[attr-defined]
+        super().on_response_complete()
+
+    def _check(self) -> None:
+        """Raises Refused for a request to a model which need not be read to be refused."""
+        queue, _ = self.routes.get(self.url, (None, ""))
+        if queue is None or self.parser.get_method() != b"POST":
+            return
+        queue.check_room(self.loop.time() + self.service.config.timeout)
+        most = self.service.config.body_bytes
+        for name, value in self.headers:
+            if name == b"content-length" and len(value) < 16 and int(value) > most:
+                raise Refused("size", f"the body has {int(value)} bytes, {most} are allowed", 413)
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answers; the connection goes on where the client will."""
+        metrics = self.service.metrics
+        metrics.rejected.labels(refused.reason).inc()
+        metrics.request_seconds.labels("POST", self.routes[self.url][1], str(refused.status)).observe(0)
+        keep = self.parser.should_keep_alive() and not (self.expect_100_continue or self.service.draining)
+        if keep and refused.status == 503:
+            self._drops = True
+            self.transport.write(self._response(refused))
+        else:
+            self._say_last(refused)
+
+    def end(self, refused: Refused) -> None:
+        """Refuses whatever the connection brings."""
+        self.service.metrics.rejected.labels(refused.reason).inc()
+        if self._idle() or (self.cycle.disconnected and not self.pipeline):
+            self._say_last(refused)
+        else:  # an earlier answer is still to come, and this one must not overtake it
+            self.transport.abort()
+
+    def _say_last(self, refused: Refused) -> None:
+        """Answers and ends. What the client still sends is dropped: a connection closed on it would lose the answer."""
+        self._left, self._since = UNREAD, None
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
+        self.transport.write(self._response(refused, close=True))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER, self.transport.abort)
+
+    def _response(self, refused: Refused, close: bool = False) -> bytes:
+        body, headers = refused.answer()
+        if close:
+            headers["connection"] = "close"
+        lines = [b"%s: %s\r\n" % pair for pair in self.server_state.default_headers]
+        lines += [f"{name}: {value}\r\n".encode() for name, value in headers.items()]
+        return b"".join([STATUS_LINE[refused.status], *lines, b"content-length: %d\r\n\r\n" % len(body), body])
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's, as JSON."""
+        self.end(Refused("protocol", "no valid request of HTTP", 400))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._full = self.loop.time()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._full = None
+
+    def check(self, now: float) -> None:
+        """Ends a connection whose client neither sends nor reads. Asked again and again."""
+        limit = self.service.config.timeout
+        if self._full is not None and now - self._full > limit:
+            self.transport.abort()
+        elif self._since is not None and now - self._since > limit:
+            if self._drops:
+                self.transport.abort()
+            else:
+                self.end(Refused("body", f"no request came within {limit:g} s", 408))
+
+    def shutdown(self) -> None:
+        """uvicorn's, when the service ends; a request that is on its way is still answered."""
+        if self._idle():
+            self.loop.call_later(LAST, super().shutdown)
+        else:
+            super().shutdown()
+
+
+class _Together:
+    """A transport that writes the head of an answer with what follows it: one call of the system, and one packet."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self._head = transport, b""
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if self._head or data.startswith(b"HTTP/1.1 100 "):
+            self._transport.write(self._head + data)
+            self._head = b""
+        else:
+            self._head = data
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def flush(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
