@@ -249,8 +249,8 @@ def evaluate(
             transfer_from: a model, or the spec of one, on which the examples are crafted.
             detector: a function of images and logits that gives N scores, or its spec, beside the model: answers whose score is
             above a threshold are refused. fpr: share of `held_out`, clean images N,C,H,W, above it.
-            precision: `auto` (fp32), `fp32`, `bf16`, `fp16`: for speed alone; an adversarial example counts only when the
-            fp32 model misclassifies it. compile: of the model, by torch.compile.
+            precision: `auto` (bf16 where it is faster), `fp32`, `bf16`, `fp16`: for speed alone; an adversarial example
+            counts only when the fp32 model misclassifies it. compile: of the model, by torch.compile.
             positive: of two classes, the one that sensitivity is about, by its label or name; the second unless given.
             data_note, intended_use, license: are kept in the record.
             examples, maps_n, curves_n, minimum_n, corruptions_n: samples of a gallery, of measures of attribution maps, of

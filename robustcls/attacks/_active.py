@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustcls.attacks._goal import Goal
+from robustcls.core.losses import dlr
 
 
 @dataclass
@@ -64,6 +65,15 @@ class Restarts:
     def give_up_below(self, least: Tensor) -> None:
         """On samples whose closest attempt is less close than `least` (N)."""
         self.left = self.left[self.closeness[self.left] >= least[self.left]]
+
+
+@torch.no_grad()
+def at_most_left(share: float, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor | None) -> Tensor:
+    """The rows where x_adv has left at most this share of the way from x to an error, by the DLR; all without x_adv, or for
+    a share of 1."""
+    if share == 1 or x_adv is None:
+        return torch.arange(len(x), device=x.device)
+    return (dlr(model(x_adv), y) >= share * dlr(model(x), y)).nonzero().squeeze(1)
 
 
 def per_sample(values: Tensor) -> Tensor:

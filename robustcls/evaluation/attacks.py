@@ -37,6 +37,11 @@ class NamedAttack:
     def traits(self) -> Traits:
         return traits_of(self.function)
 
+    @property
+    def continues(self) -> bool:
+        """Whether it begins in a cascade with the strongest attempts of the attacks before, as its options ask for it."""
+        return self.options.get("within", 1) < 1 or self.options.get("look", 0) > 0
+
     def takes(self, keyword: str) -> bool:
         return takes(self.function, keyword)
 
@@ -88,6 +93,17 @@ def name_attacks(attacks: Sequence[AttackLike]) -> list[str]:
     names = [one.name for one in every]
     names = [name if names.count(name) == 1 else str(one) for name, one in zip(names, every, strict=True)]
     return [name if names.count(name) == 1 else f"{name} #{names[: i + 1].count(name)}" for i, name in enumerate(names)]
+
+
+def names_suite(given: object) -> bool:
+    """Whether it names a suite, with options or without: `fast`, `fast(version=1)`."""
+    return isinstance(given, str) and given.strip().partition("(")[0] in plugins.names("suite")
+
+
+def suite_versions(given: Sequence[object]) -> dict[str, int]:
+    """The version of each suite among them, by its name."""
+    suites = [str(one).strip() for one in given if names_suite(one)]
+    return {one.partition("(")[0]: plugins.resolved("suite", one).get("version", 1) for one in suites}
 
 
 def suite_attacks(suite: str, norm: str) -> list[str]:

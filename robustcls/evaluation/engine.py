@@ -17,6 +17,7 @@ from robustcls.core.draws import SampleGenerator
 from robustcls.core.eight_bits import takes_eight_bits, whole_levels
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import kept_from
+from robustcls.core.losses import misclassified
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attack
@@ -24,9 +25,10 @@ from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.verify import Attempts, join, verify
 from robustcls.models.wrappers.averaged import averaged_in, restart
-from robustcls.runtime.fused import Counted, FusedModel, make_search_model
+from robustcls.runtime.fused import Counted, FusedModel
 from robustcls.runtime.memory import OomSafeBatches
 from robustcls.runtime.predict import predict
+from robustcls.runtime.search import make_search_model
 from robustcls.runtime.world import World
 
 COMPARED = 32  # samples on which the search model must agree with the model
@@ -90,7 +92,7 @@ class Engine:
 
     @cached_property
     def searches(self) -> list[FusedModel | Counted]:
-        """The models that attacks search on. What low precision could not break is attacked again in fp32."""
+        """The models that attacks search on. What low precision claims and fp32 denies is attacked again in fp32."""
         assert self.logits is not None  # first, for that pass finds what memory holds
         compared = self.x[: min(self.parts.size, COMPARED)].to(self.device)
         search = make_search_model(self.source.model, self.precision, compared, compiled=self.compiled)
@@ -167,11 +169,15 @@ class Engine:
         not_finite = last.not_finite  # an overflow in low precision is no fault of the model, and fp32 comes after it
         x, y = self.x[indices].to(self.device), self.subject.source_y[indices].to(self.device)
         searched = whole_levels(threat) if takes_eight_bits(self.model) else threat
-        best = None
+        best, not_finite_before = None, searches[0].not_finite
         restart(self.subject.model, self.seed, *stream, int(indices[0]))  # a batch draws the same wherever it runs
         # Of a nearest example the distance counts too, which low precision blurs.
         for search in searches[-1:] if attack.traits.minimum_norm else searches:
-            rows = torch.arange(len(indices)) if best is None else (~best.success).nonzero().squeeze(1)
+            rows = torch.arange(len(indices))
+            if best is not None:
+                overflowed = searches[0].not_finite > not_finite_before
+                again = ~best.success if overflowed else ~best.success & self._claims(best.x_adv, y)
+                rows = again.nonzero().squeeze(1)
             if len(rows) == 0:
                 continue
             begin: dict[str, Any] = {} if start is None else {"start": start[indices[rows]].to(self.device)}
@@ -196,6 +202,14 @@ class Engine:
         best.forwards, best.backwards = (now - before for now, before in zip(self._counts(), counted, strict=True))
         best.seconds, best.not_finite = time.perf_counter() - began, last.not_finite - not_finite
         return best
+
+    @torch.no_grad()
+    def _claims(self, x_adv: Tensor, y: Tensor) -> Tensor:
+        """What the first of the searches takes for examples: N, bool, on the CPU."""
+        parts = zip(x_adv.split(self.parts.size), y.split(self.parts.size), strict=True)
+        return torch.cat(
+            [misclassified(self.searches[0](part.to(self.device)), labels).cpu() for part, labels in parts]
+        )
 
     @contextmanager
     def _in_time(self, search: nn.Module) -> Iterator[None]:

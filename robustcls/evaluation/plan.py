@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.measures import measures
 from robustcls.core.options import parse_batch_size
@@ -16,7 +15,9 @@ from robustcls.evaluation.attacks import (
     as_attacks,
     check_attacks,
     in_list,
+    names_suite,
     suite_attacks,
+    suite_versions,
 )
 from robustcls.evaluation.checks import CheckFunction, thorough_checks
 from robustcls.evaluation.config import METHODS, AttackConfig, ReportConfig
@@ -51,6 +52,7 @@ class Plan:
     profile: str = ""  # that chose what is measured
     not_run: dict[str, str] = field(default_factory=dict)  # key: why the options leave it out
     reduced: dict[str, str] = field(default_factory=dict)  # key: why it has fewer samples than the options say
+    suites: dict[str, int] = field(default_factory=dict)  # the version of each suite whose attacks are run
 
 
 def make_plan(
@@ -90,7 +92,8 @@ def make_plan(
     check_attacks(chosen, subject, grid)
     if isinstance(checks, str):
         checks = thorough_checks() if checks == "all" else ()
-    return Plan(chosen, kind, alone, grid, checks, batch_size, precision, compiled, seed, positive)
+    suites = suite_versions([suite or "fast"] if attacks is None else in_list(attacks))
+    return Plan(chosen, kind, alone, grid, checks, batch_size, precision, compiled, seed, positive, suites=suites)
 
 
 def plan_from(options: AttackConfig, subject: Subject, *, say: Callable[[str], None] = lambda text: None) -> Plan:
@@ -150,9 +153,9 @@ def choose_attacks(
     chosen: list[NamedAttack] = []
     names: list[str] = []
     for one in in_list(attacks):
-        if isinstance(one, str) and one.strip() in plugins.names("suite"):
-            chosen += as_attacks(suite_attacks(one.strip(), norm))
-            names.append(one.strip())
+        if names_suite(one):
+            chosen += as_attacks(suite_attacks(str(one).strip(), norm))
+            names.append(str(one).strip())
         else:
             chosen.append(as_attack(one))
             names.append(chosen[-1].text)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from pydantic.dataclasses import dataclass
 
+from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.measures import measures, with_fields
 from robustcls.core.threat import BALL, parse_eps
@@ -70,6 +71,7 @@ class Evaluation(JsonFile):
     artefact: "Artefact | None" = None  # of a model that is an exported file
     rejection: Rejection | None = None  # of a model with a detector beside it
     under_noise: UnderNoise | None = None  # of a model that is random at prediction; else, and in earlier files, None
+    suites: dict[str, int] = field(default_factory=dict)  # the version of each suite that was run; see `suite_versions`
 
     # Of one that was just made, in memory. No field, for no file holds them: None of one that was loaded.
     examples = cast("Examples", None)
@@ -107,6 +109,12 @@ class Evaluation(JsonFile):
         self._check_samples()
         self._check_attacks()
         self._check_radii()
+
+    @property
+    def suite_versions(self) -> dict[str, int]:
+        """The version of each suite that was run, by its name. Evaluations that name none are older: version 1."""
+        named = self.robust.kind.removeprefix("upper bound: ").partition(";")[0].split(", ")
+        return self.suites or {one: 1 for one in named if one in plugins.names("suite")}
 
     def _check_totals(self) -> None:
         clean, robust, samples = self.clean, self.robust, self.samples

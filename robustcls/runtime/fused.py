@@ -16,8 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from robustcls.core.classifier import check_logits, device_of, dtype_of, input_size_of
-from robustcls.core.errors import InputError
-from robustcls.core.gradients import finite, frozen
+from robustcls.core.gradients import finite
 from robustcls.core.logits import Wrapper
 from robustcls.runtime.device import DTYPES, autocast, exact_fp32
 
@@ -124,6 +123,7 @@ class FusedModel(_Watched):
 
         any_size: batches shrink as samples are misclassified, and must not be compiled for each size.
         """
+        torch._functorch.config.donated_buffer = False  # several gradients of one pass
         self.copy.compile(mode="reduce-overhead" if cuda_graphs else None, dynamic=any_size or None)
         self.compiled, self.replayed = True, cuda_graphs
 
@@ -198,41 +198,6 @@ class Counted(_Watched):
         logits = logits.float()
         self._watch(images, logits)
         return logits
-
-
-def make_search_model(model: nn.Module, precision: str, x: Tensor, *, compiled: bool = False) -> FusedModel | Counted:
-    """A fused copy of the model where one can be made and agrees with it on x (N,C,H,W), else the model itself.
-
-    Agreement: fp32 logits within a thousandth of their largest, low-precision ones within a tenth. Raises InputError
-    for a copy that was to be compiled and cannot be.
-    """
-    if not getattr(model, "differentiable", True):  # it runs elsewhere: there is nothing to fold, and often no copy
-        return Counted(model)
-    if any(isinstance(one, Wrapper) for one in model.modules()):  # it may be random, or have gradients of its own
-        return Counted(model)
-    with torch.no_grad(), frozen(model):
-        expected = Counted(model)(x)
-        tolerance = (1e-3 if precision == "fp32" else 0.1) * expected.abs().max()
-        for fold in (True, False):
-            try:
-                twin = FusedModel(model, precision, x[:1], fold=fold)
-                proposed = twin(x)
-            except Exception:  # whatever a model raises that cannot be copied, or cannot run in this precision
-                continue
-            if (proposed - expected).abs().max() <= tolerance:
-                if compiled:
-                    _compile(twin, x)
-                twin.forwards = 0
-                return twin
-    return Counted(model)
-
-
-def _compile(twin: FusedModel, x: Tensor) -> None:
-    twin.compile_copy(any_size=True)
-    try:
-        twin(x)
-    except Exception as error:  # a model that cannot be traced, or a machine without a compiler
-        raise InputError(f"the model cannot be compiled ({type(error).__name__}): leave out `compile`") from error
 
 
 def uncompiled() -> AbstractContextManager:

@@ -42,8 +42,9 @@ def black_box_wins(engine: Engine, outcome: Outcome) -> Check:
     ]  # fmt: skip
     if black:
         decided = _of_cascade(engine, outcome, white, black)
-        # That noise found little means little.
-        if decided.status == "fail" or any(outcome.attacks[number].name != "noise" for number in black):
+        # That noise found little means little, and so does a look.
+        weak = [outcome.attacks[number].name == "noise" or outcome.attacks[number].continues for number in black]
+        if decided.status == "fail" or not all(weak):
             return decided
     forwards = int(PROBE_SHARE * outcome.passes)
     fewer, more = forwards // QUERIES[0], forwards // QUERIES[1]
