@@ -9,12 +9,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from robustcls.core.losses import predict_labels
+from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attacks, name_attacks
 from robustcls.evaluation.engine import AttackError, Engine, TimeUp, never
 from robustcls.evaluation.examples import Examples
 from robustcls.evaluation.packing import pack, unpack
 from robustcls.evaluation.verify import Attempts
+from robustcls.models.wrappers.averaged import averaged_in
 from robustcls.results.records import Accuracy, Attack
 from robustcls.results.statistics import quartiles
 from robustcls.runtime.stored import BLOCK, EightBit, Stored
@@ -85,12 +86,14 @@ def run_cascade(
     the next one goes on.
 
     Args:
-        alone: every attack meets every sample whose clean image is correct, so that attacks can be compared.
+        alone: every attack meets every sample whose clean image is correct, so that attacks can be compared, but those that
+            go on from the strongest attempts so far.
         keep: of (outcome, done), both of all samples, N bool: those whose adversarial images are kept of those done, where
             these are many and large; all unless given.
     """
     every, x, y = as_attacks(attacks), engine.x, engine.y
-    clean, names = predict_labels(engine.logits), name_attacks(every)
+    # A clean image that is refused an answer is an error, as one without an answer is.
+    clean, names = predict_labels(engine.logits).masked_fill(engine.rejected, NO_ANSWER), name_attacks(every)
     outcome = Outcome(
         x=x, y=y, index=engine.subject.index, clean=clean, x_adv=Stored(x) if isinstance(x, EightBit) else x.clone(),
         adversarial=clean.clone(), distance=torch.zeros(len(y)), margin=torch.full((len(y),), -torch.inf),
@@ -138,10 +141,11 @@ def run_cascade(
 
 def _chunks(engine: Engine, attacks: Sequence[NamedAttack]) -> Sequence[Tensor]:
     """Rows of the samples that are attacked together: all where they are small, where an attack makes one perturbation for
-    all, and where the time is bounded, which each attack shall meet."""
+    all, where the time is bounded, which each attack shall meet, and where a batch shares the draws of a random model."""
     rows = torch.arange(len(engine.y))
     together = not isinstance(engine.x, EightBit) or any(one.traits.universal for one in attacks)
-    return [rows] if together or engine.over is not never else rows.split(CHUNK)
+    together |= engine.over is not never or averaged_in(engine.subject.model)
+    return [rows] if together else rows.split(CHUNK)
 
 
 def _attack(
@@ -150,12 +154,15 @@ def _attack(
     """One attack on those of the samples at these rows that it meets, which are marked as tried (N, bool)."""
     attack, cost = outcome.attacks[number], Cost()
     met = torch.zeros_like(tried)
-    met[rows] = (outcome.correct if outcome.succeeded is not None else outcome.robust)[rows]
+    meets_all = outcome.succeeded is not None and not attack.continues
+    met[rows] = (outcome.correct if meets_all else outcome.robust)[rows]
     began, engine.earlier_seconds = time.perf_counter(), 0.0
     of_all = "" if len(rows) == len(tried) else f", {int(rows[0]) + 1} to {int(rows[-1]) + 1}"
     wrap = iter if progress is None else partial(_show, progress, outcome.names[number] + of_all, met, outcome, number)
+    start = outcome.x_adv if attack.continues else None
     try:
-        for attempts in engine.attack(attack, met.nonzero().squeeze(1), engine.threat, (number,), progress=wrap):
+        mine = met.nonzero().squeeze(1)
+        for attempts in engine.attack(attack, mine, engine.threat, (number,), start=start, progress=wrap):
             _take(outcome, attempts, number)
             tried[attempts.indices] = True
             cost.add(attempts)
@@ -196,7 +203,8 @@ def _record(engine: Engine, outcome: Outcome, number: int, cost: Cost, tried: Te
     )  # fmt: skip
     record.error = cost.error
     record.median_distance = quartiles(outcome.distance[broken].tolist())[1]
-    if outcome.succeeded is not None and not record.error:  # one that failed has not met them all
+    # One that failed has not met them all, nor has one that goes on from the others' attempts.
+    if outcome.succeeded is not None and not record.error and not attack.continues:
         record.alone = Accuracy.of(int((outcome.correct & ~outcome.succeeded[number]).sum()), n)
     if name in outcome.nearest:
         nearest = outcome.nearest[name][tried].nan_to_num(nan=torch.inf)
