@@ -32,9 +32,12 @@ class Detector:
     @torch.no_grad()
     def fit(self, model: nn.Module, images: Tensor, batch_size: int = 64) -> "Detector":
         """Chooses the threshold, on images N,C,H,W that nothing else is evaluated on. Raises InputError."""
-        parts = images.to(torch.float32).split(batch_size)
+        device, parts = device_of(model), images.split(batch_size)
         scores = torch.cat(
-            [self._scores(x, model(x.clone()).float()).cpu() for x in (part.to(device_of(model)) for part in parts)]
+            [
+                self._scores(x, model(x.clone()).float()).cpu()
+                for x in (part.to(device, torch.float32) for part in parts)
+            ]
         )
         if not scores.isfinite().all():
             raise InputError(f"detector {self.name} gives scores of clean images that are not finite: give numbers")

@@ -8,6 +8,7 @@ from robustcls.core.detector import HELD_OUT, Detector, make_detector
 from robustcls.core.gradients import frozen
 from robustcls.data.images import Images
 from robustcls.evaluation.config import AttackConfig, ExplainConfig
+from robustcls.runtime.stored import as_floats
 
 
 def detector_of(
@@ -18,4 +19,4 @@ def detector_of(
         return None
     held_out = split("train" if options.split == "val" else "val", n=HELD_OUT)
     with frozen(model):
-        return make_detector(options.detector, options.fpr, model, held_out.batch()[0])
+        return make_detector(options.detector, options.fpr, model, as_floats(held_out.pixels))

@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 import torch
 
+from robustcls.core.detector import make_detector
 from robustcls.evaluation import cascade
 from robustcls.evaluation.evaluate import evaluate_subject
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.plan import make_plan
 from robustcls.evaluation.subject import make_subject
+from robustcls.models.wrappers.averaged import averaged
 from robustcls.results.records import Evaluation
 from robustcls.runtime.fused import Counted
 from robustcls.runtime.stored import EightBit, Stored
 from tests.evaluation.test_journal import Cut, cut_after
-from tests.helpers.eval_models import ATTACKS, LINF, Evaluated, make_batch, make_net, met, without_times
+from tests.helpers.eval_models import ATTACKS, LINF, Evaluated, Masked, make_batch, make_net, met, without_times
 
 CHUNK, BATCH = 7, 4
 NEAREST = [*ATTACKS, "tests.helpers.eval_models:nearest"]
@@ -31,11 +33,13 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(cascade, "CHUNK", CHUNK)
 
 
-def run(attacks=ATTACKS, *, large=True, journal=None, progress=None, examples="all", **options):
+def run(
+    attacks=ATTACKS, *, model=None, detector=None, large=True, journal=None, progress=None, examples="all", **options
+):
     """The samples of make_batch, rounded to 8 bits; as tensors unless large."""
     x, y = make_batch()
     pixels = (x * 255).round().to(torch.uint8)
-    subject = make_subject(make_net(), pixels.float() / 255, y, LINF)
+    subject = replace(make_subject(model or make_net(), pixels.float() / 255, y, LINF), detector=detector)
     if large:
         subject = replace(subject, x=EightBit(pixels))
     plan = make_plan(subject, attacks, precision="fp32", batch_size=BATCH, **options)
@@ -56,7 +60,7 @@ def comparable(judged):
 
 
 @pytest.mark.parametrize("alone", [False, True])
-@pytest.mark.parametrize("attacks", [ATTACKS, NEAREST, ["square(queries=30)", "pgd(steps=4, restarts=2)"]])
+@pytest.mark.parametrize("attacks", [ATTACKS, NEAREST, ["square(queries=30)", "pgd(steps=4, restarts=2)"], ["fast"]])
 def test_chunks_give_what_all_together_give(attacks, alone):
     whole, chunks = (run(attacks, large=large, alone=alone, eps_grid=[0.01, 0.04]) for large in (False, True))
     assert comparable(chunks) == comparable(whole)
@@ -87,6 +91,34 @@ def test_one_perturbation_for_all_is_not_made_by_chunks():
     met.clear()
     judged = run(["tests.helpers.eval_models:universal"])
     assert met == [int(judged.examples.correct.sum())]
+
+
+def test_a_random_model_is_not_attacked_by_chunks():
+    """Its draws are those of a batch; and its accuracy under noise is measured on the attempts on all samples."""
+    noisy = averaged(Masked(make_net(), lambda x: x + 0.02 * torch.randn_like(x)).eval(), draws=2)
+    whole, large = (run("pgd(steps=2)", model=noisy, large=large, examples="") for large in (False, True))
+    assert comparable(large) == comparable(whole)
+    assert large.evaluation.under_noise is not None
+    assert large.evaluation.under_noise == whole.evaluation.under_noise
+    assert large.examples.x_adv.kept.all()
+
+
+def unsure(images, logits):
+    return -logits.softmax(1).amax(1)
+
+
+@pytest.mark.parametrize("examples", ["", "broken"])
+def test_a_detector_finds_the_attempts_that_it_is_asked_about(examples, monkeypatch):
+    monkeypatch.setattr("robustcls.evaluation.checks._check.SAMPLES", 1)
+    monkeypatch.setattr("robustcls.evaluation.checks._check.PASSIVE", 1)
+    monkeypatch.setattr("robustcls.evaluation.checks.finite_gradients.LOOKED", 1)
+    model = make_net()
+    detector = make_detector(unsure, 0.5, model, make_batch(200)[0][60:])
+    whole, few = (run("fgsm", model=model, detector=detector, large=large, examples=examples) for large in (0, 1))
+    assert comparable(few) == comparable(whole)
+    assert few.evaluation.rejection.caught > 0
+    assert few.examples.x_adv.kept[few.examples.robust].all()
+    assert few.examples.x_adv.kept[few.examples.success].all() == (examples == "broken")
 
 
 @pytest.mark.parametrize("examples", ["", "broken"])
