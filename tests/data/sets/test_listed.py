@@ -1,10 +1,12 @@
 """A folder as ImageNet is evaluated: its own resizing, a list of files, all of it as the split."""
 
 import hashlib
+from itertools import product
 
 import pytest
 import torch
 
+from robustcls.cli.main import main
 from robustcls.core.errors import InputError
 from robustcls.data.folders import form
 from robustcls.data.splits import load_split
@@ -97,10 +99,21 @@ def test_bad_options(root, options, message):
         load_split(f"folder:{root}({options})", "test", whole=True)
 
 
+@pytest.mark.parametrize(
+    "option", ["list=missing.txt", "filter=cubic", "resize=16, size=24", "resize=0, size=24", "size=0"]
+)
+def test_the_command_says_so_in_one_line(root, option, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["attack", "--model", "tests.helpers.large_images:net", "--data", f"folder:{root}({option}, split=all)"])
+    assert end.value.code == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("robustcls:")]
+    assert len(said) == 1
+    assert option.partition(",")[0].partition("=")[2] in said[0]
+
+
 def test_the_split_named_is_read_and_never_trained_on(tmp_path):
-    for split in ("train", "val", "test"):
-        for name in CLASSES:
-            draw(tmp_path / split / name / f"{split}.png", seed=hash((split, name)) % 1000)
+    for seed, (split, name) in enumerate(product(("train", "val", "test"), CLASSES)):
+        draw(tmp_path / split / name / f"{split}.png", seed=seed)
     for split in ("train", "val", "test"):
         found = load_split(f"folder:{tmp_path}(split={split})", "test")
         assert found.files == tuple(f"{split}/{name}/{split}.png" for name in CLASSES)
