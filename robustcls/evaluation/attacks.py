@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from robustcls.attacks._targets import cannot_aim
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
-from robustcls.core.traits import Traits, takes, traits_of
+from robustcls.core.traits import Traits, takes, takes_target, traits_of
 from robustcls.evaluation.subject import Subject
 
 
@@ -112,6 +113,8 @@ def check_attacks(attacks: Sequence[NamedAttack], subject: Subject, eps_grid: Se
                 f"{attack.text} keeps the label, so it says nothing of accuracy: "
                 f"give it to `robustcls explain --attack {quote(attack.text)}`"
             )
+        if subject.aim is not None and not takes_target(attack.function):
+            raise InputError(f"{cannot_aim(attack.text)}, or `suite=targeted`")
         if traits.gradients and not getattr(subject.source, "differentiable", True):
             why = getattr(getattr(subject.source, "net", None), "no_gradient", "")
             raise InputError(

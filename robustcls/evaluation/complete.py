@@ -28,6 +28,8 @@ from robustcls.evaluation.plan import Plan
 from robustcls.evaluation.subject import Subject
 from robustcls.results.records import Evaluation
 
+ANY_CLASS = ("artefact", "minimum", "other_curves")  # measures of whatever other class the model gives
+AIMED = "the attacks aim at a class, and this part is about any wrong one: evaluate without `target`"
 CUT_OFF = "the evaluation was cut off before this part was measured"
 
 
@@ -92,6 +94,10 @@ def _tasks(
         if measure.name not in (plan.measures or {}):
             continue
         own, home = (plan.measures or {})[measure.name], measure.load()
+        if subject.aim is not None and measure.name in ANY_CLASS:
+            if measure.count_in(own) != 0:
+                evaluation.not_run[measure.key] = AIMED
+            continue
         if hasattr(home, "from_attacks"):
             setattr(evaluation, measure.name, home.from_attacks(evaluation) or None)
         count = measure.count_in(own)

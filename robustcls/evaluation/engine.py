@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustcls.attacks._nearest import others_of
 from robustcls.attacks._run import fault_of
+from robustcls.attacks._targets import cannot_aim
 from robustcls.core.classifier import device_of
 from robustcls.core.draws import SampleGenerator
 from robustcls.core.eight_bits import takes_eight_bits, whole_levels
@@ -19,6 +20,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import kept_from
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import takes_target
 from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attack
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.subject import Subject
@@ -155,6 +157,9 @@ class Engine:
         began, counted, last = time.perf_counter(), self._counts(), searches[-1]
         not_finite = last.not_finite  # an overflow in low precision is no fault of the model, and fp32 comes after it
         x, y = self.x[indices].to(self.device), self.subject.source_y[indices].to(self.device)
+        target = self.subject.aim.target[indices].to(self.device) if self.subject.aim else None
+        if target is not None and not takes_target(attack.function):
+            raise InputError(cannot_aim(attack.text))
         searched = whole_levels(threat) if takes_eight_bits(self.model) else threat
         best = None
         # Of a nearest example the distance counts too, which low precision blurs.
@@ -165,6 +170,8 @@ class Engine:
             begin: dict[str, Any] = {} if start is None else {"start": start[indices[rows]].to(self.device)}
             if attack.takes("others"):
                 begin["others"] = self.others
+            if target is not None:
+                begin["target"] = target[rows]
             if attack.takes("generator"):
                 begin["generator"] = SampleGenerator.of(
                     self.subject.index[indices[rows]], mix(self.seed, *stream), self.device
@@ -198,9 +205,12 @@ class Engine:
             hook.remove()
 
     def _verify(self, x_adv: Tensor, indices: Tensor, threat: ThreatModel) -> Attempts:
-        size = self.parts.size
+        size, aim = self.parts.size, self.subject.aim
         return join([
-            verify(self.model, part, self.x[rows].to(self.device), self.y[rows].to(self.device), threat, rows)
+            verify(
+                self.model, part, self.x[rows].to(self.device), self.y[rows].to(self.device), threat, rows,
+                target=aim.target[rows].to(self.device) if aim else None,
+            )
             for part, rows in zip(x_adv.split(size), indices.split(size), strict=True)
         ])  # fmt: skip
 

@@ -34,6 +34,7 @@ class Examples:
     succeeded: Tensor | None = None  # attacks,N: which attack succeeds, where every attack met every sample
     nearest: dict[str, Tensor] = field(default_factory=dict)  # of minimum-norm attacks: N distances, NaN for none found
     files: Sequence[str] | None = None  # N names, of data that are files
+    target: Tensor | None = None  # N classes that alone count as success; None: any but the label
 
     @property
     def correct(self) -> Tensor:
@@ -94,6 +95,7 @@ class Examples:
                 fooled_by=None if by_sample is None else list(compress(self.names, by_sample[i])),
                 nearest={one: _known(distances[i]) for one, distances in self.nearest.items()} or None,
                 file=self.files[i] if self.files else None,
+                target=None if self.target is None else int(self.target[i]),
             )
             for i, name in enumerate(self.broken_by)
         ]

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from robustcls.attacks._targets import rule_of
 from robustcls.core import plugins
 from robustcls.core.config import resolve
 from robustcls.core.errors import InputError, unknown
@@ -24,6 +25,7 @@ from robustcls.evaluation.journal import kept_in
 from robustcls.evaluation.plan import add_measures, choose_attacks, make_plan
 from robustcls.evaluation.profiles import layered
 from robustcls.evaluation.subject import make_subject
+from robustcls.evaluation.targets import aimed
 from robustcls.results.records import Evaluation
 
 NOTHING = {one.count: 0 for one in measures() if one.count} | {"checks": "passive"}
@@ -44,11 +46,6 @@ def read_options(options: Mapping[str, Any], **more: Any) -> ReportConfig:
 
     Raises InputError for an unknown one, naming the nearest.
     """
-    if "target" in options:
-        raise InputError(
-            "evaluate counts whatever other class the model gives, so it has no `target`: craft images towards a class with "
-            'robustcls.attack(model, images, labels, threat, "pgd(steps=20)", target=3)'
-        )
     for name in options.keys() - OPTIONS:
         raise unknown("option", name, OPTIONS)
     methods = options.get("method")
@@ -64,6 +61,7 @@ def read_options(options: Mapping[str, Any], **more: Any) -> ReportConfig:
         "eps_grid": lambda radii: ",".join(map(str, radii)),
         "method": lambda methods: methods,
         "positive": str,
+        "target": rule_of,
         "transfer_from": lambda model: type(model).__name__,
     }
     for name, change in as_text.items():
@@ -104,6 +102,7 @@ def evaluate_tensors(
     for method in config.method:
         plugins.resolved("attribution", method)
     subject = make_subject(model, x, y, threat, surrogate=options.get("transfer_from"), name=name)
+    subject = aimed(subject, options.get("target"), seed=seed, batch_size=batch_size)
     plan = make_plan(
         subject, attacks, suite,
         alone=config.each_alone,

@@ -68,6 +68,8 @@ def make_plan(
         eps_grid: radii, `auto`, or a list such as `0,2/255`.
         checks: `all` adds the self-checks that attack; or those to add.
     """
+    if attacks is None and suite is None and subject.aim is not None:
+        suite = "targeted"
     chosen, kind = choose_attacks(attacks, suite, subject.threat.norm)
     grid = choose_grid(eps_grid, subject.threat, chosen)
     if positive is not None:

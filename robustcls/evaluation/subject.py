@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from robustcls.attacks._targets import Aim
 from robustcls.core.class_files import read_listing
 from robustcls.core.class_map import match_classes
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of, sees
@@ -62,6 +63,7 @@ class Subject:
     two_labels: tuple[int, int] | None = None  # of data with two classes: the negative one, then the positive one
     training: records.Training | None = None
     surrogate: Surrogate | None = None
+    aim: Aim | None = None  # where success is one class for each sample, and no other
     original: Surrogate | None = None  # of a model that is an exported file, the one that it was made of
     quantization: str = ""  # of such a file
     made_of: str = ""  # of such a file, the SHA-256 of the other's
@@ -87,7 +89,7 @@ class Subject:
         files = None if self.files is None else [self.files[row] for row in rows.tolist()]
         return dataclasses.replace(
             self, x=self.x[rows], y=self.y[rows], index=self.index[rows], files=files, surrogate=surrogate,
-            original=original,
+            original=original, aim=self.aim and self.aim.take(rows),
         )  # fmt: skip
 
 

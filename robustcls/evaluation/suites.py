@@ -1,6 +1,6 @@
 """Named lists of attacks, by the norm of the threat model."""
 
-__all__ = ["fast", "standard"]
+__all__ = ["fast", "standard", "targeted"]
 
 _USUAL = ["apgd_ce", "apgd_t", "fab_t", "square"]
 _STANDARD = {
@@ -21,3 +21,8 @@ def fast(norm: str) -> list[str]:
 def standard(norm: str) -> list[str]:
     """The composition and hyperparameters of AutoAttack's standard version (Croce and Hein 2020, arXiv:2003.01690)."""
     return _STANDARD[norm]
+
+
+def targeted(norm: str) -> list[str]:
+    """Auto-PGD towards one class, by the targeted DLR, then by the cross-entropy: what `target` takes unless told otherwise."""
+    return ["apgd_dlr(steps=50, restarts=3)", "apgd_ce(steps=50)"]
