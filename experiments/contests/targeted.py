@@ -26,14 +26,18 @@ RULES = ("second", "random", "least_likely")
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, required=True, metavar="M", help="As of `robustcls attack`; repeatable.")
+@click.option(
+    "--model", "models", multiple=True, required=True, metavar="M", help="As of `robustcls attack`; repeatable."
+)
 @click.option("--eps", "radii", multiple=True, required=True, metavar="EPS", help="Of linf, one of each model.")
 @click.option("--data", default="cifar10", metavar="SPEC")
 @click.option("--n", default=200, help="Samples of the test split.")
 @click.option("--steps", "lengths", multiple=True, type=int, default=(10, 20, 50))
 @click.option("--seeds", default=3)
 @click.option("--out", required=True, metavar="FILE.json")
-def command(models: tuple[str, ...], radii: tuple[str, ...], data: str, n: int, lengths: tuple[int, ...], seeds: int, out: str):
+def command(
+    models: tuple[str, ...], radii: tuple[str, ...], data: str, n: int, lengths: tuple[int, ...], seeds: int, out: str
+):
     """Count the samples that each attack brings to their target, verified on the same fp32 model."""
     if len(models) != len(radii):
         raise InputError(f"{len(models)} models and {len(radii)} radii: give --eps once for each --model")
@@ -91,7 +95,11 @@ def counts(
 def reached(model: nn.Module, x_adv: Tensor, x: Tensor, target: Tensor, threat: ThreatModel) -> int:
     """How many images inside ball and box the model gives the target, which leads by more than a tie."""
     x_adv = x_adv.detach().to(device_of(model))
-    inside = (threat.distance(x_adv, x) <= threat.eps + BALL) & (x_adv.flatten(1).amin(1) >= 0) & (x_adv.flatten(1).amax(1) <= 1)
+    inside = (
+        (threat.distance(x_adv, x) <= threat.eps + BALL)
+        & (x_adv.flatten(1).amin(1) >= 0)
+        & (x_adv.flatten(1).amax(1) <= 1)
+    )
     logits = model(x_adv)
     first, second = logits.topk(2, dim=1).values.unbind(1)
     clear = first - second > VERDICT_TIE * torch.maximum(first.abs(), second.abs())

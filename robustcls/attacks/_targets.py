@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 import torch
 from torch import Generator, Tensor, nn
@@ -48,7 +49,13 @@ def needs_logits(target: Target) -> bool:
 
 
 def choose_targets(
-    target: Target, y: Tensor, num_classes: int, generator: Generator, *, logits: Tensor | None, names: Sequence[str] = ()
+    target: Target,
+    y: Tensor,
+    num_classes: int,
+    generator: Generator,
+    *,
+    logits: Tensor | None,
+    names: Sequence[str] = (),
 ) -> Tensor:
     """N target classes, the labels y (N) where one class was named for all and the sample is of it.
 
@@ -98,8 +105,8 @@ def rule_of(target: Target, names: Sequence[str] = ()) -> str:
         return target
     if not isinstance(target, (int, str)) and (not isinstance(target, Tensor) or target.ndim):
         return EACH
-    number = _number(target, max(len(names), 1), names) if isinstance(target, str) else int(target)  # type: ignore[arg-type]
-    return names[number] if 0 <= int(number) < len(names) else str(number)
+    number = int(_number(target, len(names), names) if isinstance(target, str) else target)
+    return names[number] if 0 <= number < len(names) else str(number)
 
 
 def _number(target: str, num_classes: int, names: Sequence[str]) -> int | str:
@@ -111,4 +118,5 @@ def _number(target: str, num_classes: int, names: Sequence[str]) -> int | str:
         return names.index(text)
     if is_number(text) or (text.startswith("-") and is_number(text[1:])):
         return int(text)
-    raise unknown("target", target, [*RULES, *(names or map(str, range(num_classes)))])
+    known = names or list(map(str, range(num_classes)))
+    raise unknown("target", target, [*RULES, *(known if len(known) <= 20 else get_close_matches(text, known))])

@@ -127,7 +127,14 @@ def summarise(evaluation: "Evaluation") -> str:
         after = "failed" if attack.error else f"{attack.robust_accuracy:.1%}"
         alone = f"{attack.alone.accuracy:.1%}" if attack.alone else ""
         rows.append([attack.name, str(attack.attacked), str(attack.broken), after, alone, f"{attack.seconds:.1f}"])
-    header = ["attack", "attacked", "reached target" if evaluation.targeted else "broken", "accuracy", "alone", "seconds"]
+    header = [
+        "attack",
+        "attacked",
+        "reached target" if evaluation.targeted else "broken",
+        "accuracy",
+        "alone",
+        "seconds",
+    ]
     if not any(attack.alone for attack in evaluation.attacks):
         for row in (header, *rows):
             del row[4]

@@ -243,7 +243,9 @@ def measure(
     choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
     say = partial(note, quiet=config.quiet)
     size = parse_batch_size(config.batch_size)
-    subjects = [aimed(one, config.target, seed=config.seed, batch_size=size) for one in load_subjects(page.model, config)]
+    subjects = [
+        aimed(one, config.target, seed=config.seed, batch_size=size) for one in load_subjects(page.model, config)
+    ]
     plans = [plan_from(config, subject, say=say) for subject in subjects]
     evaluations = []
     for model, its, out in zip(page.model, estimate(subjects, plans, config, given), outs, strict=True):

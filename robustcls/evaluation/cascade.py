@@ -57,8 +57,9 @@ def run_cascade(
     outcome = Outcome(
         x=x, y=y, index=engine.subject.index, clean=clean, x_adv=x.clone(), adversarial=clean.clone(),
         distance=torch.zeros(len(y)), margin=torch.full((len(y),), -torch.inf), breaker=torch.full_like(y, -1),
-        names=names, files=engine.subject.files, target=engine.subject.aim.target if engine.subject.aim else None, attacks=every, num_classes=engine.logits.shape[1],
+        names=names, files=engine.subject.files, attacks=every, num_classes=engine.logits.shape[1],
         succeeded=torch.zeros(len(every), len(y), dtype=torch.bool) if alone else None,
+        target=engine.subject.aim.target if engine.subject.aim else None,
     )  # fmt: skip
     for number, (attack, name) in enumerate(zip(every, names, strict=True)):
         robust = outcome.robust

@@ -198,7 +198,8 @@ def _task(engine: Engine, plan: Plan) -> dict[str, Any]:
         "outputs": data.class_map.outputs if data.class_map else [], "threat": str(engine.threat),
         "attacks": [attack.text for attack in plan.attacks], "each alone": plan.alone, "batch size": engine.batch_size,
         "precision": engine.precision, "seed": plan.seed, "compiled": plan.compiled, "radii": list(plan.eps_grid),
-        "target": _target(engine), "versions": versions(), "surrogate": [surrogate.record.name, surrogate.record.sha256] if surrogate else [],
+        "versions": versions(), "target": _target(engine),
+        "surrogate": [surrogate.record.name, surrogate.record.sha256] if surrogate else [],
     }  # fmt: skip
 
 

@@ -75,7 +75,8 @@ def verify(
 ) -> Attempts:
     """An attempt succeeds inside ball and box where the fp32 model misclassifies the tensor as saved beyond a tie.
 
-    target: N classes that alone count, instead. For a model that sees 8 bits alone, such as a service, it is rounded to them first, inside the ball.
+    target: N classes that alone count, instead of any wrong one. For a model that sees 8 bits alone, such as a service, x_adv
+    is rounded to them first, inside the ball.
     """
     if takes_eight_bits(model):
         x_adv = rounded_inside(x_adv, x, threat)

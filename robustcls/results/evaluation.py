@@ -122,9 +122,9 @@ class Evaluation(JsonFile):
                 )
 
         if self.targeted:
-            reached = self.targeted.reached
-            counted = (clean.correct - robust.correct, clean.correct)
-            need((reached.correct, reached.total) == counted, "targeted.reached", str(reached), "%d of %d" % counted)
+            reached, lost = self.targeted.reached, clean.correct - robust.correct
+            same = (reached.correct, reached.total) == (lost, clean.correct)
+            need(same, "targeted.reached", str(reached), f"the {lost} that robust accuracy lacks, of {clean.correct}")
 
     def _check_samples(self) -> None:
         ran, seen = {attack.name for attack in self.attacks}, set()

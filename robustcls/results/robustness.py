@@ -62,7 +62,9 @@ class Targeted:
 
     target: str  # the name of a class, `random`, `least_likely`, `second`, or `one per sample`
     left_out: Count  # samples that were of that class already: no number here is about them
-    reached: Accuracy  # the share of the samples that are right on the clean image which the attacks bring to their target
+    reached: (
+        Accuracy  # the share of the samples that are right on the clean image which the attacks bring to their target
+    )
 
 
 @dataclass
