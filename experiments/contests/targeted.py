@@ -55,7 +55,7 @@ def command(
                     for steps in lengths
                 ]  # fmt: skip
                 click.echo(json.dumps(found[-1]))
-    result = {"data": data, "results": found, "versions": versions() | {"torchattacks": peer.__version__}}
+    result = {"data": Path(data).name, "results": found, "versions": versions() | {"torchattacks": peer.__version__}}
     Path(out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
