@@ -47,9 +47,3 @@ class Goal:
 def hits(logits: Tensor, target: Tensor, *, tie: float = ATTACK_TIE) -> Tensor:
     """Whether the target leads every other class by more than `tie`, a share of the logits compared: N, bool."""
     return -margin(logits, target) > tie * tie_scale(logits, target)
-
-
-def gap(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """Target minus true logit: N."""
-    logits = logits.float()
-    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)

@@ -7,10 +7,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks._active import per_sample
-from robustcls.attacks._goal import Goal, gap
+from robustcls.attacks._goal import Goal
 from robustcls.core.draws import Draws, take
 from robustcls.core.errors import InputError
-from robustcls.core.losses import ATTACK_TIE, tie_scale
+from robustcls.core.losses import ATTACK_TIE, gap, tie_scale
 from robustcls.core.subset import in_turn
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.attacks._goal import Goal
+from robustcls.core.detector import Detector
 from robustcls.core.eight_bits import rounded_inside, takes_eight_bits
 from robustcls.core.losses import NO_ANSWER, VERDICT_TIE, predict_labels
 from robustcls.core.threat import BALL, ThreatModel
@@ -70,13 +71,14 @@ def verify(
     y: Tensor,
     threat: ThreatModel,
     indices: Tensor,
+    detector: Detector | None = None,
     *,
     target: Tensor | None = None,
 ) -> Attempts:
     """An attempt succeeds inside ball and box where the fp32 model misclassifies the tensor as saved beyond a tie.
 
-    target: N classes that alone count, instead of any wrong one. For a model that sees 8 bits alone, such as a service, x_adv
-    is rounded to them first, inside the ball.
+    target: N classes that alone count, instead of any wrong one. Beside a detector it must also be accepted. For a model that
+    sees 8 bits alone, such as a service, it is rounded to them first, inside the ball.
     """
     if takes_eight_bits(model):
         x_adv = rounded_inside(x_adv, x, threat)
@@ -86,6 +88,9 @@ def verify(
     in_box = (x_adv.flatten(1).amin(1) >= 0) & (x_adv.flatten(1).amax(1) <= 1)
     inside = in_box & (distance <= threat.eps + BALL)
     wrong = in_box & goal.reached(logits, goal.labels, tie=VERDICT_TIE)
+    if detector is not None:
+        excess = detector.excess(x_adv, logits).nan_to_num(nan=torch.inf)
+        wrong, gap = wrong & (excess <= 0), torch.where(excess > 0, torch.minimum(gap, -excess), gap)
     gap = gap.where(inside, torch.full_like(gap, -float("inf")))
     success = wrong & inside
     return Attempts(indices, x_adv.cpu(), predicted.cpu(), gap.cpu(), distance.cpu(), wrong.cpu(), success.cpu())
