@@ -1,5 +1,6 @@
 """The classes that attacks aim at."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -78,7 +79,12 @@ def choose_targets(
         last = -torch.inf if target == "second" else torch.inf
         others = logits.nan_to_num(nan=last).scatter(1, y[:, None], last)
         return others.argmax(1) if target == "second" else others.argmin(1)
-    chosen = torch.as_tensor(target, device=y.device)
+    try:
+        chosen = torch.as_tensor(target, device=y.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"target {target!r:.60} is no class: give its number or its name, or numbers, one per image"
+        ) from None
     each = chosen.ndim > 0
     chosen = chosen if each else chosen.expand(len(y))
     if chosen.is_floating_point() or chosen.dtype == torch.bool or chosen.shape != y.shape:
@@ -101,12 +107,16 @@ def choose_targets(
 
 def rule_of(target: Target, names: Sequence[str] = ()) -> str:
     """What was asked for, in words: a rule, the name of a class, or EACH."""
-    if isinstance(target, str) and target in RULES:
-        return target
-    if not isinstance(target, (int, str)) and (not isinstance(target, Tensor) or target.ndim):
+    chosen = _number(target, len(names), names) if isinstance(target, str) else target
+    if isinstance(chosen, str):
+        return chosen
+    try:
+        number = operator.index(chosen)  # type: ignore[arg-type]
+    except TypeError:
         return EACH
-    number = int(_number(target, len(names), names) if isinstance(target, str) else target)
-    return names[number] if 0 <= number < len(names) else str(number)
+    if getattr(chosen, "ndim", 0):
+        return EACH
+    return names[number] if number in range(len(names)) else str(number)
 
 
 def _number(target: str, num_classes: int, names: Sequence[str]) -> int | str:

@@ -129,7 +129,7 @@ def check_attacks(attacks: Sequence[NamedAttack], subject: Subject, eps_grid: Se
                 f"{attack.text} keeps the label, so it says nothing of accuracy: "
                 f"give it to `robustcls explain --attack {quote(attack.text)}`"
             )
-        if subject.aim is not None and not takes_target(attack.function):
+        if not takes_target(attack.function) and subject.aim is not None:
             raise InputError(f"{cannot_aim(attack.text)}, or `suite=targeted`")
         if attack.takes("detector") and subject.detector is None:
             raise InputError(f"{attack.text} attacks a model with a detector: give `detector`, or take apgd_ce")

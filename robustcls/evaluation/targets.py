@@ -12,6 +12,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.seeds import mix
 from robustcls.evaluation.subject import Subject
+from robustcls.models.wrappers.averaged import restart
 from robustcls.runtime.device import resolve_batch_size
 from robustcls.runtime.predict import predict
 
@@ -30,6 +31,7 @@ def aimed(subject: Subject, target: Target | None, *, seed: int, batch_size: int
     if isinstance(target, torch.Tensor):
         target = target.cpu()
     size = resolve_batch_size(batch_size, subject.x.shape[1:], device)
+    restart(model, seed)  # whose runner-up else depended on what it drew before
     with torch.inference_mode(False), frozen(model):
         logits = predict(model, subject.x if needs_logits(target) else subject.x[:1], size)
     names = subject.model_record.classes or names_of(model, logits.shape[1])
@@ -43,6 +45,9 @@ def aimed(subject: Subject, target: Target | None, *, seed: int, batch_size: int
     subject, data = subject.take(other), subject.data_record
     note = f"{left_out} samples of class {rule}, which the attacks aim at, are left out"
     digest = hashlib.sha256(f"{data.sha256} without {sorted(set(y[chosen == y].tolist()))}".encode()).hexdigest()
-    subject.data_record = replace(data, n=len(other), sha256=digest, note="; ".join(filter(None, (data.note, note))))
+    subject.data_record = replace(
+        data, n=len(other), sha256=digest, note="; ".join(filter(None, (data.note, note))),
+        estimates=f"{data.estimates}, but for the class {rule}" if data.estimates else "",
+    )  # fmt: skip
     subject.notes = [*subject.notes, note]
     return subject
