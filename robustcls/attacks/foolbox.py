@@ -143,12 +143,13 @@ def spatial(
     rotations: int = 5,
     translations: int = 5,
     draws: int | None = None,
+    target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """Rotations and translations, from a grid or at random (Engstrom et al. 2017, arXiv:1712.02779).
 
     max_rotation: in degrees; max_translation: in pixels, both either way. rotations, translations: how many the grid
-    has, the latter along each axis. draws: so many random ones instead of the grid.
+    has, the latter along each axis. draws: so many random ones instead of the grid. target: N target classes.
     """
     threat.check_whole_box("spatial")
     check_positive("spatial", rotations=rotations, translations=translations, draws=1 if draws is None else draws)
@@ -158,7 +159,7 @@ def spatial(
         max_translation=max_translation, max_rotation=max_rotation, num_translations=translations,
         num_rotations=rotations, grid_search=draws is None, random_steps=draws or 0,
     )  # fmt: skip
-    return run_foolbox(attack, model, x, y, threat, generator, untold=True)
+    return run_foolbox(attack, model, x, y, threat, generator, target=target, untold=True)
 
 
 @traits(gradients=False, minimum_norm=True)
@@ -170,17 +171,18 @@ def salt_and_pepper(
     *,
     steps: int = 1000,
     across_channels: bool = True,
+    target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """Ever more black and white pixels, then fewer again (foolbox, Rauber et al. 2017, arXiv:1707.04131).
 
-    across_channels: a pixel changes in all channels or in none.
+    across_channels: a pixel changes in all channels or in none. target: N target classes.
     """
     check_positive("salt_and_pepper", steps=steps)
     from foolbox.attacks import SaltAndPepperNoiseAttack
 
     attack = SaltAndPepperNoiseAttack(steps=steps, across_channels=across_channels)
-    return run_foolbox(attack, model, x, y, threat, generator)
+    return run_foolbox(attack, model, x, y, threat, generator, target=target)
 
 
 @traits(gradients=False, minimum_norm=True)
@@ -192,17 +194,19 @@ def blur(
     *,
     steps: int = 50,
     max_sigma: float | None = None,
+    target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """Gaussian blur of growing width (foolbox, Rauber et al. 2017, arXiv:1707.04131).
 
     max_sigma: the last width in pixels; the image's longer side unless given. The filter runs on the CPU.
+    target: N target classes.
     """
     check_positive("blur", steps=steps, max_sigma=1.0 if max_sigma is None else max_sigma)
     from foolbox.attacks import GaussianBlurAttack
 
     attack = GaussianBlurAttack(steps=steps, max_sigma=max_sigma)
-    return run_foolbox(attack, model, x, y, threat, generator, untold=True)
+    return run_foolbox(attack, model, x, y, threat, generator, target=target, untold=True)
 
 
 @traits(gradients=False, minimum_norm=True)
