@@ -65,7 +65,7 @@ def test_success_is_the_target_as_counted_by_hand(net, data, second, least, rule
     assert found.x_adv.max() <= 1
     reached = right & (after == target)
     assert torch.equal(found.success, reached)
-    assert 5 < reached.sum() < right.sum() - 5
+    assert 2 < reached.sum() < right.sum() - 5
     if rule == "least_likely":
         assert (right & (after != y) & ~reached).any(), "another wrong class is no success"
     counted = evaluation.targeted.reached
@@ -237,11 +237,11 @@ def test_unlike_questions_are_not_compared(net, data, second, free):
 
 def test_a_policy_on_robust_accuracy_is_not_decided_by_a_target(second, free):
     policy = Policy(min_robust=0.01, min_clean=0.01)
-    assert judge(free, policy).result == "PASS"
+    assert judge(free, policy).status in ("PASS", "WARN")
     verdict = judge(second, policy)
-    assert verdict.result == "INCONCLUSIVE"
+    assert verdict.status == "INCONCLUSIVE"
     assert "the attacks aim at one class, second: evaluate without a target" in str(verdict)
-    assert judge(second, Policy(min_clean=0.01)).result == "PASS"
+    assert judge(second, Policy(min_clean=0.01)).status in ("PASS", "WARN")
 
 
 def first_broken(evaluation):
@@ -312,11 +312,14 @@ def test_a_run_that_was_cut_off_goes_on_with_its_targets_alone(net, data, second
         run(None)
     found = run("second")
     expected = [sample.target for sample in second.samples]
-    assert torch.cat(calls).tolist() == [
-        expected[i] for i in range(80) if found.samples[i].clean == found.samples[i].label
-        and found.samples[i].broken_by is None
-    ][:sum(map(len, calls))]  # fmt: skip
+    survivors = [one for one in found.samples if one.clean == one.label and one.broken_by is None]
+    targets = [expected[one.index] for one in survivors]
+    assert torch.cat([*calls[:1], *calls[2:]]).tolist() == targets, "the first batch was kept, the second began anew"
 
 
-def test_robustbench_knows_no_targets(second, free):
-    assert robustbench_info(second) is None
+def test_robustbench_knows_no_targets(net, data):
+    free, aimed = (
+        robustcls.evaluate(net, *data, "linf:8/255", attacks="pgd(steps=3)", target=one) for one in (None, "second")
+    )
+    assert robustbench_info(free) is not None
+    assert robustbench_info(aimed) is None
