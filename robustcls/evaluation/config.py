@@ -52,7 +52,7 @@ class AttackConfig(SubjectOptions, CompileOption):
     )
     suite: str | None = option(
         None,
-        "Named list of attacks: fast, standard, or rand for a random model.  [default: fast, without --attack]",
+        "Named list of attacks: fast, standard, targeted, or rand for a random model.  [default: fast, without --attack]",
         metavar="NAME",
     )
     target: str | None = option(

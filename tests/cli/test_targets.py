@@ -32,8 +32,8 @@ def test_the_terminal_the_file_the_examples_the_report_and_the_card_say_so(cli, 
     assert f"target second: reached by {reached}" in said
     assert f"target   second: reached by {reached}" in str(evaluation)
     assert json.loads(Path("e.json").read_text(encoding="utf-8"))["provenance"]["config"]["target"] == "second"
-    assert cli("report", "e.json", "--out", "report.html", "--model-card", "card.md").status == 0
-    page, card = (Path(name).read_text(encoding="utf-8") for name in ("report.html", "card.md"))
+    assert cli("report", "e.json", "--out", "report.html", "--model-card").status == 0
+    page, card = (path.read_text(encoding="utf-8") for path in (Path("report.html"), *Path().glob("*.md")))
     for part in ("Reached the target", "target: second. Another wrong class counts as robust", "targeted: second"):
         assert part in page
     assert f"| Reached the target (second) under linf, eps 0.06 | {reached.accuracy:.1%}" in card
