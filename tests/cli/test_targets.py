@@ -36,7 +36,7 @@ def test_the_terminal_the_file_the_examples_the_report_and_the_card_say_so(cli, 
     page, card = (path.read_text(encoding="utf-8") for path in (Path("report.html"), *Path().glob("*.md")))
     for part in ("Reached the target", "target: second. Another wrong class counts as robust", "targeted: second"):
         assert part in page
-    assert f"| Reached the target (second) under linf, eps 0.06 | {reached.accuracy:.1%}" in card
+    assert f"| Reached the target (second) under linf 0.06 | {reached.accuracy:.1%}" in card
     assert "- Attacker's goal: targeted: second; no other wrong class counts" in card
 
 
