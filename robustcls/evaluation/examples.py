@@ -68,7 +68,8 @@ class Examples:
         """Writes the verified adversarial examples, and them alone, as npz; returns how many there are.
 
         x, x_adv: float32 N,C,H,W in [0, 1]; y, index: N; broken_by: the name of the attack, N; files: their names, N, of
-        data that are files; target: N, of attacks that aim at a class. option: what named the path. Raises InputError where it cannot be written.
+        data that are files; target: N, of attacks that aim at a class. option: what named the path. Raises InputError where
+        it cannot be written.
         """
         success = self.success.cpu()
         named = {} if self.files is None else {"files": np.array(self.files, dtype=np.str_)[success.numpy()]}

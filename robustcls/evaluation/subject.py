@@ -1,10 +1,9 @@
 """What is evaluated: a model on samples, under a threat model."""
 
-import dataclasses
 import hashlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -89,14 +88,15 @@ class Subject:
 
     def take(self, rows: Tensor) -> "Subject":
         """The samples at these positions. The record of the data is still that of all."""
-        surrogate, original = (
-            other and dataclasses.replace(other, y=other.y[rows]) for other in (self.surrogate, self.original)
-        )
+        surrogate, original = (other and replace(other, y=other.y[rows]) for other in (self.surrogate, self.original))
         files = None if self.files is None else [self.files[row] for row in rows.tolist()]
-        return dataclasses.replace(
-            self, x=self.x[rows], y=self.y[rows], index=self.index[rows], files=files, surrogate=surrogate,
-            original=original, aim=self.aim and self.aim.take(rows),
-        )  # fmt: skip
+        of_each = {
+            "x": self.x[rows],
+            "y": self.y[rows],
+            "index": self.index[rows],
+            "aim": self.aim and self.aim.take(rows),
+        }
+        return replace(self, **of_each, files=files, surrogate=surrogate, original=original)
 
 
 def make_subject(
