@@ -90,13 +90,8 @@ class Subject:
         """The samples at these positions. The record of the data is still that of all."""
         surrogate, original = (other and replace(other, y=other.y[rows]) for other in (self.surrogate, self.original))
         files = None if self.files is None else [self.files[row] for row in rows.tolist()]
-        of_each = {
-            "x": self.x[rows],
-            "y": self.y[rows],
-            "index": self.index[rows],
-            "aim": self.aim and self.aim.take(rows),
-        }
-        return replace(self, **of_each, files=files, surrogate=surrogate, original=original)
+        x, y, index, aim = self.x[rows], self.y[rows], self.index[rows], self.aim and self.aim.take(rows)
+        return replace(self, x=x, y=y, index=index, aim=aim, files=files, surrogate=surrogate, original=original)
 
 
 def make_subject(
