@@ -11,6 +11,7 @@ from robustcls.attacks._goal import Goal
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
+from robustcls.evaluation.engine import Engine
 from robustcls.evaluation.targets import aimed
 from robustcls.reporting.card import robustbench_info
 from robustcls.results.comparison import find_mismatch
@@ -122,13 +123,17 @@ def test_the_rules_give_no_label_and_follow_from_seed_and_sample(net, data):
     assert not (chosen == y).any()
 
 
-def test_attacks_on_several_batches_and_in_low_precision_meet_their_own_targets(net, data, second):
+def test_attacks_on_several_batches_and_in_low_precision_meet_their_own_targets(net, data, second, monkeypatch):
+    goals, claims = [], Engine._claims
+    monkeypatch.setattr(Engine, "_claims", lambda self, x_adv, goal: goals.append(goal) or claims(self, x_adv, goal))
     x, y = data
     parts = robustcls.evaluate(net, x, y, f"linf:{EPS}", attacks=ATTACKS, target="second", batch_size=7)
     assert abs(parts.robust.correct - second.robust.correct) <= 1
     low = robustcls.evaluate(net, x, y, f"linf:{EPS}", attacks=ATTACKS, target="second", precision="bf16")
     assert abs(low.robust.correct - second.robust.correct) <= 2
     assert low.provenance.precision == "bf16"
+    assert goals
+    assert all(goal.targeted for goal in goals), "what fp32 attacks again is what came to the target alone"
 
 
 @torch.no_grad()
