@@ -79,7 +79,9 @@ def approach_after(model, a, threat: ThreatModel, steps: int, enough: float) -> 
     return nearest, distance
 
 
-def distances(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int, given: dict) -> list[float | None]:
+def distances(
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int, given: dict
+) -> list[float | None]:
     found = []
     for rows in torch.arange(len(x)).split(100):
         x_adv = fab.fab_t(
