@@ -105,6 +105,7 @@ def run_cascade(
             if attack.traits.minimum_norm
         },
         succeeded=torch.zeros(len(every), len(y), dtype=torch.bool) if alone else None,
+        target=engine.subject.aim.target if engine.subject.aim else None,
     )  # fmt: skip
     costs, chunks = [Cost() for _ in every], _chunks(engine, every)
     tried = torch.zeros(len(every), len(y), dtype=torch.bool)

@@ -2,7 +2,7 @@
 
 from robustcls.core.errors import InputError
 
-__all__ = ["fast", "rand", "standard"]
+__all__ = ["fast", "rand", "standard", "targeted"]
 
 DRAWS = {"rand": 20}  # of a suite that attacks the expectation of a random model
 
@@ -46,3 +46,8 @@ def rand(norm: str) -> list[str]:
 def standard(norm: str) -> list[str]:
     """The composition and hyperparameters of AutoAttack's standard version (Croce and Hein 2020, arXiv:2003.01690)."""
     return _STANDARD[norm]
+
+
+def targeted(norm: str) -> list[str]:
+    """Auto-PGD towards one class, by the targeted DLR, then by the cross-entropy: what `target` takes unless told otherwise."""
+    return ["apgd_dlr(steps=50, restarts=3)", "apgd_ce(steps=50)"]

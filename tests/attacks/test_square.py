@@ -162,3 +162,15 @@ def test_within_takes_those_that_the_start_has_brought_close(trained):
     far = square(net, x, y, threat, queries=50, within=1e-6, start=start, generator=seeded(1))
     right = margin(net(start), y) <= -1e-3
     assert torch.equal(far[right], x[right]), "not tried, and so left as they were"
+
+
+def test_where_no_sample_came_close_no_empty_batch_is_asked():
+    """Networks whose shape is taken from the batch cannot answer one."""
+
+    def model(x):
+        assert len(x) > 0
+        return x.flatten(1)[:, :2] + torch.tensor([1.0, 0.0])
+
+    x, y = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.int64)
+    found = square(model, x, y, ThreatModel("linf", 0.1), queries=20, within=0.1, start=x)
+    assert torch.equal(found, x)

@@ -17,6 +17,7 @@ from robustcls.evaluation.evaluate import evaluate_subject
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.plan import make_plan
 from robustcls.evaluation.subject import make_subject
+from robustcls.evaluation.targets import aimed
 from robustcls.models.wrappers.averaged import averaged
 from robustcls.results.records import Evaluation
 from robustcls.runtime.fused import Counted
@@ -34,14 +35,16 @@ def small_chunks(monkeypatch):
 
 
 def run(
-    attacks=ATTACKS, *, model=None, detector=None, large=True, journal=None, progress=None, examples="all", **options
-):
+    attacks=ATTACKS, *, model=None, detector=None, large=True, target=None, journal=None, progress=None, examples="all",
+    **options,
+):  # fmt: skip
     """The samples of make_batch, rounded to 8 bits; as tensors unless large."""
     x, y = make_batch()
     pixels = (x * 255).round().to(torch.uint8)
     subject = replace(make_subject(model or make_net(), pixels.float() / 255, y, LINF), detector=detector)
     if large:
         subject = replace(subject, x=EightBit(pixels))
+    subject = aimed(subject, target, seed=0, batch_size=BATCH)
     plan = make_plan(subject, attacks, precision="fp32", batch_size=BATCH, **options)
     return Evaluated(subject, evaluate_subject(subject, plan, journal=journal, progress=progress, examples=examples))
 
@@ -68,6 +71,17 @@ def test_chunks_give_what_all_together_give(attacks, alone):
     assert isinstance(chunks.examples.x_adv, Stored)
     torch.testing.assert_close(chunks.examples.x_adv[:], whole.examples.x_adv)
     torch.testing.assert_close(chunks.examples.distance, whole.examples.distance)
+
+
+@pytest.mark.parametrize("target", [1, "random", "least_likely"])
+def test_chunks_aim_at_what_all_together_aim_at(target):
+    """With a class for all, the samples of that class are left out."""
+    whole, chunks = (run(["pgd(steps=3)", "apgd_ce(steps=5)"], large=large, target=target) for large in (False, True))
+    assert comparable(chunks) == comparable(whole)
+    assert torch.equal(chunks.examples.target, whole.examples.target)
+    assert (len(whole.y) < 60) == (target == 1)
+    assert isinstance(chunks.examples.x_adv, Stored)
+    torch.testing.assert_close(chunks.examples.x_adv[:], whole.examples.x_adv)
 
 
 def test_all_attacks_meet_a_chunk_before_the_next():
@@ -226,7 +240,7 @@ def test_resumed_after_sigkill_to_the_same_result(tmp_path):
     one, other = (Evaluation.load(folder / "e.json") for folder in (tmp_path, tmp_path / "whole"))
     whole, resumed = (without_times(Evaluated(None, evaluation)) for evaluation in (other, one))
     assert resumed == whole
-    assert [attack["forwards"] for attack in whole["attacks"]][0] > 0
+    assert whole["attacks"][0]["forwards"] > 0
     saved, expected = (dict(np.load(folder / "e.npz")) for folder in (tmp_path, tmp_path / "whole"))
     assert all(np.array_equal(saved[name], expected[name]) for name in expected)
     assert len(saved["x_adv"]) > 0
