@@ -17,7 +17,7 @@ from pathlib import Path
 from experiments.photos.make_data import photos
 
 WNIDS = Path(__file__).with_name("wnids.txt")
-EPS, RADII = "1/1020", "0,1/5100,1/2550,1/1020,1/510,1/255"
+EPS, RADII = "1/1020", "0,1/2550,1/1020,1/255"
 
 
 def table() -> dict[str, tuple[str, int]]:
