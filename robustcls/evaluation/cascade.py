@@ -145,7 +145,7 @@ def _chunks(engine: Engine, attacks: Sequence[NamedAttack]) -> Sequence[Tensor]:
     all, where the time is bounded, which each attack shall meet, and where a batch shares the draws of a random model."""
     rows = torch.arange(len(engine.y))
     together = not isinstance(engine.x, EightBit) or any(one.traits.universal for one in attacks)
-    together = together or engine.over is not never or averaged_in(engine.subject.model)
+    together = together or engine.over is not never or bool(averaged_in(engine.subject.model))
     return [rows] if together else rows.split(CHUNK)
 
 
