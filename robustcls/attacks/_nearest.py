@@ -82,7 +82,7 @@ def minimum_norm(
     """
 
     def declare(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        @traits(minimum_norm=True)
+        @traits(minimum_norm=True, l0="l0" in norms)
         @wraps(attack)
         def searched(model, x, y, threat, *, generator=None, **options) -> Tensor:
             check_norm(attack.__name__, threat, *norms)

@@ -45,6 +45,7 @@ def run_attack(
     named, function = plugins.parse("attack", attack), plugins.load("attack", attack)
     is_own = plugins.is_own("attack", attack)
     threat.check_options(str(named), plugins.resolved("attack", attack))
+    threat.check_known(str(named), traits_of(function).l0 or is_own)
     threat.check_eps(images.shape[1:])
     model = classifier_with_warning(model, images, labels)
     device = device_of(model)

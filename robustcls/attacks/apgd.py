@@ -151,6 +151,7 @@ class _Active(Active):
     """A run: x_adv is the paper's x^(k), y the labels of the goal; x_max, f_max and eta have the paper's names."""
 
     other: Tensor | None  # N, what the loss takes beside y
+    radius: Tensor | None  # N, of each sample's own ball; None: eps
     f: Tensor = field(init=False)  # N, the loss at x_adv
     grad: Tensor = field(init=False)
     x_max: Tensor = field(init=False)  # the best point: that of the largest loss
@@ -231,17 +232,26 @@ class Ascent:
         return runs.x_adv
 
     def run(
-        self, x: Tensor, y: Tensor, other: Tensor | None, start: Tensor | None, generator: Generator | None
+        self,
+        x: Tensor,
+        y: Tensor,
+        other: Tensor | None,
+        start: Tensor | None,
+        generator: Generator | None,
+        radius: Tensor | None = None,
     ) -> Tensor:
-        """One run: for each sample the first point that succeeds, else that of the largest loss."""
-        return (self._sparse if self.threat.norm == "l1" else self._momentum)(x, y, other, start, generator)
+        """One run: for each sample the first point that succeeds, else that of the largest loss.
 
-    def _momentum(self, x, y, other, start, generator) -> Tensor:
+        radius: N, of each sample's own ball instead of eps; it takes a start.
+        """
+        return (self._sparse if self.threat.norm == "l1" else self._momentum)(x, y, other, start, generator, radius)
+
+    def _momentum(self, x, y, other, start, generator, radius) -> Tensor:
         """Algorithm 1 of the paper."""
         threat, steps, result = self.threat, self.steps, x.clone()
-        start = threat.random_start(x, generator) if start is None else threat.project(start, x)
-        a = _Momentum(x, y, start, other)
-        a.eta = torch.full_like(x[:, :1, :1, :1], 2 * threat.eps)
+        start = threat.random_start(x, generator) if start is None else threat.project(start, x, radius)
+        a = _Momentum(x, y, start, other, radius)
+        a.eta = torch.full_like(x[:, :1, :1, :1], 2 * threat.eps) if radius is None else 2 * per_sample(radius)
         period, falls, shortest = (max(int(share * steps), 1) for share in (FIRST_PERIOD, PERIOD_FALLS, LAST_PERIOD))
         since_checkpoint = 0
         for k in range(steps + 1):
@@ -260,9 +270,9 @@ class Ascent:
                 period, since_checkpoint = max(period - falls, shortest), 0
             if k < steps:
                 alpha = ALPHA if k > 0 else 1.0
-                z = threat.project(a.x_adv + a.eta * threat.steepest(a.grad), a.x)
+                z = threat.project(a.x_adv + a.eta * threat.steepest(a.grad), a.x, a.radius)
                 ahead = a.x_adv + alpha * (z - a.x_adv) + (1 - alpha) * (a.x_adv - a.x_last)
-                a.x_last, a.x_adv = a.x_adv, threat.project(ahead, a.x)
+                a.x_last, a.x_adv = a.x_adv, threat.project(ahead, a.x, a.radius)
                 since_checkpoint += 1
         result[a.index] = a.x_max
         return result

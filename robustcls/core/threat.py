@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from robustcls.core.draws import Draws
 
-Norm = Literal["linf", "l2", "l1"]
+Norm = Literal["linf", "l2", "l1", "l0"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 # An example this far beyond eps still counts as inside the ball: what float32 arithmetic may add.
 BALL = 1e-6
@@ -44,7 +44,9 @@ def _grey_levels(value: float) -> str:
 class ThreatModel:
     """All images within `eps` (pixel values, [0, 1] scale) of the clean one in `norm`, and inside [0, 1].
 
-    Raises InputError for a radius of linf beyond 1, which allows every image, as one in grey levels would.
+    In l0 `eps` is the number of values that may change, each of C x H x W one, as sigma-zero (Cina et al. 2024,
+    arXiv:2402.01879) and AttackBench count: a pixel whose three colours change counts three. Raises InputError for a radius
+    of linf beyond 1, which allows every image, as one in grey levels would, and for a fraction in l0.
     """
 
     norm: Norm
@@ -58,6 +60,10 @@ class ThreatModel:
             hint = _grey_levels(self.eps) or ": give a fraction such as 8/255"
             raise InputError(
                 f"linf eps {self.eps:g} is too large: pixels are in [0, 1], and 1 allows every image{hint}"
+            )
+        if self.norm == "l0" and self.eps != round(self.eps):
+            raise InputError(
+                f"l0 eps {self.eps:g} is not a whole number: l0 counts the values that may change: give one such as `eps=20`"
             )
 
     @classmethod
@@ -85,8 +91,9 @@ class ThreatModel:
         return f"{self.eps:.6g}"
 
     def at(self, eps: float) -> "ThreatModel":
-        """The ball of another radius in the same norm; of linf at most 1, which allows every image."""
-        return ThreatModel(self.norm, min(eps, 1.0) if self.norm == "linf" else eps)
+        """The ball of another radius in the same norm; of linf at most 1, which allows every image, of l0 the whole number
+        below."""
+        return ThreatModel(self.norm, {"linf": min(eps, 1.0), "l0": math.floor(eps)}.get(self.norm, eps))
 
     def check_eps(self, shape: Sequence[int]) -> None:
         """Raises InputError where no two images are as far apart as eps, as in grey levels. shape: C,H,W of an image."""
@@ -101,13 +108,13 @@ class ThreatModel:
 
     def reaches_grey(self, shape: Sequence[int]) -> bool:
         """Whether every image may become uniform grey, so that no model can be robust. shape: C,H,W of an image."""
-        return self.eps >= self._widest(shape) / 2
+        return self.eps >= self._widest(shape, 0.5)
 
-    def _widest(self, shape: Sequence[int]) -> float:
-        """How far apart two images can be."""
+    def _widest(self, shape: Sequence[int], change: float = 1.0) -> float:
+        """How far apart two images can be, of which each value differs by this much at most."""
         import torch
 
-        return _NORMS[self.norm].size(torch.ones(1, *shape)).item()
+        return _NORMS[self.norm].size(torch.full((1, *shape), change)).item()
 
     def default_step(self, steps: int | None = None) -> float:
         """The step size, in pixel values, of an attack that is given none: 2.5 eps / steps (Madry et al. 2017); eps for
@@ -120,6 +127,13 @@ class ThreatModel:
         if self.norm == "linf" and step_size is not None and step_size > 1:
             hint = _grey_levels(step_size) or ": give a fraction such as 2/255"
             raise InputError(f"{attack}: step_size {step_size:g} is too large: pixels are in [0, 1]{hint}")
+
+    def check_known(self, attack: str, knows_l0: bool) -> None:
+        """Raises InputError in l0 for an attack that does not know it."""
+        if self.norm == "l0" and not knows_l0:
+            raise InputError(
+                f"{attack} does not know l0: take `attacks=\"sigma_zero\"`, or another norm, such as `norm=linf`"
+            )
 
     @property
     def is_whole_box(self) -> bool:
@@ -137,11 +151,18 @@ class ThreatModel:
     def project(self, x_adv: "Tensor", x: "Tensor", radius: "Tensor | None" = None) -> "Tensor":
         """Onto the ball around x, of radius eps unless each sample has its own (N), then onto the box.
 
-        Clipping to the box moves every pixel towards x, which lies in the box, so the result is inside both. For linf and
-        l1 it is the nearest such point; for l2 it is feasible, not always nearest. x, x_adv: N,C,H,W.
+        Clipping to the box moves every pixel towards x, which lies in the box, so the result is inside both. For linf, l1
+        and l0 it is the nearest such point; for l2 it is feasible, not always nearest. x, x_adv: N,C,H,W.
         """
         eps = self.eps if radius is None else _per_sample(radius, x)
         return (x + _NORMS[self.norm].clip(x_adv - x, eps, x)).clamp(0, 1)
+
+    def between(self, x: "Tensor", x_adv: "Tensor", share: "Tensor") -> "Tensor":
+        """The point of which the distance from x is this share (N, in [0, 1]) of x_adv's: on the way there; in l0 with the
+        largest of the changes alone, rounded down in number."""
+        if self.norm == "l0":
+            return self.project(x_adv, x, (share * self.distance(x_adv, x)).floor())
+        return x.lerp(x_adv, _per_sample(share, x)).clamp(0, 1)
 
     def random_start(self, x: "Tensor", generator: "Generator | None" = None) -> "Tensor":
         """A point drawn uniformly from the ball around each x, clipped to the box."""
@@ -165,6 +186,8 @@ class ThreatModel:
 
     def dual(self, grad: "Tensor") -> "Tensor":
         """The dual norm of a gradient for each sample, by which a linear loss rises at most within the ball of radius 1: N."""
+        if self.norm == "l0":
+            _has_none("dual")()
         return _NORMS[_DUAL[self.norm]].size(grad)
 
 
@@ -177,6 +200,13 @@ class _NormFunctions(NamedTuple):
 
 def _per_sample(values: "Tensor", like: "Tensor") -> "Tensor":
     return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def _has_none(what: str) -> Callable[..., Any]:
+    def refuse(*_: Any) -> Any:
+        raise InputError(f"l0 has no {what}: take `attacks=\"sigma_zero\"`, or another norm, such as `norm=linf`")
+
+    return refuse
 
 
 def _linf_size(delta: "Tensor") -> "Tensor":
@@ -253,6 +283,20 @@ def _l1_steepest(grad: "Tensor") -> "Tensor":
     return (step / step.abs().sum(1, keepdim=True).clamp_min(1)).view_as(grad)
 
 
+def _l0_size(delta: "Tensor") -> "Tensor":
+    return (delta != 0).flatten(1).sum(1).to(delta.dtype)
+
+
+def _l0_clip(delta: "Tensor", eps: "float | Tensor", x: "Tensor") -> "Tensor":
+    """The Euclidean projection onto ball and box: the values that gain most by changing keep their change, as far as the box
+    lets them. Of equal gains those of the first places."""
+    inside = (x + delta).clamp(0, 1) - x
+    gain = (inside * (2 * delta - inside)).flatten(1)  # delta^2, less what the box leaves of it
+    rank = gain.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    eps = eps if isinstance(eps, (float, int)) else eps.flatten(1)
+    return delta.masked_fill((rank >= eps).view_as(delta), 0)
+
+
 _DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 _NORMS: dict[str, _NormFunctions] = {
     "linf": _NormFunctions(
@@ -263,4 +307,5 @@ _NORMS: dict[str, _NormFunctions] = {
     ),
     "l2": _NormFunctions(_l2_size, _l2_clip, _l2_uniform, _l2_steepest),
     "l1": _NormFunctions(_l1_size, _l1_clip, _l1_uniform, _l1_steepest),
+    "l0": _NormFunctions(_l0_size, _l0_clip, _has_none("uniform point"), _has_none("steepest direction")),
 }

@@ -103,6 +103,7 @@ def check_attacks(attacks: Sequence[NamedAttack], subject: Subject, eps_grid: Se
     for attack in attacks:
         threat.check_options(attack.text, attack.options)
         traits = attack.traits
+        threat.check_known(attack.text, traits.l0 or plugins.is_own("attack", attack.source))
         if traits.training_only:
             raise InputError(
                 f'{attack.text} leaves the ball on purpose, to train on: take `attacks="fgsm"` or `attacks="pgd"`'
