@@ -251,7 +251,7 @@ class Ascent:
         threat, steps, result = self.threat, self.steps, x.clone()
         start = threat.random_start(x, generator) if start is None else threat.project(start, x, radius)
         a = _Momentum(x, y, start, other, radius)
-        a.eta = torch.full_like(x[:, :1, :1, :1], 2 * threat.eps) if radius is None else 2 * per_sample(radius)
+        a.eta = 2 * _sizes(threat, a)
         period, falls, shortest = (max(int(share * steps), 1) for share in (FIRST_PERIOD, PERIOD_FALLS, LAST_PERIOD))
         since_checkpoint = 0
         for k in range(steps + 1):
@@ -277,22 +277,24 @@ class Ascent:
         result[a.index] = a.x_max
         return result
 
-    def _sparse(self, x, y, other, start, generator) -> Tensor:
+    def _sparse(self, x, y, other, start, generator, radius) -> Tensor:
         """Through balls of 3, 2 and 1 eps, from Gaussian noise (Croce and Hein 2021, arXiv:2103.01208).
 
         A sample leaves with the first point in the ball of eps that succeeds; without early_stop the largest loss there
-        counts. With 3 steps or more each ball gets some.
+        counts. With 3 steps or more each ball gets some. With radii of its own a run has one ball, where its start lies.
         """
         result, early = x.clone(), min(math.ceil(EARLY * self.steps), (self.steps - 1) // 2)
-        a = _Sparse(x, y, x + Draws(x, generator).normal(*x.shape[1:]) if start is None else start, other)
-        for radius, length in zip(RADII, (early, early, self.steps - 2 * early), strict=True):
+        start = x + Draws(x, generator).normal(*x.shape[1:]) if start is None else start
+        a = _Sparse(x, y, start, other, radius)
+        lengths = zip(RADII, (early, early, self.steps - 2 * early), strict=True) if radius is None else [(1, self.steps)]
+        for share, length in lengths:
             if length == 0:
                 continue
-            ball, period = replace(self.threat, eps=radius * self.threat.eps), max(int(PERIOD * length), 1)
-            a.x_adv = a.x_max = ball.project(a.x_max, a.x)
-            a.f_max, a.eta = torch.full_like(a.f, -torch.inf), torch.full_like(a.x[:, :1, :1, :1], ball.eps)
+            ball, period = replace(self.threat, eps=share * self.threat.eps), max(int(PERIOD * length), 1)
+            a.x_adv = a.x_max = ball.project(a.x_max, a.x, a.radius)
+            a.f_max, a.eta = torch.full_like(a.f, -torch.inf), _sizes(ball, a)
             a.changed = _changed(a.x_adv, a.x)
-            if radius == RADII[0]:  # from the clean image, a step of one pixel would never grow
+            if radius is not None or share == RADII[0]:  # from the clean image, a step of one pixel would never grow
                 a.changed = a.changed.clamp_min(0.3 * x[0].numel())
             for k in range(length + 1):
                 if not self._look(a, result):
@@ -304,10 +306,10 @@ class Ascent:
                     changed = _changed(a.x_max, a.x)
                     sparser = changed < SPARSER * a.changed
                     a.changed = changed
-                    shorter = (a.eta / SHRINK).clamp_min(ball.eps / SHORTEST)
-                    a.eta = torch.where(per_sample(sparser), ball.eps, shorter)
+                    shorter = torch.maximum(a.eta / SHRINK, _sizes(ball, a) / SHORTEST)
+                    a.eta = torch.where(per_sample(sparser), _sizes(ball, a), shorter)
                     a.return_to_best(sparser)
-                a.x_adv = ball.project(a.x_adv + a.eta * _sparse_direction(a.grad, a.changed / MOVED), a.x)
+                a.x_adv = ball.project(a.x_adv + a.eta * _sparse_direction(a.grad, a.changed / MOVED), a.x, a.radius)
         result[a.index] = a.x_max
         return result
 
@@ -318,13 +320,18 @@ class Ascent:
         if self.early_stop:
             succeeded = self.goal.reached(logits, a.y)
             if self.threat.norm == "l1":  # whose runs begin in larger balls
-                succeeded &= self.threat.distance(a.x_adv, a.x) <= self.threat.eps + BALL
+                succeeded &= self.threat.distance(a.x_adv, a.x) <= (self.threat.eps if a.radius is None else a.radius) + BALL
             a.drop(succeeded, into=result)
         better = a.f > a.f_max
         a.f_max = torch.where(better, a.f, a.f_max)
         a.x_max = torch.where(per_sample(better), a.x_adv, a.x_max)
         a.grad_max = torch.where(per_sample(better), a.grad, a.grad_max)
         return len(a) > 0
+
+
+def _sizes(ball: ThreatModel, a: _Active) -> Tensor:
+    """N,1,1,1, each sample's radius."""
+    return torch.full_like(a.x[:, :1, :1, :1], ball.eps) if a.radius is None else per_sample(a.radius)
 
 
 def _changed(x_adv: Tensor, x: Tensor) -> Tensor:
