@@ -42,6 +42,7 @@ RADII, EARLY = (3, 2, 1), 0.3  # of the balls, in eps; the share of the steps th
 PERIOD = 0.04  # of a ball's steps, between checkpoints
 SPARSER = 0.95  # where the best point has changed fewer than this share of the pixels it had, the first step again
 SHRINK, SHORTEST = 1.5, 10  # elsewhere the step is divided by the one, down to the first step over the other
+SPARSEST = 0.01  # of the pixels that the first steps of a run in a ball of its own move, as a share, by 1.5
 MOVED = 1.5  # a step moves as many pixels as the best point has changed, over this
 
 
@@ -286,7 +287,9 @@ class Ascent:
         result, early = x.clone(), min(math.ceil(EARLY * self.steps), (self.steps - 1) // 2)
         start = x + Draws(x, generator).normal(*x.shape[1:]) if start is None else start
         a = _Sparse(x, y, start, other, radius)
-        lengths = zip(RADII, (early, early, self.steps - 2 * early), strict=True) if radius is None else [(1, self.steps)]
+        lengths = (
+            zip(RADII, (early, early, self.steps - 2 * early), strict=True) if radius is None else [(1, self.steps)]
+        )
         for share, length in lengths:
             if length == 0:
                 continue
@@ -294,7 +297,9 @@ class Ascent:
             a.x_adv = a.x_max = ball.project(a.x_max, a.x, a.radius)
             a.f_max, a.eta = torch.full_like(a.f, -torch.inf), _sizes(ball, a)
             a.changed = _changed(a.x_adv, a.x)
-            if radius is not None or share == RADII[0]:  # from the clean image, a step of one pixel would never grow
+            if radius is not None:
+                a.changed = a.changed.clamp_min(SPARSEST * x[0].numel())
+            elif share == RADII[0]:  # from the clean image, a step of one pixel would never grow
                 a.changed = a.changed.clamp_min(0.3 * x[0].numel())
             for k in range(length + 1):
                 if not self._look(a, result):
@@ -320,7 +325,9 @@ class Ascent:
         if self.early_stop:
             succeeded = self.goal.reached(logits, a.y)
             if self.threat.norm == "l1":  # whose runs begin in larger balls
-                succeeded &= self.threat.distance(a.x_adv, a.x) <= (self.threat.eps if a.radius is None else a.radius) + BALL
+                succeeded &= (
+                    self.threat.distance(a.x_adv, a.x) <= (self.threat.eps if a.radius is None else a.radius) + BALL
+                )
             a.drop(succeeded, into=result)
         better = a.f > a.f_max
         a.f_max = torch.where(better, a.f, a.f_max)

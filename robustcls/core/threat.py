@@ -132,7 +132,7 @@ class ThreatModel:
         """Raises InputError in l0 for an attack that does not know it."""
         if self.norm == "l0" and not knows_l0:
             raise InputError(
-                f"{attack} does not know l0: take `attacks=\"sigma_zero\"`, or another norm, such as `norm=linf`"
+                f'{attack} does not know l0: take `attacks="sigma_zero"`, or another norm, such as `norm=linf`'
             )
 
     @property
@@ -204,7 +204,7 @@ def _per_sample(values: "Tensor", like: "Tensor") -> "Tensor":
 
 def _has_none(what: str) -> Callable[..., Any]:
     def refuse(*_: Any) -> Any:
-        raise InputError(f"l0 has no {what}: take `attacks=\"sigma_zero\"`, or another norm, such as `norm=linf`")
+        raise InputError(f'l0 has no {what}: take `attacks="sigma_zero"`, or another norm, such as `norm=linf`')
 
     return refuse
 

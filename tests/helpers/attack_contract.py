@@ -18,7 +18,7 @@ CHEAP = {
     "steps": 5, "restarts": 2, "targets": 3, "queries": 200, "draws": 20,
     "binary_search_steps": 4, "initial_const": 1.0, "initial_evaluations": 10, "size": 0.6,
 }  # fmt: skip
-EPS = {"linf": 0.1, "l2": 0.4, "l1": 1.0}
+EPS = {"linf": 0.1, "l2": 0.4, "l1": 1.0, "l0": 8}
 
 
 def cheap(name: str, **given) -> str:
