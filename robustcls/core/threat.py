@@ -165,7 +165,8 @@ class ThreatModel:
         return x.lerp(x_adv, _per_sample(share, x)).clamp(0, 1)
 
     def random_start(self, x: "Tensor", generator: "Generator | None" = None) -> "Tensor":
-        """A point drawn uniformly from the ball around each x, clipped to the box."""
+        """A point drawn uniformly from the ball around each x, clipped to the box; in l0 eps values drawn at random, most of
+        which go to a wall."""
         from robustcls.core.draws import Draws  # which imports torch
 
         norm = _NORMS[self.norm]
@@ -211,6 +212,10 @@ def _has_none(what: str) -> Callable[..., Any]:
 
 def _linf_size(delta: "Tensor") -> "Tensor":
     return delta.flatten(1).abs().amax(1)
+
+
+def _linf_uniform(x: "Tensor", draws: "Draws") -> "Tensor":
+    return draws.uniform(*x.shape[1:], low=-1, high=1)
 
 
 def _l2_size(delta: "Tensor") -> "Tensor":
@@ -302,10 +307,10 @@ _NORMS: dict[str, _NormFunctions] = {
     "linf": _NormFunctions(
         size=_linf_size,
         clip=lambda delta, eps, x: delta.clamp(-eps, eps),
-        uniform=lambda x, draws: draws.uniform(*x.shape[1:], low=-1, high=1),
+        uniform=_linf_uniform,
         steepest=lambda grad: grad.sign(),
     ),
     "l2": _NormFunctions(_l2_size, _l2_clip, _l2_uniform, _l2_steepest),
     "l1": _NormFunctions(_l1_size, _l1_clip, _l1_uniform, _l1_steepest),
-    "l0": _NormFunctions(_l0_size, _l0_clip, _has_none("uniform point"), _has_none("steepest direction")),
+    "l0": _NormFunctions(_l0_size, _l0_clip, _linf_uniform, _has_none("steepest direction")),
 }

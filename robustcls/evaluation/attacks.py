@@ -37,6 +37,11 @@ class NamedAttack:
     def traits(self) -> Traits:
         return traits_of(self.function)
 
+    @property
+    def knows_l0(self) -> bool:
+        """Whether it declares so, or is code of the user's, which may."""
+        return self.traits.l0 or plugins.is_own("attack", self.source)
+
     def takes(self, keyword: str) -> bool:
         return takes(self.function, keyword)
 
@@ -103,7 +108,7 @@ def check_attacks(attacks: Sequence[NamedAttack], subject: Subject, eps_grid: Se
     for attack in attacks:
         threat.check_options(attack.text, attack.options)
         traits = attack.traits
-        threat.check_known(attack.text, traits.l0 or plugins.is_own("attack", attack.source))
+        threat.check_known(attack.text, attack.knows_l0)
         if traits.training_only:
             raise InputError(
                 f'{attack.text} leaves the ball on purpose, to train on: take `attacks="fgsm"` or `attacks="pgd"`'

@@ -396,7 +396,10 @@ def test_l0_counts_each_colour_and_no_half_values():
         ThreatModel("l0", 49).check_eps((3, 4, 4))
     assert ThreatModel("l0", 48).reaches_grey((3, 4, 4))
     assert not ThreatModel("l0", 47).reaches_grey((3, 4, 4))
-    for refused in (threat.random_start, threat.steepest, threat.dual):
+    start = threat.random_start(x, seeded())
+    assert threat.distance(start, x).tolist() == [20, 20]
+    assert not torch.equal(start[0] != x[0], start[1] != x[1])
+    for refused in (threat.steepest, threat.dual):
         with pytest.raises(InputError, match="l0 has no "):
             refused(x)
 
