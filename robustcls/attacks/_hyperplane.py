@@ -1,8 +1,8 @@
 """The shortest way from a point of the box [0, 1] to a hyperplane, inside the box.
 
 A pixel can move as far as the wall ahead of it, its room. In linf all pixels go equally far and in l2 in proportion to
-their weight, until each meets its wall; in l1 the pixels of the largest weight go first, each to its wall, and in l0 those of the largest
-weight times room.
+their weight, until each meets its wall; in l1 the pixels of the largest weight go first, each to its wall, and in
+l0 those of the largest weight times room.
 """
 
 from collections.abc import Callable

@@ -94,7 +94,7 @@ def test_a_model_without_another_class_is_censored():
 
 def test_an_upper_bound_never_worse_than_the_example_of_the_evaluation(monkeypatch):
     """With an attack that finds nothing, the evaluation's own examples are all there is."""
-    monkeypatch.setattr(minimum, "ATTACKS", dict.fromkeys(NORMS, ["tests.helpers.eval_models:idle"]))
+    monkeypatch.setattr(minimum, "ATTACKS", {norm: ["tests.helpers.eval_models:idle"] for norm in NORMS})
     x, y = make_batch()
     net = make_net()
     judged = judged_by(net, x, y, ["pgd(steps=5)"], eps=0.05)
@@ -109,7 +109,7 @@ def test_an_upper_bound_never_worse_than_the_example_of_the_evaluation(monkeypat
 
 def test_an_attack_that_fails_is_recorded_and_the_others_go_on(case, monkeypatch):
     net, judged = case
-    monkeypatch.setattr(minimum, "ATTACKS", dict.fromkeys(NORMS, [f"{__name__}:only_l2"]))
+    monkeypatch.setattr(minimum, "ATTACKS", {norm: [f"{__name__}:only_l2"] for norm in NORMS})
     found = {record.norm: record for record in measure_minimum(*judged.on(net), n=40, batch_size=16, seed=0)}
     assert found["linf"].error == "ValueError: l2 alone"
     assert found["linf"].distance == []
