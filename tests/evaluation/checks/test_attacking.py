@@ -318,8 +318,8 @@ def test_in_l0_sigma_zero_passes_the_self_test_and_what_does_not_know_l0_is_left
     x, y = batch
     found = run(net, x[:20], y[:20], ["sigma_zero(steps=60)"], threat=ThreatModel("l0", 2))
     assert (found["attack_self_test"].status, found["attack_self_test"].measured) == ("pass", 1), found
-    assert found["black_box_wins"].status == "not_run"
-    assert found["black_box_wins"].message == "noise does not know l0, so there is nothing to compare"
+    assert found["noise_baseline"].status == "not_run"
+    assert found["noise_baseline"].message == "noise does not know l0, so there is nothing to compare"
     assert not [check for check in found.values() if check.status == "fail"]
     assert not [check for check in found.values() if "failed" in check.message]
 
