@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from robustcls.attribution.measures.trust import explain_metrics as explain_metrics
     from robustcls.core.errors import InputError as InputError
     from robustcls.core.threat import ThreatModel as ThreatModel
+    from robustcls.models.wrappers.averaged import averaged as averaged
+    from robustcls.models.wrappers.straight_through import straight_through as straight_through
     from robustcls.reporting.render import report as report
     from robustcls.results.records import Evaluation as Evaluation
 
@@ -33,6 +35,7 @@ _HOMES = {
     "InputError": "robustcls.core.errors",
     "ThreatModel": "robustcls.core.threat",
     "attack": "robustcls.api",
+    "averaged": "robustcls.models.wrappers.averaged",
     "evaluate": "robustcls.api",
     "explain": "robustcls.api",
     "export": "robustcls.api",
@@ -40,6 +43,7 @@ _HOMES = {
     "load": "robustcls.api",
     "load_data": "robustcls.api",
     "report": "robustcls.reporting.render",  # which needs no torch
+    "straight_through": "robustcls.models.wrappers.straight_through",
     "train": "robustcls.api",
 }
 __all__ = [*_HOMES, "__version__"]

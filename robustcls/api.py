@@ -233,7 +233,7 @@ def evaluate(
         images: float N,C,H,W in [0, 1], a tensor or NumPy array; or an iterable of (images, labels), such as a DataLoader.
         labels: whole numbers N, counted from 0; left out where `images` is an iterable that holds them.
         threat: a ThreatModel, or text such as `linf:8/255`.
-        suite: a named list of attacks: `fast` (the default) or `standard`.
+        suite: a named list of attacks: `fast` (the default), `standard`, or `rand` for a random model.
         attacks: instead, attacks run in order, each on the samples that are still correct: specs such as `pgd(steps=20)`,
             suites, or functions `(model, x, y, threat, *, generator=None) -> x_adv`. Whatever these do to the model is undone.
         batch_size: images at a time.
@@ -247,8 +247,10 @@ def evaluate(
             eps_grid: radii of a security curve, or `auto`.
             checks: `passive` (the default: no attack, or a short one on few samples), `all`, or functions of your own.
             transfer_from: a model, or the spec of one, on which the examples are crafted.
-            precision: `auto` (fp32), `fp32`, `bf16`, `fp16`: for speed alone; an adversarial example counts only when the
-            fp32 model misclassifies it. compile: of the model, by torch.compile.
+            detector: a function of images and logits that gives N scores, or its spec, beside the model: answers whose score is
+            above a threshold are refused. fpr: share of `held_out`, clean images N,C,H,W, above it.
+            precision: `auto` (bf16 where it is faster), `fp32`, `bf16`, `fp16`: for speed alone; an adversarial example
+            counts only when the fp32 model misclassifies it. compile: of the model, by torch.compile.
             positive: of two classes, the one that sensitivity is about, by its label or name; the second unless given.
             data_note, intended_use, license: are kept in the record.
             examples, maps_n, curves_n, minimum_n, corruptions_n: samples of a gallery, of measures of attribution maps, of

@@ -30,7 +30,7 @@ LIGHT = [
     "robustcls.attacks",
     "robustcls.cli.main",
 ]
-HEAVY_CORE = {"classifier", "draws", "gradients", "logits", "losses", "objective", "subset"}
+HEAVY_CORE = {"classifier", "detector", "draws", "gradients", "logits", "losses", "objective", "subset"}
 
 
 def test_light_modules_do_not_import_torch():

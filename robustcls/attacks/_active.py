@@ -1,12 +1,14 @@
 """The samples that an attack still works on. One that it has won leaves: the steps that it no longer needs are most of
 the cost."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor, nn
 
 from robustcls.attacks._goal import Goal
+from robustcls.core.losses import dlr
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Active:
 class Restarts:
     """Of each sample the attempt that came closest to the goal, and the samples still worth another."""
 
-    def __init__(self, model: nn.Module, x: Tensor, goal: Goal, early_stop: bool) -> None:
+    def __init__(self, model: Callable[[Tensor], Tensor], x: Tensor, goal: Goal, early_stop: bool) -> None:
         """early_stop: a sample is not worth another attempt once one has succeeded."""
         self.model, self.goal, self.early_stop = model, goal, early_stop
         self.x_adv, self.closeness = x.clone(), torch.full((len(x),), -torch.inf, device=x.device)
@@ -63,6 +65,15 @@ class Restarts:
     def give_up_below(self, least: Tensor) -> None:
         """On samples whose closest attempt is less close than `least` (N)."""
         self.left = self.left[self.closeness[self.left] >= least[self.left]]
+
+
+@torch.no_grad()
+def at_most_left(share: float, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor | None) -> Tensor:
+    """The rows where x_adv has left at most this share of the way from x to an error, by the DLR; all without x_adv, or for
+    a share of 1."""
+    if share == 1 or x_adv is None:
+        return torch.arange(len(x), device=x.device)
+    return (dlr(model(x_adv), y) >= share * dlr(model(x), y)).nonzero().squeeze(1)
 
 
 def per_sample(values: Tensor) -> Tensor:

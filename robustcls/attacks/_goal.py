@@ -47,9 +47,3 @@ class Goal:
 def hits(logits: Tensor, target: Tensor) -> Tensor:
     """Whether the target leads every other class by more than a tie: N, bool."""
     return -margin(logits, target) > ATTACK_TIE * tie_scale(logits, target)
-
-
-def gap(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """Target minus true logit: N."""
-    logits = logits.float()
-    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)

@@ -7,10 +7,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks._active import per_sample
-from robustcls.attacks._goal import gap
 from robustcls.core.draws import Draws, take
 from robustcls.core.errors import InputError
-from robustcls.core.losses import ATTACK_TIE, margin, misclassified, tie_scale
+from robustcls.core.losses import ATTACK_TIE, gap, margin, misclassified, tie_scale
 from robustcls.core.subset import in_turn
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits

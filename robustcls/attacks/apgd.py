@@ -24,14 +24,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks._active import Active, Restarts, per_sample
-from robustcls.attacks._goal import Goal, Loss, gap
+from robustcls.attacks._goal import Goal, Loss
 from robustcls.core.draws import Draws, take
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import logits_and_gradient
-from robustcls.core.losses import cross_entropy, dlr, wrong_classes
+from robustcls.core.losses import cross_entropy, dlr, prob_margin, targeted_dlr
 from robustcls.core.threat import BALL, ThreatModel
 
-__all__ = ["apgd_ce", "apgd_dlr", "apgd_t"]
+__all__ = ["apgd_ce", "apgd_dlr", "apgd_pm"]
 
 ALPHA = 0.75  # of a step is new, the rest momentum
 RHO = 0.75  # share of the steps since the last checkpoint in which the loss must have risen
@@ -96,55 +96,26 @@ def apgd_dlr(
     )
 
 
-def apgd_t(
+def apgd_pm(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
     threat: ThreatModel,
     *,
     steps: int = 100,
-    targets: int = 9,
     restarts: int = 1,
-    closest: float = 1.0,
     early_stop: bool = True,
     start: Tensor | None = None,
+    target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Auto-PGD on the targeted difference of logits ratio, towards each wrong class of the largest logits in turn.
+    """Auto-PGD on the probability margin: PMA (Xie et al. 2024, arXiv:2411.15210), in its steps.
 
-    Croce and Hein 2020, arXiv:2003.01690. With fewer classes there are as many targets as wrong classes. Of a sample that
-    stays robust the attempt that came closest is kept. closest: the first two restarts attack all survivors, the third
-    those to which at most this share is left of the way from the clean image to an error, by the DLR, and for each later
-    one that share is multiplied by its root. start: N,C,H,W, where the runs of the first restart begin.
+    start, target: as in `apgd_ce`.
     """
-    if targets < 1 or restarts < 1 or not 0 < closest <= 1:
-        raise InputError(
-            f"apgd_t(targets={targets}, restarts={restarts}, closest={closest}): give 1 or more, and a share in (0, 1]"
-        )
-    with torch.no_grad():
-        logits = model(x)
-    others, way = list(wrong_classes(logits, y)[:, :targets].T), dlr(logits, y)  # below 0 for what is right
-    least = None if closest == 1 else lambda restart: closest ** ((restart + 1) / 2) * way
-    goal = Goal(y, measure=dlr)  # whose scale lets samples be compared
-    ascent = Ascent(model, threat, goal, targeted_dlr, steps, early_stop)
-    return ascent.best_of(x, others, restarts, start, generator, least)
-
-
-def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """Target minus true logit over the spread of the largest four, or three where there are no more: N.
-
-    The spread is the largest less the mean of the last two. With two classes the ratio is constant: the gap alone.
-    Classes that are masked with -inf do not count.
-    """
-    logits = logits.float()
-    if logits.shape[1] == 2:
-        return gap(logits, y, target)
-    ordered = logits.topk(min(4, logits.shape[1]), dim=1).values
-    last = ordered[:, -2:]
-    if logits.shape[1] > 3:
-        last = torch.where(ordered[:, 3:].isfinite(), last, ordered[:, 1:3])
-    usable = ordered[:, :3].isfinite().all(1)
-    return gap(logits, y, target) / torch.where(usable, ordered[:, 0] - last.mean(1) + 1e-12, 1.0)
+    goal = Goal.of(y, target)
+    ascent = Ascent(model, threat, goal, goal.ascent(prob_margin), steps, early_stop)
+    return ascent.best_of(x, [None], restarts, start, generator)
 
 
 @dataclass
@@ -194,7 +165,7 @@ class _Sparse(_Active):
 class Ascent:
     """The maximisation of a loss: of logits, y and, where given, a second label (N)."""
 
-    model: nn.Module
+    model: Callable[[Tensor], Tensor]
     threat: ThreatModel
     goal: Goal
     loss: Loss
@@ -212,7 +183,7 @@ class Ascent:
     ) -> Tensor:
         """The best run of each sample, of one for each of the second labels `others` in each restart.
 
-        least: of a restart (1, 2, ...) the closeness to the goal, N, below which a sample gets no further one.
+        least: of a restart (0, 1, ...) the closeness to the goal, N, below which a sample gets no further one.
         """
         if restarts < 1 or self.steps < 1:
             raise InputError(f"apgd(steps={self.steps}, restarts={restarts}): give 1 or more of each")
@@ -228,7 +199,7 @@ class Ascent:
                 if restarts == len(others) == 1 and least is None:  # nothing to compare it with
                     return x_adv
                 runs.add(x_adv)
-            if least is not None and restart > 0:
+            if least is not None:
                 runs.give_up_below(least(restart))
         return runs.x_adv
 

@@ -18,12 +18,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks._active import Active, per_sample
-from robustcls.attacks._goal import gap
 from robustcls.attacks._hyperplane import to_hyperplane
 from robustcls.core.draws import take
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import logits_and_gradient
-from robustcls.core.losses import ATTACK_TIE, misclassified, tie_scale, wrong_classes
+from robustcls.core.losses import ATTACK_TIE, gap, misclassified, tie_scale, wrong_classes
 from robustcls.core.threat import ThreatModel
 
 ALPHA_MAX, ETA, BETA = 0.1, 1.05, 0.9  # pull to the image, overshoot, backward step: as published

@@ -7,6 +7,7 @@ What differs from the authors' code, also in AutoAttack:
 - l1, which the paper leaves out, is the l2 search with a soft threshold that leaves few pixels.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from robustcls.attacks._active import Active, per_sample
+from robustcls.attacks._active import Active, at_most_left, per_sample
 from robustcls.attacks._goal import Goal
 from robustcls.core.draws import Draws, take
 from robustcls.core.errors import InputError
@@ -37,6 +38,8 @@ def square(
     *,
     queries: int = 5000,
     p_init: float = 0.8,
+    look: int = 0,
+    within: float = 1.0,
     early_stop: bool = True,
     start: Tensor | None = None,
     target: Tensor | None = None,
@@ -44,13 +47,23 @@ def square(
 ) -> Tensor:
     """Squares at random places, kept where the margin grows (Andriushchenko et al. 2019, arXiv:1912.00049).
 
-    p_init: the first squares' share of the image. early_stop: a sample leaves once it succeeds. start: N,C,H,W, where the
-    search begins for a sample whose margin is larger there than at the usual start. target: N target classes.
+    p_init: the first squares' share of the image. look: after so many queries, and each doubling of them, a sample leaves
+    unless what the last doubling gained, gained again in each to come, would suffice; 0: none leaves. within: only samples
+    to which `start` has left at most this share of the way from the clean image to an error, by the DLR. early_stop: a
+    sample leaves once it succeeds. start: N,C,H,W, where the search begins for a sample whose margin is larger there than at
+    the usual start; with look or within, in a cascade, the strongest attempt so far. target: N target classes.
     """
-    if queries < 1 or not 0 < p_init <= 1:
-        raise InputError(f"square(queries={queries}, p_init={p_init}): give 1 query or more and a share in (0, 1]")
-    search, goal, result = _SEARCHES[threat.norm], Goal.of(y, target), x.clone()
+    if queries < 1 or not 0 < p_init <= 1 or look < 0 or not 0 < within <= 1:
+        raise InputError(
+            f"square(queries={queries}, p_init={p_init}, look={look}, within={within}): give 1 query or more, 0 or more "
+            "before a look, and shares in (0, 1]"
+        )
+    search, goal, result, mark = _SEARCHES[threat.norm], Goal.of(y, target), x.clone(), max(look // 2, 1)
     a = _begin(model, x, threat, goal, search, start, generator)
+    if within < 1 and start is not None:
+        near = torch.isin(a.index, at_most_left(within, model, x, y, start))
+        a.keep(near)
+        generator = take(generator, near)
     for query in range(queries + 1):
         if query == 0:  # looks at the start alone
             x_new, mass = a.x_adv, a.mass
@@ -70,8 +83,15 @@ def square(
             succeeded = goal.reached(logits, a.y)
             if a.drop(succeeded, into=result):
                 generator = take(generator, ~succeeded)
-            if len(a) == 0:
-                break
+        if look and query == mark:
+            gain, doublings = a.best - a.before, math.log2(queries / query)
+            hopeless = (a.best + gain * doublings < 0) & (query >= look)
+            a.before, mark = a.best, 2 * mark
+            a.x_adv = torch.where(per_sample(hopeless & (a.best <= a.clean)), a.x, a.x_adv)
+            if a.drop(hopeless, into=result):
+                generator = take(generator, ~hopeless)
+        if len(a) == 0:
+            break
     a.keep(a.best > a.clean)
     result[a.index] = a.x_adv
     return threat.project(result, x)
@@ -81,6 +101,7 @@ def square(
 class _Active(Active):
     clean: Tensor  # N, the closeness of x to the goal
     best: Tensor  # N, that of x_adv
+    before: Tensor  # N, what best was when half as many queries had been asked
     mass: Tensor  # N, the sum of |x_adv - x|^order: in l2 and l1 what of the ball is used
     chance: Tensor  # N,AHEAD,5+C, from 0 to 1, for the queries to come
 
@@ -108,7 +129,7 @@ def _begin(
         x_adv = torch.where(per_sample(closer), start, x_adv).contiguous()
     mass = (x_adv - x).flatten(1).double().abs().pow(search.order).sum(1)
     best, chance = torch.full_like(clean, -torch.inf), x.new_empty(len(x), 0)
-    return _Active(x, goal.labels, x_adv, clean=clean, best=best, mass=mass, chance=chance)
+    return _Active(x, goal.labels, x_adv, clean=clean, best=best, before=best, mass=mass, chance=chance)
 
 
 def _stripes(x: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:

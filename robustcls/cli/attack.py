@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustcls.cli.console import note, percent, progress, table, wrap
+from robustcls.cli.console import interval, note, percent, progress, table, wrap
 from robustcls.cli.options import GroupedCommand, build, config_option, model_option, options
 from robustcls.cli.places import (
     check_not_lost,
@@ -133,6 +133,8 @@ def summarise(evaluation: "Evaluation") -> str:
         f"         {evaluation.robust.kind}",
         f"         {evaluation.threat.norm} {evaluation.threat.eps_text}, n = {evaluation.data.n}, 95% Wilson intervals",
         f"         estimates {what_is_estimated(evaluation)}",
+        *_under_noise(evaluation),
+        *_under_detector(evaluation),
         *_by_class(evaluation),
     ]
     if evaluation.curve:
@@ -155,6 +157,37 @@ def summarise(evaluation: "Evaluation") -> str:
         f"warning: {check.id}: {check.message}" for check in evaluation.checks if check.status in ("warn", "fail")
     ]
     return "\n".join(line if "\n" in line else wrap(line, indent=9) for line in lines)
+
+
+def _under_noise(evaluation: "Evaluation") -> list[str]:
+    """Of a random model: how often one pass is right."""
+    found = evaluation.under_noise
+    if found is None:
+        return []
+    rows = [
+        [name, f"{one.value:.1%}", interval(one.ci95), interval(one.noise95), f"{one.lowest:.1%} to {one.highest:.1%}"]
+        for name, one in (("clean", found.clean), ("robust", found.robust))
+    ]
+    lines = [
+        "the model is random: above, it is right where the mean over its draws is; one pass is right as often as below, "
+        f"over {found.passes} passes that no attack has seen; the first interval is for images and noise, the second for "
+        "the noise alone",
+    ]
+    return ["", *lines, "", table(["one pass", "accuracy", "95%", "noise alone", "passes"], rows)]
+
+
+def _under_detector(evaluation: "Evaluation") -> list[str]:
+    """Which answers a detector refuses."""
+    found = evaluation.rejection
+    if found is None:
+        return []
+    return [
+        "",
+        f"detector {found.detector} refuses {found.clean_rejected} of {found.clean.total} clean images, "
+        f"{found.correct_rejected} of them classified correctly, which counts as an error; {found.caught} attempts are "
+        f"misclassified and refused. Without it clean accuracy is {found.clean.accuracy:.1%}. Its threshold "
+        f"{found.threshold:.4g} lies below {found.held_out_rejected} of {found.held_out} clean held-out images",
+    ]
 
 
 def _by_class(evaluation: "Evaluation") -> list[str]:

@@ -32,6 +32,7 @@ def command(file: str, asked: PolicyOptions, junit: str | None) -> int:
       robustcls gate evaluation.json --min-robust 0.40 --min-clean 0.75
       robustcls gate evaluation.json --policy policy.toml --junit gate.xml
     """
+    from robustcls.results.comparison import outdated_suites
     from robustcls.results.policy import judge
     from robustcls.results.records import Evaluation
     from robustcls.results.thresholds import PASS, THRESHOLDS
@@ -43,9 +44,12 @@ def command(file: str, asked: PolicyOptions, junit: str | None) -> int:
         raise InputError(f"{asked.policy} sets no threshold: give one, such as min_robust = 0.40")
     if junit:
         check_writable(junit, "--junit", [one for one in (file, asked.policy) if one])
-    verdict = judge(Evaluation.load(file), policy)
+    evaluation = Evaluation.load(file)
+    verdict = judge(evaluation, policy)
     shown = [one for one in verdict.criteria if one.name in THRESHOLDS or one.status != PASS]
     click.echo("\n".join([verdict.status, *map(_line, shown)]))
+    if old := outdated_suites(evaluation):
+        click.echo(wrap(f"note: {old}"))
     if junit:
         with atomic_write(junit, "--junit") as part:
             part.write_text(junit_xml(Path(file).name, verdict), encoding="utf-8", errors="backslashreplace")

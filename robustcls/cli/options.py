@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 MODEL_HELP = (
     "Checkpoint, state dict (with --arch), torchvision/NAME, timm/NAME, FILE.onnx, a folder of robustcls export, "
     "http://HOST:PORT/v2/models/NAME of a running service, or module:callable: a torch.nn.Module, or a function "
-    "without arguments that makes one, that sees [0, 1] pixels."
+    "without arguments that makes one, that sees [0, 1] pixels. Also inside a wrapper: averaged(M, draws=20), "
+    "straight_through(M, layer=NAME)."
 )
 PYTHON = {"attacks": "attack", "path": "out"}  # names of options in Python that are not the flag's
 GROUPS = (

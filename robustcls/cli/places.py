@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -17,6 +18,7 @@ from robustcls.cli.console import note
 from robustcls.core.errors import InputError
 from robustcls.core.files import is_stream, sha256
 from robustcls.core.measures import measures
+from robustcls.core.wrapped import inner_spec, split_wrappers, wrapped_name
 
 if TYPE_CHECKING:
     from robustcls.results.records import Evaluation
@@ -29,17 +31,23 @@ _CARD = re.compile(r'\A---\n.*^  - "robustcls"$.*^model-index:\n  - name: ("[^\n
 
 def name_of(spec: str) -> str:
     """What a model is called in the files about it; of one in a file the last part, since its folder may be moved."""
-    return Path(spec).name if Path(spec).exists() else spec.rstrip("/")  # which an address may end with
+    inner, wrappers = split_wrappers(spec)
+    name = Path(inner).name if Path(inner).exists() else inner.rstrip("/")  # which an address may end with
+    return wrapped_name(name, wrappers)
 
 
 def default_out(spec: str, name: str) -> Path:
-    """`name` beside the model's file, inside an artefact's folder, or in the current folder for a model from code."""
-    return home_of(spec) / name
+    """`name` beside the model's file, inside an artefact's folder, or in the current folder for a model from code.
+
+    Of a model in wrappers, their names are part of it: `evaluation-averaged.json`.
+    """
+    path, wrappers = home_of(spec) / name, split_wrappers(spec)[1]
+    return path.with_stem("-".join([path.stem, *(one.name.rpartition(":")[2] for one in wrappers)]))
 
 
 def home_of(spec: str, otherwise: Path = Path()) -> Path:
     """The folder of a model's files; `otherwise` for a model from code."""
-    path = Path(spec)
+    path = Path(inner_spec(spec))
     return path if path.is_dir() else path.parent if path.exists() else otherwise
 
 
@@ -149,5 +157,9 @@ def _name(record: Any) -> str:
 
 
 def _last(name: str) -> str:
-    """Of `pgd/ckpt.pt`, ckpt.pt; `torchvision/resnet18` is a name as a whole."""
+    """Of `pgd/ckpt.pt`, ckpt.pt, also inside wrappers; `torchvision/resnet18` is a name as a whole."""
+    with suppress(InputError):  # whatever a model is called
+        name, wrappers = split_wrappers(name)
+        if wrappers:
+            return wrapped_name(_last(name), wrappers)
     return name.rpartition("/")[2] if "." in name.rpartition("/")[2] else name

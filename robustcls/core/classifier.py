@@ -80,7 +80,9 @@ def _check_normalisation(mean: Sequence[float], std: Sequence[float], channels: 
 
 def sees(model: nn.Module) -> str:
     """What the network inside a model takes, in a line: pixels, or pixels behind which normalisation."""
-    inner = getattr(model, "model", model)  # of a wrapper
+    inner = model
+    while not isinstance(inner, Classifier) and isinstance(inside := getattr(inner, "model", None), nn.Module):
+        inner = inside  # of a wrapper
     if isinstance(inner, Classifier) and inner.normalised_inside:
         return "sees pixels in [0, 1], any normalisation is inside the file"
     if not (isinstance(inner, Classifier) and inner.normalises):

@@ -56,6 +56,30 @@ def _opened(output: Any, part: int | None) -> tuple[Any, str]:
     return output, ""
 
 
+class Wrapper(nn.Module):
+    """A model in another one that gives the same logits or their mean, with what the model says of itself.
+
+    Attacks search on it as it is written: no copy of it is folded, compiled or run in low precision.
+    """
+
+    repeats = 1  # passes of the model inside for one of this one
+
+    def __init__(self, model: nn.Module, title: str) -> None:
+        """title: the spec, with {} for the model's name."""
+        super().__init__()
+        self.model = model
+        self.title = title.replace("{}", str(getattr(model, "title", type(model).__name__)))
+        mirror(model, self)
+
+
+def mirror(model: nn.Module, wrapper: nn.Module) -> None:
+    """What a model says of itself, and its mode, are those of a wrapper around it, too."""
+    for name in MIRRORED:
+        if not isinstance(value := getattr(model, name, None), (nn.Module, Tensor, type(None))):
+            setattr(wrapper, name, value)
+    wrapper.training = model.training
+
+
 class Logits(nn.Module):
     """Wraps a module whose output is not logits N,K as one that gives them; the module stays as it is."""
 
@@ -66,10 +90,7 @@ class Logits(nn.Module):
         z/2, whose softmax is its sigmoid. probability: what it gives is that sigmoid."""
         super().__init__()
         self.model, self.part, self.single, self.probability = model, part, single, probability
-        for name in MIRRORED:
-            if not isinstance(value := getattr(model, name, None), (nn.Module, Tensor, type(None))):
-                setattr(self, name, value)
-        self.training = model.training
+        mirror(model, self)
 
     def forward(self, x: Tensor) -> Tensor:
         logits = logits_of(self.model(x) if self.part is None else _raw(self.model, x), self.part)

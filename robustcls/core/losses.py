@@ -1,5 +1,7 @@
 """Losses of each sample, in float32 whatever the logits' precision. Larger is better for the attacker."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -100,6 +102,26 @@ def wrong_classes(logits: Tensor, y: Tensor) -> Tensor:
     return others.argsort(dim=1, descending=True, stable=True)[:, :-1]
 
 
+def prob_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """The probability margin m = max p_k - p_y over the classes k but y, as log-odds log((1 + m) / (1 - m)): N.
+
+    The loss of PMA (Xie et al. 2024, arXiv:2411.15210). Log-odds rise with m and have its gradient's direction, so that an
+    attack which takes signs, or unit steps, and compares losses does the same with both; but where p_y rounds to 1, m and
+    its gradient vanish in float32 and their log-odds do not. They are above 0 exactly where the sample is misclassified.
+    With two classes they are the margin. logits: N,K with K >= 2; y: N.
+    """
+    logits, y = logits.float(), y[:, None]
+    top = logits.scatter(1, y, -torch.inf).argmax(1, keepdim=True)  # of the wrong classes
+    lead = (logits.gather(1, top) - logits.gather(1, y)).squeeze(1)
+    twice = torch.full_like(logits[:, :1], math.log(2))
+    # 1 + m is the probability of all classes but y with that of the top one twice, 1 - m that of all but it with p_y twice.
+    above = logits.scatter(1, y, -torch.inf).scatter_add(1, top, twice).logsumexp(1)
+    below = logits.scatter(1, top, -torch.inf).scatter_add(1, y, twice).logsumexp(1)
+    # Of two near numbers the difference is lost, but 2m / (1 - m) = 2 (exp(lead) - 1) p_y / (1 - m) is exact there.
+    ratio = 2 * lead.clamp(-1, 1).expm1() * (logits.gather(1, y).squeeze(1) - below).exp()
+    return torch.where(lead.abs() < 1, ratio.log1p(), above - below)
+
+
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio: the margin over the gap between first and third logit, unmoved by a scale or a shift.
 
@@ -107,9 +129,32 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     the margin alone. Classes that are masked with -inf do not count. logits: N,K with K >= 2; y: N; returns N.
     """
     logits = logits.float()
-    gap = margin(logits, y)
+    lead = margin(logits, y)
     if logits.shape[1] == 2:
-        return gap
+        return lead
     first, _, third = logits.topk(3, dim=1).values.unbind(1)
     usable = third.isfinite() & first.isfinite()
-    return gap / torch.where(usable, first - third + 1e-12, 1.0)
+    return lead / torch.where(usable, first - third + 1e-12, 1.0)
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Target minus true logit over the spread of the largest four, or three where there are no more: N.
+
+    The spread is the largest less the mean of the last two. With two classes the ratio is constant: the gap alone.
+    Classes that are masked with -inf do not count.
+    """
+    logits = logits.float()
+    if logits.shape[1] == 2:
+        return gap(logits, y, target)
+    ordered = logits.topk(min(4, logits.shape[1]), dim=1).values
+    last = ordered[:, -2:]
+    if logits.shape[1] > 3:
+        last = torch.where(ordered[:, 3:].isfinite(), last, ordered[:, 1:3])
+    usable = ordered[:, :3].isfinite().all(1)
+    return gap(logits, y, target) / torch.where(usable, ordered[:, 0] - last.mean(1) + 1e-12, 1.0)
+
+
+def gap(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Target minus true logit: N."""
+    logits = logits.float()
+    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)

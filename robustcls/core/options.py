@@ -59,8 +59,8 @@ class RuntimeOptions:
     device: str = option("auto", "auto, cpu, cuda or cuda:i.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto",
-        "For speed alone: images, perturbations, losses, weights and verdicts stay fp32. auto: bf16 to train, where the "
-        "processor has it, fp32 to evaluate.",
+        "For speed alone: images, perturbations, losses, weights and verdicts stay fp32. auto: bf16 where the "
+        "processor has it to train, and to evaluate where it is faster.",
     )
     batch_size: int | str | None = option(None, "Images at a time: a number or auto.", metavar="INT|auto")
     seed: int = option(0, "Seed of everything random.")

@@ -34,10 +34,10 @@ KINDS = {
     "step": "robustcls/steps",
     "suite": "robustcls/evaluation/suites.py",
     "tracker": "robustcls/trackers",
+    "wrapper": "robustcls/models/wrappers",
 }
-MEASURED = (
-    "robustcls/evaluation/measures/*/section*.py"  # sections of measures, each named as its folder, or section_NAME.py
-)
+# Sections of measures, each named as its folder, or section_NAME.py.
+MEASURED = "robustcls/evaluation/measures/*/section*.py"
 PLACED = ("data",)  # the kinds whose plug-ins take a place: `folder:PATH`
 _ROOT = Path(__file__).resolve().parents[2]
 _SIMPLE = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}

@@ -42,6 +42,11 @@ class NamedAttack:
         """Whether it declares so, or is code of the user's, which may."""
         return self.traits.l0 or plugins.is_own("attack", self.source)
 
+    @property
+    def continues(self) -> bool:
+        """Whether it begins in a cascade with the strongest attempts of the attacks before, as its options ask for it."""
+        return self.options.get("within", 1) < 1 or self.options.get("look", 0) > 0
+
     def takes(self, keyword: str) -> bool:
         return takes(self.function, keyword)
 
@@ -95,6 +100,17 @@ def name_attacks(attacks: Sequence[AttackLike]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} #{names[: i + 1].count(name)}" for i, name in enumerate(names)]
 
 
+def names_suite(given: object) -> bool:
+    """Whether it names a suite, with options or without: `fast`, `fast(version=1)`."""
+    return isinstance(given, str) and given.strip().partition("(")[0] in plugins.names("suite")
+
+
+def suite_versions(given: Sequence[object]) -> dict[str, int]:
+    """The version of each suite among them, by its name."""
+    suites = [str(one).strip() for one in given if names_suite(one)]
+    return {one.partition("(")[0]: plugins.resolved("suite", one).get("version", 1) for one in suites}
+
+
 def suite_attacks(suite: str, norm: str) -> list[str]:
     """The attack specs of a suite under a norm. Raises InputError for an unknown one."""
     return plugins.load("suite", suite)(norm)
@@ -118,6 +134,8 @@ def check_attacks(attacks: Sequence[NamedAttack], subject: Subject, eps_grid: Se
                 f"{attack.text} keeps the label, so it says nothing of accuracy: "
                 f"give it to `robustcls explain --attack {quote(attack.text)}`"
             )
+        if attack.takes("detector") and subject.detector is None:
+            raise InputError(f"{attack.text} attacks a model with a detector: give `detector`, or take apgd_ce")
         if traits.gradients and not getattr(subject.source, "differentiable", True):
             why = getattr(getattr(subject.source, "net", None), "no_gradient", "")
             raise InputError(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from robustcls.core.losses import predict_labels
+from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attacks, name_attacks
 from robustcls.evaluation.engine import AttackError, Engine, TimeUp
 from robustcls.evaluation.examples import Examples
@@ -49,11 +49,13 @@ def run_cascade(
 ) -> Outcome:
     """Attacks the engine's samples with each attack in turn.
 
-    alone: every attack meets every sample whose clean image is correct, so that attacks can be compared.
+    alone: every attack meets every sample whose clean image is correct, so that attacks can be compared, but those that go
+    on from the strongest attempts so far.
     An attack that fails on an error of its own, or is stopped, is recorded with it, and the next one goes on.
     """
     every, x, y = as_attacks(attacks), engine.x, engine.y
-    clean, names = predict_labels(engine.logits), name_attacks(every)
+    # A clean image that is refused an answer is an error, as one without an answer is.
+    clean, names = predict_labels(engine.logits).masked_fill(engine.rejected, NO_ANSWER), name_attacks(every)
     outcome = Outcome(
         x=x, y=y, index=engine.subject.index, clean=clean, x_adv=x.clone(), adversarial=clean.clone(),
         distance=torch.zeros(len(y)), margin=torch.full((len(y),), -torch.inf), breaker=torch.full_like(y, -1),
@@ -62,7 +64,7 @@ def run_cascade(
     )  # fmt: skip
     for number, (attack, name) in enumerate(zip(every, names, strict=True)):
         robust = outcome.robust
-        met = outcome.correct if alone else robust
+        met = outcome.correct if alone and not attack.continues else robust
         options = dict(engine.prepare(attack).options)
         record = Attack(name, options, int(robust.sum()), 0, 0.0, seconds=0.0, forwards=0, backwards=0)
         if attack.traits.minimum_norm:
@@ -71,7 +73,8 @@ def run_cascade(
         tried, lost, outside = torch.zeros_like(met), 0, 0
         wrap = iter if progress is None else partial(_show, progress, name, met, outcome, number)
         try:
-            for attempts in engine.attack(attack, met.nonzero().squeeze(1), engine.threat, (number,), progress=wrap):
+            rows, start = met.nonzero().squeeze(1), outcome.x_adv if attack.continues else None
+            for attempts in engine.attack(attack, rows, engine.threat, (number,), start=start, progress=wrap):
                 _take(outcome, attempts, number)
                 tried[attempts.indices] = True
                 lost += attempts.lost
@@ -121,7 +124,8 @@ def _sum_up(record: Attack, outcome: Outcome, number: int, met: Tensor, tried: T
     record.broken = int(broken.sum())
     record.robust_accuracy = int(outcome.robust.sum()) / len(outcome.y)
     record.median_distance = quartiles(outcome.distance[broken].tolist())[1]
-    if outcome.succeeded is not None and not record.error:  # one that failed has not met them all
+    # One that failed has not met them all, nor has one that goes on from the others' attempts.
+    if outcome.succeeded is not None and not record.error and not outcome.attacks[number].continues:
         record.alone = Accuracy.of(int((met & ~outcome.succeeded[number]).sum()), len(outcome.y))
     if record.name in outcome.nearest:
         nearest = outcome.nearest[record.name][tried].nan_to_num(nan=torch.inf)

@@ -1,6 +1,7 @@
 """The options of evaluation."""
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 from robustcls.core.config import option
@@ -50,7 +51,9 @@ class AttackConfig(SubjectOptions, CompileOption):
         (), "Attack, such as pgd(steps=20), or a suite; repeatable, run in order.", metavar="SPEC"
     )
     suite: str | None = option(
-        None, "Named list of attacks: fast or standard.  [default: fast, without --attack]", metavar="NAME"
+        None,
+        "Named list of attacks: fast, standard, or rand for a random model.  [default: fast, without --attack]",
+        metavar="NAME",
     )
     n: int | str = option(
         "1000", "Samples, of each class its share of the split; or all.", metavar="INT|all", group="Data"
@@ -75,8 +78,19 @@ class AttackConfig(SubjectOptions, CompileOption):
         None, "Craft the examples on this model and test them on --model: a transfer attack.", metavar="M"
     )
 
+    detector: str | None = option(
+        None,
+        "A detector beside the model, a function of images and logits that gives a score per image, larger where it is more "
+        "suspicious: answers above a threshold are refused, and attacks must not be.",
+        metavar="module:score",
+    )
+    fpr: float = option(
+        0.05, "Share of clean held-out images that the detector refuses: it chooses the threshold.", metavar="SHARE"
+    )
+
     def __post_init__(self) -> None:
         check_license(self.license)
+        check_fpr(self.fpr)
 
 
 @dataclass(kw_only=True)
@@ -135,6 +149,27 @@ def check_license(text: str | None) -> None:
     """Raises InputError unless it is one line, as an SPDX identifier is."""
     if text is not None and (not text.strip() or not text.isprintable() or len(text) > LONGEST_LICENSE):
         raise InputError(f"license {text!r:.40} is not one line: give an SPDX identifier such as MIT or Apache-2.0")
+
+
+# What names the model and the samples, and nothing else.
+_OF_SUBJECT = {one.name for one in fields(SubjectOptions)} - {"quiet", "redact_names"} | {"n"}
+
+
+def flags_of(options: SubjectOptions) -> str:
+    """What a command must say, beside the model, to evaluate the same: what is not the default."""
+    said = []
+    for one in fields(options):
+        value = getattr(options, one.name)
+        if value in (one.default, None) or one.name not in _OF_SUBJECT:
+            continue
+        said += [f"--{one.name.replace('_', '-')}", *([] if value is True else [shlex.quote(str(value))])]
+    return " ".join(said)
+
+
+def check_fpr(fpr: float) -> None:
+    """Raises InputError unless it is a share between none and all."""
+    if not 0 < fpr < 1:
+        raise InputError(f"`fpr={fpr:g}` is no false positive rate: give a share above 0 and below 1, such as 0.05")
 
 
 METHODS = ("saliency", "integrated_gradients", "gradcam")

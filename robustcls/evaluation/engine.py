@@ -17,15 +17,18 @@ from robustcls.core.draws import SampleGenerator
 from robustcls.core.eight_bits import takes_eight_bits, whole_levels
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import kept_from
+from robustcls.core.losses import misclassified
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attack
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.verify import Attempts, join, verify
-from robustcls.runtime.fused import Counted, FusedModel, make_search_model
+from robustcls.models.wrappers.averaged import averaged_in, restart
+from robustcls.runtime.fused import Counted, FusedModel
 from robustcls.runtime.memory import OomSafeBatches
 from robustcls.runtime.predict import predict
+from robustcls.runtime.search import make_search_model
 from robustcls.runtime.world import World
 
 COMPARED = 32  # samples on which the search model must agree with the model
@@ -65,6 +68,7 @@ class Engine:
         self.device = device_of(self.subject.model)
         self.parts = OomSafeBatches(self.batch_size)
         self.model = Counted(self.subject.model)  # whose verdict counts
+        restart(self.subject.model, self.seed)
         # Whose gradients the attacks follow.
         self.source = self.model if self.subject.surrogate is None else Counted(self.subject.source)
 
@@ -74,13 +78,21 @@ class Engine:
         return predict(self.model, self.x, self.parts)
 
     @cached_property
+    def rejected(self) -> Tensor:
+        """N, bool: clean images that the detector refuses an answer; none without one."""
+        if (detector := self.subject.detector) is None:
+            return torch.zeros(len(self.y), dtype=torch.bool)
+        pairs = zip(self.x.split(self.parts.size), self.logits.split(self.parts.size), strict=True)
+        return torch.cat([detector.rejects(x.to(self.device), logits.to(self.device)).cpu() for x, logits in pairs])
+
+    @cached_property
     def others(self) -> Any:
         """Images to begin from, the same for every batch and process."""
         return others_of(self.x, self.y, self.subject.index)
 
     @cached_property
     def searches(self) -> list[FusedModel | Counted]:
-        """The models that attacks search on. What low precision could not break is attacked again in fp32."""
+        """The models that attacks search on. What low precision claims and fp32 denies is attacked again in fp32."""
         assert self.logits is not None  # first, for that pass finds what memory holds
         compared = self.x[: min(self.parts.size, COMPARED)].to(self.device)
         search = make_search_model(self.source.model, self.precision, compared, compiled=self.compiled)
@@ -88,10 +100,11 @@ class Engine:
         return [search, self.source] if again else [search]
 
     def prepare(self, attack: AttackLike) -> NamedAttack:
-        """The attack as it runs here: a sample leaves it once an example is found, unless that must fool another model."""
+        """The attack as it runs here: a sample leaves it once an example is found, unless that must fool another model, or
+        other draws of a random one."""
         attack = as_attack(attack)
         if "early_stop" in attack.options and "early_stop" not in attack.given:
-            return attack.but(early_stop=self.subject.surrogate is None)
+            return attack.but(early_stop=self.subject.surrogate is None and not averaged_in(self.subject.model))
         return attack
 
     def attack(
@@ -156,15 +169,22 @@ class Engine:
         not_finite = last.not_finite  # an overflow in low precision is no fault of the model, and fp32 comes after it
         x, y = self.x[indices].to(self.device), self.subject.source_y[indices].to(self.device)
         searched = whole_levels(threat) if takes_eight_bits(self.model) else threat
-        best = None
+        best, not_finite_before = None, searches[0].not_finite
+        restart(self.subject.model, self.seed, *stream, int(indices[0]))  # a batch draws the same wherever it runs
         # Of a nearest example the distance counts too, which low precision blurs.
         for search in searches[-1:] if attack.traits.minimum_norm else searches:
-            rows = torch.arange(len(indices)) if best is None else (~best.success).nonzero().squeeze(1)
+            rows = torch.arange(len(indices))
+            if best is not None:
+                overflowed = searches[0].not_finite > not_finite_before
+                again = ~best.success if overflowed else ~best.success & self._claims(best.x_adv, y)
+                rows = again.nonzero().squeeze(1)
             if len(rows) == 0:
                 continue
             begin: dict[str, Any] = {} if start is None else {"start": start[indices[rows]].to(self.device)}
             if attack.takes("others"):
                 begin["others"] = self.others
+            if attack.takes("detector"):
+                begin["detector"] = self.subject.detector
             if attack.takes("generator"):
                 begin["generator"] = SampleGenerator.of(
                     self.subject.index[indices[rows]], mix(self.seed, *stream), self.device
@@ -183,6 +203,14 @@ class Engine:
         best.seconds, best.not_finite = time.perf_counter() - began, last.not_finite - not_finite
         return best
 
+    @torch.no_grad()
+    def _claims(self, x_adv: Tensor, y: Tensor) -> Tensor:
+        """What the first of the searches takes for examples: N, bool, on the CPU."""
+        parts = zip(x_adv.split(self.parts.size), y.split(self.parts.size), strict=True)
+        return torch.cat(
+            [misclassified(self.searches[0](part.to(self.device)), labels).cpu() for part, labels in parts]
+        )
+
     @contextmanager
     def _in_time(self, search: nn.Module) -> Iterator[None]:
         """In it, a pass of the model raises TimeUp once the time is up."""
@@ -200,7 +228,10 @@ class Engine:
     def _verify(self, x_adv: Tensor, indices: Tensor, threat: ThreatModel) -> Attempts:
         size = self.parts.size
         return join([
-            verify(self.model, part, self.x[rows].to(self.device), self.y[rows].to(self.device), threat, rows)
+            verify(
+                self.model, part, self.x[rows].to(self.device), self.y[rows].to(self.device), threat, rows,
+                self.subject.detector,
+            )
             for part, rows in zip(x_adv.split(size), indices.split(size), strict=True)
         ])  # fmt: skip
 

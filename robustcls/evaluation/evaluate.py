@@ -23,12 +23,15 @@ from robustcls.evaluation.engine import Engine, Over, never
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.pace import Pace
 from robustcls.evaluation.plan import Plan
+from robustcls.evaluation.rejection import under_detector
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.two_classes import tell_apart
+from robustcls.evaluation.under_noise import accuracy_under_noise
 from robustcls.models.remote import remote_of
 from robustcls.results.balance import balanced_of, two_classes_of
 from robustcls.results.records import Accuracy, Check, CurvePoint, Evaluation, Provenance, Service, Threat
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
+from robustcls.runtime.search import faster_precision
 from robustcls.runtime.world import World
 
 
@@ -125,11 +128,15 @@ def make_engine(
     subject: Subject, plan: Plan, *, journal: Journal | None = None, world: World | None = None, over: Over = never
 ) -> Engine:
     """The engine that runs a plan's attacks on a subject."""
-    device = device_of(subject.model)
-    # bf16 first and fp32 again on what is left takes longer than fp32 alone, unless the model is hardly robust.
-    precision = resolve_precision("fp32" if plan.precision == "auto" else plan.precision, device)
+    device, world = device_of(subject.model), world or World()
+    precision = plan.precision
+    if precision == "auto":
+        before = journal.known("precision") if journal else None  # a resumed run searches as it began
+        with torch.inference_mode(False):
+            precision = before or world.gather(faster_precision(subject.source, subject.x))[0]
+    precision = resolve_precision(precision, device)
     size = resolve_batch_size(plan.batch_size, subject.x.shape[1:], device)
-    return Engine(subject, size, precision, plan.compiled, plan.seed, journal, world or World(), over)
+    return Engine(subject, size, precision, plan.compiled, plan.seed, journal, world, over)
 
 
 def _record(
@@ -166,6 +173,9 @@ def _record(
         profile=plan.profile,
         not_run=dict(plan.not_run),
         reduced=dict(plan.reduced),
+        rejection=under_detector(engine, outcome),
+        under_noise=accuracy_under_noise(engine, outcome),
+        suites=dict(plan.suites),
     )
     evaluation.balanced = balanced_of(evaluation)
     evaluation.two_classes = two_classes_of(evaluation, plan.positive)

@@ -24,7 +24,7 @@ class Examples:
     x: Tensor  # N,C,H,W in [0, 1]
     y: Tensor  # N, labels
     index: Tensor  # N, positions in the split
-    clean: Tensor  # N, predicted classes of x; NO_ANSWER where the logits name none
+    clean: Tensor  # N, predicted classes of x; NO_ANSWER where the logits name none, or a detector refuses one
     x_adv: Tensor  # N,C,H,W: the verified example; else the strongest attempt; x where that is misclassified already
     adversarial: Tensor  # N, predicted classes after the attacks
     distance: Tensor  # N, of x_adv from x in the threat model's norm

@@ -67,6 +67,14 @@ class Journal:
             )
         return str(before.get("run", ""))
 
+    def known(self, name: str) -> Any:
+        """What the task of the run to go on with says under this name; None where there is none, or it cannot be read."""
+        try:
+            task = json.loads((self.folder / "task.json").read_text(encoding="utf-8")) if self.resume else {}
+            return task.get(name)
+        except (OSError, ValueError, AttributeError):
+            return None
+
     def read(self, name: str, indices: Tensor) -> Attempts | None:
         """The attempts of this run on exactly these samples, if they were written."""
         file = self.folder / f"{name}.pt"

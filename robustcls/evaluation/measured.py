@@ -8,14 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from robustcls.core import plugins
+from robustcls.core.classifier import check_images
 from robustcls.core.config import resolve
+from robustcls.core.detector import make_detector
 from robustcls.core.errors import InputError, unknown
+from robustcls.core.gradients import frozen
 from robustcls.core.measures import measures
 from robustcls.core.progress import show_attacks
 from robustcls.core.threat import ThreatModel
+from robustcls.data.images import collect
 from robustcls.evaluation.attacks import AttackLike
 from robustcls.evaluation.budget import estimate
 from robustcls.evaluation.config import AttackConfig, ReportConfig, SubjectOptions
@@ -61,6 +66,7 @@ def read_options(options: Mapping[str, Any], **more: Any) -> ReportConfig:
     given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()} | more
     as_text: dict[str, Callable[[Any], Any]] = {
         "checks": lambda functions: "all",
+        "detector": lambda score: getattr(score, "__name__", type(score).__name__),
         "eps_grid": lambda radii: ",".join(map(str, radii)),
         "method": lambda methods: methods,
         "positive": str,
@@ -96,6 +102,7 @@ def evaluate_tensors(
     """What `robustcls.evaluate` does."""
     earlier = {"alone": "each_alone"}  # names of options
     options = {earlier.get(option, option): value for option, value in options.items()}
+    held_out = options.pop("held_out", None)
     config = read_options(options, batch_size=batch_size, seed=seed, quiet=not progress)
     if attacks is None and suite is None:
         attacks, suite = config.attack or None, config.suite
@@ -104,6 +111,13 @@ def evaluate_tensors(
     for method in config.method:
         plugins.resolved("attribution", method)
     subject = make_subject(model, x, y, threat, surrogate=options.get("transfer_from"), name=name)
+    if (score := options.get("detector")) is not None:
+        if held_out is None:
+            raise InputError("`detector` needs clean images beside those that are evaluated: give them as `held_out`")
+        images, _ = collect(held_out, torch.zeros(len(held_out), dtype=torch.int64))
+        check_images(images, input_size=x.shape[1:])
+        with torch.inference_mode(False), frozen(subject.model):
+            subject.detector = make_detector(score, config.fpr, subject.model, images)
     plan = make_plan(
         subject, attacks, suite,
         alone=config.each_alone,

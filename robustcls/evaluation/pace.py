@@ -19,7 +19,8 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.measures import Measure
 from robustcls.evaluation.attacks import NamedAttack
-from robustcls.runtime.fused import Counted, make_search_model
+from robustcls.runtime.fused import Counted
+from robustcls.runtime.search import make_search_model
 
 Clock = Callable[[], float]
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.measures import measures
 from robustcls.core.options import parse_batch_size
@@ -16,7 +15,9 @@ from robustcls.evaluation.attacks import (
     as_attacks,
     check_attacks,
     in_list,
+    names_suite,
     suite_attacks,
+    suite_versions,
 )
 from robustcls.evaluation.checks import CheckFunction, thorough_checks
 from robustcls.evaluation.config import METHODS, AttackConfig, ReportConfig
@@ -24,7 +25,12 @@ from robustcls.evaluation.curves import choose_grid
 from robustcls.evaluation.explain import supported_methods
 from robustcls.evaluation.profiles import PROFILES
 from robustcls.evaluation.subject import Subject
+from robustcls.evaluation.suites import DRAWS
+from robustcls.evaluation.under_noise import average
+from robustcls.models.wrappers.averaged import averaged_in
 from robustcls.results.balance import find_positive
+
+JOINT = "apgd_reject"  # on the model and its detector at once
 
 
 @dataclass
@@ -46,6 +52,7 @@ class Plan:
     profile: str = ""  # that chose what is measured
     not_run: dict[str, str] = field(default_factory=dict)  # key: why the options leave it out
     reduced: dict[str, str] = field(default_factory=dict)  # key: why it has fewer samples than the options say
+    suites: dict[str, int] = field(default_factory=dict)  # the version of each suite whose attacks are run
 
 
 def make_plan(
@@ -64,18 +71,29 @@ def make_plan(
 ) -> Plan:
     """The plan of attacks, or of a suite, `fast` unless given. Raises InputError for what the subject does not allow.
 
+    A suite for random models makes the subject's model the mean of its draws.
+
     Args:
         eps_grid: radii, `auto`, or a list such as `0,2/255`.
         checks: `all` adds the self-checks that attack; or those to add.
     """
+    if subject.detector is not None and attacks is None:  # attacked as it is, too
+        attacks, suite = [suite or "fast", JOINT], None
     chosen, kind = choose_attacks(attacks, suite, subject.threat.norm)
+    if draws := max((DRAWS.get(one, 0) for one in kind.split(", ")), default=0):
+        subject.model = average(subject.model, draws)
+    if subject.detector is not None and averaged_in(subject.model):
+        raise InputError(
+            "a detector beside a random model is not evaluated: leave out `detector`, or the suite and wrapper"
+        )
     grid = choose_grid(eps_grid, subject.threat, chosen)
     if positive is not None:
         find_positive(positive, subject.two_labels, subject.model_record, subject.data_record)
     check_attacks(chosen, subject, grid)
     if isinstance(checks, str):
         checks = thorough_checks() if checks == "all" else ()
-    return Plan(chosen, kind, alone, grid, checks, batch_size, precision, compiled, seed, positive)
+    suites = suite_versions([suite or "fast"] if attacks is None else in_list(attacks))
+    return Plan(chosen, kind, alone, grid, checks, batch_size, precision, compiled, seed, positive, suites=suites)
 
 
 def plan_from(options: AttackConfig, subject: Subject, *, say: Callable[[str], None] = lambda text: None) -> Plan:
@@ -135,9 +153,9 @@ def choose_attacks(
     chosen: list[NamedAttack] = []
     names: list[str] = []
     for one in in_list(attacks):
-        if isinstance(one, str) and one.strip() in plugins.names("suite"):
-            chosen += as_attacks(suite_attacks(one.strip(), norm))
-            names.append(one.strip())
+        if names_suite(one):
+            chosen += as_attacks(suite_attacks(str(one).strip(), norm))
+            names.append(str(one).strip())
         else:
             chosen.append(as_attack(one))
             names.append(chosen[-1].text)

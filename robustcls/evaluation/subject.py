@@ -5,6 +5,7 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from robustcls.core.class_files import read_listing
 from robustcls.core.class_map import match_classes
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of, sees
+from robustcls.core.detector import Detector
 from robustcls.core.eight_bits import note_on_levels, rounded, takes_eight_bits
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
@@ -23,7 +25,8 @@ from robustcls.data import recipe
 from robustcls.data.images import Images, with_note, without_files
 from robustcls.data.seen import seen_in_training
 from robustcls.data.splits import SAMPLING_RULE, check_named_by_file, decoded_alike, load_split, may_have_trained_on
-from robustcls.evaluation.config import AttackConfig, ExplainConfig
+from robustcls.evaluation.config import AttackConfig, ExplainConfig, flags_of
+from robustcls.evaluation.held_out import detector_of
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, read_model
 from robustcls.models.remote import remote_of
 from robustcls.models.weights import hash_weights
@@ -66,6 +69,9 @@ class Subject:
     quantization: str = ""  # of such a file
     made_of: str = ""  # of such a file, the SHA-256 of the other's
     notes: list[str] = field(default_factory=list)  # what a user must be told: what was taken from where
+    detector: Detector | None = None  # beside the model
+    spec: str = ""  # as `--model` named it; "" of a module that was given in Python
+    flags: str = ""  # of the command that evaluates it
     asked_before: int = 0  # images that a service had answered before, where the model is one
     images_were_on: torch.device | None = None  # None where on the CPU or with the model: both are usual
 
@@ -156,6 +162,7 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
     parse_batch_size(options.batch_size)
     resolve_precision(options.precision, device)
     source = read_model(spec, options.twin)
+    file = source.spec  # without the wrappers around it
     threat, notes = _choose_threat(source, options)
     own = source.meta.get("data")
     if own == PYTHON:  # no spec names the images
@@ -163,30 +170,25 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         if not options.data:
             raise InputError(f"{spec} was trained on images given in Python: name what to evaluate it on, as `data`")
     if own and not options.data:
-        check_named_by_file(own, spec)
+        check_named_by_file(own, file)
     data_spec, decoding = decoded_alike(options.data or own or "digits", own) if own else (options.data or "digits", "")
     if decoding:
         notes.append(
-            f"images decoded with {decoding}, as in training, from {Path(spec).name}: `data=folder:PATH(...)` says otherwise"
+            f"images decoded with {decoding}, as in training, from {Path(file).name}: `data=folder:PATH(...)` says otherwise"
         )
     trained = source.meta if own and may_have_trained_on(own, data_spec) else {}  # then the split that it trained on
-    images = load_split(
-        data_spec,
-        options.split,
-        seed=trained.get("seed", options.seed),
-        data_dir=options.data_dir or trained.get("data_dir"),
-        skip_corrupt=options.skip_corrupt,
-        limit_train=trained.get("config", {}).get("limit_train"),
-        n=count,
-        whole=not trained,
-    )
+    split = partial(
+        load_split, data_spec, seed=trained.get("seed", options.seed), data_dir=options.data_dir or trained.get("data_dir"),
+        skip_corrupt=options.skip_corrupt, limit_train=trained.get("config", {}).get("limit_train"), whole=not trained,
+    )  # fmt: skip
+    images = split(options.split, n=count)
     if not trained:
         images = with_note(images, seen_in_training(data_spec, images, own))
     if options.redact_names:
         images = without_files(images)
     threat.check_eps(images.pixels.shape[1:])
     loaded, mapped, record, said = _fit(source, images, options, shared=shared or transfer_from is not None)
-    whose = "" if options.data else f", from {Path(spec).name}" if source.meta else ", the default"
+    whose = "" if options.data else f", from {Path(file).name}" if source.meta else ", the default"
     notes = [*said, *notes]
     if takes_eight_bits(loaded.model) and (line := note_on_levels(threat)):
         notes.append(line)
@@ -221,12 +223,12 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         files=images.files,
         classes=tuple(record.classes) if mapped else images.classes,
         two_labels=two_labels(record, data),
-        training=read_training(Path(spec), source.meta) if source.meta else None,
+        training=read_training(Path(file), source.meta) if source.meta else None,
         surrogate=surrogate,
         original=original,
         quantization=manifest.quantization.spec if manifest and manifest.quantization else "",
         made_of=manifest.source.sha256 if manifest else "",
-        notes=notes,
+        notes=notes, detector=detector_of(options, loaded.model, split), spec=spec, flags=flags_of(options),
     )  # fmt: skip
 
 
@@ -251,7 +253,7 @@ def describe_model(
     if not isinstance(classes, (tuple, list)) or not classes:
         classes = [str(number) for number in range(num_classes)]
     return records.Model(
-        name=name or type(model).__name__,
+        name=name or str(getattr(model, "title", type(model).__name__)),
         sha256=sha256 or hash_weights(model),
         arch=str(getattr(model, "arch", "") or type(model).__name__),
         parameters=sum(parameter.numel() for parameter in model.parameters()),

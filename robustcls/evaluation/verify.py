@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcls.core.detector import Detector
 from robustcls.core.eight_bits import rounded_inside, takes_eight_bits
 from robustcls.core.losses import NO_ANSWER, VERDICT_TIE, margin, misclassified, predict_labels
 from robustcls.core.threat import BALL, ThreatModel
@@ -62,10 +63,19 @@ def join(parts: Sequence[Attempts]) -> Attempts:
 
 
 @torch.no_grad()
-def verify(model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, threat: ThreatModel, indices: Tensor) -> Attempts:
+def verify(
+    model: nn.Module,
+    x_adv: Tensor,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    indices: Tensor,
+    detector: Detector | None = None,
+) -> Attempts:
     """An attempt succeeds inside ball and box where the fp32 model misclassifies the tensor as saved beyond a tie.
 
-    For a model that sees 8 bits alone, such as a service, it is rounded to them first, inside the ball.
+    Beside a detector it must also be accepted. For a model that sees 8 bits alone, such as a service, it is rounded to them
+    first, inside the ball.
     """
     if takes_eight_bits(model):
         x_adv = rounded_inside(x_adv, x, threat)
@@ -74,6 +84,9 @@ def verify(model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, threat: Threat
     in_box = (x_adv.flatten(1).amin(1) >= 0) & (x_adv.flatten(1).amax(1) <= 1)
     inside = in_box & (distance <= threat.eps + BALL)
     wrong = in_box & misclassified(logits, y, tie=VERDICT_TIE)
+    if detector is not None:
+        excess = detector.excess(x_adv, logits).nan_to_num(nan=torch.inf)
+        wrong, gap = wrong & (excess <= 0), torch.where(excess > 0, torch.minimum(gap, -excess), gap)
     gap = gap.where(inside, torch.full_like(gap, -float("inf")))
     success = wrong & inside
     return Attempts(indices, x_adv.cpu(), predicted.cpu(), gap.cpu(), distance.cpu(), wrong.cpu(), success.cpu())

@@ -6,7 +6,7 @@ fit_to_data (which output is which class). `load` does the first two for Python.
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -21,6 +21,7 @@ from robustcls.core.classifier import Classifier, input_size_of
 from robustcls.core.errors import InputError, as_input_error
 from robustcls.core.files import sha256
 from robustcls.core.gradients import frozen
+from robustcls.core.wrapped import split_wrappers, wrapped_name
 from robustcls.models.artefact import is_artefact, load_artefact, meta_of, notes_of
 from robustcls.models.checkpoint import Arch, build, is_checkpoint, load_weights, restore
 from robustcls.models.foreign import find_class_names, find_weights, holds_tensors, is_counter
@@ -42,6 +43,7 @@ class ModelSource:
     sha256: str = ""  # of the file
     meta: Mapping[str, Any] = field(default_factory=dict)  # what a checkpoint of ours says of itself
     twin: "ModelSource | None" = None  # of a service, the model whose gradients attacks follow
+    wrappers: Sequence[plugins.Spec] = ()  # around it, from the innermost on
 
 
 @dataclass
@@ -126,6 +128,11 @@ def read_model(spec: str, twin: str | None = None) -> ModelSource:
 
     twin: of a service, the model whose gradients attacks follow. Raises InputError.
     """
+    spec, wrappers = split_wrappers(spec)
+    if wrappers:
+        for one in wrappers:
+            plugins.resolved("wrapper", one)  # a typo is found at once
+        return replace(read_model(spec, twin), wrappers=wrappers)
     if is_remote(spec):
         other = read_model(twin) if twin else None
         if other and isinstance(other.content, RemoteNet):
@@ -161,6 +168,9 @@ def build_model(
     mean, std: the normalisation that foreign weights were trained with, put in front of a state dict, an ONNX file or a
     module of the user's own; none is assumed, and said, without them. Raises InputError.
     """
+    if source.wrappers:
+        given: dict[str, Any] = {"arch": arch, "classes": classes, "input_size": input_size, "mean": mean, "std": std}
+        return _wrapped(build_model(replace(source, wrappers=()), **given), source.wrappers)
     spec, content, name = source.spec, source.content, Path(source.spec).name
     normalisation = {"mean": mean or (0.0,), "std": std or (1.0,)}
     assumed = f"{name}: assumed to take [0, 1] pixels; give `mean` and `std` if it was trained on normalised ones"
@@ -194,6 +204,17 @@ def build_model(
     loaded.sha256 = source.sha256
     if not (mean or std or loaded.model.normalises):
         loaded.notes.append(assumed)
+    return loaded
+
+
+def _wrapped(loaded: LoadedModel, wrappers: Sequence[plugins.Spec]) -> LoadedModel:
+    """The model inside these wrappers, from the innermost on. Raises InputError."""
+    for spec in wrappers:
+        with as_input_error(f"wrapper {spec} failed"):
+            model = plugins.load("wrapper", spec)(loaded.model)
+        if not isinstance(model, nn.Module):
+            raise InputError(f"wrapper {spec} gave {type(model).__name__}: it must return a torch.nn.Module")
+        loaded = replace(loaded, model=model, name=wrapped_name(loaded.name, [spec]))
     return loaded
 
 

@@ -16,7 +16,7 @@ _OTHERS: dict[str, tuple[int, str, Callable[[Evaluation], bool], str]] = {
     "alone": (
         36,
         "Accuracy under each attack alone",
-        lambda one: all(attack.alone is not None for attack in one.attacks),
+        lambda one: any(attack.alone is not None for attack in one.attacks),
         "each attack ran only on the samples that were still robust; measure each with --each-alone",
     ),
     "curves": (

@@ -1,10 +1,14 @@
 """When evaluations may be compared, and on what: classes, and pairs of the same samples."""
 
+import ast
+import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from robustcls.core import plugins
 from robustcls.results.records import Evaluation, Sample
 from robustcls.results.statistics import agreement, mcnemar, paired_difference
 
@@ -54,6 +58,8 @@ def find_mismatch(evaluations: Sequence[Evaluation]) -> str:
         if (first.threat.norm, first.threat.eps) != (other.threat.norm, other.threat.eps):
             ours, theirs = (f"{one.threat.norm} {one.threat.eps_text}" for one in (first, other))
             return f"the threat models differ ({ours} and {theirs})"
+        if said := _other_version(first, other):
+            return said
         if _attacks(first) != _attacks(other):
             return "the attacks or their options differ"
         if moved := _remapped(first, other):
@@ -147,5 +153,48 @@ def pair(first: Evaluation, second: Evaluation) -> list[Pair]:
     return pairs
 
 
+def _other_version(first: Evaluation, other: Evaluation) -> str:
+    """Which suite they ran in different versions; "" for none."""
+    ours, theirs = first.suite_versions, other.suite_versions
+    for name in ours.keys() & theirs.keys():
+        if ours[name] != theirs[name]:
+            old = in_version(name, min(ours[name], theirs[name]))
+            return (
+                f"the suite {name} is version {ours[name]} and {theirs[name]}: evaluate again, or take the older one, "
+                f"`suite={old}`"
+            )
+    return ""
+
+
+def outdated_suites(evaluation: Evaluation) -> str:
+    """Which suites it ran in another version than today's, in one line; "" for none."""
+    said = []
+    for name, version in evaluation.suite_versions.items():
+        now = plugins.resolved("suite", name).get("version", 1) if name in plugins.names("suite") else version
+        if version != now:
+            said.append(f"the suite {name} of this evaluation is version {version}, today's is {now}")
+    return "; ".join(said)
+
+
+def in_version(suite: str, version: int) -> str:
+    """The spec of a suite in one of its versions; a suite without versions has the first alone."""
+    return f"{suite}(version={version})" if "version" in plugins.resolved("suite", suite) else suite
+
+
 def _attacks(evaluation: Evaluation) -> list[tuple[str, dict[str, Any]]]:
-    return [(attack.name, attack.options) for attack in evaluation.attacks]
+    """Options that the version which wrote it did not know yet have their defaults."""
+    return [(attack.name, defaults_of(plugin_of(attack.name)) | attack.options) for attack in evaluation.attacks]
+
+
+def plugin_of(recorded: str) -> str:
+    """The plug-in behind a recorded name, which is a spec with a number where several attacks share the plug-in."""
+    return re.sub(r" #\d+$", "", recorded).partition("(")[0].strip()
+
+
+def defaults_of(attack: str) -> dict[str, Any]:
+    """The defaults that the attack's source writes as literals; reading them imports no torch."""
+    found: dict[str, Any] = {}
+    for option in next((one.options for one in plugins.describe("attack") if one.name == attack), ()):
+        with suppress(ValueError, SyntaxError):
+            found[option.name] = ast.literal_eval(option.default)
+    return found

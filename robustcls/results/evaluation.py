@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from pydantic.dataclasses import dataclass
 
+from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.measures import measures, with_fields
 from robustcls.core.threat import BALL, parse_eps
 from robustcls.results.accuracy import Accuracy, Balanced, TwoClasses
 from robustcls.results.fields import SLACK, need
 from robustcls.results.json_files import JsonFile
-from robustcls.results.robustness import Attack, Check, CurvePoint, Sample
+from robustcls.results.robustness import Attack, Check, CurvePoint, Rejection, Sample, UnderNoise
 from robustcls.results.subject import Data, Model, Provenance, Threat
 from robustcls.results.training import Training
 
@@ -68,16 +69,21 @@ class Evaluation(JsonFile):
     two_classes: TwoClasses | None = None
     license: str = ""  # of the model, as its owner states it: an SPDX identifier
     artefact: "Artefact | None" = None  # of a model that is an exported file
+    rejection: Rejection | None = None  # of a model with a detector beside it
+    under_noise: UnderNoise | None = None  # of a model that is random at prediction; else, and in earlier files, None
+    suites: dict[str, int] = field(default_factory=dict)  # the version of each suite that was run; see `suite_versions`
 
     # Of one that was just made, in memory. No field, for no file holds them: None of one that was loaded.
     examples = cast("Examples", None)
 
     def __str__(self) -> str:
         """What was measured and what came out, in a few lines."""
+        noisy = self.under_noise
         lines = [
             f"{self.model.name} on {self.data.name} ({self.data.split}, n = {self.data.n}), {self._threat_text}",
             f"  clean    {self.clean}",
             f"  robust   {self.robust}  {self.robust.kind}".rstrip(),
+            *([f"  one pass clean {noisy.clean}, robust {noisy.robust}, over {noisy.passes} passes"] if noisy else []),
             f"  attacks  {', '.join(_outcome(attack) for attack in self.attacks) or 'none'}",
         ]
         for status, what in (("fail", "failed"), ("warn", "warning")):
@@ -103,6 +109,12 @@ class Evaluation(JsonFile):
         self._check_samples()
         self._check_attacks()
         self._check_radii()
+
+    @property
+    def suite_versions(self) -> dict[str, int]:
+        """The version of each suite that was run, by its name. Evaluations that name none are older: version 1."""
+        named = self.robust.kind.removeprefix("upper bound: ").partition(";")[0].split(", ")
+        return self.suites or {one: 1 for one in named if one in plugins.names("suite")}
 
     def _check_totals(self) -> None:
         clean, robust, samples = self.clean, self.robust, self.samples

@@ -1,8 +1,5 @@
 """The verdict on an evaluation: what a policy asks for against what was measured."""
 
-import ast
-import re
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ from robustcls.core.config import read_toml, resolve
 from robustcls.core.errors import InputError, unknown
 from robustcls.core.measures import with_fields
 from robustcls.core.threat import ThreatModel, parse_eps
+from robustcls.results.comparison import defaults_of, in_version, plugin_of
 from robustcls.results.records import Evaluation
 from robustcls.results.thresholds import (
     FAIL,
@@ -144,16 +142,18 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
 def lacking_attacks(evaluation: Evaluation, wanted: tuple[str, ...]) -> list[str]:
     """Specs of `wanted` that did not run to their end with the options that they name.
 
-    A suite means its attacks, whose other options must have their defaults.
+    A suite means its attacks, whose other options must have their defaults, in the version that the evaluation says.
     """
     lacking = []
     for one in wanted:
-        suite = one in plugins.names("suite")
+        suite = _is_suite(one)
+        if suite and "(" not in one and one in evaluation.suite_versions:
+            one = in_version(one, evaluation.suite_versions[one])
         for spec in plugins.load("suite", one)(evaluation.threat.norm) if suite else [one]:
             parsed = plugins.parse("attack", spec)
-            options = (_defaults(parsed.name) if suite else {}) | dict(parsed.options)
+            options = (defaults_of(parsed.name) if suite else {}) | dict(parsed.options)
             if not any(
-                _plugin(attack.name) == parsed.name
+                plugin_of(attack.name) == parsed.name
                 and not attack.error
                 and all(attack.options.get(key, value) == value for key, value in options.items())
                 for attack in evaluation.attacks
@@ -162,16 +162,18 @@ def lacking_attacks(evaluation: Evaluation, wanted: tuple[str, ...]) -> list[str
     return lacking
 
 
-def _plugin(recorded: str) -> str:
-    """The plug-in behind a recorded name, which is a spec with a number where several attacks share the plug-in."""
-    return re.sub(r" #\d+$", "", recorded).partition("(")[0].strip()
+def _is_suite(spec: str) -> bool:
+    return spec.partition("(")[0] in plugins.names("suite")
 
 
 def _check_attack(spec: str) -> None:
     """Raises InputError for neither a suite nor an attack; of an attack from elsewhere only the way it is written counts."""
+    if _is_suite(spec):
+        plugins.load("suite", spec)("linf")  # which names a version that is not known
+        return
     parsed = plugins.parse("attack", spec)
     known = {one.name: one for one in plugins.describe("attack")}
-    if spec in plugins.names("suite") or ":" in parsed.name:
+    if ":" in parsed.name:
         return
     if parsed.name not in known:
         raise unknown("required attack or suite", parsed.name, [*known, *plugins.names("suite")])
@@ -179,15 +181,6 @@ def _check_attack(spec: str) -> None:
     for name, _ in parsed.options:
         if name not in options:
             raise unknown(f"option of required attack {parsed.name}", name, options)
-
-
-def _defaults(attack: str) -> dict[str, Any]:
-    """The defaults that the attack's source writes as literals; reading them imports no torch."""
-    found: dict[str, Any] = {}
-    for option in next((one.options for one in plugins.describe("attack") if one.name == attack), ()):
-        with suppress(ValueError, SyntaxError):
-            found[option.name] = ast.literal_eval(option.default)
-    return found
 
 
 def _conditions(evaluation: Evaluation, policy: Policy) -> list[Criterion]:

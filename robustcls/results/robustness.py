@@ -1,11 +1,14 @@
 """What the attacks did: each attack, self-check and sample, and accuracy over radii."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from robustcls.results.accuracy import Accuracy
-from robustcls.results.fields import Count, Distance, Number, Share, Status
+from robustcls.results.accuracy import Accuracy, need_around
+from robustcls.results.fields import SLACK, Count, Distance, Interval, Number, Share, Status, need
+from robustcls.results.statistics import repeated_shares
 
 
 @dataclass
@@ -30,6 +33,25 @@ class Attack:
 
 
 @dataclass
+class Rejection:
+    """A detector that refuses answers, and how the images and the attacks fared under it.
+
+    An image counts as robust where the clean one is classified correctly and accepted, and nothing in the ball that the attacks
+    found is misclassified and accepted (Tramer 2021, arXiv:2107.11630): a correct answer that is refused is an error.
+    """
+
+    detector: str
+    fpr: Share  # that was asked for
+    threshold: Number  # of the score, above which an answer is refused
+    held_out: Count  # clean images on which the threshold was chosen
+    held_out_rejected: Count
+    clean: Accuracy  # without the detector
+    clean_rejected: Count  # of the clean images that are evaluated
+    correct_rejected: Count  # of those, how many are classified correctly
+    caught: Count  # strongest attempts on robust samples that are misclassified and refused
+
+
+@dataclass
 class Check:
     """A self-check of the evaluation."""
 
@@ -46,7 +68,7 @@ class Sample:
 
     index: Count  # in the split
     label: Count
-    clean: Count | None  # None: the logits named no class (NaN), which is a wrong answer
+    clean: Count | None  # None: the logits named no class (NaN), or it was refused: an error
     adversarial: Count | None  # of the verified adversarial example; the clean prediction where there is none
     broken_by: str | None  # the first attack of the cascade that broke it
     distance: Distance | None  # of that example, in the threat model's norm
@@ -63,3 +85,48 @@ class CurvePoint:
     eps_text: str
     robust: Accuracy
     error: str = ""  # of an attack that failed here
+
+
+@dataclass
+class Repeated:
+    """Accuracy of one pass of a random model, as the mean over repeated passes on the same images."""
+
+    value: Share
+    ci95: Interval  # for the choice of the images and for the noise
+    noise95: Interval  # for the noise alone: what more passes on these images would give
+    lowest: Share  # of the passes
+    highest: Share
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Repeated":
+        need_around(self.ci95, self.value)
+        need_around(self.noise95, self.value)
+        between = self.lowest - SLACK <= self.value <= self.highest + SLACK
+        need(
+            between,
+            "value",
+            self.value,
+            f"between the lowest and the highest pass, {self.lowest:.3g} and {self.highest:.3g}",
+        )
+        return self
+
+    @classmethod
+    def of(cls, right: Sequence[Sequence[bool]]) -> "Repeated":
+        """right: of each pass, whether each image is classified correctly."""
+        shares = [sum(one) / len(one) for one in right]
+        mean, ci95, noise95 = repeated_shares(right)
+        return cls(mean, list(ci95), list(noise95), min(shares), max(shares))
+
+    def __str__(self) -> str:
+        low, high = self.ci95
+        return f"{self.value:.1%} [{low:.1%}, {high:.1%}]"
+
+
+@dataclass
+class UnderNoise:
+    """Of a model that is random at prediction: how often one pass is right, over passes that no attack has seen."""
+
+    passes: Count
+    draws: Count  # that the attacks averaged
+    clean: Repeated
+    robust: Repeated  # on the worst of the attacks, or the clean image where that is misclassified already

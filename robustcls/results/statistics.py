@@ -104,6 +104,35 @@ def mean_of_shares(counts: Sequence[tuple[int, int]]) -> tuple[float, tuple[floa
     return mean, (max(0.0, min(low, mean - down)), min(1.0, max(high, mean + up)))
 
 
+def repeated_shares(
+    right: Sequence[Sequence[bool]],
+) -> tuple[float, tuple[float, float], tuple[float, float]]:
+    """The mean share of what is right over repeated random passes on the same samples, with two 95% intervals.
+
+    The first is for samples and noise: Wilson's on as many independent answers as have the variance of the mean, that
+    between the samples' own shares plus that between the passes, which noise that a pass shares between samples adds. The
+    second is for the noise alone, Student's over the passes. right: passes of at least one sample, two passes or more.
+    """
+    passes, n = len(right), len(right[0])
+    of_passes, of_samples = (
+        [math.fsum(one) / n for one in right],
+        [math.fsum(one) / passes for one in zip(*right, strict=True)],
+    )
+    mean = math.fsum(of_passes) / passes
+    between_passes = math.fsum((one - mean) ** 2 for one in of_passes) / (passes - 1) / passes
+    between_samples = math.fsum((one - mean) ** 2 for one in of_samples) / max(n - 1, 1) / n
+    variance = between_samples + between_passes
+    size = mean * (1 - mean) / variance if variance > 0 else n
+    half = _student95(passes - 1) * math.sqrt(between_passes)
+    return mean, wilson(mean * size, size), (max(0.0, mean - half), min(1.0, mean + half))
+
+
+def _student95(freedom: int) -> float:
+    """The 97.5% quantile of Student's distribution, expanded around the normal one's (Abramowitz and Stegun 26.7.5)."""
+    z, v = Z95, freedom
+    return z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+
+
 def roc_auc(scores: Sequence[float], positive: Sequence[bool]) -> float:
     """The probability that a positive sample has the higher score than a negative one, ties counted half.
 

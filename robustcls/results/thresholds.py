@@ -9,7 +9,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.measures import BYTES, SHARE, Ranged, Unit
 from robustcls.results.balance import balanced_of, class_name, expected_labels, label_name, say_absent, two_classes_of
 from robustcls.results.comparison import ClassCounts, count_classes, worst_class
-from robustcls.results.records import Accuracy, Estimate, Evaluation, Rates
+from robustcls.results.records import Accuracy, Estimate, Evaluation, Rates, Repeated
 from robustcls.results.statistics import bonferroni, wilson
 
 PASS, WARN, FAIL, INCONCLUSIVE, UNJUDGED = "PASS", "WARN", "FAIL", "INCONCLUSIVE", "NOT JUDGED"
@@ -70,8 +70,9 @@ def _of_measure(
 
 
 def _accuracy(name: str, evaluation: Evaluation, threshold: float, positive: str | None) -> Judged:
-    found = evaluation.clean if name == "min_clean" else evaluation.robust
-    return _compare(name, THRESHOLDS[name], found, threshold)
+    """Of a random model, that of one pass."""
+    found = evaluation.under_noise or evaluation
+    return _compare(name, THRESHOLDS[name], found.clean if name == "min_clean" else found.robust, threshold)
 
 
 def _drop(name: str, evaluation: Evaluation, threshold: float, positive: str | None) -> Judged:
@@ -145,7 +146,7 @@ def _rate(part: str, which: str, name: str, evaluation: Evaluation, threshold: f
     return held._replace(measured=f"{of} {held.measured}")
 
 
-def _compare(name: str, what: str, found: Accuracy | Estimate | Ranged | float, threshold: float) -> Judged:
+def _compare(name: str, what: str, found: Accuracy | Estimate | Repeated | Ranged | float, threshold: float) -> Judged:
     """By the whole interval; by the value alone where there is no interval."""
     value, ends = (found, ()) if isinstance(found, (int, float)) else (found.value, found.ci95)
     low, high = ends or (value, value)

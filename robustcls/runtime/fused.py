@@ -4,6 +4,7 @@ Adversarial images found on the copy are proposals, which the fp32 model verifie
 """
 
 import copy
+import math
 import sys
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
@@ -15,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from robustcls.core.classifier import check_logits, device_of, dtype_of, input_size_of
-from robustcls.core.errors import InputError
-from robustcls.core.gradients import finite, frozen
+from robustcls.core.gradients import finite
+from robustcls.core.logits import Wrapper
 from robustcls.runtime.device import DTYPES, autocast, exact_fp32
 
 Layer = nn.Conv2d | nn.Linear
@@ -30,6 +31,7 @@ class _Watched(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.forwards = self.backwards = 0
+        self.wrappers: list[Wrapper] = []  # whose passes are several of the model inside
         self._not_finite: int | Tensor = 0
         self.odd: Tensor = torch.zeros(0)  # N, bool: images of the latest pass whose gradient was not finite somewhere
 
@@ -52,7 +54,11 @@ class _Watched(nn.Module):
         return finite(grad)
 
     def _count(self, grad: Tensor) -> None:
-        self.backwards += len(grad)
+        self.backwards += len(grad) * self._repeats()
+
+    def _repeats(self) -> int:
+        """Passes of the model inside for one of this one."""
+        return math.prod(one.repeats for one in self.wrappers)
 
 
 class FusedModel(_Watched):
@@ -117,6 +123,7 @@ class FusedModel(_Watched):
 
         any_size: batches shrink as samples are misclassified, and must not be compiled for each size.
         """
+        torch._functorch.config.donated_buffer = False  # several gradients of one pass
         self.copy.compile(mode="reduce-overhead" if cuda_graphs else None, dynamic=any_size or None)
         self.compiled, self.replayed = True, cuda_graphs
 
@@ -178,10 +185,11 @@ class Counted(_Watched):
         super().__init__()
         self.model = model
         self.dtype = dtype_of(model)
+        self.wrappers = [one for one in model.modules() if isinstance(one, Wrapper)]
         self.channels_last = any(p.ndim == 4 and not p.is_contiguous() for p in model.parameters())
 
     def forward(self, x: Tensor) -> Tensor:
-        self.forwards += len(x)
+        self.forwards += len(x) * self._repeats()
         images = x.to(self.dtype, copy=True)
         mixed = self.channels_last or not images.is_contiguous()
         with uncompiled(), exact_fp32():
@@ -190,39 +198,6 @@ class Counted(_Watched):
         logits = logits.float()
         self._watch(images, logits)
         return logits
-
-
-def make_search_model(model: nn.Module, precision: str, x: Tensor, *, compiled: bool = False) -> FusedModel | Counted:
-    """A fused copy of the model where one can be made and agrees with it on x (N,C,H,W), else the model itself.
-
-    Agreement: fp32 logits within a thousandth of their largest, low-precision ones within a tenth. Raises InputError
-    for a copy that was to be compiled and cannot be.
-    """
-    if not getattr(model, "differentiable", True):  # it runs elsewhere: there is nothing to fold, and often no copy
-        return Counted(model)
-    with torch.no_grad(), frozen(model):
-        expected = Counted(model)(x)
-        tolerance = (1e-3 if precision == "fp32" else 0.1) * expected.abs().max()
-        for fold in (True, False):
-            try:
-                twin = FusedModel(model, precision, x[:1], fold=fold)
-                proposed = twin(x)
-            except Exception:  # whatever a model raises that cannot be copied, or cannot run in this precision
-                continue
-            if (proposed - expected).abs().max() <= tolerance:
-                if compiled:
-                    _compile(twin, x)
-                twin.forwards = 0
-                return twin
-    return Counted(model)
-
-
-def _compile(twin: FusedModel, x: Tensor) -> None:
-    twin.compile_copy(any_size=True)
-    try:
-        twin(x)
-    except Exception as error:  # a model that cannot be traced, or a machine without a compiler
-        raise InputError(f"the model cannot be compiled ({type(error).__name__}): leave out `compile`") from error
 
 
 def uncompiled() -> AbstractContextManager:

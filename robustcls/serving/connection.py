@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from robustcls.serving.queue import Queue
 from robustcls.serving.refused import Refused
@@ -32,6 +32,7 @@ class Connection(HttpToolsProtocol):
         self._fed = 0  # bytes of the latest piece that no request counted
         self._beside = 0  # bytes of the request beside its body
         self._body = 0
+        self._in_body = False
         self._drops = False  # the body of a request that was refused is on its way
         self._left: int | None = None  # bytes that are still dropped before the end; None while requests are read
         self._full: float | None = None  # since when the client does not read what is written
@@ -54,9 +55,14 @@ class Connection(HttpToolsProtocol):
         if self._left is not None:
             return
         if self._beside > HEADERS + CHUNKED * self._body:
-            self.end(Refused("size", f"the headers have more than the {HEADERS} bytes that are allowed", 431))
+            self.end(_too_long())
         elif self._since is None and self._idle() and self.timeout_keep_alive_task is None:
-            self._since = self.loop.time()
+            if self._in_body:  # of a request that is answered already
+                self._since = self.loop.time()
+            elif not self.transport.is_closing():
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
 
     def on_message_begin(self) -> None:
         if self._left is None:
@@ -67,7 +73,15 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._left is not None:
             return
-        self._since = None
+        self._since, self._in_body = None, True
+        if self._beside > HEADERS and sum(len(name) + len(value) for name, value in self.headers) > HEADERS:
+            self.end(_too_long())
+            return
+        if self.parser.should_upgrade() and self.parser.get_method() == b"POST":  # the parser gives no body of these
+            self.end(
+                Refused("protocol", "a request with a body cannot ask for another protocol: send no `Upgrade`", 400)
+            )
+            return
         if self._idle():  # answers go out in the order of the requests
             try:
                 self._check()
@@ -78,7 +92,8 @@ class Connection(HttpToolsProtocol):
             self.end(Refused("busy", "too many requests before an answer", 503))
             return
         super().on_headers_complete()
-        self.cycle.transport = _Together(self.transport)  # type: ignore[assignment]
+        if self.parser.get_method() != b"HEAD":  # whose answers have no body to wait for
+            self.cycle.transport = _Together(self.transport, self.cycle)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         self._beside -= len(body)
@@ -94,7 +109,9 @@ class Connection(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._beside = 0
+        self._beside, self._in_body = 0, False
+        if self._idle():
+            self._since = None
         if not self._drops and self._left is None:
             super().on_message_complete()
         elif self._left is None:
@@ -104,17 +121,14 @@ class Connection(HttpToolsProtocol):
     def _idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
-    def on_response_complete(self) -> None:
-        if self.cycle is not None:
-            self.cycle.transport.flush()  # type: ignore[attr-defined]
-        super().on_response_complete()
-
     def _check(self) -> None:
         """Raises Refused for a request to a model which need not be read to be refused."""
         queue, _ = self.routes.get(self.url, (None, ""))
         if queue is None or self.parser.get_method() != b"POST":
             return
         queue.check_room(self.loop.time() + self.service.config.timeout)
+        if len(self.tasks) >= self.service.at_hand:
+            raise Refused("busy", f"{len(self.tasks)} requests are being read: try again", 503, retry_after=1)
         most = self.service.config.body_bytes
         for name, value in self.headers:
             if name == b"content-length" and len(value) < 16 and int(value) > most:
@@ -137,8 +151,10 @@ class Connection(HttpToolsProtocol):
         self.service.metrics.rejected.labels(refused.reason).inc()
         if self._idle() or (self.cycle.disconnected and not self.pipeline):
             self._say_last(refused)
-        else:  # an earlier answer is still to come, and this one must not overtake it
-            self.transport.abort()
+        else:  # an earlier answer is still to come, and is the last one
+            self._left = UNREAD
+            self.cycle.keep_alive = False
+            self.loop.call_later(self.service.config.timeout + LINGER, self.transport.abort)
 
     def _say_last(self, refused: Refused) -> None:
         """Answers and ends. What the client still sends is dropped: a connection closed on it would lose the answer."""
@@ -176,7 +192,7 @@ class Connection(HttpToolsProtocol):
         if self._full is not None and now - self._full > limit:
             self.transport.abort()
         elif self._since is not None and now - self._since > limit:
-            if self._drops:
+            if self._in_body:
                 self.transport.abort()
             else:
                 self.end(Refused("body", f"no request came within {limit:g} s", 408))
@@ -189,25 +205,34 @@ class Connection(HttpToolsProtocol):
             super().shutdown()
 
 
-class _Together:
-    """A transport that writes the head of an answer with what follows it: one call of the system, and one packet."""
+def _too_long() -> Refused:
+    return Refused("size", f"the headers have more than the {HEADERS} bytes that are allowed", 431)
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport, self._head = transport, b""
+
+class _Together:
+    """A transport that writes the head of an answer with its body: one call of the system, and one packet."""
+
+    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+        self._transport, self._cycle, self._head = transport, cycle, b""
+        self._asked = cycle.waiting_for_100_continue  # a client that waits for leave to send its body
         self.is_closing = transport.is_closing
 
     def write(self, data: bytes) -> None:
-        if self._head or data.startswith(b"HTTP/1.1 100 "):
+        if self.is_closing():
+            return
+        if data.startswith(b"HTTP/1.1 100 "):
+            self._asked = False
+            self._transport.write(data)
+        elif self._head:
             self._transport.write(self._head + data)
             self._head = b""
+        elif self._asked and self._cycle.keep_alive:  # its body may come or not, and cannot be told from a request
+            self._cycle.keep_alive = False
+            self._head = data.removesuffix(b"\r\n") + b"connection: close\r\n\r\n"
         else:
             self._head = data
 
     def close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-    def flush(self) -> None:
-        if self._head:
+        if self._head and not self.is_closing():
             self._transport.write(self._head)
-            self._head = b""
+        self._transport.close()

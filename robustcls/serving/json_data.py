@@ -34,16 +34,21 @@ def numbers_of(data: list, sizes: Sequence[int], name: str) -> NDArray[Any]:
 
     Lengths are compared first, level by level: no value of what is longer than `sizes` says is looked at.
     """
-    count = math.prod(sizes)
-    for _ in sizes[1:]:
+    count, lists = math.prod(sizes), 1
+    for level, length in enumerate(sizes[:-1]):
         if not (data and isinstance(data[0], list)):
             break
-        if len(data) > count:
-            raise Refused("shape", f"{name} holds {len(data)} lists, its shape says {whole(count)} values")
-        length = len(data[0])
-        if not all(isinstance(one, list) and len(one) == length for one in data):
-            raise Refused("shape", f"`data` of {name} is ragged: give a flat list, or one nested as its shape")
+        lists *= length
+        if len(data) != lists:
+            raise Refused("shape", f"`data` of {name} holds {len(data)} lists, its shape says {whole(lists)}")
+        inner, rest = len(data[0]), math.prod(sizes[level + 1 :])  # the next size, or all that are left as a flat list
+        if inner not in (sizes[level + 1], rest) or not all(
+            isinstance(one, list) and len(one) == inner for one in data
+        ):
+            raise Refused("shape", f"`data` of {name} is not nested as its shape: give a flat list, or one that is")
         data = list(chain.from_iterable(data))
+        if inner == rest:
+            break
     if len(data) != count:
         raise Refused("shape", f"{name} holds {len(data)} values, its shape says {whole(count)}")
     with suppress(OverflowError):

@@ -97,11 +97,21 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
         if counter % 10 == 0:
-            now = asyncio.get_running_loop().time()
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, Connection):
-                    connection.check(now)
+            self._check()
         return await super().on_tick(counter)
+
+    def _check(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Connection):
+                connection.check(now)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's, which waits for every client: those that read nothing are cut off meanwhile, too."""
+        ending = asyncio.create_task(super().shutdown(sockets))
+        while not (await asyncio.wait({ending}, timeout=1))[0]:
+            self._check()
+        ending.result()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.interrupted |= sig == signal.SIGINT

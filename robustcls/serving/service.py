@@ -56,6 +56,11 @@ class Service:
         return [queue for versions in self.models.values() for queue in versions.values()]
 
     @property
+    def at_hand(self) -> int:
+        """Requests that may be read, wait, and be computed at a time: what reads them may be what is short, not the model."""
+        return (self.config.queue + self.config.batch) * len(self.queues)
+
+    @property
     def ready(self) -> bool:
         return not self.draining and all(queue.ready for queue in self.queues)
 

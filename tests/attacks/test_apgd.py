@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustcls.attacks.apgd import apgd_t
+from robustcls.attacks.apgd_t import apgd_t
 from robustcls.core.threat import ThreatModel
 
 THREAT = ThreatModel("linf", 0.04)

@@ -117,3 +117,48 @@ def test_it_goes_on_from_a_start_that_is_better(trained, norm):
     longer = square(net, x, y, threat, queries=60, start=start, p_init=0.1, generator=seeded())
     assert margin(net(longer), y).mean() > margin(net(found), y).mean()
     assert (threat.distance(longer, x) <= threat.eps + 1e-6).all()
+
+
+class Climbing(torch.nn.Module):
+    """The first pixel says by how much a sample's margin rises with each of its passes, from -1 on."""
+
+    def __init__(self):
+        super().__init__()
+        self.met = {0.1: 0, 0.2: 0, 0.3: 0}
+        self.rise = {0.1: 0.0, 0.2: 0.02, 0.3: 0.001}
+
+    def forward(self, x):
+        kinds = [round(value, 1) for value in x[:, 0, 0, 0].round(decimals=1).tolist()]
+        for kind in kinds:
+            self.met[kind] += 1
+        lead = torch.tensor([-1 + self.rise[kind] * self.met[kind] for kind in kinds])
+        return torch.stack([-lead / 2, lead / 2], 1)
+
+
+def queries_of(kinds, **options):
+    model, x = Climbing(), torch.full((len(kinds), 1, 4, 4), 0.5)
+    x[:, 0, 0, 0] = torch.tensor(kinds)
+    square(model, x, torch.zeros(len(kinds)).long(), ThreatModel("linf", 0.04), generator=seeded(), **options)
+    return [model.met[kind] for kind in kinds]
+
+
+def test_after_a_look_a_sample_goes_on_as_long_as_its_gains_would_suffice():
+    """The first gains nothing. The second gains 0.16 from query 8 to 16, with 6 doublings to come, and gets there. The third
+    gains 0.008, 0.016, 0.032 ..., which never suffices until it is too late."""
+    still, climbing, slow = queries_of([0.1, 0.2, 0.3], queries=1024, look=16)
+    assert still == slow == 1 + 17, "the clean image and the start once more"
+    assert climbing == 51, "to a margin above 0"
+    assert queries_of([0.1], queries=100) == [1 + 101], "without a look none leaves"
+
+
+def test_no_sample_of_a_look_decides_for_another():
+    assert [queries_of([kind], queries=1024, look=16)[0] for kind in (0.1, 0.2, 0.3)] == [18, 51, 18]
+
+
+def test_within_takes_those_that_the_start_has_brought_close(trained):
+    net, x, y = trained
+    threat = ThreatModel("linf", 0.1)
+    start = square(net, x, y, threat, queries=50, generator=seeded())
+    far = square(net, x, y, threat, queries=50, within=1e-6, start=start, generator=seeded(1))
+    right = margin(net(start), y) <= -1e-3
+    assert torch.equal(far[right], x[right]), "not tried, and so left as they were"

@@ -6,10 +6,9 @@ from torch import Tensor
 
 import robustcls
 from robustcls.attacks._goal import Goal
-from robustcls.attacks.apgd import targeted_dlr
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
-from robustcls.core.losses import cross_entropy, margin
+from robustcls.core.losses import cross_entropy, margin, targeted_dlr
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import takes_target
 from tests.helpers.attack_contract import EPS, cheap, threat_of, traits

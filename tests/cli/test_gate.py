@@ -12,6 +12,19 @@ from robustcls.results.records import Check, Evaluation
 from tests.helpers.judged_by_hand import make_evaluation
 
 
+def test_a_suite_of_another_version_is_named_in_one_line(cli, home, tmp_path):
+    for suites, said in (
+        ({}, ["note: the suite fast of this evaluation is version 1, today's is 2"]),
+        ({"fast": 2}, []),
+    ):
+        evaluation = Evaluation.load(home / "a.json")
+        evaluation.suites, evaluation.robust.kind = suites, "upper bound: fast"
+        evaluation.save(tmp_path / "one.json")
+        result = cli("gate", tmp_path / "one.json", "--min-robust", 0.40)
+        assert result.status == 0
+        assert [line for line in result.out.splitlines() if "version" in line] == said
+
+
 @pytest.mark.parametrize(
     ("thresholds", "status", "word"),
     [

@@ -1,8 +1,19 @@
+import math
+
 import pytest
 import torch
 
-from robustcls.attacks.apgd import targeted_dlr
-from robustcls.core.losses import NO_ANSWER, cross_entropy, dlr, kl, margin, predict_labels, tie_scale
+from robustcls.core.losses import (
+    NO_ANSWER,
+    cross_entropy,
+    dlr,
+    kl,
+    margin,
+    predict_labels,
+    prob_margin,
+    targeted_dlr,
+    tie_scale,
+)
 
 CLASSES = (2, 3, 4, 10)
 
@@ -61,6 +72,51 @@ def test_dlr(case):
     if logits.shape[1] > 2:
         torch.testing.assert_close(dlr(100 * logits + 7, y), dlr(logits, y), rtol=1e-3, atol=1e-3)
         assert dlr(logits, logits.argmax(1)).abs().max() <= 1 + 1e-6
+
+
+def probability_gap(logits, y):
+    """As its paper writes it."""
+    p = logits.double().softmax(1)
+    return p.scatter(1, y[:, None], -1).amax(1) - p.gather(1, y[:, None]).squeeze(1)
+
+
+def test_prob_margin_is_the_log_odds_of_the_gap_in_probability(case):
+    logits, y = case
+    gap = probability_gap(logits, y)
+    expected = torch.log((1 + gap) / (1 - gap))
+    torch.testing.assert_close(prob_margin(logits, y).double(), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(prob_margin(logits, y) > 0, margin(logits, y) > 0)
+
+
+def test_the_gradient_of_prob_margin_has_the_direction_of_the_gaps(case):
+    logits, y = case
+    directions = []
+    for loss in (prob_margin, probability_gap):
+        given = logits.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(loss(given, y).sum(), given)
+        directions.append(torch.nn.functional.normalize(grad.double(), dim=1))
+    torch.testing.assert_close(*directions, rtol=1e-3, atol=1e-4)
+
+
+def test_prob_margin_by_hand():
+    """Probabilities 0.5, 0.3, 0.2 and the true class the first: (1 - 0.2) / (1 + 0.2)."""
+    logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
+    assert prob_margin(logits, torch.tensor([0])).item() == pytest.approx(math.log(0.8 / 1.2), abs=1e-6)
+    assert prob_margin(logits, torch.tensor([1])).item() == pytest.approx(math.log(1.2 / 0.8), abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_prob_margin_keeps_its_gradient_under_any_scale_of_the_logits(case, scale):
+    """Where the gap in probability itself has none: p_y rounds to 1."""
+    logits, y = (case[0] * scale).requires_grad_(), case[0].argmax(1)
+    (grad,) = torch.autograd.grad(prob_margin(logits, y).sum(), logits)
+    assert (grad.abs().amax(1) > 0.1).all()
+    better = logits.detach().clone()
+    better[torch.arange(len(y)), y] -= 1e-3 * scale
+    assert (prob_margin(better, y) > prob_margin(logits, y)).all(), "the least step is seen"
+    if scale > 1:
+        (lost,) = torch.autograd.grad(probability_gap(logits, y).float().sum(), logits)
+        assert (lost.abs().amax(1) == 0).float().mean() > 0.5
 
 
 def test_targeted_dlr(case):

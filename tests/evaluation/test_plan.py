@@ -115,3 +115,37 @@ def test_checks_are_found_in_order_and_known_to_the_report():
     assert set(EXPECTED) <= set(ids)
     assert all(check.thorough for check in thorough_checks())
     assert [check.id for check in every if not check.thorough] == ids[: len(ids) - len(thorough_checks())]
+
+
+def test_the_versions_of_suites_are_recorded():
+    x, y = make_batch()
+    subject = make_subject(make_net(), x, y, LINF)
+    assert make_plan(subject).suites == make_plan(subject, suite="fast").suites == {"fast": 2}
+    older = make_plan(subject, suite="fast(version=1)")
+    assert (older.suites, older.kind) == ({"fast": 1}, "fast(version=1)")
+    assert [one.name for one in older.attacks] == ["apgd_ce", "apgd_t"]
+    several = make_plan(subject, ["fast(version=1)", "standard", "fgsm"])
+    assert several.suites == {"fast": 1, "standard": 1}
+    assert make_plan(subject, "fgsm").suites == {}
+    with pytest.raises(InputError, match=r"fast\(version=9\) is not known: give 1 or 2"):
+        make_plan(subject, suite="fast(version=9)")
+    found = evaluated(make_net(), x, y, LINF, ["fast(version=1)"]).evaluation
+    assert Evaluation.from_json(found.to_json()).suites == {"fast": 1}
+
+
+def test_attacks_that_continue_begin_with_the_strongest_attempt_so_far():
+    """Of a cascade, also where their options alone ask for it; the others begin where they would alone."""
+    given = []
+
+    def continues(model, x, y, threat, *, within: float = 1.0, start=None):
+        given.append((within, start))
+        return x
+
+    x, y = make_batch()
+    attacks = ["fgsm", partial(continues, within=0.5), continues]
+    found = evaluated(make_net(), x, y, LINF, attacks).evaluation
+    (_, start), (_, none) = given[0], given[-1]
+    assert none is None
+    rows = (found.examples.breaker < 0) & (found.examples.clean == y)
+    assert torch.equal(start, found.examples.x_adv[rows][: len(start)])
+    assert (start != x[rows][: len(start)]).any(), "not the clean images"

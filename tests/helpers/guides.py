@@ -19,6 +19,7 @@ PAGES = [
     "README",
     "train",
     "attack",
+    "defences",
     "explain",
     "report",
     "deploy",

@@ -10,10 +10,11 @@ from robustcls.results.comparison import (
     count_classes,
     data_class,
     find_mismatch,
+    outdated_suites,
     pair,
     worst_class,
 )
-from robustcls.results.records import ClassMap, Evaluation, Sample
+from robustcls.results.records import Accuracy, Attack, ClassMap, Evaluation, Sample
 from tests.helpers.sample_records import tiny_evaluation
 
 
@@ -94,3 +95,36 @@ def test_one_model_under_two_maps_of_its_classes_is_not_compared():
     assert "two maps of classes" in find_mismatch([first, plain])
     renamed = dataclasses.replace(other, model=dataclasses.replace(other.model, name="another", sha256="f"))
     assert find_mismatch([first, renamed]) == ""
+
+
+def ran(suites: dict[str, int], kind: str, *attacks: tuple[str, dict]) -> Evaluation:
+    made = [Attack(name, options, 0, 0, 0.0, 0.0, 0, 0) for name, options in attacks]
+    robust = Accuracy.of(0, 1, f"upper bound: {kind}")
+    return dataclasses.replace(evaluation((0, 0, 0)), robust=robust, attacks=made, suites=suites)
+
+
+def test_an_evaluation_without_versions_is_of_version_1():
+    assert ran({}, "fast").suite_versions == {"fast": 1}
+    assert ran({}, "fast, pgd(steps=5); failed: pgd").suite_versions == {"fast": 1}
+    assert ran({}, "pgd").suite_versions == {}
+    assert ran({"fast": 2}, "fast").suite_versions == {"fast": 2}
+
+
+def test_two_versions_of_a_suite_are_not_compared():
+    older, newer = ran({}, "fast", ("apgd_ce", {})), ran({"fast": 2}, "fast", ("apgd_pm", {}))
+    said = "the suite fast is version 1 and 2: evaluate again, or take the older one, `suite=fast(version=1)`"
+    assert find_mismatch([older, newer]) == said
+    assert find_mismatch([newer, newer]) == find_mismatch([older, older]) == ""
+    assert outdated_suites(newer) == ""
+    assert outdated_suites(older) == "the suite fast of this evaluation is version 1, today's is 2"
+
+
+def test_options_that_an_older_version_did_not_know_have_their_defaults():
+    given = {"queries": 5000, "p_init": 0.8, "early_stop": True}
+    older = ran({}, "standard", ("square", given))
+    newer = ran({"standard": 1}, "standard", ("square", given | {"look": 0, "within": 1.0}))
+    assert find_mismatch([older, newer]) == ""
+    assert (
+        find_mismatch([older, ran({}, "square", ("square", given | {"look": 50}))])
+        == "the attacks or their options differ"
+    )

@@ -272,4 +272,6 @@ def test_nothing_that_was_not_attacked_is_robust():
 def test_a_required_attack_must_exist(spec):
     with pytest.raises(InputError, match="required attack"):
         Policy(min_robust=0.2, required_attacks=(spec,))
-    Policy(min_robust=0.2, required_attacks=("fast", "pgd(steps=5)", "mylab.attacks:foo(k=1)"))
+    Policy(min_robust=0.2, required_attacks=("fast", "fast(version=1)", "pgd(steps=5)", "mylab.attacks:foo(k=1)"))
+    with pytest.raises(InputError, match=r"fast\(version=3\) is not known: give 1 or 2"):
+        Policy(min_robust=0.2, required_attacks=("fast(version=3)",))

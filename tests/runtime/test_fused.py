@@ -10,7 +10,8 @@ from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen, input_gradient
 from robustcls.models.architectures.vgg import vgg16
-from robustcls.runtime.fused import Counted, FusedModel, folded_weights, make_search_model
+from robustcls.runtime.fused import Counted, FusedModel, folded_weights
+from robustcls.runtime.search import make_search_model
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -172,6 +173,60 @@ def test_requests_that_follow_at_once_are_answered_in_their_order(service):
     assert found[0][2] == found[4][2]
 
 
+def test_an_answer_without_a_body_keeps_its_place(service):
+    with connected(service) as connection:
+        connection.sendall(head() + BODY + head("/v2", 0, "HEAD") + head("/v2/models/small/ready", 0, "GET"))
+        received = b""
+        while b'"ready":true' not in received:
+            received += connection.recv(1 << 16)
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"200", b"200"]
+
+
+@pytest.mark.parametrize("path", [INFER, "/v2/models/other/infer"])
+def test_a_body_that_comes_after_its_answer_leaves_the_connection_as_it_was(path, service):
+    with connected(service) as connection:
+        connection.sendall(head(path))
+        time.sleep(0.2)
+        connection.sendall(BODY + b"\r\n")
+        [(status, _, _)] = answers(connection)
+        assert status == (200 if path == INFER else 404)
+        connection.settimeout(4)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(30)
+        connection.sendall(head() + BODY)
+        [(status, _, _)] = answers(connection)
+        assert status == 200
+
+
+def test_what_follows_a_request_and_is_none_costs_it_nothing(service):
+    with connected(service) as connection:
+        connection.sendall(head() + BODY + b"garbage\r\n\r\n")
+        [(status, _, _)] = answers(connection)
+        assert status == 200
+        assert is_ended(connection)
+
+
+def test_another_protocol_is_not_spoken(service):
+    upgrade = "Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    with connected(service) as connection:
+        connection.sendall(head("/v2", 0, "GET", upgrade))
+        assert answers(connection)[0][0] == 200
+    with connected(service) as connection:
+        connection.sendall(head(more=upgrade) + BODY)
+        [(status, _, body)] = answers(connection)
+        assert status == 400
+        assert "Upgrade" in json.loads(body)["error"]
+
+
+def test_who_waits_for_leave_to_send_and_is_refused_is_left(service):
+    with connected(service) as connection:
+        connection.sendall(head("/v2/models/other/infer", more="Expect: 100-continue\r\n"))
+        [(status, headers, _)] = answers(connection)
+        assert (status, headers["connection"]) == (404, "close")
+        assert is_ended(connection)
+
+
 def test_a_client_may_wait_for_leave_to_send(service):
     with connected(service) as connection:
         connection.sendall(head(more="Expect: 100-continue\r\n"))
@@ -192,6 +247,18 @@ def test_a_client_that_reads_nothing_is_ended(service):
     with connected(service) as connection:
         assert is_cut(lambda: connection.sendall(request + images.tobytes()))
     assert service.until(lambda: service.metric("robustcls_inflight_requests") == 0)
+
+
+def test_a_client_that_reads_nothing_does_not_hold_up_the_end(artefact):
+    with (
+        running("--model", f"small={artefact}", "--timeout", "2", "--drain", "0") as service,
+        connected(service) as one,
+    ):
+        for _ in range(3):
+            one.sendall(head("/metrics", 0, "GET") * 60)
+        service.child.send_signal(signal.SIGTERM)
+        assert service.child.wait(60) == 0
+        assert not any("Traceback" in line for line in service.log)
 
 
 def test_a_client_that_sends_without_end_and_reads_nothing_is_ended(service):
@@ -228,6 +295,7 @@ def test_a_full_service_refuses_before_the_body_and_keeps_the_connection(artefac
                 assert (status, headers["connection"]) == (503, "close")
             os.kill(worker, signal.SIGCONT)
             assert [answers(one)[0][0] for one in held] == [200, 200]
+            time.sleep(0.3)
             connection.sendall(head() + BODY)
             [(status, _, _)] = answers(connection)
             assert status == 200
@@ -236,6 +304,20 @@ def test_a_full_service_refuses_before_the_body_and_keeps_the_connection(artefac
         [counted] = [line for line in lines if "request_duration_seconds_count" in line and '"503"' in line]
         assert '"/v2/models/{name}/infer"' in counted
         assert float(counted.split()[-1]) == 3
+
+
+def test_no_more_requests_are_read_at_a_time_than_may_wait(artefact):
+    limits = "--timeout", "5", "--queue", "2", "--batch", "1"
+    with running("--model", f"small={artefact}", *limits) as service, contextlib.ExitStack() as stack:
+        for _ in range(3):
+            half = stack.enter_context(connected(service))
+            half.sendall(head() + BODY[:10])
+        time.sleep(0.3)
+        with connected(service) as connection:
+            connection.sendall(head() + BODY)
+            [(status, _, body)] = answers(connection)
+            assert status == 503
+            assert json.loads(body) == {"error": "3 requests are being read: try again"}
 
 
 def test_a_request_on_its_way_when_the_drain_ends_is_answered(artefact):

@@ -100,7 +100,8 @@ def test_an_output_is_binary_where_it_says_so_itself():
         (body(shape=[10**400, *SIZE]), "shape", "more than 1000000000000000"),
         (body(shape=[2**62, *SIZE]), "shape", "holds 432 values"),
         (body(data=[0.5] * 431), "shape", "holds 431 values"),
-        (body(data=[[0.5], [0.5, 0.5]]), "shape", "ragged"),
+        (body(data=[[0.5], [0.5, 0.5]]), "shape", "holds 2 lists, its shape says 1"),
+        (body(data=[[[0.5], [0.5, 0.5]]]), "shape", "is not nested as its shape"),
         (body(data=["0.5"] * 432), "values", "else than numbers"),
         (body(data=[True] * 432), "values", "else than numbers"),
         (body(data=[None] * 432), "values", "else than numbers"),
@@ -156,7 +157,7 @@ MANY = 300_000
         (data_of(b"[" + b"0," * MANY + b"0]"), f"holds {MANY + 1} values"),
         (data_of(b"[" + b"[]," * MANY + b"[]]"), f"holds {MANY + 1} lists"),
         (data_of(b"[" + b"[0]," * MANY + b"[0]]"), f"holds {MANY + 1} lists"),
-        (data_of(b"[[" + b"0," * MANY + b"0]]"), f"holds {MANY + 1} values"),
+        (data_of(b"[[" + b"0," * MANY + b"0]]"), "is not nested as its shape"),
         (data_of(b"[" + b'"",' * MANY + b'""]', "BYTES", [1]), f"holds {MANY + 1} files"),
         (data_of(b"[]", "BYTES", [MANY]), "at most 65536"),
     ],
@@ -217,6 +218,15 @@ def test_data_are_nested_as_deeply_as_is_liked(depth):
     asked = json_request(images)
     asked["inputs"][0]["data"] = nested
     numpy.testing.assert_array_equal(parse(json.dumps(asked).encode(), None, SIZE).pixels, images)
+
+
+@pytest.mark.parametrize("nested", [(2, 12, 12, 3), (12, 2, 3, 12), (24, 36), (2, 36, 12)], ids=str)
+def test_data_that_are_nested_otherwise_are_refused(nested):
+    images = some_images(2).astype(numpy.float32) / 255
+    asked = json_request(images)
+    asked["inputs"][0]["data"] = images.reshape(nested).tolist()
+    with pytest.raises(Refused, match="its shape"):
+        parse(json.dumps(asked).encode(), None, SIZE)
 
 
 @pytest.mark.parametrize("length", ["", "-1", "1e3", "99999999", "9" * 5000, "²"])

@@ -35,8 +35,8 @@ from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
 from robustcls.core.subset import spaced
 from robustcls.results.records import Check, Explanations, Likeness, MethodMeasures, Spread
-from robustcls.runtime.fused import make_search_model
 from robustcls.runtime.predict import classifier_with_warning, predict
+from robustcls.runtime.search import make_search_model
 
 RULE = "correctly classified samples that the attack changed; maps of the true class's logit, channels summed"
 CONTROLS = 4  # random maps whose insertion and deletion are averaged

@@ -1,9 +1,11 @@
 """Whether attacks without gradients break what gradient attacks left."""
 
 import torch
+from torch import Tensor
 
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.checks._check import (
+    FEW,
     NOTHING_LEFT,
     STANDARD,
     NotRun,
@@ -14,6 +16,7 @@ from robustcls.evaluation.checks._check import (
     verdict_of_count,
     verdict_of_nearest,
 )
+from robustcls.evaluation.checks._wrappers import through_layer
 from robustcls.evaluation.engine import Engine
 from robustcls.results.records import Check
 
@@ -38,9 +41,10 @@ def black_box_wins(engine: Engine, outcome: Outcome) -> Check:
         if not record.error and number not in white and (outcome.succeeded is not None or number > white[-1])
     ]  # fmt: skip
     if black:
-        decided = _of_cascade(outcome, white, black)
-        # That noise found little means little.
-        if decided.status == "fail" or any(outcome.attacks[number].name != "noise" for number in black):
+        decided = _of_cascade(engine, outcome, white, black)
+        # That noise found little means little, and so does a look.
+        weak = [outcome.attacks[number].name == "noise" or outcome.attacks[number].continues for number in black]
+        if decided.status == "fail" or not all(weak):
             return decided
     forwards = int(PROBE_SHARE * outcome.passes)
     fewer, more = forwards // QUERIES[0], forwards // QUERIES[1]
@@ -56,12 +60,19 @@ def black_box_wins(engine: Engine, outcome: Outcome) -> Check:
         (f"square(queries={queries // 4})", None),
     )
     count, specs = broken_by_probe(NAME, engine, rows, probe)
+    advice = _advice(engine, rows, count, STANDARD)
     return verdict_of_nearest(
-        NAME, count, len(rows), len(engine.y), specs, MASKED_A_LITTLE.format(STANDARD), MASKED.format(STANDARD)
+        NAME, count, len(rows), len(engine.y), specs, MASKED_A_LITTLE.format(advice), MASKED.format(advice)
     )
 
 
-def _of_cascade(outcome: Outcome, white: list[int], black: list[int]) -> Check:
+def _advice(engine: Engine, rows: Tensor, count: int, otherwise: str) -> str:
+    """How to attack past the layer at which the gradient of these samples ends, where it does. count: of those broken."""
+    past = through_layer(engine, rows[:FEW]) if count else ""
+    return "; ".join(filter(None, (otherwise, past)))
+
+
+def _of_cascade(engine: Engine, outcome: Outcome, white: list[int], black: list[int]) -> Check:
     if outcome.succeeded is not None:
         left = outcome.correct & ~outcome.succeeded[white].any(0)
         won = outcome.succeeded[black].any(0)
@@ -72,7 +83,7 @@ def _of_cascade(outcome: Outcome, white: list[int], black: list[int]) -> Check:
     if total == 0:
         raise NotRun(NOTHING_LEFT)
     names = " and ".join(outcome.names[number] for number in black)
-    advice = "more queries may break still more"
+    advice = _advice(engine, left.nonzero().squeeze(1), count, "more queries may break still more")
     return verdict_of_count(
         NAME, count, total, f"{names} broke {count} of {total} samples that gradient attacks left",
         MASKED_A_LITTLE.format(advice), MASKED.format(advice),

@@ -15,7 +15,7 @@ LOST = 0.05  # share of an attack's attempts
 @check(80)
 def finite_output(engine: Engine, outcome: Outcome) -> Check:
     """Whether the model named a class for every image: one that it does not answer counts as misclassified."""
-    clean, attempts = int((outcome.clean == NO_ANSWER).sum()), outcome.unanswered
+    clean, attempts = int(((outcome.clean == NO_ANSWER) & ~engine.rejected).sum()), outcome.unanswered
     return verdict(
         "finite_output",
         float(clean + attempts),

@@ -14,6 +14,7 @@ from robustcls.evaluation.checks._check import (
     passive_rows,
     verdict,
 )
+from robustcls.evaluation.checks._wrappers import past_function, through_layer
 from robustcls.evaluation.engine import Engine
 from robustcls.results.records import Check
 
@@ -39,6 +40,8 @@ def zero_gradients(engine: Engine, outcome: Outcome) -> Check:
     of_entropy, of_ratio = torch.cat(list(engine.parts.map(zero, rows)), 1)
     share, both = of_entropy.float().mean().item(), (of_entropy & of_ratio).float().mean().item()
     advice = "gradient attacks cannot move them, so robust accuracy is overstated: attack without gradients too"
+    if share > ZERO_GRADIENTS and (past := through_layer(engine, rows) or (past_function(engine) if both == 1 else "")):
+        advice += f", and past the layer: {past}"
     if both <= ZERO_GRADIENTS:
         advice = (
             "the logits are too large for float32, which the DLR loss sees through: use apgd_t, or divide the logits"

@@ -16,7 +16,8 @@ from robustcls.models.loading import build_model, fit_to_data, read_model
 from robustcls.models.onnx.net import hash_onnx
 from robustcls.models.onnx.operators import STANDARD
 from robustcls.models.onnx.operators.straight import straight_through
-from robustcls.runtime.fused import Counted, make_search_model
+from robustcls.runtime.fused import Counted
+from robustcls.runtime.search import make_search_model
 
 SIZE, CLASSES = (3, 8, 8), ["a", "b", "c"]
 

@@ -1,0 +1,264 @@
+"""Defences that only look robust: random ones, ones without gradients, ones that refuse answers."""
+
+import pytest
+import torch
+from torch import nn
+
+import robustcls
+from robustcls.core.detector import Detector, make_detector
+from robustcls.core.errors import InputError
+from robustcls.core.gradients import frozen
+from robustcls.core.losses import NO_ANSWER
+from robustcls.core.threat import ThreatModel
+from robustcls.data.sets.digits import digits
+from robustcls.models.wrappers.averaged import averaged
+from robustcls.results.policy import Policy, judge
+from robustcls.results.records import Evaluation
+from tests.helpers.eval_models import Masked, make_engine, train_digits, train_linear
+
+
+class Phase(nn.Module):
+    """A wave on every pixel, of a length below a grey level and a phase that nobody knows, and noise on the logits.
+
+    The wave is small and steep: the gradient of one pass is its noise, and the mean over phases has none of it.
+    """
+
+    def __init__(self, net: nn.Module, height: float = 0.03, noise: float = 1.0) -> None:
+        super().__init__()
+        self.net, self.height, self.noise = net, height, noise
+
+    def forward(self, x):
+        logits = self.net(x + self.height * torch.sin(1000 * x + 6.283 * torch.rand_like(x)))
+        return logits + self.noise * torch.randn_like(logits)
+
+
+class Levels(nn.Module):
+    """Bit depth: four grey levels."""
+
+    def forward(self, x):
+        return (x * 4).round() / 4
+
+
+class Coarse(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.levels, self.net = Levels(), net
+
+    def forward(self, x):
+        return self.net(self.levels(x))
+
+
+def unconfident(images, logits):
+    """Larger where the classifier is less sure."""
+    return -logits.softmax(1).amax(1)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return train_digits()
+
+
+@pytest.fixture(scope="module")
+def sure():
+    """A small network of wide margins, trained under noise."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    x, y = digits("train", size=8).batch()
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
+    for _ in range(25):
+        for rows in torch.randperm(len(x)).split(64):
+            optimizer.zero_grad()
+            seen = x[rows] + 0.1 * torch.randn_like(x[rows])
+            nn.functional.cross_entropy(net(seen), y[rows]).backward()
+            optimizer.step()
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def linear():
+    return train_linear(*digits("train", size=8).batch())
+
+
+def samples(n=40, split="test"):
+    x, y = digits(split, size=8).batch()
+    return x[:n], y[:n]
+
+
+def under_noise(model, examples, passes=50):
+    """Share of right answers of single passes, by hand."""
+    torch.manual_seed(7)
+    with torch.no_grad():
+        right = [(model(examples.x_adv).argmax(1) == examples.y).float().mean() for _ in range(passes)]
+    return torch.stack(right).mean().item()
+
+
+@pytest.mark.slow
+def test_standard_overrates_a_random_model_and_rand_does_not(sure):
+    """By what one pass makes of their images: whether `standard` counts an image as broken is chance, for each pass is."""
+    model, (x, y) = Phase(sure), samples(60)
+    torch.manual_seed(1)
+    standard = robustcls.evaluate(model, x, y, "linf:0.15", suite="standard")
+    rand = robustcls.evaluate(model, x, y, "linf:0.15", suite="rand")
+    assert under_noise(model, rand.examples) < under_noise(model, standard.examples) - 0.08
+    assert rand.under_noise.robust.value == pytest.approx(under_noise(model, rand.examples), abs=0.04)
+    told = next(check for check in standard.checks if check.id == "random_output")
+    assert told.status == "fail"
+    assert (
+        'robustcls.evaluate(robustcls.averaged(model, draws=20), images, labels, "linf:0.15", suite="rand")'
+        in told.message
+    )
+    assert next(check for check in rand.checks if check.id == "random_output").status == "pass"
+
+
+def test_the_verdict_is_that_of_passes_no_attack_has_seen(sure, tmp_path):
+    model, (x, y) = Phase(sure, noise=2.0), samples(30)
+    found = robustcls.evaluate(averaged(model, draws=4), x, y, "linf:0.1", attacks="pgd(steps=5)")
+    noisy = found.under_noise
+    assert (noisy.passes, noisy.draws) == (20, 4)
+    for part, images in (("clean", found.examples.x), ("robust", found.examples.x_adv)):
+        repeated = getattr(noisy, part)
+        torch.manual_seed(3)
+        with torch.no_grad():
+            by_hand = torch.stack([(model(images).argmax(1) == y).float().mean() for _ in range(200)]).mean().item()
+        assert repeated.noise95[0] - 0.02 <= by_hand <= repeated.noise95[1] + 0.02
+        assert repeated.lowest < repeated.value < repeated.highest
+        assert repeated.ci95[0] < repeated.noise95[0], "the choice of 30 images adds more than the noise"
+    found.save(tmp_path / "evaluation.json")
+    assert Evaluation.load(tmp_path / "evaluation.json").under_noise == noisy
+    assert f"over {noisy.passes} passes" in str(found)
+    reason = judge(found, Policy(min_robust=0.0)).reasons[0]
+    assert f"robust accuracy {noisy.robust.value:.1%}" in reason, "a threshold is about one pass"
+
+
+def test_the_same_seed_gives_the_same_verdict(sure):
+    x, y = samples(12)
+    first, second = (
+        robustcls.evaluate(averaged(Phase(sure), draws=3), x, y, "linf:0.1", attacks="pgd(steps=3)", seed=seed)
+        for seed in (1, 1)
+    )
+    assert torch.equal(first.examples.x_adv, second.examples.x_adv)
+    assert first.under_noise == second.under_noise
+    other = robustcls.evaluate(averaged(Phase(sure), draws=3), x, y, "linf:0.1", attacks="pgd(steps=3)", seed=2)
+    assert not torch.equal(first.examples.x_adv, other.examples.x_adv)
+
+
+def test_a_batch_draws_the_same_whatever_ran_before_it(sure):
+    """As it must where an evaluation is resumed, or shared by processes."""
+    (x, y), found = samples(12), []
+    for rows in (torch.arange(12), torch.arange(6, 12)):
+        model = averaged(Phase(sure), draws=2)
+        with frozen(model):
+            engine = make_engine(model, x, y, ThreatModel("linf", 0.1), batch_size=6)
+            found.append(list(engine.attack("pgd(steps=3)", rows, engine.threat, (0,)))[-1])
+    whole, alone = found
+    assert torch.equal(whole.x_adv, alone.x_adv)
+    assert torch.equal(whole.margin, alone.margin)
+
+
+def test_no_sample_leaves_an_attack_on_one_lucky_draw(sure):
+    x, y = samples(8)
+    found = robustcls.evaluate(averaged(Phase(sure), draws=2), x, y, "linf:0.1", attacks="pgd(steps=6)")
+    (attack,) = found.attacks
+    assert attack.options["early_stop"] is False
+    assert attack.backwards == 6 * 2 * attack.attacked, "two draws a step, on every sample to the end"
+
+
+def test_a_model_that_is_not_random_is_told(net):
+    x, y = samples(8)
+    found = robustcls.evaluate(averaged(net, draws=2), x, y, "linf:0.1", attacks="pgd(steps=2)")
+    assert found.under_noise.robust.noise95 == [found.robust.accuracy] * 2
+    assert "not random" in next(check for check in found.checks if check.id == "random_output").message
+    assert robustcls.evaluate(net, x, y, "linf:0.1", attacks="pgd(steps=2)").under_noise is None
+
+
+def test_rounding_looks_robust_until_gradients_pass_it(net):
+    model, (x, y) = Coarse(net).eval(), samples()
+    strong = ["apgd_ce(steps=20)", "apgd_t(steps=20, targets=3)"]
+    looks = robustcls.evaluate(model, x, y, "linf:0.15", attacks=strong)
+    falls = robustcls.evaluate(robustcls.straight_through(model, layer="levels"), x, y, "linf:0.15", attacks=strong)
+    assert looks.clean.accuracy == falls.clean.accuracy
+    assert looks.robust.accuracy > falls.robust.accuracy + 0.3
+    with torch.no_grad():
+        broken = model(falls.examples.x_adv).argmax(1) != y
+    assert torch.equal(broken & falls.examples.correct, falls.examples.success), "examples of the model itself"
+    told = {check.id: check.message for check in looks.checks if check.status == "fail"}
+    call = 'robustcls.evaluate(robustcls.straight_through(model, layer="levels"), images, labels, "linf:0.15")'
+    assert call in told["zero_gradients"]
+    assert call in told["black_box_wins"]
+
+
+def test_no_layer_is_blamed_where_a_function_stops_the_gradient(net):
+    x, y = samples(16)
+    found = robustcls.evaluate(Masked(net, lambda x: (x * 8).round() / 8), x, y, "linf:0.1", attacks="fgsm")
+    message = next(check.message for check in found.checks if check.id == "zero_gradients")
+    assert "name the function at which the gradient ends" in message
+
+
+def test_a_detector_looks_robust_under_transfer_and_falls_to_the_joint_attack(net, linear):
+    (x, y), (held_out, _) = samples(60), samples(100, "train")
+    detected = {"detector": unconfident, "fpr": 0.1, "held_out": held_out}
+    transfer = robustcls.evaluate(net, x, y, "linf:0.15", attacks="pgd(steps=20)", transfer_from=linear, **detected)
+    unaware = robustcls.evaluate(net, x, y, "linf:0.15", attacks="pgd(steps=20)", **detected)
+    joint = robustcls.evaluate(net, x, y, "linf:0.15", attacks="apgd_reject(steps=40)", **detected)
+    assert transfer.robust.accuracy > joint.robust.accuracy + 0.2
+    assert unaware.robust.accuracy > joint.robust.accuracy
+    assert joint.rejection.caught <= transfer.rejection.caught
+    with torch.no_grad():
+        logits = net(joint.examples.x_adv)
+    accepted = unconfident(None, logits) <= joint.rejection.threshold
+    assert (accepted & (logits.argmax(1) != y))[joint.examples.success].all(), (
+        "misclassified and accepted, each of them"
+    )
+
+
+def test_what_counts_as_an_error_beside_a_detector(net):
+    (x, y), (held_out, _) = samples(60), samples(100, "train")
+    found = robustcls.evaluate(net, x, y, "linf:0.01", attacks="fgsm", detector=unconfident, fpr=0.2, held_out=held_out)
+    with torch.no_grad():
+        logits, scores = net(x), unconfident(None, net(held_out))
+    refused, right = unconfident(x, logits) > found.rejection.threshold, logits.argmax(1) == y
+    assert int((scores > found.rejection.threshold).sum()) == found.rejection.held_out_rejected == 20
+    assert found.clean.correct == int((right & ~refused).sum())
+    assert found.rejection.clean.correct == int(right.sum())
+    assert found.rejection.correct_rejected == int((right & refused).sum()) > 0
+    assert torch.equal(found.examples.clean == NO_ANSWER, refused)
+    assert next(check for check in found.checks if check.id == "finite_output").status == "pass"
+
+
+def test_a_suite_is_run_before_the_joint_attack(net):
+    (x, y), (held_out, _) = samples(10), samples(40, "train")
+    found = robustcls.evaluate(net, x, y, "linf:0.05", detector=unconfident, held_out=held_out)
+    assert found.robust.kind == "upper bound: fast, apgd_reject"
+    assert [attack.name for attack in found.attacks] == ["apgd_ce", "apgd_t", "apgd_reject"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"detector": lambda x, logits: logits}, r"gives \(40, 10\)"),
+        ({"detector": lambda x, logits: logits.argmax(1)}, "give a float score per image"),
+        ({"detector": lambda x, logits: x.nothing}, "failed: AttributeError"),
+        ({"detector": lambda x, logits: logits[:, 0] * torch.nan}, "not finite"),
+        ({"detector": unconfident, "held_out": None}, "give them as `held_out`"),
+        ({"detector": unconfident, "fpr": 1.0}, "no false positive rate"),
+        ({"detector": unconfident, "fpr": 0.001}, "less than one of 40 held-out images"),
+        ({"detector": "unconfident"}, "write it as package.module:score"),
+        ({"detector": unconfident, "suite": "rand"}, "beside a random model is not evaluated"),
+        ({"attacks": "apgd_reject"}, "attacks a model with a detector"),
+    ],
+)
+def test_what_is_no_detector_is_refused(given, said, net):
+    (x, y), (held_out, _) = samples(5), samples(40, "train")
+    with pytest.raises(InputError, match=said) as caught:
+        robustcls.evaluate(net, x, y, "linf:0.05", **{"held_out": held_out} | given)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_threshold_is_the_least_that_so_many_exceed():
+    scores = torch.tensor([0.3, 0.9, 0.1, 0.5, 0.7, 0.2, 0.8, 0.4, 0.6, 0.0])
+    fitted = make_detector(lambda x, logits: x[:, 0, 0, 0], 0.2, nn.Flatten(), scores.view(-1, 1, 1, 1))
+    assert isinstance(fitted, Detector)
+    assert fitted.threshold == pytest.approx(0.7)
+    assert (fitted.above, fitted.held_out) == (2, 10)
+    refused = fitted.rejects(torch.tensor([0.7, 0.71, torch.nan]).view(-1, 1, 1, 1), torch.zeros(3, 2))
+    assert refused.tolist() == [False, True, True], "a score that is no number accepts nothing"
