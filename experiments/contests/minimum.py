@@ -30,6 +30,7 @@ from robustcls.runtime.fused import Counted
 
 ORDERS = {"linf": math.inf, "l2": 2, "l1": 1, "l0": 0}
 FOOLBOX = {"linf": "LInfFMNAttack", "l2": "L2FMNAttack", "l1": "L1FMNAttack", "l0": "L0FMNAttack"}
+TIE = 1e-3  # of two distances, relative
 RUNS = 20  # of an adv-lib bisection
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -62,7 +63,7 @@ def command(models: tuple[str, ...], data: str, n: int, passes: int, norms: tupl
 
 
 def contest(model: nn.Module, x: Tensor, y: Tensor, norm: str, passes: int) -> dict[str, dict[str, Any]]:
-    """By attack its optimality, quartiles, and what it used."""
+    """By attack its optimality and distances, in how many samples the first of ours is nearer or farther, and what it used."""
     distances, used = {}, {}
     for name, attack in attacks(norm, passes):
         counted = Counted(model)
@@ -75,13 +76,15 @@ def contest(model: nn.Module, x: Tensor, y: Tensor, norm: str, passes: int) -> d
         distances[name] = ThreatModel(norm, 1).distance(x_adv, x).double().where(wrong, torch.inf)
         used[name] = {"forwards": counted.forwards / len(y), "backwards": counted.backwards / len(y)}
         click.echo(f"{norm} {name}: median {distances[name].median():.5g}", err=True)
-    score = optimality(distances)
+    score, first = optimality(distances), next(iter(distances.values()))
     return {
         name: {
             "optimality": round(score[name], 4),
             "median": round(size.median().item(), 5) if size.median().isfinite() else None,
             "mean": round(size.mean().item(), 5) if size.isfinite().all() else None,
             "not_found": int((~size.isfinite()).sum()),
+            "first_is_nearer": int((first < size * (1 - TIE)).sum()),
+            "first_is_farther": int((first > size * (1 + TIE)).sum()),
         } | {key: round(value, 1) for key, value in used[name].items()}
         for name, size in sorted(distances.items(), key=lambda item: -score[item[0]])
     }  # fmt: skip
