@@ -16,14 +16,13 @@ from torch import Generator, Tensor, nn
 
 from robustcls.attacks._active import per_sample
 from robustcls.attacks._goal import Goal
-from robustcls.attacks._nearest import Nearest, find_starts, lead, minimum_norm
-from robustcls.attacks.apgd import Ascent, targeted_dlr
+from robustcls.attacks._nearest import Nearest, find_starts, minimum_norm
+from robustcls.attacks.apgd import Ascent
+from robustcls.attacks.malt import nearest_classes
 from robustcls.core.draws import take
-from robustcls.core.gradients import logits_and_gradient
-from robustcls.core.losses import wrong_classes
+from robustcls.core.losses import targeted_dlr
 from robustcls.core.threat import ThreatModel
 
-RANKED = 9  # wrong classes of the largest logits
 NARROW, NARROWEST = 0.97, 0.998  # a bracket so narrow is left for the next class, and in the end for a new one
 WIDE = 0.5  # a new bracket
 
@@ -47,9 +46,9 @@ def min_apgd(
     others: M,C,H,W, images to begin from where no run succeeds; x unless given.
     """
     ascent = Ascent(model, threat, Goal(y), targeted_dlr, steps, early_stop=True)
-    nearest, (classes, distance) = Nearest(x, y, threat), _by_distance(model, x, y, threat)
+    nearest, (classes, distances) = Nearest(x, y, threat), nearest_classes(model, x, y, threat)
     classes = classes[:, :targets]
-    _bisect(ascent, nearest, x, 2 * distance, classes, radii)
+    _bisect(ascent, nearest, x, 2 * distances[:, 0].abs(), classes, radii)
     left = ~nearest.found
     if left.any():
         x, y, own = x[left], y[left], take(generator, left)
@@ -84,14 +83,3 @@ def _bisect(ascent: Ascent, nearest: Nearest, x_adv: Tensor, radius: Tensor, cla
         radius = torch.where(done, nearer, torch.where(nearest.found, (low + nearest.distance) / 2, 2 * radius))
         x_adv = torch.where(per_sample(done), torch.where(per_sample(last), nearest.x_adv, x), x_adv)
 
-
-def _by_distance(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
-    """The wrong classes of the largest logits, the nearest first, were the model linear: N,T; and how far that is: N."""
-    with torch.no_grad():
-        wrong = wrong_classes(model(x), y)[:, :RANKED]
-    ways = []
-    for other in wrong.T:
-        _, ahead, grad = logits_and_gradient(model, x, lead, y, other)
-        ways.append((ahead.abs() / threat.dual(grad)).nan_to_num(nan=torch.inf))
-    way, order = torch.stack(ways, 1).sort(dim=1, stable=True)
-    return wrong.gather(1, order), way[:, 0]

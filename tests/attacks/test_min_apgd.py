@@ -6,7 +6,7 @@ from torch import nn
 
 import robustcls
 from robustcls.attacks._hyperplane import to_hyperplane
-from robustcls.attacks.min_apgd import _by_distance
+from robustcls.attacks.malt import nearest_classes
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 from tests.helpers.attack_nets import deeper_net, fit_digits, linear
@@ -50,9 +50,9 @@ def test_classes_come_in_the_order_of_their_linear_distance():
         gaps = logits.gather(1, y[:, None]) - logits
         lengths = torch.linalg.vector_norm(weight[None] - weight[y][:, None], ord=dual, dim=2)
         way = (gaps / lengths).scatter(1, y[:, None], torch.inf)
-        classes, first = _by_distance(net, x, y, ThreatModel(norm, 1))
+        classes, distances = nearest_classes(net, x, y, ThreatModel(norm, 1))
         assert torch.equal(classes, way.argsort(dim=1)[:, :4])
-        torch.testing.assert_close(first, way.amin(1), rtol=3e-3, atol=1e-4)
+        torch.testing.assert_close(distances, way.sort(dim=1).values[:, :4], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", NORMS)
