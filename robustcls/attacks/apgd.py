@@ -30,6 +30,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import logits_and_gradient
 from robustcls.core.losses import cross_entropy, dlr, prob_margin, targeted_dlr
 from robustcls.core.threat import BALL, ThreatModel
+from robustcls.core.traits import traits
 
 __all__ = ["apgd_ce", "apgd_dlr", "apgd_pm"]
 
@@ -46,6 +47,7 @@ SPARSEST = 0.01  # of the pixels that the first steps of a run in a ball of its 
 MOVED = 1.5  # a step moves as many pixels as the best point has changed, over this
 
 
+@traits(mask=True)
 def apgd_ce(
     model: nn.Module,
     x: Tensor,
@@ -69,6 +71,7 @@ def apgd_ce(
     return ascent.best_of(x, [None], restarts, start, generator)
 
 
+@traits(mask=True)
 def apgd_dlr(
     model: nn.Module,
     x: Tensor,
@@ -96,6 +99,7 @@ def apgd_dlr(
     )
 
 
+@traits(mask=True)
 def apgd_pm(
     model: nn.Module,
     x: Tensor,
@@ -285,7 +289,9 @@ class Ascent:
                     shorter = torch.maximum(a.eta / SHRINK, _sizes(ball, a) / SHORTEST)
                     a.eta = torch.where(per_sample(sparser), _sizes(ball, a), shorter)
                     a.return_to_best(sparser)
-                a.x_adv = ball.project(a.x_adv + a.eta * _sparse_direction(a.grad, a.changed / MOVED), a.x, a.radius)
+                a.x_adv = ball.project(
+                    a.x_adv + a.eta * _sparse_direction(self.threat.masked(a.grad), a.changed / MOVED), a.x, a.radius
+                )
         result[a.index] = a.x_max
         return result
 

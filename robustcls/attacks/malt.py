@@ -11,10 +11,12 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import finite
 from robustcls.core.losses import dlr, gap, targeted_dlr, wrong_classes
 from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits
 
 RANKED = 9  # wrong classes of the largest logits, whose distances are compared
 
 
+@traits(mask=True)
 def malt(
     model: nn.Module,
     x: Tensor,

@@ -82,4 +82,3 @@ def _bisect(ascent: Ascent, nearest: Nearest, x_adv: Tensor, radius: Tensor, cla
         low = torch.where(done, WIDE * nearest.distance, low)
         radius = torch.where(done, nearer, torch.where(nearest.found, (low + nearest.distance) / 2, 2 * radius))
         x_adv = torch.where(per_sample(done), torch.where(per_sample(last), nearest.x_adv, x), x_adv)
-

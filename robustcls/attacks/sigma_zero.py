@@ -16,7 +16,7 @@ from robustcls.core.threat import ThreatModel
 BETA_1, BETA_2 = 0.9, 0.999  # of Adam
 
 
-@minimum_norm("l0", positive=("steps", "step_size", "sigma"))
+@minimum_norm("l0", positive=("steps", "step_size", "sigma"), mask=True)
 def sigma_zero(
     model: nn.Module,
     x: Tensor,
@@ -42,7 +42,7 @@ def sigma_zero(
     d = x[0].numel()
     for k in range(steps):
         logits, ahead, grad = logits_and_gradient(model, x + delta, lead, y)
-        adversarial = nearest.add(x + delta, logits)
+        adversarial, grad = nearest.add(x + delta, logits), threat.masked(grad)
         # The gradient of max(-lead, 0) + mean(delta^2 / (delta^2 + sigma)).
         g = 2 * sigma * delta / (delta.square() + sigma).square() / d - grad * per_sample(ahead < 0)
         g = g / per_sample(g.flatten(1).abs().amax(1).clamp_min(1e-12))

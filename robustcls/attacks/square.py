@@ -28,7 +28,7 @@ AHEAD = 32  # queries whose random numbers are drawn at once: one by one they wo
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after so many queries the square's area halves
 
 
-@traits(gradients=False)
+@traits(gradients=False, mask=True)
 @torch.no_grad()
 def square(
     model: nn.Module,
@@ -74,6 +74,9 @@ def square(
             if ahead == 0:
                 a.chance = Draws(a.x, generator).uniform(AHEAD, 5 + x.shape[1])
             x_new, mass = search.propose(a, threat.eps, side, a.chance[:, ahead])
+            if threat.mask is not None:
+                x_new = threat.restored(x_new, a.x)
+                mass = _mass_of(x_new - a.x, search.order)
         logits = model(x_new)
         closeness = goal.closeness(logits, a.y)
         better = closeness > a.best
@@ -122,12 +125,12 @@ def _begin(
     generator: Generator | None,
 ) -> _Active:
     clean, x = goal.closeness(model(x), goal.labels), x.contiguous()
-    x_adv = search.begin(x, threat, Draws(x, generator))
+    x_adv = threat.restored(search.begin(x, threat, Draws(x, generator)), x)
     if start is not None:
         start = threat.project(start, x)
         closer = goal.closeness(model(start), goal.labels) > goal.closeness(model(x_adv), goal.labels)
         x_adv = torch.where(per_sample(closer), start, x_adv).contiguous()
-    mass = (x_adv - x).flatten(1).double().abs().pow(search.order).sum(1)
+    mass = _mass_of(x_adv - x, search.order)
     best, chance = torch.full_like(clean, -torch.inf), x.new_empty(len(x), 0)
     return _Active(x, goal.labels, x_adv, clean=clean, best=best, before=best, mass=mass, chance=chance)
 
@@ -204,6 +207,10 @@ def _shrink(delta: Tensor, eps: float) -> Tensor:
         step = excess / (above > 0).sum((1, 2, 3), keepdim=True).clamp_min(1)
         threshold = torch.where(going, threshold + step, threshold)
     return (size - threshold).clamp_min_(0).mul_(delta.sign())
+
+
+def _mass_of(delta: Tensor, order: int) -> Tensor:
+    return delta.flatten(1).double().abs().pow(order).sum(1)
 
 
 def _mass(delta: Tensor, order: int) -> Tensor:

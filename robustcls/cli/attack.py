@@ -131,7 +131,7 @@ def summarise(evaluation: "Evaluation") -> str:
         f"clean   {percent(evaluation.clean)}",
         f"robust  {percent(evaluation.robust)}",
         f"         {evaluation.robust.kind}",
-        f"         {evaluation.threat.norm} {evaluation.threat.eps_text}, n = {evaluation.data.n}, 95% Wilson intervals",
+        f"         {evaluation.threat.text}, n = {evaluation.data.n}, 95% Wilson intervals",
         f"         estimates {what_is_estimated(evaluation)}",
         *_under_noise(evaluation),
         *_under_detector(evaluation),

@@ -38,11 +38,6 @@ class NamedAttack:
         return traits_of(self.function)
 
     @property
-    def knows_l0(self) -> bool:
-        """Whether it declares so, or is code of the user's, which may."""
-        return self.traits.l0 or plugins.is_own("attack", self.source)
-
-    @property
     def continues(self) -> bool:
         """Whether it begins in a cascade with the strongest attempts of the attacks before, as its options ask for it."""
         return self.options.get("within", 1) < 1 or self.options.get("look", 0) > 0
@@ -124,7 +119,8 @@ def check_attacks(attacks: Sequence[NamedAttack], subject: Subject, eps_grid: Se
     for attack in attacks:
         threat.check_options(attack.text, attack.options)
         traits = attack.traits
-        threat.check_known(attack.text, attack.knows_l0)
+        if not attack.is_own:
+            threat.check_known(attack.text, traits)
         if traits.training_only:
             raise InputError(
                 f'{attack.text} leaves the ball on purpose, to train on: take `attacks="fgsm"` or `attacks="pgd"`'

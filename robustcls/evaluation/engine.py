@@ -168,7 +168,7 @@ class Engine:
         began, counted, last = time.perf_counter(), self._counts(), searches[-1]
         not_finite = last.not_finite  # an overflow in low precision is no fault of the model, and fp32 comes after it
         x, y = self.x[indices].to(self.device), self.subject.source_y[indices].to(self.device)
-        searched = whole_levels(threat) if takes_eight_bits(self.model) else threat
+        searched = whole_levels(threat) if takes_eight_bits(self.model, threat) else threat
         best, not_finite_before = None, searches[0].not_finite
         restart(self.subject.model, self.seed, *stream, int(indices[0]))  # a batch draws the same wherever it runs
         # Of a nearest example the distance counts too, which low precision blurs.

@@ -23,6 +23,7 @@ from robustcls.core.options import parse_batch_size, parse_n, parse_numbers
 from robustcls.core.threat import ThreatModel
 from robustcls.data import recipe
 from robustcls.data.images import Images, with_note, without_files
+from robustcls.data.mask_file import read_mask
 from robustcls.data.seen import seen_in_training
 from robustcls.data.splits import SAMPLING_RULE, check_named_by_file, decoded_alike, load_split, may_have_trained_on
 from robustcls.evaluation.config import AttackConfig, ExplainConfig, flags_of
@@ -119,7 +120,7 @@ def make_subject(
         name: of the model, in the record; that of its class unless given.
     """
     check_images(images, labels, input_size_of(model))
-    threat.check_eps(images.shape[1:])
+    threat.check_fits(images.shape[1:])
     service = remote_of(model)
     asked_before = service.queries if service else 0
     model, taken = classifier_of(model, images, labels=labels)
@@ -129,7 +130,7 @@ def make_subject(
     with torch.inference_mode(False):
         x = images.detach().to("cpu", torch.float32, copy=images.is_inference())
         y = labels.detach().to("cpu", torch.int64, copy=labels.is_inference())
-        if takes_eight_bits(model):
+        if takes_eight_bits(model, threat):
             note_on_levels(threat)
             x = rounded(x)
         outputs = _count_outputs(model, x, y)
@@ -186,12 +187,14 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         images = with_note(images, seen_in_training(data_spec, images, own))
     if options.redact_names:
         images = without_files(images)
-    threat.check_eps(images.pixels.shape[1:])
+    threat.check_fits(images.pixels.shape[1:])
     loaded, mapped, record, said = _fit(source, images, options, shared=shared or transfer_from is not None)
     whose = "" if options.data else f", from {Path(file).name}" if source.meta else ", the default"
     notes = [*said, *notes]
-    if takes_eight_bits(loaded.model) and (line := note_on_levels(threat)):
-        notes.append(line)
+    x, _ = images.batch()
+    if takes_eight_bits(loaded.model, threat):
+        x = rounded(x)
+        notes += filter(None, [note_on_levels(threat)])
     notes.append(f"data {data_spec}{whose}, split {options.split}: {len(images)} of {images.available} samples")
     if images.note:
         notes.append(images.note)
@@ -216,7 +219,6 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
         notes.append(
             f"{original.record.name} is not the file that {loaded.name} was made of (SHA-256), {manifest.source.name}"
         )
-    x, _ = images.batch()
     return Subject(
         loaded.model, x, _renumber(images.labels, mapped), threat, record, data,
         index=images.index,
@@ -271,6 +273,9 @@ def _choose_threat(source: ModelSource, options: AttackConfig | ExplainConfig) -
         known = {"norm": data.get("norm", "linf"), "eps": data.get("eps", "8/255")}
         whose = "the usual one for the data"
     threat = ThreatModel.chosen(options.norm, options.eps, known)
+    if isinstance(options, AttackConfig):
+        mask = read_mask(options.mask) if options.mask else None
+        threat = dataclasses.replace(threat, mask=mask, eight_bit=options.eight_bit)
     return threat, [f"threat {threat}, {whose}" if options.eps is None else f"threat {threat}"]
 
 

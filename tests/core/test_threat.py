@@ -298,11 +298,11 @@ def test_one_is_the_whole_box_and_no_ball_of_linf_is_larger():
 def test_a_radius_beyond_the_farthest_images_is_refused(norm, eps):
     threat = ThreatModel(norm, eps)
     with pytest.raises(InputError, match="images of 3 x 32 x 32 are at most") as caught:
-        threat.check_eps((3, 32, 32))
+        threat.check_fits((3, 32, 32))
     assert ("did you mean 128/255?" in str(caught.value)) == (eps == 128)
-    threat.check_eps((3, 224, 224))
+    threat.check_fits((3, 224, 224))
     for norm, eps in (("l2", 3 * 32 * 32), ("l1", 3 * 32 * 32)):
-        ThreatModel(norm, eps**0.5 if norm == "l2" else eps).check_eps((3, 32, 32))
+        ThreatModel(norm, eps**0.5 if norm == "l2" else eps).check_fits((3, 32, 32))
 
 
 def test_a_step_in_grey_levels_is_refused():
@@ -393,7 +393,7 @@ def test_l0_counts_each_colour_and_no_half_values():
         with pytest.raises(InputError, match="is not a whole number: l0 counts the values that may change"):
             ThreatModel("l0", eps)
     with pytest.raises(InputError, match="l0 eps 49 is too large: pixels are in .* at most 48 apart"):
-        ThreatModel("l0", 49).check_eps((3, 4, 4))
+        ThreatModel("l0", 49).check_fits((3, 4, 4))
     assert ThreatModel("l0", 48).reaches_grey((3, 4, 4))
     assert not ThreatModel("l0", 47).reaches_grey((3, 4, 4))
     start = threat.random_start(x, seeded())

@@ -202,8 +202,8 @@ def broken(
 ) -> Tensor:
     """Whether the attack breaks each of the samples at these rows. stream: of the check's id and a number."""
     success, named = torch.zeros(len(engine.y), dtype=torch.bool), as_attack(attack)
-    if threat.norm == "l0" and not named.knows_l0:
-        raise NotRun(f"{named.name} does not know l0, so there is nothing to compare")
+    if not named.is_own and (what := threat.unknown_to(named.traits)):
+        raise NotRun(f"{named.name} does not know {what.partition(':')[0]}, so there is nothing to compare")
     for attempts in engine.attack(named, rows, threat, (stream_of(stream[0]), stream[1]), start=start):
         success[attempts.indices] = attempts.success
     return success[rows]

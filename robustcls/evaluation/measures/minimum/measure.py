@@ -52,6 +52,10 @@ def measure(
             "minimum perturbations are looked for with gradients, which this model does not give: give the evaluation a "
             "minimum-norm attack that needs none, such as --attack hopskipjump"
         )
+    if subject.threat.mask is not None:
+        raise InputError(
+            "minimum perturbations are looked for in the whole image, and a mask lets only a part of it change"
+        )
     at = spaced(examples.y, n)
     white = replace(subject.take(at), surrogate=None)
     with torch.inference_mode(False), frozen(model):
@@ -88,7 +92,7 @@ def _in_norm(engine: Engine, examples: Examples, at: Tensor, norm: Norm, number:
         f"{len(at)} of the {len(examples.y)} samples, evenly spaced over the classes; the nearest of what attacks found and "
         f"of the evaluation's own example, each drawn back towards the image by {HALVINGS} halvings"
     )
-    anywhere = ThreatModel(norm, reach(engine.x, norm))
+    anywhere = replace(engine.threat, norm=norm, eps=reach(engine.x, norm))
     right = predict_labels(engine.logits) == engine.y
     distance = torch.zeros(len(at)).where(~right, torch.inf)
     attacked = right.nonzero().squeeze(1)

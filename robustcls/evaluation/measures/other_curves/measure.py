@@ -66,7 +66,7 @@ def measure(
     with torch.inference_mode(False), frozen(model):
         for norm in (one for one in norms if one != evaluation.threat.norm):
             # Of grey images the reach is 0.
-            everywhere = replace(white, threat=ThreatModel(norm, max(reach(white.x, norm), 1 / 255)))
+            everywhere = replace(white, threat=replace(white.threat, norm=norm, eps=max(reach(white.x, norm), 1 / 255)))
             precision = evaluation.provenance.precision or "fp32"
             engine = Engine(everywhere, batch_size, precision, seed=mix(seed, *b"curve", *norm.encode()))
             attacks = suite_attacks("fast", norm)
@@ -84,7 +84,7 @@ def _whole_curve(engine: Engine, attacks: Sequence[str], progress: Progress) -> 
     outcome = run_cascade(engine, attacks, progress=progress)
     right = int(outcome.correct.sum())
     broken = outcome.success
-    walk = Walk(engine, norm, outcome.attacks[:1], outcome, progress)  # to find the end; all of them draw the curve
+    walk = Walk(engine, outcome.attacks[:1], outcome, progress)  # to find the end; all of them draw the curve
     end = engine.threat.eps
     for eps, count, _ in walk.down((end * SHRINK**step for step in range(1, SHRINKINGS)), broken):
         if right - count > ABOUT_ZERO * n or right == 0:
