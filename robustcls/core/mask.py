@@ -22,7 +22,7 @@ class Mask:
 
     def __post_init__(self) -> None:
         if not self.pixels:
-            raise InputError(f"{self.name} lets no pixel change: what is not black may change, give some white pixels")
+            raise InputError(f"{self.name} lets no pixel change: it must be white, or True, where pixels may")
         content = repr(tuple(self.allowed.shape)).encode() + self.allowed.cpu().numpy().tobytes()
         object.__setattr__(self, "sha256", hashlib.sha256(content).hexdigest())
 
