@@ -302,9 +302,8 @@ class Ascent:
         if self.early_stop:
             succeeded = self.goal.reached(logits, a.y)
             if self.threat.norm == "l1":  # whose runs begin in larger balls
-                succeeded &= (
-                    self.threat.distance(a.x_adv, a.x) <= (self.threat.eps if a.radius is None else a.radius) + BALL
-                )
+                radius = self.threat.eps if a.radius is None else a.radius
+                succeeded &= self.threat.distance(a.x_adv, a.x) <= radius + BALL
             a.drop(succeeded, into=result)
         better = a.f > a.f_max
         a.f_max = torch.where(better, a.f, a.f_max)

@@ -42,8 +42,6 @@ def test_of_a_linear_model_it_is_the_steepest_way_of_the_whole_radius(norm):
     expected = threat.eps * (w.sign() if norm == "linf" else w / w.norm())
     found = perturbation(robustcls.attack(net, x, y, threat, "universal(steps=300)"), x)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
-    aimed = perturbation(robustcls.attack(net, x, y, threat, "universal(steps=300)", target=1), x)
-    torch.testing.assert_close(aimed, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("norm", RADII)
@@ -59,7 +57,8 @@ def test_it_is_one_for_all_inside_the_ball_and_images_are_clipped(norm):
         torch.testing.assert_close(values, values[:1].expand_as(values), rtol=0, atol=1e-5)
     assert (threat.distance(x_adv, x) <= threat.eps + 1e-6).all()
     assert (delta != 0).any()
-    assert x_adv.min() >= 0 and x_adv.max() <= 1
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
 
 
 def test_it_carries_over_to_images_that_it_has_not_seen():
@@ -98,7 +97,8 @@ def test_the_cascade_judges_it():
     x, y = fit_digits(net, epochs=6)
     result = robustcls.evaluate(net, x[:100], y[:100], "linf:0.2", attacks=["universal(steps=60)", "pgd(steps=5)"])
     first, second = result.attacks
-    assert 0 < first.broken and second.broken > 0
+    assert first.broken > 0
+    assert second.broken > 0
     assert not first.error
 
 
