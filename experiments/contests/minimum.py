@@ -15,6 +15,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,18 @@ Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, required=True, metavar="M", help="As of `robustcls attack`; repeatable.")
+@click.option(
+    "--model", "models", multiple=True, required=True, metavar="M", help="As of `robustcls attack`; repeatable."
+)
 @click.option("--data", default="cifar10", metavar="SPEC")
 @click.option("--n", default=100, help="Samples of the test split.")
 @click.option("--passes", default=500, help="Forward and backward passes that each attack may use on a sample.")
 @click.option("--norm", "norms", multiple=True, default=tuple(ORDERS), help="Repeatable.")
 @click.option("--peers", metavar="FOLDER", help="Where adv-lib is installed, if not beside robustcls.")
 @click.option("--out", required=True, metavar="FILE.json")
-def command(models: tuple[str, ...], data: str, n: int, passes: int, norms: tuple[str, ...], peers: str | None, out: str):
+def command(
+    models: tuple[str, ...], data: str, n: int, passes: int, norms: tuple[str, ...], peers: str | None, out: str
+):
     """Optimality and distances of each attack on the samples that the model gets right."""
     sys.path += [peers] if peers else []
     images, labels = robustcls.load_data(data, n=n)
@@ -58,7 +63,10 @@ def command(models: tuple[str, ...], data: str, n: int, passes: int, norms: tupl
             found = contest(model, x, y, norm, passes)
             results.append({"model": name, "norm": norm, "n": len(y), "attacks": found})
             click.echo(json.dumps(results[-1], indent=1))
-    text = json.dumps({"data": data.partition(":")[0], "passes": passes, "results": results, "versions": versions()}, indent=1)
+    used = versions() | {"adv-lib": metadata.version("adv-lib")}
+    text = json.dumps(
+        {"data": data.partition(":")[0], "passes": passes, "results": results, "versions": used}, indent=1
+    )
     Path(out).write_text(text + "\n", encoding="utf-8")
 
 
@@ -105,7 +113,11 @@ def optimality(distances: dict[str, Tensor]) -> dict[str, float]:
 def attacks(norm: str, passes: int) -> Iterator[tuple[str, Attack]]:
     """Ours, adv-lib's and foolbox's in this norm, each with steps for so many passes."""
     specs = {
-        "linf": [f"min_apgd(radii={passes // 20})", f"fmn(steps={passes})", f"fab_t(steps={passes // 9}, early_stop=False)"],
+        "linf": [
+            f"min_apgd(radii={passes // 20})",
+            f"fmn(steps={passes})",
+            f"fab_t(steps={passes // 9}, early_stop=False)",
+        ],
         "l0": [f"sigma_zero(steps={passes})"],
     }
     specs["l1"] = specs["linf"]
