@@ -211,3 +211,26 @@ def test_other_masks_are_refused(mask, message):
         robustcls.evaluate(linear(), x, y, "linf:0.1", attacks=["pgd"], mask=mask)
     with pytest.raises(InputError, match=message):
         robustcls.attack(linear(), x, y, ThreatModel("linf", 0.1, mask), "pgd")
+
+
+def stops(model, x, y, threat):
+    raise KeyboardInterrupt
+
+
+def test_an_evaluation_that_was_cut_off_goes_on_under_the_same_limits_alone(tmp_path):
+    net, x = linear(), images()
+    with torch.no_grad():
+        y = net(x).argmax(1)
+
+    def run(mask, eight_bit=False):
+        threat = ThreatModel("linf", 0.1, mask, eight_bit)
+        robustcls.evaluate(net, x, y, threat, attacks=["pgd(steps=2)", stops], resume=tmp_path / "kept")
+
+    for _ in range(2):  # it goes on
+        with pytest.raises(KeyboardInterrupt):
+            run(ALLOWED)
+    for mask in (OUTSIDE, None):
+        with pytest.raises(InputError, match="another mask"):
+            run(mask)
+    with pytest.raises(InputError, match="another 8 bits"):
+        run(ALLOWED, eight_bit=True)
