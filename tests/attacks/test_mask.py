@@ -232,5 +232,5 @@ def test_an_evaluation_that_was_cut_off_goes_on_under_the_same_limits_alone(tmp_
     for mask in (OUTSIDE, None):
         with pytest.raises(InputError, match="another mask"):
             run(mask)
-    with pytest.raises(InputError, match="another 8 bits"):
+    with pytest.raises(InputError, match="8 bits: repeat it"):
         run(ALLOWED, eight_bit=True)
