@@ -14,6 +14,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from robustcls.attacks._run import run_attack
+from robustcls.attacks._targets import Target
 from robustcls.attribution import explain as explain
 from robustcls.attribution.measures.trust import explain_metrics as explain_metrics
 from robustcls.core.errors import InputError
@@ -168,7 +169,7 @@ def attack(
     threat: ThreatModel | str,
     attack: Attack = "pgd(steps=20)",
     *,
-    target: int | str | Tensor | Sequence[int] | None = None,
+    target: Target | None = None,
     batch_size: int | str = "auto",
     seed: int = 0,
     index: Tensor | None = None,
@@ -188,8 +189,9 @@ def attack(
         threat: a ThreatModel, or text such as `linf:8/255`.
         attack: a spec, or a function `(model, x, y, threat, *, generator=None) -> x_adv`, also a functools.partial of one.
             See `robustcls list attack`.
-        target: the class that the model shall give: one for all samples or one per sample; `random`, `least_likely` or
-            `second` (the runner-up); None for any other than the label. A sample of the target class is left as it is.
+        target: the class that the model shall give: one for all samples, by number or name, or one per sample; `random`,
+            `least_likely` or `second` (the runner-up); None for any other than the label. Of one class for all, a sample of
+            that class is left as it is; one per sample must not be the label.
         batch_size: images at a time; the result depends on it by rounding alone, for each image has its own random numbers.
         seed: of these.
         index: N whole numbers that name the images, on which with the seed their random numbers depend; their places
@@ -243,6 +245,9 @@ def evaluate(
             at the end.
         progress: show progress on stderr.
         options: those of `robustcls attack` and `robustcls report`, by the names of their flags:
+            target: as of `attack`: success is that class alone, and robust accuracy counts every other answer as robust;
+            `.targeted` has the share that reached it. Samples of one class for all are left out. suite: `targeted` unless
+            given.
             each_alone: every attack meets every sample, so that attacks can be compared.
             eps_grid: radii of a security curve, or `auto`.
             checks: `passive` (the default: no attack, or a short one on few samples), `all`, or functions of your own.

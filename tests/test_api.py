@@ -391,8 +391,8 @@ def test_a_wrong_target_is_named(model, data, target, message):
 
 
 def test_an_attack_that_cannot_aim_says_so(model, data):
-    with pytest.raises(InputError, match="fmn.* cannot aim at a class: leave out `target`"):
-        robustcls.attack(model, *data, "linf:0.1", "fmn(steps=10)", target=3)
+    with pytest.raises(InputError, match="deepfool.* cannot aim at a class: leave out `target`"):
+        robustcls.attack(model, *data, "linf:0.1", "deepfool(steps=10)", target=3)
 
 
 # explain

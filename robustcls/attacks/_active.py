@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.attacks._goal import Goal
-from robustcls.core.losses import dlr
+from robustcls.core.losses import dlr, targeted_dlr
 
 
 @dataclass
@@ -68,12 +68,15 @@ class Restarts:
 
 
 @torch.no_grad()
-def at_most_left(share: float, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor | None) -> Tensor:
-    """The rows where x_adv has left at most this share of the way from x to an error, by the DLR; all without x_adv, or for
-    a share of 1."""
+def at_most_left(
+    share: float, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor | None, target: Tensor | None = None
+) -> Tensor:
+    """The rows where x_adv has left at most this share of the way from x to an error, by the DLR, or to the target, by the
+    targeted one; all without x_adv, or for a share of 1."""
     if share == 1 or x_adv is None:
         return torch.arange(len(x), device=x.device)
-    return (dlr(model(x_adv), y) >= share * dlr(model(x), y)).nonzero().squeeze(1)
+    now, clean = (dlr(z, y) if target is None else targeted_dlr(z, y, target) for z in (model(x_adv), model(x)))
+    return (now >= share * clean).nonzero().squeeze(1)
 
 
 def per_sample(values: Tensor) -> Tensor:

@@ -19,10 +19,11 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from robustcls.attacks._goal import Goal
 from robustcls.attacks._nearest import Nearest, find_starts, search
 from robustcls.core.draws import Draws, SampleGenerator
 from robustcls.core.gradients import finite, frozen
-from robustcls.core.losses import ATTACK_TIE, margin, tie_scale
+from robustcls.core.losses import ATTACK_TIE, tie_scale
 from robustcls.core.threat import ThreatModel
 
 
@@ -34,6 +35,7 @@ def run_foolbox(
     threat: ThreatModel,
     generator: Generator | None,
     *,
+    target: Tensor | None = None,
     others: Tensor | None = None,
     shows_all: bool = False,
     untold: bool = False,
@@ -41,6 +43,7 @@ def run_foolbox(
     """The result of an attack of foolbox.
 
     Args:
+        target: N target classes, for an attack that can aim.
         others: M,C,H,W, for an attack that needs a start: tried where noise gives none.
         shows_all: the attack passes all that it tries to the criterion, and returns a black image where it finds nothing.
         untold: so does this one, and it would end with the last misclassified sample of the batch: it is told of none.
@@ -48,19 +51,22 @@ def run_foolbox(
     import eagerpy
     from foolbox.models import PyTorchModel
 
+    goal = Goal.of(y, target)
+    aims = goal.targeted
+
     def run(x: Tensor, y: Tensor, generator: Generator | None) -> Tensor:
         result, found = x.clone(), torch.ones_like(y, dtype=torch.bool)
         options: dict[str, Any] = {}
         if others is not None:
-            starts = find_starts(model, x, y, threat, generator, others)
+            starts = find_starts(model, x, y, threat, generator, others, targeted=aims)
             found = starts.found
             if not found.any():
                 return result
             # Copies of the first that has one pad the batch: in a smaller one logits round otherwise.
             padded = torch.where(found, torch.arange(len(y), device=y.device), found.nonzero()[0])
             x, y, options["starting_points"] = x[padded], y[padded], eagerpy.astensor(starts.x_adv[padded])
-        nearest = Nearest(x, y, threat)
-        peer = PyTorchModel(_Raised(model, y).eval(), bounds=(0, 1), device=x.device)
+        nearest = Nearest(x, y, threat, targeted=aims)
+        peer = PyTorchModel(_Raised(model, nearest.goal).eval(), bounds=(0, 1), device=x.device)
         criterion = _criterion(nearest, tells=not untold)
         with _OwnDraws(x, generator) if isinstance(generator, SampleGenerator) else nullcontext():
             if shows_all or untold:
@@ -73,7 +79,7 @@ def run_foolbox(
     if len(x) == 0:
         return x.clone()
     with _seeded(generator, x.device), _quiet(), frozen(model), torch.enable_grad():
-        return search(run, model, x, y, generator)
+        return search(run, model, x, goal, generator)
 
 
 class _IntoBox(torch.autograd.Function):
@@ -113,18 +119,18 @@ class _OwnDraws(TorchFunctionMode):
 
 
 class _Raised(nn.Module):
-    """The model with the true class's logit raised by twice what a clear error takes.
+    """The model with the true class's logit raised by twice what a clear error takes, or a target's lowered.
 
-    An attack that converges on the boundary is then past it. y: N, for every batch.
+    An attack that converges on the boundary is then past it. goal: of every batch.
     """
 
-    def __init__(self, model: nn.Module, y: Tensor) -> None:
+    def __init__(self, model: nn.Module, goal: Goal) -> None:
         super().__init__()
-        self.model, self.y = model, y
+        self.model, self.y, self.sign = model, goal.labels, -1 if goal.targeted else 1
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.model(_IntoBox.apply(x))
-        lead = 2 * ATTACK_TIE * tie_scale(logits.detach(), self.y)[:, None]
+        lead = self.sign * 2 * ATTACK_TIE * tie_scale(logits.detach(), self.y)[:, None]
         return logits.scatter_add(1, self.y[:, None], lead)
 
 
@@ -134,12 +140,14 @@ def _criterion(nearest: Nearest, *, tells: bool) -> Any:
     tells: the attack which are; else that none is.
     """
     import eagerpy
-    from foolbox.criteria import Misclassification
+    from foolbox.criteria import Misclassification, TargetedMisclassification
 
-    class NearestSeen(Misclassification):
+    goal = nearest.goal
+
+    class NearestSeen(TargetedMisclassification if goal.targeted else Misclassification):  # type: ignore[misc]
         def __call__(self, perturbed: Any, outputs: Any) -> Any:
             logits, tried = outputs.raw.detach(), perturbed.raw.detach().clamp(0, 1)
-            clearly = margin(logits, nearest.y) > -ATTACK_TIE * tie_scale(logits, nearest.y)
+            clearly = goal.closeness(logits, nearest.y) > -ATTACK_TIE * tie_scale(logits, nearest.y)
             adversarial = nearest.keep(tried, clearly)
             return eagerpy.astensor(adversarial if tells else torch.zeros_like(adversarial))
 

@@ -39,11 +39,11 @@ class Goal:
         """Larger is closer to the goal, above 0 is there: N."""
         return self.ascent(self.measure)(logits, labels)
 
-    def reached(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def reached(self, logits: Tensor, labels: Tensor, *, tie: float = ATTACK_TIE) -> Tensor:
         """Whether the model errs, or gives the target, and by more than a tie: N, bool."""
-        return hits(logits, labels) if self.targeted else misclassified(logits, labels)
+        return (hits if self.targeted else misclassified)(logits, labels, tie=tie)
 
 
-def hits(logits: Tensor, target: Tensor) -> Tensor:
-    """Whether the target leads every other class by more than a tie: N, bool."""
-    return -margin(logits, target) > ATTACK_TIE * tie_scale(logits, target)
+def hits(logits: Tensor, target: Tensor, *, tie: float = ATTACK_TIE) -> Tensor:
+    """Whether the target leads every other class by more than `tie`, a share of the logits compared: N, bool."""
+    return -margin(logits, target) > tie * tie_scale(logits, target)

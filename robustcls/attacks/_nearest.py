@@ -7,9 +7,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks._active import per_sample
+from robustcls.attacks._goal import Goal
 from robustcls.core.draws import Draws, take
 from robustcls.core.errors import InputError
-from robustcls.core.losses import ATTACK_TIE, gap, margin, misclassified, tie_scale
+from robustcls.core.losses import ATTACK_TIE, gap, tie_scale
 from robustcls.core.subset import in_turn
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
@@ -19,21 +20,22 @@ from robustcls.core.traits import traits
 FIRST, STARTS, OTHERS = 30, 200, 100
 
 
-def lead(logits: Tensor, y: Tensor, other: Tensor | None = None) -> Tensor:
+def lead(logits: Tensor, y: Tensor, other: Tensor | None = None, *, targeted: bool = False) -> Tensor:
     """By how much the class `other` (N), or any, leads y, less twice a tie: an attack that converges on 0 is past the boundary.
 
-    Returns N.
+    targeted: by how much y, the target, leads all others. Returns N.
     """
     logits = logits.float()
-    ahead = margin(logits, y) if other is None else gap(logits, y, other)
+    ahead = Goal(y, targeted).closeness(logits, y) if other is None else gap(logits, y, other)
     return ahead - 2 * ATTACK_TIE * tie_scale(logits.detach(), y)
 
 
 class Nearest:
     """Of each sample the nearest adversarial example that was tried, in the norm of the threat model; x without one."""
 
-    def __init__(self, x: Tensor, y: Tensor, threat: ThreatModel) -> None:
-        self.x, self.y, self.threat = x, y, threat
+    def __init__(self, x: Tensor, y: Tensor, threat: ThreatModel, *, targeted: bool = False) -> None:
+        """targeted: y are classes to go to, not labels to leave."""
+        self.x, self.y, self.threat, self.goal = x, y, threat, Goal(y, targeted)
         self.x_adv, self.distance = x, torch.full_like(x[:, 0, 0, 0], torch.inf)
 
     @property
@@ -43,7 +45,7 @@ class Nearest:
 
     def add(self, x_adv: Tensor, logits: Tensor) -> Tensor:
         """Which of these images, by their logits, are adversarial: N."""
-        return self.keep(x_adv, misclassified(logits, self.y))
+        return self.keep(x_adv, self.goal.reached(logits, self.y))
 
     def keep(self, x_adv: Tensor, adversarial: Tensor) -> Tensor:
         """As `add`, where the caller decides which are adversarial; what is not finite is no image."""
@@ -59,15 +61,16 @@ def search(
     run: Callable[[Tensor, Tensor, Generator | None], Tensor],
     model: nn.Module,
     x: Tensor,
-    y: Tensor,
+    goal: Goal,
     generator: Generator | None,
 ) -> Tensor:
-    """What `run(x, y, generator)` gives for the samples that the model gets right; the others are their own nearest."""
-    result = x.clone()
+    """What `run(x, labels of the goal, generator)` gives for the samples that have not reached it; the others are their own
+    nearest."""
+    result, labels = x.clone(), goal.labels
     with torch.no_grad():
-        rows = (~misclassified(model(x), y)).nonzero().squeeze(1) if len(x) else y
+        rows = (~goal.reached(model(x), labels)).nonzero().squeeze(1) if len(x) else labels
     if len(rows):
-        result[rows] = run(x[rows], y[rows], take(generator, rows))
+        result[rows] = run(x[rows], labels[rows], take(generator, rows))
     return result
 
 
@@ -83,17 +86,18 @@ def minimum_norm(
     def declare(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
         @traits(minimum_norm=True, l0="l0" in norms, mask=mask)
         @wraps(attack)
-        def searched(model, x, y, threat, *, generator=None, **options) -> Tensor:
+        def searched(model, x, y, threat, *, target=None, generator=None, **options) -> Tensor:
             check_norm(attack.__name__, threat, *norms)
             check_positive(attack.__name__, **{name: options[name] for name in positive if name in options})
             for name, value in (least or {}).items():
                 if name in options and options[name] < value:
                     raise InputError(f"{attack.__name__}({name}={options[name]}): give {value} or more")
 
-            def run(x: Tensor, y: Tensor, generator: Generator | None) -> Tensor:
-                return attack(model, x, y, threat, generator=generator, **options)
+            def run(x: Tensor, labels: Tensor, generator: Generator | None) -> Tensor:
+                aim = {} if target is None else {"target": labels}
+                return attack(model, x, labels, threat, generator=generator, **aim, **options)
 
-            return search(run, model, x, y, generator)
+            return search(run, model, x, Goal.of(y, target), generator)
 
         return searched
 
@@ -102,13 +106,20 @@ def minimum_norm(
 
 @torch.no_grad()
 def find_starts(
-    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, generator: Generator | None, others: Tensor
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    generator: Generator | None,
+    others: Tensor,
+    *,
+    targeted: bool = False,
 ) -> Nearest:
-    """An adversarial image for each sample, wherever it lies.
+    """An adversarial image for each sample, wherever it lies; targeted: one that the model gives the class y.
 
     Tried are flat colours and noise, for want of them the other images (M,C,H,W), then blends of the image with the nearest.
     """
-    nearest = Nearest(x, y, threat)
+    nearest = Nearest(x, y, threat, targeted=targeted)
     for number in range(STARTS):
         tried, rows = x.clone(), ~nearest.found  # no image is an example of itself
         if number >= FIRST and not rows.any():
@@ -119,7 +130,7 @@ def find_starts(
         nearest.add(tried, model(tried))
     lacks = ~nearest.found
     if lacks.any():
-        other = _nearest_of(others, model, x[lacks], y[lacks], threat)
+        other = _nearest_of(others, model, Nearest(x[lacks], y[lacks], threat, targeted=targeted))
         nearest.x_adv[lacks], nearest.distance[lacks] = other.x_adv, other.distance
     far = nearest.x_adv
     for step in range(1, 20):
@@ -134,9 +145,9 @@ def others_of(x: Tensor, y: Tensor, index: Tensor) -> Tensor:
     return x[order[in_turn(y.cpu()[order])[:OTHERS]].to(x.device)]
 
 
-def _nearest_of(others: Tensor, model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Nearest:
-    """The nearest of these images (M,C,H,W) that the model does not give y (N), for each x."""
-    nearest = Nearest(x, y, threat)
+def _nearest_of(others: Tensor, model: nn.Module, nearest: Nearest) -> Nearest:
+    """The nearest of these images (M,C,H,W) that is an example, for each of its x."""
+    x = nearest.x
     for part in others.split(len(x)):  # what memory holds
         part = part.to(x)
         for image, logits in zip(part, model(part), strict=True):

@@ -1,19 +1,20 @@
 """One attack on tensors, batch by batch; what `robustcls.attack` does."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from robustcls.attacks._nearest import others_of
+from robustcls.attacks._targets import STREAM, Target, cannot_aim, choose_targets, names_of, needs_logits
 from robustcls.core import plugins
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
-from robustcls.core.draws import Draws, SampleGenerator
+from robustcls.core.draws import SampleGenerator
 from robustcls.core.eight_bits import note_on_levels, rounded, rounded_inside, takes_eight_bits, whole_levels
-from robustcls.core.errors import InputError, unknown
+from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen, kept_from
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
@@ -23,9 +24,6 @@ from robustcls.runtime.device import resolve_batch_size
 from robustcls.runtime.fused import Counted
 from robustcls.runtime.predict import classifier_with_warning, predict
 
-TARGETS = 1  # names the random numbers that choose the targets
-RULES = ("random", "least_likely", "second")
-
 
 def run_attack(
     model: nn.Module,
@@ -34,7 +32,7 @@ def run_attack(
     threat: ThreatModel,
     attack: str | Callable[..., Tensor],
     *,
-    target: int | str | Tensor | Sequence[int] | None,
+    target: Target | None,
     batch_size: int | str,
     seed: int,
     index: Tensor | None,
@@ -63,15 +61,17 @@ def run_attack(
         y = labels.detach().to(device, torch.int64, copy=True)
         fp32 = Counted(model)
         with torch.no_grad():
-            check_logits(fp32(x[:1]), y)
+            first = fp32(x[:1])
+            check_logits(first, y)
+            num_classes = first.shape[1]
         aims = None
         if target is not None:
             if not takes_target(function):
-                raise InputError(
-                    f"{named} cannot aim at a class: leave out `target`, or take an attack that can, such as pgd"
-                )
-            draws = SampleGenerator.of(index, mix(seed, TARGETS), device)
-            aims = _choose_targets(target, predict(fp32, x, size).to(device), y, draws)
+                raise InputError(cannot_aim(str(named)))
+            draws = SampleGenerator.of(index, mix(seed, STREAM), device)
+            logits = predict(fp32, x, size).to(device) if needs_logits(target) else None
+            names = names_of(model, num_classes)
+            aims = choose_targets(target, y, num_classes, draws, logits=logits, names=names)
         more: dict[str, Any] = {"others": others_of(x, y, index)} if takes(function, "others") else {}
         found = []
         for rows in follow(torch.arange(len(x)).split(size), str(named), show=progress):
@@ -119,34 +119,3 @@ def outside_of(x_adv: Tensor, x: Tensor, threat: ThreatModel, traits: Traits) ->
     if (over > 0).any():
         said.append(f"{int((over > 0).sum())} outside [0, 1], by up to {over.amax().item():.4g}")
     return f"of {len(x)} images {' and '.join(said)}" if said else ""
-
-
-def _choose_targets(
-    target: int | str | Tensor | Sequence[int], logits: Tensor, y: Tensor, generator: Generator
-) -> Tensor:
-    """N target classes: those given, or by rule one other than the label y (N).
-
-    target: a class for all samples, one per sample, or a rule: `random` draws among all other classes, `least_likely` takes
-    the one with the smallest logit, `second` the runner-up. logits: N,K of the clean images. Raises InputError for an
-    unknown rule, classes that the model does not have, or too few of them.
-    """
-    count = logits.shape[1]
-    if isinstance(target, str):
-        if target not in RULES:
-            raise unknown("target", target, RULES)
-        if target == "random":
-            drawn = Draws(logits.new_zeros(len(y), 1), generator).uniform().mul_(count - 1).long().clamp_max_(count - 2)
-            return drawn + (drawn >= y)
-        last = -torch.inf if target == "second" else torch.inf
-        others = logits.nan_to_num(nan=last).scatter(1, y[:, None], last)
-        return others.argmax(1) if target == "second" else others.argmin(1)
-    chosen = torch.as_tensor(target, device=y.device)
-    chosen = chosen.expand(len(y)) if chosen.ndim == 0 else chosen
-    if chosen.is_floating_point() or chosen.shape != y.shape:
-        raise InputError(
-            f"target of shape {tuple(chosen.shape)} and {chosen.dtype} for {len(y)} images: give one per image"
-        )
-    for worst in (int(chosen.min()), int(chosen.max())):
-        if not 0 <= worst < count:
-            raise InputError(f"target {worst} is none of the model's {count} classes, which count from 0")
-    return chosen.long()

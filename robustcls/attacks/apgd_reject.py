@@ -10,7 +10,7 @@ from robustcls.attacks.apgd import Ascent
 from robustcls.core.detector import Detector
 from robustcls.core.draws import take
 from robustcls.core.errors import InputError
-from robustcls.core.losses import dlr, misclassified
+from robustcls.core.losses import ATTACK_TIE, dlr, misclassified
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 
@@ -77,5 +77,5 @@ class _Accepted(Goal):
     def closeness(self, logits: Tensor, labels: Tensor) -> Tensor:
         return self.joint(logits, labels)
 
-    def reached(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return misclassified(logits[:, :-1], labels) & (logits[:, -1] < 0)
+    def reached(self, logits: Tensor, labels: Tensor, *, tie: float = ATTACK_TIE) -> Tensor:
+        return misclassified(logits[:, :-1], labels, tie=tie) & (logits[:, -1] < 0)

@@ -8,9 +8,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks._active import per_sample
+from robustcls.attacks._goal import Goal
 from robustcls.attacks._nearest import Nearest, lead, minimum_norm
 from robustcls.core.gradients import logits_and_gradient
-from robustcls.core.losses import ATTACK_TIE, margin, tie_scale
+from robustcls.core.losses import ATTACK_TIE, tie_scale
 from robustcls.core.threat import ThreatModel
 
 BETA_1, BETA_2 = 0.9, 0.999  # of Adam, by hand: torch.optim takes a second to import what a step of it needs
@@ -28,17 +29,20 @@ def cw(
     initial_const: float = 1e-3,
     binary_search_steps: int = 9,
     step_size: float = 0.05,
+    target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """Squared distance plus a constant times the margin, by Adam (Carlini and Wagner 2016, arXiv:1608.04644).
 
-    confidence: the margin that an example must have. The search for the constant begins at initial_const.
+    confidence: the margin that an example must have. The search for the constant begins at initial_const. target: N target
+    classes.
     """
+    goal, aims = Goal.of(y, target), target is not None
 
-    def hinge(logits: Tensor, y: Tensor) -> Tensor:
-        return (lead(logits, y) - confidence).clamp_max(0)
+    def hinge(logits: Tensor, labels: Tensor) -> Tensor:
+        return (lead(logits, labels, targeted=aims) - confidence).clamp_max(0)
 
-    nearest = Nearest(x, y, threat)
+    nearest = Nearest(x, goal.labels, threat, targeted=aims)
     w_0 = (0.999999 * (2 * x - 1)).atanh()
     x_0 = _to_box(w_0)  # x but for rounding
     c = torch.full_like(x[:, 0, 0, 0], initial_const, dtype=torch.float64)
@@ -48,8 +52,9 @@ def cw(
         mean, square = torch.zeros_like(w), torch.zeros_like(w)
         for step in range(1, steps + 1):
             x_adv = _to_box(w)
-            logits, _, grad = logits_and_gradient(model, x_adv, hinge, y)
-            far_enough = margin(logits, y) - confidence > ATTACK_TIE * tie_scale(logits, y)
+            logits, _, grad = logits_and_gradient(model, x_adv, hinge, goal.labels)
+            ahead = goal.closeness(logits, goal.labels) - confidence
+            far_enough = ahead > ATTACK_TIE * tie_scale(logits, goal.labels)
             succeeded |= nearest.keep(x_adv, far_enough)
             descent = 2 * (x_adv - x_0) - per_sample(c.to(x.dtype)) * grad
             descent = descent * 2 * x_adv * (1 - x_adv)  # the slope of (1 + tanh(w)) / 2

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robustcls.attacks._active import per_sample
+from robustcls.attacks._goal import Goal
 from robustcls.attacks._nearest import Nearest, minimum_norm
 from robustcls.core.draws import Draws, take
 from robustcls.core.gradients import logits_and_gradient
@@ -26,18 +27,21 @@ def ddn(
     steps: int = 100,
     init_epsilon: float = 1.0,
     gamma: float = 0.05,
+    target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """Decoupled direction and norm (Rony et al. 2018, arXiv:1811.09600).
 
     init_epsilon: the first radius. gamma: the share by which it shrinks or grows at every step.
+    target: N target classes.
     """
-    nearest, x_adv = Nearest(x, y, threat), x
+    goal = Goal.of(y, target)
+    nearest, x_adv = Nearest(x, goal.labels, threat, targeted=goal.targeted), x
     farthest = threat.distance(torch.maximum(x, 1 - x), torch.zeros_like(x))
     eps = torch.full_like(farthest, init_epsilon)
     for k in range(steps):
         alpha = 0.01 + 0.99 * (1 + math.cos(math.pi * k / steps)) / 2
-        logits, _, grad = logits_and_gradient(model, x_adv, cross_entropy, y)
+        logits, _, grad = logits_and_gradient(model, x_adv, goal.ascent(cross_entropy), goal.labels)
         adversarial = nearest.add(x_adv, logits)
         flat = (grad == 0).flatten(1).all(1)
         if flat.any():  # any direction

@@ -10,6 +10,7 @@ What differs from the authors' code and foolbox's:
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Generator, Tensor, nn
@@ -33,36 +34,38 @@ def fmn(
     *,
     steps: int = 100,
     others: Tensor | None = None,
+    target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """Fast minimum-norm attack: a ball that shrinks and grows around the boundary (Pintor et al. 2021, arXiv:2102.12827).
 
     others: M,C,H,W, images to begin from where nothing is found from the image itself and noise is no adversarial example;
-    x unless given.
+    x unless given. target: N target classes.
     """
-    nearest = Nearest(x, y, threat)
-    _run(model, x, y, threat, steps, nearest, x)
+    aims = target is not None
+    y = y if target is None else target  # below, the labels of the goal
+    nearest = Nearest(x, y, threat, targeted=aims)
+    _run(model, threat, steps, nearest, x)
     left = ~nearest.found
     if left.any():
         own = take(generator, left)
-        start = find_starts(model, x[left], y[left], threat, own, x if others is None else others)
+        start = find_starts(model, x[left], y[left], threat, own, x if others is None else others, targeted=aims)
         if start.found.any():
-            again = Nearest(x[left], y[left], threat)
-            _run(model, x[left], y[left], threat, steps, again, start.x_adv)
+            again = Nearest(x[left], y[left], threat, targeted=aims)
+            _run(model, threat, steps, again, start.x_adv)
             nearest.x_adv[left] = again.x_adv
     return nearest.x_adv
 
 
-def _run(
-    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, steps: int, nearest: Nearest, x_adv: Tensor
-) -> None:
+def _run(model: nn.Module, threat: ThreatModel, steps: int, nearest: Nearest, x_adv: Tensor) -> None:
     """Algorithm 1 of the paper, from x_adv."""
+    x, y, loss = nearest.x, nearest.y, partial(lead, targeted=nearest.goal.targeted)
     farthest = threat.distance(torch.maximum(x, 1 - x), torch.zeros_like(x))
     eps = torch.full_like(farthest, torch.inf)
     for k in range(steps):
         cosine = (1 + math.cos(math.pi * k / steps)) / 2
         alpha, gamma = ALPHA_K + (ALPHA_0 - ALPHA_K) * cosine, GAMMA_K + (GAMMA_0 - GAMMA_K) * cosine
-        logits, gap, grad = logits_and_gradient(model, x_adv, lead, y)
+        logits, gap, grad = logits_and_gradient(model, x_adv, loss, y)
         adversarial = nearest.add(x_adv, logits)
         to_boundary = threat.distance(x_adv, x) + gap.abs() / threat.dual(grad)
         eps = torch.where(

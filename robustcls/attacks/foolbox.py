@@ -29,11 +29,12 @@ def ead(
     binary_search_steps: int = 9,
     step_size: float = 0.01,
     regularization: float = 0.01,
+    target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """The elastic-net attack: sparse by soft thresholds (Chen et al. 2017, arXiv:1709.04114).
 
-    regularization: the threshold. confidence, initial_const: as in cw.
+    regularization: the threshold. confidence, initial_const: as in cw. target: N target classes.
     """
     check_norm("ead", threat, "l1")
     check_positive(
@@ -48,7 +49,7 @@ def ead(
         binary_search_steps=binary_search_steps, steps=steps, initial_stepsize=step_size, confidence=confidence,
         initial_const=initial_const, regularization=regularization, decision_rule="L1", abort_early=False,
     )  # fmt: skip
-    return run_foolbox(attack, model, x, y, threat, generator, shows_all=True)
+    return run_foolbox(attack, model, x, y, threat, generator, target=target, shows_all=True)
 
 
 @traits(gradients=False, minimum_norm=True)
@@ -62,20 +63,21 @@ def boundary(
     spherical_step: float = 0.01,
     source_step: float = 0.01,
     others: Tensor | None = None,
+    target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """A random walk along the boundary towards the image, by labels alone (Brendel et al. 2017, arXiv:1712.04248).
 
     spherical_step, source_step: the first step around the image and towards it, as shares of the distance. others:
     M,C,H,W, images to begin from where noise is no adversarial example; x unless given. The clean image is what a sample
-    without any start comes back as.
+    without any start comes back as. target: N target classes.
     """
     check_norm("boundary", threat, "l2")
     check_positive("boundary", steps=steps, spherical_step=spherical_step, source_step=source_step)
     from foolbox.attacks import BoundaryAttack
 
     attack = BoundaryAttack(steps=steps, spherical_step=spherical_step, source_step=source_step)
-    return run_foolbox(attack, model, x, y, threat, generator, others=x if others is None else others)
+    return run_foolbox(attack, model, x, y, threat, generator, target=target, others=x if others is None else others)
 
 
 @traits(gradients=False, minimum_norm=True)
@@ -89,12 +91,13 @@ def hopskipjump(
     initial_evaluations: int = 100,
     max_evaluations: int = 10000,
     others: Tensor | None = None,
+    target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """Gradients at the boundary estimated from labels alone (Chen et al. 2019, arXiv:1904.02144).
 
     initial_evaluations: queries for the first estimate; their number grows with the root of the step, up to
-    max_evaluations. others: as in boundary.
+    max_evaluations. others: as in boundary. target: N target classes.
     """
     check_norm("hopskipjump", threat, "linf", "l2")
     check_positive("hopskipjump", steps=steps, initial_evaluations=initial_evaluations, max_evaluations=max_evaluations)
@@ -125,7 +128,7 @@ def hopskipjump(
         steps=steps, initial_gradient_eval_steps=initial_evaluations, max_gradient_eval_steps=max_evaluations,
         constraint=threat.norm,  # type: ignore[arg-type]
     )  # fmt: skip
-    return run_foolbox(attack, model, x, y, threat, generator, others=x if others is None else others)
+    return run_foolbox(attack, model, x, y, threat, generator, target=target, others=x if others is None else others)
 
 
 @traits(gradients=False, unrestricted=True)
@@ -140,12 +143,13 @@ def spatial(
     rotations: int = 5,
     translations: int = 5,
     draws: int | None = None,
+    target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """Rotations and translations, from a grid or at random (Engstrom et al. 2017, arXiv:1712.02779).
 
     max_rotation: in degrees; max_translation: in pixels, both either way. rotations, translations: how many the grid
-    has, the latter along each axis. draws: so many random ones instead of the grid.
+    has, the latter along each axis. draws: so many random ones instead of the grid. target: N target classes.
     """
     threat.check_whole_box("spatial")
     check_positive("spatial", rotations=rotations, translations=translations, draws=1 if draws is None else draws)
@@ -155,7 +159,7 @@ def spatial(
         max_translation=max_translation, max_rotation=max_rotation, num_translations=translations,
         num_rotations=rotations, grid_search=draws is None, random_steps=draws or 0,
     )  # fmt: skip
-    return run_foolbox(attack, model, x, y, threat, generator, untold=True)
+    return run_foolbox(attack, model, x, y, threat, generator, target=target, untold=True)
 
 
 @traits(gradients=False, minimum_norm=True)
@@ -167,17 +171,18 @@ def salt_and_pepper(
     *,
     steps: int = 1000,
     across_channels: bool = True,
+    target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """Ever more black and white pixels, then fewer again (foolbox, Rauber et al. 2017, arXiv:1707.04131).
 
-    across_channels: a pixel changes in all channels or in none.
+    across_channels: a pixel changes in all channels or in none. target: N target classes.
     """
     check_positive("salt_and_pepper", steps=steps)
     from foolbox.attacks import SaltAndPepperNoiseAttack
 
     attack = SaltAndPepperNoiseAttack(steps=steps, across_channels=across_channels)
-    return run_foolbox(attack, model, x, y, threat, generator)
+    return run_foolbox(attack, model, x, y, threat, generator, target=target)
 
 
 @traits(gradients=False, minimum_norm=True)
@@ -189,17 +194,19 @@ def blur(
     *,
     steps: int = 50,
     max_sigma: float | None = None,
+    target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     """Gaussian blur of growing width (foolbox, Rauber et al. 2017, arXiv:1707.04131).
 
     max_sigma: the last width in pixels; the image's longer side unless given. The filter runs on the CPU.
+    target: N target classes.
     """
     check_positive("blur", steps=steps, max_sigma=1.0 if max_sigma is None else max_sigma)
     from foolbox.attacks import GaussianBlurAttack
 
     attack = GaussianBlurAttack(steps=steps, max_sigma=max_sigma)
-    return run_foolbox(attack, model, x, y, threat, generator, untold=True)
+    return run_foolbox(attack, model, x, y, threat, generator, target=target, untold=True)
 
 
 @traits(gradients=False, minimum_norm=True)

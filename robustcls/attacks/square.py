@@ -51,7 +51,7 @@ def square(
     p_init: the first squares' share of the image. restarts: of so many searches the closest is kept. look: after so many
     queries, and each doubling of them, a sample leaves unless what the last doubling gained, gained again in each to come,
     would suffice; 0: none leaves. within: only samples to which `start` has left at most this share of the way from the
-    clean image to an error, by the DLR. early_stop: a sample leaves once it succeeds. start: N,C,H,W, where the first search
+    clean image to an error, or the target, by the DLR. early_stop: a sample leaves once it succeeds. start: N,C,H,W, where the first search
     begins for a sample whose margin is larger there than at the usual start; with look or within, in a cascade, the
     strongest attempt so far. target: N target classes.
     """
@@ -77,7 +77,7 @@ def square(
     search, result, mark = _SEARCHES[threat.norm], x.clone(), max(look // 2, 1)
     a = _begin(model, x, threat, goal, search, start, generator)
     if within < 1 and start is not None:
-        near = torch.isin(a.index, at_most_left(within, model, x, y, start))
+        near = torch.isin(a.index, at_most_left(within, model, x, y, start, target))
         a.keep(near)
         generator = take(generator, near)
     for query in range(queries + 1):

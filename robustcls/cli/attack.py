@@ -18,6 +18,7 @@ from robustcls.cli.places import (
 )
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stdout, is_stream
+from robustcls.core.options import parse_batch_size
 from robustcls.evaluation.config import AttackConfig
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def command(
       robustcls attack --model ckpt.pt --suite standard --n all --resume
       robustcls attack --model ckpt.pt --eps-grid 0,2/255,4/255,16/255
       robustcls attack --model ckpt.pt --transfer-from other.pt
+      robustcls attack --model ckpt.pt --target least_likely
       robustcls attack --model http://HOST:PORT/v2/models/NAME --attack square
       torchrun --nproc-per-node 4 -m robustcls attack --model ckpt.pt -n all
       robustcls attack --model mylab.nets:resnet --data folder:images --eps 4/255
@@ -70,6 +72,7 @@ def command(
     from robustcls.evaluation.journal import Journal, kept
     from robustcls.evaluation.plan import choose_attacks, plan_from
     from robustcls.evaluation.subject import load_subject
+    from robustcls.evaluation.targets import aimed
     from robustcls.runtime.device import keep_freed_memory
     from robustcls.runtime.world import join_world
 
@@ -88,7 +91,9 @@ def command(
         journal = Journal(target.with_name(f"{target.name}.partial"), resume=resume, world=world)
         journaled = None if is_stream(target) else journal
         choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
-        subject = load_subject(model, config)
+        subject = aimed(
+            load_subject(model, config), config.target, seed=config.seed, batch_size=parse_batch_size(config.batch_size)
+        )
         plan = plan_from(config, subject)
         for line in subject.notes:
             note(line, quiet)
@@ -115,13 +120,21 @@ def command(
 def summarise(evaluation: "Evaluation") -> str:
     """The evaluation in at most 80 columns."""
     from robustcls.results.balance import what_is_estimated
+    from robustcls.results.evaluation import say_reached
 
     rows = [["none (clean)", "", "", f"{evaluation.clean.accuracy:.1%}", "", ""]]
     for attack in evaluation.attacks:
         after = "failed" if attack.error else f"{attack.robust_accuracy:.1%}"
         alone = f"{attack.alone.accuracy:.1%}" if attack.alone else ""
         rows.append([attack.name, str(attack.attacked), str(attack.broken), after, alone, f"{attack.seconds:.1f}"])
-    header = ["attack", "attacked", "broken", "accuracy", "alone", "seconds"]
+    header = [
+        "attack",
+        "attacked",
+        "reached target" if evaluation.targeted else "broken",
+        "accuracy",
+        "alone",
+        "seconds",
+    ]
     if not any(attack.alone for attack in evaluation.attacks):
         for row in (header, *rows):
             del row[4]
@@ -131,6 +144,7 @@ def summarise(evaluation: "Evaluation") -> str:
         f"clean   {percent(evaluation.clean)}",
         f"robust  {percent(evaluation.robust)}",
         f"         {evaluation.robust.kind}",
+        *([f"target  {say_reached(evaluation.targeted)}"] if evaluation.targeted else []),
         f"         {evaluation.threat.text}, n = {evaluation.data.n}, 95% Wilson intervals",
         f"         estimates {what_is_estimated(evaluation)}",
         *_under_noise(evaluation),

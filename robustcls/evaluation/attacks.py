@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from robustcls.attacks._targets import cannot_aim
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
-from robustcls.core.traits import Traits, takes, traits_of
+from robustcls.core.traits import Traits, takes, takes_target, traits_of
 from robustcls.evaluation.subject import Subject
 
 
@@ -130,6 +131,8 @@ def check_attacks(attacks: Sequence[NamedAttack], subject: Subject, eps_grid: Se
                 f"{attack.text} keeps the label, so it says nothing of accuracy: "
                 f"give it to `robustcls explain --attack {quote(attack.text)}`"
             )
+        if not takes_target(attack.function) and subject.aim is not None:
+            raise InputError(f"{cannot_aim(attack.text)}, or `suite=targeted`")
         if attack.takes("detector") and subject.detector is None:
             raise InputError(f"{attack.text} attacks a model with a detector: give `detector`, or take apgd_ce")
         if traits.gradients and not getattr(subject.source, "differentiable", True):

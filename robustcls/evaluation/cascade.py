@@ -61,6 +61,7 @@ def run_cascade(
         distance=torch.zeros(len(y)), margin=torch.full((len(y),), -torch.inf), breaker=torch.full_like(y, -1),
         names=names, files=engine.subject.files, attacks=every, num_classes=engine.logits.shape[1],
         succeeded=torch.zeros(len(every), len(y), dtype=torch.bool) if alone else None,
+        target=engine.subject.aim.target if engine.subject.aim else None,
     )  # fmt: skip
     for number, (attack, name) in enumerate(zip(every, names, strict=True)):
         robust = outcome.robust

@@ -28,6 +28,8 @@ from robustcls.evaluation.plan import Plan
 from robustcls.evaluation.subject import Subject
 from robustcls.results.records import Evaluation
 
+ANY_CLASS = ("artefact", "minimum", "other_curves")  # measures of whatever other class the model gives
+AIMED = "the attacks aim at a class, and this part is about any wrong one: evaluate without a target"
 CUT_OFF = "the evaluation was cut off before this part was measured"
 
 
@@ -92,7 +94,8 @@ def _tasks(
         if measure.name not in (plan.measures or {}):
             continue
         own, home = (plan.measures or {})[measure.name], measure.load()
-        if hasattr(home, "from_attacks"):
+        other_question = subject.aim is not None and measure.name in ANY_CLASS
+        if hasattr(home, "from_attacks") and not other_question:
             setattr(evaluation, measure.name, home.from_attacks(evaluation) or None)
         count = measure.count_in(own)
         if count == 0:
@@ -109,6 +112,9 @@ def _tasks(
         except InputError as error:
             evaluation.not_run[measure.key] = str(error)
         else:
+            if other_question:
+                evaluation.not_run[measure.key] = AIMED
+                continue
             tasks.append(Task(measure, most if count is None else min(count, most), options))
     return tasks
 

@@ -52,8 +52,14 @@ class AttackConfig(SubjectOptions, CompileOption):
     )
     suite: str | None = option(
         None,
-        "Named list of attacks: fast, standard, or rand for a random model.  [default: fast, without --attack]",
+        "Named list of attacks: fast, standard, targeted, or rand for a random model.  [default: fast, without --attack]",
         metavar="NAME",
+    )
+    target: str | None = option(
+        None,
+        "Success is this class and no other, by name or number; random, least_likely or second (the runner-up) choose one for "
+        "each sample. Attacks: suite targeted unless given.",
+        metavar="CLASS|random|least_likely|second",
     )
     n: int | str = option(
         "1000", "Samples, of each class its share of the split; or all.", metavar="INT|all", group="Data"

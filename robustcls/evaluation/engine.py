@@ -10,16 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcls.attacks._goal import Goal
 from robustcls.attacks._nearest import others_of
 from robustcls.attacks._run import fault_of
+from robustcls.attacks._targets import cannot_aim
 from robustcls.core.classifier import device_of
 from robustcls.core.draws import SampleGenerator
 from robustcls.core.eight_bits import takes_eight_bits, whole_levels
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import kept_from
-from robustcls.core.losses import misclassified
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import takes_target
 from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attack
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.subject import Subject
@@ -168,6 +170,9 @@ class Engine:
         began, counted, last = time.perf_counter(), self._counts(), searches[-1]
         not_finite = last.not_finite  # an overflow in low precision is no fault of the model, and fp32 comes after it
         x, y = self.x[indices].to(self.device), self.subject.source_y[indices].to(self.device)
+        target = self.subject.aim.target[indices].to(self.device) if self.subject.aim else None
+        if target is not None and not takes_target(attack.function):
+            raise InputError(cannot_aim(attack.text))
         searched = whole_levels(threat) if takes_eight_bits(self.model, threat) else threat
         best, not_finite_before = None, searches[0].not_finite
         restart(self.subject.model, self.seed, *stream, int(indices[0]))  # a batch draws the same wherever it runs
@@ -176,13 +181,15 @@ class Engine:
             rows = torch.arange(len(indices))
             if best is not None:
                 overflowed = searches[0].not_finite > not_finite_before
-                again = ~best.success if overflowed else ~best.success & self._claims(best.x_adv, y)
+                again = ~best.success if overflowed else ~best.success & self._claims(best.x_adv, Goal.of(y, target))
                 rows = again.nonzero().squeeze(1)
             if len(rows) == 0:
                 continue
             begin: dict[str, Any] = {} if start is None else {"start": start[indices[rows]].to(self.device)}
             if attack.takes("others"):
                 begin["others"] = self.others
+            if target is not None:
+                begin["target"] = target[rows]
             if attack.takes("detector"):
                 begin["detector"] = self.subject.detector
             if attack.takes("generator"):
@@ -204,12 +211,10 @@ class Engine:
         return best
 
     @torch.no_grad()
-    def _claims(self, x_adv: Tensor, y: Tensor) -> Tensor:
+    def _claims(self, x_adv: Tensor, goal: Goal) -> Tensor:
         """What the first of the searches takes for examples: N, bool, on the CPU."""
-        parts = zip(x_adv.split(self.parts.size), y.split(self.parts.size), strict=True)
-        return torch.cat(
-            [misclassified(self.searches[0](part.to(self.device)), labels).cpu() for part, labels in parts]
-        )
+        parts = zip(x_adv.split(self.parts.size), goal.labels.split(self.parts.size), strict=True)
+        return torch.cat([goal.reached(self.searches[0](part.to(self.device)), labels).cpu() for part, labels in parts])
 
     @contextmanager
     def _in_time(self, search: nn.Module) -> Iterator[None]:
@@ -226,11 +231,11 @@ class Engine:
             hook.remove()
 
     def _verify(self, x_adv: Tensor, indices: Tensor, threat: ThreatModel) -> Attempts:
-        size = self.parts.size
+        size, aim = self.parts.size, self.subject.aim
         return join([
             verify(
                 self.model, part, self.x[rows].to(self.device), self.y[rows].to(self.device), threat, rows,
-                self.subject.detector,
+                self.subject.detector, target=aim.target[rows].to(self.device) if aim else None,
             )
             for part, rows in zip(x_adv.split(size), indices.split(size), strict=True)
         ])  # fmt: skip

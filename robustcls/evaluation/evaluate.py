@@ -29,7 +29,17 @@ from robustcls.evaluation.two_classes import tell_apart
 from robustcls.evaluation.under_noise import accuracy_under_noise
 from robustcls.models.remote import remote_of
 from robustcls.results.balance import balanced_of, two_classes_of
-from robustcls.results.records import Accuracy, Check, CurvePoint, Evaluation, Mask, Provenance, Service, Threat
+from robustcls.results.records import (
+    Accuracy,
+    Check,
+    CurvePoint,
+    Evaluation,
+    Mask,
+    Provenance,
+    Service,
+    Targeted,
+    Threat,
+)
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
 from robustcls.runtime.search import faster_precision
 from robustcls.runtime.world import World
@@ -150,7 +160,8 @@ def _record(
         data=replace(data, note="; ".join(filter(None, (data.note, rule)))),
         threat=_describe_threat(subject, plan),
         clean=Accuracy.of(int(outcome.correct.sum()), n),
-        robust=Accuracy.of(int(outcome.robust.sum()), n, _kind(plan, outcome)),
+        targeted=_targeted(subject, outcome),
+        robust=Accuracy.of(int(outcome.robust.sum()), n, _kind(subject, plan, outcome)),
         attacks=outcome.records,
         checks=checks,
         samples=samples,
@@ -183,12 +194,19 @@ def _record(
     return evaluation
 
 
-def _kind(plan: Plan, outcome: Outcome) -> str:
+def _targeted(subject: Subject, outcome: Outcome) -> Targeted | None:
+    if (aim := subject.aim) is None:
+        return None
+    return Targeted(aim.rule, aim.left_out, Accuracy.of(int(outcome.success.sum()), int(outcome.correct.sum())))
+
+
+def _kind(subject: Subject, plan: Plan, outcome: Outcome) -> str:
     """What robust accuracy is called after; attacks that failed have bounded nothing."""
     failed = [record.name for record in outcome.records if record.error]
     if len(failed) == len(outcome.records):
         return f"clean accuracy: every attack failed: {', '.join(failed)}"
-    return f"upper bound: {plan.kind}" + (f"; failed: {', '.join(failed)}" if failed else "")
+    aim = f"; only the target counts, {subject.aim.rule}" if subject.aim else ""
+    return f"upper bound: {plan.kind}{aim}" + (f"; failed: {', '.join(failed)}" if failed else "")
 
 
 def _task(engine: Engine, plan: Plan) -> dict[str, Any]:
@@ -202,8 +220,14 @@ def _task(engine: Engine, plan: Plan) -> dict[str, Any]:
         "outputs": data.class_map.outputs if data.class_map else [], "threat": str(engine.threat),
         "attacks": [attack.text for attack in plan.attacks], "each alone": plan.alone, "batch size": engine.batch_size,
         "precision": engine.precision, "seed": plan.seed, "compiled": plan.compiled, "radii": list(plan.eps_grid),
-        "versions": versions(), "surrogate": [surrogate.record.name, surrogate.record.sha256] if surrogate else [],
+        "versions": versions(), "target": _target(engine),
+        "surrogate": [surrogate.record.name, surrogate.record.sha256] if surrogate else [],
     }  # fmt: skip
+
+
+def _target(engine: Engine) -> list[Any] | None:
+    aim = engine.subject.aim
+    return [aim.rule, *aim.target.tolist()] if aim else None
 
 
 def _describe_service(engine: Engine) -> Service | None:
@@ -225,6 +249,8 @@ def _describe_threat(subject: Subject, plan: Plan) -> Threat:
     threat = Threat(ball.norm, ball.eps, ball.eps_text, eight_bit=ball.eight_bit)
     if mask is not None:
         threat.mask = Mask(mask.name.removeprefix("mask "), mask.sha256, mask.pixels, mask.allowed.numel())
+    if subject.aim is not None:
+        threat.goal = f"targeted: {subject.aim.rule}; no other wrong class counts"
     if subject.surrogate is not None:
         name = subject.surrogate.record.name
         threat.knowledge = f"transfer: examples are crafted on {name}; the judged model gives labels alone"

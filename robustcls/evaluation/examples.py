@@ -34,6 +34,7 @@ class Examples:
     succeeded: Tensor | None = None  # attacks,N: which attack succeeds, where every attack met every sample
     nearest: dict[str, Tensor] = field(default_factory=dict)  # of minimum-norm attacks: N distances, NaN for none found
     files: Sequence[str] | None = None  # N names, of data that are files
+    target: Tensor | None = None  # N classes that alone count as success; None: any but the label
 
     @property
     def correct(self) -> Tensor:
@@ -67,10 +68,13 @@ class Examples:
         """Writes the verified adversarial examples, and them alone, as npz; returns how many there are.
 
         x, x_adv: float32 N,C,H,W in [0, 1]; y, index: N; broken_by: the name of the attack, N; files: their names, N, of
-        data that are files. option: what named the path. Raises InputError where it cannot be written.
+        data that are files; target: N, of attacks that aim at a class. option: what named the path. Raises InputError where
+        it cannot be written.
         """
         success = self.success.cpu()
         named = {} if self.files is None else {"files": np.array(self.files, dtype=np.str_)[success.numpy()]}
+        if self.target is not None:
+            named["target"] = self.target.cpu()[success].numpy()
         with atomic_write(path, option) as part, open(part, "wb") as file:
             np.savez_compressed(
                 file,
@@ -94,6 +98,7 @@ class Examples:
                 fooled_by=None if by_sample is None else list(compress(self.names, by_sample[i])),
                 nearest={one: _known(distances[i]) for one, distances in self.nearest.items()} or None,
                 file=self.files[i] if self.files else None,
+                target=None if self.target is None else int(self.target[i]),
             )
             for i, name in enumerate(self.broken_by)
         ]

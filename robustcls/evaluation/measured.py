@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcls.attacks._targets import rule_of
 from robustcls.core import plugins
 from robustcls.core.classifier import check_images
 from robustcls.core.config import resolve
@@ -30,6 +31,7 @@ from robustcls.evaluation.journal import kept_in
 from robustcls.evaluation.plan import add_measures, choose_attacks, make_plan
 from robustcls.evaluation.profiles import layered
 from robustcls.evaluation.subject import make_subject
+from robustcls.evaluation.targets import aimed
 from robustcls.results.records import Evaluation
 
 NOTHING = {one.count: 0 for one in measures() if one.count} | {"checks": "passive"}
@@ -50,11 +52,6 @@ def read_options(options: Mapping[str, Any], **more: Any) -> ReportConfig:
 
     Raises InputError for an unknown one, naming the nearest.
     """
-    if "target" in options:
-        raise InputError(
-            "evaluate counts whatever other class the model gives, so it has no `target`: craft images towards a class with "
-            'robustcls.attack(model, images, labels, threat, "pgd(steps=20)", target=3)'
-        )
     for name in options.keys() - OPTIONS:
         raise unknown("option", name, OPTIONS)
     methods = options.get("method")
@@ -72,6 +69,7 @@ def read_options(options: Mapping[str, Any], **more: Any) -> ReportConfig:
         "mask": lambda tensor: "tensor",
         "method": lambda methods: methods,
         "positive": str,
+        "target": rule_of,
         "transfer_from": lambda model: type(model).__name__,
     }
     for name, change in as_text.items():
@@ -123,6 +121,7 @@ def evaluate_tensors(
         check_images(images, input_size=x.shape[1:])
         with torch.inference_mode(False), frozen(subject.model):
             subject.detector = make_detector(score, config.fpr, subject.model, images)
+    subject = aimed(subject, options.get("target"), seed=seed, batch_size=batch_size)
     plan = make_plan(
         subject, attacks, suite,
         alone=config.each_alone,

@@ -77,6 +77,12 @@ def make_plan(
         eps_grid: radii, `auto`, or a list such as `0,2/255`.
         checks: `all` adds the self-checks that attack; or those to add.
     """
+    if subject.aim is not None and subject.detector is not None:
+        raise InputError(
+            "attacks that aim at a class are not evaluated beside a detector: leave out `target` or `detector`"
+        )
+    if attacks is None and suite is None and subject.aim is not None:
+        suite = "targeted"
     if subject.detector is not None and attacks is None:  # attacked as it is, too
         attacks, suite = [suite or "fast", JOINT], None
     chosen, kind = choose_attacks(attacks, suite, subject.threat.norm)

@@ -1,16 +1,16 @@
 """What is evaluated: a model on samples, under a threat model."""
 
-import dataclasses
 import hashlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from robustcls.attacks._targets import Aim
 from robustcls.core.class_files import read_listing
 from robustcls.core.class_map import match_classes
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of, sees
@@ -66,6 +66,7 @@ class Subject:
     two_labels: tuple[int, int] | None = None  # of data with two classes: the negative one, then the positive one
     training: records.Training | None = None
     surrogate: Surrogate | None = None
+    aim: Aim | None = None  # where success is one class for each sample, and no other
     original: Surrogate | None = None  # of a model that is an exported file, the one that it was made of
     quantization: str = ""  # of such a file
     made_of: str = ""  # of such a file, the SHA-256 of the other's
@@ -88,14 +89,10 @@ class Subject:
 
     def take(self, rows: Tensor) -> "Subject":
         """The samples at these positions. The record of the data is still that of all."""
-        surrogate, original = (
-            other and dataclasses.replace(other, y=other.y[rows]) for other in (self.surrogate, self.original)
-        )
+        surrogate, original = (other and replace(other, y=other.y[rows]) for other in (self.surrogate, self.original))
         files = None if self.files is None else [self.files[row] for row in rows.tolist()]
-        return dataclasses.replace(
-            self, x=self.x[rows], y=self.y[rows], index=self.index[rows], files=files, surrogate=surrogate,
-            original=original,
-        )  # fmt: skip
+        x, y, index, aim = self.x[rows], self.y[rows], self.index[rows], self.aim and self.aim.take(rows)
+        return replace(self, x=x, y=y, index=index, aim=aim, files=files, surrogate=surrogate, original=original)
 
 
 def make_subject(
@@ -275,7 +272,7 @@ def _choose_threat(source: ModelSource, options: AttackConfig | ExplainConfig) -
     threat = ThreatModel.chosen(options.norm, options.eps, known)
     if isinstance(options, AttackConfig):
         mask = read_mask(options.mask) if options.mask else None
-        threat = dataclasses.replace(threat, mask=mask, eight_bit=options.eight_bit)
+        threat = replace(threat, mask=mask, eight_bit=options.eight_bit)
     return threat, [f"threat {threat}, {whose}" if options.eps is None else f"threat {threat}"]
 
 

@@ -2,7 +2,7 @@
 
 from robustcls.core.errors import InputError
 
-__all__ = ["fast", "rand", "standard"]
+__all__ = ["fast", "rand", "standard", "targeted"]
 
 DRAWS = {"rand": 20}  # of a suite that attacks the expectation of a random model
 
@@ -51,6 +51,12 @@ def standard(norm: str) -> list[str]:
     return _STANDARD[norm]
 
 
+def targeted(norm: str) -> list[str]:
+    """Auto-PGD towards one class, by the targeted DLR, then by the cross-entropy: what `target` takes unless told otherwise."""
+    _check_known("targeted", norm)
+    return ["apgd_dlr(steps=50, restarts=3)", "apgd_ce(steps=50)"]
+
+
 def _check_known(suite: str, norm: str) -> None:
     if norm not in _STANDARD:
-        raise InputError(f"AutoAttack's {suite} has no {norm}: take `suite=fast`, or `attacks=sigma_zero`")
+        raise InputError(f"{suite} has no {norm}: take `suite=fast`, or `attacks=sigma_zero`")

@@ -1,5 +1,7 @@
 """Accuracy of a random model over repeated passes: what one answer of it is worth."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from robustcls.core.losses import predict_labels
@@ -22,22 +24,27 @@ def average(model: nn.Module, draws: int) -> nn.Module:
 def accuracy_under_noise(engine: Engine, outcome: Outcome, passes: int = PASSES) -> UnderNoise | None:
     """Accuracy of single passes on the clean images and on the worst of the attacks; None of a model that is not averaged.
 
-    The images are what the attacks left, found and chosen on other draws, so that no pass is the luckiest of several.
+    The images are what the attacks left, found and chosen on other draws, so that no pass is the luckiest of several. Under
+    attacks that aim at a class, a sample that is right on the clean image stays so until a pass gives that class.
     """
     model = engine.subject.model
     if not averaged_in(model):
         return None
     draws = draws_of(model)
     with single_draw(model):
-        clean, robust = (
-            _repeat(engine, images, name, passes) for name, images in enumerate((outcome.x, outcome.x_adv))
-        )
+        clean = _repeat(engine, outcome.x, 0, passes, lambda label: label == engine.y)
+        robust = _repeat(engine, outcome.x_adv, 1, passes, lambda label: _is_robust(outcome, label))
     return UnderNoise(passes, draws, clean, robust)
 
 
-def _repeat(engine: Engine, images: Tensor, name: int, passes: int) -> Repeated:
-    right = []
+def _is_robust(outcome: Outcome, label: Tensor) -> Tensor:
+    return label == outcome.y if outcome.target is None else outcome.correct & (label != outcome.target)
+
+
+def _repeat(engine: Engine, images: Tensor, name: int, passes: int, right: Callable[[Tensor], Tensor]) -> Repeated:
+    """right: of predicted classes N, which samples count."""
+    found = []
     for number in range(passes):
         restart(engine.subject.model, engine.seed, STREAM, name, number)
-        right.append((predict_labels(predict(engine.model, images, engine.parts)) == engine.y).tolist())
-    return Repeated.of(right)
+        found.append(right(predict_labels(predict(engine.model, images, engine.parts))).tolist())
+    return Repeated.of(found)

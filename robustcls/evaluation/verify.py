@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcls.attacks._goal import Goal
 from robustcls.core.detector import Detector
 from robustcls.core.eight_bits import rounded_inside, takes_eight_bits
-from robustcls.core.losses import NO_ANSWER, VERDICT_TIE, margin, misclassified, predict_labels
+from robustcls.core.losses import NO_ANSWER, VERDICT_TIE, predict_labels
 from robustcls.core.threat import BALL, ThreatModel
 
 
@@ -20,10 +21,10 @@ class Attempts:
     indices: Tensor  # N, of the samples in the evaluation
     x_adv: Tensor  # N,C,H,W
     predicted: Tensor  # N, NO_ANSWER where the logits name no class
-    margin: Tensor  # N, -inf outside ball or box
+    margin: Tensor  # N, above 0 for an error, or for the target; -inf outside ball or box
     distance: Tensor  # N, not finite where the attempt is no image
-    misclassified: Tensor  # N, inside the box, at whatever distance
-    success: Tensor  # N, misclassified inside ball and box, and unchanged outside the mask
+    misclassified: Tensor  # N, or given the target, inside the box, at whatever distance
+    success: Tensor  # N, the same inside ball and box, and unchanged outside the mask
     forwards: int = 0
     backwards: int = 0
     seconds: float = 0.0
@@ -71,19 +72,22 @@ def verify(
     threat: ThreatModel,
     indices: Tensor,
     detector: Detector | None = None,
+    *,
+    target: Tensor | None = None,
 ) -> Attempts:
     """An attempt succeeds inside ball, box and mask where the fp32 model misclassifies the tensor as saved beyond a tie.
 
-    Beside a detector it must also be accepted. For a model that sees 8 bits alone, such as a service, it is rounded to them
-    first, inside the ball.
+    target: N classes that alone count, instead of any wrong one. Beside a detector it must also be accepted. For a model that
+    sees 8 bits alone, such as a service, it is rounded to them first, inside the ball.
     """
     if takes_eight_bits(model, threat):
         x_adv = rounded_inside(x_adv, x, threat)
     logits = model(x_adv)
-    gap, predicted, distance = margin(logits, y), predict_labels(logits), threat.distance(x_adv, x)
+    goal = Goal.of(y, target)
+    gap, predicted, distance = goal.closeness(logits, goal.labels), predict_labels(logits), threat.distance(x_adv, x)
     in_box = (x_adv.flatten(1).amin(1) >= 0) & (x_adv.flatten(1).amax(1) <= 1)
     inside = in_box & (distance <= threat.eps + BALL) & threat.keeps_mask(x_adv, x)
-    wrong = in_box & misclassified(logits, y, tie=VERDICT_TIE)
+    wrong = in_box & goal.reached(logits, goal.labels, tie=VERDICT_TIE)
     if detector is not None:
         excess = detector.excess(x_adv, logits).nan_to_num(nan=torch.inf)
         wrong, gap = wrong & (excess <= 0), torch.where(excess > 0, torch.minimum(gap, -excess), gap)

@@ -49,6 +49,8 @@ def find_mismatch(evaluations: Sequence[Evaluation]) -> str:
     """The first reason why the evaluations do not answer the same question; "" where they do."""
     first = evaluations[0]
     for other in evaluations[1:]:
+        if said := _other_target(first, other):
+            return said
         if first.data.sha256 != other.data.sha256:
             a, b = first.data, other.data
             if (a.name, a.split, a.n) == (b.name, b.split, b.n) and "" != a.sampling != b.sampling != "":
@@ -71,6 +73,25 @@ def find_mismatch(evaluations: Sequence[Evaluation]) -> str:
         if not first.samples:
             return "the evaluations hold no samples to pair"
     return ""
+
+
+def _other_target(first: Evaluation, other: Evaluation) -> str:
+    """Where they count other classes as success; "" where they do not."""
+    ours, theirs = ("any wrong class" if e.targeted is None else f"target {e.targeted.target}" for e in (first, other))
+    if ours != theirs:
+        return f"success means another thing ({ours} and {theirs})"
+    if first.targeted is None or other.targeted is None:
+        return ""
+    if first.targeted.target == "random" and first.provenance.seed != other.provenance.seed:
+        seeds = f"{first.provenance.seed} and {other.provenance.seed}"
+        return f"the random targets were drawn by other seeds ({seeds})"
+    if first.targeted.target == "one per sample" and _targets(first) != _targets(other):
+        return "the samples have other targets"
+    return ""
+
+
+def _targets(evaluation: Evaluation) -> list[int | None]:
+    return [sample.target for sample in evaluation.samples]
 
 
 def _remapped(first: Evaluation, other: Evaluation) -> str:

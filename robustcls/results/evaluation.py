@@ -16,7 +16,7 @@ from robustcls.core.threat import BALL, parse_eps
 from robustcls.results.accuracy import Accuracy, Balanced, TwoClasses
 from robustcls.results.fields import SLACK, need
 from robustcls.results.json_files import JsonFile
-from robustcls.results.robustness import Attack, Check, CurvePoint, Rejection, Sample, UnderNoise
+from robustcls.results.robustness import Attack, Check, CurvePoint, Rejection, Sample, Targeted, UnderNoise
 from robustcls.results.subject import Data, Model, Provenance, Threat
 from robustcls.results.training import Training
 
@@ -69,6 +69,7 @@ class Evaluation(JsonFile):
     two_classes: TwoClasses | None = None
     license: str = ""  # of the model, as its owner states it: an SPDX identifier
     artefact: "Artefact | None" = None  # of a model that is an exported file
+    targeted: Targeted | None = None  # where the attacks aim at a class; None: any wrong one counts
     rejection: Rejection | None = None  # of a model with a detector beside it
     under_noise: UnderNoise | None = None  # of a model that is random at prediction; else, and in earlier files, None
     suites: dict[str, int] = field(default_factory=dict)  # the version of each suite that was run; see `suite_versions`
@@ -83,6 +84,7 @@ class Evaluation(JsonFile):
             f"{self.model.name} on {self.data.name} ({self.data.split}, n = {self.data.n}), {self._threat_text}",
             f"  clean    {self.clean}",
             f"  robust   {self.robust}  {self.robust.kind}".rstrip(),
+            *([f"  target   {say_reached(self.targeted)}"] if self.targeted else []),
             *([f"  one pass clean {noisy.clean}, robust {noisy.robust}, over {noisy.passes} passes"] if noisy else []),
             f"  attacks  {', '.join(_outcome(attack) for attack in self.attacks) or 'none'}",
         ]
@@ -131,11 +133,19 @@ class Evaluation(JsonFile):
                     f"{part}: {found.correct} of {found.total}, but its samples hold {counted} of {len(samples)}"
                 )
 
+        if self.targeted:
+            reached, lost = self.targeted.reached, clean.correct - robust.correct
+            same = (reached.correct, reached.total) == (lost, clean.correct)
+            need(same, "targeted.reached", str(reached), f"the {lost} that robust accuracy lacks, of {clean.correct}")
+
     def _check_samples(self) -> None:
         ran, seen = {attack.name for attack in self.attacks}, set()
         for place, one in enumerate(self.samples):
             need(one.index not in seen, f"samples.{place}.index", one.index, "a sample of its own")
             seen.add(one.index)
+            aims = self.targeted is not None
+            need((one.target is not None) == aims, f"samples.{place}.target", one.target, "a class where attacks aim")
+            need(one.target != one.label, f"samples.{place}.target", one.target, "another class than its label")
             for holds, key, what in _demands(one, self.threat, ran):
                 need(holds, f"samples.{place}.{key}", getattr(one, key), what)
 
@@ -184,6 +194,7 @@ def _demands(one: Sample, threat: Threat, ran: set[str]) -> Iterator[tuple[bool,
     yield one.broken_by in ran, "broken_by", "an attack that ran"
     yield one.clean == one.label, "broken_by", "able to break what is misclassified without it"
     yield one.adversarial != one.label, "adversarial", "another label, as a broken sample has"
+    yield one.target in (None, one.adversarial), "adversarial", "the target, as a broken sample has it"
     yield (one.distance is not None and one.distance <= reach), "distance", f"inside the ball of eps {threat.eps_text}"
     listed = one.broken_by in by and ran.issuperset(by)
     yield listed, "fooled_by", "a list of attacks that ran, with broken_by among them"
@@ -195,6 +206,12 @@ def _need_text(radius: Threat | CurvePoint, path: str) -> None:
     except InputError:
         same = False
     need(same, f"{path}.eps_text", radius.eps_text, f"{radius.eps:.6g} as text")
+
+
+def say_reached(found: Targeted) -> str:
+    """The share of samples that reached their target, in words."""
+    left_out = f"; {found.left_out} samples of that class left out" if found.left_out else ""
+    return f"{found.target}: reached by {found.reached} right on clean images{left_out}"
 
 
 def _outcome(attack: Attack) -> str:

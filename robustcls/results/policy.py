@@ -121,6 +121,10 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
     for name, threshold in policy.thresholds.items():
         if name in UNDER_ATTACK and not evaluation.attacks:
             found = not_measured(name)
+        elif name in UNDER_ATTACK and evaluation.targeted:
+            found = not_measured(
+                name, f"the attacks aim at one class, {evaluation.targeted.target}: evaluate without a target"
+            )
         elif name in UNDER_ATTACK and not threat_fits:
             reason = f"{THRESHOLDS[name]} under {policy.threat_text} was not measured"
             found = Judged(INCONCLUSIVE, reason, f"not measured under {policy.threat_text}")

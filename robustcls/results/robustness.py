@@ -75,6 +75,18 @@ class Sample:
     fooled_by: list[str] | None = None  # every attack that broke it; None where attacks were run on survivors only
     nearest: dict[str, Distance | None] | None = None  # distance that a minimum-norm attack needed, in the ball or not
     file: str | None = None  # its name in the data's folder; None of data that are no files
+    target: Count | None = None  # the class that alone counts as success; None: any but the label
+
+
+@dataclass
+class Targeted:
+    """Of attacks that aim: success is one class for each sample, and another wrong class leaves it robust."""
+
+    target: str  # the name of a class, `random`, `least_likely`, `second`, or `one per sample`
+    left_out: Count  # samples that were of that class already: no number here is about them
+    reached: (
+        Accuracy  # the share of the samples that are right on the clean image which the attacks bring to their target
+    )
 
 
 @dataclass

@@ -248,8 +248,8 @@ def first_of(spec: str) -> ThreatModel:
 def test_one_sample_without_a_start_does_not_stop_the_others(spec, monkeypatch):
     find = _foolbox.find_starts
 
-    def find_fewer(*arguments):
-        starts = find(*arguments)
+    def find_fewer(*arguments, **options):
+        starts = find(*arguments, **options)
         assert starts.found.all()
         starts.distance[1] = torch.inf
         return starts

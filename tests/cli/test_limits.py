@@ -39,7 +39,9 @@ def test_a_mask_is_recorded_said_and_kept_to(evaluate, tmp_path):
 def test_examples_in_8_bits_are_recorded_and_whole_levels(evaluate, tmp_path):
     result, file = evaluate("bits", "--save-examples", "e.npz")
     assert "linf 0.1, examples in 8 bits" in result.out
-    assert "linf:25/255, the whole grey levels within linf:0.1: examples count in 8 bits" in " ".join(result.err.split())
+    assert "linf:25/255, the whole grey levels within linf:0.1: examples count in 8 bits" in " ".join(
+        result.err.split()
+    )
     assert Evaluation.load(file).threat.eight_bit
     levels = np.load(tmp_path / "here" / "e.npz")["x_adv"] * np.float32(255)
     assert len(levels) > 0

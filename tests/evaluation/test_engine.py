@@ -142,9 +142,11 @@ def test_what_cannot_be_run_is_refused_before_anything_is_computed():
         (["pgd", "pgd(step=3)"], make_net(), LINF, "did you mean 'steps'"),
     ):
         with pytest.raises(InputError, match=message):
-            check_attacks(as_attacks(attacks), SimpleNamespace(source=model, threat=threat))
+            check_attacks(as_attacks(attacks), SimpleNamespace(source=model, threat=threat, aim=None))
     check_attacks(as_attacks("pgd"), Subject(Outputs(), *make_batch(), LINF, None, None, None, surrogate=other))
-    check_attacks(as_attacks("tests.helpers.eval_models:anywhere"), SimpleNamespace(source=Outputs(), threat=BOX))
+    check_attacks(
+        as_attacks("tests.helpers.eval_models:anywhere"), SimpleNamespace(source=Outputs(), threat=BOX, aim=None)
+    )
 
 
 def test_the_whole_box_judges_attacks_that_leave_every_ball():
@@ -222,7 +224,9 @@ def test_the_whole_box_says_nothing_of_masked_gradients():
 def test_a_curve_is_refused_where_there_can_be_none():
     with pytest.raises(InputError, match="no curve"):
         check_attacks(
-            as_attacks("tests.helpers.eval_models:anywhere"), SimpleNamespace(source=make_net(), threat=BOX), [0.5]
+            as_attacks("tests.helpers.eval_models:anywhere"),
+            SimpleNamespace(source=make_net(), threat=BOX, aim=None),
+            [0.5],
         )
 
 

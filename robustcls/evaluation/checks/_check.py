@@ -31,6 +31,7 @@ WARN_LOST, FAIL_LOST = (1, 0.005, 0.25), (2, 0.02, 0.5)
 NOTHING_LEFT = "gradient attacks left nothing to break"
 NOTHING_CORRECT = "the model gets no clean image right, so there is nothing to break"
 STANDARD = "run the suite standard"
+AIMED = "the attacks aim at a class, and this check is about any wrong one"
 # Why a comparison of gradient attacks says nothing.
 NO_GRADIENTS, ELSEWHERE, WHOLE_BOX, NONE_USED = (
     "the model gives no gradients, so there is nothing to compare",
@@ -168,6 +169,8 @@ def compared_attacks(engine: Engine, outcome: Outcome) -> list[int]:
         raise NotRun(ELSEWHERE)
     if engine.threat.is_whole_box:
         raise NotRun(WHOLE_BOX)
+    if engine.subject.aim is not None:
+        raise NotRun(AIMED)
     if not outcome.correct.any():
         raise NotRun(NOTHING_CORRECT)
     if not (white := gradient_attacks(outcome)):
@@ -201,6 +204,8 @@ def broken(
     start: Tensor | None = None,
 ) -> Tensor:
     """Whether the attack breaks each of the samples at these rows. stream: of the check's id and a number."""
+    if engine.subject.aim is not None:
+        raise NotRun(AIMED)
     success, named = torch.zeros(len(engine.y), dtype=torch.bool), as_attack(attack)
     if not named.is_own and (what := threat.unknown_to(named.traits)):
         raise NotRun(f"{named.name} does not know {what.partition(':')[0]}, so there is nothing to compare")

@@ -35,8 +35,9 @@ def attack_self_test(engine: Engine, outcome: Outcome) -> Check:
     seed = mix(engine.seed, stream_of(NAME))
     model, x, y, needed = linear_model(engine.x.shape[1:], outcome.num_classes, threat, seed)
     toy = replace(
-        engine.subject, model=model.to(engine.device), x=x, y=y, index=torch.arange(len(x)), files=None, surrogate=None
-    )
+        engine.subject, model=model.to(engine.device), x=x, y=y, index=torch.arange(len(x)), files=None, surrogate=None,
+        aim=None,
+    )  # fmt: skip
     on_toy = Engine(toy, engine.batch_size, seed=engine.seed)
     shares: dict[str, float] = {}
     skipped = []

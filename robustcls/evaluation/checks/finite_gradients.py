@@ -1,5 +1,6 @@
 """Whether gradients by the image are finite."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -60,7 +61,7 @@ def _broken_beside(engine: Engine, rows: Tensor) -> int:
     """How many samples at these rows an attack breaks that takes its gradients a little off the image."""
     if len(rows) == 0 or engine.subject.surrogate is not None:
         return 0
-    subject = engine.subject.take(rows)
+    subject = replace(engine.subject.take(rows), aim=None)
     beside = _Beside(subject.model, engine.x.shape[1:], engine.seed).to(engine.device)
     subject.surrogate = Surrogate(beside, subject.model_record, subject.y)
     probe = Engine(subject, engine.batch_size, seed=engine.seed)

@@ -136,7 +136,7 @@ const quote = (value) => {
   return /[",\n\r]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
 };
 const toCsv = (samples) => {
-  const columns = ["index", "label", "clean", "adversarial", "broken_by", "distance", "fooled_by", "file"];
+  const columns = ["index", "label", "clean", "adversarial", "broken_by", "target", "distance", "fooled_by", "file"];
   return [columns, ...samples.map((sample) => columns.map((name) => sample[name] ?? null))].map((row) => row.map(quote).join(",")).join("\n") + "\n";
 };
 for (const button of all("[data-download]")) {

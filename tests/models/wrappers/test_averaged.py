@@ -8,7 +8,8 @@ from robustcls.core.gradients import input_gradient
 from robustcls.core.losses import cross_entropy, margin
 from robustcls.core.seeds import mix
 from robustcls.models.wrappers.averaged import Averaged, averaged, draws_of, restart, single_draw
-from robustcls.runtime.fused import Counted, make_search_model
+from robustcls.runtime.fused import Counted
+from robustcls.runtime.search import make_search_model
 from tests.helpers.eval_models import make_batch, make_net
 
 

@@ -1,0 +1,102 @@
+"""Auto-PGD visits the points of Algorithm 1 of the paper (arXiv:2003.01690), written out here for one image."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustcls.attacks.apgd import apgd_ce, apgd_dlr
+from robustcls.core.threat import ThreatModel
+from tests.helpers.attack_nets import trained_on_digits
+from tests.helpers.seeds import seeded
+
+STEPS = 50  # checkpoints after 11, 21, 30, 38, 45 steps
+
+
+class Visited(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.points = net, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.points.append(x.detach().clone())
+        return self.net(x)
+
+
+def cross_entropy(logits: Tensor, label: int) -> Tensor:
+    return logits.logsumexp(0) - logits[label]
+
+
+def dlr(logits: Tensor, label: int) -> Tensor:
+    order = logits.sort().values
+    other = torch.cat([logits[:label], logits[label + 1 :]]).max()
+    return -(logits[label] - other) / (order[-1] - order[-3])
+
+
+def checkpoints(steps: int) -> list[int]:
+    """w_j = ceil(p_j * steps) of the paper, by the whole numbers of steps that the authors' code makes of them."""
+    period, at = max(int(0.22 * steps), 1), []
+    step = period
+    while step < steps:
+        at.append(step)
+        period = max(period - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
+        step += period
+    return at
+
+
+def algorithm_1(net: nn.Module, x: Tensor, y: int, start: Tensor, norm: str, eps: float, loss) -> list[Tensor]:
+    def project(z: Tensor) -> Tensor:
+        if norm == "linf":
+            return torch.max(torch.min(z, x + eps), x - eps).clamp(0, 1)
+        length = (z - x).norm()
+        return (x + (z - x) * min(1.0, eps / max(length.item(), 1e-12))).clamp(0, 1)
+
+    def look(point: Tensor) -> tuple[float, Tensor]:
+        point = point.clone().requires_grad_()
+        value = loss(net(point[None])[0], y)
+        return value.item(), torch.autograd.grad(value, point)[0]
+
+    def up(gradient: Tensor) -> Tensor:
+        return gradient.sign() if norm == "linf" else gradient / gradient.norm()
+
+    eta, points, values = 2 * eps, [start], []
+    value, gradient = look(start)
+    values.append(value)
+    best, best_value, best_gradient = start, value, gradient
+    here = before = start
+    last, at = (0, eta, value), checkpoints(STEPS)  # the last checkpoint: its step, eta and the best value then
+    for k in range(STEPS):
+        z = project(here + eta * up(gradient))
+        here, before = z if k == 0 else project(here + 0.75 * (z - here) + 0.25 * (here - before)), here
+        points.append(here)
+        value, gradient = look(here)
+        values.append(value)
+        if value > best_value:
+            best, best_value, best_gradient = here, value, gradient
+        if k + 1 in at:
+            since = range(last[0], k + 1)
+            few = sum(values[i + 1] > values[i] for i in since) <= 0.75 * len(since)
+            stuck = last[1:] == (eta, best_value)
+            last = (k + 1, eta, best_value)
+            if few or stuck:
+                eta /= 2
+                here, gradient = best, best_gradient
+    return points
+
+
+@pytest.mark.parametrize(("ours", "loss"), [(apgd_ce, cross_entropy), (apgd_dlr, dlr)])
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 0.6)])
+def test_the_points_are_those_of_the_paper(ours, loss, norm, eps):
+    net, images, labels = trained_on_digits()
+    threat = ThreatModel(norm, eps)
+    begin = threat.random_start(images, seeded())
+    for row in range(8):
+        x, y, start = images[row : row + 1], labels[row : row + 1], begin[row : row + 1]
+        model = Visited(net)
+        ours(model, x, y, threat, steps=STEPS, early_stop=False, start=start)
+
+        expected = algorithm_1(net, x[0], int(y), start[0], norm, eps, loss)
+
+        assert len(model.points) == STEPS + 1
+        far = [float((mine[0] - point).abs().max()) for mine, point in zip(model.points, expected, strict=True)]
+        assert max(far[:12]) < 1e-4, "before the first checkpoint"
+        assert max(far) < 1e-3, far
