@@ -51,9 +51,9 @@ def square(
     p_init: the first squares' share of the image. restarts: of so many searches the closest is kept. look: after so many
     queries, and each doubling of them, a sample leaves unless what the last doubling gained, gained again in each to come,
     would suffice; 0: none leaves. within: only samples to which `start` has left at most this share of the way from the
-    clean image to an error, or the target, by the DLR. early_stop: a sample leaves once it succeeds. start: N,C,H,W, where the first search
-    begins for a sample whose margin is larger there than at the usual start; with look or within, in a cascade, the
-    strongest attempt so far. target: N target classes.
+    clean image to an error, or the target, by the DLR. early_stop: a sample leaves once it succeeds. start: N,C,H,W, where
+    the first search begins for a sample whose margin is larger there than at the usual start; with look or within, in a
+    cascade, the strongest attempt so far. target: N target classes.
     """
     if queries < 1 or restarts < 1 or not 0 < p_init <= 1 or look < 0 or not 0 < within <= 1:
         raise InputError(
