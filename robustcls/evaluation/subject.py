@@ -271,7 +271,7 @@ def _choose_threat(source: ModelSource, options: AttackConfig | ExplainConfig) -
         whose = "the usual one for the data"
     threat = ThreatModel.chosen(options.norm, options.eps, known)
     if isinstance(options, AttackConfig):
-        threat = replace(threat, mask=options.mask and read_mask(options.mask), eight_bit=options.eight_bit)
+        threat = replace(threat, mask=read_mask(options.mask), eight_bit=options.eight_bit)
     return threat, [f"threat {threat}, {whose}" if options.eps is None else f"threat {threat}"]
 
 
