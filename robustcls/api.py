@@ -252,6 +252,7 @@ def evaluate(
             eps_grid: radii of a security curve, or `auto`.
             checks: `passive` (the default: no attack, or a short one on few samples), `all`, or functions of your own.
             transfer_from: a model, or the spec of one, on which the examples are crafted.
+            mask: pixels that may change, a bool tensor H,W or an image file. eight_bit: examples count as rounded to 8 bits.
             detector: a function of images and logits that gives N scores, or its spec, beside the model: answers whose score is
             above a threshold are refused. fpr: share of `held_out`, clean images N,C,H,W, above it.
             precision: `auto` (bf16 where it is faster), `fp32`, `bf16`, `fp16`: for speed alone; an adversarial example

@@ -1,7 +1,8 @@
 """The shortest way from a point of the box [0, 1] to a hyperplane, inside the box.
 
 A pixel can move as far as the wall ahead of it, its room. In linf all pixels go equally far and in l2 in proportion to
-their weight, until each meets its wall; in l1 the pixels of the largest weight go first, each to its wall.
+their weight, until each meets its wall; in l1 the pixels of the largest weight go first, each to its wall, and in
+l0 those of the largest weight times room.
 """
 
 from collections.abc import Callable
@@ -65,8 +66,16 @@ def _l1(weight: Tensor, room: Tensor, lack: Tensor) -> Tensor:
     return torch.where(beyond[:, None], room, torch.zeros_like(weight).scatter_(1, index, way))
 
 
+def _l0(weight: Tensor, room: Tensor, lack: Tensor) -> Tensor:
+    gain, index = (weight * room).sort(dim=1, descending=True)
+    missing = lack[:, None] - gain.cumsum(1) + gain
+    way = (missing / weight.gather(1, index).clamp_min(torch.finfo(weight.dtype).tiny)).clamp_min_(0)
+    return torch.zeros_like(room).scatter_(1, index, torch.minimum(way, room.gather(1, index)))
+
+
 _MOVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "linf": partial(_together, speed=torch.ones_like),
     "l2": partial(_together, speed=torch.clone),
     "l1": _l1,
+    "l0": _l0,
 }

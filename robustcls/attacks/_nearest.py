@@ -75,16 +75,16 @@ def search(
 
 
 def minimum_norm(
-    *norms: str, positive: Sequence[str], least: Mapping[str, int] | None = None
+    *norms: str, positive: Sequence[str], least: Mapping[str, int] | None = None, mask: bool = False
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Declares an attack that looks for the nearest example in one of the norms, and runs it as `search` does.
 
-    positive: options that must be above 0; least: the smallest values of others. The attack raises InputError for another
-    norm, and for other values.
+    positive: options that must be above 0; least: the smallest values of others; mask: whether it keeps to one. The attack
+    raises InputError for another norm, and for other values.
     """
 
     def declare(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        @traits(minimum_norm=True)
+        @traits(minimum_norm=True, l0="l0" in norms, mask=mask)
         @wraps(attack)
         def searched(model, x, y, threat, *, target=None, generator=None, **options) -> Tensor:
             check_norm(attack.__name__, threat, *norms)

@@ -43,7 +43,9 @@ def run_attack(
     named, function = plugins.parse("attack", attack), plugins.load("attack", attack)
     is_own = plugins.is_own("attack", attack)
     threat.check_options(str(named), plugins.resolved("attack", attack))
-    threat.check_eps(images.shape[1:])
+    if not is_own:
+        threat.check_known(str(named), traits_of(function))
+    threat.check_fits(images.shape[1:])
     model = classifier_with_warning(model, images, labels)
     device = device_of(model)
     size = resolve_batch_size(batch_size, images.shape[1:], device)
@@ -53,7 +55,7 @@ def run_attack(
     # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
     with torch.inference_mode(False), frozen(model):
         x = images.detach().to(device, torch.float32, copy=True)
-        if eight_bits := takes_eight_bits(model):  # what it is sent is what counts
+        if eight_bits := takes_eight_bits(model, threat):  # what it is sent is what counts
             note_on_levels(threat)
         x, searched = (rounded(x), whole_levels(threat)) if eight_bits else (x, threat)
         y = labels.detach().to(device, torch.int64, copy=True)
@@ -112,6 +114,8 @@ def outside_of(x_adv: Tensor, x: Tensor, threat: ThreatModel, traits: Traits) ->
     leaves = traits.minimum_norm or traits.training_only or traits.unrestricted
     if (away := far > threat.eps + BALL).any() and not leaves:
         said.append(f"{int(away.sum())} outside {threat}, the farthest at {far.amax().item():.4g}")
+    if (changed := ~threat.keeps_mask(x_adv, x) & ~bad).any():
+        said.append(f"{int(changed.sum())} changed where the mask lets nothing change")
     if (over > 0).any():
         said.append(f"{int((over > 0).sum())} outside [0, 1], by up to {over.amax().item():.4g}")
     return f"of {len(x)} images {' and '.join(said)}" if said else ""

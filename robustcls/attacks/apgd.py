@@ -30,6 +30,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import logits_and_gradient
 from robustcls.core.losses import cross_entropy, dlr, prob_margin, targeted_dlr
 from robustcls.core.threat import BALL, ThreatModel
+from robustcls.core.traits import traits
 
 __all__ = ["apgd_ce", "apgd_dlr", "apgd_pm"]
 
@@ -42,9 +43,11 @@ RADII, EARLY = (3, 2, 1), 0.3  # of the balls, in eps; the share of the steps th
 PERIOD = 0.04  # of a ball's steps, between checkpoints
 SPARSER = 0.95  # where the best point has changed fewer than this share of the pixels it had, the first step again
 SHRINK, SHORTEST = 1.5, 10  # elsewhere the step is divided by the one, down to the first step over the other
+SPARSEST = 0.01  # of the pixels that the first steps of a run in a ball of its own move, as a share, by 1.5
 MOVED = 1.5  # a step moves as many pixels as the best point has changed, over this
 
 
+@traits(mask=True)
 def apgd_ce(
     model: nn.Module,
     x: Tensor,
@@ -68,6 +71,7 @@ def apgd_ce(
     return ascent.best_of(x, [None], restarts, start, generator)
 
 
+@traits(mask=True)
 def apgd_dlr(
     model: nn.Module,
     x: Tensor,
@@ -95,6 +99,7 @@ def apgd_dlr(
     )
 
 
+@traits(mask=True)
 def apgd_pm(
     model: nn.Module,
     x: Tensor,
@@ -122,6 +127,7 @@ class _Active(Active):
     """A run: x_adv is the paper's x^(k), y the labels of the goal; x_max, f_max and eta have the paper's names."""
 
     other: Tensor | None  # N, what the loss takes beside y
+    radius: Tensor | None  # N, of each sample's own ball; None: eps
     f: Tensor = field(init=False)  # N, the loss at x_adv
     grad: Tensor = field(init=False)
     x_max: Tensor = field(init=False)  # the best point: that of the largest loss
@@ -202,17 +208,26 @@ class Ascent:
         return runs.x_adv
 
     def run(
-        self, x: Tensor, y: Tensor, other: Tensor | None, start: Tensor | None, generator: Generator | None
+        self,
+        x: Tensor,
+        y: Tensor,
+        other: Tensor | None,
+        start: Tensor | None,
+        generator: Generator | None,
+        radius: Tensor | None = None,
     ) -> Tensor:
-        """One run: for each sample the first point that succeeds, else that of the largest loss."""
-        return (self._sparse if self.threat.norm == "l1" else self._momentum)(x, y, other, start, generator)
+        """One run: for each sample the first point that succeeds, else that of the largest loss.
 
-    def _momentum(self, x, y, other, start, generator) -> Tensor:
+        radius: N, of each sample's own ball instead of eps; it takes a start.
+        """
+        return (self._sparse if self.threat.norm == "l1" else self._momentum)(x, y, other, start, generator, radius)
+
+    def _momentum(self, x, y, other, start, generator, radius) -> Tensor:
         """Algorithm 1 of the paper."""
         threat, steps, result = self.threat, self.steps, x.clone()
-        start = threat.random_start(x, generator) if start is None else threat.project(start, x)
-        a = _Momentum(x, y, start, other)
-        a.eta = torch.full_like(x[:, :1, :1, :1], 2 * threat.eps)
+        start = threat.random_start(x, generator) if start is None else threat.project(start, x, radius)
+        a = _Momentum(x, y, start, other, radius)
+        a.eta = 2 * _sizes(threat, a)
         period, falls, shortest = (max(int(share * steps), 1) for share in (FIRST_PERIOD, PERIOD_FALLS, LAST_PERIOD))
         since_checkpoint = 0
         for k in range(steps + 1):
@@ -231,29 +246,35 @@ class Ascent:
                 period, since_checkpoint = max(period - falls, shortest), 0
             if k < steps:
                 alpha = ALPHA if k > 0 else 1.0
-                z = threat.project(a.x_adv + a.eta * threat.steepest(a.grad), a.x)
+                z = threat.project(a.x_adv + a.eta * threat.steepest(a.grad), a.x, a.radius)
                 ahead = a.x_adv + alpha * (z - a.x_adv) + (1 - alpha) * (a.x_adv - a.x_last)
-                a.x_last, a.x_adv = a.x_adv, threat.project(ahead, a.x)
+                a.x_last, a.x_adv = a.x_adv, threat.project(ahead, a.x, a.radius)
                 since_checkpoint += 1
         result[a.index] = a.x_max
         return result
 
-    def _sparse(self, x, y, other, start, generator) -> Tensor:
+    def _sparse(self, x, y, other, start, generator, radius) -> Tensor:
         """Through balls of 3, 2 and 1 eps, from Gaussian noise (Croce and Hein 2021, arXiv:2103.01208).
 
         A sample leaves with the first point in the ball of eps that succeeds; without early_stop the largest loss there
-        counts. With 3 steps or more each ball gets some.
+        counts. With 3 steps or more each ball gets some. With radii of its own a run has one ball, where its start lies.
         """
         result, early = x.clone(), min(math.ceil(EARLY * self.steps), (self.steps - 1) // 2)
-        a = _Sparse(x, y, x + Draws(x, generator).normal(*x.shape[1:]) if start is None else start, other)
-        for radius, length in zip(RADII, (early, early, self.steps - 2 * early), strict=True):
+        start = x + Draws(x, generator).normal(*x.shape[1:]) if start is None else start
+        a = _Sparse(x, y, start, other, radius)
+        lengths = (
+            zip(RADII, (early, early, self.steps - 2 * early), strict=True) if radius is None else [(1, self.steps)]
+        )
+        for share, length in lengths:
             if length == 0:
                 continue
-            ball, period = replace(self.threat, eps=radius * self.threat.eps), max(int(PERIOD * length), 1)
-            a.x_adv = a.x_max = ball.project(a.x_max, a.x)
-            a.f_max, a.eta = torch.full_like(a.f, -torch.inf), torch.full_like(a.x[:, :1, :1, :1], ball.eps)
+            ball, period = replace(self.threat, eps=share * self.threat.eps), max(int(PERIOD * length), 1)
+            a.x_adv = a.x_max = ball.project(a.x_max, a.x, a.radius)
+            a.f_max, a.eta = torch.full_like(a.f, -torch.inf), _sizes(ball, a)
             a.changed = _changed(a.x_adv, a.x)
-            if radius == RADII[0]:  # from the clean image, a step of one pixel would never grow
+            if radius is not None:
+                a.changed = a.changed.clamp_min(SPARSEST * x[0].numel())
+            elif share == RADII[0]:  # from the clean image, a step of one pixel would never grow
                 a.changed = a.changed.clamp_min(0.3 * x[0].numel())
             for k in range(length + 1):
                 if not self._look(a, result):
@@ -265,10 +286,12 @@ class Ascent:
                     changed = _changed(a.x_max, a.x)
                     sparser = changed < SPARSER * a.changed
                     a.changed = changed
-                    shorter = (a.eta / SHRINK).clamp_min(ball.eps / SHORTEST)
-                    a.eta = torch.where(per_sample(sparser), ball.eps, shorter)
+                    shorter = torch.maximum(a.eta / SHRINK, _sizes(ball, a) / SHORTEST)
+                    a.eta = torch.where(per_sample(sparser), _sizes(ball, a), shorter)
                     a.return_to_best(sparser)
-                a.x_adv = ball.project(a.x_adv + a.eta * _sparse_direction(a.grad, a.changed / MOVED), a.x)
+                a.x_adv = ball.project(
+                    a.x_adv + a.eta * _sparse_direction(self.threat.masked(a.grad), a.changed / MOVED), a.x, a.radius
+                )
         result[a.index] = a.x_max
         return result
 
@@ -279,13 +302,19 @@ class Ascent:
         if self.early_stop:
             succeeded = self.goal.reached(logits, a.y)
             if self.threat.norm == "l1":  # whose runs begin in larger balls
-                succeeded &= self.threat.distance(a.x_adv, a.x) <= self.threat.eps + BALL
+                radius = self.threat.eps if a.radius is None else a.radius
+                succeeded &= self.threat.distance(a.x_adv, a.x) <= radius + BALL
             a.drop(succeeded, into=result)
         better = a.f > a.f_max
         a.f_max = torch.where(better, a.f, a.f_max)
         a.x_max = torch.where(per_sample(better), a.x_adv, a.x_max)
         a.grad_max = torch.where(per_sample(better), a.grad, a.grad_max)
         return len(a) > 0
+
+
+def _sizes(ball: ThreatModel, a: _Active) -> Tensor:
+    """N,1,1,1, each sample's radius."""
+    return torch.full_like(a.x[:, :1, :1, :1], ball.eps) if a.radius is None else per_sample(a.radius)
 
 
 def _changed(x_adv: Tensor, x: Tensor) -> Tensor:

@@ -12,12 +12,14 @@ from robustcls.core.draws import take
 from robustcls.core.errors import InputError
 from robustcls.core.losses import ATTACK_TIE, dlr, misclassified
 from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits
 
 WEIGHTS = (1.0, 0.1, 10.0)  # of the detector in one restart after the other, times `weight`
 ENOUGH = 0.2  # of the DLR margin: what lies beyond is worth nothing, so that the detector decides
 CLEAR = 0.02  # spreads of clean scores by which an example stays below the threshold
 
 
+@traits(mask=True)
 def apgd_reject(
     model: nn.Module,
     x: Tensor,

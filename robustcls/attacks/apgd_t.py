@@ -8,8 +8,10 @@ from robustcls.attacks.apgd import Ascent
 from robustcls.core.errors import InputError
 from robustcls.core.losses import dlr, targeted_dlr, wrong_classes
 from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits
 
 
+@traits(mask=True)
 def apgd_t(
     model: nn.Module,
     x: Tensor,

@@ -12,7 +12,7 @@ from robustcls.core.traits import traits
 __all__ = ["fgsm", "n_fgsm"]
 
 
-@traits(soft_labels=True)
+@traits(soft_labels=True, mask=True)
 def fgsm(
     model: nn.Module,
     x: Tensor,

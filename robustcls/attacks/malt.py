@@ -11,10 +11,12 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import finite
 from robustcls.core.losses import dlr, gap, targeted_dlr, wrong_classes
 from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits
 
 RANKED = 9  # wrong classes of the largest logits, whose distances are compared
 
 
+@traits(mask=True)
 def malt(
     model: nn.Module,
     x: Tensor,
@@ -47,15 +49,16 @@ def malt(
         x, y = x[rows], y[rows]
         with torch.no_grad():
             way = dlr(model(x), y)  # below 0 for what is right
-        others = nearest_classes(model, x, y, threat)[:, skip : skip + targets]
+        others = nearest_classes(model, x, y, threat)[0][:, skip : skip + targets]
         least = None if within == 1 else lambda restart: within / 2 ** (restart + 1) * way
         ascent = Ascent(model, threat, Goal(y, measure=dlr), targeted_dlr, steps, early_stop)
         x_adv[rows] = ascent.best_of(x, list(others.T), restarts, None, take(generator, rows), least)
     return x_adv
 
 
-def nearest_classes(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
-    """The wrong classes of the RANKED largest logits, the nearest first, were the model linear: N, at most RANKED.
+def nearest_classes(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
+    """The wrong classes of the RANKED largest logits and their distances, the nearest first, were the model linear: both N, at
+    most RANKED.
 
     To the hyperplane on which a class has y's logit it is their gap over the dual norm of the gap's gradient.
     """
@@ -67,4 +70,5 @@ def nearest_classes(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel)
             ahead = gap(logits, y, other)
             (grad,) = torch.autograd.grad(ahead.sum(), x, retain_graph=True)
             distance.append(-ahead.detach() / threat.dual(finite(grad)).clamp_min(1e-30))
-    return wrong.gather(1, torch.stack(distance, 1).argsort(dim=1, stable=True))
+    distances, order = torch.stack(distance, 1).sort(dim=1, stable=True)
+    return wrong.gather(1, order), distances

@@ -13,7 +13,7 @@ from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 
 
-@traits(gradients=False)
+@traits(gradients=False, mask=True)
 @torch.no_grad()
 def noise(
     model: nn.Module,

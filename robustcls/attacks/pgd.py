@@ -15,7 +15,7 @@ from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 
 
-@traits(soft_labels=True)
+@traits(soft_labels=True, mask=True)
 def pgd(
     model: nn.Module,
     x: Tensor,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from robustcls.attacks._active import Active, at_most_left, per_sample
+from robustcls.attacks._active import Active, Restarts, at_most_left, per_sample
 from robustcls.attacks._goal import Goal
 from robustcls.core.draws import Draws, take
 from robustcls.core.errors import InputError
@@ -28,7 +28,7 @@ AHEAD = 32  # queries whose random numbers are drawn at once: one by one they wo
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after so many queries the square's area halves
 
 
-@traits(gradients=False)
+@traits(gradients=False, mask=True)
 @torch.no_grad()
 def square(
     model: nn.Module,
@@ -38,6 +38,7 @@ def square(
     *,
     queries: int = 5000,
     p_init: float = 0.8,
+    restarts: int = 1,
     look: int = 0,
     within: float = 1.0,
     early_stop: bool = True,
@@ -47,18 +48,33 @@ def square(
 ) -> Tensor:
     """Squares at random places, kept where the margin grows (Andriushchenko et al. 2019, arXiv:1912.00049).
 
-    p_init: the first squares' share of the image. look: after so many queries, and each doubling of them, a sample leaves
-    unless what the last doubling gained, gained again in each to come, would suffice; 0: none leaves. within: only samples
-    to which `start` has left at most this share of the way from the clean image to an error, or the target, by the DLR.
-    early_stop: a sample leaves once it succeeds. start: N,C,H,W, where the search begins for a sample whose margin is larger
-    there than at the usual start; with look or within, in a cascade, the strongest attempt so far. target: N target classes.
+    p_init: the first squares' share of the image. restarts: of so many searches the closest is kept. look: after so many
+    queries, and each doubling of them, a sample leaves unless what the last doubling gained, gained again in each to come,
+    would suffice; 0: none leaves. within: only samples to which `start` has left at most this share of the way from the
+    clean image to an error, or the target, by the DLR. early_stop: a sample leaves once it succeeds. start: N,C,H,W, where
+    the first search begins for a sample whose margin is larger there than at the usual start; with look or within, in a
+    cascade, the strongest attempt so far. target: N target classes.
     """
-    if queries < 1 or not 0 < p_init <= 1 or look < 0 or not 0 < within <= 1:
+    if queries < 1 or restarts < 1 or not 0 < p_init <= 1 or look < 0 or not 0 < within <= 1:
         raise InputError(
-            f"square(queries={queries}, p_init={p_init}, look={look}, within={within}): give 1 query or more, 0 or more "
-            "before a look, and shares in (0, 1]"
+            f"square(queries={queries}, p_init={p_init}, restarts={restarts}, look={look}, within={within}): give 1 query or "
+            "more, 1 restart or more, 0 or more before a look, and shares in (0, 1]"
         )
-    search, goal, result, mark = _SEARCHES[threat.norm], Goal.of(y, target), x.clone(), max(look // 2, 1)
+    goal = Goal.of(y, target)
+    if restarts > 1:
+        runs = Restarts(model, x, goal, early_stop)
+        for restart in range(restarts):
+            rows = runs.left
+            if len(rows) == 0:
+                break
+            x_adv = square(
+                model, x[rows], y[rows], threat, queries=queries, p_init=p_init, look=look, within=within,
+                early_stop=early_stop, start=None if start is None or restart > 0 else start[rows],
+                target=None if target is None else target[rows], generator=take(generator, rows),
+            )  # fmt: skip
+            runs.add(x_adv)
+        return runs.x_adv
+    search, result, mark = _SEARCHES[threat.norm], x.clone(), max(look // 2, 1)
     a = _begin(model, x, threat, goal, search, start, generator)
     if within < 1 and start is not None:
         near = torch.isin(a.index, at_most_left(within, model, x, y, start, target))
@@ -76,6 +92,9 @@ def square(
             if ahead == 0:
                 a.chance = Draws(a.x, generator).uniform(AHEAD, 5 + x.shape[1])
             x_new, mass = search.propose(a, threat.eps, side, a.chance[:, ahead])
+            if threat.mask is not None:
+                x_new = threat.restored(x_new, a.x)
+                mass = _mass_of(x_new - a.x, search.order)
         logits = model(x_new)
         closeness = goal.closeness(logits, a.y)
         better = closeness > a.best
@@ -124,12 +143,12 @@ def _begin(
     generator: Generator | None,
 ) -> _Active:
     clean, x = goal.closeness(model(x), goal.labels), x.contiguous()
-    x_adv = search.begin(x, threat, Draws(x, generator))
+    x_adv = threat.restored(search.begin(x, threat, Draws(x, generator)), x)
     if start is not None:
         start = threat.project(start, x)
         closer = goal.closeness(model(start), goal.labels) > goal.closeness(model(x_adv), goal.labels)
         x_adv = torch.where(per_sample(closer), start, x_adv).contiguous()
-    mass = (x_adv - x).flatten(1).double().abs().pow(search.order).sum(1)
+    mass = _mass_of(x_adv - x, search.order)
     best, chance = torch.full_like(clean, -torch.inf), x.new_empty(len(x), 0)
     return _Active(x, goal.labels, x_adv, clean=clean, best=best, before=best, mass=mass, chance=chance)
 
@@ -206,6 +225,10 @@ def _shrink(delta: Tensor, eps: float) -> Tensor:
         step = excess / (above > 0).sum((1, 2, 3), keepdim=True).clamp_min(1)
         threshold = torch.where(going, threshold + step, threshold)
     return (size - threshold).clamp_min_(0).mul_(delta.sign())
+
+
+def _mass_of(delta: Tensor, order: int) -> Tensor:
+    return delta.flatten(1).double().abs().pow(order).sum(1)
 
 
 def _mass(delta: Tensor, order: int) -> Tensor:

@@ -145,7 +145,7 @@ def summarise(evaluation: "Evaluation") -> str:
         f"robust  {percent(evaluation.robust)}",
         f"         {evaluation.robust.kind}",
         *([f"target  {say_reached(evaluation.targeted)}"] if evaluation.targeted else []),
-        f"         {evaluation.threat.norm} {evaluation.threat.eps_text}, n = {evaluation.data.n}, 95% Wilson intervals",
+        f"         {evaluation.threat.text}, n = {evaluation.data.n}, 95% Wilson intervals",
         f"         estimates {what_is_estimated(evaluation)}",
         *_under_noise(evaluation),
         *_under_detector(evaluation),

@@ -53,7 +53,7 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
     ]
     show = as_markdown if markdown else table
     data = f"{first.data.name}, split {first.data.split}, n = {first.data.n}"
-    threat = f"{first.threat.norm} {first.threat.eps_text}, {first.robust.kind}, 95% intervals"
+    threat = f"{first.threat.text}, {first.robust.kind}, 95% intervals"
     click.echo(show(("model", "clean", "95%", "robust", "95%"), rows))
     click.echo("")
     if by_class:

@@ -88,7 +88,7 @@ def keep_earlier(path: Path, new: "Evaluation", *, images: bool = True, names: b
     old = old if images else without_arrays(old)
     (old if names else without_file_names(old)).save(kept)
     kind = old.robust.kind.removeprefix("upper bound: ")
-    threat = f"{old.threat.norm} {old.threat.eps_text}"
+    threat = old.threat.text
     note(f"kept the earlier evaluation ({kind}, {threat}, n = {old.data.n}) as {kept}", quiet=False)
 
 

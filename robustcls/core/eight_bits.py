@@ -13,9 +13,10 @@ LEVELS = 255
 _TENTHS = (4, 3, 2, 1, 0)  # of a level, added to a change before it is cut to whole levels: rounding adds 5
 
 
-def takes_eight_bits(model: "nn.Module") -> bool:
-    """Whether the model sees nothing but images in 8 bits, as one behind a service does (`eight_bits` of a module in it)."""
-    return any(getattr(module, "eight_bits", False) for module in model.modules())
+def takes_eight_bits(model: "nn.Module", threat: ThreatModel) -> bool:
+    """Whether examples count in 8 bits: the threat model says so, or the model sees nothing else, as one behind a service does
+    (`eight_bits` of a module in it)."""
+    return threat.eight_bit or any(getattr(module, "eight_bits", False) for module in model.modules())
 
 
 def rounded(x: "Tensor") -> "Tensor":
@@ -33,15 +34,16 @@ def whole_levels(threat: ThreatModel) -> ThreatModel:
 def note_on_levels(threat: ThreatModel) -> str:
     """What whoever attacks in 8 bits must know of the ball; "" where it is searched as it is. Raises InputError where it holds
     nothing but the image itself."""
+    why = "examples count in 8 bits" if threat.eight_bit else "the model takes images in 8 bits"
     if threat.eps + BALL < 1 / LEVELS:  # in any norm: one level of one value
         raise InputError(
-            f"`eps={threat.eps_text}` is less than a grey level, and the model takes images in 8 bits, of which none but the "
-            "clean image lies in that ball: give 1/255 or more"
+            f"`eps={threat.eps_text}` is less than a grey level, and {why}, of which none but the clean image lies in that "
+            "ball: give 1/255 or more"
         )
     searched = whole_levels(threat)
     if abs(searched.eps - threat.eps) <= BALL:
         return ""
-    return f"attacks search in {searched}, the whole grey levels within {threat}: the model takes images in 8 bits"
+    return f"attacks search in {searched}, the whole grey levels within {threat}: {why}"
 
 
 def rounded_inside(x_adv: "Tensor", x: "Tensor", threat: ThreatModel) -> "Tensor":

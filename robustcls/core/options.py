@@ -41,12 +41,13 @@ class NormalisationOptions:
 class ThreatOptions:
     GROUP: ClassVar[str] = "Attack"
 
-    norm: Literal["linf", "l2", "l1"] | None = option(
+    norm: Literal["linf", "l2", "l1", "l0"] | None = option(
         None, "Norm of the perturbation.  [default: the checkpoint's, else the data set's]"
     )
     eps: float | str | None = option(
         None,
-        "Radius of the perturbation, on [0, 1] pixels, such as 8/255.  [default: as for --norm]",
+        "Radius of the perturbation, on [0, 1] pixels, such as 8/255; in l0 how many values may change.  [default: as for "
+        "--norm]",
         metavar="EPS",
     )
 

@@ -15,6 +15,10 @@ class Traits:
     minimum_norm: bool = (
         False  # looks for the nearest example, at whatever distance; the ball only says whether it counts
     )
+    l0: bool = False  # knows the norm l0, where there is neither a steepest direction nor a random point
+    mask: bool = (
+        False  # changes only what `threat.project`, `random_start` and `masked` let it, so that it keeps to a mask
+    )
     unrestricted: bool = False  # leaves every small ball: it counts only in the whole box, linf:1
     soft_labels: bool = False  # takes probabilities N,K for labels
     training_only: bool = False  # leaves the ball on purpose: its images are for training alone

@@ -120,6 +120,8 @@ def check_attacks(attacks: Sequence[NamedAttack], subject: Subject, eps_grid: Se
     for attack in attacks:
         threat.check_options(attack.text, attack.options)
         traits = attack.traits
+        if not attack.is_own:
+            threat.check_known(attack.text, traits)
         if traits.training_only:
             raise InputError(
                 f'{attack.text} leaves the ball on purpose, to train on: take `attacks="fgsm"` or `attacks="pgd"`'

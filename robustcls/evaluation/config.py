@@ -80,6 +80,10 @@ class AttackConfig(SubjectOptions, CompileOption):
     positive: str | None = option(
         None, "Of two classes, the one that sensitivity is about.  [default: the second]", metavar="CLASS"
     )
+    mask: str | None = option(
+        None, "Only pixels that are white in this image, of the size of the data's, may change.", metavar="FILE.png"
+    )
+    eight_bit: bool = option(False, "Examples count as the images in 8 bits that they are rounded to.")
     transfer_from: str | None = option(
         None, "Craft the examples on this model and test them on --model: a transfer attack.", metavar="M"
     )
@@ -158,7 +162,7 @@ def check_license(text: str | None) -> None:
 
 
 # What names the model and the samples, and nothing else.
-_OF_SUBJECT = {one.name for one in fields(SubjectOptions)} - {"quiet", "redact_names"} | {"n"}
+_OF_SUBJECT = {one.name for one in fields(SubjectOptions)} - {"quiet", "redact_names"} | {"n", "mask", "eight_bit"}
 
 
 def flags_of(options: SubjectOptions) -> str:

@@ -74,7 +74,7 @@ def security_curve(
     """
     n, threat, robust = len(engine.y), engine.threat, outcome.robust
     enough, last = (ABOUT_ZERO * n, reach(engine.x, threat.norm)) if isinstance(grid, AutoGrid) else (-1.0, math.inf)
-    walk = Walk(engine, threat.norm, outcome.attacks, outcome, progress)
+    walk = Walk(engine, outcome.attacks, outcome, progress)
     smaller = (eps for eps in sorted(grid) if eps < threat.eps and not engine.over())
     below = walk.along(smaller, outcome.correct & ~robust)
     counts = [(eps, count + int(robust.sum()), error) for eps, count, error in below]
@@ -103,12 +103,11 @@ class Walk:
     def __init__(
         self,
         engine: Engine,
-        norm: Norm,
         attacks: Sequence[NamedAttack],
         outcome: Outcome,
         progress: Progress | None = None,
     ) -> None:
-        self.engine, self.norm, self.attacks, self.progress = engine, norm, attacks, progress
+        self.engine, self.attacks, self.progress = engine, attacks, progress
         self.first, self.x_adv = outcome.x_adv, outcome.x_adv.clone()  # the first is never written to
         # The nearest verified example of each sample, which breaks it at every radius that holds it.
         self.known = outcome.distance.where(outcome.success, torch.inf)
@@ -143,7 +142,7 @@ class Walk:
         robust &= ~(self.known <= eps)
         if eps == 0 or not robust.any():
             return ""
-        error, ball = "", ThreatModel(self.norm, eps)
+        error, ball = "", self.engine.threat.at(eps)
         for rows in robust.nonzero().squeeze(1).split(AT_A_TIME):
             self.x_adv[rows] = ball.project(self.x_adv[rows], self.engine.x[rows])
         for number, attack in enumerate(self.attacks):

@@ -173,7 +173,7 @@ class Engine:
         target = self.subject.aim.target[indices].to(self.device) if self.subject.aim else None
         if target is not None and not takes_target(attack.function):
             raise InputError(cannot_aim(attack.text))
-        searched = whole_levels(threat) if takes_eight_bits(self.model) else threat
+        searched = whole_levels(threat) if takes_eight_bits(self.model, threat) else threat
         best, not_finite_before = None, searches[0].not_finite
         restart(self.subject.model, self.seed, *stream, int(indices[0]))  # a batch draws the same wherever it runs
         # Of a nearest example the distance counts too, which low precision blurs.

@@ -33,7 +33,17 @@ from robustcls.evaluation.under_noise import accuracy_under_noise
 from robustcls.models.remote import remote_of
 from robustcls.models.wrappers.averaged import averaged_in
 from robustcls.results.balance import balanced_of, two_classes_of
-from robustcls.results.records import Accuracy, Check, CurvePoint, Evaluation, Provenance, Service, Targeted, Threat
+from robustcls.results.records import (
+    Accuracy,
+    Check,
+    CurvePoint,
+    Evaluation,
+    Mask,
+    Provenance,
+    Service,
+    Targeted,
+    Threat,
+)
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
 from robustcls.runtime.search import faster_precision
 from robustcls.runtime.world import World
@@ -232,6 +242,8 @@ def _task(engine: Engine, plan: Plan) -> dict[str, Any]:
     service = remote_of(engine.subject.model)
     return ({"twin": service.twin_name} if service else {}) | {
         "model": [model.name, model.sha256], "data": data.sha256,
+        # None as in the journal of a version without them.
+        "mask": engine.threat.mask.sha256 if engine.threat.mask else None, "8 bits": engine.threat.eight_bit or None,
         "outputs": data.class_map.outputs if data.class_map else [], "threat": str(engine.threat),
         "attacks": [attack.text for attack in plan.attacks], "each alone": plan.alone, "batch size": engine.batch_size,
         "precision": engine.precision, "seed": plan.seed, "compiled": plan.compiled, "radii": list(plan.eps_grid),
@@ -260,7 +272,10 @@ def _queries(subject: Subject) -> int:
 
 
 def _describe_threat(subject: Subject, plan: Plan) -> Threat:
-    threat = Threat(subject.threat.norm, subject.threat.eps, subject.threat.eps_text)
+    ball, mask = subject.threat, subject.threat.mask
+    threat = Threat(ball.norm, ball.eps, ball.eps_text, eight_bit=ball.eight_bit)
+    if mask is not None:
+        threat.mask = Mask(mask.name.removeprefix("mask "), mask.sha256, mask.pixels, mask.allowed.numel())
     if subject.aim is not None:
         threat.goal = f"targeted: {subject.aim.rule}; no other wrong class counts"
     if subject.surrogate is not None:

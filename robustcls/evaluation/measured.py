@@ -3,7 +3,7 @@
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from robustcls.core.measures import measures
 from robustcls.core.progress import show_attacks
 from robustcls.core.threat import ThreatModel
 from robustcls.data.images import collect
+from robustcls.data.mask_file import read_mask
 from robustcls.evaluation.attacks import AttackLike
 from robustcls.evaluation.budget import estimate
 from robustcls.evaluation.config import AttackConfig, ReportConfig, SubjectOptions
@@ -65,6 +66,7 @@ def read_options(options: Mapping[str, Any], **more: Any) -> ReportConfig:
         "checks": lambda functions: "all",
         "detector": lambda score: getattr(score, "__name__", type(score).__name__),
         "eps_grid": lambda radii: ",".join(map(str, radii)),
+        "mask": lambda tensor: "tensor",
         "method": lambda methods: methods,
         "positive": str,
         "target": rule_of,
@@ -102,6 +104,9 @@ def evaluate_tensors(
     options = {earlier.get(option, option): value for option, value in options.items()}
     held_out = options.pop("held_out", None)
     config = read_options(options, batch_size=batch_size, seed=seed, quiet=not progress)
+    if (mask := options.get("mask")) is not None:
+        threat = replace(threat, mask=read_mask(mask) if isinstance(mask, str | Path) else mask)
+    threat = replace(threat, eight_bit=threat.eight_bit or config.eight_bit)
     if attacks is None and suite is None:
         attacks, suite = config.attack or None, config.suite
     for one in choose_attacks(attacks, suite, threat.norm)[0]:  # before the model is asked

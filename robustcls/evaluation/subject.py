@@ -22,6 +22,7 @@ from robustcls.core.options import parse_batch_size, parse_n, parse_numbers
 from robustcls.core.threat import ThreatModel
 from robustcls.data import recipe
 from robustcls.data.images import Images, with_note, without_files
+from robustcls.data.mask_file import read_mask
 from robustcls.data.seen import seen_in_training
 from robustcls.data.splits import SAMPLING_RULE, load_split, may_have_trained_on
 from robustcls.evaluation.config import AttackConfig, ExplainConfig, flags_of
@@ -116,7 +117,7 @@ def make_subject(
         name: of the model, in the record; that of its class unless given.
     """
     check_images(images, labels, input_size_of(model))
-    threat.check_eps(images.shape[1:])
+    threat.check_fits(images.shape[1:])
     service = remote_of(model)
     asked_before = service.queries if service else 0
     model, taken = classifier_of(model, images, labels=labels)
@@ -126,7 +127,7 @@ def make_subject(
     with torch.inference_mode(False):
         x = images.detach().to("cpu", torch.float32, copy=images.is_inference())
         y = labels.detach().to("cpu", torch.int64, copy=labels.is_inference())
-        if takes_eight_bits(model):
+        if takes_eight_bits(model, threat):
             note_on_levels(threat)
             x = rounded(x)
         outputs = _count_outputs(model, x, y)
@@ -174,11 +175,11 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
     ids = images.ids_sha256()
     if options.redact_names:
         images = without_files(images)
-    threat.check_eps(images.pixels.shape[1:])
+    threat.check_fits(images.pixels.shape[1:])
     loaded, mapped, record, said = _fit(source, images, options, shared=shared or transfer_from is not None)
     whose = "" if options.data else f", from {Path(file).name}" if source.meta else ", the default"
     notes = [*said, *notes]
-    if takes_eight_bits(loaded.model) and (line := note_on_levels(threat)):
+    if takes_eight_bits(loaded.model, threat) and (line := note_on_levels(threat)):
         notes.append(line)
     notes.append(f"data {data_spec}{whose}, split {options.split}: {len(images)} of {images.available} samples")
     if images.note:
@@ -260,6 +261,8 @@ def _choose_threat(source: ModelSource, options: AttackConfig | ExplainConfig) -
         known = {"norm": data.get("norm", "linf"), "eps": data.get("eps", "8/255")}
         whose = "the usual one for the data"
     threat = ThreatModel.chosen(options.norm, options.eps, known)
+    if isinstance(options, AttackConfig):
+        threat = replace(threat, mask=read_mask(options.mask), eight_bit=options.eight_bit)
     return threat, [f"threat {threat}, {whose}" if options.eps is None else f"threat {threat}"]
 
 

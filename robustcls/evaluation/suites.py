@@ -28,11 +28,12 @@ def fast(norm: str, *, version: int = 2) -> list[str]:
     """Auto-PGD of 20 steps towards the nearest class, then on the probability margin; on what came close more: an upper bound.
 
     Further targets for the samples that are nearly misclassified, and a short look by Square at what is left, which goes on
-    where it gains. version: 1 is what evaluations without a version used, APGD-CE, then targeted APGD with restarts.
+    where it gains. In l0, where gradients have no steepest step, sigma-zero. version: 1 is what evaluations without a version
+    used, APGD-CE, then targeted APGD with restarts.
     """
     if version not in _FAST:
         raise InputError(f"fast(version={version}) is not known: give {' or '.join(map(str, _FAST))}")
-    return _FAST[version]
+    return ["sigma_zero"] if norm == "l0" else _FAST[version]
 
 
 def rand(norm: str) -> list[str]:
@@ -40,14 +41,22 @@ def rand(norm: str) -> list[str]:
 
     No sample leaves an attack early, for one lucky draw is no success; the verdict is over 20 repeated passes more.
     """
+    _check_known("rand", norm)
     return ["apgd_ce(early_stop=False)", "apgd_dlr(early_stop=False)"]
 
 
 def standard(norm: str) -> list[str]:
     """The composition and hyperparameters of AutoAttack's standard version (Croce and Hein 2020, arXiv:2003.01690)."""
+    _check_known("standard", norm)
     return _STANDARD[norm]
 
 
 def targeted(norm: str) -> list[str]:
     """Auto-PGD towards one class, by the targeted DLR, then by the cross-entropy: what `target` takes unless told otherwise."""
+    _check_known("targeted", norm)
     return ["apgd_dlr(steps=50, restarts=3)", "apgd_ce(steps=50)"]
+
+
+def _check_known(suite: str, norm: str) -> None:
+    if norm not in _STANDARD:
+        raise InputError(f"{suite} has no {norm}: take `suite=fast`, or `attacks=sigma_zero`")

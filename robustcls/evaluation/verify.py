@@ -24,7 +24,7 @@ class Attempts:
     margin: Tensor  # N, above 0 for an error, or for the target; -inf outside ball or box
     distance: Tensor  # N, not finite where the attempt is no image
     misclassified: Tensor  # N, or given the target, inside the box, at whatever distance
-    success: Tensor  # N, the same inside ball and box
+    success: Tensor  # N, the same inside ball and box, and unchanged outside the mask
     forwards: int = 0
     backwards: int = 0
     seconds: float = 0.0
@@ -75,18 +75,18 @@ def verify(
     *,
     target: Tensor | None = None,
 ) -> Attempts:
-    """An attempt succeeds inside ball and box where the fp32 model misclassifies the tensor as saved beyond a tie.
+    """An attempt succeeds inside ball, box and mask where the fp32 model misclassifies the tensor as saved beyond a tie.
 
     target: N classes that alone count, instead of any wrong one. Beside a detector it must also be accepted. For a model that
     sees 8 bits alone, such as a service, it is rounded to them first, inside the ball.
     """
-    if takes_eight_bits(model):
+    if takes_eight_bits(model, threat):
         x_adv = rounded_inside(x_adv, x, threat)
     logits = model(x_adv)
     goal = Goal.of(y, target)
     gap, predicted, distance = goal.closeness(logits, goal.labels), predict_labels(logits), threat.distance(x_adv, x)
     in_box = (x_adv.flatten(1).amin(1) >= 0) & (x_adv.flatten(1).amax(1) <= 1)
-    inside = in_box & (distance <= threat.eps + BALL)
+    inside = in_box & (distance <= threat.eps + BALL) & threat.keeps_mask(x_adv, x)
     wrong = in_box & goal.reached(logits, goal.labels, tie=VERDICT_TIE)
     if detector is not None:
         excess = detector.excess(x_adv, logits).nan_to_num(nan=torch.inf)

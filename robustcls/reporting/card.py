@@ -123,7 +123,7 @@ def robustbench_info(evaluation: Evaluation) -> dict[str, Any] | None:
     """
     found = scrub(evaluation)
     eps, eps_text = _LEADERBOARDS.get(found.threat.norm, (-1.0, ""))
-    if abs(found.threat.eps - eps) > 1e-9 or found.targeted:
+    if abs(found.threat.eps - eps) > 1e-9 or not found.threat.plain or found.targeted:
         return None
     why = _no_autoattack(found)
     name = "robustcls's implementation of AutoAttack's standard version"

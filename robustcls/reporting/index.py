@@ -122,7 +122,7 @@ def _row(file: str, evaluation: Evaluation, pages: list[str], policy: Policy) ->
         "Clean, 95% interval": interval("clean"),
         "Robust, 95% interval": interval("robust"),
         "n": number("robust.total", ",d"),
-        "Threat": f"{evaluation.threat.norm} {evaluation.threat.eps_text}",
+        "Threat": evaluation.threat.text,
         "Data": f"{evaluation.data.name} {evaluation.data.split}",
         "Files": Markup(" ").join(links),
         "Date": evaluation.provenance.started[:10],

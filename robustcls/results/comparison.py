@@ -57,8 +57,10 @@ def find_mismatch(evaluations: Sequence[Evaluation]) -> str:
                 rules = f"{a.sampling!r} and {b.sampling!r}"
                 return f"the samples were drawn by different rules, {rules}: evaluate both on all samples, or with one version"
             return "the data differ (SHA-256 of pixels and labels)"
-        if (first.threat.norm, first.threat.eps) != (other.threat.norm, other.threat.eps):
-            ours, theirs = (f"{one.threat.norm} {one.threat.eps_text}" for one in (first, other))
+        if not first.threat.same_as(other.threat):
+            ours, theirs = (one.threat.text for one in (first, other))
+            if ours == theirs:
+                return f"the masks of the threat models differ (SHA-256, {ours})"
             return f"the threat models differ ({ours} and {theirs})"
         if said := _other_version(first, other):
             return said

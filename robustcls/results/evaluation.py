@@ -103,7 +103,7 @@ class Evaluation(JsonFile):
 
     @property
     def _threat_text(self) -> str:
-        return f"{self.threat.norm}:{self.threat.eps_text}"
+        return f"{self.threat.norm}:{self.threat.eps_text}{self.threat.limits}"
 
     def check(self) -> None:
         """Raises ValueError, with the first place, where numbers contradict each other: a file that was edited or damaged."""

@@ -191,8 +191,8 @@ def _conditions(evaluation: Evaluation, policy: Policy) -> list[Criterion]:
     """How it must have been measured: never FAIL, as that says nothing about the model."""
     criteria = []
     if policy.eps is not None:
-        threat, found = evaluation.threat, f"{evaluation.threat.norm} {evaluation.threat.eps_text}"
-        fits = threat.norm == policy.norm and abs(threat.eps - parse_eps(policy.eps)) < 1e-9
+        threat, found = evaluation.threat, evaluation.threat.text
+        fits = threat.plain and threat.norm == policy.norm and abs(threat.eps - parse_eps(policy.eps)) < 1e-9
         reason = f"attacked under {found}" + ("" if fits else f", while the policy is about {policy.threat_text}")
         criteria.append(_condition("threat", f"attacked under {policy.threat_text}", fits, reason))
     if policy.min_n is not None:

@@ -56,6 +56,16 @@ class Data:
 
 
 @dataclass
+class Mask:
+    """The pixels of an image that may change."""
+
+    name: str
+    sha256: str  # of the size and of what may change
+    pixels: Count  # that may change
+    total: Count  # of an image
+
+
+@dataclass
 class Threat:
     """What the attacker may do, and knows."""
 
@@ -64,6 +74,29 @@ class Threat:
     eps_text: str
     goal: str = "untargeted: any wrong label"
     knowledge: str = "white box: architecture, weights and gradients are known"
+    mask: Mask | None = None  # None: every pixel may change
+    eight_bit: bool = False  # an example counts as the image in 8 bits that it is rounded to
+
+    @property
+    def limits(self) -> str:
+        """What limits the attacker beside norm and radius, to be put behind them; "" for nothing."""
+        mask = f" in {self.mask.pixels:,} of {self.mask.total:,} pixels" if self.mask else ""
+        return mask + (", examples in 8 bits" if self.eight_bit else "")
+
+    @property
+    def text(self) -> str:
+        """`linf 8/255`, and what else limits the attacker."""
+        return f"{self.norm} {self.eps_text}{self.limits}"
+
+    @property
+    def plain(self) -> bool:
+        """Whether norm and radius say all."""
+        return not self.limits
+
+    def same_as(self, other: "Threat") -> bool:
+        """Whether the attacker may do the same."""
+        ours, theirs = ((one.norm, one.eps, one.mask and one.mask.sha256, one.eight_bit) for one in (self, other))
+        return ours == theirs
 
 
 @dataclass

@@ -126,7 +126,7 @@ class Metrics:
         for label in model.classes:
             self.predictions.labels(*name, label)
         if (found := model.evaluation) is not None:
-            which = (*name, found.threat.norm, found.threat.eps_text)
+            which = (*name, found.threat.norm, found.threat.eps_text + found.threat.limits)
             self.robust.labels(*which).set(found.robust.accuracy)
             self.robust_lower.labels(*which).set(found.robust.ci95[0])
             self.robust_upper.labels(*which).set(found.robust.ci95[1])

@@ -67,7 +67,7 @@ def model_metadata(model: ServedModel, versions: Sequence[str]) -> dict[str, Any
         about["threat"] = model.manifest.threat
     if (found := model.evaluation) is not None:
         about["robust_accuracy"] = {
-            "norm": found.threat.norm, "eps": found.threat.eps_text, "accuracy": found.robust.accuracy,
+            "norm": found.threat.norm, "eps": found.threat.eps_text + found.threat.limits, "accuracy": found.robust.accuracy,
             "ci95": list(found.robust.ci95), "n": found.robust.total, "kind": found.robust.kind,
         }  # fmt: skip
         about["clean_accuracy"] = {"accuracy": found.clean.accuracy, "ci95": list(found.clean.ci95)}

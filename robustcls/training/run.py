@@ -58,7 +58,7 @@ class Run:
         self.threat = ThreatModel(config.norm, parse_eps(config.eps))  # type: ignore[arg-type]
         self.train, self.val = train.to(self.device), val.to(self.device)
         size = tuple(train.pixels.shape[1:])
-        self.threat.check_eps(size)
+        self.threat.check_fits(size)
         self.batch_size = resolve_batch_size(parse_batch_size(config.batch_size), size, self.device)
         self._check_batch_size()
         self.augment = augmenter(config.augment, flip=train.flip, num_classes=len(train.classes))

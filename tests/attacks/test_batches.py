@@ -12,7 +12,7 @@ from tests.helpers.attack_contract import ATTACKS, cheap, norms_of, right_labels
 
 N = 16
 FEW = {"steps": 6, "binary_search_steps": 2, "queries": 70}  # queries: more than are drawn for at once
-SHARE = {"linf": 0.5, "l2": 1.0, "l1": 1.5}  # of the radii of the contract: some samples break and some stand
+SHARE = {"linf": 0.5, "l2": 1.0, "l1": 1.5, "l0": 1}  # of the radii of the contract: some samples break and some stand
 OWN = [name for name in ATTACKS if not traits(name).universal]  # a universal attack must meet all samples at once
 every_norm = pytest.mark.parametrize(("name", "norm"), [(name, norm) for name in OWN for norm in norms_of(name)])
 

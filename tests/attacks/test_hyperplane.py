@@ -1,5 +1,7 @@
 """The shortest way to a hyperplane inside the box, against brute force and AutoAttack's own projections."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -99,3 +101,25 @@ def test_without_a_slope_nothing_moves(norm):
     x = torch.rand(3, 8, generator=torch.Generator().manual_seed(0))
     delta = to_hyperplane(norm, x, torch.zeros_like(x), torch.tensor([0.1, 1e3, 1e30]))
     assert (delta == 0).all()
+
+
+def test_in_l0_no_choice_of_fewer_values_reaches_the_hyperplane():
+    """By trying all sets of values, each at its wall."""
+    draw = torch.Generator().manual_seed(4)
+    x, w = torch.rand(30, 6, generator=draw), torch.randn(30, 6, generator=draw)
+    b = (w * x).sum(1) + torch.randn(30, generator=draw)
+    delta = to_hyperplane("l0", x, w, b)
+    lack = b - (w * x).sum(1)
+    gain = torch.where(w * lack[:, None] > 0, 1 - x, x) * w.abs()
+    for i in range(30):
+        counts = [
+            k for k in range(7) for some in combinations(range(6), k) if gain[i, list(some)].sum() >= lack[i].abs()
+        ]
+        reached = (w[i] * (x[i] + delta[i])).sum()
+        if counts:
+            assert (delta[i] != 0).sum() == min(counts)
+            torch.testing.assert_close(reached, b[i], rtol=0, atol=1e-5)
+        else:
+            torch.testing.assert_close((reached - (w[i] * x[i]).sum()).abs(), gain[i].sum(), rtol=1e-5, atol=1e-6)
+    assert (x + delta).min() >= -1e-6
+    assert (x + delta).max() <= 1 + 1e-6

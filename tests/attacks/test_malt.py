@@ -28,7 +28,7 @@ def test_the_order_on_a_linear_model_is_that_of_the_exact_distance(norm, dual):
             if other != y[row]:
                 gap = logits[row, y[row]] - logits[row, other]
                 distance[row, other] = gap / torch.linalg.vector_norm(weight[other] - weight[y[row]], dual)
-    found = nearest_classes(net, x, y, ThreatModel(norm, 0.1))
+    found, _ = nearest_classes(net, x, y, ThreatModel(norm, 0.1))
     assert torch.equal(found, distance.argsort(1)[:, :5])
     by_logits = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)[:, :5]
     assert (found != by_logits).any(), "else the order by logits would pass, too"

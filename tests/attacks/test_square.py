@@ -99,7 +99,7 @@ def test_the_generator_alone_decides(norm, trained):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("wrong", [{"queries": 0}, {"p_init": 0.0}, {"p_init": 1.5}])
+@pytest.mark.parametrize("wrong", [{"queries": 0}, {"restarts": 0}, {"p_init": 0.0}, {"p_init": 1.5}])
 def test_wrong_options_are_named(wrong):
     with pytest.raises(InputError, match="give 1 query or more"):
         square(linear(2, 1, 2, 2), torch.zeros(1, 1, 2, 2), torch.zeros(1).long(), ThreatModel("l2", 1), **wrong)
@@ -133,6 +133,20 @@ class Climbing(torch.nn.Module):
             self.met[kind] += 1
         lead = torch.tensor([-1 + self.rise[kind] * self.met[kind] for kind in kinds])
         return torch.stack([-lead / 2, lead / 2], 1)
+
+
+@every_norm
+def test_restarts_search_anew_for_those_that_are_left_and_lose_nothing(norm, trained):
+    net, x, y = trained
+    threat = ThreatModel(norm, EPS[norm])
+    once, again = (square(net, x, y, threat, queries=20, restarts=restarts, generator=seeded()) for restarts in (1, 6))
+    with torch.no_grad():
+        first, last = (margin(net(x_adv), y) for x_adv in (once, again))
+    broken = first > 0
+    assert 0 < broken.sum() < len(y)
+    torch.testing.assert_close(again[broken], once[broken])
+    assert (last > 0).sum() > broken.sum()
+    assert (threat.distance(again, x) <= threat.eps + 1e-6).all()
 
 
 def queries_of(kinds, **options):

@@ -128,6 +128,12 @@ def draw_folders(home):
                 Image.fromarray(pixels[i]).save(home / folder / name / f"{i}.png")
     (home / "corrupt" / "dog" / "3.png").write_bytes(b"\x89PNG and no more")
     (home / "empty").mkdir()
+    corner = np.zeros((8, 8), dtype=np.uint8)
+    Image.fromarray(corner).save(home / "black.png")
+    corner[:5, :5] = 128
+    Image.fromarray(corner).save(home / "corner.png")
+    Image.fromarray(255 - corner).save(home / "rest.png")
+    Image.fromarray(np.full((8, 9), 255, dtype=np.uint8)).save(home / "wide.png")
 
 
 def write_evaluations(home):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -6,6 +8,7 @@ from robustcls.core.eight_bits import note_on_levels, rounded, rounded_inside, t
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 
+THREAT = ThreatModel("linf", "8/255")
 RADII = [("linf", 0.1), ("linf", 8 / 255), ("linf", 0.5 / 255), ("l2", 0.05), ("l2", 1.0), ("l1", 0.5), ("l1", 6.0)]
 
 
@@ -85,9 +88,10 @@ def test_other_norms_keep_their_radius():
 def test_a_model_says_that_it_sees_eight_bits_from_inside_a_wrapper():
     inner = nn.Identity()
     model = nn.Sequential(nn.Sequential(inner))
-    assert not takes_eight_bits(model)
+    assert not takes_eight_bits(model, THREAT)
+    assert takes_eight_bits(model, replace(THREAT, eight_bit=True))
     inner.eight_bits = True
-    assert takes_eight_bits(model)
+    assert takes_eight_bits(model, THREAT)
 
 
 @pytest.mark.parametrize(

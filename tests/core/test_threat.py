@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -231,7 +232,7 @@ def test_parse():
         ThreatModel.parse("linf")
     with pytest.raises(InputError, match="did you mean 'linf'"):
         ThreatModel.parse("lInf:0.1")
-    with pytest.raises(InputError, match="there are l1, l2, linf"):
+    with pytest.raises(InputError, match="there are l0, l1, l2, linf"):
         ThreatModel("spatial", 0.1)
 
 
@@ -297,11 +298,11 @@ def test_one_is_the_whole_box_and_no_ball_of_linf_is_larger():
 def test_a_radius_beyond_the_farthest_images_is_refused(norm, eps):
     threat = ThreatModel(norm, eps)
     with pytest.raises(InputError, match="images of 3 x 32 x 32 are at most") as caught:
-        threat.check_eps((3, 32, 32))
+        threat.check_fits((3, 32, 32))
     assert ("did you mean 128/255?" in str(caught.value)) == (eps == 128)
-    threat.check_eps((3, 224, 224))
+    threat.check_fits((3, 224, 224))
     for norm, eps in (("l2", 3 * 32 * 32), ("l1", 3 * 32 * 32)):
-        ThreatModel(norm, eps**0.5 if norm == "l2" else eps).check_eps((3, 32, 32))
+        ThreatModel(norm, eps**0.5 if norm == "l2" else eps).check_fits((3, 32, 32))
 
 
 def test_a_step_in_grey_levels_is_refused():
@@ -343,3 +344,73 @@ def test_the_dual_norm_is_what_a_linear_loss_gains_in_the_ball(norm):
     if norm != "l1":  # where `steepest` moves more than the one pixel that gains most
         gained = (grad * ThreatModel(norm, 1.0).steepest(grad)).flatten(1).sum(1)
         torch.testing.assert_close(gained, expected)
+
+
+def nearest_by_brute_force(delta: Tensor, x: Tensor, eps: int) -> float:
+    """The squared distance from x + delta (D values each) to the nearest point of the box with eps changes, of all choices."""
+    best = math.inf
+    for kept in itertools.combinations(range(len(x)), eps):
+        point = x.clone()
+        point[list(kept)] = (x + delta)[list(kept)].clamp(0, 1)
+        best = min(best, (x + delta - point).square().sum().item())
+    return best
+
+
+@pytest.mark.parametrize("eps", [0, 1, 3, 6, 8])
+def test_an_l0_projection_is_the_nearest_of_all_choices_of_values(eps):
+    draw = seeded()
+    x = torch.rand(40, 2, 2, 2, generator=draw)
+    delta = torch.randn(
+        x.shape, generator=draw
+    )  # leaves the box, so that the largest change is not always the one to keep
+    delta[:5] = 0
+    p = ThreatModel("l0", eps).project(x + delta, x)
+    assert ((p != x).flatten(1).sum(1) <= eps).all()
+    assert p.min() >= 0
+    assert p.max() <= 1
+    way = (x + delta - p).flatten(1).square().sum(1)
+    exact = [nearest_by_brute_force(d, c, eps) for d, c in zip(delta.flatten(1), x.flatten(1), strict=True)]
+    torch.testing.assert_close(way, torch.tensor(exact), rtol=1e-5, atol=1e-6)
+
+
+def test_an_l0_projection_takes_a_radius_of_each_sample_and_leaves_what_is_inside():
+    x = torch.full((4, 1, 3, 3), 0.5)
+    x_adv = x + 0.01 * torch.arange(1, 10).view(1, 1, 3, 3)
+    p = ThreatModel("l0", 0).project(x_adv, x, torch.tensor([0.0, 1.0, 4.0, 9.0]))
+    assert ThreatModel("l0", 1).distance(p, x).tolist() == [0, 1, 4, 9]
+    assert torch.equal(p[3], x_adv[3])
+    assert (p[1] != x[1]).flatten().nonzero().tolist() == [[8]], "the largest change stays"
+
+
+def test_l0_counts_each_colour_and_no_half_values():
+    threat, x = ThreatModel("l0", 20), torch.full((2, 3, 4, 4), 0.5)
+    x_adv = x.clone()
+    x_adv[0, :, 1, 1] = 0.6
+    x_adv[1, 2, 0, 0] = 0.5 + 1e-7
+    assert threat.distance(x_adv, x).tolist() == [3, 1]
+    assert (threat.eps_text, str(threat.at(7.9)), str(ThreatModel.parse("l0:20"))) == ("20", "l0:7", "l0:20")
+    for eps in (0.5, 8 / 255, "3/2"):
+        with pytest.raises(InputError, match="is not a whole number: l0 counts the values that may change"):
+            ThreatModel("l0", eps)
+    with pytest.raises(InputError, match="l0 eps 49 is too large: pixels are in .* at most 48 apart"):
+        ThreatModel("l0", 49).check_fits((3, 4, 4))
+    assert ThreatModel("l0", 48).reaches_grey((3, 4, 4))
+    assert not ThreatModel("l0", 47).reaches_grey((3, 4, 4))
+    start = threat.random_start(x, seeded())
+    assert threat.distance(start, x).tolist() == [20, 20]
+    assert not torch.equal(start[0] != x[0], start[1] != x[1])
+    for refused in (threat.steepest, threat.dual):
+        with pytest.raises(InputError, match="l0 has no "):
+            refused(x)
+
+
+def test_between_is_the_share_of_the_distance_in_every_norm():
+    draw = seeded()
+    x, x_adv = torch.rand(2, 8, 3, 5, 5, generator=draw)
+    share = torch.linspace(0, 1, 8)
+    for norm in (*NORMS, "l0"):
+        threat = ThreatModel(norm, 1)
+        wanted = share * threat.distance(x_adv, x)
+        found = threat.distance(threat.between(x, x_adv, share), x)
+        torch.testing.assert_close(found, wanted.floor() if norm == "l0" else wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ThreatModel("l2", 1).between(x, x_adv, torch.ones(8)), x_adv)

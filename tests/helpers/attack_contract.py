@@ -19,6 +19,7 @@ CHEAP = {
     "binary_search_steps": 4, "initial_const": 1.0, "initial_evaluations": 10, "size": 0.6,
 }  # fmt: skip
 EPS = {"linf": 0.1, "l2": 0.4, "l1": 1.0}
+EVERY_EPS = EPS | {"l0": 8}  # l0, which few attacks know
 
 
 def cheap(name: str, **given) -> str:
@@ -34,17 +35,26 @@ def traits(name: str) -> Traits:
     return traits_of(plugins.load("attack", name))
 
 
+def refuses_norm(refusal: InputError, norm: str) -> bool:
+    """Whether an attack said in words that it is not for this norm."""
+    return any(
+        said in str(refusal) for said in (f"not {norm}: judge it with `norm=", f"does not know {norm}: take `attacks=")
+    )
+
+
 @cache
 def norms_of(name: str) -> tuple[str, ...]:
     """The norms that the attack does not refuse."""
     if traits(name).unrestricted:
         return ("linf",)
     taken = []
-    for norm in EPS:
+    for norm in EVERY_EPS:
         try:
-            robustcls.attack(make_net(), images(1), torch.zeros(1).long(), ThreatModel(norm, EPS[norm]), cheap(name))
+            robustcls.attack(
+                make_net(), images(1), torch.zeros(1).long(), ThreatModel(norm, EVERY_EPS[norm]), cheap(name)
+            )
         except InputError as refusal:
-            if f"not {norm}: judge it with `norm=" not in str(refusal):
+            if not refuses_norm(refusal, norm):
                 raise
         else:
             taken.append(norm)
@@ -56,7 +66,7 @@ def threat_of(name: str, norm: str = "", share: float = 1) -> ThreatModel:
     if traits(name).unrestricted:
         return ThreatModel("linf", 1)
     norm = norm or norms_of(name)[0]
-    return ThreatModel(norm, EPS[norm] * share)
+    return ThreatModel(norm, EVERY_EPS[norm] * share)
 
 
 def images(n: int = 6, size: int = 8) -> Tensor:

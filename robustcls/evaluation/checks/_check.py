@@ -13,7 +13,7 @@ from robustcls.core.losses import NO_ANSWER, margin
 from robustcls.core.seeds import mix
 from robustcls.core.subset import spaced
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.attacks import AttackLike
+from robustcls.evaluation.attacks import AttackLike, as_attack
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.results.records import Check
@@ -215,8 +215,10 @@ def broken(
     """Whether the attack breaks each of the samples at these rows. stream: of the check's id and a number."""
     if engine.subject.aim is not None:
         raise NotRun(AIMED)
-    success = torch.zeros(len(engine.y), dtype=torch.bool)
-    for attempts in engine.attack(attack, rows, threat, (stream_of(stream[0]), stream[1]), start=start):
+    success, named = torch.zeros(len(engine.y), dtype=torch.bool), as_attack(attack)
+    if not named.is_own and (what := threat.unknown_to(named.traits)):
+        raise NotRun(f"{named.name} does not know {what.partition(':')[0]}, so there is nothing to compare")
+    for attempts in engine.attack(named, rows, threat, (stream_of(stream[0]), stream[1]), start=start):
         success[attempts.indices] = attempts.success
     return success[rows]
 

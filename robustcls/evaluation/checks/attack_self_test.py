@@ -31,7 +31,7 @@ def attack_self_test(engine: Engine, outcome: Outcome) -> Check:
     Baselines such as noise look for no example, and what needs all images at once or the whole box attacks nothing of
     this kind: they are left out.
     """
-    threat = engine.threat
+    threat = replace(engine.threat, mask=None, eight_bit=False)
     seed = mix(engine.seed, stream_of(NAME))
     model, x, y, needed = linear_model(engine.x.shape[1:], outcome.num_classes, threat, seed)
     toy = replace(

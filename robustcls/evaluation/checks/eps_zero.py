@@ -3,7 +3,6 @@
 import torch
 
 from robustcls.core.errors import InputError
-from robustcls.core.threat import ThreatModel
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.checks._check import FEW, NotRun, broken, check, correct_rows
 from robustcls.evaluation.engine import AttackError, Engine
@@ -16,7 +15,7 @@ SHORT = {"steps": 5, "queries": 20, "restarts": 1, "targets": 1, "draws": 2}  # 
 @check(280, thorough=True)
 def eps_zero(engine: Engine, outcome: Outcome) -> Check:
     """Whether the attacks, cut short, break anything at eps = 0, where only the clean image is allowed."""
-    rows, ball = correct_rows(engine, outcome, FEW), ThreatModel(engine.threat.norm, 0)
+    rows, ball = correct_rows(engine, outcome, FEW), engine.threat.at(0)
     success, tried, skipped = torch.zeros(len(rows), dtype=torch.bool), 0, ""
     for number, attack in enumerate(outcome.attacks):
         try:

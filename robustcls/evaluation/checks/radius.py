@@ -9,11 +9,11 @@ from robustcls.results.records import Check
 
 @check(110)
 def radius(engine: Engine, outcome: Outcome) -> Check | None:
-    """A warning where the ball around every image holds uniform grey; none for attacks that need the whole box.
+    """A warning where the ball around every image holds uniform grey; none for attacks that need the whole box, or in a mask.
 
     No model can be robust there, and a radius in grey levels may have been meant.
     """
-    if any(attack.traits.unrestricted for attack in outcome.attacks):
+    if engine.threat.mask is not None or any(attack.traits.unrestricted for attack in outcome.attacks):
         return None
     grey, eps = reach(engine.x, engine.threat.norm), engine.threat.eps
     if eps < grey or eps == 0:

@@ -67,7 +67,7 @@ def _headline(context: Context) -> Markup | str:
     worst = min((model for model in context.models if model is not best), key=_robust)
     low, high = paired_difference(*([held(one) for one in model.evaluation.samples] for model in (worst, best)))[1]
     threat = best.evaluation.threat
-    under = f"On the same images, under {threat.norm} perturbations of {threat.eps_text},"
+    under = f"On the same images, under {threat.norm} perturbations of {threat.eps_text}{threat.limits},"
     if low <= 0 <= high:
         first, second = (model.name for model in sorted((worst, best), key=lambda model: model.place))
         return f"{under} {first} and {second} cannot be told apart by robust accuracy."

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from robustcls.attacks._hyperplane import to_hyperplane
-from robustcls.core.threat import NORMS, ThreatModel
+from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
 from robustcls.evaluation.checks import _check, attack_self_test, thorough_checks
 from robustcls.evaluation.checks.attack_self_test import linear_model
@@ -17,6 +17,7 @@ from tests.helpers.eval_models import Bump, Masked, evaluated, train_digits
 
 LINF = ThreatModel("linf", 0.1)
 STRONG = ["apgd_ce(steps=20)", "apgd_t(steps=20, targets=3, restarts=2)"]
+NORMS = ("linf", "l2", "l1")
 IDS = [check.id for check in thorough_checks()]
 
 
@@ -311,6 +312,16 @@ def test_our_attacks_pass_the_self_test(spec, norm, net, batch):
     x, y = batch
     found = one(net, x[:4], y[:4], [spec], "attack_self_test", threat=ThreatModel(norm, 0.01))
     assert (found.status, found.measured) == ("pass", 1), found
+
+
+def test_in_l0_sigma_zero_passes_the_self_test_and_what_does_not_know_l0_is_left_out(net, batch):
+    x, y = batch
+    found = run(net, x[:20], y[:20], ["sigma_zero(steps=60)"], threat=ThreatModel("l0", 2))
+    assert (found["attack_self_test"].status, found["attack_self_test"].measured) == ("pass", 1), found
+    assert found["noise_baseline"].status == "not_run"
+    assert found["noise_baseline"].message == "noise does not know l0, so there is nothing to compare"
+    assert not [check for check in found.values() if check.status == "fail"]
+    assert not [check for check in found.values() if "failed" in check.message]
 
 
 def test_where_checks_mean_nothing(net, batch):

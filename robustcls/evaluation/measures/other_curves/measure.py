@@ -12,7 +12,7 @@ from robustcls.core.gradients import frozen
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
 from robustcls.core.subset import spaced
-from robustcls.core.threat import NORMS, Norm, ThreatModel
+from robustcls.core.threat import Norm, ThreatModel
 from robustcls.evaluation.attacks import suite_attacks
 from robustcls.evaluation.cascade import Progress, run_cascade
 from robustcls.evaluation.curves import ABOUT_ZERO, Walk, reach
@@ -24,6 +24,7 @@ from robustcls.results.records import Accuracy, CurvePoint, Evaluation
 if TYPE_CHECKING:
     from robustcls.evaluation.pace import Pace
 
+CURVED: tuple[Norm, ...] = ("linf", "l2", "l1")  # of l0 the minimum perturbations are the curve
 POINTS = 8  # of a curve, beside the one at 0
 SHRINK, SHRINKINGS = 2 / 3, 60  # from one radius to the next, in search of where a curve ends
 PASSES = 650  # forward and backward, of a sample in two norms together, as measured
@@ -37,7 +38,7 @@ def measure(
     n: int,
     batch_size: int,
     seed: int,
-    norms: Sequence[Norm] = NORMS,
+    norms: Sequence[Norm] = CURVED,
     progress: bool = False,
 ) -> list[NormCurve]:
     """Security curves in these norms but the threat model's, on at most n samples of an evaluation, under the suite `fast`.
@@ -65,7 +66,7 @@ def measure(
     with torch.inference_mode(False), frozen(model):
         for norm in (one for one in norms if one != evaluation.threat.norm):
             # Of grey images the reach is 0.
-            everywhere = replace(white, threat=ThreatModel(norm, max(reach(white.x, norm), 1 / 255)))
+            everywhere = replace(white, threat=replace(white.threat, norm=norm, eps=max(reach(white.x, norm), 1 / 255)))
             precision = evaluation.provenance.precision or "fp32"
             engine = Engine(everywhere, batch_size, precision, seed=mix(seed, *b"curve", *norm.encode()))
             attacks = suite_attacks("fast", norm)
@@ -83,7 +84,7 @@ def _whole_curve(engine: Engine, attacks: Sequence[str], progress: Progress) -> 
     outcome = run_cascade(engine, attacks, progress=progress)
     right = int(outcome.correct.sum())
     broken = outcome.success
-    walk = Walk(engine, norm, outcome.attacks[:1], outcome, progress)  # to find the end; all of them draw the curve
+    walk = Walk(engine, outcome.attacks[:1], outcome, progress)  # to find the end; all of them draw the curve
     end = engine.threat.eps
     for eps, count, _ in walk.down((end * SHRINK**step for step in range(1, SHRINKINGS)), broken):
         if right - count > ABOUT_ZERO * n or right == 0:

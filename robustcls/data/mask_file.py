@@ -1,0 +1,28 @@
+"""The mask of an attack from an image file."""
+
+from pathlib import Path
+
+import numpy
+import torch
+from PIL import Image
+
+from robustcls.core.errors import InputError, as_input_error
+from robustcls.core.mask import Mask
+
+WHITE = 128  # of 255: what is as light or lighter may change
+
+
+def read_mask(path: str | Path | None) -> Mask | None:
+    """The pixels that are white in an image file, of which each value of 128 or more of 255 counts, without transparency; None
+    of None.
+
+    Raises InputError for what is no image, and for one without white pixels.
+    """
+    if path is None:
+        return None
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"mask {path} is no file: give an image, such as a PNG, white where pixels may change")
+    with as_input_error(f"mask {path} is no image"), Image.open(file) as image:
+        grey = numpy.array(image.convert("L"))
+    return Mask(torch.from_numpy(grey >= WHITE), name=f"mask {file.name}")
