@@ -120,7 +120,7 @@ def command(
 def summarise(evaluation: "Evaluation") -> str:
     """The evaluation in at most 80 columns."""
     from robustcls.results.balance import what_is_estimated
-    from robustcls.results.evaluation import say_reached
+    from robustcls.results.evaluation import say_bounds, say_reached
 
     rows = [["none (clean)", "", "", f"{evaluation.clean.accuracy:.1%}", "", ""]]
     for attack in evaluation.attacks:
@@ -145,6 +145,7 @@ def summarise(evaluation: "Evaluation") -> str:
         f"robust  {percent(evaluation.robust)}",
         f"         {evaluation.robust.kind}",
         *([f"target  {say_reached(evaluation.targeted)}"] if evaluation.targeted else []),
+        *(f"bound   {text}" for text in say_bounds(evaluation)),
         f"         {evaluation.threat.text}, n = {evaluation.data.n}, 95% Wilson intervals",
         f"         estimates {what_is_estimated(evaluation)}",
         *_under_noise(evaluation),

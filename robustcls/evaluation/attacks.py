@@ -1,7 +1,7 @@
 """The attacks of an evaluation: specs such as `pgd(steps=20)`, and functions, as one thing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from shlex import quote
 from typing import Any
 
@@ -12,6 +12,7 @@ from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.traits import Traits, takes, takes_target, traits_of
 from robustcls.evaluation.subject import Subject
+from robustcls.evaluation.suites import SAMPLED
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class NamedAttack:
     given: Mapping[str, Any]  # the options that were given
     options: Mapping[str, Any]  # every option with its value
     function: Callable[..., Tensor]  # (model, x, y, threat, *, generator, ...) -> x_adv, with `given` bound
+    sample: int = 0  # as the last of a cascade it first meets so many of the samples that are left; 0: all of them
 
     @property
     def is_own(self) -> bool:
@@ -110,6 +112,12 @@ def suite_versions(given: Sequence[object]) -> dict[str, int]:
 def suite_attacks(suite: str, norm: str) -> list[str]:
     """The attack specs of a suite under a norm. Raises InputError for an unknown one."""
     return plugins.load("suite", suite)(norm)
+
+
+def sampled(attacks: Sequence[NamedAttack], suite: str) -> list[NamedAttack]:
+    """The attacks of a suite, of which the last may meet a sample of those left."""
+    count = SAMPLED.get(suite.partition("(")[0], 0)
+    return [*attacks[:-1], replace(attacks[-1], sample=count)] if count else list(attacks)
 
 
 def check_attacks(attacks: Sequence[NamedAttack], subject: Subject, eps_grid: Sequence[float] = ()) -> None:

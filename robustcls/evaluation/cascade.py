@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustcls.core.losses import NO_ANSWER, predict_labels
+from robustcls.core.seeds import mix
 from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attacks, name_attacks
 from robustcls.evaluation.engine import AttackError, Engine, TimeUp, never
 from robustcls.evaluation.examples import Examples
@@ -20,6 +21,7 @@ from robustcls.results.records import Accuracy, Attack
 from robustcls.results.statistics import quartiles
 from robustcls.runtime.stored import BLOCK, EightBit, Stored
 
+SAMPLE = 2  # names the random numbers that choose the samples an attack meets
 CHUNK = 1000  # large images that all attacks meet before the next are attacked
 BY_SAMPLE = ("adversarial", "distance", "margin", "breaker")  # what an outcome holds of each sample, beside the images
 
@@ -82,8 +84,8 @@ def run_cascade(
     """Attacks the engine's samples with each attack in turn.
 
     Many large images are attacked in chunks, all attacks on one before the next, to the same result: what is drawn for a
-    sample depends on the sample alone. An attack that fails on an error of its own, or is stopped, is recorded with it, and
-    the next one goes on.
+    sample depends on the sample alone. A last attack that meets a sample of those left does so after all chunks. An attack
+    that fails on an error of its own, or is stopped, is recorded with it, and the next one goes on.
 
     Args:
         alone: every attack meets every sample whose clean image is correct, so that attacks can be compared, but those that
@@ -110,6 +112,10 @@ def run_cascade(
     costs, chunks = [Cost() for _ in every], _chunks(engine, every)
     tried = torch.zeros(len(every), len(y), dtype=torch.bool)
     done = torch.zeros(len(y), dtype=torch.bool)
+    last = (
+        len(every) - 1 if every and every[-1].sample and not alone else None
+    )  # the attack that meets a sample, if any
+    left = 0
     for rows in chunks:
         journal = engine.journal if len(chunks) > 1 else None
         known = journal.read_chunk(rows) if journal else None
@@ -117,7 +123,9 @@ def run_cascade(
             its = _restore(outcome, tried, known)
         else:
             its = [
-                Cost() if before.error else _attack(engine, outcome, number, rows, tried[number], progress)
+                Cost()
+                if before.error or number == last
+                else _attack(engine, outcome, number, rows, tried[number], progress)
                 for number, before in enumerate(costs)
             ]
         for cost, new in zip(costs, its, strict=True):
@@ -127,8 +135,15 @@ def run_cascade(
             outcome.x_adv.forget(done & ~keep(outcome, done))
         if journal and known is None and not any(cost.error for cost in costs):
             journal.write_chunk(rows, _columns(outcome, tried, rows, its))
+    if last is not None:
+        left = int(outcome.robust.sum())
+        costs[last].add(_attack_sample(engine, outcome, last, tried[last], progress))
+        if keep is not None and isinstance(outcome.x_adv, Stored):
+            outcome.x_adv.forget(done & ~keep(outcome, done))
     for number, cost in enumerate(costs):
         outcome.records.append(_record(engine, outcome, number, cost, tried[number]))
+        if number == last and not cost.error and (met := int(tried[number].sum())) < left:
+            outcome.records[-1].attacked, outcome.records[-1].sampled_from = met, left
         outcome.lost.append((cost.lost, int(tried[number].sum())))
         outcome.outside.append(cost.outside)
         outcome.unanswered += cost.unanswered
@@ -158,7 +173,7 @@ def _attack(
     meets_all = outcome.succeeded is not None and not attack.continues
     met[rows] = (outcome.correct if meets_all else outcome.robust)[rows]
     began, engine.earlier_seconds = time.perf_counter(), 0.0
-    of_all = "" if len(rows) == len(tried) else f", {int(rows[0]) + 1} to {int(rows[-1]) + 1}"
+    of_all = "" if len(rows) == len(tried) or attack.sample else f", {int(rows[0]) + 1} to {int(rows[-1]) + 1}"
     wrap = iter if progress is None else partial(_show, progress, outcome.names[number] + of_all, met, outcome, number)
     start = outcome.x_adv if attack.continues else None
     try:
@@ -172,6 +187,17 @@ def _attack(
         if isinstance(failure, TimeUp):
             cost.error += f"; {int((met & ~tried).sum())} of {int(met.sum())} samples were not attacked to the end"
     cost.seconds = time.perf_counter() - began + engine.earlier_seconds
+    return cost
+
+
+def _attack_sample(engine: Engine, outcome: Outcome, number: int, tried: Tensor, progress: Progress | None) -> Cost:
+    """One attack on so many of the samples left as it is to meet, drawn at random, and on all others if it breaks one."""
+    left = outcome.robust.nonzero().squeeze(1)
+    generator = torch.Generator().manual_seed(mix(engine.seed, number, SAMPLE))
+    drawn = left[torch.randperm(len(left), generator=generator)[: outcome.attacks[number].sample]].sort().values
+    cost = _attack(engine, outcome, number, drawn, tried, progress)
+    if (outcome.breaker[drawn] == number).any() and not cost.error:
+        cost.add(_attack(engine, outcome, number, left[~torch.isin(left, drawn)], tried, progress))
     return cost
 
 

@@ -240,7 +240,8 @@ def _task(engine: Engine, plan: Plan) -> dict[str, Any]:
     """What must be the same where an evaluation is resumed."""
     model, data, surrogate = engine.subject.model_record, engine.subject.data_record, engine.subject.surrogate
     service = remote_of(engine.subject.model)
-    return ({"twin": service.twin_name} if service else {}) | {
+    sampled = [attack.sample for attack in plan.attacks]
+    return ({"twin": service.twin_name} if service else {}) | ({"sampled": sampled} if any(sampled) else {}) | {
         "model": [model.name, model.sha256], "data": data.sha256,
         # None as in the journal of a version without them.
         "mask": engine.threat.mask.sha256 if engine.threat.mask else None, "8 bits": engine.threat.eight_bit or None,

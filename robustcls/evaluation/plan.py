@@ -16,6 +16,7 @@ from robustcls.evaluation.attacks import (
     check_attacks,
     in_list,
     names_suite,
+    sampled,
     suite_attacks,
     suite_versions,
 )
@@ -155,12 +156,12 @@ def choose_attacks(
     if attacks is not None and suite is not None:
         raise InputError("both `attacks` and `suite` were given: give one, or the suite as one of `attacks`")
     if attacks is None:
-        return as_attacks(suite_attacks(suite or "fast", norm)), suite or "fast"
+        return sampled(as_attacks(suite_attacks(suite or "fast", norm)), suite or "fast"), suite or "fast"
     chosen: list[NamedAttack] = []
     names: list[str] = []
     for one in in_list(attacks):
         if names_suite(one):
-            chosen += as_attacks(suite_attacks(str(one).strip(), norm))
+            chosen += sampled(as_attacks(suite_attacks(str(one).strip(), norm)), str(one).strip())
             names.append(str(one).strip())
         else:
             chosen.append(as_attack(one))

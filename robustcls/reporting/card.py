@@ -18,6 +18,7 @@ from robustcls.reporting.html import environment
 from robustcls.reporting.missing import PARTS, usual_reason
 from robustcls.reporting.scrub import scrub
 from robustcls.results import comparison
+from robustcls.results.evaluation import say_bounds
 from robustcls.results.policy import Policy, judge, lacking_attacks
 from robustcls.results.records import Accuracy, Estimate, Evaluation
 from robustcls.results.statistics import wilson
@@ -75,7 +76,13 @@ def model_card(evaluation: Evaluation, policy: Policy | None = None) -> str:
 def _markdown() -> Environment:
     """As for pages, but everything is escaped for Markdown."""
     made = environment().overlay(keep_trailing_newline=True, finalize=_plain)
-    known = {"comparison": comparison, "parts": parts, "wilson": wilson, "say_who_was_attacked": say_who_was_attacked}
+    known = {
+        "comparison": comparison,
+        "parts": parts,
+        "wilson": wilson,
+        "say_who_was_attacked": say_who_was_attacked,
+        "say_bounds": say_bounds,
+    }
     made.globals = made.globals | known
     made.filters = made.filters | {"json": _json, "share": _share, "interval": _interval, "fenced": _fenced}
     return made

@@ -85,6 +85,7 @@ class Evaluation(JsonFile):
             f"  clean    {self.clean}",
             f"  robust   {self.robust}  {self.robust.kind}".rstrip(),
             *([f"  target   {say_reached(self.targeted)}"] if self.targeted else []),
+            *(f"  bound    {text}" for text in say_bounds(self)),
             *([f"  one pass clean {noisy.clean}, robust {noisy.robust}, over {noisy.passes} passes"] if noisy else []),
             f"  attacks  {', '.join(_outcome(attack) for attack in self.attacks) or 'none'}",
         ]
@@ -206,6 +207,19 @@ def _need_text(radius: Threat | CurvePoint, path: str) -> None:
     except InputError:
         same = False
     need(same, f"{path}.eps_text", radius.eps_text, f"{radius.eps:.6g} as text")
+
+
+def say_bounds(evaluation: Evaluation) -> list[str]:
+    """What attacks would break at most of the samples that they did not meet, in words; none where each met all."""
+    said = []
+    for one in evaluation.attacks:
+        if one.at_most is not None and one.sampled_from is not None:
+            points = 100 * one.at_most * one.sampled_from / evaluation.robust.total
+            said.append(
+                f"{one.name} met {one.attacked:,} of the {one.sampled_from:,} samples left, drawn at random, and broke none: "
+                f"with 95% confidence it would break at most {one.at_most:.1%} of them, {points:.1f} points"
+            )
+    return said
 
 
 def say_reached(found: Targeted) -> str:

@@ -30,6 +30,18 @@ class Attack:
     # Of a minimum-norm attack, over all samples it was run on; None where more than half are censored.
     median_nearest: Number | None = None
     censored: Count | None = None  # of a minimum-norm attack: samples without any adversarial example
+    sampled_from: Count | None = (
+        None  # samples left, of which it met `attacked`, drawn at random; None where it met all
+    )
+
+    @property
+    def at_most(self) -> float | None:
+        """Of the samples that it was drawn from, the share that it would break at most, with 95% confidence: that of which
+        `attacked` draws give none in a twentieth of cases. None where it met all, or broke one.
+        """
+        if self.sampled_from is None or self.broken or not self.attacked:
+            return None
+        return 1 - 0.05 ** (1 / self.attacked)
 
 
 @dataclass

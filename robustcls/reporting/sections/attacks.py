@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from robustcls.reporting.context import Context, Model, say_who_was_attacked
 from robustcls.reporting.figures import MARKERS, SERIES, plot, shares_upwards, shorten
 from robustcls.reporting.html import derived, fill_file, heat_table, lines, share
+from robustcls.results.evaluation import say_bounds
 from robustcls.results.records import Evaluation
 from robustcls.results.statistics import wilson
 
@@ -22,6 +23,7 @@ def attacks(context: Context) -> Markup:
         context,
         attacked=say_who_was_attacked(every),
         drawn=_draw(context) if every else "",
+        bounds=say_bounds,
         overlaps=[_overlap(model) for model in context.models],
         in_words=lambda options: lines(f"{key} = {json.dumps(value)}" for key, value in options.items()) or "defaults",
     )
