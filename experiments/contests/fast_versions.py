@@ -5,7 +5,8 @@
     python experiments/contests/fast_versions.py reports/contests/fast.json    # the table of what is there
 
 A row is one suite on one model with one seed, written as it ends; rows that the file holds are not run again. `--time` runs
-those of `fast` again, by turns, and replaces their seconds: of CPU, of one thread. `standard` runs with the first seed.
+those of `fast` again, by turns, and replaces their seconds: of CPU, of one thread; null where others were at work. `standard`
+runs with the first seed.
 `--precision bf16` adds rows of `fast` that search in it.
 """
 
@@ -64,13 +65,13 @@ def table(rows: list[dict[str, Any]]) -> str:
             mean = [statistics.mean(len(pair[side]["robust"]) for pair in pairs) for side in (0, 1)]
             over = max(len(two["robust"]) - len(one["robust"]) for one, two in pairs)
             share = [
-                sum(two[key] for _, two in pairs) / sum(one[key] for one, _ in pairs)
-                for key in ("passes", "cpu_seconds")
+                f"{sum(two[key] for _, two in pairs) / sum(one[key] for one, _ in pairs):.0%}" if timed else ""
+                for key, timed in (("passes", True), ("cpu_seconds", all(two["cpu_seconds"] for _, two in pairs)))
             ]
             above = "" if least is None else f"{100 * (max(len(two['robust']) for _, two in pairs) - least) / n:+.1f}"
             lines.append((
                 name, precision, f"{n}", f"{len(pairs)}", f"{mean[0]:.1f}", f"{mean[1]:.1f}", f"{over:+d}",
-                "" if least is None else f"{least}", above, *(f"{one:.0%}" for one in share),
+                "" if least is None else f"{least}", above, *share,
             ))  # fmt: skip
     head = (
         "model",

@@ -88,7 +88,7 @@ class ThreatModel:
         """What was asked for, else what is known (`norm`, `eps`); a radius holds for its own norm alone. Raises InputError."""
         ours = norm or known["norm"]
         if eps is None and ours != known["norm"]:
-            raise InputError(f"norm {ours} has no radius here: give `eps`, such as `eps=0.5`")
+            raise InputError(f"norm {ours} has no radius here: give `eps`, such as `eps={20 if ours == 'l0' else 0.5}`")
         return cls(ours, parse_eps(known["eps"] if eps is None else eps))  # type: ignore[arg-type]
 
     @property

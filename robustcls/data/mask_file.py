@@ -16,7 +16,7 @@ def read_mask(path: str | Path | None) -> Mask | None:
     """The pixels that are white in an image file, of which each value of 128 or more of 255 counts, without transparency; None
     of None.
 
-    Raises InputError for what is no image, and for one without white pixels.
+    Raises InputError for what is no image, and for one of more than 8 bits a value, or without white pixels.
     """
     if path is None:
         return None
@@ -24,5 +24,8 @@ def read_mask(path: str | Path | None) -> Mask | None:
     if not file.is_file():
         raise InputError(f"mask {path} is no file: give an image, such as a PNG, white where pixels may change")
     with as_input_error(f"mask {path} is no image"), Image.open(file) as image:
+        deep = image.mode.startswith(("I", "F"))  # which the conversion would cut off at 255
         grey = numpy.array(image.convert("L"))
+    if deep:
+        raise InputError(f"mask {path} has more than 8 bits a value: save it with 8, white where pixels may change")
     return Mask(torch.from_numpy(grey >= WHITE), name=f"mask {file.name}")

@@ -52,7 +52,8 @@ class AttackConfig(SubjectOptions, CompileOption):
     )
     suite: str | None = option(
         None,
-        "Named list of attacks: fast, standard, targeted, or rand for a random model.  [default: fast, without --attack]",
+        "Named list of attacks: fast, verdict, standard, targeted, or rand for a random model.  [default: fast, without "
+        "--attack]",
         metavar="NAME",
     )
     target: str | None = option(

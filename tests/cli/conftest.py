@@ -134,6 +134,7 @@ def draw_folders(home):
     Image.fromarray(corner).save(home / "corner.png")
     Image.fromarray(255 - corner).save(home / "rest.png")
     Image.fromarray(np.full((8, 9), 255, dtype=np.uint8)).save(home / "wide.png")
+    Image.fromarray(np.full((8, 8), 300, dtype=np.uint16)).save(home / "deep.png")
 
 
 def write_evaluations(home):

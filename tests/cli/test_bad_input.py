@@ -48,6 +48,7 @@ BAD = {
     "no mask": ([*ATTACK, "--mask", "none.png"], "mask none.png is no file"),
     "mask that is no image": ([*ATTACK, "--mask", "{home}/pgd/ckpt.pt"], "is no image"),
     "mask of another size": ([*ATTACK, "--mask", "{home}/wide.png"], "8 x 9 pixels, the images 8 x 8"),
+    "mask of 16 bits": ([*ATTACK, "--mask", "{home}/deep.png"], "has more than 8 bits a value"),
     "mask without a pixel": ([*ATTACK, "--mask", "{home}/black.png"], "mask black.png lets no pixel change"),
     "mask under standard": (
         [*ATTACK[:5], "--suite", "standard", "--mask", "{home}/corner.png"],

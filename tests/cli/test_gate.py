@@ -25,6 +25,17 @@ def test_a_suite_of_another_version_is_named_in_one_line(cli, home, tmp_path):
         assert [line for line in result.out.splitlines() if "version" in line] == said
 
 
+def test_what_limited_the_attacks_is_said_unless_the_policy_names_a_threat(cli, home, tmp_path):
+    evaluation = Evaluation.load(home / "a.json")
+    evaluation.threat.eight_bit = True
+    evaluation.save(tmp_path / "one.json")
+    text = (
+        f"note: the attacks were limited to {evaluation.threat.norm} {evaluation.threat.eps_text}, examples in 8 bits"
+    )
+    assert text in cli("gate", tmp_path / "one.json", "--min-robust", 0.40).out
+    assert "note: " not in cli("gate", home / "a.json", "--min-robust", 0.40).out.replace("note: the suite", "")
+
+
 @pytest.mark.parametrize(
     ("thresholds", "status", "word"),
     [
