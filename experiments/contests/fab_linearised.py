@@ -91,7 +91,9 @@ def distances(
         with torch.no_grad():
             adversarial = misclassified(model(x_adv), y[rows])
         size = threat.distance(x_adv, x[rows])
-        found += [round(each, 6) if hit else None for each, hit in zip(size.tolist(), adversarial.tolist(), strict=True)]
+        found += [
+            round(each, 6) if hit else None for each, hit in zip(size.tolist(), adversarial.tolist(), strict=True)
+        ]
     return found
 
 

@@ -184,9 +184,9 @@ def _under_noise(evaluation: "Evaluation") -> list[str]:
         for name, one in (("clean", found.clean), ("robust", found.robust))
     ]
     lines = [
-        "the model is random: above, it is right where the mean over its draws is; one pass is right as often as below, "
-        f"over {found.passes} passes that no attack has seen; the first interval is for images and noise, the second for "
-        "the noise alone",
+        "above, the model is right where the mean over its draws is; one pass is right as often as below, over "
+        f"{found.passes} passes that no attack has seen; the first interval is for images and noise, the second for the "
+        "noise alone",
     ]
     return ["", *lines, "", table(["one pass", "accuracy", "95%", "noise alone", "passes"], rows)]
 

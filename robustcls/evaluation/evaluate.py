@@ -115,7 +115,7 @@ def _run_attacks(
             )
         if journal is not None:
             kept = "all" if keep is None else ", ".join(map(str, keep.args))  # type: ignore[attr-defined]
-            journal.open(_task(engine, plan) | {"kept": kept}, engine.logits)
+            journal.open(_task(engine, plan) | {"choice of examples to keep": kept}, engine.logits)
         outcome = run_cascade(
             engine, plan.attacks, alone=plan.alone, progress=progress, keep=partial(keep, engine) if keep else None
         )

@@ -62,8 +62,10 @@ def curves(context: Context) -> Markup:
     return fill_file("curves.html", context, panels=panels, missing=missing, short=short, limit=NEAR_ZERO)
 
 
-def units(eps_texts: Iterable[str]) -> tuple[float, str]:
-    """(factor, name) of an axis of radii: grey levels where people write the radii so, else the pixel range."""
+def units(norm: str, eps_texts: Iterable[str]) -> tuple[float, str]:
+    """(factor, name) of an axis of radii: grey levels where people write the radii so, else the pixel range; in l0 values."""
+    if norm == "l0":
+        return 1.0, "changed values"
     grey_levels = any(text.endswith("/255") for text in eps_texts)
     return (255.0, "units of 1/255") if grey_levels else (1.0, "pixel range [0, 1]")
 
@@ -107,7 +109,7 @@ def _draw(context: Context, name: str, norm: str, some: list[Line]) -> Markup:
     caption = f"{title}: an upper bound with its 95% band" + ("; crosses: an attack failed there" if failed else "")
 
     def paint(axes: Axes) -> None:
-        factor, unit = units(point.eps_text for line in some for point in line.points)
+        factor, unit = units(norm, (point.eps_text for line in some for point in line.points))
         for line in some:
             i = line.model.series
             x = [factor * point.eps for point in line.points]

@@ -248,6 +248,16 @@ def test_gradients_of_a_surrogate_say_nothing(net, robust_net, batch):
     assert not_run == compared | {"noise_baseline", "doubled_targets"}
 
 
+@pytest.mark.parametrize("suite", ["fast", "fast(version=1)", "standard", "verdict", "targeted"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_suite_passes_the_self_test(suite, norm, net, batch, monkeypatch):
+    """Also where an attack leaves out what others have left far from the boundary, or the class that they went for."""
+    monkeypatch.setattr(attack_self_test, "TRIED", 4)
+    x, y = batch
+    found = one(net, x[:4], y[:4], [suite], "attack_self_test", threat=ThreatModel(norm, {"l1": 2.0}.get(norm, 0.1)))
+    assert found.status == "pass", found
+
+
 @pytest.mark.parametrize("name", ["idle", "downhill"])
 def test_a_broken_attack_is_named(name, net, batch):
     found = one(net, *batch, [f"tests.helpers.eval_models:{name}", "pgd"], "attack_self_test")

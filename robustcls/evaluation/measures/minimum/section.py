@@ -112,7 +112,7 @@ def _steps(line: Line) -> Iterator[Row]:
 
 def _paint(norm: str, some: list[Line], axes: Axes) -> None:
     own = [threat for line in some if (threat := line.model.evaluation.threat).norm == norm]
-    factor, unit = units(threat.eps_text for threat in own)
+    factor, unit = units(norm, (threat.eps_text for threat in own))
     ends = [line.known[-1][0] for line in some if line.known] + [1.2 * threat.eps for threat in own]
     right = 1.04 * factor * max(ends, default=0.0) or 1.0
     seen: dict[int, int] = {}
