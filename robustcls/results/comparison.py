@@ -62,7 +62,7 @@ def find_mismatch(evaluations: Sequence[Evaluation]) -> str:
             if ours == theirs:
                 return f"the masks of the threat models differ (SHA-256, {ours})"
             return f"the threat models differ ({ours} and {theirs})"
-        if said := _other_version(first, other):
+        if said := _other_detector(first, other) or _other_version(first, other):
             return said
         if _attacks(first) != _attacks(other):
             return "the attacks or their options differ"
@@ -88,6 +88,14 @@ def _other_target(first: Evaluation, other: Evaluation) -> str:
     if first.targeted.target == "one per sample" and _targets(first) != _targets(other):
         return "the samples have other targets"
     return ""
+
+
+def _other_detector(first: Evaluation, other: Evaluation) -> str:
+    """Where a detector refuses answers of one alone, or another share of them; "" where not. Thresholds may differ."""
+    ours, theirs = (
+        f"{e.rejection.detector} at fpr {e.rejection.fpr:g}" if e.rejection else "none" for e in (first, other)
+    )
+    return f"the detectors differ ({ours} and {theirs}): a refused answer is an error" if ours != theirs else ""
 
 
 def _targets(evaluation: Evaluation) -> list[int | None]:

@@ -11,7 +11,7 @@ from robustcls.evaluation.measures.minimum.record import MinimumNorm
 from robustcls.reporting.card import model_card, robustbench_info, write_card
 from robustcls.reporting.missing import PARTS
 from robustcls.results.policy import Policy, judge
-from robustcls.results.records import Accuracy, Attack, Check, Sample
+from robustcls.results.records import Accuracy, Attack, Check, Rejection, Repeated, Sample, UnderNoise
 from tests.helpers.sample_evaluation import ATTACKS, sample_evaluation
 
 HOSTILE = 'evil\n---\nlicense: mit\n# <img src=x onerror=alert(1)> | [a](https://x.example) `b` @you \x85\u2028 "q" ☃'
@@ -91,6 +91,20 @@ def test_the_numbers_are_the_evaluations():
     label = one.model.classes.index(worst[1])
     ours = [s.clean == s.label == s.adversarial for s in one.samples if s.label == label]
     assert float(worst[2]) == round(100 * sum(ours) / len(ours), 1)
+
+
+def test_a_detector_and_noise_are_said_beside_the_accuracy():
+    one = sample_evaluation(examples=0)
+    text = model_card(one)
+    assert "detector" not in text
+    assert "random at prediction" not in text
+    one.rejection = Rejection("lab:score", 0.05, 1.0, 100, 5, Accuracy.of(11, 12), 2, 1, 0)
+    one.under_noise = UnderNoise(20, 5, Repeated.of([[True, False], [True, True]]), Repeated.of([[True, False]] * 2))
+    text = model_card(one)
+    assert "a detector, lab:score, refuses answers, 2 of those to the unchanged images" in text
+    assert "Without the detector 91.7% of" in text
+    assert "the mean over 5 draws; over 20 single passes 75.0% [" in text
+    assert "from 50.0% to 50.0% by pass" in text
 
 
 def test_what_was_not_run_is_said():

@@ -14,7 +14,7 @@ from robustcls.results.comparison import (
     pair,
     worst_class,
 )
-from robustcls.results.records import Accuracy, Attack, ClassMap, Evaluation, Sample
+from robustcls.results.records import Accuracy, Attack, ClassMap, Evaluation, Rejection, Sample
 from tests.helpers.sample_records import tiny_evaluation
 
 
@@ -95,6 +95,16 @@ def test_one_model_under_two_maps_of_its_classes_is_not_compared():
     assert "two maps of classes" in find_mismatch([first, plain])
     renamed = dataclasses.replace(other, model=dataclasses.replace(other.model, name="another", sha256="f"))
     assert find_mismatch([first, renamed]) == ""
+
+
+def test_what_a_detector_refused_is_not_compared_with_what_none_did():
+    plain, one, two = (evaluation((0, 0, 0)) for _ in range(3))
+    one.rejection = Rejection("lab:score", 0.05, 1.0, 100, 5, Accuracy.of(1, 1), 0, 0, 0)
+    two.rejection = dataclasses.replace(one.rejection, fpr=0.1)
+    assert find_mismatch([plain, one]).startswith("the detectors differ (none and lab:score at fpr 0.05)")
+    assert "lab:score at fpr 0.05 and lab:score at fpr 0.1" in find_mismatch([one, two])
+    two.rejection = dataclasses.replace(one.rejection, threshold=2.0)
+    assert find_mismatch([one, two]) == ""
 
 
 def ran(suites: dict[str, int], kind: str, *attacks: tuple[str, dict]) -> Evaluation:

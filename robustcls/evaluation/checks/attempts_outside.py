@@ -1,5 +1,6 @@
 """Whether the attacks keep to the threat model."""
 
+from robustcls.evaluation.attacks import NamedAttack
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.checks._check import check, verdict_of_share
 from robustcls.evaluation.engine import Engine
@@ -12,14 +13,14 @@ MANY = 0.05  # share of an attack's attempts
 def attempts_outside(engine: Engine, outcome: Outcome) -> Check | None:
     """A warning where an attack leaves images outside the ball or [0, 1], where they count for nothing; else None.
 
-    Attacks that search the nearest adversarial image, wherever it lies, may do so.
+    Attacks that search the nearest adversarial image, wherever it lies, may do so, as ours may that are told not to stop early.
     """
     shares = [
         (outside / tried, outside, tried, name)
         for attack, outside, (_, tried), name in zip(
             outcome.attacks, outcome.outside, outcome.lost, outcome.names, strict=True
         )
-        if outside and not attack.traits.minimum_norm
+        if outside and not _may_leave(engine, attack)
     ]
     if not shares:
         return None
@@ -29,3 +30,8 @@ def attempts_outside(engine: Engine, outcome: Outcome) -> Check | None:
         "robust accuracy is overstated unless another attack breaks these samples: end with threat.project(x_adv, x)"
     )
     return verdict_of_share("attempts_outside", share, (0.0, MANY), what, advice, advice)
+
+
+def _may_leave(engine: Engine, attack: NamedAttack) -> bool:
+    stops_early = engine.prepare(attack).options.get("early_stop", True)
+    return attack.traits.minimum_norm or not (stops_early or attack.is_own)

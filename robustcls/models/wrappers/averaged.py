@@ -27,6 +27,8 @@ def averaged(model: nn.Module, *, draws: int = 20) -> nn.Module:
     Example:
         >>> robustcls.evaluate(robustcls.averaged(model, draws=20), images, labels, "linf:8/255", suite="rand")
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"averaged({model!r:.40}) is a wrapper around nothing: give a torch.nn.Module")
     if draws < 1:
         raise InputError(f"averaged(draws={draws}): a mean needs 1 draw or more")
     return Averaged(model, draws)

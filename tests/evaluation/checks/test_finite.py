@@ -134,8 +134,9 @@ def test_attempts_outside_the_ball_are_told(every, status, net, batch):
     assert evaluation.robust.correct == evaluation.clean.correct, "nothing outside the ball breaks a sample"
 
 
-def test_the_nearest_example_may_lie_outside(net, batch):
-    evaluation = judged(net, batch, ["ddn(steps=5)"], ThreatModel("l2", 1e-3)).evaluation
+@pytest.mark.parametrize("spec", ["ddn(steps=5)", "fab_t(steps=5, targets=2, early_stop=False)"])
+def test_the_nearest_example_may_lie_outside(spec, net, batch):
+    evaluation = judged(net, batch, [spec], ThreatModel("l2", 1e-3)).evaluation
     assert evaluation.robust.correct == evaluation.clean.correct
     assert "attempts_outside" not in checks(evaluation)
 
