@@ -59,7 +59,7 @@ def find_mismatch(evaluations: Sequence[Evaluation]) -> str:
             return "the data differ (SHA-256 of pixels and labels)"
         if not first.threat.same_as(other.threat):
             ours, theirs = (one.threat.text for one in (first, other))
-            if ours == theirs:
+            if ours == theirs and first.threat.eps == other.threat.eps:
                 return f"the masks of the threat models differ (SHA-256, {ours})"
             return f"the threat models differ ({ours} and {theirs})"
         if said := _other_detector(first, other) or _other_version(first, other):

@@ -162,7 +162,7 @@ def test_the_standard_profile_fills_every_section(cli, checkpoint, tmp_path):
     assert evaluation.not_run.keys() == {"artefact"}  # the model is a checkpoint
     assert evaluation.curve[0].eps == 0
     assert {one.norm for one in evaluation.other_curves} == {"l2", "l1"}
-    assert {one.norm for one in evaluation.minimum} == {"linf", "l2", "l1"}
+    assert {one.norm for one in evaluation.minimum} == {"linf", "l2", "l1", "l0"}
     assert len(evaluation.corruptions.results) == 75
     assert evaluation.calibration.adversarial.n == 40
     assert max(len(line) for line in result.err.splitlines() if "/" not in line) <= 80
