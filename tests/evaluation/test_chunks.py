@@ -196,7 +196,7 @@ def test_of_a_finished_chunk_its_batches_are_not_kept(tmp_path):
 def test_a_journal_for_other_examples_is_refused(tmp_path):
     with pytest.raises(Cut):
         run(journal=Journal(tmp_path / "e", resume=False), progress=cut_after(8), examples="")
-    with pytest.raises(Exception, match="another kept"):
+    with pytest.raises(Exception, match="another choice of examples to keep"):
         run(journal=Journal(tmp_path / "e", resume=True), examples="broken")
 
 
