@@ -17,7 +17,6 @@ ABOUT_ZERO = 0.01  # robust accuracy at which a curve has shown what it can
 SHARES = (0, 1 / 4, 1 / 2, 3 / 4, 1, 3 / 2, 2, 3, 4, 6, 8)  # of eps, the radii of `auto`; from then on it doubles
 DOUBLINGS = 16
 AT_A_TIME = 64  # images whose distance is taken, or that are projected
-REACHED = 64  # images whose distance is taken at a time
 
 
 class AutoGrid(tuple[float, ...]):

@@ -2,34 +2,20 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from robustcls.attacks.apgd_t import apgd_t
 from robustcls.core.threat import ThreatModel
+from tests.helpers.attack_nets import Walled
 
 THREAT = ThreatModel("linf", 0.04)
 LEFT = torch.tensor([0.1, 0.3, 0.6, 0.9])  # of the way to an error, after whatever run
-
-
-class Walled(nn.Module):
-    """Three classes. The first pixel says how much of a sample's way to an error is left at the edge of the ball."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.met: list[Tensor] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        left, gone = x[:, 0, 0, 0].round(decimals=1), (x[:, 0, 0, 1] - 0.5).abs() / THREAT.eps
-        self.met.append(left.detach())
-        lead = 1 - (1 - left) * gone
-        return torch.stack([lead / 2, -lead / 2, lead / 2 - 2], 1)  # so that the DLR is -lead / 2
 
 
 def runs(restarts: int, rows: slice = slice(None), **given) -> list[int]:
     """How many runs each sample of LEFT got, of one target and one step."""
     x = torch.full((len(LEFT), 1, 1, 2), 0.5)
     x[:, 0, 0, 0] = LEFT
-    model, x = Walled(), x[rows]
+    model, x = Walled(THREAT.eps), x[rows]
     apgd_t(model, x, torch.zeros(len(x)).long(), THREAT, steps=1, targets=1, restarts=restarts, **given)
     met = torch.cat(model.met)
     # One pass looks at the clean image, and a run takes three.

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import robustcls
 from robustcls.attacks.malt import malt, nearest_classes
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
-from tests.helpers.attack_nets import linear, trained_on_digits
+from tests.helpers.attack_nets import Walled, linear, trained_on_digits
 from tests.helpers.seeds import seeded
 
 THREAT = ThreatModel("linf", 0.04)
@@ -43,27 +43,13 @@ def test_its_first_target_breaks_more_than_that_of_the_largest_logit():
     assert left["malt"] < left["apgd_t"]
 
 
-class Walled(nn.Module):
-    """Four classes. The first pixel says how much of a sample's way to an error is left at the edge of the ball."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.met: list[Tensor] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        left, gone = x[:, 0, 0, 0].round(decimals=1), (x[:, 0, 0, 1] - 0.5).abs() / THREAT.eps
-        self.met.append(left.detach())
-        lead = 1 - (1 - left) * gone
-        return torch.stack([lead / 2, -lead / 2, lead / 2 - 2, lead / 2 - 3], 1)  # so that the DLR is -lead / 2
-
-
 def runs(rows: slice = slice(None), **given) -> list[int]:
     """How many runs each sample of LEFT got, of one step."""
     x = torch.full((len(LEFT), 1, 1, 2), 0.5)
     x[:, 0, 0, 0] = LEFT
     start = x.clone()
     start[:, 0, 0, 1] += THREAT.eps
-    model = Walled()
+    model = Walled(THREAT.eps, classes=4)
     malt(model, x[rows], torch.zeros(len(x[rows])).long(), THREAT, steps=1, start=start[rows], **given)
     met = torch.cat(model.met)
     # Two passes say how far a start is, unless all are meant; then one looks at the clean image, one ranks; a run takes three.
@@ -90,7 +76,7 @@ def test_no_sample_decides_for_another():
 @pytest.mark.parametrize("option", [{"targets": 0}, {"restarts": 0}, {"skip": -1}, {"within": 0.0}, {"within": 1.5}])
 def test_what_cannot_be_is_refused(option):
     with pytest.raises(InputError, match="give 1 or more, skip 0 or more"):
-        malt(Walled(), torch.rand(1, 1, 1, 2), torch.zeros(1).long(), THREAT, **option)
+        malt(Walled(THREAT.eps, classes=4), torch.rand(1, 1, 1, 2), torch.zeros(1).long(), THREAT, **option)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
