@@ -1,5 +1,7 @@
 """Where `fast` is points too high, its checks say so; where it is not, they are silent."""
 
+from functools import cache
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from tests.helpers.eval_models import make_engine, train_digits
 LINF = ThreatModel("linf", 0.2)
 
 
+@cache
 def trained(spec: str, eps: float) -> nn.Module:
     torch.manual_seed(0)
     net = nn.Sequential(
