@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
 QUICK = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 TINY = [
     "--data", "digits(size=8)", "--arch", "tests.helpers.tiny_run:small_cnn", "--limit-train", "160", "--val-n", "40",
