@@ -26,7 +26,8 @@ def make_run(tmp_path, tiny_images):
 
 
 def pytest_collection_modifyitems(config, items):
-    if hasattr(config, "workerinput"):  # among several workers slow files come first, so that none is left alone with one
+    if hasattr(config, "workerinput"):
+        # Among several workers slow files come first, so that none is left alone with one at the end.
         slow = {item.path for item in items if item.get_closest_marker("slow")}
         items.sort(key=lambda item: item.path not in slow)
     for item in items:
