@@ -16,7 +16,7 @@ from robustcls.core.traits import traits_of
 
 ALLOWED = torch.zeros(6, 6, dtype=torch.bool)
 ALLOWED[1:4, 2:5] = True
-OUTSIDE = ~ALLOWED
+OUTSIDE, CORNER = ~ALLOWED, ALLOWED.roll((2, -2), (0, 1))
 RADII = {"linf": 0.1, "l2": 0.5, "l1": 2.0}
 MASKED = [name for name in plugins.names("attack") if traits_of(plugins.load("attack", name)).mask]
 OTHERS = [name for name in plugins.names("attack") if name not in MASKED]
@@ -77,18 +77,19 @@ def test_an_attack_that_cannot_keep_to_a_mask_is_refused(name):
         robustcls.attack(linear(), x, torch.zeros(2, dtype=torch.int64), ThreatModel("linf", 1, ALLOWED), name)
 
 
+@pytest.mark.parametrize("mask", [OUTSIDE, CORNER], ids=["most", "few"])
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2), ("l1", torch.inf)])
-def test_a_linear_model_falls_exactly_where_the_dual_norm_of_the_allowed_weights_says(norm, dual):
+def test_a_linear_model_falls_exactly_where_the_dual_norm_of_the_allowed_weights_says(norm, dual, mask):
     """Two classes: the margin can fall by eps times the dual norm of the weights that the mask leaves."""
     net, x = linear(2), 0.5 + 0.05 * torch.randn(200, 2, 6, 6, generator=seeded(3))
     with torch.no_grad():
         net[1].bias.sub_(net(x).mean(0))  # so that no pixel needs to reach a wall
         logits = net(x)
     y, w = logits.argmax(1), net[1].weight[1] - net[1].weight[0]
-    way = (logits[:, 1] - logits[:, 0]).abs() / torch.linalg.vector_norm(w.view(2, 6, 6)[:, OUTSIDE], dual)
+    way = (logits[:, 1] - logits[:, 0]).abs() / torch.linalg.vector_norm(w.view(2, 6, 6)[:, mask], dual)
     eps = way.median().item()
-    assert torch.linalg.vector_norm(w, dual) > 1.02 * torch.linalg.vector_norm(w.view(2, 6, 6)[:, OUTSIDE], dual)
-    result = robustcls.evaluate(net, x, y, ThreatModel(norm, eps, OUTSIDE), attacks=["apgd_ce(steps=40)"])
+    assert torch.linalg.vector_norm(w, dual) > 1.02 * torch.linalg.vector_norm(w.view(2, 6, 6)[:, mask], dual)
+    result = robustcls.evaluate(net, x, y, ThreatModel(norm, eps, mask), attacks=["apgd_ce(steps=40)"])
     success = result.examples.success
     assert not success[way > 1.001 * eps].any()
     assert success[way < 0.97 * eps].float().mean() > 0.97
@@ -119,6 +120,59 @@ def test_the_fewest_values_inside_a_mask_by_brute_force():
     found = threat.distance(x_adv, x)[possible]
     assert (found >= fewest[possible]).all()
     assert (found <= fewest[possible] + 1).float().mean() > 0.8
+
+
+class Recorded(nn.Module):
+    """Remembers what it is asked about."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.seen = net, []
+
+    def forward(self, x):
+        self.seen.append(x.detach().clone())
+        return self.net(x)
+
+
+@pytest.mark.parametrize(("name", "norm"), list(cases()))
+def test_every_image_that_the_model_is_asked_about_keeps_to_the_mask(name, norm):
+    """Else an attack follows what it may not use, and its result, put back into the mask, is no example any more."""
+    net, x = Recorded(linear()), images(6)
+    with torch.no_grad():
+        y = net.net(x).argmax(1)
+    attack, threat = plugins.load("attack", short(name)), ThreatModel(norm, RADII.get(norm, 9), ALLOWED)
+    attack(net, x, y, threat, generator=seeded())
+    kept, seen = ({row.numpy().tobytes() for row in rows[..., ~ALLOWED]} for rows in (x, torch.cat(net.seen)))
+    assert seen <= kept
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_square_uses_up_the_ball_within_the_mask(norm):
+    """What the mask takes from a proposal is there for the next."""
+    net, x = linear(), images(40)
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    threat = ThreatModel(norm, RADII[norm], ALLOWED)
+    x_adv = robustcls.attack(net, x, y, threat, "square(queries=150, early_stop=False)")
+    assert (threat.distance(x_adv, x) / threat.eps).median() > 0.9
+
+
+@pytest.mark.parametrize("norm", RADII)
+def test_the_dual_norm_is_what_a_linear_loss_gains_within_the_mask(norm):
+    grad = torch.randn(30, 2, 6, 6, generator=seeded())
+    threat = ThreatModel(norm, 1, ALLOWED)
+    inside = grad[..., ALLOWED].flatten(1)
+    gains = {"linf": inside.abs().sum(1), "l2": inside.norm(dim=1), "l1": inside.abs().amax(1)}
+    torch.testing.assert_close(threat.dual(grad), gains[norm])
+
+
+def test_one_value_outside_the_mask_is_seen_in_whatever_channel():
+    x = images(4)
+    x_adv = x.clone()
+    x_adv[0, 0, 0, 0] += 0.01
+    x_adv[1, 1, 5, 5] -= 0.01
+    x_adv[2, :, 1, 2] += 0.01
+    assert ThreatModel("linf", 0.1, ALLOWED).keeps_mask(x_adv, x).tolist() == [False, False, True, True]
 
 
 def leaves(model, x, y, threat):
