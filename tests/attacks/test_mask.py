@@ -194,6 +194,16 @@ def test_an_attack_of_ones_own_that_leaves_the_mask_succeeds_nowhere():
     assert check.status in ("warn", "fail")
 
 
+def test_within_a_mask_no_radius_allows_every_image():
+    net, x = linear(), images(6)
+    assert ThreatModel("linf", 1).is_whole_box
+    assert not ThreatModel("linf", 1, ALLOWED).is_whole_box
+    y = torch.zeros(6, dtype=torch.int64)
+    found = robustcls.evaluate(net, x, y, "linf:0.1", attacks=["fgsm"], mask=ALLOWED, minimum_n=2, checks=[])
+    assert found.minimum is None
+    assert "a mask lets only a part of it change" in found.not_run["minimum"]
+
+
 def test_a_mask_of_every_pixel_changes_nothing():
     net, x = linear(), images()
     with torch.no_grad():
