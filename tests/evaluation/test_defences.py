@@ -1,10 +1,13 @@
 """Defences that only look robust: random ones, ones without gradients, ones that refuse answers."""
 
+from importlib import import_module
+
 import pytest
 import torch
 from torch import nn
 
 import robustcls
+from robustcls.attacks.apgd_reject import apgd_reject
 from robustcls.core.detector import Detector, make_detector
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
@@ -12,6 +15,8 @@ from robustcls.core.losses import NO_ANSWER
 from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
 from robustcls.evaluation.attacks import name_attacks
+from robustcls.evaluation.config import AttackConfig
+from robustcls.evaluation.held_out import detector_of
 from robustcls.evaluation.suites import fast
 from robustcls.models.wrappers.averaged import averaged
 from robustcls.results.policy import Policy, judge
@@ -264,3 +269,59 @@ def test_the_threshold_is_the_least_that_so_many_exceed():
     assert (fitted.above, fitted.held_out) == (2, 10)
     refused = fitted.rejects(torch.tensor([0.7, 0.71, torch.nan]).view(-1, 1, 1, 1), torch.zeros(3, 2))
     assert refused.tolist() == [False, True, True], "a score that is no number accepts nothing"
+
+
+@pytest.mark.parametrize(("evaluated", "held_out"), [("test", "val"), ("train", "val"), ("val", "train")])
+def test_the_threshold_is_chosen_on_a_split_that_is_not_evaluated(evaluated, held_out, linear):
+    asked = []
+
+    def split(name, *, n):
+        asked.append(name)
+        return digits("train", size=8)
+
+    options = AttackConfig(detector="tests.helpers.defences:unconfident", fpr=0.1, split=evaluated)
+    fitted = detector_of(options, linear, split)
+    assert asked == [held_out]
+    with torch.no_grad():
+        scores = unconfident(None, linear(digits("train", size=8).batch()[0]))
+    assert (scores > fitted.threshold).float().mean() == pytest.approx(0.1, abs=1 / len(scores))
+
+
+def accepted(net, x_adv, y, detector):
+    with torch.no_grad():
+        logits = net(x_adv)
+        return (logits.argmax(1) != y) & ~detector.rejects(x_adv, logits)
+
+
+def test_a_later_restart_replaces_what_is_no_example_by_examples_alone(net):
+    (x, y), (held_out, _) = samples(60), samples(100, "train")
+    detector = make_detector(unconfident, 0.1, net, held_out)
+    found = [
+        apgd_reject(net, x, y, ThreatModel("linf", 0.12), steps=10, restarts=restarts, detector=detector,
+                    generator=torch.Generator().manual_seed(0))
+        for restarts in (1, 3)
+    ]  # fmt: skip
+    first, last = (accepted(net, x_adv, y, detector) for x_adv in found)
+    assert (last | ~first).all()
+    assert last.sum() > first.sum(), "other weights of the score break others"
+    assert not last.all()
+    assert torch.equal(found[1][~last], found[0][~last])
+    assert torch.equal(found[1][first], found[0][first])
+
+
+def test_the_weight_of_the_score_is_that_of_the_restart(net, monkeypatch):
+    """As given, then a tenth and ten times of it; and the loss is the cut-off margin less so much of the score."""
+    made = import_module("robustcls.attacks.apgd_reject")
+    (x, y), (held_out, _) = samples(10), samples(100, "train")
+    detector, goals = make_detector(unconfident, 0.1, net, held_out), []
+    accepted_class = made._Accepted
+    monkeypatch.setattr(
+        made, "_Accepted", lambda *given, **more: goals.append(accepted_class(*given, **more)) or goals[-1]
+    )
+    made.apgd_reject(net, x, y, ThreatModel("linf", 0.001), steps=1, restarts=3, weight=2.0, detector=detector)
+    assert [goal.weight for goal in goals] == [2.0, 0.2, 20.0]
+    outputs = torch.tensor([[3.0, 1, 0, 0.5], [0, 3, 1, -0.5], [3, 2, 1, -0.01]])  # three logits, then the excess
+    loss = goals[0].joint(outputs, torch.zeros(3, dtype=torch.int64))
+    torch.testing.assert_close(loss, torch.tensor([-2 / 3 - 2 * 0.52, 0.2, -1 / 2 - 2 * 0.01]))
+    assert goals[0].reached(outputs, torch.zeros(3, dtype=torch.int64)).tolist() == [False, True, False]
+    assert goals[0].reached(outputs, torch.ones(3, dtype=torch.int64)).tolist() == [False, False, True]
