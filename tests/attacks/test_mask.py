@@ -248,6 +248,23 @@ def test_what_rounding_undoes_is_no_example_in_8_bits():
         assert robustcls.evaluate(BetweenLevels(), x, y, threat, attacks=["noise"]).robust.accuracy == robust
 
 
+def test_attacks_search_where_whole_levels_lie_from_clean_images_in_8_bits():
+    given = []
+
+    def own(model, x, y, threat):
+        given.append((threat.eps, torch.equal((x * 255).round() / 255, x)))
+        return x
+
+    net, x, y = linear(), images(8), torch.zeros(8, dtype=torch.int64)
+    for eight_bit, expected in ((False, (2.6 / 255, False)), (True, (2 / 255, True))):
+        given.clear()
+        threat = ThreatModel("linf", 2.6 / 255, eight_bit=eight_bit)
+        robustcls.attack(net, x, y, threat, own)
+        robustcls.evaluate(net, x, net(x).argmax(1), threat, attacks=[own], checks=[])
+        assert [(pytest.approx(expected[0]), expected[1])] * len(given) == given
+        assert len(given) == 2
+
+
 def test_options_of_evaluate_and_of_the_threat_model_mean_the_same():
     net, x = linear(), images()
     y = torch.zeros(20, dtype=torch.int64)

@@ -18,6 +18,7 @@ from robustcls.evaluation.attacks import name_attacks
 from robustcls.evaluation.config import AttackConfig
 from robustcls.evaluation.held_out import detector_of
 from robustcls.evaluation.suites import fast
+from robustcls.evaluation.verify import verify
 from robustcls.models.wrappers.averaged import averaged
 from robustcls.results.policy import Policy, judge
 from robustcls.results.records import Evaluation
@@ -285,6 +286,17 @@ def test_the_threshold_is_chosen_on_a_split_that_is_not_evaluated(evaluated, hel
     with torch.no_grad():
         scores = unconfident(None, linear(digits("train", size=8).batch()[0]))
     assert (scores > fitted.threshold).float().mean() == pytest.approx(0.1, abs=1 / len(scores))
+
+
+def test_an_example_counts_where_its_score_is_a_number_at_most_the_threshold(net):
+    x, y = samples(3)
+    with torch.no_grad():
+        wrong = (net(x).argmax(1) + 1) % 10  # labels by which each image is misclassified
+    scores = torch.tensor([0.5, 0.6, torch.nan])
+    detector = Detector(lambda images, logits: scores, "listed", 0.1, threshold=0.5)
+    attempts = verify(net, x, x, wrong, ThreatModel("linf", 0.1), torch.arange(3), detector)
+    assert attempts.success.tolist() == [True, False, False]
+    assert (attempts.margin > 0).tolist() == [True, False, False]
 
 
 def accepted(net, x_adv, y, detector):
