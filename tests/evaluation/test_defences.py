@@ -211,6 +211,12 @@ def test_a_detector_looks_robust_under_transfer_and_falls_to_the_joint_attack(ne
     assert transfer.robust.accuracy > joint.robust.accuracy + 0.2
     assert unaware.robust.accuracy > joint.robust.accuracy
     assert joint.rejection.caught <= transfer.rejection.caught
+    robust = transfer.examples.robust
+    with torch.no_grad():
+        logits = net(transfer.examples.x_adv[robust])
+    refused, wrong = unconfident(None, logits) > transfer.rejection.threshold, logits.argmax(1) != y[robust]
+    assert transfer.rejection.caught == int((refused & wrong).sum())
+    assert 0 < transfer.rejection.caught < int(refused.sum()), "a refused answer that is right is no catch"
     with torch.no_grad():
         logits = net(joint.examples.x_adv)
     accepted = unconfident(None, logits) <= joint.rejection.threshold
