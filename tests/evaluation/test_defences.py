@@ -12,6 +12,7 @@ from robustcls.core.detector import Detector, make_detector
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import NO_ANSWER
+from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
 from robustcls.evaluation.attacks import name_attacks
@@ -19,7 +20,7 @@ from robustcls.evaluation.config import AttackConfig
 from robustcls.evaluation.held_out import detector_of
 from robustcls.evaluation.suites import fast
 from robustcls.evaluation.verify import verify
-from robustcls.models.wrappers.averaged import averaged
+from robustcls.models.wrappers.averaged import averaged, restart
 from robustcls.results.policy import Policy, judge
 from robustcls.results.records import Evaluation
 from tests.helpers.eval_models import Masked, make_engine, train_digits, train_linear
@@ -136,6 +137,24 @@ def test_the_verdict_is_that_of_passes_no_attack_has_seen(sure, tmp_path):
     assert f"over {noisy.passes} passes" in str(found)
     reason = judge(found, Policy(min_robust=0.0)).reasons[0]
     assert f"robust accuracy {noisy.robust.value:.1%}" in reason, "a threshold is about one pass"
+
+
+def test_no_pass_of_the_verdict_has_draws_of_an_attack_or_of_another_pass(linear, monkeypatch):
+    used = {"engine": [], "under_noise": []}
+    for place, seeds in used.items():
+        module = import_module(f"robustcls.evaluation.{place}")
+
+        def record(model, *seed, seeds=seeds):
+            seeds.append(mix(*seed))
+            restart(model, *seed)
+
+        monkeypatch.setattr(module, "restart", record)
+    x, y = samples(8)
+    robustcls.evaluate(averaged(linear, draws=2), x, y, "linf:0.1", attacks="pgd(steps=2)", batch_size=4, checks=[])
+    attack, passes = used.values()
+    assert len(attack) > 2
+    assert len(set(passes)) == len(passes) == 2 * 20
+    assert not set(attack) & set(passes)
 
 
 def test_the_same_seed_gives_the_same_verdict(sure):
