@@ -248,6 +248,13 @@ def test_what_rounding_undoes_is_no_example_in_8_bits():
         assert robustcls.evaluate(BetweenLevels(), x, y, threat, attacks=["noise"]).robust.accuracy == robust
 
 
+@pytest.mark.parametrize("norm", RADII)
+def test_at_another_radius_the_limits_are_the_same(norm):
+    """As the curve over radii and the self-checks need it."""
+    for eight_bit in (False, True):
+        assert ThreatModel(norm, 0.1, ALLOWED, eight_bit).at(0.05) == ThreatModel(norm, 0.05, ALLOWED, eight_bit)
+
+
 def test_attacks_search_where_whole_levels_lie_from_clean_images_in_8_bits():
     given = []
 
