@@ -18,7 +18,7 @@ from robustcls.data.sets.digits import digits
 from robustcls.evaluation.attacks import name_attacks
 from robustcls.evaluation.config import AttackConfig
 from robustcls.evaluation.held_out import detector_of
-from robustcls.evaluation.suites import fast
+from robustcls.evaluation.suites import DRAWS, fast, rand
 from robustcls.evaluation.verify import verify
 from robustcls.models.wrappers.averaged import averaged, restart
 from robustcls.results.policy import Policy, judge
@@ -107,16 +107,16 @@ def test_standard_overrates_a_random_model_and_rand_does_not(sure):
     model, (x, y) = Phase(sure), samples(60)
     torch.manual_seed(1)
     standard = robustcls.evaluate(model, x, y, "linf:0.15", suite="standard")
-    rand = robustcls.evaluate(model, x, y, "linf:0.15", suite="rand")
-    assert under_noise(model, rand.examples) < under_noise(model, standard.examples) - 0.08
-    assert rand.under_noise.robust.value == pytest.approx(under_noise(model, rand.examples), abs=0.04)
+    repeated = robustcls.evaluate(model, x, y, "linf:0.15", suite="rand")
+    assert under_noise(model, repeated.examples) < under_noise(model, standard.examples) - 0.08
+    assert repeated.under_noise.robust.value == pytest.approx(under_noise(model, repeated.examples), abs=0.04)
     told = next(check for check in standard.checks if check.id == "random_output")
     assert told.status == "fail"
     assert (
         'robustcls.evaluate(robustcls.averaged(model, draws=20), images, labels, "linf:0.15", suite="rand")'
         in told.message
     )
-    assert next(check for check in rand.checks if check.id == "random_output").status == "pass"
+    assert next(check for check in repeated.checks if check.id == "random_output").status == "pass"
 
 
 def test_the_verdict_is_that_of_passes_no_attack_has_seen(sure, tmp_path):
@@ -188,6 +188,11 @@ def test_no_sample_leaves_an_attack_on_one_lucky_draw(sure):
     (attack,) = found.attacks
     assert attack.options["early_stop"] is False
     assert attack.backwards == 6 * 2 * attack.attacked, "two draws a step, on every sample to the end"
+
+
+def test_rand_stops_at_no_lucky_draw():
+    assert rand("linf") == ["apgd_ce(early_stop=False)", "apgd_dlr(early_stop=False)"]
+    assert DRAWS["rand"] == 20
 
 
 def test_a_model_that_is_not_random_is_told(net):
