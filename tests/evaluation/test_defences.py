@@ -244,6 +244,7 @@ def test_a_suite_is_run_before_the_joint_attack(net):
         ({"detector": unconfident, "held_out": None}, "give them as `held_out`"),
         ({"detector": unconfident, "fpr": 1.0}, "no false positive rate"),
         ({"detector": unconfident, "fpr": 0.001}, "less than one of 40 held-out images"),
+        ({"fpr": 0.05, "held_out": None}, "is about a detector, and there is none"),
         ({"detector": "unconfident"}, "write it as package.module:score"),
         ({"detector": unconfident, "suite": "rand"}, "beside a random model is not evaluated"),
         ({"attacks": "apgd_reject"}, "attacks a model with a detector"),
