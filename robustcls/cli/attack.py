@@ -152,7 +152,9 @@ def summarise(evaluation: "Evaluation") -> str:
         radii = [[f"eps {point.eps_text}", percent(point.robust)] for point in evaluation.curve]
         lines += ["", table(["security curve", "robust accuracy"], radii)]
     for attack in evaluation.attacks:
-        if attack.censored is not None:
+        if attack.censored == 0 and attack.median_nearest is None:
+            lines.append(f"{attack.name}: no sample attacked")
+        elif attack.censored is not None:
             typical = "beyond reach" if attack.median_nearest is None else f"{attack.median_nearest:.4g}"
             lines.append(f"{attack.name}: median distance {typical}, none found for {attack.censored}")
     if service := evaluation.provenance.service:

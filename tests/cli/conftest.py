@@ -20,6 +20,16 @@ CODE = '''
 def interrupt(model, x, y, threat, *, generator=None):
     raise KeyboardInterrupt
 
+def blank(model, x, y, threat, *, generator=None):
+    """Misclassifies all: of each image the first flat one that is classified in another way."""
+    import torch
+    flat = [torch.full_like(x, grey / 10) for grey in range(11)]
+    found = x.clone()
+    for one in flat:
+        wrong = model(one).argmax(1) != y
+        found[wrong] = one[wrong]
+    return found
+
 calls = 0
 
 def interrupt_second(model, x, y, threat, *, generator=None):

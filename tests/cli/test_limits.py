@@ -85,3 +85,13 @@ def test_l0_is_a_norm_of_the_command(cli, home):
     assert found.attacks[0].broken > 0
     distances = [sample.distance for sample in found.samples if sample.broken_by]
     assert all(distance == int(distance) <= 5 for distance in distances)
+
+
+def test_an_attack_that_met_no_sample_has_no_median_distance(cli, home):
+    flags = ("--n", 10, "--norm", "l0", "--eps", 64, "--out", "e.json")
+    attacks = ("--attack", "my_plugins:blank", "--attack", "sigma_zero(steps=2)")
+    result = cli("attack", "--model", home / "standard" / "ckpt.pt", *flags, *attacks)
+    assert result.status == 0, result.err
+    assert Evaluation.load("e.json").attacks[1].attacked == 0
+    assert "sigma_zero: no sample attacked" in result.out
+    assert "median distance" not in result.out
