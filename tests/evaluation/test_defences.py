@@ -169,7 +169,10 @@ def test_a_model_that_is_not_random_is_told(net):
     x, y = samples(8)
     found = robustcls.evaluate(averaged(net, draws=2), x, y, "linf:0.1", attacks="pgd(steps=2)")
     assert found.under_noise.robust.noise95 == [found.robust.accuracy] * 2
-    assert "not random" in next(check for check in found.checks if check.id == "random_output").message
+    told = next(check for check in found.checks if check.id == "random_output")
+    assert told.status == "warn"
+    assert "nothing random was found: the model is not random" in told.message
+    assert "  warning  random_output" in str(found).splitlines()
     assert robustcls.evaluate(net, x, y, "linf:0.1", attacks="pgd(steps=2)").under_noise is None
 
 
