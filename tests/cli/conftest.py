@@ -65,6 +65,13 @@ def rooted():
 
     return nn.Sequential(Root(), nn.Flatten(), nn.Linear(64, 10))
 
+def colours():
+    """Two classes of colour images, told apart by every value."""
+    import torch
+    from torch import nn
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+
 def boom():
     raise RuntimeError("boom")
 

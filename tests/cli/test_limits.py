@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from robustcls.results.records import Evaluation
 
@@ -34,6 +35,22 @@ def test_a_mask_is_recorded_said_and_kept_to(evaluate, tmp_path):
     assert changed[:5, :5].any()
     assert not changed[5:].any()
     assert not changed[:, 5:].any()
+
+
+def test_a_mask_of_colour_images_holds_in_every_channel(cli, home, tmp_path):
+    mask = np.full((8, 8, 4), 255, dtype=np.uint8)
+    mask[:, 5:, 3] = 0  # white and transparent
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    flags = ("--data", f"folder:{home / 'images'}", "--norm", "linf", "--eps", 1, "--mask", tmp_path / "mask.png")
+    attack = ("--attack", "pgd(steps=20)", "--save-examples", "e.npz", "--out", "e.json")
+    result = cli("attack", "--model", "my_plugins:colours", *flags, *attack)
+    assert result.status == 0, result.err
+    assert "linf 1 in 40 of 64 pixels" in result.out
+    examples = np.load("e.npz")
+    changed = (examples["x_adv"] != examples["x"]).any(0)
+    assert changed.shape == (3, 8, 8)
+    assert changed[:, :, :5].all(), "in every channel"
+    assert not changed[:, :, 5:].any()
 
 
 def test_examples_in_8_bits_are_recorded_and_whole_levels(evaluate, tmp_path):
