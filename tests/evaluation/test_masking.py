@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from robustcls.core import plugins
+from experiments.contests.masked import digits_net
 from robustcls.core.gradients import frozen
 from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
@@ -19,27 +18,9 @@ from tests.helpers.eval_models import make_engine, train_digits
 LINF = ThreatModel("linf", 0.2)
 
 
-def trained(spec: str, eps: float) -> nn.Module:
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10),
-    )  # fmt: skip
-    (x, y), attack = digits("train", size=8).batch(), plugins.load("attack", spec)
-    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
-    for _ in range(12):
-        for rows in torch.randperm(len(x)).split(64):
-            with frozen(net):
-                x_adv = attack(net, x[rows], y[rows], ThreatModel("linf", eps))
-            optimizer.zero_grad()
-            F.cross_entropy(net(x_adv), y[rows]).backward()
-            optimizer.step()
-    return net.eval()
-
-
 @pytest.mark.parametrize(("spec", "eps", "n"), [("fgsm", 0.2, 300), ("pgd(steps=5)", 0.1, 60)])
 def test_fast_says_where_it_is_too_high(spec, eps, n):
-    model, threat = trained(spec, eps), ThreatModel("linf", eps)
+    model, threat = digits_net(spec, eps), ThreatModel("linf", eps)
     x, y = digits("test", size=8).batch()
     with frozen(model):
         engine = make_engine(model, x[:n], y[:n], threat, batch_size=128)
@@ -53,7 +34,7 @@ def test_fast_says_where_it_is_too_high(spec, eps, n):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_fast_1_overrates_a_model_that_masks_gradients_and_fast_2_does_not(seed):
     """Trained by FGSM; of 300 samples version 1 leaves four to seven more."""
-    model, (x, y) = trained("fgsm", 0.2), digits("test", size=8).batch()
+    model, (x, y) = digits_net("fgsm", 0.2), digits("test", size=8).batch()
     left = {}
     for version in (1, 2):
         with frozen(model):
@@ -114,7 +95,7 @@ def test_where_more_steps_say_nothing():
 
 
 def test_the_nearest_are_those_of_the_largest_margin():
-    model, threat = trained("fgsm", 0.2), ThreatModel("linf", 0.02)
+    model, threat = digits_net("fgsm", 0.2), ThreatModel("linf", 0.02)
     x, y = digits("test", size=8).batch()
     with frozen(model):
         engine = make_engine(model, x[:60], y[:60], threat, batch_size=64)
