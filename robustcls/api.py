@@ -29,6 +29,7 @@ from robustcls.models.checkpoint import Arch
 from robustcls.reporting.render import report as report
 from robustcls.results.records import Evaluation
 from robustcls.training import train as training
+from robustcls.training.label import label as label
 
 Attack = str | Callable[..., Tensor]  # a spec such as "pgd(steps=20)", or a function (model, x, y, threat) -> x_adv
 
