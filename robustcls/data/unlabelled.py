@@ -4,6 +4,7 @@ import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from robustcls.data.folders.decode import describe
 from robustcls.data.folders.form import check_form, choose_form
 from robustcls.data.folders.layout import Files
 from robustcls.data.folders.walk import WANTED, how_to_read, walk
-from robustcls.data.images import Images, with_note
+from robustcls.data.images import Images, as_images, with_note
 from robustcls.data.sets.folder import read_files
 from robustcls.data.splits import decoded_alike, load_all, load_left_out, parse_data
 
@@ -65,6 +66,25 @@ def load_unlabelled(
         images = load_all(spec, data_dir=data_dir, skip_corrupt=skip_corrupt)
         images = with_note(images, f"the labels of {spec} are not read")
     return without_labels(images, classes, size)
+
+
+def has_unlabelled(data: Any) -> bool:
+    """Whether (images, labels), or these and the classes, have a label that is UNLABELLED."""
+    if isinstance(data, tuple) and len(data) in (2, 3):
+        with suppress(TypeError, ValueError, RuntimeError):  # no labels at all: whoever reads them says so
+            return bool((torch.as_tensor(data[1]) == UNLABELLED).any())
+    return False
+
+
+def divide_labelled(data: Any, name: str) -> tuple[Images, Images]:
+    """The images of such data that have a label, and the others. Raises InputError as `as_images` does."""
+    labels = torch.as_tensor(data[1])
+    known = labels != UNLABELLED
+    if not known.any():
+        raise InputError(f"data {name}: no image has a label: give a few, at least two of each class")
+    whole = as_images((data[0], labels.where(known, labels[known].min()), *data[2:]), name)
+    labelled, others = (whole.take(rows.nonzero().squeeze(1)) for rows in (known, ~known))
+    return labelled, without_labels(others, whole.classes, None)
 
 
 def without_labels(images: Images, classes: Sequence[str], size: Sequence[int] | None) -> Images:

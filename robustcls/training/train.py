@@ -19,7 +19,7 @@ from robustcls.core.options import REST, parse_batch_size
 from robustcls.data.images import Images, as_images, collect
 from robustcls.data.pseudo_labels import PseudoLabels
 from robustcls.data.splits import hold_out, left_out, load_training_data
-from robustcls.data.unlabelled import load_unlabelled, without_copies, without_labels
+from robustcls.data.unlabelled import divide_labelled, has_unlabelled, load_unlabelled, without_copies, without_labels
 from robustcls.models.checkpoint import Arch, arch_name, restore
 from robustcls.models.weights import read_file
 from robustcls.results.records import Epoch
@@ -127,6 +127,12 @@ def train_from_python(
             given[name] = ",".join(map(str, given[name] if isinstance(given[name], Sequence) else [given[name]]))
     if adv is not None:
         given["adv"] = attack_name(adv)
+    if has_unlabelled(task.get("data")):
+        if "unlabelled" in given:
+            raise InputError(
+                "some labels are -100, for images without a label: leave out `unlabelled`, or these images"
+            )
+        given["unlabelled"] = PYTHON
     config = configure({"data": PYTHON if task.get("data") is not None else None, "quiet": True, **given})
 
     def say(text: str) -> None:
@@ -223,29 +229,30 @@ def _load(config: TrainConfig, data: Data | None) -> tuple[Images, Images, Image
     """Training and validation images, and those without labels, if they are asked for."""
     how: dict[str, Any] = {"seed": config.seed, "limit_train": config.limit_train}
     files: dict[str, Any] = {"data_dir": config.data_dir, "skip_corrupt": config.skip_corrupt}
-    rest: Images | None = None
+    others: Images | None = None  # of the data that was given
     if data is None:
         train, val = load_training_data(config.data or "digits", **how, **files)
     elif isinstance(data, tuple) and all(isinstance(part, Images) for part in data):
         train, val = data
+    elif config.unlabelled == PYTHON:
+        whole, others = divide_labelled(data, PYTHON)
+        train, val = hold_out(whole, **how)
     else:
         whole = as_images(data, PYTHON)
         train, val = hold_out(whole, **how)
-        rest = left_out(whole, **how)
+        others = left_out(whole, **how)
     if not config.unlabelled:
         return train, val, None
     size = train.pixels.shape[1:]
-    if config.unlabelled == REST and data is not None:
-        if not rest:
+    if data is not None and config.unlabelled in (REST, PYTHON):
+        if not others:
             raise InputError(
-                '`unlabelled="rest"` is what `limit_train` leaves out: give a smaller one with all the images'
+                '`unlabelled="rest"` is what `limit_train` leaves out: give a smaller one, with all the images'
             )
-        unlabelled = without_labels(replace(rest, name=f"{REST} of the images"), train.classes, size)
+        unlabelled = without_labels(others, train.classes, size)
     else:
-        source = config.data or "digits" if data is None else ""
-        unlabelled = load_unlabelled(
-            config.unlabelled, data=source, classes=train.classes, size=size, **how, **files
-        )  # fmt: skip
+        source = "" if data is not None else config.data or "digits"
+        unlabelled = load_unlabelled(config.unlabelled, data=source, classes=train.classes, size=size, **how, **files)
     if config.pseudo_labels:
         unlabelled = PseudoLabels.load(config.pseudo_labels).give(unlabelled)
     return train, val, without_copies(unlabelled, train, val)
