@@ -22,8 +22,8 @@ def command(flags: dict, config_file: str | None, model: str, out: str) -> None:
     for these images alone.
 
     \b
-      robustcls label --model teacher/ckpt.pt --data rest --out labels.npz
-      robustcls label --model teacher/ckpt.pt --data folder:unlabelled --out labels.npz
+      robustcls label --model ckpt.pt --data rest --out labels.npz
+      robustcls label --model ckpt.pt --data folder:new --out labels.npz
     """
     config = build(LabelConfig, flags, config_file)
 

@@ -95,7 +95,7 @@ def without_labels(images: Images, classes: Sequence[str], size: Sequence[int] |
         how = f"write {images.name.partition('(')[0]}(size={size[1]})" if folder else "convert them first"
         raise InputError(f"the unlabelled images of {images.name} are {own}, the labelled ones {needed}: {how}")
     labels = torch.full_like(images.labels, UNLABELLED)
-    return replace(images, labels=labels, classes=tuple(classes), split_counts=(0,) * len(classes))
+    return replace(images, labels=labels, classes=tuple(classes), split_counts=())
 
 
 def without_copies(images: Images, train: Images, val: Images) -> Images:
@@ -157,5 +157,4 @@ def _loose(spec: str, classes: Sequence[str], skip_corrupt: bool) -> Images:
         spec,
         note="; ".join(filter(None, notes)),
         files=tuple(names[i] for i in decoded.positions),
-        split_counts=(0,) * len(classes),
     )

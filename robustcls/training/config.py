@@ -91,9 +91,9 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
         metavar="SPEC",
         group="Data",
     )
-    unlabelled_share: float = option(0.5, "Share of each batch that is unlabelled.", metavar="SHARE", group="Data")
+    unlabelled_share: float = option(0.5, "Share of each batch that is unlabelled.", metavar="P", group="Data")
     pseudo_labels: str | None = option(
-        None, "Labels for these images, as robustcls label wrote them.", metavar="FILE.npz", group="Data"
+        None, "Labels for these images, as robustcls label wrote them.", metavar="FILE", group="Data"
     )
     val_n: int = option(500, "Validation images, held out of the training set.", group="Data")
     val_attack: str = option(

@@ -79,6 +79,7 @@ def label_spec(
     else:
         images = _images(source, config, (), None)
         loaded = _build(source, config, images.pixels.shape[1:])
+    check_images(images.batch(slice(1))[0], input_size=input_size_of(loaded.model))
     for line in loaded.notes:
         say(line)
     say(f"{len(images)} images of {images.name}" + (f"; {images.note}" if images.note else ""))
@@ -132,7 +133,6 @@ def _label(
 ) -> PseudoLabels:
     """pixels: uint8 N,C,H,W. loaded: what is known of the model."""
     x: ImageRows = EightBit(pixels)
-    check_images(x[:1], input_size=input_size_of(model))
     fitted, _ = classifier_of(model, x[:LOOKED_AT])
     size = resolve_batch_size(batch_size, pixels.shape[1:], device_of(model))
     with frozen(fitted), uncompiled(), exact_fp32():

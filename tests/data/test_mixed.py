@@ -16,7 +16,7 @@ def mixed():
     def images(first, count, label):
         pixels = torch.arange(first, first + count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(count, 1, 2, 2)
         labels = torch.arange(count) if label is None else torch.full((count,), label)
-        return Images(pixels.contiguous(), labels, tuple("abcdefghij"), "tiny", split_counts=(1,) * 10)
+        return Images(pixels.contiguous(), labels, tuple("abcdefghij"), "tiny")
 
     return lambda share=0.5, parts=1: Mixed(images(0, L, None), images(100, U, -100), share, parts)
 

@@ -11,7 +11,7 @@ from robustcls.data.images import Images
 from robustcls.data.pseudo_labels import SCHEMA, PseudoLabels, hash_pixels
 
 PIXELS = torch.arange(4 * 3, dtype=torch.uint8).view(4, 3, 1, 1)
-IMAGES = Images(PIXELS, torch.full((4,), -100), ("cat", "dog"), "tiny", split_counts=(0, 0))
+IMAGES = Images(PIXELS, torch.full((4,), -100), ("cat", "dog"), "tiny")
 MADE = PseudoLabels(
     torch.tensor([0, 1, 1, 0]),
     torch.tensor([0.5, 0.75, 1.0, 0.75]),
