@@ -76,18 +76,18 @@ def row_of(name: str, seed: int, folder: Path, data: str, *, tiny: bool) -> dict
     row: dict[str, Any] = {"row": name, "seed": seed, "config": config, "commit": commit()}
     row["epochs"] = {"run": len(history), "seconds": round(sum(epoch["seconds"] for epoch in history), 1)}
     if name == "teacher":
-        command("label", "--model", run / "ckpt.pt", "--out", folder / "labels.npz", "--quiet")
+        command("label", "--model", run / "ckpt.pt", "--out", folder / "labels.npz")
         row["pseudo_labels"] = judge(folder, config, seed)
     evaluation = run / "evaluation.json"
     if not evaluation.exists():
         suite = ["--attack", "fgsm"] if name == "teacher" else ["--suite", "fast"]  # undefended: nothing withstands
-        command("attack", "--model", run / "ckpt.pt", *suite, "--n", "all", "--resume", "--quiet", "--out", evaluation)
+        command("attack", "--model", run / "ckpt.pt", *suite, "--n", "all", "--resume", "--out", evaluation)
     return row | summary(Evaluation.load(evaluation))
 
 
 def train(name: str, seed: int, run: Path, data: str, labels: Path | None, *, tiny: bool) -> None:
     if (run / "last.pt").exists():
-        command("train", "--resume", run, "--quiet")
+        command("train", "--resume", run)
         return
     options = ["--data", data, "--seed", seed, "--out", run, *(["--pseudo-labels", labels] if labels else [])]
     if tiny:
@@ -97,7 +97,7 @@ def train(name: str, seed: int, run: Path, data: str, labels: Path | None, *, ti
             TINY_EPOCHS.get(name, 2),
             *([] if name == "all" else ["--limit-train", TINY_LIMIT]),
         ]
-    command("train", "--config", HERE / f"{name}.toml", *options, "--quiet")
+    command("train", "--config", HERE / f"{name}.toml", *options)
 
 
 def judge(folder: Path, config: dict[str, Any], seed: int) -> dict[str, Any]:

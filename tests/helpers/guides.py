@@ -18,6 +18,7 @@ from tests.helpers import ROOT
 PAGES = [
     "README",
     "train",
+    "labels",
     "attack",
     "defences",
     "explain",
