@@ -36,6 +36,7 @@ import torch
 from tests.helpers.tiny_run import tiny_run
 
 from robustcls.data.splits import load_training_data
+from robustcls.data.unlabelled import load_unlabelled
 from robustcls.runtime.world import end_process, join_world
 from robustcls.training.run import Run
 from robustcls.training.config import TrainConfig
@@ -44,8 +45,12 @@ world = join_world()
 config = TrainConfig(
     data="digits(size=8)", arch="no_norm:net", adv="fgsm", augment="none", limit_train=160, batch_size=32,
     objective=sys.argv[2], step="once", accumulate=int(sys.argv[3]), device="cpu", precision="fp32", eps="0.1", seed=3,
+    unlabelled=sys.argv[4] if len(sys.argv) > 4 else None,
 )
-run = Run(config, Path("unused"), *load_training_data(config.data, limit_train=160), world)
+train, val = load_training_data(config.data, limit_train=160)
+like = {"data": config.data, "classes": train.classes, "size": train.pixels.shape[1:], "limit_train": 160}
+unlabelled = load_unlabelled(config.unlabelled, **like) if config.unlabelled else None
+run = Run(config, Path("unused"), train, val, world, unlabelled=unlabelled)
 run.state.train_mode()
 x, y = next(iter(run.batches()))
 run.state.gradient(x, y, run.state.attack)
@@ -62,14 +67,16 @@ def net(num_classes, input_size):
 """
 
 
-@pytest.mark.parametrize(("objective", "accumulate"), [("adversarial(mix=0.5)", 1), ("mart", 2)])
-def test_two_processes_give_the_gradients_of_one(objective, accumulate, tmp_path):
+@pytest.mark.parametrize(
+    ("objective", "accumulate", "more"), [("adversarial(mix=0.5)", 1, []), ("mart", 2, []), ("alp", 2, ["rest"])]
+)
+def test_two_processes_give_the_gradients_of_one(objective, accumulate, more, tmp_path):
     (tmp_path / "gradients.py").write_text(GRADIENTS)
     (tmp_path / "no_norm.py").write_text(NO_NORM)
     found = []
     for processes in (1, 2):
         out = tmp_path / f"{processes}.pt"
-        done = torchrun("gradients.py", out, objective, accumulate, cwd=tmp_path, processes=processes)
+        done = torchrun("gradients.py", out, objective, accumulate, *more, cwd=tmp_path, processes=processes)
         assert done.returncode == 0, done.stderr
         found.append(load(out))
     for one, two in zip(*found, strict=True):
