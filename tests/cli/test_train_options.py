@@ -265,6 +265,8 @@ def test_a_flag_wins_over_the_file(name):
         assert configure(flags, file).minutes == 0
     elif name == "swa":
         file, flags = {"swa": 0.2}, {"swa": 0.7}
+    elif name in ("unlabelled", "pseudo_labels"):  # one asks for the other
+        file, flags = {"unlabelled": "rest", "pseudo_labels": "other.npz"}, {name: VALUES[name]}
     else:
         file, flags = {**dataclasses.asdict(TrainConfig()), "objective": None, "eps": "0.1"}, {name: VALUES[name]}
     assert getattr(configure(flags, file), name) == VALUES[name]
