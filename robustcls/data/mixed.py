@@ -33,11 +33,10 @@ class Mixed:
         return max(1, len(self) // batch_size)
 
     def places(self, batch_size: int) -> Tensor:
-        """Which images of a batch are unlabelled, spread evenly over it: batch_size, bool. parts divides batch_size."""
+        """Which images of a batch are unlabelled, the last of each part: batch_size, bool. parts divides batch_size."""
         part = batch_size // self.parts
         count = min(max(round(self.share * part), 1), part - 1)
-        steps = torch.arange(part + 1) * count // part
-        return steps.diff().bool().repeat(self.parts)
+        return (torch.arange(part) >= part - count).repeat(self.parts)
 
     def batches(
         self, batch_size: int, *, seed: int = 0, epoch: int = 0, start: int = 0, rank: int = 0, size: int = 1

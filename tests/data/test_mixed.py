@@ -53,6 +53,7 @@ def test_all_images_of_a_source_come_before_any_comes_again(mixed):
     assert (len(known), len(others)) == (16, 16)
     assert sorted(known[:L]) == list(range(L))
     assert len(set(known[L:])) == 6
+    assert known[L:] != known[:6]  # in another order
     assert len(set(others)) == 16
 
 
