@@ -29,6 +29,7 @@ from robustcls.data.splits import load_left_out
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parents[1] / "reports" / "few_labels" / "results.json"
 ROWS = {"alone": "", "rst": "labels.npz", "permuted": "permuted.npz", "all": "", "uat": ""}  # and their pseudo-labels
+PLACES = ("data", "data_dir", "pseudo_labels", "out")  # of the machine, not of the recipe
 TINY = [
     "--data",
     "digits(size=8)",
@@ -73,7 +74,8 @@ def row_of(name: str, seed: int, folder: Path, data: str, *, tiny: bool) -> dict
     train(name, seed, run, data, labels, tiny=tiny)
     config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
     history = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
-    row: dict[str, Any] = {"row": name, "seed": seed, "config": config, "commit": commit()}
+    kept = {key: value for key, value in config.items() if key not in PLACES}
+    row: dict[str, Any] = {"row": name, "seed": seed, "config": kept, "commit": commit()}
     row["epochs"] = {"run": len(history), "seconds": round(sum(epoch["seconds"] for epoch in history), 1)}
     if name == "teacher":
         command("label", "--model", run / "ckpt.pt", "--out", folder / "labels.npz")
@@ -118,7 +120,7 @@ def summary(found: Evaluation) -> dict[str, Any]:
     return {
         "clean": {"correct": found.clean.correct, "total": found.clean.total},
         "robust": {"correct": found.robust.correct, "total": found.robust.total, "kind": found.robust.kind},
-        "checks": {one.id: one.message for one in found.checks if one.status in ("warn", "fail")},
+        "checks": {one.id: one.status for one in found.checks if one.status in ("warn", "fail")},
         "samples_robust": numpy.packbits(robust).tobytes().hex(),
         "data_sha256": found.data.sha256,
         "versions": found.provenance.versions,
