@@ -110,7 +110,7 @@ def test_the_fewest_values_inside_a_mask_by_brute_force():
     gap = (logits[:, 1] - logits[:, 0]).abs()
     fewest = (most < gap[:, None]).sum(1) + 1
     possible = fewest <= 6
-    threat = ThreatModel("l0", 72, few)
+    threat = ThreatModel("l0", 6, few)
     x_adv = robustcls.attack(net, x, y, threat, "sigma_zero(steps=300)")
     broken = net(x_adv).argmax(1) != y
     assert not broken[~possible].any()

@@ -20,6 +20,16 @@ CODE = '''
 def interrupt(model, x, y, threat, *, generator=None):
     raise KeyboardInterrupt
 
+def blank(model, x, y, threat, *, generator=None):
+    """Misclassifies all: of each image the first flat one that is classified in another way."""
+    import torch
+    flat = [torch.full_like(x, grey / 10) for grey in range(11)]
+    found = x.clone()
+    for one in flat:
+        wrong = model(one).argmax(1) != y
+        found[wrong] = one[wrong]
+    return found
+
 calls = 0
 
 def interrupt_second(model, x, y, threat, *, generator=None):
@@ -54,6 +64,13 @@ def rooted():
             return x.pow(0.5)
 
     return nn.Sequential(Root(), nn.Flatten(), nn.Linear(64, 10))
+
+def colours():
+    """Two classes of colour images, told apart by every value."""
+    import torch
+    from torch import nn
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
 
 def boom():
     raise RuntimeError("boom")
@@ -90,6 +107,15 @@ def cli(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return run_main
+
+
+@pytest.fixture
+def short_checks(monkeypatch):
+    """Self-checks of few steps and queries, for what is not about them: they take longer than so small an attack."""
+    monkeypatch.setattr(
+        "robustcls.evaluation.checks.more_steps.PROBE", ("apgd_ce(steps=3)", "apgd_t(steps=3, targets=1)")
+    )
+    monkeypatch.setattr("robustcls.evaluation.checks.black_box_wins.QUERIES", (8, 28, 200))
 
 
 @pytest.fixture(scope="session")

@@ -199,7 +199,10 @@ def test_a_model_that_is_not_random_is_told(net):
     x, y = samples(8)
     found = robustcls.evaluate(averaged(net, draws=2), x, y, "linf:0.1", attacks="pgd(steps=2)")
     assert found.under_noise.robust.noise95 == [found.robust.accuracy] * 2
-    assert "not random" in next(check for check in found.checks if check.id == "random_output").message
+    told = next(check for check in found.checks if check.id == "random_output")
+    assert told.status == "warn"
+    assert "nothing random was found: the model is not random" in told.message
+    assert "  warning  random_output" in str(found).splitlines()
     assert robustcls.evaluate(net, x, y, "linf:0.1", attacks="pgd(steps=2)").under_noise is None
 
 
@@ -280,6 +283,7 @@ def test_a_suite_is_run_before_the_joint_attack(net):
         ({"detector": unconfident, "held_out": None}, "give them as `held_out`"),
         ({"detector": unconfident, "fpr": 1.0}, "no false positive rate"),
         ({"detector": unconfident, "fpr": 0.001}, "less than one of 40 held-out images"),
+        ({"fpr": 0.05, "held_out": None}, "is about a detector, and there is none"),
         ({"detector": "unconfident"}, "write it as package.module:score"),
         ({"detector": unconfident, "suite": "rand"}, "beside a random model is not evaluated"),
         ({"attacks": "apgd_reject"}, "attacks a model with a detector"),
