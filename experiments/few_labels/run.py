@@ -31,17 +31,9 @@ RESULTS = HERE.parents[1] / "reports" / "few_labels" / "results.json"
 ROWS = {"alone": "", "rst": "labels.npz", "permuted": "permuted.npz", "all": "", "uat": ""}  # and their pseudo-labels
 PLACES = ("data", "data_dir", "pseudo_labels", "out")  # of the machine, not of the recipe
 TINY = [
-    "--data",
-    "digits(size=8)",
-    "--arch",
-    "vgg16(width=0.05)",
-    "--eps",
-    "0.1",
-    "--batch-size",
-    "16",
-    "--val-n",
-    "40",
-]
+    "--data", "digits(size=8)", "--arch", "vgg16(width=0.05)", "--eps", "0.1", "--batch-size", "16", "--val-n", "40",
+    "--augment", "none",
+]  # fmt: skip
 TINY_EPOCHS, TINY_LIMIT = {"teacher": 30, "alone": 40}, 60
 
 

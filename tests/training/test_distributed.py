@@ -43,32 +43,21 @@ from robustcls.training.run import Run
 from robustcls.training.config import TrainConfig
 
 world = join_world()
-<<<<<<< HEAD
-config = TrainConfig(
-    data="digits(size=8)", arch="no_norm:net", adv="fgsm", augment="none", limit_train=160, batch_size=32,
-    objective=sys.argv[2], step="once", accumulate=int(sys.argv[3]), device="cpu", precision="fp32", eps="0.1", seed=3,
-    unlabelled=sys.argv[4] if len(sys.argv) > 4 else None,
-)
-train, val = load_training_data(config.data, limit_train=160)
-like = {"data": config.data, "classes": train.classes, "size": train.pixels.shape[1:], "limit_train": 160}
-unlabelled = load_unlabelled(config.unlabelled, **like) if config.unlabelled else None
-run = Run(config, Path("unused"), train, val, world, unlabelled=unlabelled)
-run.state.train_mode()
-x, y = next(iter(run.batches()))
-run.state.gradient(x, y, run.state.attack)
-=======
 gradients = {}
-for objective, accumulate in (("adversarial(mix=0.5)", 1), ("mart", 2)):
+for objective, accumulate, spec in (("adversarial(mix=0.5)", 1, None), ("mart", 2, None), ("alp", 2, "rest")):
     config = TrainConfig(
         data="digits(size=8)", arch="no_norm:net", adv="fgsm", augment="none", limit_train=160, batch_size=32,
         objective=objective, step="once", accumulate=accumulate, device="cpu", precision="fp32", eps="0.1", seed=3,
+        unlabelled=spec,
     )
-    run = Run(config, Path("unused"), *load_training_data(config.data, limit_train=160), world)
+    train, val = load_training_data(config.data, limit_train=160)
+    like = {"data": config.data, "classes": train.classes, "size": train.pixels.shape[1:], "limit_train": 160}
+    unlabelled = load_unlabelled(spec, **like) if spec else None
+    run = Run(config, Path("unused"), train, val, world, unlabelled=unlabelled)
     run.state.train_mode()
     x, y = next(iter(run.batches()))
     run.state.gradient(x, y, run.state.attack)
     gradients[objective] = world.size, len(x), [parameter.grad for parameter in run.state.model.parameters()]
->>>>>>> main
 if world.first:
     torch.save(gradients, sys.argv[1])
 end_process(0)
@@ -82,23 +71,6 @@ def net(num_classes, input_size):
 """
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize(
-    ("objective", "accumulate", "more"), [("adversarial(mix=0.5)", 1, []), ("mart", 2, []), ("alp", 2, ["rest"])]
-)
-def test_two_processes_give_the_gradients_of_one(objective, accumulate, more, tmp_path):
-    (tmp_path / "gradients.py").write_text(GRADIENTS)
-    (tmp_path / "no_norm.py").write_text(NO_NORM)
-    found = []
-    for processes in (1, 2):
-        out = tmp_path / f"{processes}.pt"
-        done = torchrun("gradients.py", out, objective, accumulate, *more, cwd=tmp_path, processes=processes)
-        assert done.returncode == 0, done.stderr
-        found.append(load(out))
-    for one, two in zip(*found, strict=True):
-        assert one.abs().max() > 1e-4
-        assert torch.allclose(one, two, atol=1e-6)
-=======
 def test_two_processes_give_the_gradients_of_one(tmp_path):
     (tmp_path / "gradients.py").write_text(GRADIENTS)
     (tmp_path / "no_norm.py").write_text(NO_NORM)
@@ -108,14 +80,13 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
     for processes, done in ((1, alone), (2, torchrun("gradients.py", "2.pt", cwd=tmp_path))):
         assert done.returncode == 0, (processes, done.stderr)
     found, halves = load(tmp_path / "1.pt"), load(tmp_path / "2.pt")
-    assert len(found) == len(halves) == 2
+    assert len(found) == len(halves) == 3
     for objective, (processes, images, gradients) in found.items():
         assert (processes, images) == (1, 32)
         assert halves[objective][:2] == (2, 16)
         for one, two in zip(gradients, halves[objective][2], strict=True):
             assert one.abs().max() > 1e-4
             assert torch.allclose(one, two, atol=1e-6), objective
->>>>>>> main
 
 
 def test_torchrun_trains_and_attacks(tmp_path):
