@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from robustcls.api import evaluate as evaluate
     from robustcls.api import explain as explain
     from robustcls.api import export as export
+    from robustcls.api import label as label
     from robustcls.api import load as load
     from robustcls.api import load_data as load_data
     from robustcls.api import train as train
@@ -40,6 +41,7 @@ _HOMES = {
     "explain": "robustcls.api",
     "export": "robustcls.api",
     "explain_metrics": "robustcls.attribution.measures.trust",
+    "label": "robustcls.api",
     "load": "robustcls.api",
     "load_data": "robustcls.api",
     "report": "robustcls.reporting.render",  # which needs no torch
