@@ -66,7 +66,7 @@ def test_it_says_what_it_is(net, tree):
     model = coarse(net, tree=tree)
     assert (model.classes, model.title) == (("round", "open"), f"coarse(Sequential, tree={tree})")
     assert coarse(net, tree=tree, depth=2).classes == ("round", "open/curved", "open/straight")
-    assert list(model.named_buffers())[0][0] not in model.state_dict()
+    assert next(iter(model.named_buffers()))[0] not in model.state_dict()
 
 
 def coarse_accuracy(model, x, groups):
