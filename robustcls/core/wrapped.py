@@ -10,7 +10,7 @@ from robustcls.core import plugins
 from robustcls.core.errors import InputError, unknown
 
 _CALL = re.compile(r"([A-Za-z_][\w.]*(?::[A-Za-z_]\w*)?)\((.*)\)\Z", re.DOTALL)
-_OPTION = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(.+?)\s*\Z", re.DOTALL)
+OPTION = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(.+?)\s*\Z", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ def read_wrapped(spec: str) -> Wrapped:
     if not found or Path(spec).exists() or "://" in spec:
         return Wrapped(spec)
     name, inside = found.groups()
-    parts = [part.strip() for part in _parts(inside)]
+    parts = [part.strip() for part in at_commas(inside)]
     own = ":" in name
     if not own and name not in plugins.names("wrapper"):
         raise unknown("wrapper of a model", name, plugins.names("wrapper"))
-    count = next((place for place, part in enumerate(parts) if not part or _OPTION.match(part)), len(parts))
+    count = next((place for place, part in enumerate(parts) if not part or OPTION.match(part)), len(parts))
     if count == 0:
         raise InputError(f"{spec} is a wrapper around nothing: name the model first, as in {name}(ckpt.pt)")
     models, options = parts[:count], parts[count:]
@@ -76,7 +76,7 @@ def wrapped_name(names: Sequence[str], wrapper: plugins.Spec) -> str:
     return f"{wrapper.name}({', '.join([*names, *(f'{key}={value}' for key, value in wrapper.options)])})"
 
 
-def _parts(text: str) -> list[str]:
+def at_commas(text: str) -> list[str]:
     """The text at its commas, those in brackets left."""
     parts, depth = [""], 0
     for character in text:
@@ -90,7 +90,7 @@ def _parts(text: str) -> list[str]:
 
 def _quoted(option: str, texts: set[str]) -> str:
     """An option whose value may stand without quotes, with them. texts: the names of those that are text in any case."""
-    found = _OPTION.match(option)
+    found = OPTION.match(option)
     if not found:
         return option
     name, value = found.groups()
