@@ -19,18 +19,18 @@ on="--device ${DEVICE:-auto} --quiet"
 mkdir -p "$out"
 
 attack() { # NAME MODEL [options]: evaluates it, once
-    name=$1 model=$2
+    file=$out/$1.json model=$2
     shift 2
-    [ -f "$out/$name.json" ] || robustcls attack --model "$model" $on -n "${N:-all}" ${ATTACK:---suite fast} "$@" --out "$out/$name.json"
+    [ -f "$file" ] || robustcls attack --model "$model" $on -n "${N:-all}" ${ATTACK:---suite fast} "$@" --out "$file"
 }
 
 train() { # NAME CONFIG [options]: trains it, once
-    name=$1 config=$2
+    run=${out:?}/runs/$1 config=$2
     shift 2
-    [ -f "$out/runs/$name/done" ] && return
-    rm -rf "${out:?}/runs/$name"
-    robustcls train --config "$here/$config.toml" $on "$@" ${TRAIN:-} --out "$out/runs/$name"
-    touch "$out/runs/$name/done"
+    [ -f "$run/done" ] && return
+    rm -rf "$run"
+    robustcls train --config "$here/$config.toml" $on "$@" ${TRAIN:-} --out "$run"
+    touch "$run/done"
 }
 
 case $step in
@@ -46,7 +46,7 @@ coarse)
     attack fine "$1" --data "$base" --tree "$tree"
     attack coarse "coarse($1, tree=$tree)" --data "$base"
     attack coarse_by_fine "coarse($1, tree=$tree)" --data "$base" --transfer-from "$1"
-    python "$here/trees.py" "$base" "$1" "$tree" "$out/trees.json" --n "${TREES_N:-1000}"
+    python "$here/trees.py" "$base" "$1" "$tree" "$out/trees.json" --n "${TREES_N:-1000}" ${TREES:-}
     ;;
 shortcut)
     ATTACK=${SHORTCUT_ATTACK:---attack pgd(steps=10)}
