@@ -90,7 +90,7 @@ def _differences(source: ModelSource) -> list[str]:
     said = []
     for one in source.members if len(source.members) > 1 else ():
         if differ := [key for key in TRAINED if one.meta and one.meta.get(key) != source.meta.get(key)]:
-            names = [Path(each.spec).name for each in (one, source)]
+            names = ["/".join(Path(each.spec).parts[-2:]) for each in (one, source)]
             said.append(
                 f"{names[0]} was trained with another {' and '.join(differ)} than {names[1]}, which is followed"
             )

@@ -142,7 +142,8 @@ def test_a_spec_builds_it_and_says_where_the_members_differ(tmp_path):
     x = torch.rand(3, 1, 8, 8)
     torch.testing.assert_close(loaded.model(x).exp(), mean(models, x))
     assert loaded.name == f"ensemble({tmp_path.name}/a.pt, {tmp_path.name}/b.pt)"
-    assert loaded.notes == [f"{loaded.name}: b.pt was trained with another seed than a.pt, which is followed"]
+    one, other = (f"{tmp_path.name}/{name}.pt" for name in "ba")
+    assert loaded.notes == [f"{loaded.name}: {one} was trained with another seed than {other}, which is followed"]
     assert read_wrapped(loaded.name).wrapper is not None
     assert tuple(loaded.classes) == tuple("0123456789")
     assert loaded.model.arch == "vgg16(width=0.05) + vgg16(width=0.05)"
