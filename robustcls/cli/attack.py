@@ -18,7 +18,6 @@ from robustcls.cli.places import (
 )
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable, is_stdout, is_stream
-from robustcls.core.options import parse_batch_size
 from robustcls.evaluation.config import AttackConfig
 
 if TYPE_CHECKING:
@@ -72,7 +71,6 @@ def command(
     from robustcls.evaluation.journal import Journal, kept
     from robustcls.evaluation.plan import choose_attacks, plan_from
     from robustcls.evaluation.subject import load_subject
-    from robustcls.evaluation.targets import aimed
     from robustcls.runtime.device import keep_freed_memory
     from robustcls.runtime.world import join_world
 
@@ -91,9 +89,7 @@ def command(
         journal = Journal(target.with_name(f"{target.name}.partial"), resume=resume, world=world)
         journaled = None if is_stream(target) else journal
         choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
-        subject = aimed(
-            load_subject(model, config), config.target, seed=config.seed, batch_size=parse_batch_size(config.batch_size)
-        )
+        subject = load_subject(model, config)
         plan = plan_from(config, subject)
         for line in subject.notes:
             note(line, quiet)
@@ -157,7 +153,9 @@ def summarise(evaluation: "Evaluation") -> str:
         radii = [[f"eps {point.eps_text}", percent(point.robust)] for point in evaluation.curve]
         lines += ["", table(["security curve", "robust accuracy"], radii)]
     for attack in evaluation.attacks:
-        if attack.censored is not None:
+        if attack.censored == 0 and attack.median_nearest is None:
+            lines.append(f"{attack.name}: no sample attacked")
+        elif attack.censored is not None:
             typical = "beyond reach" if attack.median_nearest is None else f"{attack.median_nearest:.4g}"
             lines.append(f"{attack.name}: median distance {typical}, none found for {attack.censored}")
     if service := evaluation.provenance.service:

@@ -48,13 +48,8 @@ def command(file: str, asked: PolicyOptions, junit: str | None) -> int:
     verdict = judge(evaluation, policy)
     shown = [one for one in verdict.criteria if one.name in THRESHOLDS or one.status != PASS]
     click.echo("\n".join([verdict.status, *map(_line, shown)]))
-    limited = not policy.norm and not evaluation.threat.plain
-    for said in (
-        outdated_suites(evaluation),
-        f"the attacks were limited to {evaluation.threat.text}" if limited else "",
-    ):
-        if said:
-            click.echo(wrap(f"note: {said}"))
+    if outdated := outdated_suites(evaluation):
+        click.echo(wrap(f"note: {outdated}"))
     if junit:
         with atomic_write(junit, "--junit") as part:
             part.write_text(junit_xml(Path(file).name, verdict), encoding="utf-8", errors="backslashreplace")

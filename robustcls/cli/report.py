@@ -227,12 +227,10 @@ def measure(
     from robustcls.cli.attack import summarise
     from robustcls.cli.explain import describe_methods
     from robustcls.core import plugins
-    from robustcls.core.options import parse_batch_size
     from robustcls.evaluation.budget import estimate
     from robustcls.evaluation.evaluate import evaluate_subject
     from robustcls.evaluation.plan import choose_attacks, plan_from
     from robustcls.evaluation.subject import load_subjects
-    from robustcls.evaluation.targets import aimed
     from robustcls.models.remote import check_answered
     from robustcls.reporting.scrub import without_arrays
     from robustcls.runtime.device import keep_freed_memory
@@ -242,10 +240,7 @@ def measure(
         plugins.resolved("attribution", method)
     choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
     say = partial(note, quiet=config.quiet)
-    size = parse_batch_size(config.batch_size)
-    subjects = [
-        aimed(one, config.target, seed=config.seed, batch_size=size) for one in load_subjects(page.model, config)
-    ]
+    subjects = load_subjects(page.model, config)
     plans = [plan_from(config, subject, say=say) for subject in subjects]
     evaluations = []
     for model, its, out in zip(page.model, estimate(subjects, plans, config, given), outs, strict=True):

@@ -72,7 +72,7 @@ class ThreatModel:
             )
         if self.norm == "l0" and self.eps != round(self.eps):
             raise InputError(
-                f"l0 eps {self.eps:g} is not a whole number: l0 counts the values that may change: give one such as `eps=20`"
+                f"l0 eps {self.eps:g} is not a whole number: l0 counts the values that may change: give one such as 20"
             )
 
     @classmethod
@@ -105,19 +105,22 @@ class ThreatModel:
         return replace(self, eps={"linf": min(eps, 1.0), "l0": math.floor(eps)}.get(self.norm, eps))
 
     def check_fits(self, shape: Sequence[int]) -> None:
-        """Raises InputError where no two images are as far apart as eps, as in grey levels, and for a mask of another size.
+        """Raises InputError where no two images are as far apart as eps, as in grey levels, in l0 none that differ in the mask
+        alone, and for a mask of another size.
 
         shape: C,H,W of an image.
         """
+        whole, where = self._widest(shape), ""
         if self.mask is not None:
             self.mask.check_size(shape[1:])
-        whole = self._widest(shape)
+            if self.norm == "l0":
+                whole, where = shape[0] * self.mask.pixels, f" in {self.mask.name}"
         if self.eps > whole * (1 + BALL):
             size = " x ".join(map(str, shape))
-            hint = _grey_levels(self.eps) or ": give a smaller radius"
+            hint = (self.norm != "l0" and _grey_levels(self.eps)) or ": give a smaller radius"
             raise InputError(
                 f"{self.norm} eps {self.eps:g} is too large: pixels are in [0, 1], so that images of {size} are at most "
-                f"{whole:g} apart{hint}"
+                f"{whole:g} apart{where}{hint}"
             )
 
     def reaches_grey(self, shape: Sequence[int]) -> bool:

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from shlex import quote
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustcls.attacks._targets import cannot_aim
 from robustcls.core import plugins
+from robustcls.core.draws import SampleGenerator
 from robustcls.core.errors import InputError
 from robustcls.core.traits import Traits, takes, takes_target, traits_of
 from robustcls.evaluation.subject import Subject
@@ -153,3 +154,28 @@ def check_attacks(attacks: Sequence[NamedAttack], subject: Subject, eps_grid: Se
             threat.check_whole_box(attack.text)
         if traits.unrestricted and any(eps < 1 for eps in eps_grid):
             raise InputError(f"{attack.text} leaves every small ball: it has no curve over radii: leave out `eps_grid`")
+        if not attack.is_own:
+            _check_options(attack, subject)
+
+
+class _Unasked(nn.Module):
+    """Stands in for a model that is not to be asked."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("not asked")
+
+
+def _check_options(attack: NamedAttack, subject: Subject) -> None:
+    """Raises InputError for what the attack itself refuses, a norm or the value of an option, as it does before it asks the
+    model."""
+    x, y, index = subject.x[:1], subject.source_y[:1], subject.index[:1]
+    known = {"generator": SampleGenerator.of(index, 0), "others": x, "detector": subject.detector}
+    given = {name: value for name, value in known.items() if attack.takes(name)}
+    if subject.aim is not None:
+        given["target"] = subject.aim.target[:1]
+    try:
+        attack.function(_Unasked(), x, y, subject.threat, **given)
+    except InputError:
+        raise
+    except Exception:  # as a rule that of the model; any other is recorded when the attack runs
+        pass

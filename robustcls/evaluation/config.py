@@ -10,6 +10,7 @@ from robustcls.core.measures import measures, with_fields
 from robustcls.core.options import CompileOption, DataOptions, NormalisationOptions, RuntimeOptions, ThreatOptions
 
 LONGEST_LICENSE = 200  # characters
+FPR = 0.05  # of a detector
 
 
 @dataclass(kw_only=True)
@@ -100,13 +101,20 @@ class AttackConfig(SubjectOptions, CompileOption):
         "suspicious: answers above a threshold are refused, and attacks must not be.",
         metavar="module:score",
     )
-    fpr: float = option(
-        0.05, "Share of clean held-out images that the detector refuses: it chooses the threshold.", metavar="SHARE"
+    fpr: float | None = option(
+        None,
+        f"Share of clean held-out images that the detector refuses: it chooses the threshold.  [default: {FPR:g}]",
+        metavar="SHARE",
     )
 
     def __post_init__(self) -> None:
         check_license(self.license)
-        check_fpr(self.fpr)
+        if self.fpr is not None:
+            check_fpr(self.fpr)
+            if self.detector is None:
+                raise InputError(
+                    f"`fpr={self.fpr:g}` is about a detector, and there is none: give `detector`, or leave out `fpr`"
+                )
 
 
 @dataclass(kw_only=True)

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from robustcls.core.errors import InputError
 from robustcls.core.seeds import mix
 from robustcls.core.threat import Norm, ThreatModel, parse_eps
 from robustcls.evaluation.attacks import AttackLike, NamedAttack, as_attacks
@@ -24,18 +26,28 @@ class AutoGrid(tuple[float, ...]):
 
 
 def choose_grid(
-    eps_grid: str | Sequence[float] | None, threat: ThreatModel, attacks: Sequence[AttackLike]
+    eps_grid: str | Sequence[float] | None,
+    threat: ThreatModel,
+    attacks: Sequence[AttackLike],
+    shape: Sequence[int] | None = None,
 ) -> Sequence[float]:
     """The radii of a security curve; none of None. eps_grid: radii, a list such as `0,2/255`, or `auto`.
 
-    With auto, attacks that leave every small ball, and so have no curve, get none. Raises InputError.
+    With auto, attacks that leave every small ball, and so have no curve, get none. shape: C,H,W of an image, by which radii of
+    l0 are too large. Raises InputError.
     """
     if not eps_grid:
         return []
     if isinstance(eps_grid, AutoGrid):
         return eps_grid
     if not isinstance(eps_grid, str) or eps_grid.strip() != "auto":
-        return [ThreatModel(threat.norm, eps).eps for eps in parse_grid(eps_grid)]
+        try:
+            balls = [replace(threat, eps=eps) for eps in parse_grid(eps_grid)]
+            if threat.norm == "l0" and shape is not None:
+                balls[-1].check_fits(shape)
+        except InputError as error:
+            raise InputError(f"`eps_grid`: {error}") from None
+        return [ball.eps for ball in balls]
     unrestricted = any(attack.traits.unrestricted for attack in as_attacks(attacks))
     return [] if unrestricted else auto_grid(threat)
 

@@ -7,7 +7,7 @@ from torch import nn
 from robustcls.core.detector import HELD_OUT, Detector, make_detector
 from robustcls.core.gradients import frozen
 from robustcls.data.images import Images
-from robustcls.evaluation.config import AttackConfig, ExplainConfig
+from robustcls.evaluation.config import FPR, AttackConfig, ExplainConfig
 from robustcls.runtime.stored import as_floats
 
 
@@ -19,4 +19,4 @@ def detector_of(
         return None
     held_out = split("train" if options.split == "val" else "val", n=HELD_OUT)
     with frozen(model):
-        return make_detector(options.detector, options.fpr, model, as_floats(held_out.pixels))
+        return make_detector(options.detector, options.fpr or FPR, model, as_floats(held_out.pixels))

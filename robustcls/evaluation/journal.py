@@ -104,11 +104,10 @@ class Journal:
         """Keeps what is left of the samples at these rows after all attacks, in place of its batches."""
         if self.world.first:
             self._write(_chunk_name(rows), {"rows": rows, **content})
-        self.world.wait()
-        if self.world.first:
             for file in self.folder.glob("*.pt"):
                 if not file.stem.startswith("chunk"):
                     file.unlink()
+        self.world.wait()  # only then do the others write batches of the next chunk
 
     def _read(self, name: str) -> dict[str, Any] | None:
         file = self.folder / f"{name}.pt"

@@ -25,7 +25,7 @@ from robustcls.data.images import collect
 from robustcls.data.mask_file import read_mask
 from robustcls.evaluation.attacks import AttackLike
 from robustcls.evaluation.budget import estimate
-from robustcls.evaluation.config import AttackConfig, ReportConfig, SubjectOptions
+from robustcls.evaluation.config import FPR, AttackConfig, ReportConfig, SubjectOptions
 from robustcls.evaluation.evaluate import evaluate_subject, state
 from robustcls.evaluation.journal import kept_in
 from robustcls.evaluation.plan import add_measures, choose_attacks, make_plan
@@ -120,7 +120,7 @@ def evaluate_tensors(
         images, _ = collect(held_out, torch.zeros(len(held_out), dtype=torch.int64))
         check_images(images, input_size=x.shape[1:])
         with torch.inference_mode(False), frozen(subject.model):
-            subject.detector = make_detector(score, config.fpr, subject.model, images)
+            subject.detector = make_detector(score, config.fpr or FPR, subject.model, images)
     subject = aimed(subject, options.get("target"), seed=seed, batch_size=batch_size)
     plan = make_plan(
         subject, attacks, suite,

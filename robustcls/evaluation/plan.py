@@ -98,7 +98,7 @@ def make_plan(
         raise InputError(
             "a detector beside a random model is not evaluated: leave out `detector`, or the suite and wrapper"
         )
-    grid = choose_grid(eps_grid, subject.threat, chosen)
+    grid = choose_grid(eps_grid, subject.threat, chosen, subject.x.shape[1:])
     if positive is not None:
         find_positive(positive, subject.two_labels, subject.model_record, subject.data_record)
     classes = tree_of(tree, subject.model_record) if tree is not None else None

@@ -27,6 +27,7 @@ from robustcls.data.splits import SAMPLING_RULE, load_split, may_have_trained_on
 from robustcls.evaluation.config import AttackConfig, ExplainConfig, flags_of
 from robustcls.evaluation.data_spec import choose_data
 from robustcls.evaluation.held_out import detector_of
+from robustcls.evaluation.targets import aimed
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, map_classes, read_model
 from robustcls.models.remote import remote_of
 from robustcls.models.weights import hash_weights
@@ -149,11 +150,14 @@ def make_subject(
     )  # fmt: skip
 
 
-def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bool = False) -> Subject:
-    """The subject that `--model` and the options name; what they leave open is taken from the checkpoint, and noted.
+def load_subject(spec: str, options: AttackConfig | ExplainConfig) -> Subject:
+    """The subject that `--model` and the options name, aimed at their target; what they leave open is taken from the
+    checkpoint, and noted. Raises InputError for whatever is wrong with them."""
+    return load_subjects([spec], options)[0]
 
-    Raises InputError for whatever is wrong with them. shared: other models are evaluated by the same options.
-    """
+
+def _load(spec: str, options: AttackConfig | ExplainConfig, *, shared: bool) -> Subject:
+    """Without the target. shared: other models are evaluated by the same options."""
     transfer_from = options.transfer_from if isinstance(options, AttackConfig) else None
     device, count = resolve_device(options.device), parse_n(options.n)
     parse_batch_size(options.batch_size)
@@ -221,16 +225,17 @@ def load_subject(spec: str, options: AttackConfig | ExplainConfig, *, shared: bo
     )  # fmt: skip
 
 
-def load_subjects(specs: Sequence[str], options: AttackConfig) -> list[Subject]:
-    """The subjects of several models on the same data, whose images lie in memory once. Raises InputError."""
-    subjects = [load_subject(spec, options, shared=len(specs) > 1) for spec in specs]
+def load_subjects(specs: Sequence[str], options: AttackConfig | ExplainConfig) -> list[Subject]:
+    """As `load_subject`, of several models on the same data, whose images lie in memory once. Raises InputError."""
+    subjects = [_load(spec, options, shared=len(specs) > 1) for spec in specs]
     for subject in subjects:
         if subject.data_record.sha256 == subjects[0].data_record.sha256:
             subject.x = subjects[0].x
         for other in subjects:
             if subject.original is None and subject.made_of and subject.made_of == other.model_record.sha256:
                 subject.original = Surrogate(other.model, other.model_record, other.y)
-    return subjects
+    target, size = getattr(options, "target", None), parse_batch_size(options.batch_size)
+    return [aimed(subject, target, seed=options.seed, batch_size=size) for subject in subjects]
 
 
 def describe_model(

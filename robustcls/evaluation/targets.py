@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,13 +12,15 @@ from robustcls.core.draws import SampleGenerator
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.seeds import mix
-from robustcls.evaluation.subject import Subject
 from robustcls.models.wrappers.averaged import restart
 from robustcls.runtime.device import resolve_batch_size
 from robustcls.runtime.predict import predict
 
+if TYPE_CHECKING:
+    from robustcls.evaluation.subject import Subject
 
-def aimed(subject: Subject, target: Target | None, *, seed: int, batch_size: int | str = "auto") -> Subject:
+
+def aimed(subject: "Subject", target: Target | None, *, seed: int, batch_size: int | str = "auto") -> "Subject":
     """The subject with a target class for each sample, without the samples that are of the one class named for all.
 
     target: as of `robustcls.attack`; None leaves the subject as it is. seed: of the rule `random`, whose choice depends on

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from robustcls.results.attribution import Explanations
 
 SCHEMA = "robustcls/evaluation/1"
+BOUND = "upper bound: "
 
 
 # Each measure of evaluation/measures has a field, None where it was not taken. Those that are declared below, too, keep the
@@ -119,8 +120,22 @@ class Evaluation(JsonFile):
     @property
     def suite_versions(self) -> dict[str, int]:
         """The version of each suite that was run, by its name. Evaluations that name none are older: version 1."""
-        named = self.robust.kind.removeprefix("upper bound: ").partition(";")[0].split(", ")
+        named = self.robust.kind.removeprefix(BOUND).partition(";")[0].split(", ")
         return self.suites or {one: 1 for one in named if one in plugins.names("suite")}
+
+    @property
+    def kind_text(self) -> str:
+        """What robust accuracy is called after, a suite of several versions with its own: `upper bound: fast, version 2`."""
+        named, semicolon, rest = self.robust.kind.removeprefix(BOUND).partition(";")
+        words = ", ".join(map(self._with_version, named.split(", ")))
+        return f"{BOUND if self.robust.kind.startswith(BOUND) else ''}{words}{semicolon}{rest}"
+
+    def _with_version(self, attack: str) -> str:
+        suite = attack.partition("(")[0]
+        version = self.suite_versions.get(suite)
+        if version is None or suite not in plugins.names("suite") or "version" not in plugins.resolved("suite", suite):
+            return attack
+        return f"{suite}, version {version}"
 
     def _check_totals(self) -> None:
         clean, robust, samples = self.clean, self.robust, self.samples

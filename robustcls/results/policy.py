@@ -1,5 +1,6 @@
 """The verdict on an evaluation: what a policy asks for against what was measured."""
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from robustcls.results.thresholds import (
     unit_of,
 )
 
+SHORT = 8  # characters of a SHA-256 that name a mask
+
 
 @dataclass(frozen=True)
 @with_fields(dict.fromkeys(THRESHOLDS, (float | None, None)))
@@ -41,6 +44,10 @@ class Policy:
     min_n: int | None = None  # samples
     norm: str | None = None  # of the threat that the policy is about, with eps
     eps: str | float | None = None
+    # What else limits the attacker; an evaluation must have just what is stated.
+    mask: str | None = None  # the first 8 characters or more of its SHA-256, as the evaluation has it
+    eight_bit: bool = False
+    detector: str | None = None  # beside the model, as the evaluation names it
     required_attacks: tuple[str, ...] = ()  # specs or names of suites
     name: str = ""
     positive: str | None = None  # the class that sensitivity is about; as the evaluation has it unless given
@@ -56,6 +63,11 @@ class Policy:
             raise InputError('a policy names a threat by norm and eps together, such as norm = "linf", eps = "8/255"')
         if self.norm is not None:
             ThreatModel(self.norm, self.eps)  # type: ignore[arg-type]
+        if self.mask is not None and not re.fullmatch(f"[0-9a-f]{{{SHORT},64}}", self.mask):
+            raise InputError(
+                f"mask {self.mask!r:.80} is no SHA-256: give the first {SHORT} characters or more of threat.mask.sha256 of the "
+                "evaluation"
+            )
         for spec in self.required_attacks:
             _check_attack(spec)
 
@@ -82,8 +94,12 @@ class Policy:
 
     @property
     def threat_text(self) -> str:
-        """`linf 8/255`, or "" where the policy names no threat."""
-        return f"{self.norm} {self.eps}" if self.norm is not None else ""
+        """`linf 8/255`, and what else limits the attacker."""
+        mask = f" in the mask {self.mask}" if self.mask else ""
+        limits = mask + (", examples in 8 bits" if self.eight_bit else "") + _beside(self.detector)
+        if self.norm is None:
+            return f"any norm and radius{limits}" if limits else "attackers that norm and radius alone limit"
+        return f"{self.norm} {self.eps}{limits}"
 
 
 @dataclass(frozen=True)
@@ -189,12 +205,7 @@ def _check_attack(spec: str) -> None:
 
 def _conditions(evaluation: Evaluation, policy: Policy) -> list[Criterion]:
     """How it must have been measured: never FAIL, as that says nothing about the model."""
-    criteria = []
-    if policy.eps is not None:
-        threat, found = evaluation.threat, evaluation.threat.text
-        fits = threat.plain and threat.norm == policy.norm and abs(threat.eps - parse_eps(policy.eps)) < 1e-9
-        reason = f"attacked under {found}" + ("" if fits else f", while the policy is about {policy.threat_text}")
-        criteria.append(_condition("threat", f"attacked under {policy.threat_text}", fits, reason))
+    criteria = _threat(evaluation, policy)
     if policy.min_n is not None:
         n = evaluation.robust.total
         reason = f"n = {n:,} samples, {'at least' if n >= policy.min_n else 'fewer than'} {policy.min_n:,}"
@@ -205,6 +216,34 @@ def _conditions(evaluation: Evaluation, policy: Policy) -> list[Criterion]:
         reason = f"was not {asked}: {', '.join(lacking)} did not run to the end" if lacking else f"was {asked}"
         criteria.append(_condition("required_attacks", asked, not lacking, reason))
     return criteria
+
+
+def _threat(evaluation: Evaluation, policy: Policy) -> list[Criterion]:
+    """Norm and radius where the policy names them; what else limits the attacker, or refuses answers, just as it states."""
+    threat, detector = evaluation.threat, evaluation.rejection.detector if evaluation.rejection else None
+    mask = threat.mask.sha256 if threat.mask else ""
+    mask = policy.mask if policy.mask and mask.startswith(policy.mask) else mask[:SHORT]
+    found = _limits(mask, threat.eight_bit, detector)
+    stated = _limits(policy.mask, policy.eight_bit, policy.detector)
+    about_attacks = not UNDER_ATTACK.isdisjoint(policy.thresholds)
+    if policy.eps is None and not stated and not (found and about_attacks):
+        return []
+    same = policy.eps is None or (threat.norm == policy.norm and abs(threat.eps - parse_eps(policy.eps)) < 1e-9)
+    fits, lacking = same and found == stated, [one for one in found if one not in stated]
+    reason = f"attacked under {threat.text}{_beside(detector)}"
+    reason += "" if fits else f", while the policy is about {policy.threat_text}"
+    reason += f": state {' and '.join(lacking)} in the policy, or evaluate without" if lacking else ""
+    return [_condition("threat", f"attacked under {policy.threat_text}", fits, reason)]
+
+
+def _limits(mask: str | None, eight_bit: bool, detector: str | None) -> list[str]:
+    """Those that there are, as a policy states them."""
+    lines = (mask and f'mask = "{mask}"', eight_bit and "eight_bit = true", detector and f'detector = "{detector}"')
+    return [line for line in lines if line]
+
+
+def _beside(detector: str | None) -> str:
+    return f" beside the detector {detector}" if detector else ""
 
 
 def _condition(name: str, asked: str, fits: bool, reason: str) -> Criterion:

@@ -23,12 +23,17 @@ def predict(model: nn.Module, x: ImageRows, batch_size: int | OomSafeBatches, *,
     device = device_of(model)
     fp32 = model if isinstance(model, Counted) else Counted(model)
     parts = batch_size if isinstance(batch_size, OomSafeBatches) else OomSafeBatches(batch_size)
-    found = []
+    found, done = torch.empty(0), 0
     with Bar(len(x), label, "image", show=bool(label)) as bar:
         for logits in parts.map(lambda rows: fp32(x[rows].to(device)).cpu(), torch.arange(len(x))):
-            found.append(logits)
+            if (
+                not done
+            ):  # one tensor: kept ones would lie between freed images, and the heap would grow by an image for each
+                found = logits.new_empty(len(x), *logits.shape[1:])
+            found[done : done + len(logits)] = logits
+            done += len(logits)
             bar.advance(len(logits))
-    return torch.cat(found)
+    return found
 
 
 def classifier_of(

@@ -43,7 +43,22 @@ def checkpoints(steps: int) -> list[int]:
     return at
 
 
-def algorithm_1(net: nn.Module, x: Tensor, y: int, start: Tensor, norm: str, eps: float, loss) -> list[Tensor]:
+class Waves(nn.Module):
+    """Sums of sines, in which long steps jump over what short ones find."""
+
+    def __init__(self, pixels: int, frequency: float, seed: int) -> None:
+        super().__init__()
+        generator = seeded(seed)
+        self.inner = frequency * torch.randn(pixels, 32, generator=generator)
+        self.outer = torch.randn(32, 3, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.flatten(1) @ self.inner).sin() @ self.outer
+
+
+def algorithm_1(net, x: Tensor, y: int, start: Tensor, norm: str, eps: float, loss) -> tuple[list[Tensor], list[str]]:
+    """The points, and what the second condition said where the first, of too few rises, did not halve the step."""
+
     def project(z: Tensor) -> Tensor:
         if norm == "linf":
             return torch.max(torch.min(z, x + eps), x - eps).clamp(0, 1)
@@ -63,6 +78,7 @@ def algorithm_1(net: nn.Module, x: Tensor, y: int, start: Tensor, norm: str, eps
     values.append(value)
     best, best_value, best_gradient = start, value, gradient
     here = before = start
+    said: list[str] = []
     last, at = (0, eta, value), checkpoints(STEPS)  # the last checkpoint: its step, eta and the best value then
     for k in range(STEPS):
         z = project(here + eta * up(gradient))
@@ -76,11 +92,27 @@ def algorithm_1(net: nn.Module, x: Tensor, y: int, start: Tensor, norm: str, eps
             since = range(last[0], k + 1)
             few = sum(values[i + 1] > values[i] for i in since) <= 0.75 * len(since)
             stuck = last[1:] == (eta, best_value)
+            if not few:
+                said.append("halve" if stuck else "new maximum" if best_value > last[2] else "halved before")
             last = (k + 1, eta, best_value)
             if few or stuck:
                 eta /= 2
                 here, gradient = best, best_gradient
-    return points
+    return points, said
+
+
+def assert_same_points(ours, net, x: Tensor, y: Tensor, start: Tensor, threat: ThreatModel, loss) -> list[str]:
+    """Of one image; what the second condition said."""
+    model = Visited(net)
+    ours(model, x, y, threat, steps=STEPS, early_stop=False, start=start)
+
+    expected, said = algorithm_1(net, x[0], int(y), start[0], threat.norm, threat.eps, loss)
+
+    assert len(model.points) == STEPS + 1
+    far = [float((mine[0] - point).abs().max()) for mine, point in zip(model.points, expected, strict=True)]
+    assert max(far[:12]) < 1e-4, "before the first checkpoint"
+    assert max(far) < 1e-3, far
+    return said
 
 
 @pytest.mark.parametrize(("ours", "loss"), [(apgd_ce, cross_entropy), (apgd_dlr, dlr)])
@@ -90,13 +122,24 @@ def test_the_points_are_those_of_the_paper(ours, loss, norm, eps):
     threat = ThreatModel(norm, eps)
     begin = threat.random_start(images, seeded())
     for row in range(8):
-        x, y, start = images[row : row + 1], labels[row : row + 1], begin[row : row + 1]
-        model = Visited(net)
-        ours(model, x, y, threat, steps=STEPS, early_stop=False, start=start)
+        assert_same_points(ours, net, images[row : row + 1], labels[row : row + 1], begin[row : row + 1], threat, loss)
 
-        expected = algorithm_1(net, x[0], int(y), start[0], norm, eps, loss)
 
-        assert len(model.points) == STEPS + 1
-        far = [float((mine[0] - point).abs().max()) for mine, point in zip(model.points, expected, strict=True)]
-        assert max(far[:12]) < 1e-4, "before the first checkpoint"
-        assert max(far) < 1e-3, far
+@pytest.mark.parametrize(
+    ("norm", "eps", "pixels", "frequency", "seed", "expected"),
+    [
+        ("linf", 0.1, 2, 10.0, 37, "halved before"),
+        ("l2", 0.6, 1, 3.0, 27, "halved before"),
+        ("l2", 0.6, 2, 3.0, 241, "halve"),
+        ("l2", 0.6, 2, 3.0, 197, "halve"),
+    ],
+)
+def test_a_step_without_a_new_maximum_is_halved_unless_it_just_was(norm, eps, pixels, frequency, seed, expected):
+    """The second condition, where the first leaves it to decide."""
+    threat, net = ThreatModel(norm, eps), Waves(pixels, frequency, seed)
+    x = 0.3 + 0.4 * torch.rand(1, 1, 1, pixels, generator=seeded(seed))
+    y = net(x).argmax(1)
+    starts = threat.random_start(x.expand(200, -1, -1, -1), seeded(seed))
+    losses = torch.stack([cross_entropy(logits, int(y)) for logits in net(starts)])
+    start = starts[losses.argmax()][None]  # of the largest loss, so that steps without a new maximum follow
+    assert expected in assert_same_points(apgd_ce, net, x, y, start, threat, cross_entropy)

@@ -16,7 +16,7 @@ from robustcls.core.traits import traits_of
 
 ALLOWED = torch.zeros(6, 6, dtype=torch.bool)
 ALLOWED[1:4, 2:5] = True
-OUTSIDE = ~ALLOWED
+OUTSIDE, CORNER = ~ALLOWED, ALLOWED.roll((2, -2), (0, 1))
 RADII = {"linf": 0.1, "l2": 0.5, "l1": 2.0}
 MASKED = [name for name in plugins.names("attack") if traits_of(plugins.load("attack", name)).mask]
 OTHERS = [name for name in plugins.names("attack") if name not in MASKED]
@@ -77,18 +77,19 @@ def test_an_attack_that_cannot_keep_to_a_mask_is_refused(name):
         robustcls.attack(linear(), x, torch.zeros(2, dtype=torch.int64), ThreatModel("linf", 1, ALLOWED), name)
 
 
+@pytest.mark.parametrize("mask", [OUTSIDE, CORNER], ids=["most", "few"])
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2), ("l1", torch.inf)])
-def test_a_linear_model_falls_exactly_where_the_dual_norm_of_the_allowed_weights_says(norm, dual):
+def test_a_linear_model_falls_exactly_where_the_dual_norm_of_the_allowed_weights_says(norm, dual, mask):
     """Two classes: the margin can fall by eps times the dual norm of the weights that the mask leaves."""
     net, x = linear(2), 0.5 + 0.05 * torch.randn(200, 2, 6, 6, generator=seeded(3))
     with torch.no_grad():
         net[1].bias.sub_(net(x).mean(0))  # so that no pixel needs to reach a wall
         logits = net(x)
     y, w = logits.argmax(1), net[1].weight[1] - net[1].weight[0]
-    way = (logits[:, 1] - logits[:, 0]).abs() / torch.linalg.vector_norm(w.view(2, 6, 6)[:, OUTSIDE], dual)
+    way = (logits[:, 1] - logits[:, 0]).abs() / torch.linalg.vector_norm(w.view(2, 6, 6)[:, mask], dual)
     eps = way.median().item()
-    assert torch.linalg.vector_norm(w, dual) > 1.02 * torch.linalg.vector_norm(w.view(2, 6, 6)[:, OUTSIDE], dual)
-    result = robustcls.evaluate(net, x, y, ThreatModel(norm, eps, OUTSIDE), attacks=["apgd_ce(steps=40)"])
+    assert torch.linalg.vector_norm(w, dual) > 1.02 * torch.linalg.vector_norm(w.view(2, 6, 6)[:, mask], dual)
+    result = robustcls.evaluate(net, x, y, ThreatModel(norm, eps, mask), attacks=["apgd_ce(steps=40)"])
     success = result.examples.success
     assert not success[way > 1.001 * eps].any()
     assert success[way < 0.97 * eps].float().mean() > 0.97
@@ -109,7 +110,7 @@ def test_the_fewest_values_inside_a_mask_by_brute_force():
     gap = (logits[:, 1] - logits[:, 0]).abs()
     fewest = (most < gap[:, None]).sum(1) + 1
     possible = fewest <= 6
-    threat = ThreatModel("l0", 72, few)
+    threat = ThreatModel("l0", 6, few)
     x_adv = robustcls.attack(net, x, y, threat, "sigma_zero(steps=300)")
     broken = net(x_adv).argmax(1) != y
     assert not broken[~possible].any()
@@ -119,6 +120,59 @@ def test_the_fewest_values_inside_a_mask_by_brute_force():
     found = threat.distance(x_adv, x)[possible]
     assert (found >= fewest[possible]).all()
     assert (found <= fewest[possible] + 1).float().mean() > 0.8
+
+
+class Recorded(nn.Module):
+    """Remembers what it is asked about."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.seen = net, []
+
+    def forward(self, x):
+        self.seen.append(x.detach().clone())
+        return self.net(x)
+
+
+@pytest.mark.parametrize(("name", "norm"), list(cases()))
+def test_every_image_that_the_model_is_asked_about_keeps_to_the_mask(name, norm):
+    """Else an attack follows what it may not use, and its result, put back into the mask, is no example any more."""
+    net, x = Recorded(linear()), images(6)
+    with torch.no_grad():
+        y = net.net(x).argmax(1)
+    attack, threat = plugins.load("attack", short(name)), ThreatModel(norm, RADII.get(norm, 9), ALLOWED)
+    attack(net, x, y, threat, generator=seeded())
+    kept, seen = ({row.numpy().tobytes() for row in rows[..., ~ALLOWED]} for rows in (x, torch.cat(net.seen)))
+    assert seen <= kept
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_square_uses_up_the_ball_within_the_mask(norm):
+    """What the mask takes from a proposal is there for the next."""
+    net, x = linear(), images(40)
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    threat = ThreatModel(norm, RADII[norm], ALLOWED)
+    x_adv = robustcls.attack(net, x, y, threat, "square(queries=150, early_stop=False)")
+    assert (threat.distance(x_adv, x) / threat.eps).median() > 0.9
+
+
+@pytest.mark.parametrize("norm", RADII)
+def test_the_dual_norm_is_what_a_linear_loss_gains_within_the_mask(norm):
+    grad = torch.randn(30, 2, 6, 6, generator=seeded())
+    threat = ThreatModel(norm, 1, ALLOWED)
+    inside = grad[..., ALLOWED].flatten(1)
+    gains = {"linf": inside.abs().sum(1), "l2": inside.norm(dim=1), "l1": inside.abs().amax(1)}
+    torch.testing.assert_close(threat.dual(grad), gains[norm])
+
+
+def test_one_value_outside_the_mask_is_seen_in_whatever_channel():
+    x = images(4)
+    x_adv = x.clone()
+    x_adv[0, 0, 0, 0] += 0.01
+    x_adv[1, 1, 5, 5] -= 0.01
+    x_adv[2, :, 1, 2] += 0.01
+    assert ThreatModel("linf", 0.1, ALLOWED).keeps_mask(x_adv, x).tolist() == [False, False, True, True]
 
 
 def leaves(model, x, y, threat):
@@ -138,6 +192,16 @@ def test_an_attack_of_ones_own_that_leaves_the_mask_succeeds_nowhere():
     assert kept.robust.accuracy == 1
     check = next(one for one in kept.checks if one.id == "attempts_outside")
     assert check.status in ("warn", "fail")
+
+
+def test_within_a_mask_no_radius_allows_every_image():
+    net, x = linear(), images(6)
+    assert ThreatModel("linf", 1).is_whole_box
+    assert not ThreatModel("linf", 1, ALLOWED).is_whole_box
+    y = torch.zeros(6, dtype=torch.int64)
+    found = robustcls.evaluate(net, x, y, "linf:0.1", attacks=["fgsm"], mask=ALLOWED, minimum_n=2, checks=[])
+    assert found.minimum is None
+    assert "a mask lets only a part of it change" in found.not_run["minimum"]
 
 
 def test_a_mask_of_every_pixel_changes_nothing():
@@ -182,6 +246,30 @@ def test_what_rounding_undoes_is_no_example_in_8_bits():
     for eight_bit, robust in ((False, 0.0), (True, 1.0)):
         threat = ThreatModel("linf", 2 / 255, eight_bit=eight_bit)
         assert robustcls.evaluate(BetweenLevels(), x, y, threat, attacks=["noise"]).robust.accuracy == robust
+
+
+@pytest.mark.parametrize("norm", RADII)
+def test_at_another_radius_the_limits_are_the_same(norm):
+    """As the curve over radii and the self-checks need it."""
+    for eight_bit in (False, True):
+        assert ThreatModel(norm, 0.1, ALLOWED, eight_bit).at(0.05) == ThreatModel(norm, 0.05, ALLOWED, eight_bit)
+
+
+def test_attacks_search_where_whole_levels_lie_from_clean_images_in_8_bits():
+    given = []
+
+    def own(model, x, y, threat):
+        given.append((threat.eps, torch.equal((x * 255).round() / 255, x)))
+        return x
+
+    net, x, y = linear(), images(8), torch.zeros(8, dtype=torch.int64)
+    for eight_bit, expected in ((False, (2.6 / 255, False)), (True, (2 / 255, True))):
+        given.clear()
+        threat = ThreatModel("linf", 2.6 / 255, eight_bit=eight_bit)
+        robustcls.attack(net, x, y, threat, own)
+        robustcls.evaluate(net, x, net(x).argmax(1), threat, attacks=[own], checks=[])
+        assert [(pytest.approx(expected[0]), expected[1])] * len(given) == given
+        assert len(given) == 2
 
 
 def test_options_of_evaluate_and_of_the_threat_model_mean_the_same():

@@ -20,6 +20,16 @@ CODE = '''
 def interrupt(model, x, y, threat, *, generator=None):
     raise KeyboardInterrupt
 
+def blank(model, x, y, threat, *, generator=None):
+    """Misclassifies all: of each image the first flat one that is classified in another way."""
+    import torch
+    flat = [torch.full_like(x, grey / 10) for grey in range(11)]
+    found = x.clone()
+    for one in flat:
+        wrong = model(one).argmax(1) != y
+        found[wrong] = one[wrong]
+    return found
+
 calls = 0
 
 def interrupt_second(model, x, y, threat, *, generator=None):
@@ -54,6 +64,13 @@ def rooted():
             return x.pow(0.5)
 
     return nn.Sequential(Root(), nn.Flatten(), nn.Linear(64, 10))
+
+def colours():
+    """Two classes of colour images, told apart by every value."""
+    import torch
+    from torch import nn
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
 
 def boom():
     raise RuntimeError("boom")

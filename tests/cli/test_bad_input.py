@@ -8,6 +8,7 @@ import torch
 from robustcls.results import policy
 
 ATTACK = ["attack", "--model", "{home}/pgd/ckpt.pt", "--n", "10", "--attack", "fgsm"]
+L0 = ["attack", "--model", "{home}/pgd/ckpt.pt", "--n", "10", "--attack", "sigma_zero", "--norm", "l0"]
 TRAIN = ["train", "--data", "digits(size=8)", "--arch", "vgg16(width=0.05)", "--epochs", "1", "--limit-train", "64"]
 EXPLAIN = ["explain", "--model", "{home}/pgd/ckpt.pt", "--n", "2", "--attack", "fgsm"]
 REPORT = ["report", "--model", "{home}/pgd/ckpt.pt", "--n", "10", "--attack", "fgsm"]
@@ -40,9 +41,24 @@ BAD = {
     "attack that keeps the label": ([*ATTACK, "--attack", "interpretation"], "explain --attack interpretation"),
     "wrong option of an attack": ([*ATTACK, "--attack", "pgd(steps=few)"], "is not a whole number"),
     "wrong type in an attack": ([*ATTACK, "--attack", "pgd(steps=0.5)"], "steps=0.5 is not a whole number"),
+    "attack that measures another norm": ([*ATTACK, "--attack", "ddn"], "ddn measures l2, not linf"),
+    "foolbox's attack of another norm": ([*ATTACK, "--attack", "boundary"], "boundary measures l2, not linf"),
+    "value out of range in a later attack": ([*ATTACK, "--attack", "pgd(steps=0)"], "give 1 or more of each"),
+    "report: attack that measures another norm": ([*REPORT, "--attack", "cw"], "cw measures l2, not linf"),
     "unknown suite": (["attack", "--model", "{home}/pgd/ckpt.pt", "--suite", "fats"], "did you mean 'fast'?"),
     "--attack and --suite": ([*ATTACK, "--suite", "fast"], "both --attack and --suite"),
     "l0 with a fractional eps": ([*ATTACK, "--norm", "l0", "--eps", "0.5"], "not a whole number"),
+    "l0 with more values than there are": ([*L0, "--eps", "65"], "images of 1 x 8 x 8 are at most 64 apart: give"),
+    "l0 with more values than the mask has": (
+        [*L0, "--eps", "26", "--mask", "{home}/corner.png"], "at most 25 apart in mask corner.png: give",
+    ),
+    "l0 with a fraction in --eps-grid": (
+        [*L0, "--eps", "5", "--eps-grid", "1,2.5"], "--eps-grid: l0 eps 2.5 is not a whole number",
+    ),
+    "l0 with more values in --eps-grid": (
+        [*L0, "--eps", "5", "--eps-grid", "1,26", "--mask", "{home}/corner.png"],
+        "--eps-grid: l0 eps 26 is too large",
+    ),
     "l0 under an attack of other norms": ([*ATTACK, "--norm", "l0", "--eps", "5"], "fgsm does not know l0"),
     "l0 under standard": ([*ATTACK[:5], "--suite", "standard", "--norm", "l0", "--eps", "5"], "standard has no l0"),
     "no mask": ([*ATTACK, "--mask", "none.png"], "mask none.png is no file"),
@@ -55,6 +71,8 @@ BAD = {
         "fab_t does not know a mask",
     ),
     "less than a grey level": ([*ATTACK, "--eight-bit", "--eps", "0.001"], "less than a grey level"),
+    "--fpr without a detector": ([*ATTACK, "--fpr", "0.05"], "--fpr 0.05 is about a detector, and there is none"),
+    "report: --fpr without a detector": ([*REPORT, "--fpr", "0.1"], "give --detector, or leave out --fpr"),
     "--eps abc": ([*ATTACK, "--eps", "abc"], "such as 8/255"),
     "--eps 0/0": ([*ATTACK, "--eps", "0/0"], "such as 8/255"),
     "--eps -1": ([*ATTACK, "--eps", "-1"], "not negative"),

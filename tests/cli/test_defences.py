@@ -34,6 +34,25 @@ def test_a_random_model_is_told_what_to_paste_and_that_gives_a_verdict(cli):
     assert cli(*pasted, "--quiet").status == 0, "the same model, so its evaluation may be replaced"
 
 
+@pytest.mark.parametrize(
+    ("model", "suite"),
+    [(f"averaged({HERE}:linear, draws=2)", ("--attack", "fgsm")), (f"{HERE}:linear", ("--suite", "rand"))],
+)
+def test_an_averaged_model_that_is_not_random_is_said_in_one_line(cli, model, suite):
+    found = cli("attack", "--model", model, *SMALL, *suite, "--out", "e.json", "--quiet")
+    assert found.status == 0, found.err
+    said = " ".join(found.out.split())
+    assert (
+        said.count(
+            "warning: random_output: two passes differ by 0.0e+00 of the largest logit: nothing random was found"
+        )
+        == 1
+    )
+    noise = Evaluation.load("e.json").under_noise.robust
+    assert noise.noise95 == [noise.value] * 2, "what is reported beside it"
+    assert cli("gate", "e.json", "--min-clean", 0.01).out.startswith("WARN")
+
+
 def test_a_model_without_gradients_is_told_what_to_paste_and_falls(cli):
     attack = ("--attack", "pgd(steps=10)")
     first = cli("attack", "--model", f"{HERE}:coarse", *SMALL, *attack)

@@ -25,15 +25,24 @@ def test_a_suite_of_another_version_is_named_in_one_line(cli, home, tmp_path):
         assert [line for line in result.out.splitlines() if "version" in line] == said
 
 
-def test_what_limited_the_attacks_is_said_unless_the_policy_names_a_threat(cli, home, tmp_path):
+def test_what_limited_the_attacks_passes_no_policy_that_does_not_state_it(cli, home, tmp_path):
     evaluation = Evaluation.load(home / "a.json")
     evaluation.threat.eight_bit = True
     evaluation.save(tmp_path / "one.json")
-    text = (
-        f"note: the attacks were limited to {evaluation.threat.norm} {evaluation.threat.eps_text}, examples in 8 bits"
+    found = cli("gate", tmp_path / "one.json", "--min-robust", 0.40)
+    said = " ".join(found.out.split())
+    assert (found.status, found.out.splitlines()[0]) == (3, "INCONCLUSIVE")
+    assert "attacked under linf 8/255, examples in 8 bits, while the policy is about attackers that norm and" in said
+    assert "state eight_bit = true in the policy, or evaluate without" in said
+    (tmp_path / "here" / "policy.toml").write_text("min_robust = 0.4\neight_bit = true\n")
+    assert cli("gate", tmp_path / "one.json", "--policy", "policy.toml").status == 0
+    other = cli("gate", home / "a.json", "--policy", "policy.toml")
+    assert other.status == 3
+    assert "while the policy is about any norm and radius, examples in 8 bits" in " ".join(other.out.split())
+    assert cli("gate", home / "a.json", "--min-robust", 0.40).status == 0
+    assert cli("gate", tmp_path / "one.json", "--min-clean", 0.40).status == 0, (
+        "of the clean images, which no attack met"
     )
-    assert text in cli("gate", tmp_path / "one.json", "--min-robust", 0.40).out
-    assert "note: " not in cli("gate", home / "a.json", "--min-robust", 0.40).out.replace("note: the suite", "")
 
 
 @pytest.mark.parametrize(
@@ -112,6 +121,8 @@ def test_a_flag_wins_over_the_policy_file(cli, home, tmp_path):
         ("min_robus = 0.4", "policy.toml: unknown option 'min_robus': did you mean 'min_robust'?"),
         ("min_n = 100", "policy.toml sets no threshold: give one, such as min_robust = 0.40"),
         ("min_robust = 40", "is not a share"),
+        ('min_robust = 0.4\nmask = "corner.png"', "mask 'corner.png' is no SHA-256: give the first 8 characters"),
+        ("min_robust = 0.4\neight_bit = 1", "eight_bit"),
         (None, "cannot read policy.toml"),
     ],
 )

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from robustcls.results.records import Evaluation
 
@@ -34,6 +35,22 @@ def test_a_mask_is_recorded_said_and_kept_to(evaluate, tmp_path):
     assert changed[:5, :5].any()
     assert not changed[5:].any()
     assert not changed[:, 5:].any()
+
+
+def test_a_mask_of_colour_images_holds_in_every_channel(cli, home, tmp_path):
+    mask = np.full((8, 8, 4), 255, dtype=np.uint8)
+    mask[:, 5:, 3] = 0  # white and transparent
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    flags = ("--data", f"folder:{home / 'images'}", "--norm", "linf", "--eps", 1, "--mask", tmp_path / "mask.png")
+    attack = ("--attack", "pgd(steps=20)", "--save-examples", "e.npz", "--out", "e.json")
+    result = cli("attack", "--model", "my_plugins:colours", *flags, *attack)
+    assert result.status == 0, result.err
+    assert "linf 1 in 40 of 64 pixels" in result.out
+    examples = np.load("e.npz")
+    changed = (examples["x_adv"] != examples["x"]).any(0)
+    assert changed.shape == (3, 8, 8)
+    assert changed[:, :, :5].all(), "in every channel"
+    assert not changed[:, :, 5:].any()
 
 
 def test_examples_in_8_bits_are_recorded_and_whole_levels(evaluate, tmp_path):
@@ -85,3 +102,13 @@ def test_l0_is_a_norm_of_the_command(cli, home):
     assert found.attacks[0].broken > 0
     distances = [sample.distance for sample in found.samples if sample.broken_by]
     assert all(distance == int(distance) <= 5 for distance in distances)
+
+
+def test_an_attack_that_met_no_sample_has_no_median_distance(cli, home):
+    flags = ("--n", 10, "--norm", "l0", "--eps", 64, "--out", "e.json")
+    attacks = ("--attack", "my_plugins:blank", "--attack", "sigma_zero(steps=2)")
+    result = cli("attack", "--model", home / "standard" / "ckpt.pt", *flags, *attacks)
+    assert result.status == 0, result.err
+    assert Evaluation.load("e.json").attacks[1].attacked == 0
+    assert "sigma_zero: no sample attacked" in result.out
+    assert "median distance" not in result.out

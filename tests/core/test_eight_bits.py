@@ -53,14 +53,18 @@ def test_an_image_is_rounded_towards_the_clean_one_by_as_little_as_suffices(norm
 def test_an_image_whose_nearest_levels_lie_in_the_ball_becomes_these():
     threat, x = ThreatModel("linf", 8 / 255), clean()
     x_adv = x + (on_the_sphere(x, threat) - x) * 0.9
-    assert torch.equal(rounded_inside(x_adv, x, threat), rounded(x_adv))
+    nearest = (x_adv * 255).round() / 255
+    assert torch.equal(rounded_inside(x_adv, x, threat), nearest)
+    assert torch.equal(rounded(x_adv), nearest)
+    assert (nearest > x_adv).any(), "up"
+    assert (nearest < x_adv).any(), "and down"
 
 
 def test_an_image_outside_ball_or_box_stays_outside():
     threat, x = ThreatModel("linf", 2 / 255), clean(2)
     far = torch.stack([(x[0] + 10.3 / 255).clamp(0, 1), x[1] + 1])
     found = rounded_inside(far, x, threat)
-    assert torch.equal(found, rounded(far))
+    assert torch.equal(found, (far * 255).round() / 255)
     assert (threat.distance(found, x) > threat.eps).all()
     assert found[1].amax() > 1
 

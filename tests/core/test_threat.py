@@ -392,8 +392,14 @@ def test_l0_counts_each_colour_and_no_half_values():
     for eps in (0.5, 8 / 255, "3/2"):
         with pytest.raises(InputError, match="is not a whole number: l0 counts the values that may change"):
             ThreatModel("l0", eps)
-    with pytest.raises(InputError, match="l0 eps 49 is too large: pixels are in .* at most 48 apart"):
+    with pytest.raises(InputError, match="l0 eps 49 is too large: pixels are in .* at most 48 apart: give a smaller"):
         ThreatModel("l0", 49).check_fits((3, 4, 4))
+    two = torch.zeros(4, 4, dtype=torch.bool)
+    two[0, :2] = True
+    ThreatModel("l0", 6, two).check_fits((3, 4, 4))
+    with pytest.raises(InputError, match="l0 eps 7 is too large: .* at most 6 apart in mask"):
+        ThreatModel("l0", 7, two).check_fits((3, 4, 4))
+    ThreatModel("l2", 6, two).check_fits((3, 4, 4))
     assert ThreatModel("l0", 48).reaches_grey((3, 4, 4))
     assert not ThreatModel("l0", 47).reaches_grey((3, 4, 4))
     start = threat.random_start(x, seeded())

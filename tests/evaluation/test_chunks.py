@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from robustcls.cli.main import main
 from robustcls.core.detector import make_detector
 from robustcls.evaluation import cascade
 from robustcls.evaluation.evaluate import evaluate_subject
@@ -20,8 +21,10 @@ from robustcls.evaluation.subject import make_subject
 from robustcls.evaluation.targets import aimed
 from robustcls.models.wrappers.averaged import averaged
 from robustcls.results.records import Evaluation
+from robustcls.runtime import stored
 from robustcls.runtime.fused import Counted
 from robustcls.runtime.stored import EightBit, Stored
+from robustcls.runtime.world import World
 from tests.evaluation.test_journal import Cut, cut_after
 from tests.helpers.eval_models import ATTACKS, LINF, Evaluated, Masked, make_batch, make_net, met, without_times
 
@@ -193,6 +196,16 @@ def test_of_a_finished_chunk_its_batches_are_not_kept(tmp_path):
     assert all(int(name.split("-")[1]) >= CHUNK * len(chunks) for name in names if name not in chunks)
 
 
+def test_another_process_may_write_of_the_next_chunk_as_soon_as_it_is_let_go(tmp_path):
+    class Waiting(World):
+        def wait(self):
+            (tmp_path / "0-7.pt").touch()
+
+    (tmp_path / "0-0.pt").touch()
+    Journal(tmp_path, resume=False, world=Waiting()).write_chunk(torch.arange(CHUNK), {})
+    assert sorted(file.stem for file in tmp_path.glob("*.pt")) == ["0-7", f"chunk-0-{CHUNK - 1}"]
+
+
 def test_a_journal_for_other_examples_is_refused(tmp_path):
     with pytest.raises(Cut):
         run(journal=Journal(tmp_path / "e", resume=False), progress=cut_after(8), examples="")
@@ -244,6 +257,45 @@ def test_resumed_after_sigkill_to_the_same_result(tmp_path):
     saved, expected = (dict(np.load(folder / "e.npz")) for folder in (tmp_path, tmp_path / "whole"))
     assert all(np.array_equal(saved[name], expected[name]) for name in expected)
     assert len(saved["x_adv"]) > 0
+
+
+SHARED = """
+import runpy
+from robustcls.evaluation import cascade
+from robustcls.runtime import stored
+stored.LARGE, stored.MAPPED, cascade.CHUNK = 1, 1, 30
+runpy.run_module("robustcls", run_name="__main__")
+"""
+
+
+def test_two_processes_share_the_chunks_to_the_result_of_one(tmp_path, monkeypatch):
+    """Samples, passes and adversarial images, of this process and of two of torchrun."""
+    for module, name, value in ((stored, "LARGE", 1), (stored, "MAPPED", 1), (cascade, "CHUNK", 30)):
+        monkeypatch.setattr(module, name, value)
+    (tmp_path / "shared.py").write_text(SHARED, encoding="utf-8")
+    found = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        options = command(folder, "--quiet", "--attack", "fgsm", "--attack", "apgd_ce(steps=5)")[3:]
+        if processes == 1:
+            with pytest.raises(SystemExit) as caught:
+                main(options)
+            assert not caught.value.code
+        else:
+            start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+            env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+            done = subprocess.run(
+                [*start, str(tmp_path / "shared.py"), *options], capture_output=True, text=True, env=env, timeout=280
+            )
+            assert done.returncode == 0, done.stderr
+        evaluation, images = Evaluation.load(folder / "e.json"), dict(np.load(folder / "e.npz"))
+        found.append((without_times(Evaluated(None, evaluation)), images))
+    (one, images), (two, others) = found
+    assert two == one
+    assert all(attack["forwards"] > 0 for attack in one["attacks"])
+    assert 0 < len(images["x_adv"]) < 120
+    assert all(np.array_equal(images[name], others[name]) for name in images)
 
 
 MEMORY = """

@@ -1,19 +1,26 @@
 """Defences that only look robust: random ones, ones without gradients, ones that refuse answers."""
 
+from importlib import import_module
+
 import pytest
 import torch
 from torch import nn
 
 import robustcls
+from robustcls.attacks.apgd_reject import apgd_reject
 from robustcls.core.detector import Detector, make_detector
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.losses import NO_ANSWER
+from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
 from robustcls.evaluation.attacks import name_attacks
-from robustcls.evaluation.suites import fast
-from robustcls.models.wrappers.averaged import averaged
+from robustcls.evaluation.config import AttackConfig
+from robustcls.evaluation.held_out import detector_of
+from robustcls.evaluation.suites import DRAWS, fast, rand
+from robustcls.evaluation.verify import verify
+from robustcls.models.wrappers.averaged import averaged, restart
 from robustcls.results.policy import Policy, judge
 from robustcls.results.records import Evaluation
 from tests.helpers.eval_models import Masked, make_engine, train_digits, train_linear
@@ -100,16 +107,16 @@ def test_standard_overrates_a_random_model_and_rand_does_not(sure):
     model, (x, y) = Phase(sure), samples(60)
     torch.manual_seed(1)
     standard = robustcls.evaluate(model, x, y, "linf:0.15", suite="standard")
-    rand = robustcls.evaluate(model, x, y, "linf:0.15", suite="rand")
-    assert under_noise(model, rand.examples) < under_noise(model, standard.examples) - 0.08
-    assert rand.under_noise.robust.value == pytest.approx(under_noise(model, rand.examples), abs=0.04)
+    repeated = robustcls.evaluate(model, x, y, "linf:0.15", suite="rand")
+    assert under_noise(model, repeated.examples) < under_noise(model, standard.examples) - 0.08
+    assert repeated.under_noise.robust.value == pytest.approx(under_noise(model, repeated.examples), abs=0.04)
     told = next(check for check in standard.checks if check.id == "random_output")
     assert told.status == "fail"
     assert (
         'robustcls.evaluate(robustcls.averaged(model, draws=20), images, labels, "linf:0.15", suite="rand")'
         in told.message
     )
-    assert next(check for check in rand.checks if check.id == "random_output").status == "pass"
+    assert next(check for check in repeated.checks if check.id == "random_output").status == "pass"
 
 
 def test_the_verdict_is_that_of_passes_no_attack_has_seen(sure, tmp_path):
@@ -130,6 +137,24 @@ def test_the_verdict_is_that_of_passes_no_attack_has_seen(sure, tmp_path):
     assert f"over {noisy.passes} passes" in str(found)
     reason = judge(found, Policy(min_robust=0.0)).reasons[0]
     assert f"robust accuracy {noisy.robust.value:.1%}" in reason, "a threshold is about one pass"
+
+
+def test_no_pass_of_the_verdict_has_draws_of_an_attack_or_of_another_pass(linear, monkeypatch):
+    used = {"engine": [], "under_noise": []}
+    for place, seeds in used.items():
+        module = import_module(f"robustcls.evaluation.{place}")
+
+        def record(model, *seed, seeds=seeds):
+            seeds.append(mix(*seed))
+            restart(model, *seed)
+
+        monkeypatch.setattr(module, "restart", record)
+    x, y = samples(8)
+    robustcls.evaluate(averaged(linear, draws=2), x, y, "linf:0.1", attacks="pgd(steps=2)", batch_size=4, checks=[])
+    attack, passes = used.values()
+    assert len(attack) > 2
+    assert len(set(passes)) == len(passes) == 2 * 20
+    assert not set(attack) & set(passes)
 
 
 def test_the_same_seed_gives_the_same_verdict(sure):
@@ -165,11 +190,19 @@ def test_no_sample_leaves_an_attack_on_one_lucky_draw(sure):
     assert attack.backwards == 6 * 2 * attack.attacked, "two draws a step, on every sample to the end"
 
 
+def test_rand_stops_at_no_lucky_draw():
+    assert rand("linf") == ["apgd_ce(early_stop=False)", "apgd_dlr(early_stop=False)"]
+    assert DRAWS["rand"] == 20
+
+
 def test_a_model_that_is_not_random_is_told(net):
     x, y = samples(8)
     found = robustcls.evaluate(averaged(net, draws=2), x, y, "linf:0.1", attacks="pgd(steps=2)")
     assert found.under_noise.robust.noise95 == [found.robust.accuracy] * 2
-    assert "not random" in next(check for check in found.checks if check.id == "random_output").message
+    told = next(check for check in found.checks if check.id == "random_output")
+    assert told.status == "warn"
+    assert "nothing random was found: the model is not random" in told.message
+    assert "  warning  random_output" in str(found).splitlines()
     assert robustcls.evaluate(net, x, y, "linf:0.1", attacks="pgd(steps=2)").under_noise is None
 
 
@@ -205,6 +238,12 @@ def test_a_detector_looks_robust_under_transfer_and_falls_to_the_joint_attack(ne
     assert transfer.robust.accuracy > joint.robust.accuracy + 0.2
     assert unaware.robust.accuracy > joint.robust.accuracy
     assert joint.rejection.caught <= transfer.rejection.caught
+    robust = transfer.examples.robust
+    with torch.no_grad():
+        logits = net(transfer.examples.x_adv[robust])
+    refused, wrong = unconfident(None, logits) > transfer.rejection.threshold, logits.argmax(1) != y[robust]
+    assert transfer.rejection.caught == int((refused & wrong).sum())
+    assert 0 < transfer.rejection.caught < int(refused.sum()), "a refused answer that is right is no catch"
     with torch.no_grad():
         logits = net(joint.examples.x_adv)
     accepted = unconfident(None, logits) <= joint.rejection.threshold
@@ -244,6 +283,7 @@ def test_a_suite_is_run_before_the_joint_attack(net):
         ({"detector": unconfident, "held_out": None}, "give them as `held_out`"),
         ({"detector": unconfident, "fpr": 1.0}, "no false positive rate"),
         ({"detector": unconfident, "fpr": 0.001}, "less than one of 40 held-out images"),
+        ({"fpr": 0.05, "held_out": None}, "is about a detector, and there is none"),
         ({"detector": "unconfident"}, "write it as package.module:score"),
         ({"detector": unconfident, "suite": "rand"}, "beside a random model is not evaluated"),
         ({"attacks": "apgd_reject"}, "attacks a model with a detector"),
@@ -264,3 +304,70 @@ def test_the_threshold_is_the_least_that_so_many_exceed():
     assert (fitted.above, fitted.held_out) == (2, 10)
     refused = fitted.rejects(torch.tensor([0.7, 0.71, torch.nan]).view(-1, 1, 1, 1), torch.zeros(3, 2))
     assert refused.tolist() == [False, True, True], "a score that is no number accepts nothing"
+
+
+@pytest.mark.parametrize(("evaluated", "held_out"), [("test", "val"), ("train", "val"), ("val", "train")])
+def test_the_threshold_is_chosen_on_a_split_that_is_not_evaluated(evaluated, held_out, linear):
+    asked = []
+
+    def split(name, *, n):
+        asked.append(name)
+        return digits("train", size=8)
+
+    options = AttackConfig(detector="tests.helpers.defences:unconfident", fpr=0.1, split=evaluated)
+    fitted = detector_of(options, linear, split)
+    assert asked == [held_out]
+    with torch.no_grad():
+        scores = unconfident(None, linear(digits("train", size=8).batch()[0]))
+    assert (scores > fitted.threshold).float().mean() == pytest.approx(0.1, abs=1 / len(scores))
+
+
+def test_an_example_counts_where_its_score_is_a_number_at_most_the_threshold(net):
+    x, y = samples(3)
+    with torch.no_grad():
+        wrong = (net(x).argmax(1) + 1) % 10  # labels by which each image is misclassified
+    scores = torch.tensor([0.5, 0.6, torch.nan])
+    detector = Detector(lambda images, logits: scores, "listed", 0.1, threshold=0.5)
+    attempts = verify(net, x, x, wrong, ThreatModel("linf", 0.1), torch.arange(3), detector)
+    assert attempts.success.tolist() == [True, False, False]
+    assert (attempts.margin > 0).tolist() == [True, False, False]
+
+
+def accepted(net, x_adv, y, detector):
+    with torch.no_grad():
+        logits = net(x_adv)
+        return (logits.argmax(1) != y) & ~detector.rejects(x_adv, logits)
+
+
+def test_a_later_restart_replaces_what_is_no_example_by_examples_alone(net):
+    (x, y), (held_out, _) = samples(60), samples(100, "train")
+    detector = make_detector(unconfident, 0.1, net, held_out)
+    found = [
+        apgd_reject(net, x, y, ThreatModel("linf", 0.12), steps=10, restarts=restarts, detector=detector,
+                    generator=torch.Generator().manual_seed(0))
+        for restarts in (1, 3)
+    ]  # fmt: skip
+    first, last = (accepted(net, x_adv, y, detector) for x_adv in found)
+    assert (last | ~first).all()
+    assert last.sum() > first.sum(), "other weights of the score break others"
+    assert not last.all()
+    assert torch.equal(found[1][~last], found[0][~last])
+    assert torch.equal(found[1][first], found[0][first])
+
+
+def test_the_weight_of_the_score_is_that_of_the_restart(net, monkeypatch):
+    """As given, then a tenth and ten times of it; and the loss is the cut-off margin less so much of the score."""
+    made = import_module("robustcls.attacks.apgd_reject")
+    (x, y), (held_out, _) = samples(10), samples(100, "train")
+    detector, goals = make_detector(unconfident, 0.1, net, held_out), []
+    accepted_class = made._Accepted
+    monkeypatch.setattr(
+        made, "_Accepted", lambda *given, **more: goals.append(accepted_class(*given, **more)) or goals[-1]
+    )
+    made.apgd_reject(net, x, y, ThreatModel("linf", 0.001), steps=1, restarts=3, weight=2.0, detector=detector)
+    assert [goal.weight for goal in goals] == [2.0, 0.2, 20.0]
+    outputs = torch.tensor([[3.0, 1, 0, 0.5], [0, 3, 1, -0.5], [3, 2, 1, -0.01]])  # three logits, then the excess
+    loss = goals[0].joint(outputs, torch.zeros(3, dtype=torch.int64))
+    torch.testing.assert_close(loss, torch.tensor([-2 / 3 - 2 * 0.52, 0.2, -1 / 2 - 2 * 0.01]))
+    assert goals[0].reached(outputs, torch.zeros(3, dtype=torch.int64)).tolist() == [False, True, False]
+    assert goals[0].reached(outputs, torch.ones(3, dtype=torch.int64)).tolist() == [False, False, True]

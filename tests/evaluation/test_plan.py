@@ -73,6 +73,26 @@ def test_a_plan_that_cannot_be_is_refused(options, message):
         make_plan(subject, **options)
 
 
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        ("ddn", "ddn measures l2, not linf"),
+        ("pgd(steps=0)", "give 1 or more"),
+        ("universal(steps=0)", "give 1 step or more"),
+        ("square(queries=0)", "give 1 query or more"),
+    ],
+)
+def test_what_an_attack_refuses_is_refused_before_anything_runs_and_without_a_pass(attack, message):
+    net = make_net()
+    subject, before = make_subject(net, *make_batch(), LINF), torch.get_rng_state()
+    net.register_forward_pre_hook(lambda *_: pytest.fail("the model was asked"))
+    for own in ("fgsm", several):
+        with pytest.raises(InputError, match=message):
+            make_plan(subject, [own, attack])
+    make_plan(subject, ["fgsm", several, "noise"])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_examples_hold_what_the_samples_say():
     x, y = make_batch()
     index = torch.arange(100, 160)

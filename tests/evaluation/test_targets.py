@@ -11,7 +11,9 @@ from robustcls.attacks._goal import Goal
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
+from robustcls.evaluation.config import AttackConfig, ExplainConfig
 from robustcls.evaluation.engine import Engine
+from robustcls.evaluation.subject import load_subject, load_subjects
 from robustcls.evaluation.targets import aimed
 from robustcls.reporting.card import robustbench_info
 from robustcls.results.comparison import find_mismatch
@@ -121,6 +123,19 @@ def test_the_rules_give_no_label_and_follow_from_seed_and_sample(net, data):
     chosen = aimed(subject, "least_likely", seed=0).aim.target
     assert torch.equal(chosen[least != y], least[least != y])
     assert not (chosen == y).any()
+
+
+def test_subjects_of_a_command_aim_at_its_target_and_share_their_images():
+    spec, options = "tests.helpers.defences:linear", {"data": "digits(size=8)", "n": 30, "device": "cpu"}
+    one = load_subject(spec, AttackConfig(target="3", **options))
+    assert one.aim.target.tolist() == [3] * len(one.y)
+    assert 3 not in one.y
+    two, other = load_subjects([spec, spec], AttackConfig(target="second", **options))
+    assert two.x is other.x
+    assert torch.equal(two.aim.target, other.aim.target)
+    assert not (two.aim.target == two.y).any()
+    assert load_subject(spec, AttackConfig(**options)).aim is None
+    assert load_subject(spec, ExplainConfig(**options)).aim is None
 
 
 def test_attacks_on_several_batches_and_in_low_precision_meet_their_own_targets(net, data, second, monkeypatch):

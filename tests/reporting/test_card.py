@@ -8,6 +8,7 @@ import pytest
 
 from robustcls.core.errors import InputError
 from robustcls.evaluation.measures.minimum.record import MinimumNorm
+from robustcls.reporting import render
 from robustcls.reporting.card import model_card, robustbench_info, write_card
 from robustcls.reporting.missing import PARTS
 from robustcls.results.policy import Policy, judge
@@ -53,6 +54,30 @@ def test_the_front_matter_is_what_the_hub_reads():
     assert [key for start, key, _ in rows if not start] == [
         "license", "library_name", "pipeline_tag", "tags", "datasets", "metrics", "model-index",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "suites", "said"),
+    [
+        ("upper bound: fast", {"fast": 2}, "fast, version 2"),
+        ("upper bound: fast", {}, "fast, version 1"),  # of before there were two
+        ("upper bound: fast(version=1)", {"fast": 1}, "fast, version 1"),
+        ("upper bound: fast, apgd_reject; failed: square", {"fast": 2}, "fast, version 2, apgd_reject; failed: square"),
+        ("upper bound: standard", {"standard": 1}, "standard"),
+        ("upper bound: pgd(steps=20, restarts=2)", {}, "pgd(steps=20, restarts=2)"),
+        ("upper bound: lab_suite", {"lab_suite": 3}, "lab_suite"),
+    ],
+)
+def test_the_version_of_a_suite_stands_beside_its_name_in_card_and_page(kind, suites, said):
+    one = sample_evaluation(examples=0)
+    one.robust.kind, one.suites = kind, suites
+    assert one.kind_text == f"upper bound: {said}"
+    shown = said.replace("_", r"\_")
+    assert f"\n- Robust accuracy is: upper bound: {shown}\n" in model_card(one)
+    page = render([one], sections=["verdict"])
+    assert f"<strong>empirical upper bound</strong> ({said}): a stronger" in page
+    one.robust.kind = "clean accuracy: every attack failed: fast"
+    assert one.kind_text == one.robust.kind
 
 
 def test_yaml_reads_it_alike():

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import re
 from statistics import NormalDist
 
@@ -143,6 +144,54 @@ def test_each_criterion(policy, status, reason):
     assert verdict.status == status
     assert any(reason in line for line in verdict.reasons), verdict.reasons
     assert [one.name for one in verdict.criteria if one.name in policy.thresholds] == list(policy.thresholds)
+
+
+SHA = "0123456789abcdef" * 4
+LIMITS = {"mask": SHA[:8], "eight_bit": True, "detector": "lab:score"}  # as policies state them
+
+
+def limited(*names):
+    """An evaluation of attackers that these limit."""
+    one = measured()
+    if "mask" in names:
+        one.threat.mask = records.Mask("corner.png", SHA, 25, 64)
+    one.threat.eight_bit = "eight_bit" in names
+    if "detector" in names:
+        one.rejection = records.Rejection("lab:score", 0.05, 1.0, 100, 5, Accuracy.of(900, 1000), 2, 1, 0)
+    return one
+
+
+EVERY = [names for count in range(4) for names in itertools.combinations(LIMITS, count)]
+
+
+@pytest.mark.parametrize("threat", [{}, {"norm": "linf", "eps": 0.1}])
+@pytest.mark.parametrize("stated", EVERY)
+def test_an_evaluation_passes_only_with_the_limits_that_the_policy_states(stated, threat):
+    policy = Policy(min_robust=0.5, **{name: LIMITS[name] for name in stated}, **threat)
+    for has in EVERY:
+        verdict = judge(limited(*has), policy)
+        assert verdict.status == ("PASS" if has == stated else "INCONCLUSIVE")
+        told = " ".join(verdict.reasons)
+        for name, value in LIMITS.items():
+            line = f"{name} = {str(value).lower()}" if value is True else f'{name} = "{value}"'
+            assert (line in told) == (name in has and name not in stated)
+    assert judge(limited(*stated), dataclasses.replace(policy, min_robust=0.9)).status == "FAIL"
+    assert judge(limited(), Policy(min_robust=0.5, norm="l2", eps=0.1)).status == "INCONCLUSIVE"
+
+
+def test_a_mask_is_stated_by_its_content():
+    for stated, status in (
+        (SHA, "PASS"),
+        (SHA[:20], "PASS"),
+        ("f" * 8, "INCONCLUSIVE"),
+        (SHA[:8] + "0", "INCONCLUSIVE"),
+    ):
+        verdict = judge(limited("mask"), Policy(min_robust=0.5, mask=stated))
+        assert verdict.status == status
+        assert any(f'mask = "{SHA[:8]}"' in line for line in verdict.reasons) == (status != "PASS")
+    for wrong in ("", SHA[:7], "corner.png", SHA + "0", SHA.upper()):
+        with pytest.raises(InputError, match="is no SHA-256: give the first 8 characters or more"):
+            Policy(min_robust=0.5, mask=wrong)
 
 
 @pytest.mark.parametrize("name", ["max_ece", "max_adversarial_ece", "min_corruption", "min_class_robust"])

@@ -41,9 +41,11 @@ def random_output(engine: Engine, outcome: Outcome) -> Check:
     if averaged_in(engine.subject.model):
         said = f"two passes differ by {repeated:.1e} of the largest logit"
         if repeated <= REPEATED:
-            said += ": the model is not random, and one pass says as much as the mean of several"
-        else:
-            said += ": the model is random, and its accuracy is also measured over repeated passes"
+            said += (
+                ": nothing random was found: the model is not random, and one pass says as much as the mean of several"
+            )
+            return Check(NAME, "warn", repeated, None, f"{said}; leave out averaged and the suite rand")
+        said += ": the model is random, and its accuracy is also measured over repeated passes"
         return Check(NAME, "pass", repeated, None, said)
     if not repeated <= REPEATED:
         return verdict(

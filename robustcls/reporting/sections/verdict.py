@@ -37,7 +37,7 @@ def verdict(context: Context) -> Markup:
 
 def _part(policy: Policy, evaluation: Evaluation) -> dict[str, object]:
     found = judge(evaluation, policy)
-    bound = evaluation.robust.kind.removeprefix("upper bound").lstrip(": ")
+    bound = evaluation.kind_text.removeprefix("upper bound").lstrip(": ")
     return {
         "evaluation": evaluation,
         "status": found.status,
