@@ -60,7 +60,7 @@ def load(
     own_size = input_size_of(loaded.model)
     if input_size is not None and own_size is not None and tuple(own_size) != tuple(input_size):
         raise InputError(f"{spec} takes images of {tuple(own_size)}, not of input_size={tuple(input_size)}")
-    if classes:
+    if classes and groups_in(loaded.model) is None:  # else they are names of what is inside
         known = tuple(loaded.classes) if ours else own_names(loaded.classes)
         if known and known != classes:
             one, other = next(pair for pair in zip_longest(known, classes, fillvalue="none") if pair[0] != pair[1])
@@ -256,7 +256,8 @@ def map_classes(
         return match(loaded.classes, outputs)
     fine = match(tuple(groups), len(groups))
     into = list(groups.values())
-    rule = f"{len(classes)} classes of the data in {len(loaded.classes)} groups"
+    few = ", ".join(loaded.classes[:4]) + (" ..." if len(loaded.classes) > 4 else "")
+    rule = f"{len(classes)} classes of the data in {len(loaded.classes)} groups, {few}"
     return ClassMap(
         tuple(into[place] for place in fine.outputs), tuple(loaded.classes), "; ".join(filter(None, (fine.rule, rule)))
     )

@@ -56,8 +56,6 @@ class Coarse(Wrapper):
             )
         self.register_buffer("group_of", torch.tensor(group_of), persistent=False)
         self.fine, self.classes = tree.classes, self.groups
-        few = ", ".join(self.groups[:4]) + (" ..." if len(self.groups) > 4 else "")
-        self.said = [f"{len(self.fine)} classes in {len(self.groups)} groups of {tree.source}: {few}"]
 
     def forward(self, x: Tensor) -> Tensor:
         logits = logits_of(self.model(x))

@@ -117,6 +117,21 @@ def test_the_datas_classes_follow_into_the_groups(net, tree):
         map_classes(loaded, ("3", "ten"), 2)
 
 
+def test_a_model_without_names_gets_those_that_are_given(net, batch, tree, tmp_path, monkeypatch):
+    (tmp_path / "nets_of_mine.py").write_text(
+        "from torch import nn\nnet = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    digits = tuple("0123456789")
+    model = robustcls.load(f"coarse(nets_of_mine:net, {tree})", classes=digits)
+    assert (model.classes, model.fine) == (("round", "open"), digits)
+    with pytest.raises(InputError, match="names of the model's classes"):
+        robustcls.load(f"coarse(nets_of_mine:net, {tree})")
+    whole = robustcls.load("ensemble(nets_of_mine:net, nets_of_mine:net)", classes=digits)
+    assert whole.classes == digits
+    assert whole(batch[0]).shape == (200, 10)
+
+
 def test_groups_of_groups(net, tree, tmp_path):
     (tmp_path / "more.toml").write_text('bent = ["round", "open/curved"]\nnot = ["open/straight"]\n', encoding="utf-8")
     model = coarse(coarse(net, tree=tree, depth=2), tree=str(tmp_path / "more.toml"))

@@ -138,6 +138,7 @@ def test_a_spec_builds_it_and_says_where_the_members_differ(tmp_path):
     assert alone.single
     assert source.sha256 != alone.sha256
     assert source.sha256 != read_model(f"ensemble({tmp_path}/b.pt, {tmp_path}/a.pt)").sha256
+    assert source.sha256 != read_model(f"ensemble({tmp_path}/a.pt, {tmp_path}/a.pt)").sha256
     loaded = build_model(source, arch=None, classes=(), input_size=(1, 8, 8))
     x = torch.rand(3, 1, 8, 8)
     torch.testing.assert_close(loaded.model(x).exp(), mean(models, x))
