@@ -14,7 +14,7 @@ ROOT = HERE.parent
 
 
 def table() -> str:
-    paths = [path for path in sorted(HERE.rglob("*.toml")) if path.name != "policy.toml"]
+    paths = [path for path in sorted(HERE.rglob("*.toml")) if path.name not in ("policy.toml", "tree.toml")]
     return markdown(["Experiment", "What", "Clean", "Robust", "n", "Evidence"], [row(path) for path in paths])
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from robustcls.core.errors import InputError as InputError
     from robustcls.core.threat import ThreatModel as ThreatModel
     from robustcls.models.wrappers.averaged import averaged as averaged
+    from robustcls.models.wrappers.coarse import coarse as coarse
+    from robustcls.models.wrappers.ensemble import ensemble as ensemble
     from robustcls.models.wrappers.straight_through import straight_through as straight_through
     from robustcls.reporting.render import report as report
     from robustcls.results.records import Evaluation as Evaluation
@@ -37,6 +39,8 @@ _HOMES = {
     "ThreatModel": "robustcls.core.threat",
     "attack": "robustcls.api",
     "averaged": "robustcls.models.wrappers.averaged",
+    "coarse": "robustcls.models.wrappers.coarse",
+    "ensemble": "robustcls.models.wrappers.ensemble",
     "evaluate": "robustcls.api",
     "explain": "robustcls.api",
     "export": "robustcls.api",

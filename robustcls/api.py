@@ -260,6 +260,7 @@ def evaluate(
             precision: `auto` (bf16 where it is faster), `fp32`, `bf16`, `fp16`: for speed alone; an adversarial example
             counts only when the fp32 model misclassifies it. compile: of the model, by torch.compile.
             positive: of two classes, the one that sensitivity is about, by its label or name; the second unless given.
+            tree: a TOML file with a tree of the classes, by which mistakes are far or near (`.severity`).
             data_note, intended_use, license: are kept in the record.
             examples, maps_n, curves_n, minimum_n, corruptions_n: samples of a gallery, of measures of attribution maps, of
             curves in other norms, of minimum perturbations, under common corruptions: none unless given. method: specs of

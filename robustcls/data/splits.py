@@ -15,7 +15,7 @@ from torch import Tensor
 from robustcls.core import plugins
 from robustcls.core.errors import InputError, as_input_error, unknown
 from robustcls.core.subset import first_proportional, stratified_order
-from robustcls.data import check_name
+from robustcls.data import check_name, is_made, origin, parse
 from robustcls.data.duplicates import count_copies
 from robustcls.data.images import Images, as_images, count_labels, with_note
 
@@ -229,6 +229,27 @@ class _Source:
         return replace(images, available=pick.available, split_counts=counts)
 
 
+def read_split(
+    spec: str,
+    split: str,
+    *,
+    data_dir: str | None = None,
+    skip_corrupt: bool = False,
+    whole: bool = False,
+    pick: Callable[[Tensor], Tensor] | None = None,
+) -> Images:
+    """A split as the data set has it, for one that is made of it; nothing is held out. pick: labels N to positions, sorted.
+
+    Raises InputError.
+    """
+    return _Source(spec, data_dir, skip_corrupt, whole).load(split, _Pick(pick or _all))
+
+
+def has_val(spec: str, *, whole: bool = False) -> bool:
+    """Whether the data set has a validation split of its own. Raises InputError."""
+    return _Source(spec).has_val(whole)
+
+
 def has_test(spec: str) -> bool:
     """Whether the data set has a test split, which a folder with train/ alone has not. Raises InputError."""
     return _Source(spec).has_test()
@@ -239,7 +260,7 @@ def may_have_trained_on(trained: str, data: str) -> bool:
 
     A folder that is not here may be the same one, moved.
     """
-    ours, theirs = parse_data(data), parse_data(trained)
+    ours, theirs = parse_data(origin(data)), parse_data(origin(trained))
     if ours.name != theirs.name:
         return False
     if ours.name != "folder" or not (ours.args and theirs.args):
@@ -291,7 +312,7 @@ def check_named_by_file(spec: str, file: str) -> None:
 
     The file may come from anywhere, and it could name any function on this machine, such as shutil:rmtree.
     """
-    name = parse_data(spec).name
+    name = parse_data(origin(spec)).name
     if ":" not in name:
         return
     parameters = list(inspect.signature(plugins.load("data", name)).parameters)
@@ -305,8 +326,8 @@ def check_named_by_file(spec: str, file: str) -> None:
 def parse_data(spec: str) -> plugins.Spec:
     """As plugins.parse, and with options behind a path: `folder:PATH(size=64)`, unless such a file exists."""
     check_name(spec)
-    parsed = plugins.parse("data", spec)
-    if not parsed.args or not parsed.args[0].endswith(")") or Path(parsed.args[0]).exists():
+    parsed = parse(spec)
+    if is_made(parsed.name) or not parsed.args or not parsed.args[0].endswith(")") or Path(parsed.args[0]).exists():
         return parsed
     path, _, options = parsed.args[0].rpartition("(")
     options = BARE_LIST.sub(r"\1'\2'\3", options)  # a path is no word, and needs no quotes here
