@@ -17,6 +17,7 @@ from robustcls.choosing.latency import latency_of
 from robustcls.choosing.record import Choice, Comparison, Contender, Plan, Rung, Trial
 from robustcls.choosing.shared import make_all
 from robustcls.choosing.trial import (
+    LEAST_UPDATES,
     Data,
     Task,
     as_trained,
@@ -63,8 +64,8 @@ def choose(
         options: the other options of `robustcls choose`, such as `data`, `adv`, `limit_train`, `seed_noise`, `learning_curve`.
 
     Returns:
-        `.winner`, its checkpoint `.home / .best.folder / "ckpt.pt"`, `.rungs`, `.rivals` against which it is compared, `.open` of those that cannot be
-        told apart from it.
+        `.winner`, its checkpoint `.home / .best.folder / "ckpt.pt"`, `.rungs`, `.rivals` against which it is compared, and
+        `.open`, those of them that cannot be told apart from it.
 
     Raises:
         InputError: for candidates that cannot be compared or trained, and for too little time, before any is trained.
@@ -308,7 +309,7 @@ def _check_time(options: ChooseConfig, contenders: Sequence[Contender], budget: 
         enough = options.minutes * needed / share
         raise InputError(
             f"`minutes={options.minutes:g}` leaves {share:.3g} s to each of {len(contenders)} candidates in the first of "
-            f"{len(rung_sizes(len(contenders)))} rungs, and {slowest} needs {needed:.3g} s for an epoch and 20 updates: give "
+            f"{len(rung_sizes(len(contenders)))} rungs, and {slowest} needs {needed:.3g} s for an epoch and {LEAST_UPDATES} updates or more: give "
             f"`minutes={enough * 1.05 + 0.05:.1f}`, fewer candidates or a smaller `limit_train`"
         )
 
