@@ -29,7 +29,7 @@ from robustcls.choosing.trial import (
 )
 from robustcls.core.config import resolve
 from robustcls.core.errors import InputError
-from robustcls.core.progress import duration
+from robustcls.core.progress import duration, follow
 from robustcls.core.provenance import commit, versions
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.results.subject import Provenance, Threat
@@ -154,8 +154,8 @@ class _Work:
         }
 
         def make(_: str) -> Plan:
-            self.say(f"rehearsing {len(self.candidates)} candidates")
-            contenders = [measure(one, self.data) for one in self.candidates.values()]
+            each = follow(list(self.candidates.values()), "rehearsing", "candidate", show=not self.options.quiet)
+            contenders = [measure(one, self.data) for one in each]
             _check_time(self.options, contenders, budget)
             return Plan(asked, contenders)
 
@@ -236,8 +236,7 @@ def _conclude(
     best, config = rungs[-1].trials[0], next(iter(work.candidates.values())).config
     noise = seed_noise([trial.score.accuracy for trial in seeds]) if len(seeds) > 1 else None
     first, why = {trial.name: trial for trial in rungs[0].trials}, {}
-    for one in contenders:
-        work.say(f"exporting {one.name}")
+    for one in follow(contenders, "exporting", "candidate", show=not work.options.quiet):
         one.latency_ms, why[one.name] = latency_of(work.where / first[one.name].folder / "ckpt.pt", one.config["arch"])
     reasons = sorted({reason for reason in why.values() if reason})
     timed = all(one.latency_ms is not None for one in contenders)
@@ -309,8 +308,8 @@ def _check_time(options: ChooseConfig, contenders: Sequence[Contender], budget: 
         enough = options.minutes * needed / share
         raise InputError(
             f"`minutes={options.minutes:g}` leaves {share:.3g} s to each of {len(contenders)} candidates in the first of "
-            f"{len(rung_sizes(len(contenders)))} rungs, and {slowest} needs {needed:.3g} s for an epoch and {LEAST_UPDATES} updates or more: give "
-            f"`minutes={enough * 1.05 + 0.05:.1f}`, fewer candidates or a smaller `limit_train`"
+            f"{len(rung_sizes(len(contenders)))} rungs, and {slowest} needs {needed:.3g} s for an epoch and {LEAST_UPDATES} "
+            f"updates or more: give `minutes={enough * 1.05 + 0.05:.1f}`, fewer candidates or a smaller `limit_train`"
         )
 
 
