@@ -36,6 +36,7 @@ class Trial(JsonFile):
     robust: Accuracy | None  # under the validation attack; None without one
     clean_right: str  # a digit per validation image, 1 where it is classified correctly
     robust_right: str
+    majority: Share  # of the most frequent class among these images: what guessing reaches
     stopped: str = ""  # why the run ended early
     failed: str = ""  # why there is no model; its accuracies are 0
     schema: str = "robustcls/choose-trial/1"
@@ -54,6 +55,11 @@ class Trial(JsonFile):
     def chooses(self) -> list[bool]:
         """By what it is ranked: whether each validation image is right under attack, or clean where there is none."""
         return [digit == "1" for digit in (self.robust_right if self.robust else self.clean_right)]
+
+    @property
+    def guesses(self) -> bool:
+        """Whether it is not clearly better than guessing on clean images, so that its rank tells nothing."""
+        return self.clean.ci95[0] <= self.majority
 
     @property
     def score(self) -> Accuracy:

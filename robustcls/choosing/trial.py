@@ -14,6 +14,7 @@ from torch import nn
 from robustcls.attacks._run import run_attack
 from robustcls.choosing.candidates import Candidate
 from robustcls.choosing.record import Contender, Trial
+from robustcls.core.errors import InputError
 from robustcls.core.losses import predict_labels
 from robustcls.data.images import Images
 from robustcls.data.splits import choose, load_training_data
@@ -65,6 +66,13 @@ class Task:
 
 def measure(candidate: Candidate, data: Data) -> Contender:
     """What a candidate costs, by a few updates that are forgotten. Raises InputError for what cannot be trained."""
+    try:
+        return _measure(candidate, data)
+    except InputError as error:
+        raise InputError(f"candidate {candidate.name}: {error}") from None
+
+
+def _measure(candidate: Candidate, data: Data) -> Contender:
     config = copy.deepcopy(candidate.config)
     read = data.read(config.limit_train)
     began = time.perf_counter()
@@ -135,7 +143,7 @@ def run_trial(
         return Trial(
             task.candidate.name, task.stage, task.folder, run.config.seed, len(run.train), epochs, updates,
             task.seconds, seconds, around, clean, robust if run.val_attack else None, right[0],
-            right[1] if run.val_attack else "", stopped=run.state.stopped, failed=failed,
+            right[1] if run.val_attack else "", run.chance.majority, stopped=run.state.stopped, failed=failed,
         )  # fmt: skip
 
 

@@ -86,6 +86,7 @@ def _findings(choice) -> list[str]:
         "other is as good in all columns and better in one. ms: median of one image, exported, one thread.",
         *([choice.remark] if choice.remark else []),
         *(f"{trial.name} failed: {trial.failed}" for rung in choice.rungs for trial in rung.trials if trial.failed),
+        *filter(None, (_guessing(number, rung) for number, rung in enumerate(choice.rungs, start=1))),
         f"best: {choice.winner}, {_share(best.score)} by {choice.chosen_by}; it was chosen by these images, so measure it "
         "on test images",
     ]
@@ -102,6 +103,13 @@ def _findings(choice) -> list[str]:
     return said
 
 
+def _guessing(number: int, rung) -> str:
+    names = [trial.name for trial in rung.trials if trial.guesses and not trial.failed]
+    if not names:
+        return ""
+    return f"in rung {number} no better than guessing, so that their rank tells nothing: {', '.join(names)}: give more --minutes"
+
+
 def _told(rival) -> str:
     value = f"{_points(rival)}, {rival.stage}"
     if rival.claimable:
@@ -112,7 +120,7 @@ def _told(rival) -> str:
 def _more(choice) -> list[str]:
     """More data or a larger model."""
     curve = ", ".join(f"{trial.images} images {trial.score.accuracy:.1%}" for trial in choice.curve)
-    said = [f"learning curve of {choice.winner}, as many updates each: {curve}"]
+    said = [f"learning curve of {choice.winner}, each for about as many updates: {curve}"]
     gains = [("twice the images", choice.more_data), ("a larger model", choice.larger_model)]
     for name, gain in gains:
         if gain:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from robustcls.core.errors import InputError
 from robustcls.data.splits import load_split
 from robustcls.models.checkpoint import restore
 from robustcls.models.weights import read_file
+from robustcls.results.accuracy import Accuracy
 from tests.choosing.conftest import NETS
 from tests.helpers.tiny_run import CutError
 
@@ -224,3 +226,11 @@ def test_a_folder_of_another_choice(options):
         robustcls.choose(NETS, **options)
     with pytest.raises(InputError, match="holds a choice among other candidates, or with other options"):
         robustcls.choose(NETS[:2], **options | {"minutes": 11})
+
+
+def test_who_guesses_is_known(options):
+    trial = robustcls.choose(NETS[:2], **options).best
+    guess, sure = Accuracy.of(4, 40), Accuracy.of(30, 40)
+    assert trial.majority == pytest.approx(0.1, abs=0.05)
+    assert replace(trial, clean=guess).guesses
+    assert not replace(trial, clean=sure).guesses
