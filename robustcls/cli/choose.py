@@ -107,7 +107,7 @@ def _guessing(number: int, rung) -> str:
     names = [trial.name for trial in rung.trials if trial.guesses and not trial.failed]
     if not names:
         return ""
-    return f"in rung {number} no better than guessing, so that their rank tells nothing: {', '.join(names)}: give more --minutes"
+    return f"in rung {number} no better than guessing, so that their rank tells nothing: {', '.join(names)}: more --minutes"
 
 
 def _told(rival) -> str:
