@@ -194,7 +194,11 @@ class _Work:
         return [best, *self.trials(tasks)]
 
     def curve(self, best: Trial, seconds: float) -> list[Trial]:
-        """The winner on parts of its images, for as many updates, and its own trial."""
+        """The winner on parts of its images, for as many updates, and its own trial.
+
+        Shorter epochs are more: each is validated on as small a part of the images, so that validation costs the same. All are
+        judged on all.
+        """
         if not self.options.learning_curve:
             return []
         found, tasks = self.contenders[best.name], []
@@ -202,7 +206,8 @@ class _Work:
         for part in PARTS:
             limit = round(part * best.images)
             epochs = max(1, round(best.updates / max(1, limit // found.batch_size)))
-            candidate = as_trained(self.candidates[best.name], found, limit)
+            val_n = max(1, round(part * self.data.config.val_n))
+            candidate = as_trained(self.candidates[best.name], found, limit_train=limit, val_n=val_n)
             tasks.append(Task(candidate, f"{part:.0%} of the images", f"runs/images{part:.0%}"[:-1], epochs, seconds))
         return [*self.trials(tasks), best]
 

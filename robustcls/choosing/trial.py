@@ -122,7 +122,7 @@ def run_trial(
     how |= {"resume": folder} if goes_on else {"config": config, "given": task.candidate.given}
     with begin(**how) as run:
         around = time.perf_counter() - began
-        val = choose(run.val, config.val_n)
+        val = choose(run.val, data.config.val_n)
         right, failed = ("0" * len(val), "0" * len(val)), ""
         try:
             with RunBar(run, show=show) as bar:
@@ -138,12 +138,13 @@ def run_trial(
         except Diverged as error:
             failed = str(error)
         seconds = around + sum(row.seconds + (row.val_seconds or 0.0) for row in run.state.history)
+        majority = val.labels.bincount().max().item() / len(val)
         epochs, updates = len(run.state.history), len(run.state.history) * run.state.num_batches
         clean, robust = (Accuracy.of(digits.count("1"), len(digits)) for digits in right)
         return Trial(
             task.candidate.name, task.stage, task.folder, run.config.seed, len(run.train), epochs, updates,
             task.seconds, seconds, around, clean, robust if run.val_attack else None, right[0],
-            right[1] if run.val_attack else "", run.chance.majority, stopped=run.state.stopped, failed=failed,
+            right[1] if run.val_attack else "", majority, stopped=run.state.stopped, failed=failed,
         )  # fmt: skip
 
 
@@ -163,11 +164,9 @@ def judge(run: Run, val: Images, *, seed: int) -> tuple[str, str]:
     return _digits(clean), _digits(clean & (predict_labels(predict(model, x_adv, run.batch_size)) == y.cpu()))
 
 
-def as_trained(candidate: Candidate, found: Contender, limit_train: int | None = None) -> Candidate:
-    """The candidate with the batch size and the rate that were fitted to its images, for other seeds and fewer images."""
-    config = replace(candidate.config, batch_size=found.batch_size, lr=found.config["lr"])
-    if limit_train is not None:
-        config = replace(config, limit_train=limit_train)
+def as_trained(candidate: Candidate, found: Contender, **changes: Any) -> Candidate:
+    """The candidate with the batch size and the rate that were fitted to its images, and other options where given."""
+    config = replace(candidate.config, batch_size=found.batch_size, lr=found.config["lr"], **changes)
     return Candidate(candidate.name, config, candidate.given | {"batch_size", "lr"})
 
 
