@@ -8,6 +8,7 @@ The candidates are full.toml with other architectures and --limit-train images. 
 """
 
 import argparse
+import copy
 import shutil
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     choice = chosen(given)
-    shutil.copyfile(choice.home / "choose.json", given.out / "choose.json")
+    without_places(choice).save(given.out / "choose.json")
     found = {trial.name: full_run(trial, given) for trial in choice.rungs[-1].trials}
     print(table(choice, found))
 
@@ -60,6 +61,16 @@ def chosen(given: argparse.Namespace) -> Choice:
     for file in files:
         file.write_text(text.replace('arch = "vgg16(width=0.25)"', f'arch = "{file.stem}"'), encoding="utf-8")
     return robustcls.choose(config=files, out=given.work / "choice", progress=True, **options)
+
+
+def without_places(choice: Choice) -> Choice:
+    """The record without the folders of this machine."""
+    copied = copy.deepcopy(choice)
+    copied.data, copied.provenance.command = "cifar10", ""
+    for config in [copied.provenance.config, *(one.config for one in copied.candidates)]:
+        for name in ("data", "data_dir", "out", "config"):
+            config.pop(name, None)
+    return copied
 
 
 def full_run(trial: Trial, given: argparse.Namespace) -> Evaluation:

@@ -43,6 +43,10 @@ def test_three_nets_two_rungs(options):
     seeds = [trial.seed for trial in choice.seeds]
     accuracies = [trial.score.accuracy for trial in choice.seeds]
     assert (seeds, choice.noise) == ([0, 1, 2], max(accuracies) - min(accuracies))
+    images = {
+        read_file(choice.home / trial.folder / "last.pt")["data"] for trial in choice.seeds
+    }  # SHA-256 of training and validation
+    assert len(images) == 1
     assert [trial.images for trial in choice.curve] == [40, 80, 160]
     assert len({trial.updates for trial in choice.curve}) == 1
     assert choice.more_data.difference == pytest.approx(choice.curve[2].score.accuracy - choice.curve[1].score.accuracy)
