@@ -345,7 +345,7 @@ def test_a_quick_look_in_l0_takes_an_attack_that_knows_it(net):
         ({"fpr": 0.05, "held_out": None}, "is about a detector, and there is none"),
         ({"detector": "unconfident"}, "write it as package.module:score"),
         ({"detector": unconfident, "suite": "rand"}, "beside a random model is not evaluated"),
-        ({"attacks": "apgd_reject"}, "attacks a model with a detector"),
+        ({"attacks": "apgd_reject", "held_out": None}, "attacks a model with a detector"),
     ],
 )
 def test_what_is_no_detector_is_refused(given, said, net):
