@@ -238,3 +238,21 @@ def test_who_guesses_is_known(options):
     assert trial.majority == pytest.approx(0.1, abs=0.05)
     assert replace(trial, clean=guess).guesses
     assert not replace(trial, clean=sure).guesses
+
+
+def helps(model, x, y, threat, *, generator=None):
+    """In place of a misclassified image, one of its class that is not."""
+    right = model(x).argmax(1) == y
+    x_adv = x.clone()
+    for place in (~right).nonzero().flatten().tolist():
+        others = (right & (y == y[place])).nonzero().flatten()
+        if len(others):
+            x_adv[place] = x[others[0]]
+    return x_adv
+
+
+def test_robust_means_right_without_an_attack_too(options):
+    changes = {"eps": "1.0", "val_attack": "tests.choosing.test_choose:helps", "val_n": 60}
+    for trial in robustcls.choose(NETS[:2], **options | changes).rungs[0].trials:
+        assert 0 < trial.clean.correct < 60
+        assert trial.robust_right == trial.clean_right
