@@ -1,10 +1,9 @@
 """Successive halving over recipes at equal seconds, ranked by the lower bound of robust validation accuracy."""
 
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,33 +11,20 @@ from typing import Any
 
 from robustcls.choosing.candidates import Candidate, candidates
 from robustcls.choosing.config import ChooseConfig
-from robustcls.choosing.halving import Budget, pareto, ranked, rung_sizes, seed_noise, share_out, survivors
+from robustcls.choosing.halving import pareto, ranked, seed_noise, share_out, survivors
 from robustcls.choosing.latency import latency_of
-from robustcls.choosing.record import Choice, Comparison, Contender, Plan, Rung, Trial
+from robustcls.choosing.record import Choice, Comparison, Contender, Rung, Trial
 from robustcls.choosing.shared import make_all
-from robustcls.choosing.trial import (
-    LEAST_UPDATES,
-    Data,
-    Task,
-    as_trained,
-    epochs_that_fit,
-    least_epochs,
-    measure,
-    run_trial,
-    seconds_needed,
-)
+from robustcls.choosing.work import PARTS, Say, Work
 from robustcls.core.config import resolve
 from robustcls.core.errors import InputError
-from robustcls.core.progress import duration, follow
+from robustcls.core.progress import follow
 from robustcls.core.provenance import commit, versions
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.results.subject import Provenance, Threat
 from robustcls.runtime.device import describe_device, resolve_device
 from robustcls.training.checkpoint import new_folder
 from robustcls.training.run import Run
-
-PARTS = (0.25, 0.5)  # of the training images, in the learning curve
-Say = Callable[[str], object]
 
 
 def choose(
@@ -96,7 +82,7 @@ def choose_given(
     found = candidates(options, given)
     _take_own_device()
     where = _folder(options, found[0])
-    work = _Work(options, found, where, say, on_batch)
+    work = Work(options, found, where, say, on_batch)
     budget = share_out(60 * options.minutes, len(found), _extra(options))
     plan = work.plan(budget)
     rungs: list[Rung] = []
@@ -128,110 +114,8 @@ def choose_given(
     return choice
 
 
-class _Work:
-    """The trials of a choice, shared with the other processes that choose in the same folder."""
-
-    def __init__(
-        self,
-        options: ChooseConfig,
-        found: Sequence[Candidate],
-        where: Path,
-        say: Say,
-        on_batch: Callable[[Run], object],
-    ) -> None:
-        self.options, self.where, self.say, self.on_batch = options, where, say, on_batch
-        self.candidates = {one.name: one for one in found}
-        self.data = Data(found[0].config)
-        self.contenders: dict[str, Contender] = {}
-
-    def plan(self, budget: Budget) -> Plan:
-        """What each candidate costs. Raises InputError for too little time, and where the folder holds another choice."""
-        asked = {
-            "candidates": [[name, *_said(one)] for name, one in self.candidates.items()],
-            "minutes": self.options.minutes,
-            "seed_noise": self.options.seed_noise,
-            "learning_curve": self.options.learning_curve,
-        }
-
-        def make(_: str) -> Plan:
-            each = follow(list(self.candidates.values()), "rehearsing", "candidate", show=not self.options.quiet)
-            contenders = [measure(one, self.data) for one in each]
-            _check_time(self.options, contenders, budget)
-            return Plan(asked, contenders)
-
-        plan = make_all({"plan": self.where / "plan.json"}, Plan, make)["plan"]
-        if plan.asked != json.loads(json.dumps(asked)):
-            raise InputError(
-                f"{self.where} holds a choice among other candidates, or with other options: give these, or name another `out`"
-            )
-        self.contenders = {one.name: one for one in plan.candidates}
-        return plan
-
-    def rung(self, number: int, names: Sequence[str], seconds: float, before: Sequence[Trial]) -> list[Trial]:
-        earlier = {trial.name: trial for trial in before}
-        self.say(f"rung {number}: {len(names)} candidates, {duration(seconds)} each")
-        return self.trials(
-            Task(
-                self.candidates[name],
-                f"rung {number}",
-                f"runs/rung{number}/{self._place(name)}",
-                epochs_that_fit(self.contenders[name], seconds, earlier.get(name)),
-                seconds,
-            )
-            for name in names
-        )
-
-    def seeds(self, best: Trial, seconds: float) -> list[Trial]:
-        """The winner's trial and the same recipe, for as many epochs, under the seeds after its own."""
-        if not self.options.seed_noise:
-            return []
-        again = as_trained(self.candidates[best.name], self.contenders[best.name])
-        self.say(f"{best.name} under {self.options.seed_noise} other seeds")
-        tasks = [
-            Task(again, f"seed {seed}", f"runs/seed{seed}", max(1, best.epochs), seconds, seed)
-            for seed in range(best.seed + 1, best.seed + 1 + self.options.seed_noise)
-        ]
-        return [best, *self.trials(tasks)]
-
-    def curve(self, best: Trial, seconds: float) -> list[Trial]:
-        """The winner on parts of its images, for as many updates, and its own trial.
-
-        Shorter epochs are more: each is validated on as small a part of the images, so that validation costs the same. All are
-        judged on all.
-        """
-        if not self.options.learning_curve:
-            return []
-        found, tasks = self.contenders[best.name], []
-        self.say(f"{best.name} on {' and '.join(f'{part:.0%}' for part in PARTS)} of its {best.images} images")
-        for part in PARTS:
-            limit = round(part * best.images)
-            epochs = max(1, round(best.updates / max(1, limit // found.batch_size)))
-            val_n = max(1, round(part * self.data.config.val_n))
-            candidate = as_trained(self.candidates[best.name], found, limit_train=limit, val_n=val_n)
-            tasks.append(Task(candidate, f"{part:.0%} of the images", f"runs/images{part:.0%}"[:-1], epochs, seconds))
-        return [*self.trials(tasks), best]
-
-    def trials(self, tasks: Iterable[Task]) -> list[Trial]:
-        named = {task.folder: task for task in tasks}
-
-        def make(folder: str) -> Trial:
-            task = named[folder]
-            self.say(f"{task.stage}: {task.candidate.name}, {task.epochs} epoch{'s'[: task.epochs > 1]}")
-            return run_trial(task, self.where, self.data, show=not self.options.quiet, on_batch=self.on_batch)
-
-        def waiting(folder: str) -> None:
-            self.say(f"{named[folder].stage}: another process trains {named[folder].candidate.name}")
-
-        return list(make_all({name: self.where / f"{name}.json" for name in named}, Trial, make, waiting).values())
-
-    def _place(self, name: str) -> str:
-        """The name as that of a folder, with a number that tells apart what looks alike."""
-        letters = "".join(letter if letter.isalnum() or letter in "._=-" else "_" for letter in name)[:60].strip("_")
-        return f"{list(self.candidates).index(name) + 1}-{letters}"
-
-
 def _conclude(
-    work: _Work,
+    work: Work,
     contenders: Sequence[Contender],
     rungs: Sequence[Rung],
     seeds: Sequence[Trial],
@@ -305,19 +189,6 @@ def _larger(contenders: Sequence[Contender], rungs: Sequence[Rung], noise: float
     return Comparison.of(trials[large], trials[small], f"rung {number}", noise)
 
 
-def _check_time(options: ChooseConfig, contenders: Sequence[Contender], budget: Budget) -> None:
-    """Raises InputError where a candidate could not be trained in the first rung."""
-    share = budget.rungs[0]
-    needed, slowest = max((seconds_needed(one, least_epochs(one)), one.name) for one in contenders)
-    if needed > share:
-        enough = options.minutes * needed / share
-        raise InputError(
-            f"`minutes={options.minutes:g}` leaves {share:.3g} s to each of {len(contenders)} candidates in the first of "
-            f"{len(rung_sizes(len(contenders)))} rungs, and {slowest} needs {needed:.3g} s for an epoch and {LEAST_UPDATES} "
-            f"updates or more: give `minutes={enough * 1.05 + 0.05:.1f}`, fewer candidates or a smaller `limit_train`"
-        )
-
-
 def _extra(options: ChooseConfig) -> int:
     """Trials beyond the rungs."""
     return options.seed_noise + (len(PARTS) if options.learning_curve else 0)
@@ -330,12 +201,6 @@ def _folder(options: ChooseConfig, first: Candidate) -> Path:
         raise InputError("the processes of torchrun must agree on a folder: give `out=DIR`")
     named = new_folder(replace(first.config, out=None, arch="choose", adv="none"))
     return named
-
-
-def _said(candidate: Candidate) -> tuple[dict[str, Any], list[str]]:
-    return {name: value for name, value in asdict(candidate.config).items() if value is not None}, sorted(
-        candidate.given
-    )
 
 
 def _take_own_device() -> None:

@@ -1,5 +1,6 @@
 """`robustcls choose`."""
 
+import os
 from functools import partial
 
 import click
@@ -32,7 +33,8 @@ def command(flags: dict) -> int:
     from robustcls.choosing.choose import choose_given
     from robustcls.training.loop import Interrupted
 
-    quiet = bool(flags.get("quiet"))
+    first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun, one prints
+    quiet = bool(flags.get("quiet")) or not first
 
     def show_rung(number: int, rung) -> None:
         if not quiet:
@@ -43,6 +45,8 @@ def command(flags: dict) -> int:
     except Interrupted:
         click.echo("interrupted and saved; the same command goes on, with the same --out", err=True)
         return 130
+    if not first:
+        return 0
     click.echo(_costs(choice))
     click.echo()
     for line in _findings(choice):

@@ -11,7 +11,7 @@ NETS = [f"tests.helpers.tiny_run:{name}" for name in ("small_cnn", "tiny_net", "
 @pytest.fixture
 def options(tmp_path, monkeypatch):
     """Of `robustcls.choose`."""
-    monkeypatch.setattr("robustcls.choosing.choose.epochs_that_fit", lambda *_: 2)
+    monkeypatch.setattr("robustcls.choosing.work.epochs_that_fit", lambda *_: 2)
     monkeypatch.setattr("robustcls.choosing.choose.latency_of", lambda *_: (1.0, ""))
     common = {name: TINY[name] for name in KEPT}
     return {"adv": "fgsm", "minutes": 10, "seed_noise": 0, "out": tmp_path / "choice", **common}

@@ -79,8 +79,8 @@ def test_digits_are_those_of_the_checkpoint_on_the_validation_images(options):
 def test_what_is_done_is_not_done_again(options, monkeypatch):
     first = robustcls.choose(NETS, **options)
     before = files(options["out"])
-    monkeypatch.setattr(module, "run_trial", None)
-    monkeypatch.setattr(module, "measure", None)
+    monkeypatch.setattr("robustcls.choosing.work.run_trial", None)
+    monkeypatch.setattr("robustcls.choosing.work.measure", None)
     again = robustcls.choose(NETS, **options)
     assert again == first
     assert files(options["out"]) == before
@@ -112,15 +112,15 @@ def test_two_processes_share_the_candidates(options):
     code = f"""
 import sys
 sys.path.insert(0, {str(sys.path[0])!r})
-from robustcls.choosing import choose, trial
-choose.epochs_that_fit = lambda *_: 4
+from robustcls.choosing import choose, work
+work.epochs_that_fit = lambda *_: 4
 choose.latency_of = lambda *_: (1.0, "")
 given = { ({**options, "out": str(options["out"]), "arch": tuple(NETS), "seed_noise": 1})!r}
-begun = choose.run_trial
+begun = work.run_trial
 def run_trial(task, *arguments, **more):
     print(task.folder)
     return begun(task, *arguments, **more)
-choose.run_trial = run_trial
+work.run_trial = run_trial
 print("winner", choose.choose_given(given).winner)
 """
     ends = [

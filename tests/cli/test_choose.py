@@ -15,7 +15,7 @@ def archs(*names):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr("robustcls.choosing.choose.epochs_that_fit", lambda *_: 2)
+    monkeypatch.setattr("robustcls.choosing.work.epochs_that_fit", lambda *_: 2)
 
 
 def test_tables_and_findings(cli, quick):
