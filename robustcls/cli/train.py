@@ -161,6 +161,7 @@ def describe(run) -> str:
         "model": f"{config.arch}, {parameters / 1e6:.2f} million parameters, {len(run.train.classes)} classes, input {size}",
         "init": run.notes.get("init"),
         "pruned": run.notes.get("pruned"),
+        "tuned": run.notes.get("tuned"),
         "training": f"{', '.join(how)}, {run.threat}, {config.epochs} epochs, batch {run.batch_size}",
         "recipe": run.remark,
         "assumed": as_flags(run.assumed, {"eps": "--eps", "augment": "--augment"}),

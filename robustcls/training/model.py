@@ -24,7 +24,7 @@ DATA = "data"  # for `mean` and `std`: those of the training images
 
 def make_model(
     config: TrainConfig, train: Images, arch: Arch | None = None, *, last: Mapping[str, Any] | None = None
-) -> tuple[Classifier, dict[str, str | Pruned]]:
+) -> tuple[Classifier, dict[str, object]]:
     """A model of config.arch for the training images, with the first weights of config.init, pruned where that is asked,
     and what is said of it.
 
@@ -39,11 +39,15 @@ def make_model(
         raise InputError(
             "`prune` removes what trained weights need least, and these are random: name a checkpoint with `init`"
         )
+    if config.tune != "all" and not config.init and not isinstance(arch, nn.Module):
+        raise InputError(
+            f'`tune="{config.tune}"` leaves most weights as they are, and these are random: name a checkpoint with `init`'
+        )
     mean, std = normalisation(config, train.pixels)
     made = copy.deepcopy(arch) if isinstance(arch, nn.Module) else arch or config.arch
     size = train.pixels.shape[1:]
     model = build(made, classes=train.classes, input_size=size, mean=mean, std=std, head=config.head)
-    notes: dict[str, str | Pruned] = {} if last else {"output": check_outputs(model, train)}
+    notes: dict[str, object] = {} if last else {"output": check_outputs(model, train)}
     full = size_of(model) if config.init or config.prune else (0, 0)
     if last:
         take_pruned(model, last, "last.pt")

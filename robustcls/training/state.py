@@ -58,8 +58,9 @@ class TrainState:
         inner = adv or config.adv
         self.inner = InnerAttack(inner, config.objective or "", threat) if inner not in (None, "none") else None
         self.frozen = freeze(model, config.freeze)
+        self.frozen += plugins.load("tune", config.tune)(model, torch.Generator().manual_seed(config.seed))
         self.average: Average | None = (
-            Ema(model, config.ema) if config.ema else Swa(model, config.swa, config.freeze) if config.swa else None
+            Ema(model, config.ema) if config.ema else Swa(model, config.swa, self.frozen) if config.swa else None
         )
         models = [model, self.average.model] if self.average else [model]
         self.twins: dict[nn.Module, FusedModel] = {each: FusedModel(each, precision) for each in models}
