@@ -15,6 +15,7 @@ from robustcls.data.images import Images
 from robustcls.data.splits import choose
 from robustcls.deploy.prune import RANKED_ON, Pruned, prune, size_of
 from robustcls.models.checkpoint import Arch, build, take_pruned
+from robustcls.models.heads import drop_before_head
 from robustcls.models.transfer import initialise
 from robustcls.runtime.predict import classifier_of
 from robustcls.training.config import TrainConfig
@@ -60,6 +61,8 @@ def make_model(
     if pruned := getattr(model, "pruned", ""):
         parameters, macs = zip(full, size_of(model), strict=True)
         notes["pruned"] = Pruned(pruned, parameters, macs)
+    if config.dropout:
+        drop_before_head(model, config.dropout)
     return model, notes
 
 
