@@ -109,6 +109,8 @@ def conclude(run) -> None:
         click.echo(wrap(f"{warning}"))
     robust = "not measured" if best.val_robust is None else _share(best.val_robust)
     click.echo(f"best epoch {best.epoch}: clean {_share(best.val_clean)}, robust {robust}")
+    if (density := best.parts.get("density")) is not None:
+        click.echo(f"weights that are not 0: {density:.2%}")
     n, share = run.chance.images, best.val_robust if run.selects_robust else best.val_clean
     click.echo(wrap(f"by {run.selected_by}; 95% interval {interval(wilson(share * n, n))}"))
     click.echo(f"{run.folder / 'ckpt.pt'}")
