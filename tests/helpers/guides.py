@@ -20,6 +20,7 @@ from tests.helpers import ROOT
 PAGES = [
     "README",
     "train",
+    "labels",
     "attack",
     "defences",
     "explain",

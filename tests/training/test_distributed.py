@@ -37,18 +37,23 @@ import torch
 from tests.helpers.tiny_run import tiny_run
 
 from robustcls.data.splits import load_training_data
+from robustcls.data.unlabelled import load_unlabelled
 from robustcls.runtime.world import end_process, join_world
 from robustcls.training.run import Run
 from robustcls.training.config import TrainConfig
 
 world = join_world()
 gradients = {}
-for objective, accumulate in (("adversarial(mix=0.5)", 1), ("mart", 2)):
+for objective, accumulate, spec in (("adversarial(mix=0.5)", 1, None), ("mart", 2, None), ("alp", 2, "rest")):
     config = TrainConfig(
         data="digits(size=8)", arch="no_norm:net", adv="fgsm", augment="none", limit_train=160, batch_size=32,
         objective=objective, step="once", accumulate=accumulate, device="cpu", precision="fp32", eps="0.1", seed=3,
+        unlabelled=spec,
     )
-    run = Run(config, Path("unused"), *load_training_data(config.data, limit_train=160), world)
+    train, val = load_training_data(config.data, limit_train=160)
+    like = {"data": config.data, "classes": train.classes, "size": train.pixels.shape[1:], "limit_train": 160}
+    unlabelled = load_unlabelled(spec, **like) if spec else None
+    run = Run(config, Path("unused"), train, val, world, unlabelled=unlabelled)
     run.state.train_mode()
     x, y = next(iter(run.batches()))
     run.state.gradient(x, y, run.state.attack)
@@ -75,7 +80,7 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
     for processes, done in ((1, alone), (2, torchrun("gradients.py", "2.pt", cwd=tmp_path))):
         assert done.returncode == 0, (processes, done.stderr)
     found, halves = load(tmp_path / "1.pt"), load(tmp_path / "2.pt")
-    assert len(found) == len(halves) == 2
+    assert len(found) == len(halves) == 3
     for objective, (processes, images, gradients) in found.items():
         assert (processes, images) == (1, 32)
         assert halves[objective][:2] == (2, 16)
