@@ -145,7 +145,8 @@ def measured(arguments: list[object]) -> dict[str, float]:
 
 def command(*words: object, capture: bool = False) -> str:
     """Runs robustcls; ends with it where it fails."""
-    done = subprocess.run([sys.executable, "-m", "robustcls", *map(str, words)], text=True, stdout=subprocess.PIPE if capture else None)
+    arguments = [sys.executable, "-m", "robustcls", *map(str, words)]
+    done = subprocess.run(arguments, text=True, stdout=subprocess.PIPE if capture else None)
     if done.returncode:
         sys.exit(done.returncode)
     return done.stdout or ""

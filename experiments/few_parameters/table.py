@@ -38,7 +38,16 @@ def table(rows: list[dict[str, Any]]) -> str:
             trained = f"{cost['trained']:,.0f} ({cost['trained'] / cost['parameters']:.1%})"
             speed, memory = f"{cost['images_per_second']:,.0f}", f"{cost['peak_memory_mb']:,.0f}"
             lines.append([f"{images:,}", words, each(clean), each(robust), with_interval(more), trained, speed, memory])
-    head = ["Images", "Trained", "Clean %", "Robust %, `fast`", "To all, points", "Parameters trained", "Images/s", "Peak MB"]
+    head = [
+        "Images",
+        "Trained",
+        "Clean %",
+        "Robust %, `fast`",
+        "To all, points",
+        "Parameters trained",
+        "Images/s",
+        "Peak MB",
+    ]
     return markdown(head, lines)
 
 
@@ -67,7 +76,8 @@ def with_interval(values: list[float]) -> str:
 
 def about(rows: list[dict[str, Any]]) -> str:
     """What all rows have in common."""
-    said = [f"{rows[0]['robust']['total']:,} test images of two classes", *sorted({row["device"].split(",")[0] for row in rows})]
+    said = [f"{rows[0]['robust']['total']:,} test images of two classes"]
+    said += sorted({row["device"].split(",")[0] for row in rows})
     checks = sorted({f"{row['tune']}: {name}" for row in rows for name in row["checks"]})
     return "; ".join([*said, *([f"self-checks that warn: {', '.join(checks)}"] if checks else [])]) + "."
 

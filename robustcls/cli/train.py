@@ -40,6 +40,7 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
       robustcls train --data folder:images --val-attack none
       robustcls train --data folder:images --arch torchvision/resnet18 \\
           --init imagenet --freeze backbone --head 512-relu-K
+      robustcls train --init ckpt.pt --data folder:images --tune "lora(rank=4)"
       robustcls train --init ckpt.pt --prune "channels(ratio=0.5)" --epochs 10
       robustcls train --config trades.toml --dry-run
       robustcls train --resume runs/digits-vgg16-pgd-20260101-120000
@@ -149,10 +150,11 @@ def describe(run) -> str:
     """The header of a run."""
     from robustcls.core.classifier import sees
     from robustcls.runtime.device import describe_device
+    from robustcls.runtime.low_rank import plain_parameters
 
     config, model = run.config, run.state.model
     size = "x".join(map(str, model.input_size))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = sum(parameter.numel() for parameter in plain_parameters(model).values())
     about = f" ({run.train.note})" if run.train.note else ""
     how = [config.objective]
     how += [] if config.makes_examples else [f"attack {config.adv}"]
