@@ -65,7 +65,7 @@ def first_masks(weights: Mapping[str, Tensor], counts: Mapping[str, int]) -> dic
     for name, weight in weights.items():
         count = counts[name]
         if count == 0:
-            raise InputError(f"step sparse would leave nothing of {name}: give it a larger `density`")
+            raise InputError(f"step sparse would leave nothing of {name}: give it a larger density")
         mask = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
         mask[weight.detach().abs().flatten().topk(count).indices] = True
         masks[name] = mask.view(weight.shape)

@@ -166,7 +166,7 @@ def test_a_rehearsal_leaves_no_mask(make_run):
         ("sparse(density=1.5)", {}, "give shares from 0 to 1"),
         ("sparse(every=0)", {}, "give shares from 0 to 1 and updates from 1 on"),
         ("sparse(share=-1.0)", {}, "give shares from 0 to 1"),
-        ("sparse(density=0.0001)", {}, "would leave nothing of net.0.weight: give it a larger `density`"),
+        ("sparse(density=0.0001)", {}, "would leave nothing of net.0.weight: give it a larger density"),
         ("sparse", {"freeze": "1"}, "chooses among trained weights, and net.0's are not: train all, without `tune`"),
     ],
 )
