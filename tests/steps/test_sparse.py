@@ -89,17 +89,17 @@ def test_all_weights_are_the_plain_step_to_the_bit(make_run):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_masks_move_by_the_share_alone(share, make_run):
+def test_so_many_weights_change_places_falling_by_a_cosine(share, make_run):
     run = make_run(**OPTIONS, step=f"sparse(density=0.2, every=2, share={share})")
     seen = []
     fit(run, lambda run: seen.append({name: mask.clone() for name, mask in masks_of(run).items()}))
-    pairs = list(itertools.pairwise(seen))
-    moved = [number for number, (one, other) in enumerate(pairs, 1) if not same(one, other)]
-    expected = list(range(2, len(seen), 2)) if share else []
-    falling = [sum(int((one[name] & ~other[name]).sum()) for name in one) for one, other in pairs]
-    assert moved == expected[: len(moved)]  # at the end the share rounds to no weight
-    assert len(moved) >= len(expected) - 1
-    assert [falling[number - 1] for number in moved] == sorted((falling[number - 1] for number in moved), reverse=True)
+    kept = {name: int(mask.sum()) for name, mask in seen[0].items()}
+    for number, (one, other) in enumerate(itertools.pairwise(seen), 1):  # of 10 updates
+        now = share * 0.5 * (1 + math.cos(math.pi * (number + 0.5) / len(seen))) if number % 2 == 0 else 0
+        for name, mask in one.items():
+            gone = min(int(now * kept[name]), mask.numel() - kept[name])
+            assert (int((mask & ~other[name]).sum()), int((other[name] & ~mask).sum())) == (gone, gone)
+    assert same(seen[0], seen[-1]) == (share == 0)
 
 
 def test_the_smallest_go_and_those_of_the_largest_gradients_come(make_run):
