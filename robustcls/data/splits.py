@@ -83,6 +83,28 @@ def load_training_data(
     return with_note(train, note), with_note(val, note)
 
 
+def load_undivided(
+    spec: str,
+    *,
+    seed: int = 0,
+    data_dir: str | None = None,
+    skip_corrupt: bool = False,
+    limit_train: int | None = None,
+) -> Images:
+    """The train split as the data set has it: with what `load_training_data` holds out of it for validation.
+
+    limit_train: a stratified random subset, by seed. Raises InputError.
+    """
+    _check_count("limit_train", limit_train, "leave it out")
+    source = _Source(spec, data_dir, skip_corrupt)
+    return source.load("train", _Pick(lambda labels: stratified_order(labels, seed)[:limit_train].sort().values))
+
+
+def has_own_val(spec: str) -> bool:
+    """Whether the data set has a validation split of its own, beside train and test. Raises InputError."""
+    return _Source(spec).has_val()
+
+
 def hold_out(images: Images, *, seed: int = 0, limit_train: int | None = None) -> tuple[Images, Images]:
     """The train and val images of a data set that is in memory, as `load_training_data` divides one that it reads."""
     return _parts(images, _division(images.name, seed, limit_train)(images.labels))
