@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,13 +38,11 @@ def audit_data(
     images: Images | None = None,
     *,
     progress: bool = False,
-    say: Callable[[str], object] = lambda text: None,
     command: str = "",
 ) -> tuple[Audit, OutOfFold]:
     """Audits the train split of a data set; nothing is written.
 
-    images: in place of config.data; then there is no other split to look for duplicates in. say: told what was found on the
-    way. Raises InputError.
+    images: in place of config.data; then there is no other split to look for duplicates in. Raises InputError.
     """
     began, started = time.perf_counter(), datetime.now(UTC)
     left = _Left(config, began)
@@ -111,12 +109,10 @@ def audit_data(
     ), found  # fmt: skip
 
 
-def save_predictions(found: OutOfFold, images_index: Iterable[int], path: Path) -> None:
-    """probabilities float32 N,K, fold N and index N (positions in the train split) as npz."""
+def save_predictions(found: OutOfFold, path: Path) -> None:
+    """probabilities float32 N,K and fold N as npz, in the order of the train split as far as it was audited."""
     with atomic_write(path) as part, open(part, "wb") as file:
-        numpy.savez_compressed(
-            file, probabilities=found.probabilities.numpy(), fold=found.fold.numpy(), index=numpy.array(list(images_index))
-        )  # fmt: skip
+        numpy.savez_compressed(file, probabilities=found.probabilities.numpy(), fold=found.fold.numpy())
 
 
 class _Left:

@@ -1,0 +1,162 @@
+"""An audit of digits: what was planted is found, and nothing where nothing was."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+
+from robustcls.audit.audit import audit_data
+from robustcls.audit.confident import find_label_errors
+from robustcls.audit.folds import fold_options, probabilities_of, train_on
+from robustcls.core.errors import InputError
+from robustcls.results.audit import BOUNDARY, LABEL_ERROR, TWO_LABELS, Audit
+
+
+def precision_of(probabilities, labels, wrong) -> float:
+    return average_precision_score(wrong.numpy(), -find_label_errors(probabilities, labels).margin.numpy())
+
+
+def test_finds_planted_errors(planted, audited):
+    images, wrong = planted
+    found, folds = audited
+    assert precision_of(folds.probabilities, images.labels, wrong) > 0.9
+    hits = sum(bool(wrong[one.index]) for one in found.issues)
+    assert hits / len(found.issues) > 0.8
+    assert hits / int(wrong.sum()) > 0.6
+    assert all(one.label == images.labels[one.index] != one.guess for one in found.issues)
+    assert [one.score for one in found.issues] == sorted(one.score for one in found.issues)
+
+
+def test_guesses_what_was_there_before(planted, digits, audited):
+    issues = [one for one in audited[0].issues if planted[1][one.index]]
+    right = sum(one.guess == digits.labels[one.index] for one in issues)
+    assert right / len(issues) > 0.9
+
+
+def test_finds_little_where_nothing_was_planted(digits, config):
+    found, _ = audit_data(replace(config, attack="none", minimum="none"), digits)
+    assert len(found.issues) < 0.02 * len(digits)
+    assert found.attacked == 0
+    assert found.boundary == []
+    assert found.threat is None
+    assert all(pair.attacked is None for pair in found.pairs)
+
+
+def test_predictions_of_what_a_model_has_seen_do_worse(planted, audited, config):
+    """A model that was trained for long on all of it, as one that has learned the errors by heart."""
+    images, wrong = planted
+    options, given = fold_options(replace(config, epochs=60))
+    model, _ = train_on(images, options, given)
+    seen = precision_of(probabilities_of(model, images), images.labels, wrong)
+    assert seen < precision_of(audited[1].probabilities, images.labels, wrong) - 0.1
+
+
+def test_the_record(planted, audited, tmp_path):
+    found, folds = audited
+    images = planted[0]
+    assert found.accuracy.correct == int((folds.probabilities.argmax(1) == images.labels).sum())
+    assert found.epochs == [8, 8]
+    assert found.attacked == 40
+    assert found.notes == []
+    first = found.pairs[0]
+    of_label = images.labels == first.label
+    assert first.clean.total == int(of_label.sum())
+    assert first.clean.correct == int((folds.probabilities[of_label].argmax(1) == first.guess).sum())
+    assert [one.clean.correct for one in found.pairs] == sorted((one.clean.correct for one in found.pairs), reverse=True)
+    assert sum(map(sum, found.joint)) <= len(images)
+    found.save(tmp_path / "audit.json")
+    assert Audit.load(tmp_path / "audit.json") == found
+
+
+def test_the_boundary(planted, audited):
+    found, folds = audited
+    assert 20 < len(found.boundary) <= 30
+    assert [one.score for one in found.boundary] == sorted(one.score for one in found.boundary)
+    assert all(one.score > 0 and one.guess != one.label for one in found.boundary)
+    predicted = folds.probabilities.argmax(1)
+    assert all(predicted[one.index] == one.label for one in found.boundary)
+
+
+def test_suggestions_begin_with_errors_and_name_no_image_twice(audited):
+    found = audited[0]
+    assert len(found.suggestions) == 100
+    assert len({one.index for one in found.suggestions}) == 100
+    reasons = [one.reason for one in found.suggestions]
+    assert reasons[0] == LABEL_ERROR
+    assert reasons.index(BOUNDARY) == len(found.issues)
+    pixels = found.suggestions[0].picture.decode()
+    assert pixels.shape == (1, 8, 8)
+
+
+def test_attacks_confuse_more(audited):
+    """Of the pairs together, more images are taken for the other class under attack than without."""
+    pairs = [pair for pair in audited[0].pairs if pair.attacked]
+    clean = sum(pair.clean.correct for pair in pairs) / sum(pair.clean.total for pair in pairs)
+    attacked = sum(pair.attacked.correct for pair in pairs) / sum(pair.attacked.total for pair in pairs)
+    assert attacked > 2 * clean
+
+
+def test_duplicates_under_two_labels_come_first(digits, config):
+    double = digits.take(torch.cat([torch.arange(300), torch.tensor([7])]))
+    labels = double.labels.clone()
+    labels[-1] = (labels[7] + 1) % 10
+    images = replace(double, labels=labels, index=torch.arange(301))
+    found, folds = audit_data(replace(config, attack="none", minimum="none", epochs=2), images)
+    assert [[copy.index for copy in group.images] for group in found.duplicates if group.exact] == [[7, 300]]
+    assert found.duplicates[0].two_labels
+    assert {one.index for one in found.suggestions[:2]} == {7, 300}
+    assert {one.reason for one in found.suggestions[:2]} == {TWO_LABELS}
+    assert folds.fold[7] == folds.fold[300]
+
+
+def test_as_many_epochs_as_there_is_time(digits, config):
+    found, _ = audit_data(replace(config, epochs=None, minutes=0.001, attack_n=40), digits.take(torch.arange(200)))
+    assert found.epochs == [1, 1]
+    assert any("one epoch" in note for note in found.notes)
+    assert any("before all images were attacked" in note for note in found.notes)
+    assert found.attacked == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"minimum": "pgd"}, "does not look for the nearest example"),
+        ({"attack": "pgdd"}, "did you mean"),
+        ({"attack": "fmn", "norm": "l0", "eps": 3}, "l0"),
+    ],
+)
+def test_refuses_attacks_that_do_not_fit(digits, config, options, said):
+    with pytest.raises(InputError, match=said):
+        audit_data(replace(config, **options), digits)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"folds": 1}, "`folds=1` is out of range: give 2 to 4"),
+        ({"folds": 5}, "`folds=5` is out of range"),
+        ({"minutes": 0.0}, "`minutes=0` is out of range"),
+        ({"suggest": 0}, "`suggest=0` is too small"),
+    ],
+)
+def test_refuses_options_out_of_range(config, options, said):
+    with pytest.raises(InputError, match=said):
+        replace(config, **options)
+
+
+def test_refuses_a_class_too_small_for_the_folds(digits, config):
+    few = torch.cat([(digits.labels != 3).nonzero().squeeze(1), (digits.labels == 3).nonzero().squeeze(1)[:2]])
+    with pytest.raises(InputError, match="class “3” has 2 training images, too few different ones for 2 folds"):
+        audit_data(config, digits.take(few.sort().values))
+
+
+def test_a_recipe_must_leave_the_audit_its_own(config, tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('lr = 0.05\naugment = "none"\nobjective = "trades"\n', encoding="utf-8")
+    with pytest.raises(InputError, match="the audit itself chooses objective"):
+        fold_options(replace(config, recipe=str(recipe)))
+    recipe.write_text('lr = 0.05\naugment = "affine"\n', encoding="utf-8")
+    options, given = fold_options(replace(config, recipe=str(recipe)))
+    assert (options.lr, options.augment, options.adv) == (0.05, "affine", "none")
+    assert {"lr", "augment"} <= given
