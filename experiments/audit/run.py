@@ -20,9 +20,9 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 import robustcls
-from robustcls.audit.audit import audit_data
-from robustcls.audit.confident import find_label_errors
-from robustcls.audit.config import AuditConfig
+from robustcls.auditing.audit import audit_data
+from robustcls.auditing.confident import find_label_errors
+from robustcls.auditing.config import AuditConfig
 from robustcls.cli.console import markdown
 from robustcls.data.images import Images
 from robustcls.data.splits import hold_out, load_split, load_undivided
@@ -99,7 +99,7 @@ def quality(confident, truth: Tensor, wrong: Tensor) -> dict:
 
 def planted_duplicates(config: dict, spec: str, images: Images, seed: int) -> dict:
     """How many of some test images, half as they are and half darker, that are put among the training images are found."""
-    from robustcls.audit.duplicates import find_duplicates
+    from robustcls.auditing.duplicates import find_duplicates
 
     test = load_split(spec, "test")
     chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))[: config["duplicates"]]
@@ -154,7 +154,16 @@ def train(arm: str, objective: str, config: dict, spec: str, seed: int, out: Pat
 def table(config: dict, out: Path) -> str:
     """What the audits found, and accuracy by arm; differences are paired, image by image, against the planted errors."""
     audits = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("audit_?.json"))]
-    head = ["Seed", "AP", "Precision of issues", "Recall", "Guess right", "Issues, none planted", "Minutes", "Duplicates"]
+    head = [
+        "Seed",
+        "AP",
+        "Precision of issues",
+        "Recall",
+        "Guess right",
+        "Issues, none planted",
+        "Minutes",
+        "Duplicates",
+    ]
     rows = [
         [str(one["seed"]), f"{one['noisy']['average_precision']:.3f}",
          *(f"{one['noisy'][key]:.1%}" for key in ("precision_of_issues", "recall_of_issues", "guess_right")),

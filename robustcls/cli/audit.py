@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustcls.audit.config import AuditConfig
+from robustcls.auditing.config import AuditConfig
 from robustcls.cli.console import note, table, with_interval, wrap
 from robustcls.cli.options import GroupedCommand, build, config_option, options
 from robustcls.cli.places import command_line
@@ -18,31 +18,61 @@ SHOWN = 10
 
 
 @click.command("audit", cls=GroupedCommand)
+@click.option(
+    "--apply",
+    "decisions",
+    metavar="FILE.csv",
+    help="Audit nothing: write a corrected copy of the data by what a person decided in this file.",
+)
 @config_option
 @options(AuditConfig)
-def command(flags: dict, config_file: str | None) -> None:
+def command(flags: dict, config_file: str | None, decisions: str | None) -> None:
     """Find what is wrong with training data: label errors, duplicates, confused classes, images near the boundary.
 
     Trains two to four models, each on what the others are not, so that every image is judged by one that has not seen it.
     Writes audit.json, issues.csv (label errors), suggest.csv (what a person should look at) and predictions.npz. Only the
     train split is audited; of other splits it says which images are duplicates.
 
+    A person fills in the columns decision (keep, relabel, remove) and new_label of a CSV. --apply copies the data with them
+    done, to be read as folder:DIR; no test image changes.
+
     \b
       robustcls audit --data folder:photos
       robustcls audit --data folder:photos --minutes 30 --folds 4 --suggest 500
       robustcls audit --data digits --epochs 12 --attack none
+      robustcls audit --data folder:photos --apply audit/suggest.csv --out photos2
     """
     config = build(AuditConfig, flags, config_file)
+    if decisions:
+        correct(config, decisions)
+        return
 
-    from robustcls.audit.run import JSON, check_place, run_audit
+    from robustcls.auditing.run import JSON, check_place, run_audit
 
-    out = Path(config.out)
+    out = Path(config.out or "audit")
     check_place(out)
     with claim(out, folder=True):
         found = run_audit(config, out=out, progress=not config.quiet, command=command_line())
     if not config.quiet:
         note(summarise(found))
     click.echo(out / JSON)
+
+
+def correct(config: AuditConfig, decisions: str) -> None:
+    """Writes the corrected copy and says what was done."""
+    from robustcls.auditing.apply import apply_decisions
+
+    out = Path(config.out or "corrected")
+    with claim(out.resolve().with_name(f"{out.name}.audit"), shown=out):  # beside it: the folder appears as a whole
+        done = apply_decisions(
+            config.data or "digits", decisions, out, data_dir=config.data_dir, skip_corrupt=config.skip_corrupt
+        )
+    note(
+        f"{done.relabelled} relabelled, {done.removed} removed, {done.kept} kept as they are: {done.images} training images; "
+        f"read them as folder:{out}",
+        config.quiet,
+    )
+    click.echo(out)
 
 
 def summarise(found: "Audit") -> str:
@@ -75,4 +105,6 @@ def summarise(found: "Audit") -> str:
 
 
 def _line(found: "Audit", one: "Finding") -> str:
-    return f"  {found.name_of(one)}: {found.classes[one.label]}, taken for {found.classes[one.guess]} ({one.score:+.2f})"
+    return (
+        f"  {found.name_of(one)}: {found.classes[one.label]}, taken for {found.classes[one.guess]} ({one.score:+.2f})"
+    )

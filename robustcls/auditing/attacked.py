@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustcls.attacks._run import run_attack
-from robustcls.audit.folds import OutOfFold
+from robustcls.auditing.folds import OutOfFold
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.progress import Bar

@@ -4,14 +4,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from robustcls.audit.duplicates import digest, find_duplicates
+from robustcls.auditing.duplicates import digest, find_duplicates
 
 
 def photos(n: int, seed: int = 0, side: int = 32) -> torch.Tensor:
     """Images with coarse and fine structure, as photographs have it. uint8 N,3,side,side."""
     draws = torch.Generator().manual_seed(seed)
     layers = [
-        F.interpolate(torch.randn(n, 3, size, size, generator=draws), size=side, mode="bicubic") for size in (4, 8, 16, 32)
+        F.interpolate(torch.randn(n, 3, size, size, generator=draws), size=side, mode="bicubic")
+        for size in (4, 8, 16, 32)
     ]
     x = sum(layer * weight for layer, weight in zip(layers, (60, 30, 15, 8), strict=True)) + 128
     return x.clamp(0, 255).to(torch.uint8)
@@ -20,16 +21,18 @@ def photos(n: int, seed: int = 0, side: int = 32) -> torch.Tensor:
 CHANGES = {
     "equal": lambda x: x,
     "darker": lambda x: (x.float() * 0.8 + 10).round().clamp(0, 255).to(torch.uint8),
-    "noisy": lambda x: (x.float() + 4 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1)))
-    .round()
-    .clamp(0, 255)
-    .to(torch.uint8),
-    "resized": lambda x: F.interpolate(
-        F.interpolate(x.float(), size=24, mode="bilinear", antialias=True), size=32, mode="bilinear"
-    )
-    .round()
-    .clamp(0, 255)
-    .to(torch.uint8),
+    "noisy": lambda x: (
+        (x.float() + 4 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1)))
+        .round()
+        .clamp(0, 255)
+        .to(torch.uint8)
+    ),
+    "resized": lambda x: (
+        F.interpolate(F.interpolate(x.float(), size=24, mode="bilinear", antialias=True), size=32, mode="bilinear")
+        .round()
+        .clamp(0, 255)
+        .to(torch.uint8)
+    ),
 }
 
 

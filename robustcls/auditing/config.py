@@ -33,7 +33,9 @@ class AuditConfig(DataOptions, ThreatOptions, RuntimeOptions):
     )
     minimum_n: int = option(200, "Images for it: correctly classified ones with the smallest margins.", group="Attack")
     suggest: int = option(200, "Images that a person is to look at, at most.", group="Output")
-    out: str = option("audit", "Folder for what was found.", metavar="DIR", group="Output")
+    out: str | None = option(
+        None, "New folder for what is written.  [default: audit; with --apply corrected]", metavar="DIR", group="Output"
+    )
 
     def __post_init__(self) -> None:
         low, high = FOLDS

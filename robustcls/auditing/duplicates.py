@@ -20,7 +20,9 @@ from robustcls.core.progress import Bar
 SIDE, FINE = 8, 32  # of a thumbnail, and of the image in which detail is compared, at most
 COARSE = 0.95  # least cosine of the thumbnails
 DETAIL = 0.6  # of the detail: on 12,000 CIFAR-10 images the pairs above were copies, when looked at, and few below were
-UNUSUAL = 5  # standard deviations above what an image's nearest usually is: digits and shirts are alike without being copies
+UNUSUAL = (
+    5  # standard deviations above what an image's nearest usually is: digits and shirts are alike without being copies
+)
 SAMPLED = 512  # images, of which that is measured
 MOST = 200_000  # images, above which near duplicates are not looked for: all pairs are compared
 BLOCK = 2048
@@ -129,4 +131,6 @@ def _joined(links: Sequence[tuple[int, int, float]]) -> list[Group]:
     least: dict[int, float] = defaultdict(lambda: 1.0)
     for i, _, likeness in links:
         least[find(i)] = min(least[find(i)], likeness)
-    return sorted((Group(tuple(sorted(group)), least[first]) for first, group in rows.items()), key=lambda one: one.rows)
+    return sorted(
+        (Group(tuple(sorted(group)), least[first]) for first, group in rows.items()), key=lambda one: one.rows
+    )

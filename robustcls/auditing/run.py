@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from robustcls.audit.audit import audit_data, save_predictions
-from robustcls.audit.config import AuditConfig
-from robustcls.audit.decisions import write_findings
+from robustcls.auditing.audit import audit_data, save_predictions
+from robustcls.auditing.config import AuditConfig
+from robustcls.auditing.decisions import write_findings
 from robustcls.core.config import resolve
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable

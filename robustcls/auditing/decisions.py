@@ -58,7 +58,9 @@ def read_decisions(path: str | Path) -> list[Decision]:
         raise InputError(f"cannot read {path}: {why}: give the CSV file with decisions to `apply`") from None
     rows = csv.DictReader(text.splitlines())
     if missing := [name for name in NEEDED if name not in (rows.fieldnames or ())]:
-        raise InputError(f"{path} has no column {missing[0]!r}: give issues.csv, suggest.csv or the labels.csv of the page")
+        raise InputError(
+            f"{path} has no column {missing[0]!r}: give issues.csv, suggest.csv or the labels.csv of the page"
+        )
     made: dict[str, Decision] = {}
     for row in rows:
         said = (row["decision"] or "").strip().lower()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from robustcls.audit.confident import find_label_errors
+from robustcls.auditing.confident import find_label_errors
 
 
 def noisy(seed: int, n: int = 2000, classes: int = 6, share: float = 0.1):

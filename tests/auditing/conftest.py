@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from robustcls.audit.audit import audit_data
-from robustcls.audit.config import AuditConfig
+from robustcls.auditing.audit import audit_data
+from robustcls.auditing.config import AuditConfig
 from robustcls.data.splits import load_undivided
 
 SHARE = 0.08

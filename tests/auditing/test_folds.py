@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from robustcls.audit.duplicates import Group
-from robustcls.audit.folds import divide
+from robustcls.auditing.duplicates import Group
+from robustcls.auditing.folds import divide
 
 
 @pytest.mark.parametrize("folds", [2, 3, 4])

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from robustcls.audit.config import AuditConfig
-from robustcls.audit.duplicates import Group
+from robustcls.auditing.config import AuditConfig
+from robustcls.auditing.duplicates import Group
 from robustcls.core.classifier import Classifier
 from robustcls.core.config import read_toml
 from robustcls.core.errors import InputError
@@ -24,7 +24,18 @@ from robustcls.training.recipe import configure
 from robustcls.training.train import train
 
 AT_ONCE = 512  # images that are predicted at a time
-FORBIDDEN = {"data", "arch", "adv", "objective", "step", "minutes", "epochs", "out", "limit_train", "seed"}  # of a recipe
+FORBIDDEN = {
+    "data",
+    "arch",
+    "adv",
+    "objective",
+    "step",
+    "minutes",
+    "epochs",
+    "out",
+    "limit_train",
+    "seed",
+}  # of a recipe
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from robustcls.audit.audit import audit_data
-from robustcls.audit.confident import find_label_errors
-from robustcls.audit.folds import divide, fold_options, probabilities_of
+from robustcls.auditing.audit import audit_data
+from robustcls.auditing.confident import find_label_errors
+from robustcls.auditing.folds import divide, fold_options, probabilities_of
 from robustcls.core.errors import InputError
 from robustcls.results.audit import BOUNDARY, LABEL_ERROR, TWO_LABELS, Audit
 
@@ -84,7 +84,9 @@ def test_the_record(planted, audited, tmp_path):
     of_label = images.labels == first.label
     assert first.clean.total == int(of_label.sum())
     assert first.clean.correct == int((folds.probabilities[of_label].argmax(1) == first.guess).sum())
-    assert [one.clean.correct for one in found.pairs] == sorted((one.clean.correct for one in found.pairs), reverse=True)
+    assert [one.clean.correct for one in found.pairs] == sorted(
+        (one.clean.correct for one in found.pairs), reverse=True
+    )
     assert sum(map(sum, found.joint)) <= len(images)
     found.save(tmp_path / "audit.json")
     assert Audit.load(tmp_path / "audit.json") == found

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustcls.audit.attacked import attacked_classes, check_attacks, nearest_boundary
-from robustcls.audit.confident import Confident, find_label_errors
-from robustcls.audit.config import AuditConfig
-from robustcls.audit.duplicates import MOST, Group, digest, find_duplicates
-from robustcls.audit.folds import OutOfFold, check_folds, divide, fold_options, out_of_fold
+from robustcls.auditing.attacked import attacked_classes, check_attacks, nearest_boundary
+from robustcls.auditing.confident import Confident, find_label_errors
+from robustcls.auditing.config import AuditConfig
+from robustcls.auditing.duplicates import MOST, Group, digest, find_duplicates
+from robustcls.auditing.folds import OutOfFold, check_folds, divide, fold_options, out_of_fold
 from robustcls.core.files import atomic_write
 from robustcls.core.provenance import commit, versions
 from robustcls.core.threat import ThreatModel, parse_eps
@@ -65,7 +65,9 @@ def audit_data(
     check_folds(images, fold, config.folds)
     found = out_of_fold(images, fold, config, minutes=left.for_a_fold, progress=progress)
     if config.epochs is None and min(found.epochs) == 1:
-        notes.append("the time was enough for one epoch a fold: the predictions are poor, and so is what follows from them")
+        notes.append(
+            "the time was enough for one epoch a fold: the predictions are poor, and so is what follows from them"
+        )
     confident = find_label_errors(found.probabilities, images.labels)
     pairs, attacked = _pairs(config, images, found, threat, left, progress)
     boundary = _boundary(config, images, found, threat, left, progress)
