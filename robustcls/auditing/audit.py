@@ -60,7 +60,7 @@ def audit_data(
     groups = find_duplicates(torch.cat([one.pixels for one in splits.values()]), progress=progress)
     if sum(map(len, splits.values())) > MOST:
         notes.append(f"near duplicates were not looked for: more than {MOST:,} images")
-    inside = [one for group in groups if len((one := _first(group, len(images))).rows) > 1]
+    inside = [part for group in groups if len((part := _first(group, len(images))).rows) > 1]
     fold = divide(images.labels, config.folds, config.seed, inside)
     check_folds(images, fold, config.folds)
     found = out_of_fold(images, fold, config, minutes=left.for_a_fold, progress=progress)

@@ -43,7 +43,7 @@ def find_label_errors(probabilities: Tensor, labels: Tensor) -> Confident:
         labels: int64 N.
     """
     p, y = probabilities.double().cpu(), labels.cpu()
-    n, classes = p.shape
+    classes = p.shape[1]
     counts = y.bincount(minlength=classes)
     own = p.gather(1, y[:, None]).squeeze(1)
     thresholds = torch.zeros(classes, dtype=torch.float64).index_add_(0, y, own) / counts

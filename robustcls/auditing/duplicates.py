@@ -103,7 +103,7 @@ def _floats(fine: Tensor, rows: Tensor) -> Tensor:
 def _described(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Thumbnails float32 N,D of norm 1, or 0 where all is one colour; and what they leave out, float16 N,C,h,w."""
     side = max(1, min(SIDE, min(pixels.shape[2:]) // 2))
-    size = [min(FINE, length) for length in pixels.shape[2:]]
+    size = min(FINE, pixels.shape[2]), min(FINE, pixels.shape[3])
     coarse, fine = [], []
     for part in pixels.split(BLOCK):
         small = F.adaptive_avg_pool2d(part.float() / 255, size)

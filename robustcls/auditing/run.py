@@ -10,9 +10,11 @@ from robustcls.core.config import resolve
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable
 from robustcls.data.images import Images, as_images, collect
+from robustcls.reporting.audit import audit_page
 from robustcls.results.audit import Audit
 
-JSON, ISSUES, SUGGEST, PREDICTIONS = "audit.json", "issues.csv", "suggest.csv", "predictions.npz"
+JSON, PAGE, ISSUES, SUGGEST = "audit.json", "audit.html", "issues.csv", "suggest.csv"
+PREDICTIONS = "predictions.npz"
 
 
 def audit(data: Any, *, out: str | Path | None = None, progress: bool = False, **options: Any) -> Audit:
@@ -24,7 +26,7 @@ def audit(data: Any, *, out: str | Path | None = None, progress: bool = False, *
 
     Args:
         data: a spec, as of `load_data`; or images and labels, as of `train`.
-        out: a new folder for audit.json, issues.csv, suggest.csv and predictions.npz; nothing is written without it.
+        out: a new folder for audit.json, audit.html, issues.csv, suggest.csv and predictions.npz; nothing is written without it.
         progress: show progress on stderr.
         options: the other options of `robustcls audit`, such as `minutes`, `folds`, `arch`, `suggest`.
 
@@ -64,6 +66,7 @@ def run_audit(
         save_predictions(found, out / PREDICTIONS)
         write_findings(out / ISSUES, made.issues, made.classes)
         write_findings(out / SUGGEST, made.suggestions, made.classes)
+        audit_page(made, out / PAGE)
         made.save(out / JSON)
     return made
 

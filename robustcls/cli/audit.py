@@ -30,11 +30,11 @@ def command(flags: dict, config_file: str | None, decisions: str | None) -> None
     """Find what is wrong with training data: label errors, duplicates, confused classes, images near the boundary.
 
     Trains two to four models, each on what the others are not, so that every image is judged by one that has not seen it.
-    Writes audit.json, issues.csv (label errors), suggest.csv (what a person should look at) and predictions.npz. Only the
-    train split is audited; of other splits it says which images are duplicates.
+    Writes audit.json, issues.csv (label errors), suggest.csv (what a person should look at), audit.html (the same with
+    pictures) and predictions.npz. Only the train split is audited; of other splits it says which images are duplicates.
 
-    A person fills in the columns decision (keep, relabel, remove) and new_label of a CSV. --apply copies the data with them
-    done, to be read as folder:DIR; no test image changes.
+    A person decides on the page, which gives labels.csv, or fills in the columns decision (keep, relabel, remove) and
+    new_label of a CSV. --apply copies the data with that done, to be read as folder:DIR; no test image changes.
 
     \b
       robustcls audit --data folder:photos
@@ -47,7 +47,7 @@ def command(flags: dict, config_file: str | None, decisions: str | None) -> None
         correct(config, decisions)
         return
 
-    from robustcls.auditing.run import JSON, check_place, run_audit
+    from robustcls.auditing.run import JSON, PAGE, check_place, run_audit
 
     out = Path(config.out or "audit")
     check_place(out)
@@ -55,6 +55,7 @@ def command(flags: dict, config_file: str | None, decisions: str | None) -> None
         found = run_audit(config, out=out, progress=not config.quiet, command=command_line())
     if not config.quiet:
         note(summarise(found))
+        click.echo(out / PAGE)
     click.echo(out / JSON)
 
 

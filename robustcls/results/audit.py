@@ -23,7 +23,7 @@ class Finding:
     label: Count  # number of the class that it carries
     guess: Count  # number of the class that the models take it for
     reason: str  # label error | two labels | near the boundary | unsure
-    score: Number  # of a label error and of unsure: probability of the label less the largest other; else a distance, or a likeness
+    score: Number  # probability of the label less the largest other; near the boundary the distance; of two labels the likeness
     digest: str  # of its pixels, 16 hex digits
     file: str | None = None  # its name below the folder, of data that are files
     picture: Array | None = None  # C,H,W in [0, 1], made smaller where it is large

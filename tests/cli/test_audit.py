@@ -18,7 +18,7 @@ def test_writes_tables_and_a_record_and_applies_decisions(cli, tmp_path):
     out = tmp_path / "audit"
     done = cli("audit", *FLAGS, "--out", str(out))
     assert done.status == 0, done.err
-    assert done.out.strip() == str(out / "audit.json")
+    assert done.out.split() == [str(out / "audit.html"), str(out / "audit.json")]
     assert "300 training images, 2 folds, 3/3 epochs" in done.err
     assert max(map(len, done.err.splitlines())) <= 80
     found = Audit.load(out / "audit.json")
