@@ -47,7 +47,7 @@ def load(config: dict, spec: str, seed: int) -> Images:
 
 
 def plant_errors(images: Images, config: dict, seed: int) -> tuple[Images, Tensor]:
-    """Half of the share goes to any other class; half turns the classes of the pair into each other. And which labels changed."""
+    """Half of the share goes to any other class, half turns the classes of the pair into each other; and which changed."""
     draws, labels = torch.Generator().manual_seed(1000 + seed), images.labels.clone()
     half = round(config["share"] * len(images) / 2)
     a, b = (images.classes.index(name) for name in config["pair"])

@@ -18,7 +18,7 @@ class AuditConfig(DataOptions, ThreatOptions, RuntimeOptions):
         None, "Audit so many training images, the same share of each class.", metavar="N", group="Data"
     )
     arch: str = option("vgg16(width=0.25)", "Architecture of the models, one a fold.", metavar="SPEC", group="Model")
-    folds: int = option(2, "Parts of the training images; each is predicted by a model trained on the others: 2 to 4.")
+    folds: int = option(4, "Parts of the training images; each is predicted by a model trained on the others: 2 to 4.")
     minutes: float = option(10.0, "Time for everything together.")
     epochs: int | None = option(None, "Instead of --minutes: passes of each model over its images.")
     recipe: str | None = option(

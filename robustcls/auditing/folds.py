@@ -100,7 +100,8 @@ def out_of_fold(
         outside = images.take((~inside).nonzero().squeeze(1))
         model, passes = train_on(outside, options, given, progress=progress)
         rows = inside.nonzero().squeeze(1)
-        probabilities[rows] = probabilities_of(model, images.take(rows))
+        mirrored = images.flip and "flip" in options.augment  # as it was trained
+        probabilities[rows] = probabilities_of(model, images.take(rows), mirrored=mirrored)
         models.append(model)
         epochs.append(passes)
     return OutOfFold(probabilities, fold, models, epochs)
@@ -131,8 +132,11 @@ def train_on(
     return model, len(run.history)
 
 
-@torch.no_grad()
-def probabilities_of(model: nn.Module, images: Images) -> Tensor:
-    """float32 N,K on the CPU."""
-    parts = [predict(model, images.batch(rows)[0], AT_ONCE) for rows in torch.arange(len(images)).split(AT_ONCE)]
-    return torch.cat(parts).softmax(1)
+def probabilities_of(model: nn.Module, images: Images, *, mirrored: bool = False) -> Tensor:
+    """float32 N,K on the CPU; mirrored: the mean of those of each image and of its mirror image."""
+    parts = []
+    for rows in torch.arange(len(images)).split(AT_ONCE):
+        x, _ = images.batch(rows)
+        views = (x, x.flip(3)) if mirrored else (x,)
+        parts.append(sum(predict(model, view, AT_ONCE).softmax(1) for view in views) / len(views))
+    return torch.cat(parts)

@@ -26,7 +26,7 @@ def audit(data: Any, *, out: str | Path | None = None, progress: bool = False, *
 
     Args:
         data: a spec, as of `load_data`; or images and labels, as of `train`.
-        out: a new folder for audit.json, audit.html, issues.csv, suggest.csv and predictions.npz; nothing is written without it.
+        out: a new folder for audit.json, audit.html, issues.csv, suggest.csv and predictions.npz; None to write nothing.
         progress: show progress on stderr.
         options: the other options of `robustcls audit`, such as `minutes`, `folds`, `arch`, `suggest`.
 

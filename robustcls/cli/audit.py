@@ -39,7 +39,7 @@ def command(flags: dict, config_file: str | None, decisions: str | None) -> None
     \b
       robustcls audit --data folder:photos
       robustcls audit --data folder:photos --minutes 30 --folds 4 --suggest 500
-      robustcls audit --data digits --epochs 12 --attack none
+      robustcls audit --data digits --epochs 12 --attack "pgd(steps=20)"
       robustcls audit --data folder:photos --apply audit/suggest.csv --out photos2
     """
     config = build(AuditConfig, flags, config_file)

@@ -29,7 +29,7 @@ def planted(digits):
 @pytest.fixture(scope="session")
 def config():
     return AuditConfig(
-        data="digits(size=8)", arch="tests.helpers.tiny_run:small_cnn", epochs=8, attack="pgd(steps=3)", attack_n=40,
+        data="digits(size=8)", arch="tests.helpers.tiny_run:small_cnn", folds=2, epochs=8, attack="pgd(steps=3)", attack_n=40,
         minimum="fmn(steps=10)", minimum_n=30, suggest=100, device="cpu", precision="fp32", quiet=True,
     )  # fmt: skip
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 from robustcls.auditing.duplicates import Group
-from robustcls.auditing.folds import divide
+from robustcls.auditing.folds import divide, probabilities_of
 
 
 @pytest.mark.parametrize("folds", [2, 3, 4])
@@ -31,3 +32,14 @@ def test_duplicates_share_a_fold():
     fold = divide(labels, 2, 0, groups)
     assert len(set(fold[[0, 1, 2]].tolist())) == len(set(fold[[10, 25]].tolist())) == 1
     assert len(set(alone[[0, 1, 2]].tolist()) | set(alone[[10, 25]].tolist())) == 2
+
+
+def test_the_mean_over_an_image_and_its_mirror_image(digits):
+    images = digits.take(torch.arange(30))
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    x, _ = images.batch()
+    with torch.no_grad():
+        one, other = net(x).softmax(1), net(x.flip(3)).softmax(1)
+    assert torch.allclose(probabilities_of(net, images), one)
+    assert torch.allclose(probabilities_of(net, images, mirrored=True), (one + other) / 2)

@@ -28,6 +28,7 @@ PAGES = [
     "scale",
     "ci",
     "data",
+    "audit",
     "python",
     "evaluation",
     "plugins",
