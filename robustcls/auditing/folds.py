@@ -138,5 +138,5 @@ def probabilities_of(model: nn.Module, images: Images, *, mirrored: bool = False
     for rows in torch.arange(len(images)).split(AT_ONCE):
         x, _ = images.batch(rows)
         views = (x, x.flip(3)) if mirrored else (x,)
-        parts.append(sum(predict(model, view, AT_ONCE).softmax(1) for view in views) / len(views))
+        parts.append(torch.stack([predict(model, view, AT_ONCE).softmax(1) for view in views]).mean(0))
     return torch.cat(parts)
