@@ -20,7 +20,7 @@ demo: .venv/installed
 		--corruptions-n 12 --out reports/demo/report.html
 
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -r s
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -r s
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

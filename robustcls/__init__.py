@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from robustcls.api import evaluate as evaluate
     from robustcls.api import explain as explain
     from robustcls.api import export as export
+    from robustcls.api import label as label
     from robustcls.api import load as load
     from robustcls.api import load_data as load_data
     from robustcls.api import train as train
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from robustcls.core.errors import InputError as InputError
     from robustcls.core.threat import ThreatModel as ThreatModel
     from robustcls.models.wrappers.averaged import averaged as averaged
+    from robustcls.models.wrappers.coarse import coarse as coarse
+    from robustcls.models.wrappers.ensemble import ensemble as ensemble
     from robustcls.models.wrappers.straight_through import straight_through as straight_through
     from robustcls.reporting.render import report as report
     from robustcls.results.records import Evaluation as Evaluation
@@ -38,10 +41,13 @@ _HOMES = {
     "attack": "robustcls.api",
     "audit": "robustcls.api",
     "averaged": "robustcls.models.wrappers.averaged",
+    "coarse": "robustcls.models.wrappers.coarse",
+    "ensemble": "robustcls.models.wrappers.ensemble",
     "evaluate": "robustcls.api",
     "explain": "robustcls.api",
     "export": "robustcls.api",
     "explain_metrics": "robustcls.attribution.measures.trust",
+    "label": "robustcls.api",
     "load": "robustcls.api",
     "load_data": "robustcls.api",
     "report": "robustcls.reporting.render",  # which needs no torch

@@ -30,6 +30,7 @@ from robustcls.models.checkpoint import Arch
 from robustcls.reporting.render import report as report
 from robustcls.results.records import Evaluation
 from robustcls.training import train as training
+from robustcls.training.label import label as label
 
 Attack = str | Callable[..., Tensor]  # a spec such as "pgd(steps=20)", or a function (model, x, y, threat) -> x_adv
 
@@ -134,7 +135,8 @@ def train(
 
     Args:
         data: a spec, as of `load_data`, `digits` unless given; (images, labels), float N,C,H,W in [0, 1] or uint8 and whole
-            numbers N, or an iterable of such batches; or two Images. Validation images are held out, unless there are two.
+            numbers N, -100 where an image has no label, or an iterable of such batches; or two Images. Validation images are
+            held out, unless there are two.
         arch: `vgg16` unless given, or another spec; a function of (num_classes, input_size) that makes a module on [0, 1]
             pixels; or the module itself, of which a copy is trained.
         adv: the inner attack, such as `pgd(steps=3)`, or a function `(model, x, y, threat, *, generator=None) -> x_adv`;
@@ -259,6 +261,7 @@ def evaluate(
             precision: `auto` (bf16 where it is faster), `fp32`, `bf16`, `fp16`: for speed alone; an adversarial example
             counts only when the fp32 model misclassifies it. compile: of the model, by torch.compile.
             positive: of two classes, the one that sensitivity is about, by its label or name; the second unless given.
+            tree: a TOML file with a tree of the classes, by which mistakes are far or near (`.severity`).
             data_note, intended_use, license: are kept in the record.
             examples, maps_n, curves_n, minimum_n, corruptions_n: samples of a gallery, of measures of attribution maps, of
             curves in other norms, of minimum perturbations, under common corruptions: none unless given. method: specs of

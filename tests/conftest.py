@@ -25,7 +25,11 @@ def make_run(tmp_path, tiny_images):
     return lambda name="run", **options: tiny_run(tmp_path / name, tiny_images, **options)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):
+        # Among several workers slow files come first, so that none is left alone with one at the end.
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -25,7 +25,7 @@ from robustcls.auditing.confident import find_label_errors
 from robustcls.auditing.config import AuditConfig
 from robustcls.cli.console import markdown
 from robustcls.data.images import Images
-from robustcls.data.splits import hold_out, load_split, load_undivided
+from robustcls.data.splits import hold_out, load_all, load_split
 from robustcls.results.statistics import paired_difference
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).resolve().parents[2]
@@ -42,7 +42,7 @@ OBJECTIVES = {"standard": {"adv": "none"}, "n_fgsm": {"adv": "n_fgsm"}}
 
 def load(config: dict, spec: str, seed: int) -> Images:
     """The training images, chosen by seed; their own positions do not matter."""
-    images = load_undivided(spec, limit_train=config["images"], seed=seed)
+    images = load_all(spec, limit=config["images"], seed=seed)
     return replace(images, index=torch.arange(len(images)), available=len(images), files=None)
 
 

@@ -16,7 +16,7 @@ from robustcls.core.folders import replaced_folder
 from robustcls.core.names import quoted, readable
 from robustcls.data.folders.layout import lay_out
 from robustcls.data.images import Images
-from robustcls.data.splits import folder_of, has_own_val, has_test, load_split, load_undivided
+from robustcls.data.splits import folder_of, has_test, has_val, load_all, load_split
 
 REMOVED = -1
 
@@ -51,7 +51,7 @@ def apply_decisions(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is there already: name a new folder for the corrected copy with `out`")
     decided = read_decisions(decisions)
-    images = load_undivided(data, data_dir=data_dir, skip_corrupt=skip_corrupt)
+    images = load_all(data, data_dir=data_dir, skip_corrupt=skip_corrupt)
     labels = corrected_labels(images, decided, str(decisions))
     left = labels[labels != REMOVED].bincount(minlength=len(images.classes))
     for label in (left == 0).nonzero().flatten().tolist():
@@ -62,7 +62,7 @@ def apply_decisions(
             _copy_files(*place, images, labels, part)
         else:
             _write_png(images, labels, part / "train")
-            for name in (["val"] if has_own_val(data) else []) + (["test"] if has_test(data) else []):
+            for name in (["val"] if has_val(data) else []) + (["test"] if has_test(data) else []):
                 other = load_split(data, name, data_dir=data_dir)
                 _write_png(other, other.labels, part / name)
     counts = Counter(one.decision for one in decided)

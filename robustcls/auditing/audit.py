@@ -21,7 +21,7 @@ from robustcls.core.files import atomic_write
 from robustcls.core.provenance import commit, versions
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.data.images import Images
-from robustcls.data.splits import has_own_val, has_test, load_split, load_undivided
+from robustcls.data.splits import has_test, has_val, load_all, load_split
 from robustcls.results.accuracy import Accuracy
 from robustcls.results.arrays import Array
 from robustcls.results.audit import BOUNDARY, LABEL_ERROR, TWO_LABELS, UNSURE, Audit, Copy, Duplicates, Finding, Pair
@@ -52,8 +52,8 @@ def audit_data(
     spec = config.data or "digits"
     given, notes = images is not None, []
     if images is None:
-        images = load_undivided(
-            spec, seed=config.seed, data_dir=config.data_dir, skip_corrupt=config.skip_corrupt, limit_train=config.limit_train
+        images = load_all(
+            spec, seed=config.seed, data_dir=config.data_dir, skip_corrupt=config.skip_corrupt, limit=config.limit_train
         )  # fmt: skip
     threat.check_fits(images.pixels.shape[1:])
     splits = {"train": images} if given else {"train": images, **_others(config, spec, images)}
@@ -142,7 +142,7 @@ class _Left:
 
 def _others(config: AuditConfig, spec: str, images: Images) -> dict[str, Images]:
     """The other splits of the data set, in which its images may occur again, where they have the same size."""
-    names = (["val"] if has_own_val(spec) else []) + (["test"] if has_test(spec) else [])
+    names = (["val"] if has_val(spec) else []) + (["test"] if has_test(spec) else [])
     found = {
         name: load_split(spec, name, data_dir=config.data_dir, skip_corrupt=config.skip_corrupt, seed=config.seed)
         for name in names

@@ -116,7 +116,7 @@ def command(
 def summarise(evaluation: "Evaluation") -> str:
     """The evaluation in at most 80 columns."""
     from robustcls.results.balance import what_is_estimated
-    from robustcls.results.evaluation import say_bounds, say_reached
+    from robustcls.results.evaluation import say_bounds, say_reached, say_severity
 
     rows = [["none (clean)", "", "", f"{evaluation.clean.accuracy:.1%}", "", ""]]
     for attack in evaluation.attacks:
@@ -142,6 +142,7 @@ def summarise(evaluation: "Evaluation") -> str:
         f"         {evaluation.robust.kind}",
         *([f"target  {say_reached(evaluation.targeted)}"] if evaluation.targeted else []),
         *(f"bound   {text}" for text in say_bounds(evaluation)),
+        *([f"tree    mistakes {say_severity(evaluation.severity)}"] if evaluation.severity else []),
         f"         {evaluation.threat.text}, n = {evaluation.data.n}, 95% Wilson intervals",
         f"         estimates {what_is_estimated(evaluation)}",
         *_under_noise(evaluation),

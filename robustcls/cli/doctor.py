@@ -99,12 +99,13 @@ def _why_no_cuda() -> str:
 def _data() -> list[str]:
     from robustcls.core.errors import InputError
     from robustcls.core.plugins import describe
+    from robustcls.data import is_made
     from robustcls.data.download import data_folder
 
     home = data_folder(os.environ.get("ROBUSTCLS_DATA"))
     lines = [f"  {'digits':<14}embedded"]
     for plugin in describe("data"):
-        if plugin.name in ("digits", "folder"):
+        if plugin.name in ("digits", "folder") or is_made(plugin.name):
             continue
         try:
             found = is_there(plugin.name, home)

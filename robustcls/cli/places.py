@@ -18,7 +18,7 @@ from robustcls.cli.console import note
 from robustcls.core.errors import InputError
 from robustcls.core.files import is_stream, sha256
 from robustcls.core.measures import measures
-from robustcls.core.wrapped import inner_spec, split_wrappers, wrapped_name
+from robustcls.core.wrapped import read_wrapped
 
 if TYPE_CHECKING:
     from robustcls.results.records import Evaluation
@@ -31,9 +31,8 @@ _CARD = re.compile(r'\A---\n.*^  - "robustcls"$.*^model-index:\n  - name: ("[^\n
 
 def name_of(spec: str) -> str:
     """What a model is called in the files about it; of one in a file the last part, since its folder may be moved."""
-    inner, wrappers = split_wrappers(spec)
-    name = Path(inner).name if Path(inner).exists() else inner.rstrip("/")  # which an address may end with
-    return wrapped_name(name, wrappers)
+    # An address may end with a slash.
+    return read_wrapped(spec).name(lambda inner: Path(inner).name if Path(inner).exists() else inner.rstrip("/"))
 
 
 def default_out(spec: str, name: str) -> Path:
@@ -41,13 +40,13 @@ def default_out(spec: str, name: str) -> Path:
 
     Of a model in wrappers, their names are part of it: `evaluation-averaged.json`.
     """
-    path, wrappers = home_of(spec) / name, split_wrappers(spec)[1]
+    path, wrappers = home_of(spec) / name, read_wrapped(spec).wrappers
     return path.with_stem("-".join([path.stem, *(one.name.rpartition(":")[2] for one in wrappers)]))
 
 
 def home_of(spec: str, otherwise: Path = Path()) -> Path:
-    """The folder of a model's files; `otherwise` for a model from code."""
-    path = Path(inner_spec(spec))
+    """The folder of a model's files, of several those of the first; `otherwise` for a model from code."""
+    path = Path(read_wrapped(spec).first)
     return path if path.is_dir() else path.parent if path.exists() else otherwise
 
 
@@ -159,7 +158,6 @@ def _name(record: Any) -> str:
 def _last(name: str) -> str:
     """Of `pgd/ckpt.pt`, ckpt.pt, also inside wrappers; `torchvision/resnet18` is a name as a whole."""
     with suppress(InputError):  # whatever a model is called
-        name, wrappers = split_wrappers(name)
-        if wrappers:
-            return wrapped_name(_last(name), wrappers)
+        if (named := read_wrapped(name)).wrapper:
+            return named.name(_last)
     return name.rpartition("/")[2] if "." in name.rpartition("/")[2] else name

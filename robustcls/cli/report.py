@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from robustcls.results.policy import Policy
     from robustcls.results.records import Evaluation
 
-STATED = ("intended_use", "license", "positive")  # what is stated of a model, whether measured or only rendered
+STATED = ("intended_use", "license", "positive", "tree")  # what is stated of a model, whether measured or only rendered
 RENDERING = {"quiet", "redact_names", *STATED}  # options that also hold where evaluations are only rendered
 
 

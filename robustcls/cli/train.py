@@ -158,6 +158,7 @@ def describe(run) -> str:
     grey = config.is_adversarial and run.threat.reaches_grey(model.input_size)
     lines = {
         "data": f"{config.data}: {len(run.train)} training, {min(config.val_n, len(run.val))} validation images{about}",
+        "extra": run.mixed and _describe_unlabelled(run.mixed),
         "model": f"{config.arch}, {parameters / 1e6:.2f} million parameters, {len(run.train.classes)} classes, input {size}",
         "init": run.notes.get("init"),
         "pruned": run.notes.get("pruned"),
@@ -174,6 +175,13 @@ def describe(run) -> str:
         "world": run.world.size > 1 and f"{run.world.size} processes, {run.batch_size // run.world.size} images each",
     }
     return "\n".join(wrap(f"{name:<10}{text}", indent=10) for name, text in lines.items() if text)
+
+
+def _describe_unlabelled(mixed) -> str:
+    """The second source of a batch."""
+    images = mixed.unlabelled
+    note = f" ({images.note})" if images.note else ""
+    return f"{images.name}: {len(images)} images{note}, {mixed.share:.0%} of each batch"
 
 
 # The gap is attacked less robust: robust overfitting widens it.

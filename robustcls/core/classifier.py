@@ -82,6 +82,9 @@ def sees(model: nn.Module) -> str:
     """What the network inside a model takes, in a line: pixels, or pixels behind which normalisation."""
     inner = model
     while not isinstance(inner, Classifier) and isinstance(inside := getattr(inner, "model", None), nn.Module):
+        members = getattr(inner, "members", ())  # of an ensemble
+        if isinstance(members, list) and len(said := dict.fromkeys(map(sees, members))) > 1:
+            return " and ".join(said)
         inner = inside  # of a wrapper
     if isinstance(inner, Classifier) and inner.normalised_inside:
         return "sees pixels in [0, 1], any normalisation is inside the file"

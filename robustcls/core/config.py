@@ -49,9 +49,14 @@ def resolve(config: type[T], *layers: Mapping[str, Any]) -> T:
 
 def read_toml(path: str | Path, flag: str = "`config`") -> dict[str, Any]:
     """The options of a TOML file; dashes in names are underscores. flag: what named it. Raises InputError."""
+    return {name.replace("-", "_"): value for name, value in load_toml(path, flag).items()}
+
+
+def load_toml(path: str | Path, flag: str) -> dict[str, Any]:
+    """What a TOML file holds. flag: what named it. Raises InputError."""
     try:
         with open(path, "rb") as file:
-            return {name.replace("-", "_"): value for name, value in tomllib.load(file).items()}
+            return tomllib.load(file)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}: give a TOML file with {flag}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,6 +1,7 @@
 """Finds the logits in a network's output: a tensor, mapping, tuple, object with `.logits`, or one logit for two classes."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -70,6 +71,17 @@ class Wrapper(nn.Module):
         self.model = model
         self.title = title.replace("{}", str(getattr(model, "title", type(model).__name__)))
         mirror(model, self)
+
+
+def chains_in(model: nn.Module) -> list[list[Wrapper]]:
+    """The wrappers of a model that lie inside one another, from the outermost on: a list for each of the innermost."""
+    inside = [chain for child in model.children() for chain in chains_in(child)]
+    return [[model, *chain] for chain in inside or [[]]] if isinstance(model, Wrapper) else inside
+
+
+def passes_of(chains: Iterable[Iterable[Wrapper]]) -> int:
+    """Passes of the model inside these wrappers for one of the whole; of models side by side, of the one with most."""
+    return max((math.prod(one.repeats for one in chain) for chain in chains), default=1)
 
 
 def mirror(model: nn.Module, wrapper: nn.Module) -> None:

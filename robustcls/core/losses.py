@@ -9,15 +9,25 @@ from torch import Tensor
 from robustcls.core.errors import InputError
 from robustcls.core.traits import traits
 
+UNLABELLED = -100  # in place of a label, in training alone: nobody knows it
+
 
 def cross_entropy(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Negative log-probability of the true class. logits: N,K; y: N, or probabilities N,K; returns N.
+    """Negative log-probability of the true class, 0 where it is UNLABELLED. logits: N,K; y: N, or probabilities N,K; returns N.
 
     label_smoothing: the share of the target that is spread over all classes (Szegedy et al. 2015, arXiv:1512.00567).
     """
     if not 0 <= label_smoothing < 1:
         raise InputError(f"label_smoothing={label_smoothing}: give 0 or more, below 1")
     return F.cross_entropy(logits.float(), y, reduction="none", label_smoothing=label_smoothing)
+
+
+def labelled_mean(losses: Tensor, y: Tensor) -> Tensor:
+    """The mean over the images that have a label of losses that are 0 for the others; 0 without any. losses: N; y: N, or
+    probabilities N,K, of which each is a label."""
+    mean = losses.mean()
+    # Times 1 where all are labelled: then it is the mean, bit for bit, and no device is waited for.
+    return mean if y.is_floating_point() else mean * (len(y) / (y != UNLABELLED).sum().clamp_min(1))
 
 
 def probabilities(y: Tensor, num_classes: int) -> Tensor:

@@ -6,6 +6,8 @@ from typing import ClassVar, Literal
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
 
+REST = "rest"  # for images without labels, in place of a data set: the training images that `limit_train` leaves out
+
 
 @dataclass(kw_only=True)
 class DataOptions:

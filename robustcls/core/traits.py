@@ -25,6 +25,7 @@ class Traits:
     keeps_label: bool = False  # moves the explanation and never the label: it says nothing of accuracy
     universal: bool = False  # makes one perturbation for all images, so it takes them all at once
     attacks: bool = True  # an objective: asks for adversarial images
+    unlabelled: bool = False  # an objective: learns from images without a label, too
     makes_examples: bool = False  # a step: makes the adversarial images itself, so that there is no inner attack
     reference: bool = False  # a loss: compares with the logits N,K of a reference, not with labels
 

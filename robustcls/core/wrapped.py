@@ -1,57 +1,82 @@
-"""`--model` specs with wrappers around a model: `averaged(ckpt.pt, draws=20)`. Without PyTorch."""
+"""`--model` specs with wrappers around models: `averaged(ckpt.pt, draws=20)`, `ensemble(a.pt, b.pt)`. Without PyTorch."""
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from robustcls.core import plugins
 from robustcls.core.errors import InputError, unknown
 
 _CALL = re.compile(r"([A-Za-z_][\w.]*(?::[A-Za-z_]\w*)?)\((.*)\)\Z", re.DOTALL)
-_OPTION = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(.+?)\s*\Z", re.DOTALL)
+OPTION = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(.+?)\s*\Z", re.DOTALL)
 
 
-def split_wrappers(spec: str) -> tuple[str, list[plugins.Spec]]:
-    """The spec of the model inside all wrappers, and the wrappers from the innermost on.
+@dataclass(frozen=True)
+class Wrapped:
+    """What `--model` names, as a tree: the spec of one model, or a wrapper and what is inside it."""
+
+    spec: str = ""  # of a model without wrappers
+    wrapper: plugins.Spec | None = None
+    inside: tuple["Wrapped", ...] = ()
+
+    @property
+    def first(self) -> str:
+        """The spec of the first model inside all wrappers."""
+        return self.inside[0].first if self.inside else self.spec
+
+    @property
+    def wrappers(self) -> list[plugins.Spec]:
+        """Those around the first model, from the innermost on."""
+        return [*self.inside[0].wrappers, self.wrapper] if self.wrapper else []
+
+    def name(self, call: Callable[[str], str] = lambda spec: spec) -> str:
+        """What it is called, a spec again. call: from the spec of a model inside to what that is called."""
+        if self.wrapper is None:
+            return call(self.spec)
+        return wrapped_name([one.name(call) for one in self.inside], self.wrapper)
+
+
+def read_wrapped(spec: str) -> Wrapped:
+    """The tree of a spec.
 
     A wrapper is `NAME(MODEL, option=value)`, of `models/wrappers` or `package.module:name` of your own. Values need no quotes,
-    so that a layer is written as `layer=features.0`. Raises InputError for an unknown wrapper and one around nothing.
+    so that a layer is written as `layer=features.0`; an option without a default may stand at its place, `coarse(MODEL,
+    tree.toml)`. One whose file says `SEVERAL = True`, and one of your own, takes as many models as there are. Raises
+    InputError for an unknown wrapper and one around nothing.
     """
     found = _CALL.match(spec.strip())
     if not found or Path(spec).exists() or "://" in spec:
-        return spec, []
+        return Wrapped(spec)
     name, inside = found.groups()
-    model, *options = (part.strip() for part in _parts(inside))
-    if ":" not in name and name not in plugins.names("wrapper"):
+    parts = [part.strip() for part in at_commas(inside)]
+    own = ":" in name
+    if not own and name not in plugins.names("wrapper"):
         raise unknown("wrapper of a model", name, plugins.names("wrapper"))
-    if not model or _OPTION.match(model):
+    count = next((place for place, part in enumerate(parts) if not part or OPTION.match(part)), len(parts))
+    if count == 0:
         raise InputError(f"{spec} is a wrapper around nothing: name the model first, as in {name}(ckpt.pt)")
-    inner, wrappers = split_wrappers(model)
-    texts = {
-        option.name
-        for one in plugins.describe("wrapper")
-        if one.name == name
-        for option in one.options
-        if option.type.startswith("str")
-    }
+    models, options = parts[:count], parts[count:]
+    declared = [option for one in plugins.describe("wrapper") if one.name == name for option in one.options]
+    if not own and not plugins.constant("wrapper", name, "SEVERAL"):
+        models, placed = models[:1], models[1:]
+        needed = [option.name for option in declared if option.default == "required"]
+        if len(placed) > len(needed):
+            raise InputError(f"{spec}: {name} takes one model, and {placed[len(needed)]!r} is not option=value")
+        options += [f"{option}={value}" for option, value in zip(needed, placed, strict=False)]
+    texts = {option.name for option in declared if option.type.startswith("str")}
     options = [_quoted(option, texts) for option in options]
-    return inner, [*wrappers, plugins.parse("wrapper", f"{name}({', '.join(options)})")]
+    wrapper = plugins.parse("wrapper", f"{name}({', '.join(options)})")
+    return Wrapped("", wrapper, tuple(map(read_wrapped, models)))
 
 
-def wrapped_name(name: str, wrappers: Iterable[plugins.Spec]) -> str:
-    """What a model of this name is called inside the wrappers, from the innermost on."""
-    for one in wrappers:
-        name = f"{one.name}({', '.join([name, *(f'{key}={value}' for key, value in one.options)])})"
-    return name
+def wrapped_name(names: Sequence[str], wrapper: plugins.Spec) -> str:
+    """What models of these names are called inside a wrapper."""
+    return f"{wrapper.name}({', '.join([*names, *(f'{key}={value}' for key, value in wrapper.options)])})"
 
 
-def inner_spec(spec: str) -> str:
-    """The spec of the model inside all wrappers."""
-    return split_wrappers(spec)[0]
-
-
-def _parts(text: str) -> list[str]:
+def at_commas(text: str) -> list[str]:
     """The text at its commas, those in brackets left."""
     parts, depth = [""], 0
     for character in text:
@@ -65,7 +90,7 @@ def _parts(text: str) -> list[str]:
 
 def _quoted(option: str, texts: set[str]) -> str:
     """An option whose value may stand without quotes, with them. texts: the names of those that are text in any case."""
-    found = _OPTION.match(option)
+    found = OPTION.match(option)
     if not found:
         return option
     name, value = found.groups()

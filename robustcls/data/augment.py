@@ -21,12 +21,7 @@ def augmenter(spec: str, *, flip: bool, num_classes: int) -> Augment:
     Labels that are mixed become probabilities N,K. Nothing is mirrored where `flip` (of the Images) is False.
     Raises InputError for a chain that is not one.
     """
-    parts = [part.strip() for part in re.split(r"\+(?![^()]*\))", spec)]  # at each + outside of parentheses
-    closed = spec.count("(") == spec.count(")")
-    if not closed or not all(parts):
-        fault = "a link is empty" if closed else "its parentheses do not match"
-        raise InputError(f"augment {spec!r}: {fault}: write it as name(option=value)+name")
-    links = [plugins.load("augment", part) for part in parts]
+    links = [plugins.load("augment", part) for part in _links(spec)]
     if not flip:
         links = [partial(link, flip=False) if "flip" in _parameters(link) else link for link in links]
     mixes = ["y" in _parameters(link) for link in links]
@@ -40,6 +35,20 @@ def augmenter(spec: str, *, flip: bool, num_classes: int) -> Augment:
         return x, y
 
     return augment
+
+
+def mixes_labels(spec: str) -> bool:
+    """Whether a link of the chain gives images several labels. Raises InputError for a chain that is not one."""
+    return any("y" in _parameters(plugins.load("augment", part)) for part in _links(spec))
+
+
+def _links(spec: str) -> list[str]:
+    parts = [part.strip() for part in re.split(r"\+(?![^()]*\))", spec)]  # at each + outside of parentheses
+    closed = spec.count("(") == spec.count(")")
+    if not closed or not all(parts):
+        fault = "a link is empty" if closed else "its parentheses do not match"
+        raise InputError(f"augment {spec!r}: {fault}: write it as name(option=value)+name")
+    return parts
 
 
 def coins(n: int, flip: bool, x: Tensor, generator: Generator) -> Tensor:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 
+import torch
 from torch import Tensor
 
 from robustcls.core.names import quoted
@@ -63,8 +64,13 @@ def _shared(groups: Sequence[Sequence[int]], first: int) -> tuple[int, int, int]
 
 def count_copies(tested: Tensor, train: Tensor) -> int:
     """How many images of `tested` are also in train, pixel for pixel. uint8 N,C,H,W."""
-    known = set(map(_digest, train.cpu()))
-    return sum(_digest(image) in known for image in tested.cpu())
+    return int(are_copies(tested, train).sum())
+
+
+def are_copies(tested: Tensor, *others: Tensor) -> Tensor:
+    """Which images of `tested` are also among the others, pixel for pixel: N, bool. uint8 N,C,H,W."""
+    known = {_digest(image) for images in others for image in images.cpu()}
+    return torch.tensor([_digest(image) in known for image in tested.cpu()], dtype=torch.bool)
 
 
 def _equal_files(paths: Sequence[str], first: int) -> list[list[int]] | None:

@@ -149,8 +149,8 @@ def as_tensor(values: Any, what: str) -> Tensor:
 
 
 def count_labels(labels: Tensor, num_classes: int) -> tuple[int, ...]:
-    """How many samples each class has, by label. labels: int64 N."""
-    return tuple(labels.bincount(minlength=num_classes).tolist())
+    """How many samples each class has, by label; what has no label does not count. labels: int64 N."""
+    return tuple(labels[labels >= 0].bincount(minlength=num_classes).tolist())
 
 
 def with_note(images: Images, text: str) -> Images:

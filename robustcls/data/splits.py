@@ -15,7 +15,7 @@ from torch import Tensor
 from robustcls.core import plugins
 from robustcls.core.errors import InputError, as_input_error, unknown
 from robustcls.core.subset import first_proportional, stratified_order
-from robustcls.data import check_name
+from robustcls.data import check_name, is_made, origin, parse
 from robustcls.data.duplicates import count_copies
 from robustcls.data.images import Images, as_images, count_labels, with_note
 
@@ -72,42 +72,42 @@ def load_training_data(
     """
     source = _Source(spec, data_dir, skip_corrupt)
     divide = _division(spec, seed, limit_train, own_val=source.has_val())
-    pick = _Pick(lambda labels: torch.cat(divide(labels)).sort().values)
+    pick = _Pick(lambda labels: torch.cat(divide(labels)[:2]).sort().values)
     both = source.load("train", pick)
     if source.has_val():
         return both, source.load("val", _Pick(_all))
-    train, val = _parts(both, [torch.searchsorted(pick.positions, part) for part in divide(pick.labels)])
+    train, val = _parts(both, [torch.searchsorted(pick.positions, part) for part in divide(pick.labels)[:2]])
     copies = count_copies(val.pixels, train.pixels) if both.files is not None else 0
     said = f"{copies} of {len(val)} images held out for validation are duplicates of training images" if copies else ""
     note = "; ".join(filter(None, (source.other_val(), said)))
     return with_note(train, note), with_note(val, note)
 
 
-def load_undivided(
-    spec: str,
-    *,
-    seed: int = 0,
-    data_dir: str | None = None,
-    skip_corrupt: bool = False,
-    limit_train: int | None = None,
+def load_left_out(
+    spec: str, *, seed: int = 0, data_dir: str | None = None, skip_corrupt: bool = False, limit_train: int | None = None
 ) -> Images:
-    """The train split as the data set has it: with what `load_training_data` holds out of it for validation.
-
-    limit_train: a stratified random subset, by seed. Raises InputError.
-    """
-    _check_count("limit_train", limit_train, "leave it out")
+    """The images that `limit_train` leaves out: in neither of the two that `load_training_data` gives; perhaps none."""
     source = _Source(spec, data_dir, skip_corrupt)
-    return source.load("train", _Pick(lambda labels: stratified_order(labels, seed)[:limit_train].sort().values))
+    divide = _division(spec, seed, limit_train, own_val=source.has_val())
+    return source.load("train", _Pick(lambda labels: divide(labels)[2]))
 
 
-def has_own_val(spec: str) -> bool:
-    """Whether the data set has a validation split of its own, beside train and test. Raises InputError."""
-    return _Source(spec).has_val()
+def load_all(
+    spec: str, *, data_dir: str | None = None, skip_corrupt: bool = False, limit: int | None = None, seed: int = 0
+) -> Images:
+    """The whole train split of a data set, of which nothing is held out; limit: so many, by seed. Raises InputError."""
+    part = _all if limit is None else lambda labels: stratified_order(labels, seed)[:limit].sort().values
+    return _Source(spec, data_dir, skip_corrupt).load("train", _Pick(part))
 
 
 def hold_out(images: Images, *, seed: int = 0, limit_train: int | None = None) -> tuple[Images, Images]:
     """The train and val images of a data set that is in memory, as `load_training_data` divides one that it reads."""
-    return _parts(images, _division(images.name, seed, limit_train)(images.labels))
+    return _parts(images, _division(images.name, seed, limit_train)(images.labels)[:2])
+
+
+def left_out(images: Images, *, seed: int = 0, limit_train: int | None = None) -> Images:
+    """The images that `hold_out` gives in neither of the two; perhaps none."""
+    return images.take(_division(images.name, seed, limit_train)(images.labels)[2])
 
 
 def choose(images: Images, n: int | None) -> Images:
@@ -138,11 +138,12 @@ def _parts(images: Images, parts: Sequence[Tensor]) -> tuple[Images, Images]:
 
 def _division(
     spec: str, seed: int, limit_train: int | None, *, own_val: bool = False
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """From the labels of a train split to the sorted positions of train and of val, which is empty with own_val."""
+) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """From the labels of a train split to the sorted positions of train, of val, which is empty with own_val, and of what
+    limit_train leaves out."""
     _check_count("limit_train", limit_train, "leave it out")
 
-    def divide(labels: Tensor) -> tuple[Tensor, Tensor]:
+    def divide(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         num_classes = len(labels.unique())
         num_val = 0 if own_val else max(min(round(VAL_SHARE * len(labels)), VAL_MAX), num_classes)
         order = stratified_order(labels, seed)
@@ -153,7 +154,8 @@ def _division(
                 "for validation: give each class 2 images or more"
             )
         # Any beginning of the order is stratified: a smaller limit is a subset of a larger one.
-        return rest[:limit_train].sort().values, val.sort().values
+        limit = len(rest) if limit_train is None else limit_train
+        return rest[:limit].sort().values, val.sort().values, rest[limit:].sort().values
 
     return divide
 
@@ -179,7 +181,7 @@ class _Source:
 
     def __init__(self, spec: str, data_dir: str | None = None, skip_corrupt: bool = False, whole: bool = False):
         self.spec, self.data_dir, self.skip_corrupt, self.whole = spec, data_dir, skip_corrupt, whole
-        self.parsed = _parsed(spec)
+        self.parsed = parse_data(spec)
         self.function: Any = plugins.load("data", self.parsed)
         self.is_ours = ":" not in self.parsed.name
 
@@ -230,6 +232,27 @@ class _Source:
         return replace(images, available=pick.available, split_counts=counts)
 
 
+def read_split(
+    spec: str,
+    split: str,
+    *,
+    data_dir: str | None = None,
+    skip_corrupt: bool = False,
+    whole: bool = False,
+    pick: Callable[[Tensor], Tensor] | None = None,
+) -> Images:
+    """A split as the data set has it, for one that is made of it; nothing is held out. pick: labels N to positions, sorted.
+
+    Raises InputError.
+    """
+    return _Source(spec, data_dir, skip_corrupt, whole).load(split, _Pick(pick or _all))
+
+
+def has_val(spec: str, *, whole: bool = False) -> bool:
+    """Whether the data set has a validation split of its own. Raises InputError."""
+    return _Source(spec).has_val(whole)
+
+
 def has_test(spec: str) -> bool:
     """Whether the data set has a test split, which a folder with train/ alone has not. Raises InputError."""
     return _Source(spec).has_test()
@@ -240,7 +263,7 @@ def may_have_trained_on(trained: str, data: str) -> bool:
 
     A folder that is not here may be the same one, moved.
     """
-    ours, theirs = _parsed(data), _parsed(trained)
+    ours, theirs = parse_data(origin(data)), parse_data(origin(trained))
     if ours.name != theirs.name:
         return False
     if ours.name != "folder" or not (ours.args and theirs.args):
@@ -251,7 +274,7 @@ def may_have_trained_on(trained: str, data: str) -> bool:
 
 def folder_of(spec: str) -> tuple[Path, bool] | None:
     """The folder of a spec such as `folder:PATH`, and whether it is read `nested`; None of other data."""
-    parsed = _parsed(spec)
+    parsed = parse_data(spec)
     if parsed.name != "folder" or not parsed.args:
         return None
     return Path(parsed.args[0]).expanduser(), bool(dict(parsed.options).get("nested"))
@@ -260,17 +283,17 @@ def folder_of(spec: str) -> tuple[Path, bool] | None:
 def decoded_alike(data: str, trained: str) -> tuple[str, str]:
     """A folder's spec with the options of decoding that a model was trained with on a folder, where the spec leaves them
     open; and what is said of them, or ""."""
-    theirs = _parsed(trained)
+    theirs = parse_data(trained)
     return _with_decoding(data, dict(theirs.options) if theirs.name == "folder" else {})
 
 
 def resized_alike(data: str, decoding: Mapping[str, Any]) -> tuple[str, str]:
     """The same with other options of decoding, where the spec says nothing of size, resize and filter."""
-    return (data, "") if dict(_parsed(data).options).keys() & RESIZING else _with_decoding(data, decoding)
+    return (data, "") if dict(parse_data(data).options).keys() & RESIZING else _with_decoding(data, decoding)
 
 
 def _with_decoding(data: str, decoding: Mapping[str, Any]) -> tuple[str, str]:
-    ours = _parsed(data)
+    ours = parse_data(data)
     given = dict(ours.options)
     taken = tuple((key, value) for key, value in decoding.items() if key in DECODING and key not in given)
     if ours.name != "folder" or not taken:
@@ -282,7 +305,7 @@ def _with_decoding(data: str, decoding: Mapping[str, Any]) -> tuple[str, str]:
 
 def decoding_of(data: str) -> dict[str, Any]:
     """What a folder's spec says of decoding, as keywords of `Form`: `scale`, `resize` and `filter` where it names them."""
-    parsed = _parsed(data)
+    parsed = parse_data(data)
     options = dict(parsed.options) if parsed.name == "folder" else {}
     return {name: options[name] for name in ("scale", "resize", "filter") if options.get(name) is not None}
 
@@ -292,7 +315,7 @@ def check_named_by_file(spec: str, file: str) -> None:
 
     The file may come from anywhere, and it could name any function on this machine, such as shutil:rmtree.
     """
-    name = _parsed(spec).name
+    name = parse_data(origin(spec)).name
     if ":" not in name:
         return
     parameters = list(inspect.signature(plugins.load("data", name)).parameters)
@@ -303,11 +326,11 @@ def check_named_by_file(spec: str, file: str) -> None:
         )
 
 
-def _parsed(spec: str) -> plugins.Spec:
+def parse_data(spec: str) -> plugins.Spec:
     """As plugins.parse, and with options behind a path: `folder:PATH(size=64)`, unless such a file exists."""
     check_name(spec)
-    parsed = plugins.parse("data", spec)
-    if not parsed.args or not parsed.args[0].endswith(")") or Path(parsed.args[0]).exists():
+    parsed = parse(spec)
+    if is_made(parsed.name) or not parsed.args or not parsed.args[0].endswith(")") or Path(parsed.args[0]).exists():
         return parsed
     path, _, options = parsed.args[0].rpartition("(")
     options = BARE_LIST.sub(r"\1'\2'\3", options)  # a path is no word, and needs no quotes here

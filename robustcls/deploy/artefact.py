@@ -150,7 +150,7 @@ def export_spec(
     read = [spec, *inputs, *([options.data_dir] if options.data_dir else [])]
     with claimed(out, overwrite, read):
         source = loading.read_model(spec)
-        if source.wrappers:
+        if source.wrapper:
             raise InputError(f"{spec} is a model in a wrapper, which attacks go through: export {source.spec} itself")
         data = options.data or source.meta.get("data")
         if data and data.startswith("folder:"):

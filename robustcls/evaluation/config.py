@@ -82,6 +82,11 @@ class AttackConfig(SubjectOptions, CompileOption):
     positive: str | None = option(
         None, "Of two classes, the one that sensitivity is about.  [default: the second]", metavar="CLASS"
     )
+    tree: str | None = option(
+        None,
+        "Also measure how far mistakes are by this tree of the classes: nested tables of names.",
+        metavar="FILE.toml",
+    )
     mask: str | None = option(
         None, "Only pixels that are white in this image, of the size of the data's, may change.", metavar="FILE.png"
     )

@@ -44,6 +44,7 @@ from robustcls.results.records import (
     Targeted,
     Threat,
 )
+from robustcls.results.severity import severity_of
 from robustcls.runtime.device import describe_device, resolve_batch_size, resolve_precision
 from robustcls.runtime.search import faster_precision
 from robustcls.runtime.world import World
@@ -214,6 +215,7 @@ def _record(
         rejection=under_detector(engine, outcome),
         under_noise=accuracy_under_noise(engine, outcome),
         suites=dict(plan.suites),
+        severity=severity_of(samples, plan.tree) if plan.tree else None,
     )
     evaluation.balanced = balanced_of(evaluation)
     evaluation.two_classes = two_classes_of(evaluation, plan.positive)

@@ -132,6 +132,7 @@ def evaluate_tensors(
         compiled=config.compile,
         seed=seed,
         positive=options.get("positive"),
+        tree=config.tree,
     )  # fmt: skip
     say: Callable[[str], None] = partial(print, file=sys.stderr) if progress else lambda text: None
     budget = pace = None

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from robustcls.core.class_tree import ClassTree
 from robustcls.core.errors import InputError
 from robustcls.core.measures import measures
 from robustcls.core.options import parse_batch_size
@@ -30,6 +31,7 @@ from robustcls.evaluation.suites import DRAWS
 from robustcls.evaluation.under_noise import average
 from robustcls.models.wrappers.averaged import averaged_in
 from robustcls.results.balance import find_positive
+from robustcls.results.severity import tree_of
 
 JOINT = "apgd_reject"  # on the model and its detector at once
 
@@ -48,6 +50,7 @@ class Plan:
     compiled: bool = False
     seed: int = 0
     positive: str | int | None = None  # of two classes, the one that sensitivity is about; the second unless given
+    tree: ClassTree | None = None  # of the classes, by which mistakes are far or near
     measures: Mapping[str, Mapping[str, Any]] | None = None  # by name, each with its options; None: attacks alone
     methods: Sequence[str] = ()  # attribution methods of the measures, which the model allows
     profile: str = ""  # that chose what is measured
@@ -69,6 +72,7 @@ def make_plan(
     compiled: bool = False,
     seed: int = 0,
     positive: str | int | None = None,
+    tree: str | None = None,
 ) -> Plan:
     """The plan of attacks, or of a suite, `fast` unless given. Raises InputError for what the subject does not allow.
 
@@ -77,6 +81,7 @@ def make_plan(
     Args:
         eps_grid: radii, `auto`, or a list such as `0,2/255`.
         checks: `all` adds the self-checks that attack; or those to add.
+        tree: a file with a tree of the classes.
     """
     if subject.aim is not None and subject.detector is not None:
         raise InputError(
@@ -96,11 +101,14 @@ def make_plan(
     grid = choose_grid(eps_grid, subject.threat, chosen, subject.x.shape[1:])
     if positive is not None:
         find_positive(positive, subject.two_labels, subject.model_record, subject.data_record)
+    classes = tree_of(tree, subject.model_record) if tree is not None else None
     check_attacks(chosen, subject, grid)
     if isinstance(checks, str):
         checks = thorough_checks() if checks == "all" else ()
     suites = suite_versions([suite or "fast"] if attacks is None else in_list(attacks))
-    return Plan(chosen, kind, alone, grid, checks, batch_size, precision, compiled, seed, positive, suites=suites)
+    return Plan(
+        chosen, kind, alone, grid, checks, batch_size, precision, compiled, seed, positive, classes, suites=suites
+    )
 
 
 def plan_from(options: AttackConfig, subject: Subject, *, say: Callable[[str], None] = lambda text: None) -> Plan:
@@ -115,6 +123,7 @@ def plan_from(options: AttackConfig, subject: Subject, *, say: Callable[[str], N
         compiled=options.compile,
         seed=options.seed,
         positive=options.positive,
+        tree=options.tree,
     )  # fmt: skip
     return add_measures(plan, subject, options, say=say) if isinstance(options, ReportConfig) else plan
 

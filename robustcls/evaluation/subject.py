@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from robustcls.attacks._targets import Aim
 from robustcls.core.class_files import read_listing
-from robustcls.core.class_map import match_classes
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of, sees
 from robustcls.core.detector import Detector
 from robustcls.core.eight_bits import note_on_levels, rounded, takes_eight_bits
@@ -29,7 +28,7 @@ from robustcls.evaluation.config import AttackConfig, ExplainConfig, flags_of
 from robustcls.evaluation.data_spec import choose_data
 from robustcls.evaluation.held_out import detector_of
 from robustcls.evaluation.targets import aimed
-from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, read_model
+from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, map_classes, read_model
 from robustcls.models.remote import remote_of
 from robustcls.models.weights import hash_weights
 from robustcls.results import records
@@ -217,7 +216,7 @@ def _load(spec: str, options: AttackConfig | ExplainConfig, *, shared: bool) -> 
         files=images.files,
         classes=tuple(record.classes) if mapped else images.classes,
         two_labels=two_labels(record, data),
-        training=read_training(Path(file), source.meta) if source.meta else None,
+        training=read_training(Path(file), source.meta) if source.meta and source.single else None,
         surrogate=surrogate,
         original=original,
         quantization=manifest.quantization.spec if manifest and manifest.quantization else "",
@@ -291,7 +290,7 @@ def _fit(
     x, _ = images.batch(slice(LOOKED_AT))
     listing = read_listing(options.classes, images.classes) if options.classes else None
     if loaded.classes and listing is None:  # of what is wrong this says most, and needs no pass through the model
-        match_classes(images.classes, loaded.classes, len(loaded.classes), model=loaded.name)
+        map_classes(loaded, images.classes, len(loaded.classes))
     check_images(x[:1], input_size=input_size_of(loaded.model))
     found, taken = fit_to_data(loaded, x, images.classes, listing, shared=shared)
     record = describe_model(loaded.model, loaded.name, loaded.sha256)

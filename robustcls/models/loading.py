@@ -6,7 +6,6 @@ fit_to_data (which output is which class). `load` does the first two for Python.
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -21,7 +20,7 @@ from robustcls.core.classifier import Classifier, input_size_of
 from robustcls.core.errors import InputError, as_input_error
 from robustcls.core.files import sha256
 from robustcls.core.gradients import frozen
-from robustcls.core.wrapped import split_wrappers, wrapped_name
+from robustcls.core.wrapped import Wrapped, read_wrapped
 from robustcls.models.artefact import is_artefact, load_artefact, meta_of, notes_of
 from robustcls.models.checkpoint import Arch, build, is_checkpoint, load_weights, restore
 from robustcls.models.foreign import find_class_names, find_weights, holds_tensors, is_counter
@@ -29,32 +28,13 @@ from robustcls.models.heads import head_of
 from robustcls.models.onnx.net import hash_onnx, load_onnx
 from robustcls.models.remote import RemoteNet, classifier_of_service, is_remote
 from robustcls.models.weights import read_file
+from robustcls.models.wrapped import LoadedModel as LoadedModel
+from robustcls.models.wrapped import ModelSource as ModelSource
+from robustcls.models.wrapped import source_in, wrap
+from robustcls.models.wrappers.coarse import groups_in
 from robustcls.models.zoo import is_zoo, load_pretrained
 from robustcls.results.artefact import Manifest
 from robustcls.runtime.predict import classifier_of, predict
-
-
-@dataclass
-class ModelSource:
-    """What a user named as a model, read but not yet built."""
-
-    spec: str
-    content: Any = None  # of a file of ours or PyTorch's; None where the model comes from elsewhere
-    sha256: str = ""  # of the file
-    meta: Mapping[str, Any] = field(default_factory=dict)  # what a checkpoint of ours says of itself
-    twin: "ModelSource | None" = None  # of a service, the model whose gradients attacks follow
-    wrappers: Sequence[plugins.Spec] = ()  # around it, from the innermost on
-
-
-@dataclass
-class LoadedModel:
-    """A model ready for use, in eval mode where it came from a file."""
-
-    model: nn.Module
-    name: str
-    sha256: str = ""
-    classes: Sequence[str] = ()  # its own names; empty where it does not say
-    notes: list[str] = field(default_factory=list)  # what was assumed
 
 
 def load(
@@ -80,7 +60,7 @@ def load(
     own_size = input_size_of(loaded.model)
     if input_size is not None and own_size is not None and tuple(own_size) != tuple(input_size):
         raise InputError(f"{spec} takes images of {tuple(own_size)}, not of input_size={tuple(input_size)}")
-    if classes:
+    if classes and groups_in(loaded.model) is None:  # else they are names of what is inside
         known = tuple(loaded.classes) if ours else own_names(loaded.classes)
         if known and known != classes:
             one, other = next(pair for pair in zip_longest(known, classes, fillvalue="none") if pair[0] != pair[1])
@@ -128,11 +108,13 @@ def read_model(spec: str, twin: str | None = None) -> ModelSource:
 
     twin: of a service, the model whose gradients attacks follow. Raises InputError.
     """
-    spec, wrappers = split_wrappers(spec)
-    if wrappers:
-        for one in wrappers:
-            plugins.resolved("wrapper", one)  # a typo is found at once
-        return replace(read_model(spec, twin), wrappers=wrappers)
+    return _read(read_wrapped(spec), twin)
+
+
+def _read(named: Wrapped, twin: str | None) -> ModelSource:
+    if named.wrapper:
+        return source_in(named.wrapper, [_read(one, twin) for one in named.inside])
+    spec = named.spec
     if is_remote(spec):
         other = read_model(twin) if twin else None
         if other and isinstance(other.content, RemoteNet):
@@ -168,9 +150,9 @@ def build_model(
     mean, std: the normalisation that foreign weights were trained with, put in front of a state dict, an ONNX file or a
     module of the user's own; none is assumed, and said, without them. Raises InputError.
     """
-    if source.wrappers:
+    if source.wrapper:
         given: dict[str, Any] = {"arch": arch, "classes": classes, "input_size": input_size, "mean": mean, "std": std}
-        return _wrapped(build_model(replace(source, wrappers=()), **given), source.wrappers)
+        return wrap(source, [build_model(one, **given) for one in source.members], classes)
     spec, content, name = source.spec, source.content, Path(source.spec).name
     normalisation = {"mean": mean or (0.0,), "std": std or (1.0,)}
     assumed = f"{name}: assumed to take [0, 1] pixels; give `mean` and `std` if it was trained on normalised ones"
@@ -204,17 +186,6 @@ def build_model(
     loaded.sha256 = source.sha256
     if not (mean or std or loaded.model.normalises):
         loaded.notes.append(assumed)
-    return loaded
-
-
-def _wrapped(loaded: LoadedModel, wrappers: Sequence[plugins.Spec]) -> LoadedModel:
-    """The model inside these wrappers, from the innermost on. Raises InputError."""
-    for spec in wrappers:
-        with as_input_error(f"wrapper {spec} failed"):
-            model = plugins.load("wrapper", spec)(loaded.model)
-        if not isinstance(model, nn.Module):
-            raise InputError(f"wrapper {spec} gave {type(model).__name__}: it must return a torch.nn.Module")
-        loaded = replace(loaded, model=model, name=wrapped_name(loaded.name, [spec]))
     return loaded
 
 
@@ -269,10 +240,27 @@ def fit_to_data(
     loaded.model, said = classifier_of(loaded.model, images, expected)
     outputs = _count_outputs(loaded.model, images[:2])
     try:
-        found = match_classes(classes, loaded.classes, outputs, model=loaded.name, listing=listing, shared=shared)
+        found = map_classes(loaded, classes, outputs, listing, shared=shared)
     except InputError as error:
         raise InputError(f"{error} ({said})" if said else str(error)) from None
     return found, said
+
+
+def map_classes(
+    loaded: LoadedModel, classes: Sequence[str], outputs: int, listing: Listing | None = None, *, shared: bool = False
+) -> ClassMap:
+    """As `match_classes`; where a wrapper groups the model's classes, those of the data follow into the groups."""
+    groups = groups_in(loaded.model)
+    match = partial(match_classes, classes, model=loaded.name, listing=listing, shared=shared)
+    if groups is None or (set(classes) <= set(loaded.classes) and not set(classes) <= groups.keys()):
+        return match(loaded.classes, outputs)
+    fine = match(tuple(groups), len(groups))
+    into = list(groups.values())
+    few = ", ".join(loaded.classes[:4]) + (" ..." if len(loaded.classes) > 4 else "")
+    rule = f"{len(classes)} classes of the data in {len(loaded.classes)} groups, {few}"
+    return ClassMap(
+        tuple(into[place] for place in fine.outputs), tuple(loaded.classes), "; ".join(filter(None, (fine.rule, rule)))
+    )
 
 
 def _outputs_of(model: Classifier, state: Mapping[str, Tensor]) -> int | None:

@@ -17,6 +17,7 @@ from robustcls.results.accuracy import Accuracy, Balanced, TwoClasses
 from robustcls.results.fields import SLACK, need
 from robustcls.results.json_files import JsonFile
 from robustcls.results.robustness import Attack, Check, CurvePoint, Rejection, Sample, Targeted, UnderNoise
+from robustcls.results.severity import Severity
 from robustcls.results.subject import Data, Model, Provenance, Threat
 from robustcls.results.training import Training
 
@@ -74,6 +75,7 @@ class Evaluation(JsonFile):
     rejection: Rejection | None = None  # of a model with a detector beside it
     under_noise: UnderNoise | None = None  # of a model that is random at prediction; else, and in earlier files, None
     suites: dict[str, int] = field(default_factory=dict)  # the version of each suite that was run; see `suite_versions`
+    severity: Severity | None = None  # of the mistakes, by a tree of the classes, where one was given
 
     # Of one that was just made, in memory. No field, for no file holds them: None of one that was loaded.
     examples = cast("Examples", None)
@@ -87,6 +89,7 @@ class Evaluation(JsonFile):
             f"  robust   {self.robust}  {self.robust.kind}".rstrip(),
             *([f"  target   {say_reached(self.targeted)}"] if self.targeted else []),
             *(f"  bound    {text}" for text in say_bounds(self)),
+            *([f"  tree     mistakes {say_severity(self.severity)}"] if self.severity else []),
             *([f"  one pass clean {noisy.clean}, robust {noisy.robust}, over {noisy.passes} passes"] if noisy else []),
             f"  attacks  {', '.join(_outcome(attack) for attack in self.attacks) or 'none'}",
         ]
@@ -149,6 +152,10 @@ class Evaluation(JsonFile):
                     f"{part}: {found.correct} of {found.total}, but its samples hold {counted} of {len(samples)}"
                 )
 
+        if self.severity:
+            for part, found in (("clean", clean), ("robust", robust)):
+                total, wrong = getattr(self.severity, part).total, found.total - found.correct
+                need(total == wrong, f"severity.{part}", total, f"the {wrong} mistakes that {part} accuracy leaves")
         if self.targeted:
             reached, lost = self.targeted.reached, clean.correct - robust.correct
             same = (reached.correct, reached.total) == (lost, clean.correct)
@@ -235,6 +242,11 @@ def say_bounds(evaluation: Evaluation) -> list[str]:
                 f"with 95% confidence it would break at most {one.at_most:.1%} of them, {points:.1f} points"
             )
     return said
+
+
+def say_severity(found: Severity) -> str:
+    """How far up the tree mistakes are, clean and under attack, in words."""
+    return f"clean {found.clean}; under attack {found.robust}; at most {found.height} edges"
 
 
 def say_reached(found: Targeted) -> str:

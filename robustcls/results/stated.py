@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+from robustcls.core.errors import InputError
 from robustcls.results.balance import two_classes_of
 from robustcls.results.evaluation import Evaluation
+from robustcls.results.severity import severity_of, tree_of
 
 
 def with_stated(
@@ -12,14 +14,20 @@ def with_stated(
     positive: str | int | None = None,
     intended_use: str | None = None,
     license: str | None = None,
+    tree: str | None = None,
 ) -> Evaluation:
     """The evaluation with what is stated of its model; what is None stays. Raises InputError.
 
-    positive: of two classes, the one that sensitivity is about.
+    positive: of two classes, the one that sensitivity is about. tree: a file with a tree of the classes.
     """
+    if tree is not None and not evaluation.samples:
+        raise InputError(f"`tree`: the evaluation of {evaluation.model.name} holds no samples: evaluate the model anew")
     return replace(
         evaluation,
         two_classes=evaluation.two_classes if positive is None else two_classes_of(evaluation, positive),
         intended_use=evaluation.intended_use if intended_use is None else intended_use,
         license=evaluation.license if license is None else license,
+        severity=evaluation.severity
+        if tree is None
+        else severity_of(evaluation.samples, tree_of(tree, evaluation.model)),
     )

@@ -104,6 +104,20 @@ def mean_of_shares(counts: Sequence[tuple[int, int]]) -> tuple[float, tuple[floa
     return mean, (max(0.0, min(low, mean - down)), min(1.0, max(high, mean + up)))
 
 
+def mean_between(values: Sequence[float], low: float, high: float) -> tuple[float, tuple[float, float]]:
+    """The mean of at least one value between two ends, with its 95% interval, which leaves neither.
+
+    Wilson's, of the mean's place between the ends, on as many yes or no answers as have its variance; of values that are all
+    alike, on as many as there are.
+    """
+    n, reach = len(values), high - low or 1.0
+    shares = [(value - low) / reach for value in values]
+    mean = math.fsum(shares) / n
+    variance = math.fsum((share - mean) ** 2 for share in shares) / max(n - 1, 1) / n
+    ends = wilson(mean * n, n) if variance == 0 else wilson(mean * (size := mean * (1 - mean) / variance), size)
+    return low + reach * mean, (low + reach * ends[0], min(high, low + reach * ends[1]))
+
+
 def repeated_shares(
     right: Sequence[Sequence[bool]],
 ) -> tuple[float, tuple[float, float], tuple[float, float]]:

@@ -4,7 +4,6 @@ Adversarial images found on the copy are proposals, which the fp32 model verifie
 """
 
 import copy
-import math
 import sys
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
@@ -17,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from robustcls.core.classifier import check_logits, device_of, dtype_of, input_size_of
 from robustcls.core.gradients import finite
-from robustcls.core.logits import Wrapper
+from robustcls.core.logits import Wrapper, chains_in, passes_of
 from robustcls.runtime.device import DTYPES, autocast, exact_fp32
 
 Layer = nn.Conv2d | nn.Linear
@@ -31,7 +30,7 @@ class _Watched(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.forwards = self.backwards = 0
-        self.wrappers: list[Wrapper] = []  # whose passes are several of the model inside
+        self.chains: list[list[Wrapper]] = []  # whose passes are several of the model inside
         self._not_finite: int | Tensor = 0
         self.odd: Tensor = torch.zeros(0)  # N, bool: images of the latest pass whose gradient was not finite somewhere
 
@@ -58,7 +57,7 @@ class _Watched(nn.Module):
 
     def _repeats(self) -> int:
         """Passes of the model inside for one of this one."""
-        return math.prod(one.repeats for one in self.wrappers)
+        return passes_of(self.chains)
 
 
 class FusedModel(_Watched):
@@ -185,7 +184,7 @@ class Counted(_Watched):
         super().__init__()
         self.model = model
         self.dtype = dtype_of(model)
-        self.wrappers = [one for one in model.modules() if isinstance(one, Wrapper)]
+        self.chains = chains_in(model)
         self.channels_last = any(p.ndim == 4 and not p.is_contiguous() for p in model.parameters())
 
     def forward(self, x: Tensor) -> Tensor:

@@ -85,6 +85,16 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
     limit_train: int | None = option(
         None, "Train on so many images, the same share of each class.", metavar="N", group="Data"
     )
+    unlabelled: str | None = option(
+        None,
+        "Also train on images without labels: folder:DIR, another data set, or rest, which --limit-train leaves out.",
+        metavar="SPEC",
+        group="Data",
+    )
+    unlabelled_share: float = option(0.5, "Share of each batch that is unlabelled.", metavar="P", group="Data")
+    pseudo_labels: str | None = option(
+        None, "Labels for these images, as robustcls label wrote them.", metavar="FILE", group="Data"
+    )
     val_n: int = option(500, "Validation images, held out of the training set.", group="Data")
     val_attack: str = option(
         "pgd(steps=10)",
@@ -136,8 +146,25 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
         self.adv = self.adv if self.is_adversarial else "none"
         if self.val_attack == "none" and self.on_collapse == "rollback":
             raise InputError('`on_collapse="rollback"` needs robust validation accuracy: leave out `val_attack="none"`')
+        self._check_unlabelled()
         if not -(2**63) <= self.seed < 2**63:
             raise InputError(f"`seed={self.seed}` is out of range: give a number of at most 18 digits")
+
+    def _check_unlabelled(self) -> None:
+        if not 0 < self.unlabelled_share < 1:
+            raise InputError(f"`unlabelled_share={self.unlabelled_share:g}` is out of range: give a share such as 0.5")
+        if self.pseudo_labels and not self.unlabelled:
+            raise InputError("`pseudo_labels` are of images without labels: name these with `unlabelled`")
+        if self.without_labels and not traits_of(plugins.load("objective", self.objective or "")).unlabelled:
+            raise InputError(
+                f"objective {self.objective} learns nothing from images without labels: give `objective=trades`, or "
+                "`pseudo_labels=FILE.npz` of `robustcls label`"
+            )
+
+    @property
+    def without_labels(self) -> bool:
+        """Whether some of the images that are trained on have no label, and no pseudo-label."""
+        return bool(self.unlabelled) and not self.pseudo_labels
 
     @property
     def makes_examples(self) -> bool:

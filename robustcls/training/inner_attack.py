@@ -14,7 +14,7 @@ from robustcls.attacks._run import fault_of, outside_of
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import kept_flags
-from robustcls.core.losses import cross_entropy
+from robustcls.core.losses import UNLABELLED, cross_entropy
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import takes, traits_of
 
@@ -25,6 +25,12 @@ def load_whole(spec: plugins.AnyPlugin) -> Callable[..., Tensor]:
     if traits_of(attack).soft_labels and takes(attack, "early_stop"):
         return partial(attack, **{"early_stop": False} | attack.keywords)
     return attack
+
+
+@torch.no_grad()
+def self_labelled(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The labels N of a batch, the model's own where one is UNLABELLED; probabilities N,K as they are."""
+    return y if y.is_floating_point() else torch.where(y == UNLABELLED, model(x).argmax(1), y)
 
 
 class InnerAttack:

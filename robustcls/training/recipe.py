@@ -8,10 +8,9 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from robustcls.core import plugins
 from robustcls.core.config import resolve
 from robustcls.core.errors import InputError
-from robustcls.data import recipe
+from robustcls.data import origin, parse, recipe
 from robustcls.data.splits import check_named_by_file
 from robustcls.models.checkpoint import is_checkpoint
 from robustcls.models.transfer import IMAGENET
@@ -82,7 +81,7 @@ def recipe_of(data: str | None) -> dict[str, Any]:
 def assumed(config: TrainConfig, given: Container[str], *, mirrors: bool) -> str:
     """Which threat model and augmentation were taken for data that has no recipe of its own: a folder, code or images of the
     user's. "" where it has one, or both are `given`. mirrors: whether the images may be mirrored."""
-    spec = plugins.parse("data", config.data or "")
+    spec = parse(origin(config.data or ""))
     if not (config.data == PYTHON or ":" in spec.name or spec.args):
         return ""
     said = {}

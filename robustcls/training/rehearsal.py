@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from robustcls.core.gradients import frozen
+from robustcls.core.losses import UNLABELLED
 from robustcls.data.splits import choose
 from robustcls.runtime.device import wait_for
 from robustcls.runtime.flops import FlopCounter, forward_flops
@@ -34,6 +35,8 @@ def rehearse(run: Run) -> None:
     """Takes a step, attacks and validates on a few images, and forgets it: what would stop the run is said first."""
     state = run.state
     x, y = choose(run.train, 2 * run.config.accumulate).batch()
+    if run.config.without_labels:
+        y[1::2] = UNLABELLED
     with as_it_was(state), uncompiled():
         state.epoch, state.batch = run.config.epochs - 1, state.num_batches - 1  # past whatever has a warm-up
         state.seed(run.config.seed)

@@ -13,8 +13,9 @@ from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel, parse_eps
-from robustcls.data.augment import augmenter
+from robustcls.data.augment import augmenter, mixes_labels
 from robustcls.data.images import Images, batches, num_batches
+from robustcls.data.mixed import Mixed
 from robustcls.data.splits import choose
 from robustcls.models.checkpoint import Arch
 from robustcls.results.records import Chance
@@ -42,9 +43,10 @@ class Run:
         adv: plugins.AnyPlugin | None = None,
         last: Mapping[str, Any] | None = None,
         from_python: tuple[str, ...] = (),
+        unlabelled: Images | None = None,
     ) -> None:
         """arch, last: as `make_model` takes them. adv: in place of config.adv. from_python: the options that were given as
-        objects.
+        objects. unlabelled: images beside those of train, with labels that are UNLABELLED or a model's.
 
         Raises InputError; nothing is written.
         """
@@ -59,6 +61,7 @@ class Run:
         self.train, self.val = train.to(self.device), val.to(self.device)
         size = tuple(train.pixels.shape[1:])
         self.threat.check_fits(size)
+        self.mixed = None if unlabelled is None else self._mixed(unlabelled.to(self.device))
         self.batch_size = resolve_batch_size(parse_batch_size(config.batch_size), size, self.device)
         self._check_batch_size()
         self.augment = augmenter(config.augment, flip=train.flip, num_classes=len(train.classes))
@@ -69,7 +72,9 @@ class Run:
             config,
             model.to(self.device).to(memory_format=torch.channels_last),
             self.threat,
-            num_batches=num_batches(train, self.batch_size, drop_last=True),
+            num_batches=self.mixed.num_batches(self.batch_size)
+            if self.mixed
+            else num_batches(train, self.batch_size, drop_last=True),
             precision=self.precision,
             world=self.world,
             adv=adv,
@@ -101,17 +106,11 @@ class Run:
         state = self.state
         seed = self.config.seed if stream is None else mix(self.config.seed, stream)
         start = state.batch if stream is None else 0
-        left = batches(
-            self.train,
-            self.batch_size,
-            seed=seed,
-            epoch=state.epoch,
-            start=start,
-            drop_last=True,
-            channels_last=True,
-            rank=self.world.rank,
-            size=self.world.size,
-        )
+        where: dict[str, Any] = {"epoch": state.epoch, "start": start, "rank": self.world.rank, "size": self.world.size}
+        if self.mixed:
+            left = self.mixed.batches(self.batch_size, seed=seed, **where)
+        else:
+            left = batches(self.train, self.batch_size, seed=seed, drop_last=True, channels_last=True, **where)
         for number, (x, y) in enumerate(left, start):
             state.seed(seed, state.epoch, number)
             yield self.augment(x, y, state.generator)
@@ -134,7 +133,12 @@ class Run:
 
     @property
     def images_per_batch(self) -> int:
-        return min(self.batch_size, len(self.train))
+        return min(self.batch_size, len(self.mixed or self.train))
+
+    @property
+    def images_read(self) -> list[Images]:
+        """Training and validation images, and those without labels, if any."""
+        return [self.train, self.val, *([self.mixed.unlabelled] if self.mixed else [])]
 
     @property
     def images_seen(self) -> int:
@@ -152,14 +156,23 @@ class Run:
 
     @cached_property
     def data_sha256(self) -> str:
-        """Of the training and the validation images: a run goes on with no others."""
-        return f"{self.train.sha256()} {self.val.sha256()}"
+        """Of the training, the validation and the unlabelled images: a run goes on with no others."""
+        return " ".join(images.sha256() for images in self.images_read)
 
     @cached_property
     def chance(self) -> Chance:
         """What a model that has learned nothing reaches on the validation images."""
         labels = choose(self.val, min(self.config.val_n, len(self.val))).labels
         return Chance(len(labels), labels.bincount().max().item() / len(labels))
+
+    def _mixed(self, unlabelled: Images) -> Mixed:
+        if self.config.without_labels and mixes_labels(self.config.augment):
+            raise InputError(
+                f"`augment={self.config.augment}` mixes labels, which some images lack: leave that out, or give "
+                "`pseudo_labels`"
+            )
+        parts = self.world.size * self.config.accumulate
+        return Mixed(self.train, unlabelled, self.config.unlabelled_share, parts)
 
     def _check_batch_size(self) -> None:
         shares, least = self.world.size * self.config.accumulate, self.images_per_batch

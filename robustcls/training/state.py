@@ -12,10 +12,11 @@ from robustcls.core import plugins
 from robustcls.core.classifier import Classifier, device_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
-from robustcls.core.losses import cross_entropy, hard_labels, predict_labels
+from robustcls.core.losses import UNLABELLED, cross_entropy, hard_labels, predict_labels
 from robustcls.core.objective import BoundAttack, Loss
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits_of
 from robustcls.models.checkpoint import load_weights
 from robustcls.models.transfer import freeze, keep_frozen_in_eval
 from robustcls.results.records import Epoch
@@ -24,7 +25,7 @@ from robustcls.runtime.fused import FusedModel
 from robustcls.runtime.world import World
 from robustcls.training.averages import Average, Ema, Swa
 from robustcls.training.config import TrainConfig
-from robustcls.training.inner_attack import InnerAttack
+from robustcls.training.inner_attack import InnerAttack, self_labelled
 from robustcls.training.optimizer import make_optimizer
 
 PROGRESS = ("epoch", "batch", "best_score", "best_epoch", "rollbacks", "stopped")  # plain values, in last.pt by name
@@ -117,7 +118,7 @@ class TrainState:
         reference: Tensor | None = None,
     ) -> Tensor:
         """The inner attack on a model in eval mode, so that BatchNorm's statistics stay the data's: on its fast twin if
-        it has one."""
+        it has one. An image without a label is attacked away from the model's own."""
         if self.inner is None:
             raise InputError(
                 f'objective {self.config.objective} needs an attack: name one, such as `adv="pgd"`, or give '
@@ -127,6 +128,8 @@ class TrainState:
         if twin:
             twin.refresh()
         with nullcontext(twin) if twin else frozen(model) as attacked:
+            if self.config.without_labels and reference is None and not traits_of(loss).reference:
+                y = self_labelled(attacked, x, y)
             return self.inner(
                 attacked, x, y, loss=loss, reference=reference, generator=self.generator, halvings=self.rollbacks
             )
@@ -217,14 +220,14 @@ class TrainState:
 
 
 class Meter:
-    """Sums of loss, correct predictions and images over an epoch, and the first batch whose loss was not finite."""
+    """Sums of loss, correct predictions, images and labelled images over an epoch; the first batch whose loss is not finite."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.reset()
 
     def reset(self) -> None:
-        self.sums = {name: self._tensor(0) for name in ("loss", "right", "seen")}
+        self.sums = {name: self._tensor(0) for name in ("loss", "right", "seen", "labelled")}
         self.parts: dict[str, Tensor] = {}
         self.first_bad = torch.full((), -1, device=self.device)
         self.seconds = 0.0
@@ -236,6 +239,7 @@ class Meter:
         self.sums["loss"] += total * len(y)
         self.sums["right"] += (predict_labels(loss.logits) == hard_labels(y)).sum()
         self.sums["seen"] += len(y)
+        self.sums["labelled"] += (hard_labels(y) != UNLABELLED).sum()
         for name, value in loss.parts.items():
             self.parts[name] = self.parts.get(name, 0) + value.detach().double() * len(y)
         self.first_bad = torch.where((self.first_bad < 0) & ~total.isfinite(), batch, self.first_bad)
@@ -243,10 +247,10 @@ class Meter:
 
     def means(self, world: World) -> dict[str, Any]:
         """The fields of an Epoch that training measures, over all processes."""
-        loss, right, seen = (world.total(value) for value in self.sums.values())
+        loss, right, seen, labelled = (world.total(value) for value in self.sums.values())
         return {
             "train_loss": loss / seen,
-            "train_robust": right / seen if self.attacked else None,
+            "train_robust": right / labelled if self.attacked else None,
             "seconds": round(self.seconds, 2),
             "images_per_second": round(seen / self.seconds, 1),
             "parts": {name: world.total(value) / seen for name, value in self.parts.items()},
@@ -262,6 +266,8 @@ class Meter:
         self.sums, self.parts = (
             {name: self._tensor(value) for name, value in content[each].items()} for each in ("sums", "parts")
         )
+        if "labelled" not in self.sums:  # of a run that began before there were images without a label
+            self.sums["labelled"] = self.sums["seen"].clone()
         self.seconds, self.attacked = content["seconds"], content["attacked"]
 
     def _tensor(self, value: float) -> Tensor:

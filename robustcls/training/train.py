@@ -15,9 +15,11 @@ from torch import nn
 from robustcls.core import plugins
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
-from robustcls.core.options import parse_batch_size
+from robustcls.core.options import REST, parse_batch_size
 from robustcls.data.images import Images, as_images, collect
-from robustcls.data.splits import hold_out, load_training_data
+from robustcls.data.pseudo_labels import PseudoLabels
+from robustcls.data.splits import hold_out, left_out, load_training_data
+from robustcls.data.unlabelled import divide_labelled, has_unlabelled, load_unlabelled, without_copies, without_labels
 from robustcls.models.checkpoint import Arch, arch_name, restore
 from robustcls.models.weights import read_file
 from robustcls.results.records import Epoch
@@ -125,6 +127,12 @@ def train_from_python(
             given[name] = ",".join(map(str, given[name] if isinstance(given[name], Sequence) else [given[name]]))
     if adv is not None:
         given["adv"] = attack_name(adv)
+    if has_unlabelled(task.get("data")):
+        if "unlabelled" in given:
+            raise InputError(
+                "some labels are -100, for images without a label: leave out `unlabelled`, or these images"
+            )
+        given["unlabelled"] = PYTHON
     config = configure({"data": PYTHON if task.get("data") is not None else None, "quiet": True, **given})
 
     def say(text: str) -> None:
@@ -174,10 +182,13 @@ def begin(
             check_new(folder, inputs)
         assert config is not None
         config.quiet = config.quiet or not world.first
-        images, val = _load(config, data)
-        remark = "" if content else _adapt(config, given, images, world)
+        images, val, unlabelled = _load(config, data)
+        remark = "" if content else _adapt(config, given, [images, *([unlabelled] if unlabelled else [])], world)
         objects = tuple(name for name, value in (("data", data), ("arch", arch), ("adv", adv)) if value is not None)
-        run = Run(config, folder, images, val, world, arch=arch, adv=adv, last=content, from_python=objects)
+        run = Run(
+            config, folder, images, val, world,
+            arch=arch, adv=adv, last=content, from_python=objects, unlabelled=unlabelled,
+        )  # fmt: skip
         run.remark = remark
         run.assumed = "" if content else assumed(config, given, mirrors=images.flip)
         if content:
@@ -214,23 +225,44 @@ def _folder(
     return new_folder(config)
 
 
-def _load(config: TrainConfig, data: Data | None) -> tuple[Images, Images]:
-    """Training and validation images."""
-    seed, limit = config.seed, config.limit_train
+def _load(config: TrainConfig, data: Data | None) -> tuple[Images, Images, Images | None]:
+    """Training and validation images, and those without labels, if they are asked for."""
+    how: dict[str, Any] = {"seed": config.seed, "limit_train": config.limit_train}
+    files: dict[str, Any] = {"data_dir": config.data_dir, "skip_corrupt": config.skip_corrupt}
+    others: Images | None = None  # of the data that was given
     if data is None:
-        return load_training_data(
-            config.data or "digits", seed=seed, data_dir=config.data_dir, skip_corrupt=config.skip_corrupt, limit_train=limit
-        )  # fmt: skip
-    if isinstance(data, tuple) and all(isinstance(part, Images) for part in data):
-        return data
-    return hold_out(as_images(data, PYTHON), seed=seed, limit_train=limit)
+        train, val = load_training_data(config.data or "digits", **how, **files)
+    elif isinstance(data, tuple) and all(isinstance(part, Images) for part in data):
+        train, val = data
+    elif config.unlabelled == PYTHON:
+        whole, others = divide_labelled(data, PYTHON)
+        train, val = hold_out(whole, **how)
+    else:
+        whole = as_images(data, PYTHON)
+        train, val = hold_out(whole, **how)
+        others = left_out(whole, **how)
+    if not config.unlabelled:
+        return train, val, None
+    size = train.pixels.shape[1:]
+    if data is not None and config.unlabelled in (REST, PYTHON):
+        if not others:
+            raise InputError(
+                '`unlabelled="rest"` is what `limit_train` leaves out: give a smaller one, with all the images'
+            )
+        unlabelled = without_labels(others, train.classes, size)
+    else:
+        source = "" if data is not None else config.data or "digits"
+        unlabelled = load_unlabelled(config.unlabelled, data=source, classes=train.classes, size=size, **how, **files)
+    if config.pseudo_labels:
+        unlabelled = PseudoLabels.load(config.pseudo_labels).give(unlabelled)
+    return train, val, without_copies(unlabelled, train, val)
 
 
-def _adapt(config: TrainConfig, given: Container[str], images: Images, world: World) -> str:
+def _adapt(config: TrainConfig, given: Container[str], sources: Sequence[Images], world: World) -> str:
     """Fits the recipe to so many images and to `init`, as far as nothing else is given; says what changed."""
-    size, device = images.pixels.shape[1:], resolve_device(config.device)
+    size, device = sources[0].pixels.shape[1:], resolve_device(config.device)
     batch_size = resolve_batch_size(parse_batch_size(config.batch_size), size, device)
-    return adapt(config, given, len(images), batch_size, processes=world.size)
+    return adapt(config, given, sum(map(len, sources)), batch_size, processes=world.size)
 
 
 def _check_python(folder: Path, content: dict[str, Any], **objects: object) -> None:

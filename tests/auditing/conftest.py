@@ -7,14 +7,14 @@ import torch
 
 from robustcls.auditing.audit import audit_data
 from robustcls.auditing.config import AuditConfig
-from robustcls.data.splits import load_undivided
+from robustcls.data.splits import load_all
 
 SHARE = 0.08
 
 
 @pytest.fixture(scope="session")
 def digits():
-    return load_undivided("digits(size=8)")
+    return load_all("digits(size=8)")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from robustcls.auditing.apply import apply_decisions
 from robustcls.auditing.decisions import COLUMNS, read_decisions
 from robustcls.auditing.duplicates import digest
 from robustcls.core.errors import InputError
-from robustcls.data.splits import load_split, load_undivided
+from robustcls.data.splits import load_all, load_split
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def decide(tmp_path, photos):
     """Writes decisions: (file, decision, new_label) each."""
 
     def write(*decisions, data=None, **changed) -> Path:
-        images = load_undivided(data or f"folder:{photos}")
+        images = load_all(data or f"folder:{photos}")
         names = images.files or tuple(map(str, images.index.tolist()))
         path = tmp_path / "labels.csv"
         with open(path, "w", encoding="utf-8", newline="") as file:
@@ -79,7 +79,7 @@ def test_what_was_decided_is_done_and_nothing_else(photos, decide, tmp_path):
     assert {k: v for k, v in after.items() if k.startswith("test")} == {
         k: v for k, v in before.items() if k.startswith("test")
     }
-    again = load_undivided(f"folder:{tmp_path / 'new'}")
+    again = load_all(f"folder:{tmp_path / 'new'}")
     assert again.labels.bincount().tolist() == [3, 8]
 
 
@@ -87,22 +87,22 @@ def test_a_folder_without_splits_keeps_the_ones_that_it_was_read_with(photos, de
     alone = tmp_path / "alone"
     (photos / "train").rename(alone)
     data = f"folder:{alone}"
-    train, test = load_undivided(data), load_split(data, "test")
+    train, test = load_all(data), load_split(data, "test")
     path = decide((train.files[0], "remove", ""), data=data)
     apply_decisions(data, path, tmp_path / "new")
     new = f"folder:{tmp_path / 'new'}"
     assert torch.equal(load_split(new, "test").pixels, test.pixels)
-    assert torch.equal(load_undivided(new).pixels, train.pixels[1:])
+    assert torch.equal(load_all(new).pixels, train.pixels[1:])
 
 
 def test_images_that_are_no_files_become_png(decide, tmp_path):
     data = "digits(size=8)"
-    images = load_undivided(data)
+    images = load_all(data)
     seven = images.classes[(int(images.labels[3]) + 1) % 10]
     path = decide(("3", "relabel", seven), ("4", "remove", ""), data=data)
     done = apply_decisions(data, path, tmp_path / "new")
     assert done.images == len(images) - 1
-    again = load_undivided(f"folder:{tmp_path / 'new'}")
+    again = load_all(f"folder:{tmp_path / 'new'}")
     place = again.files.index(f"train/{seven}/000003.png")
     assert torch.equal(again.pixels[place], images.pixels[3])
     assert again.classes[int(again.labels[place])] == seven

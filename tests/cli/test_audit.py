@@ -9,8 +9,8 @@ from robustcls.results.audit import Audit
 
 FLAGS = (
     "--data", "digits(size=8)", "--arch", "tests.helpers.tiny_run:small_cnn", "--limit-train", "300", "--folds", "2",
-    "--epochs", "3",    "--attack", "fgsm", "--attack-n", "30", "--minimum", "fmn(steps=5)", "--minimum-n", "20", "--suggest", "40",
-    "--device", "cpu", "--precision", "fp32",
+    "--epochs", "3", "--attack", "fgsm", "--attack-n", "30", "--minimum", "fmn(steps=5)", "--minimum-n", "20",
+    "--suggest", "40", "--device", "cpu", "--precision", "fp32",
 )  # fmt: skip
 
 

@@ -23,15 +23,15 @@ def draw(folder, classes: int) -> None:
 @pytest.mark.parametrize("classes", [2, 3])
 def test_standard_runs_to_the_end(cli, tmp_path, classes):
     draw(tmp_path / "images", classes)
-    data = ("--data", f"folder:{tmp_path / 'images'}", "--eps", "0.1", "--device", "cpu")
+    subject = ("--data", f"folder:{tmp_path / 'images'}", "--arch", "tests.helpers.tiny_run:flat_net")
     trained = cli(
-        "train", *data, "--adv", "none", "--arch", "vgg16(width=0.05)", "--epochs", 6, "--batch-size", 16,
+        "train", *subject, "--eps", "0.1", "--device", "cpu", "--adv", "none", "--epochs", 6, "--batch-size", 16,
         "--augment", "none", "--val-n", 8, "--lr", 0.05, "--out", "run",
     )  # fmt: skip
     assert trained.status == 0, trained.err
     for norm, eps in (("linf", 0.1), ("l2", 0.5)):
         result = cli(
-            "attack", "--model", "run/ckpt.pt", *data[:2], "--norm", norm, "--eps", eps, "--suite", "standard",
+            "attack", "--model", "run/ckpt.pt", *subject, "--norm", norm, "--eps", eps, "--suite", "standard",
             "--n", "all", "--out", "e.json",
         )  # fmt: skip
         assert result.status == 0, result.err

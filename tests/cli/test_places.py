@@ -16,6 +16,8 @@ import pytest
 from robustcls.cli.places import models_of
 from robustcls.results.records import Evaluation
 
+pytestmark = pytest.mark.usefixtures("short_checks")
+
 HOLD = """
 import sys
 from robustcls.core.claims import claim

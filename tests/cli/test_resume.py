@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-SPECS = ("--attack", "pgd(steps=3)", "--attack", "apgd_t(steps=20)", "--eps-grid", "0.02,0.1", "--batch-size", 16)
+SPECS = ("--attack", "pgd(steps=3)", "--attack", "apgd_t(steps=8)", "--eps-grid", "0.02,0.1", "--batch-size", 8)
 
 
 def result(file) -> dict:
@@ -40,7 +40,7 @@ def finish(process: subprocess.Popen) -> None:
 def whole(home, tmp_path_factory):
     """An evaluation of one process that nothing disturbed: its arguments and its folder."""
     folder = tmp_path_factory.mktemp("whole")
-    arguments = ("attack", "--model", home / "pgd" / "ckpt.pt", *SPECS, "-n", 200, "--device", "cpu")
+    arguments = ("attack", "--model", home / "pgd" / "ckpt.pt", *SPECS, "-n", 64, "--device", "cpu")
     finish(start(*arguments, "--out", folder / "e.json", "--save-examples", folder / "e.npz"))
     return arguments, folder
 

@@ -171,7 +171,7 @@ def fake_run(**options):
     return SimpleNamespace(
         config=config, state=state, train=Sized(training, 1281167), val=range(50000),
         threat=ThreatModel("linf", 0.0156863), batch_size=4096, device=torch.device("cpu"), precision="bf16", folder="runs/x",
-        images_per_batch=4096, images_seen=0, notes={}, remark="", assumed="", world=World(),
+        images_per_batch=4096, images_seen=0, notes={}, remark="", assumed="", world=World(), mixed=None,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import pytest
 from robustcls.cli.main import main
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
-from robustcls.core.plugins import KINDS, describe, load, names, parse, resolved, with_options
+from robustcls.core.plugins import KINDS, Spec, describe, load, names, parse, resolved, with_options
 
 MODULE = """
 def foo(model, x, y, threat, *, k: int = 2, scale: float = 1.0, generator=None):
@@ -59,12 +59,14 @@ def test_names_lists_what_can_be_loaded_and_nothing_else(kind):
     assert names(kind) == sorted(names(kind))
     assert [plugin.name for plugin in describe(kind)] == names(kind)
     for plugin in describe(kind):
-        function = load(kind, plugin.name)
+        needed = tuple((option.name, "x") for option in plugin.options if option.default == "required")
+        spec = Spec(plugin.name, (), needed)
+        function = load(kind, spec)
         assert function.func.__name__ == plugin.name
         assert function.func.__module__ == plugin.module, "an imported function is no plug-in"
         assert plugin.summary, f"{plugin.name} has no docstring"
         assert not plugin.name.startswith("_")
-        assert [option.name for option in plugin.options] == list(resolved(kind, plugin.name)), plugin.name
+        assert [option.name for option in plugin.options] == list(resolved(kind, spec)), plugin.name
 
 
 def test_the_attacks():

@@ -108,14 +108,6 @@ def test_section_example_stands_in_the_report(written, tmp_path):
     assert 'data-path="provenance.seconds"' in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_readme_python_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "report.html").exists()
-
-
 def test_the_policy_shown_loads(tmp_path):
     file = tmp_path / "policy.toml"
     file.write_text(

@@ -1,31 +1,32 @@
 """The guides of docs/ work as shown."""
 
 import re
-import sys
 
 import pytest
 
-from tests.helpers.guides import PAGES, ROOT, blocks, run, run_command, steps, words_of
+from tests.helpers.guides import PAGES, ROOT, Reader, blocks, steps, words_of
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """One for all pages: a later page takes what an earlier one made."""
-    return tmp_path_factory.mktemp("guides")
+def reader(tmp_path_factory):
+    """One, with one folder, for all pages: a later page takes what an earlier one made."""
+    reader = Reader(tmp_path_factory.mktemp("guides"))
+    yield reader
+    reader.close()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_runs_as_shown(page, folder):
+def test_a_page_runs_as_shown(page, reader):
     for kind, content in blocks(page):
         if kind == "python":
-            done = run([sys.executable, "-c", content], folder)
+            done = reader.run_script(content)
             assert done.returncode == 0, done.stderr
         elif kind == "toml" and (name := re.match(r"# (\S+\.toml)\n", content)):
-            (folder / name[1]).write_text(content, encoding="utf-8")
+            (reader.folder / name[1]).write_text(content, encoding="utf-8")
         elif kind == "console":
             for command, shown in steps(content):
-                done = run_command(command, folder)
+                done = reader.run_command(command)
                 assert done.returncode == 0, f"{command}\n{done.stderr}"
                 assert words_of(done.stdout) == words_of(shown), command
 

@@ -1,10 +1,12 @@
 """Where `fast` is points too high, its checks say so; where it is not, they are silent."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch import nn
 
-from experiments.contests.masked import digits_net
+from experiments.contests import masked
 from robustcls.core.gradients import frozen
 from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
@@ -16,6 +18,7 @@ from robustcls.evaluation.suites import fast
 from tests.helpers.eval_models import make_engine, train_digits
 
 LINF = ThreatModel("linf", 0.2)
+digits_net = cache(masked.digits_net)  # trained once
 
 
 @pytest.mark.parametrize(("spec", "eps", "n"), [("fgsm", 0.2, 300), ("pgd(steps=5)", 0.1, 60)])

@@ -13,7 +13,7 @@ from robustcls.training.config import TrainConfig
 from tests.helpers import ROOT
 
 EXPERIMENTS = ROOT / "experiments"
-RECIPES = sorted(path for path in EXPERIMENTS.rglob("*.toml") if path.name != "policy.toml")
+RECIPES = sorted(path for path in EXPERIMENTS.rglob("*.toml") if path.name not in ("policy.toml", "tree.toml"))
 
 
 @pytest.fixture

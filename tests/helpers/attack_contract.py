@@ -15,7 +15,7 @@ from tests.helpers.seeds import seeded
 
 ATTACKS = [name for name in plugins.names("attack") if not traits_of(plugins.load("attack", name)).training_only]
 CHEAP = {
-    "steps": 5, "restarts": 2, "targets": 3, "queries": 200, "draws": 20,
+    "steps": 5, "restarts": 2, "targets": 3, "radii": 6, "queries": 200, "draws": 20,
     "binary_search_steps": 4, "initial_const": 1.0, "initial_evaluations": 10, "size": 0.6,
 }  # fmt: skip
 EPS = {"linf": 0.1, "l2": 0.4, "l1": 1.0}

@@ -6,11 +6,13 @@ A `console` block holds lines `$ robustcls ...`, each followed by what it prints
 `toml` block whose first line is a comment with a file's name becomes that file. All run in order in one folder.
 """
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from tests.helpers import ROOT
@@ -18,6 +20,7 @@ from tests.helpers import ROOT
 PAGES = [
     "README",
     "train",
+    "labels",
     "attack",
     "defences",
     "explain",
@@ -51,16 +54,58 @@ def steps(console: str) -> list[tuple[str, str]]:
     return list(zip(parts[::2], parts[1::2], strict=True))
 
 
-def run(words: list[str], folder: Path) -> subprocess.CompletedProcess:
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+FORKS = """
+import json, os, sys
+import sklearn.datasets, robustcls.evaluation.evaluate, robustcls.reporting, robustcls.training.run
+
+def next_task():
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            return json.loads(line)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    sys.exit()
+
+task = next_task()  # here goes the child
+os.chdir(task["folder"])
+for number, file in enumerate((os.devnull, task["stdout"], task["stderr"])):
+    os.dup2(os.open(file, os.O_RDWR), number)
+if task["code"] is None:
+    from robustcls.cli.main import main
+    sys.argv = ["robustcls", *task["arguments"]]
+    main(task["arguments"])
+exec(task["code"])
+"""
 
 
-def run_command(command: str, folder: Path) -> subprocess.CompletedProcess:
-    program, *arguments = shlex.split(command)
-    assert program == "robustcls", command
-    return run([sys.executable, "-m", "robustcls", *arguments], folder)
+class Reader:
+    """Runs commands and scripts in a folder, each in a process of its own. torch is imported once: they are forked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.forks = subprocess.Popen([sys.executable, "-c", FORKS], env=environment, **pipes)
+
+    def run_command(self, command: str) -> subprocess.CompletedProcess:
+        program, *arguments = shlex.split(command)
+        assert program == "robustcls", command
+        return self._run(arguments=arguments)
+
+    def run_script(self, code: str) -> subprocess.CompletedProcess:
+        return self._run(code=code)
+
+    def _run(self, code: str | None = None, arguments: list[str] | None = None) -> subprocess.CompletedProcess:
+        with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
+            task = {"folder": str(self.folder), "code": code, "arguments": arguments}
+            self.forks.stdin.write(json.dumps(task | {"stdout": out.name, "stderr": err.name}) + "\n")
+            self.forks.stdin.flush()
+            status = int(self.forks.stdout.readline())
+            return subprocess.CompletedProcess(arguments or code, status, out.read(), err.read())
+
+    def close(self) -> None:
+        self.forks.communicate()
 
 
 def words_of(text: str) -> list[str]:
@@ -73,18 +118,19 @@ def words_of(text: str) -> list[str]:
 
 def write_output(folder: Path) -> None:
     """Replaces the shown output of every command by what it prints now."""
+    reader = Reader(folder)
     for page in PAGES:
         file = file_of(page)
 
         def filled(block: re.Match) -> str:
             kind, content = block.groups()
             if kind == "python":
-                done = run([sys.executable, "-c", content], folder)
+                done = reader.run_script(content)
                 print(done.stdout, done.stderr)
             elif kind == "console":
                 lines = []
                 for command, _ in steps(content):
-                    done = run_command(command, folder)
+                    done = reader.run_command(command)
                     print(f"{command}: {done.returncode}\n{done.stderr}")
                     lines.append(f"$ {command}\n{done.stdout}")
                 return "```console\n" + "\n".join(lines) + "```"

@@ -85,13 +85,13 @@ def test_a_person_decides_with_the_keyboard_alone(visit, page_file, tmp_path):
     page.keyboard.press("Enter")
     for key in "anrk":  # accept; pass over; remove; keep
         page.keyboard.press(key)
-    assert "3 of 6 decided" in page.locator(".bar output").inner_text()
+    assert "3 of 6 decided" in page.locator(".steer output").inner_text()
     page.keyboard.press("p")
     page.keyboard.press("u")
-    assert "2 of 6 decided" in page.locator(".bar output").inner_text()
+    assert "2 of 6 decided" in page.locator(".steer output").inner_text()
     page.keyboard.press("Tab")  # to the radio buttons of this finding
     page.keyboard.press("Space")
-    assert "3 of 6 decided" in page.locator(".bar output").inner_text()
+    assert "3 of 6 decided" in page.locator(".steer output").inner_text()
     page.locator(".finding").nth(5).locator("select").select_option("bird")
     page.locator(".save").focus()
     with page.expect_download() as found:
@@ -119,7 +119,7 @@ def test_does_not_scroll_sideways(visit, page_file, width):
 def test_is_readable_without_javascript(visit, page_file):
     page = visit(page_file, java_script_enabled=False)
     assert page.locator(".finding img").first.is_visible()
-    assert not page.locator(".bar").is_visible()
+    assert not page.locator(".steer").is_visible()
     assert not page.locator(".choice").first.is_visible()
 
 

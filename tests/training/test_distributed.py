@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
 QUICK = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 TINY = [
     "--data", "digits(size=8)", "--arch", "tests.helpers.tiny_run:small_cnn", "--limit-train", "160", "--val-n", "40",
@@ -16,12 +17,12 @@ TINY = [
 ]  # fmt: skip
 
 
-def torchrun(*arguments, cwd, processes=2, restarts=0, env=QUICK):
+def torchrun(*arguments, cwd, restarts=0):
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
         "--max-restarts", str(restarts), *arguments,
     ]  # fmt: skip
-    return subprocess.run(list(map(str, command)), cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
+    return subprocess.run(list(map(str, command)), cwd=cwd, env=QUICK, capture_output=True, text=True, timeout=280)
 
 
 def load(path):
@@ -36,21 +37,29 @@ import torch
 from tests.helpers.tiny_run import tiny_run
 
 from robustcls.data.splits import load_training_data
+from robustcls.data.unlabelled import load_unlabelled
 from robustcls.runtime.world import end_process, join_world
 from robustcls.training.run import Run
 from robustcls.training.config import TrainConfig
 
 world = join_world()
-config = TrainConfig(
-    data="digits(size=8)", arch="no_norm:net", adv="fgsm", augment="none", limit_train=160, batch_size=32,
-    objective=sys.argv[2], step="once", accumulate=int(sys.argv[3]), device="cpu", precision="fp32", eps="0.1", seed=3,
-)
-run = Run(config, Path("unused"), *load_training_data(config.data, limit_train=160), world)
-run.state.train_mode()
-x, y = next(iter(run.batches()))
-run.state.gradient(x, y, run.state.attack)
+gradients = {}
+for objective, accumulate, spec in (("adversarial(mix=0.5)", 1, None), ("mart", 2, None), ("alp", 2, "rest")):
+    config = TrainConfig(
+        data="digits(size=8)", arch="no_norm:net", adv="fgsm", augment="none", limit_train=160, batch_size=32,
+        objective=objective, step="once", accumulate=accumulate, device="cpu", precision="fp32", eps="0.1", seed=3,
+        unlabelled=spec,
+    )
+    train, val = load_training_data(config.data, limit_train=160)
+    like = {"data": config.data, "classes": train.classes, "size": train.pixels.shape[1:], "limit_train": 160}
+    unlabelled = load_unlabelled(spec, **like) if spec else None
+    run = Run(config, Path("unused"), train, val, world, unlabelled=unlabelled)
+    run.state.train_mode()
+    x, y = next(iter(run.batches()))
+    run.state.gradient(x, y, run.state.attack)
+    gradients[objective] = world.size, len(x), [parameter.grad for parameter in run.state.model.parameters()]
 if world.first:
-    torch.save([parameter.grad for parameter in run.state.model.parameters()], sys.argv[1])
+    torch.save(gradients, sys.argv[1])
 end_process(0)
 """
 NO_NORM = """
@@ -62,19 +71,22 @@ def net(num_classes, input_size):
 """
 
 
-@pytest.mark.parametrize(("objective", "accumulate"), [("adversarial(mix=0.5)", 1), ("mart", 2)])
-def test_two_processes_give_the_gradients_of_one(objective, accumulate, tmp_path):
+def test_two_processes_give_the_gradients_of_one(tmp_path):
     (tmp_path / "gradients.py").write_text(GRADIENTS)
     (tmp_path / "no_norm.py").write_text(NO_NORM)
-    found = []
-    for processes in (1, 2):
-        out = tmp_path / f"{processes}.pt"
-        done = torchrun("gradients.py", out, objective, accumulate, cwd=tmp_path, processes=processes)
-        assert done.returncode == 0, done.stderr
-        found.append(load(out))
-    for one, two in zip(*found, strict=True):
-        assert one.abs().max() > 1e-4
-        assert torch.allclose(one, two, atol=1e-6)
+    alone = subprocess.run(
+        [sys.executable, "gradients.py", "1.pt"], cwd=tmp_path, env=QUICK, capture_output=True, text=True, timeout=280
+    )
+    for processes, done in ((1, alone), (2, torchrun("gradients.py", "2.pt", cwd=tmp_path))):
+        assert done.returncode == 0, (processes, done.stderr)
+    found, halves = load(tmp_path / "1.pt"), load(tmp_path / "2.pt")
+    assert len(found) == len(halves) == 3
+    for objective, (processes, images, gradients) in found.items():
+        assert (processes, images) == (1, 32)
+        assert halves[objective][:2] == (2, 16)
+        for one, two in zip(gradients, halves[objective][2], strict=True):
+            assert one.abs().max() > 1e-4
+            assert torch.allclose(one, two, atol=1e-6), objective
 
 
 def test_torchrun_trains_and_attacks(tmp_path):

@@ -94,7 +94,7 @@ def folder(
         # The form is that of all splits together: a model trained on one must take the others.
         others = [one for name in layout.splits if name != read for one in layout.splits[name].paths]
         form = choose_form([*files.paths, *others], size, grey, scale, pool)._replace(resize=resize, filter=filter)
-        decoded, good = _read(files, form, pick, skip_corrupt, pool)
+        decoded, good = read_files(files, form, pick, skip_corrupt, pool)
     names = [layout.name_of(path) for path in files.paths]
     for label in sorted(set(files.labels) - {files.labels[i] for i in good}):
         raise InputError(f"{path}: every {read} image of class {layout.classes[label]!r} is corrupt: replace the files")
@@ -147,7 +147,7 @@ def _splits(path: str, nested: bool) -> set[str]:
     return set(find_homes(root, nested=nested).splits) if root.is_dir() else set()
 
 
-def _read(
+def read_files(
     files: Files, form: Form, pick: Callable[[Tensor], Tensor] | None, skip_corrupt: bool, pool: ThreadPoolExecutor
 ) -> tuple[Decoded, list[int]]:
     """Decodes what is picked; where some of it is corrupt and skipped, picks again among the rest until all can be read.

@@ -1,6 +1,5 @@
 """The expectation of a model that is random at prediction (EOT)."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.core.errors import InputError
-from robustcls.core.logits import Wrapper, logits_of
+from robustcls.core.logits import Wrapper, chains_in, logits_of, passes_of
 from robustcls.core.seeds import mix
 
 
@@ -63,7 +62,7 @@ def averaged_in(model: nn.Module) -> list[Averaged]:
 
 def draws_of(model: nn.Module) -> int:
     """Passes of the random model for one of this model."""
-    return math.prod(one.repeats for one in averaged_in(model))
+    return passes_of(chains_in(model))
 
 
 def restart(model: nn.Module, *seed: int) -> None:

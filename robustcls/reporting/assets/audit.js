@@ -1,7 +1,7 @@
 
 // Decisions about findings: by radio buttons, or by a key while a finding has the focus; as a file in the end.
 const findings = all(".finding");
-const bar = document.querySelector(".bar");
+const bar = document.querySelector(".steer");
 let unsaved = false;
 const decisionOf = (one) => one.querySelector("input:checked")?.value || "";
 const show = (one) => {

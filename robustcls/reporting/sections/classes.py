@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from robustcls.reporting.context import FEW, Context, Model
 from robustcls.reporting.figures import SERIES, plot, rows_of_shares
-from robustcls.reporting.html import Row, between, derived, fill_file, heat_table, points, share
+from robustcls.reporting.html import Row, between, derived, fill_file, heat_table, lacking, piece, points, share
 from robustcls.results.comparison import ClassCounts, by_data, count_classes, data_class, held
 from robustcls.results.statistics import paired_difference, wilson
 
@@ -78,6 +78,7 @@ def _part(model: Model) -> dict[str, object] | None:
         "total": len(samples),
         "confusion": _confusion(model, labels),
         "mistakes": _mistakes(model),
+        "severity": _severity(model),
     }
 
 
@@ -121,6 +122,26 @@ def _mistakes(model: Model) -> list[tuple[str, str, int, float]]:
         (model.class_name(source), model.class_name(target), count, count / totals[source])
         for (source, target), count in ranked
     ]
+
+
+def _severity(model: Model) -> list[Row]:
+    """How far mistakes are by the tree of the classes; none where no tree was given."""
+    found = model.evaluation.severity
+    rows: list[Row] = []
+    for head, name in (("Clean", "clean"), ("Under attack", "robust")) if found else ():
+        path, mistakes = f"severity.{name}", getattr(found, name)
+        ends = [lacking("none")] if mistakes.mean is None else [model.n(f"{path}.ci95.{end}", ".2f") for end in (0, 1)]
+        rows.append(
+            {
+                "Images": head,
+                "Mistakes": model.n(f"{path}.apart.total", ",d"),
+                "Mean edges up": model.n(f"{path}.mean", ".2f"),
+                "95% interval": piece("between", *ends) if len(ends) > 1 else ends[0],
+                "By chance": model.n(f"{path}.chance", ".2f"),
+                "Across the top": model.interval(f"{path}.apart"),
+            }
+        )
+    return rows
 
 
 def _draw(model: Model, every: list[ClassCounts]) -> Markup:

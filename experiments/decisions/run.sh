@@ -1,0 +1,77 @@
+#!/bin/sh
+# Decisions that are better, and attacks that mean them: an ensemble attacked as one, accuracy by groups of classes, a planted
+# shortcut and its correction. Writes evaluations to OUT/*.json; what is there already stays, so that it goes on where it was
+# cut off.
+#
+#   sh experiments/decisions/run.sh DATA OUT ensemble A.pt B.pt     # two networks of other seeds
+#   sh experiments/decisions/run.sh DATA OUT coarse A.pt            # groups of classes, and 20 random trees beside them
+#   sh experiments/decisions/run.sh DATA OUT shortcut               # three trainings for each seed
+#
+# DATA: a folder as of folder:DATA. N, ATTACK: of the evaluations. SEEDS: of the shortcut. TRAIN: more options of training.
+# DEVICE: as of robustcls. TREE, BASE: another tree and data spec, to try it on other data.
+set -eu
+here=$(dirname "$0")
+data=$1 out=$2 step=$3
+shift 3
+base=${BASE:-folder:$data}
+tree=${TREE:-$here/tree.toml}
+on="--device ${DEVICE:-auto} --quiet"
+mkdir -p "$out"
+
+attack() { # NAME MODEL [options]: evaluates it, once
+    file=$out/$1.json model=$2
+    shift 2
+    [ -f "$file" ] || robustcls attack --model "$model" $on -n "${N:-all}" ${ATTACK:---suite fast} "$@" --out "$file"
+}
+
+train() { # NAME CONFIG [options]: trains it, once
+    run=${out:?}/runs/$1 config=$2
+    shift 2
+    [ -f "$run/done" ] && return
+    rm -rf "$run"
+    robustcls train --config "$here/$config.toml" $on "$@" ${TRAIN:-} --out "$run"
+    touch "$run/done"
+}
+
+case $step in
+ensemble)
+    both="ensemble($1, $2)"
+    attack first "$1" --data "$base"
+    attack second "$2" --data "$base"
+    attack ensemble "$both" --data "$base"
+    attack by_first "$both" --data "$base" --transfer-from "$1"
+    attack by_second "$both" --data "$base" --transfer-from "$2"
+    ;;
+coarse)
+    attack fine "$1" --data "$base" --tree "$tree"
+    attack coarse "coarse($1, tree=$tree)" --data "$base"
+    attack coarse_by_fine "coarse($1, tree=$tree)" --data "$base" --transfer-from "$1"
+    python "$here/trees.py" "$base" "$1" "$tree" "$out/trees.json" --n "${TREES_N:-1000}" ${TREES:-}
+    ;;
+shortcut)
+    ATTACK=${SHORTCUT_ATTACK:---attack pgd(steps=10)}
+    for seed in ${SEEDS:-0 1 2}; do
+        for strength in 0.9 0.1; do # 0.1: the control, in ten classes
+            for recipe in standard n_fgsm; do
+                name=shortcut_${recipe}_${strength}_$seed
+                train "$name" "shortcut_$recipe" --data "shortcut($base, strength=$strength)" --seed "$seed"
+                for marks in aligned absent flipped; do
+                    attack "${name}_$marks" "$out/runs/$name/ckpt.pt" --data "shortcut($base, strength=$strength, test=$marks)"
+                done
+            done
+        done
+        for strength in 0.1 0.9; do # 0.9: the control, the last layer on images that have the shortcut, too
+            name=last_layer_${strength}_$seed
+            train "$name" last_layer --data "shortcut($base, strength=$strength)" --seed "$seed" \
+                --init "$out/runs/shortcut_standard_0.9_$seed/ckpt.pt"
+            for marks in aligned absent flipped; do
+                attack "${name}_$marks" "$out/runs/$name/last.pt" --data "shortcut($base, strength=$strength, test=$marks)"
+            done
+        done
+    done
+    ;;
+*)
+    echo "unknown step $step: ensemble, coarse or shortcut" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,131 @@
+"""Trains and evaluates the recipes of this folder, row by row; what is done already is not done again.
+
+python experiments/few_labels/run.py --data folder:cifar                      # six recipes, three seeds
+python experiments/few_labels/run.py --data folder:cifar --seeds 0 --rows alone rst
+python experiments/few_labels/run.py --tiny --out tiny.json                    # seconds, on the digits
+
+A seed chooses the 4,000 labels, the validation images and all else that is random. Runs lie below --work; a run that was
+cut off goes on. Under `fast` all test images are evaluated. The results, one row each, are in --out, in JSON.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from robustcls import Evaluation
+from robustcls.core.files import atomic_write
+from robustcls.core.provenance import commit
+from robustcls.data.pseudo_labels import PseudoLabels
+from robustcls.data.splits import load_left_out
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE.parents[1] / "reports" / "few_labels" / "results.json"
+ROWS = {"alone": "", "rst": "labels.npz", "permuted": "permuted.npz", "all": "", "uat": ""}  # and their pseudo-labels
+PLACES = ("data", "data_dir", "pseudo_labels", "out")  # of the machine, not of the recipe
+TINY = [
+    "--data", "digits(size=8)", "--arch", "vgg16(width=0.05)", "--eps", "0.1", "--batch-size", "16", "--val-n", "40",
+    "--augment", "none",
+]  # fmt: skip
+TINY_EPOCHS, TINY_LIMIT = {"teacher": 30, "alone": 40}, 60
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Few labels: trains and evaluates.")
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--work", type=Path, default=Path("runs/few_labels"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--tiny", action="store_true")
+    given = parser.parse_args()
+    for seed in given.seeds:
+        for name in ["teacher", *given.rows]:
+            found = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {"rows": []}
+            if any((row["row"], row["seed"]) == (name, seed) for row in found["rows"]):
+                continue
+            print(f"seed {seed}, {name}", flush=True)
+            made = row_of(name, seed, given.work / str(seed), given.data, tiny=given.tiny)
+            found["rows"].append(made)
+            with atomic_write(given.out) as part:
+                part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            print({key: made[key] for key in made.keys() & {"clean", "robust", "pseudo_labels"}}, flush=True)
+
+
+def row_of(name: str, seed: int, folder: Path, data: str, *, tiny: bool) -> dict[str, Any]:
+    """Trains and evaluates one recipe."""
+    run = folder / name
+    labels = folder / ROWS[name] if ROWS.get(name) else None
+    train(name, seed, run, data, labels, tiny=tiny)
+    config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    kept = {key: value for key, value in config.items() if key not in PLACES}
+    row: dict[str, Any] = {"row": name, "seed": seed, "config": kept, "commit": commit()}
+    row["epochs"] = {"run": len(history), "seconds": round(sum(epoch["seconds"] for epoch in history), 1)}
+    if name == "teacher":
+        command("label", "--model", run / "ckpt.pt", "--out", folder / "labels.npz")
+        row["pseudo_labels"] = judge(folder, config, seed)
+    evaluation = run / "evaluation.json"
+    if not evaluation.exists():
+        suite = ["--attack", "fgsm"] if name == "teacher" else ["--suite", "fast"]  # undefended: nothing withstands
+        command("attack", "--model", run / "ckpt.pt", *suite, "--n", "all", "--resume", "--out", evaluation)
+    return row | summary(Evaluation.load(evaluation))
+
+
+def train(name: str, seed: int, run: Path, data: str, labels: Path | None, *, tiny: bool) -> None:
+    if (run / "last.pt").exists():
+        command("train", "--resume", run)
+        return
+    options = ["--data", data, "--seed", seed, "--out", run, *(["--pseudo-labels", labels] if labels else [])]
+    if tiny:
+        options += [
+            *TINY,
+            "--epochs",
+            TINY_EPOCHS.get(name, 2),
+            *([] if name == "all" else ["--limit-train", TINY_LIMIT]),
+        ]
+    command("train", "--config", HERE / f"{name}.toml", *options)
+
+
+def judge(folder: Path, config: dict[str, Any], seed: int) -> dict[str, Any]:
+    """How many of the teacher's labels are right, which no training sees; writes the permuted ones, too."""
+    made = PseudoLabels.load(folder / "labels.npz")
+    true = load_left_out(config["data"], seed=seed, limit_train=config["limit_train"]).labels
+    order = torch.randperm(len(made), generator=torch.Generator().manual_seed(seed))
+    permuted = replace(made, labels=made.labels[order], confidence=made.confidence[order])
+    permuted.save(folder / "permuted.npz")
+    right = {name: int((each.labels == true).sum()) for name, each in (("right", made), ("permuted_right", permuted))}
+    return {"total": len(true), **right, "confidence": round(made.confidence.mean().item(), 4)}
+
+
+def summary(found: Evaluation) -> dict[str, Any]:
+    """What an evaluation says, without its samples but for a bit each: robust, in hex."""
+    robust = numpy.array([one.clean == one.label and one.broken_by is None for one in found.samples])
+    assert int(robust.sum()) == found.robust.correct
+    return {
+        "clean": {"correct": found.clean.correct, "total": found.clean.total},
+        "robust": {"correct": found.robust.correct, "total": found.robust.total, "kind": found.robust.kind},
+        "checks": {one.id: one.status for one in found.checks if one.status in ("warn", "fail")},
+        "samples_robust": numpy.packbits(robust).tobytes().hex(),
+        "data_sha256": found.data.sha256,
+        "versions": found.provenance.versions,
+        "device": found.provenance.device,
+    }
+
+
+def command(*words: object) -> None:
+    """Runs robustcls; ends with it where it fails."""
+    status = subprocess.run([sys.executable, "-m", "robustcls", *map(str, words)]).returncode
+    if status:
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

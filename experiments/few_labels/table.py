@@ -1,0 +1,82 @@
+"""Prints what few labels come to, out of reports/few_labels/results.json.
+
+python experiments/few_labels/table.py [results.json]
+"""
+
+import json
+import math
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from robustcls.cli.console import markdown
+
+RESULTS = Path(__file__).resolve().parents[2] / "reports" / "few_labels" / "results.json"
+WORDS = {
+    "alone": "4,000 labels alone",
+    "permuted": "and pseudo-labels, permuted",
+    "uat": "and images without labels: UAT",
+    "rst": "and pseudo-labels: RST",
+    "all": "48,000 labels",
+}
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided, for so many seeds
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """One line for each recipe: means over the seeds, each seed's own in brackets, paired differences to the labels alone."""
+    shares = {(row["row"], row["seed"], what): 100 * row[what]["correct"] / row[what]["total"]
+              for row in rows for what in ("clean", "robust")}  # fmt: skip
+    lines = []
+    for name, words in WORDS.items():
+        seeds = sorted(seed for one, seed, what in shares if (one, what) == (name, "robust"))
+        if not seeds:
+            continue
+        clean, robust = ([shares[name, seed, what] for seed in seeds] for what in ("clean", "robust"))
+        more, gap = [], []
+        for seed in seeds:
+            alone, whole = (shares.get((one, seed, "robust")) for one in ("alone", "all"))
+            if alone is not None and name != "alone":
+                more.append(shares[name, seed, "robust"] - alone)
+                if whole is not None and name != "all":
+                    gap.append((shares[name, seed, "robust"] - alone) / (whole - alone))
+        cells = [each(clean), each(robust), with_interval(more), f"{statistics.mean(gap):.2f}" if gap else ""]
+        lines.append([words, *cells])
+    head = ["Trained on", "Clean %", "Robust %, `fast`", "To the labels alone, points", "Share of the gap to all"]
+    return markdown(head, lines)
+
+
+def each(values: list[float]) -> str:
+    return f"{statistics.mean(values):.1f} ({', '.join(f'{value:.1f}' for value in values)})"
+
+
+def with_interval(values: list[float]) -> str:
+    """The mean, and its 95% interval over the seeds by Student's t."""
+    if not values:
+        return ""
+    mean = statistics.mean(values)
+    if len(values) not in T95:
+        return f"{mean:+.1f}"
+    half = T95[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
+
+
+def about(rows: list[dict[str, Any]]) -> str:
+    """What all rows have in common, and what the teacher knew."""
+    students, teachers = ([row for row in rows if (row["row"] == "teacher") == side] for side in (False, True))
+    said = [f"{row['robust']['total']:,} test images" for row in students[:1]]
+    said += sorted({row["device"].split(",")[0] for row in students})
+    if teachers:
+        right = [100 * row["pseudo_labels"]["right"] / row["pseudo_labels"]["total"] for row in teachers]
+        said.append(f"pseudo-labels right: {each(right)} %")
+    checks = sorted({f"{row['row']}: {name}" for row in students for name in row["checks"]})
+    return "; ".join([*said, *([f"self-checks that warn: {', '.join(checks)}"] if checks else [])]) + "."
+
+
+if __name__ == "__main__":
+    file = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
+    if not file.exists():
+        print("Not measured yet.")
+    else:
+        found = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        print(f"{table(found)}\n\n{about(found)}")

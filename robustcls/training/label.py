@@ -1,0 +1,156 @@
+"""Pseudo-labels: a model, the teacher, names the class of images that nobody has labelled."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from numpy import ndarray
+from torch import Tensor, nn
+
+import robustcls
+from robustcls.core.classifier import check_images, device_of, input_size_of
+from robustcls.core.errors import InputError
+from robustcls.core.files import check_writable
+from robustcls.core.gradients import frozen
+from robustcls.core.logits import unwrapped
+from robustcls.core.losses import NO_ANSWER, predict_labels
+from robustcls.core.options import REST, parse_batch_size, parse_numbers
+from robustcls.data.images import Images, as_tensor
+from robustcls.data.pseudo_labels import PseudoLabels, hash_pixels, numbered
+from robustcls.data.splits import check_named_by_file
+from robustcls.data.unlabelled import load_unlabelled
+from robustcls.models.checkpoint import is_checkpoint
+from robustcls.models.loading import LoadedModel, ModelSource, build_model, read_model
+from robustcls.models.weights import hash_weights
+from robustcls.results.artefact import Manifest
+from robustcls.runtime.device import exact_fp32, resolve_batch_size, resolve_device
+from robustcls.runtime.fused import uncompiled
+from robustcls.runtime.predict import LOOKED_AT, classifier_of, predict
+from robustcls.runtime.stored import EightBit, ImageRows
+from robustcls.training.config import PYTHON
+from robustcls.training.label_config import LabelConfig
+
+
+def label(
+    model: nn.Module, images: Tensor | ndarray, *, batch_size: int | str = "auto", progress: bool = False
+) -> PseudoLabels:
+    """The class that a model gives to each image, and how sure it is, for `robustcls.train(pseudo_labels=FILE)`.
+
+    Args:
+        model: any module that gives logits N,K for [0, 1] pixels; it is left as it was.
+        images: float N,C,H,W in [0, 1], a tensor on any device or a NumPy array. They are taken as 8-bit pixels, as in files.
+        batch_size: images at a time.
+        progress: show progress on stderr.
+
+    Returns:
+        `.labels` int64 N, `.confidence` float32 N, `.save("labels.npz")`.
+
+    Raises:
+        InputError: for images that the model cannot take, and where it gives no class.
+
+    Example:
+        >>> robustcls.label(teacher, images).save("labels.npz")
+    """
+    x = as_tensor(images, "images")
+    check_images(x, input_size=input_size_of(model))
+    pixels = (x.detach().cpu() * 255).round().to(torch.uint8)
+    return _label(model, pixels, batch_size, progress=progress)
+
+
+def label_spec(
+    spec: str,
+    out: str | Path,
+    config: LabelConfig,
+    *,
+    inputs: Iterable[str] = (),
+    say: Callable[[str], object] = lambda text: None,
+) -> PseudoLabels:
+    """What the command does: labels the images of config.data by the model of a spec, and writes them. Raises InputError.
+
+    inputs: files that are read, which it must not replace.
+    """
+    check_writable(out, inputs=[spec, *inputs])
+    parse_batch_size(config.batch_size)
+    device = resolve_device(config.device)
+    source = read_model(spec)
+    if isinstance(source.content, Manifest) or is_checkpoint(source.content):  # it knows which images it takes
+        loaded = _build(source, config, (3, 224, 224))
+        images = _images(source, config, tuple(loaded.classes), input_size_of(loaded.model))
+    else:
+        images = _images(source, config, (), None)
+        loaded = _build(source, config, images.pixels.shape[1:])
+    check_images(images.batch(slice(1))[0], input_size=input_size_of(loaded.model))
+    for line in loaded.notes:
+        say(line)
+    say(f"{len(images)} images of {images.name}" + (f"; {images.note}" if images.note else ""))
+    batch_size = config.batch_size or "auto"
+    found = _label(loaded.model.to(device), images.pixels, batch_size, loaded, images.name, progress=not config.quiet)
+    found.save(out)
+    return found
+
+
+def _build(source: ModelSource, config: LabelConfig, size: torch.Size | tuple[int, ...]) -> LoadedModel:
+    mean, std = parse_numbers(config.mean, "mean"), parse_numbers(config.std, "std")
+    return build_model(source, arch=config.arch, classes=(), input_size=tuple(size), mean=mean, std=std)
+
+
+def _images(source: ModelSource, config: LabelConfig, classes: tuple[str, ...], size: Sequence[int] | None) -> Images:
+    own = source.meta.get("data")
+    trained: Mapping = source.meta.get("config", {})
+    if own == PYTHON or not isinstance(own, str):
+        own = ""
+    data = config.data or REST
+    if data == REST:
+        if not own:
+            raise InputError(
+                f"{source.spec} does not say which images its training left out: name the images with `data`, as folder:DIR"
+            )
+        check_named_by_file(own, source.spec)
+        if trained.get("limit_train") is None:
+            raise InputError(
+                f"the training of {source.spec} left out no images: name others with `data`, as folder:DIR"
+            )
+    return load_unlabelled(
+        data,
+        data=own,
+        classes=classes,
+        size=size,
+        seed=source.meta.get("seed", 0),
+        limit_train=trained.get("limit_train"),
+        data_dir=config.data_dir or source.meta.get("data_dir"),
+        skip_corrupt=config.skip_corrupt,
+    )
+
+
+def _label(
+    model: nn.Module,
+    pixels: Tensor,
+    batch_size: int | str,
+    loaded: LoadedModel | None = None,
+    data: str = "",
+    *,
+    progress: bool,
+) -> PseudoLabels:
+    """pixels: uint8 N,C,H,W. loaded: what is known of the model."""
+    x: ImageRows = EightBit(pixels)
+    fitted, _ = classifier_of(model, x[:LOOKED_AT])
+    size = resolve_batch_size(batch_size, pixels.shape[1:], device_of(model))
+    with frozen(fitted), uncompiled(), exact_fp32():
+        logits = predict(fitted, x, size, label="labelling" if progress else "")
+    labels = predict_labels(logits)
+    if lost := int((labels == NO_ANSWER).sum()):
+        raise InputError(
+            f"the model gives no class for {lost} of {len(labels)} images: its logits are no finite numbers"
+        )
+    names = (loaded.classes if loaded else ()) or getattr(unwrapped(model), "classes", None) or ()
+    outputs = logits.shape[1]
+    return PseudoLabels(
+        labels,
+        logits.softmax(1).amax(1),
+        tuple(map(str, names)) if len(names) == outputs else numbered(outputs),
+        hash_pixels(pixels),
+        (loaded.sha256 if loaded else "") or hash_weights(unwrapped(model)),
+        loaded.name if loaded else type(unwrapped(model)).__name__,
+        data,
+        robustcls.__version__,
+    )

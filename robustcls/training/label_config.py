@@ -1,0 +1,28 @@
+"""The options of `robustcls label`."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from robustcls.core.config import option
+from robustcls.core.options import REST, DataOptions, NormalisationOptions
+
+
+@dataclass(kw_only=True)
+class LabelConfig(DataOptions, NormalisationOptions):
+    """The options of `robustcls label`."""
+
+    GROUP: ClassVar[str] = "Runtime"
+
+    data: str | None = option(
+        REST,
+        "Images without labels: folder:DIR, with any images below it; another data set, whose labels are not read; or rest, "
+        "what the training of the checkpoint left out by --limit-train.",
+        metavar="SPEC",
+        group="Data",
+    )
+    arch: str | None = option(
+        None, "Architecture of a state dict, such as vgg16(width=0.25).", metavar="SPEC", group="Model"
+    )
+    device: str = option("auto", "auto, cpu, cuda or cuda:i.")
+    batch_size: int | str | None = option(None, "Images at a time: a number or auto.", metavar="INT|auto")
+    quiet: bool = option(False, "Print results only.", group="Output")
