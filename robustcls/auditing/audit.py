@@ -29,7 +29,7 @@ from robustcls.results.subject import Data, Provenance, Threat
 from robustcls.runtime.device import describe_device, resolve_device
 
 TRAINING = 0.8  # of the minutes, where attacks follow
-PAIRS = 20  # confused pairs that are kept
+PAIRS = 20  # confused pairs that are kept, and half as many of those into which attacks go most
 PICTURE = 96  # the longer side of a picture, at most
 
 
@@ -167,12 +167,15 @@ def _pairs(
             images, found, threat, config.attack, config.attack_n, over=left.until(0.9), seed=config.seed, progress=progress
         )  # fmt: skip
         attacked = _count(labels[rows], classes, k) if len(rows) else None
-    wanted = sorted(
-        ((i, j) for i in range(k) for j in range(k) if i != j and clean[i][j]), key=lambda ij: -clean[ij[0]][ij[1]]
-    )
-    return [
-        Pair(i, j, _share(clean, i, j), None if attacked is None else _share(attacked, i, j)) for i, j in wanted[:PAIRS]
-    ], len(rows)
+    wanted = dict.fromkeys([*_largest(clean)[:PAIRS], *_largest(attacked or [])[: PAIRS // 2]])
+    pairs = [Pair(i, j, _share(clean, i, j), None if attacked is None else _share(attacked, i, j)) for i, j in wanted]
+    return sorted(pairs, key=lambda pair: -pair.clean.correct), len(rows)
+
+
+def _largest(table: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    """The places off the diagonal at which something was counted, the largest count first."""
+    places = [(i, j) for i, row in enumerate(table) for j, count in enumerate(row) if i != j and count]
+    return sorted(places, key=lambda place: -table[place[0]][place[1]])
 
 
 def _count(labels: Tensor, classes: Tensor, k: int) -> list[list[int]]:

@@ -112,6 +112,13 @@ def test_suggestions_begin_with_errors_and_name_no_image_twice(audited):
     assert pixels.shape == (1, 8, 8)
 
 
+def test_pairs_into_which_attacks_go_are_kept_too(audited):
+    found = audited[0]
+    attacked = sum(pair.attacked.correct for pair in found.pairs)
+    assert attacked > 0.3 * found.attacked
+    assert len({(pair.label, pair.guess) for pair in found.pairs}) == len(found.pairs) > 20
+
+
 def test_attacks_confuse_more(audited):
     """Of the pairs together, more images are taken for the other class under attack than without."""
     pairs = [pair for pair in audited[0].pairs if pair.attacked]
