@@ -70,7 +70,7 @@ def audit(config: dict, spec: str, seed: int, out: Path) -> None:
     noisy, wrong = plant_errors(true, config, seed)
     record: dict = {"seed": seed, "images": len(true), "planted": int(wrong.sum())}
     for name, images in (("noisy", noisy), ("true", true)):
-        options = AuditConfig(minutes=config["minutes"], seed=seed, quiet=True, **config["audit"])
+        options = AuditConfig(data=spec, minutes=config["minutes"], seed=seed, quiet=True, **config["audit"])
         found, folds = audit_data(options, images, progress=True)
         record[name] = {
             "accuracy": found.accuracy.accuracy, "epochs": found.epochs, "issues": len(found.issues),

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from robustcls.results.arrays import Array
 from robustcls.results.audit import BOUNDARY, LABEL_ERROR, TWO_LABELS, UNSURE, Audit, Copy, Duplicates, Finding, Pair
 from robustcls.results.subject import Data, Provenance, Threat
 from robustcls.runtime.device import describe_device, resolve_device
+from robustcls.training.config import PYTHON
 
 TRAINING = 0.8  # of the minutes, where attacks follow
 PAIRS = 20  # confused pairs that are kept, and half as many of those into which attacks go most
@@ -42,9 +43,12 @@ def audit_data(
 ) -> tuple[Audit, OutOfFold]:
     """Audits the train split of a data set; nothing is written.
 
-    images: in place of config.data; then there is no other split to look for duplicates in. Raises InputError.
+    images: in place of config.data, whose recipe is taken where it is named; then there is no other split to look for
+    duplicates in. Raises InputError.
     """
     began, started = time.perf_counter(), datetime.now(UTC)
+    if images is not None and config.data is None:  # else the models would be trained by the recipe of another data set
+        config = replace(config, data=PYTHON)
     left = _Left(config, began)
     options = fold_options(config)[0]
     threat = ThreatModel(options.norm, parse_eps(options.eps))  # type: ignore[arg-type]

@@ -127,6 +127,20 @@ def test_attacks_confuse_more(audited):
     assert attacked > 2 * clean
 
 
+def test_images_from_python_are_not_trained_on_by_the_recipe_of_digits(digits, config, monkeypatch):
+    seen = []
+
+    def spy(images, options, given, **more):
+        seen.append((options.data, options.augment))
+        raise InputError("seen")
+
+    monkeypatch.setattr("robustcls.auditing.folds.train_on", spy)
+    for data in (None, "digits"):
+        with pytest.raises(InputError, match="seen"):
+            audit_data(replace(config, data=data), digits)
+    assert seen == [("python", "crop_flip"), ("digits", "none")]
+
+
 def test_duplicates_under_two_labels_come_first(digits, config):
     double = digits.take(torch.cat([torch.arange(300), torch.tensor([7])]))
     labels = double.labels.clone()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from robustcls.auditing.duplicates import digest, find_duplicates
+from robustcls.auditing.duplicates import COARSE, _described, digest, find_duplicates
 
 
 def photos(n: int, seed: int = 0, side: int = 32) -> torch.Tensor:
@@ -62,6 +62,14 @@ def test_skies_are_no_copies():
 def test_digits_are_alike_without_being_copies(digits):
     twice = torch.cat([digits.pixels[:400], digits.pixels[3:5]])
     assert [group.rows for group in find_duplicates(twice)] == [(3, 400), (4, 401)]
+
+
+def test_brightness_does_not_make_thumbnails_alike():
+    """Bright images have thumbnails of one direction, unless their mean is taken off: then all would be compared in detail."""
+    x = photos(60) // 4 + 190
+    assert find_duplicates(torch.cat([x, x[:3]]))[0].rows == (0, 60)
+    coarse, _ = _described(x)
+    assert (coarse @ coarse.T).fill_diagonal_(0).max() < COARSE
 
 
 def test_copies_of_copies_are_one_group():
