@@ -238,7 +238,7 @@ def evaluate(
         images: float N,C,H,W in [0, 1], a tensor or NumPy array; or an iterable of (images, labels), such as a DataLoader.
         labels: whole numbers N, counted from 0; left out where `images` is an iterable that holds them.
         threat: a ThreatModel, or text such as `linf:8/255`.
-        suite: a named list of attacks: `fast` (the default), `standard`, or `rand` for a random model.
+        suite: a named list of attacks: `fast` (the default), `standard`, `verdict`, `targeted`, or `rand` for a random model.
         attacks: instead, attacks run in order, each on the samples that are still correct: specs such as `pgd(steps=20)`,
             suites, or functions `(model, x, y, threat, *, generator=None) -> x_adv`. Whatever these do to the model is undone.
         batch_size: images at a time.

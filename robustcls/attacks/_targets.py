@@ -70,7 +70,7 @@ def choose_targets(
         InputError: for an unknown rule or class, or a target that is the label of its own sample.
     """
     target = _number(target, num_classes, names) if isinstance(target, str) else target
-    if target == "random":
+    if isinstance(target, str) and target == "random":
         zeros = torch.zeros(len(y), 1, device=y.device)
         drawn = Draws(zeros, generator).uniform().mul_(num_classes - 1).long().clamp_max_(num_classes - 2)
         return drawn + (drawn >= y)

@@ -110,11 +110,12 @@ class ThreatModel:
 
         shape: C,H,W of an image.
         """
-        whole, where = self._widest(shape), ""
         if self.mask is not None:
             self.mask.check_size(shape[1:])
-            if self.norm == "l0":
-                whole, where = shape[0] * self.mask.pixels, f" in {self.mask.name}"
+        whole, where = (
+            self.widest(shape),
+            f" in {self.mask.name}" if self.mask is not None and self.norm == "l0" else "",
+        )
         if self.eps > whole * (1 + BALL):
             size = " x ".join(map(str, shape))
             hint = (self.norm != "l0" and _grey_levels(self.eps)) or ": give a smaller radius"
@@ -122,6 +123,10 @@ class ThreatModel:
                 f"{self.norm} eps {self.eps:g} is too large: pixels are in [0, 1], so that images of {size} are at most "
                 f"{whole:g} apart{where}{hint}"
             )
+
+    def widest(self, shape: Sequence[int]) -> float:
+        """How far apart two images C,H,W can be, in l0 two that differ in the mask alone."""
+        return shape[0] * self.mask.pixels if self.mask is not None and self.norm == "l0" else self._widest(shape)
 
     def reaches_grey(self, shape: Sequence[int]) -> bool:
         """Whether every image may become uniform grey, so that no model can be robust. shape: C,H,W of an image."""

@@ -49,13 +49,16 @@ def choose_grid(
             raise InputError(f"`eps_grid`: {error}") from None
         return [ball.eps for ball in balls]
     unrestricted = any(attack.traits.unrestricted for attack in as_attacks(attacks))
-    return [] if unrestricted else auto_grid(threat)
+    return [] if unrestricted else auto_grid(threat, shape)
 
 
-def auto_grid(threat: ThreatModel) -> AutoGrid:
-    """Radii around that of the threat, from 0 on."""
+def auto_grid(threat: ThreatModel, shape: Sequence[int] | None = None) -> AutoGrid:
+    """Radii around that of the threat, from 0 on; in l0 as many values as images C,H,W have that may change at most."""
     shares = [*SHARES, *(SHARES[-1] * 2**doubling for doubling in range(1, DOUBLINGS + 1))]
-    return AutoGrid(sorted({threat.at(share * threat.eps).eps for share in shares}))
+    radii = {threat.at(share * threat.eps).eps for share in shares}
+    if threat.norm == "l0" and shape is not None:
+        radii = {min(eps, threat.widest(shape)) for eps in radii}
+    return AutoGrid(sorted(radii))
 
 
 def parse_grid(radii: str | Iterable[float | str]) -> list[float]:

@@ -250,7 +250,7 @@ def _task(engine: Engine, plan: Plan) -> dict[str, Any]:
         "outputs": data.class_map.outputs if data.class_map else [], "threat": str(engine.threat),
         "attacks": [attack.text for attack in plan.attacks], "each alone": plan.alone, "batch size": engine.batch_size,
         "precision": engine.precision, "seed": plan.seed, "compiled": plan.compiled, "radii": list(plan.eps_grid),
-        "versions": versions(), "target": _target(engine),
+        "versions": versions(), "target": _target(engine), "detector": _detector(engine),
         "surrogate": [surrogate.record.name, surrogate.record.sha256] if surrogate else [],
     }  # fmt: skip
 
@@ -258,6 +258,11 @@ def _task(engine: Engine, plan: Plan) -> dict[str, Any]:
 def _target(engine: Engine) -> list[Any] | None:
     aim = engine.subject.aim
     return [aim.rule, *aim.target.tolist()] if aim else None
+
+
+def _detector(engine: Engine) -> list[Any] | None:
+    detector = engine.subject.detector
+    return [detector.name, detector.fpr, detector.threshold, detector.spread] if detector else None
 
 
 def _describe_service(engine: Engine) -> Service | None:
@@ -281,6 +286,8 @@ def _describe_threat(subject: Subject, plan: Plan) -> Threat:
         threat.mask = Mask(mask.name.removeprefix("mask "), mask.sha256, mask.pixels, mask.allowed.numel())
     if subject.aim is not None:
         threat.goal = f"targeted: {subject.aim.rule}; no other wrong class counts"
+    if subject.detector is not None:
+        threat.goal = f"untargeted: any wrong label that is accepted by the detector {subject.detector.name}"
     if subject.surrogate is not None:
         name = subject.surrogate.record.name
         threat.knowledge = f"transfer: examples are crafted on {name}; the judged model gives labels alone"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import nn
 
 from robustcls.core.detector import HELD_OUT, Detector, make_detector
+from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.data.images import Images
 from robustcls.evaluation.config import FPR, AttackConfig, ExplainConfig
@@ -12,11 +13,20 @@ from robustcls.runtime.stored import as_floats
 
 
 def detector_of(
-    options: AttackConfig | ExplainConfig, model: nn.Module, split: Callable[..., Images]
+    options: AttackConfig | ExplainConfig, model: nn.Module, split: Callable[..., Images], evaluated: Images
 ) -> Detector | None:
-    """The detector that the options name, with its threshold from images of a split that is not evaluated."""
+    """The detector that the options name, with its threshold from images of a split that is not evaluated.
+
+    Raises InputError where the data gives the same images for every split, as a folder with a `split` of its own does.
+    """
     if not isinstance(options, AttackConfig) or options.detector is None:
         return None
     held_out = split("train" if options.split == "val" else "val", n=HELD_OUT)
+    shared = set(held_out.files or ()) & set(evaluated.files or ()) or held_out.sha256() == evaluated.sha256()
+    if shared:
+        raise InputError(
+            f"the threshold of `detector` would be chosen on images that are evaluated, for {held_out.name} gives them for "
+            "another split, too: leave the option `split` of the folder out"
+        )
     with frozen(model):
         return make_detector(options.detector, options.fpr or FPR, model, as_floats(held_out.pixels))

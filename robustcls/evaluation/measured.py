@@ -21,14 +21,14 @@ from robustcls.core.gradients import frozen
 from robustcls.core.measures import measures
 from robustcls.core.progress import show_attacks
 from robustcls.core.threat import ThreatModel
-from robustcls.data.images import collect
+from robustcls.data.images import as_tensor
 from robustcls.data.mask_file import read_mask
 from robustcls.evaluation.attacks import AttackLike
 from robustcls.evaluation.budget import estimate
 from robustcls.evaluation.config import FPR, AttackConfig, ReportConfig, SubjectOptions
 from robustcls.evaluation.evaluate import evaluate_subject, state
 from robustcls.evaluation.journal import kept_in
-from robustcls.evaluation.plan import add_measures, choose_attacks, make_plan
+from robustcls.evaluation.plan import add_measures, attacks_of, choose_attacks, make_plan
 from robustcls.evaluation.profiles import layered
 from robustcls.evaluation.subject import make_subject
 from robustcls.evaluation.targets import aimed
@@ -108,16 +108,18 @@ def evaluate_tensors(
         threat = replace(threat, mask=read_mask(mask) if isinstance(mask, str | Path) else mask)
     threat = replace(threat, eight_bit=threat.eight_bit or config.eight_bit)
     if attacks is None and suite is None:
-        attacks, suite = config.attack or None, config.suite
+        attacks, suite = attacks_of(config, threat.norm, detector=options.get("detector") is not None)
     for one in choose_attacks(attacks, suite, threat.norm)[0]:  # before the model is asked
         threat.check_options(one.text, one.options)
     for method in config.method:
         plugins.resolved("attribution", method)
     subject = make_subject(model, x, y, threat, surrogate=options.get("transfer_from"), name=name)
+    if held_out is not None and options.get("detector") is None:
+        raise InputError("`held_out` is for the threshold of a detector: give `detector`, too, or leave it out")
     if (score := options.get("detector")) is not None:
         if held_out is None:
             raise InputError("`detector` needs clean images beside those that are evaluated: give them as `held_out`")
-        images, _ = collect(held_out, torch.zeros(len(held_out), dtype=torch.int64))
+        images = as_tensor(held_out, "images")
         check_images(images, input_size=x.shape[1:])
         with torch.inference_mode(False), frozen(subject.model):
             subject.detector = make_detector(score, config.fpr or FPR, subject.model, images)

@@ -27,7 +27,7 @@ from robustcls.evaluation.curves import choose_grid
 from robustcls.evaluation.explain import supported_methods
 from robustcls.evaluation.profiles import PROFILES
 from robustcls.evaluation.subject import Subject
-from robustcls.evaluation.suites import DRAWS
+from robustcls.evaluation.suites import DRAWS, NOTHING_AIMS_IN_L0
 from robustcls.evaluation.under_noise import average
 from robustcls.models.wrappers.averaged import averaged_in
 from robustcls.results.balance import find_positive
@@ -87,12 +87,16 @@ def make_plan(
         raise InputError(
             "attacks that aim at a class are not evaluated beside a detector: leave out `target` or `detector`"
         )
+    ours = all(isinstance(one, str) and ":" not in one for one in in_list(attacks or ()))
+    if subject.aim is not None and subject.threat.norm == "l0" and ours:
+        raise InputError(NOTHING_AIMS_IN_L0)
     if attacks is None and suite is None and subject.aim is not None:
         suite = "targeted"
     if subject.detector is not None and attacks is None:  # attacked as it is, too
         attacks, suite = [suite or "fast", JOINT], None
     chosen, kind = choose_attacks(attacks, suite, subject.threat.norm)
-    if draws := max((DRAWS.get(one, 0) for one in kind.split(", ")), default=0):
+    suites = suite_versions([suite or "fast"] if attacks is None else in_list(attacks))
+    if draws := max((DRAWS.get(one, 0) for one in suites), default=0):
         subject.model = average(subject.model, draws)
     if subject.detector is not None and averaged_in(subject.model):
         raise InputError(
@@ -105,7 +109,6 @@ def make_plan(
     check_attacks(chosen, subject, grid)
     if isinstance(checks, str):
         checks = thorough_checks() if checks == "all" else ()
-    suites = suite_versions([suite or "fast"] if attacks is None else in_list(attacks))
     return Plan(
         chosen, kind, alone, grid, checks, batch_size, precision, compiled, seed, positive, classes, suites=suites
     )
@@ -113,8 +116,9 @@ def make_plan(
 
 def plan_from(options: AttackConfig, subject: Subject, *, say: Callable[[str], None] = lambda text: None) -> Plan:
     """The plan that the options of a command name. say: told what is left out. Raises InputError."""
+    attacks, suite = attacks_of(options, subject.threat.norm, detector=subject.detector is not None)
     plan = make_plan(
-        subject, options.attack or None, options.suite,
+        subject, attacks, suite,
         alone=options.each_alone,
         eps_grid=options.eps_grid,
         checks=options.checks if isinstance(options, ReportConfig) else "passive",
@@ -126,6 +130,16 @@ def plan_from(options: AttackConfig, subject: Subject, *, say: Callable[[str], N
         tree=options.tree,
     )  # fmt: skip
     return add_measures(plan, subject, options, say=say) if isinstance(options, ReportConfig) else plan
+
+
+def attacks_of(options: AttackConfig, norm: str, *, detector: bool) -> tuple[tuple[str, ...] | None, str | None]:
+    """Attacks, or None, and suite of the options; where the attacks are a profile's and not the user's, those that fit."""
+    attacks = options.attack or None
+    if attacks and attacks == PROFILES.get(getattr(options, "profile", ""), {}).get("attack"):
+        if norm == "l0":
+            return None, "fast"
+        attacks = (*attacks, JOINT) if detector else attacks
+    return attacks, options.suite
 
 
 def add_measures(

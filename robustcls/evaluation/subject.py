@@ -172,7 +172,7 @@ def _load(spec: str, options: AttackConfig | ExplainConfig, *, shared: bool) -> 
         load_split, data_spec, seed=trained.get("seed", options.seed), data_dir=options.data_dir or trained.get("data_dir"),
         skip_corrupt=options.skip_corrupt, limit_train=trained.get("config", {}).get("limit_train"), whole=not trained,
     )  # fmt: skip
-    images = split(options.split, n=count)
+    images = evaluated = split(options.split, n=count)
     if not trained:
         images = with_note(images, seen_in_training(data_spec, images, own))
     ids = images.ids_sha256()
@@ -221,7 +221,8 @@ def _load(spec: str, options: AttackConfig | ExplainConfig, *, shared: bool) -> 
         original=original,
         quantization=manifest.quantization.spec if manifest and manifest.quantization else "",
         made_of=manifest.source.sha256 if manifest else "",
-        notes=notes, detector=detector_of(options, loaded.model, split), spec=spec, flags=flags_of(options),
+        notes=notes, detector=detector_of(options, loaded.model, split, evaluated), spec=spec,
+        flags=flags_of(options),
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from robustcls.core.errors import InputError
 
 __all__ = ["fast", "rand", "standard", "targeted", "verdict"]
 
+NOTHING_AIMS_IN_L0 = "no attack of ours aims at a class in l0: leave out `target`, or take another norm"
 DRAWS = {"rand": 20}  # of a suite that attacks the expectation of a random model
 # Of a suite whose last attack first meets so many of the samples that are left, drawn at random, and the others only if it
 # breaks one of them.
@@ -56,6 +57,8 @@ def standard(norm: str) -> list[str]:
 
 def targeted(norm: str) -> list[str]:
     """Auto-PGD towards one class, by the targeted DLR, then by the cross-entropy: what `target` takes unless told otherwise."""
+    if norm == "l0":
+        raise InputError(NOTHING_AIMS_IN_L0)
     _check_known("targeted", norm)
     return ["apgd_dlr(steps=50, restarts=3)", "apgd_ce(steps=50)"]
 

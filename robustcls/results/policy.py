@@ -63,6 +63,7 @@ class Policy:
             raise InputError('a policy names a threat by norm and eps together, such as norm = "linf", eps = "8/255"')
         if self.norm is not None:
             ThreatModel(self.norm, self.eps)  # type: ignore[arg-type]
+        object.__setattr__(self, "mask", self.mask and self.mask.lower())
         if self.mask is not None and not re.fullmatch(f"[0-9a-f]{{{SHORT},64}}", self.mask):
             raise InputError(
                 f"mask {self.mask!r:.80} is no SHA-256: give the first {SHORT} characters or more of threat.mask.sha256 of the "
@@ -140,6 +141,11 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
         elif name in UNDER_ATTACK and evaluation.targeted:
             found = not_measured(
                 name, f"the attacks aim at one class, {evaluation.targeted.target}: evaluate without a target"
+            )
+        elif evaluation.targeted and evaluation.targeted.left_out:
+            found = not_measured(
+                name,
+                f"{evaluation.targeted.left_out} samples of the target's class were left out: evaluate without a target",
             )
         elif name in UNDER_ATTACK and not threat_fits:
             reason = f"{THRESHOLDS[name]} under {policy.threat_text} was not measured"
@@ -232,7 +238,11 @@ def _threat(evaluation: Evaluation, policy: Policy) -> list[Criterion]:
     fits, lacking = same and found == stated, [one for one in found if one not in stated]
     reason = f"attacked under {threat.text}{_beside(detector)}"
     reason += "" if fits else f", while the policy is about {policy.threat_text}"
-    reason += f": state {' and '.join(lacking)} in the policy, or evaluate without" if lacking else ""
+    missing = [one for one in stated if one not in found]
+    if lacking or missing:
+        said = [f"state {' and '.join(lacking)} in the policy, or evaluate without"] if lacking else []
+        said += [f"evaluate with {' and '.join(missing)}, or leave it out of the policy"] if missing else []
+        reason += f": {'; '.join(said)}"
     return [_condition("threat", f"attacked under {policy.threat_text}", fits, reason)]
 
 

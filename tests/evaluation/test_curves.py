@@ -134,6 +134,7 @@ def test_the_grid_is_chosen_by_the_option():
     assert choose_grid("0,0.1", threat, ATTACKS) == [0, 0.1]
     assert isinstance(choose_grid("auto", threat, ATTACKS), AutoGrid)
     assert choose_grid("auto", whole, ["patch"]) == [], "it leaves every small ball"
+    assert max(choose_grid("auto", ThreatModel("l0", 20), ATTACKS, (3, 4, 4))) == 3 * 4 * 4
     with pytest.raises(InputError):
         choose_grid("automatic", threat, ATTACKS)
 

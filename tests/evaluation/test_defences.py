@@ -23,6 +23,7 @@ from robustcls.evaluation.verify import verify
 from robustcls.models.wrappers.averaged import averaged, restart
 from robustcls.results.policy import Policy, judge
 from robustcls.results.records import Evaluation
+from tests.helpers import defences
 from tests.helpers.eval_models import Masked, make_engine, train_digits, train_linear
 
 
@@ -273,9 +274,67 @@ def test_a_suite_is_run_before_the_joint_attack(net):
     assert [attack.name for attack in found.attacks] == name_attacks([*fast("linf"), "apgd_reject"])
 
 
+def test_a_profile_attacks_the_detector_too_and_who_does_not_is_warned(net):
+    (x, y), (held_out, _) = samples(10), samples(40, "train")
+    beside = {"detector": unconfident, "held_out": held_out, "maps_n": 0}
+
+    def found(**options):
+        evaluation = robustcls.evaluate(net, x, y, "linf:0.05", **beside, **options)
+        (joint,) = [check.status for check in evaluation.checks if check.id == "joint_attack"]
+        assert "accepted by the detector" in evaluation.threat.goal
+        return evaluation.robust.kind, joint
+
+    assert found(profile="quick") == ("upper bound: apgd_ce(steps=20), apgd_reject", "pass")
+    assert found(attacks="fgsm") == ("upper bound: fgsm", "warn")
+
+
+def test_what_is_resumed_has_the_same_detector(net, tmp_path):
+    (x, y), (held_out, _) = samples(10), samples(40, "train")
+
+    def interrupted(model, x, y, threat, *, generator=None):
+        raise KeyboardInterrupt
+
+    def evaluate(detector, *attacks):
+        return robustcls.evaluate(
+            net,
+            x,
+            y,
+            "linf:0.05",
+            attacks=["fgsm", *attacks],
+            detector=detector,
+            held_out=held_out,
+            resume=tmp_path / "left",
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(unconfident, interrupted)
+    with pytest.raises(InputError, match="detector"):
+        evaluate(lambda x, logits: -logits.amax(1), interrupted)
+
+
+def test_brackets_behind_a_suite_change_nothing():
+    (x, y), noisy = samples(5), defences.noisy()
+    one, other = (robustcls.evaluate(noisy, x, y, "linf:0.05", suite=suite) for suite in ("rand", "rand()"))
+    assert one.under_noise == other.under_noise is not None
+    assert one.robust.correct == other.robust.correct
+
+
+@pytest.mark.parametrize("suite", [{}, {"suite": "fast"}, {"suite": "targeted"}, {"attacks": "sigma_zero"}])
+def test_nothing_aims_in_l0(suite, net):
+    with pytest.raises(InputError, match="no attack of ours aims at a class in l0: leave out `target`"):
+        robustcls.evaluate(net, *samples(5), "l0:5", target="second", **suite)
+
+
+def test_a_quick_look_in_l0_takes_an_attack_that_knows_it(net):
+    found = robustcls.evaluate(net, *samples(5), "l0:5", profile="quick", maps_n=0)
+    assert [attack.name for attack in found.attacks] == ["sigma_zero"]
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ({"held_out": samples(40, "train")[0]}, "`held_out` is for the threshold of a detector"),
+        ({"detector": unconfident, "held_out": 5}, "images are int"),
         ({"detector": lambda x, logits: logits}, r"gives \(40, 10\)"),
         ({"detector": lambda x, logits: logits.argmax(1)}, "give a float score per image"),
         ({"detector": lambda x, logits: x.nothing}, "failed: AttributeError"),
@@ -286,7 +345,7 @@ def test_a_suite_is_run_before_the_joint_attack(net):
         ({"fpr": 0.05, "held_out": None}, "is about a detector, and there is none"),
         ({"detector": "unconfident"}, "write it as package.module:score"),
         ({"detector": unconfident, "suite": "rand"}, "beside a random model is not evaluated"),
-        ({"attacks": "apgd_reject"}, "attacks a model with a detector"),
+        ({"attacks": "apgd_reject", "held_out": None}, "attacks a model with a detector"),
     ],
 )
 def test_what_is_no_detector_is_refused(given, said, net):
@@ -315,7 +374,10 @@ def test_the_threshold_is_chosen_on_a_split_that_is_not_evaluated(evaluated, hel
         return digits("train", size=8)
 
     options = AttackConfig(detector="tests.helpers.defences:unconfident", fpr=0.1, split=evaluated)
-    fitted = detector_of(options, linear, split)
+    with pytest.raises(InputError, match="would be chosen on images that are evaluated"):
+        detector_of(options, linear, split, digits("train", size=8))
+    asked.clear()
+    fitted = detector_of(options, linear, split, digits("test", size=8))
     assert asked == [held_out]
     with torch.no_grad():
         scores = unconfident(None, linear(digits("train", size=8).batch()[0]))

@@ -343,3 +343,18 @@ def test_robustbench_knows_no_targets(net, data):
     )
     assert robustbench_info(free) is not None
     assert robustbench_info(aimed) is None
+
+
+def test_targets_may_be_an_array(net, data):
+    x, y = data[0][:10], data[1][:10]
+    target = (y + 1) % 10
+    one, other = (robustcls.attack(net, x, y, "linf:0.1", "pgd(steps=2)", target=t) for t in (target, target.numpy()))
+    assert torch.equal(one, other)
+
+
+def test_no_threshold_is_met_where_a_class_is_left_out(net, data):
+    found = robustcls.evaluate(net, *data, "linf:0.05", attacks="fgsm", target=3)
+    assert found.targeted.left_out > 0
+    verdict = judge(found, Policy(min_clean=0.1))
+    assert verdict.status == "INCONCLUSIVE"
+    assert any("samples of the target's class were left out" in reason for reason in verdict.reasons)

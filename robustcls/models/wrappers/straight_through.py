@@ -1,5 +1,7 @@
 """A model with a layer that lets gradients through (BPDA)."""
 
+import hashlib
+import marshal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,7 +49,8 @@ class StraightThrough(Wrapper):
     """The model, with this layer on the way back replaced."""
 
     def __init__(self, model: nn.Module, layer: Layer, substitute: Substitute | None = None) -> None:
-        super().__init__(model, "straight_through({}, layer=" + f"{_name_of(model, layer)})")
+        instead = "" if substitute is None else f", substitute={_substitute_name(substitute)}"
+        super().__init__(model, "straight_through({}, layer=" + f"{_name_of(model, layer)}{instead})")
         self.layer, self.ran = _name_of(model, layer), False
         self.function: Callable[..., Tensor] | None = None
         if ":" in self.layer:
@@ -138,6 +141,16 @@ def _name_of(model: nn.Module, layer: Layer) -> str:
     if not callable(layer) or getattr(sys.modules.get(getattr(layer, "__module__", "")), name, None) is not layer:
         raise InputError(f"layer {layer!r:.40} is neither a submodule nor a function of a module: name one, as `layer`")
     return f"{layer.__module__}:{name}"
+
+
+def _substitute_name(substitute: Substitute) -> str:
+    """Its spec; of a function its name and a digest of its code, which the next cell may change; of a module its class."""
+    if isinstance(substitute, str):
+        return substitute
+    if (code := getattr(substitute, "__code__", None)) is None:
+        return type(substitute).__qualname__
+    digest = hashlib.sha256(marshal.dumps(code, 2)).hexdigest()  # in version 2 it depends on the code alone
+    return f"{substitute.__qualname__} {digest[:8]}"
 
 
 def _import(spec: str) -> Callable[..., Tensor]:

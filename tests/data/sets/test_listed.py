@@ -47,6 +47,8 @@ def test_a_list_names_files_in_any_of_the_usual_ways(root):
     assert found.available == 4
     assert "names 4 of 12 images in 3 of 3 classes" in found.note
     assert len(load_split(f"folder:{root}(list={ids}, split=all)", "test", n=3)) == 3
+    ids.write_text(names[0], encoding="utf-8-sig")
+    assert len(load_split(f"folder:{root}(list={ids}, split=all)", "test")) == 1, "as some editors save it"
 
 
 def test_a_class_without_a_listed_image_keeps_its_place(root):

@@ -142,3 +142,15 @@ def test_an_attack_passes_a_layer_that_stopped_it():
         stopped, passed = ((net(images.clone()).argmax(1) == y).float().mean() for images in attacked)
     assert stopped == 1
     assert passed < 0.5
+
+
+def test_what_stands_in_for_a_layer_is_in_the_name():
+    def zero(x):
+        return x * 0
+
+    every = [None, f"{__name__}:square", square, zero, lambda x: x, lambda x: 2 * x, nn.Identity()]
+    names = [StraightThrough(Net(), "front", one).title for one in every]
+    assert len(set(names)) == len(every)
+    assert names == [StraightThrough(Net(), "front", one).title for one in every]
+    ends = ("", f", substitute={__name__}:square")
+    assert names[:2] == [f"straight_through(Net, layer=front{end})" for end in ends]
