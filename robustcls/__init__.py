@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustcls.api import attack as attack
+    from robustcls.api import audit as audit
     from robustcls.api import choose as choose
     from robustcls.api import evaluate as evaluate
     from robustcls.api import explain as explain
@@ -39,6 +40,7 @@ _HOMES = {
     "InputError": "robustcls.core.errors",
     "ThreatModel": "robustcls.core.threat",
     "attack": "robustcls.api",
+    "audit": "robustcls.api",
     "averaged": "robustcls.models.wrappers.averaged",
     "choose": "robustcls.api",
     "coarse": "robustcls.models.wrappers.coarse",

@@ -19,6 +19,7 @@ from robustcls.core.files import FULL
 
 SUMMARIES = {
     "train": "Train a classifier, adversarially or not.",
+    "audit": "Find label errors and duplicates in training data.",
     "attack": "Measure clean and robust accuracy.",
     "explain": "Draw attribution maps of clean and adversarial images.",
     "report": "Attack, explain and diagnose, then write the HTML report.",

@@ -40,6 +40,7 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
       robustcls train --data folder:images --val-attack none
       robustcls train --data folder:images --arch torchvision/resnet18 \\
           --init imagenet --freeze backbone --head 512-relu-K
+      robustcls train --init ckpt.pt --data folder:images --tune "lora(rank=4)"
       robustcls train --init ckpt.pt --prune "channels(ratio=0.5)" --epochs 10
       robustcls train --config trades.toml --dry-run
       robustcls train --resume runs/digits-vgg16-pgd-20260101-120000
@@ -109,6 +110,8 @@ def conclude(run) -> None:
         click.echo(wrap(f"{warning}"))
     robust = "not measured" if best.val_robust is None else _share(best.val_robust)
     click.echo(f"best epoch {best.epoch}: clean {_share(best.val_clean)}, robust {robust}")
+    if (density := best.parts.get("density")) is not None:
+        click.echo(f"weights that are not 0: {density:.2%}")
     n, share = run.chance.images, best.val_robust if run.selects_robust else best.val_clean
     click.echo(wrap(f"by {run.selected_by}; 95% interval {interval(wilson(share * n, n))}"))
     click.echo(f"{run.folder / 'ckpt.pt'}")
@@ -147,10 +150,11 @@ def describe(run) -> str:
     """The header of a run."""
     from robustcls.core.classifier import sees
     from robustcls.runtime.device import describe_device
+    from robustcls.runtime.low_rank import plain_parameters
 
     config, model = run.config, run.state.model
     size = "x".join(map(str, model.input_size))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = sum(parameter.numel() for parameter in plain_parameters(model).values())
     about = f" ({run.train.note})" if run.train.note else ""
     how = [config.objective]
     how += [] if config.makes_examples else [f"attack {config.adv}"]
@@ -162,6 +166,7 @@ def describe(run) -> str:
         "model": f"{config.arch}, {parameters / 1e6:.2f} million parameters, {len(run.train.classes)} classes, input {size}",
         "init": run.notes.get("init"),
         "pruned": run.notes.get("pruned"),
+        "tuned": run.notes.get("tuned"),
         "training": f"{', '.join(how)}, {run.threat}, {config.epochs} epochs, batch {run.batch_size}",
         "recipe": run.remark,
         "assumed": as_flags(run.assumed, {"eps": "--eps", "augment": "--augment"}),

@@ -43,6 +43,10 @@ class StepContext(Protocol):
     def share_done(self) -> float:
         """Of the whole run, in the middle of this batch: between 0 and 1."""
 
+    @property
+    def batches_done(self) -> int:
+        """Of the whole run, before this one."""
+
     def attack(self, model: nn.Module, x: Tensor, y: Tensor, *, loss: Callable[..., Tensor] = ...) -> Tensor:
         """Adversarial images by the inner attack, as a BoundAttack."""
 
@@ -51,3 +55,6 @@ class StepContext(Protocol):
 
     def update(self) -> None:
         """Moves the parameters along their gradients by one step of the optimizer."""
+
+    def followers(self, name: str) -> list[Tensor]:
+        """What goes along with the parameter of this name, in its shape: the optimizer's momenta, the weights' average."""

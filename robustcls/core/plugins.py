@@ -34,6 +34,7 @@ KINDS = {
     "step": "robustcls/steps",
     "suite": "robustcls/evaluation/suites.py",
     "tracker": "robustcls/trackers",
+    "tune": "robustcls/models/tuning",
     "wrapper": "robustcls/models/wrappers",
 }
 # Sections of measures, each named as its folder, or section_NAME.py.

@@ -92,9 +92,12 @@ def load_left_out(
     return source.load("train", _Pick(lambda labels: divide(labels)[2]))
 
 
-def load_all(spec: str, *, data_dir: str | None = None, skip_corrupt: bool = False) -> Images:
-    """The whole train split of a data set, of which nothing is held out. Raises InputError."""
-    return _Source(spec, data_dir, skip_corrupt).load("train", _Pick(_all))
+def load_all(
+    spec: str, *, data_dir: str | None = None, skip_corrupt: bool = False, limit: int | None = None, seed: int = 0
+) -> Images:
+    """The whole train split of a data set, of which nothing is held out; limit: so many, by seed. Raises InputError."""
+    part = _all if limit is None else lambda labels: stratified_order(labels, seed)[:limit].sort().values
+    return _Source(spec, data_dir, skip_corrupt).load("train", _Pick(part))
 
 
 def hold_out(images: Images, *, seed: int = 0, limit_train: int | None = None) -> tuple[Images, Images]:

@@ -1,5 +1,6 @@
 """Builds models from specs, and saves and loads them as checkpoints of tensors and primitives alone."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from robustcls.core.gradients import frozen
 from robustcls.models import zoo
 from robustcls.models.heads import LINEAR, replace_head
 from robustcls.models.shapes import shapes_of, take_shapes
+from robustcls.runtime.low_rank import low_rank_layers, merge
 
 FORMAT = "robustcls/checkpoint/1"
 SIGNATURE = "(num_classes, input_size), input_size being (C, H, W)"
@@ -66,10 +68,11 @@ def _make_net(arch: Arch, outputs: int, input_size: Sequence[int]) -> nn.Module:
 def save_checkpoint(path: str | Path, model: Classifier, meta: Mapping[str, Any], **more: Any) -> None:
     """Writes model and meta (primitives: data, threat model, versions ...) atomically. more: what resuming needs.
 
-    A pruned model is saved with the widths of its layers.
+    A pruned model is saved with the widths of its layers, and one with low-rank weights merged.
     """
+    net = merge(copy.deepcopy(model.net)) if low_rank_layers(model) else model.net
     if pruned := getattr(model, "pruned", ""):
-        more |= {"pruned": pruned, "shapes": shapes_of(model.net)}
+        more |= {"pruned": pruned, "shapes": shapes_of(net)}
     content = {
         "format": FORMAT,
         "arch": model.arch,
@@ -78,7 +81,7 @@ def save_checkpoint(path: str | Path, model: Classifier, meta: Mapping[str, Any]
         "input_size": list(model.input_size),
         "mean": model.mean.flatten().tolist(),
         "std": model.std.flatten().tolist(),
-        "state_dict": {name: tensor.contiguous() for name, tensor in model.net.state_dict().items()},
+        "state_dict": {name: tensor.contiguous() for name, tensor in net.state_dict().items()},
         "meta": dict(meta),
         **more,
     }

@@ -2,10 +2,13 @@
 
 import re
 
+import torch
 from torch import nn
+from torch.nn import functional as F
 
-from robustcls.core.classifier import Classifier
+from robustcls.core.classifier import Classifier, device_of
 from robustcls.core.errors import InputError
+from robustcls.core.gradients import frozen
 from robustcls.models.architectures._layers import make_activation
 
 LINEAR = "linear"
@@ -50,6 +53,34 @@ def replace_head(model: Classifier, head: str) -> None:
         layers += [nn.Dropout(float(dropout))] if dropout else []
         channels = int(width)
     model.set_submodule(f"net.{name}".rstrip("."), Head(*layers, _like(last, channels, len(model.classes))))
+
+
+def drop_before_head(model: Classifier, share: float) -> None:
+    """In train mode a share of the head's inputs is 0, drawn anew in each pass, the others larger for it (Srivastava et al.
+    2014, JMLR 15). A hook: the network's layers and tensors are what they were.
+
+    Raises InputError without a head, or where the network takes the head's weights without calling it.
+    """
+    name, head = head_of(model.net, len(model.classes))
+    dropout = _Dropout(share)
+    head.register_forward_pre_hook(dropout)
+    with torch.no_grad(), frozen(model):
+        model(torch.zeros(1, *model.input_size, device=device_of(model)))
+    if not dropout.called:
+        raise InputError(
+            f"`dropout` comes before the head, and {model.arch} never calls its own, {name!r}: leave it out"
+        )
+
+
+class _Dropout:
+    """What a layer is given, less a share of it in train mode."""
+
+    def __init__(self, share: float) -> None:
+        self.share, self.called = share, False
+
+    def __call__(self, head: nn.Module, inputs: tuple) -> tuple:
+        self.called = True
+        return (F.dropout(inputs[0], self.share, head.training), *inputs[1:])
 
 
 def _channels(module: nn.Module) -> tuple[int, int]:

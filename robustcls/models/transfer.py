@@ -1,6 +1,7 @@
 """Starts training from existing weights (Yosinski et al. 2014, arXiv:1411.1792)."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from robustcls.models.heads import Head, head_of
 from robustcls.models.weights import read_file
 from robustcls.models.zoo import is_zoo, load_pretrained
 from robustcls.runtime.fused import own_tensors
+from robustcls.runtime.low_rank import plain_parameters
 
 IMAGENET = "imagenet"
+LAYERS = (nn.Linear, nn.modules.conv._ConvNd)  # whose weights are matrices
 
 
 def initialise(model: Classifier, init: str) -> str:
@@ -80,6 +83,29 @@ def freeze(model: Classifier, what: str) -> list[nn.Module]:
     return chosen
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """What is trained of a model, by a spec such as `lora(rank=4)`."""
+
+    spec: str
+    trained: int  # parameters, those that are added included
+    parameters: int  # of the model as it is saved
+    layers: tuple[str, ...]  # in which something is trained
+
+    def __str__(self) -> str:
+        names = ", ".join([*self.layers[:2], "...", self.layers[-1]] if len(self.layers) > 3 else self.layers)
+        layers = f"{len(self.layers)} layer{'s' * (len(self.layers) > 1)}"
+        share = f"{self.trained:,} parameters are trained, {self.trained / self.parameters:.1%} of {self.parameters:,}"
+        return f"{self.spec}: {share}, in {layers}: {names}"
+
+
+def tuned(model: Classifier, spec: str) -> Tuned:
+    """What takes gradients in a model after the spec was applied."""
+    free = {name: p.numel() for name, p in model.net.named_parameters() if p.requires_grad}
+    layers = tuple(dict.fromkeys(name.rpartition(".")[0].partition(".parametrizations")[0] for name in free))
+    return Tuned(spec, sum(free.values()), sum(p.numel() for p in plain_parameters(model).values()), layers)
+
+
 def keep_frozen_in_eval(modules: Iterable[nn.Module]) -> None:
     """To be called after model.train(): BatchNorms of frozen modules use and keep the statistics that they have.
 
@@ -99,8 +125,7 @@ def parameter_groups(
     """
     if not 0 < backbone_lr < float("inf"):
         raise InputError(f"backbone_lr {backbone_lr} is no factor of lr: give a number above 0, such as 0.1")
-    layers = (nn.Linear, nn.modules.conv._ConvNd)
-    decayed = {module.weight for module in model.modules() if isinstance(module, layers)}
+    decayed = {module.weight for module in model.modules() if isinstance(module, LAYERS)}
     head = set(head_of(model.net, len(model.classes))[1].parameters()) if backbone_lr != 1 else set(model.parameters())
     groups: dict[tuple[bool, bool], dict[str, Any]] = {
         (in_head, decays): {

@@ -33,11 +33,20 @@ def fill_file(name: str, context: "Context", **values: Any) -> Markup:
     return Markup(environment().get_template(name).render(c=context, n=context.number, **values))
 
 
-def fill_page(name: str, **values: Any) -> str:
-    """A whole page in our style, with our script and the digest by which its policy allows the script."""
-    script = Markup((ASSETS / "report.js").read_text(encoding="utf-8"))
+def fill_page(name: str, more: str = "", **values: Any) -> str:
+    """A whole page in our style, with our script and the digest by which its policy allows the script.
+
+    more: the name of a script and a style sheet in the folder assets that are put behind ours, without the ending.
+    """
+    script, css = (
+        Markup(
+            "".join(
+                (ASSETS / file).read_text(encoding="utf-8") for file in (first, *([f"{more}.{end}"] if more else []))
+            )
+        )
+        for first, end in (("report.js", "js"), ("style.css", "css"))
+    )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    css = Markup((ASSETS / "style.css").read_text(encoding="utf-8"))
     return environment().get_template(name).render(css=css, script=script, digest=digest, **values).rstrip("\n") + "\n"
 
 

@@ -18,6 +18,7 @@ from robustcls.core.classifier import check_logits, device_of, dtype_of, input_s
 from robustcls.core.gradients import finite
 from robustcls.core.logits import Wrapper, chains_in, passes_of
 from robustcls.runtime.device import DTYPES, autocast, exact_fp32
+from robustcls.runtime.low_rank import merge, plain_modules
 
 Layer = nn.Conv2d | nn.Linear
 Norm = nn.BatchNorm2d | nn.BatchNorm1d
@@ -74,22 +75,23 @@ class FusedModel(_Watched):
         self.precision = precision
         self.device, self.dtype = device_of(model), dtype_of(model)
         self.compiled = self.replayed = False
-        self.copy = copy.deepcopy(model).eval()
+        self.copy = merge(copy.deepcopy(model)).eval()
         for parameter in self.copy.parameters():  # one by one, for a ScriptModule has no requires_grad_
             parameter.requires_grad_(False)
         if x is None and (size := input_size_of(model)) is not None:
             x = torch.zeros(1, *size, device=self.device)
         pairs = foldable(self.copy, x.to(self.dtype, copy=True)) if fold and x is not None else []
         folded = {id(module) for pair in pairs for module in pair}
-        modules = list(zip(model.modules(), self.copy.modules(), strict=True))
+        modules = list(zip(plain_modules(model), self.copy.modules(), strict=True))
         source_of: dict[int, Any] = {id(twin): source for source, twin in modules}
         self._folds = [((source_of[id(layer)], source_of[id(norm)]), layer) for layer, norm in pairs]
-        self._same = [
-            (source, twin)
-            for source_module, twin_module in modules
-            if id(twin_module) not in folded
-            for source, twin in zip(own_tensors(source_module), own_tensors(twin_module), strict=True)
-        ]
+        self._same: list[tuple[Tensor, Tensor]] = []
+        self._computed: list[tuple[nn.Module, Tensor]] = []
+        for source, twin in modules:
+            if id(twin) not in folded:
+                own, copied = dict(_named_tensors(source)), _named_tensors(twin)
+                self._same += [(own[name], tensor) for name, tensor in copied if name in own]
+                self._computed += [(source, tensor) for name, tensor in copied if name not in own]  # a merged weight
         # Tensors of their own, for another layer may share the weight; rounded once, not at each pass.
         for layer, _ in pairs:
             layer.weight = nn.Parameter(torch.empty_like(layer.weight, dtype=self._low), requires_grad=False)
@@ -107,6 +109,8 @@ class FusedModel(_Watched):
         """Takes over the model's weights and statistics."""
         for source, copied in self._same:
             copied.copy_(source)
+        for layer, copied in self._computed:
+            copied.copy_(layer.weight)  # type: ignore[arg-type]
         for (layer, norm), folded in self._folds:
             weight, bias = folded_weights(layer, norm)
             assert folded.bias is not None
@@ -273,4 +277,8 @@ class _Uses(TorchFunctionMode):
 
 
 def own_tensors(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return [tensor for _, tensor in _named_tensors(module)]
+
+
+def _named_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]

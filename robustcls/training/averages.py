@@ -1,20 +1,21 @@
 """Averages of the weights over the course of training, in fp32."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 import torch
 from torch import nn
 
 from robustcls.core.classifier import Classifier
-from robustcls.models.transfer import freeze, keep_frozen_in_eval
+from robustcls.models.transfer import keep_frozen_in_eval
+from robustcls.runtime.low_rank import merge, plain_modules, plain_parameters
 
 
 class Average:
-    """A copy of the model whose weights are an average; `updates` counts what went into it."""
+    """A copy of the model, merged, whose weights are an average; `updates` counts what went into it."""
 
     def __init__(self, model: Classifier) -> None:
-        self.model: Classifier = copy.deepcopy(model).requires_grad_(False)
+        self.model: Classifier = merge(copy.deepcopy(model)).requires_grad_(False)  # type: ignore[assignment]
         self.updates = 0
 
     def after_update(self, model: nn.Module) -> None:
@@ -29,7 +30,9 @@ class Average:
     def move(self, model: nn.Module, share: float) -> None:
         """Weights go by `share` of the way to the model's; buffers, such as BatchNorm's statistics, are its latest."""
         self.updates += 1
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), share)
+        theirs = plain_parameters(model)
+        own = dict(self.model.named_parameters())
+        torch._foreach_lerp_(list(own.values()), [theirs[name] for name in own], share)
         torch._foreach_copy_(list(self.model.buffers()), list(model.buffers()))
 
 
@@ -54,11 +57,11 @@ class Swa(Average):
     Such weights were never run together, so BatchNorm's statistics are estimated anew by forward passes in train mode.
     """
 
-    def __init__(self, model: Classifier, start: float, freeze_spec: str = "none") -> None:
-        """start: share of the run after which epochs count. freeze_spec: the layers that do not train, as
-        `transfer.freeze` takes it; their statistics stay."""
+    def __init__(self, model: Classifier, start: float, frozen: Container[nn.Module] = ()) -> None:
+        """start: share of the run after which epochs count. frozen: modules of the model whose statistics stay."""
         super().__init__(model)
-        self.start, self.frozen = start, freeze(self.model, freeze_spec)
+        pairs = zip(plain_modules(model), self.model.modules(), strict=True)
+        self.start, self.frozen = start, [own for module, own in pairs if module in frozen]
 
     @torch.no_grad()
     def after_epoch(

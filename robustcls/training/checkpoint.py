@@ -15,7 +15,9 @@ from robustcls.core.files import atomic_write, check_writable
 from robustcls.core.provenance import versions
 from robustcls.deploy.prune import Pruned
 from robustcls.models.checkpoint import save_checkpoint
+from robustcls.models.transfer import Tuned
 from robustcls.models.weights import read_file
+from robustcls.runtime.low_rank import low_rank_layers
 from robustcls.training.config import TrainConfig
 from robustcls.training.run import Run
 
@@ -28,6 +30,8 @@ def save_last(run: Run, name: str = "last.pt") -> None:
     state = run.state.state_dict()
     state |= {key: run.world.gather(state[key]) for key in OF_EACH_PROCESS}
     more = {key: value for key, value in state.items() if key not in WEIGHTS}
+    if low_rank_layers(run.state.model):  # the checkpoint has them merged
+        more["unmerged"] = state["state_dict"]
     if not run.world.first:
         return
     lines = [json.dumps(row, allow_nan=False) + "\n" for row in state["history"]]
@@ -53,6 +57,7 @@ def restore_state(run: Run, content: dict[str, Any]) -> None:
     try:
         fresh, rank = run.state.state_dict(), run.world.rank  # there may be more processes than there were
         own = {key: content[key][rank] if rank < len(content[key]) else fresh[key] for key in OF_EACH_PROCESS}
+        own |= {"state_dict": content.get("unmerged", content["state_dict"])}
         run.state.load_state_dict(content | own)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -91,6 +96,7 @@ def meta(run: Run) -> dict[str, Any]:
         "saved": datetime.now(UTC).isoformat(timespec="seconds"),
         **({"from_python": list(run.from_python)} if run.from_python else {}),
         **({"pruned": dataclasses.asdict(pruned)} if isinstance(pruned := run.notes.get("pruned"), Pruned) else {}),
+        **({"tuned": dataclasses.asdict(tuned)} if isinstance(tuned := run.notes.get("tuned"), Tuned) else {}),
     }
 
 

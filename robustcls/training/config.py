@@ -18,7 +18,7 @@ from robustcls.core.traits import traits_of
 
 PYTHON = "python"  # for `data`: images that were given in Python, which no spec names
 LEAST = {"epochs": 1, "val_n": 1, "limit_train": 1, "accumulate": 1, "patience": 0, "save_every": 1, "track_images": 0}
-BELOW = {"momentum": 1, "ema": 1, "swa": 1}  # exclusive bounds; the others have none
+BELOW = {"momentum": 1, "ema": 1, "swa": 1, "dropout": 1}  # exclusive bounds; the others have none
 
 
 @dataclass(kw_only=True)
@@ -47,6 +47,13 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
     freeze: str = option(
         "none", "Weights that are not trained: none, backbone, or the first N layers.", metavar="N", group="Model"
     )
+    tune: str = option(
+        "all",
+        "What is trained of the initial weights: all, head, norm_bias, or lora(rank=4), which adds small matrices to them.",
+        metavar="SPEC",
+        group="Model",
+    )
+    dropout: float = option(0.0, "Share of the head's inputs that training sets to 0; 0 for none.", group="Model")
     adv: str | None = option(
         None,
         "Inner attack: none, fgsm, n_fgsm, pgd(steps=3) ...  [default: the data set's recipe]",
@@ -124,7 +131,7 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"`{name}={value}` is too small: give {least} or more")
-        for name in ("minutes", "lr", "backbone_lr", "momentum", "weight_decay", "clip", "ema", "swa"):
+        for name in ("minutes", "lr", "backbone_lr", "momentum", "weight_decay", "clip", "ema", "swa", "dropout"):
             value = getattr(self, name)
             if not (0 <= value < BELOW.get(name, float("inf"))):
                 raise InputError(f"`{name}={value}` is out of range")
@@ -134,6 +141,9 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
             raise InputError("`ema` and `swa` are two averages of the weights: give one of them")
         if self.prune:
             plugins.load("prune", self.prune)  # a typo is found at once
+        plugins.load("tune", self.tune)
+        if self.tune != "all" and self.freeze != "none":
+            raise InputError(f'`tune="{self.tune}"` says what is trained: leave out `freeze="{self.freeze}"`')
         parse_batch_size(self.batch_size)
         self.data = self.data or "digits"
         self.norm = self.norm or "linf"

@@ -15,6 +15,7 @@ from robustcls.data.images import Images
 from robustcls.data.splits import choose
 from robustcls.deploy.prune import RANKED_ON, Pruned, prune, size_of
 from robustcls.models.checkpoint import Arch, build, take_pruned
+from robustcls.models.heads import drop_before_head
 from robustcls.models.transfer import initialise
 from robustcls.runtime.predict import classifier_of
 from robustcls.training.config import TrainConfig
@@ -24,7 +25,7 @@ DATA = "data"  # for `mean` and `std`: those of the training images
 
 def make_model(
     config: TrainConfig, train: Images, arch: Arch | None = None, *, last: Mapping[str, Any] | None = None
-) -> tuple[Classifier, dict[str, str | Pruned]]:
+) -> tuple[Classifier, dict[str, object]]:
     """A model of config.arch for the training images, with the first weights of config.init, pruned where that is asked,
     and what is said of it.
 
@@ -39,11 +40,15 @@ def make_model(
         raise InputError(
             "`prune` removes what trained weights need least, and these are random: name a checkpoint with `init`"
         )
+    if config.tune != "all" and not config.init and not isinstance(arch, nn.Module):
+        raise InputError(
+            f'`tune="{config.tune}"` leaves most weights as they are, and these are random: name a checkpoint with `init`'
+        )
     mean, std = normalisation(config, train.pixels)
     made = copy.deepcopy(arch) if isinstance(arch, nn.Module) else arch or config.arch
     size = train.pixels.shape[1:]
     model = build(made, classes=train.classes, input_size=size, mean=mean, std=std, head=config.head)
-    notes: dict[str, str | Pruned] = {} if last else {"output": check_outputs(model, train)}
+    notes: dict[str, object] = {} if last else {"output": check_outputs(model, train)}
     full = size_of(model) if config.init or config.prune else (0, 0)
     if last:
         take_pruned(model, last, "last.pt")
@@ -56,6 +61,8 @@ def make_model(
     if pruned := getattr(model, "pruned", ""):
         parameters, macs = zip(full, size_of(model), strict=True)
         notes["pruned"] = Pruned(pruned, parameters, macs)
+    if config.dropout:
+        drop_before_head(model, config.dropout)
     return model, notes
 
 

@@ -21,7 +21,7 @@ from robustcls.training.config import PYTHON, TrainConfig
 UPDATES = 20  # an epoch, once the batch is cut, and more: it is a power of two
 SMALLEST = 8  # images, of fewer of which BatchNorm's statistics are mostly noise
 USUAL = 128  # the batch that a rate is meant for, where no recipe names one
-FINE_TUNING = 0.1  # of the rate, for weights that are trained already
+FINE_TUNING = 0.1  # of the rate, where all weights are trained already
 ADAMW = 0.01  # of SGD's rate
 
 
@@ -109,9 +109,10 @@ def adapt(config: TrainConfig, given: Container[str], images: int, batch_size: i
             said.append(f"batch {batch_size}, for {images // batch_size} updates an epoch")
     if "lr" not in given:
         usual = recipe_of(config.data).get("batch_size", USUAL)
+        all_move = config.tune == "all" and config.freeze != "backbone"
         shares = {
             f"{batch_size}/{usual} (batch)": min(1.0, batch_size / usual),
-            f"{FINE_TUNING:g} (--init)": FINE_TUNING if config.init and config.freeze != "backbone" else 1.0,
+            f"{FINE_TUNING:g} (--init)": FINE_TUNING if all_move and config.init else 1.0,
             f"{ADAMW:g} (AdamW)": ADAMW if config.optimizer == "adamw" else 1.0,
         }
         factors = [words for words, share in shares.items() if share != 1]

@@ -13,6 +13,7 @@ from robustcls.data.splits import choose
 from robustcls.runtime.device import wait_for
 from robustcls.runtime.flops import FlopCounter, forward_flops
 from robustcls.runtime.fused import uncompiled
+from robustcls.runtime.low_rank import plain_parameters
 from robustcls.runtime.memory import peak_memory_mb
 from robustcls.training.run import Run
 from robustcls.training.state import TrainState, own_random
@@ -86,10 +87,9 @@ def measure_cost(run: Run) -> Cost:
         val_seconds = time.perf_counter() - started
     timed = seconds[2:] or seconds[-1:]
     each = statistics.median(timed)
-    parameters = list(state.model.parameters())
     return Cost(
-        parameters=sum(p.numel() for p in parameters),
-        trained=sum(p.numel() for p in parameters if p.requires_grad),
+        parameters=sum(p.numel() for p in plain_parameters(state.model).values()),
+        trained=sum(p.numel() for p in state.model.parameters() if p.requires_grad),
         forward_flops=flops,
         update_flops=update_flops,
         images_per_second=run.images_per_batch / each,

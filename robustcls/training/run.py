@@ -18,6 +18,7 @@ from robustcls.data.images import Images, batches, num_batches
 from robustcls.data.mixed import Mixed
 from robustcls.data.splits import choose
 from robustcls.models.checkpoint import Arch
+from robustcls.models.transfer import tuned
 from robustcls.results.records import Chance
 from robustcls.runtime.device import make_deterministic, resolve_batch_size, resolve_device, resolve_precision
 from robustcls.runtime.world import World
@@ -79,6 +80,8 @@ class Run:
             world=self.world,
             adv=adv,
         )
+        if config.tune != "all":
+            self.notes["tuned"] = tuned(model, config.tune)
         self.val_attack = load_val_attack(config, self.threat)
         self.resumed, self.from_python = last is not None, from_python
         self.remark = ""  # what was made of the data set's recipe

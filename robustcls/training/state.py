@@ -59,8 +59,9 @@ class TrainState:
         inner = adv or config.adv
         self.inner = InnerAttack(inner, config.objective or "", threat) if inner not in (None, "none") else None
         self.frozen = freeze(model, config.freeze)
+        self.frozen += plugins.load("tune", config.tune)(model, torch.Generator().manual_seed(config.seed))
         self.average: Average | None = (
-            Ema(model, config.ema) if config.ema else Swa(model, config.swa, config.freeze) if config.swa else None
+            Ema(model, config.ema) if config.ema else Swa(model, config.swa, self.frozen) if config.swa else None
         )
         models = [model, self.average.model] if self.average else [model]
         self.twins: dict[nn.Module, FusedModel] = {each: FusedModel(each, precision) for each in models}
@@ -142,6 +143,13 @@ class TrainState:
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
+    def followers(self, name: str) -> list[Tensor]:
+        """What goes along with the parameter of this name, in its shape: the optimizer's momenta, the weights' average."""
+        parameter = self.model.get_parameter(name)
+        averaged = [self.average.model.get_parameter(name)] if self.average else []
+        momenta = self.optimizer.state.get(parameter, {}).values()
+        return averaged + [each for each in momenta if isinstance(each, Tensor) and each.shape == parameter.shape]
+
     # Around it
 
     def set_lr(self) -> None:
@@ -168,7 +176,12 @@ class TrainState:
     @property
     def share_done(self) -> float:
         """Of the whole run, in the middle of the batch to come."""
-        return (self.epoch * self.num_batches + self.batch + 0.5) / (self.config.epochs * self.num_batches)
+        return (self.batches_done + 0.5) / (self.config.epochs * self.num_batches)
+
+    @property
+    def batches_done(self) -> int:
+        """Of the whole run."""
+        return self.epoch * self.num_batches + self.batch
 
     @property
     def halves_attack(self) -> bool:

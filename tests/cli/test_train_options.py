@@ -209,7 +209,8 @@ VALUES = {
     "data": "cifar10", "data_dir": "some where", "skip_corrupt": True, "norm": "l2", "eps": "0.25", "device": "cpu",
     "precision": "bf16", "batch_size": "48", "seed": 9, "quiet": True, "arch": "resnet18(width=0.5)", "init": "w.pt",
     "prune": "channels(ratio=0.25)",
-    "head": "64-silu-dropout0.5-K", "freeze": "backbone", "adv": "fgsm", "objective": "trades(beta=2.0)",
+    "head": "64-silu-dropout0.5-K", "freeze": "backbone", "tune": "lora(rank=2)", "dropout": 0.3,
+    "adv": "fgsm", "objective": "trades(beta=2.0)",
     "step": "awp(gamma=0.01)", "epochs": 17, "optimizer": "adamw", "lr": 0.003, "backbone_lr": 0.5, "momentum": 0.8,
     "weight_decay": 0.01, "schedule": "cosine", "clip": 2.0, "accumulate": 4, "augment": "cutmix+cutout", "ema": 0.9,
     "unlabelled": "folder:new", "unlabelled_share": 0.75, "pseudo_labels": "labels.npz",
@@ -233,7 +234,7 @@ def flags_of(values):
     return arguments
 
 
-@pytest.mark.parametrize("left_out", [("ema", "minutes"), ("swa", "minutes")])  # others exclude them
+@pytest.mark.parametrize("left_out", [("ema", "minutes", "tune"), ("swa", "minutes", "freeze")])  # others exclude them
 def test_every_option_can_be_set_from_a_file_and_from_flags(left_out, tmp_path):
     assert VALUES.keys() == {field.name for field in dataclasses.fields(TrainConfig)}
     values = {name: value for name, value in VALUES.items() if name not in left_out}

@@ -4,7 +4,7 @@ import pytest
 
 from robustcls.core import plugins
 
-STEPS = ["once", "free(replays=2)", "awp(warmup=0.2)"]
+STEPS = ["once", "free(replays=2)", "awp(warmup=0.2)", "sparse(density=0.5, every=3)"]
 COMBINATIONS = [
     (objective, step)
     for objective in plugins.names("objective")

@@ -31,6 +31,7 @@ PAGES = [
     "scale",
     "ci",
     "data",
+    "audit",
     "python",
     "evaluation",
     "plugins",

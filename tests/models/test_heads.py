@@ -7,7 +7,7 @@ from torch import nn
 import robustcls
 from robustcls.core.errors import InputError
 from robustcls.models.checkpoint import build, save_checkpoint
-from robustcls.models.heads import Head, head_of
+from robustcls.models.heads import Head, drop_before_head, head_of
 
 CLASSES, SMALL = ("a", "b", "c"), "vgg16(width=0.05)"
 
@@ -98,3 +98,51 @@ def test_heads_that_are_none(head):
     with pytest.raises(InputError, match="give linear, or hidden layers and K, such as 512-relu-dropout0.5-K") as no:
         make(head=head)
     assert "\n" not in str(no.value)
+
+
+@pytest.mark.parametrize("head", ["linear", "8-relu-K"])
+@pytest.mark.parametrize("arch", [SMALL, "resnet18(width=0.125)", "torchvision/squeezenet1_1"])
+def test_dropout_sets_a_share_of_what_the_head_sees_to_0_in_train_mode_alone(arch, head):
+    size = (3, 32, 32)
+    model, plain = make(arch, head, size), make(arch, head, size)
+    plain.load_state_dict(model.state_dict())
+    drop_before_head(model, 0.3)
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    x, seen = torch.rand(16, *size), []
+    inside = head_of(model.net, 3)[1]
+    first = inside[0] if isinstance(inside, Head) else inside
+    first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    head_of(plain.net, 3)[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    assert torch.equal(model.eval()(x), plain.eval()(x))
+    assert torch.equal(seen[0], seen[1])
+    frozen_backbone(model.train(), inside)
+    frozen_backbone(plain.train(), head_of(plain.net, 3)[1])
+    torch.manual_seed(1)
+    model(x)
+    plain(x)
+    dropped, whole = seen[2:]
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], whole[kept] / 0.7)
+    assert 0.2 < 1 - kept[whole != 0].float().mean() < 0.4
+
+
+def frozen_backbone(model, head):
+    """Without the random numbers and the statistics of what comes before."""
+    for module in set(model.modules()) - set(head.modules()):
+        module.training = False
+
+
+class Unused(nn.Module):
+    """Takes the weights of its head without calling it."""
+
+    def __init__(self, num_classes, input_size):
+        super().__init__()
+        self.head = nn.Linear(192, num_classes)
+
+    def forward(self, x):
+        return nn.functional.linear(x.flatten(1), self.head.weight)
+
+
+def test_dropout_that_would_do_nothing_is_refused():
+    with pytest.raises(InputError, match="`dropout` comes before the head, and .*Unused never calls its own, 'head'"):
+        drop_before_head(make(Unused), 0.5)

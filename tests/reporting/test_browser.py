@@ -197,19 +197,25 @@ def test_prints_what_is_folded(visit, page_file):
 
 @pytest.mark.parametrize(("models", "scheme"), [("two", "light"), ("two", "dark"), ("one", "light")])
 def test_axe_finds_nothing(visit, files, models, scheme):
-    found = [(name, importlib.util.find_spec(name)) for name in AXE]
-    folders = [(name, Path(spec.origin).parent) for name, spec in found if spec and spec.origin]
-    scripts = [file for name, folder in folders for file in folder.rglob(AXE[name])]
-    if not scripts:
-        pytest.skip("axe-core is not installed: pip install axe-playwright-python")
+    script = axe_script()
     page = visit(files[models], color_scheme=scheme, bypass_csp=True, viewport={"width": 1280, "height": 900})
-    page.evaluate(scripts[0].read_text(encoding="utf-8") + ";0")
+    page.evaluate(script + ";0")
     assert _violations(page) == []
     page.select_option("select[name=outcome]", "broken")
     assert _violations(page) == []
     page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     page.evaluate("document.querySelector('.zoom').click()")
     assert _violations(page) == []
+
+
+def axe_script() -> str:
+    """The text of axe-core; skips where it is not installed."""
+    found = [(name, importlib.util.find_spec(name)) for name in AXE]
+    folders = [(name, Path(spec.origin).parent) for name, spec in found if spec and spec.origin]
+    scripts = [file for name, folder in folders for file in folder.rglob(AXE[name])]
+    if not scripts:
+        pytest.skip("axe-core is not installed: pip install axe-playwright-python")
+    return scripts[0].read_text(encoding="utf-8")
 
 
 def _violations(page) -> list[str]:

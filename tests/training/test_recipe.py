@@ -121,3 +121,13 @@ def test_no_checkpoint_chooses_code(trained, tmp_path):
     torch.save(content, tmp_path / "evil.pt")
     with pytest.raises(InputError, match="os:system"):
         configure({"init": str(tmp_path / "evil.pt"), "prune": "channels"})
+
+
+@pytest.mark.parametrize(
+    ("options", "share"),
+    [({}, 0.1), ({"freeze": "backbone"}, 1), ({"tune": "head"}, 1), ({"tune": "norm_bias"}, 1), ({"tune": "lora"}, 1)],
+)
+def test_the_rate_is_cut_where_all_weights_are_trained_already(options, share):
+    config = TrainConfig(data="digits", lr=0.2, init="w.pt", **options)
+    adapt(config, {"batch_size"}, 5000, 256)
+    assert config.lr == pytest.approx(0.2 * share)

@@ -1,0 +1,229 @@
+"""Plants label errors and duplicates in training images, audits them, corrects what the audit names, and trains again.
+
+    python experiments/audit/run.py audit SEED         # the audit of planted and of untouched labels
+    python experiments/audit/run.py train SEED ARM     # one of ARMS, standard and N-FGSM, judged on test images
+    python experiments/audit/run.py table              # what came out, as Markdown
+
+Options: --config FILE.toml, --out DIR (reports/audit), --data SPEC, --objective standard|n_fgsm. Each step reads what
+the one before it wrote; one that is done is not done again.
+"""
+
+import argparse
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+
+import torch
+from sklearn.metrics import average_precision_score
+from torch import Tensor
+
+import robustcls
+from robustcls.auditing.audit import audit_data
+from robustcls.auditing.confident import find_label_errors
+from robustcls.auditing.config import AuditConfig
+from robustcls.cli.console import markdown
+from robustcls.data.images import Images
+from robustcls.data.splits import hold_out, load_all, load_split
+from robustcls.results.statistics import paired_difference
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).resolve().parents[2]
+ARMS = {
+    "true": "the labels as they were",
+    "noisy": "planted errors",
+    "relabelled": "planted errors; the most suspicious get the audit's guess",
+    "removed": "planted errors; the most suspicious are left out",
+    "random": "planted errors; as many at random are left out",
+    "true_removed": "nothing planted; the most suspicious are left out",
+}
+OBJECTIVES = {"standard": {"adv": "none"}, "n_fgsm": {"adv": "n_fgsm"}}
+
+
+def load(config: dict, spec: str, seed: int) -> Images:
+    """The training images, chosen by seed; their own positions do not matter."""
+    images = load_all(spec, limit=config["images"], seed=seed)
+    return replace(images, index=torch.arange(len(images)), available=len(images), files=None)
+
+
+def plant_errors(images: Images, config: dict, seed: int) -> tuple[Images, Tensor]:
+    """Half of the share goes to any other class, half turns the classes of the pair into each other; and which changed."""
+    draws, labels = torch.Generator().manual_seed(1000 + seed), images.labels.clone()
+    half = round(config["share"] * len(images) / 2)
+    a, b = (images.classes.index(name) for name in config["pair"])
+    in_pair = ((labels == a) | (labels == b)).nonzero().squeeze(1)
+    swapped = in_pair[torch.randperm(len(in_pair), generator=draws)[:half]]
+    labels[swapped] = a + b - labels[swapped]
+    wrong = torch.zeros(len(images), dtype=torch.bool)
+    wrong[swapped] = True
+    left = (~wrong).nonzero().squeeze(1)
+    other = left[torch.randperm(len(left), generator=draws)[:half]]
+    k = len(images.classes)
+    labels[other] = (labels[other] + torch.randint(1, k, (len(other),), generator=draws)) % k
+    wrong[other] = True
+    return replace(images, labels=labels), wrong
+
+
+def audit(config: dict, spec: str, seed: int, out: Path) -> None:
+    """What the audit says of planted and of untouched labels, with the predictions, so that the arms can be made of them."""
+    true = load(config, spec, seed)
+    noisy, wrong = plant_errors(true, config, seed)
+    record: dict = {"seed": seed, "images": len(true), "planted": int(wrong.sum())}
+    for name, images in (("noisy", noisy), ("true", true)):
+        options = AuditConfig(data=spec, minutes=config["minutes"], seed=seed, quiet=True, **config["audit"])
+        found, folds = audit_data(options, images, progress=True)
+        record[name] = {
+            "accuracy": found.accuracy.accuracy, "epochs": found.epochs, "issues": len(found.issues),
+            "seconds": found.provenance.seconds, "versions": found.provenance.versions,
+        }  # fmt: skip
+        confident = find_label_errors(folds.probabilities, images.labels)
+        torch.save({"margin": confident.margin, "guess": confident.guess}, out / f"{name}_{seed}.pt")
+        if name == "noisy":
+            record[name] |= quality(confident, true.labels, wrong)
+    record["duplicates"] = planted_duplicates(config, spec, true, seed)
+    (out / f"audit_{seed}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def quality(confident, truth: Tensor, wrong: Tensor) -> dict:
+    """How well the planted errors are found: by the ranking, among the issues, and how often the guess is the true class."""
+    top = confident.margin.argsort(stable=True)[: int(wrong.sum())]
+    hit = confident.issue & wrong
+    return {
+        "average_precision": float(average_precision_score(wrong.numpy(), -confident.margin.numpy())),
+        "precision_of_issues": (hit.sum() / confident.issue.sum().clamp(min=1)).item(),
+        "recall_of_issues": (hit.sum() / wrong.sum()).item(),
+        "precision_of_top": wrong[top].float().mean().item(),
+        "guess_right": (confident.guess == truth)[top][wrong[top]].float().mean().item(),
+    }
+
+
+def planted_duplicates(config: dict, spec: str, images: Images, seed: int) -> dict:
+    """How many of some test images, half as they are and half darker, that are put among the training images are found."""
+    from robustcls.auditing.duplicates import find_duplicates
+
+    test = load_split(spec, "test")
+    chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))[: config["duplicates"]]
+    copies = test.pixels[chosen]
+    half = len(copies) // 2
+    copies[half:] = (copies[half:].float() * 0.8).round().to(torch.uint8)
+    first = len(images) + len(copies)
+    groups = find_duplicates(torch.cat([images.pixels, copies, test.pixels]), progress=True)
+    joined = [set(group.rows) for group in groups]
+    found = sum(
+        any({len(images) + i, first + row} <= group for group in joined) for i, row in enumerate(chosen.tolist())
+    )
+    own = sum(any(r < len(images) for r in group) and any(r >= first for r in group) for group in joined)
+    return {"planted": len(copies), "found": found, "groups_across_splits": own, "groups": len(groups)}
+
+
+def arm_of(arm: str, config: dict, spec: str, seed: int, out: Path) -> Images:
+    """The training images of an arm."""
+    true = load(config, spec, seed)
+    noisy, wrong = plant_errors(true, config, seed)
+    n = int(wrong.sum())
+    images = true if arm.startswith("true") else noisy
+    if arm in ("true", "noisy"):
+        return images
+    rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(2000 + seed))
+    if arm != "random":
+        saved = torch.load(out / f"{'true' if arm == 'true_removed' else 'noisy'}_{seed}.pt", weights_only=True)
+        rows = saved["margin"].argsort(stable=True)
+    if arm == "relabelled":
+        labels = images.labels.clone()
+        labels[rows[:n]] = saved["guess"][rows[:n]]
+        return replace(images, labels=labels)
+    kept = images.take(rows[n:].sort().values)
+    return replace(kept, index=torch.arange(len(kept)), available=len(kept), split_counts=())
+
+
+def train(arm: str, objective: str, config: dict, spec: str, seed: int, out: Path) -> None:
+    """Trains on the images of an arm and judges the model on untouched test images."""
+    run = robustcls.train(
+        data=hold_out(arm_of(arm, config, spec, seed, out), seed=seed), eps="8/255", seed=seed, progress=True,
+        out=out / "runs" / f"{arm}_{objective}_{seed}", **OBJECTIVES[objective], **config["train"],
+    )  # fmt: skip
+    x, y = robustcls.load_data(spec, "test", config["test_n"])
+    threat = "linf:8/255"
+    if objective == "standard":  # nothing of it withstands an attack: clean accuracy is what errors cost
+        found = robustcls.evaluate(run.model, x, y, threat, attacks="fgsm", seed=seed, checks=(), progress=True)
+    else:
+        found = robustcls.evaluate(run.model, x, y, threat, attacks=config["attacks"], seed=seed, progress=True)
+    found.save(out / f"{arm}_{objective}_{seed}.json")
+
+
+def table(config: dict, out: Path) -> str:
+    """What the audits found, and accuracy by arm; differences are paired, image by image, against the planted errors."""
+    audits = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("audit_?.json"))]
+    head = [
+        "Seed",
+        "AP",
+        "Precision of issues",
+        "Recall",
+        "Guess right",
+        "Issues, none planted",
+        "Minutes",
+        "Duplicates",
+    ]
+    rows = [
+        [str(one["seed"]), f"{one['noisy']['average_precision']:.3f}",
+         *(f"{one['noisy'][key]:.1%}" for key in ("precision_of_issues", "recall_of_issues", "guess_right")),
+         f"{one['true']['issues'] / one['images']:.1%}", f"{one['noisy']['seconds'] / 60:.1f}",
+         f"{one['duplicates']['found']} of {one['duplicates']['planted']}"]
+        for one in audits
+    ]  # fmt: skip
+    parts = [markdown(head, rows)]
+    for objective in OBJECTIVES:
+        lines = []
+        for arm, words in ARMS.items():
+            found = {seed: read(out, arm, objective, seed) for seed in config["seeds"]}
+            base = {seed: read(out, "noisy", objective, seed) for seed in config["seeds"]}
+            seeds = [seed for seed in found if found[seed] and base[seed]]
+            if not seeds:
+                continue
+            cells = [words, ", ".join(f"{found[seed][1]:.1%}" for seed in seeds)]
+            differences = [paired_difference(base[seed][0], found[seed][0]) for seed in seeds]
+            cells.append(f"{100 * mean(one[0] for one in differences):+.1f}" if arm != "noisy" else "-")
+            cells.append("; ".join(f"[{100 * low:+.1f}, {100 * high:+.1f}]" for _, (low, high) in differences))
+            lines.append(cells)
+        if lines:
+            measure = "clean" if objective == "standard" else "`fast`"
+            head = [f"Trained on ({objective})", f"{measure}, by seed", "Against planted errors", "95%, by seed"]
+            parts.append(markdown(head, lines))
+    return "\n\n".join(parts)
+
+
+def read(out: Path, arm: str, objective: str, seed: int) -> tuple[list[bool], float] | None:
+    """Of each test image whether it is right, clean or under attack by the objective, and the share."""
+    path = out / f"{arm}_{objective}_{seed}.json"
+    if not path.exists():
+        return None
+    found = robustcls.Evaluation.load(path)
+    clean = objective == "standard"
+    right = [one.clean == one.label and (clean or one.broken_by is None) for one in found.samples]
+    return right, sum(right) / len(right)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("audit", "train", "table"))
+    parser.add_argument("seed", type=int, nargs="?", default=0)
+    parser.add_argument("arm", choices=ARMS, nargs="?", default="noisy")
+    parser.add_argument("--objective", choices=OBJECTIVES, default="standard")
+    parser.add_argument("--config", type=Path, default=HERE / "noise.toml")
+    parser.add_argument("--out", type=Path, default=ROOT / "reports" / "audit")
+    parser.add_argument("--data")
+    given = parser.parse_args()
+    config = tomllib.loads(given.config.read_text(encoding="utf-8"))
+    spec = given.data or config["data"]
+    given.out.mkdir(parents=True, exist_ok=True)
+    if given.step == "table":
+        print(table(config, given.out))
+    elif given.step == "audit":
+        if not (given.out / f"audit_{given.seed}.json").exists():
+            audit(config, spec, given.seed, given.out)
+    elif not (given.out / f"{given.arm}_{given.objective}_{given.seed}.json").exists():
+        train(given.arm, given.objective, config, spec, given.seed, given.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Prints what few parameters come to, out of reports/few_parameters/results.json.
+
+python experiments/few_parameters/table.py [results.json]
+"""
+
+import json
+import math
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from robustcls.cli.console import markdown
+
+RESULTS = Path(__file__).resolve().parents[2] / "reports" / "few_parameters" / "results.json"
+WORDS = {
+    ("source", "head"): "head",
+    ("source", "norm_bias"): "norms, biases, head",
+    ("source", "lora"): "LoRA of rank 4, head",
+    ("source", "all"): "all",
+    ("standard", "head"): "head, of a source that is not robust",
+}
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided, for so many seeds
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """One line for each number of images and recipe: means over the seeds, each seed's own in brackets."""
+    lines = []
+    for images in sorted({row["images"] for row in rows}):
+        whole = {row["seed"]: share(row, "robust") for row in rows if is_of(row, images, "source", "all")}
+        for (source, tune), words in WORDS.items():
+            its = sorted((row for row in rows if is_of(row, images, source, tune)), key=lambda row: row["seed"])
+            if not its:
+                continue
+            clean, robust = ([share(row, what) for row in its] for what in ("clean", "robust"))
+            more = [share(row, "robust") - whole[row["seed"]] for row in its if row["seed"] in whole and tune != "all"]
+            cost = {name: statistics.median(row["cost"][name] for row in its) for name in its[0]["cost"]}
+            trained = f"{cost['trained']:,.0f} ({cost['trained'] / cost['parameters']:.1%})"
+            speed, memory = f"{cost['images_per_second']:,.0f}", f"{cost['peak_memory_mb']:,.0f}"
+            lines.append([f"{images:,}", words, each(clean), each(robust), with_interval(more), trained, speed, memory])
+    head = [
+        "Images",
+        "Trained",
+        "Clean %",
+        "Robust %, `fast`",
+        "To all, points",
+        "Parameters trained",
+        "Images/s",
+        "Peak MB",
+    ]
+    return markdown(head, lines)
+
+
+def is_of(row: dict[str, Any], images: int, source: str, tune: str) -> bool:
+    return (row["images"], row["source"], row["tune"]) == (images, source, tune)
+
+
+def share(row: dict[str, Any], what: str) -> float:
+    return 100 * row[what]["correct"] / row[what]["total"]
+
+
+def each(values: list[float]) -> str:
+    return f"{statistics.mean(values):.1f} ({', '.join(f'{value:.1f}' for value in values)})"
+
+
+def with_interval(values: list[float]) -> str:
+    """The mean of paired differences, and its 95% interval over the seeds by Student's t."""
+    if not values:
+        return ""
+    mean = statistics.mean(values)
+    if len(values) not in T95:
+        return f"{mean:+.1f}"
+    half = T95[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
+
+
+def about(rows: list[dict[str, Any]]) -> str:
+    """What all rows have in common."""
+    said = [f"{rows[0]['robust']['total']:,} test images of two classes"]
+    said += sorted({row["device"].split(",")[0] for row in rows})
+    checks = sorted({f"{row['tune']}: {name}" for row in rows for name in row["checks"]})
+    return "; ".join([*said, *([f"self-checks that warn: {', '.join(checks)}"] if checks else [])]) + "."
+
+
+if __name__ == "__main__":
+    file = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
+    if not file.exists():
+        print("Not measured yet.")
+    else:
+        found = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        print(f"{table(found)}\n\n{about(found)}")

@@ -1,0 +1,145 @@
+"""A corrected copy of a data set, by what a person decided; test and validation images stay as they are."""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from robustcls.auditing.decisions import RELABEL, REMOVE, Decision, read_decisions
+from robustcls.auditing.duplicates import digest
+from robustcls.core.errors import InputError, unknown
+from robustcls.core.folders import replaced_folder
+from robustcls.core.names import quoted, readable
+from robustcls.data.folders.layout import lay_out
+from robustcls.data.images import Images
+from robustcls.data.splits import folder_of, has_test, has_val, load_all, load_split
+
+REMOVED = -1
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What was done: images that were relabelled, removed, and looked at and left; and of the copy's train split."""
+
+    relabelled: int
+    removed: int
+    kept: int
+    images: int
+
+
+def apply_decisions(
+    data: str, decisions: str | Path, out: str | Path, *, data_dir: str | None = None, skip_corrupt: bool = False
+) -> Applied:
+    """Writes a folder with train/ and the other splits, a folder per class in each, to be read as `folder:OUT`.
+
+    Files of a folder are copied byte for byte, other images become PNG; of the train split those that were decided about are in
+    another class or left out. A class must keep an image.
+
+    Args:
+        data: the spec that was audited.
+        decisions: issues.csv, suggest.csv or the page's labels.csv, with decisions.
+        out: a new folder.
+
+    Raises:
+        InputError: where the decisions are of other images, or name a class that there is not; then nothing is written.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is there already: name a new folder for the corrected copy with `out`")
+    decided = read_decisions(decisions)
+    images = load_all(data, data_dir=data_dir, skip_corrupt=skip_corrupt)
+    labels = corrected_labels(images, decided, str(decisions))
+    left = labels[labels != REMOVED].bincount(minlength=len(images.classes))
+    for label in (left == 0).nonzero().flatten().tolist():
+        raise InputError(f"{decisions} leaves no training image in class {quoted(images.classes[label])}: keep one")
+    with replaced_folder(out) as part:
+        place = folder_of(data)
+        if place is not None:
+            _copy_files(*place, images, labels, part)
+        else:
+            _write_png(images, labels, part / "train")
+            for name in (["val"] if has_val(data) else []) + (["test"] if has_test(data) else []):
+                other = load_split(data, name, data_dir=data_dir)
+                _write_png(other, other.labels, part / name)
+    counts = Counter(one.decision for one in decided)
+    kept = len(decided) - counts[RELABEL] - counts[REMOVE]
+    return Applied(counts[RELABEL], counts[REMOVE], kept, int(left.sum()))
+
+
+def corrected_labels(images: Images, decisions: Iterable[Decision], where: str = "the decisions") -> Tensor:
+    """int64 N, REMOVED for images that are to go. Raises InputError where a decision is about other images."""
+    names = images.files or tuple(map(str, images.index.tolist()))
+    rows = {name: row for row, name in enumerate(names)}
+    numbers = {name: number for number, name in enumerate(images.classes)}
+    labels = images.labels.clone()
+    for one in decisions:
+        row = rows.get(one.image)
+        if row is None:
+            raise InputError(
+                f"{where}: {quoted(one.image)} is no training image of {images.name}: give decisions on this data; test "
+                "images are not changed"
+            )
+        if images.classes[int(images.labels[row])] != one.label or digest(images.pixels[row]) != one.digest:
+            raise InputError(
+                f"{where}: {quoted(one.image)} is not the image of class {quoted(one.label)} that was audited: give decisions "
+                f"on this data, read in the same way"
+            )
+        if one.decision == RELABEL:
+            if one.new_label not in numbers:
+                raise unknown("class", one.new_label, numbers)
+            labels[row] = numbers[one.new_label]
+        elif one.decision == REMOVE:
+            labels[row] = REMOVED
+    return labels
+
+
+def _copy_files(root: Path, nested: bool, images: Images, labels: Tensor, out: Path) -> None:
+    """Copies each file into the folder of its class; those of train by `labels`, the others by their own."""
+    layout = lay_out(root, "train", nested=nested)
+    new = dict(zip(images.files or (), labels.tolist(), strict=True))
+    for split, files in layout.splits.items():
+        given = [new.get(layout.name_of(path), label) for path, label in zip(*files, strict=True)]
+        if split != "train":
+            given = files.labels
+        places = _places(layout.classes, given, [readable(Path(path).name) for path in files.paths], out / split)
+        for path, place in zip(files.paths, places, strict=True):
+            if place is not None:
+                shutil.copyfile(path, place)
+
+
+def _write_png(images: Images, labels: Tensor, out: Path) -> None:
+    if images.pixels.shape[1] not in (1, 3):
+        raise InputError(
+            f"data {images.name}: images of {images.pixels.shape[1]} channels are no PNG: apply them in Python"
+        )
+    names = [f"{index:06d}.png" for index in images.index.tolist()]
+    for row, place in enumerate(_places(images.classes, labels.tolist(), names, out)):
+        if place is not None:
+            pixels = images.pixels[row].cpu()
+            Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).contiguous().numpy()).save(
+                place
+            )
+
+
+def _places(classes: Sequence[str], labels: Sequence[int], names: Sequence[str], out: Path) -> list[Path | None]:
+    """Where each image goes; None for one that is removed. Makes the folders. A name that a class has twice gets a number."""
+    folders = [out / name.replace("/", "_") for name in classes]
+    if len(set(folders)) < len(folders):
+        raise InputError("two classes have names that are one as a folder's: rename one")
+    taken: set[Path] = set()
+    places: list[Path | None] = []
+    for number, (label, name) in enumerate(zip(labels, names, strict=True)):
+        if label == REMOVED:
+            places.append(None)
+            continue
+        place = folders[label] / name
+        place = place if place not in taken else folders[label] / f"{number:06d}-{name}"
+        taken.add(place)
+        places.append(place)
+    for folder in {place.parent for place in places if place is not None}:
+        folder.mkdir(parents=True)
+    return places

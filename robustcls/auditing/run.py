@@ -1,0 +1,79 @@
+"""The audit as one call: what `robustcls.audit` and the command do, but for the words."""
+
+from pathlib import Path
+from typing import Any
+
+from robustcls.auditing.audit import audit_data, save_predictions
+from robustcls.auditing.config import AuditConfig
+from robustcls.auditing.decisions import write_findings
+from robustcls.core.config import resolve
+from robustcls.core.errors import InputError
+from robustcls.core.files import check_writable
+from robustcls.data.images import Images, as_images, collect
+from robustcls.reporting.audit import audit_page
+from robustcls.results.audit import Audit
+
+JSON, PAGE, ISSUES, SUGGEST = "audit.json", "audit.html", "issues.csv", "suggest.csv"
+PREDICTIONS = "predictions.npz"
+
+
+def audit(data: Any, *, out: str | Path | None = None, progress: bool = False, **options: Any) -> Audit:
+    """Find what is wrong with training data: label errors, duplicates, confused classes, images near the boundary.
+
+    Two to four models are trained, each on what the others are not, so that every image is judged by a model that has not
+    seen it. Label errors are found by confident learning (Northcutt et al. 2021, arXiv:1911.00068). Only the train split is
+    audited; of other splits it is said which of their images are also in train.
+
+    Args:
+        data: a spec, as of `load_data`; or images and labels, as of `train`.
+        out: a new folder for audit.json, audit.html, issues.csv, suggest.csv and predictions.npz; None to write nothing.
+        progress: show progress on stderr.
+        options: the other options of `robustcls audit`, such as `minutes`, `folds`, `arch`, `suggest`.
+
+    Returns:
+        The record: `.issues`, the most suspicious first, with `.index` (the position in the train split), `.label`, `.guess`
+        and `.score`; `.duplicates`; `.pairs`; `.boundary`; `.suggestions`; `.accuracy` of the out-of-fold predictions.
+
+    Raises:
+        InputError: for data or options that do not fit, before anything is trained.
+
+    Example:
+        >>> found = robustcls.audit("folder:photos", minutes=10)
+        >>> [(one.file, found.classes[one.guess]) for one in found.issues[:10]]
+    """
+    images = None
+    if not isinstance(data, str):
+        if "limit_train" in options:
+            raise InputError("`limit_train` is for a data set that is read: give fewer images")
+        images = data if isinstance(data, Images) else as_images(collect(*data), "python")
+    config = resolve(AuditConfig, {"data": data if images is None else None, **options, "quiet": True})
+    return run_audit(config, images, out=None if out is None else Path(out), progress=progress)
+
+
+def run_audit(
+    config: AuditConfig,
+    images: Images | None = None,
+    *,
+    out: Path | None,
+    progress: bool = False,
+    command: str = "",
+) -> Audit:
+    """As `audit`, of a configuration. out: the folder; None for none. Raises InputError."""
+    if out is not None:
+        check_place(out)
+    made, found = audit_data(config, images, progress=progress, command=command)
+    if out is not None:
+        save_predictions(found, out / PREDICTIONS)
+        write_findings(out / ISSUES, made.issues, made.classes)
+        write_findings(out / SUGGEST, made.suggestions, made.classes)
+        audit_page(made, out / PAGE)
+        made.save(out / JSON)
+    return made
+
+
+def check_place(out: Path) -> None:
+    """Raises InputError where an audit lies already: a person may have decided in its tables."""
+    check_writable(out / JSON)
+    there = [name for name in (JSON, ISSUES, SUGGEST) if (out / name).exists()]
+    if there:
+        raise InputError(f"{out} holds an audit already ({there[0]}): name another folder with `out`")

@@ -1,0 +1,163 @@
+"""Decisions change training images and nothing else; decisions on other data are refused."""
+
+import csv
+import hashlib
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from robustcls.auditing.apply import apply_decisions
+from robustcls.auditing.decisions import COLUMNS, read_decisions
+from robustcls.auditing.duplicates import digest
+from robustcls.core.errors import InputError
+from robustcls.data.splits import load_all, load_split
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """train/ and test/ of two classes; two files of one name in two classes."""
+    draws = numpy.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 2)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(draws.integers(0, 255, (16, 16, 3), dtype=numpy.uint8)).save(folder / f"{i}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def decide(tmp_path, photos):
+    """Writes decisions: (file, decision, new_label) each."""
+
+    def write(*decisions, data=None, **changed) -> Path:
+        images = load_all(data or f"folder:{photos}")
+        names = images.files or tuple(map(str, images.index.tolist()))
+        path = tmp_path / "labels.csv"
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            for image, decision, new in decisions:
+                row = names.index(image) if image in names else 0
+                label = images.classes[int(images.labels[row])]
+                writer.writerow(
+                    {"image": image, "label": label, "guess": "dog", "reason": "", "score": "0",
+                     "digest": digest(images.pixels[row]), "decision": decision, "new_label": new, **changed}
+                )  # fmt: skip
+        return path
+
+    return write
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*.png"))
+    }
+
+
+def test_what_was_decided_is_done_and_nothing_else(photos, decide, tmp_path):
+    before = hashes(photos)
+    path = decide(
+        ("train/cat/0.png", "relabel", "dog"), ("train/cat/1.png", "remove", ""), ("train/cat/2.png", "keep", ""),
+        ("train/dog/5.png", "", "cat"), ("train/cat/3.png", "Relabel", ""),
+    )  # fmt: skip
+    done = apply_decisions(f"folder:{photos}", path, tmp_path / "new")
+    assert (done.relabelled, done.removed, done.kept, done.images) == (2, 1, 1, 11)
+    after = hashes(tmp_path / "new")
+    assert hashes(photos) == before
+    moved = {name: value for name, value in before.items() if name not in [f"train/cat/{i}.png" for i in (0, 1, 3)]}
+    there = {name: value for name, value in after.items() if name in moved}
+    assert there.keys() == moved.keys()
+    dogs = [value for name, value in after.items() if name.startswith("train/dog/")]
+    assert len(dogs) == 8
+    assert {before["train/cat/0.png"], before["train/cat/3.png"]} < set(dogs)
+    assert before["train/cat/1.png"] not in after.values()
+    assert {k: v for k, v in after.items() if k.startswith("test")} == {
+        k: v for k, v in before.items() if k.startswith("test")
+    }
+    again = load_all(f"folder:{tmp_path / 'new'}")
+    assert again.labels.bincount().tolist() == [3, 8]
+
+
+def test_a_folder_without_splits_keeps_the_ones_that_it_was_read_with(photos, decide, tmp_path):
+    alone = tmp_path / "alone"
+    (photos / "train").rename(alone)
+    data = f"folder:{alone}"
+    train, test = load_all(data), load_split(data, "test")
+    path = decide((train.files[0], "remove", ""), data=data)
+    apply_decisions(data, path, tmp_path / "new")
+    new = f"folder:{tmp_path / 'new'}"
+    assert torch.equal(load_split(new, "test").pixels, test.pixels)
+    assert torch.equal(load_all(new).pixels, train.pixels[1:])
+
+
+def test_images_that_are_no_files_become_png(decide, tmp_path):
+    data = "digits(size=8)"
+    images = load_all(data)
+    seven = images.classes[(int(images.labels[3]) + 1) % 10]
+    path = decide(("3", "relabel", seven), ("4", "remove", ""), data=data)
+    done = apply_decisions(data, path, tmp_path / "new")
+    assert done.images == len(images) - 1
+    again = load_all(f"folder:{tmp_path / 'new'}")
+    place = again.files.index(f"train/{seven}/000003.png")
+    assert torch.equal(again.pixels[place], images.pixels[3])
+    assert again.classes[int(again.labels[place])] == seven
+    test, before = load_split(f"folder:{tmp_path / 'new'}", "test"), load_split(data, "test")
+    assert torch.equal(test.labels.bincount(), before.labels.bincount())
+    assert sorted(map(digest, test.pixels)) == sorted(map(digest, before.pixels))
+
+
+@pytest.mark.parametrize(
+    ("decision", "changed", "said"),
+    [
+        (
+            ("test/cat/0.png", "remove", ""),
+            {},
+            "“test/cat/0.png” is no training image of .*test images are not changed",
+        ),
+        (("train/cat/0.png", "relabel", "dgo"), {}, "unknown class 'dgo': did you mean 'dog'"),
+        (("train/cat/0.png", "remove", ""), {"digest": "0" * 16}, "is not the image of class “cat” that was audited"),
+        (("train/cat/0.png", "remove", ""), {"label": "dog"}, "is not the image of class “dog” that was audited"),
+        (("train/cat/0.png", "delete", ""), {}, "line 2: decision 'delete' is not known: write keep, relabel, remove"),
+        (("train/cat/0.png", "relabel", ""), {"guess": ""}, "is to be relabelled: name its class in new_label"),
+    ],
+)
+def test_refuses_what_does_not_fit(photos, decide, tmp_path, decision, changed, said):
+    path = decide(decision, **changed)
+    with pytest.raises(InputError, match=said):
+        apply_decisions(f"folder:{photos}", path, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_refuses_to_empty_a_class(photos, decide, tmp_path):
+    path = decide(*((f"train/cat/{i}.png", "remove", "") for i in range(6)))
+    with pytest.raises(InputError, match="leaves no training image in class “cat”"):
+        apply_decisions(f"folder:{photos}", path, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_refuses_a_place_that_is_taken(photos, decide):
+    with pytest.raises(InputError, match="is there already"):
+        apply_decisions(f"folder:{photos}", decide(("train/cat/0.png", "remove", "")), photos)
+
+
+def test_refuses_two_decisions_on_one_image(decide):
+    path = decide(("train/cat/0.png", "remove", ""), ("train/cat/0.png", "keep", ""))
+    with pytest.raises(InputError, match="line 3: “train/cat/0.png” was decided otherwise before"):
+        read_decisions(path)
+
+
+def test_refuses_other_files(tmp_path):
+    other = tmp_path / "other.csv"
+    other.write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(InputError, match="has no column 'image'"):
+        read_decisions(other)
+    with pytest.raises(InputError, match="cannot read .*missing.csv"):
+        read_decisions(tmp_path / "missing.csv")
+    other.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="it is no text"):
+        read_decisions(other)

@@ -1,0 +1,93 @@
+"""Planted copies are found, as they are and changed a little; what only looks alike is not taken for one."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from robustcls.auditing.duplicates import COARSE, _described, digest, find_duplicates
+
+
+def photos(n: int, seed: int = 0, side: int = 32) -> torch.Tensor:
+    """Images with coarse and fine structure, as photographs have it. uint8 N,3,side,side."""
+    draws = torch.Generator().manual_seed(seed)
+    layers = [
+        F.interpolate(torch.randn(n, 3, size, size, generator=draws), size=side, mode="bicubic")
+        for size in (4, 8, 16, 32)
+    ]
+    x = sum(layer * weight for layer, weight in zip(layers, (60, 30, 15, 8), strict=True)) + 128
+    return x.clamp(0, 255).to(torch.uint8)
+
+
+CHANGES = {
+    "equal": lambda x: x,
+    "darker": lambda x: (x.float() * 0.8 + 10).round().clamp(0, 255).to(torch.uint8),
+    "noisy": lambda x: (
+        (x.float() + 4 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1)))
+        .round()
+        .clamp(0, 255)
+        .to(torch.uint8)
+    ),
+    "resized": lambda x: (
+        F.interpolate(F.interpolate(x.float(), size=24, mode="bilinear", antialias=True), size=32, mode="bilinear")
+        .round()
+        .clamp(0, 255)
+        .to(torch.uint8)
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_finds_twenty_planted_copies_and_nothing_else(change):
+    x = photos(500)
+    both = torch.cat([x, CHANGES[change](x[40:60])])
+    groups = find_duplicates(both)
+    assert [group.rows for group in groups] == [(40 + i, 500 + i) for i in range(20)]
+    assert all(group.exact == (change == "equal") for group in groups)
+
+
+def test_equal_ones_alone_where_that_is_asked():
+    x = photos(100)
+    both = torch.cat([x, CHANGES["darker"](x[:5]), x[5:10]])
+    assert [group.rows for group in find_duplicates(both, near=False)] == [(5 + i, 105 + i) for i in range(5)]
+
+
+def test_skies_are_no_copies():
+    """Alike as thumbnails, they differ in what these leave out."""
+    draws = torch.Generator().manual_seed(0)
+    ramp = torch.linspace(200, 120, 32).view(1, 1, 32, 1).expand(200, 3, 32, 32)
+    x = (ramp + 3 * torch.randn(200, 3, 32, 32, generator=draws)).round().clamp(0, 255).to(torch.uint8)
+    assert find_duplicates(x) == []
+
+
+def test_digits_are_alike_without_being_copies(digits):
+    twice = torch.cat([digits.pixels[:400], digits.pixels[3:5]])
+    assert [group.rows for group in find_duplicates(twice)] == [(3, 400), (4, 401)]
+
+
+def test_brightness_does_not_make_thumbnails_alike():
+    """Bright images have thumbnails of one direction, unless their mean is taken off: then all would be compared in detail."""
+    x = photos(60) // 4 + 190
+    assert find_duplicates(torch.cat([x, x[:3]]))[0].rows == (0, 60)
+    coarse, _ = _described(x)
+    assert (coarse @ coarse.T).fill_diagonal_(0).max() < COARSE
+
+
+def test_copies_of_copies_are_one_group():
+    x = photos(60)
+    both = torch.cat([x, x[:1], CHANGES["darker"](x[:1])])
+    (group,) = find_duplicates(both)
+    assert group.rows == (0, 60, 61)
+    assert not group.exact
+
+
+def test_uniform_images_are_equal_or_nothing():
+    x = torch.full((4, 3, 32, 32), 7, dtype=torch.uint8)
+    x[2], x[3] = 9, 200
+    assert [group.rows for group in find_duplicates(x)] == [(0, 1)]
+
+
+def test_the_digest_names_pixels_and_shape():
+    x = photos(2)
+    assert digest(x[0]) == digest(x[0].clone()) != digest(x[1])
+    assert digest(x[0]) != digest(x[0].reshape(3, 16, 64))
+    assert len(digest(x[0])) == 16
