@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from robustcls.api import attack as attack
     from robustcls.api import audit as audit
+    from robustcls.api import choose as choose
     from robustcls.api import evaluate as evaluate
     from robustcls.api import explain as explain
     from robustcls.api import export as export
@@ -41,6 +42,7 @@ _HOMES = {
     "attack": "robustcls.api",
     "audit": "robustcls.api",
     "averaged": "robustcls.models.wrappers.averaged",
+    "choose": "robustcls.api",
     "coarse": "robustcls.models.wrappers.coarse",
     "ensemble": "robustcls.models.wrappers.ensemble",
     "evaluate": "robustcls.api",

@@ -18,6 +18,7 @@ from robustcls.attacks._targets import Target
 from robustcls.attribution import explain as explain
 from robustcls.attribution.measures.trust import explain_metrics as explain_metrics
 from robustcls.auditing.run import audit as audit
+from robustcls.choosing.choose import choose as choose
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_n
 from robustcls.core.threat import ThreatModel

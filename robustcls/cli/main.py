@@ -28,6 +28,7 @@ SUMMARIES = {
     "export": "Write a model as one ONNX file that runs without PyTorch, checked.",
     "serve": "Serve exported models over HTTP, with metrics.",
     "monitor": "Write alert rules for an artefact, or show the state of a service.",
+    "choose": "Choose among recipes in a given time, by successive halving.",
     "label": "Label images by a model, to train another on them.",
     "list": "List the plug-ins with their options and source.",
     "bench": "Measure the speed of training and attack on this machine.",

@@ -26,7 +26,7 @@ from robustcls.training.config import TrainConfig
 from robustcls.training.model import make_model
 from robustcls.training.state import TrainState, own_random, seed_global
 from robustcls.training.tracking import Tracking
-from robustcls.training.validation import load_val_attack, validate
+from robustcls.training.validation import Diverged, load_val_attack, validate
 
 
 class Run:
@@ -123,11 +123,11 @@ class Run:
         return validate(self, count)
 
     def check_finite(self) -> None:
-        """Raises InputError where the loss of a batch of this epoch was not a number."""
+        """Raises Diverged where the loss of a batch of this epoch was not a number."""
         state, kept = self.state, self.folder / "last.pt"
         bad = int(state.meter.first_bad)
         if bad >= 0:
-            raise InputError(
+            raise Diverged(
                 f"the loss was no finite number in batch {bad + 1} of {state.num_batches} of epoch {state.epoch + 1}: "
                 "lower `lr` or give `clip=1`"
                 + (f", or look at what the inner attack {self.config.adv} gives" if ":" in str(self.config.adv) else "")

@@ -154,6 +154,7 @@ def begin(
     quiet: bool = False,
     world: World | None = None,
     dry_run: bool = False,
+    read: tuple[Images, Images] | None = None,
 ) -> Iterator[Run]:
     """A run as it is before its first batch, or where it was left, ready for `loop.fit`; nobody else writes to its folder.
 
@@ -169,6 +170,7 @@ def begin(
         quiet: in place of config.quiet, of a run that goes on.
         world: the processes that share the run.
         dry_run: nothing is written.
+        read: the training and validation images of config.data, where they are read already.
     """
     began, world, content = time.perf_counter(), world or World(), None
     folder = _folder(config, resume, world, data=data, arch=arch, adv=adv)
@@ -182,7 +184,7 @@ def begin(
             check_new(folder, inputs)
         assert config is not None
         config.quiet = config.quiet or not world.first
-        images, val, unlabelled = _load(config, data)
+        images, val, unlabelled = _load(config, data, read)
         remark = "" if content else _adapt(config, given, [images, *([unlabelled] if unlabelled else [])], world)
         objects = tuple(name for name, value in (("data", data), ("arch", arch), ("adv", adv)) if value is not None)
         run = Run(
@@ -225,13 +227,15 @@ def _folder(
     return new_folder(config)
 
 
-def _load(config: TrainConfig, data: Data | None) -> tuple[Images, Images, Images | None]:
+def _load(
+    config: TrainConfig, data: Data | None, read: tuple[Images, Images] | None
+) -> tuple[Images, Images, Images | None]:
     """Training and validation images, and those without labels, if they are asked for."""
     how: dict[str, Any] = {"seed": config.seed, "limit_train": config.limit_train}
     files: dict[str, Any] = {"data_dir": config.data_dir, "skip_corrupt": config.skip_corrupt}
     others: Images | None = None  # of the data that was given
     if data is None:
-        train, val = load_training_data(config.data or "digits", **how, **files)
+        train, val = read or load_training_data(config.data or "digits", **how, **files)
     elif isinstance(data, tuple) and all(isinstance(part, Images) for part in data):
         train, val = data
     elif config.unlabelled == PYTHON:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from robustcls.training.run import Run
 
 
+class Diverged(InputError):
+    """The loss or the logits are no finite numbers any more."""
+
+
 def validate(run: "Run", count: int) -> dict[str, Any]:
     """The shares of images that the run's model classifies correctly: train_clean, val_clean, val_robust, val_fgsm.
 
@@ -66,7 +70,7 @@ def _correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """N. A model that predicts no class for any image has diverged; for some images, these are misclassified."""
     labels = predict_labels(model(x))
     if (labels == NO_ANSWER).all():
-        raise InputError("the model's logits are no finite numbers any more: lower `lr` or give `clip=1`")
+        raise Diverged("the model's logits are no finite numbers any more: lower `lr` or give `clip=1`")
     return labels == y
 
 

@@ -1,0 +1,94 @@
+"""The candidates of a choice: names and recipes, which must agree in whatever their accuracies depend on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustcls.choosing.config import ChooseConfig
+from robustcls.core.config import read_toml
+from robustcls.core.errors import InputError
+from robustcls.core.options import REST
+from robustcls.core.threat import parse_eps
+from robustcls.training.config import TrainConfig
+from robustcls.training.recipe import configure
+
+# Options of training that all candidates take where they are given.
+COMMON = (
+    "data", "data_dir", "skip_corrupt", "norm", "eps", "adv", "val_attack", "val_n", "limit_train", "device", "precision",
+    "batch_size", "seed",
+)  # fmt: skip
+SAME = (
+    "data",
+    "data_dir",
+    "skip_corrupt",
+    "norm",
+    "eps",
+    "val_attack",
+    "val_n",
+    "seed",
+)  # else there is nothing to compare
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A name, the options of training, and which of them its author gave, so that they are not adapted."""
+
+    name: str
+    config: TrainConfig
+    given: frozenset[str]
+
+
+def candidates(options: ChooseConfig, given: Mapping[str, Any]) -> list[Candidate]:
+    """The architectures, then the recipes, in the order given.
+
+    given: the options that were given, which win over a recipe's. Raises InputError for what cannot be compared.
+    """
+    common = {name: given[name] for name in COMMON if given.get(name) is not None}
+    found = [_candidate(arch, {"arch": arch}, {}, common) for arch in options.arch]
+    found += [_candidate(Path(path).stem, {}, read_toml(path), common) for path in options.config]
+    if len(found) < 2:
+        raise InputError("there is nothing to choose: give two candidates or more, each with `arch` or `config`")
+    names = [one.name for one in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"two candidates are called {name}: name each once, and give each `config` its own file name"
+            )
+    for one in found[1:]:
+        for name in SAME:
+            first, other = _comparable(found[0].config, name), _comparable(one.config, name)
+            if first != other:
+                raise InputError(
+                    f"{found[0].name} has {name} {first}, {one.name} {other}: accuracies cannot be compared: give one "
+                    f"`{name}` for all"
+                )
+    for one in found:
+        _check(one, options)
+    return found
+
+
+def _candidate(name: str, own: Mapping[str, Any], file: Mapping[str, Any], common: Mapping[str, Any]) -> Candidate:
+    """The recipe without what the choice decides itself: how long it lasts, and where it is written."""
+    kept = {key: value for key, value in file.items() if key not in ("epochs", "minutes", "out", "quiet", "track")}
+    config = configure({**common, **own}, kept)
+    config.minutes, config.quiet = 0.0, True
+    return Candidate(name, config, frozenset((*common, *own, *kept)))
+
+
+def _comparable(config: TrainConfig, name: str) -> Any:
+    value = getattr(config, name)
+    return parse_eps(value) if name == "eps" else value
+
+
+def _check(candidate: Candidate, options: ChooseConfig) -> None:
+    config = candidate.config
+    if options.seed_noise and config.unlabelled == REST:
+        raise InputError(
+            f"{candidate.name} trains on `unlabelled=rest`, which is another rest under another seed: give `seed_noise=0`"
+        )
+    if options.learning_curve and config.unlabelled:
+        raise InputError(
+            f"{candidate.name} trains on `unlabelled` images, which a learning curve of labelled ones does not vary: leave "
+            "out `learning_curve`"
+        )

@@ -1,0 +1,56 @@
+"""The options of `robustcls choose`."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from robustcls.core.config import option
+from robustcls.core.errors import InputError
+from robustcls.core.options import DataOptions, RuntimeOptions, ThreatOptions
+
+
+@dataclass(kw_only=True)
+class ChooseConfig(DataOptions, ThreatOptions, RuntimeOptions):
+    GROUP: ClassVar[str] = "Optimisation"
+
+    arch: tuple[str, ...] = option(
+        (), "Candidate: this architecture, by the recipe of the data set (repeatable).", metavar="SPEC", group="Model"
+    )
+    config: tuple[str, ...] = option(
+        (),
+        "Candidate: a whole recipe, as robustcls train --config takes it, called as the file (repeatable).",
+        metavar="FILE.toml",
+        group="Model",
+    )
+    minutes: float = option(10.0, "Time of all trainings together.")
+    seed_noise: int = option(
+        2, "Trainings of the winner under other seeds, for the smallest difference to claim.", metavar="N"
+    )
+    learning_curve: bool = option(False, "Also train the winner on 25% and on 50% of the images, for as many updates.")
+    adv: str | None = option(
+        None, "Inner attack of every candidate.  [default: the recipe's]", metavar="SPEC", group="Attack"
+    )
+    val_attack: str | None = option(
+        None,
+        "Attack whose accuracy chooses, or none to choose by clean accuracy.  [default: the recipe's, pgd(steps=10)]",
+        metavar="SPEC",
+        group="Attack",
+    )
+    limit_train: int | None = option(
+        None, "Train on so many images, the same share of each class.", metavar="N", group="Data"
+    )
+    val_n: int | None = option(
+        None, "Validation images, held out of the training set.  [default: the recipe's, 500]", group="Data"
+    )
+    out: str | None = option(
+        None,
+        "Folder; the same command goes on in it, and shares the work with others that run.  "
+        "[default: runs/choose-<data>-<time>]",
+        metavar="DIR",
+        group="Output",
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < float("inf"):
+            raise InputError(f"`minutes={self.minutes:g}` is no time: give a number above 0, such as `minutes=10`")
+        if self.seed_noise < 0:
+            raise InputError(f"`seed_noise={self.seed_noise}` is too small: give 0 or more")

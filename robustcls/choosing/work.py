@@ -1,0 +1,151 @@
+"""The trials of a choice, which several processes share."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from robustcls.choosing.candidates import Candidate
+from robustcls.choosing.config import ChooseConfig
+from robustcls.choosing.halving import Budget, rung_sizes
+from robustcls.choosing.record import Contender, Plan, Trial
+from robustcls.choosing.shared import make_all
+from robustcls.choosing.trial import (
+    LEAST_UPDATES,
+    Data,
+    Task,
+    as_trained,
+    epochs_that_fit,
+    least_epochs,
+    measure,
+    run_trial,
+    seconds_needed,
+)
+from robustcls.core.errors import InputError
+from robustcls.core.progress import duration, follow
+from robustcls.training.run import Run
+
+PARTS = (0.25, 0.5)  # of the training images, in the learning curve
+Say = Callable[[str], object]
+
+
+class Work:
+    """The trials of a choice, shared with the other processes that choose in the same folder."""
+
+    def __init__(
+        self,
+        options: ChooseConfig,
+        found: Sequence[Candidate],
+        where: Path,
+        say: Say,
+        on_batch: Callable[[Run], object],
+    ) -> None:
+        self.options, self.where, self.say, self.on_batch = options, where, say, on_batch
+        self.candidates = {one.name: one for one in found}
+        self.data = Data(found[0].config)
+        self.contenders: dict[str, Contender] = {}
+
+    def plan(self, budget: Budget) -> Plan:
+        """What each candidate costs. Raises InputError for too little time, and where the folder holds another choice."""
+        asked = {
+            "candidates": [[name, *_said(one)] for name, one in self.candidates.items()],
+            "minutes": self.options.minutes,
+            "seed_noise": self.options.seed_noise,
+            "learning_curve": self.options.learning_curve,
+        }
+
+        def make(_: str) -> Plan:
+            each = follow(list(self.candidates.values()), "rehearsing", "candidate", show=not self.options.quiet)
+            contenders = [measure(one, self.data) for one in each]
+            _check_time(self.options, contenders, budget)
+            return Plan(asked, contenders)
+
+        plan = make_all({"plan": self.where / "plan.json"}, Plan, make)["plan"]
+        if plan.asked != json.loads(json.dumps(asked)):
+            raise InputError(
+                f"{self.where} holds a choice among other candidates, or with other options: give these, or name another `out`"
+            )
+        self.contenders = {one.name: one for one in plan.candidates}
+        return plan
+
+    def rung(self, number: int, names: Sequence[str], seconds: float, before: Sequence[Trial]) -> list[Trial]:
+        earlier = {trial.name: trial for trial in before}
+        self.say(f"rung {number}: {len(names)} candidates, {duration(seconds)} each")
+        return self.trials(
+            Task(
+                self.candidates[name],
+                f"rung {number}",
+                f"runs/rung{number}/{self._place(name)}",
+                epochs_that_fit(self.contenders[name], seconds, earlier.get(name)),
+                seconds,
+            )
+            for name in names
+        )
+
+    def seeds(self, best: Trial, seconds: float) -> list[Trial]:
+        """The winner's trial and the same recipe, for as many epochs, under the seeds after its own."""
+        if not self.options.seed_noise:
+            return []
+        again = as_trained(self.candidates[best.name], self.contenders[best.name])
+        self.say(f"{best.name} under {self.options.seed_noise} other seeds")
+        tasks = [
+            Task(again, f"seed {seed}", f"runs/seed{seed}", max(1, best.epochs), seconds, seed)
+            for seed in range(best.seed + 1, best.seed + 1 + self.options.seed_noise)
+        ]
+        return [best, *self.trials(tasks)]
+
+    def curve(self, best: Trial, seconds: float) -> list[Trial]:
+        """The winner on parts of its images, for as many updates, and its own trial.
+
+        Shorter epochs are more: each is validated on as small a part of the images, so that validation costs the same. All are
+        judged on all.
+        """
+        if not self.options.learning_curve:
+            return []
+        found, tasks = self.contenders[best.name], []
+        self.say(f"{best.name} on {' and '.join(f'{part:.0%}' for part in PARTS)} of its {best.images} images")
+        for part in PARTS:
+            limit = round(part * best.images)
+            epochs = max(1, round(best.updates / max(1, limit // found.batch_size)))
+            val_n = max(1, round(part * self.data.config.val_n))
+            candidate = as_trained(self.candidates[best.name], found, limit_train=limit, val_n=val_n)
+            tasks.append(Task(candidate, f"{part:.0%} of the images", f"runs/images{part:.0%}"[:-1], epochs, seconds))
+        return [*self.trials(tasks), best]
+
+    def trials(self, tasks: Iterable[Task]) -> list[Trial]:
+        named = {task.folder: task for task in tasks}
+
+        def make(folder: str) -> Trial:
+            task = named[folder]
+            self.say(f"{task.stage}: {task.candidate.name}, {task.epochs} epoch{'s'[: task.epochs > 1]}")
+            return run_trial(task, self.where, self.data, show=not self.options.quiet, on_batch=self.on_batch)
+
+        def waiting(folder: str) -> None:
+            self.say(f"{named[folder].stage}: another process trains {named[folder].candidate.name}")
+
+        return list(make_all({name: self.where / f"{name}.json" for name in named}, Trial, make, waiting).values())
+
+    def _place(self, name: str) -> str:
+        """The name as that of a folder, with a number that tells apart what looks alike."""
+        letters = "".join(letter if letter.isalnum() or letter in "._=-" else "_" for letter in name)[:60].strip("_")
+        return f"{list(self.candidates).index(name) + 1}-{letters}"
+
+
+def _check_time(options: ChooseConfig, contenders: Sequence[Contender], budget: Budget) -> None:
+    """Raises InputError where a candidate could not be trained in the first rung."""
+    share = budget.rungs[0]
+    needed, slowest = max((seconds_needed(one, least_epochs(one)), one.name) for one in contenders)
+    if needed > share:
+        enough = options.minutes * needed / share
+        raise InputError(
+            f"`minutes={options.minutes:g}` leaves {share:.3g} s to each of {len(contenders)} candidates in the first of "
+            f"{len(rung_sizes(len(contenders)))} rungs, and {slowest} needs {needed:.3g} s for an epoch and {LEAST_UPDATES} "
+            f"updates or more: give `minutes={enough * 1.05 + 0.05:.1f}`, fewer candidates or a smaller `limit_train`"
+        )
+
+
+def _said(candidate: Candidate) -> tuple[dict[str, Any], list[str]]:
+    return {name: value for name, value in asdict(candidate.config).items() if value is not None}, sorted(
+        candidate.given
+    )

@@ -1,0 +1,76 @@
+"""`robustcls choose`: its tables, and what is refused."""
+
+import pytest
+
+from robustcls.choosing.record import Choice
+
+NETS = [f"tests.helpers.tiny_run:{name}" for name in ("small_cnn", "tiny_net", "flat_net")]
+COMMON = ["--data", "digits(size=8)", "--adv", "fgsm", "--eps", "0.1", "--limit-train", "160", "--val-n", "40"]
+COMMON += ["--batch-size", "32", "--val-attack", "fgsm", "--device", "cpu", "--precision", "fp32", "--out", "choice"]
+
+
+def archs(*names):
+    return [word for name in names for word in ("--arch", name)]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr("robustcls.choosing.work.epochs_that_fit", lambda *_: 2)
+
+
+def test_tables_and_findings(cli, quick):
+    result = cli("choose", *archs(*NETS), *COMMON, "--seed-noise", "1", "--learning-curve")
+    assert result.status == 0, result.err
+    assert max(map(len, (result.out + result.err).splitlines())) <= 80
+    out = " ".join(result.out.split())
+    assert out.count("rung 1:") == out.count("rung 2:") == 1
+    choice = Choice.load("choice/choose.json")
+    for trial in choice.rungs[0].trials:
+        assert f"{trial.robust.accuracy:.1%} [{100 * trial.robust.ci95[0]:.0f}" in out
+    told = [f"{choice.winner} is better than", f"{choice.winner} cannot be told apart from"]
+    assert sum(out.count(words) for words in told) == 2
+    assert sum(out.count(f"{told[1]} {rival.second}") for rival in choice.open) == len(choice.open)
+    assert "the same recipe under 2 seeds differs by" in out
+    assert "twice the images:" in out
+    assert "a larger model:" in out
+    assert all(one.latency_ms > 0 for one in choice.candidates)
+    assert result.out.splitlines()[-2:] == ["choice/choose.json", f"choice/{choice.best.folder}/ckpt.pt"]
+    again = cli("choose", *archs(*NETS), *COMMON, "--seed-noise", "1", "--learning-curve", "--quiet")
+    assert (again.status, again.err) == (0, "")
+    assert again.out in result.out
+
+
+BAD = {
+    "one": ([*archs(NETS[0]), *COMMON], "each with --arch or --config"),
+    "twice": ([*archs(NETS[0], NETS[0]), *COMMON], "give each --config its own file name"),
+    "too short": ([*archs(*NETS), *COMMON, "--minutes", "0.001"], "give --minutes 0."),
+    "no file": ([*archs(NETS[0]), "--config", "no.toml", *COMMON], "cannot read no.toml"),
+    "no radius": ([*archs(*NETS), *COMMON[:4], "--norm", "l2", "--out", "choice"], "--eps"),
+    "a wrong attack": ([*archs(*NETS), *COMMON, "--val-attack", "pdg"], "did you mean 'pgd'?"),
+    "no data": ([*archs(*NETS), *COMMON, "--data", "digitz"], "did you mean 'digits'?"),
+    "no seeds": ([*archs(*NETS), *COMMON, "--seed-noise", "-1"], "--seed-noise -1 is too small"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_one_line_status_2_and_nothing_left_behind(case, cli, tmp_path):
+    arguments, words = BAD[case]
+    result = cli("choose", *arguments)
+    assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
+    assert words in result.err
+    assert not list((tmp_path / "here").rglob("*"))
+
+
+def test_ctrl_c_is_saved_and_goes_on(cli, quick):
+    (one, other), words = NETS[:2], "my_plugins:terminate"
+    common = [
+        words if word == "fgsm" and place == COMMON.index("--adv") + 1 else word for place, word in enumerate(COMMON)
+    ]
+    import my_plugins
+
+    my_plugins.batches = -30  # past the rehearsals
+    first = cli("choose", *archs(one, other), *common, "--seed-noise", "0")
+    assert first.status == 130, first.err
+    assert "the same command goes on" in first.err
+    again = cli("choose", *archs(one, other), *common, "--seed-noise", "0")
+    assert again.status == 0, again.err

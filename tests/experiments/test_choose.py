@@ -1,0 +1,59 @@
+"""experiments/choose, on a choice that is made up."""
+
+import importlib.util
+
+from robustcls.choosing.record import Choice, Comparison, Contender, Rung, Trial
+from robustcls.results.accuracy import Accuracy
+from robustcls.results.subject import Provenance, Threat
+from tests.helpers import ROOT
+from tests.helpers.sample_evaluation import sample_evaluation
+
+
+def load():
+    spec = importlib.util.spec_from_file_location("choose_run", ROOT / "experiments" / "choose" / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def trial(name, correct):
+    right = "1" * correct + "0" * (40 - correct)
+    found = Accuracy.of(correct, 40)
+    return Trial(name, "rung 1", f"runs/rung1/{name}", 0, 100, 1, 20, 9.0, 9.5, 1.0, found, found, right, right, 0.1)
+
+
+def choice(first, second):
+    trials = [trial("a", first), trial("b", second)]
+    costs = [Contender(name, {"data": "folder:/home/me", "lr": 0.1}, 9, 1.0, 8, 20, 1.0, 1.0, 1.0) for name in "ab"]
+    made = Provenance("run /home/me", {"out": "/home/me", "seed": 0}, 0, {}, "cpu", "", "", 1.0)
+    rivals = [Comparison.of(*trials, "rung 1", 0.05)]
+    return Choice(
+        "a",
+        "folder:/home/me",
+        Threat("linf", 0.1, "0.1"),
+        "accuracy",
+        1.0,
+        costs,
+        [Rung(9.0, trials, ["a"])],
+        rivals,
+        made,
+    )
+
+
+def test_the_table_says_whether_the_winner_won_again():
+    found = {"a": sample_evaluation("a", seed=0, n=60), "b": sample_evaluation("b", seed=0, n=60)}
+    module = load()
+    shown = module.table(choice(30, 10), found)
+    assert "a against b: it was told apart (+50.0 points" in shown
+    assert "is level with it in the full run: +0.0 points" in shown
+    assert "the table said that they cannot be told apart" in module.table(choice(21, 20), found)
+
+
+def test_no_place_of_the_machine_is_kept(tmp_path):
+    whole = choice(30, 10)
+    load().without_places(whole).save(tmp_path / "choose.json")
+    text = (tmp_path / "choose.json").read_text()
+    assert "/home/me" not in text
+    assert '"lr": 0.1' in text
+    assert whole.data == "folder:/home/me"
+    assert Choice.load(tmp_path / "choose.json").winner == "a"
