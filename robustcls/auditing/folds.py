@@ -96,7 +96,7 @@ def out_of_fold(
         inside = fold == number
         options, given = fold_options(config, number)
         if config.epochs is None:
-            options.minutes = max(minutes(config.folds - number), 1e-3)
+            options.minutes = max(minutes(config.folds - number), 1e-6)
         outside = images.take((~inside).nonzero().squeeze(1))
         model, passes = train_on(outside, options, given, progress=progress)
         rows = inside.nonzero().squeeze(1)

@@ -279,7 +279,10 @@ def test_wrong_options_are_named(trained, options):
 
 def test_it_neither_judges_nor_trains_a_model(trained):
     assert traits_of(interpretation).keeps_label
-    subject = SimpleNamespace(source=trained[0], threat=LINF)
+    model, x, y = trained
+    subject = SimpleNamespace(
+        source=model, x=x, source_y=y, index=torch.arange(len(y)), threat=LINF, aim=None, detector=None
+    )
     with pytest.raises(
         InputError, match="^interpretation keeps the label.* `robustcls explain --attack interpretation`$"
     ):

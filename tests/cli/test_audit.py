@@ -23,7 +23,7 @@ def test_writes_tables_and_a_record_and_applies_decisions(cli, tmp_path):
     assert max(map(len, done.err.splitlines())) <= 80
     found = Audit.load(out / "audit.json")
     assert found.data.n == 300
-    assert found.provenance.command.startswith("robustcls ")
+    assert found.provenance.command.startswith("robustcls")
     assert found.searched == ["train", "test"]
     with open(out / "suggest.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -136,17 +136,22 @@ def test_what_cannot_be_run_is_refused_before_anything_is_computed():
 
     other = Surrogate(make_net(), None, make_batch()[1])
 
+    x, y = make_batch()
+
+    def subject(model, threat):
+        return SimpleNamespace(
+            source=model, x=x, source_y=y, index=torch.arange(len(y)), threat=threat, aim=None, detector=None
+        )
+
     for attacks, model, threat, message in (
         (["tests.helpers.eval_models:anywhere", "pgd"], Outputs(), BOX, "pgd needs gradients"),
         (["pgd", "tests.helpers.eval_models:anywhere"], make_net(), LINF, "`norm=linf` and `eps=1`"),
         (["pgd", "pgd(step=3)"], make_net(), LINF, "did you mean 'steps'"),
     ):
         with pytest.raises(InputError, match=message):
-            check_attacks(as_attacks(attacks), SimpleNamespace(source=model, threat=threat, aim=None))
-    check_attacks(as_attacks("pgd"), Subject(Outputs(), *make_batch(), LINF, None, None, None, surrogate=other))
-    check_attacks(
-        as_attacks("tests.helpers.eval_models:anywhere"), SimpleNamespace(source=Outputs(), threat=BOX, aim=None)
-    )
+            check_attacks(as_attacks(attacks), subject(model, threat))
+    check_attacks(as_attacks("pgd"), Subject(Outputs(), x, y, LINF, None, None, torch.arange(len(y)), surrogate=other))
+    check_attacks(as_attacks("tests.helpers.eval_models:anywhere"), subject(Outputs(), BOX))
 
 
 def test_the_whole_box_judges_attacks_that_leave_every_ball():
