@@ -4,13 +4,13 @@ python experiments/few_labels/table.py [results.json]
 """
 
 import json
-import math
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 from robustcls.cli.console import markdown
+from robustcls.results.statistics import student_interval
 
 RESULTS = Path(__file__).resolve().parents[2] / "reports" / "few_labels" / "results.json"
 WORDS = {
@@ -20,7 +20,6 @@ WORDS = {
     "rst": "and pseudo-labels: RST",
     "all": "48,000 labels",
 }
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided, for so many seeds
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -54,11 +53,10 @@ def with_interval(values: list[float]) -> str:
     """The mean, and its 95% interval over the seeds by Student's t."""
     if not values:
         return ""
-    mean = statistics.mean(values)
-    if len(values) not in T95:
-        return f"{mean:+.1f}"
-    half = T95[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
+    if len(values) == 1:
+        return f"{values[0]:+.1f}"
+    mean, (low, high) = student_interval(values)
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def about(rows: list[dict[str, Any]]) -> str:

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from robustcls.auditing.decisions import RELABEL, REMOVE, Decision, read_decisions
-from robustcls.auditing.duplicates import digest
 from robustcls.core.errors import InputError, unknown
 from robustcls.core.folders import replaced_folder
 from robustcls.core.names import quoted, readable
+from robustcls.data.duplicates import digest
 from robustcls.data.folders.layout import lay_out
 from robustcls.data.images import Images
 from robustcls.data.splits import folder_of, has_test, has_val, load_all, load_split

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from robustcls.auditing.attacked import attacked_classes, check_attacks, nearest_boundary
 from robustcls.auditing.confident import Confident, find_label_errors
 from robustcls.auditing.config import AuditConfig
-from robustcls.auditing.duplicates import MOST, Group, digest, find_duplicates
+from robustcls.auditing.duplicates import MOST, Group, find_duplicates
 from robustcls.auditing.folds import OutOfFold, check_folds, divide, fold_options, out_of_fold
 from robustcls.core.files import atomic_write
 from robustcls.core.provenance import commit, versions
 from robustcls.core.threat import ThreatModel, parse_eps
+from robustcls.data.duplicates import digest
 from robustcls.data.images import Images
 from robustcls.data.splits import has_test, has_val, load_all, load_split
 from robustcls.results.accuracy import Accuracy

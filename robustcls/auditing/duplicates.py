@@ -6,7 +6,6 @@ what the thumbnails leave out, the detail, correlates as well, far more than an 
 rotated and cropped copies are not found.
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustcls.core.progress import Bar
+from robustcls.data.duplicates import digest
 
 SIDE, FINE = 8, 32  # of a thumbnail, and of the image in which detail is compared, at most
 COARSE = 0.95  # least cosine of the thumbnails
@@ -38,14 +38,6 @@ class Group:
     @property
     def exact(self) -> bool:
         return self.likeness == 1
-
-
-def digest(image: Tensor) -> str:
-    """What names an image by its pixels, 16 hex digits. uint8 C,H,W."""
-    pixels = image.cpu().contiguous()
-    text = hashlib.blake2b(repr(tuple(pixels.shape)).encode(), digest_size=8)
-    text.update(pixels.numpy().data)
-    return text.hexdigest()
 
 
 def find_duplicates(pixels: Tensor, *, near: bool = True, progress: bool = False) -> list[Group]:

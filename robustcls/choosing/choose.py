@@ -199,8 +199,7 @@ def _folder(options: ChooseConfig, first: Candidate) -> Path:
         return Path(options.out)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("the processes of torchrun must agree on a folder: give `out=DIR`")
-    named = new_folder(replace(first.config, out=None, arch="choose", adv="none"))
-    return named
+    return new_folder(replace(first.config, out=None, arch="choose", adv="none"))
 
 
 def _take_own_device() -> None:

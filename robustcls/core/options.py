@@ -55,18 +55,24 @@ class ThreatOptions:
 
 
 @dataclass(kw_only=True)
-class RuntimeOptions:
+class DeviceOptions:
     GROUP: ClassVar[str] = "Runtime"
 
     device: str = option("auto", "auto, cpu, cuda or cuda:i.")
+    batch_size: int | str | None = option(None, "Images at a time: a number or auto.", metavar="INT|auto")
+    quiet: bool = option(False, "Print results only.", group="Output")
+
+
+@dataclass(kw_only=True)
+class RuntimeOptions(DeviceOptions):
+    GROUP: ClassVar[str] = "Runtime"
+
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto",
         "For speed alone: images, perturbations, losses, weights and verdicts stay fp32. auto: bf16 where the "
         "processor has it to train, and to evaluate where it is faster.",
     )
-    batch_size: int | str | None = option(None, "Images at a time: a number or auto.", metavar="INT|auto")
     seed: int = option(0, "Seed of everything random.")
-    quiet: bool = option(False, "Print results only.", group="Output")
 
 
 @dataclass(kw_only=True)

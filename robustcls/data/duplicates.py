@@ -69,8 +69,16 @@ def count_copies(tested: Tensor, train: Tensor) -> int:
 
 def are_copies(tested: Tensor, *others: Tensor) -> Tensor:
     """Which images of `tested` are also among the others, pixel for pixel: N, bool. uint8 N,C,H,W."""
-    known = {_digest(image) for images in others for image in images.cpu()}
-    return torch.tensor([_digest(image) in known for image in tested.cpu()], dtype=torch.bool)
+    known = {digest(image) for images in others for image in images.cpu()}
+    return torch.tensor([digest(image) in known for image in tested.cpu()], dtype=torch.bool)
+
+
+def digest(image: Tensor) -> str:
+    """What names an image by its pixels, 16 hex digits. uint8 C,H,W."""
+    pixels = image.cpu().contiguous()
+    text = hashlib.blake2b(repr(tuple(pixels.shape)).encode(), digest_size=8)
+    text.update(pixels.numpy().data)
+    return text.hexdigest()
 
 
 def _equal_files(paths: Sequence[str], first: int) -> list[list[int]] | None:
@@ -98,7 +106,3 @@ def _groups(keyed: Iterable[tuple[int, Hashable]]) -> list[list[int]]:
     for i, key in keyed:
         by_key[key].append(i)
     return sorted(sorted(group) for group in by_key.values() if len(group) > 1)
-
-
-def _digest(image: Tensor) -> bytes:
-    return hashlib.blake2b(image.contiguous().numpy().data, digest_size=20).digest()

@@ -68,10 +68,15 @@ class Images:
 
     def sha256(self) -> str:
         """The SHA-256, in hex, of the pixels' shape, the pixels and the labels: the same on every device."""
-        digest = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())
-        for tensor in (self.pixels, self.labels):
-            digest.update(tensor.cpu().contiguous().numpy().data)
-        return digest.hexdigest()
+        return hash_pixels(self.pixels, self.labels)
+
+
+def hash_pixels(pixels: Tensor, *others: Tensor) -> str:
+    """The SHA-256, in hex, of the shape and the values of uint8 pixels N,C,H,W, then of the values of other tensors."""
+    digest = hashlib.sha256(repr(tuple(pixels.shape)).encode())
+    for tensor in (pixels, *others):
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def batches(

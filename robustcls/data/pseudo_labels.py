@@ -1,6 +1,5 @@
 """Labels that a model gave to images: the file of `robustcls label`."""
 
-import hashlib
 import zipfile
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from robustcls.core.errors import InputError
 from robustcls.core.files import atomic_write
-from robustcls.data.images import Images, with_note
+from robustcls.data.images import Images, hash_pixels, with_note
 
 SCHEMA = "robustcls/labels/1"
 TEXTS = ("schema", "images_sha256", "model_sha256", "model", "data", "version")  # strings in the file
@@ -103,13 +102,6 @@ class PseudoLabels:
                 )
             note += ", whose outputs have no names: taken in the order of the classes"
         return with_note(replace(images, labels=self.labels.to(images.labels.device)), note)
-
-
-def hash_pixels(pixels: Tensor) -> str:
-    """The SHA-256, in hex, of the shape and the values of uint8 pixels N,C,H,W; labels do not matter."""
-    digest = hashlib.sha256(repr(tuple(pixels.shape)).encode())
-    digest.update(pixels.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 def numbered(count: int) -> tuple[str, ...]:

@@ -118,6 +118,17 @@ def mean_between(values: Sequence[float], low: float, high: float) -> tuple[floa
     return low + reach * mean, (low + reach * ends[0], min(high, low + reach * ends[1]))
 
 
+def student_interval(values: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """The mean of two values or more, such as one a seed, with its 95% interval by Student's t."""
+    from scipy.special import stdtrit
+
+    n = len(values)
+    mean = math.fsum(values) / n
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    half = float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
+    return mean, (mean - half, mean + half)
+
+
 def repeated_shares(
     right: Sequence[Sequence[bool]],
 ) -> tuple[float, tuple[float, float], tuple[float, float]]:

@@ -15,8 +15,8 @@ from robustcls.core.gradients import frozen
 from robustcls.core.logits import unwrapped
 from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.options import REST, parse_batch_size, parse_numbers
-from robustcls.data.images import Images, as_tensor
-from robustcls.data.pseudo_labels import PseudoLabels, hash_pixels, numbered
+from robustcls.data.images import Images, as_tensor, hash_pixels
+from robustcls.data.pseudo_labels import PseudoLabels, numbered
 from robustcls.data.splits import check_named_by_file
 from robustcls.data.unlabelled import load_unlabelled
 from robustcls.models.checkpoint import is_checkpoint

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from robustcls.core.config import option
-from robustcls.core.options import REST, DataOptions, NormalisationOptions
+from robustcls.core.options import REST, DataOptions, DeviceOptions, NormalisationOptions
 
 
 @dataclass(kw_only=True)
-class LabelConfig(DataOptions, NormalisationOptions):
+class LabelConfig(DataOptions, NormalisationOptions, DeviceOptions):
     """The options of `robustcls label`."""
 
     GROUP: ClassVar[str] = "Runtime"
@@ -23,6 +23,3 @@ class LabelConfig(DataOptions, NormalisationOptions):
     arch: str | None = option(
         None, "Architecture of a state dict, such as vgg16(width=0.25).", metavar="SPEC", group="Model"
     )
-    device: str = option("auto", "auto, cpu, cuda or cuda:i.")
-    batch_size: int | str | None = option(None, "Images at a time: a number or auto.", metavar="INT|auto")
-    quiet: bool = option(False, "Print results only.", group="Output")

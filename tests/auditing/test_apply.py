@@ -11,8 +11,8 @@ from PIL import Image
 
 from robustcls.auditing.apply import apply_decisions
 from robustcls.auditing.decisions import COLUMNS, read_decisions
-from robustcls.auditing.duplicates import digest
 from robustcls.core.errors import InputError
+from robustcls.data.duplicates import digest
 from robustcls.data.splits import load_all, load_split
 
 

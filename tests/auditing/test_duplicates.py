@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from robustcls.auditing.duplicates import COARSE, _described, digest, find_duplicates
+from robustcls.auditing.duplicates import COARSE, _described, find_duplicates
+from robustcls.data.duplicates import digest
 
 
 def photos(n: int, seed: int = 0, side: int = 32) -> torch.Tensor:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from robustcls.core.errors import InputError
-from robustcls.data.images import Images
-from robustcls.data.pseudo_labels import SCHEMA, PseudoLabels, hash_pixels
+from robustcls.data.images import Images, hash_pixels
+from robustcls.data.pseudo_labels import SCHEMA, PseudoLabels
 
 PIXELS = torch.arange(4 * 3, dtype=torch.uint8).view(4, 3, 1, 1)
 IMAGES = Images(PIXELS, torch.full((4,), -100), ("cat", "dog"), "tiny")

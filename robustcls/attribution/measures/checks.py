@@ -1,11 +1,10 @@
 """The verdicts on a method's maps: pass, warn or fail, with what was measured and its threshold."""
 
-import math
-
 from torch import Tensor
 
 from robustcls.attribution import nonfinite_remark
 from robustcls.results.records import Check, Spread
+from robustcls.results.statistics import student_interval
 
 MARK = 0.01  # a gap in completeness beyond this marks a map
 FEW = 30  # samples: with fewer, a map that is no better than a random one may be so by chance
@@ -56,10 +55,7 @@ def check_order(name: str, gains: Tensor, done: str, moves: str) -> Check:
     n = len(gains)
     if n < 2:
         return Check(name, "not_run", None, 0.0, "fewer than two samples")
-    from scipy.stats import t
-
-    mean, error = gains.mean().item(), gains.std().item() / math.sqrt(n)
-    low = mean - float(t.ppf(0.975, n - 1)) * error
+    mean, (low, _) = student_interval(gains.tolist())
     how = (
         f"pixels {done} by the map: the probability {moves} {'earlier' if mean > 0 else 'later'} by {abs(mean):.3f} of "
         f"the area than by the same map at random other places (gain {mean:+.3f}, 95% interval from {low:+.3f}, n = {n})"
