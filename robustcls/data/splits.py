@@ -97,7 +97,7 @@ def load_all(
 ) -> Images:
     """The whole train split of a data set, of which nothing is held out; limit: so many, by seed. Raises InputError."""
     part = _all if limit is None else lambda labels: stratified_order(labels, seed)[:limit].sort().values
-    return _Source(spec, data_dir, skip_corrupt).load("train", _Pick(part))
+    return read_split(spec, "train", data_dir=data_dir, skip_corrupt=skip_corrupt, pick=part)
 
 
 def hold_out(images: Images, *, seed: int = 0, limit_train: int | None = None) -> tuple[Images, Images]:

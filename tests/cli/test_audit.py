@@ -1,6 +1,7 @@
 """`robustcls audit`: what it writes and says, and what it refuses."""
 
 import csv
+import sys
 
 import pytest
 
@@ -14,7 +15,8 @@ FLAGS = (
 )  # fmt: skip
 
 
-def test_writes_tables_and_a_record_and_applies_decisions(cli, tmp_path):
+def test_writes_tables_and_a_record_and_applies_decisions(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["robustcls", "audit", "--typed"])
     out = tmp_path / "audit"
     done = cli("audit", *FLAGS, "--out", str(out))
     assert done.status == 0, done.err
@@ -23,7 +25,7 @@ def test_writes_tables_and_a_record_and_applies_decisions(cli, tmp_path):
     assert max(map(len, done.err.splitlines())) <= 80
     found = Audit.load(out / "audit.json")
     assert found.data.n == 300
-    assert found.provenance.command.startswith("robustcls")
+    assert found.provenance.command == "robustcls audit --typed"
     assert found.searched == ["train", "test"]
     with open(out / "suggest.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
