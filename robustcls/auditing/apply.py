@@ -16,7 +16,8 @@ from robustcls.core.names import quoted, readable
 from robustcls.data.duplicates import digest
 from robustcls.data.folders.layout import lay_out
 from robustcls.data.images import Images
-from robustcls.data.splits import folder_of, has_test, has_val, load_all, load_split
+from robustcls.data.spec import folder_of
+from robustcls.data.splits import has_test, has_val, load_all, load_split
 
 REMOVED = -1
 

@@ -8,7 +8,7 @@ from robustcls.data.duplicates import find_copies
 from robustcls.data.folders.find_splits import find_homes
 from robustcls.data.folders.layout import lay_out
 from robustcls.data.images import Images
-from robustcls.data.splits import folder_of
+from robustcls.data.spec import folder_of
 
 
 def seen_in_training(data: str, images: Images, trained: str | None) -> str:

@@ -22,9 +22,8 @@ from robustcls.data.folders.layout import Files
 from robustcls.data.folders.walk import WANTED, how_to_read, walk
 from robustcls.data.images import Images, as_images, with_note
 from robustcls.data.sets.folder import read_files
-from robustcls.data.splits import decoded_alike, load_all, load_left_out, parse_data
-
-OPTIONS = ("size", "resize", "filter", "grey", "scale")  # of a folder, that say how a file becomes pixels
+from robustcls.data.spec import DECODING, decoded_alike, parse_data
+from robustcls.data.splits import load_all, load_left_out
 
 
 def load_unlabelled(
@@ -117,7 +116,7 @@ def _loose(spec: str, classes: Sequence[str], skip_corrupt: bool) -> Images:
     """All images below a folder. Raises InputError where a folder inside it is called as a class."""
     parsed = parse_data(spec)
     options: Mapping[str, Any] = dict(parsed.options)
-    if unknown := sorted(options.keys() - set(OPTIONS)):
+    if unknown := sorted(options.keys() - set(DECODING)):
         raise InputError(
             f"{spec}: {unknown[0]} is about classes and splits, which unlabelled images lack: leave it out"
         )

@@ -15,7 +15,8 @@ from robustcls.core.classifier import Classifier, check_images, input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.options import parse_numbers
 from robustcls.core.threat import ThreatModel
-from robustcls.data.splits import check_named_by_file, decoded_alike, decoding_of, load_split, resized_alike
+from robustcls.data.spec import check_named_by_file, decoded_alike, decoding_of, resized_alike
+from robustcls.data.splits import load_split
 from robustcls.deploy.config import ExportConfig
 from robustcls.deploy.export import Known, check_options, export_model
 from robustcls.deploy.folder import check_place, claimed

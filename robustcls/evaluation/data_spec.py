@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcls.core.errors import InputError
-from robustcls.data.splits import check_named_by_file, decoded_alike, resized_alike
+from robustcls.data.spec import check_named_by_file, decoded_alike, resized_alike
 from robustcls.models.zoo import decoding_of_zoo, is_zoo
 from robustcls.training.config import PYTHON
 

@@ -23,7 +23,8 @@ from robustcls.data import recipe
 from robustcls.data.images import Images, with_note, without_files
 from robustcls.data.mask_file import read_mask
 from robustcls.data.seen import seen_in_training
-from robustcls.data.splits import SAMPLING_RULE, load_split, may_have_trained_on
+from robustcls.data.spec import may_have_trained_on
+from robustcls.data.splits import SAMPLING_RULE, load_split
 from robustcls.evaluation.config import AttackConfig, ExplainConfig, flags_of
 from robustcls.evaluation.data_spec import choose_data
 from robustcls.evaluation.held_out import detector_of

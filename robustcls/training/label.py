@@ -17,7 +17,7 @@ from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.options import REST, parse_batch_size, parse_numbers
 from robustcls.data.images import Images, as_tensor, hash_pixels
 from robustcls.data.pseudo_labels import PseudoLabels, numbered
-from robustcls.data.splits import check_named_by_file
+from robustcls.data.spec import check_named_by_file
 from robustcls.data.unlabelled import load_unlabelled
 from robustcls.models.checkpoint import is_checkpoint
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, read_model

@@ -11,7 +11,7 @@ from typing import Any
 from robustcls.core.config import resolve
 from robustcls.core.errors import InputError
 from robustcls.data import origin, parse, recipe
-from robustcls.data.splits import check_named_by_file
+from robustcls.data.spec import check_named_by_file
 from robustcls.models.checkpoint import is_checkpoint
 from robustcls.models.transfer import IMAGENET
 from robustcls.models.weights import read_file

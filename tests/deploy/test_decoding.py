@@ -15,7 +15,7 @@ from torch import nn
 
 from robustcls.core.classifier import Classifier
 from robustcls.data.folders.decode import decode
-from robustcls.data.splits import decoding_of
+from robustcls.data.spec import decoding_of
 from robustcls.deploy.artefact import _known
 from robustcls.images.decode import FILTERS, RULES, Form
 from robustcls.images.formats import endings

@@ -6,7 +6,8 @@ import pytest
 
 from robustcls.core.errors import InputError
 from robustcls.data.sets.folder import folder
-from robustcls.data.splits import load_split, load_training_data, may_have_trained_on
+from robustcls.data.spec import may_have_trained_on
+from robustcls.data.splits import load_split, load_training_data
 from tests.helpers.drawn import draw, fill
 
 # Noted in the folder's decoder, which does without torchvision's where it is gone.

@@ -13,7 +13,8 @@ import robustcls
 from robustcls.core.errors import InputError
 from robustcls.data import recipe
 from robustcls.data.sets.shortcut import mark_at
-from robustcls.data.splits import check_named_by_file, has_test, load_split, load_training_data, may_have_trained_on
+from robustcls.data.spec import check_named_by_file, may_have_trained_on
+from robustcls.data.splits import has_test, load_split, load_training_data
 
 BASE = "digits(size=16)"
 
