@@ -162,7 +162,7 @@ def describe(run) -> str:
     grey = config.is_adversarial and run.threat.reaches_grey(model.input_size)
     lines = {
         "data": f"{config.data}: {len(run.train)} training, {min(config.val_n, len(run.val))} validation images{about}",
-        "extra": run.mixed and _describe_unlabelled(run.mixed),
+        "extra": run.mixed and _describe_unlabelled(run.mixed, run.batch_size),
         "model": f"{config.arch}, {parameters / 1e6:.2f} million parameters, {len(run.train.classes)} classes, input {size}",
         "init": run.notes.get("init"),
         "pruned": run.notes.get("pruned"),
@@ -182,11 +182,12 @@ def describe(run) -> str:
     return "\n".join(wrap(f"{name:<10}{text}", indent=10) for name, text in lines.items() if text)
 
 
-def _describe_unlabelled(mixed) -> str:
+def _describe_unlabelled(mixed, batch_size: int) -> str:
     """The second source of a batch."""
+    batch_size = min(batch_size, len(mixed))
     images = mixed.unlabelled
     note = f" ({images.note})" if images.note else ""
-    return f"{images.name}: {len(images)} images{note}, {mixed.share:.0%} of each batch"
+    return f"{images.name}: {len(images)} images{note}, {int(mixed.places(batch_size).sum())} of each batch of {batch_size}"
 
 
 # The gap is attacked less robust: robust overfitting widens it.

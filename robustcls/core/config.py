@@ -14,6 +14,7 @@ from robustcls.core.errors import InputError, unknown
 
 T = TypeVar("T")
 _NONE = type(None)
+LONGEST = 200  # characters of a value that an error shows
 
 
 def option(default: Any, help: str, **metadata: Any) -> Any:
@@ -100,7 +101,9 @@ def convert(hint: Any, value: Any) -> Any:
                 return float(value)
         elif type(value) is part:
             return value
-    raise ValueError(f"{value!r} is not {' or '.join(_words(part) for part in union_parts(hint) if part is not _NONE)}")
+    is_plain = isinstance(value, str | int | float | list | tuple) and len(repr(value)) < LONGEST
+    shown = repr(value) if is_plain else type(value).__name__
+    raise ValueError(f"{shown} is not {' or '.join(_words(part) for part in union_parts(hint) if part is not _NONE)}")
 
 
 def _words(part: Any) -> str:

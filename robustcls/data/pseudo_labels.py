@@ -86,10 +86,11 @@ class PseudoLabels:
     def give(self, images: Images) -> Images:
         """The images with these labels. Raises InputError where these are of other images or classes."""
         if len(self) != len(images) or self.images_sha256 != hash_pixels(images.pixels):
-            raise InputError(
-                f"the pseudo-labels are of {len(self)} images of {self.data or 'other data'}, not of the {len(images)} of "
-                f"{images.name} (SHA-256): write them anew with `robustcls label`"
-            )
+            theirs = f"{len(self)} images of {self.data or 'other data'}"
+            which = f"not of the {len(images)} of {images.name}"
+            if theirs == f"{len(images)} images of {images.name}":
+                which = "which were others (another `seed`, or the files changed)"
+            raise InputError(f"the pseudo-labels are of {theirs}, {which}: write them anew with `robustcls label`")
         note = f"labelled by {self.model or 'a model'}, sure to {self.confidence.mean().item():.0%} on average"
         if self.classes != images.classes:
             if self.classes != numbered(len(images.classes)):

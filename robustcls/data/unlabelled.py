@@ -15,7 +15,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.losses import UNLABELLED
 from robustcls.core.names import quoted, readable
 from robustcls.core.options import REST
-from robustcls.data.duplicates import are_copies
+from robustcls.data.duplicates import are_copies, count_copies
 from robustcls.data.folders.decode import describe
 from robustcls.data.folders.form import check_form, choose_form
 from robustcls.data.folders.layout import Files
@@ -97,10 +97,11 @@ def without_labels(images: Images, classes: Sequence[str], size: Sequence[int] |
     return replace(images, labels=labels, classes=tuple(classes), split_counts=())
 
 
-def without_copies(images: Images, train: Images, val: Images) -> Images:
-    """Those that are no training image and, above all, no image held out for validation, pixel for pixel. Raises InputError
+def without_copies(images: Images, train: Images, val: Images, test: Images | None = None) -> Images:
+    """Those that are no training image and, above all, none held out for validation or test, pixel for pixel. Raises InputError
     where none is left."""
-    copies = are_copies(images.pixels, train.pixels, val.pixels)
+    others = [one.pixels for one in (train, val, test) if one is not None]
+    copies = are_copies(images.pixels, *others)
     count = int(copies.sum())
     if count == len(images):
         raise InputError(
@@ -109,7 +110,9 @@ def without_copies(images: Images, train: Images, val: Images) -> Images:
     if not count:
         return images
     kept = images.take((~copies).nonzero().squeeze(1))
-    return with_note(kept, f"{count} of {len(images)} are left out, for they are among the labelled ones")
+    tests = count_copies(images.pixels, test.pixels) if test is not None else 0
+    more = f", {tests} of them among the test images" if tests else ""
+    return with_note(kept, f"{count} of {len(images)} are left out, for they are among the labelled ones{more}")
 
 
 def _loose(spec: str, classes: Sequence[str], skip_corrupt: bool) -> Images:
@@ -148,7 +151,8 @@ def _loose(spec: str, classes: Sequence[str], skip_corrupt: bool) -> Images:
         raise InputError(f"folder {root}: all {len(paths)} images are corrupt: replace the files")
     notes = [form.note, *describe(decoded, names, options.get("scale"))]
     if len(decoded.positions) < len(paths):
-        notes.append(f"{len(paths) - len(decoded.positions)} corrupt files skipped")
+        left = len(paths) - len(decoded.positions)
+        notes.append(f"{left} corrupt file{'s' if left > 1 else ''} skipped")
     return Images(
         decoded.pixels,
         torch.full((len(decoded.positions),), UNLABELLED),

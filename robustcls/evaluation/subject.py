@@ -175,7 +175,8 @@ def _load(spec: str, options: AttackConfig | ExplainConfig, *, shared: bool) -> 
     )  # fmt: skip
     images = evaluated = split(options.split, n=count)
     if not trained:
-        images = with_note(images, seen_in_training(data_spec, images, own))
+        unlabelled = source.meta.get("config", {}).get("unlabelled")
+        images = with_note(images, seen_in_training(data_spec, images, own, unlabelled))
     ids = images.ids_sha256()
     if options.redact_names:
         images = without_files(images)

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from robustcls.core.errors import InputError
-from robustcls.core.losses import cross_entropy, labelled_mean
+from robustcls.core.losses import cross_entropy
 from robustcls.core.objective import BoundAttack, Loss
 
 
@@ -17,9 +17,9 @@ def adversarial(
     if not 0 <= mix < 1:
         raise InputError(f"adversarial(mix={mix}): give 0 or more, below 1")
     logits = model(attack(model, x, y))
-    attacked = labelled_mean(cross_entropy(logits, y, label_smoothing=label_smoothing), y)
+    attacked = cross_entropy(logits, y, label_smoothing=label_smoothing).mean()
     if mix == 0:
         return Loss(attacked, logits, seen="adversarial")
-    clean = labelled_mean(cross_entropy(model(x), y, label_smoothing=label_smoothing), y)
+    clean = cross_entropy(model(x), y, label_smoothing=label_smoothing).mean()
     total = mix * clean + (1 - mix) * attacked
     return Loss(total, logits, seen="adversarial", parts={"clean": clean, "attacked": attacked})

@@ -65,7 +65,9 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
         "Loss to minimise, such as trades(beta=6).  [default: standard with --adv none, else adversarial]",
         metavar="SPEC",
     )
-    step: str = option("once", "Training step: once, free(replays=4), awp(gamma=0.005).", metavar="SPEC")
+    step: str = option(
+        "once", "Training step: once, free(replays=4), awp(gamma=0.005), sparse(density=0.1).", metavar="SPEC"
+    )
     epochs: int = option(30, "Passes over the training images.")
     minutes: float = option(
         0.0, "Instead: as many epochs as fit in this time, by the speed of the first updates; 0 for none."
@@ -74,7 +76,7 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
     lr: float = option(0.1, "Peak learning rate.")
     backbone_lr: float = option(1.0, "Fraction of it for all layers but the head.")
     momentum: float = option(0.9, "Momentum of SGD; the first beta of AdamW.")
-    weight_decay: float = option(5e-4, "Weight decay, not applied to BatchNorm and biases.")
+    weight_decay: float = option(5e-4, "Weight decay, not applied to BatchNorm, biases and the matrices of lora.")
     schedule: str = option(
         "one_cycle",
         "Learning rate over the run: one_cycle, cosine, piecewise, cyclic, constant.",

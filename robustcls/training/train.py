@@ -18,7 +18,8 @@ from robustcls.core.errors import InputError
 from robustcls.core.options import REST, parse_batch_size
 from robustcls.data.images import Images, as_images, collect
 from robustcls.data.pseudo_labels import PseudoLabels
-from robustcls.data.splits import hold_out, left_out, load_training_data
+from robustcls.data.spec import parse_data
+from robustcls.data.splits import has_test, hold_out, left_out, load_split, load_training_data
 from robustcls.data.unlabelled import divide_labelled, has_unlabelled, load_unlabelled, without_copies, without_labels
 from robustcls.models.checkpoint import Arch, arch_name, restore
 from robustcls.models.weights import read_file
@@ -259,7 +260,15 @@ def _load(
         unlabelled = load_unlabelled(config.unlabelled, data=source, classes=train.classes, size=size, **how, **files)
     if config.pseudo_labels:
         unlabelled = PseudoLabels.load(config.pseudo_labels).give(unlabelled)
-    return train, val, without_copies(unlabelled, train, val)
+    return train, val, without_copies(unlabelled, train, val, _tested_on(config, data))
+
+
+def _tested_on(config: TrainConfig, data: Data | None) -> Images | None:
+    """The test images of the data set, where it brings images without labels from elsewhere; of code nothing is asked."""
+    spec = config.data or "digits"
+    if data is not None or config.unlabelled == REST or ":" in parse_data(spec).name or not has_test(spec):
+        return None
+    return load_split(spec, "test", data_dir=config.data_dir, skip_corrupt=config.skip_corrupt)
 
 
 def _adapt(config: TrainConfig, given: Container[str], sources: Sequence[Images], world: World) -> str:

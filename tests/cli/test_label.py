@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 
 from robustcls.data.pseudo_labels import PseudoLabels
+from robustcls.data.splits import load_split
+from tests.helpers.drawn import draw
 
 TRAIN = ["train", "--data", "digits(size=8)", "--arch", "vgg16(width=0.05)", "--epochs", "1", "--limit-train", "600"]
 TRAIN += ["--augment", "none", "--val-n", "40", "--device", "cpu", "--val-attack", "fgsm"]
@@ -36,7 +38,7 @@ def test_labels_then_training(cli, home, loose):
     assert trained.status == 0, trained.err
     said = " ".join(trained.err.split())
     assert "40 images (labelled by pgd/ckpt.pt, sure to" in said
-    assert "50% of each batch" in said
+    assert "32 of each batch of 64" in said
     assert cli("train", "--resume", "run").status == 0
 
 
@@ -57,6 +59,31 @@ def test_the_header_says_that_labels_are_not_read(cli):
     assert "are left out, for they are among the labelled ones" in said
 
 
+def test_test_images_are_left_out_of_what_has_no_labels(cli, tmp_path):
+    """They lie in a folder of loose images, among others: training must not see them, nor an evaluation be silent of it."""
+    test = load_split("digits(size=8)", "test")
+    (tmp_path / "loose").mkdir()
+    draw(tmp_path / "loose" / "new.png", size=(8, 8), mode="L")
+    for number, pixels in enumerate(test.pixels[:30]):
+        Image.fromarray(pixels[0].numpy()).save(tmp_path / "loose" / f"{number}.png")
+    result = cli(*UNLABELLED, f"folder:{tmp_path / 'loose'}(grey=True)", "--out", "run")
+    assert result.status == 0, result.err
+    said = " ".join(result.err.split())
+    assert "30 of 31 are left out, for they are among the labelled ones, 30 of them among the test images" in said
+
+
+def test_an_evaluation_on_images_that_were_trained_on_without_labels(cli, home, tmp_path):
+    loose, tested = tmp_path / "loose", tmp_path / "tested"
+    for label in range(10):
+        draw(tested / "test" / str(label) / "0.png", size=(8, 8), mode="L", seed=label)
+        draw(loose / f"{label}.png", size=(8, 8), mode="L", seed=label)
+    trained = cli(*UNLABELLED, f"folder:{loose}(grey=True)", "--out", "run")
+    assert trained.status == 0, trained.err
+    result = cli("attack", "--model", "run/ckpt.pt", "--data", f"folder:{tested}(grey=True)", "--attack", "fgsm")
+    assert result.status == 0, result.err
+    assert "10 of 10 images are duplicates of images that the model was trained on" in " ".join(result.err.split())
+
+
 BAD = {
     "another size": ([*UNLABELLED, "folder:{loose}/large"], "16x16, the labelled ones 1x8x8: write folder:"),
     "colour": ([*UNLABELLED, "folder:{loose}/colour"], "are 3x8x8, the labelled ones 1x8x8"),
@@ -70,7 +97,7 @@ BAD = {
     "pseudo-labels of other images": (
         [*TRAIN, "--unlabelled", "folder:{loose}/grey", "--pseudo-labels", "{labels}"], "not of the 40 of folder:"),
     "pseudo-labels of another seed": (
-        [*TRAIN, "--unlabelled", "rest", "--pseudo-labels", "{labels}", "--seed", "1"], "(SHA-256): write them anew"),
+        [*TRAIN, "--unlabelled", "rest", "--pseudo-labels", "{labels}", "--seed", "1"], "(another --seed, or"),
     "pseudo-labels of other classes": (
         [*TRAIN, "--unlabelled", "rest", "--pseudo-labels", "{wrong}"], "of other classes, 'a' where"),
     "no pseudo-labels": ([*TRAIN, "--unlabelled", "rest", "--pseudo-labels", "no.npz"], "no file no.npz"),

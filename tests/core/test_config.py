@@ -2,6 +2,7 @@ import tomllib
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,6 +41,8 @@ def test_later_layers_win_and_none_says_nothing():
         ({"lr": float("inf")}, "option lr: inf is not a number"),
         ({"lr": 10**400}, "is not a number"),
         ({"name": 3}, "option name: 3 is not text"),
+        ({"name": [0.5] * 100}, "option name: list is not text"),
+        ({"name": numpy.zeros(9)}, "option name: ndarray is not text"),
         ({"norm": "l3"}, "unknown norm 'l3': did you mean"),
         ({"quiet": 1}, "option quiet: 1 is not true or false"),
         ({"batch": 1.5}, "option batch: 1.5 is not a whole number or text"),
