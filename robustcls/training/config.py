@@ -60,6 +60,12 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
         metavar="SPEC",
         group="Attack",
     )
+    eps_ramp: str | None = option(
+        None,
+        "Grow the radius with the run: 0.15-0.3 trains on clean images up to 15% of it, and at full radius from 30% on.",
+        metavar="FROM-TO",
+        group="Attack",
+    )
     objective: str | None = option(
         None,
         "Loss to minimise, such as trades(beta=6).  [default: standard with --adv none, else adversarial]",
@@ -159,6 +165,10 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
         if self.val_attack == "none" and self.on_collapse == "rollback":
             raise InputError('`on_collapse="rollback"` needs robust validation accuracy: leave out `val_attack="none"`')
         self._check_unlabelled()
+        if self.eps_ramp is not None:
+            parse_ramp(self.eps_ramp)
+            if not self.is_adversarial:
+                raise InputError(f"`eps_ramp={self.eps_ramp}` grows the radius of an attack: name one, or leave it out")
         if not -(2**63) <= self.seed < 2**63:
             raise InputError(f"`seed={self.seed}` is out of range: give a number of at most 18 digits")
 
@@ -187,3 +197,15 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
     def is_adversarial(self) -> bool:
         """Whether the objective asks for adversarial images."""
         return traits_of(plugins.load("objective", self.objective or "standard")).attacks
+
+
+def parse_ramp(text: str) -> tuple[float, float]:
+    """The shares of a run at which the radius begins to grow and is whole, from `0.15-0.3`. Raises InputError."""
+    begin, dash, end = text.partition("-")
+    try:
+        found = float(begin), float(end)
+    except ValueError:
+        found = (1.0, 0.0)
+    if not (dash and 0 <= found[0] < found[1] <= 1):
+        raise InputError(f"`eps_ramp={text}` is no part of a run: give two shares of it such as 0.15-0.3")
+    return found

@@ -52,6 +52,7 @@ class InnerAttack:
         model: nn.Module,
         x: Tensor,
         y: Tensor,
+        threat: ThreatModel | None = None,
         *,
         loss: Callable[..., Tensor] = cross_entropy,
         reference: Tensor | None = None,
@@ -61,6 +62,7 @@ class InnerAttack:
         """Adversarial images of x, N,C,H,W.
 
         Args:
+            threat: in place of its own, one of a smaller radius, for which its step shrinks alike.
             loss: of each sample, which the attack makes large. One with the trait `reference` compares logits with those
                 of a reference, the model's own of the clean images unless given.
             reference: N,K, in place of the labels.
@@ -69,13 +71,14 @@ class InnerAttack:
         Raises:
             InputError: for a loss or labels that the attack cannot take.
         """
+        threat = threat or self.threat
         diverges = reference is not None or traits_of(loss).reference
         self._check(loss, y, diverges)
         options: dict[str, Any] = {} if loss is cross_entropy else {"loss": loss}
         if "generator" in self.parameters:
             options["generator"] = generator
-        if halvings and "step_size" in self.parameters:
-            options["step_size"] = self.step_size / 2**halvings
+        if (halvings or threat is not self.threat) and "step_size" in self.parameters:
+            options["step_size"] = self.step_size * (threat.eps / self.threat.eps) / 2**halvings
         with torch.autocast(x.device.type, enabled=False):
             if diverges and reference is None:
                 with torch.no_grad():
@@ -84,7 +87,7 @@ class InnerAttack:
             with kept_flags(model) if self.is_own else nullcontext():
                 # A function of the user's own may write on what it is given.
                 images = x.clone() if self.is_own else x
-                x_adv = self.function(model, images, target, self.threat, **options)
+                x_adv = self.function(model, images, target, threat, **options)
         if fault := fault_of(x_adv, x):
             raise InputError(
                 f"inner attack {self.spec}: {fault}: return adversarial images, a float tensor of their shape"
@@ -93,7 +96,7 @@ class InnerAttack:
             self.is_new = False
             if not x_adv.isfinite().all():
                 raise InputError(f"inner attack {self.spec} gave values that are not finite: return images")
-            if said := outside_of(x_adv, x, self.threat, traits_of(self.function)):
+            if said := outside_of(x_adv, x, threat, traits_of(self.function)):
                 warnings.warn(f"inner attack {self.spec}: {said}, and are trained on as they are", stacklevel=2)
         return x_adv.detach()
 

@@ -12,7 +12,7 @@ from robustcls.core import plugins
 from robustcls.core.classifier import Classifier, device_of
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
-from robustcls.core.losses import UNLABELLED, cross_entropy, hard_labels, predict_labels
+from robustcls.core.losses import cross_entropy
 from robustcls.core.objective import BoundAttack, Loss
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
@@ -24,8 +24,9 @@ from robustcls.runtime.device import autocast
 from robustcls.runtime.fused import FusedModel
 from robustcls.runtime.world import World
 from robustcls.training.averages import Average, Ema, Swa
-from robustcls.training.config import TrainConfig
+from robustcls.training.config import TrainConfig, parse_ramp
 from robustcls.training.inner_attack import InnerAttack, self_labelled
+from robustcls.training.meter import Meter
 from robustcls.training.optimizer import make_optimizer
 
 PROGRESS = ("epoch", "batch", "best_score", "best_epoch", "rollbacks", "stopped")  # plain values, in last.pt by name
@@ -50,7 +51,8 @@ class TrainState:
     ) -> None:
         """num_batches: of an epoch. precision: fp32, bf16 or fp16, of forward and backward passes. adv: in place of
         config.adv, the inner attack as a function."""
-        self.config, self.model, self.threat, self.world = config, model, threat, world or World()
+        self.config, self.model, self.world = config, model, world or World()
+        self.full_threat, self.ramp = threat, parse_ramp(config.eps_ramp) if config.eps_ramp else None
         self.num_batches, self.precision, self.device = num_batches, precision, device_of(model)
         self.accumulate = config.accumulate
 
@@ -91,7 +93,7 @@ class TrainState:
         loss = self.step(self, x, y)  # such as `once`: gradient, then update
         if self.average:
             self.average.after_update(self.model)
-        self.meter.add(loss, y, self.batch)
+        self.meter.add(loss, y, self.batch, whole=self.threat is self.full_threat)
         self.batch += 1
         return loss
 
@@ -119,12 +121,15 @@ class TrainState:
         reference: Tensor | None = None,
     ) -> Tensor:
         """The inner attack on a model in eval mode, so that BatchNorm's statistics stay the data's: on its fast twin if
-        it has one. An image without a label is attacked away from the model's own."""
+        it has one. An image without a label is attacked away from the model's own. Within a radius of 0 there is none."""
         if self.inner is None:
             raise InputError(
                 f'objective {self.config.objective} needs an attack: name one, such as `adv="pgd"`, or give '
                 '`objective="standard"`'
             )
+        threat = self.threat
+        if threat.eps == 0 < self.full_threat.eps:
+            return x
         twin = self.twins.get(model)
         if twin:
             twin.refresh()
@@ -132,7 +137,14 @@ class TrainState:
             if self.config.without_labels and reference is None and not traits_of(loss).reference:
                 y = self_labelled(attacked, x, y)
             return self.inner(
-                attacked, x, y, loss=loss, reference=reference, generator=self.generator, halvings=self.rollbacks
+                attacked,
+                x,
+                y,
+                threat,
+                loss=loss,
+                reference=reference,
+                generator=self.generator,
+                halvings=self.rollbacks,
             )
 
     def update(self) -> None:
@@ -177,6 +189,14 @@ class TrainState:
     def share_done(self) -> float:
         """Of the whole run, in the middle of the batch to come."""
         return (self.batches_done + 0.5) / (self.config.epochs * self.num_batches)
+
+    @property
+    def threat(self) -> ThreatModel:
+        """What the attack may do in this batch: the whole radius, or with `eps_ramp` a part of it."""
+        begin, end = self.ramp or (0.0, 0.0)
+        if self.share_done >= end:
+            return self.full_threat
+        return self.full_threat.at(self.full_threat.eps * max(0.0, (self.share_done - begin) / (end - begin)))
 
     @property
     def batches_done(self) -> int:
@@ -230,61 +250,6 @@ class TrainState:
         for name in PROGRESS:
             setattr(self, name, content["progress"][name])
         self.history = [Epoch(**row) for row in content["history"]]
-
-
-class Meter:
-    """Sums of loss, correct predictions, images and labelled images over an epoch; the first batch whose loss is not finite."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.reset()
-
-    def reset(self) -> None:
-        self.sums = {name: self._tensor(0) for name in ("loss", "right", "seen", "labelled")}
-        self.parts: dict[str, Tensor] = {}
-        self.first_bad = torch.full((), -1, device=self.device)
-        self.seconds = 0.0
-        self.attacked = False  # whether the logits are those of adversarial images
-
-    @torch.no_grad()
-    def add(self, loss: Loss, y: Tensor, batch: int) -> None:
-        total = loss.total.detach().double()
-        self.sums["loss"] += total * len(y)
-        self.sums["right"] += (predict_labels(loss.logits) == hard_labels(y)).sum()
-        self.sums["seen"] += len(y)
-        self.sums["labelled"] += (hard_labels(y) != UNLABELLED).sum()
-        for name, value in loss.parts.items():
-            self.parts[name] = self.parts.get(name, 0) + value.detach().double() * len(y)
-        self.first_bad = torch.where((self.first_bad < 0) & ~total.isfinite(), batch, self.first_bad)
-        self.attacked = loss.seen == "adversarial"
-
-    def means(self, world: World) -> dict[str, Any]:
-        """The fields of an Epoch that training measures, over all processes."""
-        loss, right, seen, labelled = (world.total(value) for value in self.sums.values())
-        return {
-            "train_loss": loss / seen,
-            "train_robust": right / labelled if self.attacked else None,
-            "seconds": round(self.seconds, 2),
-            "images_per_second": round(seen / self.seconds, 1),
-            "parts": {name: world.total(value) / seen for name, value in self.parts.items()},
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Primitives alone."""
-        sums, parts = ({name: float(value) for name, value in each.items()} for each in (self.sums, self.parts))
-        return {"sums": sums, "parts": parts, "seconds": self.seconds, "attacked": self.attacked}
-
-    def load_state_dict(self, content: dict[str, Any]) -> None:
-        self.reset()
-        self.sums, self.parts = (
-            {name: self._tensor(value) for name, value in content[each].items()} for each in ("sums", "parts")
-        )
-        if "labelled" not in self.sums:  # of a run that began before there were images without a label
-            self.sums["labelled"] = self.sums["seen"].clone()
-        self.seconds, self.attacked = content["seconds"], content["attacked"]
-
-    def _tensor(self, value: float) -> Tensor:
-        return torch.tensor(value, dtype=torch.float64, device=self.device)
 
 
 class _Forward(nn.Module):

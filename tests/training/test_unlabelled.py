@@ -18,8 +18,8 @@ from robustcls.training.checkpoint import read_last, restore_state
 from robustcls.training.config import TrainConfig
 from robustcls.training.inner_attack import self_labelled
 from robustcls.training.loop import fit
+from robustcls.training.meter import Meter
 from robustcls.training.run import Run
-from robustcls.training.state import Meter
 from tests.helpers.tiny_run import FLAT, SMALL, TINY, CutError, brighter, cut_at, first_batch, same, values_of
 
 OPTIONS = {**TINY, **SMALL, "limit_train": 60, "unlabelled": "rest", "adv": "pgd(steps=1)", "objective": "trades"}

@@ -1,0 +1,88 @@
+"""A radius that grows with the run."""
+
+import pytest
+import torch
+
+from robustcls.core.errors import InputError
+from robustcls.training.config import TrainConfig, parse_ramp
+from tests.helpers.tiny_run import FLAT, first_batch, values_of
+
+EPS = 0.1
+RAMP = {**FLAT, "eps": EPS, "epochs": 10, "eps_ramp": "0.2-0.6"}
+
+
+def at(run, share):
+    """The state in the batch after this share of the run."""
+    state = run.state
+    batches = round(share * run.config.epochs * state.num_batches)
+    state.epoch, state.batch = divmod(batches, state.num_batches)
+    return state
+
+
+def test_radius_by_share(make_run):
+    run = make_run(**RAMP, adv="fgsm")
+    total = run.config.epochs * run.state.num_batches
+    for share, expected in ((0, 0.0), (0.1, 0.0), (0.4, EPS / 2), (0.5, 0.75 * EPS), (0.6, EPS), (0.99, EPS)):
+        assert at(run, share).threat.eps == pytest.approx(expected, abs=1.5 * EPS / total / 0.4), share
+    assert run.threat.eps == EPS  # of validation, and of the checkpoint
+
+
+@pytest.mark.parametrize(("adv", "reach"), [("fgsm", 1.0), ("pgd(steps=1, step_size=0.02, random_start=False)", 0.2)])
+def test_the_attacks_step_shrinks_with_the_radius(adv, reach, make_run):
+    run = make_run(**RAMP, adv=adv)
+    x, y = first_batch(run)
+    inside = x.clamp(0.3, 0.7)  # nothing is cut off by the box
+    for share in (0.1, 0.3, 0.5, 0.9):
+        state = at(run, share)
+        state.seed(1)
+        moved = (state.attack(state.model, inside, y) - inside).abs().amax().item()
+        assert moved == pytest.approx(reach * state.threat.eps, abs=1e-6), share
+
+
+def test_before_it_grows_training_is_clean_training(make_run):
+    """To the bit, with no pass for an attack; what is called robust is not measured."""
+    grown, clean = make_run(**RAMP, adv="pgd"), make_run(**{**RAMP, "eps_ramp": None}, adv="none", objective="standard")
+    x, y = first_batch(grown)
+    for run in (grown, clean):
+        run.state.seed(3)
+        run.state.train_mode()
+        run.state.train_step(x, y)
+        run.state.meter.seconds = 1.0
+    assert all(
+        torch.equal(a, b) for a, b in zip(*(values_of(r.state.model).values() for r in (grown, clean)), strict=True)
+    )
+    assert grown.state.meter.means(grown.world)["train_robust"] is None
+    state = at(grown, 0.7)
+    state.meter.reset()
+    state.train_step(x, y)
+    state.meter.seconds = 1.0
+    assert state.meter.means(grown.world)["train_robust"] is not None
+
+
+def test_without_it_the_threat_is_the_runs_own(make_run):
+    run = make_run(**{**RAMP, "eps_ramp": None}, adv="fgsm")
+    assert all(at(run, share).threat is run.threat for share in (0, 0.3, 0.9))
+
+
+def test_steps_with_examples_of_their_own_follow_it(make_run):
+    """Free training projects onto the ball of the batch."""
+    run = make_run(**RAMP, step="free(replays=2)")
+    x, y = first_batch(run)
+    for share in (0.1, 0.4, 0.9):
+        state = at(run, share)
+        state.state.clear()
+        state.train_mode()
+        eps = state.threat.eps
+        state.train_step(x, y)
+        assert state.state["delta"].abs().amax().item() == pytest.approx(eps, abs=1e-6)
+
+
+@pytest.mark.parametrize("text", ["0.3", "0.3-0.1", "0.2-0.2", "a-b", "-0.1-0.3", "0.5-1.5", ""])
+def test_what_is_no_part_of_a_run(text):
+    with pytest.raises(InputError, match="two shares of it such as 0.15-0.3"):
+        parse_ramp(text)
+
+
+def test_it_needs_an_attack():
+    with pytest.raises(InputError, match="grows the radius of an attack"):
+        TrainConfig(eps_ramp="0.1-0.3", adv="none")
