@@ -2,18 +2,21 @@
 
 python experiments/few_parameters/run.py --cifar cifar                # two sources, then four recipes, three seeds
 python experiments/few_parameters/run.py --cifar cifar --seeds 0 --images 126 --tunes head lora
+python experiments/few_parameters/run.py --cifar cifar --costs        # speed and memory alone, on a machine that rests
 python experiments/few_parameters/run.py --tiny --work tiny --out tiny.json     # seconds, on the digits
 
 CIFAR: a folder with train/ and test/, each with a folder of images a class. Eight classes are the source, automobiles and
 trucks the target. A seed chooses the target's training and validation images and all else that is random; the sources are
 one run each. The head from the source that is not robust is the negative control. Under `fast` all test images of the
-target are evaluated. Runs lie below --work; a run that was cut off goes on. The results, one row each, are in --out.
+target are evaluated. Runs lie below --work; a run that was cut off goes on. The results, one row each, are in --out, and
+beside them what an update costs by recipe: medians of five dry runs, by turns.
 """
 
 import argparse
 import json
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +38,7 @@ SOURCES = ("source", "standard")
 EPOCHS = {126: 60, 1000: 20}
 TINY = ["--arch", "vgg16(width=0.1)", "--eps", "0.05", "--val-n", "20", "--augment", "none", "--batch-size", "16"]
 TINY_TARGET, TINY_IMAGES, TINY_EPOCHS = ("8", "9"), 60, 3
+COSTED, TURNS = 1000, 5  # images of the target, and dry runs
 COSTS = {"parameters": "parameters", "speed": "images_per_second", "peak memory": "peak_memory_mb"}
 
 
@@ -46,6 +50,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--images", type=int, nargs="+", default=list(EPOCHS))
     parser.add_argument("--tunes", nargs="+", choices=TUNES, default=list(TUNES))
+    parser.add_argument("--costs", action="store_true")
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args()
     if given.cifar is None and not given.tiny:
@@ -56,18 +61,31 @@ def main() -> None:
         split(given.cifar or digits(given.work / "digits"), data, TINY_TARGET if given.tiny else TARGET)
     for source in SOURCES:
         train(given.work / source, HERE / f"{source}.toml", data / "source", 0, given.tiny)
+    if given.costs:
+        found = read(given.out)
+        found["costs"] = costs(given.work, given.tunes, tiny=given.tiny)
+        write(found, given.out)
+        return
     tasks = [("source", count, tune, seed) for seed in given.seeds for count in images for tune in given.tunes]
     tasks += [("standard", count, "head", seed) for seed in given.seeds for count in images]
     for task in tasks:
-        found = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {"rows": []}
+        found = read(given.out)
         if any((row["source"], row["images"], row["tune"], row["seed"]) == task for row in found["rows"]):
             continue
         print(*task, flush=True)
         made = row_of(*task, given.work, tiny=given.tiny)
         found["rows"].append(made)
-        with atomic_write(given.out) as part:
-            part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        print({key: made[key] for key in ("clean", "robust", "cost")}, flush=True)
+        write(found, given.out)
+        print({key: made[key] for key in ("clean", "robust", "trained")}, flush=True)
+
+
+def read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": []}
+
+
+def write(found: dict[str, Any], file: Path) -> None:
+    with atomic_write(file) as part:
+        part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def split(cifar: Path, folder: Path, target: tuple[str, str]) -> None:
@@ -92,14 +110,12 @@ def digits(folder: Path) -> Path:
 
 
 def row_of(source: str, images: int, tune: str, seed: int, work: Path, *, tiny: bool) -> dict[str, Any]:
-    """Trains and evaluates one recipe from one source on so many images, and measures an update."""
+    """Trains and evaluates one recipe from one source on so many images."""
     run, recipe, data = work / f"{source}-{images}-{tune}-{seed}", HERE / f"{tune}.toml", work / "data" / "target"
     more = ["--init", work / source / "ckpt.pt", "--limit-train", images]
     more += ["--epochs", TINY_EPOCHS if tiny else EPOCHS.get(images, EPOCHS[1000])]
     train(run, recipe, data, seed, tiny, more)
     meta = torch.load(run / "ckpt.pt", weights_only=True)["meta"]
-    cost = measured([*options(recipe, data, seed, tiny), *more, "--out", f"{run}.cost", "--dry-run"])
-    cost["trained"] = meta.get("tuned", {}).get("trained", cost["parameters"])
     evaluation = run / "evaluation.json"
     if not evaluation.exists():
         command("attack", "--model", run / "ckpt.pt", "--suite", "fast", "--n", "all", "--resume", "--out", evaluation)
@@ -116,7 +132,7 @@ def row_of(source: str, images: int, tune: str, seed: int, work: Path, *, tiny: 
         "clean": {"correct": found.clean.correct, "total": found.clean.total},
         "robust": {"correct": found.robust.correct, "total": found.robust.total, "kind": found.robust.kind},
         "checks": {one.id: one.status for one in found.checks if one.status in ("warn", "fail")},
-        "cost": cost,
+        "trained": meta.get("tuned", {}).get("trained"),
         "data_sha256": found.data.sha256,
         "versions": found.provenance.versions,
         "device": found.provenance.device,
@@ -134,6 +150,17 @@ def train(run: Path, recipe: Path, data: Path, seed: int, tiny: bool, more: list
         return
     more = more or (["--epochs", TINY_EPOCHS] if tiny else [])
     command("train", *options(recipe, data, seed, tiny), *more, "--out", run)
+
+
+def costs(work: Path, tunes: list[str], *, tiny: bool) -> dict[str, dict[str, float]]:
+    """What an update costs by recipe."""
+    found: dict[str, list[dict[str, float]]] = {tune: [] for tune in tunes}
+    for turn in range(TURNS):
+        for tune in tunes:
+            more = ["--init", work / "source" / "ckpt.pt", "--limit-train", TINY_IMAGES if tiny else COSTED]
+            common = options(HERE / f"{tune}.toml", work / "data" / "target", turn, tiny)
+            found[tune].append(measured([*common, *more, "--out", work / "cost", "--dry-run"]))
+    return {tune: {name: statistics.median(one[name] for one in its) for name in its[0]} for tune, its in found.items()}
 
 
 def measured(arguments: list[object]) -> dict[str, float]:

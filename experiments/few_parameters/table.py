@@ -22,7 +22,7 @@ WORDS = {
 }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], costs: dict[str, dict[str, float]]) -> str:
     """One line for each number of images and recipe: means over the seeds, each seed's own in brackets."""
     lines = []
     for images in sorted({row["images"] for row in rows}):
@@ -33,9 +33,13 @@ def table(rows: list[dict[str, Any]]) -> str:
                 continue
             clean, robust = ([share(row, what) for row in its] for what in ("clean", "robust"))
             more = [share(row, "robust") - whole[row["seed"]] for row in its if row["seed"] in whole and tune != "all"]
-            cost = {name: statistics.median(row["cost"][name] for row in its) for name in its[0]["cost"]}
-            trained = f"{cost['trained']:,.0f} ({cost['trained'] / cost['parameters']:.1%})"
-            speed, memory = f"{cost['images_per_second']:,.0f}", f"{cost['peak_memory_mb']:,.0f}"
+            cost = costs.get(tune, {})
+            whole_model = cost.get("parameters")
+            count = its[0]["trained"] or whole_model
+            trained = (
+                f"{count:,.0f} ({count / whole_model:.1%})" if whole_model else f"{count:,.0f}" if count else "all"
+            )
+            speed, memory = (f"{cost[name]:,.0f}" if cost else "-" for name in ("images_per_second", "peak_memory_mb"))
             lines.append([f"{images:,}", words, each(clean), each(robust), with_interval(more), trained, speed, memory])
     head = [
         "Images",
@@ -85,5 +89,5 @@ if __name__ == "__main__":
     if not file.exists():
         print("Not measured yet.")
     else:
-        found = json.loads(file.read_text(encoding="utf-8"))["rows"]
-        print(f"{table(found)}\n\n{about(found)}")
+        found = json.loads(file.read_text(encoding="utf-8"))
+        print(f"{table(found['rows'], found.get('costs', {}))}\n\n{about(found['rows'])}")
