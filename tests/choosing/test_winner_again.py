@@ -49,24 +49,20 @@ def test_epochs_that_were_undone_do_not_count(options, tmp_path, monkeypatch):
     assert (best.epochs, best.planned_epochs, best.updates) == (3, 3, 15)
 
 
-def draw(path, seed, size):
+def draw(path, seed, deep):
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
+    generator = np.random.default_rng(seed)
+    colour = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    Image.fromarray(generator.integers(0, 4096, (12, 12), dtype=np.uint16) if deep else colour).save(path)
 
 
-@pytest.fixture
-def folders(tmp_path):
-    """Labelled images of two classes, and others without labels, all of 12 x 12 in colour."""
+@pytest.mark.parametrize(("form", "deep"), [("size=8, grey=True", False), ("scale=4095", True)])
+def test_unlabelled_images_of_a_folder_are_the_same_under_every_seed(form, deep, tmp_path, options):
+    """Images of 12 x 12; those of 16 bits have the right size, and other pixels, where their scale is forgotten."""
+    folders = tmp_path
     for number in range(80):
-        draw(tmp_path / "fd" / "ab"[number % 2] / f"{number}.png", number, 12)
-        draw(tmp_path / "fu" / f"{number}.png", 1000 + number, 12)
-    return tmp_path
-
-
-@pytest.mark.parametrize("form", ["size=8, grey=True", "resize=24, size=12, filter=bicubic"])
-def test_unlabelled_images_of_a_folder_are_the_same_under_every_seed(form, folders, options):
-    """In the second form they have the right size however they are read."""
+        draw(folders / "fd" / "ab"[number % 2] / f"{number}.png", number, deep)
+        draw(folders / "fu" / f"{number}.png", 1000 + number, deep)
     options |= {
         "data": f"folder:{folders}/fd({form})",
         "seed_noise": 1,
