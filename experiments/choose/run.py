@@ -107,6 +107,7 @@ def table(choice: Choice, found: dict[str, Evaluation]) -> str:
     value, (low, high) = paired_difference(kept[second.name], kept[first.name])
     rival = next(one for one in choice.rivals if one.second == second.name)
     said = "it was told apart" if rival.claimable else "the table said that they cannot be told apart"
+    said += f", since {rival.unequal}" if rival.unequal else ""
     ended = (
         "won the full run, too" if low > 0 else "lost the full run" if high < 0 else "is level with it in the full run"
     )

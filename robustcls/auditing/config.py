@@ -5,13 +5,13 @@ from typing import ClassVar
 
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
-from robustcls.core.options import DataOptions, RuntimeOptions, ThreatOptions
+from robustcls.core.options import RuntimeOptions, TrainingDataOptions, TrainingThreatOptions
 
 FOLDS = (2, 4)  # fewest and most
 
 
 @dataclass(kw_only=True)
-class AuditConfig(DataOptions, ThreatOptions, RuntimeOptions):
+class AuditConfig(TrainingDataOptions, TrainingThreatOptions, RuntimeOptions):
     GROUP: ClassVar[str] = "Optimisation"
 
     limit_train: int | None = option(

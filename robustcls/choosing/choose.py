@@ -1,10 +1,9 @@
 """Successive halving over recipes at equal seconds, ranked by the lower bound of robust validation accuracy."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from robustcls.core.provenance import commit, versions
 from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.results.subject import Provenance, Threat
 from robustcls.runtime.device import describe_device, resolve_device
-from robustcls.training.checkpoint import new_folder
+from robustcls.training.checkpoint import fresh_folder
 from robustcls.training.run import Run
 
 
@@ -38,8 +37,8 @@ def choose(
 ) -> Choice:
     """The best of several recipes in a given time, by successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943).
 
-    Each rung trains those that are left anew, each for the same seconds, and keeps the better half by the lower end of the
-    95% interval of robust accuracy on validation images. Test images are never read.
+    Each rung trains those that are left anew, each planned for the same seconds, and keeps the better half by the lower end
+    of the 95% interval of robust accuracy on validation images. Test images are never read.
 
     Args:
         arch: candidates that differ in the architecture alone, as `train` takes them.
@@ -66,7 +65,7 @@ def choose(
         for name, value in (("arch", arch), ("config", config))
     }
     given = {**options, **listed, "minutes": minutes, "out": None if out is None else str(out), "quiet": not progress}
-    return choose_given({name: value for name, value in given.items() if value is not None})
+    return choose_given({name: value for name, value in given.items() if value is not None}, command="robustcls.choose")
 
 
 def choose_given(
@@ -75,8 +74,18 @@ def choose_given(
     say: Say = lambda text: None,
     on_rung: Callable[[int, Rung], object] = lambda number, rung: None,
     on_batch: Callable[[Run], object] = lambda run: None,
+    on_folder: Callable[[Path], object] = lambda where: None,
+    command: str = "",
 ) -> Choice:
-    """What the command does. given: options of ChooseConfig, those that were given alone. on_rung: called after each."""
+    """What the command does.
+
+    Args:
+        given: options of ChooseConfig, those that were given alone.
+        say: told what is done.
+        on_rung, on_batch: are called after each.
+        on_folder: told where everything is written, before anything is trained.
+        command: as it was typed, for the record.
+    """
     began, started = time.perf_counter(), datetime.now(UTC)
     options = resolve(ChooseConfig, given)
     found = candidates(options, given)
@@ -85,6 +94,7 @@ def choose_given(
     work = Work(options, found, where, say, on_batch)
     budget = share_out(60 * options.minutes, len(found), _extra(options))
     plan = work.plan(budget)
+    on_folder(where)
     rungs: list[Rung] = []
     left = [one.name for one in found]
     for number, seconds in enumerate(budget.rungs, start=1):
@@ -94,7 +104,7 @@ def choose_given(
             {trial.name: [digit == "1" for digit in trial.clean_right] for trial in trials},
         )
         left = survivors(order)
-        rungs.append(Rung(seconds, sorted(trials, key=lambda trial: order.index(trial.name)), left))
+        rungs.append(Rung.of(seconds, sorted(trials, key=lambda trial: order.index(trial.name)), left))
         on_rung(number, rungs[-1])
     if rungs[-1].trials[0].failed:
         raise InputError(f"every candidate failed; the last: {rungs[-1].trials[0].failed}")
@@ -103,7 +113,7 @@ def choose_given(
 
     def conclude(_: str) -> Choice:
         provenance = Provenance(
-            " ".join(sys.argv), asdict(options), found[0].config.seed, versions(),
+            command, asdict(options), found[0].config.seed, versions(),
             describe_device(resolve_device(options.device)), commit(), started.isoformat(timespec="seconds"),
             round(time.perf_counter() - began, 3), options.precision,
         )  # fmt: skip
@@ -169,7 +179,7 @@ def _more_data(curve: Sequence[Trial], noise: float) -> Comparison | None:
     if not curve:
         return None
     half, whole = curve[-2:]
-    return Comparison.of(whole, half, "as many updates", noise, (f"{whole.images} images", f"{half.images} images"))
+    return Comparison.of_images(whole, half, noise)
 
 
 def _larger(contenders: Sequence[Contender], rungs: Sequence[Rung], noise: float) -> Comparison | None:
@@ -196,10 +206,13 @@ def _extra(options: ChooseConfig) -> int:
 
 def _folder(options: ChooseConfig, first: Candidate) -> Path:
     if options.out:
-        return Path(options.out)
+        where = Path(options.out)
+        if any((where / name).exists() for name in ("last.pt", "ckpt.pt")):
+            raise InputError(f"{where} already holds a run of `robustcls train`: name another `out`")
+        return where
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("the processes of torchrun must agree on a folder: give `out=DIR`")
-    return new_folder(replace(first.config, out=None, arch="choose", adv="none"))
+    return fresh_folder("choose", first.config.data or "digits")
 
 
 def _take_own_device() -> None:

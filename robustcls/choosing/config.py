@@ -5,13 +5,14 @@ from typing import ClassVar
 
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
-from robustcls.core.options import DataOptions, RuntimeOptions, ThreatOptions
+from robustcls.core.options import SETS, RuntimeOptions, TrainingDataOptions, TrainingThreatOptions
 
 
 @dataclass(kw_only=True)
-class ChooseConfig(DataOptions, ThreatOptions, RuntimeOptions):
+class ChooseConfig(TrainingDataOptions, TrainingThreatOptions, RuntimeOptions):
     GROUP: ClassVar[str] = "Optimisation"
 
+    data: str | None = option(None, f"{SETS}  [default: the recipes', or digits]", metavar="SPEC", group="Data")
     arch: tuple[str, ...] = option(
         (), "Candidate: this architecture, by the recipe of the data set (repeatable).", metavar="SPEC", group="Model"
     )

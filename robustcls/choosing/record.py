@@ -1,5 +1,6 @@
 """The record of a choice: choose.json, the plan before it and the trials that it is made of."""
 
+from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -14,6 +15,7 @@ from robustcls.results.statistics import mcnemar
 from robustcls.results.subject import Provenance, Threat
 
 WRITER = "`robustcls choose`"
+UNEQUAL = 1.25  # times the seconds, or the updates, of another: from there on a difference may come from these
 
 
 @dataclass
@@ -27,10 +29,10 @@ class Trial(JsonFile):
     folder: str  # of the run, from the folder of the choice
     seed: Integer
     images: Count  # trained on
-    epochs: Count  # trained; the run may have stopped early
+    epochs: Count  # trained, without those that were undone; the run may have stopped early
     updates: Count
     planned_seconds: Distance  # its share of the time
-    seconds: Distance  # measured: preparation, updates, validation after each epoch and at the end
+    seconds: Distance  # measured: preparation, updates, validation and saving after each epoch, validation at the end
     around_seconds: Distance  # of these, before the first epoch and after the last
     clean: Accuracy  # on the validation images
     robust: Accuracy | None  # under the validation attack; None without one
@@ -39,6 +41,7 @@ class Trial(JsonFile):
     majority: Share  # of the most frequent class among these images: what guessing reaches
     stopped: str = ""  # why the run ended early
     failed: str = ""  # why there is no model; its accuracies are 0
+    planned_epochs: Integer = 0  # for which the rate was scheduled; 0 in older files
     schema: str = "robustcls/choose-trial/1"
 
     def check(self) -> None:
@@ -64,6 +67,16 @@ class Trial(JsonFile):
     @property
     def score(self) -> Accuracy:
         return self.robust or self.clean
+
+    @property
+    def scheduled_epochs(self) -> int:
+        """Those of the recipe, however few were trained."""
+        return self.planned_epochs or max(1, self.epochs)
+
+    @property
+    def seconds_had(self) -> float:
+        """Those that it took; one that ended by itself might have gone on for all of its share."""
+        return max(self.seconds, self.planned_seconds) if self.stopped or self.failed else self.seconds
 
 
 @dataclass
@@ -96,11 +109,18 @@ class Plan(JsonFile):
 
 @dataclass
 class Rung:
-    """A round of the halving, in which each candidate had the same seconds."""
+    """A round of the halving, in which each candidate should have the same seconds."""
 
     seconds: Distance  # planned, for each
     trials: list[Trial]  # the best first
     kept: list[str]
+    unequal: str = ""  # who had the most seconds and who the least, where these are far apart
+
+    @classmethod
+    def of(cls, seconds: float, trials: Sequence[Trial], kept: Sequence[str]) -> "Rung":
+        most, least = (end(trials, key=lambda trial: trial.seconds_had) for end in (max, min))
+        had = [(trial.name, trial.seconds_had) for trial in (most, least)]
+        return cls(seconds, list(trials), list(kept), _unequal(had, "s"))
 
 
 @dataclass
@@ -113,16 +133,31 @@ class Comparison:
     difference: Number
     ci95: list[Number]  # Newcombe's
     p: Share  # McNemar's
-    claimable: bool  # the interval leaves out 0, and other seeds of one recipe make less
+    claimable: bool  # the interval leaves out 0, other seeds of one recipe make less, and what both had is about equal
+    unequal: str = ""  # how much more the better one had, where that may be why it is better
 
     @classmethod
-    def of(
-        cls, first: Trial, second: Trial, stage: str, noise: float, names: tuple[str, str] | None = None
+    def of(cls, first: Trial, second: Trial, stage: str, noise: float) -> "Comparison":
+        """Of two that should have had the same seconds."""
+        had = [(trial.name, trial.seconds_had) for trial in (first, second)]
+        return cls._of(first, second, stage, noise, had, "s")
+
+    @classmethod
+    def of_images(cls, first: Trial, second: Trial, noise: float) -> "Comparison":
+        """Of one candidate on more and on fewer images, which should have had the same updates."""
+        had = [(f"{trial.images} images", float(trial.updates)) for trial in (first, second)]
+        return cls._of(first, second, "as many updates", noise, had, "updates")
+
+    @classmethod
+    def _of(
+        cls, first: Trial, second: Trial, stage: str, noise: float, had: list[tuple[str, float]], unit: str
     ) -> "Comparison":
+        """had: what each is called, and how much of the unit it had."""
         one, other = first.chooses, second.chooses
         found = Difference.of(one, other)
-        called = names or (first.name, second.name)
-        return cls(*called, stage, found.value, list(found.ci95), mcnemar(one, other), found.claimable(noise))
+        unequal = _unequal(had if found.value > 0 else had[::-1], unit)
+        sure = found.claimable(noise) and not unequal
+        return cls(had[0][0], had[1][0], stage, found.value, list(found.ci95), mcnemar(one, other), sure, unequal)
 
 
 @dataclass
@@ -132,7 +167,7 @@ class Choice(JsonFile):
     Attributes:
         winner: the candidate that is left; its checkpoint is in `folder` of the last rung's first trial.
         rungs: all trials of the halving.
-        rivals: the winner against every other, where both were last trained for the same seconds.
+        rivals: the winner against every other, in the last rung in which both were trained.
         home: the folder of choose.json, where it was chosen here.
     """
 
@@ -166,3 +201,15 @@ class Choice(JsonFile):
     def open(self) -> list[Comparison]:
         """The rivals that cannot be told apart from the winner."""
         return [rival for rival in self.rivals if not rival.claimable]
+
+    @property
+    def seeds_mean(self) -> float | None:
+        """The mean accuracy of the winner's recipe over its seeds, by which no seed was chosen but the first."""
+        accuracies = [trial.score.accuracy for trial in self.seeds]
+        return sum(accuracies) / len(accuracies) if accuracies else None
+
+
+def _unequal(had: Sequence[tuple[str, float]], unit: str) -> str:
+    """Says so where the first of two had more than UNEQUAL times as much as the second."""
+    (name, much), (other, little) = had
+    return f"{name} had {much:.3g} {unit}, {other} {little:.3g}" if much > UNEQUAL * little else ""

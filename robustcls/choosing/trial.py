@@ -2,6 +2,7 @@
 
 import copy
 import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from robustcls.models.checkpoint import restore
 from robustcls.models.weights import read_file
 from robustcls.results.accuracy import Accuracy
 from robustcls.runtime.predict import predict
+from robustcls.training.checkpoint import save_best, save_last
 from robustcls.training.config import TrainConfig
 from robustcls.training.loop import fit
 from robustcls.training.progress import RunBar
@@ -31,6 +33,7 @@ from robustcls.training.train import begin
 from robustcls.training.validation import Diverged
 
 LEAST_UPDATES = 20  # of a trial: of fewer nothing can be said
+TIMED_SECONDS = 2.0  # of updates, in the rehearsal of a candidate
 
 
 @dataclass
@@ -75,14 +78,21 @@ def measure(candidate: Candidate, data: Data) -> Contender:
 def _measure(candidate: Candidate, data: Data) -> Contender:
     config = copy.deepcopy(candidate.config)
     read = data.read(config.limit_train)
-    began = time.perf_counter()
-    with begin(config, given=candidate.given, quiet=True, dry_run=True, read=read) as run:
-        setup = time.perf_counter() - began
-        cost = measure_cost(run)
-        return Contender(
-            candidate.name, _said(run.config), cost.parameters, cost.forward_flops / 1e6, run.images_per_batch,
-            run.state.num_batches, setup, cost.epoch_seconds, cost.val_seconds,
-        )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="robustcls-choose-") as folder:
+        config.out = str(Path(folder) / "run")
+        began = time.perf_counter()
+        with begin(config, given=candidate.given, quiet=True, dry_run=True, read=read) as run:
+            save_last(run)  # as a run begins, with the hash of its images
+            setup = time.perf_counter() - began
+            began = time.perf_counter()
+            save_last(run)
+            save_best(run)
+            saving = time.perf_counter() - began
+            cost = measure_cost(run, TIMED_SECONDS)
+            return Contender(
+                candidate.name, _said(run.config), cost.parameters, cost.forward_flops / 1e6, run.images_per_batch,
+                run.state.num_batches, setup, cost.epoch_seconds + saving, cost.val_seconds,
+            )  # fmt: skip
 
 
 def seconds_needed(found: Contender, epochs: int) -> float:
@@ -116,7 +126,7 @@ def run_trial(
     if task.seed is None:
         how["read"] = data.read(limit)
     else:  # as images: the seed of a spec would hold out others for validation
-        config.seed, how["data"] = task.seed, data.read(limit)
+        config.seed, how["data"], how["source"] = task.seed, data.read(limit), data.config.data or "digits"
     began = time.perf_counter()
     goes_on = (folder / "last.pt").exists()
     how |= {"resume": folder} if goes_on else {"config": config, "given": task.candidate.given}
@@ -124,6 +134,7 @@ def run_trial(
         around = time.perf_counter() - began
         val = choose(run.val, data.config.val_n)
         right, failed = ("0" * len(val), "0" * len(val)), ""
+        inside, began = _seconds_before(run), time.perf_counter()
         try:
             with RunBar(run, show=show) as bar:
 
@@ -132,20 +143,28 @@ def run_trial(
                     on_batch(run)
 
                 fit(run, advance)
+        except Diverged as error:
+            failed = str(error)
+        inside += time.perf_counter() - began
+        if not failed:
             began = time.perf_counter()
             right = judge(run, val, seed=data.config.seed)
             around += time.perf_counter() - began
-        except Diverged as error:
-            failed = str(error)
-        seconds = around + sum(row.seconds + (row.val_seconds or 0.0) for row in run.state.history)
         majority = val.labels.bincount().max().item() / len(val)
-        epochs, updates = len(run.state.history), len(run.state.history) * run.state.num_batches
+        epochs, updates = run.state.epoch, run.state.epoch * run.state.num_batches  # without what a rollback undid
         clean, robust = (Accuracy.of(digits.count("1"), len(digits)) for digits in right)
         return Trial(
             task.candidate.name, task.stage, task.folder, run.config.seed, len(run.train), epochs, updates,
-            task.seconds, seconds, around, clean, robust if run.val_attack else None, right[0],
+            task.seconds, around + inside, around, clean, robust if run.val_attack else None, right[0],
             right[1] if run.val_attack else "", majority, stopped=run.state.stopped, failed=failed,
+            planned_epochs=task.epochs,
         )  # fmt: skip
+
+
+def _seconds_before(run: Run) -> float:
+    """Of updates and validation, of a run that goes on."""
+    rows = sum(row.seconds + (row.val_seconds or 0.0) for row in run.state.history)
+    return float(rows + run.state.meter.seconds)
 
 
 def judge(run: Run, val: Images, *, seed: int) -> tuple[str, str]:

@@ -45,6 +45,7 @@ class Work:
         self.candidates = {one.name: one for one in found}
         self.data = Data(found[0].config)
         self.contenders: dict[str, Contender] = {}
+        self.warm = False
 
     def plan(self, budget: Budget) -> Plan:
         """What each candidate costs. Raises InputError for too little time, and where the folder holds another choice."""
@@ -56,8 +57,11 @@ class Work:
         }
 
         def make(_: str) -> Plan:
-            each = follow(list(self.candidates.values()), "rehearsing", "candidate", show=not self.options.quiet)
-            contenders = [measure(one, self.data) for one in each]
+            found = list(
+                self.candidates.values()
+            )  # the first once more before: what PyTorch does once is nobody's time
+            each = follow([found[0], *found], "rehearsing", "candidate", show=not self.options.quiet)
+            contenders, self.warm = [measure(one, self.data) for one in each][1:], True
             _check_time(self.options, contenders, budget)
             return Plan(asked, contenders)
 
@@ -84,13 +88,13 @@ class Work:
         )
 
     def seeds(self, best: Trial, seconds: float) -> list[Trial]:
-        """The winner's trial and the same recipe, for as many epochs, under the seeds after its own."""
+        """The winner's trial and the same recipe, planned for as many epochs, under the seeds after its own."""
         if not self.options.seed_noise:
             return []
         again = as_trained(self.candidates[best.name], self.contenders[best.name])
         self.say(f"{best.name} under {self.options.seed_noise} other seeds")
         tasks = [
-            Task(again, f"seed {seed}", f"runs/seed{seed}", max(1, best.epochs), seconds, seed)
+            Task(again, f"seed {seed}", f"runs/seed{seed}", best.scheduled_epochs, seconds, seed)
             for seed in range(best.seed + 1, best.seed + 1 + self.options.seed_noise)
         ]
         return [best, *self.trials(tasks)]
@@ -104,10 +108,11 @@ class Work:
         if not self.options.learning_curve:
             return []
         found, tasks = self.contenders[best.name], []
+        updates = best.scheduled_epochs * found.updates_per_epoch
         self.say(f"{best.name} on {' and '.join(f'{part:.0%}' for part in PARTS)} of its {best.images} images")
         for part in PARTS:
             limit = round(part * best.images)
-            epochs = max(1, round(best.updates / max(1, limit // found.batch_size)))
+            epochs = max(1, round(updates / max(1, limit // found.batch_size)))
             val_n = max(1, round(part * self.data.config.val_n))
             candidate = as_trained(self.candidates[best.name], found, limit_train=limit, val_n=val_n)
             tasks.append(Task(candidate, f"{part:.0%} of the images", f"runs/images{part:.0%}"[:-1], epochs, seconds))
@@ -118,6 +123,10 @@ class Work:
 
         def make(folder: str) -> Trial:
             task = named[folder]
+            if not self.warm:  # a process that goes on, or shares the work
+                self.say("warming up")
+                measure(task.candidate, self.data)
+                self.warm = True
             self.say(f"{task.stage}: {task.candidate.name}, {task.epochs} epoch{'s'[: task.epochs > 1]}")
             return run_trial(task, self.where, self.data, show=not self.options.quiet, on_batch=self.on_batch)
 
@@ -138,9 +147,11 @@ def _check_time(options: ChooseConfig, contenders: Sequence[Contender], budget: 
     needed, slowest = max((seconds_needed(one, least_epochs(one)), one.name) for one in contenders)
     if needed > share:
         enough = options.minutes * needed / share
+        rungs = len(rung_sizes(len(contenders)))
+        where = f"the first of {rungs} rungs" if rungs > 1 else "the only rung"
         raise InputError(
-            f"`minutes={options.minutes:g}` leaves {share:.3g} s to each of {len(contenders)} candidates in the first of "
-            f"{len(rung_sizes(len(contenders)))} rungs, and {slowest} needs {needed:.3g} s for an epoch and {LEAST_UPDATES} "
+            f"`minutes={options.minutes:g}` leaves {share:.3g} s to each of {len(contenders)} candidates in {where}, and "
+            f"{slowest} needs {needed:.3g} s for an epoch and {LEAST_UPDATES} "
             f"updates or more: give `minutes={enough * 1.05 + 0.05:.1f}`, fewer candidates or a smaller `limit_train`"
         )
 

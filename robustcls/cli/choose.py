@@ -1,13 +1,16 @@
 """`robustcls choose`."""
 
 import os
+import shlex
 from functools import partial
+from pathlib import Path
 
 import click
 
 from robustcls.choosing.config import ChooseConfig
 from robustcls.cli.console import interval, note, table, wrap
 from robustcls.cli.options import GroupedCommand, options
+from robustcls.cli.places import command_line
 from robustcls.core.progress import duration
 
 
@@ -18,8 +21,9 @@ def command(flags: dict) -> int:
 
     Each rung of this successive halving trains those that are left anew, each for the same seconds, with the learning rate's
     schedule planned for these, and keeps the better half by the lower end of the 95% interval of robust validation accuracy.
-    Test images are never read. The table says what may be claimed: a difference whose interval leaves out 0 and that is
-    larger than what other seeds make of the winner. choose.json in the folder holds it all; the winner's run is beside it.
+    Test images are never read. The table says what may be claimed: a difference whose interval leaves out 0, that is larger
+    than what other seeds make of the winner, and that does not go with a quarter more seconds. choose.json in the folder
+    holds it all; the winner's run is beside it.
 
     The same command goes on where it was cut off. Started several times with one --out, or by torchrun, the processes share
     the candidates.
@@ -36,14 +40,23 @@ def command(flags: dict) -> int:
     first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun, one prints
     quiet = bool(flags.get("quiet")) or not first
 
+    places: list[Path] = []
+
+    def begun(where: Path) -> None:
+        places.append(where)
+        note(f"folder {where}", quiet)
+
     def show_rung(number: int, rung) -> None:
         if not quiet:
             click.echo(f"{_rung(number, rung)}\n")
 
     try:
-        choice = choose_given(flags, say=partial(note, quiet=quiet), on_rung=show_rung)
+        choice = choose_given(
+            flags, say=partial(note, quiet=quiet), on_rung=show_rung, on_folder=begun, command=command_line()
+        )
     except Interrupted:
-        click.echo("interrupted and saved; the same command goes on, with the same --out", err=True)
+        again = f"--out {shlex.quote(str(places[0]))}"
+        click.echo(f"interrupted and saved; the same command goes on, with {again}", err=True)
         return 130
     if not first:
         return 0
@@ -66,7 +79,10 @@ def _rung(number: int, rung) -> str:
         for trial in rung.trials
     ]  # fmt: skip
     title = f"rung {number}: {duration(rung.seconds)} each"
-    return table([title, "epochs", "s", "clean", "robust", ""], rows)
+    shown = table([title, "epochs", "s", "clean", "robust", ""], rows)
+    if not rung.unequal:
+        return shown
+    return f"{shown}\n{wrap(f'unequal: {rung.unequal}: what differs between them may come from the time')}"
 
 
 def _costs(choice) -> str:
@@ -86,8 +102,9 @@ def _findings(choice) -> list[str]:
     """What the tables say, and what they do not."""
     best = choice.best
     said = [
-        f"Accuracy is on {best.score.total} validation images, with 95% intervals; the table above is of rung 1. Pareto: no "
-        "other is as good in all columns and better in one. ms: median of one image, exported, one thread.",
+        f"Accuracy is on {best.score.total} validation images, with 95% intervals in the tables of the rungs; the table above "
+        "is of rung 1. Pareto: no other is as good in all columns and better in one, by these accuracies as they are, "
+        "without their intervals: among few images chance decides. ms: median of one image, exported, one thread.",
         *([choice.remark] if choice.remark else []),
         *(f"{trial.name} failed: {trial.failed}" for rung in choice.rungs for trial in rung.trials if trial.failed),
         *filter(None, (_guessing(number, rung) for number, rung in enumerate(choice.rungs, start=1))),
@@ -98,13 +115,28 @@ def _findings(choice) -> list[str]:
         said.append("seed noise was not measured: a difference may be one of seeds")
     else:
         said.append(
-            f"the same recipe under {len(choice.seeds)} seeds differs by {100 * choice.noise:.1f} points: no smaller "
-            "difference is claimed"
+            f"{_seeds(choice)}: the same recipe under {len(choice.seeds)} seeds differs by {100 * choice.noise:.1f} points: no "
+            "smaller difference is claimed"
         )
     said += [f"{choice.winner} {_told(rival)}" for rival in choice.rivals]
     if choice.curve:
         said += _more(choice)
     return said
+
+
+def _seeds(choice) -> str:
+    """The winner's recipe again: of these the first alone was the best of several."""
+    first, *others = choice.seeds
+    numbers, found = (
+        ", ".join(str(one.seed) for one in others),
+        ", ".join(f"{one.score.accuracy:.1%}" for one in others),
+    )
+    updates = {one.updates for one in choice.seeds}
+    trained = f" after {', '.join(str(one.updates) for one in others)} updates, not {first.updates}"
+    return (
+        f"with seed{'s'[: len(others) > 1]} {numbers}: {found}{trained if len(updates) > 1 else ''}; mean of all "
+        f"{len(choice.seeds)}: {choice.seeds_mean:.1%}"
+    )
 
 
 def _guessing(number: int, rung) -> str:
@@ -118,18 +150,22 @@ def _told(rival) -> str:
     value = f"{_points(rival)}, {rival.stage}"
     if rival.claimable:
         return f"is better than {rival.second} by {value}"
-    return f"cannot be told apart from {rival.second}: {value}"
+    return f"cannot be told apart from {rival.second}: {value}{rival.unequal and f'; {rival.unequal}'}"
 
 
 def _more(choice) -> list[str]:
     """More data or a larger model."""
     curve = ", ".join(f"{trial.images} images {trial.score.accuracy:.1%}" for trial in choice.curve)
-    said = [f"learning curve of {choice.winner}, each for about as many updates: {curve}"]
+    updates = [trial.updates for trial in choice.curve]
+    alike = max(updates) <= 1.1 * min(updates)
+    how = "each for about as many updates" if alike else f"for {', '.join(map(str, updates))} updates"
+    said = [f"learning curve of {choice.winner}, {how}: {curve}"]
     gains = [("twice the images", choice.more_data), ("a larger model", choice.larger_model)]
     for name, gain in gains:
         if gain:
             sure = "" if gain.claimable else ", not to be told from 0"
-            said.append(f"  {name}: {_points(gain)}{sure} ({gain.first} against {gain.second}, {gain.stage})")
+            stage = gain.unequal or gain.stage
+            said.append(f"  {name}: {_points(gain)}{sure} ({gain.first} against {gain.second}, {stage})")
     return said
 
 

@@ -9,15 +9,20 @@ from robustcls.core.errors import InputError
 REST = "rest"  # for images without labels, in place of a data set: the training images that `limit_train` leaves out
 
 
+# Parts of help that some commands say more of
+SETS = "digits, cifar10, cifar100, svhn, fashion_mnist, folder:PATH, module:callable."
+
+MEAN = (
+    "Mean to subtract in front of a network that does not do so itself, such as 0.49,0.48,0.45; a module:callable sees [0, 1] "
+    "pixels without it."
+)
+
+
 @dataclass(kw_only=True)
 class DataOptions:
     GROUP: ClassVar[str] = "Data"
 
-    data: str | None = option(
-        None,
-        "digits, cifar10, cifar100, svhn, fashion_mnist, folder:PATH, module:callable.  [default: the checkpoint's, or digits]",
-        metavar="SPEC",
-    )
+    data: str | None = option(None, f"{SETS}  [default: the checkpoint's, or digits]", metavar="SPEC")
     data_dir: str | None = option(None, "Folder of downloaded data sets.  [default: ~/.cache/robustcls]", metavar="DIR")
     skip_corrupt: bool = option(False, "Skip images of a folder that cannot be read, and name them.")
 
@@ -28,12 +33,7 @@ class NormalisationOptions:
 
     GROUP: ClassVar[str] = "Model"
 
-    mean: str | None = option(
-        None,
-        "Mean to subtract in front of a network that does not do so itself, such as 0.49,0.48,0.45; a module:callable "
-        "sees [0, 1] pixels without it. train also takes the word data, for the training images' own.",
-        metavar="M,M,M",
-    )
+    mean: str | None = option(None, MEAN, metavar="M,M,M")
     std: str | None = option(
         None, "Standard deviation to divide by, likewise, such as 0.25,0.24,0.26.", metavar="S,S,S"
     )
@@ -51,6 +51,26 @@ class ThreatOptions:
         "Radius of the perturbation, on [0, 1] pixels, such as 8/255; in l0 how many values may change.  [default: as for "
         "--norm]",
         metavar="EPS",
+    )
+
+
+@dataclass(kw_only=True)
+class TrainingDataOptions(DataOptions):
+    """Of commands that begin without a checkpoint."""
+
+    GROUP: ClassVar[str] = "Data"
+
+    data: str | None = option(None, f"{SETS}  [default: digits]", metavar="SPEC")
+
+
+@dataclass(kw_only=True)
+class TrainingThreatOptions(ThreatOptions):
+    """Of the same commands."""
+
+    GROUP: ClassVar[str] = "Attack"
+
+    norm: Literal["linf", "l2", "l1", "l0"] | None = option(
+        None, "Norm of the perturbation.  [default: the data set's, else linf]"
     )
 
 

@@ -117,8 +117,12 @@ def new_folder(config: TrainConfig) -> Path:
     """The run folder: `out`, or a fresh one named for data, architecture, attack and time."""
     if config.out:
         return Path(config.out)
-    parts = [config.data or "", config.arch, config.adv or "none", time.strftime("%Y%m%d-%H%M%S")]
-    name = "-".join(_slug(part) for part in parts)
+    return fresh_folder(config.data or "", config.arch, config.adv or "none")
+
+
+def fresh_folder(*parts: str) -> Path:
+    """A folder of runs/ that is not there yet, named for these parts and the time."""
+    name = "-".join(_slug(part) for part in (*parts, time.strftime("%Y%m%d-%H%M%S")))
     free = (Path("runs") / f"{name}{end}" for end in ("", *(f"-{count}" for count in range(2, 10_000))))
     return next(folder for folder in free if not folder.exists())
 

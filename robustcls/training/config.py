@@ -7,11 +7,12 @@ from robustcls.core import plugins
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
 from robustcls.core.options import (
+    MEAN,
     CompileOption,
-    DataOptions,
     NormalisationOptions,
     RuntimeOptions,
-    ThreatOptions,
+    TrainingDataOptions,
+    TrainingThreatOptions,
     parse_batch_size,
 )
 from robustcls.core.traits import traits_of
@@ -22,7 +23,7 @@ BELOW = {"momentum": 1, "ema": 1, "swa": 1, "dropout": 1}  # exclusive bounds; t
 
 
 @dataclass(kw_only=True)
-class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptions, CompileOption):
+class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptions, RuntimeOptions, CompileOption):
     GROUP: ClassVar[str] = "Optimisation"
 
     arch: str = option(
@@ -31,6 +32,9 @@ class TrainConfig(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptio
         "module:callable, (num_classes, input_size) to a module on [0, 1] pixels.",
         metavar="SPEC",
         group="Model",
+    )
+    mean: str | None = option(
+        None, f"{MEAN} Or the word data, for the training images' own.", metavar="M,M,M", group="Model"
     )
     init: str | None = option(
         None, "Initial weights: imagenet (the zoo's own), or a file of weights.", metavar="PATH", group="Model"

@@ -60,15 +60,18 @@ class Cost:
     peak_memory_mb: float
 
 
-def measure_cost(run: Run) -> Cost:
-    """Counts one update and times others, after one that warms up; the run is then as it was."""
-    state, seconds, update_flops = run.state, [], 0.0
+def measure_cost(run: Run, seconds: float = 0.0) -> Cost:
+    """Counts one update and times others with the making of their batches, after one that warms up; the run is then as it was.
+
+    seconds: time so long rather than TIMED updates, where that is longer, and at most an epoch.
+    """
+    state, each, update_flops = run.state, [], 0.0
     with as_it_was(state):
         state.train_mode()
         # At the end of the run, where whatever has a warm-up is past it.
-        state.epoch, state.batch = run.config.epochs - 1, max(0, state.num_batches - TIMED - 2)
-        for number, (x, y) in zip(range(TIMED + 2), run.batches(), strict=False):
-            started = time.perf_counter()
+        state.epoch, state.batch = run.config.epochs - 1, 0 if seconds else max(0, state.num_batches - TIMED - 2)
+        started = time.perf_counter()
+        for number, (x, y) in enumerate(run.batches()):
             if number == 0:
                 with uncompiled(), FlopCounter() as counter:
                     state.train_step(x, y)
@@ -76,7 +79,11 @@ def measure_cost(run: Run) -> Cost:
             else:
                 state.train_step(x, y)
             wait_for(run.device)
-            seconds.append(time.perf_counter() - started)
+            now = time.perf_counter()
+            each.append(now - started)
+            started = now
+            if number > TIMED and sum(each[2:]) >= seconds:
+                break
     model = state.eval_model
     with uncompiled(), frozen(model):
         flops = forward_flops(model, x[:1])
@@ -85,16 +92,16 @@ def measure_cost(run: Run) -> Cost:
         started = time.perf_counter()
         run.validate(run.config.val_n)
         val_seconds = time.perf_counter() - started
-    timed = seconds[2:] or seconds[-1:]
-    each = statistics.median(timed)
+    timed = each[2:] or each[-1:]
+    update = statistics.median(timed)
     return Cost(
         parameters=sum(p.numel() for p in plain_parameters(state.model).values()),
         trained=sum(p.numel() for p in state.model.parameters() if p.requires_grad),
         forward_flops=flops,
         update_flops=update_flops,
-        images_per_second=run.images_per_batch / each,
+        images_per_second=run.images_per_batch / update,
         timed=len(timed),
-        epoch_seconds=each * state.num_batches + val_seconds,
+        epoch_seconds=update * state.num_batches + val_seconds,
         val_seconds=val_seconds,
         peak_memory_mb=peak_memory_mb(),
     )

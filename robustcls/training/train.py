@@ -156,6 +156,7 @@ def begin(
     world: World | None = None,
     dry_run: bool = False,
     read: tuple[Images, Images] | None = None,
+    source: str = "",
 ) -> Iterator[Run]:
     """A run as it is before its first batch, or where it was left, ready for `loop.fit`; nobody else writes to its folder.
 
@@ -172,6 +173,7 @@ def begin(
         world: the processes that share the run.
         dry_run: nothing is written.
         read: the training and validation images of config.data, where they are read already.
+        source: the spec by which `data` was read, so that a folder of unlabelled images is decoded alike.
     """
     began, world, content = time.perf_counter(), world or World(), None
     folder = _folder(config, resume, world, data=data, arch=arch, adv=adv)
@@ -185,7 +187,7 @@ def begin(
             check_new(folder, inputs)
         assert config is not None
         config.quiet = config.quiet or not world.first
-        images, val, unlabelled = _load(config, data, read)
+        images, val, unlabelled = _load(config, data, read, source)
         remark = "" if content else _adapt(config, given, [images, *([unlabelled] if unlabelled else [])], world)
         objects = tuple(name for name, value in (("data", data), ("arch", arch), ("adv", adv)) if value is not None)
         run = Run(
@@ -229,7 +231,7 @@ def _folder(
 
 
 def _load(
-    config: TrainConfig, data: Data | None, read: tuple[Images, Images] | None
+    config: TrainConfig, data: Data | None, read: tuple[Images, Images] | None, source: str
 ) -> tuple[Images, Images, Images | None]:
     """Training and validation images, and those without labels, if they are asked for."""
     how: dict[str, Any] = {"seed": config.seed, "limit_train": config.limit_train}
@@ -256,7 +258,7 @@ def _load(
             )
         unlabelled = without_labels(others, train.classes, size)
     else:
-        source = "" if data is not None else config.data or "digits"
+        source = source if data is not None else config.data or "digits"
         unlabelled = load_unlabelled(config.unlabelled, data=source, classes=train.classes, size=size, **how, **files)
     if config.pseudo_labels:
         unlabelled = PseudoLabels.load(config.pseudo_labels).give(unlabelled)

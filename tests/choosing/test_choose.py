@@ -189,7 +189,7 @@ BAD = {
     "none": ({}, "there is nothing to choose"),
     "two of one name": ({"arch": [NETS[0], NETS[1], NETS[0]]}, "two candidates are called .*small_cnn"),
     "no time": ({"minutes": 0}, "is no time"),
-    "too short": ({"minutes": 0.001}, "leaves 0.03 s to each of 2 candidates in the first of 1 rungs.*give `minutes="),
+    "too short": ({"minutes": 0.001}, "leaves 0.03 s to each of 2 candidates in the only rung, and .*give `minutes="),
     "seeds": ({"seed_noise": -1}, "`seed_noise=-1` is too small"),
     "unknown option": ({"epoch": 3}, "unknown option 'epoch'"),
     "unknown architecture": ({"arch": ["vgg17", NETS[0]]}, "vgg1"),

@@ -1,8 +1,13 @@
 """`robustcls choose`: its tables, and what is refused."""
 
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from robustcls.choosing.record import Choice
+from robustcls.cli.choose import _findings, _rung
 
 NETS = [f"tests.helpers.tiny_run:{name}" for name in ("small_cnn", "tiny_net", "flat_net")]
 COMMON = ["--data", "digits(size=8)", "--adv", "fgsm", "--eps", "0.1", "--limit-train", "160", "--val-n", "40"]
@@ -31,6 +36,11 @@ def test_tables_and_findings(cli, quick):
     assert sum(out.count(words) for words in told) == 2
     assert sum(out.count(f"{told[1]} {rival.second}") for rival in choice.open) == len(choice.open)
     assert "the same recipe under 2 seeds differs by" in out
+    best, again = (trial.score.accuracy for trial in choice.seeds)
+    assert f"with seed 1: {again:.1%}; mean of all 2: {(best + again) / 2:.1%}" in out
+    assert "without their intervals: among few images chance decides" in out
+    assert choice.provenance.command.startswith("robustcls ")
+    assert "folder choice" in result.err
     assert "twice the images:" in out
     assert "a larger model:" in out
     assert all(one.latency_ms > 0 for one in choice.candidates)
@@ -74,3 +84,54 @@ def test_ctrl_c_is_saved_and_goes_on(cli, quick):
     assert "the same command goes on" in first.err
     again = cli("choose", *archs(one, other), *common, "--seed-noise", "0")
     assert again.status == 0, again.err
+
+
+def test_ctrl_c_without_a_folder_names_the_one_that_was_taken(cli, quick):
+    import my_plugins
+
+    my_plugins.batches = -30  # past the rehearsals
+    common = [*archs(*NETS[:2]), *COMMON[:-2], "--adv", "my_plugins:terminate", "--seed-noise", "0"]
+    first = cli("choose", *common)
+    assert first.status == 130, first.err
+    (where,) = Path("runs").glob("choose-digits-*")
+    assert f"folder {where}" in first.err
+    line = next(line for line in first.err.splitlines() if line.startswith("interrupted"))
+    assert line.endswith(f"the same command goes on, with --out {where}")
+    again = cli("choose", *common, *shlex.split(line.rpartition("with ")[2]))
+    assert again.status == 0, again.err
+    assert (where / "choose.json").exists()
+
+
+def test_the_command_is_kept_as_it_was_typed(cli, quick, monkeypatch):
+    arguments = ["choose", *archs("tests.helpers.tiny_run:small_cnn", NETS[1]), *COMMON, "--seed-noise", "0"]
+    monkeypatch.setattr("sys.argv", ["/home/me/bin/robustcls", *arguments])
+    assert cli(*arguments).status == 0
+    assert Choice.load("choice/choose.json").provenance.command == shlex.join(["robustcls", *arguments])
+
+
+def test_what_was_unequal_is_said(cli, quick):
+    arguments = (*archs(*NETS[:2]), *COMMON, "--seed-noise", "1", "--learning-curve")
+    assert cli("choose", *arguments).status == 0
+    choice = Choice.load("choice/choose.json")
+    rung = replace(choice.rungs[0], unequal="a had 38 s, b 19")
+    assert "unequal: a had 38 s, b 19: what differs between them may come from the time" in _rung(1, rung)
+    choice.rivals[0].unequal, choice.rivals[0].claimable = "a had 38 s, b 19", False
+    choice.seeds[1].updates, choice.curve[0].updates = 4, 2
+    choice.more_data.unequal = "160 images had 10 updates, 80 images 4"
+    found = "\n".join(_findings(choice))
+    assert f"cannot be told apart from {choice.rivals[0].second}" in found
+    assert "rung 1; a had 38 s, b 19" in found
+    assert "with seed 1:" in found
+    assert "after 4 updates, not 10; mean of all 2" in found
+    assert "for 2, 10, 10 updates: 40 images" in found
+    assert "each for about as many updates" not in found
+    assert "160 images had 10 updates, 80 images 4)" in found
+
+
+def test_a_folder_of_a_training_run_is_refused(cli):
+    Path("choice").mkdir()
+    Path("choice/last.pt").write_bytes(b"weights")
+    result = cli("choose", *archs(*NETS), *COMMON)
+    assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "choice already holds a run of `robustcls train`: name another --out" in result.err
+    assert [one.name for one in Path("choice").iterdir()] == ["last.pt"]

@@ -64,6 +64,18 @@ def test_help_fits_in_80_columns(name, cli, monkeypatch):
     assert max(map(len, result.out.splitlines())) <= 80, max(result.out.splitlines(), key=len)
 
 
+@pytest.mark.parametrize("name", ["choose", "audit", "train"])
+def test_a_command_without_a_checkpoint_takes_no_default_from_one(name, cli):
+    assert "the checkpoint's" not in " ".join(cli(name, "--help").out.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_word_data_for_a_mean_stands_where_it_is_taken(name, cli):
+    out = " ".join(cli(name, "--help").out.split())
+    assert "train also takes" not in out
+    assert ("the word data, for the training images' own" in out) == (name == "train")
+
+
 def test_the_summary_lists_every_command(cli):
     result = cli("--help")
     for name, summary in SUMMARIES.items():

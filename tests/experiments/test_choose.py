@@ -1,6 +1,7 @@
 """experiments/choose, on a choice that is made up."""
 
 import importlib.util
+from dataclasses import replace
 
 from robustcls.choosing.record import Choice, Comparison, Contender, Rung, Trial
 from robustcls.results.accuracy import Accuracy
@@ -47,6 +48,9 @@ def test_the_table_says_whether_the_winner_won_again():
     assert "a against b: it was told apart (+50.0 points" in shown
     assert "is level with it in the full run: +0.0 points" in shown
     assert "the table said that they cannot be told apart" in module.table(choice(21, 20), found)
+    unequal = choice(30, 10)
+    unequal.rivals = [Comparison.of(replace(trial("a", 30), seconds=38.0), trial("b", 10), "rung 1", 0.05)]
+    assert "cannot be told apart, since a had 38 s, b 9.5 (+50.0 points" in module.table(unequal, found)
 
 
 def test_no_place_of_the_machine_is_kept(tmp_path):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from robustcls.core.errors import InputError
-from robustcls.training.rehearsal import fit_epochs, rehearse
+from robustcls.training.rehearsal import fit_epochs, measure_cost, rehearse
 from tests.helpers.clock import Clock
 from tests.helpers.tiny_run import TINIEST, same, values_of
 
@@ -17,7 +17,7 @@ def test_minutes_become_the_epochs_that_fit(make_run, monkeypatch):
     began = clock()
     fit_epochs(run, began)
     epoch = 0.25 * run.state.num_batches + 0.25  # an update takes a tick, and so does validation
-    assert run.config.epochs == int((60 - (clock.now - began)) / epoch) == 37
+    assert run.config.epochs == int((60 - (clock.now - began)) / epoch) == 38
     assert run.config.minutes == 0
     assert (run.state.epoch, run.state.batch) == (0, 0)
     assert same(before, values_of(run.state.model))
@@ -42,3 +42,30 @@ def test_a_rehearsal_finds_what_would_stop_the_run(options, make_run):
     with pytest.raises(InputError):
         rehearse(run)
     assert not run.folder.exists()
+
+
+def test_the_cost_is_of_as_many_updates_as_fit_and_of_making_their_batches(make_run, monkeypatch):
+    """An update takes 0.25 s, and its batch a second; of an epoch of 5 the first two warm up."""
+    run = make_run(**TINIEST)
+    assert run.state.num_batches == 5
+    clock, batches = Clock(), run.batches
+    monkeypatch.setattr("robustcls.training.rehearsal.time", SimpleNamespace(perf_counter=clock))
+
+    def slow_batches(**how):
+        for number, batch in enumerate(batches(**how)):
+            clock.now += 1 if number > 1 else 100
+            yield batch
+
+    step = run.state.train_step
+
+    def slow_step(x, y):
+        clock.now += 0.25
+        return step(x, y)
+
+    monkeypatch.setattr(run, "batches", slow_batches)
+    monkeypatch.setattr(run.state, "train_step", slow_step)
+    monkeypatch.setattr("robustcls.training.rehearsal.TIMED", 1)
+    for seconds, timed in ((0.0, 1), (2.0, 2), (3.0, 3), (1e6, 3)):
+        cost = measure_cost(run, seconds)
+        assert cost.timed == timed
+        assert cost.epoch_seconds - cost.val_seconds == pytest.approx(5 * 1.25)
