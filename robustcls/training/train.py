@@ -251,6 +251,7 @@ def _load(
     if not config.unlabelled:
         return train, val, None
     size = train.pixels.shape[1:]
+    source = source if data is not None else config.data or "digits"
     if data is not None and config.unlabelled in (REST, PYTHON):
         if not others:
             raise InputError(
@@ -258,19 +259,17 @@ def _load(
             )
         unlabelled = without_labels(others, train.classes, size)
     else:
-        source = source if data is not None else config.data or "digits"
         unlabelled = load_unlabelled(config.unlabelled, data=source, classes=train.classes, size=size, **how, **files)
     if config.pseudo_labels:
         unlabelled = PseudoLabels.load(config.pseudo_labels).give(unlabelled)
-    return train, val, without_copies(unlabelled, train, val, _tested_on(config, data))
+    return train, val, without_copies(unlabelled, train, val, _tested_on(config, source))
 
 
-def _tested_on(config: TrainConfig, data: Data | None) -> Images | None:
-    """The test images of the data set, where it brings images without labels from elsewhere; of code nothing is asked."""
-    spec = config.data or "digits"
-    if data is not None or config.unlabelled == REST or ":" in parse_data(spec).name or not has_test(spec):
+def _tested_on(config: TrainConfig, source: str) -> Images | None:
+    """The test images of the data set, where images without labels come from elsewhere; of code nothing is asked."""
+    if not source or config.unlabelled == REST or ":" in parse_data(source).name or not has_test(source):
         return None
-    return load_split(spec, "test", data_dir=config.data_dir, skip_corrupt=config.skip_corrupt)
+    return load_split(source, "test", data_dir=config.data_dir, skip_corrupt=config.skip_corrupt)
 
 
 def _adapt(config: TrainConfig, given: Container[str], sources: Sequence[Images], world: World) -> str:
