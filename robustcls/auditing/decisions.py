@@ -8,7 +8,7 @@ from pathlib import Path
 from robustcls.core.errors import InputError
 from robustcls.core.files import atomic_write
 from robustcls.core.names import quoted
-from robustcls.results.audit import Finding
+from robustcls.results.audit import BOUNDARY, Finding
 
 COLUMNS = ("image", "label", "guess", "reason", "score", "digest", "decision", "new_label")
 NEEDED = ("image", "label", "digest", "decision")
@@ -35,15 +35,17 @@ class Decision:
 
 
 def write_findings(path: Path, findings: Iterable[Finding], classes: Sequence[str]) -> None:
-    """A line for each, with the columns decision and new_label empty: a person fills them in."""
+    """A line for each, with the columns decision and new_label empty: a person fills them in.
+
+    Of an image near the boundary there is no guess: the models take it for what its label says.
+    """
     with atomic_write(path) as part, open(part, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for one in findings:
             name = str(one.index) if one.file is None else one.file
-            writer.writerow(
-                (name, classes[one.label], classes[one.guess], one.reason, f"{one.score:.6g}", one.digest, "", "")
-            )
+            guess = "" if one.reason == BOUNDARY else classes[one.guess]
+            writer.writerow((name, classes[one.label], guess, one.reason, f"{one.score:.6g}", one.digest, "", ""))
 
 
 def read_decisions(path: str | Path) -> list[Decision]:

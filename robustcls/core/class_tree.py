@@ -55,8 +55,8 @@ class ClassTree:
 
         A class that hangs higher up is in the group that it hangs in.
         """
-        names = tuple(dict.fromkeys("/".join(place[:depth]) for place in self.places))
-        return names, tuple(names.index("/".join(groups[:depth])) for groups in self.above)
+        places = list(dict.fromkeys(place[:depth] for place in self.places))
+        return tuple(map("/".join, places)), tuple(places.index(groups[:depth]) for groups in self.above)
 
 
 def read_tree(path: str, classes: Sequence[str], model: str = "the model") -> ClassTree:
@@ -86,6 +86,10 @@ def _walk(path: str, table: Any, above: Groups) -> Iterator[tuple[str, Groups]]:
         yield from ((str(name), above) for name in table)
     elif isinstance(table, dict):
         for name, inside in table.items():
+            if "/" in name:  # groups of other depths could have the same name
+                raise InputError(
+                    f"{path}: the group {name!r} has a / in its name, which stands between groups: rename it"
+                )
             yield from _walk(path, inside, (*above, name))
     else:
         raise InputError(

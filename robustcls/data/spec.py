@@ -38,6 +38,13 @@ def folder_of(spec: str) -> tuple[Path, bool] | None:
     return Path(parsed.args[0]).expanduser(), bool(dict(parsed.options).get("nested"))
 
 
+def list_of(spec: str) -> Path | None:
+    """The file that names the images to read of a folder's spec; None where all are."""
+    parsed = parse_data(spec)
+    listed = dict(parsed.options).get("list") if parsed.name == "folder" else None
+    return None if listed is None else Path(listed).expanduser()
+
+
 def decoded_alike(data: str, trained: str) -> tuple[str, str]:
     """A folder's spec with the options of decoding that a model was trained with on a folder, where the spec leaves them
     open; and what is said of them, or ""."""

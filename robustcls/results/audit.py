@@ -21,7 +21,7 @@ class Finding:
 
     index: Count  # its position in the train split
     label: Count  # number of the class that it carries
-    guess: Count  # number of the class that the models take it for
+    guess: Count  # number of the class that the models take it for; near the boundary, of the nearest example
     reason: str  # label error | two labels | near the boundary | unsure
     score: Number  # probability of the label less the largest other; near the boundary the distance; of two labels the likeness
     digest: str  # of its pixels, 16 hex digits

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from robustcls.auditing.apply import apply_decisions
-from robustcls.auditing.decisions import COLUMNS, read_decisions
+from robustcls.auditing.decisions import COLUMNS, read_decisions, write_findings
 from robustcls.core.errors import InputError
 from robustcls.data.duplicates import digest
 from robustcls.data.splits import load_all, load_split
+from robustcls.results.audit import BOUNDARY, LABEL_ERROR, Finding
 
 
 @pytest.fixture
@@ -93,6 +94,71 @@ def test_a_folder_without_splits_keeps_the_ones_that_it_was_read_with(photos, de
     new = f"folder:{tmp_path / 'new'}"
     assert torch.equal(load_split(new, "test").pixels, test.pixels)
     assert torch.equal(load_all(new).pixels, train.pixels[1:])
+
+
+def test_what_a_list_leaves_out_is_not_copied(photos, decide, tmp_path):
+    (photos / "test").rename(tmp_path / "test")
+    listed = [f"train/{name}/{i}.png" for name in ("cat", "dog") for i in range(2, 6)]
+    (tmp_path / "list.txt").write_text("\n".join(listed), encoding="utf-8")
+    data = f"folder:{photos}(list={tmp_path / 'list.txt'})"
+    path = decide(("train/cat/2.png", "relabel", "dog"), ("train/dog/3.png", "remove", ""), data=data)
+    done = apply_decisions(data, path, tmp_path / "new")
+    before, after = hashes(photos), hashes(tmp_path / "new")
+    assert done.images == len(after) == 7
+    assert sorted(after.values()) == sorted(before[name] for name in listed if name != "train/dog/3.png")
+
+
+def test_a_list_that_fits_no_test_image_is_refused(photos, decide, tmp_path):
+    (tmp_path / "list.txt").write_text("train/cat/1.png\ntrain/cat/2.png\ntrain/dog/1.png\n", encoding="utf-8")
+    data = f"folder:{photos}(list={tmp_path / 'list.txt'})"
+    with pytest.raises(InputError, match="3 of 3 lines name no image"):
+        apply_decisions(data, decide(("train/cat/1.png", "remove", ""), data=data), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_list_holds_for_test_images_too(photos, decide, tmp_path):
+    (tmp_path / "list.txt").write_text("cat/0.png\ncat/1.png\ndog/1.png\n", encoding="utf-8")
+    data = f"folder:{photos}(list={tmp_path / 'list.txt'})"
+    done = apply_decisions(data, decide(("train/cat/1.png", "remove", ""), data=data), tmp_path / "new")
+    assert done.images == 2
+    kept = ["test/cat/0.png", "test/cat/1.png", "test/dog/1.png", "train/cat/0.png", "train/dog/1.png"]
+    assert list(hashes(tmp_path / "new")) == kept
+
+
+def test_files_that_were_skipped_as_corrupt_are_not_copied(photos, decide, tmp_path):
+    path = decide(("train/cat/1.png", "remove", ""))
+    (photos / "train" / "dog" / "4.png").write_bytes(b"no image")
+    done = apply_decisions(f"folder:{photos}", path, tmp_path / "new", skip_corrupt=True)
+    assert done.images == 10
+    assert not (tmp_path / "new" / "train" / "dog" / "4.png").exists()
+
+
+def test_images_that_nobody_decided_about_keep_their_names(photos, decide, tmp_path):
+    """cat/1.png comes to dog, which has a 1.png, and a file of the name that it would get instead."""
+    before = hashes(photos)
+    taken = photos / "train" / "dog" / "000001-1.png"
+    (photos / "train" / "dog" / "5.png").rename(taken)
+    path = decide(("train/cat/1.png", "relabel", "dog"), ("train/dog/0.png", "remove", ""))
+    assert apply_decisions(f"folder:{photos}", path, tmp_path / "new").images == 11
+    after = hashes(tmp_path / "new")
+    unmoved = [f"train/dog/{i}.png" for i in range(1, 5)] + [f"train/cat/{i}.png" for i in (0, 2, 3, 4, 5)]
+    assert {name: after[name] for name in unmoved} == {name: before[name] for name in unmoved}
+    assert after["train/dog/000001-1.png"] == before["train/dog/5.png"]
+    assert before["train/cat/1.png"] in after.values()
+    assert len([name for name in after if name.startswith("train/")]) == 11
+
+
+def test_a_class_that_the_image_has_already_is_kept(photos, decide, tmp_path):
+    path = decide(("train/cat/0.png", "relabel", "cat"), ("train/cat/1.png", "relabel", "dog"))
+    done = apply_decisions(f"folder:{photos}", path, tmp_path / "new")
+    assert (done.relabelled, done.removed, done.kept) == (1, 0, 1)
+
+
+def test_near_the_boundary_there_is_no_guess(tmp_path):
+    made = [Finding(i, 0, 1, reason, 0.1, "0" * 16) for i, reason in enumerate((LABEL_ERROR, BOUNDARY))]
+    write_findings(tmp_path / "a.csv", made, ["cat", "dog"])
+    with open(tmp_path / "a.csv", encoding="utf-8", newline="") as file:
+        assert [row["guess"] for row in csv.DictReader(file)] == ["dog", ""]
 
 
 def test_images_that_are_no_files_become_png(decide, tmp_path):

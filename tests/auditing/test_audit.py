@@ -101,6 +101,19 @@ def test_the_boundary(planted, audited):
     assert all(predicted[one.index] == one.label for one in found.boundary)
 
 
+def test_what_predicted_is_what_is_attacked(planted, config):
+    """Where training mirrors, predictions are of both sides: an image that they get right is no step away from itself."""
+    images = replace(planted[0].take(torch.arange(400)), flip=True)
+    found, folds = audit_data(replace(config, data=None, epochs=2, attack_n=400, eps="1e-6", minimum_n=150), images)
+    for number, model in enumerate(folds.models):
+        rows = (folds.fold == number).nonzero().squeeze(1)
+        torch.testing.assert_close(probabilities_of(model, images.take(rows)), folds.probabilities[rows])
+    assert found.attacked == 400
+    assert all(pair.clean == pair.attacked for pair in found.pairs), "by so little, no class changes"
+    assert len(found.boundary) > 20
+    assert all(one.score > 0 for one in found.boundary)
+
+
 def test_suggestions_begin_with_errors_and_name_no_image_twice(audited):
     found = audited[0]
     assert len(found.suggestions) == 100
