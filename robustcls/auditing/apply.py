@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from robustcls.auditing.decisions import RELABEL, REMOVE, Decision, read_decisions
+from robustcls.auditing.decisions import KEEP, RELABEL, REMOVE, Decision, read_decisions
 from robustcls.core.errors import InputError, unknown
 from robustcls.core.folders import replaced_folder
 from robustcls.core.names import quoted, readable
@@ -17,7 +17,7 @@ from robustcls.data.duplicates import digest
 from robustcls.data.folders.layout import lay_out
 from robustcls.data.folders.listed import find_listed
 from robustcls.data.images import Images
-from robustcls.data.spec import folder_of, list_of
+from robustcls.data.spec import check_outside, folder_of, list_of
 from robustcls.data.splits import has_test, has_val, load_all, load_split
 
 REMOVED = -1
@@ -53,7 +53,10 @@ def apply_decisions(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is there already: name a new folder for the corrected copy with `out`")
+    check_outside(data, out)
     decided = read_decisions(decisions)
+    if not decided:
+        raise InputError(f"{decisions} decides nothing: write {KEEP}, {RELABEL} or {REMOVE} into its column decision")
     images = load_all(data, data_dir=data_dir, skip_corrupt=skip_corrupt)
     labels = corrected_labels(images, decided, str(decisions))
     left = labels[labels != REMOVED].bincount(minlength=len(images.classes))
@@ -74,27 +77,32 @@ def apply_decisions(
 
 
 def corrected_labels(images: Images, decisions: Iterable[Decision], where: str = "the decisions") -> Tensor:
-    """int64 N, REMOVED for images that are to go. Raises InputError where a decision is about other images."""
+    """int64 N, REMOVED for images that are to go. Raises InputError where a decision is about other images.
+
+    where: what they stand in, for error messages, which name the line, too.
+    """
     names = images.files or tuple(map(str, images.index.tolist()))
     rows = {name: row for row, name in enumerate(names)}
-    numbers = {name: number for number, name in enumerate(images.classes)}
+    exact = {name: number for number, name in enumerate(images.classes)}
+    numbers = {name.strip(): number for name, number in exact.items()} | exact
     labels = images.labels.clone()
     for one in decisions:
-        row = rows.get(one.image)
+        row, place = rows.get(one.image), f"{where}, line {one.line}" if one.line else where
         if row is None:
             raise InputError(
-                f"{where}: {quoted(one.image)} is no training image of {images.name}: give decisions on this data; test "
+                f"{place}: {quoted(one.image)} is no training image of {images.name}: give decisions on this data; test "
                 "images are not changed"
             )
         if images.classes[int(images.labels[row])] != one.label or digest(images.pixels[row]) != one.digest:
             raise InputError(
-                f"{where}: {quoted(one.image)} is not the image of class {quoted(one.label)} that was audited: give decisions "
+                f"{place}: {quoted(one.image)} is not the image of class {quoted(one.label)} that was audited: give decisions "
                 f"on this data, read in the same way"
             )
         if one.decision == RELABEL:
-            if one.new_label not in numbers:
-                raise unknown("class", one.new_label, numbers)
-            labels[row] = numbers[one.new_label]
+            number = numbers.get(one.new_label, numbers.get(one.new_label.strip()))
+            if number is None:
+                raise InputError(f"{place}: {unknown('class', one.new_label, exact)}")
+            labels[row] = number
         elif one.decision == REMOVE:
             labels[row] = REMOVED
     return labels

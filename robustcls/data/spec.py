@@ -38,6 +38,15 @@ def folder_of(spec: str) -> tuple[Path, bool] | None:
     return Path(parsed.args[0]).expanduser(), bool(dict(parsed.options).get("nested"))
 
 
+def check_outside(spec: str, out: Path) -> None:
+    """Raises InputError where what is to be written lies inside the folder that a spec reads, as one more class."""
+    place = folder_of(origin(spec))
+    if place is not None and out.resolve().is_relative_to(place[0].resolve()):
+        raise InputError(
+            f"{out} lies inside the data, {place[0]}, which would change them: name a folder outside with `out`"
+        )
+
+
 def list_of(spec: str) -> Path | None:
     """The file that names the images to read of a folder's spec; None where all are."""
     parsed = parse_data(spec)

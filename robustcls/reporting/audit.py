@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from robustcls.core.files import atomic_write
 from robustcls.reporting.html import estimate, fill_page, table
@@ -34,6 +34,9 @@ def compose_audit(audit: Audit) -> str:
             {
                 "number": number,
                 "name": audit.name_of(one),
+                "data": escape(audit.name_of(one)).replace(
+                    "\r", Markup("&#13;")
+                ),  # else it would be read as a line feed
                 "finding": one,
                 "said": _said(one, audit.classes),
                 "guess": "" if one.reason == BOUNDARY else audit.classes[one.guess],

@@ -11,6 +11,7 @@ from PIL import Image
 
 from robustcls.auditing.apply import apply_decisions
 from robustcls.auditing.decisions import COLUMNS, read_decisions, write_findings
+from robustcls.auditing.run import check_place
 from robustcls.core.errors import InputError
 from robustcls.data.duplicates import digest
 from robustcls.data.splits import load_all, load_split
@@ -185,8 +186,12 @@ def test_images_that_are_no_files_become_png(decide, tmp_path):
             {},
             "“test/cat/0.png” is no training image of .*test images are not changed",
         ),
-        (("train/cat/0.png", "relabel", "dgo"), {}, "unknown class 'dgo': did you mean 'dog'"),
-        (("train/cat/0.png", "remove", ""), {"digest": "0" * 16}, "is not the image of class “cat” that was audited"),
+        (("train/cat/0.png", "relabel", "dgo"), {}, "labels.csv, line 2: unknown class 'dgo': did you mean 'dog'"),
+        (
+            ("train/cat/0.png", "remove", ""),
+            {"digest": "0" * 16},
+            "line 2: .* is not the image of class “cat” that was audited",
+        ),
         (("train/cat/0.png", "remove", ""), {"label": "dog"}, "is not the image of class “dog” that was audited"),
         (("train/cat/0.png", "delete", ""), {}, "line 2: decision 'delete' is not known: write keep, relabel, remove"),
         (("train/cat/0.png", "relabel", ""), {"guess": ""}, "is to be relabelled: name its class in new_label"),
@@ -224,6 +229,84 @@ def test_refuses_other_files(tmp_path):
         read_decisions(other)
     with pytest.raises(InputError, match="cannot read .*missing.csv"):
         read_decisions(tmp_path / "missing.csv")
-    other.write_bytes(b"\xff\xfe\x00")
+    other.write_bytes(b"\xe9\x00")
     with pytest.raises(InputError, match="it is no text"):
         read_decisions(other)
+    other.write_text("decision,image,label,digest\n", encoding="utf-16")
+    with pytest.raises(InputError, match="is UTF-16.* save it as CSV in UTF-8"):
+        read_decisions(other)
+
+
+NAMES = [
+    "cat/a\nb.png", "cat/a\r\nb.png", "cat/a\rb.png", "cat/\u2028.png", "cat/\x0c.png", "cat/\x85.png", "=HYPERLINK(1).png",
+    "+1.png", "@a.png", "'=a.png", "'a.png", 'cat/"a", "b";.png', "-1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_its_own_tables_can_be_read_back(tmp_path, delimiter):
+    """Whatever names hold, and whatever a spreadsheet makes of the delimiter; no cell is a formula, no digest a number."""
+    digests = ["1234567890123456", "12e3456789012345", "0" * 16]
+    made = [
+        Finding(i, i % 3, (i + 1) % 3, LABEL_ERROR, -0.5, digests[i % 3], name, odds=3.0)
+        for i, name in enumerate(NAMES)
+    ]
+    classes = [" cat", "=dog", "two  words"]
+    write_findings(tmp_path / "a.csv", made, classes)
+    with open(tmp_path / "a.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(tmp_path / "a.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows({**row, "decision": "relabel"} for row in rows)
+    for row in rows:
+        assert not any(cell.startswith(("=", "+", "-", "@")) for cell in row.values())
+        assert row["digest"].startswith("x")
+    found = read_decisions(tmp_path / "a.csv")
+    assert [one.image for one in found] == NAMES
+    assert [one.label for one in found] == [classes[one.label] for one in made]
+    assert [one.new_label for one in found] == [classes[one.guess] for one in made]
+    assert [one.digest for one in found] == [one.digest for one in made]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("decision,image,label,digest\nremove\n", "line 2: “” is no training image"),
+        ('decision,image,label,digest\n,a,b,c\nremove,"train/cat/0.png,cat,1\n,d,e,f\n', "line 3: .*quotation mark is missing"),
+        ("decision,image,label,digest\nremove,train/cat/0.png,x,cat,1\n", "line 2 has more cells"),
+        ("decision,image,label,digest\n,train/cat/0.png,cat,1\n", "decides nothing: write keep, relabel or remove"),
+        ("decision,image,label,digest\n\nkeep,train/cat/9.png,cat,1\n", "line 3: “train/cat/9.png” is no training image"),
+    ],
+)  # fmt: skip
+def test_refuses_damaged_tables_with_file_and_line(photos, tmp_path, text, said):
+    (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=f"labels.csv.*{said}") as caught:
+        apply_decisions(f"folder:{photos}", tmp_path / "labels.csv", tmp_path / "new")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_cells_that_a_spreadsheet_leaves_out_at_the_end_are_empty(tmp_path):
+    (tmp_path / "a.csv").write_text("image,label,digest,decision\na,b,c\nd,e,f,keep\n", encoding="utf-8")
+    assert [one.image for one in read_decisions(tmp_path / "a.csv")] == ["d"]
+
+
+@pytest.mark.parametrize("written", [" two  words", "two  words", "two  words "])
+def test_class_names_with_spaces(photos, decide, tmp_path, written):
+    for split in ("train", "test"):
+        (photos / split / "dog").rename(photos / split / " two  words")
+    done = apply_decisions(f"folder:{photos}", decide(("train/cat/0.png", "relabel", written)), tmp_path / "new")
+    assert done.relabelled == 1
+    assert len(list((tmp_path / "new" / "train" / " two  words").iterdir())) == 7
+
+
+def test_refuses_to_write_into_the_data(photos, decide):
+    path, before = decide(("train/cat/0.png", "remove", "")), hashes(photos)
+    for out in (photos / "new", photos / "train" / "new"):
+        with pytest.raises(InputError, match="lies inside the data"):
+            apply_decisions(f"folder:{photos}", path, out)
+        with pytest.raises(InputError, match="lies inside the data"):
+            check_place(out, f"folder:{photos}")
+        assert not out.exists()
+    assert hashes(photos) == before

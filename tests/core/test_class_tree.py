@@ -75,6 +75,10 @@ def test_groups_of_one_name_in_different_places_stay_apart(tmp_path):
         (TREE.replace('["bird"]', "[]"), r"animal\.bird is empty"),
         (TREE.replace('["bird"]', "[true]"), r"animal\.bird holds \[True\]"),
         (TREE + "[more]", "more is empty"),
+        (
+            '[all]\none = ["airplane", "bird", "cat", "dog", "ship", "truck"]',
+            "has one group, 'all.one', which",
+        ),
         ("", "the file is empty"),
         ("[a", "is not TOML"),
         (None, "cannot read"),

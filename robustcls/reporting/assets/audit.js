@@ -50,13 +50,15 @@ if (findings.length) {
   show(findings[0]);
   bar.querySelector(".begin").addEventListener("click", () => go(Math.max(0, findings.findIndex((one) => !decisionOf(one)))));
 }
+// As the tables of the command: a spreadsheet runs no name as a formula and reads no digest as a number.
+const guard = (text) => (/^'*[=+\-@\t\r]/.test(text) ? `'${text}` : text);
 const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text);
 bar.querySelector(".save").addEventListener("click", () => {
   const lines = findings.map((one) => {
     const { image, label, guess, reason, score, digest } = one.dataset;
     const decision = decisionOf(one);
     const made = decision === "relabel" ? classOf(one) : "";
-    return [image, label, guess, reason, score, digest, decision, made].map(cell).join(",");
+    return [guard(image), guard(label), guard(guess), reason, score, `x${digest}`, decision, guard(made)].map(cell).join(",");
   });
   const head = "image,label,guess,reason,score,digest,decision,new_label";
   const link = make("a", { href: URL.createObjectURL(new Blob([[head, ...lines, ""].join("\r\n")], { type: "text/csv" })), download: "labels.csv" });
