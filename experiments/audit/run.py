@@ -77,7 +77,7 @@ def audit(config: dict, spec: str, seed: int, out: Path) -> None:
             "seconds": found.provenance.seconds, "versions": found.provenance.versions,
         }  # fmt: skip
         confident = find_label_errors(folds.probabilities, images.labels)
-        torch.save({"margin": confident.margin, "guess": confident.guess}, out / f"{name}_{seed}.pt")
+        torch.save({"ratio": confident.ratio, "guess": confident.guess}, out / f"{name}_{seed}.pt")
         if name == "noisy":
             record[name] |= quality(confident, true.labels, wrong)
     record["duplicates"] = planted_duplicates(config, spec, true, seed)
@@ -86,10 +86,10 @@ def audit(config: dict, spec: str, seed: int, out: Path) -> None:
 
 def quality(confident, truth: Tensor, wrong: Tensor) -> dict:
     """How well the planted errors are found: by the ranking, among the issues, and how often the guess is the true class."""
-    top = confident.margin.argsort(stable=True)[: int(wrong.sum())]
+    top = confident.ratio.argsort(descending=True, stable=True)[: int(wrong.sum())]
     hit = confident.issue & wrong
     return {
-        "average_precision": float(average_precision_score(wrong.numpy(), -confident.margin.numpy())),
+        "average_precision": float(average_precision_score(wrong.numpy(), confident.ratio.numpy())),
         "precision_of_issues": (hit.sum() / confident.issue.sum().clamp(min=1)).item(),
         "recall_of_issues": (hit.sum() / wrong.sum()).item(),
         "precision_of_top": wrong[top].float().mean().item(),
@@ -127,7 +127,7 @@ def arm_of(arm: str, config: dict, spec: str, seed: int, out: Path) -> Images:
     rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(2000 + seed))
     if arm != "random":
         saved = torch.load(out / f"{'true' if arm == 'true_removed' else 'noisy'}_{seed}.pt", weights_only=True)
-        rows = saved["margin"].argsort(stable=True)
+        rows = saved["ratio"].argsort(descending=True, stable=True)
     if arm == "relabelled":
         labels = images.labels.clone()
         labels[rows[:n]] = saved["guess"][rows[:n]]

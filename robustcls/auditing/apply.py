@@ -1,22 +1,23 @@
 """A corrected copy of a data set, by what a person decided; test and validation images stay as they are."""
 
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
-from robustcls.auditing.decisions import RELABEL, REMOVE, Decision, read_decisions
+from robustcls.auditing.decisions import KEEP, RELABEL, REMOVE, Decision, read_decisions
 from robustcls.core.errors import InputError, unknown
 from robustcls.core.folders import replaced_folder
 from robustcls.core.names import quoted, readable
 from robustcls.data.duplicates import digest
 from robustcls.data.folders.layout import lay_out
+from robustcls.data.folders.listed import find_listed
 from robustcls.data.images import Images
-from robustcls.data.spec import folder_of
+from robustcls.data.spec import check_outside, folder_of, list_of
 from robustcls.data.splits import has_test, has_val, load_all, load_split
 
 REMOVED = -1
@@ -24,7 +25,7 @@ REMOVED = -1
 
 @dataclass(frozen=True)
 class Applied:
-    """What was done: images that were relabelled, removed, and looked at and left; and of the copy's train split."""
+    """What was done: images that were relabelled, removed, and looked at and left; and how many the copy's train split has."""
 
     relabelled: int
     removed: int
@@ -38,7 +39,8 @@ def apply_decisions(
     """Writes a folder with train/ and the other splits, a folder per class in each, to be read as `folder:OUT`.
 
     Files of a folder are copied byte for byte, other images become PNG; of the train split those that were decided about are in
-    another class or left out. A class must keep an image.
+    another class or left out. What the spec does not read, by its `list` or as corrupt, is not copied. A class must keep an
+    image.
 
     Args:
         data: the spec that was audited.
@@ -51,7 +53,10 @@ def apply_decisions(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is there already: name a new folder for the corrected copy with `out`")
+    check_outside(data, out)
     decided = read_decisions(decisions)
+    if not decided:
+        raise InputError(f"{decisions} decides nothing: write {KEEP}, {RELABEL} or {REMOVE} into its column decision")
     images = load_all(data, data_dir=data_dir, skip_corrupt=skip_corrupt)
     labels = corrected_labels(images, decided, str(decisions))
     left = labels[labels != REMOVED].bincount(minlength=len(images.classes))
@@ -60,87 +65,114 @@ def apply_decisions(
     with replaced_folder(out) as part:
         place = folder_of(data)
         if place is not None:
-            _copy_files(*place, images, labels, part)
+            written = _copy_files(*place, list_of(data), images, labels, part)
         else:
-            _write_png(images, labels, part / "train")
+            written = _write_png(images, labels, part / "train")
             for name in (["val"] if has_val(data) else []) + (["test"] if has_test(data) else []):
                 other = load_split(data, name, data_dir=data_dir)
                 _write_png(other, other.labels, part / name)
-    counts = Counter(one.decision for one in decided)
-    kept = len(decided) - counts[RELABEL] - counts[REMOVE]
-    return Applied(counts[RELABEL], counts[REMOVE], kept, int(left.sum()))
+    removed = int((labels == REMOVED).sum())
+    relabelled = int((labels != images.labels).sum()) - removed
+    return Applied(relabelled, removed, len(decided) - relabelled - removed, written)
 
 
 def corrected_labels(images: Images, decisions: Iterable[Decision], where: str = "the decisions") -> Tensor:
-    """int64 N, REMOVED for images that are to go. Raises InputError where a decision is about other images."""
+    """int64 N, REMOVED for images that are to go. Raises InputError where a decision is about other images.
+
+    where: what they stand in, for error messages, which name the line, too.
+    """
     names = images.files or tuple(map(str, images.index.tolist()))
     rows = {name: row for row, name in enumerate(names)}
-    numbers = {name: number for number, name in enumerate(images.classes)}
+    exact = {name: number for number, name in enumerate(images.classes)}
+    numbers = {name.strip(): number for name, number in exact.items()} | exact
     labels = images.labels.clone()
     for one in decisions:
-        row = rows.get(one.image)
+        row, place = rows.get(one.image), f"{where}, line {one.line}" if one.line else where
         if row is None:
             raise InputError(
-                f"{where}: {quoted(one.image)} is no training image of {images.name}: give decisions on this data; test "
+                f"{place}: {quoted(one.image)} is no training image of {images.name}: give decisions on this data; test "
                 "images are not changed"
             )
         if images.classes[int(images.labels[row])] != one.label or digest(images.pixels[row]) != one.digest:
             raise InputError(
-                f"{where}: {quoted(one.image)} is not the image of class {quoted(one.label)} that was audited: give decisions "
+                f"{place}: {quoted(one.image)} is not the image of class {quoted(one.label)} that was audited: give decisions "
                 f"on this data, read in the same way"
             )
         if one.decision == RELABEL:
-            if one.new_label not in numbers:
-                raise unknown("class", one.new_label, numbers)
-            labels[row] = numbers[one.new_label]
+            number = numbers.get(one.new_label, numbers.get(one.new_label.strip()))
+            if number is None:
+                raise InputError(f"{place}: {unknown('class', one.new_label, exact)}")
+            labels[row] = number
         elif one.decision == REMOVE:
             labels[row] = REMOVED
     return labels
 
 
-def _copy_files(root: Path, nested: bool, images: Images, labels: Tensor, out: Path) -> None:
-    """Copies each file into the folder of its class; those of train by `labels`, the others by their own."""
+def _copy_files(root: Path, nested: bool, listed: Path | None, images: Images, labels: Tensor, out: Path) -> int:
+    """Copies each file that is read into the folder of its class; those of train by `labels`, the others by their own.
+
+    listed: the file that names those that are read, of each split. Gives the number of training images.
+    """
     layout = lay_out(root, "train", nested=nested)
     new = dict(zip(images.files or (), labels.tolist(), strict=True))
+    written = {}
     for split, files in layout.splits.items():
-        given = [new.get(layout.name_of(path), label) for path, label in zip(*files, strict=True)]
-        if split != "train":
-            given = files.labels
-        places = _places(layout.classes, given, [readable(Path(path).name) for path in files.paths], out / split)
+        if listed is not None:
+            files = files.take(find_listed(listed, files, layout)[0])
+        if split == "train":
+            files = files.take([row for row, path in enumerate(files.paths) if layout.name_of(path) in new])
+        given = [new[layout.name_of(path)] for path in files.paths] if split == "train" else files.labels
+        names = [readable(Path(path).name) for path in files.paths]
+        places = _places(layout.classes, files.labels, given, names, out / split)
         for path, place in zip(files.paths, places, strict=True):
             if place is not None:
                 shutil.copyfile(path, place)
+        written[split] = sum(place is not None for place in places)
+    return written["train"]
 
 
-def _write_png(images: Images, labels: Tensor, out: Path) -> None:
+def _write_png(images: Images, labels: Tensor, out: Path) -> int:
+    """Writes each image into the folder of its class, and gives their number."""
     if images.pixels.shape[1] not in (1, 3):
         raise InputError(
             f"data {images.name}: images of {images.pixels.shape[1]} channels are no PNG: apply them in Python"
         )
     names = [f"{index:06d}.png" for index in images.index.tolist()]
-    for row, place in enumerate(_places(images.classes, labels.tolist(), names, out)):
+    places = _places(images.classes, images.labels.tolist(), labels.tolist(), names, out)
+    for row, place in enumerate(places):
         if place is not None:
             pixels = images.pixels[row].cpu()
             Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).contiguous().numpy()).save(
                 place
             )
+    return sum(place is not None for place in places)
 
 
-def _places(classes: Sequence[str], labels: Sequence[int], names: Sequence[str], out: Path) -> list[Path | None]:
-    """Where each image goes; None for one that is removed. Makes the folders. A name that a class has twice gets a number."""
+def _places(
+    classes: Sequence[str], own: Sequence[int], labels: Sequence[int], names: Sequence[str], out: Path
+) -> list[Path | None]:
+    """Where each image goes; None for one that is removed. Makes the folders.
+
+    Images that stay in their `own` class keep their names; one that comes to a name that the class has already gets a number.
+    """
     folders = [out / name.replace("/", "_") for name in classes]
     if len(set(folders)) < len(folders):
         raise InputError("two classes have names that are one as a folder's: rename one")
+    places: list[Path | None] = [None] * len(names)
     taken: set[Path] = set()
-    places: list[Path | None] = []
-    for number, (label, name) in enumerate(zip(labels, names, strict=True)):
-        if label == REMOVED:
-            places.append(None)
-            continue
-        place = folders[label] / name
-        place = place if place not in taken else folders[label] / f"{number:06d}-{name}"
+    late = []
+    for row, (label, name) in enumerate(zip(labels, names, strict=True)):
+        if label == own[row] and (place := folders[label] / name) not in taken:
+            places[row] = place
+            taken.add(place)
+        elif label != REMOVED:
+            late.append(row)
+    for row in late:
+        folder, name = folders[labels[row]], names[row]
+        numbered = (folder / f"{number:06d}-{name}" for number in count(row))
+        place = next(place for place in chain([folder / name], numbered) if place not in taken)
+        places[row] = place
         taken.add(place)
-        places.append(place)
-    for folder in {place.parent for place in places if place is not None}:
+    for folder in {place.parent for place in taken}:
         folder.mkdir(parents=True)
     return places

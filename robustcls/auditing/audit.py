@@ -32,6 +32,7 @@ from robustcls.training.config import PYTHON
 
 TRAINING = 0.8  # of the minutes, where attacks follow
 PAIRS = 20  # confused pairs that are kept, and half as many of those into which attacks go most
+LEAST_ACCURACY, MOST_ISSUES = 0.5, 0.2  # out of fold; beyond them it is said that the label errors are doubtful
 PICTURE = 96  # the longer side of a picture, at most
 
 
@@ -55,13 +56,14 @@ def audit_data(
     threat = ThreatModel(options.norm, parse_eps(options.eps))  # type: ignore[arg-type]
     check_attacks(config.attack, config.minimum, threat)
     spec = config.data or "digits"
-    given, notes = images is not None, []
+    given = images is not None
+    notes: list[str] = []
     if images is None:
         images = load_all(
             spec, seed=config.seed, data_dir=config.data_dir, skip_corrupt=config.skip_corrupt, limit=config.limit_train
         )  # fmt: skip
     threat.check_fits(images.pixels.shape[1:])
-    splits = {"train": images} if given else {"train": images, **_others(config, spec, images)}
+    splits = {"train": images} if given else {"train": images, **_others(config, spec, images, notes)}
     groups = find_duplicates(torch.cat([one.pixels for one in splits.values()]), progress=progress)
     if sum(map(len, splits.values())) > MOST:
         notes.append(f"near duplicates were not looked for: more than {MOST:,} images")
@@ -79,11 +81,12 @@ def audit_data(
     if left.was_over:
         notes.append("the time was over before all images were attacked: give more `minutes`")
     issues = [_label_error(images, confident, row) for row in confident.ranked().tolist()]
+    correct = int((found.probabilities.argmax(1) == images.labels).sum())
+    notes[:0] = _doubts(correct / len(images), len(issues) / len(images))
     duplicates = [_duplicates(splits, group) for group in groups]
     suggestions = _suggest(config.suggest, images, found, confident, issues, boundary, duplicates)
     for one in suggestions:
         one.picture = _picture(images.pixels[_place(images, one.index)])
-    correct = int((found.probabilities.argmax(1) == images.labels).sum())
     provenance = Provenance(
         command, {k: v for k, v in asdict(config).items() if v not in (None, ())}, config.seed, versions(),
         describe_device(resolve_device(config.device)), commit(), started.isoformat(timespec="seconds"),
@@ -116,6 +119,16 @@ def audit_data(
     ), found  # fmt: skip
 
 
+def _doubts(accuracy: float, issues: float) -> list[str]:
+    """What is said where the models err so often that most label errors must be their own. Both are shares of the images."""
+    if accuracy >= LEAST_ACCURACY and issues <= MOST_ISSUES:
+        return []
+    return [
+        f"the models predict {accuracy:.0%} of the labels and take {issues:.0%} for wrong: most of these are likely errors of "
+        "the models: give more `minutes`, a better `arch` or a `recipe`"
+    ]
+
+
 def save_predictions(found: OutOfFold, path: Path) -> None:
     """probabilities float32 N,K and fold N as npz, in the order of the train split as far as it was audited."""
     with atomic_write(path) as part, open(part, "wb") as file:
@@ -145,14 +158,19 @@ class _Left:
         return over
 
 
-def _others(config: AuditConfig, spec: str, images: Images) -> dict[str, Images]:
+def _others(config: AuditConfig, spec: str, images: Images, notes: list[str]) -> dict[str, Images]:
     """The other splits of the data set, in which its images may occur again, where they have the same size."""
+    size = images.pixels.shape[1:]
     names = (["val"] if has_val(spec) else []) + (["test"] if has_test(spec) else [])
     found = {
         name: load_split(spec, name, data_dir=config.data_dir, skip_corrupt=config.skip_corrupt, seed=config.seed)
         for name in names
     }
-    return {name: one for name, one in found.items() if one.pixels.shape[1:] == images.pixels.shape[1:]}
+    for name, one in found.items():
+        if one.pixels.shape[1:] != size:
+            sizes = " and ".join("x".join(map(str, shape)) for shape in (size, one.pixels.shape[1:]))
+            notes.append(f"duplicates were not looked for in {name}: images of train and {name} are of {sizes}")
+    return {name: one for name, one in found.items() if one.pixels.shape[1:] == size}
 
 
 def _first(group: Group, count: int) -> Group:
@@ -207,7 +225,9 @@ def _boundary(
 
 
 def _label_error(images: Images, confident: Confident, row: int) -> Finding:
-    return _finding(images, row, int(confident.guess[row]), LABEL_ERROR, float(confident.margin[row]))
+    found = _finding(images, row, int(confident.guess[row]), LABEL_ERROR, float(confident.margin[row]))
+    found.odds = float(f"{confident.ratio[row].exp().item():.6g}")
+    return found
 
 
 def _finding(images: Images, row: int, guess: int, reason: str, score: float) -> Finding:

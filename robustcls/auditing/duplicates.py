@@ -24,6 +24,10 @@ UNUSUAL = (
     5  # standard deviations above what an image's nearest usually is: digits and shirts are alike without being copies
 )
 SAMPLED = 512  # images, of which that is measured
+NEAREST, GAP = (
+    16,
+    0.5,
+)  # of so many, those before a gap as wide as this (in atanh) are taken for copies and not for usual
 MOST = 200_000  # images, above which near duplicates are not looked for: all pairs are compared
 BLOCK = 2048
 
@@ -79,13 +83,25 @@ def _alike(pixels: Tensor, *, progress: bool) -> Iterator[tuple[int, int, float]
 def _least(fine: Tensor) -> float:
     """The cosine of detail from which on two images of this data are near duplicates."""
     rows = torch.randperm(len(fine), generator=torch.Generator().manual_seed(0))[:SAMPLED].sort().values
-    nearest = torch.full((len(rows),), -1.0)
+    nearest = torch.empty(len(rows), 0)
     for some in torch.arange(len(fine)).split(BLOCK):
-        cosines = _floats(fine, rows) @ _floats(fine, some).T
-        nearest = torch.maximum(nearest, cosines.masked_fill(rows[:, None] == some, -1).amax(1))
-    z = nearest.clamp(-0.999, 0.999).atanh()  # by which cosines become about normal (Fisher 1915)
+        cosines = (_floats(fine, rows) @ _floats(fine, some).T).masked_fill(rows[:, None] == some, -1)
+        nearest = torch.cat([nearest, cosines], 1)
+        nearest = nearest.topk(min(NEAREST, nearest.shape[1])).values
+    z = _usual(nearest.clamp(-0.999, 0.999).atanh())  # by which cosines become about normal (Fisher 1915)
     spread = 1.4826 * (z - z.median()).abs().median()
     return max(DETAIL, (z.median() + UNUSUAL * spread).tanh().item())
+
+
+def _usual(nearest: Tensor) -> Tensor:
+    """How near the nearest that is no copy is: N, of N,K in falling order.
+
+    Else nothing would be found where most images have a copy, such as in a test split that is train once more.
+    """
+    if nearest.shape[1] < 2:
+        return nearest[:, 0]
+    gap, place = (nearest[:, :-1] - nearest[:, 1:]).max(1)
+    return nearest.gather(1, (place + 1).where(gap > GAP, 0)[:, None]).squeeze(1)
 
 
 def _floats(fine: Tensor, rows: Tensor) -> Tensor:

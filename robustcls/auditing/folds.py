@@ -1,5 +1,6 @@
 """Predictions for every training image by a model that was not trained on it."""
 
+import math
 import tempfile
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from robustcls.auditing.duplicates import Group
 from robustcls.core.classifier import Classifier
 from robustcls.core.config import read_toml
 from robustcls.core.errors import InputError
+from robustcls.core.logits import Wrapper, logits_of
 from robustcls.core.names import quoted
 from robustcls.core.seeds import mix
 from robustcls.core.subset import stratified_order
@@ -45,7 +47,7 @@ class OutOfFold:
     Attributes:
         probabilities: float32 N,K.
         fold: int64 N, which model predicted the image.
-        models: one a fold, in eval mode.
+        models: one a fold, in eval mode: what predicted is what is attacked.
         epochs: of each.
     """
 
@@ -53,6 +55,21 @@ class OutOfFold:
     fold: Tensor
     models: Sequence[nn.Module]
     epochs: Sequence[int]
+
+
+class Mirrored(Wrapper):
+    """A model whose probabilities are the mean of those of an image and of its mirror image, as logits."""
+
+    repeats = 2
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, "mirrored({})")
+
+    def forward(self, x: Tensor) -> Tensor:
+        logs = [
+            logits_of(self.model(view)).log_softmax(1) for view in (x.clone(), x.flip(3))
+        ]  # some models write on it
+        return torch.stack(logs).logsumexp(0) - math.log(len(logs))
 
 
 def divide(labels: Tensor, folds: int, seed: int, together: Sequence[Group] = ()) -> Tensor:
@@ -91,17 +108,19 @@ def out_of_fold(
     where config.epochs is given. What selects a model's epoch is held out of the images that it is trained on.
     """
     probabilities = torch.zeros(len(images), len(images.classes))
-    models, epochs = [], []
+    models: list[nn.Module] = []
+    epochs = []
     for number in range(config.folds):
         inside = fold == number
         options, given = fold_options(config, number)
         if config.epochs is None:
             options.minutes = max(minutes(config.folds - number), 1e-6)
         outside = images.take((~inside).nonzero().squeeze(1))
-        model, passes = train_on(outside, options, given, progress=progress)
+        trained, passes = train_on(outside, options, given, progress=progress)
+        mirrors = images.flip and "flip" in options.augment  # it was trained on both
+        model = Mirrored(trained) if mirrors else trained
         rows = inside.nonzero().squeeze(1)
-        mirrored = images.flip and "flip" in options.augment  # as it was trained
-        probabilities[rows] = probabilities_of(model, images.take(rows), mirrored=mirrored)
+        probabilities[rows] = probabilities_of(model, images.take(rows))
         models.append(model)
         epochs.append(passes)
     return OutOfFold(probabilities, fold, models, epochs)
@@ -132,11 +151,10 @@ def train_on(
     return model, len(run.history)
 
 
-def probabilities_of(model: nn.Module, images: Images, *, mirrored: bool = False) -> Tensor:
-    """float32 N,K on the CPU; mirrored: the mean of those of each image and of its mirror image."""
+def probabilities_of(model: nn.Module, images: Images) -> Tensor:
+    """float32 N,K on the CPU."""
     parts = []
     for rows in torch.arange(len(images)).split(AT_ONCE):
         x, _ = images.batch(rows)
-        views = (x, x.flip(3)) if mirrored else (x,)
-        parts.append(torch.stack([predict(model, view, AT_ONCE).softmax(1) for view in views]).mean(0))
+        parts.append(predict(model, x, AT_ONCE).softmax(1))
     return torch.cat(parts)

@@ -10,6 +10,7 @@ from robustcls.core.config import resolve
 from robustcls.core.errors import InputError
 from robustcls.core.files import check_writable
 from robustcls.data.images import Images, as_images, collect
+from robustcls.data.spec import check_outside
 from robustcls.reporting.audit import audit_page
 from robustcls.results.audit import Audit
 
@@ -32,7 +33,7 @@ def audit(data: Any, *, out: str | Path | None = None, progress: bool = False, *
 
     Returns:
         The record: `.issues`, the most suspicious first, with `.index` (the position in the train split), `.label`, `.guess`
-        and `.score`; `.duplicates`; `.pairs`; `.boundary`; `.suggestions`; `.accuracy` of the out-of-fold predictions.
+        and `.odds`; `.duplicates`; `.pairs`; `.boundary`; `.suggestions`; `.accuracy` of the out-of-fold predictions.
 
     Raises:
         InputError: for data or options that do not fit, before anything is trained.
@@ -60,7 +61,7 @@ def run_audit(
 ) -> Audit:
     """As `audit`, of a configuration. out: the folder; None for none. Raises InputError."""
     if out is not None:
-        check_place(out)
+        check_place(out, config.data if images is None else None)
     made, found = audit_data(config, images, progress=progress, command=command)
     if out is not None:
         save_predictions(found, out / PREDICTIONS)
@@ -71,8 +72,10 @@ def run_audit(
     return made
 
 
-def check_place(out: Path) -> None:
-    """Raises InputError where an audit lies already: a person may have decided in its tables."""
+def check_place(out: Path, data: str | None) -> None:
+    """Raises InputError where an audit lies already, in whose tables a person may have decided, and inside the data."""
+    if data is not None:
+        check_outside(data, out)
     check_writable(out / JSON)
     there = [name for name in (JSON, ISSUES, SUGGEST) if (out / name).exists()]
     if there:

@@ -50,7 +50,7 @@ def command(flags: dict, config_file: str | None, decisions: str | None) -> None
     from robustcls.auditing.run import JSON, PAGE, check_place, run_audit
 
     out = Path(config.out or "audit")
-    check_place(out)
+    check_place(out, config.data)
     with claim(out, folder=True):
         found = run_audit(config, out=out, progress=not config.quiet, command=command_line())
     if not config.quiet:
@@ -106,6 +106,4 @@ def summarise(found: "Audit") -> str:
 
 
 def _line(found: "Audit", one: "Finding") -> str:
-    return (
-        f"  {found.name_of(one)}: {found.classes[one.label]}, taken for {found.classes[one.guess]} ({one.score:+.2f})"
-    )
+    return f"  {found.name_of(one)}: {found.classes[one.label]}, taken for {found.classes[one.guess]}, {one.said}"

@@ -55,14 +55,17 @@ class ClassTree:
 
         A class that hangs higher up is in the group that it hangs in.
         """
-        names = tuple(dict.fromkeys("/".join(place[:depth]) for place in self.places))
-        return names, tuple(names.index("/".join(groups[:depth])) for groups in self.above)
+        places = list(dict.fromkeys(place[:depth] for place in self.places))
+        return tuple(map("/".join, places)), tuple(places.index(groups[:depth]) for groups in self.above)
 
 
-def read_tree(path: str, classes: Sequence[str], model: str = "the model") -> ClassTree:
-    """The tree of a model's classes in a file, which names each of them once, in any order and spelling. Raises InputError."""
+def read_tree(path: str, classes: Sequence[str], model: str = "the model", flag: str = "`tree`") -> ClassTree:
+    """The tree of a model's classes in a file, which names each of them once, in any order and spelling.
+
+    flag: what named the file. Raises InputError, also for a tree whose only group holds all classes.
+    """
     found: dict[str, tuple[str, Groups]] = {}
-    for name, groups in _walk(path, load_toml(Path(path).expanduser(), "`tree`"), ()):
+    for name, groups in _walk(path, load_toml(Path(path).expanduser(), flag), ()):
         if (before := found.get(normal(name))) is not None:
             raise InputError(f"{path} names {name!r} twice, in {'.'.join(before[1])} and {'.'.join(groups)}: leave one")
         found[normal(name)] = name, groups
@@ -75,7 +78,12 @@ def read_tree(path: str, classes: Sequence[str], model: str = "the model") -> Cl
     if odd := next((name for key, (name, _) in found.items() if key not in known), ""):
         raise InputError(f"{path} names {odd!r}, which is no class of {model}: correct the name, or leave it out")
     above = tuple(found[normal(name)][1] for name in classes)
-    return ClassTree(path, tuple(classes), above, tuple(dict.fromkeys(groups for _, groups in found.values())))
+    places = tuple(dict.fromkeys(groups for _, groups in found.values()))
+    if len(places) == 1:
+        raise InputError(
+            f"{path} has one group, {'.'.join(places[0])!r}, which tells no classes apart: give two or more"
+        )
+    return ClassTree(path, tuple(classes), above, places)
 
 
 def _walk(path: str, table: Any, above: Groups) -> Iterator[tuple[str, Groups]]:
@@ -86,6 +94,10 @@ def _walk(path: str, table: Any, above: Groups) -> Iterator[tuple[str, Groups]]:
         yield from ((str(name), above) for name in table)
     elif isinstance(table, dict):
         for name, inside in table.items():
+            if "/" in name:  # groups of other depths could have the same name
+                raise InputError(
+                    f"{path}: the group {name!r} has a / in its name, which stands between groups: rename it"
+                )
             yield from _walk(path, inside, (*above, name))
     else:
         raise InputError(

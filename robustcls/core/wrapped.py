@@ -65,6 +65,8 @@ def read_wrapped(spec: str) -> Wrapped:
         if len(placed) > len(needed):
             raise InputError(f"{spec}: {name} takes one model, and {placed[len(needed)]!r} is not option=value")
         options += [f"{option}={value}" for option, value in zip(needed, placed, strict=False)]
+    if twice := next((model for model in models if models.count(model) > 1 and Path(model).exists()), ""):
+        raise InputError(f"{spec} names {twice} twice: name different models")  # code may give another one each time
     texts = {option.name for option in declared if option.type.startswith("str")}
     options = [_quoted(option, texts) for option in options]
     wrapper = plugins.parse("wrapper", f"{name}({', '.join(options)})")

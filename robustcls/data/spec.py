@@ -38,6 +38,22 @@ def folder_of(spec: str) -> tuple[Path, bool] | None:
     return Path(parsed.args[0]).expanduser(), bool(dict(parsed.options).get("nested"))
 
 
+def check_outside(spec: str, out: Path) -> None:
+    """Raises InputError where what is to be written lies inside the folder that a spec reads, as one more class."""
+    place = folder_of(origin(spec))
+    if place is not None and out.resolve().is_relative_to(place[0].resolve()):
+        raise InputError(
+            f"{out} lies inside the data, {place[0]}, which would change them: name a folder outside with `out`"
+        )
+
+
+def list_of(spec: str) -> Path | None:
+    """The file that names the images to read of a folder's spec; None where all are."""
+    parsed = parse_data(spec)
+    listed = dict(parsed.options).get("list") if parsed.name == "folder" else None
+    return None if listed is None else Path(listed).expanduser()
+
+
 def decoded_alike(data: str, trained: str) -> tuple[str, str]:
     """A folder's spec with the options of decoding that a model was trained with on a folder, where the spec leaves them
     open; and what is said of them, or ""."""

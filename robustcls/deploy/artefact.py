@@ -151,6 +151,8 @@ def export_spec(
     read = [spec, *inputs, *([options.data_dir] if options.data_dir else [])]
     with claimed(out, overwrite, read):
         source = loading.read_model(spec)
+        if not source.single:
+            raise InputError(f"{spec} is an ensemble, which is not exported as one file: export its models one by one")
         if source.wrapper:
             raise InputError(f"{spec} is a model in a wrapper, which attacks go through: export {source.spec} itself")
         data = options.data or source.meta.get("data")

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from robustcls.core.files import atomic_write
 from robustcls.reporting.html import estimate, fill_page, table
 from robustcls.reporting.images import show_image
-from robustcls.results.audit import Audit, Duplicates
+from robustcls.results.audit import BOUNDARY, Audit, Duplicates, Finding
 
 SHOWN = 200  # groups of duplicates
 
@@ -34,7 +34,12 @@ def compose_audit(audit: Audit) -> str:
             {
                 "number": number,
                 "name": audit.name_of(one),
+                "data": escape(audit.name_of(one)).replace(
+                    "\r", Markup("&#13;")
+                ),  # else it would be read as a line feed
                 "finding": one,
+                "said": _said(one, audit.classes),
+                "guess": "" if one.reason == BOUNDARY else audit.classes[one.guess],
                 "picture": None if one.picture is None else show_image(one.picture, None),
             }
             for number, one in enumerate(audit.suggestions, 1)
@@ -43,6 +48,14 @@ def compose_audit(audit: Audit) -> str:
         duplicates=table("Table of duplicates", _duplicates(audit.duplicates[:SHOWN], audit.classes)),
         shown=SHOWN,
     )
+
+
+def _said(one: Finding, classes: Sequence[str]) -> str:
+    """Its label, and what the models say."""
+    label, guess = classes[one.label], classes[one.guess]
+    if one.reason == BOUNDARY:
+        return f"{label}, nearest: {guess}"
+    return f"{label}, taken for {guess}" if one.guess != one.label else f"{label}, taken for the same"
 
 
 def _pairs(audit: Audit) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from robustcls.results.json_files import JsonFile
 from robustcls.results.subject import Data, Provenance, Threat
 
 AUDIT_SCHEMA = "robustcls/audit/1"
+MOST_ODDS = 1000  # that are told apart in words
 LABEL_ERROR, TWO_LABELS, BOUNDARY, UNSURE = "label error", "two labels", "near the boundary", "unsure"
 
 
@@ -21,12 +22,28 @@ class Finding:
 
     index: Count  # its position in the train split
     label: Count  # number of the class that it carries
-    guess: Count  # number of the class that the models take it for
+    guess: Count  # number of the class that the models take it for; near the boundary, of the nearest example
     reason: str  # label error | two labels | near the boundary | unsure
     score: Number  # probability of the label less the largest other; near the boundary the distance; of two labels the likeness
     digest: str  # of its pixels, 16 hex digits
     file: str | None = None  # its name below the folder, of data that are files
     picture: Array | None = None  # C,H,W in [0, 1], made smaller where it is large
+    odds: Number | None = (
+        None  # of a label error: largest probability of another class / that of the label; not in older files
+    )
+
+    @property
+    def rank(self) -> float:
+        """What it is ranked by among those of its reason: label errors by falling odds, others by their rising score."""
+        return self.score if self.odds is None else self.odds
+
+    @property
+    def said(self) -> str:
+        """What it is ranked by, in words."""
+        if self.odds is None:
+            return f"{self.score:.3g}"
+        odds = f"over {MOST_ODDS}" if self.odds > MOST_ODDS else f"{self.odds:.{int(self.odds < 10)}f}"
+        return f"odds {odds}:1 against the label"
 
 
 @dataclass

@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 
 from robustcls.auditing.apply import apply_decisions
-from robustcls.auditing.decisions import COLUMNS, read_decisions
+from robustcls.auditing.decisions import COLUMNS, read_decisions, write_findings
+from robustcls.auditing.run import check_place
 from robustcls.core.errors import InputError
 from robustcls.data.duplicates import digest
 from robustcls.data.splits import load_all, load_split
+from robustcls.results.audit import BOUNDARY, LABEL_ERROR, Finding
 
 
 @pytest.fixture
@@ -95,6 +97,71 @@ def test_a_folder_without_splits_keeps_the_ones_that_it_was_read_with(photos, de
     assert torch.equal(load_all(new).pixels, train.pixels[1:])
 
 
+def test_what_a_list_leaves_out_is_not_copied(photos, decide, tmp_path):
+    (photos / "test").rename(tmp_path / "test")
+    listed = [f"train/{name}/{i}.png" for name in ("cat", "dog") for i in range(2, 6)]
+    (tmp_path / "list.txt").write_text("\n".join(listed), encoding="utf-8")
+    data = f"folder:{photos}(list={tmp_path / 'list.txt'})"
+    path = decide(("train/cat/2.png", "relabel", "dog"), ("train/dog/3.png", "remove", ""), data=data)
+    done = apply_decisions(data, path, tmp_path / "new")
+    before, after = hashes(photos), hashes(tmp_path / "new")
+    assert done.images == len(after) == 7
+    assert sorted(after.values()) == sorted(before[name] for name in listed if name != "train/dog/3.png")
+
+
+def test_a_list_that_fits_no_test_image_is_refused(photos, decide, tmp_path):
+    (tmp_path / "list.txt").write_text("train/cat/1.png\ntrain/cat/2.png\ntrain/dog/1.png\n", encoding="utf-8")
+    data = f"folder:{photos}(list={tmp_path / 'list.txt'})"
+    with pytest.raises(InputError, match="3 of 3 lines name no image"):
+        apply_decisions(data, decide(("train/cat/1.png", "remove", ""), data=data), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_list_holds_for_test_images_too(photos, decide, tmp_path):
+    (tmp_path / "list.txt").write_text("cat/0.png\ncat/1.png\ndog/1.png\n", encoding="utf-8")
+    data = f"folder:{photos}(list={tmp_path / 'list.txt'})"
+    done = apply_decisions(data, decide(("train/cat/1.png", "remove", ""), data=data), tmp_path / "new")
+    assert done.images == 2
+    kept = ["test/cat/0.png", "test/cat/1.png", "test/dog/1.png", "train/cat/0.png", "train/dog/1.png"]
+    assert list(hashes(tmp_path / "new")) == kept
+
+
+def test_files_that_were_skipped_as_corrupt_are_not_copied(photos, decide, tmp_path):
+    path = decide(("train/cat/1.png", "remove", ""))
+    (photos / "train" / "dog" / "4.png").write_bytes(b"no image")
+    done = apply_decisions(f"folder:{photos}", path, tmp_path / "new", skip_corrupt=True)
+    assert done.images == 10
+    assert not (tmp_path / "new" / "train" / "dog" / "4.png").exists()
+
+
+def test_images_that_nobody_decided_about_keep_their_names(photos, decide, tmp_path):
+    """cat/1.png comes to dog, which has a 1.png, and a file of the name that it would get instead."""
+    before = hashes(photos)
+    taken = photos / "train" / "dog" / "000001-1.png"
+    (photos / "train" / "dog" / "5.png").rename(taken)
+    path = decide(("train/cat/1.png", "relabel", "dog"), ("train/dog/0.png", "remove", ""))
+    assert apply_decisions(f"folder:{photos}", path, tmp_path / "new").images == 11
+    after = hashes(tmp_path / "new")
+    unmoved = [f"train/dog/{i}.png" for i in range(1, 5)] + [f"train/cat/{i}.png" for i in (0, 2, 3, 4, 5)]
+    assert {name: after[name] for name in unmoved} == {name: before[name] for name in unmoved}
+    assert after["train/dog/000001-1.png"] == before["train/dog/5.png"]
+    assert before["train/cat/1.png"] in after.values()
+    assert len([name for name in after if name.startswith("train/")]) == 11
+
+
+def test_a_class_that_the_image_has_already_is_kept(photos, decide, tmp_path):
+    path = decide(("train/cat/0.png", "relabel", "cat"), ("train/cat/1.png", "relabel", "dog"))
+    done = apply_decisions(f"folder:{photos}", path, tmp_path / "new")
+    assert (done.relabelled, done.removed, done.kept) == (1, 0, 1)
+
+
+def test_near_the_boundary_there_is_no_guess(tmp_path):
+    made = [Finding(i, 0, 1, reason, 0.1, "0" * 16) for i, reason in enumerate((LABEL_ERROR, BOUNDARY))]
+    write_findings(tmp_path / "a.csv", made, ["cat", "dog"])
+    with open(tmp_path / "a.csv", encoding="utf-8", newline="") as file:
+        assert [row["guess"] for row in csv.DictReader(file)] == ["dog", ""]
+
+
 def test_images_that_are_no_files_become_png(decide, tmp_path):
     data = "digits(size=8)"
     images = load_all(data)
@@ -119,8 +186,12 @@ def test_images_that_are_no_files_become_png(decide, tmp_path):
             {},
             "“test/cat/0.png” is no training image of .*test images are not changed",
         ),
-        (("train/cat/0.png", "relabel", "dgo"), {}, "unknown class 'dgo': did you mean 'dog'"),
-        (("train/cat/0.png", "remove", ""), {"digest": "0" * 16}, "is not the image of class “cat” that was audited"),
+        (("train/cat/0.png", "relabel", "dgo"), {}, "labels.csv, line 2: unknown class 'dgo': did you mean 'dog'"),
+        (
+            ("train/cat/0.png", "remove", ""),
+            {"digest": "0" * 16},
+            "line 2: .* is not the image of class “cat” that was audited",
+        ),
         (("train/cat/0.png", "remove", ""), {"label": "dog"}, "is not the image of class “dog” that was audited"),
         (("train/cat/0.png", "delete", ""), {}, "line 2: decision 'delete' is not known: write keep, relabel, remove"),
         (("train/cat/0.png", "relabel", ""), {"guess": ""}, "is to be relabelled: name its class in new_label"),
@@ -158,6 +229,84 @@ def test_refuses_other_files(tmp_path):
         read_decisions(other)
     with pytest.raises(InputError, match="cannot read .*missing.csv"):
         read_decisions(tmp_path / "missing.csv")
-    other.write_bytes(b"\xff\xfe\x00")
+    other.write_bytes(b"\xe9\x00")
     with pytest.raises(InputError, match="it is no text"):
         read_decisions(other)
+    other.write_text("decision,image,label,digest\n", encoding="utf-16")
+    with pytest.raises(InputError, match="is UTF-16.* save it as CSV in UTF-8"):
+        read_decisions(other)
+
+
+NAMES = [
+    "cat/a\nb.png", "cat/a\r\nb.png", "cat/a\rb.png", "cat/\u2028.png", "cat/\x0c.png", "cat/\x85.png", "=HYPERLINK(1).png",
+    "+1.png", "@a.png", "'=a.png", "'a.png", 'cat/"a", "b";.png', "-1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_its_own_tables_can_be_read_back(tmp_path, delimiter):
+    """Whatever names hold, and whatever a spreadsheet makes of the delimiter; no cell is a formula, no digest a number."""
+    digests = ["1234567890123456", "12e3456789012345", "0" * 16]
+    made = [
+        Finding(i, i % 3, (i + 1) % 3, LABEL_ERROR, -0.5, digests[i % 3], name, odds=3.0)
+        for i, name in enumerate(NAMES)
+    ]
+    classes = [" cat", "=dog", "two  words"]
+    write_findings(tmp_path / "a.csv", made, classes)
+    with open(tmp_path / "a.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(tmp_path / "a.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows({**row, "decision": "relabel"} for row in rows)
+    for row in rows:
+        assert not any(cell.startswith(("=", "+", "-", "@")) for cell in row.values())
+        assert row["digest"].startswith("x")
+    found = read_decisions(tmp_path / "a.csv")
+    assert [one.image for one in found] == NAMES
+    assert [one.label for one in found] == [classes[one.label] for one in made]
+    assert [one.new_label for one in found] == [classes[one.guess] for one in made]
+    assert [one.digest for one in found] == [one.digest for one in made]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("decision,image,label,digest\nremove\n", "line 2: “” is no training image"),
+        ('decision,image,label,digest\n,a,b,c\nremove,"train/cat/0.png,cat,1\n,d,e,f\n', "line 3: .*quotation mark is missing"),
+        ("decision,image,label,digest\nremove,train/cat/0.png,x,cat,1\n", "line 2 has more cells"),
+        ("decision,image,label,digest\n,train/cat/0.png,cat,1\n", "decides nothing: write keep, relabel or remove"),
+        ("decision,image,label,digest\n\nkeep,train/cat/9.png,cat,1\n", "line 3: “train/cat/9.png” is no training image"),
+    ],
+)  # fmt: skip
+def test_refuses_damaged_tables_with_file_and_line(photos, tmp_path, text, said):
+    (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=f"labels.csv.*{said}") as caught:
+        apply_decisions(f"folder:{photos}", tmp_path / "labels.csv", tmp_path / "new")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_cells_that_a_spreadsheet_leaves_out_at_the_end_are_empty(tmp_path):
+    (tmp_path / "a.csv").write_text("image,label,digest,decision\na,b,c\nd,e,f,keep\n", encoding="utf-8")
+    assert [one.image for one in read_decisions(tmp_path / "a.csv")] == ["d"]
+
+
+@pytest.mark.parametrize("written", [" two  words", "two  words", "two  words "])
+def test_class_names_with_spaces(photos, decide, tmp_path, written):
+    for split in ("train", "test"):
+        (photos / split / "dog").rename(photos / split / " two  words")
+    done = apply_decisions(f"folder:{photos}", decide(("train/cat/0.png", "relabel", written)), tmp_path / "new")
+    assert done.relabelled == 1
+    assert len(list((tmp_path / "new" / "train" / " two  words").iterdir())) == 7
+
+
+def test_refuses_to_write_into_the_data(photos, decide):
+    path, before = decide(("train/cat/0.png", "remove", "")), hashes(photos)
+    for out in (photos / "new", photos / "train" / "new"):
+        with pytest.raises(InputError, match="lies inside the data"):
+            apply_decisions(f"folder:{photos}", path, out)
+        with pytest.raises(InputError, match="lies inside the data"):
+            check_place(out, f"folder:{photos}")
+        assert not out.exists()
+    assert hashes(photos) == before

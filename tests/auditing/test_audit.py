@@ -1,5 +1,6 @@
 """An audit of digits: what was planted is found, and nothing where nothing was."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,11 +11,12 @@ from robustcls.auditing.audit import audit_data
 from robustcls.auditing.confident import find_label_errors
 from robustcls.auditing.folds import divide, fold_options, probabilities_of
 from robustcls.core.errors import InputError
+from robustcls.data.splits import load_split
 from robustcls.results.audit import BOUNDARY, LABEL_ERROR, TWO_LABELS, Audit
 
 
 def precision_of(probabilities, labels, wrong) -> float:
-    return average_precision_score(wrong.numpy(), -find_label_errors(probabilities, labels).margin.numpy())
+    return average_precision_score(wrong.numpy(), find_label_errors(probabilities, labels).ratio.numpy())
 
 
 def test_finds_planted_errors(planted, audited):
@@ -25,7 +27,12 @@ def test_finds_planted_errors(planted, audited):
     assert hits / len(found.issues) > 0.8
     assert hits / int(wrong.sum()) > 0.6
     assert all(one.label == images.labels[one.index] != one.guess for one in found.issues)
-    assert [one.score for one in found.issues] == sorted(one.score for one in found.issues)
+    assert [one.odds for one in found.issues] == sorted((one.odds for one in found.issues), reverse=True)
+    p = folds.probabilities[found.issues[0].index].double()
+    label = found.issues[0].label
+    others = p[torch.arange(10) != label].max()
+    assert found.issues[0].odds == pytest.approx((others / p[label]).item(), rel=1e-4)
+    assert found.issues[0].score == pytest.approx((p[label] - others).item(), abs=1e-5)
 
 
 def test_guesses_what_was_there_before(planted, digits, audited):
@@ -92,6 +99,41 @@ def test_the_record(planted, audited, tmp_path):
     assert Audit.load(tmp_path / "audit.json") == found
 
 
+def test_older_records_without_odds_still_load(audited, tmp_path):
+    whole = json.loads(audited[0].to_json())
+    for one in (*whole["issues"], *whole["boundary"], *whole["suggestions"]):
+        del one["odds"]
+    (tmp_path / "audit.json").write_text(json.dumps(whole), encoding="utf-8")
+    old = Audit.load(tmp_path / "audit.json")
+    assert old.issues[0].odds is None
+    assert old.issues[0].said == f"{old.issues[0].score:.3g}"
+    assert audited[0].issues[0].said.endswith(":1 against the label")
+
+
+def test_models_that_err_often_are_not_believed(digits, config):
+    draws = torch.Generator().manual_seed(0)
+    images = digits.take(torch.arange(300))
+    noise = replace(images, labels=torch.randint(0, 10, (300,), generator=draws))
+    found, _ = audit_data(replace(config, epochs=1, attack="none", minimum="none"), noise)
+    assert found.notes[0].startswith(f"the models predict {found.accuracy.accuracy:.0%} of the labels and take ")
+    assert "most of these are likely errors of the models" in found.notes[0]
+
+
+def test_says_why_a_split_is_not_searched(config):
+    options = replace(config, data="tests.auditing.test_audit:unlike", attack="none", minimum="none", epochs=1)
+    found, _ = audit_data(options)
+    assert found.searched == ["train"]
+    said = "duplicates were not looked for in test: images of train and test are of 1x8x8 and 1x16x16"
+    assert said in found.notes
+
+
+def unlike(split):
+    """Digits whose test images are larger."""
+    images = load_split("digits(size=8)", split).take(torch.arange(300))
+    pixels = images.pixels.repeat_interleave(2, 2).repeat_interleave(2, 3) if split == "test" else images.pixels
+    return pixels, images.labels, images.classes
+
+
 def test_the_boundary(planted, audited):
     found, folds = audited
     assert 20 < len(found.boundary) <= 30
@@ -99,6 +141,19 @@ def test_the_boundary(planted, audited):
     assert all(one.score > 0 and one.guess != one.label for one in found.boundary)
     predicted = folds.probabilities.argmax(1)
     assert all(predicted[one.index] == one.label for one in found.boundary)
+
+
+def test_what_predicted_is_what_is_attacked(planted, config):
+    """Where training mirrors, predictions are of both sides: an image that they get right is no step away from itself."""
+    images = replace(planted[0].take(torch.arange(400)), flip=True)
+    found, folds = audit_data(replace(config, data=None, epochs=2, attack_n=400, eps="1e-6", minimum_n=150), images)
+    for number, model in enumerate(folds.models):
+        rows = (folds.fold == number).nonzero().squeeze(1)
+        torch.testing.assert_close(probabilities_of(model, images.take(rows)), folds.probabilities[rows])
+    assert found.attacked == 400
+    assert all(pair.clean == pair.attacked for pair in found.pairs), "by so little, no class changes"
+    assert len(found.boundary) > 20
+    assert all(one.score > 0 for one in found.boundary)
 
 
 def test_suggestions_begin_with_errors_and_name_no_image_twice(audited):

@@ -49,7 +49,17 @@ def test_the_most_suspicious_come_first():
     found = find_label_errors(p, y)
     order = found.ranked()
     assert len(order) == found.issue.sum() > 100
-    assert (found.margin[order].diff() >= 0).all()
+    others = p.double().scatter(1, y[:, None], 0).amax(1) / p.double().gather(1, y[:, None]).squeeze(1)
+    assert torch.allclose(found.ratio, others.log())
+    assert (others[order].diff() <= 0).all()
+    assert (found.margin[order].diff() < 0).any(), "another order than that of the difference"
+
+
+def test_a_probability_of_zero_is_ranked_first():
+    p = torch.tensor([[0.9, 0.1, 0.0], [0.0, 1.0, 0.0], [0.3, 0.6, 0.1]])
+    found = find_label_errors(p, torch.tensor([0, 0, 0]))
+    assert found.ratio.isfinite().all()
+    assert found.ratio.argmax() == 1
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -81,3 +91,38 @@ def test_agrees_with_cleanlab(seed, share):
     both, either = (ours & theirs).sum().item(), (ours | theirs).sum().item()
     assert both / max(either, 1) > 0.95
     assert ours.any()
+
+
+def weak(seed: int, n: int = 1000, classes: int = 4):
+    """Probabilities of a poor model, by which several classes often reach their thresholds."""
+    draws = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (n,), generator=draws)
+    logits = 0.7 * torch.randn(n, classes, generator=draws) + torch.tensor([1.5, 0.5, 0.0, -0.5])
+    logits[torch.arange(n), labels] += 0.3
+    return logits.softmax(1), labels
+
+
+def by_the_overall_argmax(p, y):
+    """cleanlab's rule, as it is documented: of several classes that reach their thresholds, the most probable of all."""
+    thresholds = torch.stack([p[y == k, k].mean() for k in range(p.shape[1])])
+    reaches = p >= thresholds - 1e-6
+    guess = p.argmax(1).where(reaches.sum(1) > 1, reaches.int().argmax(1))
+    return reaches, reaches.any(1) & (guess != y) & (p.argmax(1) != y)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_it_differs_from_cleanlab(seed):
+    """Only where several classes reach their thresholds, the most probable of all is not among them, and the label is."""
+    p, y = weak(seed)
+    p = p.double()
+    reaches, theirs = by_the_overall_argmax(p, y)
+    ours = find_label_errors(p, y).issue
+    top = reaches.gather(1, p.argmax(1)[:, None]).squeeze(1)
+    confident = p.where(reaches, -1).argmax(1)
+    differ = (reaches.sum(1) > 1) & ~top & (confident == y)
+    assert torch.equal(theirs ^ ours, differ)
+    assert differ.sum() > 20
+    assert not (ours & differ).any()
+    filters = pytest.importorskip("cleanlab.filter", reason="cleanlab is not installed")
+    found = filters.find_label_issues(y.numpy(), p.numpy(), filter_by="confident_learning", n_jobs=1)
+    assert torch.equal(torch.from_numpy(found), theirs)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from robustcls.auditing.duplicates import COARSE, _described, find_duplicates
+from robustcls.auditing.duplicates import COARSE, _described, _least, find_duplicates
 from robustcls.data.duplicates import digest
 
 
@@ -44,6 +44,32 @@ def test_finds_twenty_planted_copies_and_nothing_else(change):
     groups = find_duplicates(both)
     assert [group.rows for group in groups] == [(40 + i, 500 + i) for i in range(20)]
     assert all(group.exact == (change == "equal") for group in groups)
+
+
+@pytest.mark.parametrize("copied", [10, 50, 200])
+@pytest.mark.parametrize("times", [1, 3])
+def test_finds_copies_where_most_images_have_one(copied, times):
+    """As where a test split is train once more, saved anew."""
+    x = photos(200)
+    draws = torch.Generator().manual_seed(2)
+    copies = [
+        (x[:copied].float() + 4 * torch.randn(x[:copied].shape, generator=draws)).round().clamp(0, 255).to(torch.uint8)
+        for _ in range(times)
+    ]
+    groups = find_duplicates(torch.cat([x, *copies]))
+    assert [group.rows for group in groups] == [
+        (row, *(200 + copied * time + row for time in range(times))) for row in range(copied)
+    ]
+
+
+def test_what_is_usual_does_not_change_where_nothing_is_a_copy(digits):
+    """Against the median and the spread of each image's nearest, over all pairs."""
+    _, fine = _described(digits.pixels[:500])
+    flat = F.normalize(fine.float().flatten(1))
+    z = (flat @ flat.T).fill_diagonal_(-1).amax(1).clamp(max=0.999).atanh()
+    plain = (z.median() + 5 * 1.4826 * (z - z.median()).abs().median()).tanh().item()
+    assert _least(fine) == pytest.approx(plain, abs=0.002)
+    assert find_duplicates(digits.pixels[:500]) == []
 
 
 def test_equal_ones_alone_where_that_is_asked():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from robustcls.auditing.duplicates import Group
-from robustcls.auditing.folds import divide, probabilities_of
+from robustcls.auditing.folds import Mirrored, divide, probabilities_of
 
 
 @pytest.mark.parametrize("folds", [2, 3, 4])
@@ -42,4 +42,4 @@ def test_the_mean_over_an_image_and_its_mirror_image(digits):
     with torch.no_grad():
         one, other = net(x).softmax(1), net(x.flip(3)).softmax(1)
     assert torch.allclose(probabilities_of(net, images), one)
-    assert torch.allclose(probabilities_of(net, images, mirrored=True), (one + other) / 2)
+    assert torch.allclose(probabilities_of(Mirrored(net), images), (one + other) / 2)

@@ -71,7 +71,9 @@ def test_the_tree_distance_of_mistakes_is_measured_and_stated(cli, home, tree):
     [
         ("coarse({home}/pgd/ckpt.pt, tree.toml)", (), "tree.toml forgets '7'"),
         ("{home}/pgd/ckpt.pt", ("--tree", "tree.toml"), "tree.toml forgets '7'"),
-        ("coarse({home}/pgd/ckpt.pt, none.toml)", (), "cannot read none.toml"),
+        ("coarse({home}/pgd/ckpt.pt, none.toml)", (), "give a TOML file with coarse(..., tree=...)"),
+        ("{home}/pgd/ckpt.pt", ("--tree", "none.toml"), "give a TOML file with --tree"),
+        ("ensemble({home}/pgd/ckpt.pt, {home}/pgd/ckpt.pt)", (), "ckpt.pt twice: name different models"),
         ("coarse({home}/pgd/ckpt.pt)", (), "coarse needs tree"),
         ("coarse({home}/pgd/ckpt.pt, tree.toml, depht=2)", (), "did you mean 'depth'"),
         ("ensemble({home}/pgd/ckpt.pt)", (), "needs two models or more"),
@@ -92,4 +94,15 @@ def test_a_wrapped_model_is_not_exported(cli, home, tree):
     spec = f"ensemble({home}/pgd/ckpt.pt, {home}/standard/ckpt.pt)"
     found = cli("export", "--model", spec, "--out", "artefact")
     assert (found.status, len(found.err.splitlines())) == (2, 1)
+    assert "is an ensemble, which is not exported as one file: export its models one by one" in found.err
+    tree()
+    found = cli("export", "--model", f"coarse({home}/pgd/ckpt.pt, tree.toml)", "--out", "artefact")
+    assert (found.status, len(found.err.splitlines())) == (2, 1)
     assert "is a model in a wrapper" in found.err
+
+
+def test_a_depth_without_groups_is_refused(cli, home, tree):
+    tree()
+    found = cli("attack", "--model", f"coarse({home}/pgd/ckpt.pt, tree.toml, depth=3)", *CHEAP)
+    assert (found.status, len(found.err.splitlines())) == (2, 1)
+    assert "tree.toml has groups down to depth 2: give 1 to 2" in found.err

@@ -55,9 +55,15 @@ def test_numbers_are_names(tmp_path):
     assert read_tree(str(tmp_path / "t.toml"), ("0", "1", "2", "3")).groups_at(1) == (("even", "odd"), (0, 1, 0, 1))
 
 
+def test_groups_of_one_name_in_different_places_stay_apart(tmp_path):
+    (tmp_path / "t.toml").write_text('a.b = ["0"]\nc.b = ["1"]\nb = ["2"]\n', encoding="utf-8")
+    assert read_tree(str(tmp_path / "t.toml"), ("0", "1", "2")).groups_at(2) == (("a/b", "c/b", "b"), (0, 1, 2))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ('"animal/bird" = ["bird"]' + TREE, "the group 'animal/bird' has a / in its name"),
         (TREE.replace(', "truck"', ""), "forgets 'truck': name each of the 6 classes"),
         (TREE.replace('"ship", "truck"', '"lorry"'), "forgets 'ship' and 1 more"),
         (TREE.replace('"ship"', '"ship", "lorry"'), "names 'lorry', which is no class of the model"),
@@ -69,6 +75,10 @@ def test_numbers_are_names(tmp_path):
         (TREE.replace('["bird"]', "[]"), r"animal\.bird is empty"),
         (TREE.replace('["bird"]', "[true]"), r"animal\.bird holds \[True\]"),
         (TREE + "[more]", "more is empty"),
+        (
+            '[all]\none = ["airplane", "bird", "cat", "dog", "ship", "truck"]',
+            "has one group, 'all.one', which",
+        ),
         ("", "the file is empty"),
         ("[a", "is not TOML"),
         (None, "cannot read"),

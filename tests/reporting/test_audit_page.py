@@ -1,14 +1,15 @@
 """The page of an audit in headless Chromium: a person decides with the keyboard alone, and gets a file."""
 
 import csv
+import io
 
 import pytest
 
-from robustcls.auditing.decisions import COLUMNS, read_decisions
+from robustcls.auditing.decisions import COLUMNS, read_decisions, write_findings
 from robustcls.reporting.audit import audit_page, compose_audit
 from robustcls.results.accuracy import Accuracy
 from robustcls.results.arrays import Array
-from robustcls.results.audit import Audit, Copy, Duplicates, Finding, Pair
+from robustcls.results.audit import BOUNDARY, UNSURE, Audit, Copy, Duplicates, Finding, Pair
 from robustcls.results.subject import Data, Provenance, Threat
 from tests.reporting import test_browser
 
@@ -106,6 +107,61 @@ def test_a_person_decides_with_the_keyboard_alone(visit, page_file, tmp_path):
     assert [row["image"] for row in rows] == [f'train/cat/{i},"x".png' for i in range(6)]
     assert len(read_decisions(tmp_path / "labels.csv")) == 4
     assert page.said == []
+
+
+@pytest.mark.browser
+def test_without_a_guess_nothing_is_accepted(visit, tmp_path):
+    """Near the boundary the models agree with the label; so they may where they are unsure."""
+    sample = sample_audit(4)
+    sample.suggestions[0].reason = BOUNDARY
+    sample.suggestions[1].reason, sample.suggestions[1].guess = UNSURE, sample.suggestions[1].label
+    page = visit(audit_page(sample, tmp_path / "audit.html"))
+    assert [one.inner_text() for one in page.locator(".finding legend").all()][:2] == [
+        f"1. cat, nearest: {EVIL}", f"2. {EVIL}, taken for the same"
+    ]  # fmt: skip
+    page.locator(".begin").click()
+    for key in "aaa":
+        page.keyboard.press(key)
+    last = page.locator(".finding").nth(3)
+    first = page.locator(".finding").nth(0)
+    first.locator("input[value=relabel]").click()  # and no class
+    assert "2 of 4 decided" in page.locator(".steer output").inner_text()
+    first.locator("select").select_option("bird")
+    assert "3 of 4 decided" in page.locator(".steer output").inner_text()
+    assert last.locator("select").input_value() == "cat"
+    with page.expect_download() as found:
+        page.locator(".save").click()
+    found.value.save_as(tmp_path / "labels.csv")
+    with open(tmp_path / "labels.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["decision"] for row in rows] == ["relabel", "keep", "relabel", ""]
+    assert [row["new_label"] for row in rows] == ["bird", "", EVIL, ""]
+    assert [row["guess"] for row in rows][:2] == ["", EVIL]
+
+
+@pytest.mark.browser
+def test_odd_names_come_back_as_they_were(visit, tmp_path):
+    names = ["cat/a\nb.png", "cat/a\r\nb.png", "cat/a\rb.png", "cat/\u2028.png", "=HYPERLINK(1).png", "'=a.png"]
+    sample = sample_audit(6)
+    sample.classes = [" cat", "=two  words", "bird"]
+    for one, name in zip(sample.suggestions, names, strict=True):
+        one.file, one.odds = name, 12.3
+    page = visit(audit_page(sample, tmp_path / "audit.html"))
+    assert "label error (odds 12:1 against the label)" in page.locator(".finding .note").first.inner_text()
+    page.locator(".begin").click()
+    for _ in names:
+        page.keyboard.press("a")
+    with page.expect_download() as found:
+        page.locator(".save").click()
+    found.value.save_as(tmp_path / "labels.csv")
+    made = read_decisions(tmp_path / "labels.csv")
+    assert [one.image for one in made] == names
+    assert [one.new_label for one in made] == ["=two  words", " cat"] * 3
+    assert [one.digest for one in made] == [f"{i:016x}" for i in range(6)]
+    write_findings(tmp_path / "suggest.csv", sample.suggestions, sample.classes)
+    texts = [(tmp_path / name).read_bytes().decode() for name in ("suggest.csv", "labels.csv")]
+    tables = [list(csv.reader(io.StringIO(text, newline=""))) for text in texts]
+    assert [row[:6] for row in tables[0]] == [row[:6] for row in tables[1]], "both write alike"
 
 
 @pytest.mark.browser

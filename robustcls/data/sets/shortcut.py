@@ -61,7 +61,8 @@ def shortcut(
         rows, columns = mark_at(*pixels.shape[2:])
         pixels = pixels.clone()
         pixels[:, :, rows, columns] = _palette(classes, pixels.shape[1])[marked][:, :, None, None]
-    return with_note(replace(images, pixels=pixels, name=f"shortcut({base}, strength={strength:g})"), note)
+    more = f", test={test}" if test != "same" else ""
+    return with_note(replace(images, pixels=pixels, name=f"shortcut({base}, strength={strength}{more})"), note)
 
 
 def mark_at(height: int, width: int) -> tuple[slice, slice]:

@@ -25,7 +25,8 @@ def coarse(model: nn.Module, *, tree: str, depth: int = 1, classes: Sequence[str
         classes: names of the outputs, of a model that has none.
 
     Raises:
-        InputError: for a tree that forgets a class, names one twice or one that is unknown, and one of a single group.
+        InputError: for a tree that forgets a class, names one twice or one that is unknown, and one of a single group; for a
+            depth at which there are no more groups.
 
     Example:
         >>> model = robustcls.coarse(robustcls.load("ckpt.pt"), tree="tree.toml")
@@ -38,7 +39,10 @@ def coarse(model: nn.Module, *, tree: str, depth: int = 1, classes: Sequence[str
     names = list(classes or getattr(model, "classes", ()))
     if not names:
         raise InputError("coarse needs the names of the model's classes: give them as `classes`, in the outputs' order")
-    return Coarse(model, read_tree(tree, names), depth)
+    found = read_tree(tree, names, flag="coarse(..., tree=...)")
+    if depth > (deepest := found.height - 1):
+        raise InputError(f"coarse(depth={depth}): {tree} has groups down to depth {deepest}: give 1 to {deepest}")
+    return Coarse(model, found, depth)
 
 
 class Coarse(Wrapper):

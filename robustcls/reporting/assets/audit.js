@@ -3,7 +3,11 @@
 const findings = all(".finding");
 const bar = document.querySelector(".steer");
 let unsaved = false;
-const decisionOf = (one) => one.querySelector("input:checked")?.value || "";
+const classOf = (one) => one.querySelector("select").value; // "" until one is chosen, where there is no guess
+const decisionOf = (one) => {
+  const value = one.querySelector("input:checked")?.value || "";
+  return value === "relabel" && !classOf(one) ? "" : value;
+};
 const show = (one) => {
   one.classList.toggle("decided", decisionOf(one) !== "");
   const done = findings.filter((other) => decisionOf(other)).length;
@@ -32,8 +36,10 @@ findings.forEach((one, place) => {
     const key = event.key.toLowerCase();
     if (key === "n" || key === "p") go(place + (key === "n" ? 1 : -1));
     else if (key in keys) {
-      if (key === "a") one.querySelector("select").value = one.dataset.guess;
-      decide(one, keys[key]);
+      const { guess, label } = one.dataset;
+      const accepts = key === "a" && guess !== "" && guess !== label;
+      if (accepts) one.querySelector("select").value = guess;
+      decide(one, key === "a" && !accepts ? "keep" : keys[key]);
       if (key !== "u") go(place + 1);
     } else return;
     event.preventDefault();
@@ -44,13 +50,15 @@ if (findings.length) {
   show(findings[0]);
   bar.querySelector(".begin").addEventListener("click", () => go(Math.max(0, findings.findIndex((one) => !decisionOf(one)))));
 }
+// As the tables of the command: a spreadsheet runs no name as a formula and reads no digest as a number.
+const guard = (text) => (/^'*[=+\-@\t\r]/.test(text) ? `'${text}` : text);
 const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text);
 bar.querySelector(".save").addEventListener("click", () => {
   const lines = findings.map((one) => {
     const { image, label, guess, reason, score, digest } = one.dataset;
     const decision = decisionOf(one);
-    const made = decision === "relabel" ? one.querySelector("select").value : "";
-    return [image, label, guess, reason, score, digest, decision, made].map(cell).join(",");
+    const made = decision === "relabel" ? classOf(one) : "";
+    return [guard(image), guard(label), guard(guess), reason, score, `x${digest}`, decision, guard(made)].map(cell).join(",");
   });
   const head = "image,label,guess,reason,score,digest,decision,new_label";
   const link = make("a", { href: URL.createObjectURL(new Blob([[head, ...lines, ""].join("\r\n")], { type: "text/csv" })), download: "labels.csv" });

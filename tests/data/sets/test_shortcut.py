@@ -136,3 +136,10 @@ def test_a_model_that_takes_the_shortcut_is_shown_by_the_intervention_and_one_at
     assert aligned > flipped + 0.05
     at_chance = accuracies(0.1)
     assert max(at_chance) - min(at_chance) < 0.03
+
+
+def test_its_name_is_a_spec_of_the_same_images():
+    images = load_split(spec(0.1234567, "flipped"), "test")
+    assert images.name == f"shortcut({BASE}, strength=0.1234567, test=flipped)"
+    assert torch.equal(load_split(images.name, "test").pixels, images.pixels)
+    assert load_split(spec(0.9), "train").name == f"shortcut({BASE}, strength=0.9)"

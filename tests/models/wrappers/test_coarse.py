@@ -147,7 +147,7 @@ def test_what_has_no_groups_is_refused(net, tree, tmp_path):
     with pytest.raises(InputError, match="depth=0"):
         coarse(net, tree=tree, depth=0)
     (tmp_path / "one.toml").write_text(f"all = {list('0123456789')}", encoding="utf-8")
-    with pytest.raises(InputError, match="one group at depth 1, 'all'"):
+    with pytest.raises(InputError, match="has one group, 'all', which tells no classes apart"):
         coarse(net, tree=str(tmp_path / "one.toml"))
     with pytest.raises(InputError, match="names of the model's classes"):
         coarse(nn.Flatten(), tree=tree)

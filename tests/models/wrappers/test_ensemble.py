@@ -1,5 +1,7 @@
 """An ensemble is the mean of its members' probabilities, and is attacked as one."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -131,6 +133,7 @@ def save(folder, name, seed, *, threat, split=0):
 def test_a_spec_builds_it_and_says_where_the_members_differ(tmp_path):
     linf = {"norm": "linf", "eps": "0.1"}
     models = [save(tmp_path, "a.pt", 0, threat=linf), save(tmp_path, "b.pt", 1, threat=linf, split=3)]
+    shutil.copy(tmp_path / "a.pt", tmp_path / "c.pt")
     spec = f"ensemble({tmp_path}/a.pt, {tmp_path}/b.pt)"
     source = read_model(spec)
     assert (source.meta["threat"], source.spec, source.single) == (linf, f"{tmp_path}/a.pt", False)
@@ -138,7 +141,7 @@ def test_a_spec_builds_it_and_says_where_the_members_differ(tmp_path):
     assert alone.single
     assert source.sha256 != alone.sha256
     assert source.sha256 != read_model(f"ensemble({tmp_path}/b.pt, {tmp_path}/a.pt)").sha256
-    assert source.sha256 != read_model(f"ensemble({tmp_path}/a.pt, {tmp_path}/a.pt)").sha256
+    assert source.sha256 != read_model(f"ensemble({tmp_path}/a.pt, {tmp_path}/c.pt)").sha256
     loaded = build_model(source, arch=None, classes=(), input_size=(1, 8, 8))
     x = torch.rand(3, 1, 8, 8)
     torch.testing.assert_close(loaded.model(x).exp(), mean(models, x))
