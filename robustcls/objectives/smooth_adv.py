@@ -13,7 +13,7 @@ from robustcls.core.objective import BoundAttack, Loss
 def smooth_adv(
     model: nn.Module, x: Tensor, y: Tensor, attack: BoundAttack, *, sigma: float = 0.25, draws: int = 2
 ) -> Loss:
-    """SmoothAdv: cross-entropy under noise, at examples against the mean under that noise (Salman et al. 2019, arXiv:1906.04584).
+    """Cross-entropy under noise, at examples against the mean under that noise: SmoothAdv (Salman et al., arXiv:1906.04584).
 
     The attack, such as `pgd` in l2, sees the mean softmax over `draws` noisy copies, the same in all of its steps; on these the
     model is trained, each with the label. x_adv stays in [0, 1], the noise on it is not clamped.

@@ -1,6 +1,7 @@
 """`robustcls certify`."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_it_writes_an_evaluation_without_attacks(cli):
     evaluation = Evaluation.load("evaluation-smoothed.json")
     record = evaluation.certified
     assert evaluation.model.name == LINEAR
-    assert (evaluation.attacks, evaluation.robust) == ([], evaluation.robust)
+    assert (evaluation.attacks, evaluation.robust.correct) == ([], evaluation.clean.correct)
     assert evaluation.robust.kind == "clean accuracy: no attack was run"
     assert (record.method, record.norm, record.sigma, record.n, record.n0) == ("smoothing", "l2", 0.25, 100, 20)
     assert [point.radius for point in record.curve] == [0, 0.1, 0.9]
@@ -63,13 +64,13 @@ def test_certificates_are_added_beside_attacks_on_the_same_smoothed_model(cli):
 def test_a_lower_bound_is_never_put_beside_another_models_upper_bound(cli):
     attack = ("--attack", "fgsm", "--norm", "l2", "--eps", 0.2)
     assert cli("attack", "--model", f"{HERE}:linear", *DATA, *attack, "--out", "base.json").status == 0
-    before = open("base.json").read()
+    before = Path("base.json").read_text()
     for sigma in ((), ("--sigma", 0.25)):
         model = f"{HERE}:linear" if sigma else LINEAR
         found = certify(cli, model, *sigma, "--out", "base.json")
         assert found.status == 2
         assert f"base.json is of {HERE}:linear, and certified is {LINEAR}" in found.err
-    assert open("base.json").read() == before
+    assert Path("base.json").read_text() == before
     assert certify(cli, LINEAR, "--out", "smooth.json").status == 0
     other = certify(cli, f"{HERE}:linear", "--sigma", 0.5, "--out", "smooth.json")
     assert "certified is smoothed" in other.err
@@ -112,7 +113,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_result(cli, monkeypatch)
     assert "another seed" in other.err
     assert certify(cli, LINEAR, "--out", "cut.json", "--resume").status == 0
     assert len(done) == 10, "two of four files were there"
-    one, two = (json.loads(open(name).read())["certified"]["samples"] for name in ("whole.json", "cut.json"))
+    one, two = (json.loads(Path(name).read_text())["certified"]["samples"] for name in ("whole.json", "cut.json"))
     assert one == two
 
 
@@ -153,4 +154,4 @@ def test_wrong_input_is_one_line_and_status_2(model, more, said, cli):
     assert found.status == 2
     assert said in found.err
     assert found.err.count("\n") == 1
-    assert not __import__("pathlib").Path("out.json").exists()
+    assert not Path("out.json").exists()
