@@ -26,7 +26,10 @@ def row(path: Path) -> list[str]:
 
 
 def measured(header: list[str], recipe: str) -> list[str]:
-    """Clean and robust accuracy with intervals, samples and the evaluation that the header names last. recipe: its file's name."""
+    """Clean and robust accuracy with intervals, samples and the evaluation that the header names last.
+
+    recipe: the name of the file.
+    """
     named = [match[0] for line in header if (match := re.match(r"reports/\S+", line))]
     if not named:
         own = [match[1] for line in header if (match := re.search(r"python experiments/([\w/]+)/table\.py", line))]

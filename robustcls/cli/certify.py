@@ -40,9 +40,7 @@ def command(flags: dict, config_file: str | None, model: str, out: str | None, r
       robustcls certify --model ckpt.pt --sigma 0.25
       robustcls certify --model ckpt.pt --sigma 0.25 -n 500 --draws 10000
       robustcls certify --model "smoothed(ckpt.pt, sigma=0.25)" --resume
-      robustcls attack --model "smoothed(ckpt.pt, sigma=0.25)" --suite rand \\
-          --norm l2 --eps 0.5 -n 200 --out both.json
-      robustcls certify --model ckpt.pt --sigma 0.25 --out both.json
+      robustcls certify --model ckpt.pt --sigma 0.25 --out attacked.json
     """
     config = build(CertifyConfig, flags, config_file)
 
