@@ -22,17 +22,20 @@ def row(path: Path) -> list[str]:
     header = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     name = path.relative_to(HERE).as_posix()
     what = re.split(r" \(|\.(?: |$)", " ".join(header))[0]
-    return [f"[`{name.removesuffix('.toml')}`]({name})", what, *measured(header)]
+    return [f"[`{name.removesuffix('.toml')}`]({name})", what, *measured(header, path.stem)]
 
 
-def measured(header: list[str]) -> list[str]:
-    """Clean and robust accuracy with intervals, samples and the evaluation that the header names last."""
+def measured(header: list[str], recipe: str) -> list[str]:
+    """Clean and robust accuracy with intervals, samples and the evaluation that the header names last.
+
+    recipe: the name of the file.
+    """
     named = [match[0] for line in header if (match := re.match(r"reports/\S+", line))]
     if not named:
-        own = [match[1] for line in header if (match := re.search(r"python experiments/(\w+)/table\.py", line))]
-        results = f"reports/{own[-1]}/results.json" if own else ""
-        if own and (ROOT / results).exists():
-            return ["in a table of its own", "", "", f"[JSON](../{results})"]
+        own = [match[1] for line in header if (match := re.search(r"python experiments/([\w/]+)/table\.py", line))]
+        for results in (f"reports/{own[-1]}/{file}.json" for file in ("results", recipe) if own):
+            if (ROOT / results).exists():
+                return ["in a table of its own", "", "", f"[JSON](../{results})"]
         return ["not measured yet", "", "", ""]
     evidence = ROOT / named[-1]
     file = evidence / "ema_fast.json" if (evidence / "ema_fast.json").exists() else evidence

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from robustcls.api import attack as attack
     from robustcls.api import audit as audit
+    from robustcls.api import certify as certify
     from robustcls.api import choose as choose
     from robustcls.api import evaluate as evaluate
     from robustcls.api import explain as explain
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from robustcls.models.wrappers.averaged import averaged as averaged
     from robustcls.models.wrappers.coarse import coarse as coarse
     from robustcls.models.wrappers.ensemble import ensemble as ensemble
+    from robustcls.models.wrappers.smoothed import smoothed as smoothed
     from robustcls.models.wrappers.straight_through import straight_through as straight_through
     from robustcls.reporting.render import report as report
     from robustcls.results.records import Evaluation as Evaluation
@@ -42,6 +44,7 @@ _HOMES = {
     "attack": "robustcls.api",
     "audit": "robustcls.api",
     "averaged": "robustcls.models.wrappers.averaged",
+    "certify": "robustcls.api",
     "choose": "robustcls.api",
     "coarse": "robustcls.models.wrappers.coarse",
     "ensemble": "robustcls.models.wrappers.ensemble",
@@ -53,6 +56,7 @@ _HOMES = {
     "load": "robustcls.api",
     "load_data": "robustcls.api",
     "report": "robustcls.reporting.render",  # which needs no torch
+    "smoothed": "robustcls.models.wrappers.smoothed",
     "straight_through": "robustcls.models.wrappers.straight_through",
     "train": "robustcls.api",
 }

@@ -26,6 +26,7 @@ from robustcls.data.images import collect
 from robustcls.data.splits import load_split
 from robustcls.deploy.artefact import export as export
 from robustcls.evaluation import measured
+from robustcls.evaluation.certify import certify as certify
 from robustcls.models import loading
 from robustcls.models.checkpoint import Arch
 from robustcls.reporting.render import report as report

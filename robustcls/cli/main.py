@@ -22,6 +22,7 @@ SUMMARIES = {
     "audit": "Find label errors and duplicates in training data.",
     "attack": "Measure clean and robust accuracy.",
     "explain": "Draw attribution maps of clean and adversarial images.",
+    "certify": "Prove lower bounds of robust accuracy, by smoothing.",
     "report": "Attack, explain and diagnose, then write the HTML report.",
     "compare": "Show evaluations of the same samples side by side.",
     "gate": "Exit with 0 or 1 by thresholds on accuracy, for CI.",

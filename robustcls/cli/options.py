@@ -19,12 +19,12 @@ MODEL_HELP = (
     "Checkpoint, state dict (with --arch), torchvision/NAME, timm/NAME, FILE.onnx, a folder of robustcls export, "
     "http://HOST:PORT/v2/models/NAME of a running service, or module:callable: a torch.nn.Module, or a function "
     "without arguments that makes one, that sees [0, 1] pixels. Also inside a wrapper: averaged(M, draws=20), "
-    "straight_through(M, layer=NAME)."
+    "smoothed(M, sigma=0.25), straight_through(M, layer=NAME)."
 )
 PYTHON = {"attacks": "attack", "path": "out"}  # names of options in Python that are not the flag's
 GROUPS = (
-    "Data", "Model", "Attack", "Optimisation", "Explanation", "Report", "Verdict", "Benchmark", "Network", "Limits", "Scale",
-    "Runtime", "Output",
+    "Data", "Model", "Attack", "Certificate", "Optimisation", "Explanation", "Report", "Verdict", "Benchmark", "Network",
+    "Limits", "Scale", "Runtime", "Output",
 )  # fmt: skip
 OWN = {  # groups of options that a command declares itself; the others are about its output
     "model": "Model", "models": "Model", "resume": "Runtime", "dry_run": "Runtime", "config_file": "Runtime",

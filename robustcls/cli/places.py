@@ -112,6 +112,7 @@ def loses(old: "Evaluation", new: "Evaluation") -> bool:
         or old.data.n > new.data.n
         or bool({point.eps for point in old.curve or []} - {point.eps for point in new.curve or []})
         or any(getattr(old, one.name) and not getattr(new, one.name) for one in measures())
+        or bool(old.certified and not new.certified)
         or any(after.error and not before.error for before, after in zip(old.attacks, new.attacks, strict=True))
     )
 

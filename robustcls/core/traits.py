@@ -21,7 +21,7 @@ class Traits:
     )
     unrestricted: bool = False  # leaves every small ball: it counts only in the whole box, linf:1
     soft_labels: bool = False  # takes probabilities N,K for labels
-    training_only: bool = False  # leaves the ball on purpose: its images are for training alone
+    training_only: bool = False  # leaves the ball, or [0, 1], on purpose: its images are for training alone
     keeps_label: bool = False  # moves the explanation and never the label: it says nothing of accuracy
     universal: bool = False  # makes one perturbation for all images, so it takes them all at once
     attacks: bool = True  # an objective: asks for adversarial images

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from robustcls.core import plugins
 from robustcls.core.errors import InputError
 from robustcls.core.losses import probabilities
+from robustcls.core.traits import traits_of
 
 Augment = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
 
@@ -22,6 +23,11 @@ def augmenter(spec: str, *, flip: bool, num_classes: int) -> Augment:
     Raises InputError for a chain that is not one.
     """
     links = [plugins.load("augment", part) for part in _links(spec)]
+    for link in links[:-1]:
+        if traits_of(link).training_only:
+            raise InputError(
+                f"augment {spec!r}: {link.func.__name__} leaves [0, 1], where the others would cut it off: put it last"
+            )
     if not flip:
         links = [partial(link, flip=False) if "flip" in _parameters(link) else link for link in links]
     mixes = ["y" in _parameters(link) for link in links]
@@ -40,6 +46,17 @@ def augmenter(spec: str, *, flip: bool, num_classes: int) -> Augment:
 def mixes_labels(spec: str) -> bool:
     """Whether a link of the chain gives images several labels. Raises InputError for a chain that is not one."""
     return any("y" in _parameters(plugins.load("augment", part)) for part in _links(spec))
+
+
+def noise_of(spec: str) -> float | None:
+    """The standard deviation of the Gaussian noise that a chain ends with; None without it. Raises InputError."""
+    last = plugins.parse("augment", _links(spec)[-1])
+    return float(plugins.resolved("augment", last)["sigma"]) if last.name == "gaussian" else None
+
+
+def leaves_box(spec: str) -> bool:
+    """Whether a chain gives pixels outside [0, 1]. Raises InputError for a chain that is not one."""
+    return any(traits_of(plugins.load("augment", part)).training_only for part in _links(spec))
 
 
 def _links(spec: str) -> list[str]:

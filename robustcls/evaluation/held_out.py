@@ -8,12 +8,16 @@ from robustcls.core.detector import HELD_OUT, Detector, make_detector
 from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.data.images import Images
+from robustcls.evaluation.certify_config import CertifyConfig
 from robustcls.evaluation.config import FPR, AttackConfig, ExplainConfig
 from robustcls.runtime.stored import as_floats
 
 
 def detector_of(
-    options: AttackConfig | ExplainConfig, model: nn.Module, split: Callable[..., Images], evaluated: Images
+    options: AttackConfig | ExplainConfig | CertifyConfig,
+    model: nn.Module,
+    split: Callable[..., Images],
+    evaluated: Images,
 ) -> Detector | None:
     """The detector that the options name, with its threshold from images of a split that is not evaluated.
 

@@ -25,6 +25,7 @@ from robustcls.data.mask_file import read_mask
 from robustcls.data.seen import seen_in_training
 from robustcls.data.spec import may_have_trained_on
 from robustcls.data.splits import SAMPLING_RULE, load_split
+from robustcls.evaluation.certify_config import CertifyConfig
 from robustcls.evaluation.config import AttackConfig, ExplainConfig, flags_of
 from robustcls.evaluation.data_spec import choose_data
 from robustcls.evaluation.held_out import detector_of
@@ -151,13 +152,13 @@ def make_subject(
     )  # fmt: skip
 
 
-def load_subject(spec: str, options: AttackConfig | ExplainConfig) -> Subject:
+def load_subject(spec: str, options: AttackConfig | ExplainConfig | CertifyConfig) -> Subject:
     """The subject that `--model` and the options name, aimed at their target; what they leave open is taken from the
     checkpoint, and noted. Raises InputError for whatever is wrong with them."""
     return load_subjects([spec], options)[0]
 
 
-def _load(spec: str, options: AttackConfig | ExplainConfig, *, shared: bool) -> Subject:
+def _load(spec: str, options: AttackConfig | ExplainConfig | CertifyConfig, *, shared: bool) -> Subject:
     """Without the target. shared: other models are evaluated by the same options."""
     transfer_from = options.transfer_from if isinstance(options, AttackConfig) else None
     device, count = resolve_device(options.device), parse_n(options.n)
@@ -228,7 +229,7 @@ def _load(spec: str, options: AttackConfig | ExplainConfig, *, shared: bool) -> 
     )  # fmt: skip
 
 
-def load_subjects(specs: Sequence[str], options: AttackConfig | ExplainConfig) -> list[Subject]:
+def load_subjects(specs: Sequence[str], options: AttackConfig | ExplainConfig | CertifyConfig) -> list[Subject]:
     """As `load_subject`, of several models on the same data, whose images lie in memory once. Raises InputError."""
     subjects = [_load(spec, options, shared=len(specs) > 1) for spec in specs]
     for subject in subjects:
@@ -260,7 +261,9 @@ def describe_model(
     )
 
 
-def _choose_threat(source: ModelSource, options: AttackConfig | ExplainConfig) -> tuple[ThreatModel, list[str]]:
+def _choose_threat(
+    source: ModelSource, options: AttackConfig | ExplainConfig | CertifyConfig
+) -> tuple[ThreatModel, list[str]]:
     """From the options, else the checkpoint, else the data set's recipe; a radius holds for its own norm alone."""
     known, whose = source.meta.get("threat"), f"from {Path(source.spec).name}"
     if not known:
@@ -274,7 +277,7 @@ def _choose_threat(source: ModelSource, options: AttackConfig | ExplainConfig) -
 
 
 def _fit(
-    source: ModelSource, images: Images, options: AttackConfig | ExplainConfig, *, shared: bool
+    source: ModelSource, images: Images, options: AttackConfig | ExplainConfig | CertifyConfig, *, shared: bool
 ) -> tuple[LoadedModel, records.ClassMap | None, records.Model, list[str]]:
     """The model on its device; how the data's classes are mapped to its outputs, None where they are the same; its record;
     and what is said of both. shared: the list of classes may be about another model.

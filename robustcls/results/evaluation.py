@@ -14,6 +14,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.measures import measures, with_fields
 from robustcls.core.threat import BALL, parse_eps
 from robustcls.results.accuracy import Accuracy, Balanced, TwoClasses
+from robustcls.results.certified import Certified
 from robustcls.results.fields import SLACK, need
 from robustcls.results.json_files import JsonFile
 from robustcls.results.robustness import Attack, Check, CurvePoint, Rejection, Sample, Targeted, UnderNoise
@@ -76,6 +77,9 @@ class Evaluation(JsonFile):
     under_noise: UnderNoise | None = None  # of a model that is random at prediction; else, and in earlier files, None
     suites: dict[str, int] = field(default_factory=dict)  # the version of each suite that was run; see `suite_versions`
     severity: Severity | None = None  # of the mistakes, by a tree of the classes, where one was given
+    certified: Certified | None = (
+        None  # a lower bound, of the same classifier in the same norm; None where none was proven
+    )
 
     # Of one that was just made, in memory. No field, for no file holds them: None of one that was loaded.
     examples = cast("Examples", None)
@@ -92,6 +96,7 @@ class Evaluation(JsonFile):
             *([f"  tree     mistakes {say_severity(self.severity)}"] if self.severity else []),
             *([f"  one pass clean {noisy.clean}, robust {noisy.robust}, over {noisy.passes} passes"] if noisy else []),
             f"  attacks  {', '.join(_outcome(attack) for attack in self.attacks) or 'none'}",
+            *([f"  proven   {say_certified(self.certified)}"] if self.certified else []),
         ]
         for status, what in (("fail", "failed"), ("warn", "warning")):
             if names := [check.id for check in self.checks if check.status == status]:
@@ -116,6 +121,7 @@ class Evaluation(JsonFile):
         self._check_samples()
         self._check_attacks()
         self._check_radii()
+        self._check_certified()
 
     @property
     def suite_versions(self) -> dict[str, int]:
@@ -201,6 +207,20 @@ class Evaluation(JsonFile):
             need(same, f"{path}.robust.correct", count, f"robust accuracy, {robust}, at its eps")
             before = point
 
+    def _check_certified(self) -> None:
+        """The certificates are about the same samples, in the norm of the threat."""
+        if self.certified is None:
+            return
+        self.certified.check()
+        need(self.certified.norm == self.threat.norm, "certified.norm", self.certified.norm, self.threat.norm)
+        ours, its = ([(one.index, one.label) for one in samples] for samples in (self.samples, self.certified.samples))
+        need(
+            sorted(ours) == sorted(its),
+            "certified.samples",
+            f"{len(its)}",
+            "the samples that were evaluated, with their labels",
+        )
+
 
 def _demands(one: Sample, threat: Threat, ran: set[str]) -> Iterator[tuple[bool, str, str]]:
     """A broken sample has an example in the ball, of another label, by an attack that ran; another has none."""
@@ -253,6 +273,13 @@ def say_reached(found: Targeted) -> str:
     """The share of samples that reached their target, in words."""
     left_out = f"; {found.left_out} samples of that class left out" if found.left_out else ""
     return f"{found.target}: reached by {found.reached} right on clean images{left_out}"
+
+
+def say_certified(found: Certified) -> str:
+    """Certified accuracy by radius, in words: `smoothing, l2: 74.8% at 0, 60.0% at 0.25`."""
+    return (
+        f"{found.method}, {found.norm}: {', '.join(f'{one.accuracy:.1%} at {one.radius:.4g}' for one in found.curve)}"
+    )
 
 
 def _outcome(attack: Attack) -> str:

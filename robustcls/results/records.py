@@ -3,6 +3,7 @@
 from robustcls.results.accuracy import Accuracy, Balanced, Estimate, Rates, Spread, TwoClasses
 from robustcls.results.arrays import Array
 from robustcls.results.attribution import EXPLANATION_SCHEMA, Explanations, Likeness, Measures, MethodMeasures
+from robustcls.results.certified import Certified, CertifiedPoint, CertifiedSample
 from robustcls.results.evaluation import SCHEMA, Evaluation
 from robustcls.results.robustness import Attack, Check, CurvePoint, Rejection, Repeated, Sample, Targeted, UnderNoise
 from robustcls.results.severity import Mistakes, Severity
@@ -10,8 +11,9 @@ from robustcls.results.subject import ClassMap, Data, Mask, Model, Provenance, S
 from robustcls.results.training import Chance, Epoch, Training
 
 __all__ = [
-    "EXPLANATION_SCHEMA", "SCHEMA", "Accuracy", "Array", "Attack", "Balanced", "Chance", "Check", "ClassMap", "CurvePoint",
-    "Data", "Epoch", "Estimate", "Evaluation", "Explanations", "Likeness", "Mask", "Measures", "MethodMeasures", "Mistakes",
-    "Model", "Provenance", "Rates", "Rejection", "Repeated", "Sample", "Service", "Severity", "Spread", "Targeted",
-    "Threat", "Training", "TwoClasses", "UnderNoise",
+    "EXPLANATION_SCHEMA", "SCHEMA", "Accuracy", "Array", "Attack", "Balanced", "Certified", "CertifiedPoint",
+    "CertifiedSample", "Chance", "Check", "ClassMap", "CurvePoint", "Data", "Epoch", "Estimate", "Evaluation",
+    "Explanations", "Likeness", "Mask", "Measures", "MethodMeasures", "Mistakes", "Model", "Provenance", "Rates",
+    "Rejection", "Repeated", "Sample", "Service", "Severity", "Spread", "Targeted", "Threat", "Training", "TwoClasses",
+    "UnderNoise",
 ]  # fmt: skip

@@ -8,6 +8,16 @@ from statistics import NormalDist
 Z95 = 1.959963984540054
 
 
+def clopper_pearson_low(count: int, n: int, alpha: float) -> float:
+    """The exact lower bound of the probability of a yes, of which there were `count` in n draws, at confidence 1 - alpha.
+
+    One-sided (Clopper and Pearson 1934): the probability at which so many or more come up with probability alpha.
+    """
+    from scipy.special import betaincinv
+
+    return float(betaincinv(count, n - count + 1, alpha)) if count else 0.0
+
+
 def bonferroni(count: int) -> float:
     """The z at which `count` two-sided intervals hold their values together with a probability of at least 95%.
 

@@ -13,7 +13,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel, parse_eps
-from robustcls.data.augment import augmenter, mixes_labels
+from robustcls.data.augment import augmenter, leaves_box, mixes_labels
 from robustcls.data.images import Images, batches, num_batches
 from robustcls.data.mixed import Mixed
 from robustcls.data.splits import choose
@@ -65,6 +65,11 @@ class Run:
         self.mixed = None if unlabelled is None else self._mixed(unlabelled.to(self.device))
         self.batch_size = resolve_batch_size(parse_batch_size(config.batch_size), size, self.device)
         self._check_batch_size()
+        if leaves_box(config.augment) and (adv or config.adv) not in (None, "none"):
+            raise InputError(
+                f"`augment={config.augment}` leaves [0, 1], to which the inner attack clamps its images, so that the "
+                'noise would be cut off: give `adv=none`, or without this augmentation `objective="smooth_adv(sigma=0.25)"`'
+            )
         self.augment = augmenter(config.augment, flip=train.flip, num_classes=len(train.classes))
         with own_random(self.device):
             seed_global(config.seed, self.device)

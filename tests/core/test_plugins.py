@@ -59,7 +59,9 @@ def test_names_lists_what_can_be_loaded_and_nothing_else(kind):
     assert names(kind) == sorted(names(kind))
     assert [plugin.name for plugin in describe(kind)] == names(kind)
     for plugin in describe(kind):
-        needed = tuple((option.name, "x") for option in plugin.options if option.default == "required")
+        needed = tuple(
+            (one.name, "x" if one.type.startswith("str") else 1) for one in plugin.options if one.default == "required"
+        )
         spec = Spec(plugin.name, (), needed)
         function = load(kind, spec)
         assert function.func.__name__ == plugin.name

@@ -23,6 +23,7 @@ PAGES = [
     "labels",
     "attack",
     "defences",
+    "certify",
     "explain",
     "report",
     "deploy",

@@ -1,0 +1,65 @@
+"""Trains the recipes of this folder and certifies them by smoothing, row by row; what is done already is not done again.
+
+python experiments/certified/smoothing/run.py --data folder:cifar             # with noise, and without
+python experiments/certified/smoothing/run.py --data folder:cifar --draws 10000 --rows gaussian
+python experiments/certified/smoothing/run.py --tiny --work tiny --out tiny     # a minute, on the digits
+
+Runs lie below --work; training and certificates that were cut off go on. The evaluation of each row, with its certificates,
+is NAME.json in --out. At most sigma 0.25 and 1,000 draws certify a radius of 0.62: the curve at 0.75 needs --draws 10000.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE.parents[2] / "reports" / "certified" / "smoothing"
+ROWS = ("gaussian", "no_noise")
+SIGMA, RADII = 0.25, "0,0.25,0.5,0.75"
+TINY = ["--data", "digits(size=8)", "--arch", "vgg16(width=0.1)", "--epochs", "6", "--batch-size", "32"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Randomised smoothing: trains and certifies.")
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--work", type=Path, default=Path("runs/certified/smoothing"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--n", default="500")
+    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--tiny", action="store_true")
+    given = parser.parse_args()
+    for name in given.rows:
+        if (given.out / f"{name}.json").exists():
+            continue
+        print(name, flush=True)
+        train(name, given.work / name, given.data, tiny=given.tiny)
+        size = ["-n", "30", "--draws", "200"] if given.tiny else ["-n", given.n, "--draws", given.draws]
+        command(
+            "certify", "--model", given.work / name / "ckpt.pt", "--sigma", SIGMA, "--eps-grid", RADII, *size, "--resume",
+            "--out", given.out / f"{name}.json",
+        )  # fmt: skip
+
+
+def train(name: str, run: Path, data: str, *, tiny: bool) -> None:
+    """Goes on with a run that was cut off; one that is finished says so and does nothing."""
+    if (run / "last.pt").exists():
+        command("train", "--resume", run)
+        return
+    more = ["--data", data]
+    if tiny:
+        noise = "gaussian(sigma=0.25)" if name == "gaussian" else "none"
+        more = [*TINY, "--augment", noise, "--limit-train", "1000"]
+    command("train", "--config", HERE / f"{name}.toml", *more, "--out", run)
+
+
+def command(*words: object) -> None:
+    """Runs robustcls; ends with it where it fails."""
+    status = subprocess.run([sys.executable, "-m", "robustcls", *map(str, words)]).returncode
+    if status:
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

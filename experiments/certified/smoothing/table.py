@@ -1,0 +1,41 @@
+"""Prints the certified curves of this folder's recipes, out of reports/certified/smoothing.
+
+python experiments/certified/smoothing/table.py [FOLDER]
+"""
+
+import sys
+from pathlib import Path
+
+from robustcls import Evaluation
+from robustcls.cli.console import markdown
+
+RESULTS = Path(__file__).resolve().parents[3] / "reports" / "certified" / "smoothing"
+WORDS = {"gaussian": "noise of sigma 0.25", "no_noise": "no noise"}
+
+
+def table(found: dict[str, Evaluation]) -> str:
+    """One line for each recipe: clean accuracy of the vote, certified accuracy by radius, with 95% intervals, abstentions."""
+    lines = []
+    for name, one in found.items():
+        record = one.certified
+        assert record is not None
+        cells = [f"{point.accuracy:.1%} [{point.ci95[0]:.1%}, {point.ci95[1]:.1%}]" for point in record.curve]
+        lines.append([WORDS[name], f"{one.clean.accuracy:.1%}", *cells, str(record.abstained)])
+    curve = next(iter(found.values())).certified.curve
+    return markdown(["Trained with", "Vote", *(f"at {point.radius:g}" for point in curve), "Abstained"], lines)
+
+
+def about(found: dict[str, Evaluation]) -> str:
+    """What all rows have in common."""
+    one = next(iter(found.values()))
+    record = one.certified
+    return (
+        f"{one.data.n:,} test images, sigma {record.sigma:g}, {record.n:,} draws, alpha {record.alpha:g}, l2, "
+        f"{record.precision}; {record.device.split(',')[0]}."
+    )
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
+    found = {name: Evaluation.load(path) for name in WORDS if (path := folder / f"{name}.json").exists()}
+    print(f"{table(found)}\n\n{about(found)}" if found else "Not measured yet.")

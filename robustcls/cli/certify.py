@@ -1,0 +1,106 @@
+"""`robustcls certify`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from robustcls.cli.attack import GO_ON
+from robustcls.cli.console import interval, note, table, wrap
+from robustcls.cli.options import GroupedCommand, build, config_option, model_option, options
+from robustcls.cli.places import command_line, default_out, overwrite_option
+from robustcls.core.errors import InputError
+from robustcls.core.files import check_writable, is_stdout, is_stream
+from robustcls.evaluation.certify_config import CertifyConfig
+
+if TYPE_CHECKING:
+    from robustcls.results.records import Certified, Evaluation
+
+
+@click.command("certify", cls=GroupedCommand)
+@model_option
+@click.option(
+    "--out",
+    metavar="FILE.json",
+    help="The evaluation; one of the same model and samples keeps its attacks.  [default: evaluation-smoothed.json beside the "
+    "checkpoint]",
+)
+@click.option("--resume", is_flag=True, help="Go on with a run that was cut off, to the same result.")
+@overwrite_option
+@config_option
+@options(CertifyConfig)
+def command(flags: dict, config_file: str | None, model: str, out: str | None, resume: bool, overwrite: bool) -> None:
+    """Prove within which radius a classifier's answers hold, whatever the attack: a lower bound of robust accuracy.
+
+    By randomised smoothing what is certified is not the model but the class that it gives most often under Gaussian noise,
+    smoothed(M, sigma=0.25), in l2. Train with that noise: --augment "crop_flip+gaussian(sigma=0.25)". The upper bound beside
+    it is an attack on the same smoothed(M, sigma=0.25); one on M itself is about another classifier.
+
+    \b
+      robustcls certify --model ckpt.pt --sigma 0.25
+      robustcls certify --model ckpt.pt --sigma 0.25 -n 500 --draws 10000
+      robustcls certify --model "smoothed(ckpt.pt, sigma=0.25)" --resume
+      robustcls certify --model ckpt.pt --sigma 0.25 --out attacked.json
+    """
+    config = build(CertifyConfig, flags, config_file)
+
+    from robustcls.evaluation.certify import certify_spec
+    from robustcls.evaluation.journal import Journal, kept
+    from robustcls.results.records import Evaluation
+    from robustcls.runtime.device import keep_freed_memory
+    from robustcls.runtime.world import World
+
+    keep_freed_memory()
+    task = certify_spec(model, config)
+    target = Path(out) if out else default_out(task.subject.spec, "evaluation.json")
+    check_writable(target, "--out", [model])
+    if resume and is_stream(target):
+        raise InputError(f"nothing is kept for --resume where --out is {target}, a pipe or a device: name a file")
+    with World().claim((target, "--out")):
+        earlier = None
+        if not overwrite and not is_stream(target) and target.is_file() and target.stat().st_size:
+            earlier = Evaluation.load(target)
+            task.check_same(earlier, str(target))
+        for line in task.subject.notes:
+            note(line, config.quiet)
+        for line in task.remarks():
+            note(line, config.quiet)
+        journal = None if is_stream(target) else Journal(target.with_name(f"{target.name}.partial"), resume=resume)
+        with kept(journal, lambda folder: note(GO_ON.format(folder), config.quiet)):
+            evaluation = task.run(journal, command_line())
+            if earlier is not None and earlier.attacks:
+                note(f"the certificates are added to {target}, beside its attacks", config.quiet)
+                earlier.certified, evaluation = evaluation.certified, earlier
+            evaluation.save(target)
+    aside = is_stdout(target)
+    click.echo(summarise(evaluation), err=aside)
+    click.echo(f"\n{target}", err=aside)
+
+
+def summarise(evaluation: "Evaluation") -> str:
+    """The certificates in at most 80 columns."""
+    found = evaluation.certified
+    assert found is not None
+    head = ("radius", "certified", "95%", "samples")
+    rows = [
+        [f"{one.radius:.4g}", f"{one.accuracy:.1%}", interval(one.ci95), f"{one.correct} of {one.total}"]
+        for one in found.curve
+    ]
+    lines = [table(head, rows), "", *_how(found), f"{evaluation.model.name}: clean {evaluation.clean}"]
+    if evaluation.attacks:
+        lines.append(f"robust {evaluation.robust}, {evaluation.kind_text}, {evaluation.threat.text}")
+    return "\n".join(line if "\n" in line else wrap(line, indent=2) for line in lines)
+
+
+def _how(found: "Certified") -> list[str]:
+    """What the certificates are worth, in words."""
+    if found.method == "bounds":
+        return [f"{found.norm}, by bounds: {found.algorithm}"]
+    assert found.alpha is not None
+    false = found.alpha * len(found.samples)
+    return [
+        f"{found.norm}, noise of sigma {found.sigma:g}, {found.n:,} draws each; {found.abstained} abstained",
+        f"each certificate holds with probability {1 - found.alpha:.6g}: of {len(found.samples)} at most {false:.2g} are "
+        "expected to be false; 95% Wilson intervals are for the choice of the samples",
+        *([f"certified is the copy in {found.precision}"] if found.precision != "fp32" else []),
+    ]

@@ -1,0 +1,245 @@
+"""Certified accuracy of a subject, as a record of its own or beside the attacks of an evaluation."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from numpy import ndarray
+from torch import Tensor, nn
+
+from robustcls.certification.smoothing import ABSTAIN, Smoothing
+from robustcls.core import plugins
+from robustcls.core.classifier import check_images, input_size_of
+from robustcls.core.errors import InputError
+from robustcls.core.provenance import commit, versions
+from robustcls.core.threat import ThreatModel
+from robustcls.core.wrapped import read_wrapped
+from robustcls.data.augment import noise_of
+from robustcls.data.images import collect
+from robustcls.evaluation.certify_config import CertifyConfig
+from robustcls.evaluation.curves import parse_grid
+from robustcls.evaluation.journal import Journal, kept_in
+from robustcls.evaluation.smooth import or_none, smooth
+from robustcls.evaluation.subject import Subject, load_subject, make_subject
+from robustcls.models.loading import read_model
+from robustcls.models.wrappers.smoothed import Smoothed, smoothed
+from robustcls.results.certified import Certified
+from robustcls.results.evaluation import say_certified
+from robustcls.results.records import Accuracy, Evaluation, Provenance, Sample, Threat
+from robustcls.runtime.predict import classifier_of
+
+KIND = "clean accuracy: no attack was run"
+NO_PERTURBATION = ThreatModel("l2", 0)
+
+
+@dataclass
+class Certificates:
+    """What was proven of N samples; tensors are on the CPU."""
+
+    record: Certified  # as an evaluation holds it: `evaluation.certified = certificates.record`
+    radius: Tensor  # N: within which the label is proven; 0 where the answer is wrong, or there is none
+    predicted: Tensor  # N: the certified classifier's answer, -1 where it abstains
+    certified: Tensor  # N, bool: the answer is right, and not by chance; within `radius` it stays so
+
+    @classmethod
+    def of(cls, record: Certified) -> "Certificates":
+        predicted = [ABSTAIN if one.predicted is None else one.predicted for one in record.samples]
+        radius = torch.tensor([one.radius for one in record.samples], dtype=torch.float64)
+        certified = torch.tensor([one.holds(0) for one in record.samples])
+        return cls(record, radius, torch.tensor(predicted), certified)
+
+    def accuracy_at(self, radius: float) -> float:
+        """The share of all samples whose answer is right and proven within this radius; `.record.at` has its interval."""
+        return self.record.at(radius).accuracy
+
+    def __str__(self) -> str:
+        return f"certified by {say_certified(self.record)}; {self.record.abstained} of {len(self.radius)} abstained"
+
+
+def certify(
+    model: nn.Module,
+    images: Tensor | ndarray,
+    labels: Tensor | ndarray,
+    sigma: float | None = None,
+    *,
+    n: int = 1000,
+    n0: int = 100,
+    alpha: float = 0.001,
+    seed: int = 0,
+    batch_size: int | str = "auto",
+    precision: str = "fp32",
+    resume: str | Path | None = None,
+    progress: bool = False,
+) -> Certificates:
+    """Prove within which l2 radius the *smoothed* classifier's answers hold (Cohen et al. 2019, arXiv:1902.02918).
+
+    What is certified is the class that the model gives most often under Gaussian noise, `robustcls.smoothed(model,
+    sigma=...)`, never the model itself: robust accuracy of the model under attack is no upper bound of it. The noise is on
+    pixels in [0, 1], in front of any normalisation, and not clamped. A model that was not trained with noise is certified on
+    next to nothing.
+
+    Args:
+        model: any module that gives logits N,K for [0, 1] pixels, of one answer for one image; or one that `smoothed` made.
+        images: float N,C,H,W in [0, 1], a tensor on any device or a NumPy array.
+        labels: whole numbers N, counted from 0.
+        sigma: standard deviation of the noise, that of training; left out where the model is smoothed already.
+        n: draws of each image that are counted. No radius is larger than sigma * Phi^-1(alpha^(1/n)).
+        n0: draws before these, which choose the class that is counted.
+        alpha: the probability that a certificate is false, of each sample by itself.
+        seed: of the draws, which depend on it and on the sample's place alone.
+        batch_size: draws at a time; the counts depend on it by the rounding of logits alone.
+        precision: `fp32`; `bf16` or `fp16` certify the model's copy in it, for where that is what is served.
+        resume: a folder that keeps what is done, so that the same call goes on from there if this one is cut off; removed
+            at the end.
+        progress: show progress on stderr.
+
+    Returns:
+        `.radius` float64 N, 0 where the answer is wrong or there is none; `.predicted` N, -1 where the vote is too close to
+        answer; `.certified` bool N; `.accuracy_at(r)`, the share of all samples that are right and proven so within r, at 0
+        those of `.certified`; `.record`, with counts, curve and intervals, as an evaluation holds it.
+
+    Raises:
+        InputError: for a model that is random itself, sigma of 0, n too small for any certificate, and other wrong input.
+
+    Example:
+        >>> certified = robustcls.certify(model, images, labels, sigma=0.25)
+        >>> certified.radius, certified.accuracy_at(0.5), certified.record.at(0.5).ci95
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model {model!r:.40} is no torch.nn.Module: `robustcls.load` makes one of a file or a name")
+    x, y = collect(images, labels)
+    sigma = _agreed(model.sigma if isinstance(model, Smoothed) else None, sigma)
+    smoothing = Smoothing(sigma, n, n0, alpha)
+    if not isinstance(model, Smoothed):
+        check_images(x, y, input_size_of(model))
+        fitted, _ = classifier_of(model, x, labels=y)
+        model = smoothed(fitted, sigma=sigma)
+    options = CertifyConfig(seed=seed, batch_size=batch_size, quiet=not progress)
+    options.precision = precision  # type: ignore[assignment]  # which is looked at there
+    with kept_in(resume) as journal:
+        return Certificates.of(smooth(make_subject(model, x, y, NO_PERTURBATION), smoothing, options, journal)[0])
+
+
+def smoothed_spec(spec: str, sigma: float | None) -> tuple[str, float, list[str]]:
+    """The spec of the smoothed classifier, its sigma, and what was taken from where.
+
+    spec: of the model, or of that model as `smoothed(MODEL, sigma=...)` already. Raises InputError without a sigma, or with
+    two.
+    """
+    wrapper = read_wrapped(spec).wrapper
+    if wrapper is not None and wrapper.name == "smoothed":
+        return spec, _agreed(plugins.load("wrapper", wrapper).keywords["sigma"], sigma), []
+    said = []
+    if sigma is None:
+        sigma = noise_of(read_model(spec).meta.get("config", {}).get("augment", "none"))
+        said = [f"sigma {sigma:g}, that of the checkpoint's training"] if sigma else []
+    sigma = _agreed(None, sigma)
+    return f"smoothed({spec}, sigma={sigma:g})", sigma, said
+
+
+def certify_spec(spec: str, config: CertifyConfig) -> "Task":
+    """The subject that `--model` and the options name, ready to be certified. Raises InputError for whatever is wrong."""
+    radii = parse_grid(config.eps_grid) if config.eps_grid else None
+    if config.method == "bounds":
+        return _bounds_task(spec, config, radii)
+    spec, sigma, said = smoothed_spec(spec, config.sigma)
+    smoothing = Smoothing(sigma, config.draws, config.select_draws, config.alpha)
+    config = replace(config, sigma=sigma, norm="l2")
+    config.eps = 0.0  # of the attacks that there are none of
+    subject = load_subject(spec, config)
+    subject.notes = [*said, *(line for line in subject.notes if not line.startswith("threat "))]
+    return Task(subject, config, smoothing, radii)
+
+
+def _bounds_task(spec: str, config: CertifyConfig, radii: Sequence[float] | None) -> "Task":
+    """Where bounds of plain networks (robustcls/certification/bounds.py) are to be called from: a Task whose `run` gives a
+    Certified of method "bounds", with the largest radius of eps_grid at which each sample is certified, and the predictions."""
+    raise InputError("`method=bounds` is not in this version: leave it out, for smoothing")
+
+
+@dataclass
+class Task:
+    """A subject that is certified as the options say."""
+
+    subject: Subject  # whose model is the certified one, such as a Smoothed
+    config: CertifyConfig
+    smoothing: Smoothing
+    radii: Sequence[float] | None
+
+    def check_same(self, evaluation: Evaluation, path: str) -> None:
+        """Raises InputError unless the evaluation is of this classifier on these samples, in the norm of the certificates."""
+        subject, hint = self.subject, "name another file with `out`"
+        if _identity(evaluation.model.name, evaluation.model.sha256) != _identity(
+            subject.model_record.name, subject.model_record.sha256
+        ):
+            differs = f"is of {evaluation.model.name}, and certified is {subject.model_record.name}"
+        elif evaluation.data.sha256 != subject.data_record.sha256:
+            differs = "is on other samples"
+        elif evaluation.attacks and evaluation.threat.norm != "l2":
+            differs = f"is about attacks in {evaluation.threat.norm}, and the certificates in l2"
+        elif evaluation.rejection is not None:
+            differs = f"is beside the detector {evaluation.rejection.detector}, and the certificates without"
+        else:
+            return
+        raise InputError(f"{path} {differs}: {hint}")
+
+    def remarks(self) -> list[str]:
+        """What a user should know before a long run."""
+        largest = self.smoothing.largest
+        beyond = [f"{radius:g}" for radius in self.radii or () if radius > largest]
+        said = [f"no radius above {largest:.3g} can be certified with {self.smoothing.n:,} draws"]
+        return [f"{said[0]}: at {', '.join(beyond)} the curve is 0" if beyond else said[0]]
+
+    def run(self, journal: Journal | None, command: str) -> Evaluation:
+        """An evaluation without attacks: the vote's clean accuracy, and its certificates."""
+        started, began = datetime.now(UTC), time.perf_counter()
+        subject, config = self.subject, self.config
+        certified, voted = smooth(subject, self.smoothing, config, journal, self.radii)
+        certified.command = command
+        correct = sum(label == one for label, one in zip(subject.y.tolist(), voted, strict=True))
+        files: Sequence[str | None] = subject.files or [None] * len(voted)
+        samples = [
+            Sample(index, label, answer, answer, None, None, file=file)
+            for index, label, answer, file in zip(
+                subject.index.tolist(), subject.y.tolist(), (or_none(one) for one in voted), files, strict=True
+            )
+        ]
+        return Evaluation(
+            model=subject.model_record,
+            data=subject.data_record,
+            threat=Threat("l2", 0.0, "0"),
+            clean=Accuracy.of(correct, len(voted)),
+            robust=Accuracy.of(correct, len(voted), KIND),
+            attacks=[],
+            checks=[],
+            samples=samples,
+            provenance=Provenance(
+                command, {key: value for key, value in asdict(config).items() if value not in (None, ())}, config.seed,
+                versions(), certified.device, commit(),
+                started.isoformat(timespec="seconds"), round(time.perf_counter() - began, 3),
+                certified.precision, certified.batch_size,
+            ),
+            training=subject.training,
+            certified=certified,
+        )  # fmt: skip
+
+
+def _identity(name: str, sha256: str) -> tuple[str, float, str]:
+    """Which smoothed classifier a model is: how many draws its vote is attacked with does not matter."""
+    named = read_wrapped(name)
+    options = dict(named.wrapper.options) if named.wrapper else {}
+    if named.wrapper is None or named.wrapper.name != "smoothed" or "sigma" not in options:
+        return name, 0.0, sha256
+    return named.inside[0].name(), float(options["sigma"]), sha256
+
+
+def _agreed(own: float | None, given: float | None) -> float:
+    """sigma, of the model or as given. Raises InputError for none, and for two that differ."""
+    if own is not None and given is not None and own != given:
+        raise InputError(f"the model is smoothed with sigma {own:g}, and `sigma={given:g}` was given: leave it out")
+    if own is None and given is None:
+        raise InputError("smoothing needs the noise of training: give `sigma`, such as `sigma=0.25`")
+    return float(given if own is None else own)  # type: ignore[arg-type]

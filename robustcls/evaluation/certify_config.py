@@ -1,0 +1,62 @@
+"""The options of `robustcls certify`."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from robustcls.core.config import option
+from robustcls.core.errors import InputError
+from robustcls.evaluation.config import SubjectOptions
+
+
+@dataclass(kw_only=True)
+class CertifyConfig(SubjectOptions):
+    GROUP: ClassVar[str] = "Certificate"
+
+    method: Literal["smoothing", "bounds"] = option(
+        "smoothing",
+        "smoothing: of the vote of any model under Gaussian noise, with confidence. bounds: of a small plain network itself, "
+        "for certain.",
+    )
+    sigma: float | None = option(
+        None,
+        "Of smoothing: standard deviation of the noise, on [0, 1] pixels, such as 0.25.  [default: that of smoothed(M, "
+        "sigma=...), else of the checkpoint's training noise]",
+        metavar="S",
+    )
+    draws: int = option(1000, "Of smoothing: noisy copies of each image that are counted; 10000 for a publication.")
+    select_draws: int = option(100, "Of smoothing: noisy copies before these, which choose the class that is counted.")
+    alpha: float = option(0.001, "Of smoothing: the probability that a certificate is false.")
+    norm: Literal["linf", "l2", "l1", "l0"] | None = option(
+        None, "Norm of the perturbations that are ruled out; smoothing: l2 alone.  [default: l2]"
+    )
+    eps: float | str | None = None  # no option: `eps_grid` has the radii
+    twin: str | None = None  # no option: what is behind a service is not certified
+    eps_grid: str | None = option(
+        None,
+        "Radii of the curve, such as 0,0.25,0.5; bounds are computed at each.  [default: smoothing 0, and 1, 2 and 3 times "
+        "sigma]",
+        metavar="EPS,EPS",
+    )
+    n: int | str = option(
+        "200", "Samples, of each class its share of the split; or all.", metavar="INT|all", group="Data"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = option(
+        "fp32",
+        "Which model is certified: as it is, or its copy in low precision, which is another one: certify what is served.",
+        group="Runtime",
+    )
+
+    def __post_init__(self) -> None:
+        if self.eps is not None:
+            raise InputError(
+                "certificates have radii of their own: give them as `eps_grid`, such as `eps_grid=0,0.25,0.5`"
+            )
+        if self.method == "smoothing" and self.norm not in (None, "l2"):
+            raise InputError(
+                f"`norm={self.norm}` is not certified by Gaussian noise, which proves l2 radii alone: give `norm=l2`, or, of a "
+                "small plain network, `method=bounds`"
+            )
+        if self.method == "bounds" and self.sigma is not None:
+            raise InputError(
+                "`sigma` is of smoothing, and bounds have no noise: leave it out, or give `method=smoothing`"
+            )

@@ -1,0 +1,157 @@
+"""`robustcls certify`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from robustcls.results.records import Evaluation
+
+HERE = "tests.helpers.defences"
+DATA = ("--data", "digits(size=8)", "-n", 20, "--device", "cpu")
+SHORT = (*DATA, "--draws", 100, "--select-draws", 20)
+LINEAR = f"smoothed({HERE}:linear, sigma=0.25)"
+
+
+def certify(cli, model, *more):
+    return cli("certify", "--model", model, *SHORT, *more)
+
+
+def test_it_writes_an_evaluation_without_attacks(cli):
+    found = certify(cli, f"{HERE}:linear", "--sigma", 0.25, "--eps-grid", "0,0.1,0.9")
+    assert found.status == 0, found.err
+    evaluation = Evaluation.load("evaluation-smoothed.json")
+    record = evaluation.certified
+    assert evaluation.model.name == LINEAR
+    assert (evaluation.attacks, evaluation.robust.correct) == ([], evaluation.clean.correct)
+    assert evaluation.robust.kind == "clean accuracy: no attack was run"
+    assert (record.method, record.norm, record.sigma, record.n, record.n0) == ("smoothing", "l2", 0.25, 100, 20)
+    assert [point.radius for point in record.curve] == [0, 0.1, 0.9]
+    assert 0 < record.curve[1].correct <= record.curve[0].correct <= evaluation.clean.correct
+    assert "at 0.9 the curve is 0" in " ".join(found.err.split())
+    assert f"{record.curve[1].accuracy:.1%}" in found.out
+    assert "threat" not in found.err
+    assert cli("gate", "evaluation-smoothed.json", "--min-robust", 0.01).out.startswith("INCONCLUSIVE")
+    page = cli("report", "evaluation-smoothed.json", "--out", "report.html")
+    assert page.status == 0, page.err
+
+
+def test_the_same_command_gives_the_same_and_another_name_of_the_model_too(cli):
+    assert certify(cli, f"{HERE}:linear", "--sigma", 0.25, "--out", "a.json").status == 0
+    assert certify(cli, LINEAR, "--out", "b.json", "--batch-size", 7).status == 0
+    first, second = (Evaluation.load(name).certified for name in ("a.json", "b.json"))
+    assert first.samples == second.samples
+    assert certify(cli, LINEAR, "--out", "c.json", "--seed", 1).status == 0
+    assert Evaluation.load("c.json").certified.samples != first.samples
+
+
+def test_certificates_are_added_beside_attacks_on_the_same_smoothed_model(cli):
+    attack = ("--attack", "pgd(steps=2)", "--norm", "l2", "--eps", 0.2)
+    model = LINEAR.replace(")", ", draws=4)")
+    attacked = cli("attack", "--model", model, *DATA, *attack, "--out", "both.json")
+    assert attacked.status == 0, attacked.err
+    before = Evaluation.load("both.json")
+    found = certify(cli, LINEAR, "--out", "both.json")
+    assert found.status == 0, found.err
+    assert "added to both.json" in " ".join(found.err.split())
+    both = Evaluation.load("both.json")
+    assert (both.attacks, both.robust, both.samples) == (before.attacks, before.robust, before.samples)
+    assert len(both.certified.samples) == 20
+    again = cli("attack", "--model", model, *DATA, *attack, "--out", "both.json")
+    assert again.status == 0, again.err
+
+
+def test_a_lower_bound_is_never_put_beside_another_models_upper_bound(cli):
+    attack = ("--attack", "fgsm", "--norm", "l2", "--eps", 0.2)
+    assert cli("attack", "--model", f"{HERE}:linear", *DATA, *attack, "--out", "base.json").status == 0
+    before = Path("base.json").read_text()
+    for sigma in ((), ("--sigma", 0.25)):
+        model = f"{HERE}:linear" if sigma else LINEAR
+        found = certify(cli, model, *sigma, "--out", "base.json")
+        assert found.status == 2
+        assert f"base.json is of {HERE}:linear, and certified is {LINEAR}" in found.err
+    assert Path("base.json").read_text() == before
+    assert certify(cli, LINEAR, "--out", "smooth.json").status == 0
+    other = certify(cli, f"{HERE}:linear", "--sigma", 0.5, "--out", "smooth.json")
+    assert "certified is smoothed" in other.err
+    fewer = cli("certify", "--model", LINEAR, *DATA[:2], "-n", 10, "--draws", 100, "--out", "smooth.json")
+    assert "is on other samples" in fewer.err
+    linf = cli("attack", "--model", LINEAR, *DATA, "--attack", "fgsm", "--eps", 0.1, "--out", "linf.json")
+    assert linf.status == 0, linf.err
+    assert "is about attacks in linf" in certify(cli, LINEAR, "--out", "linf.json").err
+
+
+def test_an_attack_does_not_throw_certificates_away(cli):
+    assert certify(cli, LINEAR).status == 0
+    attack = ("--attack", "fgsm", "--norm", "l2", "--eps", 0.2)
+    found = cli("attack", "--model", LINEAR, *DATA, *attack)
+    assert found.status == 0, found.err
+    assert Evaluation.load("evaluation-smoothed-earlier.json").certified is not None
+
+
+def test_a_run_that_was_interrupted_goes_on_to_the_same_result(cli, monkeypatch):
+    from robustcls.evaluation import smooth
+
+    assert certify(cli, LINEAR, "--out", "whole.json").status == 0
+    monkeypatch.setattr(smooth, "DRAWS_KEPT", 500)
+    real, done = smooth.certify_all, []
+
+    def cut(*arguments, **options):
+        for one in real(*arguments, **options):
+            if len(done) == 12:
+                raise KeyboardInterrupt
+            done.append(one)
+            yield one
+
+    monkeypatch.setattr(smooth, "certify_all", cut)
+    found = certify(cli, LINEAR, "--out", "cut.json")
+    assert found.status == 130
+    assert "--resume goes on from here" in " ".join(found.err.split())
+    done.clear()
+    other = certify(cli, LINEAR, "--out", "cut.json", "--resume", "--seed", 1)
+    assert other.status == 2
+    assert "another seed" in other.err
+    assert certify(cli, LINEAR, "--out", "cut.json", "--resume").status == 0
+    assert len(done) == 10, "two of four files were there"
+    one, two = (json.loads(Path(name).read_text())["certified"]["samples"] for name in ("whole.json", "cut.json"))
+    assert one == two
+
+
+def test_the_sigma_of_training_is_taken_from_the_checkpoint(cli, tmp_path):
+    train = ("train", "--data", "digits(size=8)", "--arch", "vgg16(width=0.05)", "--limit-train", 40, "--epochs", 1)
+    noisy = ("--adv", "none", "--augment", "gaussian(sigma=0.125)", "--quiet")
+    made = cli(*train, *noisy, "--out", "run")
+    assert made.status == 0, made.err
+    found = cli("certify", "--model", "run/ckpt.pt", "-n", 5, "--draws", 20, "--device", "cpu")
+    assert found.status == 0, found.err
+    assert "sigma 0.125, that of the checkpoint's training" in " ".join(found.err.split())
+    assert Evaluation.load("run/evaluation-smoothed.json").certified.sigma == 0.125
+    wrong = cli(*train, "--adv", "pgd(steps=1)", *noisy[2:], "--out", "other")
+    assert wrong.status == 2
+    assert "the noise would be cut off" in wrong.err
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "said"),
+    [
+        (f"{HERE}:linear", (), "give --sigma"),
+        (f"{HERE}:linear", ("--sigma", 0), "noise without spread proves nothing"),
+        (f"{HERE}:linear", ("--sigma", 0.25, "--norm", "linf"), "--norm linf is not certified by Gaussian noise"),
+        (f"{HERE}:linear", ("--sigma", 0.25, "--draws", 9), "9 draws cannot certify anything at alpha 0.001"),
+        (f"{HERE}:linear", ("--sigma", 0.25, "--select-draws", 0), "0 draws choose no class"),
+        (f"{HERE}:linear", ("--sigma", 0.25, "--alpha", 1), "is no probability of error"),
+        (f"{HERE}:linear", ("--sigma", 0.25, "--eps-grid", "0,x"), "x"),
+        (LINEAR, ("--sigma", 0.5), "smoothed with sigma 0.25, and --sigma 0.5 was given"),
+        (f"{HERE}:noisy", ("--sigma", 0.25), "the model is itself random"),
+        (f"averaged({LINEAR}, draws=2)", ("--sigma", 0.25), "the model is itself random"),
+        (f"smoothed({LINEAR}, sigma=0.25)", (), "the model is itself random"),
+        (f"{HERE}:linear", ("--method", "bounds", "--sigma", 0.25), "bounds have no noise"),
+        (f"{HERE}:linear", ("--method", "bounds"), "--method bounds is not in this version"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(model, more, said, cli):
+    found = certify(cli, model, *more, "--quiet", "--out", "out.json")
+    assert found.status == 2
+    assert said in found.err
+    assert found.err.count("\n") == 1
+    assert not Path("out.json").exists()
