@@ -29,7 +29,7 @@ def measured(header: list[str]) -> list[str]:
     """Clean and robust accuracy with intervals, samples and the evaluation that the header names last."""
     named = [match[0] for line in header if (match := re.match(r"reports/\S+", line))]
     if not named:
-        own = [match[1] for line in header if (match := re.search(r"python experiments/(\w+)/table\.py", line))]
+        own = [match[1] for line in header if (match := re.search(r"python experiments/([\w/]+)/table\.py", line))]
         results = f"reports/{own[-1]}/results.json" if own else ""
         if own and (ROOT / results).exists():
             return ["in a table of its own", "", "", f"[JSON](../{results})"]

@@ -72,7 +72,7 @@ class Region:
         if self.norm == "linf":
             return _least(rows, of, self.box)
         room = torch.where(rows > 0, self.x[of] - self.box.lower[of], self.box.upper[of] - self.x[of])
-        size = rows.abs()
+        size = rows.abs().masked_fill(room <= 0, 0)  # of those that can go nowhere, which need no share of eps
         multiplier = (size.flatten(1).norm(dim=1) / max(self.eps, 1e-12)).clamp_min(1e-30)
         moved = (size / per_sample(multiplier, rows)).minimum(room)
         gain = (size * moved - per_sample(multiplier, rows) * moved.square() / 2).flatten(1).sum(1)
@@ -102,7 +102,10 @@ def intervals(network: Network, region: Region) -> list[Interval]:
             if not layer.mixes:
                 balls[number] = (layer(middle), layer.spread(factor))
             elif not isinstance(layer, Mean):
-                middle, radius = layer(middle), region.eps * layer.spread(factor.square(), power=2).clamp_min(1e-24).sqrt()
+                middle, radius = (
+                    layer(middle),
+                    region.eps * layer.spread(factor.square(), power=2).clamp_min(1e-24).sqrt(),
+                )
                 box &= Interval(middle - radius, middle + radius)
         boxes.append(box)
     return boxes

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from robustcls.certification.bounds import METHODS, Region, certify_bounds, interval_margins, intervals
+from robustcls.certification.layers import Monotone
 from robustcls.certification.network import read, trace
 from robustcls.core.errors import InputError
 from robustcls.core.mask import Mask
@@ -125,6 +126,35 @@ def test_crown_is_a_plain_loops_or_tighter():
             assert found[k] >= loop - 1e-9
             equal += abs(found[k].item() - loop) < 1e-9
     assert equal > 30  # of 40
+
+
+@pytest.mark.parametrize("kind", ["convolution", "mean"])
+def test_a_convolutional_network_has_the_bounds_of_the_same_one_written_with_matrices(kind):
+    """Every convolution, BatchNorm and mean pooling as a matrix, from its Jacobian."""
+    model = random_network(2, kind, "relu", 1.5)
+    x = torch.rand(3, 2, 6, 6)
+    y = model(x).argmax(1)
+    exact = copy.deepcopy(model).double()
+    network = read(trace(exact), x[:1].double())
+    layers: list[nn.Module] = [nn.Flatten()]
+    for number, step in enumerate(network.steps):
+        if isinstance(step.layer, Monotone):
+            layers.append(nn.ReLU())
+            continue
+        shape = network.shape(number)
+
+        def function(flat, step=step, shape=shape):
+            return step.layer(flat.view(1, *shape)).flatten()
+
+        zeros = torch.zeros(shape.numel(), dtype=torch.float64)
+        made = nn.Linear(shape.numel(), step.shape.numel()).double()
+        made.weight.data, made.bias.data = torch.func.jacrev(function)(zeros), function(zeros).detach()
+        layers.append(made)
+    for method in METHODS:
+        one, other = (
+            certify_bounds(each, x, y, "linf:0.02", method=method).margins for each in (exact, nn.Sequential(*layers))
+        )
+        assert torch.allclose(one, other, atol=1e-9), method
 
 
 def test_interval_margins_are_the_papers():

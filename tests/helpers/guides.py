@@ -23,6 +23,7 @@ PAGES = [
     "labels",
     "attack",
     "defences",
+    "bounds",
     "explain",
     "report",
     "deploy",
