@@ -32,7 +32,10 @@ class Loss:
 
 
 class StepContext(Protocol):
-    """What a step sees of the training that it is a step of: (state: StepContext, x, y) -> Loss."""
+    """What a step sees of the training that it is a step of: (state: StepContext, x, y) -> Loss.
+
+    An objective with the keyword `state` is handed it, too, to read: how much of the run is done, the threat model.
+    """
 
     model: nn.Module
     threat: ThreatModel

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from robustcls.core.losses import cross_entropy
 from robustcls.core.objective import BoundAttack, Loss
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import traits_of
+from robustcls.core.traits import takes, traits_of
 from robustcls.models.checkpoint import load_weights
 from robustcls.models.transfer import freeze, keep_frozen_in_eval
 from robustcls.results.records import Epoch
@@ -33,7 +34,7 @@ PROGRESS = ("epoch", "batch", "best_score", "best_epoch", "rollbacks", "stopped"
 
 
 class TrainState:
-    """What training reads and changes from batch to batch; a StepContext for steps.
+    """What training reads and changes from batch to batch; a StepContext for steps, and for objectives that ask for it.
 
     Every batch draws its randomness from (seed, epoch, batch) alone, so a resumed run needs no random state.
     """
@@ -74,7 +75,8 @@ class TrainState:
             model.compile()
         if config.compile or config.cuda_graphs:
             self.twins[model].compile_copy(cuda_graphs=config.cuda_graphs)
-        self.objective = plugins.load("objective", config.objective or "standard")
+        objective = plugins.load("objective", config.objective or "standard")
+        self.objective = partial(objective, state=self) if takes(objective, "state") else objective
         self.forward = self.world.parallel(_Forward(model, self.objective))
 
         self.epoch = self.batch = 0  # the next batch to train on

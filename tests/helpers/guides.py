@@ -24,6 +24,7 @@ PAGES = [
     "attack",
     "defences",
     "certify",
+    "bounds",
     "explain",
     "report",
     "deploy",

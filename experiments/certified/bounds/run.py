@@ -1,0 +1,85 @@
+"""Certificates by bounds, beside what `fast` breaks, on models that others trained: the same images, norm and radius.
+
+    PYTHONPATH=../shared/models python experiments/certified/bounds/run.py --cifar folder:cifar
+    PYTHONPATH=../shared/models python experiments/certified/bounds/run.py --models fashion -n 20 --out tiny.json   # a minute
+
+The models are those of third_party.py there; a sample that is certified and broken stops it.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import robustcls
+from robustcls.certification.bounds import METHODS, certify_bounds
+from robustcls.core.files import atomic_write
+from robustcls.core.provenance import commit, versions
+from robustcls.results.statistics import wilson
+
+RESULTS = Path(__file__).resolve().parents[3] / "reports" / "certified" / "bounds.json"
+# Model, data, threat model, images, and whether these are the first of each class, or of all
+ROWS: dict[str, tuple[str, str, int, bool]] = {
+    "fashion": ("fashion_mnist", "linf:0.1", 300, False),
+    "cnn_a_mix": ("cifar", "linf:2/255", 300, True),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Certificates beside attacks.")
+    parser.add_argument("--cifar", default="cifar10")
+    parser.add_argument("--models", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("-n", type=int, help="images, of the first; all that a row has by default")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    rows = [row_of(name, given.cifar, given.n) for name in given.models]
+    found = {"rows": rows, "commit": commit(), "versions": versions(), "threads": torch.get_num_threads()}
+    with atomic_write(given.out) as part:
+        part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def row_of(name: str, cifar: str, limit: int | None) -> dict[str, Any]:
+    """Certifies and attacks a model."""
+    data, threat, n, by_class = ROWS[name]
+    model = robustcls.load(f"third_party:{name}")
+    images, labels = first(cifar if data == "cifar" else data, limit or n, by_class)
+    methods = {}
+    for method in METHODS:
+        bounds = certify_bounds(model, images, labels, threat, method=method, progress=True)
+        methods[method] = [int(one) for one in bounds.certified]
+    result = robustcls.evaluate(model, images, labels, threat, suite="fast")
+    robust = [one.clean == one.label and one.broken_by is None for one in result.samples]
+    clean = [one.clean == one.label for one in result.samples]
+    for method, certified in methods.items():
+        broken = [k for k, (one, other) in enumerate(zip(certified, robust, strict=True)) if one and not other]
+        assert not broken, f"{name}: certified by {method} and misclassified: samples {broken}"
+    row = {"model": name, "data": data, "threat": threat, "n": len(labels), "by_class": by_class}
+    row |= {"clean": share(clean), "fast": share(robust), **{method: share(one) for method, one in methods.items()}}
+    print({key: value["correct"] if isinstance(value, dict) else value for key, value in row.items()}, flush=True)
+    row["samples"] = {"robust": bits(robust), **{method: bits(one) for method, one in methods.items()}}
+    return row
+
+
+def first(data: str, n: int, by_class: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first n test images, or as many of each class as n has room for."""
+    images, labels = robustcls.load_data(data, split="test", n="all")
+    if not by_class:
+        return images[:n], labels[:n]
+    classes = int(labels.max()) + 1
+    places = torch.cat([(labels == k).nonzero().squeeze(1)[: n // classes] for k in range(classes)])
+    return images[places], labels[places]
+
+
+def share(flags: list[Any]) -> dict[str, Any]:
+    correct, total = sum(map(bool, flags)), len(flags)
+    return {"correct": correct, "total": total, "ci95": [round(one, 4) for one in wilson(correct, total)]}
+
+
+def bits(flags: list[Any]) -> str:
+    return "".join("1" if one else "0" for one in flags)
+
+
+if __name__ == "__main__":
+    main()

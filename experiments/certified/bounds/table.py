@@ -1,0 +1,37 @@
+"""Prints certificates beside attacks on models that others trained, out of reports/certified/bounds.json.
+
+python experiments/certified/bounds/table.py [bounds.json]
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from robustcls.cli.console import markdown
+
+RESULTS = Path(__file__).resolve().parents[3] / "reports" / "certified" / "bounds.json"
+COLUMNS = {
+    "clean": "Clean",
+    "fast": "At most: `fast`",
+    "crown": "At least: CROWN",
+    "crown_ibp": "CROWN-IBP",
+    "ibp": "Intervals",
+}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    cells = [
+        [f"`{row['model']}`", row["threat"], str(row["n"]), *(share(row[name]) for name in COLUMNS)] for row in rows
+    ]
+    return markdown(["Model", "Threat model", "n", *COLUMNS.values()], cells)
+
+
+def share(found: dict[str, Any]) -> str:
+    low, high = (100 * end for end in found["ci95"])
+    return f"{found['correct'] / found['total']:.2%} [{low:.1f}, {high:.1f}]"
+
+
+if __name__ == "__main__":
+    file = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
+    print(table(json.loads(file.read_text(encoding="utf-8"))["rows"]) if file.exists() else "Not measured yet.")

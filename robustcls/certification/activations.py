@@ -1,0 +1,39 @@
+"""The activations that can be bounded: monotone, and convex or with one turn."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustcls.certification.layers import Bend, Convex, Layer, Monotone
+
+
+def leaky(slope: float) -> Layer | None:
+    """None for a slope that makes it fall, or concave."""
+    if not 0 <= slope <= 1:
+        return None
+    return Convex(lambda x: F.leaky_relu(x, slope), lambda x: torch.where(x > 0, 1.0, slope).to(x.dtype), (0.0,))
+
+
+def softplus(beta: float, threshold: float) -> Layer | None:
+    if beta <= 0:
+        return None
+    return Convex(lambda x: F.softplus(x, beta, threshold), lambda x: torch.sigmoid(beta * x))
+
+
+def cut(low: float, high: float) -> Monotone:
+    """x between two values, constant outside."""
+    turn = (low + high) / 2
+    return Bend(lambda x: x.clamp(low, high), lambda x: ((low < x) & (x < high)).to(x.dtype), (low, high), turn=turn)
+
+
+def _of_sigmoid(x: Tensor) -> Tensor:
+    return torch.sigmoid(x) * torch.sigmoid(-x)
+
+
+ACTIVATIONS: dict[str, Monotone] = {
+    "relu": Convex(F.relu, lambda x: (x > 0).to(x.dtype), (0.0,)),
+    "relu6": cut(0.0, 6.0),
+    "sigmoid": Bend(torch.sigmoid, _of_sigmoid),
+    "tanh": Bend(torch.tanh, lambda x: 1 - torch.tanh(x) ** 2),
+    "hardsigmoid": Bend(F.hardsigmoid, lambda x: ((x > -3) & (x < 3)).to(x.dtype) / 6, (-3.0, 3.0)),
+}

@@ -1,0 +1,306 @@
+"""Reads a model as the list of its layers, in the order in which they are computed; what cannot be bounded is refused by name.
+
+The model's forward pass is traced (torch.fx), not run: modules, functions and methods that are known become layers of
+layers.py, on the model's own weights. BatchNorm is one with its statistics of eval mode, dropout is left out.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from robustcls.certification.activations import ACTIVATIONS, cut, leaky, softplus
+from robustcls.certification.layers import Add, Conv, Layer, Linear, MaxPool, Mean, Scale, Shape
+from robustcls.core.errors import InputError, one_line
+from robustcls.core.gradients import kept_flags
+
+KNOWN = (
+    "convolutions, linear layers, BatchNorm, ReLU, LeakyReLU, softplus, sigmoid, tanh and their hard forms, mean and max "
+    "poolings, sums, flatten"
+)
+BENDS = ("SiLU", "GELU", "Mish", "Hardswish", "silu", "gelu", "mish", "hardswish")  # which fall, then rise
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer and where its inputs come from: the numbers of the steps before it, of which 0 is the image."""
+
+    name: str
+    layer: Layer
+    inputs: tuple[int, ...]
+    shape: torch.Size  # of its output, without the sample
+
+
+@dataclass(frozen=True)
+class Network:
+    """Step k, from 1 on, is steps[k - 1]; the last gives the logits."""
+
+    input_shape: torch.Size
+    steps: list[Step]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        values = [x]
+        for step in self.steps:
+            values.append(step.layer(*(values[k] for k in step.inputs)))
+        return values[-1]
+
+    def shape(self, number: int) -> torch.Size:
+        return self.steps[number - 1].shape if number else self.input_shape
+
+
+def trace(model: nn.Module) -> fx.GraphModule:
+    """The operations of a model in eval mode, for images of any number. Raises InputError for one that cannot be traced."""
+    try:
+        with kept_flags(model):
+            return fx.symbolic_trace(model.eval())
+    except InputError:
+        raise
+    except Exception as error:  # whatever the model's own code does with what is no tensor
+        raise InputError(
+            f"{type(model).__name__} cannot be read as a list of layers ({one_line(error):.120}): bounds are for plain "
+            f"networks of {KNOWN}; `sigma` certifies any other"
+        ) from None
+
+
+def read(traced: fx.GraphModule, x: Tensor) -> Network:
+    """The layers of a model that `trace` took down. x: an image 1,C,H,W. Raises InputError for a layer that is not known."""
+    steps: list[Step] = []
+    values: dict[fx.Node, Any] = {}  # a number where it depends on the image, wrapped; else what it is
+    examples = [x.detach()]
+    for node in traced.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = _Number(0) if not values else (node.args[0] if node.args else None)
+        elif node.op == "get_attr":
+            values[node] = operator.attrgetter(node.target)(traced)
+        elif node.op == "output":
+            result = values.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
+            if not isinstance(result, _Number):
+                raise InputError(
+                    "the model's output is no tensor that depends on the image: bounds need its logits N,K"
+                )
+            return _ending_at(Network(x.shape[1:], steps), int(result))
+        else:
+            values[node] = _take(traced, node, values, steps, examples)
+    raise AssertionError("a traced graph ends with an output")
+
+
+class _Number(int):
+    """The number of a step: a value that depends on the image."""
+
+
+def _ending_at(network: Network, last: int) -> Network:
+    """Without what comes after the step that gives the logits."""
+    return Network(network.input_shape, network.steps[:last])
+
+
+def _take(
+    traced: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], steps: list[Step], examples: list[Tensor]
+) -> Any:
+    """The value of a call: the number of the step that it becomes, or, where no image is in it, what it gives."""
+    args: Any = fx.node.map_arg(node.args, lambda one: values[one])
+    kwargs: Any = fx.node.map_arg(node.kwargs, lambda one: values[one])
+    inputs = [one for one in (*args, *kwargs.values()) if isinstance(one, _Number)]
+    module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if module is None and (not inputs or node.target in ("size", "dim", getattr)):
+        found: Any = fx.node.map_aggregate(
+            (args, kwargs), lambda one: examples[one] if isinstance(one, _Number) else one
+        )
+        return _run(node, *found)
+    given = [examples[one] for one in inputs]
+    layer: Layer | None = None
+    if module is not None and inputs:
+        layer = _of_module(module, given[0].ndim)
+    elif module is None and args:
+        layer = _of_call(node, args, kwargs, examples)
+    if layer is None:
+        raise _unknown(node, module)
+    with torch.no_grad():
+        out = layer(*given)
+    if (isinstance(layer, Scale) and out.shape != given[0].shape) or (isinstance(layer, Add) and len(
+        {one.shape for one in given}
+    ) > 1):  # fmt: skip
+        raise InputError(
+            f"{node.name} cannot be bounded: it widens {tuple(given[0].shape)[1:]} to {tuple(out.shape)[1:]}"
+        )
+    steps.append(Step(node.name, layer, tuple(map(int, inputs)), out.shape[1:]))
+    examples.append(out)
+    return _Number(len(steps))
+
+
+def _run(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    assert callable(node.target)
+    return node.target(*args, **kwargs)
+
+
+def _unknown(node: fx.Node, module: nn.Module | None) -> InputError:
+    kind = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
+    where = f"layer {node.target} ({kind})" if module is not None else f"{node.name}, the function {kind},"
+    why = "it is not monotone" if kind in BENDS else f"bounds are for plain networks of {KNOWN}"
+    return InputError(f"{where} cannot be bounded: {why}; `sigma` certifies any model that was trained with noise")
+
+
+# Modules
+
+
+def _of_module(module: nn.Module, dimensions: int) -> Layer | None:
+    """The layer that a module is on an input of so many dimensions; None for one that is not known."""
+    if isinstance(module, nn.Linear):
+        return Linear(module.weight, module.bias)
+    if isinstance(module, nn.Conv2d):
+        return _of_convolution(module)
+    if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+        return _of_batch_norm(module, dimensions - 2)
+    if isinstance(module, nn.MaxPool2d) and not module.return_indices:
+        return _max_pool(module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
+    if isinstance(module, nn.AvgPool2d | nn.AdaptiveAvgPool2d):
+        return Mean(module.forward)
+    if isinstance(module, nn.Flatten):
+        return Shape(module.forward) if module.start_dim > 0 else None
+    if isinstance(module, nn.Identity | nn.Dropout | nn.Dropout2d):
+        return Shape(lambda x: x)
+    if isinstance(module, nn.LeakyReLU):
+        return leaky(module.negative_slope)
+    if isinstance(module, nn.Softplus):
+        return softplus(module.beta, module.threshold)
+    if isinstance(module, nn.Hardtanh):  # and ReLU6
+        return cut(module.min_val, module.max_val)
+    return ACTIVATIONS[type(module).__name__.lower()] if isinstance(
+        module, nn.ReLU | nn.Sigmoid | nn.Tanh | nn.Hardsigmoid
+    ) else None  # fmt: skip
+
+
+def _of_convolution(module: nn.Conv2d) -> Layer | None:
+    """None for edges that are not zeros, and for `same` around a kernel of even size."""
+    if module.padding_mode != "zeros":
+        return None
+    padding: Any = module.padding
+    if isinstance(padding, str):
+        whole = [
+            d * (k - 1) if padding == "same" else 0 for d, k in zip(module.dilation, module.kernel_size, strict=True)
+        ]
+        if any(each % 2 for each in whole):
+            return None
+        padding = tuple(each // 2 for each in whole)
+    return Conv(module.weight, module.bias, module.stride, padding, module.dilation, module.groups)
+
+
+def _of_batch_norm(module: nn.BatchNorm2d | nn.BatchNorm1d, after: int) -> Layer | None:
+    """None for one that takes its statistics from the batch. after: dimensions behind the channels."""
+    if module.running_mean is None or module.running_var is None:
+        return None
+    factor = torch.rsqrt(module.running_var + module.eps)
+    factor = factor if module.weight is None else factor * module.weight
+    shift = -module.running_mean * factor
+    shift = shift if module.bias is None else shift + module.bias
+    return Scale(factor.view(-1, *[1] * after), shift.view(-1, *[1] * after))
+
+
+# Functions and methods
+
+
+def _of_call(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any], examples: list[Tensor]) -> Layer | None:
+    """The layer that a function or method of a value that depends on the image is; None for one that is not known."""
+    name = node.target if isinstance(node.target, str) else FUNCTIONS.get(node.target, "")
+    if name in ARITHMETIC:
+        return _arithmetic(ARITHMETIC[name], list(args), kwargs, examples[0])
+    rest = args[1:]
+    if not isinstance(args[0], _Number) or any(isinstance(one, _Number | Tensor) for one in (*rest, *kwargs.values())):
+        return None
+    if name in ACTIVATIONS:
+        return ACTIVATIONS[name]
+    if name == "leaky_relu":
+        return leaky(_option(rest, kwargs, 0, "negative_slope", 0.01))
+    if name == "softplus":
+        return softplus(_option(rest, kwargs, 0, "beta", 1.0), _option(rest, kwargs, 1, "threshold", 20.0))
+    if name == "dropout":
+        return Shape(lambda x: x)
+    if name in ("avg_pool2d", "adaptive_avg_pool2d"):
+        return Mean(lambda x: node.target(x, *rest, **kwargs))  # type: ignore[operator]
+    if name == "max_pool2d":
+        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+        kernel, stride, padding, dilation, ceil = (
+            _option(rest, kwargs, place, each, default)
+            for place, (each, default) in enumerate(zip(names, (None, None, 0, 1, False), strict=True))
+        )
+        return None if kwargs.get("return_indices") else _max_pool(kernel, stride, padding, dilation, ceil)
+    before = examples[args[0]]
+    if name == "mean":
+        dim = _option(rest, kwargs, 0, "dim", None)
+        dims = [one % before.ndim for one in ((dim,) if isinstance(dim, int) else dim or (0,))]
+        return None if 0 in dims else Mean(lambda x: _run(node, (x, *rest), kwargs))
+    if name in ("flatten", "view", "reshape", "permute", "transpose", "contiguous", "squeeze"):
+        return _reshaped(node, rest, kwargs, before)
+    return None
+
+
+def _reshaped(node: fx.Node, rest: Sequence[Any], kwargs: dict[str, Any], before: Tensor) -> Layer | None:
+    """Entries in another shape or order, where each sample keeps its own."""
+    two = torch.arange(2 * before.numel(), dtype=torch.float64, device=before.device).view(2, *before.shape[1:])
+    fixed = tuple(rest)
+    if str(node.target) in ("view", "reshape") or node.target is torch.reshape:
+        sizes = fixed[0] if len(fixed) == 1 and isinstance(fixed[0], tuple | list | torch.Size) else fixed
+        if tuple(sizes[:1]) not in ((len(before),), (-1,)):  # the number of samples is 1 where it was written down
+            return None
+        after = _run(node, (before, *rest), kwargs).shape
+        return Shape(lambda x: x.reshape(len(x), *after[1:])) if len(after) and after[0] == len(before) else None
+    out = _run(node, (two, *fixed), kwargs)
+    own = out.flatten(1) if out.ndim > 1 and len(out) == 2 else None
+    if own is None or not bool((own[0] < two[1].min()).all() and (own[1] >= two[1].min()).all()):
+        return None
+    return Shape(lambda x: _run(node, (x, *fixed), kwargs))
+
+
+def _arithmetic(name: str, args: list[Any], kwargs: dict[str, Any], like: Tensor) -> Layer | None:
+    """a + b, a - b, a b and a / b: of two values, or of a value and what does not depend on the image."""
+    if len(args) != 2 or kwargs.get("alpha", 1) != 1 or kwargs.get("rounding_mode") is not None:
+        return None
+    first, second = args
+    if isinstance(first, _Number) and isinstance(second, _Number):
+        return Add(1 if name == "add" else -1) if name in ("add", "sub") else None
+    value_first = isinstance(first, _Number)
+    constant = second if value_first else first
+    constant = (
+        constant if isinstance(constant, Tensor) else torch.as_tensor(constant, dtype=like.dtype, device=like.device)
+    )
+    if constant.ndim > 3:
+        if len(constant) != 1:
+            return None
+        constant = constant[0]
+    one, zero = torch.ones_like(constant), torch.zeros_like(constant)
+    if name == "add":
+        return Scale(one, constant)
+    if name == "sub":
+        return Scale(one, -constant) if value_first else Scale(-one, constant)
+    if name == "mul":
+        return Scale(constant, zero)
+    return Scale(1 / constant, zero) if value_first else None
+
+
+def _option(rest: Sequence[Any], kwargs: dict[str, Any], place: int, name: str, default: Any) -> Any:
+    return rest[place] if len(rest) > place else kwargs.get(name, default)
+
+
+def _max_pool(kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any) -> Layer | None:
+    """None for windows with holes, and for those that reach beyond the edge."""
+    pair = lambda value: (value, value) if isinstance(value, int) else tuple(value)  # noqa: E731
+    if pair(dilation) != (1, 1) or ceil_mode:
+        return None
+    return MaxPool(pair(kernel), pair(kernel if stride in (None, ()) else stride), pair(padding))
+
+
+ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "add_": "add"}
+FUNCTIONS: dict[Callable[..., Any], str] = {
+    F.relu: "relu", torch.relu: "relu", F.relu6: "relu6", torch.sigmoid: "sigmoid", F.sigmoid: "sigmoid",
+    torch.tanh: "tanh", F.tanh: "tanh", F.hardsigmoid: "hardsigmoid", F.leaky_relu: "leaky_relu", F.softplus: "softplus",
+    F.dropout: "dropout", F.avg_pool2d: "avg_pool2d", F.adaptive_avg_pool2d: "adaptive_avg_pool2d",
+    F.max_pool2d: "max_pool2d", torch.max_pool2d: "max_pool2d", torch.mean: "mean", torch.flatten: "flatten",
+    torch.reshape: "reshape", torch.permute: "permute", torch.transpose: "transpose", torch.squeeze: "squeeze",
+    operator.add: "add", operator.iadd: "add", operator.sub: "sub", operator.mul: "mul", operator.truediv: "div",
+    torch.add: "add", torch.sub: "sub", torch.mul: "mul", torch.div: "div",
+}  # fmt: skip

@@ -1,0 +1,55 @@
+"""Certified training: the radius of the bounds grows over the run, and what cannot be bounded stops it at the start."""
+
+import pytest
+import torch
+
+from robustcls.core.errors import InputError
+from robustcls.training.loop import fit
+from robustcls.training.rehearsal import rehearse
+from tests.helpers.tiny_run import SMALL, first_batch
+
+IBP = {**SMALL, "objective": "ibp(alpha=0.5, warmup=0.2, ramp=0.5)", "adv": "fgsm", "eps": "0.05"}
+
+
+def objective_with_state(model, x, y, attack, *, state):
+    """Says how much of the run is done."""
+    from robustcls.core.objective import Loss
+
+    logits = model(x)
+    return Loss(torch.nn.functional.cross_entropy(logits, y), logits, parts={"done": torch.tensor(state.share_done)})
+
+
+def test_an_objective_with_the_keyword_state_sees_how_much_of_the_run_is_done(make_run):
+    run = make_run(**SMALL, objective="tests.training.test_ibp_in_runs:objective_with_state", adv="fgsm")
+    fit(run)
+    # Batches of an epoch in the middle of it, on average.
+    assert [row.parts["done"] for row in run.state.history] == pytest.approx([0.25, 0.75], abs=1e-6)
+
+
+def test_the_bounds_grow_with_the_run(make_run):
+    run = make_run(**IBP)
+    x, y = first_batch(run)
+    run.state.attack = lambda model, x, y: x
+    found = []
+    for epoch, batch in ((0, 0), (1, 0), (1, 4)):
+        run.state.epoch, run.state.batch = epoch, batch
+        run.state.model.eval()
+        loss = run.state.objective(run.state.model, x, y, run.state.attack)
+        found.append(loss.parts["certified"].item())
+        clean = loss.parts["attacked"].item()
+    assert found[0] == pytest.approx(clean, abs=1e-5)  # at radius 0
+    assert clean < found[1] < found[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"arch": "vgg16(width=0.05, activation='silu')"}, r"SiLU\) cannot be bounded: it is not monotone"),
+        ({"norm": "l1", "eps": "1.0"}, "take linf or l2"),
+        ({"objective": "ibp(alpha=2.0)"}, "at most 1"),
+        ({"augment": "mixup"}, "one label an image"),
+    ],
+)
+def test_what_cannot_be_bounded_is_said_before_a_run_begins(options, said, make_run):
+    with pytest.raises(InputError, match=said):
+        rehearse(make_run(**{**IBP, **options}))
