@@ -59,7 +59,7 @@ def test_three_nets_two_rungs(options):
         trials = {trial.name: trial for trial in rung.trials}
         found = Difference.of(trials[choice.winner].chooses, trials[rival.second].chooses)
         assert (rival.difference, tuple(rival.ci95)) == (found.value, found.ci95)
-        assert rival.claimable == found.claimable(choice.noise)
+        assert rival.claimable == (found.claimable(choice.noise) and not rival.unequal)  # on a busy machine it may be
 
 
 def test_digits_are_those_of_the_checkpoint_on_the_validation_images(options):
