@@ -1,7 +1,7 @@
 """Certified accuracy of a subject, as a record of its own or beside the attacks of an evaluation."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from robustcls.core.threat import ThreatModel
 from robustcls.core.wrapped import read_wrapped
 from robustcls.data.augment import noise_of
 from robustcls.data.images import collect
+from robustcls.evaluation.bound import bound, check_precision, radii_of
 from robustcls.evaluation.certify_config import CertifyConfig
 from robustcls.evaluation.curves import parse_grid
 from robustcls.evaluation.journal import Journal, kept_in
@@ -151,13 +152,23 @@ def certify_spec(spec: str, config: CertifyConfig) -> "Task":
     config.eps = 0.0  # of the attacks that there are none of
     subject = load_subject(spec, config)
     subject.notes = [*said, *(line for line in subject.notes if not line.startswith("threat "))]
-    return Task(subject, config, smoothing, radii)
+    largest = f"no radius above {smoothing.largest:.3g} can be certified with {smoothing.n:,} draws"
+    beyond = ", ".join(f"{radius:g}" for radius in radii or () if radius > smoothing.largest)
+    remark = f"{largest}: at {beyond} the curve is 0" if beyond else largest
+    return Task(subject, config, "l2", lambda journal: smooth(subject, smoothing, config, journal, radii), [remark])
 
 
 def _bounds_task(spec: str, config: CertifyConfig, radii: Sequence[float] | None) -> "Task":
-    """Where bounds of plain networks (robustcls/certification/bounds.py) are to be called from: a Task whose `run` gives a
-    Certified of method "bounds", with the largest radius of eps_grid at which each sample is certified, and the predictions."""
-    raise InputError("`method=bounds` is not in this version: leave it out, for smoothing")
+    check_precision(config)
+    if config.norm is not None and radii is None:
+        raise InputError(f"norm {config.norm} has no radii here: give `eps_grid`, such as `eps_grid=0,1/255,2/255`")
+    config = replace(config)
+    config.eps = None if radii is None else max(radii)
+    subject = load_subject(spec, config)
+    found = radii_of(subject.threat, radii)
+    subject.notes = [line for line in subject.notes if not line.startswith("threat ")]
+    large = "bounds of a large network certify little or nothing, however robust it is"
+    return Task(subject, config, subject.threat.norm, lambda journal: bound(subject, config, journal, found), [large])
 
 
 @dataclass
@@ -166,8 +177,9 @@ class Task:
 
     subject: Subject  # whose model is the certified one, such as a Smoothed
     config: CertifyConfig
-    smoothing: Smoothing
-    radii: Sequence[float] | None
+    norm: str  # of the certificates
+    prove: Callable[[Journal | None], tuple[Certified, list[int]]]  # the record, and the answers
+    remarks: list[str]  # what a user should know before a long run
 
     def check_same(self, evaluation: Evaluation, path: str) -> None:
         """Raises InputError unless the evaluation is of this classifier on these samples, in the norm of the certificates."""
@@ -178,26 +190,19 @@ class Task:
             differs = f"is of {evaluation.model.name}, and certified is {subject.model_record.name}"
         elif evaluation.data.sha256 != subject.data_record.sha256:
             differs = "is on other samples"
-        elif evaluation.attacks and evaluation.threat.norm != "l2":
-            differs = f"is about attacks in {evaluation.threat.norm}, and the certificates in l2"
+        elif evaluation.attacks and evaluation.threat.norm != self.norm:
+            differs = f"is about attacks in {evaluation.threat.norm}, and the certificates in {self.norm}"
         elif evaluation.rejection is not None:
             differs = f"is beside the detector {evaluation.rejection.detector}, and the certificates without"
         else:
             return
         raise InputError(f"{path} {differs}: {hint}")
 
-    def remarks(self) -> list[str]:
-        """What a user should know before a long run."""
-        largest = self.smoothing.largest
-        beyond = [f"{radius:g}" for radius in self.radii or () if radius > largest]
-        said = [f"no radius above {largest:.3g} can be certified with {self.smoothing.n:,} draws"]
-        return [f"{said[0]}: at {', '.join(beyond)} the curve is 0" if beyond else said[0]]
-
     def run(self, journal: Journal | None, command: str) -> Evaluation:
-        """An evaluation without attacks: the vote's clean accuracy, and its certificates."""
+        """An evaluation without attacks: clean accuracy, of smoothing that of the vote, and the certificates."""
         started, began = datetime.now(UTC), time.perf_counter()
         subject, config = self.subject, self.config
-        certified, voted = smooth(subject, self.smoothing, config, journal, self.radii)
+        certified, voted = self.prove(journal)
         certified.command = command
         correct = sum(label == one for label, one in zip(subject.y.tolist(), voted, strict=True))
         files: Sequence[str | None] = subject.files or [None] * len(voted)
@@ -210,7 +215,7 @@ class Task:
         return Evaluation(
             model=subject.model_record,
             data=subject.data_record,
-            threat=Threat("l2", 0.0, "0"),
+            threat=Threat(self.norm, 0.0, "0"),
             clean=Accuracy.of(correct, len(voted)),
             robust=Accuracy.of(correct, len(voted), KIND),
             attacks=[],

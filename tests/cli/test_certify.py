@@ -4,13 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+import robustcls
 from robustcls.results.records import Evaluation
 
 HERE = "tests.helpers.defences"
 DATA = ("--data", "digits(size=8)", "-n", 20, "--device", "cpu")
 SHORT = (*DATA, "--draws", 100, "--select-draws", 20)
 LINEAR = f"smoothed({HERE}:linear, sigma=0.25)"
+
+
+BOUNDS = ("--method", "bounds", "--eps-grid")
 
 
 def certify(cli, model, *more):
@@ -81,6 +86,61 @@ def test_a_lower_bound_is_never_put_beside_another_models_upper_bound(cli):
     assert "is about attacks in linf" in certify(cli, LINEAR, "--out", "linf.json").err
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_bounds_stand_beside_attacks_on_the_model_itself(cli, norm):
+    """Of a linear network a certificate is at least margin / |w_y - w_k| in the dual norm; no attack gets inside it."""
+    model, radii = f"{HERE}:linear", (0.01, 0.03, 0.1) if norm == "linf" else (0.03, 0.2, 0.5)
+    attacked = cli(
+        "attack", "--model", model, *DATA, "--attack", "pgd", "--norm", norm, "--eps", 0.03, "--out", "both.json"
+    )
+    assert attacked.status == 0, attacked.err
+    grid = ",".join(map(str, (0, *radii)))
+    found = cli("certify", "--model", model, *DATA, *BOUNDS, grid, "--norm", norm, "--out", "both.json")
+    assert found.status == 0, found.err
+    assert all(len(line) <= 80 for line in found.out.splitlines())
+    both = Evaluation.load("both.json")
+    record = both.certified
+    assert (record.method, record.norm, both.threat.norm, len(both.attacks)) == ("bounds", norm, norm, 1)
+    assert [point.radius for point in record.curve] == [0, *radii]
+    assert record.curve[0].correct == both.clean.correct
+    broken = {one.index for one in both.samples if one.broken_by}
+    assert not broken & {one.index for one in record.samples if one.radius >= 0.03}
+    net = robustcls.load(model)
+    x, y = robustcls.load_data("digits(size=8)", n=20)
+    w = next(p for p in net.parameters() if p.dim() == 2).detach()
+    z = net(x).detach()
+    for place, sample in enumerate(record.samples):
+        others = [k for k in range(10) if k != y[place]]
+        gaps = torch.stack([z[place, y[place]] - z[place, k] for k in others])
+        slopes = torch.stack([(w[y[place]] - w[k]).norm(p=1 if norm == "linf" else 2) for k in others])
+        least = (gaps / slopes).min().item()  # without the box, which only helps
+        assert sample.radius >= max((r for r in radii if r < 0.999 * least), default=0)
+    assert len({one.radius for one in record.samples}) > 2
+
+
+def test_bounds_that_were_interrupted_go_on(cli, monkeypatch):
+    from robustcls.evaluation import bound
+
+    arguments = ("certify", "--model", f"{HERE}:linear", *DATA, *BOUNDS, "0.001,0.01", "--norm", "linf")
+    assert cli(*arguments, "--out", "whole.json").status == 0
+    monkeypatch.setattr(bound, "KEPT", 5)
+    real, done = bound._largest, []
+
+    def cut(*given):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(given[2])
+        return real(*given)
+
+    monkeypatch.setattr(bound, "_largest", cut)
+    assert cli(*arguments, "--out", "cut.json").status == 130
+    done.clear()
+    assert cli(*arguments, "--out", "cut.json", "--resume").status == 0
+    assert len(done) == 2, "two of four parts were there"
+    one, two = (Evaluation.load(name).certified.samples for name in ("whole.json", "cut.json"))
+    assert one == two
+
+
 def test_an_attack_does_not_throw_certificates_away(cli):
     assert certify(cli, LINEAR).status == 0
     attack = ("--attack", "fgsm", "--norm", "l2", "--eps", 0.2)
@@ -146,7 +206,11 @@ def test_the_sigma_of_training_is_taken_from_the_checkpoint(cli, tmp_path):
         (f"averaged({LINEAR}, draws=2)", ("--sigma", 0.25), "the model is itself random"),
         (f"smoothed({LINEAR}, sigma=0.25)", (), "the model is itself random"),
         (f"{HERE}:linear", ("--method", "bounds", "--sigma", 0.25), "bounds have no noise"),
-        (f"{HERE}:linear", ("--method", "bounds"), "--method bounds is not in this version"),
+        (f"{HERE}:linear", ("--method", "bounds", "--norm", "l2"), "norm l2 has no radii here: give --eps-grid"),
+        (f"{HERE}:linear", (*BOUNDS, "0"), "bounds at eps 0 say no more than the clean accuracy"),
+        (f"{HERE}:linear", (*BOUNDS, "0.1", "--norm", "l1"), "bounds do not know the norm l1"),
+        (f"{HERE}:linear", (*BOUNDS, "0.1", "--precision", "bf16"), "leave out --precision bf16"),
+        (LINEAR, (*BOUNDS, "0.1"), "this model is random: leave out --method bounds"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(model, more, said, cli):

@@ -1,0 +1,101 @@
+"""Bounds of a subject: the largest of some radii within which each answer is proven, to be gone on with if cut off."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcls.certification.bounds import certify_bounds, check
+from robustcls.core.classifier import device_of
+from robustcls.core.errors import InputError
+from robustcls.core.gradients import frozen
+from robustcls.core.losses import predict_labels
+from robustcls.core.options import parse_batch_size
+from robustcls.core.progress import Bar
+from robustcls.core.provenance import versions
+from robustcls.core.threat import ThreatModel
+from robustcls.evaluation.certify_config import CertifyConfig
+from robustcls.evaluation.journal import Journal
+from robustcls.evaluation.subject import Subject
+from robustcls.models.wrappers.averaged import averaged_in
+from robustcls.results.certified import Certified, CertifiedSample
+from robustcls.runtime.device import describe_device, exact_fp32, resolve_batch_size
+from robustcls.runtime.memory import OomSafeBatches
+from robustcls.runtime.predict import predict
+
+SHARES = (0.0, 0.25, 0.5, 1.0)  # of the threat's radius, where none is named
+KEPT = 20  # images in one file of a run that may be cut off
+ALGORITHM = "CROWN (arXiv:1811.00866), the best of it and of interval bounds, in float64"
+
+
+def radii_of(threat: ThreatModel, radii: Sequence[float] | None) -> list[float]:
+    """Those that were named, or shares of the threat's. Raises InputError where bounds have nothing to say of them."""
+    found = [share * threat.eps for share in SHARES] if radii is None else list(radii)
+    check(threat.at(max(found)))
+    return found
+
+
+def bound(
+    subject: Subject, config: CertifyConfig, journal: Journal | None, radii: Sequence[float]
+) -> tuple[Certified, list[int]]:
+    """The record, and the model's answers, N. Raises InputError for a model that is no plain network."""
+    model, began, device = subject.model, time.perf_counter(), device_of(subject.model)
+    if averaged_in(model):
+        raise InputError("bounds are of a network of plain layers, and this model is random: leave out `method=bounds`")
+    parts = OomSafeBatches(resolve_batch_size(parse_batch_size(config.batch_size), subject.x.shape[1:], device))
+    with torch.no_grad(), frozen(model), exact_fp32():
+        logits = predict(model, subject.x, parts)
+    if journal is not None:
+        journal.open(_task(subject, radii), logits)
+    answers = predict_labels(logits).cpu()
+    right, found = answers == subject.y.cpu(), []
+    with Bar(len(right), "certify", "image", show=not config.quiet) as bar:
+        for rows in torch.arange(len(right)).split(KEPT):
+            known = journal.read_chunk(rows) if journal else None
+            its = known["radius"] if known else _largest(model, subject, rows, right[rows], radii)
+            if journal and known is None:
+                journal.write_chunk(rows, {"radius": its})
+            found.append(its)
+            bar.advance(len(rows), f"{sum(int((each > 0).sum()) for each in found)} certified")
+    samples = [
+        CertifiedSample(index, label, answer if answer >= 0 else None, radius)
+        for index, label, answer, radius in zip(
+            subject.index.tolist(), subject.y.tolist(), answers.tolist(), torch.cat(found).tolist(), strict=True
+        )
+    ]
+    record = Certified.of(
+        "bounds", subject.threat.norm, samples, radii, algorithm=ALGORITHM, batch_size=parts.size,
+        device=describe_device(device), seconds=round(time.perf_counter() - began, 3), command="robustcls certify",
+    )  # fmt: skip
+    return record, answers.tolist()
+
+
+def _largest(model: nn.Module, subject: Subject, rows: Tensor, right: Tensor, radii: Sequence[float]) -> Tensor:
+    """The largest radius at which each of the rows is certified, float64; 0 for none. What holds at a radius holds below it."""
+    largest, left = torch.zeros(len(rows), dtype=torch.float64), right.clone()
+    for radius in sorted({one for one in radii if one > 0}, reverse=True):
+        if not left.any():
+            break
+        where = left.nonzero().squeeze(1)
+        x, y = subject.x[rows[where]], subject.y[rows[where]]
+        certified = certify_bounds(model, x, y, subject.threat.at(radius)).certified.cpu()
+        largest[where[certified]] = radius
+        left[where[certified]] = False
+    return largest
+
+
+def check_precision(config: CertifyConfig) -> None:
+    """Raises InputError where a copy in low precision was asked for."""
+    if config.precision != "fp32":
+        raise InputError(f"bounds are of the model itself, not of a copy: leave out `precision={config.precision}`")
+
+
+def _task(subject: Subject, radii: Sequence[float]) -> dict[str, Any]:
+    """What must be the same where a run is resumed."""
+    model, data = subject.model_record, subject.data_record
+    return {
+        "certified": "bounds", "model": [model.name, model.sha256], "data": data.sha256, "norm": subject.threat.norm,
+        "radii": list(radii), "device": device_of(subject.model).type, "versions": versions(),
+    }  # fmt: skip
