@@ -26,18 +26,10 @@ from robustcls.training.recipe import configure
 from robustcls.training.train import train
 
 AT_ONCE = 512  # images that are predicted at a time
-FORBIDDEN = {
-    "data",
-    "arch",
-    "adv",
-    "objective",
-    "step",
-    "minutes",
-    "epochs",
-    "out",
-    "limit_train",
-    "seed",
-}  # of a recipe
+FORBIDDEN = {  # of a recipe; images without labels might be copies of those that a fold holds out
+    "data", "arch", "adv", "objective", "step", "minutes", "epochs", "out", "limit_train", "seed", "unlabelled",
+    "pseudo_labels",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -252,9 +252,10 @@ def test_refuses_a_class_too_small_for_the_folds(digits, config):
 
 def test_a_recipe_must_leave_the_audit_its_own(config, tmp_path):
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text('lr = 0.05\naugment = "none"\nobjective = "trades"\n', encoding="utf-8")
-    with pytest.raises(InputError, match="the audit itself chooses objective"):
-        fold_options(replace(config, recipe=str(recipe)))
+    for name, value in (("objective", "trades"), ("unlabelled", "folder:photos")):
+        recipe.write_text(f'lr = 0.05\naugment = "none"\n{name} = "{value}"\n', encoding="utf-8")
+        with pytest.raises(InputError, match=f"the audit itself chooses {name}"):
+            fold_options(replace(config, recipe=str(recipe)))
     recipe.write_text('lr = 0.05\naugment = "affine"\n', encoding="utf-8")
     options, given = fold_options(replace(config, recipe=str(recipe)))
     assert (options.lr, options.augment, options.adv) == (0.05, "affine", "none")
