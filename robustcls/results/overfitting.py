@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from robustcls.results.learning import above_chance
 from robustcls.results.records import Chance, Epoch
+from robustcls.results.statistics import wilson
 
 CATASTROPHIC = 0.20  # of FGSM accuracy above robust accuracy; a sound model stays within a few hundredths
 NEARLY_NONE = 0.05  # robust accuracy that is lost whatever the best was
@@ -38,13 +39,15 @@ def undone(epochs: Sequence[Epoch]) -> list[int]:
 def robust_overfitting(epochs: Sequence[Epoch], chance: Chance | None = None) -> str:
     """One sentence where robust accuracy ended below its best (Rice et al. 2020, arXiv:2002.11569), else nothing.
 
-    Nothing either where the best is not above chance: there was nothing to lose.
+    Nothing either where the best is not above chance, for there was nothing to lose, and where the last is within the 95%
+    interval that so few images leave the best.
     """
     measured = [(one.val_robust, one.epoch) for one in epochs if one.val_robust is not None]
     if not measured or not above_chance([share for share, _ in measured], chance):
         return ""
     (best, when), (last, _) = max(measured, key=lambda pair: (pair[0], -pair[1])), measured[-1]
-    if best - last < WORTH_SAYING:
+    noise = best - wilson(best * chance.images, chance.images)[0] if chance else 0.0
+    if best - last < max(WORTH_SAYING, noise):
         return ""
     return (
         f"robust overfitting: robust validation accuracy fell from {best:.1%} in epoch {when} to {last:.1%}; "

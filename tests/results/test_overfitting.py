@@ -3,7 +3,7 @@
 import pytest
 
 from robustcls.results.overfitting import catastrophes, robust_overfitting
-from robustcls.results.records import Epoch
+from robustcls.results.records import Chance, Epoch
 
 
 def epochs(*values):
@@ -57,3 +57,10 @@ def test_robust_overfitting(robust, words):
     assert bool(said) == bool(words)
     assert words in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(("images", "said"), [(None, True), (126, False), (2000, True)])
+def test_a_fall_that_few_images_cannot_show_is_not_said(images, said):
+    """From 61% to 57%: the 95% interval of 61% of 126 images begins at 52%, of 2,000 at 59%."""
+    chance = None if images is None else Chance(images, 0.1)
+    assert bool(robust_overfitting(epochs((0.61, 0.7), (0.57, 0.7)), chance)) == said
