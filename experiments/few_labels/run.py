@@ -49,8 +49,11 @@ def main() -> None:
     for seed in given.seeds:
         for name in ["teacher", *given.rows]:
             found = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {"rows": []}
-            if any((row["row"], row["seed"]) == (name, seed) for row in found["rows"]):
+            done = [row for row in found["rows"] if (row["row"], row["seed"]) == (name, seed)]
+            labels_are_here = name != "teacher" or (given.work / str(seed) / "labels.npz").exists()
+            if done and labels_are_here:
                 continue
+            found["rows"] = [row for row in found["rows"] if row not in done]
             print(f"seed {seed}, {name}", flush=True)
             made = row_of(name, seed, given.work / str(seed), given.data, tiny=given.tiny)
             found["rows"].append(made)
