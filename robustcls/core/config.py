@@ -101,7 +101,7 @@ def convert(hint: Any, value: Any) -> Any:
                 return float(value)
         elif type(value) is part:
             return value
-    is_plain = isinstance(value, str | int | float | list | tuple) and len(repr(value)) < LONGEST
+    is_plain = isinstance(value, str | int | float | list | tuple | None) and len(repr(value)) < LONGEST
     shown = repr(value) if is_plain else type(value).__name__
     raise ValueError(f"{shown} is not {' or '.join(_words(part) for part in union_parts(hint) if part is not _NONE)}")
 

@@ -39,7 +39,7 @@ def test_tables_and_findings(cli, quick):
     best, again = (trial.score.accuracy for trial in choice.seeds)
     assert f"with seed 1: {again:.1%}; mean of all 2: {(best + again) / 2:.1%}" in out
     assert "without their intervals: among few images chance decides" in out
-    assert choice.provenance.command.startswith("robustcls ")
+    assert choice.provenance.command.startswith("robustcls")
     assert "folder choice" in result.err
     assert "twice the images:" in out
     assert "a larger model:" in out
