@@ -96,7 +96,7 @@ def test_labels_of_other_images_end_before_anything_is_written(home, tmp_path):
 def test_any_objective_takes_pseudo_labels(home, tmp_path):
     for number, name in enumerate(plugins.names("objective")):
         adv = "none" if name == "standard" else "pgd(steps=1)"
-        options = {"objective": name, "adv": adv, "epochs": 1, "augment": "none" if name == "mart" else "mixup"}
+        options = {"objective": name, "adv": adv, "epochs": 1, "augment": "none" if name in ("mart", "ibp") else "mixup"}
         run = train(tmp_path / str(number), unlabelled="rest", pseudo_labels=home / "labels.npz", **options)
         assert run.history[0].train_loss > 0
 
@@ -113,9 +113,9 @@ def test_without_unlabelled_images_a_run_is_what_it_was(tmp_path, monkeypatch):
     ends = []
     for name in ("now", "before"):
         if name == "before":
-            for objective in ("adversarial", "trades"):
+            for objective in ("alp", "trades"):
                 monkeypatch.setattr(f"robustcls.objectives.{objective}.labelled_mean", lambda losses, y: losses.mean())
-        for objective in ("adversarial(mix=0.3)", "trades"):
+        for objective in ("alp", "trades"):
             options = {"objective": objective, "adv": "pgd(steps=1)", "epochs": 2}
             ends.append(values_of(train(tmp_path / f"{name}-{objective[:3]}", **options).model))
     assert same(ends[0], ends[2])
