@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustcls.certification.bounds import certify_bounds, check
 from robustcls.core.classifier import device_of
@@ -54,7 +54,7 @@ def bound(
     with Bar(len(right), "certify", "image", show=not config.quiet) as bar:
         for rows in torch.arange(len(right)).split(KEPT):
             known = journal.read_chunk(rows) if journal else None
-            its = known["radius"] if known else _largest(model, subject, rows, right[rows], radii)
+            its = known["radius"] if known else _largest(subject, rows, right[rows], radii)
             if journal and known is None:
                 journal.write_chunk(rows, {"radius": its})
             found.append(its)
@@ -67,12 +67,12 @@ def bound(
     ]
     record = Certified.of(
         "bounds", subject.threat.norm, samples, radii, algorithm=ALGORITHM, batch_size=parts.size,
-        device=describe_device(device), seconds=round(time.perf_counter() - began, 3), command="robustcls certify",
+        device=describe_device(device), seconds=round(time.perf_counter() - began, 3),
     )  # fmt: skip
     return record, answers.tolist()
 
 
-def _largest(model: nn.Module, subject: Subject, rows: Tensor, right: Tensor, radii: Sequence[float]) -> Tensor:
+def _largest(subject: Subject, rows: Tensor, right: Tensor, radii: Sequence[float]) -> Tensor:
     """The largest radius at which each of the rows is certified, float64; 0 for none. What holds at a radius holds below it."""
     largest, left = torch.zeros(len(rows), dtype=torch.float64), right.clone()
     for radius in sorted({one for one in radii if one > 0}, reverse=True):
@@ -80,7 +80,7 @@ def _largest(model: nn.Module, subject: Subject, rows: Tensor, right: Tensor, ra
             break
         where = left.nonzero().squeeze(1)
         x, y = subject.x[rows[where]], subject.y[rows[where]]
-        certified = certify_bounds(model, x, y, subject.threat.at(radius)).certified.cpu()
+        certified = certify_bounds(subject.model, x, y, subject.threat.at(radius)).certified.cpu()
         largest[where[certified]] = radius
         left[where[certified]] = False
     return largest

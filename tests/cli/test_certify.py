@@ -129,7 +129,7 @@ def test_bounds_that_were_interrupted_go_on(cli, monkeypatch):
     def cut(*given):
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(given[2])
+        done.append(given[1])
         return real(*given)
 
     monkeypatch.setattr(bound, "_largest", cut)

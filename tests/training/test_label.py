@@ -96,7 +96,12 @@ def test_labels_of_other_images_end_before_anything_is_written(home, tmp_path):
 def test_any_objective_takes_pseudo_labels(home, tmp_path):
     for number, name in enumerate(plugins.names("objective")):
         adv = "none" if name == "standard" else "pgd(steps=1)"
-        options = {"objective": name, "adv": adv, "epochs": 1, "augment": "none" if name in ("mart", "ibp") else "mixup"}
+        options = {
+            "objective": name,
+            "adv": adv,
+            "epochs": 1,
+            "augment": "none" if name in ("mart", "ibp") else "mixup",
+        }
         run = train(tmp_path / str(number), unlabelled="rest", pseudo_labels=home / "labels.npz", **options)
         assert run.history[0].train_loss > 0
 
