@@ -1,6 +1,5 @@
 """Predictions for every training image by a model that was not trained on it."""
 
-import math
 import tempfile
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from robustcls.auditing.duplicates import Group
 from robustcls.core.classifier import Classifier
 from robustcls.core.config import read_toml
 from robustcls.core.errors import InputError
-from robustcls.core.logits import Wrapper, logits_of
+from robustcls.core.logits import Wrapper, logits_of, mean_probabilities
 from robustcls.core.names import quoted
 from robustcls.core.seeds import mix
 from robustcls.core.subset import stratified_order
@@ -61,7 +60,7 @@ class Mirrored(Wrapper):
         logs = [
             logits_of(self.model(view)).log_softmax(1) for view in (x.clone(), x.flip(3))
         ]  # some models write on it
-        return torch.stack(logs).logsumexp(0) - math.log(len(logs))
+        return mean_probabilities(logs)
 
 
 def divide(labels: Tensor, folds: int, seed: int, together: Sequence[Group] = ()) -> Tensor:

@@ -25,6 +25,11 @@ def logits_of(output: Any, part: int | None = None) -> Any:
     return logits_of(inside) if said else output
 
 
+def mean_probabilities(logs: list[Tensor]) -> Tensor:
+    """The logarithm of the mean of several softmaxes, given their logarithms, each N,K: itself logits."""
+    return torch.stack(logs).logsumexp(0) - math.log(len(logs))
+
+
 def choose_part(output: Any, columns: int) -> int | None:
     """Which part of a tuple or list has as many columns as there are classes, where that is one and not the first; else
     None."""

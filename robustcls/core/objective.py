@@ -38,7 +38,8 @@ class StepContext(Protocol):
     """
 
     model: nn.Module
-    threat: ThreatModel
+    threat: ThreatModel  # of this batch: with `eps_ramp` smaller than the run's
+    full_threat: ThreatModel  # the run's
     accumulate: int  # equal parts that a batch is cut in
     state: dict[str, Tensor]  # what the step keeps from batch to batch; saved in last.pt
 

@@ -44,16 +44,16 @@ def ibp(
         raise InputError(f"ibp(warmup={warmup}, ramp={ramp}): give shares of the run, at most 1 together")
     if y.is_floating_point():
         raise InputError("objective ibp needs one label an image: leave out the augmentation that mixes labels")
-    check(state.threat)
+    check(state.full_threat)
     logits = model(attack(model, x, y))
     attacked = cross_entropy(logits, y).mean()
     begun = state.share_done - warmup
-    radius = state.threat.eps * (min(1.0, max(0.0, begun) / ramp) if ramp else float(begun >= 0))
+    radius = state.full_threat.eps * (min(1.0, max(0.0, begun) / ramp) if ramp else float(begun >= 0))
     with torch.autocast(x.device.type, enabled=False):
         if model not in _traced:
             _traced[model] = trace(model)
         network = read(_traced[model], x[:1])
-        region = Region(x, state.threat.at(radius))
+        region = Region(x, state.full_threat.at(radius))
         margins = interval_margins(network, region, intervals(network, region), y)
         certified = cross_entropy(-margins, y).mean()
     total = (1 - alpha) * attacked + alpha * certified

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.core.errors import InputError
+from robustcls.core.logits import mean_probabilities
 from robustcls.core.losses import cross_entropy, labelled_mean
 from robustcls.core.objective import BoundAttack, Loss
 
@@ -38,4 +39,4 @@ class _Mean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         logs = [self.model(x + one).float().log_softmax(1) for one in self.noise]
-        return torch.stack(logs).logsumexp(0) - math.log(len(logs))
+        return mean_probabilities(logs)

@@ -53,3 +53,16 @@ def test_the_bounds_grow_with_the_run(make_run):
 def test_what_cannot_be_bounded_is_said_before_a_run_begins(options, said, make_run):
     with pytest.raises(InputError, match=said):
         rehearse(make_run(**{**IBP, **options}))
+
+
+def test_the_radius_of_bounds_does_not_follow_that_of_the_attack(make_run):
+    """Both may grow, each by its own shares of the run: at 0 for the attack the bounds have theirs."""
+    plain, ramped = make_run(**IBP), make_run(**IBP, eps_ramp="0.8-0.9")
+    found = []
+    for run in (plain, ramped):
+        x, y = first_batch(run)
+        run.state.epoch, run.state.batch = 1, 0
+        run.state.model.eval()
+        found.append(run.state.objective(run.state.model, x, y, lambda model, x, y: x).parts["certified"].item())
+    assert ramped.state.threat.eps == 0
+    assert found[0] == found[1]

@@ -1,15 +1,13 @@
 """Several models as one."""
 
-import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from robustcls.core.class_map import normal, own_names
 from robustcls.core.classifier import input_size_of
 from robustcls.core.errors import InputError
-from robustcls.core.logits import Wrapper, logits_of
+from robustcls.core.logits import Wrapper, logits_of, mean_probabilities
 
 SEVERAL = True  # takes as many models as there are
 
@@ -72,7 +70,7 @@ class Ensemble(Wrapper):
                     "all must have the same classes"
                 )
             logs.append(logits.log_softmax(1) if order is None else logits[:, order].log_softmax(1))
-        return torch.stack(logs).logsumexp(0) - math.log(len(logs))
+        return mean_probabilities(logs)
 
     def _check_sizes(self) -> None:
         sizes = {size: number for number, one in enumerate(self.members, 1) if (size := _size_of(one))}

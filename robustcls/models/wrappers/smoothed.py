@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcls.core.errors import InputError
-from robustcls.core.logits import logits_of
+from robustcls.core.logits import logits_of, mean_probabilities
 from robustcls.core.losses import predict_labels
 from robustcls.core.seeds import mix
 from robustcls.models.wrappers.averaged import Averaged
@@ -66,5 +66,5 @@ class Smoothed(Averaged):
             logs.append(logits.float().log_softmax(1))
             classes = torch.arange(logits.shape[1], device=x.device)
             votes = votes + (predict_labels(logits.detach())[:, None] == classes).float()  # of no class: for none
-        mean = torch.stack(logs).logsumexp(0) - math.log(len(logs))
+        mean = mean_probabilities(logs)
         return torch.logaddexp(votes.log(), mean) - math.log(len(logs) + 1)
