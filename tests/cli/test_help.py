@@ -26,6 +26,13 @@ KINDS = {
 }
 
 
+ELSEWHERE = {
+    ("--adv", "none"),
+    ("bench", "--suite"),
+    ("certify", "--method"),
+}  # words of the option itself, no plug-ins
+
+
 def examples(help_text):
     """The command lines of a help text, without `robustcls`."""
     joined = help_text.replace("\\\n", " ")
@@ -46,7 +53,7 @@ def test_help_has_examples_whose_options_exist(name, cli):
         for option, value in pairwise(line):
             if option == "--arch" and is_zoo(value):
                 build(value, classes=list("abcde"), input_size=(3, 64, 64))
-            elif option in KINDS and (option, value) != ("--adv", "none") and (name, option) != ("bench", "--suite"):
+            elif option in KINDS and not {(option, value), (name, option)} & ELSEWHERE:
                 plugins.resolved(KINDS[option], value)
 
 
