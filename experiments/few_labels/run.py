@@ -28,13 +28,15 @@ from robustcls.data.splits import load_left_out
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parents[1] / "reports" / "few_labels" / "results.json"
-ROWS = {"alone": "", "rst": "labels.npz", "permuted": "permuted.npz", "all": "", "uat": ""}  # and their pseudo-labels
+TEACHERS = {"teacher": "first.npz", "again": "labels.npz"}  # and the pseudo-labels that they give
+STUDENTS = ("alone", "rst", "permuted", "all", "uat")
+READS = {"again": "first.npz", "rst": "labels.npz", "permuted": "permuted.npz"}
 PLACES = ("data", "data_dir", "pseudo_labels", "out")  # of the machine, not of the recipe
 TINY = [
     "--data", "digits(size=8)", "--arch", "vgg16(width=0.05)", "--eps", "0.1", "--batch-size", "16", "--val-n", "40",
     "--augment", "none",
 ]  # fmt: skip
-TINY_EPOCHS, TINY_LIMIT = {"teacher": 30, "alone": 40}, 60
+TINY_EPOCHS, TINY_LIMIT = {"teacher": 30, "again": 5, "alone": 40}, 60
 
 
 def main() -> None:
@@ -43,14 +45,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/few_labels"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", choices=STUDENTS, default=list(STUDENTS))
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args()
     for seed in given.seeds:
-        for name in ["teacher", *given.rows]:
+        for name in [*TEACHERS, *given.rows]:
             found = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {"rows": []}
             done = [row for row in found["rows"] if (row["row"], row["seed"]) == (name, seed)]
-            labels_are_here = name != "teacher" or (given.work / str(seed) / "labels.npz").exists()
+            labels_are_here = name not in TEACHERS or (given.work / str(seed) / TEACHERS[name]).exists()
             if done and labels_are_here:
                 continue
             found["rows"] = [row for row in found["rows"] if row not in done]
@@ -65,19 +67,19 @@ def main() -> None:
 def row_of(name: str, seed: int, folder: Path, data: str, *, tiny: bool) -> dict[str, Any]:
     """Trains and evaluates one recipe."""
     run = folder / name
-    labels = folder / ROWS[name] if ROWS.get(name) else None
+    labels = folder / READS[name] if name in READS else None
     train(name, seed, run, data, labels, tiny=tiny)
     config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
     history = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
     kept = {key: value for key, value in config.items() if key not in PLACES}
     row: dict[str, Any] = {"row": name, "seed": seed, "config": kept, "commit": commit()}
     row["epochs"] = {"run": len(history), "seconds": round(sum(epoch["seconds"] for epoch in history), 1)}
-    if name == "teacher":
-        command("label", "--model", run / "ckpt.pt", "--out", folder / "labels.npz")
-        row["pseudo_labels"] = judge(folder, config, seed)
+    if name in TEACHERS:
+        command("label", "--model", run / "ckpt.pt", "--out", folder / TEACHERS[name])
+        row["pseudo_labels"] = judge(folder / TEACHERS[name], config, seed)
     evaluation = run / "evaluation.json"
     if not evaluation.exists():
-        suite = ["--attack", "fgsm"] if name == "teacher" else ["--suite", "fast"]  # undefended: nothing withstands
+        suite = ["--attack", "fgsm"] if name in TEACHERS else ["--suite", "fast"]  # undefended: nothing withstands
         command("attack", "--model", run / "ckpt.pt", *suite, "--n", "all", "--resume", "--out", evaluation)
     return row | summary(Evaluation.load(evaluation))
 
@@ -97,13 +99,13 @@ def train(name: str, seed: int, run: Path, data: str, labels: Path | None, *, ti
     command("train", "--config", HERE / f"{name}.toml", *options)
 
 
-def judge(folder: Path, config: dict[str, Any], seed: int) -> dict[str, Any]:
-    """How many of the teacher's labels are right, which no training sees; writes the permuted ones, too."""
-    made = PseudoLabels.load(folder / "labels.npz")
+def judge(labels: Path, config: dict[str, Any], seed: int) -> dict[str, Any]:
+    """How many of a teacher's labels are right, which no training sees; writes them permuted, too."""
+    made = PseudoLabels.load(labels)
     true = load_left_out(config["data"], seed=seed, limit_train=config["limit_train"]).labels
     order = torch.randperm(len(made), generator=torch.Generator().manual_seed(seed))
     permuted = replace(made, labels=made.labels[order], confidence=made.confidence[order])
-    permuted.save(folder / "permuted.npz")
+    permuted.save(labels.with_name("permuted.npz"))
     right = {name: int((each.labels == true).sum()) for name, each in (("right", made), ("permuted_right", permuted))}
     return {"total": len(true), **right, "confidence": round(made.confidence.mean().item(), 4)}
 

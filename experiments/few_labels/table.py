@@ -20,6 +20,7 @@ WORDS = {
     "rst": "and pseudo-labels: RST",
     "all": "48,000 labels",
 }
+TEACHERS = {"teacher": "pseudo-labels", "again": "those of the second round"}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -61,12 +62,16 @@ def with_interval(values: list[float]) -> str:
 
 def about(rows: list[dict[str, Any]]) -> str:
     """What all rows have in common, and what the teacher knew."""
-    students, teachers = ([row for row in rows if (row["row"] == "teacher") == side] for side in (False, True))
+    students, teachers = ([row for row in rows if (row["row"] in TEACHERS) == side] for side in (False, True))
     said = [f"{row['robust']['total']:,} test images" for row in students[:1]]
     said += sorted({row["device"].split(",")[0] for row in students})
-    if teachers:
-        right = [100 * row["pseudo_labels"]["right"] / row["pseudo_labels"]["total"] for row in teachers]
-        said.append(f"pseudo-labels right: {each(right)} %")
+    for name, words in TEACHERS.items():
+        right = [
+            100 * row["pseudo_labels"]["right"] / row["pseudo_labels"]["total"]
+            for row in teachers
+            if row["row"] == name
+        ]
+        said += [f"{words} right: {each(right)} %"] if right else []
     checks = sorted({f"{row['row']}: {name}" for row in students for name in row["checks"]})
     return "; ".join([*said, *([f"self-checks that warn: {', '.join(checks)}"] if checks else [])]) + "."
 
