@@ -31,7 +31,7 @@ ORDER, TITLE = 45, "Certified accuracy"
 
 DRAWN = 300  # steps of the certified curve that are drawn at most
 APART = 13.0  # points by which two labels beside the figure keep from each other
-WIDE, NEAR = 12.0, 0.09  # a gap that has room for a word: points, and the share of the radii between it and a line
+WIDE, NEAR = 12.0, 0.06  # a gap that has room for a word: points, and the share of the radii between it and a line
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,9 @@ def _draw(context: Context, sides: Sides, rows: Sequence[Row]) -> Markup:
         axes.plot([factor * r for r in x], low, "-", drawstyle="steps-pre", color=colour)
         asked = [point for point in found.curve if point.radius <= end]
         _mark(axes, factor, [(point.radius, point) for point in asked], "^", colour)
-        ends = [(low[-1], "certified:\nlower bound")]
+        ends = [(low[-1], "certified:\nlower bound")] if x[-1] == end else []
+        if not ends:
+            _label_inside(axes, factor * x[-1], low[-1], "certified: lower bound")
         if sides.attacked:
             shares = [100 * point.robust.accuracy for point in sides.attacked]
             across = [factor * point.eps for point in sides.attacked] + [factor * end]
@@ -232,7 +234,7 @@ def _shade(axes: Axes, sides: Sides, x: Sequence[float], low: Sequence[float], c
         across, [*lows, lows[-1]], [*highs, highs[-1]], step="post", color=colour, alpha=0.16, linewidth=0
     )
     middles = [(left + right) / 2 for left, right in pairwise(edges)]
-    lines = (0, sides.model.evaluation.threat.eps, largest_radius(sides.found), x[-1])
+    lines = (*sides.radii, sides.model.evaluation.threat.eps, largest_radius(sides.found), x[-1])
     inside = [i for i, at in enumerate(middles) if min(abs(at - line) for line in lines) > NEAR * x[-1]]
     widest = max(inside, key=lambda i: highs[i] - lows[i], default=None)
     if widest is not None and highs[widest] - lows[widest] >= WIDE:
@@ -240,10 +242,16 @@ def _shade(axes: Axes, sides: Sides, x: Sequence[float], low: Sequence[float], c
         axes.text(sides.factor * middles[widest], y, "not known", color=INK, fontsize=9, ha="center", va="center")
 
 
+def _label_inside(axes: Axes, x: float, y: float, text: str) -> None:
+    """The name of a curve that ends before the others, right of its end and below it, where there is room."""
+    below = y > APART
+    shift, va = ((9, -3), "top") if below else ((9, 3), "bottom")
+    axes.annotate(text, (x, y), shift, textcoords="offset points", color=INK, fontsize=9, ha="left", va=va)
+
+
 def _label(axes: Axes, ends: Sequence[tuple[float, str]]) -> None:
     """The names of the curves beside their ends, the lower first, moved apart where they would meet."""
-    below = ends[0][0]
-    if len(ends) > 1 and ends[1][0] - below < APART:
+    if len(ends) > 1 and ends[1][0] - ends[0][0] < APART:
         middle = min(max((ends[0][0] + ends[1][0]) / 2, APART / 2), 100 - APART / 2)
         ends = [(middle - APART / 2, ends[0][1]), (middle + APART / 2, ends[1][1])]
     for y, text in ends:
