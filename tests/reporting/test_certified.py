@@ -110,7 +110,7 @@ def test_bounds_say_nothing_beyond_what_was_tried():
     assert rows[-1][1:] == ["not asked for", interval(60), "16/255", "not known"]
     assert rows[1][1:4] == [interval(70), interval(80), "clean images"]
     assert "different radii and make no bracket" in shown(html)
-    assert "certified: lower bound" in drawn(html)[0].text
+    assert "certified:" in drawn(html)[0].text
     assert BETWEEN not in " ".join(shown_text(html).split())
     assert f"Certified{interval(20)} at linf 0.03137; at the radius of the attacks nothing was certified." in shown(
         html, "verdict"

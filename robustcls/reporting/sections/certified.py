@@ -31,7 +31,7 @@ ORDER, TITLE = 45, "Certified accuracy"
 
 DRAWN = 300  # steps of the certified curve that are drawn at most
 APART = 13.0  # points by which two labels beside the figure keep from each other
-WIDE, NEAR = 12.0, 0.06  # a gap that has room for a word: points, and the share of the radii between it and a line
+WIDE, NEAR = 12.0, 0.07  # a gap that has room for a word: points, and the share of the radii between it and a line
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def _draw(context: Context, sides: Sides, rows: Sequence[Row]) -> Markup:
         _mark(axes, factor, [(point.radius, point) for point in asked], "^", colour)
         ends = [(low[-1], "certified:\nlower bound")] if x[-1] == end else []
         if not ends:
-            _label_inside(axes, factor * x[-1], low[-1], "certified: lower bound")
+            _label_inside(axes, factor * x[-1], low[-1], "certified:\nlower bound")
         if sides.attacked:
             shares = [100 * point.robust.accuracy for point in sides.attacked]
             across = [factor * point.eps for point in sides.attacked] + [factor * end]
