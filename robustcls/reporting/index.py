@@ -12,8 +12,9 @@ from markupsafe import Markup
 from robustcls.core.errors import InputError
 from robustcls.core.files import atomic_write
 from robustcls.reporting.context import look_up
-from robustcls.reporting.html import badge, fill_page, lines, piece, table
+from robustcls.reporting.html import badge, estimate, fill_page, lacking, lines, piece, table
 from robustcls.reporting.scrub import readable, scrub
+from robustcls.results.bracket import stated_radius, why_apart
 from robustcls.results.policy import Policy, judge
 from robustcls.results.records import Evaluation
 
@@ -54,7 +55,8 @@ def render_index(folder: str | Path, *, policy: Policy | None = None, title: str
         raise InputError(f"no folder {folder}: name one that holds evaluations with `index`")
     found, skipped = _find(folder)
     pages = _below(folder, "*.html")
-    rows = [_row(one.file, one.evaluation, _beside(one.file, pages), policy) for one in found if one.evaluation]
+    proven = any(one.evaluation and one.evaluation.certified for one in found)
+    rows = [_row(one.file, one.evaluation, _beside(one.file, pages), policy, proven) for one in found if one.evaluation]
     linked = {NAME} | {page for one in found for page in _beside(one.file, pages)}
     return fill_page(
         "index.html",
@@ -63,6 +65,7 @@ def render_index(folder: str | Path, *, policy: Policy | None = None, title: str
         count=len(found),
         skipped=skipped,
         policy=policy,
+        proven=proven,
         listed=table("Evaluations", rows),
         others=[_link(page, page) for page in pages if page not in linked and _is_ours(folder / page)],
         unreadable=[one for one in found if one.evaluation is None],
@@ -108,7 +111,9 @@ def _is_ours(page: Path) -> bool:
     return page.name != NAME and MARK in page.read_text(encoding="utf-8", errors="replace")[:4000]
 
 
-def _row(file: str, evaluation: Evaluation, pages: list[str], policy: Policy) -> dict[str, Any]:
+def _row(file: str, evaluation: Evaluation, pages: list[str], policy: Policy, proven: bool) -> dict[str, Any]:
+    """proven: whether there is a column of certified accuracy."""
+
     def number(path: str, spec: str) -> Markup:
         return piece("number", "file", file, path, spec, format(look_up(evaluation, path), spec))
 
@@ -121,6 +126,7 @@ def _row(file: str, evaluation: Evaluation, pages: list[str], policy: Policy) ->
         **({"Verdict": badge(judge(evaluation, policy).status)} if policy.thresholds else {}),
         "Clean, 95% interval": interval("clean"),
         "Robust, 95% interval": interval("robust"),
+        **({"Certified, 95% interval": _certified(evaluation)} if proven else {}),
         "n": number("robust.total", ",d"),
         "Threat": evaluation.threat.text,
         "Data": f"{evaluation.data.name} {evaluation.data.split}",
@@ -128,6 +134,21 @@ def _row(file: str, evaluation: Evaluation, pages: list[str], policy: Policy) ->
         "Date": evaluation.provenance.started[:10],
         "Attacks": lines(one.name + (" (failed)" if one.error else "") for one in evaluation.attacks) or "none",
     }
+
+
+def _certified(evaluation: Evaluation) -> Markup:
+    """Certified accuracy at the radius of the threat, or at the one that is named."""
+    if evaluation.certified is None:
+        return lacking()
+    if evaluation.attacks and why_apart(evaluation):
+        return lacking("not of what was attacked")
+    radius = stated_radius(evaluation)
+    shown = estimate("certified accuracy", evaluation.certified.at(radius))
+    return (
+        shown
+        if radius == evaluation.threat.eps
+        else piece("at_radius", shown, f"{evaluation.certified.norm} {radius:.4g}")
+    )
 
 
 def _link(file: str, word: str) -> Markup:

@@ -10,6 +10,7 @@ import pytest
 
 from robustcls.reporting import report
 from robustcls.results.policy import Policy
+from tests.helpers.bracketed import bounded, smoothed_bracket
 from tests.helpers.sample_evaluation import sample_evaluation
 
 pytestmark = pytest.mark.browser
@@ -41,6 +42,7 @@ def files(tmp_path_factory) -> dict[str, Path]:
     return {
         "one": report(first, folder / "one.html", policy=policy),
         "two": report([second, first], folder / "two.html", policy=policy),
+        "certified": report([smoothed_bracket(), smoothed_bracket("a.pt"), bounded()], folder / "certified.html"),
     }
 
 
@@ -96,7 +98,7 @@ def test_forty_examples_are_laid_out_together(visit, tmp_path, size):
 
 
 @pytest.mark.parametrize("width", [320, 768, 1280])
-@pytest.mark.parametrize("models", ["one", "two"])
+@pytest.mark.parametrize("models", ["one", "two", "certified"])
 def test_does_not_scroll_sideways(visit, files, models, width):
     page = visit(files[models], viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -205,6 +207,15 @@ def test_axe_finds_nothing(visit, files, models, scheme):
     assert _violations(page) == []
     page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     page.evaluate("document.querySelector('.zoom').click()")
+    assert _violations(page) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_certificates(visit, files, scheme):
+    script = axe_script()
+    page = visit(files["certified"], color_scheme=scheme, bypass_csp=True, viewport={"width": 1280, "height": 900})
+    page.evaluate(script + ";0")
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     assert _violations(page) == []
 
 

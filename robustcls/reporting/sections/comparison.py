@@ -10,6 +10,7 @@ from robustcls.reporting.context import FEW, Context, Model
 from robustcls.reporting.figures import MARKERS, SERIES, legend_above, plot, rows_of_shares, shorten
 from robustcls.reporting.html import estimate, fill_file, lacking, not_run, table
 from robustcls.reporting.missing import ONE_MODEL
+from robustcls.reporting.sections.certified import certified_at
 from robustcls.reporting.sections.classes import class_rows, count_by_class
 from robustcls.results.balance import measures_by_class
 from robustcls.results.comparison import ClassCounts, data_class, held, pair
@@ -44,6 +45,8 @@ def _overview(context: Context) -> Markup:
     rows: list[tuple[Any, list[Any]]] = [
         (f"{name} accuracy", [model.interval(name.lower()) for model in context.models]) for name in ("Clean", "Robust")
     ]
+    if any(model.evaluation.certified for model in context.models):
+        rows.append(("Certified accuracy, lower bound", [certified_at(model) for model in context.models]))
     by_name = [{one.full_name: one for one in measures_by_class(found)} for found in context.evaluations]
     for name in dict.fromkeys(name for found in by_name for name in found):  # each class has a sensitivity of its own
         some = [found.get(name) for found in by_name]

@@ -5,6 +5,7 @@ from markupsafe import Markup
 from robustcls.reporting.context import Context, Model
 from robustcls.reporting.html import derived, fill_file, piece
 from robustcls.results.balance import balanced_of, is_uneven
+from robustcls.results.bracket import bracket, stated_radius, why_apart
 from robustcls.results.comparison import held, pair
 from robustcls.results.policy import Policy, judge
 from robustcls.results.records import Evaluation
@@ -46,7 +47,18 @@ def _part(policy: Policy, evaluation: Evaluation) -> dict[str, object]:
         "criteria": found.criteria,
         "bound": f" ({bound})" if bound else "",
         "balanced": balanced_of(evaluation) if is_uneven(evaluation.samples) else None,
+        "bracket": bracket(evaluation),
+        "certified": _certified(evaluation),
     }
+
+
+def _certified(evaluation: Evaluation) -> dict[str, object] | None:
+    """What is certified at one radius, for a model whose certificates make no bracket at that of the threat."""
+    found = evaluation.certified
+    if found is None or bracket(evaluation):
+        return None
+    radius = stated_radius(evaluation)
+    return {"radius": f"{found.norm} {radius:.4g}", "lower": found.at(radius), "apart": why_apart(evaluation)}
 
 
 def _say_thresholds(thresholds: dict[str, float]) -> Markup:
