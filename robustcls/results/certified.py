@@ -94,19 +94,6 @@ class Certified:
         return Accuracy.of(sum(one.holds(radius) for one in self.samples), len(self.samples), "lower bound: certified")
 
     @property
-    def reach(self) -> float:
-        """The largest radius that any sample can have: of smoothing by its draws, of bounds the largest that was tried."""
-        if self.method == "bounds":
-            return max((point.radius for point in self.curve), default=0.0)
-        return smoothed_radius(self.n or 1, self.n or 1, self.alpha or 0.5, self.sigma or 0.0)  # which `check` asks for
-
-    def tried_at(self, radius: float) -> float | None:
-        """The radius whose proofs `at` counts at this one, of bounds the next that was tried; None beyond `reach`."""
-        if self.method == "bounds":
-            return min((point.radius for point in self.curve if point.radius >= radius * (1 - HOLDS)), default=None)
-        return radius if radius <= self.reach * (1 + HOLDS) else None
-
-    @property
     def how(self) -> str:
         """How it was proven, in words: `smoothing with sigma 0.25, 1,000 draws, alpha 0.001`."""
         copied = f", of the copy in {self.precision}" if self.precision != "fp32" else ""

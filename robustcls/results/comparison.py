@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from robustcls.core import plugins
+from robustcls.results.bracket import tried_at
 from robustcls.results.records import Evaluation, Sample
 from robustcls.results.statistics import agreement, mcnemar, paired_difference
 
@@ -198,7 +199,7 @@ def pair_certified(first: Evaluation, second: Evaluation) -> list[Pair]:
     places = sorted(sample.index for sample in ours.samples)
     pairs = []
     for radius in sorted(radii - {0.0}):
-        if ours.tried_at(radius) is None or theirs.tried_at(radius) is None:
+        if tried_at(ours, radius) is None or tried_at(theirs, radius) is None:
             continue
         found = [{sample.index: sample.holds(radius) for sample in one.samples} for one in (ours, theirs)]
         pairs.append(_pair(f"certified {radius:.4g}", *([one[place] for place in places] for one in found)))

@@ -10,6 +10,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.measures import BYTES, SHARE, Ranged, Unit
 from robustcls.core.threat import ThreatModel
 from robustcls.results.balance import balanced_of, class_name, expected_labels, label_name, say_absent, two_classes_of
+from robustcls.results.bracket import largest_radius, other_classifier, tried_at
 from robustcls.results.certified import HOLDS
 from robustcls.results.comparison import ClassCounts, count_classes, worst_class
 from robustcls.results.records import Accuracy, Estimate, Evaluation, Rates, Repeated
@@ -96,16 +97,18 @@ def _certified(name: str, evaluation: Evaluation, threshold: float, about: About
         return not_measured(name, "the evaluation has no certificates")
     if evaluation.rejection or about.detector:
         return not_measured(name, "the certificates are of the classifier without a detector")
+    if why := other_classifier(evaluation):
+        return not_measured(name, why)
     if found.norm != threat.norm:
         return not_measured(
             name, f"the certificates are in {found.norm}, and the threat is {threat.norm} {threat.eps_text}"
         )
     if not threat.eps:
         return not_measured(name, "nothing names a radius above 0: state norm and eps in the policy")
-    within, tried = f"within {threat.norm} {threat.eps_text}", found.tried_at(threat.eps)
+    within, tried = f"within {threat.norm} {threat.eps_text}", tried_at(found, threat.eps)
     if tried is None:
         more = "take more draws" if found.method == "smoothing" else "certify at that radius, too"
-        why = f"{found.how} can say nothing beyond {found.reach:.4g}: {more}"
+        why = f"{found.how} can say nothing beyond {largest_radius(found):.4g}: {more}"
         return Judged(INCONCLUSIVE, f"{THRESHOLDS[name]} {within} was not measured: {why}", "")
     held = _compare(name, f"{THRESHOLDS[name]} {within}", found.at(threat.eps), threshold)
     between = not math.isclose(tried, threat.eps, rel_tol=HOLDS)

@@ -4,6 +4,7 @@ import pytest
 from scipy.stats import norm
 
 from robustcls.core.errors import InputError
+from robustcls.results.bracket import tried_at
 from robustcls.results.policy import Policy, judge
 from robustcls.results.records import Accuracy, Rejection
 from robustcls.results.statistics import wilson
@@ -111,6 +112,15 @@ def test_another_norm_or_no_certificates_never_pass(asked):
     assert "nothing names a radius" in criterion(never, Policy(min_certified=asked)).reason
 
 
+def test_certificates_of_a_vote_say_nothing_of_the_network_itself():
+    one = smoothed_evaluation()
+    for name in ("run/ckpt.pt", "smoothed(run/ckpt.pt, sigma=0.5)"):
+        one.model.name = name
+        found = criterion(one, Policy(min_certified=0.0))
+        assert found.status == "INCONCLUSIVE"
+        assert found.reason.endswith(f"attacked was {name}, and certified is the vote under noise of sigma 0.25")
+
+
 def test_certificates_do_not_stand_in_for_attacks():
     """Nor attacks under another threat for certificates."""
     both = Policy(min_certified=0.5, min_robust=0.5, norm="l2", eps=0.25)
@@ -139,9 +149,9 @@ def test_it_is_a_share(value):
 def test_the_reach_is_the_papers():
     """sigma Phi^-1(alpha^(1/n)), where all draws agree."""
     found = smoothed_evaluation().certified
-    assert found.reach == pytest.approx(SIGMA * norm.ppf(ALPHA ** (1 / N)), rel=1e-6)
-    assert found.tried_at(found.reach) == found.reach
-    assert found.tried_at(0.62) is None
+    reach = SIGMA * norm.ppf(ALPHA ** (1 / N))
+    assert tried_at(found, 0.999999 * reach) == 0.999999 * reach
+    assert tried_at(found, 1.000001 * reach) is None
 
 
 def test_a_failed_check_leaves_it_open():
