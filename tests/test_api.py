@@ -544,7 +544,7 @@ assert callable(robustcls.attack) and robustcls.attacks.__path__ and robustcls.d
 """
     subprocess.run([sys.executable, "-c", code], check=True)
     assert (Path(robustcls.__file__).parent / "py.typed").exists()
-    for name in ("load", "load_data", "train", "evaluate", "attack", "explain", "export", "report"):
+    for name in ("load", "load_data", "train", "evaluate", "attack", "certify", "explain", "export", "report"):
         function = getattr(robustcls, name)
         words = inspect.getdoc(function)
         for part in ("Args:", "Raises:", "Example:", "\n"):
@@ -554,7 +554,7 @@ assert callable(robustcls.attack) and robustcls.attacks.__path__ and robustcls.d
                 assert f"{parameter.name}:" in words or f"{parameter.name}," in words, (name, parameter.name)
 
 
-@pytest.mark.parametrize("name", ["evaluate", "attack", "explain"])
+@pytest.mark.parametrize("name", ["evaluate", "attack", "certify", "explain"])
 def test_options_are_keywords_with_the_same_defaults(name):
     parameters = inspect.signature(getattr(robustcls, name)).parameters
     assert parameters["batch_size"].default == "auto"

@@ -24,7 +24,7 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
         raise click.UsageError("compare needs two evaluations or more: give their JSON files")
 
     from robustcls.results.balance import measures_by_class, needs_balance, say_absent, say_others, what_is_estimated
-    from robustcls.results.comparison import find_mismatch, pair
+    from robustcls.results.comparison import certified_otherwise, find_mismatch, pair, pair_certified
     from robustcls.results.records import Evaluation
 
     evaluations = [Evaluation.load(file) for file in files]
@@ -41,7 +41,7 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
         (f"{name[0]} - {names[0][0]}", one.part, f"{one.difference:+.1%}", interval((one.low, one.high), "+.1%"),
          f"{one.p:.2g}")
         for name, other in zip(names[1:], others, strict=True)
-        for one in pair(first, other)
+        for one in (*pair(first, other), *pair_certified(first, other))
     ]  # fmt: skip
     by_class = [
         row
@@ -51,6 +51,12 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
         if one.clean or one.robust
         for row in one.rows(f"{name[0]} ", narrow=not markdown)
     ]
+    proven = [
+        (f"{name[0]} {e.certified.norm}", f"{one.radius:.4g}", f"{one.accuracy:.1%}", interval(one.ci95))
+        for name, e in zip(names, evaluations, strict=True)
+        if e.certified
+        for one in e.certified.curve
+    ]
     show = as_markdown if markdown else table
     data = f"{first.data.name}, split {first.data.split}, n = {first.data.n}"
     threat = f"{first.threat.text}, {first.robust.kind}, 95% intervals"
@@ -58,6 +64,9 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
     click.echo("")
     if by_class:
         click.echo(show(("by class", "clean", "95%", "robust", "95%"), by_class))
+        click.echo("")
+    if proven:
+        click.echo(show(("certified", "radius", "accuracy", "95%"), proven))
         click.echo("")
     click.echo(show(("difference", "accuracy", "points", "95%", "McNemar p"), differences))
     click.echo("")
@@ -67,3 +76,8 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
         for said in dict.fromkeys(filter(None, (*map(say_absent, evaluations), *map(say_others, evaluations)))):
             click.echo(wrap(said))
     click.echo(wrap(threat))
+    for name, e in zip(names, evaluations, strict=True):
+        if e.certified:
+            click.echo(wrap(f"certified: {name[0]} by {e.certified.how}", indent=2))
+        if said := certified_otherwise(first, e):
+            click.echo(wrap(f"certified accuracies of {names[0][0]} and {name[0]} are not compared: {said}", indent=2))

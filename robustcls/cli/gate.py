@@ -31,6 +31,7 @@ def command(file: str, asked: PolicyOptions, junit: str | None) -> int:
     \b
       robustcls gate evaluation.json --min-robust 0.40 --min-clean 0.75
       robustcls gate evaluation.json --policy policy.toml --junit gate.xml
+      robustcls gate certified.json --min-certified 0.30
     """
     from robustcls.results.comparison import outdated_suites
     from robustcls.results.policy import judge

@@ -39,15 +39,20 @@ class PolicyOptions:
 
     GROUP: ClassVar[str] = "Verdict"
 
-    policy: str | None = option(None, "Thresholds; --min-robust and --min-clean win over it.", metavar="FILE.toml")
+    policy: str | None = option(None, "Thresholds; the options below win over it.", metavar="FILE.toml")
     min_robust: float | None = option(None, "Least robust accuracy, such as 0.40.", metavar="SHARE")
     min_clean: float | None = option(None, "Least clean accuracy, such as 0.75.", metavar="SHARE")
+    min_certified: float | None = option(
+        None, "Least certified accuracy within the threat's radius, such as 0.30.", metavar="SHARE"
+    )
 
     def load_policy(self) -> "Policy":
         """Raises InputError where the file is no policy, or a threshold is no share."""
         from robustcls.results.policy import Policy
 
-        return Policy.load(self.policy, min_clean=self.min_clean, min_robust=self.min_robust)
+        return Policy.load(
+            self.policy, min_clean=self.min_clean, min_robust=self.min_robust, min_certified=self.min_certified
+        )
 
 
 def options(config: type, into: str = "") -> Callable[[Command], Command]:

@@ -67,7 +67,7 @@ def bound(
     ]
     record = Certified.of(
         "bounds", subject.threat.norm, samples, radii, algorithm=ALGORITHM, batch_size=parts.size,
-        device=describe_device(device), seconds=round(time.perf_counter() - began, 3),
+        device=describe_device(device), seconds=round(time.perf_counter() - began, 3), command="robustcls.certify",
     )  # fmt: skip
     return record, answers.tolist()
 

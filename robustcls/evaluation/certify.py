@@ -1,10 +1,11 @@
 """Certified accuracy of a subject, as a record of its own or beside the attacks of an evaluation."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from numpy import ndarray
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from robustcls.certification.smoothing import ABSTAIN, Smoothing
 from robustcls.core import plugins
 from robustcls.core.classifier import check_images, input_size_of
-from robustcls.core.errors import InputError
+from robustcls.core.config import resolve
+from robustcls.core.errors import InputError, unknown
 from robustcls.core.provenance import commit, versions
-from robustcls.core.threat import ThreatModel
+from robustcls.core.threat import Norm, ThreatModel
 from robustcls.core.wrapped import read_wrapped
 from robustcls.data.augment import noise_of
 from robustcls.data.images import collect
@@ -34,6 +36,7 @@ from robustcls.runtime.predict import classifier_of
 
 KIND = "clean accuracy: no attack was run"
 NO_PERTURBATION = ThreatModel("l2", 0)
+DRAWS = ("n", "n0", "alpha")  # of smoothing, by the letters of the paper
 
 
 @dataclass
@@ -57,7 +60,8 @@ class Certificates:
         return self.record.at(radius).accuracy
 
     def __str__(self) -> str:
-        return f"certified by {say_certified(self.record)}; {self.record.abstained} of {len(self.radius)} abstained"
+        abstained = f"; {self.record.abstained} of {len(self.radius)} abstained"
+        return f"certified by {say_certified(self.record)}{abstained if self.record.method == 'smoothing' else ''}"
 
 
 def certify(
@@ -66,62 +70,114 @@ def certify(
     labels: Tensor | ndarray,
     sigma: float | None = None,
     *,
-    n: int = 1000,
-    n0: int = 100,
-    alpha: float = 0.001,
-    seed: int = 0,
+    method: Literal["smoothing", "bounds"] = "smoothing",
+    norm: Norm | None = None,
+    eps_grid: str | float | Iterable[float | str] | None = None,
     batch_size: int | str = "auto",
-    precision: str = "fp32",
+    seed: int = 0,
     resume: str | Path | None = None,
     progress: bool = False,
+    **options: Any,
 ) -> Certificates:
-    """Prove within which l2 radius the *smoothed* classifier's answers hold (Cohen et al. 2019, arXiv:1902.02918).
+    """Prove within which radius a classifier's answers hold, whatever the attack: a lower bound of robust accuracy.
 
-    What is certified is the class that the model gives most often under Gaussian noise, `robustcls.smoothed(model,
-    sigma=...)`, never the model itself: robust accuracy of the model under attack is no upper bound of it. The noise is on
-    pixels in [0, 1], in front of any normalisation, and not clamped. A model that was not trained with noise is certified on
-    next to nothing.
+    By `smoothing` (Cohen et al. 2019, arXiv:1902.02918), in l2, what is certified is the class that the model gives most often
+    under Gaussian noise, `robustcls.smoothed(model, sigma=...)`, never the model itself: robust accuracy of the model under
+    attack is no upper bound of it. The noise is on pixels in [0, 1], in front of any normalisation, and not clamped. A model
+    that was not trained with noise is certified on next to nothing.
+
+    By `bounds` (CROWN, Zhang et al. 2018, arXiv:1811.00866) it is the model itself, in linf or l2: a small network of plain
+    layers. Of a large one nothing is certified, however robust it is.
 
     Args:
         model: any module that gives logits N,K for [0, 1] pixels, of one answer for one image; or one that `smoothed` made.
         images: float N,C,H,W in [0, 1], a tensor on any device or a NumPy array.
         labels: whole numbers N, counted from 0.
-        sigma: standard deviation of the noise, that of training; left out where the model is smoothed already.
-        n: draws of each image that are counted. No radius is larger than sigma * Phi^-1(alpha^(1/n)).
-        n0: draws before these, which choose the class that is counted.
-        alpha: the probability that a certificate is false, of each sample by itself.
+        sigma: of smoothing: standard deviation of the noise, that of training; left out where the model is smoothed already.
+        method: `smoothing` or `bounds`.
+        norm: of bounds: `linf` or `l2`. Smoothing is in l2.
+        eps_grid: radii such as `0,1/255,2/255`, or numbers: of bounds those that are tried, of which the largest that is
+            proven is a sample's radius; of smoothing those of the curve, which change no radius.
+        batch_size: images, of smoothing draws, at a time; the result depends on it by the rounding of logits alone.
         seed: of the draws, which depend on it and on the sample's place alone.
-        batch_size: draws at a time; the counts depend on it by the rounding of logits alone.
-        precision: `fp32`; `bf16` or `fp16` certify the model's copy in it, for where that is what is served.
         resume: a folder that keeps what is done, so that the same call goes on from there if this one is cut off; removed
             at the end.
         progress: show progress on stderr.
+        options: of smoothing: n, draws of each image that are counted, 1000: no radius is larger than
+            sigma * Phi^-1(alpha^(1/n)). n0, draws before these, which choose the class that is counted, 100. alpha, the
+            probability that a certificate is false, of each sample by itself, 0.001. precision, `fp32`; `bf16` or `fp16`
+            certify the model's copy in it, for where that is what is served.
 
     Returns:
-        `.radius` float64 N, 0 where the answer is wrong or there is none; `.predicted` N, -1 where the vote is too close to
-        answer; `.certified` bool N; `.accuracy_at(r)`, the share of all samples that are right and proven so within r, at 0
-        those of `.certified`; `.record`, with counts, curve and intervals, as an evaluation holds it.
+        `.radius` float64 N, 0 where the answer is wrong or nothing is proven; `.predicted` N, -1 where the vote is too close
+        to answer; `.certified` bool N; `.accuracy_at(r)`, the share of all samples that are right and proven so within r, at 0
+        those of `.certified`; `.record`, with curve and intervals, as an evaluation holds it.
 
     Raises:
-        InputError: for a model that is random itself, sigma of 0, n too small for any certificate, and other wrong input.
+        InputError: for a model that is random itself or, of bounds, has layers that they do not know, sigma of 0, n too small
+            for any certificate, an option of the other method, and other wrong input.
 
     Example:
         >>> certified = robustcls.certify(model, images, labels, sigma=0.25)
         >>> certified.radius, certified.accuracy_at(0.5), certified.record.at(0.5).ci95
+        >>> certified = robustcls.certify(small, images, labels, method="bounds", norm="linf", eps_grid="1/255,2/255")
+        >>> certified.accuracy_at(2 / 255)
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model {model!r:.40} is no torch.nn.Module: `robustcls.load` makes one of a file or a name")
+    for name in options.keys() - {*DRAWS, "precision"}:
+        raise unknown("option", name, [*DRAWS, "precision"])
     x, y = collect(images, labels)
-    sigma = _agreed(model.sigma if isinstance(model, Smoothed) else None, sigma)
-    smoothing = Smoothing(sigma, n, n0, alpha)
+    config = replace(
+        resolve(CertifyConfig, {"method": method, "norm": norm}),
+        sigma=sigma, seed=seed, batch_size=batch_size, quiet=not progress, precision=options.pop("precision", "fp32"),
+    )  # fmt: skip
+    radii = None if eps_grid is None else parse_grid([eps_grid] if isinstance(eps_grid, int | float) else eps_grid)
+    with kept_in(resume) as journal:
+        if method == "bounds":
+            return _by_bounds(model, x, y, config, radii, options, journal)
+        return _by_smoothing(model, x, y, config, radii, options, journal)
+
+
+def _by_smoothing(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    config: CertifyConfig,
+    radii: list[float] | None,
+    draws: Mapping[str, Any],
+    journal: Journal | None,
+) -> Certificates:
+    sigma = _agreed(model.sigma if isinstance(model, Smoothed) else None, config.sigma)
+    smoothing = Smoothing(sigma, **draws)
     if not isinstance(model, Smoothed):
         check_images(x, y, input_size_of(model))
         fitted, _ = classifier_of(model, x, labels=y)
         model = smoothed(fitted, sigma=sigma)
-    options = CertifyConfig(seed=seed, batch_size=batch_size, quiet=not progress)
-    options.precision = precision  # type: ignore[assignment]  # which is looked at there
-    with kept_in(resume) as journal:
-        return Certificates.of(smooth(make_subject(model, x, y, NO_PERTURBATION), smoothing, options, journal)[0])
+    subject = make_subject(model, x, y, NO_PERTURBATION)
+    return Certificates.of(smooth(subject, smoothing, config, journal, radii)[0])
+
+
+def _by_bounds(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    config: CertifyConfig,
+    radii: list[float] | None,
+    draws: Mapping[str, Any],
+    journal: Journal | None,
+) -> Certificates:
+    check_precision(config)
+    for name in draws:
+        raise InputError(f"`{name}` is of smoothing, and bounds have no draws: leave it out, or leave out `method`")
+    if config.norm is None or not radii:
+        raise InputError(
+            "bounds are proven in one norm, at some radii: give `norm` and `eps_grid`, such as `norm=linf` and "
+            "`eps_grid=1/255,2/255`"
+        )
+    threat = ThreatModel(config.norm, max(radii))
+    found = radii_of(threat, radii)
+    return Certificates.of(bound(make_subject(model, x, y, threat), config, journal, found)[0])
 
 
 def smoothed_spec(spec: str, sigma: float | None) -> tuple[str, float, list[str]]:

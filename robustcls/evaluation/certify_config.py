@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
-from robustcls.evaluation.config import SubjectOptions
+from robustcls.evaluation.config import SubjectOptions, samples_option
 
 
 @dataclass(kw_only=True)
@@ -37,9 +37,7 @@ class CertifyConfig(SubjectOptions):
         "sigma]",
         metavar="EPS,EPS",
     )
-    n: int | str = option(
-        "200", "Samples, of each class its share of the split; or all.", metavar="INT|all", group="Data"
-    )
+    n: int | str = samples_option("200")
     precision: Literal["fp32", "bf16", "fp16"] = option(
         "fp32",
         "Which model is certified: as it is, or its copy in low precision, which is another one: certify what is served.",

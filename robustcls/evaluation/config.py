@@ -2,7 +2,7 @@
 
 import shlex
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
@@ -11,6 +11,11 @@ from robustcls.core.options import CompileOption, DataOptions, NormalisationOpti
 
 LONGEST_LICENSE = 200  # characters
 FPR = 0.05  # of a detector
+
+
+def samples_option(default: str) -> Any:
+    """`n`, of which each command has its own default."""
+    return option(default, "Samples, of each class its share of the split; or all.", metavar="INT|all", group="Data")
 
 
 @dataclass(kw_only=True)
@@ -63,9 +68,7 @@ class AttackConfig(SubjectOptions, CompileOption):
         "each sample. Attacks: suite targeted unless given.",
         metavar="CLASS|random|least_likely|second",
     )
-    n: int | str = option(
-        "1000", "Samples, of each class its share of the split; or all.", metavar="INT|all", group="Data"
-    )
+    n: int | str = samples_option("1000")
     each_alone: bool = option(False, "Run every attack on every sample, to compare attacks; survivors only else.")
     eps_grid: str | None = option(
         None, "Also measure robust accuracy at these radii, such as 0,2/255,4/255, or auto.", metavar="EPS,EPS|auto"
@@ -156,9 +159,7 @@ class ExplainConfig(SubjectOptions):
 
     attack: str = option("pgd(steps=20)", "Attack that makes the adversarial images.", metavar="SPEC", group="Attack")
     method: tuple[str, ...] = option((), "Attribution method (repeatable).  [default: three]", metavar="SPEC")
-    n: int | str = option(
-        "32", "Samples, of each class its share of the split; or all.", metavar="INT|all", group="Data"
-    )
+    n: int | str = samples_option("32")
     pictures: int = option(8, "Samples that are also drawn.")
     quality_n: int = option(50, "Samples at most on which quality and sanity are measured; 0: no measures at all.")
     out: str | None = option(

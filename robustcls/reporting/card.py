@@ -18,6 +18,8 @@ from robustcls.reporting.html import environment
 from robustcls.reporting.missing import PARTS, usual_reason
 from robustcls.reporting.scrub import scrub
 from robustcls.results import comparison
+from robustcls.results.bracket import bracket, largest_radius, other_classifier, why_apart
+from robustcls.results.certified import CertifiedPoint
 from robustcls.results.evaluation import say_bounds
 from robustcls.results.policy import Policy, judge, lacking_attacks
 from robustcls.results.records import Accuracy, Estimate, Evaluation
@@ -63,6 +65,10 @@ def model_card(evaluation: Evaluation, policy: Policy | None = None) -> str:
     missing = {part: usual_reason(found, part) for part, (_, holds, _) in PARTS.items() if not holds(found)}
     held = [one for one in measures() if one.held_by(found)]
     values = {
+        "proven": found.certified,
+        "other": found.certified and other_classifier(found),
+        "apart": why_apart(found),
+        "both": bracket(found),
         "held": held,
         "title": _title(found),
         "hub": _HUB.get(found.data.name),
@@ -82,6 +88,7 @@ def _markdown() -> Environment:
         "wilson": wilson,
         "say_who_was_attacked": say_who_was_attacked,
         "say_bounds": say_bounds,
+        "largest_radius": largest_radius,
     }
     made.globals = made.globals | known
     made.filters = made.filters | {"json": _json, "share": _share, "interval": _interval, "fenced": _fenced}
@@ -92,7 +99,7 @@ def _share(value: float, spec: str = ".1%") -> str:
     return format(value, spec)
 
 
-def _interval(found: Accuracy | Estimate, spec: str = ".1%") -> str:
+def _interval(found: Accuracy | Estimate | CertifiedPoint, spec: str = ".1%") -> str:
     return f"{found.ci95[0]:{spec}} to {found.ci95[1]:{spec}}"
 
 

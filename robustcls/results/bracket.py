@@ -41,7 +41,7 @@ def why_apart(evaluation: Evaluation) -> str:
     The two must be about the same classifier, the same samples and the same norm. What was smoothed is no classifier but its
     own: it is known by the name of the evaluation's model.
     """
-    found, name = evaluation.certified, evaluation.model.name
+    found = evaluation.certified
     if found is None:
         return "nothing was certified"
     if not evaluation.attacks:
@@ -55,6 +55,13 @@ def why_apart(evaluation: Evaluation) -> str:
         return f"the attacks are in {evaluation.threat.norm} and the certificates in {found.norm}"
     if evaluation.rejection is not None:
         return "a detector stands beside the attacked model, and none beside the certified one"
+    return other_classifier(evaluation)
+
+
+def other_classifier(evaluation: Evaluation) -> str:
+    """What differs, where the certificates are of another classifier than the evaluation's model; "" where not."""
+    found, name = evaluation.certified, evaluation.model.name
+    assert found is not None
     sigma = sigma_of(name)
     if found.method == "bounds" and sigma is not None:
         return f"attacked was {name}, and the bounds are of a network itself"
@@ -85,6 +92,16 @@ def largest_radius(found: Certified) -> float:
 def covers(found: Certified, radius: float) -> bool:
     """Whether a certificate at this radius was asked for: of smoothing at every one, if only to none."""
     return found.method == "smoothing" or radius <= largest_radius(found) * (1 + HOLDS)
+
+
+def tried_at(found: Certified, radius: float) -> float | None:
+    """The radius whose proofs are counted at this one, of bounds the next that was tried; None where nothing is known so far
+    out: beyond the largest that was tried, or that so many draws can prove."""
+    if radius > largest_radius(found) * (1 + HOLDS):
+        return None
+    if found.method == "smoothing":
+        return radius
+    return min(point.radius for point in found.curve if point.radius >= radius * (1 - HOLDS))
 
 
 def stated_radius(evaluation: Evaluation) -> float:

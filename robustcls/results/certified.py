@@ -93,6 +93,14 @@ class Certified:
         """Certified accuracy at a radius; at 0 the share of samples whose answer is right."""
         return Accuracy.of(sum(one.holds(radius) for one in self.samples), len(self.samples), "lower bound: certified")
 
+    @property
+    def how(self) -> str:
+        """How it was proven, in words: `smoothing with sigma 0.25, 1,000 draws, alpha 0.001`."""
+        copied = f", of the copy in {self.precision}" if self.precision != "fp32" else ""
+        if self.method == "bounds":
+            return f"bounds{copied}"
+        return f"smoothing with sigma {self.sigma:g}, {self.n:,} draws, alpha {self.alpha:g}{copied}"
+
     def _point(self, radius: float) -> CertifiedPoint:
         found = self.at(radius)
         return CertifiedPoint(radius, found.accuracy, found.ci95, found.correct, found.total)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from robustcls.core import plugins
+from robustcls.results.bracket import tried_at
 from robustcls.results.records import Evaluation, Sample
 from robustcls.results.statistics import agreement, mcnemar, paired_difference
 
@@ -36,7 +37,7 @@ class ClassCounts:
 class Pair:
     """Two evaluations on the same samples: accuracy of the second minus that of the first."""
 
-    part: str  # clean | robust
+    part: str  # clean | robust | certified 0.25
     difference: float
     low: float  # of its 95% interval
     high: float
@@ -175,13 +176,53 @@ def worst_class(counts: Sequence[ClassCounts]) -> ClassCounts:
 
 def pair(first: Evaluation, second: Evaluation) -> list[Pair]:
     """Clean and robust accuracy against each other, for evaluations without a mismatch."""
+    return [
+        _pair(part, *([right(sample) for sample in one.samples] for one in (first, second)))
+        for part, right in (("clean", was_right), ("robust", held))
+    ]
+
+
+def _pair(part: str, ours: Sequence[bool], theirs: Sequence[bool]) -> Pair:
+    difference, (low, high) = paired_difference(ours, theirs)
+    _, only_first, only_second, _ = agreement(ours, theirs)
+    return Pair(part, difference, low, high, only_first, only_second, mcnemar(ours, theirs))
+
+
+def pair_certified(first: Evaluation, second: Evaluation) -> list[Pair]:
+    """Certified accuracy against each other, for evaluations without a mismatch, at every radius of their curves of which
+    both know; none where their certificates differ in how they were made."""
+    ours, theirs = first.certified, second.certified
+    if ours is None or theirs is None or certified_otherwise(first, second):
+        return []
+    curves = [{point.radius for point in one.curve} for one in (ours, theirs)]
+    radii = curves[0] & curves[1] if ours.method == "bounds" else curves[0] | curves[1]
+    places = sorted(sample.index for sample in ours.samples)
     pairs = []
-    for part, right in (("clean", was_right), ("robust", held)):
-        ours, theirs = ([right(sample) for sample in one.samples] for one in (first, second))
-        difference, (low, high) = paired_difference(ours, theirs)
-        _, only_first, only_second, _ = agreement(ours, theirs)
-        pairs.append(Pair(part, difference, low, high, only_first, only_second, mcnemar(ours, theirs)))
+    for radius in sorted(radii - {0.0}):
+        if tried_at(ours, radius) is None or tried_at(theirs, radius) is None:
+            continue
+        found = [{sample.index: sample.holds(radius) for sample in one.samples} for one in (ours, theirs)]
+        pairs.append(_pair(f"certified {radius:.4g}", *([one[place] for place in places] for one in found)))
     return pairs
+
+
+def certified_otherwise(first: Evaluation, other: Evaluation) -> str:
+    """Why a difference of their certified accuracies would be one of the proofs, not of the classifiers; "" where neither, or
+    where it would not. The noise of smoothing is the classifier's own: it may differ."""
+    ours, theirs = first.certified, other.certified
+    if ours is None or theirs is None:
+        return "" if ours is theirs else "one of them has no certificates"
+    for what, a, b in (
+        ("the methods", ours.method, theirs.method),
+        ("the norms", ours.norm, theirs.norm),
+        ("the numbers of draws", ours.n, theirs.n),
+        ("the numbers of draws that choose", ours.n0, theirs.n0),
+        ("the alphas", ours.alpha, theirs.alpha),
+        ("the algorithms", ours.algorithm, theirs.algorithm),
+    ):
+        if a != b:
+            return f"{what} differ ({a} and {b})"
+    return ""
 
 
 def _other_version(first: Evaluation, other: Evaluation) -> str:

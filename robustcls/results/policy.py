@@ -20,6 +20,7 @@ from robustcls.results.thresholds import (
     UNDER_ATTACK,
     UNJUDGED,
     WARN,
+    About,
     Judged,
     check_bound,
     judge_threshold,
@@ -128,12 +129,15 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
 
     INCONCLUSIVE: an interval straddles its threshold, what a threshold is about was not measured, or was measured in
     another way than the policy asks for, a self-check failed, or an attack failed. WARN: passed, and a diagnostic
-    warns or none was run. Calibration errors and the mean over corruptions have no interval here and are compared as
-    they are. Without thresholds nothing is judged.
+    warns or none was run. Certified accuracy is judged at the policy's norm and radius, whatever the attacks were under,
+    and is INCONCLUSIVE where the certificates say nothing of these. Calibration errors and the mean over corruptions have
+    no interval here and are compared as they are. Without thresholds nothing is judged.
     """
     if not policy.thresholds:
         return Verdict(UNJUDGED, ["no thresholds were given", *_failed(evaluation), *_warned(evaluation)])
     criteria = _conditions(evaluation, policy)
+    threat = None if policy.norm is None else ThreatModel(policy.norm, policy.eps)  # type: ignore[arg-type]
+    about = About(threat, policy.detector, policy.positive)
     threat_fits = all(one.status == PASS for one in criteria if one.name == "threat")
     for name, threshold in policy.thresholds.items():
         if name in UNDER_ATTACK and not evaluation.attacks:
@@ -151,7 +155,7 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
             reason = f"{THRESHOLDS[name]} under {policy.threat_text} was not measured"
             found = Judged(INCONCLUSIVE, reason, f"not measured under {policy.threat_text}")
         else:
-            found = judge_threshold(name, evaluation, threshold, policy.positive)
+            found = judge_threshold(name, evaluation, threshold, about)
         side = "at least" if name.startswith("min") else "at most"
         asked = f"{THRESHOLDS[name]} {side} {unit_of(name).show(threshold)}"
         criteria.append(Criterion(name, asked, found.status, found.reason, found.measured))
@@ -232,6 +236,8 @@ def _threat(evaluation: Evaluation, policy: Policy) -> list[Criterion]:
     found = _limits(mask, threat.eight_bit, detector)
     stated = _limits(policy.mask, policy.eight_bit, policy.detector)
     about_attacks = not UNDER_ATTACK.isdisjoint(policy.thresholds)
+    if "min_certified" in policy.thresholds and not about_attacks:
+        return []  # norm and radius are those of the certificates, which hold whatever else limits the attacker
     if policy.eps is None and not stated and not (found and about_attacks):
         return []
     same = policy.eps is None or (threat.norm == policy.norm and abs(threat.eps - parse_eps(policy.eps)) < 1e-9)

@@ -1,5 +1,6 @@
 """The thresholds of a policy: what each is about, and how an evaluation is held to it."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -7,7 +8,10 @@ from typing import NamedTuple
 from robustcls.core import measures
 from robustcls.core.errors import InputError
 from robustcls.core.measures import BYTES, SHARE, Ranged, Unit
+from robustcls.core.threat import ThreatModel
 from robustcls.results.balance import balanced_of, class_name, expected_labels, label_name, say_absent, two_classes_of
+from robustcls.results.bracket import largest_radius, other_classifier, tried_at
+from robustcls.results.certified import HOLDS
 from robustcls.results.comparison import ClassCounts, count_classes, worst_class
 from robustcls.results.records import Accuracy, Estimate, Evaluation, Rates, Repeated
 from robustcls.results.statistics import bonferroni, wilson
@@ -23,18 +27,26 @@ class Judged(NamedTuple):
     measured: str
 
 
+class About(NamedTuple):
+    """What a policy says of all its thresholds."""
+
+    threat: ThreatModel | None = None  # None: that of the evaluation
+    detector: str | None = None
+    positive: str | None = None  # the class of sensitivity
+
+
 class Threshold(NamedTuple):
     """A threshold: what it is about, how an evaluation is held to it, and whether it is about accuracy under attack."""
 
     text: str
-    judge: Callable[[str, Evaluation, float, str | None], Judged]
+    judge: Callable[[str, Evaluation, float, About], Judged]
     under_attack: bool
     unit: Unit = SHARE
 
 
-def judge_threshold(name: str, evaluation: Evaluation, threshold: float, positive: str | None) -> Judged:
-    """Holds an evaluation to one threshold. positive: the class of sensitivity, where the policy names one."""
-    return _TABLE[name].judge(name, evaluation, threshold, positive)
+def judge_threshold(name: str, evaluation: Evaluation, threshold: float, about: About) -> Judged:
+    """Holds an evaluation to one threshold."""
+    return _TABLE[name].judge(name, evaluation, threshold, about)
 
 
 def unit_of(name: str) -> Unit:
@@ -58,7 +70,7 @@ def not_measured(name: str, how: str = "") -> Judged:
 
 
 def _of_measure(
-    field: str, declared: measures.Threshold, name: str, evaluation: Evaluation, threshold: float, positive: str | None
+    field: str, declared: measures.Threshold, name: str, evaluation: Evaluation, threshold: float, about: About
 ) -> Judged:
     """By what a measure declares; its record is in this field of the evaluation."""
     record = getattr(evaluation, field)
@@ -69,13 +81,45 @@ def _of_measure(
     return held._replace(reason=f"{held.reason}, on n = {n:,} {declared.counted}") if declared.counted else held
 
 
-def _accuracy(name: str, evaluation: Evaluation, threshold: float, positive: str | None) -> Judged:
+def _accuracy(name: str, evaluation: Evaluation, threshold: float, about: About) -> Judged:
     """Of a random model, that of one pass."""
     found = evaluation.under_noise or evaluation
     return _compare(name, THRESHOLDS[name], found.clean if name == "min_clean" else found.robust, threshold)
 
 
-def _drop(name: str, evaluation: Evaluation, threshold: float, positive: str | None) -> Judged:
+def _certified(name: str, evaluation: Evaluation, threshold: float, about: About) -> Judged:
+    """By the certificates at the norm and radius of the policy, or else of the attacks.
+
+    Bounds know of the radii that were tried alone: at one between two of them at least what the larger has is certified.
+    """
+    found, threat = evaluation.certified, about.threat or evaluation.threat
+    if found is None:
+        return not_measured(name, "the evaluation has no certificates")
+    if evaluation.rejection or about.detector:
+        return not_measured(name, "the certificates are of the classifier without a detector")
+    if why := other_classifier(evaluation):
+        return not_measured(name, why)
+    if found.norm != threat.norm:
+        return not_measured(
+            name, f"the certificates are in {found.norm}, and the threat is {threat.norm} {threat.eps_text}"
+        )
+    if not threat.eps:
+        return not_measured(name, "nothing names a radius above 0: state norm and eps in the policy")
+    within, tried = f"within {threat.norm} {threat.eps_text}", tried_at(found, threat.eps)
+    if tried is None:
+        more = "take more draws" if found.method == "smoothing" else "certify at that radius, too"
+        why = f"{found.how} can say nothing beyond {largest_radius(found):.4g}: {more}"
+        return Judged(INCONCLUSIVE, f"{THRESHOLDS[name]} {within} was not measured: {why}", "")
+    held = _compare(name, f"{THRESHOLDS[name]} {within}", found.at(threat.eps), threshold)
+    between = not math.isclose(tried, threat.eps, rel_tol=HOLDS)
+    more = f", proven at {tried:.4g}" if between else ""
+    status = INCONCLUSIVE if between and held.status == FAIL else held.status
+    if status != held.status:
+        more += f": at {threat.eps_text} itself, which was not tried, it may be higher"
+    return Judged(status, f"{held.reason}{more}, by {found.how}", f"{held.measured} {within}{more}")
+
+
+def _drop(name: str, evaluation: Evaluation, threshold: float, about: About) -> Judged:
     clean, robust = evaluation.clean, evaluation.robust
     if not clean.total or clean.total != robust.total:
         return not_measured(name)
@@ -85,7 +129,7 @@ def _drop(name: str, evaluation: Evaluation, threshold: float, positive: str | N
     )
 
 
-def _worst_class(name: str, evaluation: Evaluation, threshold: float, positive: str | None) -> Judged:
+def _worst_class(name: str, evaluation: Evaluation, threshold: float, about: About) -> Judged:
     """Each class has an interval of its own, widened so that all hold together: all must lie above the threshold.
 
     Without the correction, chance alone would put some class of many on the wrong side.
@@ -117,7 +161,7 @@ def _worst_class(name: str, evaluation: Evaluation, threshold: float, positive: 
     return Judged(status, reason + corrected, f"{class_name(evaluation, worst.label)} {named.measured}")
 
 
-def _balanced(name: str, evaluation: Evaluation, threshold: float, positive: str | None) -> Judged:
+def _balanced(name: str, evaluation: Evaluation, threshold: float, about: About) -> Judged:
     found = balanced_of(evaluation)
     if found is None:
         return not_measured(name)
@@ -131,9 +175,9 @@ def _balanced(name: str, evaluation: Evaluation, threshold: float, positive: str
     return Judged(FAIL if best < threshold else INCONCLUSIVE, f"{held.reason}, {which}", f"{held.measured} {which}")
 
 
-def _rate(part: str, which: str, name: str, evaluation: Evaluation, threshold: float, positive: str | None) -> Judged:
+def _rate(part: str, which: str, name: str, evaluation: Evaluation, threshold: float, about: About) -> Judged:
     """Of two classes; the reason names the class, so that nobody takes one for the other."""
-    found = two_classes_of(evaluation, positive)
+    found = two_classes_of(evaluation, about.positive)
     rates: Rates | None = getattr(found, part, None)
     rate: Accuracy | None = getattr(rates, which, None)
     if found is None:
@@ -168,6 +212,7 @@ _TABLE: dict[str, Threshold] = {
     "min_robust": Threshold("robust accuracy", _accuracy, True),
     "max_drop": Threshold("drop from clean to robust accuracy", _drop, True),
     "min_class_robust": Threshold("robust accuracy of the worst class", _worst_class, True),
+    "min_certified": Threshold("certified accuracy", _certified, False),
     "min_balanced_clean": Threshold("clean balanced accuracy", _balanced, False),
     "min_balanced_robust": Threshold("robust balanced accuracy", _balanced, True),
     "min_sensitivity": Threshold("sensitivity", partial(_rate, "clean", "sensitivity"), False),

@@ -116,6 +116,9 @@ def test_bounds_stand_beside_attacks_on_the_model_itself(cli, norm):
         least = (gaps / slopes).min().item()  # without the box, which only helps
         assert sample.radius >= max((r for r in radii if r < 0.999 * least), default=0)
     assert len({one.radius for one in record.samples}) > 2
+    again = robustcls.certify(net, x, y, method="bounds", norm=norm, eps_grid=grid)
+    assert again.radius.tolist() == [one.radius for one in record.samples], "in Python the same"
+    assert again.record.curve == record.curve
 
 
 def test_bounds_that_were_interrupted_go_on(cli, monkeypatch):

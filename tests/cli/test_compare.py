@@ -3,6 +3,7 @@
 import re
 
 from robustcls.results.records import Accuracy
+from tests.helpers.certificates import N, labels_of, smoothed_evaluation, smoothing
 from tests.helpers.judged_by_hand import make_evaluation
 
 
@@ -43,3 +44,36 @@ def test_compare_writes_markdown_tables(cli, home):
     assert sum(set(line) == set("| -") for line in rows) == 2
     numbers = re.compile(r"[+-]?\d+\.\d%")
     assert numbers.findall(result.out) == numbers.findall(plain.out)
+
+
+def saved(name, evaluation):
+    evaluation.save(name)
+    return name
+
+
+def test_certified_accuracies_are_compared_where_they_were_made_alike(cli):
+    first, second, third = (smoothed_evaluation() for _ in range(3))
+    second.certified = smoothing([950] * 90 + [600] * 10, labels_of(second), sigma=0.5)
+    third.certified = smoothing([2 * N] * 100, labels_of(third), n=2 * N)
+    files = [saved("a.json", first), saved("b.json", second), saved("c.json", third)]
+    found = cli("compare", *files)
+    assert found.status == 0, found.err
+    assert max(map(len, found.out.splitlines())) <= 80
+    text = " ".join(found.out.split())
+    assert "A l2 0.25 80.0% [71.1%, 86.7%]" in text
+    assert "C l2 0.25 100.0%" in text
+    assert "B - A certified 0.25 +10.0%" in text
+    assert "C - A certified" not in text
+    assert "certified accuracies of A and C are not compared: the numbers of draws differ (1000 and 2000)" in text
+    assert "certified: B by smoothing with sigma 0.5, 1,000 draws, alpha 0.001" in text
+    rows = [line for line in cli("compare", *files, "--markdown").out.splitlines() if line.startswith("| B - A")]
+    assert len(rows) == 3
+
+
+def test_certificates_of_one_alone_are_said(cli):
+    first, second = smoothed_evaluation(), smoothed_evaluation()
+    second.certified = None
+    text = " ".join(cli("compare", saved("a.json", first), saved("b.json", second)).out.split())
+    assert "A l2 0.25 80.0%" in text
+    assert "certified accuracies of A and B are not compared: one of them has no certificates" in text
+    assert "B - A certified" not in text

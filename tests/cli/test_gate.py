@@ -9,6 +9,7 @@ from robustcls.cli.gate import junit_xml
 from robustcls.reporting import render
 from robustcls.results.policy import Criterion, Policy, Verdict
 from robustcls.results.records import Check, Evaluation
+from tests.helpers.certificates import smoothed_evaluation
 from tests.helpers.judged_by_hand import make_evaluation
 
 
@@ -106,6 +107,28 @@ def test_a_policy_file_gives_gate_and_report_the_same_verdict(cli, home, tmp_pat
     assert "clean calibration error (ECE) at most" in text
     assert "<dd>release</dd>" in text
     assert text.count("<li>") == len(suite)
+
+
+def test_certified_accuracy_is_held_to_a_threshold(cli, tmp_path):
+    """By --min-certified or the policy's min_certified; gate and report say the same."""
+    one = smoothed_evaluation()
+    one.save(tmp_path / "here" / "e.json")
+    for asked, status in ((0.6, 0), (0.8, 3), (0.95, 1)):
+        found = cli("gate", "e.json", "--min-certified", asked)
+        assert found.status == status, found.out
+        assert "within l2 0.25" in " ".join(found.out.split())
+    Path("p.toml").write_text('min_certified = 0.3\nnorm = "l2"\neps = 0.7\n')
+    found = cli("gate", "e.json", "--policy", "p.toml", "--junit", "gate.xml")
+    assert (found.status, found.out.splitlines()[0]) == (3, "INCONCLUSIVE")
+    assert "can say nothing beyond 0.6158" in " ".join(found.out.split())
+    assert 'type="INCONCLUSIVE"' in Path("gate.xml").read_text()
+    html = render([one], policy=Policy.load("p.toml"), sections=["verdict"])
+    assert 'class="card verdict is-inconclusive"' in html
+    assert "can say nothing beyond 0.6158" in html
+    assert cli("report", "e.json", "--policy", "p.toml", "--min-certified", 0.3, "--out", "r.html").status == 0
+    assert "certified accuracy" in Path("r.html").read_text(encoding="utf-8")
+    wrong = cli("gate", "e.json", "--min-certified", 30)
+    assert (wrong.status, "did you mean 0.3?" in wrong.err) == (2, True)
 
 
 def test_a_flag_wins_over_the_policy_file(cli, home, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from robustcls.reporting.card import model_card, robustbench_info, write_card
 from robustcls.reporting.missing import PARTS
 from robustcls.results.policy import Policy, judge
 from robustcls.results.records import Accuracy, Attack, Check, Rejection, Repeated, Sample, UnderNoise
+from tests.helpers.certificates import bounded_evaluation, smoothed_evaluation
 from tests.helpers.sample_evaluation import ATTACKS, sample_evaluation
 
 HOSTILE = 'evil\n---\nlicense: mit\n# <img src=x onerror=alert(1)> | [a](https://x.example) `b` @you \x85\u2028 "q" ☃'
@@ -116,6 +118,41 @@ def test_the_numbers_are_the_evaluations():
     label = one.model.classes.index(worst[1])
     ours = [s.clean == s.label == s.adversarial for s in one.samples if s.label == label]
     assert float(worst[2]) == round(100 * sum(ours) / len(ours), 1)
+
+
+def test_certified_accuracy_is_said_with_what_it_is_of():
+    assert "ertified" not in model_card(sample_evaluation(examples=0))
+    one = smoothed_evaluation()
+    card = model_card(one)
+    low, high = one.certified.at(0.25).ci95
+    assert f"| Certified accuracy within l2 0.25, lower bound | 80.0% | {low:.1%} to {high:.1%} | 100 |" in card
+    assert "lies **between 80.0% and 90.0%**" in card
+    assert "contradict" not in card
+    assert (
+        "Certified is smoothed(run/ckpt.pt, sigma=0.25), by smoothing with sigma 0.25, 1,000 draws, alpha 0.001" in card
+    )
+    assert ", on n = 100; the intervals are for the choice of the samples" in card
+    assert "holds with probability 0.999, of the class that the network gives most often" in card
+    assert "no radius above 0.616 can be proven" in card
+    assert "No certificate" not in card
+    named = {value: number for (_, key, value), (_, _, number) in pairwise(front_matter(card)) if key == "name"}
+    assert named["Certified accuracy within l2 0.25 (lower bound)"] == 0.8
+
+
+def test_certificates_and_attacks_at_other_radii_are_no_bracket():
+    card = model_card(bounded_evaluation())  # attacked at 0.03, certified up to 0.02
+    assert "| Certified accuracy within linf 0.02, lower bound | 30.0% |" in card
+    assert "between" not in card.partition("## Model")[0]
+    assert "- They do not reach the radius of the attacks\n" in card
+    assert "between 30.0% and 90.0%" in model_card(bounded_evaluation(eps=0.02))
+    alone = model_card(smoothed_evaluation(attacked=False))
+    assert "They make no bracket with the attacks: no attack was run on it" in alone
+    other = smoothed_evaluation()
+    other.model.name = "run/ckpt.pt"
+    card = model_card(other)
+    assert "Certificates are left out: attacked was" in card
+    assert "80.0%" not in card
+    assert "- No certificate:" in card
 
 
 def test_a_detector_and_noise_are_said_beside_the_accuracy():

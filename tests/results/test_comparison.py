@@ -7,14 +7,18 @@ import pytest
 from robustcls.results.comparison import (
     ClassCounts,
     by_data,
+    certified_otherwise,
     count_classes,
     data_class,
     find_mismatch,
     outdated_suites,
     pair,
+    pair_certified,
     worst_class,
 )
 from robustcls.results.records import Accuracy, Attack, ClassMap, Evaluation, Rejection, Sample
+from robustcls.results.statistics import paired_difference
+from tests.helpers.certificates import N, bounded_evaluation, bounds, labels_of, smoothed_evaluation, smoothing
 from tests.helpers.sample_records import tiny_evaluation
 
 
@@ -138,3 +142,69 @@ def test_options_that_an_older_version_did_not_know_have_their_defaults():
         find_mismatch([older, ran({}, "square", ("square", given | {"look": 50}))])
         == "the attacks or their options differ"
     )
+
+
+def smoothed_again(counts, **more):
+    """The other samples of the smoothed evaluation, in another order in the record."""
+    one = smoothed_evaluation()
+    one.certified = smoothing(counts, labels_of(one), **more)
+    one.certified.samples.reverse()
+    one.check()
+    return one
+
+
+def test_certified_accuracy_is_paired_by_sample():
+    """At 0.25 the first certifies samples 0 to 79, the second 10 to 94; 950 draws of 1,000 do, 600 do not."""
+    first, second = smoothed_evaluation(), smoothed_again([600] * 10 + [950] * 85 + [600] * 5)
+    (found,) = pair_certified(first, second)
+    assert found.part == "certified 0.25"
+    assert (found.only_first, found.only_second) == (10, 15)
+    difference, ends = paired_difference([True] * 80 + [False] * 20, [False] * 10 + [True] * 85 + [False] * 5)
+    assert (found.difference, (found.low, found.high)) == (difference, ends)
+    assert found.difference == pytest.approx(0.05)
+    assert certified_otherwise(first, second) == ""
+
+
+def test_the_noise_may_differ_and_radii_beyond_what_the_draws_reach_are_left_out():
+    first, second = smoothed_evaluation(), smoothed_again([N] * 100, sigma=0.1)  # which ends at 0.246
+    assert certified_otherwise(first, second) == ""
+    assert pair_certified(first, second) == []
+    wide = smoothed_again([N] * 100, sigma=0.5)
+    wide.certified.curve.append(dataclasses.replace(wide.certified.curve[-1], radius=1.0))
+    assert [one.part for one in pair_certified(first, wide)] == ["certified 0.25"]
+
+
+def test_bounds_are_compared_where_both_tried():
+    first, second = bounded_evaluation(), bounded_evaluation()
+    assert [one.part for one in pair_certified(first, second)] == ["certified 0.01", "certified 0.02"]
+    second.certified.curve.pop(1)
+    assert [one.part for one in pair_certified(first, second)] == ["certified 0.02"]
+    second.certified = bounds([0.0] * 100, labels_of(second), algorithm="intervals")
+    assert certified_otherwise(first, second) == "the algorithms differ ( and intervals)"
+    assert pair_certified(first, second) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"n": 2 * N}, "the numbers of draws differ (1000 and 2000)"),
+        ({"n0": 10}, "the numbers of draws that choose differ (100 and 10)"),
+        ({"alpha": 0.01}, "the alphas differ (0.001 and 0.01)"),
+        ({"method": "bounds"}, "the methods differ (smoothing and bounds)"),
+        ({"norm": "linf"}, "the norms differ (l2 and linf)"),
+    ],
+)
+def test_certificates_made_otherwise_are_not_compared(change, said):
+    first, second = smoothed_evaluation(), smoothed_evaluation()
+    second.certified = dataclasses.replace(second.certified, **change)
+    assert certified_otherwise(first, second) == said
+    assert pair_certified(first, second) == []
+
+
+def test_certificates_of_one_alone_are_not_compared():
+    first, second = smoothed_evaluation(), smoothed_evaluation()
+    second.certified = None
+    assert certified_otherwise(first, second) == certified_otherwise(second, first) == "one of them has no certificates"
+    assert pair_certified(first, second) == []
+    first.certified = None
+    assert certified_otherwise(first, second) == ""
