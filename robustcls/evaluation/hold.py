@@ -131,10 +131,8 @@ def hold_loaded(
     assert evaluation.certified is not None
     inside = subject.inside = Inside(evaluation.certified, subject.model)
     if examples is not None:
-        rows, ball = (
-            {int(name): row for row, name in enumerate(subject.index.tolist())},
-            ThreatModel(inside.record.norm, 0),
-        )
+        rows = {int(name): row for row, name in enumerate(subject.index.tolist())}
+        ball = ThreatModel.parse(f"{inside.record.norm}:0")
         for name, image in read_examples(examples, subject).items():
             far = ball.distance(image[None], subject.x[torch.tensor([rows[name]])]).item()
             if far <= inside.reach.get(name, -1.0):

@@ -64,7 +64,8 @@ def test_a_false_certificate_of_a_vote_is_caught(smooth):
     """Certified to 0.5, while the boundary is at 0.3: beyond it the vote of all draws is another."""
     net, x, model = smooth
     false = inflated(robustcls.certify(model, x, Y, n=1000).record, 0.5)
-    evaluation = robustcls.evaluate(model, x, Y, "l2:0.48", attacks=[to_margin(net, -0.15)], certificates=false)
+    options = {"attacks": [to_margin(net, -0.15)], "certificates": false, "seed": 1}
+    evaluation = robustcls.evaluate(model, x, Y, "l2:0.48", **options)
     check = check_in(evaluation)
     assert check.status == "fail"
     assert check.measured >= sum(one.broken_by is not None for one in evaluation.samples) > 4
