@@ -115,7 +115,8 @@ def check_of(
         )
         return Check(CHECK, "pass", 0.0, float(_limit(record, 0)), what)
     such = next((f", such as {one}" for one in found.values()), "")
-    what = f"{len(found) + more} of {proven} certified samples are broken inside their radius{such}"
+    how = "misclassified by few draws" if record.method == "smoothing" else "broken"
+    what = f"{len(found) + more} of {proven} certified samples are {how} inside their radius{such}"
     what += f"; {where}" if more else ""
     if record.method == "smoothing":
         return _by_votes(evaluation, record, found, more, answers or {}, what)
@@ -158,7 +159,7 @@ def _by_votes(
     if too_low:
         parts.append(
             f"{too_low} of these are not robust by the chance of few draws, by which robust accuracy may be up to "
-            f"{100 * too_low / total:.1f} points too low: give smoothed more `draws`"
+            f"{100 * too_low / total:.1f} points too low: give smoothed more draws"
         )
     if wrong > limit:
         parts.append("the certificates are false: believe neither number")
