@@ -120,27 +120,14 @@ def test_certificates_of_another_question_do_not_stand_beside_attacks(more, said
     assert Evaluation.load("both.json").certified is None
 
 
-def test_smoothing_without_the_examples_warns_and_with_them_asks_again(cli):
-    """Two draws: what is counted broken is often chance. The examples of the attack are voted on with 100."""
-    options = ("--attack", "pgd(steps=5)", "--norm", "l2", "--eps", 0.15)
+def test_smoothing_takes_the_examples_of_attacks_that_were_made_before(cli):
+    """What is done with them is tested in evaluation/test_hold.py."""
+    options = ("--attack", "pgd(steps=5)", "--norm", "l2", "--eps", 0.3)
     assert attack(cli, "--save-examples", "x.npz", model=SMOOTH, options=options).status == 0
-    assert certify(cli, model=SMOOTH, options=SMOOTHING).status == 0
-    alone = check_in("both.json")
-    certified = {one.index for one in Evaluation.load("both.json").certified.samples if one.radius >= 0.15}
-    samples = Evaluation.load("both.json").samples
-    wrong = {one.index for one in samples if one.index in certified and (one.broken_by or one.clean != one.label)}
-    assert wrong, "the seed is fixed"
-    assert alone.status == "warn"
-    assert "were not asked again" in alone.message
     found = certify(cli, "--examples", "x.npz", model=SMOOTH, options=SMOOTHING)
     assert found.status == 0, found.err
-    asked = check_in("both.json")
-    assert "were not asked again" not in asked.message
-    assert asked.measured == 0
-    again = attack(cli, model=SMOOTH, options=options)
-    assert again.status == 0, again.err
-    assert "asked again with 100 draws" in check_in("both.json").message
-    assert cli("gate", "both.json", "--min-robust", 0.01).out.split()[0] in ("PASS", "WARN", "FAIL", "INCONCLUSIVE")
+    assert check_in("both.json").status in ("pass", "warn")
+    assert "were not asked again" not in check_in("both.json").message
 
 
 def test_examples_of_something_else_are_refused(cli):

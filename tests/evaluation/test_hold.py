@@ -5,8 +5,11 @@ import torch
 
 import robustcls
 from robustcls.core.errors import InputError
+from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 from robustcls.evaluation.certify import Certificates
+from robustcls.evaluation.hold import hold_loaded
+from robustcls.evaluation.subject import make_subject
 from robustcls.results.certified import Certified, CertifiedSample
 from robustcls.results.contradictions import CHECK
 from tests.helpers.linear_in_noise import images_at
@@ -58,6 +61,25 @@ def test_one_draw_that_misleads_is_no_violation_where_many_give_the_label(smooth
     assert "the vote is wrong for 0 of them" in check.message
     assert f"{lost} of these are not robust by the chance of few draws" in check.message
     assert f"up to {10 * lost:.1f} points too low" in check.message
+
+
+def test_attacks_made_before_are_asked_again_by_their_saved_examples(smooth, tmp_path):
+    net, x, model = smooth
+    certified = robustcls.certify(model, x, Y, n=1000)
+    evaluation = robustcls.evaluate(model, x, Y, "l2:0.23", attacks=[to_margin(net, 0.075)], seed=1)
+    lost = N - evaluation.robust.correct
+    assert evaluation.examples.save(tmp_path / "x.npz") == lost > 1
+    evaluation.examples = None  # as one that was loaded
+    evaluation.certified = certified.record
+    subject = make_subject(model, x, Y, ThreatModel("l2", 0.23))
+    hold_loaded(subject, evaluation, None, seed=0, batch_size=64)
+    check = check_in(evaluation)
+    assert (check.status, check.measured) == ("warn", None)
+    assert f"{lost} were not asked again: their examples are not at hand" in check.message
+    hold_loaded(subject, evaluation, tmp_path / "x.npz", seed=0, batch_size=64)
+    check = check_in(evaluation)
+    assert (check.status, check.measured) == ("warn", 0)
+    assert f"the vote is wrong for 0 of them and right for {lost}" in check.message
 
 
 def test_a_false_certificate_of_a_vote_is_caught(smooth):
