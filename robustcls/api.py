@@ -260,6 +260,8 @@ def evaluate(
             mask: pixels that may change, a bool tensor H,W or an image file. eight_bit: examples count as rounded to 8 bits.
             detector: a function of images and logits that gives N scores, or its spec, beside the model: answers whose score is
             above a threshold are refused. fpr: share of `held_out`, clean images N,C,H,W, above it.
+            certificates: what `robustcls.certify` returned for the same model and images: `.certified` of the result, beside
+            the attacks, which are held to them by the check `certificates`.
             precision: `auto` (bf16 where it is faster), `fp32`, `bf16`, `fp16`: for speed alone; an adversarial example
             counts only when the fp32 model misclassifies it. compile: of the model, by torch.compile.
             positive: of two classes, the one that sensitivity is about, by its label or name; the second unless given.

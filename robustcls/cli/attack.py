@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from robustcls.results.records import Evaluation
 
 GO_ON = "kept in {}: the same command with --resume goes on from here"
-INCONCLUSIVE = 3  # an attack failed on an error of its own, so the number is not what was asked for
+# An attack failed on an error of its own, so the number is not what was asked for; or attacks broke what is proven.
+INCONCLUSIVE = 3
 
 
 @click.command("attack", cls=GroupedCommand)
@@ -67,10 +68,12 @@ def command(
     """
     config = build(AttackConfig, flags, config_file)
 
+    from robustcls.evaluation.beside import certificates_at
     from robustcls.evaluation.evaluate import evaluate_subject
     from robustcls.evaluation.journal import Journal, kept
     from robustcls.evaluation.plan import choose_attacks, plan_from
     from robustcls.evaluation.subject import load_subject
+    from robustcls.results.contradictions import contradicted
     from robustcls.runtime.device import keep_freed_memory
     from robustcls.runtime.world import join_world
 
@@ -93,6 +96,9 @@ def command(
         plan = plan_from(config, subject)
         for line in subject.notes:
             note(line, quiet)
+        if not overwrite and not is_stream(target):
+            subject.inside, said = certificates_at(target, subject)
+            note(said, quiet or not said)
         with kept(journaled, lambda folder: note(GO_ON.format(folder), quiet)):
             evaluation = evaluate_subject(
                 subject, plan, journal=journaled, world=world, progress=progress(quiet), options=config,
@@ -110,13 +116,14 @@ def command(
     click.echo(f"\n{target}", err=aside)
     if save_examples:
         click.echo(f"{save_examples}: {examples} adversarial examples", err=aside)
-    return INCONCLUSIVE if any(attack.error for attack in evaluation.attacks) else 0
+    failed = any(attack.error for attack in evaluation.attacks) or contradicted(evaluation)
+    return INCONCLUSIVE if failed else 0
 
 
 def summarise(evaluation: "Evaluation") -> str:
     """The evaluation in at most 80 columns."""
     from robustcls.results.balance import what_is_estimated
-    from robustcls.results.evaluation import say_bounds, say_reached, say_severity
+    from robustcls.results.evaluation import say_bounds, say_certified, say_reached, say_severity
 
     rows = [["none (clean)", "", "", f"{evaluation.clean.accuracy:.1%}", "", ""]]
     for attack in evaluation.attacks:
@@ -142,6 +149,7 @@ def summarise(evaluation: "Evaluation") -> str:
         f"         {evaluation.robust.kind}",
         *([f"target  {say_reached(evaluation.targeted)}"] if evaluation.targeted else []),
         *(f"bound   {text}" for text in say_bounds(evaluation)),
+        *([f"proven  {say_certified(evaluation.certified)}"] if evaluation.certified else []),
         *([f"tree    mistakes {say_severity(evaluation.severity)}"] if evaluation.severity else []),
         f"         {evaluation.threat.text}, n = {evaluation.data.n}, 95% Wilson intervals",
         f"         estimates {what_is_estimated(evaluation)}",

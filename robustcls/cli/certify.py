@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustcls.cli.attack import GO_ON
+from robustcls.cli.attack import GO_ON, INCONCLUSIVE
 from robustcls.cli.console import interval, note, table, wrap
 from robustcls.cli.options import GroupedCommand, build, config_option, model_option, options
 from robustcls.cli.places import command_line, default_out, overwrite_option
@@ -25,11 +25,25 @@ if TYPE_CHECKING:
     help="The evaluation; one of the same model and samples keeps its attacks.  [default: evaluation-smoothed.json beside the "
     "checkpoint]",
 )
+@click.option(
+    "--examples",
+    metavar="FILE.npz",
+    help="What attack --save-examples wrote for the attacks in --out: examples inside a certificate of smoothing are voted on "
+    "again.",
+)
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut off, to the same result.")
 @overwrite_option
 @config_option
 @options(CertifyConfig)
-def command(flags: dict, config_file: str | None, model: str, out: str | None, resume: bool, overwrite: bool) -> None:
+def command(
+    flags: dict,
+    config_file: str | None,
+    model: str,
+    out: str | None,
+    examples: str | None,
+    resume: bool,
+    overwrite: bool,
+) -> int:
     """Prove within which radius a classifier's answers hold, whatever the attack: a lower bound of robust accuracy.
 
     By randomised smoothing what is certified is not the model but the class that it gives most often under Gaussian noise,
@@ -49,7 +63,9 @@ def command(flags: dict, config_file: str | None, model: str, out: str | None, r
     config = build(CertifyConfig, flags, config_file)
 
     from robustcls.evaluation.certify import certify_spec
+    from robustcls.evaluation.hold import hold_loaded, read_examples
     from robustcls.evaluation.journal import Journal, kept
+    from robustcls.results.contradictions import contradicted
     from robustcls.results.records import Evaluation
     from robustcls.runtime.device import keep_freed_memory
     from robustcls.runtime.world import World
@@ -65,6 +81,10 @@ def command(flags: dict, config_file: str | None, model: str, out: str | None, r
         if not overwrite and not is_stream(target) and target.is_file() and target.stat().st_size:
             earlier = Evaluation.load(target)
             task.check_same(earlier, str(target))
+        if examples is not None:
+            if earlier is None or not earlier.attacks:
+                raise InputError("`examples` are of attacks, and --out holds none: name the evaluation that has them")
+            read_examples(examples, task.subject)  # before a long run
         for line in task.subject.notes:
             note(line, config.quiet)
         for line in task.remarks:
@@ -74,15 +94,22 @@ def command(flags: dict, config_file: str | None, model: str, out: str | None, r
             evaluation = task.run(journal, command_line())
             if earlier is not None and earlier.attacks:
                 note(f"the certificates are added to {target}, beside its attacks", config.quiet)
-                earlier.certified, evaluation = evaluation.certified, earlier
+                size, earlier.certified = evaluation.provenance.batch_size or 1, evaluation.certified
+                hold_loaded(
+                    task.subject, earlier, examples, seed=config.seed, batch_size=size, progress=not config.quiet
+                )
+                evaluation = earlier
             evaluation.save(target)
     aside = is_stdout(target)
     click.echo(summarise(evaluation), err=aside)
     click.echo(f"\n{target}", err=aside)
+    return INCONCLUSIVE if contradicted(evaluation) else 0
 
 
 def summarise(evaluation: "Evaluation") -> str:
     """The certificates in at most 80 columns."""
+    from robustcls.results.contradictions import CHECK
+
     found = evaluation.certified
     assert found is not None
     head = ("radius", "certified", "95%", "samples")
@@ -93,7 +120,12 @@ def summarise(evaluation: "Evaluation") -> str:
     lines = [table(head, rows), "", *_how(found), f"{evaluation.model.name}: clean {evaluation.clean}"]
     if evaluation.attacks:
         lines.append(f"robust {evaluation.robust}, {evaluation.kind_text}, {evaluation.threat.text}")
-    return "\n".join(line if "\n" in line else wrap(line, indent=2) for line in lines)
+    lines = [line if "\n" in line else wrap(line, indent=2) for line in lines]
+    for one in evaluation.checks:
+        if one.id == CHECK:
+            warned = one.status in ("warn", "fail")
+            lines.append(wrap(f"{'warning: ' if warned else ''}{one.id}: {one.message}", indent=9 if warned else 2))
+    return "\n".join(lines)
 
 
 def _how(found: "Certified") -> list[str]:

@@ -34,6 +34,7 @@ def command(file: str, asked: PolicyOptions, junit: str | None) -> int:
       robustcls gate certified.json --min-certified 0.30
     """
     from robustcls.results.comparison import outdated_suites
+    from robustcls.results.contradictions import with_check
     from robustcls.results.policy import judge
     from robustcls.results.records import Evaluation
     from robustcls.results.thresholds import PASS, THRESHOLDS
@@ -45,7 +46,7 @@ def command(file: str, asked: PolicyOptions, junit: str | None) -> int:
         raise InputError(f"{asked.policy} sets no threshold: give one, such as min_robust = 0.40")
     if junit:
         check_writable(junit, "--junit", [one for one in (file, asked.policy) if one])
-    evaluation = Evaluation.load(file)
+    evaluation = with_check(Evaluation.load(file))
     verdict = judge(evaluation, policy)
     shown = [one for one in verdict.criteria if one.name in THRESHOLDS or one.status != PASS]
     click.echo("\n".join([verdict.status, *map(_line, shown)]))

@@ -107,6 +107,8 @@ def note_if_replaced(spec: str, evaluation: "Evaluation") -> None:
 
 def loses(old: "Evaluation", new: "Evaluation") -> bool:
     """Whether the new evaluation, in the place of the old one, would leave out something that took time to measure."""
+    if not old.attacks and old.certified and old.certified == new.certified:
+        return False  # certificates that the new one has, and clean accuracy
     return (
         _task(old) != _task(new)
         or old.data.n > new.data.n

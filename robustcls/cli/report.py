@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
+from robustcls.cli.attack import INCONCLUSIVE
 from robustcls.cli.console import note, progress
 from robustcls.cli.options import MODEL_HELP, GroupedCommand, PolicyOptions, config_option, options
 from robustcls.cli.places import (
@@ -63,7 +64,7 @@ class PageOptions(PolicyOptions):
 @config_option
 @options(PageOptions, "page")
 @options(ReportConfig)
-def command(flags: dict, page: PageOptions, config_file: str | None, files: tuple[str, ...]) -> None:
+def command(flags: dict, page: PageOptions, config_file: str | None, files: tuple[str, ...]) -> int:
     """Write the HTML report of evaluations, or of models after attacking and explaining them.
 
     With FILE.json alone it only renders. Two or more are shown side by side, compared where they hold the same samples.
@@ -80,10 +81,12 @@ def command(flags: dict, page: PageOptions, config_file: str | None, files: tupl
       robustcls report --index reports/
     """
     from robustcls.reporting.scrub import without_arrays, without_file_names
+    from robustcls.results.contradictions import CHECK, contradicted, with_check
     from robustcls.results.records import Evaluation
     from robustcls.results.stated import with_stated
 
     models, specs = page.model, (*page.model, *files)
+    evaluations: list[Evaluation] = []
     if not specs and not page.index:
         raise click.UsageError("nothing to report: give --model or an evaluation's FILE.json, or --index with a folder")
     for name in () if specs else ("out", "assets", "model_card", "redact_images"):
@@ -100,7 +103,7 @@ def command(flags: dict, page: PageOptions, config_file: str | None, files: tupl
         raise click.UsageError(f"--{name} says how to measure a model: give it with --model")
     if specs:
         places = choose_places(page, files)
-        loaded = evaluations = [with_stated(Evaluation.load(file), **stated) for file in files]
+        loaded = evaluations = [with_stated(with_check(Evaluation.load(file)), **stated) for file in files]
         if flags.get("redact_names"):
             evaluations = [without_file_names(one) for one in evaluations]
         names = [*map(name_of, models), *(found.model.name for found in evaluations)]
@@ -122,6 +125,9 @@ def command(flags: dict, page: PageOptions, config_file: str | None, files: tupl
         from robustcls.reporting.index import index
 
         click.echo(index(page.index, policy=policy, title=None if specs else page.title))
+    for one in filter(contradicted, evaluations):
+        note(f"warning: {one.model.name}: attacks broke what is proven, see the check {CHECK}", quiet=False)
+    return INCONCLUSIVE if any(map(contradicted, evaluations)) else 0
 
 
 def configure(flags: Mapping[str, Any], config_file: str | None) -> ReportConfig:
@@ -227,6 +233,7 @@ def measure(
     from robustcls.cli.attack import summarise
     from robustcls.cli.explain import describe_methods
     from robustcls.core import plugins
+    from robustcls.evaluation.beside import certificates_at
     from robustcls.evaluation.budget import estimate
     from robustcls.evaluation.evaluate import evaluate_subject
     from robustcls.evaluation.plan import choose_attacks, plan_from
@@ -247,6 +254,9 @@ def measure(
         subject = its.subject
         note("\n".join([model, *subject.notes]), config.quiet)
         describe_methods(subject, its.plan.methods, config.quiet)
+        if not page.overwrite:
+            subject.inside, said = certificates_at(out, subject)
+            note(said, config.quiet or not said)
         budget, text = its.begin(given)
         note(text, config.quiet)
         unfinished = unfinished_beside(out)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from robustcls.core.threat import ThreatModel
 
-# (model, x, y, *, loss=cross_entropy, reference=None) -> x_adv, made on the model in eval mode, which stays as it was. A loss
-# with the trait `reference`, such as kl, compares with the reference logits: the model's own clean ones unless given.
+# (model, x, y, *, loss=cross_entropy, reference=None, through=None) -> x_adv, made on the model in eval mode, which stays as it
+# was. A loss with the trait `reference`, such as kl, compares with the reference logits: the model's own clean ones unless
+# given. through: of the model in eval mode, or its fast copy, the module around it that is attacked in its place.
 BoundAttack = Callable[..., Tensor]
 
 

@@ -21,6 +21,7 @@ from robustcls.core.threat import Norm, ThreatModel
 from robustcls.core.wrapped import read_wrapped
 from robustcls.data.augment import noise_of
 from robustcls.data.images import collect
+from robustcls.evaluation.beside import difference
 from robustcls.evaluation.bound import bound, check_precision, radii_of
 from robustcls.evaluation.certify_config import CertifyConfig
 from robustcls.evaluation.curves import parse_grid
@@ -43,7 +44,7 @@ DRAWS = ("n", "n0", "alpha")  # of smoothing, by the letters of the paper
 class Certificates:
     """What was proven of N samples; tensors are on the CPU."""
 
-    record: Certified  # as an evaluation holds it: `evaluation.certified = certificates.record`
+    record: Certified  # as an evaluation holds it: `robustcls.evaluate(..., certificates=these)`
     radius: Tensor  # N: within which the label is proven; 0 where the answer is wrong, or there is none
     predicted: Tensor  # N: the certified classifier's answer, -1 where it abstains
     certified: Tensor  # N, bool: the answer is right, and not by chance; within `radius` it stays so
@@ -239,20 +240,11 @@ class Task:
 
     def check_same(self, evaluation: Evaluation, path: str) -> None:
         """Raises InputError unless the evaluation is of this classifier on these samples, in the norm of the certificates."""
-        subject, hint = self.subject, "name another file with `out`"
-        if _identity(evaluation.model.name, evaluation.model.sha256) != _identity(
-            subject.model_record.name, subject.model_record.sha256
-        ):
-            differs = f"is of {evaluation.model.name}, and certified is {subject.model_record.name}"
-        elif evaluation.data.sha256 != subject.data_record.sha256:
-            differs = "is on other samples"
-        elif evaluation.attacks and evaluation.threat.norm != self.norm:
+        differs = difference(evaluation, self.subject)
+        if not differs and evaluation.attacks and evaluation.threat.norm != self.norm:
             differs = f"is about attacks in {evaluation.threat.norm}, and the certificates in {self.norm}"
-        elif evaluation.rejection is not None:
-            differs = f"is beside the detector {evaluation.rejection.detector}, and the certificates without"
-        else:
-            return
-        raise InputError(f"{path} {differs}: {hint}")
+        if differs:
+            raise InputError(f"{path} {differs}: name another file with `out`")
 
     def run(self, journal: Journal | None, command: str) -> Evaluation:
         """An evaluation without attacks: clean accuracy, of smoothing that of the vote, and the certificates."""
@@ -286,15 +278,6 @@ class Task:
             training=subject.training,
             certified=certified,
         )  # fmt: skip
-
-
-def _identity(name: str, sha256: str) -> tuple[str, float, str]:
-    """Which smoothed classifier a model is: how many draws its vote is attacked with does not matter."""
-    named = read_wrapped(name)
-    options = dict(named.wrapper.options) if named.wrapper else {}
-    if named.wrapper is None or named.wrapper.name != "smoothed" or "sigma" not in options:
-        return name, 0.0, sha256
-    return named.inside[0].name(), float(options["sigma"]), sha256
 
 
 def _agreed(own: float | None, given: float | None) -> float:

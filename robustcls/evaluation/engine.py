@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -126,7 +126,7 @@ class Engine:
         """
         done = self._attack_mine(self.prepare(attack), rows, threat, stream, start, progress)
         if self.world.size == 1:
-            yield from done
+            yield from map(partial(self.note, norm=threat.norm), done)
             return
         mine, error = [], ""
         try:
@@ -135,10 +135,17 @@ class Engine:
         except AttackError as failure:
             error = str(failure)
         everything = self.world.gather((mine, error))
-        yield from sorted((batch for part, _ in everything for batch in part), key=lambda batch: int(batch.indices[0]))
+        batches = sorted((batch for part, _ in everything for batch in part), key=lambda batch: int(batch.indices[0]))
+        yield from map(partial(self.note, norm=threat.norm), batches)
         for _, message in everything:
             if message:
                 raise AttackError(message)
+
+    def note(self, attempts: Attempts, norm: str) -> Attempts:
+        """The same attempts, held to the certificates of the model, where it has some. norm: of their distances."""
+        if (inside := self.subject.inside) is not None:
+            inside.note(self.subject.model, norm, self.subject.index[attempts.indices], attempts)
+        return attempts
 
     def _attack_mine(self, attack: NamedAttack, rows: Tensor, threat, stream, start, progress) -> Iterator[Attempts]:
         size = len(rows) if attack.traits.universal else self.batch_size

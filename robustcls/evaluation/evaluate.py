@@ -23,6 +23,7 @@ from robustcls.evaluation.complete import complete
 from robustcls.evaluation.config import AttackConfig
 from robustcls.evaluation.curves import security_curve
 from robustcls.evaluation.engine import Engine, Over, never
+from robustcls.evaluation.hold import hold
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.pace import Pace
 from robustcls.evaluation.plan import Plan
@@ -87,12 +88,15 @@ def evaluate_subject(
     size = evaluation.provenance.config["batch_size"]
     if options is not None:
         _record_options(evaluation, options)
+    held = partial(hold, subject, evaluation, seed=plan.seed, batch_size=size, progress=progress is not None)
+    held()
     if plan.measures is not None:
         complete(
             subject, plan, evaluation, size, budget=budget, pace=pace, progress=progress is not None, say=say, done=done
         )
         if evaluation.provenance.service:
             evaluation.provenance.service.queries = _queries(subject)
+        held()  # to what the measures found, too
     return evaluation
 
 

@@ -24,6 +24,7 @@ from robustcls.core.threat import ThreatModel
 from robustcls.data.images import as_tensor
 from robustcls.data.mask_file import read_mask
 from robustcls.evaluation.attacks import AttackLike
+from robustcls.evaluation.beside import inside_of
 from robustcls.evaluation.budget import estimate
 from robustcls.evaluation.config import FPR, AttackConfig, ReportConfig, SubjectOptions
 from robustcls.evaluation.evaluate import evaluate_subject, state
@@ -102,7 +103,7 @@ def evaluate_tensors(
     """What `robustcls.evaluate` does."""
     earlier = {"alone": "each_alone"}  # names of options
     options = {earlier.get(option, option): value for option, value in options.items()}
-    held_out = options.pop("held_out", None)
+    held_out, certificates = options.pop("held_out", None), options.pop("certificates", None)
     config = read_options(options, batch_size=batch_size, seed=seed, quiet=not progress)
     if (mask := options.get("mask")) is not None:
         threat = replace(threat, mask=read_mask(mask) if isinstance(mask, str | Path) else mask)
@@ -124,6 +125,8 @@ def evaluate_tensors(
         with torch.inference_mode(False), frozen(subject.model):
             subject.detector = make_detector(score, config.fpr or FPR, subject.model, images)
     subject = aimed(subject, options.get("target"), seed=seed, batch_size=batch_size)
+    if certificates is not None:
+        subject.inside = inside_of(certificates, subject)
     plan = make_plan(
         subject, attacks, suite,
         alone=config.each_alone,

@@ -50,7 +50,7 @@ def smooth(
         logits = predict(base, subject.x, parts)
         if journal is not None:
             journal.open(_task(subject, smoothing, config, precision), logits)
-        form = _form(base, precision, subject.x[0].to(device), smoothing.sigma)
+        form = as_certified(base, precision, subject.x[0].to(device), smoothing.sigma)
         found = _certify(form, subject, smoothing, config, journal, logits.shape[1], parts)
     samples = [
         CertifiedSample(
@@ -84,7 +84,7 @@ def _check(base: nn.Module) -> None:
         )
 
 
-def _form(base: nn.Module, precision: str, image: Tensor, sigma: float) -> nn.Module:
+def as_certified(base: nn.Module, precision: str, image: Tensor, sigma: float) -> nn.Module:
     """The model as it is run: in fp32 a copy with BatchNorm folded, where it agrees on noisy images; else itself."""
     x = next(noisy_copies(image, COMPARED, sigma, key=(COMPARED,), size=COMPARED))
     if precision == "fp32":

@@ -29,6 +29,7 @@ from robustcls.evaluation.certify_config import CertifyConfig
 from robustcls.evaluation.config import AttackConfig, ExplainConfig, flags_of
 from robustcls.evaluation.data_spec import choose_data
 from robustcls.evaluation.held_out import detector_of
+from robustcls.evaluation.inside import Inside
 from robustcls.evaluation.targets import aimed
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, map_classes, read_model
 from robustcls.models.remote import remote_of
@@ -77,6 +78,7 @@ class Subject:
     spec: str = ""  # as `--model` named it; "" of a module that was given in Python
     flags: str = ""  # of the command that evaluates it
     asked_before: int = 0  # images that a service had answered before, where the model is one
+    inside: Inside | None = None  # certificates of this very model on these samples, to which its attacks are held
     images_were_on: torch.device | None = None  # None where on the CPU or with the model: both are usual
 
     @property
@@ -144,8 +146,7 @@ def make_subject(
     return Subject(
         model, x, y, threat, record, data,
         index=torch.arange(len(y)) if index is None else index.cpu(),
-        classes=record.classes,
-        two_labels=two_labels(record, data, y.tolist()),
+        classes=record.classes, two_labels=two_labels(record, data, y.tolist()),
         surrogate=other,
         asked_before=asked_before,
         images_were_on=None if images.device.type == "cpu" else images.device,
@@ -188,8 +189,7 @@ def _load(spec: str, options: AttackConfig | ExplainConfig | CertifyConfig, *, s
     if takes_eight_bits(loaded.model, threat) and (line := note_on_levels(threat)):
         notes.append(line)
     notes.append(f"data {data_spec}{whose}, split {options.split}: {len(images)} of {images.available} samples")
-    if images.note:
-        notes.append(images.note)
+    notes += [images.note] if images.note else []
     sampling, estimates = (SAMPLING_RULE, SHARES) if len(images) < images.available else ("all", WHOLE)
     data = records.Data(
         data_spec, options.split, len(images), images.sha256(), images.available, sampling, images.note,
@@ -215,13 +215,11 @@ def _load(spec: str, options: AttackConfig | ExplainConfig | CertifyConfig, *, s
     x = as_floats(images.pixels) if isinstance(options, AttackConfig) else images.batch()[0]
     return Subject(
         loaded.model, x, _renumber(images.labels, mapped), threat, record, data,
-        index=images.index,
-        files=images.files,
+        index=images.index, files=images.files,
         classes=tuple(record.classes) if mapped else images.classes,
         two_labels=two_labels(record, data),
         training=read_training(Path(file), source.meta) if source.meta and source.single else None,
-        surrogate=surrogate,
-        original=original,
+        surrogate=surrogate, original=original,
         quantization=manifest.quantization.spec if manifest and manifest.quantization else "",
         made_of=manifest.source.sha256 if manifest else "",
         notes=notes, detector=detector_of(options, loaded.model, split, evaluated), spec=spec,

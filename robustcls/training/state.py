@@ -121,9 +121,13 @@ class TrainState:
         *,
         loss: Callable[..., Tensor] = cross_entropy,
         reference: Tensor | None = None,
+        through: Callable[[nn.Module], nn.Module] | None = None,
     ) -> Tensor:
         """The inner attack on a model in eval mode, so that BatchNorm's statistics stay the data's: on its fast twin if
-        it has one. An image without a label is attacked away from the model's own. Within a radius of 0 there is none."""
+        it has one. An image without a label is attacked away from the model's own. Within a radius of 0 there is none.
+
+        through: of the model, or of its twin, what is attacked in its place.
+        """
         if self.inner is None:
             raise InputError(
                 f'objective {self.config.objective} needs an attack: name one, such as `adv="pgd"`, or give '
@@ -136,6 +140,7 @@ class TrainState:
         if twin:
             twin.refresh()
         with nullcontext(twin) if twin else frozen(model) as attacked:
+            attacked = through(attacked) if through else attacked
             if self.config.without_labels and reference is None and not traits_of(loss).reference:
                 y = self_labelled(attacked, x, y)
             return self.inner(

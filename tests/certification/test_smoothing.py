@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 from scipy.stats import beta, norm
-from torch import nn
 
 import robustcls
 from robustcls.certification.smoothing import (
@@ -26,29 +25,9 @@ from robustcls.core.errors import InputError
 from robustcls.core.seeds import mix
 from robustcls.runtime.memory import OomSafeBatches
 from tests.helpers.eval_models import make_batch, make_net
+from tests.helpers.linear_in_noise import TwoClasses, images_at
 
 SIGMA, N, N0, ALPHA = 0.25, 250, 50, 0.001
-
-
-class TwoClasses(nn.Module):
-    """A linear classifier of two classes: under noise the first wins with probability Phi(margin / sigma)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        weight = torch.randn(3 * 4 * 4, generator=torch.Generator().manual_seed(0))
-        self.register_buffer("weight", weight / weight.norm())
-
-    def margin(self, x):
-        return (x - 0.5).flatten(1) @ self.weight
-
-    def forward(self, x):
-        return torch.stack([self.margin(x), -self.margin(x)], 1)
-
-
-def images_at(margins):
-    """Images whose distance to the decision boundary is known."""
-    net = TwoClasses()
-    return net, torch.stack([0.5 + one * net.weight.view(3, 4, 4) for one in margins])
 
 
 def noise_of(seed, sample, purpose, n, shape):
@@ -123,6 +102,22 @@ def test_swapped_labels_certify_nothing():
     assert not swapped.certified.any()
     assert swapped.radius.eq(0).all()
     assert [one.accuracy for one in swapped.record.curve] == [0.0] * 4
+
+
+class Fickle(TwoClasses):
+    """Right on every clean image at a multiple of the period, and a coin's throw under noise: as if never trained with it."""
+
+    def margin(self, x):
+        return torch.cos(500 * super().margin(x))
+
+
+def test_a_model_that_noise_confuses_certifies_nothing_however_accurate():
+    _, x = images_at([2 * math.pi / 500 * number for number in range(10)])
+    y = torch.zeros(10, dtype=torch.long)
+    assert Fickle()(x).argmax(1).eq(0).all()
+    found = robustcls.certify(Fickle(), x, y, SIGMA, n=500, n0=50)
+    assert not found.certified.any(), "of ten a false certificate has a chance of 1%, and the seed is fixed"
+    assert found.record.abstained == 10
 
 
 def test_two_seeds_agree_within_the_bound():

@@ -147,9 +147,16 @@ def test_bounds_that_were_interrupted_go_on(cli, monkeypatch):
 def test_an_attack_does_not_throw_certificates_away(cli):
     assert certify(cli, LINEAR).status == 0
     attack = ("--attack", "fgsm", "--norm", "l2", "--eps", 0.2)
+    before = Evaluation.load("evaluation-smoothed.json").certified
     found = cli("attack", "--model", LINEAR, *DATA, *attack)
     assert found.status == 0, found.err
-    assert Evaluation.load("evaluation-smoothed-earlier.json").certified is not None
+    assert not Path("evaluation-smoothed-earlier.json").exists(), "nothing is lost"
+    both = Evaluation.load("evaluation-smoothed.json")
+    assert both.certified == before
+    assert len(both.attacks) == 1
+    other = cli("attack", "--model", LINEAR, *DATA[:2], "-n", 10, *DATA[4:], *attack)
+    assert other.status == 0, other.err
+    assert Evaluation.load("evaluation-smoothed-earlier.json").certified == before
 
 
 def test_a_run_that_was_interrupted_goes_on_to_the_same_result(cli, monkeypatch):

@@ -13,7 +13,8 @@ def test_it_is_the_papers_formula_under_the_noise_that_the_attack_saw():
     net, (x, y) = make_net(), make_batch(10)
     x_adv, asked = (x + 0.1).clamp(0, 1), []
 
-    def attack(model, images, labels):
+    def attack(model, images, labels, *, through):
+        model = through(model)
         asked.append((model(images).detach(), input_gradient(model, images, labels)))
         return x_adv
 
@@ -36,4 +37,4 @@ def test_it_is_the_papers_formula_under_the_noise_that_the_attack_saw():
 def test_no_noise_is_refused(options):
     net, (x, y) = make_net(), make_batch(4)
     with pytest.raises(InputError, match="give a sigma above 0, and 1 draw or more"):
-        plugins.load("objective", f"smooth_adv({options})")(net, x, y, lambda *_: x)
+        plugins.load("objective", f"smooth_adv({options})")(net, x, y, lambda *_, **__: x)

@@ -44,8 +44,6 @@ def test_reading_is_seen(read):
 @every_combination
 @pytest.mark.parametrize("augment", ["crop_flip(pad=1)+cutout(size=2)+random_erasing", "cutmix"])
 def test_nothing_inside_a_step_reads_a_tensor(objective, step, augment, make_run):
-    if objective == "smooth_adv":
-        pytest.skip("it attacks a wrapper of the model, whose buffers are compared after each attack")
     if augment == "cutmix" and objective in ("mart", "alp", "ibp"):
         pytest.skip("needs one label an image")
     adv = "none" if objective == "standard" else "pgd(steps=2)"

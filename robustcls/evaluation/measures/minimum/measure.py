@@ -124,7 +124,7 @@ def _draw_back(engine: Engine, x_adv: Tensor, rows: Tensor, threat: ThreatModel)
         nearest = torch.full((len(part),), torch.inf)
         for _ in range(HALVINGS + 1):  # the first looks at the end itself
             images = threat.between(x, end, share.to(engine.device))
-            found = verify(engine.model, images, x, y, threat, rows[part])
+            found = engine.note(verify(engine.model, images, x, y, threat, rows[part]), threat.norm)
             nearest = torch.minimum(nearest, found.distance.where(found.misclassified, torch.inf))
             low, high = low.where(found.misclassified, share), share.where(found.misclassified, high)
             share = (low + high) / 2

@@ -1,0 +1,162 @@
+"""An evaluation's attacks held to the certificates beside them; see `robustcls.results.contradictions` for the check."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustcls.certification.smoothing import ABSTAIN, STREAM, count_votes, predict
+from robustcls.core.classifier import device_of
+from robustcls.core.errors import InputError
+from robustcls.core.gradients import frozen
+from robustcls.core.progress import Bar
+from robustcls.core.threat import ThreatModel
+from robustcls.evaluation.examples import Examples
+from robustcls.evaluation.inside import Inside
+from robustcls.evaluation.smooth import as_certified
+from robustcls.evaluation.subject import Subject
+from robustcls.models.wrappers.smoothed import Smoothed
+from robustcls.results.contradictions import Contradiction, check_of, contradictions, put, reach
+from robustcls.results.records import Evaluation
+from robustcls.runtime.device import exact_fp32
+from robustcls.runtime.memory import OomSafeBatches
+from robustcls.runtime.stored import Stored
+
+SAME = 1e-6  # by which a saved image may differ from the data's
+
+
+def hold(subject: Subject, evaluation: Evaluation, *, seed: int, batch_size: int, progress: bool = False) -> None:
+    """Puts the certificates of the subject beside its attacks, and the check of both; none where it has no certificates.
+
+    A sample that is certified by smoothing and counted broken is asked again: PREDICT of Cohen et al. 2019 (arXiv:1902.02918)
+    on the very example, with as many draws as the certificate had and at its alpha. A vote that abstains, or gives the label,
+    is no contradiction.
+    """
+    inside = subject.inside
+    if inside is None:
+        return
+    evaluation.certified = inside.record
+    found = contradictions(evaluation, inside.distance)
+    answers: dict[int, int] = {}
+    if inside.record.method == "smoothing":
+        images = _images(subject, evaluation, inside, found)
+        answers = ask(subject, inside, images, seed=seed, batch_size=batch_size, progress=progress)
+    put(evaluation, check_of(evaluation, found, answers))
+
+
+def _images(
+    subject: Subject, evaluation: Evaluation, inside: Inside, found: Mapping[int, Contradiction]
+) -> dict[int, list[Tensor]]:
+    """By index, as far as they are at hand, the clearest example and the one that counts; a clean image always is."""
+    images, examples = (
+        {name: [image] for name, (_, image) in inside.images.items() if name in found},
+        evaluation.examples,
+    )
+    for row, name in enumerate(subject.index.tolist()):
+        if name not in found:
+            continue
+        if found[name].distance == 0:
+            images[name] = [subject.x[torch.tensor([row])][0]]
+        elif examples is not None and _is_kept(examples, row, reach(found[name].radius)):
+            images.setdefault(name, []).append(examples.x_adv[torch.tensor([row])][0])
+    return images
+
+
+def _is_kept(examples: Examples, row: int, radius: float) -> bool:
+    """Whether the example of a row is there, and no farther away than that."""
+    if not examples.success[row] or examples.distance[row] > radius:
+        return False
+    return not isinstance(examples.x_adv, Stored) or bool(examples.x_adv.kept[row])
+
+
+def ask(
+    subject: Subject,
+    inside: Inside,
+    images: Mapping[int, Sequence[Tensor]],
+    *,
+    seed: int,
+    batch_size: int,
+    progress: bool = False,
+) -> dict[int, int]:
+    """By index, what the vote of the smoothed model gives for its images (C,H,W): a wrong class if it gives one for any of
+    them, else that it abstains for one, else the label."""
+    if not images:
+        return {}
+    record, label = inside.record, {one.index: one.label for one in inside.record.samples}
+    assert isinstance(subject.model, Smoothed)
+    assert record.n is not None
+    assert record.alpha is not None
+    assert record.sigma is not None
+    base, parts, answers = subject.model.model, OomSafeBatches(batch_size), {}
+    n, alpha, sigma, device = record.n, record.alpha, record.sigma, device_of(base)
+    with torch.inference_mode(False), torch.no_grad(), frozen(subject.model), exact_fp32():
+        x = next(iter(images.values()))[0].to(device)
+        form = as_certified(base, record.precision, x, sigma)
+        classes = form(x[None]).shape[1]
+
+        def answer(name: int, image: Tensor) -> int:
+            known = inside.answers.setdefault(name, [])
+            for other, found in known:
+                if torch.equal(other, image):
+                    return found
+
+            def votes(n: int, purpose: int) -> Tensor:
+                key = (seed, STREAM, name, purpose, len(known))
+                return count_votes(form, image.to(device), n, sigma, num_classes=classes, key=key, parts=parts)
+
+            known.append((image, predict(votes, n, alpha)))
+            return known[-1][1]
+
+        with Bar(len(images), "ask again", "image", show=progress) as bar:
+            for name, its in images.items():
+                found = [answer(name, image) for image in its]
+                wrong = [one for one in found if one not in (ABSTAIN, label[name])]
+                answers[name] = wrong[0] if wrong else ABSTAIN if ABSTAIN in found else label[name]
+                bar.advance(1)
+    return answers
+
+
+def hold_loaded(
+    subject: Subject,
+    evaluation: Evaluation,
+    examples: str | Path | None,
+    *,
+    seed: int,
+    batch_size: int,
+    progress: bool = False,
+) -> None:
+    """The same for attacks that were made before. examples: the npz that `save_examples` of those attacks wrote."""
+    assert evaluation.certified is not None
+    inside = subject.inside = Inside(evaluation.certified, subject.model)
+    if examples is not None:
+        rows = {int(name): row for row, name in enumerate(subject.index.tolist())}
+        ball = ThreatModel.parse(f"{inside.record.norm}:0")
+        for name, image in read_examples(examples, subject).items():
+            far = ball.distance(image[None], subject.x[torch.tensor([rows[name]])]).item()
+            if far <= inside.reach.get(name, -1.0):
+                inside.images[name] = 0.0, image
+    hold(subject, evaluation, seed=seed, batch_size=batch_size, progress=progress)
+
+
+def read_examples(path: str | Path, subject: Subject) -> dict[int, Tensor]:
+    """By index, the adversarial examples of a file that `Examples.save` wrote. Raises InputError where it is another file, or
+    of other images than the subject's."""
+    wrong = f"{path} holds no adversarial examples: give the file that `robustcls attack --save-examples` wrote"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            x, x_adv, index = (file[name] for name in ("x", "x_adv", "index"))
+    except FileNotFoundError:
+        raise InputError(f"no file {path}: give the one that `robustcls attack --save-examples` wrote") from None
+    except (OSError, ValueError, KeyError, EOFError) as failure:
+        raise InputError(wrong) from failure
+    if x.shape != x_adv.shape or x.dtype != np.float32 or x_adv.dtype != np.float32 or index.shape != x.shape[:1]:
+        raise InputError(wrong)
+    rows = {int(name): row for row, name in enumerate(subject.index.tolist())}
+    if x.shape[1:] != tuple(subject.x.shape[1:]) or not all(int(name) in rows for name in index):
+        raise InputError(f"{path} is of other images than these: give the examples of the same evaluation")
+    at = torch.tensor([rows[int(name)] for name in index], dtype=torch.int64)
+    if len(at) and not torch.allclose(subject.x[at], torch.from_numpy(x), rtol=0, atol=SAME):
+        raise InputError(f"{path} is of other images than these: give the examples of the same evaluation")
+    return dict(zip(map(int, index), torch.from_numpy(x_adv), strict=True))

@@ -1,0 +1,150 @@
+"""Attacks that are held to certificates as they run."""
+
+import pytest
+import torch
+
+import robustcls
+from robustcls.core.errors import InputError
+from robustcls.core.threat import ThreatModel
+from robustcls.core.traits import traits
+from robustcls.evaluation.certify import Certificates
+from robustcls.evaluation.hold import hold_loaded
+from robustcls.evaluation.subject import make_subject
+from robustcls.results.certified import Certified, CertifiedSample
+from robustcls.results.contradictions import CHECK
+from tests.helpers.linear_in_noise import images_at
+
+SIGMA, N = 0.25, 10
+Y = torch.zeros(N, dtype=torch.long)
+
+
+def check_in(evaluation):
+    [check] = [one for one in evaluation.checks if one.id == CHECK]
+    return check
+
+
+def to_margin(net, margin):
+    """An attack that moves every image straight to this distance from the boundary, and no farther."""
+
+    def straight(model, x, y, threat, *, generator=None):
+        return x + (margin - net.margin(x)).view(-1, 1, 1, 1) * net.weight.view(3, 4, 4)
+
+    return straight
+
+
+def inflated(record, radius):
+    """The same certificates, of a larger radius than is true."""
+    samples = [
+        CertifiedSample(one.index, one.label, one.predicted, radius, one.candidate, one.count) for one in record.samples
+    ]
+    more = {name: getattr(record, name) for name in ("sigma", "n", "n0", "alpha", "algorithm")}
+    return Certificates.of(Certified.of(record.method, record.norm, samples, [0], **more))
+
+
+@pytest.fixture
+def smooth():
+    net, x = images_at([0.3] * N)
+    return net, x, robustcls.smoothed(net, sigma=SIGMA, draws=1)
+
+
+def test_one_draw_that_misleads_is_no_violation_where_many_give_the_label(smooth):
+    """At a margin of 0.075 the vote of all draws is 62% for the label; four draws of ten are wrong."""
+    net, x, model = smooth
+    certified = robustcls.certify(model, x, Y, n=1000)
+    assert certified.radius.min() > 0.23
+    options = {"attacks": [to_margin(net, 0.075)], "certificates": certified, "seed": 1}
+    evaluation = robustcls.evaluate(model, x, Y, "l2:0.23", **options)
+    check, lost = check_in(evaluation), N - evaluation.robust.correct
+    assert lost > 1, "the seed is fixed"
+    assert evaluation.certified is certified.record
+    assert (check.status, check.measured) == ("warn", 0)
+    assert "the vote is wrong for 0 of them" in check.message
+    assert f"{lost} of these are not robust by the chance of few draws" in check.message
+    assert f"up to {10 * lost:.1f} points too low" in check.message
+
+
+def test_attacks_made_before_are_asked_again_by_their_saved_examples(smooth, tmp_path):
+    net, x, model = smooth
+    certified = robustcls.certify(model, x, Y, n=1000)
+    evaluation = robustcls.evaluate(model, x, Y, "l2:0.23", attacks=[to_margin(net, 0.075)], seed=1)
+    lost = N - evaluation.robust.correct
+    assert evaluation.examples.save(tmp_path / "x.npz") == lost > 1
+    evaluation.examples = None  # as one that was loaded
+    evaluation.certified = certified.record
+    subject = make_subject(model, x, Y, ThreatModel("l2", 0.23))
+    hold_loaded(subject, evaluation, None, seed=0, batch_size=64)
+    check = check_in(evaluation)
+    assert (check.status, check.measured) == ("warn", None)
+    assert f"{lost} were not asked again: their examples are not at hand" in check.message
+    hold_loaded(subject, evaluation, tmp_path / "x.npz", seed=0, batch_size=64)
+    check = check_in(evaluation)
+    assert (check.status, check.measured) == ("warn", 0)
+    assert f"the vote is wrong for 0 of them and right for {lost}" in check.message
+
+
+def test_a_false_certificate_of_a_vote_is_caught(smooth):
+    """Certified to 0.5, while the boundary is at 0.3: beyond it the vote of all draws is another."""
+    net, x, model = smooth
+    false = inflated(robustcls.certify(model, x, Y, n=1000).record, 0.5)
+    options = {"attacks": [to_margin(net, -0.15)], "certificates": false, "seed": 1}
+    evaluation = robustcls.evaluate(model, x, Y, "l2:0.48", **options)
+    check = check_in(evaluation)
+    assert check.status == "fail"
+    assert check.measured >= sum(one.broken_by is not None for one in evaluation.samples) > 4
+    assert "of 10 certificates 0.01 are expected to be false" in check.message
+
+
+def test_a_false_bound_is_caught_and_a_true_one_is_not():
+    net, x = images_at([0.1, 0.2, 0.3] * 3 + [0.4])
+    samples = [CertifiedSample(i, 0, 0, float(net.margin(x[i : i + 1])) * 0.999) for i in range(N)]
+    true = Certified.of("bounds", "l2", samples, [0, 0.1], algorithm="closed form")
+    options = {"attacks": ["pgd(steps=10)"], "eps_grid": "0.05,0.15,0.35", "minimum_n": N}
+    found = robustcls.evaluate(net, x, Y, "l2:0.25", certificates=true, **options)
+    assert 0 < found.robust.correct < N
+    assert check_in(found).status == "pass", check_in(found)
+    for inside, caught in ((0.35, 0.3), (0.45, 0.4)):
+        samples[6 if caught == 0.3 else 9] = CertifiedSample(6 if caught == 0.3 else 9, 0, 0, inside)
+        false = Certified.of("bounds", "l2", samples, [0, 0.1], algorithm="closed form")
+        found = robustcls.evaluate(net, x, Y, "l2:0.25", certificates=false, **options)
+        assert check_in(found).status == "fail", "beyond the threat's radius the curve and minimum norms break it"
+        assert check_in(found).measured == (1 if caught == 0.3 else 2)
+
+
+def test_what_the_curve_alone_breaks_is_held_to_its_own_certificate():
+    net, x = images_at([0.1] * 5 + [0.3] * 5)
+    samples = [CertifiedSample(i, 0, 0, 0.35 if i == 9 else 0.0) for i in range(N)]
+    false = Certified.of("bounds", "l2", samples, [0], algorithm="closed form")
+    few = {"attacks": ["pgd(steps=5)"], "certificates": false}
+    assert check_in(robustcls.evaluate(net, x, Y, "l2:0.2", **few)).status == "pass"
+    check = check_in(robustcls.evaluate(net, x, Y, "l2:0.2", eps_grid="0.32", **few))
+    assert check.status == "fail"
+    assert "sample 9" in check.message
+
+
+@traits(minimum_norm=True)
+def far(model, x, y, threat, *, generator=None):
+    return (x - 0.9).clamp(0, 1)
+
+
+def test_an_example_outside_ball_and_certificate_counts_for_nothing(smooth):
+    _, x, model = smooth
+    certified = robustcls.certify(model, x, Y, n=200)
+    found = robustcls.evaluate(
+        robustcls.smoothed(model.model, sigma=SIGMA), x, Y, "l2:0.1", attacks=[far], certificates=certified
+    )
+    assert check_in(found).status == "pass"
+
+
+def test_certificates_of_something_else_are_refused(smooth):
+    net, x, model = smooth
+    certified = robustcls.certify(model, x, Y, n=100)
+    for one, threat, given, said in (
+        (net, "l2:0.1", certified, "smoothed with sigma 0.25, and the one that is attacked is not smoothed"),
+        (robustcls.smoothed(net, sigma=0.5), "l2:0.1", certified, r"is smoothed with sigma 0\.5"),
+        (model, "linf:0.1", certified, "in l2, and the attacks in linf"),
+        (model, "l2:0.1", 3, "give what robustcls.certify returned"),
+    ):
+        with pytest.raises(InputError, match=said):
+            robustcls.evaluate(one, x, Y, threat, attacks=["fgsm"], certificates=given)
+    with pytest.raises(InputError, match="of other samples"):
+        robustcls.evaluate(model, x[:5], Y[:5], "l2:0.1", attacks=["fgsm"], certificates=certified)
