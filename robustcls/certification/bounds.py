@@ -11,7 +11,7 @@ the best of all methods up to the one asked for, so that CROWN is never looser t
 entries over which an activation is not linear get a bound of their own; in l2 a line is bounded over the ball and the box
 together, not over the ball alone. Slopes are not optimised, and nothing is branched on.
 
-Rounding: all is computed in float64, at eps (1 + 1e-6), within which a verdict accepts an adversarial example, and a margin
+Rounding: all is computed in float64, at eps (1 + 1e-6) + 1e-6, within which a verdict accepts an adversarial example, and a margin
 counts as positive beyond 3e-6 of the logits, by which a verdict needs an example to be misclassified. What float64 itself
 rounds, near 1e-14, is far below that, and is not bounded.
 """
@@ -261,7 +261,7 @@ def certify_bounds(
     x, y = x.to(device, torch.float64), y.to(device)
     exact = copy.deepcopy(model).to(device, torch.float64).eval()
     network = read(trace(exact), x[:1])
-    wider = threat.at(threat.eps * (1 + BALL))
+    wider = threat.at(threat.eps * (1 + BALL) + BALL)
     margins, certified = [], []
     with Bar(len(x), f"bounds ({method})", "image", show=progress) as bar:
         for part in _samples(network, len(x)):

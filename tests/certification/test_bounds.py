@@ -73,7 +73,7 @@ def test_crown_is_exact_where_every_neuron_keeps_its_sign(norm):
                 slope = torch.autograd.grad(margin, point)[0]
                 dual = slope.abs().sum() if norm == "linf" else slope.norm()
                 assert found.margins[k, other].item() == pytest.approx(
-                    (margin - eps * (1 + BALL) * dual).item(), abs=1e-9
+                    (margin - (eps * (1 + BALL) + BALL) * dual).item(), abs=1e-9
                 )
 
 
@@ -120,7 +120,7 @@ def test_crown_is_a_plain_loops_or_tighter():
             [getattr(one, name).detach().double().numpy() for one in linear] for name in ("weight", "bias")
         )
         point = x.flatten().double().numpy()
-        low, high = ((point + sign * eps * (1 + BALL)).clip(0, 1) for sign in (-1, 1))
+        low, high = ((point + sign * (eps * (1 + BALL) + BALL)).clip(0, 1) for sign in (-1, 1))
         for k in set(range(3)) - {int(y)}:
             loop = crown_by_loops(weights, biases, low, high, np.eye(3)[y.item()] - np.eye(3)[k])
             assert found[k] >= loop - 1e-9
