@@ -109,15 +109,6 @@ def cli(tmp_path, monkeypatch):
     return run_main
 
 
-@pytest.fixture
-def short_checks(monkeypatch):
-    """Self-checks of few steps and queries, for what is not about them: they take longer than so small an attack."""
-    monkeypatch.setattr(
-        "robustcls.evaluation.checks.more_steps.PROBE", ("apgd_ce(steps=3)", "apgd_t(steps=3, targets=1)")
-    )
-    monkeypatch.setattr("robustcls.evaluation.checks.black_box_wins.QUERIES", (8, 28, 200))
-
-
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
     """A folder with runs, checkpoints, evaluations and image folders. Tests do not write into it."""

@@ -16,8 +16,6 @@ import pytest
 from robustcls.cli.places import models_of
 from robustcls.results.records import Evaluation
 
-pytestmark = pytest.mark.usefixtures("short_checks")
-
 HOLD = """
 import sys
 from robustcls.core.claims import claim
@@ -422,7 +420,9 @@ def test_a_log_on_a_full_disk_ends_nothing(home, tmp_path):
     arguments = ["attack", "--model", home / "pgd" / "ckpt.pt", *SMALL, "--out", tmp_path / "e.json"]
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "robustcls", *map(str, arguments)], stderr=full, stdout=subprocess.PIPE
+            [sys.executable, "-m", "tests.helpers.short_checks", *map(str, arguments)],
+            stderr=full,
+            stdout=subprocess.PIPE,
         )
     assert done.returncode == 0
     assert Evaluation.load(tmp_path / "e.json").data.n == 10
@@ -430,7 +430,16 @@ def test_a_log_on_a_full_disk_ends_nothing(home, tmp_path):
 
 def test_words_stay_out_of_a_file_that_is_written_to_stdout(home, tmp_path):
     """In a process of its own, whose stdout is a file, as behind a >."""
-    command = [sys.executable, "-m", "robustcls", "attack", "--model", home / "pgd" / "ckpt.pt", *SMALL, "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.helpers.short_checks",
+        "attack",
+        "--model",
+        home / "pgd" / "ckpt.pt",
+        *SMALL,
+        "--quiet",
+    ]
     with open(tmp_path / "out.json", "w") as out:
         done = subprocess.run(
             [*map(str, command), "--out", "/dev/stdout"], stdout=out, stderr=subprocess.PIPE, text=True, check=False

@@ -12,8 +12,6 @@ from robustcls.core.errors import InputError
 from robustcls.evaluation.profiles import PROFILES
 from robustcls.results.records import Evaluation
 
-pytestmark = pytest.mark.usefixtures("short_checks")
-
 
 @pytest.fixture
 def checkpoint(home, tmp_path):

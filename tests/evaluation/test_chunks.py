@@ -26,7 +26,9 @@ from robustcls.runtime.fused import Counted
 from robustcls.runtime.stored import EightBit, Stored
 from robustcls.runtime.world import World
 from tests.evaluation.test_journal import Cut, cut_after
+from tests.helpers import ROOT
 from tests.helpers.eval_models import ATTACKS, LINF, Evaluated, Masked, make_batch, make_net, met, without_times
+from tests.helpers.forked import forked
 
 CHUNK, BATCH = 7, 4
 NEAREST = [*ATTACKS, "tests.helpers.eval_models:nearest"]
@@ -223,7 +225,9 @@ COMMAND = """
 import sys
 from robustcls.evaluation import cascade
 from robustcls.runtime import stored
+from tests.helpers.short_checks import shorten_checks
 stored.LARGE, stored.MAPPED, cascade.CHUNK = 1, 1, 30
+shorten_checks()
 from robustcls.cli.main import main
 sys.exit(main())
 """
@@ -263,13 +267,15 @@ SHARED = """
 import runpy
 from robustcls.evaluation import cascade
 from robustcls.runtime import stored
+from tests.helpers.short_checks import shorten_checks
 stored.LARGE, stored.MAPPED, cascade.CHUNK = 1, 1, 30
+shorten_checks()
 runpy.run_module("robustcls", run_name="__main__")
 """
 
 
 def test_two_processes_share_the_chunks_to_the_result_of_one(tmp_path, monkeypatch):
-    """Samples, passes and adversarial images, of this process and of two of torchrun."""
+    """Samples, passes and adversarial images, of this process and of two."""
     for module, name, value in ((stored, "LARGE", 1), (stored, "MAPPED", 1), (cascade, "CHUNK", 30)):
         monkeypatch.setattr(module, name, value)
     (tmp_path / "shared.py").write_text(SHARED, encoding="utf-8")
@@ -283,11 +289,7 @@ def test_two_processes_share_the_chunks_to_the_result_of_one(tmp_path, monkeypat
                 main(options)
             assert not caught.value.code
         else:
-            start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-            env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-            done = subprocess.run(
-                [*start, str(tmp_path / "shared.py"), *options], capture_output=True, text=True, env=env, timeout=280
-            )
+            done = forked((2,), str(tmp_path / "shared.py"), *options, cwd=ROOT)
             assert done.returncode == 0, done.stderr
         evaluation, images = Evaluation.load(folder / "e.json"), dict(np.load(folder / "e.npz"))
         found.append((without_times(Evaluated(None, evaluation)), images))
@@ -302,7 +304,9 @@ MEMORY = """
 import sys
 from robustcls.evaluation import cascade
 from robustcls.runtime import stored
+from tests.helpers.short_checks import shorten_checks
 stored.LARGE, cascade.CHUNK = {large}, 100
+shorten_checks()
 from robustcls.cli.main import main
 try:
     main()

@@ -207,6 +207,7 @@ def test_a_model_that_is_not_random_is_told(net):
     assert robustcls.evaluate(net, x, y, "linf:0.1", attacks="pgd(steps=2)").under_noise is None
 
 
+@pytest.mark.whole_checks
 def test_rounding_looks_robust_until_gradients_pass_it(net):
     model, (x, y) = Coarse(net).eval(), samples()
     strong = ["apgd_ce(steps=20)", "apgd_t(steps=20, targets=3)"]

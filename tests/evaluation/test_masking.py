@@ -17,6 +17,8 @@ from robustcls.evaluation.checks.more_steps import more_steps as check_more_step
 from robustcls.evaluation.suites import fast
 from tests.helpers.eval_models import make_engine, train_digits
 
+pytestmark = pytest.mark.whole_checks
+
 LINF = ThreatModel("linf", 0.2)
 LEVEL = "the network, whose last bits differ by processor, came out such that version 1 is not fooled"
 digits_net = cache(masked.digits_net)  # trained once

@@ -5,11 +5,15 @@ import sys
 
 import pytest
 
+from tests.helpers import ROOT
+
 CODE = """
 import resource, torch, robustcls
 from robustcls.evaluation.evaluate import evaluate_subject
 from robustcls.evaluation.plan import make_plan
 from robustcls.evaluation.subject import make_subject
+from tests.helpers.short_checks import shorten_checks
+shorten_checks()
 torch.manual_seed(0)
 model = torch.nn.Sequential(
     torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(256, 10)
@@ -27,7 +31,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 def peak(n: int, grid: list[float]) -> int:
     code = CODE.format(n=n, grid=grid)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 

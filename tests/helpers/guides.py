@@ -59,6 +59,7 @@ def steps(console: str) -> list[tuple[str, str]]:
 FORKS = """
 import json, os, sys
 import sklearn.datasets, robustcls.evaluation.evaluate, robustcls.reporting, robustcls.training.run
+import torch._dynamo  # which the first optimizer imports
 
 def next_task():
     for line in sys.stdin:

@@ -3,14 +3,17 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy
@@ -20,7 +23,14 @@ CLASSES = ("cat", "dog", "ship")
 
 
 def small_artefact(folder, seed=0, quantize=None):
-    """Exports a small network of colour images."""
+    """A small network of colour images as an artefact of its own."""
+    name = Path(folder).name
+    return Path(shutil.copytree(Path(_exported(name, seed, quantize).name, name), folder))
+
+
+@cache
+def _exported(name, seed, quantize):
+    """The folder in which it lies, exported once in a process, with which it goes."""
     import torch
     from torch import nn
 
@@ -33,8 +43,9 @@ def small_artefact(folder, seed=0, quantize=None):
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
     )  # fmt: skip
     model = Classifier(net, classes=CLASSES, input_size=SIZE, mean=(0.5,), std=(0.01,), arch="small")
-    robustcls.export(model, folder, calibration=torch.rand(600, *SIZE), quantize=quantize)
-    return Path(folder)
+    folder = tempfile.TemporaryDirectory()
+    robustcls.export(model, Path(folder.name, name), calibration=torch.rand(600, *SIZE), quantize=quantize)
+    return folder
 
 
 def by_hand(folder, pixels):

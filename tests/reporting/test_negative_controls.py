@@ -15,6 +15,8 @@ from robustcls.results.policy import judge as verdict
 from tests.helpers.eval_models import Masked, train_digits
 from tests.helpers.report_page import read
 
+pytestmark = pytest.mark.whole_checks
+
 STRONG = ["apgd_ce(steps=20)", "apgd_t(steps=20, targets=3, restarts=2)"]
 ALL = Policy(min_clean=0.0, min_robust=0.0)
 CONTROLS = {  # the model's disguise, the attacks, the check that must name it

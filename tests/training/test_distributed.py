@@ -1,4 +1,4 @@
-"""Two processes of torchrun on the CPU: the gradients of one, one folder, restarts that go on."""
+"""Two processes, of torchrun or started alike, on the CPU: the gradients of one, one folder, restarts that go on."""
 
 import json
 import os
@@ -7,6 +7,8 @@ import sys
 
 import pytest
 import torch
+
+from tests.helpers.forked import forked
 
 pytestmark = pytest.mark.slow
 QUICK = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -30,7 +32,6 @@ def load(path):
 
 
 GRADIENTS = """
-import sys
 from pathlib import Path
 
 import torch
@@ -59,7 +60,7 @@ for objective, accumulate, spec in (("adversarial(mix=0.5)", 1, None), ("mart", 
     run.state.gradient(x, y, run.state.attack)
     gradients[objective] = world.size, len(x), [parameter.grad for parameter in run.state.model.parameters()]
 if world.first:
-    torch.save(gradients, sys.argv[1])
+    torch.save(gradients, f"{world.size}.pt")
 end_process(0)
 """
 NO_NORM = """
@@ -74,11 +75,8 @@ def net(num_classes, input_size):
 def test_two_processes_give_the_gradients_of_one(tmp_path):
     (tmp_path / "gradients.py").write_text(GRADIENTS)
     (tmp_path / "no_norm.py").write_text(NO_NORM)
-    alone = subprocess.run(
-        [sys.executable, "gradients.py", "1.pt"], cwd=tmp_path, env=QUICK, capture_output=True, text=True, timeout=280
-    )
-    for processes, done in ((1, alone), (2, torchrun("gradients.py", "2.pt", cwd=tmp_path))):
-        assert done.returncode == 0, (processes, done.stderr)
+    done = forked((1, 2), "gradients.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     found, halves = load(tmp_path / "1.pt"), load(tmp_path / "2.pt")
     assert len(found) == len(halves) == 3
     for objective, (processes, images, gradients) in found.items():
@@ -89,7 +87,7 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
             assert torch.allclose(one, two, atol=1e-6), objective
 
 
-def test_torchrun_trains_and_attacks(tmp_path):
+def test_torchrun_trains(tmp_path):
     done = torchrun(
         "-m", "robustcls", "train", *TINY, "--step", "awp(warmup=0.2)", "--ema", "0.9", "--out", "run", cwd=tmp_path
     )
@@ -106,27 +104,11 @@ def test_torchrun_trains_and_attacks(tmp_path):
     assert [row["epoch"] for row in rows] == [1, 2]
     assert rows[1]["train_loss"] < rows[0]["train_loss"]
     assert rows[1]["val_clean"] * 40 == pytest.approx(round(rows[1]["val_clean"] * 40), abs=1e-9)  # of all 40 images
-    done = torchrun(
-        "-m",
-        "robustcls",
-        "attack",
-        "--model",
-        "run/ckpt.pt",
-        "--arch",
-        "tests.helpers.tiny_run:small_cnn",
-        "--attack",
-        "fgsm",
-        "-n",
-        "40",
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["clean"]["total"] == 40
 
 
 def test_a_restart_of_torchrun_goes_on_by_itself_to_the_same_end(tmp_path):
     options = [*TINY, "--adv", "none", "--step", "free(replays=2)", "--save-every", "2"]
-    straight = torchrun("-m", "robustcls", "train", *options, "--out", "straight", cwd=tmp_path)
+    straight = forked((2,), "robustcls", "train", *options, "--out", "straight", cwd=tmp_path)
     assert straight.returncode == 0, straight.stderr
     (tmp_path / "dying.py").write_text(DYING)
     done = torchrun("dying.py", "train", *options, "--out", "cut", cwd=tmp_path, restarts=2)
@@ -157,8 +139,8 @@ main()
 """
 
 
-def test_torchrun_wants_a_folder_that_all_agree_on(tmp_path):
-    done = torchrun("-m", "robustcls", "train", *TINY, cwd=tmp_path)
+def test_two_processes_want_a_folder_that_all_agree_on(tmp_path):
+    done = forked((2,), "robustcls", "train", *TINY, cwd=tmp_path)
     assert done.returncode != 0
     assert "give --out DIR" in done.stderr
     assert not (tmp_path / "runs").exists()

@@ -7,7 +7,7 @@ from robustcls.core import plugins
 from robustcls.training.checkpoint import read_last, restore_state, save_last
 from robustcls.training.loop import fit
 from tests.helpers.combinations import STEPS, every_combination
-from tests.helpers.tiny_run import CutError, cut_at
+from tests.helpers.tiny_run import SMALL, CutError, cut_at
 
 
 def test_every_step_is_here():
@@ -23,7 +23,7 @@ def test_the_loss_falls_in_two_epochs(objective, step, precision, make_run):
         precision=precision,
         adv="none" if objective == "standard" else "pgd(steps=1)",
         arch="tests.helpers.tiny_run:small_cnn",
-        limit_train=1000,
+        limit_train=500,
         augment="none",
         eps="0.05",
         lr=0.05,
@@ -37,7 +37,7 @@ def test_the_loss_falls_in_two_epochs(objective, step, precision, make_run):
 @every_combination
 def test_a_run_that_was_cut_off_ends_bit_equal(objective, step, make_run):
     options = {"objective": objective, "step": step, "ema": 0.8, "save_every": 2, "accumulate": 1}
-    options["adv"] = "none" if objective == "standard" else "pgd(steps=1)"
+    options |= {"adv": "none" if objective == "standard" else "pgd(steps=1)", "arch": SMALL["arch"]}
     straight = make_run("straight", **options)
     fit(straight)
 

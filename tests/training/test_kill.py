@@ -14,7 +14,7 @@ import json, os, random, signal, sys, time
 from pathlib import Path
 
 from robustcls.cli.main import main
-import robustcls.training.run, sklearn.datasets  # and all that is slow to import, before the fork
+import robustcls.training.run, sklearn.datasets, torch._dynamo  # and all that is slow to import, before the fork
 
 def start(*arguments):
     child = os.fork()

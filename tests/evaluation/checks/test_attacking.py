@@ -15,6 +15,8 @@ from robustcls.evaluation.checks.attack_self_test import linear_model
 from robustcls.reporting.sections.diagnostics import EXPECTED
 from tests.helpers.eval_models import Bump, Masked, evaluated, train_digits
 
+pytestmark = pytest.mark.whole_checks
+
 LINF = ThreatModel("linf", 0.1)
 STRONG = ["apgd_ce(steps=20)", "apgd_t(steps=20, targets=3, restarts=2)"]
 NORMS = ("linf", "l2", "l1")

@@ -20,6 +20,8 @@ from robustcls.reporting.sections.diagnostics import EXPECTED
 from robustcls.runtime.memory import OomSafeBatches
 from tests.helpers.eval_models import Masked, evaluated, make_batch, make_engine, make_net, train_digits
 
+pytestmark = pytest.mark.whole_checks
+
 LINF = ThreatModel("linf", 0.15)
 IDS = {"zero_gradients", "softmax_output", "random_output", "normalised_twice", "device"}
 STRONG = ["apgd_ce(steps=20)", "apgd_t(steps=20, targets=3)"]
