@@ -11,9 +11,9 @@ the best of all methods up to the one asked for, so that CROWN is never looser t
 entries over which an activation is not linear get a bound of their own; in l2 a line is bounded over the ball and the box
 together, not over the ball alone. Slopes are not optimised, and nothing is branched on.
 
-Rounding: all is computed in float64, at eps (1 + 1e-6) + 1e-6, within which a verdict accepts an adversarial example, and a margin
-counts as positive beyond 3e-6 of the logits, by which a verdict needs an example to be misclassified. What float64 itself
-rounds, near 1e-14, is far below that, and is not bounded.
+Rounding: all is computed in float64, at eps (1 + 1e-6) + 1e-6, within which a verdict accepts an adversarial example, and a
+margin counts as positive beyond 3e-6 of the logits, by which a verdict needs an example to be misclassified. What float64
+itself rounds, near 1e-14, is far below that, and is not bounded.
 """
 
 import copy
