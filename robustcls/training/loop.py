@@ -14,7 +14,7 @@ from robustcls.core.classifier import Classifier
 from robustcls.core.objective import Loss
 from robustcls.data.splits import choose
 from robustcls.results.learning import at_chance, few_updates, first_rise, risen_loss
-from robustcls.results.overfitting import catastrophes
+from robustcls.results.overfitting import catastrophes, shortfall
 from robustcls.results.records import Epoch
 from robustcls.runtime.fused import uncompiled
 from robustcls.training.checkpoint import read_last, restore_state, save_best, save_last
@@ -81,6 +81,8 @@ def finish_epoch(run: Run) -> Epoch:
         **measured,
     )
     state.history.append(row)
+    if run.config.is_adversarial:
+        row.below_best, row.robust_gap = shortfall(state.history)
     _track(run, row)
     collapsed = run.config.is_adversarial and len(state.history) - 1 in (catastrophes(state.history) or ())
     if not (collapsed and _went_back(run, row)):
