@@ -28,8 +28,8 @@ LIMIT=${LIMIT:-530}
 # limits of the first four, with what starts and stops them, are twelve minutes.
 STEPS='
 correctness      40  110 -                correctness.xml       the tests marked gpu, and what robustcls doctor sees
-bench_vgg16      90  170 -                bench_vgg16.json      PGD-10 training and the suite fast of VGG16 beside a plain loop
-record_first     90  270 -                record/last.pt        the ten-minute record, until the limit; its state is saved
+bench_vgg16      90  190 -                bench_vgg16.json      PGD-10 training and the suite fast of VGG16 beside a plain loop
+record_first     90  250 -                record/last.pt        the ten-minute record, until the limit; its state is saved
 record_part      30  90  record/ckpt.pt   record_part.json      the suite fast on the best epoch of that part
 record_rest      90  530 record/last.pt   record/ckpt.done      the same run to its end
 record_fast      30  120 record/ckpt.done record_fast.json      the suite fast on 1,000 samples of it

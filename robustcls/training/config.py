@@ -18,7 +18,10 @@ from robustcls.core.options import (
 from robustcls.core.traits import traits_of
 
 PYTHON = "python"  # for `data`: images that were given in Python, which no spec names
-LEAST = {"epochs": 1, "val_n": 1, "limit_train": 1, "accumulate": 1, "patience": 0, "save_every": 1, "track_images": 0}
+LEAST = {
+    "epochs": 1, "val_n": 1, "val_every": 1, "limit_train": 1, "accumulate": 1, "patience": 0, "save_every": 1,
+    "track_images": 0,
+}  # fmt: skip
 BELOW = {"momentum": 1, "ema": 1, "swa": 1, "dropout": 1}  # exclusive bounds; the others have none
 
 
@@ -117,6 +120,13 @@ class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptio
         None, "Labels for these images, as robustcls label wrote them.", metavar="FILE", group="Data"
     )
     val_n: int = option(500, "Validation images, held out of the training set.", group="Data")
+    val_every: int | None = option(
+        None,
+        "Validate every so many epochs, and after the last.  [default: each; with --minutes as seldom as makes it a tenth "
+        "of the training]",
+        metavar="N",
+        group="Data",
+    )
     val_attack: str = option(
         "pgd(steps=10)",
         "Attack that measures robust validation accuracy, or none to measure none.",
