@@ -1,49 +1,53 @@
 #!/usr/bin/env bash
-# Everything that a CUDA machine should run, most important first, in steps that each end within nine minutes.
+# What a CUDA machine should run, most important first: as much of it in one call as fits in twelve minutes.
 #
 #   experiments/cuda/run.sh ARCHIVE OUT [STEP ...]
 #   experiments/cuda/run.sh --list
 #
 # ARCHIVE: CIFAR-10 as a tar of train/ and test/, each with a folder of images for every class. OUT: takes the JSON of
-# every step, its log, summary.json, and results.tar.gz with all of them but the weights. Needs no network, and no
-# installation: the package is taken from where this script lies.
+# every step, its log, summary.json, and results.tar.gz with all of them but the weights, written anew after each step.
+# Needs no network, and no installation: the package is taken from where this script lies.
 #
-# A step whose result is in OUT already is skipped, so a second call goes on. A step starts only while the seconds that it
-# should take, which are guessed, fit in MINUTES from the call, and is stopped when they are over. One that fails or is cut
-# leaves its log, and the next one goes on, unless it needs what is then missing.
+# A step whose result is in OUT already is skipped, so a second call goes on. Each step has a limit of its own, in seconds
+# that are guessed, and starts only while the least that it needs is left of MINUTES from the call. One that fails or is
+# cut leaves its log, and the next one goes on, unless it needs what is then missing.
 #
 # PYTHON=python3   which interpreter      DEVICE=cuda   or cpu, to try the script
-# MINUTES=25       for one call, whole    SCALE=full    or tiny: the same steps on almost nothing
+# MINUTES=12       for one call, whole    SCALE=full    or tiny: the same steps on almost nothing
+# LIMIT=530        of every step, too: with ten seconds to stop, nine minutes
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 PYTHON=${PYTHON:-python3}
 DEVICE=${DEVICE:-cuda}
-MINUTES=${MINUTES:-25}
+MINUTES=${MINUTES:-12}
 SCALE=${SCALE:-full}
-LIMIT=530 # seconds of a step; with ten to stop, nine minutes
+LIMIT=${LIMIT:-530}
 
-# Name, seconds that it should take, the file that it needs, the file that it leaves, what it tells.
+# Name, the least seconds that it needs, its limit, the file that it needs, the file that it leaves, what it tells. The
+# limits of the first four, with what starts and stops them, are twelve minutes.
 STEPS='
-correctness      200 -                correctness.xml       the tests marked gpu, and what robustcls doctor sees
-bench_vgg16      500 -                bench_vgg16.json      training and evaluation of VGG16 beside a plain loop and peers
-record_first     530 -                record/last.pt        the record recipe, until the limit; its state is saved
-record_rest      200 record/last.pt   record/ckpt.done      the same run to its end
-record_fast      60  record/ckpt.done record_fast.json      the suite fast on 1,000 samples of it
-record_standard  200 record/ckpt.done record_standard.json  AutoAttack standard composition on the same samples
-autoattack       400 record/ckpt.done autoattack.json       standard and fast beside the code of AutoAttack
-bench_resnet18   500 -                bench_resnet18.json   as bench_vgg16
-pgd10            500 -                pgd10.json            PGD-10 training of VGG16 for seven minutes, then fast
-modern           500 -                modern.json           experiments/seed/modern.toml for seven minutes, then PGD-20
-as_written       500 -                as_written.json       experiments/seed/as_written.toml, likewise
+correctness      40  110 -                correctness.xml       the tests marked gpu, and what robustcls doctor sees
+bench_vgg16      90  190 -                bench_vgg16.json      PGD-10 training and the suite fast of VGG16 beside a plain loop
+record_first     90  250 -                record/last.pt        the ten-minute record, until the limit; its state is saved
+record_part      30  90  record/ckpt.pt   record_part.json      the suite fast on the best epoch of that part
+record_rest      90  530 record/last.pt   record/ckpt.done      the same run to its end
+record_fast      30  120 record/ckpt.done record_fast.json      the suite fast on 1,000 samples of it
+record_standard  90  530 record/ckpt.done record_standard.json  AutoAttack standard composition on the same samples
+bench_more       300 530 -                bench_more.json       all trainings and evaluations of VGG16, and peers
+autoattack       300 530 record/ckpt.done autoattack.json       standard and fast beside the code of AutoAttack
+bench_resnet18   300 530 -                bench_resnet18.json   as bench_more
+pgd10            500 530 -                pgd10.json            PGD-10 training of VGG16 for seven minutes, then fast
+modern           500 530 -                modern.json           experiments/seed/modern.toml for seven minutes, then PGD-20
+as_written       500 530 -                as_written.json       experiments/seed/as_written.toml, likewise
 '
 
 if [ "$SCALE" = tiny ]; then
     SMALL=(--arch "vgg16(width=0.05)" --limit-train 200 --val-n 20 --batch-size 20 --epochs 2 --minutes 0)
     BENCH=(--updates 4 --n 10 --batch-size 10 --arch "vgg16(width=0.05)")
-    N=10 CONTEST_N=10
+    N=10 CONTEST_N=10 FIRST_N=10
 else
-    SMALL=() BENCH=() N=1000 CONTEST_N=2000
+    SMALL=() BENCH=() N=1000 CONTEST_N=2000 FIRST_N=1000
 fi
 
 robustcls() { "$PYTHON" -m robustcls "$@"; }
@@ -73,9 +77,13 @@ step_correctness() {
         --junitxml=correctness.xml || status=$?
     [ "$status" -eq 0 ] || { mv correctness.xml correctness_failed.xml && return "$status"; }
 }
-step_bench_vgg16() { contest bench_vgg16.json cuda --arch vgg16 ${BENCH[@]+"${BENCH[@]}"}; }
+step_bench_vgg16() {
+    contest bench_vgg16.json cuda --arch vgg16 --workload pgd10 --workload fast --n "$FIRST_N" ${BENCH[@]+"${BENCH[@]}"}
+}
+step_bench_more() { contest bench_more.json cuda --arch vgg16 ${BENCH[@]+"${BENCH[@]}"}; }
 step_bench_resnet18() { contest bench_resnet18.json cuda --arch resnet18 ${BENCH[@]+"${BENCH[@]}"}; }
 step_record_first() { train record record/vgg16.toml; }
+step_record_part() { attack record record_part.json --suite fast; }
 step_record_rest() { robustcls train --resume record && touch record/ckpt.done; }
 step_record_fast() { attack record record_fast.json --suite fast; }
 step_record_standard() { attack record record_standard.json --suite standard; }
@@ -100,8 +108,10 @@ unpack() {
     mv "$(dirname "$train")" data
 }
 
-run() { # name, its file, seconds that are left
-    local name=$1 limit=$(($3 < LIMIT ? $3 : LIMIT)) started status=0
+run() { # name, its file, its limit, seconds that are left
+    local name=$1 limit=$3 started status=0
+    limit=$((limit < LIMIT ? limit : LIMIT))
+    limit=$((limit < $4 ? limit : $4))
     started=$(date +%s)
     (
         export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
@@ -146,18 +156,18 @@ PY
 }
 
 main() {
-    [ $# -ge 2 ] || { sed -n '2,17s/^# \{0,1\}//p' "$0" >&2 && exit 2; }
+    [ $# -ge 2 ] || { sed -n '2,19s/^# \{0,1\}//p' "$0" >&2 && exit 2; }
     ARCHIVE=$(realpath "$1")
     mkdir -p "$2" && cd "$2"
     [ -f "$ARCHIVE" ] || { echo "no archive $1: give CIFAR-10 as a tar of train/ and test/" >&2 && exit 2; }
-    local wanted=" ${*:3} " end left name seconds needs result
+    local wanted=" ${*:3} " end left name least limit needs result
     for name in "${@:3}"; do
         grep -q "^$name " <<<"$STEPS" || { echo "no step $name: $0 --list names them" >&2 && exit 2; }
     done
     end=$(($(date +%s) + MINUTES * 60))
     touch steps.tsv
     unpack
-    while read -r name seconds needs result _; do
+    while read -r name least limit needs result _; do
         [ -n "$name" ] || continue
         [ "$wanted" = "  " ] || [[ $wanted == *" $name "* ]] || continue
         left=$((end - $(date +%s)))
@@ -165,10 +175,10 @@ main() {
             echo "$name: in OUT already"
         elif [ "$needs" != - ] && [ ! -e "$needs" ]; then
             tell "$name" "skipped, needs $needs" 0 "$result"
-        elif [ "$left" -lt "$seconds" ]; then
-            tell "$name" "left for another call, should take $seconds s" 0 "$result"
+        elif [ "$left" -lt "$least" ]; then
+            tell "$name" "left for another call, needs $least s" 0 "$result"
         else
-            run "$name" "$result" "$left"
+            run "$name" "$result" "$limit" "$left"
             summarise
         fi
     done <<<"$STEPS"

@@ -133,14 +133,16 @@ def estimate(run) -> str:
     from robustcls.core.config import to_toml
     from robustcls.training.rehearsal import measure_cost
 
-    cost = measure_cost(run)
+    cost, every = measure_cost(run), run.config.val_every or 1
+    whole = (cost.epoch_seconds - cost.val_seconds * (1 - 1 / every)) * run.config.epochs
+    often = f", one epoch in {every}" if every > 1 else ""
     lines = [
         f"parameters      {cost.parameters:,}, {cost.trained:,} of them trained",
         f"forward         {cost.forward_flops / 1e6:,.1f} MFLOP per image",
         f"update          {cost.update_flops / 1e6:,.1f} MFLOP per image, attack included",
         f"speed           {cost.images_per_second:,.3g} img/s, median of {cost.timed} updates",
-        f"epoch           {duration(cost.epoch_seconds)}, of which validation {duration(cost.val_seconds)}",
-        f"run             {duration(cost.epoch_seconds * run.config.epochs)}, {run.config.epochs} epochs",
+        f"epoch           {duration(cost.epoch_seconds)}, of which validation {duration(cost.val_seconds)}{often}",
+        f"run             {duration(whole)}, {run.config.epochs} epochs",
         f"peak memory     {cost.peak_memory_mb:,.0f} MB",
     ]
     return to_toml(run.config) + "\n" + "".join(f"# {line}\n" for line in [*describe(run).splitlines(), *lines])

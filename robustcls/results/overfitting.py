@@ -10,6 +10,10 @@ CATASTROPHIC = 0.20  # of FGSM accuracy above robust accuracy; a sound model sta
 NEARLY_NONE = 0.05  # robust accuracy that is lost whatever the best was
 UNTOUCHED = 0.75  # of clean accuracy, which single steps leave where they are withstood in appearance alone
 WORTH_SAYING = 0.02  # of robust accuracy below its best
+REMEDY = (
+    "averaged weights (ema, swa), weight perturbation (awp), sparse weights, an earlier end (patience), stronger augmentation "
+    "or more images may help"
+)
 
 
 def catastrophes(epochs: Sequence[Epoch]) -> list[int] | None:
@@ -36,20 +40,35 @@ def undone(epochs: Sequence[Epoch]) -> list[int]:
     return [place for place, one in enumerate(epochs) if any(later.epoch <= one.epoch for later in epochs[place + 1 :])]
 
 
+def shortfall(epochs: Sequence[Epoch]) -> tuple[float | None, float | None]:
+    """Of the last of these epochs: how far robust validation accuracy is below its best so far, and below that of the
+    training batches. None where not measured; epochs that a rollback took back do not count."""
+    last, gone = epochs[-1], set(undone(epochs))
+    if last.val_robust is None:
+        return None, None
+    best = max(one.val_robust for place, one in enumerate(epochs) if place not in gone and one.val_robust is not None)
+    return best - last.val_robust, None if last.train_robust is None else last.train_robust - last.val_robust
+
+
 def robust_overfitting(epochs: Sequence[Epoch], chance: Chance | None = None) -> str:
-    """One sentence where robust accuracy ended below its best (Rice et al. 2020, arXiv:2002.11569), else nothing.
+    """A sentence where robust accuracy ended below its best (Rice et al. 2020, arXiv:2002.11569), with what may help, else
+    nothing.
 
     Nothing either where the best is not above chance, for there was nothing to lose, and where the last is within the 95%
     interval that so few images leave the best.
     """
-    measured = [(one.val_robust, one.epoch) for one in epochs if one.val_robust is not None]
-    if not measured or not above_chance([share for share, _ in measured], chance):
+    measured = [one for one in epochs if one.val_robust is not None]
+    if not measured or not above_chance([one.val_robust or 0.0 for one in measured], chance):
         return ""
-    (best, when), (last, _) = max(measured, key=lambda pair: (pair[0], -pair[1])), measured[-1]
-    noise = best - wilson(best * chance.images, chance.images)[0] if chance else 0.0
-    if best - last < max(WORTH_SAYING, noise):
+    best, last = max(measured, key=lambda one: (one.val_robust, -one.epoch)), measured[-1]
+    high, low = best.val_robust or 0.0, last.val_robust or 0.0
+    noise = high - wilson(high * chance.images, chance.images)[0] if chance else 0.0
+    if high - low < max(WORTH_SAYING, noise):
         return ""
+    meanwhile = ""
+    if best.train_robust is not None and last.train_robust is not None and best.train_robust < last.train_robust:
+        meanwhile = f", while that of the training batches rose from {best.train_robust:.1%} to {last.train_robust:.1%}"
     return (
-        f"robust overfitting: robust validation accuracy fell from {best:.1%} in epoch {when} to {last:.1%}; "
-        "ckpt.pt keeps the best"
+        f"robust overfitting: robust validation accuracy fell from {high:.1%} in epoch {best.epoch} to {low:.1%}{meanwhile}; "
+        f"ckpt.pt keeps the best; {REMEDY}"
     )

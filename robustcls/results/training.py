@@ -25,6 +25,8 @@ class Epoch:
     val_seconds: Number | None = None
     parts: dict[str, Number] = field(default_factory=dict)  # of the objective, mean over the epoch
     event: str = ""  # what the watch over training did after this epoch
+    below_best: Share | None = None  # val_robust, of the best epoch so far less this one's
+    robust_gap: Number | None = None  # train_robust less val_robust; the attack while training may be a weaker one
     warning: str = ""  # what is wrong with how it learns, as far as this epoch tells
 
 

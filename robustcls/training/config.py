@@ -18,7 +18,10 @@ from robustcls.core.options import (
 from robustcls.core.traits import traits_of
 
 PYTHON = "python"  # for `data`: images that were given in Python, which no spec names
-LEAST = {"epochs": 1, "val_n": 1, "limit_train": 1, "accumulate": 1, "patience": 0, "save_every": 1, "track_images": 0}
+LEAST = {
+    "epochs": 1, "val_n": 1, "val_every": 1, "limit_train": 1, "accumulate": 1, "patience": 0, "save_every": 1,
+    "track_images": 0,
+}  # fmt: skip
 BELOW = {"momentum": 1, "ema": 1, "swa": 1, "dropout": 1}  # exclusive bounds; the others have none
 
 
@@ -82,10 +85,12 @@ class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptio
     minutes: float = option(
         0.0, "Instead: as many epochs as fit in this time, by the speed of the first updates; 0 for none."
     )
-    optimizer: Literal["sgd", "adamw"] = option("sgd", "SGD with Nesterov momentum, or AdamW.")
+    optimizer: Literal["sgd", "adamw", "muon"] = option(
+        "sgd", "SGD with Nesterov momentum, AdamW, or Muon for all weights before the head, with SGD for the rest."
+    )
     lr: float = option(0.1, "Peak learning rate.")
     backbone_lr: float = option(1.0, "Fraction of it for all layers but the head.")
-    momentum: float = option(0.9, "Momentum of SGD; the first beta of AdamW.")
+    momentum: float = option(0.9, "Momentum of SGD and of Muon; the first beta of AdamW.")
     weight_decay: float = option(5e-4, "Weight decay, not applied to BatchNorm, biases and the matrices of lora.")
     schedule: str = option(
         "one_cycle",
@@ -115,6 +120,13 @@ class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptio
         None, "Labels for these images, as robustcls label wrote them.", metavar="FILE", group="Data"
     )
     val_n: int = option(500, "Validation images, held out of the training set.", group="Data")
+    val_every: int | None = option(
+        None,
+        "Validate every so many epochs, and after the last.  [default: each; with --minutes as seldom as makes it a tenth "
+        "of the training]",
+        metavar="N",
+        group="Data",
+    )
     val_attack: str = option(
         "pgd(steps=10)",
         "Attack that measures robust validation accuracy, or none to measure none.",

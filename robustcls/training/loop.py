@@ -14,7 +14,7 @@ from robustcls.core.classifier import Classifier
 from robustcls.core.objective import Loss
 from robustcls.data.splits import choose
 from robustcls.results.learning import at_chance, few_updates, first_rise, risen_loss
-from robustcls.results.overfitting import catastrophes
+from robustcls.results.overfitting import catastrophes, shortfall
 from robustcls.results.records import Epoch
 from robustcls.runtime.fused import uncompiled
 from robustcls.training.checkpoint import read_last, restore_state, save_best, save_last
@@ -23,6 +23,7 @@ from robustcls.training.state import own_random
 
 CHECK_EVERY = 16  # batches: to look at a flag on the device, or in other processes, waits for them
 MOST_ROLLBACKS = 5
+UNMEASURED = ("train_clean", "val_clean", "val_robust", "val_fgsm")
 SWA_FORWARDS = 50  # batches that estimate BatchNorm's statistics of averaged weights
 
 
@@ -71,31 +72,41 @@ def finish_epoch(run: Run) -> Epoch:
     state = run.state
     if state.average:
         state.average.after_epoch(state.model, state.epoch + 1, run.config.epochs, lambda model: _forwards(run, model))
-    started = time.perf_counter()
-    measured = run.validate(run.config.val_n)
+    started, due = time.perf_counter(), is_validated(run, state.epoch + 1)
+    measured = run.validate(run.config.val_n) if due else dict.fromkeys(UNMEASURED)
     row = Epoch(
         epoch=state.epoch + 1,
         lr=state.optimizer.param_groups[-1]["lr"],  # the head's
-        val_seconds=round(time.perf_counter() - started, 2),
+        val_seconds=round(time.perf_counter() - started, 2) if due else None,
         **state.meter.means(run.world),
         **measured,
     )
     state.history.append(row)
+    if run.config.is_adversarial:
+        row.below_best, row.robust_gap = shortfall(state.history)
     _track(run, row)
     collapsed = run.config.is_adversarial and len(state.history) - 1 in (catastrophes(state.history) or ())
     if not (collapsed and _went_back(run, row)):
         _begin_next(run, row)
     row.warning = _warn(run)
-    if run.config.on_collapse == "rollback" and not row.event:
+    if run.config.on_collapse == "rollback" and not row.event and due:
         save_last(run, "good.pt")  # first: a run that is killed in between comes here again
     save_last(run)
     return row
+
+
+def is_validated(run: Run, epoch: int) -> bool:
+    """Whether this epoch, from 1 on, is validated; the others are neither selected nor watched, and their clean and robust
+    accuracies are None."""
+    return epoch % (run.config.val_every or 1) == 0 or epoch == run.config.epochs
 
 
 def _begin_next(run: Run, row: Epoch) -> None:
     state = run.state
     state.epoch, state.batch = row.epoch, 0
     state.meter.reset()
+    if not is_validated(run, row.epoch):
+        return
     score = (row.val_robust or 0.0, row.val_clean or 0.0)  # by clean accuracy alone with `val_attack="none"`
     score = score if run.config.is_adversarial else score[::-1]
     if score > state.best_score:

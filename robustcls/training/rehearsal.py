@@ -1,6 +1,7 @@
 """What is tried before a run begins: a step, for what would stop it, and a few more, for what it would cost."""
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from robustcls.training.run import Run
 from robustcls.training.state import TrainState, own_random
 
 TIMED = 3
+VALIDATION = 0.1  # of the training's time, at most, where `val_every` is not given
+VALIDATIONS = 5  # in a run, at least, before the share counts
 
 
 @contextmanager
@@ -108,11 +111,20 @@ def measure_cost(run: Run, seconds: float = 0.0) -> Cost:
 
 
 def fit_epochs(run: Run, began: float) -> None:
-    """Sets the run's epochs to what is left of config.minutes, with validation; at least one. All processes must call it.
+    """Sets the run's epochs to what is left of config.minutes, with validation; at least one. Unless it is given,
+    `val_every` becomes the smallest with which validation costs VALIDATION. All processes must call it.
 
     began: when the time started, by time.perf_counter(). Reading data, compiling and this measurement count too.
     """
-    seconds = measure_cost(run).epoch_seconds
-    left = 60 * run.config.minutes - (time.perf_counter() - began)
-    run.config.epochs = run.world.gather(max(1, int(left / seconds)))[0]
+    cost = measure_cost(run)
+    training, left = cost.epoch_seconds - cost.val_seconds, 60 * run.config.minutes - (time.perf_counter() - began)
+
+    def epochs(every: int) -> int:
+        return max(1, int(left / (training + cost.val_seconds / every)))
+
+    every = run.config.val_every
+    if every is None:
+        every = max(1, math.ceil(cost.val_seconds / (VALIDATION * training)))
+        every = max(1, min(every, epochs(every) // VALIDATIONS))
+    run.config.epochs, run.config.val_every = run.world.gather((epochs(every), every))[0]
     run.config.minutes = 0.0  # so that the configuration that is written gives this run again

@@ -11,7 +11,8 @@ from robustcls.evaluation.measures.minimum.record import MinimumNorm
 from robustcls.evaluation.measures.minimum.section import Line
 from robustcls.reporting import render
 from robustcls.results.comparison import held
-from robustcls.results.records import Accuracy, CurvePoint, Evaluation, Spread
+from robustcls.results.overfitting import REMEDY
+from robustcls.results.records import Accuracy, Chance, CurvePoint, Evaluation, Spread
 from robustcls.results.statistics import wilson
 from tests.helpers.report_page import Element, read, shown_text
 from tests.helpers.sample_evaluation import CORRUPTIONS, sample_evaluation
@@ -393,3 +394,20 @@ def test_hostile_texts_stay_inert_and_ids_are_unique():
     assert [e for e in elements if any(name.startswith("on") for name in e.attributes)] == []
     assert not any(e.tag == "img" for e in elements)
     assert max(Counter(e.get("id") for e in elements if e.get("id")).values()) == 1
+
+
+@pytest.mark.parametrize("images", [50, 5000])
+def test_robust_overfitting_is_told_with_a_remedy_where_the_images_can_show_it(images):
+    evaluation = sample_evaluation("model", examples=0, checks=False)
+    assert evaluation.training is not None
+    first, last = evaluation.training.epochs[0], evaluation.training.epochs[-1]
+    first.val_robust, last.val_robust, last.train_robust = 0.5, 0.44, 0.7
+    for one in evaluation.training.epochs[1:-1]:
+        one.val_robust = None  # these were not validated
+    evaluation.training.chance = Chance(images, 0.1)
+    text = " ".join(shown_text(show(evaluation, sections=["training"])).split())
+    assert "6.0 points between the best epoch (50.0%) and the last" in text
+    assert "+26.0 points of robust accuracy in the last epoch, under pgd(steps=10) while training" in " ".join(
+        text.split()
+    )
+    assert (REMEDY in text) == (images == 5000)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from robustcls.results.overfitting import catastrophes, robust_overfitting
+from robustcls.results.overfitting import REMEDY, catastrophes, robust_overfitting, shortfall
 from robustcls.results.records import Chance, Epoch
 
 
@@ -56,6 +56,7 @@ def test_robust_overfitting(robust, words):
     said = robust_overfitting(epochs(*[(value, 0.5) for value in robust]))
     assert bool(said) == bool(words)
     assert words in said
+    assert (REMEDY in said) == bool(words)
     assert "\n" not in said
 
 
@@ -64,3 +65,21 @@ def test_a_fall_that_few_images_cannot_show_is_not_said(images, said):
     """From 61% to 57%: the 95% interval of 61% of 126 images begins at 52%, of 2,000 at 59%."""
     chance = None if images is None else Chance(images, 0.1)
     assert bool(robust_overfitting(epochs((0.61, 0.7), (0.57, 0.7)), chance)) == said
+
+
+def test_what_the_training_batches_did_meanwhile_is_said():
+    rows = epochs((0.5, 0.6), (0.4, 0.6))
+    assert "training batches" not in robust_overfitting(rows)
+    rows[0].train_robust, rows[1].train_robust = 0.55, 0.8
+    assert "to 40.0%, while that of the training batches rose from 55.0% to 80.0%; ckpt.pt" in robust_overfitting(rows)
+
+
+def test_how_far_an_epoch_is_below_the_best_and_below_training():
+    rows = epochs((0.3, 0.4), (0.5, 0.6), (0.4, 0.5), (None, None))
+    assert shortfall(rows[:1]) == (0.0, pytest.approx(0.2))
+    assert shortfall(rows[:3]) == pytest.approx((0.1, 0.1))
+    assert shortfall(rows) == (None, None)
+    rows[2].train_robust = None
+    assert shortfall(rows[:3]) == (pytest.approx(0.1), None)
+    rows[2].epoch = 2  # a rollback took the second one back, and it came again
+    assert shortfall(rows[:3]) == (0.0, None)

@@ -11,7 +11,7 @@ import robustcls
 from robustcls.core.errors import InputError
 from robustcls.training.loop import fit
 from robustcls.training.rehearsal import rehearse
-from tests.helpers.tiny_run import values_of
+from tests.helpers.tiny_run import SMALL, values_of
 
 
 def equal(a, b):
@@ -153,3 +153,41 @@ def test_a_loss_that_is_none_at_once_promises_no_checkpoint(make_run):
     with pytest.raises(InputError, match=r"in batch \d of 5 of epoch 1: lower `lr` or give `clip=1`$"):
         fit(run)
     assert not (run.folder / "ckpt.pt").exists()
+
+
+def test_epochs_that_are_not_validated_are_neither_selected_nor_watched(make_run):
+    """And those that are, on the same images, tell what they tell when all are."""
+    rare, every = (make_run(name, **SMALL, adv="fgsm", epochs=5, val_every=n) for name, n in (("a", 2), ("b", None)))
+    saved = []
+    fit(rare, on_epoch=lambda row: saved.append((rare.folder / "ckpt.pt").exists()))
+    fit(every)
+    assert saved == [False, True, True, True, True]
+    names = ("train_clean", "val_clean", "val_robust", "val_fgsm", "below_best", "robust_gap", "val_seconds")
+    for one, other in zip(rare.state.history, every.state.history, strict=True):
+        assert one.train_loss == other.train_loss
+        for name in names[:4]:
+            assert getattr(one, name) == (None if one.epoch in (1, 3) else getattr(other, name))
+        assert all((getattr(one, name) is None) == (one.epoch in (1, 3)) for name in names)
+    assert rare.state.best_epoch in (2, 4, 5)
+    scores = {row.epoch: (row.val_robust, row.val_clean) for row in rare.state.history if row.val_robust is not None}
+    assert scores[rare.state.best_epoch] == max(scores.values())
+
+
+def test_patience_counts_from_one_validation_to_the_next(make_run, monkeypatch):
+    run = make_run(**SMALL, adv="fgsm", epochs=12, val_every=3, patience=1)
+    scripted = {3: 0.3, 6: 0.4, 9: 0.2}
+    fields = {"train_clean": 0.5, "val_clean": 0.5, "val_fgsm": 0.4}
+    monkeypatch.setattr(run, "validate", lambda _: {**fields, "val_robust": scripted[run.state.epoch + 1]})
+    fit(run)
+    assert (run.state.best_epoch, len(run.state.history)) == (6, 9)
+
+
+def test_a_rollback_goes_to_an_epoch_that_was_validated(make_run, monkeypatch):
+    run = make_run(**SMALL, adv="fgsm", epochs=6, val_every=2, on_collapse="rollback")
+    fields, told = {"train_clean": 0.9, "val_clean": 0.9}, iter([(0.5, 0.6), (0.0, 0.9), (0.5, 0.6), (0.5, 0.6)])
+    monkeypatch.setattr(
+        run, "validate", lambda _: {**fields, **dict(zip(("val_robust", "val_fgsm"), next(told), strict=True))}
+    )
+    fit(run)
+    assert [row.epoch for row in run.state.history] == [1, 2, 3, 4, 3, 4, 5, 6]
+    assert "back to epoch 2" in run.state.history[3].event

@@ -16,16 +16,38 @@ def test_minutes_become_the_epochs_that_fit(make_run, monkeypatch):
     monkeypatch.setattr("robustcls.training.rehearsal.time", SimpleNamespace(perf_counter=clock))
     began = clock()
     fit_epochs(run, began)
-    epoch = 0.25 * run.state.num_batches + 0.25  # an update takes a tick, and so does validation
-    assert run.config.epochs == int((60 - (clock.now - began)) / epoch) == 38
+    epoch = 0.25 * run.state.num_batches + 0.25 / 2  # an update takes a tick, and so does validation, each second time
+    assert run.config.epochs == int((60 - (clock.now - began)) / epoch) == 42
+    assert run.config.val_every == 2  # 0.25 of 1.25 s are a fifth
     assert run.config.minutes == 0
     assert (run.state.epoch, run.state.batch) == (0, 0)
     assert same(before, values_of(run.state.model))
     for minutes, spent, epochs in ((1.0, 0, 8), (1.0, 30, 4), (1.0, 90, 1), (0.01, 0, 1)):
-        monkeypatch.setattr("robustcls.training.rehearsal.measure_cost", lambda _: SimpleNamespace(epoch_seconds=7.0))
-        run.config.minutes = minutes
+        cost = SimpleNamespace(epoch_seconds=7.0, val_seconds=1.0)
+        monkeypatch.setattr("robustcls.training.rehearsal.measure_cost", lambda _, cost=cost: cost)
+        run.config.minutes, run.config.val_every = minutes, 1
         fit_epochs(run, clock.now - spent)
         assert run.config.epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("minutes", "given", "epochs", "every"),
+    [
+        (2.0, None, 33, 3),  # 0.9 of 3.3 s: every third, 3.3 + 0.3 an epoch
+        (2.0, 1, 28, 1),
+        (2.0, 9, 35, 9),
+        (0.5, None, 7, 1),  # of 7 or 8 epochs five are validated, so all
+        (0.01, None, 1, 1),
+    ],
+)
+def test_validation_takes_a_tenth_unless_it_is_given(minutes, given, epochs, every, make_run, monkeypatch):
+    run = make_run(**TINIEST, minutes=minutes, val_every=given)
+    cost = SimpleNamespace(epoch_seconds=4.2, val_seconds=0.9)
+    monkeypatch.setattr("robustcls.training.rehearsal.measure_cost", lambda _: cost)
+    clock = Clock()
+    monkeypatch.setattr("robustcls.training.rehearsal.time", SimpleNamespace(perf_counter=clock))
+    fit_epochs(run, clock.now)
+    assert (run.config.epochs, run.config.val_every) == (epochs, every)
 
 
 @pytest.mark.parametrize(

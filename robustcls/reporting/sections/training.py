@@ -11,7 +11,7 @@ from robustcls.reporting.figures import DOTTED, INK, SERIES, above, plot, shares
 from robustcls.reporting.html import fill_file
 from robustcls.reporting.missing import reasons_of
 from robustcls.results.learning import above_chance
-from robustcls.results.overfitting import CATASTROPHIC, catastrophes, undone
+from robustcls.results.overfitting import CATASTROPHIC, REMEDY, catastrophes, robust_overfitting, shortfall, undone
 from robustcls.results.records import Training
 
 ORDER, TITLE = 150, "Training"
@@ -49,6 +49,8 @@ def _part(model: Model) -> dict[str, object] | None:
         "events": [said for epoch in history.epochs for said in (epoch.event, epoch.warning) if said],
         "learned": above_chance(robust, history.chance),
         "gap": max(robust) - robust[-1] if robust else None,
+        "over_validation": shortfall(history.epochs)[1],
+        "remedy": REMEDY if robust_overfitting(history.epochs, history.chance) else "",
         "best": max(robust, default=None),
         "last": robust[-1] if robust else None,
         "flagged": None if flagged is None else [history.epochs[place].epoch for place in flagged if place not in gone],
