@@ -35,11 +35,10 @@ def sparse(
         falling = share * 0.5 * (1 + math.cos(math.pi * state.share_done))
         most = {name: weight.numel() - counts[name] for name, weight in weights.items()}
         exchange(state, weights, {name: min(most[name], int(falling * counts[name])) for name in weights})
-    for name, weight in weights.items():
+    for name, weight in weights.items():  # what is 0, with a momentum of 0, then stays so
         if weight.grad is not None:
             weight.grad.mul_(state.state[name])
     state.update()
-    apply_masks(state, weights)  # an update such as Muon's is not 0 where gradient and momentum are
     left = torch.stack([weight.detach().count_nonzero() for weight in weights.values()]).sum()
     found = left / sum(weight.numel() for weight in weights.values())
     return dataclasses.replace(loss, parts={**loss.parts, "density": found})

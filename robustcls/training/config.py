@@ -85,12 +85,10 @@ class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptio
     minutes: float = option(
         0.0, "Instead: as many epochs as fit in this time, by the speed of the first updates; 0 for none."
     )
-    optimizer: Literal["sgd", "adamw", "muon"] = option(
-        "sgd", "SGD with Nesterov momentum, AdamW, or Muon for all weights before the head, with SGD for the rest."
-    )
+    optimizer: Literal["sgd", "adamw"] = option("sgd", "SGD with Nesterov momentum, or AdamW.")
     lr: float = option(0.1, "Peak learning rate.")
     backbone_lr: float = option(1.0, "Fraction of it for all layers but the head.")
-    momentum: float = option(0.9, "Momentum of SGD and of Muon; the first beta of AdamW.")
+    momentum: float = option(0.9, "Momentum of SGD; the first beta of AdamW.")
     weight_decay: float = option(5e-4, "Weight decay, not applied to BatchNorm, biases and the matrices of lora.")
     schedule: str = option(
         "one_cycle",

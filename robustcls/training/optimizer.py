@@ -11,20 +11,16 @@ from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.models.transfer import parameter_groups
 from robustcls.training.config import TrainConfig
-from robustcls.training.muon import Muon, matrix_groups
 
 __all__ = ["constant", "cosine", "cyclic", "one_cycle", "piecewise"]
 
 
-def make_optimizer(model: Classifier, config: TrainConfig, precision: str = "fp32") -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) or Muon.
+def make_optimizer(model: Classifier, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, or AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101).
 
-    precision: fp32, bf16 or fp16, of Muon's iterations. Weight decay is for the weights of convolutions and linear layers
-    alone, chosen by module type.
+    Weight decay is for the weights of convolutions and linear layers alone, chosen by module type.
     """
     groups = parameter_groups(model, lr=config.lr, weight_decay=config.weight_decay, backbone_lr=config.backbone_lr)
-    if config.optimizer == "muon":
-        return Muon(matrix_groups(model, groups), lr=config.lr, momentum=config.momentum, precision=precision)
     # Fused on CUDA: one kernel, and with fp16's scaler no waiting for the device.
     how = {"fused": True} if next(model.parameters()).is_cuda else {"foreach": True}
     if config.optimizer == "adamw":
