@@ -65,7 +65,9 @@ def row_of(name: str, run: Path, n: int) -> dict[str, Any]:
     config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
     history = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
     threat = ThreatModel.chosen(config["norm"], config["eps"], {"norm": "linf"})
-    model = robustcls.load(run / "last.pt")  # the best epoch under attack may be one whose bounds were of a small radius
+    model = robustcls.load(
+        run / "last.pt"
+    )  # the best epoch under attack may be one whose bounds were of a small radius
     images, labels = robustcls.load_data(config["data"], split="test", n=n, data_dir=config.get("data_dir"))
     result = robustcls.evaluate(model, images, labels, threat, suite="fast")
     robust = [one.clean == one.label and one.broken_by is None for one in result.samples]
