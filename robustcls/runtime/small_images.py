@@ -96,13 +96,15 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
         if not _sees_all(x):
+            ctx.save_for_backward(x, weight, None)
             return F.conv2d(x, weight, bias, padding=1)
         # Made in its shape, not as a view, for ReLU may write on it.
         shape = (len(x), len(weight), *x.shape[2:])
         out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
         matrix, rows = as_matrix(weight, *x.shape[2:]), out.permute(0, 2, 3, 1).view(len(x), -1)
+        # Of a weight that takes a gradient it is made anew, for what is kept here could not be differentiated.
+        ctx.save_for_backward(x, weight, None if ctx.needs_input_grad[1] else matrix)
         if bias is None:
             torch.mm(_by_pixels(x), matrix.t(), out=rows)
         else:
@@ -112,10 +114,10 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
+        x, weight, matrix = ctx.saved_tensors
         of_x = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
-            of_x = _gradient_of_images(grad, x, weight)
+            of_x = _gradient_of_images(grad, x, weight, matrix)
         if ctx.needs_input_grad[1]:
             of_weight = _gradient_of_weight(grad, x, weight)
         if ctx.needs_input_grad[2]:
@@ -123,11 +125,11 @@ class _Convolution(torch.autograd.Function):
         return of_x, of_weight, of_bias
 
 
-def _gradient_of_images(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+def _gradient_of_images(grad: Tensor, x: Tensor, weight: Tensor, matrix: Tensor | None) -> Tensor:
     if not _sees_all(x):
         return torch.nn.grad.conv2d_input(x.shape, weight, grad, padding=1)
     count, channels, height, width = x.shape
-    product = _by_pixels(grad) @ as_matrix(weight, height, width)
+    product = _by_pixels(grad) @ (as_matrix(weight, height, width) if matrix is None else matrix)
     return product.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 

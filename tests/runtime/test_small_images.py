@@ -69,6 +69,9 @@ def test_gradients_of_gradients(shape, many, monkeypatch):
     inputs = operands(shape, torch.float64, count=2)
     assert torch.autograd.gradcheck(small_images._Convolution.apply, inputs)
     assert torch.autograd.gradgradcheck(small_images._Convolution.apply, inputs)
+    of_images = lambda x: small_images._Convolution.apply(x, inputs[1].detach(), None) ** 2  # noqa: E731
+    assert torch.autograd.gradcheck(of_images, inputs[:1])
+    assert torch.autograd.gradgradcheck(of_images, inputs[:1])
 
 
 def net(seed=0):
