@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input, conv2d_weight
 from torch.overrides import TorchFunctionMode
 
 # Measured on AMX: with up to so many pixels the product is faster, with more only where both have many channels.
@@ -29,7 +30,8 @@ def small_convolutions(device: torch.device) -> AbstractContextManager:
 class _SmallConvolutions(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function is torch.conv2d and (operands := _operands(*args, **kwargs)):
+        small = function is torch.conv2d and not torch.compiler.is_compiling()
+        if small and (operands := _operands(*args, **kwargs)):
             return _Convolution.apply(*operands)
         return function(*args, **kwargs)
 
@@ -96,15 +98,17 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # The two that PyTorch's own keeps: where a part is passed again on the way back, it is outside of this mode.
+        ctx.save_for_backward(x, weight)
+        ctx.matrix = None
         if not _sees_all(x):
-            ctx.save_for_backward(x, weight, None)
             return F.conv2d(x, weight, bias, padding=1)
         # Made in its shape, not as a view, for ReLU may write on it.
         shape = (len(x), len(weight), *x.shape[2:])
         out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
         matrix, rows = as_matrix(weight, *x.shape[2:]), out.permute(0, 2, 3, 1).view(len(x), -1)
-        # Of a weight that takes a gradient it is made anew, for what is kept here could not be differentiated.
-        ctx.save_for_backward(x, weight, None if ctx.needs_input_grad[1] else matrix)
+        if not ctx.needs_input_grad[1]:  # else it is made anew, for what is kept here could not be differentiated
+            ctx.matrix = matrix
         if bias is None:
             torch.mm(_by_pixels(x), matrix.t(), out=rows)
         else:
@@ -114,10 +118,10 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight, matrix = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         of_x = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
-            of_x = _gradient_of_images(grad, x, weight, matrix)
+            of_x = _gradient_of_images(grad, x, weight, ctx.matrix)
         if ctx.needs_input_grad[1]:
             of_weight = _gradient_of_weight(grad, x, weight)
         if ctx.needs_input_grad[2]:
@@ -127,7 +131,7 @@ class _Convolution(torch.autograd.Function):
 
 def _gradient_of_images(grad: Tensor, x: Tensor, weight: Tensor, matrix: Tensor | None) -> Tensor:
     if not _sees_all(x):
-        return torch.nn.grad.conv2d_input(x.shape, weight, grad, padding=1)
+        return conv2d_input(x.shape, weight, grad, padding=1)
     count, channels, height, width = x.shape
     product = _by_pixels(grad) @ (as_matrix(weight, height, width) if matrix is None else matrix)
     return product.view(count, height, width, channels).permute(0, 3, 1, 2)
@@ -135,7 +139,7 @@ def _gradient_of_images(grad: Tensor, x: Tensor, weight: Tensor, matrix: Tensor 
 
 def _gradient_of_weight(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     if not _weight_by_product(x, weight):
-        return torch.nn.grad.conv2d_weight(x, weight.shape, grad, padding=1)
+        return conv2d_weight(x, weight.shape, grad, padding=1)
     outputs, channels = weight.shape[:2]
     product = grad.permute(0, 2, 3, 1).reshape(-1, outputs).t() @ neighbourhoods(x)
     return product.view(outputs, 3, 3, channels).permute(0, 3, 1, 2)

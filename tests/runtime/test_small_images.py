@@ -1,12 +1,16 @@
 """Convolutions of small images as products: values, gradients, and what stays as it is."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from robustcls.runtime import small_images
 from robustcls.runtime.small_images import small_convolutions
+from tests.helpers.tiny_run import brighter, first_batch, named_gradients
 
 CPU = torch.device("cpu")
 # Height, width, channels in and out: all of the image in sight, a small image, one with many channels.
@@ -159,3 +163,48 @@ def test_nothing_changes_on_other_devices(calls):
     with small_convolutions(torch.device("cuda")):
         F.conv2d(torch.randn(2, 4, 2, 2), torch.randn(4, 4, 3, 3), padding=1)
     assert not calls
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_part_that_is_passed_again_on_the_way_back(frozen, calls):
+    model, plain, x, y = net(), net(), torch.rand(16, 3, 8, 8), torch.randint(4, (16,))
+    for each in (model, plain):
+        each[9].weight.requires_grad_(not frozen)
+    F.cross_entropy(plain(x), y).backward()
+    with small_convolutions(CPU):
+        loss = F.cross_entropy(checkpoint(model, x, use_reentrant=False), y)
+    loss.backward()
+    assert len(calls) == 2
+    for one, reference in zip(model.parameters(), plain.parameters(), strict=True):
+        if reference.requires_grad:
+            assert torch.allclose(one.grad, reference.grad, atol=1e-5)
+
+
+def test_what_is_compiled():
+    x, w = torch.randn(2, 4, 2, 2), torch.randn(4, 4, 3, 3)
+    compiled = torch.compile(lambda x: F.conv2d(x, w, padding=1), backend="eager")
+    with small_convolutions(CPU):
+        assert torch.allclose(compiled(x), by_hand(x, w, torch.zeros(4)), atol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("fp32", 6), ("bf16", 7)])
+def test_an_update_of_training_has_the_gradients_of_a_plain_loop(precision, expected, make_run, calls):
+    run = make_run(arch="vgg11(width=0.0625)", augment="none", precision=precision)
+    x, y = first_batch(run)
+
+    def plain(precision):
+        model = copy.deepcopy(run.state.model).train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = F.cross_entropy(model(brighter(None, x, y)), y)
+        loss.backward()
+        return named_gradients(model)
+
+    exact, theirs = plain("fp32"), plain(precision)
+    run.state.train_mode()
+    run.state.gradient(x, y, brighter)
+    assert len(calls) == expected  # on 2x2 and 1x1 pixels; in bf16 on 4x4, too
+    for name, truth in exact.items():
+        ours_off, theirs_off = (
+            (one - truth).norm() for one in (run.state.model.get_parameter(name).grad, theirs[name])
+        )
+        assert ours_off <= max(1.5 * theirs_off, 1e-5), name
