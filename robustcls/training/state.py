@@ -23,6 +23,7 @@ from robustcls.models.transfer import freeze, keep_frozen_in_eval
 from robustcls.results.records import Epoch
 from robustcls.runtime.device import autocast
 from robustcls.runtime.fused import FusedModel
+from robustcls.runtime.small_images import small_convolutions
 from robustcls.runtime.world import World
 from robustcls.training.averages import Average, Ema, Swa
 from robustcls.training.config import TrainConfig, parse_ramp
@@ -107,7 +108,7 @@ class TrainState:
         for number, (images, labels) in enumerate(parts, start=1):
             together = number == len(parts) or self.world.size == 1  # the processes add up their gradients once
             with nullcontext() if together else self.forward.no_sync():  # type: ignore[operator]
-                with self.autocast():
+                with nullcontext() if self.config.compile else small_convolutions(self.device), self.autocast():
                     loss = self.forward(images, labels, attack)  # the objective: it attacks, then passes forward
                 self.scaler.scale(loss.total / len(parts)).backward()
             losses.append(loss)
