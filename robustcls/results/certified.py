@@ -75,6 +75,10 @@ class Certified:
     precision: str = "fp32"  # in which the classifier ran that is certified
     seed: Integer = 0  # of the draws
     batch_size: Integer = 0
+    weights_sha256: str = (
+        ""  # of the tensors of the network that is certified, of smoothing the one inside; "": not known
+    )
+    images_sha256: str = ""  # of the pixels and labels, in the order of the index
     device: str = ""
     seconds: Number = 0.0
     command: str = ""
