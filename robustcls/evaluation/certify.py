@@ -29,7 +29,7 @@ from robustcls.evaluation.journal import Journal, kept_in
 from robustcls.evaluation.smooth import or_none, smooth
 from robustcls.evaluation.subject import Subject, load_subject, make_subject
 from robustcls.models.loading import read_model
-from robustcls.models.wrappers.smoothed import Smoothed, smoothed
+from robustcls.models.wrappers.smoothed import Smoothed, check_sigma, smoothed
 from robustcls.results.certified import Certified
 from robustcls.results.evaluation import say_certified
 from robustcls.results.records import Accuracy, Evaluation, Provenance, Sample, Threat
@@ -149,6 +149,8 @@ def _by_smoothing(
     draws: Mapping[str, Any],
     journal: Journal | None,
 ) -> Certificates:
+    if config.sigma is not None:
+        check_sigma(config.sigma)
     sigma = _agreed(model.sigma if isinstance(model, Smoothed) else None, config.sigma)
     smoothing = Smoothing(sigma, **draws)
     if not isinstance(model, Smoothed):
