@@ -133,7 +133,9 @@ def certify(
         resolve(CertifyConfig, {"method": method, "norm": norm}),
         sigma=sigma, seed=seed, batch_size=batch_size, quiet=not progress, precision=options.pop("precision", "fp32"),
     )  # fmt: skip
-    radii = None if eps_grid is None else parse_grid([eps_grid] if isinstance(eps_grid, int | float) else eps_grid)
+    radii = (
+        None if eps_grid is None else parse_grid([eps_grid] if isinstance(eps_grid, int | float) else eps_grid) or None
+    )
     with kept_in(resume) as journal:
         if method == "bounds":
             return _by_bounds(model, x, y, config, radii, options, journal)
@@ -194,10 +196,18 @@ def smoothed_spec(spec: str, sigma: float | None) -> tuple[str, float, list[str]
         return spec, _agreed(plugins.load("wrapper", wrapper).keywords["sigma"], sigma), []
     said = []
     if sigma is None:
-        sigma = noise_of(read_model(spec).meta.get("config", {}).get("augment", "none"))
+        sigma = noise_of_training(read_model(spec).meta.get("config", {}))
         said = [f"sigma {sigma:g}, that of the checkpoint's training"] if sigma else []
     sigma = _agreed(None, sigma)
     return f"smoothed({spec}, sigma={sigma:g})", sigma, said
+
+
+def noise_of_training(config: Mapping[str, Any]) -> float | None:
+    """The standard deviation of the noise in a checkpoint's training, of its augmentation or of SmoothAdv; None without."""
+    objective = plugins.parse("objective", config.get("objective") or "standard")
+    if objective.name == "smooth_adv":
+        return float(plugins.resolved("objective", objective)["sigma"])
+    return noise_of(config.get("augment", "none"))
 
 
 def certify_spec(spec: str, config: CertifyConfig) -> "Task":

@@ -111,6 +111,7 @@ class Certified:
 
     def check(self) -> None:
         """Raises ValueError, with the first place, where numbers contradict each other."""
+        need(bool(self.curve), "certified.curve", self.curve, "a radius or more")
         seen: set[int] = set()
         for place, one in enumerate(self.samples):
             path = f"certified.samples.{place}"
@@ -120,6 +121,11 @@ class Certified:
             need(right or one.radius == 0, f"{path}.radius", one.radius, "0, as where the answer is wrong or none")
             if self.method == "smoothing":
                 self._check_smoothed(one, path)
+            else:
+                tried = one.radius == 0 or any(math.isclose(one.radius, its.radius) for its in self.curve)
+                need(
+                    tried, f"{path}.radius", one.radius, "one of the radii of the curve, at which bounds were computed"
+                )
         abstained = sum(one.predicted is None for one in self.samples)
         need(self.abstained == abstained, "certified.abstained", self.abstained, f"{abstained}, as its samples say")
         for place, point in enumerate(self.curve):

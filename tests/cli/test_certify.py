@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import robustcls
+from robustcls.evaluation.certify import smoothed_spec
 from robustcls.results.records import Evaluation
 
 HERE = "tests.helpers.defences"
@@ -196,6 +197,10 @@ def test_the_sigma_of_training_is_taken_from_the_checkpoint(cli, tmp_path):
     assert found.status == 0, found.err
     assert "sigma 0.125, that of the checkpoint's training" in " ".join(found.err.split())
     assert Evaluation.load("run/evaluation-smoothed.json").certified.sigma == 0.125
+    for objective, sigma in (("smooth_adv(sigma=0.5, draws=1)", 0.5), ("smooth_adv(draws=1)", 0.25)):
+        attacked = ("--adv", "pgd(steps=1)", "--norm", "l2", "--eps", 0.1, "--augment", "none", "--quiet")
+        assert cli(*train, "--objective", objective, *attacked, "--out", f"run{sigma}").status == 0
+        assert smoothed_spec(f"run{sigma}/ckpt.pt", None)[1] == sigma
     wrong = cli(*train, "--adv", "pgd(steps=1)", *noisy[2:], "--out", "other")
     assert wrong.status == 2
     assert "the noise would be cut off" in wrong.err

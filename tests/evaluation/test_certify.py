@@ -206,6 +206,8 @@ def test_smoothing_takes_the_radii_of_its_curve():
     y = net(x).argmax(1)
     found = robustcls.certify(net, x, y, sigma=0.1, n=50, n0=10, eps_grid=[0, 0.02])
     assert [point.radius for point in found.record.curve] == [0, 0.02]
-    assert found.radius.equal(robustcls.certify(net, x, y, sigma=0.1, n=50, n0=10).radius)
+    usual = robustcls.certify(net, x, y, sigma=0.1, n=50, n0=10)
+    assert found.radius.equal(usual.radius)
+    assert robustcls.certify(net, x, y, sigma=0.1, n=50, n0=10, eps_grid=[]).record.curve == usual.record.curve
     with pytest.raises(InputError, match="did you mean 'alpha'"):
         robustcls.certify(net, x, y, sigma=0.1, alfa=0.01)

@@ -93,6 +93,28 @@ def test_numbers_that_contradict_each_other_are_refused(path, value, said):
         Evaluation.from_json(json.dumps(whole))
 
 
+@pytest.mark.parametrize(
+    ("make", "change", "said"),
+    [
+        (
+            bounds,
+            lambda record: record["samples"][0].update(radius=0.5),
+            r"samples\.0\.radius: 0\.5 is not one of the radii",
+        ),
+        (bounds, lambda record: record["samples"][1].update(radius=0.07), r"samples\.1\.radius: 0\.07 is not one of"),
+        (bounds, lambda record: record["curve"].pop(), r"samples\.0\.radius: 0\.1 is not one of the radii"),
+        (bounds, lambda record: record["curve"].clear(), r"certified\.curve: \[\] is not a radius or more"),
+        (smoothing, lambda record: record["curve"].clear(), r"certified\.curve"),
+    ],
+)
+def test_a_radius_that_was_never_tried_and_an_empty_curve_are_damage(make, change, said):
+    whole = json.loads(evaluated(make()).to_json())
+    Evaluation.from_json(json.dumps(whole))
+    change(whole["certified"])
+    with pytest.raises(InputError, match=said):
+        Evaluation.from_json(json.dumps(whole))
+
+
 def test_certificates_of_other_samples_or_another_norm_are_refused():
     evaluation = evaluated(smoothing())
     evaluation.certified.samples.pop()
