@@ -27,6 +27,11 @@ def smoothed_radius(count: int, n: int, alpha: float, sigma: float) -> float:
     return sigma * float(ndtri(low)) if low > 0.5 else 0.0
 
 
+def radius_text(radius: float, grey_levels: bool) -> str:
+    """In 255ths, or as a decimal."""
+    return f"{255 * radius:.4g}/255" if grey_levels and radius else f"{radius:.4g}"
+
+
 @dataclass
 class CertifiedSample:
     """One image: what the certified classifier answers, and within which radius that is proven to be right."""
@@ -104,6 +109,19 @@ class Certified:
         if self.method == "bounds":
             return f"bounds{copied}"
         return f"smoothing with sigma {self.sigma:g}, {self.n:,} draws, alpha {self.alpha:g}{copied}"
+
+    @property
+    def grey_levels(self) -> bool:
+        """Whether the radii of the curve are ones that people write in 255ths: of linf, a whole one among them, and decimals
+        do not say them all."""
+        radii = [point.radius for point in self.curve if point.radius > 0]
+        exact = all(math.isclose(float(f"{radius:.4g}"), radius, rel_tol=1e-9) for radius in radii)
+        whole = any(math.isclose(255 * radius, round(255 * radius), rel_tol=1e-6) for radius in radii)
+        return self.norm == "linf" and whole and not exact
+
+    def text(self, radius: float) -> str:
+        """A radius as people write it: `2/255`, or a decimal."""
+        return radius_text(radius, self.grey_levels)
 
     def _point(self, radius: float) -> CertifiedPoint:
         found = self.at(radius)

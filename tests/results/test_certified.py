@@ -127,3 +127,18 @@ def test_certificates_of_other_samples_or_another_norm_are_refused():
     evaluation.threat.norm = "linf"
     with pytest.raises(InputError, match=r"certified\.norm"):
         Evaluation.from_json(evaluation.to_json())
+
+
+@pytest.mark.parametrize(
+    ("norm", "radii", "said"),
+    [
+        ("linf", [0, 0.5 / 255, 1 / 255, 2 / 255], ["0", "0.5/255", "1/255", "2/255"]),
+        ("linf", [2 / 255], ["2/255"]),
+        ("linf", [0.1, 0.2, 0.3], ["0.1", "0.2", "0.3"]),
+        ("linf", [0.0123456], ["0.01235"]),
+        ("l2", [0, 0.25, 128 / 255], ["0", "0.25", "0.502"]),
+    ],
+)
+def test_radii_are_in_255ths_where_people_write_them_so(norm, radii, said):
+    record = Certified.of("bounds", norm, [CertifiedSample(0, 0, 0, 0.0)], radii)
+    assert [record.text(point.radius) for point in record.curve] == said
