@@ -37,7 +37,8 @@ from robustcls.runtime.predict import classifier_of
 
 KIND = "clean accuracy: no attack was run"
 NO_PERTURBATION = ThreatModel("l2", 0)
-DRAWS = ("n", "n0", "alpha")  # of smoothing, by the letters of the paper
+OPTIONS = {"draws": "n", "select_draws": "n0", "alpha": "alpha"}  # of smoothing, and the letters of the paper
+DRAWS = tuple(OPTIONS.values())
 
 
 @dataclass
@@ -216,7 +217,7 @@ def certify_spec(spec: str, config: CertifyConfig) -> "Task":
     if config.method == "bounds":
         return _bounds_task(spec, config, radii)
     spec, sigma, said = smoothed_spec(spec, config.sigma)
-    smoothing = Smoothing(sigma, config.draws, config.select_draws, config.alpha)
+    smoothing = Smoothing(sigma, **{OPTIONS[name]: value for name, value in config.smoothing_options.items()})
     config = replace(config, sigma=sigma, norm="l2")
     config.eps = 0.0  # of the attacks that there are none of
     subject = load_subject(spec, config)
