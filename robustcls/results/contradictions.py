@@ -225,6 +225,11 @@ def _counted(check: Check) -> int:
     return int(number[1]) if number else 0
 
 
+def broken_proof(evaluation: Evaluation) -> str:
+    """A warning where attacks broke what is proven; "" where not."""
+    return f"attacks broke what is proven, see the check {CHECK}" if contradicted(evaluation) else ""
+
+
 def contradicted(evaluation: Evaluation) -> bool:
     """Whether attacks broke what is proven."""
     return any(one.id == CHECK and one.status == "fail" for one in evaluation.checks)
