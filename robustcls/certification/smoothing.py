@@ -9,6 +9,7 @@ batch size nor order changes a count; draws whose logits name no class (NaN) vot
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from robustcls.core.classifier import dtype_of
 from robustcls.core.errors import InputError
 from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.seeds import mix
-from robustcls.models.wrappers.smoothed import check_sigma
+from robustcls.models.wrappers.smoothed import check_sigma, whole
 from robustcls.results.certified import smoothed_radius
 from robustcls.runtime.memory import OomSafeBatches
 
@@ -44,6 +45,10 @@ class Smoothing:
 
     def __post_init__(self) -> None:
         check_sigma(self.sigma)
+        for name in ("n", "n0"):
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
+        if not isinstance(self.alpha, Real):
+            raise InputError(f"alpha={self.alpha!r:.40} is no number: give a probability of error, such as 0.001")
         if not 0 < self.alpha < 0.5:
             raise InputError(
                 f"alpha={self.alpha:g} is no probability of error: give a number above 0 and below 0.5, such as 0.001"

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     metavar="FILE.json",
-    help="The evaluation; one of the same model and samples keeps its attacks.  [default: evaluation-smoothed.json beside the "
-    "checkpoint]",
+    help="The evaluation; one of the same model and samples keeps its attacks.  [default: beside the checkpoint, "
+    "evaluation-smoothed.json, or of bounds evaluation.json]",
 )
 @click.option(
     "--examples",
@@ -114,7 +114,7 @@ def summarise(evaluation: "Evaluation") -> str:
     assert found is not None
     head = ("radius", "certified", "95%", "samples")
     rows = [
-        [f"{one.radius:.4g}", f"{one.accuracy:.1%}", interval(one.ci95), f"{one.correct} of {one.total}"]
+        [found.text(one.radius), f"{one.accuracy:.1%}", interval(one.ci95), f"{one.correct} of {one.total}"]
         for one in found.curve
     ]
     lines = [table(head, rows), "", *_how(found), f"{evaluation.model.name}: clean {evaluation.clean}"]

@@ -25,9 +25,10 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
 
     from robustcls.results.balance import measures_by_class, needs_balance, say_absent, say_others, what_is_estimated
     from robustcls.results.comparison import certified_otherwise, find_mismatch, pair, pair_certified
+    from robustcls.results.contradictions import broken_proof, with_check
     from robustcls.results.records import Evaluation
 
-    evaluations = [Evaluation.load(file) for file in files]
+    evaluations = [with_check(Evaluation.load(file)) for file in files]
     for file, evaluation in zip(files[1:], evaluations[1:], strict=True):
         if reason := find_mismatch([evaluations[0], evaluation]):
             raise InputError(f"{files[0]} and {file} cannot be compared: {reason}")
@@ -52,7 +53,7 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
         for row in one.rows(f"{name[0]} ", narrow=not markdown)
     ]
     proven = [
-        (f"{name[0]} {e.certified.norm}", f"{one.radius:.4g}", f"{one.accuracy:.1%}", interval(one.ci95))
+        (f"{name[0]} {e.certified.norm}", e.certified.text(one.radius), f"{one.accuracy:.1%}", interval(one.ci95))
         for name, e in zip(names, evaluations, strict=True)
         if e.certified
         for one in e.certified.curve
@@ -77,6 +78,8 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
             click.echo(wrap(said))
     click.echo(wrap(threat))
     for name, e in zip(names, evaluations, strict=True):
+        if said := broken_proof(e):
+            click.echo(wrap(f"warning: {name[0]}: {said}", indent=9))
         if e.certified:
             click.echo(wrap(f"certified: {name[0]} by {e.certified.how}", indent=2))
         if said := certified_otherwise(first, e):

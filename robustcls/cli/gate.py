@@ -40,7 +40,9 @@ def command(file: str, asked: PolicyOptions, junit: str | None) -> int:
     from robustcls.results.thresholds import PASS, THRESHOLDS
 
     if asked == PolicyOptions():
-        raise click.UsageError("a gate needs a threshold: give --min-robust or --min-clean, or --policy")
+        raise click.UsageError(
+            "a gate needs a threshold: give --min-robust, --min-clean or --min-certified, or --policy"
+        )
     policy = asked.load_policy()
     if not policy.thresholds:
         raise InputError(f"{asked.policy} sets no threshold: give one, such as min_robust = 0.40")

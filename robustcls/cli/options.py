@@ -43,7 +43,9 @@ class PolicyOptions:
     min_robust: float | None = option(None, "Least robust accuracy, such as 0.40.", metavar="SHARE")
     min_clean: float | None = option(None, "Least clean accuracy, such as 0.75.", metavar="SHARE")
     min_certified: float | None = option(
-        None, "Least certified accuracy within the threat's radius, such as 0.30.", metavar="SHARE"
+        None,
+        "Least certified accuracy, such as 0.30, at the policy's radius, else that of the attacks, else the first certified.",
+        metavar="SHARE",
     )
 
     def load_policy(self) -> "Policy":

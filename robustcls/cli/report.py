@@ -81,7 +81,7 @@ def command(flags: dict, page: PageOptions, config_file: str | None, files: tupl
       robustcls report --index reports/
     """
     from robustcls.reporting.scrub import without_arrays, without_file_names
-    from robustcls.results.contradictions import CHECK, contradicted, with_check
+    from robustcls.results.contradictions import broken_proof, contradicted, with_check
     from robustcls.results.records import Evaluation
     from robustcls.results.stated import with_stated
 
@@ -126,7 +126,7 @@ def command(flags: dict, page: PageOptions, config_file: str | None, files: tupl
 
         click.echo(index(page.index, policy=policy, title=None if specs else page.title))
     for one in filter(contradicted, evaluations):
-        note(f"warning: {one.model.name}: attacks broke what is proven, see the check {CHECK}", quiet=False)
+        note(f"warning: {one.model.name}: {broken_proof(one)}", quiet=False)
     return INCONCLUSIVE if any(map(contradicted, evaluations)) else 0
 
 

@@ -1,8 +1,12 @@
 """Whether an evaluation that was made before is about the same classifier and samples, so that certificates and attacks can
 stand beside each other."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from robustcls.core.errors import InputError
 from robustcls.core.wrapped import read_wrapped
@@ -67,7 +71,36 @@ def inside_of(certificates: Any, subject: Subject) -> Inside:
         )
     if subject.detector is not None:
         raise InputError("`certificates` are of a model without a detector: leave out `detector`")
+    ours = digests(subject)
+    if not record.weights_sha256 or not record.images_sha256:
+        raise InputError("`certificates` do not say of which weights and images they are: certify the model again")
+    if record.images_sha256 != ours["images_sha256"]:
+        raise InputError("`certificates` are of other images: certify the very ones that are attacked")
+    if record.weights_sha256 != ours["weights_sha256"]:
+        raise InputError("`certificates` are of a model with other weights: certify the very one that is attacked")
     return Inside(record, subject.model)
+
+
+def digests(subject: Subject) -> dict[str, str]:
+    """SHA-256 in hex of what is certified: the fields `weights_sha256` and `images_sha256` of the record.
+
+    Of tensors without their names, so that wrappers around the network and the order of the samples change nothing.
+    """
+    model, (weights, images) = subject.model, (hashlib.sha256() for _ in range(2))
+    tensors = (model.model if isinstance(model, Smoothed) else model).state_dict().values()
+    for tensor in tensors:
+        if isinstance(tensor, Tensor):
+            weights.update(_bytes(tensor))
+    for row in subject.index.argsort():
+        images.update(_bytes(subject.x[row[None]]))
+        images.update(_bytes(subject.y[row]))
+    return {"weights_sha256": weights.hexdigest(), "images_sha256": images.hexdigest()}
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    """With the shape in front."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return repr(tuple(tensor.shape)).encode() + flat.view(torch.uint8).numpy().tobytes()
 
 
 def _identity(name: str, sha256: str) -> tuple[str, float, str]:

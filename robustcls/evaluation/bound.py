@@ -16,6 +16,7 @@ from robustcls.core.options import parse_batch_size
 from robustcls.core.progress import Bar
 from robustcls.core.provenance import versions
 from robustcls.core.threat import ThreatModel
+from robustcls.evaluation.beside import digests
 from robustcls.evaluation.certify_config import CertifyConfig
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.subject import Subject
@@ -68,6 +69,7 @@ def bound(
     record = Certified.of(
         "bounds", subject.threat.norm, samples, radii, algorithm=ALGORITHM, batch_size=parts.size,
         device=describe_device(device), seconds=round(time.perf_counter() - began, 3), command="robustcls.certify",
+        **digests(subject),
     )  # fmt: skip
     return record, answers.tolist()
 

@@ -29,7 +29,7 @@ from robustcls.evaluation.journal import Journal, kept_in
 from robustcls.evaluation.smooth import or_none, smooth
 from robustcls.evaluation.subject import Subject, load_subject, make_subject
 from robustcls.models.loading import read_model
-from robustcls.models.wrappers.smoothed import Smoothed, smoothed
+from robustcls.models.wrappers.smoothed import Smoothed, check_sigma, smoothed
 from robustcls.results.certified import Certified
 from robustcls.results.evaluation import say_certified
 from robustcls.results.records import Accuracy, Evaluation, Provenance, Sample, Threat
@@ -37,7 +37,8 @@ from robustcls.runtime.predict import classifier_of
 
 KIND = "clean accuracy: no attack was run"
 NO_PERTURBATION = ThreatModel("l2", 0)
-DRAWS = ("n", "n0", "alpha")  # of smoothing, by the letters of the paper
+OPTIONS = {"draws": "n", "select_draws": "n0", "alpha": "alpha"}  # of smoothing, and the letters of the paper
+DRAWS = tuple(OPTIONS.values())
 
 
 @dataclass
@@ -133,7 +134,9 @@ def certify(
         resolve(CertifyConfig, {"method": method, "norm": norm}),
         sigma=sigma, seed=seed, batch_size=batch_size, quiet=not progress, precision=options.pop("precision", "fp32"),
     )  # fmt: skip
-    radii = None if eps_grid is None else parse_grid([eps_grid] if isinstance(eps_grid, int | float) else eps_grid)
+    radii = (
+        None if eps_grid is None else parse_grid([eps_grid] if isinstance(eps_grid, int | float) else eps_grid) or None
+    )
     with kept_in(resume) as journal:
         if method == "bounds":
             return _by_bounds(model, x, y, config, radii, options, journal)
@@ -149,6 +152,8 @@ def _by_smoothing(
     draws: Mapping[str, Any],
     journal: Journal | None,
 ) -> Certificates:
+    if config.sigma is not None:
+        check_sigma(config.sigma)
     sigma = _agreed(model.sigma if isinstance(model, Smoothed) else None, config.sigma)
     smoothing = Smoothing(sigma, **draws)
     if not isinstance(model, Smoothed):
@@ -192,10 +197,18 @@ def smoothed_spec(spec: str, sigma: float | None) -> tuple[str, float, list[str]
         return spec, _agreed(plugins.load("wrapper", wrapper).keywords["sigma"], sigma), []
     said = []
     if sigma is None:
-        sigma = noise_of(read_model(spec).meta.get("config", {}).get("augment", "none"))
+        sigma = noise_of_training(read_model(spec).meta.get("config", {}))
         said = [f"sigma {sigma:g}, that of the checkpoint's training"] if sigma else []
     sigma = _agreed(None, sigma)
     return f"smoothed({spec}, sigma={sigma:g})", sigma, said
+
+
+def noise_of_training(config: Mapping[str, Any]) -> float | None:
+    """The standard deviation of the noise in a checkpoint's training, of its augmentation or of SmoothAdv; None without."""
+    objective = plugins.parse("objective", config.get("objective") or "standard")
+    if objective.name == "smooth_adv":
+        return float(plugins.resolved("objective", objective)["sigma"])
+    return noise_of(config.get("augment", "none"))
 
 
 def certify_spec(spec: str, config: CertifyConfig) -> "Task":
@@ -204,7 +217,7 @@ def certify_spec(spec: str, config: CertifyConfig) -> "Task":
     if config.method == "bounds":
         return _bounds_task(spec, config, radii)
     spec, sigma, said = smoothed_spec(spec, config.sigma)
-    smoothing = Smoothing(sigma, config.draws, config.select_draws, config.alpha)
+    smoothing = Smoothing(sigma, **{OPTIONS[name]: value for name, value in config.smoothing_options.items()})
     config = replace(config, sigma=sigma, norm="l2")
     config.eps = 0.0  # of the attacks that there are none of
     subject = load_subject(spec, config)

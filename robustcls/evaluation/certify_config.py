@@ -1,7 +1,7 @@
 """The options of `robustcls certify`."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
@@ -23,11 +23,18 @@ class CertifyConfig(SubjectOptions):
         "sigma=...), else of the checkpoint's training noise]",
         metavar="S",
     )
-    draws: int = option(1000, "Of smoothing: noisy copies of each image that are counted; 10000 for a publication.")
-    select_draws: int = option(100, "Of smoothing: noisy copies before these, which choose the class that is counted.")
-    alpha: float = option(0.001, "Of smoothing: the probability that a certificate is false.")
+    # None: not given, for with bounds they are refused.
+    draws: int | None = option(
+        None, "Of smoothing: noisy copies of each image that are counted; 10000 for a publication.  [default: 1000]"
+    )
+    select_draws: int | None = option(
+        None, "Of smoothing: noisy copies before these, which choose the class that is counted.  [default: 100]"
+    )
+    alpha: float | None = option(None, "Of smoothing: the probability that a certificate is false.  [default: 0.001]")
     norm: Literal["linf", "l2", "l1", "l0"] | None = option(
-        None, "Norm of the perturbations that are ruled out; smoothing: l2 alone.  [default: l2]"
+        None,
+        "Norm of the perturbations that are ruled out; smoothing: l2 alone.  [default: smoothing l2, bounds that of the "
+        "checkpoint, else of the data]",
     )
     eps: float | str | None = None  # no option: `eps_grid` has the radii
     twin: str | None = None  # no option: what is behind a service is not certified
@@ -58,3 +65,12 @@ class CertifyConfig(SubjectOptions):
             raise InputError(
                 "`sigma` is of smoothing, and bounds have no noise: leave it out, or give `method=smoothing`"
             )
+        if self.method == "bounds" and self.smoothing_options:
+            name = next(iter(self.smoothing_options))
+            raise InputError(f"`{name}` is of smoothing, and bounds have no draws: leave it out, or leave out `method`")
+
+    @property
+    def smoothing_options(self) -> dict[str, Any]:
+        """What was given of the draws."""
+        given = {"draws": self.draws, "select_draws": self.select_draws, "alpha": self.alpha}
+        return {name: value for name, value in given.items() if value is not None}

@@ -15,6 +15,7 @@ from robustcls.reporting.context import look_up
 from robustcls.reporting.html import badge, estimate, fill_page, lacking, lines, piece, table
 from robustcls.reporting.scrub import readable, scrub
 from robustcls.results.bracket import stated_radius, why_apart
+from robustcls.results.contradictions import contradicted, with_check
 from robustcls.results.policy import Policy, judge
 from robustcls.results.records import Evaluation
 
@@ -83,7 +84,7 @@ def _find(folder: Path) -> tuple[list[Entry], int]:
             if not _OURS.search(content):
                 skipped += 1
                 continue
-            found.append(Entry(name, scrub(Evaluation.from_json(content.decode("utf-8"), name))))
+            found.append(Entry(name, scrub(with_check(Evaluation.from_json(content.decode("utf-8"), name)))))
         except OSError as error:
             found.append(Entry(name, None, f"cannot be read: {error.strerror}"))
         except UnicodeDecodeError:
@@ -144,11 +145,9 @@ def _certified(evaluation: Evaluation) -> Markup:
         return lacking("not of what was attacked")
     radius = stated_radius(evaluation)
     shown = estimate("certified accuracy", evaluation.certified.at(radius))
-    return (
-        shown
-        if radius == evaluation.threat.eps
-        else piece("at_radius", shown, f"{evaluation.certified.norm} {radius:.4g}")
-    )
+    if radius != evaluation.threat.eps:
+        shown = piece("at_radius", shown, f"{evaluation.certified.norm} {evaluation.certified.text(radius)}")
+    return piece("marked", shown, "broken by attacks") if contradicted(evaluation) else shown
 
 
 def _link(file: str, word: str) -> Markup:

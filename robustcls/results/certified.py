@@ -27,6 +27,11 @@ def smoothed_radius(count: int, n: int, alpha: float, sigma: float) -> float:
     return sigma * float(ndtri(low)) if low > 0.5 else 0.0
 
 
+def radius_text(radius: float, grey_levels: bool) -> str:
+    """In 255ths, or as a decimal."""
+    return f"{255 * radius:.4g}/255" if grey_levels and radius else f"{radius:.4g}"
+
+
 @dataclass
 class CertifiedSample:
     """One image: what the certified classifier answers, and within which radius that is proven to be right."""
@@ -75,6 +80,10 @@ class Certified:
     precision: str = "fp32"  # in which the classifier ran that is certified
     seed: Integer = 0  # of the draws
     batch_size: Integer = 0
+    weights_sha256: str = (
+        ""  # of the tensors of the network that is certified, of smoothing the one inside; "": not known
+    )
+    images_sha256: str = ""  # of the pixels and labels, in the order of the index
     device: str = ""
     seconds: Number = 0.0
     command: str = ""
@@ -101,12 +110,26 @@ class Certified:
             return f"bounds{copied}"
         return f"smoothing with sigma {self.sigma:g}, {self.n:,} draws, alpha {self.alpha:g}{copied}"
 
+    @property
+    def grey_levels(self) -> bool:
+        """Whether the radii of the curve are ones that people write in 255ths: of linf, a whole one among them, and decimals
+        do not say them all."""
+        radii = [point.radius for point in self.curve if point.radius > 0]
+        exact = all(math.isclose(float(f"{radius:.4g}"), radius, rel_tol=1e-9) for radius in radii)
+        whole = any(math.isclose(255 * radius, round(255 * radius), rel_tol=1e-6) for radius in radii)
+        return self.norm == "linf" and whole and not exact
+
+    def text(self, radius: float) -> str:
+        """A radius as people write it: `2/255`, or a decimal."""
+        return radius_text(radius, self.grey_levels)
+
     def _point(self, radius: float) -> CertifiedPoint:
         found = self.at(radius)
         return CertifiedPoint(radius, found.accuracy, found.ci95, found.correct, found.total)
 
     def check(self) -> None:
         """Raises ValueError, with the first place, where numbers contradict each other."""
+        need(bool(self.curve), "certified.curve", self.curve, "a radius or more")
         seen: set[int] = set()
         for place, one in enumerate(self.samples):
             path = f"certified.samples.{place}"
@@ -116,6 +139,11 @@ class Certified:
             need(right or one.radius == 0, f"{path}.radius", one.radius, "0, as where the answer is wrong or none")
             if self.method == "smoothing":
                 self._check_smoothed(one, path)
+            else:
+                tried = one.radius == 0 or any(math.isclose(one.radius, its.radius) for its in self.curve)
+                need(
+                    tried, f"{path}.radius", one.radius, "one of the radii of the curve, at which bounds were computed"
+                )
         abstained = sum(one.predicted is None for one in self.samples)
         need(self.abstained == abstained, "certified.abstained", self.abstained, f"{abstained}, as its samples say")
         for place, point in enumerate(self.curve):

@@ -202,7 +202,7 @@ def pair_certified(first: Evaluation, second: Evaluation) -> list[Pair]:
         if tried_at(ours, radius) is None or tried_at(theirs, radius) is None:
             continue
         found = [{sample.index: sample.holds(radius) for sample in one.samples} for one in (ours, theirs)]
-        pairs.append(_pair(f"certified {radius:.4g}", *([one[place] for place in places] for one in found)))
+        pairs.append(_pair(f"certified {ours.text(radius)}", *([one[place] for place in places] for one in found)))
     return pairs
 
 

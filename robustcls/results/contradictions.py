@@ -1,5 +1,6 @@
 """Whether attacks broke what is proven: the samples of an evaluation against its certificates, by index; without PyTorch."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ from robustcls.results.records import Certified, Check, Evaluation, Sample
 CHECK = "certificates"
 CHANCE = 0.001  # with which so many certificates by smoothing are false by chance that the check fails
 NO_ANSWER = -1  # of a vote that is too close
+_COUNTED = re.compile(r"(\d+) of \d+ certified samples are ")  # how the message of a check that found some begins
 WITHOUT = (
     "their examples are not at hand, so that the vote cannot be asked with more draws: certify first, then attack with the "
     "same `out`, or give the examples"
@@ -79,7 +81,8 @@ def _of_sample(one: Sample) -> Iterator[float]:
 def more_by_counts(evaluation: Evaluation, found: Mapping[int, Contradiction]) -> tuple[int, str]:
     """How many more samples contradict their certificates at least, by the counts of the curves, and where, in words.
 
-    A curve has no samples. Where it leaves fewer than are certified at a radius, the difference is of certified ones.
+    A curve has no samples. Where it leaves fewer than are certified at a radius, the difference is of certified ones, and
+    all that are known of may be among them.
     """
     certified = evaluation.certified
     assert certified is not None
@@ -89,7 +92,7 @@ def more_by_counts(evaluation: Evaluation, found: Mapping[int, Contradiction]) -
     most, said = 0, ""
     for point in points:
         proven, left = certified.at(point.eps).correct, point.robust.correct
-        known = sum(one.distance <= reach(point.eps) and reach(one.radius) >= point.eps for one in found.values())
+        known = sum(reach(one.radius) >= point.eps for one in found.values())
         if proven - left - known > most:
             most = proven - left - known
             said = f"at {point.eps_text} the attacks leave {left} samples, and {proven} are certified"
@@ -194,17 +197,37 @@ def put(evaluation: Evaluation, check: Check | None) -> None:
 def with_check(evaluation: Evaluation) -> Evaluation:
     """An evaluation that was loaded, held to its certificates by its records, which may show more than its own check says.
 
-    Its own check may know more in turn, of examples that no record has: it stays unless the records of bounds contradict it.
+    Its own check may know more in turn, of examples that no record has and of votes that were asked again: it stays where it
+    accounts for as many as the records show, and a failure stays one.
     """
     record = evaluation.certified
     if record is None or not evaluation.attacks:
         return evaluation
-    its, found = any(one.id == CHECK for one in evaluation.checks), check_of(evaluation, contradictions(evaluation))
-    if its and not (record.method == "bounds" and found and found.status == "fail"):
-        return evaluation
+    its = next((one for one in evaluation.checks if one.id == CHECK), None)
+    found = check_of(evaluation, contradictions(evaluation))
+    assert found is not None
+    if its is not None:
+        counted, known = _counted(found), _counted(its)
+        if counted <= known and not (record.method == "bounds" and found.status == "fail"):
+            return evaluation
+        if counted > known:
+            found = replace(found, message=f"{found.message}; the check in the file accounts for {known} of these")
+        if its.status == "fail" != found.status:
+            found = replace(its, message=f"{its.message}; by the records {found.message}")
     made = replace(evaluation)
     put(made, found)
     return made
+
+
+def _counted(check: Check) -> int:
+    """How many contradictions a check is about, as its message says."""
+    number = _COUNTED.match(check.message)
+    return int(number[1]) if number else 0
+
+
+def broken_proof(evaluation: Evaluation) -> str:
+    """A warning where attacks broke what is proven; "" where not."""
+    return f"attacks broke what is proven, see the check {CHECK}" if contradicted(evaluation) else ""
 
 
 def contradicted(evaluation: Evaluation) -> bool:

@@ -277,9 +277,8 @@ def say_reached(found: Targeted) -> str:
 
 def say_certified(found: Certified) -> str:
     """Certified accuracy by radius, in words: `smoothing, l2: 74.8% at 0, 60.0% at 0.25`."""
-    return (
-        f"{found.method}, {found.norm}: {', '.join(f'{one.accuracy:.1%} at {one.radius:.4g}' for one in found.curve)}"
-    )
+    listed = ", ".join(f"{one.accuracy:.1%} at {found.text(one.radius)}" for one in found.curve)
+    return f"{found.method}, {found.norm}: {listed}"
 
 
 def _outcome(attack: Attack) -> str:

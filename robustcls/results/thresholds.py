@@ -10,7 +10,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.measures import BYTES, SHARE, Ranged, Unit
 from robustcls.core.threat import ThreatModel
 from robustcls.results.balance import balanced_of, class_name, expected_labels, label_name, say_absent, two_classes_of
-from robustcls.results.bracket import largest_radius, other_classifier, tried_at
+from robustcls.results.bracket import largest_radius, other_classifier, stated_radius, tried_at
 from robustcls.results.certified import HOLDS
 from robustcls.results.comparison import ClassCounts, count_classes, worst_class
 from robustcls.results.records import Accuracy, Estimate, Evaluation, Rates, Repeated
@@ -88,7 +88,8 @@ def _accuracy(name: str, evaluation: Evaluation, threshold: float, about: About)
 
 
 def _certified(name: str, evaluation: Evaluation, threshold: float, about: About) -> Judged:
-    """By the certificates at the norm and radius of the policy, or else of the attacks.
+    """By the certificates at the norm and radius of the policy, or else of the attacks; without attacks at the first radius
+    of their curve, as a report shows them.
 
     Bounds know of the radii that were tried alone: at one between two of them at least what the larger has is certified.
     """
@@ -103,20 +104,25 @@ def _certified(name: str, evaluation: Evaluation, threshold: float, about: About
         return not_measured(
             name, f"the certificates are in {found.norm}, and the threat is {threat.norm} {threat.eps_text}"
         )
+    stated = ""
+    if not threat.eps and about.threat is None and (first := stated_radius(evaluation)):
+        threat = ThreatModel(found.norm, first)  # type: ignore[arg-type]
+        stated = ", the first radius of the file: a policy with norm and eps names another"
     if not threat.eps:
-        return not_measured(name, "nothing names a radius above 0: state norm and eps in the policy")
+        why = "nothing names a radius above 0: state norm and eps in the policy"
+        return Judged(INCONCLUSIVE, f"{THRESHOLDS[name]} was not judged: {why}", f"not judged: {why}")
     within, tried = f"within {threat.norm} {threat.eps_text}", tried_at(found, threat.eps)
     if tried is None:
         more = "take more draws" if found.method == "smoothing" else "certify at that radius, too"
-        why = f"{found.how} can say nothing beyond {largest_radius(found):.4g}: {more}"
+        why = f"{found.how} can say nothing beyond {found.text(largest_radius(found))}: {more}"
         return Judged(INCONCLUSIVE, f"{THRESHOLDS[name]} {within} was not measured: {why}", "")
     held = _compare(name, f"{THRESHOLDS[name]} {within}", found.at(threat.eps), threshold)
     between = not math.isclose(tried, threat.eps, rel_tol=HOLDS)
-    more = f", proven at {tried:.4g}" if between else ""
+    more = f", proven at {found.text(tried)}" if between else ""
     status = INCONCLUSIVE if between and held.status == FAIL else held.status
     if status != held.status:
         more += f": at {threat.eps_text} itself, which was not tried, it may be higher"
-    return Judged(status, f"{held.reason}{more}, by {found.how}", f"{held.measured} {within}{more}")
+    return Judged(status, f"{held.reason}{more}{stated}, by {found.how}", f"{held.measured} {within}{more}{stated}")
 
 
 def _drop(name: str, evaluation: Evaluation, threshold: float, about: About) -> Judged:

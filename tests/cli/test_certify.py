@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import robustcls
+from robustcls.evaluation.certify import smoothed_spec
 from robustcls.results.records import Evaluation
 
 HERE = "tests.helpers.defences"
@@ -19,7 +20,7 @@ BOUNDS = ("--method", "bounds", "--eps-grid")
 
 
 def certify(cli, model, *more):
-    return cli("certify", "--model", model, *SHORT, *more)
+    return cli("certify", "--model", model, *(DATA if "bounds" in more else SHORT), *more)
 
 
 def test_it_writes_an_evaluation_without_attacks(cli):
@@ -196,6 +197,10 @@ def test_the_sigma_of_training_is_taken_from_the_checkpoint(cli, tmp_path):
     assert found.status == 0, found.err
     assert "sigma 0.125, that of the checkpoint's training" in " ".join(found.err.split())
     assert Evaluation.load("run/evaluation-smoothed.json").certified.sigma == 0.125
+    for objective, sigma in (("smooth_adv(sigma=0.5, draws=1)", 0.5), ("smooth_adv(draws=1)", 0.25)):
+        attacked = ("--adv", "pgd(steps=1)", "--norm", "l2", "--eps", 0.1, "--augment", "none", "--quiet")
+        assert cli(*train, "--objective", objective, *attacked, "--out", f"run{sigma}").status == 0
+        assert smoothed_spec(f"run{sigma}/ckpt.pt", None)[1] == sigma
     wrong = cli(*train, "--adv", "pgd(steps=1)", *noisy[2:], "--out", "other")
     assert wrong.status == 2
     assert "the noise would be cut off" in wrong.err
@@ -216,6 +221,14 @@ def test_the_sigma_of_training_is_taken_from_the_checkpoint(cli, tmp_path):
         (f"averaged({LINEAR}, draws=2)", ("--sigma", 0.25), "the model is itself random"),
         (f"smoothed({LINEAR}, sigma=0.25)", (), "the model is itself random"),
         (f"{HERE}:linear", ("--method", "bounds", "--sigma", 0.25), "bounds have no noise"),
+        *(
+            (
+                f"{HERE}:linear",
+                (*BOUNDS, "0.1", f"--{name}", value),
+                f"--{name} is of smoothing, and bounds have no draws",
+            )
+            for name, value in (("draws", 1000), ("select-draws", 10), ("alpha", 0.4))
+        ),
         (f"{HERE}:linear", ("--method", "bounds", "--norm", "l2"), "norm l2 has no radii here: give --eps-grid"),
         (f"{HERE}:linear", (*BOUNDS, "0"), "bounds at eps 0 say no more than the clean accuracy"),
         (f"{HERE}:linear", (*BOUNDS, "0.1", "--norm", "l1"), "bounds do not know the norm l1"),

@@ -2,7 +2,10 @@
 
 import re
 
+from robustcls.reporting.index import render_index
+from robustcls.results.certified import Certified
 from robustcls.results.records import Accuracy
+from tests.helpers.bracketed import TRIED, bounded
 from tests.helpers.certificates import N, labels_of, smoothed_evaluation, smoothing
 from tests.helpers.judged_by_hand import make_evaluation
 
@@ -77,3 +80,24 @@ def test_certificates_of_one_alone_are_said(cli):
     assert "A l2 0.25 80.0%" in text
     assert "certified accuracies of A and B are not compared: one of them has no certificates" in text
     assert "B - A certified" not in text
+
+
+def test_a_proof_that_attacks_broke_is_said_and_radii_are_as_people_write_them(cli):
+    """By the records, whatever the file says of itself."""
+    sound = bounded()
+    first = saved("a.json", sound)
+    plain = " ".join(cli("compare", first, saved("b.json", bounded())).out.split())
+    assert "warning" not in plain
+    assert "A linf 2/255 70.0%" in plain
+    assert "B - A certified 2/255" in plain
+    sample = next(one for one in sound.samples if one.broken_by is not None)
+    false = next(one for one in sound.certified.samples if one.index == sample.index)
+    false.radius = 8 / 255
+    sound.certified = Certified.of("bounds", "linf", sound.certified.samples, TRIED, algorithm="CROWN <b>")
+    found = cli("compare", first, saved("b.json", sound))
+    text = " ".join(found.out.split())
+    assert "warning: B: attacks broke what is proven, see the check certificates" in text
+    assert "warning: A" not in text
+    assert max(map(len, found.out.splitlines())) <= 80
+    html = render_index(".")
+    assert html.count("broken by attacks") == 1

@@ -117,6 +117,10 @@ def test_certified_accuracy_is_held_to_a_threshold(cli, tmp_path):
         found = cli("gate", "e.json", "--min-certified", asked)
         assert found.status == status, found.out
         assert "within l2 0.25" in " ".join(found.out.split())
+    smoothed_evaluation(attacked=False).save("alone.json")
+    alone = cli("gate", "alone.json", "--min-certified", 0.6)
+    assert (alone.status, "the first radius of the file" in " ".join(alone.out.split())) == (0, True)
+    assert "--min-certified" in cli("gate", "alone.json").err
     Path("p.toml").write_text('min_certified = 0.3\nnorm = "l2"\neps = 0.7\n')
     found = cli("gate", "e.json", "--policy", "p.toml", "--junit", "gate.xml")
     assert (found.status, found.out.splitlines()[0]) == (3, "INCONCLUSIVE")

@@ -1,5 +1,8 @@
 """`robustcls.certify` by bounds, beside the distance to the boundary of a linear classifier."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -147,6 +150,14 @@ BOUNDS = {"method": "bounds", "norm": "linf", "eps_grid": "1/255"}
         (BOUNDS | {"n": 100}, "`n` is of smoothing"),
         (BOUNDS | {"precision": "bf16"}, "leave out `precision=bf16`"),
         (BOUNDS | {"draws": 100}, "unknown option 'draws'"),
+        ({"sigma": 0.25, "n": 1e4}, r"n=10000\.0 is no whole number: give one such as n=10000"),
+        ({"sigma": 0.25, "n": 20.5}, r"n=20\.5 is no whole number"),
+        ({"sigma": 0.25, "n": "20"}, "n='20' is no whole number: give one such as n=1000"),
+        ({"sigma": 0.25, "n": True}, "n=True is no whole number"),
+        ({"sigma": 0.25, "n0": 10.5}, r"n0=10\.5 is no whole number"),
+        ({"sigma": 0.25, "alpha": "x"}, "alpha='x' is no number"),
+        ({"sigma": "0.25"}, "sigma='0.25' is no number"),
+        ({"sigma": True}, "sigma=True is no number"),
         ({"sigma": 0.25, "norm": "linf"}, "`norm=linf` is not certified by Gaussian noise"),
     ],
 )
@@ -170,11 +181,33 @@ def test_a_model_that_cannot_be_bounded_is_refused(model, said):
         robustcls.certify(model, images(2), torch.tensor([0, 1]), **BOUNDS)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"sigma": "a"}, "sigma='a' is no number"),
+        ({"sigma": 0.1, "draws": 2.5}, r"draws=2\.5 is no whole number"),
+        ({"sigma": 0.1, "draws": "2"}, "draws='2' is no whole number"),
+    ],
+)
+def test_a_smoothed_model_of_wrong_numbers_is_refused(options, said):
+    with pytest.raises(InputError, match=said):
+        robustcls.smoothed(linear(), **options)
+
+
+def test_whole_numbers_of_numpy_are_taken():
+    net, x = linear(), images(3)
+    found = robustcls.certify(net, x, net(x).argmax(1), sigma=np.float64(0.1), n=np.int64(50), n0=np.int32(10))
+    assert (found.record.n, found.record.n0) == (50, 10)
+    json.dumps([found.record.n, found.record.n0])
+
+
 def test_smoothing_takes_the_radii_of_its_curve():
     net, x = linear(), images(3)
     y = net(x).argmax(1)
     found = robustcls.certify(net, x, y, sigma=0.1, n=50, n0=10, eps_grid=[0, 0.02])
     assert [point.radius for point in found.record.curve] == [0, 0.02]
-    assert found.radius.equal(robustcls.certify(net, x, y, sigma=0.1, n=50, n0=10).radius)
+    usual = robustcls.certify(net, x, y, sigma=0.1, n=50, n0=10)
+    assert found.radius.equal(usual.radius)
+    assert robustcls.certify(net, x, y, sigma=0.1, n=50, n0=10, eps_grid=[]).record.curve == usual.record.curve
     with pytest.raises(InputError, match="did you mean 'alpha'"):
         robustcls.certify(net, x, y, sigma=0.1, alfa=0.01)

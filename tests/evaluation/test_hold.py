@@ -1,5 +1,7 @@
 """Attacks that are held to certificates as they run."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ import robustcls
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
+from robustcls.evaluation.beside import digests
 from robustcls.evaluation.certify import Certificates
 from robustcls.evaluation.hold import hold_loaded
 from robustcls.evaluation.subject import make_subject
@@ -37,8 +40,15 @@ def inflated(record, radius):
     samples = [
         CertifiedSample(one.index, one.label, one.predicted, radius, one.candidate, one.count) for one in record.samples
     ]
-    more = {name: getattr(record, name) for name in ("sigma", "n", "n0", "alpha", "algorithm")}
+    names = ("sigma", "n", "n0", "alpha", "algorithm", "weights_sha256", "images_sha256")
+    more = {name: getattr(record, name) for name in names}
     return Certificates.of(Certified.of(record.method, record.norm, samples, [0], **more))
+
+
+def closed_form(net, x, samples, radii):
+    """Certificates that are given, of this very model and these images."""
+    known = digests(make_subject(net, x, Y, ThreatModel("l2", 0.1)))
+    return Certified.of("bounds", "l2", samples, radii, algorithm="closed form", **known)
 
 
 @pytest.fixture
@@ -97,14 +107,14 @@ def test_a_false_certificate_of_a_vote_is_caught(smooth):
 def test_a_false_bound_is_caught_and_a_true_one_is_not():
     net, x = images_at([0.1, 0.2, 0.3] * 3 + [0.4])
     samples = [CertifiedSample(i, 0, 0, float(net.margin(x[i : i + 1])) * 0.999) for i in range(N)]
-    true = Certified.of("bounds", "l2", samples, [0, 0.1], algorithm="closed form")
+    true = closed_form(net, x, samples, [0, 0.1])
     options = {"attacks": ["pgd(steps=10)"], "eps_grid": "0.05,0.15,0.35", "minimum_n": N}
     found = robustcls.evaluate(net, x, Y, "l2:0.25", certificates=true, **options)
     assert 0 < found.robust.correct < N
     assert check_in(found).status == "pass", check_in(found)
     for inside, caught in ((0.35, 0.3), (0.45, 0.4)):
         samples[6 if caught == 0.3 else 9] = CertifiedSample(6 if caught == 0.3 else 9, 0, 0, inside)
-        false = Certified.of("bounds", "l2", samples, [0, 0.1], algorithm="closed form")
+        false = closed_form(net, x, samples, [0, 0.1])
         found = robustcls.evaluate(net, x, Y, "l2:0.25", certificates=false, **options)
         assert check_in(found).status == "fail", "beyond the threat's radius the curve and minimum norms break it"
         assert check_in(found).measured == (1 if caught == 0.3 else 2)
@@ -113,7 +123,7 @@ def test_a_false_bound_is_caught_and_a_true_one_is_not():
 def test_what_the_curve_alone_breaks_is_held_to_its_own_certificate():
     net, x = images_at([0.1] * 5 + [0.3] * 5)
     samples = [CertifiedSample(i, 0, 0, 0.35 if i == 9 else 0.0) for i in range(N)]
-    false = Certified.of("bounds", "l2", samples, [0], algorithm="closed form")
+    false = closed_form(net, x, samples, [0])
     few = {"attacks": ["pgd(steps=5)"], "certificates": false}
     assert check_in(robustcls.evaluate(net, x, Y, "l2:0.2", **few)).status == "pass"
     check = check_in(robustcls.evaluate(net, x, Y, "l2:0.2", eps_grid="0.32", **few))
@@ -146,5 +156,27 @@ def test_certificates_of_something_else_are_refused(smooth):
     ):
         with pytest.raises(InputError, match=said):
             robustcls.evaluate(one, x, Y, threat, attacks=["fgsm"], certificates=given)
+    other, _ = images_at([0.3] * N)
+    other.weight.mul_(0.9)
+    for one, its, given, said in (
+        (robustcls.smoothed(other, sigma=SIGMA), x, certified, "of a model with other weights"),
+        (model, 1 - x, certified, "of other images"),
+        (model, x, replace(certified.record, weights_sha256=""), "do not say of which weights and images"),
+    ):
+        with pytest.raises(InputError, match=said):
+            robustcls.evaluate(one, its, Y, "l2:0.1", attacks=["fgsm"], certificates=given)
     with pytest.raises(InputError, match="of other samples"):
         robustcls.evaluate(model, x[:5], Y[:5], "l2:0.1", attacks=["fgsm"], certificates=certified)
+
+
+def test_the_model_and_the_images_may_come_in_another_form(smooth):
+    """In double precision by NumPy, in another wrapper of the same network, and in another order with their names."""
+    net, x, model = smooth
+    known = robustcls.certify(net, x.double().numpy(), Y.numpy(), sigma=SIGMA, n=100).record
+    given = digests(make_subject(model, x.flip(0), Y, ThreatModel("l2", 0.1), index=torch.arange(N).flip(0)))
+    assert given == {"weights_sha256": known.weights_sha256, "images_sha256": known.images_sha256}
+    plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+    bounded = robustcls.certify(plain, x, Y, method="bounds", norm="l2", eps_grid="0.01").record
+    voted = robustcls.certify(plain, x, Y, sigma=SIGMA, n=20).record
+    assert bounded.weights_sha256 == voted.weights_sha256 != known.weights_sha256, "the network inside the vote"
+    assert bounded.images_sha256 == known.images_sha256

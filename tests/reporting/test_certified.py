@@ -112,7 +112,7 @@ def test_bounds_say_nothing_beyond_what_was_tried():
     assert "different radii and make no bracket" in shown(html)
     assert "certified:" in drawn(html)[0].text
     assert BETWEEN not in " ".join(shown_text(html).split())
-    assert f"Certified{interval(20)} at linf 0.03137; at the radius of the attacks nothing was certified." in shown(
+    assert f"Certified{interval(20)} at linf 8/255; at the radius of the attacks nothing was certified." in shown(
         html, "verdict"
     )
 
@@ -168,7 +168,24 @@ def test_a_certificate_above_an_attack_is_said():
     html = show(evaluation)
     assert "Certified accuracy is above attacked accuracy at 0: the two contradict each other." in shown(html)
     assert ["0", interval(70)] == rows_of(html, TABLE)[0][:2]
-    assert rows_of(html, TABLE)[0][4] == "-10.0"
+    assert rows_of(html, TABLE)[0][4] == "-10.0 few draws"
+
+
+def test_a_gap_below_zero_is_marked_in_the_table_by_class():
+    """Class 0 has ten samples; all are certified, and one of them is broken."""
+    for evaluation, word in ((smoothed_bracket(), "few draws"), (bounded(), "contradiction")):
+        certain = next(one for one in evaluation.certified.samples if one.label == 0)
+        some = [dataclasses.replace(certain, index=one.index) for one in evaluation.certified.samples if one.label == 0]
+        others = [one for one in evaluation.certified.samples if one.label != 0]
+        found = evaluation.certified
+        more = {name: getattr(found, name) for name in ("sigma", "n", "n0", "alpha")}
+        radii = [point.radius for point in found.curve]
+        evaluation.certified = type(found).of(found.method, found.norm, some + others, radii, **more)
+        rows = rows_of(show(evaluation), "Certified accuracy by class")
+        left = sum(one.label == 0 == one.clean == one.adversarial for one in evaluation.samples)
+        assert left < 10
+        assert rows[0][4] == f"{10.0 * (left - 10):+.1f} {word}"
+        assert not any("few" in row[4] or "contra" in row[4] for row in rows[1:] if not row[4].startswith("-"))
 
 
 def test_the_verdict_says_between_what_robust_accuracy_lies():
@@ -207,7 +224,7 @@ def test_the_index_has_a_column_where_any_is_certified(tmp_path):
     smoothed_bracket("noise/ckpt.pt").save(tmp_path / "c.json")
     bounded(eps=16).save(tmp_path / "d.json")
     column = [row[3] for row in rows_of(render_index(tmp_path), "Evaluations")]
-    assert column == ["not measured", interval(55), "not of what was attacked", f"{interval(20)} at linf 0.03137"]
+    assert column == ["not measured", interval(55), "not of what was attacked", f"{interval(20)} at linf 8/255"]
 
 
 def test_the_same_evaluation_gives_the_same_bytes():

@@ -93,6 +93,28 @@ def test_numbers_that_contradict_each_other_are_refused(path, value, said):
         Evaluation.from_json(json.dumps(whole))
 
 
+@pytest.mark.parametrize(
+    ("make", "change", "said"),
+    [
+        (
+            bounds,
+            lambda record: record["samples"][0].update(radius=0.5),
+            r"samples\.0\.radius: 0\.5 is not one of the radii",
+        ),
+        (bounds, lambda record: record["samples"][1].update(radius=0.07), r"samples\.1\.radius: 0\.07 is not one of"),
+        (bounds, lambda record: record["curve"].pop(), r"samples\.0\.radius: 0\.1 is not one of the radii"),
+        (bounds, lambda record: record["curve"].clear(), r"certified\.curve: \[\] is not a radius or more"),
+        (smoothing, lambda record: record["curve"].clear(), r"certified\.curve"),
+    ],
+)
+def test_a_radius_that_was_never_tried_and_an_empty_curve_are_damage(make, change, said):
+    whole = json.loads(evaluated(make()).to_json())
+    Evaluation.from_json(json.dumps(whole))
+    change(whole["certified"])
+    with pytest.raises(InputError, match=said):
+        Evaluation.from_json(json.dumps(whole))
+
+
 def test_certificates_of_other_samples_or_another_norm_are_refused():
     evaluation = evaluated(smoothing())
     evaluation.certified.samples.pop()
@@ -105,3 +127,18 @@ def test_certificates_of_other_samples_or_another_norm_are_refused():
     evaluation.threat.norm = "linf"
     with pytest.raises(InputError, match=r"certified\.norm"):
         Evaluation.from_json(evaluation.to_json())
+
+
+@pytest.mark.parametrize(
+    ("norm", "radii", "said"),
+    [
+        ("linf", [0, 0.5 / 255, 1 / 255, 2 / 255], ["0", "0.5/255", "1/255", "2/255"]),
+        ("linf", [2 / 255], ["2/255"]),
+        ("linf", [0.1, 0.2, 0.3], ["0.1", "0.2", "0.3"]),
+        ("linf", [0.0123456], ["0.01235"]),
+        ("l2", [0, 0.25, 128 / 255], ["0", "0.25", "0.502"]),
+    ],
+)
+def test_radii_are_in_255ths_where_people_write_them_so(norm, radii, said):
+    record = Certified.of("bounds", norm, [CertifiedSample(0, 0, 0, 0.0)], radii)
+    assert [record.text(point.radius) for point in record.curve] == said

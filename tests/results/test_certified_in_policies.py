@@ -109,7 +109,19 @@ def test_another_norm_or_no_certificates_never_pass(asked):
         assert found.status == "INCONCLUSIVE"
         assert found.reason.endswith("of the classifier without a detector")
     never = smoothed_evaluation(attacked=False)
-    assert "nothing names a radius" in criterion(never, Policy(min_certified=asked)).reason
+    never.certified.curve = never.certified.curve[:1]
+    found = criterion(never, Policy(min_certified=asked))
+    assert (found.status, "not measured" in found.reason) == ("INCONCLUSIVE", False)
+    assert "was not judged: nothing names a radius" in found.reason
+
+
+@pytest.mark.parametrize(("asked", "status"), [(0.6, "PASS"), (0.8, "INCONCLUSIVE"), (0.95, "FAIL")])
+def test_without_attacks_it_is_the_first_radius_of_the_curve(asked, status):
+    """80 of 100 are certified at 0.25: a report shows that one, too."""
+    found = criterion(smoothed_evaluation(attacked=False), Policy(min_certified=asked))
+    assert found.status == status
+    assert "within l2 0.25 80.0%" in found.reason
+    assert "the first radius of the file" in found.reason
 
 
 def test_certificates_of_a_vote_say_nothing_of_the_network_itself():

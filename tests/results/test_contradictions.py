@@ -167,5 +167,28 @@ def test_a_loaded_evaluation_is_held_to_its_records():
     assert contradicted(with_check(failed))
     smooth = attacked(smoothing({9: 0.05}))
     assert [one.status for one in with_check(smooth).checks if one.id == CHECK] == ["warn"]
-    put(smooth, passed)
+    put(smooth, Check(CHECK, "pass", 0.0, 0.0, "1 of 1 certified samples are misclassified by few draws"))
     assert with_check(smooth) is smooth
+
+
+def test_records_that_show_more_than_the_stored_check_are_judged_anew():
+    """As after an edit of counts and radii that fits: what was asked again is about fewer."""
+    stored = "1 of 10 certified samples are misclassified by few draws inside their radius; the vote is wrong for 0"
+    smooth = attacked(smoothing(dict.fromkeys(range(10), 0.05)))
+    for status, measured in (("pass", 0.0), ("warn", 0.0), ("fail", 9.0)):
+        put(smooth, Check(CHECK, status, measured, 1.0, stored))
+        [check] = [one for one in with_check(smooth).checks if one.id == CHECK]
+        assert check.status == ("fail" if status == "fail" else "warn"), "a failure stays one"
+        assert "2 of 10 certified samples" in check.message
+        assert check.message.endswith("the check in the file accounts for 1 of these")
+    put(smooth, Check(CHECK, "pass", 0.0, 1.0, stored.replace("1 of", "3 of")))
+    assert with_check(smooth) is smooth, "it knows of examples that no record has"
+    put(smooth, Check(CHECK, "pass", 0.0, 1.0, "no attack broke one of the 10 certified samples inside its radius"))
+    assert with_check(smooth).checks[-1].status == "warn"
+
+
+def test_a_sample_that_is_broken_is_not_counted_again_where_the_curve_breaks_it():
+    """Its record has the example at 0.03; the curve may have another at 0.01."""
+    evaluation = attacked(bounds([0.0] * 9 + [0.05]))
+    evaluation.curve = [CurvePoint(0.01, "0.01", Accuracy.of(0, 10))]
+    assert check_of(evaluation, contradictions(evaluation)).measured == 1.0

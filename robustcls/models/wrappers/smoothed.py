@@ -1,6 +1,8 @@
 """The smoothed classifier: what a model answers most often under Gaussian noise."""
 
 import math
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,7 @@ def smoothed(model: nn.Module, *, sigma: float, draws: int = 20) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"smoothed({model!r:.40}) is a wrapper around nothing: give a torch.nn.Module")
     check_sigma(sigma)
+    draws = whole("draws", draws)
     if draws < 1:
         raise InputError(f"smoothed(draws={draws}): a vote needs 1 draw or more")
     return Smoothed(model, float(sigma), draws)
@@ -38,8 +41,18 @@ def smoothed(model: nn.Module, *, sigma: float, draws: int = 20) -> nn.Module:
 
 def check_sigma(sigma: float) -> None:
     """Raises InputError unless it is a standard deviation above 0."""
+    if not isinstance(sigma, Real) or isinstance(sigma, bool):
+        raise InputError(f"sigma={sigma!r:.40} is no number: give the standard deviation of the noise, such as 0.25")
     if not 0 < sigma < math.inf:
         raise InputError(f"sigma={sigma:g}: noise without spread proves nothing: give a number above 0, such as 0.25")
+
+
+def whole(name: str, value: Any) -> int:
+    """The value of an option. Raises InputError unless it is a whole number of a type for these."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    like = int(value) if isinstance(value, float) and 1 <= value < 1e9 else 1000
+    raise InputError(f"{name}={value!r:.40} is no whole number: give one such as {name}={like}")
 
 
 class Smoothed(Averaged):

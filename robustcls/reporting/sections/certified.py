@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from robustcls.reporting.context import FEW, Context, Model
 from robustcls.reporting.figures import DOTTED, INK, SERIES, above, beside, plot, shares_upwards
-from robustcls.reporting.html import Row, derived, estimate, fill_file, lacking, points
+from robustcls.reporting.html import Row, derived, estimate, fill_file, lacking, piece, points
 from robustcls.reporting.sections.curves import mark_eps, units
 from robustcls.results.bracket import (
     Attacked,
@@ -24,7 +24,8 @@ from robustcls.results.bracket import (
     upper_at,
     why_apart,
 )
-from robustcls.results.certified import HOLDS, Certified
+from robustcls.results.certified import HOLDS, Certified, radius_text
+from robustcls.results.contradictions import contradicted
 from robustcls.results.records import Accuracy
 
 ORDER, TITLE = 45, "Certified accuracy"
@@ -51,8 +52,14 @@ class Sides:
         return cls(model, found, apart, [] if apart else attacked_of(model.evaluation))
 
     @property
+    def unit(self) -> tuple[float, str]:
+        """Of the radii on an axis: factor and name."""
+        texts = [self.model.evaluation.threat.eps_text, *(self.found.text(point.radius) for point in self.found.curve)]
+        return units(self.found.norm, texts)
+
+    @property
     def factor(self) -> float:
-        return units(self.found.norm, [self.model.evaluation.threat.eps_text])[0]
+        return self.unit[0]
 
     @property
     def radii(self) -> list[float]:
@@ -62,9 +69,7 @@ class Sides:
 
     def text(self, radius: float) -> str:
         """As people write it, such as 2/255."""
-        if self.factor == 1:
-            return f"{radius:.4g}"
-        return f"{self.factor * radius:.4g}/255" if radius else "0"
+        return radius_text(radius, self.factor != 1)
 
 
 def certified(context: Context) -> Markup | None:
@@ -130,12 +135,19 @@ def _rows(sides: Sides) -> list[Row]:
             row |= {
                 "Attacked [95% interval]": sides.model.interval(upper.path),
                 "Attacked at": "clean images" if upper.eps == 0 else upper.eps_text,
-                "Gap, points": points("gap", both.gap) if both else lacking("not known"),
+                "Gap, points": _gap(sides, both.gap) if both else lacking("not known"),
             }
         if found.method == "smoothing":
             row["Abstained"] = sides.model.n("certified.abstained", ",d")
         rows.append(row)
     return rows
+
+
+def _gap(sides: Sides, gap: float) -> Markup:
+    """A negative one says what it is: of smoothing few draws may be wrong by chance, where many were asked and are not."""
+    chance = sides.found.method == "smoothing" and not contradicted(sides.model.evaluation)
+    word = "few draws" if chance else "contradiction"
+    return piece("marked", points("gap", gap), word) if gap < 0 else points("gap", gap)
 
 
 def _by_class(sides: Sides, radius: float) -> list[tuple[int, Row]]:
@@ -161,7 +173,7 @@ def _by_class(sides: Sides, radius: float) -> list[tuple[int, Row]]:
             upper = estimate("class robust", Accuracy.of(sum(kept), len(kept)))
             row[f"Attacked at {threat.eps_text} [95% interval]"] = upper
             if math.isclose(radius, threat.eps):
-                row["Gap, points"] = points("gap", (sum(kept) - sum(some)) / len(some))
+                row["Gap, points"] = _gap(sides, (sum(kept) - sum(some)) / len(some))
         rows.append((len(some), row))
     return rows
 
@@ -207,7 +219,7 @@ def _draw(context: Context, sides: Sides, rows: Sequence[Row]) -> Markup:
             axes.axvline(factor * largest, color=INK, linewidth=1, linestyle=DOTTED, alpha=0.6)
             above(axes, f"limit of {found.n:,} draws", factor * largest, (0, 14), ha="center", va="bottom")
         axes.set_xlim(-0.015 * factor * end, 1.02 * factor * end)
-        axes.set_xlabel(f"radius, {found.norm} norm, {units(found.norm, [model.evaluation.threat.eps_text])[1]}")
+        axes.set_xlabel(f"radius, {found.norm} norm, {sides.unit[1]}")
         shares_upwards(axes)
 
     data = [{key: cell for key, cell in row.items() if key != "Abstained"} for row in rows]

@@ -58,7 +58,7 @@ def _certified(evaluation: Evaluation) -> dict[str, object] | None:
     if found is None or bracket(evaluation):
         return None
     radius = stated_radius(evaluation)
-    return {"radius": f"{found.norm} {radius:.4g}", "lower": found.at(radius), "apart": why_apart(evaluation)}
+    return {"radius": f"{found.norm} {found.text(radius)}", "lower": found.at(radius), "apart": why_apart(evaluation)}
 
 
 def _say_thresholds(thresholds: dict[str, float]) -> Markup:
