@@ -1,7 +1,7 @@
 """Reads a model as the list of its layers, in the order in which they are computed; what cannot be bounded is refused by name.
 
-The model's forward pass is traced (torch.fx), not run: modules, functions and methods that are known become layers of
-layers.py, on the model's own weights. BatchNorm is one with its statistics of eval mode, dropout is left out.
+Of the operations that graph.py took down, modules, functions and methods that are known become layers of layers.py, on the
+model's own weights. BatchNorm is one with its statistics of eval mode, dropout is left out.
 """
 
 import operator
@@ -14,15 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from robustcls.certification.activations import ACTIVATIONS, cut, leaky, softplus
+from robustcls.certification.graph import KNOWN, SHAPES, kind_of, module_of, refusal
 from robustcls.certification.layers import Add, Conv, Layer, Linear, MaxPool, Mean, Scale, Shape
-from robustcls.core.errors import InputError, one_line
-from robustcls.core.gradients import kept_flags
+from robustcls.core.errors import InputError
 
-KNOWN = (
-    "convolutions, linear layers, BatchNorm, ReLU, LeakyReLU, softplus, sigmoid, tanh and their hard forms, mean and max "
-    "poolings, sums, flatten"
-)
 BENDS = ("SiLU", "GELU", "Mish", "Hardswish", "silu", "gelu", "mish", "hardswish")  # which fall, then rise
+WHY = {
+    **dict.fromkeys(BENDS, "it is not monotone"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,20 +49,6 @@ class Network:
 
     def shape(self, number: int) -> torch.Size:
         return self.steps[number - 1].shape if number else self.input_shape
-
-
-def trace(model: nn.Module) -> fx.GraphModule:
-    """The operations of a model in eval mode, for images of any number. Raises InputError for one that cannot be traced."""
-    try:
-        with kept_flags(model):
-            return fx.symbolic_trace(model.eval())
-    except InputError:
-        raise
-    except Exception as error:  # whatever the model's own code does with what is no tensor
-        raise InputError(
-            f"{type(model).__name__} cannot be read as a list of layers ({one_line(error):.120}): bounds are for plain "
-            f"networks of {KNOWN}; `sigma` certifies any other"
-        ) from None
 
 
 def read(traced: fx.GraphModule, x: Tensor) -> Network:
@@ -104,12 +89,16 @@ def _take(
     args: Any = fx.node.map_arg(node.args, lambda one: values[one])
     kwargs: Any = fx.node.map_arg(node.kwargs, lambda one: values[one])
     inputs = [one for one in (*args, *kwargs.values()) if isinstance(one, _Number)]
-    module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-    if module is None and (not inputs or node.target in ("size", "dim", getattr)):
+    module = module_of(traced, node)
+    constant = not any(isinstance(values[one], _Number) for one in node.all_input_nodes)
+    if module is None and (constant or kind_of(traced, node) in SHAPES):
         found: Any = fx.node.map_aggregate(
             (args, kwargs), lambda one: examples[one] if isinstance(one, _Number) else one
         )
-        return _run(node, *found)
+        result = _run(node, *found)
+        if not constant and isinstance(result, Tensor):
+            raise refusal(traced, node, f"it takes .{node.args[1]} of a value of the image")
+        return result
     given = [examples[one] for one in inputs]
     layer: Layer | None = None
     if module is not None and inputs:
@@ -117,7 +106,8 @@ def _take(
     elif module is None and args:
         layer = _of_call(node, args, kwargs, examples)
     if layer is None:
-        raise _unknown(node, module)
+        kind = kind_of(traced, node)
+        raise refusal(traced, node, WHY.get(kind, f"bounds are for plain networks of {KNOWN}"))
     with torch.no_grad():
         out = layer(*given)
     if (isinstance(layer, Scale) and out.shape != given[0].shape) or (isinstance(layer, Add) and len(
@@ -136,13 +126,6 @@ def _run(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     assert callable(node.target)
     return node.target(*args, **kwargs)
-
-
-def _unknown(node: fx.Node, module: nn.Module | None) -> InputError:
-    kind = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
-    where = f"layer {node.target} ({kind})" if module is not None else f"{node.name}, the function {kind},"
-    why = "it is not monotone" if kind in BENDS else f"bounds are for plain networks of {KNOWN}"
-    return InputError(f"{where} cannot be bounded: {why}; `sigma` certifies any model that was trained with noise")
 
 
 # Modules
@@ -221,7 +204,7 @@ def _of_call(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any], example
     if name == "dropout":
         return Shape(lambda x: x)
     if name in ("avg_pool2d", "adaptive_avg_pool2d"):
-        return Mean(lambda x: node.target(x, *rest, **kwargs))  # type: ignore[operator]
+        return Mean(lambda x: _run(node, (x, *rest), kwargs))
     if name == "max_pool2d":
         names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
         kernel, stride, padding, dilation, ceil = (
@@ -258,7 +241,7 @@ def _reshaped(node: fx.Node, rest: Sequence[Any], kwargs: dict[str, Any], before
 
 def _arithmetic(name: str, args: list[Any], kwargs: dict[str, Any], like: Tensor) -> Layer | None:
     """a + b, a - b, a b and a / b: of two values, or of a value and what does not depend on the image."""
-    if len(args) != 2 or kwargs.get("alpha", 1) != 1 or kwargs.get("rounding_mode") is not None:
+    if len(args) != 2 or any(value != {"alpha": 1}.get(option) for option, value in kwargs.items()):
         return None
     first, second = args
     if isinstance(first, _Number) and isinstance(second, _Number):
@@ -301,6 +284,7 @@ FUNCTIONS: dict[Callable[..., Any], str] = {
     F.dropout: "dropout", F.avg_pool2d: "avg_pool2d", F.adaptive_avg_pool2d: "adaptive_avg_pool2d",
     F.max_pool2d: "max_pool2d", torch.max_pool2d: "max_pool2d", torch.mean: "mean", torch.flatten: "flatten",
     torch.reshape: "reshape", torch.permute: "permute", torch.transpose: "transpose", torch.squeeze: "squeeze",
-    operator.add: "add", operator.iadd: "add", operator.sub: "sub", operator.mul: "mul", operator.truediv: "div",
+    operator.add: "add", operator.iadd: "add", operator.sub: "sub", operator.isub: "sub", operator.mul: "mul",
+    operator.imul: "mul", operator.truediv: "div", operator.itruediv: "div",
     torch.add: "add", torch.sub: "sub", torch.mul: "mul", torch.div: "div",
 }  # fmt: skip

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from robustcls.certification.bounds import Region, check, interval_margins, intervals
-from robustcls.certification.network import read, trace
+from robustcls.certification.graph import trace
+from robustcls.certification.network import read
 from robustcls.core.errors import InputError
 from robustcls.core.losses import cross_entropy
 from robustcls.core.objective import BoundAttack, Loss, StepContext
