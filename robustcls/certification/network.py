@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from robustcls.certification.activations import ACTIVATIONS, cut, leaky, softplus
+from robustcls.certification.activations import ACTIVATIONS, JUMP, cut, leaky, softplus
 from robustcls.certification.graph import KNOWN, SHAPES, kind_of, module_of, refusal
 from robustcls.certification.layers import Add, Conv, Layer, Linear, MaxPool, Mean, Scale, Shape
 from robustcls.core.errors import InputError
@@ -21,6 +21,7 @@ from robustcls.core.errors import InputError
 BENDS = ("SiLU", "GELU", "Mish", "Hardswish", "silu", "gelu", "mish", "hardswish")  # which fall, then rise
 WHY = {
     **dict.fromkeys(BENDS, "it is not monotone"),
+    **dict.fromkeys(("Softplus", "softplus"), f"it falls at its threshold, by more than {JUMP:g}: give a larger one"),
 }
 
 

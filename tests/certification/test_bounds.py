@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from robustcls.certification.bounds import METHODS, Region, _margins, certify_bounds, interval_margins, intervals
@@ -316,6 +317,9 @@ def flat(*layers):
         (flat(nn.MaxPool2d(2, 1, dilation=2)), r"MaxPool2d"),
         (flat(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect")), r"Conv2d"),
         (nn.Sequential(nn.Flatten(), nn.Linear(72, 3), nn.Softmax(1)), r"layer 2 \(Softmax\)"),
+        (flat(nn.Softplus(threshold=0.2)), r"layer 0 \(Softplus\) cannot be bounded: .* at its threshold"),
+        (flat(nn.Softplus(threshold=-1000)), r"at its threshold"),
+        (flat(Calls(lambda h: F.softplus(h, 1.0, 5))), r"softplus, cannot be bounded: .* at its threshold"),
         (flat(Noisy()), r"no plain network"),
     ],
 )
