@@ -22,6 +22,7 @@ BENDS = ("SiLU", "GELU", "Mish", "Hardswish", "silu", "gelu", "mish", "hardswish
 WHY = {
     **dict.fromkeys(BENDS, "it is not monotone"),
     **dict.fromkeys(("Softplus", "softplus"), f"it falls at its threshold, by more than {JUMP:g}: give a larger one"),
+    **dict.fromkeys(("AvgPool2d", "avg_pool2d"), "its divisor_override is not positive"),
 }
 
 
@@ -142,7 +143,9 @@ def _of_module(module: nn.Module, dimensions: int) -> Layer | None:
         return _of_batch_norm(module, dimensions - 2)
     if isinstance(module, nn.MaxPool2d) and not module.return_indices:
         return _max_pool(module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
-    if isinstance(module, nn.AvgPool2d | nn.AdaptiveAvgPool2d):
+    if isinstance(module, nn.AvgPool2d):
+        return _mean_pool(module.divisor_override, module.forward)
+    if isinstance(module, nn.AdaptiveAvgPool2d):
         return Mean(module.forward)
     if isinstance(module, nn.Flatten):
         return Shape(module.forward) if module.start_dim > 0 else None
@@ -204,7 +207,9 @@ def _of_call(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any], example
         return softplus(_option(rest, kwargs, 0, "beta", 1.0), _option(rest, kwargs, 1, "threshold", 20.0))
     if name == "dropout":
         return Shape(lambda x: x)
-    if name in ("avg_pool2d", "adaptive_avg_pool2d"):
+    if name == "avg_pool2d":
+        return _mean_pool(_option(rest, kwargs, 5, "divisor_override", None), lambda x: _run(node, (x, *rest), kwargs))
+    if name == "adaptive_avg_pool2d":
         return Mean(lambda x: _run(node, (x, *rest), kwargs))
     if name == "max_pool2d":
         names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
@@ -268,6 +273,11 @@ def _arithmetic(name: str, args: list[Any], kwargs: dict[str, Any], like: Tensor
 
 def _option(rest: Sequence[Any], kwargs: dict[str, Any], place: int, name: str, default: Any) -> Any:
     return rest[place] if len(rest) > place else kwargs.get(name, default)
+
+
+def _mean_pool(divisor: int | None, function: Callable[[Tensor], Tensor]) -> Layer | None:
+    """None for a divisor that turns the sign, or is 0."""
+    return Mean(function) if divisor is None or divisor > 0 else None
 
 
 def _max_pool(kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any) -> Layer | None:

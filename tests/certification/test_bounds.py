@@ -320,6 +320,9 @@ def flat(*layers):
         (flat(nn.Softplus(threshold=0.2)), r"layer 0 \(Softplus\) cannot be bounded: .* at its threshold"),
         (flat(nn.Softplus(threshold=-1000)), r"at its threshold"),
         (flat(Calls(lambda h: F.softplus(h, 1.0, 5))), r"softplus, cannot be bounded: .* at its threshold"),
+        (flat(nn.AvgPool2d(1, divisor_override=-1)), r"layer 0 \(AvgPool2d\) cannot be bounded: its divisor_override"),
+        (flat(Calls(lambda h: F.avg_pool2d(h, 1, divisor_override=-2))), r"avg_pool2d, .* its divisor_override"),
+        (flat(Calls(lambda h: F.avg_pool2d(h, 1, None, 0, False, True, -2))), r"avg_pool2d, .* its divisor_override"),
         (flat(Noisy()), r"no plain network"),
     ],
 )
