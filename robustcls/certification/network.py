@@ -23,6 +23,7 @@ WHY = {
     **dict.fromkeys(BENDS, "it is not monotone"),
     **dict.fromkeys(("Softplus", "softplus"), f"it falls at its threshold, by more than {JUMP:g}: give a larger one"),
     **dict.fromkeys(("AvgPool2d", "avg_pool2d"), "its divisor_override is not positive"),
+    "squeeze": "of one image it takes away the dimension of images, too: name others, such as squeeze((2, 3))",
 }
 
 
@@ -238,8 +239,8 @@ def _reshaped(node: fx.Node, rest: Sequence[Any], kwargs: dict[str, Any], before
             return None
         after = _run(node, (before, *rest), kwargs).shape
         return Shape(lambda x: x.reshape(len(x), *after[1:])) if len(after) and after[0] == len(before) else None
-    out = _run(node, (two, *fixed), kwargs)
-    own = out.flatten(1) if out.ndim > 1 and len(out) == 2 else None
+    out, alone = (_run(node, (some, *fixed), kwargs) for some in (two, two[:1]))
+    own = out.flatten(1) if out.ndim > 1 and len(out) == 2 and alone.shape == (1, *out.shape[1:]) else None
     if own is None or not bool((own[0] < two[1].min()).all() and (own[1] >= two[1].min()).all()):
         return None
     return Shape(lambda x: _run(node, (x, *fixed), kwargs))
