@@ -217,7 +217,7 @@ def test_the_sigma_of_training_is_taken_from_the_checkpoint(cli, tmp_path):
         (f"smoothed({LINEAR}, sigma=0.25)", (), "the model is itself random"),
         (f"{HERE}:linear", ("--method", "bounds", "--sigma", 0.25), "bounds have no noise"),
         (f"{HERE}:linear", ("--method", "bounds", "--norm", "l2"), "norm l2 has no radii here: give --eps-grid"),
-        (f"{HERE}:linear", (*BOUNDS, "0"), "bounds at eps 0 say no more than the clean accuracy"),
+        (f"{HERE}:linear", (*BOUNDS, "0"), "give a radius above 0, such as --eps-grid 0,1/255,2/255"),
         (f"{HERE}:linear", (*BOUNDS, "0.1", "--norm", "l1"), "bounds do not know the norm l1"),
         (f"{HERE}:linear", (*BOUNDS, "0.1", "--precision", "bf16"), "leave out --precision bf16"),
         (LINEAR, (*BOUNDS, "0.1"), "this model is random: leave out --method bounds"),
