@@ -1,10 +1,14 @@
 """The activations that can be bounded: monotone, and convex or with one turn."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from robustcls.certification.layers import Bend, Convex, Layer, Monotone
+
+JUMP = 1e-8  # by which a softplus may fall at its threshold; that of torch falls by 2e-9
 
 
 def leaky(slope: float) -> Layer | None:
@@ -15,7 +19,8 @@ def leaky(slope: float) -> Layer | None:
 
 
 def softplus(beta: float, threshold: float) -> Layer | None:
-    if beta <= 0:
+    """None for one that falls: beyond its threshold it is x, which is less than log(1 + exp(beta x)) / beta."""
+    if not (beta > 0 and threshold > 0 and math.log1p(math.exp(-threshold)) / beta <= JUMP):
         return None
     return Convex(lambda x: F.softplus(x, beta, threshold), lambda x: torch.sigmoid(beta * x))
 

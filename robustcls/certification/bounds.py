@@ -24,8 +24,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from robustcls.certification.graph import trace
 from robustcls.certification.layers import Affine, Interval, MaxPool, Mean, Monotone, Of
-from robustcls.certification.network import Network, read, trace
+from robustcls.certification.network import Network, read
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
 from robustcls.core.errors import InputError, unknown
 from robustcls.core.gradients import frozen

@@ -1,7 +1,7 @@
 """Reads a model as the list of its layers, in the order in which they are computed; what cannot be bounded is refused by name.
 
-The model's forward pass is traced (torch.fx), not run: modules, functions and methods that are known become layers of
-layers.py, on the model's own weights. BatchNorm is one with its statistics of eval mode, dropout is left out.
+Of the operations that graph.py took down, modules, functions and methods that are known become layers of layers.py, on the
+model's own weights. BatchNorm is one with its statistics of eval mode, dropout is left out.
 """
 
 import operator
@@ -13,16 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from robustcls.certification.activations import ACTIVATIONS, cut, leaky, softplus
+from robustcls.certification.activations import ACTIVATIONS, JUMP, cut, leaky, softplus
+from robustcls.certification.graph import KNOWN, SHAPES, kind_of, module_of, refusal
 from robustcls.certification.layers import Add, Conv, Layer, Linear, MaxPool, Mean, Scale, Shape
-from robustcls.core.errors import InputError, one_line
-from robustcls.core.gradients import kept_flags
+from robustcls.core.errors import InputError
 
-KNOWN = (
-    "convolutions, linear layers, BatchNorm, ReLU, LeakyReLU, softplus, sigmoid, tanh and their hard forms, mean and max "
-    "poolings, sums, flatten"
-)
 BENDS = ("SiLU", "GELU", "Mish", "Hardswish", "silu", "gelu", "mish", "hardswish")  # which fall, then rise
+WHY = {
+    **dict.fromkeys(BENDS, "it is not monotone"),
+    **dict.fromkeys(("Softplus", "softplus"), f"it falls at its threshold, by more than {JUMP:g}: give a larger one"),
+    **dict.fromkeys(("AvgPool2d", "avg_pool2d"), "its divisor_override is not positive"),
+    "squeeze": "of one image it takes away the dimension of images, too: name others, such as squeeze((2, 3))",
+}
 
 
 @dataclass(frozen=True)
@@ -50,20 +52,6 @@ class Network:
 
     def shape(self, number: int) -> torch.Size:
         return self.steps[number - 1].shape if number else self.input_shape
-
-
-def trace(model: nn.Module) -> fx.GraphModule:
-    """The operations of a model in eval mode, for images of any number. Raises InputError for one that cannot be traced."""
-    try:
-        with kept_flags(model):
-            return fx.symbolic_trace(model.eval())
-    except InputError:
-        raise
-    except Exception as error:  # whatever the model's own code does with what is no tensor
-        raise InputError(
-            f"{type(model).__name__} cannot be read as a list of layers ({one_line(error):.120}): bounds are for plain "
-            f"networks of {KNOWN}; `sigma` certifies any other"
-        ) from None
 
 
 def read(traced: fx.GraphModule, x: Tensor) -> Network:
@@ -104,12 +92,16 @@ def _take(
     args: Any = fx.node.map_arg(node.args, lambda one: values[one])
     kwargs: Any = fx.node.map_arg(node.kwargs, lambda one: values[one])
     inputs = [one for one in (*args, *kwargs.values()) if isinstance(one, _Number)]
-    module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-    if module is None and (not inputs or node.target in ("size", "dim", getattr)):
+    module = module_of(traced, node)
+    constant = not any(isinstance(values[one], _Number) for one in node.all_input_nodes)
+    if module is None and (constant or kind_of(traced, node) in SHAPES):
         found: Any = fx.node.map_aggregate(
             (args, kwargs), lambda one: examples[one] if isinstance(one, _Number) else one
         )
-        return _run(node, *found)
+        result = _run(node, *found)
+        if not constant and isinstance(result, Tensor):
+            raise refusal(traced, node, f"it takes .{node.args[1]} of a value of the image")
+        return result
     given = [examples[one] for one in inputs]
     layer: Layer | None = None
     if module is not None and inputs:
@@ -117,7 +109,8 @@ def _take(
     elif module is None and args:
         layer = _of_call(node, args, kwargs, examples)
     if layer is None:
-        raise _unknown(node, module)
+        kind = kind_of(traced, node)
+        raise refusal(traced, node, WHY.get(kind, f"bounds are for plain networks of {KNOWN}"))
     with torch.no_grad():
         out = layer(*given)
     if (isinstance(layer, Scale) and out.shape != given[0].shape) or (isinstance(layer, Add) and len(
@@ -138,13 +131,6 @@ def _run(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     return node.target(*args, **kwargs)
 
 
-def _unknown(node: fx.Node, module: nn.Module | None) -> InputError:
-    kind = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
-    where = f"layer {node.target} ({kind})" if module is not None else f"{node.name}, the function {kind},"
-    why = "it is not monotone" if kind in BENDS else f"bounds are for plain networks of {KNOWN}"
-    return InputError(f"{where} cannot be bounded: {why}; `sigma` certifies any model that was trained with noise")
-
-
 # Modules
 
 
@@ -158,7 +144,9 @@ def _of_module(module: nn.Module, dimensions: int) -> Layer | None:
         return _of_batch_norm(module, dimensions - 2)
     if isinstance(module, nn.MaxPool2d) and not module.return_indices:
         return _max_pool(module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
-    if isinstance(module, nn.AvgPool2d | nn.AdaptiveAvgPool2d):
+    if isinstance(module, nn.AvgPool2d):
+        return _mean_pool(module.divisor_override, module.forward)
+    if isinstance(module, nn.AdaptiveAvgPool2d):
         return Mean(module.forward)
     if isinstance(module, nn.Flatten):
         return Shape(module.forward) if module.start_dim > 0 else None
@@ -220,8 +208,10 @@ def _of_call(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any], example
         return softplus(_option(rest, kwargs, 0, "beta", 1.0), _option(rest, kwargs, 1, "threshold", 20.0))
     if name == "dropout":
         return Shape(lambda x: x)
-    if name in ("avg_pool2d", "adaptive_avg_pool2d"):
-        return Mean(lambda x: node.target(x, *rest, **kwargs))  # type: ignore[operator]
+    if name == "avg_pool2d":
+        return _mean_pool(_option(rest, kwargs, 5, "divisor_override", None), lambda x: _run(node, (x, *rest), kwargs))
+    if name == "adaptive_avg_pool2d":
+        return Mean(lambda x: _run(node, (x, *rest), kwargs))
     if name == "max_pool2d":
         names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
         kernel, stride, padding, dilation, ceil = (
@@ -249,8 +239,8 @@ def _reshaped(node: fx.Node, rest: Sequence[Any], kwargs: dict[str, Any], before
             return None
         after = _run(node, (before, *rest), kwargs).shape
         return Shape(lambda x: x.reshape(len(x), *after[1:])) if len(after) and after[0] == len(before) else None
-    out = _run(node, (two, *fixed), kwargs)
-    own = out.flatten(1) if out.ndim > 1 and len(out) == 2 else None
+    out, alone = (_run(node, (some, *fixed), kwargs) for some in (two, two[:1]))
+    own = out.flatten(1) if out.ndim > 1 and len(out) == 2 and alone.shape == (1, *out.shape[1:]) else None
     if own is None or not bool((own[0] < two[1].min()).all() and (own[1] >= two[1].min()).all()):
         return None
     return Shape(lambda x: _run(node, (x, *fixed), kwargs))
@@ -258,7 +248,7 @@ def _reshaped(node: fx.Node, rest: Sequence[Any], kwargs: dict[str, Any], before
 
 def _arithmetic(name: str, args: list[Any], kwargs: dict[str, Any], like: Tensor) -> Layer | None:
     """a + b, a - b, a b and a / b: of two values, or of a value and what does not depend on the image."""
-    if len(args) != 2 or kwargs.get("alpha", 1) != 1 or kwargs.get("rounding_mode") is not None:
+    if len(args) != 2 or any(value != {"alpha": 1}.get(option) for option, value in kwargs.items()):
         return None
     first, second = args
     if isinstance(first, _Number) and isinstance(second, _Number):
@@ -286,6 +276,11 @@ def _option(rest: Sequence[Any], kwargs: dict[str, Any], place: int, name: str, 
     return rest[place] if len(rest) > place else kwargs.get(name, default)
 
 
+def _mean_pool(divisor: int | None, function: Callable[[Tensor], Tensor]) -> Layer | None:
+    """None for a divisor that turns the sign, or is 0."""
+    return Mean(function) if divisor is None or divisor > 0 else None
+
+
 def _max_pool(kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any) -> Layer | None:
     """None for windows with holes, and for those that reach beyond the edge."""
     pair = lambda value: (value, value) if isinstance(value, int) else tuple(value)  # noqa: E731
@@ -301,6 +296,7 @@ FUNCTIONS: dict[Callable[..., Any], str] = {
     F.dropout: "dropout", F.avg_pool2d: "avg_pool2d", F.adaptive_avg_pool2d: "adaptive_avg_pool2d",
     F.max_pool2d: "max_pool2d", torch.max_pool2d: "max_pool2d", torch.mean: "mean", torch.flatten: "flatten",
     torch.reshape: "reshape", torch.permute: "permute", torch.transpose: "transpose", torch.squeeze: "squeeze",
-    operator.add: "add", operator.iadd: "add", operator.sub: "sub", operator.mul: "mul", operator.truediv: "div",
+    operator.add: "add", operator.iadd: "add", operator.sub: "sub", operator.isub: "sub", operator.mul: "mul",
+    operator.imul: "mul", operator.truediv: "div", operator.itruediv: "div",
     torch.add: "add", torch.sub: "sub", torch.mul: "mul", torch.div: "div",
 }  # fmt: skip

@@ -27,10 +27,11 @@ class Traits:
     attacks: bool = True  # an objective: asks for adversarial images
     unlabelled: bool = False  # an objective: learns from images without a label, too
     makes_examples: bool = False  # a step: makes the adversarial images itself, so that there is no inner attack
+    diverges: str = ""  # an objective: what helps, beside what always does, where its loss is no finite number any more
     reference: bool = False  # a loss: compares with the logits N,K of a reference, not with labels
 
 
-def traits(**declared: bool) -> Callable[[Callable], Callable]:
+def traits(**declared: Any) -> Callable[[Callable], Callable]:
     """Decorates a plug-in, or a loss, with its Traits, where they are not the defaults."""
 
     def declare(function: Callable) -> Callable:

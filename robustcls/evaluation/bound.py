@@ -34,6 +34,10 @@ ALGORITHM = "CROWN (arXiv:1811.00866), the best of it and of interval bounds, in
 def radii_of(threat: ThreatModel, radii: Sequence[float] | None) -> list[float]:
     """Those that were named, or shares of the threat's. Raises InputError where bounds have nothing to say of them."""
     found = [share * threat.eps for share in SHARES] if radii is None else list(radii)
+    if max(found) == 0:
+        raise InputError(
+            "bounds at radius 0 say no more than the clean accuracy: give a radius above 0, such as `eps_grid=0,1/255,2/255`"
+        )
     check(threat.at(max(found)))
     return found
 

@@ -41,7 +41,7 @@ class CertifyConfig(SubjectOptions):
     eps_grid: str | None = option(
         None,
         "Radii of the curve, such as 0,0.25,0.5; bounds are computed at each.  [default: smoothing 0, and 1, 2 and 3 times "
-        "sigma]",
+        "sigma; bounds 0, and 1/4, 1/2 and all of the checkpoint's radius]",
         metavar="EPS,EPS",
     )
     n: int | str = samples_option("200")

@@ -6,14 +6,20 @@ import torch
 from torch import Tensor, fx, nn
 
 from robustcls.certification.bounds import Region, check, interval_margins, intervals
-from robustcls.certification.network import read, trace
+from robustcls.certification.graph import trace
+from robustcls.certification.network import read
 from robustcls.core.errors import InputError
 from robustcls.core.losses import cross_entropy
 from robustcls.core.objective import BoundAttack, Loss, StepContext
+from robustcls.core.traits import traits
 
 _traced: WeakKeyDictionary[nn.Module, fx.GraphModule] = WeakKeyDictionary()
 
 
+@traits(
+    diverges="bounds grow with every layer: ibp is for small networks such as cnn4, where a longer warmup or a smaller alpha "
+    "may help"
+)
 def ibp(
     model: nn.Module,
     x: Tensor,

@@ -13,6 +13,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.options import parse_batch_size
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel, parse_eps
+from robustcls.core.traits import traits_of
 from robustcls.data.augment import augmenter, leaves_box, mixes_labels
 from robustcls.data.images import Images, batches, num_batches
 from robustcls.data.mixed import Mixed
@@ -135,6 +136,7 @@ class Run:
             raise Diverged(
                 f"the loss was no finite number in batch {bad + 1} of {state.num_batches} of epoch {state.epoch + 1}: "
                 "lower `lr` or give `clip=1`"
+                + (f"; {helps}" if (helps := traits_of(self.state.objective).diverges) else "")
                 + (f", or look at what the inner attack {self.config.adv} gives" if ":" in str(self.config.adv) else "")
                 + (f"; {kept} keeps the last good state" if kept.exists() else "")
             )

@@ -6,11 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from robustcls.certification.bounds import METHODS, Region, _margins, certify_bounds, interval_margins, intervals
+from robustcls.certification.graph import trace
 from robustcls.certification.layers import Monotone
-from robustcls.certification.network import read, trace
+from robustcls.certification.network import read
 from robustcls.core.errors import InputError
 from robustcls.core.mask import Mask
 from robustcls.core.threat import BALL, ThreatModel
@@ -289,21 +291,15 @@ class Noisy(nn.Module):
         return x + torch.rand(1)
 
 
-class InPlace(nn.Module):
-    """Writes on a value that it uses again: what is read of it is another network."""
+class Calls(nn.Module):
+    """A function of its input, as a module that is looked into."""
 
-    def __init__(self):
+    def __init__(self, function):
         super().__init__()
-        self.relu = nn.ReLU(inplace=True)
+        self.function = function
 
     def forward(self, x):
-        h = x - 0.5
-        return self.relu(h) + h
-
-
-class Branching(nn.Module):
-    def forward(self, x):
-        return x if x.mean() > 0.5 else -x
+        return self.function(x)
 
 
 def flat(*layers):
@@ -321,9 +317,15 @@ def flat(*layers):
         (flat(nn.MaxPool2d(2, 1, dilation=2)), r"MaxPool2d"),
         (flat(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect")), r"Conv2d"),
         (nn.Sequential(nn.Flatten(), nn.Linear(72, 3), nn.Softmax(1)), r"layer 2 \(Softmax\)"),
-        (flat(Branching()), r"Sequential cannot be read as a list of layers"),
+        (flat(nn.Softplus(threshold=0.2)), r"layer 0 \(Softplus\) cannot be bounded: .* at its threshold"),
+        (flat(nn.Softplus(threshold=-1000)), r"at its threshold"),
+        (flat(Calls(lambda h: F.softplus(h, 1.0, 5))), r"softplus, cannot be bounded: .* at its threshold"),
+        (flat(nn.AvgPool2d(1, divisor_override=-1)), r"layer 0 \(AvgPool2d\) cannot be bounded: its divisor_override"),
+        (flat(Calls(lambda h: F.avg_pool2d(h, 1, divisor_override=-2))), r"avg_pool2d, .* its divisor_override"),
+        (flat(Calls(lambda h: F.avg_pool2d(h, 1, None, 0, False, True, -2))), r"avg_pool2d, .* its divisor_override"),
+        (flat(Calls(lambda h: h.squeeze())), r"the function squeeze, cannot be bounded: of one image"),
+        (flat(Calls(lambda h: torch.squeeze(h, 0))), r"of one image it takes"),
         (flat(Noisy()), r"no plain network"),
-        (flat(InPlace()), r"no plain network"),
     ],
 )
 def test_what_cannot_be_bounded_is_refused_by_name_in_one_line(net, said):

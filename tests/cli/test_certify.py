@@ -230,7 +230,7 @@ def test_the_sigma_of_training_is_taken_from_the_checkpoint(cli, tmp_path):
             for name, value in (("draws", 1000), ("select-draws", 10), ("alpha", 0.4))
         ),
         (f"{HERE}:linear", ("--method", "bounds", "--norm", "l2"), "norm l2 has no radii here: give --eps-grid"),
-        (f"{HERE}:linear", (*BOUNDS, "0"), "bounds at eps 0 say no more than the clean accuracy"),
+        (f"{HERE}:linear", (*BOUNDS, "0"), "give a radius above 0, such as --eps-grid 0,1/255,2/255"),
         (f"{HERE}:linear", (*BOUNDS, "0.1", "--norm", "l1"), "bounds do not know the norm l1"),
         (f"{HERE}:linear", (*BOUNDS, "0.1", "--precision", "bf16"), "leave out --precision bf16"),
         (LINEAR, (*BOUNDS, "0.1"), "this model is random: leave out --method bounds"),

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from robustcls.core.errors import InputError
+from robustcls.core.objective import Loss
 from robustcls.training.loop import fit
 from robustcls.training.rehearsal import rehearse
 from tests.helpers.tiny_run import SMALL, first_batch
@@ -13,8 +14,6 @@ IBP = {**SMALL, "objective": "ibp(alpha=0.5, warmup=0.2, ramp=0.5)", "adv": "fgs
 
 def objective_with_state(model, x, y, attack, *, state):
     """Says how much of the run is done."""
-    from robustcls.core.objective import Loss
-
     logits = model(x)
     return Loss(torch.nn.functional.cross_entropy(logits, y), logits, parts={"done": torch.tensor(state.share_done)})
 
@@ -53,6 +52,15 @@ def test_the_bounds_grow_with_the_run(make_run):
 def test_what_cannot_be_bounded_is_said_before_a_run_begins(options, said, make_run):
     with pytest.raises(InputError, match=said):
         rehearse(make_run(**{**IBP, **options}))
+
+
+@pytest.mark.parametrize(("objective", "says"), [("ibp(alpha=0.5)", True), ("adversarial", False)])
+def test_where_the_loss_is_no_number_ibp_says_what_helps_beside_the_learning_rate(objective, says, make_run):
+    run = make_run(**IBP | {"objective": objective})
+    run.state.step = lambda state, x, y: Loss(x.sum() * float("nan"), torch.zeros(len(y), 10))
+    with pytest.raises(InputError, match=r"lower `lr` or give `clip=1`") as refused:
+        fit(run)
+    assert ("small networks such as cnn4, where a longer warmup or a smaller alpha" in str(refused.value)) == says
 
 
 def test_the_radius_of_bounds_does_not_follow_that_of_the_attack(make_run):
