@@ -76,8 +76,13 @@ def _pair(value: Any) -> tuple:
 
 
 def _transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work, which want formulas of their own."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+    """Whether torch.func or forward-mode differentiation is at work, which want formulas of their own, or a mode that looks at
+    operations, such as a count of them."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
 
 
 def _sees_all(x: Tensor) -> bool:
