@@ -17,7 +17,7 @@ from robustcls.core.errors import InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFBLK: "a block device", stat.S_IFSOCK: "a socket"}  # never written to
-TORCH_WRITER = ("inline_container", "PytorchStreamWriter")  # in the RuntimeError that torch.save makes of a full disk
+TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "iostream error")  # torch.save's RuntimeError of a full disk
 
 
 @contextmanager

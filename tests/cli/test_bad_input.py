@@ -154,7 +154,7 @@ BAD = {
     "report: no JSON": (["report", "{home}/unknown.toml"], "is not JSON"),
     "gate: no file": (["gate", "{home}/none.json", "--min-robust", "0.4"], "cannot read"),
     "gate: no evaluation": (["gate", "{home}/other.json", "--min-robust", "0.4"], "has schema 'other/1'"),
-    "gate: no threshold": (["gate", "{home}/a.json"], "--min-robust or --min-clean"),
+    "gate: no threshold": (["gate", "{home}/a.json"], "--min-robust, --min-clean or --min-certified"),
     "gate: a share above 1": (["gate", "{home}/a.json", "--min-robust", "40"], "from 0 to 1"),
     "gate: a share in percent": (["gate", "{home}/a.json", "--min-robust", "40"], "did you mean 0.4?"),
     "gate: a share that is none": (["gate", "{home}/a.json", "--min-robust", "nan"], "from 0 to 1"),
