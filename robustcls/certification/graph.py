@@ -23,29 +23,11 @@ READ = {  # by what the tracer says, what it means for who wrote the model
     "item assignment": "its code writes on a part of a tensor",
     "Proxy'": "its code takes a number out of a tensor",
 }
-ASSIGNED = (
-    "iadd",
-    "isub",
-    "imul",
-    "itruediv",
-    "ifloordiv",
-    "imod",
-    "ipow",
-    "iand",
-    "ior",
-    "ixor",
-)  # h += g and the like
+# h += g and the like.
+ASSIGNED = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
 FLAGS = {"relu": 1, "relu6": 1, "hardsigmoid": 1, "leaky_relu": 2}  # the place of a function's argument `inplace`
-VIEWS = (
-    "flatten",
-    "view",
-    "reshape",
-    "permute",
-    "transpose",
-    "contiguous",
-    "squeeze",
-    "dropout",
-)  # or the value itself
+# Of these what is given is a view of the value, or itself.
+VIEWS = ("flatten", "view", "reshape", "permute", "transpose", "contiguous", "squeeze", "dropout")
 SHAPES = ("size", "dim", "getattr")  # of a value, which nothing can overwrite; `read` lets no other attribute through
 VIEWED = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)
 

@@ -134,9 +134,8 @@ def certify(
         resolve(CertifyConfig, {"method": method, "norm": norm}),
         sigma=sigma, seed=seed, batch_size=batch_size, quiet=not progress, precision=options.pop("precision", "fp32"),
     )  # fmt: skip
-    radii = (
-        None if eps_grid is None else parse_grid([eps_grid] if isinstance(eps_grid, int | float) else eps_grid) or None
-    )
+    grid = [eps_grid] if isinstance(eps_grid, int | float) else eps_grid
+    radii = None if grid is None else parse_grid(grid) or None
     with kept_in(resume) as journal:
         if method == "bounds":
             return _by_bounds(model, x, y, config, radii, options, journal)

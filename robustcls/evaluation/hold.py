@@ -50,10 +50,8 @@ def _images(
     subject: Subject, evaluation: Evaluation, inside: Inside, found: Mapping[int, Contradiction]
 ) -> dict[int, list[Tensor]]:
     """By index, as far as they are at hand, the clearest example and the one that counts; a clean image always is."""
-    images, examples = (
-        {name: [image] for name, (_, image) in inside.images.items() if name in found},
-        evaluation.examples,
-    )
+    images = {name: [image] for name, (_, image) in inside.images.items() if name in found}
+    examples = evaluation.examples
     for row, name in enumerate(subject.index.tolist()):
         if name not in found:
             continue

@@ -80,9 +80,7 @@ class Certified:
     precision: str = "fp32"  # in which the classifier ran that is certified
     seed: Integer = 0  # of the draws
     batch_size: Integer = 0
-    weights_sha256: str = (
-        ""  # of the tensors of the network that is certified, of smoothing the one inside; "": not known
-    )
+    weights_sha256: str = ""  # of the network's tensors, of smoothing of the one inside; "": not known
     images_sha256: str = ""  # of the pixels and labels, in the order of the index
     device: str = ""
     seconds: Number = 0.0

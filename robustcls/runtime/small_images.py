@@ -1,7 +1,7 @@
-"""Convolutions of small images as products of matrices, which a CPU computes in a fraction of the time.
+"""Convolutions of small images as products of matrices, which a CPU computes faster.
 
-The last layers of a network see images of 4x4 and 2x2 pixels. There oneDNN takes up to ten times as long for the
-gradient of the weights as a product of matrices of the same operations, and every output of a 3x3 convolution on 2x2
+The last layers of a network see images of 4x4 and 2x2 pixels. There oneDNN takes longer for the
+gradient of the weights than a product of matrices of the same operations, and every output of a 3x3 convolution on 2x2
 pixels sees the whole image, so that it is a linear layer.
 """
 
