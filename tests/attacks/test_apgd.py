@@ -27,7 +27,7 @@ def test_all_samples_get_all_restarts_unless_closest_says_otherwise():
 
 
 @pytest.mark.parametrize("restarts", [1, 2])
-def test_the_first_two_restarts_meet_all(restarts):
+def test_the_first_two_restarts_run_on_all_samples(restarts):
     assert runs(restarts, closest=0.3) == [restarts] * 4
 
 

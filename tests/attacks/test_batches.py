@@ -48,7 +48,7 @@ def test_the_batch_size_decides_nothing(name, norm):
 
 
 @every_norm
-def test_the_company_decides_nothing(name, norm):
+def test_the_other_samples_of_a_batch_do_not_matter(name, norm):
     """A sample in another order among others, and alone."""
     whole = attacked(name, norm, slice(None), 64)
     for rows in (torch.tensor([11, 4, 15, 9, 0]), torch.tensor([7])):

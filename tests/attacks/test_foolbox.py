@@ -222,7 +222,7 @@ def test_salt_and_pepper_is_black_and_white():
 
 
 @pytest.mark.parametrize("spec", ["fmn", "cw(steps=5)", "boundary(steps=5)", "hopskipjump(steps=1)", "blur", "spatial"])
-def test_what_nothing_fools_is_left_as_it_is(spec):
+def test_a_sample_without_an_adversarial_image_is_returned_unchanged(spec):
     """An evaluation records no distance for it, and those that can be fooled get their examples all the same."""
 
     class Stubborn(nn.Module):
@@ -262,7 +262,7 @@ def test_one_sample_without_a_start_does_not_stop_the_others(spec, monkeypatch):
 
 
 @pytest.mark.parametrize(("spec", "norm"), [("cw(confidence=0.7)", "l2"), ("ead(confidence=0.7)", "l1")])
-def test_a_black_image_is_no_find(spec, norm):
+def test_a_black_image_is_not_returned_as_an_example(spec, norm):
     """foolbox gives it where nothing has the confidence, and it may well be adversarial."""
     x = 0.6 + 0.2 * torch.rand(3, 3, 4, 4, generator=seeded())
     x_adv = robustcls.attack(Brightness(), x, torch.ones(3).long(), ThreatModel(norm, 1), spec)

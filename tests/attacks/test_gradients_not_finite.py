@@ -59,7 +59,7 @@ def pair(request, trained):
     return model, twin, x, twin(x).argmax(1)
 
 
-def test_the_pole_is_one(pair):
+def test_the_test_model_has_gradients_that_are_not_finite(pair):
     model, twin, x, y = pair
     torch.testing.assert_close(model(x), twin(x))
     images = x.clone().requires_grad_()
@@ -71,7 +71,7 @@ def test_the_pole_is_one(pair):
 
 @pytest.mark.parametrize("norm", EPS)
 @pytest.mark.parametrize("spec", ATTACKS)
-def test_every_attack_breaks_both_alike(pair, norm, spec):
+def test_every_attack_breaks_the_model_as_it_breaks_its_twin(pair, norm, spec):
     model, twin, x, y = pair
     threat = ThreatModel(norm, EPS[norm])
     try:

@@ -63,7 +63,7 @@ def test_all_samples_get_all_targets_and_restarts():
     assert runs(targets=9, skip=1) == [2] * 4
 
 
-def test_within_and_its_halves_say_who_gets_another():
+def test_within_decides_which_samples_get_further_targets_and_restarts():
     assert runs(targets=1, within=0.5) == [1, 1, 1, 0]
     assert runs(targets=2, restarts=3, within=0.5) == [6, 4, 2, 0], "0.5, 0.25, 0.125"
 

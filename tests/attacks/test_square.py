@@ -169,7 +169,7 @@ def test_no_sample_of_a_look_decides_for_another():
     assert [queries_of([kind], queries=1024, look=16)[0] for kind in (0.1, 0.2, 0.3)] == [18, 51, 18]
 
 
-def test_within_takes_those_that_the_start_has_brought_close(trained):
+def test_within_selects_the_samples_that_the_start_brought_close(trained):
     net, x, y = trained
     threat = ThreatModel("linf", 0.1)
     start = square(net, x, y, threat, queries=50, generator=seeded())

@@ -232,7 +232,7 @@ def test_a_folder_of_another_choice(options):
         robustcls.choose(NETS[:2], **options | {"minutes": 11})
 
 
-def test_who_guesses_is_known(options):
+def test_a_candidate_at_chance_level_is_recognised(options):
     trial = robustcls.choose(NETS[:2], **options).best
     guess, sure = Accuracy.of(4, 40), Accuracy.of(30, 40)
     assert trial.majority == pytest.approx(0.1, abs=0.05)

@@ -428,7 +428,7 @@ def test_a_log_on_a_full_disk_ends_nothing(home, tmp_path):
     assert Evaluation.load(tmp_path / "e.json").data.n == 10
 
 
-def test_words_stay_out_of_a_file_that_is_written_to_stdout(home, tmp_path):
+def test_messages_stay_out_of_an_output_file_that_is_stdout(home, tmp_path):
     """In a process of its own, whose stdout is a file, as behind a >."""
     command = [
         sys.executable,

@@ -40,7 +40,7 @@ def test_named_attacks_replace_the_suite_of_a_profile():
 
 
 @pytest.mark.parametrize(("file", "flag"), [("suite", "attack"), ("attack", "suite")])
-def test_a_flag_that_says_what_attacks_silences_the_file(tmp_path, file, flag):
+def test_a_flag_for_attacks_overrides_suite_and_attacks_of_the_file(tmp_path, file, flag):
     given = {"suite": "standard", "attack": ["fgsm"]}
     options = tmp_path / "options.toml"
     options.write_text(f"{file} = {json.dumps(given[file])}\n", encoding="utf-8")

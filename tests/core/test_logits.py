@@ -151,7 +151,7 @@ def test_the_part_with_a_column_a_class_is_taken_where_that_is_known():
 
 
 @pytest.mark.parametrize("classes", [3, None])
-def test_of_parts_that_fit_alike_or_of_which_nothing_is_known_the_first_is_taken_with_its_shape(classes):
+def test_the_first_of_several_possible_outputs_is_taken_and_its_shape_named(classes):
     form = (lambda z: (z, z * 2)) if classes == 3 else features
     net = Net(form).eval()
     fitted, said = as_classifier(net, X, classes)

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.whole_checks
     ("total", "needs", "share"),
     [(10, [1, 2, 3], math.inf), (10, [1, 2, 30], 7), (9, [30, 30, 30], 3), (10, [1, 30, 30], 4.5), (0, [1], 0)],
 )
-def test_who_needs_little_has_it_and_the_rest_share_alike(total, needs, share):
+def test_small_needs_are_met_and_the_rest_is_shared_equally(total, needs, share):
     assert even_share(total, needs) == share
     assert sum(min(need, share) for need in needs) <= total
 

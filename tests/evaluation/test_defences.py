@@ -275,7 +275,7 @@ def test_a_suite_is_run_before_the_joint_attack(net):
     assert [attack.name for attack in found.attacks] == name_attacks([*fast("linf"), "apgd_reject"])
 
 
-def test_a_profile_attacks_the_detector_too_and_who_does_not_is_warned(net):
+def test_a_profile_attacks_the_detector_and_attacks_that_do_not_get_a_warning(net):
     (x, y), (held_out, _) = samples(10), samples(40, "train")
     beside = {"detector": unconfident, "held_out": held_out, "maps_n": 0}
 
@@ -313,7 +313,7 @@ def test_what_is_resumed_has_the_same_detector(net, tmp_path):
         evaluate(lambda x, logits: -logits.amax(1), interrupted)
 
 
-def test_brackets_behind_a_suite_change_nothing():
+def test_empty_parentheses_after_a_suite_change_nothing():
     (x, y), noisy = samples(5), defences.noisy()
     one, other = (robustcls.evaluate(noisy, x, y, "linf:0.05", suite=suite) for suite in ("rand", "rand()"))
     assert one.under_noise == other.under_noise is not None
@@ -321,7 +321,7 @@ def test_brackets_behind_a_suite_change_nothing():
 
 
 @pytest.mark.parametrize("suite", [{}, {"suite": "fast"}, {"suite": "targeted"}, {"attacks": "sigma_zero"}])
-def test_nothing_aims_in_l0(suite, net):
+def test_a_target_in_l0_is_refused(suite, net):
     with pytest.raises(InputError, match="no attack of ours aims at a class in l0: leave out `target`"):
         robustcls.evaluate(net, *samples(5), "l0:5", target="second", **suite)
 

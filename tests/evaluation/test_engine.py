@@ -254,7 +254,7 @@ def test_a_surrogate_of_other_classes_is_refused():
     ],
     ids=str,
 )
-def test_what_is_measured_is_taken_when_it_is_read(threat, attacks, alone):
+def test_an_evaluation_can_be_saved_and_loaded(threat, attacks, alone):
     grid = [] if threat is BOX else [threat.eps / 4, threat.eps * 2]
     found = judged_batch(attacks=attacks, threat=threat, alone=alone, eps_grid=grid).evaluation
     assert any(attack.broken for attack in found.attacks)
@@ -262,6 +262,6 @@ def test_what_is_measured_is_taken_when_it_is_read(threat, attacks, alone):
 
 
 @pytest.mark.parametrize("kind", ["nan", "masked", "minus infinity"])
-def test_so_is_that_of_a_model_whose_logits_are_no_numbers(kind):
+def test_an_evaluation_with_nan_or_infinite_logits_can_be_saved_and_loaded(kind):
     found = judged_batch(Shifted(kind), attacks=["pgd(steps=3)", "fgsm"], alone=True).evaluation
     assert robustcls.Evaluation.from_json(found.to_json()) == found

@@ -120,7 +120,7 @@ def test_a_false_bound_is_caught_and_a_true_one_is_not():
         assert check_in(found).measured == (1 if caught == 0.3 else 2)
 
 
-def test_what_the_curve_alone_breaks_is_held_to_its_own_certificate():
+def test_a_sample_that_only_the_curve_breaks_is_compared_with_its_certificate():
     net, x = images_at([0.1] * 5 + [0.3] * 5)
     samples = [CertifiedSample(i, 0, 0, 0.35 if i == 9 else 0.0) for i in range(N)]
     false = closed_form(net, x, samples, [0])

@@ -96,7 +96,7 @@ def test_attacks_that_had_not_converged_are_named():
     assert "have not converged: run the suite standard" in found.message
 
 
-def test_where_more_steps_say_nothing():
+def test_where_the_check_of_more_steps_does_not_run():
     assert "took 100 steps" in more_steps(["apgd_ce", "fgsm"]).message
     assert "eps is 0" in more_steps(["pgd"], ThreatModel("linf", 0)).message
     assert "anything wins" in more_steps(["pgd"], ThreatModel("linf", 1)).message

@@ -73,7 +73,7 @@ def run(*attacks, sample=M, seed=0, chunks=False, journal=None, progress=None, a
     return evaluate_subject(subject, plan, journal=journal, progress=progress)
 
 
-def test_none_broken_bounds_the_rest():
+def test_a_sample_without_a_broken_one_gives_a_bound_on_the_rest():
     found = run(breaks(*range(20)), breaks())
     first, last = found.attacks
     assert (first.attacked, first.broken, first.sampled_from, first.at_most) == (N, 20, None, None)
@@ -94,7 +94,7 @@ def test_none_broken_bounds_the_rest():
     assert Evaluation.from_json(found.to_json()).attacks[1].at_most == last.at_most
 
 
-def test_the_draw_is_the_seeds():
+def test_the_draw_depends_on_the_seed_and_is_uniform():
     draws = []
     for seed in (0, 0, 1):
         run(breaks(), seed=seed)
@@ -109,7 +109,7 @@ def test_the_draw_is_the_seeds():
     assert counts.max() <= 36
 
 
-def test_one_broken_sends_it_to_all():
+def test_one_broken_sample_makes_the_attack_run_on_all():
     run(breaks())
     drawn = met.copy()
     found = run(breaks(drawn[3], *(row for row in range(N) if row not in drawn)))
@@ -120,7 +120,7 @@ def test_one_broken_sends_it_to_all():
     assert found.robust.correct == M - 1
 
 
-def test_what_it_does_not_meet_stays_robust():
+def test_samples_that_were_not_drawn_stay_robust():
     run(breaks())
     drawn = met.copy()
     found = run(breaks(*(row for row in range(N) if row not in drawn)))
@@ -129,7 +129,7 @@ def test_what_it_does_not_meet_stays_robust():
 
 
 @pytest.mark.parametrize("left", [M - 1, M])
-def test_as_few_as_the_sample_are_all_met(left):
+def test_few_remaining_samples_are_all_attacked(left):
     found = run(breaks(*range(N - left)), breaks(N - 1))
     assert (found.attacks[1].attacked, found.attacks[1].broken, found.attacks[1].sampled_from) == (left, 1, None)
 

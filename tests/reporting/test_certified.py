@@ -232,5 +232,5 @@ def test_the_same_evaluation_gives_the_same_bytes():
     assert render([evaluation]) == render([Evaluation.from_json(evaluation.to_json())])
 
 
-def test_a_sides_attacks_are_empty_where_they_are_of_something_else():
+def test_attacks_on_another_classifier_are_left_out():
     assert Sides.of(Model(0, "a", smoothed_bracket("a.pt"))).attacked == []

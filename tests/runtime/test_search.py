@@ -49,7 +49,7 @@ def test_close_calls_are_those_of_the_first_two_logits():
     assert close_calls(logits).tolist() == [True, False, True, False, True, True]
 
 
-def test_on_close_calls_fp32_has_the_word(near):
+def test_fp32_decides_close_calls(near):
     net, x, y = near
     with frozen(net), torch.no_grad():
         exact = net(x)
@@ -63,7 +63,7 @@ def test_on_close_calls_fp32_has_the_word(near):
     assert close.sum() > 10
 
 
-def test_without_close_calls_the_word_would_be_low_precisions(near, monkeypatch):
+def test_without_close_calls_low_precision_would_decide(near, monkeypatch):
     """The same as before, on a search model that lets a sample leave on the word of bf16."""
     net, x, y = near
     monkeypatch.setattr(search, "close_calls", lambda logits: torch.zeros(len(logits), dtype=torch.bool))

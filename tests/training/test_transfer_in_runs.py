@@ -151,7 +151,7 @@ def test_backbone_lr_scales_what_the_optimizer_gets(make_run):
     assert run.state.history[0].lr == pytest.approx(peaks[-1])  # the rate that --lr set, not the backbone's
 
 
-def test_the_backbones_update_is_so_much_smaller(make_run):
+def test_backbone_lr_scales_the_update_of_the_backbone(make_run):
     updates = []
     for share in (1.0, 0.25):
         run = make_run(f"{share}", **PLAIN, backbone_lr=share, schedule="constant", weight_decay=0.0, adv="none")
