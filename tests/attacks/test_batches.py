@@ -1,4 +1,4 @@
-"""An attack does to a sample what it does to it in any other batch: its random numbers and its rules are its own."""
+"""An attack treats a sample in the same way in any batch: its random numbers and decisions depend on the sample alone."""
 
 from functools import cache
 

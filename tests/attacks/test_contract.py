@@ -1,4 +1,4 @@
-"""What holds for every attack plug-in, under every norm."""
+"""Properties that hold for every attack plug-in, in every norm."""
 
 import copy
 import logging

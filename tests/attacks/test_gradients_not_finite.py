@@ -1,4 +1,4 @@
-"""A model whose input gradient has poles is broken as its twin is that answers alike and has none."""
+"""A model with non-finite input gradients is broken like its twin with the same outputs and finite gradients."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The shortest way to a hyperplane inside the box, against brute force and AutoAttack's own projections."""
+"""The nearest point on a hyperplane inside the box, against brute force and AutoAttack's own projections."""
 
 from itertools import combinations
 

@@ -1,4 +1,4 @@
-"""The attack on the explanation: the label stays, the map moves, and the steps are the paper's."""
+"""The attack on explanations: the label stays, the map changes, and the steps are those of the paper."""
 
 from functools import partial
 from types import SimpleNamespace

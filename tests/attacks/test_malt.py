@@ -1,4 +1,4 @@
-"""Targets by linearised distance, against distances that are exact; which samples get a run, and how many."""
+"""Targets by linearised distance, against exact distances; which samples get a run, and how many."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A mask of what may change, and examples in 8 bits: kept by every attack that says so, verified, refused by the others."""
+"""Masks and 8-bit examples: obeyed by the attacks that support them, verified, and refused by the others."""
 
 import itertools
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Attacks that aim at a class: the closed form on linear models, and the direction of the loss."""
+"""Targeted attacks: the closed form on linear models, and the direction of the loss."""
 
 import foolbox as fb
 import numpy as np

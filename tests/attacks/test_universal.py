@@ -1,4 +1,4 @@
-"""The universal perturbation: one for all, against closed forms, and better than noise on images that it has not seen."""
+"""The universal perturbation, against closed forms, and against noise on unseen images."""
 
 import pytest
 import torch

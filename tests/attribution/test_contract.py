@@ -1,4 +1,4 @@
-"""What holds for every attribution plug-in, and what `explain` promises whatever the method."""
+"""Properties that hold for every attribution plug-in, and guarantees of `explain` for every method."""
 
 import copy
 import warnings

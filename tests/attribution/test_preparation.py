@@ -1,4 +1,4 @@
-"""The prepared copy: DeepLIFT of a model that reuses, overlaps and overwrites is that of a twin that does not."""
+"""The prepared copy: DeepLIFT of a model with reused, overlapping and in-place layers equals that of a twin without them."""
 
 import pytest
 import torch

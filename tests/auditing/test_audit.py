@@ -1,4 +1,4 @@
-"""An audit of digits: what was planted is found, and nothing where nothing was."""
+"""An audit of digits finds planted errors, and almost nothing where none were planted."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Confident learning, against a case written out by hand and against cleanlab."""
+"""Confident learning, against an example worked out by hand and against cleanlab."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Planted copies are found, as they are and changed a little; what only looks alike is not taken for one."""
+"""Planted copies are found, exact and slightly changed; images that only look alike are not."""
 
 import pytest
 import torch

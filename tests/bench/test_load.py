@@ -1,4 +1,4 @@
-"""The client of the suite serve, against a server whose answers are known; and the statistics, by closed form."""
+"""The client of the suite serve, against a server with known answers; and its statistics, against closed forms."""
 
 import asyncio
 import math

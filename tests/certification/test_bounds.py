@@ -1,4 +1,4 @@
-"""Bounds against what can be found out otherwise: every point of a grid, closed forms, a plain loop over the neurons."""
+"""Bounds against independent results: all points of a grid, closed forms, a plain loop over the neurons."""
 
 import copy
 import math

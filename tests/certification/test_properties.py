@@ -1,4 +1,4 @@
-"""No point of the ball, wherever it comes from, has a margin below a bound: random networks, attacks of ours, broken bounds."""
+"""No point of the ball has a margin below a bound: random networks, our attacks, and deliberately broken bounds."""
 
 import pytest
 import torch

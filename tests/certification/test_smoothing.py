@@ -1,4 +1,4 @@
-"""Randomised smoothing beside a loop written out here, and beside what is known of linear classifiers."""
+"""Randomised smoothing, against a plain loop and against known results for linear classifiers."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""A choice among tiny nets on digits: what is trained, what is kept, what is said, and how it goes on."""
+"""Choosing among tiny nets on digits: training, files, messages, and resuming."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Equal seconds: what a rehearsal measures, what a trial took, and what is said where they differ. All clocks are made up."""
+"""Equal seconds: the rehearsal, the time of a trial, and messages where times differ. All clocks are fake."""
 
 from contextlib import contextmanager
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The winner trained again, under other seeds and on parts of its images, is of the recipe that won."""
+"""The winner is trained again, with other seeds and on parts of its images, with the same recipe."""
 
 import tomllib
 

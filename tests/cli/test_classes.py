@@ -1,4 +1,4 @@
-"""Classes of the data and outputs of the model, which need not be in the same order, or as many."""
+"""Mapping the classes of the data to the outputs of the model, which may differ in order and number."""
 
 import json
 import shlex

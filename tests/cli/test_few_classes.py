@@ -1,4 +1,4 @@
-"""The whole standard suite where AutoAttack's own code cannot go: two and three classes, in a folder."""
+"""The whole standard suite on two and three classes in a folder, which AutoAttack's own code does not support."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Folders of images on the command line: what is judged, what is said, and whose names are written."""
+"""Folders of images on the command line: which images are used, messages, and redacted names."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Wherever attacks and certificates come together on the command line, attacks are held to them: exit status 3."""
+"""Attacks and certificates in one evaluation are checked against each other: a contradiction is exit status 3."""
 
 import json
 from pathlib import Path

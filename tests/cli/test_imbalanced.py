@@ -1,4 +1,4 @@
-"""Classes that differ in number: what is estimated, and what stands beside accuracy, in every output."""
+"""Imbalanced classes: what accuracy estimates, and what is shown beside it, in every output."""
 
 import dataclasses
 import json

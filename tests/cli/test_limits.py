@@ -1,4 +1,4 @@
-"""--mask, --eight-bit and l0 from the command line: what is recorded, said, compared and judged."""
+"""--mask, --eight-bit and l0 on the command line: recorded, shown, compared and judged."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Where commands write: what is refused, followed, written through, and never lost."""
+"""Output paths: what is refused, followed or written through, and that no earlier result is lost."""
 
 import json
 import os

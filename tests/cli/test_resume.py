@@ -1,4 +1,4 @@
-"""Evaluations that are cut off, and evaluations that several processes share."""
+"""Interrupted evaluations, and evaluations that several processes share."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`robustcls train`: what it prints, its configuration, and how it is stopped and goes on."""
+"""`robustcls train`: its output and configuration, and how it is stopped and resumed."""
 
 import json
 import os

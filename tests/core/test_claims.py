@@ -1,4 +1,4 @@
-"""One run at a time writes into one place, and a run that is gone holds nobody up."""
+"""Only one run at a time writes to a path, and a run that has ended blocks nobody."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Which output of a model each class of the data is."""
+"""Mapping the classes of the data to the outputs of a model."""
 
 import pytest
 

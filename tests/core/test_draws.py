@@ -1,4 +1,4 @@
-"""Random numbers of a sample: rightly distributed, independent, and its own."""
+"""Random numbers of each sample: correctly distributed, and independent of other samples."""
 
 import math
 

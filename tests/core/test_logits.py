@@ -1,4 +1,4 @@
-"""What a network gives, and the logits in it."""
+"""Finding the logits in the output of a network."""
 
 import copy
 from collections import OrderedDict

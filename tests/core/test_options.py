@@ -1,4 +1,4 @@
-"""Options that are counts, or a word."""
+"""Options that are a count or a word."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The rules by which few samples are taken of many."""
+"""The rules for selecting a subset of samples."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Images without labels: where they come from, and which are refused."""
+"""Images without labels: their sources, and which are refused."""
 
 import pytest
 import torch

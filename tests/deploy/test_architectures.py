@@ -1,4 +1,4 @@
-"""Every architecture of ours, and networks of torchvision, as an ONNX file that agrees, and whose twin does."""
+"""Our architectures and those of torchvision as ONNX files: file and twin agree with the network."""
 
 import pytest
 import torch

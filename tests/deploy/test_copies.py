@@ -1,4 +1,4 @@
-"""An artefact, or somebody's ONNX file, that is exported again: it stays what it was, and of what it was made."""
+"""Exporting an artefact, or a third-party ONNX file, again: its properties and its source stay the same."""
 
 import pytest
 import torch

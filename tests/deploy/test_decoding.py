@@ -1,4 +1,4 @@
-"""The manifest says how an encoded image becomes pixels, and that is what data/folders does."""
+"""The manifest describes how an encoded image becomes pixels, in the same way as data/folders does it."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""`deploy/` of an artefact: what its files say, by the APIs that read them, and what the service imports."""
+"""`deploy/` of an artefact: its files, read with the APIs of their consumers, and the imports of the service."""
 
 import builtins
 import importlib.util

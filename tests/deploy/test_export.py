@@ -1,4 +1,4 @@
-"""Export: the folder, its checks, and what is refused with nothing left behind."""
+"""Export: the folder, its checks, and refusals that leave nothing behind."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What the documents show works as shown."""
+"""The commands and examples in the documentation are valid."""
 
 import importlib
 import re

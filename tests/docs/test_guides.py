@@ -1,4 +1,4 @@
-"""The guides of docs/ work as shown."""
+"""The guides in docs/ run as shown."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""A verdict belongs to the sample: neither the batch size, nor the memory, nor who else is in the run decides it."""
+"""The verdict on a sample does not depend on the batch size, the memory or the other samples of the run."""
 
 import json
 

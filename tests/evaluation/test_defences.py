@@ -1,4 +1,4 @@
-"""Defences that only look robust: random ones, ones without gradients, ones that refuse answers."""
+"""Defences that only look robust: random ones, ones without gradients, ones that reject inputs."""
 
 from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""What runs an attack over many samples: batches, memory, resumption, transfer, traits."""
+"""The engine that runs an attack over many samples: batches, memory, resuming, transfer, traits."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Attacks that are held to certificates as they run."""
+"""Attacks are checked against certificates while they run."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""An evaluation that is cut off goes on where it stood, and never on somebody else's."""
+"""An interrupted evaluation resumes where it stopped, and never from another evaluation's journal."""
 
 import json
 

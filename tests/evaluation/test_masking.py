@@ -1,4 +1,4 @@
-"""Where `fast` is points too high, its checks say so; where it is not, they are silent."""
+"""Where `fast` is several points too high, its checks say so; otherwise they report nothing."""
 
 from functools import cache
 

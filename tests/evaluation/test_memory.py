@@ -1,4 +1,4 @@
-"""An evaluation holds its images and the attempts on them, whatever their number; the rest comes and goes by batch."""
+"""The memory of an evaluation grows only with the images and the attempts on them."""
 
 import subprocess
 import sys

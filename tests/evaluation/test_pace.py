@@ -1,4 +1,4 @@
-"""How many passes attacks and measures take, as a budget reckons with."""
+"""The number of passes of attacks and measures, as the time budget estimates it."""
 
 import pytest
 from torch import nn

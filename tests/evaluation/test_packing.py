@@ -1,4 +1,4 @@
-"""What is packed comes out again, bit for bit."""
+"""Packing and unpacking examples is lossless."""
 
 import pytest
 import torch

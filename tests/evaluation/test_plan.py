@@ -1,4 +1,4 @@
-"""Attacks as specs and as functions, the plan that holds them, and the examples that come out."""
+"""Attacks as specs and as functions, the plan that contains them, and the resulting examples."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""A last attack that meets a sample of what is left, and what follows of the rest; the suite `verdict`."""
+"""A last attack on a random sample of the survivors, with a bound for the rest; the suite `verdict`."""
 
 from dataclasses import replace
 from math import comb

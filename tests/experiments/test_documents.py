@@ -1,4 +1,4 @@
-"""What the documents of experiments/ say is what the committed files say."""
+"""The documents of experiments/ agree with the committed result files."""
 
 import importlib.util
 import json

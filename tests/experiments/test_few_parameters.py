@@ -1,4 +1,4 @@
-"""experiments/few_parameters: its recipes, how it parts the classes, and its table on numbers that are known."""
+"""experiments/few_parameters: its recipes, the split of the classes, and its table on known numbers."""
 
 import importlib.util
 import tomllib

@@ -1,4 +1,4 @@
-"""Images sent by strangers are refused by their headers: in one line, without decoding a pixel, in bounded memory."""
+"""Untrusted images are refused by their headers: in one line, without decoding a pixel, in bounded memory."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A running service as a model: what is sent counts, what it answers is the verdict."""
+"""A running service as a model: it is sent 8-bit images, and its answers are the verdict."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Weights to begin with, frozen layers, and the groups of an optimizer."""
+"""Initial weights, frozen layers, and parameter groups of the optimizer."""
 
 import copy
 

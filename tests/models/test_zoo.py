@@ -1,4 +1,4 @@
-"""torchvision's and timm's models: their weights from the local cache, and as architectures of state dicts."""
+"""Models of torchvision and timm: weights from the local cache, and architectures for state dicts."""
 
 import copy
 import sys

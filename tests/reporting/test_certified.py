@@ -1,4 +1,4 @@
-"""What a report says of certificates: the bracket in a section of its own, the verdict, the comparison and the index."""
+"""Certificates in a report: a section with lower and upper bounds, the verdict, the comparison and the index."""
 
 import dataclasses
 import random

@@ -1,4 +1,4 @@
-"""The report's sections on what was measured beside the attacks: curves, distances, calibration, corruptions, comparison."""
+"""The sections of the report on further measures: curves, distances, calibration, corruptions, comparison."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""Balanced accuracy, sensitivity, specificity and ROC-AUC, beside scikit-learn's."""
+"""Balanced accuracy, sensitivity, specificity and ROC-AUC, against scikit-learn."""
 
 import dataclasses
 import math

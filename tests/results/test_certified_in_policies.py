@@ -1,4 +1,4 @@
-"""`min_certified`: certified accuracy held to a policy, at the policy's norm and radius."""
+"""`min_certified`: a threshold for certified accuracy, at the policy's norm and radius."""
 
 import pytest
 from scipy.stats import norm

@@ -1,4 +1,4 @@
-"""Numbers that cannot be are refused by the name of their place."""
+"""Impossible numbers are refused, and the message names their position."""
 
 import json
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""Whether a model learned at all: few updates, a loss that rises, accuracy at chance."""
+"""Whether a model has learned: few updates, a rising loss, accuracy at chance level."""
 
 import dataclasses
 

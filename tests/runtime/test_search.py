@@ -1,4 +1,4 @@
-"""The model that attacks search on in low precision: close calls are fp32's; which precision is taken."""
+"""The low-precision model for searching: fp32 decides close calls; choice of the precision."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Convolutions of small images as products: values, gradients, and what stays as it is."""
+"""Convolutions of small images as matrix products: values, gradients, and what is left unchanged."""
 
 import copy
 

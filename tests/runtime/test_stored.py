@@ -1,4 +1,4 @@
-"""Images in 8 bits, or on disk, are read as the tensors that they stand for."""
+"""Images in 8 bits, or on disk, give the same values as the tensors they represent."""
 
 import subprocess
 import sys

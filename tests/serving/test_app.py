@@ -1,4 +1,4 @@
-"""Addresses, answers and refusals of the application, as a client sees them."""
+"""Addresses, answers and refusals of the application, from the client's side."""
 
 import asyncio
 import base64

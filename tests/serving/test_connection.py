@@ -1,4 +1,4 @@
-"""What a connection of HTTP may do to the service, and how it is refused."""
+"""HTTP connections that misbehave, and how the service refuses them."""
 
 import contextlib
 import http.client

@@ -1,4 +1,4 @@
-"""An image that is sent gives the pixels of the same file in a folder, byte for byte, or is refused where that is."""
+"""An image in a request gives the same pixels as the same file in a folder, byte for byte, or is refused in both."""
 
 import io
 import warnings

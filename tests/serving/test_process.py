@@ -1,4 +1,4 @@
-"""The process that computes: replaced when it ends, and nothing that was accepted is lost with it."""
+"""The compute process: it is replaced when it ends, and no accepted request is lost."""
 
 import asyncio
 import os

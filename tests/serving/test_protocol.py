@@ -1,4 +1,4 @@
-"""Requests are read, or refused in one line that says what was found."""
+"""Requests are read, or refused with a one-line message that says what was found."""
 
 import base64
 import gc

@@ -1,4 +1,4 @@
-"""`robustcls serve` as a process: started, asked, and told to go."""
+"""`robustcls serve` as a process: start, requests, and shutdown."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The step that trains few weights, against its formulas written out."""
+"""The step that trains sparse weights, against its formulas written out."""
 
 import copy
 import itertools

@@ -1,4 +1,4 @@
-"""What TensorBoard reads back."""
+"""The data that TensorBoard reads back."""
 
 import io
 import resource

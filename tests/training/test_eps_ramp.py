@@ -1,4 +1,4 @@
-"""A radius that grows with the run."""
+"""A radius that grows during the run."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Certified training: the radius of the bounds grows over the run, and what cannot be bounded stops it at the start."""
+"""Certified training: the radius of the bounds grows during the run; models that cannot be bounded are refused at the start."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What training does: the loss falls, the attack leaves the model alone, the best epoch is kept, and it repeats bit for bit."""
+"""The training loop: the loss falls, the attack leaves the model alone, the best epoch is kept, runs repeat bit for bit."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Runs that begin from somebody's weights: what is taken, what stays still, and at which rate the rest learns."""
+"""Runs that start from given weights: what is loaded, what is frozen, and the learning rate of the rest."""
 
 import dataclasses
 

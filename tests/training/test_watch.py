@@ -1,4 +1,4 @@
-"""The watch over training: catastrophic overfitting, patience, and what robust overfitting is."""
+"""The watch over training: catastrophic overfitting and patience."""
 
 import copy
 import functools

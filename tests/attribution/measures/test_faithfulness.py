@@ -1,4 +1,4 @@
-"""Faithfulness and sanity controls on models whose answers are known, and against captum."""
+"""Faithfulness and sanity controls on models with known answers, and against captum."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""The contests: nobody's own word counts, a contestant that fails has a row, and every peer that is here takes part."""
+"""The contests: claims are verified, a contestant that fails has a row, and every installed library takes part."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""The cuda suite: operations counted right, ratios from their rounds, failures in their row; here on the CPU, tiny."""
+"""The cuda suite, tiny and on the CPU: operations counted correctly, ratios within rounds, failures in their row."""
 
 import json
 import runpy

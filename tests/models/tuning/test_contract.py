@@ -1,4 +1,4 @@
-"""What holds for every choice of what is trained."""
+"""Properties of every `tune` plug-in."""
 
 import pytest
 import torch

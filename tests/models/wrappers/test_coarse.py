@@ -1,4 +1,4 @@
-"""A model of groups of classes: attacks mean a mistake between groups."""
+"""A model of groups of classes: attacks succeed only with a mistake between groups."""
 
 import random
 

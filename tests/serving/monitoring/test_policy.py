@@ -1,4 +1,4 @@
-"""What a policy asks of a running service."""
+"""A policy applied to a running service."""
 
 import pytest
 
