@@ -12,7 +12,7 @@ LEFT = torch.tensor([0.1, 0.3, 0.6, 0.9])  # of the way to an error, after whate
 
 
 def runs(restarts: int, rows: slice = slice(None), **given) -> list[int]:
-    """How many runs each sample of LEFT got, of one target and one step."""
+    """Return the number of runs that each sample of LEFT got, with one target and one step."""
     x = torch.full((len(LEFT), 1, 1, 2), 0.5)
     x[:, 0, 0, 0] = LEFT
     model, x = Walled(THREAT.eps), x[rows]

@@ -35,7 +35,7 @@ ATTACKS = (
 
 
 class Seen(nn.Module):
-    """A network behind something that changes what it sees."""
+    """A network whose input is changed by a function."""
 
     def __init__(self, before, net: nn.Module) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def trained():
 
 @pytest.fixture(scope="module", params=POLES)
 def pair(request, trained):
-    """The model with the pole, its twin without, images and the labels that both give them."""
+    """The model with non-finite gradients, its twin without, and images with the labels that both predict."""
     net, x = trained
     model, twin = (Seen(before, net).eval() for before in POLES[request.param])
     return model, twin, x, twin(x).argmax(1)
@@ -105,7 +105,7 @@ def test_the_attack_inside_an_objective_is_the_twins(pair, norm, spec):
 
 
 def test_a_patch_learns_from_images_without_a_pole(pair):
-    """One image's gradient must not take that of the others with it."""
+    """The gradient of one image must not spoil that of the others."""
     model, twin, x, y = pair
     spec, box = "patch(steps=30, size=0.5)", ThreatModel("linf", 1)
     found, expected = (robust(one, robustcls.attack(one, x, y, box, spec), x, y, box) for one in (model, twin))

@@ -44,7 +44,7 @@ def test_its_first_target_breaks_more_than_that_of_the_largest_logit():
 
 
 def runs(rows: slice = slice(None), **given) -> list[int]:
-    """How many runs each sample of LEFT got, of one step."""
+    """Return the number of one-step runs that each sample of LEFT got."""
     x = torch.full((len(LEFT), 1, 1, 2), 0.5)
     x[:, 0, 0, 0] = LEFT
     start = x.clone()

@@ -64,7 +64,7 @@ async def at_once(number):
 
 
 def load(answer, **job):
-    """The server, and what became of the requests."""
+    """The server, and the results of the requests."""
     server = Server(answer)
 
     async def run():

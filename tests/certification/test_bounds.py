@@ -215,7 +215,7 @@ def test_the_projects_architectures_are_known(spec):
 
 
 class Written(nn.Module):
-    """With functions and methods in place of modules."""
+    """The same network with functions and methods instead of modules."""
 
     def __init__(self):
         super().__init__()
@@ -238,7 +238,7 @@ def test_functions_and_methods_are_read_too():
 
 
 def test_what_the_mask_keeps_does_not_count():
-    """A linear model that looks at one pixel alone, which may not change."""
+    """A linear model that uses only one pixel, which may not change."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
     with torch.no_grad():
         net[1].weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0]]))

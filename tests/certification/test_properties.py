@@ -67,7 +67,7 @@ def test_crown_is_at_least_as_tight_as_crown_ibp_and_that_as_intervals(seed, kin
 
 
 def cases(count: int):
-    """A fixed part of what the test above draws from."""
+    """A fixed part of the cases of the test above."""
     generator = torch.Generator().manual_seed(0)
     for seed in range(count):
         gain, share = (torch.rand(2, generator=generator) * torch.tensor([3.5, 0.5])).tolist()

@@ -108,7 +108,7 @@ def test_what_was_cut_off_goes_on_to_the_same_end(options, tmp_path):
 
 
 def test_two_processes_share_the_candidates(options):
-    """Each trial is trained once, by one of them, and both come to the same choice."""
+    """Each trial is trained once, by one of the processes, and both reach the same choice."""
     code = f"""
 import sys
 sys.path.insert(0, {str(sys.path[0])!r})
@@ -241,7 +241,7 @@ def test_a_candidate_at_chance_level_is_recognised(options):
 
 
 def helps(model, x, y, threat, *, generator=None):
-    """In place of a misclassified image, one of its class that is not."""
+    """Replace a misclassified image by a correct one of the same class."""
     right = model(x).argmax(1) == y
     x_adv = x.clone()
     for place in (~right).nonzero().flatten().tolist():

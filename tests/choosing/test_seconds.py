@@ -185,7 +185,7 @@ def test_a_rung_names_unequal_seconds():
 
 
 def test_a_choice_whose_winner_had_twice_the_seconds(options, clock):
-    """The loser's batches take half as long as those of the winner, which no rehearsal had told."""
+    """The loser's batches take half as long as the winner's, which no rehearsal had measured."""
 
     def run_out(run):
         clock.now += {NETS[0]: 2.0, NETS[1]: 1.0}[run.config.arch]

@@ -21,7 +21,7 @@ with claim(sys.argv[1], folder=sys.argv[2] == "folder"):
 
 @contextmanager
 def another_process(path, kind="file"):
-    """Holds the place until the end; yields the process."""
+    """Hold the path until the end of the block; yields the process."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path), kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -24,7 +24,7 @@ class Pair(NamedTuple):
 
 
 class Net(nn.Module):
-    """A linear network whose logits are put into something."""
+    """A linear network whose logits are part of another structure."""
 
     def __init__(self, form, outputs=3):
         super().__init__()

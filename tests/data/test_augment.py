@@ -45,7 +45,7 @@ REFUSED = [
 
 
 def images_of(spec, flip=True):
-    """The images' part of a chain, as (x, generator) -> x."""
+    """Return a chain as a function of images alone, (x, generator) -> x."""
     augment = augmenter(spec, flip=flip, num_classes=5)
     return lambda x, draws: augment(x, torch.arange(len(x)) % 5, draws)[0]
 

@@ -42,7 +42,7 @@ def of_torchvision(name):
 
 
 def with_statistics(model):
-    """As if it had been trained: BatchNorm that is no identity, and no head of zeros, as torchvision's ViT begins with."""
+    """Make it look trained: BatchNorm is not the identity, and the head is not zero, as torchvision's ViT starts."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.3, 0.3)

@@ -26,12 +26,12 @@ ATTACKS = [
 
 
 def net() -> nn.Module:
-    """In float64, whose rounding no batch size shows."""
+    """A net in float64, so that no batch size affects rounding."""
     return make_net().double()
 
 
 class Small(nn.Module):
-    """A model with memory for so many images."""
+    """A model with memory for a limited number of images."""
 
     def __init__(self, images: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def verdicts(found) -> dict[int, tuple]:
 
 
 def assert_alike(found, expected) -> None:
-    """Of the samples in both, the same verdicts and the same images."""
+    """Assert that samples in both evaluations have the same verdicts and the same images."""
     assert verdicts(found).items() <= verdicts(expected).items()
     rows = [list(verdicts(expected)).index(index) for index in verdicts(found)]
     assert (found.examples.x_adv - expected.examples.x_adv[rows]).abs().max() < 1e-5
@@ -109,7 +109,7 @@ def test_random_numbers_differ_by_seed_and_by_sample(whole):
 
 
 class One(World):
-    """A process of two that waits for nobody: `gather` gives what it found itself."""
+    """One of two processes that does not wait for the other: `gather` returns its own result."""
 
     def gather(self, value):
         return [value]
@@ -204,7 +204,7 @@ def test_the_adversarial_starts_do_not_depend_on_the_batch_size(spec):
     ],
 )
 def test_samples_without_a_start_are_counted_and_said(attacks, status, lacking):
-    """All images are of class 0, and so is whatever is tried as a start."""
+    """All images are of class 0, and so is every candidate for a start."""
     x, y = halves()
     found = robustcls.evaluate(Halves(), x[:2], y[:2], ThreatModel("l2", 13 if lacking == 0 else 0.1), attacks=attacks)
     checks = {check.id: check for check in found.checks}

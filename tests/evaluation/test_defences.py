@@ -43,7 +43,7 @@ class Phase(nn.Module):
 
 
 class Levels(nn.Module):
-    """Bit depth: four grey levels."""
+    """Reduction of the bit depth."""
 
     def forward(self, x):
         return (x * 4).round() / 4
@@ -59,7 +59,7 @@ class Coarse(nn.Module):
 
 
 def unconfident(images, logits):
-    """Larger where the classifier is less sure."""
+    """Return a score that is larger where the classifier is less confident."""
     return -logits.softmax(1).amax(1)
 
 
@@ -70,7 +70,7 @@ def net():
 
 @pytest.fixture(scope="module")
 def sure():
-    """A small network of wide margins, trained under noise."""
+    """A small network with large margins, trained with noise."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     x, y = digits("train", size=8).batch()
@@ -95,7 +95,7 @@ def samples(n=40, split="test"):
 
 
 def under_noise(model, examples, passes=50):
-    """Share of right answers of single passes, by hand."""
+    """Compute the accuracy of single passes by hand."""
     torch.manual_seed(7)
     with torch.no_grad():
         right = [(model(examples.x_adv).argmax(1) == examples.y).float().mean() for _ in range(passes)]
@@ -171,7 +171,7 @@ def test_the_same_seed_gives_the_same_verdict(sure):
 
 
 def test_a_batch_draws_the_same_whatever_ran_before_it(sure):
-    """As it must where an evaluation is resumed, or shared by processes."""
+    """This is needed where an evaluation is resumed or shared by processes."""
     (x, y), found = samples(12), []
     for rows in (torch.arange(12), torch.arange(6, 12)):
         model = averaged(Phase(sure), draws=2)

@@ -169,7 +169,7 @@ def test_an_attack_that_breaks_off_alone_claims_nothing_about_those_it_did_not_m
 
 
 class Shifted(nn.Module):
-    """The same labels from logits that are shifted, masked, or no numbers off the clean images."""
+    """The same predictions from logits that are shifted, masked, or NaN away from the clean images."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ def test_the_verdict_follows_the_label_whatever_the_other_logits(kind):
 
 
 def test_a_model_that_does_not_answer_is_not_called_robust():
-    """NaN is a wrong answer, also under attack."""
+    """NaN logits are an error, also under attack."""
     found = judged_batch(Shifted("nan"), attacks=["pgd(steps=3)"]).evaluation
     assert (found.clean.correct, found.robust.correct) == (45, 0)
     assert {check.id: check.status for check in found.checks}["finite_output"] == "fail"

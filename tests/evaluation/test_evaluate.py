@@ -214,7 +214,7 @@ def test_what_is_outside_ball_or_box_never_counts(name, alone):
 
 
 def test_the_images_outside_would_fool_the_model():
-    """The control: by a ball and a box that hold them, the same images count."""
+    """The control: with a ball or box that contains them, the same images count as adversarial."""
     assert evaluate(attacks=["tests.helpers.eval_models:far"], threat=ThreatModel("linf", 1.0)).robust.correct == 0
     for name in ("beside", "outside_the_box"):
         x, y = make_batch()

@@ -36,7 +36,7 @@ def to_margin(net, margin):
 
 
 def inflated(record, radius):
-    """The same certificates, of a larger radius than is true."""
+    """Return the same certificates with radii that are too large."""
     samples = [
         CertifiedSample(one.index, one.label, one.predicted, radius, one.candidate, one.count) for one in record.samples
     ]
@@ -46,7 +46,7 @@ def inflated(record, radius):
 
 
 def closed_form(net, x, samples, radii):
-    """Certificates that are given, of this very model and these images."""
+    """Return given certificates for this model and these images."""
     known = digests(make_subject(net, x, Y, ThreatModel("l2", 0.1)))
     return Certified.of("bounds", "l2", samples, radii, algorithm="closed form", **known)
 
@@ -93,7 +93,7 @@ def test_attacks_made_before_are_asked_again_by_their_saved_examples(smooth, tmp
 
 
 def test_a_false_certificate_of_a_vote_is_caught(smooth):
-    """Certified to 0.5, while the boundary is at 0.3: beyond it the vote of all draws is another."""
+    """The certificates claim 0.5, but the boundary is at 0.3: beyond it the vote of all draws is another class."""
     net, x, model = smooth
     false = inflated(robustcls.certify(model, x, Y, n=1000).record, 0.5)
     options = {"attacks": [to_margin(net, -0.15)], "certificates": false, "seed": 1}

@@ -14,11 +14,11 @@ from tests.helpers.eval_models import judged_batch, make_net, without_times
 
 
 class Cut(Exception):
-    """Stands for the end of the process."""
+    """Stands for a process that is killed."""
 
 
 def cut_after(batches: int):
-    """Progress that ends the evaluation after so many batches."""
+    """A progress callback that interrupts the evaluation after a number of batches."""
     left = [batches]
 
     def progress(batches, label, total, standing):

@@ -56,7 +56,7 @@ def test_fast_1_overrates_a_model_that_masks_gradients_and_fast_2_does_not(seed)
 
 
 class Stepped(nn.Module):
-    """Logits in steps: no gradient at all."""
+    """Logits that are rounded to steps, so that there is no gradient."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

@@ -49,7 +49,7 @@ met: list[int] = []
 
 
 def breaks(*rows):
-    """An attack that succeeds on the samples at these rows alone."""
+    """Return an attack that succeeds only on the samples in these rows."""
 
     def attack(model, x, y, threat, *, generator=None):
         met.extend(places(x).tolist())
@@ -174,7 +174,7 @@ def test_a_resumed_run_draws_the_same(last, batches, chunks, tmp_path, monkeypat
 
 
 def test_the_suite(tmp_path):
-    """On few samples Square meets all; where it meets some, the terminal, the JSON and the card say what follows."""
+    """With few samples Square attacks all; where it attacks only some, terminal, JSON and card state the bound."""
     x, y = make_batch()
     net = make_net()
     found = robustcls.evaluate(net, x, y, LINF, suite="verdict", batch_size=32, precision="fp32")
@@ -204,7 +204,7 @@ def test_a_bound_is_said_wherever_the_verdict_is(monkeypatch):
 
 
 def test_beside_another_attack_the_suite_is_not_sampled():
-    """An attack after it would have to be told of what Square never met."""
+    """A later attack would also get samples that Square never attacked."""
     x, y = make_batch()
     subject = make_subject(make_net(), x, y, LINF)
     assert [one.sample for one in make_plan(subject, ["verdict"]).attacks][-1] == SAMPLED["verdict"]

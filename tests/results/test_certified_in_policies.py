@@ -134,7 +134,7 @@ def test_certificates_of_a_vote_say_nothing_of_the_network_itself():
 
 
 def test_certificates_do_not_stand_in_for_attacks():
-    """Nor attacks under another threat for certificates."""
+    """Attacks under another threat model do not stand in for certificates either."""
     both = Policy(min_certified=0.5, min_robust=0.5, norm="l2", eps=0.25)
     assert judge(smoothed_evaluation(), both).status == "PASS"
     found = judge(smoothed_evaluation(attacked=False), both)

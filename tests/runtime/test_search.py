@@ -64,7 +64,7 @@ def test_fp32_decides_close_calls(near):
 
 
 def test_without_close_calls_low_precision_would_decide(near, monkeypatch):
-    """The same as before, on a search model that lets a sample leave on the word of bf16."""
+    """The same test with a search model where bf16 alone decides that a sample leaves."""
     net, x, y = near
     monkeypatch.setattr(search, "close_calls", lambda logits: torch.zeros(len(logits), dtype=torch.bool))
     with frozen(net), torch.no_grad():
@@ -118,7 +118,7 @@ def test_searching_in_bf16_breaks_what_fp32_breaks(attack):
 
 
 def test_a_claim_that_fp32_denies_is_attacked_again_and_nothing_else(near, monkeypatch):
-    """Left on the word of bf16, samples are lost; they are attacked again, and only they."""
+    """Samples that left because of bf16 alone are attacked again, and only these."""
     net, x, y = near
     half = len(x) // 2
     monkeypatch.setattr(search, "close_calls", lambda logits: torch.zeros(len(logits), dtype=torch.bool))

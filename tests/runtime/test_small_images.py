@@ -40,7 +40,7 @@ def by_hand(x, weight, bias):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How many convolutions ran as products."""
+    """Count the convolutions that ran as products."""
     counted = []
     apply = small_images._Convolution.apply
     monkeypatch.setattr(small_images._Convolution, "apply", lambda *args: (counted.append(args), apply(*args))[1])

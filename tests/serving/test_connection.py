@@ -41,7 +41,7 @@ def connected(service):
 
 
 def answers(connection, count=1):
-    """Status, headers and body of so many answers; fewer where the service ends the connection."""
+    """Return status, headers and body of `count` answers; fewer if the service closes the connection."""
     found, text = [], b""
     while len(found) < count:
         while b"\r\n\r\n" not in text:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of d
 
 
 def sent(content, form):
-    """What a service makes of it; None where it refuses."""
+    """Return the pixels that a service decodes, or None if it refuses the file."""
     try:
         kind = check_header(content, max_pixels=10**6, formats=FORMATS)
         return decode_image(content, form, {}, formats=[kind])

@@ -13,7 +13,7 @@ IBP = {**SMALL, "objective": "ibp(alpha=0.5, warmup=0.2, ramp=0.5)", "adv": "fgs
 
 
 def objective_with_state(model, x, y, attack, *, state):
-    """Says how much of the run is done."""
+    """Record how much of the run is done."""
     logits = model(x)
     return Loss(torch.nn.functional.cross_entropy(logits, y), logits, parts={"done": torch.tensor(state.share_done)})
 
