@@ -1,5 +1,5 @@
-# make demo: train, attack, explain and report on the embedded digits. make test: the tests. make check: ruff, mypy, import-linter.
-# make tables: those of experiments/README.md, printed anew from reports/.
+# make demo: train, attack, explain and report on the embedded digits. make test: run the tests. make check: ruff, mypy and
+# import-linter. make tables: print the tables of README.md and experiments/README.md anew, from the files in reports/.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -10,9 +10,9 @@ demo: .venv/installed
 	@echo "The demo: 4 steps, about 3 minutes on two cores."
 	@echo "1 of 4: trains VGG16 on the digits without an attack, about 20 s"
 	$(BIN)/robustcls train --adv none --arch "vgg16(width=0.25)" --val-attack "pgd(steps=5)" --out runs/demo/standard
-	@echo "2 of 4: trains it on PGD's adversarial examples, about 40 s"
+	@echo "2 of 4: trains it on adversarial examples made by PGD, about 40 s"
 	$(BIN)/robustcls train --adv "pgd(steps=5)" --arch "vgg16(width=0.25)" --val-attack "pgd(steps=5)" --out runs/demo/pgd
-	@echo "3 of 4: exports the second to an ONNX file in 8 bits, about 10 s"
+	@echo "3 of 4: exports the second model to an 8-bit ONNX file, about 10 s"
 	$(BIN)/robustcls export --model runs/demo/pgd/ckpt.pt --quantize int8 --out runs/demo/int8
 	@echo "4 of 4: attacks and explains all three and writes the report, about 30 s each; few samples, as the report says"
 	$(BIN)/robustcls report --model runs/demo/standard/ckpt.pt --model runs/demo/pgd/ckpt.pt --model runs/demo/int8 \
@@ -33,7 +33,7 @@ tables: .venv/installed
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "robustcls needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
-	@echo "installs robustcls and PyTorch into .venv: minutes, by the speed of the network"
+	@echo "installs robustcls and PyTorch into .venv: takes minutes, depending on the network"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[onnx]"
 	touch $@

@@ -1,4 +1,4 @@
-"""Prints the table of the eight-minute recipes from what `robustcls attack` wrote.
+"""Prints the table of the eight-minute recipes from the evaluations that `robustcls attack` wrote.
 
 python experiments/eight_minutes.py
 """
@@ -16,7 +16,7 @@ WEIGHTS = {"ema": "average", "raw": "last epoch"}
 
 
 def table(folder: Path) -> str:
-    """One row for each recipe and choice of weights, in Markdown, the best under `fast` first."""
+    """Return a Markdown table with one row for each recipe and choice of weights, the best under `fast` first."""
     rows = []
     for recipe in sorted(path for path in folder.iterdir() if path.is_dir()):
         history = [json.loads(line) for line in (recipe / "history.jsonl").read_text().splitlines()]

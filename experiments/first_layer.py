@@ -1,10 +1,10 @@
-"""Does bf16 in the first layer cost an attack anything? There, pixels near 1 are 1/256 apart.
+"""Does bf16 in the first layer weaken an attack? In bf16, pixel values near 1 are 1/256 apart.
 
 python experiments/first_layer.py DATA OUT.json NAME=CKPT.pt [...]    # measures
 python experiments/first_layer.py OUT.json                           # prints the table
 
-Three twins search with PGD-20 on 500 test images: in fp32, in bf16, and in bf16 with the first convolution in fp32. The
-fp32 model judges. Images, perturbations and normalisation are fp32 in all three.
+PGD-20 runs on 500 test images through three copies of the model: in fp32, in bf16, and in bf16 with the first convolution in
+fp32. The fp32 model judges the results. Images, perturbations and normalisation are in fp32 in all three.
 """
 
 import json

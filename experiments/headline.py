@@ -1,4 +1,4 @@
-"""Prints the table at the top of README.md, and how it was measured, from the committed contests.
+"""Prints the table at the top of README.md and how it was measured, from the committed results of the contests.
 
 python experiments/headline.py
 """
@@ -32,7 +32,7 @@ def table() -> str:
 
 
 def conditions(contest: dict[str, Any]) -> str:
-    """What all figures of a contest have in common."""
+    """Return a sentence with what all figures of a contest have in common: threat model, samples, device, peer."""
     subject = contest["subject"]
     threat, peer = subject["threat"], f"pyautoattack {subject['versions']['pyautoattack']}"
     return (

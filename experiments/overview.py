@@ -1,4 +1,4 @@
-"""Prints the table of all experiments: each TOML file, what its header says it is, and what its evaluation measured.
+"""Prints the table of all experiments: each TOML file, the description in its header, and the results of its evaluation.
 
 python experiments/overview.py
 """
@@ -26,9 +26,9 @@ def row(path: Path) -> list[str]:
 
 
 def measured(header: list[str], recipe: str) -> list[str]:
-    """Clean and robust accuracy with intervals, samples and the evaluation that the header names last.
+    """Return clean and robust accuracy with intervals, the number of samples, and a link to the evaluation.
 
-    recipe: the name of the file.
+    The evaluation is the last one that the header names. recipe: the file name without its suffix.
     """
     named = [match[0] for line in header if (match := re.match(r"reports/\S+", line))]
     if not named:
@@ -43,9 +43,10 @@ def measured(header: list[str], recipe: str) -> list[str]:
     link = f"[JSON](../{file.relative_to(ROOT).as_posix()})"
     if "bench" in named[-1]:
         return ["in the contests below", "", "", link]
-    found = Evaluation.load(file)
-    attacks = found.robust.kind.removeprefix("upper bound: ")
-    return [with_interval(found.clean), f"{with_interval(found.robust)} `{attacks}`", f"{found.clean.total:,}", link]
+    evaluation = Evaluation.load(file)
+    attacks = evaluation.robust.kind.removeprefix("upper bound: ")
+    robust = f"{with_interval(evaluation.robust)} `{attacks}`"
+    return [with_interval(evaluation.clean), robust, f"{evaluation.clean.total:,}", link]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Fills in the tables of README.md and experiments/README.md, each below a comment with the command that prints it.
+"""Fills in the tables of README.md and experiments/README.md: above each table, a comment holds the command that prints it.
 
-python experiments/readme.py            # runs the commands and writes the file
-python experiments/readme.py --check    # exit status 1 where a table is not what its command prints
+python experiments/readme.py            # runs the commands and writes both files
+python experiments/readme.py --check    # exit status 1 if a table differs from the output of its command
 """
 
 import contextlib
@@ -21,12 +21,12 @@ BLOCK = re.compile(r"(<!-- ((?:robustcls|python) .*?) -->\n)(.*?)(<!-- end -->)"
 
 
 def fill(text: str) -> str:
-    """The text with what each block's command prints now."""
+    """Return the text with each block replaced by the current output of its command."""
     return BLOCK.sub(lambda block: f"{block[1]}{printed_by(block[2])}\n{block[4]}", text)
 
 
 def printed_by(command: str) -> str:
-    """What `robustcls ...` or `python experiments/NAME.py ...` prints, from the root of the repository."""
+    """Return what `robustcls ...` or `python experiments/NAME.py ...` prints when run in the root of the repository."""
     program, *words = shlex.split(command)
     arguments = list(dict.fromkeys(name for word in words for name in expanded(word)))
     out = io.StringIO()
@@ -51,7 +51,7 @@ def run_script(arguments: Sequence[str]) -> None:
 
 
 def expanded(word: str) -> list[str]:
-    """The files that a pattern names, in order; another word as it is."""
+    """Return the files that match a pattern, sorted; a word without `*` is returned unchanged."""
     if "*" not in word:
         return [word]
     return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(word))
@@ -64,4 +64,4 @@ if __name__ == "__main__":
         if sys.argv[1:] != ["--check"]:
             file.write_text(new, encoding="utf-8")
         elif old != new:
-            sys.exit(f"{file.relative_to(ROOT)} is not what its commands print now: make tables")
+            sys.exit(f"{file.relative_to(ROOT)} differs from what its commands print now: run make tables")

@@ -1,4 +1,4 @@
-"""Prints the table of attribution stability from what `robustcls explain` measured.
+"""Prints the table of attribution stability from the measures that `robustcls explain` wrote.
 
 python experiments/stability.py        # from reports/attribution_stability
 """
@@ -14,7 +14,7 @@ ATTACKS = {"pgd": "PGD-20", "interpretation": "interpretation"}
 
 
 def table(folder: Path) -> str:
-    """A row for each model, method and attack, in Markdown: medians and quartiles beside the noise of the same norm."""
+    """Return a Markdown table with a row for each model, method and attack: medians and quartiles, and noise of equal norm."""
     head = ["Model", "Method", "Attack", "Label", "n", "Spearman", "Top 5%", "SSIM", "Cosine", "Spearman under noise"]
     lines: list[list[str]] = []
     for model in ("standard", "pgd"):
@@ -35,7 +35,7 @@ def rows(method: MethodMeasures, attack: str) -> list[list[str]]:
 
 
 def cells(like: Likeness) -> list[str]:
-    """Median and quartiles of each measure that is shown."""
+    """Return median and quartiles of each measure shown."""
     spreads = [like.measures[name] for name in ("spearman", "top_k", "ssim", "cosine")]
     return [f"{spread.median:.2f} ({spread.q1:.2f} to {spread.q3:.2f})" for spread in spreads]
 

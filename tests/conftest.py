@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and hooks for all tests."""
 
 import pytest
 import torch
@@ -10,25 +10,25 @@ from tests.helpers.tiny_run import TINY, tiny_run
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers():
-    """No test depends on the one before it."""
+    """Seed PyTorch before each test, so that no test depends on the one before it."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def tiny_images():
-    """Training and validation images for each limit, read once."""
+    """Training and validation images by `limit_train`, read once."""
     return {limit: load_training_data(TINY["data"], limit_train=limit) for limit in (160, 500, 1000)}
 
 
 @pytest.fixture
 def make_run(tmp_path, tiny_images):
-    """Makes a run on tiny digits in the folder `name`, with other options than the tiny ones where given."""
+    """Make a run on tiny digits in the folder `name`; options override those of TINY."""
     return lambda name="run", **options: tiny_run(tmp_path / name, tiny_images, **options)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """The fixtures of a test are made with the checks that it has."""
+    """Shorten the self-checks for tests without the marker `whole_checks`, already while their fixtures are set up."""
     with pytest.MonkeyPatch.context() as patch:
         if not item.get_closest_marker("whole_checks"):
             shorten_checks(patch.setattr)
@@ -37,7 +37,7 @@ def pytest_runtest_protocol(item):
 
 def pytest_collection_modifyitems(config, items):
     if hasattr(config, "workerinput"):
-        # Among several workers slow files come first, so that none is left alone with one at the end.
+        # With several workers, slow files come first, so that no worker is still busy with one when the others have finished.
         slow = {item.path for item in items if item.get_closest_marker("slow")}
         items.sort(key=lambda item: item.path not in slow)
     for item in items:

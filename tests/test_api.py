@@ -1,4 +1,4 @@
-"""Every line of the Python section of the design, on a module of the user's own that is left as it was."""
+"""Every line of the Python section of the design, on a user's own module, which must be left unchanged."""
 
 import copy
 import functools

@@ -1,4 +1,4 @@
-"""Attacks and methods of the user's own, and suites, wherever the Python API takes an attack."""
+"""The user's own attacks and methods, and suites, wherever the Python API accepts an attack."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""What comes back from robustcls.evaluate: how it prints, and its examples; and images in whatever form they have."""
+"""The result of robustcls.evaluate: its printed form and its examples; and the accepted forms of images."""
 
 import warnings
 

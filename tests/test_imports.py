@@ -1,4 +1,4 @@
-"""What may be imported without torch stays light; who may import whom is import-linter's, in pyproject.toml."""
+"""Modules that must not import torch stay light; import-linter in pyproject.toml checks the other import rules."""
 
 import subprocess
 import sys

@@ -1,13 +1,13 @@
-"""How often `serve` says that the outputs of an artefact have drifted: on clean images, under noise, and as ever more of the
-traffic is adversarial.
+"""How often `serve` reports drift in the outputs of an artefact: on clean images, under noise, and with a growing share of
+adversarial traffic.
 
 python experiments/artefacts/drift.py ARTEFACT CKPT.pt DATA OUT.json    # measures
 python experiments/artefacts/drift.py OUT.json                          # prints the table
 
-Traffic is drawn from test images without replacement, window by window. Adversarial images are made by the checkpoint, at its
-own radius, and judged by the artefact's outputs. The adaptive ones aim at outputs instead of errors: each at the softmax
-output that another image of another class gave, so that the mixture of outputs stays what it was (PGD on the cross-entropy
-to these outputs).
+Traffic is drawn from test images without replacement, window by window. Adversarial images are made with the checkpoint at
+linf 8/255 and judged by the artefact's outputs. The adaptive attack aims at outputs instead of errors: each image is moved
+towards the softmax output of another image of another class, so that the distribution of outputs stays the same (PGD on the
+cross-entropy to these outputs).
 """
 
 import json
@@ -27,7 +27,7 @@ from robustcls.evaluation.measures.corruptions.measure import corrupt
 from robustcls.serving.drift import Drift
 
 N, STEPS = 4000, 20
-AIMING = 60  # steps, ever smaller, so that the outputs are those that were aimed at
+AIMING = 60  # steps of decreasing size, so that the outputs reach their targets
 WINDOWS, TRIALS = 300, 100
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 BATCH = 200
@@ -75,9 +75,9 @@ def outputs_of(model: nn.Module, x: Tensor) -> Outputs:
 
 
 def aimed(model: nn.Module, x: Tensor, y: Tensor, outputs: Tensor, eps: float) -> Tensor:
-    """Images within linf eps of x whose outputs are those of images of other classes, each image's taken once."""
+    """Return images within linf eps of x that aim at the outputs of images of other classes, each output used once."""
     generator, order = torch.Generator().manual_seed(0), torch.arange(len(x))
-    while (clash := (y[order] == y).nonzero().squeeze(1)).numel():  # shuffled until no image aims at its own class
+    while (clash := (y[order] == y).nonzero().squeeze(1)).numel():  # swap until no image aims at its own class
         others = torch.randperm(len(x), generator=generator)[: len(clash)]
         order[torch.cat([clash, others])] = order[torch.cat([others, clash])]
     goals, made = outputs[order], []
@@ -94,7 +94,7 @@ def aimed(model: nn.Module, x: Tensor, y: Tensor, outputs: Tensor, eps: float) -
 
 
 def mixed(clean: Outputs, attacked: Outputs, share: float) -> Callable[[NDArray[numpy.int64]], Outputs]:
-    """Traffic of which a share is adversarial."""
+    """Return a function that gives the outputs of a window of traffic, the first `share` of it adversarial."""
 
     def traffic(rows: NDArray[numpy.int64]) -> Outputs:
         first = round(share * len(rows))
@@ -104,13 +104,13 @@ def mixed(clean: Outputs, attacked: Outputs, share: float) -> Callable[[NDArray[
 
 
 def share_of_windows(drift: Drift, draw: numpy.random.Generator, traffic: Callable) -> float:
-    """In how many windows it fires."""
+    """Return the share of windows with a drift alarm."""
     rows = (draw.choice(N, drift.window, replace=False) for _ in range(WINDOWS))
     return float(numpy.mean([drift.has_drifted(drift.distances(traffic(one))) for one in rows]))
 
 
 def in_two(drift: Drift, draw: numpy.random.Generator, outputs: Outputs) -> float:
-    """In how many trials one of two windows fires."""
+    """Return the share of trials with a drift alarm in at least one of two windows."""
     fired = []
     for _ in range(TRIALS):
         rows = draw.choice(N, 2 * drift.window, replace=False)
@@ -128,8 +128,9 @@ def table(found: dict) -> str:
     return (
         f"False alarms on clean images: {found['false_alarms']:.1%} of {found['windows']} windows of {found['window']}. "
         f"{noise['name']} of severity {noise['severity']} (accuracy {found['clean_accuracy']:.1%} to {noise['accuracy']:.1%}): "
-        f"found within two windows in {noise['found_in_two_windows']:.0%} of "
-        f"{noise['trials']} trials. Windows that fire, by the share of adversarial images in them:\n\n{markdown(head, rows)}"
+        f"alarm within two windows in {noise['found_in_two_windows']:.0%} of "
+        f"{noise['trials']} trials. Windows with an alarm, by the share of adversarial images in the window:\n\n"
+        f"{markdown(head, rows)}"
     )
 
 

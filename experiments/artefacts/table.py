@@ -1,4 +1,4 @@
-"""Prints what export, rounding and pruning cost, out of reports/artefacts.
+"""Prints what export, quantisation and pruning cost in accuracy, from the evaluations in reports/artefacts.
 
 python experiments/artefacts/table.py
 """
@@ -11,8 +11,8 @@ from robustcls.results.statistics import paired_difference
 
 HOME = Path(__file__).resolve().parents[2] / "reports" / "artefacts"
 ROWS = {
-    "pgd": "checkpoint", "int8": "its file in 8 bits", "half": "half the channels, trained again",
-    "half8": "that one's file in 8 bits", "once": "half the channels, not trained again",
+    "pgd": "checkpoint", "int8": "its 8-bit file", "half": "half the channels, trained again",
+    "half8": "8-bit file of the pruned network", "once": "half the channels, not trained again",
 }  # fmt: skip
 
 
@@ -32,9 +32,9 @@ def main() -> None:
                 "Model",
                 "Clean",
                 "Robust, `fast`",
-                "To the checkpoint, points",
+                "Difference to the checkpoint, points",
                 "Union of attacks",
-                "To its own original, points",
+                "Difference to its source, points",
             ],
             rows,
         )
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def difference(before: Evaluation, after: Evaluation) -> str:
-    """Of robust accuracy, in points, paired by sample."""
+    """Return the difference in robust accuracy, in points, with its interval; paired by sample."""
     value, (low, high) = paired_difference(
         *([one.broken_by is None and one.clean == one.label for one in each.samples] for each in (before, after))
     )

@@ -1,11 +1,11 @@
-"""Plants label errors and duplicates in training images, audits them, corrects what the audit names, and trains again.
+"""Plants label errors and duplicates in training images, audits them, corrects what the audit finds, and trains on the result.
 
-    python experiments/audit/run.py audit SEED         # the audit of planted and of untouched labels
-    python experiments/audit/run.py train SEED ARM     # one of ARMS, standard and N-FGSM, judged on test images
-    python experiments/audit/run.py table              # what came out, as Markdown
+    python experiments/audit/run.py audit SEED         # audits the images with planted errors, and with the original labels
+    python experiments/audit/run.py train SEED ARM     # trains on one of ARMS by --objective, evaluates on test images
+    python experiments/audit/run.py table              # prints the results, as Markdown
 
-Options: --config FILE.toml, --out DIR (reports/audit), --data SPEC, --objective standard|n_fgsm. Each step reads what
-the one before it wrote; one that is done is not done again.
+Options: --config FILE.toml, --out DIR (reports/audit), --data SPEC, --objective standard|n_fgsm. Each step reads the
+output of the step before it; a step that is done is not repeated.
 """
 
 import argparse
@@ -30,24 +30,27 @@ from robustcls.results.statistics import paired_difference
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).resolve().parents[2]
 ARMS = {
-    "true": "the labels as they were",
+    "true": "the original labels",
     "noisy": "planted errors",
-    "relabelled": "planted errors; the most suspicious get the audit's guess",
-    "removed": "planted errors; the most suspicious are left out",
-    "random": "planted errors; as many at random are left out",
-    "true_removed": "nothing planted; the most suspicious are left out",
+    "relabelled": "planted errors; the most suspicious labels replaced by the audit's guess",
+    "removed": "planted errors; the most suspicious images left out",
+    "random": "planted errors; equally many random images left out",
+    "true_removed": "no planted errors; the most suspicious images left out",
 }
 OBJECTIVES = {"standard": {"adv": "none"}, "n_fgsm": {"adv": "n_fgsm"}}
 
 
 def load(config: dict, spec: str, seed: int) -> Images:
-    """The training images, chosen by seed; their own positions do not matter."""
+    """Return the training images chosen by the seed, indexed from 0."""
     images = load_all(spec, limit=config["images"], seed=seed)
     return replace(images, index=torch.arange(len(images)), available=len(images), files=None)
 
 
 def plant_errors(images: Images, config: dict, seed: int) -> tuple[Images, Tensor]:
-    """Half of the share goes to any other class, half turns the classes of the pair into each other; and which changed."""
+    """Return the images with planted label errors, and a mask of the changed labels.
+
+    Half of the errors are symmetric noise (any other class), half swap the two classes of the pair.
+    """
     draws, labels = torch.Generator().manual_seed(1000 + seed), images.labels.clone()
     half = round(config["share"] * len(images) / 2)
     a, b = (images.classes.index(name) for name in config["pair"])
@@ -65,7 +68,7 @@ def plant_errors(images: Images, config: dict, seed: int) -> tuple[Images, Tenso
 
 
 def audit(config: dict, spec: str, seed: int, out: Path) -> None:
-    """What the audit says of planted and of untouched labels, with the predictions, so that the arms can be made of them."""
+    """Audit the images with planted and with original labels; save the suspicion ratios and guesses that the arms use."""
     true = load(config, spec, seed)
     noisy, wrong = plant_errors(true, config, seed)
     record: dict = {"seed": seed, "images": len(true), "planted": int(wrong.sum())}
@@ -85,7 +88,7 @@ def audit(config: dict, spec: str, seed: int, out: Path) -> None:
 
 
 def quality(confident, truth: Tensor, wrong: Tensor) -> dict:
-    """How well the planted errors are found: by the ranking, among the issues, and how often the guess is the true class."""
+    """Return how well the audit finds the planted errors (ranking and issues), and how often its guess is correct."""
     top = confident.ratio.argsort(descending=True, stable=True)[: int(wrong.sum())]
     hit = confident.issue & wrong
     return {
@@ -98,7 +101,7 @@ def quality(confident, truth: Tensor, wrong: Tensor) -> dict:
 
 
 def planted_duplicates(config: dict, spec: str, images: Images, seed: int) -> dict:
-    """How many of some test images, half as they are and half darker, that are put among the training images are found."""
+    """Put copies of test images among the training images, half of them darkened, and count how many the audit finds."""
     from robustcls.auditing.duplicates import find_duplicates
 
     test = load_split(spec, "test")
@@ -117,7 +120,7 @@ def planted_duplicates(config: dict, spec: str, images: Images, seed: int) -> di
 
 
 def arm_of(arm: str, config: dict, spec: str, seed: int, out: Path) -> Images:
-    """The training images of an arm."""
+    """Return the training images of an arm of the experiment."""
     true = load(config, spec, seed)
     noisy, wrong = plant_errors(true, config, seed)
     n = int(wrong.sum())
@@ -137,14 +140,14 @@ def arm_of(arm: str, config: dict, spec: str, seed: int, out: Path) -> Images:
 
 
 def train(arm: str, objective: str, config: dict, spec: str, seed: int, out: Path) -> None:
-    """Trains on the images of an arm and judges the model on untouched test images."""
+    """Train on the images of an arm and evaluate the model on unchanged test images."""
     run = robustcls.train(
         data=hold_out(arm_of(arm, config, spec, seed, out), seed=seed), eps="8/255", seed=seed, progress=True,
         out=out / "runs" / f"{arm}_{objective}_{seed}", **OBJECTIVES[objective], **config["train"],
     )  # fmt: skip
     x, y = robustcls.load_data(spec, "test", config["test_n"])
     threat = "linf:8/255"
-    if objective == "standard":  # nothing of it withstands an attack: clean accuracy is what errors cost
+    if objective == "standard":  # it is not robust under any attack: clean accuracy shows what label errors cost
         found = robustcls.evaluate(run.model, x, y, threat, attacks="fgsm", seed=seed, checks=(), progress=True)
     else:
         found = robustcls.evaluate(run.model, x, y, threat, attacks=config["attacks"], seed=seed, progress=True)
@@ -152,7 +155,7 @@ def train(arm: str, objective: str, config: dict, spec: str, seed: int, out: Pat
 
 
 def table(config: dict, out: Path) -> str:
-    """What the audits found, and accuracy by arm; differences are paired, image by image, against the planted errors."""
+    """Return the results of the audits and the accuracy of each arm; differences to planted errors are paired by image."""
     audits = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("audit_?.json"))]
     head = [
         "Seed",
@@ -160,7 +163,7 @@ def table(config: dict, out: Path) -> str:
         "Precision of issues",
         "Recall",
         "Guess right",
-        "Issues, none planted",
+        "Issues without planted errors",
         "Minutes",
         "Duplicates",
     ]
@@ -187,13 +190,16 @@ def table(config: dict, out: Path) -> str:
             lines.append(cells)
         if lines:
             measure = "clean" if objective == "standard" else "`fast`"
-            head = [f"Trained on ({objective})", f"{measure}, by seed", "Against planted errors", "95%, by seed"]
+            head = [f"Trained on ({objective})", f"{measure}, by seed", "Difference to planted errors", "95%, by seed"]
             parts.append(markdown(head, lines))
     return "\n\n".join(parts)
 
 
 def read(out: Path, arm: str, objective: str, seed: int) -> tuple[list[bool], float] | None:
-    """Of each test image whether it is right, clean or under attack by the objective, and the share."""
+    """Return which test images are classified correctly, and their share.
+
+    Standard training is judged on clean images, N-FGSM under attack. None if the arm has not run yet.
+    """
     path = out / f"{arm}_{objective}_{seed}.json"
     if not path.exists():
         return None

@@ -3,8 +3,8 @@
 python experiments/choose/run.py --data folder:cifar          # 12 minutes, two full runs, two evaluations under `fast`
 python experiments/choose/run.py --tiny --work runs/tiny --out runs/tiny/reports      # seconds, on the digits
 
-The candidates are full.toml with other architectures and --limit-train images. choose.json and the two evaluations are in
---out; the table says whether the winner won the full run, too. What is done already is not done again.
+The candidates are full.toml with other architectures and --limit-train images. choose.json and the two evaluations are written
+to --out; the table says whether the winner also won the full run. Finished parts are not repeated.
 """
 
 import argparse
@@ -34,7 +34,7 @@ TINY = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Chooses, and checks the choice in full runs.")
+    parser = argparse.ArgumentParser(description="Choose among architectures, and check the choice with full runs.")
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--minutes", type=float, default=12)
     parser.add_argument("--limit-train", type=int, default=5000)
@@ -64,7 +64,7 @@ def chosen(given: argparse.Namespace) -> Choice:
 
 
 def without_places(choice: Choice) -> Choice:
-    """The record without the folders of this machine."""
+    """Return the record without the paths of this machine."""
     copied = copy.deepcopy(choice)
     copied.data, copied.provenance.command = "cifar10", ""
     for config in [copied.provenance.config, *(one.config for one in copied.candidates)]:
@@ -74,7 +74,7 @@ def without_places(choice: Choice) -> Choice:
 
 
 def full_run(trial: Trial, given: argparse.Namespace) -> Evaluation:
-    """A candidate of the last rung, trained on all images and attacked on test images."""
+    """Train a candidate of the last rung on all images and attack it on test images."""
     name = f"full{trial.folder.rpartition('/')[2].partition('-')[0]}"
     run, file = given.work / name, given.out / f"{name}.json"
     flags = [*TINY, "--epochs", "3"] if given.tiny else ["--data", given.data]
@@ -97,7 +97,7 @@ def command(*words: object) -> None:
 
 
 def table(choice: Choice, found: dict[str, Evaluation]) -> str:
-    """The last two: validation accuracy after the choice, test accuracy after the full run, and the verdict."""
+    """Return the last two candidates: validation accuracy after the choice, test accuracy after the full run, the verdict."""
     first, second = choice.rungs[-1].trials
     rows = [
         [trial.name, with_interval(trial.score), *map(with_interval, (found[trial.name].clean, found[trial.name].robust))]

@@ -1,1 +1,1 @@
-"""Contests of robustcls with other libraries on this machine; README.md says how to run them."""
+"""Contests between robustcls and other libraries on this machine; README.md explains how to run them."""

@@ -17,20 +17,20 @@ from robustcls.core.files import atomic_write, check_writable
 @config_option
 @options(ContestConfig)
 def command(flags: dict[str, Any], config_file: str | None) -> None:
-    """Measure training, attacks, explanations and a service beside a plain fp32 loop and the libraries that are installed.
+    """Compare training, attacks, explanations and serving with a plain fp32 loop and the other libraries that are installed.
 
-    Each library runs in a process of its own, in rounds; ratios are taken within a round. The limit is the arithmetic of
-    the network over the rate of a large matrix product, measured here.
+    Each library runs in its own process, in rounds; ratios are computed within a round. The limit is the arithmetic of the
+    network divided by the rate of a large matrix product, measured on this machine.
 
-    The training suite also measures what validation takes of an epoch, and memory over epochs.
+    The train suite also measures which share of an epoch validation takes, and memory over epochs.
 
-    The attack suite has four contests: pgd, at equal steps (the default); fast, beside the two APGD of AutoAttack's own code;
-    autoattack, the suites standard and fast beside all of that code; single, each attack of AutoAttack beside the same attack
-    of that code. All examples are checked again.
+    The attack suite has four contests: pgd, at equal steps (the default); fast, beside the two APGD attacks of AutoAttack's
+    own code; autoattack, the suites standard and fast beside all of that code; single, each attack of AutoAttack beside the
+    same attack of that code. All examples are verified again.
 
-    The cuda suite trains and evaluates whole architectures. The explain suite gives each attribution method's images per
-    second, beside captum called image by image. The serve suite loads robustcls serve, FastAPI with eager torch and FastAPI
-    with ONNX Runtime in turns, each on one processor, by a client on another.
+    The cuda suite trains and evaluates whole architectures. The explain suite measures images per second of each attribution
+    method, beside captum called image by image. The serve suite puts load on robustcls serve, FastAPI with eager torch and
+    FastAPI with ONNX Runtime in turns, each on one processor, from a client on another.
 
     \b
       python -m experiments.contests --suite train --arch "vgg16(width=1.0)" --rounds 5

@@ -1,4 +1,4 @@
-"""The contests of the attack suite: who takes part, whose examples hold, and how far all are from the reference."""
+"""The contests of the attack suite: choose contestants, verify their examples, compare them with the reference."""
 
 import importlib.util
 import statistics
@@ -30,13 +30,13 @@ from robustcls.evaluation.subject import describe_model
 from robustcls.models.loading import LoadedModel
 from robustcls.runtime.device import describe_device
 
-NAMES = {"pgd": "attack"}  # of the contests among the suites, where they differ: files of old say attack
+NAMES = {"pgd": "attack"}  # names of contests in the result file where they differ; older files say attack
 PEERS = ("foolbox", "torchattacks", "adversarial-robustness-toolbox", "pyautoattack")
 Turns = dict[str, list[dict[str, Any]]]
 
 
 class NobodyFinishedError(InputError):
-    """Every contestant of a contest failed; the message has the first one's error."""
+    """Every contestant of a contest failed; the message has the error of the first one."""
 
 
 class Arena:
@@ -69,14 +69,14 @@ class Arena:
         try:
             with torch.no_grad(), frozen(self.model):
                 logits = self.model(self.x[:1].clone())
-        except Exception as error:  # whatever foreign code raises
+        except Exception as error:  # third-party code may raise anything
             size, reason = "x".join(map(str, self.x.shape[1:])), " ".join(f"{type(error).__name__}: {error}".split())
             raise InputError(f"model {self.loaded.name} cannot take images of {size}: {reason}") from error
         check_logits(logits, self.y)
         return logits
 
     def turn(self, contest: str, contestant: str) -> dict[str, Any]:
-        """What the contestant measured, with the verdict on its examples; or its error, in one line."""
+        """Return what the contestant measured, with the verdict on its examples, or its error in one line."""
         answer = Path(self.task["answer"])
         answer.unlink(missing_ok=True)
         try:
@@ -99,7 +99,7 @@ def run_attack_suite(
     rates: dict[str, float],
     say: Callable[[str], None],
 ) -> dict[str, dict[str, Any]]:
-    """The contests that were asked for, as suites of the result. Raises InputError where nobody finished."""
+    """Run the requested contests and return them as suites of the result. Raises InputError if no contestant finished."""
     full = load_split(config.data, "test", data_dir=config.data_dir, seed=config.seed)
     images = choose(full, config.num_samples)
     sampling = SAMPLING_RULE if len(images) < len(full) else "all"
@@ -126,9 +126,9 @@ def run_attack_suite(
 
 
 def contestants_of(contest: str, *, slow: bool = False, ways: Sequence[str] = ()) -> tuple[list[Contestant], list[str]]:
-    """Those that can take part, and the packages whose contestants cannot, as they are not installed.
+    """Return the contestants that can take part, and the packages that are not installed.
 
-    ways: of searching, beside the default.
+    ways: further ways of searching, beside the default.
     """
     asked = [one for one in CONTESTS[contest] if (slow or one.name != SLOW) and one.way in ("", *ways)]
     missing = {one.package for one in asked if one.package and importlib.util.find_spec(one.package) is None}
@@ -136,7 +136,7 @@ def contestants_of(contest: str, *, slow: bool = False, ways: Sequence[str] = ()
 
 
 def summarize(contestant: Contestant, rounds: Turns, n: int) -> dict[str, Any]:
-    """Medians over the rounds that a contestant finished; ratio and points only against rounds of its reference."""
+    """Return medians over the rounds that a contestant finished; ratio and points need rounds of its reference, too."""
     results = rounds[contestant.name]
     done = [result for result in results if "error" not in result]
     errors = [result["error"] for result in results if "error" in result]

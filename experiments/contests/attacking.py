@@ -1,6 +1,6 @@
-"""Contestants of the attack suite, on the same model and samples; each in its own process.
+"""Contestants of the attack suite, on the same model and samples, each in its own process.
 
-A contestant's time runs from clean predictions to its own verdicts. The bench judges its examples again afterwards.
+The time of a contestant runs from the clean predictions to its own verdicts. The bench verifies its examples afterwards.
 """
 
 import logging
@@ -28,20 +28,20 @@ from robustcls.runtime.device import keep_freed_memory, resolve_batch_size
 Strike = Callable[[Tensor, Tensor], Tensor]  # x, y -> x_adv
 STANDARD = "pyautoattack standard"
 APGD = "pyautoattack's two APGD"
-SLOW = "ART AutoAttack"  # takes part only where it is asked for
+SLOW = "ART AutoAttack"  # takes part only on request
 EXACT = "robustcls, exact fp32"  # without TF32 or bf16: the others must agree with it
-AUTOATTACK_BATCH = 250  # its own default
+AUTOATTACK_BATCH = 250  # the default of AutoAttack's code
 
 
 @dataclass
 class Answer:
-    """What a contestant made of N samples."""
+    """The result of a contestant on N samples."""
 
     seconds: float
     x_adv: Tensor  # N,C,H,W
-    stands: Tensor  # N, right on the clean image and not fooled, by its own word
+    stands: Tensor  # N, robust according to the contestant: correct on the clean image and not fooled
     precision: str = "fp32"
-    attacks: list[dict[str, Any]] = field(default_factory=list)  # where it tells: each stage with its time and passes
+    attacks: list[dict[str, Any]] = field(default_factory=list)  # each stage with its time and passes, if reported
 
 
 Runner = Callable[[nn.Module, Tensor, Tensor, ThreatModel, Task], Answer]
@@ -52,8 +52,8 @@ class Contestant:
     name: str
     run: Runner
     reference: str  # the contestant of the same contest that it is compared with
-    package: str = ""  # the module that it needs, where it is a peer
-    way: str = ""  # of searching: exact, bf16 or compiled, for the cuda suite alone
+    package: str = ""  # the module that it needs, for other libraries
+    way: str = ""  # how the search runs: exact, bf16 or compiled; only for the cuda suite
 
 
 def cascade(
@@ -66,7 +66,7 @@ def cascade(
     specs: Callable[[Task], Sequence[str]],
     way: str = "",
 ) -> Answer:
-    """The cascade of robustcls, with the self-checks that an evaluation makes, in one of the ways of a contestant."""
+    """Run the cascade of robustcls with the self-checks of an evaluation, searching as `way` says."""
     keep_freed_memory()
     seconds, evaluation = timed_evaluation(model, x, y, threat, specs(task), task, way)
     examples, attacks = evaluation.examples, [asdict(attack) for attack in evaluation.attacks]
@@ -83,7 +83,7 @@ def in_batches(
     make: Callable[[nn.Module, Tensor, ThreatModel, Task], Strike],
     warm_up: bool = True,
 ) -> Answer:
-    """An attack that gives examples and no verdicts, in fp32 on all samples: they are predicted before and after."""
+    """Run an attack that returns only examples, in fp32 on all samples; predictions before and after give the verdicts."""
     strike = make(model, x, threat, task)
     if warm_up:
         strike(x[:8], y[:8])
@@ -100,12 +100,12 @@ def in_batches(
 
 
 def batch_size_of(task: Task, x: Tensor) -> int:
-    """The same for all that do not bring one of their own."""
+    """Return the batch size of all contestants that do not set their own."""
     return resolve_batch_size(task["batch_size"], x.shape[1:], x.device)
 
 
 def plain(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task) -> Strike:
-    """A plain fp32 loop."""
+    """PGD as a plain fp32 loop."""
     generator = torch.Generator(x.device).manual_seed(task["seed"])
     return lambda x, y: plain_pgd(model, x, y, threat, task["steps"], generator)
 
@@ -131,12 +131,12 @@ def torchattacks(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task) -
 
 
 def art(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task) -> Strike:
-    """ART's PGD: the class that picks the implementation in PyTorch for a PyTorchClassifier."""
+    """ART's PGD, through the class that chooses its PyTorch implementation for a PyTorchClassifier."""
     from art.attacks.evasion import ProjectedGradientDescent
 
     made = ProjectedGradientDescent(
         _art_classifier(model, x), norm=_art_norm(threat), eps=threat.eps, max_iter=task["steps"],
-        eps_step=min(_step_size(threat, task), threat.eps),  # it takes no longer ones
+        eps_step=min(_step_size(threat, task), threat.eps),  # ART refuses longer steps
         num_random_init=1, batch_size=batch_size_of(task, x), verbose=False,
     )  # fmt: skip
     return _on_arrays(made)
@@ -156,7 +156,7 @@ def art_autoattack(model: nn.Module, x: Tensor, threat: ThreatModel, task: Task)
 def pyautoattack(
     model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, task: Task, *, only: Sequence[str] = ()
 ) -> Answer:
-    """The reference code of AutoAttack's standard version; `only`: some of its attacks, as that version sets them."""
+    """Run the reference code of AutoAttack's standard version; `only` selects attacks, with the settings of that version."""
     from pyautoattack import AutoAttack
 
     logging.getLogger("auto-attack").disabled = True
@@ -167,7 +167,7 @@ def pyautoattack(
         made.attacks_to_run = list(only)
     with torch.no_grad():
         others = model(x[:1]).shape[1] - 1
-    for family in (made.apgd_targeted, made.fab):  # with fewer classes, as many targets as there are
+    for family in (made.apgd_targeted, made.fab):  # at most as many targets as there are other classes
         family.n_target_classes = min(family.n_target_classes, others)
     plain_pgd(model, x[:8], y[:8], threat, 2, torch.Generator(x.device).manual_seed(task["seed"]))  # warms up
     started = time.perf_counter()
@@ -185,7 +185,7 @@ def _ours(name: str, specs: Callable[[Task], Sequence[str]], reference: str) -> 
 
 
 def _our_ways(specs: Callable[[Task], Sequence[str]], reference: str) -> list[Contestant]:
-    """As it runs by default, and in the other ways that can be asked for."""
+    """Return robustcls with its default search, and with the other ways of searching."""
     names = {"exact": EXACT, "bf16": "robustcls, bf16 first", "compiled": "robustcls, compiled"}
     return [
         _ours("", specs, reference),
@@ -229,10 +229,10 @@ CONTESTS: dict[str, list[Contestant]] = {
 
 
 def run_contestant(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, task: Task) -> Answer:
-    """The turn of task["contestant"] in task["contest"]."""
-    warnings.simplefilter("ignore")  # of peers
+    """Run the turn of task["contestant"] in task["contest"]."""
+    warnings.simplefilter("ignore")  # warnings of other libraries
     torch.manual_seed(task["seed"])
-    numpy.random.seed(task["seed"])  # ART draws from it
+    numpy.random.seed(task["seed"])  # ART uses NumPy's global generator
     contestant = next(one for one in CONTESTS[task["contest"]] if one.name == task["contestant"])
     with frozen(model):
         return contestant.run(model, x, y, threat, task)

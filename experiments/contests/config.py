@@ -9,10 +9,10 @@ from robustcls.core.errors import InputError, unknown
 from robustcls.core.options import RuntimeOptions
 from robustcls.core.plugins import names
 
-# With their usual number of rounds: all but pgd take minutes.
+# Contests with their default number of rounds: all but pgd take minutes.
 CONTESTS = {"pgd": 3, "fast": 1, "autoattack": 1, "single": 1}
 TRAININGS = ("clean", "fgsm_rs", "pgd10", "trades10")
-EVALUATIONS = {"pgd20": "pgd", "fast": "fast"}  # workloads of the cuda suite, by the contest that they are
+EVALUATIONS = {"pgd20": "pgd", "fast": "fast"}  # workloads of the cuda suite, with the contest that measures each
 
 
 @dataclass(kw_only=True)
@@ -20,7 +20,7 @@ class ContestConfig(RuntimeOptions):
     GROUP: ClassVar[str] = "Benchmark"
 
     suite: Literal["train", "attack", "explain", "serve", "cuda", "all"] = option(
-        "all", "What is measured; all: the first three."
+        "all", "Suite to measure; all: the first three."
     )
     contest: tuple[str, ...] = option(
         (),
@@ -44,29 +44,29 @@ class ContestConfig(RuntimeOptions):
     )
     model: str | None = option(
         None,
-        "Model to attack, explain or serve, as `robustcls attack` takes it.  [default: one trained for a few seconds]",
+        "Model to attack, explain or serve, as for `robustcls attack`.  [default: one trained for some seconds]",
         metavar="M",
     )
-    mean: str | None = option(None, "Normalisation of foreign weights, such as 0.49,0.48,0.45.", metavar="M,M,M")
-    std: str | None = option(None, "The same, such as 0.25,0.24,0.26.", metavar="S,S,S")
+    mean: str | None = option(None, "Mean for normalising foreign weights, such as 0.49,0.48,0.45.", metavar="M,M,M")
+    std: str | None = option(None, "Standard deviation for it, such as 0.25,0.24,0.26.", metavar="S,S,S")
     norm: Literal["linf", "l2", "l1"] = option("linf", "Norm of the perturbation.")
-    eps: str = option("8/255", "Its radius.", metavar="EPS")
+    eps: str = option("8/255", "Radius of the perturbation.", metavar="EPS")
     train_steps: int = option(3, "PGD steps in training.")
     attack_steps: int = option(20, "PGD steps in the contest pgd.")
-    art_autoattack: bool = option(False, "ART's AutoAttack too in the contest autoattack; it is slow.")
+    art_autoattack: bool = option(False, "Also run ART's AutoAttack in the contest autoattack; it is slow.")
     updates: int = option(20, "Updates that each training contestant makes in a round.")
     n: int | None = option(
         None,
-        "Images that each contestant attacks, or explains at most, in a round; in the suite serve requests at half load.  "
+        "Images that each contestant attacks, or at most explains, in a round; in the suite serve, requests at half load.  "
         "[default: 256; suite cuda 10000; suite serve 5000]",
     )
     rounds: int | None = option(
         None,
-        "Rounds; in each, every contestant has its turn.  [default: 3 in the suites train and serve and the contest "
-        "pgd, else 1]",
+        "Number of rounds, in which every contestant has one turn.  [default: 3 in the suites train and serve and the "
+        "contest pgd, otherwise 1]",
     )
-    seconds: float = option(10.0, "Seconds of each other load of the suite serve.", metavar="SECONDS")
-    deadline: float = option(1.0, "Seconds within which a service must answer under load.", metavar="SECONDS")
+    seconds: float = option(10.0, "Duration of each of the other loads of the suite serve.", metavar="SECONDS")
+    deadline: float = option(1.0, "Time within which a service must answer under load.", metavar="SECONDS")
     out: str | None = option(None, "Also write the measurements as JSON.", metavar="FILE.json")
 
     def __post_init__(self) -> None:
@@ -85,7 +85,7 @@ class ContestConfig(RuntimeOptions):
         if self.suite == "cuda" and self.model and not self.arch:
             raise InputError(f"--model {self.model} is one architecture: give its --arch to the suite cuda")
         if self.suite != "cuda" and self.workload:
-            raise InputError(f"--workload {self.workload[0]} belongs to --suite cuda: add that, or leave it out")
+            raise InputError(f"--workload {self.workload[0]} is an option of --suite cuda: add that, or leave it out")
         for workload in self.workload:
             if workload not in (*TRAININGS, *EVALUATIONS):
                 raise unknown("workload", workload, (*TRAININGS, *EVALUATIONS))
@@ -95,13 +95,13 @@ class ContestConfig(RuntimeOptions):
 
     @property
     def contests(self) -> list[str]:
-        """The contests that were asked for, the quickest first."""
+        """The requested contests, the quickest first."""
         asked = self.contest or ("pgd",)
         return [name for name in CONTESTS if name in asked or "all" in asked]
 
     @property
     def archs(self) -> list[str]:
-        """The architectures that are measured, one after another."""
+        """The architectures to measure, one after another."""
         return [self.arch] if self.arch else ["vgg16", "resnet18"] if self.suite == "cuda" else ["vgg16(width=0.25)"]
 
     @property

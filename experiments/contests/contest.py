@@ -1,4 +1,4 @@
-"""Rounds in which the contestants of a suite take turns, and what comes of them."""
+"""Run the rounds in which the contestants of a suite take turns, and summarise the results."""
 
 import statistics
 import tempfile
@@ -29,9 +29,9 @@ Say = Callable[[str], None]
 
 
 def run_contests(config: ContestConfig, say: Say, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Measures the suites; gives a JSON-ready dict with every round and the medians.
+    """Measure the suites and return a JSON-ready dict with every round and the medians.
 
-    save: is given what there is so far, as often as a contestant of the cuda suite is done.
+    save: called with the results so far whenever a contestant of the cuda suite is done.
     """
     result, common = describe_machine(config)
     device = torch.device(common["device"])
@@ -76,7 +76,7 @@ def run_contests(config: ContestConfig, say: Say, save: Callable[[dict[str, Any]
 
 
 def _subject(config: ContestConfig, common: dict[str, Any], home: Path, say: Say) -> dict[str, Any]:
-    """The task of contestants that share a model: the one that was named, or one trained for a few seconds."""
+    """Return the task of contestants that share a model: the given one, or one trained for a few seconds."""
     return subject_task(config, common, home, say) | {"steps": config.attack_steps}
 
 
@@ -84,7 +84,7 @@ def _run_cuda_suite(config: ContestConfig, common, home: Path, result, suite, sa
     full, _ = load_training_data(config.data, data_dir=config.data_dir, seed=config.seed)
     images = choose(full, TRAINING_IMAGES)
     if config.model and config.evaluations:
-        load_subject(_subject(config, common, home, say), images)  # wrong input is told before minutes of training
+        load_subject(_subject(config, common, home, say), images)  # reports wrong input before minutes of training
     if config.trainings:
         task = training_task(config, common, images)
         say(f"training: {config.updates} updates of {task['batch_size']} images")
@@ -112,7 +112,7 @@ def _run_train_suite(config: ContestConfig, common, home: Path, rates: dict[str,
 
 
 class _Turns:
-    """Turns of the training suite, on the same images."""
+    """The turns of the training suite, all on the same images."""
 
     def __init__(self, images: Images, task: dict[str, Any], home: Path) -> None:
         self.task = task | {"images": hand_over(images, home / "train.images")}
@@ -131,7 +131,7 @@ class _Turns:
 
 
 def _training_rounds(turns: _Turns, contestants: list[str], count: int, say: Say) -> dict[str, list[dict[str, Any]]]:
-    """In each round every contestant has its turn, alone on the machine, so that drift meets all of them."""
+    """Run each contestant once per round, alone on the machine, so that drift of its speed affects all of them."""
     return by_turns(contestants, count, turns.take, say)
 
 
@@ -159,7 +159,7 @@ def _ratio(own: list[dict[str, Any]], other: list[dict[str, Any]]) -> float:
 
 
 def _epoch_summary(costs: dict[str, Any], suite: dict[str, Any], epoch_images: int) -> dict[str, Any]:
-    """What validation takes of the updates of an epoch: all images that train, at the median speed of robustcls."""
+    """Add the share of validation time in an epoch of updates on all training images, at the median speed of robustcls."""
     seconds = epoch_images / suite["rows"]["robustcls"]["images_per_second"]
     return costs | {
         "epoch_images": epoch_images,

@@ -1,4 +1,4 @@
-"""One contestant's turn, in a process of its own: `python -m experiments.contests.contestant TASK.json`, JSON on stdout."""
+"""One contestant's turn, in its own process: `python -m experiments.contests.contestant TASK.json` prints JSON."""
 
 import json
 import sys
@@ -36,7 +36,7 @@ def take(images: Images, task: dict[str, Any]) -> dict[str, Any]:
 
 
 def attack(images: Images, task: dict[str, Any]) -> dict[str, Any]:
-    """Attacks, and leaves examples and verdicts in the file task["answer"] for the bench to judge."""
+    """Attack, and write examples and verdicts to the file task["answer"], for the bench to verify."""
     model = load_subject(task, images).model
     x, y = images.to(task["device"]).batch()
     threat = ThreatModel(task["norm"], parse_eps(task["eps"]))

@@ -1,4 +1,4 @@
-"""The cuda suite: training and evaluation of one architecture, against the matrix rate of this card and beside peers."""
+"""The cuda suite: training and evaluation of one architecture, beside other libraries and the matrix rate of this GPU."""
 
 import dataclasses
 import statistics
@@ -25,7 +25,7 @@ Save = Callable[[], None]
 def run_training(
     images: Images, task: Result, workloads: list[str], count: int, home: Path, suite: Result, say, save: Save
 ) -> None:
-    """Fills suite: each contestant runs all its workloads in one process, so that a start is paid once."""
+    """Fill `suite`; each contestant runs all its workloads in one process, to start only once."""
     present, suite["missing"] = contestants_of(task["norm"], torch.device(task["device"]))
     file = hand_over(images, home / "train.images")
     say("  counting the operations of each workload")
@@ -45,7 +45,7 @@ def run_training(
 
 
 def _training_rows(workload: str, rounds: dict[str, list[Result]], flops: float) -> dict[str, Result]:
-    """By contestant: medians over its rounds, and the ratio to the plain loop within them."""
+    """Return for each contestant the medians over its rounds, and the ratio to the plain loop in the same round."""
     rows: dict[str, Result] = {}
     for name, results in rounds.items():
         own = [result.get(workload) for result in results]
@@ -73,7 +73,7 @@ def _training_rows(workload: str, rounds: dict[str, list[Result]], flops: float)
 
 
 def run_evaluation(config: ContestConfig, task: Result, home: Path, suite: Result, rates, say, save: Save) -> None:
-    """Fills suite: the contests of the attack suite on one model, with what arithmetic they needed and whether they agree."""
+    """Fill `suite` with the attack contests on one model, their arithmetic per second, and whether they agree."""
     for workload in config.evaluations:
         one = dataclasses.replace(config, contest=(EVALUATIONS[workload],), rounds=config.rounds or 1)
         try:
@@ -89,7 +89,7 @@ def run_evaluation(config: ContestConfig, task: Result, home: Path, suite: Resul
 
 
 def _flop_per_second(results: list[Result], forward: float) -> float | None:
-    """From the passes that an evaluation counts; a gradient by the input costs what a forward pass does."""
+    """Compute it from the passes that an evaluation counts; an input gradient costs as much as a forward pass."""
     told = [result for result in results if result.get("attacks")]
     rates = [
         sum(attack["forwards"] + attack["backwards"] for attack in result["attacks"]) * forward / result["seconds"]
@@ -99,6 +99,6 @@ def _flop_per_second(results: list[Result], forward: float) -> float | None:
 
 
 def agreement(rows: dict[str, Result], n: int) -> Result:
-    """Whether the robust accuracy of every way of computing is that of exact fp32. n: samples."""
+    """Whether every way of searching reaches the robust accuracy of exact fp32. n: samples."""
     ours = {name: row for name, row in rows.items() if name.startswith("robustcls") and name != EXACT}
     return attacking.agreement(rows[EXACT], ours, n)

@@ -1,4 +1,4 @@
-"""The memory of epochs, and the time of validation."""
+"""Measure the memory over epochs, and the time of validation."""
 
 import tempfile
 import time
@@ -19,14 +19,14 @@ EPOCHS, EPOCH_BATCHES = 4, 6
 
 
 def epochs(images: Images, task: Task) -> Result:
-    """Short epochs of robustcls with validation and files: memory of each, and the time of one validation.
+    """Train short epochs with validation and files; return the memory of each, and the time of one validation.
 
-    task["val_images"]: how many images the data set has for validation, at most.
+    task["val_images"]: the most images that the data set has for validation.
     """
     keep_freed_memory()
     memory: list[float] = []
     some = choose(images, max(EPOCH_BATCHES * task["batch_size"], TrainConfig.val_n))
-    val = choose(images, task["val_images"])  # of the training images, for only the time counts
+    val = choose(images, task["val_images"])  # taken from the training images, as only the time matters
     with tempfile.TemporaryDirectory() as folder:
         adv = f"pgd(steps={task['steps']})"
         run = make_run(some, task, val=val, folder=Path(folder), adv=adv, epochs=EPOCHS, on_collapse="ignore")
@@ -40,7 +40,7 @@ def epochs(images: Images, task: Task) -> Result:
 
 
 def _epoch_memory_mb() -> float:
-    """On CUDA the peak since the last call, else what is resident now; 0 where it cannot be told."""
+    """Return the peak since the last call on CUDA, otherwise the resident memory; 0 if it is unknown."""
     if not torch.cuda.is_available():
         return resident_mb()
     peak = peak_memory_mb()

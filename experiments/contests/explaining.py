@@ -30,7 +30,7 @@ CAPTUM, OURS = "captum, image by image", "robustcls"
 
 
 def captum_map(model: nn.Module, method: str, x: Tensor, y: Tensor) -> Tensor:
-    """Captum's map of one image 1,C,H,W by the defaults of our method of that name."""
+    """Return captum's map of one image 1,C,H,W, with the default options of our method of the same name."""
     black, leaf = torch.zeros_like(x), x.clone().requires_grad_()
     three = torch.cat([baseline_of(x, kind) for kind in ("black", "mean", "blur")])
     options = plugins.resolved("attribution", method)
@@ -67,14 +67,14 @@ def captum_map(model: nn.Module, method: str, x: Tensor, y: Tensor) -> Tensor:
     if method == "guided_gradcam":
         guided = captum.GuidedGradCam(model, model.get_submodule(layer))
         return guided.attribute(leaf, y, interpolate_mode="bilinear")
-    raise InputError(f"captum has no method {method}: the bench knows no peer of it")
+    raise InputError(f"no counterpart of {method} in captum is known to the bench")
 
 
 def captum_loop(model: nn.Module, method: str, x: Tensor, y: Tensor, seed: int) -> Tensor:
     maps = []
     with frozen(model):
         if method in ("deeplift", "deeplift_shap", "guided_gradcam"):
-            # Without the prepared copy captum would be wrong here, not slower.
+            # Without the prepared copy captum's maps would be wrong.
             model = prepared(model, x, method, rescale=method != "guided_gradcam")
         for i in range(len(x)):
             torch.manual_seed(seed)
@@ -87,7 +87,7 @@ CONTESTANTS: dict[str, Callable[..., Tensor]] = {CAPTUM: captum_loop, OURS: our_
 
 
 def take_explain_turn(images: Images, task: dict[str, Any]) -> dict[str, Any]:
-    """One contestant: each method on as many images as it explains in a few seconds; the first maps in task["answer"]."""
+    """Run one contestant: each method for a few seconds; write its first maps to task["answer"]."""
     model = load_subject(task, images).model
     x, y = images.to(task["device"]).batch()
     make, seed = CONTESTANTS[task["contestant"]], task["seed"]
@@ -101,7 +101,7 @@ def take_explain_turn(images: Images, task: dict[str, Any]) -> dict[str, Any]:
 def run_explain_suite(
     images: Images, task: dict[str, Any], home: Path, rounds: int | None, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Rounds in which both explain the same images; the median of the ratios, and how far the maps differ."""
+    """Run rounds in which both explain the same images; return the median ratios, and how far the maps differ."""
     file, count = hand_over(images, home / "explain.images"), rounds or ROUNDS
     methods = list(task["methods"])
     task = task | {"images": file, "answer": str(home / "maps.pt"), "suite": "explain"}

@@ -1,12 +1,12 @@
-"""FAB with the model linearised before its backward step, as `fab_t` does it, beside after it, as AutoAttack's code does.
+"""Compares FAB linearised before its backward step, as in `fab_t`, and after it, as in AutoAttack's code.
 
     PYTHONPATH=.:../shared/models python -m experiments.contests.fab_linearised reports/contests/fab_linearised.json -n 200 \
         mix=third_party:cnn_a_mix@folder:cifar@2/255 fashion=third_party:fashion@fashion_mnist@0.1
-    python -m experiments.contests.fab_linearised reports/contests/fab_linearised.json    # the table of what is there
+    python -m experiments.contests.fab_linearised reports/contests/fab_linearised.json    # the table of existing results
 
-Beside the models named, a SiLU and a k-winners-take-all network (Xiao et al. 2019, arXiv:1905.10510), which it trains on the
-digits. Each in linf, l2 and l1, from three random starts. A row holds both ways' distance of each sample, 0 for one that is
-misclassified already, null for one without an example.
+Besides the given models it uses a SiLU and a k-winners-take-all network (Xiao et al. 2019, arXiv:1905.10510), which it trains
+on the digits. Each model is attacked in linf, l2 and l1, from three random starts. A row holds the distances of each sample for
+both variants: 0 for a sample that is misclassified already, null for a sample without an example.
 """
 
 import argparse
@@ -28,12 +28,12 @@ from robustcls.core.losses import misclassified
 from robustcls.core.threat import ThreatModel
 from robustcls.data.splits import choose, load_split
 
-WIDER = {"linf": 1.0, "l2": 16.0, "l1": 380.0}  # of an eps in linf, about what gives as much of an image's size
+WIDER = {"linf": 1.0, "l2": 16.0, "l1": 380.0}  # factor from eps in linf to a comparable radius
 SEEDS = (0, 1, 2)
 
 
 class Winners(nn.Module):
-    """The largest fifth of a layer's outputs; the others are 0."""
+    """k-winners-take-all: keep the largest fifth of the outputs of a layer, set the others to 0."""
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)
@@ -59,7 +59,7 @@ def trained(activation: type[nn.Module], x: Tensor, y: Tensor) -> nn.Module:
 
 
 def approach_after(model, a, threat: ThreatModel, steps: int, enough: float) -> tuple[Tensor, Tensor]:
-    """As `fab_t._approach`, but the model is linearised at the point to which an example has stepped back."""
+    """As `fab_t._approach`, but linearise the model at the point to which an example has stepped back."""
     nearest, distance = a.x.clone(), a.x.new_full((len(a),), torch.inf)
     for _ in range(steps + 1):
         logits, lead, w = logits_and_gradient(model, a.x_adv, fab._lead, a.y, a.target)
@@ -98,7 +98,7 @@ def distances(
 
 
 def mcnemar(one: int, other: int) -> float:
-    """Two-sided, exact: of samples that only one of the two breaks, as often as a coin falls."""
+    """Return the exact two-sided p-value, from the numbers of samples that only one of the two breaks."""
     n, least = one + other, min(one, other)
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(least + 1)) / 2**n) if n else 1.0
 

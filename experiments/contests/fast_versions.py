@@ -1,13 +1,12 @@
-"""Suite `fast` of version 2 beside version 1 and `standard`, on the same samples: verdicts and passes.
+"""Compares version 2 of the suite `fast` with version 1 and `standard` on the same samples: verdicts and passes.
 
     PYTHONPATH=.:../shared/models python experiments/contests/fast_versions.py reports/contests/fast.json -n 500 \
         mix=third_party:cnn_a_mix@folder:cifar@2/255 pgd=runs/pgd/ckpt.pt@folder:cifar@8/255
-    python experiments/contests/fast_versions.py reports/contests/fast.json    # the table of what is there
+    python experiments/contests/fast_versions.py reports/contests/fast.json    # the table of existing results
 
-A row is one suite on one model with one seed, written as it ends; rows that the file holds are not run again. `--time` runs
-those of `fast` again, by turns, and replaces their seconds: of CPU, of one thread; null where others were at work. `standard`
-runs with the first seed.
-`--precision bf16` adds rows of `fast` that search in it.
+A row is one suite on one model with one seed, written when it ends; rows that exist in the file are not repeated. `--time` runs
+the rows of `fast` again, in turns, and replaces their CPU seconds (one thread; null if other work was running). `standard` runs
+only with the first seed. `--precision bf16` adds rows of `fast` that search in bf16.
 """
 
 import argparse
@@ -45,7 +44,7 @@ def run(model, x, y, threat, suite: str, seed: int, precision: str) -> dict[str,
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A line per model: means over the seeds, and the worst seed's samples above version 1 and above `standard`."""
+    """Return a row per model: means over seeds, and the worst seed's samples above version 1 and points above `standard`."""
     lines = []
     for name in dict.fromkeys(row["model"] for row in rows):
         mine = [row for row in rows if row["model"] == name]
@@ -82,7 +81,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "fast 2",
         "worst seed",
         "standard",
-        "points above it",
+        "points above standard",
         "passes",
         "CPU seconds",
     )

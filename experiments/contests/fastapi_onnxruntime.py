@@ -1,4 +1,4 @@
-"""The same behind FastAPI with ONNX Runtime: one session that is made once, one thread."""
+"""A classifier behind FastAPI with ONNX Runtime: one session, created once, with one thread."""
 
 import json
 import os

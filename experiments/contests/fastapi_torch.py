@@ -1,5 +1,5 @@
-"""A classifier behind FastAPI with eager PyTorch, one image a request, as people write it: nested lists, a function in the
-thread pool. PyTorch computes on one thread: the contest gives the server one processor, on which more would be slower.
+"""A classifier behind FastAPI with eager PyTorch, written in the common way: one image per request, nested lists, a function
+in the thread pool. PyTorch uses one thread: the contest gives the server one processor, where more threads would be slower.
 """
 
 import json

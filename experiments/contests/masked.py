@@ -1,8 +1,8 @@
-"""A small network on the digits that masks its gradients, for it was trained by FGSM without a random start.
+"""A small network on the digits that masks its gradients, because it was trained with FGSM without a random start.
 
     robustcls attack --model experiments.contests.masked:digits_fgsm --data "digits(size=8)" --eps 0.2
 
-It trains anew in some seconds each time, to the same weights on the same processor: nobody has to keep a file.
+It is trained each time, in a few seconds, with the same weights on the same processor, so that no file must be kept.
 """
 
 import torch
@@ -20,7 +20,7 @@ def digits_fgsm() -> nn.Module:
 
 
 def digits_net(spec: str, eps: float) -> nn.Module:
-    """Two convolutions and two linear layers, 12 epochs on the training images of 8 pixels under the attack of this spec."""
+    """Train two convolutions and two linear layers for 12 epochs on the 8-pixel digits, under the attack `spec`."""
     with torch.random.fork_rng(()):
         torch.manual_seed(0)
         net = nn.Sequential(

@@ -1,8 +1,8 @@
-"""Minimum-norm attacks beside those of adv-lib and foolbox at equal passes: optimality as AttackBench defines it.
+"""Compares minimum-norm attacks with those of adv-lib and foolbox at equal passes, by AttackBench's optimality.
 
-Optimality (Cina et al. 2024, arXiv:2404.19460) is 1 less the area between an attack's security curve and the best, over that
-of an attack that finds nothing; the best is the nearest example of each sample that any attack found, and the area ends at
-the farthest of them. Every example is judged anew by the fp32 model; what lies outside the box is clipped to it.
+Optimality (Cina et al. 2024, arXiv:2404.19460) is 1 minus the area between an attack's security curve and the best curve,
+divided by that area for an attack that finds nothing. The best curve takes the nearest example of each sample that any attack
+found, and the area ends at the farthest of these. Every example is clipped to [0, 1] and judged by the fp32 model.
 
     python -m experiments.contests.minimum --model ckpt.pt --model mylab.nets:net --data cifar10 --out FILE.json
 
@@ -31,25 +31,25 @@ from robustcls.runtime.fused import Counted
 
 ORDERS = {"linf": math.inf, "l2": 2, "l1": 1, "l0": 0}
 FOOLBOX = {"linf": "LInfFMNAttack", "l2": "L2FMNAttack", "l1": "L1FMNAttack", "l0": "L0FMNAttack"}
-TIE = 1e-3  # of two distances, relative
-RUNS = 20  # of an adv-lib bisection
+TIE = 1e-3  # relative difference within which two distances count as equal
+RUNS = 20  # bisection steps of adv-lib's minimal_apgd
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 @click.command()
 @click.option(
-    "--model", "models", multiple=True, required=True, metavar="M", help="As of `robustcls attack`; repeatable."
+    "--model", "models", multiple=True, required=True, metavar="M", help="Model, as for `robustcls attack`; repeatable."
 )
 @click.option("--data", default="cifar10", metavar="SPEC")
-@click.option("--n", default=100, help="Samples of the test split.")
+@click.option("--n", default=100, help="Number of samples of the test split.")
 @click.option("--passes", default=500, help="Forward and backward passes that each attack may use on a sample.")
-@click.option("--norm", "norms", multiple=True, default=tuple(ORDERS), help="Repeatable.")
-@click.option("--peers", metavar="FOLDER", help="Where adv-lib is installed, if not beside robustcls.")
+@click.option("--norm", "norms", multiple=True, default=tuple(ORDERS), help="Norm; repeatable.")
+@click.option("--peers", metavar="FOLDER", help="Folder where adv-lib is installed, if not in the same environment.")
 @click.option("--out", required=True, metavar="FILE.json")
 def command(
     models: tuple[str, ...], data: str, n: int, passes: int, norms: tuple[str, ...], peers: str | None, out: str
 ):
-    """Optimality and distances of each attack on the samples that the model gets right."""
+    """Measure optimality and distances of each attack on the samples that the model classifies correctly."""
     sys.path += [peers] if peers else []
     images, labels = robustcls.load_data(data, n=n)
     results = []
@@ -71,7 +71,7 @@ def command(
 
 
 def contest(model: nn.Module, x: Tensor, y: Tensor, norm: str, passes: int) -> dict[str, dict[str, Any]]:
-    """By attack its optimality and distances, in how many samples the first of ours is nearer or farther, and what it used."""
+    """Return for each attack optimality, distances and passes, and how often our first attack is nearer or farther."""
     distances, used = {}, {}
     for name, attack in attacks(norm, passes):
         counted = Counted(model)
@@ -99,7 +99,7 @@ def contest(model: nn.Module, x: Tensor, y: Tensor, norm: str, passes: int) -> d
 
 
 def optimality(distances: dict[str, Tensor]) -> dict[str, float]:
-    """Of each attack, by the distances of the same samples (N, inf for no example)."""
+    """Return the optimality of each attack from its distances on the same samples (N, inf for no example)."""
     best = torch.stack(list(distances.values())).amin(0)
     known = best[best.isfinite()]
     if len(known) == 0:
@@ -111,7 +111,7 @@ def optimality(distances: dict[str, Tensor]) -> dict[str, float]:
 
 
 def attacks(norm: str, passes: int) -> Iterator[tuple[str, Attack]]:
-    """Ours, adv-lib's and foolbox's in this norm, each with steps for so many passes."""
+    """Yield the attacks of robustcls, adv-lib and foolbox in this norm, with the steps that fit the given passes."""
     specs = {
         "linf": [
             f"min_apgd(radii={passes // 20})",

@@ -28,7 +28,7 @@ ON_RAY = ("--engine", "ray", "--replicas", "1")
 
 
 def run_serve_suite(config: ContestConfig, common: dict[str, Any], home: Path, say: Callable[[str], None]) -> dict:
-    """Everyone by turns; ratios of the throughput are taken within a round. Raises InputError."""
+    """Run all contestants in turns; throughput ratios are computed within a round. Raises InputError."""
     subject = served_subject(config, common, home, say)
     checkpoint = None if config.model and is_artefact(config.model) else config.model or home / "bench" / "quick.pt"
     model = None if checkpoint is None else _module(str(checkpoint), config, home)
@@ -37,12 +37,12 @@ def run_serve_suite(config: ContestConfig, common: dict[str, Any], home: Path, s
         say(f"  left out: {line}")
     suite = serve_suite(present, subject, config, say)
     add_ratios(suite)
-    suite["about"] += "; ratio: of the throughput to FastAPI's with eager torch, and with ONNX Runtime"
+    suite["about"] += "; ratio: throughput relative to FastAPI with eager torch, and with ONNX Runtime"
     return suite | {"missing": missing}
 
 
 def contestants_of(subject: Subject, deadline: float, model: Path | None) -> tuple[list[Contestant], list[str]]:
-    """Those that can take part, and why the others cannot. model: the file of the whole module."""
+    """Return the contestants that can take part, and why others cannot. model: the file of the whole module."""
     present, missing = ours(subject, deadline), []
     if all(map(importlib.util.find_spec, RAY)):
         present += ours(subject, deadline, ON_RAY)[:1]
@@ -63,7 +63,7 @@ def contestants_of(subject: Subject, deadline: float, model: Path | None) -> tup
 
 
 def add_ratios(suite: dict[str, Any]) -> None:
-    """To each row, the medians over the rounds of its throughput by that of both FastAPI's in the same round."""
+    """Add to each row the median ratio of its throughput to that of each FastAPI service in the same round."""
     for name, row in suite["rows"].items():
         for key, other in RATIOS.items():
             ratios = [
@@ -89,7 +89,7 @@ def _fastapi(name: str, module: str, subject: Subject, model: Path, precision: s
 
 
 def _module(spec: str, config: ContestConfig, home: Path) -> Path:
-    """The file of the whole module, in eval mode."""
+    """Save the whole module, in eval mode, and return the file."""
     file = home / "module.pt"
     mean, std = parse_numbers(config.mean, "mean"), parse_numbers(config.std, "std")
     torch.save(robustcls.load(spec, arch=config.arch, mean=mean, std=std).cpu().eval(), file)

@@ -1,4 +1,4 @@
-"""The tables of contests, and of what `robustcls bench` wrote before they moved here.
+"""Prints the tables of contests, also from older files that `robustcls bench` wrote.
 
 python experiments/contests/tables.py [--markdown] FILE.json
 """
@@ -12,12 +12,12 @@ from typing import Any
 from robustcls.cli.bench_tables import machine, rates_of, suite_tables
 from robustcls.cli.console import markdown, table, wrap
 
-BASELINE = "plain fp32 loop"  # what all are compared with
+BASELINE = "plain fp32 loop"  # the contestant that all others are compared with
 Show = Callable[[Sequence[str], Sequence[Sequence[str]]], str]  # header, rows
 
 
 def render(result: dict[str, Any], show: Show) -> str:
-    """All suites of a result. Raises KeyError where a part is missing."""
+    """Return the tables of all suites of a result. Raises KeyError if a part is missing."""
     rates = rates_of(result)
     suites = [
         cuda(suite, show, rates.get("bf16", rates["fp32"])) if name == "cuda" else SHOW[name](suite, show)
@@ -48,7 +48,7 @@ def training(suite: dict[str, Any], show: Show) -> str:
         f"validation: {suite['val_seconds']:.2f} s, {suite['val_share']:.1%} of an epoch's {suite['epoch_seconds']:.1f} s "
         f"of updates on {suite['epoch_images']} images",
         f"memory over {len(memory)} epochs: peak {suite['memory_peak_mb']:.0f} MB, "
-        f"{suite['memory_growth_mb']:+.1f} MB from the second to the last",
+        f"{suite['memory_growth_mb']:+.1f} MB from the second to the last epoch",
     ]
     if suite["missing"]:
         lines.append(f"not installed: {', '.join(suite['missing'])}")
@@ -69,14 +69,14 @@ def attack(suite: dict[str, Any], show: Show) -> str:
         f"{subject['model']['name']} on {subject['data']['name']}, {threads}",
     ]
     if "fp32_limit_seconds" in suite:
-        lines.append(f"all samples in fp32 at the matrix rate: {suite['fp32_limit_seconds']:.2f} s")
+        lines.append(f"all samples in fp32 at the rate of the matrix product: {suite['fp32_limit_seconds']:.2f} s")
     head = ("", "prec.", "seconds", "ratio", "robust", "points", "claimed", "peak MB")
     lines.append(show(head, [(name, *_cells(row)) for name, row in rows.items()]))
     clean = next(row["clean_accuracy"] for row in rows.values() if "seconds" in row)
     references = {row["reference"] for row in rows.values()}
-    reference = references.pop() if len(references) == 1 else "pyautoattack's of the same attack"
-    lines.append(f"clean {clean:.1%}; ratio and points are to {reference}.")
-    lines.append("robust: judged by the bench in fp32, in ball and box; claimed: by the contestant.")
+    reference = references.pop() if len(references) == 1 else "the same attack of pyautoattack"
+    lines.append(f"clean {clean:.1%}; ratio and points: relative to {reference}.")
+    lines.append("robust: verified by the bench in fp32, inside ball and box; claimed: by the contestant.")
     for name, row in rows.items():
         if row.get("unverified"):
             lines.append(f"{name}: {row['unverified']} claims do not hold; {row['outside']} images left ball or box")
@@ -102,7 +102,7 @@ def explanation(suite: dict[str, Any], show: Show) -> str:
     lines = [
         f"explanation, {suite['model']}, {threads} thread{'s' * (threads != 1)}, images per second",
         show(("", "robustcls", "captum", "ratio", "difference"), rows),
-        "captum: called image by image. difference: the largest of the first maps, of their largest value.",
+        "captum: called image by image. difference: largest in the first maps, relative to their largest value.",
     ]
     return "\n".join(line if "\n" in line else wrap(line) for line in lines)
 
@@ -161,7 +161,7 @@ def _cuda_training(arch: str, suite: dict[str, Any], show: Show, rate: float) ->
     missing = [f"not installed: {', '.join(suite['missing'])}"] if suite["missing"] else []
     head = ("training", "", "prec.", "img/s", "TFLOP/s", "of rate", "ratio", "peak MB")
     lines = [f"training, {arch}, {task['norm']} {task['eps']}, batch {task['batch_size']}", show(head, rows)]
-    lines.append(f"ratio: to the {BASELINE}. of rate: of the matrix product's.")
+    lines.append(f"ratio: to the {BASELINE}. of rate: share of the rate of the matrix product.")
     return "\n".join(line if "\n" in line else wrap(line) for line in [*lines, *errors, *missing])
 
 
@@ -172,13 +172,13 @@ def _cuda_evaluations(suite: dict[str, Any], show: Show, rate: float) -> list[st
             parts.append(wrap(f"{workload}: {contest['error']}"))
             continue
         needed = [
-            f"{name}: {row['flop_per_second'] / 1e12:.2f} TFLOP/s, {row['flop_per_second'] / rate:.0%} of the matrix product's"
+            f"{name}: {row['flop_per_second'] / 1e12:.2f} TFLOP/s, {row['flop_per_second'] / rate:.0%} of the matrix rate"
             for name, row in contest["rows"].items()
             if row.get("flop_per_second")
         ]
         found = contest["agreement"]
         points = ", ".join(f"{name} {value:+.2f}" for name, value in found["points"].items() if value is not None)
-        compiled = ["compiled: with the time of compiling"] * ("robustcls, compiled" in contest["rows"])
+        compiled = ["compiled: includes the time of compilation"] * ("robustcls, compiled" in contest["rows"])
         agreed = f"agreement with exact fp32 within {found['limit']} points: {found['status']}; " + (
             found.get("reason") or f"{points} on {found['n']} samples"
         )

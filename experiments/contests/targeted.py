@@ -1,4 +1,4 @@
-"""Targeted Auto-PGD beside the targeted PGD of torchattacks at equal steps: how many samples reach their target.
+"""Counts the samples that reach their target under targeted Auto-PGD and torchattacks' targeted PGD, at equal steps.
 
     PYTHONPATH=.:../shared/models python experiments/contests/targeted.py --model runs/pgd/ckpt.pt --eps 8/255 \
         --model third_party:cnn_a_adv4 --eps 4/255 --out reports/contests/targeted.json
@@ -30,18 +30,18 @@ RULES = ("second", "random", "least_likely")
 
 @click.command()
 @click.option(
-    "--model", "models", multiple=True, required=True, metavar="M", help="As of `robustcls attack`; repeatable."
+    "--model", "models", multiple=True, required=True, metavar="M", help="Model, as for `robustcls attack`; repeatable."
 )
-@click.option("--eps", "radii", multiple=True, required=True, metavar="EPS", help="Of linf, one of each model.")
+@click.option("--eps", "radii", multiple=True, required=True, metavar="EPS", help="Radius in linf, one for each model.")
 @click.option("--data", default="cifar10", metavar="SPEC")
-@click.option("--n", default=200, help="Samples of the test split.")
+@click.option("--n", default=200, help="Number of samples of the test split.")
 @click.option("--steps", "lengths", multiple=True, type=int, default=(10, 20, 50))
 @click.option("--seeds", default=3)
 @click.option("--out", required=True, metavar="FILE.json")
 def command(
     models: tuple[str, ...], radii: tuple[str, ...], data: str, n: int, lengths: tuple[int, ...], seeds: int, out: str
 ):
-    """Count the samples that each attack brings to their target, verified on the same fp32 model."""
+    """Count the samples that reach their target under each attack, verified on the same fp32 model."""
     if len(models) != len(radii):
         raise InputError(f"{len(models)} models and {len(radii)} radii: give --eps once for each --model")
     peer = importlib.import_module("torchattacks")
@@ -63,7 +63,7 @@ def command(
 
 
 def targets_of(model: nn.Module, x: Tensor, y: Tensor, rule: str, seed: int) -> Tensor:
-    """N: drawn by the seed, or by the logits of the clean images."""
+    """Return the targets N: random by the seed, or chosen by the logits of the clean images."""
     with torch.no_grad():
         others = model(x).scatter(1, y[:, None], -torch.inf)
     if rule == "random":
@@ -75,7 +75,7 @@ def targets_of(model: nn.Module, x: Tensor, y: Tensor, rule: str, seed: int) -> 
 def counts(
     peer: Any, model: nn.Module, x: Tensor, y: Tensor, target: Tensor, threat: ThreatModel, steps: int, seed: int
 ) -> dict[str, int]:
-    """Samples that reach their target, by attack."""
+    """Return the number of samples that reach their target, by attack."""
 
     def torchattacks_pgd(step: float) -> Tensor:
         torch.manual_seed(seed)
@@ -96,7 +96,7 @@ def counts(
 
 @torch.no_grad()
 def reached(model: nn.Module, x_adv: Tensor, x: Tensor, target: Tensor, threat: ThreatModel) -> int:
-    """How many images inside ball and box the model gives the target, which leads by more than a tie."""
+    """Count the images inside ball and box that the model classifies as the target, by more than a tie."""
     x_adv = x_adv.detach().to(device_of(model))
     inside = (
         (threat.distance(x_adv, x) <= threat.eps + BALL)

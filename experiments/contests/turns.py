@@ -1,4 +1,4 @@
-"""A contestant's turn, seen from outside: a process of its own, and what it says at its end."""
+"""Run a contestant's turn in its own process, and read the result that it prints at the end."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from robustcls.data.images import Images
 
 
 def hand_over(images: Images, file: Path) -> str:
-    """Writes the images that a task names, for the processes of its contestants; gives the file's path."""
+    """Write the images of a task to a file for the processes of its contestants, and return the path."""
     content = {"pixels": images.pixels, "labels": images.labels, "classes": list(images.classes)}
     with atomic_write(file, "TMPDIR") as part:
         torch.save(content, part)
@@ -26,7 +26,10 @@ class TurnError(Exception):
 
 
 def take_turn(home: Path, task: dict[str, Any]) -> dict[str, Any]:
-    """What the contestant measured. It inherits folder, environment and so the number of threads. Raises TurnError."""
+    """Return what the contestant measured. Raises TurnError.
+
+    Its process inherits the folder and the environment, and with it the number of threads.
+    """
     file = home / "task.json"
     file.write_text(json.dumps(task), encoding="utf-8")
     command = [sys.executable, "-m", "experiments.contests.contestant", str(file)]

@@ -1,9 +1,9 @@
-"""A VGG16 of full width with the function of a trained narrow one, to time attacks on a model that nobody has to train.
+"""A full-width VGG16 that computes the function of a trained narrow one, to time attacks without training a wide model.
 
     robustcls attack --model "experiments.contests.widened:vgg16(runs/pgd/ckpt.pt)" --data cifar10
 
-Each channel is there several times over, and each weight that reads it is divided by their number (Net2WiderNet, Chen et al.
-2015, arXiv:1511.05641): other shapes and another cost, the same logits but for rounding.
+Each channel is repeated, and the weights that read it are divided by the number of copies (Net2WiderNet, Chen et al. 2015,
+arXiv:1511.05641). Shapes and cost differ; the logits are the same up to rounding.
 """
 
 import torch

@@ -1,6 +1,6 @@
-"""Contestants of the training suites: our loop, the loop that one writes first, and that loop with a peer's attack.
+"""Contestants of the training suites: the loop of robustcls, a plain loop, and the plain loop with torchattacks' attack.
 
-Same weights, same batches, same attack. A workload is clean, fgsm_rs, pgdN or tradesN, with N steps.
+All use the same weights, batches and attack. A workload is clean, fgsm_rs, pgdN or tradesN, with N steps.
 """
 
 import gc
@@ -35,7 +35,7 @@ TORCHATTACKS = "torchattacks"
 
 
 def plain_loss(workload: str, threat: ThreatModel, generator: Generator) -> PlainLoss:
-    """As in the papers' own code: attacks on the model in eval mode, updates in train mode."""
+    """Return the loss as in the code of the papers: attacks in eval mode, updates in train mode."""
     kind, steps = parse_workload(workload)
     attack = partial(plain_pgd, threat=threat, generator=generator, steps=steps)
 
@@ -71,7 +71,7 @@ def plain_pgd(
     step_size: float | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> Tensor:
-    """PGD as it is usually written, with the same start, step size and projection as ours."""
+    """PGD as it is usually written, with the start, step size and projection of robustcls."""
     step_size = step_size or 2.5 * threat.eps / steps
     x_adv = threat.random_start(x, generator)
     for _ in range(steps):
@@ -99,7 +99,7 @@ def plain(workload: str, images: Images, task: Task, threat: ThreatModel) -> Res
 
 
 def torchattacks(workload: str, images: Images, task: Task, threat: ThreatModel) -> Result:
-    """The same loop with the PGD of torchattacks, as its users write it; it has nothing for other workloads."""
+    """The plain loop with the PGD of torchattacks, as its users write it; it has no attack for other workloads."""
     import torchattacks as ta
 
     steps = parse_workload(workload)[1]
@@ -119,12 +119,12 @@ CONTESTANTS: dict[str, Callable[..., Result]] = {
     "robustcls, compiled": partial(robustcls, compile=True),
     "robustcls, CUDA graphs": partial(robustcls, compile=True, cuda_graphs=True),
 }
-NORMS_OF = {TORCHATTACKS: ("linf",)}  # of those that do not take every norm
+NORMS_OF = {TORCHATTACKS: ("linf",)}  # contestants that support only some norms
 ON_CUDA = ("robustcls, compiled", "robustcls, CUDA graphs")
 
 
 def contestants_of(norm: str, device: torch.device) -> tuple[list[str], list[str]]:
-    """Those that take part at this norm and on this device, and the packages that would if they were installed."""
+    """Return the contestants for this norm and device, and the missing packages of others."""
     able = [name for name in CONTESTANTS if norm in NORMS_OF.get(name, (norm,))]
     asked = [name for name in able if name not in ON_CUDA or device.type == "cuda"]
     missing = [name for name in asked if name == TORCHATTACKS and importlib.util.find_spec(name) is None]
@@ -132,7 +132,7 @@ def contestants_of(norm: str, device: torch.device) -> tuple[list[str], list[str
 
 
 def take_workloads(images: Images, task: Task) -> dict[str, Result]:
-    """What the contestant measured in each workload that it has, or its error in one line."""
+    """Return what the contestant measured in each workload that it supports, or its error in one line."""
     if task["device"].startswith("cuda"):
         search_for_fastest_convolutions()
         torch.set_float32_matmul_precision("high")
@@ -143,9 +143,9 @@ def take_workloads(images: Images, task: Task) -> dict[str, Result]:
             continue
         try:
             results[workload] = CONTESTANTS[task["contestant"]](workload, images, task, threat)
-        except Exception as error:  # whatever a peer raises, or a card that is too small
+        except Exception as error:  # other libraries may raise anything; the GPU may be too small
             results[workload] = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
-        gc.collect()  # a compiled run is a cycle, and holds the memory of the next
+        gc.collect()  # a compiled run is a reference cycle, and would hold memory that the next one needs
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
@@ -153,7 +153,7 @@ def take_workloads(images: Images, task: Task) -> dict[str, Result]:
 
 
 def _plain_loop(images: Images, task: Task, loss: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> Result:
-    run = make_run(images, task | {"precision": "fp32"})  # for the same first weights
+    run = make_run(images, task | {"precision": "fp32"})  # for the same initial weights
     model: nn.Module = run.state.model.to(memory_format=torch.contiguous_format)
     optimizer = make_optimizer(run.state.model, run.config)
 

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# What a CUDA machine should run, most important first: as much of it in one call as fits in twelve minutes.
+# Runs the experiments for a CUDA machine, most important first: one call does as many steps as fit in twelve minutes.
 #
 #   experiments/cuda/run.sh ARCHIVE OUT [STEP ...]
 #   experiments/cuda/run.sh --list
 #
-# ARCHIVE: CIFAR-10 as a tar of train/ and test/, each with a folder of images for every class. OUT: takes the JSON of
-# every step, its log, summary.json, and results.tar.gz with all of them but the weights, written anew after each step.
-# Needs no network, and no installation: the package is taken from where this script lies.
+# ARCHIVE: CIFAR-10 as a tar of train/ and test/, each with one folder of images per class. OUT: receives the JSON and the log
+# of every step, summary.json, and results.tar.gz with all of these but no weights, written anew after each step.
+# Needs neither network nor installation: the package is used from the repository of this script.
 #
-# A step whose result is in OUT already is skipped, so a second call goes on. Each step has a limit of its own, in seconds
-# that are guessed, and starts only while the least that it needs is left of MINUTES from the call. One that fails or is
-# cut leaves its log, and the next one goes on, unless it needs what is then missing.
+# A step whose result is already in OUT is skipped, so a second call continues. Each step has its own (estimated) time limit in
+# seconds, and starts only if the minimum time that it needs is left of MINUTES since the call. If a step fails or reaches its
+# limit, its log is kept and the next step starts, unless it needs the missing result.
 #
-# PYTHON=python3   which interpreter      DEVICE=cuda   or cpu, to try the script
-# MINUTES=12       for one call, whole    SCALE=full    or tiny: the same steps on almost nothing
-# LIMIT=530        of every step, too: with ten seconds to stop, nine minutes
+# PYTHON=python3   the interpreter        DEVICE=cuda   or cpu, to try the script
+# MINUTES=12       for a whole call       SCALE=full    or tiny: the same steps with tiny models and data
+# LIMIT=530        upper limit of every step, in seconds; with ten seconds to stop, nine minutes
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -24,19 +24,19 @@ MINUTES=${MINUTES:-12}
 SCALE=${SCALE:-full}
 LIMIT=${LIMIT:-530}
 
-# Name, the least seconds that it needs, its limit, the file that it needs, the file that it leaves, what it tells. The
-# limits of the first four, with what starts and stops them, are twelve minutes.
+# Name, minimum seconds, limit, the file that the step needs, the file that it writes, what it does. The limits of the first
+# four, with the time to start and stop them, add up to twelve minutes.
 STEPS='
-correctness      40  110 -                correctness.xml       the tests marked gpu, and what robustcls doctor sees
+correctness      40  110 -                correctness.xml       the tests marked gpu, and the output of robustcls doctor
 bench_vgg16      90  190 -                bench_vgg16.json      PGD-10 training and the suite fast of VGG16 beside a plain loop
-record_first     90  250 -                record/last.pt        the ten-minute record, until the limit; its state is saved
-record_part      30  90  record/ckpt.pt   record_part.json      the suite fast on the best epoch of that part
-record_rest      90  530 record/last.pt   record/ckpt.done      the same run to its end
-record_fast      30  120 record/ckpt.done record_fast.json      the suite fast on 1,000 samples of it
-record_standard  90  530 record/ckpt.done record_standard.json  AutoAttack standard composition on the same samples
-bench_more       300 530 -                bench_more.json       all trainings and evaluations of VGG16, and peers
+record_first     90  250 -                record/last.pt        the ten-minute record run, up to the limit; its state is saved
+record_part      30  90  record/ckpt.pt   record_part.json      the suite fast on the best epoch so far
+record_rest      90  530 record/last.pt   record/ckpt.done      the rest of the record run
+record_fast      30  120 record/ckpt.done record_fast.json      the suite fast on 1,000 samples of the finished run
+record_standard  90  530 record/ckpt.done record_standard.json  the standard composition of AutoAttack on the same samples
+bench_more       300 530 -                bench_more.json       all training and evaluation workloads of VGG16, and other libraries
 autoattack       300 530 record/ckpt.done autoattack.json       standard and fast beside the code of AutoAttack
-bench_resnet18   300 530 -                bench_resnet18.json   as bench_more
+bench_resnet18   300 530 -                bench_resnet18.json   the same for ResNet-18
 pgd10            500 530 -                pgd10.json            PGD-10 training of VGG16 for seven minutes, then fast
 modern           500 530 -                modern.json           experiments/seed/modern.toml for seven minutes, then PGD-20
 as_written       500 530 -                as_written.json       experiments/seed/as_written.toml, likewise
@@ -62,7 +62,7 @@ attack() { # run folder, result, attacks
         --data-note "CIFAR-10, from $(basename "$ARCHIVE")" "${@:3}"
 }
 
-contest() { # result, suite, further options; what a cut one has measured stays under another name
+contest() { # result, suite, further options; an interrupted contest leaves its measurements in the partial file
     local part=${1%.json}_partial.json
     "$PYTHON" -m experiments.contests --suite "$2" --data folder:data --device "$DEVICE" --out "$part" "${@:3}"
     mv "$part" "$1"
@@ -71,7 +71,7 @@ contest() { # result, suite, further options; what a cut one has measured stays 
 step_correctness() {
     robustcls doctor >doctor.txt
     local files status=0
-    "$PYTHON" -c "import torch; torch.empty(1, device='$DEVICE')" # without a card every test below is skipped
+    "$PYTHON" -c "import torch; torch.empty(1, device='$DEVICE')" # fails without a GPU, where every test below would be skipped
     mapfile -t files < <(grep -rl --include='*.py' 'mark\.gpu' "$ROOT/tests")
     "$PYTHON" -m pytest "${files[@]}" -c "$ROOT/pyproject.toml" --rootdir "$ROOT" -m gpu -p no:cacheprovider \
         --junitxml=correctness.xml || status=$?
@@ -108,7 +108,7 @@ unpack() {
     mv "$(dirname "$train")" data
 }
 
-run() { # name, its file, its limit, seconds that are left
+run() { # name, result file, limit, remaining seconds
     local name=$1 limit=$3 started status=0
     limit=$((limit < LIMIT ? limit : LIMIT))
     limit=$((limit < $4 ? limit : $4))
@@ -188,7 +188,7 @@ main() {
 case ${1:-} in
 --list) sed '/^$/d' <<<"$STEPS" ;;
 --step)
-    trap : TERM # bash waits for the run below, which saves its state
+    trap : TERM # bash waits for the command below, which saves its state
     "step_$2"
     ;;
 *) main "$@" ;;

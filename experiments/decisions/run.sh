@@ -1,14 +1,15 @@
 #!/bin/sh
-# Decisions that are better, and attacks that mean them: an ensemble attacked as one, accuracy by groups of classes, a planted
-# shortcut and its correction. Writes evaluations to OUT/*.json; what is there already stays, so that it goes on where it was
-# cut off.
+# Better decisions, and attacks that target them: an ensemble attacked as one model, accuracy by groups of classes, a planted
+# shortcut and its correction. Writes evaluations to OUT/*.json. Evaluations that exist are kept, so you can run it again after
+# an interruption.
 #
-#   sh experiments/decisions/run.sh DATA OUT ensemble A.pt B.pt     # two networks of other seeds
-#   sh experiments/decisions/run.sh DATA OUT coarse A.pt            # groups of classes, and 20 random trees beside them
-#   sh experiments/decisions/run.sh DATA OUT shortcut               # three trainings for each seed
+#   sh experiments/decisions/run.sh DATA OUT ensemble A.pt B.pt     # two networks trained with different seeds
+#   sh experiments/decisions/run.sh DATA OUT coarse A.pt            # groups of classes, and 20 random trees to compare with
+#   sh experiments/decisions/run.sh DATA OUT shortcut               # all training runs and controls, for each seed
 #
-# DATA: a folder as of folder:DATA. N, ATTACK: of the evaluations. SEEDS: of the shortcut. TRAIN: more options of training.
-# DEVICE: as of robustcls. TREE, BASE: another tree and data spec, to try it on other data.
+# DATA: a folder, read as folder:DATA. Environment variables: N, ATTACK: samples and attack of the evaluations. SEEDS: seeds of
+# the shortcut step. TRAIN: more options of `train`. DEVICE: as --device. TREE, BASE: another tree and data spec, to try the
+# script on other data.
 set -eu
 here=$(dirname "$0")
 data=$1 out=$2 step=$3
@@ -18,13 +19,13 @@ tree=${TREE:-$here/tree.toml}
 on="--device ${DEVICE:-auto} --quiet"
 mkdir -p "$out"
 
-attack() { # NAME MODEL [options]: evaluates it, once
+attack() { # NAME MODEL [options]: evaluates the model unless NAME.json exists
     file=$out/$1.json model=$2
     shift 2
     [ -f "$file" ] || robustcls attack --model "$model" $on -n "${N:-all}" ${ATTACK:---suite fast} "$@" --out "$file"
 }
 
-train() { # NAME CONFIG [options]: trains it, once
+train() { # NAME CONFIG [options]: trains unless the run is done
     run=${out:?}/runs/$1 config=$2
     shift 2
     [ -f "$run/done" ] && return
@@ -51,7 +52,7 @@ coarse)
 shortcut)
     ATTACK=${SHORTCUT_ATTACK:---attack pgd(steps=10)}
     for seed in ${SEEDS:-0 1 2}; do
-        for strength in 0.9 0.1; do # 0.1: the control, in ten classes
+        for strength in 0.9 0.1; do # 0.1 is the control: with ten classes, the mark is then at chance level
             for recipe in standard n_fgsm; do
                 name=shortcut_${recipe}_${strength}_$seed
                 train "$name" "shortcut_$recipe" --data "shortcut($base, strength=$strength)" --seed "$seed"
@@ -60,7 +61,7 @@ shortcut)
                 done
             done
         done
-        for strength in 0.1 0.9; do # 0.9: the control, the last layer on images that have the shortcut, too
+        for strength in 0.1 0.9; do # 0.9 is the control: the last layer sees the shortcut, too
             name=last_layer_${strength}_$seed
             train "$name" last_layer --data "shortcut($base, strength=$strength)" --seed "$seed" \
                 --init "$out/runs/shortcut_standard_0.9_$seed/ckpt.pt"

@@ -1,4 +1,4 @@
-"""Prints the tables of decisions, out of reports/decisions or another folder that run.sh wrote.
+"""Prints the tables of the decision experiments, from reports/decisions or another folder that run.sh wrote.
 
 python experiments/decisions/table.py ensemble|coarse|trees|shortcut [FOLDER]
 """
@@ -36,7 +36,7 @@ def ensemble(folder: Path) -> str:
             difference(one_by_one, as_one),
         ],
     ]
-    return markdown(["Attacked", "Clean", f"Robust, {kind(both)}", "To one by one, points"], rows)
+    return markdown(["Attacked", "Clean", f"Robust, {kind(both)}", "To members one by one, points"], rows)
 
 
 def coarse(folder: Path) -> str:
@@ -57,7 +57,7 @@ def coarse(folder: Path) -> str:
     by_transfer, meant = ([held(one) for one in found.samples] for found in (by_fine, by_coarse))
     rows = [
         ["classes", "classes", with_interval(fine.clean), with_interval(fine.robust), ""],
-        ["groups", "classes, its predictions grouped", with_interval(by_coarse.clean), counted(naive),
+        ["groups", "classes, predictions grouped", with_interval(by_coarse.clean), counted(naive),
          difference(naive, meant)],
         ["groups", "classes, each attack judged by groups", with_interval(by_coarse.clean), with_interval(by_fine.robust),
          difference(by_transfer, meant)],
@@ -81,16 +81,16 @@ def trees(folder: Path) -> str:
         [100 * one[name] / found["n"] for name in ("clean", "by_fine", "by_coarse")] for one in found["trees"]
     )
     columns = list(zip(*others, strict=True))
-    flattery = [one[1] - one[2] for one in others]
+    overestimates = [one[1] - one[2] for one in others]
     rows = [
         ["the tree", *(f"{share:.1f}%" for share in own), f"{own[1] - own[2]:+.1f}"],
         [f"{len(others)} random trees, mean", *(f"{statistics.mean(one):.1f}%" for one in columns),
-         f"{statistics.mean(flattery):+.1f}"],
+         f"{statistics.mean(overestimates):+.1f}"],
         ["lowest and highest", *(f"{min(one):.1f}% to {max(one):.1f}%" for one in columns),
-         f"{min(flattery):+.1f} to {max(flattery):+.1f}"],
+         f"{min(overestimates):+.1f} to {max(overestimates):+.1f}"],
     ]  # fmt: skip
     return markdown(
-        ["Groups", "Clean", "Under an attack on classes", "Under one on groups", "Flattered by, points"], rows
+        ["Groups", "Clean", "Under an attack on classes", "Under an attack on groups", "Overestimated by, points"], rows
     )
 
 

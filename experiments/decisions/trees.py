@@ -1,9 +1,9 @@
-"""Accuracy by groups of classes under an attack on the classes, and under one on the groups: of a tree and of random ones.
+"""Accuracy by groups of classes, under an attack on classes and under one on groups, for a given tree and random trees.
 
 python experiments/decisions/trees.py DATA CKPT.pt TREE.toml OUT.json [--n 1000] [--trees 20] [--suite fast]
 
-The model is attacked once for any wrong class; its adversarial images are then judged by groups. Each grouped model is also
-attacked itself. The random trees have groups of the same sizes. Goes on where it was cut off, and prints nothing.
+The model is attacked once, with any wrong class as success, and its adversarial images are judged by groups. Each grouped
+model is also attacked itself. The random trees have groups of the same sizes. An interrupted run continues; nothing is printed.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from robustcls.core.class_tree import read_tree
 
 
 def random_groups(sizes: list[int], classes: list[str], seed: int) -> dict[str, list[str]]:
-    """Groups of these sizes, of classes in an order by seed."""
+    """Return groups of the given sizes, filled with the classes in random order."""
     order = list(classes)
     random.Random(seed).shuffle(order)
     return {f"group {place}": [order.pop() for _ in range(size)] for place, size in enumerate(sizes)}
@@ -32,7 +32,7 @@ def measure(options: argparse.Namespace) -> None:
     images, labels = robustcls.load_data(options.data, n=options.n)
     classes = list(model.classes)
     done = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
-    file = options.out.with_suffix(".images.pt")  # too large to be published
+    file = options.out.with_suffix(".images.pt")  # too large to publish
     if not file.exists():
         fine = robustcls.evaluate(model, images, labels, threat, suite=options.suite)
         done |= {"n": len(labels), "threat": str(threat), "suite": options.suite, "trees": []}
@@ -43,14 +43,14 @@ def measure(options: argparse.Namespace) -> None:
     names, of = read_tree(str(options.tree), classes).groups_at(1)
     own = {name: [classes[i] for i, group in enumerate(of) if names[group] == name] for name in names}
     sizes = [len(group) for group in own.values()]
-    for number in range(len(done["trees"]), options.trees + 1):  # the first is the one that was given
+    for number in range(len(done["trees"]), options.trees + 1):  # the first tree is the given one
         groups = random_groups(sizes, classes, number) if number else own
         done["trees"].append({"groups": groups, **judge(model, groups, images, labels, x_adv, threat, options.suite)})
         save(done, options.out)
 
 
 def judge(model, groups, images, labels, x_adv, threat, suite) -> dict[str, int]:
-    """Counts of images right by group: clean, under the attack on the classes, under one on the groups."""
+    """Count the images classified into the right group: clean, under the attack on classes, under an attack on groups."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tree.toml"
         file.write_text(

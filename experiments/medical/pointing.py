@@ -3,9 +3,9 @@
 python experiments/medical/pointing.py FOLDER OUT.json NAME=CKPT.pt [...]    # measures
 python experiments/medical/pointing.py OUT.json                             # prints the table
 
-A hit is a map whose largest value lies in the lesion or at most two pixels beside it. Maps are of the class lesion, on all
-test images that have one, clean and under PGD-20 at linf 4/255. Lesions are bright, so that chance is not the only thing to
-compare with: the brightest pixel of the image needs no model, and the first model with new random weights knows nothing.
+A map is a hit if its largest value lies in the lesion or at most two pixels beside it. Maps explain the class "lesion", on all
+test images with a lesion, clean and under PGD-20 at linf 4/255. Lesions are bright, so chance is not the only baseline: the
+brightest pixel of the image needs no model, and a copy of the first model with new random weights has learned nothing.
 """
 
 import copy
@@ -54,14 +54,14 @@ def measure(folder: Path, models: dict[str, str]) -> dict:
 
 
 def point(model: Classifier, x: Tensor, y: Tensor, near: Tensor) -> dict[str, int]:
-    """Of images N,1,H,W with their labels: how many are classified so, and how many maps of each method hit near."""
+    """Count, for images N,1,H,W and labels, the correct predictions and the maps of each method that hit `near`."""
     with torch.no_grad():
         right = int((model(x).argmax(1) == y).sum())
     return {"called_lesion": right} | {name: hits(robustcls.explain(model, x, y, name), near) for name in METHODS}
 
 
 def untrained(model: Classifier) -> Classifier:
-    """A copy with new weights (Adebayo et al. 2018, arXiv:1810.03292)."""
+    """Return a copy with new random weights (Adebayo et al. 2018, arXiv:1810.03292)."""
     torch.manual_seed(0)
     fresh = copy.deepcopy(model)
     for module in fresh.modules():
@@ -71,7 +71,7 @@ def untrained(model: Classifier) -> Classifier:
 
 
 def masks(folder: Path) -> Tensor:
-    """N,1,H,W of 0 and 1, in the order of the files."""
+    """Return the masks N,1,H,W, of 0 and 1, in the order of the files."""
     files = sorted((folder / "masks").glob("*.png"))
     return torch.stack([torch.from_numpy(np.asarray(Image.open(file)) > 127).float()[None] for file in files])
 
@@ -81,7 +81,7 @@ def dilated(mask: Tensor) -> Tensor:
 
 
 def hits(maps: Tensor, near: Tensor) -> int:
-    """Maps N,...,H,W whose largest value is in the mask N,1,H,W."""
+    """Count the maps N,...,H,W whose largest value lies in the mask N,1,H,W."""
     peaks = maps.reshape(len(maps), -1, *near.shape[2:]).sum(1).flatten(1).argmax(1)
     return int(near.flatten(1).gather(1, peaks[:, None]).sum())
 

@@ -1,16 +1,17 @@
-"""Real photos of ImageNet classes from installed packages, and 360 images of two classes to fine-tune on.
+"""Collects real photos of ImageNet classes from installed packages, and makes 360 images of two classes for fine-tuning.
 
 pip install foolbox scikit-image matplotlib scikit-learn
 python experiments/photos/make_data.py FOLDER [CIFAR]
 
-FOLDER/photos: 25 photos as they are, in 24 class folders; classes.txt says which output of an ImageNet network each class
-is. 20 come with foolbox, labelled in their file names (MIT with the package; two labels are open to doubt: the loafer has
-laces, the prayer rug is a wall of stained glass). Of scikit-image's, three show an ImageNet class: chelsea (a tabby), coffee
-(espresso) and camera (a tripod), in the public domain. matplotlib's Grace Hopper wears a military uniform (US Navy, public
-domain); scikit-learn's china.jpg is the Summer Palace (danielbuechele, CC BY 2.0). Others of theirs have no true class there.
+FOLDER/photos: 25 unchanged photos in 24 class folders; classes.txt maps each class to an output of an ImageNet network. 20 come
+with foolbox, labelled in their file names (MIT licence with the package; two labels are doubtful: the loafer has laces, and the
+prayer rug is a wall of stained glass). Three of scikit-image show an ImageNet class: chelsea (a tabby), coffee (espresso) and
+camera (a tripod), in the public domain. Grace Hopper in matplotlib wears a military uniform (US Navy, public domain);
+china.jpg in scikit-learn is the Summer Palace (danielbuechele, CC BY 2.0). The other photos of these packages show no
+ImageNet class.
 
-FOLDER/pair: 360 training and 400 test images of two classes, as many of each: cats and dogs from CIFAR, a folder of class
-folders under train/ and test/, where it is given; else scikit-learn's digits, even and odd, in colour at 64 pixels.
+FOLDER/pair: 360 training and 400 test images, equally many of two classes: cats and dogs if CIFAR is given (a folder with class
+folders in train/ and test/); otherwise scikit-learn's digits, even and odd, in colour at 64 pixels.
 """
 
 import shutil
@@ -22,18 +23,18 @@ import numpy as np
 from PIL import Image
 
 CLASSES = Path(__file__).with_name("classes.txt")
-OTHERS = {  # package: files below it, and their classes
+OTHERS = {  # package: files in its folder, and their classes
     "skimage": {"data/chelsea.png": "tabby", "data/coffee.png": "espresso", "data/camera.png": "tripod"},
     "matplotlib": {"mpl-data/sample_data/grace_hopper.jpg": "military_uniform"},
     "sklearn": {"datasets/images/china.jpg": "palace"},
 }
-COUNTS = {"train": 180, "test": 200}  # of each class of the pair
+COUNTS = {"train": 180, "test": 200}  # images per class of the pair
 SIDE = 64
 PAIR = ("cat", "dog")
 
 
 def make(folder: Path, cifar: Path | None = None) -> None:
-    """Raises ModuleNotFoundError that names a missing package, FileNotFoundError where one lacks a file."""
+    """Write both folders. Raises ModuleNotFoundError for a missing package, FileNotFoundError for a missing file."""
     copy_photos(folder / "photos")
     if cifar:
         copy_pair(cifar, folder / "pair")
@@ -48,7 +49,7 @@ def copy_photos(folder: Path) -> None:
 
 
 def photos() -> list[tuple[Path, str]]:
-    """The files and the names of their classes."""
+    """Return the files with the names of their classes."""
     names = {index: name for name, index in classes().items()}
     samples = sorted((home_of("foolbox") / "data").glob("imagenet_*.jpg"))
     found = [(path, names[int(path.stem.rpartition("_")[2])]) for path in samples]
@@ -56,13 +57,13 @@ def photos() -> list[tuple[Path, str]]:
 
 
 def classes() -> dict[str, int]:
-    """classes.txt: the class of ImageNet by folder name."""
+    """Read classes.txt: the index of the ImageNet class by folder name."""
     lines = CLASSES.read_text(encoding="utf-8").splitlines()
     return {name: int(index) for name, index in (line.split() for line in lines if not line.startswith("#"))}
 
 
 def home_of(package: str) -> Path:
-    """Where a package is installed; it is not imported."""
+    """Return the folder where a package is installed, without importing it."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"no package {package}: pip install foolbox scikit-image matplotlib scikit-learn")
@@ -78,7 +79,7 @@ def copy_pair(cifar: Path, folder: Path) -> None:
 
 
 def draw_pair(folder: Path) -> None:
-    """Even and odd digits: the first of each for training, the next for testing."""
+    """Draw even and odd digits: the first images of each class for training, the next ones for testing."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

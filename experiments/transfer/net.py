@@ -10,7 +10,7 @@ SIDE = 32
 
 
 def pooled_vgg16(num_classes: int, input_size: Sequence[int]) -> nn.Module:
-    """VGG16 at a quarter of its width behind a pooling to 32 pixels: the same weights fit images of 32 and of 224.
+    """Return VGG16 at a quarter of its width with pooling to 32 pixels in front: the same weights fit images of 32 and 224.
 
     num_classes: K. input_size: (C, H, W), H and W multiples of 32.
     """

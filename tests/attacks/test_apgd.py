@@ -12,7 +12,7 @@ LEFT = torch.tensor([0.1, 0.3, 0.6, 0.9])  # of the way to an error, after whate
 
 
 def runs(restarts: int, rows: slice = slice(None), **given) -> list[int]:
-    """How many runs each sample of LEFT got, of one target and one step."""
+    """Return the number of runs that each sample of LEFT got, with one target and one step."""
     x = torch.full((len(LEFT), 1, 1, 2), 0.5)
     x[:, 0, 0, 0] = LEFT
     model, x = Walled(THREAT.eps), x[rows]
@@ -27,7 +27,7 @@ def test_all_samples_get_all_restarts_unless_closest_says_otherwise():
 
 
 @pytest.mark.parametrize("restarts", [1, 2])
-def test_the_first_two_restarts_meet_all(restarts):
+def test_the_first_two_restarts_run_on_all_samples(restarts):
     assert runs(restarts, closest=0.3) == [restarts] * 4
 
 

@@ -62,7 +62,7 @@ def test_adaptive_sparsity_breaks_twice_what_fixed_sparsity_does(trained):
 
 @pytest.mark.parametrize("num_classes", [2, 5])
 def test_the_optimum_of_a_linear_model_is_reached(num_classes):
-    """Of the pixels with the largest weight each goes to its wall, until eps is spent."""
+    """At the optimum, the pixels with the largest weights move to the edge of the box, until eps is used up."""
     net, eps = linear(num_classes, 3, 4, 4), 2.0
     x = torch.rand(40, 3, 4, 4, generator=seeded())
     y = net(x).argmax(1)
@@ -113,7 +113,7 @@ def test_early_stop_breaks_the_same_samples_for_less(trained):
 
 
 def test_a_point_of_a_larger_ball_fools_nobody(trained):
-    """Nothing inside the ball of eps fools, much beyond it does."""
+    """No image inside the ball fools the model; many outside it do."""
     net, x, y = trained
     threat = ThreatModel("l1", 0.02)
     x_adv = run(net, x, y, threat)

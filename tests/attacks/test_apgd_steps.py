@@ -44,7 +44,7 @@ def checkpoints(steps: int) -> list[int]:
 
 
 class Waves(nn.Module):
-    """Sums of sines, in which long steps jump over what short ones find."""
+    """Sums of sines, where long steps jump over maxima that short steps find."""
 
     def __init__(self, pixels: int, frequency: float, seed: int) -> None:
         super().__init__()

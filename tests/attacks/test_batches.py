@@ -1,4 +1,4 @@
-"""An attack does to a sample what it does to it in any other batch: its random numbers and its rules are its own."""
+"""An attack treats a sample in the same way in any batch: its random numbers and decisions depend on the sample alone."""
 
 from functools import cache
 
@@ -19,7 +19,7 @@ every_norm = pytest.mark.parametrize(("name", "norm"), [(name, norm) for name in
 
 @cache
 def subject() -> tuple[nn.Module, Tensor, Tensor]:
-    """A net in float64, whose rounding no batch size shows, with images that it gets right."""
+    """A net in float64, so that no batch size affects rounding, with images that it classifies correctly."""
     torch.manual_seed(3)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Softplus(), nn.Flatten(), nn.Linear(8 * 36, 4)).double().eval()
     x = 0.2 + 0.6 * torch.rand(N, 3, 8, 8)
@@ -48,8 +48,8 @@ def test_the_batch_size_decides_nothing(name, norm):
 
 
 @every_norm
-def test_the_company_decides_nothing(name, norm):
-    """A sample in another order among others, and alone."""
+def test_the_other_samples_of_a_batch_do_not_matter(name, norm):
+    """A sample at another position among others, and alone."""
     whole = attacked(name, norm, slice(None), 64)
     for rows in (torch.tensor([11, 4, 15, 9, 0]), torch.tensor([7])):
         assert_alike(attacked(name, norm, rows, 64), whole[rows], rows)

@@ -1,4 +1,4 @@
-"""What holds for every attack plug-in, under every norm."""
+"""Properties that hold for every attack plug-in, in every norm."""
 
 import copy
 import logging
@@ -40,7 +40,7 @@ LINEAR_BOX = 0.45  # images of the linear models lie this far from the box
 
 
 def attacked(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, name: str, **options) -> Tensor:
-    """Skips a norm only where the attack refuses it in words."""
+    """Skip a norm only if the attack refuses it with the expected message."""
     try:
         return robustcls.attack(model, x, y, threat, cheap(name), **options)
     except InputError as refusal:
@@ -55,7 +55,7 @@ def norm_of_each(delta: Tensor, norm: str) -> Tensor:
 
 
 def draws(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, name: str) -> bool:
-    """Whether the attack, without a generator, gives something else when torch's own one stands elsewhere."""
+    """Whether the attack, without a generator, depends on the state of torch's global generator."""
     attack, found = plugins.load("attack", cheap(name)), []
     for seed in (3, 4):
         torch.manual_seed(seed)
@@ -74,7 +74,7 @@ every_attack_and_norm = pytest.mark.parametrize(
 
 @every_attack
 def test_every_attack_takes_a_norm(name):
-    """So that the tests below cannot all be skipped."""
+    """This ensures that the tests below are not all skipped."""
     assert norms_of(name)
 
 
@@ -170,7 +170,7 @@ def test_the_loss_on_a_linear_model_is_not_lower(name, norm, num_classes):
 
 @every_attack_and_norm
 def test_no_radius_no_change(name, norm):
-    """A minimum-norm attack heeds no radius; what leaves every ball is told to say so."""
+    """Minimum-norm attacks ignore the radius; unrestricted attacks are refused, with the threat model that they need."""
     model, x = make_net(), images()
     y = right_labels(model, x)
     if traits(name).unrestricted:
@@ -319,7 +319,7 @@ def test_more_steps_and_restarts_do_not_weaken_pgd():
 @pytest.mark.parametrize("norm", EPS)
 @pytest.mark.parametrize("spec", ["apgd_ce(steps=100)", "apgd_dlr(steps=100)", "apgd_t(steps=100)"])
 def test_auto_pgd_finds_an_optimum_inside_the_ball(spec, norm):
-    """The nearer to a point, the larger the loss; nothing fools. Steps that do not shrink jump over it."""
+    """The loss grows towards a point, and no image fools the model. Steps of constant size jump over the point."""
     x, threat = torch.full((4, 1, 2, 2), 0.5), ThreatModel(norm, EPS[norm])
     goal = threat.project(x + 0.3 * EPS[norm] * torch.tensor([0.3, -0.2, 0.1, 0.25]).view(1, 1, 2, 2), x)
 

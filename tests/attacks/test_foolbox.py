@@ -163,7 +163,7 @@ class Brightness(nn.Module):
 
 
 class Roughness(nn.Module):
-    """Class 1 where neighbours differ by little."""
+    """Class 1 if neighbouring pixels differ little."""
 
     def forward(self, x: Tensor) -> Tensor:
         rough = x.diff(dim=3).abs().mean((1, 2, 3))
@@ -222,8 +222,8 @@ def test_salt_and_pepper_is_black_and_white():
 
 
 @pytest.mark.parametrize("spec", ["fmn", "cw(steps=5)", "boundary(steps=5)", "hopskipjump(steps=1)", "blur", "spatial"])
-def test_what_nothing_fools_is_left_as_it_is(spec):
-    """An evaluation records no distance for it, and those that can be fooled get their examples all the same."""
+def test_a_sample_without_an_adversarial_image_is_returned_unchanged(spec):
+    """An evaluation records no distance for such a sample, and the others still get their examples."""
 
     class Stubborn(nn.Module):
         def __init__(self) -> None:
@@ -262,8 +262,8 @@ def test_one_sample_without_a_start_does_not_stop_the_others(spec, monkeypatch):
 
 
 @pytest.mark.parametrize(("spec", "norm"), [("cw(confidence=0.7)", "l2"), ("ead(confidence=0.7)", "l1")])
-def test_a_black_image_is_no_find(spec, norm):
-    """foolbox gives it where nothing has the confidence, and it may well be adversarial."""
+def test_a_black_image_is_not_returned_as_an_example(spec, norm):
+    """foolbox returns it if no image reaches the confidence, and it may be adversarial."""
     x = 0.6 + 0.2 * torch.rand(3, 3, 4, 4, generator=seeded())
     x_adv = robustcls.attack(Brightness(), x, torch.ones(3).long(), ThreatModel(norm, 1), spec)
     assert torch.equal(x_adv, x)

@@ -1,4 +1,4 @@
-"""A model whose input gradient has poles is broken as its twin is that answers alike and has none."""
+"""A model with non-finite input gradients is broken like its twin with the same outputs and finite gradients."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ ATTACKS = (
 
 
 class Seen(nn.Module):
-    """A network behind something that changes what it sees."""
+    """A network whose input is changed by a function."""
 
     def __init__(self, before, net: nn.Module) -> None:
         super().__init__()
@@ -53,13 +53,13 @@ def trained():
 
 @pytest.fixture(scope="module", params=POLES)
 def pair(request, trained):
-    """The model with the pole, its twin without, images and the labels that both give them."""
+    """The model with non-finite gradients, its twin without, and images with the labels that both predict."""
     net, x = trained
     model, twin = (Seen(before, net).eval() for before in POLES[request.param])
     return model, twin, x, twin(x).argmax(1)
 
 
-def test_the_pole_is_one(pair):
+def test_the_test_model_has_gradients_that_are_not_finite(pair):
     model, twin, x, y = pair
     torch.testing.assert_close(model(x), twin(x))
     images = x.clone().requires_grad_()
@@ -71,7 +71,7 @@ def test_the_pole_is_one(pair):
 
 @pytest.mark.parametrize("norm", EPS)
 @pytest.mark.parametrize("spec", ATTACKS)
-def test_every_attack_breaks_both_alike(pair, norm, spec):
+def test_every_attack_breaks_the_model_as_it_breaks_its_twin(pair, norm, spec):
     model, twin, x, y = pair
     threat = ThreatModel(norm, EPS[norm])
     try:
@@ -105,7 +105,7 @@ def test_the_attack_inside_an_objective_is_the_twins(pair, norm, spec):
 
 
 def test_a_patch_learns_from_images_without_a_pole(pair):
-    """One image's gradient must not take that of the others with it."""
+    """The gradient of one image must not spoil that of the others."""
     model, twin, x, y = pair
     spec, box = "patch(steps=30, size=0.5)", ThreatModel("linf", 1)
     found, expected = (robust(one, robustcls.attack(one, x, y, box, spec), x, y, box) for one in (model, twin))

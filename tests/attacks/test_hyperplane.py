@@ -1,4 +1,4 @@
-"""The shortest way to a hyperplane inside the box, against brute force and AutoAttack's own projections."""
+"""The nearest point on a hyperplane inside the box, against brute force and AutoAttack's own projections."""
 
 from itertools import combinations
 
@@ -14,7 +14,7 @@ every_norm = pytest.mark.parametrize("norm", ORDERS)
 
 
 def problem(n: int = 40, pixels: int = 48, share: float = 0.3, sparse: bool = False):
-    """Points, also on the walls of the box, and hyperplanes at a share of what the box allows, on either side."""
+    """Points, some at the edge of the box, and hyperplanes on either side, at a share of the distance that the box allows."""
     generator = torch.Generator().manual_seed(0)
     x = (torch.rand(n, pixels, generator=generator) * 1.6 - 0.3).clamp(0, 1)
     w = torch.randn(n, pixels, generator=generator)
@@ -104,7 +104,7 @@ def test_without_a_slope_nothing_moves(norm):
 
 
 def test_in_l0_no_choice_of_fewer_values_reaches_the_hyperplane():
-    """By trying all sets of values, each at its wall."""
+    """By trying all sets of values, each moved to the edge of the box."""
     draw = torch.Generator().manual_seed(4)
     x, w = torch.rand(30, 6, generator=draw), torch.randn(30, 6, generator=draw)
     b = (w * x).sum(1) + torch.randn(30, generator=draw)

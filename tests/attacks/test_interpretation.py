@@ -1,4 +1,4 @@
-"""The attack on the explanation: the label stays, the map moves, and the steps are the paper's."""
+"""The attack on explanations: the label stays, the map changes, and the steps are those of the paper."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ LINF = ThreatModel("linf", 0.1)
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Module, Tensor, Tensor]:
-    """A net of two ReLU layers and 60 test images, also those that it gets wrong."""
+    """A net with two ReLU layers and 60 test images, including misclassified ones."""
     torch.manual_seed(0)
     net = deeper_net()
     x, y = fit_digits(net, epochs=4, noise=0.1)
@@ -110,7 +110,7 @@ def test_the_labels_could_have_moved(trained):
 
 
 def test_a_ball_that_breaks_nearly_all_still_moves_maps_alone(trained):
-    """Here every fourth iterate leaves the label."""
+    """In this test every fourth iterate changes the label."""
     net, x, y = trained
     x_adv = interpretation(net, x, y, ThreatModel("linf", 0.3), steps=30, share=0.1, generator=seeded())
     assert torch.equal(predicted(net, x_adv), predicted(net, x))

@@ -1,4 +1,4 @@
-"""Targets by linearised distance, against distances that are exact; which samples get a run, and how many."""
+"""Targets by linearised distance, against exact distances; which samples get a run, and how many."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_its_first_target_breaks_more_than_that_of_the_largest_logit():
 
 
 def runs(rows: slice = slice(None), **given) -> list[int]:
-    """How many runs each sample of LEFT got, of one step."""
+    """Return the number of one-step runs that each sample of LEFT got."""
     x = torch.full((len(LEFT), 1, 1, 2), 0.5)
     x[:, 0, 0, 0] = LEFT
     start = x.clone()
@@ -63,7 +63,7 @@ def test_all_samples_get_all_targets_and_restarts():
     assert runs(targets=9, skip=1) == [2] * 4
 
 
-def test_within_and_its_halves_say_who_gets_another():
+def test_within_decides_which_samples_get_further_targets_and_restarts():
     assert runs(targets=1, within=0.5) == [1, 1, 1, 0]
     assert runs(targets=2, restarts=3, within=0.5) == [6, 4, 2, 0], "0.5, 0.25, 0.125"
 

@@ -1,4 +1,4 @@
-"""A mask of what may change, and examples in 8 bits: kept by every attack that says so, verified, refused by the others."""
+"""Masks and 8-bit examples: obeyed by the attacks that support them, verified, and refused by the others."""
 
 import itertools
 from dataclasses import replace
@@ -28,7 +28,7 @@ def seeded(seed=0):
 
 
 def images(n=20):
-    """Not on the grid of 8 bits, and far enough from the walls that no ball here meets one in linf."""
+    """Images off the 8-bit grid, far enough from the edge of the box that no linf ball here reaches it."""
     return 0.2 + 0.6 * torch.rand(n, 2, 6, 6, generator=seeded())
 
 
@@ -96,7 +96,7 @@ def test_a_linear_model_falls_exactly_where_the_dual_norm_of_the_allowed_weights
 
 
 def test_the_fewest_values_inside_a_mask_by_brute_force():
-    """Of a linear model the smallest l0 distance takes the values that gain most, of those allowed."""
+    """The smallest l0 distance of a linear model changes the allowed values that gain most."""
     net, x = linear(2), images(150)
     few = torch.zeros(6, 6, dtype=torch.bool)
     few[1, 1:4] = True
@@ -123,7 +123,7 @@ def test_the_fewest_values_inside_a_mask_by_brute_force():
 
 
 class Recorded(nn.Module):
-    """Remembers what it is asked about."""
+    """Records the images that it is asked about."""
 
     def __init__(self, net):
         super().__init__()
@@ -136,7 +136,7 @@ class Recorded(nn.Module):
 
 @pytest.mark.parametrize(("name", "norm"), list(cases()))
 def test_every_image_that_the_model_is_asked_about_keeps_to_the_mask(name, norm):
-    """Else an attack follows what it may not use, and its result, put back into the mask, is no example any more."""
+    """Otherwise an attack uses pixels that it may not change, and its result is no example once the mask is applied."""
     net, x = Recorded(linear()), images(6)
     with torch.no_grad():
         y = net.net(x).argmax(1)
@@ -148,7 +148,7 @@ def test_every_image_that_the_model_is_asked_about_keeps_to_the_mask(name, norm)
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_square_uses_up_the_ball_within_the_mask(norm):
-    """What the mask takes from a proposal is there for the next."""
+    """The budget that the mask removes from a proposal is available to the next one."""
     net, x = linear(), images(40)
     with torch.no_grad():
         y = net(x).argmax(1)
@@ -176,7 +176,7 @@ def test_one_value_outside_the_mask_is_seen_in_whatever_channel():
 
 
 def leaves(model, x, y, threat):
-    """Of the user's: goes where it must not."""
+    """A user's attack that changes pixels outside the mask."""
     return pgd(model, x, y, replace(threat, mask=None), early_stop=False)
 
 
@@ -234,7 +234,7 @@ def test_examples_in_8_bits_are_whole_levels_inside_the_ball(norm, mask):
 
 
 def test_what_rounding_undoes_is_no_example_in_8_bits():
-    """A model that sees whether values lie between the levels is broken in float, and never in 8 bits."""
+    """A model that detects values between the 8-bit levels is broken by float images, and never by 8-bit ones."""
 
     class BetweenLevels(nn.Module):
         def forward(self, x):
@@ -250,7 +250,7 @@ def test_what_rounding_undoes_is_no_example_in_8_bits():
 
 @pytest.mark.parametrize("norm", RADII)
 def test_at_another_radius_the_limits_are_the_same(norm):
-    """As the curve over radii and the self-checks need it."""
+    """The curve and the self-checks need this."""
     for eight_bit in (False, True):
         assert ThreatModel(norm, 0.1, ALLOWED, eight_bit).at(0.05) == ThreatModel(norm, 0.05, ALLOWED, eight_bit)
 

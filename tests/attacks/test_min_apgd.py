@@ -1,4 +1,4 @@
-"""min_apgd against the exact distance of a linear model, and against its parts."""
+"""min_apgd against the exact distance of a linear model, and its parts."""
 
 import pytest
 import torch

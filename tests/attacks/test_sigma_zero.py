@@ -1,4 +1,4 @@
-"""sigma-zero against a linear model's exact minimum, and against the published steps by torch's own Adam and gradients."""
+"""sigma-zero against the exact minimum of a linear model, and against the published steps with torch's Adam and gradients."""
 
 import math
 

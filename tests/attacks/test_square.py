@@ -50,7 +50,7 @@ def test_any_shape_stays_inside_and_gains(norm, shape, early_stop):
 
 
 def test_on_a_linear_model_it_comes_close_to_the_optimum():
-    """Each pixel to the end of its range that its weight asks for."""
+    """At the optimum, each pixel is at the end of its range that its weight prefers."""
     model, threat = linear(2, 1, 6, 6), ThreatModel("linf", 0.05)
     x = torch.rand(20, 1, 6, 6, generator=seeded(1))
     y = model(x).argmax(1)
@@ -169,7 +169,7 @@ def test_no_sample_of_a_look_decides_for_another():
     assert [queries_of([kind], queries=1024, look=16)[0] for kind in (0.1, 0.2, 0.3)] == [18, 51, 18]
 
 
-def test_within_takes_those_that_the_start_has_brought_close(trained):
+def test_within_selects_the_samples_that_the_start_brought_close(trained):
     net, x, y = trained
     threat = ThreatModel("linf", 0.1)
     start = square(net, x, y, threat, queries=50, generator=seeded())
@@ -179,7 +179,7 @@ def test_within_takes_those_that_the_start_has_brought_close(trained):
 
 
 def test_where_no_sample_came_close_no_empty_batch_is_asked():
-    """Networks whose shape is taken from the batch cannot answer one."""
+    """Networks that take their shape from the batch cannot run on an empty one."""
 
     def model(x):
         assert len(x) > 0

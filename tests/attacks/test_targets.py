@@ -1,4 +1,4 @@
-"""Attacks that aim at a class: the closed form on linear models, and the direction of the loss."""
+"""Targeted attacks: the closed form on linear models, and the direction of the loss."""
 
 import foolbox as fb
 import numpy as np
@@ -78,7 +78,7 @@ def test_the_loss_towards_the_target_falls(name, norm, trained):
 @pytest.mark.parametrize("name", ["apgd_ce", "apgd_dlr", "noise", "pgd", "square"])
 @pytest.mark.parametrize("norm", EPS)
 def test_success_is_the_target_and_no_other_class(name, norm, trained):
-    """Early stopping waits for it."""
+    """Early stopping waits until the target is reached."""
     net, x, y = trained
     target = net(x).scatter(1, y[:, None], -torch.inf).topk(2).indices[:, 1]  # the second of the wrong classes
     threat = ThreatModel(norm, {"linf": 0.3, "l2": 2.0, "l1": 6.0}[norm])
@@ -103,7 +103,7 @@ def test_a_sample_that_is_the_target_is_done(name, trained):
 
 
 def test_the_goals_agree_on_two_classes():
-    """Away from the one is towards the other, ties apart."""
+    """With two classes, untargeted and targeted attacks have the same goal, except for ties."""
     logits, y = torch.randn(50, 2, generator=seeded()), torch.arange(50) % 2
     logits[0], logits[1] = 1.0, torch.nan
     away, towards = Goal.of(y, None), Goal.of(y, 1 - y)

@@ -1,4 +1,4 @@
-"""The universal perturbation: one for all, against closed forms, and better than noise on images that it has not seen."""
+"""The universal perturbation, against closed forms, and against noise on unseen images."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def linear():
 
 
 def perturbation(x_adv, x):
-    """The one change of all images; fails unless there is one."""
+    """Return the perturbation shared by all images; fail if it is not shared."""
     delta = x_adv - x
     torch.testing.assert_close(delta, delta[:1].expand_as(delta), rtol=0, atol=1e-6)
     return delta[:1]
@@ -75,7 +75,7 @@ def test_it_carries_over_to_images_that_it_has_not_seen():
 
 
 def test_one_extreme_sample_does_not_decide_for_all():
-    """Without a bound on the loss the sample of the largest gradient, which is misclassified by far, would lead every step."""
+    """With an unbounded loss, the sample with the largest gradient, far misclassified already, would dominate every step."""
     x = torch.full((21, 1, 2, 2), 0.5)
     x[0] = 0.2
 

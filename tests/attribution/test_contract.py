@@ -1,4 +1,4 @@
-"""What holds for every attribution plug-in, and what `explain` promises whatever the method."""
+"""Properties that hold for every attribution plug-in, and guarantees of `explain` for every method."""
 
 import copy
 import warnings
@@ -25,7 +25,7 @@ METHODS = [name + CHEAP.get(name, "") for name in names("attribution")]
 
 
 class Net(nn.Module):
-    """Batch norm and dropout tell modes apart; ReLU is in place, once as a module and once as a function."""
+    """BatchNorm and dropout make the modes differ; ReLU is in place, once as a module and once as a function."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The picture of a sample: a PNG of sane size whatever the image, and colours that mean what they say."""
+"""The picture of a sample: a PNG of reasonable size for any image, with colours that match the values."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""GradCAM on layers whose channels come last, and on rows of tokens: turned as they are, or refused by name."""
+"""GradCAM on channels-last layers and token layers: rearranged correctly, or refused by name."""
 
 import pytest
 import torch

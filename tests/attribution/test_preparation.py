@@ -1,4 +1,4 @@
-"""The prepared copy: DeepLIFT of a model that reuses, overlaps and overwrites is that of a twin that does not."""
+"""The prepared copy: DeepLIFT of a model with reused, overlapping and in-place layers equals that of a twin without them."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ class Tangled(nn.Module):
 
 
 class Rewritten(Tangled):
-    """The same with a module for each use; what lies between two of them is a tensor of its own."""
+    """The same function with a separate module for each use, and a separate tensor between them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ def test_a_copy_with_other_logits_is_refused() -> None:
 
 
 class InPlace(nn.Module):
-    """Normalises its input where it lies."""
+    """Normalises its input in place."""
 
     def __init__(self) -> None:
         super().__init__()

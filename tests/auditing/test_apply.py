@@ -33,7 +33,7 @@ def photos(tmp_path) -> Path:
 
 @pytest.fixture
 def decide(tmp_path, photos):
-    """Writes decisions: (file, decision, new_label) each."""
+    """Write decisions, each (file, decision, new_label)."""
 
     def write(*decisions, data=None, **changed) -> Path:
         images = load_all(data or f"folder:{photos}")
@@ -135,7 +135,7 @@ def test_files_that_were_skipped_as_corrupt_are_not_copied(photos, decide, tmp_p
 
 
 def test_images_that_nobody_decided_about_keep_their_names(photos, decide, tmp_path):
-    """cat/1.png comes to dog, which has a 1.png, and a file of the name that it would get instead."""
+    """cat/1.png moves to dog, which already has a 1.png and a file with the alternative name."""
     before = hashes(photos)
     taken = photos / "train" / "dog" / "000001-1.png"
     (photos / "train" / "dog" / "5.png").rename(taken)
@@ -245,7 +245,7 @@ NAMES = [
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_its_own_tables_can_be_read_back(tmp_path, delimiter):
-    """Whatever names hold, and whatever a spreadsheet makes of the delimiter; no cell is a formula, no digest a number."""
+    """With any names and any delimiter that a spreadsheet writes, no cell is a formula and no digest a number."""
     digests = ["1234567890123456", "12e3456789012345", "0" * 16]
     made = [
         Finding(i, i % 3, (i + 1) % 3, LABEL_ERROR, -0.5, digests[i % 3], name, odds=3.0)

@@ -1,4 +1,4 @@
-"""An audit of digits: what was planted is found, and nothing where nothing was."""
+"""An audit of digits finds planted errors, and almost nothing where none were planted."""
 
 import json
 from dataclasses import replace
@@ -144,7 +144,7 @@ def test_the_boundary(planted, audited):
 
 
 def test_what_predicted_is_what_is_attacked(planted, config):
-    """Where training mirrors, predictions are of both sides: an image that they get right is no step away from itself."""
+    """If training flips images, predictions average both sides: an image that they classify correctly has distance above 0."""
     images = replace(planted[0].take(torch.arange(400)), flip=True)
     found, folds = audit_data(replace(config, data=None, epochs=2, attack_n=400, eps="1e-6", minimum_n=150), images)
     for number, model in enumerate(folds.models):

@@ -1,4 +1,4 @@
-"""Confident learning, against a case written out by hand and against cleanlab."""
+"""Confident learning, against an example worked out by hand and against cleanlab."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_a_case_by_hand():
 
 
 def test_a_label_that_is_most_probable_is_no_issue():
-    """Class 1 is never probable, so that its threshold is low and most images reach it."""
+    """Class 1 is never probable, so its threshold is low and most images reach it."""
     p = torch.tensor([[0.55, 0.45], [0.95, 0.05], [0.9, 0.1], [0.8, 0.2]])
     found = find_label_errors(p, torch.tensor([0, 0, 0, 1]))
     assert found.issue.tolist() == [False, False, False, True]

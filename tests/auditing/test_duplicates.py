@@ -1,4 +1,4 @@
-"""Planted copies are found, as they are and changed a little; what only looks alike is not taken for one."""
+"""Planted copies are found, exact and slightly changed; images that only look alike are not."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_finds_twenty_planted_copies_and_nothing_else(change):
 @pytest.mark.parametrize("copied", [10, 50, 200])
 @pytest.mark.parametrize("times", [1, 3])
 def test_finds_copies_where_most_images_have_one(copied, times):
-    """As where a test split is train once more, saved anew."""
+    """As if the test split were the training split saved again."""
     x = photos(200)
     draws = torch.Generator().manual_seed(2)
     copies = [
@@ -79,7 +79,7 @@ def test_equal_ones_alone_where_that_is_asked():
 
 
 def test_skies_are_no_copies():
-    """Alike as thumbnails, they differ in what these leave out."""
+    """Their thumbnails are alike; they differ in details."""
     draws = torch.Generator().manual_seed(0)
     ramp = torch.linspace(200, 120, 32).view(1, 1, 32, 1).expand(200, 3, 32, 32)
     x = (ramp + 3 * torch.randn(200, 3, 32, 32, generator=draws)).round().clamp(0, 255).to(torch.uint8)

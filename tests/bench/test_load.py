@@ -1,4 +1,4 @@
-"""The client of the suite serve, against a server whose answers are known; and the statistics, by closed form."""
+"""The client of the suite serve, against a server with known answers; and its statistics, against closed forms."""
 
 import asyncio
 import math
@@ -64,7 +64,7 @@ async def at_once(number):
 
 
 def load(answer, **job):
-    """The server, and what became of the requests."""
+    """The server, and the results of the requests."""
     server = Server(answer)
 
     async def run():

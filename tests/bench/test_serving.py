@@ -1,4 +1,4 @@
-"""The suite serve: every payload is the same image, and everything is measured from a service that really runs."""
+"""The suite serve: all payloads are the same image, and a real service is measured."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: operations counted right, medians of rounds, failures in their row."""
+"""The benchmark: operations are counted correctly, rounds give medians, failures have a row."""
 
 import pytest
 import torch

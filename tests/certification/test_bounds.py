@@ -1,4 +1,4 @@
-"""Bounds against what can be found out otherwise: every point of a grid, closed forms, a plain loop over the neurons."""
+"""Bounds against independent results: all points of a grid, closed forms, a plain loop over the neurons."""
 
 import copy
 import math
@@ -108,7 +108,7 @@ def crown_by_loops(weights, biases, low, high, c):
     return below(c, 0.0, len(weights) - 1, boxes)
 
 
-def test_crown_is_a_plain_loops_or_tighter():
+def test_crown_is_at_least_as_tight_as_a_plain_loop():
     """Equal but for neurons whose interval from the layer before is the tighter one; equal in most cases."""
     equal = 0
     for seed in range(20):
@@ -159,7 +159,7 @@ def test_a_convolutional_network_has_the_bounds_of_the_same_one_written_with_mat
         assert torch.allclose(one, other, atol=1e-9), method
 
 
-def test_interval_margins_are_the_papers():
+def test_interval_margins_are_those_of_the_paper():
     """(w_y - w_k) mu - |w_y - w_k| r, after mu' = W mu + b and r' = |W| r."""
     net = tiny(3, 5).double()
     x, y = torch.rand(4, 1, 1, 5, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
@@ -215,7 +215,7 @@ def test_the_projects_architectures_are_known(spec):
 
 
 class Written(nn.Module):
-    """With functions and methods in place of modules."""
+    """The same network with functions and methods instead of modules."""
 
     def __init__(self):
         super().__init__()
@@ -238,7 +238,7 @@ def test_functions_and_methods_are_read_too():
 
 
 def test_what_the_mask_keeps_does_not_count():
-    """A linear model that looks at one pixel alone, which may not change."""
+    """A linear model that uses only one pixel, which may not change."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
     with torch.no_grad():
         net[1].weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0]]))
@@ -249,7 +249,7 @@ def test_what_the_mask_keeps_does_not_count():
         assert certify_bounds(net, x, y, ThreatModel(norm, 0.5, mask=mask)).margins[0, 1].item() == pytest.approx(0.2)
 
 
-def test_swapped_labels_certify_nothing_and_ties_neither():
+def test_swapped_labels_and_ties_certify_nothing():
     model = random_network(0, "convolution", "relu", 1.0)
     x = torch.rand(20, 2, 6, 6)
     y = model(x).argmax(1)

@@ -1,4 +1,4 @@
-"""Models whose list of layers would be another network, or none, are refused in words that say what they are."""
+"""Models that cannot be read as a list of layers are refused with a message that names the reason."""
 
 import pytest
 import torch

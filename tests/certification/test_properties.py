@@ -1,4 +1,4 @@
-"""No point of the ball, wherever it comes from, has a margin below a bound: random networks, attacks of ours, broken bounds."""
+"""No point of the ball has a margin below a bound: random networks, our attacks, and deliberately broken bounds."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_no_attack_and_no_point_comes_below_a_bound(**case):
 
 @settings(max_examples=10, deadline=None)
 @drawn
-def test_crown_is_never_looser_than_crown_ibp_nor_that_than_intervals(seed, kind, activation, gain, norm, share):
+def test_crown_is_at_least_as_tight_as_crown_ibp_and_that_as_intervals(seed, kind, activation, gain, norm, share):
     model = random_network(seed, kind, activation, gain)
     x, y = torch.rand(8, 2, 6, 6), torch.arange(8) % CLASSES
     found = [certify_bounds(model, x, y, ThreatModel(norm, share), method=method).margins for method in METHODS]
@@ -67,7 +67,7 @@ def test_crown_is_never_looser_than_crown_ibp_nor_that_than_intervals(seed, kind
 
 
 def cases(count: int):
-    """A fixed part of what the test above draws from."""
+    """A fixed part of the cases of the test above."""
     generator = torch.Generator().manual_seed(0)
     for seed in range(count):
         gain, share = (torch.rand(2, generator=generator) * torch.tensor([3.5, 0.5])).tolist()

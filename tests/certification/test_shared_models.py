@@ -1,4 +1,4 @@
-"""Certificates on models that others trained: what stands in reports/certified/bounds.json, and a few of them made anew."""
+"""Certificates on models trained by others: those in reports/certified/bounds.json, and a few computed anew."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Randomised smoothing beside a loop written out here, and beside what is known of linear classifiers."""
+"""Randomised smoothing, against a plain loop and against known results for linear classifiers."""
 
 import copy
 import math
@@ -179,7 +179,7 @@ def test_the_fewest_draws_are_the_closed_form():
 
 
 def votes_of(*answers):
-    """As if the model had given these counts, first when the class is chosen."""
+    """Stands for a model with these vote counts; the first counts choose the class."""
     given = iter(answers)
     return lambda n, purpose: torch.tensor(next(given))
 

@@ -1,4 +1,4 @@
-"""A choice among tiny nets on digits: what is trained, what is kept, what is said, and how it goes on."""
+"""Choosing among tiny nets on digits: training, files, messages, and resuming."""
 
 import json
 import subprocess
@@ -108,7 +108,7 @@ def test_what_was_cut_off_goes_on_to_the_same_end(options, tmp_path):
 
 
 def test_two_processes_share_the_candidates(options):
-    """Each trial is trained once, by one of them, and both come to the same choice."""
+    """Each trial is trained once, by one of the processes, and both reach the same choice."""
     code = f"""
 import sys
 sys.path.insert(0, {str(sys.path[0])!r})
@@ -232,7 +232,7 @@ def test_a_folder_of_another_choice(options):
         robustcls.choose(NETS[:2], **options | {"minutes": 11})
 
 
-def test_who_guesses_is_known(options):
+def test_a_candidate_at_chance_level_is_recognised(options):
     trial = robustcls.choose(NETS[:2], **options).best
     guess, sure = Accuracy.of(4, 40), Accuracy.of(30, 40)
     assert trial.majority == pytest.approx(0.1, abs=0.05)
@@ -241,7 +241,7 @@ def test_who_guesses_is_known(options):
 
 
 def helps(model, x, y, threat, *, generator=None):
-    """In place of a misclassified image, one of its class that is not."""
+    """Replace a misclassified image by a correct one of the same class."""
     right = model(x).argmax(1) == y
     x_adv = x.clone()
     for place in (~right).nonzero().flatten().tolist():

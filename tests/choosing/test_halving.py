@@ -1,4 +1,4 @@
-"""Successive halving on accuracies that are given, against counts and intervals worked out by hand."""
+"""Successive halving on given accuracies, against counts and intervals worked out by hand."""
 
 import itertools
 import random

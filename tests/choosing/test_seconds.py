@@ -1,4 +1,4 @@
-"""Equal seconds: what a rehearsal measures, what a trial took, and what is said where they differ. All clocks are made up."""
+"""Equal seconds: the rehearsal, the time of a trial, and messages where times differ. All clocks are fake."""
 
 from contextlib import contextmanager
 from dataclasses import replace
@@ -48,7 +48,7 @@ def test_epochs_are_what_preparation_and_the_last_validation_leave():
     assert epochs_that_fit(contender(), 1.0) == 1
 
 
-def test_the_trial_before_is_believed_more():
+def test_an_earlier_trial_determines_the_number_of_epochs():
     before = trial("a", 50, 21.0, around_seconds=1.0)  # 20 s for 4 epochs
     assert epochs_that_fit(contender(), 30.0, before) == 5
     assert epochs_that_fit(contender(), 30.0, replace(before, epochs=0, failed="diverged")) == 9
@@ -148,7 +148,7 @@ def test_the_seconds_of_a_trial_are_all_that_passed(options, clock, monkeypatch)
 # What differs
 
 
-def test_who_had_more_time_is_not_claimed_to_be_better():
+def test_a_candidate_with_more_time_is_not_claimed_to_be_better():
     fast, slow = trial("fast", 80, 38.0), trial("slow", 50, 19.0)
     found = Comparison.of(fast, slow, "rung 1", 0.05)
     assert (found.claimable, found.unequal) == (False, "fast had 38 s, slow 19")
@@ -158,13 +158,13 @@ def test_who_had_more_time_is_not_claimed_to_be_better():
     assert not Comparison.of(fast, replace(slow, seconds=30.0), "rung 1", 0.05).claimable
 
 
-def test_who_is_better_in_less_time_is():
+def test_a_candidate_that_is_better_in_less_time_is_claimed():
     found = Comparison.of(trial("fast", 80, 19.0), trial("slow", 50, 38.0), "rung 1", 0.05)
     assert (found.claimable, found.unequal) == (True, "")
 
 
 @pytest.mark.parametrize("why", ["stopped", "failed"])
-def test_who_ended_by_itself_had_all_of_its_share(why):
+def test_a_candidate_that_ended_by_itself_used_its_whole_share(why):
     ended = trial("ended", 50, 4.0, **{why: "by itself"})
     assert Comparison.of(trial("other", 80, 32.0), ended, "rung 1", 0.05).claimable
     assert Rung.of(30.0, [trial("other", 80, 32.0), ended], ["other"]).unequal == ""
@@ -178,14 +178,14 @@ def test_more_updates_are_no_gain_of_more_images():
     assert (found.first, found.second) == ("200 images", "100 images")
 
 
-def test_a_rung_says_so():
+def test_a_rung_names_unequal_seconds():
     trials = [trial("a", 80, 38.0), trial("b", 70, 25.0), trial("c", 60, 19.0)]
     assert Rung.of(30.0, trials, ["a", "b"]).unequal == "a had 38 s, c 19"
     assert Rung.of(30.0, [replace(one, seconds=30.0) for one in trials], ["a", "b"]).unequal == ""
 
 
 def test_a_choice_whose_winner_had_twice_the_seconds(options, clock):
-    """The loser's batches take half as long as those of the winner, which no rehearsal had told."""
+    """The loser's batches take half as long as the winner's, which no rehearsal had measured."""
 
     def run_out(run):
         clock.now += {NETS[0]: 2.0, NETS[1]: 1.0}[run.config.arch]

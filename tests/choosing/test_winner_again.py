@@ -1,4 +1,4 @@
-"""The winner trained again, under other seeds and on parts of its images, is of the recipe that won."""
+"""The winner is trained again, with other seeds and on parts of its images, with the same recipe."""
 
 import tomllib
 
@@ -24,7 +24,7 @@ def planned(choice, trial):
 
 
 def test_a_winner_that_stopped_early_is_planned_as_it_was(options, tmp_path, monkeypatch):
-    """A rate of nothing learns nothing, so that `patience` stops both after their second epoch of 12."""
+    """With a learning rate of 0 nothing is learned, so `patience` stops both after their second epoch of 12."""
     monkeypatch.setattr("robustcls.choosing.work.epochs_that_fit", lambda *_: 12)
     text = f'arch = "{NETS[2]}"\nlr = 1e-30\nmomentum = 0.0\npatience = 1\n'
     files = recipes(tmp_path, text, text)

@@ -1,4 +1,4 @@
-"""`robustcls audit`: what it writes and says, and what it refuses."""
+"""`robustcls audit`: its files and messages, and what it refuses."""
 
 import csv
 import sys

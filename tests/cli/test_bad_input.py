@@ -1,4 +1,4 @@
-"""Whatever is wrong with what was asked: exit status 2, one line on stderr that says how to mend it, nothing left behind."""
+"""Wrong input of any kind: exit status 2, one line on stderr that says how to fix it, nothing left behind."""
 
 import os
 

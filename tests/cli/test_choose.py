@@ -1,4 +1,4 @@
-"""`robustcls choose`: its tables, and what is refused."""
+"""`robustcls choose`: its tables, and what it refuses."""
 
 import shlex
 from dataclasses import replace

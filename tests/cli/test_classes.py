@@ -1,4 +1,4 @@
-"""Classes of the data and outputs of the model, which need not be in the same order, or as many."""
+"""Mapping the classes of the data to the outputs of the model, which may differ in order and number."""
 
 import json
 import shlex
@@ -54,7 +54,7 @@ QUICK = ("--attack", "noise", "--eps", "1/255", "--device", "cpu")
 
 
 def draw(root, names, splits=("test", "train")):
-    """names: of each folder, the channel that is bright in it."""
+    """names: for each folder, the channel that is bright in its images."""
     generator = np.random.default_rng(0)
     for split in splits:
         for name, channel in names.items():
@@ -68,7 +68,7 @@ def draw(root, names, splits=("test", "train")):
 
 @pytest.fixture
 def run(cli, tmp_path):
-    """Runs attack on a model and a folder: the result, and the evaluation where it wrote one."""
+    """Run `attack` on a model and a folder; return the result, and the evaluation if it wrote one."""
     (tmp_path / "colours.py").write_text(CODE, encoding="utf-8")
 
     def run(model, data, *more):

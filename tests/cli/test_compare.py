@@ -1,4 +1,4 @@
-"""`robustcls compare`: tables of two evaluations and more."""
+"""`robustcls compare`: tables of two and more evaluations."""
 
 import re
 

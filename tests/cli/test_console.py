@@ -1,4 +1,4 @@
-"""What the terminal is shown."""
+"""Characters that the terminal can display."""
 
 import io
 

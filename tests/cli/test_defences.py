@@ -13,7 +13,7 @@ SMALL = ("--data", "digits(size=8)", "--n", 30, "--eps", 0.1, "--device", "cpu")
 
 
 def command_in(text):
-    """The command that a self-check tells to paste, out of the wrapped lines of the terminal."""
+    """Return the command that a self-check suggests, joined from the wrapped lines of the terminal."""
     (found,) = set(re.findall(r"robustcls (attack --model .*? --n 30(?: --suite rand)?)", " ".join(text.split())))
     return shlex.split(found)
 

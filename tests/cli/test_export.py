@@ -1,4 +1,4 @@
-"""`robustcls export`: what it prints and writes, and whatever can be wrong: one line, exit status 2, nothing left behind."""
+"""`robustcls export`: its output and files; errors give one line, exit status 2, and leave nothing behind."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""The whole standard suite where AutoAttack's own code cannot go: two and three classes, in a folder."""
+"""The whole standard suite on two and three classes in a folder, which AutoAttack's own code does not support."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from robustcls.results.records import Evaluation
 
 
 def draw(folder, classes: int) -> None:
-    """Grey images whose brightness tells the class, with noise that makes it hard."""
+    """Grey images whose brightness indicates the class, with strong noise."""
     random = np.random.default_rng(classes)
     for split, count in (("train", 60), ("test", 12)):
         for label in range(classes):

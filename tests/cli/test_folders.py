@@ -1,4 +1,4 @@
-"""Folders of images on the command line: what is judged, what is said, and whose names are written."""
+"""Folders of images on the command line: which images are used, messages, and redacted names."""
 
 import shutil
 
@@ -137,7 +137,7 @@ TRAIN += ("--device", "cpu", "--out", "run")
 
 
 def in_split(photos, split):
-    """Puts the class folders below a split."""
+    """Move the class folders into a split folder."""
     inside = photos.rename(photos.parent / "moved")
     photos.mkdir()
     inside.rename(photos / split)
@@ -202,7 +202,7 @@ def test_a_class_in_test_only_is_judged_by_a_model_of_others(cli, photos):
 
 
 def deepen(photos):
-    """Turns the photos into 12 bits of grey."""
+    """Convert the photos to 12-bit grey images."""
     for path in photos.rglob("*.png"):
         grey = np.asarray(Image.open(path).convert("L"))
         Image.fromarray(grey.astype(np.uint16) * 16).save(path)

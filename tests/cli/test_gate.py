@@ -1,4 +1,4 @@
-"""`robustcls gate`: the verdict as exit status, words and JUnit."""
+"""`robustcls gate`: the verdict as exit status, text and JUnit file."""
 
 from pathlib import Path
 from xml.etree import ElementTree

@@ -1,4 +1,4 @@
-"""Wherever attacks and certificates come together on the command line, attacks are held to them: exit status 3."""
+"""Attacks and certificates in one evaluation are checked against each other: a contradiction is exit status 3."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ SMOOTHING = ("--draws", 100, "--select-draws", 20)
 
 @pytest.fixture
 def false_bounds(monkeypatch):
-    """Bounds that certify whatever is right, at the largest radius."""
+    """False bounds that certify every correct sample at the largest radius."""
     from robustcls.evaluation import bound
 
     monkeypatch.setattr(bound, "_largest", lambda subject, rows, right, radii: right.double() * max(radii))

@@ -1,4 +1,4 @@
-"""Help, listing and start: examples that run, and nothing heavy before a command needs it."""
+"""Help, listing and start-up: the examples are valid, and nothing heavy is imported before a command needs it."""
 
 import re
 import shlex

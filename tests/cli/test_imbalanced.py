@@ -1,4 +1,4 @@
-"""Classes that differ in number: what is estimated, and what stands beside accuracy, in every output."""
+"""Imbalanced classes: what accuracy estimates, and what is shown beside it, in every output."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ HEALTHY, ILL = 95, 5
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """95 healthy and 5 ill for the test, as in the clinic."""
+    """95 healthy and 5 ill test images, as in screening."""
     folder = tmp_path_factory.mktemp("photos")
     pixels = np.random.default_rng(0).integers(0, 256, (HEALTHY, 4, 4, 3), dtype=np.uint8)
     for split, counts in (("train", (2, 2)), ("test", (HEALTHY, ILL))):

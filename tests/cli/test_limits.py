@@ -1,4 +1,4 @@
-"""--mask, --eight-bit and l0 from the command line: what is recorded, said, compared and judged."""
+"""--mask, --eight-bit and l0 on the command line: recorded, shown, compared and judged."""
 
 import json
 
@@ -84,7 +84,7 @@ def test_compare_and_gate_know_the_difference(evaluate, cli):
         assert result.status != 0
 
 
-def test_an_evaluation_that_is_written_without_limits_says_none(evaluate):
+def test_an_evaluation_without_limits_records_none(evaluate):
     _, file = evaluate("plain")
     stored = json.loads(file.read_text(encoding="utf-8"))
     assert stored["threat"]["mask"] is None

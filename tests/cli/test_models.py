@@ -1,4 +1,4 @@
-"""Models of others on the command line: ONNX files, zoos, and what a user is told of them."""
+"""Third-party models on the command line: ONNX files, model zoos, and the messages about them."""
 
 import json
 import warnings

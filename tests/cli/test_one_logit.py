@@ -1,4 +1,4 @@
-"""A model with one output on the command line: attacked, compared, judged, explained and reported as its twin of two logits."""
+"""A model with one output on the command line: attacked, compared, judged, explained and reported like two logits."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Where commands write: what is refused, followed, written through, and never lost."""
+"""Output paths: what is refused, followed or written through, and that no earlier result is lost."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def interrupt(*_, **__):
 
 @contextmanager
 def another_run(place, kind="file"):
-    """A process that writes there, and its number."""
+    """A process that writes to this path, and its process id."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(place), kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -61,7 +61,7 @@ def small_disk(size):
 
 @pytest.fixture
 def checkpoint(home, tmp_path):
-    """A copy that files may be written beside, by its name."""
+    """Return the name of a copy beside which files may be written."""
     shutil.copy(home / "pgd" / "ckpt.pt", tmp_path / "here" / "pgd.pt")
     return "pgd.pt"
 
@@ -105,7 +105,7 @@ def test_the_second_run_is_refused_before_it_harms_anything(name, cli, home, che
 
 
 def test_what_another_run_kept_is_not_read_without_resume(cli, checkpoint, tmp_path):
-    """As if another run wrote into the folder while this one goes on."""
+    """As if another run wrote into the folder at the same time."""
     big = ("attack", "--model", checkpoint, "--n", 40, "--batch-size", 8, "--device", "cpu", "--attack", "pgd(steps=4)")
     assert cli(*big, "--eps", 0.05, "--attack", "my_plugins:interrupt").status == 130
     left = tmp_path / "here" / "evaluation.json.partial"
@@ -392,7 +392,7 @@ def test_a_full_disk_is_told_in_one_line_and_nothing_is_left(name, command, room
 
 
 def unfinished(cli, here):
-    """A run that was cut off after its first epoch."""
+    """A run that was interrupted after its first epoch."""
     import torch
 
     from robustcls.models.weights import read_file
@@ -428,8 +428,8 @@ def test_a_log_on_a_full_disk_ends_nothing(home, tmp_path):
     assert Evaluation.load(tmp_path / "e.json").data.n == 10
 
 
-def test_words_stay_out_of_a_file_that_is_written_to_stdout(home, tmp_path):
-    """In a process of its own, whose stdout is a file, as behind a >."""
+def test_messages_stay_out_of_an_output_file_that_is_stdout(home, tmp_path):
+    """The command runs in a separate process whose stdout is a file, as with `>` in a shell."""
     command = [
         sys.executable,
         "-m",

@@ -15,7 +15,7 @@ from robustcls.results.records import Evaluation
 
 @pytest.fixture
 def checkpoint(home, tmp_path):
-    """A copy that evaluations may be written beside, by its name."""
+    """Return the name of a copy beside which evaluations may be written."""
     shutil.copy(home / "pgd" / "ckpt.pt", tmp_path / "here" / "pgd.pt")
     return "pgd.pt"
 
@@ -40,7 +40,7 @@ def test_named_attacks_replace_the_suite_of_a_profile():
 
 
 @pytest.mark.parametrize(("file", "flag"), [("suite", "attack"), ("attack", "suite")])
-def test_a_flag_that_says_what_attacks_silences_the_file(tmp_path, file, flag):
+def test_a_flag_for_attacks_overrides_suite_and_attacks_of_the_file(tmp_path, file, flag):
     given = {"suite": "standard", "attack": ["fgsm"]}
     options = tmp_path / "options.toml"
     options.write_text(f"{file} = {json.dumps(given[file])}\n", encoding="utf-8")
@@ -71,7 +71,7 @@ def test_what_a_profile_leaves_out_is_not_run_with_its_reason(cli, checkpoint, t
 
 @pytest.fixture
 def slow(monkeypatch):
-    """Every model takes ten seconds a gradient, by what is measured of it."""
+    """Make every model appear to take ten seconds per gradient."""
     from robustcls.evaluation import budget
     from robustcls.evaluation.pace import Pace
 

@@ -1,4 +1,4 @@
-"""Evaluations that are cut off, and evaluations that several processes share."""
+"""Interrupted evaluations, and evaluations that several processes share."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def finish(process: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="module")
 def whole(home, tmp_path_factory):
-    """An evaluation of one process that nothing disturbed: its arguments and its folder."""
+    """The arguments and the folder of an uninterrupted evaluation by one process."""
     folder = tmp_path_factory.mktemp("whole")
     arguments = ("attack", "--model", home / "pgd" / "ckpt.pt", *SPECS, "-n", 64, "--device", "cpu")
     finish(start(*arguments, "--out", folder / "e.json", "--save-examples", folder / "e.npz"))

@@ -1,4 +1,4 @@
-"""What is stated of a model where its evaluation is rendered."""
+"""Intended use and licence of a model: where they can be stated."""
 
 from pathlib import Path
 

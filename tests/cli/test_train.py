@@ -1,4 +1,4 @@
-"""`robustcls train`: what it prints, its configuration, and how it is stopped and goes on."""
+"""`robustcls train`: its output and configuration, and how it is stopped and resumed."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def test_few_images_and_first_weights_get_a_batch_and_a_rate_that_fit(cli, tmp_p
 
 
 def test_a_run_that_began_otherwise_goes_on_as_it_began(cli, tmp_path):
-    """Its last.pt knows the batch and the rate, whatever the recipe would be."""
+    """last.pt holds the batch size and the learning rate, whatever the recipe would be."""
     given = ("--batch-size", 48, "--lr", 0.2)
     assert cli("train", *TINY, "--adv", "none", "--epochs", 2, *given, "--out", "run").status == 0
     folder = tmp_path / "here" / "run"

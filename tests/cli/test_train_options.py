@@ -1,4 +1,4 @@
-"""The options of `robustcls train`: what --dry-run says, what is refused, and that each can be given in both ways."""
+"""The options of `robustcls train`: the output of --dry-run, refusals, and that each can be set by flag and by file."""
 
 import dataclasses
 import tomllib

@@ -32,7 +32,7 @@ def test_an_ensemble_is_a_model(cli, home):
     assert Evaluation.load("out.json").model.parameters * 2 == whole.model.parameters
 
 
-def test_coarse_accuracy_under_a_fine_attack_flatters(cli, home, tree):
+def test_an_attack_on_classes_overestimates_coarse_accuracy(cli, home, tree):
     tree()
     ckpt = f"{home}/pgd/ckpt.pt"
     coarse = f"coarse({ckpt}, tree.toml)"

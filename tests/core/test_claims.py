@@ -1,4 +1,4 @@
-"""One run at a time writes into one place, and a run that is gone holds nobody up."""
+"""Only one run at a time writes to a path, and a run that has ended blocks nobody."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ with claim(sys.argv[1], folder=sys.argv[2] == "folder"):
 
 @contextmanager
 def another_process(path, kind="file"):
-    """Holds the place until the end; yields the process."""
+    """Hold the path until the end of the block; yields the process."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path), kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

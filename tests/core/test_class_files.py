@@ -1,4 +1,4 @@
-"""Files that say which output of a model each class of the data is."""
+"""Files that map the classes of the data to the outputs of a model."""
 
 import json
 

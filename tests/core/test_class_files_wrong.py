@@ -1,4 +1,4 @@
-"""A file of classes that is wrong: what is wrong in it is said, not that one should give a file."""
+"""Wrong class files: the message names the error in the file."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which output of a model each class of the data is."""
+"""Mapping the classes of the data to the outputs of a model."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def match(data, known=(), outputs=None, listing=None, **more):
 
 
 @pytest.mark.parametrize("known", [("cat", "dog", "owl"), ("0", "1", "2")])
-def test_the_same_names_in_the_same_order_are_nothing_to_say(known):
+def test_the_same_names_in_the_same_order_need_no_message(known):
     found = match(known, known)
     assert (found.outputs, found.names, found.rule) == ((0, 1, 2), known, "")
 

@@ -1,4 +1,4 @@
-"""Random numbers of a sample: rightly distributed, independent, and its own."""
+"""Random numbers of each sample: correctly distributed, and independent of other samples."""
 
 import math
 
@@ -145,7 +145,7 @@ def test_a_random_start_is_uniform_in_the_ball(norm, shape):
 
 
 def test_other_numbers_of_samples_draw_as_torch_does():
-    """What an attack of somebody else's draws for a part of the batch, or for copies of it."""
+    """Draws of a third-party attack for a part of the batch, or for copies of it."""
     generator = streams(4)
     twin = torch.Generator().manual_seed(generator.initial_seed())
     found = ThreatModel("linf", 0.1).random_start(grey(3), generator)

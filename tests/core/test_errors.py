@@ -1,4 +1,4 @@
-"""Errors speak Python; on the command line they speak of flags."""
+"""Errors name Python options; on the command line they name flags."""
 
 import click
 import pytest

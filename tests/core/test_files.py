@@ -137,7 +137,7 @@ def test_a_full_device_says_so():
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc")
 def test_an_open_file_is_written_on_not_replaced(tmp_path):
-    """As /dev/stdout, which a shell may have sent into a file."""
+    """Like /dev/stdout, which a shell may have redirected to a file."""
     with open(tmp_path / "log", "wb") as log:
         log.write(b"before ")
         log.flush()

@@ -1,4 +1,4 @@
-"""What a network gives, and the logits in it."""
+"""Finding the logits in the output of a network."""
 
 import copy
 from collections import OrderedDict
@@ -24,7 +24,7 @@ class Pair(NamedTuple):
 
 
 class Net(nn.Module):
-    """A linear network whose logits are put into something."""
+    """A linear network whose logits are part of another structure."""
 
     def __init__(self, form, outputs=3):
         super().__init__()
@@ -151,7 +151,7 @@ def test_the_part_with_a_column_a_class_is_taken_where_that_is_known():
 
 
 @pytest.mark.parametrize("classes", [3, None])
-def test_of_parts_that_fit_alike_or_of_which_nothing_is_known_the_first_is_taken_with_its_shape(classes):
+def test_the_first_of_several_possible_outputs_is_taken_and_its_shape_named(classes):
     form = (lambda z: (z, z * 2)) if classes == 3 else features
     net = Net(form).eval()
     fitted, said = as_classifier(net, X, classes)

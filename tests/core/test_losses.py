@@ -75,7 +75,7 @@ def test_dlr(case):
 
 
 def probability_gap(logits, y):
-    """As its paper writes it."""
+    """The formula of the paper."""
     p = logits.double().softmax(1)
     return p.scatter(1, y[:, None], -1).amax(1) - p.gather(1, y[:, None]).squeeze(1)
 

@@ -1,4 +1,4 @@
-"""Options that are counts, or a word."""
+"""Options that are a count or a word."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def test_counts(text):
         parse_n(text)
 
 
-def test_counts_that_are_some():
+def test_valid_counts():
     assert parse_batch_size(None) == parse_batch_size("auto") == "auto"
     assert parse_batch_size("12") == parse_batch_size(12) == 12
     assert parse_n("all") is None

@@ -65,7 +65,7 @@ def test_the_rate_is_that_of_this_run(clock, capsys):
     assert capsys.readouterr().err == "training: 84 of 100 images, 2 min 40 s left\n"
 
 
-def test_what_is_counted_need_not_be_said(clock, capsys):
+def test_a_bar_without_a_unit(clock, capsys):
     with Bar(2, "self-checks", "", clock=clock) as bar:
         advance(bar, clock, 31)
     assert capsys.readouterr().err == "self-checks: 1 of 2, 31 s left\n"

@@ -1,4 +1,4 @@
-"""Where an evaluation comes from: versions and commit."""
+"""The provenance of an evaluation: versions and commit."""
 
 from robustcls.core.provenance import commit, versions
 

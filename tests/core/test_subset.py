@@ -1,4 +1,4 @@
-"""The rules by which few samples are taken of many."""
+"""The rules for selecting a subset of samples."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from robustcls.core.subset import first_proportional, in_turn, spaced, stratifie
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_beginning_of_a_stratified_order_is_fair(seed):
+def test_every_prefix_of_a_stratified_order_is_fair(seed):
     labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)
     order = stratified_order(labels, seed)
     assert sorted(order.tolist()) == list(range(100))

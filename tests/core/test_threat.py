@@ -18,7 +18,7 @@ CASES = [(norm, eps, shape) for norm in NORMS for eps in RADII[norm] for shape i
 
 
 def norm_of(delta: Tensor, norm: str) -> Tensor:
-    """In double precision and by other functions than the code's."""
+    """Compute it in double precision, with other functions than the code."""
     order = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
     return torch.linalg.vector_norm(delta.double().flatten(1), ord=order, dim=1)
 
@@ -125,7 +125,7 @@ def test_the_l1_projection_is_the_nearest_point_of_ball_and_box():
 
 
 def test_the_l1_projection_spends_eps_where_the_box_leaves_room():
-    """A step out of the box costs nothing: all of eps goes to the one pixel that can move."""
+    """Moving out of the box costs nothing: all of eps goes to the one pixel that can move."""
     x = torch.tensor([[1.0, 0.0, 0.5], [1.0, 0.0, 1.0]]).view(2, 1, 1, 3)
     x_adv = x + torch.tensor([3.0, -3.0, 0.4]).view(1, 1, 1, 3)
     expected = torch.tensor([[1.0, 0.0, 0.7], [1.0, 0.0, 1.0]]).view(2, 1, 1, 3)

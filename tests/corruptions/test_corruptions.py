@@ -1,4 +1,4 @@
-"""Every corruption against an independent reference, and what all of them promise."""
+"""Every corruption against an independent reference, and properties of all corruptions."""
 
 from io import BytesIO
 from itertools import pairwise

@@ -45,7 +45,7 @@ REFUSED = [
 
 
 def images_of(spec, flip=True):
-    """The images' part of a chain, as (x, generator) -> x."""
+    """Return a chain as a function of images alone, (x, generator) -> x."""
     augment = augmenter(spec, flip=flip, num_classes=5)
     return lambda x, draws: augment(x, torch.arange(len(x)) % 5, draws)[0]
 
@@ -121,7 +121,7 @@ def test_what_is_no_chain_is_refused_in_one_line(spec):
 @pytest.mark.parametrize(
     ("spec", "fault"), [("crop_flip++cutout", "a link is empty"), ("crop_flip(+cutout", "parentheses do not match")]
 )
-def test_a_broken_chain_is_told_what_is_wrong(spec, fault):
+def test_errors_in_a_chain_are_named(spec, fault):
     with pytest.raises(InputError, match=fault):
         augmenter(spec, flip=True, num_classes=5)
 

@@ -29,7 +29,7 @@ def test_what_is_transparent_may_not_change(mode, allowed, tmp_path):
     assert read_mask(tmp_path / "mask.png").allowed.tolist() == [allowed]
 
 
-def test_nor_may_a_transparent_colour_of_a_palette_or_of_a_file_without_alpha(tmp_path):
+def test_a_transparent_palette_or_grey_value_may_not_change(tmp_path):
     palette = Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8), "P")
     palette.putpalette([255, 255, 255, 255, 255, 254, 0, 0, 0])
     palette.save(tmp_path / "p.png", transparency=0)

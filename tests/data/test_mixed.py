@@ -11,7 +11,7 @@ L, U = 10, 25
 
 @pytest.fixture
 def mixed():
-    """Every image is its number: labelled ones from 0, unlabelled ones from 100."""
+    """The value of each image is its number: labelled images from 0, unlabelled ones from 100."""
 
     def images(first, count, label):
         pixels = torch.arange(first, first + count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(count, 1, 2, 2)

@@ -1,4 +1,4 @@
-"""The file of pseudo-labels: what is saved, what is refused."""
+"""The file of pseudo-labels: what it stores, and what is refused."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Whether a model was trained on the images of a folder: what can be known is said, and what cannot."""
+"""Whether a model was trained on the images of a folder: known answers, and messages where it cannot be known."""
 
 import shutil
 

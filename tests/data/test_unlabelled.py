@@ -1,4 +1,4 @@
-"""Images without labels: where they come from, and which are refused."""
+"""Images without labels: their sources, and which are refused."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def save(path, colour, size=8):
 
 @pytest.fixture
 def loose(tmp_path):
-    """Images at the top and in folders that are no classes; a file that is none."""
+    """Images at the top level and in folders that are no classes, and a file that is no image."""
     for number, name in enumerate(("b.png", "a.png", "2024/x.png", "2024/deep/y.png")):
         save(tmp_path / "loose" / name, (number, 10, 20))
     (tmp_path / "loose" / "notes.txt").write_text("no image")
@@ -103,7 +103,7 @@ def test_a_limit_that_leaves_nothing_out():
 
 
 def test_copies_of_labelled_images_are_left_out():
-    """The whole data set holds the validation images, from which nothing may be learned."""
+    """The whole data set contains the validation images, which must not be used for training."""
     train, val = load_training_data("digits(size=8)", limit_train=100)
     whole = load_unlabelled("digits(size=8)", **{**LIKE, "size": (1, 8, 8)})
     kept = without_copies(whole, train, val)

@@ -1,4 +1,4 @@
-"""Every architecture of ours, and networks of torchvision, as an ONNX file that agrees, and whose twin does."""
+"""Our architectures and those of torchvision as ONNX files: file and twin agree with the network."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def of_torchvision(name):
 
 
 def with_statistics(model):
-    """As if it had been trained: BatchNorm that is no identity, and no head of zeros, as torchvision's ViT begins with."""
+    """Make it look trained: BatchNorm is not the identity, and the head is not zero, as torchvision's ViT starts."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.3, 0.3)

@@ -1,4 +1,4 @@
-"""An artefact, or somebody's ONNX file, that is exported again: it stays what it was, and of what it was made."""
+"""Exporting an artefact, or a third-party ONNX file, again: its properties and its source stay the same."""
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def test_an_int8_artefact_exported_again_is_int8_and_of_the_same_original(made, 
 
 
 @pytest.mark.parametrize("kind", ["fp32", "int8"])
-def test_so_it_is_in_python(kind, made, tmp_path):
+def test_a_copy_made_in_python_keeps_the_original_too(kind, made, tmp_path):
     before = made[kind == "int8"].manifest
     copy = robustcls.export(made[kind == "int8"].load(), tmp_path / "copy", name="again").manifest
     for field in ("quantization", "pruning", "source", "threat", "reference_tolerance", "file", "kind"):

@@ -1,4 +1,4 @@
-"""An artefact that is damaged, or of another version: one line says so, before anything runs."""
+"""An artefact that is damaged or of another version is refused in one line, before anything runs."""
 
 import json
 

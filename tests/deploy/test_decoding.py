@@ -1,4 +1,4 @@
-"""The manifest says how an encoded image becomes pixels, and that is what data/folders does."""
+"""The manifest describes how an encoded image becomes pixels, in the same way as data/folders does it."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def decoding(channels, height, width, white=None, **resizing):
 
 
 def by_manifest(file, said):
-    """An image as the manifest describes it, by nothing but Pillow."""
+    """Decode an image as the manifest describes, with Pillow alone."""
     assert said.resize == "shorter side, Pillow's BILINEAR filter, antialiased; not where the size is right"
     assert said.crop == "centre; of an odd surplus the larger part off the right and the bottom"
     mode = {"Pillow's mode L (ITU-R 601 luma)": "L", "Pillow's mode RGB": "RGB"}[said.colour]

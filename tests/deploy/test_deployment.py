@@ -1,4 +1,4 @@
-"""`deploy/` of an artefact: what its files say, by the APIs that read them, and what the service imports."""
+"""`deploy/` of an artefact: its files, read with the APIs of their consumers, and the imports of the service."""
 
 import builtins
 import importlib.util
@@ -105,7 +105,7 @@ print(json.dumps([sorted(direct - {"robustcls"}), heavy]))
 
 @pytest.fixture(scope="module")
 def artefact(tmp_path_factory):
-    """Exported with its deployment; no test changes it."""
+    """An artefact exported with its deployment files; no test changes it."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
     model = Classifier(net, classes=("cat", "dog"), input_size=(3, 6, 6), arch="small")
     out = tmp_path_factory.mktemp("deploy") / "My model_2"
@@ -382,7 +382,7 @@ def test_the_health_check_tells_ready_from_not(status, expected, artefact):
 
 
 def test_the_requirements_are_what_the_service_imports(artefact):
-    """The service runs where nothing else is installed, and none of them is there for nothing."""
+    """The requirements are sufficient for the service, and none of them is superfluous."""
     if importlib.util.find_spec("prometheus_client") is None or importlib.util.find_spec("starlette") is None:
         pytest.skip("the extra `serve` is not installed")
     lines = (artefact.folder / FOLDER / "requirements.txt").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Export: the folder, its checks, and what is refused with nothing left behind."""
+"""Export: the folder, its checks, and refusals that leave nothing behind."""
 
 import json
 import shutil
@@ -188,7 +188,7 @@ def test_a_list_of_classes_that_is_not_that_of_the_outputs_is_refused(model, ima
         robustcls.export(model, tmp_path / "artefact", calibration=images)
 
 
-def test_fewer_images_to_calibrate_on_than_asked_for_are_said(images, tmp_path, monkeypatch):
+def test_too_few_calibration_images_are_reported(images, tmp_path, monkeypatch):
     from robustcls.deploy import export
 
     monkeypatch.setattr(export, "HELD_OUT", 30)

@@ -1,4 +1,4 @@
-"""The place of an artefact: what is replaced, what is not, and what killed exports leave there."""
+"""The folder of an artefact: what is replaced, what is not, and what killed exports leave behind."""
 
 import fcntl
 import os

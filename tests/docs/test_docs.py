@@ -1,4 +1,4 @@
-"""What the documents show works as shown."""
+"""The commands and examples in the documentation are valid."""
 
 import importlib
 import re
@@ -24,7 +24,7 @@ PLUGINS = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 
 
 def example(file: str) -> str:
-    """The Python block that follows the mention of `file` in docs/plugins.md."""
+    """Return the Python block that follows the mention of `file` in docs/plugins.md."""
     found = re.search(rf"`{re.escape(file)}`.*?```python\n(.*?)```", PLUGINS, re.DOTALL)
     assert found, f"docs/plugins.md shows no {file}"
     return found.group(1)
@@ -32,7 +32,7 @@ def example(file: str) -> str:
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-    """Writes an example of docs/plugins.md as a module of its own and gives the module's name."""
+    """Return a function that writes an example of docs/plugins.md as a module and returns the name of the module."""
 
     def write(file: str) -> str:
         name = f"example_{Path(file).stem}"
@@ -66,7 +66,7 @@ def test_attack_example_breaks_a_linear_model_inside_the_ball(written):
 
 
 def test_attack_example_is_found_by_its_file_name(tmp_path, monkeypatch):
-    """In a copy of the package, the file alone is the registration."""
+    """In a copy of the package, the file is enough to register the attack."""
     package = tmp_path / "robustcls"
     subprocess.run(["cp", "-r", str(ROOT / "robustcls"), str(package)], check=True)
     (package / "attacks" / "momentum.py").write_text(example("robustcls/attacks/momentum.py"), encoding="utf-8")
@@ -135,7 +135,7 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("line", commands())
 def test_every_command_shown_parses(line):
-    """Options exist and values have the right type; attacks, objectives and architectures exist with their options."""
+    """All options exist and their values have the right type; all plug-ins exist and have these options."""
     _, name, *arguments = shlex.split(line)
     command = importlib.import_module(f"robustcls.cli.{name}").command
     with command.make_context(name, arguments, resilient_parsing=False) as context:

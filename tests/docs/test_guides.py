@@ -1,4 +1,4 @@
-"""The guides of docs/ work as shown."""
+"""The guides in docs/ run as shown."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from tests.helpers.guides import PAGES, ROOT, Reader, blocks, steps, words_of
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
-    """One, with one folder, for all pages: a later page takes what an earlier one made."""
+    """One reader with one folder for all pages: later pages use the results of earlier ones."""
     reader = Reader(tmp_path_factory.mktemp("guides"))
     yield reader
     reader.close()
@@ -18,12 +18,12 @@ def reader(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def printed():
-    """By command: what it printed on stdout."""
+    """The stdout of each command."""
     return {}
 
 
 def run(command, reader, printed):
-    """What the command prints. The guides begin in runs/pgd as README in runs/demo: that is not computed again."""
+    """Return what the command prints. The guides' runs/pgd equals the README's runs/demo and is not computed again."""
     before = command.replace("runs/pgd", "runs/demo")
     if before == command or before not in printed:
         done = reader.run_command(command)

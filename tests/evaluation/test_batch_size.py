@@ -1,4 +1,4 @@
-"""A verdict belongs to the sample: neither the batch size, nor the memory, nor who else is in the run decides it."""
+"""The verdict on a sample does not depend on the batch size, the memory or the other samples of the run."""
 
 import json
 
@@ -26,12 +26,12 @@ ATTACKS = [
 
 
 def net() -> nn.Module:
-    """In float64, whose rounding no batch size shows."""
+    """A net in float64, so that no batch size affects rounding."""
     return make_net().double()
 
 
 class Small(nn.Module):
-    """A model with memory for so many images."""
+    """A model with memory for a limited number of images."""
 
     def __init__(self, images: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def verdicts(found) -> dict[int, tuple]:
 
 
 def assert_alike(found, expected) -> None:
-    """Of the samples in both, the same verdicts and the same images."""
+    """Assert that samples in both evaluations have the same verdicts and the same images."""
     assert verdicts(found).items() <= verdicts(expected).items()
     rows = [list(verdicts(expected)).index(index) for index in verdicts(found)]
     assert (found.examples.x_adv - expected.examples.x_adv[rows]).abs().max() < 1e-5
@@ -86,7 +86,7 @@ def test_memory_decides_nothing_and_what_it_held_is_recorded(images, whole):
     assert found.evaluation.provenance.batch_size == {1: 1, 11: 8}[images], "60, halved until it fits"
 
 
-def test_auto_is_recorded_as_what_it_was(whole):
+def test_the_automatic_batch_size_is_recorded(whole):
     found = judged(batch_size="auto", attacks=["fgsm"]).evaluation
     assert found.provenance.batch_size == 128 * 32 * 32 // (28 * 28)
     again = Evaluation.from_json(found.to_json())
@@ -97,25 +97,25 @@ def test_auto_is_recorded_as_what_it_was(whole):
 
 
 @pytest.mark.parametrize("rows", [slice(5, 30), torch.tensor([41, 3, 22, 8, 59]), torch.tensor([17])])
-def test_who_else_is_in_the_run_decides_nothing(rows, whole):
+def test_the_other_samples_of_a_run_do_not_matter(rows, whole):
     assert_alike(judged(rows=rows), whole)
     assert_alike(judged(rows=rows, batch_size=3), whole)
 
 
-def test_other_seeds_and_other_samples_have_other_luck(whole):
+def test_random_numbers_differ_by_seed_and_by_sample(whole):
     assert verdicts(judged(seed=1)) != verdicts(whole)
     shifted = judged(index=torch.arange(60))
     assert [v[2] for v in verdicts(shifted).values()] != [v[2] for v in verdicts(whole).values()]
 
 
 class One(World):
-    """A process of two that waits for nobody: `gather` gives what it found itself."""
+    """One of two processes that does not wait for the other: `gather` returns its own result."""
 
     def gather(self, value):
         return [value]
 
 
-def test_the_processes_share_the_work_and_not_the_luck(whole):
+def test_verdicts_do_not_depend_on_which_process_attacks_a_sample(whole):
     x, y = make_batch()
     parts = []
     with frozen(model := net()):
@@ -128,7 +128,7 @@ def test_the_processes_share_the_work_and_not_the_luck(whole):
     assert set(indices[fooled].tolist()) == set((whole.examples.breaker == 0).nonzero().squeeze(1).tolist())
 
 
-def test_curves_and_minimum_perturbations_neither():
+def test_curves_and_minimum_perturbations_do_not_depend_on_the_batch_size():
     x, y = make_batch()
     grid, attacks = [0.005, 0.01, 0.04], ["pgd(steps=2)", "square(queries=20)"]
     curves, nearest = [], []
@@ -143,7 +143,7 @@ def test_curves_and_minimum_perturbations_neither():
     assert nearest[0] == pytest.approx(nearest[1], abs=1e-5)
 
 
-def test_the_public_functions_neither():
+def test_the_public_functions_do_not_depend_on_the_batch_size():
     x, y = make_batch()
     for spec in ("square(queries=30)", "pgd(steps=2, restarts=2)"):
         whole = robustcls.attack(net(), x, y, LINF, spec, batch_size=64, seed=2)
@@ -179,7 +179,7 @@ def halves() -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("spec", ["boundary(steps=5)", "hopskipjump(steps=1, initial_evaluations=9)"])
-def test_where_a_walk_begins_neither(spec):
+def test_the_adversarial_starts_do_not_depend_on_the_batch_size(spec):
     x, y = halves()
     l2 = ThreatModel("l2", 13)
     assert (Halves()(x).argmax(1) == y).all()
@@ -204,7 +204,7 @@ def test_where_a_walk_begins_neither(spec):
     ],
 )
 def test_samples_without_a_start_are_counted_and_said(attacks, status, lacking):
-    """All images are of class 0, and so is whatever is tried as a start."""
+    """All images are of class 0, and so is every candidate for a start."""
     x, y = halves()
     found = robustcls.evaluate(Halves(), x[:2], y[:2], ThreatModel("l2", 13 if lacking == 0 else 0.1), attacks=attacks)
     checks = {check.id: check for check in found.checks}

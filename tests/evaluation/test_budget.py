@@ -32,7 +32,7 @@ pytestmark = pytest.mark.whole_checks
     ("total", "needs", "share"),
     [(10, [1, 2, 3], math.inf), (10, [1, 2, 30], 7), (9, [30, 30, 30], 3), (10, [1, 30, 30], 4.5), (0, [1], 0)],
 )
-def test_who_needs_little_has_it_and_the_rest_share_alike(total, needs, share):
+def test_small_needs_are_met_and_the_rest_is_shared_equally(total, needs, share):
     assert even_share(total, needs) == share
     assert sum(min(need, share) for need in needs) <= total
 
@@ -87,7 +87,7 @@ def test_fewer_samples_are_attacked_where_the_budget_asks_for_it():
 
 
 class Slow(nn.Module):
-    """A network on a clock of its own: a second an image forward, two backward."""
+    """A network with a fake clock: one second per image forward, two seconds backward."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ def test_the_pace_is_measured_by_the_clock():
 
 @pytest.fixture
 def parts(monkeypatch):
-    """Measures that take a second a sample by the clock, and note how many they took."""
+    """Fake measures that take one second per sample, and record the number of samples."""
     clock, took = Clock(), {}
 
     def fake(one):
@@ -196,7 +196,7 @@ def test_what_took_longer_than_said_is_taken_off_the_parts_that_follow(judged, p
 
 
 def judge_in_time(minutes, attacks, n=8, **options):
-    """On a network on a clock of its own, as a report with a budget does: the evaluation, and seconds that it took."""
+    """Evaluate a network with a fake clock, as a report with a budget does; return the evaluation and its seconds."""
     clock = Clock()
     model, x = Slow(clock).eval(), torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     y = model(x).argmax(1)

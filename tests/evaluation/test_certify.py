@@ -20,7 +20,7 @@ def linear(seed=0):
 
 
 def images(n=30):
-    """In the middle of the box, so that no radius below 0.2 meets a wall."""
+    """Images in the middle of the box, so that no radius below 0.2 reaches its edge."""
     return 0.4 + 0.2 * torch.rand(n, 3, 2, 2, generator=torch.Generator().manual_seed(1))
 
 

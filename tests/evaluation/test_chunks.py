@@ -55,7 +55,7 @@ def run(
 
 
 def comparable(judged):
-    """Its record, without what rounding in other batches moves."""
+    """Return the record without values that rounding in other batches changes."""
     whole = without_times(judged)
     for sample in whole["samples"]:
         for name in ("distance", "nearest"):
@@ -80,7 +80,7 @@ def test_chunks_give_what_all_together_give(attacks, alone):
 
 @pytest.mark.parametrize("target", [1, "random", "least_likely"])
 def test_chunks_aim_at_what_all_together_aim_at(target):
-    """With a class for all, the samples of that class are left out."""
+    """With one target class for all, the samples of that class are left out."""
     whole, chunks = (run(["pgd(steps=3)", "apgd_ce(steps=5)"], large=large, target=target) for large in (False, True))
     assert comparable(chunks) == comparable(whole)
     assert torch.equal(chunks.examples.target, whole.examples.target)
@@ -169,7 +169,7 @@ def test_what_nothing_needs_is_not_kept(examples, tmp_path, monkeypatch):
 @pytest.mark.parametrize("examples", ["", "broken", "all"])
 @pytest.mark.parametrize("batches", [1, 5, 11, 30])
 def test_resumed_equals_uninterrupted(batches, examples, tmp_path):
-    """Bit for bit, of samples and of what is kept of their images; and what was done is not done again."""
+    """Samples and kept images are equal bit for bit, and finished work is not repeated."""
     whole, folder = run(NEAREST, examples=examples), tmp_path / "e.partial"
     with pytest.raises(Cut):
         run(NEAREST, examples=examples, journal=Journal(folder, resume=False), progress=cut_after(batches))
@@ -242,7 +242,7 @@ def command(folder, *flags):
 
 
 def test_resumed_after_sigkill_to_the_same_result(tmp_path):
-    """The command itself, killed in the middle of a chunk behind the first."""
+    """The command is killed in the middle of a chunk after the first."""
     (tmp_path / "whole").mkdir()
     subprocess.run(command(tmp_path / "whole", "--quiet"), check=True, capture_output=True)
     child = subprocess.Popen(command(tmp_path, "--quiet"), stdout=subprocess.DEVNULL)

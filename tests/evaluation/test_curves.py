@@ -94,7 +94,7 @@ def test_only_samples_that_stand_are_brought_into_the_next_ball(monkeypatch):
 
 
 def test_the_curve_knows_the_distances_that_are_known():
-    """An attack that gives nothing the second time: the points come from the first."""
+    """The second attack fails, so the points come from the first one."""
     found = curve_at(
         0.02,
         [0.005, 0.01, 0.04, 0.08],
@@ -121,7 +121,7 @@ def test_an_automatic_grid_ends_where_nothing_stands(eps):
 
 
 def test_an_automatic_grid_ends_where_every_ball_holds_grey():
-    """No attack moves anything: what stands, stands at every radius."""
+    """The attack changes nothing, so robust samples stay robust at every radius."""
     found = curve_at(0.02, auto_grid(ThreatModel("linf", 0.02)), attacks=["tests.helpers.eval_models:stopping"])
     last = [point.eps for point in found.evaluation.curve][-2:]
     assert last[0] < reach(found.x, "linf") <= last[1]

@@ -1,4 +1,4 @@
-"""Defences that only look robust: random ones, ones without gradients, ones that refuse answers."""
+"""Defences that only look robust: random ones, ones without gradients, ones that reject inputs."""
 
 from importlib import import_module
 
@@ -43,7 +43,7 @@ class Phase(nn.Module):
 
 
 class Levels(nn.Module):
-    """Bit depth: four grey levels."""
+    """Reduction of the bit depth."""
 
     def forward(self, x):
         return (x * 4).round() / 4
@@ -59,7 +59,7 @@ class Coarse(nn.Module):
 
 
 def unconfident(images, logits):
-    """Larger where the classifier is less sure."""
+    """Return a score that is larger where the classifier is less confident."""
     return -logits.softmax(1).amax(1)
 
 
@@ -70,7 +70,7 @@ def net():
 
 @pytest.fixture(scope="module")
 def sure():
-    """A small network of wide margins, trained under noise."""
+    """A small network with large margins, trained with noise."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     x, y = digits("train", size=8).batch()
@@ -95,7 +95,7 @@ def samples(n=40, split="test"):
 
 
 def under_noise(model, examples, passes=50):
-    """Share of right answers of single passes, by hand."""
+    """Compute the accuracy of single passes by hand."""
     torch.manual_seed(7)
     with torch.no_grad():
         right = [(model(examples.x_adv).argmax(1) == examples.y).float().mean() for _ in range(passes)]
@@ -171,7 +171,7 @@ def test_the_same_seed_gives_the_same_verdict(sure):
 
 
 def test_a_batch_draws_the_same_whatever_ran_before_it(sure):
-    """As it must where an evaluation is resumed, or shared by processes."""
+    """This is needed where an evaluation is resumed or shared by processes."""
     (x, y), found = samples(12), []
     for rows in (torch.arange(12), torch.arange(6, 12)):
         model = averaged(Phase(sure), draws=2)
@@ -275,7 +275,7 @@ def test_a_suite_is_run_before_the_joint_attack(net):
     assert [attack.name for attack in found.attacks] == name_attacks([*fast("linf"), "apgd_reject"])
 
 
-def test_a_profile_attacks_the_detector_too_and_who_does_not_is_warned(net):
+def test_a_profile_attacks_the_detector_and_attacks_that_do_not_get_a_warning(net):
     (x, y), (held_out, _) = samples(10), samples(40, "train")
     beside = {"detector": unconfident, "held_out": held_out, "maps_n": 0}
 
@@ -313,7 +313,7 @@ def test_what_is_resumed_has_the_same_detector(net, tmp_path):
         evaluate(lambda x, logits: -logits.amax(1), interrupted)
 
 
-def test_brackets_behind_a_suite_change_nothing():
+def test_empty_parentheses_after_a_suite_change_nothing():
     (x, y), noisy = samples(5), defences.noisy()
     one, other = (robustcls.evaluate(noisy, x, y, "linf:0.05", suite=suite) for suite in ("rand", "rand()"))
     assert one.under_noise == other.under_noise is not None
@@ -321,7 +321,7 @@ def test_brackets_behind_a_suite_change_nothing():
 
 
 @pytest.mark.parametrize("suite", [{}, {"suite": "fast"}, {"suite": "targeted"}, {"attacks": "sigma_zero"}])
-def test_nothing_aims_in_l0(suite, net):
+def test_a_target_in_l0_is_refused(suite, net):
     with pytest.raises(InputError, match="no attack of ours aims at a class in l0: leave out `target`"):
         robustcls.evaluate(net, *samples(5), "l0:5", target="second", **suite)
 

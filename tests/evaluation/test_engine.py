@@ -1,4 +1,4 @@
-"""What runs an attack over many samples: batches, memory, resumption, transfer, traits."""
+"""The engine that runs an attack over many samples: batches, memory, resuming, transfer, traits."""
 
 from types import SimpleNamespace
 
@@ -169,7 +169,7 @@ def test_an_attack_that_breaks_off_alone_claims_nothing_about_those_it_did_not_m
 
 
 class Shifted(nn.Module):
-    """The same labels from logits that are shifted, masked, or no numbers off the clean images."""
+    """The same predictions from logits that are shifted, masked, or NaN away from the clean images."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ def test_the_verdict_follows_the_label_whatever_the_other_logits(kind):
 
 
 def test_a_model_that_does_not_answer_is_not_called_robust():
-    """NaN is a wrong answer, also under attack."""
+    """NaN logits are an error, also under attack."""
     found = judged_batch(Shifted("nan"), attacks=["pgd(steps=3)"]).evaluation
     assert (found.clean.correct, found.robust.correct) == (45, 0)
     assert {check.id: check.status for check in found.checks}["finite_output"] == "fail"
@@ -254,7 +254,7 @@ def test_a_surrogate_of_other_classes_is_refused():
     ],
     ids=str,
 )
-def test_what_is_measured_is_taken_when_it_is_read(threat, attacks, alone):
+def test_an_evaluation_can_be_saved_and_loaded(threat, attacks, alone):
     grid = [] if threat is BOX else [threat.eps / 4, threat.eps * 2]
     found = judged_batch(attacks=attacks, threat=threat, alone=alone, eps_grid=grid).evaluation
     assert any(attack.broken for attack in found.attacks)
@@ -262,6 +262,6 @@ def test_what_is_measured_is_taken_when_it_is_read(threat, attacks, alone):
 
 
 @pytest.mark.parametrize("kind", ["nan", "masked", "minus infinity"])
-def test_so_is_that_of_a_model_whose_logits_are_no_numbers(kind):
+def test_an_evaluation_with_nan_or_infinite_logits_can_be_saved_and_loaded(kind):
     found = judged_batch(Shifted(kind), attacks=["pgd(steps=3)", "fgsm"], alone=True).evaluation
     assert robustcls.Evaluation.from_json(found.to_json()) == found

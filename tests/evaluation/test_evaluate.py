@@ -137,7 +137,7 @@ def test_each_alone():
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_attacks_that_meet_nobody(alone):
+def test_attacks_without_a_sample_left_to_attack(alone):
     everything = evaluate(
         threat=ThreatModel("linf", 1.0), attacks=["tests.helpers.eval_models:far", "pgd(steps=2)"], alone=alone
     )
@@ -213,8 +213,8 @@ def test_what_is_outside_ball_or_box_never_counts(name, alone):
     )
 
 
-def test_they_would_have_fooled():
-    """The control: by a ball and a box that hold them, the same images count."""
+def test_the_images_outside_would_fool_the_model():
+    """The control: with a ball or box that contains them, the same images count as adversarial."""
     assert evaluate(attacks=["tests.helpers.eval_models:far"], threat=ThreatModel("linf", 1.0)).robust.correct == 0
     for name in ("beside", "outside_the_box"):
         x, y = make_batch()
@@ -368,7 +368,7 @@ def test_names():
     assert evaluate(attacks="fgsm").model.name == "Net"
 
 
-def test_the_hash_of_the_weights_is_theirs():
+def test_the_hash_follows_the_weights_and_buffers():
     one, same, other = describe_model(make_net()), describe_model(make_net()), make_net()
     other.passes += 1
     assert one.sha256 == same.sha256 != describe_model(other).sha256

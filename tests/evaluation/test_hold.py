@@ -1,4 +1,4 @@
-"""Attacks that are held to certificates as they run."""
+"""Attacks are checked against certificates while they run."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ def to_margin(net, margin):
 
 
 def inflated(record, radius):
-    """The same certificates, of a larger radius than is true."""
+    """Return the same certificates with radii that are too large."""
     samples = [
         CertifiedSample(one.index, one.label, one.predicted, radius, one.candidate, one.count) for one in record.samples
     ]
@@ -46,7 +46,7 @@ def inflated(record, radius):
 
 
 def closed_form(net, x, samples, radii):
-    """Certificates that are given, of this very model and these images."""
+    """Return given certificates for this model and these images."""
     known = digests(make_subject(net, x, Y, ThreatModel("l2", 0.1)))
     return Certified.of("bounds", "l2", samples, radii, algorithm="closed form", **known)
 
@@ -93,7 +93,7 @@ def test_attacks_made_before_are_asked_again_by_their_saved_examples(smooth, tmp
 
 
 def test_a_false_certificate_of_a_vote_is_caught(smooth):
-    """Certified to 0.5, while the boundary is at 0.3: beyond it the vote of all draws is another."""
+    """The certificates claim 0.5, but the boundary is at 0.3: beyond it the vote of all draws is another class."""
     net, x, model = smooth
     false = inflated(robustcls.certify(model, x, Y, n=1000).record, 0.5)
     options = {"attacks": [to_margin(net, -0.15)], "certificates": false, "seed": 1}
@@ -120,7 +120,7 @@ def test_a_false_bound_is_caught_and_a_true_one_is_not():
         assert check_in(found).measured == (1 if caught == 0.3 else 2)
 
 
-def test_what_the_curve_alone_breaks_is_held_to_its_own_certificate():
+def test_a_sample_that_only_the_curve_breaks_is_compared_with_its_certificate():
     net, x = images_at([0.1] * 5 + [0.3] * 5)
     samples = [CertifiedSample(i, 0, 0, 0.35 if i == 9 else 0.0) for i in range(N)]
     false = closed_form(net, x, samples, [0])

@@ -1,4 +1,4 @@
-"""An evaluation that is cut off goes on where it stood, and never on somebody else's."""
+"""An interrupted evaluation resumes where it stopped, and never from another evaluation's journal."""
 
 import json
 
@@ -14,11 +14,11 @@ from tests.helpers.eval_models import judged_batch, make_net, without_times
 
 
 class Cut(Exception):
-    """Stands for the end of the process."""
+    """Stands for a process that is killed."""
 
 
 def cut_after(batches: int):
-    """Progress that ends the evaluation after so many batches."""
+    """A progress callback that interrupts the evaluation after a number of batches."""
     left = [batches]
 
     def progress(batches, label, total, standing):

@@ -1,4 +1,4 @@
-"""Where `fast` is points too high, its checks say so; where it is not, they are silent."""
+"""Where `fast` is several points too high, its checks say so; otherwise they report nothing."""
 
 from functools import cache
 
@@ -56,7 +56,7 @@ def test_fast_1_overrates_a_model_that_masks_gradients_and_fast_2_does_not(seed)
 
 
 class Stepped(nn.Module):
-    """Logits in steps: no gradient at all."""
+    """Logits that are rounded to steps, so that there is no gradient."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def test_attacks_that_had_not_converged_are_named():
     assert "have not converged: run the suite standard" in found.message
 
 
-def test_where_more_steps_say_nothing():
+def test_where_the_check_of_more_steps_does_not_run():
     assert "took 100 steps" in more_steps(["apgd_ce", "fgsm"]).message
     assert "eps is 0" in more_steps(["pgd"], ThreatModel("linf", 0)).message
     assert "anything wins" in more_steps(["pgd"], ThreatModel("linf", 1)).message

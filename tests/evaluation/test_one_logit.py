@@ -1,4 +1,4 @@
-"""A model with one output for two classes is its twin of two logits, 0 and z, under every attack."""
+"""A model with one output for two classes behaves like its twin with the logits 0 and z, under every attack."""
 
 from functools import cache
 

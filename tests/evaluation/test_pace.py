@@ -1,4 +1,4 @@
-"""How many passes attacks and measures take, as a budget reckons with."""
+"""The number of passes of attacks and measures, as the time budget estimates it."""
 
 import pytest
 from torch import nn
@@ -24,7 +24,7 @@ def test_an_attack_passes_an_image_as_often_as_its_options_say():
 
 
 class Counting(nn.Module):
-    """Counts images, whoever copies it."""
+    """Counts images, also in copies of the model."""
 
     passed = 0
 

@@ -1,4 +1,4 @@
-"""What is packed comes out again, bit for bit."""
+"""Packing and unpacking examples is lossless."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_what_would_be_no_smaller_stays_as_it_is():
     assert pack(x_adv, x) is x_adv
 
 
-def test_packed_for_other_images_it_is_not_them():
+def test_a_pack_needs_the_clean_images_that_it_was_made_with():
     x = levels()
     x_adv = (x + noise(8 / 255)).clamp(0, 1)
     assert not torch.equal(unpack(pack(x_adv, x), levels(seed=5)), x_adv)

@@ -1,4 +1,4 @@
-"""Attacks as specs and as functions, the plan that holds them, and the examples that come out."""
+"""Attacks as specs and as functions, the plan that contains them, and the resulting examples."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ from tests.helpers.eval_models import LINF, evaluated, make_batch, make_net, ste
 
 
 def several(model, x, y, threat, *, steps: int = 1, scale: float = 1.0, loss=None):
-    """Steps of the radius, without random numbers."""
+    """Take a step of the radius, without random numbers."""
     x_adv = x
     for _ in range(steps):
         x_adv = threat.project(step(model, x_adv, y, scale * threat.eps), x)

@@ -1,4 +1,4 @@
-"""A last attack that meets a sample of what is left, and what follows of the rest; the suite `verdict`."""
+"""A last attack on a random sample of the survivors, with a bound for the rest; the suite `verdict`."""
 
 from dataclasses import replace
 from math import comb
@@ -49,7 +49,7 @@ met: list[int] = []
 
 
 def breaks(*rows):
-    """An attack that succeeds on the samples at these rows alone."""
+    """Return an attack that succeeds only on the samples in these rows."""
 
     def attack(model, x, y, threat, *, generator=None):
         met.extend(places(x).tolist())
@@ -73,7 +73,7 @@ def run(*attacks, sample=M, seed=0, chunks=False, journal=None, progress=None, a
     return evaluate_subject(subject, plan, journal=journal, progress=progress)
 
 
-def test_none_broken_bounds_the_rest():
+def test_a_sample_without_a_broken_one_gives_a_bound_on_the_rest():
     found = run(breaks(*range(20)), breaks())
     first, last = found.attacks
     assert (first.attacked, first.broken, first.sampled_from, first.at_most) == (N, 20, None, None)
@@ -94,7 +94,7 @@ def test_none_broken_bounds_the_rest():
     assert Evaluation.from_json(found.to_json()).attacks[1].at_most == last.at_most
 
 
-def test_the_draw_is_the_seeds():
+def test_the_draw_depends_on_the_seed_and_is_uniform():
     draws = []
     for seed in (0, 0, 1):
         run(breaks(), seed=seed)
@@ -109,7 +109,7 @@ def test_the_draw_is_the_seeds():
     assert counts.max() <= 36
 
 
-def test_one_broken_sends_it_to_all():
+def test_one_broken_sample_makes_the_attack_run_on_all():
     run(breaks())
     drawn = met.copy()
     found = run(breaks(drawn[3], *(row for row in range(N) if row not in drawn)))
@@ -120,7 +120,7 @@ def test_one_broken_sends_it_to_all():
     assert found.robust.correct == M - 1
 
 
-def test_what_it_does_not_meet_stays_robust():
+def test_samples_that_were_not_drawn_stay_robust():
     run(breaks())
     drawn = met.copy()
     found = run(breaks(*(row for row in range(N) if row not in drawn)))
@@ -129,7 +129,7 @@ def test_what_it_does_not_meet_stays_robust():
 
 
 @pytest.mark.parametrize("left", [M - 1, M])
-def test_as_few_as_the_sample_are_all_met(left):
+def test_few_remaining_samples_are_all_attacked(left):
     found = run(breaks(*range(N - left)), breaks(N - 1))
     assert (found.attacks[1].attacked, found.attacks[1].broken, found.attacks[1].sampled_from) == (left, 1, None)
 
@@ -174,7 +174,7 @@ def test_a_resumed_run_draws_the_same(last, batches, chunks, tmp_path, monkeypat
 
 
 def test_the_suite(tmp_path):
-    """On few samples Square meets all; where it meets some, the terminal, the JSON and the card say what follows."""
+    """With few samples Square attacks all; where it attacks only some, terminal, JSON and card state the bound."""
     x, y = make_batch()
     net = make_net()
     found = robustcls.evaluate(net, x, y, LINF, suite="verdict", batch_size=32, precision="fp32")
@@ -204,7 +204,7 @@ def test_a_bound_is_said_wherever_the_verdict_is(monkeypatch):
 
 
 def test_beside_another_attack_the_suite_is_not_sampled():
-    """An attack after it would have to be told of what Square never met."""
+    """A later attack would also get samples that Square never attacked."""
     x, y = make_batch()
     subject = make_subject(make_net(), x, y, LINF)
     assert [one.sample for one in make_plan(subject, ["verdict"]).attacks][-1] == SAMPLED["verdict"]

@@ -1,4 +1,4 @@
-"""Evaluations whose attacks aim at a class: success is that class, counted by hand, whatever is around the model."""
+"""Evaluations with targeted attacks: success is the target class, counted by hand, also for wrapped models."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""experiments/choose, on a choice that is made up."""
+"""experiments/choose, on an invented choice."""
 
 import importlib.util
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""experiments/cuda/run.sh, tried on the CPU with almost nothing: the same steps and files as on a card."""
+"""experiments/cuda/run.sh on the CPU with tiny models and data: the same steps and files as on a GPU."""
 
 import json
 import os

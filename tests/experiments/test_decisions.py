@@ -1,4 +1,4 @@
-"""experiments/decisions, tried on digits with almost nothing."""
+"""experiments/decisions, on tiny data."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""What the documents of experiments/ say is what the committed files say."""
+"""The documents of experiments/ agree with the committed result files."""
 
 import importlib.util
 import json
@@ -37,7 +37,7 @@ def test_every_table_is_what_its_command_prints():
 
 
 def evidence(path):
-    """The evaluations of a TOML file's header, by the word that begins the line they are shown on."""
+    """Return the text of a TOML file, and the evaluation file or folder that its header names last."""
     text = path.read_text(encoding="utf-8")
     named = ROOT / re.findall(r"^# +(reports/\S+)", text, re.MULTILINE)[-1]
     return text, named
@@ -89,7 +89,7 @@ def test_the_figures_of_a_header_are_those_of_its_evaluation(path):
 
 
 def test_figures_of_speed_stand_in_printed_blocks_alone():
-    """Operations or images a second stand in blocks that a command prints from its JSON, and nowhere else."""
+    """Operations or images per second occur only in blocks that a command prints from its JSON."""
     block = load("readme").BLOCK
     for document in (ROOT / "README.md", EXPERIMENTS / "README.md"):
         text = block.sub("", document.read_text(encoding="utf-8"))

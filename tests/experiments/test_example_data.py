@@ -1,4 +1,4 @@
-"""What the scripts of the examples make, on a few images of their own."""
+"""The data that the scripts of the examples make, from a few images."""
 
 import re
 import runpy

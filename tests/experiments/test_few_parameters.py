@@ -1,4 +1,4 @@
-"""experiments/few_parameters: its recipes, how it parts the classes, and its table on numbers that are known."""
+"""experiments/few_parameters: its recipes, the split of the classes, and its table on known numbers."""
 
 import importlib.util
 import tomllib
@@ -63,7 +63,7 @@ def test_the_table_pairs_each_seed_with_all_weights():
     costs = {"lora": {"parameters": 1000.0, "images_per_second": 100.0, "peak_memory_mb": 300.0}}
     lines = table.table(rows, costs).splitlines()[2:]
     assert [line.split(" | ")[1] for line in lines] == [
-        "LoRA of rank 4, head", "all", "head, of a source that is not robust", "all"
+        "LoRA of rank 4, head", "all", "head, from a source that is not robust", "all"
     ]  # fmt: skip
     half = 12.706 * 2**0.5 / 2**0.5  # differences of -5 and -7 points
     assert f"49.0 (45.0, 53.0) | -6.0 [{-6 - half:+.1f}, {-6 + half:+.1f}] | 20 (2.0%) | 100 | 300" in lines[0]

@@ -1,4 +1,4 @@
-"""The photos that come with packages, and the ImageNet network that comes in wheels."""
+"""The photos and the ImageNet network that come with Python packages."""
 
 import runpy
 from importlib.util import find_spec

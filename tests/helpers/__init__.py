@@ -1,5 +1,5 @@
-"""What several test files share."""
+"""Helpers for several test files."""
 
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]  # of the repository
+ROOT = Path(__file__).resolve().parents[2]  # root of the repository

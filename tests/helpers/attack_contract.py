@@ -1,4 +1,4 @@
-"""What the tests of every attack plug-in share: cheap options, norms, balls, images."""
+"""Helpers for the tests of every attack plug-in: cheap options, norms, threat models, images."""
 
 from functools import cache
 
@@ -19,13 +19,13 @@ CHEAP = {
     "binary_search_steps": 4, "initial_const": 1.0, "initial_evaluations": 10, "size": 0.6,
 }  # fmt: skip
 EPS = {"linf": 0.1, "l2": 0.4, "l1": 1.0}
-EVERY_EPS = EPS | {"l0": 8}  # l0, which few attacks know
+EVERY_EPS = EPS | {"l0": 8}  # only few attacks support l0
 
 
 def cheap(name: str, **given) -> str:
-    """The attack with few steps, whatever of them it takes."""
+    """Return the spec of the attack with cheap options, as far as it has them."""
     options = plugins.resolved("attack", name)
-    slow = traits(name).minimum_norm and name != "hopskipjump"  # with few steps they find nothing
+    slow = traits(name).minimum_norm and name != "hopskipjump"  # with fewer steps these find no example
     wanted = CHEAP | ({"steps": 25} if slow else {}) | given
     chosen = {key: value for key, value in wanted.items() if key in options}
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in chosen.items())})"
@@ -36,15 +36,14 @@ def traits(name: str) -> Traits:
 
 
 def refuses_norm(refusal: InputError, norm: str) -> bool:
-    """Whether an attack said in words that it is not for this norm."""
-    return any(
-        said in str(refusal) for said in (f"not {norm}: judge it with `norm=", f"does not know {norm}: take `attacks=")
-    )
+    """Whether the error message says that the attack does not support this norm."""
+    messages = f"not {norm}: judge it with `norm=", f"does not know {norm}: take `attacks="
+    return any(message in str(refusal) for message in messages)
 
 
 @cache
 def norms_of(name: str) -> tuple[str, ...]:
-    """The norms that the attack does not refuse."""
+    """Return the norms that the attack does not refuse."""
     if traits(name).unrestricted:
         return ("linf",)
     taken = []
@@ -62,7 +61,7 @@ def norms_of(name: str) -> tuple[str, ...]:
 
 
 def threat_of(name: str, norm: str = "", share: float = 1) -> ThreatModel:
-    """A ball of this norm, or of the attack's first; the whole box for what leaves every ball."""
+    """Return a ball in this norm, or in the first norm of the attack; the whole box for unrestricted attacks."""
     if traits(name).unrestricted:
         return ThreatModel("linf", 1)
     norm = norm or norms_of(name)[0]

@@ -1,4 +1,4 @@
-"""Small models and agreement with AutoAttack's own code, for the tests of single attacks."""
+"""Small models, and comparison with AutoAttack's own code, for the tests of single attacks."""
 
 import warnings
 
@@ -12,7 +12,7 @@ from robustcls.data.sets.digits import digits
 
 
 class Counting(nn.Module):
-    """Counts the images that pass forward, and the passes."""
+    """Counts the forward passes and the images in them."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -24,8 +24,11 @@ class Counting(nn.Module):
 
 
 class Walled(nn.Module):
-    """Classes of which the second competes with the first, the label. The first pixel says how much of a sample's way to an
-    error is left where the second has moved by eps. met: the first pixels of all images that passed."""
+    """A model whose label is class 0 and whose only competitor is class 1.
+
+    The first pixel of an image sets which share of the way to an error is left when the second pixel has moved by eps.
+    met: the first pixels of all images in all forward passes.
+    """
 
     def __init__(self, eps: float, classes: int = 3) -> None:
         super().__init__()
@@ -47,7 +50,7 @@ def linear(num_classes: int, *shape: int) -> nn.Sequential:
 
 
 def fit_digits(net: nn.Module, epochs: int, noise: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Trains net on the digits, against noise where given, freezes it, and gives the test images and labels."""
+    """Train net on the digits, with noise if given; freeze it, and return the test images and labels."""
     x, y = digits("train", size=8).batch()
     optimizer = torch.optim.Adam(net.parameters(), 5e-3)
     for _ in range(epochs):
@@ -61,7 +64,7 @@ def fit_digits(net: nn.Module, epochs: int, noise: float = 0.0) -> tuple[Tensor,
 
 
 def deeper_net() -> nn.Sequential:
-    """Two convolutions, from the same weights each time."""
+    """Return a net of two convolutions, with the same weights each time."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
@@ -70,7 +73,7 @@ def deeper_net() -> nn.Sequential:
 
 
 def trained_on_digits(n: int = 60) -> tuple[nn.Module, Tensor, Tensor]:
-    """A small net, trained a little against noise, and n test images that it gets right."""
+    """Return a small net, trained briefly with noise, and n test images that it classifies correctly, with labels."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(192, 10))
     x, y = fit_digits(net, epochs=10, noise=0.2)
@@ -81,7 +84,7 @@ def trained_on_digits(n: int = 60) -> tuple[nn.Module, Tensor, Tensor]:
 def robust_under_autoattack(
     net: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, attack: str, **settings
 ) -> float:
-    """The share that AutoAttack's own `attack` leaves right."""
+    """Return the robust accuracy under this attack of AutoAttack's own code."""
     autoattack = pytest.importorskip("pyautoattack", reason="AutoAttack's own code is not installed")
     name = {"linf": "Linf", "l2": "L2", "l1": "L1"}[threat.norm]
     with warnings.catch_warnings():
@@ -97,6 +100,6 @@ def robust_under_autoattack(
 
 
 def robust(net: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, threat: ThreatModel) -> float:
-    """The share that is right on x_adv; what lies outside the ball fools nobody."""
+    """Return the share of samples that is correct on x_adv; images outside the ball do not count as adversarial."""
     outside = threat.distance(x_adv, x) > threat.eps * (1 + 1e-5) + 1e-6
     return ((net(x_adv).argmax(1) == y) | outside).float().mean().item()

@@ -1,4 +1,4 @@
-"""Models whose maps are known."""
+"""Models whose attribution maps are known."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from robustcls.core.classifier import Classifier
 
 
 def linear_with_weight(side: int) -> tuple[nn.Module, Tensor]:
-    """Three classes of 3,side,side images, from the same weights each time; and the weights, 3,3,side,side."""
+    """Return a linear model of three classes for 3,side,side images, the same each time, and its weights 3,3,side,side."""
     torch.manual_seed(0)
     head = nn.Linear(3 * side * side, 3)
     return nn.Sequential(nn.Flatten(), head).eval(), head.weight.detach().view(3, 3, side, side)

@@ -1,4 +1,4 @@
-"""Evaluations with certificates beside attacks, of counts that are chosen. Needs no torch."""
+"""Evaluations with certificates and attacks, with given counts. Needs no torch."""
 
 from scipy.stats import beta, norm
 
@@ -6,21 +6,20 @@ from robustcls.results.records import Accuracy, Certified, CertifiedSample, Curv
 from tests.helpers.judged_by_hand import make_evaluation
 
 SIGMA, DRAWS, ALPHA = 0.25, 1000, 0.001
-COUNTS = (
-    [1000] * 40 + [900] * 15 + [700] * 15 + [510] * 10 + [990] * 20
-)  # of 100 samples; the last 20 name a wrong class
+# Votes for the candidate class of 100 samples; the last 20 have a wrong candidate.
+COUNTS = [1000] * 40 + [900] * 15 + [700] * 15 + [510] * 10 + [990] * 20
 ATTACKED = {0.0: 80, 0.125: 70, 0.25: 60, 0.5: 45, 1.0: 5}
 TRIED = [0.0, 2 / 255, 4 / 255, 8 / 255]
 
 
 def radius_of(count: int) -> float:
-    """By scipy, of the paper's formula; 0 for no answer."""
+    """Return the radius by the formula of the paper, with scipy; 0 if the vote abstains."""
     low = beta.ppf(ALPHA, count, DRAWS - count + 1)
     return float(SIGMA * norm.ppf(low)) if low > 0.5 else 0.0
 
 
 def smoothed_bracket(name: str = "smoothed(noise/ckpt.pt, sigma=0.25)", data: str = "ab") -> Evaluation:
-    """In l2 at 0.25: 55 of 100 certified, 60 left by the attacks; 10 abstain."""
+    """l2 0.25: 55 of 100 samples are certified, 60 are robust under the attacks, 10 abstain."""
     evaluation = make_evaluation(80, 60, name=name, data=data)
     evaluation.threat.norm, evaluation.threat.eps, evaluation.threat.eps_text = "l2", 0.25, "0.25"
     evaluation.curve = [CurvePoint(eps, f"{eps:g}", Accuracy.of(count, 100)) for eps, count in ATTACKED.items()]
@@ -38,7 +37,7 @@ def smoothed_bracket(name: str = "smoothed(noise/ckpt.pt, sigma=0.25)", data: st
 
 
 def bounded(name: str = "small/ckpt.pt", eps: int = 8) -> Evaluation:
-    """In linf: 70, 50 and 20 of 100 certified at 2, 4 and 8/255; attacked at `eps`/255 alone, which leaves 60."""
+    """linf: 70, 50 and 20 of 100 samples are certified at 2, 4 and 8/255; attacked only at `eps`/255, where 60 are robust."""
     evaluation = make_evaluation(80, 60, name=name)
     evaluation.threat.eps, evaluation.threat.eps_text = eps / 255, f"{eps}/255"
     largest = [TRIED[3]] * 20 + [TRIED[2]] * 30 + [TRIED[1]] * 20 + [0.0] * 30

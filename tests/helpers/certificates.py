@@ -1,4 +1,4 @@
-"""Evaluations whose certificates are chosen."""
+"""Evaluations with given certificates."""
 
 from robustcls.results.certified import Certified, CertifiedSample, smoothed_radius
 from robustcls.results.records import Evaluation, Threat
@@ -8,7 +8,7 @@ N, ALPHA, SIGMA = 1000, 0.001, 0.25
 
 
 def smoothing(counts, labels, n=N, sigma=SIGMA, **more) -> Certified:
-    """counts: how often the answer of each sample came up."""
+    """Return certificates by smoothing. counts: votes for the class of each sample."""
     samples = []
     for index, (count, label) in enumerate(zip(counts, labels, strict=True)):
         radius = smoothed_radius(count, n, ALPHA, sigma)
@@ -17,7 +17,7 @@ def smoothing(counts, labels, n=N, sigma=SIGMA, **more) -> Certified:
 
 
 def bounds(radii, labels, **more) -> Certified:
-    """Tried at 0.01 and 0.02. radii: of each sample."""
+    """Return certificates by bounds, tried at 0.01 and 0.02. radii: certified radius of each sample."""
     samples = [CertifiedSample(i, label, label, far) for i, (far, label) in enumerate(zip(radii, labels, strict=True))]
     return Certified.of("bounds", "linf", samples, [0, 0.01, 0.02], **more)
 
@@ -27,7 +27,7 @@ def labels_of(evaluation: Evaluation) -> list[int]:
 
 
 def smoothed_evaluation(attacked: bool = True) -> Evaluation:
-    """80 of 100 samples are certified at l2 0.25, 60 of them as far as can be; 90 withstand the attack at 0.25."""
+    """80 of 100 samples are certified at l2 0.25, 60 of them at the largest possible radius; 90 are robust at 0.25."""
     one = make_evaluation(100, 90 if attacked else 100, name="smoothed(run/ckpt.pt, sigma=0.25)")
     one.threat = Threat("l2", 0.25, "0.25") if attacked else Threat("l2", 0.0, "0")
     if not attacked:
@@ -38,7 +38,7 @@ def smoothed_evaluation(attacked: bool = True) -> Evaluation:
 
 
 def bounded_evaluation(eps: float = 0.03) -> Evaluation:
-    """30 of 100 samples are certified at linf 0.02, 50 at 0.01; 90 withstand the attack at eps."""
+    """30 of 100 samples are certified at linf 0.02, 50 at 0.01; 90 are robust under the attack at eps."""
     one = make_evaluation(100, 90)
     one.threat = Threat("linf", eps, f"{eps:g}")
     for sample in one.samples:

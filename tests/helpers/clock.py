@@ -1,11 +1,11 @@
-"""A clock that a test sets."""
+"""A clock that tests control."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class Clock:
-    """Read by a call, as time.perf_counter is; each reading moves it on by `tick` seconds."""
+    """Callable like time.perf_counter; each call advances it by `tick` seconds."""
 
     now: float = 1000.0
     tick: float = 0.0

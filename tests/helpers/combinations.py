@@ -1,4 +1,4 @@
-"""Every objective with every step."""
+"""All combinations of objectives and training steps."""
 
 import pytest
 

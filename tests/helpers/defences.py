@@ -1,4 +1,4 @@
-"""Defences of a linear model of 8x8 digits, as `--model` and `--detector` name them."""
+"""Defences of a linear model of 8x8 digits, to be named by `--model` and `--detector`."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from tests.helpers.eval_models import Masked, train_linear
 
 
 class Levels(nn.Module):
-    """Bit depth: four grey levels."""
+    """Reduction of the bit depth."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (x * 4).round() / 4
@@ -36,7 +36,7 @@ def coarse() -> nn.Module:
 
 
 def unconfident(images: Tensor, logits: Tensor) -> Tensor:
-    """Larger where the classifier is less sure."""
+    """Return a score that is larger where the classifier is less confident."""
     return -logits.softmax(1).amax(1)
 
 

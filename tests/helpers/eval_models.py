@@ -26,7 +26,7 @@ ATTACKS = ["pgd(steps=3)", "apgd_ce(steps=5)", "apgd_t(steps=3)"]
 
 
 class Net(nn.Module):
-    """Batch norm and dropout tell modes apart; a buffer counts passes whatever the mode."""
+    """BatchNorm and dropout make train and eval mode differ; a buffer counts passes in either mode."""
 
     def __init__(self, num_classes: int = 4) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def make_net(num_classes: int = 4) -> Net:
 
 
 def make_batch(n: int = 60, num_classes: int = 4) -> tuple[Tensor, Tensor]:
-    """Images, and labels by which the model of make_net is right on three quarters."""
+    """Return images, and labels for which the model of make_net is right on three quarters of them."""
     x = torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     x[:, 0, 0, 0] = 1  # at the edge of the box: see outside_the_box
     with torch.no_grad():
@@ -57,12 +57,12 @@ def make_batch(n: int = 60, num_classes: int = 4) -> tuple[Tensor, Tensor]:
 
 
 def others(model, x, y):
-    """Images of another class from far outside the ball, which fool for sure."""
+    """Return images far outside the ball that the model gives another class, so that each of them fools it."""
     with torch.no_grad():
-        found = model(x).argmax(1)
+        predicted = model(x).argmax(1)
         best = torch.rand(256, *x.shape[1:], generator=torch.Generator().manual_seed(2)).to(x.device)
         labels = model(best).argmax(1)
-    return torch.stack([best[(labels != label).nonzero()[0, 0]] for label in found])
+    return torch.stack([best[(labels != label).nonzero()[0, 0]] for label in predicted])
 
 
 def far(model, x, y, threat, *, generator=None):
@@ -76,12 +76,12 @@ def step(model, x, y, size):
 
 
 def beside(model, x, y, threat, *, generator=None):
-    """A step of twice the radius."""
+    """Take a step of twice the radius."""
     return step(model, x, y, 2 * threat.eps)
 
 
 def outside_the_box(model, x, y, threat, *, generator=None):
-    """A step of the radius, but for one pixel, which is white."""
+    """Take a step of the radius, but move one pixel, which is white, out of [0, 1]."""
     x_adv = step(model, x, y, threat.eps)
     x_adv[:, 0, 0, 0] = 1 + threat.eps / 2
     return x_adv
@@ -96,7 +96,7 @@ def infinite(model, x, y, threat, *, generator=None):
 
 
 def overwriting(model, x, y, threat, *, generator=None):
-    """Moves the clean images instead, so that what it gives looks near."""
+    """Overwrite the clean images with the result, so that the distance seems to be 0."""
     x_adv = others(model, x, y)
     x.copy_(x_adv)
     return x_adv
@@ -128,10 +128,10 @@ def double(model, x, y, threat, *, generator=None):
 
 
 def train_digits(spec: str = "none", epochs: int = 6) -> nn.Module:
-    """A small network on digits of 8x8, trained on what the attack `spec` makes of them at linf 0.15."""
+    """Return a small network trained on 8x8 digits, under the attack `spec` at linf 0.15."""
     net = _two_convolutions()
     net.load_state_dict(_trained_on_digits(spec, epochs))
-    torch.manual_seed(0)  # what a test draws does not depend on which test trained the network
+    torch.manual_seed(0)  # the random numbers of a test must not depend on which test trained the network
     return net.eval()
 
 
@@ -144,7 +144,7 @@ def _two_convolutions() -> nn.Sequential:
 
 @cache
 def _trained_on_digits(spec: str, epochs: int) -> dict[str, Tensor]:
-    """The weights of train_digits, which a process trains once."""
+    """Return the weights of train_digits, trained once per process."""
     torch.manual_seed(0)
     net = _two_convolutions()
     x, y = digits("train", size=8).batch()
@@ -160,7 +160,7 @@ def _trained_on_digits(spec: str, epochs: int) -> dict[str, Tensor]:
 
 
 class Masked(nn.Module):
-    """Changes what a network sees, and what it says."""
+    """Changes the input and the output of a network."""
 
     def __init__(self, net: nn.Module, before=lambda x: x, after=lambda logits: logits) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class Masked(nn.Module):
 
 
 class Bump(nn.Module):
-    """Two classes; the second's lead is a function of the mean of the image, or of its first pixel."""
+    """Two classes; the margin of the second is a function of the image's mean, or of its first pixel."""
 
     def __init__(self, lead, pixel: bool = False) -> None:
         super().__init__()
@@ -188,15 +188,15 @@ def idle(model, x, y, threat, *, generator=None):
 
 
 def downhill(model, x, y, threat, *, generator=None):
-    """A step the wrong way."""
+    """Take a step in the wrong direction."""
     return step(model, x, y, -threat.eps)
 
 
-met = []  # what some of these attacks were handed, call by call
+met = []  # what some of these attacks received, call by call
 
 
 def stopping(model, x, y, threat, *, early_stop: bool = True, generator=None):
-    """Says which way it was asked to go."""
+    """Record the value of `early_stop`."""
     met.append(early_stop)
     return x
 
@@ -209,7 +209,7 @@ def universal(model, x, y, threat, *, generator=None):
 
 @traits(minimum_norm=True)
 def nearest(model, x, y, threat, *, generator=None):
-    """Goes along the gradient as far as it takes, but gives up on labels 0."""
+    """Go along the gradient as far as needed, but give up on samples with label 0."""
     grad = input_gradient(model, x, y).sign()
     x_adv = x.clone()
     for size in torch.linspace(0.2, 0.001, 40):
@@ -233,7 +233,7 @@ class Evaluated:
     evaluation: Evaluation
 
     def on(self, model: nn.Module) -> tuple[Subject, Evaluation]:
-        """What a measure takes, of another model on the same samples."""
+        """Return subject and evaluation for a measure, with another model on the same samples."""
         return replace(self.subject, model=model), self.evaluation
 
     @property
@@ -253,14 +253,14 @@ RUNNING = ("journal", "world", "progress", "budget", "command")
 
 
 def evaluated(model, x, y, threat, attacks, *, index=None, surrogate=None, **options) -> Evaluated:
-    """options: of the plan, or of its run."""
+    """Evaluate the model. options: of the plan, or of the run (RUNNING)."""
     running = {name: options.pop(name) for name in RUNNING if name in options}
     subject = make_subject(model, x, y, threat, index=index, surrogate=surrogate)
     return Evaluated(subject, evaluate_subject(subject, make_plan(subject, attacks, **options), **running))
 
 
 def completed(judged: Evaluated, model, config, methods=(), **running):
-    """Its evaluation with the measures that the options of a report choose, 20 samples at a time."""
+    """Return the evaluation with the measures that `config`, the options of a report, selects; batches of 20."""
     subject, evaluation = judged.on(model)
     plan = add_measures(make_plan(subject, ["fgsm"]), subject, replace(config, method=tuple(methods)))
     evaluation.not_run |= plan.not_run
@@ -272,14 +272,14 @@ def make_engine(model, x, y, threat=LINF, *, index=None, surrogate=None, **optio
 
 
 def judged_batch(model=None, attacks=ATTACKS, threat=LINF, **options):
-    """The samples of make_batch under three attacks, 16 at a time in fp32, unless told otherwise."""
+    """Evaluate the samples of make_batch under three attacks, by default in batches of 16, in fp32."""
     x, y = make_batch()
     options = {"precision": "fp32", "batch_size": 16} | options
     return evaluated(model or make_net(), x, y, threat, attacks, **options)
 
 
 def without_times(judgement: Evaluated) -> dict:
-    """The JSON without times."""
+    """Return the JSON of the evaluation without times."""
     whole = json.loads(judgement.evaluation.to_json())
     whole["provenance"] = None
     for attack in whole["attacks"]:
@@ -288,7 +288,7 @@ def without_times(judgement: Evaluated) -> dict:
 
 
 def train_linear(images, labels):
-    """A linear model of 8x8 digits, trained on these for 60 steps; the same every time."""
+    """Return a linear model of 8x8 digits, trained on these images for 60 steps; the same each time."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5)

@@ -1,8 +1,8 @@
-"""What no file may do."""
+"""An object that a file must not be able to load."""
 
 
 class Evil:
-    """Writes a file when it is unpickled by anyone who trusts it."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, target):
         self.target = str(target)

@@ -1,4 +1,4 @@
-"""A service that only tells its metrics, with faults put into them; the metrics are those of robustcls.serving."""
+"""A fake service that exposes only the metrics of robustcls.serving, with faults that a test sets."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ ROUTE = "/v2/models/{name}/infer"
 
 
 class FakeService:
-    """Metrics as a healthy service has them after its start. `tick` is some traffic; attributes are the faults."""
+    """The metrics of a healthy service after its start. `tick` adds traffic; attributes set faults."""
 
     def __init__(
         self, sha256: str = SHA256, name: str = OF[0], evaluated: bool = True, difference: float = 2e-6
@@ -31,8 +31,8 @@ class FakeService:
         self.of = of = (name, OF[1])
         self.sha256 = sha256
         self.answers = True
-        self.failing = self.slow = self.refused = 0.0  # shares of the requests
-        self.confidence, self.first = 0.9, 1 / 3  # its mean, and the share of the first class
+        self.failing = self.slow = self.refused = 0.0  # shares of requests
+        self.confidence, self.first = 0.9, 1 / 3  # mean confidence, and the share of the first class
         self.drifted = False
         m.capacity.labels(*of).set(128)
         m.queued.labels(*of).set(2)
@@ -56,7 +56,7 @@ class FakeService:
             m.request_seconds.labels("POST", ROUTE, status)
 
     def tick(self, requests: int = 100) -> None:
-        """So many requests of one image each, and one window of drift."""
+        """Add this many requests of one image each, and one window of drift."""
         m, of = self.metrics, self.of
         failed, refused = (round(share * requests) for share in (self.failing, self.refused))
         m.rejected.labels("decoding").inc(refused)
@@ -85,7 +85,7 @@ class FakeService:
 
 
 def write_artefact(folder: Path) -> Path:
-    """An artefact without a model worth running: what monitoring reads of one."""
+    """Write an artefact without a usable model, with the files that monitoring reads; return its folder."""
     folder.mkdir()
     (folder / "model.onnx").write_bytes(b"")
     rng = numpy.random.default_rng(0)
@@ -107,7 +107,7 @@ def write_artefact(folder: Path) -> Path:
 
 @contextmanager
 def serving(service: FakeService) -> Iterator[str]:
-    """Answers on loopback as HOST:PORT: /metrics, /v2/health/ready, and a redirection for everything else."""
+    """Serve /metrics and /v2/health/ready on loopback, a redirection for everything else; yields HOST:PORT."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

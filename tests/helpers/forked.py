@@ -1,4 +1,4 @@
-"""A run that several processes share, as torchrun starts them, but forked from one that has imported torch."""
+"""Start the processes of a shared run as torchrun does, but forked from a process that has imported torch."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 FORKS = """
 import os, runpy, socket, sys
 import sklearn.datasets, robustcls.cli.main, robustcls.evaluation.evaluate, robustcls.training.run
-import torch._dynamo  # which the first optimizer imports
+import torch._dynamo  # the first optimizer imports this
 
 sizes, program, *arguments = sys.argv[1:]
 for size in map(int, sizes.split(",")):
@@ -32,9 +32,9 @@ for size in map(int, sizes.split(",")):
 
 
 def forked(sizes: tuple[int, ...], program: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess:
-    """Runs a file `x.py`, or a module as `python -m` does, in so many processes, and again for each further size.
+    """Run a file `x.py`, or a module as with `python -m`, once for each size, in that number of processes.
 
-    It ends with the first size of which a process fails, by the largest exit status.
+    It stops after the first size where a process fails, with the largest exit status.
     """
     path = os.pathsep.join(filter(None, (os.getcwd(), *sys.path)))
     return subprocess.run(

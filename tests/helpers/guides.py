@@ -1,9 +1,9 @@
-"""The commands and the Python of README.md and docs/, as a reader runs them.
+"""Run the commands and the Python code of README.md and docs/, as a reader would.
 
-`python -m tests.helpers.guides DIR` writes their output into the pages.
+`python -m tests.helpers.guides DIR` writes their current output into the pages.
 
-A `console` block holds lines `$ robustcls ...`, each followed by what it prints on stdout; a `python` block is a script; a
-`toml` block whose first line is a comment with a file's name becomes that file. All run in order in one folder.
+A `console` block has lines `$ robustcls ...`, each followed by the stdout of the command; a `python` block is a script; a
+`toml` block whose first line is a comment with a file name becomes that file. All blocks run in order, in one folder.
 """
 
 import json
@@ -42,7 +42,7 @@ BLOCK = re.compile(r"```(console|python|toml|)\n(.*?)```", re.DOTALL)
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
-    """(kind, content) of each fenced block of docs/PAGE.md; the kind of a plain block is ''."""
+    """Return (kind, content) of each fenced block of docs/PAGE.md; the kind of a plain block is ''."""
     return BLOCK.findall(file_of(page).read_text(encoding="utf-8"))
 
 
@@ -51,7 +51,7 @@ def file_of(page: str) -> Path:
 
 
 def steps(console: str) -> list[tuple[str, str]]:
-    """(command, the output shown below it) of a console block."""
+    """Return (command, output shown below it) for each command of a console block."""
     parts = re.split(r"^\$ (.*)\n", console, flags=re.MULTILINE)[1:]
     return list(zip(parts[::2], parts[1::2], strict=True))
 
@@ -59,7 +59,7 @@ def steps(console: str) -> list[tuple[str, str]]:
 FORKS = """
 import json, os, sys
 import sklearn.datasets, robustcls.evaluation.evaluate, robustcls.reporting, robustcls.training.run
-import torch._dynamo  # which the first optimizer imports
+import torch._dynamo  # the first optimizer imports this
 
 def next_task():
     for line in sys.stdin:
@@ -69,7 +69,7 @@ def next_task():
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     sys.exit()
 
-task = next_task()  # here goes the child
+task = next_task()  # from here on, the code runs in a child
 os.chdir(task["folder"])
 for number, file in enumerate((os.devnull, task["stdout"], task["stderr"])):
     os.dup2(os.open(file, os.O_RDWR), number)
@@ -82,7 +82,7 @@ exec(task["code"])
 
 
 class Reader:
-    """Runs commands and scripts in a folder, each in a process of its own. torch is imported once: they are forked."""
+    """Runs commands and scripts in a folder, each in its own process, forked from one that has imported torch."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -112,15 +112,15 @@ class Reader:
 
 
 def words_of(text: str) -> list[str]:
-    """The output without what differs from machine to machine: numbers and the layout that depends on their width,
-    warnings, and remarks on an epoch.
+    """Split output into words, without what differs between machines: numbers and the layout that depends on their width,
+    warnings, and notes on an epoch.
     """
     text = re.sub(r"^warning: .*\n(?: {9}.*\n)*|^  [a-z].*\n", "", text, flags=re.MULTILINE)
     return re.sub(r"[-+]?\d[\d.,e%:/]*", "#", text).replace("-", " ").split()
 
 
 def write_output(folder: Path) -> None:
-    """Replaces the shown output of every command by what it prints now."""
+    """Replace the shown output of every command by its current output."""
     reader = Reader(folder)
     for page in PAGES:
         file = file_of(page)

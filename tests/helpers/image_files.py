@@ -1,4 +1,4 @@
-"""Image files of all kinds, sound and damaged, as `(name, content)`."""
+"""Image files of all formats, valid and damaged, as `(name, content)`."""
 
 import io
 import struct
@@ -14,7 +14,7 @@ ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (
 
 
 def picture(width: int, height: int, bands: int = 3, seed: int = 0) -> numpy.ndarray:
-    """uint8 H,W,bands: a smooth ramp with some noise, so that subsampling and filters show."""
+    """Return uint8 H,W,bands: smooth ramps with noise, so that subsampling and filters make a difference."""
     rows, columns = numpy.mgrid[0:height, 0:width]
     ramps = [
         rows * 255 // height,
@@ -37,7 +37,10 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(values: numpy.ndarray, bits: int, colour: int, *extra: bytes, interlaced: bool = False) -> bytes:
-    """A PNG of any depth, which Pillow does not write. values: H,W,bands, each below 2**bits; colour: the type of PNG."""
+    """Return a PNG of any bit depth; Pillow cannot write them all.
+
+    values: H,W,bands, each below 2**bits. colour: the PNG colour type.
+    """
     height, width = values.shape[:2]
     raw = b""
     for left, top, across, down in ADAM7 if interlaced else ((0, 0, 1, 1),):
@@ -56,7 +59,7 @@ def png(values: numpy.ndarray, bits: int, colour: int, *extra: bytes, interlaced
 
 
 def tiff(tags: dict[int, tuple[int, tuple[int, ...]]], data: bytes = b"", order: str = "<") -> bytes:
-    """A TIFF of one picture. tags: type (3 SHORT, 4 LONG) and values; data comes first, at offset 8."""
+    """Return a TIFF of one picture. tags: type (3 SHORT, 4 LONG) and values; data comes first, at offset 8."""
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "L", 8 + len(data))
     entries, out = b"", b""
     after = 8 + len(data) + 2 + 12 * len(tags) + 4
@@ -69,7 +72,7 @@ def tiff(tags: dict[int, tuple[int, tuple[int, ...]]], data: bytes = b"", order:
 
 
 def tiled_tiff(values: numpy.ndarray, side: int = 16) -> bytes:
-    """values: uint8 H,W,3."""
+    """Return a tiled TIFF of values, uint8 H,W,3."""
     height, width = values.shape[:2]
     padded = numpy.zeros((-height % side + height, -width % side + width, 3), numpy.uint8)
     padded[:height, :width] = values
@@ -167,7 +170,7 @@ def _others(values: numpy.ndarray, colour: Image.Image, grey: Image.Image) -> It
 
 
 def sound_files() -> dict[str, bytes]:
-    """Files of every kind in every size of SIZES, by a name that says the kind and the size."""
+    """Return valid files of every kind in every size of SIZES, named by kind and size."""
     files = {}
     for width, height in SIZES:
         values = picture(width, height, 4)
@@ -179,7 +182,7 @@ def sound_files() -> dict[str, bytes]:
 
 
 def damaged_files() -> dict[str, bytes]:
-    """Files that end early, or with bytes overwritten, and what is no image at all."""
+    """Return truncated files, files with overwritten bytes, and files that are no images."""
     files = {"empty": b"", "text": b"not an image\n" * 20, "zeros": bytes(500)}
     kinds = "jpeg-420 jpeg-444-progressive jpeg-exif6 png-rgb png-grey16 webp-lossy gif-animated bmp-rgb tiff-tiff_lzw"
     for name, content in sound_files().items():

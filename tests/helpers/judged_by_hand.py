@@ -1,10 +1,10 @@
-"""Evaluations whose counts are chosen."""
+"""Evaluations with given counts."""
 
 from robustcls.results.records import Accuracy, Attack, Check, Data, Evaluation, Model, Provenance, Sample, Threat
 
 
 def make_evaluation(clean, robust, n=100, name="run/ckpt.pt", attack="pgd", data="ab"):
-    """The first `clean` of n samples are right, the first `robust` of them stand."""
+    """Return an evaluation of n samples: the first `clean` are correct, and the first `robust` of these are robust."""
     samples = [
         Sample(i, i % 10, i % 10 if i < clean else (i + 1) % 10, i % 10 if i < robust else (i + 1) % 10,
                attack if robust <= i < clean else None, 0.03 if robust <= i < clean else None)

@@ -1,4 +1,4 @@
-"""Images as large as wanted, labelled by the network that is attacked on them."""
+"""Random images of any size, labelled by the network that is attacked on them."""
 
 import torch
 from torch import nn

@@ -1,11 +1,11 @@
-"""A linear classifier, of whose smoothed vote everything is known."""
+"""A linear classifier whose smoothed vote is known exactly."""
 
 import torch
 from torch import nn
 
 
 class TwoClasses(nn.Module):
-    """A linear classifier of two classes: under noise the first wins with probability Phi(margin / sigma)."""
+    """A linear classifier of two classes: under noise, it predicts the first with probability Phi(margin / sigma)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,6 +20,6 @@ class TwoClasses(nn.Module):
 
 
 def images_at(margins):
-    """Images whose distance to the decision boundary is known."""
+    """Return the classifier, and images at these signed distances to its decision boundary."""
     net = TwoClasses()
     return net, torch.stack([0.5 + one * net.weight.view(3, 4, 4) for one in margins])

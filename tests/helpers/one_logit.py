@@ -1,4 +1,4 @@
-"""Two digits told apart by one output: a logit, its probability, or two logits; as `--model` and `--data` name them."""
+"""Classifiers of two digits with one output (a logit or a probability) or two logits, for `--model` and `--data`."""
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ FORMS = {
 
 
 class Told(nn.Module):
-    """Whether an image is the second of the two digits."""
+    """Classifies an image as the first or the second of two digits, with an output in one of FORMS."""
 
     def __init__(self, net: nn.Module, form: str) -> None:
         super().__init__()
@@ -26,14 +26,14 @@ class Told(nn.Module):
 
 
 def pairs(split: str) -> Images:
-    """Threes and eights of 8x8 pixels."""
+    """Return the threes and eights of the 8x8 digits."""
     every = digits(split, size=8)
     rows = ((every.labels == 3) | (every.labels == 8)).nonzero().squeeze(1)
     return Images(every.pixels[rows], (every.labels[rows] == 8).long(), ("3", "8"), "threes and eights")
 
 
 def told(form: str) -> nn.Module:
-    """A small network trained on them, the same every time."""
+    """Return a small network trained on `pairs`, the same each time."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 1))
     x, y = pairs("train").batch()

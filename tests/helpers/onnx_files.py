@@ -1,4 +1,4 @@
-"""Small ONNX files made node by node, and whether the twin of one is the file."""
+"""Small ONNX files made node by node, and a check that the PyTorch twin of a file computes the same."""
 
 import io
 import warnings
@@ -16,7 +16,7 @@ def save(
     path, nodes, constants=(), x=("n", *SIZE), y=("n", None), opset=18, ir=9, domains=("com.microsoft",), sparse=(),
     check=True,
 ):  # fmt: skip
-    """A file of nodes from `x` to `y`. constants: (name, array) pairs, or tensors of onnx."""
+    """Save a file of nodes from `x` to `y`, and return its path. constants: (name, array) pairs, or onnx tensors."""
     import onnx
 
     helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
@@ -37,7 +37,7 @@ def save(
 
 
 def export(net, path, size=SIZE, *, dynamo=False, opset=18):
-    """A PyTorch module, by one of PyTorch's two exporters."""
+    """Export a PyTorch module with one of PyTorch's two exporters, and return the path."""
     options = {"external_data": False, "verbose": False, "dynamic_shapes": ({0: torch.export.Dim("n")},)}
     if not dynamo:
         options = {"dynamic_axes": {"x": {0: "n"}, "y": {0: "n"}}}
@@ -51,22 +51,22 @@ def export(net, path, size=SIZE, *, dynamo=False, opset=18):
 
 
 def twin_of(path, size=SIZE):
-    """The file as `--model` loads it; it must have a twin. Returns its network."""
+    """Load the file as `--model` does, and return its network, which must have a twin."""
     net = load_onnx(path, classes=["a", "b"], input_size=size).net
     assert net.no_gradient == ""
     return net
 
 
 def assert_is_the_file(path, size=SIZE, *, source=None, near=1e-4, images=None):
-    """The twin's logits are onnxruntime's; with a source module, its gradients are that module's by autograd."""
+    """Assert that the twin has the logits of onnxruntime and, given a source module, the gradients of that module."""
     net = twin_of(path, size)
     x = torch.rand(4, *size) if images is None else images
-    theirs, mine = net(x), net.twin(x)
-    assert mine.shape == theirs.shape
-    off = (mine - theirs).abs().max().item()
-    assert off <= near * max(theirs.abs().max().item(), 1e-6)
+    logits, twin_logits = net(x), net.twin(x)
+    assert twin_logits.shape == logits.shape
+    off = (twin_logits - logits).abs().max().item()
+    assert off <= near * max(logits.abs().max().item(), 1e-6)
     if source is not None:
-        torch.testing.assert_close(theirs, source(x).detach(), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(logits, source(x).detach(), rtol=1e-3, atol=1e-4)
         expected, found = (_gradient(function, x) for function in (source, net))
         assert (found - expected).abs().max() <= near * expected.abs().max()
     return net

@@ -1,4 +1,4 @@
-"""Python in a process of its own."""
+"""Run Python in a separate process."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 
 def python(code, folder):
-    """Runs code in a process of its own; it finds the test modules."""
+    """Run code in a separate process that can import the test modules."""
     found = os.pathsep.join(sys.path)
     known = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
     return subprocess.run(

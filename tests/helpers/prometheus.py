@@ -1,4 +1,4 @@
-"""Prometheus' programs, where this machine has them: in PATH, or in the folder that ROBUSTCLS_PROMETHEUS names."""
+"""The programs of Prometheus, if this machine has them in PATH or in the folder that ROBUSTCLS_PROMETHEUS names."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from robustcls.serving.monitoring.target import Target
 
 
 def program(name: str) -> str:
-    """Its path; skips the test where there is none."""
+    """Return the path of a program; skip the test if it is not installed."""
     folder = os.environ.get("ROBUSTCLS_PROMETHEUS")
     found = shutil.which(name, path=folder) if folder else shutil.which(name)
     if found is None:
@@ -34,7 +34,7 @@ def promtool(*arguments: str, cwd: Path | None = None, stdin: bytes = b"") -> su
 
 
 def alerts_of(target: Target) -> set[str]:
-    """The names of all alerts of a service."""
+    """Return the names of all alerts of a service."""
     return {one["alert"] for group in rules(target)["groups"] for one in group["rules"] if "alert" in one}
 
 
@@ -46,15 +46,15 @@ def free_port() -> int:
 
 @contextmanager
 def running(words: list[str], log: Path, ready: str) -> Iterator[None]:
-    """A daemon until the end of the block, from when it answers at the URL `ready`."""
+    """Run a daemon until the end of the block; the block starts when it answers at the URL `ready`."""
     with open(log, "wb") as file:
         process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, cwd=log.parent)
     try:
         until(lambda: _answers(ready) or process.poll() is not None, 30)
-        said = log.read_text(errors="replace")
-        if process.poll() is not None and "failed to parse templates" in said:
-            pytest.skip("Alertmanager lacks its templates, as when it is not installed but unpacked")
-        assert process.poll() is None, said[-2000:]
+        output = log.read_text(errors="replace")
+        if process.poll() is not None and "failed to parse templates" in output:
+            pytest.skip("Alertmanager has no templates: it was unpacked, not installed")
+        assert process.poll() is None, output[-2000:]
         yield
     finally:
         process.terminate()
@@ -66,14 +66,14 @@ def running(words: list[str], log: Path, ready: str) -> Iterator[None]:
 
 
 def until(reached, patience: float) -> None:
-    """Waits; what is asserted afterwards says what was not reached."""
+    """Wait until `reached()` holds or `patience` seconds have passed; the caller asserts the result."""
     end = time.monotonic() + patience
     while not reached() and time.monotonic() < end:
         time.sleep(0.25)
 
 
 def query(base: str, expr: str) -> list[dict]:
-    """The samples of a PromQL expression now."""
+    """Return the current samples of a PromQL expression."""
     url = f"{base}/api/v1/query?{urllib.parse.urlencode({'query': expr})}"
     with urllib.request.urlopen(url, timeout=10) as answer:
         found = json.load(answer)
@@ -83,7 +83,7 @@ def query(base: str, expr: str) -> list[dict]:
 
 @contextmanager
 def webhook() -> Iterator[tuple[str, list[dict]]]:
-    """A receiver on loopback, and the alerts that it was sent."""
+    """Run a webhook receiver on loopback; yields its URL and the list of alerts that it has received."""
     received: list[dict] = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Small random networks that bounds know, and points of a ball; and what a bound must never be above."""
+"""Small random networks that can be bounded, points in a ball, and the margins that no lower bound may exceed."""
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ CLASSES = 3
 
 
 class Residual(nn.Module):
-    """A convolution beside a shortcut, with BatchNorm in front, whose statistics are not the usual ones."""
+    """A convolution with BatchNorm in front, and a skip connection."""
 
     def __init__(self, channels: int, activation: nn.Module) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Normalised(nn.Module):
 
 
 def random_network(seed: int, kind: str, activation: str, gain: float) -> nn.Module:
-    """From 2x6x6 pixels to CLASSES logits, in eval mode. gain: times the usual weights."""
+    """Return a network from 2x6x6 pixels to CLASSES logits, in eval mode. gain: factor on the usual weights."""
     torch.manual_seed(seed)
     act = ACTIVATIONS[activation]
     layers: list[nn.Module] = [nn.Flatten(), nn.Linear(72, 10), act(), nn.Linear(10, 8), act(), nn.Linear(8, CLASSES)]
@@ -76,7 +76,7 @@ def random_network(seed: int, kind: str, activation: str, gain: float) -> nn.Mod
 
 
 def points_in(x: Tensor, threat: ThreatModel, count: int) -> Tensor:
-    """Points of the ball around each image that lie in the box, half of them at its edge: N*count,C,H,W."""
+    """Return points in ball and box around each image, half of them on the surface of the ball: N*count,C,H,W."""
     many = x.repeat_interleave(count, 0)
     delta = torch.randn_like(many)
     if threat.norm == "linf":
@@ -90,7 +90,7 @@ def points_in(x: Tensor, threat: ThreatModel, count: int) -> Tensor:
 
 
 def margins(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """z_y - z_k: N,K."""
+    """Return the margins z_y - z_k, N,K."""
     with torch.no_grad():
         logits = model(x).double()
     return logits.gather(1, y[:, None]) - logits

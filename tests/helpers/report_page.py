@@ -1,4 +1,4 @@
-"""What the tests read from a rendered report."""
+"""Read the elements and the text of a rendered report."""
 
 import re
 from dataclasses import dataclass, field
@@ -47,13 +47,13 @@ class _Reader(HTMLParser):
 
 
 def read(html: str) -> list[Element]:
-    """Every element of a page, in document order, with all the text inside it."""
+    """Return every element of a page, in document order, with all the text inside it."""
     reader = _Reader()
     reader.feed(html)
     return reader.elements
 
 
 def shown_text(html: str) -> str:
-    """The text that a reader sees: no scripts, styles or data URIs."""
+    """Return the visible text of a page, without scripts, styles and data URIs."""
     html = re.sub(r"<(script|style)\b.*?</\1>", " ", html, flags=re.DOTALL)
     return read(f"<body>{html}</body>")[0].text

@@ -1,4 +1,4 @@
-"""Evaluations with counts that agree with each other, made from a seed. Needs numpy, no torch."""
+"""Random evaluations whose counts agree with each other, made from a seed. Needs numpy, but no torch."""
 
 import numpy as np
 
@@ -54,9 +54,10 @@ def sample_evaluation(
     checks: bool = True,
     measured: bool = True,
 ) -> Evaluation:
-    """`clean` and `robust` are the shares aimed at. examples: 0 leaves the gallery out. smooth: images that compress.
+    """Return an evaluation with about the shares `clean` and `robust`.
 
-    checks: of the numbers and of the attribution maps; False leaves out both. measured: False leaves out the curves,
+    examples: 0 leaves the gallery out. smooth: use images that compress well. checks: False leaves out the self-checks and
+    the checks of the attribution maps. measured: False leaves out the curves,
     minimum perturbations, calibration and corruptions.
     """
     rng = np.random.default_rng(seed)
@@ -108,7 +109,7 @@ def _draw_samples(
     rng: np.random.Generator, n: int, classes: int, clean: float, robust: float, alone: bool
 ) -> list[Sample]:
     samples = []
-    labels = np.random.default_rng(7).integers(classes, size=n)  # the same data for every model
+    labels = np.random.default_rng(7).integers(classes, size=n)  # same labels for every model
     for index in range(n):
         label = int(labels[index])
         wrong = (label + 1 + int(rng.integers(min(3, classes - 1)))) % classes
@@ -148,25 +149,27 @@ def _sum_attacks(samples: list[Sample], alone: bool) -> list[Attack]:
 
 
 RADII = [0.0, *(levels / 255 for levels in (1, 2, 4, 6, 8, 12, 16, 24, 32))]
-OTHERS = {"l2": 16.0, "l1": 400.0}  # norm: its distance for each unit of linf
+OTHERS = {"l2": 16.0, "l1": 400.0}  # norm: distance in it per unit of linf distance
 SUBSET = 100  # samples of the slow measures
 BINS = 15
 CORRUPTIONS = {
     "gaussian_noise": 0.09, "shot_noise": 0.07, "impulse_noise": 0.1, "defocus_blur": 0.06, "glass_blur": 0.09,
     "motion_blur": 0.07, "zoom_blur": 0.06, "snow": 0.05, "frost": 0.06, "fog": 0.08, "brightness": 0.02,
     "contrast": 0.14, "elastic_transform": 0.04, "pixelate": 0.03, "jpeg_compression": 0.025,
-}  # fmt: skip  # name: what each severity costs
+}  # fmt: skip  # name: accuracy lost per severity level
 
 
 def spread_out(count: int) -> list[int]:
-    """At most SUBSET places out of so many, evenly."""
+    """Return at most SUBSET positions out of `count`, evenly spread."""
     kept = min(SUBSET, count)
     return [i * count // kept for i in range(kept)]
 
 
 def _draw_nearest(rng: np.random.Generator, samples: list[Sample]) -> list[float]:
-    """The linf distance of each sample's nearest adversarial example: 0 where it is wrong already, within its own where
-    it was broken, beyond EPS where it was not."""
+    """Draw the linf distance of each sample's nearest adversarial example.
+
+    It is 0 for a misclassified sample, at most the recorded distance for a broken one, and beyond EPS for a robust one.
+    """
     found = []
     for sample in samples:
         near, far = float(rng.uniform(0.1, 1)), EPS * (1.01 + float(rng.gamma(2.0, 0.6)))
@@ -257,7 +260,7 @@ def _make_corruptions(rng: np.random.Generator, samples: list[Sample]) -> Corrup
 
 
 def _make_artefact(right: int, held: int, n: int) -> Artefact:
-    """One image fewer of each kind than the original, whose numbers are those of the samples."""
+    """Make an artefact with one image fewer of each kind than the original, whose numbers are those of the samples."""
     ours, theirs = (
         {
             "clean": Accuracy.of(right - less, n), "white_box": Accuracy.of(held - less, n),
@@ -353,7 +356,7 @@ def _make_training(clean: float, robust: float) -> Training:
     return Training(config, epochs, 14, selection, "pgd(steps=10)")
 
 
-LIKENESS = {"spearman": 0.0, "top_k": -0.1, "top_k_tolerant": 0.05, "ssim": -0.05, "cosine": 0.02}  # about Spearman
+LIKENESS = {"spearman": 0.0, "top_k": -0.1, "top_k_tolerant": 0.05, "ssim": -0.05, "cosine": 0.02}  # beside Spearman
 METHODS = {  # spec: (note, Spearman against label kept, label flipped, noise and a random map)
     "integrated_gradients(steps=32)": ("baseline: black; 32 steps", (0.62, 0.41, 0.86, 0.0)),
     "gradcam": ("layer features.24, grid 4 × 4 <img src=x onerror=alert(2)>", (0.85, 0.7, 0.93, 0.01)),
@@ -375,7 +378,7 @@ def _measure_method(rng: np.random.Generator, method: str, n: int, flipped: int)
     note, centres = METHODS[method]
     groups = [("adversarial", "kept", n - flipped), ("adversarial", "flipped", flipped)]
     groups += [("benign_noise", "", n), ("random_map", "", n)]
-    if method == "gradcam":  # as where no flipped map is other than zero
+    if method == "gradcam":  # as if every flipped map were zero
         groups[1] = ("adversarial", "flipped", 0)
     likeness = [
         Likeness(against, label, count, _compare(rng, centre, count))

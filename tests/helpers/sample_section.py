@@ -1,4 +1,4 @@
-"""A section that a stranger might write."""
+"""A report section as a user might write it."""
 
 from markupsafe import Markup
 

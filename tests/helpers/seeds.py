@@ -1,4 +1,4 @@
-"""Random streams."""
+"""Seeded generators, and the state of the global ones."""
 
 import numpy as np
 import torch
@@ -9,5 +9,5 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def random_states() -> tuple[bytes, str]:
-    """Where the global generators of torch and numpy stand."""
+    """Return the states of the global generators of torch and numpy."""
     return torch.get_rng_state().numpy().tobytes(), str(np.random.get_state())

@@ -1,4 +1,4 @@
-"""A service of a small artefact, as tests start and ask it."""
+"""Start a service for a small artefact, and send requests to it."""
 
 import json
 import os
@@ -23,14 +23,14 @@ CLASSES = ("cat", "dog", "ship")
 
 
 def small_artefact(folder, seed=0, quantize=None):
-    """A small network of colour images as an artefact of its own."""
+    """Export a small network for colour images, and copy the artefact to `folder`."""
     name = Path(folder).name
     return Path(shutil.copytree(Path(_exported(name, seed, quantize).name, name), folder))
 
 
 @cache
 def _exported(name, seed, quantize):
-    """The folder in which it lies, exported once in a process, with which it goes."""
+    """Return the temporary folder of the artefact, exported once per process and removed when the process ends."""
     import torch
     from torch import nn
 
@@ -49,7 +49,7 @@ def _exported(name, seed, quantize):
 
 
 def by_hand(folder, pixels):
-    """Logits of float32 pixels by onnxruntime alone."""
+    """Return the logits of float32 pixels, computed with onnxruntime alone."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(Path(folder) / "model.onnx"))
@@ -57,12 +57,12 @@ def by_hand(folder, pixels):
 
 
 def some_images(count, seed=0):
-    """uint8 N,C,H,W."""
+    """Return random images, uint8 N,C,H,W."""
     return numpy.random.default_rng(seed).integers(0, 256, (count, *SIZE), dtype=numpy.uint8)
 
 
 def json_request(pixels, datatype="FP32", **more):
-    """The JSON of a request."""
+    """Return the JSON of a request."""
     data = numpy.asarray(pixels).ravel().tolist()
     return {
         "inputs": [{"name": "images", "datatype": datatype, "shape": list(numpy.shape(pixels)), "data": data}],
@@ -71,7 +71,7 @@ def json_request(pixels, datatype="FP32", **more):
 
 
 def binary_request(pixels, datatype="UINT8", **more):
-    """The body and the headers of a request with a raw tensor, and raw outputs."""
+    """Return body and headers of a request with a raw tensor that asks for raw outputs."""
     raw = numpy.ascontiguousarray(pixels).tobytes()
     tensor = {
         "name": "images", "datatype": datatype, "shape": list(numpy.shape(pixels)),
@@ -82,19 +82,19 @@ def binary_request(pixels, datatype="UINT8", **more):
 
 
 def logits_of(answer):
-    """Of a JSON answer."""
-    found = next(one for one in answer["outputs"] if one["name"] == "logits")
-    return numpy.array(found["data"], dtype=numpy.float32).reshape(found["shape"])
+    """Return the logits of a JSON answer."""
+    output = next(one for one in answer["outputs"] if one["name"] == "logits")
+    return numpy.array(output["data"], dtype=numpy.float32).reshape(output["shape"])
 
 
 class Running:
-    """A service that another process runs."""
+    """A service that runs in another process."""
 
     def __init__(self, child, address, log):
         self.child, self.address, self.log = child, address, log
 
     def ask(self, path, body=None, headers=None, timeout=30):
-        """Status and body; JSON decoded."""
+        """Send a request; return status and body, with JSON decoded."""
         content = json.dumps(body).encode() if isinstance(body, dict) else body
         request = urllib.request.Request(self.address + path, content, headers or {})
         try:
@@ -108,26 +108,26 @@ class Running:
         return self.ask("/v2/health/ready")[0] == 200
 
     def until(self, condition, seconds=30):
-        """Whether the condition holds within so many seconds."""
+        """Wait until the condition holds, for at most this many seconds; return whether it does."""
         end = time.monotonic() + seconds
         while not (held := condition()) and time.monotonic() < end:
             time.sleep(0.05)
         return held
 
     def metric(self, text):
-        """The value of the series that begins so; 0 where there is none."""
+        """Return the sum of the metric series whose lines begin with `text`; 0 if there are none."""
         lines = self.ask("/metrics")[1].decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(text))
 
     def workers(self):
-        """Process numbers of what computes."""
+        """Return the process ids of the compute processes."""
         listed = Path(f"/proc/{self.child.pid}/task/{self.child.pid}/children").read_text().split()
         return [int(one) for one in listed]
 
 
 @contextmanager
 def running(*arguments, program=("-m", "robustcls", "serve", "--port", "0")):
-    """`robustcls serve` on a free port, or a program of Python, ended by SIGKILL where the test has not ended it."""
+    """Run `robustcls serve` on a free port, or another Python program; kill it if the test has not ended it."""
     command = [sys.executable, *program, *map(str, arguments)]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "80"})
     lines, address = [], []

@@ -1,6 +1,6 @@
-"""Self-checks of few steps and queries, for tests that are not about them: theirs take longer than so small an attack.
+"""Shortened self-checks for tests that are not about them: at full length they would take longer than the small attacks.
 
-`python -m tests.helpers.short_checks ...` is `robustcls ...` with them.
+`python -m tests.helpers.short_checks ...` runs `robustcls ...` with shortened self-checks.
 """
 
 from importlib import import_module
@@ -13,7 +13,7 @@ FEW = {
 
 
 def shorten_checks(put=setattr) -> None:
-    """put: called with the module, the name and the value of each constant."""
+    """Shorten the self-checks. put: called with the module, the name and the value of each constant."""
     for (check, name), value in FEW.items():
         put(import_module(f"robustcls.evaluation.checks.{check}"), name, value)
 

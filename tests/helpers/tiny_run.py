@@ -1,4 +1,4 @@
-"""A run on tiny digits: under a second an epoch."""
+"""A run on tiny digits, with less than a second per epoch."""
 
 import torch
 from torch import nn
@@ -32,11 +32,11 @@ FLAGS = [  # of `robustcls train`
 
 
 class CutError(Exception):
-    """As a SIGKILL: nothing is saved, what is on disk stays."""
+    """Stands for SIGKILL: nothing more is saved, and the files on disk stay."""
 
 
 def cut_at(epoch: int, batch: int):
-    """Called after each batch, it cuts the run off there."""
+    """Return a callback that interrupts the run after this batch."""
 
     def cut(run: Run) -> None:
         if (run.state.epoch, run.state.batch) == (epoch, batch):
@@ -46,31 +46,31 @@ def cut_at(epoch: int, batch: int):
 
 
 def small_cnn(num_classes, input_size):
-    """Learns in a few updates, in any precision of a CPU."""
+    """Return a network that learns in a few updates, in any precision that a CPU has."""
     layers = [nn.Conv2d(input_size[0], 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
     layers += [nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, num_classes))
 
 
 def tiny_net(num_classes, input_size):
-    """A convolution, a BatchNorm and a linear layer: as little as there is to compile."""
+    """Return a convolution, a BatchNorm and a linear layer: little to compile."""
     layers = [nn.Conv2d(input_size[0], 4, 3, stride=4, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, num_classes))
 
 
 def flat_net(num_classes, input_size):
-    """Without BatchNorm, so that a batch is the sum of its images."""
+    """Return a network without BatchNorm, so that the images of a batch do not affect each other."""
     inputs = input_size[0] * input_size[1] * input_size[2]
     return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 16), nn.Softplus(), nn.Linear(16, num_classes))
 
 
 def brighter(_model, x, _y, **_options):
-    """An attack whose outcome is known."""
+    """An attack with a known result."""
     return (x + 0.1).clamp(0, 1)
 
 
 def tiny_run(folder, images: dict[int, tuple[Images, Images]], *, last: dict | None = None, **options) -> Run:
-    """With other options than the tiny ones where given; images: training and validation images for each limit."""
+    """Make a run; options override those of TINY. images: training and validation images by `limit_train`."""
     config = TrainConfig(**{**TINY, **options})
     return Run(config, folder, *images[config.limit_train], last=last)
 
@@ -85,12 +85,12 @@ def named_gradients(model):
 
 
 def values_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Its parameters and buffers as they are now."""
+    """Return copies of the parameters and buffers of a model."""
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def same(a, b, left_out=TIMES):
-    """Bit for bit, wherever tensors lie in dicts and lists; the keys in left_out are not compared."""
+    """Whether two values, with tensors in dicts and lists, are equal bit for bit, except for the keys in left_out."""
     if isinstance(a, torch.Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):

@@ -1,4 +1,4 @@
-"""Images sent by strangers are refused by their headers: in one line, without decoding a pixel, in bounded memory."""
+"""Untrusted images are refused by their headers: in one line, without decoding a pixel, in bounded memory."""
 
 import io
 import json
@@ -57,7 +57,7 @@ print(json.dumps(said))
 
 
 def outcome(content, max_pixels=MOST):
-    """The format, or why it is refused. Whatever else is raised goes on."""
+    """Return the format, or the reason of the refusal; other exceptions propagate."""
     try:
         return check_header(bytes(content), max_pixels=max_pixels, formats=FORMATS)
     except InputError as error:
@@ -94,7 +94,7 @@ def test_the_number_of_pixels_is_held_to_the_pixel(name):
 
 
 def huge_png(side=19000):
-    """A sound file: nothing but zeros."""
+    """Return a valid file whose pixels are all zero."""
     packer = zlib.compressobj(9)
     row = bytes(1 + (side + 7) // 8)
     body = b"".join(packer.compress(row * 1000) for _ in range(side // 1000)) + packer.flush()
@@ -103,7 +103,7 @@ def huge_png(side=19000):
 
 
 def hostile_files():
-    """By name: the file, and words of its refusal; None where it is let pass."""
+    """By name: the file, and words of its refusal, or None if it is accepted."""
     plain = SOUND["png-rgb-24x24"]
     bomb = zlib.compress(bytes(50_000_000), 9)
     head, rest = plain[:33], plain[33:]

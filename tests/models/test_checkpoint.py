@@ -1,4 +1,4 @@
-"""Checkpoints: what they hold, that they come back bit for bit, and that nothing else is run or believed."""
+"""Checkpoints: their content, bit-exact round trips, and that no code in them is run."""
 
 import os
 import pickle

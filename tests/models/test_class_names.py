@@ -1,4 +1,4 @@
-"""Class names that other people's training keeps beside the weights."""
+"""Class names that other training programs store beside the weights."""
 
 import pytest
 import torch

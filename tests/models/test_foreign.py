@@ -1,4 +1,4 @@
-"""Checkpoints as the tools that people use write them: every one gives the same network, or one line."""
+"""Checkpoints written by common tools: each gives the same network, or an error in one line."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Where the head of a network is, and small networks in its place."""
+"""Finding the head of a network, and replacing it with a small network."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What else a user may name as a model: state dicts, .safetensors, and code."""
+"""Other ways to name a model: state dicts, .safetensors, and code."""
 
 import sys
 from pathlib import Path

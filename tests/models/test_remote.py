@@ -1,4 +1,4 @@
-"""A running service as a model: what is sent counts, what it answers is the verdict."""
+"""A running service as a model: it is sent 8-bit images, and its answers are the verdict."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def data(artefact):
 
 @pytest.fixture(scope="module")
 def folder(data, tmp_path_factory):
-    """The same in folders, for the command."""
+    """The same images in folders, for the command."""
     home = tmp_path_factory.mktemp("images")
     for label in CLASSES:
         (home / "test" / label).mkdir(parents=True)
@@ -88,13 +88,13 @@ def run_cli(capsys):
 
 @traits(gradients=False)
 def deadly(model, x, y, threat):
-    """An attack that ends the service under attack."""
+    """An attack that kills the service."""
     os.kill(int(os.environ["DEADLY"]), signal.SIGKILL)
     return model(x)
 
 
 def answered(service):
-    """Images, as the service counts them."""
+    """Return the number of images, as counted by the service."""
     return service.metric("robustcls_predictions_total")
 
 
@@ -254,7 +254,7 @@ def test_examples_fool_the_service_as_png(service, url, data, tmp_path, threat):
 
 @pytest.mark.parametrize("threat", ["linf:0.002", "linf:0.0039", "l2:0.003", "l1:0.001"])
 def test_a_radius_below_one_grey_level_is_refused(url, data, threat):
-    """Nothing else is in the ball: robust accuracy would be 100% of what is right."""
+    """The ball contains no other 8-bit image: every correct sample would be robust."""
     x, y = tensors(data)
     model = robustcls.load(url)
     for attempt in (

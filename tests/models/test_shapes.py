@@ -1,4 +1,4 @@
-"""Pruned checkpoints: they come back bit for bit, and a hostile one is refused."""
+"""Pruned checkpoints: bit-exact round trips, and refusal of hostile ones."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Weights to begin with, frozen layers, and the groups of an optimizer."""
+"""Initial weights, frozen layers, and parameter groups of the optimizer."""
 
 import copy
 
@@ -26,7 +26,7 @@ def same(model, other, keys=None):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """An empty cache of torch.hub, and no permission to fill it."""
+    """An empty torch.hub cache, with downloads forbidden."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.delenv("ROBUSTCLS_DOWNLOAD", raising=False)
     folder = tmp_path / "torch" / "hub" / "checkpoints"

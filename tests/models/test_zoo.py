@@ -1,4 +1,4 @@
-"""torchvision's and timm's models: their weights from the local cache, and as architectures of state dicts."""
+"""Models of torchvision and timm: weights from the local cache, and architectures for state dicts."""
 
 import copy
 import sys
@@ -42,7 +42,7 @@ def load(spec, arch=None, classes=CLASSES, input_size=(3, 224, 224), **options):
 
 @pytest.fixture
 def squeezenet(home):
-    """torchvision's smallest model, with weights of our own where its pretrained ones would lie."""
+    """torchvision's smallest model, with our own weights in the place of the pretrained ones."""
     from torchvision import models
 
     net = models.squeezenet1_1().eval()

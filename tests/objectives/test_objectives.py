@@ -18,7 +18,7 @@ EPS = 0.1
 
 
 def loss_of(spec, net, x, y, attack, *, done=1.0, norm="linf"):
-    """Of a run of which the share `done` is done."""
+    """Return the state of a run of which the share `done` is complete."""
     state = SimpleNamespace(full_threat=ThreatModel(norm, EPS), share_done=done)
     return call(plugins.load("objective", spec), net, x, y, attack, state=state)
 

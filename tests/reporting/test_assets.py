@@ -1,4 +1,4 @@
-"""Images of the gallery as files beside the page."""
+"""Gallery images as files beside the page."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""The report's sections on attribution maps: how stable they are, and whether they say anything."""
+"""The sections of the report on attribution maps: their stability and their sanity checks."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The page of an audit in headless Chromium: a person decides with the keyboard alone, and gets a file."""
+"""The page of an audit in headless Chromium: usable with the keyboard alone, and it produces a file."""
 
 import csv
 import io

@@ -53,7 +53,7 @@ def page_file(files) -> Path:
 
 @pytest.fixture
 def visit(browser):
-    """Opens a file; collects requests and messages on the page object."""
+    """Open a file, and collect requests and messages on the page object."""
     contexts = []
 
     def open_page(path, fragment="", **options):
@@ -83,7 +83,7 @@ def test_asks_for_nothing_and_says_nothing(visit, page_file, scheme):
 
 @pytest.mark.parametrize("size", [32, 224])
 def test_forty_examples_are_laid_out_together(visit, tmp_path, size):
-    """A script that measured and changed one example after the other would lay out the page for each."""
+    """A script that alternates between measuring and changing examples would trigger a layout for each of them."""
     evaluation = sample_evaluation(size=size, examples=40, smooth=False, n=1000)
     page = visit(report(evaluation, tmp_path / "forty.html"))
     assert page.locator(".example").count() == 40

@@ -1,4 +1,4 @@
-"""What a report says of certificates: the bracket in a section of its own, the verdict, the comparison and the index."""
+"""Certificates in a report: a section with lower and upper bounds, the verdict, the comparison and the index."""
 
 import dataclasses
 import random
@@ -232,5 +232,5 @@ def test_the_same_evaluation_gives_the_same_bytes():
     assert render([evaluation]) == render([Evaluation.from_json(evaluation.to_json())])
 
 
-def test_a_sides_attacks_are_empty_where_they_are_of_something_else():
+def test_attacks_on_another_classifier_are_left_out():
     assert Sides.of(Model(0, "a", smoothed_bracket("a.pt"))).attacked == []

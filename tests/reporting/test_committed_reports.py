@@ -1,4 +1,4 @@
-"""The committed reports of real runs hold what their evaluations hold."""
+"""The committed reports of real runs agree with their evaluations."""
 
 import re
 

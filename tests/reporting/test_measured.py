@@ -1,4 +1,4 @@
-"""The report's sections on what was measured beside the attacks: curves, distances, calibration, corruptions, comparison."""
+"""The sections of the report on further measures: curves, distances, calibration, corruptions, comparison."""
 
 import dataclasses
 import re
@@ -194,7 +194,7 @@ def test_censored_samples_stay_in_n_and_a_censored_quartile_is_not_a_gap():
 
 
 def failed(norm: str) -> MinimumNorm:
-    """As `measure_minimum` records an attack that failed."""
+    """Return the record that `measure_minimum` makes of a failed attack."""
     return MinimumNorm(norm, "fab_t", "five", 5, [], [], 0, error="RuntimeError: no gradient")
 
 

@@ -1,4 +1,4 @@
-"""Models and attacks whose numbers mislead: each trips the check made for it, is never passed, and the report says so."""
+"""Models and attacks with misleading numbers: each fails the check made for it, never passes, and the report says so."""
 
 import pytest
 import torch

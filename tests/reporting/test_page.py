@@ -23,7 +23,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 
 def robust_pair() -> list[Evaluation]:
-    """One that falls and one that holds, on the same samples."""
+    """A model that is broken and a model that is robust, on the same samples."""
     return [sample_evaluation("standard", clean=0.93, robust=0.02), sample_evaluation("adversarial", seed=1)]
 
 

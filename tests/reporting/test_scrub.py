@@ -1,4 +1,4 @@
-"""Paths and user names, which no report shows."""
+"""Paths and user names are removed from reports."""
 
 import pytest
 

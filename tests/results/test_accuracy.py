@@ -1,4 +1,4 @@
-"""A share with its interval."""
+"""An accuracy with its interval."""
 
 from robustcls.results.records import Accuracy
 

@@ -1,4 +1,4 @@
-"""Balanced accuracy, sensitivity, specificity and ROC-AUC, beside scikit-learn's."""
+"""Balanced accuracy, sensitivity, specificity and ROC-AUC, against scikit-learn."""
 
 import dataclasses
 import math
@@ -48,7 +48,7 @@ def drawn(num_classes, n=200, seed=0):
 
 
 def of(found, classes=("healthy", "ill"), **changes):
-    """An evaluation of these samples."""
+    """Return an evaluation of these samples."""
     one = dataclasses.replace(
         tiny_evaluation(),
         samples=found,

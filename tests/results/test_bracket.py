@@ -10,7 +10,7 @@ def certified_by_hand(radius: float) -> int:
     return sum(radius_of(count) > 0 and radius_of(count) >= radius for count in COUNTS[:80])
 
 
-def test_the_evaluations_of_these_tests_are_whole():
+def test_the_evaluations_of_these_tests_are_consistent():
     for evaluation in (smoothed_bracket(), bounded()):
         evaluation.check()
         assert why_apart(evaluation) == ""
@@ -87,7 +87,7 @@ def test_what_is_about_different_things_makes_no_bracket(case):
     assert bracket(evaluation) is None
 
 
-def test_bounds_of_a_network_are_none_of_its_vote():
+def test_bounds_of_a_network_are_not_bounds_of_its_smoothed_vote():
     assert "the bounds are of a network itself" in why_apart(bounded(name="smoothed(small.pt, sigma=0.25)"))
 
 

@@ -1,4 +1,4 @@
-"""`min_certified`: certified accuracy held to a policy, at the policy's norm and radius."""
+"""`min_certified`: a threshold for certified accuracy, at the policy's norm and radius."""
 
 import pytest
 from scipy.stats import norm
@@ -81,7 +81,7 @@ def test_smoothing_is_judged_at_the_policys_radius_whatever_was_attacked(eps, as
         (None, 0.0, "INCONCLUSIVE", "within linf 0.03 was not measured"),  # that of the attacks
     ],
 )
-def test_bounds_know_of_the_radii_that_were_tried_alone(eps, asked, status, said):
+def test_bounds_decide_only_at_the_radii_that_were_tried(eps, asked, status, said):
     threat = {} if eps is None else {"norm": "linf", "eps": eps}
     found = judge(bounded_evaluation(), Policy(min_certified=asked, **threat))
     assert found.status == status, found.reasons
@@ -134,7 +134,7 @@ def test_certificates_of_a_vote_say_nothing_of_the_network_itself():
 
 
 def test_certificates_do_not_stand_in_for_attacks():
-    """Nor attacks under another threat for certificates."""
+    """Attacks under another threat model do not stand in for certificates either."""
     both = Policy(min_certified=0.5, min_robust=0.5, norm="l2", eps=0.25)
     assert judge(smoothed_evaluation(), both).status == "PASS"
     found = judge(smoothed_evaluation(attacked=False), both)
@@ -153,12 +153,12 @@ def test_what_limits_the_attacker_does_not_limit_the_proof():
 
 
 @pytest.mark.parametrize("value", [-0.1, 30, float("nan")])
-def test_it_is_a_share(value):
+def test_the_threshold_must_be_a_share(value):
     with pytest.raises(InputError, match="min_certified .* is not a share"):
         Policy(min_certified=value)
 
 
-def test_the_reach_is_the_papers():
+def test_the_largest_certifiable_radius_is_that_of_the_paper():
     """sigma Phi^-1(alpha^(1/n)), where all draws agree."""
     found = smoothed_evaluation().certified
     reach = SIGMA * norm.ppf(ALPHA ** (1 / N))
@@ -166,7 +166,7 @@ def test_the_reach_is_the_papers():
     assert tried_at(found, 1.000001 * reach) is None
 
 
-def test_a_failed_check_leaves_it_open():
+def test_a_failed_check_is_inconclusive():
     one = smoothed_evaluation()
     one.checks[0].status = "fail"
     assert judge(one, Policy(min_certified=0.5)).status == "INCONCLUSIVE"

@@ -1,4 +1,4 @@
-"""What is said of an accuracy that few images cannot tell from chance."""
+"""Messages about an accuracy that few images cannot distinguish from chance."""
 
 import re
 

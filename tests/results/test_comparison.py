@@ -1,4 +1,4 @@
-"""Classes and pairs of evaluations."""
+"""Classes of an evaluation, and pairs of evaluations."""
 
 import dataclasses
 

@@ -154,7 +154,7 @@ def test_more_wrong_votes_than_chance_explains_fail(n):
 
 
 def test_a_loaded_evaluation_is_held_to_its_records():
-    """Whatever it says of itself: the file was edited, or another version wrote it."""
+    """This does not depend on the check in the file, which may be edited or written by another version."""
     passed = Check(CHECK, "pass", 0.0, 0.0, "fine")
     evaluation = attacked(bounds([0.05] * 10))
     put(evaluation, passed)

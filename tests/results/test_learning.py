@@ -1,4 +1,4 @@
-"""Whether a model learned at all: few updates, a loss that rises, accuracy at chance."""
+"""Whether a model has learned: few updates, a rising loss, accuracy at chance level."""
 
 import dataclasses
 
@@ -94,6 +94,6 @@ def test_what_was_never_robust_does_not_overfit():
 
 
 def test_a_warning_and_chance_are_dropped_by_no_default():
-    """Runs made before have neither."""
+    """Earlier runs have neither."""
     row = dataclasses.asdict(epochs([1.0])[0])
     assert Epoch(**{name: value for name, value in row.items() if name != "warning"}).warning == ""

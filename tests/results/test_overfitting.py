@@ -1,4 +1,4 @@
-"""Catastrophic and robust overfitting, as a history shows them."""
+"""Catastrophic and robust overfitting, detected from the history."""
 
 import pytest
 

@@ -99,7 +99,7 @@ def reliability(ece):
 
 
 def measured(**changes):
-    """With calibration, corruptions and two classes: all that a policy can ask about."""
+    """An evaluation with calibration, corruptions and two classes: everything that a policy can require."""
     kinds = [(0, 0, 0)] * 250 + [(0, 0, 1)] * 150 + [(0, 1, 1)] * 100 + [(1, 1, 1)] * 450 + [(1, 1, 0)] * 50
     one = dataclasses.replace(
         sample(clean=900, robust=700),
@@ -151,7 +151,7 @@ LIMITS = {"mask": SHA[:8], "eight_bit": True, "detector": "lab:score"}  # as pol
 
 
 def limited(*names):
-    """An evaluation of attackers that these limit."""
+    """Return an evaluation whose attacker is limited in this way."""
     one = measured()
     if "mask" in names:
         one.threat.mask = records.Mask("corner.png", SHA, 25, 64)

@@ -1,4 +1,4 @@
-"""The published schema is that of the records, and every committed evaluation keeps it."""
+"""The published schema matches the records, and every committed evaluation conforms to it."""
 
 import json
 import re

@@ -389,7 +389,7 @@ class Locked(nn.Module):
 
 
 class Forgetful(Locked):
-    """Its copy is another model."""
+    """A model whose copy computes something else."""
 
     scale = 1.0
 
@@ -403,7 +403,7 @@ class Forgetful(Locked):
 
 
 class Proud(Locked):
-    """Its copy does not run."""
+    """A model whose copy cannot run."""
 
     def __deepcopy__(self, memo):
         model = Proud()

@@ -1,4 +1,4 @@
-"""Weights that are a fixed one plus a product of two small matrices, against that sum written out."""
+"""Low-rank weights, a fixed matrix plus a product of two small ones, against the explicit sum."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The model that attacks search on in low precision: close calls are fp32's; which precision is taken."""
+"""The low-precision model for searching: fp32 decides close calls; choice of the precision."""
 
 from types import SimpleNamespace
 
@@ -49,7 +49,7 @@ def test_close_calls_are_those_of_the_first_two_logits():
     assert close_calls(logits).tolist() == [True, False, True, False, True, True]
 
 
-def test_on_close_calls_fp32_has_the_word(near):
+def test_fp32_decides_close_calls(near):
     net, x, y = near
     with frozen(net), torch.no_grad():
         exact = net(x)
@@ -63,8 +63,8 @@ def test_on_close_calls_fp32_has_the_word(near):
     assert close.sum() > 10
 
 
-def test_without_close_calls_the_word_would_be_low_precisions(near, monkeypatch):
-    """The same as before, on a search model that lets a sample leave on the word of bf16."""
+def test_without_close_calls_low_precision_would_decide(near, monkeypatch):
+    """The same test with a search model where bf16 alone decides that a sample leaves."""
     net, x, y = near
     monkeypatch.setattr(search, "close_calls", lambda logits: torch.zeros(len(logits), dtype=torch.bool))
     with frozen(net), torch.no_grad():
@@ -118,7 +118,7 @@ def test_searching_in_bf16_breaks_what_fp32_breaks(attack):
 
 
 def test_a_claim_that_fp32_denies_is_attacked_again_and_nothing_else(near, monkeypatch):
-    """Left on the word of bf16, samples are lost; they are attacked again, and only they."""
+    """Samples that left because of bf16 alone are attacked again, and only these."""
     net, x, y = near
     half = len(x) // 2
     monkeypatch.setattr(search, "close_calls", lambda logits: torch.zeros(len(logits), dtype=torch.bool))

@@ -1,4 +1,4 @@
-"""Convolutions of small images as products: values, gradients, and what stays as it is."""
+"""Convolutions of small images as matrix products: values, gradients, and what is left unchanged."""
 
 import copy
 
@@ -40,7 +40,7 @@ def by_hand(x, weight, bias):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How many convolutions ran as products."""
+    """Count the convolutions that ran as products."""
     counted = []
     apply = small_images._Convolution.apply
     monkeypatch.setattr(small_images._Convolution, "apply", lambda *args: (counted.append(args), apply(*args))[1])

@@ -1,4 +1,4 @@
-"""Images in 8 bits, or on disk, are read as the tensors that they stand for."""
+"""Images in 8 bits, or on disk, give the same values as the tensors they represent."""
 
 import subprocess
 import sys
@@ -55,7 +55,7 @@ def test_logits_are_those_of_the_floats():
 
 
 def test_what_is_stored_is_what_a_tensor_holds():
-    """By 300 random writings and readings beside a tensor."""
+    """300 random writes and reads, compared with a tensor."""
     draws = torch.Generator().manual_seed(0)
     images, plain = Stored(EightBit(pixels())), pixels().float() / 255
     for _ in range(300):

@@ -1,4 +1,4 @@
-"""Addresses, answers and refusals of the application, as a client sees them."""
+"""Addresses, answers and refusals of the application, from the client's side."""
 
 import asyncio
 import base64
@@ -35,7 +35,7 @@ INFER = "/v2/models/small/infer"
 
 @pytest.fixture
 def start(artefact):
-    """Starts a service of the artefact, or of these; all are stopped at the end."""
+    """Start a service for the artefact, or for the given ones; all services are stopped at the end."""
     clients = []
 
     def started(*specs, **options):
@@ -239,7 +239,7 @@ def test_a_full_queue_says_when_to_try_again(start):
 
 
 def test_no_request_is_written_out_to_be_answered(start, monkeypatch):
-    """The error of a deque that lacks an element writes it out, pixels and all."""
+    """A deque's error about a missing element would format the element, with all its pixels."""
     written = []
     monkeypatch.setattr("robustcls.serving.queue.Job.__repr__", lambda job: written.append(job) or "job")
     client, _ = start()

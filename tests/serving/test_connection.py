@@ -1,4 +1,4 @@
-"""What a connection of HTTP may do to the service, and how it is refused."""
+"""HTTP connections that misbehave, and how the service refuses them."""
 
 import contextlib
 import http.client
@@ -41,7 +41,7 @@ def connected(service):
 
 
 def answers(connection, count=1):
-    """Status, headers and body of so many answers; fewer where the service ends the connection."""
+    """Return status, headers and body of `count` answers; fewer if the service closes the connection."""
     found, text = [], b""
     while len(found) < count:
         while b"\r\n\r\n" not in text:
@@ -199,7 +199,7 @@ def test_a_body_that_comes_after_its_answer_leaves_the_connection_as_it_was(path
         assert status == 200
 
 
-def test_what_follows_a_request_and_is_none_costs_it_nothing(service):
+def test_garbage_after_a_request_does_not_harm_it(service):
     with connected(service) as connection:
         connection.sendall(head() + BODY + b"garbage\r\n\r\n")
         [(status, _, _)] = answers(connection)
@@ -219,7 +219,7 @@ def test_another_protocol_is_not_spoken(service):
         assert "Upgrade" in json.loads(body)["error"]
 
 
-def test_who_waits_for_leave_to_send_and_is_refused_is_left(service):
+def test_a_refused_expect_100_continue_closes_the_connection(service):
     with connected(service) as connection:
         connection.sendall(head("/v2/models/other/infer", more="Expect: 100-continue\r\n"))
         [(status, headers, _)] = answers(connection)

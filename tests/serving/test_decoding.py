@@ -1,4 +1,4 @@
-"""An image that is sent gives the pixels of the same file in a folder, byte for byte, or is refused where that is."""
+"""An image in a request gives the same pixels as the same file in a folder, byte for byte, or is refused in both."""
 
 import io
 import warnings
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of d
 
 
 def sent(content, form):
-    """What a service makes of it; None where it refuses."""
+    """Return the pixels that a service decodes, or None if it refuses the file."""
     try:
         kind = check_header(content, max_pixels=10**6, formats=FORMATS)
         return decode_image(content, form, {}, formats=[kind])

@@ -1,4 +1,4 @@
-"""The statistic of drift, and how often it is wrong."""
+"""The drift statistic, and its rate of false alarms."""
 
 import numpy
 import pytest

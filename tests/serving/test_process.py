@@ -1,4 +1,4 @@
-"""The process that computes: replaced when it ends, and nothing that was accepted is lost with it."""
+"""The compute process: it is replaced when it ends, and no accepted request is lost."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ from tests.helpers.serving import small_artefact, some_images
 
 
 def in_service(artefact, act, **options):
-    """Runs `act(service)` in a loop of its own while the service runs."""
+    """Run `act(service)` in its own event loop while the service runs."""
 
     async def run():
         service = Service.of([str(artefact)], ServeConfig(**options))

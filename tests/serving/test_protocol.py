@@ -1,4 +1,4 @@
-"""Requests are read, or refused in one line that says what was found."""
+"""Requests are read, or refused with a one-line message that says what was found."""
 
 import base64
 import gc
@@ -15,7 +15,7 @@ from tests.helpers.serving import SIZE, binary_request, json_request, some_image
 
 
 def body(**changes):
-    """A JSON request of one image; changes are of its tensor."""
+    """Return a JSON request of one image, with changes to its tensor."""
     whole = json_request(numpy.full((1, *SIZE), 0.5))
     whole["inputs"][0] |= changes
     return json.dumps(whole).encode()
@@ -164,7 +164,7 @@ MANY = 300_000
     ids=["flat", "empty lists", "lists of one", "one list", "files", "more files than are taken"],
 )
 def test_lengths_are_compared_before_a_value_is_looked_at(content, words, monkeypatch):
-    """What another made huge costs no more than its JSON: no array of it, no file decoded."""
+    """A huge request costs no more memory than its JSON: no array is made and no file decoded."""
 
     def costly(*_, **__):
         raise AssertionError("an array, or base64, of what the shape does not allow")

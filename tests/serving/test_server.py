@@ -1,4 +1,4 @@
-"""`robustcls serve` as a process: started, asked, and told to go."""
+"""`robustcls serve` as a process: start, requests, and shutdown."""
 
 import asyncio
 import json
@@ -189,7 +189,7 @@ def test_the_client_of_another_project_works_unchanged(artefact):
             client.infer("small", [tensor])
 
 
-def test_the_service_and_its_command_import_neither_torch_nor_the_laboratory():
+def test_the_service_and_its_command_import_no_torch_and_no_research_packages():
     names = [module.name for module in pkgutil.walk_packages(robustcls.serving.__path__, "robustcls.serving.")]
     assert "robustcls.serving.worker" in names
     code = (

@@ -1,4 +1,4 @@
-"""What the process that computes says: of images, and of an artefact that does not run as where it was exported."""
+"""Messages of the compute process: about images, and about an artefact that gives other results than where it was exported."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""The step that trains few weights, against its formulas written out."""
+"""The step that trains sparse weights, against its formulas written out."""
 
 import copy
 import itertools
@@ -89,7 +89,7 @@ def test_all_weights_are_the_plain_step_to_the_bit(make_run):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_so_many_weights_change_places_falling_by_a_cosine(share, make_run):
+def test_the_number_of_exchanged_weights_falls_with_a_cosine(share, make_run):
     run = make_run(**OPTIONS, step=f"sparse(density=0.2, every=2, share={share})")
     seen = []
     fit(run, lambda run: seen.append({name: mask.clone() for name, mask in masks_of(run).items()}))
@@ -102,7 +102,7 @@ def test_so_many_weights_change_places_falling_by_a_cosine(share, make_run):
     assert same(seen[0], seen[-1]) == (share == 0)
 
 
-def test_the_smallest_go_and_those_of_the_largest_gradients_come(make_run):
+def test_the_smallest_weights_go_and_those_with_the_largest_gradients_come(make_run):
     run = make_run(**OPTIONS, step="sparse(density=0.5)", ema=0.9)
     x, y = first_batch(run)
     run.state.train_step(x, y)

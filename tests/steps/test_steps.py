@@ -1,4 +1,4 @@
-"""The steps that own the update, each against what its paper's loop does, written out."""
+"""Training steps that make the update themselves, each against the loop of its paper, written out."""
 
 import copy
 

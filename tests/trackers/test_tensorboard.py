@@ -1,4 +1,4 @@
-"""What TensorBoard reads back."""
+"""The data that TensorBoard reads back."""
 
 import io
 import resource
@@ -20,7 +20,7 @@ CONFIG = {"adv": "pgd(steps=2)", "lr": 0.1, "track": ("tensorboard",), "limit_tr
 
 @pytest.fixture
 def track(tmp_path):
-    """Makes the tracker of a run that starts, or goes on, at a step."""
+    """Make the tracker of a run that starts or resumes at a step."""
     pytest.importorskip("tensorboard", reason="needs tensorboard")
     return lambda start=0: plugins.load("tracker", "tensorboard")(tmp_path, CONFIG, start)
 

@@ -1,4 +1,4 @@
-"""A Weights & Biases run that never leaves the run folder."""
+"""A Weights & Biases run that stays in the run folder."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""What a run writes while it trains, and onto a full disk."""
+"""The files that a run writes while it trains, and a full disk."""
 
 import json
 import signal

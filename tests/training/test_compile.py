@@ -1,4 +1,4 @@
-"""Compiled runs, and runs that replay."""
+"""Compiled runs."""
 
 import shutil
 

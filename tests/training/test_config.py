@@ -1,4 +1,4 @@
-"""The options of training: what is filled in, and what is refused."""
+"""The options of training: defaults, and what is refused."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Two processes, of torchrun or started alike, on the CPU: the gradients of one, one folder, restarts that go on."""
+"""Two processes on the CPU, started by torchrun or in the same way: gradients, folders, restarts."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A radius that grows with the run."""
+"""A radius that grows during the run."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ RAMP = {**FLAT, "eps": EPS, "epochs": 10, "eps_ramp": "0.2-0.6"}
 
 
 def at(run, share):
-    """The state in the batch after this share of the run."""
+    """Return the state in the batch after this share of the run."""
     state = run.state
     batches = round(share * run.config.epochs * state.num_batches)
     state.epoch, state.batch = divmod(batches, state.num_batches)

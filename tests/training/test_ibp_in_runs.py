@@ -1,4 +1,4 @@
-"""Certified training: the radius of the bounds grows over the run, and what cannot be bounded stops it at the start."""
+"""Certified training: the radius of the bounds grows during the run; models that cannot be bounded are refused at the start."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ IBP = {**SMALL, "objective": "ibp(alpha=0.5, warmup=0.2, ramp=0.5)", "adv": "fgs
 
 
 def objective_with_state(model, x, y, attack, *, state):
-    """Says how much of the run is done."""
+    """Record how much of the run is done."""
     logits = model(x)
     return Loss(torch.nn.functional.cross_entropy(logits, y), logits, parts={"done": torch.tensor(state.share_done)})
 

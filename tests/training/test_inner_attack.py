@@ -1,4 +1,4 @@
-"""The attack inside an objective: on the model that it is given, with the loss that it is given, by traits, not names."""
+"""The inner attack of an objective: it attacks the given model with the given loss, as its traits allow."""
 
 import copy
 import sys

@@ -1,4 +1,4 @@
-"""kill -9 from outside, at whatever moment, ten times in a row: the resumed run ends bit-equal to one left alone."""
+"""A run that is killed with kill -9 at ten random moments and resumed ends bit-equal to an uninterrupted one."""
 
 import json
 import os

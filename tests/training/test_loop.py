@@ -1,4 +1,4 @@
-"""What training does: the loss falls, the attack leaves the model alone, the best epoch is kept, and it repeats bit for bit."""
+"""The training loop: the loss falls, the attack leaves the model alone, the best epoch is kept, runs repeat bit for bit."""
 
 import copy
 import math
@@ -138,7 +138,7 @@ def poison(state, x, y):
     return loss
 
 
-def test_a_loss_that_is_none_stops_and_keeps_the_best(make_run):
+def test_a_loss_that_is_nan_stops_and_keeps_the_best(make_run):
     run = make_run(adv="fgsm")
     run.state.step = poison
     weights = []
@@ -148,7 +148,7 @@ def test_a_loss_that_is_none_stops_and_keeps_the_best(make_run):
     assert len((run.folder / "history.jsonl").read_text().splitlines()) == 1
 
 
-def test_a_loss_that_is_none_at_once_promises_no_checkpoint(make_run):
+def test_a_loss_that_is_nan_in_the_first_epoch_leaves_no_checkpoint(make_run):
     run = make_run(adv="none", lr=1e30)
     with pytest.raises(InputError, match=r"in batch \d of 5 of epoch 1: lower `lr` or give `clip=1`$"):
         fit(run)

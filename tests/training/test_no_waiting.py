@@ -1,4 +1,4 @@
-"""Inside a step nothing is read from a tensor: on CUDA the host would wait for it. Here on the CPU, for every combination."""
+"""No step reads a value from a tensor, for which a CUDA host would have to wait; tested on the CPU, for all combinations."""
 
 import pytest
 import torch

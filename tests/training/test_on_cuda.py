@@ -1,4 +1,4 @@
-"""What only a CUDA device can show: fp16, no waiting inside a step, replayed attacks, verdicts without TF32."""
+"""Behaviour that only a CUDA device can show: fp16, no waiting inside a step, replayed attacks, verdicts without TF32."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Runs that begin by pruning: trained on, resumed and attacked like any other."""
+"""Runs that begin with pruning: trained, resumed and attacked like any other."""
 
 import dataclasses
 

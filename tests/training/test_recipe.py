@@ -1,4 +1,4 @@
-"""What a recipe becomes on few images and with --init: the batch and the rate, unless they are given."""
+"""Recipes adapted to few images and --init: batch size and learning rate, unless they are given."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""How many epochs fit into the minutes."""
+"""The number of epochs that fit into the given minutes."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed ends as one that was not, bit for bit."""
+"""A run that is stopped and resumed ends bit-equal to an uninterrupted one."""
 
 import dataclasses
 import os

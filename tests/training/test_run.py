@@ -1,4 +1,4 @@
-"""What a run is made of: its precision, and what is refused before it begins."""
+"""Setting up a run: its precision, and what is refused before it begins."""
 
 import math
 

@@ -28,7 +28,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(parts, make_run):
 
 
 @pytest.mark.parametrize("clip", [0.01, 1e6])
-def test_clipping_is_torchs_own(clip, make_run):
+def test_clipping_is_that_of_torch(clip, make_run):
     run = make_run(**SMALL, clip=clip, schedule="constant", weight_decay=0.0, momentum=0.0)
     model = copy.deepcopy(run.state.model).train()
     x, y = first_batch(run)

@@ -1,4 +1,4 @@
-"""What a run tells its trackers."""
+"""The data that a run sends to its trackers."""
 
 import dataclasses
 import runpy

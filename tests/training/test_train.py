@@ -1,4 +1,4 @@
-"""Training as one call: on tensors and modules of one's own, resumed, and leaving the process as it was."""
+"""Training with one call: on tensors and the user's own modules, resumed, and without side effects on the process."""
 
 import copy
 import threading

@@ -1,4 +1,4 @@
-"""Runs that begin from somebody's weights: what is taken, what stays still, and at which rate the rest learns."""
+"""Runs that start from given weights: what is loaded, what is frozen, and the learning rate of the rest."""
 
 import dataclasses
 
@@ -151,7 +151,7 @@ def test_backbone_lr_scales_what_the_optimizer_gets(make_run):
     assert run.state.history[0].lr == pytest.approx(peaks[-1])  # the rate that --lr set, not the backbone's
 
 
-def test_the_backbones_update_is_so_much_smaller(make_run):
+def test_backbone_lr_scales_the_update_of_the_backbone(make_run):
     updates = []
     for share in (1.0, 0.25):
         run = make_run(f"{share}", **PLAIN, backbone_lr=share, schedule="constant", weight_decay=0.0, adv="none")

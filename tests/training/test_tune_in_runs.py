@@ -1,4 +1,4 @@
-"""Runs that train a part of somebody's weights: what moves, what is saved, and that it is a model like any other."""
+"""Runs that train a part of given weights: what changes, what is saved, and that the result is an ordinary model."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Training on images without labels: what they add to the loss, and that a run goes on as it began."""
+"""Training on images without labels: their part of the loss, and resuming."""
 
 import math
 

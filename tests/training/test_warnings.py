@@ -1,4 +1,4 @@
-"""What a run says of how it learns, and a run without robust validation."""
+"""Messages of a run about how it learns, and runs without robust validation."""
 
 import json
 

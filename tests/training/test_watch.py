@@ -1,4 +1,4 @@
-"""The watch over training: catastrophic overfitting, patience, and what robust overfitting is."""
+"""The watch over training: catastrophic overfitting and patience."""
 
 import copy
 import functools
@@ -59,7 +59,7 @@ def test_a_stopped_run_that_is_resumed_does_nothing(make_run):
 
 
 @pytest.mark.parametrize("options", [{"on_collapse": "ignore"}, {"adv": "none"}], ids=["ignore", "without an attack"])
-def test_a_run_goes_on_where_it_shall(options, make_run):
+def test_a_collapsed_run_goes_on_if_the_options_say_so(options, make_run):
     run = measure(make_run(**SMALL, epochs=3, **options), [SOUND, LOST, LOST])
     fit(run)
     assert (run.state.epoch, run.state.stopped, run.state.rollbacks) == (3, "", 0)

@@ -1,9 +1,9 @@
-"""Certificates by bounds, beside what `fast` breaks, on models that others trained: the same images, norm and radius.
+"""Certificates by bounds and robust accuracy under `fast`, on models trained by others: same images, norm and radius.
 
     PYTHONPATH=../shared/models python experiments/certified/bounds/run.py --cifar folder:cifar
     PYTHONPATH=../shared/models python experiments/certified/bounds/run.py --models fashion -n 20 --out tiny.json   # a minute
 
-The models are those of third_party.py there; a sample that is certified and broken stops it.
+The models are defined in third_party.py in the folder on PYTHONPATH. A certified sample that `fast` breaks stops the script.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from robustcls.core.provenance import commit, versions
 from robustcls.results.statistics import wilson
 
 RESULTS = Path(__file__).resolve().parents[3] / "reports" / "certified" / "bounds.json"
-# Model, data, threat model, images, and whether these are the first of each class, or of all
+# Name: data, threat model, number of images, and whether to take the first images of each class (or the first of all)
 ROWS: dict[str, tuple[str, str, int, bool]] = {
     "fashion": ("fashion_mnist", "linf:0.1", 300, False),
     "cnn_a_mix": ("cifar", "linf:2/255", 300, True),
@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Certificates beside attacks.")
     parser.add_argument("--cifar", default="cifar10")
     parser.add_argument("--models", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("-n", type=int, help="images, of the first; all that a row has by default")
+    parser.add_argument("-n", type=int, help="number of images; by default that of the row")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     rows = [row_of(name, given.cifar, given.n) for name in given.models]
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def row_of(name: str, cifar: str, limit: int | None) -> dict[str, Any]:
-    """Certifies and attacks a model."""
+    """Certify and attack a model."""
     data, threat, n, by_class = ROWS[name]
     model = robustcls.load(f"third_party:{name}")
     images, labels = first(cifar if data == "cifar" else data, limit or n, by_class)
@@ -63,7 +63,7 @@ def row_of(name: str, cifar: str, limit: int | None) -> dict[str, Any]:
 
 
 def first(data: str, n: int, by_class: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first n test images, or as many of each class as n has room for."""
+    """Return the first n test images, or the first n // classes of each class."""
     images, labels = robustcls.load_data(data, split="test", n="all")
     if not by_class:
         return images[:n], labels[:n]

@@ -1,4 +1,4 @@
-"""Prints certificates beside attacks on models that others trained, out of reports/certified/bounds.json.
+"""Prints certificates beside attacks, on models trained by others, from reports/certified/bounds.json.
 
 python experiments/certified/bounds/table.py [bounds.json]
 """
@@ -13,8 +13,8 @@ from robustcls.cli.console import markdown
 RESULTS = Path(__file__).resolve().parents[3] / "reports" / "certified" / "bounds.json"
 COLUMNS = {
     "clean": "Clean",
-    "fast": "At most: `fast`",
-    "crown": "At least: CROWN",
+    "fast": "Upper bound: `fast`",
+    "crown": "Lower bound: CROWN",
     "crown_ibp": "CROWN-IBP",
     "ibp": "Intervals",
 }

@@ -3,8 +3,8 @@
 python experiments/certified/ibp/run.py --data folder:cifar
 python experiments/certified/ibp/run.py --tiny --out tiny.json          # a minute, on the digits
 
-Runs lie below --work; one that was cut off goes on, and a row that stands in --out is not made again. A sample that is
-certified and misclassified under attack stops it.
+Runs are kept in --work; an interrupted run is resumed, and a row that is already in --out is not repeated. A sample that is
+certified and misclassified under attack stops the script.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from robustcls.core.threat import ThreatModel
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parents[2] / "reports" / "certified" / "ibp" / "results.json"
 ROWS = ("ibp", "pgd")
-PLACES = ("data", "data_dir", "out")  # of the machine, not of the recipe
+PLACES = ("data", "data_dir", "out")  # paths on this machine, not part of the recipe
 TINY = [
     "--data", "digits(size=8)", "--arch", "cnn4(width=0.5)", "--epochs", "4", "--minutes", "0", "--augment", "none",
     "--eps", "0.02", "--val-n", "40", "--batch-size", "32",
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--work", type=Path, default=Path("runs/certified"))
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("-n", type=int, default=1000, help="test images")
+    parser.add_argument("-n", type=int, default=1000, help="number of test images")
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args()
     given.out.parent.mkdir(parents=True, exist_ok=True)
@@ -61,13 +61,12 @@ def train(name: str, run: Path, data: str, *, tiny: bool) -> None:
 
 
 def row_of(name: str, run: Path, n: int) -> dict[str, Any]:
-    """Attacks and certifies what a run has trained."""
+    """Attack and certify the model of a run."""
     config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
     history = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
     threat = ThreatModel.chosen(config["norm"], config["eps"], {"norm": "linf"})
-    model = robustcls.load(
-        run / "last.pt"
-    )  # the best epoch under attack may be one whose bounds were of a small radius
+    # The best epoch under attack may be an early one, whose bounds were trained at a small radius.
+    model = robustcls.load(run / "last.pt")
     images, labels = robustcls.load_data(config["data"], split="test", n=n, data_dir=config.get("data_dir"))
     result = robustcls.evaluate(model, images, labels, threat, suite="fast")
     robust = [one.clean == one.label and one.broken_by is None for one in result.samples]

@@ -1,4 +1,4 @@
-"""Prints the bracket of certified training, out of reports/certified/ibp/results.json.
+"""Prints the lower and upper bounds of robust accuracy after certified training, from reports/certified/ibp/results.json.
 
 python experiments/certified/ibp/table.py [results.json]
 """
@@ -15,8 +15,8 @@ RESULTS = Path(__file__).resolve().parents[3] / "reports" / "certified" / "ibp" 
 WORDS = {"ibp": "MTL-IBP", "pgd": "PGD-3"}
 COLUMNS = {
     "clean": "Clean",
-    "fast": "At most: `fast`",
-    "crown": "At least: CROWN",
+    "fast": "Upper bound: `fast`",
+    "crown": "Lower bound: CROWN",
     "crown_ibp": "CROWN-IBP",
     "ibp": "Intervals",
 }

@@ -1,11 +1,12 @@
-"""Trains the recipes of this folder and certifies them by smoothing, row by row; what is done already is not done again.
+"""Trains the recipes of this folder and certifies them by smoothing; finished rows are not repeated.
 
 python experiments/certified/smoothing/run.py --data folder:cifar             # with noise, and without
 python experiments/certified/smoothing/run.py --data folder:cifar --draws 10000 --rows gaussian
 python experiments/certified/smoothing/run.py --tiny --work tiny --out tiny     # a minute, on the digits
 
-Runs lie below --work; training and certificates that were cut off go on. The evaluation of each row, with its certificates,
-is NAME.json in --out. At most sigma 0.25 and 1,000 draws certify a radius of 0.62: the curve at 0.75 needs --draws 10000.
+Runs are kept in --work; interrupted training and certification are resumed. The evaluation of each row, with its certificates,
+is NAME.json in --out. With sigma 0.25 and 1,000 draws no radius above 0.62 can be certified: the point at 0.75 needs --draws
+10000.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def main() -> None:
 
 
 def train(name: str, run: Path, data: str, *, tiny: bool) -> None:
-    """Goes on with a run that was cut off; one that is finished says so and does nothing."""
+    """Train, or resume a run that was interrupted; a finished run prints a message and does nothing."""
     if (run / "last.pt").exists():
         command("train", "--resume", run)
         return
@@ -55,7 +56,7 @@ def train(name: str, run: Path, data: str, *, tiny: bool) -> None:
 
 
 def command(*words: object) -> None:
-    """Runs robustcls; ends with it where it fails."""
+    """Run robustcls; exit with its status if it fails."""
     status = subprocess.run([sys.executable, "-m", "robustcls", *map(str, words)]).returncode
     if status:
         sys.exit(status)

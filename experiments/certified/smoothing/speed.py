@@ -1,12 +1,12 @@
-"""Certification of images by smoothing beside a plain loop over the same images, by turns, in one process; medians as JSON.
+"""Times certification by smoothing and a plain loop over the same images, alternating in one process; writes medians as JSON.
 
 python experiments/certified/smoothing/speed.py                     # 200 images, n = 1,000, vgg16(width=0.25): some minutes
 python experiments/certified/smoothing/speed.py --model runs/certified/smoothing/gaussian/ckpt.pt --data folder:cifar
 python experiments/certified/smoothing/speed.py --tiny --out tiny.json
 
-The loop is the paper's: one image after another, batches of noise through the model in eval mode, fp32, without gradients. It
-is run with each size of --loop-batch, and the fastest one counts. Weights are random unless --model names some: they do not
-change what a pass costs. Time it on a machine that does nothing else.
+The loop is that of the paper: one image after another, batches of noisy copies through the model in eval mode, in fp32, without
+gradients. It runs with each batch size of --loop-batch, and the fastest one counts. Weights are random unless you give --model:
+they do not change the cost of a pass. Run it on an otherwise idle machine.
 """
 
 import argparse
@@ -33,7 +33,7 @@ OURS = "robustcls.certify"
 
 @torch.no_grad()
 def plain_loop(model: nn.Module, x: Tensor, n: int, batch: int) -> list[tuple[int, float]]:
-    """CERTIFY of Cohen et al. 2019 (arXiv:1902.02918): of each image class and radius, -1 and 0 where it abstains."""
+    """CERTIFY of Cohen et al. 2019 (arXiv:1902.02918): return class and radius of each image, -1 and 0 if it abstains."""
 
     def counts(image: Tensor, draws: int) -> Tensor:
         found = torch.zeros(classes, dtype=torch.int64)
@@ -53,7 +53,7 @@ def plain_loop(model: nn.Module, x: Tensor, n: int, batch: int) -> list[tuple[in
 
 
 def measure(model: nn.Module, x: Tensor, y: Tensor, n: int, batches: list[int], rounds: int) -> dict[str, object]:
-    """Seconds of each round, every contestant in it once, in an order that turns; medians, and how often both agree."""
+    """Return the seconds of each round, in which every contestant runs once, in rotating order; medians and agreement."""
     answers: dict[str, list[int]] = {}
 
     def ours() -> None:
@@ -68,7 +68,7 @@ def measure(model: nn.Module, x: Tensor, y: Tensor, n: int, batches: list[int], 
     contestants = {OURS: ours} | {f"loop, {batch}": loop(batch) for batch in batches}
     names = list(contestants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(-1, rounds):  # the first is to warm up, on two images
+    for number in range(-1, rounds):  # the first round is a warm-up on two images
         whole = (x, y)
         if number < 0:
             x, y = x[:2], y[:2]
@@ -92,14 +92,14 @@ def measure(model: nn.Module, x: Tensor, y: Tensor, n: int, batches: list[int], 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Speed of certification by smoothing.")
-    parser.add_argument("--model", help="a checkpoint; random weights unless given")
-    parser.add_argument("--data", help="of the checkpoint's images; random images unless given")
+    parser.add_argument("--model", help="checkpoint; random weights if not given")
+    parser.add_argument("--data", help="data spec of the images, with --model; otherwise random images")
     parser.add_argument("--arch", default="vgg16(width=0.25)")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--loop-batch", type=int, nargs="+", default=[400, 1000])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, help="of PyTorch; its own choice unless given")
+    parser.add_argument("--threads", type=int, help="PyTorch threads; by default PyTorch's own choice")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS / "speed.json")
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Prints the certified curves of this folder's recipes, out of reports/certified/smoothing.
+"""Prints the certified curves of the recipes of this folder, from reports/certified/smoothing.
 
 python experiments/certified/smoothing/table.py [FOLDER]
 """
@@ -14,7 +14,7 @@ WORDS = {"gaussian": "noise of sigma 0.25", "no_noise": "no noise"}
 
 
 def table(found: dict[str, Evaluation]) -> str:
-    """One line for each recipe: clean accuracy of the vote, certified accuracy by radius, with 95% intervals, abstentions."""
+    """Return one row per recipe: clean accuracy of the vote, certified accuracy by radius with 95% intervals, abstentions."""
     lines = []
     for name, one in found.items():
         record = one.certified
@@ -26,7 +26,7 @@ def table(found: dict[str, Evaluation]) -> str:
 
 
 def about(found: dict[str, Evaluation]) -> str:
-    """What all rows have in common."""
+    """Return a sentence with the settings that all rows have in common."""
     one = next(iter(found.values()))
     record = one.certified
     return (

@@ -1,4 +1,4 @@
-"""Faithfulness and sanity controls on models whose answers are known, and against captum."""
+"""Faithfulness and sanity controls on models with known answers, and against captum."""
 
 import itertools
 import math
@@ -101,7 +101,7 @@ def test_insertion_and_deletion_by_hand(steps: int, images: Tensor) -> None:
     np.testing.assert_allclose(deleted, [pair[1] for pair in expected], rtol=0, atol=1e-6)
 
 
-def test_the_right_order_beats_a_random_one_and_that_the_reverse() -> None:
+def test_the_right_order_beats_a_random_one_which_beats_the_reverse() -> None:
     x, blank, target = torch.ones(3, 1, 8, 8), torch.zeros(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64)
     right = torch.zeros(3, 8, 8)
     right[:, :2, :2] = Corner.weights

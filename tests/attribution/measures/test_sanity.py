@@ -1,4 +1,4 @@
-"""Sanity controls: shuffled weights, another class."""
+"""Sanity controls: shuffled weights and the map of another class."""
 
 import pytest
 import torch

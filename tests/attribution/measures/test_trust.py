@@ -1,4 +1,4 @@
-"""Whether the measures of maps tell a method that explains the model from one that does not."""
+"""The measures of maps distinguish a method that explains the model from one that does not."""
 
 import json
 import math

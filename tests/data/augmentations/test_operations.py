@@ -1,4 +1,4 @@
-"""Colours and shapes, against torchvision one image at a time."""
+"""Colour and shape operations, against torchvision one image at a time."""
 
 import pytest
 import torch

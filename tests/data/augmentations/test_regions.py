@@ -1,4 +1,4 @@
-"""What is cut out, erased, pasted or mixed."""
+"""Augmentations that cut out, erase, paste or mix regions."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What is decoded of a folder, and what is said of images that occur twice."""
+"""Which images of a folder are decoded, and messages about images that occur twice."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""What becomes of images that are not plain 8-bit ones, and files that are none."""
+"""Images that are not plain 8-bit ones, and files that are no images."""
 
 import os
 import zlib

@@ -1,4 +1,4 @@
-"""Splits inside class folders, class folders inside others, and classes that only one split has."""
+"""Splits inside class folders, nested class folders, and classes that only one split has."""
 
 import pytest
 

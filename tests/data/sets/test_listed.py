@@ -1,4 +1,4 @@
-"""A folder as ImageNet is evaluated: its own resizing, a list of files, all of it as the split."""
+"""A folder as used for ImageNet: its own resizing, a list of files, and all of it as the split."""
 
 import hashlib
 from itertools import product

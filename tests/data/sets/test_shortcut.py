@@ -1,4 +1,4 @@
-"""A planted shortcut, and the intervention that shows whether a model takes it."""
+"""A planted shortcut, and the intervention that shows whether a model relies on it."""
 
 import colorsys
 

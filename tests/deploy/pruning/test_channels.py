@@ -1,4 +1,4 @@
-"""Channels that are removed: how many, which ones, and that nothing else changes."""
+"""Pruned channels: how many, which ones, and that nothing else changes."""
 
 import builtins
 import copy

@@ -1,4 +1,4 @@
-"""Each check that attacks: it names what it is made for, and finds nothing in honest models."""
+"""Each check that attacks the model: it detects its fault, and finds nothing in honest models."""
 
 import math
 from types import SimpleNamespace

@@ -216,7 +216,7 @@ def test_each_evaluation_checks_the_same_samples(net, batch):
     assert 0 < found[0].measured < 1
 
 
-def test_images_that_must_pass_alone_have_no_company(net, batch):
+def test_a_model_that_takes_one_image_at_a_time_is_not_checked_for_batch_dependence(net, batch):
     def alone(images):
         if len(images) == 2:
             raise ValueError("one image at a time")
@@ -249,7 +249,7 @@ def test_the_probe_finds_what_misled_gradients_left(changes, net, batch):
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_blind_attacks_of_the_cascade_decide(alone, net, batch):
+def test_score_based_attacks_of_the_cascade_decide(alone, net, batch):
     model, attacks = Masked(net, before=quantise), ["square(queries=3)", "pgd", "square(queries=100)"]
     found = black_box(model, batch, attacks, threat=ThreatModel("linf", 0.25), alone=alone)
     assert found.status == "fail"
@@ -257,7 +257,7 @@ def test_blind_attacks_of_the_cascade_decide(alone, net, batch):
     assert ("square(queries=3)" in found.message) == alone, "in a cascade the first met what gradients never saw"
 
 
-def test_noise_alone_acquits_nobody(net, batch):
+def test_a_noise_attack_does_not_replace_the_black_box_probe(net, batch):
     found = black_box(Masked(net, before=quantise), batch, ["pgd", "noise(draws=1)"])
     assert found.status == "fail"
     assert "square" in found.message

@@ -1,4 +1,4 @@
-"""What is not finite: logits, attempts, gradients by the image."""
+"""Values that are not finite: logits, attempts, input gradients."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Whether a network normalises once more."""
+"""The check for a network that normalises its input twice."""
 
 import pytest
 import torch

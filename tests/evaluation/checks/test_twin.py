@@ -1,4 +1,4 @@
-"""Whether the graph that gives an exported file its gradients is the file's."""
+"""The check that the PyTorch graph of an exported file, which gives the gradients, computes the same as the file."""
 
 import warnings
 

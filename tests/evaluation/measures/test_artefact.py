@@ -1,4 +1,4 @@
-"""An exported file beside its original: honest files, and files whose gradients are masked."""
+"""An exported file beside its original: honest files, and files with masked gradients."""
 
 import json
 import warnings

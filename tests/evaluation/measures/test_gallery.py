@@ -21,12 +21,12 @@ def outcomes(judged, rows=None):
     return {name: names.count(name) for name in ("broken", "survived", "clean_error")}
 
 
-def test_the_case_tells_the_groups_apart(judged):
+def test_the_fixture_has_enough_samples_of_each_outcome(judged):
     assert min(outcomes(judged).values()) >= 20
 
 
 @pytest.mark.parametrize("count", [10, 20, 30])
-def test_half_broken_four_tenths_surviving_the_rest_errors(judged, count):
+def test_the_gallery_shows_50_percent_broken_40_robust_and_10_misclassified(judged, count):
     rows = draw_examples(judged.examples, count, 0)
     assert outcomes(judged, rows) == {"broken": count // 2, "survived": count * 4 // 10, "clean_error": count // 10}
     assert rows == sorted(set(rows))

@@ -1,4 +1,4 @@
-"""Minimum perturbations against the closed form of linear models, and what is said where none is found."""
+"""Minimum perturbations, against the closed form of linear models, and messages where none is found."""
 
 import math
 import re

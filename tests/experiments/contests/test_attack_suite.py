@@ -1,4 +1,4 @@
-"""The contests: nobody's own word counts, a contestant that fails has a row, and every peer that is here takes part."""
+"""The contests: claims are verified, a contestant that fails has a row, and every installed library takes part."""
 
 import importlib.util
 import json
@@ -46,7 +46,7 @@ def verdict(x_adv, claimed):
     return rejudge(Brightness(), x, y, THREAT, x_adv, torch.tensor(claimed))
 
 
-def test_examples_that_hold_are_taken_at_their_word():
+def test_valid_examples_confirm_the_claim():
     x, _ = samples()
     x_adv = x.clone()
     x_adv[:2] += 0.1
@@ -58,7 +58,7 @@ def test_examples_that_hold_are_taken_at_their_word():
 
 
 @pytest.mark.parametrize("lie", ["outside the ball", "outside the box", "not a number", "fools nobody"])
-def test_a_liar_breaks_nothing(lie):
+def test_false_claims_do_not_count(lie):
     x, y = samples()
     x_adv = {
         "outside the ball": x + 0.2,
@@ -80,7 +80,7 @@ def test_a_point_in_the_ball_and_outside_the_box_does_not_count():
     assert found["outside"] == 1
 
 
-def test_modesty_is_mended_too():
+def test_claims_that_are_too_low_are_corrected():
     x, _ = samples()
     found = verdict(x + 0.1, [True, True, True, False])
     assert (found["claimed_robust_accuracy"], found["robust_accuracy"], found["unverified"]) == (0.75, 0, 0)

@@ -1,4 +1,4 @@
-"""The cuda suite: operations counted right, ratios from their rounds, failures in their row; here on the CPU, tiny."""
+"""The cuda suite, tiny and on the CPU: operations counted correctly, ratios within rounds, failures in their row."""
 
 import json
 import runpy
@@ -166,7 +166,7 @@ def test_the_suite_on_the_cpu(tmp_path, monkeypatch, capsys):
     [
         ("--suite cuda --attack-steps 3", "measures pgd20"),
         ("--suite cuda --model m.pt", "give its --arch"),
-        ("--suite train --workload clean", "belongs to --suite cuda"),
+        ("--suite train --workload clean", "is an option of --suite cuda"),
         ("--suite cuda --workload pgd", "did you mean"),
         ("--suite cuda --model nowhere.pt --arch vgg16(width=0.05)", "no file nowhere.pt"),
     ],

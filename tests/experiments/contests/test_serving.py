@@ -1,4 +1,4 @@
-"""The serve suite of the contests: who takes part, ratios within a round, and everyone on the same images."""
+"""The serve suite of the contests: contestants, ratios within a round, and the same images for all."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Contests measure what they say: the same work in every row, memory that is watched, maps as captum makes them."""
+"""The training contests: the same work in every row, memory, and maps equal to those of captum."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""What holds for every architecture for small images, and the structure of the residual ones."""
+"""Properties of every architecture for small images, and the structure of the residual ones."""
 
 import copy
 

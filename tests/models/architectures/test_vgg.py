@@ -1,4 +1,4 @@
-"""The structure of VGG, and the images that it takes."""
+"""The structure of VGG, and the image sizes that it accepts."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The twin of an ONNX file: each operator beside the standard's own examples, and gradients through rounding."""
+"""The PyTorch twin of an ONNX file: each operator against the examples of the standard, and gradients through rounding."""
 
 from contextlib import nullcontext
 from functools import partial

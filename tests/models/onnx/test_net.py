@@ -1,4 +1,4 @@
-"""ONNX files: their logits, and what is no classifier of images."""
+"""ONNX files: their logits, and files that are no image classifiers."""
 
 import hashlib
 import sys

@@ -1,4 +1,4 @@
-"""Operators of the twin beside onnxruntime, in files as exporters and quantisers write them."""
+"""Operators of the twin against onnxruntime, in files as exporters and quantisers write them."""
 
 import numpy
 import pytest

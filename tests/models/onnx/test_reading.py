@@ -1,4 +1,4 @@
-"""ONNX files as tools other than PyTorch's exporters write them: types, order, names, and what has no gradient."""
+"""ONNX files written by tools other than PyTorch's exporters: types, order, names, and parts without a gradient."""
 
 import numpy
 import pytest

@@ -1,4 +1,4 @@
-"""What holds for every choice of what is trained."""
+"""Properties of every `tune` plug-in."""
 
 import pytest
 import torch
@@ -111,7 +111,7 @@ def attention(num_classes, input_size):
     return nn.Sequential(patches, layer, nn.Flatten(), nn.Linear(128, num_classes))
 
 
-def test_neither_of_loras_matrices_decays():
+def test_loras_matrices_have_no_weight_decay():
     model, _ = make("lora(rank=2)")
     decayed = [
         p for group in parameter_groups(model, lr=1, weight_decay=0.1) if group["weight_decay"] for p in group["params"]

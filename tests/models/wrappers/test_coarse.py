@@ -1,4 +1,4 @@
-"""A model of groups of classes: attacks mean a mistake between groups."""
+"""A model of groups of classes: attacks succeed only with a mistake between groups."""
 
 import random
 
@@ -82,7 +82,7 @@ def flattery(net, tree, x, y):
     return coarse_accuracy(model, by_fine, groups) - coarse_accuracy(model, by_coarse, groups)
 
 
-def test_a_fine_attack_flatters_the_accuracy_by_group(net, batch, tree, tmp_path):
+def test_an_attack_on_classes_overestimates_the_accuracy_by_group(net, batch, tree, tmp_path):
     assert flattery(net, tree, *batch) > 0.05
     # Whatever the tree: of random groups of the same sizes, too, a fine attack finds only some of the mistakes.
     generator = random.Random(0)

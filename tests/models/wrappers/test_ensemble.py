@@ -1,4 +1,4 @@
-"""An ensemble is the mean of its members' probabilities, and is attacked as one."""
+"""An ensemble is the mean of its members' probabilities, and is attacked as one model."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""A real Prometheus and Alertmanager: each alert fires on its fault, and none without."""
+"""A real Prometheus and Alertmanager: each alert fires on its fault, and none fires without a fault."""
 
 import contextlib
 import time

@@ -1,4 +1,4 @@
-"""The folder that `robustcls monitor DIR --write FOLDER` writes: Prometheus' own tools take all of it."""
+"""The folder written by `robustcls monitor DIR --write FOLDER`: Prometheus' own tools accept all of it."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What a policy asks of a running service."""
+"""A policy applied to a running service."""
 
 import pytest
 
@@ -93,7 +93,7 @@ def test_an_evaluation_that_is_asked_for_and_missing_fails(asked):
     assert statuses(state(FakeService(evaluated=False)), **asked) == ["FAIL"]
 
 
-def test_robust_accuracy_under_nobody_knows_what_is_open():
+def test_robust_accuracy_without_a_threat_model_is_open():
     service = FakeService(evaluated=False)
     service.metrics.evaluated.labels(*service.of).set(1)
     for gauge, value in (

@@ -1,4 +1,4 @@
-"""Readings of /metrics: histograms by closed forms, counters since an earlier reading, what is no service."""
+"""Reading /metrics: histograms against closed forms, counters since an earlier reading, and what is no service."""
 
 import math
 
