@@ -159,7 +159,7 @@ BAD = {
     "more layers than there are": (["--freeze", "99"], "cannot freeze '99'"),
     "a head of no layers": (["--head", "5-foo-K"], "head '5-foo-K' is none"),
     "shares the wrong way about": (["--schedule", "piecewise(first=0.9, second=0.1)"], "the smaller first"),
-    "parts that are not equal": (["--accumulate", "3"], "cannot be cut in 3 equal parts"),
+    "parts that are not equal": (["--accumulate", "3"], "cannot be split into 3 equal parts"),
     "optimizer": (["--optimizer", "adam"], "adam"),
     "a swa of all": (["--swa", "1"], "--swa 1.0 is out of range"),
     "negative clip": (["--clip", "-1"], "--clip -1.0 is out of range"),
