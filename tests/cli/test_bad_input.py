@@ -130,7 +130,7 @@ BAD = {
     "train: --lr -1": ([*TRAIN, "--lr", "-1"], "--lr -1.0"),
     "train: --limit-train 0": ([*TRAIN, "--limit-train", "0"], "--limit-train 0"),
     "train: --out below a file": ([*TRAIN, "--out", "{home}/a.json/run"], "no folder that can be written"),
-    "train: --out holds a run": ([*TRAIN, "--out", "{home}/pgd"], "go on with --resume"),
+    "train: --out holds a run": ([*TRAIN, "--out", "{home}/pgd"], "resume it with --resume"),
     "train: --resume and flags": (["train", "--resume", "{home}/pgd", "--epochs", "9"], "leave out --epochs"),
     "train: --resume and config": (
         ["train", "--resume", "{home}/pgd", "--config", "{home}/pgd/config.toml"], "leave out --config",
