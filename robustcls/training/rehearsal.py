@@ -36,7 +36,7 @@ def as_it_was(state: TrainState) -> Iterator[None]:
 
 
 def rehearse(run: Run) -> None:
-    """Train, attack and validate once on a few images, then restore the state: errors then appear before anything is written."""
+    """Train, attack and validate once on a few images, then restore the state: errors appear before anything is written."""
     state = run.state
     x, y = choose(run.train, 2 * run.config.accumulate).batch()
     if run.config.without_labels:
