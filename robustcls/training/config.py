@@ -143,7 +143,7 @@ class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptio
         0.5, "Fraction of each batch that is unlabelled images.", metavar="P", group="Data"
     )
     pseudo_labels: str | None = option(
-        None, "File of labels for the unlabelled images, from robustcls label.", metavar="FILE", group="Data"
+        None, "Labels from robustcls label for the unlabelled images.", metavar="FILE", group="Data"
     )
     val_n: int = option(500, "Number of validation images, held out of the training set.", group="Data")
     val_every: int | None = option(

@@ -74,7 +74,7 @@ def test_a_corrupt_image_is_refused_or_skipped(loose):
         ("folder:{home}/loose(split=test)", "split is about classes and splits"),
         ("folder:{home}/loose(filter=soft)", "unknown filter 'soft'"),
         ("digitz", "did you mean 'digits'"),
-        ("rest", "give `limit_train`, too"),
+        ("rest", "give `limit_train` as well"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(spec, words, loose):
