@@ -157,7 +157,7 @@ BAD = {
     "tracker": (["--track", "foo"], "unknown tracker 'foo'"),
     "two averages": (["--ema", "0.5", "--swa", "0.5"], "give one of them"),
     "more layers than there are": (["--freeze", "99"], "cannot freeze '99'"),
-    "a head of no layers": (["--head", "5-foo-K"], "head '5-foo-K' is none"),
+    "a head of no layers": (["--head", "5-foo-K"], "head '5-foo-K' is not a head"),
     "shares the wrong way about": (["--schedule", "piecewise(first=0.9, second=0.1)"], "the smaller first"),
     "parts that are not equal": (["--accumulate", "3"], "cannot be split into 3 equal parts"),
     "optimizer": (["--optimizer", "adam"], "adam"),
