@@ -58,7 +58,8 @@ def make_net(spec: str, num_classes: int, input_size: Sequence[int]) -> nn.Modul
 def load_pretrained(spec: str) -> tuple[Classifier, Path]:
     """Return the classifier with its zoo's default weights, and their file.
 
-    Normalisation, image size and classes come with the weights. Only files in the zoo's cache are read, unless $ROBUSTCLS_DOWNLOAD is 1. Raises InputError.
+    Normalisation, image size and classes come with the weights. Only files in the zoo's cache are read, unless
+    $ROBUSTCLS_DOWNLOAD is 1. Raises InputError.
     """
     zoo, name, size, options = _parse(spec)
     model, file = (_from_timm if zoo == "timm" else _from_torchvision)(spec, name, options)
@@ -162,7 +163,7 @@ def _refusal(net: nn.Module, input_size: Sequence[int]) -> str | None:
 
 
 def _adapted(net: nn.Module, size: int | None, repeats: int = 1) -> nn.Module:
-    """Make the network resize images and repeat channels before its first layer; a hook does it, so weights keep their names."""
+    """Make the network resize images and repeat channels before its first layer, by a hook, so weights keep their names."""
     if size or repeats > 1:
         net.register_forward_pre_hook(partial(_adapt, size, repeats))
     return net
