@@ -11,11 +11,7 @@ from torch import Tensor, nn
 from robustcls.core.class_map import is_number
 from robustcls.core.errors import InputError
 
-WRAPPERS = (
-    "_orig_mod",
-    "_fsdp_wrapped_module",
-    "_checkpoint_wrapped_module",
-)  # name parts that torch's wrappers insert
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # parts of names, by torch's wrappers
 COUNTERS = ("n_averaged", "total_ops", "total_params", "num_batches_tracked")  # tensors that no forward pass uses
 MEANS, STDS = ("mean", "mu", "new_mean", "_mean", "pixel_mean"), ("std", "sigma", "new_std", "_std", "pixel_std")
 AVERAGES = ("ema", "avg", "averaged", "average", "swa", "shadow")  # words in the names of averaged weights

@@ -1,4 +1,4 @@
-"""Shapes, reductions and the choice of entries."""
+"""Shapes, reductions and indexing."""
 
 import math
 from collections.abc import Sequence
@@ -185,7 +185,7 @@ def Resize(
     nearest_mode: str = "round_prefer_floor",
     opset: int,
 ) -> Tensor:
-    """Bilinear, and nearest as PyTorch exports it, of images N,C,H,W; nothing else."""
+    """Resize images N,C,H,W, bilinear, or nearest in the variant that PyTorch exports; other modes are not supported."""
     if opset < 11:  # two inputs
         roi, scales = None, roi
         coordinate_transformation_mode, nearest_mode = "asymmetric", "floor"
