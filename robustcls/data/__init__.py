@@ -18,9 +18,8 @@ DEFAULT_RECIPE = {
 }
 
 
-BASE = (
-    "base"  # value of RECIPE in a data set that is derived from another, written NAME(OTHER, ...), and has its recipe
-)
+# The RECIPE of a data set that is derived from another one, written NAME(OTHER, ...), and has the recipe of that one.
+BASE = "base"
 
 
 def recipe(spec: str) -> dict[str, Any]:

@@ -24,9 +24,7 @@ class Images:
     flip: bool = True  # whether a mirrored image keeps its label
     note: str = ""  # remarks for the reader of results, such as skipped files
     index: Tensor = None  # type: ignore[assignment]  # int64 N: positions in the full split; filled in when not given
-    files: tuple[str, ...] | None = (
-        None  # N file names, relative to the data's folder; None for images not read from files
-    )
+    files: tuple[str, ...] | None = None  # N names, relative to the data's folder; None for images not from files
     skipped: tuple[str, ...] = ()  # names of the files that could not be read
     available: int = 0  # number of samples in the full split; filled in when not given
     split_counts: tuple[int, ...] = ()  # number of samples per class in the full split; filled in when not given

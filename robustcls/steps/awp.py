@@ -37,10 +37,8 @@ def remembered(attack: BoundAttack) -> BoundAttack:
     cache: dict[tuple, Tensor] = {}
 
     def attack_once(model: nn.Module, x: Tensor, y: Tensor, **options: Callable) -> Tensor:
-        key = (
-            x.data_ptr(),
-            options.get("loss"),
-        )  # not the tensor itself: each pass makes new views of the parts of a batch
+        # The tensor itself cannot be the key, because each pass makes new views of the parts of a batch.
+        key = (x.data_ptr(), options.get("loss"))
         if key not in cache:
             cache[key] = attack(model, x, y, **options)
         return cache[key]

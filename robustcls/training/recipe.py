@@ -19,9 +19,7 @@ from robustcls.models.weights import read_file
 from robustcls.results.learning import FEW_UPDATES
 from robustcls.training.config import PYTHON, TrainConfig
 
-UPDATES = (
-    20  # least number of updates per epoch with a reduced batch; more where rounding to a power of two makes it smaller
-)
+UPDATES = 20  # least number of updates per epoch with a reduced batch size, which is rounded down to a power of two
 SMALLEST = 8  # images per batch; with fewer, BatchNorm statistics are mostly noise
 USUAL = 128  # the batch size that a learning rate is meant for, where no recipe names one
 FINE_TUNING = 0.1  # factor on the learning rate when all weights start from trained values

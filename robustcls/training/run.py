@@ -98,9 +98,7 @@ class Run:
         self.val_attack = load_val_attack(config, self.threat)
         self.resumed, self.from_python = last is not None, from_python
         self.remark = ""  # how the data set's recipe was adapted
-        self.assumed = (
-            ""  # which threat model and augmentation were assumed, because neither the user nor a recipe names them
-        )
+        self.assumed = ""  # message on the threat model and augmentation that neither the user nor a recipe names
         self.tracking: Tracking | None = None
         self.track_from_here()
 

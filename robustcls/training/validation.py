@@ -47,9 +47,8 @@ def validate(run: "Run", count: int) -> dict[str, Any]:
     count = min(count, len(run.val))
     val, train, twin = choose(run.val, count), choose(run.train, count), run.state.twins[model]
     twin.refresh()
-    counts = torch.zeros(
-        4 + len(attacks), dtype=torch.float64
-    )  # seen and correct of train and of val; then robust, per attack
+    # Images seen and correct of train and of val; then robust images, per attack.
+    counts = torch.zeros(4 + len(attacks), dtype=torch.float64)
     with frozen(model), uncompiled(), exact_fp32():
         for _, x, y in _batches(run, train):
             counts[:2] += torch.tensor([len(y), int(_correct(model, x, y).sum())])

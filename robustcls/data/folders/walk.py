@@ -51,9 +51,8 @@ def walk(top: Path) -> Contents:
     places, links = [str(top)], list[str]()
     while places or links:
         linked = not places
-        place = (
-            places.pop() if places else links.pop(0)
-        )  # folders before links, so that each is read under its own name
+        # Folders are read before links, so that each is read under its own name.
+        place = places.pop() if places else links.pop(0)
         real = os.path.realpath(place)
         if real in visited or (linked and f"{top_real}/".startswith(f"{real.rstrip('/')}/")):
             contents.loops.append(place)

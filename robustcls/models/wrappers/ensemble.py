@@ -50,9 +50,8 @@ class Ensemble(Wrapper):
         self.differentiable = all(getattr(one, "differentiable", True) for one in models)
         self.training = any(one.training for one in models)
         self.said: list[str] = []
-        self.orders: list[list[int] | None] = [None] * len(
-            models
-        )  # per member: its output for each class; None: in order
+        # For each member, its output for each class; None where the classes are in order.
+        self.orders: list[list[int] | None] = [None] * len(models)
         self._check_sizes()
         self._order()
 
