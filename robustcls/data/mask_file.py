@@ -23,8 +23,8 @@ def read_mask(path: str | Path | None) -> Mask | None:
         return None
     file = Path(path)
     if not file.is_file():
-        raise InputError(f"mask {path} is no file: give an image, such as a PNG, white where pixels may change")
-    with as_input_error(f"mask {path} is no image"), Image.open(file) as image:
+        raise InputError(f"mask {path} is not a file: give an image, such as a PNG, white where pixels may change")
+    with as_input_error(f"mask {path} is not an image"), Image.open(file) as image:
         deep = image.mode.startswith(("I", "F"))  # the conversion below would clip these values at 255
         coloured = image.convert("RGBA")
         shown = Image.alpha_composite(Image.new("RGBA", coloured.size, "black"), coloured)

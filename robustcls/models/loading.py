@@ -123,7 +123,7 @@ def _read(named: Wrapped, twin: str | None) -> ModelSource:
         meta = {**(other.meta if other else {}), **({"threat": net.threat} if net.threat else {})}
         return ModelSource(net.url, net, net.sha256, meta, other)
     if twin:
-        raise InputError(f"{spec} is no service and needs no `twin`: leave it out")
+        raise InputError(f"{spec} is not a service and needs no `twin`: leave it out")
     if spec.endswith(".onnx"):
         return ModelSource(spec, sha256=hash_onnx(spec))
     if is_artefact(spec):

@@ -112,7 +112,7 @@ class RemoteNet(nn.Module):
         self.version = (named and named[1]) or (about.versions or [""])[-1]
 
     def _is_no_service(self, why: str) -> InputError:
-        return InputError(f"{self.url} is no model of robustcls serve: {why}: {_USUAL}")
+        return InputError(f"{self.url} is not a model of robustcls serve: {why}: {_USUAL}")
 
     def __deepcopy__(self, memo: object) -> "RemoteNet":
         raise InputError(f"{self.url} is a service, which cannot be copied: name the artefact or checkpoint itself")
@@ -208,7 +208,7 @@ class RemoteNet(nn.Module):
             ) from None
         if version != self.version:
             raise InputError(
-                f"{self.url} now answers by version {_shown(str(version))}, not by {self.version}: attack that one anew"
+                f"{self.url} now answers by version {_shown(str(version))}, not by {self.version}: attack that one again"
             )
         return logits.reshape(shape).astype(numpy.float32)
 
@@ -223,11 +223,11 @@ class _Wire:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise InputError(f"{url} is no address: {error}: {_USUAL}") from None
+            raise InputError(f"{url} is not an address: {error}: {_USUAL}") from None
         if parts.scheme != "http":
             raise InputError(f"{url}: https is not supported: {_USUAL} of the service itself")
         if not host or parts.username is not None:
-            raise InputError(f"{url} is no address of a host: {_USUAL}")
+            raise InputError(f"{url} is not the address of a host: {_USUAL}")
         if not _MODEL.fullmatch(parts.path) or parts.query or parts.fragment:
             raise InputError(f"{url} names no model of a service: {_USUAL}")
         self.path = parts.path

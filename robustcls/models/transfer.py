@@ -126,7 +126,7 @@ def parameter_groups(
     keeps. Raises InputError.
     """
     if not 0 < backbone_lr < float("inf"):
-        raise InputError(f"backbone_lr {backbone_lr} is no factor of lr: give a number above 0, such as 0.1")
+        raise InputError(f"backbone_lr {backbone_lr} is not a factor of lr: give a number above 0, such as 0.1")
     decayed = {module.weight for module in model.modules() if isinstance(module, LAYERS)}
     head = set(head_of(model.net, len(model.classes))[1].parameters()) if backbone_lr != 1 else set(model.parameters())
     groups: dict[tuple[bool, bool], dict[str, Any]] = {

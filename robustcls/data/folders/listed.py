@@ -19,7 +19,7 @@ def find_listed(file: Path, files: Files, layout: Layout) -> tuple[list[int], st
     try:
         lines = [line.strip().removeprefix("./") for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no text"
+        why = getattr(error, "strerror", None) or "it is not text"
         raise InputError(f"list {file}: {why}: name a file with the path of an image on each line") from None
     wanted = [line for line in lines if line and not line.startswith("#")]
     if not wanted:

@@ -86,10 +86,12 @@ def remarks_on(root: Path, contents: Sequence[Contents]) -> list[str]:
     loops = sorted(path.removeprefix(prefix) for part in contents for path in part.loops)
     remarks = []
     if passed:
-        skipped = "1 file passed over that is" if len(passed) == 1 else f"{len(passed)} files passed over that are"
-        remarks.append(
-            f"{skipped} no image in a class folder by ending, such as {quoted(passed[0])}{how_to_read(passed)}"
+        skipped = (
+            "1 file skipped because it is not an image file in a class folder"
+            if len(passed) == 1
+            else f"{len(passed)} files skipped because they are not image files in class folders"
         )
+        remarks.append(f"{skipped}, such as {quoted(passed[0])}{how_to_read(passed)}")
     if loops:
         leads = "1 linked folder leads" if len(loops) == 1 else f"{len(loops)} linked folders lead"
         remarks.append(f"{leads} to images that are read already, such as {quoted(loops[0])}")

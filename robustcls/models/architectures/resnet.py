@@ -57,7 +57,9 @@ def wide_resnet(
     if num_blocks < 1 or rest:
         raise InputError(f"wide_resnet depth {depth} is not 6n + 4: give 10, 16, 22, 28, 34 ...")
     if not 1 <= width <= 64:
-        raise InputError(f"wide_resnet width {width} is no widen factor: give a whole number from 1 to 64, such as 10")
+        raise InputError(
+            f"wide_resnet width {width} is not a widen factor: give a whole number from 1 to 64, such as 10"
+        )
     widths = [16, 16 * width, 32 * width, 64 * width]
     net = _network(PreActBlock, num_classes, input_size[0], widths, num_blocks, activation)
     nn.init.zeros_(net.get_parameter("linear.bias"))

@@ -42,7 +42,7 @@ def smoothed(model: nn.Module, *, sigma: float, draws: int = 20) -> nn.Module:
 def check_sigma(sigma: float) -> None:
     """Raise InputError unless sigma is a standard deviation above 0."""
     if not isinstance(sigma, Real) or isinstance(sigma, bool):
-        raise InputError(f"sigma={sigma!r:.40} is no number: give the standard deviation of the noise, such as 0.25")
+        raise InputError(f"sigma={sigma!r:.40} is not a number: give the standard deviation of the noise, such as 0.25")
     if not 0 < sigma < math.inf:
         raise InputError(f"sigma={sigma:g}: noise without spread proves nothing: give a number above 0, such as 0.25")
 
@@ -52,7 +52,7 @@ def whole(name: str, value: Any) -> int:
     if isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)
     like = int(value) if isinstance(value, float) and 1 <= value < 1e9 else 1000
-    raise InputError(f"{name}={value!r:.40} is no whole number: give one such as {name}={like}")
+    raise InputError(f"{name}={value!r:.40} is not a whole number: give one such as {name}={like}")
 
 
 class Smoothed(Averaged):

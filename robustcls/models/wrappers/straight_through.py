@@ -140,7 +140,7 @@ def _name_of(model: nn.Module, layer: Layer) -> str:
         for name, module in model.named_modules():
             if module is layer:
                 return name
-        raise InputError(f"{type(layer).__name__} is no layer of the model: give one of its submodules, or its name")
+        raise InputError(f"{type(layer).__name__} is not a layer of the model: give one of its submodules, or its name")
     name = str(getattr(layer, "__name__", ""))
     if not callable(layer) or getattr(sys.modules.get(getattr(layer, "__module__", "")), name, None) is not layer:
         raise InputError(f"layer {layer!r:.40} is neither a submodule nor a function of a module: name one, as `layer`")

@@ -198,7 +198,7 @@ def Resize(
     if x.ndim != 4 or exact[:2] != list(x.shape[:2]):
         raise NotImplementedError("Resize of other dimensions than height and width")
     if antialias or exact[2:] != wanted or min(wanted) < 2:
-        odd = "antialias" if antialias else "a size that is no whole number, or 1"
+        odd = "antialias" if antialias else "a size that is not a whole number, or 1"
         raise NotImplementedError(f"Resize with {odd}")
     how = (mode, coordinate_transformation_mode)
     if (*how, nearest_mode) == ("nearest", "asymmetric", "floor"):
