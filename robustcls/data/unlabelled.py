@@ -71,9 +71,8 @@ def load_unlabelled(
 def has_unlabelled(data: Any) -> bool:
     """Whether (images, labels) or (images, labels, classes) contain a label that is UNLABELLED."""
     if isinstance(data, tuple) and len(data) in (2, 3):
-        with suppress(
-            TypeError, ValueError, RuntimeError
-        ):  # these are no labels at all; the function that reads them raises
+        # What are no labels at all is reported by the function that reads them.
+        with suppress(TypeError, ValueError, RuntimeError):
             return bool((torch.as_tensor(data[1]) == UNLABELLED).any())
     return False
 

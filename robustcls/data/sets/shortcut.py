@@ -29,7 +29,7 @@ def shortcut(
     whole: bool = False,
     pick: Callable[[Tensor], Tensor] | None = None,
 ) -> Images:
-    """Another data set with a coloured mark in the upper left of each image; each class has a colour.
+    """Another data set with a mark in the upper left of each image, whose colour gives away the class in some of them.
 
     An intervention on the mark alone, do(mark), shows whether a model relies on it (shortcut learning: Geirhos et al.,
     arXiv:2004.07780): such a model is right on `aligned` test images and wrong on `flipped` ones. At a strength of 1/K, with K

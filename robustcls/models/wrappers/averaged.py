@@ -12,7 +12,7 @@ from robustcls.core.seeds import mix
 
 
 def averaged(model: nn.Module, *, draws: int = 20) -> nn.Module:
-    """A random model as its mean over draws, whose gradient is the mean gradient (EOT; Athalye et al., arXiv:1802.00420).
+    """The mean of a random model over draws; its gradient is the mean gradient (EOT; Athalye et al., arXiv:1802.00420).
 
     The logits are averaged. Their mean equals the mean of the log-probabilities up to a constant that is the same for all
     classes, so margins, cross-entropy and DLR are the same for both. Each forward pass has new draws, so that an attack cannot
