@@ -71,7 +71,7 @@ def load_unlabelled(
 def has_unlabelled(data: Any) -> bool:
     """Whether (images, labels) or (images, labels, classes) contain a label that is UNLABELLED."""
     if isinstance(data, tuple) and len(data) in (2, 3):
-        # What are no labels at all is reported by the function that reads them.
+        # Values that are not labels at all are reported by the function that reads them.
         with suppress(TypeError, ValueError, RuntimeError):
             return bool((torch.as_tensor(data[1]) == UNLABELLED).any())
     return False

@@ -30,9 +30,7 @@ def save_last(run: Run, name: str = "last.pt") -> None:
     state = run.state.state_dict()
     state |= {key: run.world.gather(state[key]) for key in OF_EACH_PROCESS}
     extra = {key: value for key, value in state.items() if key not in WEIGHTS}
-    if low_rank_layers(
-        run.state.model
-    ):  # `save_checkpoint` merges them into the weights, but training needs them apart
+    if low_rank_layers(run.state.model):  # `save_checkpoint` merges them into the weights; training needs them apart
         extra["unmerged"] = state["state_dict"]
     if not run.world.first:
         return
