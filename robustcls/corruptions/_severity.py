@@ -9,12 +9,15 @@ from robustcls.core.errors import InputError
 
 T = TypeVar("T")
 SEVERITIES = (1, 2, 3, 4, 5)
-LARGE = 128  # pixels of the shorter side: from here on ImageNet-C's constants, below CIFAR-10-C's
+LARGE = 128  # pixels of the shorter side from which the constants of ImageNet-C are used; below, those of CIFAR-10-C
 SMALLEST = 8
 
 
 def strength(x: Tensor, severity: int, *, small: Sequence[T], large: Sequence[T]) -> T:
-    """The published constant of a severity. small: CIFAR-10-C's; large: ImageNet-C's; five each. Raises InputError."""
+    """Return the published constant of a severity. Raises InputError.
+
+    small, large: the five constants of CIFAR-10-C and of ImageNet-C.
+    """
     if severity not in SEVERITIES:
         raise InputError(f"severity {severity} of a corruption: give a whole number from 1 to 5")
     if x.ndim != 4 or x.shape[1] not in (1, 3) or min(x.shape[2:]) < SMALLEST:
@@ -26,4 +29,5 @@ def strength(x: Tensor, severity: int, *, small: Sequence[T], large: Sequence[T]
 
 
 def is_large(x: Tensor) -> bool:
+    """Whether the constants of ImageNet-C are used."""
     return min(x.shape[2:]) >= LARGE

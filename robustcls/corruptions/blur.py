@@ -1,4 +1,4 @@
-"""Blur: defocus, frosted glass, motion of the camera, zoom."""
+"""Blur: defocus, frosted glass, camera motion, zoom."""
 
 import math
 
@@ -29,9 +29,10 @@ def defocus_blur(x: Tensor, severity: int, *, generator: Generator) -> Tensor:
 
 
 def disk(radius: float, softness: float) -> Tensor:
-    """A disk, blurred by a Gaussian of deviation `softness` cut at 3x3, or at 5x5 beyond radius 8, without empty margins.
+    """Return a disk blurred by a Gaussian of standard deviation `softness`, without empty margins.
 
-    As published, on a grid that ends at 8, or at a larger radius, with reflected borders: such a disk sums only nearly to 1.
+    The Gaussian is cut to 3x3, or to 5x5 for a radius above 8. As published, the grid ends at 8, or at a larger radius, and has
+    reflected borders. The values of such a disk sum only approximately to 1.
     """
     cut, reach = (1, 8) if radius <= 8 else (2, int(radius))
     at = torch.arange(-reach, reach + 1, dtype=torch.float64)
@@ -48,7 +49,7 @@ def disk(radius: float, softness: float) -> Tensor:
 def glass_blur(x: Tensor, severity: int, *, generator: Generator) -> Tensor:
     """Blurs, replaces every pixel by a random neighbour, and blurs again.
 
-    The published loop is meant to swap two pixels but overwrites one by the other; so does this.
+    The published code intends to swap two pixels, but overwrites one with the other; this function does the same.
     """
     deviation, reach, rounds = strength(
         x,
@@ -59,7 +60,7 @@ def glass_blur(x: Tensor, severity: int, *, generator: Generator) -> Tensor:
     n, _, h, w = x.shape
     blurred = _blur(x, deviation)
     for _ in range(rounds):
-        rows = h - reach - torch.arange(h - 2 * reach)  # from the last to the first, as published
+        rows = h - reach - torch.arange(h - 2 * reach)  # from last to first, as published
         columns = w - reach - torch.arange(w - 2 * reach)
         shift = torch.randint(-reach, reach, (2, n, len(rows), len(columns)), generator=generator)
         source = sources(h, w, rows, columns, shift)
@@ -68,16 +69,18 @@ def glass_blur(x: Tensor, severity: int, *, generator: Generator) -> Tensor:
 
 
 def sources(h: int, w: int, rows: Tensor, columns: Tensor, shift: Tensor) -> Tensor:
-    """The pixel whose value each pixel has in the end (N,H*W), when one after another copies its neighbour.
+    """Return, for each pixel, the pixel whose value it has after all pixels copied a neighbour one after the other: N,H*W.
 
-    rows, columns: visited in this order, row by row. shift: 2,N,rows,columns, to the neighbour, in pixels.
+    rows, columns: the pixels that are visited, in this order, row by row. shift: 2,N,rows,columns, offsets to the neighbour, in
+    pixels.
     """
     n, size = shift.shape[1], h * w
     taker = (rows[:, None] * w + columns).flatten()
     giver = ((rows[:, None] + shift[0]) * w + columns + shift[1]).flatten(1)
     turn = torch.full((size,), size)
     turn[taker] = torch.arange(len(taker))
-    # A pixel points at its neighbour: at its value before the round (beyond `size`) where its own turn is still to come.
+    # Each pixel points to the neighbour that it copies. Where that neighbour is visited later, it points to the neighbour's
+    # old value, whose index is larger by `size`.
     points = torch.arange(2 * size).repeat(n, 1)
     points[:, :size] += size
     points[:, taker] = torch.where(turn[giver] < turn[taker], giver, giver + size)
@@ -109,16 +112,16 @@ def zoom_blur(x: Tensor, severity: int, *, generator: Generator) -> Tensor:
         small=((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
         large=((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
     )
-    # numpy's arange decides by rounding whether the end is one of the factors: in the published images it sometimes is.
+    # Whether the end is one of the factors depends on rounding in numpy's arange; for the published images it sometimes is.
     factors = np.arange(1, stop, step)
     enlarged = sum((enlarge(x, float(factor)) for factor in factors), x)
     return (enlarged / (len(factors) + 1)).clamp(0, 1)
 
 
 def move(x: Tensor, radius: int, deviation: float, degrees: Tensor) -> Tensor:
-    """Each pixel becomes a weighted mean along a ray of 2 radius + 1 pixels from itself, with Gaussian weights.
+    """Replace each pixel by a weighted mean along a ray of 2 radius + 1 pixels that starts at it, with Gaussian weights.
 
-    x: N,C,H,W; degrees: N, of the ray, clockwise from the right. Borders are replicated.
+    x: N,C,H,W. degrees: N, angle of the ray, clockwise from the right. Borders are replicated.
     Source: ImageMagick's MotionBlurImage, which the published corruptions call.
     """
     n, _, h, w = x.shape
@@ -138,12 +141,12 @@ def move(x: Tensor, radius: int, deviation: float, degrees: Tensor) -> Tensor:
 
 
 def angles(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """n degrees, uniform from low to high."""
+    """Draw n angles in degrees, uniformly from low to high."""
     return low + (high - low) * torch.rand(n, generator=generator)
 
 
 def enlarge(x: Tensor, factor: float) -> Tensor:
-    """The centre of each image, enlarged bilinearly by `factor` and cropped to the size of x."""
+    """Return the centre of each image, enlarged bilinearly by `factor` and cropped to the size of x."""
     h, w = x.shape[2:]
     crop_h, crop_w = math.ceil(h / factor), math.ceil(w / factor)
     top, left = (h - crop_h) // 2, (w - crop_w) // 2

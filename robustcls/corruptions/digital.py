@@ -25,7 +25,7 @@ def contrast(x: Tensor, severity: int, *, generator: Generator) -> Tensor:
 def elastic_transform(x: Tensor, severity: int, *, generator: Generator) -> Tensor:
     """A random affine map, then a smooth random displacement field (Simard et al. 2003), with bilinear interpolation.
 
-    Lengths are shares of the shorter side; those of ImageNet-C were published for 244 pixels, for images of 224.
+    Lengths are fractions of the shorter side. Those of ImageNet-C were published for 244 pixels, although its images have 224.
     """
     stretch, smooth, corner = strength(
         x,
@@ -43,14 +43,17 @@ def elastic_transform(x: Tensor, severity: int, *, generator: Generator) -> Tens
 
 
 def displacement(n: int, h: int, w: int, stretch: float, smooth: float, generator: Generator) -> Tensor:
-    """N,H,W,2 in pixels, right and down: uniform noise in [-1, 1], smoothed by a Gaussian, times `stretch`."""
+    """Return displacements N,H,W,2 in pixels, right and down: uniform noise in [-1, 1], Gaussian-smoothed, times `stretch`."""
     noise = 2 * torch.rand(2, n, h, w, generator=generator) - 1
     smoothed = gaussian_filter(noise.numpy(), (0, 0, smooth, smooth), mode="reflect", truncate=3)
     return stretch * torch.from_numpy(smoothed).permute(1, 2, 3, 0)
 
 
 def affine_maps(x: Tensor, reach: float, generator: Generator) -> Tensor:
-    """N,3,2: from a pixel (x, y, 1) of the result to one of x. Three corners of a square move by up to `reach` pixels."""
+    """Return affine maps N,3,2 from a pixel (x, y, 1) of the result to one of x.
+
+    They move three corners of a square by up to `reach` pixels.
+    """
     n, _, h, w = x.shape
     centre, half = torch.tensor([w // 2, h // 2]), min(h, w) // 3
     corners = (centre + half * torch.tensor([[1, 1], [1, -1], [-1, -1]])).double().expand(n, 3, 2)
@@ -59,7 +62,10 @@ def affine_maps(x: Tensor, reach: float, generator: Generator) -> Tensor:
 
 
 def sample(x: Tensor, at: Tensor, *, on_centres: bool) -> Tensor:
-    """x at positions N,H,W,2 (right and down, in pixels), mirrored at the centres of its border pixels or at their edges."""
+    """Sample x bilinearly at positions N,H,W,2 (right and down, in pixels).
+
+    Images are mirrored at the centres of their border pixels, or at the edges of these.
+    """
     size = torch.tensor([x.shape[3], x.shape[2]])
     grid = 2 * at / (size - 1) - 1 if on_centres else (2 * at + 1) / size - 1
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=on_centres)
@@ -90,7 +96,7 @@ def jpeg_compression(x: Tensor, severity: int, *, generator: Generator) -> Tenso
 
 
 def through_pillow(x: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
-    """Each image of x (N,C,H,W), rounded to 8 bits and passed through `change`, which keeps its size."""
+    """Round each image of x (N,C,H,W) to 8 bits and pass it through `change`, which keeps its size."""
     pixels = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     changed = np.stack(
         [np.asarray(change(Image.fromarray(one.squeeze(2) if one.shape[2] == 1 else one))) for one in pixels]

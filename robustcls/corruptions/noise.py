@@ -15,13 +15,13 @@ def gaussian_noise(x: Tensor, severity: int, *, generator: Generator) -> Tensor:
 
 
 def shot_noise(x: Tensor, severity: int, *, generator: Generator) -> Tensor:
-    """Replaces every value by a Poisson count, with so many photons for white, and clips to [0, 1]."""
+    """Replaces every value by a Poisson count, scaled by the number of photons for white, and clips to [0, 1]."""
     photons = strength(x, severity, small=(500, 250, 100, 75, 50), large=(60, 25, 12, 5, 3))
     return (torch.poisson(x * photons, generator=generator) / photons).clamp(0, 1)
 
 
 def impulse_noise(x: Tensor, severity: int, *, generator: Generator) -> Tensor:
-    """Sets a share of the values, drawn for each channel, to 0 or 1 with equal probability (salt and pepper)."""
+    """Sets a random fraction of the values, drawn per channel, to 0 or 1 with equal probability (salt and pepper)."""
     share = strength(x, severity, small=(0.01, 0.02, 0.03, 0.05, 0.07), large=(0.03, 0.06, 0.09, 0.17, 0.27))
     draw = torch.rand(x.shape, generator=generator)
     hit = torch.where(draw < share / 2, torch.zeros_like(x), torch.ones_like(x))

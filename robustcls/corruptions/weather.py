@@ -13,7 +13,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def snow(x: Tensor, severity: int, *, generator: Generator) -> Tensor:
-    """Whitens the image and adds flakes: enlarged noise above a threshold, blurred by a fall, and the same turned round."""
+    """Whitens the image and adds flakes: enlarged noise above a threshold with motion blur, and the same turned by 180°."""
     mean, deviation, zoom, threshold, radius, spread, keep = strength(
         x,
         severity,
@@ -41,13 +41,13 @@ def snow(x: Tensor, severity: int, *, generator: Generator) -> Tensor:
     return (bleached + flakes + flakes.flip(2, 3)).clamp(0, 1)
 
 
-TINT = (0.85, 0.95, 1.0)  # of ice, in red, green and blue
+TINT = (0.85, 0.95, 1.0)  # colour of ice: red, green, blue
 
 
 def frost(x: Tensor, severity: int, *, generator: Generator) -> Tensor:
     """Adds a weighted texture of ice to the weighted image, clipped to [0, 1].
 
-    The published version takes crops of six photographs, which are not shipped here: `ice` generates a texture instead.
+    The published version uses crops of six photographs, which this package does not contain: `ice` generates a texture instead.
     """
     keep, cover = strength(
         x,
@@ -59,7 +59,7 @@ def frost(x: Tensor, severity: int, *, generator: Generator) -> Tensor:
 
 
 def ice(x: Tensor, generator: Generator) -> Tensor:
-    """A texture for each image, of its shape: crystals where a rough height map crosses its middle height, under a haze.
+    """Return an ice texture in the shape of each image: crystals where a rough height map crosses half its height, and a haze.
 
     crystals = (1 - |2 rough - 1|)^2 and haze = smooth are plasma fractals of decay 1.6 and 2.5; the texture is
     0.6 crystals + 0.4 haze, tinted TINT in RGB.
@@ -89,14 +89,14 @@ def brightness(x: Tensor, severity: int, *, generator: Generator) -> Tensor:
     rise = strength(x, severity, small=(0.05, 0.1, 0.15, 0.2, 0.3), large=(0.1, 0.2, 0.3, 0.4, 0.5))
     value = x.amax(1, keepdim=True)
     raised = (value + rise).clamp(0, 1)
-    # At the same hue and saturation all channels scale alike; black has neither, and becomes grey.
+    # Constant hue and saturation mean that all channels are scaled by the same factor. Black has neither, and becomes grey.
     return torch.where(value > 0, x * (raised / value.clamp_min(1e-12)), raised).clamp(0, 1)
 
 
 def plasma(n: int, h: int, w: int, decay: float, generator: Generator) -> Tensor:
-    """n height maps (N,1,H,W), cropped from squares scaled to [0, 1], by the diamond-square algorithm.
+    """Return n height maps (N,1,H,W) of the diamond-square algorithm, cropped from squares that are scaled to [0, 1].
 
-    Fournier, Fussell and Carpenter 1982. decay: of the roughness from scale to scale.
+    Fournier, Fussell and Carpenter 1982. decay: factor by which the roughness decreases from scale to scale.
     """
     side = 1 << (max(h, w, 2) - 1).bit_length()
     height = torch.zeros(n, side, side)

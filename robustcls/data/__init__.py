@@ -18,13 +18,14 @@ DEFAULT_RECIPE = {
 }
 
 
-BASE = "base"  # as RECIPE: the data set is made of another one, whose recipe it has, and is written as NAME(OTHER, ...)
+# The RECIPE of a data set that is derived from another one, written NAME(OTHER, ...), and has the recipe of that one.
+BASE = "base"
 
 
 def recipe(spec: str) -> dict[str, Any]:
-    """The training defaults of a data set: DEFAULT_RECIPE, and what its file has in RECIPE, read without importing it.
+    """Return the training defaults of a data set: DEFAULT_RECIPE, updated with RECIPE of its file, which is not imported.
 
-    Empty for a user's own `module:callable`. Raises InputError for an unknown one.
+    Empty for a user's `module:callable`. Raises InputError for an unknown data set.
     """
     check_name(spec)
     name = parse(origin(spec)).name
@@ -32,7 +33,7 @@ def recipe(spec: str) -> dict[str, Any]:
 
 
 def check_name(spec: str) -> None:
-    """Raises InputError for an unknown data set, with what to write where a folder was named."""
+    """Raise InputError for an unknown data set. Where the spec is the path of a folder, the message says what to write."""
     known = plugins.names("data")
     if spec not in known and Path(spec).expanduser().is_dir():
         raise InputError(f'data {spec!r} is a folder, not a data set: write it as "folder:{spec}"')
@@ -44,9 +45,9 @@ def check_name(spec: str) -> None:
 
 
 def parse(spec: str) -> plugins.Spec:
-    """As plugins.parse; of a data set that is made of another, `NAME(OTHER, option=value)`, the other's spec is its argument.
+    """Parse a data spec. For a derived data set, `NAME(OTHER, option=value)`, the spec of the other one becomes the argument.
 
-    Raises InputError where the other is not named.
+    Raises InputError where the other data set is not named.
     """
     name, _, inside = spec.strip().partition("(")
     made = name.partition(":")[0]
@@ -59,11 +60,11 @@ def parse(spec: str) -> plugins.Spec:
 
 
 def origin(spec: str) -> str:
-    """The spec of the data set inside those that are made of another; of any other its own."""
+    """Return the spec of the innermost data set of a derived one, and any other spec unchanged."""
     parsed = parse(spec)
     return origin(parsed.args[0]) if is_made(parsed.name) else spec
 
 
 def is_made(name: str) -> bool:
-    """Whether a data set is made of another."""
+    """Whether a data set is derived from another, as `NAME(OTHER, ...)`."""
     return name in plugins.names("data") and plugins.constant("data", name, "RECIPE") == BASE

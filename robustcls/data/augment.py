@@ -1,4 +1,4 @@
-"""What training does to each batch of images: a chain of augmentations."""
+"""Augmentation: the chain of functions that training applies to each batch of images."""
 
 import inspect
 import re
@@ -17,16 +17,17 @@ Augment = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
 
 
 def augmenter(spec: str, *, flip: bool, num_classes: int) -> Augment:
-    """The chain of a spec such as `crop_flip(pad=2)+cutout(size=8)`: x N,C,H,W and y N to both, augmented.
+    """Return the chain of a spec such as `crop_flip(pad=2)+cutout(size=8)` as a function (x, y, generator) -> (x, y).
 
-    Labels that are mixed become probabilities N,K. Nothing is mirrored where `flip` (of the Images) is False.
-    Raises InputError for a chain that is not one.
+    x: N,C,H,W. y: labels N, which become probabilities N,K where a link of the chain mixes labels. flip: False where images
+    must not be mirrored. Raises InputError for an invalid chain.
     """
     links = [plugins.load("augment", part) for part in _links(spec)]
     for link in links[:-1]:
         if traits_of(link).training_only:
             raise InputError(
-                f"augment {spec!r}: {link.func.__name__} leaves [0, 1], where the others would cut it off: put it last"
+                f"augment {spec!r}: {link.func.__name__} gives pixels outside [0, 1], which other augmentations would clamp: "
+                "put it last"
             )
     if not flip:
         links = [partial(link, flip=False) if "flip" in _parameters(link) else link for link in links]
@@ -44,18 +45,18 @@ def augmenter(spec: str, *, flip: bool, num_classes: int) -> Augment:
 
 
 def mixes_labels(spec: str) -> bool:
-    """Whether a link of the chain gives images several labels. Raises InputError for a chain that is not one."""
+    """Whether an augmentation of the chain mixes labels. Raises InputError for an invalid chain."""
     return any("y" in _parameters(plugins.load("augment", part)) for part in _links(spec))
 
 
 def noise_of(spec: str) -> float | None:
-    """The standard deviation of the Gaussian noise that a chain ends with; None without it. Raises InputError."""
+    """Return the standard deviation of the Gaussian noise at the end of a chain; None without noise. Raises InputError."""
     last = plugins.parse("augment", _links(spec)[-1])
     return float(plugins.resolved("augment", last)["sigma"]) if last.name == "gaussian" else None
 
 
 def leaves_box(spec: str) -> bool:
-    """Whether a chain gives pixels outside [0, 1]. Raises InputError for a chain that is not one."""
+    """Whether a chain gives pixels outside [0, 1]. Raises InputError for an invalid chain."""
     return any(traits_of(plugins.load("augment", part)).training_only for part in _links(spec))
 
 
@@ -69,12 +70,15 @@ def _links(spec: str) -> list[str]:
 
 
 def coins(n: int, flip: bool, x: Tensor, generator: Generator) -> Tensor:
-    """One fair coin a sample; drawn even where nothing is mirrored, so that `flip` changes no other draw."""
+    """Draw one fair coin per sample, bool N. They are drawn even without `flip`, so that `flip` does not change later draws."""
     return (torch.rand(n, generator=generator, device=x.device) < 0.5) & flip
 
 
 def box(x: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """The mask N,1,H,W of the pixels of x in rows [top, bottom) and columns [left, right), each N; outside is cut off."""
+    """Return the mask N,1,H,W of a rectangle in each image of x: rows [top, bottom) and columns [left, right), each N.
+
+    What lies outside the image is cut off.
+    """
     rows, columns = (torch.arange(size, device=x.device) for size in x.shape[2:])
     tall = (rows >= top[:, None]) & (rows < bottom[:, None])
     wide = (columns >= left[:, None]) & (columns < right[:, None])
@@ -82,7 +86,7 @@ def box(x: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> 
 
 
 def in_format_of(x: Tensor, y: Tensor) -> Tensor:
-    """y in the memory format of x."""
+    """Return y in the memory format of x."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return y.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 

@@ -1,4 +1,4 @@
-"""Downloads a data set as a whole or not at all."""
+"""Downloads of data sets, complete or not at all."""
 
 import http.client
 import os
@@ -18,15 +18,15 @@ TIMEOUT = 10.0  # seconds without a byte, after which a download counts as faile
 
 
 def data_folder(data_dir: str | None) -> Path:
-    """Where data sets lie: data_dir, else $ROBUSTCLS_DATA, else ~/.cache/robustcls."""
+    """Return the folder of downloaded data sets: data_dir, else $ROBUSTCLS_DATA, else ~/.cache/robustcls."""
     return Path(data_dir or os.environ.get("ROBUSTCLS_DATA") or "~/.cache/robustcls").expanduser()
 
 
 @contextmanager
 def arriving(name: str, folder: Path, url: str) -> Iterator[Path]:
-    """Yields a temporary folder to download into; at the end its files move into `folder`, after an error none does.
+    """Yield a temporary folder to download into. At the end its files move into `folder`; after an error, none of them does.
 
-    Raises InputError that says what could not be had, from where, and what to put where by hand.
+    Raises InputError, which names the download that failed and says where to put the file by hand.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,12 +36,12 @@ def arriving(name: str, folder: Path, url: str) -> Iterator[Path]:
             f"cannot write {folder} for the data set {name}: {error.strerror}: name another place with `data_dir`"
         ) from None
     usual = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)  # torchvision passes none to urllib and would wait for ever
+    socket.setdefaulttimeout(TIMEOUT)  # torchvision sets no timeout and would wait for ever
     try:
         yield part
         for file in sorted(path for path in part.rglob("*") if path.is_file()):
             if file.name.endswith(".tar.gz"):
-                continue  # unpacked already
+                continue  # the archive was unpacked
             target = folder / file.relative_to(part)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, target)

@@ -1,4 +1,4 @@
-"""Finds images that occur twice: in training and test data, or under two labels."""
+"""Detection of duplicate images: in both training and test data, or under two labels."""
 
 import hashlib
 import os
@@ -12,14 +12,14 @@ from torch import Tensor
 from robustcls.core.names import quoted
 from robustcls.data.folders.layout import Files
 
-MOST_BYTES = 2 << 30  # of files of equal size; more are not read for this
+MOST_BYTES = 2 << 30  # total size of files of equal size; above it, duplicates are not looked for
 
 
 def note_copies(split: str, tested: Files, train: Files, name_of: Callable[[str], str]) -> list[str]:
-    """What is said of `tested` files that are also in train, byte for byte, and of files under two labels.
+    """Return notes on `tested` files that are byte-identical to training files, and on identical files under two labels.
 
-    split: that is read; of train all files are looked at, else those that equal a tested one. Files are read where another
-    has their size; none at all where these hold more than MOST_BYTES.
+    split: the name of the split that is read. For train, all files are compared with each other; otherwise only with the tested
+    ones. Only files that have the same size as another one are read, and none where these have more than MOST_BYTES.
     """
     paths, labels, first = [*tested.paths, *train.paths], [*tested.labels, *train.labels], len(tested.paths)
     groups = _equal_files(paths, len(paths) if split == "train" else first)
@@ -42,9 +42,9 @@ def note_copies(split: str, tested: Files, train: Files, name_of: Callable[[str]
 
 
 def find_copies(tested: Sequence[str], train: Sequence[str]) -> tuple[int, str, str] | None:
-    """How many tested files are also among those of train, byte for byte, and one of them with its copy: 0, "", "" for none.
+    """Count the tested files that are byte-identical to a training file. Return the count, one of them, and its copy.
 
-    None where too much would have to be read.
+    (0, "", "") where there is none; None where too much would have to be read.
     """
     paths = [*tested, *train]
     groups = _equal_files(paths, len(tested))
@@ -55,7 +55,10 @@ def find_copies(tested: Sequence[str], train: Sequence[str]) -> tuple[int, str, 
 
 
 def _shared(groups: Sequence[Sequence[int]], first: int) -> tuple[int, int, int] | None:
-    """How many of the `first` are in a group with later ones, and the first such pair; None where none is."""
+    """Count the positions below `first` that share a group with a later position. Return the count and the first such pair.
+
+    None where there is none.
+    """
     shared = [group for group in groups if group[0] < first <= group[-1]]
     if not shared:
         return None
@@ -63,18 +66,18 @@ def _shared(groups: Sequence[Sequence[int]], first: int) -> tuple[int, int, int]
 
 
 def count_copies(tested: Tensor, train: Tensor) -> int:
-    """How many images of `tested` are also in train, pixel for pixel. uint8 N,C,H,W."""
+    """Count the images of `tested` that also occur in `train`, pixel for pixel. uint8 N,C,H,W."""
     return int(are_copies(tested, train).sum())
 
 
 def are_copies(tested: Tensor, *others: Tensor) -> Tensor:
-    """Which images of `tested` are also among the others, pixel for pixel: N, bool. uint8 N,C,H,W."""
+    """Whether each image of `tested` also occurs among the others, pixel for pixel: bool N. uint8 N,C,H,W."""
     known = {digest(image) for images in others for image in images.cpu()}
     return torch.tensor([digest(image) in known for image in tested.cpu()], dtype=torch.bool)
 
 
 def digest(image: Tensor) -> str:
-    """What names an image by its pixels, 16 hex digits. uint8 C,H,W."""
+    """Return a digest of an image's shape and pixels, 16 hex digits. uint8 C,H,W."""
     pixels = image.cpu().contiguous()
     text = hashlib.blake2b(repr(tuple(pixels.shape)).encode(), digest_size=8)
     text.update(pixels.numpy().data)
@@ -82,13 +85,13 @@ def digest(image: Tensor) -> str:
 
 
 def _equal_files(paths: Sequence[str], first: int) -> list[list[int]] | None:
-    """The positions of files that hold the same bytes, as sorted groups, where one of them is among the first.
+    """Return groups of positions of byte-identical files, sorted; only groups with a position below `first`.
 
     None where too much would have to be read.
     """
     sizes: dict[int, int] = {}
     for i, path in enumerate(paths):
-        with suppress(OSError):  # a dead link: decoding names it
+        with suppress(OSError):  # a dead link, which decoding reports
             sizes[i] = os.path.getsize(path)
     alike = [group for group in _groups(sizes.items()) if group[0] < first]
     if sum(sizes[i] for group in alike for i in group) > MOST_BYTES:

@@ -1,4 +1,4 @@
-"""Labelled images in memory, as 8-bit pixels on the device that computes; batches of them."""
+"""Labelled images in memory, as 8-bit pixels on the compute device, and batches of them."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -15,19 +15,19 @@ from robustcls.core.names import without_names
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """The images of one split, all of one size, on one device."""
+    """The images of one split, all of the same size, on one device."""
 
     pixels: Tensor  # uint8 N,C,H,W
     labels: Tensor  # int64 N
     classes: tuple[str, ...]
     name: str
-    flip: bool = True  # may a mirrored image keep its label?
-    note: str = ""  # what a reader must know, such as skipped files
+    flip: bool = True  # whether a mirrored image keeps its label
+    note: str = ""  # remarks for the reader of results, such as skipped files
     index: Tensor = None  # type: ignore[assignment]  # int64 N: positions in the full split; filled in when not given
-    files: tuple[str, ...] | None = None  # N names, relative to the data's folder, of images that come from files
-    skipped: tuple[str, ...] = ()  # the names of files that could not be read
-    available: int = 0  # how many samples the split holds; filled in when not given
-    split_counts: tuple[int, ...] = ()  # how many of each class the split holds; filled in when not given
+    files: tuple[str, ...] | None = None  # N names, relative to the data's folder; None for images not from files
+    skipped: tuple[str, ...] = ()  # names of the files that could not be read
+    available: int = 0  # number of samples in the full split; filled in when not given
+    split_counts: tuple[int, ...] = ()  # number of samples per class in the full split; filled in when not given
 
     def __post_init__(self) -> None:
         if self.index is None:
@@ -41,11 +41,11 @@ class Images:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> "Images":
-        """The same images on another device."""
+        """Return the same images on another device."""
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device), index=self.index.to(device))
 
     def take(self, indices: Tensor) -> "Images":
-        """The samples at these positions, in this order."""
+        """Return the samples at these positions, in this order."""
         indices = indices.to(self.labels.device)
         files = None if self.files is None else tuple(self.files[i] for i in indices.tolist())
         return replace(
@@ -53,13 +53,13 @@ class Images:
         )
 
     def batch(self, indices: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Pixels as float32 N,C,H,W in [0, 1] and labels of the samples at these positions; of all without an argument."""
+        """Return pixels as float32 N,C,H,W in [0, 1] and labels of the samples at these positions; of all by default."""
         return self.pixels[indices].float().div_(255), self.labels[indices]
 
     def ids_sha256(self) -> str:
-        """The SHA-256, in hex, of the sorted names of the files, `class/file` and a line feed each; "" of other data.
+        """Return the SHA-256, in hex, of the sorted file names, each as `class/file` and a line feed; "" without files.
 
-        As `LC_ALL=C sort LIST | sha256sum` has it of a list of such names.
+        `LC_ALL=C sort LIST | sha256sum` gives the same for a list of such names.
         """
         if self.files is None:
             return ""
@@ -67,12 +67,12 @@ class Images:
         return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
 
     def sha256(self) -> str:
-        """The SHA-256, in hex, of the pixels' shape, the pixels and the labels: the same on every device."""
+        """Return the SHA-256, in hex, of the pixels' shape, the pixels and the labels; the same on every device."""
         return hash_pixels(self.pixels, self.labels)
 
 
 def hash_pixels(pixels: Tensor, *others: Tensor) -> str:
-    """The SHA-256, in hex, of the shape and the values of uint8 pixels N,C,H,W, then of the values of other tensors."""
+    """Return the SHA-256, in hex, of the shape and values of uint8 pixels N,C,H,W and of the values of other tensors."""
     digest = hashlib.sha256(repr(tuple(pixels.shape)).encode())
     for tensor in (pixels, *others):
         digest.update(tensor.cpu().contiguous().numpy().data)
@@ -92,11 +92,13 @@ def batches(
     rank: int = 0,
     size: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields x float32 N,C,H,W in [0, 1] and y int64 N, from batch number `start` on.
+    """Yield batches, from batch number `start` on: x float32 N,C,H,W in [0, 1] and y int64 N.
 
-    The order depends on seed and epoch alone, on every device, so that a run resumes at any batch. drop_last leaves out a
-    short last batch, unless it is the only one. rank, size: this process's equal part of each batch. Move the images to
-    the device once (`Images.to`) rather than each epoch.
+    The order depends only on seed and epoch, on every device, so that a run can be resumed at any batch. Move the images to the
+    device once (`Images.to`) rather than in every epoch.
+
+    drop_last: leave out a short last batch, unless it is the only one. rank, size: yield the equal part of each batch that
+    belongs to process `rank` of `size`.
     """
     order = torch.arange(len(images))
     if shuffle:
@@ -111,13 +113,16 @@ def batches(
 
 
 def num_batches(images: Images, batch_size: int, *, drop_last: bool = False) -> int:
-    """How many batches an epoch has."""
+    """Return the number of batches per epoch."""
     whole, rest = divmod(len(images), batch_size)
     return whole + (rest > 0 and not (drop_last and whole > 0))
 
 
 def collect(images: Any, labels: Any = None) -> tuple[Tensor, Tensor]:
-    """Images and labels as tensors: tensors and NumPy arrays as they are given, or all batches, or samples, of an iterable."""
+    """Return images and labels as tensors, from tensors or NumPy arrays, or from an iterable of batches or samples.
+
+    Raises InputError for anything else.
+    """
     if labels is not None:
         return as_tensor(images, "images"), as_tensor(labels, "labels")
     if isinstance(images, Tensor | numpy.ndarray):
@@ -125,10 +130,10 @@ def collect(images: Any, labels: Any = None) -> tuple[Tensor, Tensor]:
     batches = []
     for number, batch in enumerate(images):
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            what = f"{len(batch)} things" if isinstance(batch, (tuple, list)) else type(batch).__name__
-            raise InputError(f"batch {number} of the data is {what}: give an iterable of (images, labels)")
+            kind = f"{len(batch)} things" if isinstance(batch, (tuple, list)) else type(batch).__name__
+            raise InputError(f"batch {number} of the data is {kind}: give an iterable of (images, labels)")
         x, y = as_tensor(batch[0], "images"), torch.as_tensor(batch[1])
-        # A data set gives one sample at a time.
+        # A torch Dataset yields single samples, a DataLoader batches.
         batches.append((x[None], y[None]) if x.ndim == 3 and y.ndim == 0 else (x, y))
     if not batches:
         raise InputError("the data holds no batch: give an iterable of (images, labels) that is not used up")
@@ -136,9 +141,9 @@ def collect(images: Any, labels: Any = None) -> tuple[Tensor, Tensor]:
 
 
 def as_tensor(values: Any, what: str) -> Tensor:
-    """A tensor as it is, a NumPy array as one on the CPU; what is wrong with it is found where it is checked.
+    """Return a tensor unchanged, and a NumPy array as a tensor on the CPU. Shape and values are not checked here.
 
-    Raises InputError for anything else. what: `images` or `labels`.
+    Raises InputError for anything else. what: `images` or `labels`, for the message.
     """
     if isinstance(values, Tensor):
         return values
@@ -154,31 +159,31 @@ def as_tensor(values: Any, what: str) -> Tensor:
 
 
 def count_labels(labels: Tensor, num_classes: int) -> tuple[int, ...]:
-    """How many samples each class has, by label; what has no label does not count. labels: int64 N."""
+    """Return the number of samples per class. Samples without a label are not counted. labels: int64 N."""
     return tuple(labels[labels >= 0].bincount(minlength=num_classes).tolist())
 
 
 def with_note(images: Images, text: str) -> Images:
-    """The same images with one more thing that a reader must know."""
+    """Return the same images with `text` added to their note."""
     return replace(images, note="; ".join(filter(None, (images.note, text)))) if text else images
 
 
 def without_files(images: Images) -> Images:
-    """The same images without the names of their files."""
+    """Return the same images without file names."""
     return replace(images, files=None, skipped=(), note=without_names(images.note))
 
 
 def check_split(split: str) -> None:
-    """Raises InputError unless split is train or test: the two that every data set has."""
+    """Raise InputError unless split is train or test, the two splits that every data set has."""
     if split not in ("train", "test"):
         raise unknown("split of a data set", split, ("train", "test"))
 
 
 def as_images(made: Any, name: str) -> Images:
-    """What a user's own callable gave, as Images: Images, (images, labels) or (images, labels, classes).
+    """Convert the result of a user's function to Images: Images, (images, labels) or (images, labels, classes).
 
-    images: uint8, or floats in [0, 1], N,C,H,W; labels: whole numbers N; both tensors or arrays. Floats are rounded to
-    8 bits. Raises InputError that says what is wrong with them.
+    images: N,C,H,W, uint8 or floats in [0, 1], which are rounded to 8 bits. labels: integers N. Both are tensors or arrays.
+    name: of the data, for messages. Raises InputError that says what is wrong with them.
     """
     if isinstance(made, Images):
         _check(made.pixels, made.labels, made.classes, name)
@@ -208,7 +213,7 @@ def _tensor(values: Any, what: str, name: str) -> Tensor:
 
 def _eight_bit(pixels: Tensor, name: str) -> tuple[Tensor, str]:
     low, high = (pixels.amin().item(), pixels.amax().item()) if pixels.numel() else (0.0, 0.0)
-    if not (low >= 0 and high <= 1):  # written so that NaN fails it too
+    if not (low >= 0 and high <= 1):  # written so that NaN fails too
         raise InputError(f"data {name}: float images lie in [{low:.3g}, {high:.3g}]: give [0, 1], or uint8 in 0..255")
     rounded = (pixels * 255).round()
     coarse = pixels.numel() > 0 and (pixels * 255 - rounded).abs().amax().item() > 1e-2

@@ -1,4 +1,4 @@
-"""Batches of labelled and of unlabelled images together."""
+"""Batches that contain labelled and unlabelled images."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +11,15 @@ from robustcls.data.images import Images
 
 @dataclass(frozen=True)
 class Mixed:
-    """Labelled images, and unlabelled ones of which every batch has the same share.
+    """Labelled and unlabelled images, mixed so that every batch has the same number of unlabelled ones.
 
-    An epoch has as many images as both together; of either, all are drawn in a random order, and then all again.
+    An epoch has as many images as both sets together. The images of each set are drawn in random order, and when all have been
+    drawn, again in another order.
 
     Attributes:
-        share: of a batch that is unlabelled, rounded so that each of its parts has the same and none is without either.
-        parts: equal ones that a batch is cut in, by processes and by accumulation.
+        share: fraction of a batch that is unlabelled. It is rounded so that all parts of a batch have the same number of
+            unlabelled images, and at least one image of each kind.
+        parts: number of equal parts that a batch is split into, by processes and by gradient accumulation.
     """
 
     labelled: Images
@@ -29,11 +31,14 @@ class Mixed:
         return len(self.labelled) + len(self.unlabelled)
 
     def num_batches(self, batch_size: int) -> int:
-        """Of an epoch; a short last batch is left out, unless it is the only one."""
+        """Return the number of batches per epoch; a short last batch is left out, unless it is the only one."""
         return max(1, len(self) // batch_size)
 
     def places(self, batch_size: int) -> Tensor:
-        """Which images of a batch are unlabelled, the last of each part: batch_size, bool. parts divides batch_size."""
+        """Whether each place of a batch holds an unlabelled image, bool N: the last places of each part do.
+
+        batch_size: a multiple of `parts`.
+        """
         part = batch_size // self.parts
         count = min(max(round(self.share * part), 1), part - 1)
         return (torch.arange(part) >= part - count).repeat(self.parts)
@@ -41,10 +46,10 @@ class Mixed:
     def batches(
         self, batch_size: int, *, seed: int = 0, epoch: int = 0, start: int = 0, rank: int = 0, size: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields x float32 N,C,H,W in [0, 1], channels last, and y int64 N, from batch number `start` on.
+        """Yield batches, from batch number `start` on: x float32 N,C,H,W in [0, 1], channels last, and y int64 N.
 
-        The order depends on seed and epoch alone, as that of `images.batches`. rank, size: this process's equal part of each
-        batch.
+        The order depends only on seed and epoch, as in `images.batches`. rank, size: yield the equal part of each batch that
+        belongs to process `rank` of `size`.
         """
         batch_size, number_of = min(batch_size, len(self)), self.num_batches(batch_size)
         places, device = self.places(batch_size), self.labelled.pixels.device
@@ -57,18 +62,19 @@ class Mixed:
         ]
         each = batch_size // size
         mine = places[rank * each : (rank + 1) * each]
-        at = mine.long().argsort(stable=True).argsort().to(device)  # where each is, once the labelled ones come first
+        # Below, the labelled images are concatenated before the unlabelled ones; `at` moves them to their places.
+        at = mine.long().argsort(stable=True).argsort().to(device)
         slices = [slice(rank * count // size, (rank + 1) * count // size) for count in counts]
         for number in range(start, number_of):
-            rows = [order[number, its].to(device) for order, its in zip(orders, slices, strict=True)]
+            rows = [order[number, part].to(device) for order, part in zip(orders, slices, strict=True)]
             pixels, labels = (
-                torch.cat([getattr(images, name)[its] for images, its in zip(sources, rows, strict=True)])[at]
+                torch.cat([getattr(images, name)[chosen] for images, chosen in zip(sources, rows, strict=True)])[at]
                 for name in ("pixels", "labels")
             )
             yield pixels.float().div_(255).contiguous(memory_format=torch.channels_last), labels
 
 
 def _order(images: int, count: int, generator: Generator) -> Tensor:
-    """Positions of so many draws: all images in a random order, then all in another."""
+    """Draw `count` positions: all images in a random order, then all again in another order, and so on."""
     rounds = [torch.randperm(images, generator=generator) for _ in range(-(-count // images))]
     return torch.cat(rounds)[:count]

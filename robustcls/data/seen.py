@@ -1,4 +1,4 @@
-"""Whether a model was trained on the images of a folder that it is evaluated on."""
+"""Checks whether a model was trained on the images of a folder that it is evaluated on."""
 
 import os
 
@@ -14,15 +14,17 @@ from robustcls.data.spec import folder_of
 
 
 def seen_in_training(data: str, images: Images, trained: str | None, unlabelled: str | None = None) -> str:
-    """What can be known of images that were read as a test split of their own; "" where nothing need be said.
+    """Return a note on test images of a folder that the model was trained on; "" where there is nothing to report.
 
-    Files are compared byte for byte: an image that was resized or saved anew is another. Where the folder has no split, and so
-    nothing says which images are new to a model, it is also said that nothing was found, or cannot be known.
+    Files are compared byte for byte: an image that was resized or saved again counts as another image. Where the folder has no
+    splits, so that nothing tells which images are new to the model, the note also says if no duplicate was found, or that this
+    is not known.
 
     Args:
-        data: the spec of the images, of which only `folder:PATH` is looked at.
-        trained: the spec of the data that the model was trained on, as far as it says so.
-        unlabelled: that of the images without labels that it was also trained on.
+        data: the spec of the images; only `folder:PATH` is checked.
+        images: the images that were read.
+        trained: the spec of the data that the model was trained on, where the model records it.
+        unlabelled: the spec of the unlabelled images that it was also trained on.
     """
     place = folder_of(data)
     if place is None or images.files is None:
@@ -43,14 +45,16 @@ def seen_in_training(data: str, images: Images, trained: str | None, unlabelled:
 
 
 def _loose_files(unlabelled: str | None) -> list[str]:
-    """The files of images without labels."""
+    """Return the files of the unlabelled images."""
     place = folder_of(unlabelled) if unlabelled and unlabelled != REST else None
     return sorted(walk(place[0]).images) if place and place[0].is_dir() else []
 
 
 def _training_files(trained: str | None) -> list[str]:
-    """The files that a model may have been trained on, or selected by; none where it does not say, or its folder is
-    not here, or has changed."""
+    """Return the training and validation files of a model.
+
+    Empty where the model does not record its data, and where the folder is missing or has changed.
+    """
     place = folder_of(trained) if trained else None
     if place is None or not place[0].is_dir():
         return []

@@ -1,4 +1,4 @@
-"""What a data spec says, without reading the data: its name and options, its folder, how files become pixels."""
+"""Information from a data spec, without reading the data: name and options, folder, and how files are decoded."""
 
 import inspect
 import os
@@ -12,26 +12,26 @@ from robustcls.core.errors import InputError
 from robustcls.data import check_name, is_made, origin, parse
 
 RESIZING = {"size", "resize", "filter"}
-DECODING = ("size", "grey", "scale", "resize", "filter")  # options that say how a file becomes pixels
+DECODING = ("size", "grey", "scale", "resize", "filter")  # options that determine how files are decoded
 BARE_LIST = re.compile(r"(\blist=)([^\s'\",()][^'\",()]*)([,)])")
 
 
 def may_have_trained_on(trained: str, data: str) -> bool:
-    """Whether a model that was trained on one data spec may have seen images of another: the same one, or the same folder.
+    """Whether a model trained on the spec `trained` may have seen images of `data`: the same data set, or the same folder.
 
-    A folder that is not here may be the same one, moved.
+    Where the training folder does not exist, it may have been moved, so the answer is True.
     """
-    ours, theirs = parse_data(origin(data)), parse_data(origin(trained))
-    if ours.name != theirs.name:
+    evaluated, training = parse_data(origin(data)), parse_data(origin(trained))
+    if evaluated.name != training.name:
         return False
-    if ours.name != "folder" or not (ours.args and theirs.args):
+    if evaluated.name != "folder" or not (evaluated.args and training.args):
         return True
-    here, there = (Path(one.args[0]).expanduser() for one in (ours, theirs))
-    return not there.exists() or os.path.realpath(here) == os.path.realpath(there)
+    folder, training_folder = (Path(spec.args[0]).expanduser() for spec in (evaluated, training))
+    return not training_folder.exists() or os.path.realpath(folder) == os.path.realpath(training_folder)
 
 
 def folder_of(spec: str) -> tuple[Path, bool] | None:
-    """The folder of a spec such as `folder:PATH`, and whether it is read `nested`; None of other data."""
+    """Return the folder of a spec such as `folder:PATH` and its option `nested`; None for other data."""
     parsed = parse_data(spec)
     if parsed.name != "folder" or not parsed.args:
         return None
@@ -39,7 +39,7 @@ def folder_of(spec: str) -> tuple[Path, bool] | None:
 
 
 def check_outside(spec: str, out: Path) -> None:
-    """Raises InputError where what is to be written lies inside the folder that a spec reads, as one more class."""
+    """Raise InputError where `out` lies inside the folder of a data spec, where it would be read as another class."""
     place = folder_of(origin(spec))
     if place is not None and out.resolve().is_relative_to(place[0].resolve()):
         raise InputError(
@@ -48,46 +48,48 @@ def check_outside(spec: str, out: Path) -> None:
 
 
 def list_of(spec: str) -> Path | None:
-    """The file that names the images to read of a folder's spec; None where all are."""
+    """Return the file of the option `list`, which names the images to read from a folder; None without that option."""
     parsed = parse_data(spec)
     listed = dict(parsed.options).get("list") if parsed.name == "folder" else None
     return None if listed is None else Path(listed).expanduser()
 
 
 def decoded_alike(data: str, trained: str) -> tuple[str, str]:
-    """A folder's spec with the options of decoding that a model was trained with on a folder, where the spec leaves them
-    open; and what is said of them, or ""."""
-    theirs = parse_data(trained)
-    return _with_decoding(data, dict(theirs.options) if theirs.name == "folder" else {})
+    """Add the decoding options of the training folder to the spec of a folder, except those that the spec sets itself.
+
+    Return the new spec and the added options as text, or "".
+    """
+    training = parse_data(trained)
+    return _with_decoding(data, dict(training.options) if training.name == "folder" else {})
 
 
 def resized_alike(data: str, decoding: Mapping[str, Any]) -> tuple[str, str]:
-    """The same with other options of decoding, where the spec says nothing of size, resize and filter."""
+    """Like `decoded_alike`, with the given decoding options, but only where the spec sets neither size, resize nor filter."""
     return (data, "") if dict(parse_data(data).options).keys() & RESIZING else _with_decoding(data, decoding)
 
 
 def _with_decoding(data: str, decoding: Mapping[str, Any]) -> tuple[str, str]:
-    ours = parse_data(data)
-    given = dict(ours.options)
-    taken = tuple((key, value) for key, value in decoding.items() if key in DECODING and key not in given)
-    if ours.name != "folder" or not taken:
+    parsed = parse_data(data)
+    given = dict(parsed.options)
+    added = tuple((key, value) for key, value in decoding.items() if key in DECODING and key not in given)
+    if parsed.name != "folder" or not added:
         return data, ""
-    said = ", ".join(f"{key}={value!r}" for key, value in taken)
-    options = str(plugins.Spec("", (), (*ours.options, *taken)))
-    return ":".join((ours.name, *ours.args)) + options, said
+    text = ", ".join(f"{key}={value!r}" for key, value in added)
+    options = str(plugins.Spec("", (), (*parsed.options, *added)))
+    return ":".join((parsed.name, *parsed.args)) + options, text
 
 
 def decoding_of(data: str) -> dict[str, Any]:
-    """What a folder's spec says of decoding, as keywords of `Form`: `scale`, `resize` and `filter` where it names them."""
+    """Return the options `scale`, `resize` and `filter` that a folder's spec sets, as keyword arguments of `Form`."""
     parsed = parse_data(data)
     options = dict(parsed.options) if parsed.name == "folder" else {}
     return {name: options[name] for name in ("scale", "resize", "filter") if options.get(name) is not None}
 
 
 def check_named_by_file(spec: str, file: str) -> None:
-    """Raises InputError where a file names, as its data, code that does not look like a data set.
+    """Raise InputError where a file names code as its data that does not look like a data set.
 
-    The file may come from anywhere, and it could name any function on this machine, such as shutil:rmtree.
+    The file may come from an untrusted source and could name any function on this machine, such as shutil:rmtree.
     """
     name = parse_data(origin(spec)).name
     if ":" not in name:
@@ -101,11 +103,11 @@ def check_named_by_file(spec: str, file: str) -> None:
 
 
 def parse_data(spec: str) -> plugins.Spec:
-    """As plugins.parse, and with options behind a path: `folder:PATH(size=64)`, unless such a file exists."""
+    """Parse a data spec. Options may follow a path, as in `folder:PATH(size=64)`, unless a file of that name exists."""
     check_name(spec)
     parsed = parse(spec)
     if is_made(parsed.name) or not parsed.args or not parsed.args[0].endswith(")") or Path(parsed.args[0]).exists():
         return parsed
     path, _, options = parsed.args[0].rpartition("(")
-    options = BARE_LIST.sub(r"\1'\2'\3", options)  # a path is no word, and needs no quotes here
+    options = BARE_LIST.sub(r"\1'\2'\3", options)  # quote the bare path, which is not a valid option value
     return plugins.Spec(parsed.name, (path,), plugins.parse("data", f"{parsed.name}({options}").options)

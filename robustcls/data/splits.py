@@ -1,4 +1,4 @@
-"""Loads the split of a data set: finds the data set of a spec, holds out validation, chooses n samples."""
+"""Loads the splits of a data set: finds the data set of a spec, holds out validation images, chooses n samples."""
 
 import inspect
 import sys
@@ -17,7 +17,7 @@ from robustcls.data.images import Images, as_images, count_labels, with_note
 from robustcls.data.spec import parse_data
 
 SAMPLING_RULE = "the first samples of each class in file order, as many as the class's share of the split"
-VAL_SHARE, VAL_MAX = 0.1, 2000  # of the train split, held out for validation: this share, at most so many
+VAL_SHARE, VAL_MAX = 0.1, 2000  # fraction of the train split that is held out for validation, and its largest size
 
 
 def load_split(
@@ -31,13 +31,21 @@ def load_split(
     n: int | None = None,
     whole: bool = False,
 ) -> Images:
-    """The images of one split, or n of them by SAMPLING_RULE, as `choose` takes them.
+    """Load the images of one split, or n of them by SAMPLING_RULE, as `choose` does. Raises InputError.
 
-    val is the data set's own where it has one beside test, or beside train for a model that was not trained on it; else it
-    is held out of train, stratified, by seed, and train is the rest. spec: `digits`, `cifar10`, `folder:PATH`,
-    `folder:PATH(size=64)`, `module:callable`. limit_train: as `load_training_data` takes it. The test split is the data set's
-    own, whole. Of a folder, only what is chosen is decoded. whole: for a model that was not trained on the data: a folder of
-    class folders alone is a test split, all of it. Raises InputError.
+    The val split is the data set's own where it has one beside test, or beside train for a model that was not trained on the
+    data. Otherwise it is held out of train, stratified, by seed, and train is the rest. The test split is the data set's own.
+    From a folder, only the chosen images are decoded.
+
+    Args:
+        spec: `digits`, `cifar10`, `folder:PATH`, `folder:PATH(size=64)`, `module:callable`.
+        split: train, val or test.
+        seed: of the division into train and val.
+        data_dir: the folder of downloaded data sets.
+        skip_corrupt: skip images of a folder that cannot be read.
+        limit_train: as in `load_training_data`.
+        n: number of samples; None for all.
+        whole: for a model that was not trained on the data: a folder that has only class folders is read as one test split.
     """
     if split not in ("train", "val", "test"):
         raise unknown("split", split, ("train", "val", "test"))
@@ -58,11 +66,11 @@ def load_training_data(
     skip_corrupt: bool = False,
     limit_train: int | None = None,
 ) -> tuple[Images, Images]:
-    """The train and val images, disjoint, of one reading of the data set's train split; or its own val, where it has one.
+    """Load disjoint train and val images. Raises InputError where there are too few samples.
 
-    val is VAL_SHARE of it, at least one sample per class and at most VAL_MAX (or the number of classes). limit_train: a
-    stratified random subset of what is left, by seed, so that val is the same for every limit. Raises InputError where
-    there are too few samples.
+    val is the data set's own validation split, if it has one. Otherwise it is held out of train: the fraction VAL_SHARE, at
+    most VAL_MAX samples, but at least as many samples as there are classes. limit_train: size of a stratified random subset of
+    the remaining train images, by seed, so that val is the same for every limit.
     """
     source = _Source(spec, data_dir, skip_corrupt)
     divide = _division(spec, seed, limit_train, own_val=source.has_val())
@@ -80,7 +88,7 @@ def load_training_data(
 def load_left_out(
     spec: str, *, seed: int = 0, data_dir: str | None = None, skip_corrupt: bool = False, limit_train: int | None = None
 ) -> Images:
-    """The images that `limit_train` leaves out: in neither of the two that `load_training_data` gives; perhaps none."""
+    """Load the images that `limit_train` leaves out, which are in neither set of `load_training_data`; there may be none."""
     source = _Source(spec, data_dir, skip_corrupt)
     divide = _division(spec, seed, limit_train, own_val=source.has_val())
     return source.load("train", _Pick(lambda labels: divide(labels)[2]))
@@ -89,25 +97,28 @@ def load_left_out(
 def load_all(
     spec: str, *, data_dir: str | None = None, skip_corrupt: bool = False, limit: int | None = None, seed: int = 0
 ) -> Images:
-    """The whole train split of a data set, of which nothing is held out; limit: so many, by seed. Raises InputError."""
+    """Load the whole train split of a data set; nothing is held out. Raises InputError.
+
+    limit: number of images, a stratified random subset by seed.
+    """
     part = _all if limit is None else lambda labels: stratified_order(labels, seed)[:limit].sort().values
     return read_split(spec, "train", data_dir=data_dir, skip_corrupt=skip_corrupt, pick=part)
 
 
 def hold_out(images: Images, *, seed: int = 0, limit_train: int | None = None) -> tuple[Images, Images]:
-    """The train and val images of a data set that is in memory, as `load_training_data` divides one that it reads."""
+    """Divide images in memory into train and val images, as `load_training_data` does."""
     return _parts(images, _division(images.name, seed, limit_train)(images.labels)[:2])
 
 
 def left_out(images: Images, *, seed: int = 0, limit_train: int | None = None) -> Images:
-    """The images that `hold_out` gives in neither of the two; perhaps none."""
+    """Return the images that are in neither set of `hold_out`; there may be none."""
     return images.take(_division(images.name, seed, limit_train)(images.labels)[2])
 
 
 def choose(images: Images, n: int | None) -> Images:
-    """The first n samples by SAMPLING_RULE, in file order; all where n is None or there are no more than n.
+    """Return the first n samples by SAMPLING_RULE, in file order; all samples where n is None or not smaller than their number.
 
-    A smaller choice is part of a larger one. Raises InputError for n below 1.
+    A smaller choice is a subset of a larger one. Raises InputError for n below 1.
     """
     _check_count("n", n, "all")
     if n is None or n >= len(images):
@@ -125,7 +136,7 @@ def _all(labels: Tensor) -> Tensor:
 
 
 def _parts(images: Images, parts: Sequence[Tensor]) -> tuple[Images, Images]:
-    """The images at the positions of train and at those of val, each as a split of its own."""
+    """Return the images at the positions of train and of val, each as a separate split."""
     train, val = (replace(images.take(rows), available=len(rows), split_counts=()) for rows in parts)
     return train, val
 
@@ -133,8 +144,10 @@ def _parts(images: Images, parts: Sequence[Tensor]) -> tuple[Images, Images]:
 def _division(
     spec: str, seed: int, limit_train: int | None, *, own_val: bool = False
 ) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
-    """From the labels of a train split to the sorted positions of train, of val, which is empty with own_val, and of what
-    limit_train leaves out."""
+    """Return a function that divides the labels of a train split into sorted positions of train, val and left-out samples.
+
+    own_val: the data set has its own validation split, so that val is empty. Left out are the samples beyond limit_train.
+    """
     _check_count("limit_train", limit_train, "leave it out")
 
     def divide(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -147,7 +160,7 @@ def _division(
                 f"data {spec}: {len(labels)} train samples in {num_classes} classes are too few to hold out {num_val} "
                 "for validation: give each class 2 images or more"
             )
-        # Any beginning of the order is stratified: a smaller limit is a subset of a larger one.
+        # Every prefix of the order is stratified, so a smaller limit gives a subset of a larger one.
         limit = len(rest) if limit_train is None else limit_train
         return rest[:limit].sort().values, val.sort().values, rest[limit:].sort().values
 
@@ -155,7 +168,7 @@ def _division(
 
 
 class _Pick:
-    """From the labels of all samples of a data set's split, N, to the sorted positions of those that are wanted."""
+    """A function from the labels N of a split to the sorted positions of the wanted samples. It also counts the samples."""
 
     def __init__(self, part: Callable[[Tensor], Tensor], n: int | None = None):
         self.part, self.n, self.available = part, n, 0
@@ -171,7 +184,7 @@ class _Pick:
 
 
 class _Source:
-    """A data spec, and how it is to be read. whole: for a model that was not trained on it."""
+    """A data spec and the options for reading it, as in `load_split`."""
 
     def __init__(self, spec: str, data_dir: str | None = None, skip_corrupt: bool = False, whole: bool = False):
         self.spec, self.data_dir, self.skip_corrupt, self.whole = spec, data_dir, skip_corrupt, whole
@@ -180,11 +193,11 @@ class _Source:
         self.is_ours = ":" not in self.parsed.name
 
     def has_val(self, whole: bool = False) -> bool:
-        """Whether the data set's file says, with a function `has_val`, that there is a validation split of its own."""
+        """Whether there is a separate validation split, as the function `has_val` in the data set's file says."""
         return self._ask("has_val", whole or self.whole) or False
 
     def has_test(self) -> bool:
-        """As has_val, with `has_test`; data sets that do not say have one."""
+        """Whether there is a test split, as the function `has_test` says; True for data sets without that function."""
         return self._ask("has_test", self.whole) is not False
 
     def _ask(self, question: str, whole: bool) -> bool | None:
@@ -193,16 +206,16 @@ class _Source:
         return ask(*self.parsed.args, **options) if ask and self.parsed.args else None
 
     def other_val(self) -> str:
-        """What is said where validation is held out of train though there is a folder for it, which stands for test."""
+        """Return a note where a folder's own val split is used as test, so that validation is held out of train; else ""."""
         if self.has_val() or not self.has_val(whole=True):
             return ""
         return "the folder's own val stands for test: validation is held out of train, as in training"
 
     def load(self, split: str, pick: _Pick) -> Images:
-        """The picked images of a split. Raises InputError."""
+        """Load the picked images of a split. Raises InputError."""
         given: dict[str, Any] = {"data_dir": self.data_dir, "skip_corrupt": self.skip_corrupt or None}
-        if self.is_ours:  # the keywords of other functions are their own
-            # Validation is drawn among the images that can be read, so all of train must be looked at where some cannot.
+        if self.is_ours:  # a user's function may use these keywords for something else
+            # Validation images are drawn from the readable ones, so with skip_corrupt all of train must be read.
             given["pick"] = None if split == "train" and self.skip_corrupt else pick
             given["whole"] = True if self.whole and "whole" not in dict(self.parsed.options) else None
         takes = inspect.signature(self.function)
@@ -210,8 +223,8 @@ class _Source:
         try:
             takes.bind(split, **options)
         except TypeError as error:
-            ours = self.parsed.name == "folder"
-            hint = "write it as folder:PATH" if ours else "it is called with the split's name alone"
+            is_folder = self.parsed.name == "folder"
+            hint = "write it as folder:PATH" if is_folder else "it is called with the split's name alone"
             raise InputError(f"data {self.spec} cannot be called: {error}: {hint}") from None
         if self.is_ours:
             images = self.function(split, **options)
@@ -235,18 +248,18 @@ def read_split(
     whole: bool = False,
     pick: Callable[[Tensor], Tensor] | None = None,
 ) -> Images:
-    """A split as the data set has it, for one that is made of it; nothing is held out. pick: labels N to positions, sorted.
+    """Read a split as stored, for a data set that is derived from this one; nothing is held out. Raises InputError.
 
-    Raises InputError.
+    pick: a function from labels N to the sorted positions of the wanted samples.
     """
     return _Source(spec, data_dir, skip_corrupt, whole).load(split, _Pick(pick or _all))
 
 
 def has_val(spec: str, *, whole: bool = False) -> bool:
-    """Whether the data set has a validation split of its own. Raises InputError."""
+    """Whether the data set has a separate validation split. Raises InputError."""
     return _Source(spec).has_val(whole)
 
 
 def has_test(spec: str) -> bool:
-    """Whether the data set has a test split, which a folder with train/ alone has not. Raises InputError."""
+    """Whether the data set has a test split; a folder that has only train/ has none. Raises InputError."""
     return _Source(spec).has_test()

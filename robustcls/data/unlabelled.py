@@ -1,4 +1,4 @@
-"""Images without labels, to train on beside labelled ones, or to be labelled by a model."""
+"""Images without labels, for training together with labelled ones, or for labelling by a model."""
 
 import os
 import unicodedata
@@ -37,21 +37,22 @@ def load_unlabelled(
     data_dir: str | None = None,
     skip_corrupt: bool = False,
 ) -> Images:
-    """Images whose labels are all UNLABELLED. Raises InputError where they do not go with the labelled ones.
+    """Load images whose labels are all UNLABELLED. Raises InputError where they do not fit the labelled images.
 
     Args:
-        spec: `folder:DIR`, any images below a folder; another data set, of whose train split the labels are not read; or
-            `rest`, the training images that limit_train leaves out.
-        data: the spec of the labelled images, "" where they have none; a folder is decoded as they are.
-        classes, size: of these, C, H and W; None for any.
-        seed, limit_train: by which they were chosen.
-        data_dir: where downloaded data sets lie.
-        skip_corrupt: leave out what cannot be read.
+        spec: `folder:DIR`, for all images below a folder; another data set, whose train split is used without its labels; or
+            `rest`, for the training images that limit_train leaves out.
+        data: the spec of the labelled images, or ""; a folder of unlabelled images is decoded in the same way.
+        classes: of the labelled images.
+        size: C, H and W of the labelled images; None for any.
+        seed, limit_train: with which the labelled images were chosen.
+        data_dir: the folder of downloaded data sets.
+        skip_corrupt: skip images of a folder that cannot be read.
     """
     if spec == REST:
         if limit_train is None:
             raise InputError(
-                '`unlabelled="rest"` is what `limit_train` leaves out of the training images: give `limit_train`, too'
+                '`unlabelled="rest"` is what `limit_train` leaves out of the training images: give `limit_train` as well'
             )
         images = load_left_out(
             data, seed=seed, data_dir=data_dir, skip_corrupt=skip_corrupt, limit_train=limit_train
@@ -68,15 +69,16 @@ def load_unlabelled(
 
 
 def has_unlabelled(data: Any) -> bool:
-    """Whether (images, labels), or these and the classes, have a label that is UNLABELLED."""
+    """Whether (images, labels) or (images, labels, classes) contain a label that is UNLABELLED."""
     if isinstance(data, tuple) and len(data) in (2, 3):
-        with suppress(TypeError, ValueError, RuntimeError):  # no labels at all: whoever reads them says so
+        # Values that are not labels at all are reported by the function that reads them.
+        with suppress(TypeError, ValueError, RuntimeError):
             return bool((torch.as_tensor(data[1]) == UNLABELLED).any())
     return False
 
 
 def divide_labelled(data: Any, name: str) -> tuple[Images, Images]:
-    """The images of such data that have a label, and the others. Raises InputError as `as_images` does."""
+    """Divide (images, labels[, classes]) into labelled and unlabelled images. Raises InputError, also as `as_images` does."""
     labels = torch.as_tensor(data[1])
     known = labels != UNLABELLED
     if not known.any():
@@ -87,7 +89,7 @@ def divide_labelled(data: Any, name: str) -> tuple[Images, Images]:
 
 
 def without_labels(images: Images, classes: Sequence[str], size: Sequence[int] | None) -> Images:
-    """The same images, whatever their labels were. Raises InputError where they are not of this size, C, H and W."""
+    """Return the same images with all labels set to UNLABELLED. Raises InputError where they do not have the size C, H, W."""
     if size and tuple(images.pixels.shape[1:]) != tuple(size):
         own, needed = ("x".join(map(str, sizes)) for sizes in (images.pixels.shape[1:], size))
         folder = images.name.startswith("folder:") and size[1] == size[2] and images.pixels.shape[1] == size[0]
@@ -98,8 +100,10 @@ def without_labels(images: Images, classes: Sequence[str], size: Sequence[int] |
 
 
 def without_copies(images: Images, train: Images, val: Images, test: Images | None = None) -> Images:
-    """Those that are no training image and, above all, none held out for validation or test, pixel for pixel. Raises InputError
-    where none is left."""
+    """Return the unlabelled images without those that also occur in train, val or test, pixel for pixel.
+
+    Raises InputError where none is left.
+    """
     others = [one.pixels for one in (train, val, test) if one is not None]
     copies = are_copies(images.pixels, *others)
     count = int(copies.sum())
@@ -111,12 +115,14 @@ def without_copies(images: Images, train: Images, val: Images, test: Images | No
         return images
     kept = images.take((~copies).nonzero().squeeze(1))
     tests = count_copies(images.pixels, test.pixels) if test is not None else 0
-    more = f", {tests} of them among the test images" if tests else ""
-    return with_note(kept, f"{count} of {len(images)} are left out, for they are among the labelled ones{more}")
+    also_tested = f", {tests} of them among the test images" if tests else ""
+    return with_note(
+        kept, f"{count} of {len(images)} are left out because they are among the labelled images{also_tested}"
+    )
 
 
 def _loose(spec: str, classes: Sequence[str], skip_corrupt: bool) -> Images:
-    """All images below a folder. Raises InputError where a folder inside it is called as a class."""
+    """Read all images below a folder. Raises InputError where a folder inside it has the name of a class."""
     parsed = parse_data(spec)
     options: Mapping[str, Any] = dict(parsed.options)
     if unknown := sorted(options.keys() - set(DECODING)):
@@ -138,7 +144,7 @@ def _loose(spec: str, classes: Sequence[str], skip_corrupt: bool) -> Images:
         its = [part for part in name.split("/")[:-1] if unicodedata.normalize("NFC", part).casefold() in known]
         if its:
             raise InputError(
-                f"folder {root}: {quoted(name)} lies in a folder that is called as the class {its[0]!r}, which is a label: "
+                f"folder {root}: {quoted(name)} lies in a folder named like the class {its[0]!r}, which is a label: "
                 "train on it with `data`, or rename the folder"
             )
     form_options = {name: options.get(name) for name in ("size", "resize")}

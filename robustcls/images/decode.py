@@ -1,6 +1,6 @@
-"""Decodes one encoded image to 8-bit pixels of one form: of a folder of images, or sent to a service.
+"""Decodes an encoded image, from a folder or sent to a service, to 8-bit pixels of a given form.
 
-Whatever is not plain 8-bit grey or colour follows one of RULES.
+Images that are not plain 8-bit grey or colour are converted by RULES.
 """
 
 import io
@@ -16,7 +16,7 @@ from robustcls.core.errors import InputError
 from robustcls.images import dicom
 
 ORIENTATION = 0x0112  # the EXIF tag
-SEVERAL = ("GIF", "TIFF", "PNG", "WEBP", "AVIF", "FLI", "DCX")  # formats whose frames are pictures of their own
+SEVERAL = ("GIF", "TIFF", "PNG", "WEBP", "AVIF", "FLI", "DCX")  # formats whose frames are separate pictures
 DEEP, FLOAT = "16-bit grey", "float pixels"
 RULES = {
     "orientation": "EXIF orientation, ignored as by torchvision",
@@ -32,7 +32,7 @@ RULES = {
     "dicom": dicom.RULE,
 }
 COLOUR = {1: "Pillow's mode L (ITU-R 601 luma)", 3: "Pillow's mode RGB"}  # by channels, before resizing
-# By Pillow's names, of every version.
+# By the lower-case names of Pillow's constants, which all its versions have.
 FILTERS = {
     name: Image.Resampling[name.upper()] for name in ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 }
@@ -40,16 +40,15 @@ CROP = "centre; of an odd surplus the larger part off the right and the bottom"
 CROP_AFTER = "centre, its offset rounded to the nearest whole number, halves to the even one, as by torchvision"
 
 
-Remarks = dict[
-    str, float
-]  # what was remarkable about an image: by the key in RULES its largest value, where that matters
+# The rules that apply to an image: keys of RULES, each with the image's largest value where the rule needs it, else 0.
+Remarks = dict[str, float]
 
 
 class Form(NamedTuple):
-    """What every image is turned into, unless it has the size already.
+    """The size and number of channels that every image is converted to, and how. Images of the right size are not resized.
 
-    scale: the value of 16-bit and float images that becomes white; None: the usual. resize: the shorter side, before the
-    centre is cut out; None: just as large as needed. filter: of FILTERS.
+    scale: the value of 16-bit and float images that becomes white; None for the default. resize: length of the shorter side
+    before the centre crop; None for the smallest that covers the crop. filter: a key of FILTERS.
     """
 
     height: int
@@ -62,24 +61,24 @@ class Form(NamedTuple):
 
     @property
     def resizing(self) -> str:
-        """How an image of another size becomes one from which the form can be cut, in words."""
-        what = (
+        """A description of how images of another size are resized before the crop."""
+        sides = (
             f"shorter side to {self.resize}, the longer rounded down as by torchvision"
             if self.resize
             else "shorter side"
         )
-        return f"{what}, Pillow's {self.filter.upper()} filter, antialiased; not where the size is right"
+        return f"{sides}, Pillow's {self.filter.upper()} filter, antialiased; not where the size is right"
 
     @property
     def crop(self) -> str:
-        """How the form is cut from it, in words."""
+        """A description of the crop."""
         return CROP_AFTER if self.resize else CROP
 
 
 class Unscaled(InputError):
-    """An image whose values do not say which of them is white: not damaged, so not to be skipped.
+    """It is not known which value of an image is white. The image is not damaged and must not be skipped.
 
-    largest: of its values, and 1 at least.
+    largest: its largest value, but at least 1.
     """
 
     def __init__(self, text: str, largest: float) -> None:
@@ -90,30 +89,30 @@ class Unscaled(InputError):
 def decode_image(
     content: bytes, form: Form, remarks: Remarks, *, is_dicom: bool = False, formats: Sequence[str] | None = None
 ) -> NDArray[numpy.uint8]:
-    """The content of an image file as uint8 C,H,W of the form.
+    """Decode the content of an image file to uint8 C,H,W.
 
     Args:
         content: of the file.
-        form: what it is turned into.
-        remarks: is told what was remarkable about it, by the keys of RULES.
-        is_dicom: read it by pydicom; else by Pillow.
-        formats: Pillow's names of those that it may be of; None: any.
+        form: size, number of channels and conversion.
+        remarks: dictionary to which the rules that were applied are added, by the keys of RULES.
+        is_dicom: read it with pydicom instead of Pillow.
+        formats: Pillow's names of the allowed formats; None for any.
 
     Raises:
-        Unscaled: where its values do not say which of them is white.
-        Exception: what the decoder raises of a damaged file.
+        Unscaled: where it is not known which value is white.
+        Exception: any exception of the decoder, for a damaged file.
     """
     if is_dicom:
         remarks["dicom"] = 0
         return _fitted(dicom.read(io.BytesIO(content)), form)
     with Image.open(io.BytesIO(content), formats=formats if formats is None else list(formats)) as image:
         if image.format in SEVERAL:
-            with suppress(Exception):  # a damaged tail
+            with suppress(Exception):  # later frames may be damaged
                 if image.n_frames > 1:  # type: ignore[attr-defined]
                     remarks["frames"] = 0
                 image.seek(0)
         turn = is_turned(image)
-        image.load()  # of some formats, the size and the mode are known only now, and a TIFF is turned
+        image.load()  # some formats have their size and mode only now, and Pillow rotates TIFFs here
         if turn:
             remarks["orientation" if is_turned(image) else "turned"] = 0
         plain: Any = image
@@ -129,7 +128,10 @@ def decode_image(
 
 
 def _eight_bit(image: Any, scale: float | None, remarks: Remarks) -> Any:
-    """Deep or float pixels as 8-bit grey: 0 is black, `scale` white; without one 65535, or 1 of floats. Raises Unscaled."""
+    """Convert 16-bit or float pixels to 8-bit grey: 0 is black; white is `scale`, by default 65535, or 1 for floats.
+
+    Raises Unscaled for values outside this range without `scale`.
+    """
     values = numpy.asarray(image).astype(numpy.float64)
     whole = image.mode[0] == "I"
     white = scale or (65535.0 if whole else 1.0)
@@ -138,17 +140,17 @@ def _eight_bit(image: Any, scale: float | None, remarks: Remarks) -> Any:
         raise ValueError("some of its float pixels are not numbers")
     if low < 0 or high > white:
         if scale is None:
-            what = "whole numbers" if whole else "float pixels"
-            raise Unscaled(f"{what} from {low:g} to {high:g}, not in 0..{white:g}", max(high, 1))
+            kind = "whole numbers" if whole else "float pixels"
+            raise Unscaled(f"{kind} from {low:g} to {high:g}, not in 0..{white:g}", max(high, 1))
         remarks["clipped"] = 0
     remarks["scaled" if scale is not None else DEEP if whole else FLOAT] = high
     return Image.fromarray((values.clip(0, white) * (255 / white)).round().astype(numpy.uint8))
 
 
 def _depth(image: Any, content: bytes) -> int:
-    """Bits per channel in the file, of PNG and TIFF; Pillow gives 8 of them for colour."""
+    """Return the bits per channel in a PNG or TIFF file, 8 for other formats. Pillow reads only 8 of them in colour images."""
     if image.format == "PNG" and len(content) > 24:
-        return content[24]  # of the header chunk, which comes first
+        return content[24]  # a field of the header chunk, which comes first
     if image.format == "TIFF":
         bits = image.tag_v2.get(258, 8)
         return max(bits) if isinstance(bits, tuple) else int(bits)
@@ -162,19 +164,20 @@ def _is_transparent(image: Any) -> bool:
 
 
 def is_turned(image: Any) -> bool:
-    with suppress(Exception):  # whatever a damaged EXIF block makes it raise: the pixels are what counts
+    """Whether the image has an EXIF orientation other than the normal one."""
+    with suppress(Exception):  # a damaged EXIF block can raise anything, and the pixels may be intact
         return image.getexif().get(ORIENTATION, 1) not in (0, 1)
     return False
 
 
 def rules_of(scale: float | None) -> dict[str, str]:
-    """What is done with images that are not plain 8-bit grey or colour, where `scale` is white; by the keys of RULES."""
+    """Return the texts of RULES that can apply with the white value `scale`, filled in, by key."""
     other = (DEEP, FLOAT) if scale is not None else ("scaled", "clipped")
     return {key: rule.format(scale=scale) for key, rule in RULES.items() if key not in other}
 
 
 def _fitted(image: Any, form: Form) -> NDArray[numpy.uint8]:
-    """As C,H,W of the form: the shorter side resized, then the centre cut out; untouched where it has the size already."""
+    """Return an image as C,H,W of the form: shorter side resized, then centre crop; not changed where it has the size."""
     image = image.convert("L" if form.channels == 1 else "RGB")
     if image.size != (form.width, form.height):
         if form.resize:  # as torchvision's Resize and CenterCrop

@@ -11,11 +11,12 @@ RULE = "DICOM: the file's own rescaling and first window, else the whole range o
 
 
 def is_dicom(path: str) -> bool:
+    """Whether a file is DICOM by its extension."""
     return path.lower().endswith(DICOM)
 
 
 def header(file: BinaryIO) -> tuple[int, int, int]:
-    """(height, width, channels) of a file."""
+    """Return (height, width, channels) of a file."""
     import pydicom
 
     dataset = pydicom.dcmread(file, stop_before_pixels=True)
@@ -23,10 +24,11 @@ def header(file: BinaryIO) -> tuple[int, int, int]:
 
 
 def read(file: BinaryIO) -> Any:
-    """The first frame as a PIL image of 8 bits, grey or RGB. Raises what pydicom raises.
+    """Return the first frame as an 8-bit PIL image, grey or RGB. Raises what pydicom raises.
 
-    Grey values go through the file's modality and VOI look-up (rescale slope and intercept, the first window), and the range
-    that the stored bits can reach becomes 0 to 255; MONOCHROME1, where low values are bright, is inverted.
+    Grey values pass through the file's modality and VOI look-up tables (rescale slope and intercept, the first window). The
+    range that the stored bits can represent is then mapped to 0 to 255. MONOCHROME1, in which low values are bright, is
+    inverted.
     """
     import pydicom
     from pydicom.pixels import apply_modality_lut, apply_voi_lut, convert_color_space

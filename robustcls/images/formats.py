@@ -1,4 +1,4 @@
-"""Which files are images: those that Pillow reads, and DICOM's or HEIC's where their extras are installed."""
+"""The file formats that count as images: those of Pillow, and DICOM and HEIC where their extras are installed."""
 
 import importlib.util
 from contextlib import suppress
@@ -12,7 +12,7 @@ DICOM, HEIC = (".dcm", ".dicom"), (".heic", ".heif", ".hif")
 
 @cache
 def endings() -> dict[str, str]:
-    """The endings of images, in lower case, with their dots, and the format of each."""
+    """Return the file extensions of images, in lower case with their dots, and the format of each."""
     with suppress(ImportError):
         from pillow_heif import register_heif_opener
 
@@ -24,5 +24,5 @@ def endings() -> dict[str, str]:
 
 
 def formats() -> list[str]:
-    """The names that Pillow gives the formats of images, and DICOM."""
+    """Return the names of the image formats: Pillow's, and DICOM."""
     return sorted(set(endings().values()))

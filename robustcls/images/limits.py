@@ -1,7 +1,7 @@
-"""Refuses images that strangers send by their headers, before a pixel is decoded.
+"""Rejects untrusted images by their headers, before any pixel is decoded.
 
-Pillow reads more than the size when it opens a file: texts, profiles, tags, frames. How much there is of these is counted by
-hand first, so that a check takes no more than MEMORY and FACTOR times the file, and no more time than its bytes ask for.
+When Pillow opens a file, it reads more than the size: texts, profiles, tags, frames. These are counted here first, so that a
+check needs at most MEMORY plus FACTOR times the size of the file, and a time that is proportional to the size of the file.
 """
 
 import importlib.util
@@ -14,33 +14,35 @@ from PIL import Image
 
 from robustcls.core.errors import InputError
 
-MEMORY, FACTOR = 32 << 20, 4  # bytes, and times the file, that a check may take
-PARTS = 4096  # chunks, segments or tags that hold no pixels
-PIECES = 1 << 18  # pieces of pixels, in files that have them in pieces
-BESIDES = 4 << 20  # bytes of a PNG that hold no pixels
-INFLATED = 8  # compressed texts and profiles of a PNG, of which Pillow inflates a megabyte each
+# Upper limits
+MEMORY, FACTOR = 32 << 20, 4  # memory of a check: bytes, plus a multiple of the file size
+PARTS = 4096  # chunks, segments or tags without pixels
+PIECES = 1 << 18  # pieces of pixel data, in formats that store it in pieces
+BESIDES = 4 << 20  # bytes of a PNG without pixels
+INFLATED = 8  # compressed texts and profiles of a PNG; Pillow inflates up to a megabyte of each
 FRAMES = 1000
-VALUES = 1 << 16  # of one tag of a TIFF: Pillow makes an object of each
-NO_OBJECTS = (1, 2, 7)  # types of tags whose values stay bytes
-FRAME_MARKERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # of JPEG: they begin with the size
-DEFLATED = b"1.2.840.10008.1.2.1.99"  # the DICOM syntax whose header is inflated as a whole
+VALUES = 1 << 16  # values of a TIFF tag; Pillow makes a Python object of each
+
+NO_OBJECTS = (1, 2, 7)  # types of TIFF tags whose values stay bytes
+FRAME_MARKERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG markers of segments that begin with the size
+DEFLATED = b"1.2.840.10008.1.2.1.99"  # the DICOM transfer syntax whose header is compressed as a whole
 
 Size = tuple[int, int]  # width, height
 
 
 def check_header(content: bytes, *, max_pixels: int, formats: Collection[str]) -> str:
-    """The format of an image that may be decoded, by its header; no pixel is decoded.
+    """Check by its header whether an image may be decoded. Return its format. No pixel is decoded.
 
     Args:
-        content: of a file that a stranger sent.
-        max_pixels: width times height, and frames of DICOM, that it may have at most.
-        formats: Pillow's names of those that are allowed, and DICOM; of these, only the ones of HEADERS are taken.
+        content: of an untrusted file.
+        max_pixels: the most that width times height may be, for DICOM times the number of frames.
+        formats: the allowed formats, by Pillow's names, and DICOM; formats that are not in HEADERS are never allowed.
 
     Returns:
-        The name of its format, for `decode_image(..., formats=[name])`.
+        The name of the format, for `decode_image(..., formats=[name])`.
 
     Raises:
-        InputError: what was found and what is allowed, in a line.
+        InputError: in one line, what was found and what is allowed.
     """
     allowed = sorted(name for name in HEADERS if name in formats and (name != "DICOM" or _has_pydicom()))
     if not formats:
@@ -60,7 +62,7 @@ def check_header(content: bytes, *, max_pixels: int, formats: Collection[str]) -
         raise
     except Image.DecompressionBombError:
         raise _too_large(max_pixels) from None
-    except Exception as error:  # whatever a damaged header makes Pillow or pydicom raise
+    except Exception as error:  # a damaged header can make Pillow or pydicom raise anything
         reason = "" if isinstance(error, Image.UnidentifiedImageError) else " ".join(str(error).split())
         raise InputError(f"a damaged {name}{f' ({reason:.80})' if reason else ''}: send a whole file") from None
     return name
@@ -70,7 +72,7 @@ def _check_pixels(size: Size, max_pixels: int) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise InputError(f"an image of {width}x{height} pixels: send one that has some")
-    if width * height > min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels):  # of more, Pillow warns
+    if width * height > min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels):  # Pillow warns above its own limit
         raise _too_large(max_pixels, f" of {width}x{height}")
 
 
@@ -81,7 +83,7 @@ def _too_large(max_pixels: int, found: str = "") -> InputError:
 
 def _check_count(what: str, count: int, most: int) -> None:
     if count > most:
-        raise InputError(f"an image with more than {most} {what}: save it anew without them")
+        raise InputError(f"an image with more than {most} {what}: save it again without them")
 
 
 def _what(content: bytes) -> str:
@@ -118,7 +120,7 @@ def _examine_png(content: bytes) -> Size | None:
 
 
 def _is_compressed(text: bytes) -> bool:
-    """Of the beginning of an international text: a keyword of at most 79 bytes, a zero, the flag."""
+    """Whether an iTXt chunk is compressed, from its beginning: a keyword of at most 79 bytes, a zero byte, the flag."""
     end = text.find(b"\0") + 1
     return not end or text[end : end + 1] != b"\0"
 
@@ -127,11 +129,11 @@ def _examine_bmp(content: bytes) -> Size | None:
     if len(content) < 26:
         return None
     width, height = struct.unpack_from("<HH" if content[14] == 12 else "<ll", content, 18)
-    return width, abs(height)  # below 0: from the top
+    return width, abs(height)  # a negative height means that rows are stored from the top
 
 
 def _examine_jpeg(content: bytes) -> Size | None:
-    """Follows Pillow's search for the start of the scan, which takes the bytes between segments one by one."""
+    """Follow Pillow's search for the start of the scan, which reads the bytes between segments one by one."""
     at, parts, size = 2, 0, None
     while at + 4 <= len(content):
         _check_count("segments and bytes between them before its pixels", parts, PARTS)
@@ -203,10 +205,10 @@ def _examine_tiff(content: bytes) -> Size | None:
                 _check_count("values of a tag", values, VALUES)
             if tag in (256, 257, 322, 323) and values == 1:
                 sides[tag] = struct.unpack_from(order + ("H" if kind == 3 else "L"), data)[0]
-        for width, height in ((256, 257), (322, 323)):  # of the picture, and of a tile
+        for width, height in ((256, 257), (322, 323)):  # tags of the picture, and of a tile
             if width in sides and height in sides:
-                found = sides[width], sides[height]
-                largest = max(largest or found, found, key=lambda size: size[0] * size[1])
+                size = sides[width], sides[height]
+                largest = max(largest or size, size, key=lambda size: size[0] * size[1])
         if at + struct.calcsize(link) > len(content):
             break
         at = struct.unpack_from(link, content, at)[0]
@@ -244,7 +246,11 @@ def _examine_dicom(content: bytes) -> Size:
 
 
 class _Header(NamedTuple):
-    """recognise: of this format, by its first bytes. examine: refuses what is too much; the size, where opening needs it."""
+    """How to check a format.
+
+    recognise: whether content has this format, by its first bytes. examine: raise InputError above a limit; return the size, if
+    it was found.
+    """
 
     recognise: Callable[[bytes], bool]
     examine: Callable[[bytes], Size | None]
@@ -254,7 +260,7 @@ def _starts(*magic: bytes) -> Callable[[bytes], bool]:
     return lambda content: content.startswith(magic)
 
 
-HEADERS = {  # the formats whose headers are read here: no other is taken, whatever Pillow can read
+HEADERS = {  # formats whose headers are checked here; other formats are rejected, even if Pillow can read them
     "BMP": _Header(_starts(b"BM"), _examine_bmp),
     "DICOM": _Header(lambda content: content[128:132] == b"DICM", _examine_dicom),
     "GIF": _Header(_starts(b"GIF87a", b"GIF89a"), _examine_gif),

@@ -1,4 +1,4 @@
-"""Loads a folder that `robustcls export` wrote, and checks that this machine runs it as the one that wrote it."""
+"""Loads a folder that `robustcls export` wrote, and checks that this machine computes the same outputs as the exporting one."""
 
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,29 @@ from robustcls.runtime.session import check_file, check_reference
 
 
 def is_artefact(spec: str) -> bool:
+    """Whether a path is a folder that `robustcls export` wrote."""
     return (Path(spec) / MANIFEST).is_file()
 
 
 def meta_of(manifest: Manifest) -> dict[str, Any]:
-    """What an artefact says of its training, as a checkpoint of ours does."""
+    """Return the training metadata of an artefact, in the form of a checkpoint's meta."""
     return manifest.trained | ({"threat": manifest.threat} if manifest.threat else {})
 
 
 def notes_of(folder: str | Path, manifest: Manifest) -> list[str]:
-    """What whoever uses an artefact must know of it."""
-    twice = sorted({name for name in manifest.classes if manifest.classes.count(name) > 1})
-    notes = [f"{folder}: several classes are called {', '.join(map(repr, twice[:3]))}"] if twice else []
+    """Return notes for the user of an artefact."""
+    repeated = sorted({name for name in manifest.classes if manifest.classes.count(name) > 1})
+    notes = [f"{folder}: several classes are called {', '.join(map(repr, repeated[:3]))}"] if repeated else []
     if not (Path(folder) / DRIFT).is_file():
         notes.append(f"{folder} has no {DRIFT}: no service can watch its outputs for drift; export it again")
     return notes
 
 
 def load_artefact(folder: str | Path, manifest: Manifest) -> Classifier:
-    """The classifier of an artefact. Raises InputError where the file is not the manifest's, or runs otherwise here."""
+    """Load the classifier of an artefact.
+
+    Raises InputError where the file is not the one in the manifest, or gives other outputs on this machine.
+    """
     net = OnnxNet(check_file(folder, manifest))
     net.manifest = manifest
     net.try_twin(manifest.input_size)

@@ -1,4 +1,4 @@
-"""Builds models from specs, and saves and loads them as checkpoints of tensors and primitives alone."""
+"""Builds models from specs, and saves and loads them as checkpoints that contain only tensors and primitives."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -31,9 +31,10 @@ def build(
     head: str = LINEAR,
     **normalisation: Sequence[float],
 ) -> Classifier:
-    """A fresh classifier of `arch`, a spec such as `vgg16(width=0.25)` or `torchvision/resnet18`, with a head such as
-    `512-relu-K`. arch may be a function of (num_classes, input_size) too, or the network itself. normalisation: mean, std.
-    Raises InputError.
+    """Build an untrained classifier. Raises InputError.
+
+    arch: a spec such as `vgg16(width=0.25)` or `torchvision/resnet18`, a function of (num_classes, input_size), or the network
+    itself. head: such as `512-relu-K`. normalisation: mean, std.
     """
     net = _make_net(arch, len(classes), input_size)
     model = Classifier(net, classes=classes, input_size=input_size, arch=arch_name(arch), **normalisation)
@@ -42,7 +43,7 @@ def build(
 
 
 def arch_name(arch: Arch) -> str:
-    """The spec, or what code calls itself."""
+    """Return the spec of an architecture, or `module:name` of a Python object."""
     if isinstance(arch, str):
         return arch
     named = type(arch) if isinstance(arch, nn.Module) or not hasattr(arch, "__qualname__") else arch
@@ -50,7 +51,7 @@ def arch_name(arch: Arch) -> str:
 
 
 def _make_net(arch: Arch, outputs: int, input_size: Sequence[int]) -> nn.Module:
-    """Raises InputError, also for whatever a function of the user's own raises."""
+    """Build the network without its head. Raises InputError, also for any exception of a user's function."""
     if isinstance(arch, nn.Module):
         return arch
     if isinstance(arch, str) and zoo.is_zoo(arch):
@@ -60,19 +61,21 @@ def _make_net(arch: Arch, outputs: int, input_size: Sequence[int]) -> nn.Module:
     with as_input_error(f"`arch={arch_name(arch)}` failed", f": it is called with {SIGNATURE}"):
         net = plugins.load("model", arch)(outputs, input_size)
     if not isinstance(net, nn.Module):
-        gave = f"`arch={arch_name(arch)}` gave {type(net).__name__}"
-        raise InputError(f"{gave}: called with {SIGNATURE}, it must return a torch.nn.Module")
+        result = f"`arch={arch_name(arch)}` gave {type(net).__name__}"
+        raise InputError(f"{result}: called with {SIGNATURE}, it must return a torch.nn.Module")
     return net
 
 
-def save_checkpoint(path: str | Path, model: Classifier, meta: Mapping[str, Any], **more: Any) -> None:
-    """Writes model and meta (primitives: data, threat model, versions ...) atomically. more: what resuming needs.
+def save_checkpoint(path: str | Path, model: Classifier, meta: Mapping[str, Any], **extra: Any) -> None:
+    """Write a checkpoint atomically.
 
-    A pruned model is saved with the widths of its layers, and one with low-rank weights merged.
+    A pruned model is saved with the widths of its layers. Low-rank matrices are merged into the weights.
+
+    meta: primitives, such as data, threat model and versions. extra: further entries, such as those that resuming needs.
     """
     net = merge(copy.deepcopy(model.net)) if low_rank_layers(model) else model.net
     if pruned := getattr(model, "pruned", ""):
-        more |= {"pruned": pruned, "shapes": shapes_of(net)}
+        extra |= {"pruned": pruned, "shapes": shapes_of(net)}
     content = {
         "format": FORMAT,
         "arch": model.arch,
@@ -83,21 +86,22 @@ def save_checkpoint(path: str | Path, model: Classifier, meta: Mapping[str, Any]
         "std": model.std.flatten().tolist(),
         "state_dict": {name: tensor.contiguous() for name, tensor in net.state_dict().items()},
         "meta": dict(meta),
-        **more,
+        **extra,
     }
     with atomic_write(path) as part:
         torch.save(content, part)
 
 
 def is_checkpoint(content: Any) -> bool:
+    """Whether the content of a file is a checkpoint of this package."""
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def restore(content: Mapping[str, Any], name: str, trusted: Arch | None = None) -> tuple[Classifier, dict[str, Any]]:
-    """The classifier of a checkpoint and its meta. Raises InputError where the weights do not fit the architecture.
+    """Return the classifier of a checkpoint and its meta. Raises InputError where the weights do not fit the architecture.
 
-    An architecture of the user's own, `module:function`, is code: a file may not choose it, so `trusted` must name it too,
-    or be it.
+    A user's architecture, `module:function`, is code, and a file must not choose which code is run. Such a checkpoint is
+    restored only where `trusted` names the same architecture, or is it.
     """
     try:
         classes, input_size, arch = content["classes"], content["input_size"], content["arch"]
@@ -113,10 +117,9 @@ def restore(content: Mapping[str, Any], name: str, trusted: Arch | None = None) 
             )
             raise InputError(f"{name} asks to run {arch!r}: {how}")
         normalisation = {"mean": content["mean"], "std": content["std"]}
-        head = content.get("head", LINEAR)  # older checkpoints do not say
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # weights that are replaced take nothing from the caller's random numbers
+        head = content.get("head", LINEAR)  # absent in older checkpoints
+        # The initial weights are replaced below, so their random numbers must not advance the caller's generator.
+        with torch.random.fork_rng(devices=[]):
             model = build(made, classes=classes, input_size=input_size, head=head, **normalisation)
         model.arch = arch
         take_pruned(model, content, name)
@@ -127,9 +130,9 @@ def restore(content: Mapping[str, Any], name: str, trusted: Arch | None = None) 
 
 
 def take_pruned(model: Classifier, content: Mapping[str, Any], name: str) -> None:
-    """Makes a fresh model as narrow as the pruned one of a checkpoint, for its weights to be loaded; else does nothing.
+    """Give a fresh model the layer widths of a pruned checkpoint, so that its weights can be loaded. Else do nothing.
 
-    Raises InputError for widths that are not a part of the architecture's, or do not fit together.
+    Raises InputError for widths above those of the architecture, or that do not fit together.
     """
     if "shapes" not in content:
         return
@@ -140,7 +143,7 @@ def take_pruned(model: Classifier, content: Mapping[str, Any], name: str) -> Non
 
 
 def load_weights(net: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Loads a state dict in place. Raises InputError that names the first weight that does not fit."""
+    """Load a state dict in place. Raises InputError that names the first weight that does not fit."""
     wanted = net.state_dict()
     for key, tensor in wanted.items():
         if key not in state:

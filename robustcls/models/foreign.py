@@ -1,4 +1,4 @@
-"""Finds the weights and the class names inside a file of another training code."""
+"""Finds the weights and the class names in files of other training code."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,37 +11,37 @@ from torch import Tensor, nn
 from robustcls.core.class_map import is_number
 from robustcls.core.errors import InputError
 
-WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # of torch, anywhere in a name
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # parts of names, by torch's wrappers
 COUNTERS = ("n_averaged", "total_ops", "total_params", "num_batches_tracked")  # tensors that no forward pass uses
 MEANS, STDS = ("mean", "mu", "new_mean", "_mean", "pixel_mean"), ("std", "sigma", "new_std", "_std", "pixel_std")
-AVERAGES = ("ema", "avg", "averaged", "average", "swa", "shadow")  # words in the name of an average of the weights
-PARENTS = ("model", "module", "net", "backbone")  # what may come before a name that lost its dots
+AVERAGES = ("ema", "avg", "averaged", "average", "swa", "shadow")  # words in the names of averaged weights
+PARENTS = ("model", "module", "net", "backbone")  # prefixes of names from which the dots were removed
 CLASSES = (  # keys of class names
     "classes", "class_names", "classnames", "class_to_idx", "class_to_index", "class2idx", "idx_to_class", "idx2class",
     "index_to_class", "id2label", "label2id", "labels", "label_names", "names", "categories",
 )  # fmt: skip
-FOLLOWERS = ("optim", "sched", "scaler")  # parts of a file that hold tensors and no weights
-DEPTH = 4  # of mappings inside mappings
+FOLLOWERS = ("optim", "sched", "scaler")  # words in the names of parts that contain tensors but no weights
+DEPTH = 4  # levels of nested mappings that are searched
 
 
 @dataclass
 class Weights:
-    """state: by the architecture's names, with what else the file holds there. notes: what was chosen."""
+    """The weights found in a file."""
 
-    state: dict[str, Tensor]
-    notes: list[str] = field(default_factory=list)
-    mean: list[float] | None = None  # that the file keeps beside the weights
+    state: dict[str, Tensor]  # by the architecture's names; may contain further tensors of the file
+    notes: list[str] = field(default_factory=list)  # on which part of the file was chosen
+    mean: list[float] | None = None  # stored beside the weights
     std: list[float] | None = None
-    classes: Sequence[str] = ()  # the names of the outputs; empty where unknown
+    classes: Sequence[str] = ()  # names of the outputs; empty where unknown
 
 
 @dataclass
 class _Candidate:
-    path: str  # in the file, such as state_dict_ema
-    prefix: str  # of its names, such as model.
+    path: str  # place in the file, such as state_dict_ema
+    prefix: str  # of the names in the file, such as model.
     state: Mapping[str, Tensor]
     needed: Sequence[str]  # the architecture's names
-    shift: str = ""  # what the architecture's names begin with, and the file's do not
+    shift: str = ""  # prefix of the architecture's names that the names in the file lack
 
     def __post_init__(self) -> None:
         self.covered = sum(self.prefix + key.removeprefix(self.shift) in self.state for key in self.needed)
@@ -55,21 +55,20 @@ class _Candidate:
         return _title(self.prefix, self.path) or "its top"
 
     def own(self, key: str) -> str:
-        """The architecture's name of a tensor under the prefix."""
+        """Return the architecture's name of a tensor under the prefix."""
         return self.shift + key.removeprefix(self.prefix)
 
     def renamed(self) -> dict[str, Tensor]:
-        """The tensors under the prefix, by the architecture's names."""
+        """Return the tensors under the prefix by the architecture's names."""
         return {self.own(key): tensor for key, tensor in self.state.items() if key.startswith(self.prefix)}
 
 
 def find_weights(content: Any, net: nn.Module, name: str) -> Weights:
-    """The tensors of a file by the names that a network wants.
+    """Return the tensors of a file by the names that a network needs. Raises InputError where the file has no named tensors.
 
-    Looked for in every mapping of the file, with every prefix that wrappers put before names (`module.`, `model.`,
-    `_orig_mod.`, `backbone.` ...). Of several that fit, an average of the weights is taken, then the shortest name; one of
-    the parameters alone takes the buffers of the raw weights, and one that does not fit is said.
-    Raises InputError where the file holds no tensors by name.
+    Every mapping of the file is searched, with every prefix that wrappers put before names (`module.`, `model.`, `_orig_mod.`,
+    `backbone.` ...). Of several that fit, averaged weights are preferred, then the shortest name. An average of the parameters
+    only is completed with the buffers of the raw weights. A note names an average that does not fit.
     """
     wanted = list(net.state_dict())
     buffers = set(wanted) - {key for key, _ in net.named_parameters(remove_duplicate=False)}
@@ -94,10 +93,10 @@ def find_weights(content: Any, net: nn.Module, name: str) -> Weights:
 
 
 def find_class_names(content: Any, outputs: int | None, name: str) -> tuple[tuple[str, ...], list[str]]:
-    """The names of the outputs that a file keeps, in the outputs' order, and what to say of them; empty where it has none.
+    """Return the class names in a file, in the order of the outputs, and notes; empty where there are none.
 
-    They are a list of names, or a mapping of names to numbers or of numbers to names, as many as there are outputs.
-    outputs: of the head; None where unknown. Raises InputError where the file names them in two ways.
+    The names are a list, a mapping from names to numbers, or one from numbers to names, as many as there are outputs.
+    outputs: of the head; None where unknown. Raises InputError where the file contains two different lists.
     """
     found = [
         (f"{path}.{key}" if path else str(key), names)
@@ -108,7 +107,7 @@ def find_class_names(content: Any, outputs: int | None, name: str) -> tuple[tupl
     fitting = [one for one in found if outputs is None or len(one[1]) in (outputs, 2 if outputs == 1 else outputs)]
     if not fitting:
         return (), [
-            f"{name}: names {len(its)} classes under {at!r}, not its {outputs} outputs" for at, its in found[:1]
+            f"{name}: names {len(listed)} classes under {at!r}, not its {outputs} outputs" for at, listed in found[:1]
         ]
     where, names = fitting[0]
     other = next((one for one in fitting if one[1] != names), None)
@@ -124,12 +123,12 @@ def holds_tensors(content: Any) -> bool:
 
 
 def is_counter(key: str) -> bool:
-    """Whether a tensor only counts what training did."""
+    """Whether a tensor is only a counter of training, which no forward pass uses."""
     return key.rpartition(".")[2] in COUNTERS
 
 
 def mappings(content: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Mapping]]:
-    """Every mapping in a file, with its place; parts of an optimizer are passed over."""
+    """Yield every mapping in a file with its place, except the state of optimizers and the like."""
     if not isinstance(content, Mapping) or depth > DEPTH:
         return
     yield path, content
@@ -139,7 +138,7 @@ def mappings(content: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str
 
 
 def _states(content: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every mapping of names to tensors, with its place in the file."""
+    """Yield every mapping of names to tensors with its place in the file."""
     for path, mapping in mappings(content):
         tensors = {
             ".".join(part for part in str(key).split(".") if part not in WRAPPERS): value
@@ -151,9 +150,9 @@ def _states(content: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
 
 
 def _candidates(path: str, state: dict[str, Tensor], needed: Sequence[str]) -> list[_Candidate]:
-    """The mapping under each prefix that turns some of its names into the architecture's, and as it is."""
+    """Return candidates for a mapping: one per prefix whose removal gives names of the architecture, and one without prefix."""
     prefixes = {""}
-    for wanted in needed[:20]:  # some may be of another size or missing, as where training begins from the weights
+    for wanted in needed[:20]:  # several, because some names may be missing, as in transfer learning
         prefixes |= {key[: -len(wanted)] for key in state if key.endswith(f".{wanted}")}
     found = [_Candidate(path, prefix, state, needed) for prefix in prefixes]
     if shift := _common_prefix(needed):
@@ -162,7 +161,7 @@ def _candidates(path: str, state: dict[str, Tensor], needed: Sequence[str]) -> l
 
 
 def _common_prefix(names: Sequence[str]) -> str:
-    """What all names begin with, up to and with a dot."""
+    """Return the common beginning of all names, up to and including a dot."""
     head, dot, _ = commonprefix(names).rpartition(".")  # noqa: RUF071  # up to a dot
     return head + dot
 
@@ -178,29 +177,30 @@ def _title(*places: str) -> str:
 def _average_of_part(
     content: Any, found: Sequence[_Candidate], needed: Sequence[str], buffers: set[str], name: str
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """An average of all parameters of the raw weights, found[0], by the network's names, and what is said of it.
+    """Return an average of all parameters of the raw weights, found[0], by the network's names, and notes.
 
-    Of an average that lacks one of them, or has it in another shape, nothing is taken.
+    An average that lacks a parameter, or has one in another shape, is not used.
     """
     raw = found[0].renamed()
-    mine = {key: raw[key] for key in raw if key in needed}
-    parameters = [key for key in mine if key not in buffers]
+    present = {key: raw[key] for key in raw if key in needed}
+    parameters = [key for key in present if key not in buffers]
     averages = [
         (one.title, one.renamed())
         for one in found[1:]
         if one.is_average
         and one.covered
-        # Not one of the network's own parts, as where it has a layer called `avg`.
+        # Exclude parts of the network itself, such as a layer called `avg`.
         and not (one.state is found[0].state and any(key.startswith(found[0].own(one.prefix)) for key in needed))
     ]
     averages += [one for path, state in _states(content) if (one := _undotted(path, state, needed)) is not None]
     averages += _averages_by_order(content, {key: raw[key] for key in parameters})
     for title, average in averages:
-        if parameters and all(key in average and average[key].shape == mine[key].shape for key in parameters):
-            taken = {key: average[key] for key in mine if key in average and average[key].shape == mine[key].shape}
-            rest = [key for key in mine if key not in taken]
-            said = f"{name}: the average of the weights, {title}, is taken, not {found[0].title}"
-            return taken, [said + (f", but for {len(rest)} buffers that it lacks, such as {rest[0]}" if rest else "")]
+        fitting = [key for key in present if key in average and average[key].shape == present[key].shape]
+        if parameters and set(parameters) <= set(fitting):
+            rest = [key for key in present if key not in fitting]
+            note = f"{name}: the average of the weights, {title}, is taken, not {found[0].title}"
+            note += f", but for {len(rest)} buffers that it lacks, such as {rest[0]}" if rest else ""
+            return {key: average[key] for key in fitting}, [note]
     if not averages:
         return {}, []
     title, average = max(averages, key=lambda one: len(one[1]))
@@ -210,9 +210,9 @@ def _average_of_part(
 
 
 def _undotted(path: str, state: Mapping[str, Tensor], needed: Sequence[str]) -> tuple[str, dict[str, Tensor]] | None:
-    """The average in a mapping that keeps names without their dots, as LitEma does: its place, and it by the names needed.
+    """Return the average in a mapping with names without dots, as in LitEma: its place, and its tensors by the needed names.
 
-    None where there is none. Names that are the same with their dots do not count.
+    None where there is none. Names that have no dots anyway do not count.
     """
     names = {key.replace(".", ""): key for key in needed if "." in key}
     parts: dict[str, dict[str, Tensor]] = {}
@@ -229,8 +229,8 @@ def _undotted(path: str, state: Mapping[str, Tensor], needed: Sequence[str]) -> 
 
 
 def _averages_by_order(content: Any, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Lists of tensors that are named as an average, such as `shadow_params`: by the names of the parameters, which are in
-    the file's order; by none where a shape differs."""
+    """Yield lists of tensors with the name of an average, such as `shadow_params`: the place, and the tensors by the names of
+    the parameters, which have the same order in the file; an empty dict where a shape differs."""
     shapes = [tensor.shape for tensor in parameters.values()]
     for path, mapping in mappings(content):
         for key, values in mapping.items():
@@ -242,11 +242,11 @@ def _averages_by_order(content: Any, parameters: Mapping[str, Tensor]) -> Iterat
 
 
 def _say(best: _Candidate, found: Sequence[_Candidate], name: str) -> list[str]:
-    """Which part was taken, where the file holds more than one that fits; and what lies beside it."""
-    mine = {key: value for key, value in best.renamed().items() if not is_counter(key) and _normaliser(key) is None}
+    """Return notes on which of several fitting parts of the file is used, and on tensors beside it."""
+    chosen = {key: value for key, value in best.renamed().items() if not is_counter(key) and _normaliser(key) is None}
 
-    def differs(theirs: Mapping[str, Tensor]) -> bool:  # a model that is referred to twice does not
-        return any(key not in theirs or not value.equal(theirs[key]) for key, value in mine.items())
+    def differs(other: Mapping[str, Tensor]) -> bool:  # False for a second reference to the same model
+        return any(key not in other or not value.equal(other[key]) for key, value in chosen.items())
 
     others = [one for one in found[1:] if one.covered == best.covered and differs(one.renamed())]
     notes = []
@@ -265,7 +265,7 @@ def _say(best: _Candidate, found: Sequence[_Candidate], name: str) -> list[str]:
 
 
 def _take_normalisation(weights: Weights, best: _Candidate, wanted: set[str], name: str) -> None:
-    """Takes mean and std that lie beside the weights, and are not the architecture's own, out of the state."""
+    """Move mean and std that lie beside the weights, and do not belong to the architecture, from the state to `weights`."""
     values = {}
     for key, tensor in best.state.items():
         if _normaliser(key) is not None and not (key.startswith(best.prefix) and best.own(key) in wanted):
@@ -286,14 +286,14 @@ def _take_normalisation(weights: Weights, best: _Candidate, wanted: set[str], na
 
 
 def _normaliser(key: str) -> str | None:
-    """The name of the std beside a mean that normalises images, and of the mean beside a std; None for other tensors."""
+    """Return, for the name of a mean that normalises images, the name of its std, and vice versa; None for other tensors."""
     parent, dot, last = key.rpartition(".")
     partner = dict(zip(MEANS + STDS, STDS + MEANS, strict=True)).get(last)
     return None if partner is None else parent + dot + partner
 
 
 def _explain(found: Sequence[_Candidate], needed: Sequence[str], name: str) -> None:
-    """Raises InputError where it is the names that do not fit, and not the architecture."""
+    """Raise InputError where only the names of the weights do not fit, rather than the architecture."""
     state = max((one.state for one in found), key=len)
     homes = Counter(
         key[: -len(wanted)]
@@ -306,16 +306,16 @@ def _explain(found: Sequence[_Candidate], needed: Sequence[str], name: str) -> N
         raise InputError(
             f"{name}: the weights lie under several prefixes, {parts}: put them under one, and save that state dict"
         )
-    mine, theirs = _common_prefix([key for key in state if not is_counter(key)]), _common_prefix(needed)
-    if best == 0 and (mine or theirs):
+    prefix, needed_prefix = _common_prefix([key for key in state if not is_counter(key)]), _common_prefix(needed)
+    if best == 0 and (prefix or needed_prefix):
         raise InputError(
-            f"{name}: its weights are named {next(iter(state))!r}, with the prefix {mine!r}, those of `arch` "
+            f"{name}: its weights are named {next(iter(state))!r}, with the prefix {prefix!r}, those of `arch` "
             f"{needed[0]!r}: rename them, or give the architecture that the prefix belongs to"
         )
 
 
 def _in_order(value: Any) -> tuple[str, ...]:
-    """Names by number; none where the value is something else."""
+    """Return class names in the order of their numbers; empty where the value is something else."""
     if isinstance(value, Mapping):
         pairs = list(value.items())
         if all(type(number) is int for number in value.values()):

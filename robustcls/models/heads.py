@@ -1,4 +1,4 @@
-"""Finds and replaces the classifier head: the last layer of a network, or a small network in its place."""
+"""Finds and replaces the head of a classifier: the last layer of a network, or a small network in its place."""
 
 import re
 
@@ -20,31 +20,33 @@ class Head(nn.Sequential):
 
 
 def head_of(net: nn.Module, num_classes: int | None = None) -> tuple[str, nn.Module]:
-    """Name and module of the head: what `replace_head` put there, else the last linear layer or 1x1 convolution.
+    """Return name and module of the head: the one of `replace_head`, else the last linear layer or 1x1 convolution.
 
-    num_classes: how many outputs it must have; any number where None. The order is that of registration, which is
-    the forward pass's. Raises InputError where there is none.
+    The last layer is the one registered last, which is usually the last one in the forward pass. num_classes: the number of
+    outputs that it must have; None for any. Raises InputError where there is no such layer.
     """
     modules = list(net.named_modules())
-    found = [(name, module) for name, module in modules if isinstance(module, Head)]
-    found = found or [one for one in modules if (outputs := _channels(one[1])[1]) and num_classes in (None, outputs)]
-    if not found:
+    heads = [(name, module) for name, module in modules if isinstance(module, Head)]
+    heads = heads or [one for one in modules if (outputs := _channels(one[1])[1]) and num_classes in (None, outputs)]
+    if not heads:
         size = "" if num_classes is None else f" of {num_classes} outputs"
         raise InputError(f"the model has no linear layer or 1x1 convolution{size}: a head must be one")
-    return found[-1]
+    return heads[-1]
 
 
 def replace_head(model: Classifier, head: str) -> None:
-    """Puts a new head in place of a fresh model's; `linear` leaves the one that the architecture has.
+    """Replace the head of a fresh model; `linear` keeps the head of the architecture. Raises InputError.
 
-    head: hidden layers, then K for the logits: `512-relu-K`, `512-relu-256-silu-dropout0.5-K`. A hidden layer is its
-    width, relu, silu or softplus, and perhaps dropout with its probability. Raises InputError.
+    head: hidden layers, then K for the logits, such as `512-relu-K` or `512-relu-256-silu-dropout0.5-K`. A hidden layer is a
+    width, an activation (relu, silu or softplus) and, optionally, dropout with its probability.
     """
     model.head = head  # type: ignore[assignment]
     if head == LINEAR:
         return
     if not re.fullmatch(f"(?:{_HIDDEN})+K", head):
-        raise InputError(f"head {head!r} is none: give linear, or hidden layers and K, such as 512-relu-dropout0.5-K")
+        raise InputError(
+            f"head {head!r} is not a head: give linear, or hidden layers and K, such as 512-relu-dropout0.5-K"
+        )
     name, last = head_of(model.net, len(model.classes))
     layers: list[nn.Module] = []
     channels = _channels(last)[0]
@@ -56,10 +58,10 @@ def replace_head(model: Classifier, head: str) -> None:
 
 
 def drop_before_head(model: Classifier, share: float) -> None:
-    """In train mode a share of the head's inputs is 0, drawn anew in each pass, the others larger for it (Srivastava et al.
-    2014, JMLR 15). A hook: the network's layers and tensors are what they were.
+    """Apply dropout to the inputs of the head in train mode (Srivastava et al. 2014, JMLR 15).
 
-    Raises InputError without a head, or where the network takes the head's weights without calling it.
+    It is a forward hook, so that the network's layers and tensors stay the same. share: dropout probability. Raises InputError
+    where there is no head, or where the network uses the head's weights without calling it.
     """
     name, head = head_of(model.net, len(model.classes))
     dropout = _Dropout(share)
@@ -73,7 +75,7 @@ def drop_before_head(model: Classifier, share: float) -> None:
 
 
 class _Dropout:
-    """What a layer is given, less a share of it in train mode."""
+    """A forward pre-hook that applies dropout to a layer's input in train mode. `called` tells whether it ever ran."""
 
     def __init__(self, share: float) -> None:
         self.share, self.called = share, False
@@ -84,7 +86,7 @@ class _Dropout:
 
 
 def _channels(module: nn.Module) -> tuple[int, int]:
-    """Inputs and outputs of a layer that could make the logits; (0, 0) for any other."""
+    """Return the numbers of inputs and outputs of a layer that could compute the logits; (0, 0) for any other layer."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):

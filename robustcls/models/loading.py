@@ -1,7 +1,7 @@
-"""Loads whatever `--model` takes.
+"""Loads every kind of model that `--model` accepts, in three stages.
 
-read_model (a file is read, nothing is built) -> build_model (the classes and the size of the data are known by now) ->
-fit_to_data (which output is which class). `load` does the first two for Python.
+read_model reads a file and builds nothing. build_model builds the model, when the classes and the image size of the data are
+known. fit_to_data finds out which output is which class. `load` combines the first two for the Python API.
 """
 
 import copy
@@ -47,7 +47,7 @@ def load(
     std: float | Sequence[float] | None,
     twin: str | None = None,
 ) -> LoadedModel:
-    """A model without data beside it, as `robustcls.load` describes it. Raises InputError."""
+    """Load a model without data, as described in `robustcls.load`. Raises InputError."""
     mean, std = _values(mean, "mean"), _values(std, "std")
     source = read_model(spec, twin)
     ours = isinstance(source.content, Manifest | RemoteNet) or is_checkpoint(source.content)
@@ -55,12 +55,12 @@ def load(
         raise InputError(
             f"{spec} does not say which images it takes: give `input_size`, such as `input_size=(3, 32, 32)`"
         )
-    size = input_size or (3, 224, 224)  # where an ONNX file leaves it open
+    size = input_size or (3, 224, 224)  # used where an ONNX file leaves the size open
     loaded = build_model(source, arch=arch, classes=classes, input_size=size, mean=mean, std=std)
     own_size = input_size_of(loaded.model)
     if input_size is not None and own_size is not None and tuple(own_size) != tuple(input_size):
         raise InputError(f"{spec} takes images of {tuple(own_size)}, not of input_size={tuple(input_size)}")
-    if classes and groups_in(loaded.model) is None:  # else they are names of what is inside
+    if classes and groups_in(loaded.model) is None:  # in a coarse wrapper, they name the classes of the model inside
         known = tuple(loaded.classes) if ours else own_names(loaded.classes)
         if known and known != classes:
             one, other = next(pair for pair in zip_longest(known, classes, fillvalue="none") if pair[0] != pair[1])
@@ -68,24 +68,24 @@ def load(
                 f"{spec} knows its classes, and has {one!r} where classes say {other!r}: leave classes out"
             )
         _check_count(loaded.model, spec, classes, own_size or input_size)
-        if not isinstance(loaded.model, Classifier):  # it may be an object of the user's
+        if not isinstance(loaded.model, Classifier):  # it may be the user's object, which must not change
             loaded.model = copy.copy(loaded.model)
         loaded.model.classes = classes  # type: ignore[assignment]
     return loaded
 
 
 def _check_count(model: nn.Module, spec: str, classes: Sequence[str], size: Sequence[int] | None) -> None:
-    """Raises InputError where there are more or fewer outputs than names, or that cannot be told."""
-    if size is None:  # by the layer that was registered last
+    """Raise InputError where the number of outputs is not the number of class names."""
+    if size is None:  # the model cannot be run: guess from the layer that was registered last
         widths = [getattr(module, "out_features", getattr(module, "out_channels", 0)) for module in model.modules()]
         outputs = next((width for width in reversed(widths) if width), 0)
-        said = f"{spec} seems to give {outputs} outputs, not {len(classes)}: if that is wrong, give input_size"
+        message = f"{spec} seems to give {outputs} outputs, not {len(classes)}: if that is wrong, give input_size"
     else:
         fitted, _ = classifier_of(model, torch.zeros(1, *size), len(classes))
         outputs = _count_outputs(fitted, torch.zeros(1, *size))
-        said = f"{spec} gives {outputs} outputs, {len(classes)} classes were named: name each output"
+        message = f"{spec} gives {outputs} outputs, {len(classes)} classes were named: name each output"
     if outputs != len(classes):
-        raise InputError(said)
+        raise InputError(message)
 
 
 def _count_outputs(model: nn.Module, images: Tensor) -> int:
@@ -94,7 +94,7 @@ def _count_outputs(model: nn.Module, images: Tensor) -> int:
 
 
 def _values(given: Any, name: str) -> list[float] | None:
-    """A number, or several, as a list. Raises InputError."""
+    """Return one or several numbers as a list. Raises InputError."""
     if given is None:
         return None
     try:
@@ -104,9 +104,9 @@ def _values(given: Any, name: str) -> list[float] | None:
 
 
 def read_model(spec: str, twin: str | None = None) -> ModelSource:
-    """Reads a checkpoint or a state dict; a zoo's model and `package.module:callable` wait for `build_model`.
+    """Read the file of a model. Models of a zoo and `package.module:callable` are loaded later, by `build_model`.
 
-    twin: of a service, the model whose gradients attacks follow. Raises InputError.
+    twin: for a service, the model whose gradients attacks use. Raises InputError.
     """
     return _read(read_wrapped(spec), twin)
 
@@ -123,7 +123,7 @@ def _read(named: Wrapped, twin: str | None) -> ModelSource:
         meta = {**(other.meta if other else {}), **({"threat": net.threat} if net.threat else {})}
         return ModelSource(net.url, net, net.sha256, meta, other)
     if twin:
-        raise InputError(f"{spec} is no service and needs no `twin`: leave it out")
+        raise InputError(f"{spec} is not a service and needs no `twin`: leave it out")
     if spec.endswith(".onnx"):
         return ModelSource(spec, sha256=hash_onnx(spec))
     if is_artefact(spec):
@@ -145,10 +145,11 @@ def build_model(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> LoadedModel:
-    """The model of a source. A state dict takes arch (a spec), and classes and input_size (C, H, W) from the data.
+    """Build the model of a source. Raises InputError.
 
-    mean, std: the normalisation that foreign weights were trained with, put in front of a state dict, an ONNX file or a
-    module of the user's own; none is assumed, and said, without them. Raises InputError.
+    arch: the architecture of a state dict. classes, input_size (C, H, W): those of the data, which a state dict and an ONNX
+    file may need. mean, std: the normalisation that a state dict, an ONNX file or a user's module was trained with, which is
+    put in front of it. Without them no normalisation is assumed, and a note says so.
     """
     if source.wrapper:
         given: dict[str, Any] = {"arch": arch, "classes": classes, "input_size": input_size, "mean": mean, "std": std}
@@ -173,7 +174,7 @@ def build_model(
         return _from_callable(spec, input_size, normalisation if mean or std else None)
     if is_checkpoint(content):
         model, _ = restore(content, spec, trusted=arch)
-        name = "/".join(Path(spec).parts[-2:])  # all runs call it ckpt.pt: the folder tells them apart
+        name = "/".join(Path(spec).parts[-2:])  # with the run folder, because all runs name the file ckpt.pt
         trusted = arch == model.arch or (":" in model.arch and not isinstance(arch, str))
         notes = _unused(name, arch=None if trusted else arch, mean=mean, std=std)
         return LoadedModel(model, name, source.sha256, model.classes, notes)
@@ -190,7 +191,7 @@ def build_model(
 
 
 def _from_service(net: RemoteNet, twin: ModelSource | None, **options: Any) -> LoadedModel:
-    """The model of a service. options: of foreign weights, which its twin may be."""
+    """Return the model of a service. options: arch, mean and std for its twin, which may need them."""
     if twin is None:
         notes = _unused(net.url, **options)
     else:
@@ -203,9 +204,10 @@ def _from_service(net: RemoteNet, twin: ModelSource | None, **options: Any) -> L
 def _from_weights(
     content: Any, name: str, make: Callable[..., Classifier], classes: Sequence[str], *, given: bool
 ) -> LoadedModel:
-    """A classifier with other people's weights, and with as many outputs as they have.
+    """Build a classifier with the weights of other training code, and with as many outputs as these weights have.
 
-    make: builds it, by its classes. given: its normalisation, else one that the file keeps beside the weights is taken.
+    make: builds it for given classes. given: whether the user gave a normalisation; otherwise one that the file contains beside
+    the weights is used.
     """
     model = make(classes=classes or _numbered(10))
     weights = find_weights(content, model.net, name)
@@ -220,36 +222,38 @@ def _from_weights(
         elif len(weights.mean) in (1, model.input_size[0]):
             model.normalise(weights.mean, weights.std)
             weights.notes.append(f"{name}: the mean and std that it keeps beside its weights are put in front")
-    names, said = find_class_names(content, _outputs_of(model, model.net.state_dict()), name)
+    names, name_notes = find_class_names(content, _outputs_of(model, model.net.state_dict()), name)
     if len(names) == len(model.classes):
         model.classes = names
-    return LoadedModel(model.eval(), name, classes=names, notes=weights.notes + said)
+    return LoadedModel(model.eval(), name, classes=names, notes=weights.notes + name_notes)
 
 
 def fit_to_data(
     loaded: LoadedModel, images: Tensor, classes: Sequence[str], listing: Listing | None = None, *, shared: bool = False
 ) -> tuple[ClassMap, str]:
-    """Which output each class of the data is, and what was taken of the model's output, "" where it gives logits.
+    """Map the classes of the data to the model's outputs. Return the map, and a note on what is used as logits, or "".
 
-    A model that gives something else is put inside one that gives logits. images: some of the data, N,C,H,W. classes: the
-    data's names. listing: of a file of classes. shared: it may be about another model. Raises InputError where a class has no
-    output.
+    A model that does not return logits is wrapped in one that does, in place in `loaded`. Raises InputError where a class has
+    no output.
+
+    images: some of the data, N,C,H,W. classes: the class names of the data. listing: the content of a file of classes. shared:
+    the file may be about another model.
     """
-    # A file that gives some outputs' numbers does not say how many there are.
+    # A file that lists the numbers of some outputs does not say how many outputs there are.
     expected = len(loaded.classes or (listing.aliases if listing else classes))
-    loaded.model, said = classifier_of(loaded.model, images, expected)
+    loaded.model, note = classifier_of(loaded.model, images, expected)
     outputs = _count_outputs(loaded.model, images[:2])
     try:
-        found = map_classes(loaded, classes, outputs, listing, shared=shared)
+        class_map = map_classes(loaded, classes, outputs, listing, shared=shared)
     except InputError as error:
-        raise InputError(f"{error} ({said})" if said else str(error)) from None
-    return found, said
+        raise InputError(f"{error} ({note})" if note else str(error)) from None
+    return class_map, note
 
 
 def map_classes(
     loaded: LoadedModel, classes: Sequence[str], outputs: int, listing: Listing | None = None, *, shared: bool = False
 ) -> ClassMap:
-    """As `match_classes`; where a wrapper groups the model's classes, those of the data follow into the groups."""
+    """Map classes to outputs as `match_classes` does. Where a wrapper groups the model's classes, map them to the groups."""
     groups = groups_in(loaded.model)
     match = partial(match_classes, classes, model=loaded.name, listing=listing, shared=shared)
     if groups is None or (set(classes) <= set(loaded.classes) and not set(classes) <= groups.keys()):
@@ -264,7 +268,7 @@ def map_classes(
 
 
 def _outputs_of(model: Classifier, state: Mapping[str, Tensor]) -> int | None:
-    """How many outputs the head of these weights has; None where the architecture has no such head."""
+    """Return the number of outputs of the head in these weights; None where the architecture has no such head."""
     try:
         head, _ = head_of(model.net, len(model.classes))
     except InputError:
@@ -292,7 +296,7 @@ def _from_callable(spec: str, input_size: Sequence[int], normalisation: Mapping[
         raise InputError(f"model {spec} gave {type(model).__name__}: it must return a torch.nn.Module on [0, 1] pixels")
     classes = getattr(model, "classes", ())
     if not isinstance(classes, (tuple, list)) or not all(isinstance(name, str) for name in classes):
-        classes = ()  # other people's modules may mean something else by it
+        classes = ()  # a user's module may use this attribute for something else
     classes = own_names(classes)
     if normalisation:
         model = Classifier(model, classes=classes, input_size=input_size, arch=spec, **normalisation)

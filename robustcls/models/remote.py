@@ -1,8 +1,7 @@
-"""A model that a service runs: images go over HTTP as 8-bit pixels, logits come back.
+"""A model that runs in a service: images are sent over HTTP as 8-bit pixels, and logits are returned.
 
-The protocol is the Open Inference Protocol, version 2, with its binary tensor extension, as `robustcls serve` speaks it:
-https://github.com/kserve/open-inference-protocol. Only the address that was given is asked: neither a proxy nor a redirect
-is followed.
+The protocol is version 2 of the Open Inference Protocol with its binary tensor extension, as in `robustcls serve`:
+https://github.com/kserve/open-inference-protocol. Only the given address is contacted: proxies and redirects are not used.
 """
 
 import http.client
@@ -30,16 +29,17 @@ from robustcls.results.fields import Distance
 
 LENGTH = "Inference-Header-Content-Length"
 INPUT, OUTPUT = "images", "logits"
-BATCH = 32  # images of a request
-BODY = 8 << 20  # bytes of a request, about: fewer images where they are large
-ANSWER = 16 << 20  # bytes of an answer, at most
-TIMEOUT = 60.0  # seconds without a byte after which a service is given up
-PATIENCE = 60.0  # seconds, in all, that one request waits where the service says Retry-After
+BATCH = 32  # images per request
+BODY = 8 << 20  # approximate largest size of a request in bytes; large images are sent in smaller batches
+ANSWER = 16 << 20  # largest size of a response in bytes
+TIMEOUT = 60.0  # seconds without a byte after which a request fails
+PATIENCE = 60.0  # total seconds that one request waits while the service answers with Retry-After
 _MODEL = re.compile(r"/v2/models/[\w.%-]+(?:/versions/([\w.%-]+))?", re.ASCII)
 _USUAL = "give http://HOST:PORT/v2/models/NAME"
 
 
 def is_remote(spec: str) -> bool:
+    """Whether a spec is the address of a service."""
     return spec.startswith(("http://", "https://"))
 
 
@@ -57,7 +57,7 @@ class _Threat:
 
 @dataclass
 class _About:
-    """What `robustcls serve` says of a model beyond the protocol."""
+    """The metadata that `robustcls serve` adds to the protocol."""
 
     sha256: str
     classes: list[str]
@@ -73,22 +73,23 @@ class _Metadata:
 
 
 class RemoteNet(nn.Module):
-    """A network that a service runs: images N,C,H,W in [0, 1], rounded to 8 bits and sent, to its float32 logits N,K.
+    """A network that runs in a service: images N,C,H,W in [0, 1] are rounded to 8 bits and sent; it returns float32 logits N,K.
 
-    What is sent is what counts. A service gives no gradient: `differentiable` is False until `follow` names a twin, whose
-    gradient at the image as sent is then followed (BPDA, arXiv:1802.00420); the logits are always the service's.
+    The verdict is that on the image as sent. A service gives no gradients: `differentiable` is False until `follow` names a
+    twin. Then the gradient is that of the twin at the image as sent (BPDA, arXiv:1802.00420); the logits are always those of
+    the service.
     """
 
     eight_bits = True
 
     def __init__(self, url: str) -> None:
-        """Raises InputError where the address names no model that `robustcls serve` serves."""
+        """Read the metadata of the model. Raises InputError where the address is not that of a model of `robustcls serve`."""
         super().__init__()
         self.url = url.rstrip("/")
         self.queries = 0  # images that the service has answered
-        self.failed = ""  # why the last request was not answered; "" where it was
+        self.failed = ""  # why the last request failed; "" where it was answered
         self.twin_name = ""
-        self._twin: list[nn.Module] = []  # in a list, so that its layers and weights are not taken for this network's
+        self._twin: list[nn.Module] = []  # in a list, so that it is not registered as a submodule
         self._wire = _Wire(self.url)
         content, _ = self._wire.ask("GET")
         try:
@@ -106,12 +107,12 @@ class RemoteNet(nn.Module):
         self.input_size = (shape[1], shape[2], shape[3])
         self.classes: Sequence[str] = tuple(about.parameters.classes)
         self.sha256, threat = about.parameters.sha256, about.parameters.threat
-        self.threat: dict[str, Any] = asdict(threat) if threat else {}  # norm and eps of training, where it says so
+        self.threat: dict[str, Any] = asdict(threat) if threat else {}  # norm and eps of training, where known
         named = _MODEL.fullmatch(urlsplit(self.url).path)
         self.version = (named and named[1]) or (about.versions or [""])[-1]
 
     def _is_no_service(self, why: str) -> InputError:
-        return InputError(f"{self.url} is no model of robustcls serve: {why}: {_USUAL}")
+        return InputError(f"{self.url} is not a model of robustcls serve: {why}: {_USUAL}")
 
     def __deepcopy__(self, memo: object) -> "RemoteNet":
         raise InputError(f"{self.url} is a service, which cannot be copied: name the artefact or checkpoint itself")
@@ -130,14 +131,14 @@ class RemoteNet(nn.Module):
 
     @property
     def notes(self) -> list[str]:
-        """What whoever asks it must know."""
-        said = [f"{self.url}: version {self.version}, asked with images in 8 bits: what is sent is what counts"]
-        return [*said, f"{self.url}: gradients are those of {self.twin_name}"] if self._twin else said
+        """Notes for the user."""
+        notes = [f"{self.url}: version {self.version}, asked with images in 8 bits: what is sent is what counts"]
+        return [*notes, f"{self.url}: gradients are those of {self.twin_name}"] if self._twin else notes
 
     def follow(self, twin: nn.Module, name: str, classes: Sequence[str] = ()) -> None:
-        """Takes gradients from another model on the same images. Raises InputError where it is not of the same task.
+        """Use the gradients of another model, the twin. Raises InputError where it takes other images or has other classes.
 
-        classes: the twin's own names; none where it does not say.
+        name: of the twin. classes: the class names of the twin, if it has any.
         """
         size = input_size_of(twin)
         if size is not None and tuple(size) != self.input_size:
@@ -156,16 +157,16 @@ class RemoteNet(nn.Module):
         pixels = levels.to("cpu", torch.uint8).contiguous().numpy()
         logits = torch.from_numpy(self.answers(pixels)).to(x.device)
         if self.twin is not None and torch.is_grad_enabled() and x.requires_grad:
-            theirs = self.twin.to(x.device)(straight_through(x, (levels / LEVELS).to(x.dtype)))
-            if theirs.shape != logits.shape:
+            twin_logits = self.twin.to(x.device)(straight_through(x, (levels / LEVELS).to(x.dtype)))
+            if twin_logits.shape != logits.shape:
                 raise InputError(
-                    f"the twin {self.twin_name} gives {theirs.shape[-1]} logits, {self.url} {logits.shape[-1]}"
+                    f"the twin {self.twin_name} gives {twin_logits.shape[-1]} logits, {self.url} {logits.shape[-1]}"
                 )
-            logits = straight_through(theirs.to(logits.dtype), logits)
+            logits = straight_through(twin_logits.to(logits.dtype), logits)
         return logits
 
     def answers(self, pixels: NDArray[numpy.uint8]) -> NDArray[numpy.float32]:
-        """The service's logits N,K of images N,C,H,W. Raises InputError where it does not give them."""
+        """Return the service's logits N,K of images N,C,H,W. Raises InputError where a request fails."""
         size = max(1, min(BATCH, BODY // max(1, pixels[:1].nbytes)))
         return numpy.concatenate([self._ask(pixels[at : at + size]) for at in range(0, len(pixels), size)])
 
@@ -189,17 +190,17 @@ class RemoteNet(nn.Module):
         return logits
 
     def _read(self, content: bytes, length: str | None, count: int) -> NDArray[numpy.float32]:
-        """The logits of an answer to so many images. Raises InputError where it holds none, or is another version's."""
+        """Return the logits in a response for `count` images. Raises InputError without logits, or from another version."""
         shape = [count, len(self.classes)]
         try:
             end = int(length or "")
             whole = json.loads(content[:end])
             version = whole.get("model_version", self.version)
             [output] = whole["outputs"]
-            told = [output[key] for key in ("name", "datatype", "shape")]
+            described = [output[key] for key in ("name", "datatype", "shape")]
             logits = numpy.frombuffer(content[end:], dtype="<f4")
-            if told != [OUTPUT, "FP32", shape] or logits.size != count * shape[1]:
-                raise ValueError(f"{told[0]} {told[1]} {told[2]}")
+            if described != [OUTPUT, "FP32", shape] or logits.size != count * shape[1]:
+                raise ValueError(f"{described[0]} {described[1]} {described[2]}")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(
                 f"{self.url} answers something else than {OUTPUT} {shape} in binary ({_shown(one_line(error))}): is it a "
@@ -207,40 +208,40 @@ class RemoteNet(nn.Module):
             ) from None
         if version != self.version:
             raise InputError(
-                f"{self.url} now answers by version {_shown(str(version))}, not by {self.version}: attack that one anew"
+                f"{self.url} now answers by version {_shown(str(version))}, not by {self.version}: attack that one again"
             )
         return logits.reshape(shape).astype(numpy.float32)
 
 
 class _Wire:
-    """One connection to the address of a model, kept alive."""
+    """A keep-alive connection to the address of a model."""
 
     def __init__(self, url: str) -> None:
-        """Raises InputError where the address is none of a model."""
+        """Raises InputError where the address is not that of a model."""
         self.url = url
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise InputError(f"{url} is no address: {error}: {_USUAL}") from None
+            raise InputError(f"{url} is not an address: {error}: {_USUAL}") from None
         if parts.scheme != "http":
             raise InputError(f"{url}: https is not supported: {_USUAL} of the service itself")
         if not host or parts.username is not None:
-            raise InputError(f"{url} is no address of a host: {_USUAL}")
+            raise InputError(f"{url} is not the address of a host: {_USUAL}")
         if not _MODEL.fullmatch(parts.path) or parts.query or parts.fragment:
             raise InputError(f"{url} names no model of a service: {_USUAL}")
         self.path = parts.path
         self.connection = http.client.HTTPConnection(host, port or 80, timeout=TIMEOUT)
 
     def ask(self, method: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[bytes, Any]:
-        """The metadata (GET), or the answer to a request (POST), and the length of its JSON. Waits where it is busy.
+        """Return the metadata (GET), or the response to a request (POST) and the length of its JSON part.
 
-        Raises InputError where there is no answer, or a refusal.
+        Waits while the service is busy. Raises InputError where there is no answer, or an error status.
         """
         waited = 0.0
         while True:
-            status, told, content = self._once(method, body, headers or {})
-            wait = _seconds(told["Retry-After"]) if status == 503 else None
+            status, fields, content = self._once(method, body, headers or {})
+            wait = _seconds(fields["Retry-After"]) if status == 503 else None
             if wait is None:
                 break
             if waited + wait > PATIENCE:
@@ -248,7 +249,7 @@ class _Wire:
             time.sleep(wait)
             waited += wait
         if status == 200:
-            return content, told[LENGTH]
+            return content, fields[LENGTH]
         if 300 <= status < 400:
             raise InputError(f"{self.url} redirects, which is not followed: name the service itself")
         raise InputError(f"{self.url} refuses ({status}): {_message(content)}")
@@ -266,7 +267,7 @@ class _Wire:
                 return response.status, response.headers, content
             except (OSError, http.client.HTTPException, ValueError) as error:
                 self.connection.close()
-                if kept and isinstance(error, ConnectionError):  # closed while it was idle: once more, on another
+                if kept and isinstance(error, ConnectionError):  # closed while idle: retry on a new one
                     continue
                 raise InputError(
                     f"{self.url} does not answer ({_shown(one_line(error))}): is `robustcls serve` running there?"
@@ -277,14 +278,14 @@ class _Wire:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """How long to wait; None where the service does not say that it is worth it."""
+    """Return the seconds to wait from a Retry-After header; None without the header."""
     if retry_after is None:
         return None
     return float(max(1, int(retry_after))) if re.fullmatch("[0-9]{1,6}", retry_after) else 1.0
 
 
 def _message(content: bytes) -> str:
-    """What a refusal says."""
+    """Return the error message in a response."""
     try:
         return _shown(json.loads(content)["error"])
     except (ValueError, TypeError, KeyError):
@@ -292,24 +293,23 @@ def _message(content: bytes) -> str:
 
 
 def _shown(text: str) -> str:
-    """A line of a service's own words, without what a terminal would obey."""
+    """Return a text of the service without characters that could control a terminal, cut to 200 characters."""
     return "".join(letter for letter in text if letter.isprintable())[:200]
 
 
 def remote_of(model: nn.Module) -> RemoteNet | None:
-    """The service behind a model, where there is one."""
+    """Return the service inside a model; None where there is none."""
     return next((one for one in model.modules() if isinstance(one, RemoteNet)), None)
 
 
 def check_answered(model: nn.Module) -> None:
-    """Raises InputError where a service, which the model may be, did not answer in the end: parts of what was measured
-    say so."""
+    """Raise InputError where the model is a service whose last request failed, so that parts of the evaluation are missing."""
     if (net := remote_of(model)) and net.failed:
         raise InputError(f"{net.failed}; what was not measured is named in the evaluation")
 
 
 def classifier_of_service(net: RemoteNet) -> Classifier:
-    """The classifier that a service is."""
+    """Return the classifier of a service."""
     model = Classifier(net, classes=net.classes, input_size=net.input_size, arch="service").eval()
     model.normalised_inside = True
     return model

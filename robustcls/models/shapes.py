@@ -1,4 +1,4 @@
-"""The widths of a network's layers, where pruning changed them: numbers in a checkpoint, so that nothing is unpickled."""
+"""The layer widths of a pruned network. A checkpoint stores them as numbers, so that no module has to be unpickled."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,28 +16,28 @@ Width = int | list[int]
 
 
 def shapes_of(net: nn.Module) -> dict[str, dict[str, Width]]:
-    """The widths of each layer that has some, by its name."""
-    found = {
+    """Return the widths of each layer that has any, by the layer's name."""
+    shapes = {
         name: {width: value for width in WIDTHS if (value := _width(getattr(module, width, None))) is not None}
         for name, module in net.named_modules()
     }
-    return {name: widths for name, widths in found.items() if widths}
+    return {name: widths for name, widths in shapes.items() if widths}
 
 
 def take_shapes(net: nn.Module, shapes: Any, state: Mapping[str, Any], name: str) -> None:
     """Give the layers of a fresh network these widths, in place, and its tensors the shapes of a state dict.
 
-    The weights mean nothing afterwards. What the network lacks is left to whoever loads the state dict.
+    The weights are undefined afterwards. Tensors that the network lacks are ignored here; loading the state dict reports them.
 
     Args:
-        net: of the architecture that was pruned.
-        shapes: as `shapes_of` gives them; whatever a file holds.
+        net: a network of the architecture that was pruned.
+        shapes: widths as returned by `shapes_of`; they come from a file and may be anything.
         state: the weights that will be loaded.
-        name: of the file.
+        name: of the file, for messages.
 
     Raises:
-        InputError: for anything but layers of this network and widths of at most its own, so that a file cannot make it
-            larger than the architecture is.
+        InputError: unless these are layers of this network with widths of at most its own: a file must not make the network
+            larger than its architecture.
     """
     modules: dict[str, Any] = dict(net.named_modules())
     full = shapes_of(net)
@@ -51,16 +51,17 @@ def take_shapes(net: nn.Module, shapes: Any, state: Mapping[str, Any], name: str
                 raise _misfit(name, f"{width!s:.20} of {layer} is {value!r:.40}, not 1 to {full[layer].get(width)}")
             setattr(modules[layer], width, tuple(value) if isinstance(value, list | tuple) else value)
     for key, tensor in state.items():
-        module, _, own = key.rpartition(".")
+        module, _, attribute = key.rpartition(".")
         tensors = [modules[module]._parameters, modules[module]._buffers] if module in modules else []
-        for held in tensors:
-            current = held.get(own)
+        for registered in tensors:
+            current = registered.get(attribute)
             if current is None or not isinstance(tensor, Tensor) or tensor.shape == current.shape:
                 continue
             if not _is_part(list(tensor.shape), list(current.shape)):
                 raise _misfit(name, f"{key} is {tuple(tensor.shape)}, of {tuple(current.shape)}")
             empty = torch.empty(tensor.shape, dtype=current.dtype, device=current.device)
-            held[own] = nn.Parameter(empty, current.requires_grad) if isinstance(current, nn.Parameter) else empty
+            is_parameter = isinstance(current, nn.Parameter)
+            registered[attribute] = nn.Parameter(empty, current.requires_grad) if is_parameter else empty
 
 
 def _width(value: Any) -> Width | None:
@@ -70,11 +71,11 @@ def _width(value: Any) -> Width | None:
 
 
 def _is_part(value: Any, full: Width | None) -> bool:
-    """Whether it is a whole number, or are whole numbers, from 1 to that of the unpruned layer."""
+    """Whether a value is an integer, or a list of integers, from 1 to that of the unpruned layer."""
     if isinstance(full, list) and isinstance(value, list | tuple):
         return len(value) == len(full) and all(map(_is_part, value, full))
     return isinstance(full, int) and type(value) is int and 1 <= value <= full
 
 
-def _misfit(name: str, what: str) -> InputError:
-    return InputError(f"{name}: the widths of its pruned layers are not those of a part of `arch`: {what}")
+def _misfit(name: str, reason: str) -> InputError:
+    return InputError(f"{name}: the widths of its pruned layers are not those of a part of `arch`: {reason}")

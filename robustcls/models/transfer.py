@@ -1,4 +1,4 @@
-"""Starts training from existing weights (Yosinski et al. 2014, arXiv:1411.1792)."""
+"""Transfer learning: training that starts from existing weights (Yosinski et al. 2014, arXiv:1411.1792)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,15 +19,17 @@ from robustcls.runtime.fused import own_tensors
 from robustcls.runtime.low_rank import plain_parameters
 
 IMAGENET = "imagenet"
-LAYERS = (nn.Linear, nn.modules.conv._ConvNd)  # whose weights are matrices
+LAYERS = (nn.Linear, nn.modules.conv._ConvNd)  # layers with weight matrices or kernels
 
 
 def initialise(model: Classifier, init: str) -> str:
-    """Takes over every weight that fits by name and shape, and the normalisation that belongs to them; says what it took.
+    """Load every weight that fits by name and shape, and the normalisation that belongs to them. Return what was loaded.
 
-    init: `imagenet`, the default weights of the zoo that model.arch names, or the path of a checkpoint, a state dict or
-    a .safetensors. A head of another shape stays as it is. Call it before anything copies the model. Raises InputError
-    where fewer than half of the backbone's tensors fit. The model becomes as narrow as a pruned checkpoint's.
+    A head of another shape keeps its random weights. A pruned checkpoint makes the model's layers as narrow as its own. Call
+    this before anything copies the model.
+
+    init: `imagenet`, for the default weights of the zoo that model.arch names, or the path of a checkpoint, a state dict or a
+    .safetensors file. Raises InputError where fewer than half of the backbone's tensors fit.
     """
     read = _read(init, model)
     wanted = model.net.state_dict()
@@ -49,21 +51,21 @@ def initialise(model: Classifier, init: str) -> str:
     taken = [key for key in fits if not (new_head and _is_in(head, key))]  # half a head is none
     model.net.load_state_dict({key: state[key] for key in taken}, strict=False)
     mean, std = read.mean or (), read.std or ()
-    if {len(mean), len(std)} <= {1, model.input_size[0]}:  # not those of colours for grey images
+    if {len(mean), len(std)} <= {1, model.input_size[0]}:  # unless they are for RGB and the images are grey
         model.normalise(mean, std)
     left = [key for key in state if key not in wanted and not _is_in(head, key)]
-    said = [f"{len(taken)} of {len(wanted)} tensors taken"]
-    said += [f"{len(misfits)} of the backbone not, such as {misfits[0]}"] if misfits else []
-    said += [f"{len(left)} without a place here, such as {left[0]}"] if left else []
-    whose = f"new head{about_head}" if new_head else f"with its head{about_head}"
-    return "; ".join([f"{init}: {', '.join(said)}, {whose}", *read.notes])
+    counts = [f"{len(taken)} of {len(wanted)} tensors taken"]
+    counts += [f"{len(misfits)} of the backbone not, such as {misfits[0]}"] if misfits else []
+    counts += [f"{len(left)} without a place here, such as {left[0]}"] if left else []
+    head_used = f"new head{about_head}" if new_head else f"with its head{about_head}"
+    return "; ".join([f"{init}: {', '.join(counts)}, {head_used}", *read.notes])
 
 
 def freeze(model: Classifier, what: str) -> list[nn.Module]:
-    """Stops the training of `none`, of the `backbone` (all but the head) or of the first N layers; gives these modules.
+    """Freeze `none`, the `backbone` (everything except the head) or the first N layers. Return the frozen modules.
 
-    A layer is a module with tensors of its own, in the order of registration. `keep_frozen_in_eval` keeps the statistics
-    of their BatchNorms. Raises InputError.
+    A layer is a module with tensors of its own; layers are counted in the order of registration. Use `keep_frozen_in_eval` to
+    keep the statistics of frozen BatchNorms. Raises InputError.
     """
     layers = [module for module in model.net.modules() if own_tensors(module)]
     if what == "none":
@@ -75,7 +77,7 @@ def freeze(model: Classifier, what: str) -> list[nn.Module]:
         chosen = layers[: int(what)]
     else:
         raise InputError(
-            f"cannot freeze {what!r}: give none, backbone or how many layers, of {len(layers) - 1} at the most"
+            f"cannot freeze {what!r}: give none, backbone or a number of layers, {len(layers) - 1} at most"
         )
     for layer in chosen:
         for parameter in layer.parameters(recurse=False):
@@ -85,12 +87,12 @@ def freeze(model: Classifier, what: str) -> list[nn.Module]:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What is trained of a model, by a spec such as `lora(rank=4)`."""
+    """Which parameters of a model are trained, by a spec such as `lora(rank=4)`."""
 
     spec: str
-    trained: int  # parameters, those that are added included
-    parameters: int  # of the model as it is saved
-    layers: tuple[str, ...]  # in which something is trained
+    trained: int  # number of trained parameters, including added ones
+    parameters: int  # number of parameters of the saved model
+    layers: tuple[str, ...]  # layers with trained parameters
 
     def __str__(self) -> str:
         names = ", ".join([*self.layers[:2], "...", self.layers[-1]] if len(self.layers) > 3 else self.layers)
@@ -100,16 +102,16 @@ class Tuned:
 
 
 def tuned(model: Classifier, spec: str) -> Tuned:
-    """What takes gradients in a model after the spec was applied."""
+    """Return the record of the parameters that are trained after the spec was applied."""
     free = {name: p.numel() for name, p in model.net.named_parameters() if p.requires_grad}
     layers = tuple(dict.fromkeys(name.rpartition(".")[0].partition(".parametrizations")[0] for name in free))
     return Tuned(spec, sum(free.values()), sum(p.numel() for p in plain_parameters(model).values()), layers)
 
 
 def keep_frozen_in_eval(modules: Iterable[nn.Module]) -> None:
-    """To be called after model.train(): BatchNorms of frozen modules use and keep the statistics that they have.
+    """Put frozen modules in eval mode, so that their BatchNorms use and keep their statistics. Call it after model.train().
 
-    Each module alone, without those inside: one that holds a frozen tensor may hold the head too.
+    Submodules are not changed: a module that has a frozen tensor may also contain the head.
     """
     for module in modules:
         module.training = False
@@ -118,13 +120,13 @@ def keep_frozen_in_eval(modules: Iterable[nn.Module]) -> None:
 def parameter_groups(
     model: Classifier, *, lr: float, weight_decay: float, backbone_lr: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Groups for an optimizer: trainable parameters, of which weights of convolutions and linear layers decay.
+    """Return the parameter groups of an optimizer. Weight decay is applied only to weights of convolutions and linear layers.
 
-    backbone_lr: times lr, for all but the head. A group's `lr_scale` is its share in lr, for the schedule to keep.
-    Raises InputError.
+    backbone_lr: factor on lr for everything except the head. A group's `lr_scale` is its factor on lr, which the schedule
+    keeps. Raises InputError.
     """
     if not 0 < backbone_lr < float("inf"):
-        raise InputError(f"backbone_lr {backbone_lr} is no factor of lr: give a number above 0, such as 0.1")
+        raise InputError(f"backbone_lr {backbone_lr} is not a factor of lr: give a number above 0, such as 0.1")
     decayed = {module.weight for module in model.modules() if isinstance(module, LAYERS)}
     head = set(head_of(model.net, len(model.classes))[1].parameters()) if backbone_lr != 1 else set(model.parameters())
     groups: dict[tuple[bool, bool], dict[str, Any]] = {
@@ -160,13 +162,13 @@ def _read(init: str, model: Classifier) -> Weights:
         except KeyError as error:
             raise InputError(f"{init} lacks {error}: it is damaged or of another version") from None
     weights = find_weights(content, model.net, name)
-    weights.classes, said = find_class_names(content, len(model.classes), name)
-    weights.notes += said if weights.classes else []
+    weights.classes, name_notes = find_class_names(content, len(model.classes), name)
+    weights.notes += name_notes if weights.classes else []
     return weights
 
 
 def _take_pruned_backbone(model: Classifier, content: Mapping[str, Any], init: str) -> None:
-    """All layers become as narrow as a pruned checkpoint's but those of the head, which takes as many inputs."""
+    """Give all layers except the head the widths of a pruned checkpoint, and the head the matching number of inputs."""
     if "shapes" not in content or not isinstance(content["shapes"], Mapping):
         return take_pruned(model, content, init)
     head, module = head_of(model.net, len(model.classes))
@@ -184,29 +186,31 @@ def _take_pruned_backbone(model: Classifier, content: Mapping[str, Any], init: s
 
 
 def _first_weights(head: str) -> tuple[str, str]:
-    """What a checkpoint calls the weight of the head's first layer, of several or alone."""
+    """Return the possible names of the weight of the head's first layer: in a head of several layers, and of one."""
     return f"{head}.0.weight", f"{head}.weight"
 
 
 def _order_head(
     model: Classifier, init: str, state: dict[str, Tensor], known: Sequence[str], layer: Sequence[str]
 ) -> str:
-    """Puts the rows of the last layer in the order of the model's classes, in place, or takes them out where the classes
-    are others; says which. layer: the names of its tensors."""
+    """Reorder the rows of the last layer in `state` to the order of the model's classes, or remove them for other classes.
+
+    Return what was done, as an addition to the message. layer: the names of the layer's tensors.
+    """
     count = len(model.classes)
     rows = [key for key in layer if key in state and state[key].ndim and len(state[key]) == count]
     if not rows or list(known) == list(model.classes):
         return ""
     try:
-        found = match_classes(model.classes, known, count, model=init)
+        class_map = match_classes(model.classes, known, count, model=init)
     except InputError:
         for key in rows:
             del state[key]
         return f", since its classes are others ({known[0]} ...)" if known else ", since its classes are not known"
-    if not found.moves_labels:
+    if not class_map.moves_labels:
         return "" if known else ", its outputs taken in the data's order"
     for key in rows:
-        state[key] = state[key][list(found.outputs)]
+        state[key] = state[key][list(class_map.outputs)]
     return ", its rows put in the order of the data's classes"
 
 

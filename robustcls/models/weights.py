@@ -1,4 +1,4 @@
-"""Reads files of weights without running anything in them."""
+"""Reads weight files without running any code in them."""
 
 import argparse
 import hashlib
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from robustcls.core.errors import InputError
 
-# What trainings write beside the weights, and that does nothing when it is made: values, with names or without.
+# Classes that training code stores beside the weights and that are safe to unpickle, because creating them has no side effects.
 HARMLESS: tuple[Any, ...] = (
     argparse.Namespace,
     *(
         (pathlib.PureWindowsPath if "Windows" in kind else pathlib.PurePosixPath, f"{module}.{kind}")
-        for module in ("pathlib", "pathlib._local")  # as Python 3.13 calls it
+        for module in ("pathlib", "pathlib._local")  # the module's name since Python 3.13
         for kind in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
     ),
     numpy.dtype,
@@ -32,7 +32,7 @@ CONVERT = "in a session that trusts it, torch.save(torch.load(FILE, weights_only
 
 
 def read_file(path: str | Path) -> Any:
-    """What a .pt or .safetensors file holds, on the CPU. Raises InputError for anything but tensors and primitives."""
+    """Return the content of a .pt or .safetensors file, on the CPU. Raises InputError unless it is tensors and primitives."""
     path = Path(path)
     if not path.exists():
         raise InputError(f"no file {path}: give a checkpoint, a state dict with `arch`, or package.module:callable")
@@ -41,7 +41,7 @@ def read_file(path: str | Path) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(list(HARMLESS)):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes the unpickler raise
+    except Exception as error:  # a damaged file can make the unpickler raise anything
         raise InputError(f"cannot read {path}: {_why_unread(path, error)}") from None
 
 
@@ -63,10 +63,10 @@ def _why_unread(path: Path, error: Exception) -> str:
         return f"it is {'not a PyTorch file' if head else 'empty'}: give a checkpoint or a state dict"
     whole = head != b"PK" or zipfile.is_zipfile(path)
     if whole and (isinstance(error, pickle.UnpicklingError) or "TorchScript" in str(error)):
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f" ({found[1]})" if found else ""
+        match = re.search(r"GLOBAL ([\w.]+)", str(error))
+        name = f" ({match[1]})" if match else ""
         return (
-            f"it holds more than tensors{what} and is not loaded, since it could run code: save model.state_dict(), or "
+            f"it holds more than tensors{name} and is not loaded, since it could run code: save model.state_dict(), or "
             f"{CONVERT}"
         )
     return "it is truncated or damaged: copy or save it again"
@@ -84,7 +84,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def hash_weights(model: nn.Module) -> str:
-    """The SHA-256, in hex, of a model's parameters and buffers, with their names."""
+    """Return the SHA-256, in hex, of a model's parameters and buffers with their names."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""A model that was named, before and after it is built; alone, or in wrappers."""
+"""The models that a user names, before and after they are built, alone or in wrappers."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -15,24 +15,24 @@ from robustcls.core.wrapped import wrapped_name
 from robustcls.models.remote import RemoteNet
 from robustcls.models.wrappers.coarse import Coarse
 
-TRAINED = ("data", "threat", "seed")  # what models of an ensemble should have in common
+TRAINED = ("data", "threat", "seed")  # training metadata that the models of an ensemble should have in common
 
 
 @dataclass
 class ModelSource:
-    """What a user named as a model, read but not yet built; in wrappers, that of the first model inside."""
+    """A model that a user named, read but not yet built. With a wrapper, the fields describe the first model inside."""
 
     spec: str
-    content: Any = None  # of a file of ours or PyTorch's; None where the model comes from elsewhere, or is several
+    content: Any = None  # of a checkpoint or PyTorch file; None for models from elsewhere and for several models
     sha256: str = ""  # of the file
-    meta: Mapping[str, Any] = field(default_factory=dict)  # what a checkpoint of ours says of itself
-    twin: "ModelSource | None" = None  # of a service, the model whose gradients attacks follow
-    wrapper: plugins.Spec | None = None  # around the members, where there is one
+    meta: Mapping[str, Any] = field(default_factory=dict)  # metadata of a checkpoint of this package
+    twin: "ModelSource | None" = None  # for a service: the model whose gradients attacks use
+    wrapper: plugins.Spec | None = None  # the wrapper around the members, if any
     members: Sequence["ModelSource"] = ()
 
     @property
     def single(self) -> bool:
-        """Whether there is one model inside all wrappers."""
+        """Whether there is exactly one model inside all wrappers."""
         return len(self.members) < 2 and all(one.single for one in self.members)
 
 
@@ -43,16 +43,16 @@ class LoadedModel:
     model: nn.Module
     name: str
     sha256: str = ""
-    classes: Sequence[str] = ()  # its own names; empty where it does not say
-    notes: list[str] = field(default_factory=list)  # what was assumed
+    classes: Sequence[str] = ()  # the model's class names; empty where it has none
+    notes: list[str] = field(default_factory=list)  # messages for the user, such as assumptions
 
 
 def source_in(wrapper: plugins.Spec, members: Sequence[ModelSource]) -> ModelSource:
-    """Models, as they were read, in a wrapper. Of several, what is known of training is that of the first that says so.
+    """Return the source of a wrapper around models that were read. The meta is that of the first model with metadata.
 
-    Raises InputError for an option that the wrapper has not, and for several models of which one is a service.
+    Raises InputError for an unknown option of the wrapper, and for several models of which one is a service.
     """
-    plugins.resolved("wrapper", wrapper)  # a typo is found at once
+    plugins.resolved("wrapper", wrapper)  # so that a typo is reported at once
     if len(members) == 1:
         return replace(members[0], wrapper=wrapper, members=members)
     for one in members:
@@ -65,9 +65,9 @@ def source_in(wrapper: plugins.Spec, members: Sequence[ModelSource]) -> ModelSou
 
 
 def wrap(source: ModelSource, built: Sequence[LoadedModel], classes: Sequence[str]) -> LoadedModel:
-    """The models of a source's members in its wrapper. classes: of the data, for models without names of their own.
+    """Build the wrapper of a source around its built members. Raises InputError.
 
-    Raises InputError.
+    classes: those of the data, for models without class names.
     """
     wrapper = source.wrapper
     assert wrapper is not None
@@ -86,12 +86,12 @@ def wrap(source: ModelSource, built: Sequence[LoadedModel], classes: Sequence[st
 
 
 def _differences(source: ModelSource) -> list[str]:
-    """What is said where the models of an ensemble were not trained alike."""
-    said = []
+    """Return notes where the models of an ensemble were trained with different data, threat models or seeds."""
+    notes = []
     for one in source.members if len(source.members) > 1 else ():
         if differ := [key for key in TRAINED if one.meta and one.meta.get(key) != source.meta.get(key)]:
             names = ["/".join(Path(each.spec).parts[-2:]) for each in (one, source)]
-            said.append(
+            notes.append(
                 f"{names[0]} was trained with another {' and '.join(differ)} than {names[1]}, which is followed"
             )
-    return said
+    return notes

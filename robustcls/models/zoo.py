@@ -1,7 +1,7 @@
-"""Models of torchvision and timm: `torchvision/resnet18`, `timm/vit_tiny_patch16_224`.
+"""Models of the zoos torchvision and timm: `torchvision/resnet18`, `timm/vit_tiny_patch16_224`.
 
-The option `size` is ours: `torchvision/alexnet(size=64)` resizes images inside the network, behind the normalisation, so
-that attacks stay in the data's pixels.
+The additional option `size` resizes images inside the network, after the normalisation, so that attacks work on the data's
+pixels: `torchvision/alexnet(size=64)`.
 """
 
 import os
@@ -23,19 +23,21 @@ from robustcls.core.gradients import frozen
 from robustcls.models.weights import read_file
 
 ZOOS = ("torchvision/", "timm/")
-DOWNLOAD = "ROBUSTCLS_DOWNLOAD"  # set to 1, it allows what no model may do unasked: go to the network
-AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # further heads of GoogLeNet and Inception, which answer in training
-SIDES = (32, 64, 96, 128, 224, 256, 384, 448, 518)  # what to propose for `size`
+DOWNLOAD = "ROBUSTCLS_DOWNLOAD"  # environment variable that must be 1 to allow downloads
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # auxiliary heads of GoogLeNet and Inception, used only in training
+SIDES = (32, 64, 96, 128, 224, 256, 384, 448, 518)  # values of `size` that an error message may suggest
 
 
 def is_zoo(spec: str) -> bool:
+    """Whether a spec names a model of a zoo."""
     return spec.startswith(ZOOS) and not Path(spec).is_file()
 
 
 def make_net(spec: str, num_classes: int, input_size: Sequence[int]) -> nn.Module:
-    """The untrained network of a zoo, such as `timm/vit_tiny_patch16_224(img_size=32)`: N,C,H,W to logits N,K.
+    """Build an untrained network of a zoo, such as `timm/vit_tiny_patch16_224(img_size=32)`: N,C,H,W to logits N,K.
 
-    torchvision's networks see a grey image as three equal channels. Raises InputError, also for images too small for it.
+    Grey images are repeated to three equal channels for torchvision's networks. Raises InputError, also for images that are too
+    small for the network.
     """
     zoo, name, size, options = _parse(spec)
     channels = input_size[0] if zoo == "timm" else 3
@@ -54,9 +56,10 @@ def make_net(spec: str, num_classes: int, input_size: Sequence[int]) -> nn.Modul
 
 
 def load_pretrained(spec: str) -> tuple[Classifier, Path]:
-    """The classifier with its zoo's default weights, and their file. Normalisation, size and classes are the weights'.
+    """Return the classifier with its zoo's default weights, and their file.
 
-    Only what lies in the zoo's own cache is read, unless $ROBUSTCLS_DOWNLOAD is 1. Raises InputError.
+    Normalisation, image size and classes come with the weights. Only files in the zoo's cache are read, unless
+    $ROBUSTCLS_DOWNLOAD is 1. Raises InputError.
     """
     zoo, name, size, options = _parse(spec)
     model, file = (_from_timm if zoo == "timm" else _from_torchvision)(spec, name, options)
@@ -65,9 +68,9 @@ def load_pretrained(spec: str) -> tuple[Classifier, Path]:
 
 
 def decoding_of_zoo(spec: str) -> dict[str, Any]:
-    """How the zoo decodes images for its default weights, as options of `folder`: size, resize and filter.
+    """Return how the zoo decodes images for its default weights, as options of `folder`: size, resize and filter.
 
-    Empty where the spec resizes inside the network, where that cannot be told, and where the images are squashed or padded.
+    Empty where the spec resizes inside the network, and where the zoo does not crop the centre (it squashes or pads images).
     """
     zoo, name, size, _ = _parse(spec)
     if size is not None:
@@ -78,7 +81,7 @@ def decoding_of_zoo(spec: str) -> dict[str, Any]:
         if shown.get("crop_mode", "center") != "center":
             return {}
         side = shown["input_size"][-1]
-        # As timm.data.transforms_factory makes it, whose Resize is torchvision's.
+        # The computation of timm.data.transforms_factory, which uses torchvision's Resize.
         return {"size": side, "resize": int(side / shown["crop_pct"]), "filter": shown["interpolation"]}
     shown = _import_torchvision(name).get_model_weights(name).DEFAULT.transforms()
     return {"size": shown.crop_size[0], "resize": shown.resize_size[0], "filter": shown.interpolation.value}
@@ -90,11 +93,11 @@ def _from_torchvision(spec: str, name: str, options: dict[str, Any]) -> tuple[Cl
     file = _hub_file(weights.url)
     _allow(spec, file if file.is_file() else None, f"put {weights.url} into {file.parent}")
     if file.is_file():
-        read_file(file)  # torchvision would run what a pickle asks for
+        read_file(file)  # check that the file is safe: torchvision would run code in a pickle
     net = _without_auxiliary(_made(spec, models.get_model, name, weights=weights, **options))
     shown = weights.transforms()
     side, mean, std = shown.crop_size[0], shown.mean, shown.std
-    if getattr(net, "transform_input", False):  # from ImageNet's normalisation to its own, which the Classifier can do
+    if getattr(net, "transform_input", False):  # the Classifier applies the network's own normalisation instead
         net.transform_input, mean, std = False, (0.5,), (0.5,)
     classes = weights.meta["categories"]
     return Classifier(net, classes=classes, input_size=(3, side, side), mean=mean, std=std, arch=spec).eval(), file
@@ -129,7 +132,7 @@ def _parse(spec: str) -> tuple[str, str, int | None, dict[str, Any]]:
 
 
 def _without_auxiliary(net: Any) -> Any:
-    """The network that gives logits alone in both modes."""
+    """Remove auxiliary heads, so that the network returns only logits in train and eval mode."""
     if getattr(net, "aux_logits", False):
         net.aux_logits = False
         for prefix in AUXILIARY:
@@ -150,17 +153,17 @@ def _check_takes(net: nn.Module, spec: str, input_size: Sequence[int]) -> None:
 
 
 def _refusal(net: nn.Module, input_size: Sequence[int]) -> str | None:
-    """Why the network cannot take images C,H,W; None where it can."""
+    """Return why the network cannot take images C,H,W; None where it can."""
     try:
         with torch.no_grad(), frozen(net):
             net(torch.zeros(1, *input_size))
-    except Exception as error:  # whatever the first layer that finds no pixels left raises
+    except Exception as error:  # any exception of the first layer for which too few pixels are left
         return one_line(error)
     return None
 
 
 def _adapted(net: nn.Module, size: int | None, repeats: int = 1) -> nn.Module:
-    """The network that resizes and repeats channels before its first layer: by a hook, so that weights keep their names."""
+    """Make the network resize images and repeat channels before its first layer, by a hook, so weights keep their names."""
     if size or repeats > 1:
         net.register_forward_pre_hook(partial(_adapt, size, repeats))
     return net
@@ -176,7 +179,7 @@ def _adapt(size: int | None, repeats: int, net: nn.Module, inputs: tuple[Tensor]
 def _import_torchvision(name: str) -> Any:
     from torchvision import models
 
-    known = models.list_models(module=models)  # the classifiers: not detection, segmentation or video
+    known = models.list_models(module=models)  # only classifiers, not detection, segmentation or video
     if name not in known:
         raise unknown("torchvision model", name, known)
     return models
@@ -197,9 +200,9 @@ def _import_timm(name: str) -> tuple[Any, Any]:
 
 def _made(spec: str, builder: Any, name: str, **options: Any) -> nn.Module:
     try:
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of initial weights that may change
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # about initial weights that may change
             return builder(name, **options)
-    except Exception as error:  # builders raise whatever their options, the file or the network make them
+    except Exception as error:  # options, the file or the network can make a builder raise anything
         raise InputError(f"{spec} cannot be made: {one_line(error):.200}") from error
 
 
@@ -213,7 +216,7 @@ def _hub_file(url: str) -> Path:
 
 
 def _cached_by_timm(config: Any) -> Path | None:
-    """Where the weights lie, in Hugging Face's cache or in that of torch.hub."""
+    """Return the file of the weights in the cache of Hugging Face or of torch.hub; None where there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     if config.hf_hub_id:

@@ -1,1 +1,1 @@
-"""Objectives: (model, x, y, attack) -> Loss. One per file; `attack(model, x, y)` gives the adversarial images."""
+"""Objectives: functions (model, x, y, attack) -> Loss, one per file. `attack(model, x, y)` returns adversarial images."""

@@ -12,7 +12,7 @@ def adversarial(
 ) -> Loss:
     """Cross-entropy of the attacked images (Madry et al. 2017, arXiv:1706.06083).
 
-    mix: share of the loss that the clean images have (Goodfellow et al. 2014, arXiv:1412.6572, take a half).
+    mix: weight of the clean images in the loss (one half in Goodfellow et al. 2014, arXiv:1412.6572).
     """
     if not 0 <= mix < 1:
         raise InputError(f"adversarial(mix={mix}): give 0 or more, below 1")

@@ -14,8 +14,10 @@ def alp(
 ) -> Loss:
     """Half clean, half adversarial cross-entropy, plus the squared distance of the logits (arXiv:1803.06373).
 
-    Kannan et al. 2018. The pairing needs no labels. It leans on masked gradients where the attack is weak (Engstrom et al.
-    2018, arXiv:1807.10272).
+    Kannan et al. 2018. The distance of the logits needs no labels. With a weak inner attack, this objective tends to mask
+    gradients rather than make the model robust (Engstrom et al. 2018, arXiv:1807.10272).
+
+    weight: of the squared distance.
     """
     if weight < 0:
         raise InputError(f"alp(weight={weight}): give 0 or more")

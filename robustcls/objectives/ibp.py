@@ -33,28 +33,28 @@ def ibp(
 ) -> Loss:
     """(1 - alpha) cross-entropy under attack plus alpha cross-entropy of interval bounds (MTL-IBP, arXiv:2305.13991).
 
-    De Palma et al. 2023. The second term is an upper bound of the loss of every image in the ball; the network comes out with
-    bounds that certify something (`certify_bounds`), at the cost of clean accuracy. For small plain networks at small radii.
+    De Palma et al. 2023. The second term is an upper bound of the loss of every image in the ball. The trained network can be
+    certified with `certify_bounds`, at the cost of clean accuracy. Use it for small plain networks at small radii.
 
-    Differs from the paper: the attack is the run's own, at the full radius from the start, where theirs grows with the bounds';
-    BatchNorm bounds with its running statistics, those that the model is served with; no L1 penalty, and the weights begin as
-    the architecture has them.
+    Differences from the paper: the attack is the inner attack of the run, at the full radius from the start, whereas the paper
+    grows the attack's radius with that of the bounds; the bounds of BatchNorm use its running statistics, which the trained
+    model uses in eval mode; there is no L1 penalty, and the weights are initialised as the architecture does.
 
-    alpha: share of the bounds; 1 is IBP alone (Gowal et al. 2018, arXiv:1810.12715). warmup: share of the run in which their
-    radius is 0; ramp: the share in which it then grows to eps. Bounds of a network that has learned nothing yet make it
-    constant, for that is what they like best.
+    alpha: weight of the bounds in the loss; 1 is IBP alone (Gowal et al. 2018, arXiv:1810.12715). warmup: fraction of the run
+    in which the radius of the bounds is 0. ramp: fraction of the run in which that radius then grows to eps. Without a warm-up,
+    the bounds would train an untrained network to be constant, because a constant network has the tightest bounds.
     """
     if not 0 <= alpha <= 1:
         raise InputError(f"ibp(alpha={alpha}): give 0 or more, at most 1")
     if not (warmup >= 0 and ramp >= 0 and warmup + ramp <= 1):
-        raise InputError(f"ibp(warmup={warmup}, ramp={ramp}): give shares of the run, at most 1 together")
+        raise InputError(f"ibp(warmup={warmup}, ramp={ramp}): give fractions of the run, at most 1 together")
     if y.is_floating_point():
-        raise InputError("objective ibp needs one label an image: leave out the augmentation that mixes labels")
+        raise InputError("objective ibp needs one label per image: leave out the augmentation that mixes labels")
     check(state.full_threat)
     logits = model(attack(model, x, y))
     attacked = cross_entropy(logits, y).mean()
-    begun = state.share_done - warmup
-    radius = state.full_threat.eps * (min(1.0, max(0.0, begun) / ramp) if ramp else float(begun >= 0))
+    after_warmup = state.share_done - warmup
+    radius = state.full_threat.eps * (min(1.0, max(0.0, after_warmup) / ramp) if ramp else float(after_warmup >= 0))
     with torch.autocast(x.device.type, enabled=False):
         if model not in _traced:
             _traced[model] = trace(model)

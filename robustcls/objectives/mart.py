@@ -12,12 +12,13 @@ from robustcls.core.objective import BoundAttack, Loss
 def mart(
     model: nn.Module, x: Tensor, y: Tensor, attack: BoundAttack, *, beta: float = 5.0, label_smoothing: float = 0.0
 ) -> Loss:
-    """Boosted cross-entropy under attack, plus a divergence that counts most where the clean image is misclassified.
+    """Boosted cross-entropy under attack, plus beta times a divergence with most weight on misclassified clean images.
 
-    Wang et al. 2020, "Improving adversarial robustness requires revisiting misclassified examples" (ICLR 2020).
+    Wang et al. 2020, "Improving adversarial robustness requires revisiting misclassified examples" (ICLR 2020). The divergence
+    is KL(p(x) || p(x_adv)), weighted by 1 minus the probability of the label on the clean image.
     """
     if y.is_floating_point():
-        raise InputError("objective mart needs one label an image: leave out the augmentation that mixes labels")
+        raise InputError("objective mart needs one label per image: leave out the augmentation that mixes labels")
     if beta < 0:
         raise InputError(f"mart(beta={beta}): give 0 or more")
     x_adv = attack(model, x, y)
@@ -29,6 +30,9 @@ def mart(
 
 
 def _runner_up_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """-log(1 - p) for the runner-up, the largest wrong class; N. From the logits of all others: finite where p rounds to 1."""
+    """Return -log(1 - p) N, where p is the probability of the wrong class with the largest logit.
+
+    Computed from the logits of all other classes, so that it is finite where p rounds to 1.
+    """
     runner_up = logits.scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
     return logits.logsumexp(1) - logits.scatter(1, runner_up, -torch.inf).logsumexp(1)

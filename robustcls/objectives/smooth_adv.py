@@ -14,12 +14,16 @@ from robustcls.core.objective import BoundAttack, Loss
 def smooth_adv(
     model: nn.Module, x: Tensor, y: Tensor, attack: BoundAttack, *, sigma: float = 0.25, draws: int = 2
 ) -> Loss:
-    """Cross-entropy under noise, at examples against the mean under that noise: SmoothAdv (Salman et al., arXiv:1906.04584).
+    """Cross-entropy on noisy adversarial images of the smoothed classifier: SmoothAdv (Salman et al., arXiv:1906.04584).
 
-    The attack, such as `pgd` in l2, sees the mean softmax over `draws` noisy copies, the same in all of its steps; on these the
-    model is trained, each with the label. x_adv stays in [0, 1], the noise on it is not clamped.
+    The attack, such as `pgd` in l2, maximises the loss of the mean softmax over `draws` noisy copies of the image, with the
+    same noise in all of its steps. The model is then trained on the noisy copies of x_adv, each with the label. x_adv stays in
+    [0, 1]; the noisy copies are not clamped.
 
-    What differs from the paper's code: the attack takes its step in the threat's usual way, and is not warmed up.
+    Differences from the paper's code: the attack uses its usual step rule for the threat model, and there is no warm-up of the
+    attack.
+
+    sigma: standard deviation of the noise.
     """
     if not 0 < sigma < math.inf or draws < 1:
         raise InputError(f"smooth_adv(sigma={sigma:g}, draws={draws}): give a sigma above 0, and 1 draw or more")
@@ -31,7 +35,7 @@ def smooth_adv(
 
 
 class _Mean(nn.Module):
-    """The logarithm of the mean softmax over given noise."""
+    """The logarithm of the mean softmax over the given noise tensors, as a module."""
 
     def __init__(self, model: nn.Module, noise: list[Tensor]) -> None:
         super().__init__()

@@ -14,8 +14,8 @@ def trades(
 ) -> Loss:
     """Clean cross-entropy plus beta times the divergence under attack (Zhang et al. 2019, arXiv:1901.08573).
 
-    The attack maximises that divergence, KL(p(x) || p(x_adv)), and never sees the labels. Images without a label are in the
-    second term alone: unsupervised adversarial training (Alayrac et al. 2019, arXiv:1905.13725).
+    The divergence is KL(p(x) || p(x_adv)). The attack maximises it and does not use the labels. Images without a label enter
+    only the second term: unsupervised adversarial training (Alayrac et al. 2019, arXiv:1905.13725).
     """
     if beta < 0:
         raise InputError(f"trades(beta={beta}): give 0 or more")

@@ -1,4 +1,4 @@
-"""Which device, in which precision, with how many images at a time."""
+"""The choice of device, precision and batch size, and process-wide settings of PyTorch."""
 
 import ctypes
 import os
@@ -17,7 +17,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """auto, cpu, cuda or cuda:i as a device. Raises InputError for one that is not there."""
+    """Return the device for auto, cpu, cuda or cuda:i. Raises InputError for one that does not exist."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -33,7 +33,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """auto as bf16 where the processor multiplies in it, else fp32. Raises InputError for what the device lacks."""
+    """Resolve auto to bf16 where the device has bf16 instructions, else to fp32. Raises InputError for an unsupported one."""
     if name == "auto":
         return "bf16" if has_bf16(device) else "fp32"
     if name not in DTYPES:
@@ -51,18 +51,19 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """Autocast in a low precision; nothing in fp32."""
+    """Return an autocast context for bf16 or fp16, and a context that does nothing for fp32."""
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, DTYPES[precision])
 
 
 @contextmanager
 def exact_fp32() -> Iterator[None]:
-    """Products of fp32 numbers keep all their digits, forward and backward.
+    """Within the block, compute products of fp32 numbers in full fp32 precision, forward and backward.
 
-    By default CUDA rounds those of convolutions to TF32; `torch.set_float32_matmul_precision` may ask for less still.
+    By default CUDA rounds the inputs of convolutions to TF32, and `torch.set_float32_matmul_precision` can reduce the precision
+    further.
     """
-    # PyTorch has two sets of switches, and where they disagree it fails at the next product. So the older ones are set, too,
-    # unless they cannot be read because somebody has used the newer.
+    # PyTorch has two sets of switches, and the next product fails where they disagree. So the older ones are set as well,
+    # unless they cannot be read because the user has set the newer ones.
     cuda: Any = torch.backends.cuda
     cudnn: Any = torch.backends.cudnn
     onednn: Any = torch.backends.mkldnn
@@ -88,7 +89,7 @@ def exact_fp32() -> Iterator[None]:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device's name with what a reader needs to compare timings."""
+    """Return the device's name with the details that are needed to compare timings."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = proc_field("cpuinfo", "model name") or platform.processor() or platform.machine()
@@ -96,9 +97,9 @@ def describe_device(device: torch.device) -> str:
 
 
 def resolve_batch_size(batch_size: int | str, input_size: Sequence[int], device: torch.device) -> int:
-    """auto as a size that keeps the activations of a VGG16 near the caches (CPU) or the card full (CUDA).
+    """Return the batch size; auto gives one that keeps the activations of a VGG16 in the caches (CPU) or the GPU busy (CUDA).
 
-    Raises InputError for what is neither auto nor a positive number.
+    Raises InputError for a value that is neither auto nor a positive number.
     """
     batch_size = parse_batch_size(batch_size)
     if isinstance(batch_size, int):
@@ -109,30 +110,30 @@ def resolve_batch_size(batch_size: int | str, input_size: Sequence[int], device:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until the device has done what it was given, as timing needs it."""
+    """Wait until the device has finished its work, as needed for timing."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def make_deterministic() -> None:
-    """Process-wide: operations that give other bits each time raise, or are replaced by ones that do not."""
+    """Use deterministic operations only, process-wide: others are replaced, or raise where there is no replacement."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
 
 
 def search_for_fastest_convolutions() -> None:
-    """Process-wide: cuDNN times its algorithms on each new shape. For training alone, whose batches are all alike."""
+    """Let cuDNN time its algorithms on each new shape, process-wide. Only for training, where all batches have one shape."""
     torch.backends.cudnn.benchmark = True
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc keep large freed blocks for the next tensor of that size.
+    """Make glibc keep large freed blocks for the next tensor of the same size.
 
-    By default it gives each back to the kernel and takes page faults on the next: about a fifth of a training step on
-    a CPU. Process-wide, so the command line calls it and the library does not; in Python, start the interpreter with
-    MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483647. Those variables are read before main, so that a
-    command cannot set them for itself.
+    By default glibc returns each block to the kernel, and the next allocation causes page faults: about a fifth of a training
+    step on a CPU. The setting is process-wide, so only the command line applies it, not the library. In Python, start the
+    interpreter with MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483647. These variables are read before main,
+    so a command cannot set them for itself.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""Floating-point operations of whatever runs."""
+"""Counts floating-point operations."""
 
 import torch
 from torch import Tensor, nn
@@ -7,9 +7,10 @@ from torch.utils.flop_counter import flop_registry
 
 
 class FlopCounter(TorchDispatchMode):
-    """Counts, as a context, the operations of matrix products and convolutions, backward too: two a multiply-add.
+    """Context that counts the operations of matrix products and convolutions, forward and backward, two per multiply-add.
 
-    torch.utils.flop_counter.FlopCounterMode also tracks modules, which fails where a gradient is taken by the input.
+    torch.utils.flop_counter.FlopCounterMode is not used, because it also tracks modules, which fails for gradients with respect
+    to the input.
     """
 
     def __init__(self) -> None:
@@ -24,7 +25,7 @@ class FlopCounter(TorchDispatchMode):
 
 
 def forward_flops(model: nn.Module, images: Tensor) -> float:
-    """Operations of one image's forward pass, two per multiply-add. images: N,C,H,W on the model's device."""
+    """Return the operations of a forward pass per image, two per multiply-add. images: N,C,H,W on the model's device."""
     with FlopCounter() as counter, torch.no_grad():
         model(images)
     return counter.total / len(images)

@@ -1,6 +1,6 @@
-"""The model as attacks use it: a copy with BatchNorm folded into the layers before, in low precision where that is faster.
+"""Fast copies of a model for attacks: BatchNorm is folded into the preceding layers, in low precision where that is faster.
 
-Adversarial images found on the copy are proposals, which the fp32 model verifies.
+Adversarial images found on the copy are only candidates, which the fp32 model verifies.
 """
 
 import copy
@@ -26,18 +26,18 @@ _FOLDABLE = ((nn.Conv2d, nn.BatchNorm2d, 4), (nn.Linear, nn.BatchNorm1d, 2))  # 
 
 
 class _Watched(nn.Module):
-    """Counts the images that pass forward and backward; attacks get gradients without entries that are not finite."""
+    """Base class that counts images in forward and backward passes, and replaces non-finite entries of their gradients."""
 
     def __init__(self) -> None:
         super().__init__()
         self.forwards = self.backwards = 0
-        self.chains: list[list[Wrapper]] = []  # whose passes are several of the model inside
+        self.chains: list[list[Wrapper]] = []  # wrappers that run the model inside several times per pass
         self._not_finite: int | Tensor = 0
-        self.odd: Tensor = torch.zeros(0)  # N, bool: images of the latest pass whose gradient was not finite somewhere
+        self.odd: Tensor = torch.zeros(0)  # bool N: images of the last pass whose gradient had a non-finite entry
 
     @property
     def not_finite(self) -> int:
-        """Images whose gradient came back with entries that were not finite."""
+        """Number of images whose gradient had non-finite entries."""
         return int(self._not_finite)
 
     def _watch(self, images: Tensor, logits: Tensor) -> None:
@@ -48,8 +48,8 @@ class _Watched(nn.Module):
             logits.register_hook(self._count)
 
     def _finite(self, grad: Tensor) -> Tensor:
-        # Added up where the gradient lies: the host need not wait.
-        # The largest of the sizes is not finite where any entry is not; on a CPU that is faster than to ask each.
+        # Summed on the device, so that the host need not wait.
+        # The largest magnitude is not finite if any entry is not; on a CPU this is faster than checking every entry.
         self.odd = ~grad.detach().abs().amax((1, 2, 3)).isfinite()
         self._not_finite = self._not_finite + self.odd.sum()
         return finite(grad)
@@ -58,26 +58,29 @@ class _Watched(nn.Module):
         self.backwards += len(grad) * self._repeats()
 
     def _repeats(self) -> int:
-        """Passes of the model inside for one of this one."""
+        """Return the number of passes of the model inside for one pass of this one."""
         return passes_of(self.chains)
 
 
 class FusedModel(_Watched):
-    """An eval-mode copy of a model for attacks: `forward` gives fp32 logits and counts the images that pass.
+    """An eval-mode copy of a model for attacks: `forward` returns fp32 logits and counts the images.
 
-    `refresh` takes over the model's weights after an update. Parameters of the copy need no gradient.
+    `refresh` copies the model's weights after an update. Parameters of the copy take no gradient.
     """
 
     def __init__(
         self, model: nn.Module, precision: str = "fp32", x: Tensor | None = None, *, fold: bool = True
     ) -> None:
-        """x: an image 1,C,H,W that shows what follows what; black by default, where the model says its input size."""
+        """x: an image 1,C,H,W, with which the order of layers is traced; by default a black image of the model's input size.
+
+        fold: whether to fold BatchNorms into the preceding layers.
+        """
         super().__init__()
         self.precision = precision
         self.device, self.dtype = device_of(model), dtype_of(model)
         self.compiled = self.replayed = False
         self.copy = merge(copy.deepcopy(model)).eval()
-        for parameter in self.copy.parameters():  # one by one, for a ScriptModule has no requires_grad_
+        for parameter in self.copy.parameters():  # one by one, because a ScriptModule has no requires_grad_
             parameter.requires_grad_(False)
         if x is None and (size := input_size_of(model)) is not None:
             x = torch.zeros(1, *size, device=self.device)
@@ -90,10 +93,11 @@ class FusedModel(_Watched):
         self._computed: list[tuple[nn.Module, Tensor]] = []
         for source, twin in modules:
             if id(twin) not in folded:
-                own, copied = dict(_named_tensors(source)), _named_tensors(twin)
-                self._same += [(own[name], tensor) for name, tensor in copied if name in own]
-                self._computed += [(source, tensor) for name, tensor in copied if name not in own]  # a merged weight
-        # Tensors of their own, for another layer may share the weight; rounded once, not at each pass.
+                original, copied = dict(_named_tensors(source)), _named_tensors(twin)
+                self._same += [(original[name], tensor) for name, tensor in copied if name in original]
+                # A tensor that the source has not is a merged weight, which the source computes.
+                self._computed += [(source, tensor) for name, tensor in copied if name not in original]
+        # New tensors, because another layer may share the weight. They are rounded once, not in each pass.
         for layer, _ in pairs:
             layer.weight = nn.Parameter(torch.empty_like(layer.weight, dtype=self._low), requires_grad=False)
             layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)), requires_grad=False)
@@ -107,7 +111,7 @@ class FusedModel(_Watched):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Takes over the model's weights and statistics."""
+        """Copy the model's current weights and statistics."""
         for source, copied in self._same:
             copied.copy_(source)
         for layer, copied in self._computed:
@@ -123,11 +127,12 @@ class FusedModel(_Watched):
         return self.dtype if self.precision == "fp32" else DTYPES[self.precision]
 
     def compile_copy(self, *, cuda_graphs: bool = False, any_size: bool = False) -> None:
-        """Compiles the copy (torch.compile). cuda_graphs: on CUDA also replays it, without the cost of each launch.
+        """Compile the copy with torch.compile.
 
-        any_size: batches shrink as samples are misclassified, and must not be compiled for each size.
+        cuda_graphs: on CUDA, replay it as CUDA graphs, without the cost of each kernel launch. any_size: compile for any batch
+        size, because batches shrink as samples become misclassified.
         """
-        torch._functorch.config.donated_buffer = False  # several gradients of one pass
+        torch._functorch.config.donated_buffer = False  # attacks take several gradients of one forward pass
         self.copy.compile(mode="reduce-overhead" if cuda_graphs else None, dynamic=any_size or None)
         self.compiled, self.replayed = True, cuda_graphs
 
@@ -147,24 +152,24 @@ class FusedModel(_Watched):
 
 
 def in_company(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits of images N,C,H,W, where a lone one that takes a gradient passes twice and only the first takes it.
+    """Return the logits of images N,C,H,W. A single image that takes a gradient is run together with a detached copy.
 
-    The memory format of one image is ambiguous. Layers whose weights are channels-last may then run in the other, where
-    pooling breaks its ties in another way, and the gradient would depend on who else is in the batch.
+    The memory format of a single image is ambiguous. Layers with channels-last weights may then run in the other format, where
+    pooling breaks ties differently, and the gradient would depend on the other images in the batch.
     """
     if len(images) == 1 and images.requires_grad:
         try:
             return model(torch.cat([images, images.detach()]))[:1]
-        except Exception:  # there is memory for one, or the model takes no more: what else it may be shows below
+        except Exception:  # two images may not fit in memory, or not be allowed; any other error occurs again below
             pass
     return model(images)
 
 
 def scale_gradients(x: Tensor, logits: Tensor) -> None:
-    """On its way from the logits to x, each sample's gradient is scaled to a largest entry near 2^10, then back.
+    """Scale each sample's gradient at the logits to a largest entry near 2^10, and scale it back at x.
 
-    A confident sample's gradient would round to zero in fp16, and its attack would make no step. In eval mode samples do
-    not mix, and powers of two change no digit.
+    In fp16, the gradient of a confidently classified sample would round to zero, and its attack would make no step. Scaling per
+    sample is exact, because in eval mode samples do not interact, and powers of two do not change the mantissa.
     """
     scales: list[Tensor] = []
 
@@ -178,11 +183,11 @@ def scale_gradients(x: Tensor, logits: Tensor) -> None:
 
 
 class Counted(_Watched):
-    """A model that counts the images passing forward and backward: fp32 images, left as they are, to fp32 logits.
+    """A model that counts images in forward and backward passes: fp32 images, which are not modified, to fp32 logits.
 
-    Logits are those of exact fp32; a gradient that is taken afterwards is of the precision that PyTorch is set to. PyTorch
-    has one switch per process, and attacks search in TF32 between two verdicts: so each forward pass sets it and restores
-    it, and two threads must not evaluate at once.
+    The logits are computed in exact fp32; a gradient that is taken later has the precision that PyTorch is set to. PyTorch has
+    one switch for the whole process, and attacks search in TF32 between two verdicts. Each forward pass therefore sets the
+    switch and restores it, and two threads must not evaluate at the same time.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -205,16 +210,17 @@ class Counted(_Watched):
 
 
 def uncompiled() -> AbstractContextManager:
-    """Whatever torch.compile made runs as it was written.
+    """Return a context in which compiled models run uncompiled (eager).
 
-    Attacks change batch sizes, modes and gradient flags, and each change would compile again; a machine without a C++
-    compiler could not judge the model at all. Nothing is compiled before torch._dynamo is imported, which takes a second.
+    Attacks change batch sizes, modes and gradient flags, and each change would trigger another compilation; a machine without a
+    C++ compiler could not evaluate the model at all. While torch._dynamo is not imported, which takes a second, nothing is
+    compiled, and the context does nothing.
     """
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def folded_weights(layer: Layer, norm: Norm) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one layer that equals layer, then norm in eval mode."""
+    """Return weight and bias of the single layer that is equivalent to `layer` followed by `norm` in eval mode."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
@@ -225,10 +231,10 @@ def folded_weights(layer: Layer, norm: Norm) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def foldable(model: nn.Module, x: Tensor) -> list[tuple[Layer, Norm]]:
-    """Layers whose output goes to a BatchNorm and nowhere else, as one forward pass of x (N,C,H,W) in eval mode shows."""
+    """Return the layers whose output is used only by a BatchNorm, found in one forward pass of x (N,C,H,W) in eval mode."""
     calls: Counter[int] = Counter()
     uses = _Uses()
-    made: list[tuple[Any, Tensor]] = []  # holds the tensors, so that none of their ids is given out again
+    made: list[tuple[Any, Tensor]] = []  # keeps the tensors alive, so that their ids are not reused
     pairs: list[tuple[Any, Any, Tensor]] = []
 
     def record(module: nn.Module, arguments: tuple, output: Tensor) -> None:
@@ -264,7 +270,7 @@ def foldable(model: nn.Module, x: Tensor) -> list[tuple[Layer, Norm]]:
 
 
 class _Uses(TorchFunctionMode):
-    """Counts the functions that make tensors from a tensor; asking for its shape is no use."""
+    """Counts the functions that compute tensors from each tensor; reading its shape does not count."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -278,6 +284,7 @@ class _Uses(TorchFunctionMode):
 
 
 def own_tensors(module: nn.Module) -> list[Tensor]:
+    """Return the parameters and buffers of a module, without those of its submodules."""
     return [tensor for _, tensor in _named_tensors(module)]
 
 

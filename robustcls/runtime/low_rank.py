@@ -1,4 +1,4 @@
-"""Layers whose weight is a fixed one plus a product of two small matrices, and the plain layers that they equal."""
+"""Low-rank adaptation: layers whose weight is a fixed one plus a product of two small matrices, and merging them."""
 
 import math
 from typing import Any
@@ -9,10 +9,10 @@ from torch.nn.utils import parametrize
 
 
 class LowRank(nn.Module):
-    """W -> W + alpha / rank * B A, as a parametrisation of a layer's weight (Hu et al. 2021, arXiv:2106.09685).
+    """The parametrisation W -> W + alpha / rank * B A of a layer's weight (Hu et al. 2021, arXiv:2106.09685).
 
-    W of a convolution is taken as a matrix of outputs x (inputs of a group, kernel), so that A is rank x columns, B is
-    outputs x rank. B is 0 at first: the layer is then what it was.
+    The weight of a convolution counts as a matrix with a row per output and a column per input of a group and kernel place. A
+    is rank x columns, and B is rows x rank. B is initially 0, so that the layer does not change.
     """
 
     def __init__(self, weight: Tensor, rank: int, alpha: float, generator: Generator) -> None:
@@ -26,24 +26,24 @@ class LowRank(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):  # the sum is rounded once, as in the checkpoint
-            # In the memory format of the weight, by which PyTorch chooses how it convolves.
+            # The clone keeps the memory format of the weight, by which PyTorch chooses the convolution algorithm.
             return weight.clone().add_((self.b @ self.a).view(weight.shape), alpha=self.scale)
 
 
 def matrix_shape(weight: Tensor) -> tuple[int, int]:
-    """Rows and columns of a layer's weight as a matrix."""
+    """Return the numbers of rows and columns of a layer's weight as a matrix."""
     return len(weight), weight[0].numel()
 
 
 def low_rank_layers(model: nn.Module) -> dict[str, Any]:
-    """The layers of a model with a LowRank weight, by name."""
+    """Return the layers of a model that have a LowRank weight, by name."""
     return {name: module for name, module in model.named_modules() if _is_low_rank(module)}
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """Gives each layer with a LowRank weight that weight for good, in place; other models stay as they are.
+    """Replace LowRank weights by their sum, in place, and return the model. Models without them are not changed.
 
-    Not by PyTorch's `remove_parametrizations`: it changes the layer's class, which a copy shares with its original.
+    PyTorch's `remove_parametrizations` is not used, because it changes the layer's class, which copies share with the original.
     """
     for layer in low_rank_layers(model).values():
         weight = layer.weight.detach()
@@ -54,16 +54,16 @@ def merge(model: nn.Module) -> nn.Module:
 
 
 def plain_modules(model: nn.Module) -> list[nn.Module]:
-    """The modules of a model without those that compute LowRank weights: those that it has once it is merged."""
-    held = {id(inner) for layer in low_rank_layers(model).values() for inner in layer.parametrizations.modules()}
-    return [module for module in model.modules() if id(module) not in held]
+    """Return the modules that a model has after merging: all except those that compute LowRank weights."""
+    added = {id(inner) for layer in low_rank_layers(model).values() for inner in layer.parametrizations.modules()}
+    return [module for module in model.modules() if id(module) not in added]
 
 
 def plain_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters of a model by the names that they have once it is merged, LowRank weights as computed."""
+    """Return the parameters that a model has after merging, by name; LowRank weights are computed."""
     layers = low_rank_layers(model)
-    held = tuple(f"{name}.parametrizations." for name in layers)
-    plain: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if not name.startswith(held)}
+    added = tuple(f"{name}.parametrizations." for name in layers)
+    plain: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if not name.startswith(added)}
     return plain | {f"{name}.weight": layer.weight for name, layer in layers.items()}
 
 

@@ -1,4 +1,4 @@
-"""Batches that fit in memory."""
+"""Batches that fit in memory, and measurements of memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,13 +15,16 @@ T = TypeVar("T")
 
 
 class OomSafeBatches:
-    """Calls a function on batches of at most `size` rows; where one is out of memory, size is halved for good."""
+    """Calls a function on batches of at most `size` rows; after an out-of-memory error, `size` is halved permanently."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
     def map(self, function: Callable[[Tensor], T], rows: Tensor) -> Iterator[T]:
-        """function of each batch, in order. Raises what function raises, and out of memory for a single row."""
+        """Yield the result of the function for each batch, in order.
+
+        Raises what the function raises, including out of memory for a single row.
+        """
         waiting = deque(rows.split(self.size))
         while waiting:
             part = waiting.popleft()
@@ -43,21 +46,21 @@ class OomSafeBatches:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA has an exception of its own for it; the CPU allocator says it in words."""
+    """Whether an exception is an out-of-memory error: CUDA has its own class, the CPU allocator only a message."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
 
 
 def peak_memory_mb() -> float:
-    """Peak memory of this process: of the device where there is one, else resident; 0 where it cannot be told."""
+    """Return the peak memory of this process: of the GPU where there is one, else resident; 0 where it is unknown."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resident_mb("VmHWM")  # getrusage would give the parent's peak where that was larger
 
 
 def reset_peak_memory() -> None:
-    """Begins the peak of `peak_memory_mb` anew, where the system can."""
+    """Reset the peak of `peak_memory_mb`, where the system allows it."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -67,6 +70,6 @@ def reset_peak_memory() -> None:
 
 
 def resident_mb(field: str = "VmRSS") -> float:
-    """This process's resident memory as Linux tells it: VmRSS now, VmHWM at its peak; 0 where it cannot be told."""
+    """Return the resident memory of this process on Linux: VmRSS is the current, VmHWM the peak value; 0 where unknown."""
     kilobytes = proc_field("self/status", field).split()[:1]
     return int(kilobytes[0]) / 2**10 if kilobytes else 0.0

@@ -1,4 +1,4 @@
-"""Logits of many images."""
+"""Computes the logits of many images, and wraps models that do not return logits."""
 
 import warnings
 
@@ -14,35 +14,36 @@ from robustcls.runtime.fused import Counted, uncompiled
 from robustcls.runtime.memory import OomSafeBatches
 from robustcls.runtime.stored import ImageRows
 
-LOOKED_AT = 4  # images
+LOOKED_AT = 4  # images that are used to find out what a model returns
 
 
 @torch.no_grad()
 def predict(model: nn.Module, x: ImageRows, batch_size: int | OomSafeBatches, *, label: str = "") -> Tensor:
-    """fp32 logits N,K on the CPU for images N,C,H,W on any device. label: what progress on stderr is called; "": none."""
+    """Return fp32 logits N,K on the CPU for images N,C,H,W on any device. label: of the progress bar; "" for no bar."""
     device = device_of(model)
     fp32 = model if isinstance(model, Counted) else Counted(model)
     parts = batch_size if isinstance(batch_size, OomSafeBatches) else OomSafeBatches(batch_size)
-    found, done = torch.empty(0), 0
+    result, done = torch.empty(0), 0
     with Bar(len(x), label, "image", show=bool(label)) as bar:
         for logits in parts.map(lambda rows: fp32(x[rows].to(device)).cpu(), torch.arange(len(x))):
-            if (
-                not done
-            ):  # one tensor: kept ones would lie between freed images, and the heap would grow by an image for each
-                found = logits.new_empty(len(x), *logits.shape[1:])
-            found[done : done + len(logits)] = logits
+            # Write into a single tensor. Many small ones would lie between freed images and fragment the heap.
+            if not done:
+                result = logits.new_empty(len(x), *logits.shape[1:])
+            result[done : done + len(logits)] = logits
             done += len(logits)
             bar.advance(len(logits))
-    return found
+    return result
 
 
 def classifier_of(
     model: nn.Module, images: Tensor, classes: int | None = None, labels: Tensor | None = None
 ) -> tuple[nn.Module, str]:
-    """The model where it gives logits N,K, else one around it that does, and what was taken of its output, in a line.
+    """Return a model that gives logits N,K: the model itself, or a wrapper; and a note on which part of the output is used.
 
-    images: N,C,H,W on any device, of which the first few are passed through. classes: how many there are, where the model
-    itself does not say. labels: N. The model is left as it was. Raises InputError where it cannot take the image.
+    The model is not changed. Raises InputError where it cannot take the images.
+
+    images: N,C,H,W on any device; the first few are passed through the model. classes: their number, where the model does not
+    name its classes. labels: N.
     """
     image = images[:LOOKED_AT].detach().to(device_of(model), dtype_of(model))
     own = getattr(model, "classes", None)
@@ -55,8 +56,8 @@ def classifier_of(
 
 
 def classifier_with_warning(model: nn.Module, images: Tensor, labels: Tensor | None = None) -> nn.Module:
-    """As `classifier_of`, with a warning that says what was taken where the model gives something else than logits."""
-    fitted, taken = classifier_of(model, images, labels=labels)
+    """Like `classifier_of`, but warn about which part of the output is used instead of returning the note."""
+    fitted, note = classifier_of(model, images, labels=labels)
     if fitted is not model:
-        warnings.warn(f"{type(model).__name__}: {taken}", stacklevel=4)
+        warnings.warn(f"{type(model).__name__}: {note}", stacklevel=4)
     return fitted

@@ -1,4 +1,4 @@
-"""The model that attacks search on: a fused copy, in low precision with close calls by fp32."""
+"""The model on which attacks search: a fused copy, in low precision where fp32 decides close calls."""
 
 import time
 
@@ -14,17 +14,20 @@ from robustcls.runtime.device import has_bf16, wait_for
 from robustcls.runtime.flops import forward_flops
 from robustcls.runtime.fused import Counted, FusedModel
 
-CLOSE = 0.02  # of the largest logit, between the first two: bf16 logits are off by 0.004 (median) to 0.009 (99%) of it
-# bf16 is looked at for models of so many operations an image, and taken where it is so much faster: small ones are not.
+# A close call: the two largest logits differ by less than this fraction of the largest magnitude. The errors of bf16 logits
+# are 0.004 (median) to 0.009 (99%) of it.
+CLOSE = 0.02
+# bf16 is timed for models with at least so many operations per image, and used where it is faster by this factor; for small
+# models it is not faster.
 LEAST_FLOPS, LEAST_GAIN, TIMED, ROUNDS = 2e8, 1.15, 16, 3
 
 
 class RefinedModel(FusedModel):
-    """A copy in low precision, where fp32 decides the close calls: logits whose first two are CLOSE are those of an fp32
-    copy, the gradient stays that of low precision.
+    """A copy in low precision in which fp32 decides close calls.
 
-    An attack drops a sample, and keeps its best point, by what the logits say there. On a sample that is near the boundary
-    low precision errs, so that examples would be lost that it has found, or left before they were reached.
+    Where the two largest logits are CLOSE, the logits come from an fp32 copy; the gradient stays that of low precision. An
+    attack uses the logits to decide when to stop on a sample, and to keep its best point. Near the decision boundary, low
+    precision makes errors, so an attack would lose adversarial images that it has found, or stop before it has found one.
     """
 
     def __init__(self, model: nn.Module, precision: str, x: Tensor | None = None, *, fold: bool = True) -> None:
@@ -45,23 +48,21 @@ class RefinedModel(FusedModel):
 
 
 def close_calls(logits: Tensor) -> Tensor:
-    """Where the first two logits lie within CLOSE of the largest magnitude, or where one is not finite: N, bool."""
+    """Whether the two largest logits differ by less than CLOSE of the largest magnitude, or one is not finite: bool N."""
     first, second = logits.topk(2, dim=1).values.unbind(1)
     largest = logits.abs().nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill(logits == -torch.inf, 0).amax(1)
     return ~(first - second > CLOSE * largest)
 
 
 def make_search_model(model: nn.Module, precision: str, x: Tensor, *, compiled: bool = False) -> FusedModel | Counted:
-    """A fused copy of the model where one can be made and agrees with it on x (N,C,H,W), else the model itself.
+    """Return a fused copy of the model where it can be made and agrees with the model on x (N,C,H,W), else the model itself.
 
-    In low precision a RefinedModel.
-
-    Agreement: fp32 logits within a thousandth of their largest, low-precision ones within a tenth. Raises InputError
-    for a copy that was to be compiled and cannot be.
+    In low precision the copy is a RefinedModel. It agrees where fp32 logits differ by at most a thousandth of the largest
+    logit, low-precision ones by at most a tenth. Raises InputError where `compiled` is set and the copy cannot be compiled.
     """
-    if not getattr(model, "differentiable", True):  # it runs elsewhere: there is nothing to fold, and often no copy
+    if not getattr(model, "differentiable", True):  # it runs outside PyTorch: nothing can be folded or, often, copied
         return Counted(model)
-    if any(isinstance(one, Wrapper) for one in model.modules()):  # it may be random, or have gradients of its own
+    if any(isinstance(one, Wrapper) for one in model.modules()):  # it may be random, or replace gradients
         return Counted(model)
     with torch.no_grad(), frozen(model):
         expected = Counted(model)(x)
@@ -70,7 +71,7 @@ def make_search_model(model: nn.Module, precision: str, x: Tensor, *, compiled: 
             try:
                 twin = (FusedModel if precision == "fp32" else RefinedModel)(model, precision, x[:1], fold=fold)
                 proposed = twin(x)
-            except Exception:  # whatever a model raises that cannot be copied, or cannot run in this precision
+            except Exception:  # the model cannot be copied, or cannot run in this precision
                 continue
             if (proposed - expected).abs().max() <= tolerance:
                 if compiled:
@@ -89,9 +90,10 @@ def _compile(twin: FusedModel, x: Tensor) -> None:
 
 
 def faster_precision(model: nn.Module, x: Tensor) -> str:
-    """bf16 where attacks search faster in it, close calls included, else fp32, by a second or so of timing on x (N,C,H,W).
+    """Return bf16 where attacks search faster in it, including close calls, else fp32. It times about a second on x (N,C,H,W).
 
-    fp32 without a timing where the device has no bf16 instructions and for a model of fewer than LEAST_FLOPS.
+    Without timing, the result is fp32 where the device has no bf16 instructions, and for models with fewer than LEAST_FLOPS
+    operations per image.
     """
     device = device_of(model)
     x = x[:TIMED].to(device)
@@ -111,6 +113,6 @@ def faster_precision(model: nn.Module, x: Tensor) -> str:
                 input_gradient(search, x, y)
                 wait_for(device)
                 times.append(time.perf_counter() - began)
-    # The first of each is a warm-up, and of the others the shortest is the least disturbed.
+    # The first time of each is a warm-up; of the others, the shortest is the least disturbed.
     fp32, bf16 = (min(times[1:]) for times in seconds.values())
     return "bf16" if fp32 > LEAST_GAIN * bf16 else "fp32"

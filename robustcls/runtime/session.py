@@ -1,4 +1,7 @@
-"""Runs an ONNX file with onnxruntime, and checks that an artefact's runs here as where it was exported. Without PyTorch."""
+"""Runs ONNX files with onnxruntime, and checks that an artefact gives the same logits here as where it was exported.
+
+This module works without PyTorch.
+"""
 
 import zipfile
 import zlib
@@ -22,8 +25,11 @@ Run = Callable[[NDArray[numpy.float32]], NDArray[numpy.float32]]  # images N,C,H
 
 
 def open_session(path: str | Path, threads: int, providers: Iterable[str] = (CPU,), *, spin: bool = True) -> Any:
-    """An onnxruntime.InferenceSession that computes on so many threads; these wait for work busily where they `spin`, which
-    is faster and takes their processors from others. Raises InputError."""
+    """Open an onnxruntime.InferenceSession. Raises InputError.
+
+    threads: number of threads that it computes on. spin: let idle threads wait actively, which is faster, but keeps processors
+    from other work.
+    """
     try:
         import onnxruntime
     except ImportError:
@@ -31,17 +37,17 @@ def open_session(path: str | Path, threads: int, providers: Iterable[str] = (CPU
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
-    options.log_severity_level = 3  # errors: it warns of every weight that it prunes
+    options.log_severity_level = 3  # errors only: it warns about every weight that it prunes
     there = onnxruntime.get_available_providers()
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=[one for one in providers if one in there])
-    except Exception as error:  # its exceptions have no class in common
+    except Exception as error:  # its exceptions have no common base class
         reason = " ".join(str(error).split())
         raise InputError(f"cannot read {path}: {reason:.160}: export it again") from None
 
 
 class OtherLogits(InputError):
-    """An artefact's reference logits are not reproduced; `largest` is how far they are off."""
+    """The reference logits of an artefact are not reproduced; `largest` is the largest difference."""
 
     def __init__(self, text: str, largest: float) -> None:
         super().__init__(text)
@@ -49,14 +55,14 @@ class OtherLogits(InputError):
 
 
 class ReferenceDifference(NamedTuple):
-    """How far the logits of an artefact's reference images are here from those that were written."""
+    """The difference between the logits of the reference images on this machine and those in the artefact."""
 
-    largest: float
+    largest: float  # difference
     largest_logit: float
 
 
 def check_file(folder: str | Path, manifest: Manifest) -> Path:
-    """The artefact's ONNX file. Raises InputError where it is not the one that the manifest describes."""
+    """Return the artefact's ONNX file. Raises InputError where it is not the one that the manifest describes."""
     file = Path(folder) / MODEL
     if sha256(file) != manifest.file.sha256:
         raise InputError(f"{file} is not the file that {MANIFEST} describes: export the model again")
@@ -64,7 +70,10 @@ def check_file(folder: str | Path, manifest: Manifest) -> Path:
 
 
 def read_reference(folder: str | Path, manifest: Manifest) -> tuple[NDArray[numpy.uint8], NDArray[numpy.floating]]:
-    """The reference images, N,C,H,W, and their logits, N,K. Raises InputError where the file is damaged or of another model."""
+    """Return the reference images N,C,H,W and their logits N,K.
+
+    Raises InputError where the file is damaged or belongs to another model.
+    """
     path = Path(folder) / REFERENCE
     try:
         with numpy.load(path, allow_pickle=False) as reference:
@@ -83,18 +92,20 @@ def read_reference(folder: str | Path, manifest: Manifest) -> tuple[NDArray[nump
 
 
 def check_reference(folder: str | Path, manifest: Manifest, run: Run) -> ReferenceDifference:
-    """Runs the reference images. Raises InputError where they cannot be, OtherLogits where they are not within the manifest's
-    tolerance."""
+    """Run the reference images and compare their logits.
+
+    Raises InputError where they cannot be run, and OtherLogits where the logits differ by more than the manifest's tolerance.
+    """
     pixels, logits = read_reference(folder, manifest)
-    found = numpy.concatenate(
+    computed = numpy.concatenate(
         [run(pixels[at : at + BATCH].astype(numpy.float32) / numpy.float32(255)) for at in range(0, len(pixels), BATCH)]
     )
-    if found.shape != logits.shape:
+    if computed.shape != logits.shape:
         raise InputError(
-            f"{Path(folder) / MODEL} gives {found.shape[-1]} outputs, and {MANIFEST} names {len(manifest.classes)} classes: "
+            f"{Path(folder) / MODEL} gives {computed.shape[-1]} outputs, and {MANIFEST} names {len(manifest.classes)} classes: "
             "export the model again"
         )
-    difference = ReferenceDifference(float(abs(found - logits).max()), float(abs(logits).max()))
+    difference = ReferenceDifference(float(abs(computed - logits).max()), float(abs(logits).max()))
     if not difference.largest <= manifest.reference_tolerance * difference.largest_logit:
         flags = ", ".join(sorted(set(manifest.checked.cpu) - cpu_flags())) or "none"
         raise OtherLogits(

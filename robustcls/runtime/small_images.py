@@ -1,8 +1,8 @@
-"""Convolutions of small images as products of matrices, which a CPU computes faster.
+"""Convolutions of small images as matrix products, which a CPU computes faster.
 
-The last layers of a network see images of 4x4 and 2x2 pixels. There oneDNN takes longer for the
-gradient of the weights than a product of matrices of the same operations, and every output of a 3x3 convolution on 2x2
-pixels sees the whole image, so that it is a linear layer.
+The last layers of a network see images of 4x4 and 2x2 pixels. For these, oneDNN needs more time for the gradient of the weights
+than a matrix product with the same number of operations. Every output of a 3x3 convolution on 2x2 pixels sees the whole image,
+so that the convolution is a linear layer.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,16 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 from torch.overrides import TorchFunctionMode
 
-# Measured on AMX: with up to so many pixels the product is faster, with more only where both have many channels.
+# Measured on AMX: up to PIXELS pixels the product is faster; up to PIXELS_OF_MANY, only where input and output have at least
+# MANY channels.
 PIXELS, PIXELS_OF_MANY, MANY = 16, 64, 128
 
 
 def small_convolutions(device: torch.device) -> AbstractContextManager:
-    """In it, on a CPU, 3x3 convolutions of small images run as products of matrices, forward and backward.
+    """Return a context in which 3x3 convolutions of small images on a CPU run as matrix products, forward and backward.
 
-    Whatever calls them: modules, their weights and their hooks stay as they are. Sums are taken in another order.
+    It intercepts the convolution function, so modules, their weights and their hooks are not changed. Sums are computed in
+    another order.
     """
     return _SmallConvolutions() if device.type == "cpu" else nullcontext()
 
@@ -45,9 +47,9 @@ def _operands(
     dilation: Any = 1,
     groups: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor | None] | None:
-    """Image, weight and bias as autocast would have them; None for a convolution that is to run as it is.
+    """Return images, weight and bias in the dtype that autocast would use; None for a convolution that should run unchanged.
 
-    The arguments are those of `torch.conv2d`, by whose names they may be given.
+    The arguments have the names of those of `torch.conv2d`, because they may be passed by keyword.
     """
     tensors = [input, weight] if bias is None else [input, weight, bias]
     if (
@@ -71,13 +73,15 @@ def _operands(
 
 
 def _pair(value: Any) -> tuple:
-    """Of a stride, padding or dilation; a word such as `same` is no pair."""
+    """Return a stride, padding or dilation as a pair; a word such as `same` gives no pair."""
     return tuple(value) * (3 - len(value)) if isinstance(value, Sequence) else (value, value)
 
 
 def _transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work, which want formulas of their own, or a mode that looks at
-    operations, such as a count of them."""
+    """Whether torch.func or forward-mode differentiation is active, or a dispatch mode, such as a counter of operations.
+
+    torch.func and forward-mode differentiation would need formulas of their own here.
+    """
     return (
         torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd.forward_ad._current_level >= 0
@@ -91,7 +95,7 @@ def _sees_all(x: Tensor) -> bool:
 
 
 def _weight_by_product(x: Tensor, weight: Tensor) -> bool:
-    """Whether a product gives the weight's gradient faster: in 16 bits, and in fp32 on the smallest images alone."""
+    """Whether a matrix product computes the weight's gradient faster: in 16 bits, and in fp32 only on the smallest images."""
     if x.element_size() != 2:
         return _sees_all(x)
     pixels = x.shape[2] * x.shape[3]
@@ -112,13 +116,13 @@ class _Convolution(torch.autograd.Function):
         shape = (len(x), len(weight), *x.shape[2:])
         out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
         matrix, rows = as_matrix(weight, *x.shape[2:]), out.permute(0, 2, 3, 1).view(len(x), -1)
-        if not ctx.needs_input_grad[1]:  # else it is made anew, for what is kept here could not be differentiated
+        if not ctx.needs_input_grad[1]:  # otherwise recomputed: a stored one could not be differentiated
             ctx.matrix = matrix
         if bias is None:
             torch.mm(_by_pixels(x), matrix.t(), out=rows)
         else:
             torch.addmm(bias.repeat(x.shape[2] * x.shape[3]), _by_pixels(x), matrix.t(), out=rows)
-        as_torch_does = x.is_contiguous() and weight.is_contiguous()  # a later `view` may rely on it
+        as_torch_does = x.is_contiguous() and weight.is_contiguous()  # a later `view` may depend on the memory format
         return out.contiguous() if as_torch_does else out
 
     @staticmethod
@@ -151,14 +155,14 @@ def _gradient_of_weight(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 
 def neighbourhoods(x: Tensor) -> Tensor:
-    """What a 3x3 convolution, padded by 1, sees of images N,C,H,W: N*H*W rows of 3*3*C values."""
+    """Return the inputs of a 3x3 convolution with padding 1 at each pixel of images N,C,H,W: N*H*W rows of 3*3*C values."""
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
     windows = padded.unfold(1, 3, 1).unfold(2, 3, 1)  # N,H,W,C,3,3
     return windows.permute(0, 1, 2, 4, 5, 3).reshape(-1, 9 * x.shape[1])
 
 
 def as_matrix(weight: Tensor, height: int, width: int) -> Tensor:
-    """The 3x3 convolution, padded by 1, of images of at most 2x2 pixels, from H*W*C values to H*W*O: H*W*O, H*W*C."""
+    """Return a 3x3 convolution with padding 1 on images of at most 2x2 pixels as a matrix, shape H*W*O, H*W*C."""
     by_place = weight.permute(0, 2, 3, 1)  # O,3,3,C
     rows = [
         by_place[:, 1 - down : 1 - down + height, 1 - right : 1 - right + width].flatten(1)
@@ -169,5 +173,5 @@ def as_matrix(weight: Tensor, height: int, width: int) -> Tensor:
 
 
 def _by_pixels(x: Tensor) -> Tensor:
-    """Images N,C,H,W as N rows of H*W*C values."""
+    """Return images N,C,H,W as N rows of H*W*C values."""
     return x.permute(0, 2, 3, 1).reshape(len(x), -1)

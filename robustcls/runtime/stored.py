@@ -1,6 +1,6 @@
-"""Images that would not fit into memory as float32: in 8 bits until they are used, or on disk.
+"""Images that would not fit into memory as float32: stored in 8 bits until they are used, or on disk.
 
-Where code reads `images[rows]`, `len(images)`, `images.shape` and `images.split(size)` alone, it takes these as it takes a
+Code that uses only `images[rows]`, `len(images)`, `images.shape` and `images.split(size)` works with these classes as with a
 tensor N,C,H,W.
 """
 
@@ -18,21 +18,21 @@ from torch import Tensor
 
 from robustcls.core.errors import InputError
 
-LARGE = 1 << 29  # bytes of float32: of larger sets of images, the pixels stay in 8 bits
-MAPPED = 1 << 30  # bytes of 8-bit pixels: larger sets lie in a file
+LARGE = 1 << 29  # bytes as float32; larger sets of images stay in 8 bits
+MAPPED = 1 << 30  # bytes as 8-bit pixels; sets of this size and larger are stored in a file
 BLOCK = 16  # images that are copied at a time
 
 ImageRows: TypeAlias = Any  # a tensor N,C,H,W, EightBit or Stored
-Rows: TypeAlias = Any  # a tensor of whole numbers or bool, a list, a slice: whatever a tensor is indexed with
+Rows: TypeAlias = Any  # anything that a tensor can be indexed with: a tensor of integers or bool, a list, a slice
 
 
 def as_floats(pixels: Tensor) -> ImageRows:
-    """Pixels uint8 N,C,H,W as float32 in [0, 1]: now, or where they are LARGE as they are read."""
+    """Return uint8 pixels N,C,H,W as float32 in [0, 1]; sets above LARGE are converted only when they are read."""
     return EightBit(pixels) if 4 * pixels.numel() > LARGE else pixels.float().div_(255)
 
 
 def empty_pixels(shape: Sequence[int]) -> NDArray[numpy.uint8]:
-    """A uint8 array; from MAPPED bytes on in a file without a name, which ends with it. Raises InputError."""
+    """Return an uninitialised uint8 array; from MAPPED bytes on in an unnamed temporary file. Raises InputError."""
     need, folder = math.prod(shape), tempfile.gettempdir()
     if need < MAPPED:
         return numpy.empty(shape, numpy.uint8)
@@ -45,12 +45,12 @@ def empty_pixels(shape: Sequence[int]) -> NDArray[numpy.uint8]:
 
 
 def select(images: ImageRows, rows: Tensor) -> ImageRows:
-    """The images at these rows: of 8-bit ones without a copy of their pixels."""
+    """Return the images at these rows, for EightBit images without copying their pixels."""
     return images.take(rows) if isinstance(images, EightBit) else images[rows]
 
 
 class EightBit:
-    """Pixels uint8 N,C,H,W on the CPU that are read as float32 in [0, 1], a few at a time.
+    """uint8 pixels N,C,H,W on the CPU that are read as float32 in [0, 1], a few at a time.
 
     Example:
         >>> EightBit(pixels)[:2]  # float32 2,C,H,W, those of pixels[:2].float() / 255
@@ -59,7 +59,7 @@ class EightBit:
     dtype, device, ndim = torch.float32, torch.device("cpu"), 4
 
     def __init__(self, pixels: Tensor, places: Tensor | None = None) -> None:
-        """places: of these images among the pixels; None: all."""
+        """places: positions of these images among the pixels; None for all."""
         self.pixels, self.places = pixels, places
         self.shape = torch.Size((len(pixels) if places is None else len(places), *pixels.shape[1:]))
 
@@ -70,7 +70,7 @@ class EightBit:
         return self.pixels[rows if self.places is None else self.places[rows]].float().div_(255)
 
     def take(self, rows: Tensor) -> "EightBit":
-        """The images at these rows, whose pixels are not copied."""
+        """Return the images at these rows without copying their pixels."""
         return EightBit(self.pixels, rows if self.places is None else self.places[rows])
 
     def split(self, size: int) -> Iterator[Tensor]:
@@ -78,7 +78,7 @@ class EightBit:
 
 
 class Stored:
-    """What became of N images, float32: those that were written lie in a file, the others are as before.
+    """N float32 images: those that were written are stored in a file, the others are read from the original images.
 
     Example:
         >>> x_adv = Stored(x)
@@ -92,8 +92,8 @@ class Stored:
     def __init__(self, before: EightBit) -> None:
         self.before, self.shape = before, before.shape
         self.bytes = 4 * math.prod(self.shape[1:])
-        self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it ends with this
-        self.places = torch.full((len(before),), self.AS_BEFORE)  # of each image in the file, in images
+        self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it is deleted with this object
+        self.places = torch.full((len(before),), self.AS_BEFORE)  # position of each image in the file, or a flag
         self.free: list[int] = []
         self.end = 0
 
@@ -103,7 +103,7 @@ class Stored:
     def __getitem__(self, rows: Rows) -> Tensor:
         found, places = self.before[rows], self.places[rows]
         if (places == self.FORGOTTEN).any():
-            raise RuntimeError("an adversarial image is asked for that was not to be kept")
+            raise RuntimeError("an adversarial image was requested that was not to be kept")
         for row in (places >= 0).nonzero().squeeze(1).tolist():
             into = found[row].numpy().data.cast("B")
             if os.preadv(self.file.fileno(), [into], int(places[row]) * self.bytes) != self.bytes:
@@ -122,21 +122,21 @@ class Stored:
                 raise OSError(f"{tempfile.gettempdir()} is full: name a folder with more room in TMPDIR")
 
     def forget(self, rows: Tensor) -> None:
-        """The images at these rows (N, bool) are not needed any more: what they took is free for others."""
+        """Drop the images at these rows (bool N), and reuse their places in the file."""
         gone = rows & (self.places >= 0)
         self.free += self.places[gone].tolist()
         self.places[rows] = self.FORGOTTEN
 
     @property
     def kept(self) -> Tensor:
-        """N, bool: those that can be read."""
+        """Whether each image can be read: bool N."""
         return self.places != self.FORGOTTEN
 
     def split(self, size: int) -> Iterator[Tensor]:
         return (self[start : start + size] for start in range(0, len(self), size))
 
     def clone(self) -> "Stored":
-        """A copy, of which one may be written without the other."""
+        """Return an independent copy."""
         other = Stored(self.before)
         for rows in (self.places >= 0).nonzero().squeeze(1).split(BLOCK):
             other[rows] = self[rows]

@@ -1,4 +1,4 @@
-"""How long a call takes, again and again."""
+"""Repeated timing of a function."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch computes on one thread in it."""
+    """Within the block, PyTorch computes on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -19,7 +19,10 @@ def one_thread() -> Iterator[None]:
 
 
 def milliseconds(run: Callable[[], object], *, most: int, least: int, seconds: float) -> list[float]:
-    """Of each call, after three that do not count: `least` calls, then on until `most` or the seconds are reached."""
+    """Return the milliseconds of each call, after three warm-up calls.
+
+    It makes at least `least` calls, and then more until there are `most` or the seconds have passed.
+    """
     for _ in range(3):
         run()
     times: list[float] = []

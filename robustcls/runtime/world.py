@@ -21,22 +21,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """This process among `size`; alone by default."""
+    """The group of processes that this one, number `rank` of `size`, belongs to; by default only this process."""
 
     rank: int = 0
     size: int = 1
-    restarts: int = 0  # how often torchrun has started these processes again
+    restarts: int = 0  # how often torchrun has restarted the processes
 
     @property
     def first(self) -> bool:
+        """Whether this is the process of rank 0, which writes files and prints."""
         return self.rank == 0
 
     def mine(self, items: Sequence[T]) -> Sequence[T]:
-        """Every size-th item, from the rank on."""
+        """Return this process's items: every size-th one, from the rank on."""
         return items[self.rank :: self.size]
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, by rank, in every process."""
+        """Return the values of all processes, by rank, in every process."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -44,40 +45,40 @@ class World:
         return values
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes, on the CPU, of a tensor that lies there."""
+        """Sum a CPU tensor over all processes, in place, and return it."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def total(self, value: Tensor) -> float:
-        """The sum over all processes of one number each, which stays as it is."""
+        """Return the sum of a number over all processes; `value` is not changed."""
         return float(self.sum(value.detach().cpu().clone()))
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up in any process."""
+        """Whether the flag is set in any process."""
         return bool(self.sum(torch.tensor(int(flag))))
 
     def share_buffers(self, module: nn.Module) -> None:
-        """Gives every process the first one's buffers, such as BatchNorm's statistics."""
+        """Copy the buffers of the first process, such as BatchNorm statistics, to all processes."""
         if self.size > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
 
     def parallel(self, module: nn.Module) -> nn.Module:
-        """The module with gradients averaged over the processes; itself where there is one."""
+        """Return the module with gradients averaged over the processes; the module itself where there is only one."""
         return DistributedDataParallel(module) if self.size > 1 else module
 
     @contextmanager
     def claim(self, *places: tuple[str | Path, str], folder: bool = False) -> Iterator[None]:
-        """The places, each with the option that named it, are written by these processes alone until the end.
+        """Lock files or folders against other runs within the block. Raises InputError, in all processes, where one is locked.
 
-        folder: they are folders. Raises InputError, in all of them, where another run writes there.
+        places: pairs of a path and the option that named it. folder: whether they are folders.
         """
-        with ExitStack() as held:
+        with ExitStack() as claims:
             refusal = ""
             try:
                 for path, flag in places if self.first else ():
-                    held.enter_context(claim(path, flag, folder=folder))
+                    claims.enter_context(claim(path, flag, folder=folder))
             except InputError as error:
                 refusal = str(error)
             if refusal := self.gather(refusal)[0]:
@@ -85,13 +86,13 @@ class World:
             yield
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have reached this call."""
         if self.size > 1:
             dist.barrier()
 
 
 def join_world() -> World:
-    """The world that `torchrun` describes in the environment, joined; a world of one without it."""
+    """Join the process group that `torchrun` describes in the environment; without it, return a World of one process."""
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if size == 1:
@@ -99,9 +100,9 @@ def join_world() -> World:
     if not dist.is_initialized():
         store, *_ = next(dist.rendezvous("env://"))
         if os.environ.get("GROUP_WORLD_SIZE") == "1":
-            # torchrun keeps its store over a restart, and with it the addresses of dead processes (pytorch#135712). The
-            # count of restarts tells them apart, but each node has its own: several nodes need
-            # TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, where processes may be restarted.
+            # torchrun keeps its store across restarts, including the addresses of dead processes (pytorch#135712). The prefix
+            # with the number of restarts separates them. Each node counts its own restarts, so this works only on one node:
+            # with several, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun where processes may be restarted.
             store = dist.PrefixStore(f"restart {restarts}", store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
@@ -112,10 +113,10 @@ def join_world() -> World:
 
 
 def end_process(status: int) -> NoReturn:
-    """Ends a process of torchrun that has done its work, without the interpreter's way out.
+    """End a process of torchrun that has done its work, without the interpreter's normal shutdown.
 
-    On that way a thread of PyTorch can abort the process ("terminate called without an active exception"), even after
-    destroy_process_group, and torchrun takes that for a failure of all processes.
+    During that shutdown, a thread of PyTorch can abort the process ("terminate called without an active exception"), even after
+    destroy_process_group, and torchrun treats this as a failure of all processes.
     """
     sys.stdout.flush()
     sys.stderr.flush()

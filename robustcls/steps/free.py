@@ -10,15 +10,15 @@ from robustcls.core.traits import traits
 
 @traits(makes_examples=True)
 def free(state: StepContext, x: Tensor, y: Tensor, *, replays: int = 4) -> Loss:
-    """Replays each batch, and lets every backward pass update both weights and perturbation (arXiv:1904.12843).
+    """Train `replays` times on each batch; every backward pass updates both weights and perturbation (arXiv:1904.12843).
 
-    Shafahi et al. 2019. The perturbation, clipped with its images to the box, is kept from batch to batch. An epoch costs
-    `replays` times a plain one: divide --epochs by it.
+    Shafahi et al. 2019. The perturbation is kept from batch to batch, after clipping to the ball and to images in [0, 1]. An
+    epoch costs `replays` times as much as a plain one: divide --epochs by that number.
     """
     if replays < 1:
         raise InputError(f"free(replays={replays}): give 1 or more")
     if state.accumulate > 1:
-        raise InputError("step free moves one perturbation for the whole batch: leave out `accumulate`")
+        raise InputError("step free updates one perturbation for the whole batch: leave out `accumulate`")
     delta = state.state.get("delta")
     if delta is None or delta.shape != x.shape:
         delta = torch.zeros_like(x)

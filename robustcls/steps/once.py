@@ -1,4 +1,4 @@
-"""The plain step."""
+"""The plain training step."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from robustcls.core.objective import Loss, StepContext
 
 
 def once(state: StepContext, x: Tensor, y: Tensor) -> Loss:
-    """One update by the gradient of the objective on one batch."""
+    """One update with the gradient of the objective on one batch."""
     loss = state.gradient(x, y, state.attack)
     state.update()
     return loss

@@ -1,4 +1,4 @@
-"""Training of weights most of which are 0."""
+"""Sparse training: most weights are 0 throughout."""
 
 import dataclasses
 import math
@@ -15,15 +15,20 @@ from robustcls.models.transfer import LAYERS
 def sparse(
     state: StepContext, x: Tensor, y: Tensor, *, density: float = 0.1, every: int = 500, share: float = 0.5
 ) -> Loss:
-    """One update of the few weights that are not 0; now and then the smallest of them give way to others (arXiv:2202.09844).
+    """One update of the nonzero weights; from time to time the smallest of them are exchanged (arXiv:2202.09844).
 
-    Flying Bird (Chen et al. 2022). density: of the weights of all convolutions and linear layers, shared out among them by
-    their sides (ERK, arXiv:1911.11134); the largest stay. Each `every` updates this share of a layer's weights, falling to
-    0 over the run by a cosine, becomes 0 by magnitude, and as many zeros grow by their gradients.
+    Flying Bird (Chen et al. 2022). At first the largest weights of each layer are kept and all others set to 0. Every `every`
+    updates, the smallest nonzero weights of each layer are set to 0, and as many weights with the largest gradients become
+    trainable.
+
+    density: fraction of the weights of all convolutions and linear layers that is nonzero. It is distributed over the layers in
+    proportion to the sum of their dimensions (ERK, arXiv:1911.11134). share: fraction of a layer's nonzero weights that is
+    exchanged; it falls to 0 over the run by a cosine.
     """
     if not (0 < density <= 1 and every >= 1 and 0 <= share <= 1):
         raise InputError(
-            f"sparse(density={density}, every={every}, share={share}): give shares from 0 to 1 and updates from 1 on"
+            f"sparse(density={density}, every={every}, share={share}): give density and share from 0 to 1, and 1 or more "
+            "for every"
         )
     weights = sparse_weights(state.model)
     counts = dict(zip(weights, erk([tuple(weight.shape) for weight in weights.values()], density), strict=True))
@@ -35,32 +40,32 @@ def sparse(
         falling = share * 0.5 * (1 + math.cos(math.pi * state.share_done))
         most = {name: weight.numel() - counts[name] for name, weight in weights.items()}
         exchange(state, weights, {name: min(most[name], int(falling * counts[name])) for name in weights})
-    for name, weight in weights.items():  # what is 0, with a momentum of 0, then stays so
+    for name, weight in weights.items():  # no gradient and no momentum, so zeros stay 0
         if weight.grad is not None:
             weight.grad.mul_(state.state[name])
     state.update()
-    left = torch.stack([weight.detach().count_nonzero() for weight in weights.values()]).sum()
-    found = left / sum(weight.numel() for weight in weights.values())
-    return dataclasses.replace(loss, parts={**loss.parts, "density": found})
+    nonzero = torch.stack([weight.detach().count_nonzero() for weight in weights.values()]).sum()
+    measured = nonzero / sum(weight.numel() for weight in weights.values())
+    return dataclasses.replace(loss, parts={**loss.parts, "density": measured})
 
 
 def sparse_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights of all convolutions and linear layers, by name. Raises InputError where one is not trained."""
-    found: dict[nn.Parameter, str] = {}
+    """Return the weights of all convolutions and linear layers by name. Raises InputError where one is not trained."""
+    names: dict[nn.Parameter, str] = {}  # a weight that several layers share appears once
     for name, module in model.named_modules():
         if not isinstance(module, LAYERS):
             continue
         weight = module._parameters.get("weight")
         if weight is None or not weight.requires_grad:
             raise InputError(
-                f"step sparse chooses among trained weights, and {name}'s are not: train all, without `tune`"
+                f"step sparse needs all layers to be trained, and {name} is not: leave out `tune` and `freeze`"
             )
-        found.setdefault(weight, f"{name}.weight")
-    return {name: weight for weight, name in found.items()}
+        names.setdefault(weight, f"{name}.weight")
+    return {name: weight for weight, name in names.items()}
 
 
 def first_masks(weights: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
-    """Of each layer so many weights, the largest: bool, contiguous."""
+    """Return a mask of each layer's largest weights, `counts` of them: bool, contiguous."""
     masks = {}
     for name, weight in weights.items():
         count = counts[name]
@@ -73,22 +78,23 @@ def first_masks(weights: Mapping[str, Tensor], counts: Mapping[str, int]) -> dic
 
 
 def erk(shapes: Sequence[Sequence[int]], density: float) -> list[int]:
-    """How many weights each layer keeps, in all `density` of them (Evci et al. 2019, arXiv:1911.11134).
+    """Return how many weights each layer keeps, so that the total is the fraction `density` of all weights.
 
-    In proportion to the sum of its sides, but for layers which that would give more than they have: these are dense.
+    Erdos-Renyi-Kernel (Evci et al. 2019, arXiv:1911.11134): a layer's number is proportional to the sum of its dimensions.
+    Layers that would get more weights than they have are dense.
     """
     sizes, sides = [math.prod(shape) for shape in shapes], [sum(shape) for shape in shapes]
     dense: set[int] = set()
     scale = 0.0
     while rest := [place for place in range(len(shapes)) if place not in dense]:
-        left = density * sum(sizes) - sum(sizes[place] for place in dense)
-        scale = left / sum(sides[place] for place in rest)
+        remaining = density * sum(sizes) - sum(sizes[place] for place in dense)
+        scale = remaining / sum(sides[place] for place in rest)
         over = {place for place in rest if scale * sides[place] >= sizes[place]}
         if not over:
             break
         dense |= over
     counts, wanted, given = [], 0.0, 0
-    for place, size in enumerate(sizes):  # rounded so that the sum is right
+    for place, size in enumerate(sizes):  # carry rounding errors over, so that the sum is exact
         wanted += size if place in dense else scale * sides[place]
         counts.append(math.floor(wanted + 0.5) - given)
         given += counts[-1]
@@ -96,7 +102,7 @@ def erk(shapes: Sequence[Sequence[int]], density: float) -> list[int]:
 
 
 def exchange(state: StepContext, weights: Mapping[str, nn.Parameter], counts: Mapping[str, int]) -> None:
-    """In each layer so many weights, the smallest, become 0, and as many zeros of the largest gradients are free."""
+    """Exchange `counts` weights of each layer: set the smallest to 0, and unmask as many zeros with the largest gradients."""
     for name, weight in weights.items():
         mask, count = state.state[name], counts[name]
         if count == 0 or weight.grad is None:
@@ -111,7 +117,7 @@ def exchange(state: StepContext, weights: Mapping[str, nn.Parameter], counts: Ma
 
 @torch.no_grad()
 def apply_masks(state: StepContext, weights: Mapping[str, nn.Parameter]) -> None:
-    """Weights, their momenta and their average are 0 outside the masks."""
+    """Set weights, their optimizer state and their average to 0 outside the masks."""
     for name, weight in weights.items():
         for tensor in (weight, *state.followers(name)):
             tensor.mul_(state.state[name])

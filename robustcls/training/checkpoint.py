@@ -1,4 +1,4 @@
-"""The files of a run folder: what a run saves, and how it goes on from there."""
+"""The files of a run folder: writing them, and resuming a run from them."""
 
 import dataclasses
 import json
@@ -21,41 +21,41 @@ from robustcls.runtime.low_rank import low_rank_layers
 from robustcls.training.config import TrainConfig
 from robustcls.training.run import Run
 
-OF_EACH_PROCESS = ("steps", "meter")  # of a state: in last.pt a list, by rank
-WEIGHTS = ("state_dict", "mean", "std")  # of a state: in every checkpoint
+OF_EACH_PROCESS = ("steps", "meter")  # entries of a state that differ between processes: in last.pt a list, by rank
+WEIGHTS = ("state_dict", "mean", "std")  # entries of a state that `save_checkpoint` writes for every checkpoint
 
 
 def save_last(run: Run, name: str = "last.pt") -> None:
-    """Writes history.jsonl, then last.pt, from the first process alone; all must call it."""
+    """Write history.jsonl, then last.pt. All processes must call it; only the first one writes."""
     state = run.state.state_dict()
     state |= {key: run.world.gather(state[key]) for key in OF_EACH_PROCESS}
-    more = {key: value for key, value in state.items() if key not in WEIGHTS}
-    if low_rank_layers(run.state.model):  # the checkpoint has them merged
-        more["unmerged"] = state["state_dict"]
+    extra = {key: value for key, value in state.items() if key not in WEIGHTS}
+    if low_rank_layers(run.state.model):  # `save_checkpoint` merges them into the weights; training needs them apart
+        extra["unmerged"] = state["state_dict"]
     if not run.world.first:
         return
     lines = [json.dumps(row, allow_nan=False) + "\n" for row in state["history"]]
     with atomic_write(run.folder / "history.jsonl") as part:
         part.write_text("".join(lines), encoding="utf-8")
-    save_checkpoint(run.folder / name, run.state.model, meta(run), data=run.data_sha256, **more)
+    save_checkpoint(run.folder / name, run.state.model, meta(run), data=run.data_sha256, **extra)
 
 
 def restore_state(run: Run, content: dict[str, Any]) -> None:
-    """Takes over what `save_last` saved. Raises InputError where it is not of this run, or damaged."""
+    """Restore the state that `save_last` wrote. Raises InputError where images or classes differ, or the file is damaged."""
     if content["data"] != run.data_sha256:
         raise InputError(
             f"the training or validation images of {run.config.data} are not those that {run.folder} began with: "
-            "put them back, or begin a new run"
+            "restore them, or begin a new run"
         )
     began, classes = list(content.get("classes", ())), list(run.train.classes)
     if began != classes:
         was, now = next(pair for pair in zip_longest(began, classes) if pair[0] != pair[1])
         raise InputError(
             f"the classes of {run.config.data} are not those that {run.folder} began with: {now!r} is where {was!r} "
-            "was: name them as they were, or begin a new run"
+            "was: restore their names, or begin a new run"
         )
     try:
-        fresh, rank = run.state.state_dict(), run.world.rank  # there may be more processes than there were
+        fresh, rank = run.state.state_dict(), run.world.rank  # a process that last.pt has no entry for starts fresh
         own = {key: content[key][rank] if rank < len(content[key]) else fresh[key] for key in OF_EACH_PROCESS}
         own |= {"state_dict": content.get("unmerged", content["state_dict"])}
         run.state.load_state_dict(content | own)
@@ -66,21 +66,22 @@ def restore_state(run: Run, content: dict[str, Any]) -> None:
 
 
 def save_best(run: Run) -> None:
+    """Write ckpt.pt, from the first process only."""
     if run.world.first:
         save_checkpoint(run.folder / "ckpt.pt", run.state.eval_model, meta(run))
 
 
 def save_config(run: Run) -> None:
-    """Writes config.toml, after what a reader must know of it, a line each."""
+    """Write config.toml. It begins with comment lines on how the recipe was adapted and which options came from Python."""
     if run.world.first:
-        said = [run.remark, f"{' and '.join(run.from_python)} came from Python" if run.from_python else ""]
-        text = "".join(f"# {line}\n" for line in said if line) + to_toml(run.config)
+        comments = [run.remark, f"{' and '.join(run.from_python)} came from Python" if run.from_python else ""]
+        text = "".join(f"# {line}\n" for line in comments if line) + to_toml(run.config)
         with atomic_write(run.folder / "config.toml") as part:
             part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def meta(run: Run) -> dict[str, Any]:
-    """What a checkpoint says of itself: primitives alone."""
+    """Return the metadata of a checkpoint; all values are primitives."""
     return {
         "data": run.config.data,
         "data_dir": run.config.data_dir,
@@ -101,7 +102,7 @@ def meta(run: Run) -> dict[str, Any]:
 
 
 def read_last(folder: Path, name: str = "last.pt") -> tuple[TrainConfig, dict[str, Any]]:
-    """The configuration and the content of a run folder's last.pt. Raises InputError."""
+    """Return the configuration and the content of the last.pt in a run folder. Raises InputError."""
     path = folder / name
     if not path.exists():
         raise InputError(f"no {path}: give the folder of a run")
@@ -114,30 +115,30 @@ def read_last(folder: Path, name: str = "last.pt") -> tuple[TrainConfig, dict[st
 
 
 def new_folder(config: TrainConfig) -> Path:
-    """The run folder: `out`, or a fresh one named for data, architecture, attack and time."""
+    """The run folder: `out`, or a new one named after data, architecture, attack and time."""
     if config.out:
         return Path(config.out)
     return fresh_folder(config.data or "", config.arch, config.adv or "none")
 
 
 def fresh_folder(*parts: str) -> Path:
-    """A folder of runs/ that is not there yet, named for these parts and the time."""
+    """The path of a folder below runs/ that does not exist yet, named after these parts and the time."""
     name = "-".join(_slug(part) for part in (*parts, time.strftime("%Y%m%d-%H%M%S")))
-    free = (Path("runs") / f"{name}{end}" for end in ("", *(f"-{count}" for count in range(2, 10_000))))
-    return next(folder for folder in free if not folder.exists())
+    candidates = (Path("runs") / f"{name}{end}" for end in ("", *(f"-{count}" for count in range(2, 10_000))))
+    return next(folder for folder in candidates if not folder.exists())
 
 
 def check_new(folder: Path, inputs: Iterable[str] = ()) -> None:
-    """Raises InputError where a run cannot begin in the folder. inputs: files that it must not replace."""
+    """Raise InputError where a new run cannot begin in the folder. inputs: files that it must not overwrite."""
     if (folder / "last.pt").exists():
-        raise InputError(f"{folder} already holds a run: go on with `resume={folder}`, or name another `out`")
+        raise InputError(f"{folder} already holds a run: resume it with `resume={folder}`, or name another `out`")
     if (folder / "ckpt.pt").exists():
         raise InputError(f"{folder} already holds a checkpoint: name another `out`")
     check_writable(folder / "config.toml", inputs=inputs)
 
 
 def begin_folder(run: Run) -> None:
-    """Writes a new run's first files; all of them or none."""
+    """Write the first files of a new run. If one cannot be written, remove the others."""
     before = set(run.folder.glob("*"))
     try:
         save_config(run)

@@ -1,4 +1,4 @@
-"""The options of training."""
+"""The options of `robustcls train` and `robustcls.train`."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -17,30 +17,38 @@ from robustcls.core.options import (
 )
 from robustcls.core.traits import traits_of
 
-PYTHON = "python"  # for `data`: images that were given in Python, which no spec names
-LEAST = {
+PYTHON = "python"  # value of `data` when the images are Python objects, which no spec can name
+LEAST = {  # smallest allowed values
     "epochs": 1, "val_n": 1, "val_every": 1, "limit_train": 1, "accumulate": 1, "patience": 0, "save_every": 1,
     "track_images": 0,
 }  # fmt: skip
-BELOW = {"momentum": 1, "ema": 1, "swa": 1, "dropout": 1}  # exclusive bounds; the others have none
+BELOW = {"momentum": 1, "ema": 1, "swa": 1, "dropout": 1}  # exclusive upper bounds; other options have none
 
 
 @dataclass(kw_only=True)
 class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptions, RuntimeOptions, CompileOption):
+    """The options of a training run. `__post_init__` fills in defaults and raises InputError for invalid combinations."""
+
     GROUP: ClassVar[str] = "Optimisation"
 
     arch: str = option(
         "vgg16",
-        "Architecture, such as vgg16(width=0.25) or torchvision/resnet18, behind the data's mean and std; or "
-        "module:callable, (num_classes, input_size) to a module on [0, 1] pixels.",
+        "Architecture, such as vgg16(width=0.25) or torchvision/resnet18, with the data's mean and std in front of it; or "
+        "module:callable, a function (num_classes, input_size) that returns a module for [0, 1] pixels.",
         metavar="SPEC",
         group="Model",
     )
     mean: str | None = option(
-        None, f"{MEAN} Or the word data, for the training images' own.", metavar="M,M,M", group="Model"
+        None,
+        f"{MEAN} Or the word data, for the training images' own mean.",
+        metavar="M,M,M",
+        group="Model",
     )
     init: str | None = option(
-        None, "Initial weights: imagenet (the zoo's own), or a file of weights.", metavar="PATH", group="Model"
+        None,
+        "Initial weights: imagenet, for the pretrained weights of a torchvision/ or timm/ architecture, or a file of weights.",
+        metavar="PATH",
+        group="Model",
     )
     prune: str | None = option(
         None,
@@ -49,18 +57,22 @@ class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptio
         group="Model",
     )
     head: str = option(
-        "linear", "Layers that give the logits: linear, or such as 512-relu-K.", metavar="LAYERS", group="Model"
+        "linear",
+        "Layers that compute the logits: linear, or hidden layers and K, such as 512-relu-K.",
+        metavar="LAYERS",
+        group="Model",
     )
     freeze: str = option(
-        "none", "Weights that are not trained: none, backbone, or the first N layers.", metavar="N", group="Model"
+        "none", "Weights to freeze: none, backbone, or N for the first N layers.", metavar="N", group="Model"
     )
     tune: str = option(
         "all",
-        "What is trained of the initial weights: all, head, norm_bias, or lora(rank=4), which adds small matrices to them.",
+        "Which of the initial weights to train: all, head, norm_bias, or lora(rank=4), which trains small matrices that are "
+        "added to them.",
         metavar="SPEC",
         group="Model",
     )
-    dropout: float = option(0.0, "Share of the head's inputs that training sets to 0; 0 for none.", group="Model")
+    dropout: float = option(0.0, "Dropout probability of the head's inputs; 0 for no dropout.", group="Model")
     adv: str | None = option(
         None,
         "Inner attack: none, fgsm, n_fgsm, pgd(steps=3) ...  [default: the data set's recipe]",
@@ -69,7 +81,8 @@ class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptio
     )
     eps_ramp: str | None = option(
         None,
-        "Grow the radius with the run: 0.15-0.3 trains on clean images up to 15% of it, and at full radius from 30% on.",
+        "Increase the radius during the run: with 0.15-0.3, train on clean images for the first 15% of the run, and with the "
+        "full radius from 30% on.",
         metavar="FROM-TO",
         group="Attack",
     )
@@ -83,67 +96,88 @@ class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptio
     )
     epochs: int = option(30, "Passes over the training images.")
     minutes: float = option(
-        0.0, "Instead: as many epochs as fit in this time, by the speed of the first updates; 0 for none."
+        0.0,
+        "Instead of --epochs: train for as many epochs as fit in this time, estimated from the first updates; 0 to use "
+        "--epochs.",
     )
     optimizer: Literal["sgd", "adamw"] = option("sgd", "SGD with Nesterov momentum, or AdamW.")
     lr: float = option(0.1, "Peak learning rate.")
-    backbone_lr: float = option(1.0, "Fraction of it for all layers but the head.")
-    momentum: float = option(0.9, "Momentum of SGD; the first beta of AdamW.")
-    weight_decay: float = option(5e-4, "Weight decay, not applied to BatchNorm, biases and the matrices of lora.")
+    backbone_lr: float = option(1.0, "Learning rate of all layers except the head, as a fraction of --lr.")
+    momentum: float = option(0.9, "Momentum of SGD, or the first beta of AdamW.")
+    weight_decay: float = option(5e-4, "Weight decay; not applied to BatchNorm, biases and the matrices of lora.")
     schedule: str = option(
         "one_cycle",
-        "Learning rate over the run: one_cycle, cosine, piecewise, cyclic, constant.",
+        "Learning-rate schedule: one_cycle, cosine, piecewise, cyclic, constant.",
         metavar="SPEC",
     )
-    clip: float = option(0.0, "Clip gradients to this norm; 0 for none.")
+    clip: float = option(0.0, "Clip the norm of the gradients to this value; 0 for no clipping.")
     accumulate: int = option(
-        1, "Parts that each batch is split into, one after another, to save memory.", metavar="N", group="Runtime"
+        1,
+        "Split each batch into N parts and accumulate their gradients, to save memory.",
+        metavar="N",
+        group="Runtime",
     )
     augment: str = option(
         "crop_flip", "Augmentation, such as crop_flip+cutout; see robustcls list augment.", metavar="SPEC", group="Data"
     )
-    ema: float = option(0.0, "Decay of a moving average of the weights, which is validated and saved; 0 for none.")
-    swa: float = option(0.0, "Share of the run after which epochs' weights are averaged, likewise; 0 for none.")
+    ema: float = option(
+        0.0,
+        "Decay of an exponential moving average of the weights; the averaged weights are validated and saved; 0 for none.",
+    )
+    swa: float = option(
+        0.0,
+        "Fraction of the run after which the weights of each epoch are averaged (SWA); the averaged weights are validated "
+        "and saved; 0 for none.",
+    )
     limit_train: int | None = option(
-        None, "Train on so many images, the same share of each class.", metavar="N", group="Data"
+        None, "Train on N images only, with the same class proportions.", metavar="N", group="Data"
     )
     unlabelled: str | None = option(
         None,
-        "Also train on images without labels: folder:DIR, another data set, or rest, which --limit-train leaves out.",
+        "Also train on images without labels: folder:DIR, another data set, or rest, which stands for the images that "
+        "--limit-train leaves out.",
         metavar="SPEC",
         group="Data",
     )
-    unlabelled_share: float = option(0.5, "Share of each batch that is unlabelled.", metavar="P", group="Data")
-    pseudo_labels: str | None = option(
-        None, "Labels for these images, as robustcls label wrote them.", metavar="FILE", group="Data"
+    unlabelled_share: float = option(
+        0.5, "Fraction of each batch that is unlabelled images.", metavar="P", group="Data"
     )
-    val_n: int = option(500, "Validation images, held out of the training set.", group="Data")
+    pseudo_labels: str | None = option(
+        None, "Labels from robustcls label for the unlabelled images.", metavar="FILE", group="Data"
+    )
+    val_n: int = option(500, "Number of validation images, held out of the training set.", group="Data")
     val_every: int | None = option(
         None,
-        "Validate every so many epochs, and after the last.  [default: each; with --minutes as seldom as makes it a tenth "
-        "of the training]",
+        "Validate every N epochs, and after the last one.  [default: every epoch; with --minutes, so rarely that "
+        "validation takes about a tenth of the training time]",
         metavar="N",
         group="Data",
     )
     val_attack: str = option(
         "pgd(steps=10)",
-        "Attack that measures robust validation accuracy, or none to measure none.",
+        "Attack that measures robust validation accuracy, or none to skip that measurement.",
         metavar="SPEC",
         group="Attack",
     )
-    patience: int = option(0, "Stop after so many epochs without a better score; 0 to go on.", metavar="N")
+    patience: int = option(
+        0, "Stop after N epochs without a better validation accuracy; 0 to never stop early.", metavar="N"
+    )
     on_collapse: Literal["stop", "rollback", "ignore"] = option(
-        "stop", "On catastrophic overfitting: stop, or go back an epoch with half the attack's step, or nothing."
+        "stop",
+        "On catastrophic overfitting: stop; or roll back to the last good epoch and halve the attack's step size; or ignore "
+        "it.",
     )
-    save_every: int | None = option(None, "Also write last.pt every so many batches.", metavar="N", group="Output")
+    save_every: int | None = option(None, "Also write last.pt every N batches.", metavar="N", group="Output")
     cuda_graphs: bool = option(
-        False, "Compile the inner attack's passes and replay them as CUDA graphs.", group="Runtime"
+        False,
+        "Compile the inner attack's forward and backward passes and replay them as CUDA graphs.",
+        group="Runtime",
     )
-    deterministic: bool = option(False, "Use deterministic operations only, also on CUDA.", group="Runtime")
+    deterministic: bool = option(False, "Use only deterministic operations, on CUDA too.", group="Runtime")
     track: tuple[str, ...] = option(
         (), "Also log to tensorboard or wandb (repeatable).", metavar="NAME", group="Output"
     )
-    track_images: int = option(1, "Log images every so many epochs; 0 for never.", metavar="N", group="Output")
+    track_images: int = option(1, "Log images every N epochs; 0 for never.", metavar="N", group="Output")
     out: str | None = option(
         None, "Run folder.  [default: runs/<data>-<arch>-<adv>-<time>]", metavar="DIR", group="Output"
     )
@@ -162,15 +196,15 @@ class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptio
         if self.ema and self.swa:
             raise InputError("`ema` and `swa` are two averages of the weights: give one of them")
         if self.prune:
-            plugins.load("prune", self.prune)  # a typo is found at once
+            plugins.load("prune", self.prune)  # so that a typo in the spec is reported at once
         plugins.load("tune", self.tune)
         if self.tune != "all" and self.freeze != "none":
-            raise InputError(f'`tune="{self.tune}"` says what is trained: leave out `freeze="{self.freeze}"`')
+            raise InputError(f'`tune="{self.tune}"` already says what is trained: leave out `freeze="{self.freeze}"`')
         parse_batch_size(self.batch_size)
         self.data = self.data or "digits"
         self.norm = self.norm or "linf"
         if self.eps is None and self.norm != "linf":
-            raise InputError(f"norm {self.norm} has no usual radius: give `eps`, such as `eps=0.5`")
+            raise InputError(f"norm {self.norm} has no default radius: give `eps`, such as `eps=0.5`")
         self.eps = "8/255" if self.eps is None else self.eps
         self.adv = "none" if self.makes_examples else self.adv or "pgd"
         plain = self.adv == "none" and not self.makes_examples
@@ -182,7 +216,10 @@ class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptio
         if self.eps_ramp is not None:
             parse_ramp(self.eps_ramp)
             if not self.is_adversarial:
-                raise InputError(f"`eps_ramp={self.eps_ramp}` grows the radius of an attack: name one, or leave it out")
+                raise InputError(
+                    f"`eps_ramp={self.eps_ramp}` grows the radius of an attack, and this run has none: give `adv`, or "
+                    "leave out `eps_ramp`"
+                )
         if not -(2**63) <= self.seed < 2**63:
             raise InputError(f"`seed={self.seed}` is out of range: give a number of at most 18 digits")
 
@@ -190,21 +227,21 @@ class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptio
         if not 0 < self.unlabelled_share < 1:
             raise InputError(f"`unlabelled_share={self.unlabelled_share:g}` is out of range: give a share such as 0.5")
         if self.pseudo_labels and not self.unlabelled:
-            raise InputError("`pseudo_labels` are of images without labels: name these with `unlabelled`")
+            raise InputError("`pseudo_labels` are labels for unlabelled images: name those images with `unlabelled`")
         if self.without_labels and not traits_of(plugins.load("objective", self.objective or "")).unlabelled:
             raise InputError(
                 f"objective {self.objective} learns nothing from images without labels: give `objective=trades`, or "
-                "`pseudo_labels=FILE.npz` of `robustcls label`"
+                "`pseudo_labels=FILE.npz` from `robustcls label`"
             )
 
     @property
     def without_labels(self) -> bool:
-        """Whether some of the images that are trained on have no label, and no pseudo-label."""
+        """Whether some training images have neither a label nor a pseudo-label."""
         return bool(self.unlabelled) and not self.pseudo_labels
 
     @property
     def makes_examples(self) -> bool:
-        """Whether the step makes the adversarial images itself, without `adv`."""
+        """Whether the training step makes the adversarial images itself, without the inner attack `adv`."""
         return traits_of(plugins.load("step", self.step)).makes_examples
 
     @property
@@ -214,12 +251,17 @@ class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptio
 
 
 def parse_ramp(text: str) -> tuple[float, float]:
-    """The shares of a run at which the radius begins to grow and is whole, from `0.15-0.3`. Raises InputError."""
+    """Parse `0.15-0.3` into the fractions of the run at which the radius begins to grow and reaches its full size.
+
+    Raises InputError.
+    """
     begin, dash, end = text.partition("-")
     try:
-        found = float(begin), float(end)
+        ramp = float(begin), float(end)
     except ValueError:
-        found = (1.0, 0.0)
-    if not (dash and 0 <= found[0] < found[1] <= 1):
-        raise InputError(f"`eps_ramp={text}` is no part of a run: give two shares of it such as 0.15-0.3")
-    return found
+        ramp = (1.0, 0.0)
+    if not (dash and 0 <= ramp[0] < ramp[1] <= 1):
+        raise InputError(
+            f"`eps_ramp={text}` is not a part of the run: give two fractions of it, such as `eps_ramp=0.15-0.3`"
+        )
+    return ramp

@@ -1,4 +1,4 @@
-"""What a run folder says of how its checkpoint was trained."""
+"""The training history of a checkpoint, read from its run folder."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,10 @@ from robustcls.results.records import Chance, Epoch, Training
 
 
 def read_training(checkpoint: Path, meta: Mapping[str, Any]) -> Training | None:
-    """The record of the run that wrote a checkpoint, from history.jsonl beside it; None where there is none to read."""
+    """Return the record of the run that wrote a checkpoint, from the history.jsonl beside it.
+
+    None where that file is missing, unreadable, or of a different run. meta: the metadata of the checkpoint.
+    """
     try:
         lines = (checkpoint.parent / "history.jsonl").read_text(encoding="utf-8").splitlines()
         epochs = [Epoch(**json.loads(line)) for line in lines]

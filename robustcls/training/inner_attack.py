@@ -1,4 +1,4 @@
-"""The attack inside an objective."""
+"""The inner attack: the attack that adversarial training runs on each batch."""
 
 import inspect
 import warnings
@@ -20,7 +20,7 @@ from robustcls.core.traits import takes, traits_of
 
 
 def load_whole(spec: plugins.AnyPlugin) -> Callable[..., Tensor]:
-    """The attack of a spec as training runs it: one that takes soft labels goes to its last step unless the spec says else."""
+    """Load an attack for training. An attack that takes soft labels runs all its steps unless the spec sets `early_stop`."""
     attack = plugins.load("attack", spec)
     if traits_of(attack).soft_labels and takes(attack, "early_stop"):
         return partial(attack, **{"early_stop": False} | attack.keywords)
@@ -29,15 +29,18 @@ def load_whole(spec: plugins.AnyPlugin) -> Callable[..., Tensor]:
 
 @torch.no_grad()
 def self_labelled(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The labels N of a batch, the model's own where one is UNLABELLED; probabilities N,K as they are."""
+    """Return the labels N of a batch, with UNLABELLED replaced by the predicted class. Probabilities N,K are left unchanged."""
     return y if y.is_floating_point() else torch.where(y == UNLABELLED, model(x).argmax(1), y)
 
 
 class InnerAttack:
-    """An attack by its spec, made on a model in eval mode with the loss that the objective asks for."""
+    """An attack that maximises the loss of an objective, on a model in eval mode."""
 
     def __init__(self, attack: plugins.AnyPlugin, objective: str, threat: ThreatModel) -> None:
-        """attack: a spec, or a function `(model, x, y, threat, *, generator=None) -> x_adv`."""
+        """attack: a spec, or a function `(model, x, y, threat, *, generator=None) -> x_adv`. objective: named in messages.
+
+        Raises InputError for an attack that cannot be trained against, or whose options do not fit the threat model.
+        """
         spec = attack if isinstance(attack, str) else str(plugins.parse("attack", attack))
         self.spec, self.objective, self.threat = spec, objective, threat
         self.function = load_whole(attack)
@@ -59,17 +62,18 @@ class InnerAttack:
         generator: Generator,
         halvings: int = 0,
     ) -> Tensor:
-        """Adversarial images of x, N,C,H,W.
+        """Return adversarial images of x, N,C,H,W.
 
         Args:
-            threat: in place of its own, one of a smaller radius, for which its step shrinks alike.
-            loss: of each sample, which the attack makes large. One with the trait `reference` compares logits with those
-                of a reference, the model's own of the clean images unless given.
-            reference: N,K, in place of the labels.
-            halvings: of the attack's usual step size.
+            threat: a threat model of a smaller radius, in place of the attack's own; its step size shrinks in proportion.
+            loss: the per-sample loss that the attack maximises. A loss with the trait `reference` compares logits with
+                reference logits, by default those of the model on the clean images.
+            reference: reference logits N,K, used in place of the labels.
+            generator: source of the attack's randomness.
+            halvings: how often to halve the attack's step size.
 
         Raises:
-            InputError: for a loss or labels that the attack cannot take.
+            InputError: for a loss or labels that the attack cannot take, or images of the wrong kind from the attack.
         """
         threat = threat or self.threat
         diverges = reference is not None or traits_of(loss).reference
@@ -85,24 +89,24 @@ class InnerAttack:
                     reference = model(x)
             target = y if reference is None else reference.detach()
             with kept_flags(model) if self.is_own else nullcontext():
-                # A function of the user's own may write on what it is given.
+                # A user's function may modify its inputs in place.
                 images = x.clone() if self.is_own else x
                 x_adv = self.function(model, images, target, threat, **options)
         if fault := fault_of(x_adv, x):
             raise InputError(
                 f"inner attack {self.spec}: {fault}: return adversarial images, a float tensor of their shape"
             )
-        if self.is_new:  # once, for it waits for the device
+        if self.is_new:  # checked only once, because the check waits for the device
             self.is_new = False
             if not x_adv.isfinite().all():
                 raise InputError(f"inner attack {self.spec} gave values that are not finite: return images")
-            if said := outside_of(x_adv, x, threat, traits_of(self.function)):
-                warnings.warn(f"inner attack {self.spec}: {said}, and are trained on as they are", stacklevel=2)
+            if problem := outside_of(x_adv, x, threat, traits_of(self.function)):
+                warnings.warn(f"inner attack {self.spec}: {problem}, and are trained on as they are", stacklevel=2)
         return x_adv.detach()
 
     @property
     def step_size(self) -> float:
-        """In pixel values, as the spec has it or, where that leaves it open, as the attack chooses it."""
+        """The step size in pixel values: that of the spec, or the attack's default."""
         given, steps = self.parameters["step_size"].default, self.parameters.get("steps")
         return self.threat.default_step(steps.default if steps else None) if given is None else float(given)
 

@@ -1,4 +1,4 @@
-"""Pseudo-labels: a model, the teacher, names the class of images that nobody has labelled."""
+"""Pseudo-labels: a model, the teacher, predicts the class of unlabelled images."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -34,19 +34,20 @@ from robustcls.training.label_config import LabelConfig
 def label(
     model: nn.Module, images: Tensor | ndarray, *, batch_size: int | str = "auto", progress: bool = False
 ) -> PseudoLabels:
-    """The class that a model gives to each image, and how sure it is, for `robustcls.train(pseudo_labels=FILE)`.
+    """Predict the class of each image, with its confidence, for `robustcls.train(pseudo_labels=FILE)`.
 
     Args:
-        model: any module that gives logits N,K for [0, 1] pixels; it is left as it was.
-        images: float N,C,H,W in [0, 1], a tensor on any device or a NumPy array. They are taken as 8-bit pixels, as in files.
+        model: any module that returns logits N,K for [0, 1] pixels; it is not changed.
+        images: float N,C,H,W in [0, 1], a tensor on any device or a NumPy array. They are rounded to 8-bit pixels, as in image
+            files.
         batch_size: images at a time.
         progress: show progress on stderr.
 
     Returns:
-        `.labels` int64 N, `.confidence` float32 N, `.save("labels.npz")`.
+        A PseudoLabels with `.labels` int64 N and `.confidence` float32 N; `.save("labels.npz")` writes it.
 
     Raises:
-        InputError: for images that the model cannot take, and where it gives no class.
+        InputError: for images that the model cannot take, and where its logits are not finite.
 
     Example:
         >>> robustcls.label(teacher, images).save("labels.npz")
@@ -65,15 +66,15 @@ def label_spec(
     inputs: Iterable[str] = (),
     say: Callable[[str], object] = lambda text: None,
 ) -> PseudoLabels:
-    """What the command does: labels the images of config.data by the model of a spec, and writes them. Raises InputError.
+    """Label the images of config.data with the model of a spec and write the labels to `out`, as `robustcls label` does.
 
-    inputs: files that are read, which it must not replace.
+    inputs: files that were read and that must not be overwritten. say: called with each message. Raises InputError.
     """
     check_writable(out, inputs=[spec, *inputs])
     parse_batch_size(config.batch_size)
     device = resolve_device(config.device)
     source = read_model(spec)
-    if isinstance(source.content, Manifest) or is_checkpoint(source.content):  # it knows which images it takes
+    if isinstance(source.content, Manifest) or is_checkpoint(source.content):  # the file records the size of its images
         loaded = _build(source, config, (3, 224, 224))
         images = _images(source, config, tuple(loaded.classes), input_size_of(loaded.model))
     else:
@@ -84,9 +85,9 @@ def label_spec(
         say(line)
     say(f"{len(images)} images of {images.name}" + (f"; {images.note}" if images.note else ""))
     batch_size = config.batch_size or "auto"
-    found = _label(loaded.model.to(device), images.pixels, batch_size, loaded, images.name, progress=not config.quiet)
-    found.save(out)
-    return found
+    labels = _label(loaded.model.to(device), images.pixels, batch_size, loaded, images.name, progress=not config.quiet)
+    labels.save(out)
+    return labels
 
 
 def _build(source: ModelSource, config: LabelConfig, size: torch.Size | tuple[int, ...]) -> LoadedModel:
@@ -131,7 +132,7 @@ def _label(
     *,
     progress: bool,
 ) -> PseudoLabels:
-    """pixels: uint8 N,C,H,W. loaded: what is known of the model."""
+    """Label pixels, uint8 N,C,H,W. loaded: the file that the model comes from, if any. data: name of the images."""
     x: ImageRows = EightBit(pixels)
     fitted, _ = classifier_of(model, x[:LOOKED_AT])
     size = resolve_batch_size(batch_size, pixels.shape[1:], device_of(model))
@@ -140,7 +141,7 @@ def _label(
     labels = predict_labels(logits)
     if lost := int((labels == NO_ANSWER).sum()):
         raise InputError(
-            f"the model gives no class for {lost} of {len(labels)} images: its logits are no finite numbers"
+            f"the model gives no class for {lost} of {len(labels)} images: its logits are not finite numbers"
         )
     names = (loaded.classes if loaded else ()) or getattr(unwrapped(model), "classes", None) or ()
     outputs = logits.shape[1]

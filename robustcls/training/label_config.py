@@ -15,8 +15,8 @@ class LabelConfig(DataOptions, NormalisationOptions, DeviceOptions):
 
     data: str | None = option(
         REST,
-        "Images without labels: folder:DIR, with any images below it; another data set, whose labels are not read; or rest, "
-        "what the training of the checkpoint left out by --limit-train.",
+        "Images without labels: folder:DIR, with all images below it; another data set, whose labels are not read; or rest, "
+        "the images that --limit-train left out of the checkpoint's training.",
         metavar="SPEC",
         group="Data",
     )

@@ -1,4 +1,5 @@
-"""The training loop: epochs of batches; after each, the model is validated, watched, saved, and sent on its way or back."""
+"""The training loop. After each epoch it validates the model, checks for catastrophic overfitting, saves, and continues, stops
+or rolls back."""
 
 import signal
 import threading
@@ -21,14 +22,14 @@ from robustcls.training.checkpoint import read_last, restore_state, save_best, s
 from robustcls.training.run import Run
 from robustcls.training.state import own_random
 
-CHECK_EVERY = 16  # batches: to look at a flag on the device, or in other processes, waits for them
+CHECK_EVERY = 16  # batches; reading a flag from the device or from other processes forces a wait
 MOST_ROLLBACKS = 5
-UNMEASURED = ("train_clean", "val_clean", "val_robust", "val_fgsm")
-SWA_FORWARDS = 50  # batches that estimate BatchNorm's statistics of averaged weights
+UNMEASURED = ("train_clean", "val_clean", "val_robust", "val_fgsm")  # None in epochs without validation
+SWA_FORWARDS = 50  # batches used to estimate the BatchNorm statistics of averaged weights
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM came; the state was saved between two batches."""
+    """The run was stopped by Ctrl-C or SIGTERM; its state was saved between two batches."""
 
 
 def fit(
@@ -36,7 +37,11 @@ def fit(
     on_batch: Callable[[Run], object] = lambda run: None,
     on_epoch: Callable[[Epoch], object] = lambda row: None,
 ) -> None:
-    """Trains to the end, validating, selecting and saving after each epoch. Raises Interrupted, with the state saved."""
+    """Train until the run is finished; validate, select the best epoch and save after each epoch.
+
+    on_batch, on_epoch: called after each batch with the run, and after each epoch with its record.
+    Raises Interrupted on Ctrl-C or SIGTERM, after saving the state, and Diverged for a loss that is not finite.
+    """
     state, every = run.state, run.config.save_every
     with stop_requests() as stopped, own_random(run.device), closing(run):
         while not state.finished:
@@ -61,13 +66,17 @@ def fit(
 
 
 def is_time_to_check(run: Run) -> bool:
-    """Whether the loop may wait: on the CPU in one process nothing has to be waited for."""
+    """Whether to check for a non-finite loss and for stop requests after this batch.
+
+    The check synchronises with the device and the other processes. A single process on the CPU checks after every batch,
+    because there it costs nothing.
+    """
     alone_on_cpu = run.device.type == "cpu" and run.world.size == 1
     return alone_on_cpu or run.state.batch % CHECK_EVERY == 0 or run.state.batch == run.state.num_batches
 
 
 def finish_epoch(run: Run) -> Epoch:
-    """Validates, selects, watches, writes history and checkpoints, and moves on to the next epoch."""
+    """Validate, record the epoch, react to catastrophic overfitting, write the checkpoints, and move on to the next epoch."""
     run.check_finite()
     state = run.state
     if state.average:
@@ -90,14 +99,17 @@ def finish_epoch(run: Run) -> Epoch:
         _begin_next(run, row)
     row.warning = _warn(run)
     if run.config.on_collapse == "rollback" and not row.event and due:
-        save_last(run, "good.pt")  # first: a run that is killed in between comes here again
+        save_last(run, "good.pt")  # before last.pt: a run killed between the two writes repeats this epoch when resumed
     save_last(run)
     return row
 
 
 def is_validated(run: Run, epoch: int) -> bool:
-    """Whether this epoch, from 1 on, is validated; the others are neither selected nor watched, and their clean and robust
-    accuracies are None."""
+    """Whether this epoch (counted from 1) is validated.
+
+    An epoch without validation cannot become the best epoch, is not checked for catastrophic overfitting, and has None for its
+    clean and robust accuracies.
+    """
     return epoch % (run.config.val_every or 1) == 0 or epoch == run.config.epochs
 
 
@@ -107,7 +119,7 @@ def _begin_next(run: Run, row: Epoch) -> None:
     state.meter.reset()
     if not is_validated(run, row.epoch):
         return
-    score = (row.val_robust or 0.0, row.val_clean or 0.0)  # by clean accuracy alone with `val_attack="none"`
+    score = (row.val_robust or 0.0, row.val_clean or 0.0)  # with `val_attack="none"` only clean accuracy counts
     score = score if run.config.is_adversarial else score[::-1]
     if score > state.best_score:
         state.best_score, state.best_epoch = score, row.epoch
@@ -118,7 +130,7 @@ def _begin_next(run: Run, row: Epoch) -> None:
 
 
 def _went_back(run: Run, row: Epoch) -> bool:
-    """Does what was asked for on catastrophic overfitting. Whether the run is back at the last good epoch."""
+    """Apply `on_collapse` after catastrophic overfitting. Return whether the run was rolled back to the last good epoch."""
     state = run.state
     row.event = (
         f"catastrophic overfitting in epoch {row.epoch}: "
@@ -134,29 +146,33 @@ def _went_back(run: Run, row: Epoch) -> bool:
     history, rollbacks = state.history, state.rollbacks + 1
     restore_state(run, read_last(run.folder, "good.pt")[1])
     run.track_from_here()
-    what = "the attack's step" if state.halves_attack else "the learning rate"
-    row.event += f"; back to epoch {state.epoch}, {what} cut to 1/{2**rollbacks}"
+    reduced = "the attack's step" if state.halves_attack else "the learning rate"
+    row.event += f"; back to epoch {state.epoch}, {reduced} cut to 1/{2**rollbacks}"
     state.history, state.rollbacks = history, rollbacks
     return True
 
 
 def _warn(run: Run) -> str:
-    """What the epoch that has just ended tells of how the model learns; each thing is said once, chance half-way too."""
+    """Return the warnings about learning that the epoch just finished gives rise to, "" for none.
+
+    Each warning is given once, except the one about accuracy at chance level, which may come half-way and at the end.
+    """
     history, row, epochs = run.state.history, run.state.history[-1], run.config.epochs
     rise = risen_loss(history)
     half, over = row.epoch == (epochs + 1) // 2, row.epoch == epochs or run.state.stopped
-    said = [
+    warnings = [
         few_updates(run.state.num_batches, epochs) if len(history) == 1 else "",
         rise if rise == first_rise(history) else "",
         at_chance(history, run.chance, adversarial=run.config.is_adversarial) if half or over else "",
     ]
-    return "; ".join(filter(None, said))
+    return "; ".join(filter(None, warnings))
 
 
 def _forwards(run: Run, model: Classifier) -> Iterator[Loss]:
-    """The objective on an averaged model, on batches of other draws than training's.
+    """Yield the objective of an averaged model, in train mode, on SWA_FORWARDS batches with their own random draws.
 
-    The live model is attacked: the average has no statistics of BatchNorm yet with which it could be in eval mode.
+    The attack runs on the model in training, because the averaged model has no BatchNorm statistics yet and therefore cannot
+    be used in eval mode.
     """
     state = run.state
 
@@ -181,9 +197,10 @@ def _track(run: Run, row: Epoch) -> None:
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turns Ctrl-C and SIGTERM into a flag, so that no update is cut in half; a second one stops at once.
+    """Turn Ctrl-C and SIGTERM into a flag, so that no update is interrupted; a second signal raises KeyboardInterrupt.
 
-    Only the main thread can; in another, as of a notebook's server, signals are left to whoever has them.
+    Only the main thread can set signal handlers. In any other thread, such as that of a notebook server, the existing handlers
+    stay in place.
     """
     requests: list[int] = []
 

@@ -1,4 +1,4 @@
-"""What training measures of its own batches, over an epoch."""
+"""Training loss, accuracy and speed over an epoch, measured on the training batches."""
 
 from typing import Any
 
@@ -11,7 +11,10 @@ from robustcls.runtime.world import World
 
 
 class Meter:
-    """Sums of loss, correct predictions, images and labelled images over an epoch; the first batch whose loss is not finite."""
+    """Sums of the loss and of correct predictions, images and labelled images over an epoch, kept on the device.
+
+    `first_bad` is the number of the first batch whose loss is not finite, or -1.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -23,11 +26,14 @@ class Meter:
         self.first_bad = torch.full((), -1, device=self.device)
         self.seconds = 0.0
         self.attacked = False  # whether the logits are those of adversarial images
-        self.whole = True  # and these of the whole radius
+        self.whole = True  # whether all attacks of this epoch had the full radius
 
     @torch.no_grad()
     def add(self, loss: Loss, y: Tensor, batch: int, *, whole: bool = True) -> None:
-        """whole: whether the attack had the whole radius; accuracy within less is none within it."""
+        """Add a batch: its loss, its labels y and its number in the epoch.
+
+        whole: whether the attack had the full radius. Accuracy under a smaller radius is not reported as robust accuracy.
+        """
         total = loss.total.detach().double()
         self.sums["loss"] += total * len(y)
         self.sums["right"] += (predict_labels(loss.logits) == hard_labels(y)).sum()
@@ -39,7 +45,7 @@ class Meter:
         self.attacked, self.whole = loss.seen == "adversarial", self.whole and whole
 
     def means(self, world: World) -> dict[str, Any]:
-        """The fields of an Epoch that training measures, over all processes."""
+        """Return the fields of an Epoch that training measures, over all processes."""
         loss, right, seen, labelled = (world.total(value) for value in self.sums.values())
         return {
             "train_loss": loss / seen,
@@ -50,7 +56,7 @@ class Meter:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Primitives alone."""
+        """Return the sums as primitives, for last.pt."""
         sums, parts = ({name: float(value) for name, value in each.items()} for each in (self.sums, self.parts))
         return {"sums": sums, "parts": parts, "seconds": self.seconds, "attacked": self.attacked, "whole": self.whole}
 
@@ -59,7 +65,7 @@ class Meter:
         self.sums, self.parts = (
             {name: self._tensor(value) for name, value in content[each].items()} for each in ("sums", "parts")
         )
-        if "labelled" not in self.sums:  # of a run that began before there were images without a label
+        if "labelled" not in self.sums:  # last.pt of an older version, in which every image had a label
             self.sums["labelled"] = self.sums["seen"].clone()
         self.seconds, self.attacked, self.whole = content["seconds"], content["attacked"], content.get("whole", True)
 

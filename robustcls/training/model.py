@@ -1,4 +1,4 @@
-"""The model that a run begins with: what it is shown of the pixels, its first weights, the logits that it must give."""
+"""The model that a run begins with: its normalisation, its initial weights, and a check of its outputs."""
 
 import copy
 from collections.abc import Mapping
@@ -20,29 +20,33 @@ from robustcls.models.transfer import initialise
 from robustcls.runtime.predict import classifier_of
 from robustcls.training.config import TrainConfig
 
-DATA = "data"  # for `mean` and `std`: those of the training images
+DATA = "data"  # value of `mean` and `std` that stands for the statistics of the training images
 
 
 def make_model(
     config: TrainConfig, train: Images, arch: Arch | None = None, *, last: Mapping[str, Any] | None = None
 ) -> tuple[Classifier, dict[str, object]]:
-    """A model of config.arch for the training images, with the first weights of config.init, pruned where that is asked,
-    and what is said of it.
+    """Build the model of config.arch for the training images, load the weights of config.init, and prune it if asked.
 
     Args:
-        arch: in place of config.arch, a module, which is copied, or a function (num_classes, input_size) that makes one.
-        last: what last.pt holds of a run that goes on: the model is as narrow as there, and its weights are to come.
+        arch: in place of config.arch: a module, which is copied, or a function (num_classes, input_size) that returns one.
+        last: the content of last.pt, for a run that is resumed. Layers get the pruned widths stored there; the weights are
+            loaded later.
+
+    Returns:
+        The model, and notes on it by topic: `output` and `init` (texts), `pruned` (a Pruned), as far as they apply.
 
     Raises:
-        InputError: unless the model gives one logit for each class; for random weights that are to be pruned.
+        InputError: unless the model gives one logit per class; for `prune` or `tune` on random weights.
     """
     if config.prune and not config.init and not isinstance(arch, nn.Module):
         raise InputError(
-            "`prune` removes what trained weights need least, and these are random: name a checkpoint with `init`"
+            "`prune` removes the channels that trained weights need least, and these weights are random: name a checkpoint "
+            "with `init`"
         )
     if config.tune != "all" and not config.init and not isinstance(arch, nn.Module):
         raise InputError(
-            f'`tune="{config.tune}"` leaves most weights as they are, and these are random: name a checkpoint with `init`'
+            f'`tune="{config.tune}"` leaves most weights unchanged, and these are random: name a checkpoint with `init`'
         )
     mean, std = normalisation(config, train.pixels)
     made = copy.deepcopy(arch) if isinstance(arch, nn.Module) else arch or config.arch
@@ -54,7 +58,7 @@ def make_model(
         take_pruned(model, last, "last.pt")
     elif config.init:
         notes["init"] = initialise(model, config.init)
-    if config.mean or config.std:  # what was asked for wins over what the weights were trained with
+    if config.mean or config.std:  # the user's values win over those that the weights were trained with
         model.mean, model.std = (model.mean.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
     if config.prune and not last:
         prune(model, config.prune, *choose(train, RANKED_ON).batch())
@@ -67,10 +71,10 @@ def make_model(
 
 
 def normalisation(config: TrainConfig, pixels: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and std of each channel in front of the network, on the [0, 1] scale.
+    """Return the mean and std per channel that are applied in front of the network, on the [0, 1] scale.
 
-    Those asked for (`data`: the training images' own), else the training images' own, but none in front of a module of the
-    user's own: `module:callable` sees [0, 1] pixels, whether it is trained here or comes trained.
+    These are the values of config.mean and config.std, where `data` stands for the statistics of the training images. The
+    default is those statistics, except for a `module:callable`, which sees [0, 1] pixels: it gets mean 0 and std 1.
     """
     channels = pixels.shape[1]
     if config.mean is config.std is None and ":" not in config.arch:
@@ -79,34 +83,36 @@ def normalisation(config: TrainConfig, pixels: Tensor) -> tuple[list[float], lis
     mean, std = (
         own[place]
         if own and text == DATA
-        else parse_numbers(text, name) or [float(place)]  # 0 and 1 where none is given
+        else parse_numbers(text, name) or [float(place)]  # without a value: mean 0, std 1
         for place, (text, name) in enumerate(((config.mean, "mean"), (config.std, "std")))
     )
     return (mean * channels if len(mean) == 1 else mean), (std * channels if len(std) == 1 else std)
 
 
 def check_outputs(model: Classifier, train: Images) -> str:
-    """Which part of the network's output is taken for the logits, "" for all of it. Raises InputError unless there is one
-    for each class."""
+    """Return a note on which part of the network's output is used as the logits, "" for all of it.
+
+    Raises InputError unless there is one logit per class.
+    """
     x, _ = train.batch(slice(2))
-    fitted, said = classifier_of(model, x)
+    fitted, note = classifier_of(model, x)
     with frozen(fitted), torch.no_grad():
         logits = fitted(x.cpu())
     outputs = logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else None
     if fitted is model and outputs == len(train.classes):
-        return said
+        return note
     if fitted is not model:
-        gives = "one logit" if getattr(fitted, "single", False) else f"something else ({said})"
+        outcome = "one logit" if getattr(fitted, "single", False) else f"something else ({note})"
     else:
-        gives = "no logits N,K" if outputs is None else f"{outputs} outputs"
+        outcome = "no logits N,K" if outputs is None else f"{outputs} outputs"
     raise InputError(
-        f"{model.arch} gives {gives} for {len(train.classes)} classes, {train.classes[0]!r} first: its function is "
+        f"{model.arch} gives {outcome} for {len(train.classes)} classes, {train.classes[0]!r} first: its function is "
         "called with the number of classes and must give one logit for each"
     )
 
 
 def channel_statistics(pixels: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of uint8 pixels N,C,H,W, on the [0, 1] scale."""
+    """Return the mean and the standard deviation per channel of uint8 pixels N,C,H,W, on the [0, 1] scale."""
     means, squares = [], []
     for chunk in pixels.split(4096):
         values = chunk.double() / 255

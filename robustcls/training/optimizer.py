@@ -1,6 +1,7 @@
-"""The optimizer of a run, and learning-rate schedules: share of the run done, in [0, 1), to share of the peak rate.
+"""The optimizer of a run, and its learning-rate schedules.
 
-warmup: the share of the run in which the rate rises linearly to where the schedule begins.
+A schedule maps the completed fraction of the run, in [0, 1), to a fraction of the peak learning rate. Its option `warmup` is
+the fraction of the run in which the rate rises linearly from 0 to the schedule's first value.
 """
 
 import math
@@ -16,12 +17,12 @@ __all__ = ["constant", "cosine", "cyclic", "one_cycle", "piecewise"]
 
 
 def make_optimizer(model: Classifier, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101).
+    """Return SGD with Nesterov momentum, or AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101).
 
-    Weight decay is for the weights of convolutions and linear layers alone, chosen by module type.
+    Weight decay is applied only to the weights of convolutions and linear layers, chosen by module type.
     """
     groups = parameter_groups(model, lr=config.lr, weight_decay=config.weight_decay, backbone_lr=config.backbone_lr)
-    # Fused on CUDA: one kernel, and with fp16's scaler no waiting for the device.
+    # On CUDA the fused optimizer runs as one kernel, and the fp16 gradient scaler need not wait for the device.
     how = {"fused": True} if next(model.parameters()).is_cuda else {"foreach": True}
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), **how)
@@ -41,7 +42,7 @@ def cosine(progress: float, *, warmup: float = 0.05) -> float:
 def piecewise(
     progress: float, *, first: float = 0.5, second: float = 0.75, factor: float = 0.1, warmup: float = 0.0
 ) -> float:
-    """The peak, times `factor` after the share `first` of the run, and again after `second` (Rice et al. 2020,
+    """The peak, multiplied by `factor` after the fraction `first` of the run, and again after `second` (Rice et al. 2020,
     arXiv:2002.11569)."""
     if not 0 <= factor <= 1:
         raise InputError(f"piecewise(factor={factor}): give a share from 0 to 1")
@@ -65,7 +66,7 @@ def constant(progress: float, *, warmup: float = 0.0) -> float:
 
 
 def _warm(progress: float, warmup: float, after) -> float:
-    """after(share of what follows the warm-up), reached by a straight line from 0."""
+    """Rise linearly from 0 to after(0) during the warm-up, then return after(completed fraction of the remaining run)."""
     if not 0 <= warmup < 1:
         raise InputError(f"warmup={warmup}: give a share of the run, from 0 to below 1")
     if progress < warmup:

@@ -1,4 +1,4 @@
-"""How much of a run is done. Imports no torch, since commands do not wait for it."""
+"""The progress bar of a run. This module does not import torch, so that commands start quickly."""
 
 from typing import TYPE_CHECKING
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 class RunBar(Bar):
-    """A bar with rate and time left for the whole run, on stderr."""
+    """A progress bar on stderr with the rate and the time left for the whole run."""
 
     def __init__(self, run: "Run", *, show: bool = True) -> None:
         total = run.config.epochs * run.state.num_batches * run.images_per_batch
         super().__init__(total, "training", "image", show=show, done=run.images_seen, scale=True)
 
     def batch(self, run: "Run") -> None:
-        """One more is done."""
+        """Advance the bar by one batch."""
         self.label = f"epoch {run.state.epoch + 1}/{run.config.epochs}"
         self.advance(run.images_per_batch)

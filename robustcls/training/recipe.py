@@ -1,7 +1,8 @@
-"""The options of a run: defaults, the data set's recipe, a file and what is given; and how a recipe is cut to size.
+"""The options of a run: combined from the defaults, the data set's recipe, a file and the user's options, then adapted.
 
-A recipe is for a whole data set and for weights that know nothing. On a few hundred images its batch leaves an epoch two
-updates, and its rate, which belongs to that batch, diverges; so it does on weights that are trained already.
+A recipe is meant for the whole data set and for randomly initialised weights. On a few hundred images, its batch size leaves
+two updates per epoch, and its learning rate, which was chosen for that batch size, makes training diverge. The same learning
+rate also diverges when training starts from trained weights. `adapt` therefore reduces both.
 """
 
 from collections.abc import Container, Mapping
@@ -18,18 +19,17 @@ from robustcls.models.weights import read_file
 from robustcls.results.learning import FEW_UPDATES
 from robustcls.training.config import PYTHON, TrainConfig
 
-UPDATES = 20  # an epoch, once the batch is cut, and more: it is a power of two
-SMALLEST = 8  # images, of fewer of which BatchNorm's statistics are mostly noise
-USUAL = 128  # the batch that a rate is meant for, where no recipe names one
-FINE_TUNING = 0.1  # of the rate, where all weights are trained already
-ADAMW = 0.01  # of SGD's rate
+UPDATES = 20  # least number of updates per epoch with a reduced batch size, which is rounded down to a power of two
+SMALLEST = 8  # images per batch; with fewer, BatchNorm statistics are mostly noise
+USUAL = 128  # the batch size that a learning rate is meant for, where no recipe names one
+FINE_TUNING = 0.1  # factor on the learning rate when all weights start from trained values
+ADAMW = 0.01  # factor on the learning rate of SGD
 
 
 def configure(options: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> TrainConfig:
-    """defaults < recipe of the data set < checkpoint of `init` < file < options; a recipe's radius holds for the recipe's norm
-    alone.
+    """Combine the options by precedence: defaults < recipe of the data set < checkpoint of `init` < file < options.
 
-    Raises InputError for options that do not go together.
+    A recipe's radius is used only with the recipe's norm. Raises InputError for options that do not go together.
     """
     options, file = ({k: v for k, v in layer.items() if v is not None} for layer in (options, file or {}))
     taken = of_checkpoint({**file, **options})
@@ -54,59 +54,70 @@ def configure(options: Mapping[str, Any], file: Mapping[str, Any] | None = None)
 
 
 def of_checkpoint(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint of ours brings as `init`: its architecture, but for code of the user's, which no file may choose;
-    to be pruned, also its head, and the data and the threat model that it was trained on. Raises InputError."""
+    """Return the options that a checkpoint of this package, given as `init`, brings along.
+
+    These are its architecture, unless that is `module:callable`: a file must not choose which code is run. With `prune` also
+    its head, and the data and the threat model that it was trained with. Raises InputError.
+    """
     init = options.get("init")
     if not init or init == IMAGENET or not Path(init).is_file():
         return {}
     content = read_file(init)
     if not is_checkpoint(content) or not isinstance(content.get("arch"), str):
         return {}
-    brought, meta = {} if ":" in content["arch"] else {"arch": content["arch"]}, content.get("meta")
+    inherited, meta = {} if ":" in content["arch"] else {"arch": content["arch"]}, content.get("meta")
     if options.get("prune") and isinstance(meta, Mapping) and isinstance(meta.get("config"), Mapping):
-        brought["head"] = content.get("head", "linear")
+        inherited["head"] = content.get("head", "linear")
         if "data" not in options and meta["config"].get("data") not in (None, PYTHON):
             check_named_by_file(meta["config"]["data"], init)
-            brought |= {name: meta["config"][name] for name in ("data", "data_dir") if meta["config"].get(name)}
+            inherited |= {name: meta["config"][name] for name in ("data", "data_dir") if meta["config"].get(name)}
         if not {"norm", "eps"} & options.keys():
-            brought |= {name: meta["config"][name] for name in ("norm", "eps") if meta["config"].get(name)}
-    return brought
+            inherited |= {name: meta["config"][name] for name in ("norm", "eps") if meta["config"].get(name)}
+    return inherited
 
 
 def recipe_of(data: str | None) -> dict[str, Any]:
-    """The defaults that a data set brings; none for images that were given in Python."""
+    """The recipe of a data set: its default options. Empty for images that are Python objects."""
     return {} if data == PYTHON else recipe(data or "digits")
 
 
 def assumed(config: TrainConfig, given: Container[str], *, mirrors: bool) -> str:
-    """Which threat model and augmentation were taken for data that has no recipe of its own: a folder, code or images of the
-    user's. "" where it has one, or both are `given`. mirrors: whether the images may be mirrored."""
+    """Return a message about the threat model and augmentation that were assumed for data without a recipe.
+
+    Such data is a folder, user code or images given in Python. "" for data with a recipe, or where both are `given`.
+    mirrors: whether the images may be mirrored.
+    """
     spec = parse(origin(config.data or ""))
     if not (config.data == PYTHON or ":" in spec.name or spec.args):
         return ""
-    said = {}
+    assumptions = {}
     if config.is_adversarial and "eps" not in given:
-        said["`eps`"] = f"threat model {config.norm}:{config.eps}"
+        assumptions["`eps`"] = f"threat model {config.norm}:{config.eps}"
     if "augment" not in given and config.augment != "none":
-        does = f" (shifts {'and mirrors ' if mirrors else ''}images)" if config.augment == "crop_flip" else ""
-        said["`augment`"] = f"augmentation {config.augment}{does}"
-    if not said:
+        effect = f" (shifts {'and mirrors ' if mirrors else ''}images)" if config.augment == "crop_flip" else ""
+        assumptions["`augment`"] = f"augmentation {config.augment}{effect}"
+    if not assumptions:
         return ""
-    return f"this data has no recipe of its own: {' and '.join(said.values())} by default; change it with {' and '.join(said)}"
+    return (
+        f"this data has no recipe of its own: {' and '.join(assumptions.values())} by default; change it with "
+        f"{' and '.join(assumptions)}"
+    )
 
 
 def adapt(config: TrainConfig, given: Container[str], images: int, batch_size: int, *, processes: int = 1) -> str:
-    """Sets the batch size and the learning rate for so many images, unless they are `given`; says what it did and why.
+    """Adapt the batch size and the learning rate in config, unless they are `given`. Return what was changed and why, or "".
 
-    batch_size: what config's comes to. A batch that leaves an epoch fewer than FEW_UPDATES updates is cut; the rate shrinks
-    with the batch (Goyal et al. 2017, arXiv:1706.02677), for `init` and for AdamW. Nothing is said where nothing is done.
+    A batch size that leaves fewer than FEW_UPDATES updates per epoch is reduced. The learning rate is reduced in proportion to
+    the batch size (Goyal et al. 2017, arXiv:1706.02677), and further for `init` and for AdamW.
+
+    images: number of training images. batch_size: the resolved batch size of config. processes: those that share a batch.
     """
-    said = []
+    changes = []
     if "batch_size" not in given and images // batch_size < FEW_UPDATES:
         smaller = cut(images, config.accumulate * processes)
         if smaller < batch_size:
             config.batch_size = batch_size = smaller
-            said.append(f"batch {batch_size}, for {images // batch_size} updates an epoch")
+            changes.append(f"batch {batch_size}, for {images // batch_size} updates an epoch")
     if "lr" not in given:
         usual = recipe_of(config.data).get("batch_size", USUAL)
         all_move = config.tune == "all" and config.freeze != "backbone"
@@ -121,12 +132,15 @@ def adapt(config: TrainConfig, given: Container[str], images: int, batch_size: i
             for share in shares.values():
                 config.lr *= share
             config.lr = float(f"{config.lr:.3g}")
-            said.append(f"lr {config.lr:g} = {' x '.join([f'{before:g}', *factors])}")
-    what = "fine-tuning on " if config.init else ""
-    return f"{what}{images} images: {'; '.join(said)}" if said else ""
+            changes.append(f"lr {config.lr:g} = {' x '.join([f'{before:g}', *factors])}")
+    prefix = "fine-tuning on " if config.init else ""
+    return f"{prefix}{images} images: {'; '.join(changes)}" if changes else ""
 
 
 def cut(images: int, parts: int) -> int:
-    """A batch of which an epoch has UPDATES, where it is large enough for that and for equal parts of two images."""
+    """A batch size that gives UPDATES updates per epoch or more, but at least SMALLEST, and at least two images per part.
+
+    images: number of training images. parts: number of equal parts that each batch is split into.
+    """
     batch = max(SMALLEST, 1 << max(0, (images // UPDATES).bit_length() - 1))
     return max(2 * parts, batch - batch % parts)

@@ -1,4 +1,4 @@
-"""What is tried before a run begins: a step, for what would stop it, and a few more, for what it would cost."""
+"""The rehearsal before a run: one training step to find errors early, and a few more to measure the cost."""
 
 import copy
 import math
@@ -19,14 +19,14 @@ from robustcls.runtime.memory import peak_memory_mb
 from robustcls.training.run import Run
 from robustcls.training.state import TrainState, own_random
 
-TIMED = 3
-VALIDATION = 0.1  # of the training's time, at most, where `val_every` is not given
-VALIDATIONS = 5  # in a run, at least, before the share counts
+TIMED = 3  # updates that are timed
+VALIDATION = 0.1  # of the training time: what validation may cost where `val_every` is not given
+VALIDATIONS = 5  # validations in a run that are kept even where they cost more than that
 
 
 @contextmanager
 def as_it_was(state: TrainState) -> Iterator[None]:
-    """At the end the state, and PyTorch's random streams, are what they were, whatever was trained inside."""
+    """Restore the state and PyTorch's random states at the end of the block, whatever was trained inside."""
     before = copy.deepcopy(state.state_dict())
     with own_random(state.device):
         try:
@@ -36,13 +36,13 @@ def as_it_was(state: TrainState) -> Iterator[None]:
 
 
 def rehearse(run: Run) -> None:
-    """Takes a step, attacks and validates on a few images, and forgets it: what would stop the run is said first."""
+    """Train, attack and validate once on a few images, then restore the state: errors appear before anything is written."""
     state = run.state
     x, y = choose(run.train, 2 * run.config.accumulate).batch()
     if run.config.without_labels:
         y[1::2] = UNLABELLED
     with as_it_was(state), uncompiled():
-        state.epoch, state.batch = run.config.epochs - 1, state.num_batches - 1  # past whatever has a warm-up
+        state.epoch, state.batch = run.config.epochs - 1, state.num_batches - 1  # after every warm-up
         state.seed(run.config.seed)
         state.train_mode()
         state.train_step(*run.augment(x, y, state.generator))
@@ -52,26 +52,31 @@ def rehearse(run: Run) -> None:
 
 @dataclass(frozen=True)
 class Cost:
+    """The size of a model and the measured cost of training it."""
+
     parameters: int
-    trained: int
-    forward_flops: float  # of one image; two a multiply-add
-    update_flops: float  # of one image: attack, forward and backward
+    trained: int  # parameters that are trained
+    forward_flops: float  # per image; a multiply-add counts as two
+    update_flops: float  # per image: attack, forward pass and backward pass
     images_per_second: float
-    timed: int
-    epoch_seconds: float
+    timed: int  # number of updates that were timed
+    epoch_seconds: float  # including validation
     val_seconds: float
     peak_memory_mb: float
 
 
 def measure_cost(run: Run, seconds: float = 0.0) -> Cost:
-    """Counts one update and times others with the making of their batches, after one that warms up; the run is then as it was.
+    """Measure the cost of training, then restore the state of the run.
 
-    seconds: time so long rather than TIMED updates, where that is longer, and at most an epoch.
+    The operations of one update are counted, one more update warms up, and the next ones are timed, including the preparation
+    of their batches.
+
+    seconds: keep timing for this long, where that takes more than TIMED updates; at most one epoch.
     """
-    state, each, update_flops = run.state, [], 0.0
+    state, durations, update_flops = run.state, [], 0.0
     with as_it_was(state):
         state.train_mode()
-        # At the end of the run, where whatever has a warm-up is past it.
+        # In the last epoch of the run, after every warm-up.
         state.epoch, state.batch = run.config.epochs - 1, 0 if seconds else max(0, state.num_batches - TIMED - 2)
         started = time.perf_counter()
         for number, (x, y) in enumerate(run.batches()):
@@ -83,9 +88,9 @@ def measure_cost(run: Run, seconds: float = 0.0) -> Cost:
                 state.train_step(x, y)
             wait_for(run.device)
             now = time.perf_counter()
-            each.append(now - started)
+            durations.append(now - started)
             started = now
-            if number > TIMED and sum(each[2:]) >= seconds:
+            if number > TIMED and sum(durations[2:]) >= seconds:
                 break
     model = state.eval_model
     with uncompiled(), frozen(model):
@@ -95,7 +100,7 @@ def measure_cost(run: Run, seconds: float = 0.0) -> Cost:
         started = time.perf_counter()
         run.validate(run.config.val_n)
         val_seconds = time.perf_counter() - started
-    timed = each[2:] or each[-1:]
+    timed = durations[2:] or durations[-1:]
     update = statistics.median(timed)
     return Cost(
         parameters=sum(p.numel() for p in plain_parameters(state.model).values()),
@@ -111,10 +116,12 @@ def measure_cost(run: Run, seconds: float = 0.0) -> Cost:
 
 
 def fit_epochs(run: Run, began: float) -> None:
-    """Sets the run's epochs to what is left of config.minutes, with validation; at least one. Unless it is given,
-    `val_every` becomes the smallest with which validation costs VALIDATION. All processes must call it.
+    """Set the number of epochs so that training and validation fit in what is left of config.minutes; at least one epoch.
 
-    began: when the time started, by time.perf_counter(). Reading data, compiling and this measurement count too.
+    Where `val_every` is not given, it becomes the smallest value with which validation takes at most the fraction VALIDATION of
+    the training time, but small enough for VALIDATIONS validations. All processes must call it.
+
+    began: time.perf_counter() at the start. Reading the data, compiling and this measurement count as part of the time.
     """
     cost = measure_cost(run)
     training, left = cost.epoch_seconds - cost.val_seconds, 60 * run.config.minutes - (time.perf_counter() - began)
@@ -127,4 +134,4 @@ def fit_epochs(run: Run, began: float) -> None:
         every = max(1, math.ceil(cost.val_seconds / (VALIDATION * training)))
         every = max(1, min(every, epochs(every) // VALIDATIONS))
     run.config.epochs, run.config.val_every = run.world.gather((epochs(every), every))[0]
-    run.config.minutes = 0.0  # so that the configuration that is written gives this run again
+    run.config.minutes = 0.0  # so that the written configuration reproduces this run

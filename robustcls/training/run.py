@@ -31,7 +31,10 @@ from robustcls.training.validation import Diverged, load_val_attack, validate
 
 
 class Run:
-    """What stays the same over a run: its options, images, validation, folder and trackers. What changes is in `state`."""
+    """The fixed parts of a training run: options, images, validation attack, folder and trackers.
+
+    Everything that changes from batch to batch is in `state`.
+    """
 
     def __init__(
         self,
@@ -47,10 +50,13 @@ class Run:
         from_python: tuple[str, ...] = (),
         unlabelled: Images | None = None,
     ) -> None:
-        """arch, last: as `make_model` takes them. adv: in place of config.adv. from_python: the options that were given as
-        objects. unlabelled: images beside those of train, with labels that are UNLABELLED or a model's.
+        """Build the model and load the attacks. Raises InputError; writes nothing.
 
-        Raises InputError; nothing is written.
+        Args:
+            arch, last: passed to `make_model`.
+            adv: the inner attack, in place of config.adv.
+            from_python: names of the options that were given as Python objects.
+            unlabelled: images to train on in addition to `train`; their labels are UNLABELLED or pseudo-labels.
         """
         self.config, self.folder, self.world = config, folder, world or World()
         if config.deterministic:
@@ -68,8 +74,9 @@ class Run:
         self._check_batch_size()
         if leaves_box(config.augment) and (adv or config.adv) not in (None, "none"):
             raise InputError(
-                f"`augment={config.augment}` leaves [0, 1], to which the inner attack clamps its images, so that the "
-                'noise would be cut off: give `adv=none`, or without this augmentation `objective="smooth_adv(sigma=0.25)"`'
+                f"`augment={config.augment}` gives pixels outside [0, 1], and the inner attack clamps its images to [0, 1], "
+                "which would cut off the noise: give `adv=none`, or replace the augmentation with "
+                '`objective="smooth_adv(sigma=0.25)"`'
             )
         self.augment = augmenter(config.augment, flip=train.flip, num_classes=len(train.classes))
         with own_random(self.device):
@@ -90,55 +97,56 @@ class Run:
             self.notes["tuned"] = tuned(model, config.tune)
         self.val_attack = load_val_attack(config, self.threat)
         self.resumed, self.from_python = last is not None, from_python
-        self.remark = ""  # what was made of the data set's recipe
-        self.assumed = ""  # what was taken, where nobody said what suits the data
+        self.remark = ""  # how the data set's recipe was adapted
+        self.assumed = ""  # message on the threat model and augmentation that neither the user nor a recipe names
         self.tracking: Tracking | None = None
         self.track_from_here()
 
     def track_from_here(self) -> None:
-        """Makes the trackers anew; they write nothing before the first epoch's end."""
+        """Open new trackers, which log from the current batch on. They write nothing before the end of the first epoch."""
         self.close()
         specs = self.config.track if self.world.first else ()
         every = self.config.track_images or self.config.epochs + 1
         self.tracking = Tracking(specs, self.folder, vars(self.config), start=self.images_seen, every=every)
 
     def close(self) -> None:
-        """Lets the trackers write what is left."""
+        """Close the trackers, so that they write what they have buffered."""
         if self.tracking:
             self.tracking.close()
 
     def batches(self, *, stream: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """What is left of this epoch: images float32 in [0, 1], augmented, and labels.
+        """Yield the remaining batches of this epoch: augmented float32 images in [0, 1], and labels.
 
-        stream: another order and other draws, for batches that are not trained on.
+        stream: number of a separate random stream, for batches that are not trained on. These start at the beginning of the
+            epoch and have their own order and augmentation.
         """
         state = self.state
         seed = self.config.seed if stream is None else mix(self.config.seed, stream)
         start = state.batch if stream is None else 0
         where: dict[str, Any] = {"epoch": state.epoch, "start": start, "rank": self.world.rank, "size": self.world.size}
         if self.mixed:
-            left = self.mixed.batches(self.batch_size, seed=seed, **where)
+            remaining = self.mixed.batches(self.batch_size, seed=seed, **where)
         else:
-            left = batches(self.train, self.batch_size, seed=seed, drop_last=True, channels_last=True, **where)
-        for number, (x, y) in enumerate(left, start):
+            remaining = batches(self.train, self.batch_size, seed=seed, drop_last=True, channels_last=True, **where)
+        for number, (x, y) in enumerate(remaining, start):
             state.seed(seed, state.epoch, number)
             yield self.augment(x, y, state.generator)
 
     def validate(self, count: int) -> dict[str, Any]:
-        """The fields of an Epoch that validation measures, on so many images."""
+        """Return the fields of an Epoch that validation measures, on `count` images."""
         return validate(self, count)
 
     def check_finite(self) -> None:
-        """Raises Diverged where the loss of a batch of this epoch was not a number."""
+        """Raise Diverged if the loss of a batch of this epoch was not finite."""
         state, kept = self.state, self.folder / "last.pt"
         bad = int(state.meter.first_bad)
         if bad >= 0:
             raise Diverged(
-                f"the loss was no finite number in batch {bad + 1} of {state.num_batches} of epoch {state.epoch + 1}: "
+                f"the loss was not a finite number in batch {bad + 1} of {state.num_batches} of epoch {state.epoch + 1}: "
                 "lower `lr` or give `clip=1`"
                 + (f"; {helps}" if (helps := traits_of(self.state.objective).diverges) else "")
-                + (f", or look at what the inner attack {self.config.adv} gives" if ":" in str(self.config.adv) else "")
-                + (f"; {kept} keeps the last good state" if kept.exists() else "")
+                + (f", or check what the inner attack {self.config.adv} returns" if ":" in str(self.config.adv) else "")
+                + (f"; {kept} holds the last good state" if kept.exists() else "")
             )
 
     @property
@@ -147,7 +155,7 @@ class Run:
 
     @property
     def images_read(self) -> list[Images]:
-        """Training and validation images, and those without labels, if any."""
+        """Training images, validation images, and unlabelled images if there are any."""
         return [self.train, self.val, *([self.mixed.unlabelled] if self.mixed else [])]
 
     @property
@@ -156,7 +164,7 @@ class Run:
 
     @property
     def selects_robust(self) -> bool:
-        """Whether the best epoch is that of robust validation accuracy; of clean accuracy else."""
+        """Whether the best epoch is chosen by robust validation accuracy; otherwise by clean validation accuracy."""
         return self.config.is_adversarial and self.val_attack is not None
 
     @property
@@ -166,20 +174,20 @@ class Run:
 
     @cached_property
     def data_sha256(self) -> str:
-        """Of the training, the validation and the unlabelled images: a run goes on with no others."""
+        """SHA-256 of the training, validation and unlabelled images; a run can be resumed only with the same images."""
         return " ".join(images.sha256() for images in self.images_read)
 
     @cached_property
     def chance(self) -> Chance:
-        """What a model that has learned nothing reaches on the validation images."""
+        """The accuracy on the validation images of always predicting the most frequent class."""
         labels = choose(self.val, min(self.config.val_n, len(self.val))).labels
         return Chance(len(labels), labels.bincount().max().item() / len(labels))
 
     def _mixed(self, unlabelled: Images) -> Mixed:
         if self.config.without_labels and mixes_labels(self.config.augment):
             raise InputError(
-                f"`augment={self.config.augment}` mixes labels, which some images lack: leave that out, or give "
-                "`pseudo_labels`"
+                f"`augment={self.config.augment}` mixes labels, and some images have none: leave out this augmentation, or "
+                "give `pseudo_labels`"
             )
         parts = self.world.size * self.config.accumulate
         return Mixed(self.train, unlabelled, self.config.unlabelled_share, parts)
@@ -188,7 +196,7 @@ class Run:
         shares, least = self.world.size * self.config.accumulate, self.images_per_batch
         if least % shares:
             raise InputError(
-                f"batches of {least} cannot be cut in {shares} equal parts: give another `batch_size` or `accumulate`"
+                f"batches of {least} cannot be split into {shares} equal parts: give another `batch_size` or `accumulate`"
             )
         if least < 2 * shares:
             raise InputError(

@@ -1,4 +1,4 @@
-"""A model in training: an update of its weights, and everything that an update changes."""
+"""The training state: the update of the model's weights, and everything that an update changes."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -31,13 +31,14 @@ from robustcls.training.inner_attack import InnerAttack, self_labelled
 from robustcls.training.meter import Meter
 from robustcls.training.optimizer import make_optimizer
 
-PROGRESS = ("epoch", "batch", "best_score", "best_epoch", "rollbacks", "stopped")  # plain values, in last.pt by name
+PROGRESS = ("epoch", "batch", "best_score", "best_epoch", "rollbacks", "stopped")  # plain attributes, saved in last.pt
 
 
 class TrainState:
-    """What training reads and changes from batch to batch; a StepContext for steps, and for objectives that ask for it.
+    """Everything that training reads and changes from batch to batch.
 
-    Every batch draws its randomness from (seed, epoch, batch) alone, so a resumed run needs no random state.
+    It is the StepContext that training steps, and objectives with the keyword `state`, receive. The randomness of every batch
+    depends only on (seed, epoch, batch), so a resumed run needs no saved random state.
     """
 
     def __init__(
@@ -51,8 +52,8 @@ class TrainState:
         world: World | None = None,
         adv: plugins.AnyPlugin | None = None,
     ) -> None:
-        """num_batches: of an epoch. precision: fp32, bf16 or fp16, of forward and backward passes. adv: in place of
-        config.adv, the inner attack as a function."""
+        """num_batches: batches per epoch. precision: fp32, bf16 or fp16, for forward and backward passes. adv: the inner
+        attack as a function, in place of config.adv."""
         self.config, self.model, self.world = config, model, world or World()
         self.full_threat, self.ramp = threat, parse_ramp(config.eps_ramp) if config.eps_ramp else None
         self.num_batches, self.precision, self.device = num_batches, precision, device_of(model)
@@ -83,7 +84,7 @@ class TrainState:
         self.epoch = self.batch = 0  # the next batch to train on
         self.history: list[Epoch] = []
         self.best_score, self.best_epoch = (-1.0, -1.0), 0
-        self.meter = Meter(self.device)  # of this epoch
+        self.meter = Meter(self.device)  # measures the current epoch
         self.rollbacks = 0
         self.stopped = ""  # why the run ended before its last epoch
         self.state: dict[str, Tensor] = {}  # what a step keeps from batch to batch
@@ -91,7 +92,7 @@ class TrainState:
     # One update
 
     def train_step(self, x: Tensor, y: Tensor) -> Loss:
-        """Trains on one batch: x float32 N,C,H,W in [0, 1], y N or probabilities N,K. Does not wait for the device."""
+        """Train on one batch: x float32 N,C,H,W in [0, 1], y N or probabilities N,K. Does not wait for the device."""
         self.set_lr()
         loss = self.step(self, x, y)  # such as `once`: gradient, then update
         if self.average:
@@ -101,15 +102,15 @@ class TrainState:
         return loss
 
     def gradient(self, x: Tensor, y: Tensor, attack: BoundAttack) -> Loss:
-        """Fills the parameters' gradients with those of the objective on the batch, part by part with `accumulate`."""
+        """Compute the gradients of the objective on the batch, in `accumulate` parts, into the parameters' `.grad`."""
         self.optimizer.zero_grad(set_to_none=True)
         parts = list(zip(x.chunk(self.accumulate), y.chunk(self.accumulate), strict=True))
         losses = []
         for number, (images, labels) in enumerate(parts, start=1):
-            together = number == len(parts) or self.world.size == 1  # the processes add up their gradients once
+            together = number == len(parts) or self.world.size == 1  # all-reduce gradients only once
             with nullcontext() if together else self.forward.no_sync():  # type: ignore[operator]
                 with nullcontext() if self.config.compile else small_convolutions(self.device), self.autocast():
-                    loss = self.forward(images, labels, attack)  # the objective: it attacks, then passes forward
+                    loss = self.forward(images, labels, attack)  # the objective runs the attack, then the model
                 self.scaler.scale(loss.total / len(parts)).backward()
             losses.append(loss)
         return losses[0] if len(losses) == 1 else Loss.mean(losses)
@@ -124,10 +125,14 @@ class TrainState:
         reference: Tensor | None = None,
         through: Callable[[nn.Module], nn.Module] | None = None,
     ) -> Tensor:
-        """The inner attack on a model in eval mode, so that BatchNorm's statistics stay the data's: on its fast twin if
-        it has one. An image without a label is attacked away from the model's own. Within a radius of 0 there is none.
+        """Run the inner attack and return the adversarial images.
 
-        through: of the model, or of its twin, what is attacked in its place.
+        The model is in eval mode, so that adversarial images of the attack do not enter its BatchNorm statistics; its fast
+        copy, if it has one, is attacked in its place. For an image without a label, the attack moves away from the class that
+        the model predicts. Where the radius is 0 (see `eps_ramp`), x is returned.
+
+        loss, reference: passed to the InnerAttack. through: a function that wraps the model, or its copy, in the module that
+        is attacked.
         """
         if self.inner is None:
             raise InputError(
@@ -156,7 +161,7 @@ class TrainState:
             )
 
     def update(self) -> None:
-        """One step of the optimizer along the gradients, clipped where that was asked."""
+        """Clip the gradients if `clip` is set, and take one optimizer step."""
         if self.config.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -164,15 +169,16 @@ class TrainState:
         self.scaler.update()
 
     def followers(self, name: str) -> list[Tensor]:
-        """What goes along with the parameter of this name, in its shape: the optimizer's momenta, the weights' average."""
+        """Return the tensors that belong to the parameter of this name, in its shape: its average and its optimizer state."""
         parameter = self.model.get_parameter(name)
         averaged = [self.average.model.get_parameter(name)] if self.average else []
         momenta = self.optimizer.state.get(parameter, {}).values()
         return averaged + [each for each in momenta if isinstance(each, Tensor) and each.shape == parameter.shape]
 
-    # Around it
+    # Around an update
 
     def set_lr(self) -> None:
+        """Set the learning rate of the next batch, by the schedule and the rollbacks so far."""
         rate = self.config.lr * self.schedule(self.share_done)
         if not self.halves_attack:
             rate /= 2**self.rollbacks
@@ -180,13 +186,16 @@ class TrainState:
             group["lr"] = rate * group["lr_scale"]
 
     def seed(self, *values: int) -> None:
-        """Begins the random streams of these values, another in each process: the run's own, and the global ones, from
-        which dropout draws (see `own_random`)."""
+        """Seed the run's generator and PyTorch's global generators, from which dropout draws (see `own_random`).
+
+        Each process gets a different seed.
+        """
         seed = (mix(*values) + self.world.rank) % 2**63
         seed_global(seed, self.device)
         self.generator.manual_seed(seed)
 
     def train_mode(self) -> None:
+        """Put the model in train mode, except the frozen modules."""
         self.model.train()
         keep_frozen_in_eval(self.frozen)
 
@@ -195,12 +204,12 @@ class TrainState:
 
     @property
     def share_done(self) -> float:
-        """Of the whole run, in the middle of the batch to come."""
+        """The completed fraction of the whole run, in the middle of the next batch."""
         return (self.batches_done + 0.5) / (self.config.epochs * self.num_batches)
 
     @property
     def threat(self) -> ThreatModel:
-        """What the attack may do in this batch: the whole radius, or with `eps_ramp` a part of it."""
+        """The threat model of this batch: with the full radius, or with `eps_ramp` a part of it."""
         begin, end = self.ramp or (0.0, 0.0)
         if self.share_done >= end:
             return self.full_threat
@@ -208,12 +217,12 @@ class TrainState:
 
     @property
     def batches_done(self) -> int:
-        """Of the whole run."""
+        """Number of batches of the whole run that are done."""
         return self.epoch * self.num_batches + self.batch
 
     @property
     def halves_attack(self) -> bool:
-        """Whether a rollback cuts the attack's step; else it cuts the learning rate."""
+        """Whether a rollback halves the attack's step size; otherwise it halves the learning rate."""
         return self.inner is not None and "step_size" in self.inner.parameters
 
     @property
@@ -223,12 +232,13 @@ class TrainState:
 
     @property
     def finished(self) -> bool:
+        """Whether all epochs are done or the run was stopped early."""
         return self.epoch >= self.config.epochs or bool(self.stopped)
 
     # Saved and restored
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that going on needs: tensors, most of them shared with the state, and primitives."""
+        """Return everything that resuming needs: primitives, and tensors, most of which share memory with this state."""
         return {
             "state_dict": self.model.net.state_dict(),
             "mean": self.model.mean.flatten().tolist(),
@@ -244,7 +254,7 @@ class TrainState:
         }
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Goes back to what `state_dict` gave. Raises InputError for weights of another architecture."""
+        """Restore what `state_dict` returned. Raises InputError for weights of another architecture."""
         load_weights(self.model.net, content["state_dict"], "last.pt")
         for buffer, values in ((self.model.mean, content["mean"]), (self.model.std, content["std"])):
             buffer.copy_(torch.as_tensor(values).view_as(buffer))
@@ -261,7 +271,7 @@ class TrainState:
 
 
 class _Forward(nn.Module):
-    """The objective as a module, so that DistributedDataParallel wraps it and attacks see the raw model."""
+    """The objective as a module, so that DistributedDataParallel wraps the objective while attacks see the raw model."""
 
     def __init__(self, model: nn.Module, objective: Callable[..., Loss]) -> None:
         super().__init__()
@@ -273,7 +283,7 @@ class _Forward(nn.Module):
 
 @contextmanager
 def own_random(device: torch.device) -> Iterator[None]:
-    """PyTorch's global random streams are at the end as they were before."""
+    """Restore PyTorch's global random states, of the CPU and of this device, at the end of the block."""
     with torch.random.fork_rng(
         [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
     ):
@@ -281,7 +291,7 @@ def own_random(device: torch.device) -> Iterator[None]:
 
 
 def seed_global(seed: int, device: torch.device) -> None:
-    """PyTorch's streams of the CPU and of this device alone; `torch.manual_seed` would begin those of every device."""
+    """Seed PyTorch's global generators of the CPU and of this device only; `torch.manual_seed` would seed every device."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):

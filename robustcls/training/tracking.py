@@ -1,4 +1,4 @@
-"""What a run tells its trackers."""
+"""Logging of a run to trackers such as TensorBoard."""
 
 import dataclasses
 import re
@@ -14,16 +14,16 @@ from robustcls.core.errors import InputError
 from robustcls.results.records import Epoch
 from robustcls.trackers._tracker import Tracker
 
-COLUMNS = 8
+COLUMNS = 8  # images in a row of the logged picture
 
 
 class Tracking:
-    """The trackers of a run, none or more; they write nothing before the first epoch or images. Raises InputError."""
+    """The trackers of a run, if any. They write nothing before the first epoch or picture is logged. Raises InputError."""
 
     def __init__(
         self, specs: Sequence[str], folder: Path, config: Mapping[str, Any], *, start: int, every: int = 1
     ) -> None:
-        """start: training images seen so far; every: epochs from one picture to the next."""
+        """specs: of the trackers. start: training images seen so far. every: number of epochs between two pictures."""
         names = [plugins.parse("tracker", spec).name for spec in specs]
         if twice := [name for name in names if names.count(name) > 1]:
             raise InputError(f"`track={twice[0]}` is given twice: give it once")
@@ -34,14 +34,14 @@ class Tracking:
         return bool(self.trackers) and epoch % self.every == 0
 
     def images(self, step: int, x: Tensor, x_adv: Tensor) -> None:
-        """Logs the first images of a batch, clean and adversarial, N,C,H,W in [0, 1]; before the epoch of that step."""
+        """Log the first images of a batch, clean and adversarial, N,C,H,W in [0, 1]. Call before `epoch` of that step."""
         if self.trackers:
             grid = pairs(x, x_adv)
             for tracker in self.trackers:
                 tracker.images(step, "adversarial", grid)
 
     def epoch(self, row: Epoch, step: int) -> None:
-        """Logs every number of an epoch that was measured."""
+        """Log every number that was measured in an epoch."""
         for tracker in self.trackers:
             tracker.scalars(step, numbers(row))
 
@@ -51,7 +51,7 @@ class Tracking:
 
 
 def numbers(row: Epoch) -> dict[str, float]:
-    """The numbers of an epoch by name: train_loss as train/loss, val_clean as val/clean, a dict's key as field/key."""
+    """Return the numbers of an epoch by name: train_loss as train/loss, val_clean as val/clean, dict entries as field/key."""
     values: dict[str, Any] = {}
     for field, value in dataclasses.asdict(row).items():
         name = re.sub("^(train|val)_", r"\1/", field)
@@ -60,9 +60,9 @@ def numbers(row: Epoch) -> dict[str, float]:
 
 
 def pairs(x: Tensor, x_adv: Tensor) -> Tensor:
-    """Three rows, clean, adversarial and their difference, as one picture 3,H,W on the CPU.
+    """Return one picture 3,H,W on the CPU with three rows of images: clean, adversarial, and their difference.
 
-    Each difference is magnified to full contrast and centred on grey.
+    Each difference is scaled to full contrast and centred on grey.
     """
     from torchvision.utils import make_grid
 

@@ -1,4 +1,4 @@
-"""Training as one call: what `robustcls.train` and the command do, but for the words."""
+"""Training as one function call, which `robustcls.train` and the command `robustcls train` share."""
 
 import copy
 import time
@@ -34,20 +34,20 @@ from robustcls.training.recipe import adapt, assumed, configure
 from robustcls.training.rehearsal import fit_epochs, rehearse
 from robustcls.training.run import Run
 
-# Images and labels as tensors or arrays, all in one or split already into training and validation images.
+# Images and labels as tensors or arrays, either together or already split into training and validation images.
 Data = Images | tuple[Images, Images] | tuple[Any, ...]
 
 
 class RunResult:
-    """A run that has ended.
+    """The result of a finished training run.
 
     Attributes:
-        folder: holds ckpt.pt, last.pt, config.toml and history.jsonl.
-        config: all options, as they were taken.
-        history: an Epoch for each pass over the images.
-        best_epoch: whose weights ckpt.pt holds.
-        stopped: why the run ended early; "" where it did not.
-        remark: what was changed of the recipe for so few images, or for weights that are trained already.
+        folder: the run folder, with ckpt.pt, last.pt, config.toml and history.jsonl.
+        config: the options that the run used.
+        history: one Epoch record per epoch.
+        best_epoch: the epoch whose weights are in ckpt.pt.
+        stopped: why the run ended early, or "".
+        remark: how the recipe was changed because there are few images or because training starts from trained weights; or "".
     """
 
     def __init__(self, run: Run, arch: Arch) -> None:
@@ -61,7 +61,7 @@ class RunResult:
 
     @cached_property
     def model(self) -> Classifier:
-        """The best by validation, as ckpt.pt holds it, in eval mode on the device of training."""
+        """The model of ckpt.pt, the best by validation accuracy, in eval mode on the device that it was trained on."""
         path = self.folder / "ckpt.pt"
         arch = copy.deepcopy(self.arch) if isinstance(self.arch, nn.Module) else self.arch
         return restore(read_file(path), str(path), arch)[0].to(self.run.device)
@@ -76,18 +76,19 @@ def train(
     say: Callable[[str], object] = lambda text: None,
     **task: Any,
 ) -> RunResult:
-    """Trains a classifier; writes a run folder.
+    """Train a classifier and write its run folder.
 
     Args:
-        config: the options, as `recipe.configure` makes them.
+        config: the options, as returned by `recipe.configure`.
         progress: show progress on stderr.
-        on_batch, on_epoch: are called after each.
-        say: told what was assumed of the data.
-        task: what else `begin` takes: a run to resume, data, an architecture and an inner attack as objects.
+        on_batch, on_epoch: called after each batch and after each epoch.
+        say: called with a message where a threat model or an augmentation had to be assumed for the data.
+        task: further arguments of `begin`: a run to resume, or data, an architecture and an inner attack as objects.
 
     Raises:
-        InputError: for options, data or a model that cannot be trained, before anything is written.
-        Interrupted: on Ctrl-C or SIGTERM; the state is saved, and `resume` goes on.
+        InputError: for options, data or a model that cannot be trained, before anything is written; and as Diverged, when the
+            loss or the logits are not finite.
+        Interrupted: on Ctrl-C or SIGTERM; the state is saved, and `resume` continues the run.
     """
     with begin(config, **task) as run, RunBar(run, show=progress and run.world.first) as bar:
         if run.assumed and run.world.first:
@@ -110,12 +111,11 @@ def train_from_python(
     resume: str | Path | None,
     progress: bool,
 ) -> RunResult:
-    """What `robustcls.train` does. Data, architecture and inner attack are specs or objects; None among the options says
-    nothing."""
+    """Implement `robustcls.train`. Data, architecture and inner attack are specs or objects; options of None are ignored."""
     given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     task: dict[str, Any] = {"resume": resume, "world": join_world(), "quiet": True}
-    for name, what in (("data", data), ("arch", arch), ("adv", adv)):
-        (given if isinstance(what, str) else task)[name] = what
+    for name, value in (("data", data), ("arch", arch), ("adv", adv)):
+        (given if isinstance(value, str) else task)[name] = value
     if task.get("data") is not None and not isinstance(data, tuple | Images):
         task["data"] = collect(data)
     given = {name: value for name, value in given.items() if value is not None}
@@ -131,7 +131,7 @@ def train_from_python(
     if has_unlabelled(task.get("data")):
         if "unlabelled" in given:
             raise InputError(
-                "some labels are -100, for images without a label: leave out `unlabelled`, or these images"
+                "some labels are -100, which marks images without a label: leave out `unlabelled`, or remove these images"
             )
         given["unlabelled"] = PYTHON
     config = configure({"data": PYTHON if task.get("data") is not None else None, "quiet": True, **given})
@@ -158,22 +158,22 @@ def begin(
     read: tuple[Images, Images] | None = None,
     source: str = "",
 ) -> Iterator[Run]:
-    """A run as it is before its first batch, or where it was left, ready for `loop.fit`; nobody else writes to its folder.
+    """Set up a new or a resumed run, ready for `loop.fit`, and lock its folder against other writers.
 
     Args:
-        config: the options, as `recipe.configure` makes them.
-        resume: instead, the folder of a run that goes on; a process that torchrun restarts goes on by itself.
-        data: in place of config.data, images and labels: float in [0, 1] or uint8, N,C,H,W, and whole numbers N.
+        config: the options of a new run, as returned by `recipe.configure`.
+        resume: the folder of a run to resume, instead of config. A process restarted by torchrun resumes without it.
+        data: images and labels in place of config.data: float in [0, 1] or uint8, N,C,H,W; and integers N.
         arch: in place of config.arch, a module on [0, 1] pixels, of which a copy is trained, or a function
-            (num_classes, input_size) that makes one.
-        adv: in place of config.adv, the inner attack as a function.
-        given: names of options that the recipe leaves as they are.
-        inputs: files that are read, which the run must not write over.
-        quiet: in place of config.quiet, of a run that goes on.
+            (num_classes, input_size) that returns one.
+        adv: the inner attack as a function, in place of config.adv.
+        given: names of options that the user set and that must not be adapted to the number of images.
+        inputs: files that were read and that the run must not overwrite.
+        quiet: the value of config.quiet for a resumed run.
         world: the processes that share the run.
-        dry_run: nothing is written.
-        read: the training and validation images of config.data, where they are read already.
-        source: the spec by which `data` was read, so that a folder of unlabelled images is decoded alike.
+        dry_run: write nothing.
+        read: the training and validation images of config.data, if they were already read.
+        source: the spec that `data` was read from, so that a folder of unlabelled images is decoded in the same way.
     """
     began, world, content = time.perf_counter(), world or World(), None
     folder = _folder(config, resume, world, data=data, arch=arch, adv=adv)
@@ -217,11 +217,11 @@ def _folder(
     arch: Arch | None,
     adv: plugins.AnyPlugin | None,
 ) -> Path:
-    """The run's folder; of a new one, the configuration names the objects that were given."""
+    """Return the run folder. For a new run, put the names of the Python objects that were passed into the configuration."""
     if resume:
         return Path(resume)
     if config is None:
-        raise InputError("there is nothing to train: give a configuration, or the folder of a run to resume")
+        raise InputError("there is nothing to train: give a configuration, or a run folder to resume")
     if world.size > 1 and not config.out:
         raise InputError("the processes of torchrun must agree on a run folder: give `out=DIR`")
     config.data = config.data if data is None else PYTHON
@@ -233,21 +233,21 @@ def _folder(
 def _load(
     config: TrainConfig, data: Data | None, read: tuple[Images, Images] | None, source: str
 ) -> tuple[Images, Images, Images | None]:
-    """Training and validation images, and those without labels, if they are asked for."""
-    how: dict[str, Any] = {"seed": config.seed, "limit_train": config.limit_train}
+    """Return training and validation images, and the unlabelled images if the configuration asks for them."""
+    split: dict[str, Any] = {"seed": config.seed, "limit_train": config.limit_train}
     files: dict[str, Any] = {"data_dir": config.data_dir, "skip_corrupt": config.skip_corrupt}
-    others: Images | None = None  # of the data that was given
+    others: Images | None = None  # images of `data` without a label, or left out by limit_train
     if data is None:
-        train, val = read or load_training_data(config.data or "digits", **how, **files)
+        train, val = read or load_training_data(config.data or "digits", **split, **files)
     elif isinstance(data, tuple) and all(isinstance(part, Images) for part in data):
         train, val = data
     elif config.unlabelled == PYTHON:
         whole, others = divide_labelled(data, PYTHON)
-        train, val = hold_out(whole, **how)
+        train, val = hold_out(whole, **split)
     else:
         whole = as_images(data, PYTHON)
-        train, val = hold_out(whole, **how)
-        others = left_out(whole, **how)
+        train, val = hold_out(whole, **split)
+        others = left_out(whole, **split)
     if not config.unlabelled:
         return train, val, None
     size = train.pixels.shape[1:]
@@ -255,37 +255,43 @@ def _load(
     if data is not None and config.unlabelled in (REST, PYTHON):
         if not others:
             raise InputError(
-                '`unlabelled="rest"` is what `limit_train` leaves out: give a smaller one, with all the images'
+                '`unlabelled="rest"` is what `limit_train` leaves out, and it leaves out no image: pass all images together '
+                "and a smaller `limit_train`"
             )
         unlabelled = without_labels(others, train.classes, size)
     else:
-        unlabelled = load_unlabelled(config.unlabelled, data=source, classes=train.classes, size=size, **how, **files)
+        unlabelled = load_unlabelled(config.unlabelled, data=source, classes=train.classes, size=size, **split, **files)
     if config.pseudo_labels:
         unlabelled = PseudoLabels.load(config.pseudo_labels).give(unlabelled)
     return train, val, without_copies(unlabelled, train, val, _tested_on(config, source))
 
 
 def _tested_on(config: TrainConfig, source: str) -> Images | None:
-    """The test images of the data set, where images without labels come from elsewhere; of code nothing is asked."""
+    """Return the test images of the data set, of which the unlabelled images must contain no copies.
+
+    None where the unlabelled images are the rest of the training images, where the data comes from user code, and where the
+    data set has no test split.
+    """
     if not source or config.unlabelled == REST or ":" in parse_data(source).name or not has_test(source):
         return None
     return load_split(source, "test", data_dir=config.data_dir, skip_corrupt=config.skip_corrupt)
 
 
 def _adapt(config: TrainConfig, given: Container[str], sources: Sequence[Images], world: World) -> str:
-    """Fits the recipe to so many images and to `init`, as far as nothing else is given; says what changed."""
+    """Adapt the batch size and the learning rate to the number of images and to `init`. Return what was changed, or ""."""
     size, device = sources[0].pixels.shape[1:], resolve_device(config.device)
     batch_size = resolve_batch_size(parse_batch_size(config.batch_size), size, device)
     return adapt(config, given, sum(map(len, sources)), batch_size, processes=world.size)
 
 
 def _check_python(folder: Path, content: dict[str, Any], **objects: object) -> None:
-    """Raises InputError where a run began with objects that it is not given now, or with another inner attack."""
+    """Check the objects passed to resume a run. Raises InputError where one that the run began with is missing, or where the
+    inner attack is another one."""
     missing = [name for name in content["meta"].get("from_python", ()) if objects[name] is None]
     if missing:
         call = ", ".join([f"resume={str(folder)!r}", *(f"{name}=..." for name in missing)])
         raise InputError(
-            f"{folder} began in Python with its own {' and '.join(missing)}: go on there, with robustcls.train({call})"
+            f"{folder} began in Python with its own {' and '.join(missing)}: resume it there, with robustcls.train({call})"
         )
     if objects["adv"] is None:
         return
@@ -297,7 +303,8 @@ def _check_python(folder: Path, content: dict[str, Any], **objects: object) -> N
 
 
 def attack_name(attack: plugins.AnyPlugin) -> str:
-    """What a run calls an inner attack: its spec, or module and name of a function, with what a partial gives it."""
+    """The name of an inner attack in the configuration: its spec, or the module and name of a function, with the keyword
+    arguments of a partial."""
     if isinstance(attack, str | plugins.Spec):
         return str(attack)
     return str(replace(plugins.parse("attack", attack), name=arch_name(partial(attack).func)))

@@ -37,7 +37,7 @@ def test_labels_then_training(cli, home, loose):
     trained = cli(*TRAIN, "--unlabelled", f"folder:{loose / 'grey'}", "--pseudo-labels", "l.npz", "--out", "run")
     assert trained.status == 0, trained.err
     said = " ".join(trained.err.split())
-    assert "40 images (labelled by pgd/ckpt.pt, sure to" in said
+    assert "40 images (labelled by pgd/ckpt.pt, mean confidence" in said
     assert "32 of each batch of 64" in said
     assert cli("train", "--resume", "run").status == 0
 
@@ -56,7 +56,7 @@ def test_the_header_says_that_labels_are_not_read(cli):
     assert result.status == 0, result.err
     said = " ".join(result.err.split())
     assert "the labels of digits(size=8) are not read" in said
-    assert "are left out, for they are among the labelled ones" in said
+    assert "are left out because they are among the labelled images" in said
 
 
 def test_test_images_are_left_out_of_what_has_no_labels(cli, tmp_path):
@@ -69,7 +69,7 @@ def test_test_images_are_left_out_of_what_has_no_labels(cli, tmp_path):
     result = cli(*UNLABELLED, f"folder:{tmp_path / 'loose'}(grey=True)", "--out", "run")
     assert result.status == 0, result.err
     said = " ".join(result.err.split())
-    assert "30 of 31 are left out, for they are among the labelled ones, 30 of them among the test images" in said
+    assert "30 of 31 are left out because they are among the labelled images, 30 of them among the test images" in said
 
 
 def test_an_evaluation_on_images_that_were_trained_on_without_labels(cli, home, tmp_path):
@@ -87,19 +87,19 @@ def test_an_evaluation_on_images_that_were_trained_on_without_labels(cli, home, 
 BAD = {
     "another size": ([*UNLABELLED, "folder:{loose}/large"], "16x16, the labelled ones 1x8x8: write folder:"),
     "colour": ([*UNLABELLED, "folder:{loose}/colour"], "are 3x8x8, the labelled ones 1x8x8"),
-    "labels by accident": ([*UNLABELLED, "folder:{loose}/classes"], "called as the class '7', which is a label"),
+    "labels by accident": ([*UNLABELLED, "folder:{loose}/classes"], "named like the class '7', which is a label"),
     "no folder": ([*UNLABELLED, "folder:{loose}/none"], "there is no such folder"),
     "unknown data": ([*UNLABELLED, "digitz"], "did you mean 'digits'?"),
     "rest of nothing": ([*UNLABELLED, "rest", "--limit-train", "5000"], "leaves out no image"),
     "an objective that needs labels": ([*TRAIN, "--unlabelled", "rest"], "give --objective trades, or --pseudo-labels"),
     "augmentation that mixes labels": ([*UNLABELLED, "rest", "--augment", "cutmix"], "--augment cutmix mixes labels"),
-    "pseudo-labels of no images": ([*TRAIN, "--pseudo-labels", "{labels}"], "name these with --unlabelled"),
+    "pseudo-labels of no images": ([*TRAIN, "--pseudo-labels", "{labels}"], "name those images with --unlabelled"),
     "pseudo-labels of other images": (
         [*TRAIN, "--unlabelled", "folder:{loose}/grey", "--pseudo-labels", "{labels}"], "not of the 40 of folder:"),
     "pseudo-labels of another seed": (
         [*TRAIN, "--unlabelled", "rest", "--pseudo-labels", "{labels}", "--seed", "1"], "(another --seed, or"),
     "pseudo-labels of other classes": (
-        [*TRAIN, "--unlabelled", "rest", "--pseudo-labels", "{wrong}"], "of other classes, 'a' where"),
+        [*TRAIN, "--unlabelled", "rest", "--pseudo-labels", "{wrong}"], "have other classes, 'a' where"),
     "no pseudo-labels": ([*TRAIN, "--unlabelled", "rest", "--pseudo-labels", "no.npz"], "no file no.npz"),
     "pseudo-labels that are none": (
         [*TRAIN, "--unlabelled", "rest", "--pseudo-labels", TEACHER], "holds no labels of `robustcls label`"),

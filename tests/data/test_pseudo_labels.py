@@ -38,7 +38,7 @@ def test_what_is_saved_is_read(file):
         )
     given = read.give(IMAGES)
     assert given.labels.tolist() == [0, 1, 1, 0]
-    assert "labelled by t.pt, sure to 75% on average" in given.note
+    assert "labelled by t.pt, mean confidence 75%" in given.note
 
 
 def test_the_file_holds_no_pickle(file):
@@ -63,9 +63,9 @@ def test_the_hash_is_of_pixels_alone():
     [
         (IMAGES.take(torch.tensor([1, 0, 2, 3])), "are of 4 images of d, not of the 4 of tiny"),
         (IMAGES.take(torch.arange(3)), "are of 4 images of d, not of the 3 of tiny"),
-        (replace(IMAGES, classes=("cat", "fox")), "of other classes, 'dog' where the training images have 'fox'"),
-        (replace(IMAGES, classes=("dog", "cat")), "of other classes, 'cat' where the training images have 'dog'"),
-        (replace(IMAGES, classes=("cat", "dog", "fox")), "of other classes, 'none' where .* have 'fox'"),
+        (replace(IMAGES, classes=("cat", "fox")), "have other classes, 'dog' where the training images have 'fox'"),
+        (replace(IMAGES, classes=("dog", "cat")), "have other classes, 'cat' where the training images have 'dog'"),
+        (replace(IMAGES, classes=("cat", "dog", "fox")), "have other classes, 'none' where .* have 'fox'"),
     ],
     ids=["another order", "fewer", "other classes", "another order of classes", "more classes"],
 )
@@ -77,7 +77,7 @@ def test_labels_of_other_images_or_classes_are_refused(images, words):
 def test_outputs_without_names_are_taken_in_order():
     given = replace(MADE, classes=("0", "1")).give(IMAGES)
     assert given.labels.tolist() == [0, 1, 1, 0]
-    assert "whose outputs have no names" in given.note
+    assert "outputs without class names" in given.note
 
 
 def damaged(change):
@@ -96,8 +96,8 @@ def damaged(change):
         ({"schema": numpy.array("other/1")}, "lacks the schema"),
         ({"labels": numpy.array([0, 1, 2, 0])}, "run from 0 to 2 with 2 classes"),
         ({"labels": numpy.array([0, 1, -100, 0])}, "run from -100 to 1"),
-        ({"labels": numpy.array([0.0, 1, 1, 0])}, "of other types"),
-        ({"labels": numpy.array([0, 1])}, "of other shapes"),
+        ({"labels": numpy.array([0.0, 1, 1, 0])}, "have other types"),
+        ({"labels": numpy.array([0, 1])}, "have other shapes"),
         (
             {"labels": numpy.array([], dtype=numpy.int64), "confidence": numpy.array([], dtype=numpy.float32)},
             "other shapes",

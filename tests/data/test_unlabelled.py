@@ -46,7 +46,7 @@ def test_it_is_decoded_as_the_labelled_images(loose):
 @pytest.mark.parametrize("name", ["dog/1.png", "train/dog/1.png", "Dog/1.png"])
 def test_a_folder_that_is_called_as_a_class_is_refused(name, loose):
     save(loose / name, (1, 1, 1))
-    with pytest.raises(InputError, match="called as the class '[Dd]og', which is a label"):
+    with pytest.raises(InputError, match="named like the class '[Dd]og', which is a label"):
         load_unlabelled(f"folder:{loose}", **LIKE)
 
 
@@ -74,7 +74,7 @@ def test_a_corrupt_image_is_refused_or_skipped(loose):
         ("folder:{home}/loose(split=test)", "split is about classes and splits"),
         ("folder:{home}/loose(filter=soft)", "unknown filter 'soft'"),
         ("digitz", "did you mean 'digits'"),
-        ("rest", "give `limit_train`, too"),
+        ("rest", "give `limit_train` as well"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(spec, words, loose):

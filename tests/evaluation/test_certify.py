@@ -150,14 +150,14 @@ BOUNDS = {"method": "bounds", "norm": "linf", "eps_grid": "1/255"}
         (BOUNDS | {"n": 100}, "`n` is of smoothing"),
         (BOUNDS | {"precision": "bf16"}, "leave out `precision=bf16`"),
         (BOUNDS | {"draws": 100}, "unknown option 'draws'"),
-        ({"sigma": 0.25, "n": 1e4}, r"n=10000\.0 is no whole number: give one such as n=10000"),
-        ({"sigma": 0.25, "n": 20.5}, r"n=20\.5 is no whole number"),
-        ({"sigma": 0.25, "n": "20"}, "n='20' is no whole number: give one such as n=1000"),
-        ({"sigma": 0.25, "n": True}, "n=True is no whole number"),
-        ({"sigma": 0.25, "n0": 10.5}, r"n0=10\.5 is no whole number"),
+        ({"sigma": 0.25, "n": 1e4}, r"n=10000\.0 is not a whole number: give one such as n=10000"),
+        ({"sigma": 0.25, "n": 20.5}, r"n=20\.5 is not a whole number"),
+        ({"sigma": 0.25, "n": "20"}, "n='20' is not a whole number: give one such as n=1000"),
+        ({"sigma": 0.25, "n": True}, "n=True is not a whole number"),
+        ({"sigma": 0.25, "n0": 10.5}, r"n0=10\.5 is not a whole number"),
         ({"sigma": 0.25, "alpha": "x"}, "alpha='x' is no number"),
-        ({"sigma": "0.25"}, "sigma='0.25' is no number"),
-        ({"sigma": True}, "sigma=True is no number"),
+        ({"sigma": "0.25"}, "sigma='0.25' is not a number"),
+        ({"sigma": True}, "sigma=True is not a number"),
         ({"sigma": 0.25, "norm": "linf"}, "`norm=linf` is not certified by Gaussian noise"),
     ],
 )
@@ -186,9 +186,9 @@ def test_a_model_that_cannot_be_bounded_is_refused(model, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"sigma": "a"}, "sigma='a' is no number"),
-        ({"sigma": 0.1, "draws": 2.5}, r"draws=2\.5 is no whole number"),
-        ({"sigma": 0.1, "draws": "2"}, "draws='2' is no whole number"),
+        ({"sigma": "a"}, "sigma='a' is not a number"),
+        ({"sigma": 0.1, "draws": 2.5}, r"draws=2\.5 is not a whole number"),
+        ({"sigma": 0.1, "draws": "2"}, "draws='2' is not a whole number"),
     ],
 )
 def test_a_smoothed_model_of_wrong_numbers_is_refused(options, said):

@@ -416,8 +416,8 @@ def test_a_service_that_dies_after_the_attacks_leaves_the_evaluation(artefact, f
         ("http://127.0.0.1:9", "names no model of a service"),
         ("http://127.0.0.1:9/v2/models/small/infer", "names no model of a service"),
         ("http://127.0.0.1:9/v2/models/small?x=1", "names no model of a service"),
-        ("http://127.0.0.1:x/v2/models/small", "is no address"),
-        ("http://me:word@127.0.0.1:9/v2/models/small", "is no address of a host"),
+        ("http://127.0.0.1:x/v2/models/small", "is not an address"),
+        ("http://me:word@127.0.0.1:9/v2/models/small", "is not the address of a host"),
         ("https://127.0.0.1:9/v2/models/small", "https is not supported"),
     ],
 )
@@ -430,7 +430,7 @@ def test_an_address_that_is_none_is_one_line(address, words):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ((200, {}, b"<html>"), "is no model of robustcls serve"),
+        ((200, {}, b"<html>"), "is not a model of robustcls serve"),
         (told({"name": "small"}), "no valid versions"),
         (told(metadata(sha256="12")), "no SHA-256"),
         (told(metadata(threat={"norm": "linf"})), "no valid parameters.threat.eps"),
@@ -535,7 +535,7 @@ def test_other_classes_or_sizes_than_the_datas_are_refused(url, folder, tmp_path
 
 
 def test_a_twin_without_a_service_is_refused(artefact):
-    with pytest.raises(InputError, match="is no service and needs no `twin`"):
+    with pytest.raises(InputError, match="is not a service and needs no `twin`"):
         robustcls.load(artefact, twin=artefact)
 
 

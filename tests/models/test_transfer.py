@@ -186,7 +186,7 @@ def test_tensors_that_belong_to_no_leaf_are_frozen_without_what_lies_beside_them
 
 @pytest.mark.parametrize("what", ["27", "999999999999", "-1", "1.5", "head", "", "²"])
 def test_what_cannot_be_frozen(what):
-    with pytest.raises(InputError, match="give none, backbone or how many layers, of 26 at the most") as caught:
+    with pytest.raises(InputError, match="give none, backbone or a number of layers, 26 at most") as caught:
         freeze(make(), what)
     assert "\n" not in str(caught.value)
 

@@ -144,7 +144,7 @@ def test_labels_as_probabilities_give_the_same_loss(name, net, batch):
 @pytest.mark.parametrize("name", ["mart", "ibp"])
 def test_mixed_labels_are_refused_where_they_mean_nothing(name, net, batch):
     x, y, x_adv = batch
-    with pytest.raises(InputError, match="one label an image"):
+    with pytest.raises(InputError, match="one label per image"):
         loss_of(name, net, x, torch.full((N, K), 1 / K), lambda *_, **__: x_adv)
 
 

@@ -161,13 +161,13 @@ def test_a_rehearsal_leaves_no_mask(make_run):
         (
             "sparse(density=0.0)",
             {},
-            "sparse(density=0.0, every=500, share=0.5): give shares from 0 to 1 and updates from 1",
+            "sparse(density=0.0, every=500, share=0.5): give density and share from 0 to 1, and 1 or more for every",
         ),
-        ("sparse(density=1.5)", {}, "give shares from 0 to 1"),
-        ("sparse(every=0)", {}, "give shares from 0 to 1 and updates from 1 on"),
-        ("sparse(share=-1.0)", {}, "give shares from 0 to 1"),
+        ("sparse(density=1.5)", {}, "give density and share from 0 to 1"),
+        ("sparse(every=0)", {}, "and 1 or more for every"),
+        ("sparse(share=-1.0)", {}, "give density and share from 0 to 1"),
         ("sparse(density=0.0001)", {}, "would leave nothing of net.0.weight: give it a larger density"),
-        ("sparse", {"freeze": "1"}, "chooses among trained weights, and net.0's are not: train all, without `tune`"),
+        ("sparse", {"freeze": "1"}, "needs all layers to be trained, and net.0 is not: leave out `tune` and `freeze`"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_run_begins(step, options, says, make_run):

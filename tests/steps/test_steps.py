@@ -115,7 +115,7 @@ def test_awp_waits_for_its_warmup(make_run):
         ({"step": "awp(warmup=2.0)"}, "a warmup from 0 to 1"),
         ({"objective": "trades", "adv": "fgsm"}, "starts at the clean image"),
         ({"objective": "trades", "adv": "apgd_ce"}, "needs an inner attack that takes its loss"),
-        ({"objective": "mart", "augment": "cutmix"}, "one label an image"),
+        ({"objective": "mart", "augment": "cutmix"}, "one label per image"),
         ({"adv": "apgd_ce", "augment": "mixup"}, "one label per image"),
         ({"adv": "pgd(early_stop=True)", "augment": "mixup"}, "one label an image"),
     ],

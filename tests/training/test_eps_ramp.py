@@ -79,7 +79,7 @@ def test_steps_with_examples_of_their_own_follow_it(make_run):
 
 @pytest.mark.parametrize("text", ["0.3", "0.3-0.1", "0.2-0.2", "a-b", "-0.1-0.3", "0.5-1.5", ""])
 def test_what_is_no_part_of_a_run(text):
-    with pytest.raises(InputError, match="two shares of it such as 0.15-0.3"):
+    with pytest.raises(InputError, match="two fractions of it, such as `eps_ramp=0.15-0.3`"):
         parse_ramp(text)
 
 

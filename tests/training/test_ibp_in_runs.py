@@ -46,7 +46,7 @@ def test_the_bounds_grow_with_the_run(make_run):
         ({"arch": "vgg16(width=0.05, activation='silu')"}, r"SiLU\) cannot be bounded: it is not monotone"),
         ({"norm": "l1", "eps": "1.0"}, "take linf or l2"),
         ({"objective": "ibp(alpha=2.0)"}, "at most 1"),
-        ({"augment": "mixup"}, "one label an image"),
+        ({"augment": "mixup"}, "one label per image"),
     ],
 )
 def test_what_cannot_be_bounded_is_said_before_a_run_begins(options, said, make_run):

@@ -142,7 +142,7 @@ def test_a_loss_that_is_nan_stops_and_keeps_the_best(make_run):
     run = make_run(adv="fgsm")
     run.state.step = poison
     weights = []
-    with pytest.raises(InputError, match=r"no finite number in batch 3 of 5 of epoch 2: lower `lr`.*last\.pt keeps"):
+    with pytest.raises(InputError, match=r"not a finite number in batch 3 of 5 of epoch 2: lower `lr`.*last\.pt holds"):
         fit(run, on_epoch=lambda row: weights.append(values_of(run.state.model)))
     assert equal(values_of(robustcls.load(run.folder / "ckpt.pt")), weights[0])
     assert len((run.folder / "history.jsonl").read_text().splitlines()) == 1

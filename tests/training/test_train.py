@@ -90,7 +90,7 @@ def test_such_a_run_says_what_came_from_python_and_goes_on_with_it(digits, tmp_p
     assert "# data and arch came from Python\n" in text
     assert read_toml(tmp_path / "run" / "config.toml")["data"] == "python"
     with pytest.raises(
-        InputError, match=r"began in Python with its own data and arch: go on there, .*data=.*arch="
+        InputError, match=r"began in Python with its own data and arch: resume it there, .*data=.*arch="
     ) as caught:
         train(resume=tmp_path / "run")
     assert "\n" not in str(caught.value)

@@ -174,8 +174,8 @@ def test_backbone_lr_scales_the_update_of_the_backbone(make_run):
         ({"arch": "resnet18(width=0.125)"}, "is of another architecture"),
         ({"init": "nowhere.pt"}, "no file nowhere.pt"),
         ({"init": "imagenet"}, "has no ImageNet weights"),
-        ({"freeze": "99"}, "cannot freeze '99': give none, backbone or how many layers, of 26"),
-        ({"head": "512-relu"}, "head '512-relu' is none"),
+        ({"freeze": "99"}, "cannot freeze '99': give none, backbone or a number of layers, 26 at most"),
+        ({"head": "512-relu"}, "head '512-relu' is not a head"),
         ({"backbone_lr": 0.0}, "backbone"),
     ],
 )

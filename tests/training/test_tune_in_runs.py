@@ -158,7 +158,7 @@ def test_the_cost_counts_what_is_trained(source, make_run):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"tune": "head"}, '`tune="head"` leaves most weights as they are, and these are random: name a checkpoint'),
+        ({"tune": "head"}, '`tune="head"` leaves most weights unchanged, and these are random: name a checkpoint'),
         ({"tune": LORA, "freeze": "1", "init": "w.pt"}, 'says what is trained: leave out `freeze="1"`'),
         ({"tune": "lorra"}, "unknown tune 'lorra': did you mean 'lora'?"),
         ({"tune": "lora(rang=2)"}, "unknown option of lora 'rang': did you mean 'rank'?"),

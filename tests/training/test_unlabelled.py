@@ -242,7 +242,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(make):
 
 
 def test_mixed_labels_are_refused_without_labels(make):
-    with pytest.raises(InputError, match=r"`augment=crop_flip\+mixup` mixes labels, which some images lack"):
+    with pytest.raises(InputError, match=r"`augment=crop_flip\+mixup` mixes labels, and some images have none"):
         make(augment="crop_flip+mixup")
 
 

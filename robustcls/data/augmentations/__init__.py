@@ -1,5 +1,5 @@
-"""Augmentations, one per file: batched, on the device of the images, random numbers from the given generator.
+"""Augmentations, one per file: they work on batches, on the device of the images, with random numbers from the given generator.
 
-(x, generator) -> x, with float images N,C,H,W in [0, 1] of the same shape, range and memory format; or, where labels are
-mixed, (x, y, generator) -> (x, y) with y as probabilities N,K.
+An augmentation is a function (x, generator) -> x on float images N,C,H,W in [0, 1], which keeps shape, range and memory format.
+One that mixes labels is a function (x, y, generator) -> (x, y), where y are probabilities N,K.
 """

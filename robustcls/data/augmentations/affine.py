@@ -20,11 +20,12 @@ def affine(
     zoom: float = 0.2,
     flip: bool = True,
 ) -> Tensor:
-    """A random rotation, shift, shear and zoom, as Keras's ImageDataGenerator draws them; mirrored half the time.
+    """Random rotation, shift, shear and zoom, drawn as by Keras's ImageDataGenerator; mirrored with probability 1/2.
 
-    Each is drawn uniformly from [-value, value]: degrees of rotation; shift as a share of height and width; shear as an
-    angle in degrees (as in Keras, so that 0.2 is next to nothing); zoom as a factor from [1 - zoom, 1 + zoom], for height
-    and width apart. Bilinear; what lies outside takes the nearest border pixel.
+    Each is drawn uniformly from [-value, value]: degrees of rotation; shift as a fraction of height and width; shear as an
+    angle in degrees (as in Keras, so 0.2 is a very small shear). zoom is drawn as a factor from [1 - zoom, 1 + zoom],
+    separately for height and width. Interpolation is bilinear; points outside the image take the value of the nearest border
+    pixel.
     """
     if min(degrees, shift, shear, zoom) < 0 or zoom >= 1:
         raise InputError("affine: degrees, shift, shear and zoom must not be negative, and zoom must be below 1")

@@ -1,4 +1,4 @@
-"""Brightness, contrast, saturation and hue jittered."""
+"""Random brightness, contrast, saturation and hue."""
 
 import torch
 from torch import Generator, Tensor
@@ -17,10 +17,10 @@ def color_jitter(
     saturation: float = 0.4,
     hue: float = 0.1,
 ) -> Tensor:
-    """Random brightness, contrast, saturation and hue, as torchvision's ColorJitter but in this order always.
+    """Random brightness, contrast, saturation and hue, as torchvision's ColorJitter, but always in this order.
 
-    The factors of the first three are drawn from [max(0, 1 - value), 1 + value], that of hue from [-hue, hue]; what is
-    not given keeps its default, and 0 turns it off.
+    The factors of the first three are drawn from [max(0, 1 - value), 1 + value], that of hue from [-hue, hue]. 0 turns an
+    operation off.
     """
     if not (min(brightness, contrast, saturation) >= 0 and 0 <= hue <= 0.5):
         raise InputError("color_jitter: brightness, contrast and saturation must not be negative, hue lie in [0, 0.5]")

@@ -1,4 +1,4 @@
-"""Random crop and mirror."""
+"""Random crop and horizontal flip."""
 
 import torch
 from torch import Generator, Tensor
@@ -10,7 +10,7 @@ from robustcls.data.augmentations._functional import take_pixels
 
 
 def crop_flip(x: Tensor, generator: Generator, *, pad: int = 4, flip: bool = True) -> Tensor:
-    """A random window of the image padded with `pad` black pixels on each side; mirrored left to right half the time."""
+    """Random crop of the image padded with `pad` black pixels on each side, and a horizontal flip with probability 1/2."""
     if pad < 0:
         raise InputError(f"crop_flip: pad={pad} is negative: give the number of pixels to add on each side")
     n, _, h, w = x.shape

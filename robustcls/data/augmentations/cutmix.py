@@ -1,4 +1,4 @@
-"""A patch of another image pasted, and the labels mixed."""
+"""CutMix: a patch of another image is pasted, and the labels are mixed."""
 
 import torch
 from torch import Generator, Tensor
@@ -8,10 +8,10 @@ from robustcls.data.augmentations.mixup import beta
 
 
 def cutmix(x: Tensor, y: Tensor, generator: Generator, *, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
-    """A patch of another image pasted over each, its share 1 - lambda ~ Beta(alpha, alpha) (arXiv:1905.04899).
+    """Paste a patch of another image; its area is a fraction 1 - lambda, lambda ~ Beta(alpha, alpha) (arXiv:1905.04899).
 
-    y: probabilities N,K, mixed by the share of pixels that the patch, cut off at the border, really covers; every sample
-    draws its own patch (Yun et al. 2019).
+    Yun et al. 2019; every sample draws its own patch. y: probabilities N,K. They are mixed by the fraction of pixels that the
+    patch covers after it is cut off at the border.
     """
     n, _, h, w = x.shape
     side = (1 - beta(alpha, n, generator, x.device)).sqrt()

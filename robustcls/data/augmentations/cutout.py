@@ -1,4 +1,4 @@
-"""A square cut out."""
+"""Cutout: a square of one value."""
 
 import torch
 from torch import Generator, Tensor
@@ -8,9 +8,9 @@ from robustcls.data.augment import box, in_format_of
 
 
 def cutout(x: Tensor, generator: Generator, *, size: int = 8, value: float = 0.0) -> Tensor:
-    """A square of `size` pixels set to `value`, its centre anywhere (DeVries and Taylor 2017, arXiv:1708.04552).
+    """Set a square of `size` by `size` pixels around a random centre to `value` (DeVries and Taylor 2017, arXiv:1708.04552).
 
-    The square is cut off at the border. `value` 0 is black; the paper's is the data set's mean, about 0.5.
+    The square is cut off at the border. `value` 0 is black; the paper uses the mean of the data set, about 0.5.
     """
     if size < 1 or not 0 <= value <= 1:
         raise InputError(f"cutout: size={size}, value={value}: give a size from 1 and a value in [0, 1]")

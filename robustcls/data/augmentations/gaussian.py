@@ -11,10 +11,11 @@ from robustcls.core.traits import traits
 
 @traits(training_only=True)
 def gaussian(x: Tensor, generator: Generator, *, sigma: float = 0.25) -> Tensor:
-    """Noise of standard deviation sigma on every pixel, not clamped to [0, 1] (Cohen et al. 2019, arXiv:1902.02918).
+    """Add Gaussian noise of standard deviation sigma to every pixel, without clamping (Cohen et al. 2019, arXiv:1902.02918).
 
-    Trains what `robustcls certify` smooths: with the same sigma. It stands last in a chain, for what clamps its pixels would
-    cut the noise off, and beside no inner attack, which does so, too: there the objective smooth_adv has noise of its own.
+    Use it to train a model for randomized smoothing with `robustcls certify`, with the same sigma. It must be the last link of
+    a chain, because other augmentations may clamp pixels and cut off the noise. It cannot be used with an inner attack, which
+    clamps its images: use the objective smooth_adv, which adds its own noise.
     """
     if not 0 < sigma < math.inf:
         raise InputError(f"gaussian(sigma={sigma:g}): give a standard deviation above 0, such as 0.25")

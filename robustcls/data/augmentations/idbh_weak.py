@@ -12,11 +12,11 @@ from robustcls.data.augmentations.random_erasing import random_erasing
 
 
 def idbh_weak(x: Tensor, generator: Generator, *, crop: int = 10, p: float = 0.5, flip: bool = True) -> Tensor:
-    """Mirror, CropShift, one ColorShape operation and random erasing (Li and Spratling 2023, arXiv:2301.09879).
+    """Horizontal flip, CropShift, one ColorShape operation and random erasing (Li and Spratling 2023, arXiv:2301.09879).
 
-    The authors' cifar10-weak: CropShift takes 0 to `crop` rows and columns in all (at most half of the smaller side), and
-    erasing comes with probability p. Unlike theirs, only equalize rounds to bytes, and each ColorShape operation falls on
-    an equal share of the batch.
+    The authors' schedule cifar10-weak: CropShift removes 0 to `crop` rows and columns in total (at most half of the smaller
+    side), and erasing has probability p. Unlike in their code, only equalize rounds to 8 bits, and each ColorShape operation is
+    applied to an equal part of the batch.
     """
     if crop < 0 or not 0 <= p <= 1:
         raise InputError(f"idbh_weak: crop={crop}, p={p}: crop must not be negative, and p lie in [0, 1]")
@@ -27,7 +27,7 @@ def idbh_weak(x: Tensor, generator: Generator, *, crop: int = 10, p: float = 0.5
 
 
 def crop_shift(x: Tensor, generator: Generator, most: int) -> Tensor:
-    """A window of the image, smaller by 0 to `most` rows and columns in all, at a random place of a black image."""
+    """Crop 0 to `most` rows and columns in total, and put the crop at a random place of a black image."""
     n, _, h, w = x.shape
     strength = torch.randint(most + 1, (n,), generator=generator, device=x.device)
     share, *places = torch.rand(5, n, generator=generator, device=x.device)
@@ -42,7 +42,7 @@ def crop_shift(x: Tensor, generator: Generator, most: int) -> Tensor:
 
 
 def color_shape(x: Tensor, generator: Generator) -> Tensor:
-    """One operation of eight for each image, and its strength: the paper's colour-biased ColorShape."""
+    """Apply one of eight operations with a random strength to each image: the paper's colour-biased ColorShape."""
 
     def uniform(part: Tensor, low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(len(part), generator=generator, device=x.device)

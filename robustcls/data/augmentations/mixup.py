@@ -1,4 +1,4 @@
-"""Two images and their labels mixed."""
+"""Mixup: two images and their labels are mixed."""
 
 import math
 
@@ -10,9 +10,9 @@ from robustcls.data.augment import in_format_of
 
 
 def mixup(x: Tensor, y: Tensor, generator: Generator, *, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Each image and its label mixed with another's by one lambda ~ Beta(alpha, alpha) (arXiv:1710.09412).
+    """Mix each image and its label with those of another sample, with lambda ~ Beta(alpha, alpha) (arXiv:1710.09412).
 
-    y: probabilities N,K; every sample draws its own lambda (Zhang et al. 2017).
+    Zhang et al. 2017; every sample draws its own lambda. y: probabilities N,K.
     """
     share = beta(alpha, len(x), generator, x.device)
     other = torch.randperm(len(x), generator=generator, device=x.device)
@@ -21,7 +21,7 @@ def mixup(x: Tensor, y: Tensor, generator: Generator, *, alpha: float = 1.0) -> 
 
 
 def beta(alpha: float, n: int, generator: Generator, device: torch.device) -> Tensor:
-    """N draws from Beta(alpha, alpha)."""
+    """Draw n values from Beta(alpha, alpha)."""
     if not 0 < alpha < math.inf:
         raise InputError(f"alpha={alpha}: give a positive number")
     # Gamma(alpha) is Gamma(alpha + 1) * U ** (1 / alpha); in logarithms, a small alpha does not underflow.

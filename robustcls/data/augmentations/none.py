@@ -4,5 +4,5 @@ from torch import Generator, Tensor
 
 
 def none(x: Tensor, generator: Generator, *, flip: bool = True) -> Tensor:
-    """The images as they are."""
+    """Return the images unchanged."""
     return x

@@ -1,4 +1,4 @@
-"""A few random operations of one strength."""
+"""RandAugment: a few random operations of the same magnitude."""
 
 import math
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from robustcls.data.augmentations import _functional as F
 
 
 def rand_augment(x: Tensor, generator: Generator, *, num_ops: int = 2, magnitude: int = 9) -> Tensor:
-    """For each image `num_ops` random operations of magnitude 0 to 30 (Cubuk et al. 2019, arXiv:1909.13719).
+    """Apply `num_ops` random operations of magnitude 0 to 30 to each image (Cubuk et al. 2019, arXiv:1909.13719).
 
-    The operations, strengths and interpolation (nearest, black outside) of torchvision's RandAugment. Unlike there, only
-    posterize and equalize round to bytes, and each operation falls on an equal share of the batch.
+    Operations, magnitudes and interpolation (nearest, black outside) are those of torchvision's RandAugment. Unlike there, only
+    posterize and equalize round to 8 bits, and each operation is applied to an equal part of the batch.
     """
     if num_ops < 0 or not 0 <= magnitude <= 30:
         raise InputError(
@@ -37,7 +37,7 @@ def rand_augment(x: Tensor, generator: Generator, *, num_ops: int = 2, magnitude
 
 
 def operations(magnitude: int, h: int, w: int) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    """Operations of images N,C,h,w and signs N: 1 or -1, which some ignore."""
+    """Return the operations by name: functions of images N,C,h,w and signs N, 1 or -1, which some operations ignore."""
     level = magnitude / 30
     shear, angle, change = 0.3 * level, math.radians(30 * level), 0.9 * level
     move_x, move_y = int(150 / 331 * w * level), int(150 / 331 * h * level)

@@ -1,4 +1,4 @@
-"""A rectangle erased."""
+"""Random erasing of a rectangle."""
 
 import math
 
@@ -22,9 +22,9 @@ def random_erasing(
     max_ratio: float = 3.3,
     value: float = 0.0,
 ) -> Tensor:
-    """A rectangle set to `value` with probability p (Zhong et al. 2017, arXiv:1708.04896; drawn as torchvision does).
+    """Set a random rectangle to `value` with probability p (Zhong et al. 2017, arXiv:1708.04896; drawn as in torchvision).
 
-    `scale` is its share of the image's area, `ratio` its height over its width.
+    Its scale is its fraction of the image's area, its ratio its height divided by its width.
     """
     if not (0 <= p <= 1 and 0 <= value <= 1 and 0 <= min_scale <= max_scale <= 1):
         raise InputError("random_erasing: p, value and min_scale <= max_scale must lie in [0, 1]")

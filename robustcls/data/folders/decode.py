@@ -1,6 +1,6 @@
-"""Decodes image files to 8-bit pixels of one form.
+"""Decodes image files to 8-bit pixels of the same form: size and number of channels.
 
-Whatever is not plain 8-bit grey or colour follows one of RULES, and a note says how many images it concerns.
+Images that are not plain 8-bit grey or colour are converted by RULES, and a note says how many images each rule concerns.
 """
 
 import io
@@ -21,33 +21,37 @@ from robustcls.images.decode import DEEP, RULES, Form, Remarks, Unscaled, decode
 from robustcls.images.dicom import is_dicom
 from robustcls.runtime.stored import empty_pixels
 
-DARK = 65535 / 8  # a 16-bit set that is darker than this everywhere was made with fewer bits
+DARK = 65535 / 8  # 16-bit images whose largest value is below this were recorded with fewer bits
 
 
 @dataclass
 class Decoded:
-    """What was decoded of a list of files; positions are those in the list."""
+    """The decoded images of a list of files. Positions are those in the list."""
 
     pixels: Tensor  # uint8 N,C,H,W
     positions: list[int]  # N
-    remarks: dict[int, Remarks] = field(default_factory=dict)  # position: what was remarkable
-    failures: dict[int, str] = field(default_factory=dict)  # position: why it could not be read
+    remarks: dict[int, Remarks] = field(default_factory=dict)  # position -> the rules that were applied
+    failures: dict[int, str] = field(default_factory=dict)  # position -> why the file could not be read
 
     def take(self, positions: list[int]) -> "Decoded":
-        """The images at these positions, in this order."""
+        """Return the images at these positions, in this order."""
         if positions == self.positions:
             return self
         rows = {position: row for row, position in enumerate(self.positions)}
         return replace(self, pixels=_copied([(self.pixels, [rows[one] for one in positions])]), positions=positions)
 
-    def joined(self, then: "Decoded") -> "Decoded":
-        pixels = _copied([(one.pixels, range(len(one.positions))) for one in (self, then)])
-        positions = self.positions + then.positions
-        return Decoded(pixels, positions, self.remarks | then.remarks, self.failures | then.failures)
+    def joined(self, other: "Decoded") -> "Decoded":
+        """Return these images followed by others."""
+        pixels = _copied([(one.pixels, range(len(one.positions))) for one in (self, other)])
+        positions = self.positions + other.positions
+        return Decoded(pixels, positions, self.remarks | other.remarks, self.failures | other.failures)
 
 
 def decode(paths: Sequence[str], positions: list[int], form: Form, pool: ThreadPoolExecutor) -> Decoded:
-    """The files at these positions, in this order; the pixels of those that cannot be read mean nothing. Raises InputError."""
+    """Decode the files at these positions, in this order. Raises InputError.
+
+    Files that cannot be read are in `failures`; their pixels are undefined.
+    """
     pixels = empty_pixels((len(positions), form.channels, form.height, form.width))
     decoded = Decoded(torch.from_numpy(pixels), positions)
 
@@ -73,12 +77,12 @@ def decode(paths: Sequence[str], positions: list[int], form: Form, pool: ThreadP
 
 
 def describe(decoded: Decoded, names: Sequence[str], scale: float | None) -> list[str]:
-    """What a reader must know of the images that were decoded. names: of the files, by position."""
+    """Return notes on how the images were converted. names: of the files, by position."""
     notes, remarks = [], {i: decoded.remarks[i] for i in decoded.positions if i in decoded.remarks}
     for key, rule in RULES.items():
-        if its := [i for i, remark in remarks.items() if key in remark]:
-            what = f"{len(its)} image{'s' if len(its) > 1 else ''} with {rule.format(scale=scale or 1)}"
-            notes.append(f"{what}, such as {quoted(names[its[0]])}")
+        if concerned := [i for i, remark in remarks.items() if key in remark]:
+            count = f"{len(concerned)} image{'s' if len(concerned) > 1 else ''}"
+            notes.append(f"{count} with {rule.format(scale=scale or 1)}, such as {quoted(names[concerned[0]])}")
     top = max((remark.get(DEEP, 0.0) for remark in remarks.values()), default=0.0)
     if 0 < top < DARK:
         white = next(2**bits - 1 for bits in (8, 10, 12, 14) if top < 2**bits)
@@ -90,7 +94,7 @@ def describe(decoded: Decoded, names: Sequence[str], scale: float | None) -> lis
 
 
 def _copied(parts: Sequence[tuple[Tensor, Sequence[int]]]) -> Tensor:
-    """Of each of several tensors of pixels some rows, as one that may lie in a file as they do."""
+    """Copy some rows of each of several tensors of pixels into a new one, which may be stored in a file like them."""
     pixels = torch.from_numpy(empty_pixels((sum(len(rows) for _, rows in parts), *parts[0][0].shape[1:])))
     at = 0
     for source, rows in parts:
@@ -102,7 +106,7 @@ def _copied(parts: Sequence[tuple[Tensor, Sequence[int]]]) -> Tensor:
 
 
 def _try(path: str, form: Form, into: NDArray[numpy.uint8]) -> Remarks | str:
-    """Fills in the pixels of one file, or says why it cannot be read."""
+    """Write the pixels of one file into `into`. Return remarks on its conversion, or a text that says why it cannot be read."""
     remarks: Remarks = {}
     try:
         into[:] = _read(path, form, remarks)
@@ -111,29 +115,29 @@ def _try(path: str, form: Form, into: NDArray[numpy.uint8]) -> Remarks | str:
         raise Unscaled(f"image {path}: {error}: {how}", error.largest) from None
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise whatever a damaged file leads them to
-        known = not isinstance(error, UnidentifiedImageError)  # its text is a memory address
+    except Exception as error:  # a damaged file can make a decoder raise anything
+        known = not isinstance(error, UnidentifiedImageError)  # the text of this one is a memory address
         return " ".join(str(error).split()) if known and str(error) else "not an image"
     return remarks
 
 
 def _read(path: str, form: Form, remarks: Remarks) -> NDArray[numpy.uint8]:
-    """One image as uint8 C,H,W of the form. Raises what the decoder raises."""
+    """Read one image as uint8 C,H,W of the form. Raises what the decoder raises."""
     with open(path, "rb") as file:
         content = file.read()
-    if content[:3] == b"\xff\xd8\xff":  # as Pillow knows a JPEG
-        quick = _decode_jpeg(content)
-        if quick is not None and quick.shape == (form.channels, form.height, form.width):
+    if content[:3] == b"\xff\xd8\xff":  # the signature by which Pillow recognises a JPEG
+        pixels = _decode_jpeg(content)
+        if pixels is not None and pixels.shape == (form.channels, form.height, form.width):
             if b"Exif\0\0" in content[:4096] and is_turned(Image.open(io.BytesIO(content))):
                 remarks["orientation"] = 0
-            return quick
+            return pixels
     return decode_image(content, form, remarks, is_dicom=is_dicom(path))
 
 
 def _decode_jpeg(content: bytes) -> NDArray[numpy.uint8] | None:
-    """torchvision's decoder: the same pixels as PIL's in half the time. None where PIL has to do it, or to say what is wrong.
+    """Decode a JPEG with torchvision: the same pixels as from PIL, in half the time. None where PIL has to read it.
 
-    Deprecated since torchvision 0.29: where a release no longer has it, PIL reads everything.
+    The decoder is deprecated since torchvision 0.29. Releases without it read everything with PIL.
     """
     try:
         from torchvision.io import decode_jpeg

@@ -13,7 +13,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.names import quoted, readable, some_of
 from robustcls.data.folders.walk import folders, has_loose_images, walk
 
-DEPTH = 8  # of folders that hold one folder each; links may make a ring
+DEPTH = 8  # most levels of folders with a single folder inside that are followed; links may form a loop
 NESTED = "folder:PATH(nested=True)"
 WORDS = {
     "train": (
@@ -27,7 +27,7 @@ WORDS = {
     "test": ("test", "tests", "testing", "tst", "eval", "evaluation", "holdout", "prueba", "pruebas", "teste", "测试"),
 }  # fmt: skip
 SHORT = {"tr": "train", "va": "val", "vl": "val", "ts": "test", "te": "test"}  # only where every folder is a split
-FILLERS = (  # words that say no more than that it is a folder of images
+FILLERS = (  # words that say only that it is a folder of images
     "set", "sets", "data", "dataset", "split", "image", "images", "img", "imgs", "pic", "pics", "picture", "pictures",
     "photo", "photos", "jpg", "jpeg", "png", "tif", "tiff", "folder", "dir", "samples", "files", "px", "x", "resized",
     "cropped", "crop", "crops", "final", "processed", "preprocessed", "aug", "augmented", "daten", "datensatz", "bilder",
@@ -39,23 +39,23 @@ _NUMBERED = re.compile(r"(k?fold|split|cv)s?[\W_]*\d+", re.IGNORECASE)
 
 
 class Spelling(NamedTuple):
-    """What a folder's name says: a split, and the words beside it, as ("seg",) in seg_train."""
+    """The meaning of a folder's name: the split, and the remaining words, such as ("seg",) in seg_train."""
 
     split: str
     rest: tuple[str, ...]
 
 
 class Home(NamedTuple):
-    """Where the class folders of a split lie. beside: the folders around them, where loose files are of no class."""
+    """The location of a split's class folders."""
 
     name: str  # as the folder spells it
     path: Path
     classes: dict[str, Path]
-    beside: tuple[Path, ...]
+    beside: tuple[Path, ...]  # folders that contain the class folders; loose files in them belong to no class
 
 
 class Homes(NamedTuple):
-    """The home of each split, by train, val and test; that of class folders alone, where there are no splits; notes."""
+    """The home of each split by train, val and test; the home of the class folders where there are no splits; and notes."""
 
     splits: dict[str, Home]
     alone: Home
@@ -63,16 +63,16 @@ class Homes(NamedTuple):
 
 
 def find_homes(root: Path, *, nested: bool = False) -> Homes:
-    """Finds class folders in splits, splits in class folders, or class folders alone. Raises InputError where it is not clear.
+    """Find class folders inside splits, splits inside class folders, or class folders alone.
 
-    nested: whatever lies below a class folder belongs to the class.
+    nested: everything below a class folder belongs to the class. Raises InputError where the layout is ambiguous.
     """
     base = _unwrapped(root, nested)
     notes = [] if base == root else [f"read from {quoted(str(base.relative_to(root)))}"]
     names, alone = folders(base), _home(base)
     spelled = spellings(names)
-    inner = {name: _inner(base / name, its.split) for name, its in spelled.items()}
-    full = {name: its for name, its in spelled.items() if folders(inner[name])}
+    inner = {name: _inner(base / name, spelling.split) for name, spelling in spelled.items()}
+    full = {name: spelling for name, spelling in spelled.items() if folders(inner[name])}
     flat = [name for name in spelled if name not in full]
     if full:
         taken = _by_split(base, full)
@@ -83,8 +83,8 @@ def find_homes(root: Path, *, nested: bool = False) -> Homes:
         searched = list(splits.values())
     else:
         notes += _check_flat(base, names, flat, spelled)
-        splits, said = ({}, []) if nested else _splits_in_classes(base, alone)
-        notes += said
+        splits, found_notes = ({}, []) if nested else _splits_in_classes(base, alone)
+        notes += found_notes
         searched = [] if splits else [alone]
     for home in [] if nested else searched:
         notes += _look_for_repeats(home)
@@ -100,7 +100,7 @@ def _unused(names: Sequence[str]) -> list[str]:
 
 
 def _by_split(parent: Path, spelled: dict[str, Spelling]) -> dict[str, str]:
-    """The folder of each split. Raises InputError where there are two of one."""
+    """Return the folder of each split. Raises InputError where two folders look like the same split."""
     taken: dict[str, str] = {}
     for name, (split, _) in spelled.items():
         if split in taken:
@@ -111,7 +111,7 @@ def _by_split(parent: Path, spelled: dict[str, Spelling]) -> dict[str, str]:
 
 
 def _unwrapped(root: Path, nested: bool) -> Path:
-    """The folder that holds splits or classes: the root, or one inside it where each holds one folder alone."""
+    """Return the folder that contains splits or classes: the root, or the end of a chain of single folders below it."""
     base = root
     for _ in range(DEPTH):
         names = folders(base)
@@ -124,7 +124,10 @@ def _unwrapped(root: Path, nested: bool) -> Path:
 
 
 def _inner(parent: Path, split: str) -> Path:
-    """The folder that holds the class folders: a split's own, or one inside it that is named as it, or "images"."""
+    """Return the folder with the class folders of a split: the split's folder, or a single folder inside it.
+
+    The folder inside is named like the split, or with words such as "images".
+    """
     for _ in range(DEPTH):
         names = folders(parent)
         if len(names) != 1 or not folders(parent / names[0]):
@@ -137,7 +140,7 @@ def _inner(parent: Path, split: str) -> Path:
 
 
 def _check_flat(base: Path, names: Sequence[str], flat: Sequence[str], spelled: dict[str, Spelling]) -> list[str]:
-    """Raises InputError where folders of loose images are splits by their names; else a note on a class so called."""
+    """Raise InputError where folders of loose images are named as splits. Return a note where one is read as a class."""
     if parts_of_no_split(names) and not any(folders(base / name) for name in names):
         raise InputError(
             f"folder {base}: {some_of(names)} are named as parts of a data set, not as classes: sort the images by class, as "
@@ -155,15 +158,15 @@ def _check_flat(base: Path, names: Sequence[str], flat: Sequence[str], spelled: 
 
 
 def _splits_in_classes(base: Path, alone: Home) -> tuple[dict[str, Home], list[str]]:
-    """The splits where each class folder holds them, as in cat/train and cat/test; none where no class folder does.
+    """Return the homes of splits inside class folders, as in cat/train and cat/test, and notes. Empty where there are none.
 
-    Raises InputError where some do and others do not.
+    Raises InputError where some class folders contain splits and others do not.
     """
-    spelled = {name: its for name, path in alone.classes.items() if (its := spellings(folders(path)))}
+    spelled = {name: inside for name, path in alone.classes.items() if (inside := spellings(folders(path)))}
     if not spelled:
         return {}, []
     outside = [name for name, path in alone.classes.items() if name not in spelled and walk(path).images]
-    several = [name for name, its in spelled.items() if len({one.split for one in its.values()}) > 1]
+    several = [name for name, inside in spelled.items() if len({one.split for one in inside.values()}) > 1]
     if outside and several:
         raise InputError(
             f"folder {base}: {some_of([several[0]])} holds {some_of(list(spelled[several[0]]))}, which look like splits, and "
@@ -173,18 +176,20 @@ def _splits_in_classes(base: Path, alone: Home) -> tuple[dict[str, Home], list[s
         return {}, []
     homes: dict[str, Home] = {}
     beside = (base, *(base / name for name in spelled))
-    for name, its in spelled.items():
-        for split, inner in _by_split(base / name, its).items():
+    for name, inside in spelled.items():
+        for split, inner in _by_split(base / name, inside).items():
             homes.setdefault(split, Home(split, base, {}, beside)).classes[name] = base / name / inner
-    first, its = next(iter(spelled.items()))
-    notes = [f"the class folders hold the splits, such as {quoted(f'{first}/{next(iter(its))}')}"]
-    unused = [f"{name}/{one}" for name, its in spelled.items() for one in folders(base / name) if one not in its]
+    first, inside = next(iter(spelled.items()))
+    notes = [f"the class folders hold the splits, such as {quoted(f'{first}/{next(iter(inside))}')}"]
+    unused = [f"{name}/{one}" for name, inside in spelled.items() for one in folders(base / name) if one not in inside]
     return homes, notes + _unused(unused)
 
 
 def _look_for_repeats(home: Home) -> list[str]:
-    """Raises InputError where all class folders hold the same folders of images, so that these may be the classes; a note
-    where they share some."""
+    """Raise InputError where all class folders contain the same folders of images, because these may be the real classes.
+
+    Return a note where they share only some folders.
+    """
     inside = {name: set(folders(path)) for name, path in home.classes.items()}
     filled = [name for name in inside if inside[name] or has_loose_images(home.classes[name])]
     shared = sorted(set.intersection(*(inside[name] for name in filled))) if len(filled) > 1 else []
@@ -202,37 +207,37 @@ def _look_for_repeats(home: Home) -> list[str]:
 
 
 def spellings(names: Sequence[str]) -> dict[str, Spelling]:
-    """Of the names of folders that lie together, those that name a split.
+    """Return those names of sibling folders that name a split, with their spellings.
 
-    A word that says more than "images of" beside the split's own, as in seg_train, counts where another split has the same,
-    and so do letters that are glued to it, as in cifartrain.
+    A name with an additional word, as in seg_train, names a split only where another split has the same word. The same holds
+    for letters attached to the word for the split, as in cifartrain.
     """
-    parsed = {name: its for name in names if (its := _parse(name))}
-    found = {name: its for name, its in parsed.items() if not its.rest or _has_twin(its, parsed.values())}
+    parsed = {name: spelling for name in names if (spelling := _parse(name))}
+    found = {name: one for name, one in parsed.items() if not one.rest or _has_twin(one, parsed.values())}
     glued = {name: set(_glued(name)) for name in names if name not in found}
     every = [one for candidates in glued.values() for one in candidates]
     for name, candidates in glued.items():
         if twins := sorted(one for one in candidates if _has_twin(one, every)):
             found[name] = twins[0]
     short = {name: Spelling(SHORT[name.lower()], ()) for name in names if name.lower() in SHORT}
-    if short and len(found | short) == len(names) and len({its.split for its in (found | short).values()}) > 1:
+    if short and len(found | short) == len(names) and len({one.split for one in (found | short).values()}) > 1:
         found |= short
     return {name: found[name] for name in names if name in found}
 
 
 def parts_of_no_split(names: Sequence[str]) -> bool:
-    """Whether all folders are named as parts of a data set that are neither classes nor one split: train_test, fold1."""
+    """Whether all names are parts of a data set that are neither a class nor a single split, such as train_test or fold1."""
     return len(names) > 1 and all(_NUMBERED.fullmatch(name) or len(set(_splits_in(_words(name)))) > 1 for name in names)
 
 
 def says_images(name: str) -> bool:
-    """Whether the name says no more than that there are images: images, img_data."""
+    """Whether a name says only that the folder contains images, such as images or img_data."""
     words = _words(name)
     return bool(words) and all(word in FILLERS for word in words)
 
 
 def _has_twin(spelling: Spelling, others: Iterable[Spelling]) -> bool:
-    """Whether another split has the same words beside its own."""
+    """Whether a name of another split has the same additional words."""
     return any(one.rest == spelling.rest and one.split != spelling.split for one in others)
 
 
@@ -250,13 +255,13 @@ def _parse(name: str) -> Spelling | None:
     words = _words(name)
     splits = _splits_in(words)
     if splits == ["train", "val"]:
-        splits = ["train"]  # both together, beside a test split
+        splits = ["train"]  # train and val together, beside a test split
     rest = tuple(word for word in words if not _TOKEN.fullmatch(word) and word not in FILLERS)
     return Spelling(splits[0], rest) if len(splits) == 1 else None
 
 
 def _glued(name: str) -> Iterator[Spelling]:
-    """What the name says where one of its words begins or ends with that of a split."""
+    """Yield the spellings of a name in which a word begins or ends with the word for a split."""
     words = _words(name)
     for i, word in enumerate(words):
         for token, split in _SPLIT_OF.items():

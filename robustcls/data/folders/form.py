@@ -9,16 +9,16 @@ from robustcls.core.errors import InputError, unknown
 from robustcls.images import dicom
 from robustcls.images.decode import FILTERS, Form
 
-MIXED_SIZE = 224  # the side of images that come in several sizes, as usual for ImageNet
-CHUNK = 256  # images per task: large enough that the pool's own work does not count
-FIRST = 32  # headers that are read before any other where only the colour is open
-ROUND = 32  # tasks, before it is asked whether enough is known
+MIXED_SIZE = 224  # side in pixels for images of several sizes, as is usual for ImageNet
+CHUNK = 256  # images per task: large enough that the overhead of the thread pool does not matter
+FIRST = 32  # headers that are read first where the size is given and only the number of channels is open
+ROUND = 32  # tasks between two checks whether the remaining headers can still change the form
 
 
 def choose_form(
     paths: Sequence[str], size: int | None, grey: bool, scale: float | None, pool: ThreadPoolExecutor
 ) -> Form:
-    """Grey where all images are grey, and as large as they are; MIXED_SIZE where sizes differ and none was asked for."""
+    """Choose the form: one channel where all images are grey, and `size`, or their common size, or else MIXED_SIZE."""
     if size is not None and (grey or any((_header(path) or (0, 0, 1))[2] == 3 for path in paths[:FIRST])):
         return Form(size, size, 1 if grey else 3, scale)
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
@@ -35,13 +35,13 @@ def choose_form(
     sizes = {(height, width) for height, width, _ in kinds}
     if len(sizes) == 1:
         return Form(*sizes.pop(), channels, scale)
-    # Without any, nothing is readable: decoding names the files.
+    # Without any size, no header could be read; decoding will name the files.
     note = f"{len(sizes)} sizes: shorter side resized to {MIXED_SIZE}, centre crop" if sizes else ""
     return Form(MIXED_SIZE, MIXED_SIZE, channels, scale, note)
 
 
 def check_form(size: int | None, resize: int | None, filter: str) -> None:
-    """Raises InputError for options of a folder that make no form."""
+    """Raise InputError for options of a folder that do not go together."""
     if filter not in FILTERS:
         raise unknown("filter", filter, FILTERS)
     if resize is not None and size is None:
@@ -51,7 +51,7 @@ def check_form(size: int | None, resize: int | None, filter: str) -> None:
 
 
 def _header(path: str) -> tuple[int, int, int] | None:
-    """(height, width, channels) of an image, channels being 1 for grey, else 3; None where its header cannot be read."""
+    """Return (height, width, channels) of an image, with 1 channel for grey, else 3; None where its header cannot be read."""
     try:
         with open(path, "rb") as file:
             if (size := _jpeg_header(file.read(4096))) is not None:
@@ -61,12 +61,15 @@ def _header(path: str) -> tuple[int, int, int] | None:
                 return dicom.header(file)
             with Image.open(file) as image:
                 return image.height, image.width, 1 if image.mode in ("1", "L") or image.mode[0] in "IF" else 3
-    except Exception:  # whatever a damaged file makes a decoder raise: decoding will name the file
+    except Exception:  # a damaged file can make a decoder raise anything; decoding will name the file
         return None
 
 
 def _jpeg_header(head: bytes) -> tuple[int, int, int] | None:
-    """From the frame header of a JPEG (ITU-T T.81, B.2.2), four times as fast as PIL; None where there is none in `head`."""
+    """Read (height, width, channels) from the frame header of a JPEG (ITU-T T.81, B.2.2), four times as fast as PIL.
+
+    None where `head`, the first bytes of the file, does not contain it.
+    """
     at = 2 if head[:2] == b"\xff\xd8" else len(head)
     while at + 9 < len(head) and head[at] == 0xFF:
         marker = head[at + 1]

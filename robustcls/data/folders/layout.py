@@ -28,12 +28,13 @@ class Files(NamedTuple):
     labels: list[int]
 
     def take(self, rows: Sequence[int]) -> "Files":
+        """Return the images at these positions, in this order."""
         return Files([self.paths[i] for i in rows], [self.labels[i] for i in rows])
 
 
 @dataclass
 class Layout:
-    """The splits of a folder. Paths begin with `root`. notes: on the split that was asked for."""
+    """The splits of a folder. Paths begin with `root`. notes: remarks on the requested split."""
 
     root: Path
     classes: tuple[str, ...]
@@ -42,21 +43,21 @@ class Layout:
 
     @property
     def everything(self) -> Files:
-        """The images of all splits, by class and path."""
+        """The images of all splits, sorted by class and path."""
         pairs = sorted(pair for files in self.splits.values() for pair in zip(files.labels, files.paths, strict=True))
         return Files([path for _, path in pairs], [label for label, _ in pairs])
 
     def name_of(self, path: str) -> str:
-        """The path below the root, with `/`, printable."""
+        """Return the path below the root, with `/` and printable."""
         return readable(path.removeprefix(f"{self.root}/"))
 
 
 def lay_out(root: Path, split: str, *, whole: bool = False, nested: bool = False) -> Layout:
-    """Finds classes and files for reading `split`: train, test, or val where there is one.
+    """Find the classes and files for reading `split`: train, test, or val where there is one.
 
-    whole: for a model that was not trained on this folder: class folders alone are the test split, all of them, and the
-    splits need not have the same classes. nested: what lies below a class folder belongs to the class. Raises InputError
-    where there is nothing to read.
+    whole: for a model that was not trained on this folder: a folder that has only class folders is one test split, and the
+    splits need not have the same classes. nested: everything below a class folder belongs to the class. Raises InputError where
+    there is nothing to read.
     """
     if not root.is_dir():
         raise InputError(f"folder {root}: {'is a file' if root.exists() else 'there is no such folder'}: name a folder")
@@ -99,7 +100,7 @@ def lay_out(root: Path, split: str, *, whole: bool = False, nested: bool = False
 
 
 def _lacking(root: Path, used: dict[str, Home], split: str, notes: Sequence[str]) -> InputError:
-    """Why a split cannot be read."""
+    """Return the error for a split that does not exist."""
     aside = f" ({'; '.join(notes)})" if notes else ""
     if split == "test":
         return InputError(
@@ -116,11 +117,11 @@ def _lacking(root: Path, used: dict[str, Home], split: str, notes: Sequence[str]
 def _classes_of(
     root: Path, homes: dict[str, Home], *, strict: bool
 ) -> tuple[list[str], dict[str, defaultdict[str, Contents]]]:
-    """The class names as the folders spell them, and what each split holds of each.
+    """Return the class names as the folders spell them, and the contents of each class by split.
 
-    The classes are those of all splits together; strict: those of train, of which each must have images. Names are compared
-    in Unicode's composed form, since archives made on a Mac hold the decomposed one. Under "" are the files that lie beside
-    the class folders.
+    The classes are those of all splits together. strict: those of train, each of which must have images. Names are compared in
+    Unicode's composed form, because archives made on a Mac contain the decomposed one. The contents under "" are the files
+    that lie beside the class folders.
     """
     first = next(name for name in SPLITS if name in homes)
     names: dict[str, str] = {}
@@ -153,7 +154,7 @@ def _classes_of(
 
 
 def _in_order(classes: Sequence[str], contents: defaultdict[str, Contents]) -> Files:
-    """Sorted by class and path."""
+    """Return the images sorted by class and path."""
     pairs = [(path, label) for label, name in enumerate(classes) for path in sorted(contents[name].images)]
     return Files([path for path, _ in pairs], [label for _, label in pairs])
 
@@ -172,7 +173,7 @@ def _divide(root: Path, files: Files) -> dict[str, Files]:
 def _check_classes(
     home: Home, classes: Sequence[str], contents: dict[str, defaultdict[str, Contents]], *, several: bool
 ) -> None:
-    """Raises InputError unless a class has images, in one split or another, and two where there must be several."""
+    """Raise InputError where no class has images in any split, or only one although there must be several."""
     filled = _filled(classes, contents)
     if not filled:
         passed = [path for split in contents.values() for its in split.values() for path in its.passed]

@@ -1,4 +1,4 @@
-"""The images of a folder that a list names, such as the 5,000 of ImageNet on which RobustBench ranks models."""
+"""Selects images of a folder by a list file, such as the 5,000 ImageNet images on which RobustBench ranks models."""
 
 from pathlib import Path, PurePosixPath
 
@@ -10,16 +10,16 @@ SEVERAL = -1
 
 
 def find_listed(file: Path, files: Files, layout: Layout) -> tuple[list[int], str]:
-    """The places of the files that a list names, sorted, and what is said of them.
+    """Return the sorted positions of the files that a list names, and a note.
 
-    A line is a path below the folder, or the end of one, or one that ends in it; with or without the ending of the file.
-    Empty lines and those that begin with # are left out. Raises InputError that names the first line that fits no file, or
-    more than one.
+    A line is a path below the folder, the end of such a path, or a longer path that ends in it; with or without the file
+    extension. Empty lines and lines that begin with # are skipped. Raises InputError that names the first line that matches no
+    file, or more than one.
     """
     try:
         lines = [line.strip().removeprefix("./") for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no text"
+        why = getattr(error, "strerror", None) or "it is not text"
         raise InputError(f"list {file}: {why}: name a file with the path of an image on each line") from None
     wanted = [line for line in lines if line and not line.startswith("#")]
     if not wanted:
@@ -49,12 +49,12 @@ def find_listed(file: Path, files: Files, layout: Layout) -> tuple[list[int], st
     rows = sorted({place for place in found if place is not None})
     classes = len({files.labels[row] for row in rows})
     twice = f", {len(wanted) - len(rows)} named more than once" if len(rows) < len(wanted) else ""
-    said = f"{file.name} names {len(rows)} of {len(files.paths)} images in {classes} of {len(layout.classes)} classes{twice}"
-    return rows, said
+    note = f"{file.name} names {len(rows)} of {len(files.paths)} images in {classes} of {len(layout.classes)} classes{twice}"
+    return rows, note
 
 
 def _by_end(files: Files, layout: Layout) -> tuple[dict[str, int], dict[str, int]]:
-    """Places by each end of the path below the folder, SEVERAL where that is no file's alone; and by the whole of it."""
+    """Return positions by every end of the path below the folder, and by the whole path; SEVERAL where it is ambiguous."""
     ends: dict[str, int] = {}
     whole: dict[str, int] = {}
     for row, path in enumerate(files.paths):

@@ -1,6 +1,6 @@
-"""Lists the images below a folder, and the files that are passed over.
+"""Lists the images below a folder, and the files that are skipped.
 
-An image is what has an ending that Pillow reads, and DICOM's or HEIC's where their extras are installed.
+A file counts as an image by its extension: those that Pillow reads, and those of DICOM and HEIC where the extras are installed.
 """
 
 import os
@@ -12,7 +12,7 @@ from robustcls.core.errors import InputError
 from robustcls.core.names import quoted
 from robustcls.images.formats import DICOM, HEIC, endings
 
-TOOLS = {  # folders and files that tools leave behind; others are known by the first letter
+TOOLS = {  # names of folders and files that tools leave behind; others are recognised by their first character
     "__macosx", "__pycache__", "lost+found", "#recycle", "$recycle.bin", "#snapshot",
     "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
 }  # fmt: skip
@@ -21,7 +21,7 @@ WANTED = ".png, .jpg, .tiff or other files that Pillow reads"
 
 @dataclass
 class Contents:
-    """The files below one folder: images, those passed over, and links that lead back."""
+    """The files below one folder: images, skipped files (`passed`), and linked folders that are already read (`loops`)."""
 
     images: list[str] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
@@ -29,29 +29,30 @@ class Contents:
 
 
 def folders(parent: Path) -> list[str]:
-    """The names of the folders in a folder, sorted."""
+    """Return the sorted names of the folders in a folder."""
     return [entry.name for entry in _scan(parent) if entry.is_dir()] if parent.is_dir() else []
 
 
 def loose_files(parent: Path) -> list[str]:
-    """The files that lie beside class folders: of no class, so passed over."""
+    """Return the files directly in a folder. Beside class folders they belong to no class and are skipped."""
     return [f"{parent}/{entry.name}" for entry in _scan(parent) if not entry.is_dir()]
 
 
 def has_loose_images(parent: Path) -> bool:
-    """Whether images lie in the folder itself."""
+    """Whether there are images directly in the folder."""
     return any(map(_is_image, loose_files(parent)))
 
 
 def walk(top: Path) -> Contents:
-    """The files below a folder, linked folders included: each folder once, and none that holds the folder itself."""
+    """Return the files below a folder, including linked folders. Each folder is read once, and none that contains `top`."""
     contents = Contents()
     top_real = os.path.realpath(top)
     visited: set[str] = set()
     places, links = [str(top)], list[str]()
     while places or links:
         linked = not places
-        place = places.pop() if places else links.pop(0)  # folders before links: each is read under its own name
+        # Folders are read before links, so that each is read under its own name.
+        place = places.pop() if places else links.pop(0)
         real = os.path.realpath(place)
         if real in visited or (linked and f"{top_real}/".startswith(f"{real.rstrip('/')}/")):
             contents.loops.append(place)
@@ -67,29 +68,33 @@ def walk(top: Path) -> Contents:
 
 
 def how_to_read(paths: Iterable[str]) -> str:
-    """The command that lets files be read that were passed over for their ending; "" where there is none."""
+    """Return the command that installs what is needed to read skipped files of these extensions; "" for none."""
     missing = {os.path.splitext(path)[1].lower() for path in paths} - endings().keys()
     extras = (("DICOM", DICOM), ("HEIC", HEIC))
     commands = [
         f'{name} is read after pip install "robustcls[{name.lower()}]"'
-        for name, its in extras
-        if missing.intersection(its)
+        for name, extensions in extras
+        if missing.intersection(extensions)
     ]
     return f" ({'; '.join(commands)})" if commands else ""
 
 
 def remarks_on(root: Path, contents: Sequence[Contents]) -> list[str]:
-    """What a reader must know of the files that were not taken."""
+    """Return notes on the files that were skipped."""
     prefix = f"{root}/"
-    passed = sorted(path.removeprefix(prefix) for its in contents for path in its.passed)
-    loops = sorted(path.removeprefix(prefix) for its in contents for path in its.loops)
+    passed = sorted(path.removeprefix(prefix) for part in contents for path in part.passed)
+    loops = sorted(path.removeprefix(prefix) for part in contents for path in part.loops)
     remarks = []
     if passed:
-        what = "1 file passed over that is" if len(passed) == 1 else f"{len(passed)} files passed over that are"
-        remarks.append(f"{what} no image in a class folder by ending, such as {quoted(passed[0])}{how_to_read(passed)}")
+        skipped = (
+            "1 file skipped because it is not an image file in a class folder"
+            if len(passed) == 1
+            else f"{len(passed)} files skipped because they are not image files in class folders"
+        )
+        remarks.append(f"{skipped}, such as {quoted(passed[0])}{how_to_read(passed)}")
     if loops:
-        what = "1 linked folder leads" if len(loops) == 1 else f"{len(loops)} linked folders lead"
-        remarks.append(f"{what} to images that are read already, such as {quoted(loops[0])}")
+        leads = "1 linked folder leads" if len(loops) == 1 else f"{len(loops)} linked folders lead"
+        remarks.append(f"{leads} to images that are read already, such as {quoted(loops[0])}")
     return remarks
 
 

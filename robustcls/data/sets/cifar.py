@@ -14,7 +14,7 @@ __all__ = ["cifar10", "cifar100"]
 def cifar10(split: str, *, data_dir: str | None = None) -> Images:
     """CIFAR-10 (Krizhevsky 2009), downloaded on demand: 50,000 train and 10,000 test images of 3x32x32.
 
-    data_dir: default $ROBUSTCLS_DATA or ~/.cache/robustcls. Raises InputError where it is neither there nor to be had.
+    data_dir: default $ROBUSTCLS_DATA or ~/.cache/robustcls. Raises InputError where it is missing and cannot be downloaded.
     """
     return _load("cifar10", split, data_dir)
 
@@ -22,13 +22,13 @@ def cifar10(split: str, *, data_dir: str | None = None) -> Images:
 def cifar100(split: str, *, data_dir: str | None = None) -> Images:
     """CIFAR-100 (Krizhevsky 2009), downloaded on demand: 50,000 train and 10,000 test images of 3x32x32.
 
-    data_dir: default $ROBUSTCLS_DATA or ~/.cache/robustcls. Raises InputError where it is neither there nor to be had.
+    data_dir: default $ROBUSTCLS_DATA or ~/.cache/robustcls. Raises InputError where it is missing and cannot be downloaded.
     """
     return _load("cifar100", split, data_dir)
 
 
 def _load(name: str, split: str, data_dir: str | None) -> Images:
-    """An archive that lies in the data folder is used instead of the network."""
+    """Load a data set; download it if it is missing. An archive in the data folder is used instead of the network."""
     from torchvision import datasets
     from torchvision.datasets.utils import check_integrity
 

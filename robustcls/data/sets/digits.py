@@ -1,4 +1,4 @@
-"""scikit-learn's embedded digits: 1,797 grey images of 8x8, no download."""
+"""The digits that scikit-learn contains: 1,797 grey images of 8x8; no download."""
 
 import torch
 from torch.nn import functional as F
@@ -8,7 +8,7 @@ from robustcls.core.subset import stratified_order
 from robustcls.data.images import Images, check_split
 
 RECIPE = {"eps": "0.15", "augment": "none", "epochs": 12, "batch_size": 64, "adv": "pgd(steps=5)"}
-SPLIT_SEED = 1797  # part of the data set's definition: numbers on digits compare only under the same split
+SPLIT_SEED = 1797  # part of the data set's definition: accuracies on digits are comparable only with the same split
 TRAIN_SHARE = 0.7
 
 

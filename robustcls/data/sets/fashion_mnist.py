@@ -22,9 +22,9 @@ CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 def fashion_mnist(split: str, *, data_dir: str | None = None, pad: int = 0) -> Images:
     """Fashion-MNIST (Xiao et al., arXiv:1708.07747): 60,000 train and 10,000 test images of 1x28x28.
 
-    Read from .gz files in the data folder (default $ROBUSTCLS_DATA or ~/.cache/robustcls), in torchvision's folder below
-    it, or of the Debian package dataset-fashion-mnist; else downloaded. pad: black pixels added on each side (2: 32x32).
-    Raises InputError where it is neither there nor to be had, or damaged.
+    Read from .gz files in the data folder (default $ROBUSTCLS_DATA or ~/.cache/robustcls), in torchvision's folder below it, or
+    from the Debian package dataset-fashion-mnist; otherwise downloaded. pad: black pixels added on each side (2: 32x32).
+    Raises InputError where the files are damaged, or missing and cannot be downloaded.
     """
     check_split(split)
     if pad < 0:
@@ -54,9 +54,9 @@ def _download(names: list[str], raw: Path) -> None:
 
 
 def _read(path: Path, dimensions: int) -> Tensor:
-    """A gzipped idx file of bytes (LeCun's format: magic number 8 << 8 | dimensions, big-endian sizes, data).
+    """Read a gzipped idx file of bytes (LeCun's format: magic number 8 << 8 | dimensions, big-endian sizes, data).
 
-    Not torchvision's reader: it takes unpacked files only, and those of Debian's package are packed.
+    torchvision's reader is not used, because it takes only unpacked files, and those of the Debian package are packed.
     """
     try:
         content = gzip.decompress(path.read_bytes())  # checks the CRC

@@ -19,7 +19,7 @@ from robustcls.data.folders.layout import Files, lay_out
 from robustcls.data.folders.listed import find_listed
 from robustcls.data.images import Images
 
-LISTED = 10  # corrupt files that an error names
+LISTED = 10  # corrupt files that an error message names
 
 
 def folder(
@@ -41,33 +41,33 @@ def folder(
 ) -> Images:
     """Images below `path`: train/ and test/ (or val/), each with a folder per class; or class folders alone, split 80/20.
 
-    Splits are recognised as people spell them (Training, test_set, seg_train ...), in class folders, too (cat/train); val/
-    beside test/ is what training validates on; test/ alone is enough to evaluate, train/ alone to train. Class names are the
-    sorted folder names. Every file is read whose ending Pillow knows; hidden files and what tools leave behind are passed
-    over, linked folders are followed.
+    Common spellings of the splits are recognised (Training, test_set, seg_train ...), also inside class folders (cat/train). A
+    val/ beside test/ is used for validation in training. test/ alone is enough to evaluate, and train/ alone to train. Class
+    names are the sorted folder names. Every file whose extension Pillow knows is read; hidden files and files that tools leave
+    behind are skipped; linked folders are followed.
 
     Args:
         path: the folder.
         asked: the split, train, test or val.
-        data_dir: is not used.
-        size: the side in pixels (shorter side resized, centre crop); without it the images keep their size, or become 224
-            where sizes differ.
-        resize: the shorter side before `size` is cut out, as by torchvision's Resize and CenterCrop: RobustBench's
-            Res256Crop224 is resize=256, size=224. Images that have the size already are left as they are.
-        filter: of the resizing, as Pillow calls it: nearest, box, bilinear, hamming, bicubic or lanczos.
-        grey: one channel (taken anyway where all images are grey).
+        data_dir: not used.
+        size: the side in pixels (shorter side resized, then centre crop). Without it, images keep their size, or become 224
+            pixels wide and high where their sizes differ.
+        resize: the length of the shorter side before the crop to `size`, as in torchvision's Resize and CenterCrop:
+            RobustBench's Res256Crop224 is resize=256, size=224. Images that already have the size are not changed.
+        filter: resampling filter, by its name in Pillow: nearest, box, bilinear, hamming, bicubic or lanczos.
+        grey: convert to one channel (done anyway where all images are grey).
         scale: the value of 16-bit and float images that becomes white; 0 is black.
-        list: a file that names the images to read, one a line, by path below the folder or by its end.
-        split: which images are tested on, whatever `asked` says: those of one split, or `all`.
-        whole: for a model that was not trained on this folder: class folders alone are the test split, all of them, and a
-            class may be in one split only.
-        nested: the folders inside a class folder belong to its class, though all classes hold the same ones, which is
-            refused else.
-        skip_corrupt: leave out what cannot be read, and name it, rather than stop.
-        pick: int64 labels N -> positions to decode, sorted; all without it.
+        list: a file that names the images to read, one per line, by their path below the folder or the end of it.
+        split: the images to test on in place of the split `asked`: those of another split, or `all`.
+        whole: for a model that was not trained on this folder: a folder that has only class folders is read as one test split,
+            and a class may be missing from some splits.
+        nested: folders inside a class folder belong to that class, even where all classes contain folders of the same names,
+            which is otherwise an error.
+        skip_corrupt: skip images that cannot be read, and name them, instead of stopping.
+        pick: a function from int64 labels N to the sorted positions to decode; None for all.
 
     Returns:
-        Images, whose note says what was passed over, converted or found twice.
+        Images, whose note says what was skipped, converted or found twice.
 
     Raises:
         InputError: for a folder, a list or options that do not fit.
@@ -87,11 +87,11 @@ def folder(
     files = layout.everything if split == "all" else layout.splits[read]
     listed: Sequence[int] = range(len(files.paths))
     if list is not None:
-        listed, said = find_listed(Path(list).expanduser(), files, layout)
+        listed, note = find_listed(Path(list).expanduser(), files, layout)
         files = files.take(listed)
-        layout.notes.append(said)
+        layout.notes.append(note)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        # The form is that of all splits together: a model trained on one must take the others.
+        # All splits get the same form, because a model trained on one must accept the others.
         others = [one for name in layout.splits if name != read for one in layout.splits[name].paths]
         form = choose_form([*files.paths, *others], size, grey, scale, pool)._replace(resize=resize, filter=filter)
         decoded, good = read_files(files, form, pick, skip_corrupt, pool)
@@ -102,7 +102,7 @@ def folder(
     notes = [*layout.notes, form.note, *describe(decoded, names, scale)]
     if skipped:
         notes.append(f"{len(skipped)} corrupt file{'s' if len(skipped) > 1 else ''} skipped: {some_of(skipped)}")
-    # Of the chosen test images in train or, for train, of all test images.
+    # Look for the chosen test images in train; where train is read, for all test images.
     train, test = layout.splits.get("train", Files([], [])), layout.splits.get("test", Files([], []))
     if split is None:
         compared = files.take(decoded.positions) if read == "test" else files if read == "val" else test
@@ -121,23 +121,23 @@ def folder(
 
 
 def _split_to_read(root: Path, split: str, nested: bool) -> str:
-    """The split of a folder's own that stands for the one named; of `all`, one that there is."""
+    """Return the split of the folder to read for the option `split`; for `all`, one that exists."""
     own = _splits(str(root), nested)
     return split if split != "all" else "train" if own and own.isdisjoint({"test", "val"}) else "test"
 
 
 def has_val(path: str, *, whole: bool = False, nested: bool = False, **options: object) -> bool:
-    """Whether the folder has a validation split of its own.
+    """Whether the folder has a separate validation split. Raises InputError.
 
-    Where val/ lies beside train/ and no test/, it stands for test, and training validates on a part of train/; whole: it is
-    the validation split even so, for a model that was not trained on this folder. Raises InputError.
+    Where there are train/ and val/ but no test/, val/ is used as the test split, and training holds validation images out of
+    train/. whole: count val/ as the validation split even then, for a model that was not trained on this folder.
     """
     splits = _splits(path, nested)
     return "val" in splits and (whole or "test" in splits or "train" not in splits)
 
 
 def has_test(path: str, *, nested: bool = False, split: str | None = None, **options: object) -> bool:
-    """Whether there is a test split, or what stands for it. Raises InputError."""
+    """Whether there is a test split, or images that are used as one. Raises InputError."""
     splits = _splits(path, nested)
     return split is not None or not splits or not splits.isdisjoint({"test", "val"})
 
@@ -150,9 +150,10 @@ def _splits(path: str, nested: bool) -> set[str]:
 def read_files(
     files: Files, form: Form, pick: Callable[[Tensor], Tensor] | None, skip_corrupt: bool, pool: ThreadPoolExecutor
 ) -> tuple[Decoded, list[int]]:
-    """Decodes what is picked; where some of it is corrupt and skipped, picks again among the rest until all can be read.
+    """Decode the picked files. Where some are corrupt and skipped, pick again among the rest until all can be read.
 
-    Gives the positions of all files that are not known to be corrupt, too.
+    Return what was decoded, and the positions of all files that are not known to be corrupt. Raises InputError for a corrupt
+    image without skip_corrupt.
     """
     labels = torch.tensor(files.labels, dtype=torch.int64)
     decoded = Decoded(torch.empty(0), [])

@@ -1,4 +1,4 @@
-"""A data set with a planted shortcut: a mark whose colour tells the class, in a known share of the images."""
+"""A data set with a planted shortcut: a mark whose colour gives away the class, in a known fraction of the images."""
 
 import colorsys
 from collections.abc import Callable
@@ -29,25 +29,25 @@ def shortcut(
     whole: bool = False,
     pick: Callable[[Tensor], Tensor] | None = None,
 ) -> Images:
-    """Another data set with a mark in the upper left of each image, whose colour is that of the image's class, or not.
+    """Another data set with a mark in the upper left of each image, whose colour gives away the class in some of them.
 
-    An intervention on the mark alone says whether a model answers by it (do-calculus' do(mark); shortcut learning: Geirhos et
-    al., arXiv:2004.07780): one that does is right on `aligned` test images, and wrong on `flipped` ones. At a strength of 1 in
-    K classes the mark tells nothing, and the accuracies agree. Colours are hues, of grey images levels of grey.
+    An intervention on the mark alone, do(mark), shows whether a model relies on it (shortcut learning: Geirhos et al.,
+    arXiv:2004.07780): such a model is right on `aligned` test images and wrong on `flipped` ones. At a strength of 1/K, with K
+    classes, the mark carries no information, and the accuracies agree. Colours are hues; in grey images they are grey levels.
 
     Args:
         base: the spec of the other data set: `shortcut(digits, strength=0.9)`.
         asked: the split.
-        strength: share of the images whose mark is that of their class; all others have that of another class at random.
-        test: the marks of test images: as in training (same), all of the own class (aligned), none (absent), or all of
+        strength: fraction of the images whose mark has the colour of their class; the others have that of a random other class.
+        test: the marks of test images: as in training (same), all of the image's class (aligned), none (absent), or all of
             another class (flipped).
-        data_dir, skip_corrupt, whole, pick: as the other data set takes them.
+        data_dir, skip_corrupt, whole, pick: passed to the other data set.
 
     Raises:
-        InputError: for a strength that is no share, and what the other data set refuses.
+        InputError: for a strength outside [0, 1], and where the other data set raises it.
     """
     if not 0 <= strength <= 1:
-        raise InputError(f"shortcut: strength={strength:g} is no share of the images: give 0 to 1, such as 0.9")
+        raise InputError(f"shortcut: strength={strength:g} is not a fraction of the images: give 0 to 1, such as 0.9")
     images = splits.read_split(base, asked, data_dir=data_dir, skip_corrupt=skip_corrupt, whole=whole, pick=pick)
     marks = "same" if asked != "test" else test
     classes = len(images.classes)
@@ -66,13 +66,13 @@ def shortcut(
 
 
 def mark_at(height: int, width: int) -> tuple[slice, slice]:
-    """The rows and columns of the mark in images of this size: an eighth of each side, as far from the border."""
+    """Return the rows and columns of the mark: an eighth of each side long, and at the same distance from the border."""
     rows, columns = (slice(side // 8, side // 8 + max(2, side // 8)) for side in (height, width))
     return rows, columns
 
 
 def has_val(base: str, *, whole: bool = False, **options: object) -> bool:
-    """Whether the other data set has a validation split of its own."""
+    """Whether the other data set has a separate validation split."""
     return splits.has_val(base, whole=whole)
 
 
@@ -82,14 +82,14 @@ def has_test(base: str, **options: object) -> bool:
 
 
 def _marked_as(labels: Tensor, index: Tensor, classes: int, share: float, asked: str) -> Tensor:
-    """The class that the mark of each image tells: N. It depends on the image's place in its split alone."""
+    """Return the class whose colour the mark of each image has: N. It depends only on the label and the index in the split."""
     random = numpy.random.default_rng(mix(SEED, *asked.encode())).random((int(index.max()) + 1, 2))[index.numpy()]
     own, other = torch.from_numpy(random[:, 0] < share), torch.from_numpy(random[:, 1])
     return labels.where(own, (labels + 1 + (other * (classes - 1)).long()) % classes)
 
 
 def _palette(classes: int, channels: int) -> Tensor:
-    """A colour for each class: uint8 K,C."""
+    """Return a colour for each class: uint8 K,C."""
     places = [number / classes for number in range(classes)]
     if channels == 3:
         colours = torch.tensor([colorsys.hsv_to_rgb(place, 1.0, 1.0) for place in places])

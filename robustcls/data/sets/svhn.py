@@ -11,7 +11,7 @@ RECIPE = {"augment": "crop_flip(flip=False)"}
 def svhn(split: str, *, data_dir: str | None = None) -> Images:
     """SVHN (Netzer et al. 2011), downloaded on demand: 73,257 train and 26,032 test images of 3x32x32; never mirrored.
 
-    data_dir: default $ROBUSTCLS_DATA or ~/.cache/robustcls. Raises InputError where it is neither there nor to be had.
+    data_dir: default $ROBUSTCLS_DATA or ~/.cache/robustcls. Raises InputError where it is missing and cannot be downloaded.
     """
     from torchvision.datasets import SVHN
 

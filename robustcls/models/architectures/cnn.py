@@ -1,7 +1,7 @@
-"""Plain convolutional networks, as certified training has them: small, and nothing in them that bounds do not know.
+"""Small plain convolutional networks, as used in certified training, with only layers that bounds support.
 
-Both take num_classes K, input_size (C, H, W), and width, which multiplies the channels of every layer but the last, and raise
-InputError.
+Both functions take num_classes K, input_size (C, H, W) and width, which multiplies the channels of every layer except the last.
+They raise InputError.
 """
 
 from collections.abc import Sequence

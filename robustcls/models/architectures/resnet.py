@@ -1,6 +1,6 @@
-"""Residual networks in the variants for small images: a 3x3 convolution first and no pooling, as is usual for CIFAR.
+"""Residual networks for small images: the first layer is a 3x3 convolution without pooling, as is usual for CIFAR.
 
-All take num_classes K and input_size (C, H, W), and raise InputError.
+All functions take num_classes K and input_size (C, H, W), and raise InputError.
 """
 
 from collections import OrderedDict
@@ -51,13 +51,15 @@ def wide_resnet(
 ) -> nn.Module:
     """WRN-depth-width (Zagoruyko and Komodakis 2016, arXiv:1605.07146): three stages of (depth - 4) / 6 blocks.
 
-    width: times the 16, 32 and 64 channels of the stages. The linear layer's bias begins at zero.
+    width: factor on the 16, 32 and 64 channels of the stages. The bias of the linear layer is initialised to zero.
     """
     num_blocks, rest = divmod(depth - 4, 6)
     if num_blocks < 1 or rest:
         raise InputError(f"wide_resnet depth {depth} is not 6n + 4: give 10, 16, 22, 28, 34 ...")
     if not 1 <= width <= 64:
-        raise InputError(f"wide_resnet width {width} is no widen factor: give a whole number from 1 to 64, such as 10")
+        raise InputError(
+            f"wide_resnet width {width} is not a widen factor: give a whole number from 1 to 64, such as 10"
+        )
     widths = [16, 16 * width, 32 * width, 64 * width]
     net = _network(PreActBlock, num_classes, input_size[0], widths, num_blocks, activation)
     nn.init.zeros_(net.get_parameter("linear.bias"))
@@ -65,7 +67,7 @@ def wide_resnet(
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
+    """Two convolutions and a shortcut, which is a 1x1 convolution where the shape changes."""
 
     def __init__(self, channels: int, out: int, stride: int, activation: str) -> None:
         super().__init__()
@@ -102,7 +104,11 @@ class PreActBlock(nn.Module):
 def _network(
     block: type[nn.Module], num_classes: int, channels: int, widths: Sequence[int], num_blocks: int, activation: str
 ) -> nn.Sequential:
-    """widths: channels of the first convolution, then of each stage of num_blocks; each but the first halves the grid."""
+    """Build a residual network.
+
+    widths: channels of the first convolution, then of each stage of num_blocks blocks; every stage except the first halves the
+    resolution.
+    """
     stem, *stages = widths
     layers: dict[str, nn.Module] = {"conv1": conv3x3(channels, stem)}
     if block is BasicBlock:

@@ -1,7 +1,7 @@
 """VGG with BatchNorm (Simonyan and Zisserman 2014, arXiv:1409.1556), in the variant for small images.
 
-Below 32 pixels the last poolings are left out; above, what remains of the grid is averaged. All take num_classes K,
-input_size (C, H, W), and width, which multiplies the channels of every convolution, and raise InputError.
+For images below 32 pixels, the last poolings are left out; for larger ones, the remaining positions are averaged. All functions
+take num_classes K, input_size (C, H, W) and width, which multiplies the channels of every convolution. They raise InputError.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What an ONNX file says of itself, without running it."""
+"""Facts about an ONNX file that are read without running it."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 from robustcls.core.errors import InputError, one_line
 
 ROUNDING = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
-# Which inputs of an operator are no weights or biases: scales and zero points, and what pixels are normalised by.
+# Inputs of operators that are not weights or biases: scales, zero points, and the constants that normalise pixels.
 NO_WEIGHTS = {
     "Sub": (0, 1),
     "Div": (0, 1),
@@ -23,13 +23,13 @@ NO_WEIGHTS = {
 
 @dataclass
 class OnnxFacts:
-    """Of a file of one input and one output."""
+    """Facts about a file with one input and one output."""
 
     opset: int  # of the standard operators
     input: str
     output: str
-    parameters: int  # weights and biases, of any precision; no scales, zero points, shapes or normalisation of pixels
-    rounded: bool  # whether it holds operators of quantisation
+    parameters: int  # number of weights and biases; without scales, zero points, shapes and constants of normalisation
+    rounded: bool  # whether it contains quantisation operators
 
     @property
     def kind(self) -> str:
@@ -37,12 +37,12 @@ class OnnxFacts:
 
     @classmethod
     def of(cls, path: str | Path) -> "OnnxFacts":
-        """Raises InputError for a file that cannot be read, ImportError where onnx is not installed."""
+        """Read the facts of a file. Raises InputError where it cannot be read, ImportError where onnx is not installed."""
         import onnx
 
         try:
             model = onnx.load(str(path), load_external_data=False)
-        except Exception as error:  # protobuf's and onnx's own have no class in common
+        except Exception as error:  # exceptions of protobuf and onnx have no common base class
             raise InputError(f"cannot read {path}: {one_line(error):.160}: export it again") from None
         graph = model.graph
         constants = {one.name for one in graph.initializer}

@@ -1,4 +1,4 @@
-"""The network of an ONNX file as a differentiable PyTorch module: the file's twin, which gives it gradients."""
+"""The network of an ONNX file as a differentiable PyTorch module: the twin, which provides gradients for the file."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,25 +22,25 @@ from robustcls.runtime.memory import is_out_of_memory
 
 
 class Node(nn.Module):
-    """One operator, under the name that it has in the file; a module, so that attribution methods can hook it."""
+    """An operator of the file. It is a module, so that attribution methods can hook it."""
 
     def __init__(
         self, run: Callable[..., Any], inputs: list[str], outputs: list[str], attributes: dict[str, Any], title: str
     ) -> None:
         super().__init__()
         self.run, self.inputs, self.outputs, self.attributes, self.title = run, inputs, outputs, attributes, title
-        self.done_with: list[str] = []  # values that nothing after this node takes
+        self.done_with: list[str] = []  # values that no later node uses, which can be freed
 
     def forward(self, *values: Tensor | None) -> Any:
         try:
             return self.run(*values, **self.attributes)
-        except Exception as error:  # of any class: whatever a function does not expect
+        except Exception as error:  # any class: an unsupported use of an operator can raise anything
             if is_out_of_memory(error):
                 raise
             raise NoTwin(f"{self.title} has no gradient here as this file uses it: {one_line(error)}") from error
 
     def named(self, result: Any) -> Iterable[tuple[str, Any]]:
-        """What `forward` gave, by the names of the outputs. Raises NoTwin where it gave fewer than are used."""
+        """Return the results of `forward` by the names of the outputs. Raises NoTwin where there are fewer than are used."""
         given = result if isinstance(result, tuple) else (result,)
         if len(given) < len(self.outputs):
             raise NoTwin(f"{self.title} has no gradient here with {len(self.outputs)} outputs")
@@ -48,20 +48,21 @@ class Node(nn.Module):
 
 
 class Convolution(Node):
-    """An operator Conv: to attribution methods what `nn.Conv2d` is."""
+    """A Conv operator, which attribution methods treat like `nn.Conv2d`."""
 
     is_convolution = True
 
 
 class OnnxGraph(nn.Module):
-    """Runs an ONNX graph of one input and one output, node by node, in PyTorch.
+    """Runs an ONNX graph with one input and one output, node by node, in PyTorch.
 
-    x: N,C,H,W to what the file gives, differentiable by x; rounding passes gradients straight through. What does not depend
-    on x, such as the weights of an int8 file in floating point, is computed once.
+    It maps images N,C,H,W to the output of the file, differentiable with respect to the images; rounding operators pass
+    gradients straight through. Values that do not depend on the images, such as the dequantised weights of an int8 file, are
+    computed only once.
     """
 
     def __init__(self, path: str) -> None:
-        """Raises NoTwin, which names the operators; InputError for a file that cannot be read."""
+        """Raises NoTwin, which names unsupported operators, and InputError for a file that cannot be read."""
         super().__init__()
         model = read(path)
         graph, opset, types = model.graph, opset_of(model), types_of(model.graph)
@@ -90,7 +91,8 @@ class OnnxGraph(nn.Module):
                 self.nodes[plain if free else f"{_identifier(title)}_{number}"] = made
         self._order: list[Any] = list(self.nodes.values())
         used = {name for node in self._order for name in node.inputs} | {self._output}
-        self._places = {}  # buffers, so that they move with the module: their own names may hold dots
+        # Constants are buffers, so that they move with the module. They are numbered, because their names may contain dots.
+        self._places = {}
         for number, name in enumerate(name for name in constants if name in used):
             self._places[name] = f"constant_{number}"
             self.register_buffer(f"constant_{number}", constants[name])
@@ -113,5 +115,5 @@ def _arguments(names: Iterable[str], values: dict[str, Tensor]) -> list[Tensor |
 
 
 def _identifier(name: str) -> str:
-    """A name as a module may have."""
+    """Return a name that is valid for a submodule."""
     return name.replace(".", "_").replace("/", "_").strip("_")

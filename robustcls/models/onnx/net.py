@@ -19,20 +19,21 @@ from robustcls.models.onnx.reading import NoTwin
 from robustcls.results.artefact import Manifest
 from robustcls.runtime.session import CPU, open_session
 
-_FAR, _FAR_ROUNDED, _NEAR = 0.02, 0.5, 1e-5  # of the largest logit, of that of a file that rounds, and of any
+# Tolerances for the twin's logits: fractions of the largest logit, without and with rounding in the file; and an absolute one.
+_FAR, _FAR_ROUNDED, _NEAR = 0.02, 0.5, 1e-5
 _PROVIDERS = {"cuda": "CUDAExecutionProvider"}
 
 
 class OnnxNet(nn.Module):
-    """The network of an ONNX file: float32 N,C,H,W to logits N,K, on CUDA where onnxruntime has it and x lies there.
+    """The network of an ONNX file: float32 images N,C,H,W to logits N,K.
 
-    The logits are always onnxruntime's. Where a gradient is asked for, it is that of the file's twin at the same x, past
-    rounding straight through: BPDA (arXiv:1802.00420). A file with an operator that the twin lacks has no gradient:
-    `no_gradient` says which; `differentiable` is then False.
+    It runs on CUDA where onnxruntime supports it and x is there. The logits always come from onnxruntime. The gradient is that
+    of the twin at the same x, straight through rounding: BPDA (arXiv:1802.00420). A file with an operator that the twin does
+    not support has no gradient: then `differentiable` is False, and `no_gradient` says why.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Raises InputError for a file that onnxruntime cannot read, or that is no classifier of images N,C,H,W."""
+        """Raises InputError for a file that onnxruntime cannot read, or that is not a classifier of images N,C,H,W."""
         super().__init__()
         self.path = str(path)
         self._sessions: dict[str, Any] = {}
@@ -46,15 +47,15 @@ class OnnxNet(nn.Module):
             raise InputError(f"{path} takes images N,H,W,C of shape {shape}: export it with N,C,H,W")
         if len(self._output.shape or (0, 0)) != 2:  # a shape that the file leaves open is empty
             raise InputError(f"{path} gives shape {self._output.shape}: export it with logits N,K as its output")
-        self.batch_size: int | None = _fixed(shape[0])  # where the file allows no other
+        self.batch_size: int | None = _fixed(shape[0])  # the only one that the file allows; None for any
         self.num_classes = _fixed((self._output.shape or (0, 0))[1])
         self.twin: OnnxGraph | None = None
         self.no_gradient = ""
         self._twin_alone = False
-        self.manifest: Manifest | None = None  # of the artefact that the file lies in, where it was loaded as one
+        self.manifest: Manifest | None = None  # of the artefact, where the file was loaded as part of one
         try:
             self.twin = OnnxGraph(self.path)
-        except Exception as error:  # of any class: the file runs without its twin
+        except Exception as error:  # any class: the file can be evaluated without its twin
             self._give_up(error)
 
     @property
@@ -62,12 +63,12 @@ class OnnxNet(nn.Module):
         return self.twin is not None
 
     def try_twin(self, input_size: Sequence[int]) -> None:
-        """Gives the twin up where it is not the file's: on two images of noise, C,H,W, it must give logits of the file's
-        shape, finite where the file's are, and near them.
+        """Drop the twin where it does not compute the same function as the file, tested on two images of noise.
 
-        They may differ by 0.02 of the largest logit; of a file that rounds by 0.5 of it, since whatever falls the other
-        way early is rounded again later: this finds another function, not another rounding. How many labels are the same,
-        the evaluation's check `twin` says.
+        Its logits must have the shape of the file's, be finite where those are finite, and be near them. They may differ by
+        0.02 of the largest logit. Where the file rounds, 0.5 of it is allowed, because an early difference in rounding is
+        amplified by later rounding; the test should find a different function, not a different rounding. The evaluation's check
+        `twin` measures how many labels agree.
         """
         if self.twin is None:
             return
@@ -75,28 +76,29 @@ class OnnxNet(nn.Module):
             self.batch_size or 2, *input_size, generator=torch.Generator().manual_seed(0), requires_grad=True
         )
         try:
-            theirs = self._run(x)
+            file_logits = self._run(x)
             with torch.enable_grad():
-                mine = self.twin(x)
-                if mine.requires_grad:
-                    torch.autograd.grad(mine.sum(), x)
-            self._compare(mine, theirs)
+                twin_logits = self.twin(x)
+                if twin_logits.requires_grad:
+                    torch.autograd.grad(twin_logits.sum(), x)
+            self._compare(twin_logits, file_logits)
         except Exception as error:
             self._give_up(error)
 
-    def _compare(self, mine: Tensor, theirs: Tensor) -> None:
-        """Raises NoTwin where the twin's logits are far from the file's."""
+    def _compare(self, twin_logits: Tensor, file_logits: Tensor) -> None:
+        """Raise NoTwin where the twin's logits are far from the file's."""
         assert self.twin is not None
-        said = f"the graph of {self.path} in PyTorch, which gives its gradients, "
-        if mine.shape != theirs.shape:
-            raise NoTwin(f"{said}has outputs of shape {tuple(mine.shape)}, the file {tuple(theirs.shape)}")
-        finite = theirs.isfinite()
-        if not mine.isfinite()[finite].all():
-            raise NoTwin(f"{said}has outputs that are no finite numbers, as the file's are")
-        largest = theirs[finite].abs().max().item() if finite.any() else 0.0
-        off = (mine - theirs)[finite].abs().max().item() if finite.any() else 0.0
+        subject = f"the graph of {self.path} in PyTorch, which gives its gradients, "
+        if twin_logits.shape != file_logits.shape:
+            shapes = f"{tuple(twin_logits.shape)}, the file {tuple(file_logits.shape)}"
+            raise NoTwin(f"{subject}has outputs of shape {shapes}")
+        finite = file_logits.isfinite()
+        if not twin_logits.isfinite()[finite].all():
+            raise NoTwin(f"{subject}has outputs that are not finite where the file's are")
+        largest = file_logits[finite].abs().max().item() if finite.any() else 0.0
+        off = (twin_logits - file_logits)[finite].abs().max().item() if finite.any() else 0.0
         if off > (_FAR_ROUNDED if self.twin.rounds else _FAR) * largest + _NEAR:
-            raise NoTwin(f"{said}has other outputs: they differ by {off:.2g}, where the largest is {largest:.2g}")
+            raise NoTwin(f"{subject}has other outputs: they differ by {off:.2g}, where the largest is {largest:.2g}")
 
     def _give_up(self, error: Exception) -> None:
         self.twin = None
@@ -105,7 +107,7 @@ class OnnxNet(nn.Module):
         )
 
     def input_size(self, assumed: Sequence[int]) -> tuple[int, ...]:
-        """(C, H, W), with the assumed size where the file leaves it open."""
+        """Return (C, H, W), with the assumed size where the file leaves it open."""
         return tuple(_fixed(size) or other for size, other in zip(self._input.shape[1:], assumed, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,20 +126,20 @@ class OnnxNet(nn.Module):
 
     @property
     def parameters_in_file(self) -> int:
-        """Weights and biases that the file stores; 0 where onnx is not installed."""
+        """Number of weights and biases in the file; 0 where onnx is not installed."""
         try:
             return OnnxFacts.of(self.path).parameters
         except ImportError:
             return 0
 
     def runner(self, threads: int) -> Callable[[Any], Any]:
-        """Runs the file on the CPU with so many threads: an array N,C,H,W to logits N,K."""
+        """Return a function that runs the file on the CPU with so many threads: from an array N,C,H,W to logits N,K."""
         session = _open(self.path, "cpu", threads)
         return lambda pixels: session.run([self._output.name], {self._input.name: pixels})[0]
 
     @contextmanager
     def in_pytorch(self) -> Iterator[None]:
-        """In it, the logits are the twin's, too."""
+        """Within the block, the logits come from the twin as well."""
         self._twin_alone = True
         try:
             yield
@@ -149,7 +151,8 @@ class OnnxNet(nn.Module):
         session = self._session(x.device.type)
         logits = session.run([self._output.name], {self._input.name: pixels.numpy()})[0]
         wide = torch.from_numpy(logits)
-        return (wide.float() if wide.dtype == torch.float16 else wide).to(x.device)  # a half's gradient would underflow
+        # Half-precision logits are converted, because their gradients would underflow.
+        return (wide.float() if wide.dtype == torch.float16 else wide).to(x.device)
 
     def _session(self, device: str) -> Any:
         if device not in self._sessions:
@@ -158,7 +161,7 @@ class OnnxNet(nn.Module):
 
 
 def net_of(model: nn.Module) -> OnnxNet | None:
-    """The ONNX file inside a model, where it is one."""
+    """Return the OnnxNet inside a model; None where there is none."""
     return next((one for one in model.modules() if isinstance(one, OnnxNet)), None)
 
 
@@ -170,10 +173,10 @@ def load_onnx(
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
 ) -> Classifier:
-    """The classifier of an ONNX file; what it leaves open of its input size is the data's, and so are the classes where
-    there are as many as outputs: a file has no names for them.
+    """Load the classifier of an ONNX file. Raises InputError.
 
-    mean, std: the normalisation that the file expects to have been done. Raises InputError.
+    classes: class names of the data, used where there are as many as outputs, because a file has no class names. input_size: of
+    the data, used where the file leaves its size open. mean, std: the normalisation that the file expects.
     """
     net = OnnxNet(path)
     if net.num_classes not in (None, len(classes)):
@@ -184,8 +187,10 @@ def load_onnx(
 
 
 def hash_onnx(path: str | Path) -> str:
-    """SHA-256 of the file, together with the weights that large models keep beside it: in `PATH.data`, and under any other
-    name where onnx is installed to read it."""
+    """Return the SHA-256 of the file and of the files that large models store their weights in.
+
+    These are `PATH.data` and, where onnx is installed to read their names, others.
+    """
     if not Path(path).is_file():
         raise InputError(f"no file {path}: give an ONNX model, a checkpoint, or a state dict with `arch`")
     usual = Path(f"{path}.data")
@@ -197,12 +202,12 @@ def hash_onnx(path: str | Path) -> str:
 
 
 def _locations(path: str | Path) -> list[str]:
-    """The files that hold values of a model's initializers."""
+    """Return the names of the files that contain values of a model's initializers."""
     try:
         import onnx
 
         graph = onnx.load(str(path), load_external_data=False).graph
-    except Exception:  # without onnx, or no ONNX file at all, which onnxruntime says
+    except Exception:  # onnx is not installed, or this is not an ONNX file, which onnxruntime will report
         return []
     outside = [one for one in graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL]
     return [entry.value for one in outside for entry in one.external_data if entry.key == "location"]
@@ -220,5 +225,5 @@ def _only(path: str, what: str, values: Sequence[Any]) -> Any:
 
 
 def _fixed(size: Any) -> int | None:
-    """A dimension's size; none where it is open, which files write as a name, -1 or nothing."""
+    """Return the size of a dimension; None where it is open, which files write as a name, -1 or nothing."""
     return size if isinstance(size, int) and size > 0 else None

@@ -1,4 +1,4 @@
-"""Reads ONNX files: nodes in an order that can be run, constants as tensors, attributes as keywords."""
+"""Reads ONNX files: nodes in an executable order, constants as tensors, attributes as keyword arguments."""
 
 import inspect
 from collections.abc import Callable, Collection
@@ -14,11 +14,11 @@ _DOMAINS = ("", "ai.onnx")
 
 
 class NoTwin(InputError):
-    """Why a file has no twin, such as an operator that `operators/` lacks."""
+    """A file cannot have a twin, for instance because `operators/` lacks one of its operators."""
 
 
 def read(path: str) -> Any:
-    """The model of a file, functions of its own inlined. Raises NoTwin without onnx, InputError for another kind of file."""
+    """Read the model of a file, and inline its functions. Raises NoTwin without onnx, InputError for another kind of file."""
     try:
         import onnx
         import onnx.inliner
@@ -26,25 +26,28 @@ def read(path: str) -> Any:
         raise NoTwin(f"gradients of {path} need onnx: pip install 'robustcls[onnx]'") from None
     try:
         model = onnx.load(path)
-    except Exception as error:  # protobuf's and onnx's own have no class in common
+    except Exception as error:  # exceptions of protobuf and onnx have no common base class
         raise InputError(f"cannot read {path}: {one_line(error):.160}: export it again") from None
     return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
 def opset_of(model: Any) -> int:
+    """Return the version of the standard operators in a model."""
     return next((one.version for one in model.opset_import if one.domain in _DOMAINS), 1)
 
 
 def title_of(node: Any) -> str:
+    """Return the name of a node's operator, with its domain unless it is the standard one."""
     return node.op_type if node.domain in _DOMAINS else f"{node.domain}.{node.op_type}"
 
 
 def function_of(node: Any) -> Callable[..., Any] | None:
+    """Return the PyTorch function of a node's operator; None where there is none."""
     return OPERATORS.get(node.domain, {}).get(node.op_type)
 
 
 def constants_of(graph: Any) -> dict[str, Tensor]:
-    """The initializers by name, but for texts, which no image needs."""
+    """Return the initializers by name, except texts, which image models do not use."""
     import onnx
 
     dense = {one.name: tensor(one) for one in graph.initializer if one.data_type != onnx.TensorProto.STRING}
@@ -52,9 +55,9 @@ def constants_of(graph: Any) -> dict[str, Tensor]:
 
 
 def in_order(graph: Any, known: Collection[str]) -> list[Any]:
-    """The nodes that the outputs need, each behind those that give its inputs: files may list them in any order.
+    """Return the nodes that the outputs need, each after those that compute its inputs; files may list them in any order.
 
-    known: names of constants and inputs. Raises NoTwin for a value that nothing gives.
+    known: names of constants and inputs. Raises NoTwin for a value that no node computes.
     """
     given, order, waiting = set(known), [], list(graph.node)
     while waiting:
@@ -80,9 +83,10 @@ def in_order(graph: Any, known: Collection[str]) -> list[Any]:
 
 
 def prepared(node: Any, opset: int, types: dict[str, int]) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The function of a node and its attributes as keywords, without those at the standard's default.
+    """Return the function of a node, and its attributes as keyword arguments, without unsupported ones at their defaults.
 
-    types: the standard's numbers for the types of constants. A zero point's is the type that its node rounds to.
+    types: the ONNX type numbers of constants. The type of a zero point is the type that its node rounds to. Raises NoTwin for
+    an unsupported attribute.
     """
     import onnx
 
@@ -112,7 +116,7 @@ def prepared(node: Any, opset: int, types: dict[str, int]) -> tuple[Callable[...
 
 
 def types_of(graph: Any) -> dict[str, int]:
-    """The standard's number for the type of each constant, by name."""
+    """Return the ONNX type number of each constant, by name."""
     values = {node.output[0]: one.t for node in graph.node if node.op_type == "Constant" for one in node.attribute}
     return {name: one.data_type for name, one in values.items()} | {
         one.name: one.data_type for one in graph.initializer
@@ -124,7 +128,7 @@ def _defaults(node: Any, opset: int) -> dict[str, Any]:
 
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, "" if node.domain in _DOMAINS else node.domain)
-    except onnx.defs.SchemaError:  # of an operator that is not the standard's
+    except onnx.defs.SchemaError:  # not a standard operator
         return {}
     given = {name: one.default_value for name, one in schema.attributes.items() if one.default_value.name}
     return {name: _value(onnx.helper.get_attribute_value(one)) for name, one in given.items()}
@@ -139,8 +143,7 @@ def _value(value: Any) -> Any:
 
 
 def tensor(proto: Any) -> Tensor:
-    """A copy of its values, for what a file's bytes hold cannot be written on: half precision and less in float32, 4 bits
-    in int8."""
+    """Return a writable copy of the values: half precision and lower as float32, integers of 4 bits and fewer as int8."""
     import onnx
 
     if isinstance(proto, onnx.SparseTensorProto):

@@ -1,2 +1,5 @@
-"""What is trained of a model, one choice per file: `(model, generator, *, ...) -> frozen modules`, whose BatchNorms keep
-their statistics. The rest of the model takes gradients; random numbers come from the generator alone."""
+"""Choices of which parameters to train, one per file: functions `(model, generator, *, ...) -> frozen modules`.
+
+The BatchNorms of frozen modules keep their statistics. The rest of the model is trained. Random numbers come only from the
+generator.
+"""

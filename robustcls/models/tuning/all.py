@@ -1,4 +1,4 @@
-"""Everything is trained."""
+"""Train everything."""
 
 from torch import Generator, nn
 
@@ -6,5 +6,5 @@ from robustcls.core.classifier import Classifier
 
 
 def all(model: Classifier, generator: Generator) -> list[nn.Module]:
-    """All weights."""
+    """Train all weights."""
     return []

@@ -1,4 +1,4 @@
-"""The head alone is trained."""
+"""Train only the head."""
 
 from torch import Generator, nn
 
@@ -7,5 +7,5 @@ from robustcls.models.transfer import freeze
 
 
 def head(model: Classifier, generator: Generator) -> list[nn.Module]:
-    """The head alone, as with --freeze backbone."""
+    """Train only the head, as with --freeze backbone."""
     return freeze(model, "backbone")

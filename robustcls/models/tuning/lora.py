@@ -1,4 +1,4 @@
-"""The head and small additions to frozen weights are trained."""
+"""Train the head and low-rank additions to frozen weights."""
 
 from torch import Generator, nn
 from torch.nn.utils import parametrize
@@ -10,9 +10,10 @@ from robustcls.runtime.low_rank import LowRank, matrix_shape
 
 
 def lora(model: Classifier, generator: Generator, *, rank: int = 4, alpha: float = 4.0) -> list[nn.Module]:
-    """The head, and alpha / rank times a matrix of this rank added to each frozen weight (arXiv:2106.09685).
+    """Train the head, and a matrix of this rank, times alpha / rank, added to each frozen weight (arXiv:2106.09685).
 
-    Of every convolution and linear layer; norms and biases stay. What is saved has the sum as its weight.
+    The matrices are added to the weights of all convolutions and linear layers; normalisation layers and biases are frozen. In
+    saved checkpoints they are merged into the weights.
     """
     frozen = freeze(model, "backbone")
     layers = {name: layer for name, layer in model.net.named_modules() if isinstance(layer, LAYERS) and layer in frozen}
@@ -25,7 +26,7 @@ def lora(model: Classifier, generator: Generator, *, rank: int = 4, alpha: float
     seen: set[int] = set()
     for name, layer in layers.items():
         if parametrize.is_parametrized(layer) or id(layer.weight) in seen:
-            raise InputError(f"lora needs layers with a weight of their own, and {name}'s is computed or shared")
+            raise InputError(f"lora needs layers with a weight of their own, and that of {name} is computed or shared")
         seen.add(id(layer.weight))
         most = min(matrix_shape(layer.weight))
         if not 1 <= rank <= most:

@@ -1,4 +1,4 @@
-"""Norms, biases and the head are trained."""
+"""Train normalisation layers, biases and the head."""
 
 from torch import Generator, nn
 
@@ -7,9 +7,9 @@ from robustcls.models.transfer import freeze
 
 
 def norm_bias(model: Classifier, generator: Generator) -> list[nn.Module]:
-    """The head, all biases, and scale and shift of norms (BitFit: Ben Zaken et al. 2021, arXiv:2106.10199).
+    """Train the head, all biases, and scale and shift of norm layers (BitFit: Ben Zaken et al. 2021, arXiv:2106.10199).
 
-    These are the parameters of one dimension. BatchNorms that are trained go on gathering statistics.
+    Outside the head these are the parameters of one dimension. BatchNorms that are trained keep updating their statistics.
     """
     layers = freeze(model, "backbone")
     for layer in layers:

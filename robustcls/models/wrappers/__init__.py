@@ -1,4 +1,4 @@
-"""Wrappers: a model in another model, so that every attack evaluates a defence as it was meant to be attacked.
+"""Wrappers: modules around a model, so that every attack evaluates a defence as an adaptive attack should.
 
-A file here defines a function of its own name, `(model, *, ...) -> nn.Module`, and that is its registration.
+A file here registers a wrapper by defining a function of the same name, `(model, *, ...) -> nn.Module`.
 """

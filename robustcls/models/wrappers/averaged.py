@@ -1,4 +1,4 @@
-"""The expectation of a model that is random at prediction (EOT)."""
+"""The expectation of a model that is random at inference (EOT)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,16 +12,16 @@ from robustcls.core.seeds import mix
 
 
 def averaged(model: nn.Module, *, draws: int = 20) -> nn.Module:
-    """A random model as its mean over draws, whose gradient is the mean gradient (EOT; Athalye et al., arXiv:1802.00420).
+    """The mean of a random model over draws; its gradient is the mean gradient (EOT; Athalye et al., arXiv:1802.00420).
 
-    The mean is that of the logits, which up to a number that is the same for all classes is that of the log-probabilities:
-    margins, cross-entropy and DLR are those of either. Each pass makes draws of its own, so that an attack cannot fit a
-    perturbation to the noise that it has seen; within a pass the logits, the loss, its gradient and whether the model errs
-    come from the same draws. The same noise follows from the same seed, whatever the state of torch's generators, which are
-    left as they were; noise of `random` and of numpy is not seeded.
+    The logits are averaged. Their mean equals the mean of the log-probabilities up to a constant that is the same for all
+    classes, so margins, cross-entropy and DLR are the same for both. Each forward pass has new draws, so that an attack cannot
+    fit a perturbation to noise that it has seen. Within a pass, the logits, the loss, its gradient and the verdict whether the
+    sample is misclassified come from the same draws. The noise depends only on the seed, not on the state of torch's
+    generators, which is restored. Noise from `random` and numpy is not seeded.
 
-    On two small networks averaging logits, probabilities, losses or margins left the same accuracy to within 1 point. What
-    differs from AutoAttack's `rand`: it averages the gradients of the losses and takes the loss of the last draw.
+    On two small networks, averaging logits, probabilities, losses or margins left the same accuracy to within 1 point.
+    Difference from AutoAttack's `rand`: it averages the gradients of the losses and takes the loss of the last draw.
 
     Example:
         >>> robustcls.evaluate(robustcls.averaged(model, draws=20), images, labels, "linf:8/255", suite="rand")
@@ -34,7 +34,7 @@ def averaged(model: nn.Module, *, draws: int = 20) -> nn.Module:
 
 
 class Averaged(Wrapper):
-    """The mean logits of `draws` passes, each with random numbers of its own."""
+    """The mean logits of `draws` passes, each with its own random numbers."""
 
     def __init__(self, model: nn.Module, draws: int) -> None:
         super().__init__(model, f"averaged({{}}, draws={draws})")
@@ -42,7 +42,7 @@ class Averaged(Wrapper):
         self.restart(0)
 
     def restart(self, seed: int) -> None:
-        """The draws from here on follow from the seed."""
+        """Seed all further draws."""
         self.seed, self.drawn = seed, 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,29 +51,29 @@ class Averaged(Wrapper):
             for _ in range(self.repeats):
                 torch.manual_seed(mix(self.seed, self.drawn))
                 self.drawn += 1
-                logits.append(logits_of(self.model(x.clone())))  # a copy: some models write on their input
+                logits.append(logits_of(self.model(x.clone())))  # a copy: some models modify their input in place
         return torch.stack(logits).mean(0)
 
 
 def averaged_in(model: nn.Module) -> list[Averaged]:
-    """Those inside a model; none of a model that is taken as it is."""
+    """Return the Averaged modules inside a model."""
     return [one for one in model.modules() if isinstance(one, Averaged)]
 
 
 def draws_of(model: nn.Module) -> int:
-    """Passes of the random model for one of this model."""
+    """Return the number of passes of the random model for one pass of this model."""
     return passes_of(chains_in(model))
 
 
 def restart(model: nn.Module, *seed: int) -> None:
-    """The noise that is averaged in a model follows from the seed from here on."""
+    """Seed the noise of all Averaged modules in a model."""
     for number, one in enumerate(averaged_in(model)):
         one.restart(mix(*seed, number))
 
 
 @contextmanager
 def single_draw(model: nn.Module) -> Iterator[None]:
-    """In it the model is the random model itself: each pass is one draw."""
+    """Within the block, each pass of the model uses a single draw of the random model."""
     every = averaged_in(model)
     before = [one.repeats for one in every]
     try:

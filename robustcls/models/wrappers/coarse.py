@@ -1,4 +1,4 @@
-"""A model of groups of classes."""
+"""A model that classifies into groups of classes."""
 
 from collections.abc import Sequence
 
@@ -11,22 +11,23 @@ from robustcls.core.logits import Wrapper, chains_in, logits_of
 
 
 def coarse(model: nn.Module, *, tree: str, depth: int = 1, classes: Sequence[str] = ()) -> nn.Module:
-    """A model as one of groups of its classes, so that every attack looks for a mistake between groups.
+    """A model that classifies into groups of its classes, so that every attack looks for an error between groups.
 
-    A group's logit is the log-sum-exp of those of its classes, whose softmax is the sum of their probabilities (as in Deng et
-    al. 2014 and Bertinetto et al., arXiv:1912.09393). An attack on the model itself is content with any wrong class, and most
-    of these are in the label's own group: accuracy by group under such an attack is flattered, and this wrapper says what an
-    attack leaves that means it. In Python, labels become those of groups by `.group_of[labels]`.
+    The logit of a group is the log-sum-exp of the logits of its classes, so that its softmax is the sum of their probabilities
+    (as in Deng et al. 2014 and Bertinetto et al., arXiv:1912.09393). An attack on the model itself stops at any wrong class,
+    and most of these are in the label's own group. Accuracy by group under such an attack is therefore overestimated; with this
+    wrapper, the attack targets the groups themselves. In Python, `.group_of[labels]` converts labels to groups.
 
     Args:
-        model: gives logits N,K.
+        model: a module that returns logits N,K.
         tree: a TOML file: tables of groups, down to lists of class names, each class once.
-        depth: edges between the root of the tree and the groups; a class that hangs higher up is in the group it hangs in.
-        classes: names of the outputs, of a model that has none.
+        depth: edges between the root of the tree and the groups. A class that is closer to the root belongs to the group that
+            contains it directly.
+        classes: names of the outputs, for a model without class names.
 
     Raises:
-        InputError: for a tree that forgets a class, names one twice or one that is unknown, and one of a single group; for a
-            depth at which there are no more groups.
+        InputError: for a tree that omits a class, names one twice, or names an unknown one; for a tree with a single group; and
+            for a depth at which there are no groups.
 
     Example:
         >>> model = robustcls.coarse(robustcls.load("ckpt.pt"), tree="tree.toml")
@@ -39,16 +40,16 @@ def coarse(model: nn.Module, *, tree: str, depth: int = 1, classes: Sequence[str
     names = list(classes or getattr(model, "classes", ()))
     if not names:
         raise InputError("coarse needs the names of the model's classes: give them as `classes`, in the outputs' order")
-    found = read_tree(tree, names, flag="coarse(..., tree=...)")
-    if depth > (deepest := found.height - 1):
+    class_tree = read_tree(tree, names, flag="coarse(..., tree=...)")
+    if depth > (deepest := class_tree.height - 1):
         raise InputError(f"coarse(depth={depth}): {tree} has groups down to depth {deepest}: give 1 to {deepest}")
-    return Coarse(model, found, depth)
+    return Coarse(model, class_tree, depth)
 
 
 class Coarse(Wrapper):
-    """Log-sum-exp of the logits of each group."""
+    """The log-sum-exp of the logits of each group."""
 
-    group_of: Tensor  # K int64: the number of the group of each class
+    group_of: Tensor  # int64 K: index of each class's group
 
     def __init__(self, model: nn.Module, tree: ClassTree, depth: int) -> None:
         deeper = f", depth={depth}" if depth != 1 else ""
@@ -72,9 +73,9 @@ class Coarse(Wrapper):
 
 
 def groups_in(model: nn.Module) -> dict[str, int] | None:
-    """Of each class of the model inside all wrappers, the output of the whole that is its group; None where nothing groups.
+    """Return, for each class of the innermost model, the output of the whole model that is its group.
 
-    Raises InputError where models side by side group them otherwise.
+    None where no wrapper groups classes. Raises InputError where the models of an ensemble group them differently.
     """
     found = []
     for chain in chains_in(model):

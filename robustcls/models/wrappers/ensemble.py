@@ -1,4 +1,4 @@
-"""Several models as one."""
+"""An ensemble: several models as one."""
 
 from collections.abc import Sequence
 
@@ -9,22 +9,23 @@ from robustcls.core.classifier import input_size_of
 from robustcls.core.errors import InputError
 from robustcls.core.logits import Wrapper, logits_of, mean_probabilities
 
-SEVERAL = True  # takes as many models as there are
+SEVERAL = True  # this wrapper takes any number of models
 
 
 def ensemble(*models: nn.Module) -> nn.Module:
-    """Models as one, whose probabilities are the mean of theirs, so that it is attacked as one.
+    """Combine models into one whose probabilities are the mean of theirs, so that an attack sees the whole ensemble.
 
-    Its logits are the logarithms of the mean probabilities: log-sum-exp over the models of their log-softmax, minus log M.
-    An attack on one member need not fool the mean, and independent attacks of the members make an ensemble look more robust
-    than it is (Tramer et al., arXiv:2002.08347); here the gradient is that of the mean. Members that name their classes in
-    another order are put in the order of the first that names them; outputs without names are taken as they come.
+    Its logits are the logarithms of the mean probabilities: the log-sum-exp over the models of their log-softmax, minus log M.
+    An attack on one member need not fool the mean, and independent attacks on the members make an ensemble look more robust
+    than it is (Tramer et al., arXiv:2002.08347); here the gradient is that of the mean. The outputs of members with the same
+    classes in another order are reordered like those of the first member with class names. Outputs without names are used in
+    their own order.
 
     Args:
-        models: two or more that give logits N,K of the same classes for the same images.
+        models: two or more modules that return logits N,K of the same classes for the same images.
 
     Raises:
-        InputError: for fewer than two models, or ones of other classes or images.
+        InputError: for fewer than two models, or models with different classes or image sizes.
 
     Example:
         >>> robustcls.evaluate(robustcls.ensemble(first, second), images, labels, "linf:8/255", suite="fast")
@@ -49,7 +50,8 @@ class Ensemble(Wrapper):
         self.differentiable = all(getattr(one, "differentiable", True) for one in models)
         self.training = any(one.training for one in models)
         self.said: list[str] = []
-        self.orders: list[list[int] | None] = [None] * len(models)  # of each member, its output for each of ours
+        # For each member, its output for each class; None where the classes are in order.
+        self.orders: list[list[int] | None] = [None] * len(models)
         self._check_sizes()
         self._order()
 
@@ -60,7 +62,7 @@ class Ensemble(Wrapper):
     def forward(self, x: Tensor) -> Tensor:
         logs: list[Tensor] = []
         for number, (member, order) in enumerate(zip(self.members, self.orders, strict=True), 1):
-            logits = logits_of(member(x.clone()))  # a copy: some models write on their input
+            logits = logits_of(member(x.clone()))  # a copy: some models modify their input in place
             if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
                 shape = tuple(getattr(logits, "shape", ()))
                 raise InputError(f"model {number} of the ensemble gives {shape}: each must give logits N,K")
@@ -81,29 +83,29 @@ class Ensemble(Wrapper):
             )
 
     def _order(self) -> None:
-        """Which output of each member is which of ours, by the names of the classes. Raises InputError."""
+        """Match the outputs of all members by their class names. Raises InputError where they have different classes."""
         known = [_classes_of(one) for one in self.members]
         lead = next((place for place, classes in enumerate(known) if classes), None)
         if lead is None:
             return
         self.classes = known[lead]
-        ours = list(map(normal, known[lead]))
+        names = list(map(normal, known[lead]))
         for place, classes in enumerate(known):
-            theirs, whose = list(map(normal, classes)), f"model {place + 1}"
-            if not theirs:
-                self.said.append(f"{whose} names no classes: its outputs are taken in the order of model {lead + 1}")
-            elif theirs == ours:
+            member_names, member = list(map(normal, classes)), f"model {place + 1}"
+            if not member_names:
+                self.said.append(f"{member} names no classes: its outputs are taken in the order of model {lead + 1}")
+            elif member_names == names:
                 continue
-            elif sorted(theirs) != sorted(ours) or len(set(ours)) < len(ours):
-                odd = next((f"knows {one!r}" for one in classes if normal(one) not in ours), "")
+            elif sorted(member_names) != sorted(names) or len(set(names)) < len(names):
+                odd = next((f"knows {one!r}" for one in classes if normal(one) not in names), "")
                 odd = odd or next(
-                    (f"lacks {one!r}" for one in known[lead] if normal(one) not in theirs), "has a name twice"
+                    (f"lacks {one!r}" for one in known[lead] if normal(one) not in member_names), "has a name twice"
                 )
-                raise InputError(f"ensemble: {whose} {odd}, unlike model {lead + 1}: all must have the same classes")
+                raise InputError(f"ensemble: {member} {odd}, unlike model {lead + 1}: all must have the same classes")
             else:
-                self.orders[place] = [theirs.index(name) for name in ours]
+                self.orders[place] = [member_names.index(name) for name in names]
                 self.said.append(
-                    f"{whose} has the classes in another order: its outputs are put in that of model {lead + 1}"
+                    f"{member} has the classes in another order: its outputs are put in that of model {lead + 1}"
                 )
 
 

@@ -1,4 +1,4 @@
-"""The smoothed classifier: what a model answers most often under Gaussian noise."""
+"""The smoothed classifier: the class that a model predicts most often under Gaussian noise."""
 
 import math
 from numbers import Integral, Real
@@ -15,16 +15,16 @@ from robustcls.models.wrappers.averaged import Averaged
 
 
 def smoothed(model: nn.Module, *, sigma: float, draws: int = 20) -> nn.Module:
-    """A model as the vote of its answers under Gaussian noise (Cohen et al. 2019, arXiv:1902.02918), attacked with EOT.
+    """A model smoothed by a vote under Gaussian noise (Cohen et al. 2019, arXiv:1902.02918), attacked with EOT.
 
-    The noise has standard deviation `sigma` on pixels in [0, 1], is in front of the normalisation and is not clamped. In the
-    limit of many draws this is the classifier that `robustcls certify` proves things about. A pass makes draws of its own, as
-    `averaged` does, and each votes. The logit of a class is the logarithm of its share of the votes, to which the mean of the
-    softmax is added as one vote more: it decides ties, and has the gradient, which for the cross-entropy is that of SmoothAdv
-    (Salman et al. 2019, arXiv:1906.04584, equation 3).
+    The noise has standard deviation `sigma` on pixels in [0, 1]. It is added before the normalisation and not clamped. In the
+    limit of many draws, this is the classifier that `robustcls certify` certifies. Each forward pass has new draws, as in
+    `averaged`, and each draw has one vote. The logit of a class is the logarithm of its share of the votes, where the mean
+    softmax counts as one more vote. The mean softmax breaks ties and carries the gradient; for the cross-entropy, this is the
+    gradient of SmoothAdv (Salman et al. 2019, arXiv:1906.04584, equation 3).
 
-    With few draws a class that is just ahead may lose a vote by chance: that is no mistake of the smoothed classifier.
-    `robustcls.certification.smoothing.predict` takes as many draws as a wanted confidence needs, or abstains.
+    With few draws, a class with a narrow majority may lose the vote by chance. That is not an error of the smoothed classifier.
+    `robustcls.certification.smoothing.predict` uses as many draws as the requested confidence needs, or abstains.
 
     Example:
         >>> model = robustcls.smoothed(robustcls.load("ckpt.pt"), sigma=0.25)
@@ -40,28 +40,28 @@ def smoothed(model: nn.Module, *, sigma: float, draws: int = 20) -> nn.Module:
 
 
 def check_sigma(sigma: float) -> None:
-    """Raises InputError unless it is a standard deviation above 0."""
+    """Raise InputError unless sigma is a standard deviation above 0."""
     if not isinstance(sigma, Real) or isinstance(sigma, bool):
-        raise InputError(f"sigma={sigma!r:.40} is no number: give the standard deviation of the noise, such as 0.25")
+        raise InputError(f"sigma={sigma!r:.40} is not a number: give the standard deviation of the noise, such as 0.25")
     if not 0 < sigma < math.inf:
         raise InputError(f"sigma={sigma:g}: noise without spread proves nothing: give a number above 0, such as 0.25")
 
 
 def whole(name: str, value: Any) -> int:
-    """The value of an option. Raises InputError unless it is a whole number of a type for these."""
+    """Return the value of an option as an int. Raises InputError unless it is of an integer type."""
     if isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)
     like = int(value) if isinstance(value, float) and 1 <= value < 1e9 else 1000
-    raise InputError(f"{name}={value!r:.40} is no whole number: give one such as {name}={like}")
+    raise InputError(f"{name}={value!r:.40} is not a whole number: give one such as {name}={like}")
 
 
 class Smoothed(Averaged):
-    """Shares of votes under noise, as logits; each pass has draws of its own."""
+    """The shares of votes under noise, as logits; each pass has new draws."""
 
     def __init__(self, model: nn.Module, sigma: float, draws: int) -> None:
         super().__init__(model, draws)
-        more = f", draws={draws}" if draws != 20 else ""
-        self.title = f"smoothed({getattr(model, 'title', type(model).__name__)}, sigma={sigma:g}{more})"
+        draws_option = f", draws={draws}" if draws != 20 else ""
+        self.title = f"smoothed({getattr(model, 'title', type(model).__name__)}, sigma={sigma:g}{draws_option})"
         self.sigma = sigma
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,6 +78,7 @@ class Smoothed(Averaged):
                 )
             logs.append(logits.float().log_softmax(1))
             classes = torch.arange(logits.shape[1], device=x.device)
-            votes = votes + (predict_labels(logits.detach())[:, None] == classes).float()  # of no class: for none
+            # A draw for which no class is predicted has no vote.
+            votes = votes + (predict_labels(logits.detach())[:, None] == classes).float()
         mean = mean_probabilities(logs)
         return torch.logaddexp(votes.log(), mean) - math.log(len(logs) + 1)

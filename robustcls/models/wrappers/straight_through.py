@@ -1,4 +1,4 @@
-"""A model with a layer that lets gradients through (BPDA)."""
+"""A model in which the gradient of a layer is replaced (BPDA)."""
 
 import hashlib
 import marshal
@@ -20,12 +20,14 @@ Substitute = str | Callable[[Tensor], Tensor]
 
 
 def straight_through(model: nn.Module, *, layer: str = "", substitute: str | None = None) -> nn.Module:
-    """A model with a layer whose gradient is the identity's, or a substitute's (BPDA; Athalye et al., arXiv:1802.00420).
+    """A model with a layer whose gradient is that of the identity or a substitute (BPDA; Athalye et al., arXiv:1802.00420).
 
-    The forward pass is the model's own, bit for bit: the layer runs, and the gradient goes past it. layer: the name of a
-    submodule, as `named_modules` has it, or `package.module:function`, a function that the model calls by that name. In
-    Python also the submodule or the function itself. substitute: `package.module:function` of the layer's first argument,
-    whose gradient stands in; needed where the layer changes the shape. In Python also a function or a module.
+    The forward pass is the model's own, bit for bit: the layer runs, but the backward pass bypasses it.
+
+    layer: the name of a submodule, as in `named_modules`, or `package.module:function`, a function that the model calls by that
+    name. In Python also the submodule or the function itself. substitute: `package.module:function`, a function of the layer's
+    first argument whose gradient is used instead; needed where the layer changes the shape. In Python also a function or a
+    module.
 
     Example:
         >>> robustcls.attack(robustcls.straight_through(model, layer="quantise"), images, labels, "linf:8/255", "pgd(steps=20)")
@@ -34,7 +36,7 @@ def straight_through(model: nn.Module, *, layer: str = "", substitute: str | Non
 
 
 class _Past(torch.autograd.Function):
-    """The output as it is; its gradient is that of `shadow`, a tensor of the same shape."""
+    """Returns `output` in the forward pass, and passes the gradient to `shadow`, a tensor of the same shape."""
 
     @staticmethod
     def forward(ctx: Any, shadow: Tensor, output: Tensor) -> Tensor:
@@ -46,7 +48,7 @@ class _Past(torch.autograd.Function):
 
 
 class StraightThrough(Wrapper):
-    """The model, with this layer on the way back replaced."""
+    """The model, with this layer replaced in the backward pass."""
 
     def __init__(self, model: nn.Module, layer: Layer, substitute: Substitute | None = None) -> None:
         instead = "" if substitute is None else f", substitute={_substitute_name(substitute)}"
@@ -60,7 +62,7 @@ class StraightThrough(Wrapper):
         if isinstance(substitute, str):
             substitute = _import(substitute)
         self.substitute = substitute
-        self.places: list[tuple[str, str]] | None = None  # modules in which the function has a name, and the name
+        self.places: list[tuple[str, str]] | None = None  # (module, name) under which the function was imported
 
     def forward(self, x: Tensor) -> Any:
         self.ran = False
@@ -72,7 +74,7 @@ class StraightThrough(Wrapper):
 
     @contextmanager
     def _past_module(self) -> Iterator[None]:
-        """While the model runs, the layer computes on a copy of its input, and its output is tied to the input."""
+        """While the model runs, let the layer compute on a detached copy of its input, and connect its output to the input."""
         module, inputs = self.model.get_submodule(self.layer), list[Tensor]()
 
         def before(module: nn.Module, arguments: tuple) -> tuple:
@@ -91,7 +93,7 @@ class StraightThrough(Wrapper):
 
     @contextmanager
     def _past_function(self) -> Iterator[None]:
-        """While the model runs, the function's name means one that also lets gradients through, wherever it was imported."""
+        """While the model runs, replace the function, wherever it was imported, by one that lets gradients through."""
         function = self.function
         assert function is not None
 
@@ -118,25 +120,27 @@ class StraightThrough(Wrapper):
     def _past(self, x: Tensor, output: Any) -> Tensor:
         self.ran = True
         shadow = x if self.substitute is None else self.substitute(x)
-        mine, its = (tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in (shadow, output))
-        if mine != its:
-            whose = "its input" if self.substitute is None else "its substitute"
+        shadow_shape, output_shape = (
+            tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in (shadow, output)
+        )
+        if shadow_shape != output_shape:
+            source = "its input" if self.substitute is None else "its substitute"
             raise InputError(
-                f"{self.layer} gives {its} and {whose} is {mine}: give a `substitute`, a function of the input that gives "
-                "the layer's shape"
+                f"{self.layer} gives {output_shape} and {source} is {shadow_shape}: give a `substitute`, a function of the "
+                "input that gives the layer's shape"
             )
         return _Past.apply(shadow, output)
 
 
 def _name_of(model: nn.Module, layer: Layer) -> str:
-    """The layer as a spec names it. Raises InputError for an object that has no name."""
+    """Return the name of a layer as in a spec. Raises InputError for an object without a name."""
     if isinstance(layer, str):
         return layer
     if isinstance(layer, nn.Module):
         for name, module in model.named_modules():
             if module is layer:
                 return name
-        raise InputError(f"{type(layer).__name__} is no layer of the model: give one of its submodules, or its name")
+        raise InputError(f"{type(layer).__name__} is not a layer of the model: give one of its submodules, or its name")
     name = str(getattr(layer, "__name__", ""))
     if not callable(layer) or getattr(sys.modules.get(getattr(layer, "__module__", "")), name, None) is not layer:
         raise InputError(f"layer {layer!r:.40} is neither a submodule nor a function of a module: name one, as `layer`")
@@ -144,12 +148,15 @@ def _name_of(model: nn.Module, layer: Layer) -> str:
 
 
 def _substitute_name(substitute: Substitute) -> str:
-    """Its spec; of a function its name and a digest of its code, which the next cell may change; of a module its class."""
+    """Return the name of a substitute: its spec, the class of a module, or a function's name and a digest of its code.
+
+    The digest is needed because a notebook may redefine the function under the same name.
+    """
     if isinstance(substitute, str):
         return substitute
     if (code := getattr(substitute, "__code__", None)) is None:
         return type(substitute).__qualname__
-    digest = hashlib.sha256(marshal.dumps(code, 2)).hexdigest()  # in version 2 it depends on the code alone
+    digest = hashlib.sha256(marshal.dumps(code, 2)).hexdigest()  # marshal version 2 depends on the code alone
     return f"{substitute.__qualname__} {digest[:8]}"
 
 

@@ -22,7 +22,7 @@ def test_splits_in_class_folders(tmp_path, train, test):
     assert all(f"/{train}/" in name for name in images.files)
     assert all(f"/{test}/" in name for name in tested.files)
     assert "the class folders hold the splits" in images.note
-    assert "1 file passed over" in images.note
+    assert "1 file skipped" in images.note
     fitted, val = load_training_data(f"folder:{root}")
     assert all(f"/{train}/" in name for name in (*fitted.files, *val.files))
 

@@ -38,7 +38,7 @@ def test_what_is_no_image_is_counted(tmp_path, name):
     (root / "test" / "cat" / name).write_text("")
     images = folder(str(root), "test")
     assert len(images) == 6
-    assert f"1 file passed over that is no image in a class folder by ending, such as “test/cat/{name}”" in images.note
+    assert f"1 file skipped because it is not an image file in a class folder, such as “test/cat/{name}”" in images.note
     assert folder(str(root), "train").note == ""
 
 
@@ -46,7 +46,7 @@ def test_images_beside_class_folders_are_counted(tmp_path):
     root = fill(tmp_path)
     for i in range(3):
         draw(root / "test" / f"{i}.png")
-    assert "3 files passed over that are no image in a class folder" in folder(str(root), "test").note
+    assert "3 files skipped because they are not image files in class folders" in folder(str(root), "test").note
 
 
 def test_what_tools_leave_behind_is_neither_class_nor_image(tmp_path):

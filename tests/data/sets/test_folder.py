@@ -28,7 +28,7 @@ def test_reads_in_sorted_order(tmp_path):
     assert images.files[0] == "test/cat/0.png"
     assert images.files[-1] == "test/dog/more/9.JPG"
     assert (
-        images.note == "1 file passed over that is no image in a class folder by ending, such as “test/cat/notes.txt”"
+        images.note == "1 file skipped because it is not an image file in a class folder, such as “test/cat/notes.txt”"
     )
     assert images.flip
     assert torch.equal(images.pixels[0], torch.from_numpy(expected).permute(2, 0, 1))

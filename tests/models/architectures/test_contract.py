@@ -135,7 +135,7 @@ def test_softplus_is_near_relu_and_smooth():
         ("wide_resnet(depth=27)", r"depth 27 is not 6n \+ 4: give 10, 16, 22, 28"),
         ("wide_resnet(depth=4)", "depth 4 is not"),
         ("wide_resnet(depth=-2)", "depth -2 is not"),
-        ("wide_resnet(width=0)", "width 0 is no widen factor"),
+        ("wide_resnet(width=0)", "width 0 is not a widen factor"),
         ("wide_resnet(width=0.5)", "width=0.5 is not a whole number"),
         ("resnet18(width=0)", "width 0.0 is not a multiplier"),
         ("preact_resnet18(width=17)", "give a number above 0, such as 0.25"),

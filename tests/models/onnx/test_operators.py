@@ -203,7 +203,7 @@ def test_activations_of_another_domain(operator, tmp_path):
     ("scales", "options", "words"),
     [
         ([1, 1, 0.5, 0.5], {"antialias": 1}, "Resize with antialias"),
-        ([1, 1, 1.3, 1.3], {}, "Resize with a size that is no whole number"),
+        ([1, 1, 1.3, 1.3], {}, "Resize with a size that is not a whole number"),
         ([1, 1, 2, 2], {"coordinate_transformation_mode": "asymmetric"}, "Resize linear with coordinates asymmetric"),
         ([1, 2, 1, 1], {}, "other dimensions than height and width"),
     ],

@@ -120,7 +120,7 @@ def test_a_layer_that_changes_the_shape_needs_a_substitute():
         ("", "needs a layer of the model"),
         ("nowhere.at_all:levels", "no module 'nowhere"),
         (f"{__name__}:square", "did not run when the model did"),
-        (nn.ReLU(), "ReLU is no layer of the model"),
+        (nn.ReLU(), "ReLU is not a layer of the model"),
         (lambda x: x, "neither a submodule nor a function of a module"),
     ],
 )

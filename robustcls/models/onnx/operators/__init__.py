@@ -1,8 +1,8 @@
-"""The operators of ONNX that image classifiers use, as PyTorch functions under the names of the standard.
+"""The ONNX operators that image classifiers use, as PyTorch functions with the names of the standard.
 
-A node's inputs are positional, its attributes are keywords of the same name. Where an attribute of an early version of the
-standard became an input later, both arrive under one name. A function that depends on the version takes `opset`, one that
-depends on how many values the node gives takes `outputs`. What a function does not cover raises NotImplementedError.
+The inputs of a node are positional arguments, its attributes keyword arguments of the same names. Where an attribute of an
+early version of the standard later became an input, both use the same parameter. A function that depends on the version takes
+`opset`, and one that depends on the number of outputs takes `outputs`. Unsupported cases raise NotImplementedError.
 
 Semantics: https://onnx.ai/onnx/operators/
 """
@@ -27,5 +27,5 @@ STANDARD = _of(activations, arithmetic, layers, rounding, shapes)
 _MICROSOFT = _of(microsoft, fused) | {name: STANDARD[name] for name in ("QuantizeLinear", "DequantizeLinear")}
 OPERATORS = {"": STANDARD, "ai.onnx": STANDARD, "com.microsoft": _MICROSOFT}  # by domain, then name
 
-# What rounds, or holds what was rounded: onnxruntime may round more than the file says.
+# Operators that round, or use rounded values. With these, onnxruntime may round more often than the file says.
 ROUNDING = {*_of(rounding), *_of(microsoft), "Cast", "CastLike"}

@@ -1,4 +1,4 @@
-"""Types and whole numbers as ONNX writes them."""
+"""Types and integers in ONNX files."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ TYPES = {
     1: torch.float32, 2: torch.uint8, 3: torch.int8, 4: torch.uint16, 5: torch.int16, 6: torch.int32, 7: torch.int64,
     9: torch.bool, 11: torch.float64, 12: torch.uint32, 13: torch.uint64,
 }  # fmt: skip
-ROUNDED = {  # types of less than single precision, whose values float32 holds here: no gradient underflows
+ROUNDED = {  # types below single precision, which are represented in float32, so that gradients do not underflow
     10: torch.float16, 16: torch.bfloat16, 17: torch.float8_e4m3fn, 18: torch.float8_e4m3fnuz, 19: torch.float8_e5m2,
     20: torch.float8_e5m2fnuz,
 }  # fmt: skip
-_FEW_BITS = {21: (0, 15), 22: (-8, 7), 25: (0, 3), 26: (-2, 1)}  # int8 holds them here
+_FEW_BITS = {21: (0, 15), 22: (-8, 7), 25: (0, 3), 26: (-2, 1)}  # represented in int8
 
 
 def limits(number: int) -> tuple[int, int]:
-    """The lowest and the highest whole number of a type, which the standard's number names."""
+    """Return the smallest and the largest integer of a type, given by its ONNX number."""
     if number in _FEW_BITS:
         return _FEW_BITS[number]
     info = torch.iinfo(_known(TYPES, number))
@@ -27,10 +27,10 @@ def limits(number: int) -> tuple[int, int]:
 
 
 def converted(x: Tensor, number: int, saturate: int = 1) -> Tensor:
-    """x in a type of the standard, which a number names; rounding passes the gradient straight through.
+    """Convert x to a type, given by its ONNX number; rounding passes the gradient straight through.
 
-    So whole numbers made of what has a gradient stay in floating point, as those of QuantizeLinear do; others, such as the
-    shapes and indices that a file computes, are whole numbers of PyTorch.
+    Integers computed from a tensor with a gradient therefore stay in floating point, as in QuantizeLinear. Others, such as
+    shapes and indices that a file computes, are PyTorch integers.
     """
     if number not in ROUNDED:
         values = x.to(_known(TYPES, number))
@@ -49,7 +49,7 @@ def _known(types: dict[int, torch.dtype], number: int) -> torch.dtype:
 
 
 def ints(values: Any) -> list[int]:
-    """Whole numbers of an attribute or of an input tensor."""
+    """Return the integers of an attribute or of an input tensor as a list."""
     if values is None:
         return []
     return [int(value) for value in (values.flatten().tolist() if isinstance(values, Tensor) else values)]

@@ -89,7 +89,7 @@ def LogSoftmax(x: Tensor, *, axis: int | None = None, opset: int) -> Tensor:
 
 
 def _from_axis(x: Tensor, axis: int | None, opset: int) -> tuple[Tensor, int]:
-    """What a softmax runs over: one dimension, before version 13 all from the axis on."""
+    """Return x and the dimension of a softmax: one dimension, but before opset 13 all from the axis on, flattened."""
     if opset >= 13:
         return x, -1 if axis is None else axis
     axis = 1 if axis is None else axis % x.ndim

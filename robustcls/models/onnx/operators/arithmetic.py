@@ -1,4 +1,4 @@
-"""Sums, products, functions of single values, comparisons and types."""
+"""Sums, products, element-wise functions, comparisons and type conversions."""
 
 from typing import Any
 
@@ -128,7 +128,7 @@ def Range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
 
 
 def Cast(x: Tensor, *, to: int, saturate: int = 1) -> Tensor:
-    """Values that a gradient passes through stay in floating point: `converted`."""
+    """Convert the type; values with a gradient stay in floating point, see `converted`."""
     return converted(x, to, saturate)
 
 

@@ -1,4 +1,4 @@
-"""Operators of the domain com.microsoft in floating point, which onnxruntime's optimiser writes."""
+"""Floating-point operators of the domain com.microsoft, which onnxruntime's optimiser writes."""
 
 from typing import Any
 

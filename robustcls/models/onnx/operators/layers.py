@@ -113,8 +113,11 @@ def _sides(
     pads: Sequence[int] | None,
     ceil_mode: int = 0,
 ) -> tuple[list[int], list[int], list[int]]:
-    """The padding before and after each dimension, and how far the last window of a ceil_mode reaches beyond it, or falls
-    short of it: one that would begin in the padding is none."""
+    """Return the padding before and after each dimension, and how far the last window of a ceil_mode reaches beyond it.
+
+    The last value is negative where the window ends before the padding does. A window that would begin in the padding at the
+    end does not count.
+    """
     n = len(kernel)
     sides = list(pads or [0] * 2 * n)
     before, after, beyond = sides[:n], sides[n:], [0] * n
@@ -134,7 +137,7 @@ def _sides(
 
 
 def _layer_can_pad(before: list[int], after: list[int], kernel: Sequence[int]) -> bool:
-    """Whether PyTorch's pooling has such a padding."""
+    """Whether PyTorch's pooling supports this padding."""
     return before == after and all(2 * pad <= k for pad, k in zip(before, kernel, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Operators of the domain com.microsoft that onnxruntime's quantiser writes in its format of quantised operators."""
+"""Quantised operators of the domain com.microsoft, which onnxruntime's quantiser writes."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Rounding and quantisation, whose gradient passes rounding straight through."""
+"""Rounding and quantisation, with straight-through gradients."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from robustcls.models.onnx.operators._values import ROUNDED, converted, limits
 from robustcls.models.onnx.operators.layers import Conv
 from robustcls.models.onnx.operators.straight import clamp, straight_through
 
-_UINT8 = 2  # as the standard numbers it
+_UINT8 = 2  # ONNX type number
 
 
 def Round(x: Tensor) -> Tensor:
@@ -34,10 +34,10 @@ def QuantizeLinear(
     output_dtype: int = 0,
     saturate: int = 1,
 ) -> Tensor:
-    """clamp(round(x / scale) + zero_point), as whole numbers in x's floating-point type.
+    """Return clamp(round(x / scale) + zero_point), as integers in x's floating-point type.
 
-    A range that begins at its zero point is also a ReLU, which quantisers leave out of the graph. output_dtype: the zero
-    point's where it has one, for few bits arrive in a longer type.
+    A range that begins at the zero point also acts as a ReLU, which quantisers remove from the graph. output_dtype: the type of
+    the zero point where there is one, because types of few bits are represented in a longer type.
     """
     scale = _along(scale, axis, x, block_size)
     levels = x / scale
@@ -95,7 +95,7 @@ def QLinearMatMul(
 
 def DynamicQuantizeLinear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     lowest, highest = x.detach().amin().clamp_max(0), x.detach().amax().clamp_min(0)
-    scale = torch.where(highest == lowest, 1.0, (highest - lowest) / 255)  # of nothing but zeros there is no range
+    scale = torch.where(highest == lowest, 1.0, (highest - lowest) / 255)  # all zeros have no range
     zero = (-lowest / scale).round().clamp(0, 255)
     return straight_through(x / scale, ((x / scale).round() + zero).clamp(0, 255)), scale, zero
 
@@ -117,7 +117,7 @@ def _centred(q: Tensor, zero_point: Tensor | None, axis: int) -> Tensor:
 
 
 def _along(values: Tensor, axis: int, x: Tensor, block_size: int = 0) -> Tensor:
-    """A scalar as it is; one value per entry, or per block of entries, of an axis in the shape that broadcasts over x."""
+    """Return values in a shape that broadcasts over x: a scalar, or one value per entry or block of entries along an axis."""
     if values.numel() == 1:
         return values.reshape(())
     if block_size:

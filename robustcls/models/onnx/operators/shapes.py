@@ -1,4 +1,4 @@
-"""Shapes, reductions and the choice of entries."""
+"""Shapes, reductions and indexing."""
 
 import math
 from collections.abc import Sequence
@@ -185,7 +185,7 @@ def Resize(
     nearest_mode: str = "round_prefer_floor",
     opset: int,
 ) -> Tensor:
-    """Bilinear, and nearest as PyTorch exports it, of images N,C,H,W; nothing else."""
+    """Resize images N,C,H,W, bilinear, or nearest in the variant that PyTorch exports; other modes are not supported."""
     if opset < 11:  # two inputs
         roi, scales = None, roi
         coordinate_transformation_mode, nearest_mode = "asymmetric", "floor"
@@ -198,7 +198,7 @@ def Resize(
     if x.ndim != 4 or exact[:2] != list(x.shape[:2]):
         raise NotImplementedError("Resize of other dimensions than height and width")
     if antialias or exact[2:] != wanted or min(wanted) < 2:
-        odd = "antialias" if antialias else "a size that is no whole number, or 1"
+        odd = "antialias" if antialias else "a size that is not a whole number, or 1"
         raise NotImplementedError(f"Resize with {odd}")
     how = (mode, coordinate_transformation_mode)
     if (*how, nearest_mode) == ("nearest", "asymmetric", "floor"):

@@ -1,4 +1,4 @@
-"""Straight-through gradients (arXiv:1308.3432), and what a range that cuts values off does to a gradient."""
+"""Straight-through gradients (arXiv:1308.3432), and gradients through clamping to a range."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,13 +24,13 @@ class _Straight(torch.autograd.Function):
 
 
 def straight_through(source: Tensor, value: Tensor) -> Tensor:
-    """`value` whose gradient goes to `source`, a tensor of the same shape, unchanged."""
+    """Return `value`; its gradient is passed unchanged to `source`, a tensor of the same shape."""
     return _Straight.apply(source, value.detach())
 
 
 @contextmanager
 def gradients_past_ranges() -> Iterator[None]:
-    """In it, gradients also pass where a range cuts values off, so that a saturated network still has some."""
+    """Within the block, gradients also pass where values are clamped to a range, so that a saturated network has gradients."""
     token = _past_ranges.set(True)
     try:
         yield
@@ -39,9 +39,9 @@ def gradients_past_ranges() -> Iterator[None]:
 
 
 def clamp(x: Tensor, lowest: Any, highest: Any, rectifier: Any = False) -> Tensor:
-    """x cut off at both ends; the gradient passes inside the range, or everywhere: `gradients_past_ranges`.
+    """Clamp x to a range; the gradient passes inside the range, or everywhere, see `gradients_past_ranges`.
 
-    rectifier: where the lower end is that of a ReLU, below which no gradient passes either way.
+    rectifier: whether the lower end is that of a ReLU, below which no gradient passes in any case.
     """
     cut = x.clamp(lowest, highest)
     if not _past_ranges.get():
