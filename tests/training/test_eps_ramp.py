@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from robustcls.core.errors import InputError
+from robustcls.results.records import Epoch
 from robustcls.training.config import TrainConfig, parse_ramp
+from robustcls.training.loop import _warn
 from tests.helpers.tiny_run import FLAT, first_batch, values_of
 
 EPS = 0.1
@@ -86,3 +88,20 @@ def test_what_is_no_part_of_a_run(text):
 def test_it_needs_an_attack():
     with pytest.raises(InputError, match="grows the radius of an attack"):
         TrainConfig(eps_ramp="0.1-0.3", adv="none")
+
+
+@pytest.mark.parametrize(
+    ("ramp", "losses", "warned"),
+    [
+        ("0.2-0.6", [1.0, 0.5, 0.9, 1.2, 1.5, 1.8, 1.7, 1.6, 1.5, 1.4], []),  # as the radius grows
+        ("0.2-0.6", [1.0, 0.5, 0.9, 1.2, 1.5, 1.8, 1.2, 1.6, 1.5, 1.4], [8]),  # later, too
+        (None, [1.0, 0.5, 0.9, 1.2, 1.5, 1.8, 1.7, 1.6, 1.5, 1.4], [3]),
+    ],
+)
+def test_a_loss_that_rises_with_the_radius_is_no_warning(ramp, losses, warned, make_run):
+    run = make_run(**{**RAMP, "eps_ramp": ramp}, adv="fgsm")
+    run.state.num_batches, epochs = 100, []
+    for number, loss in enumerate(losses, start=1):
+        run.state.history.append(Epoch(number, 0.1, loss, None, None, None, None, None, 1.0, 1.0))
+        epochs += [number] if "the training loss rose" in _warn(run) else []
+    assert epochs == warned
