@@ -30,7 +30,9 @@ INCONCLUSIVE = 3
 
 @click.command("attack", cls=GroupedCommand)
 @model_option
-@click.option("--out", metavar="FILE.json", help="Evaluation file to write.  [default: evaluation.json beside the checkpoint]")
+@click.option(
+    "--out", metavar="FILE.json", help="Evaluation file to write.  [default: evaluation.json beside the checkpoint]"
+)
 @click.option("--save-examples", metavar="FILE.npz", help="Also save the verified adversarial examples.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted evaluation; the result is the same.")
 @overwrite_option

@@ -136,7 +136,7 @@ def _group_of(config: type, name: str) -> str:
 def _click_option(field: dataclasses.Field, hint: Any, group: str) -> Callable[[Command], Command]:
     name = f"--{field.name.replace('_', '-')}"
     parts = [part for part in union_parts(hint) if part is not type(None)]
-    kind = str if str in parts else parts[0]  # a union with str, such as int | str, is passed on as text and parsed later
+    kind = str if str in parts else parts[0]  # int | str is parsed later
     help_text = field.metadata["help"]
     settings: dict[str, Any] = {"default": None}
     if field.default not in (None, (), dataclasses.MISSING) and field.default is not False:

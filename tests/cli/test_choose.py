@@ -114,7 +114,7 @@ def test_what_was_unequal_is_said(cli, quick):
     assert cli("choose", *arguments).status == 0
     choice = Choice.load("choice/choose.json")
     rung = replace(choice.rungs[0], unequal="a had 38 s, b 19")
-    assert "unequal: a had 38 s, b 19: what differs between them may come from the time" in _rung(1, rung)
+    assert "unequal: a had 38 s, b 19: differences between them may be due to the time" in _rung(1, rung)
     choice.rivals[0].unequal, choice.rivals[0].claimable = "a had 38 s, b 19", False
     choice.seeds[1].updates, choice.curve[0].updates = 4, 2
     choice.more_data.unequal = "160 images had 10 updates, 80 images 4"
