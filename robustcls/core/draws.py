@@ -20,9 +20,7 @@ ROUNDS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64), (3
 def _scramble(bits: Tensor) -> Tensor:
     """Mix the bits of each int64 in place, so that every output bit depends on all input bits."""
     for shift, factor in ROUNDS:
-        bits.bitwise_xor_(
-            (bits >> shift).bitwise_and_(2 ** (64 - shift) - 1)
-        )  # a logical shift: the mask clears the copied sign bits
+        bits.bitwise_xor_((bits >> shift).bitwise_and_(2 ** (64 - shift) - 1))  # logical shift
         if factor != 1:
             bits.mul_(factor)
     return bits

@@ -105,8 +105,8 @@ class Logits(nn.Module):
     def __init__(
         self, model: nn.Module, *, part: int | None = None, single: bool = False, probability: bool = False
     ) -> None:
-        """part: number of the part of its output tuple. single: its output is one logit z of class 1 of two. The logits are then
-        -z/2 and z/2, whose softmax equals the sigmoid of z. probability: its output is the sigmoid instead of z.
+        """part: number of the part of its output tuple. single: its output is one logit z, of class 1 of two. The logits are
+        then -z/2 and z/2, whose softmax equals the sigmoid of z. probability: its output is the sigmoid instead of z.
         """
         super().__init__()
         self.model, self.part, self.single, self.probability = model, part, single, probability
@@ -165,7 +165,7 @@ def as_classifier(
         said.append(f"output N,{','.join(map(str, shape[1:]))} is taken as N,{shape[1]}")
     elif logits.ndim != 2:
         return model, ""
-    nameless = bool(part) and not getattr(model, "classes", ())  # without a wrapper, the choice would be made again
+    nameless = bool(part) and not getattr(model, "classes", ())  # else the choice would be repeated
     wrapped = not isinstance(output, Tensor) or trailing or number is not None or nameless
     return (Logits(model, part=number) if wrapped else model), "; ".join(said)
 
@@ -176,7 +176,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _gives_probabilities(model: nn.Module, images: Tensor) -> bool:
-    """Whether the single output of a model stays in [0, 1], on images and far outside of [0, 1], where a logit would leave it."""
+    """Whether a model's single output stays in [0, 1] for images and for pixels far outside [0, 1], where a logit would not."""
     found: list[Tensor] = []
     with torch.no_grad(), frozen(model):
         for image in images.split(1):

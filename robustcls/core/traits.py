@@ -58,7 +58,7 @@ def call(function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
 
 
 def takes_target(attack: Callable[..., Any]) -> bool:
-    """Whether an attack accepts target classes N as a keyword `target`. An option of its spec, as of `patch`, does not count."""
+    """Whether an attack accepts target classes N as a keyword `target`. Options of specs do not count, as of `patch`."""
     parameter = inspect.signature(attack).parameters.get("target")
     return parameter is not None and (parameter.annotation is parameter.empty or "Tensor" in str(parameter.annotation))
 
