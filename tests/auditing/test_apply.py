@@ -184,7 +184,7 @@ def test_images_that_are_no_files_become_png(decide, tmp_path):
         (
             ("test/cat/0.png", "remove", ""),
             {},
-            "“test/cat/0.png” is no training image of .*test images are not changed",
+            "“test/cat/0.png” is not a training image of .*test images are not changed",
         ),
         (("train/cat/0.png", "relabel", "dgo"), {}, "labels.csv, line 2: unknown class 'dgo': did you mean 'dog'"),
         (
@@ -212,13 +212,13 @@ def test_refuses_to_empty_a_class(photos, decide, tmp_path):
 
 
 def test_refuses_a_place_that_is_taken(photos, decide):
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         apply_decisions(f"folder:{photos}", decide(("train/cat/0.png", "remove", "")), photos)
 
 
 def test_refuses_two_decisions_on_one_image(decide):
     path = decide(("train/cat/0.png", "remove", ""), ("train/cat/0.png", "keep", ""))
-    with pytest.raises(InputError, match="line 3: “train/cat/0.png” was decided otherwise before"):
+    with pytest.raises(InputError, match="line 3: “train/cat/0.png” has a different decision before"):
         read_decisions(path)
 
 
