@@ -186,15 +186,11 @@ class Choice(JsonFile):
     rungs: list[Rung]
     rivals: list[Comparison]
     provenance: Provenance
-    seeds: list[Trial] = field(
-        default_factory=list
-    )  # the winner's recipe with several seeds; the first is the trial that won
+    seeds: list[Trial] = field(default_factory=list)  # the winner's recipe by seed; the first is the trial that won
     noise: Share | None = None  # range of these accuracies: the smallest difference that may be claimed
     curve: list[Trial] = field(default_factory=list)  # the winner on 25, 50 and 100% of the images
     more_data: Comparison | None = None  # all images compared with half of them
-    larger_model: Comparison | None = (
-        None  # the winner compared with the next larger or smaller candidate; the larger one is first
-    )
+    larger_model: Comparison | None = None  # winner and next larger or smaller candidate, the larger one first
     remark: str = ""  # what was not measured, and why
     schema: str = "robustcls/choose/1"
 

@@ -103,9 +103,7 @@ class Measure:
     headlines: Callable[[Any], list[tuple[str, float]]] = lambda record: []  # accuracies for the top of the model card
     failures: Callable[[Any], list[str]] = lambda record: []  # failures during the measurement, for the model card
     thresholds: Mapping[str, Threshold] = field(default_factory=dict)  # by name in a policy
-    compared: bool = (
-        False  # section.py has `compared(context)`: rows of the report's comparison, (title, one cell per model)
-    )
+    compared: bool = False  # section.py has `compared(context)`: rows of the comparison, (title, cells)
     draws_maps: bool = False  # uses attribution methods
     name: str = ""  # name of the folder
 

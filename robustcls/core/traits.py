@@ -12,13 +12,9 @@ class Traits:
     """The defaults fit an attack such as PGD, an objective that uses attacks, a step that does not, and a loss on labels."""
 
     gradients: bool = True  # needs gradients of the model, not only its outputs
-    minimum_norm: bool = (
-        False  # searches for the nearest example at any distance; the ball only decides whether it counts
-    )
+    minimum_norm: bool = False  # searches for the nearest example at any distance; the ball only judges it
     l0: bool = False  # supports the norm l0, which has no steepest direction
-    mask: bool = (
-        False  # changes images only through `threat.project`, `random_start` and `masked`, so it respects a mask
-    )
+    mask: bool = False  # respects a mask: changes images only by `threat.project`, `random_start`, `masked`
     unrestricted: bool = False  # leaves every small ball, so it is evaluated only in the whole box, linf:1
     soft_labels: bool = False  # accepts probabilities N,K as labels
     training_only: bool = False  # leaves the ball or [0, 1] on purpose; for training only
@@ -27,9 +23,7 @@ class Traits:
     attacks: bool = True  # of an objective: needs adversarial images
     unlabelled: bool = False  # of an objective: also learns from images without labels
     makes_examples: bool = False  # of a step: computes adversarial images itself, in place of the inner attack
-    diverges: str = (
-        ""  # of an objective: specific advice if its loss becomes infinite or NaN, beside the general advice
-    )
+    diverges: str = ""  # of an objective: specific advice if its loss is no longer finite
     reference: bool = False  # of a loss: compares with reference logits N,K instead of labels
 
 

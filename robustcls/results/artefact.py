@@ -53,9 +53,7 @@ class Decoding:
     rules: dict[str, str] = field(default_factory=dict)  # orientation, alpha, frames, cmyk, deep pixels ...
     white: Number | None = None  # value of white in 16-bit and float images; None: 65535 and 1.0
     formats: list[str] = field(default_factory=list)  # Pillow names
-    shorter_side: Count | None = (
-        None  # length to which the shorter side is resized before the centre crop; None: minimal
-    )
+    shorter_side: Count | None = None  # length of the shorter side before the centre crop; None: minimal
     filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"  # Pillow name
 
 
@@ -103,9 +101,7 @@ class Checked:
     largest_logit: Distance
     cpu: list[str] = field(default_factory=list)  # processor flags that affect 8-bit arithmetic
     versions: dict[str, str] = field(default_factory=dict)
-    ties: Count = (
-        0  # images whose two largest logits are equal up to rounding; their predicted classes were not compared
-    )
+    ties: Count = 0  # images with two largest logits equal up to rounding; classes not compared
 
 
 @dataclass

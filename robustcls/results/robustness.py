@@ -23,18 +23,14 @@ class Attack:
     seconds: Number
     forwards: Count  # forward passes, counted in images
     backwards: Count  # backward passes, counted in images
-    alone: Accuracy | None = (
-        None  # robust accuracy under this attack alone; None if it was run only on the remaining samples
-    )
+    alone: Accuracy | None = None  # accuracy under this attack alone; None if run only on remaining samples
     unique: Count | None = None  # samples that no other attack broke; None if it was run only on the remaining samples
     median_distance: Number | None = None  # median distance of the examples of the samples that it broke
     error: str = ""
     # For a minimum-norm attack, over all samples it was run on; None if no example was found for more than half of them.
     median_nearest: Number | None = None
     censored: Count | None = None  # for a minimum-norm attack: samples for which it found no adversarial example
-    sampled_from: Count | None = (
-        None  # remaining samples, of which `attacked` were drawn at random; None: all were attacked
-    )
+    sampled_from: Count | None = None  # `attacked` were drawn from so many remaining samples; None: all were attacked
 
     @property
     def at_most(self) -> float | None:
@@ -85,17 +81,11 @@ class Sample:
     index: Count  # position in the split
     label: Count
     clean: Count | None  # predicted class of the clean image; None: no class (NaN) or rejected, which is an error
-    adversarial: (
-        Count | None
-    )  # predicted class of the verified adversarial example; that of the clean image without one
+    adversarial: Count | None  # prediction for the verified example, else for the clean image
     broken_by: str | None  # the first attack of the cascade that broke it
     distance: Distance | None  # distance of that example, in the norm of the threat model
-    fooled_by: list[str] | None = (
-        None  # all attacks that broke it; None if attacks were run only on the remaining samples
-    )
-    nearest: dict[str, Distance | None] | None = (
-        None  # distance found by each minimum-norm attack, inside the ball or not
-    )
+    fooled_by: list[str] | None = None  # all attacks that broke it; None if run only on remaining samples
+    nearest: dict[str, Distance | None] | None = None  # distance by minimum-norm attack, in the ball or not
     file: str | None = None  # file name in the folder of the data; None if the data are not files
     target: Count | None = None  # target class; None: untargeted, any class but the label
 

@@ -26,9 +26,7 @@ class Epoch:
     parts: dict[str, Number] = field(default_factory=dict)  # parts of the objective, averaged over the epoch
     event: str = ""  # intervention after this epoch, such as a stop or a rollback
     below_best: Share | None = None  # best val_robust so far minus val_robust of this epoch
-    robust_gap: Number | None = (
-        None  # train_robust minus val_robust; the inner attack may be weaker than the validation attack
-    )
+    robust_gap: Number | None = None  # train_robust minus val_robust; the inner attack may be the weaker one
     warning: str = ""  # problem of the training visible in this epoch
 
 
