@@ -32,7 +32,7 @@ def check_attacks(attack: str, minimum: str, threat: ThreatModel) -> None:
 
 
 def attacked_classes(
-    images: Images, found: OutOfFold, threat: ThreatModel, attack: str, n: int, *, over: Callable[[], bool], seed: int,
+    images: Images, predictions: OutOfFold, threat: ThreatModel, attack: str, n: int, *, over: Callable[[], bool], seed: int,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return the positions of at most n images, in proportion to the classes, and their predicted classes under attack.
@@ -40,13 +40,13 @@ def attacked_classes(
     Each image is attacked on the model of its fold. over: whether the time is up; then fewer images are returned.
     """
     order = stratified_order(images.labels, seed)[:n]
-    return _by_fold(order, found, over, attack, progress, lambda model, rows: _classes(
+    return _by_fold(order, predictions, over, attack, progress, lambda model, rows: _classes(
         model, images, rows, threat, attack, seed
     ))  # fmt: skip
 
 
 def nearest_boundary(
-    images: Images, found: OutOfFold, threat: ThreatModel, attack: str, n: int, *, over: Callable[[], bool], seed: int,
+    images: Images, predictions: OutOfFold, threat: ThreatModel, attack: str, n: int, *, over: Callable[[], bool], seed: int,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return correctly classified images, sorted by the distance of the nearest adversarial example found.
@@ -54,10 +54,10 @@ def nearest_boundary(
     Returns their positions, the distances, and the predicted classes of the examples. The minimum-norm attack runs on the n
     images with the smallest margins, on the model of their fold. over: as for `attacked_classes`.
     """
-    p, y = found.probabilities, images.labels
+    p, y = predictions.probabilities, images.labels
     margin = p.gather(1, y[:, None]).squeeze(1) - p.scatter(1, y[:, None], -1).amax(1)
     order = margin.where(p.argmax(1) == y, torch.inf).argsort(stable=True)[: min(n, int((p.argmax(1) == y).sum()))]
-    rows, values = _by_fold(order, found, over, attack, progress, lambda model, some: _distances(
+    rows, values = _by_fold(order, predictions, over, attack, progress, lambda model, some: _distances(
         model, images, some, threat, attack, seed
     ))  # fmt: skip
     if not len(rows):
@@ -69,7 +69,7 @@ def nearest_boundary(
 
 
 def _by_fold(
-    order: Tensor, found: OutOfFold, over: Callable[[], bool], label: str, progress: bool,
+    order: Tensor, predictions: OutOfFold, over: Callable[[], bool], label: str, progress: bool,
     measure: Callable[[torch.nn.Module, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Apply `measure` to the images in this order, each with the model of its fold, until the time is up."""
@@ -78,8 +78,8 @@ def _by_fold(
         for part in order.split(AT_ONCE):
             if over():
                 break
-            for number, model in enumerate(found.models):
-                some = part[found.fold[part] == number]
+            for number, model in enumerate(predictions.models):
+                some = part[predictions.fold[part] == number]
                 if len(some):
                     rows.append(some)
                     values.append(measure(model, some))

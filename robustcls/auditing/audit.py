@@ -73,21 +73,21 @@ def audit_data(
     inside = [part for group in groups if len((part := _first(group, len(images))).rows) > 1]
     fold = divide(images.labels, config.folds, config.seed, inside)
     check_folds(images, fold, config.folds)
-    found = out_of_fold(images, fold, config, minutes=clock.for_a_fold, progress=progress)
-    if config.epochs is None and min(found.epochs) == 1:
+    predictions = out_of_fold(images, fold, config, minutes=clock.for_a_fold, progress=progress)
+    if config.epochs is None and min(predictions.epochs) == 1:
         notes.append(
             "the time was enough for only one epoch per fold: the predictions, and all results that use them, are unreliable"
         )
-    confident = find_label_errors(found.probabilities, images.labels)
-    pairs, attacked = _pairs(config, images, found, threat, clock, progress)
-    boundary = _boundary(config, images, found, threat, clock, progress)
+    confident = find_label_errors(predictions.probabilities, images.labels)
+    pairs, attacked = _pairs(config, images, predictions, threat, clock, progress)
+    boundary = _boundary(config, images, predictions, threat, clock, progress)
     if clock.was_over:
         notes.append("the time was up before all images were attacked: give more `minutes`")
     issues = [_label_error(images, confident, row) for row in confident.ranked().tolist()]
-    correct = int((found.probabilities.argmax(1) == images.labels).sum())
+    correct = int((predictions.probabilities.argmax(1) == images.labels).sum())
     notes[:0] = _doubts(correct / len(images), len(issues) / len(images))
     duplicates = [_duplicates(splits, group) for group in groups]
-    suggestions = _suggest(config.suggest, images, found, confident, issues, boundary, duplicates)
+    suggestions = _suggest(config.suggest, images, predictions, confident, issues, boundary, duplicates)
     for one in suggestions:
         one.picture = _picture(images.pixels[_place(images, one.index)])
     provenance = Provenance(
@@ -112,14 +112,14 @@ def audit_data(
         duplicates=duplicates,
         provenance=provenance,
         arch=config.arch,
-        epochs=list(found.epochs),
+        epochs=list(predictions.epochs),
         attack=config.attack if attacked else "",
         attacked=attacked,
         minimum=config.minimum if boundary else "",
         threat=Threat(threat.norm, threat.eps, threat.eps_text) if attacked or boundary else None,
         searched=list(splits),
         notes=notes,
-    ), found  # fmt: skip
+    ), predictions  # fmt: skip
 
 
 def _doubts(accuracy: float, issues: float) -> list[str]:
@@ -132,10 +132,10 @@ def _doubts(accuracy: float, issues: float) -> list[str]:
     ]
 
 
-def save_predictions(found: OutOfFold, path: Path) -> None:
+def save_predictions(predictions: OutOfFold, path: Path) -> None:
     """Write probabilities (float32 N,K) and fold (N) of the audited images as npz, in the order of the training split."""
     with atomic_write(path) as part, open(part, "wb") as file:
-        numpy.savez_compressed(file, probabilities=found.probabilities.numpy(), fold=found.fold.numpy())
+        numpy.savez_compressed(file, probabilities=predictions.probabilities.numpy(), fold=predictions.fold.numpy())
 
 
 class _Clock:
@@ -181,16 +181,17 @@ def _first(group: Group, count: int) -> Group:
 
 
 def _pairs(
-    config: AuditConfig, images: Images, found: OutOfFold, threat: ThreatModel, clock: _Clock, progress: bool
+    config: AuditConfig, images: Images, predictions: OutOfFold, threat: ThreatModel, clock: _Clock, progress: bool
 ) -> tuple[list[Pair], int]:
     """Return the most frequent confusions, clean and under attack, and the number of attacked images."""
     labels, k = images.labels, len(images.classes)
-    clean = _count(labels, found.probabilities.argmax(1), k)
+    clean = _count(labels, predictions.probabilities.argmax(1), k)
     attacked = None
     rows = labels[:0]
     if config.attack != "none":
         rows, classes = attacked_classes(
-            images, found, threat, config.attack, config.attack_n, over=clock.until(0.9), seed=config.seed, progress=progress
+            images, predictions, threat, config.attack, config.attack_n, over=clock.until(0.9), seed=config.seed,
+        progress=progress,
         )  # fmt: skip
         attacked = _count(labels[rows], classes, k) if len(rows) else None
     wanted = dict.fromkeys([*_largest(clean)[:PAIRS], *_largest(attacked or [])[: PAIRS // 2]])
@@ -214,12 +215,13 @@ def _share(table: Sequence[Sequence[int]], i: int, j: int) -> Accuracy:
 
 
 def _boundary(
-    config: AuditConfig, images: Images, found: OutOfFold, threat: ThreatModel, clock: _Clock, progress: bool
+    config: AuditConfig, images: Images, predictions: OutOfFold, threat: ThreatModel, clock: _Clock, progress: bool
 ) -> list[Finding]:
     if config.minimum == "none":
         return []
     rows, distances, classes = nearest_boundary(
-        images, found, threat, config.minimum, config.minimum_n, over=clock.until(1.0), seed=config.seed, progress=progress
+        images, predictions, threat, config.minimum, config.minimum_n, over=clock.until(1.0), seed=config.seed,
+        progress=progress,
     )  # fmt: skip
     return [
         _finding(images, row, guess, BOUNDARY, distance)
@@ -252,7 +254,7 @@ def _duplicates(splits: dict[str, Images], group: Group) -> Duplicates:
 
 
 def _suggest(
-    most: int, images: Images, found: OutOfFold, confident: Confident, issues: Sequence[Finding],
+    most: int, images: Images, predictions: OutOfFold, confident: Confident, issues: Sequence[Finding],
     boundary: Sequence[Finding], duplicates: Sequence[Duplicates],
 ) -> list[Finding]:  # fmt: skip
     """Return what a person should check, in this order.
@@ -261,14 +263,14 @@ def _suggest(
     are least certain.
     """
     two = [
-        _finding(images, row, int(found.probabilities[row].argmax()), TWO_LABELS, group.likeness)
+        _finding(images, row, int(predictions.probabilities[row].argmax()), TWO_LABELS, group.likeness)
         for group in duplicates
         if group.two_labels
         for row in (_place(images, copy.index) for copy in group.images if copy.split == "train")
     ]
     margin = confident.margin.abs()
     unsure = [
-        _finding(images, row, int(found.probabilities[row].argmax()), UNSURE, float(confident.margin[row]))
+        _finding(images, row, int(predictions.probabilities[row].argmax()), UNSURE, float(confident.margin[row]))
         for row in margin.argsort(stable=True)[:most].tolist()
     ]
     chosen: dict[int, Finding] = {}

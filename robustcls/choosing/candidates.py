@@ -38,27 +38,27 @@ def candidates(options: ChooseConfig, given: Mapping[str, Any]) -> list[Candidat
     comparable.
     """
     common = {name: given[name] for name in COMMON if given.get(name) is not None}
-    found = [_candidate(arch, {"arch": arch}, {}, common) for arch in options.arch]
-    found += [_candidate(Path(path).stem, {}, read_toml(path), common) for path in options.config]
-    if len(found) < 2:
+    entries = [_candidate(arch, {"arch": arch}, {}, common) for arch in options.arch]
+    entries += [_candidate(Path(path).stem, {}, read_toml(path), common) for path in options.config]
+    if len(entries) < 2:
         raise InputError("there is nothing to choose: give two candidates or more, each with `arch` or `config`")
-    names = [one.name for one in found]
+    names = [one.name for one in entries]
     for name in names:
         if names.count(name) > 1:
             raise InputError(
                 f"two candidates are called {name}: name each once, and give each `config` its own file name"
             )
-    for one in found[1:]:
+    for one in entries[1:]:
         for name in SAME:
-            first, other = _comparable(found[0].config, name), _comparable(one.config, name)
+            first, other = _comparable(entries[0].config, name), _comparable(one.config, name)
             if first != other:
                 raise InputError(
-                    f"{found[0].name} has {name} {first}, {one.name} {other}: accuracies cannot be compared: give one "
+                    f"{entries[0].name} has {name} {first}, {one.name} {other}: accuracies cannot be compared: give one "
                     f"`{name}` for all"
                 )
-    for one in found:
+    for one in entries:
         _check(one, options)
-    return found
+    return entries
 
 
 def _candidate(name: str, own: Mapping[str, Any], file: Mapping[str, Any], common: Mapping[str, Any]) -> Candidate:

@@ -69,21 +69,21 @@ def read_tree(path: str, classes: Sequence[str], model: str = "the model", flag:
 
     flag: the option that names the file, for messages. Raises InputError, also for a tree whose only group has all classes.
     """
-    found: dict[str, tuple[str, Groups]] = {}
+    by_name: dict[str, tuple[str, Groups]] = {}
     for name, groups in _walk(path, load_toml(Path(path).expanduser(), flag), ()):
-        if (before := found.get(normal(name))) is not None:
+        if (before := by_name.get(normal(name))) is not None:
             raise InputError(f"{path} names {name!r} twice, in {'.'.join(before[1])} and {'.'.join(groups)}: leave one")
-        found[normal(name)] = name, groups
+        by_name[normal(name)] = name, groups
     known = set(map(normal, classes))
-    if forgotten := [name for name in classes if normal(name) not in found]:
+    if forgotten := [name for name in classes if normal(name) not in by_name]:
         more = f" and {len(forgotten) - 1} more" if len(forgotten) > 1 else ""
         raise InputError(
             f"{path} forgets {forgotten[0]!r}{more}: name each of the {len(classes)} classes of {model} once"
         )
-    if odd := next((name for key, (name, _) in found.items() if key not in known), ""):
+    if odd := next((name for key, (name, _) in by_name.items() if key not in known), ""):
         raise InputError(f"{path} names {odd!r}, which is no class of {model}: correct the name, or leave it out")
-    above = tuple(found[normal(name)][1] for name in classes)
-    places = tuple(dict.fromkeys(groups for _, groups in found.values()))
+    above = tuple(by_name[normal(name)][1] for name in classes)
+    places = tuple(dict.fromkeys(groups for _, groups in by_name.values()))
     if len(places) == 1:
         raise InputError(
             f"{path} has one group, {'.'.join(places[0])!r}, which tells no classes apart: give two or more"

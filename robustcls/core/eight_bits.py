@@ -58,12 +58,12 @@ def rounded_inside(x_adv: "Tensor", x: "Tensor", threat: ThreatModel) -> "Tensor
     outside the ball is rounded to the nearest levels and stays outside.
     """
     clean, change = (x * LEVELS).round(), (x_adv - x) * LEVELS
-    found = rounded(x_adv)
+    result = rounded(x_adv)
     inside = threat.distance(x_adv, x) <= threat.eps + BALL
     for tenths in _TENTHS:
-        left = inside & ~(threat.distance(found, x) <= threat.eps + BALL)
+        left = inside & ~(threat.distance(result, x) <= threat.eps + BALL)
         if not left.any():
             break
         towards = (clean + (change.abs() + tenths / 10).floor() * change.sign()) / LEVELS
-        found = towards.where(left.view(-1, 1, 1, 1), found)
-    return found
+        result = towards.where(left.view(-1, 1, 1, 1), result)
+    return result

@@ -151,23 +151,23 @@ def as_classifier(
         )
     if not isinstance(logits, Tensor):
         return model, ""
-    said = [f"logits taken from {part}"] if part else []
+    notes = [f"logits taken from {part}"] if part else []
     shape, n = tuple(logits.shape), len(image)
     trailing = len(shape) > 2 and set(shape[2:]) == {1}
     if shape == (n,) or (len(shape) > 1 and shape[0] == logits.numel() == n):
         probability = _gives_probabilities(Logits(model, part=number), images)
-        what = "one logit speaks for class 1 of two, above 0 means class 1"
+        meaning = "one logit speaks for class 1 of two, above 0 means class 1"
         if probability:
-            what = "one probability p is that of class 1 of two, above 0.5 means class 1: its logit z is taken back"
-        said.append(f"its {what}: logits -z/2 and z/2")
-        return Logits(model, part=number, single=True, probability=probability), "; ".join(said)
+            meaning = "one probability p is that of class 1 of two, above 0.5 means class 1: its logit z is taken back"
+        notes.append(f"its {meaning}: logits -z/2 and z/2")
+        return Logits(model, part=number, single=True, probability=probability), "; ".join(notes)
     if trailing and shape[0] == n:
-        said.append(f"output N,{','.join(map(str, shape[1:]))} is taken as N,{shape[1]}")
+        notes.append(f"output N,{','.join(map(str, shape[1:]))} is taken as N,{shape[1]}")
     elif logits.ndim != 2:
         return model, ""
     nameless = bool(part) and not getattr(model, "classes", ())  # else the choice would be repeated
     wrapped = not isinstance(output, Tensor) or trailing or number is not None or nameless
-    return (Logits(model, part=number) if wrapped else model), "; ".join(said)
+    return (Logits(model, part=number) if wrapped else model), "; ".join(notes)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -177,16 +177,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def _gives_probabilities(model: nn.Module, images: Tensor) -> bool:
     """Whether a model's single output stays in [0, 1] for images and for pixels far outside [0, 1], where a logit would not."""
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
     with torch.no_grad(), frozen(model):
         for image in images.split(1):
             for factor in PROBES:
                 try:
-                    found.append(model((image - 0.5) * factor + 0.5).flatten())
+                    outputs.append(model((image - 0.5) * factor + 0.5).flatten())
                 except Exception:  # a model may raise any error for such pixels
                     if factor == 1:
                         raise
-    values = torch.cat(found)
+    values = torch.cat(outputs)
     values = values[~values.isnan()]
     return bool(((values >= 0) & (values <= 1)).all())
 
@@ -215,9 +215,9 @@ def _has_logits(output: Any) -> bool:
 
 
 def _key(output: Mapping) -> Any:
-    found = next((key for key in KEYS if key in output), None)
-    if found is not None:
-        return found
+    known = next((key for key in KEYS if key in output), None)
+    if known is not None:
+        return known
     tensors = [key for key, value in output.items() if isinstance(value, Tensor) and value.ndim == 2]
     if len(tensors) != 1:
         raise InputError(

@@ -46,10 +46,10 @@ def read_wrapped(spec: str) -> Wrapped:
     `coarse(MODEL, tree.toml)`. User code, and wrappers whose file sets `SEVERAL = True`, take any number of models. Raises
     InputError for an unknown wrapper and for a wrapper without a model.
     """
-    found = _CALL.match(spec.strip())
-    if not found or Path(spec).exists() or "://" in spec:
+    call = _CALL.match(spec.strip())
+    if not call or Path(spec).exists() or "://" in spec:
         return Wrapped(spec)
-    name, inside = found.groups()
+    name, inside = call.groups()
     parts = [part.strip() for part in at_commas(inside)]
     own = ":" in name
     if not own and name not in plugins.names("wrapper"):
@@ -92,10 +92,10 @@ def at_commas(text: str) -> list[str]:
 
 def _quoted(option: str, texts: set[str]) -> str:
     """Return an option with quotes around a text value. texts: names of the options whose value is always text."""
-    found = OPTION.match(option)
-    if not found:
+    match = OPTION.match(option)
+    if not match:
         return option
-    name, value = found.groups()
+    name, value = match.groups()
     try:
         plain = isinstance(ast.literal_eval(value), str) or name not in texts or value == "None"
     except (ValueError, SyntaxError):

@@ -124,8 +124,8 @@ class Certified:
         return radius_text(radius, self.grey_levels)
 
     def _point(self, radius: float) -> CertifiedPoint:
-        found = self.at(radius)
-        return CertifiedPoint(radius, found.accuracy, found.ci95, found.correct, found.total)
+        at = self.at(radius)
+        return CertifiedPoint(radius, at.accuracy, at.ci95, at.correct, at.total)
 
     def check(self) -> None:
         """Raise ValueError for the first contradiction between numbers."""
@@ -147,11 +147,11 @@ class Certified:
         abstained = sum(one.predicted is None for one in self.samples)
         need(self.abstained == abstained, "certified.abstained", self.abstained, f"{abstained}, as its samples say")
         for place, point in enumerate(self.curve):
-            path, found = f"certified.curve.{place}", self.at(point.radius)
-            same = (point.correct, point.total) == (found.correct, found.total)
-            need(same, f"{path}.correct", point.correct, f"{found.correct} of {found.total}, as its samples say")
-            close = abs(point.accuracy - found.accuracy) < SLACK
-            need(close, f"{path}.accuracy", point.accuracy, f"{found.correct} of {found.total}")
+            path, at = f"certified.curve.{place}", self.at(point.radius)
+            same = (point.correct, point.total) == (at.correct, at.total)
+            need(same, f"{path}.correct", point.correct, f"{at.correct} of {at.total}, as its samples say")
+            close = abs(point.accuracy - at.accuracy) < SLACK
+            need(close, f"{path}.accuracy", point.accuracy, f"{at.correct} of {at.total}")
             need_around(point.ci95, point.accuracy)
 
     def _check_smoothed(self, one: CertifiedSample, path: str) -> None:

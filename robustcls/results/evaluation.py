@@ -151,15 +151,15 @@ class Evaluation(JsonFile):
             )
         right = sum(one.clean == one.label for one in samples)
         held = sum(one.clean == one.label == one.adversarial for one in samples)
-        for part, found, counted in (("clean", clean, right), ("robust", robust, held)):
-            if samples and (found.correct, found.total) != (counted, len(samples)):
+        for part, accuracy, counted in (("clean", clean, right), ("robust", robust, held)):
+            if samples and (accuracy.correct, accuracy.total) != (counted, len(samples)):
                 raise ValueError(
-                    f"{part}: {found.correct} of {found.total}, but its samples hold {counted} of {len(samples)}"
+                    f"{part}: {accuracy.correct} of {accuracy.total}, but its samples hold {counted} of {len(samples)}"
                 )
 
         if self.severity:
-            for part, found in (("clean", clean), ("robust", robust)):
-                total, wrong = getattr(self.severity, part).total, found.total - found.correct
+            for part, accuracy in (("clean", clean), ("robust", robust)):
+                total, wrong = getattr(self.severity, part).total, accuracy.total - accuracy.correct
                 need(total == wrong, f"severity.{part}", total, f"the {wrong} mistakes that {part} accuracy leaves")
         if self.targeted:
             reached, lost = self.targeted.reached, clean.correct - robust.correct

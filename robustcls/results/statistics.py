@@ -81,13 +81,13 @@ def quartiles(values: Sequence[float]) -> list[float | None]:
 
     Values may be inf (censored); a quartile that depends on one of these is None. Without values, all are None.
     """
-    ordered, found = sorted(values), []
+    ordered, result = sorted(values), []
     for quarter in (1, 2, 3):
         low, rest = divmod(quarter * (len(ordered) - 1), 4)
         ends = ordered[low : low + (2 if rest else 1)]
         known = ends and ends[-1] < math.inf
-        found.append(ends[0] + (ends[-1] - ends[0]) * rest / 4 if known else None)
-    return found
+        result.append(ends[0] + (ends[-1] - ends[0]) * rest / 4 if known else None)
+    return result
 
 
 def mean_of_shares(counts: Sequence[tuple[int, int]]) -> tuple[float, tuple[float, float]]:
