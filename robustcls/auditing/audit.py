@@ -191,7 +191,7 @@ def _pairs(
     if config.attack != "none":
         rows, classes = attacked_classes(
             images, predictions, threat, config.attack, config.attack_n, over=clock.until(0.9), seed=config.seed,
-        progress=progress,
+            progress=progress,
         )  # fmt: skip
         attacked = _count(labels[rows], classes, k) if len(rows) else None
     wanted = dict.fromkeys([*_largest(clean)[:PAIRS], *_largest(attacked or [])[: PAIRS // 2]])

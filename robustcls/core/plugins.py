@@ -37,8 +37,7 @@ KINDS = {
     "tune": "robustcls/models/tuning",
     "wrapper": "robustcls/models/wrappers",
 }
-# Sections of measures: section.py, named after its folder, or section_NAME.py
-MEASURED = "robustcls/evaluation/measures/*/section*.py"
+MEASURED = "robustcls/evaluation/measures/*/section*.py"  # sections of measures, named after the folder or section_NAME.py
 PLACED = ("data",)  # kinds whose specs may contain a path: `folder:PATH`
 _ROOT = Path(__file__).resolve().parents[2]
 _SIMPLE = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
@@ -96,9 +95,9 @@ def describe(kind: str) -> list[Plugin]:
 
 
 def constant(kind: str, name: str, variable: str) -> Any:
-    """Return the literal that a plug-in's file assigns to a variable, without importing the file; None if there is none.
+    """Return the literal that a plug-in's file assigns to a variable, without importing it; None without one.
 
-    Raises InputError for an unknown name.
+    Raises InputError for an unknown plug-in.
     """
     if name not in _plugins(kind):
         raise unknown(kind, name, names(kind))
