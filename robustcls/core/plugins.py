@@ -37,7 +37,7 @@ KINDS = {
     "tune": "robustcls/models/tuning",
     "wrapper": "robustcls/models/wrappers",
 }
-MEASURED = "robustcls/evaluation/measures/*/section*.py"  # sections of measures, named after the folder or section_NAME.py
+MEASURED = "robustcls/evaluation/measures/*/section*.py"  # sections of measures
 PLACED = ("data",)  # kinds whose specs may contain a path: `folder:PATH`
 _ROOT = Path(__file__).resolve().parents[2]
 _SIMPLE = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
