@@ -151,5 +151,5 @@ def test_examples_of_something_else_are_refused(cli):
     assert Path("both.json").read_text() == before
     alone = certify(cli, "--examples", "x.npz", "--quiet", out="new.json", model=SMOOTH, options=SMOOTHING)
     assert alone.status == 2
-    assert "--out holds none" in alone.err
+    assert "--out has none" in alone.err
     assert json.loads(before)["attacks"]
