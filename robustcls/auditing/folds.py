@@ -57,9 +57,8 @@ class Mirrored(Wrapper):
         super().__init__(model, "mirrored({})")
 
     def forward(self, x: Tensor) -> Tensor:
-        logs = [
-            logits_of(self.model(view)).log_softmax(1) for view in (x.clone(), x.flip(3))
-        ]  # a copy: some models write to x
+        views = (x.clone(), x.flip(3))  # copies, since some models write to their input
+        logs = [logits_of(self.model(view)).log_softmax(1) for view in views]
         return mean_probabilities(logs)
 
 

@@ -111,7 +111,7 @@ class Draws:
         return self._bits(shape) < 0
 
     def _unit(self, shape: tuple[int, ...]) -> Tensor:
-        """From 0 to below 1, without rounding."""
+        """Return uniform random numbers in [0, 1), computed without rounding."""
         return (self._bits(shape) >> (64 - self.digits)).to(self.x.dtype).mul_(2.0**-self.digits).add_(0.5)
 
     def _bits(self, shape: tuple[int, ...]) -> Tensor:
