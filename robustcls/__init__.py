@@ -6,7 +6,7 @@
     result = robustcls.evaluate(model, images, labels, threat="linf:8/255", attacks=["pgd(steps=20)"])
     print(result.robust.accuracy, result.robust.ci95)
 
-Images are float tensors N,C,H,W in [0, 1]. Names are imported when they are first used, so that `import robustcls` is quick.
+Images are float tensors N,C,H,W in [0, 1]. Each name is imported on first use, so that `import robustcls` is fast.
 """
 
 from importlib import import_module
@@ -55,7 +55,7 @@ _HOMES = {
     "label": "robustcls.api",
     "load": "robustcls.api",
     "load_data": "robustcls.api",
-    "report": "robustcls.reporting.render",  # which needs no torch
+    "report": "robustcls.reporting.render",  # not robustcls.api: a report needs no torch
     "smoothed": "robustcls.models.wrappers.smoothed",
     "straight_through": "robustcls.models.wrappers.straight_through",
     "train": "robustcls.api",

@@ -1,8 +1,8 @@
-"""The public functions: what `robustcls` offers in Python, and what the commands call.
+"""The public Python functions of `robustcls`, which the commands call, too.
 
-After the model, the images, the labels and the threat model, options are keywords; they are named as the flags of the
-commands, mean the same and have the same defaults. Any `torch.nn.Module` is taken on any device and in any mode, and its
-mode, parameters, gradients and buffers are left exactly as they were.
+After the model, the images, the labels and the threat model, all arguments are keyword arguments. They have the names,
+the meanings and the defaults of the commands' options. A model may be any `torch.nn.Module`, on any device and in any
+mode. Its mode, parameters, gradients and buffers are left exactly as they were.
 """
 
 import warnings
@@ -47,23 +47,26 @@ def load(
     std: float | Sequence[float] | None = None,
     twin: str | Path | None = None,
 ) -> nn.Module:
-    """Load a model, in eval mode: pixels in [0, 1], N,C,H,W, to logits N,K. It takes whatever `--model` takes.
+    """Load a model in eval mode. It maps images N,C,H,W with values in [0, 1] to logits N,K.
 
     Args:
-        spec: a checkpoint of ours, which knows the rest; a state dict, which needs `arch` and `input_size`;
-            `torchvision/NAME`, `timm/NAME`; `FILE.onnx`; `package.module:callable`; `http://HOST:PORT/v2/models/NAME` of a
-            running service, which sees images rounded to 8 bits.
-        arch: the architecture of a state dict, such as `vgg16(width=0.25)`, a function of (num_classes, input_size) that
-            makes it, or the network itself, whose weights are replaced. A checkpoint whose architecture is code, such as
-            `mylab.nets:net`, runs that code only where `arch` names it, or is it.
+        spec: anything that the option `--model` accepts: a robustcls checkpoint, which needs no other argument; a state
+            dict, which needs `arch` and `input_size`; `torchvision/NAME` or `timm/NAME`; `FILE.onnx`;
+            `package.module:callable`; or `http://HOST:PORT/v2/models/NAME` of a running service, which receives images
+            rounded to 8 bits.
+        arch: the architecture of a state dict: a spec such as `vgg16(width=0.25)`, a function of (num_classes, input_size)
+            that builds the network, or the network itself, whose weights are replaced. If the architecture of a checkpoint
+            is user code, such as `mylab.nets:net`, that code runs only if `arch` is that name or that function.
         classes: names of the outputs, in order.
         input_size: (C, H, W).
-        mean, std: of pixels in [0, 1], one value or one per channel; put in front of foreign weights, or of the module.
-        twin: of a service, the artefact or checkpoint whose gradients stand in for its own; the logits are the service's.
+        mean, std: mean and standard deviation of pixels in [0, 1], one value or one per channel. The model then normalises
+            its input with them; for weights that robustcls did not train, or for a module.
+        twin: for a service, the artefact or checkpoint whose gradients replace the missing gradients of the service. The
+            logits are those of the service.
 
     Raises:
-        InputError: for what cannot be read or built, and where classes or input_size contradict what the model says of
-            itself. What was assumed, chosen or not used is a UserWarning.
+        InputError: if the model cannot be read or built, or if `classes` or `input_size` contradict the model's own
+            information. Assumptions, choices and unused parts are reported as a UserWarning.
 
     Example:
         >>> model = robustcls.load("runs/digits-vgg16-pgd/ckpt.pt")
@@ -88,20 +91,20 @@ def load_data(
     skip_corrupt: bool = False,
     limit_train: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Load images and labels of a data set: float32 N,C,H,W in [0, 1] and int64 N, on the CPU.
+    """Load images, float32 N,C,H,W in [0, 1], and labels, int64 N, of a data set, on the CPU.
 
     Args:
         spec: `digits` (embedded), `cifar10`, `cifar100`, `svhn`, `fashion_mnist`, `folder:PATH`, `folder:PATH(size=64)`, or
             `package.module:callable`.
-        split: `train`, `val` or `test`. Where the data set has no validation split of its own, val is held out of train.
-        n: how many, of each class its share of the split, in file order; `all` or None for all.
-        seed: of the split between train and val.
-        data_dir: where downloaded data sets lie.
+        split: `train`, `val` or `test`. If the data set has no validation split, `val` is held out of the training split.
+        n: number of samples, drawn in proportion to the classes of the split, in file order; `all` or None for all samples.
+        seed: seed of the split into train and val.
+        data_dir: folder of downloaded data sets.
         skip_corrupt: skip images of a folder that cannot be read.
-        limit_train: of split train, a random subset with the same share of each class.
+        limit_train: size of a random subset of the training split, with the same class proportions.
 
     Raises:
-        InputError: for data that is unknown, missing or cannot be read.
+        InputError: if the data set is unknown, missing or cannot be read.
 
     Example:
         >>> images, labels = robustcls.load_data("digits", split="test", n=100)
@@ -131,33 +134,35 @@ def train(
     progress: bool = False,
     **options: Any,
 ) -> training.RunResult:
-    """Train a classifier, adversarially or not; write a run folder. What is not given comes from the data set's recipe.
+    """Train a classifier, adversarially or not, and write a run folder.
 
-    Under torchrun the processes share each batch.
+    Options that you do not set come from the data set's recipe. Under torchrun, the processes share each batch.
 
     Args:
-        data: a spec, as of `load_data`, `digits` unless given; (images, labels), float N,C,H,W in [0, 1] or uint8 and whole
-            numbers N, -100 where an image has no label, or an iterable of such batches; or two Images. Validation images are
-            held out, unless there are two.
-        arch: `vgg16` unless given, or another spec; a function of (num_classes, input_size) that makes a module on [0, 1]
-            pixels; or the module itself, of which a copy is trained.
+        data: a spec, as for `load_data` (default: `digits`); or a pair (images, labels), with images float N,C,H,W in
+            [0, 1] or uint8, and labels whole numbers N, -100 for an image without a label; or an iterable of such
+            batches; or two Images, for training and validation. Unless you pass two, validation images are held out.
+        arch: a spec (default: `vgg16`); a function of (num_classes, input_size) that returns a module on [0, 1] pixels;
+            or the module itself, of which a copy is trained.
         adv: the inner attack, such as `pgd(steps=3)`, or a function `(model, x, y, threat, *, generator=None) -> x_adv`;
-            `none` for plain training.
+            `none` for training without an attack.
         epochs: passes over the training images.
         norm, eps: the threat model of training.
-        out: the run folder; `runs/<data>-<arch>-<adv>-<time>` unless given.
-        resume: instead of all options, the folder of a run that goes on; `data`, `arch` and `adv` where they were objects.
+        out: the run folder (default: `runs/<data>-<arch>-<adv>-<time>`).
+        resume: the folder of an interrupted run to continue, in place of all other options. Pass `data`, `arch` and `adv`
+            again if they were objects.
         progress: show progress on stderr.
-        options: the other options of `robustcls train`, such as `objective`, `lr`, `batch_size`, `seed`, `ema`; its `--help`
-            lists them. Batch and rate are cut for few images unless given, as `.remark` of the result says. For data
-            without a recipe, a UserWarning says which `eps` and `augment` were taken.
+        options: the other options of `robustcls train`, such as `objective`, `lr`, `batch_size`, `seed`, `ema`; see
+            `robustcls train --help`. For few images, the batch size and the learning rate are reduced unless you set
+            them; `.remark` of the result reports it. For data without a recipe, a UserWarning reports the `eps` and
+            `augment` that were assumed.
 
     Returns:
-        run: `run.model`, the best by validation, in eval mode; `run.history`, a record of each epoch; `run.folder`.
+        run: with `run.model`, the best model by validation, in eval mode; `run.history`, one record per epoch; `run.folder`.
 
     Raises:
-        InputError: for options, data or a model that cannot be trained, before anything is written.
-        KeyboardInterrupt: on Ctrl-C or SIGTERM; the state is saved, and `resume` goes on.
+        InputError: if the options, the data or the model cannot be used for training; raised before anything is written.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM; the state is saved, and `resume` continues the run.
 
     Example:
         >>> run = robustcls.train(data=(images, labels), arch=net, adv="pgd(steps=3)", epochs=10, out="runs/mine")
@@ -180,31 +185,32 @@ def attack(
     index: Tensor | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """Run one attack and return what it made of the images: x_adv, float32 N,C,H,W in [0, 1], on the images' device.
+    """Run one attack and return the perturbed images x_adv, float32 N,C,H,W in [0, 1], on the device of `images`.
 
-    Nothing is verified here: a sample that withstands the attack comes back as the attack leaves it. Attacks that look for
-    the nearest example (`fmn`, `ddn`, `deepfool`, `cw`) may leave the ball; of others, and of pixels outside [0, 1], a
-    UserWarning says how many images leave it and how far. Of a service, `images` and x_adv are rounded to the 8 bits that are
-    sent, x_adv inside the ball.
+    Nothing is verified here: for a sample that withstands the attack, the attack's last attempt is returned. Attacks that
+    search for the nearest adversarial example (`fmn`, `ddn`, `deepfool`, `cw`) may leave the ball. For other attacks a
+    UserWarning reports how many images leave the ball or [0, 1], and how far. If the model is a service, `images` and
+    x_adv are rounded to the 8 bits that are sent, and x_adv stays inside the ball.
 
     Args:
-        model: any module that gives logits N,K for [0, 1] pixels.
+        model: any module that maps images with values in [0, 1] to logits N,K.
         images: float N,C,H,W in [0, 1], a tensor on any device or a NumPy array.
         labels: whole numbers N, counted from 0.
         threat: a ThreatModel, or text such as `linf:8/255`.
-        attack: a spec, or a function `(model, x, y, threat, *, generator=None) -> x_adv`, also a functools.partial of one.
-            See `robustcls list attack`.
-        target: the class that the model shall give: one for all samples, by number or name, or one per sample; `random`,
-            `least_likely` or `second` (the runner-up); None for any other than the label. Of one class for all, a sample of
-            that class is left as it is; one per sample must not be the label.
-        batch_size: images at a time; the result depends on it by rounding alone, for each image has its own random numbers.
-        seed: of these.
-        index: N whole numbers that name the images, on which with the seed their random numbers depend; their places
-            unless given.
+        attack: a spec (see `robustcls list attack`), or a function `(model, x, y, threat, *, generator=None) -> x_adv`, or
+            a functools.partial of such a function.
+        target: the class that the model is to predict: one class for all samples, by number or name; one class per sample;
+            or `random`, `least_likely` or `second` (the runner-up). None: any class other than the label. With one class
+            for all, samples of that class are left unchanged. With one class per sample, it must not be the label.
+        batch_size: images at a time. It changes the result only by rounding, since each image has its own random numbers.
+        seed: seed of the random numbers.
+        index: N whole numbers that identify the images (default: their positions). The random numbers of an image depend
+            on the seed and on this number.
         progress: show progress on stderr.
 
     Raises:
-        InputError: for images, labels, attacks, options, a target or what the attack gives that do not fit.
+        InputError: if the images, labels, attack, options or target are invalid, or if the attack returns something else
+            than images.
 
     Example:
         >>> x_adv = robustcls.attack(model, images, labels, "linf:8/255", "pgd(steps=20)")
@@ -232,54 +238,56 @@ def evaluate(
     progress: bool = False,
     **options: Any,
 ) -> Evaluation:
-    """Measure clean and robust accuracy under attacks that run in order; robust accuracy is an empirical upper bound.
+    """Measure clean and robust accuracy under attacks that run in order. Robust accuracy is an empirical upper bound.
 
     Args:
-        model: any module that gives logits N,K for [0, 1] pixels. Of one that gives a mapping, a tuple, an object with
-            `.logits`, or one logit for two classes, a warning says which part was taken.
+        model: any module that maps images with values in [0, 1] to logits N,K. If it returns a mapping, a tuple, an object
+            with `.logits`, or one logit for two classes, a warning reports which part is used.
         images: float N,C,H,W in [0, 1], a tensor or NumPy array; or an iterable of (images, labels), such as a DataLoader.
-        labels: whole numbers N, counted from 0; left out where `images` is an iterable that holds them.
+        labels: whole numbers N, counted from 0; leave them out if `images` is an iterable that contains them.
         threat: a ThreatModel, or text such as `linf:8/255`.
         suite: a named list of attacks: `fast` (the default), `standard`, `verdict`, `targeted`, or `rand` for a random model.
-        attacks: instead, attacks run in order, each on the samples that are still correct: specs such as `pgd(steps=20)`,
-            suites, or functions `(model, x, y, threat, *, generator=None) -> x_adv`. Whatever these do to the model is undone.
+        attacks: attacks in place of a suite, run in order, each on the samples that are still classified correctly: specs
+            such as `pgd(steps=20)`, names of suites, or functions `(model, x, y, threat, *, generator=None) -> x_adv`. All
+            changes that such a function makes to the model are undone.
         batch_size: images at a time.
-        seed: of everything random.
-        name: of the model, in the record.
-        resume: a folder that keeps what is done, so that the same call goes on from there if this one is cut off; removed
+        seed: seed of everything random.
+        name: name of the model in the record.
+        resume: a folder for intermediate results, from which the same call continues after an interruption. It is removed
             at the end.
         progress: show progress on stderr.
-        options: those of `robustcls attack` and `robustcls report`, by the names of their flags:
-            target: as of `attack`: success is that class alone, and robust accuracy counts every other answer as robust;
-            `.targeted` has the share that reached it. Samples of one class for all are left out. suite: `targeted` unless
-            given.
-            each_alone: every attack meets every sample, so that attacks can be compared.
+        options: options of `robustcls attack` and `robustcls report`, named like their flags:
+            target: as for `attack`. Only the target class counts as success, and robust accuracy counts every other
+            prediction as robust; `.targeted` has the share of samples that reached the target. With one class for all,
+            samples of that class are left out. The default suite is then `targeted`.
+            each_alone: run every attack on every sample, so that attacks can be compared.
             eps_grid: radii of a security curve, or `auto`.
-            checks: `passive` (the default: no attack, or a short one on few samples), `all`, or functions of your own.
-            transfer_from: a model, or the spec of one, on which the examples are crafted.
-            mask: pixels that may change, a bool tensor H,W or an image file. eight_bit: examples count as rounded to 8 bits.
-            detector: a function of images and logits that gives N scores, or its spec, beside the model: answers whose score is
-            above a threshold are refused. fpr: share of `held_out`, clean images N,C,H,W, above it.
-            certificates: what `robustcls.certify` returned for the same model and images: `.certified` of the result, beside
-            the attacks, which are held to them by the check `certificates`.
-            precision: `auto` (bf16 where it is faster), `fp32`, `bf16`, `fp16`: for speed alone; an adversarial example
-            counts only when the fp32 model misclassifies it. compile: of the model, by torch.compile.
-            positive: of two classes, the one that sensitivity is about, by its label or name; the second unless given.
-            tree: a TOML file with a tree of the classes, by which mistakes are far or near (`.severity`).
-            data_note, intended_use, license: are kept in the record.
-            examples, maps_n, curves_n, minimum_n, corruptions_n: samples of a gallery, of measures of attribution maps, of
-            curves in other norms, of minimum perturbations, under common corruptions: none unless given. method: specs of
-            attribution methods, for the first two. corruptions_from: a folder of published corrupted images.
-            profile: `quick`, `standard` or `full`: what `robustcls report` measures under it; options win over it. minutes:
-            the time that all of it may take.
+            checks: `passive` (the default: no attacks, or short ones on few samples), `all`, or your own functions.
+            transfer_from: a model, or its spec, on which the adversarial examples are crafted.
+            mask: the pixels that may change, a bool tensor H,W or an image file. eight_bit: round examples to 8 bits.
+            detector: a function of images and logits that returns N scores, or its spec; predictions whose score exceeds
+            a threshold are rejected. fpr: share of `held_out`, clean images N,C,H,W, that the threshold rejects.
+            certificates: the result of `robustcls.certify` for the same model and images. It becomes `.certified` of the
+            result, and the check `certificates` compares the attacks with it.
+            precision: `auto` (bf16 where it is faster), `fp32`, `bf16` or `fp16`, for speed only: an adversarial example
+            counts only if the fp32 model misclassifies it. compile: compile the model with torch.compile.
+            positive: the positive class of two, by label or name, for sensitivity (default: the second).
+            tree: a TOML file with a tree of the classes, for the severity of errors (`.severity`).
+            data_note, intended_use, license: texts that are stored in the record.
+            examples, maps_n, curves_n, minimum_n, corruptions_n: numbers of samples for the gallery, for measures of
+            attribution maps, for curves in other norms, for minimum perturbations and for common corruptions (default:
+            not measured). method: specs of attribution methods, for the first two. corruptions_from: a folder of
+            published corrupted images.
+            profile: `quick`, `standard` or `full`: measure what `robustcls report` measures under this profile; options
+            that you set override it. minutes: time limit for everything.
 
     Returns:
-        The record, which prints in a few lines; `.examples` has x, x_adv, y, success (False where the clean image is
-        misclassified), distance and broken_by of all samples, on the images' device; `.examples.save(path)` writes the
+        The record, which prints in a few lines. `.examples` has x, x_adv, y, success (False where the clean image is
+        misclassified), distance and broken_by of all samples, on the device of `images`; `.examples.save(path)` writes the
         adversarial ones as `--save-examples` does.
 
     Raises:
-        InputError: for a model, data, attacks or options that do not fit.
+        InputError: if the model, the data, the attacks or the options are invalid.
 
     Example:
         >>> result = robustcls.evaluate(model, loader, threat="linf:8/255", attacks=["pgd(steps=20)", my_attack])

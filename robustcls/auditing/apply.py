@@ -1,4 +1,4 @@
-"""A corrected copy of a data set, by what a person decided; test and validation images stay as they are."""
+"""Write a copy of a data set that is corrected by a person's decisions. Test and validation images stay unchanged."""
 
 import shutil
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ REMOVED = -1
 
 @dataclass(frozen=True)
 class Applied:
-    """What was done: images that were relabelled, removed, and looked at and left; and how many the copy's train split has."""
+    """Numbers of images that were relabelled, removed and explicitly kept, and of images in the copy's training split."""
 
     relabelled: int
     removed: int
@@ -36,23 +36,23 @@ class Applied:
 def apply_decisions(
     data: str, decisions: str | Path, out: str | Path, *, data_dir: str | None = None, skip_corrupt: bool = False
 ) -> Applied:
-    """Writes a folder with train/ and the other splits, a folder per class in each, to be read as `folder:OUT`.
+    """Write a folder with train/ and the other splits, one folder per class in each, to be read as `folder:OUT`.
 
-    Files of a folder are copied byte for byte, other images become PNG; of the train split those that were decided about are in
-    another class or left out. What the spec does not read, by its `list` or as corrupt, is not copied. A class must keep an
-    image.
+    Files of a folder are copied byte by byte; other images are written as PNG. In the training split, relabelled images are in
+    the folder of their new class and removed images are missing. Files that the spec does not read, because of its `list` or
+    because they are corrupt, are not copied. Every class must keep at least one image.
 
     Args:
         data: the spec that was audited.
-        decisions: issues.csv, suggest.csv or the page's labels.csv, with decisions.
+        decisions: a file with decisions: issues.csv, suggest.csv, or labels.csv from the page.
         out: a new folder.
 
     Raises:
-        InputError: where the decisions are of other images, or name a class that there is not; then nothing is written.
+        InputError: if the decisions are about other images or name an unknown class; then nothing is written.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is there already: name a new folder for the corrected copy with `out`")
+        raise InputError(f"{out} exists already: name a new folder for the corrected copy with `out`")
     check_outside(data, out)
     decided = read_decisions(decisions)
     if not decided:
@@ -77,9 +77,9 @@ def apply_decisions(
 
 
 def corrected_labels(images: Images, decisions: Iterable[Decision], where: str = "the decisions") -> Tensor:
-    """int64 N, REMOVED for images that are to go. Raises InputError where a decision is about other images.
+    """Return the corrected labels, int64 N, REMOVED for removed images. Raises InputError if a decision is about other data.
 
-    where: what they stand in, for error messages, which name the line, too.
+    where: the file of the decisions, for error messages.
     """
     names = images.files or tuple(map(str, images.index.tolist()))
     rows = {name: row for row, name in enumerate(names)}
@@ -90,7 +90,7 @@ def corrected_labels(images: Images, decisions: Iterable[Decision], where: str =
         row, place = rows.get(one.image), f"{where}, line {one.line}" if one.line else where
         if row is None:
             raise InputError(
-                f"{place}: {quoted(one.image)} is no training image of {images.name}: give decisions on this data; test "
+                f"{place}: {quoted(one.image)} is not a training image of {images.name}: give decisions on this data; test "
                 "images are not changed"
             )
         if images.classes[int(images.labels[row])] != one.label or digest(images.pixels[row]) != one.digest:
@@ -109,9 +109,9 @@ def corrected_labels(images: Images, decisions: Iterable[Decision], where: str =
 
 
 def _copy_files(root: Path, nested: bool, listed: Path | None, images: Images, labels: Tensor, out: Path) -> int:
-    """Copies each file that is read into the folder of its class; those of train by `labels`, the others by their own.
+    """Copy each file into the folder of its class: by `labels` in the training split, by its own label in other splits.
 
-    listed: the file that names those that are read, of each split. Gives the number of training images.
+    listed: the file that lists the files to read of each split. Returns the number of training images.
     """
     layout = lay_out(root, "train", nested=nested)
     new = dict(zip(images.files or (), labels.tolist(), strict=True))
@@ -132,10 +132,10 @@ def _copy_files(root: Path, nested: bool, listed: Path | None, images: Images, l
 
 
 def _write_png(images: Images, labels: Tensor, out: Path) -> int:
-    """Writes each image into the folder of its class, and gives their number."""
+    """Write each image as PNG into the folder of its class. Returns the number of images."""
     if images.pixels.shape[1] not in (1, 3):
         raise InputError(
-            f"data {images.name}: images of {images.pixels.shape[1]} channels are no PNG: apply them in Python"
+            f"data {images.name}: images of {images.pixels.shape[1]} channels cannot be written as PNG: correct them in Python"
         )
     names = [f"{index:06d}.png" for index in images.index.tolist()]
     places = _places(images.classes, images.labels.tolist(), labels.tolist(), names, out)
@@ -151,13 +151,13 @@ def _write_png(images: Images, labels: Tensor, out: Path) -> int:
 def _places(
     classes: Sequence[str], own: Sequence[int], labels: Sequence[int], names: Sequence[str], out: Path
 ) -> list[Path | None]:
-    """Where each image goes; None for one that is removed. Makes the folders.
+    """Return the path of each image, None for removed images, and create the folders.
 
-    Images that stay in their `own` class keep their names; one that comes to a name that the class has already gets a number.
+    Images that stay in their `own` class keep their names. Others get a number if their name exists in the new class.
     """
     folders = [out / name.replace("/", "_") for name in classes]
     if len(set(folders)) < len(folders):
-        raise InputError("two classes have names that are one as a folder's: rename one")
+        raise InputError("two classes have the same name as a folder: rename one")
     places: list[Path | None] = [None] * len(names)
     taken: set[Path] = set()
     late = []

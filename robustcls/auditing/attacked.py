@@ -1,4 +1,4 @@
-"""What attacks on the fold models say of the images: into which class they go, and how near the boundary they are."""
+"""Attacks on the fold models: class confusions under attack, and distances of images to the decision boundary."""
 
 from collections.abc import Callable
 
@@ -16,46 +16,48 @@ from robustcls.core.traits import traits_of
 from robustcls.data.images import Images
 from robustcls.runtime.predict import predict
 
-AT_ONCE = 64  # images between two looks at the clock
+AT_ONCE = 64  # images between two checks of the time limit
 
 
 def check_attacks(attack: str, minimum: str, threat: ThreatModel) -> None:
-    """Raises InputError for attacks that are unknown, or do not fit; `none` is no attack."""
+    """Raise InputError if an attack is unknown or does not support the threat model. `none` means no attack."""
     for spec in (attack, minimum):
         if spec != "none":
             threat.check_options(spec, plugins.resolved("attack", spec))
             threat.check_known(spec, traits_of(plugins.load("attack", spec)))
     if minimum != "none" and not traits_of(plugins.load("attack", minimum)).minimum_norm:
-        raise InputError(f"`minimum={minimum}` does not look for the nearest example: give one that does, such as fmn")
+        raise InputError(
+            f"`minimum={minimum}` does not search for the nearest example: give one that does, such as fmn"
+        )
 
 
 def attacked_classes(
-    images: Images, found: OutOfFold, threat: ThreatModel, attack: str, n: int, *, over: Callable[[], bool], seed: int,
+    images: Images, predictions: OutOfFold, threat: ThreatModel, attack: str, n: int, *, over: Callable[[], bool], seed: int,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The positions of n images at most, of each class its share, and the class of each under attack on its fold's model.
+    """Return the positions of at most n images, in proportion to the classes, and their predicted classes under attack.
 
-    over: whether the time is up; then there are fewer.
+    Each image is attacked on the model of its fold. over: whether the time is up; then fewer images are returned.
     """
     order = stratified_order(images.labels, seed)[:n]
-    return _by_fold(order, found, over, attack, progress, lambda model, rows: _classes(
+    return _by_fold(order, predictions, over, attack, progress, lambda model, rows: _classes(
         model, images, rows, threat, attack, seed
     ))  # fmt: skip
 
 
 def nearest_boundary(
-    images: Images, found: OutOfFold, threat: ThreatModel, attack: str, n: int, *, over: Callable[[], bool], seed: int,
+    images: Images, predictions: OutOfFold, threat: ThreatModel, attack: str, n: int, *, over: Callable[[], bool], seed: int,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The positions of images that their fold's model classifies correctly, by the distance of the nearest adversarial
-    example that a minimum-norm attack found; that distance; and the example's class.
+    """Return correctly classified images, sorted by the distance of the nearest adversarial example found.
 
-    Looked at are the n images whose label is least ahead of the other classes. over: as of `attacked_classes`.
+    Returns their positions, the distances, and the predicted classes of the examples. The minimum-norm attack runs on the n
+    images with the smallest margins, on the model of their fold. over: as for `attacked_classes`.
     """
-    p, y = found.probabilities, images.labels
+    p, y = predictions.probabilities, images.labels
     margin = p.gather(1, y[:, None]).squeeze(1) - p.scatter(1, y[:, None], -1).amax(1)
     order = margin.where(p.argmax(1) == y, torch.inf).argsort(stable=True)[: min(n, int((p.argmax(1) == y).sum()))]
-    rows, values = _by_fold(order, found, over, attack, progress, lambda model, some: _distances(
+    rows, values = _by_fold(order, predictions, over, attack, progress, lambda model, some: _distances(
         model, images, some, threat, attack, seed
     ))  # fmt: skip
     if not len(rows):
@@ -67,17 +69,17 @@ def nearest_boundary(
 
 
 def _by_fold(
-    order: Tensor, found: OutOfFold, over: Callable[[], bool], label: str, progress: bool,
+    order: Tensor, predictions: OutOfFold, over: Callable[[], bool], label: str, progress: bool,
     measure: Callable[[torch.nn.Module, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Measures the images in this order, part by part, each by its fold's model, until the time is over."""
+    """Apply `measure` to the images in this order, each with the model of its fold, until the time is up."""
     rows, values = [order[:0]], []
     with Bar(len(order), label, "image", show=progress) as bar:
         for part in order.split(AT_ONCE):
             if over():
                 break
-            for number, model in enumerate(found.models):
-                some = part[found.fold[part] == number]
+            for number, model in enumerate(predictions.models):
+                some = part[predictions.fold[part] == number]
                 if len(some):
                     rows.append(some)
                     values.append(measure(model, some))
@@ -104,7 +106,7 @@ def _classes(
 def _distances(
     model: torch.nn.Module, images: Images, rows: Tensor, threat: ThreatModel, attack: str, seed: int
 ) -> Tensor:
-    """Distance and class of each, N,2; infinity where no example was found."""
+    """Return distance and predicted class per image, N,2; the distance is inf if no example was found."""
     x, x_adv, classes = _attack(model, images, rows, threat, attack, seed)
     distance = threat.distance(x_adv, x).where(classes != images.labels[rows], torch.inf)
     return torch.stack([distance, classes.float()], 1)

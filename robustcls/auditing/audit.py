@@ -1,4 +1,4 @@
-"""The whole audit of a data set."""
+"""The audit of a data set."""
 
 import math
 import time
@@ -30,10 +30,13 @@ from robustcls.results.subject import Data, Provenance, Threat
 from robustcls.runtime.device import describe_device, resolve_device
 from robustcls.training.config import PYTHON
 
-TRAINING = 0.8  # of the minutes, where attacks follow
-PAIRS = 20  # confused pairs that are kept, and half as many of those into which attacks go most
-LEAST_ACCURACY, MOST_ISSUES = 0.5, 0.2  # out of fold; beyond them it is said that the label errors are doubtful
-PICTURE = 96  # the longer side of a picture, at most
+TRAINING = 0.8  # share of the time for training, if attacks follow
+PAIRS = 20  # recorded clean confusions; half as many are recorded under attack
+LEAST_ACCURACY, MOST_ISSUES = (
+    0.5,
+    0.2,
+)  # limits of out-of-fold results; beyond them a note says that the issues are doubtful
+PICTURE = 96  # maximum length of the longer side of a picture
 
 
 def audit_data(
@@ -43,15 +46,15 @@ def audit_data(
     progress: bool = False,
     command: str = "",
 ) -> tuple[Audit, OutOfFold]:
-    """Audits the train split of a data set; nothing is written.
+    """Audit the training split of a data set without writing anything. Raises InputError.
 
-    images: in place of config.data, whose recipe is taken where it is named; then there is no other split to look for
-    duplicates in. Raises InputError.
+    images: audited in place of the data set config.data, which then only selects the recipe. Other splits are not searched
+    for duplicates in this case.
     """
     began, started = time.perf_counter(), datetime.now(UTC)
-    if images is not None and config.data is None:  # else the models would be trained by the recipe of another data set
+    if images is not None and config.data is None:  # otherwise the recipe of the default data set would be used
         config = replace(config, data=PYTHON)
-    left = _Left(config, began)
+    clock = _Clock(config, began)
     options = fold_options(config)[0]
     threat = ThreatModel(options.norm, parse_eps(options.eps))  # type: ignore[arg-type]
     check_attacks(config.attack, config.minimum, threat)
@@ -66,25 +69,25 @@ def audit_data(
     splits = {"train": images} if given else {"train": images, **_others(config, spec, images, notes)}
     groups = find_duplicates(torch.cat([one.pixels for one in splits.values()]), progress=progress)
     if sum(map(len, splits.values())) > MOST:
-        notes.append(f"near duplicates were not looked for: more than {MOST:,} images")
+        notes.append(f"near duplicates were not searched for: more than {MOST:,} images")
     inside = [part for group in groups if len((part := _first(group, len(images))).rows) > 1]
     fold = divide(images.labels, config.folds, config.seed, inside)
     check_folds(images, fold, config.folds)
-    found = out_of_fold(images, fold, config, minutes=left.for_a_fold, progress=progress)
-    if config.epochs is None and min(found.epochs) == 1:
+    predictions = out_of_fold(images, fold, config, minutes=clock.for_a_fold, progress=progress)
+    if config.epochs is None and min(predictions.epochs) == 1:
         notes.append(
-            "the time was enough for one epoch a fold: the predictions are poor, and so is what follows from them"
+            "the time was enough for only one epoch per fold: the predictions, and all results that use them, are unreliable"
         )
-    confident = find_label_errors(found.probabilities, images.labels)
-    pairs, attacked = _pairs(config, images, found, threat, left, progress)
-    boundary = _boundary(config, images, found, threat, left, progress)
-    if left.was_over:
-        notes.append("the time was over before all images were attacked: give more `minutes`")
+    confident = find_label_errors(predictions.probabilities, images.labels)
+    pairs, attacked = _pairs(config, images, predictions, threat, clock, progress)
+    boundary = _boundary(config, images, predictions, threat, clock, progress)
+    if clock.was_over:
+        notes.append("the time was up before all images were attacked: give more `minutes`")
     issues = [_label_error(images, confident, row) for row in confident.ranked().tolist()]
-    correct = int((found.probabilities.argmax(1) == images.labels).sum())
+    correct = int((predictions.probabilities.argmax(1) == images.labels).sum())
     notes[:0] = _doubts(correct / len(images), len(issues) / len(images))
     duplicates = [_duplicates(splits, group) for group in groups]
-    suggestions = _suggest(config.suggest, images, found, confident, issues, boundary, duplicates)
+    suggestions = _suggest(config.suggest, images, predictions, confident, issues, boundary, duplicates)
     for one in suggestions:
         one.picture = _picture(images.pixels[_place(images, one.index)])
     provenance = Provenance(
@@ -109,18 +112,18 @@ def audit_data(
         duplicates=duplicates,
         provenance=provenance,
         arch=config.arch,
-        epochs=list(found.epochs),
+        epochs=list(predictions.epochs),
         attack=config.attack if attacked else "",
         attacked=attacked,
         minimum=config.minimum if boundary else "",
         threat=Threat(threat.norm, threat.eps, threat.eps_text) if attacked or boundary else None,
         searched=list(splits),
         notes=notes,
-    ), found  # fmt: skip
+    ), predictions  # fmt: skip
 
 
 def _doubts(accuracy: float, issues: float) -> list[str]:
-    """What is said where the models err so often that most label errors must be their own. Both are shares of the images."""
+    """Return a note if the models err so often that most label errors are probably their own. Both are shares of images."""
     if accuracy >= LEAST_ACCURACY and issues <= MOST_ISSUES:
         return []
     return [
@@ -129,14 +132,14 @@ def _doubts(accuracy: float, issues: float) -> list[str]:
     ]
 
 
-def save_predictions(found: OutOfFold, path: Path) -> None:
-    """probabilities float32 N,K and fold N as npz, in the order of the train split as far as it was audited."""
+def save_predictions(predictions: OutOfFold, path: Path) -> None:
+    """Write probabilities (float32 N,K) and fold (N) of the audited images as npz, in the order of the training split."""
     with atomic_write(path) as part, open(part, "wb") as file:
-        numpy.savez_compressed(file, probabilities=found.probabilities.numpy(), fold=found.fold.numpy())
+        numpy.savez_compressed(file, probabilities=predictions.probabilities.numpy(), fold=predictions.fold.numpy())
 
 
-class _Left:
-    """The time that is left."""
+class _Clock:
+    """The remaining time of an audit."""
 
     def __init__(self, config: AuditConfig, began: float) -> None:
         self.began, self.seconds = began, math.inf if config.epochs is not None else 60 * config.minutes
@@ -144,11 +147,11 @@ class _Left:
         self.was_over = False
 
     def for_a_fold(self, folds: int) -> float:
-        """Minutes for the next of so many."""
+        """Return the minutes for the next fold. folds: number of remaining folds."""
         return (self.training * self.seconds - (time.perf_counter() - self.began)) / folds / 60
 
     def until(self, share: float) -> Callable[[], bool]:
-        """Whether this share of the time is over."""
+        """Return a function that says whether this share of the time has passed."""
 
         def over() -> bool:
             is_over = time.perf_counter() - self.began > share * self.seconds
@@ -159,18 +162,18 @@ class _Left:
 
 
 def _others(config: AuditConfig, spec: str, images: Images, notes: list[str]) -> dict[str, Images]:
-    """The other splits of the data set, in which its images may occur again, where they have the same size."""
+    """Return the other splits of the data set that have images of the same size, for the search for duplicates."""
     size = images.pixels.shape[1:]
     names = (["val"] if has_val(spec) else []) + (["test"] if has_test(spec) else [])
-    found = {
+    others = {
         name: load_split(spec, name, data_dir=config.data_dir, skip_corrupt=config.skip_corrupt, seed=config.seed)
         for name in names
     }
-    for name, one in found.items():
+    for name, one in others.items():
         if one.pixels.shape[1:] != size:
             sizes = " and ".join("x".join(map(str, shape)) for shape in (size, one.pixels.shape[1:]))
-            notes.append(f"duplicates were not looked for in {name}: images of train and {name} are of {sizes}")
-    return {name: one for name, one in found.items() if one.pixels.shape[1:] == size}
+            notes.append(f"duplicates were not searched for in {name}: images of train and {name} are of {sizes}")
+    return {name: one for name, one in others.items() if one.pixels.shape[1:] == size}
 
 
 def _first(group: Group, count: int) -> Group:
@@ -178,16 +181,17 @@ def _first(group: Group, count: int) -> Group:
 
 
 def _pairs(
-    config: AuditConfig, images: Images, found: OutOfFold, threat: ThreatModel, left: _Left, progress: bool
+    config: AuditConfig, images: Images, predictions: OutOfFold, threat: ThreatModel, clock: _Clock, progress: bool
 ) -> tuple[list[Pair], int]:
-    """The most confused pairs, clean and under attack, and how many images were attacked."""
+    """Return the most frequent confusions, clean and under attack, and the number of attacked images."""
     labels, k = images.labels, len(images.classes)
-    clean = _count(labels, found.probabilities.argmax(1), k)
+    clean = _count(labels, predictions.probabilities.argmax(1), k)
     attacked = None
     rows = labels[:0]
     if config.attack != "none":
         rows, classes = attacked_classes(
-            images, found, threat, config.attack, config.attack_n, over=left.until(0.9), seed=config.seed, progress=progress
+            images, predictions, threat, config.attack, config.attack_n, over=clock.until(0.9), seed=config.seed,
+            progress=progress,
         )  # fmt: skip
         attacked = _count(labels[rows], classes, k) if len(rows) else None
     wanted = dict.fromkeys([*_largest(clean)[:PAIRS], *_largest(attacked or [])[: PAIRS // 2]])
@@ -196,7 +200,7 @@ def _pairs(
 
 
 def _largest(table: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    """The places off the diagonal at which something was counted, the largest count first."""
+    """Return the positions of non-zero counts off the diagonal, the largest count first."""
     places = [(i, j) for i, row in enumerate(table) for j, count in enumerate(row) if i != j and count]
     return sorted(places, key=lambda place: -table[place[0]][place[1]])
 
@@ -211,12 +215,13 @@ def _share(table: Sequence[Sequence[int]], i: int, j: int) -> Accuracy:
 
 
 def _boundary(
-    config: AuditConfig, images: Images, found: OutOfFold, threat: ThreatModel, left: _Left, progress: bool
+    config: AuditConfig, images: Images, predictions: OutOfFold, threat: ThreatModel, clock: _Clock, progress: bool
 ) -> list[Finding]:
     if config.minimum == "none":
         return []
     rows, distances, classes = nearest_boundary(
-        images, found, threat, config.minimum, config.minimum_n, over=left.until(1.0), seed=config.seed, progress=progress
+        images, predictions, threat, config.minimum, config.minimum_n, over=clock.until(1.0), seed=config.seed,
+        progress=progress,
     )  # fmt: skip
     return [
         _finding(images, row, guess, BOUNDARY, distance)
@@ -225,9 +230,9 @@ def _boundary(
 
 
 def _label_error(images: Images, confident: Confident, row: int) -> Finding:
-    found = _finding(images, row, int(confident.guess[row]), LABEL_ERROR, float(confident.margin[row]))
-    found.odds = float(f"{confident.ratio[row].exp().item():.6g}")
-    return found
+    finding = _finding(images, row, int(confident.guess[row]), LABEL_ERROR, float(confident.margin[row]))
+    finding.odds = float(f"{confident.ratio[row].exp().item():.6g}")
+    return finding
 
 
 def _finding(images: Images, row: int, guess: int, reason: str, score: float) -> Finding:
@@ -249,20 +254,23 @@ def _duplicates(splits: dict[str, Images], group: Group) -> Duplicates:
 
 
 def _suggest(
-    most: int, images: Images, found: OutOfFold, confident: Confident, issues: Sequence[Finding],
+    most: int, images: Images, predictions: OutOfFold, confident: Confident, issues: Sequence[Finding],
     boundary: Sequence[Finding], duplicates: Sequence[Duplicates],
 ) -> list[Finding]:  # fmt: skip
-    """What a person should look at first: duplicates under two labels, of which one is wrong; label errors; images near the
-    boundary; and those of which the models are least sure."""
+    """Return what a person should check, in this order.
+
+    Duplicates with two labels, of which one is wrong; label errors; images near the boundary; and images on which the models
+    are least certain.
+    """
     two = [
-        _finding(images, row, int(found.probabilities[row].argmax()), TWO_LABELS, group.likeness)
+        _finding(images, row, int(predictions.probabilities[row].argmax()), TWO_LABELS, group.likeness)
         for group in duplicates
         if group.two_labels
         for row in (_place(images, copy.index) for copy in group.images if copy.split == "train")
     ]
     margin = confident.margin.abs()
     unsure = [
-        _finding(images, row, int(found.probabilities[row].argmax()), UNSURE, float(confident.margin[row]))
+        _finding(images, row, int(predictions.probabilities[row].argmax()), UNSURE, float(confident.margin[row]))
         for row in margin.argsort(stable=True)[:most].tolist()
     ]
     chosen: dict[int, Finding] = {}
@@ -273,7 +281,7 @@ def _suggest(
 
 
 def _place(images: Images, index: int) -> int:
-    """Where the image of this position in the split lies among those that were audited."""
+    """Return the row of an audited image by its position in the split."""
     return int(torch.searchsorted(images.index, index))
 
 

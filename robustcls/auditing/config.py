@@ -7,7 +7,7 @@ from robustcls.core.config import option
 from robustcls.core.errors import InputError
 from robustcls.core.options import RuntimeOptions, TrainingDataOptions, TrainingThreatOptions
 
-FOLDS = (2, 4)  # fewest and most
+FOLDS = (2, 4)  # smallest and largest number
 
 
 @dataclass(kw_only=True)
@@ -15,26 +15,35 @@ class AuditConfig(TrainingDataOptions, TrainingThreatOptions, RuntimeOptions):
     GROUP: ClassVar[str] = "Optimisation"
 
     limit_train: int | None = option(
-        None, "Audit so many training images, the same share of each class.", metavar="N", group="Data"
+        None, "Audit N training images only, with the same class proportions.", metavar="N", group="Data"
     )
-    arch: str = option("vgg16(width=0.25)", "Architecture of the models, one a fold.", metavar="SPEC", group="Model")
-    folds: int = option(4, "Parts of the training images; each is predicted by a model trained on the others: 2 to 4.")
-    minutes: float = option(10.0, "Time for everything together.")
-    epochs: int | None = option(None, "Instead of --minutes: passes of each model over its images.")
+    arch: str = option(
+        "vgg16(width=0.25)", "Architecture of the models (one model per fold).", metavar="SPEC", group="Model"
+    )
+    folds: int = option(4, "Number of folds, 2 to 4. Each fold is predicted by a model trained on the other folds.")
+    minutes: float = option(10.0, "Time for the whole audit, in minutes.")
+    epochs: int | None = option(None, "Training epochs of each model, in place of --minutes.")
     recipe: str | None = option(
-        None, "Other options of robustcls train for the models, such as lr or augment.", metavar="FILE.toml"
+        None, "File with other options of robustcls train for these models, such as lr or augment.", metavar="FILE.toml"
     )
     attack: str = option(
-        "pgd(steps=10)", "Attack under which confused classes are counted, or none.", metavar="SPEC", group="Attack"
+        "pgd(steps=10)", "Attack under which class confusions are counted, or none.", metavar="SPEC", group="Attack"
     )
-    attack_n: int = option(500, "Images that it attacks, of each class its share.", group="Attack")
+    attack_n: int = option(500, "Number of images for --attack, drawn in proportion to the classes.", group="Attack")
     minimum: str = option(
-        "fmn(steps=50)", "Attack that measures distances to the boundary, or none.", metavar="SPEC", group="Attack"
+        "fmn(steps=50)",
+        "Attack that measures distances to the decision boundary, or none.",
+        metavar="SPEC",
+        group="Attack",
     )
-    minimum_n: int = option(200, "Images for it: correctly classified ones with the smallest margins.", group="Attack")
-    suggest: int = option(200, "Images that a person is to look at, at most.", group="Output")
+    minimum_n: int = option(
+        200,
+        "Number of images for --minimum: the correctly classified images with the smallest margins.",
+        group="Attack",
+    )
+    suggest: int = option(200, "Maximum number of images suggested for checking by a person.", group="Output")
     out: str | None = option(
-        None, "New folder for what is written.  [default: audit; with --apply corrected]", metavar="DIR", group="Output"
+        None, "New output folder.  [default: audit, or corrected with --apply]", metavar="DIR", group="Output"
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Findings as CSV, in which a person decides, and back."""
+"""Findings as CSV files, and the decisions that a person adds to them."""
 
 import codecs
 import csv
@@ -16,20 +16,22 @@ from robustcls.results.audit import BOUNDARY, Finding
 COLUMNS = ("image", "label", "guess", "reason", "score", "digest", "decision", "new_label")
 NEEDED = ("image", "label", "digest", "decision")
 KEEP, RELABEL, REMOVE = "keep", "relabel", "remove"
-FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a cell begins that a spreadsheet computes, and one that is guarded from it
+FORMULA = re.compile(
+    r"'*[=+\-@\t\r]"
+)  # start of a cell that a spreadsheet would evaluate, possibly with quotation marks before it
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a person decided about an image of the train split.
+    """A person's decision about an image of the training split.
 
     Attributes:
-        image: the name of its file below the folder, or its position in the split.
-        label: the class that it carried then, by name.
-        digest: of its pixels.
+        image: file name below the folder, or position in the split.
+        label: class name at the time of the audit.
+        digest: digest of the pixels.
         decision: keep, relabel or remove.
-        new_label: the class that it is to carry, by name; "" unless relabelled.
-        line: of the file that says so; 0 where there is none.
+        new_label: the new class name; "" unless relabelled.
+        line: line of the file with the decision; 0 if it comes from no file.
     """
 
     image: str
@@ -41,11 +43,11 @@ class Decision:
 
 
 def write_findings(path: Path, findings: Iterable[Finding], classes: Sequence[str]) -> None:
-    """A line for each, with the columns decision and new_label empty: a person fills them in.
+    """Write one line per finding, with empty columns decision and new_label for a person to fill in.
 
-    Of an image near the boundary there is no guess: the models take it for what its label says. So that a spreadsheet runs no
-    name as a formula and reads no digest as a number, a quotation mark or an x stands before it; `read_decisions` takes them
-    off.
+    Images near the boundary have no guess, because the models predict their label. Names that a spreadsheet would evaluate as
+    formulas are prefixed with a quotation mark, and digests with an x, so that they are not read as numbers. `read_decisions`
+    removes both prefixes.
     """
     with atomic_write(path) as part, open(part, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file)
@@ -58,33 +60,35 @@ def write_findings(path: Path, findings: Iterable[Finding], classes: Sequence[st
 
 
 def read_decisions(path: str | Path) -> list[Decision]:
-    """The lines in which something was decided; those whose decision is empty are left out.
+    """Return the decisions in a file; lines with an empty decision are skipped.
 
-    A line that says relabel and names no class takes the guess. Raises InputError that names the first line that is wrong.
+    A line with relabel but without a new class takes the guess. Raises InputError that names the first invalid line.
     """
-    made: dict[str, Decision] = {}
+    decisions: dict[str, Decision] = {}
     for line, row in _rows(path):
-        said = row["decision"].strip().lower()
-        if not said:
+        decision = row["decision"].strip().lower()
+        if not decision:
             continue
         where = f"{path}, line {line}"
-        if said not in (KEEP, RELABEL, REMOVE):
-            raise InputError(f"{where}: decision {said!r} is not known: write {KEEP}, {RELABEL}, {REMOVE}, or nothing")
+        if decision not in (KEEP, RELABEL, REMOVE):
+            raise InputError(
+                f"{where}: decision {decision!r} is not known: write {KEEP}, {RELABEL}, {REMOVE}, or nothing"
+            )
         image, label = _plain(row["image"]), _plain(row["label"])
         new = next((cell for name in ("new_label", "guess") if (cell := row.get(name, "")).strip()), "")
-        if said == RELABEL and not new:
+        if decision == RELABEL and not new:
             raise InputError(f"{where}: {quoted(image)} is to be relabelled: name its class in new_label")
         digest = row["digest"].removeprefix("x")
-        one = Decision(image, label, digest, said, _plain(new) if said == RELABEL else "", line)
-        if made.setdefault(image, one) != one:
-            raise InputError(f"{where}: {quoted(image)} was decided otherwise before: leave one of the two lines")
-    return list(made.values())
+        one = Decision(image, label, digest, decision, _plain(new) if decision == RELABEL else "", line)
+        if decisions.setdefault(image, one) != one:
+            raise InputError(f"{where}: {quoted(image)} has a different decision before: keep one of the two lines")
+    return list(decisions.values())
 
 
 def _rows(path: str | Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The lines of a table, by column, each with its number; cells that are missing at the end of one are empty."""
+    """Yield the line number and the cells by column of each line. Cells that are missing at the end are empty."""
     text, before = _text(path), 0
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)  # as spreadsheets of other languages write them
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets write other delimiters in some languages
     rows = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=delimiter, strict=True)
     try:
         if missing := [name for name in NEEDED if name not in (rows.fieldnames or ())]:
@@ -99,17 +103,17 @@ def _rows(path: str | Path) -> Iterator[tuple[int, dict[str, str]]]:
                 )
             yield before, row
     except csv.Error as error:
-        raise InputError(f"{path}, line {before + 1}: {error}: a quotation mark is missing, there or behind") from None
+        raise InputError(f"{path}, line {before + 1}: {error}: a quotation mark is missing there or later") from None
 
 
 def _text(path: str | Path) -> str:
     try:
-        found = Path(path).read_bytes()
-        if found[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        content = Path(path).read_bytes()
+        if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             raise InputError(f"{path} is UTF-16, as spreadsheets write Unicode text: save it as CSV in UTF-8")
-        return found.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise InputError(f"cannot read {path}: {why}: give the CSV file with decisions to `apply`") from None
 
 

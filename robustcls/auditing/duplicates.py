@@ -1,9 +1,9 @@
-"""Images that occur twice, inside a split and across splits: pixel for pixel, or nearly.
+"""Duplicate images, within a split and across splits: exact (pixel by pixel) and near duplicates.
 
-Near duplicates are found in two steps. The coarse one compares small thumbnails, each less its mean and divided by its norm, by
-their cosine, so that brightness and contrast do not count. Two skies have alike thumbnails, too; so the fine one asks whether
-what the thumbnails leave out, the detail, correlates as well, far more than an image's nearest does in this data. Mirrored,
-rotated and cropped copies are not found.
+Near duplicates are found in two steps. The first step compares small thumbnails by cosine similarity, after subtracting their
+mean and dividing by their norm, so that brightness and contrast do not matter. Different images, such as two skies, may also
+have similar thumbnails. The second step therefore compares the detail, which the thumbnails leave out: it must correlate far
+more than is usual for the nearest images in this data set. Mirrored, rotated and cropped copies are not found.
 """
 
 from collections import defaultdict
@@ -17,24 +17,22 @@ from torch.nn import functional as F
 from robustcls.core.progress import Bar
 from robustcls.data.duplicates import digest
 
-SIDE, FINE = 8, 32  # of a thumbnail, and of the image in which detail is compared, at most
-COARSE = 0.95  # least cosine of the thumbnails
-DETAIL = 0.6  # of the detail: on 12,000 CIFAR-10 images the pairs above were copies, when looked at, and few below were
-UNUSUAL = (
-    5  # standard deviations above what an image's nearest usually is: digits and shirts are alike without being copies
-)
-SAMPLED = 512  # images, of which that is measured
-NEAREST, GAP = (
-    16,
-    0.5,
-)  # of so many, those before a gap as wide as this (in atanh) are taken for copies and not for usual
-MOST = 200_000  # images, above which near duplicates are not looked for: all pairs are compared
+SIDE, FINE = 8, 32  # maximum side of a thumbnail, and of the image in which detail is compared
+COARSE = 0.95  # minimum cosine similarity of the thumbnails
+# Minimum cosine similarity of the detail: among 12,000 CIFAR-10 images, pairs above were copies by inspection; few below were
+DETAIL = 0.6
+# Standard deviations above the usual similarity of nearest images; digits and shirts are similar without being copies.
+UNUSUAL = 5
+SAMPLED = 512  # images on which the usual similarity is measured
+# Among the NEAREST images, those before a gap of at least GAP (in atanh) count as copies, not as usual neighbours.
+NEAREST, GAP = 16, 0.5
+MOST = 200_000  # with more images, near duplicates are not searched for, because all pairs are compared
 BLOCK = 2048
 
 
 @dataclass(frozen=True)
 class Group:
-    """Positions of images that are alike, sorted; likeness: the least cosine of detail that joins them, 1 pixel for pixel."""
+    """A group of duplicates: sorted positions. likeness: smallest cosine similarity of detail that links them; 1: exact."""
 
     rows: tuple[int, ...]
     likeness: float
@@ -45,9 +43,9 @@ class Group:
 
 
 def find_duplicates(pixels: Tensor, *, near: bool = True, progress: bool = False) -> list[Group]:
-    """Groups of two images or more that are alike, by the first of each; exact and near ones in one group count as near.
+    """Return the groups of two or more duplicates, sorted by their first image.
 
-    pixels: uint8 N,C,H,W. near: else only those that are equal, pixel for pixel.
+    A group with both exact and near duplicates counts as near. pixels: uint8 N,C,H,W. near: also search for near duplicates.
     """
     by_digest: dict[str, list[int]] = defaultdict(list)
     for row, image in enumerate(pixels):
@@ -62,7 +60,7 @@ def find_duplicates(pixels: Tensor, *, near: bool = True, progress: bool = False
 
 
 def _alike(pixels: Tensor, *, progress: bool) -> Iterator[tuple[int, int, float]]:
-    """Pairs i < j of images whose thumbnails and detail are alike, and the cosine of the detail."""
+    """Yield pairs i < j of images with similar thumbnails and detail, and the cosine similarity of the detail."""
     coarse, fine = _described(pixels)
     least = _least(fine)
     blocks = range(0, len(pixels), BLOCK)
@@ -76,27 +74,27 @@ def _alike(pixels: Tensor, *, progress: bool) -> Iterator[tuple[int, int, float]
                 likeness = (_floats(fine, near[:, 0]) * _floats(fine, near[:, 1])).sum(1)
                 for (i, j), value in zip(near.tolist(), likeness.tolist(), strict=True):
                     if value >= least:
-                        yield i, j, min(value, 1 - 1e-6)  # equal pixels were joined before
+                        yield i, j, min(value, 1 - 1e-6)  # exact duplicates were linked before
                 bar.advance()
 
 
 def _least(fine: Tensor) -> float:
-    """The cosine of detail from which on two images of this data are near duplicates."""
+    """Return the cosine similarity of detail above which two images of this data are near duplicates."""
     rows = torch.randperm(len(fine), generator=torch.Generator().manual_seed(0))[:SAMPLED].sort().values
     nearest = torch.empty(len(rows), 0)
     for some in torch.arange(len(fine)).split(BLOCK):
         cosines = (_floats(fine, rows) @ _floats(fine, some).T).masked_fill(rows[:, None] == some, -1)
         nearest = torch.cat([nearest, cosines], 1)
         nearest = nearest.topk(min(NEAREST, nearest.shape[1])).values
-    z = _usual(nearest.clamp(-0.999, 0.999).atanh())  # by which cosines become about normal (Fisher 1915)
+    z = _usual(nearest.clamp(-0.999, 0.999).atanh())  # makes cosines approximately normal (Fisher 1915)
     spread = 1.4826 * (z - z.median()).abs().median()
     return max(DETAIL, (z.median() + UNUSUAL * spread).tanh().item())
 
 
 def _usual(nearest: Tensor) -> Tensor:
-    """How near the nearest that is no copy is: N, of N,K in falling order.
+    """Return the similarity of the nearest image that is not a copy: N, from similarities N,K in descending order.
 
-    Else nothing would be found where most images have a copy, such as in a test split that is train once more.
+    Without this step, no duplicates would be found where most images have a copy, as in a test split that repeats train.
     """
     if nearest.shape[1] < 2:
         return nearest[:, 0]
@@ -109,7 +107,7 @@ def _floats(fine: Tensor, rows: Tensor) -> Tensor:
 
 
 def _described(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Thumbnails float32 N,D of norm 1, or 0 where all is one colour; and what they leave out, float16 N,C,h,w."""
+    """Return thumbnails, float32 N,D with norm 1 (0 for uniform images), and the detail they leave out, float16 N,C,h,w."""
     side = max(1, min(SIDE, min(pixels.shape[2:]) // 2))
     size = min(FINE, pixels.shape[2]), min(FINE, pixels.shape[3])
     coarse, fine = [], []
@@ -122,7 +120,7 @@ def _described(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _joined(links: Sequence[tuple[int, int, float]]) -> list[Group]:
-    """The groups that links between two positions make."""
+    """Return the connected groups of links between two positions."""
     home: dict[int, int] = {}
 
     def find(row: int) -> int:

@@ -1,4 +1,4 @@
-"""Predictions for every training image by a model that was not trained on it."""
+"""Out-of-fold predictions: each training image is predicted by a model that was not trained on it."""
 
 import tempfile
 from collections.abc import Callable, Container, Sequence
@@ -25,7 +25,7 @@ from robustcls.training.recipe import configure
 from robustcls.training.train import train
 
 AT_ONCE = 512  # images that are predicted at a time
-FORBIDDEN = {  # of a recipe; images without labels might be copies of those that a fold holds out
+FORBIDDEN = {  # options that a recipe must not set; images without labels could be copies of held-out images
     "data", "arch", "adv", "objective", "step", "minutes", "epochs", "out", "limit_train", "seed", "unlabelled",
     "pseudo_labels",
 }  # fmt: skip
@@ -33,13 +33,13 @@ FORBIDDEN = {  # of a recipe; images without labels might be copies of those tha
 
 @dataclass(frozen=True, eq=False)
 class OutOfFold:
-    """Of N training images: predictions, and the models that made them.
+    """The predictions for N training images, and the models that made them.
 
     Attributes:
         probabilities: float32 N,K.
-        fold: int64 N, which model predicted the image.
-        models: one a fold, in eval mode: what predicted is what is attacked.
-        epochs: of each.
+        fold: int64 N, the number of the model that predicted the image.
+        models: one per fold, in eval mode; attacks run on the same models.
+        epochs: training epochs of each model.
     """
 
     probabilities: Tensor
@@ -49,7 +49,7 @@ class OutOfFold:
 
 
 class Mirrored(Wrapper):
-    """A model whose probabilities are the mean of those of an image and of its mirror image, as logits."""
+    """A model that averages the probabilities for an image and its mirror image, and returns them as logits."""
 
     repeats = 2
 
@@ -57,17 +57,16 @@ class Mirrored(Wrapper):
         super().__init__(model, "mirrored({})")
 
     def forward(self, x: Tensor) -> Tensor:
-        logs = [
-            logits_of(self.model(view)).log_softmax(1) for view in (x.clone(), x.flip(3))
-        ]  # some models write on it
+        views = (x.clone(), x.flip(3))  # copies, since some models write to their input
+        logs = [logits_of(self.model(view)).log_softmax(1) for view in views]
         return mean_probabilities(logs)
 
 
 def divide(labels: Tensor, folds: int, seed: int, together: Sequence[Group] = ()) -> Tensor:
-    """The fold of each image, int64 N: of every class equal parts, drawn by seed.
+    """Return the fold of each image, int64 N. Each class is divided into equal parts at random.
 
-    together: duplicates, which go into one fold: else a model would be asked about what it has seen. Raises InputError
-    where a class has too few images for every fold to have some to predict and some to train on.
+    together: groups of duplicates, which are put into the same fold, because otherwise a model would predict images that it
+    was trained on.
     """
     order = stratified_order(labels, seed)
     fold = torch.empty(len(labels), dtype=torch.int64)
@@ -80,7 +79,7 @@ def divide(labels: Tensor, folds: int, seed: int, together: Sequence[Group] = ()
 
 
 def check_folds(images: Images, fold: Tensor, folds: int) -> None:
-    """Raises InputError where a fold lacks images of a class, or leaves too few to train on."""
+    """Raise InputError if a fold has no image of a class, or if too few images remain outside of it for training."""
     for label, name in enumerate(images.classes):
         counts = fold[images.labels == label].bincount(minlength=folds)
         if counts.min() < 1 or counts.sum() - counts.max() < 2:
@@ -93,10 +92,10 @@ def check_folds(images: Images, fold: Tensor, folds: int) -> None:
 def out_of_fold(
     images: Images, fold: Tensor, config: AuditConfig, *, minutes: Callable[[int], float], progress: bool = False
 ) -> OutOfFold:
-    """Trains a model on the images outside each fold, without an attack, and predicts those inside it.
+    """Train one model per fold, without an attack, on the images outside the fold, and predict the images inside.
 
-    fold: N, as of `divide`. minutes: called with the number of folds left, the minutes that the next model has; of no use
-    where config.epochs is given. What selects a model's epoch is held out of the images that it is trained on.
+    fold: N, the result of `divide`. minutes: function from the number of remaining folds to the minutes for the next model;
+    unused if config.epochs is set. The validation images that select a model's epoch are held out of its training images.
     """
     probabilities = torch.zeros(len(images), len(images.classes))
     models: list[nn.Module] = []
@@ -108,7 +107,7 @@ def out_of_fold(
             options.minutes = max(minutes(config.folds - number), 1e-6)
         outside = images.take((~inside).nonzero().squeeze(1))
         trained, passes = train_on(outside, options, given, progress=progress)
-        mirrors = images.flip and "flip" in options.augment  # it was trained on both
+        mirrors = images.flip and "flip" in options.augment  # the model was trained on mirror images, too
         model = Mirrored(trained) if mirrors else trained
         rows = inside.nonzero().squeeze(1)
         probabilities[rows] = probabilities_of(model, images.take(rows))
@@ -118,13 +117,13 @@ def out_of_fold(
 
 
 def fold_options(config: AuditConfig, number: int = 0) -> tuple[TrainConfig, set[str]]:
-    """The options of training of a fold's model, and which of them are fixed, whatever the number of images.
+    """Return the training options of a fold's model, and the names of those that are not adapted to the number of images.
 
-    Raises InputError for a recipe that chooses what the audit chooses.
+    Raises InputError if the recipe sets an option that the audit sets itself.
     """
     recipe = read_toml(config.recipe, "`recipe`") if config.recipe else {}
     if taken := sorted(FORBIDDEN & recipe.keys()):
-        raise InputError(f"{config.recipe}: the audit itself chooses {', '.join(taken)}: leave it out of the recipe")
+        raise InputError(f"{config.recipe}: the audit itself sets {', '.join(taken)}: leave it out of the recipe")
     named = ("data", "arch", "norm", "eps", "device", "precision", "batch_size", "epochs")
     given = {name: value for name in named if (value := getattr(config, name)) is not None}
     plain = {"adv": "none", "val_attack": "none", "quiet": True, "seed": mix(config.seed, number)}
@@ -134,7 +133,7 @@ def fold_options(config: AuditConfig, number: int = 0) -> tuple[TrainConfig, set
 def train_on(
     images: Images, options: TrainConfig, given: Container[str] = (), *, progress: bool = False
 ) -> tuple[Classifier, int]:
-    """A model of a part of the images, in eval mode, and its epochs; nothing is left on disk."""
+    """Train a model on some of the images. Returns it in eval mode with its number of epochs; nothing stays on disk."""
     with tempfile.TemporaryDirectory(prefix="robustcls-audit-") as folder:
         options.out = str(Path(folder) / "run")
         run = train(options, data=hold_out(images, seed=options.seed), given=given, progress=progress)
@@ -143,7 +142,7 @@ def train_on(
 
 
 def probabilities_of(model: nn.Module, images: Images) -> Tensor:
-    """float32 N,K on the CPU."""
+    """Return the predicted probabilities, float32 N,K on the CPU."""
     parts = []
     for rows in torch.arange(len(images)).split(AT_ONCE):
         x, _ = images.batch(rows)

@@ -1,4 +1,4 @@
-"""The audit as one call: what `robustcls.audit` and the command do, but for the words."""
+"""The whole audit as one call, for `robustcls.audit` and the command."""
 
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,24 @@ PREDICTIONS = "predictions.npz"
 
 
 def audit(data: Any, *, out: str | Path | None = None, progress: bool = False, **options: Any) -> Audit:
-    """Find what is wrong with training data: label errors, duplicates, confused classes, images near the boundary.
+    """Find problems in training data: label errors, duplicates, confused classes, images near the decision boundary.
 
-    Two to four models are trained, each on what the others are not, so that every image is judged by a model that has not
-    seen it. Label errors are found by confident learning (Northcutt et al. 2021, arXiv:1911.00068). Only the train split is
-    audited; of other splits it is said which of their images are also in train.
+    The training images are split into two to four folds, and one model per fold is trained on all other folds, so that every
+    image is judged by a model that was not trained on it. Label errors are found by confident learning (Northcutt et al. 2021,
+    arXiv:1911.00068). Only the training split is audited; in the other splits, only duplicates are searched for.
 
     Args:
-        data: a spec, as of `load_data`; or images and labels, as of `train`.
+        data: a spec, as for `load_data`; or images and labels, as for `train`.
         out: a new folder for audit.json, audit.html, issues.csv, suggest.csv and predictions.npz; None to write nothing.
         progress: show progress on stderr.
         options: the other options of `robustcls audit`, such as `minutes`, `folds`, `arch`, `suggest`.
 
     Returns:
-        The record: `.issues`, the most suspicious first, with `.index` (the position in the train split), `.label`, `.guess`
-        and `.odds`; `.duplicates`; `.pairs`; `.boundary`; `.suggestions`; `.accuracy` of the out-of-fold predictions.
+        The record: `.issues`, the most suspicious first, with `.index` (the position in the training split), `.label`,
+        `.guess` and `.odds`; `.duplicates`; `.pairs`; `.boundary`; `.suggestions`; `.accuracy` of the out-of-fold predictions.
 
     Raises:
-        InputError: for data or options that do not fit, before anything is trained.
+        InputError: if the data or the options are invalid; raised before any training.
 
     Example:
         >>> found = robustcls.audit("folder:photos", minutes=10)
@@ -59,24 +59,24 @@ def run_audit(
     progress: bool = False,
     command: str = "",
 ) -> Audit:
-    """As `audit`, of a configuration. out: the folder; None for none. Raises InputError."""
+    """Run an audit with a configuration, see `audit`. out: the folder; None to write nothing. Raises InputError."""
     if out is not None:
         check_place(out, config.data if images is None else None)
-    made, found = audit_data(config, images, progress=progress, command=command)
+    record, predictions = audit_data(config, images, progress=progress, command=command)
     if out is not None:
-        save_predictions(found, out / PREDICTIONS)
-        write_findings(out / ISSUES, made.issues, made.classes)
-        write_findings(out / SUGGEST, made.suggestions, made.classes)
-        audit_page(made, out / PAGE)
-        made.save(out / JSON)
-    return made
+        save_predictions(predictions, out / PREDICTIONS)
+        write_findings(out / ISSUES, record.issues, record.classes)
+        write_findings(out / SUGGEST, record.suggestions, record.classes)
+        audit_page(record, out / PAGE)
+        record.save(out / JSON)
+    return record
 
 
 def check_place(out: Path, data: str | None) -> None:
-    """Raises InputError where an audit lies already, in whose tables a person may have decided, and inside the data."""
+    """Raise InputError if the folder already has an audit, whose tables may have decisions, or if it lies inside the data."""
     if data is not None:
         check_outside(data, out)
     check_writable(out / JSON)
     there = [name for name in (JSON, ISSUES, SUGGEST) if (out / name).exists()]
     if there:
-        raise InputError(f"{out} holds an audit already ({there[0]}): name another folder with `out`")
+        raise InputError(f"{out} already has an audit ({there[0]}): name another folder with `out`")

@@ -1,4 +1,4 @@
-"""The candidates of a choice: names and recipes, which must agree in whatever their accuracies depend on."""
+"""The candidates of a choice. Their recipes must agree in the options that make accuracies comparable."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,26 +13,18 @@ from robustcls.core.threat import parse_eps
 from robustcls.training.config import TrainConfig
 from robustcls.training.recipe import configure
 
-# Options of training that all candidates take where they are given.
+# Training options that override those of all candidates.
 COMMON = (
     "data", "data_dir", "skip_corrupt", "norm", "eps", "adv", "val_attack", "val_n", "limit_train", "device", "precision",
     "batch_size", "seed",
 )  # fmt: skip
-SAME = (
-    "data",
-    "data_dir",
-    "skip_corrupt",
-    "norm",
-    "eps",
-    "val_attack",
-    "val_n",
-    "seed",
-)  # else there is nothing to compare
+# Options that must be the same for all candidates; otherwise accuracies are not comparable.
+SAME = ("data", "data_dir", "skip_corrupt", "norm", "eps", "val_attack", "val_n", "seed")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A name, the options of training, and which of them its author gave, so that they are not adapted."""
+    """A name, the training options, and the names of the options that the user set, which are not adapted."""
 
     name: str
     config: TrainConfig
@@ -40,36 +32,37 @@ class Candidate:
 
 
 def candidates(options: ChooseConfig, given: Mapping[str, Any]) -> list[Candidate]:
-    """The architectures, then the recipes, in the order given.
+    """Return the candidates: the architectures, then the recipes, in the given order.
 
-    given: the options that were given, which win over a recipe's. Raises InputError for what cannot be compared.
+    given: options that the user set; they override those of a recipe. Raises InputError for candidates that are not
+    comparable.
     """
     common = {name: given[name] for name in COMMON if given.get(name) is not None}
-    found = [_candidate(arch, {"arch": arch}, {}, common) for arch in options.arch]
-    found += [_candidate(Path(path).stem, {}, read_toml(path), common) for path in options.config]
-    if len(found) < 2:
+    entries = [_candidate(arch, {"arch": arch}, {}, common) for arch in options.arch]
+    entries += [_candidate(Path(path).stem, {}, read_toml(path), common) for path in options.config]
+    if len(entries) < 2:
         raise InputError("there is nothing to choose: give two candidates or more, each with `arch` or `config`")
-    names = [one.name for one in found]
+    names = [one.name for one in entries]
     for name in names:
         if names.count(name) > 1:
             raise InputError(
                 f"two candidates are called {name}: name each once, and give each `config` its own file name"
             )
-    for one in found[1:]:
+    for one in entries[1:]:
         for name in SAME:
-            first, other = _comparable(found[0].config, name), _comparable(one.config, name)
+            first, other = _comparable(entries[0].config, name), _comparable(one.config, name)
             if first != other:
                 raise InputError(
-                    f"{found[0].name} has {name} {first}, {one.name} {other}: accuracies cannot be compared: give one "
+                    f"{entries[0].name} has {name} {first}, {one.name} {other}: accuracies cannot be compared: give one "
                     f"`{name}` for all"
                 )
-    for one in found:
+    for one in entries:
         _check(one, options)
-    return found
+    return entries
 
 
 def _candidate(name: str, own: Mapping[str, Any], file: Mapping[str, Any], common: Mapping[str, Any]) -> Candidate:
-    """The recipe without what the choice decides itself: how long it lasts, and where it is written."""
+    """Return a candidate without the options that the choice sets itself, such as duration and output."""
     kept = {key: value for key, value in file.items() if key not in ("epochs", "minutes", "out", "quiet", "track")}
     config = configure({**common, **own}, kept)
     config.minutes, config.quiet = 0.0, True
@@ -85,10 +78,10 @@ def _check(candidate: Candidate, options: ChooseConfig) -> None:
     config = candidate.config
     if options.seed_noise and config.unlabelled == REST:
         raise InputError(
-            f"{candidate.name} trains on `unlabelled=rest`, which is another rest under another seed: give `seed_noise=0`"
+            f"{candidate.name} trains on `unlabelled=rest`, which differs with another seed: give `seed_noise=0`"
         )
     if options.learning_curve and config.unlabelled:
         raise InputError(
-            f"{candidate.name} trains on `unlabelled` images, which a learning curve of labelled ones does not vary: leave "
-            "out `learning_curve`"
+            f"{candidate.name} trains on `unlabelled` images, but a learning curve varies only labelled images: leave out "
+            "`learning_curve`"
         )

@@ -1,4 +1,4 @@
-"""Successive halving over recipes at equal seconds, ranked by the lower bound of robust validation accuracy."""
+"""Successive halving over recipes with equal training time, ranked by the lower bound of robust validation accuracy."""
 
 import os
 import time
@@ -35,26 +35,26 @@ def choose(
     progress: bool = False,
     **options: Any,
 ) -> Choice:
-    """The best of several recipes in a given time, by successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943).
+    """Choose the best of several recipes in a given time by successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943).
 
-    Each rung trains those that are left anew, each planned for the same seconds, and keeps the better half by the lower end
-    of the 95% interval of robust accuracy on validation images. Test images are never read.
+    In each rung, every remaining recipe is trained from scratch for the same number of seconds. The better half is kept,
+    ranked by the lower end of the 95% interval of robust accuracy on validation images. Test images are never read.
 
     Args:
-        arch: candidates that differ in the architecture alone, as `train` takes them.
+        arch: candidates that differ only in the architecture: specs as for `train`.
         config: candidates that are whole recipes: TOML files.
-        minutes: of all trainings together; 10 unless given.
-        out: the folder of runs and choose.json; the same call goes on in it.
+        minutes: time of all training runs together (default: 10).
+        out: folder for the runs and choose.json; the same call continues in it.
         progress: show progress on stderr.
         options: the other options of `robustcls choose`, such as `data`, `adv`, `limit_train`, `seed_noise`, `learning_curve`.
 
     Returns:
-        `.winner`, its checkpoint `.home / .best.folder / "ckpt.pt"`, `.rungs`, `.rivals` against which it is compared, and
-        `.open`, those of them that cannot be told apart from it.
+        The record: `.winner`, with its checkpoint `.home / .best.folder / "ckpt.pt"`; `.rungs`; `.rivals`, the comparisons of
+        the winner with all others; and `.open`, the rivals that cannot be told apart from the winner.
 
     Raises:
-        InputError: for candidates that cannot be compared or trained, and for too little time, before any is trained.
-        KeyboardInterrupt: on Ctrl-C or SIGTERM; the state is saved, and the same call goes on.
+        InputError: if candidates are not comparable or cannot be trained, or if the time is too short; raised before training.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM; the state is saved, and the same call continues.
 
     Example:
         >>> choice = robustcls.choose(["vgg16(width=0.25)", "resnet18(width=0.25)"], data="cifar10", minutes=12, out="choice")
@@ -77,26 +77,26 @@ def choose_given(
     on_folder: Callable[[Path], object] = lambda where: None,
     command: str = "",
 ) -> Choice:
-    """What the command does.
+    """Run a choice, for `robustcls.choose` and the command.
 
     Args:
-        given: options of ChooseConfig, those that were given alone.
-        say: told what is done.
-        on_rung, on_batch: are called after each.
-        on_folder: told where everything is written, before anything is trained.
-        command: as it was typed, for the record.
+        given: the options of ChooseConfig that the user set.
+        say: called with progress messages.
+        on_rung, on_batch: called after each rung and each batch.
+        on_folder: called with the output folder before any training.
+        command: the command line, for the record.
     """
     began, started = time.perf_counter(), datetime.now(UTC)
     options = resolve(ChooseConfig, given)
-    found = candidates(options, given)
+    all_candidates = candidates(options, given)
     _take_own_device()
-    where = _folder(options, found[0])
-    work = Work(options, found, where, say, on_batch)
-    budget = share_out(60 * options.minutes, len(found), _extra(options))
+    where = _folder(options, all_candidates[0])
+    work = Work(options, all_candidates, where, say, on_batch)
+    budget = share_out(60 * options.minutes, len(all_candidates), _extra(options))
     plan = work.plan(budget)
     on_folder(where)
     rungs: list[Rung] = []
-    left = [one.name for one in found]
+    left = [one.name for one in all_candidates]
     for number, seconds in enumerate(budget.rungs, start=1):
         trials = work.rung(number, left, seconds, rungs[-1].trials if rungs else [])
         order = ranked(
@@ -113,7 +113,7 @@ def choose_given(
 
     def conclude(_: str) -> Choice:
         provenance = Provenance(
-            command, asdict(options), found[0].config.seed, versions(),
+            command, asdict(options), all_candidates[0].config.seed, versions(),
             describe_device(resolve_device(options.device)), commit(), started.isoformat(timespec="seconds"),
             round(time.perf_counter() - began, 3), options.precision,
         )  # fmt: skip
@@ -163,7 +163,7 @@ def _conclude(
         minutes=work.options.minutes,
         candidates=list(contenders),
         rungs=list(rungs),
-        rivals=rivals[::-1],  # the last one that went out first
+        rivals=rivals[::-1],  # the candidate that was eliminated last comes first
         provenance=provenance,
         seeds=list(seeds),
         noise=noise,
@@ -175,7 +175,7 @@ def _conclude(
 
 
 def _more_data(curve: Sequence[Trial], noise: float) -> Comparison | None:
-    """All images against half of them."""
+    """Return the comparison of all images with half of them."""
     if not curve:
         return None
     half, whole = curve[-2:]
@@ -183,7 +183,7 @@ def _more_data(curve: Sequence[Trial], noise: float) -> Comparison | None:
 
 
 def _larger(contenders: Sequence[Contender], rungs: Sequence[Rung], noise: float) -> Comparison | None:
-    """The next larger candidate against the winner, or the winner against the next smaller one, as last trained alike."""
+    """Return the comparison of the winner with the next larger (or else smaller) candidate, in their last common rung."""
     best, size = rungs[-1].trials[0].name, {one.name: one.parameters for one in contenders}
     order = sorted((one for one in size if one == best or size[one] != size[best]), key=size.__getitem__)
     if len(order) < 2:
@@ -200,7 +200,7 @@ def _larger(contenders: Sequence[Contender], rungs: Sequence[Rung], noise: float
 
 
 def _extra(options: ChooseConfig) -> int:
-    """Trials beyond the rungs."""
+    """Return the number of trials beyond the rungs."""
     return options.seed_noise + (len(PARTS) if options.learning_curve else 0)
 
 
@@ -216,7 +216,7 @@ def _folder(options: ChooseConfig, first: Candidate) -> Path:
 
 
 def _take_own_device() -> None:
-    """Of several processes that torchrun started on a machine, each takes a GPU of its own."""
+    """Let each process that torchrun started on a machine use its own GPU."""
     import torch
 
     if "LOCAL_RANK" in os.environ and torch.cuda.is_available():

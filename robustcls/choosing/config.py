@@ -14,37 +14,39 @@ class ChooseConfig(TrainingDataOptions, TrainingThreatOptions, RuntimeOptions):
 
     data: str | None = option(None, f"{SETS}  [default: the recipes', or digits]", metavar="SPEC", group="Data")
     arch: tuple[str, ...] = option(
-        (), "Candidate: this architecture, by the recipe of the data set (repeatable).", metavar="SPEC", group="Model"
+        (), "Candidate: this architecture with the recipe of the data set (repeatable).", metavar="SPEC", group="Model"
     )
     config: tuple[str, ...] = option(
         (),
-        "Candidate: a whole recipe, as robustcls train --config takes it, called as the file (repeatable).",
+        "Candidate: a recipe file as for robustcls train --config, named like the file (repeatable).",
         metavar="FILE.toml",
         group="Model",
     )
-    minutes: float = option(10.0, "Time of all trainings together.")
+    minutes: float = option(10.0, "Time of all training runs together, in minutes.")
     seed_noise: int = option(
-        2, "Trainings of the winner under other seeds, for the smallest difference to claim.", metavar="N"
+        2, "Runs of the winner with other seeds, which give the smallest difference that can be claimed.", metavar="N"
     )
-    learning_curve: bool = option(False, "Also train the winner on 25% and on 50% of the images, for as many updates.")
+    learning_curve: bool = option(
+        False, "Also train the winner on 25% and 50% of the images, for the same number of updates."
+    )
     adv: str | None = option(
         None, "Inner attack of every candidate.  [default: the recipe's]", metavar="SPEC", group="Attack"
     )
     val_attack: str | None = option(
         None,
-        "Attack whose accuracy chooses, or none to choose by clean accuracy.  [default: the recipe's, pgd(steps=10)]",
+        "Attack under which accuracy is compared, or none to compare clean accuracy.  [default: the recipe's, pgd(steps=10)]",
         metavar="SPEC",
         group="Attack",
     )
     limit_train: int | None = option(
-        None, "Train on so many images, the same share of each class.", metavar="N", group="Data"
+        None, "Train on N images only, with the same class proportions.", metavar="N", group="Data"
     )
     val_n: int | None = option(
-        None, "Validation images, held out of the training set.  [default: the recipe's, 500]", group="Data"
+        None, "Number of validation images, held out of the training set.  [default: the recipe's, 500]", group="Data"
     )
     out: str | None = option(
         None,
-        "Folder; the same command goes on in it, and shares the work with others that run.  "
+        "Output folder. Run the same command again to continue in it, or to share the work with a running one.  "
         "[default: runs/choose-<data>-<time>]",
         metavar="DIR",
         group="Output",

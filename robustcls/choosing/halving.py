@@ -1,4 +1,4 @@
-"""Successive halving, and what may be said of its outcome. Plain Python: nothing here trains."""
+"""Successive halving, and the statistics of its outcome, in plain Python without any training."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from robustcls.results.statistics import paired_difference, wilson
 
 
 def rung_sizes(candidates: int) -> list[int]:
-    """How many candidates are trained in each rung, until one would be left: 6, 3, 2 of six (arXiv:1502.07943)."""
+    """Return the number of candidates in each rung, until one is left: 6, 3, 2 for six candidates (arXiv:1502.07943)."""
     sizes = []
     while candidates > 1:
         sizes.append(candidates)
@@ -18,16 +18,16 @@ def rung_sizes(candidates: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Budget:
-    """Seconds that a candidate may take in each rung, and each run beyond the rungs."""
+    """The seconds for a candidate in each rung, and for each run beyond the rungs."""
 
     rungs: tuple[float, ...]
-    extra: float  # as much as in the last rung
+    extra: float  # the same as in the last rung
 
 
 def share_out(seconds: float, candidates: int, extra: int = 0) -> Budget:
-    """Shares the seconds out: each rung has as many in all, each candidate of a rung as many as the others.
+    """Divide the time: all rungs get the same total time, and all candidates of a rung the same share of it.
 
-    extra: runs beyond the rungs, under other seeds or on fewer images, each as long as one of the last rung.
+    extra: number of runs beyond the rungs, with other seeds or on fewer images, each as long as a run of the last rung.
     """
     sizes = rung_sizes(candidates)
     whole = seconds / (len(sizes) + extra / sizes[-1])
@@ -38,23 +38,26 @@ Right = Sequence[bool]  # whether each validation image is classified correctly,
 
 
 def ranked(robust: Mapping[str, Right], clean: Mapping[str, Right]) -> list[str]:
-    """The candidates, the best first: by the lower end of the 95% Wilson interval of robust accuracy, then by clean accuracy,
-    then in the order given."""
+    """Return the candidates, the best first.
+
+    They are ranked by the lower end of the 95% Wilson interval of robust accuracy, then by clean accuracy, then in the given
+    order.
+    """
 
     def score(name: str) -> tuple[float, int]:
         return wilson(sum(robust[name]), len(robust[name]))[0], sum(clean[name])
 
-    return sorted(robust, key=score, reverse=True)  # stable: also in reverse, equal ones stay in order
+    return sorted(robust, key=score, reverse=True)  # stable even with reverse=True: ties keep the given order
 
 
 def survivors(order: Sequence[str]) -> list[str]:
-    """The better half of a rung, rounded up."""
+    """Return the better half of a rung, rounded up."""
     return list(order[: math.ceil(len(order) / 2)])
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Accuracy of one minus that of another on the same images, with its 95% interval (Newcombe's)."""
+    """A paired difference in accuracy on the same images, with its 95% interval (Newcombe)."""
 
     value: float
     ci95: tuple[float, float]
@@ -64,24 +67,27 @@ class Difference:
         return cls(*paired_difference(other, one))
 
     def claimable(self, noise: float = 0.0) -> bool:
-        """Whether it may be claimed: the interval leaves out 0, and it is larger than what other seeds make of one recipe."""
+        """Whether the difference may be claimed: its interval excludes 0, and it exceeds the seed noise."""
         low, high = self.ci95
         return (low > 0 or high < 0) and abs(self.value) > noise
 
 
 def seed_noise(accuracies: Sequence[float]) -> float:
-    """The smallest difference that may be claimed: the range of one recipe's accuracy under several seeds."""
+    """Return the smallest difference that may be claimed: the range of a recipe's accuracy over several seeds."""
     return max(accuracies) - min(accuracies)
 
 
 def pareto(figures: Mapping[str, Sequence[float]]) -> set[str]:
-    """Those that no other is at least as good as in everything and better in something. figures: larger is better."""
+    """Return the Pareto-optimal candidates: no other is at least as good in all figures and better in one.
+
+    figures: for all of them, larger is better.
+    """
 
     def beaten(name: str) -> bool:
-        mine = figures[name]
+        own = figures[name]
         return any(
-            all(a >= b for a, b in zip(theirs, mine, strict=True)) and tuple(theirs) != tuple(mine)
-            for theirs in figures.values()
+            all(a >= b for a, b in zip(other, own, strict=True)) and tuple(other) != tuple(own)
+            for other in figures.values()
         )
 
     return {name for name in figures if not beaten(name)}

@@ -1,4 +1,4 @@
-"""How long the exported file of a candidate takes for one image."""
+"""The latency of a candidate: the time of its exported file for one image."""
 
 import statistics
 import tempfile
@@ -18,7 +18,7 @@ CALLS: Any = {"most": 500, "least": 20, "seconds": 1.0}
 
 
 def median_ms(checkpoint: Path, arch: str) -> float:
-    """Milliseconds, the median: ONNX Runtime, one thread, one image. Raises InputError where it cannot be exported or run."""
+    """Return the median milliseconds per image with ONNX Runtime on one thread. Raises InputError if export or run fails."""
     model = restore(read_file(checkpoint), str(checkpoint), arch)[0].eval()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
@@ -29,7 +29,7 @@ def median_ms(checkpoint: Path, arch: str) -> float:
 
 
 def latency_of(checkpoint: Path, arch: str) -> tuple[float | None, str]:
-    """The median, or None and why not."""
+    """Return the median latency and "", or None and the reason."""
     if not checkpoint.exists():
         return None, "its training failed"
     try:

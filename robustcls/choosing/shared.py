@@ -1,4 +1,4 @@
-"""Work that several processes share through the files that it makes: each is made once, by whoever comes first."""
+"""Work that several processes share: every result is a file, which is made once, by the first process that claims it."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from robustcls.core.files import check_writable
 from robustcls.results.json_files import JsonFile
 
 File = TypeVar("File", bound=JsonFile)
-EVERY = 0.5  # seconds between two looks at what others make
+EVERY = 0.5  # seconds between two checks for the files of other processes
 
 
 def make_all(
@@ -21,14 +21,14 @@ def make_all(
     make: Callable[[str], File],
     waiting: Callable[[str], object] = lambda name: None,
 ) -> dict[str, File]:
-    """The files at these places, those that are not there made by `make`, or by the other processes that make them now.
+    """Return the files at these paths. Missing files are made by `make`, or by another process that works on them now.
 
-    A file that was left by a process that was killed is made anew by another. waiting: told what others make, once. Raises
-    InputError, of what cannot be made or written.
+    The file of a process that was killed is made by another one. waiting: called once for each file that another process
+    makes. Raises InputError if a file cannot be made or written.
     """
-    found: dict[str, File] = {}
+    done: dict[str, File] = {}
     told: set[str] = set()
-    while left := [name for name in places if name not in found]:
+    while left := [name for name in places if name not in done]:
         busy = []
         for name in left:
             place = places[name]
@@ -37,16 +37,16 @@ def make_all(
                 if not place.exists():
                     try:
                         held.enter_context(claim(place))
-                    except InputError:  # another process has it
+                    except InputError:  # another process makes it
                         busy.append(name)
                         continue
-                if not place.exists():  # it may have come before the claim
+                if not place.exists():  # another process may have finished it before the claim
                     make(name).save(place)
-                found[name] = kind.load(place)
+                done[name] = kind.load(place)
         if len(busy) == len(left):
             for name in busy:
                 if name not in told:
                     told.add(name)
                     waiting(name)
             time.sleep(EVERY)
-    return {name: found[name] for name in places}
+    return {name: done[name] for name in places}

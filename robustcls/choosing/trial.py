@@ -1,4 +1,4 @@
-"""Trains a candidate for its share of the time and judges it on the validation images."""
+"""Train a candidate for its share of the time, and measure its accuracy on the validation images."""
 
 import copy
 import math
@@ -32,15 +32,15 @@ from robustcls.training.run import Run
 from robustcls.training.train import begin
 from robustcls.training.validation import Diverged
 
-LEAST_UPDATES = 20  # of a trial: of fewer nothing can be said
-TIMED_SECONDS = 2.0  # of updates, in the rehearsal of a candidate
+LEAST_UPDATES = 20  # minimum number of updates of a trial
+TIMED_SECONDS = 2.0  # duration of the timed updates in a rehearsal
 
 
 @dataclass
 class Data:
-    """The training and validation images of all candidates, read once for each `limit_train`; never the test images."""
+    """Training and validation images of all candidates, read once per value of `limit_train`. Test images are never read."""
 
-    config: TrainConfig  # of any of them: they agree in the data
+    config: TrainConfig  # of any candidate: all have the same data
     held: dict[int | None, tuple[Images, Images]] = field(default_factory=dict)
 
     def read(self, limit_train: int | None) -> tuple[Images, Images]:
@@ -57,18 +57,18 @@ class Data:
 
 @dataclass(frozen=True)
 class Task:
-    """A trial that is to be made. seed: in place of the candidate's, on the same images."""
+    """A trial to run. seed: overrides that of the candidate, on the same images."""
 
     candidate: Candidate
     stage: str
-    folder: str  # of its run, from the folder of the choice
+    folder: str  # folder of the run, relative to the folder of the choice
     epochs: int
-    seconds: float  # its share of the time
+    seconds: float  # time for the trial
     seed: int | None = None
 
 
 def measure(candidate: Candidate, data: Data) -> Contender:
-    """What a candidate costs, by a few updates that are forgotten. Raises InputError for what cannot be trained."""
+    """Measure the costs of a candidate by a few updates, which are discarded. Raises InputError if it cannot be trained."""
     try:
         return _measure(candidate, data)
     except InputError as error:
@@ -82,7 +82,7 @@ def _measure(candidate: Candidate, data: Data) -> Contender:
         config.out = str(Path(folder) / "run")
         began = time.perf_counter()
         with begin(config, given=candidate.given, quiet=True, dry_run=True, read=read) as run:
-            save_last(run)  # as a run begins, with the hash of its images
+            save_last(run)  # as at the start of a run, including the digest of its images
             setup = time.perf_counter() - began
             began = time.perf_counter()
             save_last(run)
@@ -90,23 +90,27 @@ def _measure(candidate: Candidate, data: Data) -> Contender:
             saving = time.perf_counter() - began
             cost = measure_cost(run, TIMED_SECONDS)
             return Contender(
-                candidate.name, _said(run.config), cost.parameters, cost.forward_flops / 1e6, run.images_per_batch,
+                candidate.name, _options_of(run.config), cost.parameters, cost.forward_flops / 1e6, run.images_per_batch,
                 run.state.num_batches, setup, cost.epoch_seconds + saving, cost.val_seconds,
             )  # fmt: skip
 
 
-def seconds_needed(found: Contender, epochs: int) -> float:
-    """Of a trial of so many epochs: preparation, these, and the last validation."""
-    return found.setup_seconds + found.val_seconds + epochs * found.epoch_seconds
+def seconds_needed(contender: Contender, epochs: int) -> float:
+    """Return the seconds of a trial: preparation, epochs and the final validation."""
+    return contender.setup_seconds + contender.val_seconds + epochs * contender.epoch_seconds
 
 
-def least_epochs(found: Contender) -> int:
-    return math.ceil(LEAST_UPDATES / found.updates_per_epoch)
+def least_epochs(contender: Contender) -> int:
+    """Return the minimum number of epochs of a trial, see LEAST_UPDATES."""
+    return math.ceil(LEAST_UPDATES / contender.updates_per_epoch)
 
 
-def epochs_that_fit(found: Contender, seconds: float, before: Trial | None = None) -> int:
-    """At least one. before: a trial of the same candidate, whose measured pace is believed more than the rehearsal's."""
-    around, pace = found.setup_seconds + found.val_seconds, found.epoch_seconds
+def epochs_that_fit(contender: Contender, seconds: float, before: Trial | None = None) -> int:
+    """Return the number of epochs that fit into this time, at least one.
+
+    before: an earlier trial of the same candidate, whose measured speed is more reliable than that of the rehearsal.
+    """
+    around, pace = contender.setup_seconds + contender.val_seconds, contender.epoch_seconds
     if before and before.epochs:
         around, pace = before.around_seconds, (before.seconds - before.around_seconds) / before.epochs
     return max(1, int((seconds - around) / pace))
@@ -115,9 +119,9 @@ def epochs_that_fit(found: Contender, seconds: float, before: Trial | None = Non
 def run_trial(
     task: Task, out: Path, data: Data, *, show: bool, on_batch: Callable[[Run], object] = lambda run: None
 ) -> Trial:
-    """Trains, or goes on where a process was cut off, and judges. A run that diverges is a trial that failed.
+    """Run a trial or continue an interrupted one, and measure its accuracy. A run that diverges is a failed trial.
 
-    Raises InputError for what cannot be trained, and Interrupted with the state saved.
+    Raises InputError if the candidate cannot be trained, and Interrupted, with the state saved, on Ctrl-C.
     """
     config, folder = copy.deepcopy(task.candidate.config), out / task.folder
     config.epochs, config.minutes, config.out = task.epochs, 0.0, str(folder)
@@ -125,7 +129,7 @@ def run_trial(
     how: dict[str, Any] = {"quiet": True}
     if task.seed is None:
         how["read"] = data.read(limit)
-    else:  # as images: the seed of a spec would hold out others for validation
+    else:  # pass images, because with a spec the seed would also change which images are held out
         config.seed, how["data"], how["source"] = task.seed, data.read(limit), data.config.data or "digits"
     began = time.perf_counter()
     goes_on = (folder / "last.pt").exists()
@@ -151,7 +155,10 @@ def run_trial(
             right = judge(run, val, seed=data.config.seed)
             around += time.perf_counter() - began
         majority = val.labels.bincount().max().item() / len(val)
-        epochs, updates = run.state.epoch, run.state.epoch * run.state.num_batches  # without what a rollback undid
+        epochs, updates = (
+            run.state.epoch,
+            run.state.epoch * run.state.num_batches,
+        )  # without epochs that a rollback undid
         clean, robust = (Accuracy.of(digits.count("1"), len(digits)) for digits in right)
         return Trial(
             task.candidate.name, task.stage, task.folder, run.config.seed, len(run.train), epochs, updates,
@@ -162,14 +169,16 @@ def run_trial(
 
 
 def _seconds_before(run: Run) -> float:
-    """Of updates and validation, of a run that goes on."""
+    """Return the seconds of updates and validation before a run was interrupted."""
     rows = sum(row.seconds + (row.val_seconds or 0.0) for row in run.state.history)
     return float(rows + run.state.meter.seconds)
 
 
 def judge(run: Run, val: Images, *, seed: int) -> tuple[str, str]:
-    """A digit per validation image: 1 where ckpt.pt, in fp32, classifies it correctly; and where it does so also under the
-    validation attack."""
+    """Return one digit per validation image for clean accuracy, and one for accuracy under the validation attack.
+
+    A digit is 1 if ckpt.pt, in fp32, classifies the image correctly. Without a validation attack, the second text is "".
+    """
     path = run.folder / "ckpt.pt"
     model: nn.Module = restore(read_file(path), str(path), run.config.arch)[0].to(run.device).eval()
     x, y = val.batch()
@@ -183,14 +192,14 @@ def judge(run: Run, val: Images, *, seed: int) -> tuple[str, str]:
     return _digits(clean), _digits(clean & (predict_labels(predict(model, x_adv, run.batch_size)) == y.cpu()))
 
 
-def as_trained(candidate: Candidate, found: Contender, **changes: Any) -> Candidate:
-    """The candidate with the batch size and the rate that were fitted to its images, and other options where given."""
-    config = replace(candidate.config, batch_size=found.batch_size, lr=found.config["lr"], **changes)
+def as_trained(candidate: Candidate, contender: Contender, **changes: Any) -> Candidate:
+    """Return the candidate with the batch size and learning rate that were adapted to its images, and with changed options."""
+    config = replace(candidate.config, batch_size=contender.batch_size, lr=contender.config["lr"], **changes)
     return Candidate(candidate.name, config, candidate.given | {"batch_size", "lr"})
 
 
-def _said(config: TrainConfig) -> dict[str, Any]:
-    """The options of training, but for those of the choice itself."""
+def _options_of(config: TrainConfig) -> dict[str, Any]:
+    """Return the training options, except those that the choice sets itself."""
     left_out: Mapping[str, object] = dict.fromkeys(("epochs", "minutes", "out", "quiet"))
     return {name: value for name, value in vars(config).items() if name not in left_out and value is not None}
 

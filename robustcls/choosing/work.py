@@ -1,4 +1,4 @@
-"""The trials of a choice, which several processes share."""
+"""The trials of a choice, which several processes may share."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -26,41 +26,40 @@ from robustcls.core.errors import InputError
 from robustcls.core.progress import duration, follow
 from robustcls.training.run import Run
 
-PARTS = (0.25, 0.5)  # of the training images, in the learning curve
+PARTS = (0.25, 0.5)  # shares of the training images in the learning curve
 Say = Callable[[str], object]
 
 
 class Work:
-    """The trials of a choice, shared with the other processes that choose in the same folder."""
+    """The trials of a choice, shared with other processes that work in the same folder."""
 
     def __init__(
         self,
         options: ChooseConfig,
-        found: Sequence[Candidate],
+        candidates: Sequence[Candidate],
         where: Path,
         say: Say,
         on_batch: Callable[[Run], object],
     ) -> None:
         self.options, self.where, self.say, self.on_batch = options, where, say, on_batch
-        self.candidates = {one.name: one for one in found}
-        self.data = Data(found[0].config)
+        self.candidates = {one.name: one for one in candidates}
+        self.data = Data(candidates[0].config)
         self.contenders: dict[str, Contender] = {}
         self.warm = False
 
     def plan(self, budget: Budget) -> Plan:
-        """What each candidate costs. Raises InputError for too little time, and where the folder holds another choice."""
+        """Return the costs of each candidate. Raises InputError if the time is too short or the folder has another choice."""
         asked = {
-            "candidates": [[name, *_said(one)] for name, one in self.candidates.items()],
+            "candidates": [[name, *_options_of(one)] for name, one in self.candidates.items()],
             "minutes": self.options.minutes,
             "seed_noise": self.options.seed_noise,
             "learning_curve": self.options.learning_curve,
         }
 
         def make(_: str) -> Plan:
-            found = list(
-                self.candidates.values()
-            )  # the first once more before: what PyTorch does once is nobody's time
-            each = follow([found[0], *found], "rehearsing", "candidate", show=not self.options.quiet)
+            candidates = list(self.candidates.values())
+            # The first candidate is rehearsed twice, so that one-time work of PyTorch is not counted as its time.
+            each = follow([candidates[0], *candidates], "rehearsing", "candidate", show=not self.options.quiet)
             contenders, self.warm = [measure(one, self.data) for one in each][1:], True
             _check_time(self.options, contenders, budget)
             return Plan(asked, contenders)
@@ -88,11 +87,11 @@ class Work:
         )
 
     def seeds(self, best: Trial, seconds: float) -> list[Trial]:
-        """The winner's trial and the same recipe, planned for as many epochs, under the seeds after its own."""
+        """Return the winner's trial, and trials of the same recipe and number of epochs with the next seeds."""
         if not self.options.seed_noise:
             return []
         again = as_trained(self.candidates[best.name], self.contenders[best.name])
-        self.say(f"{best.name} under {self.options.seed_noise} other seeds")
+        self.say(f"{best.name} with {self.options.seed_noise} other seeds")
         tasks = [
             Task(again, f"seed {seed}", f"runs/seed{seed}", best.scheduled_epochs, seconds, seed)
             for seed in range(best.seed + 1, best.seed + 1 + self.options.seed_noise)
@@ -100,21 +99,21 @@ class Work:
         return [best, *self.trials(tasks)]
 
     def curve(self, best: Trial, seconds: float) -> list[Trial]:
-        """The winner on parts of its images, for as many updates, and its own trial.
+        """Return trials of the winner on parts of its images, with the same number of updates, and its own trial.
 
-        Shorter epochs are more: each is validated on as small a part of the images, so that validation costs the same. All are
-        judged on all.
+        With fewer images there are more epochs. Validation during training uses the same part of the validation images, so that
+        its total cost stays the same. The final accuracies are measured on all validation images.
         """
         if not self.options.learning_curve:
             return []
-        found, tasks = self.contenders[best.name], []
-        updates = best.scheduled_epochs * found.updates_per_epoch
+        contender, tasks = self.contenders[best.name], []
+        updates = best.scheduled_epochs * contender.updates_per_epoch
         self.say(f"{best.name} on {' and '.join(f'{part:.0%}' for part in PARTS)} of its {best.images} images")
         for part in PARTS:
             limit = round(part * best.images)
-            epochs = max(1, round(updates / max(1, limit // found.batch_size)))
+            epochs = max(1, round(updates / max(1, limit // contender.batch_size)))
             val_n = max(1, round(part * self.data.config.val_n))
-            candidate = as_trained(self.candidates[best.name], found, limit_train=limit, val_n=val_n)
+            candidate = as_trained(self.candidates[best.name], contender, limit_train=limit, val_n=val_n)
             tasks.append(Task(candidate, f"{part:.0%} of the images", f"runs/images{part:.0%}"[:-1], epochs, seconds))
         return [*self.trials(tasks), best]
 
@@ -123,7 +122,7 @@ class Work:
 
         def make(folder: str) -> Trial:
             task = named[folder]
-            if not self.warm:  # a process that goes on, or shares the work
+            if not self.warm:  # a process that continues or shares the work has not rehearsed
                 self.say("warming up")
                 measure(task.candidate, self.data)
                 self.warm = True
@@ -136,13 +135,13 @@ class Work:
         return list(make_all({name: self.where / f"{name}.json" for name in named}, Trial, make, waiting).values())
 
     def _place(self, name: str) -> str:
-        """The name as that of a folder, with a number that tells apart what looks alike."""
+        """Return a folder name for a candidate, with a number, since different names may become the same."""
         letters = "".join(letter if letter.isalnum() or letter in "._=-" else "_" for letter in name)[:60].strip("_")
         return f"{list(self.candidates).index(name) + 1}-{letters}"
 
 
 def _check_time(options: ChooseConfig, contenders: Sequence[Contender], budget: Budget) -> None:
-    """Raises InputError where a candidate could not be trained in the first rung."""
+    """Raise InputError if the time of the first rung is too short for a candidate."""
     share = budget.rungs[0]
     needed, slowest = max((seconds_needed(one, least_epochs(one)), one.name) for one in contenders)
     if needed > share:
@@ -156,7 +155,7 @@ def _check_time(options: ChooseConfig, contenders: Sequence[Contender], budget: 
         )
 
 
-def _said(candidate: Candidate) -> tuple[dict[str, Any], list[str]]:
+def _options_of(candidate: Candidate) -> tuple[dict[str, Any], list[str]]:
     return {name: value for name, value in asdict(candidate.config).items() if value is not None}, sorted(
         candidate.given
     )

@@ -24,15 +24,17 @@ if TYPE_CHECKING:
     from robustcls.results.records import Evaluation
 
 GO_ON = "kept in {}: the same command with --resume goes on from here"
-# An attack failed on an error of its own, so the number is not what was asked for; or attacks broke what is proven.
+# Exit status if an attack failed with an error, so that the result is incomplete, or if attacks contradict a certificate
 INCONCLUSIVE = 3
 
 
 @click.command("attack", cls=GroupedCommand)
 @model_option
-@click.option("--out", metavar="FILE.json", help="The evaluation.  [default: evaluation.json beside the checkpoint]")
+@click.option(
+    "--out", metavar="FILE.json", help="Evaluation file to write.  [default: evaluation.json beside the checkpoint]"
+)
 @click.option("--save-examples", metavar="FILE.npz", help="Also save the verified adversarial examples.")
-@click.option("--resume", is_flag=True, help="Go on with an evaluation that was cut off, to the same result.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted evaluation; the result is the same.")
 @overwrite_option
 @config_option
 @options(AttackConfig)
@@ -45,12 +47,13 @@ def command(
     resume: bool,
     overwrite: bool,
 ) -> int:
-    """Measure clean and robust accuracy; write an evaluation.
+    """Measure clean and robust accuracy and write an evaluation.
 
-    Attacks run in order, each on the samples that are still right. An adversarial example counts when the fp32 model gives
-    another label on the image as saved, inside the ball and inside [0, 1]. Robust accuracy is an upper bound.
+    Attacks run in order, each on the samples that are still classified correctly. An adversarial example counts only if the
+    fp32 model misclassifies the image as it is saved, and if it lies inside the ball and inside [0, 1]. Robust accuracy is
+    an upper bound: stronger attacks could lower it.
 
-    Under torchrun the samples are shared among the processes, to the same result.
+    Under torchrun, the processes share the samples; the result is the same.
 
     \b
       robustcls attack --model ckpt.pt
@@ -91,14 +94,14 @@ def command(
             check_not_lost(target, [name_of(model)], overwrite)
         journal = Journal(target.with_name(f"{target.name}.partial"), resume=resume, world=world)
         journaled = None if is_stream(target) else journal
-        choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
+        choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # finds typos early
         subject = load_subject(model, config)
         plan = plan_from(config, subject)
         for line in subject.notes:
             note(line, quiet)
         if not overwrite and not is_stream(target):
-            subject.inside, said = certificates_at(target, subject)
-            note(said, quiet or not said)
+            subject.inside, message = certificates_at(target, subject)
+            note(message, quiet or not message)
         with kept(journaled, lambda folder: note(GO_ON.format(folder), quiet)):
             evaluation = evaluate_subject(
                 subject, plan, journal=journaled, world=world, progress=progress(quiet), options=config,
@@ -111,7 +114,7 @@ def command(
             evaluation.save(target)
             note_if_replaced(model, evaluation)
             examples = evaluation.examples.save(save_examples, option="--save-examples") if save_examples else 0
-    aside = is_stdout(target) or is_stdout(save_examples)  # what a file fills is no place for words
+    aside = is_stdout(target) or is_stdout(save_examples)  # stdout holds a file, so text goes to stderr
     click.echo(summarise(evaluation), err=aside)
     click.echo(f"\n{target}", err=aside)
     if save_examples:
@@ -121,7 +124,7 @@ def command(
 
 
 def summarise(evaluation: "Evaluation") -> str:
-    """The evaluation in at most 80 columns."""
+    """Return the evaluation as text of at most 80 columns."""
     from robustcls.results.balance import what_is_estimated
     from robustcls.results.evaluation import say_bounds, say_certified, say_reached, say_severity
 
@@ -182,38 +185,41 @@ def summarise(evaluation: "Evaluation") -> str:
 
 
 def _under_noise(evaluation: "Evaluation") -> list[str]:
-    """Of a random model: how often one pass is right."""
-    found = evaluation.under_noise
-    if found is None:
+    """For a random model: return the table of the accuracy of single forward passes."""
+    noise = evaluation.under_noise
+    if noise is None:
         return []
     rows = [
         [name, f"{one.value:.1%}", interval(one.ci95), interval(one.noise95), f"{one.lowest:.1%} to {one.highest:.1%}"]
-        for name, one in (("clean", found.clean), ("robust", found.robust))
+        for name, one in (("clean", noise.clean), ("robust", noise.robust))
     ]
-    lines = [
-        "above, the model is right where the mean over its draws is; one pass is right as often as below, over "
-        f"{found.passes} passes that no attack has seen; the first interval is for images and noise, the second for the "
-        "noise alone",
-    ]
-    return ["", *lines, "", table(["one pass", "accuracy", "95%", "noise alone", "passes"], rows)]
+    explanation = (
+        "The accuracies above are those of the mean over the model's draws. The table below gives the accuracy of a single "
+        f"pass, over {noise.passes} passes with noise that no attack has seen. The first interval is for images and noise, "
+        "the second for the noise alone."
+    )
+    return ["", explanation, "", table(["one pass", "accuracy", "95%", "noise alone", "passes"], rows)]
 
 
 def _under_detector(evaluation: "Evaluation") -> list[str]:
-    """Which answers a detector refuses."""
-    found = evaluation.rejection
-    if found is None:
+    """Return a paragraph about the images that a detector rejects."""
+    rejection = evaluation.rejection
+    if rejection is None:
         return []
     return [
         "",
-        f"detector {found.detector} refuses {found.clean_rejected} of {found.clean.total} clean images, "
-        f"{found.correct_rejected} of them classified correctly, which counts as an error; {found.caught} attempts are "
-        f"misclassified and refused. Without it clean accuracy is {found.clean.accuracy:.1%}. Its threshold "
-        f"{found.threshold:.4g} lies below {found.held_out_rejected} of {found.held_out} clean held-out images",
+        f"detector {rejection.detector} rejects {rejection.clean_rejected} of {rejection.clean.total} clean images; "
+        f"{rejection.correct_rejected} of these are classified correctly, and their rejection counts as an error. "
+        f"{rejection.caught} attack attempts are misclassified and rejected. Clean accuracy without the detector is "
+        f"{rejection.clean.accuracy:.1%}. The threshold {rejection.threshold:.4g} rejects {rejection.held_out_rejected} of "
+        f"{rejection.held_out} clean held-out images",
     ]
 
 
 def _by_class(evaluation: "Evaluation") -> list[str]:
-    """Which classes have no sample; counts, and what does not depend on them, where accuracy alone would mislead."""
+    """Return the lines about classes: those without samples and, for unbalanced data, where accuracy alone would mislead,
+    the samples per class and the measures that do not depend on them.
+    """
     from robustcls.results.balance import measures_by_class, needs_balance, say_absent, say_counts, say_others
 
     lines = [f"         {absent}" for absent in [say_absent(evaluation)] if absent]
@@ -221,5 +227,5 @@ def _by_class(evaluation: "Evaluation") -> list[str]:
         return lines
     rows = [row for one in measures_by_class(evaluation) for row in one.rows()]
     heads = ("by class", "clean", "95%", "robust", "95%")
-    found = [*lines, f"         samples by class: {say_counts(evaluation)}", "", table(heads, rows)]
-    return [*found, *([others] if (others := say_others(evaluation)) else [])]
+    lines += [f"         samples by class: {say_counts(evaluation)}", "", table(heads, rows)]
+    return [*lines, *([others] if (others := say_others(evaluation)) else [])]

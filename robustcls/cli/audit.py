@@ -22,19 +22,21 @@ SHOWN = 10
     "--apply",
     "decisions",
     metavar="FILE.csv",
-    help="Audit nothing: write a corrected copy of the data by what a person decided in this file.",
+    help="Instead of an audit, write a copy of the data that is corrected by the decisions in this file.",
 )
 @config_option
 @options(AuditConfig)
 def command(flags: dict, config_file: str | None, decisions: str | None) -> None:
-    """Find what is wrong with training data: label errors, duplicates, confused classes, images near the boundary.
+    """Find problems in training data: label errors, duplicates, confused classes, images near the decision boundary.
 
-    Trains two to four models, each on what the others are not, so that every image is judged by one that has not seen it.
-    Writes audit.json, issues.csv (label errors), suggest.csv (what a person should look at), audit.html (the same with
-    pictures) and predictions.npz. Only the train split is audited; of other splits it says which images are duplicates.
+    Splits the training images into two to four folds and trains one model per fold on all other folds, so that every image
+    is judged by a model that was not trained on it. Writes audit.json, issues.csv (label errors), suggest.csv (images that
+    a person should check), audit.html (the same with pictures) and predictions.npz. Only the training split is audited; in
+    the other splits, only duplicates are searched for.
 
-    A person decides on the page, which gives labels.csv, or fills in the columns decision (keep, relabel, remove) and
-    new_label of a CSV. --apply copies the data with that done, to be read as folder:DIR; no test image changes.
+    To correct the data, decide on the page, which produces labels.csv, or fill in the columns decision (keep, relabel,
+    remove) and new_label of a CSV file. Then --apply writes a corrected copy of the data, which you read as folder:DIR.
+    Test images never change.
 
     \b
       robustcls audit --data folder:photos
@@ -52,15 +54,15 @@ def command(flags: dict, config_file: str | None, decisions: str | None) -> None
     out = Path(config.out or "audit")
     check_place(out, config.data)
     with claim(out, folder=True):
-        found = run_audit(config, out=out, progress=not config.quiet, command=command_line())
+        audit = run_audit(config, out=out, progress=not config.quiet, command=command_line())
     if not config.quiet:
-        note(summarise(found))
+        note(summarise(audit))
         click.echo(out / PAGE)
     click.echo(out / JSON)
 
 
 def correct(config: AuditConfig, decisions: str) -> None:
-    """Writes the corrected copy and says what was done."""
+    """Write the corrected copy and report what was changed."""
     from robustcls.auditing.apply import apply_decisions
 
     out = Path(config.out or "corrected")
@@ -76,34 +78,34 @@ def correct(config: AuditConfig, decisions: str) -> None:
     click.echo(out)
 
 
-def summarise(found: "Audit") -> str:
-    """The audit for a terminal."""
-    names = found.classes
+def summarise(audit: "Audit") -> str:
+    """Return the audit as text for a terminal."""
+    names = audit.classes
     lines = [
-        f"{found.data.n} training images, {found.folds} folds, {'/'.join(map(str, found.epochs))} epochs: "
-        f"{with_interval(found.accuracy)} of the labels are predicted",
-        f"{len(found.issues)} labels are taken for wrong",
-        *[_line(found, one) for one in found.issues[:SHOWN]],
+        f"{audit.data.n} training images, {audit.folds} folds, {'/'.join(map(str, audit.epochs))} epochs: "
+        f"the models predict {with_interval(audit.accuracy)} of the labels",
+        f"{len(audit.issues)} labels are probably wrong",
+        *[_line(audit, one) for one in audit.issues[:SHOWN]],
     ]
-    exact = [group for group in found.duplicates if group.exact]
-    across = [group for group in found.duplicates if group.across]
-    two = [group for group in found.duplicates if group.two_labels]
+    exact = [group for group in audit.duplicates if group.exact]
+    across = [group for group in audit.duplicates if group.across]
+    two = [group for group in audit.duplicates if group.two_labels]
     lines.append(
-        f"{len(found.duplicates)} groups of duplicates in {', '.join(found.searched)}: {len(exact)} exact, {len(across)} "
-        f"across splits, {len(two)} under two labels"
+        f"{len(audit.duplicates)} groups of duplicates in {', '.join(audit.searched)}: {len(exact)} exact, {len(across)} "
+        f"across splits, {len(two)} with two labels"
     )
-    if found.pairs:
-        attacked = found.attacked > 0
-        head = ("label -> taken for", "clean", *([f"{found.threat.text if found.threat else ''}"] if attacked else []))
+    if audit.pairs:
+        attacked = audit.attacked > 0
+        head = ("label -> predicted", "clean", *([f"{audit.threat.text if audit.threat else ''}"] if attacked else []))
         rows = [
             (f"{names[one.label]} -> {names[one.guess]}", with_interval(one.clean),
              *([with_interval(one.attacked) if one.attacked else "-"] if attacked else []))
-            for one in found.pairs[:SHOWN]
+            for one in audit.pairs[:SHOWN]
         ]  # fmt: skip
         lines.append("")
-        return "\n".join([*map(wrap, lines[:-1]), "", table(head, rows), *map(wrap, found.notes)])
-    return "\n".join(map(wrap, [*lines, *found.notes]))
+        return "\n".join([*map(wrap, lines[:-1]), "", table(head, rows), *map(wrap, audit.notes)])
+    return "\n".join(map(wrap, [*lines, *audit.notes]))
 
 
-def _line(found: "Audit", one: "Finding") -> str:
-    return f"  {found.name_of(one)}: {found.classes[one.label]}, taken for {found.classes[one.guess]}, {one.said}"
+def _line(audit: "Audit", one: "Finding") -> str:
+    return f"  {audit.name_of(one)}: label {audit.classes[one.label]}, predicted {audit.classes[one.guess]}, {one.said}"

@@ -26,12 +26,13 @@ from robustcls.core.files import atomic_write, check_writable, is_stdout, is_str
 def command(flags: dict, config_file: str | None, file: str | None, markdown: bool, contest: tuple[str, ...]) -> None:
     """Measure the speed of training, attacks and explanations on this machine.
 
-    The limit is the rate of a large matrix product, measured here: a table says which share of it was reached.
-    Attacks are measured in each way of computing that the device has, and must give the robust accuracy of exact fp32.
+    Speeds are compared with the rate of a large matrix product on the same device; the tables show the share of this limit.
+    Attacks are measured in each way of computation that the device supports, such as bf16 or compiled, and must give the
+    same robust accuracy as exact fp32.
 
-    The suite serve loads a service on one processor by a client on another. The suite cuda trains and attacks whole
-    architectures. FILE.json, written by an earlier bench, is only printed. Comparisons with other libraries are in the
-    repository, under experiments/contests.
+    The suite serve runs a service on one processor and a client on another. The suite cuda trains and attacks whole
+    architectures on a GPU. With FILE.json, the result of an earlier bench is printed and nothing is measured. Comparisons
+    with other libraries are in the repository, under experiments/contests.
 
     \b
       robustcls bench
@@ -51,7 +52,7 @@ def command(flags: dict, config_file: str | None, file: str | None, markdown: bo
         )
     if file:
         if flags or config_file:
-            raise click.UsageError(f"{file} is only printed: leave out the other options, but for --markdown")
+            raise click.UsageError(f"{file} is only printed: leave out all other options except --markdown")
         click.echo(read(Path(file), show))
         return
     config = build(BenchConfig, flags, config_file)
@@ -66,7 +67,7 @@ def command(flags: dict, config_file: str | None, file: str | None, markdown: bo
 
 
 def measure(config: BenchConfig) -> dict[str, Any]:
-    """The measurements, which are also written where that was asked; a file has what there is so far."""
+    """Measure, and return the result. With --out, the results so far are written after each step."""
     from robustcls.bench.suites import run_bench
 
     def save(result: dict[str, Any]) -> None:
@@ -81,7 +82,7 @@ def measure(config: BenchConfig) -> dict[str, Any]:
 
 
 def read(file: Path, show: Show) -> str:
-    """The tables of a file that a bench wrote. Raises InputError for another."""
+    """Return the tables of a file that `robustcls bench` wrote. Raises InputError for any other file."""
     try:
         return render(json.loads(file.read_text(encoding="utf-8")), show)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -6,7 +6,7 @@ from typing import Any
 from robustcls.cli.console import wrap
 
 Show = Callable[[Sequence[str], Sequence[Sequence[str]]], str]  # header, rows
-COLUMNS = {  # key of a row: head and format; a table shows those that its rows have
+COLUMNS = {  # key of a row -> heading and format; a table shows the columns that its rows have
     "precision": ("prec.", "{}"),
     "seconds": ("seconds", "{:.2f}"),
     "images_per_second": ("img/s", "{:.1f}"),
@@ -22,7 +22,7 @@ COLUMNS = {  # key of a row: head and format; a table shows those that its rows 
     "size_mb": ("file MB", "{:.2f}"),
     "process_mb": ("process MB", "{:.0f}"),
 }
-FURTHER: dict[str, dict[str, tuple[str, str]]] = {  # tables that follow, by the line above them
+FURTHER: dict[str, dict[str, tuple[str, str]]] = {  # further tables, keyed by the line printed above them
     "milliseconds of a batch, by its size:": {
         f"p{part}_ms_{batch}": (f"p{part}, {batch}", "{:.2f}") for batch in (1, 8, 32) for part in (50, 99)
     },
@@ -52,26 +52,26 @@ FURTHER: dict[str, dict[str, tuple[str, str]]] = {  # tables that follow, by the
 
 
 def render(result: dict[str, Any], show: Show) -> str:
-    """All suites of a result. Raises KeyError where a part is missing."""
+    """Return the tables of all suites of a result. Raises KeyError if a part is missing."""
     return "\n\n".join([machine(result), *(suite_tables(*suite, show) for suite in _suites(result["suites"]))])
 
 
 def machine(result: dict[str, Any]) -> str:
-    """Device, rate of a matrix product and bandwidth."""
+    """Return lines with the device, the rate of a matrix product and the memory bandwidth."""
     product = ", ".join(f"{rate / 1e9:.0f} GFLOP/s {name}" for name, rate in rates_of(result).items())
     copied = f"\ncopy: {result['copy_bandwidth'] / 1e9:.0f} GB/s read and written" if "copy_bandwidth" in result else ""
     return f"{result['device']}\nmatrix product: {product}{copied}"
 
 
 def rates_of(result: dict[str, Any]) -> dict[str, float]:
-    """By precision, the larger of the rates at the beginning and, where it was measured again, at the end."""
+    """Return the matrix rate of each precision: the larger one, if it was measured at the beginning and at the end."""
     late = result.get("matrix_rates_at_the_end", {})
     return {name: max(rate, late.get(name, 0.0)) for name, rate in result["matrix_rates"].items()}
 
 
-def _suites(found: dict[str, Any], title: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every part with rows or an error, by the names on the way to it."""
-    for name, part in found.items():
+def _suites(parts: dict[str, Any], title: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every nested part that has rows or an error, with a title made of the keys that lead to it."""
+    for name, part in parts.items():
         if isinstance(part, dict):
             path = f"{title}, {name}" if title else name
             if "rows" in part or "error" in part:
@@ -81,7 +81,7 @@ def _suites(found: dict[str, Any], title: str = "") -> Iterator[tuple[str, dict[
 
 
 def suite_tables(title: str, suite: dict[str, Any], show: Show) -> str:
-    """Its tables, and the lines between them."""
+    """Return the tables of a suite and the lines between them."""
     if "error" in suite:
         return wrap(f"{title}: {suite['error']}")
     rows = dict(_flat(suite["rows"]))
@@ -90,12 +90,12 @@ def suite_tables(title: str, suite: dict[str, Any], show: Show) -> str:
         if any(key in row for row in rows.values() for key in columns):
             lines += [above, _table(rows, columns, show)]
     lines += [f"{name}: {row['error']}" for name, row in rows.items() if "error" in row]
-    for workload, found in suite.get("agreement", {}).items():
-        if isinstance(found, dict) and "status" in found:
-            points = ", ".join(f"{name} {value:+.2f}" for name, value in found["points"].items() if value is not None)
-            words = found.get("reason") or f"{points} on {found['n']} samples"
+    for workload, result in suite.get("agreement", {}).items():
+        if isinstance(result, dict) and "status" in result:
+            points = ", ".join(f"{name} {value:+.2f}" for name, value in result["points"].items() if value is not None)
+            words = result.get("reason") or f"{points} on {result['n']} samples"
             lines.append(
-                f"{workload}: agreement with exact fp32 within {found['limit']} points: {found['status']}; {words}"
+                f"{workload}: agreement with exact fp32 within {result['limit']} points: {result['status']}; {words}"
             )
     return "\n".join(line if "\n" in line else wrap(line) for line in [title, *lines])
 
@@ -107,10 +107,10 @@ def _table(rows: dict[str, dict[str, Any]], columns: dict[str, tuple[str, str]],
 
 
 def _flat(rows: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a table; those of contests were kept by workload."""
+    """Yield the rows of a table. Older results of contests have a further level, one per workload."""
     for name, row in rows.items():
         if any(isinstance(value, dict) for value in row.values()):
-            yield from ((f"{name}, {variant}", found) for variant, found in row.items())
+            yield from ((f"{name}, {variant}", nested) for variant, nested in row.items())
         else:
             yield name, row
 

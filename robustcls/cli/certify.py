@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     metavar="FILE.json",
-    help="The evaluation; one of the same model and samples keeps its attacks.  [default: beside the checkpoint, "
-    "evaluation-smoothed.json, or of bounds evaluation.json]",
+    help="Evaluation file to write. If it exists and has the same model and samples, its attacks are kept.  [default: beside "
+    "the checkpoint, evaluation-smoothed.json or, with --method bounds, evaluation.json]",
 )
 @click.option(
     "--examples",
     metavar="FILE.npz",
-    help="What attack --save-examples wrote for the attacks in --out: examples inside a certificate of smoothing are voted on "
-    "again.",
+    help="File that attack --save-examples wrote for the attacks in --out. For examples that lie inside a smoothing "
+    "certificate, the vote is repeated.",
 )
-@click.option("--resume", is_flag=True, help="Go on with a run that was cut off, to the same result.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run; the result is the same.")
 @overwrite_option
 @config_option
 @options(CertifyConfig)
@@ -44,14 +44,15 @@ def command(
     resume: bool,
     overwrite: bool,
 ) -> int:
-    """Prove within which radius a classifier's answers hold, whatever the attack: a lower bound of robust accuracy.
+    """Certify within which radius no perturbation changes a classifier's predictions: a lower bound on robust accuracy.
 
-    By randomised smoothing what is certified is not the model but the class that it gives most often under Gaussian noise,
-    smoothed(M, sigma=0.25), in l2. Train with that noise: --augment "crop_flip+gaussian(sigma=0.25)". The upper bound beside
-    it is an attack on the same smoothed(M, sigma=0.25); one on M itself is about another classifier.
+    Randomised smoothing certifies not the model M itself but the smoothed classifier smoothed(M, sigma=0.25), in l2. Its
+    prediction is the class that M predicts most often under Gaussian noise. Train M with the same noise:
+    --augment "crop_flip+gaussian(sigma=0.25)". For the matching upper bound, attack the same smoothed(M, sigma=0.25); an
+    attack on M is about a different classifier.
 
-    --method bounds proves it of M itself, from its weights: for small networks of plain layers and small radii, in linf or
-    l2, and as a test of attacks. A large network gets 0%, however robust it is.
+    --method bounds certifies M itself, from its weights, in linf or l2. It is meant for small networks of plain layers, for
+    small radii, and as a test of attacks. A large network gets 0%, however robust it is.
 
     \b
       robustcls certify --model ckpt.pt --sigma 0.25
@@ -83,8 +84,10 @@ def command(
             task.check_same(earlier, str(target))
         if examples is not None:
             if earlier is None or not earlier.attacks:
-                raise InputError("`examples` are of attacks, and --out holds none: name the evaluation that has them")
-            read_examples(examples, task.subject)  # before a long run
+                raise InputError(
+                    "`examples` need their attacks, and --out has none: name the evaluation that has these attacks"
+                )
+            read_examples(examples, task.subject)  # finds errors early
         for line in task.subject.notes:
             note(line, config.quiet)
         for line in task.remarks:
@@ -107,17 +110,17 @@ def command(
 
 
 def summarise(evaluation: "Evaluation") -> str:
-    """The certificates in at most 80 columns."""
+    """Return the certificates as text of at most 80 columns."""
     from robustcls.results.contradictions import CHECK
 
-    found = evaluation.certified
-    assert found is not None
+    certified = evaluation.certified
+    assert certified is not None
     head = ("radius", "certified", "95%", "samples")
     rows = [
-        [found.text(one.radius), f"{one.accuracy:.1%}", interval(one.ci95), f"{one.correct} of {one.total}"]
-        for one in found.curve
+        [certified.text(one.radius), f"{one.accuracy:.1%}", interval(one.ci95), f"{one.correct} of {one.total}"]
+        for one in certified.curve
     ]
-    lines = [table(head, rows), "", *_how(found), f"{evaluation.model.name}: clean {evaluation.clean}"]
+    lines = [table(head, rows), "", *_how(certified), f"{evaluation.model.name}: clean {evaluation.clean}"]
     if evaluation.attacks:
         lines.append(f"robust {evaluation.robust}, {evaluation.kind_text}, {evaluation.threat.text}")
     lines = [line if "\n" in line else wrap(line, indent=2) for line in lines]
@@ -128,15 +131,15 @@ def summarise(evaluation: "Evaluation") -> str:
     return "\n".join(lines)
 
 
-def _how(found: "Certified") -> list[str]:
-    """What the certificates are worth, in words."""
-    if found.method == "bounds":
-        return [f"{found.norm}, by bounds: {found.algorithm}"]
-    assert found.alpha is not None
-    false = found.alpha * len(found.samples)
+def _how(certified: "Certified") -> list[str]:
+    """Return sentences about the method and the confidence of the certificates."""
+    if certified.method == "bounds":
+        return [f"{certified.norm}, by bounds: {certified.algorithm}"]
+    assert certified.alpha is not None
+    false = certified.alpha * len(certified.samples)
     return [
-        f"{found.norm}, noise of sigma {found.sigma:g}, {found.n:,} draws each; {found.abstained} abstained",
-        f"each certificate holds with probability {1 - found.alpha:.6g}: of {len(found.samples)} at most {false:.2g} are "
-        "expected to be false; 95% Wilson intervals are for the choice of the samples",
-        *([f"certified is the copy in {found.precision}"] if found.precision != "fp32" else []),
+        f"{certified.norm}, noise of sigma {certified.sigma:g}, {certified.n:,} draws each; {certified.abstained} abstained",
+        f"each certificate holds with probability {1 - certified.alpha:.6g}: of {len(certified.samples)} at most {false:.2g} "
+        "are expected to be false; 95% Wilson intervals are for the choice of the samples",
+        *([f"the certificates are for the copy in {certified.precision}"] if certified.precision != "fp32" else []),
     ]

@@ -17,16 +17,18 @@ from robustcls.core.progress import duration
 @click.command("choose", cls=GroupedCommand)
 @options(ChooseConfig)
 def command(flags: dict) -> int:
-    """Choose among several recipes in a given time: train all, keep the better half, and again.
+    """Choose the best of several training recipes in a given time, by successive halving.
 
-    Each rung of this successive halving trains those that are left anew, each for the same seconds, with the learning rate's
-    schedule planned for these, and keeps the better half by the lower end of the 95% interval of robust validation accuracy.
-    Test images are never read. The table says what may be claimed: a difference whose interval leaves out 0, that is larger
-    than what other seeds make of the winner, and that does not go with a quarter more seconds. choose.json in the folder
-    holds it all; the winner's run is beside it.
+    In each rung, every remaining recipe is trained from scratch for the same number of seconds, with a learning rate schedule
+    for this time. The better half is kept, ranked by the lower end of the 95% interval of robust validation accuracy. Test
+    images are never read.
 
-    The same command goes on where it was cut off. Started several times with one --out, or by torchrun, the processes share
-    the candidates.
+    A difference is claimed only if its interval excludes 0, if it is larger than the differences that other seeds make for
+    the winner, and if the better recipe did not train for a quarter more seconds. choose.json in the folder has all results;
+    the run of the winner is beside it.
+
+    The same command continues an interrupted search. If you start it several times with the same --out, or with torchrun,
+    the processes share the candidates.
 
     \b
       robustcls choose --arch "vgg16(width=0.125)" --arch "resnet18(width=0.25)"
@@ -37,7 +39,7 @@ def command(flags: dict) -> int:
     from robustcls.choosing.choose import choose_given
     from robustcls.training.loop import Interrupted
 
-    first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun, one prints
+    first = os.environ.get("RANK", "0") == "0"  # under torchrun, only one process prints
     quiet = bool(flags.get("quiet")) or not first
 
     places: list[Path] = []
@@ -56,7 +58,7 @@ def command(flags: dict) -> int:
         )
     except Interrupted:
         again = f"--out {shlex.quote(str(places[0]))}"
-        click.echo(f"interrupted and saved; the same command goes on, with {again}", err=True)
+        click.echo(f"interrupted and saved; continue with the same command and {again}", err=True)
         return 130
     if not first:
         return 0
@@ -70,7 +72,7 @@ def command(flags: dict) -> int:
 
 
 def _rung(number: int, rung) -> str:
-    """A round: the best first, and who goes out."""
+    """Return the table of a rung: its trials, the best first, and which are kept."""
     rows = [
         [
             trial.name, str(trial.epochs), f"{trial.seconds:.0f}", _share(trial.clean), _share(trial.robust),
@@ -82,11 +84,11 @@ def _rung(number: int, rung) -> str:
     shown = table([title, "epochs", "s", "clean", "robust", ""], rows)
     if not rung.unequal:
         return shown
-    return f"{shown}\n{wrap(f'unequal: {rung.unequal}: what differs between them may come from the time')}"
+    return f"{shown}\n{wrap(f'unequal: {rung.unequal}: differences between them may be due to the time')}"
 
 
 def _costs(choice) -> str:
-    """What each candidate costs, beside its accuracy in the first rung, where all had the same seconds."""
+    """Return the table of each candidate's cost and its accuracy in the first rung, where all trained equally long."""
     first = {trial.name: trial for trial in choice.rungs[0].trials}
     rows = [
         [
@@ -99,42 +101,46 @@ def _costs(choice) -> str:
 
 
 def _findings(choice) -> list[str]:
-    """What the tables say, and what they do not."""
+    """Return the conclusions from the tables and their limits, as sentences."""
     best = choice.best
-    said = [
-        f"Accuracy is on {best.score.total} validation images, with 95% intervals in the tables of the rungs; the table above "
-        "is of rung 1. Pareto: no other is as good in all columns and better in one, by these accuracies as they are, "
-        "without their intervals: among few images chance decides. ms: median of one image, exported, one thread.",
+    lines = [
+        f"Accuracies are on {best.score.total} validation images; the tables of the rungs show 95% intervals. The table above "
+        "has the accuracies of rung 1. Pareto (*): no other candidate is at least as good in all columns and better in one. "
+        "This ignores the intervals, so with few images it is partly chance. ms: median time for one image, exported model, "
+        "one thread.",
         *([choice.remark] if choice.remark else []),
         *(f"{trial.name} failed: {trial.failed}" for rung in choice.rungs for trial in rung.trials if trial.failed),
         *filter(None, (_guessing(number, rung) for number, rung in enumerate(choice.rungs, start=1))),
-        f"best: {choice.winner}, {_share(best.score)} by {choice.chosen_by}; it was chosen by these images, so measure it "
+        f"best: {choice.winner}, {_share(best.score)} by {choice.chosen_by}; it was chosen on these images, so measure it "
         "on test images",
     ]
     if choice.noise is None:
-        said.append("seed noise was not measured: a difference may be one of seeds")
+        lines.append("seed noise was not measured: a difference may be due to the seeds")
     else:
-        said.append(
-            f"{_seeds(choice)}: the same recipe under {len(choice.seeds)} seeds differs by {100 * choice.noise:.1f} points: no "
+        lines.append(
+            f"{_seeds(choice)}: the same recipe with {len(choice.seeds)} seeds differs by {100 * choice.noise:.1f} points: no "
             "smaller difference is claimed"
         )
-    said += [f"{choice.winner} {_told(rival)}" for rival in choice.rivals]
+    lines += [f"{choice.winner} {_against(rival)}" for rival in choice.rivals]
     if choice.curve:
-        said += _more(choice)
-    return said
+        lines += _learning_curve(choice)
+    return lines
 
 
 def _seeds(choice) -> str:
-    """The winner's recipe again: of these the first alone was the best of several."""
+    """Return a sentence about the winner's recipe under other seeds.
+
+    The first run is left out of the list: it was selected as the best of several, the others were not.
+    """
     first, *others = choice.seeds
-    numbers, found = (
+    numbers, accuracies = (
         ", ".join(str(one.seed) for one in others),
         ", ".join(f"{one.score.accuracy:.1%}" for one in others),
     )
     updates = {one.updates for one in choice.seeds}
     trained = f" after {', '.join(str(one.updates) for one in others)} updates, not {first.updates}"
     return (
-        f"with seed{'s'[: len(others) > 1]} {numbers}: {found}{trained if len(updates) > 1 else ''}; mean of all "
+        f"with seed{'s'[: len(others) > 1]} {numbers}: {accuracies}{trained if len(updates) > 1 else ''}; mean of all "
         f"{len(choice.seeds)}: {choice.seeds_mean:.1%}"
     )
 
@@ -143,35 +149,35 @@ def _guessing(number: int, rung) -> str:
     names = [trial.name for trial in rung.trials if trial.guesses and not trial.failed]
     if not names:
         return ""
-    return f"in rung {number} no better than guessing, so that their rank tells nothing: {', '.join(names)}: more --minutes"
+    return f"in rung {number} no better than guessing, so their order means nothing: {', '.join(names)}: give more --minutes"
 
 
-def _told(rival) -> str:
+def _against(rival) -> str:
     value = f"{_points(rival)}, {rival.stage}"
     if rival.claimable:
         return f"is better than {rival.second} by {value}"
     return f"cannot be told apart from {rival.second}: {value}{rival.unequal and f'; {rival.unequal}'}"
 
 
-def _more(choice) -> list[str]:
-    """More data or a larger model."""
+def _learning_curve(choice) -> list[str]:
+    """Return the learning curve, and what more data or a larger model would gain."""
     curve = ", ".join(f"{trial.images} images {trial.score.accuracy:.1%}" for trial in choice.curve)
     updates = [trial.updates for trial in choice.curve]
     alike = max(updates) <= 1.1 * min(updates)
     how = "each for about as many updates" if alike else f"for {', '.join(map(str, updates))} updates"
-    said = [f"learning curve of {choice.winner}, {how}: {curve}"]
+    lines = [f"learning curve of {choice.winner}, {how}: {curve}"]
     gains = [("twice the images", choice.more_data), ("a larger model", choice.larger_model)]
     for name, gain in gains:
         if gain:
-            sure = "" if gain.claimable else ", not to be told from 0"
+            sure = "" if gain.claimable else ", which cannot be told apart from 0"
             stage = gain.unequal or gain.stage
-            said.append(f"  {name}: {_points(gain)}{sure} ({gain.first} against {gain.second}, {stage})")
-    return said
+            lines.append(f"  {name}: {_points(gain)}{sure} ({gain.first} against {gain.second}, {stage})")
+    return lines
 
 
-def _points(found) -> str:
-    low, high = found.ci95
-    return f"{100 * found.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+def _points(comparison) -> str:
+    low, high = comparison.ci95
+    return f"{100 * comparison.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def _share(accuracy) -> str:

@@ -12,9 +12,9 @@ from robustcls.core.errors import InputError
 @click.argument("files", nargs=-1, required=True, metavar="A.json B.json [...]")
 @click.option("--markdown", is_flag=True, help="Print Markdown tables, for a README.")
 def command(files: tuple[str, ...], markdown: bool) -> None:
-    """Show evaluations of the same samples side by side; differences are paired, against the first.
+    """Show evaluations of the same samples side by side, with paired differences from the first evaluation.
 
-    Refused where data, threat model or attacks differ, since the numbers would not mean the same.
+    Evaluations with different data, threat models or attacks are refused, because their numbers are not comparable.
 
     \b
       robustcls compare standard/evaluation.json pgd/evaluation.json
@@ -74,13 +74,15 @@ def command(files: tuple[str, ...], markdown: bool) -> None:
     click.echo(wrap(data))
     if by_class:
         click.echo(wrap(f"estimated: {what_is_estimated(first)}"))
-        for said in dict.fromkeys(filter(None, (*map(say_absent, evaluations), *map(say_others, evaluations)))):
-            click.echo(wrap(said))
+        for line in dict.fromkeys(filter(None, (*map(say_absent, evaluations), *map(say_others, evaluations)))):
+            click.echo(wrap(line))
     click.echo(wrap(threat))
     for name, e in zip(names, evaluations, strict=True):
-        if said := broken_proof(e):
-            click.echo(wrap(f"warning: {name[0]}: {said}", indent=9))
+        if contradiction := broken_proof(e):
+            click.echo(wrap(f"warning: {name[0]}: {contradiction}", indent=9))
         if e.certified:
             click.echo(wrap(f"certified: {name[0]} by {e.certified.how}", indent=2))
-        if said := certified_otherwise(first, e):
-            click.echo(wrap(f"certified accuracies of {names[0][0]} and {name[0]} are not compared: {said}", indent=2))
+        if reason := certified_otherwise(first, e):
+            click.echo(
+                wrap(f"certified accuracies of {names[0][0]} and {name[0]} are not compared: {reason}", indent=2)
+            )

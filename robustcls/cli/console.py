@@ -1,4 +1,4 @@
-"""What commands print: results on stdout, progress and notes on stderr."""
+"""Printing: results go to stdout, progress and notes to stderr."""
 
 import sys
 import textwrap
@@ -19,20 +19,20 @@ COLUMNS = 80
 
 
 def note(text: str, quiet: bool = False) -> None:
-    """What was taken or assumed, in lines that fit."""
+    """Print a note, such as an assumption or a default that was chosen, to stderr, wrapped to the terminal width."""
     if not quiet:
         context = click.get_current_context(silent=True)
         text = as_flags(text, flags_of(context.command if context else None))
-        with suppress(OSError):  # a log on a full disk ends no computation
+        with suppress(OSError):  # a full disk under a log file must not end a computation
             click.echo("\n".join(wrap(line) for line in text.splitlines()), err=True)
 
 
 def wrap(text: str, indent: int = 2) -> str:
-    """The text in lines that fit, but for words that are too long, such as paths; all but the first are indented."""
+    """Wrap the text to 80 columns and indent all lines but the first. Words that are too long, such as paths, stay whole."""
     return textwrap.fill(text, COLUMNS, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
-_MARKS = {  # status of a criterion: symbol, symbol where the terminal cannot show that, word
+_MARKS = {  # status of a criterion: symbol, ASCII replacement, word
     "PASS": ("✓", "+", "met"),
     "WARN": ("!", "!", "warned"),
     "FAIL": ("✕", "x", "failed"),
@@ -41,7 +41,7 @@ _MARKS = {  # status of a criterion: symbol, symbol where the terminal cannot sh
 
 
 def mark(status: str) -> str:
-    """A status as symbol and word, in ten columns."""
+    """Return a status as a symbol and a word, padded to ten columns."""
     symbol, plain, word = _MARKS[status]
     try:
         symbol.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
@@ -51,7 +51,10 @@ def mark(status: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need, the first left-aligned and cut where the line would not fit, numbers to the right."""
+    """Return a text table with columns as wide as their contents.
+
+    The first column is left-aligned, and truncated where a line would exceed 80 columns; the others are right-aligned.
+    """
     cells = [list(map(str, row)) for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     widths[0] = min(widths[0], max(16, COLUMNS - sum(width + 2 for width in widths[1:])))
@@ -68,7 +71,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same as a Markdown table."""
+    """Return the same as a Markdown table."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, ["---"] * len(header), *rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
@@ -88,5 +91,5 @@ def percent(accuracy: "Accuracy") -> str:
 
 
 def progress(quiet: bool) -> Callable[..., Iterator[Any]]:
-    """A wrapper for the batches of an attack."""
+    """Return the progress wrapper for the batches of an attack."""
     return show_attacks(not quiet)

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 from robustcls.cli.console import wrap
 
-EXTRAS = {  # what each optional dependency is for; which there are, the package's own metadata says
+EXTRAS = {  # purpose of each extra; the list of extras itself comes from the package's metadata
     "dev": "tests and checks of robustcls itself",
     "dicom": "DICOM images",
     "heic": "photos as .heic",
@@ -26,7 +26,7 @@ EXTRAS = {  # what each optional dependency is for; which there are, the package
 
 @click.command("doctor")
 def command() -> None:
-    """Say which versions are installed, what this machine can do, which data is there, and how to get the rest.
+    """Show installed versions, the devices of this machine, the data sets found, and how to get what is missing.
 
     \b
       robustcls doctor
@@ -54,7 +54,7 @@ def command() -> None:
 
 
 def extras() -> list[str]:
-    """Two lines for each extra of the package: what it is for, and which of its packages are there or how to get them."""
+    """Return two lines for each extra: whether it is installed, or how to install it; its purpose and its packages."""
     try:
         own = metadata.metadata("robustcls").get_all("Provides-Extra") or []
     except metadata.PackageNotFoundError:
@@ -69,7 +69,7 @@ def extras() -> list[str]:
 
 
 def _needs(extra: str) -> list[Requirement]:
-    """What an extra adds to the package's own dependencies on this machine."""
+    """Return the requirements that an extra adds to the package's own dependencies on this machine."""
     every = [Requirement(text) for text in metadata.requires("robustcls") or []]
     return [
         need
@@ -79,7 +79,7 @@ def _needs(extra: str) -> list[Requirement]:
 
 
 def _state(need: Requirement) -> str:
-    """`timm 1.0.19`, `timm missing` or `timm 0.9, needs >=1.0`."""
+    """Return the state of a requirement: `timm 1.0.19`, `timm missing` or `timm 0.9, needs >=1.0`."""
     try:
         version = metadata.version(need.name)
     except metadata.PackageNotFoundError:
@@ -108,15 +108,15 @@ def _data() -> list[str]:
         if plugin.name in ("digits", "folder") or is_made(plugin.name):
             continue
         try:
-            found = is_there(plugin.name, home)
+            state = is_there(plugin.name, home)
         except InputError as error:
-            found = str(error)
-        lines.append(f"  {plugin.name:<14}{found}")
+            state = str(error)
+        lines.append(f"  {plugin.name:<14}{state}")
     return [*lines, f"  {'folder:PATH':<14}any folder of images, one sub-folder per class"]
 
 
 def is_there(name: str, home: Path) -> str:
-    """Whether a data set lies in the data folder, by the names that torchvision gives its files."""
+    """Return whether a data set lies in the data folder, recognised by torchvision's file names, as text."""
     marks = {
         "cifar10": "cifar-10-batches-py",
         "cifar100": "cifar-100-python",

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 def command(flags: dict, config_file: str | None, model: str, overwrite: bool) -> None:
     """Draw attribution maps of clean and adversarial images, and measure whether they can be trusted.
 
-    Writes maps.npz, measures.json and a PNG for each of some samples. Measured are, on the correctly classified samples:
-    how alike the maps of clean and adversarial images are, beside noise and a random map; completeness, insertion and
-    deletion, infidelity, sensitivity; and whether maps change with the weights and with the class.
+    Writes maps.npz, measures.json and pictures (PNG) of some samples. On the correctly classified samples it measures:
+    the similarity between the maps of clean and adversarial images, compared with noise and with a random map; completeness,
+    insertion and deletion, infidelity and sensitivity; and whether maps change with the weights and with the class.
 
     \b
       robustcls explain --model ckpt.pt
@@ -51,7 +51,7 @@ def command(flags: dict, config_file: str | None, model: str, overwrite: bool) -
 
 
 def explain_all(config: ExplainConfig, model: str, folder: Path) -> None:
-    """Writes the files, and says which, once the model is found good."""
+    """Write the files and print their paths, after all checks of the model and the methods."""
     from robustcls.api import attack
     from robustcls.evaluation.attacks import as_attack
     from robustcls.evaluation.explain import explain_subject, supported_methods
@@ -78,7 +78,7 @@ def explain_all(config: ExplainConfig, model: str, folder: Path) -> None:
 
 
 def describe_methods(subject: "Subject", methods: Sequence[str], quiet: bool) -> None:
-    """Says what a reader of the maps must know, such as the layer of GradCAM and its grid."""
+    """Print what a reader of the maps must know, such as the layer and the grid of GradCAM."""
     from robustcls.attribution import note as describe
 
     for method in () if quiet else methods:
@@ -86,28 +86,29 @@ def describe_methods(subject: "Subject", methods: Sequence[str], quiet: bool) ->
             note(f"{method}: {text}")
 
 
-COMPARED = {  # what a clean image's map is compared with: label in the measures, heading
+COMPARED = {  # what the map of a clean image is compared with: key in the measures -> column heading
     ("adversarial", "kept"): "kept", ("adversarial", "flipped"): "flipped", ("benign_noise", ""): "noise",
     ("random_map", ""): "random",
 }  # fmt: skip
 
 
 def summarise(path: Path) -> str:
-    """The measures in a file measures.json, for a terminal."""
+    """Return the measures in a file measures.json as text for a terminal."""
     from robustcls.results.records import Measures
 
-    found = Measures.load(path).explanations
-    if not found.n:
-        return f"Nothing was measured: {found.attack} changed no correctly classified sample."
+    explanations = Measures.load(path).explanations
+    if not explanations.n:
+        return f"Nothing was measured: {explanations.attack} changed no correctly classified sample."
     rows, failures = [], []
-    for one in found.methods:
+    for one in explanations.methods:
         medians = {(like.against, like.label): like.measures["spearman"].median for like in one.likeness}
         failed = [check.id for check in one.checks if check.status == "fail"]
         cells = ["-" if (value := medians.get(key)) is None else f"{value:.2f}" for key in COMPARED]
         rows.append((one.method, *cells, str(len(failed))))
         failures += [f"{one.method} fails {', '.join(failed)}"] if failed else []
     lines = [
-        f"{found.n} correctly classified samples that {found.attack} changed; {found.flipped} of them flipped.",
+        f"{explanations.n} correctly classified samples that {explanations.attack} changed; {explanations.flipped} of them "
+        "flipped.",
         "Median rank correlation of the clean image's map with that of the adversarial",
         "image (label kept, flipped), of noise of the same norm, and with a random map:",
         table(("", *COMPARED.values(), "checks failed"), rows),

@@ -12,15 +12,18 @@ from robustcls.deploy.config import ExportConfig
 
 @click.command("export", cls=GroupedCommand)
 @click.option("--model", required=True, metavar="M", help=MODEL_HELP)
-@click.option("--out", required=True, metavar="DIR", help="Folder for the artefact; an earlier one there is replaced.")
-@click.option("--overwrite", is_flag=True, help="Replace a folder that holds something else, too.")
+@click.option(
+    "--out", required=True, metavar="DIR", help="Folder for the artefact; an earlier artefact in it is replaced."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the folder even if it contains something else.")
 @config_option
 @options(ExportConfig)
 def command(flags: dict, config_file: str | None, model: str, out: str, overwrite: bool) -> None:
-    """Export a model to one ONNX file that runs without PyTorch; check it against the model.
+    """Export a model to an ONNX file that runs without PyTorch, and check the file against the model.
 
-    Writes DIR with model.onnx (float32 N,C,H,W in [0, 1] to logits, normalisation inside), manifest.json, reference.npz and
-    drift.npz, once every label and all logits agree. DIR is a --model for every other command.
+    Writes the folder DIR with model.onnx, manifest.json, reference.npz and drift.npz, but only if all predicted classes and
+    logits agree with the model. model.onnx maps images, float32 N,C,H,W in [0, 1], to logits and includes the normalisation.
+    All other commands accept DIR as --model.
 
     \b
       robustcls export --model ckpt.pt --out artefact

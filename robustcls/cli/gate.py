@@ -22,11 +22,11 @@ STATUS = {"FAIL": 1, "INCONCLUSIVE": 3}
 @click.option("--junit", metavar="FILE.xml", help="Also write the verdict as JUnit XML.")
 @options(PolicyOptions, "asked")
 def command(file: str, asked: PolicyOptions, junit: str | None) -> int:
-    """Exit with 0 where an evaluation passes its thresholds, with 1 where it fails, for CI.
+    """Check an evaluation against accuracy thresholds: exit with 0 if it passes, with 1 if it fails. Meant for CI.
 
-    It passes when the whole 95% interval lies at or above each threshold and fails when one lies below. An interval around
-    its threshold, a failed self-check, or a threshold on what was not measured is inconclusive: exit status 3. A warning
-    self-check, or none at all, makes a pass a WARN: exit status 0.
+    The evaluation passes if every 95% interval lies entirely at or above its threshold, and fails if one lies entirely below.
+    It is inconclusive (exit status 3) if an interval contains its threshold, if a self-check failed, or if a threshold is
+    about something that was not measured. If a self-check warned, or none was run, PASS becomes WARN (exit status 0).
 
     \b
       robustcls gate evaluation.json --min-robust 0.40 --min-clean 0.75
@@ -61,14 +61,14 @@ def command(file: str, asked: PolicyOptions, junit: str | None) -> int:
 
 
 def _line(criterion: "Criterion") -> str:
-    """What became of a threshold or a condition, marked; further lines are indented to its text."""
+    """Return one criterion with its mark, wrapped; further lines are indented to the text."""
     text = f"{criterion.asked}: {criterion.measured}" if criterion.measured else criterion.reason
     start = "  " if criterion.status == "NOT JUDGED" else f"  {mark(criterion.status)}"
     return wrap(start + text, indent=len(start))
 
 
 def junit_xml(name: str, verdict: "Verdict") -> str:
-    """A test case for each criterion, the diagnostics among them; a failure element where it fails or stays open."""
+    """Return JUnit XML: a test case per criterion, self-checks included, with a failure where it fails or is inconclusive."""
     bad = sum(one.status in STATUS for one in verdict.criteria)
     skipped = sum(one.status == "NOT JUDGED" for one in verdict.criteria)
     cases = "".join(_case(name, one) for one in verdict.criteria)
@@ -91,6 +91,6 @@ def _case(file: str, criterion: "Criterion") -> str:
 
 
 def _attribute(text: str) -> str:
-    """Quoted, without the characters that XML 1.0 has no way to write."""
+    """Return the text as a quoted XML attribute, without the characters that XML 1.0 cannot represent."""
     legal = "".join(c if c >= " " and not "\ud800" <= c <= "\udfff" and c not in "\ufffe\uffff" else " " for c in text)
     return quoteattr(legal)

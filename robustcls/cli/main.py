@@ -1,4 +1,4 @@
-"""The `robustcls` command: finds commands by file name, turns errors into one line and an exit status."""
+"""The `robustcls` command. It finds commands by file name, and turns errors into one line and an exit status."""
 
 import importlib
 import io
@@ -22,24 +22,24 @@ SUMMARIES = {
     "audit": "Find label errors and duplicates in training data.",
     "attack": "Measure clean and robust accuracy.",
     "explain": "Draw attribution maps of clean and adversarial images.",
-    "certify": "Prove lower bounds of robust accuracy, by smoothing.",
+    "certify": "Prove lower bounds on robust accuracy.",
     "report": "Attack, explain and diagnose, then write the HTML report.",
     "compare": "Show evaluations of the same samples side by side.",
-    "gate": "Exit with 0 or 1 by thresholds on accuracy, for CI.",
-    "export": "Write a model as one ONNX file that runs without PyTorch, checked.",
+    "gate": "Check accuracy thresholds in CI: exit status 0 or 1.",
+    "export": "Export a model to ONNX, to run without PyTorch, and check it.",
     "serve": "Serve exported models over HTTP, with metrics.",
     "monitor": "Write alert rules for an artefact, or show the state of a service.",
-    "choose": "Choose among recipes in a given time, by successive halving.",
-    "label": "Label images by a model, to train another on them.",
+    "choose": "Choose the best of several training recipes in a given time.",
+    "label": "Label images with a model, to train another model on them.",
     "list": "List the plug-ins with their options and source.",
-    "bench": "Measure the speed of training and attack on this machine.",
-    "doctor": "Say what is installed, found and missing.",
+    "bench": "Measure the speed of training and attacks on this machine.",
+    "doctor": "Show what is installed, what is found and what is missing.",
 }
 WRONG_INPUT, INTERRUPTED = 2, 130
 
 
 class Commands(click.Group):
-    """Imports a command's module when the command is run, not before."""
+    """Import a command's module only when the command is used."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(SUMMARIES)
@@ -75,19 +75,20 @@ def cli(debug: bool) -> None:
 def main(
     arguments: Sequence[str] | None = None, command: click.Command | None = None, name: str = "robustcls"
 ) -> NoReturn:
-    """Runs the command line, or another command by the same rules.
+    """Run the command line, or another click command with the same error handling, and exit.
 
-    0 done, 1 the gate failed, 2 wrong usage or input, 3 inconclusive, 130 interrupted, by Ctrl-C or SIGTERM.
+    The exit status is 0 (success), 1 (the gate failed), 2 (wrong usage or input), 3 (inconclusive) or 130 (interrupted by
+    Ctrl-C or SIGTERM).
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    # --debug is taken anywhere, as one adds it to a line that has just failed.
+    # --debug is accepted in any position, since users append it to a command that has just failed.
     arguments = [argument for argument in arguments if argument != "--debug"]
-    with suppress(OSError):  # where the folder is gone
+    with suppress(OSError):  # the current folder may have been deleted
         if "" not in sys.path and os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())  # so that module:callable is found in it, as by `python -m robustcls`
+            sys.path.insert(0, os.getcwd())  # so that module:callable is found there, as with `python -m robustcls`
     _open_closed_streams()
-    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows its code
+    for stream in (sys.stdout, sys.stderr):  # a character that the terminal cannot show is printed as its code
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -95,7 +96,7 @@ def main(
             status = (command or cli).main(arguments or ["--help"], prog_name=name, standalone_mode=False)
             sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort) as error:
-        if isinstance(error.__cause__, EOFError):  # click takes a file that ends too early for a user who left
+        if isinstance(error.__cause__, EOFError):  # click turns the EOFError of a truncated file into Abort
             status = _complain(error.__cause__, debug, "")
         else:
             _say("interrupted")
@@ -110,7 +111,10 @@ def main(
 
 
 def _open_closed_streams() -> None:
-    """Standard streams that were closed, as by `2>&-`, lead nowhere, and no file or socket gets their numbers."""
+    """Open the null device for standard streams that are closed, as by `2>&-`.
+
+    Otherwise a file or socket that is opened later would get the number of the stream, and messages would go there.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is not None:
             continue
@@ -122,7 +126,7 @@ def _open_closed_streams() -> None:
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """In it SIGTERM, by which containers and CI stop a job, saves and tidies up what Ctrl-C does. A second one is ignored."""
+    """Treat SIGTERM, by which containers and CI stop a job, like Ctrl-C: save and clean up. Ignore a second SIGTERM."""
 
     def stop(number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)
@@ -151,7 +155,7 @@ def _complain(error: Exception, debug: bool, command: str) -> int:
     if isinstance(error, OSError) and error.errno in FULL:
         place = error.filename or ("standard output" if _came_from_printing(error) else "a file")
         message = f"cannot write {place}: {error.strerror}: make room"
-    elif not isinstance(error, (InputError, click.ClickException)):  # a fault of ours, or of the user's code
+    elif not isinstance(error, (InputError, click.ClickException)):  # a bug of robustcls or of the user's code
         message = f"{type(error).__name__}: {message}; --debug shows where"
     _say(" ".join(message.split()))
     return WRONG_INPUT
@@ -168,7 +172,10 @@ def _came_from_printing(error: Exception) -> bool:
 
 
 def _drop_unwritten(stream: TextIO) -> None:
-    """What cannot be written any more: else the interpreter complains of it once more, with a status of its own."""
+    """Discard buffered output that cannot be written, such as on a full disk.
+
+    Otherwise the interpreter fails again at exit, when it flushes the stream, and changes the exit status.
+    """
     try:
         stream.flush()
     except OSError:

@@ -23,20 +23,26 @@ CLEAR = "\x1b[H\x1b[2J"
 
 @click.command("monitor", cls=GroupedCommand)
 @click.argument("place", metavar="DIR|URL")
-@click.option("--write", "out", metavar="FOLDER", help="Of an artefact: folder for what Prometheus and Grafana read.")
-@click.option("--name", metavar="NAME", help="Name by which the model is served.  [default: its folder's]")
-@click.option("--policy", metavar="FILE.toml", help="Of a URL: bounds that the service is held to.")
 @click.option(
-    "--watch", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Of a URL: show it again and again."
+    "--write", "out", metavar="FOLDER", help="For an artefact: folder for the files that Prometheus and Grafana read."
+)
+@click.option("--name", metavar="NAME", help="Name under which the model is served.  [default: the folder's name]")
+@click.option("--policy", metavar="FILE.toml", help="For a URL: bounds that the service must meet.")
+@click.option(
+    "--watch",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="For a URL: refresh the state at this interval.",
 )
 @options(MonitorConfig)
 def command(place: str, flags: dict, name: str | None, out: str | None, policy: str | None, watch: float | None) -> int:
-    """Watch a service: write alert rules for an artefact, or show the state of a running one.
+    """Monitor a service: write alert rules for an artefact, or show the state of a running service.
 
-    With --write: rules.yml with its tests, prometheus.yml, alertmanager.yml and dashboard.json for the artefact DIR.
+    For the artefact DIR, --write writes rules.yml and its tests, prometheus.yml, alertmanager.yml and dashboard.json.
 
-    Of a URL the state on one screen; exit status 0 where all is well, 1 where it is not ready, has drifted or misses a bound
-    of the policy, 3 where a bound is open for lack of traffic or lies in an interval, 2 where nothing answers.
+    For a URL, shows the state of the service on one screen. The exit status is 0 if all is well; 1 if the service is not
+    ready, has drifted or misses a bound of the policy; 3 if a bound cannot be judged, because traffic is too low or the
+    interval contains the bound; 2 if the service does not answer.
 
     \b
       robustcls monitor artefact --write monitoring

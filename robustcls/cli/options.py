@@ -1,4 +1,4 @@
-"""Dataclass fields as click options."""
+"""Command-line options, generated from dataclass fields."""
 
 import dataclasses
 import functools
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 MODEL_HELP = (
     "Checkpoint, state dict (with --arch), torchvision/NAME, timm/NAME, FILE.onnx, a folder of robustcls export, "
-    "http://HOST:PORT/v2/models/NAME of a running service, or module:callable: a torch.nn.Module, or a function "
-    "without arguments that makes one, that sees [0, 1] pixels. Also inside a wrapper: averaged(M, draws=20), "
+    "http://HOST:PORT/v2/models/NAME of a running service, or module:callable, which is a torch.nn.Module on [0, 1] "
+    "pixels or a function without arguments that returns one. May be inside a wrapper: averaged(M, draws=20), "
     "smoothed(M, sigma=0.25), straight_through(M, layer=NAME)."
 )
-PYTHON = {"attacks": "attack", "path": "out"}  # names of options in Python that are not the flag's
+PYTHON = {"attacks": "attack", "path": "out"}  # Python names of options whose flag has another name
 GROUPS = (
     "Data", "Model", "Attack", "Certificate", "Optimisation", "Explanation", "Report", "Verdict", "Benchmark", "Network",
     "Limits", "Scale", "Runtime", "Output",
 )  # fmt: skip
-OWN = {  # groups of options that a command declares itself; the others are about its output
+OWN = {  # groups of options that a command declares itself; all others belong to the group Output
     "model": "Model", "models": "Model", "resume": "Runtime", "dry_run": "Runtime", "config_file": "Runtime",
 }  # fmt: skip
 T = TypeVar("T")
@@ -39,17 +39,18 @@ class PolicyOptions:
 
     GROUP: ClassVar[str] = "Verdict"
 
-    policy: str | None = option(None, "Thresholds; the options below win over it.", metavar="FILE.toml")
-    min_robust: float | None = option(None, "Least robust accuracy, such as 0.40.", metavar="SHARE")
-    min_clean: float | None = option(None, "Least clean accuracy, such as 0.75.", metavar="SHARE")
+    policy: str | None = option(None, "File with thresholds. The options below override it.", metavar="FILE.toml")
+    min_robust: float | None = option(None, "Minimum robust accuracy, such as 0.40.", metavar="SHARE")
+    min_clean: float | None = option(None, "Minimum clean accuracy, such as 0.75.", metavar="SHARE")
     min_certified: float | None = option(
         None,
-        "Least certified accuracy, such as 0.30, at the policy's radius, else that of the attacks, else the first certified.",
+        "Minimum certified accuracy, such as 0.30, at the radius of the policy, else of the attacks, else the first certified "
+        "radius.",
         metavar="SHARE",
     )
 
     def load_policy(self) -> "Policy":
-        """Raises InputError where the file is no policy, or a threshold is no share."""
+        """Return the policy. Raises InputError if the file is not a policy, or if a threshold is not between 0 and 1."""
         from robustcls.results.policy import Policy
 
         return Policy.load(
@@ -58,9 +59,10 @@ class PolicyOptions:
 
 
 def options(config: type, into: str = "") -> Callable[[Command], Command]:
-    """Adds an option for each field of a dataclass.
+    """Return a decorator that adds a command-line option for each field of a dataclass.
 
-    Those that were given arrive as one dict, `flags`; or all of them as an instance, in the parameter `into`.
+    The command receives the options that the user set as one dict, the parameter `flags`. With `into`, it receives an
+    instance of the dataclass in the parameter of that name instead.
     """
     hints = typing.get_type_hints(config)
     fields = [field for field in dataclasses.fields(config) if "help" in field.metadata]
@@ -84,7 +86,7 @@ def options(config: type, into: str = "") -> Callable[[Command], Command]:
 
 
 def flags_of(command: click.Command | None) -> dict[str, str]:
-    """The command's flags by the names of the options in Python."""
+    """Return the command's flags, keyed by the names of the options in Python."""
     names = [name for parameter in command.params for name in parameter.opts] if command else []
     flags = {name.lstrip("-").replace("-", "_"): name for name in names if name.startswith("--")}
     return flags | {python: flags[name] for python, name in PYTHON.items() if name in flags}
@@ -92,17 +94,17 @@ def flags_of(command: click.Command | None) -> dict[str, str]:
 
 model_option = click.option("--model", required=True, metavar="M", help=MODEL_HELP)
 config_option = click.option(
-    "--config", "config_file", metavar="FILE.toml", help="Take options from this file; flags win."
+    "--config", "config_file", metavar="FILE.toml", help="Read options from this file; flags override it."
 )
 
 
 def build(config: type[T], flags: Mapping[str, Any], config_file: str | None) -> T:
-    """defaults < configuration file < flags. Raises InputError."""
+    """Return the options: flags override the configuration file, which overrides the defaults. Raises InputError."""
     return resolve(config, read_toml(config_file) if config_file else {}, flags)
 
 
 class _Option(click.Option):
-    """An option with the group that it has in the help."""
+    """An option with the group under which the help lists it."""
 
     def __init__(self, *arguments: Any, group: str, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -116,7 +118,7 @@ class GroupedCommand(click.Command):
         groups: dict[str, list[tuple[str, str]]] = {name: [] for name in GROUPS}
         for parameter in self.get_params(context):
             if isinstance(parameter, click.Argument):
-                continue  # the line of usage shows it
+                continue  # shown in the usage line
             group = getattr(parameter, "group", OWN.get(parameter.name or "", "Output"))
             if record := parameter.get_help_record(context):
                 groups[group].append(record)
@@ -127,14 +129,14 @@ class GroupedCommand(click.Command):
 
 
 def _group_of(config: type, name: str) -> str:
-    """The GROUP of the class that declares the option."""
+    """Return the GROUP of the class that declares the option."""
     return next(getattr(base, "GROUP", "Output") for base in config.__mro__ if name in inspect.get_annotations(base))
 
 
 def _click_option(field: dataclasses.Field, hint: Any, group: str) -> Callable[[Command], Command]:
     name = f"--{field.name.replace('_', '-')}"
     parts = [part for part in union_parts(hint) if part is not type(None)]
-    kind = str if str in parts else parts[0]  # a number or a word arrives as text
+    kind = str if str in parts else parts[0]  # int | str is parsed later
     help_text = field.metadata["help"]
     settings: dict[str, Any] = {"default": None}
     if field.default not in (None, (), dataclasses.MISSING) and field.default is not False:
@@ -150,6 +152,6 @@ def _click_option(field: dataclasses.Field, hint: Any, group: str) -> Callable[[
         settings["type"] = kind
     if "metavar" in field.metadata:
         settings["metavar"] = field.metadata["metavar"]
-    # The short form of --n is for torchrun, which takes --n for an abbreviation of its own options.
+    # --n also has a short form, because torchrun takes --n for an abbreviation of one of its own options.
     names = ("-n", name) if name == "--n" else (name,)
     return click.option(*names, field.name, help=help_text, cls=_Option, group=group, **settings)

@@ -1,4 +1,4 @@
-"""What must not be lost where a command writes to a place that nobody named."""
+"""Default output paths, and protection of existing files when the user has not named an output path."""
 
 import json
 import os
@@ -23,40 +23,40 @@ from robustcls.core.wrapped import read_wrapped
 if TYPE_CHECKING:
     from robustcls.results.records import Evaluation
 
-OVERWRITE_HELP = "Replace files of another model, or of another program, at the default place too."
+OVERWRITE_HELP = "Replace files at the default path even if they are about another model or from another program."
 overwrite_option = click.option("--overwrite", is_flag=True, help=OVERWRITE_HELP)
 _EMBEDDED = re.compile(r'<script type="application/json" id="evaluation-\d+">(.*?)</script>', re.DOTALL)
 _CARD = re.compile(r'\A---\n.*^  - "robustcls"$.*^model-index:\n  - name: ("[^\n]*")$', re.DOTALL | re.MULTILINE)
 
 
 def name_of(spec: str) -> str:
-    """What a model is called in the files about it; of one in a file the last part, since its folder may be moved."""
-    # An address may end with a slash.
+    """Return the name of a model in output files. For a model in a file it is the file name, since its folder may move."""
+    # A URL may end with a slash.
     return read_wrapped(spec).name(lambda inner: Path(inner).name if Path(inner).exists() else inner.rstrip("/"))
 
 
 def default_out(spec: str, name: str) -> Path:
-    """`name` beside the model's file, inside an artefact's folder, or in the current folder for a model from code.
+    """Return the path of `name` beside the model's file, in the folder of an artefact, or in the current folder for code.
 
-    Of a model in wrappers, their names are part of it: `evaluation-averaged.json`.
+    For a model in wrappers, the file name contains their names: `evaluation-averaged.json`.
     """
     path, wrappers = home_of(spec) / name, read_wrapped(spec).wrappers
     return path.with_stem("-".join([path.stem, *(one.name.rpartition(":")[2] for one in wrappers)]))
 
 
 def home_of(spec: str, otherwise: Path = Path()) -> Path:
-    """The folder of a model's files, of several those of the first; `otherwise` for a model from code."""
+    """Return the folder of a model's file (of the first, for several models), or `otherwise` for a model from code."""
     path = Path(read_wrapped(spec).first)
     return path if path.is_dir() else path.parent if path.exists() else otherwise
 
 
 def command_line() -> str:
-    """The command as it was typed."""
+    """Return the command line as it was typed."""
     return shlex.join(["robustcls", *sys.argv[1:]])
 
 
 def check_not_lost(path: Path, models: Iterable[str], overwrite: bool) -> None:
-    """Raises InputError where there is a file about none of these models, by their names, and it is not to be replaced."""
+    """Raise InputError if `path` is a file about none of the models with these names and `overwrite` is off."""
     if overwrite or is_stream(path) or not path.is_file() or not path.stat().st_size:
         return
     from robustcls.reporting.scrub import scrub_text
@@ -70,9 +70,9 @@ def check_not_lost(path: Path, models: Iterable[str], overwrite: bool) -> None:
 
 
 def keep_earlier(path: Path, new: "Evaluation", *, images: bool = True, names: bool = True) -> None:
-    """Copies an evaluation at `path` that holds what the new one does not to a name beside it, and says so.
+    """Copy an evaluation at `path` to a file beside it if it contains results that the new one lacks, and print a note.
 
-    One that was kept before, and would lose nothing by it, is replaced. images, names: of image files, go with it.
+    An earlier copy is replaced if that loses nothing. images, names: whether the copy keeps image data and file names.
     """
     from robustcls.reporting.scrub import without_arrays, without_file_names
 
@@ -92,7 +92,7 @@ def keep_earlier(path: Path, new: "Evaluation", *, images: bool = True, names: b
 
 
 def note_if_replaced(spec: str, evaluation: "Evaluation") -> None:
-    """Says so where the artefact that was attacked is no longer what its folder holds."""
+    """Print a warning if the file of the attacked artefact was replaced during the evaluation."""
     if not Path(spec).is_dir():
         return
     from robustcls.results.artefact import MODEL
@@ -100,15 +100,15 @@ def note_if_replaced(spec: str, evaluation: "Evaluation") -> None:
     file = Path(spec) / MODEL
     if not file.is_file() or sha256(file) != evaluation.model.sha256:
         note(
-            f"warning: {file} was replaced meanwhile: the evaluation is of the file before, attack this one again",
+            f"warning: {file} was replaced meanwhile: the evaluation is about the earlier file, attack the new one again",
             False,
         )
 
 
 def loses(old: "Evaluation", new: "Evaluation") -> bool:
-    """Whether the new evaluation, in the place of the old one, would leave out something that took time to measure."""
+    """Whether replacing the old evaluation by the new one would lose results that took time to measure."""
     if not old.attacks and old.certified and old.certified == new.certified:
-        return False  # certificates that the new one has, and clean accuracy
+        return False  # the old one has only certificates, which the new one has too, and clean accuracy
     return (
         _task(old) != _task(new)
         or old.data.n > new.data.n
@@ -119,11 +119,11 @@ def loses(old: "Evaluation", new: "Evaluation") -> bool:
     )
 
 
-def _task(found: "Evaluation") -> str:
-    """Under what, by what and on what a model was evaluated, as text."""
-    attacks = [[attack.name, attack.options, attack.alone is not None] for attack in found.attacks]
-    data = [found.data.name, found.data.split]
-    return json.dumps([asdict(found.threat), attacks, data], sort_keys=True, default=str)
+def _task(evaluation: "Evaluation") -> str:
+    """Return the threat model, the attacks and the data of an evaluation as text, for comparison."""
+    attacks = [[attack.name, attack.options, attack.alone is not None] for attack in evaluation.attacks]
+    data = [evaluation.data.name, evaluation.data.split]
+    return json.dumps([asdict(evaluation.threat), attacks, data], sort_keys=True, default=str)
 
 
 def _evaluation_at(path: Path) -> "Evaluation | None":
@@ -136,7 +136,7 @@ def _evaluation_at(path: Path) -> "Evaluation | None":
 
 
 def models_of(path: Path) -> set[str]:
-    """The names of the models that an evaluation, a measures.json, a report or a model card is about; none of other files."""
+    """Return the names of the models in an evaluation, measures.json, report or model card; an empty set for other files."""
     from robustcls.reporting.scrub import scrub_text
 
     try:
@@ -150,7 +150,7 @@ def models_of(path: Path) -> set[str]:
 
 
 def _name(record: Any) -> str:
-    """Of one of our records, or of an entry of RobustBench."""
+    """Return the model name of a robustcls record, or of a RobustBench entry."""
     if "autoattack_acc" in record:
         return record["name"]
     if not record["schema"].startswith("robustcls/"):
@@ -159,8 +159,8 @@ def _name(record: Any) -> str:
 
 
 def _last(name: str) -> str:
-    """Of `pgd/ckpt.pt`, ckpt.pt, also inside wrappers; `torchvision/resnet18` is a name as a whole."""
-    with suppress(InputError):  # whatever a model is called
+    """Return the file name of a path, also inside wrappers: ckpt.pt of `pgd/ckpt.pt`. `torchvision/resnet18` stays whole."""
+    with suppress(InputError):  # a model name may contain any characters
         if (named := read_wrapped(name)).wrapper:
             return named.name(_last)
     return name.rpartition("/")[2] if "." in name.rpartition("/")[2] else name

@@ -33,29 +33,31 @@ if TYPE_CHECKING:
     from robustcls.results.policy import Policy
     from robustcls.results.records import Evaluation
 
-STATED = ("intended_use", "license", "positive", "tree")  # what is stated of a model, whether measured or only rendered
-RENDERING = {"quiet", "redact_names", *STATED}  # options that also hold where evaluations are only rendered
+STATED = ("intended_use", "license", "positive", "tree")  # facts about a model that need no measurement
+RENDERING = {"quiet", "redact_names", *STATED}  # options that are also allowed without --model
 
 
 @dataclass(kw_only=True)
 class PageOptions(PolicyOptions):
-    """What is reported, and which files are written; how a model is measured is in ReportConfig."""
+    """Which models are reported and which files are written. How a model is measured is in ReportConfig."""
 
     GROUP: ClassVar[str] = "Output"
 
     model: tuple[str, ...] = option(
-        (), f"Attacked and explained first; repeatable. {MODEL_HELP}", metavar="M", group="Model"
+        (), f"Model to attack and explain before reporting; repeatable. {MODEL_HELP}", metavar="M", group="Model"
     )
     title: str | None = option(None, "Title of the report.", group="Report")
-    index: str | None = option(None, "List all evaluations below a folder on one page.", metavar="DIR", group="Report")
+    index: str | None = option(
+        None, "Write a page that lists all evaluations below this folder.", metavar="DIR", group="Report"
+    )
     out: str | None = option(
-        None, "The report.  [default: report.html beside the first model or file]", metavar="FILE.html"
+        None, "Report to write.  [default: report.html beside the first model or file]", metavar="FILE.html"
     )
     assets: str | None = option(
-        None, "Put the gallery's images there, lossless, instead of into the page.", metavar="DIR"
+        None, "Write the gallery's images to this folder, lossless, instead of into the page.", metavar="DIR"
     )
     model_card: bool = option(False, "Also write MODEL_CARD.md beside each model or file.")
-    redact_images: bool = option(False, "Leave images and attribution maps out of every file that is written.")
+    redact_images: bool = option(False, "Leave images and attribution maps out of all files that are written.")
     overwrite: bool = option(False, OVERWRITE_HELP)
 
 
@@ -67,10 +69,12 @@ class PageOptions(PolicyOptions):
 def command(flags: dict, page: PageOptions, config_file: str | None, files: tuple[str, ...]) -> int:
     """Write the HTML report of evaluations, or of models after attacking and explaining them.
 
-    With FILE.json alone it only renders. Two or more are shown side by side, compared where they hold the same samples.
-    A profile says how much is measured: quick is a look, standard the usual report, full what a paper would show; what it
-    leaves out is shown as not run. quick keeps a time budget, as --minutes does: it measures the model's speed first, and
-    takes fewer samples, and says so, where they would not fit.
+    With only FILE.json, existing evaluations are rendered. Two or more are shown side by side, and compared if they have the
+    same samples.
+
+    With --model, the profile decides how much is measured: quick for a first look, standard for the usual report, full for
+    a publication. The report lists what was not run. The profile quick keeps a time budget, like --minutes: it measures the
+    speed of the model first, then uses fewer samples if necessary, and reports this.
 
     \b
       robustcls report --model ckpt.pt
@@ -118,8 +122,8 @@ def command(flags: dict, page: PageOptions, config_file: str | None, files: tupl
                 evaluations = measure(page, config, places.evaluations, given) + evaluations
             redacted = [("images", without_arrays)] if page.redact_images else []
             redacted += [("names of image files", without_file_names)] if flags.get("redact_names") else []
-            for what, without in redacted:
-                warn_of_what_stays(files, loaded, what, without)
+            for kind, without in redacted:
+                warn_of_what_stays(files, loaded, kind, without)
             _write(evaluations, places, page, policy)
     if page.index:
         from robustcls.reporting.index import index
@@ -131,25 +135,28 @@ def command(flags: dict, page: PageOptions, config_file: str | None, files: tupl
 
 
 def configure(flags: Mapping[str, Any], config_file: str | None) -> ReportConfig:
-    """defaults < profile < configuration file < flags. Raises InputError."""
+    """Return the options: flags override the configuration file, then the profile, then the defaults. Raises InputError."""
     return resolve(ReportConfig, *layered(read_toml(config_file) if config_file else {}, flags))
 
 
 @dataclass
 class Places:
-    """Where the files of a report go."""
+    """The output paths of a report."""
 
     page: Path
-    named: bool  # the page, by --out
-    evaluations: list[Path]  # one of each model
-    cards: list[Path]  # one of each model and each file, where they were asked for
+    named: bool  # whether --out names the page
+    evaluations: list[Path]  # one per model
+    cards: list[Path]  # one per model and file, with --model-card
 
     @property
     def written(self) -> list[Path]:
         return [self.page, *self.evaluations, *self.cards]
 
     def unnamed(self, names: Sequence[str]) -> Iterator[tuple[Path, Sequence[str]]]:
-        """The places that nobody named, each with the models whose files may be there. names: of all models and files."""
+        """Yield the default paths, each with the names of the models whose files may be there.
+
+        names: names of all models and files.
+        """
         from robustcls.reporting.card import beside_card
 
         if not self.named:
@@ -161,7 +168,10 @@ class Places:
 
 
 def choose_places(page: PageOptions, files: Sequence[str]) -> Places:
-    """Beside the model or the file; of a model from code beside the page. Raises InputError where one cannot be written."""
+    """Return the output paths: beside each model or file, or beside the page for a model from code.
+
+    Raises InputError if a path cannot be written.
+    """
     specs = (*page.model, *files)
     out = Path(page.out) if page.out else default_out(specs[0], "report.html")
     home = Path() if is_stream(out) else out.parent
@@ -178,19 +188,19 @@ def choose_places(page: PageOptions, files: Sequence[str]) -> Places:
 
 
 def unfinished_beside(path: Path) -> Path:
-    """Where an evaluation is kept until all parts are measured."""
+    """Return the path of an evaluation until all its parts are measured."""
     return path.with_name(f"{path.stem}-unfinished.json")
 
 
 def warn_of_what_stays(
     files: Sequence[str],
     evaluations: Sequence["Evaluation"],
-    what: str,
+    kind: str,
     without: Callable[["Evaluation"], "Evaluation"],
 ) -> None:
-    """Says which files still hold what a page that is made from them leaves out."""
+    """Print a note about files that still contain what is redacted from the page that is rendered from them."""
     if full := [file for file, found in zip(files, evaluations, strict=True) if without(found) != found]:
-        note(f"the {what} are left out of the page alone: {', '.join(full)} still holds them", quiet=False)
+        note(f"the {kind} are left out of the page alone: {', '.join(full)} still holds them", quiet=False)
 
 
 def _write(evaluations: Sequence["Evaluation"], places: Places, page: PageOptions, policy: "Policy") -> None:
@@ -208,8 +218,9 @@ def _write(evaluations: Sequence["Evaluation"], places: Places, page: PageOption
 
 
 def beside_each(specs: Sequence[str], name: str, home: Path) -> list[Path]:
-    """A file beside each model or evaluation, in `home` for a model from code; of those that share a folder, each its own,
-    such as evaluation-pgd.json.
+    """Return the path of a file beside each model or evaluation, in `home` for a model from code.
+
+    If several share a folder, their names are appended: evaluation-pgd.json.
     """
     homes = [home_of(spec, home) / name for spec in specs]
     tails = [Path(spec).name.removesuffix(".pt").removesuffix(".json").replace(":", "-") for spec in specs]
@@ -226,9 +237,9 @@ def beside_each(specs: Sequence[str], name: str, home: Path) -> list[Path]:
 def measure(
     page: PageOptions, config: ReportConfig, outs: Sequence[Path], given: Collection[str] = ()
 ) -> list["Evaluation"]:
-    """Attacks and explains the models and writes their evaluations to outs, once every model is found good.
+    """Attack and explain the models, after all of them were loaded and checked, and write their evaluations to `outs`.
 
-    given: options that the user named, whose counts win over the budget of the profile.
+    given: options that the user set; numbers of samples among them are not reduced by the profile's time budget.
     """
     from robustcls.cli.attack import summarise
     from robustcls.cli.explain import describe_methods
@@ -245,42 +256,42 @@ def measure(
     keep_freed_memory()
     for method in config.method:
         plugins.resolved("attribution", method)
-    choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # a typo is found at once
+    choose_attacks(config.attack or None, config.suite, config.norm or "linf")  # finds typos early
     say = partial(note, quiet=config.quiet)
     subjects = load_subjects(page.model, config)
     plans = [plan_from(config, subject, say=say) for subject in subjects]
     evaluations = []
-    for model, its, out in zip(page.model, estimate(subjects, plans, config, given), outs, strict=True):
-        subject = its.subject
+    for model, estimated, out in zip(page.model, estimate(subjects, plans, config, given), outs, strict=True):
+        subject = estimated.subject
         note("\n".join([model, *subject.notes]), config.quiet)
-        describe_methods(subject, its.plan.methods, config.quiet)
+        describe_methods(subject, estimated.plan.methods, config.quiet)
         if not page.overwrite:
-            subject.inside, said = certificates_at(out, subject)
-            note(said, config.quiet or not said)
-        budget, text = its.begin(given)
+            subject.inside, message = certificates_at(out, subject)
+            note(message, config.quiet or not message)
+        budget, text = estimated.begin(given)
         note(text, config.quiet)
         unfinished = unfinished_beside(out)
         kept: list[Path] = []
 
-        def save(found: "Evaluation", path: Path = unfinished, kept: list[Path] = kept) -> None:
-            (without_arrays(found) if page.redact_images else found).save(path)
+        def save(result: "Evaluation", path: Path = unfinished, kept: list[Path] = kept) -> None:
+            (without_arrays(result) if page.redact_images else result).save(path)
             kept.append(path)
 
         try:
-            found = evaluate_subject(
-                subject, its.plan, progress=None if config.quiet else progress(False), budget=budget, pace=its.pace,
+            evaluation = evaluate_subject(
+                subject, estimated.plan, progress=None if config.quiet else progress(False), budget=budget, pace=estimated.pace,
                 say=say, done=save, options=config, command=command_line(),
             )  # fmt: skip
         except BaseException:
             note(f"what was measured is kept in {unfinished}", config.quiet or not kept)
             raise
         if not page.overwrite:
-            keep_earlier(out, found, images=not page.redact_images, names=not config.redact_names)
-        save(found, out)
-        note_if_replaced(model, found)
+            keep_earlier(out, evaluation, images=not page.redact_images, names=not config.redact_names)
+        save(evaluation, out)
+        note_if_replaced(model, evaluation)
         unfinished.unlink()
-        note(f"\n{summarise(found)}\n\n{out}\n\n", config.quiet)
+        note(f"\n{summarise(evaluation)}\n\n{out}\n\n", config.quiet)
         check_answered(subject.model)
-        del found.examples  # in memory of one model at a time
-        evaluations.append(found)
+        del evaluation.examples  # to keep the examples of only one model in memory
+        evaluations.append(evaluation)
     return evaluations

@@ -16,14 +16,15 @@ NEEDS_RAY = "`engine=ray` needs Ray Serve: pip install 'robustcls[serve,ray]'"
 @click.command("serve", cls=GroupedCommand)
 @click.option(
     "--model", "models", required=True, multiple=True, metavar="DIR",
-    help="Folder that export wrote, or NAME=DIR; repeatable.",
+    help="Folder that robustcls export wrote, or NAME=DIR; repeatable.",
 )  # fmt: skip
 @config_option
 @options(ServeConfig)
 def command(flags: dict, config_file: str | None, models: tuple[str, ...]) -> None:
-    """Serve artefacts over HTTP: Open Inference Protocol v2, health, metrics.
+    """Serve artefacts over HTTP, by the Open Inference Protocol v2, with health endpoints and metrics.
 
-    Answers on this machine alone unless --host says otherwise. SIGTERM makes it unready, then answers what it has accepted.
+    The service is reachable from this machine only, unless you set --host. On SIGTERM it reports that it is not ready, and
+    stops after it has answered the accepted requests.
 
     \b
       robustcls serve --model artefact

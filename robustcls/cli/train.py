@@ -15,20 +15,22 @@ from robustcls.training.progress import RunBar
 
 
 @click.command("train", cls=GroupedCommand)
-@click.option("--resume", metavar="RUN", help="Go on with this run folder; it knows its configuration.")
+@click.option("--resume", metavar="RUN", help="Continue the run in this folder, with its own configuration.")
 @click.option(
-    "--dry-run", is_flag=True, help="Print the resolved configuration, cost and time of an epoch; train nothing."
+    "--dry-run",
+    is_flag=True,
+    help="Print the resolved configuration and the cost and time of an epoch, without training.",
 )
 @config_option
 @options(TrainConfig)
 def command(flags: dict, config_file: str | None, resume: str | None, dry_run: bool) -> int:
-    """Train a classifier, adversarially or not; write a run folder.
+    """Train a classifier, adversarially or not, and write a run folder.
 
-    The folder holds ckpt.pt (the best by validation), last.pt (for --resume), config.toml and history.jsonl. What is not
-    given comes from the recipe of the data set, and else is the default below. On few images and with --init the batch and
-    the learning rate are cut, which the header says; --lr and --batch-size are taken as they are.
+    The folder has ckpt.pt (the best model by validation), last.pt (for --resume), config.toml and history.jsonl. Options that
+    you do not set come from the data set's recipe, or from the defaults below. For few images, and with --init, the batch
+    size and the learning rate are reduced unless you set --batch-size and --lr; the header of the run reports this.
 
-    Under torchrun the processes share each batch; a restart goes on by itself.
+    Under torchrun, the processes share each batch, and a restarted run continues by itself.
 
     \b
       robustcls train                  # VGG16 on digits with PGD
@@ -53,13 +55,13 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
     from robustcls.training.train import begin
 
     keep_freed_memory()
-    search_for_fastest_convolutions()  # which a run that is to be deterministic turns off
+    search_for_fastest_convolutions()  # --deterministic turns this off again
     world = join_world()
     task: dict[str, Any] = {"resume": resume, "quiet": bool(flags.get("quiet")), "world": world}
     if resume:
         if flags.keys() - {"quiet"} or config_file:
             name = min(flags.keys() - {"quiet"}, default="config").replace("_", "-")
-            raise click.UsageError(f"--resume goes on with the run's own configuration: leave out --{name}")
+            raise click.UsageError(f"--resume continues with the run's own configuration: leave out --{name}")
     else:
         file = read_toml(config_file) if config_file else {}
         task["config"] = configure(flags, file)
@@ -67,7 +69,7 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
         task["inputs"] = [config_file] if config_file else []
     with begin(**task, dry_run=dry_run) as run:
         if dry_run:
-            estimated = estimate(run)  # by all processes
+            estimated = estimate(run)  # needs all processes
             if world.first:
                 click.echo(estimated)
             return 0
@@ -83,8 +85,8 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
             except Interrupted:
                 progress.close()
                 if world.first:
-                    again = f"robustcls train --resume {shlex.quote(str(run.folder))}"
-                    click.echo(f"interrupted and saved; go on with: {again}", err=True)
+                    command = f"robustcls train --resume {shlex.quote(str(run.folder))}"
+                    click.echo(f"interrupted and saved; continue with: {command}", err=True)
                 return 130
         if world.first:
             conclude(run)
@@ -92,7 +94,7 @@ def command(flags: dict, config_file: str | None, resume: str | None, dry_run: b
 
 
 def conclude(run) -> None:
-    """Says what came of a run that is finished."""
+    """Print the result of a finished run."""
     from robustcls.results.learning import at_chance, few_updates, first_rise
     from robustcls.results.overfitting import robust_overfitting
     from robustcls.results.statistics import wilson
@@ -116,11 +118,11 @@ def conclude(run) -> None:
     click.echo(wrap(f"by {run.selected_by}; 95% interval {interval(wilson(share * n, n))}"))
     click.echo(f"{run.folder / 'ckpt.pt'}")
     if not run.config.quiet:
-        click.echo(f"next: {attack_command(run)}", err=True)  # in one line, to be copied
+        click.echo(f"next: {attack_command(run)}", err=True)  # on one line, for copying
 
 
 def attack_command(run) -> str:
-    """The command that evaluates what was trained, as a shell takes it."""
+    """Return the shell command that evaluates the trained model."""
     from robustcls.data.splits import has_test
 
     words = ["robustcls", "attack", "--model", str(run.folder / "ckpt.pt")]
@@ -129,7 +131,7 @@ def attack_command(run) -> str:
 
 
 def estimate(run) -> str:
-    """The resolved configuration as TOML, and in its comments what an epoch would cost."""
+    """Return the resolved configuration as TOML, with the cost of an epoch in comments."""
     from robustcls.core.config import to_toml
     from robustcls.training.rehearsal import measure_cost
 
@@ -149,7 +151,7 @@ def estimate(run) -> str:
 
 
 def describe(run) -> str:
-    """The header of a run."""
+    """Return the header of a run."""
     from robustcls.core.classifier import sees
     from robustcls.runtime.device import describe_device
     from robustcls.runtime.low_rank import plain_parameters
@@ -178,29 +180,29 @@ def describe(run) -> str:
         "device": f"{describe_device(run.device)}, {run.precision}",
         "folder": str(run.folder),
         "warning": grey
-        and f"within {run.threat} every image may become uniform grey, so that no model can be robust: a radius in grey "
-        "levels is written as 8/255",
+        and f"every image may become uniform grey within {run.threat}, so that no model can be robust: write a radius in "
+        "grey levels as 8/255",
         "world": run.world.size > 1 and f"{run.world.size} processes, {run.batch_size // run.world.size} images each",
     }
     return "\n".join(wrap(f"{name:<10}{text}", indent=10) for name, text in lines.items() if text)
 
 
 def _describe_unlabelled(mixed, batch_size: int) -> str:
-    """The second source of a batch."""
+    """Return a line about the unlabelled images and their share of each batch."""
     batch_size = min(batch_size, len(mixed))
     images = mixed.unlabelled
     note = f" ({images.note})" if images.note else ""
     return f"{images.name}: {len(images)} images{note}, {int(mixed.places(batch_size).sum())} of each batch of {batch_size}"
 
 
-# The gap is attacked less robust: robust overfitting widens it.
+# gap = training accuracy under attack minus robust validation accuracy; it grows with robust overfitting
 HEADER = """\
                          -- training ---  ---- validation ----
  epoch        lr    loss  clean attacked  clean  robust   fgsm    gap    img/s"""
 
 
 class Progress(RunBar):
-    """A bar, and one line per epoch."""
+    """A progress bar, and one line per epoch."""
 
     def __init__(self, run) -> None:
         super().__init__(run, show=not run.config.quiet)
@@ -222,9 +224,9 @@ class Progress(RunBar):
                 f"{row.epoch:>3}/{self.run.config.epochs:<3}{row.lr:>9.3g}{row.train_loss:>8.3f}{clean:>7}{attacked:>9}"
                 f"{validation[0]:>7}{validation[1]:>8}{validation[2]:>7}{gap:>7}{row.images_per_second:>9.0f}"
             )
-            last = row.epoch == self.run.config.epochs or self.run.state.stopped  # of it the conclusion tells
-            for said in filter(None, (row.event, "" if last else row.warning)):
-                click.echo(wrap(f"  {said}", indent=2))
+            last = row.epoch == self.run.config.epochs or self.run.state.stopped  # `conclude` prints its warning
+            for message in filter(None, (row.event, "" if last else row.warning)):
+                click.echo(wrap(f"  {message}", indent=2))
 
 
 def _share(value: float | None) -> str:

@@ -1,7 +1,7 @@
-"""Makes sure that one run at a time writes into one place.
+"""Locks that prevent two runs from writing to the same output at the same time.
 
-By flock on a hidden file beside the place: the lock ends with its process, so that a file that a killed run left behind
-blocks nobody.
+They use flock on a hidden file beside the output. The lock ends with its process, so that the lock file of a killed run
+does not block other runs.
 """
 
 import os
@@ -17,7 +17,7 @@ from robustcls.core.files import FULL, cannot_write, check_writable, is_stream
 
 try:
     import fcntl
-except ImportError:  # no POSIX: nobody is blocked
+except ImportError:  # not a POSIX system: no locking
     fcntl = None  # type: ignore[assignment]
 
 
@@ -25,11 +25,10 @@ except ImportError:  # no POSIX: nobody is blocked
 def claim(
     path: str | Path, flag: str = "`out`", *, folder: bool = False, shown: str | Path | None = None
 ) -> Iterator[None]:
-    """Holds `path`, a file or a folder of files, for this process; makes the folders that are missing.
+    """Lock `path`, a file or a folder, for this process, and create missing folders.
 
-    flag: the option that named it. shown: how messages name the place. Raises InputError where another run writes there, and
-    says which. A pipe or device needs
-    no claim, and a file system without locks gives none.
+    flag: the option that names the path, for messages. shown: the path to show in messages. Raises InputError, which names
+    the other run, if `path` is locked. Pipes and devices are not locked, nor are files on file systems without locks.
     """
     path = Path(path)
     check_writable(path / "any" if folder else path, flag)
@@ -45,23 +44,23 @@ def claim(
     finally:
         if file is not None:
             with suppress(OSError):
-                lock.unlink()  # before another can have it
+                lock.unlink()  # before the lock is released, so that nobody locks a file that is about to vanish
             os.close(file)
         for home in made:
             with suppress(OSError):
-                home.rmdir()  # where nothing was written
+                home.rmdir()  # if nothing was written
 
 
 def _acquire(lock: Path, path: Path, flag: str) -> int | None:
-    """The open and locked file; None where the folder cannot hold one."""
+    """Return the descriptor of the locked file; None if no lock is possible in the folder."""
     for _ in range(100):
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
             try:
                 file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-            except PermissionError:  # another user's
+            except PermissionError:  # the file of another user
                 file = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
-        except FileNotFoundError:  # another run removed the folder that it had made
+        except FileNotFoundError:  # another run removed a folder that it had created
             continue
         except OSError as error:
             if error.errno in FULL:
@@ -86,12 +85,12 @@ def _acquire(lock: Path, path: Path, flag: str) -> int | None:
                     os.ftruncate(file, 0)
                     os.pwrite(file, f"process {os.getpid()} on {platform.node()} since {since}\n".encode(), 0)
                 return file
-        os.close(file)  # its owner has just removed it
+        os.close(file)  # the previous owner has just removed this file
     return None
 
 
 def _holder(file: int) -> str:
-    """The process that holds the lock, by the line it wrote into the file, which may be about to come."""
+    """Return the line that the owner of the lock wrote into the file; wait briefly, since it may not be written yet."""
     for _ in range(20):
         if text := os.pread(file, 300, 0).decode("utf-8", "replace"):
             return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Reads files that say which output of a model each class of the data is."""
+"""Read files that map the classes of the data to the outputs of a model."""
 
 import json
 from collections import Counter
@@ -9,17 +9,17 @@ from typing import Any
 from robustcls.core.class_map import WNID, Listing, is_number, normal
 from robustcls.core.errors import InputError
 
-SEPARATORS = ("\t", "=", ":", ";", ",", None)  # None: white space beside a number
-CLEAR = ("\t", "=")  # no name has them
+SEPARATORS = ("\t", "=", ":", ";", ",", None)  # None: white space next to a number
+CLEAR = ("\t", "=")  # separators that never occur in names
 
 
 def read_listing(path: str, data: Sequence[str]) -> Listing:
-    """A file of classes. Raises InputError.
+    """Read a file of classes. Raises InputError.
 
-    Either a line for each class of the data, `folder=output` (or a tab, `:`, `;` or `,` in place of `=`, or a space before a
-    number), with the output's number or its name, or its number first; or a line for each output, in order, with its
-    name, as lists of ImageNet's classes are written. In JSON: {"folder": 217}, {"217": "folder"}, ["tench", ...], or
-    {"0": ["n01440764", "tench"], ...}. Lines that begin with # are comments.
+    The file has one line per class of the data, `folder=output`, where the output is a number or a name; a tab, `:`, `;`, `,`
+    or a space before a number may replace `=`, and the number may come first. Or it has one line per output, in order, with
+    the name of the output, as in common lists of the ImageNet classes. JSON: {"folder": 217}, {"217": "folder"},
+    ["tench", ...], or {"0": ["n01440764", "tench"], ...}. Lines that begin with # are comments.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -36,9 +36,10 @@ def read_listing(path: str, data: Sequence[str]) -> Listing:
 
 
 def _pairs(path: str, lines: Sequence[str], data: Sequence[str]) -> Listing | None:
-    """The lines as class of the data and output, in either order; None where they are a list of outputs.
+    """Return the lines as pairs of a data class and an output, in either order; None if they are a list of outputs.
 
-    They are pairs where each has one separator and names a class of the data; a comma, say, may be part of a name, too.
+    Lines are pairs if each contains the separator once and names a class of the data. A separator such as a comma may also be
+    part of a name.
     """
     wanted = {normal(name) for name in data}
     if wanted <= set(map(normal, lines)):
@@ -49,7 +50,7 @@ def _pairs(path: str, lines: Sequence[str], data: Sequence[str]) -> Listing | No
         named = [(number, _aliases(name)) for number, name in first] if numbered else []
         if named and wanted != {number for number, _ in named} and (found := _by_number(path, named, data)):
             return found
-        # White space is split at the last, any other separator may be there once.
+        # Split at the last white space; any other separator must occur exactly once.
         split = [line.split(separator) if separator else line.rsplit(None, 1) for line in lines]
         pairs = [[part.strip() for part in parts] for parts in split]
         if not all(len(pair) == 2 and all(pair) for pair in pairs):
@@ -68,7 +69,7 @@ def _pairs(path: str, lines: Sequence[str], data: Sequence[str]) -> Listing | No
 
 
 def _check_all_pairs(path: str, lines: Sequence[str], wanted: Set[str]) -> None:
-    """Raises InputError where some lines are a class of the data and its output, and others are not."""
+    """Raise InputError if some lines are pairs of a data class and its output, and others are not."""
     for separator in filter(None, SEPARATORS):
         pairs = [line.partition(separator) for line in lines]
         clear = [
@@ -84,8 +85,10 @@ def _check_all_pairs(path: str, lines: Sequence[str], wanted: Set[str]) -> None:
 
 
 def _by_number(path: str, named: Sequence[tuple[str, tuple[str, ...]]], data: Sequence[str]) -> Listing | None:
-    """Numbers of outputs with their names: of all outputs, or of those that the data has; None where it is the other way
-    round, or the names are none of the data's."""
+    """Return pairs of an output number and its names, for all outputs or for those in the data, as a Listing.
+
+    None if the numbers are the names of data classes, or if the names are not those of the data.
+    """
     wanted = {normal(name) for name in data}
     names = [name for _, aliases in named for name in aliases]
     if all(is_number(aliases[0]) for _, aliases in named):
@@ -109,8 +112,8 @@ def _check_once(path: str, names: Sequence[str]) -> None:
 
 
 def _aliases(line: str | list[str]) -> tuple[str, ...]:
-    """The names of an output in a line of a list: `tench`, `tench, Tinca tinca`, `n01440764 tench, Tinca tinca`."""
-    if isinstance(line, list):  # of JSON
+    """Return the names of an output in a line: `tench`, `tench, Tinca tinca` or `n01440764 tench, Tinca tinca`."""
+    if isinstance(line, list):  # from JSON
         return tuple(dict.fromkeys((*(name for name in line if not WNID.fullmatch(name)), *line)))
     head, _, rest = line.partition(" ")
     wnid = (head,) if WNID.fullmatch(head) and rest else ()
@@ -134,7 +137,7 @@ def _read_json(path: str, text: str, data: Sequence[str]) -> Listing:
         if all(type(value) in (int, str) for value in content.values()):
             return Listing(path, targets=content)
     raise InputError(
-        f'{path} is no map of classes: write {{"{data[0]}": 217, ...}}, or a list of the outputs\' names, ["tench", ...]'
+        f'{path} is not a map of classes: write {{"{data[0]}": 217, ...}}, or a list of the outputs\' names, ["tench", ...]'
     )
 
 

@@ -1,4 +1,4 @@
-"""Maps the classes of the data to the outputs of a model: by name, by number, or by a file."""
+"""Map the classes of the data to the outputs of a model: by name, by number, or by a file."""
 
 import re
 import unicodedata
@@ -9,14 +9,17 @@ from pathlib import Path
 
 from robustcls.core.errors import InputError
 
-MAP = "map the classes with `classes=FILE`"  # what to do where an order is not sure
+MAP = "map the classes with `classes=FILE`"  # advice if the order of the outputs is uncertain
 WNID = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True)
 class ClassMap:
-    """outputs: of each class of the data, the model's output. names: of each output. rule: what was mapped, or assumed, in
-    words; "" where both sides have the same names in the same order."""
+    """The model's output for each class of the data.
+
+    outputs: the output number of each class. names: the name of each output. rule: how the classes were mapped or what was
+    assumed, in words; "" if model and data have the same names in the same order.
+    """
 
     outputs: tuple[int, ...]
     names: tuple[str, ...]
@@ -29,10 +32,10 @@ class ClassMap:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a file of classes says.
+    """The content of a file of classes.
 
-    aliases: the names of each output, in the outputs' order, the first for display; empty where it does not list them.
-    targets: of a class of the data, the number or the name of an output; asked where the outputs are not as many as aliases.
+    aliases: the names of each output, in the order of the outputs, with the name for display first; empty if the file does
+    not list outputs. targets: data class -> number or name of an output; used if aliases are not as many as the outputs.
     """
 
     source: str
@@ -49,21 +52,21 @@ def match_classes(
     listing: Listing | None = None,
     shared: bool = False,
 ) -> ClassMap:
-    """How the classes of the data relate to a model's outputs.
+    """Map the classes of the data to the outputs of a model.
 
-    data: class names, label by label. known: the model's own class names, output by output; empty where it has none.
-    outputs: how many logits it gives. model: its name, for messages. listing: what a user's file says, which wins where it
-    does not contradict the model. shared: the file may be about another model than this, whose own names then win.
-    Raises InputError that names the first class without an output.
+    data: class names in the order of the labels. known: the model's own class names in the order of its outputs; empty if it
+    has none. outputs: number of logits. model: name of the model, for messages. listing: content of the user's file, which
+    takes precedence if it does not contradict the model. shared: whether the file may be about another model; the model's own
+    names then take precedence. Raises InputError that names the first class without an output.
     """
     data, known = tuple(data), tuple(known)
     fits = len(known) == outputs
     if listing is not None:
         if not (shared and fits and all(_find(name, _alone(known)) is not None for name in data)):
             return _by_listing(data, known if fits else (), outputs, model, listing)
-        found = _by_name(data, known, model)
+        mapped = _by_name(data, known, model)
         unused = f"{Path(listing.source).name} is not used, since the model has classes of the data's names"
-        return replace(found, rule="; ".join(filter(None, (found.rule, unused))))
+        return replace(mapped, rule="; ".join(filter(None, (mapped.rule, unused))))
     if known and not fits:
         raise InputError(
             f"{model} names {len(known)} classes and gives {outputs} outputs: say which output is which with `classes=FILE`"
@@ -72,14 +75,14 @@ def match_classes(
 
 
 def own_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The names of outputs; none where they only count, 0, 1, 2 ..., as in code that had to call them something."""
+    """Return the names of outputs; none if they are only numbers 0, 1, 2 ..., which code may use as placeholders."""
     return () if _is_numbering(names) else tuple(names)
 
 
 def normal(name: str) -> str:
-    """A name without what spellings differ by: case, spaces, hyphens, underscores, Unicode's two ways to write an accent.
+    """Return a name in a normal form that ignores case, spaces, hyphens, underscores and the Unicode form of accents.
 
-    Numbers have one spelling: -1 and _1 are not 1.
+    Numbers are not normalised: -1 and _1 differ from 1.
     """
     name = unicodedata.normalize("NFC", name).strip()
     spelled = " ".join(re.sub(r"[\s_]|-(?!\d)|(?<=\w)-", " ", name).split())
@@ -87,14 +90,14 @@ def normal(name: str) -> str:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a whole number, or text that is one, of at most eight digits."""
+    """Whether a value is an int, or text with a whole number of at most eight digits."""
     return type(value) is int or (isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 9)
 
 
 def _by_name(data: tuple[str, ...], known: tuple[str, ...], model: str) -> ClassMap:
     if data == known:
         return ClassMap(tuple(range(len(known))), known)
-    # An ImageNet folder is named by wnids, and every list of its classes is in their order.
+    # ImageNet class folders are named by wnid, and lists of ImageNet classes are usually sorted by wnid.
     if len(data) == len(known) == 1000 and all(map(WNID.fullmatch, data)) and list(data) == sorted(data):
         rule = "1000 wnids in their order are taken for the model's 1000 outputs"
         if list(known) == sorted(known, key=str.casefold) and known != data:
@@ -115,7 +118,7 @@ def _by_name(data: tuple[str, ...], known: tuple[str, ...], model: str) -> Class
 
 
 def _by_place(data: tuple[str, ...], outputs: int, model: str) -> ClassMap:
-    """For a model without class names."""
+    """Map classes to the outputs of a model without class names."""
     if (numbers := _numbers(data, outputs)) is not None:
         blank = tuple(map(str, range(outputs)))
         rule = "the data's classes are taken as numbers of the model's outputs" if data != blank else ""
@@ -147,11 +150,11 @@ def _by_listing(data: tuple[str, ...], named: tuple[str, ...], outputs: int, mod
                 f"a line with its name, or each class of the data one such as {data[0]}=0"
             )
         for place, name in enumerate(named):
-            found = _find(name, listing.aliases)
-            if found not in (None, place) and normal(name) not in map(normal, listing.aliases[place]):
+            listed = _find(name, listing.aliases)
+            if listed not in (None, place) and normal(name) not in map(normal, listing.aliases[place]):
                 raise InputError(
-                    f"{listing.source} lists {name!r} as output {found}, {model} itself calls output {place} so: leave out "
-                    "`classes`, or correct the file"
+                    f"{listing.source} lists {name!r} as output {listed}, but {model} itself gives this name to "
+                    f"output {place}: leave out `classes`, or correct the file"
                 )
         places, _ = _places(data, listing.aliases, outputs, model, listing.source)
         return _map(places, tuple(alias[0] for alias in listing.aliases), data, rule)
@@ -179,21 +182,21 @@ def _by_listing(data: tuple[str, ...], named: tuple[str, ...], outputs: int, mod
 def _places(
     data: Sequence[str], aliases: Sequence[Sequence[str]], outputs: int, model: str, source: str = ""
 ) -> tuple[list[int], bool]:
-    """The output of each class of the data: by name, else, for all, by number; and whether it is by number.
+    """Return the output of each class of the data, and whether all were mapped by number because not all have a name.
 
-    source: the file that lists the outputs' names, where it is not the model that has them.
+    source: the file that lists the names of the outputs, if they do not come from the model.
     """
-    found = [_find(name, aliases) for name in data]
-    if None not in found:
-        return [place for place in found if place is not None], False
+    by_name = [_find(name, aliases) for name in data]
+    if None not in by_name:
+        return [place for place in by_name if place is not None], False
     if (numbers := _numbers(data, outputs)) is not None:
         return list(numbers), True
-    first, known = data[found.index(None)], [names[0] for names in aliases]
+    first, known = data[by_name.index(None)], [names[0] for names in aliases]
     same = [place for place, name in enumerate(known) if normal(name) == normal(first)]
     spelled = set(map(normal, data))
     lone = [name for name in known if normal(name) not in spelled]
     if len(same) > 1:
-        instead, hint = f" for sure: outputs {same[0]} and {same[1]} are called so", ""
+        instead, hint = f" for certain: outputs {same[0]} and {same[1]} both have this name", ""
     else:
         instead = f", which has {lone[0]!r} instead" if lone and len(data) == len(known) else ""
         hint = " (a list of ImageNet's wnids does)" if WNID.fullmatch(first) else ""
@@ -210,7 +213,7 @@ def _places(
 
 
 def _place(name: str, aliases: Sequence[Sequence[str]], model: str, listing: Listing) -> int:
-    """The output that a file gives a class of the data; where it leaves it out, the one of that name."""
+    """Return the output that a file assigns to a class of the data, or the output of that name if the file omits it."""
     targets = list((listing.targets or {}).items())
     at = _find(name, _alone([key for key, _ in targets]))
     target = None if at is None else targets[at][1]
@@ -228,13 +231,13 @@ def _place(name: str, aliases: Sequence[Sequence[str]], model: str, listing: Lis
 def _map(
     places: Sequence[int], names: tuple[str, ...], data: tuple[str, ...], rule: str, *, several: bool = False
 ) -> ClassMap:
-    """several: whether more than one class of the data may be one output."""
+    """Return the ClassMap. several: whether several classes of the data may share an output."""
     twice = next((place for place, count in Counter(places).items() if count > 1), None)
     if twice is not None and not several:
         one, other = (name for name, place in zip(data, places, strict=True) if place == twice)
         both = f"{one!r} and {other!r} are both output {twice}, {names[twice]!r}"
         raise InputError(f"{both}: map them with `classes=FILE`")
-    if _is_numbering(names) and Counter(names) != Counter(data):  # outputs without names get the data's
+    if _is_numbering(names) and Counter(names) != Counter(data):  # outputs without names get the names of the data
         own = dict(zip(reversed(places), reversed(data), strict=True))
         names = tuple(own.get(place, name) for place, name in enumerate(names))
     if rule:
@@ -242,12 +245,12 @@ def _map(
         rule += f": {len(data)} classes, such as {data[place]} to output {places[place]}"
         rule += f" ({names[places[place]]})" if names[places[place]] != data[place] else ""
         unused = len(names) - len(set(places))
-        rule += f"; the other {unused} outputs stay possible predictions, and are wrong ones" if unused else ""
+        rule += f"; the other {unused} outputs remain possible predictions, which are always wrong" if unused else ""
     return ClassMap(tuple(places), names, rule)
 
 
 def _find(name: str, aliases: Sequence[Sequence[str]]) -> int | None:
-    """The output that is called so: exactly, else in another spelling; None where none is, or more than one."""
+    """Return the output of a name, exactly or in another spelling; None if none or several have it."""
     for same in (lambda text: text, normal):
         wanted = same(name)
         places = [place for place, names in enumerate(aliases) if same(names[0]) == wanted]
@@ -258,7 +261,7 @@ def _find(name: str, aliases: Sequence[Sequence[str]]) -> int | None:
 
 
 def _numbers(data: Sequence[str], outputs: int) -> tuple[int, ...] | None:
-    """Class names that are numbers of outputs, as numbers."""
+    """Return class names as output numbers, or None unless all are distinct valid output numbers."""
     if not all(map(is_number, data)):
         return None
     numbers = tuple(map(int, data))
@@ -266,15 +269,15 @@ def _numbers(data: Sequence[str], outputs: int) -> tuple[int, ...] | None:
 
 
 def _is_numbering(names: Sequence[str]) -> bool:
-    """Whether the names only count: 0, 1, 2 ..."""
+    """Whether the names are 0, 1, 2 ..."""
     return list(names) == [str(number) for number in range(len(names))]
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first three of several names."""
+    """Return the first three names as text."""
     return ", ".join(map(repr, names[:3])) + (" ..." if len(names) > 3 else "")
 
 
 def _alone(names: Sequence[str]) -> tuple[tuple[str], ...]:
-    """Names of outputs as aliases: one for each."""
+    """Return names of outputs as aliases, one alias per output."""
     return tuple((name,) for name in names)

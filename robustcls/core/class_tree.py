@@ -1,4 +1,4 @@
-"""A tree of classes, as a TOML file: tables of groups, nested as deep as wanted, down to lists of class names.
+"""A tree of classes, read from a TOML file: nested tables of groups, of any depth, down to lists of class names.
 
 [animal]
 mammal = ["cat", "dog"]
@@ -17,12 +17,15 @@ from robustcls.core.class_map import normal
 from robustcls.core.config import load_toml
 from robustcls.core.errors import InputError
 
-Groups = tuple[str, ...]  # those above a class, from the top on
+Groups = tuple[str, ...]  # the groups above a class, from the root down
 
 
 @dataclass(frozen=True)
 class ClassTree:
-    """above: of each class of a model, output by output, the groups above it. places: of the file, each once, in its order."""
+    """A tree over the classes of a model.
+
+    above: the groups above each class, in the order of the model's outputs. places: the distinct groups in file order.
+    """
 
     source: str
     classes: tuple[str, ...]
@@ -31,54 +34,56 @@ class ClassTree:
 
     @property
     def sha256(self) -> str:
-        """Of the classes and the groups above them."""
+        """SHA-256 digest of the classes and the groups above them."""
         return hashlib.sha256(repr((self.classes, self.above)).encode()).hexdigest()
 
     @property
     def height(self) -> int:
-        """Edges from the lowest class to the root."""
+        """The number of edges from the deepest class to the root."""
         return 1 + max(map(len, self.above))
 
     def distance(self, label: int, predicted: int | None) -> int:
-        """Edges from a class up to the lowest group that holds the predicted one, too; to the root for None, no answer.
+        """Return the number of edges from the label up to the lowest group that also contains the predicted class.
 
-        The height of the lowest common ancestor, as the severity of a mistake (Bertinetto et al., arXiv:1912.09393).
+        For predicted None (no predicted class), it is the distance to the root. The height of the lowest common ancestor is
+        the severity of a mistake (Bertinetto et al., arXiv:1912.09393).
         """
         if label == predicted:
             return 0
-        ours, theirs = self.above[label], self.above[predicted] if predicted is not None else ()
-        shared = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
-        return 1 + len(ours) - (min(len(ours), len(theirs)) if shared is None else shared)
+        of_label, of_predicted = self.above[label], self.above[predicted] if predicted is not None else ()
+        pairs = enumerate(zip(of_label, of_predicted, strict=False))
+        shared = next((depth for depth, (one, other) in pairs if one != other), None)
+        return 1 + len(of_label) - (min(len(of_label), len(of_predicted)) if shared is None else shared)
 
     def groups_at(self, depth: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """The names of the groups so many edges below the root, in the file's order, and of each class the number of its own.
+        """Return the names of the groups `depth` edges below the root, in file order, and the group index of each class.
 
-        A class that hangs higher up is in the group that it hangs in.
+        A class that is less deep belongs to the group directly above it.
         """
         places = list(dict.fromkeys(place[:depth] for place in self.places))
         return tuple(map("/".join, places)), tuple(places.index(groups[:depth]) for groups in self.above)
 
 
 def read_tree(path: str, classes: Sequence[str], model: str = "the model", flag: str = "`tree`") -> ClassTree:
-    """The tree of a model's classes in a file, which names each of them once, in any order and spelling.
+    """Read the tree of a model's classes from a file that names each class once, in any order and spelling.
 
-    flag: what named the file. Raises InputError, also for a tree whose only group holds all classes.
+    flag: the option that names the file, for messages. Raises InputError, also for a tree whose only group has all classes.
     """
-    found: dict[str, tuple[str, Groups]] = {}
+    by_name: dict[str, tuple[str, Groups]] = {}
     for name, groups in _walk(path, load_toml(Path(path).expanduser(), flag), ()):
-        if (before := found.get(normal(name))) is not None:
+        if (before := by_name.get(normal(name))) is not None:
             raise InputError(f"{path} names {name!r} twice, in {'.'.join(before[1])} and {'.'.join(groups)}: leave one")
-        found[normal(name)] = name, groups
+        by_name[normal(name)] = name, groups
     known = set(map(normal, classes))
-    if forgotten := [name for name in classes if normal(name) not in found]:
+    if forgotten := [name for name in classes if normal(name) not in by_name]:
         more = f" and {len(forgotten) - 1} more" if len(forgotten) > 1 else ""
         raise InputError(
             f"{path} forgets {forgotten[0]!r}{more}: name each of the {len(classes)} classes of {model} once"
         )
-    if odd := next((name for key, (name, _) in found.items() if key not in known), ""):
+    if odd := next((name for key, (name, _) in by_name.items() if key not in known), ""):
         raise InputError(f"{path} names {odd!r}, which is no class of {model}: correct the name, or leave it out")
-    above = tuple(found[normal(name)][1] for name in classes)
-    places = tuple(dict.fromkeys(groups for _, groups in found.values()))
+    above = tuple(by_name[normal(name)][1] for name in classes)
+    places = tuple(dict.fromkeys(groups for _, groups in by_name.values()))
     if len(places) == 1:
         raise InputError(
             f"{path} has one group, {'.'.join(places[0])!r}, which tells no classes apart: give two or more"
@@ -87,7 +92,7 @@ def read_tree(path: str, classes: Sequence[str], model: str = "the model", flag:
 
 
 def _walk(path: str, table: Any, above: Groups) -> Iterator[tuple[str, Groups]]:
-    """Each class with the groups above it."""
+    """Yield each class with the groups above it."""
     if isinstance(table, list) and above:
         if not all(isinstance(name, (str, int)) and not isinstance(name, bool) for name in table):
             raise InputError(f"{path}: {'.'.join(above)} holds {table!r:.40}: give a list of class names")

@@ -1,4 +1,4 @@
-"""An image classifier: pixels in [0, 1] to logits."""
+"""The image classifier: it maps pixels in [0, 1] to logits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,12 +11,12 @@ from robustcls.core.logits import logits_of
 
 
 class Classifier(nn.Module):
-    """Takes pixels in [0, 1] as N,C,H,W and gives logits N,K; owns normalisation, input size and class names.
+    """A classifier that maps pixels in [0, 1], N,C,H,W, to logits N,K, with normalisation, input size and class names.
 
-    Normalisation happens inside, so that every attack works in pixel space and eps means what it says.
+    The normalisation is part of the model, so that attacks work in pixel space and eps has its usual meaning.
     """
 
-    normalised_inside = False  # whether the network is one with its normalisation, as the file of an artefact is
+    normalised_inside = False  # whether the network already includes its normalisation, as the file of an artefact does
 
     def __init__(
         self,
@@ -46,11 +46,11 @@ class Classifier(nn.Module):
         return logits_of(self.raw_output(x))
 
     def raw_output(self, x: Tensor) -> Any:
-        """What the network gives, which may be a mapping, a tuple or an object that holds the logits."""
+        """Return the output of the network, which may be a mapping, a tuple or an object that contains the logits."""
         return self.net((x - self.mean) / self.std)
 
     def normalise(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Sets the normalisation: one value each, or one per channel."""
+        """Set mean and std of the normalisation: one value each, or one per channel."""
         self.mean, self.std = (
             torch.tensor(list(values), dtype=torch.float32, device=self.mean.device).view(1, -1, 1, 1)
             for values in (mean, std)
@@ -58,12 +58,12 @@ class Classifier(nn.Module):
 
     @property
     def normalises(self) -> bool:
-        """Whether anything is done to the pixels before the network sees them."""
+        """Whether the pixels are changed by the normalisation."""
         return bool((self.mean != 0).any() or (self.std != 1).any())
 
 
 def _check_normalisation(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
-    """Raises InputError unless mean and std can be those of pixels in [0, 1]."""
+    """Raise InputError if mean and std cannot be those of pixels in [0, 1]."""
     if not all(value > 0 for value in std):
         raise InputError(f"std {tuple(std)} is not positive: give the standard deviation of each channel")
     for name, values in (("mean", mean), ("std", std)):
@@ -73,19 +73,23 @@ def _check_normalisation(mean: Sequence[float], std: Sequence[float], channels: 
             continue
         levels = max(values) > 1 and all(0 <= value <= 255 for value in values)
         meant = ",".join(f"{value / 255:.4g}" for value in values)
-        hint = f"in grey levels? divide by 255: {name} {meant}" if levels else f"give the {name} of each channel there"
+        hint = (
+            f"in grey levels? divide by 255: {name} {meant}"
+            if levels
+            else f"give the {name} of each channel on that scale"
+        )
         listed = ",".join(f"{value:.6g}" for value in values)
-        raise InputError(f"{name} {listed} is none of pixels in [0, 1], which the model is given: {hint}")
+        raise InputError(f"{name} {listed} cannot be that of pixels in [0, 1], which the model receives: {hint}")
 
 
 def sees(model: nn.Module) -> str:
-    """What the network inside a model takes, in a line: pixels, or pixels behind which normalisation."""
+    """Return one line about the input of the network inside a model: the pixels and the normalisation."""
     inner = model
     while not isinstance(inner, Classifier) and isinstance(inside := getattr(inner, "model", None), nn.Module):
-        members = getattr(inner, "members", ())  # of an ensemble
-        if isinstance(members, list) and len(said := dict.fromkeys(map(sees, members))) > 1:
-            return " and ".join(said)
-        inner = inside  # of a wrapper
+        members = getattr(inner, "members", ())  # the models of an ensemble
+        if isinstance(members, list) and len(lines := dict.fromkeys(map(sees, members))) > 1:
+            return " and ".join(lines)
+        inner = inside  # the model inside a wrapper
     if isinstance(inner, Classifier) and inner.normalised_inside:
         return "sees pixels in [0, 1], any normalisation is inside the file"
     if not (isinstance(inner, Classifier) and inner.normalises):
@@ -97,9 +101,9 @@ def sees(model: nn.Module) -> str:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter, or else its first buffer, is; the CPU for a model without any.
+    """Return the device of the model's first parameter, else of its first buffer, else the CPU.
 
-    Raises InputError for a model that was built on the meta device and holds no weights.
+    Raises InputError for a model on the meta device, which has no weights.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_meta:
@@ -109,7 +113,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
-    """The precision of the model's parameters, or else of its buffers; float32 for a model without any."""
+    """Return the dtype of the model's parameters, else of its buffers, else float32."""
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_floating_point():
             return tensor.dtype
@@ -117,13 +121,13 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 
 def input_size_of(model: nn.Module) -> Sequence[int] | None:
-    """(C, H, W) where the model says it; other people's modules may mean something else by `input_size`."""
+    """Return (C, H, W) if the model declares it, else None. Foreign modules may use `input_size` for something else."""
     size = getattr(model, "input_size", None)
     return size if isinstance(size, (tuple, list, torch.Size)) and len(size) == 3 else None
 
 
 def check_images(images: Tensor, labels: Tensor | None = None, input_size: Sequence[int] | None = None) -> None:
-    """Raises InputError unless images are float N,C,H,W in [0, 1] (of `input_size`) and labels are integers, one per image."""
+    """Raise InputError unless images are float N,C,H,W in [0, 1] (of `input_size`) and labels are integers, one per image."""
     if not isinstance(images, Tensor) or images.ndim != 4 or len(images) == 0:
         shape = tuple(getattr(images, "shape", ()))
         raise InputError(f"images of shape {shape}: give a non-empty float tensor N,C,H,W")
@@ -153,7 +157,7 @@ def check_images(images: Tensor, labels: Tensor | None = None, input_size: Seque
 
 
 def check_logits(logits: Tensor, labels: Tensor | None = None) -> None:
-    """Raises InputError unless logits are N,K with K >= 2 and every label is below K."""
+    """Raise InputError unless logits are N,K with K >= 2 and every label is below K."""
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"the model gives {shape}: it must give logits N,K of two classes or more")

@@ -1,4 +1,4 @@
-"""Options as dataclass fields, from which the command line and the TOML schema are made; their values checked."""
+"""Options as dataclass fields. The command line and the keys of TOML files are derived from them; values are checked."""
 
 import dataclasses
 import json
@@ -14,21 +14,21 @@ from robustcls.core.errors import InputError, unknown
 
 T = TypeVar("T")
 _NONE = type(None)
-LONGEST = 200  # characters of a value that an error shows
+LONGEST = 200  # an error message shows a value only if its repr is shorter
 
 
 def option(default: Any, help: str, **metadata: Any) -> Any:
-    """A dataclass field with its help text.
+    """Return a dataclass field with its help text.
 
-    metadata: what only the command line needs: metavar, and the group of `--help`, where that is not its class's GROUP.
+    metadata: only for the command line: metavar, and the group in `--help` if it differs from GROUP of the class.
     """
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 
 def resolve(config: type[T], *layers: Mapping[str, Any]) -> T:
-    """An instance of the dataclass `config`; of several layers the later wins, and None in a layer says nothing.
+    """Return an instance of the dataclass `config`. Later layers override earlier ones; None leaves an option unset.
 
-    Raises InputError for an unknown name (naming the nearest) or a value of the wrong type.
+    Raises InputError for an unknown name (suggesting the nearest one) or a value of the wrong type.
     """
     hints = typing.get_type_hints(config)
     known = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
@@ -49,12 +49,15 @@ def resolve(config: type[T], *layers: Mapping[str, Any]) -> T:
 
 
 def read_toml(path: str | Path, flag: str = "`config`") -> dict[str, Any]:
-    """The options of a TOML file; dashes in names are underscores. flag: what named it. Raises InputError."""
+    """Return the options in a TOML file, with dashes in names replaced by underscores. Raises InputError.
+
+    flag: the option that names the file, for messages.
+    """
     return {name.replace("-", "_"): value for name, value in load_toml(path, flag).items()}
 
 
 def load_toml(path: str | Path, flag: str) -> dict[str, Any]:
-    """What a TOML file holds. flag: what named it. Raises InputError."""
+    """Return the content of a TOML file. flag: the option that names the file, for messages. Raises InputError."""
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)
@@ -65,7 +68,7 @@ def load_toml(path: str | Path, flag: str) -> dict[str, Any]:
 
 
 def to_toml(config: Any) -> str:
-    """A dataclass of scalars and tuples as TOML; None is left out, as TOML has no null."""
+    """Return a dataclass of scalars and tuples as TOML text. None is left out, since TOML has no null."""
     values = dataclasses.asdict(config)
     return "".join(f"{name} = {_toml(value)}\n" for name, value in values.items() if value is not None)
 
@@ -73,20 +76,20 @@ def to_toml(config: Any) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(_toml, value))}]"
-    # TOML's basic strings, numbers and booleans are written as JSON's, but for one character that TOML wants escaped.
+    # TOML writes basic strings, numbers and booleans like JSON, except that it requires one more character to be escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
 
 
 def union_parts(hint: Any) -> tuple[Any, ...]:
-    """The members of a union such as `int | None`; the hint alone where it is no union."""
+    """Return the members of a union such as `int | None`, or the hint itself if it is not a union."""
     return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
 
 def convert(hint: Any, value: Any) -> Any:
-    """The value as `hint` wants it: int, float, str, bool, None, Literal, tuple[T, ...] or a union of them.
+    """Return the value in the type of `hint`: int, float, str, bool, None, Literal, tuple[T, ...] or a union of them.
 
-    Nothing is read from text, and True is no number; a whole number becomes a float, a list a tuple. Raises ValueError that
-    says what it is not.
+    Whole numbers become floats and lists become tuples where the hint asks for it. Text is never parsed, and True is not a
+    number. Raises ValueError with the expected type.
     """
     for part in union_parts(hint):
         arguments = typing.get_args(part)
@@ -97,7 +100,7 @@ def convert(hint: Any, value: Any) -> Any:
             if isinstance(value, (tuple, list)):
                 return tuple(convert(arguments[0], item) for item in value)
         elif part is float:
-            if type(value) in (int, float) and abs(value) <= sys.float_info.max:  # finite, too
+            if type(value) in (int, float) and abs(value) <= sys.float_info.max:  # also excludes inf and NaN
                 return float(value)
         elif type(value) is part:
             return value

@@ -1,4 +1,4 @@
-"""A detector beside a classifier: a score of images, above whose threshold an answer is refused."""
+"""A detector beside a classifier: predictions for images whose score exceeds a threshold are rejected."""
 
 import math
 from collections.abc import Callable
@@ -11,27 +11,27 @@ from robustcls.core import plugins
 from robustcls.core.classifier import device_of
 from robustcls.core.errors import InputError, as_input_error
 
-HELD_OUT = 1000  # images at most on which a threshold is chosen
+HELD_OUT = 1000  # maximum number of images for choosing the threshold
 Score = Callable[
     [Tensor, Tensor], Tensor
-]  # images N,C,H,W in [0, 1] and their logits N,K to N; larger is more suspicious
+]  # images N,C,H,W in [0, 1] and logits N,K -> scores N; larger is more suspicious
 
 
 @dataclass
 class Detector:
-    """A score with its threshold, the least that at most `fpr` of clean held-out images exceed."""
+    """A score with its threshold: the smallest one that at most a share `fpr` of clean held-out images exceeds."""
 
     score: Score
     name: str
     fpr: float
     threshold: float = math.nan
-    spread: float = 1.0  # of the scores of clean images: what an attack measures them in
-    held_out: int = 0  # images
-    above: int = 0  # of them
+    spread: float = 1.0  # standard deviation of the scores of clean images: the unit in which attacks measure scores
+    held_out: int = 0  # number of held-out images
+    above: int = 0  # number of held-out images above the threshold
 
     @torch.no_grad()
     def fit(self, model: nn.Module, images: Tensor, batch_size: int = 64) -> "Detector":
-        """Chooses the threshold, on images N,C,H,W that nothing else is evaluated on. Raises InputError."""
+        """Choose the threshold on images N,C,H,W that are not used for evaluation. Raises InputError."""
         device, parts = device_of(model), images.split(batch_size)
         scores = torch.cat(
             [
@@ -52,12 +52,12 @@ class Detector:
         return self
 
     def excess(self, x: Tensor, logits: Tensor) -> Tensor:
-        """The score less the threshold, in spreads of clean scores; above 0 the answer is refused: N."""
+        """Return (score - threshold) / spread: N. Where it exceeds 0, the prediction is rejected."""
         return (self._scores(x, logits) - self.threshold) / self.spread
 
     @torch.no_grad()
     def rejects(self, x: Tensor, logits: Tensor) -> Tensor:
-        """N, bool: above the threshold, or no number."""
+        """Whether the score exceeds the threshold or is NaN: N, bool."""
         return ~(self.excess(x, logits) <= 0)
 
     def _scores(self, x: Tensor, logits: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class Detector:
 
 
 def make_detector(score: str | Score, fpr: float, model: nn.Module, images: Tensor) -> Detector:
-    """The detector with its threshold for the model, chosen on clean held-out images N,C,H,W. Raises InputError."""
+    """Return a detector with a threshold chosen for the model on clean held-out images N,C,H,W. Raises InputError."""
     if isinstance(score, str):
         module, colon, name = score.partition(":")
         if not colon:

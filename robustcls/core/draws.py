@@ -1,7 +1,7 @@
-"""Random numbers that belong to a sample, not to its batch: a stream for each, the same on a CPU and on CUDA.
+"""Random numbers per sample instead of per batch: each sample has its own stream, the same on CPU and on CUDA.
 
-So what an attack draws for a sample depends on the seed, on what the attack is for and on the sample alone: not on the
-batch size, nor on which other samples are in the batch, have left it, or are in the run at all.
+The random numbers that an attack draws for a sample depend only on the seed, on the purpose of the attack and on the sample.
+They do not depend on the batch size, nor on the other samples in the batch or in the run.
 """
 
 import math
@@ -11,41 +11,41 @@ from torch import Generator, Tensor
 
 from robustcls.core.seeds import mix
 
-# SplitMix64 (Steele, Lea, Flood 2014, doi:10.1145/2714064.2660195), in int64, whose products wrap.
-GAMMA = 0x9E3779B97F4A7C15 - 2**64  # from one number of a draw to the next
-STRIDE = 0xD1342543DE82EF95 - 2**64  # from one draw of a stream to the next
+# SplitMix64 (Steele, Lea, Flood 2014, doi:10.1145/2714064.2660195) in int64, where products wrap around.
+GAMMA = 0x9E3779B97F4A7C15 - 2**64  # increment from one number of a draw to the next
+STRIDE = 0xD1342543DE82EF95 - 2**64  # increment from one draw of a stream to the next
 ROUNDS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64), (31, 1))
 
 
 def _scramble(bits: Tensor) -> Tensor:
-    """Every bit of each int64 depends on all of its bits; in place."""
+    """Mix the bits of each int64 in place, so that every output bit depends on all input bits."""
     for shift, factor in ROUNDS:
-        bits.bitwise_xor_((bits >> shift).bitwise_and_(2 ** (64 - shift) - 1))  # a shift that lets zeros in
+        bits.bitwise_xor_((bits >> shift).bitwise_and_(2 ** (64 - shift) - 1))  # logical shift
         if factor != 1:
             bits.mul_(factor)
     return bits
 
 
 class SampleGenerator(Generator):
-    """A generator that also holds a stream of its own for each of N samples, from which `Draws` takes.
+    """A torch generator that also has a separate stream for each of N samples; `Draws` draws from these streams.
 
-    torch's own functions take it as any generator: what they draw belongs to the batch.
+    Passed to functions of torch, it works like any other generator: they draw per batch.
     """
 
     def __new__(cls, streams: Tensor, *_: object) -> "SampleGenerator":
         return super().__new__(cls, streams.device)  # type: ignore[call-arg]
 
     def __init__(self, streams: Tensor, rows: Tensor | None, seed: int, common: int) -> None:
-        """streams: int64, the state of each stream. rows: those that are of this batch, N; None for all.
+        """streams: int64, the state of each stream. rows: indices N of the streams of this batch; None for all streams.
 
-        seed: of what torch's own functions draw. common: a seed for what all samples, of this batch or not, shall share.
+        seed: for torch's own functions. common: a seed for random numbers that all samples of a run share.
         """
         self.streams, self.rows, self.common, self.taken = streams, rows, common, 0
         self.manual_seed(seed)
 
     @classmethod
     def of(cls, samples: Tensor, seed: int, device: torch.device | str = "cpu") -> "SampleGenerator":
-        """samples: N whole numbers, not negative, that name the samples: each has one stream for one seed."""
+        """Create the streams of samples. samples: N non-negative whole numbers that identify the samples."""
         streams = samples.to(device, torch.int64).add(1).mul_(GAMMA).add_(mix(seed))
         return cls(_scramble(streams), None, mix(seed, int(samples[0]) if len(samples) else 0), mix(seed))
 
@@ -53,13 +53,13 @@ class SampleGenerator(Generator):
         return len(self.streams if self.rows is None else self.rows)
 
     def take(self, rows: Tensor) -> "SampleGenerator":
-        """The same streams for some rows of the batch (indices, or N bool) alone, which continue from their state."""
+        """Return a generator for some rows of the batch (indices, or N bool), whose streams continue from their state."""
         own = torch.arange(len(self.streams), device=self.device) if self.rows is None else self.rows
         self.taken += 1
         return SampleGenerator(self.streams, own[rows], mix(self.initial_seed(), self.taken), self.common)
 
     def advance(self) -> Tensor:
-        """A key for the next draw of each stream: N."""
+        """Advance each stream and return a key for its next draw: N."""
         if self.rows is None:
             keys = self.streams.clone()
             self.streams.add_(STRIDE)
@@ -70,48 +70,48 @@ class SampleGenerator(Generator):
 
 
 def take(generator: Generator | None, rows: Tensor) -> Generator | None:
-    """The generator for these rows of the batch (indices, or N bool): for an attack that drops samples."""
+    """Return the generator for some rows of the batch (indices, or N bool). For attacks that drop samples."""
     return generator.take(rows) if isinstance(generator, SampleGenerator) else generator
 
 
 class Draws:
-    """What is drawn at random for a batch x (N,C,H,W), as tensors N,*shape of its type, on its device.
+    """Random tensors N,*shape for a batch x (N,C,H,W), with the dtype and device of x.
 
-    Of a SampleGenerator for so many samples each sample draws from its own stream; else all draw from one, as torch does.
+    With a SampleGenerator for N samples, each sample draws from its own stream. Otherwise all draw from one, as in torch.
     """
 
     def __init__(self, x: Tensor, generator: Generator | None) -> None:
         self.x, self.generator = x, generator
         self.own = generator if isinstance(generator, SampleGenerator) and len(generator) == len(x) else None
-        self.digits = 53 if x.dtype == torch.float64 else 24  # binary ones, of what a draw may come to
+        self.digits = 53 if x.dtype == torch.float64 else 24  # random bits per number
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Between low and high."""
+        """Return uniform random numbers between low and high."""
         if self.own is None:
             return self._empty(shape).uniform_(low, high, generator=self.generator)
         return self._unit(shape).mul_(high - low).add_(low)
 
     def normal(self, *shape: int) -> Tensor:
-        """Of mean 0 and deviation 1, by the inverse of the distribution; within 5 deviations in float32."""
+        """Return standard normal numbers, by inversion of the distribution function; within 5 sigma in float32."""
         if self.own is None:
             return self._empty(shape).normal_(generator=self.generator)
-        odd = (self._bits(shape) >> (64 - self.digits)).bitwise_or_(1)  # so that neither end of (-1, 1) occurs
+        odd = (self._bits(shape) >> (64 - self.digits)).bitwise_or_(1)  # odd numbers exclude -1 and 1
         return odd.to(self.x.dtype).mul_(2.0 ** (1 - self.digits)).erfinv_().mul_(math.sqrt(2))
 
     def exponential(self, *shape: int) -> Tensor:
-        """Of mean 1."""
+        """Return exponentially distributed numbers with mean 1."""
         if self.own is None:
             return self._empty(shape).exponential_(generator=self.generator)
         return self._unit(shape).neg_().log1p_().neg_()
 
     def coins(self, *shape: int) -> Tensor:
-        """True or false, each as likely."""
+        """Return True or False with equal probability."""
         if self.own is None:
             return self.uniform(*shape) < 0.5
         return self._bits(shape) < 0
 
     def _unit(self, shape: tuple[int, ...]) -> Tensor:
-        """From 0 to below 1, without rounding."""
+        """Return uniform random numbers in [0, 1), computed without rounding."""
         return (self._bits(shape) >> (64 - self.digits)).to(self.x.dtype).mul_(2.0**-self.digits).add_(0.5)
 
     def _bits(self, shape: tuple[int, ...]) -> Tensor:

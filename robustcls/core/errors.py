@@ -1,6 +1,6 @@
-"""The one exception that means wrong usage or input.
+"""The exception for wrong usage or wrong input.
 
-Texts name an option in backticks, as Python writes it: `eps` or `eps=0.5`. The command line shows it as a flag.
+Messages write an option in backticks, with its Python name: `eps` or `eps=0.5`. The command line shows it as a flag.
 """
 
 import re
@@ -10,13 +10,13 @@ from difflib import get_close_matches
 
 
 class InputError(ValueError):
-    """Wrong usage or input. The message is one line: what, where, how to fix it. The command line ends with status 2."""
+    """Wrong usage or wrong input. The one-line message says what is wrong, where, and how to fix it. Exit status 2."""
 
 
 def as_flags(text: str, flags: Mapping[str, str]) -> str:
-    """The text with options in backticks as flags: `eps=0.5` as --eps 0.5, `attacks=["fgsm"]` as --attack fgsm.
+    """Return the text with options in backticks written as flags: `eps=0.5` becomes --eps 0.5.
 
-    flags: by the option's name in Python; other names stay as they are.
+    flags: option name in Python -> flag. Other names in backticks stay unchanged.
     """
 
     quotes = "\"'"
@@ -32,7 +32,7 @@ def as_flags(text: str, flags: Mapping[str, str]) -> str:
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
-    """An InputError that names the nearest of the known names, or all of them when none is near."""
+    """Return an InputError that lists the known names and suggests the nearest one, if there is one."""
     known = sorted(known)
     near = get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
@@ -42,13 +42,13 @@ def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
 
 
 def one_line(error: BaseException) -> str:
-    """The class and the text of an exception, in a line."""
+    """Return the class and the text of an exception on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 @contextmanager
 def as_input_error(what: str, hint: str = "") -> Iterator[None]:
-    """Turns whatever code of the user's, or a library, raises into an InputError: `what: class: text`, and the hint."""
+    """Convert any exception of user code or of a library into an InputError: `what: class: text`, followed by the hint."""
     try:
         yield
     except InputError:

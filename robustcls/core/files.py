@@ -1,6 +1,6 @@
-"""Writes files so that they are never half-written: a temporary file beside the target, then a rename.
+"""Atomic writing of files: a temporary file beside the target, then a rename, so that no file is ever half-written.
 
-Pipes, devices and files with several names are written into instead. Of a link, the file that it names is replaced.
+Pipes, devices and files with several hard links are written in place instead. For a symbolic link, its target is replaced.
 """
 
 import errno
@@ -16,15 +16,19 @@ from pathlib import Path
 from robustcls.core.errors import InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-KINDS = {stat.S_IFDIR: "a folder", stat.S_IFBLK: "a block device", stat.S_IFSOCK: "a socket"}  # never written to
-TORCH_WRITER = ("inline_container", "PytorchStreamWriter", "iostream error")  # torch.save's RuntimeError of a full disk
+KINDS = {stat.S_IFDIR: "a folder", stat.S_IFBLK: "a block device", stat.S_IFSOCK: "a socket"}  # not writable
+TORCH_WRITER = (
+    "inline_container",
+    "PytorchStreamWriter",
+    "iostream error",
+)  # in the RuntimeError of torch.save on a full disk
 
 
 @contextmanager
 def atomic_write(path: str | Path, flag: str = "`out`") -> Iterator[Path]:
-    """Yields a temporary path; at the end its content takes the place of `path`'s, or is removed after an error.
+    """Yield a temporary path. At the end its content replaces that of `path`; after an error it is removed.
 
-    flag: the option that named it. Raises InputError where the file cannot be written, as on a full disk.
+    flag: the option that names the file, for messages. Raises InputError if it cannot be written, as on a full disk.
     """
     path = Path(path)
     check_writable(path, flag)
@@ -44,15 +48,15 @@ def atomic_write(path: str | Path, flag: str = "`out`") -> Iterator[Path]:
 
 
 def check_writable(path: str | Path, flag: str = "`out`", inputs: Iterable[str | Path] = ()) -> None:
-    """Raises InputError where a file cannot be written at `path`, and makes nothing: ask before a long run.
+    """Raise InputError if no file can be written at `path`. Nothing is created. Call this before a long run.
 
-    flag: the option that named it. inputs: files that are read, which it must not replace.
+    flag: the option that names the file, for messages. inputs: files that are read and must not be overwritten.
     """
     path = Path(path)
     try:
         there = _look_at(path)
         home = next(parent for parent in Path(os.path.realpath(path)).parents if parent.exists())
-    except OSError as error:  # a ring of links, a name that is too long
+    except OSError as error:  # a cycle of links, or a name that is too long
         raise InputError(cannot_write(path, error, flag)) from None
     if there is None:
         if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
@@ -62,13 +66,13 @@ def check_writable(path: str | Path, flag: str = "`out`", inputs: Iterable[str |
         raise InputError(f"cannot write {path}: it is {kind}: name a file with {flag}")
     if any(Path(one).exists() and path.samefile(one) for one in inputs):
         raise InputError(f"cannot write {path}: it is an input of this command: name another file with {flag}")
-    guarded = stat.S_ISREG(there.st_mode) and not there.st_mode & 0o222  # to root as well
+    guarded = stat.S_ISREG(there.st_mode) and not there.st_mode & 0o222  # root respects this, too
     if guarded or not os.access(path, os.W_OK):
         raise InputError(f"cannot write {path}: it is read-only: name another file with {flag}")
 
 
 def is_stream(path: str | Path) -> bool:
-    """Whether what is written there is gone at once, or goes on elsewhere: a pipe, a device, /dev/stdout."""
+    """Whether a path is a pipe, a device or an open descriptor such as /dev/stdout, so that nothing is kept in it."""
     try:
         there = _look_at(Path(path))
     except OSError:
@@ -77,7 +81,7 @@ def is_stream(path: str | Path) -> bool:
 
 
 def is_stdout(path: str | Path | None) -> bool:
-    """Whether a file of this name is where this process prints, so that words have to go elsewhere."""
+    """Whether a path is the standard output of this process, so that messages must go to stderr."""
     try:
         return path is not None and os.path.samestat(os.stat(path), os.fstat(1)) and is_stream(path)
     except OSError:
@@ -85,7 +89,7 @@ def is_stdout(path: str | Path | None) -> bool:
 
 
 def cannot_write(path: str | Path, error: Exception, flag: str = "`out`", part: Path | None = None) -> str:
-    """The line for an error that was raised while `path` was written; part: its temporary file."""
+    """Return the message for an error that occurred while `path` was written. part: its temporary file."""
     if isinstance(error, RuntimeError):
         error = _ask_the_disk(part) or error
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120] or type(error).__name__
@@ -94,13 +98,13 @@ def cannot_write(path: str | Path, error: Exception, flag: str = "`out`", part: 
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
+    """Return the SHA-256 digest of a file in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _look_at(path: Path) -> os.stat_result | None:
-    """What is there, links followed; None for nothing."""
+    """Return the status of a file, following links; None if there is none."""
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -108,7 +112,7 @@ def _look_at(path: Path) -> os.stat_result | None:
 
 
 def _descriptor_of(path: str | Path) -> int | None:
-    """The number of this process's open file that a path names, such as 1 for /dev/stdout."""
+    """Return the file descriptor of this process that a path refers to, such as 1 for /dev/stdout; None for others."""
     own = os.path.realpath("/proc/self/fd")
     path = os.path.abspath(path)
     for _ in range(8):
@@ -146,24 +150,24 @@ def _finish(part: Path, path: Path) -> None:
     if target.exists():
         with suppress(OSError):
             shutil.copymode(target, part)
-    with open(part, "rb") as file:  # or a power cut could leave the new name without the content
+    with open(part, "rb") as file:  # otherwise a power cut could leave an empty file under the new name
         os.fsync(file.fileno())
     try:
         os.replace(part, target)
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
-        _pour(part, path)  # one that is mounted by itself, as into a container
+        _pour(part, path)  # a file that is a mount point itself, as in a container
 
 
 def _pour(part: Path, path: Path) -> None:
-    """Writes the content of a finished file into what is there; a file on a full disk keeps its old content."""
+    """Copy a finished file into an existing file or stream. On a full disk, a file keeps its old content."""
     size, number = part.stat().st_size, _descriptor_of(path)
     if number is None:
-        file = os.open(path, os.O_WRONLY)  # of a pipe: once somebody reads
+        file = os.open(path, os.O_WRONLY)  # for a pipe, this waits for a reader
     else:
         sys.stdout.flush()
-        file = os.dup(number)  # opened anew, a file would be written from its start
+        file = os.dup(number)  # opening the path again would write a redirected file from its start
     with open(part, "rb") as source, open(file, "wb") as sink:
         is_file = number is None and stat.S_ISREG(os.fstat(file).st_mode)
         if is_file and size and hasattr(os, "posix_fallocate"):
@@ -176,7 +180,7 @@ def _pour(part: Path, path: Path) -> None:
 
 
 def _ask_the_disk(part: Path | None) -> OSError | None:
-    """Why a writer that does not say so could not write: one more block is tried."""
+    """Return the OSError of a failed write that the writer did not report, by writing one more block; None without one."""
     try:
         with open(part or os.devnull, "ab") as file:
             file.write(bytes(1 << 20))

@@ -1,4 +1,4 @@
-"""Writes a folder so that it appears as a whole or not at all."""
+"""Atomic writing of folders: a folder appears as a whole or not at all."""
 
 import contextlib
 import os
@@ -12,14 +12,14 @@ from pathlib import Path
 from robustcls.core.errors import InputError
 from robustcls.core.files import cannot_write
 
-PART = ".part"  # what the names of folders end with that are not yet in their place
+PART = ".part"  # suffix of unfinished folders
 
 
 @contextlib.contextmanager
 def replaced_folder(out: Path, flag: str = "`out`") -> Iterator[Path]:
-    """A temporary folder that at the end takes the place of `out`, or is removed after an error.
+    """Yield a temporary folder that replaces `out` at the end, or is removed after an error.
 
-    flag: the option that named it. Raises InputError where it cannot be written.
+    flag: the option that names `out`, for messages. Raises InputError if the folder cannot be written.
     """
     out = out.resolve()
     made = [home for home in out.parents if not home.exists()]  # the deepest first
@@ -42,8 +42,9 @@ def replaced_folder(out: Path, flag: str = "`out`") -> Iterator[Path]:
 
 
 def remove_leftovers(out: Path) -> None:
-    """Removes what killed processes left of folders that were to take the place of `out`, which the caller has claimed; a
-    folder that was just being replaced goes back to its place.
+    """Remove temporary folders for `out` that killed processes left behind. The caller must have claimed `out`.
+
+    A folder that was being replaced when the process was killed is moved back.
     """
     out = out.resolve()
     ours = re.compile(re.escape(_prefix(out)) + r"[a-z0-9_]{8}" + re.escape(PART) + r"(\.before)?")
@@ -56,7 +57,7 @@ def remove_leftovers(out: Path) -> None:
 
 
 def _prefix(out: Path) -> str:
-    """What the names of folders begin with that are to take the place of `out`, and of no other."""
+    """Return the prefix of the names of temporary folders for `out`; no other folder has the same one."""
     name = out.name if len(out.name) <= 60 else f"{out.name[:51]}-{zlib.crc32(os.fsencode(out.name)):08x}"
     return f".{name}."
 
@@ -69,7 +70,7 @@ def _remove(place: Path) -> None:
 
 
 def _replace(part: Path, out: Path) -> None:
-    """Puts a folder into the place of another, or of a file; on an error the other is where it was."""
+    """Replace `out`, a folder or a file, by a folder. After an error, `out` is restored."""
     if not out.exists():
         os.replace(part, out)
         return

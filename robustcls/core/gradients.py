@@ -1,4 +1,4 @@
-"""Gradients with respect to the input, and a model that stays exactly as it was."""
+"""Gradients with respect to the input, and contexts that restore the state of a model exactly."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,17 +15,17 @@ def input_gradient(
     y: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
 ) -> Tensor:
-    """The gradient of each sample's loss(model(x), y) by its own x: N,C,H,W. Parameters' gradients are not touched."""
+    """Return the gradient of each sample's loss(model(x), y) by its x: N,C,H,W. Parameters keep their gradients."""
     return logits_and_gradient(model, x, loss, y)[2]
 
 
 def logits_and_gradient(
     model: Callable[[Tensor], Tensor], x: Tensor, loss: Callable[..., Tensor], *labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits N,K, losses N = loss(logits, *labels), and the gradient of each loss by its own x: N,C,H,W, from one pass.
+    """Return logits N,K, losses N = loss(logits, *labels) and the gradient of each loss with respect to its x: N,C,H,W.
 
-    The losses are summed, not averaged, so that the batch size does not scale gradients towards underflow. A model
-    without a gradient gives zeros, which the zero-gradient check reports; entries that are not finite are 0, too.
+    The losses are summed, not averaged, because a division by the batch size could underflow small gradients. If the model
+    has no gradient, zeros are returned, which the zero-gradient check reports. Non-finite entries become 0.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
@@ -36,13 +36,13 @@ def logits_and_gradient(
 
 
 def finite(grad: Tensor) -> Tensor:
-    """A copy with 0 for what is not finite: one such entry, such as that of a root at 0, must not stop all the others."""
+    """Return a copy with 0 in place of non-finite entries, so that one (such as of sqrt at 0) does not spoil the others."""
     return grad.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode without parameter gradients; at the end modes, flags and buffers are exactly as before."""
+    """Context: the model in eval mode without parameter gradients. Modes, flags and buffers are restored exactly."""
     with kept_flags(model), kept_buffers(model):
         model.eval()
         for parameter in model.parameters():
@@ -52,8 +52,9 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def kept_from(model: nn.Module) -> Iterator[None]:
-    """Whatever code of the user's writes to the model in it: at the end modes, flags, parameters, their gradients and
-    buffers are bit for bit what they were."""
+    """Context for user code that may change the model: modes, flags, parameters, their gradients and buffers are restored
+    bit for bit.
+    """
     grads = [(one, one.grad, None if one.grad is None else one.grad.clone()) for one in model.parameters()]
     try:
         with kept_flags(model), _kept_tensors(model, "_parameters"), kept_buffers(model):
@@ -68,8 +69,8 @@ def kept_from(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def kept_flags(model: nn.Module) -> Iterator[None]:
-    """Modes, and which parameters take a gradient, are at the end what they were."""
-    # A module of torch.jit.freeze has no mode.
+    """Context that restores the training modes and the `requires_grad` flags."""
+    # Modules frozen by torch.jit.freeze have no training mode.
     modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
@@ -83,10 +84,10 @@ def kept_flags(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def kept_buffers(model: nn.Module, *, graph_lives_on: bool = True) -> Iterator[None]:
-    """Buffers, such as BatchNorm's statistics, are at the end what they were, though modules count in their forward pass.
+    """Context that restores buffers, such as BatchNorm statistics, which modules may update in their forward pass.
 
-    Writing a buffer, even with equal values, breaks a backward pass to come; comparing them first waits for the device.
-    graph_lives_on: whether such a pass may come.
+    Writing to a buffer, even the same values, makes a later backward pass fail, so buffers are compared first. The comparison
+    waits for the device; with graph_lives_on=False it is skipped, because no backward pass follows.
     """
     with _kept_tensors(model, "_buffers", graph_lives_on=graph_lives_on):
         yield
@@ -104,7 +105,7 @@ def _kept_tensors(model: nn.Module, kind: str, *, graph_lives_on: bool = True) -
             for tensor, before in values:
                 if not (graph_lives_on and torch.equal(tensor, before)):
                     tensor.copy_(before)
-        for module, own in tensors:  # a module may have put another tensor in a tensor's place, or made one
+        for module, own in tensors:  # a module may have replaced or added tensors
             now = getattr(module, kind)
             for name in set(now.keys()) - own.keys():
                 del now[name]

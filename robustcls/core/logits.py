@@ -1,4 +1,4 @@
-"""Finds the logits in a network's output: a tensor, mapping, tuple, object with `.logits`, or one logit for two classes."""
+"""Find the logits in a network's output: a tensor, mapping, tuple, object with `.logits`, or one logit for two classes."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -11,28 +11,30 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 
 KEYS = ("logits", "logit", "out", "output", "outputs", "pred", "preds", "prediction", "predictions", "scores")
-PROBES = (1, -1, 100, -100, 1e4, -1e4)  # times an image's contrast
-MIRRORED = ("classes", "input_size", "arch", "differentiable")  # what a module may say of itself
+PROBES = (1, -1, 100, -100, 1e4, -1e4)  # factors for the contrast of an image
+MIRRORED = ("classes", "input_size", "arch", "differentiable")  # attributes by which a module describes itself
 
 
 def logits_of(output: Any, part: int | None = None) -> Any:
-    """The part of a network's output that holds the logits; a tensor, or torch.fx's stand-in for one, as it is.
+    """Return the part of a network's output that contains the logits. A tensor or a torch.fx proxy is returned unchanged.
 
-    Of a mapping that under `logits` or a like key, of an object its `.logits`, of a tuple or list the first, or the one of
-    number `part`. Raises InputError for a mapping without such a key.
+    For a mapping it is the value of `logits` or a similar key; for an object, its `.logits`; for a tuple or list, the first
+    part, or the part number `part`. Raises InputError for a mapping without such a key.
     """
-    inside, said = _opened(output, part)
-    return logits_of(inside) if said else output
+    inside, description = _opened(output, part)
+    return logits_of(inside) if description else output
 
 
 def mean_probabilities(logs: list[Tensor]) -> Tensor:
-    """The logarithm of the mean of several softmaxes, given their logarithms, each N,K: itself logits."""
+    """Return the logarithm of the mean of several softmax outputs, given their logarithms N,K. It can be used as logits."""
     return torch.stack(logs).logsumexp(0) - math.log(len(logs))
 
 
 def choose_part(output: Any, columns: int) -> int | None:
-    """Which part of a tuple or list has as many columns as there are classes, where that is one and not the first; else
-    None."""
+    """Return the number of the part of a tuple or list that has as many columns as there are classes.
+
+    None if it is the first part, or if no part or more than one part fits.
+    """
     if not _is_several(output):
         return None
     fitting = [number for number, width in enumerate(map(_columns, output)) if width == columns]
@@ -40,12 +42,12 @@ def choose_part(output: Any, columns: int) -> int | None:
 
 
 def part_of(output: Any, part: int | None = None) -> str:
-    """Which part `logits_of` takes, in words; "" for a tensor."""
+    """Return in words which part `logits_of` takes; "" for a tensor."""
     return _opened(output, part)[1]
 
 
 def _opened(output: Any, part: int | None) -> tuple[Any, str]:
-    """The part of an output that holds the logits, and which that is, in words; "" for an output without parts."""
+    """Return the part of an output that contains the logits, and its description; "" for an output without parts."""
     if isinstance(output, Tensor):
         return output, ""
     if isinstance(output, Mapping):
@@ -57,21 +59,21 @@ def _opened(output: Any, part: int | None) -> tuple[Any, str]:
         which = "the first" if part in (None, 0) else f"part {part + 1}"
         shapes = ", ".join(f"N,{width}" if (width := _columns(one)) else type(one).__name__ for one in output[:4])
         shapes = f" ({shapes}{', ...' if len(output) > 4 else ''})" if len(output) > 1 else ""
-        said = f"{which} of {len(output)} parts of a {type(output).__name__}{shapes}"
-        return output[_first(output) if part is None else part], said
+        description = f"{which} of {len(output)} parts of a {type(output).__name__}{shapes}"
+        return output[_first(output) if part is None else part], description
     return output, ""
 
 
 class Wrapper(nn.Module):
-    """A model in another one that gives the same logits or their mean, with what the model says of itself.
+    """A model around another model that returns its logits or a mean of them. It copies the attributes in MIRRORED.
 
-    Attacks search on it as it is written: no copy of it is folded, compiled or run in low precision.
+    Attacks run on the wrapper unchanged: it is never folded, compiled or run in low precision.
     """
 
-    repeats = 1  # passes of the model inside for one of this one
+    repeats = 1  # forward passes of the inner model per forward pass of the wrapper
 
     def __init__(self, model: nn.Module, title: str) -> None:
-        """title: the spec, with {} for the model's name."""
+        """title: the spec, with {} in place of the model's name."""
         super().__init__()
         self.model = model
         self.title = title.replace("{}", str(getattr(model, "title", type(model).__name__)))
@@ -79,18 +81,18 @@ class Wrapper(nn.Module):
 
 
 def chains_in(model: nn.Module) -> list[list[Wrapper]]:
-    """The wrappers of a model that lie inside one another, from the outermost on: a list for each of the innermost."""
+    """Return the nested wrappers of a model, from the outermost inwards: one list per innermost wrapper."""
     inside = [chain for child in model.children() for chain in chains_in(child)]
     return [[model, *chain] for chain in inside or [[]]] if isinstance(model, Wrapper) else inside
 
 
 def passes_of(chains: Iterable[Iterable[Wrapper]]) -> int:
-    """Passes of the model inside these wrappers for one of the whole; of models side by side, of the one with most."""
+    """Return the forward passes of the innermost model per pass of the whole; the maximum, for several inner models."""
     return max((math.prod(one.repeats for one in chain) for chain in chains), default=1)
 
 
 def mirror(model: nn.Module, wrapper: nn.Module) -> None:
-    """What a model says of itself, and its mode, are those of a wrapper around it, too."""
+    """Copy the attributes in MIRRORED and the training mode of a model to a wrapper around it."""
     for name in MIRRORED:
         if not isinstance(value := getattr(model, name, None), (nn.Module, Tensor, type(None))):
             setattr(wrapper, name, value)
@@ -98,13 +100,14 @@ def mirror(model: nn.Module, wrapper: nn.Module) -> None:
 
 
 class Logits(nn.Module):
-    """Wraps a module whose output is not logits N,K as one that gives them; the module stays as it is."""
+    """Wrapper that returns logits N,K for a module with another output format. The module itself is not changed."""
 
     def __init__(
         self, model: nn.Module, *, part: int | None = None, single: bool = False, probability: bool = False
     ) -> None:
-        """part: of the tuple that it gives. single: its one logit z speaks for class 1 of two; their logits are -z/2 and
-        z/2, whose softmax is its sigmoid. probability: what it gives is that sigmoid."""
+        """part: number of the part of its output tuple. single: its output is one logit z, of class 1 of two. The logits are
+        then -z/2 and z/2, whose softmax equals the sigmoid of z. probability: its output is the sigmoid instead of z.
+        """
         super().__init__()
         self.model, self.part, self.single, self.probability = model, part, single, probability
         mirror(model, self)
@@ -122,16 +125,16 @@ class Logits(nn.Module):
 def as_classifier(
     model: nn.Module, images: Tensor, classes: int | None = None, labels: Tensor | None = None
 ) -> tuple[nn.Module, str]:
-    """The model where it gives logits N,K, else one around it that does; and what was taken, in a line, "" for nothing.
+    """Return the model if it returns logits N,K, else a wrapper that does; and a note on what was assumed, "" for nothing.
 
-    images: some, N,C,H,W on the model's device and in its precision; the first is passed through, and all where they tell
-    more. classes: how many there are, where that is known. labels: which hint at it else. What gives no logits either way
-    is returned as it is: `check_logits` says why. Raises InputError, also for a tuple whose first part is hardly it.
+    images: N,C,H,W, in the device and precision of the model. Only the first is used, unless more are needed to decide.
+    classes: the number of classes, if known. labels: used to estimate it otherwise. A model without recognisable logits is
+    returned unchanged; `check_logits` then explains the problem. Raises InputError, also for a tuple that is ambiguous.
     """
     image = images[:1]
     with torch.no_grad(), frozen(model):
         output = model(image.clone())
-        taken = isinstance(output, Tensor) and hasattr(model, "raw_output")  # by a Classifier
+        taken = isinstance(output, Tensor) and hasattr(model, "raw_output")  # a Classifier already took a part
         raw = _raw(model, image.clone()) if taken else output
     number = choose_part(raw, classes or 0)
     part, logits = part_of(raw, number), logits_of(raw, number)
@@ -148,48 +151,48 @@ def as_classifier(
         )
     if not isinstance(logits, Tensor):
         return model, ""
-    said = [f"logits taken from {part}"] if part else []
+    notes = [f"logits taken from {part}"] if part else []
     shape, n = tuple(logits.shape), len(image)
     trailing = len(shape) > 2 and set(shape[2:]) == {1}
     if shape == (n,) or (len(shape) > 1 and shape[0] == logits.numel() == n):
         probability = _gives_probabilities(Logits(model, part=number), images)
-        what = "one logit speaks for class 1 of two, above 0 means class 1"
+        meaning = "one logit speaks for class 1 of two, above 0 means class 1"
         if probability:
-            what = "one probability p is that of class 1 of two, above 0.5 means class 1: its logit z is taken back"
-        said.append(f"its {what}: logits -z/2 and z/2")
-        return Logits(model, part=number, single=True, probability=probability), "; ".join(said)
+            meaning = "one probability p is that of class 1 of two, above 0.5 means class 1: its logit z is taken back"
+        notes.append(f"its {meaning}: logits -z/2 and z/2")
+        return Logits(model, part=number, single=True, probability=probability), "; ".join(notes)
     if trailing and shape[0] == n:
-        said.append(f"output N,{','.join(map(str, shape[1:]))} is taken as N,{shape[1]}")
+        notes.append(f"output N,{','.join(map(str, shape[1:]))} is taken as N,{shape[1]}")
     elif logits.ndim != 2:
         return model, ""
-    nameless = bool(part) and not getattr(model, "classes", ())  # or what was chosen here would be asked again
+    nameless = bool(part) and not getattr(model, "classes", ())  # else the choice would be repeated
     wrapped = not isinstance(output, Tensor) or trailing or number is not None or nameless
-    return (Logits(model, part=number) if wrapped else model), "; ".join(said)
+    return (Logits(model, part=number) if wrapped else model), "; ".join(notes)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The user's own module inside one of these."""
+    """Return the user's module inside a `Logits` wrapper."""
     return model.model if isinstance(model, Logits) else model
 
 
 def _gives_probabilities(model: nn.Module, images: Tensor) -> bool:
-    """Whether a model of one output keeps it within [0, 1]: on images, and far outside of them, where a logit leaves it."""
-    found: list[Tensor] = []
+    """Whether a model's single output stays in [0, 1] for images and for pixels far outside [0, 1], where a logit would not."""
+    outputs: list[Tensor] = []
     with torch.no_grad(), frozen(model):
         for image in images.split(1):
             for factor in PROBES:
                 try:
-                    found.append(model((image - 0.5) * factor + 0.5).flatten())
-                except Exception:  # what takes no such pixels may raise anything
+                    outputs.append(model((image - 0.5) * factor + 0.5).flatten())
+                except Exception:  # a model may raise any error for such pixels
                     if factor == 1:
                         raise
-    values = torch.cat(found)
+    values = torch.cat(outputs)
     values = values[~values.isnan()]
     return bool(((values >= 0) & (values <= 1)).all())
 
 
 def _raw(model: nn.Module, x: Tensor) -> Any:
-    """What the network gives, of a Classifier before it takes a part of it."""
+    """Return the output of the network; for a Classifier, the whole output before it selects a part."""
     return getattr(model, "raw_output", model)(x)
 
 
@@ -202,19 +205,19 @@ def _first(output: Any) -> int:
 
 
 def _columns(output: Any) -> int | None:
-    """Of N,K; None for anything else."""
+    """Return K for a tensor N,K; None for anything else."""
     return output.shape[1] if isinstance(output, Tensor) and output.ndim == 2 else None
 
 
 def _has_logits(output: Any) -> bool:
-    """Asked of the type and of the instance's own values: torch.fx's stand-in for a tensor has every attribute."""
+    """Look only at the type and the instance dictionary, since a torch.fx proxy claims to have every attribute."""
     return "logits" in getattr(output, "__dict__", {}) or hasattr(type(output), "logits")
 
 
 def _key(output: Mapping) -> Any:
-    found = next((key for key in KEYS if key in output), None)
-    if found is not None:
-        return found
+    known = next((key for key in KEYS if key in output), None)
+    if known is not None:
+        return known
     tensors = [key for key, value in output.items() if isinstance(value, Tensor) and value.ndim == 2]
     if len(tensors) != 1:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Losses of each sample, in float32 whatever the logits' precision. Larger is better for the attacker."""
+"""Losses per sample, computed in float32 for logits of any precision. Attacks maximise them."""
 
 import math
 
@@ -9,13 +9,13 @@ from torch import Tensor
 from robustcls.core.errors import InputError
 from robustcls.core.traits import traits
 
-UNLABELLED = -100  # in place of a label, in training alone: nobody knows it
+UNLABELLED = -100  # the label of an image without a label; in training only
 
 
 def cross_entropy(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Negative log-probability of the true class, 0 where it is UNLABELLED. logits: N,K; y: N, or probabilities N,K; returns N.
+    """Return the cross-entropy per sample, 0 where y is UNLABELLED: N. logits: N,K; y: N, or probabilities N,K.
 
-    label_smoothing: the share of the target that is spread over all classes (Szegedy et al. 2015, arXiv:1512.00567).
+    label_smoothing: share of the target that is spread evenly over all classes (Szegedy et al. 2015, arXiv:1512.00567).
     """
     if not 0 <= label_smoothing < 1:
         raise InputError(f"label_smoothing={label_smoothing}: give 0 or more, below 1")
@@ -23,37 +23,39 @@ def cross_entropy(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) ->
 
 
 def labelled_mean(losses: Tensor, y: Tensor) -> Tensor:
-    """The mean over the images that have a label of losses that are 0 for the others; 0 without any. losses: N; y: N, or
-    probabilities N,K, of which each is a label."""
+    """Return the mean loss over the labelled images; 0 if there are none.
+
+    losses: N, 0 for images without a label. y: N, or probabilities N,K, which all count as labels.
+    """
     mean = losses.mean()
-    # Times 1 where all are labelled: then it is the mean, bit for bit, and no device is waited for.
+    # If all are labelled, the factor is exactly 1. Computing it on the device avoids waiting for the device.
     return mean if y.is_floating_point() else mean * (len(y) / (y != UNLABELLED).sum().clamp_min(1))
 
 
 def probabilities(y: Tensor, num_classes: int) -> Tensor:
-    """Labels N as probabilities N,K; those that are already come back as they are."""
-    # F.one_hot would look at the largest label first, for which the host waits.
+    """Return labels N as probabilities N,K. Probabilities are returned unchanged."""
+    # F.one_hot reads the largest label first, so the host would wait for the device.
     return y if y.is_floating_point() else (y[:, None] == torch.arange(num_classes, device=y.device)).float()
 
 
 def hard_labels(y: Tensor) -> Tensor:
-    """Probabilities N,K as labels N; labels come back as they are."""
+    """Return probabilities N,K as labels N. Labels are returned unchanged."""
     return y.argmax(1) if y.is_floating_point() else y
 
 
 @traits(reference=True)
 def kl(logits: Tensor, reference: Tensor) -> Tensor:
-    """KL(p_reference || p_logits), both given as logits N,K; returns N (TRADES, Zhang et al. 2019, arXiv:1901.08573)."""
+    """Return KL(p_reference || p_logits) for two sets of logits N,K: N (TRADES, Zhang et al. 2019, arXiv:1901.08573)."""
     return F.kl_div(
         F.log_softmax(logits.float(), 1), F.log_softmax(reference.float(), 1), reduction="none", log_target=True
     ).sum(1)
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Largest other logit minus the true one: positive exactly where the sample is misclassified (ties count as right).
+    """Return the largest other logit minus the true logit: N. It is positive exactly where the sample is misclassified.
 
-    Carlini and Wagner 2017, arXiv:1608.04644. Logits that name no class (`predict_labels`) are a wrong answer: inf.
-    logits: N,K with K >= 2; y: N; returns N.
+    Ties count as correct. If the logits predict no class (see `predict_labels`), the margin is inf, which counts as
+    misclassified. Source: Carlini and Wagner 2017, arXiv:1608.04644. logits: N,K with K >= 2; y: N.
     """
     logits = logits.float()
     true = logits.gather(1, y[:, None]).squeeze(1)
@@ -61,26 +63,30 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return gap.masked_fill(gap.isnan(), torch.inf)
 
 
-NO_ANSWER = -1  # in place of a label
+NO_ANSWER = -1  # the predicted label if no class is predicted
 
 
 def predict_labels(logits: Tensor) -> Tensor:
-    """The class of the largest logit, NO_ANSWER where a logit is NaN or where several are the largest and infinite: N.
+    """Return the class of the largest logit: N. It is NO_ANSWER if a logit is NaN, or if several logits are the largest and
+    infinite.
 
-    argmax would call NaN a class. Logits of -inf are classes that the model rules out. logits: N,K.
+    argmax would return the class of a NaN. A logit of -inf means that the model rules out the class. logits: N,K.
     """
     top, label = logits.max(1)  # NaN counts as the largest
     tied = top.isinf() & ((logits == top[:, None]).sum(1) > 1)
     return label.masked_fill(top.isnan() | tied, NO_ANSWER)
 
 
-# Misclassified counts only beyond a tie: a margin below this share of the two logits compared may flip by rounding.
-ATTACK_TIE = 3e-5  # in an attack's early stop: with another batch size, or in a fused copy of the model
-VERDICT_TIE = 3e-6  # in a verdict, which the fp32 model gives by itself: with the order of a sum
+# A sample counts as misclassified only if the margin exceeds this share of the two logits compared, because rounding may
+# flip the sign of smaller margins.
+ATTACK_TIE = (
+    3e-5  # for early stopping in attacks: rounding differs with the batch size and in a fused copy of the model
+)
+VERDICT_TIE = 3e-6  # for verdicts, which come from the fp32 model: rounding differs only with the order of a sum
 
 
 def most_probable(probabilities: Tensor, count: int = 3) -> list[tuple[int, float]]:
-    """The most probable classes of one sample, K, each with its probability; none where the logits give none."""
+    """Return the most probable classes of one sample with their probabilities (input: K); none if they contain NaN."""
     if probabilities.isnan().any():
         return []
     top = probabilities.topk(min(count, len(probabilities)))
@@ -88,17 +94,17 @@ def most_probable(probabilities: Tensor, count: int = 3) -> list[tuple[int, floa
 
 
 def misclassified(logits: Tensor, y: Tensor, *, tie: float = ATTACK_TIE) -> Tensor:
-    """Whether another class leads y by more than `tie`, a share of the logits compared, or none is named: N, bool.
+    """Whether another class leads the label y by more than `tie`, a share of the logits compared, or no class is predicted.
 
-    logits: N,K with K >= 2; y: N.
+    logits: N,K with K >= 2; y: N; returns N, bool.
     """
     return margin(logits, y) > tie * tie_scale(logits, y)
 
 
 def tie_scale(logits: Tensor, y: Tensor) -> Tensor:
-    """The larger magnitude of the true logit and the largest other: what rounding of their difference goes with; N.
+    """Return the larger magnitude of the true logit and the largest other logit, to which rounding errors are proportional: N.
 
-    Logits that are masked, with -1e9 or -inf, do not count; where one of the two is not finite nothing rounds: 0.
+    Masked logits, such as -1e9 or -inf, do not matter. If one of the two logits is not finite, the scale is 0.
     """
     logits = logits.float()
     true = logits.gather(1, y[:, None]).squeeze(1)
@@ -107,36 +113,37 @@ def tie_scale(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def wrong_classes(logits: Tensor, y: Tensor) -> Tensor:
-    """All classes but y, from the largest logit on: N,K-1."""
+    """Return all classes except y, sorted by descending logit: N,K-1."""
     others = logits.float().scatter(1, y[:, None], -torch.inf)
     return others.argsort(dim=1, descending=True, stable=True)[:, :-1]
 
 
 def prob_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """The probability margin m = max p_k - p_y over the classes k but y, as log-odds log((1 + m) / (1 - m)): N.
+    """Return the probability margin m = max p_k - p_y over classes k other than y, as log-odds log((1 + m) / (1 - m)): N.
 
-    The loss of PMA (Xie et al. 2024, arXiv:2411.15210). Log-odds rise with m and have its gradient's direction, so that an
-    attack which takes signs, or unit steps, and compares losses does the same with both; but where p_y rounds to 1, m and
-    its gradient vanish in float32 and their log-odds do not. They are above 0 exactly where the sample is misclassified.
-    With two classes they are the margin. logits: N,K with K >= 2; y: N.
+    This is the loss of PMA (Xie et al. 2024, arXiv:2411.15210). The log-odds increase with m and their gradient has the same
+    direction, so an attack with sign steps or unit steps that compares losses behaves the same with both. But where p_y
+    rounds to 1, m and its gradient vanish in float32 and the log-odds do not. The log-odds are positive exactly where the
+    sample is misclassified. With two classes they equal the margin. logits: N,K with K >= 2; y: N.
     """
     logits, y = logits.float(), y[:, None]
-    top = logits.scatter(1, y, -torch.inf).argmax(1, keepdim=True)  # of the wrong classes
+    top = logits.scatter(1, y, -torch.inf).argmax(1, keepdim=True)  # the most probable wrong class
     lead = (logits.gather(1, top) - logits.gather(1, y)).squeeze(1)
     twice = torch.full_like(logits[:, :1], math.log(2))
-    # 1 + m is the probability of all classes but y with that of the top one twice, 1 - m that of all but it with p_y twice.
+    # 1 + m = sum of p over all classes except y, plus p_top; 1 - m = sum of p over all classes except top, plus p_y.
     above = logits.scatter(1, y, -torch.inf).scatter_add(1, top, twice).logsumexp(1)
     below = logits.scatter(1, top, -torch.inf).scatter_add(1, y, twice).logsumexp(1)
-    # Of two near numbers the difference is lost, but 2m / (1 - m) = 2 (exp(lead) - 1) p_y / (1 - m) is exact there.
+    # For a small lead, above - below suffers from cancellation, but 2m / (1 - m) = 2 (exp(lead) - 1) p_y / (1 - m) is exact.
     ratio = 2 * lead.clamp(-1, 1).expm1() * (logits.gather(1, y).squeeze(1) - below).exp()
     return torch.where(lead.abs() < 1, ratio.log1p(), above - below)
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Difference of logits ratio: the margin over the gap between first and third logit, unmoved by a scale or a shift.
+    """Return the difference-of-logits ratio: the margin divided by the gap between the first and the third logit: N.
 
-    Croce and Hein 2020, arXiv:2003.01690. With two classes any such ratio is constant, without a gradient: there it is
-    the margin alone. Classes that are masked with -inf do not count. logits: N,K with K >= 2; y: N; returns N.
+    It is invariant to scaling and shifting the logits (Croce and Hein 2020, arXiv:2003.01690). With two classes the ratio
+    would be constant and have no gradient, so the margin itself is returned. Classes masked with -inf are ignored.
+    logits: N,K with K >= 2; y: N.
     """
     logits = logits.float()
     lead = margin(logits, y)
@@ -148,10 +155,10 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """Target minus true logit over the spread of the largest four, or three where there are no more: N.
+    """Return the target logit minus the true logit, divided by the spread of the largest four logits (or three): N.
 
-    The spread is the largest less the mean of the last two. With two classes the ratio is constant: the gap alone.
-    Classes that are masked with -inf do not count.
+    The spread is the largest logit minus the mean of the last two. With two classes the ratio would be constant, so the gap
+    itself is returned. Classes masked with -inf are ignored.
     """
     logits = logits.float()
     if logits.shape[1] == 2:
@@ -165,6 +172,6 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 
 def gap(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """Target minus true logit: N."""
+    """Return the target logit minus the true logit: N."""
     logits = logits.float()
     return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)

@@ -1,4 +1,4 @@
-"""Which pixels of an image an attacker may change."""
+"""Masks: the pixels of an image that an attacker may change."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mask:
-    """The pixels that may change, in every channel: `allowed`, bool H,W. Two masks of the same pixels are equal."""
+    """The pixels that may change, in all channels: `allowed`, bool H,W. Masks of the same pixels compare equal."""
 
     allowed: "Tensor" = field(compare=False, repr=False)
     name: str = field(default="mask", compare=False)
@@ -28,7 +28,7 @@ class Mask:
 
     @classmethod
     def of(cls, given: object) -> "Mask":
-        """A mask as it is, or one of a bool tensor H,W. Raises InputError."""
+        """Return a Mask unchanged, or build one from a bool tensor H,W. Raises InputError."""
         import torch
 
         if isinstance(given, Mask):
@@ -40,15 +40,15 @@ class Mask:
 
     @cached_property
     def pixels(self) -> int:
-        """How many may change."""
+        """The number of pixels that may change."""
         return int(self.allowed.sum())
 
     def on(self, device: "device") -> "Tensor":
         return self.allowed.to(device)
 
     def check_size(self, size: Sequence[int]) -> None:
-        """Raises InputError unless images of this size, H,W, have these pixels."""
+        """Raise InputError if the mask does not have this image size H,W."""
         own = tuple(self.allowed.shape)
         if own != tuple(size):
-            ours, theirs = (" x ".join(map(str, one)) for one in (own, size))
-            raise InputError(f"{self.name} has {ours} pixels, the images {theirs}: give a mask of their size")
+            mask_size, image_size = (" x ".join(map(str, one)) for one in (own, size))
+            raise InputError(f"{self.name} has {mask_size} pixels, the images {image_size}: give a mask of their size")

@@ -1,15 +1,16 @@
-"""What an evaluation measures beside its attacks: a folder in evaluation/measures is one measure, and its registration.
+"""What an evaluation measures in addition to its attacks. Each folder in evaluation/measures is and registers one measure.
 
     NAME/__init__.py   MEASURE, a `Measure`. Read by `--help`: it imports neither torch nor pydantic.
-    NAME/record.py     RECORD, the type of what was measured: pydantic, without torch. NAME is its key in evaluation.json.
+    NAME/record.py     RECORD, the type of the result: pydantic, without torch. NAME is its key in evaluation.json.
     NAME/measure.py    `measure(subject, evaluation, *, ...) -> RECORD`: with torch; see `robustcls.evaluation.complete`.
-    NAME/section.py    what the report shows, as `robustcls.reporting.sections` says: a function NAME, without torch, with its
-                       template section.html; of several, section_ONE.py has the function ONE. Title and place are in MEASURE.
-    NAME/card.md       what the model card shows, where it shows something: a template like reporting/assets/card.md.
+    NAME/section.py    the section of the report, as described in `robustcls.reporting.sections`: a function NAME, without
+                       torch, with its template section.html. If there are several sections, section_ONE.py has the function
+                       ONE. Title and position are in MEASURE.
+    NAME/card.md       optional: the part of the model card, a template like reporting/assets/card.md.
 
-From these derive the options of `robustcls report`, the profiles, the reasons of what was not measured, the time that is
-planned, the keys of an evaluation, the sections of the report, its comparison of models, the parts of the model card, and
-the thresholds of a policy.
+The following are derived from these files: the options of `robustcls report`, the profiles, the reasons why something was not
+measured, the planned time, the keys of an evaluation, the sections of the report and its comparison of models, the parts of
+the model card, and the thresholds of a policy.
 """
 
 import dataclasses
@@ -28,21 +29,21 @@ from robustcls.core import plugins
 
 PACKAGE = "robustcls.evaluation.measures"
 FOLDER = Path(__file__).resolve().parents[1] / "evaluation" / "measures"
-FEWEST = 4  # samples: a share of fewer says nothing
+FEWEST = 4  # samples; a share of fewer is meaningless
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a report shows of a measure, under one heading."""
+    """One section of the report about a measure."""
 
-    order: int  # its place in the report, as `ORDER` of a section
+    order: int  # position in the report, like `ORDER` of a section
     title: str
-    missing: str  # why an evaluation lacks it that gives no reason of its own
+    missing: str  # reason to show if an evaluation lacks the part and does not record a reason
 
 
 class Ranged(NamedTuple):
-    """A value that is no share, with the ends of its 95% interval."""
+    """A value that is not a share, with its 95% interval."""
 
     value: float
     ci95: tuple[float, float]
@@ -50,16 +51,16 @@ class Ranged(NamedTuple):
 
 @dataclass(frozen=True)
 class Unit:
-    """What a bound is a number of."""
+    """The unit of a threshold: how its values are written, and which are allowed."""
 
-    spec: str  # how one is written
-    name: str  # behind it
+    spec: str  # format specification of a value
+    name: str  # text after the value
     least: float = 0.0
     most: float = math.inf
-    such: str = ""  # what may be given, in words
+    such: str = ""  # the allowed values, in words
 
     def show(self, value: float, *ends: float) -> str:
-        """The value, with the ends of its interval where they are given: `1.0 [-0.5, 2.5] points`."""
+        """Return the value as text, with the ends of its interval if given: `1.0 [-0.5, 2.5] points`."""
         interval = f" [{', '.join(format(end, self.spec) for end in ends)}]" if ends else ""
         return format(value, self.spec) + interval + self.name
 
@@ -75,46 +76,44 @@ MILLISECONDS = Unit(".2f", " ms", such="milliseconds, such as 10")
 
 @dataclass(frozen=True)
 class Threshold:
-    """A number that a policy may set a bound for; the bound's name begins with `min_` or `max_`."""
+    """A quantity that a policy may bound. The name of the bound begins with `min_` or `max_`."""
 
-    text: str  # what it is
-    # Of a record: the value, an Accuracy, Estimate or Ranged where it has an interval, and on how many samples.
+    text: str  # the quantity, in words
+    # From a record: the value (an Accuracy, Estimate or Ranged if it has an interval) and the number of samples.
     read: Callable[[Any], tuple[Any, int] | None]
-    under_attack: bool = False  # so that it is about the threat model of the evaluation
+    under_attack: bool = False  # if True, it depends on the threat model of the evaluation
     unit: Unit = SHARE
-    counted: str = "samples"  # what it was measured on; "" for what needs none
-    how: str = ""  # how to have it measured
+    counted: str = "samples"  # what it was measured on; "" if it needs no samples
+    how: str = ""  # how to measure it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """What is said of a measure where it is not imported."""
+    """The description of a measure, available without importing the measure."""
 
-    text: str  # what it is called while it is measured
-    order: int  # measures run from the smallest to the largest: what is cheap comes first
-    parts: Mapping[str, Part]  # by the name of the section; the first is its key in `not_run` and `reduced`
+    text: str  # name in progress messages
+    order: int  # measures run in ascending order, so cheap ones come first
+    parts: Mapping[str, Part]  # by section name; the first name is the key in `not_run` and `reduced`
     options: type | None = None  # a dataclass of options of `robustcls report`
-    count: str = ""  # the one of them that says on how many samples at most, 0 for none; "" where it takes all
-    fewest: int = 1  # samples, for it to say anything
-    profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # profile: values of its options
-    holds: Callable[[Any], bool] = bool  # whether a record says anything
-    empty: Callable[[Any], str] = lambda record: ""  # why a record says nothing, where it is known
-    headlines: Callable[[Any], list[tuple[str, float]]] = lambda record: []  # accuracies for the head of the model card
-    failures: Callable[[Any], list[str]] = lambda record: []  # what failed while it was measured, for the model card
-    thresholds: Mapping[str, Threshold] = field(default_factory=dict)  # by their names in a policy
-    compared: bool = (
-        False  # section.py has `compared(context)`: rows of the report's comparison, (title, one cell per model)
-    )
-    draws_maps: bool = False  # takes attribution methods
-    name: str = ""  # of its folder
+    count: str = ""  # name of the option with the maximum number of samples (0: do not measure); "" if it uses all
+    fewest: int = 1  # minimum number of samples
+    profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # profile -> values of the options
+    holds: Callable[[Any], bool] = bool  # whether a record has results
+    empty: Callable[[Any], str] = lambda record: ""  # why a record has no results, if known
+    headlines: Callable[[Any], list[tuple[str, float]]] = lambda record: []  # accuracies for the top of the model card
+    failures: Callable[[Any], list[str]] = lambda record: []  # failures during the measurement, for the model card
+    thresholds: Mapping[str, Threshold] = field(default_factory=dict)  # by name in a policy
+    compared: bool = False  # section.py has `compared(context)`: rows of the comparison, (title, cells)
+    draws_maps: bool = False  # uses attribution methods
+    name: str = ""  # name of the folder
 
     @property
     def key(self) -> str:
-        """Of `not_run` and `reduced`."""
+        """The key in `not_run` and `reduced`."""
         return next(iter(self.parts))
 
     def option_fields(self) -> dict[str, tuple[Any, Any]]:
-        """Type and field of each option, by name, for `with_fields`."""
+        """Return the type and the field of each option by name, for `with_fields`."""
         if self.options is None:
             return {}
         hints = typing.get_type_hints(self.options)
@@ -124,11 +123,11 @@ class Measure:
         }
 
     def count_in(self, options: Mapping[str, Any]) -> int | None:
-        """On how many samples its options want it; None for all."""
+        """Return the number of samples that the options ask for; None for all samples."""
         return options[self.count] if self.count else None
 
     def held_by(self, evaluation: Any) -> bool:
-        """Whether an evaluation holds it, and it says something."""
+        """Whether an evaluation contains this measure with results."""
         record = getattr(evaluation, self.name)
         return record is not None and self.holds(record)
 
@@ -138,18 +137,18 @@ class Measure:
 
 @cache
 def measures() -> tuple[Measure, ...]:
-    """All measures, in the order in which they run."""
+    """Return all measures in the order in which they run."""
     names = [file.parent.name for file in FOLDER.glob("*/__init__.py")]
-    found = [
+    unordered = [
         dataclasses.replace(importlib.import_module(f"{PACKAGE}.{name}").MEASURE, name=name)
         for name in names
         if name[0] != "_"
     ]
-    return tuple(sorted(found, key=lambda one: (one.order, one.name)))
+    return tuple(sorted(unordered, key=lambda one: (one.order, one.name)))
 
 
 def describe() -> list[plugins.Plugin]:
-    """All measures, sorted by name, each with its options, as `plugins.describe` describes plug-ins."""
+    """Return descriptions of all measures with their options, sorted by name, like `plugins.describe`."""
     return [
         plugins.Plugin(
             "measure", one.name, plugins.first_paragraph(sys.modules[f"{PACKAGE}.{one.name}"].__doc__ or ""),
@@ -164,9 +163,9 @@ def describe() -> list[plugins.Plugin]:
 
 
 def with_fields(made: Mapping[str, tuple[Any, Any]]) -> Callable[[type[T]], type[T]]:
-    """A decorator that declares fields, {name: (type, default)}, in a class that is about to become a dataclass.
+    """Return a class decorator that adds the fields {name: (type, default)}, for use below `@dataclass`.
 
-    A field that the class declares already keeps its place.
+    A field that the class already declares keeps its position.
     """
 
     def declare(kind: type[T]) -> type[T]:

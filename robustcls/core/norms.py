@@ -1,4 +1,4 @@
-"""What differs by norm: size, projection, a random point and the steepest direction, each a row of functions."""
+"""The operations that depend on the norm: size, projection, random point and direction of steepest ascent."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class NormFunctions(NamedTuple):
     size: Callable[["Tensor"], "Tensor"]  # delta -> N
     clip: Callable[["Tensor", Any, "Tensor"], "Tensor"]  # delta, eps (or N,1,1,1), x -> delta inside the ball around x
-    uniform: Callable[["Tensor", "Draws"], "Tensor"]  # like x -> a point in the unit ball
+    uniform: Callable[["Tensor", "Draws"], "Tensor"]  # x (for its shape) -> a random point in the unit ball
     steepest: Callable[["Tensor"], "Tensor"]
 
 
@@ -38,12 +38,12 @@ def _linf_uniform(x: "Tensor", draws: "Draws") -> "Tensor":
 
 
 def _l2_size(delta: "Tensor") -> "Tensor":
-    # Summed in double: over a large image, float32 is off by more than the tolerance of the ball. So in l1.
+    # Summed in float64, as for l1: on large images, float32 sums are off by more than the tolerance of the ball.
     return delta.flatten(1).double().norm(dim=1).to(delta.dtype)
 
 
 def _l2_clip(delta: "Tensor", eps: "float | Tensor", x: "Tensor") -> "Tensor":
-    eps = eps * (1 - 2e-7)  # what rounding may add
+    eps = eps * (1 - 2e-7)  # margin for rounding
     return delta * (eps / per_sample(_l2_size(delta).clamp_min(1e-30), delta)).clamp_max(1)
 
 
@@ -54,7 +54,7 @@ def _l2_uniform(x: "Tensor", draws: "Draws") -> "Tensor":
 
 
 def _l2_steepest(grad: "Tensor") -> "Tensor":
-    # Dividing by the largest entry first keeps tiny gradients from vanishing in the squares.
+    # Divide by the largest entry first, so that the squares of tiny gradients do not underflow.
     grad = grad / per_sample(_linf_size(grad).clamp_min(1e-30), grad)
     return grad / per_sample(_l2_size(grad).clamp_min(1e-30), grad)
 
@@ -64,12 +64,13 @@ def _l1_size(delta: "Tensor") -> "Tensor":
 
 
 def _l1_clip(delta: "Tensor", eps: "float | Tensor", x: "Tensor") -> "Tensor":
-    """Euclidean projection onto ball and box at once (Croce and Hein 2021, arXiv:2103.01208).
+    """Euclidean projection onto the intersection of ball and box (Croce and Hein 2021, arXiv:2103.01208).
 
-    Every size falls by one threshold and then to its room, the way to the wall of the box. How much that leaves is
-    piecewise linear in the threshold: Newton's method finds it, with bisection where a step leaves the bracket.
+    The magnitude of every change is reduced by a common threshold and then limited to its room, the distance to the wall of
+    the box. The remaining l1 norm is piecewise linear in the threshold, which is found by Newton's method, with bisection
+    where a step leaves the bracket.
     """
-    # What rounding x + delta to float32 may add, pixel by pixel.
+    # Margin for rounding x + delta to float32 in every pixel.
     rounding = 2**-25 * delta.shape[1:].numel()
     if isinstance(eps, (float, int)):
         eps = eps - min(rounding, 0.001 * eps)
@@ -79,7 +80,7 @@ def _l1_clip(delta: "Tensor", eps: "float | Tensor", x: "Tensor") -> "Tensor":
     size, room = delta.flatten(1).abs().double(), (1 - x).where(delta > 0, x).flatten(1).double()
     threshold = low = size.new_zeros(len(size), 1)
     high = size.amax(1, keepdim=True)
-    for _ in range(100):  # ten do, as a rule
+    for _ in range(100):  # usually about ten iterations suffice
         rest = (size - threshold).clamp_min_(0)
         falling = ((rest > 0) & (rest < room)).sum(1, keepdim=True)
         excess = rest.minimum(room).sum(1, keepdim=True) - eps
@@ -95,7 +96,7 @@ def _l1_clip(delta: "Tensor", eps: "float | Tensor", x: "Tensor") -> "Tensor":
 
 
 def _l1_uniform(x: "Tensor", draws: "Draws") -> "Tensor":
-    sizes = draws.exponential(x[0].numel() + 1)  # one more than pixels: the slack
+    sizes = draws.exponential(x[0].numel() + 1)  # one more than values: the slack variable
     sign = draws.uniform(*x.shape[1:], low=-1, high=1).sign()
     return sign * (sizes / sizes.sum(1, keepdim=True))[:, :-1].view_as(x)
 
@@ -112,10 +113,11 @@ def _l0_size(delta: "Tensor") -> "Tensor":
 
 
 def _l0_clip(delta: "Tensor", eps: "float | Tensor", x: "Tensor") -> "Tensor":
-    """The Euclidean projection onto ball and box: the values that gain most by changing keep their change, as far as the box
-    lets them. Of equal gains those of the first places."""
+    """Euclidean projection onto ball and box: only the eps values whose change reduces the distance to the target most keep
+    their change. Ties are broken by position.
+    """
     inside = (x + delta).clamp(0, 1) - x
-    gain = (inside * (2 * delta - inside)).flatten(1)  # delta^2, less what the box leaves of it
+    gain = (inside * (2 * delta - inside)).flatten(1)  # reduction of the squared distance: delta^2 - (delta - inside)^2
     rank = gain.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     eps = eps if isinstance(eps, (float, int)) else eps.flatten(1)
     return delta.masked_fill((rank >= eps).view_as(delta), 0)

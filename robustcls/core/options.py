@@ -1,4 +1,4 @@
-"""The options that commands share. Each is declared here and nowhere else."""
+"""The options that several commands share. Each is declared here and nowhere else."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -6,15 +6,15 @@ from typing import ClassVar, Literal
 from robustcls.core.config import option
 from robustcls.core.errors import InputError
 
-REST = "rest"  # for images without labels, in place of a data set: the training images that `limit_train` leaves out
+REST = "rest"  # a data spec for images without labels: the training images that `limit_train` leaves out
 
 
-# Parts of help that some commands say more of
-SETS = "digits, cifar10, cifar100, svhn, fashion_mnist, folder:PATH, module:callable."
+# Parts of help texts that several commands extend
+SETS = "Data set: digits, cifar10, cifar100, svhn, fashion_mnist, folder:PATH or module:callable."
 
 MEAN = (
-    "Mean to subtract in front of a network that does not do so itself, such as 0.49,0.48,0.45; a module:callable sees [0, 1] "
-    "pixels without it."
+    "Mean to subtract from the pixels, such as 0.49,0.48,0.45, if the network does not normalise its input. Without it, a "
+    "module:callable receives [0, 1] pixels."
 )
 
 
@@ -24,18 +24,18 @@ class DataOptions:
 
     data: str | None = option(None, f"{SETS}  [default: the checkpoint's, or digits]", metavar="SPEC")
     data_dir: str | None = option(None, "Folder of downloaded data sets.  [default: ~/.cache/robustcls]", metavar="DIR")
-    skip_corrupt: bool = option(False, "Skip images of a folder that cannot be read, and name them.")
+    skip_corrupt: bool = option(False, "Skip images of a folder that cannot be read, and list them.")
 
 
 @dataclass(kw_only=True)
 class NormalisationOptions:
-    """What is put in front of a network that is not ours. Without it a module of the user's own sees [0, 1] pixels."""
+    """The normalisation in front of a network that was not trained by robustcls."""
 
     GROUP: ClassVar[str] = "Model"
 
     mean: str | None = option(None, MEAN, metavar="M,M,M")
     std: str | None = option(
-        None, "Standard deviation to divide by, likewise, such as 0.25,0.24,0.26.", metavar="S,S,S"
+        None, "Standard deviation to divide the pixels by, such as 0.25,0.24,0.26; see --mean.", metavar="S,S,S"
     )
 
 
@@ -48,15 +48,15 @@ class ThreatOptions:
     )
     eps: float | str | None = option(
         None,
-        "Radius of the perturbation, on [0, 1] pixels, such as 8/255; in l0 how many values may change.  [default: as for "
-        "--norm]",
+        "Radius of the perturbation, for pixels in [0, 1], such as 8/255; for l0 the number of values that may change.  "
+        "[default: as for --norm]",
         metavar="EPS",
     )
 
 
 @dataclass(kw_only=True)
 class TrainingDataOptions(DataOptions):
-    """Of commands that begin without a checkpoint."""
+    """The data options of commands that start without a checkpoint."""
 
     GROUP: ClassVar[str] = "Data"
 
@@ -65,7 +65,7 @@ class TrainingDataOptions(DataOptions):
 
 @dataclass(kw_only=True)
 class TrainingThreatOptions(ThreatOptions):
-    """Of the same commands."""
+    """The threat options of commands that start without a checkpoint."""
 
     GROUP: ClassVar[str] = "Attack"
 
@@ -78,8 +78,8 @@ class TrainingThreatOptions(ThreatOptions):
 class DeviceOptions:
     GROUP: ClassVar[str] = "Runtime"
 
-    device: str = option("auto", "auto, cpu, cuda or cuda:i.")
-    batch_size: int | str | None = option(None, "Images at a time: a number or auto.", metavar="INT|auto")
+    device: str = option("auto", "Device: auto, cpu, cuda or cuda:i.")
+    batch_size: int | str | None = option(None, "Images per batch: a number, or auto.", metavar="INT|auto")
     quiet: bool = option(False, "Print results only.", group="Output")
 
 
@@ -89,26 +89,26 @@ class RuntimeOptions(DeviceOptions):
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto",
-        "For speed alone: images, perturbations, losses, weights and verdicts stay fp32. auto: bf16 where the "
-        "processor has it to train, and to evaluate where it is faster.",
+        "Precision of the model's computations, for speed only: images, perturbations, losses, weights and verdicts stay in "
+        "fp32. auto: bf16 for training if the processor supports it, and for evaluation if it is faster.",
     )
-    seed: int = option(0, "Seed of everything random.")
+    seed: int = option(0, "Seed of all random numbers.")
 
 
 @dataclass(kw_only=True)
 class CompileOption:
     GROUP: ClassVar[str] = "Runtime"
 
-    compile: bool = option(False, "Compile the model (torch.compile): for long runs on CUDA.")
+    compile: bool = option(False, "Compile the model with torch.compile. Worthwhile for long runs on CUDA.")
 
 
 def parse_batch_size(text: int | str | None) -> int | str:
-    """A positive number, or auto. Raises InputError."""
+    """Return the batch size as a positive number or "auto". Raises InputError."""
     return _count("auto" if text is None else text, "batch_size", "auto")
 
 
 def parse_numbers(text: str | None, name: str) -> list[float] | None:
-    """`0.49,0.48,0.45` as numbers. Raises InputError."""
+    """Return the numbers of a text such as `0.49,0.48,0.45`. Raises InputError."""
     if text is None:
         return None
     try:
@@ -118,7 +118,7 @@ def parse_numbers(text: str | None, name: str) -> list[float] | None:
 
 
 def parse_n(text: int | str) -> int | None:
-    """A positive number, or None for all. Raises InputError."""
+    """Return the number of samples, or None for `all`. Raises InputError."""
     value = _count(text, "n", "all")
     return None if value == "all" else int(value)
 

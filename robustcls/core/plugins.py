@@ -1,7 +1,7 @@
-"""Plug-ins by file name: a file in a plug-in folder defines a function of the same name, and that is its registration.
+"""Plug-ins, found by file name: a file in a plug-in folder defines a function of the same name; there is no registry.
 
-A file with several names them in `__all__`; one whose name begins with `_` holds helpers. Listing reads the source without
-importing it, so that `--help` and `robustcls list` do not wait for torch.
+A file with several plug-ins names them in `__all__`. A file whose name begins with `_` has helpers. Plug-ins are listed from
+their source without importing them, so that `--help` and `robustcls list` do not wait for torch.
 """
 
 import ast
@@ -37,9 +37,8 @@ KINDS = {
     "tune": "robustcls/models/tuning",
     "wrapper": "robustcls/models/wrappers",
 }
-# Sections of measures, each named as its folder, or section_NAME.py.
-MEASURED = "robustcls/evaluation/measures/*/section*.py"
-PLACED = ("data",)  # the kinds whose plug-ins take a place: `folder:PATH`
+MEASURED = "robustcls/evaluation/measures/*/section*.py"  # sections of measures
+PLACED = ("data",)  # kinds whose specs may contain a path: `folder:PATH`
 _ROOT = Path(__file__).resolve().parents[2]
 _SIMPLE = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
 
@@ -55,13 +54,13 @@ class Option:
 
 @dataclass(frozen=True)
 class Plugin:
-    """What the source of a plug-in says, without importing it."""
+    """The description of a plug-in, read from its source without importing it."""
 
     kind: str
     name: str
     summary: str
     options: tuple[Option, ...]
-    path: str  # below the package's parent folder
+    path: str  # relative to the parent folder of the package
     module: str
 
     @property
@@ -86,19 +85,19 @@ AnyPlugin = str | Spec | Callable[..., Any]
 
 
 def names(kind: str) -> list[str]:
-    """The names of all plug-ins of a kind, sorted."""
+    """Return the names of all plug-ins of a kind, sorted."""
     return sorted(_plugins(kind))
 
 
 def describe(kind: str) -> list[Plugin]:
-    """All plug-ins of a kind, sorted by name, read from their source."""
+    """Return descriptions of all plug-ins of a kind, sorted by name, read from their source."""
     return [plugin for _, plugin in sorted(_plugins(kind).items())]
 
 
 def constant(kind: str, name: str, variable: str) -> Any:
-    """The literal that a plug-in's file assigns to a variable, read without importing it; None without one.
+    """Return the literal that a plug-in's file assigns to a variable, without importing it; None without one.
 
-    Raises InputError for an unknown name.
+    Raises InputError for an unknown plug-in.
     """
     if name not in _plugins(kind):
         raise unknown(kind, name, names(kind))
@@ -106,14 +105,14 @@ def constant(kind: str, name: str, variable: str) -> Any:
 
 
 def load(kind: str, plugin: AnyPlugin) -> partial[Any]:
-    """The plug-in function with its options bound; called as its kind is called.
+    """Return the plug-in function with its options bound. Its signature depends on the kind.
 
     Args:
         kind: one of KINDS.
-        plugin: a spec, or a function, partial or other callable of the user's own, which is taken as it is.
+        plugin: a spec, or a callable of the user, such as a function or a partial, which is returned unchanged.
 
     Raises:
-        InputError: for an unknown name or option (naming the nearest) and for a value of the wrong type.
+        InputError: for an unknown name or option (suggesting the nearest one), or a value of the wrong type.
     """
     if not isinstance(plugin, (str, Spec)):
         return partial(plugin)
@@ -123,9 +122,9 @@ def load(kind: str, plugin: AnyPlugin) -> partial[Any]:
 
 
 def resolved(kind: str, plugin: AnyPlugin) -> dict[str, Any]:
-    """Every option of the plug-in with its value: the default where none is given.
+    """Return all options of the plug-in with their values or defaults. Raises InputError.
 
-    Of a callable: the defaults of a simple type in its signature, and the keywords of a partial. Raises InputError.
+    For a callable: the parameters of its signature with a default of a simple type, and the keywords of a partial.
     """
     spec = parse(kind, plugin)
     if not isinstance(plugin, (str, Spec)):
@@ -136,12 +135,12 @@ def resolved(kind: str, plugin: AnyPlugin) -> dict[str, Any]:
 
 
 def is_own(kind: str, plugin: AnyPlugin) -> bool:
-    """Whether the plug-in is code of the user's: a callable, or named as `package.module:name`."""
+    """Whether the plug-in is user code: a callable, or a spec `package.module:name`."""
     return not isinstance(plugin, (str, Spec)) or ":" in parse(kind, plugin).name
 
 
 def with_options(kind: str, plugin: AnyPlugin, **options: Any) -> str | Callable[..., Any]:
-    """The plug-in with some options set anew: of a spec its text, of a callable a partial."""
+    """Return the plug-in with some options replaced: a spec as text, or a partial of a callable."""
     if not isinstance(plugin, (str, Spec)):
         return partial(plugin, **options)
     spec = parse(kind, plugin)
@@ -149,17 +148,17 @@ def with_options(kind: str, plugin: AnyPlugin, **options: Any) -> str | Callable
 
 
 def parse(kind: str, plugin: AnyPlugin) -> Spec:
-    """The name of a plug-in and the options that it is given; nothing is evaluated.
+    """Return the name of a plug-in and the options that are given to it. Nothing is evaluated. Raises InputError.
 
-    Values in the text of a spec are literals, words or fractions such as 2/255. A callable is called by its own name, or its
-    class's, and has the keywords of a partial as options: JSON's values as they are, others by their repr. Raises InputError.
+    Values in a spec are literals, words or fractions such as 2/255. The name of a callable is its own or that of its class.
+    The keywords of a partial are its options: JSON values unchanged, all others as their repr.
     """
     if isinstance(plugin, Spec):
         return plugin
     if not isinstance(plugin, str):
         if not callable(plugin):
             raise InputError(f"{kind} {plugin!r:.40} is neither a spec nor a function")
-        bound = partial(plugin)  # partials of partials become one
+        bound = partial(plugin)  # flattens nested partials
         name = getattr(bound.func, "__name__", type(bound.func).__name__)
         return Spec(name, tuple(map(_plain, bound.args)), tuple((key, _plain(v)) for key, v in bound.keywords.items()))
     text = plugin.strip()
@@ -182,7 +181,7 @@ def parse(kind: str, plugin: AnyPlugin) -> Spec:
 
 
 def import_dotted(kind: str, module: str, attribute: str) -> Callable[..., Any]:
-    """`attribute` of `module`, as Python imports it. Raises InputError that says which part failed."""
+    """Import `attribute` of `module`. Raises InputError that names the part that failed."""
     spec = f"{kind} {module}:{attribute}"
     if not all(part.isidentifier() for part in module.split(".")):
         raise InputError(f"{spec}: {module!r} is not the name of a module: write it as package.module:name")
@@ -231,7 +230,7 @@ def _function(kind: str, name: str) -> Callable[..., Any]:
 def _simple_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # some builtins have none
+    except (TypeError, ValueError):  # some builtins have no signature
         return []
     return [
         parameter
@@ -241,14 +240,14 @@ def _simple_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _options(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The parameters that a spec can set: the keyword-only ones of a simple type."""
+    """Return the parameters that a spec can set: keyword-only parameters of a simple type."""
     return [p for p in _simple_parameters(function) if p.kind is p.KEYWORD_ONLY]
 
 
 def _hint(parameter: inspect.Parameter) -> Any:
-    """The annotation or, without one, the type of the default.
+    """Return the annotation of a parameter or, without one, the type of its default.
 
-    One that is text (`from __future__ import annotations`) becomes the union of simple types that it names.
+    An annotation that is text (`from __future__ import annotations`) is converted to the union of simple types it names.
     """
     if parameter.annotation is parameter.empty:
         return type(parameter.default) if parameter.default is not None else None
@@ -259,7 +258,7 @@ def _hint(parameter: inspect.Parameter) -> Any:
 
 
 def _converted(kind: str, spec: Spec, function: Callable[..., Any]) -> dict[str, Any]:
-    """The values of a spec's options, as the function's annotations want them. Raises InputError."""
+    """Return the values of a spec's options, converted to the types of the annotations. Raises InputError."""
     options = {p.name: p for p in _options(function)}
     takes = ", ".join(p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in options.values())
     takes = f"{spec.name} takes {takes or 'no options'}"
@@ -289,7 +288,7 @@ def _plugins(kind: str) -> dict[str, Plugin]:
 
 
 def _read(kind: str, file: Path) -> list[Plugin]:
-    """The plug-ins that a source file defines: the function named like the file, or those in `__all__`."""
+    """Return the plug-ins that a source file defines: the function named like the file, or the names in `__all__`."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     exported = [file.parent.name if file.stem == "section" else file.stem.removeprefix("section_")]
@@ -309,12 +308,12 @@ def _read(kind: str, file: Path) -> list[Plugin]:
 
 
 def first_paragraph(docstring: str) -> str:
-    """As one line."""
+    """Return the first paragraph of a docstring as one line."""
     return " ".join(docstring.split("\n\n")[0].split())
 
 
 def _assigned(tree: ast.Module, variable: str) -> Any:
-    """The literal that a module assigns to a variable; None without one."""
+    """Return the literal that a module assigns to a variable; None if there is none."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == variable:
             return ast.literal_eval(node.value)
@@ -322,7 +321,7 @@ def _assigned(tree: ast.Module, variable: str) -> Any:
 
 
 def _declared(arguments: ast.arguments) -> tuple[Option, ...]:
-    """The keyword-only parameters whose annotation is a simple type, a Literal, or a union of them."""
+    """Return the keyword-only parameters whose annotation is a simple type, a Literal, or a union of these."""
     options = [
         Option(one.arg, ast.unparse(one.annotation), ast.unparse(default) if default else "required")
         for one, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)

@@ -1,4 +1,4 @@
-"""Shows progress on stderr: a bar on a terminal, elsewhere a line every half minute, both with the time left."""
+"""Progress on stderr: a bar on a terminal, otherwise a line every half minute, both with the remaining time."""
 
 import os
 import sys
@@ -10,16 +10,16 @@ from typing import Any, Self, TypeVar
 T = TypeVar("T")
 
 DELAY = 2.0  # seconds before anything is shown
-EVERY = 30.0  # seconds between two lines, whichever bars they are of
+EVERY = 30.0  # seconds between two lines, counted over all bars
 
-_last_line: list[float] = []  # when the last line was written, or the first bar made; empty before
+_last_line: list[float] = []  # time of the last line, or of the creation of the first bar; empty before that
 
 
 class Bar:
-    """How much of something is done. Shows nothing in the first two seconds, with TQDM_DISABLE set, or where show is off.
+    """Progress of a task. Nothing is shown in the first two seconds, if TQDM_DISABLE is set, or if `show` is False.
 
-    total: units in all. done: of these, before this run. unit: what is counted, such as image; may be empty. scale: large
-    numbers as 12k. clock: seconds that only go up.
+    total: number of units. done: units that were finished before this run. unit: name of the unit, such as image; may be
+    empty. scale: write large numbers as 12k. clock: monotonic clock in seconds.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Bar:
             _last_line.append(self.begun)
 
     def advance(self, count: int = 1, remark: str = "") -> None:
-        """So many units more are done. remark: what else there is to say, such as `12 robust`."""
+        """Add finished units. remark: additional text, such as `12 robust`."""
         self.done += count
         if self.bar is not None:
             self.bar.set_description(self.label, refresh=False)
@@ -63,7 +63,7 @@ class Bar:
                 print(self._line(now, remark), file=sys.stderr, flush=True)
 
     def above(self) -> AbstractContextManager:
-        """In it, lines may be printed to stdout: the bar makes room for them."""
+        """Return a context in which lines may be printed to stdout without breaking the bar."""
         if self.bar is None:
             return nullcontext()
         from tqdm import tqdm
@@ -88,7 +88,7 @@ class Bar:
 
 
 def follow(items: Sequence[T], label: str, unit: str = "batch", *, show: bool = True) -> Iterator[T]:
-    """The items, one after another, behind a bar."""
+    """Yield the items one by one and show their progress."""
     with Bar(len(items), label, unit, show=show) as bar:
         for item in items:
             yield item
@@ -96,10 +96,10 @@ def follow(items: Sequence[T], label: str, unit: str = "batch", *, show: bool = 
 
 
 def show_attacks(show: bool = True) -> Callable[..., Iterator[Any]]:
-    """A wrapper for the batches of an attack: samples done, those that are still correct, and time left."""
+    """Return a wrapper for the batches of an attack that shows finished samples, robust samples and the remaining time."""
 
     def wrap(batches: Sequence[Any], label: str, total: int, robust: Callable[[], int]) -> Iterator[Any]:
-        with Bar(total, label, "", show=show) as bar:  # of images, or of self-checks
+        with Bar(total, label, "", show=show) as bar:  # the unit is an image or a self-check
             for batch in batches:
                 yield batch
                 bar.advance(len(batch), f"{robust()} robust")
@@ -108,7 +108,7 @@ def show_attacks(show: bool = True) -> Callable[..., Iterator[Any]]:
 
 
 def duration(seconds: float) -> str:
-    """Such as `40 s`, `3 min 20 s`, `1 h 5 min`."""
+    """Return a duration as text, such as `40 s`, `3 min 20 s` or `1 h 5 min`."""
     if seconds < 10:
         return f"{seconds:.1f} s" if 0 < seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-SERVING = (  # of a service and of those beside it in a contest
+SERVING = (  # packages of a service and of its competitors in the contests
     "onnxruntime", "starlette", "uvicorn", "httptools", "uvloop", "prometheus-client", "pydantic", "fastapi", "ray", "numpy",
     "torch", "pillow",
 )  # fmt: skip
@@ -15,16 +15,16 @@ PACKAGES = ("robustcls", "torch", "torchvision", "foolbox", "captum", "numpy", "
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Versions of Python and of the packages that shape a result; those not installed are left out."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the packages that affect a result; packages not installed are left out."""
+    installed = {"python": platform.python_version()}
     for package in packages:
         with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            installed[package] = version(package)
+    return installed
 
 
 def commit() -> str:
-    """The git commit of the code that runs, with + where the work tree differs; empty outside a checkout."""
+    """Return the git commit of the running code, with + if the work tree is modified; "" outside a checkout."""
     home = Path(__file__).resolve().parents[2]
     if not (home / ".git").exists():
         return ""

@@ -1,8 +1,8 @@
-"""Derives seeds of random streams from what the streams are for."""
+"""Derive the seeds of random streams from their purpose."""
 
 
 def mix(*values: int) -> int:
-    """One seed from several, the same on every machine; nearby values give unrelated seeds (SplitMix64)."""
+    """Return one seed from several values, the same on every machine. Nearby values give unrelated seeds (SplitMix64)."""
     state = 0
     for value in values:
         state = (state ^ value) + 0x9E3779B97F4A7C15

@@ -1,7 +1,7 @@
-"""Which samples are taken where fewer will do, fair to the classes.
+"""Rules that select a subset of the samples with regard to their classes.
 
-The rules differ in what they are for, and published results depend on which samples each of them takes: to change one is to
-change these. All take labels, whole numbers N, and give positions, int64 on the CPU.
+Each rule has its own purpose. Published results depend on the samples that a rule selects, so a change to a rule changes
+these results. All functions take labels, whole numbers N, and return positions, int64 on the CPU.
 """
 
 import torch
@@ -9,9 +9,10 @@ from torch import Tensor
 
 
 def stratified_order(labels: Tensor, seed: int) -> Tensor:
-    """A random permutation in which each class is spread evenly over the whole order: for splits, and subsets of them.
+    """Return a random permutation in which each class is spread evenly over the whole order. For splits and their subsets.
 
-    So its first n samples hold each class in its share, to within one sample; and the first 100 are among the first 300.
+    The first n samples have the class proportions of all samples, to within one sample per class. Smaller subsets are
+    contained in larger ones.
     """
     labels = labels.cpu()
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
@@ -21,13 +22,13 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
 
 
 def first_proportional(labels: Tensor, n: int) -> Tensor:
-    """At most n positions, sorted: the first samples of each class in file order, as many as its share of all samples.
+    """Return at most n sorted positions: the first samples of each class in file order, in proportion to the classes.
 
-    So accuracy on them estimates accuracy on all of them. A smaller choice is part of a larger one.
+    Accuracy on them is an estimate of accuracy on all samples. Smaller subsets are contained in larger ones.
     """
     labels = labels.cpu()
     rank, count = _ranks(labels)
-    # Rounded, so that equal shares are equal numbers; of these a rarer class, then the first label comes first.
+    # Rounded, so that equal shares are equal numbers. Ties are broken in favour of the rarer class, then the lower label.
     turn = ((rank + 0.5) / count * 2**40).round().long()
     order = labels.argsort(stable=True)
     for key in (rank, turn):
@@ -36,19 +37,19 @@ def first_proportional(labels: Tensor, n: int) -> Tensor:
 
 
 def spaced(labels: Tensor, count: int) -> Tensor:
-    """At most `count` positions, sorted: evenly spaced over the samples sorted by class, for measures on few samples."""
+    """Return at most `count` sorted positions, evenly spaced over the samples sorted by class. For measures on few samples."""
     n = len(labels)
     taken = torch.arange(min(n, count)) * n // max(1, min(n, count))
     return labels.cpu().argsort(stable=True)[taken].sort().values
 
 
 def in_turn(labels: Tensor) -> Tensor:
-    """An order in which the classes take turns: the first sample of each class, then the second of each, and so on."""
+    """Return an order in which the classes alternate: the first sample of each class, then the second of each, and so on."""
     return _ranks(labels.cpu())[0].argsort(stable=True)
 
 
 def _ranks(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """For each sample, how many of its class come before it, and how many there are (float64)."""
+    """Return for each sample its rank within its class, counted from 0, and the size of its class (both float64)."""
     by_class = labels.argsort(stable=True)
     counts = labels.bincount()
     first = (counts.cumsum(0) - counts)[labels[by_class]]

@@ -15,41 +15,41 @@ OPTION = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(.+?)\s*\Z", re.DOTALL)
 
 @dataclass(frozen=True)
 class Wrapped:
-    """What `--model` names, as a tree: the spec of one model, or a wrapper and what is inside it."""
+    """A `--model` spec as a tree: either the spec of one model, or a wrapper with the models inside it."""
 
-    spec: str = ""  # of a model without wrappers
+    spec: str = ""  # spec of a model without wrappers
     wrapper: plugins.Spec | None = None
     inside: tuple["Wrapped", ...] = ()
 
     @property
     def first(self) -> str:
-        """The spec of the first model inside all wrappers."""
+        """The spec of the first innermost model."""
         return self.inside[0].first if self.inside else self.spec
 
     @property
     def wrappers(self) -> list[plugins.Spec]:
-        """Those around the first model, from the innermost on."""
+        """The wrappers around the first model, from the innermost outwards."""
         return [*self.inside[0].wrappers, self.wrapper] if self.wrapper else []
 
     def name(self, call: Callable[[str], str] = lambda spec: spec) -> str:
-        """What it is called, a spec again. call: from the spec of a model inside to what that is called."""
+        """Return the name, which is a spec again. call: maps the spec of an inner model to its name."""
         if self.wrapper is None:
             return call(self.spec)
         return wrapped_name([one.name(call) for one in self.inside], self.wrapper)
 
 
 def read_wrapped(spec: str) -> Wrapped:
-    """The tree of a spec.
+    """Parse a spec into a tree.
 
-    A wrapper is `NAME(MODEL, option=value)`, of `models/wrappers` or `package.module:name` of your own. Values need no quotes,
-    so that a layer is written as `layer=features.0`; an option without a default may stand at its place, `coarse(MODEL,
-    tree.toml)`. One whose file says `SEVERAL = True`, and one of your own, takes as many models as there are. Raises
-    InputError for an unknown wrapper and one around nothing.
+    A wrapper is `NAME(MODEL, option=value)`, where NAME is in `models/wrappers` or is user code, `package.module:name`. Values
+    need no quotes: a layer is written as `layer=features.0`. An option without a default may be given by position, as in
+    `coarse(MODEL, tree.toml)`. User code, and wrappers whose file sets `SEVERAL = True`, take any number of models. Raises
+    InputError for an unknown wrapper and for a wrapper without a model.
     """
-    found = _CALL.match(spec.strip())
-    if not found or Path(spec).exists() or "://" in spec:
+    call = _CALL.match(spec.strip())
+    if not call or Path(spec).exists() or "://" in spec:
         return Wrapped(spec)
-    name, inside = found.groups()
+    name, inside = call.groups()
     parts = [part.strip() for part in at_commas(inside)]
     own = ":" in name
     if not own and name not in plugins.names("wrapper"):
@@ -66,7 +66,7 @@ def read_wrapped(spec: str) -> Wrapped:
             raise InputError(f"{spec}: {name} takes one model, and {placed[len(needed)]!r} is not option=value")
         options += [f"{option}={value}" for option, value in zip(needed, placed, strict=False)]
     if twice := next((model for model in models if models.count(model) > 1 and Path(model).exists()), ""):
-        raise InputError(f"{spec} names {twice} twice: name different models")  # code may give another one each time
+        raise InputError(f"{spec} names {twice} twice: name different models")  # code may give different models
     texts = {option.name for option in declared if option.type.startswith("str")}
     options = [_quoted(option, texts) for option in options]
     wrapper = plugins.parse("wrapper", f"{name}({', '.join(options)})")
@@ -74,12 +74,12 @@ def read_wrapped(spec: str) -> Wrapped:
 
 
 def wrapped_name(names: Sequence[str], wrapper: plugins.Spec) -> str:
-    """What models of these names are called inside a wrapper."""
+    """Return the name of a wrapper around models of these names."""
     return f"{wrapper.name}({', '.join([*names, *(f'{key}={value}' for key, value in wrapper.options)])})"
 
 
 def at_commas(text: str) -> list[str]:
-    """The text at its commas, those in brackets left."""
+    """Split the text at the commas that are not inside brackets."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "([{") - (character in ")]}")
@@ -91,11 +91,11 @@ def at_commas(text: str) -> list[str]:
 
 
 def _quoted(option: str, texts: set[str]) -> str:
-    """An option whose value may stand without quotes, with them. texts: the names of those that are text in any case."""
-    found = OPTION.match(option)
-    if not found:
+    """Return an option with quotes around a text value. texts: names of the options whose value is always text."""
+    match = OPTION.match(option)
+    if not match:
         return option
-    name, value = found.groups()
+    name, value = match.groups()
     try:
         plain = isinstance(ast.literal_eval(value), str) or name not in texts or value == "None"
     except (ValueError, SyntaxError):

@@ -1,4 +1,4 @@
-"""Values with their uncertainty: shares of a count, estimates, and how a measure spreads over the samples."""
+"""Values with their uncertainty: accuracies, other estimates, and the distribution of a measure over samples."""
 
 import math
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from robustcls.results.statistics import quartiles, wilson
 
 @dataclass
 class Accuracy:
-    """correct of total, with the 95% Wilson interval."""
+    """The share of correct samples with its 95% Wilson interval."""
 
     correct: Count
     total: Count
@@ -34,7 +34,7 @@ class Accuracy:
 
     @property
     def value(self) -> float:
-        """The accuracy, as an Estimate calls it."""
+        """The accuracy, under the name that Estimate uses."""
         return self.accuracy
 
     def __str__(self) -> str:
@@ -44,7 +44,7 @@ class Accuracy:
 
 @dataclass
 class Estimate:
-    """A number in [0, 1] that is no share of a count, with its 95% interval."""
+    """A number in [0, 1] that is not a share of a count, with its 95% interval."""
 
     value: Share
     ci95: Interval
@@ -62,7 +62,7 @@ def need_around(interval: list[float], value: float) -> None:
 
 @dataclass
 class Spread:
-    """One measure over n samples: median and quartiles; None where no sample has a value."""
+    """Median and quartiles of a measure over n samples; None if no sample has a value."""
 
     n: Count
     median: Number | None = None
@@ -71,7 +71,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread":
-        """Of the finite values alone: a measure that is not defined on a sample is left out of n."""
+        """Use only the finite values: samples for which the measure is undefined do not count in n."""
         finite = [value for value in map(float, values) if math.isfinite(value)]
         q1, median, q3 = quartiles(finite)
         return cls(len(finite), median, q1, q3)
@@ -79,39 +79,39 @@ class Spread:
 
 @dataclass
 class Balanced:
-    """Balanced accuracy: the mean of the classes' accuracies, over the classes that have samples."""
+    """Balanced accuracy: the mean accuracy over the classes that have samples."""
 
-    num_classes: Count  # that have samples
+    num_classes: Count  # number of classes with samples
     clean: Estimate
     robust: Estimate
-    of_classes: Count = 0  # that the data has; 0 where the evaluation does not say
+    of_classes: Count = 0  # number of classes of the data; 0 if not recorded
 
     @property
     def over(self) -> str:
-        """`over 1 of 2 classes` where some class has no sample, so that nothing is known of it; else ""."""
+        """`over 1 of 2 classes` if a class has no sample, so that its accuracy is unknown; else ""."""
         return f"over {self.num_classes:,} of {self.of_classes:,} classes" if self.num_classes < self.of_classes else ""
 
 
 @dataclass
 class Rates:
-    """How two classes are told apart; None where a class has no sample, or the scores were not kept."""
+    """Rates of a two-class problem; None if a class has no sample, or if the scores were not kept."""
 
-    sensitivity: Accuracy | None  # of the positive class
-    specificity: Accuracy | None  # of the other
+    sensitivity: Accuracy | None  # accuracy on the positive class
+    specificity: Accuracy | None  # accuracy on the negative class
     auc: Estimate | None  # area under the ROC curve
 
 
 @dataclass
 class TwoClasses:
-    """Sensitivity, specificity and ROC-AUC, on clean images and on the worst that the attacks found."""
+    """Sensitivity, specificity and ROC-AUC, on clean images and on the worst images that the attacks found."""
 
-    positive: Count  # the label that sensitivity is about
+    positive: Count  # label of the positive class
     clean: Rates
     robust: Rates
-    rule: str = ""  # what the attacked images and the scores are, in words
-    negative: Count | None = None  # the label that specificity is about; None of earlier files: the other of 0 and 1
+    rule: str = ""  # how the attacked images and the scores are defined, in words
+    negative: Count | None = None  # label of the negative class; None in older files: the other one of 0 and 1
 
     @property
     def other(self) -> int:
-        """The label that specificity is about."""
+        """The label of the negative class."""
         return 1 - self.positive if self.negative is None else self.negative

@@ -1,4 +1,4 @@
-"""Arrays as text in a JSON file."""
+"""Arrays stored as text in a JSON file."""
 
 import base64
 import math
@@ -13,12 +13,12 @@ from robustcls.results.fields import Integer, Number
 if TYPE_CHECKING:
     import numpy as np
 
-LARGEST = 1 << 26  # values; more in a file is damage or malice
+LARGEST = 1 << 26  # maximum number of values; a larger array is refused as damaged or malicious
 
 
 @dataclass
 class Array:
-    """Numbers as text: value = integer * scale, little-endian, zlib, base64."""
+    """An array as text: integers, little-endian, compressed with zlib, encoded in base64; value = integer * scale."""
 
     shape: list[Integer]
     dtype: str  # uint8 or int8
@@ -27,9 +27,9 @@ class Array:
 
     @classmethod
     def encode(cls, values: "np.ndarray", dtype: str = "int8", scale: float | None = None) -> "Array":
-        """Rounds values to 255 levels; without a scale, the largest magnitude becomes 127 (int8) or 255 (uint8).
+        """Encode values, rounded to multiples of `scale`. By default the largest magnitude becomes 127 (int8) or 255 (uint8).
 
-        What is not finite becomes 0.
+        Non-finite values become 0.
         """
         import numpy as np
 
@@ -42,7 +42,7 @@ class Array:
         return cls(list(values.shape), dtype, scale, packed)
 
     def decode(self) -> "np.ndarray":
-        """float32, of the original shape. Raises InputError where the data does not fill the shape."""
+        """Return a float32 array of the original shape. Raises InputError if the data does not match the shape."""
         import numpy as np
 
         try:

@@ -1,4 +1,4 @@
-"""The manifest of an artefact: what a runtime must know of an exported model, and how it was made and checked."""
+"""The manifest of an artefact: what a runtime must know about an exported model, and how it was made and checked."""
 
 import math
 from dataclasses import field
@@ -15,44 +15,46 @@ from robustcls.results.json_files import JsonFile
 SCHEMA = "robustcls/artefact/1"
 WRITER = "`robustcls export`"
 MANIFEST, MODEL, REFERENCE, DRIFT = "manifest.json", "model.onnx", "reference.npz", "drift.npz"
-MOST_TOLERANCE = 0.25  # of the largest logit: a file that is farther off has nothing to do with its reference
+MOST_TOLERANCE = (
+    0.25  # share of the largest logit; a larger tolerance would accept a file that does not match its reference
+)
 TRAINED: dict[str, Any] = {"data": (str, NoneType), "seed": int, "data_dir": (str, NoneType)}
-EVALUATION = "evaluation.json"  # once the artefact was attacked
+EVALUATION = "evaluation.json"  # exists after the artefact was attacked
 
 
 def is_schema(name: object) -> bool:
-    """Whether a manifest with this schema is of an artefact, of whatever version."""
+    """Whether this is the schema of an artefact manifest, of any version."""
     return isinstance(name, str) and name.rpartition("/")[0] == SCHEMA.rpartition("/")[0]
 
 
 @dataclass
 class File:
-    """The ONNX file: float32 N,C,H,W in [0, 1] to logits N,K, normalisation inside, any batch size."""
+    """The ONNX file. It maps float32 N,C,H,W in [0, 1] to logits N,K for any batch size and includes the normalisation."""
 
     sha256: str
     bytes: Count
     opset: Count
-    parameters: Count  # weights and biases that it stores, of any precision
+    parameters: Count  # number of stored weights and biases, of any precision
     input: str = "images"
     output: str = "logits"
-    kind: str = ""  # fp32, or int8 where it holds operators of quantisation; "" in the first artefacts
+    kind: str = ""  # fp32, or int8 if it has quantisation operators; "" in early artefacts
 
 
 @dataclass
 class Decoding:
-    """How an encoded image becomes the pixels that the model takes: what data/folders does."""
+    """How an encoded image is converted to the pixels for the model, as in data/folders."""
 
     height: Count
     width: Count
     channels: Count
-    colour: str = ""  # to which mode of Pillow, before resizing
+    colour: str = ""  # Pillow mode to which it is converted before resizing
     resize: str = ""
     crop: str = ""
     rules: dict[str, str] = field(default_factory=dict)  # orientation, alpha, frames, cmyk, deep pixels ...
-    white: Number | None = None  # of 16-bit and float images; None: 65535, and 1.0
-    formats: list[str] = field(default_factory=list)  # Pillow's names
-    shorter_side: Count | None = None  # resized to it before the centre is cut out; None: just as large as needed
-    filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"  # Pillow's
+    white: Number | None = None  # value of white in 16-bit and float images; None: 65535 and 1.0
+    formats: list[str] = field(default_factory=list)  # Pillow names
+    shorter_side: Count | None = None  # length of the shorter side before the centre crop; None: minimal
+    filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"  # Pillow name
 
 
 @dataclass
@@ -60,30 +62,30 @@ class Source:
     """The model that was exported."""
 
     name: str
-    sha256: str  # of its file, or of its parameters and buffers
+    sha256: str  # digest of its file, or of its parameters and buffers
     arch: str = ""
     parameters: Count = 0
 
 
 @dataclass
 class Calibration:
-    """The images on which the ranges of activations were measured. None of them is ever a test image."""
+    """The images on which the ranges of activations were measured. Test images are never used."""
 
     data: str
     split: str
     n: Count
-    sha256: str  # of the pixels, as float32
-    adversarial: Count = 0  # how many of the n were adversarial examples of the source
+    sha256: str  # digest of the pixels as float32
+    adversarial: Count = 0  # number of the n images that are adversarial examples of the source
 
 
 @dataclass
 class Quantization:
-    """How the file was rounded to 8 bits."""
+    """How the file was quantised to 8 bits."""
 
     spec: str  # `int8(...)` with every option
     calibration: Calibration
     float_layers: list[str] = field(default_factory=list)  # nodes that stay in floating point
-    same_label: Number = 0.0  # share of the calibration images with the source's label
+    same_label: Number = 0.0  # share of the calibration images with the same predicted class as the source
     robust_drop: Number | None = None  # measured for --max-robust-drop, on held-out training images, in points
     robust_drop_bound: Number | None = None
     robust_drop_n: Count = 0
@@ -91,20 +93,20 @@ class Quantization:
 
 @dataclass
 class Checked:
-    """The floating-point file beside its source, and where; as `robustcls.deploy.export.check_file` compares them."""
+    """The comparison of the floating-point file with its source by `robustcls.deploy.export.check_file`, and the machine."""
 
     images: Count
     batch_sizes: list[Integer]
-    largest_difference: Distance  # of logits
+    largest_difference: Distance  # between logits
     largest_logit: Distance
-    cpu: list[str] = field(default_factory=list)  # flags that matter to 8-bit arithmetic
+    cpu: list[str] = field(default_factory=list)  # processor flags that affect 8-bit arithmetic
     versions: dict[str, str] = field(default_factory=dict)
-    ties: Count = 0  # images whose two largest logits are within rounding: their labels were not compared
+    ties: Count = 0  # images with two largest logits equal up to rounding; classes not compared
 
 
 @dataclass
 class Manifest(JsonFile):
-    """`manifest.json` of an artefact: `Manifest.of(folder)`."""
+    """The file manifest.json of an artefact: `Manifest.of(folder)`."""
 
     WRITER = WRITER
 
@@ -115,15 +117,15 @@ class Manifest(JsonFile):
     source: Source
     checked: Checked
     created: str  # ISO 8601, UTC
-    reference_tolerance: Distance = 0.0  # of a logit, as a share of the largest: what another CPU must reproduce
+    reference_tolerance: Distance = 0.0  # deviation of logits allowed on another CPU, as a share of the largest logit
     quantization: Quantization | None = None
-    pruning: str = ""  # the spec, where channels were removed
-    threat: dict[str, Any] = field(default_factory=dict)  # norm, eps of training, where known
-    trained: dict[str, Any] = field(default_factory=dict)  # data, seed ... of training, where known
+    pruning: str = ""  # the spec, if channels were removed
+    threat: dict[str, Any] = field(default_factory=dict)  # norm and eps of training, if known
+    trained: dict[str, Any] = field(default_factory=dict)  # data, seed ... of training, if known
     schema: str = SCHEMA
 
     def check(self) -> None:
-        """Raises ValueError where a field does not fit those beside it, or what is done with it."""
+        """Raise ValueError if a field contradicts other fields or is unusable."""
         need(bool(self.classes), "classes", self.classes, "a list of names")
         need(
             self.reference_tolerance <= MOST_TOLERANCE, "reference_tolerance", self.reference_tolerance, "a small share"
@@ -157,7 +159,7 @@ class Manifest(JsonFile):
 
     @classmethod
     def of(cls, folder: str | Path) -> "Manifest":
-        """That of an artefact's folder. Raises InputError where it is none, is half-written, or of a newer schema."""
+        """Load the manifest of a folder. Raises InputError if it is no artefact, is incomplete, or has a newer schema."""
         path = Path(folder) / MANIFEST
         if not path.is_file():
             raise InputError(f"{folder} is no artefact: it has no {MANIFEST}: give a folder that {WRITER} wrote")

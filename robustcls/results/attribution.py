@@ -1,4 +1,4 @@
-"""What was measured of attribution maps, and the file that `robustcls explain` writes."""
+"""Measures of attribution maps, and the file that `robustcls explain` writes."""
 
 from dataclasses import field
 from typing import ClassVar
@@ -16,20 +16,20 @@ EXPLANATION_SCHEMA = "robustcls/explanation/1"
 
 @dataclass
 class Likeness:
-    """How like the map of the clean image is to another map of the same class."""
+    """The similarity of the clean image's map to another map of the same class."""
 
-    against: str  # what the other map is of: adversarial | benign_noise | random_map
-    label: str  # kept | flipped by the attack; "" for the controls
+    against: str  # the other map: adversarial | benign_noise | random_map
+    label: str  # whether the attack kept or flipped the label: kept | flipped; "" for the controls
     n: Count
     measures: dict[str, Spread] = field(default_factory=dict)  # spearman, top_k, top_k_tolerant, ssim, cosine
 
 
 @dataclass
 class MethodMeasures:
-    """What was measured of one attribution method."""
+    """The measures of one attribution method."""
 
     method: str  # the spec
-    note: str  # what a reader of its maps must know, such as baseline and steps
+    note: str  # remarks for readers of the maps, such as baseline and steps
     images_per_second: Number
     likeness: list[Likeness] = field(default_factory=list)
     quality: dict[str, Spread] = field(default_factory=dict)  # infidelity, sensitivity_max, gini, insertion, ...
@@ -38,13 +38,13 @@ class MethodMeasures:
 
 @dataclass
 class Explanations:
-    """Stability and sanity of attribution maps over the same samples."""
+    """Stability and sanity checks of attribution maps, for all methods on the same samples."""
 
-    rule: str  # which samples, in words
-    attack: str  # the spec of the attack that made the adversarial images
-    n: Count  # samples whose maps were compared: those that the model classifies correctly
-    flipped: Count  # of these, how many the attack gave another label
-    quality_n: Count  # samples on which quality and sanity were measured
+    rule: str  # how the samples were selected, in words
+    attack: str  # spec of the attack that produced the adversarial images
+    n: Count  # number of samples whose maps were compared; the model classifies them correctly
+    flipped: Count  # number of these samples that the attack made misclassified
+    quality_n: Count  # number of samples for quality measures and sanity checks
     seed: Integer
     methods: list[MethodMeasures] = field(default_factory=list)
 
@@ -61,4 +61,4 @@ class Measures(JsonFile):
     explanations: Explanations
     provenance: Provenance
     schema: str = EXPLANATION_SCHEMA
-    files: list[str] = field(default_factory=list)  # of all samples that were explained, in the order of maps.npz
+    files: list[str] = field(default_factory=list)  # file names of all explained samples, in the order of maps.npz

@@ -1,4 +1,4 @@
-"""What an audit found in a data set: the file audit.json of `robustcls audit`."""
+"""Records of an audit of a data set: the file audit.json of `robustcls audit`."""
 
 from dataclasses import field
 from typing import ClassVar
@@ -12,34 +12,33 @@ from robustcls.results.json_files import JsonFile
 from robustcls.results.subject import Data, Provenance, Threat
 
 AUDIT_SCHEMA = "robustcls/audit/1"
-MOST_ODDS = 1000  # that are told apart in words
+MOST_ODDS = 1000  # larger odds are written as "over 1000"
 LABEL_ERROR, TWO_LABELS, BOUNDARY, UNSURE = "label error", "two labels", "near the boundary", "unsure"
 
 
 @dataclass
 class Finding:
-    """An image of the train split that a person should look at."""
+    """An image of the training split that a person should check."""
 
-    index: Count  # its position in the train split
-    label: Count  # number of the class that it carries
-    guess: Count  # number of the class that the models take it for; near the boundary, of the nearest example
+    index: Count  # position in the training split
+    label: Count  # its label, a class number
+    guess: Count  # class number predicted by the models; near the boundary, that of the nearest adversarial example
     reason: str  # label error | two labels | near the boundary | unsure
-    score: Number  # probability of the label less the largest other; near the boundary the distance; of two labels the likeness
-    digest: str  # of its pixels, 16 hex digits
-    file: str | None = None  # its name below the folder, of data that are files
-    picture: Array | None = None  # C,H,W in [0, 1], made smaller where it is large
-    odds: Number | None = (
-        None  # of a label error: largest probability of another class / that of the label; not in older files
-    )
+    # Probability of the label minus the largest other one; near the boundary, the distance; for two labels, the likeness.
+    score: Number
+    digest: str  # digest of its pixels, 16 hexadecimal digits
+    file: str | None = None  # file name below the folder, if the data are files
+    picture: Array | None = None  # C,H,W in [0, 1], reduced in size if it is large
+    odds: Number | None = None  # label error: largest probability of another class / probability of the label
 
     @property
     def rank(self) -> float:
-        """What it is ranked by among those of its reason: label errors by falling odds, others by their rising score."""
+        """The ranking value within its reason: descending odds for label errors, ascending score for others."""
         return self.score if self.odds is None else self.odds
 
     @property
     def said(self) -> str:
-        """What it is ranked by, in words."""
+        """The ranking value in words."""
         if self.odds is None:
             return f"{self.score:.3g}"
         odds = f"over {MOST_ODDS}" if self.odds > MOST_ODDS else f"{self.odds:.{int(self.odds < 10)}f}"
@@ -48,12 +47,12 @@ class Finding:
 
 @dataclass
 class Pair:
-    """How often images of one label are taken for another class."""
+    """How often images of one label are predicted as another class."""
 
     label: Count
     guess: Count
-    clean: Accuracy  # "correct" counts the images taken for `guess`, of all that carry `label`
-    attacked: Accuracy | None = None  # likewise of those that were attacked
+    clean: Accuracy  # "correct" counts the images with `label` that are predicted as `guess`
+    attacked: Accuracy | None = None  # the same for the attacked images
 
 
 @dataclass
@@ -68,10 +67,10 @@ class Copy:
 
 @dataclass
 class Duplicates:
-    """Images that are the same, or nearly."""
+    """A group of identical or nearly identical images."""
 
-    exact: bool  # pixel for pixel, all of them
-    likeness: Share  # the least cosine of their detail; 1 for exact ones
+    exact: bool  # whether all are identical pixel by pixel
+    likeness: Share  # smallest cosine similarity of their detail; 1 for exact duplicates
     images: list[Copy]
 
     @property
@@ -86,30 +85,32 @@ class Duplicates:
 
 @dataclass
 class Audit(JsonFile):
-    """The file audit.json: findings about the train split alone; of other splits only what is a duplicate."""
+    """The file audit.json: findings about the training split, and duplicates in all splits."""
 
     WRITER: ClassVar[str] = "`robustcls audit`"
 
-    data: Data  # the train split, with what training holds out of it
+    data: Data  # the training split, including images that training holds out
     classes: list[str]
     folds: Count
-    accuracy: Accuracy  # of out-of-fold predictions, by the labels as they are
+    accuracy: Accuracy  # accuracy of out-of-fold predictions with respect to the present labels
     issues: list[Finding]  # label errors by confident learning, the most suspicious first
-    thresholds: list[Number | None]  # of each class: mean probability on images that carry its label; None for none
-    joint: list[list[Integer]]  # images by label and by confident class
-    pairs: list[Pair]  # off the diagonal, the most frequent first
-    boundary: list[Finding]  # correctly classified, by the distance of the nearest example that an attack found
-    suggestions: list[Finding]  # what to look at next, in this order
+    thresholds: list[
+        Number | None
+    ]  # per class: its mean probability on images with its label; None without such images
+    joint: list[list[Integer]]  # number of images by label and by confident class
+    pairs: list[Pair]  # confusions (off the diagonal), the most frequent first
+    boundary: list[Finding]  # correctly classified images, by distance to the nearest adversarial example found
+    suggestions: list[Finding]  # what a person should check next, in this order
     duplicates: list[Duplicates]
     provenance: Provenance
-    arch: str = ""  # of the fold models
-    epochs: list[Integer] = field(default_factory=list)  # of each fold
-    attack: str = ""  # on the fold models, for pairs; "" for none
-    attacked: Count = 0  # images
+    arch: str = ""  # architecture of the fold models
+    epochs: list[Integer] = field(default_factory=list)  # training epochs of each fold
+    attack: str = ""  # attack on the fold models, for `pairs`; "" for none
+    attacked: Count = 0  # number of attacked images
     minimum: str = ""  # the attack that measured distances; "" for none
     threat: Threat | None = None
-    searched: list[str] = field(default_factory=list)  # splits in which duplicates were looked for
-    notes: list[str] = field(default_factory=list)  # what a reader must know
+    searched: list[str] = field(default_factory=list)  # splits in which duplicates were searched for
+    notes: list[str] = field(default_factory=list)  # remarks for the reader
     schema: str = AUDIT_SCHEMA
 
     def name_of(self, finding: Finding) -> str:

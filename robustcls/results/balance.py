@@ -1,4 +1,4 @@
-"""Accuracy where the classes differ in number: what it estimates, balanced accuracy, and how two classes are told apart."""
+"""Accuracy for unbalanced classes: what it estimates, balanced accuracy, and measures for two classes."""
 
 import dataclasses
 import math
@@ -11,49 +11,49 @@ from robustcls.results.comparison import count_classes, held, was_right
 from robustcls.results.records import Accuracy, Balanced, Data, Estimate, Evaluation, Model, Rates, Sample, TwoClasses
 from robustcls.results.statistics import auc_interval, mean_of_shares, roc_auc
 
-# What accuracy estimates, by how the samples were chosen.
+# What accuracy estimates, depending on how the samples were selected
 WHOLE = "accuracy on the split itself: all of it was evaluated"
 GIVEN = "accuracy on images like these: how they were chosen is not known here"
 SHARES = "accuracy on the whole split: every class has its share of it among the samples, to within one sample"
 EVENLY = "accuracy where every class is equally frequent, not on the split: the classes were taken in turn"
-IN_TURN = "taken in turn over the classes"  # how evaluations made earlier say that they did so
+IN_TURN = "taken in turn over the classes"  # text in the `sampling` of older evaluations
 OTHERS = "sensitivity and specificity are the share of a class that is named right: another of the model's {} outputs is wrong"
-LISTED = 10  # classes that a sentence names
+LISTED = 10  # maximum number of classes named in a sentence
 
 
 class Measure(NamedTuple):
-    """A number that does not depend on how frequent the classes are, clean and under attack; None: not measured."""
+    """A measure that does not depend on class frequencies, on clean images and under attack; None: not measured."""
 
     name: str
     clean: Accuracy | Estimate | None
     robust: Accuracy | Estimate | None
-    spec: str  # how it is written
-    over: str = ""  # the classes that it is about, where that is not all of them
+    spec: str  # format specification
+    over: str = ""  # the classes that it covers, if not all
 
     @property
     def full_name(self) -> str:
-        """The name, with the classes that it is about where that is not all of them."""
+        """The name, followed by the classes that the measure covers, if not all."""
         return f"{self.name} {self.over}".strip()
 
     def rows(self, before: str = "", narrow: bool = True) -> list[tuple[str, ...]]:
-        """Its row of a table; in a narrow one, another below for the classes that it is about. before: in front of the name."""
+        """Return table rows: one, or two in a narrow table if the covered classes are named. before: prefix of the name."""
         row = (before + (self.name if narrow else self.full_name), *self.write(self.clean), *self.write(self.robust))
         return [row, (f"  {self.over}", "", "", "", "")] if narrow and self.over else [row]
 
-    def write(self, found: Accuracy | Estimate | None) -> tuple[str, str]:
-        """A value of this measure and its interval; dashes where it was not measured."""
-        if found is None:
+    def write(self, estimate: Accuracy | Estimate | None) -> tuple[str, str]:
+        """Return a value of this measure and its interval as text; dashes if it was not measured."""
+        if estimate is None:
             return "-", "-"
-        low, high = found.ci95
-        return format(found.value, self.spec), f"[{low:{self.spec}}, {high:{self.spec}}]"
+        low, high = estimate.ci95
+        return format(estimate.value, self.spec), f"[{low:{self.spec}}, {high:{self.spec}}]"
 
 
 def measures_by_class(evaluation: Evaluation) -> list[Measure]:
-    """Balanced accuracy, and of two classes sensitivity, specificity and ROC-AUC; none without samples."""
+    """Return balanced accuracy and, for two classes, sensitivity, specificity and ROC-AUC; none without samples."""
     balanced, two = balanced_of(evaluation), two_classes_of(evaluation)
-    found = []
+    measures = []
     if balanced:
-        found.append(Measure("Balanced accuracy", balanced.clean, balanced.robust, ".1%", balanced.over))
+        measures.append(Measure("Balanced accuracy", balanced.clean, balanced.robust, ".1%", balanced.over))
     if two:
         names = [label_name(evaluation, label) for label in (two.positive, two.other)]
         for name, part, spec in (
@@ -61,17 +61,17 @@ def measures_by_class(evaluation: Evaluation) -> list[Measure]:
             (f"Specificity ({names[1]})", "specificity", ".1%"),
             ("ROC-AUC", "auc", ".3f"),
         ):
-            found.append(Measure(name, getattr(two.clean, part), getattr(two.robust, part), spec))
-    return found
+            measures.append(Measure(name, getattr(two.clean, part), getattr(two.robust, part), spec))
+    return measures
 
 
 def needs_balance(evaluation: Evaluation) -> bool:
-    """Whether accuracy alone would mislead: classes differ by two samples or more, or there are two classes."""
+    """Whether accuracy alone may mislead: class sizes differ by at least two samples, or there are two classes."""
     return is_uneven(evaluation.samples) or two_classes_of(evaluation) is not None
 
 
 def what_is_estimated(evaluation: Evaluation) -> str:
-    """What accuracy on the samples estimates, in words; `not recorded` where the evaluation does not tell."""
+    """Return what accuracy on the samples estimates, in words; `not recorded` if the evaluation does not say."""
     data = evaluation.data
     if data.estimates:
         return data.estimates
@@ -81,13 +81,13 @@ def what_is_estimated(evaluation: Evaluation) -> str:
 
 
 def is_uneven(samples: Sequence[Sample]) -> bool:
-    """Whether some class has at least two samples more than another, so that accuracy weighs it more."""
+    """Whether a class has at least two more samples than another, and thus more weight in accuracy."""
     counts = [one.total for one in count_classes(samples)]
     return bool(counts) and max(counts) - min(counts) > 1
 
 
 def say_counts(evaluation: Evaluation) -> str:
-    """How many samples each class has: by name where they are few, else the least and the most; "" without samples."""
+    """Return the number of samples per class, or the smallest and largest number if there are many classes; "" if none."""
     counts = count_classes(evaluation.samples)
     if not counts:
         return ""
@@ -101,7 +101,7 @@ def say_counts(evaluation: Evaluation) -> str:
 
 
 def say_absent(evaluation: Evaluation) -> str:
-    """Which classes have no sample, so that nothing is known of them; "" where every class has one."""
+    """Return which classes have no samples, in words; "" if every class has samples."""
     split = evaluation.data.split_counts
     present = {sample.label for sample in evaluation.samples}
     absent = sorted(expected_labels(evaluation) - present) if present else []
@@ -116,7 +116,7 @@ def say_absent(evaluation: Evaluation) -> str:
 
 
 def expected_labels(evaluation: Evaluation) -> set[int]:
-    """The labels that the data has: a model may know more classes than these."""
+    """Return the labels of the data. The model may have more classes."""
     mapped = evaluation.data.class_map
     return (
         set(mapped.outputs)
@@ -126,7 +126,7 @@ def expected_labels(evaluation: Evaluation) -> set[int]:
 
 
 def class_name(evaluation: Evaluation, label: int | None) -> str:
-    """The name of a class, or its number where the evaluation holds none; None: the model named no class."""
+    """Return the name of a class, or its number if there are no names; "no answer" for None (no predicted class)."""
     if label is None:
         return "no answer"
     classes = evaluation.model.classes
@@ -134,12 +134,12 @@ def class_name(evaluation: Evaluation, label: int | None) -> str:
 
 
 def label_name(evaluation: Evaluation, label: int) -> str:
-    """The data's own name of a class, where it has one that is mapped to this output, else as `class_name` says."""
+    """Return the data's name of the class that is mapped to this output, else the result of `class_name`."""
     return _data_names(evaluation.data).get(label) or class_name(evaluation, label)
 
 
 def _data_names(data: Data) -> dict[int, str]:
-    """The data's name of each output that stands for one of its classes alone."""
+    """Return the data's class name for each output to which exactly one class is mapped."""
     if data.class_map is None:
         return {}
     counts = Counter(data.class_map.outputs)
@@ -148,17 +148,17 @@ def _data_names(data: Data) -> dict[int, str]:
 
 
 def balanced_of(evaluation: Evaluation) -> Balanced | None:
-    """Balanced accuracy, as recorded, or of the samples of an evaluation made earlier; None without samples."""
-    found = evaluation.balanced or measure_balanced(evaluation.samples)
-    if found is None or found.of_classes:
-        return found
-    return dataclasses.replace(found, of_classes=max(len(expected_labels(evaluation)), found.num_classes))
+    """Return balanced accuracy as recorded, or computed from the samples of an older evaluation; None without samples."""
+    balanced = evaluation.balanced or measure_balanced(evaluation.samples)
+    if balanced is None or balanced.of_classes:
+        return balanced
+    return dataclasses.replace(balanced, of_classes=max(len(expected_labels(evaluation)), balanced.num_classes))
 
 
 def measure_balanced(samples: Sequence[Sample]) -> Balanced | None:
-    """The mean of the classes' accuracies, clean and robust, each class counting alike (Brodersen et al. 2010).
+    """Return balanced accuracy, clean and robust: the unweighted mean over the classes (Brodersen et al. 2010).
 
-    Over the classes that have samples; None where there are none.
+    Only classes with samples count; None if there are none.
     """
     counts = count_classes(samples)
     if not counts:
@@ -170,48 +170,48 @@ def measure_balanced(samples: Sequence[Sample]) -> Balanced | None:
 
 
 def two_classes_of(evaluation: Evaluation, positive: str | int | None = None) -> TwoClasses | None:
-    """How two classes are told apart, as recorded, or of the samples of an evaluation made earlier; None for more classes.
+    """Return the measures for two classes, as recorded or computed from the samples of an older evaluation.
 
-    positive: the name of the class that sensitivity is about; as recorded, else the second, unless given. Raises
-    InputError for a name that is none of the two.
+    None if there are not two classes. positive: name or label of the positive class (default: as recorded, else the second).
+    Raises InputError if it is neither of the two.
     """
-    model, data, found = evaluation.model, evaluation.data, evaluation.two_classes
-    labels = (found.other, found.positive) if found else two_labels(model, data)
+    model, data, recorded = evaluation.model, evaluation.data, evaluation.two_classes
+    labels = (recorded.other, recorded.positive) if recorded else two_labels(model, data)
     label = None if positive is None else find_positive(positive, labels, model, data)
-    if found is None and labels is not None and evaluation.samples:
+    if recorded is None and labels is not None and evaluation.samples:
         rule = OTHERS.format(f"{len(model.classes):,}") if len(model.classes) > 2 else ""
-        found = measure_two_classes(evaluation.samples, labels, rule=rule)
-    if found is None or label is None or label == found.positive:
-        return found
+        recorded = measure_two_classes(evaluation.samples, labels, rule=rule)
+    if recorded is None or label is None or label == recorded.positive:
+        return recorded
     clean, robust = (
         dataclasses.replace(one, sensitivity=one.specificity, specificity=one.sensitivity)
-        for one in (found.clean, found.robust)
-    )  # the area under the curve is the same for either class, for the scores change their sign
-    return dataclasses.replace(found, positive=label, negative=found.positive, clean=clean, robust=robust)
+        for one in (recorded.clean, recorded.robust)
+    )  # the area under the ROC curve stays the same when classes are swapped, because the scores change their sign
+    return dataclasses.replace(recorded, positive=label, negative=recorded.positive, clean=clean, robust=robust)
 
 
 def two_labels(model: Model, data: Data, labels: Sequence[int] = ()) -> tuple[int, int] | None:
-    """The labels of two classes, the usual positive one last; None where there are more, or fewer.
+    """Return the labels of two classes, the positive one by default last; None if there are not two classes.
 
-    They are those of a model with two outputs, or the outputs that two classes of the data are mapped to. labels: of the
-    samples, where the data names no classes of its own.
+    They are the outputs of a model with two outputs, or the outputs to which two classes of the data are mapped. labels: the
+    labels of the samples, used if the data has no class map.
     """
     if len(model.classes) == 2:
         return 0, 1
-    found = list(dict.fromkeys(data.class_map.outputs)) if data.class_map else sorted(set(labels))
-    return (found[0], found[1]) if len(found) == 2 else None
+    distinct = list(dict.fromkeys(data.class_map.outputs)) if data.class_map else sorted(set(labels))
+    return (distinct[0], distinct[1]) if len(distinct) == 2 else None
 
 
 def say_others(evaluation: Evaluation) -> str:
-    """What sensitivity and specificity are where the model knows more than the two classes; "" where it does not."""
+    """Return the definition of sensitivity and specificity for a model with more than two outputs, else ""."""
     outputs = len(evaluation.model.classes)
     return OTHERS.format(f"{outputs:,}") if outputs > 2 and two_classes_of(evaluation) else ""
 
 
 def find_positive(name: str | int, labels: tuple[int, int] | None, model: Model, data: Data) -> int:
-    """The label of the positive class, one of `labels`, by the data's name, the model's, or its number.
+    """Return the label of the positive class, one of `labels`, by its name in the data or the model, or by its number.
 
-    Raises InputError where there are not two classes, or neither has this name.
+    Raises InputError if there are not two classes, or if neither has this name.
     """
     if labels is None:
         count = len(set(data.class_map.outputs)) if data.class_map else len(model.classes)
@@ -233,10 +233,10 @@ def measure_two_classes(
     robust_scores: Sequence[float] | None = None,
     rule: str = "",
 ) -> TwoClasses:
-    """Sensitivity, specificity and ROC-AUC of samples that have one of two labels.
+    """Return sensitivity, specificity and ROC-AUC of samples with two labels.
 
-    labels: the negative one, then the positive one. scores: of each sample, the higher the more the positive class; NaN
-    counts as wrong. Without them there is no ROC-AUC.
+    labels: the negative label, then the positive one. scores: per sample, higher for the positive class; NaN counts as wrong.
+    Without scores there is no ROC-AUC.
     """
     negative, positive = labels
     return TwoClasses(
@@ -270,4 +270,4 @@ def _rates(
 
 def _estimate(value: float, interval: tuple[float, float]) -> Estimate:
     low, high = interval
-    return Estimate(value, [min(low, value), max(high, value)])  # a rounding error may lie between them
+    return Estimate(value, [min(low, value), max(high, value)])  # rounding errors may exclude the value

@@ -1,4 +1,4 @@
-"""The bracket of robust accuracy: certified below, attacked above, of one classifier on the same samples; without PyTorch."""
+"""The bracket of robust accuracy: the certified lower bound and the upper bound by attacks. Needs no PyTorch."""
 
 import math
 import re
@@ -13,17 +13,17 @@ _SMOOTHED = re.compile(r"smoothed\(.*\bsigma\s*=\s*([\d.eE+-]+)\s*(?:,\s*draws\s
 
 @dataclass(frozen=True)
 class Attacked:
-    """What the attacks left at one radius, and where the evaluation holds it."""
+    """Robust accuracy under attack at one radius, and its path in the evaluation."""
 
     eps: float
     eps_text: str
-    path: str  # of the Accuracy
+    path: str  # path of the Accuracy
     robust: Accuracy
 
 
 @dataclass(frozen=True)
 class Bracket:
-    """Between what robust accuracy lies at one radius. An attack at a smaller radius bounds it from above, too."""
+    """Lower and upper bound on robust accuracy at one radius. An attack at a smaller radius is also an upper bound."""
 
     radius: float
     lower: Accuracy  # certified
@@ -31,47 +31,53 @@ class Bracket:
 
     @property
     def gap(self) -> float:
-        """Below 0 the two contradict each other."""
+        """The difference of the bounds. If it is negative, they contradict each other."""
         return self.upper.robust.accuracy - self.lower.accuracy
 
 
 def why_apart(evaluation: Evaluation) -> str:
-    """Why certificates and attacks make no bracket, as what stands after "because"; "" where they do.
+    """Return why certificates and attacks do not form a bracket, as text after "because"; "" if they do.
 
-    The two must be about the same classifier, the same samples and the same norm. What was smoothed is no classifier but its
-    own: it is known by the name of the evaluation's model.
+    Both must be about the same classifier, the same samples and the same norm. A smoothed classifier is a different classifier
+    than its network; it is recognised by the model name in the evaluation.
     """
-    found = evaluation.certified
-    if found is None:
+    certified = evaluation.certified
+    if certified is None:
         return "nothing was certified"
     if not evaluation.attacks:
         return "no attack was run on it"
     if all(attack.error for attack in evaluation.attacks):
         return "every attack failed"
-    ours, its = ([(one.index, one.label) for one in samples] for samples in (evaluation.samples, found.samples))
-    if sorted(ours) != sorted(its):
+    attacked, proven = (
+        sorted((one.index, one.label) for one in samples) for samples in (evaluation.samples, certified.samples)
+    )
+    if attacked != proven:
         return "the attacks have other samples"
-    if evaluation.threat.norm != found.norm:
-        return f"the attacks are in {evaluation.threat.norm} and the certificates in {found.norm}"
+    if evaluation.threat.norm != certified.norm:
+        return f"the attacks are in {evaluation.threat.norm} and the certificates in {certified.norm}"
     if evaluation.rejection is not None:
         return "a detector stands beside the attacked model, and none beside the certified one"
     return other_classifier(evaluation)
 
 
 def other_classifier(evaluation: Evaluation) -> str:
-    """What differs, where the certificates are of another classifier than the evaluation's model; "" where not."""
-    found, name = evaluation.certified, evaluation.model.name
-    assert found is not None
+    """Return the difference if the certificates are about another classifier than the evaluation's model, else ""."""
+    certified, name = evaluation.certified, evaluation.model.name
+    assert certified is not None
     sigma = sigma_of(name)
-    if found.method == "bounds" and sigma is not None:
-        return f"attacked was {name}, and the bounds are of a network itself"
-    if found.method == "smoothing" and (sigma is None or not math.isclose(sigma, found.sigma or 0, rel_tol=1e-6)):
-        return f"attacked was {name}, and certified is the vote under noise of sigma {found.sigma:g}"
+    if certified.method == "bounds" and sigma is not None:
+        return f"the attacks are on {name}, and the bounds are on a network itself"
+    if certified.method == "smoothing" and (
+        sigma is None or not math.isclose(sigma, certified.sigma or 0, rel_tol=1e-6)
+    ):
+        return (
+            f"the attacks are on {name}, and the certificates are for the vote under noise of sigma {certified.sigma:g}"
+        )
     return ""
 
 
 def sigma_of(name: str) -> float | None:
-    """The noise of a model whose outermost wrapper is `smoothed`, from its name; None for every other."""
+    """Return sigma from the name of a model whose outermost wrapper is `smoothed`; None for all other models."""
     match = _SMOOTHED.fullmatch(name)
     try:
         return float(match[1]) if match else None
@@ -79,65 +85,67 @@ def sigma_of(name: str) -> float | None:
         return None
 
 
-def largest_radius(found: Certified) -> float:
-    """Beyond which nothing can be certified: of smoothing that of n votes in n draws, of bounds the largest that was tried."""
-    if found.method == "smoothing":
-        assert found.sigma is not None  # as `Certified.check` demands
-        assert found.n is not None
-        assert found.alpha is not None
-        return smoothed_radius(found.n, found.n, found.alpha, found.sigma)
-    return max((point.radius for point in found.curve), default=0.0)
+def largest_radius(certified: Certified) -> float:
+    """Return the largest radius that can be certified: for n votes of n draws (smoothing), or the largest tried (bounds)."""
+    if certified.method == "smoothing":
+        assert certified.sigma is not None  # guaranteed by `Certified.check`
+        assert certified.n is not None
+        assert certified.alpha is not None
+        return smoothed_radius(certified.n, certified.n, certified.alpha, certified.sigma)
+    return max((point.radius for point in certified.curve), default=0.0)
 
 
-def covers(found: Certified, radius: float) -> bool:
-    """Whether a certificate at this radius was asked for: of smoothing at every one, if only to none."""
-    return found.method == "smoothing" or radius <= largest_radius(found) * (1 + HOLDS)
+def covers(certified: Certified, radius: float) -> bool:
+    """Whether certified accuracy is defined at this radius: at every radius for smoothing, up to the largest for bounds."""
+    return certified.method == "smoothing" or radius <= largest_radius(certified) * (1 + HOLDS)
 
 
-def tried_at(found: Certified, radius: float) -> float | None:
-    """The radius whose proofs are counted at this one, of bounds the next that was tried; None where nothing is known so far
-    out: beyond the largest that was tried, or that so many draws can prove."""
-    if radius > largest_radius(found) * (1 + HOLDS):
+def tried_at(certified: Certified, radius: float) -> float | None:
+    """Return the radius whose certificates count at this radius: the same for smoothing, the next larger tried one for bounds.
+
+    None beyond the largest radius that was tried, or that the number of draws can certify.
+    """
+    if radius > largest_radius(certified) * (1 + HOLDS):
         return None
-    if found.method == "smoothing":
+    if certified.method == "smoothing":
         return radius
-    return min(point.radius for point in found.curve if point.radius >= radius * (1 - HOLDS))
+    return min(point.radius for point in certified.curve if point.radius >= radius * (1 - HOLDS))
 
 
 def stated_radius(evaluation: Evaluation) -> float:
-    """The radius at which one number stands for the certificates: the threat's; where that was not asked for the largest below.
+    """Return the radius for stating certified accuracy as one number.
 
-    Without attacks, the first above 0.
+    It is the radius of the threat model, or the largest certified radius below it; without attacks, the first one above 0.
     """
     assert evaluation.certified is not None
-    found, eps = evaluation.certified, evaluation.threat.eps
-    radii = sorted(point.radius for point in found.curve if point.radius > 0)
+    certified, eps = evaluation.certified, evaluation.threat.eps
+    radii = sorted(point.radius for point in certified.curve if point.radius > 0)
     if eps == 0:
         return radii[0] if radii else 0.0
-    return eps if covers(found, eps) else max((radius for radius in radii if radius < eps), default=0.0)
+    return eps if covers(certified, eps) else max((radius for radius in radii if radius < eps), default=0.0)
 
 
 def attacked_of(evaluation: Evaluation) -> list[Attacked]:
-    """What attacks left, by radius from 0, the clean images, on: of all samples, in the norm of the threat."""
+    """Return robust accuracy on all samples by ascending radius, in the norm of the threat model; at 0, clean accuracy."""
     threat, total = evaluation.threat, len(evaluation.samples)
-    found = {0.0: Attacked(0.0, "0", "clean", evaluation.clean)}
+    by_radius = {0.0: Attacked(0.0, "0", "clean", evaluation.clean)}
     for place, point in enumerate(evaluation.curve or []):
         if point.robust.total == total:
-            found[point.eps] = Attacked(point.eps, point.eps_text, f"curve.{place}.robust", point.robust)
+            by_radius[point.eps] = Attacked(point.eps, point.eps_text, f"curve.{place}.robust", point.robust)
     if threat.eps > 0:
-        found[threat.eps] = Attacked(threat.eps, threat.eps_text, "robust", evaluation.robust)
-    return [found[eps] for eps in sorted(found)]
+        by_radius[threat.eps] = Attacked(threat.eps, threat.eps_text, "robust", evaluation.robust)
+    return [by_radius[eps] for eps in sorted(by_radius)]
 
 
 def upper_at(points: Sequence[Attacked], radius: float) -> Attacked:
-    """The attack at the largest radius that lies within this one."""
+    """Return the attack result at the largest radius that does not exceed this one."""
     return [point for point in points if point.eps <= radius * (1 + HOLDS)][-1]
 
 
 def bracket(evaluation: Evaluation, radius: float | None = None) -> Bracket | None:
-    """That at a radius, the threat's unless given; None where nothing was certified there or the two are not of one kind."""
+    """Return the bracket at a radius (default: that of the threat model); None if there is none, see `why_apart`."""
     radius = evaluation.threat.eps if radius is None else radius
-    found = evaluation.certified
-    if found is None or why_apart(evaluation) or not covers(found, radius):
+    certified = evaluation.certified
+    if certified is None or why_apart(evaluation) or not covers(certified, radius):
         return None
-    return Bracket(radius, found.at(radius), upper_at(attacked_of(evaluation), radius))
+    return Bracket(radius, certified.at(radius), upper_at(attacked_of(evaluation), radius))

@@ -1,4 +1,4 @@
-"""Whether attacks broke what is proven: the samples of an evaluation against its certificates, by index; without PyTorch."""
+"""Check whether attacks contradict certificates: adversarial examples inside a certified radius. Needs no PyTorch."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,23 +9,25 @@ from robustcls.results.certified import HOLDS
 from robustcls.results.records import Certified, Check, Evaluation, Sample
 
 CHECK = "certificates"
-CHANCE = 0.001  # with which so many certificates by smoothing are false by chance that the check fails
-NO_ANSWER = -1  # of a vote that is too close
-_COUNTED = re.compile(r"(\d+) of \d+ certified samples are ")  # how the message of a check that found some begins
+CHANCE = (
+    0.001  # probability that the check fails by chance, because smoothing certificates hold only with a probability
+)
+NO_ANSWER = -1  # result of a vote that is too close
+_COUNTED = re.compile(r"(\d+) of \d+ certified samples are ")  # beginning of a message about contradictions
 WITHOUT = (
-    "their examples are not at hand, so that the vote cannot be asked with more draws: certify first, then attack with the "
+    "their examples are not available, so the vote cannot be repeated with more draws: certify first, then attack with the "
     "same `out`, or give the examples"
 )
 
 
 @dataclass(frozen=True)
 class Contradiction:
-    """A sample that is certified and was broken no farther away than that."""
+    """A sample with an adversarial example inside its certified radius."""
 
     index: int
     label: int
-    radius: float  # of the certificate
-    distance: float  # of the nearest example, in the certificate's norm; 0 where the clean image is misclassified
+    radius: float  # certified radius
+    distance: float  # of the nearest example, in the norm of the certificate; 0 if the clean image is misclassified
 
     def __str__(self) -> str:
         how = f"broken at {self.distance:.6g}" if self.distance else "misclassified unchanged"
@@ -33,16 +35,18 @@ class Contradiction:
 
 
 def reach(radius: float) -> float:
-    """How far an example may lie to be inside a certificate: as far as one may to count as inside the ball of that radius, for
-    the certificate says that an evaluation at this radius leaves the sample."""
+    """Return the distance up to which an example counts as inside a certificate.
+
+    It is the same as for the ball of an evaluation at this radius, which the certified sample must withstand.
+    """
     return radius * (1 + HOLDS) + BALL
 
 
 def contradictions(evaluation: Evaluation, more: Mapping[int, float] | None = None) -> dict[int, Contradiction]:
-    """By index, the samples whose nearest known example lies inside their certificate.
+    """Return the samples, by index, whose nearest known adversarial example lies inside their certificate.
 
-    By the example that broke it, the distances of minimum-norm attacks in the certificates' norm, and the clean image where
-    that is misclassified. more: by index, distances of other examples that were verified.
+    Known examples are the one that broke the sample, those of minimum-norm attacks in the norm of the certificates, and the
+    clean image if it is misclassified. more: distances of other verified examples, by index.
     """
     assert evaluation.certified is not None
     proven = {one.index: one.radius for one in evaluation.certified.samples if one.holds(0) and one.radius > 0}
@@ -64,9 +68,9 @@ def _distances(evaluation: Evaluation) -> Iterator[tuple[int, float]]:
     if evaluation.threat.norm == certified.norm:
         for one in evaluation.samples:
             yield from ((one.index, distance) for distance in _of_sample(one))
-    for found in evaluation.minimum or []:
-        if found.norm == certified.norm:
-            pairs = zip(found.index, found.distance, strict=True) if found.distance else ()
+    for minimum in evaluation.minimum or []:
+        if minimum.norm == certified.norm:
+            pairs = zip(minimum.index, minimum.distance, strict=True) if minimum.distance else ()
             yield from ((index, far) for index, far in pairs if far is not None and index in right)
 
 
@@ -79,33 +83,33 @@ def _of_sample(one: Sample) -> Iterator[float]:
 
 
 def more_by_counts(evaluation: Evaluation, found: Mapping[int, Contradiction]) -> tuple[int, str]:
-    """How many more samples contradict their certificates at least, by the counts of the curves, and where, in words.
+    """Return the minimum number of further contradictions by the counts of the curves, and a radius with them, in words.
 
-    A curve has no samples. Where it leaves fewer than are certified at a radius, the difference is of certified ones, and
-    all that are known of may be among them.
+    A curve has no individual samples. If fewer samples are robust at a radius than are certified, the difference consists of
+    certified samples; all known contradictions may be among them.
     """
     certified = evaluation.certified
     assert certified is not None
     points = list(evaluation.curve or []) if evaluation.threat.norm == certified.norm else []
     for curve in evaluation.other_curves or []:
         points += curve.points if curve.norm == certified.norm and curve.n == len(certified.samples) else []
-    most, said = 0, ""
+    most, where = 0, ""
     for point in points:
         proven, left = certified.at(point.eps).correct, point.robust.correct
         known = sum(reach(one.radius) >= point.eps for one in found.values())
         if proven - left - known > most:
             most = proven - left - known
-            said = f"at {point.eps_text} the attacks leave {left} samples, and {proven} are certified"
-    return most, said
+            where = f"at {point.eps_text} the attacks leave {left} samples, and {proven} are certified"
+    return most, where
 
 
 def check_of(
     evaluation: Evaluation, found: Mapping[int, Contradiction], answers: Mapping[int, int] | None = None
 ) -> Check | None:
-    """The check of what was found; None where there are no certificates, or no attacks.
+    """Return the check on contradictions; None without certificates or without attacks.
 
-    answers: of smoothing, by index, the class that the vote of many draws gives for its examples, NO_ANSWER where it abstains;
-    an index is missing where it was not asked.
+    answers: for smoothing, by index, the class that a vote of many draws gives for the example, NO_ANSWER if it abstains.
+    Indices whose vote was not repeated are missing.
     """
     record = evaluation.certified
     if record is None or not evaluation.attacks:
@@ -113,18 +117,18 @@ def check_of(
     more, where = more_by_counts(evaluation, found)
     proven = sum(one.holds(0) and one.radius > 0 for one in record.samples)
     if not found and not more:
-        what = (
+        summary = (
             f"no attack broke one of the {proven} certified samples inside its radius ({record.method}, {record.norm})"
         )
-        return Check(CHECK, "pass", 0.0, float(_limit(record, 0)), what)
-    such = next((f", such as {one}" for one in found.values()), "")
+        return Check(CHECK, "pass", 0.0, float(_limit(record, 0)), summary)
+    example = next((f", such as {one}" for one in found.values()), "")
     how = "misclassified by few draws" if record.method == "smoothing" else "broken"
-    what = f"{len(found) + more} of {proven} certified samples are {how} inside their radius{such}"
-    what += f"; {where}" if more else ""
+    summary = f"{len(found) + more} of {proven} certified samples are {how} inside their radius{example}"
+    summary += f"; {where}" if more else ""
     if record.method == "smoothing":
-        return _by_votes(evaluation, record, found, more, answers or {}, what)
-    advice = "bounds hold for certain, so that these certificates are false, or these examples: believe neither number"
-    return Check(CHECK, "fail", float(len(found) + more), 0.0, f"{what}; {advice}")
+        return _by_votes(evaluation, record, found, more, answers or {}, summary)
+    advice = "bounds hold for certain, so either these certificates or these examples are wrong: trust neither number"
+    return Check(CHECK, "fail", float(len(found) + more), 0.0, f"{summary}; {advice}")
 
 
 def _by_votes(
@@ -133,9 +137,13 @@ def _by_votes(
     found: Mapping[int, Contradiction],
     more: int,
     answers: Mapping[int, int],
-    what: str,
+    summary: str,
 ) -> Check:
-    """A certificate is about the vote of all draws, and what was counted broken by few: only many draws contradict it."""
+    """Return the check for smoothing.
+
+    A certificate is about the vote of many draws, while attacks judge their examples by few draws. Only a repeated vote of many
+    draws can contradict a certificate.
+    """
     assert record.n is not None
     assert record.alpha is not None
     asked = [(found[index], answer) for index, answer in answers.items() if index in found]
@@ -144,14 +152,14 @@ def _by_votes(
     lost = {one.index for one in evaluation.samples if not one.clean == one.label == one.adversarial}
     too_low = sum(answer == one.label for one, answer in asked if one.index in lost)
     unknown, limit = len(found) - len(asked) + more, _limit(record, len(asked))
-    parts = [what]
+    parts = [summary]
     if asked:
         parts.append(
-            f"asked again with {record.n:,} draws each, the vote is wrong for {wrong} of them and right for {kept}, and "
-            f"{len(asked) - wrong - kept} are too close to say"
+            f"repeated with {record.n:,} draws each, the vote is wrong for {wrong} of them and right for {kept}, and too close "
+            f"to call for {len(asked) - wrong - kept}"
         )
     if unknown:
-        parts.append(f"{unknown} were not asked again: {WITHOUT}")
+        parts.append(f"the vote was not repeated for {unknown}: {WITHOUT}")
     expected = (
         f"of {len(record.samples)} certificates {record.alpha * len(record.samples):.2g} are expected to be false, and chance "
         f"explains up to {limit}"
@@ -161,11 +169,11 @@ def _by_votes(
     total = evaluation.robust.total
     if too_low:
         parts.append(
-            f"{too_low} of these are not robust by the chance of few draws, by which robust accuracy may be up to "
-            f"{100 * too_low / total:.1f} points too low: give smoothed more draws"
+            f"{too_low} of these count as not robust only by chance, because attacks use few draws, so robust accuracy may be "
+            f"up to {100 * too_low / total:.1f} points too low: give smoothed more draws"
         )
     if wrong > limit:
-        parts.append("the certificates are false: believe neither number")
+        parts.append("the certificates are false: trust neither number")
         return Check(CHECK, "fail", float(wrong), float(limit), "; ".join(parts))
     small = too_low <= max(1, 0.01 * total)
     status = "pass" if small and not wrong and not unknown else "warn"
@@ -173,10 +181,10 @@ def _by_votes(
 
 
 def _limit(record: Certified, asked: int) -> int:
-    """The most contradictions that chance explains: more come up with a probability of CHANCE at most.
+    """Return the largest number of contradictions that chance explains; more have a probability of CHANCE at most.
 
-    Of smoothing each certificate is false with probability alpha, and so is each answer, of two at most for a sample: by the
-    binomial distribution, one-sided.
+    With smoothing, each certificate is false with probability alpha, and so is each repeated vote, of which a sample has two at
+    most. The limit is a one-sided quantile of the binomial distribution.
     """
     if record.method != "smoothing" or record.alpha is None:
         return 0
@@ -189,47 +197,47 @@ def _limit(record: Certified, asked: int) -> int:
 
 
 def put(evaluation: Evaluation, check: Check | None) -> None:
-    """The check in the place of an earlier one, or as the last."""
+    """Replace the earlier check of an evaluation, or append the check."""
     others = [one for one in evaluation.checks if one.id != CHECK]
     evaluation.checks = [*others, check] if check else others
 
 
 def with_check(evaluation: Evaluation) -> Evaluation:
-    """An evaluation that was loaded, held to its certificates by its records, which may show more than its own check says.
+    """Return a loaded evaluation whose check of the certificates also covers contradictions that its records show.
 
-    Its own check may know more in turn, of examples that no record has and of votes that were asked again: it stays where it
-    accounts for as many as the records show, and a failure stays one.
+    The check in the file may know more than the records, such as further examples and repeated votes. It is kept if it covers
+    at least as many contradictions as the records, and a failed check stays failed.
     """
     record = evaluation.certified
     if record is None or not evaluation.attacks:
         return evaluation
-    its = next((one for one in evaluation.checks if one.id == CHECK), None)
-    found = check_of(evaluation, contradictions(evaluation))
-    assert found is not None
-    if its is not None:
-        counted, known = _counted(found), _counted(its)
-        if counted <= known and not (record.method == "bounds" and found.status == "fail"):
+    earlier = next((one for one in evaluation.checks if one.id == CHECK), None)
+    check = check_of(evaluation, contradictions(evaluation))
+    assert check is not None
+    if earlier is not None:
+        counted, known = _counted(check), _counted(earlier)
+        if counted <= known and not (record.method == "bounds" and check.status == "fail"):
             return evaluation
         if counted > known:
-            found = replace(found, message=f"{found.message}; the check in the file accounts for {known} of these")
-        if its.status == "fail" != found.status:
-            found = replace(its, message=f"{its.message}; by the records {found.message}")
-    made = replace(evaluation)
-    put(made, found)
-    return made
+            check = replace(check, message=f"{check.message}; the check in the file accounts for {known} of these")
+        if earlier.status == "fail" != check.status:
+            check = replace(earlier, message=f"{earlier.message}; by the records {check.message}")
+    updated = replace(evaluation)
+    put(updated, check)
+    return updated
 
 
 def _counted(check: Check) -> int:
-    """How many contradictions a check is about, as its message says."""
+    """Return the number of contradictions in the message of a check."""
     number = _COUNTED.match(check.message)
     return int(number[1]) if number else 0
 
 
 def broken_proof(evaluation: Evaluation) -> str:
-    """A warning where attacks broke what is proven; "" where not."""
-    return f"attacks broke what is proven, see the check {CHECK}" if contradicted(evaluation) else ""
+    """Return a warning if attacks contradict the certificates, else ""."""
+    return f"attacks contradict the certificates, see the check {CHECK}" if contradicted(evaluation) else ""
 
 
 def contradicted(evaluation: Evaluation) -> bool:
-    """Whether attacks broke what is proven."""
+    """Whether attacks contradict the certificates."""
     return any(one.id == CHECK and one.status == "fail" for one in evaluation.checks)

@@ -1,4 +1,4 @@
-"""Everything that one evaluation measured."""
+"""The record of an evaluation: all its results."""
 
 import math
 from collections import Counter
@@ -36,12 +36,12 @@ SCHEMA = "robustcls/evaluation/1"
 BOUND = "upper bound: "
 
 
-# Each measure of evaluation/measures has a field, None where it was not taken. Those that are declared below, too, keep the
-# place in the file that they have always had, and their types for a type checker; others follow at the end.
+# Each measure in evaluation/measures has a field, which is None if it was not measured. The fields that are also declared
+# below keep their traditional position in the file and have types for a type checker. All others follow at the end.
 @dataclass
 @with_fields({measure.name: (measure.load("record").RECORD | None, None) for measure in measures()})
 class Evaluation(JsonFile):
-    """Everything that one evaluation measured: `Evaluation.load(path)`, `evaluation.save(path)`."""
+    """All results of one evaluation. Read and write it with `Evaluation.load(path)` and `evaluation.save(path)`."""
 
     WRITER: ClassVar[str] = "`robustcls attack`"
 
@@ -56,36 +56,35 @@ class Evaluation(JsonFile):
     provenance: Provenance
     gallery: "Gallery | None" = None
     training: Training | None = None
-    curve: list[CurvePoint] | None = None  # by radius, from the smallest
+    curve: list[CurvePoint] | None = None  # by radius, in ascending order
     explanations: "Explanations | None" = None
-    other_curves: "list[NormCurve] | None" = None  # in other norms than the threat model's
+    other_curves: "list[NormCurve] | None" = None  # in norms other than that of the threat model
     minimum: "list[MinimumNorm] | None" = None
     calibration: "Calibration | None" = None
     corruptions: "Corruptions | None" = None
-    profile: str = ""  # the profile that chose what to measure
-    not_run: dict[str, str] = field(default_factory=dict)  # section: why it was left out
-    intended_use: str = ""  # of the model, as its owner states it
-    surrogate: Model | None = None  # the model on which the examples were crafted, where that is another one
+    profile: str = ""  # the profile that selected what to measure
+    not_run: dict[str, str] = field(default_factory=dict)  # section -> why it was left out
+    intended_use: str = ""  # intended use of the model, as stated by its owner
+    surrogate: Model | None = None  # the model on which the examples were crafted, if it is not the evaluated model
     schema: str = SCHEMA
-    reduced: dict[str, str] = field(default_factory=dict)  # section: from how many samples to how many, and why
+    reduced: dict[str, str] = field(default_factory=dict)  # section -> the reduction of its samples, and why
     balanced: Balanced | None = None
     two_classes: TwoClasses | None = None
-    license: str = ""  # of the model, as its owner states it: an SPDX identifier
-    artefact: "Artefact | None" = None  # of a model that is an exported file
-    targeted: Targeted | None = None  # where the attacks aim at a class; None: any wrong one counts
-    rejection: Rejection | None = None  # of a model with a detector beside it
-    under_noise: UnderNoise | None = None  # of a model that is random at prediction; else, and in earlier files, None
-    suites: dict[str, int] = field(default_factory=dict)  # the version of each suite that was run; see `suite_versions`
-    severity: Severity | None = None  # of the mistakes, by a tree of the classes, where one was given
-    certified: Certified | None = (
-        None  # a lower bound, of the same classifier in the same norm; None where none was proven
-    )
+    license: str = ""  # license of the model, as stated by its owner: an SPDX identifier
+    artefact: "Artefact | None" = None  # results on the exported file, if the model is one
+    targeted: Targeted | None = None  # targeted attacks; None: untargeted, any wrong class counts
+    rejection: Rejection | None = None  # results with a detector; None without one
+    under_noise: UnderNoise | None = None  # single passes of a random model; None for others and in older files
+    suites: dict[str, int] = field(default_factory=dict)  # version of each suite that was run; see `suite_versions`
+    severity: Severity | None = None  # severity of the errors by a tree of the classes, if one was given
+    certified: Certified | None = None  # certificates of the same classifier in the same norm: a lower bound
 
-    # Of one that was just made, in memory. No field, for no file holds them: None of one that was loaded.
+    # The adversarial examples in memory, for an evaluation that was just run. They are not stored in the file, so this is not
+    # a field, and it is None for a loaded evaluation.
     examples = cast("Examples", None)
 
     def __str__(self) -> str:
-        """What was measured and what came out, in a few lines."""
+        """Return the results in a few lines."""
         noisy = self.under_noise
         lines = [
             f"{self.model.name} on {self.data.name} ({self.data.split}, n = {self.data.n}), {self._threat_text}",
@@ -98,15 +97,15 @@ class Evaluation(JsonFile):
             f"  attacks  {', '.join(_outcome(attack) for attack in self.attacks) or 'none'}",
             *([f"  proven   {say_certified(self.certified)}"] if self.certified else []),
         ]
-        for status, what in (("fail", "failed"), ("warn", "warning")):
+        for status, word in (("fail", "failed"), ("warn", "warning")):
             if names := [check.id for check in self.checks if check.status == status]:
-                lines.append(f"  {what:<8} {', '.join(names)}")
+                lines.append(f"  {word:<8} {', '.join(names)}")
         measured = [one.name for one in measures() if one.held_by(self)]
         return "\n".join([*lines, *([f"  also     {', '.join(measured)}"] if measured else [])])
 
     def __repr__(self) -> str:
-        found = f"clean {self.clean.accuracy:.1%}, robust {self.robust.accuracy:.1%}"
-        return f"<Evaluation of {self.model.name} on {self.data.name}, n = {self.data.n}, {self._threat_text}: {found}>"
+        accuracies = f"clean {self.clean.accuracy:.1%}, robust {self.robust.accuracy:.1%}"
+        return f"<Evaluation of {self.model.name} on {self.data.name}, n = {self.data.n}, {self._threat_text}: {accuracies}>"
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"
@@ -116,7 +115,7 @@ class Evaluation(JsonFile):
         return f"{self.threat.norm}:{self.threat.eps_text}{self.threat.limits}"
 
     def check(self) -> None:
-        """Raises ValueError, with the first place, where numbers contradict each other: a file that was edited or damaged."""
+        """Raise ValueError for the first contradiction between numbers, as in a file that was edited or damaged."""
         self._check_totals()
         self._check_samples()
         self._check_attacks()
@@ -125,13 +124,13 @@ class Evaluation(JsonFile):
 
     @property
     def suite_versions(self) -> dict[str, int]:
-        """The version of each suite that was run, by its name. Evaluations that name none are older: version 1."""
+        """The version of each suite that was run, by name. Older evaluations do not record versions: version 1."""
         named = self.robust.kind.removeprefix(BOUND).partition(";")[0].split(", ")
         return self.suites or {one: 1 for one in named if one in plugins.names("suite")}
 
     @property
     def kind_text(self) -> str:
-        """What robust accuracy is called after, a suite of several versions with its own: `upper bound: fast, version 2`."""
+        """The attacks that robust accuracy refers to, with the version of the suite: `upper bound: fast, version 2`."""
         named, semicolon, rest = self.robust.kind.removeprefix(BOUND).partition(";")
         words = ", ".join(map(self._with_version, named.split(", ")))
         return f"{BOUND if self.robust.kind.startswith(BOUND) else ''}{words}{semicolon}{rest}"
@@ -152,15 +151,15 @@ class Evaluation(JsonFile):
             )
         right = sum(one.clean == one.label for one in samples)
         held = sum(one.clean == one.label == one.adversarial for one in samples)
-        for part, found, counted in (("clean", clean, right), ("robust", robust, held)):
-            if samples and (found.correct, found.total) != (counted, len(samples)):
+        for part, accuracy, counted in (("clean", clean, right), ("robust", robust, held)):
+            if samples and (accuracy.correct, accuracy.total) != (counted, len(samples)):
                 raise ValueError(
-                    f"{part}: {found.correct} of {found.total}, but its samples hold {counted} of {len(samples)}"
+                    f"{part}: {accuracy.correct} of {accuracy.total}, but its samples hold {counted} of {len(samples)}"
                 )
 
         if self.severity:
-            for part, found in (("clean", clean), ("robust", robust)):
-                total, wrong = getattr(self.severity, part).total, found.total - found.correct
+            for part, accuracy in (("clean", clean), ("robust", robust)):
+                total, wrong = getattr(self.severity, part).total, accuracy.total - accuracy.correct
                 need(total == wrong, f"severity.{part}", total, f"the {wrong} mistakes that {part} accuracy leaves")
         if self.targeted:
             reached, lost = self.targeted.reached, clean.correct - robust.correct
@@ -179,7 +178,7 @@ class Evaluation(JsonFile):
                 need(holds, f"samples.{place}.{key}", getattr(one, key), what)
 
     def _check_attacks(self) -> None:
-        """What the attacks broke, one after another, is what robust accuracy lacks."""
+        """The samples broken by the attacks must add up to the difference between clean and robust accuracy."""
         left, total = self.clean.correct, self.clean.total
         by = Counter(one.broken_by for one in self.samples)
         for place, attack in enumerate(self.attacks):
@@ -194,7 +193,7 @@ class Evaluation(JsonFile):
         need(same, "robust.correct", self.robust.correct, f"the {left} that the attacks left")
 
     def _check_radii(self) -> None:
-        """A radius is the same as text; a curve passes through robust accuracy and cannot rise."""
+        """Radii must agree with their texts. A curve must contain robust accuracy and must not rise."""
         threat, robust = self.threat, self.robust.correct
         _need_text(threat, "threat")
         before: CurvePoint | None = None
@@ -208,22 +207,27 @@ class Evaluation(JsonFile):
             before = point
 
     def _check_certified(self) -> None:
-        """The certificates are about the same samples, in the norm of the threat."""
+        """The certificates must be about the same samples, in the norm of the threat model."""
         if self.certified is None:
             return
         self.certified.check()
         need(self.certified.norm == self.threat.norm, "certified.norm", self.certified.norm, self.threat.norm)
-        ours, its = ([(one.index, one.label) for one in samples] for samples in (self.samples, self.certified.samples))
+        own, certified = (
+            sorted((one.index, one.label) for one in samples) for samples in (self.samples, self.certified.samples)
+        )
         need(
-            sorted(ours) == sorted(its),
+            own == certified,
             "certified.samples",
-            f"{len(its)}",
+            f"{len(certified)}",
             "the samples that were evaluated, with their labels",
         )
 
 
 def _demands(one: Sample, threat: Threat, ran: set[str]) -> Iterator[tuple[bool, str, str]]:
-    """A broken sample has an example in the ball, of another label, by an attack that ran; another has none."""
+    """Yield the consistency conditions of a sample: (holds, key, what it must be).
+
+    A broken sample has a misclassified example in the ball, found by an attack that ran; other samples have none.
+    """
     if one.broken_by is None:
         near = min((far for far in (one.nearest or {}).values() if far is not None), default=math.inf)
         missed = one.clean == one.label and near <= threat.eps * (1 - SLACK)
@@ -232,7 +236,7 @@ def _demands(one: Sample, threat: Threat, ran: set[str]) -> Iterator[tuple[bool,
         yield not missed, "nearest", "that of a sample that nothing broke in the ball"
         yield not one.fooled_by, "fooled_by", "of a sample that nothing broke"
         return
-    reach = threat.eps + BALL + threat.eps * SLACK  # of verified examples; `nearest` may lie farther
+    reach = threat.eps + BALL + threat.eps * SLACK  # limit for verified examples; `nearest` may be farther away
     by = one.fooled_by if one.fooled_by is not None else [one.broken_by]
     yield one.broken_by in ran, "broken_by", "an attack that ran"
     yield one.clean == one.label, "broken_by", "able to break what is misclassified without it"
@@ -252,33 +256,33 @@ def _need_text(radius: Threat | CurvePoint, path: str) -> None:
 
 
 def say_bounds(evaluation: Evaluation) -> list[str]:
-    """What attacks would break at most of the samples that they did not meet, in words; none where each met all."""
-    said = []
+    """Return sentences about the share of samples that attacks run on random subsets would break at most; none otherwise."""
+    lines = []
     for one in evaluation.attacks:
         if one.at_most is not None and one.sampled_from is not None:
             points = 100 * one.at_most * one.sampled_from / evaluation.robust.total
-            said.append(
+            lines.append(
                 f"{one.name} met {one.attacked:,} of the {one.sampled_from:,} samples left, drawn at random, and broke none: "
                 f"with 95% confidence it would break at most {one.at_most:.1%} of them, {points:.1f} points"
             )
-    return said
+    return lines
 
 
-def say_severity(found: Severity) -> str:
-    """How far up the tree mistakes are, clean and under attack, in words."""
-    return f"clean {found.clean}; under attack {found.robust}; at most {found.height} edges"
+def say_severity(severity: Severity) -> str:
+    """Return the severity of errors, clean and under attack, in words."""
+    return f"clean {severity.clean}; under attack {severity.robust}; at most {severity.height} edges"
 
 
-def say_reached(found: Targeted) -> str:
-    """The share of samples that reached their target, in words."""
-    left_out = f"; {found.left_out} samples of that class left out" if found.left_out else ""
-    return f"{found.target}: reached by {found.reached} right on clean images{left_out}"
+def say_reached(targeted: Targeted) -> str:
+    """Return the share of samples that reached their target class, in words."""
+    left_out = f"; {targeted.left_out} samples of that class left out" if targeted.left_out else ""
+    return f"{targeted.target}: reached by {targeted.reached} right on clean images{left_out}"
 
 
-def say_certified(found: Certified) -> str:
-    """Certified accuracy by radius, in words: `smoothing, l2: 74.8% at 0, 60.0% at 0.25`."""
-    listed = ", ".join(f"{one.accuracy:.1%} at {found.text(one.radius)}" for one in found.curve)
-    return f"{found.method}, {found.norm}: {listed}"
+def say_certified(certified: Certified) -> str:
+    """Return certified accuracy by radius as text: `smoothing, l2: 74.8% at 0, 60.0% at 0.25`."""
+    listed = ", ".join(f"{one.accuracy:.1%} at {certified.text(one.radius)}" for one in certified.curve)
+    return f"{certified.method}, {certified.norm}: {listed}"
 
 
 def _outcome(attack: Attack) -> str:

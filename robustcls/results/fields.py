@@ -1,11 +1,11 @@
-"""What a field of a record may hold: JSON's numbers, of their own kind, none of them NaN or infinite."""
+"""Types of record fields: strictly typed JSON numbers that are never NaN or infinite."""
 
 from typing import Annotated, Any
 
 from pydantic import Field
 
-SLACK = 1e-6  # rounding errors by which a share may leave [0, 1]
-MOST = 1 << 53  # beyond, a count is no longer exact as a number
+SLACK = 1e-6  # tolerance for rounding errors of shares
+MOST = 1 << 53  # larger whole numbers are not exact as float64
 
 Integer = Annotated[int, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=0, le=MOST)]
@@ -18,6 +18,6 @@ Status = Annotated[str, Field(pattern="^(pass|warn|fail|not_run)$")]
 
 
 def need(holds: bool, place: str, value: Any, what: str) -> None:
-    """Raises ValueError, which pydantic expects of a validator, where a value does not fit the values beside it."""
+    """Raise ValueError (as pydantic validators must) if a value contradicts other values."""
     if not holds:
         raise ValueError(f"{place}: {value!r:.40} is not {what}")

@@ -1,4 +1,4 @@
-"""Records as JSON with a version, and back, without trusting what is read."""
+"""Reading and writing records as versioned JSON files. Input files are not trusted."""
 
 import dataclasses
 import json
@@ -15,33 +15,33 @@ adapter_of = cache(TypeAdapter)
 
 
 class JsonFile:
-    """A record that is a JSON file of its own."""
+    """A record that is stored in a JSON file of its own."""
 
     WRITER: ClassVar[str]  # the command that writes such files, for error messages
 
     def to_json(self) -> str:
-        """The JSON text: `schema` first, no NaN, ends with a newline."""
+        """Return the JSON text. It begins with `schema`, has no NaN and ends with a newline."""
         record: Any = self
         whole = {"schema": record.schema, **dataclasses.asdict(record)}
         return json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
     def save(self, path: str | Path) -> None:
-        """Raises InputError where the file cannot be written, or its numbers contradict each other."""
+        """Write the file. Raises InputError if it cannot be written, or if its numbers contradict each other."""
         text = self.to_json()
-        _read(type(self), text, str(path), "this program")  # what would not load again is not written
+        _read(type(self), text, str(path), "this program")  # never write a file that could not be loaded
         with atomic_write(path) as part:
-            # A path that is not UTF-8 reaches us with surrogates; as \\udcXX it stays JSON and reads back as it was.
+            # A path that is not UTF-8 contains surrogates. Written as \\udcXX it is valid JSON and can be read back.
             part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
     @classmethod
     def from_json(cls, text: str, name: str = "evaluation") -> Self:
-        """Raises InputError that names the first place where the text is not such a record."""
+        """Return the record in a text. Raises InputError that names the first invalid field."""
         record: Self = _read(cls, text, name, cls.WRITER)
         return record
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Raises InputError where the file is missing or is not such a record."""
+        """Return the record in a file. Raises InputError if the file is missing or invalid."""
         try:
             text = Path(path).read_text(encoding="utf-8")
         except OSError as error:
@@ -52,9 +52,9 @@ class JsonFile:
 
 
 def _read(kind: Any, text: str, name: str, writer: str) -> Any:
-    """The record in a text. Keys that it does not know are ignored, so that older readers take newer files.
+    """Return the record in a text. Unknown keys are ignored, so that older versions can read newer files.
 
-    Raises InputError, in one line, with the first place that is wrong.
+    Raises InputError that names the first invalid field.
     """
     try:
         whole = json.loads(text, parse_constant=_refuse)
@@ -67,8 +67,8 @@ def _read(kind: Any, text: str, name: str, writer: str) -> Any:
         )
     if _is_newer(kind.schema, str(schema)):
         raise InputError(
-            f"{name} has schema {schema!r}: an older robustcls wrote it, and this one reads {kind.schema!r}: make it anew, by "
-            f"{writer}"
+            f"{name} has schema {schema!r}: an older robustcls wrote it, and this one reads {kind.schema!r}: create it again "
+            f"with {writer}"
         )
     if schema != kind.schema:
         raise InputError(f"{name} has schema {schema!r}, not {kind.schema!r}: give the file that {writer} wrote")
@@ -84,7 +84,7 @@ def _read(kind: Any, text: str, name: str, writer: str) -> Any:
 
 
 def _is_newer(schema: object, known: str) -> bool:
-    """Whether it is a later version of a schema: robustcls/evaluation/2, where robustcls/evaluation/1 is known."""
+    """Whether a schema is a later version of `known`, such as robustcls/evaluation/2 of robustcls/evaluation/1."""
     (kind, _, version), (same, _, reads) = str(schema).rpartition("/"), known.rpartition("/")
     return kind == same and version.isdecimal() and reads.isdecimal() and int(version) > int(reads)
 
@@ -94,12 +94,12 @@ def _refuse(constant: str) -> None:
 
 
 def _first(error: ValidationError) -> str:
-    """`samples.2.label: '1' is not a valid integer: the file is damaged or of another version`."""
+    """Return a message such as `samples.2.label: '1' is not a valid integer: the file is damaged or of another version`."""
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))
     if first["type"] == "missing":
         return f"{place} is missing: the file is damaged or of another version"
-    if first["type"] == "value_error":  # of `need`, which names the field
+    if first["type"] == "value_error":  # raised by `need`, which names the field
         return f"{place}.{first['ctx']['error']}: the file is damaged or of another version"
     return (
         f"{place}: {first['input']!r:.40}{first['msg'].replace('Input should be', ' is not', 1)}: the file is damaged "

@@ -1,16 +1,16 @@
-"""Whether a model learned at all, read from its epochs."""
+"""Signs in the training history that a model did not learn."""
 
 from collections.abc import Sequence
 
 from robustcls.results.records import Chance, Epoch
 from robustcls.results.statistics import bonferroni, wilson
 
-FEW_UPDATES = 10  # per epoch, below which a schedule has hardly begun when it ends
-RISE = 0.25  # of the first epoch's loss, above the lowest so far; from epoch to epoch it varies by a few hundredths
+FEW_UPDATES = 10  # updates per epoch; with fewer, a learning rate schedule is too short
+RISE = 0.25  # rise of the loss above its minimum, as a share of the first epoch's loss; normal variation is a few hundredths
 
 
 def few_updates(updates: int, epochs: int) -> str:
-    """One sentence where an epoch has so few updates that a model hardly changes, else nothing."""
+    """Return a sentence if an epoch has so few updates that a model hardly changes, else ""."""
     if updates >= FEW_UPDATES:
         return ""
     each = f"{updates} update{'s' if updates > 1 else ''}"
@@ -18,12 +18,12 @@ def few_updates(updates: int, epochs: int) -> str:
 
 
 def first_rise(epochs: Sequence[Epoch]) -> str:
-    """What `risen_loss` says of the first epoch of which it says anything."""
+    """Return the warning of `risen_loss` for the first epoch that has one, else ""."""
     return next(filter(None, (risen_loss(epochs[: count + 1]) for count in range(len(epochs)))), "")
 
 
 def risen_loss(epochs: Sequence[Epoch]) -> str:
-    """One sentence where the training loss of the last of these epochs is far above the lowest before it, else nothing."""
+    """Return a sentence if the training loss of the last epoch is far above the lowest earlier one, else ""."""
     *before, last = epochs
     if not before:
         return ""
@@ -37,11 +37,11 @@ def risen_loss(epochs: Sequence[Epoch]) -> str:
 
 
 def above_chance(shares: Sequence[float], chance: Chance | None) -> bool:
-    """Whether the best of several accuracies on the same images is beyond that of always predicting the most frequent class.
+    """Whether the best of several accuracies on the same images exceeds that of always predicting the most frequent class.
 
-    By Wilson intervals that hold together (Bonferroni), as the best of many is high by luck alone; of so few images that
-    even no error would not show it, more than chance is enough. True where nothing was measured, or chance is not known:
-    runs did not always record it.
+    Decided by Wilson intervals with a Bonferroni correction, because the best of many values is high by chance. If there are
+    so few images that even a perfect model could not pass, any value above chance is enough. True if nothing was measured, or
+    if chance is not known, because older runs did not record it.
     """
     if chance is None or not shares:
         return True
@@ -52,9 +52,9 @@ def above_chance(shares: Sequence[float], chance: Chance | None) -> bool:
 
 
 def at_chance(epochs: Sequence[Epoch], chance: Chance | None, *, adversarial: bool) -> str:
-    """One sentence where no epoch's validation accuracy is shown to be beyond chance, else nothing.
+    """Return a sentence if no epoch's validation accuracy is significantly above chance, else "".
 
-    adversarial: whether robust accuracy, where it was measured, was trained for.
+    adversarial: whether the training was adversarial, so that robust accuracy is considered, too.
     """
     clean = [one.val_clean for one in epochs if one.val_clean is not None]
     robust = [one.val_robust for one in epochs if one.val_robust is not None and adversarial]

@@ -1,4 +1,4 @@
-"""The two ways in which adversarial training overfits, read from its epochs."""
+"""Catastrophic overfitting and robust overfitting, detected from the training history."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ from robustcls.results.learning import above_chance
 from robustcls.results.records import Chance, Epoch
 from robustcls.results.statistics import wilson
 
-CATASTROPHIC = 0.20  # of FGSM accuracy above robust accuracy; a sound model stays within a few hundredths
-NEARLY_NONE = 0.05  # robust accuracy that is lost whatever the best was
-UNTOUCHED = 0.75  # of clean accuracy, which single steps leave where they are withstood in appearance alone
-WORTH_SAYING = 0.02  # of robust accuracy below its best
+CATASTROPHIC = 0.20  # FGSM accuracy minus robust accuracy; for a sound model it is a few hundredths
+NEARLY_NONE = 0.05  # robust accuracy below this counts as lost, whatever the best was
+UNTOUCHED = 0.75  # share of clean accuracy that remains under FGSM if the gradients mislead it
+WORTH_SAYING = 0.02  # smallest loss of robust accuracy that is reported
 REMEDY = (
     "averaged weights (ema, swa), weight perturbation (awp), sparse weights, an earlier end (patience), stronger augmentation "
     "or more images may help"
@@ -17,13 +17,12 @@ REMEDY = (
 
 
 def catastrophes(epochs: Sequence[Epoch]) -> list[int] | None:
-    """The positions where only single-step attacks are still withstood (Wong et al. 2020, arXiv:2001.03994).
+    """Return the positions of epochs with catastrophic overfitting (Wong et al. 2020, arXiv:2001.03994); None: not measured.
 
-    Robust accuracy is then far below that under one step, and below half of its best so far or nearly none. A model that
-    never was robust may be on its way: it has collapsed only where one step hardly lowers its accuracy. None: not
-    measured.
+    In such an epoch, robust accuracy is far below FGSM accuracy, and it is below half of its best value so far or almost 0.
+    A model that was never robust may still be learning. It counts as collapsed only if FGSM hardly lowers its accuracy.
     """
-    best, found, known = 0.0, [], False
+    best, collapsed, known = 0.0, [], False
     for place, one in enumerate(epochs):
         fgsm, robust = one.val_fgsm, one.val_robust
         if fgsm is None or robust is None:
@@ -31,18 +30,20 @@ def catastrophes(epochs: Sequence[Epoch]) -> list[int] | None:
         best, known = max(best, robust), True
         lost = best >= NEARLY_NONE or fgsm >= UNTOUCHED * (one.val_clean or 0.0)
         if lost and fgsm - robust > CATASTROPHIC and robust < max(best / 2, NEARLY_NONE):
-            found.append(place)
-    return found if known else None
+            collapsed.append(place)
+    return collapsed if known else None
 
 
 def undone(epochs: Sequence[Epoch]) -> list[int]:
-    """The positions of the epochs that a rollback took back: a later one has the same number or a smaller one."""
+    """Return the positions of epochs that a rollback undid: a later epoch has the same or a smaller number."""
     return [place for place, one in enumerate(epochs) if any(later.epoch <= one.epoch for later in epochs[place + 1 :])]
 
 
 def shortfall(epochs: Sequence[Epoch]) -> tuple[float | None, float | None]:
-    """Of the last of these epochs: how far robust validation accuracy is below its best so far, and below that of the
-    training batches. None where not measured; epochs that a rollback took back do not count."""
+    """Return how far robust validation accuracy of the last epoch is below its best value and below that of training.
+
+    None if not measured. Epochs that a rollback undid do not count.
+    """
     last, gone = epochs[-1], set(undone(epochs))
     if last.val_robust is None:
         return None, None
@@ -51,11 +52,10 @@ def shortfall(epochs: Sequence[Epoch]) -> tuple[float | None, float | None]:
 
 
 def robust_overfitting(epochs: Sequence[Epoch], chance: Chance | None = None) -> str:
-    """A sentence where robust accuracy ended below its best (Rice et al. 2020, arXiv:2002.11569), with what may help, else
-    nothing.
+    """Return a sentence about robust overfitting (Rice et al. 2020, arXiv:2002.11569) and remedies, else "".
 
-    Nothing either where the best is not above chance, for there was nothing to lose, and where the last is within the 95%
-    interval that so few images leave the best.
+    It is reported if robust accuracy ended below its best value. The best must be above chance, and the last must lie below
+    the 95% interval of the best.
     """
     measured = [one for one in epochs if one.val_robust is not None]
     if not measured or not above_chance([one.val_robust or 0.0 for one in measured], chance):

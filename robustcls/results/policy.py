@@ -1,4 +1,4 @@
-"""The verdict on an evaluation: what a policy asks for against what was measured."""
+"""Policies and verdicts: the requirements of a policy are compared with the results of an evaluation."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -28,30 +28,30 @@ from robustcls.results.thresholds import (
     unit_of,
 )
 
-SHORT = 8  # characters of a SHA-256 that name a mask
+SHORT = 8  # minimum number of characters of a SHA-256 that identify a mask
 
 
 @dataclass(frozen=True)
 @with_fields(dict.fromkeys(THRESHOLDS, (float | None, None)))
 class Policy:
-    """What a model must reach, as shares in [0, 1] unless a threshold has another unit, and how it must have been measured;
-    None asks for nothing.
+    """The thresholds that a model must meet, and how it must have been evaluated. None: no requirement.
 
-    THRESHOLDS has all of the thresholds, those that the measures of an evaluation declare among them, such as `max_ece`.
+    Thresholds are shares in [0, 1] unless they have another unit. THRESHOLDS lists all of them, including those that the
+    measures of an evaluation declare, such as `max_ece`.
     """
 
     min_clean: float | None = None
     min_robust: float | None = None
-    min_n: int | None = None  # samples
-    norm: str | None = None  # of the threat that the policy is about, with eps
+    min_n: int | None = None  # minimum number of samples
+    norm: str | None = None  # norm of the threat model that the policy requires; needs eps
     eps: str | float | None = None
-    # What else limits the attacker; an evaluation must have just what is stated.
-    mask: str | None = None  # the first 8 characters or more of its SHA-256, as the evaluation has it
+    # Further limits of the attacker. An evaluation must have exactly the limits that the policy states.
+    mask: str | None = None  # the first 8 or more characters of the SHA-256 of the mask, as in the evaluation
     eight_bit: bool = False
-    detector: str | None = None  # beside the model, as the evaluation names it
-    required_attacks: tuple[str, ...] = ()  # specs or names of suites
+    detector: str | None = None  # name of the detector, as in the evaluation
+    required_attacks: tuple[str, ...] = ()  # specs of attacks, or names of suites
     name: str = ""
-    positive: str | None = None  # the class that sensitivity is about; as the evaluation has it unless given
+    positive: str | None = None  # the positive class, for sensitivity; default: that of the evaluation
 
     def __post_init__(self) -> None:
         for name in THRESHOLDS:
@@ -75,49 +75,49 @@ class Policy:
 
     @classmethod
     def load(cls, path: str | Path | None, **flags: Any) -> "Policy":
-        """From a TOML file of this class's fields; a flag that is not None wins over the file. None: flags alone.
+        """Load a policy from a TOML file with the fields of this class. Flags that are not None override the file.
 
-        Raises InputError where the file cannot be read, has an unknown key or a value of the wrong kind.
+        path: None to use only the flags. Raises InputError if the file cannot be read, has an unknown key or an invalid value.
         """
         given = {name: value for name, value in flags.items() if value is not None}
         if path is None:
             return cls(**given)
         values = read_toml(path, "`policy`")
         try:
-            found = resolve(cls, values)
+            policy = resolve(cls, values)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        return replace(found, **given)
+        return replace(policy, **given)
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Those that are set, in the order of THRESHOLDS."""
+        """The thresholds that are set, in the order of THRESHOLDS."""
         return {name: value for name in THRESHOLDS if (value := getattr(self, name)) is not None}
 
     @property
     def threat_text(self) -> str:
-        """`linf 8/255`, and what else limits the attacker."""
+        """The norm and the radius, such as `linf 8/255`, and further limits of the attacker."""
         mask = f" in the mask {self.mask}" if self.mask else ""
         limits = mask + (", examples in 8 bits" if self.eight_bit else "") + _beside(self.detector)
         if self.norm is None:
-            return f"any norm and radius{limits}" if limits else "attackers that norm and radius alone limit"
+            return f"any norm and radius{limits}" if limits else "attackers that are limited only by norm and radius"
         return f"{self.norm} {self.eps}{limits}"
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """One thing that a policy asks for, with its own status."""
+    """One requirement of a policy, with its status."""
 
-    name: str  # the policy's key, or `diagnostics`
-    asked: str  # in words
+    name: str  # key of the policy, or `diagnostics`
+    asked: str  # the requirement in words
     status: str
     reason: str
-    measured: str = ""  # what was found, in short; "" where the reason says it
+    measured: str = ""  # the result in short form; "" if the reason contains it
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """PASS, WARN, FAIL, INCONCLUSIVE or NOT JUDGED, with the reasons in words."""
+    """PASS, WARN, FAIL, INCONCLUSIVE or NOT JUDGED, with reasons in words."""
 
     status: str
     reasons: list[str] = field(default_factory=list)
@@ -125,13 +125,14 @@ class Verdict:
 
 
 def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
-    """PASS needs the whole 95% interval on the right side of each threshold; FAIL has one wholly on the wrong side.
+    """Judge an evaluation by a policy.
 
-    INCONCLUSIVE: an interval straddles its threshold, what a threshold is about was not measured, or was measured in
-    another way than the policy asks for, a self-check failed, or an attack failed. WARN: passed, and a diagnostic
-    warns or none was run. Certified accuracy is judged at the policy's norm and radius, whatever the attacks were under,
-    and is INCONCLUSIVE where the certificates say nothing of these. Calibration errors and the mean over corruptions have
-    no interval here and are compared as they are. Without thresholds nothing is judged.
+    PASS: for each threshold, the whole 95% interval lies on the right side. FAIL: for one threshold, it lies entirely on the
+    wrong side. INCONCLUSIVE: an interval contains its threshold, a required quantity was not measured or was measured in
+    another way than the policy requires, a self-check failed, or an attack failed. WARN: passed, but a self-check warned or
+    none was run. Certified accuracy is judged at the norm and radius of the policy, independently of the attacks, and is
+    INCONCLUSIVE if the certificates do not cover them. Calibration errors and the mean over corruptions have no interval here,
+    so their values are compared. Without thresholds, nothing is judged.
     """
     if not policy.thresholds:
         return Verdict(UNJUDGED, ["no thresholds were given", *_failed(evaluation), *_warned(evaluation)])
@@ -141,24 +142,24 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
     threat_fits = all(one.status == PASS for one in criteria if one.name == "threat")
     for name, threshold in policy.thresholds.items():
         if name in UNDER_ATTACK and not evaluation.attacks:
-            found = not_measured(name)
+            judged = not_measured(name)
         elif name in UNDER_ATTACK and evaluation.targeted:
-            found = not_measured(
+            judged = not_measured(
                 name, f"the attacks aim at one class, {evaluation.targeted.target}: evaluate without a target"
             )
         elif evaluation.targeted and evaluation.targeted.left_out:
-            found = not_measured(
+            judged = not_measured(
                 name,
                 f"{evaluation.targeted.left_out} samples of the target's class were left out: evaluate without a target",
             )
         elif name in UNDER_ATTACK and not threat_fits:
             reason = f"{THRESHOLDS[name]} under {policy.threat_text} was not measured"
-            found = Judged(INCONCLUSIVE, reason, f"not measured under {policy.threat_text}")
+            judged = Judged(INCONCLUSIVE, reason, f"not measured under {policy.threat_text}")
         else:
-            found = judge_threshold(name, evaluation, threshold, about)
+            judged = judge_threshold(name, evaluation, threshold, about)
         side = "at least" if name.startswith("min") else "at most"
         asked = f"{THRESHOLDS[name]} {side} {unit_of(name).show(threshold)}"
-        criteria.append(Criterion(name, asked, found.status, found.reason, found.measured))
+        criteria.append(Criterion(name, asked, judged.status, judged.reason, judged.measured))
     failed, warned = _failed(evaluation), _warned(evaluation)
     reasons = [one.reason for one in criteria if one.name in THRESHOLDS or one.status != PASS] + failed + warned
     criteria.append(_diagnostics(evaluation, failed, warned))
@@ -170,9 +171,9 @@ def judge(evaluation: Evaluation, policy: Policy) -> Verdict:
 
 
 def lacking_attacks(evaluation: Evaluation, wanted: tuple[str, ...]) -> list[str]:
-    """Specs of `wanted` that did not run to their end with the options that they name.
+    """Return the attacks of `wanted` that were not run to the end with the required options.
 
-    A suite means its attacks, whose other options must have their defaults, in the version that the evaluation says.
+    A suite stands for its attacks, in the version that the evaluation records; their other options must have their defaults.
     """
     lacking = []
     for one in wanted:
@@ -197,9 +198,9 @@ def _is_suite(spec: str) -> bool:
 
 
 def _check_attack(spec: str) -> None:
-    """Raises InputError for neither a suite nor an attack; of an attack from elsewhere only the way it is written counts."""
+    """Raise InputError if a spec is neither a suite nor an attack. For user code, only the syntax is checked."""
     if _is_suite(spec):
-        plugins.load("suite", spec)("linf")  # which names a version that is not known
+        plugins.load("suite", spec)("linf")  # raises InputError for an unknown version
         return
     parsed = plugins.parse("attack", spec)
     known = {one.name: one for one in plugins.describe("attack")}
@@ -214,7 +215,7 @@ def _check_attack(spec: str) -> None:
 
 
 def _conditions(evaluation: Evaluation, policy: Policy) -> list[Criterion]:
-    """How it must have been measured: never FAIL, as that says nothing about the model."""
+    """Return the criteria about how the evaluation was made. They never FAIL, since they do not judge the model."""
     criteria = _threat(evaluation, policy)
     if policy.min_n is not None:
         n = evaluation.robust.total
@@ -229,31 +230,31 @@ def _conditions(evaluation: Evaluation, policy: Policy) -> list[Criterion]:
 
 
 def _threat(evaluation: Evaluation, policy: Policy) -> list[Criterion]:
-    """Norm and radius where the policy names them; what else limits the attacker, or refuses answers, just as it states."""
+    """Return the criterion about the threat model: norm and radius if the policy has them, and exactly its other limits."""
     threat, detector = evaluation.threat, evaluation.rejection.detector if evaluation.rejection else None
     mask = threat.mask.sha256 if threat.mask else ""
     mask = policy.mask if policy.mask and mask.startswith(policy.mask) else mask[:SHORT]
-    found = _limits(mask, threat.eight_bit, detector)
+    present = _limits(mask, threat.eight_bit, detector)
     stated = _limits(policy.mask, policy.eight_bit, policy.detector)
     about_attacks = not UNDER_ATTACK.isdisjoint(policy.thresholds)
     if "min_certified" in policy.thresholds and not about_attacks:
-        return []  # norm and radius are those of the certificates, which hold whatever else limits the attacker
-    if policy.eps is None and not stated and not (found and about_attacks):
+        return []  # norm and radius apply to the certificates, which hold under any further limit of the attacker
+    if policy.eps is None and not stated and not (present and about_attacks):
         return []
     same = policy.eps is None or (threat.norm == policy.norm and abs(threat.eps - parse_eps(policy.eps)) < 1e-9)
-    fits, lacking = same and found == stated, [one for one in found if one not in stated]
+    fits, unstated = same and present == stated, [one for one in present if one not in stated]
     reason = f"attacked under {threat.text}{_beside(detector)}"
     reason += "" if fits else f", while the policy is about {policy.threat_text}"
-    missing = [one for one in stated if one not in found]
-    if lacking or missing:
-        said = [f"state {' and '.join(lacking)} in the policy, or evaluate without"] if lacking else []
-        said += [f"evaluate with {' and '.join(missing)}, or leave it out of the policy"] if missing else []
-        reason += f": {'; '.join(said)}"
+    missing = [one for one in stated if one not in present]
+    if unstated or missing:
+        advice = [f"state {' and '.join(unstated)} in the policy, or evaluate without it"] if unstated else []
+        advice += [f"evaluate with {' and '.join(missing)}, or leave it out of the policy"] if missing else []
+        reason += f": {'; '.join(advice)}"
     return [_condition("threat", f"attacked under {policy.threat_text}", fits, reason)]
 
 
 def _limits(mask: str | None, eight_bit: bool, detector: str | None) -> list[str]:
-    """Those that there are, as a policy states them."""
+    """Return the limits that apply, as lines of a policy file."""
     lines = (mask and f'mask = "{mask}"', eight_bit and "eight_bit = true", detector and f'detector = "{detector}"')
     return [line for line in lines if line]
 

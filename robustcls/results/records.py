@@ -1,4 +1,4 @@
-"""The records of an evaluation, under one name; those of a measure are in its own record.py."""
+"""All records of an evaluation in one module, except those of measures, which are in their own record.py."""
 
 from robustcls.results.accuracy import Accuracy, Balanced, Estimate, Rates, Spread, TwoClasses
 from robustcls.results.arrays import Array

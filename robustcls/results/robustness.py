@@ -1,4 +1,4 @@
-"""What the attacks did: each attack, self-check and sample, and accuracy over radii."""
+"""Records of the attacks, the self-checks, the samples and the security curve."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,31 +13,31 @@ from robustcls.results.statistics import repeated_shares
 
 @dataclass
 class Attack:
-    """One attack of the cascade: it was run on the samples that were still classified correctly when its turn came."""
+    """One attack of the cascade. It was run on the samples that were still classified correctly after the earlier attacks."""
 
     name: str
     options: dict[str, Any]
     attacked: Count
     broken: Count
-    robust_accuracy: Share  # after this attack and all before it
+    robust_accuracy: Share  # after this attack and all earlier attacks
     seconds: Number
-    forwards: Count  # images passed forward, summed over the attack
-    backwards: Count
-    alone: Accuracy | None = None  # against every sample; None where the attack was run on survivors only
-    unique: Count | None = None  # samples that no other attack broke; None likewise
-    median_distance: Number | None = None  # over the samples that it broke
+    forwards: Count  # forward passes, counted in images
+    backwards: Count  # backward passes, counted in images
+    alone: Accuracy | None = None  # accuracy under this attack alone; None if run only on remaining samples
+    unique: Count | None = None  # samples that no other attack broke; None if it was run only on the remaining samples
+    median_distance: Number | None = None  # median distance of the examples of the samples that it broke
     error: str = ""
-    # Of a minimum-norm attack, over all samples it was run on; None where more than half are censored.
+    # For a minimum-norm attack, over all samples it was run on; None if no example was found for more than half of them.
     median_nearest: Number | None = None
-    censored: Count | None = None  # of a minimum-norm attack: samples without any adversarial example
-    sampled_from: Count | None = (
-        None  # samples left, of which it met `attacked`, drawn at random; None where it met all
-    )
+    censored: Count | None = None  # for a minimum-norm attack: samples for which it found no adversarial example
+    sampled_from: Count | None = None  # `attacked` were drawn from so many remaining samples; None: all were attacked
 
     @property
     def at_most(self) -> float | None:
-        """Of the samples that it was drawn from, the share that it would break at most, with 95% confidence: that of which
-        `attacked` draws give none in a twentieth of cases. None where it met all, or broke one.
+        """The upper bound, with 95% confidence, on the share of the remaining samples that the attack would break.
+
+        If this share were breakable, `attacked` random samples would contain none of them with probability 0.05. None if the
+        attack was run on all remaining samples, or if it broke one.
         """
         if self.sampled_from is None or self.broken or not self.attacked:
             return None
@@ -46,21 +46,21 @@ class Attack:
 
 @dataclass
 class Rejection:
-    """A detector that refuses answers, and how the images and the attacks fared under it.
+    """A detector that rejects predictions, and the results with it.
 
-    An image counts as robust where the clean one is classified correctly and accepted, and nothing in the ball that the attacks
-    found is misclassified and accepted (Tramer 2021, arXiv:2107.11630): a correct answer that is refused is an error.
+    A sample is robust if its clean image is classified correctly and accepted, and if the attacks found no image in the ball
+    that is misclassified and accepted (Tramer 2021, arXiv:2107.11630). The rejection of a correct prediction is an error.
     """
 
     detector: str
-    fpr: Share  # that was asked for
-    threshold: Number  # of the score, above which an answer is refused
-    held_out: Count  # clean images on which the threshold was chosen
+    fpr: Share  # requested share of clean images that may be rejected
+    threshold: Number  # predictions with a score above it are rejected
+    held_out: Count  # number of clean images on which the threshold was chosen
     held_out_rejected: Count
-    clean: Accuracy  # without the detector
-    clean_rejected: Count  # of the clean images that are evaluated
-    correct_rejected: Count  # of those, how many are classified correctly
-    caught: Count  # strongest attempts on robust samples that are misclassified and refused
+    clean: Accuracy  # clean accuracy without the detector
+    clean_rejected: Count  # number of evaluated clean images that are rejected
+    correct_rejected: Count  # number of these that are classified correctly
+    caught: Count  # strongest attempts on robust samples that are misclassified and rejected
 
 
 @dataclass
@@ -78,48 +78,46 @@ class Check:
 class Sample:
     """One image: its label, the clean prediction, and the prediction after the attacks."""
 
-    index: Count  # in the split
+    index: Count  # position in the split
     label: Count
-    clean: Count | None  # None: the logits named no class (NaN), or it was refused: an error
-    adversarial: Count | None  # of the verified adversarial example; the clean prediction where there is none
+    clean: Count | None  # predicted class of the clean image; None: no class (NaN) or rejected, which is an error
+    adversarial: Count | None  # prediction for the verified example, else for the clean image
     broken_by: str | None  # the first attack of the cascade that broke it
-    distance: Distance | None  # of that example, in the threat model's norm
-    fooled_by: list[str] | None = None  # every attack that broke it; None where attacks were run on survivors only
-    nearest: dict[str, Distance | None] | None = None  # distance that a minimum-norm attack needed, in the ball or not
-    file: str | None = None  # its name in the data's folder; None of data that are no files
-    target: Count | None = None  # the class that alone counts as success; None: any but the label
+    distance: Distance | None  # distance of that example, in the norm of the threat model
+    fooled_by: list[str] | None = None  # all attacks that broke it; None if run only on remaining samples
+    nearest: dict[str, Distance | None] | None = None  # distance by minimum-norm attack, in the ball or not
+    file: str | None = None  # file name in the folder of the data; None if the data are not files
+    target: Count | None = None  # target class; None: untargeted, any class but the label
 
 
 @dataclass
 class Targeted:
-    """Of attacks that aim: success is one class for each sample, and another wrong class leaves it robust."""
+    """Targeted attacks: only the target class of a sample counts as success; with any other wrong class it stays robust."""
 
     target: str  # the name of a class, `random`, `least_likely`, `second`, or `one per sample`
-    left_out: Count  # samples that were of that class already: no number here is about them
-    reached: (
-        Accuracy  # the share of the samples that are right on the clean image which the attacks bring to their target
-    )
+    left_out: Count  # samples of the target class, which are excluded from all numbers of the evaluation
+    reached: Accuracy  # samples that reached their target, of those whose clean image is classified correctly
 
 
 @dataclass
 class CurvePoint:
-    """Robust accuracy at one radius, an upper bound as at every other."""
+    """Robust accuracy at one radius: an upper bound."""
 
     eps: Distance
     eps_text: str
     robust: Accuracy
-    error: str = ""  # of an attack that failed here
+    error: str = ""  # error of an attack that failed at this radius
 
 
 @dataclass
 class Repeated:
-    """Accuracy of one pass of a random model, as the mean over repeated passes on the same images."""
+    """Accuracy of a single pass of a random model: the mean over repeated passes on the same images."""
 
     value: Share
-    ci95: Interval  # for the choice of the images and for the noise
-    noise95: Interval  # for the noise alone: what more passes on these images would give
-    lowest: Share  # of the passes
-    highest: Share
+    ci95: Interval  # 95% interval for the choice of the images and for the noise
+    noise95: Interval  # 95% interval for the noise only, with the images fixed
+    lowest: Share  # lowest accuracy of a pass
+    highest: Share  # highest accuracy of a pass
 
     @model_validator(mode="after")
     def _agree(self) -> "Repeated":
@@ -136,7 +134,7 @@ class Repeated:
 
     @classmethod
     def of(cls, right: Sequence[Sequence[bool]]) -> "Repeated":
-        """right: of each pass, whether each image is classified correctly."""
+        """right: for each pass, whether each image is classified correctly."""
         shares = [sum(one) / len(one) for one in right]
         mean, ci95, noise95 = repeated_shares(right)
         return cls(mean, list(ci95), list(noise95), min(shares), max(shares))
@@ -148,9 +146,9 @@ class Repeated:
 
 @dataclass
 class UnderNoise:
-    """Of a model that is random at prediction: how often one pass is right, over passes that no attack has seen."""
+    """For a model that is random at prediction: the accuracy of single passes with noise that no attack has seen."""
 
     passes: Count
-    draws: Count  # that the attacks averaged
+    draws: Count  # number of draws that the attacks averaged
     clean: Repeated
-    robust: Repeated  # on the worst of the attacks, or the clean image where that is misclassified already
+    robust: Repeated  # on the strongest example found, or on the clean image if it is misclassified

@@ -1,4 +1,4 @@
-"""The JSON schema of an evaluation: `python -m robustcls.results.schema > docs/evaluation.schema.json`."""
+"""Print the JSON schema of an evaluation: `python -m robustcls.results.schema > docs/evaluation.schema.json`."""
 
 import inspect
 import json
@@ -13,7 +13,7 @@ _COMMENTED = re.compile(r"^    (\w+): .+?  # (.+)$", re.MULTILINE)
 
 
 def evaluation_schema() -> str:
-    """The text of the schema; what a field means is the comment behind it in the records."""
+    """Return the schema as text. Descriptions of fields are the comments behind them in the source of the records."""
     kinds = dict(vars(records))
     for measure in measures():
         kinds |= vars(measure.load("record"))
@@ -27,7 +27,7 @@ def evaluation_schema() -> str:
 
 
 def _plain(part: Any) -> Any:
-    """Without the titles that repeat the names of fields."""
+    """Return the schema without the titles, which only repeat the names of fields."""
     if isinstance(part, list):
         return [_plain(one) for one in part]
     if isinstance(part, dict):

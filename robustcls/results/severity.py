@@ -1,4 +1,4 @@
-"""How severe mistakes are by a tree of classes: how far up one must go from the label to meet the predicted class."""
+"""The severity of errors by a tree of classes: the number of edges from the label up to the common group."""
 
 import math
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Mistakes:
-    """Misclassified samples, by the edges between the label and the lowest group that holds the predicted class, too."""
+    """Misclassified samples by severity: the edges from the label up to the lowest group with the predicted class."""
 
-    by_distance: list[Count]  # how many at 1, 2, ... edges
-    mean: Distance | None  # edges; None: there is no mistake
+    by_distance: list[Count]  # number of samples at 1, 2, ... edges
+    mean: Distance | None  # mean number of edges; None: no errors
     ci95: list[Distance] | None
-    chance: Distance | None  # the mean, were the wrong classes of the same labels equally likely
-    apart: Accuracy  # those that share no group with the label but the root, of all mistakes
+    chance: Distance | None  # expected mean if all wrong classes of the same labels were equally likely
+    apart: Accuracy  # errors whose predicted class shares only the root with the label, of all errors
 
     @model_validator(mode="after")
     def _agree(self) -> "Mistakes":
@@ -50,25 +50,25 @@ class Mistakes:
 
 @dataclass
 class Severity:
-    """The mistakes of an evaluation by a tree of its classes."""
+    """The severity of the errors of an evaluation, by a tree of its classes."""
 
-    tree: str  # its file
-    sha256: str  # of the classes and the groups above each
-    height: Count  # edges from the lowest class to the root
+    tree: str  # file name of the tree
+    sha256: str  # digest of the classes and the groups above each
+    height: Count  # edges from the deepest class to the root
     clean: Mistakes
-    robust: Mistakes  # under attack: those of clean images, and those that the attacks made
+    robust: Mistakes  # errors under attack, including those on clean images
 
 
 def tree_of(path: str, model: Model) -> ClassTree:
-    """The tree in a file of the classes of an evaluated model. Raises InputError."""
+    """Read the class tree of an evaluated model from a file. Raises InputError."""
     return read_tree(path, model.classes, model.name)
 
 
 def severity_of(samples: Sequence["Sample"], tree: ClassTree) -> Severity:
-    """The mistakes of samples by a tree, clean and under attack; a sample without a predicted class is apart from its label.
+    """Return the severity of errors by a tree, clean and under attack. Without a predicted class, the distance is maximal.
 
-    An attack stops at the first wrong class that it finds, and looks for none that is far away: what it could do between
-    groups, only an attack on `coarse(MODEL, tree)` says.
+    Attacks stop at the first wrong class that they find and do not search for a distant one. Robustness against confusions
+    between groups is measured by an attack on `coarse(MODEL, tree)`.
     """
     clean = _mistakes([(one.label, one.clean) for one in samples], tree)
     return Severity(
@@ -78,11 +78,11 @@ def severity_of(samples: Sequence["Sample"], tree: ClassTree) -> Severity:
 
 
 def _mistakes(pairs: Sequence[tuple[int, int | None]], tree: ClassTree) -> Mistakes:
-    """pairs: label and predicted class of each sample."""
+    """Return the errors among the samples. pairs: label and predicted class of each sample."""
     wrong = [(label, predicted) for label, predicted in pairs if label != predicted]
     edges = [tree.distance(label, predicted) for label, predicted in wrong]
-    apart = sum(found > len(tree.above[label]) for found, (label, _) in zip(edges, wrong, strict=True))
-    counts = [edges.count(found) for found in range(1, tree.height + 1)]
+    apart = sum(distance > len(tree.above[label]) for distance, (label, _) in zip(edges, wrong, strict=True))
+    counts = [edges.count(distance) for distance in range(1, tree.height + 1)]
     if not wrong:
         return Mistakes(counts, None, None, None, Accuracy.of(0, 0))
     others = len(tree.above) - 1

@@ -1,4 +1,4 @@
-"""What its owner states of a model."""
+"""Statements of the owner about a model, which are added to its evaluation."""
 
 from dataclasses import replace
 
@@ -16,9 +16,9 @@ def with_stated(
     license: str | None = None,
     tree: str | None = None,
 ) -> Evaluation:
-    """The evaluation with what is stated of its model; what is None stays. Raises InputError.
+    """Return the evaluation with the given statements about its model; None keeps the present value. Raises InputError.
 
-    positive: of two classes, the one that sensitivity is about. tree: a file with a tree of the classes.
+    positive: the positive class of two classes. tree: a file with a tree of the classes.
     """
     if tree is not None and not evaluation.samples:
         raise InputError(f"`tree`: the evaluation of {evaluation.model.name} holds no samples: evaluate the model anew")

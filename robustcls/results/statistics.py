@@ -1,4 +1,4 @@
-"""Intervals and paired tests for accuracies. Plain Python: the report uses it without torch."""
+"""Intervals and paired tests for accuracies, in plain Python, because the report runs without torch."""
 
 import math
 from collections import Counter
@@ -9,9 +9,9 @@ Z95 = 1.959963984540054
 
 
 def clopper_pearson_low(count: int, n: int, alpha: float) -> float:
-    """The exact lower bound of the probability of a yes, of which there were `count` in n draws, at confidence 1 - alpha.
+    """Return the exact one-sided lower confidence bound on a probability, for `count` successes in n draws.
 
-    One-sided (Clopper and Pearson 1934): the probability at which so many or more come up with probability alpha.
+    The confidence is 1 - alpha (Clopper and Pearson 1934): at the bound, `count` or more successes have probability alpha.
     """
     from scipy.special import betaincinv
 
@@ -19,7 +19,7 @@ def clopper_pearson_low(count: int, n: int, alpha: float) -> float:
 
 
 def bonferroni(count: int) -> float:
-    """The z at which `count` two-sided intervals hold their values together with a probability of at least 95%.
+    """Return the z value for `count` two-sided intervals that all hold at the same time with a probability of at least 95%.
 
     Each interval covers 1 - 0.05 / count (Bonferroni's inequality; Dunn 1961). count: at least 1.
     """
@@ -27,29 +27,26 @@ def bonferroni(count: int) -> float:
 
 
 def wilson(correct: float, total: float, z: float = Z95) -> tuple[float, float]:
-    """The Wilson score interval of correct / total (Wilson 1927), at 95% unless z says otherwise.
-
-    (0, 1) where nothing was counted.
-    """
+    """Return the Wilson score interval of correct / total (Wilson 1927), 95% by default; (0, 1) if total is 0."""
     if total == 0:
         return 0.0, 1.0
     p, z2 = correct / total, z**2
     centre = (p + z2 / (2 * total)) / (1 + z2 / total)
     half = z / (1 + z2 / total) * math.sqrt(p * (1 - p) / total + z2 / (4 * total**2))
-    # Clamped to the estimate: at 0 and at 1 the formula misses it by a rounding error.
+    # Clamped to include the estimate, which rounding errors may exclude at 0 and at 1.
     return min(max(0.0, centre - half), p), max(min(1.0, centre + half), p)
 
 
 def agreement(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, int, int]:
-    """On how many samples both are right, only the first, only the second, neither."""
+    """Return on how many samples both are correct, only the first, only the second, and neither."""
     counts = Counter(zip(first, second, strict=True))
     return counts[True, True], counts[True, False], counts[False, True], counts[False, False]
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """Exact two-sided McNemar p-value for two classifiers on the same samples (McNemar 1947).
+    """Return the exact two-sided McNemar p-value for two classifiers on the same samples (McNemar 1947).
 
-    first, second: whether each sample was classified correctly. 1 where they never disagree.
+    first, second: whether each sample was classified correctly. The p-value is 1 if they never disagree.
     """
     _, only_first, only_second, _ = agreement(first, second)
     n, k = only_first + only_second, min(only_first, only_second)
@@ -62,7 +59,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
 
 
 def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, tuple[float, float]]:
-    """Accuracy of second minus first on the same samples, with its 95% interval (Newcombe 1998, method 10)."""
+    """Return the accuracy of second minus first on the same samples, with its 95% interval (Newcombe 1998, method 10)."""
     a, b, c, d = agreement(first, second)
     n = len(first)
     if n == 0:
@@ -80,27 +77,27 @@ def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[fl
 
 
 def quartiles(values: Sequence[float]) -> list[float | None]:
-    """The three quartiles, interpolated, of values of which some may be inf (censored); None where one of these takes part.
+    """Return the three quartiles, by linear interpolation. The second is the median.
 
-    The second is the median: of an even number the mean of the two in the middle. All None of no values.
+    Values may be inf (censored); a quartile that depends on one of these is None. Without values, all are None.
     """
-    ordered, found = sorted(values), []
+    ordered, result = sorted(values), []
     for quarter in (1, 2, 3):
         low, rest = divmod(quarter * (len(ordered) - 1), 4)
         ends = ordered[low : low + (2 if rest else 1)]
         known = ends and ends[-1] < math.inf
-        found.append(ends[0] + (ends[-1] - ends[0]) * rest / 4 if known else None)
-    return found
+        result.append(ends[0] + (ends[-1] - ends[0]) * rest / 4 if known else None)
+    return result
 
 
 def mean_of_shares(counts: Sequence[tuple[int, int]]) -> tuple[float, tuple[float, float]]:
-    """The mean of the shares correct / total of independent groups, each counting alike, with its 95% interval.
+    """Return the unweighted mean of the shares correct / total of independent groups, with its 95% interval.
 
-    Each end is the farther one of two. One follows from the groups' Wilson intervals: the root of the summed squares of
-    their reach, over the number of groups (Zou, Huang and Zhang 2009, Comput. Stat. Data Anal. 53:1080). Of groups of one
-    or two samples it knows too little; so the other is the Wilson interval of the mean on as many samples as have its
-    variance, the number of groups times the harmonic mean of their sizes. counts: (correct, total), no total 0.
-    (0, (0, 1)) where there is no group.
+    Two intervals are computed, and each end is the farther one of the two. The first combines the Wilson intervals of the
+    groups: the square root of the sum of squared margins, divided by the number of groups (Zou, Huang and Zhang 2009,
+    Comput. Stat. Data Anal. 53:1080). It is too narrow for groups of one or two samples. The second is therefore the Wilson
+    interval of the mean for the number of groups times the harmonic mean of their sizes, which has the same variance.
+    counts: (correct, total), with total above 0. Without groups, the result is (0, (0, 1)).
     """
     if not counts:
         return 0.0, (0.0, 1.0)
@@ -115,10 +112,10 @@ def mean_of_shares(counts: Sequence[tuple[int, int]]) -> tuple[float, tuple[floa
 
 
 def mean_between(values: Sequence[float], low: float, high: float) -> tuple[float, tuple[float, float]]:
-    """The mean of at least one value between two ends, with its 95% interval, which leaves neither.
+    """Return the mean of values between `low` and `high`, with a 95% interval that stays between them. At least one value.
 
-    Wilson's, of the mean's place between the ends, on as many yes or no answers as have its variance; of values that are all
-    alike, on as many as there are.
+    It is the Wilson interval of the relative position of the mean, for a number of binary samples with the same variance. If
+    all values are equal, it is the number of values.
     """
     n, reach = len(values), high - low or 1.0
     shares = [(value - low) / reach for value in values]
@@ -129,7 +126,7 @@ def mean_between(values: Sequence[float], low: float, high: float) -> tuple[floa
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, tuple[float, float]]:
-    """The mean of two values or more, such as one a seed, with its 95% interval by Student's t."""
+    """Return the mean of two or more values, such as one per seed, with its 95% interval by Student's t."""
     from scipy.special import stdtrit
 
     n = len(values)
@@ -142,11 +139,12 @@ def student_interval(values: Sequence[float]) -> tuple[float, tuple[float, float
 def repeated_shares(
     right: Sequence[Sequence[bool]],
 ) -> tuple[float, tuple[float, float], tuple[float, float]]:
-    """The mean share of what is right over repeated random passes on the same samples, with two 95% intervals.
+    """Return mean accuracy over repeated random passes on the same samples, with two 95% intervals.
 
-    The first is for samples and noise: Wilson's on as many independent answers as have the variance of the mean, that
-    between the samples' own shares plus that between the passes, which noise that a pass shares between samples adds. The
-    second is for the noise alone, Student's over the passes. right: passes of at least one sample, two passes or more.
+    The first interval is for samples and noise: the Wilson interval for a number of independent samples with the same
+    variance of the mean. This variance is the one between samples plus the one between passes, which accounts for noise that
+    is shared by the samples of a pass. The second interval is for the noise only: Student's t over the passes.
+    right: two passes or more, each with at least one sample.
     """
     passes, n = len(right), len(right[0])
     of_passes, of_samples = (
@@ -163,39 +161,39 @@ def repeated_shares(
 
 
 def _student95(freedom: int) -> float:
-    """The 97.5% quantile of Student's distribution, expanded around the normal one's (Abramowitz and Stegun 26.7.5)."""
+    """Return the 97.5% quantile of Student's t, by expansion around the normal quantile (Abramowitz and Stegun 26.7.5)."""
     z, v = Z95, freedom
     return z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
 
 
 def roc_auc(scores: Sequence[float], positive: Sequence[bool]) -> float:
-    """The probability that a positive sample has the higher score than a negative one, ties counted half.
+    """Return the area under the ROC curve: the probability that a positive sample scores higher than a negative one.
 
-    The area under the ROC curve, as the Mann-Whitney statistic has it (Hanley and McNeil 1982). Scores may be infinite.
-    Raises ValueError where one of the two kinds has no sample.
+    Ties count half. Computed as the Mann-Whitney statistic (Hanley and McNeil 1982). Scores may be infinite. Raises
+    ValueError if there are no positive or no negative samples.
     """
     positives = sum(positive)
     negatives = len(positive) - positives
     if not positives or not negatives:
         raise ValueError("an area under the ROC curve needs samples of both classes")
     ranked = sorted(zip(scores, positive, strict=True))
-    twice, below, place = 0, 0, 0  # twice: wins counted double, so that ties are whole numbers
+    twice, below, place = 0, 0, 0  # twice the number of wins, so that ties are whole numbers
     while place < len(ranked):
         end = place
         while end < len(ranked) and ranked[end][0] == ranked[place][0]:
             end += 1
-        ours = sum(kind for _, kind in ranked[place:end])
-        theirs = end - place - ours
-        twice += ours * (2 * below + theirs)
-        below, place = below + theirs, end
+        tied_positives = sum(kind for _, kind in ranked[place:end])
+        tied_negatives = end - place - tied_positives
+        twice += tied_positives * (2 * below + tied_negatives)
+        below, place = below + tied_negatives, end
     return twice / (2 * positives * negatives)
 
 
 def auc_interval(auc: float, positives: int, negatives: int, z: float = Z95) -> tuple[float, float]:
-    """The interval of an area under the ROC curve (Newcombe 2006, Stat. Med. 25:559, method 5).
+    """Return the interval of an area under the ROC curve (Newcombe 2006, Stat. Med. 25:559, method 5).
 
-    The areas that lie within z standard errors, by Hanley and McNeil's variance at that area, with the mean of the two
-    sample sizes in place of each: so it neither ends outside [0, 1] nor vanishes where the classes are fully separated.
+    It contains the areas within z standard errors, where the standard error is that of Hanley and McNeil at this area, with
+    the mean of the two sample sizes in place of each. It stays inside [0, 1], and is not empty for perfectly separated classes.
     """
     mean = (positives + negatives) / 2 - 1
 
@@ -207,7 +205,7 @@ def auc_interval(auc: float, positives: int, negatives: int, z: float = Z95) -> 
 
 
 def _farthest(inside: Callable[[float], bool], start: float, end: float) -> float:
-    """The last point from start towards end that is inside, by bisection."""
+    """Return the last point from start towards end that is inside, found by bisection."""
     if inside(end):
         return end
     for _ in range(60):

@@ -1,4 +1,4 @@
-"""What was evaluated, and how: the model, the samples, the threat model, the command."""
+"""Records of what was evaluated and how: the model, the samples, the threat model and the command."""
 
 from dataclasses import field
 from typing import Any
@@ -13,24 +13,24 @@ class Model:
     """The model that was evaluated."""
 
     name: str
-    sha256: str  # of the checkpoint file, or of the parameters and buffers where there is no file
+    sha256: str  # digest of the checkpoint file, or of the parameters and buffers if there is no file
     arch: str = ""
     parameters: Count = 0
     input_size: list[Integer] = field(default_factory=list)  # C, H, W
     classes: list[str] = field(default_factory=list)
-    note: str = ""  # what was taken of its output, and what it sees of the pixels; may be empty
+    note: str = ""  # which part of the output is used, and how the input is normalised; may be empty
 
 
 @dataclass
 class ClassMap:
-    """Which output of the model each class of the data is; labels of samples are numbers of outputs."""
+    """The mapping of the data's classes to the model's outputs. Labels of samples are output numbers."""
 
-    classes: list[str]  # of the data, in its own order
-    outputs: list[Integer]
+    classes: list[str]  # class names of the data, in the order of the data
+    outputs: list[Integer]  # the model's output for each of these classes
     rule: str  # how they were mapped, or what was assumed
 
     def renumber(self, counts: list[int]) -> list[int]:
-        """Counts by class of the data as counts by output, to the last output that a class is."""
+        """Return counts per data class as counts per output, up to the highest output that a class is mapped to."""
         by_output = [0] * (max(self.outputs, default=-1) + 1)
         for output, count in zip(self.outputs, counts, strict=False):
             by_output[output] += count
@@ -44,15 +44,15 @@ class Data:
     name: str
     split: str
     n: Count
-    sha256: str  # of the pixels and the data's own labels that were used
-    available: Count = 0  # how many the split holds
-    sampling: str = ""  # the rule by which n of them were chosen
-    note: str = ""  # what a reader must know about them, such as skipped files
-    skipped: list[str] = field(default_factory=list)  # files that could not be read, by their names in the folder
-    class_map: ClassMap | None = None  # None where the model's classes are the data's
-    estimates: str = ""  # what accuracy on them estimates, in words; "" where the evaluation does not say
-    split_counts: list[Integer] = field(default_factory=list)  # samples in the whole split, by label
-    ids: str = ""  # SHA-256 of the sorted names of the files that were used, class/file and a line feed each
+    sha256: str  # digest of the pixels and the data's own labels of the samples
+    available: Count = 0  # number of samples in the split
+    sampling: str = ""  # the rule by which the n samples were selected
+    note: str = ""  # remarks on the data, such as skipped files
+    skipped: list[str] = field(default_factory=list)  # files that could not be read, with their names in the folder
+    class_map: ClassMap | None = None  # None if the model's classes are those of the data
+    estimates: str = ""  # what accuracy on the samples estimates, in words; "" if not recorded
+    split_counts: list[Integer] = field(default_factory=list)  # number of samples per label in the whole split
+    ids: str = ""  # SHA-256 of the sorted names of the files used, each as class/file and a line feed
 
 
 @dataclass
@@ -60,14 +60,14 @@ class Mask:
     """The pixels of an image that may change."""
 
     name: str
-    sha256: str  # of the size and of what may change
-    pixels: Count  # that may change
-    total: Count  # of an image
+    sha256: str  # digest of the size and of the pixels that may change
+    pixels: Count  # number of pixels that may change
+    total: Count  # number of pixels of an image
 
 
 @dataclass
 class Threat:
-    """What the attacker may do, and knows."""
+    """The threat model: what the attacker may do and what the attacker knows."""
 
     norm: str
     eps: Distance
@@ -75,38 +75,38 @@ class Threat:
     goal: str = "untargeted: any wrong label"
     knowledge: str = "white box: architecture, weights and gradients are known"
     mask: Mask | None = None  # None: every pixel may change
-    eight_bit: bool = False  # an example counts as the image in 8 bits that it is rounded to
+    eight_bit: bool = False  # examples are rounded to 8 bits before they count
 
     @property
     def limits(self) -> str:
-        """What limits the attacker beside norm and radius, to be put behind them; "" for nothing."""
+        """The limits in addition to norm and radius, as text to follow them; "" for none."""
         mask = f" in {self.mask.pixels:,} of {self.mask.total:,} pixels" if self.mask else ""
         return mask + (", examples in 8 bits" if self.eight_bit else "")
 
     @property
     def text(self) -> str:
-        """`linf 8/255`, and what else limits the attacker."""
+        """Norm and radius, such as `linf 8/255`, and further limits."""
         return f"{self.norm} {self.eps_text}{self.limits}"
 
     @property
     def plain(self) -> bool:
-        """Whether norm and radius say all."""
+        """Whether there are no limits beyond norm and radius."""
         return not self.limits
 
     def same_as(self, other: "Threat") -> bool:
-        """Whether the attacker may do the same."""
-        ours, theirs = ((one.norm, one.eps, one.mask and one.mask.sha256, one.eight_bit) for one in (self, other))
-        return ours == theirs
+        """Whether both threat models have the same norm, radius and limits."""
+        first, second = ((one.norm, one.eps, one.mask and one.mask.sha256, one.eight_bit) for one in (self, other))
+        return first == second
 
 
 @dataclass
 class Service:
-    """A running service that was evaluated over HTTP, on images in 8 bits."""
+    """A running service that was evaluated over HTTP, with 8-bit images."""
 
-    url: str  # of the model
+    url: str  # URL of the model
     version: str
-    queries: Count  # images that it answered; of an evaluation that was resumed, since then
-    twin: str = ""  # the model whose gradients the attacks followed
+    queries: Count  # number of images that it answered; for a resumed evaluation, since it was resumed
+    twin: str = ""  # the model whose gradients the attacks used
 
 
 @dataclass
@@ -122,5 +122,5 @@ class Provenance:
     started: str  # ISO 8601, UTC
     seconds: Number
     precision: str = ""
-    batch_size: Integer = 0  # images at a time that memory held in the end; 0: not known
-    service: Service | None = None  # where the model is one
+    batch_size: Integer = 0  # batch size that fitted into memory; 0: not known
+    service: Service | None = None  # the service, if the model is one

@@ -1,4 +1,4 @@
-"""The thresholds of a policy: what each is about, and how an evaluation is held to it."""
+"""The thresholds of a policy, and how an evaluation is judged by each of them."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ PASS, WARN, FAIL, INCONCLUSIVE, UNJUDGED = "PASS", "WARN", "FAIL", "INCONCLUSIVE
 
 
 class Judged(NamedTuple):
-    """What became of a threshold: PASS, FAIL or INCONCLUSIVE, why, and what was measured in short."""
+    """The result for a threshold: PASS, FAIL or INCONCLUSIVE, the reason, and the measured value in short form."""
 
     status: str
     reason: str
@@ -28,15 +28,15 @@ class Judged(NamedTuple):
 
 
 class About(NamedTuple):
-    """What a policy says of all its thresholds."""
+    """The settings of a policy that apply to all thresholds."""
 
-    threat: ThreatModel | None = None  # None: that of the evaluation
+    threat: ThreatModel | None = None  # None: the threat model of the evaluation
     detector: str | None = None
-    positive: str | None = None  # the class of sensitivity
+    positive: str | None = None  # the positive class
 
 
 class Threshold(NamedTuple):
-    """A threshold: what it is about, how an evaluation is held to it, and whether it is about accuracy under attack."""
+    """A threshold: its quantity in words, the function that judges it, and whether it is about results under attack."""
 
     text: str
     judge: Callable[[str, Evaluation, float, About], Judged]
@@ -45,17 +45,17 @@ class Threshold(NamedTuple):
 
 
 def judge_threshold(name: str, evaluation: Evaluation, threshold: float, about: About) -> Judged:
-    """Holds an evaluation to one threshold."""
+    """Judge an evaluation by one threshold."""
     return _TABLE[name].judge(name, evaluation, threshold, about)
 
 
 def unit_of(name: str) -> Unit:
-    """What a threshold's bound is a number of."""
+    """Return the unit of a threshold."""
     return _TABLE[name].unit
 
 
 def check_bound(name: str, value: float) -> None:
-    """Raises InputError unless a bound is a number of the threshold's unit."""
+    """Raise InputError unless a value is valid in the unit of the threshold."""
     unit = unit_of(name)
     if unit.holds(value):
         return
@@ -72,7 +72,7 @@ def not_measured(name: str, how: str = "") -> Judged:
 def _of_measure(
     field: str, declared: measures.Threshold, name: str, evaluation: Evaluation, threshold: float, about: About
 ) -> Judged:
-    """By what a measure declares; its record is in this field of the evaluation."""
+    """Judge a threshold that a measure declares. field: the field of the evaluation with the record of the measure."""
     record = getattr(evaluation, field)
     value, n = (None if record is None else declared.read(record)) or (None, 0)
     if value is None or not n:
@@ -82,63 +82,64 @@ def _of_measure(
 
 
 def _accuracy(name: str, evaluation: Evaluation, threshold: float, about: About) -> Judged:
-    """Of a random model, that of one pass."""
-    found = evaluation.under_noise or evaluation
-    return _compare(name, THRESHOLDS[name], found.clean if name == "min_clean" else found.robust, threshold)
+    """Judge clean or robust accuracy; for a random model, the accuracy of a single pass."""
+    source = evaluation.under_noise or evaluation
+    return _compare(name, THRESHOLDS[name], source.clean if name == "min_clean" else source.robust, threshold)
 
 
 def _certified(name: str, evaluation: Evaluation, threshold: float, about: About) -> Judged:
-    """By the certificates at the norm and radius of the policy, or else of the attacks; without attacks at the first radius
-    of their curve, as a report shows them.
+    """Judge certified accuracy at the norm and radius of the policy, else of the attacks, else at the first radius of the
+    curve, as in the report.
 
-    Bounds know of the radii that were tried alone: at one between two of them at least what the larger has is certified.
+    Bounds are known only at the radii that were tried. Between two of them, the certified accuracy at the larger one is a
+    lower bound.
     """
-    found, threat = evaluation.certified, about.threat or evaluation.threat
-    if found is None:
+    certified, threat = evaluation.certified, about.threat or evaluation.threat
+    if certified is None:
         return not_measured(name, "the evaluation has no certificates")
     if evaluation.rejection or about.detector:
         return not_measured(name, "the certificates are of the classifier without a detector")
     if why := other_classifier(evaluation):
         return not_measured(name, why)
-    if found.norm != threat.norm:
+    if certified.norm != threat.norm:
         return not_measured(
-            name, f"the certificates are in {found.norm}, and the threat is {threat.norm} {threat.eps_text}"
+            name, f"the certificates are in {certified.norm}, and the threat is {threat.norm} {threat.eps_text}"
         )
     stated = ""
     if not threat.eps and about.threat is None and (first := stated_radius(evaluation)):
-        threat = ThreatModel(found.norm, first)  # type: ignore[arg-type]
+        threat = ThreatModel(certified.norm, first)  # type: ignore[arg-type]
         stated = ", the first radius of the file: a policy with norm and eps names another"
     if not threat.eps:
         why = "nothing names a radius above 0: state norm and eps in the policy"
         return Judged(INCONCLUSIVE, f"{THRESHOLDS[name]} was not judged: {why}", f"not judged: {why}")
-    within, tried = f"within {threat.norm} {threat.eps_text}", tried_at(found, threat.eps)
+    within, tried = f"within {threat.norm} {threat.eps_text}", tried_at(certified, threat.eps)
     if tried is None:
-        more = "take more draws" if found.method == "smoothing" else "certify at that radius, too"
-        why = f"{found.how} can say nothing beyond {found.text(largest_radius(found))}: {more}"
+        more = "take more draws" if certified.method == "smoothing" else "certify at that radius, too"
+        why = f"{certified.how} can say nothing beyond {certified.text(largest_radius(certified))}: {more}"
         return Judged(INCONCLUSIVE, f"{THRESHOLDS[name]} {within} was not measured: {why}", "")
-    held = _compare(name, f"{THRESHOLDS[name]} {within}", found.at(threat.eps), threshold)
+    held = _compare(name, f"{THRESHOLDS[name]} {within}", certified.at(threat.eps), threshold)
     between = not math.isclose(tried, threat.eps, rel_tol=HOLDS)
-    more = f", proven at {found.text(tried)}" if between else ""
+    more = f", proven at {certified.text(tried)}" if between else ""
     status = INCONCLUSIVE if between and held.status == FAIL else held.status
     if status != held.status:
         more += f": at {threat.eps_text} itself, which was not tried, it may be higher"
-    return Judged(status, f"{held.reason}{more}{stated}, by {found.how}", f"{held.measured} {within}{more}{stated}")
+    return Judged(status, f"{held.reason}{more}{stated}, by {certified.how}", f"{held.measured} {within}{more}{stated}")
 
 
 def _drop(name: str, evaluation: Evaluation, threshold: float, about: About) -> Judged:
     clean, robust = evaluation.clean, evaluation.robust
     if not clean.total or clean.total != robust.total:
         return not_measured(name)
-    # Only a sample that is right on its clean image can be robust, so the difference is a count of samples.
+    # Only samples whose clean image is classified correctly can be robust, so the difference is a count of samples.
     return _compare(
         name, f"the {THRESHOLDS[name]}", Accuracy.of(clean.correct - robust.correct, clean.total), threshold
     )
 
 
 def _worst_class(name: str, evaluation: Evaluation, threshold: float, about: About) -> Judged:
-    """Each class has an interval of its own, widened so that all hold together: all must lie above the threshold.
+    """Judge the robust accuracy of every class. All intervals, with a Bonferroni correction, must lie above the threshold.
 
-    Without the correction, chance alone would put some class of many on the wrong side.
+    Without the correction, with many classes some class would be on the wrong side by chance.
     """
     counts = count_classes(evaluation.samples)
     if not counts:
@@ -156,7 +157,7 @@ def _worst_class(name: str, evaluation: Evaluation, threshold: float, about: Abo
     status = next(one for one in (FAIL, INCONCLUSIVE, PASS) if one in by_status)
     named = judge_one(worst, "the worst")
     reason = named.reason
-    if worst not in by_status[status]:  # a class of few samples, whose interval reaches further
+    if worst not in by_status[status]:  # a class with fewer samples may have a lower interval
         reason += "; " + judge_one(worst_class(by_status[status]), "another").reason
     expected = expected_labels(evaluation)
     empty = len(expected - {one.label for one in counts})
@@ -168,37 +169,37 @@ def _worst_class(name: str, evaluation: Evaluation, threshold: float, about: Abo
 
 
 def _balanced(name: str, evaluation: Evaluation, threshold: float, about: About) -> Judged:
-    found = balanced_of(evaluation)
-    if found is None:
+    balanced = balanced_of(evaluation)
+    if balanced is None:
         return not_measured(name)
-    part = found.clean if name == "min_balanced_clean" else found.robust
+    part = balanced.clean if name == "min_balanced_clean" else balanced.robust
     held = _compare(name, THRESHOLDS[name], part, threshold)
-    if not found.over:
+    if not balanced.over:
         return held
-    empty = found.of_classes - found.num_classes
-    best = (found.num_classes * part.ci95[1] + empty) / found.of_classes  # were the classes without samples all right
-    which = f"{found.over}: {say_absent(evaluation)}"
+    empty = balanced.of_classes - balanced.num_classes
+    best = (balanced.num_classes * part.ci95[1] + empty) / balanced.of_classes  # if classes without samples had 100%
+    which = f"{balanced.over}: {say_absent(evaluation)}"
     return Judged(FAIL if best < threshold else INCONCLUSIVE, f"{held.reason}, {which}", f"{held.measured} {which}")
 
 
 def _rate(part: str, which: str, name: str, evaluation: Evaluation, threshold: float, about: About) -> Judged:
-    """Of two classes; the reason names the class, so that nobody takes one for the other."""
-    found = two_classes_of(evaluation, about.positive)
-    rates: Rates | None = getattr(found, part, None)
+    """Judge sensitivity or specificity. The reason names the class, to avoid confusion."""
+    two_classes = two_classes_of(evaluation, about.positive)
+    rates: Rates | None = getattr(two_classes, part, None)
     rate: Accuracy | None = getattr(rates, which, None)
-    if found is None:
+    if two_classes is None:
         return not_measured(name)
-    of = label_name(evaluation, found.positive if which == "sensitivity" else found.other)
+    label = label_name(evaluation, two_classes.positive if which == "sensitivity" else two_classes.other)
     if rate is None:
-        missing = f"not measured: no sample of {of}"
-        return Judged(INCONCLUSIVE, f"{THRESHOLDS[name]} ({of}) was {missing}", missing)
-    held = _compare(name, f"{THRESHOLDS[name]} ({of})", rate, threshold)
-    return held._replace(measured=f"{of} {held.measured}")
+        missing = f"not measured: no sample of {label}"
+        return Judged(INCONCLUSIVE, f"{THRESHOLDS[name]} ({label}) was {missing}", missing)
+    held = _compare(name, f"{THRESHOLDS[name]} ({label})", rate, threshold)
+    return held._replace(measured=f"{label} {held.measured}")
 
 
-def _compare(name: str, what: str, found: Accuracy | Estimate | Repeated | Ranged | float, threshold: float) -> Judged:
-    """By the whole interval; by the value alone where there is no interval."""
-    value, ends = (found, ()) if isinstance(found, (int, float)) else (found.value, found.ci95)
+def _compare(name: str, text: str, result: Accuracy | Estimate | Repeated | Ranged | float, threshold: float) -> Judged:
+    """Judge a result by its whole interval, or by its value if it has no interval. text: the quantity in words."""
+    value, ends = (result, ()) if isinstance(result, (int, float)) else (result.value, result.ci95)
     low, high = ends or (value, value)
     if name.startswith("min"):
         passed, failed, words = low >= threshold, high < threshold, ("at or above", "below")
@@ -210,7 +211,7 @@ def _compare(name: str, what: str, found: Accuracy | Estimate | Repeated | Range
     show = unit.show
     measured = show(value, *ends)
     bare = "" if ends or unit is BYTES else ", compared without an interval"  # a size is exact
-    return Judged(status, f"{what} {measured} lies {how} the threshold {show(threshold)}{bare}", measured + bare)
+    return Judged(status, f"{text} {measured} lies {how} the threshold {show(threshold)}{bare}", measured + bare)
 
 
 _TABLE: dict[str, Threshold] = {

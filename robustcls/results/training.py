@@ -1,4 +1,4 @@
-"""How a checkpoint was trained."""
+"""Records of the training of a checkpoint."""
 
 from dataclasses import field
 from typing import Any
@@ -10,31 +10,31 @@ from robustcls.results.fields import Count, Integer, Number, Share
 
 @dataclass
 class Epoch:
-    """A line of history.jsonl. Accuracies are shares; None where not measured."""
+    """A line of history.jsonl. Accuracies are shares, None if not measured."""
 
-    epoch: Integer  # from 1
+    epoch: Integer  # counted from 1
     lr: Number
     train_loss: Number
     train_clean: Share | None
-    train_robust: Share | None  # under the training attack, while training
+    train_robust: Share | None  # under the inner attack, measured during training
     val_clean: Share | None
     val_robust: Share | None
     val_fgsm: Share | None
     seconds: Number
     images_per_second: Number
     val_seconds: Number | None = None
-    parts: dict[str, Number] = field(default_factory=dict)  # of the objective, mean over the epoch
-    event: str = ""  # what the watch over training did after this epoch
-    below_best: Share | None = None  # val_robust, of the best epoch so far less this one's
-    robust_gap: Number | None = None  # train_robust less val_robust; the attack while training may be a weaker one
-    warning: str = ""  # what is wrong with how it learns, as far as this epoch tells
+    parts: dict[str, Number] = field(default_factory=dict)  # parts of the objective, averaged over the epoch
+    event: str = ""  # intervention after this epoch, such as a stop or a rollback
+    below_best: Share | None = None  # best val_robust so far minus val_robust of this epoch
+    robust_gap: Number | None = None  # train_robust minus val_robust; the inner attack may be the weaker one
+    warning: str = ""  # problem of the training visible in this epoch
 
 
 @dataclass
 class Chance:
-    """What a model reaches that has learned nothing."""
+    """The accuracy of a model that has learned nothing."""
 
-    images: Count  # validation images
+    images: Count  # number of validation images
     majority: Share  # share of the most frequent class among them
 
 
@@ -47,4 +47,4 @@ class Training:
     chosen_epoch: Integer
     selected_by: str  # e.g. "robust accuracy on the validation split, pgd(steps=10)"
     val_attack: str = ""
-    chance: Chance | None = None  # None of runs that did not record it
+    chance: Chance | None = None  # None for runs that did not record it

@@ -184,7 +184,7 @@ def test_images_that_are_no_files_become_png(decide, tmp_path):
         (
             ("test/cat/0.png", "remove", ""),
             {},
-            "“test/cat/0.png” is no training image of .*test images are not changed",
+            "“test/cat/0.png” is not a training image of .*test images are not changed",
         ),
         (("train/cat/0.png", "relabel", "dgo"), {}, "labels.csv, line 2: unknown class 'dgo': did you mean 'dog'"),
         (
@@ -212,13 +212,13 @@ def test_refuses_to_empty_a_class(photos, decide, tmp_path):
 
 
 def test_refuses_a_place_that_is_taken(photos, decide):
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         apply_decisions(f"folder:{photos}", decide(("train/cat/0.png", "remove", "")), photos)
 
 
 def test_refuses_two_decisions_on_one_image(decide):
     path = decide(("train/cat/0.png", "remove", ""), ("train/cat/0.png", "keep", ""))
-    with pytest.raises(InputError, match="line 3: “train/cat/0.png” was decided otherwise before"):
+    with pytest.raises(InputError, match="line 3: “train/cat/0.png” has a different decision before"):
         read_decisions(path)
 
 
@@ -230,7 +230,7 @@ def test_refuses_other_files(tmp_path):
     with pytest.raises(InputError, match="cannot read .*missing.csv"):
         read_decisions(tmp_path / "missing.csv")
     other.write_bytes(b"\xe9\x00")
-    with pytest.raises(InputError, match="it is no text"):
+    with pytest.raises(InputError, match="it is not UTF-8 text"):
         read_decisions(other)
     other.write_text("decision,image,label,digest\n", encoding="utf-16")
     with pytest.raises(InputError, match="is UTF-16.* save it as CSV in UTF-8"):
@@ -272,11 +272,11 @@ def test_its_own_tables_can_be_read_back(tmp_path, delimiter):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("decision,image,label,digest\nremove\n", "line 2: “” is no training image"),
+        ("decision,image,label,digest\nremove\n", "line 2: “” is not a training image"),
         ('decision,image,label,digest\n,a,b,c\nremove,"train/cat/0.png,cat,1\n,d,e,f\n', "line 3: .*quotation mark is missing"),
         ("decision,image,label,digest\nremove,train/cat/0.png,x,cat,1\n", "line 2 has more cells"),
         ("decision,image,label,digest\n,train/cat/0.png,cat,1\n", "decides nothing: write keep, relabel or remove"),
-        ("decision,image,label,digest\n\nkeep,train/cat/9.png,cat,1\n", "line 3: “train/cat/9.png” is no training image"),
+        ("decision,image,label,digest\n\nkeep,train/cat/9.png,cat,1\n", "line 3: “train/cat/9.png” is not a training image"),
     ],
 )  # fmt: skip
 def test_refuses_damaged_tables_with_file_and_line(photos, tmp_path, text, said):

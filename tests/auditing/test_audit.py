@@ -123,7 +123,7 @@ def test_says_why_a_split_is_not_searched(config):
     options = replace(config, data="tests.auditing.test_audit:unlike", attack="none", minimum="none", epochs=1)
     found, _ = audit_data(options)
     assert found.searched == ["train"]
-    said = "duplicates were not looked for in test: images of train and test are of 1x8x8 and 1x16x16"
+    said = "duplicates were not searched for in test: images of train and test are of 1x8x8 and 1x16x16"
     assert said in found.notes
 
 
@@ -220,7 +220,7 @@ def test_as_many_epochs_as_there_is_time(digits, config):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"minimum": "pgd"}, "does not look for the nearest example"),
+        ({"minimum": "pgd"}, "does not search for the nearest example"),
         ({"attack": "pgdd"}, "did you mean"),
         ({"attack": "fmn", "norm": "l0", "eps": 3}, "l0"),
     ],
@@ -254,7 +254,7 @@ def test_a_recipe_must_leave_the_audit_its_own(config, tmp_path):
     recipe = tmp_path / "recipe.toml"
     for name, value in (("objective", "trades"), ("unlabelled", "folder:photos")):
         recipe.write_text(f'lr = 0.05\naugment = "none"\n{name} = "{value}"\n', encoding="utf-8")
-        with pytest.raises(InputError, match=f"the audit itself chooses {name}"):
+        with pytest.raises(InputError, match=f"the audit itself sets {name}"):
             fold_options(replace(config, recipe=str(recipe)))
     recipe.write_text('lr = 0.05\naugment = "affine"\n', encoding="utf-8")
     options, given = fold_options(replace(config, recipe=str(recipe)))

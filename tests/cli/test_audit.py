@@ -34,7 +34,7 @@ def test_writes_tables_and_a_record_and_applies_decisions(cli, tmp_path, monkeyp
 
     again = cli("audit", *FLAGS, "--out", str(out))
     assert again.status == 2
-    assert "holds an audit already" in again.err
+    assert "already has an audit" in again.err
 
     rows[0]["decision"] = "remove"
     with open(out / "suggest.csv", "w", encoding="utf-8", newline="") as file:
@@ -64,7 +64,7 @@ def test_from_python_nothing_is_written_unless_asked(tmp_path, monkeypatch):
     ("flags", "said"),
     [
         (("--folds", "7"), "`--folds 7` is out of range"),
-        (("--minimum", "pgd"), "--minimum pgd does not look for the nearest example"),
+        (("--minimum", "pgd"), "--minimum pgd does not search for the nearest example"),
         (("--attack", "pgdd"), "did you mean 'pgd'"),
         (("--recipe", "missing.toml"), "cannot read missing.toml"),
         (("--apply", "missing.csv"), "cannot read missing.csv"),

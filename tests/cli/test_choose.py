@@ -35,10 +35,10 @@ def test_tables_and_findings(cli, quick):
     told = [f"{choice.winner} is better than", f"{choice.winner} cannot be told apart from"]
     assert sum(out.count(words) for words in told) == 2
     assert sum(out.count(f"{told[1]} {rival.second}") for rival in choice.open) == len(choice.open)
-    assert "the same recipe under 2 seeds differs by" in out
+    assert "the same recipe with 2 seeds differs by" in out
     best, again = (trial.score.accuracy for trial in choice.seeds)
     assert f"with seed 1: {again:.1%}; mean of all 2: {(best + again) / 2:.1%}" in out
-    assert "without their intervals: among few images chance decides" in out
+    assert "This ignores the intervals, so with few images it is partly chance" in out
     assert choice.provenance.command.startswith("robustcls")
     assert "folder choice" in result.err
     assert "twice the images:" in out
@@ -81,7 +81,7 @@ def test_ctrl_c_is_saved_and_goes_on(cli, quick):
     my_plugins.batches = -30  # past the rehearsals
     first = cli("choose", *archs(one, other), *common, "--seed-noise", "0")
     assert first.status == 130, first.err
-    assert "the same command goes on" in first.err
+    assert "continue with the same command" in first.err
     again = cli("choose", *archs(one, other), *common, "--seed-noise", "0")
     assert again.status == 0, again.err
 
@@ -96,8 +96,8 @@ def test_ctrl_c_without_a_folder_names_the_one_that_was_taken(cli, quick):
     (where,) = Path("runs").glob("choose-digits-*")
     assert f"folder {where}" in first.err
     line = next(line for line in first.err.splitlines() if line.startswith("interrupted"))
-    assert line.endswith(f"the same command goes on, with --out {where}")
-    again = cli("choose", *common, *shlex.split(line.rpartition("with ")[2]))
+    assert line.endswith(f"continue with the same command and --out {where}")
+    again = cli("choose", *common, *shlex.split(line.rpartition(" and ")[2]))
     assert again.status == 0, again.err
     assert (where / "choose.json").exists()
 
@@ -114,7 +114,7 @@ def test_what_was_unequal_is_said(cli, quick):
     assert cli("choose", *arguments).status == 0
     choice = Choice.load("choice/choose.json")
     rung = replace(choice.rungs[0], unequal="a had 38 s, b 19")
-    assert "unequal: a had 38 s, b 19: what differs between them may come from the time" in _rung(1, rung)
+    assert "unequal: a had 38 s, b 19: differences between them may be due to the time" in _rung(1, rung)
     choice.rivals[0].unequal, choice.rivals[0].claimable = "a had 38 s, b 19", False
     choice.seeds[1].updates, choice.curve[0].updates = 4, 2
     choice.more_data.unequal = "160 images had 10 updates, 80 images 4"

@@ -142,7 +142,7 @@ def test_a_file_maps_folders_to_some_of_many_outputs(run, cli, tmp_path):
     result, found = run("colours:many", data, "--classes", tmp_path / "c.txt")
     assert result.status == 0, result.err
     assert (found.clean.accuracy, len(found.model.classes), found.model.classes[2]) == (1, 40, "a sky")
-    assert "the other 38 outputs stay possible predictions" in " ".join(result.err.split())
+    assert "the other 38 outputs remain possible predictions" in " ".join(result.err.split())
     assert cli("report", "e.json", "--out", "r.html").status == 0
     assert "the other 38 outputs" in (tmp_path / "here" / "r.html").read_text(encoding="utf-8")
     assert cli("gate", "e.json", "--min-robust", "0.5", "--min-clean", "0.5").status in (0, 3)

@@ -96,7 +96,7 @@ def test_a_proof_that_attacks_broke_is_said_and_radii_are_as_people_write_them(c
     sound.certified = Certified.of("bounds", "linf", sound.certified.samples, TRIED, algorithm="CROWN <b>")
     found = cli("compare", first, saved("b.json", sound))
     text = " ".join(found.out.split())
-    assert "warning: B: attacks broke what is proven, see the check certificates" in text
+    assert "warning: B: attacks contradict the certificates, see the check certificates" in text
     assert "warning: A" not in text
     assert max(map(len, found.out.splitlines())) <= 80
     html = render_index(".")

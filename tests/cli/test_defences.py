@@ -85,7 +85,7 @@ def test_a_detector_is_recorded_and_shown(cli):
     assert 0.05 < rejection.held_out_rejected / rejection.held_out <= 0.1
     assert evaluation.attacks[-1].name == "apgd_reject"
     said = " ".join(found.out.split())
-    assert f"refuses {rejection.clean_rejected} of 30 clean images" in said
+    assert f"rejects {rejection.clean_rejected} of 30 clean images" in said
     page = cli("report", "evaluation.json", "--out", "report.html")
     assert page.status == 0, page.err
     assert f"{HERE}:unconfident refuses" in Path("report.html").read_text(encoding="utf-8")

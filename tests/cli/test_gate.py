@@ -33,7 +33,10 @@ def test_what_limited_the_attacks_passes_no_policy_that_does_not_state_it(cli, h
     found = cli("gate", tmp_path / "one.json", "--min-robust", 0.40)
     said = " ".join(found.out.split())
     assert (found.status, found.out.splitlines()[0]) == (3, "INCONCLUSIVE")
-    assert "attacked under linf 8/255, examples in 8 bits, while the policy is about attackers that norm and" in said
+    assert (
+        "attacked under linf 8/255, examples in 8 bits, while the policy is about attackers that are limited only"
+        in said
+    )
     assert "state eight_bit = true in the policy, or evaluate without" in said
     (tmp_path / "here" / "policy.toml").write_text("min_robust = 0.4\neight_bit = true\n")
     assert cli("gate", tmp_path / "one.json", "--policy", "policy.toml").status == 0

@@ -30,7 +30,7 @@ def loose(home, tmp_path):
 def test_labels_then_training(cli, home, loose):
     labelled = cli("label", "--model", home / "pgd" / "ckpt.pt", "--data", f"folder:{loose / 'grey'}", "--out", "l.npz")
     assert labelled.status == 0, labelled.err
-    assert labelled.out.splitlines()[0].startswith("l.npz: 40 labels, sure to ")
+    assert labelled.out.splitlines()[0].startswith("l.npz: 40 labels, mean confidence ")
     assert "40 images of folder:" in " ".join(labelled.err.split())
     assert all(len(line) <= 80 for line in labelled.out.splitlines())
     assert PseudoLabels.load("l.npz").data == f"folder:{loose / 'grey'}"

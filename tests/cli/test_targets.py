@@ -95,10 +95,10 @@ def test_compare_and_gate_know_the_difference(cli, model):
         assert cli("attack", "--model", model, *SMALL, *options, "--out", f"{name}.json").status == 0
     found = cli("compare", "free.json", "aimed.json")
     assert found.status == 2
-    assert "success means another thing (any wrong class and target second)" in " ".join(found.err.split())
+    assert "the definitions of success differ (any wrong class and target second)" in " ".join(found.err.split())
     assert cli("compare", "aimed.json", "aimed.json").status == 0
     assert cli("report", "free.json", "aimed.json", "--out", "both.html").status == 0
-    assert "success means another thing" in Path("both.html").read_text(encoding="utf-8")
+    assert "the definitions of success differ" in Path("both.html").read_text(encoding="utf-8")
     gate = cli("gate", "aimed.json", "--min-robust", 0.01)
     assert gate.status == 3
     assert "the attacks aim at one class, second: evaluate without a target" in " ".join(gate.out.split())

@@ -141,7 +141,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert err.splitlines()[-1] == "interrupted and saved; go on with: robustcls train --resume run"
+    assert err.splitlines()[-1] == "interrupted and saved; continue with: robustcls train --resume run"
     assert "Traceback" not in err
     progress = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["progress"]
     assert 2 <= progress["epoch"] < 15

@@ -87,7 +87,7 @@ def test_folders_whose_names_have_numbers_are_no_outputs(text, data, outputs, tm
         ("a=1\na=2\nb=3", "names 'a' twice"),
         ("", "names no class"),
         ("{", "is not JSON"),
-        ('{"a": [1]}', "is no map of classes"),
+        ('{"a": [1]}', "is not a map of classes"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(text, words, tmp_path):

@@ -42,7 +42,7 @@ def test_wrong_normalisation():
         ({"mean": (103, 101.5, 104.5)}, r"mean 103,101.5,104.5 .* in grey levels\? .* mean 0.4039,0.398,0.4098"),
         ({"std": (53.8, 54, 54)}, r"std 53.8,54,54 .* in grey levels\? .* std 0.211,0.2118,0.2118"),
         ({"mean": (0.5,), "std": (127.5,)}, "std 127.5 .* std 0.5"),
-        ({"mean": (-0.5,)}, "mean -0.5 is none of pixels in .0, 1.* give the mean of each channel"),
+        ({"mean": (-0.5,)}, "mean -0.5 cannot be that of pixels in .0, 1.* give the mean of each channel"),
         ({"mean": (float("nan"),)}, "mean nan"),
         ({"std": (float("nan"),)}, "not positive"),
     ],

@@ -69,7 +69,7 @@ def test_one_draw_that_misleads_is_no_violation_where_many_give_the_label(smooth
     assert evaluation.certified is certified.record
     assert (check.status, check.measured) == ("warn", 0)
     assert "the vote is wrong for 0 of them" in check.message
-    assert f"{lost} of these are not robust by the chance of few draws" in check.message
+    assert f"{lost} of these count as not robust only by chance, because attacks use few draws" in check.message
     assert f"up to {10 * lost:.1f} points too low" in check.message
 
 
@@ -85,7 +85,7 @@ def test_attacks_made_before_are_asked_again_by_their_saved_examples(smooth, tmp
     hold_loaded(subject, evaluation, None, seed=0, batch_size=64)
     check = check_in(evaluation)
     assert (check.status, check.measured) == ("warn", None)
-    assert f"{lost} were not asked again: their examples are not at hand" in check.message
+    assert f"the vote was not repeated for {lost}: their examples are not available" in check.message
     hold_loaded(subject, evaluation, tmp_path / "x.npz", seed=0, batch_size=64)
     check = check_in(evaluation)
     assert (check.status, check.measured) == ("warn", 0)

@@ -150,7 +150,7 @@ def test_certificates_and_attacks_at_other_radii_are_no_bracket():
     other = smoothed_evaluation()
     other.model.name = "run/ckpt.pt"
     card = model_card(other)
-    assert "Certificates are left out: attacked was" in card
+    assert "Certificates are left out: the attacks are on" in card
     assert "80.0%" not in card
     assert "- No certificate:" in card
 

@@ -140,8 +140,14 @@ def other_samples(evaluation: Evaluation) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda e: setattr(e.model, "name", "noise/ckpt.pt"), "attacked was noise/ckpt.pt, and certified is the vote"),
-        (lambda e: setattr(e.model, "name", f"{HOSTILE}(x)"), f"attacked was {HOSTILE}(x), and certified is the vote"),
+        (
+            lambda e: setattr(e.model, "name", "noise/ckpt.pt"),
+            "the attacks are on noise/ckpt.pt, and the certificates are for the vote",
+        ),
+        (
+            lambda e: setattr(e.model, "name", f"{HOSTILE}(x)"),
+            f"the attacks are on {HOSTILE}(x), and the certificates are for the vote",
+        ),
         (other_samples, "the attacks have other samples"),
         (lambda e: setattr(e, "attacks", []), "no attack was run on it"),
     ],

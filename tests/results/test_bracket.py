@@ -67,7 +67,7 @@ def other_labels(evaluation):
 
 
 APART = {
-    "the network itself": (lambda e: setattr(e.model, "name", "noise/ckpt.pt"), "attacked was noise/ckpt.pt"),
+    "the network itself": (lambda e: setattr(e.model, "name", "noise/ckpt.pt"), "the attacks are on noise/ckpt.pt"),
     "another sigma": (lambda e: setattr(e.model, "name", "smoothed(a.pt, sigma=0.5)"), "of sigma 0.25"),
     "other samples": (other_samples, "the attacks have other samples"),
     "other labels": (other_labels, "the attacks have other samples"),
@@ -88,7 +88,7 @@ def test_what_is_about_different_things_makes_no_bracket(case):
 
 
 def test_bounds_of_a_network_are_not_bounds_of_its_smoothed_vote():
-    assert "the bounds are of a network itself" in why_apart(bounded(name="smoothed(small.pt, sigma=0.25)"))
+    assert "the bounds are on a network itself" in why_apart(bounded(name="smoothed(small.pt, sigma=0.25)"))
 
 
 @pytest.mark.parametrize(

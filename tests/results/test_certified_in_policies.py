@@ -130,7 +130,9 @@ def test_certificates_of_a_vote_say_nothing_of_the_network_itself():
         one.model.name = name
         found = criterion(one, Policy(min_certified=0.0))
         assert found.status == "INCONCLUSIVE"
-        assert found.reason.endswith(f"attacked was {name}, and certified is the vote under noise of sigma 0.25")
+        assert found.reason.endswith(
+            f"the attacks are on {name}, and the certificates are for the vote under noise of sigma 0.25"
+        )
 
 
 def test_certificates_do_not_stand_in_for_attacks():

@@ -188,7 +188,7 @@ def test_bounds_are_compared_where_both_tried():
     ("change", "said"),
     [
         ({"n": 2 * N}, "the numbers of draws differ (1000 and 2000)"),
-        ({"n0": 10}, "the numbers of draws that choose differ (100 and 10)"),
+        ({"n0": 10}, "the numbers of draws that choose the class differ (100 and 10)"),
         ({"alpha": 0.01}, "the alphas differ (0.001 and 0.01)"),
         ({"method": "bounds"}, "the methods differ (smoothing and bounds)"),
         ({"norm": "linf"}, "the norms differ (l2 and linf)"),
