@@ -109,7 +109,7 @@ def test_robust_accuracy_under_nobody_knows_what_is_open():
 
 def test_the_finding_names_the_threat_of_the_evaluation():
     (finding,) = judge(state(), ServicePolicy(min_robust=0.4))
-    assert "robust accuracy 43.1% [40.0%, 46.2%] under linf 8/255, asked at least 40.0%" in finding.text
+    assert "robust accuracy 43.1% [40.0%, 46.2%] under linf 8/255, required at least 40.0%" in finding.text
 
 
 @pytest.mark.parametrize("order", [("1/255", "8/255"), ("8/255", "1/255"), ("9/255", "8/255")])
