@@ -169,8 +169,8 @@ def test_a_file_of_the_gate_is_taken_and_what_only_the_gate_can_answer_is_named(
         ('max_p99_ms = "fast"', "not a number"),
         ('norm = "linf"', "norm and eps together"),
         ("max_p99_ms = ", "not TOML"),
-        ('sha256 = ""', "no SHA-256"),
-        ('sha256 = "xyz"', "no SHA-256"),
+        ('sha256 = ""', "not a SHA-256"),
+        ('sha256 = "xyz"', "not a SHA-256"),
     ],
 )
 def test_a_file_that_cannot_be_is_refused(text, words, tmp_path):
