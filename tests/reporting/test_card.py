@@ -295,9 +295,9 @@ def transferred(one):
     [
         (fewer, "1,000 samples of cifar10 test are not the whole test split"),
         (other_data, "folder:cifar test are not the whole"),
-        (broken, "fab_t did not run to the end"),
+        (broken, "fab_t did not complete"),
         (weaker, "apgd_ce did not complete with the standard options"),
-        (missing, "square did not run"),
+        (missing, "square did not complete"),
         (more, "attacks other than the standard ones"),
         (transferred, "crafted on another model"),
     ],

@@ -41,7 +41,7 @@ def test_a_folder_may_hold_equals_signs(place, name, folder, tmp_path):
         ("={}", "lacks a name"),
         ("small=", "lacks a folder"),
         ("small=here=there", "here=there is no artefact"),
-        ("/no/such=folder", "/no/such=folder is no folder"),
+        ("/no/such=folder", "/no/such=folder is not a folder"),
     ],
 )
 def test_a_name_that_cannot_be_is_one_line(spec, words, folder):
