@@ -70,15 +70,15 @@ def variants_of(
 
     def measure(name: str) -> Result:
         file = files[name]
-        found: Result = {"precision": "int8" if name.endswith("int8") else "fp32"}
+        result: Result = {"precision": "int8" if name.endswith("int8") else "fp32"}
         for batch in BATCHES:
             images = torch.rand(batch, *shape)
             with one_thread(), torch.inference_mode():
                 times = milliseconds(lambda: loaded[name](images), **LIMITS)  # noqa: B023
-            found |= {f"p{p}_ms_{batch}": float(numpy.percentile(times, p)) for p in (50, 99)}
-        found["images_per_second"] = 1000 * BATCHES[-1] / found[f"p50_ms_{BATCHES[-1]}"]
-        found["size_mb"] = file.stat().st_size / 1e6
-        return found | ({"process_mb": memory[name]} if memory[name] is not None else {})
+            result |= {f"p{p}_ms_{batch}": float(numpy.percentile(times, p)) for p in (50, 99)}
+        result["images_per_second"] = 1000 * BATCHES[-1] / result[f"p50_ms_{BATCHES[-1]}"]
+        result["size_mb"] = file.stat().st_size / 1e6
+        return result | ({"process_mb": memory[name]} if memory[name] is not None else {})
 
     return {name: lambda name=name: measure(name) for name in files}  # type: ignore[misc]
 

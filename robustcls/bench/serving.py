@@ -122,8 +122,8 @@ def measure(contestant: Contestant, subject: Subject, plan: Plan) -> Result:
     with on_core(server_core):
         alone = subject.alone()
     with running(contestant, subject.labels, server_core) as (pid, port, ready):
-        found: Result = {"precision": contestant.precision, "onnxruntime_ms": alone, "ready_seconds": ready}
-        found |= {f"ready_{name}": value for name, value in memory(pid).items()}
+        result: Result = {"precision": contestant.precision, "onnxruntime_ms": alone, "ready_seconds": ready}
+        result |= {f"ready_{name}": value for name, value in memory(pid).items()}
 
         def load(connections: int, *, deadline: float = PATIENCE, **job: Any) -> Answers:
             return send(contestant, port, client_core, connections=connections, deadline=deadline, **job)
@@ -135,18 +135,18 @@ def measure(contestant: Contestant, subject: Subject, plan: Plan) -> Result:
 
         load(CLOSED[-1], seconds=plan.seconds / 4)  # warms up
         single = load(1, count=min(SINGLE, plan.requests))
-        found["single_ms"] = single.quantile(0.5)
-        if found["single_ms"] is not None:
-            found["overhead_ms"] = found["single_ms"] - alone
+        result["single_ms"] = single.quantile(0.5)
+        if result["single_ms"] is not None:
+            result["overhead_ms"] = result["single_ms"] - alone
         closed = {connections: load(connections, seconds=plan.seconds) for connections in CLOSED}
-        found["closed"] = {connections: answers.about() for connections, answers in closed.items()}
-        capacity = found["requests_per_second"] = max(answers.rate for answers in closed.values())
+        result["closed"] = {connections: answers.about() for connections, answers in closed.items()}
+        capacity = result["requests_per_second"] = max(answers.rate for answers in closed.values())
         if not capacity:
             raise InputError(f"{contestant.name} answered nothing under load: {closed[CLOSED[0]].about()}")
-        found |= memory(pid)
+        result |= memory(pid)
         settle()
         half = load(OPEN, rate=capacity / 2, count=plan.requests, deadline=plan.deadline)
-        found |= {"p50_ms": half.quantile(0.5), "p99_ms": half.quantile(0.99), "half": half.about()}
+        result |= {"p50_ms": half.quantile(0.5), "p99_ms": half.quantile(0.99), "half": half.about()}
         tried: dict[float, Any] = {}
 
         def in_time(share: float) -> bool:
@@ -156,13 +156,13 @@ def measure(contestant: Contestant, subject: Subject, plan: Plan) -> Result:
             tried[share] = answers.about()
             return answers.answered >= IN_TIME * answers.sent
 
-        found["sustained_per_second"] = highest(SHARES, in_time) * capacity
-        found["sustained"] = tried
+        result["sustained_per_second"] = highest(SHARES, in_time) * capacity
+        result["sustained"] = tried
         settle()
         double = load(OPEN, rate=2 * capacity, count=max(2, int(2 * capacity * plan.seconds)), deadline=plan.deadline)
-        found |= overload(double, capacity) | {"double": double.about()}
-        found["errors"] = float(half.errors + double.errors + sum(one["errors"] for one in tried.values()))
-    return found
+        result |= overload(double, capacity) | {"double": double.about()}
+        result["errors"] = float(half.errors + double.errors + sum(one["errors"] for one in tried.values()))
+    return result
 
 
 def overload(answers: Answers, capacity: float) -> Result:

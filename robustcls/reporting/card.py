@@ -66,21 +66,21 @@ def model_card(evaluation: Evaluation, policy: Policy | None = None) -> str:
 
     policy: the thresholds of the verdict; without them the card says that the model was not judged.
     """
-    found = scrub(evaluation)
-    verdict = judge(found, policy) if policy is not None and policy.thresholds else None
-    missing = {part: usual_reason(found, part) for part, (_, holds, _) in PARTS.items() if not holds(found)}
-    held = [one for one in measures() if one.held_by(found)]
+    scrubbed = scrub(evaluation)
+    verdict = judge(scrubbed, policy) if policy is not None and policy.thresholds else None
+    missing = {part: usual_reason(scrubbed, part) for part, (_, holds, _) in PARTS.items() if not holds(scrubbed)}
+    held = [one for one in measures() if one.held_by(scrubbed)]
     values = {
-        "proven": found.certified,
-        "other": found.certified and other_classifier(found),
-        "apart": why_apart(found),
-        "both": bracket(found),
+        "proven": scrubbed.certified,
+        "other": scrubbed.certified and other_classifier(scrubbed),
+        "apart": why_apart(scrubbed),
+        "both": bracket(scrubbed),
         "held": held,
-        "title": _title(found),
-        "hub": _HUB.get(found.data.name),
-        "missing": missing | found.not_run,
+        "title": _title(scrubbed),
+        "hub": _HUB.get(scrubbed.data.name),
+        "missing": missing | scrubbed.not_run,
     }
-    text = _markdown().get_template("card.md").render(e=found, policy=policy, verdict=verdict, **values)
+    text = _markdown().get_template("card.md").render(e=scrubbed, policy=policy, verdict=verdict, **values)
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
@@ -142,45 +142,46 @@ def robustbench_info(evaluation: Evaluation) -> dict[str, Any] | None:
     `autoattack_acc` is given only if AutoAttack's standard attacks, and no others, completed on the whole test split;
     otherwise it is null and `footnote` gives the reason. Fields that only the authors know are empty or null.
     """
-    found = scrub(evaluation)
-    eps, eps_text = _LEADERBOARDS.get(found.threat.norm, (-1.0, ""))
-    if abs(found.threat.eps - eps) > 1e-9 or not found.threat.plain or found.targeted:
+    scrubbed = scrub(evaluation)
+    eps, eps_text = _LEADERBOARDS.get(scrubbed.threat.norm, (-1.0, ""))
+    if abs(scrubbed.threat.eps - eps) > 1e-9 or not scrubbed.threat.plain or scrubbed.targeted:
         return None
-    why = _no_autoattack(found)
+    why = _no_autoattack(scrubbed)
     name = "robustcls's implementation of AutoAttack's standard version"
     return {
         "link": "",
-        "name": _title(found),
+        "name": _title(scrubbed),
         "authors": "",
         "additional_data": None,
         "number_forward_passes": 1,
-        "dataset": found.data.name,
+        "dataset": scrubbed.data.name,
         "venue": "N/A",
-        "architecture": found.model.arch,
+        "architecture": scrubbed.model.arch,
         "eps": eps_text,
-        "clean_acc": f"{100 * found.clean.accuracy:.2f}",
+        "clean_acc": f"{100 * scrubbed.clean.accuracy:.2f}",
         "reported": None,
-        "autoattack_acc": None if why else f"{100 * found.robust.accuracy:.2f}",
+        "autoattack_acc": None if why else f"{100 * scrubbed.robust.accuracy:.2f}",
         "footnote": f"No AutoAttack accuracy: {why}." if why else f"Robust accuracy by {name}.",
-        "unreliable": any(check.status == "fail" for check in found.checks),
+        "unreliable": any(check.status == "fail" for check in scrubbed.checks),
     }
 
 
-def _no_autoattack(found: Evaluation) -> str:
+def _no_autoattack(evaluation: Evaluation) -> str:
     """The reason why robust accuracy is not an AutoAttack accuracy; "" if it is one."""
-    whole = _WHOLE.get(found.data.name)
-    if whole is None or found.data.split != "test" or not found.robust.total == found.data.n == whole:
-        return f"{found.robust.total:,} samples of {found.data.name} {found.data.split} are not the whole test split"
-    if found.surrogate is not None:
+    whole = _WHOLE.get(evaluation.data.name)
+    if whole is None or evaluation.data.split != "test" or not evaluation.robust.total == evaluation.data.n == whole:
+        data = evaluation.data
+        return f"{evaluation.robust.total:,} samples of {data.name} {data.split} are not the whole test split"
+    if evaluation.surrogate is not None:
         return "the adversarial images were crafted on another model"
-    broken = [attack.name for attack in found.attacks if attack.error]
-    lacking = lacking_attacks(found, ("standard",))
+    broken = [attack.name for attack in evaluation.attacks if attack.error]
+    lacking = lacking_attacks(evaluation, ("standard",))
     if broken or lacking:
         return f"{', '.join(broken or lacking)} did not complete with the standard options"
-    if len(found.attacks) != len(plugins.load("suite", "standard")(found.threat.norm)):
+    if len(evaluation.attacks) != len(plugins.load("suite", "standard")(evaluation.threat.norm)):
         return "attacks other than the standard ones were also run"
     return ""
 
 
-def _title(found: Evaluation) -> str:
-    return found.model.name or found.model.arch or "model"
+def _title(evaluation: Evaluation) -> str:
+    return evaluation.model.name or evaluation.model.arch or "model"
