@@ -140,8 +140,8 @@ def say_who_was_attacked(every: Sequence[Attack]) -> str:
     who = "each" if all(alone) else "attacks with an accuracy alone"
     rest = "" if all(alone) else f", the others only {survivors}"
     return (
-        f"{who} on every sample whose clean image is classified correctly{rest}; Attacked and Broken count only the samples that "
-        "were still classified correctly"
+        f"{who} on every sample whose clean image is classified correctly{rest}; Attacked and Broken count only the "
+        "samples that were still classified correctly"
     )
 
 
