@@ -162,7 +162,7 @@ def test_missing_parts_are_not_run_and_never_a_pass():
     for reason in (
         "kept no images",
         "no training history",
-        "ran no check",
+        "ran no self-check",
         "only on the samples that were still robust",
     ):
         assert reason in text
